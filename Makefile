@@ -1,0 +1,65 @@
+# The one menu. Every target makes what it needs; a bare machine with Python >= 3.10 and pip is enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MXNET_PYTHON ?= $(PYTHON)
+
+.PHONY: help install quickstart test test-slow test-mxnet check format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart   generated faces -> training -> ONNX -> verification -> one page, in minutes on a CPU"
+	@echo "make test         the tests"
+	@echo "make test-slow    the tests, the slow ones too"
+	@echo "make test-mxnet   packs exchanged with mxnet 1.9.1 itself, in an environment of its own"
+	@echo "make check        lint, format and types"
+	@echo "make format       let ruff rewrite the sources"
+	@echo "make bench        the benchmarks; prints tables"
+	@echo "make clean        remove the environments (runs/ stays)"
+
+install: $(VENV)/.installed
+
+# The stamp makes a second call start at once; a change of the dependencies installs again.
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "facekd needs Python >= 3.10, $(PYTHON) is older; name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@# Debian keeps ensurepip in a package of its own; pip can furnish an environment from outside.
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null || \
+		{ $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install -q pip; }
+	@echo "installing facekd into $(VENV), a few minutes the first time (torch is large) ..."
+	@$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+quickstart: install
+	$(BIN)/facekd quickstart
+
+# One thread a worker: torch's own threads on top of the test workers only get in each other's way.
+test: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+
+test-slow: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal --runslow
+
+# mxnet's last release needs numpy < 1.24, which has wheels up to Python 3.11: name one by MXNET_PYTHON if need be.
+.venv-mxnet/.installed:
+	$(MXNET_PYTHON) -m venv .venv-mxnet
+	.venv-mxnet/bin/pip install -q --disable-pip-version-check mxnet==1.9.1 numpy==1.23.5 'opencv-python-headless<4.10'
+	@touch $@
+
+test-mxnet: install .venv-mxnet/.installed
+	$(BIN)/pytest tests/interop --runslow
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: install
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: install
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:
+	rm -rf $(VENV) .venv-mxnet build dist *.egg-info

@@ -1,0 +1,151 @@
+"""How many images a second small backbones train at on a CPU: what the quickstart's model is chosen by.
+
+A step is forward, backward and SGD of the backbone and a small classifier on images already in memory: no loading,
+no augmentation. Backbones and modes take turns, so that another program's load hits all alike; the best round is
+reported beside the median, for on a shared machine the best is what the code can do.
+
+    python benchmarks/backbones.py --threads 2 --rounds 5
+    python benchmarks/backbones.py --backbones mobilefacenet:64:0.5 iresnet18:64:0.25 --modes bf16+channels_last
+    python benchmarks/backbones.py --backbones mobilefacenet:64:0.5 --compare-prelu
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from facekd.backbones import build_backbone, count_macs, count_parameters
+from facekd.backbones.activation import PReLU
+from facekd.files import write_json
+
+# name:image size:width
+DEFAULT_BACKBONES = (
+    "mobilefacenet:112:1.0",
+    "mobilefacenet:112:0.5",
+    "mobilefacenet:64:1.0",
+    "mobilefacenet:64:0.75",
+    "mobilefacenet:64:0.5",
+    "mobilefacenet:64:0.25",
+    "mobilefacenet_0.45g:64:0.5",
+    "iresnet18:64:0.25",
+)
+MODES = ("fp32", "fp32+channels_last", "bf16", "bf16+channels_last")
+EMBEDDING_SIZE = 128
+NUM_CLASSES = 200
+
+
+def replace_prelu(module: nn.Module) -> None:
+    """Swap facekd's PReLU for torch's."""
+    for name, child in module.named_children():
+        if isinstance(child, PReLU):
+            setattr(module, name, nn.PReLU(child.num_parameters))
+        else:
+            replace_prelu(child)
+
+
+def make_step(spec: str, mode: str, batch_size: int) -> tuple[Callable[[], None], nn.Module, int]:
+    """A training step of one backbone in one mode, the backbone, and its image size."""
+    name, size, width = spec.split(":")
+    image_size = int(size)
+    torch.manual_seed(0)
+    backbone = build_backbone(name, embedding_size=EMBEDDING_SIZE, image_size=image_size, width=float(width))
+    if "torch_prelu" in mode:
+        replace_prelu(backbone)
+    layout = torch.channels_last if "channels_last" in mode else torch.contiguous_format
+    backbone = backbone.to(memory_format=layout).train()
+    head = nn.Linear(EMBEDDING_SIZE, NUM_CLASSES)
+    parameters = [p for p in (*backbone.parameters(), *head.parameters()) if p.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=5e-4)
+    images = torch.randn(batch_size, 3, image_size, image_size).contiguous(memory_format=layout)
+    labels = torch.randint(NUM_CLASSES, (batch_size,))
+
+    def step() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mode.startswith("bf16")):
+            embedding = backbone(images)
+        F.cross_entropy(head(embedding), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step, backbone, image_size
+
+
+def measure(step: Callable[[], None], seconds: float, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Seconds a step takes by `clock`, over as many steps as fit in `seconds` (at least one)."""
+    start = clock()
+    steps = 0
+    while steps == 0 or clock() - start < seconds:
+        step()
+        steps += 1
+    return (clock() - start) / steps
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbones", nargs="+", default=DEFAULT_BACKBONES, metavar="NAME:SIZE:WIDTH")
+    parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
+    parser.add_argument("--compare-prelu", action="store_true", help="measure every mode with torch's own PReLU too")
+    parser.add_argument("--batch-size", type=int, default=64, help="images a step (default 64)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each backbone and mode (default 5)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time of a turn (default 1)")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="count the processor's time, not the wall's: on a busy machine, with --threads 1 (waiting threads spin)",
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the figures here as well")
+    options = parser.parse_args(argv)
+    modes = list(options.modes)
+    if options.compare_prelu:
+        modes = [variant for mode in modes for variant in (mode, f"{mode}+torch_prelu")]
+
+    if options.cpu_time and options.threads != 1:
+        parser.error("--cpu-time wants --threads 1: threads that wait for each other spin, which would count")
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    torch.set_num_threads(options.threads)
+    # A CPU spends many times longer on denormals, which vanishing gradients are full of.
+    torch.set_flush_denormal(True)
+    rows = []
+    print(f"torch {torch.__version__}, {options.threads} threads, batch {options.batch_size}; images/s, best (median)")
+    print(f"{'backbone:size:width':28} {'params':>8} {'MMACs':>7}  " + "  ".join(f"{mode:>30}" for mode in modes))
+    for spec in options.backbones:
+        steps, backbone, image_size = {}, None, 0
+        for mode in modes:
+            steps[mode], backbone, image_size = make_step(spec, mode, options.batch_size)
+            steps[mode]()  # the first step chooses kernels and allocates
+        times: dict[str, list[float]] = {mode: [] for mode in modes}
+        for _ in range(options.rounds):
+            for mode in modes:
+                times[mode].append(measure(steps[mode], options.seconds, clock))
+        assert backbone is not None
+        row = {
+            "backbone": spec,
+            "parameters": count_parameters(backbone),
+            "macs": count_macs(backbone, image_size),
+            "images_per_second": {
+                mode: {
+                    "best": options.batch_size / min(times[mode]),
+                    "median": options.batch_size / statistics.median(times[mode]),
+                }
+                for mode in modes
+            },
+        }
+        rows.append(row)
+        speeds = (row["images_per_second"][mode] for mode in modes)
+        cells = "  ".join(format(f"{s['best']:.0f} ({s['median']:.0f})", ">20") for s in speeds)
+        print(f"{spec:28} {row['parameters'] / 1e6:7.2f}M {row['macs'] / 1e6:7.1f}  {cells}", flush=True)
+    if options.output:
+        write_json(options.output, {"torch": torch.__version__, "threads": options.threads, "rows": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

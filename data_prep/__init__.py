@@ -1,0 +1,1 @@
+"""Verbs that are run once per data set: pack, unpack, index, inspect, synthesize."""

@@ -1,0 +1,50 @@
+"""What a verb does about records it cannot use: stop at the first, or pass over them and say how many."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from facekd.errors import FacekdError
+
+NUM_SHOWN = 10
+
+
+def add_bad_record_option(parser: argparse.ArgumentParser, default: str = "fail") -> None:
+    """Add `--on-bad-record fail|skip` to a verb."""
+    parser.add_argument(
+        "--on-bad-record",
+        choices=("fail", "skip"),
+        default=default,
+        help=f"stop at a record that cannot be used, or pass over it and count it (default: {default})",
+    )
+
+
+class BadRecords:
+    """Counts what was passed over.
+
+    Attributes:
+        policy: `"fail"` or `"skip"`.
+        errors: the problems met so far.
+    """
+
+    def __init__(self, policy: str) -> None:
+        self.policy = policy
+        self.errors: list[FacekdError] = []
+
+    def __len__(self) -> int:
+        return len(self.errors)
+
+    def meet(self, error: FacekdError) -> None:
+        """Raise `error` under `"fail"`; note it, and show the first few, under `"skip"`."""
+        if self.policy == "fail":
+            raise error
+        self.errors.append(error)
+        if len(self.errors) <= NUM_SHOWN:
+            print(f"skipped: {error}", file=sys.stderr)
+        if len(self.errors) == NUM_SHOWN:
+            print("(more are counted and not shown)", file=sys.stderr)
+
+    def summary(self) -> str:
+        """`", 3 skipped"` or nothing, for the last line of a verb."""
+        return f", {len(self.errors):,} skipped" if self.errors else ""

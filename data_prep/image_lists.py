@@ -1,0 +1,106 @@
+"""Which image files make up a data set: from a folder of identities, or from an `.lst` file of either kind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from facekd.errors import FacekdError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+
+class ListError(FacekdError):
+    """A list or folder of images that does not say which image shows whom."""
+
+
+class ListedImage(NamedTuple):
+    """One image of a data set: its name below `root`, in `/` notation, and its label."""
+
+    name: str
+    label: int
+
+
+def list_folder(root: Path) -> list[ListedImage]:
+    """Images of a folder with one subfolder for each identity; labels by the sorted order of the subfolders.
+
+    Raises:
+        ListError: there are no subfolders with images.
+    """
+    # os.scandir knows folders from files without asking again, which matters for millions of files.
+    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    images: list[ListedImage] = []
+    label = 0
+    for folder in folders:
+        files = sorted(
+            entry.name
+            for entry in os.scandir(root / folder)
+            if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")  # noqa: PTH122
+        )
+        images += [ListedImage(f"{folder}/{file}", label) for file in files]
+        label += bool(files)  # a folder without images is no identity
+    if not images:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise ListError(f"{root} should hold one subfolder of images ({suffixes}) for each identity")
+    return images
+
+
+def read_lst(path: Path) -> list[ListedImage]:
+    """Images of an `.lst` file, in its order.
+
+    Both kinds in use are understood: InsightFace's `aligned<tab>path<tab>label` and im2rec's
+    `index<tab>label [more labels]<tab>path`; of several labels the first counts.
+
+    Raises:
+        ListError: a line is of neither kind.
+    """
+    images = []
+    if path.suffix.lower() == ".rec":
+        raise ListError(f"{path}: is RecordIO already; `facekd data unpack` makes folders of images of it")
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), start=1):
+        if not line.strip():
+            continue
+        columns = line.split("\t")
+        if len(columns) < 3:
+            raise ListError(
+                f"{path}, line {number}: {line[:80]!r} has {len(columns)} tab-separated columns; expected "
+                "`aligned path label` (InsightFace) or `index label path` (im2rec)"
+            )
+        # A name is never a number, so the kind shows in each line.
+        name, label = (columns[-1], columns[1]) if _is_number(columns[1]) else (columns[1], columns[2])
+        if not _is_number(label) or float(label) < 0 or not float(label).is_integer():
+            raise ListError(f"{path}, line {number}: label {label!r} of {name} is no whole number from 0")
+        images.append(ListedImage(name, int(float(label))))
+    if not images:
+        raise ListError(f"{path} lists no images")
+    return images
+
+
+def check_labels(images: list[ListedImage], source: Path) -> None:
+    """Refuse labels with gaps: a classifier would have classes that nobody belongs to.
+
+    Raises:
+        ListError: some label below the highest has no image.
+    """
+    labels = {image.label for image in images}
+    if len(labels) <= max(labels):
+        missing = next(label for label in range(max(labels)) if label not in labels)
+        raise ListError(
+            f"{source}: {len(labels):,} labels are used, up to {max(labels):,}, and label {missing} has no image; "
+            "--renumber gives consecutive ones"
+        )
+
+
+def renumber(images: list[ListedImage]) -> list[ListedImage]:
+    """The same images with consecutive labels from 0, in the order of the old labels."""
+    new_label = {label: position for position, label in enumerate(sorted({image.label for image in images}))}
+    return [ListedImage(image.name, new_label[image.label]) for image in images]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,64 @@
+"""Verb `facekd data index`: write the `.idx` of a `.rec` file that has none, by scanning it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.bad_records import NUM_SHOWN, add_bad_record_option
+from facekd.data.record_pack import find_rec
+from facekd.data.recordio import RecordError
+from facekd.data.recordio.index import parse_idx, scan_records, write_idx
+from facekd.errors import run_verb
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Scan a `.rec` file and write its index; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="facekd data index",
+        description="Write the .idx of a RecordIO file, found by scanning it.",
+        epilog="example:\n  facekd data index ms1mv3/train.rec",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("rec", type=Path, metavar="REC", help="the .rec file, or a folder that holds one")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write (default: beside it, .idx)")
+    parser.add_argument("--force", action="store_true", help="replace an .idx that is there and differs")
+    add_bad_record_option(parser)
+    arguments = parser.parse_args(argv)
+
+    rec_path = find_rec(arguments.rec)
+    idx_path: Path = arguments.output or rec_path.with_suffix(".idx")
+    keys, offsets, damage = scan_records(rec_path)
+    if damage and arguments.on_bad_record == "fail":
+        raise RecordError(
+            f"{rec_path} is damaged: {damage[0]}{f', and {len(damage) - 1:,} more' if len(damage) > 1 else ''}; "
+            f"{len(keys):,} records are whole. Index those by --on-bad-record skip, or copy the file again"
+        )
+    for sentence in damage[:NUM_SHOWN]:
+        print(f"skipped: {rec_path}: {sentence}", file=sys.stderr)
+    if idx_path.exists() and not arguments.force:
+        if _is_same_index(idx_path, keys, offsets):
+            print(f"{idx_path} is there and right: {len(keys):,} records")
+            return 0
+        raise RecordError(f"{idx_path} is there and differs from what the scan found; replace it by --force")
+    write_idx(idx_path, keys, offsets)
+    skipped = f", {len(damage):,} skipped" if damage else ""
+    print(f"{idx_path}: {len(keys):,} records{skipped}")
+    return 0
+
+
+def _is_same_index(idx_path: Path, keys: np.ndarray, offsets: np.ndarray) -> bool:
+    try:
+        existing_keys, existing_offsets = parse_idx(idx_path)
+    except RecordError:
+        return False
+    # Rows may stand in any order: compare them as pairs.
+    mine, theirs = np.lexsort((offsets, keys)), np.lexsort((existing_offsets, existing_keys))
+    return np.array_equal(keys[mine], existing_keys[theirs]) and np.array_equal(offsets[mine], existing_offsets[theirs])
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))

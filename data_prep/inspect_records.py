@@ -1,0 +1,117 @@
+"""Verb `facekd data inspect`: what a RecordIO data set is, what is odd about it, and a picture of some of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from data_prep.contact_sheet import choose_images, draw_contact_sheet, write_png
+from data_prep.record_summary import summarize
+from facekd.data.decoding import quiet_decoders
+from facekd.data.record_pack import open_record_pack
+from facekd.errors import FacekdError, run_verb
+
+LAYOUT_NAMES = {"insightface": "InsightFace (header and identity records)", "im2rec": "im2rec (images only)"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print what a pack is; returns the exit status."""
+    parser = _parser()
+    # Intermixed, so that `PATH --sample 16 faces.png` and `PATH faces.png --sample 16` mean the same.
+    arguments = parser.parse_intermixed_args(argv)
+    output: Path | None = arguments.output or arguments.picture
+    if arguments.sample is not None and output is None:
+        parser.error("--sample needs a file to draw into: --sample 64 --output faces.png")
+    num_drawn = 64 if arguments.sample is None else arguments.sample
+    if num_drawn < 1:
+        parser.error(f"--sample {num_drawn}: draw at least one image")
+
+    quiet_decoders()
+    pack = open_record_pack(arguments.path, on_bad_record="skip")
+    summary = summarize(pack, check_all=arguments.check)
+    if arguments.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        print("\n".join(describe(summary)))
+    if output is not None:
+        rows = choose_images(pack.labels(), num_drawn, arguments.seed)
+        write_png(output, draw_contact_sheet(pack, rows))
+        drawn = sum(len(row) for row in rows)
+        print(f"{output}: {drawn:,} images of {len(rows):,} identities", file=sys.stderr)
+    if summary["unusable"] and arguments.on_bad_record == "fail":
+        raise FacekdError(
+            f"{summary['unusable']:,} of {summary['decoded']:,} images looked at in {summary['rec']} are unusable"
+        )
+    return 0
+
+
+def describe(summary: dict[str, Any]) -> list[str]:
+    """The lines to print for a summary made by `summarize`."""
+    others = summary["num_records"] - summary["num_images"] - summary["num_identity_records"]
+    records = f"{summary['num_images']:,} images"
+    if summary["layout"] == "insightface":
+        records += f", {summary['num_identity_records']:,} identity records, {others:,} header"
+    labels = "none usable" if summary["labels"] is None else "{:,} to {:,}".format(*summary["labels"])
+    looked_at = "all" if summary["decoded"] == summary["num_images"] else f"{summary['decoded']:,} sampled"
+    lines = {
+        "file": f"{summary['rec']}, {summary['bytes'] / 1e6:,.1f} MB",
+        "layout": LAYOUT_NAMES[summary["layout"]],
+        "records": f"{summary['num_records']:,}: {records}",
+        "identities": f"{summary['num_classes']:,}",
+        "images each": _spread_text(summary["images_per_identity"]),
+        "labels": f"{labels} ({summary['label_form']})",
+        "image bytes": _spread_text(summary["image_bytes"]),
+        "image size": f"{_counts_text(summary['image_sizes'])} (of {looked_at})",
+        "format": _counts_text(summary["formats"]),
+        "index": summary["index"] or "none: the file was scanned",
+    }
+    if summary["grayscale"]:
+        lines["grayscale"] = f"{summary['grayscale']:,} (of {looked_at})"
+    if summary["duplicates"] is not None:
+        lines["duplicates"] = f"{summary['duplicates']:,}"
+    if summary["property"]:
+        lines["property"] = ",".join(str(value) for value in summary["property"].values())
+    oddities = summary["oddities"] or ["nothing"]
+    odd_lines = [f"{'' if number else 'odd':<12} {what}" for number, what in enumerate(oddities)]
+    return [f"{name:<12} {value}" for name, value in lines.items()] + odd_lines
+
+
+def _spread_text(spread: dict[str, float] | None) -> str:
+    if spread is None:
+        return "none"
+    return f"min {spread['min']:,}, median {spread['median']:,.0f}, max {spread['max']:,}"
+
+
+def _counts_text(counts: dict[str, int]) -> str:
+    shown = [f"{name}" if len(counts) == 1 else f"{name} ({count:,})" for name, count in list(counts.items())[:5]]
+    return ", ".join(shown) + (f", and {len(counts) - 5:,} others" if len(counts) > 5 else "") or "none"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="facekd data inspect",
+        description="Say what a RecordIO data set holds: records, identities, sizes, formats, and anything odd.",
+        epilog="examples:\n  facekd data inspect ms1mv3\n  facekd data inspect ms1mv3 --sample 64 --output faces.png",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help="a .rec file, or a folder that holds one")
+    parser.add_argument("picture", type=Path, nargs="?", metavar="FILE.png", help="the same as --output FILE.png")
+    parser.add_argument("--sample", type=int, metavar="N", help="draw N images, a row per identity (default: 64)")
+    parser.add_argument("--output", type=Path, metavar="FILE.png", help="where to draw it")
+    parser.add_argument("--seed", type=int, default=0, help="which images are drawn (default: 0)")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.add_argument("--check", action="store_true", help="decode every image, and look for duplicates")
+    parser.add_argument(
+        "--on-bad-record",
+        choices=("fail", "skip"),
+        default="skip",
+        help="whether images that cannot be used make the exit status 2 (default: skip, they are counted)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))

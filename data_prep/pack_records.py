@@ -1,0 +1,173 @@
+"""Verb `facekd data pack`: aligned faces in folders, or listed in an `.lst`, into RecordIO shards."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+
+from data_prep.bad_records import BadRecords, add_bad_record_option
+from data_prep.image_lists import ListedImage, ListError, check_labels, list_folder, read_lst, renumber
+from facekd.data.decoding import ImageError, decode_rgb, quiet_decoders
+from facekd.data.record_pack_writer import RecordPackWriter, rec_path_of
+from facekd.errors import FacekdError, run_verb
+from facekd.progress import track
+
+READ_AHEAD = 64  # images per worker in flight: enough to keep the threads busy, and little memory
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Pack images; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    images, root = _list_images(arguments)
+    if arguments.layout == "insightface":
+        images.sort(key=lambda image: image.label)  # stable: the order within an identity stays
+    bad = BadRecords(arguments.on_bad_record)
+    quiet_decoders()
+
+    def prepare(image: ListedImage) -> bytes:
+        return prepare_image(root / image.name, arguments.size, arguments.resize, arguments.quality)
+
+    num_kept = 0
+    with RecordPackWriter(arguments.output, arguments.size, arguments.layout) as writer:
+        results = _in_order(prepare, images, arguments.workers)
+        for image, result in zip(images, track(results, "packing images", len(images)), strict=True):
+            try:
+                content = result.result()
+            except ImageError as error:
+                bad.meet(error)
+                continue
+            num_kept += 1
+            writer.add(image.label, content, image.name)
+        if num_kept == 0:
+            raise ListError(f"none of the {len(images):,} images of {arguments.source} is usable; nothing was written")
+    size = writer.rec_path.stat().st_size / 1e6
+    print(f"{writer.rec_path}: {num_kept:,} images of {writer.num_classes:,} identities, {size:,.1f} MB{bad.summary()}")
+    return 0
+
+
+def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
+    """Bytes of an image to put into a record: the file's own where the image has the right size.
+
+    Args:
+        path: an image file; it is decoded in any case, so that a broken one is found now and not in training.
+        size: side in pixels the data set has.
+        resize: scale images of another size (by area) and write them as JPEG of `quality`.
+
+    Raises:
+        ImageError: the file does not decode, or has another size and `resize` is False.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError(f"{path}: no such image, though it is listed") from error
+    try:
+        pixels = decode_rgb(content)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+    height, width = pixels.shape[:2]
+    if (height, width) == (size, size):
+        return content
+    if not resize:
+        raise ImageError(
+            f"{path}: the image is {width}x{height} and the data set {size}x{size} pixels. Faces have to be aligned "
+            "first; --resize scales them as they are, --size sets another size"
+        )
+    # Averaging over areas is right for shrinking and blocky for enlarging.
+    method = cv2.INTER_AREA if height > size else cv2.INTER_CUBIC
+    scaled = cv2.resize(pixels, (size, size), interpolation=method)
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(scaled, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return encoded.tobytes()
+
+
+def _list_images(arguments: argparse.Namespace) -> tuple[list[ListedImage], Path]:
+    source: Path = arguments.source
+    if not source.exists():
+        raise ListError(f"{source}: no such folder or .lst file")
+    if source.is_dir():
+        images, root = list_folder(source), source
+    else:
+        images, root = read_lst(source), arguments.root or source.parent
+    if arguments.renumber:
+        images = renumber(images)
+    check_labels(images, source)
+    if arguments.output.exists() and arguments.output.is_file() and arguments.output.suffix != ".rec":
+        raise FacekdError(f"{arguments.output} is a file; give a folder, or a name that ends in .rec")
+    rec_path = rec_path_of(arguments.output)
+    if rec_path.exists() and not arguments.force:
+        raise FacekdError(f"{rec_path} is there already; choose another place, or replace it by --force")
+    return images, root
+
+
+def _in_order(
+    work: Callable[[ListedImage], bytes], images: Iterable[ListedImage], workers: int
+) -> Iterator[Future[bytes]]:
+    """Results of `work` in order, computed by threads a little ahead of their use (decoding releases Python's lock)."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[bytes]] = deque()
+        try:
+            for image in images:
+                waiting.append(pool.submit(work, image))
+                if len(waiting) >= workers * READ_AHEAD:
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="facekd data pack",
+        description="Pack aligned face images into RecordIO: train.rec, train.idx, train.lst and property.",
+        epilog="examples:\n"
+        "  facekd data pack faces_aligned shards                     # faces_aligned/PERSON/*.jpg\n"
+        "  facekd data pack train.lst shards --root images --layout im2rec\n\n"
+        "Files that already have the right size go in byte for byte; every image is decoded once to check it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "source", type=Path, metavar="FOLDER_OR_LST", help="folder with a subfolder of images per identity, or an .lst"
+    )
+    parser.add_argument(
+        "output", type=Path, metavar="OUT", help="folder to write train.* into, or a name ending in .rec"
+    )
+    parser.add_argument(
+        "--layout",
+        choices=("insightface", "im2rec"),
+        default="insightface",
+        help="with InsightFace's header and identity records, or images only (default: insightface)",
+    )
+    parser.add_argument(
+        "--root", type=Path, metavar="DIR", help="what names in the .lst are relative to (default: its folder)"
+    )
+    parser.add_argument("--size", type=int, default=112, metavar="PIXELS", help="side of the images (default: 112)")
+    parser.add_argument(
+        "--resize",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="scale images of another size instead of refusing them (default: no)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace a pack that is there")
+    parser.add_argument("--quality", type=int, default=95, help="JPEG quality of scaled images (default: 95)")
+    parser.add_argument(
+        "--renumber",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="make the labels of an .lst consecutive (default: no)",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="threads that read and check images"
+    )
+    add_bad_record_option(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))

@@ -1,0 +1,379 @@
+"""Verb: generate a data set of faces, training shards and a verification pack of people outside them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from facekd.data.pair_pack import write_pair_pack
+from facekd.data.record_pack_writer import RecordPackWriter
+from facekd.data.synthetic import MIN_SIZE, SynthesisError, render_faces
+from facekd.data.synthetic.pairs import PairPlan, plan_pairs
+from facekd.errors import run_verb
+from facekd.files import atomic_open, atomic_path, sha256_of_file, write_json, write_text
+from facekd.progress import track
+
+PART_SIZE = 1000  # images rendered between two points at which a killed run can go on
+# Test people are numbered from here: no training set, of any size, shares one, and all of a seed have the same ones.
+FIRST_TEST_IDENTITY = 1 << 40
+SUMMARY = "synthesis.json"
+RECORD_FILES = ("train.rec", "train.idx", "train.lst", "property")
+TEST_FILES = ("test.bin", "test_pairs.txt")
+CONTACT_SHEET = "contact_sheet.png"
+RENDERER = 1  # raised when the same numbers would give other images
+
+EXAMPLE = """example:
+  facekd data synthesize --identities 200 --images-per-identity 20 --output generated
+  facekd data inspect generated
+  facekd data synthesize --identities 1000 --images-per-identity 30 --size 64 --seed 7 --output generated64
+
+Writes to the output folder
+  train.rec, .idx, .lst, property   training shards in InsightFace's layout (--layout folders: train/IDENTITY/IMAGE.jpg)
+  test.bin, test_pairs.txt          verification pack, ten folds, of people who are not in training; and who they are
+  contact_sheet.png                 a look at some of them
+  synthesis.json                    what was asked for, counts, and the hash of every file
+The same options give the same bytes. A run that was stopped goes on where it was when the command is repeated."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What determines every byte of a generated set."""
+
+    identities: int
+    images_per_identity: int
+    size: int
+    seed: int
+    test_identities: int
+    test_images_per_identity: int
+    pairs: int
+    layout: str
+    quality: int
+    renderer: int = RENDERER
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("identities", 1), ("images_per_identity", 1), ("size", MIN_SIZE), ("pairs", 0)):
+            if getattr(self, name) < lowest:
+                option = "--" + name.replace("_", "-")
+                raise SynthesisError(f"{option} is {getattr(self, name)}; it must be at least {lowest}")
+        if not 1 <= self.quality <= 100:
+            raise SynthesisError(f"--quality is {self.quality}; JPEG quality is 1 to 100")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `facekd data synthesize`."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    settings = Settings(
+        identities=arguments.identities,
+        images_per_identity=arguments.images_per_identity,
+        size=arguments.size,
+        seed=arguments.seed,
+        test_identities=arguments.test_identities if arguments.pairs else 0,
+        test_images_per_identity=arguments.test_images_per_identity if arguments.pairs else 0,
+        pairs=arguments.pairs,
+        layout=arguments.layout,
+        quality=arguments.quality,
+    )
+    summary = synthesize(settings, arguments.output, arguments.workers, arguments.overwrite)
+    train, test = summary["train"], summary["test"]
+    print(
+        f"{arguments.output}: {train['images']:,} training images of {train['identities']:,} people, "
+        f"{test['pairs']:,} test pairs of {test['identities']:,} others, {settings.size} pixels"
+    )
+    return 0
+
+
+def synthesize(
+    settings: Settings, output: str | os.PathLike[str], workers: int | None = None, overwrite: bool = False
+) -> dict[str, Any]:
+    """Generate a set, or go on with one, or find that it is there already.
+
+    Args:
+        settings: what to make.
+        output: the folder.
+        workers: processes that render; None for one per processor, 0 for this process alone. The bytes are the same.
+        overwrite: replace another generated set that lies in the folder.
+
+    Returns:
+        The content of `synthesis.json`.
+
+    Raises:
+        SynthesisError: the settings cannot be met, or the folder holds something else.
+        OSError: the files cannot be written; what was rendered is kept for the next attempt.
+    """
+    folder = Path(output)
+    if workers is not None and workers < 0:
+        raise SynthesisError(f"--workers is {workers}; it must be 0 or more")
+    wanted = asdict(settings)
+    plan = None
+    if settings.pairs:
+        plan = plan_pairs(settings.pairs, settings.test_identities, settings.test_images_per_identity, settings.seed)
+    found = _read_summary(folder)
+    if found is not None and found["settings"] == wanted and _is_whole(folder, found):
+        return found
+    parts = folder / ".synthesis"
+    _claim(folder, parts, wanted, found, overwrite)
+    num_train = settings.identities * settings.images_per_identity
+    jobs = _jobs(settings, num_train)
+    _render_parts(jobs, parts, workers)
+    _remove_old(folder)
+
+    train_images = (image for job in jobs if not job.is_test for image in _read_part(parts / job.name))
+    written = _write_train(train_images, settings, folder)
+    if plan is not None:
+        test_images = [image for job in jobs if job.is_test for image in _read_part(parts / job.name)]
+        _write_test(test_images, plan, settings, folder)
+        written += TEST_FILES
+    _write_contact_sheet(settings, folder / CONTACT_SHEET)
+    summary = {
+        "settings": wanted,
+        "train": {"identities": settings.identities, "images": num_train},
+        "test": {"identities": settings.test_identities, "pairs": settings.pairs},
+        "files": {
+            name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_of_file(folder / name)}
+            for name in (*written, CONTACT_SHEET)
+        },
+    }
+    write_json(folder / SUMMARY, summary)
+    shutil.rmtree(parts, ignore_errors=True)
+    return summary
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A part: up to `PART_SIZE` images, numbered through the training or the test set."""
+
+    name: str
+    is_test: bool
+    start: int
+    stop: int
+    settings: Settings
+
+
+def _jobs(settings: Settings, num_train: int) -> list[_Job]:
+    num_test = settings.test_identities * settings.test_images_per_identity
+    return [
+        _Job(f"{name}-{start // PART_SIZE:07d}.npz", name == "test", start, min(start + PART_SIZE, total), settings)
+        for name, total in (("train", num_train), ("test", num_test))
+        for start in range(0, total, PART_SIZE)
+    ]
+
+
+def _render_parts(jobs: list[_Job], parts: Path, workers: int | None) -> None:
+    """Render the parts that are not there yet."""
+    missing = [job for job in jobs if not (parts / job.name).exists()]
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(available if workers is None else workers, len(missing))
+    folders = [parts] * len(missing)
+    total = sum(job.stop - job.start for job in missing)
+    if workers <= 1:
+        for _ in track(map(_render_part, missing, folders), "rendering faces", total, PART_SIZE):
+            pass
+        return
+    # Spawned, not forked: OpenCV's thread pool does not survive a fork.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,))
+    try:
+        for _ in track(pool.map(_render_part, missing, folders), "rendering faces", total, PART_SIZE):
+            pass
+    finally:
+        # On an error or Ctrl-C the parts that have not begun are not begun; those that are there serve the next run.
+        pool.shutdown(cancel_futures=True)
+
+
+def _render_part(job: _Job, parts: Path) -> None:
+    settings = job.settings
+    per_identity = settings.test_images_per_identity if job.is_test else settings.images_per_identity
+    people, photos = np.divmod(np.arange(job.start, job.stop), per_identity)
+    if job.is_test:
+        people = people + FIRST_TEST_IDENTITY
+    encoded = []
+    for rows in np.array_split(np.arange(len(people)), math.ceil(len(people) / 100)):
+        images = render_faces(people[rows], photos[rows], settings.size, settings.seed)
+        encoded += [_encode(image, settings.quality) for image in images]
+    with atomic_open(parts / job.name) as stream:
+        content = np.frombuffer(b"".join(encoded), np.uint8)
+        np.savez(stream, lengths=np.array([len(image) for image in encoded]), content=content)
+
+
+def _encode(image: np.ndarray, quality: int) -> bytes:
+    encoded, content = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not encoded:
+        raise SynthesisError("OpenCV could not encode a JPEG")
+    return content.tobytes()
+
+
+def _read_part(path: Path) -> Iterator[bytes]:
+    with np.load(path) as part:
+        content, ends = part["content"].tobytes(), np.cumsum(part["lengths"])
+    start = 0
+    for end in ends.tolist():
+        yield content[start:end]
+        start = end
+
+
+def _write_train(images: Iterator[bytes], settings: Settings, folder: Path) -> list[str]:
+    """Write the training images; returns the names of the files, where they are few."""
+    total = settings.identities * settings.images_per_identity
+    named = (
+        (number // settings.images_per_identity, f"{_name(number, settings.images_per_identity)}.jpg", image)
+        for number, image in enumerate(track(images, "writing shards", total))
+    )
+    if settings.layout == "records":
+        with RecordPackWriter(folder, settings.size) as writer:
+            for label, name, image in named:
+                writer.add(label, image, name)
+        return list(RECORD_FILES)
+    staged = folder / ".train.partial"
+    shutil.rmtree(staged, ignore_errors=True)
+    for _, name, image in named:
+        path = staged / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image)
+    staged.replace(folder / "train")
+    return []
+
+
+def _write_test(images: list[bytes], plan: PairPlan, settings: Settings, folder: Path) -> None:
+    numbers = plan.identities * settings.test_images_per_identity + plan.images
+    write_pair_pack(folder / TEST_FILES[0], [images[number] for number in numbers.reshape(-1)], plan.is_same)
+    names = [f"test_{_name(number, settings.test_images_per_identity)}.jpg" for number in range(len(images))]
+    lines = [
+        f"{names[first]}\t{names[second]}\t{int(same)}"
+        for (first, second), same in zip(numbers.tolist(), plan.is_same.tolist(), strict=True)
+    ]
+    write_text(folder / TEST_FILES[1], "\n".join(lines) + "\n")
+
+
+def _write_contact_sheet(settings: Settings, path: Path) -> None:
+    """A row for each of some training people, some photos of each."""
+    rows, columns = min(settings.identities, 10), min(settings.images_per_identity, 10)
+    people, photos = np.divmod(np.arange(rows * columns), columns)
+    images = render_faces(people, photos, settings.size, settings.seed)
+    side = settings.size
+    sheet = (
+        images.reshape(rows, columns, side, side, 3).transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 3)
+    )
+    with atomic_path(path) as temporary:
+        cv2.imwrite(str(temporary), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+
+
+def _name(number: int, per_identity: int) -> str:
+    person, photo = divmod(number, per_identity)
+    return f"{person:07d}/{photo:05d}"
+
+
+def _claim(folder: Path, parts: Path, wanted: dict[str, Any], found: dict[str, Any] | None, overwrite: bool) -> None:
+    """Make sure the folder is ours to write to, and that the parts in it belong to these settings."""
+    stamp = parts / "settings.json"
+    under_way = json.loads(stamp.read_text()) if stamp.exists() else None
+    other = under_way or (found or {}).get("settings")
+    if other is not None and other != wanted and not overwrite:
+        changed = [
+            f"{key} {other.get(key)} instead of {value}" for key, value in wanted.items() if other.get(key) != value
+        ]
+        raise SynthesisError(
+            f"{folder} holds another generated set ({', '.join(changed)}); choose another --output, or --overwrite"
+        )
+    occupied = [name for name in ("train.rec", "train", "test.bin") if (folder / name).exists()]
+    if other is None and occupied and not overwrite:
+        raise SynthesisError(
+            f"{folder} holds {' and '.join(occupied)} from elsewhere; choose another --output, "
+            "or --overwrite to replace what is there"
+        )
+    if under_way != wanted:
+        shutil.rmtree(parts, ignore_errors=True)
+        write_json(stamp, wanted)
+
+
+def _read_summary(folder: Path) -> dict[str, Any] | None:
+    path = folder / SUMMARY
+    if not path.exists():
+        return None
+    try:
+        summary = json.loads(path.read_text())
+        return summary if {"settings", "files"} <= summary.keys() else None
+    except (ValueError, AttributeError):
+        return None
+
+
+def _is_whole(folder: Path, summary: dict[str, Any]) -> bool:
+    """Whether what `synthesis.json` lists is there, by size; the hashes are for people and for doubts."""
+    sizes = ((folder / name, entry["bytes"]) for name, entry in summary["files"].items())
+    if not all(path.is_file() and path.stat().st_size == size for path, size in sizes):
+        return False
+    if summary["settings"]["layout"] == "records":
+        return True
+    return sum(1 for _ in (folder / "train").glob("*/*.jpg")) == summary["train"]["images"]
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove an earlier set, summary first, so that nothing of it is taken for a part of the new one."""
+    for name in (SUMMARY, *RECORD_FILES, *TEST_FILES, CONTACT_SHEET):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "train", ignore_errors=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="facekd data synthesize",
+        description="Generate faces: training shards, and a verification pack of people who are not in them.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--identities", type=int, required=True, metavar="N", help="people to train on")
+    parser.add_argument("--images-per-identity", type=int, required=True, metavar="N", help="photos of each of them")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument(
+        "--size", type=int, default=112, metavar="PIXELS", help="side of the images (default %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the population (default %(default)s)")
+    parser.add_argument(
+        "--test-identities", type=int, default=100, metavar="N", help="people in the test pack (default %(default)s)"
+    )
+    parser.add_argument(
+        "--test-images-per-identity",
+        type=int,
+        default=10,
+        metavar="N",
+        help="photos of each of those (default %(default)s)",
+    )
+    parser.add_argument(
+        "--pairs",
+        type=int,
+        default=6000,
+        metavar="N",
+        help="test pairs, half genuine; 0 for no pack (default %(default)s)",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=("records", "folders"),
+        default="records",
+        help="training images as RecordIO or as folders of JPEGs (default %(default)s)",
+    )
+    parser.add_argument("--quality", type=int, default=90, metavar="1-100", help="of the JPEGs (default %(default)s)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that render (default: one per processor; 0: none beside this)",
+    )
+    parser.add_argument(
+        "--overwrite", action=argparse.BooleanOptionalAction, default=False, help="replace what lies in the folder"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))

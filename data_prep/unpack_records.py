@@ -1,0 +1,142 @@
+"""Verb `facekd data unpack`: the images of RecordIO shards into one folder per identity."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from data_prep.bad_records import BadRecords, add_bad_record_option
+from data_prep.image_lists import ListError, read_lst
+from facekd.data.record_pack import RecordPack, open_record_pack
+from facekd.data.recordio import RecordError
+from facekd.errors import run_verb
+from facekd.progress import track
+
+# Enough to name a file by; order matters only in that no entry begins like another.
+SUFFIX_BY_START = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Unpack images; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    pack = open_record_pack(arguments.path, arguments.on_bad_record)
+    bad = BadRecords(arguments.on_bad_record)
+    name_image = _choose_names(pack, arguments.names)
+    written = present = 0
+    for image in track(range(pack.num_images), "unpacking images", pack.num_images):
+        try:
+            content, label = pack.read_image(image)
+        except RecordError as error:
+            bad.meet(error)
+            continue
+        path = arguments.output / name_image(image, label, content)
+        # Left from an earlier run that was stopped: files are renamed into place, so one that is there is whole.
+        if path.exists() and path.stat().st_size == len(content):
+            present += 1
+            continue
+        _write(path, content)
+        written += 1
+    already = f", {present:,} were there already" if present else ""
+    print(f"{arguments.output}: {written:,} images written{already}{bad.summary()}")
+    return 0
+
+
+def suffix_of(image_bytes: bytes) -> str:
+    """File suffix for encoded image bytes, `.bin` where the format is not recognised."""
+    return next((suffix for start, suffix in SUFFIX_BY_START.items() if image_bytes.startswith(start)), ".bin")
+
+
+def _choose_names(pack: RecordPack, wanted: bool | None) -> Callable[[int, int, bytes], str]:
+    """How to name the file of `(image, label, content)`: after the `.lst` if it fits, else by label and key."""
+    label_width = len(str(max(pack.num_classes - 1, 0)))
+    key_width = len(str(int(pack.image_keys.max())))
+
+    def by_number(image: int, label: int, content: bytes) -> str:
+        return f"{label:0{label_width}d}/{int(pack.image_keys[image]):0{key_width}d}{suffix_of(content)}"
+
+    if wanted is False:
+        return by_number
+    lst_path = pack.reader.rec_path.with_suffix(".lst")
+    try:
+        names = _names_from_lst(pack, lst_path)
+    except (OSError, ListError) as error:
+        if wanted:
+            raise ListError(f"no names for the images from {lst_path}: {error}") from error
+        if lst_path.exists():
+            print(f"note: files are named by label and key, for {error}")
+        return by_number
+    return lambda image, label, content: names[image]
+
+
+def _names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
+    """Names of the images in the `.lst` beside the pack, checked against the labels of all records.
+
+    Raises:
+        ListError: it lists something else than this pack's images, or names outside the output folder.
+    """
+    listed = read_lst(lst_path)
+    if len(listed) != pack.num_images:
+        raise ListError(f"{lst_path} lists {len(listed):,} images and the pack has {pack.num_images:,}")
+    if pack.layout == "insightface":
+        order = (pack.image_keys - 1).tolist()  # line n is key n
+    else:
+        # im2rec's first column is the key; lines and records may both be shuffled.
+        lines = lst_path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        line_of_key = {line.partition("\t")[0]: number for number, line in enumerate(filter(str.strip, lines))}
+        order = [line_of_key.get(str(key), -1) for key in pack.image_keys.tolist()]
+    if min(order) < 0 or max(order) >= len(listed):
+        raise ListError(f"{lst_path} does not list the keys of the pack")
+    labels = pack.labels().tolist()
+    names = []
+    for image, line in enumerate(order):
+        name, label = listed[line]
+        if labels[image] not in (label, -1):
+            raise ListError(
+                f"{lst_path} gives {name} label {label}, and record {pack.image_keys[image]} has {labels[image]}"
+            )
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise ListError(f"{lst_path} has the name {name!r}, which leads out of the output folder")
+        names.append(name)
+    if len(set(names)) != len(names):
+        raise ListError(f"{lst_path} lists some names twice")
+    return names
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not facekd.files: flushing each of millions of small files to the device would take days.
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        error.filename = os.fspath(path)
+        raise
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="facekd data unpack",
+        description="Write the images of RecordIO shards, byte for byte, into one folder per identity.",
+        epilog="example:\n  facekd data unpack ms1mv3 ms1mv3_images\n\n"
+        "Run again after a stop, it goes on where it was.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help="a .rec file, or a folder that holds one")
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write OUT/IDENTITY/IMAGE.jpg into")
+    parser.add_argument(
+        "--names",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="name files after the .lst beside the .rec (default: if there is one that fits), or by label and key",
+    )
+    add_bad_record_option(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))

@@ -1,0 +1,132 @@
+"""Embed once, score many: images of a pair set to embeddings, kept on disk under what they depend on.
+
+Scoring under other folds, FARs or rules then reads the embeddings back and never touches the model. Shapes: M images,
+D embedding values, N pairs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.pair_sets import PairSet, PairSetError
+from facekd.embedder import Embedder
+from facekd.files import atomic_open
+from facekd.progress import track
+
+IMAGES_AT_ONCE = 256
+Embed = Callable[[np.ndarray], np.ndarray]
+
+
+def embed_images(
+    embed: Embed,
+    pair_set: PairSet,
+    start: int = 0,
+    stop: int | None = None,
+    mirrors: Sequence[bool] = (False,),
+    show_progress: bool = False,
+) -> list[np.ndarray]:
+    """Embed images `start` to `stop` of a pair set, decoded a batch at a time.
+
+    Args:
+        embed: uint8 RGB (B, S, S, 3) -> (B, D).
+        pair_set: whose images.
+        start, stop: which of its 2N images; all by default.
+        mirrors: False asks for the embedding of the images, True for that of their mirror images.
+        show_progress: on standard error.
+
+    Returns:
+        For each of `mirrors`, float32 (M, D).
+    """
+    stop = len(pair_set.images) if stop is None else stop
+    starts: Sequence[int] = range(start, stop, IMAGES_AT_ONCE)
+    parts: list[list[np.ndarray]] = [[] for _ in mirrors]
+    steps = track(starts, f"embedding {pair_set.name}", stop - start, IMAGES_AT_ONCE) if show_progress else starts
+    for first in steps:
+        images = pair_set.decode(first, min(first + IMAGES_AT_ONCE, stop))
+        for part, mirror in zip(parts, mirrors, strict=True):
+            part.append(embed(np.ascontiguousarray(images[:, :, ::-1]) if mirror else images))
+    return [np.concatenate(part).astype(np.float32, copy=False) for part in parts]
+
+
+def embed_pair_set(
+    embedder: Embedder, pair_set: PairSet, flip: bool, cache: str | os.PathLike[str] | None = None
+) -> np.ndarray:
+    """Embeddings (2N, D) of all images of a pair set, read from `cache` where they are there.
+
+    Args:
+        embedder: the model.
+        pair_set: whose images.
+        flip: add the embedding of the mirror image, f(x) + f(mirrored x): the field's LFW protocol.
+        cache: folder in which embeddings are kept, one file for the images and one for their mirror images. The
+            name of a file is a digest over weights, preprocessing, images and mirroring, so that a changed model or
+            pack never meets old embeddings.
+    """
+    wanted = (False, True) if flip else (False,)
+    known: dict[bool, np.ndarray] = {}
+    files: dict[bool, Path] = {}
+    if cache is not None:
+        digest = _digest(embedder, pair_set)
+        files = {mirror: Path(cache) / f"{digest}-{'mirrored' if mirror else 'plain'}.npy" for mirror in wanted}
+        shape = (len(pair_set.images), embedder.embedding_size)
+        known = {mirror: array for mirror, file in files.items() if (array := _read_cached(file, shape)) is not None}
+    missing = [mirror for mirror in wanted if mirror not in known]
+    if missing:
+        embedded = embed_images(embedder.embed, pair_set, mirrors=missing, show_progress=True)
+        known.update(zip(missing, embedded, strict=True))
+    for mirror in missing:
+        if mirror in files:
+            with atomic_open(files[mirror]) as stream:
+                np.save(stream, known[mirror])
+    return known[False] + known[True] if flip else known[False]
+
+
+def cosine_scores(embeddings: np.ndarray, pair_set: PairSet) -> np.ndarray:
+    """Cosine of the two embeddings of each pair: float64 (N,).
+
+    Args:
+        embeddings: (2N, D); images 2i and 2i + 1 are pair i.
+        pair_set: for the messages.
+
+    Raises:
+        PairSetError: an embedding that is not finite or has no direction, naming its image and pair.
+    """
+    norms = np.linalg.norm(embeddings.astype(np.float64), axis=1)
+    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if bad.size:
+        first = int(bad[0])
+        found = "all zeros" if norms[first] == 0 else "not finite"
+        raise PairSetError(
+            f"{pair_set.path}: the embeddings of {bad.size:,} of {len(norms):,} images have no direction; the first, "
+            f"image {first} (pair {first // 2}), is {found}: the model is broken or its preprocessing wrong"
+        )
+    products = np.einsum("nd,nd->n", embeddings[0::2].astype(np.float64), embeddings[1::2].astype(np.float64))
+    # Rounding can leave the cosine of two equal images a hair above 1.
+    return np.clip(products / (norms[0::2] * norms[1::2]), -1.0, 1.0)
+
+
+def _digest(embedder: Embedder, pair_set: PairSet) -> str:
+    digest = hashlib.sha256(embedder.fingerprint.encode())
+    for image in pair_set.images:
+        digest.update(len(image).to_bytes(8, "little"))
+        digest.update(image)
+    return digest.hexdigest()[:32]
+
+
+def _read_cached(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    try:
+        array = np.load(file, allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:
+        print(f"{file}: unreadable ({error}); embedding again", file=sys.stderr)
+        return None
+    if array.shape != shape or array.dtype != np.float32:
+        print(f"{file}: holds {array.dtype} {array.shape}, expected {shape}; embedding again", file=sys.stderr)
+        return None
+    return array

@@ -1,0 +1,220 @@
+"""Judge a model on LFW-style verification packs: accuracy, EER, AUC and TAR@FAR.
+
+A user action: `facekd evaluate lfw`, or `python evaluation/evaluate_lfw.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shlex
+import sys
+from collections import Counter
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluation.embeddings import cosine_scores, embed_pair_set
+from evaluation.pair_metrics import DEFAULT_FARS, measure_pairs
+from evaluation.pair_sets import PairSet, load_pair_set
+from evaluation.report import ScoredPairs, draw_hardest_pairs, draw_roc, print_results
+from facekd import __version__
+from facekd.errors import FacekdError, run_verb
+from facekd.files import atomic_open, sha256_of_file, write_json
+from facekd.model_options import add_model_options, comma_separated, open_model
+from facekd.verification import RULES
+
+if TYPE_CHECKING:
+    from facekd.embedder import Embedder
+
+RESULT_FORMAT, SUMMARY_FORMAT, RESULT_VERSION = "facekd-verification", "facekd-verification-summary", 1
+EXAMPLE = """\
+example:
+  facekd evaluate lfw --model model.onnx --pairs lfw.bin --output runs/lfw
+
+  a model of someone else's, scored without the mirror image, with intervals over subjects:
+  facekd evaluate lfw --model other.onnx --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --color rgb \\
+      --no-flip --pairs lfw.bin --names lfw_pairs.txt --output runs/other
+
+DIR/results.json (its keys: docs/results.md), scores.npy (a cosine a pair), roc.png, hardest_pairs.png. With several
+packs each has a folder DIR/NAME of its own, and DIR holds the summary. Embeddings are kept in DIR/embeddings: another
+run with other folds, FARs or rule does not need the model again.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, load, embed, score, write, print."""
+    arguments = _parse(argv)
+    output = Path(arguments.output)
+    pair_sets = _load_pair_sets(arguments)  # seconds, and where most mistakes show: before the model
+    output.mkdir(parents=True, exist_ok=True)
+    model_file = _find_model(arguments.model)  # once: a run that is training may write a newer checkpoint meanwhile
+    embedder = open_model(model_file, arguments)
+    cache = None if not arguments.cache else arguments.embeddings or output / "embeddings"
+    model = _describe_model(model_file, embedder)
+
+    results, scored = [], []
+    for pair_set in pair_sets:
+        embeddings = embed_pair_set(embedder, pair_set, arguments.flip, cache)
+        scores = cosine_scores(embeddings, pair_set)
+        measured = measure_pairs(
+            scores,
+            pair_set.is_same,
+            pair_set.fold_of,
+            arguments.fars,
+            arguments.rule,
+            pair_set.subjects,
+            arguments.bootstrap,
+            arguments.seed,
+        )
+        result = {
+            "format": RESULT_FORMAT,
+            "version": RESULT_VERSION,
+            "model": model,
+            "pair_set": _describe_pair_set(pair_set),
+            "protocol": _describe_protocol(arguments, pair_set),
+            **measured,
+            "software": _describe_software(),
+            "command": shlex.join(["facekd", "evaluate", "lfw", *(sys.argv[1:] if argv is None else argv)]),
+        }
+        folder = output if len(pair_sets) == 1 else output / pair_set.name
+        one = ScoredPairs(pair_set.name, scores, pair_set.is_same, result)
+        _write(folder, pair_set, one, Path(arguments.model).name if arguments.pictures else None)
+        print_results(result, pair_set.name, result["protocol"]["text"])
+        results.append(result)
+        scored.append(one)
+
+    if len(pair_sets) > 1:
+        if arguments.pictures:
+            draw_roc(output / "roc.png", scored, Path(arguments.model).name)
+        summary = {"format": SUMMARY_FORMAT, "version": RESULT_VERSION, "model": model, "pair_sets": results}
+        write_json(output / "results.json", summary)
+    print(f"\nwritten to {output}")
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="facekd evaluate lfw",
+        description="Judge a model on LFW-style verification packs (.bin): accuracy, EER, AUC, TAR@FAR.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="FILE", help="an ONNX file, anyone's, a facekd checkpoint, or a run's folder")
+    add("--pairs", required=True, nargs="+", metavar="X.bin", help="one or more verification packs")
+    add("--output", required=True, metavar="DIR", help="folder for the results; made where it is missing")
+    add(
+        "--names",
+        nargs="+",
+        metavar="TXT",
+        help="the list a pack was made from, one a pack ('-' for none): nameA<TAB>nameB<TAB>label; intervals then "
+        "resample subjects",
+    )
+    add("--folds", type=int, default=10, help="contiguous folds of the accuracy (default: 10)")
+    add("--flip", action=argparse.BooleanOptionalAction, default=True, help="add the mirror image's embedding")
+    add("--fars", type=comma_separated, default=DEFAULT_FARS, metavar="F,F", help="FARs (default: 1e-1,1e-2,1e-3,1e-4)")
+    add(
+        "--rule",
+        choices=RULES,
+        default="exact",
+        help="exact: the largest TAR whose FAR does not exceed the target (default); insightface: the nearest ROC "
+        "point, only to compare with tables made so",
+    )
+    add("--bootstrap", type=int, default=1000, metavar="N", help="draws of the intervals, 0 for none (default: 1000)")
+    add("--seed", type=int, default=0, help="of those draws (default: 0)")
+    add("--pictures", action=argparse.BooleanOptionalAction, default=True, help="draw roc.png and hardest_pairs.png")
+    add("--embeddings", metavar="DIR", help="where embeddings are kept (default: embeddings in the output folder)")
+    add("--cache", action=argparse.BooleanOptionalAction, default=True, help="keep embeddings for another run")
+    add_model_options(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.bootstrap and arguments.bootstrap < 100:
+        parser.error(f"--bootstrap {arguments.bootstrap}: give 0, or at least 100 draws")
+    if arguments.seed < 0:
+        parser.error(f"--seed {arguments.seed}: give a whole number from 0")
+    if arguments.threads is not None and arguments.threads < 1:
+        parser.error(f"--threads {arguments.threads}: give at least 1, or leave it out for one a core")
+    if not all(0 < far <= 1 for far in arguments.fars):
+        parser.error("--fars: each must lie in (0, 1]")
+    if arguments.names is not None and len(arguments.names) != len(arguments.pairs):
+        parser.error(f"--names: {len(arguments.names)} given for {len(arguments.pairs)} packs; '-' stands for none")
+    return arguments
+
+
+def _load_pair_sets(arguments: argparse.Namespace) -> list[PairSet]:
+    repeated = [name for name, count in Counter(Path(path).stem for path in arguments.pairs).items() if count > 1]
+    if repeated:
+        raise FacekdError(f"--pairs: two packs are called {repeated[0]}, and results go by that name; rename one")
+    names = arguments.names or ["-"] * len(arguments.pairs)
+    return [
+        load_pair_set(path, arguments.folds, None if list_path == "-" else list_path)
+        for path, list_path in zip(arguments.pairs, names, strict=True)
+    ]
+
+
+def _find_model(path: str) -> str:
+    if not Path(path).is_dir():
+        return path
+    from facekd.checkpoint import resolve_checkpoint  # here, for it brings torch, which an ONNX file does without
+
+    return str(resolve_checkpoint(path))
+
+
+def _describe_model(path: str, embedder: Embedder) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "sha256": sha256_of_file(path),
+        "fingerprint": embedder.fingerprint,
+        "embedding_size": embedder.embedding_size,
+        "normalized": embedder.normalized,
+        "preprocessing": asdict(embedder.preprocessing),
+        "assumed": list(getattr(embedder, "assumed", ())),
+    }
+
+
+def _describe_pair_set(pair_set: PairSet) -> dict[str, Any]:
+    return {
+        "name": pair_set.name,
+        "path": str(pair_set.path),
+        "sha256": sha256_of_file(pair_set.path),
+        "num_subjects": pair_set.num_subjects,
+        "num_subjects_in_several_folds": pair_set.num_subjects_in_several_folds,
+    }
+
+
+def _describe_protocol(arguments: argparse.Namespace, pair_set: PairSet) -> dict[str, Any]:
+    embedding = "f(x) + f(mirrored x)" if arguments.flip else "f(x)"
+    text = f"cosine of {embedding}, {pair_set.num_folds} contiguous folds, TAR@FAR by the {arguments.rule} rule"
+    return {
+        "text": text,
+        "score": "cosine",
+        "flip": arguments.flip,
+        "folds": pair_set.num_folds,
+        "rule": arguments.rule,
+    }
+
+
+def _describe_software() -> dict[str, str]:
+    # OpenCV decodes and resizes, and its versions differ in both; the runtimes differ in the last digits.
+    found = {"facekd": __version__}
+    for name in ("numpy", "opencv-python-headless", "onnxruntime", "torch"):
+        with contextlib.suppress(PackageNotFoundError):  # another build of the same library, such as onnxruntime-gpu
+            found[name] = version(name)
+    return found
+
+
+def _write(folder: Path, pair_set: PairSet, one: ScoredPairs, title: str | None) -> None:
+    """results.json last: where it is, the rest is complete."""
+    with atomic_open(folder / "scores.npy") as stream:
+        np.save(stream, one.scores)
+    if title is not None:
+        draw_roc(folder / "roc.png", [one], f"{title} on {one.name}")
+        draw_hardest_pairs(folder / "hardest_pairs.png", pair_set, one.scores, one.result["eer_threshold"])
+    write_json(folder / "results.json", one.result)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))

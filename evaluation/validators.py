@@ -1,0 +1,84 @@
+"""Benchmarks that run during training: handed to `facekd.train`, which knows none of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from evaluation.embeddings import Embed, cosine_scores, embed_images
+from evaluation.pair_sets import load_pair_set
+from facekd.verification import area_under_roc, equal_error_rate, kfold_accuracy, tar_at_far
+
+
+class PairSetValidator:
+    """Verification on a `.bin` pack, its images shared out between the ranks.
+
+    The pack is read and checked here, so that a bad one stops a run before its first step.
+
+    Args:
+        path: the pack.
+        flip: add the embedding of the mirror image.
+        name: for the log; the file's name without `.bin` by default.
+        folds: of the accuracy.
+        fars: for TAR@FAR; those that the pack has too few impostor pairs for are left out.
+
+    Raises:
+        FacekdError: see `evaluation.pair_sets.load_pair_set`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        flip: bool = True,
+        name: str | None = None,
+        folds: int = 10,
+        fars: Sequence[float] = (1e-2, 1e-3),
+    ) -> None:
+        self._pair_set = load_pair_set(path, folds, name=name)
+        self._mirrors = (False, True) if flip else (False,)
+        self._fars = tuple(fars)
+        self.name = self._pair_set.name
+
+    def __call__(
+        self,
+        embed: Embed,
+        rank: int = 0,
+        world_size: int = 1,
+        all_gather: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
+    ) -> dict[str, float]:
+        """Embed this rank's share of the images, gather, and measure: the same values on every rank.
+
+        Args:
+            embed: uint8 RGB (B, S, S, 3) -> (B, D).
+            rank: of this process.
+            world_size: number of processes.
+            all_gather: (M, D) of each rank -> all of them, in rank order; every rank gives the same M.
+
+        Returns:
+            `accuracy`, `accuracy_std`, `eer`, `auc`, and `tar_at_far_0.001` for each measurable FAR.
+        """
+        num_images = len(self._pair_set.images)
+        share = -(-num_images // world_size)
+        # Every rank embeds as many images, the last ones some again, so that shapes agree in the exchange.
+        start = min(rank * share, num_images - share)
+        embeddings = sum(embed_images(embed, self._pair_set, start, start + share, self._mirrors))
+        gathered = np.asarray(all_gather(np.asarray(embeddings))).reshape(world_size, share, -1)
+        every = np.empty((num_images, gathered.shape[2]), np.float32)
+        for other, rows in enumerate(gathered):
+            first = min(other * share, num_images - share)
+            every[first : first + share] = rows
+
+        scores = cosine_scores(every, self._pair_set)
+        is_same = self._pair_set.is_same
+        genuine, impostor = scores[is_same], scores[~is_same]
+        accuracy = kfold_accuracy(scores, is_same, self._pair_set.fold_of)
+        points = tar_at_far(genuine, impostor, self._fars)
+        return {
+            "accuracy": accuracy.mean,
+            "accuracy_std": accuracy.std,
+            "eer": equal_error_rate(genuine, impostor),
+            "auc": area_under_roc(genuine, impostor),
+            **{f"tar_at_far_{point.far:g}": point.tar for point in points if point.tar is not None},
+        }

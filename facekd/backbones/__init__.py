@@ -1,0 +1,81 @@
+"""Backbones by name: `build_backbone("mobilefacenet", embedding_size=128)`."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from functools import partial
+
+from facekd.backbones.backbone import TOTAL_STRIDE, Backbone, BackboneError
+from facekd.backbones.counting import count_macs, count_parameters
+from facekd.backbones.folding import ProjectedBackbone, fold_projection
+from facekd.backbones.iresnet import IRESNET_UNITS, IResNet
+from facekd.backbones.mobilefacenet import TRUNK_SCALE, MobileFaceNet
+
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "BackboneError",
+    "ProjectedBackbone",
+    "build_backbone",
+    "check_backbone",
+    "count_macs",
+    "count_parameters",
+    "fold_projection",
+]
+
+BACKBONES: dict[str, Callable[..., Backbone]] = {
+    "mobilefacenet": partial(MobileFaceNet, "mobilefacenet", TRUNK_SCALE["mobilefacenet"]),
+    "mobilefacenet_0.45g": partial(MobileFaceNet, "mobilefacenet_0.45g", TRUNK_SCALE["mobilefacenet_0.45g"]),
+    "iresnet18": partial(IResNet, "iresnet18", IRESNET_UNITS["iresnet18"]),
+    "iresnet34": partial(IResNet, "iresnet34", IRESNET_UNITS["iresnet34"]),
+    "iresnet50": partial(IResNet, "iresnet50", IRESNET_UNITS["iresnet50"]),
+    "iresnet100": partial(IResNet, "iresnet100", IRESNET_UNITS["iresnet100"]),
+    "iresnet200": partial(IResNet, "iresnet200", IRESNET_UNITS["iresnet200"]),
+}
+
+
+def build_backbone(
+    name: str, *, embedding_size: int = 512, image_size: int = 112, width: float = 1.0, dropout: float = 0.0
+) -> Backbone:
+    """Build a backbone with fresh weights drawn from torch's global generator.
+
+    Its `forward` takes normalised float images (B, 3, S, S) and returns un-normalised embeddings (B, D). Under
+    autocast the last linear layer and normalisation stay in 32 bits.
+
+    Args:
+        name: a key of `BACKBONES`.
+        embedding_size: D.
+        image_size: S in pixels, a multiple of 16 (112 as the field does, 64 to train on a CPU).
+        width: multiplies the channels of every layer, rounded to multiples of 8.
+        dropout: probability of dropping a value before the embedding layer.
+
+    Raises:
+        BackboneError: naming the argument that cannot be, and what would do.
+    """
+    check_backbone(name, embedding_size=embedding_size, image_size=image_size, width=width, dropout=dropout)
+    return BACKBONES[name](embedding_size=embedding_size, image_size=image_size, width=width, dropout=dropout)
+
+
+def check_backbone(name: str, *, embedding_size: int, image_size: int, width: float, dropout: float) -> None:
+    """Check the arguments of `build_backbone` without building, for a configuration to fail early.
+
+    Raises:
+        BackboneError: naming the configuration key to change.
+    """
+    if name not in BACKBONES:
+        close = difflib.get_close_matches(str(name), BACKBONES, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise BackboneError(f"backbone.name {name!r} is unknown: {hint}there are {', '.join(BACKBONES)}")
+    if embedding_size < 1:
+        raise BackboneError(f"backbone.embedding_size must be at least 1, not {embedding_size}")
+    if image_size < 2 * TOTAL_STRIDE or image_size % TOTAL_STRIDE:
+        raise BackboneError(
+            f"backbone.image_size must be a multiple of {TOTAL_STRIDE} from {2 * TOTAL_STRIDE} on "
+            f"(the network halves the image four times), not {image_size}: use 112, or 64 for a small model"
+        )
+    if not (math.isfinite(width) and width > 0):
+        raise BackboneError(f"backbone.width must be a positive number, not {width}")
+    if not 0 <= dropout < 1:
+        raise BackboneError(f"backbone.dropout must be in [0, 1), not {dropout}")

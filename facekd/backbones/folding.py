@@ -1,0 +1,90 @@
+"""A linear projection behind a backbone, folded into its last layer: deployment pays nothing for it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from facekd.backbones.backbone import Backbone, BackboneError, full_precision
+
+
+class ProjectedBackbone(nn.Module):
+    """A backbone with a learned linear projection behind it, as it is trained: images to embeddings of another size.
+
+    Attributes:
+        backbone: images to (B, D).
+        projection: (B, D) to (B, E), no bias.
+        embedding_size: E.
+    """
+
+    def __init__(self, backbone: Backbone, projection: nn.Linear) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection = projection
+        self.embedding_size = projection.out_features
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Float images (B, 3, S, S) to projected embeddings (B, E), in 32 bits."""
+        embedding_BD = self.backbone(images)
+        with full_precision(embedding_BD):
+            return self.projection(embedding_BD.float())
+
+
+@torch.no_grad()
+def fold_projection(backbone: Backbone, projection_ED: torch.Tensor, folded: Backbone) -> Backbone:
+    """Give `folded` the weights with which it computes `projection_ED @ backbone(images)` in evaluation mode.
+
+    Every backbone ends in a linear layer W and a batch normalisation, z = s (W h + b - mean) + beta with s = gamma /
+    sqrt(variance + eps). So P z = (P s W) h + P (s (b - mean) + beta): a linear layer, and a normalisation that only
+    adds. Worked out in float64 and rounded once.
+
+    Args:
+        backbone: embeds to D; not changed.
+        projection_ED: (E, D).
+        folded: a backbone of the same architecture that embeds to E; changed in place and returned.
+
+    Raises:
+        BackboneError: sizes that do not fit.
+    """
+    linear, norm = _last_layers(backbone)
+    new_linear, new_norm = _last_layers(folded)
+    if projection_ED.shape != (folded.embedding_size, backbone.embedding_size):
+        raise BackboneError(
+            f"a projection of shape {tuple(projection_ED.shape)} does not lead from embeddings of "
+            f"{backbone.embedding_size} to {folded.embedding_size}"
+        )
+    untouched = {f"{linear}.weight", f"{linear}.bias", *(f"{norm}.{name}" for name in _NORM_NAMES)}
+    weights = {name: value for name, value in backbone.state_dict().items() if name not in untouched}
+    folded.load_state_dict(weights, strict=False)
+
+    old_linear, old_norm = backbone.get_submodule(linear), backbone.get_submodule(norm)
+    assert isinstance(old_linear, nn.Linear) and isinstance(old_norm, nn.BatchNorm1d)
+    assert old_norm.running_mean is not None and old_norm.running_var is not None
+    projection = projection_ED.double()
+    scale = old_norm.weight.double() / (old_norm.running_var.double() + old_norm.eps).sqrt()
+    bias = 0 if old_linear.bias is None else old_linear.bias.double()
+    constant = projection @ (scale * (bias - old_norm.running_mean.double()) + old_norm.bias.double())
+
+    target, shift = folded.get_submodule(new_linear), folded.get_submodule(new_norm)
+    assert isinstance(target, nn.Linear) and isinstance(shift, nn.BatchNorm1d)
+    assert shift.running_mean is not None and shift.running_var is not None
+    target.weight.copy_(projection @ (scale[:, None] * old_linear.weight.double()))
+    if target.bias is not None:
+        target.bias.zero_()
+    shift.running_mean.zero_()
+    shift.running_var.fill_(1 - shift.eps)
+    shift.weight.fill_(1)
+    shift.bias.copy_(constant)
+    return folded
+
+
+_NORM_NAMES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+
+
+def _last_layers(backbone: Backbone) -> tuple[str, str]:
+    """Names of the linear layer and the batch normalisation that every backbone ends in."""
+    linears = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
+    norms = [name for name, module in backbone.named_modules() if isinstance(module, nn.BatchNorm1d)]
+    if len(linears) != 1 or len(norms) != 1:
+        raise BackboneError(f"{backbone.name} does not end in one linear layer and one batch normalisation")
+    return linears[0], norms[0]

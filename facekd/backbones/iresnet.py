@@ -1,0 +1,104 @@
+"""IR-ResNet: the residual network most published face models use.
+
+The "improved residual" unit of ArcFace (Deng et al. 2019, section 3.1 and its released models; the identity-mapping
+order of Han et al. 2017): BN - conv - BN - PReLU - conv - BN, with no activation after the sum, on a stem that keeps
+the full resolution, and an embedding layer FC - BN on the flattened 7 x 7 map instead of global pooling.
+
+Modules carry the names used by InsightFace's released PyTorch weights, so that those state dicts load by name.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from facekd.backbones.activation import PReLU
+from facekd.backbones.backbone import TOTAL_STRIDE, Backbone, full_precision, initialize_convolutions, scale_channels
+
+STAGE_CHANNELS = (64, 128, 256, 512)
+# Residual units in each of the four stages.
+IRESNET_UNITS = {
+    "iresnet18": (2, 2, 2, 2),
+    "iresnet34": (3, 4, 6, 3),
+    "iresnet50": (3, 4, 14, 3),
+    "iresnet100": (3, 13, 30, 3),
+    "iresnet200": (6, 26, 60, 6),
+}
+
+
+class ResidualUnit(nn.Module):
+    """BN - conv 3x3 - BN - PReLU - conv 3x3 (strided) - BN, plus the shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.prelu = PReLU(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        residual = self.prelu(self.bn2(self.conv1(self.bn1(x))))
+        residual = self.bn3(self.conv2(residual))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return residual + shortcut
+
+
+class IResNet(Backbone):
+    """An IR-ResNet of any depth.
+
+    Args:
+        name: what it is called in messages and checkpoints.
+        units: residual units in each of the four stages.
+        embedding_size: D.
+        image_size: S in pixels, a multiple of 16.
+        width: multiplies every channel count (64, 128, 256, 512), not the embedding.
+        dropout: probability of dropping a value of the flattened last map (0.4 in the ArcFace paper, 0 in most
+            recipes since).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        units: tuple[int, int, int, int],
+        embedding_size: int = 512,
+        image_size: int = 112,
+        width: float = 1.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(name, embedding_size, image_size, width)
+        channels = [scale_channels(c, width) for c in STAGE_CHANNELS]
+        self.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels[0])
+        self.prelu = PReLU(channels[0])
+        self.layer1 = _make_stage(channels[0], channels[0], units[0])
+        self.layer2 = _make_stage(channels[0], channels[1], units[1])
+        self.layer3 = _make_stage(channels[1], channels[2], units[2])
+        self.layer4 = _make_stage(channels[2], channels[3], units[3])
+        self.bn2 = nn.BatchNorm2d(channels[3])
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels[3] * (image_size // TOTAL_STRIDE) ** 2, embedding_size)
+        self.features = nn.BatchNorm1d(embedding_size)
+        # A gain per dimension would let training stretch the axes that the cosine compares: it stays 1.
+        self.features.weight.requires_grad_(False)
+        initialize_convolutions(self)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Embed normalised images (B, 3, S, S): un-normalised embeddings (B, D)."""
+        self.check_images(images)
+        x = self.prelu(self.bn1(self.conv1(images)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = self.dropout(self.bn2(x).flatten(1))
+        with full_precision(x):
+            return self.features(self.fc(x.to(self.fc.weight.dtype)))
+
+
+def _make_stage(in_channels: int, out_channels: int, units: int) -> nn.Sequential:
+    first = ResidualUnit(in_channels, out_channels, stride=2)
+    return nn.Sequential(first, *(ResidualUnit(out_channels, out_channels, stride=1) for _ in range(units - 1)))

@@ -1,0 +1,83 @@
+"""The `facekd` command: one menu over the verbs, each imported only when it is asked for.
+
+The only file that looks at facekd, evaluation and data_prep together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from facekd import __version__
+from facekd.errors import FacekdError, run_verb
+
+if TYPE_CHECKING:
+    from facekd.config import ValidationConfig
+    from facekd.validation import Validator
+
+# What the user types -> the module whose `main(argv)` does it, and what it does.
+VERBS: dict[str, tuple[str, str]] = {
+    "quickstart": ("facekd.quickstart", "the whole story on generated faces, in minutes on a CPU"),
+    "train": ("facekd.train", "fit a backbone with a margin classifier"),
+    "distill": ("facekd.distill", "a student learns from a teacher through a shared classifier"),
+    "export": ("facekd.export_onnx", "write a trained backbone as ONNX, checked against torch"),
+    "import": ("facekd.import_insightface", "turn InsightFace's published weights into a checkpoint"),
+    "cache-teacher": ("facekd.cache_teacher", "embed a training set once with a teacher, for distillation"),
+    "rebuild-head": ("facekd.rebuild_head", "class centres from data, for a teacher published without its head"),
+    "evaluate lfw": ("evaluation.evaluate_lfw", "judge a model on LFW-style verification packs (.bin)"),
+    "data inspect": ("data_prep.inspect_records", "say what a pack of records is, and what is odd about it"),
+    "data index": ("data_prep.index_records", "write the missing .idx of a .rec file"),
+    "data pack": ("data_prep.pack_records", "image folders or .lst -> .rec"),
+    "data unpack": ("data_prep.unpack_records", ".rec -> image folders"),
+    "data synthesize": ("data_prep.synthesize_faces", "generate faces: training shards and a verification pack"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the verb named by the first words of `argv` (the command line by default); returns the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    return run_verb(lambda: _dispatch(arguments))
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_menu())
+        return 0
+    if arguments[0] == "--version":
+        print(f"facekd {__version__}")
+        return 0
+    for words in (2, 1):
+        name = " ".join(arguments[:words])
+        if name in VERBS:
+            return _load(name)(arguments[words:])
+    group = {verb: VERBS[verb] for verb in VERBS if verb.startswith(f"{arguments[0]} ")}
+    if group and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
+        print(_menu(group))
+        return 0
+    asked = " ".join(arguments[: 2 if group else 1])
+    close = difflib.get_close_matches(asked, VERBS, n=1, cutoff=0.5)
+    hint = f"did you mean `facekd {close[0]}`? " if close else ""
+    raise FacekdError(f"there is no `facekd {asked}`; {hint}`facekd --help` lists the verbs")
+
+
+def _load(name: str) -> Callable[[list[str]], int]:
+    verb = import_module(VERBS[name][0]).main
+    return partial(verb, make_validators=_make_validators) if name in ("train", "distill") else verb
+
+
+def _make_validators(wanted: ValidationConfig) -> list[Validator]:
+    # Training knows no benchmark; here it is given those of the harness.
+    from evaluation.validators import PairSetValidator
+
+    return [PairSetValidator(pack, flip=wanted.flip) for pack in wanted.packs]
+
+
+def _menu(verbs: dict[str, tuple[str, str]] = VERBS) -> str:
+    width = max(map(len, verbs))
+    lines = [f"  facekd {name:<{width}}  {what}" for name, (_, what) in verbs.items()]
+    title = "facekd: face verification, trained, exported and judged"
+    return "\n".join([title, "", *lines, "", "`facekd VERB --help` explains a verb, with an example."])

@@ -1,0 +1,245 @@
+"""Labelled face images that load by the batch: from record packs, from folders of image files, or rendered.
+
+`open_dataset` chooses. Whatever can be checked before the first batch is (labels against the number of classes, the
+image size, that there is something there); the rest is checked at the image, and every message names it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facekd.data.encoded_dataset import DatasetError, EncodedDataset, FaceDataset, OnBadRecord
+from facekd.data.record_pack import open_record_pack
+from facekd.data.synthetic import render_faces
+
+__all__ = [
+    "DatasetError",
+    "EncodedDataset",
+    "FaceDataset",
+    "FolderDataset",
+    "OnBadRecord",
+    "RecordDataset",
+    "SyntheticDataset",
+    "open_dataset",
+]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+class RecordDataset(EncodedDataset):
+    """A RecordIO pack, InsightFace or im2rec layout, read without mxnet.
+
+    Args:
+        path: a folder that holds train.rec, or a .rec file.
+        image_size: S, side in pixels.
+        on_bad_record: see `EncodedDataset`.
+        resize: see `EncodedDataset`.
+
+    Raises:
+        DatasetError: labels that do not fit the number of classes, or images of another size.
+        RecordError: no pack there, or a damaged one.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        image_size: int,
+        on_bad_record: OnBadRecord = "fail",
+        resize: bool = False,
+    ) -> None:
+        self.pack = open_record_pack(path, on_bad_record)
+        super().__init__(str(path), image_size, self.pack.num_classes, on_bad_record, resize)
+        self.check()
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """See `FaceDataset.labels`. Kept by the pack, which does not send them to a worker: it reads its own."""
+        return self.pack.labels()
+
+    def __len__(self) -> int:
+        return self.pack.num_images
+
+    def read_encoded(self, index: int) -> tuple[bytes, int]:
+        """See `EncodedDataset.read_encoded`."""
+        return self.pack.read_image(index)
+
+    def describe(self, index: int) -> str:
+        """See `FaceDataset.describe`."""
+        return self.pack.describe_image(index)
+
+    def advice_on_labels(self) -> str:
+        """See `EncodedDataset.advice_on_labels`."""
+        source = "the pack's identity records" if len(self.pack.identity_keys) else "the `property` file beside it"
+        return (
+            f"The number of classes, {self.num_classes:,}, is that of {source}: correct it there, or make the pack "
+            f"again; `facekd data inspect {self.name}` shows what is in it"
+        )
+
+
+class FolderDataset(EncodedDataset):
+    """Image files in a folder, one subfolder an identity; labels number the subfolders in order of their names.
+
+    Args:
+        path: the folder.
+        image_size: S, side in pixels.
+        on_bad_record: see `EncodedDataset`.
+        resize: see `EncodedDataset`.
+
+    Raises:
+        DatasetError: no subfolders, or one without images.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        image_size: int,
+        on_bad_record: OnBadRecord = "fail",
+        resize: bool = False,
+    ) -> None:
+        self.path = Path(path)
+        self.identities: list[str] = sorted(_subfolders(self.path))
+        if not self.identities:
+            raise DatasetError(f"{path} holds no subfolders; expected one for each identity, with its images in it")
+        paths: list[bytes] = []
+        counts: list[int] = []
+        for identity in self.identities:
+            found = sorted(_image_files(self.path / identity))
+            if not found:
+                raise DatasetError(
+                    f"identity folder {self.path / identity} holds no image ({', '.join(IMAGE_SUFFIXES)}); every class "
+                    "needs at least one, so add images or remove the folder"
+                )
+            paths += [os.fsencode(f"{identity}/{file}") for file in found]
+            counts.append(len(found))
+        # One array rather than a list of millions of strings: touching a string's reference count in a forked
+        # worker copies its page, and the workers would slowly copy the whole list.
+        self._paths = np.array(paths, dtype=np.bytes_)
+        self._labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+        super().__init__(str(path), image_size, len(counts), on_bad_record, resize)
+        self.check()
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """See `FaceDataset.labels`."""
+        return self._labels
+
+    def path_of(self, index: int) -> Path:
+        """The file of image `index`."""
+        return self.path / os.fsdecode(bytes(self._paths[index]))
+
+    def read_encoded(self, index: int) -> tuple[bytes, int]:
+        """See `EncodedDataset.read_encoded`."""
+        return self.path_of(index).read_bytes(), int(self._labels[index])
+
+    def describe(self, index: int) -> str:
+        """See `FaceDataset.describe`."""
+        return str(self.path_of(index))
+
+    def advice_on_labels(self) -> str:
+        """See `EncodedDataset.advice_on_labels`."""
+        return f"The number of classes, {self.num_classes:,}, is the number of subfolders"
+
+
+def _subfolders(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        yield from (entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _image_files(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        yield from (
+            entry.name
+            for entry in entries
+            if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".") and entry.is_file()
+        )
+
+
+class SyntheticDataset:
+    """Generated faces, rendered as they are read: for trying things out, not for speed.
+
+    Args:
+        num_identities: people number 0 to num_identities - 1.
+        images_per_identity: photos of each.
+        image_size: S, side in pixels.
+        seed: the population.
+
+    Raises:
+        DatasetError: a number that is not positive.
+    """
+
+    def __init__(self, num_identities: int, images_per_identity: int, image_size: int, seed: int = 0) -> None:
+        if min(num_identities, images_per_identity, image_size) < 1:
+            raise DatasetError(
+                f"generated faces need at least one identity, image and pixel, found {num_identities} identities of "
+                f"{images_per_identity} images at {image_size} pixels"
+            )
+        self.name = f"synthetic:{num_identities}x{images_per_identity}:{seed}"
+        self.num_classes = num_identities
+        self.images_per_identity = images_per_identity
+        self.image_size = image_size
+        self.seed = seed
+
+    @property
+    def identities(self) -> list[str]:
+        """Who each label is: another population is other people."""
+        return [f"person {number} of population {self.seed}" for number in range(self.num_classes)]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """See `FaceDataset.labels`."""
+        return np.repeat(np.arange(self.num_classes, dtype=np.int64), self.images_per_identity)
+
+    def __len__(self) -> int:
+        return self.num_classes * self.images_per_identity
+
+    def load(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """See `FaceDataset.load`."""
+        labels, photos = np.divmod(np.asarray(indices, dtype=np.int64), self.images_per_identity)
+        return render_faces(labels, photos, size=self.image_size, seed=self.seed), labels
+
+    def describe(self, index: int) -> str:
+        """See `FaceDataset.describe`."""
+        identity, photo = divmod(index, self.images_per_identity)
+        return f"photo {photo} of identity {identity} of {self.name}"
+
+    def take_bad_records(self) -> list[str]:
+        """See `FaceDataset.take_bad_records`: there are none."""
+        return []
+
+
+def open_dataset(
+    path: str | os.PathLike[str], image_size: int, on_bad_record: OnBadRecord = "fail", resize: bool = False
+) -> FaceDataset:
+    """Open labelled faces, whatever they are kept in.
+
+    Args:
+        path: a .rec file or a folder that holds one; a folder with one subfolder of images for each identity; or
+            `synthetic:IDENTITIESxIMAGES[:SEED]` for faces rendered as they are read.
+        image_size: S, side in pixels.
+        on_bad_record: what to do at an image that cannot be used, "fail" or "skip".
+        resize: scale images of another size instead of refusing them.
+
+    Raises:
+        DatasetError: nothing usable at `path`; the message says what was found there.
+    """
+    if str(path).startswith("synthetic:"):
+        wanted = re.fullmatch(r"synthetic:\s*(\d+)\s*[xX×]\s*(\d+)\s*(?::\s*(\d+))?", str(path))
+        if wanted is None:
+            raise DatasetError(f"{path}: generated faces are asked for as in synthetic:200x20 or synthetic:200x20:SEED")
+        num_identities, images_per_identity, seed = (int(number or 0) for number in wanted.groups())
+        return SyntheticDataset(num_identities, images_per_identity, image_size, seed)
+    folder = Path(path)
+    if not folder.exists():
+        raise DatasetError(
+            f"no data at {path}; expected a .rec file, a folder that holds one, a folder with a subfolder of images "
+            "for each identity, or synthetic:IDENTITIESxIMAGES"
+        )
+    if folder.is_file() or any(folder.glob("*.rec")):
+        return RecordDataset(folder, image_size, on_bad_record, resize)
+    return FolderDataset(folder, image_size, on_bad_record, resize)

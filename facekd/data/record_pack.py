@@ -1,0 +1,285 @@
+"""A data set in RecordIO: which records are images, of how many identities, with which labels.
+
+Two layouts occur. InsightFace's has, besides the images, a header record under key 0 and one empty record for each
+identity; im2rec's holds images only. `docs/formats.md` has the details and their sources.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from facekd.data.recordio import RecordReader
+from facekd.data.recordio.cache import MIN_ROWS, load_cache, save_cache, stamp_of
+from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, RecordError, first_label, unpack
+from facekd.data.recordio.headers import RecordHeaders, read_headers
+
+Layout = Literal["insightface", "im2rec"]
+
+
+class RecordPack:
+    """The images of a record file, numbered 0 to N-1, with their labels. Make one by `open_record_pack`.
+
+    Attributes:
+        reader: the `RecordReader` beneath.
+        layout: `"insightface"` or `"im2rec"`.
+        image_keys: int64 (N,), keys of the image records in the order of the index.
+        identity_keys: int64 (C,), keys of InsightFace's identity records; empty in an im2rec pack.
+        property: `{"num_classes", "height", "width"}` of the `property` file beside it, or None.
+        oddities: sentences about what is unusual, for people; more may be found by `labels()`.
+    """
+
+    def __init__(self, reader: RecordReader, on_bad_record: Literal["fail", "skip"] = "fail") -> None:
+        self.reader = reader
+        self.on_bad_record = on_bad_record
+        self.oddities: list[str] = list(reader.index.damage)
+        self.property = _read_property(reader.rec_path.parent / "property", self.oddities)
+        if reader.index.source is None:
+            self.oddities.append(f"no .idx; the file was scanned (`facekd data index {reader.rec_path}` writes one)")
+        if reader.num_beyond_end:
+            self.oddities.append(f"the .rec is truncated: {reader.num_beyond_end:,} records lie beyond its end")
+        num_repeated = len(reader) - reader.num_distinct_keys
+        if num_repeated:
+            self.oddities.append(f"{num_repeated:,} keys occur more than once in the .idx; each row counts as a record")
+        self.layout: Layout
+        self.layout, self._image_rows, self._identity_rows, self._declared_classes = self._find_layout()
+        if len(self._image_rows) == 0:
+            raise RecordError(f"{reader.rec_path} holds no images")
+        self._check_property()
+
+    def __reduce__(self) -> tuple[type[RecordPack], tuple[RecordReader, str]]:
+        # A worker finds the rows again from the index it maps, in less time than sending them takes.
+        return RecordPack, (self.reader, self.on_bad_record)
+
+    @property
+    def num_images(self) -> int:
+        return len(self._image_rows)
+
+    def __len__(self) -> int:
+        return self.num_images
+
+    def __repr__(self) -> str:
+        return f"RecordPack({str(self.reader.rec_path)!r}, {self.layout}, {self.num_images:,} images)"
+
+    @cached_property
+    def image_keys(self) -> np.ndarray:
+        return np.asarray(self.reader.keys)[self._image_rows]
+
+    @cached_property
+    def identity_keys(self) -> np.ndarray:
+        return np.asarray(self.reader.keys)[self._identity_rows]
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Number of identities: declared by an InsightFace pack or `property`, else the highest label and one."""
+        if self._declared_classes:
+            return self._declared_classes
+        if self.property is not None:
+            return int(self.property["num_classes"])
+        return int(self.labels().max()) + 1
+
+    def read_image(self, image: int) -> tuple[bytes, int]:
+        """Encoded image number `image`, and its label.
+
+        Raises:
+            RecordError: the record is damaged, holds no image, or has a label that is no whole number from 0.
+        """
+        row = int(self._image_rows[image])
+        try:
+            header, image_bytes = unpack(self.reader.read_row(row))
+        except RecordError as error:
+            if error.key is not None and error.offset is not None:
+                raise
+            raise self._bad_record(row, str(error)) from error
+        label = first_label(header)
+        if not (label >= 0 and label.is_integer()):
+            raise self._bad_record(row, f"its label is {label}, and labels are whole numbers from 0")
+        if not image_bytes:
+            raise self._bad_record(row, "it holds no image, only a header")
+        return image_bytes, int(label)
+
+    def describe_image(self, image: int) -> str:
+        """`FILE: record KEY at offset N`, for messages about image number `image`."""
+        row = int(self._image_rows[image])
+        return (
+            f"{self.reader.rec_path}: record {self.reader.keys[row]} at offset {int(self.reader.index.offsets[row]):,}"
+        )
+
+    def labels(self) -> np.ndarray:
+        """Labels of all images as their record headers have them, int64 (N,); read once, then cached on disk.
+
+        Raises:
+            RecordError: a record is damaged or its label is no whole number from 0 (`on_bad_record="fail"`); with
+                `"skip"` such an image has label -1.
+        """
+        return self._labels
+
+    @cached_property
+    def _labels(self) -> np.ndarray:
+        stamp = stamp_of(self.reader.rec_path, self.reader.index.source)
+        cached = load_cache(self.reader.rec_path, "labels", stamp)
+        if cached is not None and cached.shape == (1, self.num_images):
+            return cached[0]
+        labels = self.labels_from(self.headers())
+        if self.num_images >= MIN_ROWS and (labels >= 0).all():
+            save_cache(self.reader.rec_path, "labels", stamp, [labels])
+        return labels
+
+    def labels_from(self, headers: RecordHeaders) -> np.ndarray:
+        """Labels as `labels` gives them, from `headers()` that have been read already."""
+        first = headers.labels
+        is_valid = headers.is_readable & ~headers.is_empty & np.isfinite(first) & (first >= 0)
+        is_valid &= first == np.floor(first)
+        if not is_valid.all():
+            self._report_invalid(np.flatnonzero(~is_valid))
+        return np.where(is_valid, first, -1).astype(np.int64)
+
+    def headers(self) -> RecordHeaders:
+        """What the headers of all image records say, in one pass over the file; row i is image i."""
+        offsets = np.asarray(self.reader.index.offsets)[self._image_rows]
+        return read_headers(self.reader, offsets, self.image_keys)
+
+    def _report_invalid(self, images: np.ndarray) -> None:
+        """Raise, or note as an oddity, that these images (by number) have no usable label."""
+        try:
+            self.read_image(int(images[0]))
+        except RecordError as error:
+            first = error
+        else:
+            raise AssertionError("an image with an invalid header was read without complaint")
+        message = f"{len(images):,} of {self.num_images:,} image records are unusable, first: {first}"
+        if self.on_bad_record == "fail":
+            raise RecordError(
+                f"{message}. Repair the file, or go on without such records "
+                "by --on-bad-record skip (in training: --data.on_bad_record skip)",
+                key=first.key,
+                offset=first.offset,
+            )
+        self.oddities.append(message)
+
+    def _find_layout(self) -> tuple[Layout, np.ndarray, np.ndarray, int | None]:
+        """Layout, rows of the images, rows of the identity records, and how many classes the header declares."""
+        keys = np.asarray(self.reader.keys)
+        every_row = np.arange(len(keys))
+        none = np.zeros(0, dtype=np.int64)
+        head = self._header_record(keys)
+        if head is None:
+            return "im2rec", every_row, none, None
+        header_row, labels = head
+        first_identity = self._first_identity_key(keys, float(labels[0]))
+        is_image = keys < first_identity
+        is_image[header_row] = False
+        is_identity = keys >= first_identity
+        num_identities = int(is_identity.sum())
+        declared = round(float(labels[1]) - float(labels[0])) if len(labels) > 1 else num_identities
+        is_exact = len(labels) > 1 and labels[1] <= EXACT_FLOAT32_INTEGERS
+        if num_identities and declared != num_identities and is_exact:
+            self.oddities.append(
+                f"the header record announces {declared:,} identity records and there are {num_identities:,}"
+            )
+        expected_images = first_identity - 1
+        if int(is_image.sum()) != expected_images and labels[0] < EXACT_FLOAT32_INTEGERS:
+            self.oddities.append(
+                f"the header record announces {expected_images:,} images and there are {int(is_image.sum()):,}"
+            )
+        return "insightface", every_row[is_image], every_row[is_identity], num_identities or declared or None
+
+    def _header_record(self, keys: np.ndarray) -> tuple[int, np.ndarray] | None:
+        """Row and labels of InsightFace's header record: key 0, labels, and no payload."""
+        rows = np.flatnonzero(keys == 0)
+        if len(rows) == 0:
+            return None
+        try:
+            header, image_bytes = unpack(self.reader.read_row(int(rows[-1])))
+        except RecordError as error:
+            self.oddities.append(f"the record under key 0 cannot be read, so the layout is a guess: {error}")
+            return None
+        if header.flag == 0 or image_bytes:
+            return None
+        labels = np.asarray(header.label)
+        if not np.isfinite(labels).all() or labels[0] < 1:
+            raise RecordError(
+                f"{self.reader.rec_path}: the header record (key 0) should give the first identity key, and says "
+                f"{labels.tolist()}",
+                key=0,
+            )
+        return int(rows[-1]), labels
+
+    def _first_identity_key(self, keys: np.ndarray, announced: float) -> int:
+        """Key of the first identity record.
+
+        The header states it in float32, which is exact only to 2^24: above, look at the records nearby, for an
+        identity record has no payload and an image has one.
+        """
+        if announced < EXACT_FLOAT32_INTEGERS:
+            return int(announced)
+        near = np.unique(keys[np.abs(keys - announced) <= np.spacing(np.float32(announced)) + 1])
+        for key in near.tolist():
+            if not unpack(self.reader.read_view(key))[1]:
+                return key
+        return int(announced)
+
+    def _check_property(self) -> None:
+        if self.property is None or not self._declared_classes:
+            return
+        if self.property["num_classes"] != self._declared_classes:
+            self.oddities.append(
+                f"`property` says {self.property['num_classes']:,} classes and the records {self._declared_classes:,}"
+            )
+
+    def _bad_record(self, row: int, what: str) -> RecordError:
+        key, offset = int(self.reader.keys[row]), int(self.reader.index.offsets[row])
+        return RecordError(f"{self.reader.rec_path}: record {key} at offset {offset:,}: {what}", key=key, offset=offset)
+
+
+def open_record_pack(path: str | os.PathLike[str], on_bad_record: Literal["fail", "skip"] = "fail") -> RecordPack:
+    """Open a data set in RecordIO.
+
+    Args:
+        path: a `.rec` file, or a folder that holds `train.rec` or no other `.rec` than one.
+        on_bad_record: `"fail"` refuses a truncated file at once; `"skip"` opens it, for readers that pass over what
+            cannot be read.
+
+    Raises:
+        RecordError: nothing there is a data set; see `RecordReader` for what else is refused.
+    """
+    return RecordPack(RecordReader(find_rec(path), allow_truncated=on_bad_record == "skip"), on_bad_record)
+
+
+def find_rec(path: str | os.PathLike[str]) -> Path:
+    """The `.rec` file that `path` stands for: itself, or the one in the folder.
+
+    Raises:
+        RecordError: there is none, or several and none is `train.rec`.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise RecordError(f"{path}: no such file or folder; expected a .rec file, or a folder that holds one")
+    if (path / "train.rec").is_file():
+        return path / "train.rec"
+    found = sorted(file for file in path.glob("*.rec") if not file.name.startswith("."))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise RecordError(f"{path} holds no .rec file (`facekd data pack` makes one from folders of images)")
+    names = ", ".join(file.name for file in found[:5])
+    raise RecordError(f"{path} holds {len(found)} .rec files and none is train.rec; name one of them: {names}")
+
+
+def _read_property(path: Path, oddities: list[str]) -> dict[str, Any] | None:
+    """The `property` file: `num_classes,height,width`; some tools add lines, which say nothing we need."""
+    if not path.is_file():
+        return None
+    line = path.read_text(errors="replace").partition("\n")[0].strip()
+    try:
+        num_classes, height, width = (int(number) for number in line.split(",")[:3])
+    except ValueError:
+        oddities.append(f"`property` should read num_classes,height,width and reads {line[:60]!r}")
+        return None
+    return {"num_classes": num_classes, "height": height, "width": width}

@@ -1,0 +1,149 @@
+"""Writing a whole data set as RecordIO: the image records, and what each layout has around them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+
+from facekd.data.recordio.format import Header, RecordError, pack
+from facekd.data.recordio.writer import RecordWriter
+from facekd.files import write_text
+
+Layout = Literal["insightface", "im2rec"]
+
+
+def rec_path_of(output: str | os.PathLike[str]) -> Path:
+    """The `.rec` file that `output` names: itself where it ends so, else `train.rec` in that folder."""
+    output = Path(output)
+    return output if output.suffix == ".rec" else output / "train.rec"
+
+
+class RecordPackWriter:
+    """Writes `train.rec`, `train.idx`, `train.lst` and `property`, as InsightFace's or mxnet's tools would.
+
+        with RecordPackWriter("shards", image_size=112) as writer:
+            for label, name, jpeg in faces:  # grouped by label, from 0 upwards
+                writer.add(label, jpeg, name)
+
+    In the `"insightface"` layout images come grouped by identity under keys from 1, with label arrays `[label, 1]`;
+    identity records and the header record follow when the writer is closed. In the `"im2rec"` layout images have
+    keys from 0 and scalar labels. On an exception inside the block nothing is left of the new files.
+    """
+
+    def __init__(self, output: str | os.PathLike[str], image_size: int, layout: Layout = "insightface") -> None:
+        """Start writing.
+
+        Args:
+            output: a folder, which gets `train.*`; or the `.rec` file to write.
+            image_size: side of the images in pixels, noted in `property`.
+            layout: which records to write.
+
+        Raises:
+            RecordError: another process is writing there.
+        """
+        self.rec_path = rec_path_of(output)
+        self.image_size = image_size
+        self.layout = layout
+        self._writer = RecordWriter(self.rec_path)
+        self._next_key = 1 if layout == "insightface" else 0
+        self._list: list[str] = []
+        self._first_keys: list[int] = []  # of each identity; InsightFace layout only
+        self._highest_label = -1
+
+    @property
+    def num_images(self) -> int:
+        return len(self._list)
+
+    @property
+    def num_classes(self) -> int:
+        return self._highest_label + 1
+
+    def add(self, label: int, image_bytes: bytes, name: str = "") -> int:
+        """Append an image.
+
+        Args:
+            label: its identity, from 0. InsightFace's layout takes them in ascending order; one that is passed
+                over has no images.
+            image_bytes: JPEG or PNG.
+            name: its path below the image folder, for the `.lst`; made up from label and key where left out.
+
+        Returns:
+            The key of the record.
+
+        Raises:
+            RecordError: labels out of order, no image bytes, or a label that float32 cannot hold.
+        """
+        key = self._next_key
+        name = name or f"{label:07d}/{key:08d}.jpg"
+        if not image_bytes:
+            raise RecordError(f"{self.rec_path}: {name} has no bytes", key=key)
+        if label < 0:
+            raise RecordError(f"{self.rec_path}: {name} has label {label}; labels start at 0", key=key)
+        if any(character in name for character in "\t\n\r"):
+            raise RecordError(f"{self.rec_path}: {name!r}: names with tabs or line breaks do not fit a .lst", key=key)
+        if self.layout == "insightface":
+            self._start_identity(label, key, name)
+            payload = pack(Header(2, np.array([label, 1], dtype=np.float32), key, 0), image_bytes)
+            line = f"1\t{name}\t{label}"
+        else:
+            payload = pack(Header(0, label, key, 0), image_bytes)
+            line = f"{key}\t{label}\t{name}"
+        self._writer.write(key, payload)
+        self._list.append(line)
+        self._next_key += 1
+        self._highest_label = max(self._highest_label, label)
+        return key
+
+    def close(self) -> None:
+        """Write what the layout has after the images, and put all files in place."""
+        if self.num_images == 0:
+            self.abort()
+            raise RecordError(f"{self.rec_path}: there are no images to write")
+        try:
+            if self.layout == "insightface":
+                self._write_identities()
+        except BaseException:
+            self.abort()
+            raise
+        self._writer.close()
+        write_text(self.rec_path.with_suffix(".lst"), "\n".join(self._list) + "\n")
+        write_text(self.rec_path.parent / "property", f"{self.num_classes},{self.image_size},{self.image_size}\n")
+
+    def abort(self) -> None:
+        """Remove what was written."""
+        self._writer.abort()
+
+    def __enter__(self) -> RecordPackWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _start_identity(self, label: int, key: int, name: str) -> None:
+        current = len(self._first_keys) - 1
+        if label < current:
+            raise RecordError(
+                f"{self.rec_path}: {name} has label {label} after label {current}: in the InsightFace layout the "
+                "images of an identity lie together, in ascending order of label. Sort them first",
+                key=key,
+            )
+        # Identities without images get the empty range [key, key).
+        self._first_keys += [key] * (label - current)
+
+    def _write_identities(self) -> None:
+        first_identity = self._next_key
+        bounds = [*self._first_keys, first_identity]
+        for label in range(len(self._first_keys)):
+            key = first_identity + label
+            images = np.array(bounds[label : label + 2], dtype=np.float32)
+            self._writer.write(key, pack(Header(2, images, key, 0), b""))
+        identities = np.array([first_identity, first_identity + len(self._first_keys)], dtype=np.float32)
+        # mxnet's face packs have id 0 and id2 1 here.
+        self._writer.write(0, pack(Header(2, identities, 0, 1), b""))

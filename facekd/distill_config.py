@@ -1,0 +1,110 @@
+"""The configuration of a distillation: that of training, and what the teacher has to do with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from facekd.config import TrainConfig, _require
+from facekd.distillation.weights import LossWeights
+
+# Losses that compare the student's embedding with the teacher's, or put it before the teacher's class centres.
+IN_TEACHER_SPACE = ("th_ce", "th_kl", "embedding_l2", "embedding_cosine", "arcdistill", "adadistill", "simkd")
+OF_OWN_HEAD = ("ce", "kl")
+OF_TEACHER_HEAD = ("kl", "th_ce", "th_kl", "arcdistill", "adadistill")
+WITHOUT_TEACHER_EMBEDDING = ("ce", "th_ce", "arcdistill")
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The teacher: evaluated, never trained.
+
+    Args:
+        model: a checkpoint, the folder of a run, or an ONNX file, anyone's.
+        head: where its classifier is, if not in `model`: what `facekd rebuild-head` writes.
+        cache: what `facekd cache-teacher` wrote of it; used instead of running it.
+        cache_despite_augmentation: use the cache although images are augmented by more than the flip: the teacher then
+            speaks of the image as it was before.
+        resize: resize images to the teacher's input size where it differs.
+        mean: for an ONNX file that does not record it, in units of 0..255.
+        std: likewise.
+        color: likewise.
+    """
+
+    model: str = ""
+    head: str = ""
+    cache: str = ""
+    cache_despite_augmentation: bool = False
+    resize: bool = False
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    color: Literal["rgb", "bgr"] | None = None
+
+
+@dataclass(frozen=True)
+class DistillConfig(TrainConfig):
+    """A backbone that learns from a teacher, through a shared classifier, by embeddings, or both.
+
+    Args:
+        teacher: whom it learns from.
+        loss: which losses, and how much of each.
+        share: a of TH-KD's equations 1 and 2, from 0 to 1: this share of loss.ce and loss.kl goes to the teacher's
+            frozen classifier on the student's embedding, the rest to the student's own. At 1 the student has no other.
+            Leave it out to weigh loss.th_ce and loss.th_kl yourself.
+        margin_on_teacher_head: whether th_ce demands the margin of `head` there too.
+        diagnostics: compare the two classifiers, class by class, at the end.
+    """
+
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    loss: LossWeights = field(default_factory=LossWeights)
+    share: float | None = None
+    margin_on_teacher_head: bool = True
+    diagnostics: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.head.kind == "margin", "head.kind is 'linear': faces are distilled through margin classifiers")
+        if self.share is not None:
+            _require(0 <= self.share <= 1, f"share = {self.share} is outside [0, 1]: it is a of TH-KD's equations")
+            _require(
+                self.loss.th_ce == 0 and self.loss.th_kl == 0,
+                "share spreads loss.ce and loss.kl over both heads, so loss.th_ce and loss.th_kl must be left at 0",
+            )
+        active = self.effective_loss.active
+        _require(
+            set(active) != {"ce"},
+            "loss.ce alone is training without a teacher: `facekd train` does that. Raise another weight, or set share",
+        )
+        _require(
+            bool(self.teacher.model or self.teacher.cache) or set(active) <= set(WITHOUT_TEACHER_EMBEDDING),
+            "teacher.model is empty: name a checkpoint, a run, or an ONNX file (or teacher.cache)",
+        )
+        through_head = ", ".join(f"loss.{name}" for name in active if name in OF_TEACHER_HEAD)
+        _require(
+            bool(self.teacher.model or self.teacher.head) or not through_head,
+            f"{through_head} needs the teacher's classifier: set teacher.model to its checkpoint or run, or "
+            "teacher.head to what `facekd rebuild-head` writes",
+        )
+        _require(
+            not self.teacher.cache or not self.augmentation.changes_pixels or self.teacher.cache_despite_augmentation,
+            "teacher.cache holds what the teacher says of the images as they are, but augmentation changes them by "
+            "more than the flip: turn that off, leave the cache out, or set teacher.cache_despite_augmentation",
+        )
+        _require(
+            not self.teacher.cache or self.data.on_bad_record == "fail",
+            "teacher.cache goes by the number of the image, but data.on_bad_record = 'skip' puts others in the place "
+            "of bad ones: use 'fail', or leave the cache out",
+        )
+
+    @property
+    def effective_loss(self) -> LossWeights:
+        """`loss` with `share` worked in."""
+        if self.share is None:
+            return self.loss
+        a, ce, kl = self.share, self.loss.ce, self.loss.kl
+        return dataclasses.replace(self.loss, ce=(1 - a) * ce, th_ce=a * ce, kl=(1 - a) * kl, th_kl=a * kl)
+
+    def needs(self, losses: tuple[str, ...]) -> bool:
+        """Whether any of these losses is active."""
+        return any(name in self.effective_loss.active for name in losses)

@@ -1,0 +1,161 @@
+"""How far student and teacher are apart: pure functions to log and plot; nothing here is trained on.
+
+Shapes: B batch, C classes, D the student's embedding size, E the teacher's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from facekd.distillation.checks import DistillationError, at_least_float32, in_full_precision, pair, same_size, unit
+
+
+@dataclass(frozen=True)
+class HeadComparison:
+    """Two classifiers, row by row.
+
+    Args:
+        mean: mean over classes of the cosine between the two rows of a class.
+        mean_abs: mean of its absolute value.
+        std: its standard deviation over classes (population).
+        max_abs: its largest absolute value.
+        bias_distance: L2 distance between the biases; None unless both classifiers have one.
+        bias_mean_abs: mean absolute difference between the biases.
+        bias_cosine: cosine between the bias vectors.
+        cosine_per_class: (C,), the cosines themselves, on the CPU.
+    """
+
+    mean: float
+    mean_abs: float
+    std: float
+    max_abs: float
+    bias_distance: float | None
+    bias_mean_abs: float | None
+    bias_cosine: float | None
+    cosine_per_class: Tensor
+
+    def scalars(self) -> dict[str, float]:
+        """Everything but the cosines of single classes, for a log; what there is no bias for is left out."""
+        names = (field.name for field in dataclasses.fields(self) if field.name != "cosine_per_class")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+@torch.no_grad()
+@in_full_precision
+def compare_classifiers(
+    first_weight: Tensor,
+    second_weight: Tensor,
+    first_bias: Tensor | None = None,
+    second_bias: Tensor | None = None,
+) -> HeadComparison:
+    """Per-class cosine between two classifiers, as in the public code of arXiv:2201.06945.
+
+    Only heads on the same embedding space compare: a head and its copy trained on, the student's and the teacher's
+    where one was started from or shared with the other. Two heads trained apart give cosines around 0, however alike
+    their embeddings are up to a rotation; `relation_similarity` of their rows sees through that.
+
+    Args:
+        first_weight: (C, D).
+        second_weight: (C, D).
+        first_bias: (C,) or None.
+        second_bias: (C,) or None.
+
+    Raises:
+        DistillationError: shapes that differ.
+    """
+    if first_weight.ndim != 2 or first_weight.shape != second_weight.shape:
+        raise DistillationError(
+            f"classifiers of shapes {tuple(first_weight.shape)} and {tuple(second_weight.shape)} cannot be compared "
+            "row by row: both must be (C, D) with the same classes and embedding size"
+        )
+    cosine_C = (unit(at_least_float32(first_weight)) * unit(at_least_float32(second_weight))).sum(1)
+    distance = mean_abs = bias_cosine = None
+    if first_bias is not None and second_bias is not None:
+        classes = first_weight.shape[:1]
+        if first_bias.shape != classes or second_bias.shape != classes:
+            raise DistillationError(
+                f"biases of shapes {tuple(first_bias.shape)} and {tuple(second_bias.shape)} for {classes[0]} classes"
+            )
+        first_C, second_C = at_least_float32(first_bias), at_least_float32(second_bias)
+        difference_C = first_C - second_C
+        distance, mean_abs = float(difference_C.norm()), float(difference_C.abs().mean())
+        bias_cosine = float((unit(first_C) * unit(second_C)).sum())
+    return HeadComparison(
+        mean=float(cosine_C.mean()),
+        mean_abs=float(cosine_C.abs().mean()),
+        std=float(cosine_C.std(correction=0)),
+        max_abs=float(cosine_C.abs().max()),
+        bias_distance=distance,
+        bias_mean_abs=mean_abs,
+        bias_cosine=bias_cosine,
+        cosine_per_class=cosine_C.cpu(),
+    )
+
+
+@torch.no_grad()
+def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
+    """The share of images, 0 to 1, for which student and teacher put the same class first.
+
+    Args:
+        student_logits: (B, C).
+        teacher_logits: (B, C).
+
+    Raises:
+        DistillationError: shapes that differ.
+    """
+    student_BC, teacher_BC = pair(student_logits, teacher_logits, "logits")
+    if student_BC.shape != teacher_BC.shape:
+        raise DistillationError(
+            f"the student's head has {student_BC.shape[1]} classes and the teacher's {teacher_BC.shape[1]}: "
+            "agreement needs the same ones"
+        )
+    return float((student_BC.argmax(1) == teacher_BC.argmax(1)).double().mean())
+
+
+@torch.no_grad()
+@in_full_precision
+def embedding_similarity(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
+    """(B,) cosines between what student and teacher make of each image.
+
+    Args:
+        student_embedding: (B, D).
+        teacher_embedding: (B, D).
+
+    Raises:
+        DistillationError: shapes or sizes that differ; `relation_similarity` takes any two sizes.
+    """
+    student_BD, teacher_BD = same_size(student_embedding, teacher_embedding, "embedding_cosine")
+    return (unit(student_BD) * unit(teacher_BD)).sum(1)
+
+
+@torch.no_grad()
+@in_full_precision
+def relation_similarity(student_embedding: Tensor, teacher_embedding: Tensor) -> float:
+    """Linear CKA (Kornblith et al. 2019, arXiv:1905.00414), 0 to 1, on directions: are the same images alike to both?
+
+    || S'T ||^2 / (|| S'S || || T'T ||), S and T the embeddings at length 1 with their mean over the batch taken off,
+    norms Frobenius's. 1 where the two differ by a rotation; D may differ from E. Small batches of large embeddings
+    come out high (around 0.5 for unrelated ones at B = D): compare figures of one batch size only.
+
+    Args:
+        student_embedding: (B, D).
+        teacher_embedding: (B, E).
+
+    Returns:
+        The similarity; 0 where all embeddings of one side are the same.
+
+    Raises:
+        DistillationError: shapes that differ, or fewer than 2 images.
+    """
+    student_BD, teacher_BE = pair(student_embedding, teacher_embedding, "embeddings")
+    if len(student_BD) < 2:
+        raise DistillationError("relation_similarity compares images with each other: give 2 or more")
+    student_BD, teacher_BE = unit(student_BD), unit(teacher_BE)
+    student_BD, teacher_BE = student_BD - student_BD.mean(0), teacher_BE - teacher_BE.mean(0)
+    shared = (student_BD.T @ teacher_BE).square().sum()
+    scale = (student_BD.T @ student_BD).norm() * (teacher_BE.T @ teacher_BE).norm()
+    return float(shared / scale) if scale > 0 else 0.0

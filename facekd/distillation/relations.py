@@ -1,0 +1,123 @@
+"""Distillation of relations: what the images of a batch are to each other, whatever the size of the embeddings.
+
+Shapes: B batch, D the student's embedding size, E the teacher's, J corners of triangles taken at a time.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from facekd.distillation.checks import SMALLEST_NORM, DistillationError, in_full_precision, pair, unit
+
+ANGLE_ELEMENTS = 2**25  # numbers that rkd_angle holds in one intermediate result
+
+
+@in_full_precision
+def rkd_distance(student_embedding: Tensor, teacher_embedding: Tensor, *, normalize: bool = False) -> Tensor:
+    """Distances in a batch, in units of their mean (RKD-D, Park et al. 2019, arXiv:1904.05068, sec. 3.2).
+
+    psi_ij = |z_i - z_j| / mu, mu the mean over i != j; the loss is the Huber function (delta = 1) of psi_s - psi_t,
+    mean over all B^2 pairs (i, i included, which are zero), as published code does with weight 25. It ignores scale,
+    rotation and shift of either side, and D may differ from E.
+
+    Args:
+        student_embedding: (B, D).
+        teacher_embedding: (B, E).
+        normalize: look at directions only. The published form (False) also compares the lengths of embeddings, which
+            a margin classifier leaves free.
+
+    Raises:
+        DistillationError: shapes that differ, or fewer than 2 images.
+    """
+    student_BD, teacher_BE = _relation_pair(student_embedding, teacher_embedding, "rkd_distance", 2, normalize)
+    return functional.smooth_l1_loss(_relative_distances(student_BD), _relative_distances(teacher_BE))
+
+
+@in_full_precision
+def rkd_angle(student_embedding: Tensor, teacher_embedding: Tensor, *, normalize: bool = False) -> Tensor:
+    """Angles of the triangles in a batch (RKD-A, Park et al. 2019, arXiv:1904.05068, sec. 3.2).
+
+    psi_ijk = cos of the angle at z_j between z_i and z_k; the loss is the Huber function (delta = 1) of psi_s - psi_t,
+    mean over all B^3 triples (0 where two coincide), as published code does with weight 50. It ignores scale, rotation
+    and shift of either side, and D may differ from E.
+
+    Work grows with B^3. Large batches go through in pieces, recomputed in the backward pass, so that memory does not.
+
+    Args:
+        student_embedding: (B, D).
+        teacher_embedding: (B, E).
+        normalize: as in `rkd_distance`.
+
+    Raises:
+        DistillationError: shapes that differ, or fewer than 3 images.
+    """
+    student_BD, teacher_BE = _relation_pair(student_embedding, teacher_embedding, "rkd_angle", 3, normalize)
+    batch = len(student_BD)
+    widest = max(batch, student_BD.shape[1], teacher_BE.shape[1])
+    step = max(1, ANGLE_ELEMENTS // (batch * widest))
+    if step >= batch:
+        return _angle_loss_of_corners(student_BD, teacher_BE, 0, batch) / batch**3
+    total = student_BD.new_zeros(())
+    for start in range(0, batch, step):
+        part = checkpoint(
+            _angle_loss_of_corners, student_BD, teacher_BE, start, step, use_reentrant=False, preserve_rng_state=False
+        )
+        assert isinstance(part, Tensor)
+        total = total + part
+    return total / batch**3
+
+
+@in_full_precision
+def sp(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
+    """Similarity-preserving loss (Tung and Mori 2019, arXiv:1907.09682): || G_s - G_t ||^2 / B^2.
+
+    G holds the inner products of all pairs in the batch, each row scaled to length 1; the norm is Frobenius's. It
+    ignores scale and rotation of either side, and D may differ from E. Published code gives it weight 3000.
+
+    Args:
+        student_embedding: (B, D).
+        teacher_embedding: (B, E).
+
+    Raises:
+        DistillationError: shapes that differ, or fewer than 2 images.
+    """
+    student_BD, teacher_BE = _relation_pair(student_embedding, teacher_embedding, "sp", 2, normalize=False)
+    # Scaling a side to mean square 1 first changes nothing, and keeps products of long embeddings in range.
+    student_BD, teacher_BE = _scaled(student_BD), _scaled(teacher_BE)
+    return (unit(student_BD @ student_BD.T) - unit(teacher_BE @ teacher_BE.T)).square().mean()
+
+
+def _relation_pair(student: Tensor, teacher: Tensor, name: str, least: int, normalize: bool) -> tuple[Tensor, Tensor]:
+    student_BD, teacher_BE = pair(student, teacher, "embeddings")
+    if len(student_BD) < least:
+        raise DistillationError(
+            f"loss.{name} relates the images of a batch to each other and needs {least} or more on each rank, "
+            f"found {len(student_BD)}: raise the batch size"
+        )
+    return (unit(student_BD), unit(teacher_BE)) if normalize else (student_BD, teacher_BE)
+
+
+def _relative_distances(embedding_BD: Tensor) -> Tensor:
+    # Without the expansion into products, which loses the distances of near neighbours to cancellation.
+    distance_BB = torch.cdist(embedding_BD, embedding_BD, compute_mode="donot_use_mm_for_euclid_dist")
+    mean = distance_BB.sum() / (len(embedding_BD) * (len(embedding_BD) - 1))
+    return distance_BB / mean.clamp_min(SMALLEST_NORM)
+
+
+def _angle_loss_of_corners(student_BD: Tensor, teacher_BE: Tensor, start: int, step: int) -> Tensor:
+    """Sum of the Huber function over the triples whose corner j is one of `step` images."""
+    student_JBB = _corner_cosines(student_BD, start, step)
+    teacher_JBB = _corner_cosines(teacher_BE, start, step)
+    return functional.smooth_l1_loss(student_JBB, teacher_JBB, reduction="sum")
+
+
+def _corner_cosines(embedding_BD: Tensor, start: int, step: int) -> Tensor:
+    edge_JBD = unit(embedding_BD[None] - embedding_BD[start : start + step, None])
+    return edge_JBD @ edge_JBD.mT
+
+
+def _scaled(embedding_BD: Tensor) -> Tensor:
+    return embedding_BD / embedding_BD.detach().square().mean().sqrt().clamp_min(SMALLEST_NORM)

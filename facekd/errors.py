@@ -1,0 +1,69 @@
+"""Errors written for people, and the one place that turns them into an exit status.
+
+Raise a `FacekdError` (or a subclass that lives beside the code that raises it) for anything the user can mend:
+say which file, which record or key, what was expected, what was found, and what to do. Anything else that
+escapes is a defect of facekd and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+SECONDS_FOR_THE_FIRST = 2.0
+
+
+class FacekdError(Exception):
+    """A problem with the input, the configuration or the machine, worded for the person at the terminal."""
+
+
+def run_verb(main: Callable[[], int | None]) -> int:
+    """Run the `main` of a verb; print the errors people can mend in one line instead of a traceback.
+
+    Returns:
+        The exit status: what `main` returned (None is 0), 2 for a `FacekdError` or an operating-system error,
+        130 after Ctrl-C.
+    """
+    try:
+        return main() or 0
+    except FacekdError as error:
+        _report(str(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141  # the reader of our output went away (`facekd ... | head`): nothing to report
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            _report(
+                f"no space left on the device while writing {error.filename or 'a file'}; "
+                "earlier results are intact, free some space and run the same command again"
+            )
+        elif isinstance(error, FileExistsError | NotADirectoryError) and (file := _file_in_the_way(error.filename)):
+            _report(f"{file} is a file, and a folder is needed there: give another name, or move the file away")
+        elif error.filename is not None:
+            _report(f"{error.strerror}: {error.filename}")
+        else:
+            raise
+    return 2
+
+
+def _file_in_the_way(path: str | bytes | None) -> Path | None:
+    """The first file on the way from the root to `path`: what keeps a folder from being made."""
+    if not path:
+        return None
+    place = Path(os.fsdecode(path))
+    return next((part for part in (*reversed(place.parents), place) if part.is_file()), None)
+
+
+def _report(message: str) -> None:
+    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+        # Processes that train together mostly fail alike. The launcher ends the others once the first has failed: those
+        # that wait here for a moment leave the word to it, and one whose trouble is its own has it afterwards.
+        time.sleep(SECONDS_FOR_THE_FIRST)
+    rank = int(os.environ.get("RANK", 0))
+    print(f"error: {f'(rank {rank}) ' if rank else ''}{message}", file=sys.stderr, flush=True)

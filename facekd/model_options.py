@@ -1,0 +1,82 @@
+"""The command-line options that say how a model is opened, shared by every verb that embeds images with one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch and onnxruntime cost seconds: `--help` does without
+    from facekd.embedder import Embedder
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add `--mean`, `--std`, `--color`, `--image-size`, `--resize`, `--batch-size`, `--device` and `--threads`."""
+    add = parser.add_argument_group("the model", "overriding what its file records").add_argument
+    add(
+        "--mean", type=comma_separated, metavar="R,G,B", help="subtracted, in units of 0..255; one number for all three"
+    )
+    add("--std", type=comma_separated, metavar="R,G,B", help="divided by, in units of 0..255")
+    add("--color", choices=("rgb", "bgr"), help="the order in which the model takes its channels")
+    add("--image-size", type=int, metavar="PX", help="input size, for a file that does not say")
+    add("--resize", action="store_true", help="resize images of another size instead of refusing them")
+    add("--batch-size", type=int, default=64, help="images at once, for a model of dynamic batch (default: 64)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (default: cpu)")
+    add("--threads", type=int, help="threads of onnxruntime (default: one a core)")
+
+
+def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = None) -> Embedder:
+    """Open a model as the options of `add_model_options` say; what had to be assumed about it is printed.
+
+    Args:
+        path: an ONNX file, or a facekd checkpoint.
+        arguments: parsed, with those options among them.
+        resize: in place of `arguments.resize`.
+
+    Raises:
+        EmbedderError: see `facekd.embedder.open_embedder`.
+    """
+    from facekd.embedder import open_embedder
+
+    mean, std = _to_grey_levels(arguments.mean, arguments.std)
+    embedder = open_embedder(
+        path,
+        mean=_one_or_three(mean),
+        std=_one_or_three(std),
+        color=arguments.color,
+        image_size=arguments.image_size,
+        device=arguments.device,
+        batch_size=arguments.batch_size,
+        resize=arguments.resize if resize is None else resize,
+        threads=arguments.threads,
+    )
+    assumed = getattr(embedder, "assumed", ())
+    if assumed:
+        used = ", ".join(f"{name} {getattr(embedder.preprocessing, name)}" for name in assumed)
+        print(f"{path} does not record its preprocessing; assumed: {used}", file=sys.stderr)
+    return embedder
+
+
+def comma_separated(text: str) -> tuple[float, ...]:
+    """Numbers of an option such as `127.5,127.5,127.5`, for argparse's `type`."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 127.5,127.5,127.5") from None
+
+
+def _one_or_three(values: Sequence[float] | None) -> Sequence[float] | float | None:
+    return values[0] if values is not None and len(values) == 1 else values
+
+
+def _to_grey_levels(
+    mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+    """Accept torchvision's 0..1 units too: a std below one grey level can mean nothing else. Said, never silent."""
+    if mean is None or std is None or max(std) >= 1 or min(std) <= 0 or not all(0 <= value <= 1 for value in mean):
+        return mean, std
+    mean, std = [255 * value for value in mean], [255 * value for value in std]
+    shown = " and ".join(", ".join(f"{value:g}" for value in values) for values in (mean, std))
+    print(f"mean and std are below 1: taken as fractions of 255, that is {shown}", file=sys.stderr)
+    return mean, std

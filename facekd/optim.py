@@ -1,0 +1,318 @@
+"""Optimisers, parameter groups, learning rate as a pure function of images seen, and the moving average of weights.
+
+The clock is `images_seen`, the number of images consumed before the step in question: 0 for the first step. Nothing
+here holds a counter, so a resumed run and a run on another number of processes see the same learning rates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from facekd.errors import FacekdError
+
+
+class OptimError(FacekdError):
+    """An optimiser or schedule configuration that contradicts itself."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The `optimizer` section of a configuration. The learning rate lives in `ScheduleConfig`.
+
+    Args:
+        name: "sgd" or "adamw".
+        momentum: of SGD.
+        nesterov: Nesterov's momentum, SGD only.
+        betas: of AdamW.
+        eps: of AdamW.
+        weight_decay: coupled (added to the gradient) for SGD, decoupled for AdamW.
+        decay_norm_and_bias: also decay biases, normalisation layers and PReLU slopes. True by default because the
+            published face recipes, whose figures ours are compared with, decay everything.
+        foreach: torch's multi-tensor implementation; None leaves the choice to torch (on for GPUs).
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 5e-4
+    decay_norm_and_bias: bool = True
+    foreach: bool | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("optimizer.name", self.name, ("sgd", "adamw"))
+        _check_number("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        _check_number("optimizer.weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
+        _check_number("optimizer.eps", self.eps, self.eps > 0, "positive")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise OptimError(f"optimizer.betas = {list(self.betas)}: give two numbers in [0, 1)")
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise OptimError("optimizer.nesterov = true needs optimizer.name = sgd and optimizer.momentum above 0")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The `schedule` section of a configuration.
+
+    Args:
+        name: "linear" (to `final_lr`), "cosine", "polynomial", "step" or "constant".
+        lr: the peak learning rate, for the global batch size as it is (nothing is rescaled behind your back).
+        final_lr: where linear, cosine and polynomial end.
+        warmup_images: how many images the rise to the peak takes, 0 for none. The decay starts where it ends.
+        warmup_start: the share of the peak the very first step uses; above 0, so that no step is wasted.
+        milestones: of "step": where the rate drops, all as shares of the run (0 < m < 1) or all as images (m >= 1).
+        gamma: of "step": what the rate is multiplied by at each milestone.
+        power: of "polynomial".
+    """
+
+    name: Literal["linear", "cosine", "polynomial", "step", "constant"] = "linear"
+    lr: float = 0.1
+    final_lr: float = 0.0
+    warmup_images: int = 0
+    warmup_start: float = 0.01
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_choice("schedule.name", self.name, ("linear", "cosine", "polynomial", "step", "constant"))
+        _check_number("schedule.lr", self.lr, self.lr > 0, "positive")
+        _check_number("schedule.final_lr", self.final_lr, 0 <= self.final_lr <= self.lr, "between 0 and schedule.lr")
+        _check_number("schedule.warmup_images", self.warmup_images, self.warmup_images >= 0, "at least 0")
+        _check_number("schedule.warmup_start", self.warmup_start, 0 < self.warmup_start < 1, "between 0 and 1")
+        _check_number("schedule.gamma", self.gamma, 0 < self.gamma < 1, "between 0 and 1")
+        _check_number("schedule.power", self.power, self.power > 0, "positive")
+        if self.final_lr > 0 and self.name in ("step", "constant"):
+            raise OptimError(f"schedule.final_lr has no effect with schedule.name = {self.name!r}: remove it")
+        if bool(self.milestones) != (self.name == "step"):
+            raise OptimError(
+                "schedule.name = 'step' needs schedule.milestones, such as [0.5, 0.75]"
+                if self.name == "step"
+                else f"schedule.milestones has no effect with schedule.name = {self.name!r}: use 'step' or remove it"
+            )
+        if self.milestones:
+            self._check_milestones()
+
+    def _check_milestones(self) -> None:
+        milestones = list(self.milestones)
+        if any(not math.isfinite(m) or m <= 0 for m in milestones):
+            raise OptimError(f"schedule.milestones = {milestones}: give positive numbers")
+        if len({m < 1 for m in milestones}) > 1:
+            raise OptimError(f"schedule.milestones = {milestones} mixes shares of the run (< 1) with images (>= 1)")
+        if milestones != sorted(set(milestones)):
+            raise OptimError(f"schedule.milestones = {milestones}: give them in rising order, each once")
+
+    def check(self, total_images: int) -> None:
+        """Check the schedule against the length of the run, before it starts.
+
+        Raises:
+            OptimError: the warm-up does not fit in the run, or a milestone lies outside it or in the warm-up.
+        """
+        if total_images < 1:
+            raise OptimError(f"a run of {total_images} images: raise the number of epochs or images")
+        if self.warmup_images and self.warmup_images >= total_images:
+            raise OptimError(
+                f"schedule.warmup_images = {self.warmup_images} does not fit in a run of {total_images} images: "
+                "shorten the warm-up or lengthen the run"
+            )
+        for milestone in self.milestones:
+            image = milestone * total_images if milestone < 1 else milestone
+            if not self.warmup_images <= image < total_images:
+                raise OptimError(
+                    f"schedule.milestones: {milestone} is image {image:.0f}, which is not between the end of the "
+                    f"warm-up (image {self.warmup_images}) and the end of the run (image {total_images})"
+                )
+
+
+def learning_rate(config: ScheduleConfig, images_seen: int, total_images: int) -> float:
+    """The learning rate of the step that starts after `images_seen` images.
+
+    With a warm-up of W images the rate rises in a straight line from warmup_start * lr at image 0 to lr at image W; the
+    decay then runs over what is left, t = (images_seen - W) / (total_images - W). Past the end it stays where it ended.
+    Pure: depends on nothing but its arguments.
+
+    Args:
+        config: the schedule.
+        images_seen: images consumed before this step, 0 for the first.
+        total_images: length of the run in images.
+
+    Returns:
+        The rate, at least 0. Linear to 0 reaches 0 only after the last step.
+
+    Raises:
+        OptimError: a negative clock, or a schedule that does not fit in the run.
+    """
+    config.check(total_images)
+    if images_seen < 0:
+        raise OptimError(f"images_seen = {images_seen} is negative")
+    if images_seen < config.warmup_images:
+        return config.lr * (config.warmup_start + (1 - config.warmup_start) * images_seen / config.warmup_images)
+    if config.name == "constant":
+        return config.lr
+    if config.name == "step":
+        passed = sum(images_seen >= (m * total_images if m < 1 else m) for m in config.milestones)
+        return config.lr * config.gamma**passed
+    progress = min(1.0, (images_seen - config.warmup_images) / (total_images - config.warmup_images))
+    remaining = {
+        "linear": 1 - progress,
+        "cosine": (1 + math.cos(math.pi * progress)) / 2,
+        "polynomial": (1 - progress) ** config.power,
+    }[config.name]
+    return config.final_lr + (config.lr - config.final_lr) * remaining
+
+
+def parameter_groups(
+    modules: Mapping[str, nn.Module],
+    weight_decay: float,
+    *,
+    decay_norm_and_bias: bool = True,
+    lr_scales: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Parameter groups for `build_optimizer`: one or two a module.
+
+    Frozen parameters are left out. A parameter that two modules share (a shared classifier) belongs to the first.
+
+    Args:
+        modules: by name, such as {"backbone": backbone, "head": classifier}; the order is that of the groups.
+        weight_decay: of every decayed parameter.
+        decay_norm_and_bias: False puts biases, normalisation layers and PReLU slopes in a group of their own, "<name>
+            (no decay)", with weight decay 0. True by default, see `OptimizerConfig`.
+        lr_scales: by module name, what its learning rate is multiplied by; 1 where absent.
+
+    Returns:
+        Groups with `params`, `weight_decay`, `name` and `lr_scale`; never an empty one.
+
+    Raises:
+        OptimError: nothing to train, or an lr scale for a module that is not there.
+    """
+    lr_scales = {} if lr_scales is None else dict(lr_scales)
+    unknown = sorted(set(lr_scales) - set(modules))
+    if unknown:
+        raise OptimError(f"lr scales for {', '.join(unknown)}, but the modules are {', '.join(modules)}")
+    groups: list[dict[str, Any]] = []
+    taken: set[int] = set()
+    for name, module in modules.items():
+        decayed: list[Tensor] = []
+        undecayed: list[Tensor] = []
+        for owner in module.modules():
+            for parameter_name, parameter in owner.named_parameters(recurse=False):
+                if not parameter.requires_grad or id(parameter) in taken:
+                    continue
+                taken.add(id(parameter))
+                is_plain = decay_norm_and_bias or not _is_norm_or_bias(owner, parameter_name, parameter)
+                (decayed if is_plain else undecayed).append(parameter)
+        lr_scale = lr_scales.get(name, 1.0)
+        if decayed:
+            groups.append({"params": decayed, "weight_decay": weight_decay, "name": name, "lr_scale": lr_scale})
+        if undecayed:
+            group_name = f"{name} (no decay)"
+            groups.append({"params": undecayed, "weight_decay": 0.0, "name": group_name, "lr_scale": lr_scale})
+    if not groups:
+        raise OptimError(f"nothing to train: every parameter of {', '.join(modules) or 'no module'} is frozen")
+    return groups
+
+
+def build_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimiser a configuration asks for.
+
+    Its learning rate is NaN until `set_learning_rate` gives one, so that forgetting to is noticed at the first step.
+
+    Args:
+        config: which optimiser.
+        groups: from `parameter_groups`, each with its own weight decay.
+    """
+    if config.name == "adamw":
+        optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, foreach=config.foreach)
+    else:
+        optimizer = torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, foreach=config.foreach)
+    set_learning_rate(optimizer, math.nan)
+    return optimizer
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group its learning rate, `lr` times the group's `lr_scale` (1 where it has none)."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def ema_decay(images: int, half_life_images: float, images_seen: int | None = None) -> float:
+    """The share of the old average that survives a step of `images` images.
+
+    Args:
+        images: the global batch size of the step.
+        half_life_images: after how many images a weight counts half; independent of the batch size.
+        images_seen: images consumed before the step. When given, the average starts as the plain mean of what it has
+            seen (0 at the first step), so the random initial weights leave no trace; None turns that off.
+
+    Raises:
+        OptimError: a half-life or a number of images that is not positive.
+    """
+    if images < 1 or not half_life_images > 0:
+        raise OptimError(f"{images} images a step, half-life of {half_life_images}: both must be positive")
+    decay = 0.5 ** (images / half_life_images)
+    return decay if images_seen is None else min(decay, images_seen / (images_seen + images))
+
+
+@torch.no_grad()
+def ema_update(ema_module: nn.Module, module: nn.Module, decay: float) -> None:
+    """Move the averaged module towards the module: average = decay * average + (1 - decay) * new.
+
+    Parameters and floating buffers (the statistics of batch normalisation) are averaged, other buffers copied. The
+    averaged module keeps its own dtype.
+
+    Args:
+        ema_module: a deep copy of `module` made before training; changed in place.
+        module: as it is after the step.
+        decay: in [0, 1], from `ema_decay`.
+
+    Raises:
+        OptimError: the two modules do not have the same tensors, or a decay out of range.
+    """
+    if not 0 <= decay <= 1:
+        raise OptimError(f"decay = {decay} is outside [0, 1]")
+    averages, values = _tensors(ema_module), _tensors(module)
+    if averages.keys() != values.keys():
+        different = sorted(averages.keys() ^ values.keys())[0]
+        raise OptimError(f"the averaged module and the module differ: only one of them has {different}")
+    floating = [name for name in averages if averages[name].is_floating_point()]
+    if floating:
+        old = [averages[name] for name in floating]
+        new = [values[name].to(averages[name].dtype) for name in floating]
+        get_ema_multi_avg_fn(decay)(old, new, 0)  # its step count is unused
+    for name in averages.keys() - set(floating):
+        averages[name].copy_(values[name])
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+_NORM_LAYERS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.PReLU,
+)
+
+
+def _is_norm_or_bias(owner: nn.Module, name: str, parameter: Tensor) -> bool:
+    return isinstance(owner, _NORM_LAYERS) or name == "bias" or parameter.ndim < 2
+
+
+def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise OptimError(f"{key} = {value!r}: choose one of {', '.join(choices)}")
+
+
+def _check_number(key: str, value: float, is_good: bool, wanted: str) -> None:
+    if not (math.isfinite(value) and is_good):
+        raise OptimError(f"{key} = {value}: give a number that is {wanted}")

@@ -1,0 +1,134 @@
+"""From uint8 RGB images to the input of a model: what a model expects, stated once, and images that do not fit refused.
+
+Most reports of a bad ONNX model are a wrong mean, std or colour order, none of which fails by itself; so these three
+travel with the model, and every slip that can be recognised is an error here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from facekd.errors import FacekdError
+
+COLORS = ("rgb", "bgr")
+# What to assume of a model that does not say: the convention of the field, see docs/deployment.md.
+DEFAULTS: Mapping[str, Any] = {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5), "color": "rgb"}
+
+
+class EmbedderError(FacekdError):
+    """A model that cannot be opened or used as an embedder, or images that do not fit it."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How uint8 RGB images become the input of a model: `(x - mean) / std`, then channels first.
+
+    Args:
+        mean: subtracted from each channel, always in R, G, B order, in units of 0..255. One number stands for three.
+        std: each channel is divided by it; same order, same units.
+        color: the order in which the model takes its channels; `mean` and `std` are reordered along with the pixels.
+        image_size: height and width in pixels.
+
+    Raises:
+        EmbedderError: naming the field that cannot be.
+    """
+
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    color: str = "rgb"
+    image_size: int = 112
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", _three_numbers("mean", self.mean))
+        object.__setattr__(self, "std", _three_numbers("std", self.std))
+        # The two classic slips, 0..1 units and std given as a factor, both show as a std below one grey level.
+        if min(self.std) < 1:
+            raise EmbedderError(
+                f"std {list(self.std)} is below 1: mean and std are in units of 0..255 "
+                "(multiply values meant for 0..1 images by 255; give std itself, not its inverse)"
+            )
+        if self.color not in COLORS:
+            raise EmbedderError(f"color is {self.color!r}: expected rgb or bgr")
+        if isinstance(self.image_size, bool) or not isinstance(self.image_size, int) or self.image_size < 1:
+            raise EmbedderError(f"image_size is {self.image_size!r}: expected a number of pixels, such as 112")
+
+    @property
+    def channel_step(self) -> int:
+        """1 where the model takes RGB; -1 where it takes BGR, so that `[::channel_step]` puts channels in its order."""
+        return 1 if self.color == "rgb" else -1
+
+    def apply(self, images: np.ndarray) -> np.ndarray:
+        """Turn uint8 RGB (B, S, S, 3) into the model's float32 (B, 3, S, S), contiguous."""
+        step = self.channel_step
+        planes = np.moveaxis(images[..., ::step], -1, 1).astype(np.float32, order="C")
+        planes -= np.asarray(self.mean, np.float32)[::step].reshape(3, 1, 1)
+        planes /= np.asarray(self.std, np.float32)[::step].reshape(3, 1, 1)
+        return planes
+
+    def to_metadata(self) -> dict[str, str]:
+        """The fields as text, for the `metadata_props` of an ONNX file; `parse_metadata` reads them back."""
+        mean, std = json.dumps(list(self.mean)), json.dumps(list(self.std))
+        return {"mean": mean, "std": std, "color": self.color, "image_size": str(self.image_size)}
+
+    def blank(self) -> np.ndarray:
+        """One black image (1, S, S, 3): enough to learn the shape of what a model returns."""
+        return np.zeros((1, self.image_size, self.image_size, 3), np.uint8)
+
+
+def parse_metadata(name: str, text: str) -> Any:
+    """Value of one preprocessing field from its text in `metadata_props`; `Preprocessing` checks the value itself.
+
+    Raises:
+        EmbedderError: text that is neither a number nor a list.
+    """
+    if name == "color":
+        return text.lower()
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise EmbedderError(
+            f"metadata_props {name} is {text!r}, expected a number or [R, G, B]; give {name} by hand"
+        ) from error
+
+
+def fit_images(images: np.ndarray, size: int, resize: bool) -> np.ndarray:
+    """Check that images are uint8 (B, size, size, 3); resize those of another size only where that was asked for.
+
+    Raises:
+        EmbedderError: another type or shape; another size and `resize` is False.
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise EmbedderError(f"expected uint8 RGB images (B, {size}, {size}, 3), found {images.dtype} {images.shape}")
+    height, width = images.shape[1:3]
+    if (height, width) == (size, size):
+        return images
+    if not resize:
+        raise EmbedderError(
+            f"images are {height} x {width}, the model takes {size} x {size}: "
+            "align the faces to that size, or have them scaled (resize=True; --resize on the command line)"
+        )
+    import cv2
+
+    # INTER_AREA averages when shrinking; when enlarging it would repeat pixels, so there it is bilinear.
+    method = cv2.INTER_AREA if min(height, width) > size else cv2.INTER_LINEAR
+    resized = np.empty((len(images), size, size, 3), np.uint8)
+    for target, image in zip(resized, images, strict=True):
+        target[:] = cv2.resize(np.ascontiguousarray(image), (size, size), interpolation=method)
+    return resized
+
+
+def _three_numbers(name: str, value: Any) -> tuple[float, float, float]:
+    try:
+        numbers = np.broadcast_to(np.asarray(value, np.float64), (3,)).tolist()
+    except (TypeError, ValueError):
+        numbers = [math.nan]
+    if not all(math.isfinite(number) for number in numbers):
+        raise EmbedderError(f"{name} is {value!r}: expected one number, or three (R, G, B) in units of 0..255")
+    return (numbers[0], numbers[1], numbers[2])

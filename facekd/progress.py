@@ -1,0 +1,68 @@
+"""Progress with a rate and an estimated end: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Item = TypeVar("Item")
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def format_duration(seconds: float) -> str:
+    """`75.2` -> `1m15s`; the two largest units, for people."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def track(items: Iterable[Item], description: str, total: int | None = None, unit_size: int = 1) -> Iterator[Item]:
+    """Yield `items`, showing progress on standard error.
+
+    Args:
+        items: what to iterate over.
+        description: a few words, `"embedding images"`.
+        total: how many units there are in all; found by `len(items) * unit_size` where it is not given.
+        unit_size: units an item stands for (images in a batch).
+    """
+    if total is None and hasattr(items, "__len__"):
+        total = len(items) * unit_size  # type: ignore[arg-type]
+    show = _bar if sys.stderr.isatty() else _lines
+    yield from show(items, description, total, unit_size)
+
+
+def _bar(items: Iterable[Item], description: str, total: int | None, unit_size: int) -> Iterator[Item]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=total)
+        for item in items:
+            yield item
+            progress.update(task, advance=unit_size)
+
+
+def _lines(items: Iterable[Item], description: str, total: int | None, unit_size: int) -> Iterator[Item]:
+    # A job shorter than the interval prints nothing: logs are for what takes long.
+    start = last = time.monotonic()
+    done = 0
+    for item in items:
+        yield item
+        done += unit_size
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            rate = done / (now - start)
+            line = f"{description}: {done:,}"
+            if total:
+                remaining = format_duration(max(total - done, 0) / rate)
+                line += f" of {total:,} ({min(done / total, 1):.0%}), {remaining} left"
+            print(f"{line}, {rate:,.0f}/s", file=sys.stderr)

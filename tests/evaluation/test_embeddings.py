@@ -1,0 +1,108 @@
+"""Embedding once and scoring many times."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evaluation.embeddings import cosine_scores, embed_images, embed_pair_set
+from evaluation.pair_sets import PairSetError, load_pair_set
+from facekd.preprocessing import Preprocessing
+
+from .conftest import make_pack, quarters
+
+
+class CountingEmbedder:
+    """The model in numpy; counts the images it was shown."""
+
+    preprocessing = Preprocessing(image_size=16)
+    embedding_size = 12
+    normalized = False
+
+    def __init__(self, fingerprint: str = "f00d") -> None:
+        self.fingerprint = fingerprint
+        self.num_images = 0
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        assert images.flags.c_contiguous
+        self.num_images += len(images)
+        return quarters(images)
+
+
+def test_the_mirror_image_is_embedded_and_added(pack):
+    pair_set = load_pair_set(pack)
+    images = pair_set.decode(0, 80)
+    plain = embed_pair_set(CountingEmbedder(), pair_set, flip=False)
+    both = embed_pair_set(CountingEmbedder(), pair_set, flip=True)
+    np.testing.assert_array_equal(plain, quarters(images))
+    np.testing.assert_allclose(both, quarters(images) + quarters(images[:, :, ::-1]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("images_at_once", [1, 7, 80, 1000])
+def test_batches_do_not_show(pack, monkeypatch, images_at_once):
+    monkeypatch.setattr("evaluation.embeddings.IMAGES_AT_ONCE", images_at_once)
+    pair_set = load_pair_set(pack)
+    [part] = embed_images(quarters, pair_set, 3, 20)
+    np.testing.assert_array_equal(part, quarters(pair_set.decode(3, 20)))
+
+
+def test_cached_embeddings_are_used_again_and_only_what_is_missing_is_embedded(tmp_path, pack):
+    pair_set, cache = load_pair_set(pack), tmp_path / "cache"
+    embedder = CountingEmbedder()
+    plain = embed_pair_set(embedder, pair_set, False, cache)
+    assert embedder.num_images == 80
+    both = embed_pair_set(embedder, pair_set, True, cache)
+    assert embedder.num_images == 160  # the mirror images alone
+    again = embed_pair_set(embedder, load_pair_set(pack, folds=4), True, cache)
+    assert embedder.num_images == 160
+    np.testing.assert_array_equal(again, both)
+    np.testing.assert_array_equal(embed_pair_set(embedder, pair_set, False, cache), plain)
+
+
+def test_another_model_or_another_pack_never_meets_old_embeddings(tmp_path):
+    cache = tmp_path / "cache"
+    # BMP: images of equal length, so that only their content tells the packs apart.
+    pack, other_pack = (make_pack(tmp_path, seed=seed, name=f"pack_{seed}", suffix=".bmp") for seed in (0, 1))
+    embed_pair_set(CountingEmbedder(), load_pair_set(pack), False, cache)
+    other_model, same_model = CountingEmbedder("beef"), CountingEmbedder()
+    embed_pair_set(other_model, load_pair_set(pack), False, cache)
+    found = embed_pair_set(same_model, load_pair_set(other_pack), False, cache)
+    assert other_model.num_images == same_model.num_images == 80
+    np.testing.assert_array_equal(found, quarters(load_pair_set(other_pack).decode(0, 80)))
+
+
+@pytest.mark.parametrize("damage", [b"", b"not numpy", "another shape"])
+def test_a_damaged_cache_is_embedded_again(tmp_path, pack, damage, capsys):
+    pair_set, cache = load_pair_set(pack), tmp_path / "cache"
+    expected = embed_pair_set(CountingEmbedder(), pair_set, False, cache)
+    [file] = cache.iterdir()
+    if isinstance(damage, bytes):
+        file.write_bytes(damage)
+    else:
+        np.save(file, np.zeros((3, 12), np.float32))
+    embedder = CountingEmbedder()
+    np.testing.assert_array_equal(embed_pair_set(embedder, pair_set, False, cache), expected)
+    assert embedder.num_images == 80
+    assert "embedding again" in capsys.readouterr().err
+    np.testing.assert_array_equal(np.load(file), expected)
+
+
+def test_cosines_are_those_of_each_pair(pack):
+    pair_set = load_pair_set(pack)
+    embeddings = np.random.default_rng(0).normal(size=(80, 12)).astype(np.float32)
+    naive = [
+        float(np.dot(first, second) / np.sqrt(np.dot(first, first) * np.dot(second, second)))
+        for first, second in zip(embeddings[0::2].astype(float), embeddings[1::2].astype(float), strict=True)
+    ]
+    np.testing.assert_allclose(cosine_scores(embeddings, pair_set), naive, atol=1e-12)
+    np.testing.assert_allclose(cosine_scores(embeddings * 37, pair_set), naive, atol=1e-7)
+    embeddings[1::2] = embeddings[0::2]
+    assert cosine_scores(embeddings, pair_set).max() <= 1
+
+
+@pytest.mark.parametrize(("value", "found"), [(0, "all zeros"), (np.nan, "not finite"), (np.inf, "not finite")])
+def test_an_embedding_without_direction_is_refused_naming_its_pair(pack, value, found):
+    embeddings = np.ones((80, 12), np.float32)
+    embeddings[[31, 50]] = value
+    with pytest.raises(PairSetError, match=rf"2 of 80 images .* image 31 \(pair 15\), is {found}"):
+        cosine_scores(embeddings, load_pair_set(pack))

@@ -1,0 +1,247 @@
+"""`facekd evaluate lfw` from the command line to its files."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from evaluation.evaluate_lfw import main
+from evaluation.pair_metrics import measure_pairs
+from evaluation.pair_sets import load_pair_set
+from facekd.errors import run_verb
+from facekd.verification import kfold_accuracy
+
+from .conftest import make_pack, quarters
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def evaluate(model, pack, tmp_path):
+    """Run the verb; returns its exit status and the results, if any."""
+
+    def run(*extra: str, output: str = "out", pictures: bool = False) -> tuple[int, dict]:
+        folder = tmp_path / output
+        fast = ["--bootstrap", "100", *([] if pictures else ["--no-pictures"])]
+        arguments = ["--model", str(model), "--pairs", str(pack), "--output", str(folder), *fast, *extra]
+        status = run_verb(lambda: main(arguments))
+        return status, json.loads((folder / "results.json").read_text()) if status == 0 else {}
+
+    return run
+
+
+def expected_scores(pack: Path, flip: bool) -> np.ndarray:
+    images = load_pair_set(pack).decode(0, 80)
+    embeddings = quarters(images).astype(np.float64)
+    if flip:
+        embeddings += quarters(images[:, :, ::-1])
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return (embeddings[0::2] * embeddings[1::2]).sum(axis=1)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_scores_and_results_are_those_of_the_model_in_numpy(evaluate, pack, tmp_path, flip):
+    status, results = evaluate(*([] if flip else ["--no-flip"]), "--folds", "4")
+    scores = np.load(tmp_path / "out" / "scores.npy")
+    np.testing.assert_allclose(scores, expected_scores(pack, flip), atol=1e-5)
+    is_same = load_pair_set(pack).is_same
+    measured = measure_pairs(scores, is_same, 4, replicates=100)
+    assert status == 0
+    assert {key: results[key] for key in measured} == measured
+    assert results["protocol"]["flip"] is flip and results["protocol"]["folds"] == 4
+    # By hand, once: what other programs rely on.
+    assert results["accuracy"]["mean"] == kfold_accuracy(scores, is_same, 4).mean
+    assert set(results["tar_at_far"][0]) >= {
+        *("far", "tar", "threshold", "false_accepts", "achieved_far", "num_impostor", "ci95", "reason")
+    }
+    assert results["tar_at_far"][-1]["tar"] is None and results["tar_at_far"][-1]["reason"]
+
+
+def test_every_key_written_is_documented(evaluate, pack):
+    _, results = evaluate("--names", str(pack.with_suffix(".txt")))
+    # `model.path` documents a key as well as `path` does.
+    documented = set(re.findall(r"[`.](\w[\w-]*)(?=[`.])", (ROOT / "docs" / "results.md").read_text()))
+
+    def keys_of(value) -> set[str]:
+        if isinstance(value, dict):
+            return set(value) | {key for entry in value.values() for key in keys_of(entry)}
+        return {key for entry in value for key in keys_of(entry)} if isinstance(value, list) else set()
+
+    assert not keys_of(results) - documented
+
+
+def test_pictures_open_and_the_table_is_printed(evaluate, tmp_path, capsys):
+    evaluate(pictures=True)
+    for name in ("roc.png", "hardest_pairs.png"):
+        assert cv2.imread(str(tmp_path / "out" / name)).std() > 5
+    output = capsys.readouterr().out
+    assert "accuracy" in output and "FAR" in output and "10 contiguous folds" in output
+    assert "EER" in output and "f(mirrored x)" in output
+
+
+def test_names_bring_intervals_over_subjects(evaluate, pack):
+    _, results = evaluate("--names", str(pack.with_suffix(".txt")))
+    assert results["pair_set"]["num_subjects"] == 60
+    assert results["tar_at_far"][0]["interval"] == "subject bootstrap"
+    assert evaluate()[1]["tar_at_far"][0]["interval"] == "pair bootstrap"
+
+
+def test_a_second_run_under_other_flags_does_not_need_the_model_again(evaluate, tmp_path, monkeypatch):
+    evaluate()
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "embeddings").iterdir()}
+    assert len(files) == 2
+
+    def refuse(*_):
+        raise AssertionError("the model was run")
+
+    monkeypatch.setattr("facekd.embedder.OnnxEmbedder.embed", refuse)
+    status, results = evaluate("--folds", "5", "--rule", "insightface", "--fars", "0.1,0.5")
+    assert status == 0 and len(results["accuracy"]["folds"]) == 5
+    assert [point["far"] for point in results["tar_at_far"]] == [0.1, 0.5]
+    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "embeddings").iterdir()}
+    with pytest.raises(AssertionError, match="the model was run"):
+        evaluate("--no-cache")
+
+
+def test_preprocessing_flags_reach_the_model(evaluate, tmp_path, capsys):
+    _, default = evaluate(output="default")
+    assert "assumed: mean" in capsys.readouterr().err and default["model"]["assumed"] == ["mean", "std", "color"]
+    _, given = evaluate("--mean", "127.5", "--std", "127.5,127.5,127.5", "--color", "rgb", output="given")
+    assert given["model"]["assumed"] == [] and given["accuracy"] == default["accuracy"]
+    for flags in (["--color", "bgr"], ["--mean", "0,0,0", "--std", "255,255,255"]):
+        evaluate(*flags, output="other")
+        other = np.load(tmp_path / "other" / "scores.npy")
+        assert np.abs(other - np.load(tmp_path / "default" / "scores.npy")).max() > 1e-3
+
+
+def test_mean_and_std_in_fractions_are_taken_so_and_it_is_said(evaluate, capsys):
+    _, fractions = evaluate("--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225", output="fractions")
+    assert (
+        "taken as fractions of 255, that is 123.675, 116.28, 103.53 and 58.395, 57.12, 57.375"
+        in capsys.readouterr().err
+    )
+    _, levels = evaluate("--mean", "123.675,116.28,103.53", "--std", "58.395,57.12,57.375", output="levels")
+    assert fractions["eer"] == levels["eer"]
+    assert fractions["model"]["preprocessing"]["mean"] == pytest.approx([123.675, 116.28, 103.53])
+
+
+def test_several_packs_have_a_folder_each_and_a_summary(model, pack, tmp_path):
+    other, output = make_pack(tmp_path, seed=1, noise=60, name="hard"), tmp_path / "out"
+    names = ["--names", str(pack.with_suffix(".txt")), "-"]
+    packs = ["--pairs", str(pack), str(other)]
+    assert main(["--model", str(model), *packs, *names, "--output", str(output), "--bootstrap", "100"]) == 0
+    summary = json.loads((output / "results.json").read_text())
+    assert [entry["pair_set"]["name"] for entry in summary["pair_sets"]] == ["pairs", "hard"]
+    for entry in summary["pair_sets"]:
+        folder = output / entry["pair_set"]["name"]
+        assert json.loads((folder / "results.json").read_text()) == entry
+        assert (folder / "scores.npy").exists() and (folder / "roc.png").exists()
+    assert cv2.imread(str(output / "roc.png")).std() > 5
+    assert summary["pair_sets"][0]["eer"] < summary["pair_sets"][1]["eer"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--folds", "1"], "folds must lie between 2 and the 40 pairs"),
+        (["--model", "nowhere.onnx"], "nowhere.onnx: no such file"),
+        (["--pairs", "nowhere.bin"], "No such file or directory: nowhere.bin"),
+        (["--image-size", "112"], "takes 16 pixels, but image_size 112 is given"),
+        (["--mean", "127.5"], "give mean and std together"),
+        (["--mean", "1,2", "--std", "3,4"], "expected one number, or three"),
+    ],
+)
+def test_mistakes_are_one_line_and_write_no_result(evaluate, tmp_path, capsys, arguments, message):
+    status, _ = evaluate(*arguments)
+    error = capsys.readouterr().err
+    assert status == 2 and message in error and "Traceback" not in error
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--fars", "0.1,zero"], "not a list of numbers"),
+        (["--fars", "0"], "each must lie in"),
+        (["--bootstrap", "7"], "at least 100"),
+        (["--names", "a.txt", "b.txt"], "2 given for 1 packs"),
+        (["--seed", "-1"], "--seed -1: give a whole number from 0"),
+        (["--threads", "0"], "--threads 0: give at least 1"),
+    ],
+)
+def test_impossible_options_are_refused_before_anything_is_read(evaluate, capsys, arguments, message):
+    with pytest.raises(SystemExit) as caught:
+        evaluate(*arguments)
+    assert caught.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_two_packs_of_one_name_are_refused(model, pack, tmp_path, capsys):
+    (tmp_path / "twin").mkdir()
+    twin = make_pack(tmp_path / "twin")
+    arguments = ["--model", str(model), "--pairs", str(pack), str(twin), "--output", str(tmp_path / "out")]
+    assert run_verb(lambda: main(arguments)) == 2
+    assert "two packs are called pairs" in capsys.readouterr().err
+
+
+def test_images_of_another_size_are_resized_only_when_asked(model, tmp_path, capsys):
+    pack = make_pack(tmp_path, name="large")
+    from facekd.data.pair_pack import read_pair_pack, write_pair_pack
+
+    content = read_pair_pack(pack)
+    large = [
+        cv2.imencode(".png", cv2.resize(cv2.imdecode(np.frombuffer(image, np.uint8), 1), (48, 48)))[1].tobytes()
+        for image in content.images
+    ]
+    write_pair_pack(pack, large, content.is_same)
+    arguments = ["--model", str(model), "--pairs", str(pack), "--output", str(tmp_path / "out"), "--no-pictures"]
+    assert run_verb(lambda: main(arguments)) == 2
+    assert "48 x 48" in capsys.readouterr().err
+    assert run_verb(lambda: main([*arguments, "--resize"])) == 0
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_checkpoint_or_the_folder_of_its_run_is_judged_as_an_onnx_file_is(pack, tmp_path, folder):
+    import torch
+
+    from facekd.backbones import build_backbone
+    from facekd.checkpoint import save_checkpoint
+
+    torch.manual_seed(0)
+    sizes = {"embedding_size": 16, "image_size": 64, "width": 0.25}
+    backbone = build_backbone("mobilefacenet", **sizes).eval()
+    checkpoint = tmp_path / "run" / "checkpoints" / "000000000100.pt"
+    content = {
+        "config": {"backbone": {"name": "mobilefacenet", "dropout": 0.0, **sizes}},
+        "preprocessing": {"mean": [127.5] * 3, "std": [127.5] * 3, "color": "rgb"},
+        "backbone": backbone.state_dict(),
+    }
+    save_checkpoint(checkpoint, content)
+    arguments = ["--pairs", str(pack), "--output", str(tmp_path / "out"), "--no-pictures", "--no-flip", "--resize"]
+    assert main(["--model", str(tmp_path / "run" if folder else checkpoint), *arguments]) == 0
+
+    images = [cv2.resize(image, (64, 64)) for image in load_pair_set(pack).decode(0, 80)]
+    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        embeddings = torch.nn.functional.normalize(backbone((x.float() - 127.5) / 127.5).double())
+    expected = (embeddings[0::2] * embeddings[1::2]).sum(1).numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "out" / "scores.npy"), expected, atol=1e-4)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["model"]["embedding_size"] == 16 and results["model"]["assumed"] == []
+    assert results["model"]["path"] == str(checkpoint)
+
+
+def test_the_script_runs_by_its_path_and_its_help_shows_an_example(model, pack, tmp_path):
+    script = [sys.executable, str(ROOT / "evaluation" / "evaluate_lfw.py")]
+    help_text = subprocess.run([*script, "--help"], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+    assert "example:" in help_text and "facekd evaluate lfw --model model.onnx --pairs lfw.bin" in help_text
+    arguments = ["--model", str(model), "--pairs", str(pack), "--output", "made/here", "--no-pictures"]
+    done = subprocess.run([*script, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "made" / "here" / "results.json").exists()

@@ -1,0 +1,84 @@
+"""Verification during training, on any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from evaluation.embeddings import cosine_scores, embed_images
+from evaluation.pair_sets import PairSetError, load_pair_set
+from evaluation.validators import PairSetValidator
+from facekd.data.pair_pack import read_pair_pack, write_pair_pack
+from facekd.verification import equal_error_rate, kfold_accuracy
+
+from .conftest import make_pack, quarters
+
+
+class Exchanged(Exception):
+    """Carries what a rank handed to the exchange."""
+
+
+def run_on(validator: PairSetValidator, embed: Callable, world_size: int) -> list[dict[str, float]]:
+    """Play every rank in turn: first to learn what it gives, then with the concatenation of all."""
+
+    def give(rows: np.ndarray) -> np.ndarray:
+        raise Exchanged(rows)
+
+    given = []
+    for rank in range(world_size):
+        with pytest.raises(Exchanged) as caught:
+            validator(embed, rank, world_size, give)
+        given.append(caught.value.args[0])
+    assert len({rows.shape for rows in given}) == 1  # a collective needs equal shapes
+    return [validator(embed, rank, world_size, lambda rows: np.concatenate(given)) for rank in range(world_size)]
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_measures_what_the_metrics_say(pack, flip):
+    pair_set = load_pair_set(pack)
+    embeddings = sum(embed_images(quarters, pair_set, mirrors=(False, True) if flip else (False,)))
+    scores = cosine_scores(embeddings, pair_set)
+    found = PairSetValidator(pack, flip=flip)(quarters)
+    assert found["accuracy"] == kfold_accuracy(scores, pair_set.is_same, 10).mean
+    assert found["eer"] == equal_error_rate(scores[pair_set.is_same], scores[~pair_set.is_same])
+    assert all(isinstance(value, float) for value in found.values())
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7, 100])
+def test_every_rank_says_the_same_as_one_process(pack, world_size):
+    validator = PairSetValidator(pack)
+    alone = validator(quarters)
+    assert run_on(validator, quarters, world_size) == [alone] * world_size
+
+
+def test_the_work_is_shared_out(pack):
+    seen: list[int] = []
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        seen.append(len(images))
+        return quarters(images)
+
+    validator = PairSetValidator(pack, flip=False)
+    with pytest.raises(Exchanged):
+        validator(embed, 1, 4, lambda rows: (_ for _ in ()).throw(Exchanged(rows)))
+    assert sum(seen) == 20  # of 80 images
+
+
+def test_only_measurable_fars_are_named(tmp_path):
+    pack = make_pack(tmp_path, num_pairs=200)  # 100 impostor pairs
+    found = PairSetValidator(pack, fars=(0.1, 0.01, 0.001))(quarters)
+    assert {key for key in found if key.startswith("tar_at_far")} == {"tar_at_far_0.1", "tar_at_far_0.01"}
+
+
+def test_has_the_name_of_its_pack_or_another(pack):
+    assert PairSetValidator(pack).name == "pairs"
+    assert PairSetValidator(pack, name="lfw").name == "lfw"
+
+
+def test_a_bad_pack_stops_the_run_before_it_starts(tmp_path, pack):
+    path = tmp_path / "genuine_only.bin"
+    write_pair_pack(path, read_pair_pack(pack).images, np.ones(40, bool))
+    with pytest.raises(PairSetError, match="all 40 pairs are genuine"):
+        PairSetValidator(path)

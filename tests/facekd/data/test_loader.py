@@ -1,0 +1,226 @@
+"""The loader: the same batches from any number and kind of workers, at any world size, and after a resume."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from facekd.data.datasets import DatasetError, FaceDataset, RecordDataset
+from facekd.data.loader import Batch, LoaderError, make_loader
+from facekd.data.sampler import PositionSampler
+from facekd.data.transforms import Augmentation, augment, flip_mask
+
+from .test_datasets import BROKEN
+
+EVERYTHING = Augmentation(crop=0.5, low_resolution=0.5, color_jitter=0.5, blur=0.5, jpeg=0.5)
+SEED = 9
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_ever():
+    """A worker that hangs is killed, which fails the test, rather than hang the suite."""
+
+    def kill_workers() -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    watchdog = threading.Timer(60, kill_workers)
+    watchdog.daemon = True
+    watchdog.start()
+    yield
+    watchdog.cancel()
+
+
+def batches_of(
+    dataset: FaceDataset,
+    augmentation: Augmentation | None = EVERYTHING,
+    workers: int = 0,
+    start_method=None,
+    **sampling,
+) -> list[Batch]:
+    sampling = {"global_batch_size": 6, "total_images": 30} | sampling
+    sampler = PositionSampler(len(dataset), SEED, **sampling)
+    return list(make_loader(dataset, sampler, augmentation, SEED, workers, start_method=start_method))
+
+
+def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one[:4], other[:4], strict=True))
+        assert one.bad_records == other.bad_records
+
+
+@pytest.fixture
+def dataset(insightface_pack) -> RecordDataset:
+    return RecordDataset(insightface_pack(), 32)
+
+
+def test_a_batch_holds_what_sampler_dataset_and_augmentation_say(dataset):
+    batches = batches_of(dataset)
+    assert len(batches) == 5
+    for number, batch in enumerate(batches):
+        positions = np.arange(6) + 6 * number
+        indices = PositionSampler(12, SEED, 6).indices_at(positions)
+        images, labels = dataset.load(indices)
+        augment(EVERYTHING, images, SEED, positions)
+        assert batch.positions.tolist() == positions.tolist()
+        assert batch.labels.tolist() == labels.tolist()
+        assert batch.flip.tolist() == flip_mask(SEED, positions).tolist()
+        np.testing.assert_array_equal(batch.images.numpy(), images)
+        assert [t.dtype for t in batch[:4]] == [torch.uint8, torch.int64, torch.int64, torch.bool]
+
+
+def test_without_augmentation_the_images_are_the_files_and_only_flips_remain(dataset):
+    plain = batches_of(dataset, None)
+    for batch in plain:
+        indices = PositionSampler(12, SEED, 6).indices_at(batch.positions.numpy())
+        np.testing.assert_array_equal(batch.images.numpy(), dataset.load(indices)[0])
+    assert any(batch.flip.any() for batch in plain)
+    assert not any(batch.flip.any() for batch in batches_of(dataset, Augmentation(flip=False)))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_forked_workers_give_the_batches_of_none(dataset, workers):
+    assert_same(batches_of(dataset, workers=workers, start_method="fork"), batches_of(dataset))
+
+
+def test_workers_may_be_forked_while_opencv_has_threads_here(dataset):
+    """A forked process that sets OpenCV's number of threads hangs or crashes if it has inherited a pool of them."""
+    threads_before = cv2.getNumThreads()
+    large = np.zeros((600, 600, 3), np.uint8)
+    sampler = PositionSampler(12, SEED, 6, total_images=12)
+    try:
+        cv2.setNumThreads(8)
+        for _ in range(8):
+            loader = make_loader(dataset, sampler, EVERYTHING, SEED, 2, start_method="fork")
+            cv2.GaussianBlur(large, (31, 31), 5.0)  # large enough to be shared among threads
+            assert_same(list(loader), batches_of(dataset)[:2])
+        assert cv2.getNumThreads() == 8
+    finally:
+        cv2.setNumThreads(threads_before)
+
+
+@pytest.mark.parametrize(
+    ("start_method", "workers"),
+    [
+        ("spawn", 1),
+        pytest.param("spawn", 2, marks=pytest.mark.slow),
+        pytest.param("forkserver", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_workers_started_afresh_give_the_batches_of_none(dataset, start_method, workers):
+    assert_same(batches_of(dataset, workers=workers, start_method=start_method), batches_of(dataset))
+
+
+def test_several_loaders_read_one_file_at_once(dataset):
+    """The shared file offset of apache/mxnet#9974: forked readers of one open file must not disturb each other."""
+    expected = batches_of(dataset, total_images=240)
+    sampler = PositionSampler(12, SEED, 6, total_images=240)
+    loaders = [iter(make_loader(dataset, sampler, EVERYTHING, SEED, 2, start_method="fork")) for _ in range(2)]
+    for batches in zip(expected, *loaders, strict=True):
+        assert_same([batches[1]], [batches[0]])
+        assert_same([batches[2]], [batches[0]])
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 6])
+def test_ranks_together_read_the_batches_of_one_process(dataset, world_size):
+    ranks = [batches_of(dataset, rank=rank, world_size=world_size) for rank in range(world_size)]
+    together = [
+        Batch(*(torch.cat(tensors) for tensors in zip(*(batch[:4] for batch in step), strict=True)), [])
+        for step in zip(*ranks, strict=True)
+    ]
+    assert_same(together, batches_of(dataset))
+
+
+@pytest.mark.parametrize("done", [0, 6, 18, 30])
+def test_a_resumed_loader_goes_on_in_the_middle_of_an_epoch(dataset, done):
+    rest = batches_of(dataset, workers=2, start_method="fork", images_seen=done)
+    assert_same(rest, batches_of(dataset)[done // 6 :])
+
+
+def test_iterating_again_starts_again_and_the_length_is_the_samplers(dataset):
+    loader = make_loader(dataset, PositionSampler(12, SEED, 6, total_images=30), EVERYTHING, SEED)
+    assert len(loader) == 5
+    assert_same(list(loader), list(loader))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_generators_of_the_training_process_are_not_touched(dataset, workers):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    batches_of(dataset, workers=workers, start_method="fork")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_skipped_records_arrive_with_their_batch_once_for_each_time_they_were_due(insightface_pack, workers):
+    dataset = RecordDataset(insightface_pack({4: BROKEN}), 32, on_bad_record="skip")
+    batches = batches_of(dataset, workers=workers, start_method="fork", total_images=36)
+    with_bad = [batch for batch in batches if batch.bad_records]
+    assert sum(len(batch.bad_records) for batch in batches) == 3  # 36 images are three epochs
+    for batch in with_bad:
+        assert 4 in PositionSampler(12, SEED, 6).indices_at(batch.positions.numpy())
+        assert all("record 5 at offset" in line for line in batch.bad_records)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_record_in_a_worker_is_reported_as_cleanly_as_in_the_main_process(insightface_pack, workers):
+    dataset = RecordDataset(insightface_pack({4: BROKEN}), 32)
+    with pytest.raises(
+        DatasetError, match=r"^/.*train\.rec: record 5 at offset [\d,]+: .*on_bad_record to skip$"
+    ) as raised:
+        batches_of(dataset, workers=workers, start_method="fork")
+    assert "Traceback" not in str(raised.value)
+    assert not multiprocessing.active_children()
+
+
+def test_a_defect_keeps_its_traceback(dataset):
+    dataset.load = None  # type: ignore[assignment]
+    with pytest.raises(TypeError, match="not callable"):
+        batches_of(dataset, workers=1, start_method="fork")
+
+
+class Dying:
+    """A data set whose reading ends the process, as the kernel does when memory runs out."""
+
+    name, num_classes, image_size = "dying", 1, 8
+    labels = np.zeros(4, np.int64)
+
+    def __len__(self) -> int:
+        return 4
+
+    def load(self, indices):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def describe(self, index: int) -> str:
+        return ""
+
+    def take_bad_records(self) -> list[str]:
+        return []
+
+
+def test_a_killed_worker_is_explained():
+    with pytest.raises(LoaderError, match=r"killed.*out of memory, or of shared memory \(/dev/shm"):
+        batches_of(Dying(), workers=1, start_method="fork")
+
+
+def test_leaving_early_ends_the_workers(dataset):
+    sampler = PositionSampler(12, SEED, 6)  # without end
+    batches = iter(make_loader(dataset, sampler, workers=2, start_method="fork"))
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("arguments", [{"workers": -1}, {"workers": 2, "prefetch": 0}])
+def test_numbers_that_cannot_work_are_refused(dataset, arguments):
+    with pytest.raises(LoaderError, match="workers must be 0 or more and prefetch 1 or more"):
+        make_loader(dataset, PositionSampler(12, SEED, 6), **arguments)

@@ -1,0 +1,243 @@
+"""Verification packs: what others wrote is read, what is hostile or damaged is refused in words."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from facekd.data.pair_pack import PairPackError, decode_images, read_pair_pack, write_pair_pack
+
+IMAGES = [b"\xff\xd8one", b"\xff\xd8two", b"\xff\xd8three", b"\xff\xd8four"]
+LABELS = [True, False]
+
+
+def written(tmp_path: Path, content: bytes) -> Path:
+    path = tmp_path / "pack.bin"
+    path.write_bytes(content)
+    return path
+
+
+def png(color: tuple[int, int, int], size: int = 8) -> bytes:
+    """A plain PNG of an RGB colour."""
+    image = np.full((size, size, 3), color, np.uint8)
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def python2_string(content: bytes) -> bytes:
+    return b"U" + bytes([len(content)]) + content
+
+
+def python2_array(content: bytes, shape: bytes) -> bytes:
+    """numpy uint8 array as Python 2's cPickle writes it under protocol 2."""
+    empty = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + python2_string(b"b") + b"\x87R"
+    dtype = b"cnumpy\ndtype\n" + python2_string(b"u1") + b"K\x00K\x01\x87R"
+    dtype += b"(K\x03" + python2_string(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    return empty + b"(K\x01" + shape + dtype + b"\x89" + python2_string(content) + b"tb"
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("held_as", ["bytes", "bytearray", "flat", "column", "object array"])
+def test_reads_every_form_python_3_writes(tmp_path: Path, protocol: int, held_as: str) -> None:
+    arrays = [np.frombuffer(image, np.uint8) for image in IMAGES]
+    forms = {
+        "bytes": IMAGES,
+        "bytearray": [bytearray(image) for image in IMAGES],
+        "flat": arrays,
+        "column": [array[:, None] for array in arrays],
+        "object array": np.array([*arrays, None], dtype=object)[:4],
+    }
+    labels = (
+        LABELS,
+        [1, 0],
+        [np.bool_(True), np.bool_(False)],
+        [np.int64(1), np.int64(0)],
+        np.array(LABELS),
+        (True, 0),
+    )
+    for is_same in labels:
+        for pair in ((forms[held_as], is_same), [forms[held_as], is_same]):
+            pack = read_pair_pack(written(tmp_path, pickle.dumps(pair, protocol)))
+            assert pack.images == IMAGES
+            assert pack.is_same.dtype == np.bool_ and pack.is_same.tolist() == LABELS
+            assert len(pack) == 2
+
+
+def test_reads_what_python_2_wrote(tmp_path: Path) -> None:
+    strings = b"\x80\x02](" + b"".join(python2_string(image) for image in IMAGES) + b"e](\x88\x89e\x86."
+    assert read_pair_pack(written(tmp_path, strings)).images == IMAGES
+    for shape in (lambda n: b"K" + bytes([n]) + b"\x85", lambda n: b"K" + bytes([n]) + b"K\x01\x86"):
+        arrays = b"".join(python2_array(image, shape(len(image))) for image in IMAGES)
+        pack = read_pair_pack(written(tmp_path, b"\x80\x02](" + arrays + b"e](K\x01K\x00e\x86."))
+        assert pack.images == IMAGES
+        assert pack.is_same.tolist() == LABELS
+
+
+@pytest.mark.parametrize(
+    ("file", "num_pairs", "num_genuine"), [("lfw_folds12.bin", 1200, 600), ("small_lfw.bin", 10, 10)]
+)
+def test_reads_real_packs(real_data, file: str, num_pairs: int, num_genuine: int) -> None:
+    pack = read_pair_pack(real_data(f"lfw_pairs/{file}"))
+    assert (len(pack), int(pack.is_same.sum()), len(pack.images)) == (num_pairs, num_genuine, 2 * num_pairs)
+    decoded = decode_images(pack.images[:20])
+    assert decoded.shape == (20, 112, 112, 3) and decoded.dtype == np.uint8
+    # Faces are redder than they are blue: the colour order is RGB.
+    assert decoded[..., 0].mean() > decoded[..., 2].mean()
+
+
+def test_round_trip_and_the_plain_unpickler_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "pack.bin"
+    write_pair_pack(path, [*IMAGES[:3], np.frombuffer(IMAGES[3], np.uint8)], np.array(LABELS))
+    assert read_pair_pack(path).images == IMAGES
+    with path.open("rb") as stream:  # as InsightFace reads it
+        images, is_same = pickle.load(stream, encoding="bytes")
+    assert images == IMAGES
+    assert is_same == LABELS and all(type(label) is bool for label in is_same)
+
+
+def test_what_cannot_be_read_back_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "pack.bin"
+    write_pair_pack(path, IMAGES, LABELS)
+    before = path.read_bytes()
+    for images, labels in ((IMAGES[:3], LABELS), (IMAGES, [True]), ([*IMAGES[:3], b""], LABELS), (IMAGES, [True, 2])):
+        with pytest.raises(PairPackError):
+            write_pair_pack(path, images, labels)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["pack.bin"]
+
+
+class RunsOnLoad:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_code_in_a_pack_is_refused_and_not_run(tmp_path: Path, protocol: int) -> None:
+    marker = tmp_path / "was_here"
+    path = written(tmp_path, pickle.dumps(([RunsOnLoad(marker), *IMAGES[1:]], LABELS), protocol))
+    with pytest.raises(PairPackError, match=r"pack\.bin: refused: the pickle asks for (pathlib|__builtin__|builtins)"):
+        read_pair_pack(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "says"),
+    [
+        (b"cos\nsystem\n(S'true'\ntR.", "os.system"),
+        (b"(S'true'\nios\nsystem\n.", "os.system"),
+        (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x011\x85R.", "builtins.eval"),
+        (b"c__builtin__\ngetattr\n.", "__builtin__.getattr"),
+        (b"\x80\x04\x8c\x05numpy\x8c\x04load\x93.", "numpy.load"),
+        (b"\x80\x04\x8c\x05numpy\x8c\x13ndarray.__class__.x\x93.", "numpy.ndarray.__class__.x"),
+        (b"cnumpy.core.multiarray\nfromfile\n.", "fromfile"),
+        (b"\x80\x02\x82\x01.", "unregistered extension code"),
+        (b"P17\n.", "outside itself"),
+        # BUILD sets attributes of whatever lies on the stack: here it would replace a permitted global's call
+        (b"c_codecs\nencode\n(N}S'__call__'\nNstb.", "alter a global"),
+        (b"cnumpy\nndarray\n(K\x05\x85tR.", "misuses"),
+        (b"\x80\x02cnumpy\nndarray\n)\x81.", "NEWOBJ"),
+        (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.", "latin1"),
+        # room for 2^31 places in the memo, which the machine would clear at once
+        (b"N" + b"r\xff\xff\xff\x7f.", "memo"),
+    ],
+)
+def test_hostile_opcodes(tmp_path: Path, program: bytes, says: str) -> None:
+    with pytest.raises(PairPackError, match=r"pack\.bin") as caught:
+        read_pair_pack(written(tmp_path, program))
+    assert says in str(caught.value)
+
+
+def test_bytes_do_not_become_object_pointers(tmp_path: Path) -> None:
+    # numpy itself believes the flags in a dtype's state, and would follow these eight bytes as a pointer.
+    content = pickle.dumps(np.frombuffer(struct.pack("<Q", 0x4141414141414141), np.uint8), protocol=2)
+    hostile = content.replace(b"X\x02\x00\x00\x00u1", b"X\x02\x00\x00\x00O8")
+    assert hostile != content
+    pack = b"\x80\x02](" + hostile[2:-1] + b"U\x01ae](\x88e\x86."
+    with pytest.raises(PairPackError, match=r"image 0 .pair 0. is a damaged numpy array"):
+        read_pair_pack(written(tmp_path, pack))
+
+
+def test_a_pack_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
+    content = pickle.dumps((IMAGES, LABELS), protocol=4)
+    for length in range(len(content)):
+        with pytest.raises(PairPackError, match=r"pack\.bin: not a readable verification pack"):
+            read_pair_pack(written(tmp_path, content[:length]))
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), protocol=st.integers(0, pickle.HIGHEST_PROTOCOL), as_arrays=st.booleans())
+def test_damage_is_either_refused_or_harmless(tmp_path: Path, data, protocol: int, as_arrays: bool) -> None:
+    images = [np.frombuffer(image, np.uint8) for image in IMAGES] if as_arrays else IMAGES
+    content = bytearray(pickle.dumps((images, LABELS), protocol))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        pack = read_pair_pack(written(tmp_path, bytes(content)))
+    except PairPackError:
+        return
+    assert len(pack.images) == 2 * len(pack.is_same)
+    assert all(type(image) is bytes and image for image in pack.images)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ((IMAGES[:3], [True]), "holds 3 images, an odd number"),
+        ((IMAGES, [True]), "4 images, so 2 pairs, but 1 labels"),
+        ((IMAGES, [True, 2]), "label of pair 1 is int 2; expected true or false"),
+        ((IMAGES, [True, None]), "label of pair 1 is NoneType"),
+        ((IMAGES, [True, 1 << 40000]), "label of pair 1 is int;"),
+        ((IMAGES, [0.0, 1.0]), "label of pair 0 is float"),
+        (([*IMAGES[:3], b""], LABELS), r"image 3 \(pair 1\) is empty"),
+        (([*IMAGES[:2], 7, b"x"], LABELS), r"image 2 \(pair 1\) is int 7; expected the bytes"),
+        (([*IMAGES[:3], np.zeros((4, 4, 3), np.uint8)], LABELS), r"image 3 \(pair 1\) is a uint8 array of shape"),
+        (([*IMAGES[:3], np.zeros(4)], LABELS), r"image 3 \(pair 1\) is a damaged numpy array"),
+        (([], []), "holds no images"),
+        ((IMAGES, LABELS, 1), r"expected a pair \(images, is_same\), found tuple of 3"),
+        ({"images": IMAGES}, "found dict of 1"),
+        ((IMAGES, 5), "is_same is int 5; expected a list"),
+    ],
+)
+def test_wrong_contents_are_named(tmp_path: Path, content: object, says: str) -> None:
+    with pytest.raises(PairPackError, match=says) as caught:
+        read_pair_pack(written(tmp_path, pickle.dumps(content)))
+    assert "pack.bin" in str(caught.value)
+
+
+def test_another_kind_of_file(tmp_path: Path) -> None:
+    with pytest.raises(PairPackError, match="of another kind"):
+        read_pair_pack(written(tmp_path, b"PK\x03\x04 a zip"))
+    with pytest.raises(FileNotFoundError):
+        read_pair_pack(tmp_path / "absent.bin")
+
+
+def test_decoding_gives_rgb_in_order() -> None:
+    colors = [(200, 10, 20), (10, 200, 20), (10, 20, 200)]
+    images: list[bytes | np.ndarray] = [png(color) for color in colors]
+    images[1] = np.frombuffer(png(colors[1]), np.uint8)[:, None]
+    decoded = decode_images(images)
+    assert decoded.flags.c_contiguous and decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, np.broadcast_to(np.array(colors)[:, None, None], (3, 8, 8, 3)))
+
+
+def test_decoding_names_the_pair() -> None:
+    good = png((1, 2, 3))
+    with pytest.raises(
+        PairPackError, match=r"x\.bin: image 103 \(pair 51\) does not decode: 9 bytes starting 6e 6f 74"
+    ):
+        decode_images([good, good, good, b"not a jpg"], first_image=100, source="x.bin")
+    with pytest.raises(PairPackError, match=r"image 1 \(pair 0\) does not decode"):
+        decode_images([good, good[: len(good) // 4]])
+    with pytest.raises(PairPackError, match=r"image 2 \(pair 1\) is 9x9 pixels, the first of its batch 8x8"):
+        decode_images([good, good, png((1, 2, 3), 9)])
+    with pytest.raises(PairPackError, match="no images"):
+        decode_images([])

@@ -1,0 +1,59 @@
+"""The `loss` section: what it refuses, and the weighted sum."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from facekd.distillation import DistillationError, LossWeights
+
+NAMES = [field.name for field in dataclasses.fields(LossWeights) if field.name != "temperature"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
+def test_a_weight_that_is_negative_or_not_finite_is_refused_by_its_key(name, weight):
+    with pytest.raises(DistillationError, match=rf"^loss\.{name} = "):
+        LossWeights(**{name: weight})
+
+
+def test_weights_that_sum_to_nothing_are_refused():
+    with pytest.raises(DistillationError, match=r"loss\.\* are 0.*loss\.ce, loss\.kl"):
+        LossWeights(ce=0)
+
+
+@pytest.mark.parametrize("temperature", [0, -4, math.nan, math.inf])
+def test_a_temperature_that_is_not_positive_is_refused(temperature):
+    with pytest.raises(DistillationError, match=r"^loss\.temperature = "):
+        LossWeights(temperature=temperature)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_loss_may_stand_alone(name):
+    assert LossWeights(**{"ce": 0, name: 0.5}).active == {name: 0.5}
+
+
+def test_the_default_is_no_distillation():
+    assert LossWeights().active == {"ce": 1.0}
+
+
+def test_the_weighted_sum_leaves_out_what_has_no_weight():
+    weights = LossWeights(ce=2, kl=0, sp=0.5)
+    values = {"ce": torch.tensor(3.0, requires_grad=True), "kl": torch.tensor(math.nan), "sp": torch.tensor(8.0)}
+    total = weights.combine(values)
+    assert total.item() == 10.0
+    total.backward()
+    assert values["ce"].grad == 2
+
+
+def test_a_loss_that_was_not_computed_is_an_error():
+    with pytest.raises(DistillationError, match=r"loss\.kl, loss\.crd"):
+        LossWeights(kl=1, crd=1).combine({"ce": torch.tensor(1.0)})
+
+
+def test_in_words():
+    assert str(LossWeights(kl=1.5, temperature=2)) == "ce 1, kl 1.5 (T 2)"
+    assert str(LossWeights(embedding_cosine=10)) == "ce 1, embedding_cosine 10"

@@ -1,0 +1,142 @@
+"""Checkpoints: atomic, safe to read, and particular about what fits."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from facekd.backbones import build_backbone
+from facekd.checkpoint import (
+    CheckpointError,
+    checkpoint_path,
+    delete_leftovers,
+    keep_last,
+    list_checkpoints,
+    load_backbone,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
+from facekd.files import atomic_path
+
+ARCHITECTURE = {"name": "mobilefacenet", "embedding_size": 16, "image_size": 32, "width": 0.125, "dropout": 0.0}
+
+
+@pytest.fixture
+def content() -> dict[str, object]:
+    backbone = build_backbone(**ARCHITECTURE)
+    preprocessing = {"mean": [127.5] * 3, "std": [128.0] * 3, "color": "rgb"}
+    return {"config": {"backbone": ARCHITECTURE}, "preprocessing": preprocessing, "backbone": backbone.state_dict()}
+
+
+def test_what_is_saved_comes_back(content: dict[str, object], tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.pt", content)
+    backbone, preprocessing = load_backbone(tmp_path / "a.pt")
+    assert preprocessing.std == (128.0, 128.0, 128.0)
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, content["backbone"][name])  # type: ignore[index]
+
+
+def test_the_moving_average_is_taken_where_there_is_one(content: dict[str, object], tmp_path: Path) -> None:
+    average = {name: value + 1 for name, value in content["backbone"].items()}  # type: ignore[attr-defined]
+    save_checkpoint(tmp_path / "a.pt", {**content, "ema": average})
+    name = next(name for name, value in average.items() if value.is_floating_point())
+    for ema, expected in ((None, average), (True, average), (False, content["backbone"])):
+        backbone, _ = load_backbone(tmp_path / "a.pt", ema=ema)
+        assert torch.equal(backbone.state_dict()[name], expected[name])  # type: ignore[index]
+    save_checkpoint(tmp_path / "b.pt", content)
+    with pytest.raises(CheckpointError, match="holds no moving average"):
+        load_backbone(tmp_path / "b.pt", ema=True)
+
+
+def test_another_architecture_is_refused_with_the_tensors_that_do_not_fit(
+    content: dict[str, object], tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "a.pt", {**content, "config": {"backbone": {**ARCHITECTURE, "embedding_size": 32}}})
+    with pytest.raises(CheckpointError, match=r"a\.pt: backbone does not fit .*is \(16.*expected \(32"):
+        load_backbone(tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="missing"):
+        load_weights(torch.nn.Linear(2, 2), {"weight": torch.zeros(2, 2)}, "this")
+    with pytest.raises(CheckpointError, match=r"1 unexpected \(extra\)"):
+        load_weights(
+            torch.nn.Linear(1, 1), {"weight": torch.zeros(1, 1), "bias": torch.zeros(1), "extra": torch.zeros(1)}, ""
+        )
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (os.mkdir, ("executed",))
+
+
+def test_pickled_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": "facekd-checkpoint", "version": 1, "payload": Hostile()}, "evil.pt")
+    with pytest.raises(CheckpointError, match="could run code"):
+        load_checkpoint("evil.pt")
+    assert not Path("executed").exists()
+
+
+def test_damaged_foreign_and_absent_files_are_told_apart(content: dict[str, object], tmp_path: Path) -> None:
+    whole = tmp_path / "whole.pt"
+    save_checkpoint(whole, content)
+    data = whole.read_bytes()
+    (tmp_path / "cut.pt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match=r"cut\.pt: not a checkpoint, or a truncated one"):
+        load_checkpoint(tmp_path / "cut.pt")
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 1
+    (tmp_path / "flipped.pt").write_bytes(flipped)
+    with pytest.raises(CheckpointError, match=r"flipped\.pt: damaged"):
+        load_checkpoint(tmp_path / "flipped.pt")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "foreign.pt")
+    with pytest.raises(CheckpointError, match="facekd import"):
+        load_checkpoint(tmp_path / "foreign.pt")
+    torch.save({**content, "format": "facekd-checkpoint", "version": 99}, tmp_path / "newer.pt")
+    with pytest.raises(CheckpointError, match="version 99"):
+        load_checkpoint(tmp_path / "newer.pt")
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        load_checkpoint(tmp_path / "absent.pt")
+    with pytest.raises(CheckpointError, match="no checkpoint in this folder"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_other(content: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, {"config": "old"})
+    # A limit on the size of a file is the nearest thing to a full disk that needs no privileges.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises((CheckpointError, OSError)) as raised:
+            save_checkpoint(path, content)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    error = raised.value
+    assert isinstance(error, CheckpointError) or (error.errno == errno.EFBIG and error.filename == str(path))
+    assert load_checkpoint(path)["config"] == "old"
+    assert [item.name for item in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_a_folder_stands_for_its_newest_checkpoint(tmp_path: Path) -> None:
+    for images_seen in (5, 1_000, 20):
+        save_checkpoint(checkpoint_path(tmp_path, images_seen), {"config": images_seen})
+    save_checkpoint(tmp_path / "checkpoints" / "best.pt", {"config": "best"})
+    assert load_checkpoint(tmp_path)["config"] == 1_000
+    keep_last(tmp_path, 2)
+    assert [int(path.stem) for path in list_checkpoints(tmp_path)] == [20, 1_000]
+    assert (tmp_path / "checkpoints" / "best.pt").exists()
+
+
+def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
+    with contextlib.suppress(KeyboardInterrupt), atomic_path(checkpoint_path(tmp_path, 7)) as temporary:
+        (tmp_path / "checkpoints" / temporary.name.replace(".tmp", "0.tmp")).touch()  # of a killed process
+        raise KeyboardInterrupt
+    save_checkpoint(checkpoint_path(tmp_path, 5), {"config": 5})
+    delete_leftovers(tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [checkpoint_path(tmp_path, 5).name]

@@ -1,0 +1,124 @@
+"""Configuration: files and dotted overrides, and errors that name the key to change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from facekd.backbones import BackboneError
+from facekd.classifier import HeadError
+from facekd.config import ConfigError, TrainConfig, config_keys, differences, parse_config, to_plain, to_yaml
+from facekd.distill_config import DistillConfig
+from facekd.errors import FacekdError
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+
+
+def parse(*arguments: str) -> TrainConfig:
+    return parse_config(TrainConfig, list(arguments), "facekd train", "")
+
+
+def test_later_values_win_and_sections_nest(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("output: a\ndata: {train: d, image_size: 64}\nschedule: {lr: 1e-4}\n")
+    config = parse(str(file), "--output", "b", "--data.mean", "[1, 2, 3]")
+    assert (config.output, config.data.train, config.data.image_size) == ("b", "d", 64)
+    assert config.schedule.lr == 1e-4  # which plain YAML reads as a string
+    assert config.data.mean == (1, 2, 3)
+
+
+def test_yaml_of_a_config_reads_back_as_the_same(tiny_config: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    config = tiny_config(validation__packs='["a.bin", "b.bin"]')
+    (tmp_path / "c.yaml").write_text(to_yaml(config))
+    assert parse(str(tmp_path / "c.yaml")) == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_published_config_parses_and_states_its_claim(path: Path) -> None:
+    distils = path.parent.name == "distill"
+    parse_config(DistillConfig if distils else TrainConfig, [str(path)], "facekd", "")
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for word in ("Source", "Hardware", "Expect", "Command"):
+        assert any(line.startswith(f"# {word}") for line in header), f"{path} does not state its {word}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--head.margn", "1"], r"'head\.margn' is not a configuration key; did you mean 'head\.margin'"),
+        (["--head.margin", "arcfac"], r"head\.margin: expected one of 'arcface', 'cosface'"),
+        (["--data.on-bad-record", "skp"], r"data\.on_bad_record"),
+        (["--on-bad-record", "skip"], r"did you mean 'data\.on_bad_record'"),
+        (["--data.image_size", "abc"], r"data\.image_size"),
+        (["--data.image_size", "100"], r"data\.image_size must be a multiple of 16"),
+        (["--backbone.name", "mobilefacenets"], "did you mean 'mobilefacenet'"),
+        (["--head.margin_value", "28.6"], r"head\.margin_value = 28\.6 is outside .*degrees"),
+        (["--precision", "fp16"], "precision fp16 needs a GPU"),
+        (["--images", "0", "--epochs", "0"], "the run has no length"),
+        (["--images", "-5"], "images must not be negative"),
+        (["--seed", "-1"], "seed must be from 0"),
+        (["--batch_size", "3"], "'batch_size' is not a configuration key; did you mean 'global_batch_size'"),
+        (["--lr", "0.1"], r"'lr' is not a configuration key; did you mean 'schedule\.lr'"),
+        (["--validation.packs", "a.bin"], r"validation\.packs: expected a list in brackets"),
+        (["--global_batch_size", "0"], "global_batch_size must be at least 1"),
+        (["--data.std", "[1, 0, 1]"], r"data\.std must be positive"),
+        (["--device", "gpu"], "auto, cpu, cuda, cuda:N"),
+        (["--clip_norm", "-1"], "clip_norm must not be negative"),
+        (["--validation.packs", '["a/lfw.bin", "b/lfw.bin"]'], r"validation\.packs: .* rename one"),
+        (["--checkpoint.keep", "0"], r"checkpoint\.keep must be at least 1"),
+        (["--schedule.name", "step"], r"schedule\.milestones"),
+    ],
+)
+def test_errors_name_the_key(tiny_arguments: list[str], arguments: list[str], message: str) -> None:
+    with pytest.raises(FacekdError, match=message):
+        parse(*tiny_arguments, *arguments)
+
+
+def test_a_typo_in_a_file_is_found_with_a_suggestion(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("output: a\nbakbone: {name: mobilefacenet}\n")
+    with pytest.raises(ConfigError, match=r"bakbone.* did you mean 'backbone"):
+        parse(str(tmp_path / "c.yaml"))
+
+
+def test_a_typo_inside_a_section_of_a_file_is_found_too(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("output: a\ndata: {train: d}\nhead: {margn_value: 0.3}\n")
+    with pytest.raises(ConfigError, match=r"'head\.margn_value' .* did you mean 'head\.margin_value'"):
+        parse(str(tmp_path / "c.yaml"))
+
+
+def test_absent_and_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such configuration file"):
+        parse("nowhere.yaml")
+    (tmp_path / "c.yaml").write_text("output: [unclosed\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml: not YAML: .*line 2"):
+        parse(str(tmp_path / "c.yaml"))
+    (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"c\.yaml: not YAML"):
+        parse(str(tmp_path / "c.yaml"))
+    (tmp_path / "c.yaml").write_text("# nothing yet\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml: holds no configuration"):
+        parse(str(tmp_path / "c.yaml"))
+
+
+def test_missing_data_and_output_are_asked_for() -> None:
+    with pytest.raises(ConfigError, match=r"data\.train is empty"):
+        parse("--output", "x")
+    with pytest.raises(ConfigError, match="output is empty"):
+        parse("--data.train", "x")
+
+
+def test_differences_are_dotted_and_see_missing_keys() -> None:
+    assert differences({"a": 1, "b": {"c": 2, "d": 3}}, {"a": 1, "b": {"c": 4, "e": 5}}) == {
+        "b.c": (2, 4),
+        "b.d": (3, None),
+        "b.e": (None, 5),
+    }
+
+
+def test_keys_and_plain_values(tiny_config: Callable[..., TrainConfig]) -> None:
+    keys = config_keys(TrainConfig)
+    assert {"output", "data.train", "head.margin", "augmentation.flip", "schedule.lr"} <= set(keys)
+    assert to_plain(tiny_config())["data"]["mean"] == [127.5, 127.5, 127.5]
+    assert issubclass(BackboneError, FacekdError) and issubclass(HeadError, FacekdError)

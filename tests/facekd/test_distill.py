@@ -1,0 +1,257 @@
+"""Distillation: sharing classifiers, frozen for good, live and cached teachers, projections, and what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from facekd.backbones import build_backbone
+from facekd.checkpoint import CheckpointError, load_backbone, load_checkpoint, save_checkpoint
+from facekd.config import ConfigError, TrainConfig, parse_config
+from facekd.data.datasets import open_dataset
+from facekd.distill import DistillError, build_distiller, main
+from facekd.distill_config import DistillConfig
+from facekd.distributed import World
+from facekd.embedder import open_embedder
+from facekd.logbook import read_log
+from facekd.teacher_cache import write_teacher_cache
+from facekd.train import train
+from facekd.training_state import build_state
+
+ALONE = World(0, 1, torch.device("cpu"))
+Distil = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run: 24-dimensional embeddings, where the students have 16."""
+    folder = tmp_path_factory.mktemp("teacher")
+    arguments = [
+        *("--data.train", str(tiny_faces), "--data.image_size", "32", "--data.workers", "0", "--device", "cpu"),
+        *("--output", str(folder), "--tensorboard", "false", "--backbone.width", "0.25"),
+        *("--backbone.embedding_size", "24", "--head.scale", "16", "--schedule.lr", "0.05"),
+        *("--images", "360", "--global_batch_size", "12", "--seed", "3"),
+    ]
+    train(parse_config(TrainConfig, arguments, "facekd train", ""), ALONE)
+    return folder
+
+
+@pytest.fixture
+def distil(tiny_arguments: list[str], teacher: Path, tmp_path: Path) -> Distil:
+    """Distils the teacher into the tiny student; keyword arguments with `__` for dots override; returns the folder."""
+
+    def run(name: str = "student", **overrides: Any) -> Path:
+        arguments = [*tiny_arguments, "--teacher.model", str(teacher), "--output", str(tmp_path / name)]
+        arguments += [word for key, value in overrides.items() for word in (f"--{key.replace('__', '.')}", str(value))]
+        assert main(arguments) == 0
+        return tmp_path / name
+
+    return run
+
+
+def losses(folder: Path, name: str = "loss") -> list[float]:
+    return [entry[name] for entry in read_log(folder, "train")]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"share": 0.5, "loss__kl": 1},
+        {"share": 1, "loss__kl": 1},
+        {"loss__kl": 1},
+        {"loss__kl": 1.5, "loss__th_kl": 0.02, "margin_on_teacher_head": "false"},
+        {"loss__embedding_cosine": 5},
+        {"loss__ce": 0, "loss__embedding_l2": 1},
+        {"loss__rkd_distance": 25, "loss__rkd_angle": 50, "loss__sp": 10},
+        {"loss__crd": 0.8},
+        {"loss__ce": 0, "loss__arcdistill": 1},
+        {"loss__ce": 0, "loss__adadistill": 1},
+        {"loss__ce": 0, "loss__simkd": 1},
+    ],
+    ids=lambda overrides: " ".join(f"{key}={value}" for key, value in overrides.items()),
+)
+def test_every_loss_trains_and_is_logged(distil: Distil, overrides: dict[str, Any]) -> None:
+    folder = distil(images=240, **overrides)
+    entries = read_log(folder, "train")
+    names = [name for name in entries[0] if name.startswith("loss_")]
+    assert names
+    assert np.mean(losses(folder)[-4:]) < np.mean(losses(folder)[1:5])
+    backbone, _ = load_backbone(folder)
+    assert torch.isfinite(backbone(torch.zeros(2, 3, 32, 32))).all()
+
+
+def test_the_logged_parts_add_up(distil: Distil) -> None:
+    folder = distil(loss__ce=0.5, loss__kl=1.5, loss__th_ce=0.25, loss__embedding_cosine=2)
+    for entry in read_log(folder, "train"):
+        parts = {"loss_ce": 0.5, "loss_kl": 1.5, "loss_th_ce": 0.25, "loss_embedding_cosine": 2}
+        assert entry["loss"] == pytest.approx(sum(weight * entry[name] for name, weight in parts.items()), rel=1e-5)
+
+
+def test_share_is_equations_1_and_2(distil: Distil) -> None:
+    shared = distil("shared", share=0.25, loss__ce=2, loss__kl=4)
+    spelt_out = distil("spelt", loss__ce=1.5, loss__th_ce=0.5, loss__kl=3, loss__th_kl=1)
+    assert losses(shared) == losses(spelt_out)
+
+
+def test_a_frozen_classifier_never_moves_a_bit(distil: Distil, teacher: Path) -> None:
+    before = load_checkpoint(teacher)["head"]["weight"]
+    # a = 1: the student's only classifier is the teacher's. Weight decay and momentum are on.
+    student = load_checkpoint(distil(share=1, loss__kl=1, optimizer__weight_decay=0.1))
+    assert torch.equal(student["head"]["weight"], before)
+    assert student["projection"].shape == (24, 16)
+
+
+def test_a_teacher_under_the_students_frozen_head(tiny_config: Any, distil: Distil, tmp_path: Path) -> None:
+    # SH-KD: student (I0), teacher under the student's head (I1), new student under the same head (I2).
+    first = tiny_config(output=tmp_path / "I0")
+    train(first, ALONE)
+    head = load_checkpoint(first.output)["head"]["weight"]
+    second = tiny_config(output=tmp_path / "I1", shared_head=first.output, backbone__width=0.25, images=240)
+    train(second, ALONE)
+    assert torch.equal(load_checkpoint(second.output)["head"]["weight"], head)
+    assert np.mean(losses(Path(second.output))[-3:]) < losses(Path(second.output))[0]
+    last = distil("I2", teacher__model=second.output, shared_head=first.output, loss__kl=1)
+    assert torch.equal(load_checkpoint(last)["head"]["weight"], head)
+    comparison = read_log(last, "heads")[0]
+    assert comparison["images_seen"] == 120
+
+
+def test_a_cached_teacher_equals_the_live_one(distil: Distil, teacher: Path, tiny_faces: Path, tmp_path: Path) -> None:
+    write_teacher_cache(tmp_path / "cache", open_embedder(teacher), open_dataset(tiny_faces, 32))
+    # A small rate, for training amplifies the rounding of the cache to half precision.
+    options = {"loss__kl": 1, "loss__embedding_cosine": 1, "schedule__lr": 0.002}
+    live, cached = distil("live", **options), distil("cached", teacher__cache=tmp_path / "cache", **options)
+    np.testing.assert_allclose(losses(cached), losses(live), rtol=2e-3)
+    distil("half", teacher__cache=tmp_path / "cache", precision="bf16", **options)
+    with pytest.raises(ConfigError, match=r"more than the flip.*cache_despite_augmentation"):
+        distil("augmented", teacher__cache=tmp_path / "cache", augmentation__blur=0.5, **options)
+
+
+def test_an_interrupted_distillation_resumes_exactly(distil: Distil, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"loss__crd": 0.8, "loss__adadistill": 1, "ema_half_life_images": 50, "data__workers": 1}
+    whole = distil("whole", **options)
+    with monkeypatch.context() as broken:
+        calls = iter(range(100))
+
+        def fail_at_last(*arguments: Any) -> None:
+            raise KeyboardInterrupt
+
+        # Dies at the end of the run, after the last checkpoint but one: what follows it must be repeated.
+        broken.setattr("facekd.distill.say_how_heads_compare", fail_at_last)
+        broken.setattr("facekd.train.save_state", lambda state, *rest: _save_until(state, 72, calls, *rest))
+        with pytest.raises(KeyboardInterrupt):
+            distil("broken", **options)
+    assert losses(distil("broken", **options)) == losses(whole)
+    first, second = load_checkpoint(whole), load_checkpoint(whole.parent / "broken")
+    assert torch.equal(first["training"]["extras"]["centres"], second["training"]["extras"]["centres"])
+    for name, value in first["ema"].items():
+        assert torch.equal(value, second["ema"][name]), name
+
+
+def test_statistics_on_the_teachers_head_survive_a_resume(distil: Distil) -> None:
+    # AdaFace counts norms on the frozen head too; the student owns another.
+    options = {"head__margin": "adaface", "head__margin_value": 0.4, "loss__th_ce": 1}
+    whole, resumed = distil("whole", **options), distil("resumed", **options)
+    for late in sorted((resumed / "checkpoints").iterdir())[1:]:
+        late.unlink()
+    distil("resumed", **options)
+    first, second = (load_checkpoint(folder)["training"]["extras"] for folder in (whole, resumed))
+    assert "teacher_head.norm_mean" in first
+    assert "teacher_head.weight" not in first
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_teacher_that_no_loss_asks_is_not_run(distil: Distil, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facekd.distill.open_embedder", None)
+    distil(loss__ce=0, loss__arcdistill=1, images=36)
+
+
+def _save_until(state: Any, images: int, calls: Any, *rest: Any) -> None:
+    from facekd.training_state import save_state
+
+    next(calls)
+    if state.images_seen <= images:
+        save_state(state, *rest)
+
+
+def test_the_projection_costs_deployment_nothing(tiny_arguments: list[str], teacher: Path, tmp_path: Path) -> None:
+    for name in ("mobilefacenet", "iresnet18"):
+        arguments = [*tiny_arguments, "--backbone.name", name, "--output", str(tmp_path / name), "--share", "1"]
+        arguments += ["--teacher.model", str(teacher), "--ema_half_life_images", "40"]
+        assert main(arguments) == 0
+        config = parse_config(DistillConfig, arguments, "facekd distill", "")
+        dataset = open_dataset(config.data.train, 32)
+        state = build_state(config, ALONE, dataset, 120, build_distiller(config, ALONE, dataset))
+        from facekd.training_state import restore_latest
+
+        restore_latest(state)
+        images = torch.randn(5, 3, 32, 32)
+        for ema, trained in ((False, state.recognizer.deployed), (True, state.ema)):
+            folded, _ = load_backbone(tmp_path / name, ema=ema)
+            assert folded.embedding_size == 24
+            assert type(folded) is type(build_backbone(name))
+            assert trained is not None
+            with torch.no_grad():
+                torch.testing.assert_close(folded(images), trained.eval()(images), rtol=1e-4, atol=1e-4)
+
+
+def test_other_identities_are_refused(distil: Distil, teacher: Path, tiny_faces: Path, tmp_path: Path) -> None:
+    fewer, renamed, others = tmp_path / "fewer", tmp_path / "renamed", tmp_path / "others"
+    for number, person in enumerate(sorted(tiny_faces.iterdir())):
+        for target, count in ((fewer, 7 if number < 4 else 0), (renamed, 7 - number % 2), (others, 7)):
+            folder = target / (f"other_{person.name}" if target is others else person.name)
+            for image in sorted(person.iterdir())[:count]:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / image.name).write_bytes(image.read_bytes())
+    with pytest.raises(CheckpointError, match=r"knows 6 identities, .* has 4"):
+        distil(share=1, data__train=fewer)
+    with pytest.raises(CheckpointError, match="made on other data"):
+        distil(share=1, data__train=renamed)
+    with pytest.raises(CheckpointError, match="made on other data"):  # as many images of each, under other names
+        distil(share=1, data__train=others)
+
+
+def test_a_teacher_without_a_classifier_is_sent_to_rebuild_head(distil: Distil, teacher: Path, tmp_path: Path) -> None:
+    content = load_checkpoint(teacher)
+    save_checkpoint(tmp_path / "bare.pt", {key: content[key] for key in ("config", "preprocessing", "backbone")})
+    with pytest.raises(CheckpointError, match="facekd rebuild-head"):
+        distil(share=1, teacher__model=tmp_path / "bare.pt")
+
+
+def test_a_teacher_and_a_head_of_two_models_are_refused(distil: Distil, tiny_config: Any, tmp_path: Path) -> None:
+    other = tiny_config(output=tmp_path / "other")
+    train(other, ALONE)
+    with pytest.raises(DistillError, match=r"embeddings of 24, teacher\.head takes 16"):
+        distil(share=1, loss__kl=1, teacher__head=other.output)
+
+
+def test_another_teacher_is_refused_on_resume(distil: Distil, tiny_config: Any, tmp_path: Path) -> None:
+    folder = distil(loss__embedding_cosine=1)
+    other = tiny_config(output=tmp_path / "other")
+    train(other, ALONE)
+    with pytest.raises(CheckpointError, match="learnt from another teacher"):
+        distil(folder.name, loss__embedding_cosine=1, teacher__model=other.output)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({}, "training without a teacher"),
+        ({"share": 2}, r"share = 2\.0 is outside"),
+        ({"share": 0.5, "loss__th_ce": 1}, "must be left at 0"),
+        ({"loss__ce": 0}, r"all weights under loss\.\* are 0"),
+        ({"loss__kl": -1}, r"loss\.kl = -1"),
+        ({"loss__kl": 1, "teacher__model": ""}, r"teacher\.model is empty"),
+        ({"loss__th_ce": 1, "teacher__model": ""}, r"loss\.th_ce needs the teacher's classifier: set"),
+        ({"loss__kll": 1}, r"did you mean 'loss\.kl'"),
+    ],
+)
+def test_configurations_that_cannot_be(distil: Distil, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        distil(**overrides)

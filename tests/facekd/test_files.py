@@ -1,0 +1,49 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from facekd.files import atomic_open, atomic_path, sha256_of_file, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), atomic_open(path) as stream:
+        stream.write(b"half of the new")
+        stream.flush()
+        assert path.read_bytes() == b"old"
+        raise ZeroDivisionError
+    assert [item.name for item in tmp_path.iterdir()] == ["a.bin"]
+    assert path.read_bytes() == b"old"
+
+
+def test_folders_are_made_and_the_suffix_stays(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "new" / "a.npy") as temporary:
+        assert temporary.suffix == ".npy"
+        temporary.write_bytes(b"x")
+    assert (tmp_path / "new" / "a.npy").read_bytes() == b"x"
+
+
+def test_errors_name_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_text("a file where a folder is wanted")
+    with pytest.raises(OSError) as raised, atomic_open(tmp_path / "folder" / "a"):
+        pass
+    assert "folder" in str(raised.value.filename)
+
+
+def test_json_is_strict(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"far": 1e-6, "tar": None})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"far": 1e-6, "tar": None}
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "b.json", float("nan"))
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of_file(tmp_path / "a").startswith("ba7816bf8f01cfea")

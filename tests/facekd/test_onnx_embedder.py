@@ -1,0 +1,359 @@
+"""ONNX files of every kind that people bring, each small enough for its embedding to be worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from facekd.data.pair_pack import decode_images, read_pair_pack
+from facekd.embedder import Embedder, EmbedderError, OnnxEmbedder, Preprocessing, embed_with_flip, open_embedder
+
+SIZE = 8
+WEIGHT = np.random.default_rng(3).normal(size=(3, 5)).astype(np.float32)
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+
+def make_images(count: int, size: int = SIZE, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def write_model(
+    path: Path,
+    *,
+    batch: int | str = "batch",
+    size: int | str = SIZE,
+    channels_last: bool = False,
+    half: bool = False,
+    metadata: Mapping[str, str] | None = None,
+    before: Sequence[onnx.NodeProto] = (),
+    constants: Mapping[str, Any] | None = None,
+    flatten: Sequence[int] = (0, 3),
+    more_outputs: bool = False,
+    declare_output: bool = True,
+) -> Path:
+    """A linear layer on the mean of each channel, weighted by the column so that mirror images differ."""
+    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    dtype = np.float16 if half else np.float32
+    column = np.linspace(0.5, 1.5, SIZE).reshape(1, 1, 1, SIZE)
+    arrays = {"weight": WEIGHT, "column": column if size == SIZE else np.ones((1, 1, 1, 1)), **(constants or {})}
+    initializers = [numpy_helper.from_array(np.asarray(value, dtype), name) for name, value in arrays.items()]
+    initializers.append(numpy_helper.from_array(np.asarray(flatten, np.int64), "flat"))
+    image = before[-1].output[0] if before else "data"
+    nodes = list(before)
+    if channels_last:
+        nodes.append(helper.make_node("Transpose", [image], ["first"], perm=[0, 3, 1, 2]))
+        image = "first"
+    nodes += [
+        helper.make_node("Mul", ["normal", "column"], ["weighted"]),
+        helper.make_node("GlobalAveragePool", ["weighted"], ["pooled"]),
+        helper.make_node("Reshape", ["pooled", "flat"], ["means"]),
+        helper.make_node("MatMul", ["means", "weight"], ["fc1"]),
+    ]
+    # Identity keeps the first node on the image something other than arithmetic, as a convolution would be.
+    nodes.insert(len(nodes) - 4, helper.make_node("Identity", [image], ["normal"]))
+    outputs = [helper.make_tensor_value_info("fc1", kind, [batch, 5 if declare_output else "size"])]
+    if more_outputs:
+        nodes.append(helper.make_node("ReduceL2", ["fc1"], ["norm"], axes=[1]))
+        outputs.append(helper.make_tensor_value_info("norm", kind, [batch, 1]))
+    shape = [batch, size, size, 3] if channels_last else [batch, 3, size, size]
+    graph = helper.make_graph(
+        nodes, "foreign", [helper.make_tensor_value_info("data", kind, shape)], outputs, initializers
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
+    for key, value in (metadata or {}).items():
+        model.metadata_props.add(key=key, value=value)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def expected_embedding(images: np.ndarray, mean: Any, std: Any, color: str = "rgb") -> np.ndarray:
+    """The same by hand, one image, one channel at a time."""
+    rows = []
+    for image in images:
+        pixels = image.astype(np.float64)
+        means = []
+        for channel in range(3):
+            plane = (pixels[:, :, channel] - np.broadcast_to(mean, 3)[channel]) / np.broadcast_to(std, 3)[channel]
+            means.append(np.mean(plane * np.linspace(0.5, 1.5, SIZE)[None, :]))
+        rows.append(np.array(means if color == "rgb" else means[::-1]) @ WEIGHT.astype(np.float64))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+def test_mean_and_std_are_in_rgb_order_whatever_the_color_order_of_the_model(tmp_path: Path, color: str) -> None:
+    embedder = OnnxEmbedder(write_model(tmp_path / "m.onnx"), mean=IMAGENET_MEAN, std=IMAGENET_STD, color=color)
+    images = make_images(5)
+    expected = expected_embedding(images, IMAGENET_MEAN, IMAGENET_STD, color)
+    np.testing.assert_allclose(embedder.embed(images), expected, rtol=1e-4, atol=1e-4)
+    assert isinstance(embedder, Embedder)
+    assert embedder.embedding_size == 5
+    assert embedder.assumed == ()
+
+
+@pytest.mark.parametrize("batch", [1, 4, "batch", "unk__1", -1])
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 9])
+def test_any_number_of_images_through_any_batch(tmp_path: Path, batch: int | str, count: int) -> None:
+    path = write_model(tmp_path / "m.onnx", batch=batch)
+    embeddings = OnnxEmbedder(path, batch_size=3).embed(make_images(count))
+    assert embeddings.shape == (count, 5)
+    assert embeddings.dtype == np.float32
+    if count:
+        np.testing.assert_allclose(
+            embeddings, expected_embedding(make_images(count), 127.5, 127.5), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_channels_last_and_half_precision_models(tmp_path: Path) -> None:
+    images = make_images(3)
+    expected = expected_embedding(images, 127.5, 128)
+    last = OnnxEmbedder(write_model(tmp_path / "last.onnx", channels_last=True), mean=127.5, std=128)
+    np.testing.assert_allclose(last.embed(images), expected, rtol=1e-4, atol=1e-4)
+    half = OnnxEmbedder(write_model(tmp_path / "half.onnx", half=True), mean=127.5, std=128)
+    np.testing.assert_allclose(half.embed(images), expected, atol=1e-2)
+    assert half.embed(images).dtype == np.float32
+
+
+def test_flipped_embeddings_are_those_of_the_mirror_images(tmp_path: Path) -> None:
+    embedder = OnnxEmbedder(write_model(tmp_path / "m.onnx"))
+    images = make_images(3)
+    plain, flipped = embed_with_flip(embedder, images)
+    mirrored = np.stack([np.fliplr(image) for image in images])
+    np.testing.assert_allclose(plain, expected_embedding(images, 127.5, 127.5), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(flipped, expected_embedding(mirrored, 127.5, 127.5), rtol=1e-4, atol=1e-4)
+    assert not np.allclose(plain, flipped)
+
+
+def test_records_are_read_back_and_flags_override_them(tmp_path: Path) -> None:
+    recorded = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD, color="bgr", image_size=SIZE)
+    path = write_model(tmp_path / "m.onnx", metadata={**recorded.to_metadata(), "normalized": "true"})
+    embedder = OnnxEmbedder(path)
+    assert embedder.preprocessing == recorded
+    assert embedder.normalized
+    assert embedder.assumed == ()
+    overridden = open_embedder(path, mean=0, std=255, color=None)
+    assert overridden.preprocessing == Preprocessing((0, 0, 0), (255, 255, 255), "bgr", SIZE)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    mean=st.tuples(*[st.floats(-300, 300)] * 3),
+    std=st.tuples(*[st.floats(1, 300)] * 3),
+    color=st.sampled_from(["rgb", "bgr"]),
+)
+def test_metadata_holds_every_digit(mean: Any, std: Any, color: str) -> None:
+    from facekd.preprocessing import parse_metadata
+
+    recorded = Preprocessing(mean, std, color, 64)
+    fields = {name: parse_metadata(name, text) for name, text in recorded.to_metadata().items()}
+    assert Preprocessing(**fields) == recorded
+
+
+def test_what_nobody_says_is_assumed_and_listed(tmp_path: Path) -> None:
+    embedder = OnnxEmbedder(write_model(tmp_path / "m.onnx"))
+    assert embedder.preprocessing == Preprocessing(image_size=SIZE)
+    assert set(embedder.assumed) == {"mean", "std", "color"}
+    assert OnnxEmbedder(embedder.path, color="rgb").assumed == ("mean", "std")
+
+
+def test_a_graph_that_normalises_inside_gets_raw_pixels(tmp_path: Path) -> None:
+    # mxnet's converter writes minus-scalar and mul-scalar nodes at the head of the graph.
+    nodes = [helper.make_node("Sub", ["data", "centre"], ["a"]), helper.make_node("Mul", ["a", "factor"], ["b"])]
+    path = write_model(tmp_path / "m.onnx", before=nodes, constants={"centre": [127.5], "factor": [1 / 127.5]})
+    embedder = OnnxEmbedder(path)
+    assert embedder.preprocessing.mean == (0, 0, 0)
+    assert embedder.preprocessing.std == (1, 1, 1)
+    np.testing.assert_allclose(
+        embedder.embed(make_images(2)), expected_embedding(make_images(2), 127.5, 127.5), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "metadata", "message"),
+    [
+        ({"mean": IMAGENET_MEAN}, {}, "std is neither given nor recorded; give mean and std together"),
+        ({"mean": 0.5, "std": 0.5}, {}, "in units of 0..255"),
+        ({"mean": 127.5, "std": 1 / 128}, {}, "std itself, not its inverse"),
+        ({"mean": (1, 2), "std": 1}, {}, "expected one number, or three"),
+        ({"mean": "x", "std": 1}, {}, "expected one number, or three"),
+        ({"mean": float("nan"), "std": 1}, {}, "expected one number, or three"),
+        ({"color": "RGBA"}, {}, "expected rgb or bgr"),
+        ({"image_size": 112}, {}, "takes 8 pixels, but image_size 112 is given"),
+        ({}, {"image_size": "112"}, "takes 8 pixels, but image_size 112 is recorded"),
+        ({}, {"mean": "one half", "std": "1"}, "metadata_props mean is 'one half'"),
+        ({}, {"mean": "[0.5]", "std": "[0.5]"}, "in units of 0..255"),
+        ({}, {"embedding_size": "512"}, "records embedding_size 512 but returns 5"),
+        ({"output": "feature"}, {}, "has no output 'feature'; it has fc1"),
+        ({"device": "tpu"}, {}, "expected cpu or cuda"),
+        ({"batch_size": 0}, {}, "batch_size is 0"),
+    ],
+)
+def test_preprocessing_that_cannot_be_is_refused(
+    tmp_path: Path, options: dict[str, Any], metadata: dict[str, str], message: str
+) -> None:
+    path = write_model(tmp_path / "m.onnx", metadata=metadata)
+    with pytest.raises(EmbedderError, match=message.replace("(", r"\(").replace("[", r"\[")):
+        OnnxEmbedder(path, **options)
+
+
+def test_a_bad_record_does_not_stand_in_the_way_of_a_flag(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx", metadata={"mean": "?", "std": "?"})
+    assert OnnxEmbedder(path, mean=1, std=2).preprocessing.std == (2, 2, 2)
+
+
+def test_image_size_of_a_model_that_takes_any(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx", size="side")
+    with pytest.raises(EmbedderError, match="give image_size"):
+        OnnxEmbedder(path)
+    assert OnnxEmbedder(path, image_size=6).embed(make_images(2, size=6)).shape == (2, 5)
+
+
+def test_images_are_resized_only_on_request(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx")
+    # Each pixel repeated twice: averaged back to the original, exactly.
+    small = make_images(3)
+    large = small.repeat(2, axis=1).repeat(2, axis=2)
+    with pytest.raises(EmbedderError, match="images are 16 x 16, the model takes 8 x 8"):
+        OnnxEmbedder(path).embed(large)
+    resizing = OnnxEmbedder(path, resize=True)
+    np.testing.assert_array_equal(resizing.embed(large), resizing.embed(small))
+    assert resizing.fingerprint != OnnxEmbedder(path).fingerprint
+
+
+@pytest.mark.parametrize(
+    "images",
+    [make_images(2).astype(np.float32), make_images(2)[0], np.moveaxis(make_images(2), 3, 1), make_images(2)[..., :1]],
+    ids=["float", "one image", "channels first", "gray"],
+)
+def test_arrays_that_are_not_images_are_refused(tmp_path: Path, images: np.ndarray) -> None:
+    with pytest.raises(EmbedderError, match=r"expected uint8 RGB images \(B, 8, 8, 3\)"):
+        OnnxEmbedder(write_model(tmp_path / "m.onnx")).embed(images)
+
+
+def test_a_model_of_several_outputs_wants_a_choice(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx", more_outputs=True)
+    with pytest.raises(EmbedderError, match=r"has 2 outputs .*fc1.*norm.*output=NAME"):
+        OnnxEmbedder(path)
+    assert open_embedder(path, output="fc1").embed(make_images(4)).shape == (4, 5)
+    assert open_embedder(path, output="norm").embed(make_images(4)).shape == (4, 1)
+
+
+def test_an_undeclared_embedding_size_is_asked_of_the_graph(tmp_path: Path) -> None:
+    assert OnnxEmbedder(write_model(tmp_path / "m.onnx", declare_output=False)).embedding_size == 5
+
+
+def test_a_batch_fixed_inside_the_graph_is_explained_and_batch_size_1_works(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx", flatten=(1, 3))
+    with pytest.raises(EmbedderError, match="open it with batch_size=1"):
+        OnnxEmbedder(path).embed(make_images(2))
+    one_by_one = OnnxEmbedder(path, batch_size=1).embed(make_images(2))
+    np.testing.assert_allclose(one_by_one, expected_embedding(make_images(2), 127.5, 127.5), rtol=1e-4, atol=1e-4)
+
+
+def test_embeddings_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    # log of a channel mean that is below zero for a black image only
+    nodes = [helper.make_node("Log", ["data"], ["logged"])]
+    embedder = OnnxEmbedder(write_model(tmp_path / "m.onnx", before=nodes), mean=0, std=1)
+    images = np.full((3, SIZE, SIZE, 3), 200, np.uint8)
+    assert np.isfinite(embedder.embed(images)).all()
+    images[1] = 0
+    with pytest.raises(EmbedderError, match="1 of 3 embeddings are not finite, the first is that of image 1"):
+        embedder.embed(images)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x08\x06garbage", "onnxruntime cannot open it"),
+        (b"", "onnxruntime cannot open it"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+        (b"PK\x03\x04 zip", "is a checkpoint, not an ONNX file"),
+    ],
+)
+def test_files_that_are_no_onnx_model(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(EmbedderError, match=message):
+        OnnxEmbedder(path)
+
+
+def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx")
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(EmbedderError, match=r"m\.onnx: onnxruntime cannot open it"):
+        OnnxEmbedder(path)
+
+
+def test_input_shapes_that_are_not_images_are_refused(tmp_path: Path) -> None:
+    def write(shape: list[Any], kind: int = TensorProto.FLOAT) -> Path:
+        graph = helper.make_graph(
+            [helper.make_node("Identity", ["x"], ["y"])],
+            "other",
+            [helper.make_tensor_value_info("x", kind, shape)],
+            [helper.make_tensor_value_info("y", kind, shape)],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
+        (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+        return tmp_path / "m.onnx"
+
+    with pytest.raises(EmbedderError, match=r"expected \(batch, 3, size, size\)"):
+        OnnxEmbedder(write(["n", 512]))
+    with pytest.raises(EmbedderError, match="112 x 96; only square"):
+        OnnxEmbedder(write([1, 3, 112, 96]))
+    with pytest.raises(EmbedderError, match=r"tensor\(uint8\), expected tensor\(float\)"):
+        OnnxEmbedder(write([1, 3, 112, 112], TensorProto.UINT8))
+
+
+def test_fingerprint_follows_weights_and_preprocessing_not_the_name(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "a.onnx")
+    fingerprint = OnnxEmbedder(path).fingerprint
+    renamed = tmp_path / "b.onnx"
+    renamed.write_bytes(path.read_bytes())
+    assert OnnxEmbedder(renamed, batch_size=1, threads=1).fingerprint == fingerprint
+    assert OnnxEmbedder(path, mean=0, std=255).fingerprint != fingerprint
+    assert OnnxEmbedder(path, color="bgr").fingerprint != fingerprint
+    model = onnx.load(path)
+    altered = numpy_helper.to_array(model.graph.initializer[0]) + 1
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(altered, "weight"))
+    onnx.save(model, renamed)
+    assert OnnxEmbedder(renamed).fingerprint != fingerprint
+
+
+def test_fingerprint_sees_weights_kept_beside_the_file(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx")
+    onnx.save_model(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=50)
+    before = OnnxEmbedder(path).fingerprint
+    weights = bytearray((tmp_path / "weights.bin").read_bytes())
+    weights[0] ^= 1
+    (tmp_path / "weights.bin").write_bytes(bytes(weights))
+    assert OnnxEmbedder(path).fingerprint != before
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(2400, marks=pytest.mark.slow)])
+def test_a_third_party_model_reproduces_its_golden_embeddings(real_data: Any, count: int) -> None:
+    golden = np.load(real_data("lfw_pairs/lfw_folds12_embeddings_128.npz"))
+    pack = read_pair_pack(real_data("lfw_pairs/lfw_folds12.bin"))
+    images = decode_images(pack.images[:count])
+    embedder = OnnxEmbedder(
+        real_data("models/mobilefacenet_128_fixed_batch.onnx"), mean=IMAGENET_MEAN, std=IMAGENET_STD, color="rgb"
+    )
+    assert embedder.embedding_size == 128
+    plain, flipped = embed_with_flip(embedder, images)
+    assert cosine(plain, golden["plain"][:count]).min() >= 0.999
+    assert cosine(flipped, golden["flipped"][:count]).min() >= 0.999
+    # The bound is tight enough to notice the slips it is there for.
+    swapped = OnnxEmbedder(embedder.path, mean=IMAGENET_MEAN, std=IMAGENET_STD, color="bgr").embed(images[:20])
+    assert cosine(swapped, golden["plain"][:20]).max() < 0.999
+    assert cosine(OnnxEmbedder(embedder.path).embed(images[:20]), golden["plain"][:20]).min() < 0.999

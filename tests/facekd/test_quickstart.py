@@ -1,0 +1,45 @@
+"""The quickstart, at a size that learns nothing but takes every step, and what a second run does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from facekd.cli import main
+
+
+@pytest.mark.slow
+def test_every_step_runs_once_and_lands_in_one_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "quick start"  # a path with a space
+    command = ["quickstart", "--size", "tiny", "--output", str(folder)]
+    assert main(command) == 0
+    first = capfd.readouterr().out
+    assert first.count("\n== ") == 9 and "done before" not in first
+
+    results = json.loads((folder / "results.json").read_text())
+    assert [model["name"] for model in results["models"]] == ["untrained", "arcface", "cosface"]
+    for model in results["models"]:
+        assert 0 <= model["accuracy"]["mean"] <= 1 and 0 <= model["eer"] <= 1
+        assert {"far", "tar", "threshold", "false_accepts"} <= set(model["tar_at_far"][0])
+        assert (folder / model["onnx"]).stat().st_size > 10_000
+    assert (folder / "data" / "train.rec").exists()
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+
+    assert main(command) == 0
+    second = capfd.readouterr().out
+    assert second.count("done before") == 9 and "\n== " not in second
+
+    assert main([*command, "--seed", "1"]) == 2
+    assert "holds a quickstart of another kind" in capfd.readouterr().err
+
+
+def test_a_failed_step_says_so_and_is_not_marked_done(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # A file where the data should go: the first step cannot but fail.
+    (tmp_path / "data").write_text("in the way")
+    assert main(["quickstart", "--size", "tiny", "--output", str(tmp_path)]) == 2
+    assert "the step 'generate faces' failed" in capfd.readouterr().err
+    assert not (tmp_path / "steps.json").exists()
+    assert (tmp_path / "data").read_text() == "in the way"

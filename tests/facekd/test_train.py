@@ -1,0 +1,330 @@
+"""Training: the loop, its log, exact resume after kill -9, accumulation, processes, and what stops it."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from facekd.checkpoint import CheckpointError, checkpoint_path, list_checkpoints, load_backbone, load_checkpoint
+from facekd.config import TrainConfig
+from facekd.data.datasets import open_dataset
+from facekd.distributed import World
+from facekd.errors import FacekdError
+from facekd.logbook import read_log
+from facekd.train import TrainingError, _make_loader, main, round_up, train, train_step
+from facekd.training_state import TrainingState, build_state
+
+ALONE = World(0, 1, torch.device("cpu"))
+Configure = Callable[..., TrainConfig]
+
+
+def losses(folder: Path | str) -> list[tuple[int, float]]:
+    return [(entry["images_seen"], entry["loss"]) for entry in read_log(folder, "train")]
+
+
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    content = load_checkpoint(folder)
+    return {**content["backbone"], **{f"head.{name}": value for name, value in content["head"].items()}}
+
+
+def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def start(arguments: Sequence[str], output: Path, processes: int = 1) -> subprocess.Popen[bytes]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launcher, "-m", "facekd", "train", *arguments, "--output", str(output)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment)
+
+
+def wait_for_log(output: Path, entries: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(read_log(output, "train")) < entries:
+        assert time.monotonic() < deadline, "the run did not get that far"
+        time.sleep(0.005)
+
+
+def test_the_loss_falls_and_the_log_says_how_it_went(tiny_config: Configure) -> None:
+    config = tiny_config(images=600)
+    assert train(config, ALONE) == 0
+    entries = read_log(config.output, "train")
+    assert [entry["images_seen"] for entry in entries] == list(range(12, 601, 12))
+    assert np.mean([entry["loss"] for entry in entries[-5:]]) < 0.5 * entries[0]["loss"]
+    assert entries[1]["lr"] < entries[2]["lr"] == pytest.approx(0.05)
+    assert all(entry["images_per_second"] > 0 and 0 <= entry["data_wait"] <= 1 for entry in entries)
+    assert entries[-1]["seconds_left"] == 0
+
+
+def test_checkpoints_keep_the_newest_and_load_as_a_backbone(tiny_config: Configure) -> None:
+    config = tiny_config(checkpoint__keep=2)
+    train(config, ALONE)
+    assert list_checkpoints(Path(config.output)) == [checkpoint_path(Path(config.output), n) for n in (96, 120)]
+    backbone, preprocessing = load_backbone(config.output)
+    assert not backbone.training
+    assert (preprocessing.image_size, preprocessing.mean) == (32, (127.5, 127.5, 127.5))
+    assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, 16)
+
+
+def test_a_killed_run_resumes_bit_for_bit(tiny_arguments: list[str], tiny_config: Configure, tmp_path: Path) -> None:
+    # 42 images in batches of 12: every kill falls inside an epoch. Worker processes, dropout, EMA and momentum are on.
+    extra = [
+        "--data.workers",
+        "1",
+        "--ema_half_life_images",
+        "50",
+        "--images",
+        "480",
+        "--checkpoint.every_images",
+        "60",
+    ]
+    extra += ["--augmentation.color_jitter", "0.5"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    reference = start([*tiny_arguments, *extra], whole)
+    for entries in (7, 23):
+        run = start([*tiny_arguments, *extra], broken)
+        wait_for_log(broken, entries)
+        run.kill()
+        run.communicate()
+    _, errors = start([*tiny_arguments, *extra], broken).communicate()
+    assert b"resuming from" in errors
+    assert reference.communicate() and reference.returncode == 0
+    assert losses(broken) == losses(whole)
+    assert len(losses(whole)) == 40
+    assert_same_weights(final_weights(broken), final_weights(whole))
+    averages = [load_checkpoint(folder)["ema"] for folder in (whole, broken)]
+    assert_same_weights(*averages)
+
+
+def test_sigterm_saves_before_stopping(tiny_arguments: list[str], tiny_config: Configure, tmp_path: Path) -> None:
+    arguments = [*tiny_arguments, "--images", "12000", "--checkpoint.every_images", "0"]
+    run = start(arguments, tmp_path / "run")
+    wait_for_log(tmp_path / "run", 3)
+    for _ in range(2):  # the scheduler's and the launcher's
+        run.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+    _, errors = run.communicate()
+    assert run.returncode == 128 + signal.SIGTERM, errors.decode()
+    assert load_checkpoint(tmp_path / "run")["training"]["images_seen"] == losses(tmp_path / "run")[-1][0]
+
+
+def test_the_same_command_after_the_end_trains_no_further(tiny_config: Configure) -> None:
+    config = tiny_config()
+    train(config, ALONE)
+    before = losses(config.output)
+    assert train(config, ALONE) == 0
+    assert losses(config.output) == before
+
+
+def test_accumulation_equals_the_large_batch(tiny_config: Configure) -> None:
+    # Batch normalisation in evaluation mode, for its batches are the micro-batches by definition.
+    results = []
+    for size in (0, 5):  # 5 + 5 + 2: the last one is smaller
+        config = tiny_config(batch_size_per_rank=size, backbone__dropout=0)
+        state = build_state(config, ALONE, open_dataset(config.data.train, 32), 120)
+        state.recognizer.eval()
+        step_losses = [
+            train_step(state, batch, 0.05)[0] for batch, _ in zip(_make_loader(state), range(3), strict=False)
+        ]
+        results.append((step_losses, [value.detach() for value in state.recognizer.parameters()]))
+    (large_losses, large), (small_losses, small) = results
+    np.testing.assert_allclose(small_losses, large_losses, rtol=1e-5)
+    for one, other in zip(large, small, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_two_processes_equal_one_that_accumulates(tiny_arguments: list[str], tmp_path: Path) -> None:
+    # Rank r takes the r-th half of each global batch, just as the r-th micro-batch of one process does.
+    arguments = [*tiny_arguments, "--backbone.dropout", "0", "--batch_size_per_rank", "6"]
+    runs = [start(arguments, tmp_path / "one"), start(arguments, tmp_path / "two", processes=2)]
+    for run in runs:
+        _, errors = run.communicate()
+        assert run.returncode == 0, errors.decode()
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert [seen for seen, _ in one] == [seen for seen, _ in two] == list(range(12, 121, 12))
+    np.testing.assert_allclose([loss for _, loss in one], [loss for _, loss in two], rtol=1e-3)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tiny_config: Configure) -> None:
+    config = tiny_config(schedule__lr=1e25, schedule__warmup_images=0, clip_norm=0)
+    with pytest.raises(TrainingError, match=r"at step \d+ .*learning rate 9e\+24\); the weights were not updated"):
+        train(config, ALONE)
+    for path in list_checkpoints(Path(config.output)):
+        assert all(torch.isfinite(value).all() for value in load_checkpoint(path)["head"].values())
+
+
+def test_weights_stay_when_the_loss_is_not_finite(tiny_config: Configure) -> None:
+    config = tiny_config()
+    state = build_state(config, ALONE, open_dataset(config.data.train, 32), 120)
+    batch = next(iter(_make_loader(state)))
+    with torch.no_grad():
+        state.recognizer.head.weight[0, 0] = float("nan")
+    before = [value.clone() for value in state.recognizer.parameters()]
+    with pytest.raises(TrainingError, match="not updated"):
+        train_step(state, batch, 0.1)
+    for old, new in zip(before, state.recognizer.parameters(), strict=True):
+        assert torch.equal(old.nan_to_num(), new.nan_to_num())
+    assert state.images_seen == 0
+
+
+def state_with_scaler(config: TrainConfig, scale: float) -> TrainingState:
+    """A fresh state whose loss is scaled; there is a scaler for CPUs, though fp16 is refused there."""
+    state = build_state(config, ALONE, open_dataset(config.data.train, 32), 120)
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return state
+
+
+def test_a_scale_that_overflows_skips_the_update_and_falls(tiny_config: Configure) -> None:
+    state = state_with_scaler(tiny_config(batch_size_per_rank=6), 2.0**127)
+    batch = next(iter(_make_loader(state)))
+    before = [value.clone() for value in state.recognizer.parameters()]
+    (loss,), norm, _ = train_step(state, batch, 0.1)
+    assert math.isfinite(loss) and not math.isfinite(norm)
+    assert state.scaler.get_scale() == 2.0**126
+    for old, new in zip(before, state.recognizer.parameters(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_a_scaled_loss_trains_as_a_plain_one(tiny_config: Configure) -> None:
+    results = []
+    for scaled in (False, True):
+        config = tiny_config(batch_size_per_rank=5, clip_norm=0.5)  # 5 + 5 + 2; clipped at every step
+        state = state_with_scaler(config, 2.0**10)
+        if not scaled:
+            state.scaler = torch.amp.GradScaler("cpu", enabled=False)
+        steps = [train_step(state, batch, 0.05) for batch, _ in zip(_make_loader(state), range(3), strict=False)]
+        results.append(np.array([(loss, norm) for (loss,), norm, _ in steps]))
+    assert (results[0][:, 1] > 0.5).all()
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-4)
+
+
+def test_a_gradient_that_is_infinite_at_any_scale_stops(tiny_config: Configure) -> None:
+    state = state_with_scaler(tiny_config(), 1.0)
+    state.recognizer.head.weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(TrainingError, match="the norm of the gradient is"):
+        train_step(state, next(iter(_make_loader(state))), 0.1)
+
+
+def test_a_damaged_checkpoint_is_named_with_the_one_before(tiny_config: Configure) -> None:
+    config = tiny_config()
+    train(config, ALONE)
+    whole, weights = losses(config.output), final_weights(Path(config.output))
+    newest = list_checkpoints(Path(config.output))[-1]
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match=r"120\.pt: .*Delete it .* resumes from 000000000096\.pt"):
+        train(config, ALONE)
+    newest.unlink()
+    assert train(config, ALONE) == 0
+    assert losses(config.output) == whole
+    assert_same_weights(final_weights(Path(config.output)), weights)
+
+
+def test_a_bad_record_may_be_skipped_from_where_it_stopped_the_run(
+    tiny_config: Configure, tiny_faces: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_faces, tmp_path / "faces")
+    bad = tmp_path / "faces" / "person_5" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:100])
+    common = {"data__train": tmp_path / "faces", "checkpoint__every_images": 12}
+    with pytest.raises(FacekdError, match=r"3\.png.*on_bad_record"):
+        train(tiny_config(**common), ALONE)
+    config = tiny_config(**common, data__on_bad_record="skip")
+    for _ in range(2):  # the second has nothing to do, and says nothing more
+        assert train(config, ALONE) == 0
+        (entry,) = read_log(config.output, "bad_records")
+        assert entry["count"] in (2, 3) and len(entry["records"]) == 1
+
+
+def test_a_pass_of_one_image_is_refused(tiny_config: Configure) -> None:
+    with pytest.raises(TrainingError, match=r"batch_size_per_rank = 11, makes a forward pass of a single image"):
+        train(tiny_config(batch_size_per_rank=11), ALONE)
+
+
+def test_a_gpu_out_of_memory_says_what_to_change(tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("facekd.train.train_step", fail)
+    with pytest.raises(TrainingError, match=r"smaller batch_size_per_rank \(now 0.*Tried to allocate"):
+        main(tiny_arguments)
+
+
+def test_resuming_with_another_configuration_is_refused(tiny_config: Configure) -> None:
+    train(tiny_config(), ALONE)
+    with pytest.raises(CheckpointError, match=r"head\.margin_value was 0\.2, now 0\.3"):
+        train(tiny_config(head__margin_value=0.3), ALONE)
+    with pytest.raises(CheckpointError, match=r"backbone\.width was 0\.125, now 0\.25"):
+        train(tiny_config(backbone__width=0.25), ALONE)
+
+
+def test_resuming_on_other_data_is_refused(tiny_config: Configure, tiny_faces: Path, tmp_path: Path) -> None:
+    train(tiny_config(), ALONE)
+    other = tmp_path / "other"
+    for person in sorted(tiny_faces.iterdir())[:4]:
+        (other / person.name).mkdir(parents=True)
+        for image in person.iterdir():
+            (other / person.name / image.name).write_bytes(image.read_bytes())
+    with pytest.raises(CheckpointError, match="other data"):
+        train(tiny_config(data__train=other), ALONE)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tiny_config: Configure) -> None:
+    config = tiny_config()
+    Path(config.output).mkdir()
+    with (Path(config.output) / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(TrainingError, match="another process is training in this folder"):
+            train(config, ALONE)
+
+
+def test_validators_are_called_logged_and_choose_the_best(tiny_config: Configure) -> None:
+    class Fixed:
+        name = "fixed"
+        accuracies = iter([0.6, 0.9, 0.7])
+
+        def __call__(self, embed, rank, world_size, all_gather):  # type: ignore[no-untyped-def]
+            embeddings = all_gather(embed(np.zeros((3, 32, 32, 3), np.uint8)))
+            assert embeddings.shape == (3, 16)
+            return {"accuracy": next(self.accuracies)}
+
+    config = tiny_config(validation__every_images=48)
+    train(config, ALONE, [Fixed()])
+    entries = read_log(config.output, "validation")
+    assert [(entry["images_seen"], entry["fixed/accuracy"]) for entry in entries] == [(48, 0.6), (96, 0.9), (120, 0.7)]
+    assert all(entry["seconds"] >= 0 for entry in entries)
+    best = load_checkpoint(Path(config.output) / "checkpoints" / "best.pt")
+    assert (best["training"]["images_seen"], best["training"]["best_accuracy"]) == (96, 0.9)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{"precision": "bf16"}, {"optimizer__name": "adamw", "schedule__lr": 0.001}, {"channels_last": "false"}],
+)
+def test_variants_learn(tiny_config: Configure, overrides: dict[str, object]) -> None:
+    config = tiny_config(images=360, **overrides)
+    train(config, ALONE)
+    values = [loss for _, loss in losses(config.output)]
+    assert np.mean(values[-5:]) < 0.85 * values[0]
+
+
+def test_fp16_on_a_cpu_is_refused(tiny_config: Configure) -> None:
+    with pytest.raises(TrainingError, match="fp16 needs a GPU"):
+        train(tiny_config(precision="fp16", device="auto"), ALONE)
+
+
+def test_images_are_rounded_up_to_whole_batches() -> None:
+    assert [round_up(n, 12) for n in (1, 12, 13)] == [12, 12, 24]
