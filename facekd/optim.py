@@ -161,12 +161,13 @@ def learning_rate(config: ScheduleConfig, images_seen: int, total_images: int) -
         passed = sum(images_seen >= (m * total_images if m < 1 else m) for m in config.milestones)
         return config.lr * config.gamma**passed
     progress = min(1.0, (images_seen - config.warmup_images) / (total_images - config.warmup_images))
-    remaining = {
-        "linear": 1 - progress,
-        "cosine": (1 + math.cos(math.pi * progress)) / 2,
-        "polynomial": (1 - progress) ** config.power,
+    fallen = {
+        "linear": progress,
+        "cosine": (1 - math.cos(math.pi * progress)) / 2,
+        "polynomial": 1 - (1 - progress) ** config.power,
     }[config.name]
-    return config.final_lr + (config.lr - config.final_lr) * remaining
+    # Down from the peak, not up from the end: rounding leaves the peak exact and the fall monotone.
+    return max(config.final_lr, config.lr - (config.lr - config.final_lr) * fallen)
 
 
 def parameter_groups(

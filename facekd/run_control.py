@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import signal
@@ -49,6 +50,7 @@ def stop_on_signal() -> Iterator[list[int]]:
     """Note SIGINT and SIGTERM in the yielded list: the loop saves and stops. Repeated seconds later, they act as usual.
 
     Not at once, for one Ctrl-C or `scancel` arrives twice: from the terminal or the scheduler, and from the launcher.
+    The second may come when the run has saved and is on its way out: the handlers outlast the block then.
     """
     received: list[int] = []
     previous = {}
@@ -68,8 +70,16 @@ def stop_on_signal() -> Iterator[list[int]]:
     try:
         yield received
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if received:
+            atexit.register(_ignore_stop_signals)  # the interpreter, ending, would put back the fatal defaults
+        else:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _ignore_stop_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,13 @@ def start(arguments: Sequence[str], output: Path, processes: int = 1) -> subproc
     command = [sys.executable, *launcher, "-m", "facekd", "train", *arguments, "--output", str(output)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment)
+
+
+def iter_until(lines: Iterable[bytes], words: bytes) -> Iterator[bytes]:
+    for line in lines:
+        yield line
+        if words in line:
+            return
 
 
 def wait_for_log(output: Path, entries: int) -> None:
@@ -114,11 +121,12 @@ def test_sigterm_saves_before_stopping(tiny_arguments: list[str], tiny_config: C
     arguments = [*tiny_arguments, "--images", "12000", "--checkpoint.every_images", "0"]
     run = start(arguments, tmp_path / "run")
     wait_for_log(tmp_path / "run", 3)
-    for _ in range(2):  # the scheduler's and the launcher's
-        run.send_signal(signal.SIGTERM)
-        time.sleep(0.05)
-    _, errors = run.communicate()
-    assert run.returncode == 128 + signal.SIGTERM, errors.decode()
+    assert run.stderr is not None
+    run.send_signal(signal.SIGTERM)  # the scheduler's
+    errors = b"".join(iter_until(run.stderr, b"stopped by a signal"))
+    run.send_signal(signal.SIGTERM)  # the launcher's, when all is saved
+    errors += run.stderr.read()
+    assert run.wait() == 128 + signal.SIGTERM, errors.decode()
     assert load_checkpoint(tmp_path / "run")["training"]["images_seen"] == losses(tmp_path / "run")[-1][0]
 
 
