@@ -18,6 +18,7 @@ LAYERS = {
     "facekd.preprocessing": 0,
     "facekd.margins": 0,
     "facekd.verification": 0,
+    "facekd.alignment": 0,
     "facekd.optim": 0,
     "facekd.data.record": 0,
     "facekd.data.recordio": 0,
