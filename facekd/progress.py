@@ -56,13 +56,13 @@ def _lines(items: Iterable[Item], description: str, total: int | None, unit_size
     done = 0
     for item in items:
         yield item
-        done += unit_size
+        done = min(done + unit_size, total or sys.maxsize)  # the last batch may be smaller
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES:
             last = now
             rate = done / (now - start)
             line = f"{description}: {done:,}"
             if total:
-                remaining = format_duration(max(total - done, 0) / rate)
-                line += f" of {total:,} ({min(done / total, 1):.0%}), {remaining} left"
+                remaining = format_duration((total - done) / rate)
+                line += f" of {total:,} ({done / total:.0%}), {remaining} left"
             print(f"{line}, {rate:,.0f}/s", file=sys.stderr)
