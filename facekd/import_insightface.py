@@ -167,7 +167,7 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
     """
     import torch
 
-    from facekd.backbones import BACKBONES, BackboneError, build_backbone, check_backbone
+    from facekd.backbones import BACKBONES, BackboneError, build_backbone, check_backbone, fixed_embedding_size
 
     if name is not None:
         check_backbone(name, embedding_size=512, image_size=112, width=1.0, dropout=0.0)
@@ -177,7 +177,8 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
     if wanted is None:
         looks = f"looks like {found.description}" if found else f"is of an unknown network (its names: {_some(state)})"
         raise InsightFaceImportError(
-            f"{path}: {looks}, which facekd does not have; it has {', '.join(BACKBONES)} with InsightFace's names"
+            f"{path}: {looks}, which facekd does not have; it has "
+            f"{', '.join(name for name in BACKBONES if fixed_embedding_size(name) is None)} with InsightFace's names"
         )
     sizes = (
         {"embedding_size": found.embedding_size, "image_size": found.image_size, "width": found.width} if found else {}

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 import facekd
-from facekd.backbones import BACKBONES, build_backbone
+from facekd.backbones import BACKBONES, build_backbone, fixed_embedding_size
+from facekd.backbones.torchvision_models import TORCHVISION_EMBEDDING_SIZES
 from facekd.checkpoint import CheckpointError, save_checkpoint
 from facekd.embedder import OnnxEmbedder, Preprocessing, TorchEmbedder, open_embedder
 from facekd.errors import run_verb
@@ -250,8 +251,10 @@ def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_backbone_exports(name: str, size: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     # Full width for those that train on a CPU; an eighth of it shows the same graph for the deep ones.
-    width = 1.0 if name.startswith("mobilefacenet") else 0.125
-    backbone = trained_like(build_backbone(name, embedding_size=64, image_size=size, width=width), size)
+    is_wide = name.startswith("mobilefacenet") or name in TORCHVISION_EMBEDDING_SIZES
+    width = 1.0 if is_wide else 0.125
+    embedding_size = fixed_embedding_size(name, width) or 64
+    backbone = trained_like(build_backbone(name, embedding_size=embedding_size, image_size=size, width=width), size)
     report = export_backbone(backbone, Preprocessing(image_size=size), tmp_path / "m.onnx")
     assert max(report.parity.values()) < 1e-4
     images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
