@@ -33,6 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "data index": ("data_prep.index_records", "write the missing .idx of a .rec file"),
     "data pack": ("data_prep.pack_records", "image folders or .lst -> .rec"),
     "data unpack": ("data_prep.unpack_records", ".rec -> image folders"),
+    "data make-ijb": ("data_prep.make_ijb_layout", "people's images, or drawn embeddings, in the layout of IJB-B / IJB-C"),
     "data synthesize": ("data_prep.synthesize_faces", "generate faces: training shards and a verification pack"),
 }
 

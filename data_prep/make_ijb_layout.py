@@ -1,0 +1,230 @@
+"""Verb `facekd data make-ijb`: people's images, generated faces or drawn embeddings in the layout of IJB-B / IJB-C."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.ijb_embeddings import write_embeddings
+from data_prep.ijb_plan import PUBLISHED, IjbPlan, plan_of_counts, plan_of_images
+from data_prep.ijb_sources import LooseCrop, open_source
+from data_prep.ijb_writer import count_templates, write_metadata
+from facekd.alignment import template
+from facekd.data.decoding import quiet_decoders
+from facekd.data.synthetic import MIN_SIZE
+from facekd.errors import FacekdError, run_verb
+from facekd.files import write_json, write_text
+from facekd.progress import track
+
+ROWS_AT_ONCE = 64
+SUMMARY = "layout.json"
+EXAMPLE = """examples:
+  facekd data make-ijb synthetic:100x20 ijb                                 # generated faces, not aligned
+  facekd data make-ijb faces_aligned ijb                                    # faces_aligned/PERSON/*.jpg
+  facekd data make-ijb photos ijb --landmarks landmarks.tsv --target IJBB   # photos and their landmarks
+  facekd data make-ijb --full-size big                                      # IJB-C's counts, embeddings for images
+  facekd evaluate ijbc --model model.onnx --root ijb --target IJBC --output results
+
+Writes to the output folder
+  loose_crop/1.jpg ...      the images, in the order of the lists
+  meta/                     ijbc_face_tid_mid.txt, ijbc_template_pair_label.txt, ijbc_name_5pts_score.txt, and
+                            ijbc_1N_gallery_G1.csv, ijbc_1N_gallery_G2.csv, ijbc_1N_probe_mixed.csv
+  sources.tsv               which image of the source each one is
+  embeddings.npy            with --full-size: (N, 2D), the mirror images' behind, rows as in ijbc_name_5pts_score.txt
+  layout.json               what was asked for, and the counts
+The same options give the same bytes."""
+
+
+class IjbLayoutError(FacekdError):
+    """A layout that cannot be written as asked."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Plan, write images or embeddings, write the lists."""
+    arguments = _parse(argv)
+    output: Path = arguments.output
+    is_ours = (output / SUMMARY).exists()
+    if (
+        output.exists()
+        and any(output.iterdir() if output.is_dir() else [output])
+        and not (is_ours and arguments.overwrite)
+    ):
+        remedy = "--overwrite replaces what is there" if is_ours else "choose an empty folder, or a new one"
+        raise IjbLayoutError(f"{output} is there and not empty; {remedy}")
+    staged = output.with_name(f".{output.name}.partial")  # so that a run that was stopped leaves no half of a set
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        counts = _full_size(arguments, staged) if arguments.full_size else _of_images(arguments, staged)
+        if output.exists():
+            _remove(output)
+        output.mkdir(exist_ok=True)
+        for part in sorted(staged.iterdir(), key=lambda path: path.name == SUMMARY):  # the summary last
+            part.replace(output / part.name)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    print(
+        f"{output}: {counts['images']:,} images, {counts['subjects']:,} subjects, {counts['templates']:,} templates "
+        f"(galleries {counts['gallery_1']:,} + {counts['gallery_2']:,}, probes {counts['probes']:,}), "
+        f"{counts['genuine']:,} genuine and {counts['impostor']:,} impostor pairs"
+    )
+    return 0
+
+
+def _of_images(arguments: argparse.Namespace, folder: Path) -> dict[str, int]:
+    source = open_source(
+        arguments.source, arguments.landmarks, arguments.on_missing, arguments.image_size, arguments.seed
+    )
+    plan = plan_of_images(source.labels, arguments.seed, arguments.largest_probe, arguments.impostors)
+    crops = folder / "loose_crop"
+    crops.mkdir()
+    landmarks, scores = _write_images(arguments, plan, crops)
+    names = (f"{row}.jpg\t{source.names[index]}\n" for row, index in enumerate(plan.sources.tolist(), start=1))
+    write_text(folder / "sources.tsv", "".join(names))
+    dropped = getattr(source, "num_dropped", 0)
+    if dropped:
+        print(f"{arguments.source}: {dropped:,} images have no landmarks and were left out")
+    return _finish(arguments, folder, plan, landmarks, scores, {"source": arguments.source, "dropped": dropped})
+
+
+def _full_size(arguments: argparse.Namespace, folder: Path) -> dict[str, int]:
+    counts = PUBLISHED[arguments.target].counts
+    if arguments.fraction != 1:
+        counts = counts.scaled(arguments.fraction)
+    plan = plan_of_counts(counts, arguments.seed)
+    (folder / "loose_crop").mkdir()
+    path = folder / "embeddings.npy"
+    scores = write_embeddings(path, plan, arguments.embedding_size, arguments.seed, arguments.dtype)
+    landmarks = np.broadcast_to(template(arguments.image_size), (len(plan), 5, 2))
+    return _finish(
+        arguments, folder, plan, landmarks, scores, {"source": "drawn embeddings", "fraction": arguments.fraction}
+    )
+
+
+def _finish(
+    arguments: argparse.Namespace,
+    folder: Path,
+    plan: IjbPlan,
+    landmarks: np.ndarray,
+    scores: np.ndarray,
+    origin: dict[str, Any],
+) -> dict[str, int]:
+    target = PUBLISHED[arguments.target]
+    write_metadata(folder / "meta", plan, target, landmarks, scores)
+    counts = count_templates(plan)
+    write_json(folder / SUMMARY, {"target": arguments.target, "seed": arguments.seed, **origin, "counts": counts})
+    return counts
+
+
+def _write_images(arguments: argparse.Namespace, plan: IjbPlan, crops: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Write `{row + 1}.jpg`; returns the landmarks (M, 5, 2) and scores (M,) of the rows."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    blocks = [np.arange(start, min(start + ROWS_AT_ONCE, len(plan))) for start in range(0, len(plan), ROWS_AT_ONCE)]
+    workers = min(available if arguments.workers is None else arguments.workers, len(blocks) // 4)
+    options = (arguments.source, arguments.landmarks, "drop", arguments.image_size, arguments.seed)
+    jobs = [(options, plan.sources[rows], rows + 1, crops) for rows in blocks]
+
+    def results() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if workers <= 1:
+            yield from map(_write_block, jobs)
+            return
+        # Spawned, not forked: OpenCV's thread pool does not survive a fork.
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), quiet_decoders)
+        try:
+            yield from pool.map(_write_block, jobs)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    parts = list(track(results(), "writing images", len(plan), ROWS_AT_ONCE))
+    landmarks, scores = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return landmarks, scores
+
+
+_opened: dict[Any, Any] = {}  # of this process, for its next block
+
+
+def _write_block(job: tuple[tuple[Any, ...], np.ndarray, np.ndarray, Path]) -> tuple[np.ndarray, np.ndarray]:
+    options, sources, numbers, crops = job
+    if options not in _opened:
+        _opened.clear()
+        _opened[options] = open_source(*options)
+    found: list[LooseCrop] = []
+    for index, number in zip(sources.tolist(), numbers.tolist(), strict=True):
+        crop = _opened[options].read(index)
+        (crops / f"{number}.jpg").write_bytes(crop.jpeg)
+        found.append(crop)
+    return np.stack([crop.landmarks for crop in found]), np.array([crop.score for crop in found])
+
+
+def _remove(folder: Path) -> None:
+    """Remove an earlier layout, and nothing else that lies in the folder; its summary first."""
+    for name in (SUMMARY, "sources.tsv", "embeddings.npy"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("loose_crop", "meta"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="facekd data make-ijb",
+        description="Lay out images of people, generated faces or drawn embeddings as IJB-B and IJB-C are.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "source",
+        nargs="?",
+        help="a folder with one folder of images a person, a record pack, or synthetic:PEOPLExIMAGES",
+    )
+    add("output", type=Path, help="folder to write to, new or empty")
+    add("--target", choices=PUBLISHED, default="IJBC", help="whose file names are used (default %(default)s)")
+    add(
+        "--landmarks",
+        type=Path,
+        metavar="FILE",
+        help="lines PERSON/IMAGE x1 y1 ... x5 y5 [score]; without it images are taken to be aligned to the template",
+    )
+    add(
+        "--on-missing",
+        choices=("fail", "drop"),
+        default="fail",
+        help="an image without landmarks is an error, or is left out (default %(default)s)",
+    )
+    add("--largest-probe", type=int, default=6, metavar="N", help="most images of a probe template (default 6)")
+    add("--impostors", type=int, metavar="N", help="impostor pairs (default: all of gallery x probe)")
+    add("--image-size", type=int, default=112, metavar="PX", help="side of a generated face (default %(default)s)")
+    add("--full-size", action="store_true", help="the published counts, with embeddings in place of images")
+    add("--fraction", type=float, default=1.0, metavar="F", help="of the full size (default 1)")
+    add("--embedding-size", type=int, default=512, metavar="D", help="with --full-size (default %(default)s)")
+    add("--dtype", choices=("float32", "float16"), default="float32", help="with --full-size (default %(default)s)")
+    add("--seed", type=int, default=0, help="of everything that is drawn (default %(default)s)")
+    add("--workers", type=int, metavar="N", help="processes that write images (default: one a core)")
+    add("--overwrite", action="store_true", help="replace a layout that this command wrote there")
+    arguments = parser.parse_args(argv)
+    if arguments.full_size and arguments.source is not None:
+        parser.error("--full-size draws embeddings: give the output folder alone")
+    if not arguments.full_size and arguments.source is None:
+        parser.error("give a source and an output folder, or --full-size and an output folder")
+    if arguments.full_size and arguments.landmarks:
+        parser.error("--landmarks go with a folder of photos, not with --full-size")
+    if not 0 < arguments.fraction <= 1 or (arguments.fraction != 1 and not arguments.full_size):
+        parser.error("--fraction: between 0 and 1, and with --full-size")
+    checks = (("largest_probe", 1), ("impostors", 1), ("image_size", MIN_SIZE), ("embedding_size", 2), ("workers", 0))
+    for name, lowest in (*checks, ("seed", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < lowest:
+            parser.error(f"--{name.replace('_', '-')} {value}: give at least {lowest}")
+    return arguments
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))
