@@ -17,7 +17,7 @@ from data_prep.ijb_embeddings import write_embeddings
 from data_prep.ijb_plan import PUBLISHED, IjbPlan, IjbPlanError, plan_of_counts, plan_of_images
 from data_prep.ijb_sources import loosen
 from data_prep.make_ijb_layout import main
-from facekd.alignment import template
+from facekd.alignment import template as template_points
 from facekd.data.synthetic import render_faces
 from facekd.errors import FacekdError
 
@@ -110,7 +110,7 @@ def test_a_loosened_face_aligns_back_to_itself() -> None:
     crop, landmarks = loosen(face, np.random.default_rng(5))
     assert crop.shape == (168, 168, 3)
     # A similarity is fixed by two points; that it fits all five shows that crop and landmarks moved as one.
-    source, target = landmarks @ [1, 1j], template(112) @ [1, 1j]
+    source, target = landmarks @ [1, 1j], template_points(112) @ [1, 1j]
     factor = (target[1] - target[0]) / (source[1] - source[0])
     shift = target[0] - factor * source[0]
     assert np.allclose(factor * source + shift, target)
@@ -143,7 +143,7 @@ def test_aligned_photos_keep_their_bytes_and_get_the_templates_landmarks(tmp_pat
     for name, source in sources.items():
         assert (root / "loose_crop" / name).read_bytes() == (people / source).read_bytes()
         points, score = layout["points"][name]
-        assert np.allclose(points, template(40), atol=1e-3) and score == 1
+        assert np.allclose(points, template_points(40), atol=1e-3) and score == 1
     # Someone with one image is in a gallery, and nobody's mate.
     probes = {face["SUBJECT_ID"] for face in layout["probes"]}
     assert len(probes) == 2
