@@ -12,21 +12,26 @@ share of genuine comparisons accepted (1 - FNMR).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from facekd.verification_scores import (
-    VerificationError,
-    checked_is_same,
-    checked_score_pair,
-    checked_scores,
-    fold_indices,
+from facekd.ranked_scores import RankedScores
+from facekd.verification_points import (
+    RULES,
+    EqualErrorPoint,
+    RocCurve,
+    Rule,
+    TarAtFar,
+    just_above,
+    midway_threshold,
+    num_allowed_false_accepts,
+    wilson_interval,
 )
+from facekd.verification_scores import VerificationError, checked_is_same, checked_scores, fold_indices
 
 __all__ = [
     "RULES",
@@ -46,46 +51,6 @@ __all__ = [
     "tar_at_far",
     "wilson_interval",
 ]
-
-Rule = Literal["exact", "insightface"]
-RULES: tuple[Rule, ...] = ("exact", "insightface")
-Z_95 = 1.959963984540054  # the 97.5th percentile of the standard normal distribution
-
-
-@dataclass(frozen=True)
-class TarAtFar:
-    """One operating point; `tar` is None, with a `reason`, where the FAR cannot be measured with these comparisons."""
-
-    far: float  # the target
-    tar: float | None
-    threshold: float | None  # accept when score >= threshold
-    false_accepts: int | None
-    achieved_far: float | None  # false_accepts / num_impostor
-    num_impostor: int
-    num_genuine: int
-    ci95: tuple[float, float] | None  # of the TAR
-    interval: str | None  # how ci95 was made: "wilson", "subject bootstrap"
-    rule: Rule
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class RocCurve:
-    """Every distinct operating point, from accepting nothing (0, 0) to accepting everything (1, 1): arrays of (P,)."""
-
-    far: np.ndarray
-    tar: np.ndarray
-    threshold: np.ndarray
-
-
-@dataclass(frozen=True)
-class EqualErrorPoint:
-    """Where the false accept rate meets the false reject rate; see `equal_error_point`."""
-
-    eer: float
-    threshold: float  # the achievable threshold at which the two rates are nearest
-    far: float  # at that threshold
-    frr: float
 
 
 @dataclass(frozen=True)
@@ -121,63 +86,7 @@ def tar_at_far(
     Raises:
         VerificationError: no scores of a kind, non-finite scores, a FAR outside (0, 1], an unknown rule.
     """
-    genuine, impostor = checked_score_pair(genuine, impostor)
-    if rule not in RULES:
-        raise VerificationError(f"rule must be one of {', '.join(RULES)}; found {rule!r}")
-    targets = [_checked_far(far) for far in np.atleast_1d(np.asarray(fars, dtype=np.float64))]
-    points = []
-    genuine, impostor = np.sort(genuine), np.sort(impostor)
-    corners = _roc_corners(genuine, impostor) if rule == "insightface" else None
-    for far in targets:
-        allowed = num_allowed_false_accepts(far, impostor.size)
-        if allowed < 1:
-            points.append(_not_measurable(far, genuine.size, impostor.size, rule))
-            continue
-        if corners is not None:
-            threshold = _nearest_corner(*corners, far, impostor.size)
-        elif allowed >= impostor.size:
-            threshold = min(genuine[0], impostor[0])  # everything may be accepted
-        else:
-            threshold = _just_above(impostor[impostor.size - 1 - allowed])
-        accepted = genuine.size - int(np.searchsorted(genuine, threshold, side="left"))
-        false_accepts = impostor.size - int(np.searchsorted(impostor, threshold, side="left"))
-        points.append(
-            TarAtFar(
-                far=far,
-                tar=accepted / genuine.size,
-                threshold=float(threshold),
-                false_accepts=false_accepts,
-                achieved_far=false_accepts / impostor.size,
-                num_impostor=impostor.size,
-                num_genuine=genuine.size,
-                ci95=wilson_interval(accepted, genuine.size),
-                interval="wilson",
-                rule=rule,
-            )
-        )
-    return points
-
-
-def num_allowed_false_accepts(far: float, num_impostor: int) -> int:
-    """floor(far * num_impostor), forgiving the rounding of a decimal FAR: 1e-3 of 3,000 is 3 and never 2."""
-    return min(math.floor(far * num_impostor * (1 + 1e-12) + 1e-9), num_impostor)
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a proportion (E. B. Wilson, 1927); sound at 0 and at `trials` successes too.
-
-    Raises:
-        VerificationError: no trials, or more successes than trials.
-    """
-    if trials < 1 or not 0 <= successes <= trials:
-        raise VerificationError(f"a proportion needs 0 <= successes <= trials, trials >= 1; got {successes}, {trials}")
-    share, shrink = successes / trials, 1 + Z_95**2 / trials
-    centre = (share + Z_95**2 / (2 * trials)) / shrink
-    half = Z_95 / shrink * math.sqrt(share * (1 - share) / trials + (Z_95 / (2 * trials)) ** 2)
-    # At the ends the exact bounds are 0 and 1; rounding would leave them a hair away.
-    low = 0.0 if successes == 0 else max(centre - half, 0.0)
-    high = 1.0 if successes == trials else min(centre + half, 1.0)
-    return low, high
+    return RankedScores(genuine, impostor).tar_at_far(fars, rule)
 
 
 def roc_curve(genuine: ArrayLike, impostor: ArrayLike) -> RocCurve:
@@ -190,9 +99,12 @@ def roc_curve(genuine: ArrayLike, impostor: ArrayLike) -> RocCurve:
     Raises:
         VerificationError: as `tar_at_far`.
     """
-    genuine, impostor = checked_score_pair(genuine, impostor)
-    false_accepts, true_accepts, threshold = _roc_counts(np.sort(genuine), np.sort(impostor))
-    return RocCurve(false_accepts / impostor.size, true_accepts / genuine.size, threshold)
+    ranked = RankedScores(genuine, impostor)
+    values = np.unique(np.concatenate([ranked.genuine, ranked.impostor]))[::-1]
+    threshold = np.concatenate([just_above(values[:1]), values])
+    false_accepts = ranked.impostor.size - np.searchsorted(ranked.impostor, threshold, side="left")
+    true_accepts = ranked.genuine.size - np.searchsorted(ranked.genuine, threshold, side="left")
+    return RocCurve(false_accepts / ranked.impostor.size, true_accepts / ranked.genuine.size, threshold)
 
 
 def equal_error_rate(genuine: ArrayLike, impostor: ArrayLike) -> float:
@@ -222,21 +134,7 @@ def equal_error_point(genuine: ArrayLike, impostor: ArrayLike) -> EqualErrorPoin
     Raises:
         VerificationError: as `tar_at_far`.
     """
-    genuine, impostor = checked_score_pair(genuine, impostor)
-    false_accepts, true_accepts, threshold = _roc_counts(np.sort(genuine), np.sort(impostor))
-    # FAR - FRR in integers (times G n), so that "equal" is exact. It rises strictly from -1 to 1.
-    excess = false_accepts * genuine.size - (genuine.size - true_accepts) * impostor.size
-    after = int(np.argmax(excess >= 0))
-    before = after - 1
-    share = -excess[before] / (excess[after] - excess[before])
-    eer = (false_accepts[before] + share * (false_accepts[after] - false_accepts[before])) / impostor.size
-    nearest = before if abs(excess[before]) <= abs(excess[after]) else after
-    if 0 < nearest < threshold.size - 1:
-        midway = _between(threshold[nearest + 1], threshold[nearest])
-    else:
-        midway = threshold[nearest]
-    far, frr = false_accepts[nearest] / impostor.size, 1 - true_accepts[nearest] / genuine.size
-    return EqualErrorPoint(float(eer), float(midway), float(far), float(frr))
+    return RankedScores(genuine, impostor).equal_error_point()
 
 
 def area_under_roc(genuine: ArrayLike, impostor: ArrayLike) -> float:
@@ -249,11 +147,7 @@ def area_under_roc(genuine: ArrayLike, impostor: ArrayLike) -> float:
     Raises:
         VerificationError: as `tar_at_far`.
     """
-    genuine, impostor = checked_score_pair(genuine, impostor)
-    impostor = np.sort(impostor)
-    below = np.searchsorted(impostor, genuine, side="left").sum(dtype=np.int64)
-    not_above = np.searchsorted(impostor, genuine, side="right").sum(dtype=np.int64)
-    return float((int(below) + int(not_above)) / (2 * genuine.size * impostor.size))
+    return RankedScores(genuine, impostor).area_under_roc()
 
 
 def kfold_accuracy(scores: ArrayLike, is_same: ArrayLike, folds: int | ArrayLike = 10) -> KFoldAccuracy:
@@ -293,31 +187,6 @@ def kfold_accuracy(scores: ArrayLike, is_same: ArrayLike, folds: int | ArrayLike
     return KFoldAccuracy(float(np.mean(accuracies)), float(np.std(accuracies)), tuple(accuracies), tuple(thresholds))
 
 
-def _checked_far(far: float) -> float:
-    if not 0 < far <= 1:
-        raise VerificationError(f"a FAR must lie in (0, 1]; found {far}")
-    return float(far)
-
-
-def _not_measurable(far: float, num_genuine: int, num_impostor: int, rule: Rule) -> TarAtFar:
-    needed = f"{math.ceil(1 / far - 1e-6):,}" if far > 1e-15 else f"{1 / far:.0e}"
-    reason = (
-        f"not measurable: {num_impostor:,} impostor comparisons allow {far * num_impostor:.2g} false accepts at "
-        f"FAR {far:g}; at least {needed} comparisons are needed"
-    )
-    return TarAtFar(far, None, None, None, None, num_impostor, num_genuine, None, None, rule, reason)
-
-
-def _just_above(score: Any) -> Any:
-    return np.nextafter(score, score.dtype.type(np.inf))
-
-
-def _between(lower: Any, upper: Any) -> Any:
-    """A threshold that accepts `upper` and rejects `lower`: midway, or `upper` where no number lies between them."""
-    midway = lower / 2 + upper / 2  # the sum itself could overflow
-    return midway if lower < midway <= upper else upper
-
-
 def _most_accurate_threshold(scores: np.ndarray, is_same: np.ndarray) -> Any:
     """`scores` ascending (n,). Cut j rejects the first j; only cuts between different scores can be made."""
     rejected_impostors = np.concatenate([[0], np.cumsum(~is_same)])
@@ -329,33 +198,5 @@ def _most_accurate_threshold(scores: np.ndarray, is_same: np.ndarray) -> Any:
     if cut == 0:
         return scores[0]
     if cut == scores.size:
-        return _just_above(scores[-1])
-    return _between(scores[cut - 1], scores[cut])
-
-
-def _roc_counts(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(false accepts, true accepts, threshold), each (P,), strictest first, of ascending scores."""
-    values = np.unique(np.concatenate([genuine, impostor]))[::-1]
-    threshold = np.concatenate([_just_above(values[0])[None], values])
-    false_accepts = impostor.size - np.searchsorted(impostor, threshold, side="left")
-    true_accepts = genuine.size - np.searchsorted(genuine, threshold, side="left")
-    return false_accepts.astype(np.int64), true_accepts.astype(np.int64), threshold
-
-
-def _roc_corners(genuine: np.ndarray, impostor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(false accepts, threshold) of the ROC's corners, most lenient first.
-
-    scikit-learn's `roc_curve` drops points inside straight stretches, and the tables of the field were made from
-    what is left: the nearest point is another one without this step.
-    """
-    false_accepts, true_accepts, threshold = _roc_counts(genuine, impostor)
-    # The point at (0, 0) is added after the thinning there, so it takes no part in it.
-    bends = (np.diff(false_accepts[1:], 2) != 0) | (np.diff(true_accepts[1:], 2) != 0)
-    inner = np.concatenate([[True], bends, [True]]) if false_accepts.size > 3 else np.ones(false_accepts.size - 1, bool)
-    keep = np.concatenate([[True], inner])
-    return false_accepts[keep][::-1], threshold[keep][::-1]
-
-
-def _nearest_corner(false_accepts: np.ndarray, threshold: np.ndarray, far: float, num_impostor: int) -> Any:
-    # argmin takes the first of equals: the most lenient corner, which is what the published scripts do.
-    return threshold[np.argmin(np.abs(false_accepts / num_impostor - far))]
+        return just_above(scores[-1])
+    return midway_threshold(scores[cut - 1], scores[cut])
