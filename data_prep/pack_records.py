@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 
 from data_prep.bad_records import BadRecords, add_bad_record_option
 from data_prep.image_lists import ListedImage, ListError, check_labels, list_folder, read_lst, renumber
+from data_prep.ordered_work import in_order
 from facekd.data.decoding import ImageError, decode_rgb, quiet_decoders
 from facekd.data.record_pack_writer import RecordPackWriter, rec_path_of
 from facekd.errors import FacekdError, run_verb
 from facekd.progress import track
-
-READ_AHEAD = 64  # images per worker in flight: enough to keep the threads busy, and little memory
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
     num_kept = 0
     with RecordPackWriter(arguments.output, arguments.size, arguments.layout) as writer:
-        results = _in_order(prepare, images, arguments.workers)
+        results = in_order(prepare, images, arguments.workers)
         for image, result in zip(images, track(results, "packing images", len(images)), strict=True):
             try:
                 content = result.result()
@@ -102,24 +98,6 @@ def _list_images(arguments: argparse.Namespace) -> tuple[list[ListedImage], Path
     if rec_path.exists() and not arguments.force:
         raise FacekdError(f"{rec_path} is there already; choose another place, or replace it by --force")
     return images, root
-
-
-def _in_order(
-    work: Callable[[ListedImage], bytes], images: Iterable[ListedImage], workers: int
-) -> Iterator[Future[bytes]]:
-    """Results of `work` in order, computed by threads a little ahead of their use (decoding releases Python's lock)."""
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[bytes]] = deque()
-        try:
-            for image in images:
-                waiting.append(pool.submit(work, image))
-                if len(waiting) >= workers * READ_AHEAD:
-                    yield waiting.popleft()
-            while waiting:
-                yield waiting.popleft()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def _parser() -> argparse.ArgumentParser:

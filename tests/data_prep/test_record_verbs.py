@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -17,23 +16,9 @@ from data_prep.contact_sheet import choose_images
 from facekd.data.decoding import decode_rgb
 from facekd.data.record_pack import open_record_pack
 from facekd.data.recordio import Header, RecordReader, RecordWriter, pack, unpack
-from facekd.errors import run_verb
 
 PEOPLE = {"Ada": 3, "Bob": 2, "Cyd": 4}
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a verb; returns its exit status, standard output and standard error."""
-
-    def run_it(verb: Callable[[list[str]], int], *arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        status = run_verb(partial(verb, [str(argument) for argument in arguments]))
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run_it
 
 
 def picture(seed: int, size: int = 112, suffix: str = ".jpg") -> bytes:

@@ -1,0 +1,347 @@
+"""Verb `facekd data align`: photographs to face crops, all turned and scaled to one template."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data_prep.align_log import AlignLog, Alignment
+from data_prep.face_detectors import FaceDetector, Faces, open_detector
+from data_prep.landmark_files import GivenLandmarks, read_landmarks
+from data_prep.ordered_work import in_order
+from data_prep.photos import decode_photo, find_photos
+from facekd.alignment import AlignmentError, align, is_plausible, template_fit
+from facekd.data.decoding import ImageError, quiet_decoders
+from facekd.errors import FacekdError, run_verb
+from facekd.files import sha256_of_file, write_json, write_text
+from facekd.progress import track
+
+REPORT_NAME, SET_ASIDE_NAME = "align_report.json", "set_aside.tsv"
+REPORT_FORMAT, REPORT_VERSION = "facekd-alignment", 1
+REASONS = {
+    "no_face": "no face found",
+    "low_confidence": "only faces below --min-score",
+    "too_small": "only faces smaller than --min-face",
+    "odd_landmarks": "landmarks that do not look like a face",
+    "no_landmarks": "not in the landmark file",
+    "unreadable": "cannot be read or decoded",
+}
+# A face far below the wanted score is told apart from none at all, so that the limit can be judged.
+LEAST_CANDIDATE_SCORE = 0.1
+
+
+class AlignFacesError(FacekdError):
+    """A way of asking for an alignment that cannot be followed."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides how crops look; recorded with them, and the same for all crops of a folder."""
+
+    opencv: str
+    template: str
+    image_size: int
+    landmarks_from: str
+    choose: str
+    min_score: float
+    min_face: float
+    detector_size: int
+    exif: bool
+    file_format: str
+    quality: int | None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A photograph, where it lies, and where its crop goes."""
+
+    photo: str
+    source: Path
+    crop: str
+    target: Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Align photographs; returns the exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    _check(parser, arguments)
+    photos = find_photos(arguments.photos)
+    finder, landmarks_from = _open_finder(arguments)
+    settings = _settings(arguments, landmarks_from)
+    quiet_decoders()
+
+    with AlignLog(arguments.output, vars(settings), arguments.force) as log:
+        tasks = _plan(photos, arguments.photos, arguments.output, settings.file_format)
+        waiting = [task for task in tasks if not _is_done(task, log)]
+        results = in_order(lambda task: align_photo(task, finder, settings), waiting, arguments.workers)
+        for result in track(results, "aligning photographs", len(waiting)):
+            log.add(result.result())
+        done = [log.entries[task.photo] for task in tasks]
+    if arguments.set_aside is not None:
+        _copy_aside(done, arguments.photos, arguments.set_aside)
+    counts = _write_report(arguments.output, settings, done)
+    _print(arguments.output, counts, len(tasks) - len(waiting), arguments.set_aside)
+    if not counts["aligned"]:
+        raise AlignFacesError(
+            f"no face was aligned; {arguments.output / SET_ASIDE_NAME} says why, photograph by photograph"
+        )
+    return 0
+
+
+Finder = Callable[[str, np.ndarray], "Faces | GivenLandmarks | None"]
+
+
+def align_photo(task: Task, finder: Finder, settings: Settings) -> Alignment:
+    """Find the face of a photograph and write its crop; what is wrong with the photograph becomes its reason."""
+    stamp = [0, 0]
+    try:
+        status = task.source.stat()
+        stamp = [status.st_size, status.st_mtime_ns]
+        image = decode_photo(task.source.read_bytes(), settings.exif)
+    except ImageError as error:
+        return Alignment(task.photo, stamp, reason="unreadable", detail=str(error))
+    except OSError as error:  # removed meanwhile, a broken link, no permission: no reason to lose the rest
+        return Alignment(task.photo, stamp, reason="unreadable", detail=str(error.strerror))
+    found = finder(task.photo, image)
+    if found is None:
+        return Alignment(task.photo, stamp, reason="no_landmarks")
+    if isinstance(found, Faces):
+        choice, reason, detail, num_faces = choose_face(found, image.shape[:2], settings)
+        if choice is None:
+            return Alignment(task.photo, stamp, reason=reason, detail=detail, num_faces=num_faces)
+        landmarks, score = found.landmarks[choice], float(found.scores[choice])
+        box = found.boxes[choice].round(2).tolist()
+    else:
+        landmarks, score, box, num_faces = found.landmarks, found.score, None, None
+        if score is not None and score < settings.min_score:
+            return Alignment(task.photo, stamp, reason="low_confidence", detail=f"its score is {score:.3f}")
+    facts: dict[str, Any] = {
+        "landmarks": landmarks.round(3).ravel().tolist(),
+        "score": None if score is None else round(score, 4),
+        "box": box,
+        "num_faces": num_faces,
+    }
+    if not is_plausible(landmarks[None])[0]:
+        detail = f"they fit the template to {template_fit(landmarks[None])[0]:.2f} of 1"
+        return Alignment(task.photo, stamp, reason="odd_landmarks", detail=detail, **facts)
+    try:
+        crop = align(image, landmarks, settings.image_size)
+    except AlignmentError as error:
+        return Alignment(task.photo, stamp, reason="odd_landmarks", detail=str(error), **facts)
+    _write_crop(task.target, crop, settings.quality)
+    return Alignment(task.photo, stamp, crop=task.crop, **facts)
+
+
+def choose_face(
+    faces: Faces, image_shape: tuple[int, ...], settings: Settings
+) -> tuple[int | None, str | None, str | None, int]:
+    """Which face of a photograph to cut: `(number or None, reason, detail, how many had the score)`."""
+    if not len(faces):
+        return None, "no_face", None, 0
+    is_sure = faces.scores >= settings.min_score
+    if not is_sure.any():
+        return None, "low_confidence", f"the best face has score {faces.scores.max():.3f}", 0
+    sides = faces.boxes[:, 2:] - faces.boxes[:, :2]
+    is_eligible = is_sure & (sides.min(axis=1) >= settings.min_face)
+    if not is_eligible.any():
+        largest = sides.min(axis=1)[is_sure].max()
+        return None, "too_small", f"the largest face is {largest:.0f} pixels across", int(is_sure.sum())
+    middle = np.array([image_shape[1], image_shape[0]]) / 2
+    from_middle = np.linalg.norm((faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2 - middle, axis=1)
+    merit = {"largest": sides.prod(axis=1), "centre": -from_middle, "score": faces.scores}[settings.choose]
+    return int(np.argmax(np.where(is_eligible, merit, -np.inf))), None, None, int(is_sure.sum())
+
+
+def detect_at_two_sizes(detector: FaceDetector, image: np.ndarray, settings: Settings) -> Faces:
+    """Detect at `detector_size`, and where no face is sure at half of it: a face that fills the picture is too large
+    for the network at the first size, and is found at the second."""
+    least = min(LEAST_CANDIDATE_SCORE, settings.min_score)
+    found = detector.detect(image, least, settings.detector_size)
+    if len(found) and found.scores.max() >= settings.min_score:
+        return found
+    again = detector.detect(image, least, settings.detector_size // 2)
+    best = [faces.scores.max() if len(faces) else 0.0 for faces in (found, again)]
+    return again if best[1] > best[0] else found
+
+
+def _open_finder(arguments: argparse.Namespace) -> tuple[Finder, str]:
+    """How to find the landmarks of a photograph, and words for where they come from."""
+    if arguments.landmarks is not None:
+        given = read_landmarks(arguments.landmarks)
+        digest = sha256_of_file(arguments.landmarks)[:16]
+        return lambda name, image: given.get(name), f"file {arguments.landmarks.name} (sha256 {digest})"
+    detector = open_detector(arguments.detector)
+    settings = _settings(arguments, "")
+    digest = sha256_of_file(arguments.detector)[:16]
+    source = f"{detector.kind} {arguments.detector.name} (sha256 {digest})"
+    return lambda name, image: detect_at_two_sizes(detector, image, settings), source
+
+
+def _settings(arguments: argparse.Namespace, landmarks_from: str) -> Settings:
+    return Settings(
+        opencv=cv2.__version__,
+        template="arcface 112x112, 5 points",
+        image_size=arguments.size,
+        landmarks_from=landmarks_from,
+        choose=arguments.choose,
+        min_score=arguments.min_score,
+        min_face=arguments.min_face,
+        detector_size=arguments.detector_size,
+        exif=arguments.exif,
+        file_format=arguments.format,
+        quality=arguments.quality if arguments.format == "jpg" else None,
+    )
+
+
+def _plan(photos: list[str], root: Path, output: Path, file_format: str) -> list[Task]:
+    """Name the crops: as the photographs, unless two of a folder differ in their suffix alone."""
+    stems = Counter(os.path.splitext(photo)[0] for photo in photos)  # noqa: PTH122
+    tasks = []
+    for photo in photos:
+        stem = os.path.splitext(photo)[0]  # noqa: PTH122
+        crop = f"{stem if stems[stem] == 1 else photo}.{file_format}"
+        tasks.append(Task(photo, root / photo, crop, output / crop))
+    return tasks
+
+
+def _is_done(task: Task, log: AlignLog) -> bool:
+    entry = log.entries.get(task.photo)
+    if entry is None:
+        return False
+    try:
+        status = task.source.stat()
+    except OSError:
+        return False
+    if entry.stamp != [status.st_size, status.st_mtime_ns]:
+        return False
+    # A crop that was removed since, or left empty by a power cut, is made again.
+    return entry.crop is None or (entry.crop == task.crop and task.target.exists() and task.target.stat().st_size > 0)
+
+
+def _write_crop(path: Path, crop: np.ndarray, quality: int | None) -> None:
+    options = [] if quality is None else [cv2.IMWRITE_JPEG_QUALITY, quality]
+    encoded = cv2.imencode(path.suffix, np.ascontiguousarray(crop[..., ::-1]), options)[1]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not facekd.files: flushing each of millions of small files to the device would take days.
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_bytes(encoded.tobytes())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        error.filename = os.fspath(path)
+        raise
+
+
+def _copy_aside(done: list[Alignment], root: Path, folder: Path) -> None:
+    """Copy the photographs that were set aside to `folder/REASON/`, to be looked at."""
+    for entry in track([entry for entry in done if entry.reason], "copying what was set aside"):
+        target = folder / str(entry.reason) / entry.photo
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # a broken link
+            shutil.copyfile(root / entry.photo, target)
+
+
+def _write_report(output: Path, settings: Settings, done: list[Alignment]) -> dict[str, int]:
+    aside = [entry for entry in done if entry.reason]
+    counts = {"photographs": len(done), "aligned": len(done) - len(aside)}
+    counts |= {reason: sum(entry.reason == reason for entry in aside) for reason in REASONS}
+    counts["several_faces"] = sum((entry.num_faces or 0) > 1 for entry in done)
+    lines = [f"{entry.photo}\t{entry.reason}\t{entry.detail or REASONS[str(entry.reason)]}\n" for entry in aside]
+    _write_list(output / SET_ASIDE_NAME, "# photograph\treason\tdetail\n" + "".join(lines))
+    report = {"format": REPORT_FORMAT, "version": REPORT_VERSION, "settings": vars(settings), "counts": counts}
+    write_json(output / REPORT_NAME, report)
+    return counts
+
+
+def _write_list(path: Path, text: str) -> None:
+    # Names that are no Unicode are kept readable in the list and whole in the log.
+    write_text(path, text.encode("utf-8", "backslashreplace").decode())
+
+
+def _print(output: Path, counts: dict[str, int], num_before: int, set_aside: Path | None) -> None:
+    before = f", {num_before:,} of them looked at before" if num_before else ""
+    print(f"{output}: {counts['aligned']:,} of {counts['photographs']:,} photographs aligned{before}")
+    for reason, words in REASONS.items():
+        if counts[reason]:
+            print(f"  set aside {counts[reason]:>7,}  {words}")
+    if counts["several_faces"]:
+        print(f"  note      {counts['several_faces']:>7,}  photographs show several faces; one of each was chosen")
+    where = f", copied to {set_aside}" if set_aside is not None else ""
+    if counts["aligned"] < counts["photographs"]:
+        print(f"  listed in {output / SET_ASIDE_NAME}{where}")
+
+
+def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    if (arguments.detector is None) == (arguments.landmarks is None):
+        parser.error("give --detector MODEL.onnx or --landmarks FILE, one of the two")
+    for name, least, most in (
+        ("size", 16, 2048),
+        ("detector_size", 64, 8192),
+        ("quality", 1, 100),
+        ("workers", 1, 4096),
+    ):
+        if not least <= getattr(arguments, name) <= most:
+            parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)}: expected {least} to {most}")
+    if not 0 <= arguments.min_score <= 1:
+        parser.error(f"--min-score {arguments.min_score}: scores are 0 to 1")
+    source, output = arguments.photos.resolve(), arguments.output.resolve()
+    if output == source or output.is_relative_to(source) or source.is_relative_to(output):
+        parser.error(f"{arguments.output} and {arguments.photos} overlap: crops would be taken for photographs")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="facekd data align",
+        description="Cut the face out of each photograph, turned and scaled to the five-point template.",
+        epilog="examples:\n"
+        "  facekd data align photos aligned --detector scrfd_2.5g_bnkps.onnx\n"
+        "  facekd data align lfw aligned --landmarks lfw_landmarks.tsv\n\n"
+        "The folders below PHOTOS stay as they are, so that `facekd data pack` finds a folder for each person. Run again\n"
+        f"after a stop, it goes on where it was. OUT/{REPORT_NAME} has settings and counts, OUT/{SET_ASIDE_NAME} what\n"
+        "was not aligned and why, OUT/align_log.jsonl the landmarks of every photograph.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("photos", type=Path, metavar="PHOTOS", help="folder of photographs, searched with all its subfolders")
+    add("output", type=Path, metavar="OUT", help="folder for the crops")
+    add("--detector", type=Path, metavar="ONNX", help="face detector: SCRFD with landmarks (_bnkps), or YuNet")
+    add("--landmarks", type=Path, metavar="FILE", help="instead: lines of name, five points x y, perhaps a score")
+    add("--size", type=int, default=112, metavar="PX", help="side of the crops (default: 112)")
+    add(
+        "--choose",
+        choices=("largest", "centre", "score"),
+        default="largest",
+        help="of several faces: the largest, the one nearest the centre, or the surest (default: largest)",
+    )
+    add("--min-score", type=float, default=0.5, metavar="S", help="less is set aside (default: 0.5)")
+    add("--min-face", type=float, default=0, metavar="PX", help="smaller faces are passed over (default: 0)")
+    add(
+        "--detector-size",
+        type=int,
+        default=640,
+        metavar="PX",
+        help="the longer side of a photograph as the detector sees it; half of it where no face is found (default: 640)",
+    )
+    add("--exif", action=argparse.BooleanOptionalAction, default=True, help="turn upright by EXIF (default: yes)")
+    add("--format", choices=("jpg", "png"), default="jpg", help="of the crops (default: jpg)")
+    add("--quality", type=int, default=95, metavar="Q", help="of JPEG crops (default: 95)")
+    add("--set-aside", type=Path, metavar="DIR", help="copy what was set aside to DIR/REASON")
+    add("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="threads (default: all cores)")
+    add("--force", action="store_true", help="do everything again, also where OUT was aligned otherwise")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))

@@ -1,0 +1,143 @@
+"""What an alignment has done so far: a line of JSON a photograph, from which an interrupted run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from facekd.errors import FacekdError
+
+LOG_NAME = "align_log.jsonl"
+
+
+class AlignLogError(FacekdError):
+    """A log that belongs to another alignment, or is none."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """What became of one photograph.
+
+    Attributes:
+        photo: its name below the folder of photographs.
+        stamp: `[bytes, modification time in ns]` of the file: a changed photograph is done again.
+        crop: name of the crop below the output folder; None where the photograph was set aside.
+        reason: why it was set aside, one of `align_faces.REASONS`; None where it was not.
+        detail: a sentence about that.
+        landmarks: ten numbers x1 y1 ... x5 y5 in pixels of the photograph, upright.
+        score: of the detector; None where landmarks came without.
+        box: left, top, right, bottom; None where landmarks were given.
+        num_faces: faces found of sufficient score.
+    """
+
+    photo: str
+    stamp: list[int]
+    crop: str | None = None
+    reason: str | None = None
+    detail: str | None = None
+    landmarks: list[float] | None = None
+    score: float | None = None
+    box: list[float] | None = None
+    num_faces: int | None = None
+
+
+class AlignLog:
+    """The log in an output folder: the settings in its first line, then one `Alignment` a line.
+
+    A line cut short by a killed run is dropped, and its photograph done again.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], restart: bool = False) -> None:
+        """Open the log for adding to it.
+
+        Args:
+            folder: where it lies; made if missing.
+            settings: what decides how crops look.
+            restart: forget an earlier log.
+
+        Raises:
+            AlignLogError: the folder was aligned with other settings.
+        """
+        self.path = folder / LOG_NAME
+        self.entries: dict[str, Alignment] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+        if restart:
+            self.path.unlink(missing_ok=True)
+        end = 0
+        if self.path.exists():
+            end = self._load(settings)
+        self._stream: BinaryIO = self.path.open("ab")
+        self._stream.truncate(end)
+        if end == 0:
+            self._write({"settings": settings})
+
+    def add(self, entry: Alignment) -> None:
+        """Append what became of a photograph."""
+        self.entries[entry.photo] = entry
+        self._write({key: value for key, value in asdict(entry).items() if value is not None})
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def __enter__(self) -> AlignLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        self.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        try:
+            self._stream.write(json.dumps(line).encode() + b"\n")
+            self._stream.flush()
+        except OSError as error:
+            error.filename = os.fspath(self.path)
+            raise
+
+    def _load(self, settings: dict[str, Any]) -> int:
+        """Read the entries; returns where whole lines end."""
+        end = 0
+        for number, (line, stop) in enumerate(self._whole_lines()):
+            try:
+                value = json.loads(line)
+                if number == 0:
+                    self._check(value["settings"], settings)
+                else:
+                    entry = Alignment(**value)
+                    self.entries[entry.photo] = entry
+            except (ValueError, TypeError, KeyError) as error:
+                raise AlignLogError(
+                    f"{self.path}, line {number + 1}: is no log of an alignment ({error}); "
+                    "choose another output folder, or begin anew by --force"
+                ) from error
+            end = stop
+        return end
+
+    def _whole_lines(self) -> Iterator[tuple[bytes, int]]:
+        stop = 0
+        with self.path.open("rb") as stream:
+            for line in stream:
+                stop += len(line)
+                if line.endswith(b"\n"):
+                    yield line, stop
+
+    def _check(self, found: dict[str, Any], settings: dict[str, Any]) -> None:
+        names = {**found, **settings}
+        different = [name for name in names if _comparable(name, found) != _comparable(name, settings)]
+        if different:
+            name = different[0]
+            raise AlignLogError(
+                f"{self.path.parent} was aligned with {name} {found.get(name)!r}, and now it is {settings.get(name)!r}; "
+                "crops of two kinds do not belong in one data set: choose another output folder, or do all of it again "
+                "by --force"
+            )
+
+
+def _comparable(name: str, settings: dict[str, Any]) -> Any:
+    value = settings.get(name)
+    # Releases that mend OpenCV (4.10.0 to 4.10.1) do not change what it computes.
+    return ".".join(str(value).split(".")[:2]) if name == "opencv" else value

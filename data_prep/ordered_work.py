@@ -1,0 +1,40 @@
+"""Work spread over threads, with the results in the order of the tasks and only a few of them waiting in memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+READ_AHEAD = 64  # tasks per worker in flight: enough to keep the threads busy, and little memory
+
+
+def in_order(
+    work: Callable[[Task], Result], tasks: Iterable[Task], workers: int, read_ahead: int = READ_AHEAD
+) -> Iterator[Future[Result]]:
+    """Results of `work` in order, computed by threads a little ahead of their use.
+
+    Threads, because decoding, encoding and networks release Python's lock. An exception of `work` is raised by
+    `result()` of its future, so that the caller knows which task it belongs to.
+
+    Args:
+        work: called with each task.
+        tasks: what to do; consumed no faster than the work is.
+        workers: threads.
+        read_ahead: tasks per worker that may be done before they are asked for.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(work, task))
+                if len(waiting) >= workers * read_ahead:
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            for future in waiting:
+                future.cancel()

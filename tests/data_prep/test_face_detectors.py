@@ -1,0 +1,115 @@
+"""Detectors as users bring them, on painted faces whose place, size and score are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from data_prep.face_detectors import DetectorError, open_detector, without_overlaps
+from facekd.alignment import template
+
+PAINTED = (template() - template().mean(0)) * 0.66
+
+
+def paint(*faces: tuple[int, int, int, int], size: int = 128) -> np.ndarray:
+    """Black, with a cell of 8 pixels for each (column, row, red, blue)."""
+    image = np.zeros((size, size, 3), np.uint8)
+    for column, row, red, blue in faces:
+        image[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = (red, 0, blue)
+    return image
+
+
+@pytest.mark.parametrize("kind", ["scrfd", "yunet"])
+def test_faces_are_found_where_they_are(kind: str, request: pytest.FixtureRequest) -> None:
+    detector = open_detector(request.getfixturevalue(kind))
+    assert detector.kind == kind
+    faces = detector.detect(paint((3, 4, 255, 0), (11, 10, 204, 255)), 0.3, 128)
+    np.testing.assert_allclose(faces.scores, [1, 0.8], atol=0.01)
+    centres = np.array([[24, 32], [88, 80]], float)
+    np.testing.assert_allclose((faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2, centres, atol=0.1)
+    # SCRFD's blue of 0 is just above -1 (it divides by 128), YuNet's box is exactly 32.
+    np.testing.assert_allclose(faces.boxes[:, 2:] - faces.boxes[:, :2], [[32, 32], [64, 64]], atol=0.3)
+    np.testing.assert_allclose(faces.landmarks, centres[:, None] + PAINTED, atol=0.1)
+    assert len(detector.detect(paint((3, 4, 255, 0), (11, 10, 204, 255)), 0.9, 128)) == 1
+    nothing = detector.detect(paint(), 0.3, 128)
+    assert len(nothing) == 0 and nothing.landmarks.shape == (0, 5, 2)
+
+
+@pytest.mark.parametrize("kind", ["scrfd", "yunet"])
+def test_coordinates_are_those_of_the_image_given(kind: str, request: pytest.FixtureRequest) -> None:
+    detector = open_detector(request.getfixturevalue(kind))
+    small = paint((3, 4, 255, 0))
+    large = cv2.resize(small, (384, 384), interpolation=cv2.INTER_NEAREST)
+    found, expected = detector.detect(large, 0.5, 128), detector.detect(small, 0.5, 128)
+    np.testing.assert_allclose(found.landmarks, expected.landmarks * 3, atol=0.1)
+    np.testing.assert_allclose(found.boxes, expected.boxes * 3, atol=0.1)
+    wide = detector.detect(np.ascontiguousarray(small[:64]), 0.5, 128)  # half a square: the rest is filled up
+    np.testing.assert_allclose(wide.landmarks, expected.landmarks, atol=0.1)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 30), st.floats(0, 0.9))
+def test_overlaps_go_as_in_the_naive_loop(seed: int, count: int, most: float) -> None:
+    generator = np.random.default_rng(seed)
+    corners = generator.uniform(0, 50, (count, 2))
+    boxes = np.concatenate([corners, corners + generator.uniform(1, 40, (count, 2))], axis=1)
+    scores = generator.random(count)
+
+    def overlap(a: np.ndarray, b: np.ndarray) -> float:
+        width, height = (max(0.0, min(a[i + 2], b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
+        area = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+        return width * height / (sum(area) - width * height)
+
+    kept: list[int] = []
+    for candidate in sorted(range(count), key=lambda number: -scores[number]):
+        if all(overlap(boxes[candidate], boxes[other]) <= most for other in kept):
+            kept.append(candidate)
+    assert without_overlaps(boxes, scores, most).tolist() == kept
+
+
+def save_outputs(path: Path, sizes: list[int]) -> Path:
+    """A model that returns constants, one output for each of these sizes."""
+    nodes, outputs = [], []
+    for number, size in enumerate(sizes):
+        value = helper.make_tensor(f"v{number}", TensorProto.FLOAT, [3, size], [0.0] * 3 * size)
+        nodes.append(helper.make_node("Constant", [], [f"o{number}"], value=value))
+        outputs.append(helper.make_tensor_value_info(f"o{number}", TensorProto.FLOAT, [3, size]))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, "height", "width"])
+    graph = helper.make_graph(nodes, "constants", [image], outputs)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+    return path
+
+
+def test_what_is_no_detector_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DetectorError, match="no such file"):
+        open_detector(tmp_path / "absent.onnx")
+    (tmp_path / "text.onnx").write_text("not a model")
+    with pytest.raises(DetectorError, match=r"text\.onnx: onnxruntime cannot open it"):
+        open_detector(tmp_path / "text.onnx")
+    with pytest.raises(DetectorError, match="neither SCRFD with five landmarks .* its outputs are o0"):
+        open_detector(save_outputs(tmp_path / "embedder.onnx", [128]))
+    with pytest.raises(DetectorError, match="SCRFD without landmarks"):
+        open_detector(save_outputs(tmp_path / "boxes.onnx", [1, 1, 1, 4, 4, 4]))
+    pretender = open_detector(save_outputs(tmp_path / "pretender.onnx", [1, 1, 1, 4, 4, 4, 10, 10, 10]))
+    with pytest.raises(DetectorError, match="no whole number of anchors"):
+        pretender.detect(paint(), 0.5, 128)
+
+
+def test_a_real_face_is_found_alike_by_real_scrfd_and_the_published_landmarks(
+    real_data: Callable[[str], Path],
+) -> None:
+    """The landmarks of LFW are of the deepfunneled images, so only the shape is compared, not the place."""
+    detector = open_detector(real_data("models/scrfd_2.5g_bnkps.onnx"))
+    name = "Tony_Blair/Tony_Blair_0003.jpg"
+    image = cv2.imread(str(real_data(f"photos/{name}")), cv2.IMREAD_COLOR_RGB)
+    faces = detector.detect(image, 0.5, 320)
+    assert len(faces) >= 1 and faces.boxes[0].min() > 0 and faces.boxes[0].max() < 250
+    eyes, mouth = faces.landmarks[0, :2], faces.landmarks[0, 3:]
+    assert eyes[0, 0] < eyes[1, 0] and mouth[0, 0] < mouth[1, 0] and eyes[:, 1].max() < mouth[:, 1].min()
