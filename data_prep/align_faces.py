@@ -308,8 +308,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  facekd data align photos aligned --detector scrfd_2.5g_bnkps.onnx\n"
         "  facekd data align lfw aligned --landmarks lfw_landmarks.tsv\n\n"
-        "The folders below PHOTOS stay as they are, so that `facekd data pack` finds a folder for each person. Run again\n"
-        f"after a stop, it goes on where it was. OUT/{REPORT_NAME} has settings and counts, OUT/{SET_ASIDE_NAME} what\n"
+        "The folders below PHOTOS stay as they are, so that `facekd data pack` finds a folder for each person. Run\n"
+        f"again after a stop, it goes on where it was. OUT/{REPORT_NAME} has settings and counts, OUT/{SET_ASIDE_NAME} what\n"
         "was not aligned and why, OUT/align_log.jsonl the landmarks of every photograph.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -332,7 +332,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=640,
         metavar="PX",
-        help="the longer side of a photograph as the detector sees it; half of it where no face is found (default: 640)",
+        help="the longer side of a photograph as the detector sees it; half where no face is found (default: 640)",
     )
     add("--exif", action=argparse.BooleanOptionalAction, default=True, help="turn upright by EXIF (default: yes)")
     add("--format", choices=("jpg", "png"), default="jpg", help="of the crops (default: jpg)")

@@ -131,8 +131,8 @@ class AlignLog:
         if different:
             name = different[0]
             raise AlignLogError(
-                f"{self.path.parent} was aligned with {name} {found.get(name)!r}, and now it is {settings.get(name)!r}; "
-                "crops of two kinds do not belong in one data set: choose another output folder, or do all of it again "
+                f"{self.path.parent} was aligned with {name} {found.get(name)!r}, and now it is "
+                f"{settings.get(name)!r}; crops of two kinds do not belong in one data set: choose another output folder, or do all of it again "
                 "by --force"
             )
 

@@ -145,13 +145,14 @@ class ScrfdDetector:
         by_size = {size: [o.reshape(-1, size) for o in outputs if o.shape[-1] == size] for size in (1, 4, 10)}
         columns: list[list[np.ndarray]] = [[], [], []]
         # The finest stride has the most anchors; their order among the outputs differs from file to file.
-        for stride, *values in zip(STRIDES, *(sorted(group, key=len, reverse=True) for group in by_size.values())):
+        finest_first = [sorted(group, key=len, reverse=True) for group in by_size.values()]
+        for stride, *values in zip(STRIDES, *finest_first, strict=True):
             cells = side // stride
             num_anchors = len(values[0]) // (cells * cells)
             if num_anchors < 1 or any(len(value) != cells * cells * num_anchors for value in values):
                 raise DetectorError(
-                    f"{self.path}: returns {len(values[0]):,} scores at stride {stride} for {side}x{side} pixels, which "
-                    "is no whole number of anchors a cell: not an SCRFD"
+                    f"{self.path}: returns {len(values[0]):,} scores at stride {stride} for {side}x{side} pixels, "
+                    "which is no whole number of anchors a cell: not an SCRFD"
                 )
             y, x = np.mgrid[:cells, :cells].reshape(2, -1).repeat(num_anchors, axis=1) * float(stride)
             centres = np.stack([x, y], axis=-1)

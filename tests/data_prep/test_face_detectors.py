@@ -93,7 +93,7 @@ def test_what_is_no_detector_is_said(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("not a model")
     with pytest.raises(DetectorError, match=r"text\.onnx: onnxruntime cannot open it"):
         open_detector(tmp_path / "text.onnx")
-    with pytest.raises(DetectorError, match="neither SCRFD with five landmarks .* its outputs are o0"):
+    with pytest.raises(DetectorError, match=r"neither SCRFD with five landmarks .* its outputs are o0"):
         open_detector(save_outputs(tmp_path / "embedder.onnx", [128]))
     with pytest.raises(DetectorError, match="SCRFD without landmarks"):
         open_detector(save_outputs(tmp_path / "boxes.onnx", [1, 1, 1, 4, 4, 4]))
