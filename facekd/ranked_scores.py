@@ -118,6 +118,11 @@ class RankedScores:
         far, frr = false_accepts / num_impostor, 1 - true_accepts / num_genuine
         return EqualErrorPoint(float(eer), float(threshold), float(far), float(frr))
 
+    def around_equal_error(self) -> Range:
+        """The closed range of scores that decide the EER, as `decisive_range` for a TAR@FAR."""
+        after = self._around_equal_error()[0]
+        return float(after), float(after)
+
     def area_under_roc(self) -> float:
         """See `facekd.verification.area_under_roc`."""
         below = np.searchsorted(self.impostor, self.genuine, side="left").sum(dtype=np.int64)
@@ -176,9 +181,11 @@ class RankedScores:
             high = np.inf if has_top else self.impostor[num_impostor - 1 - (target - width)]
             low = -np.inf if has_bottom else self.impostor[num_impostor - 1 - (target + width)]
             false_accepts, true_accepts, threshold = self._window(low, high)
-            kept = (np.diff(false_accepts, 2) != 0) | (np.diff(true_accepts, 2) != 0)
             # The points at the ends of the window are not judged, unless they are those of the whole curve.
-            kept = np.concatenate([[has_top], kept, [has_bottom]])
+            kept = np.zeros(len(threshold), bool)
+            kept[1:-1] = (np.diff(false_accepts, 2) != 0) | (np.diff(true_accepts, 2) != 0)
+            kept[0] |= has_top
+            kept[-1] |= has_bottom
             if has_top:  # the point at (0, 0) is added after the thinning, so it takes no part in it
                 false_accepts = np.concatenate([[0], false_accepts])
                 threshold = np.concatenate([just_above(threshold[:1]), threshold])

@@ -1,0 +1,256 @@
+"""Faces to templates: the pooling of IJB, under every switch that the tools of the field disagree on.
+
+A face's embedding is f(x), or f(x) + f(mirrored x); it may be normalised, and weighted by the detector's score. A
+template is the sum over its media of the mean over each medium's faces, normalised. All of that is a weighted sum over
+faces, so all templates are one sparse product, made a block of faces at a time; everything is float64, so that what
+is reported does not hang on rounding. The pooling is that of deepinsight/insightface (`onnx_ijbc.py`); what other
+tools do is in `PRESETS`.
+
+Shapes: N images, F faces, T templates, D embedding values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Protocol
+
+import numpy as np
+from scipy import sparse
+
+from facekd.errors import FacekdError
+
+ROWS_AT_ONCE = 1024  # a block stays in the processor's cache
+
+
+class TemplateError(FacekdError):
+    """Embeddings of which no template can be made."""
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """The switches. `keep_norm` keeps the length of a face's embedding, a sign of its quality, as its weight."""
+
+    keep_norm: bool = True
+    weight_by_detection_score: bool = True
+    flip_augment: bool = True
+    normalize_media: bool = False  # bring the mean of each medium to unit length before the sum
+
+    @property
+    def name(self) -> str:
+        """In short, for tables and files."""
+        parts = [
+            "norm" if self.keep_norm else "nonorm",
+            "detector" if self.weight_by_detection_score else "nodetector",
+            "flip" if self.flip_augment else "noflip",
+        ]
+        return "+".join([*parts, "mediaunit"] if self.normalize_media else parts)
+
+    @property
+    def text(self) -> str:
+        """For people, on every output."""
+        face = "f(x) + f(mirrored x)" if self.flip_augment else "f(x)"
+        face += ", norm kept" if self.keep_norm else ", norm removed"
+        face += ", times detector score" if self.weight_by_detection_score else ", no detector score"
+        media = "unit means" if self.normalize_media else "means"
+        return f"face = {face}; template = sum over media of {media} over faces; cosine"
+
+
+# What other tools do, read from their code (docs/method.md). AdaFace's flip fusion divides the sum by its norm and
+# multiplies by the same again, which is the sum.
+PRESETS: dict[str, Pooling] = {
+    "insightface": Pooling(True, True, True),
+    "adaface": Pooling(True, False, True),
+    "facexzoo": Pooling(True, True, False),
+    "tface": Pooling(False, False, False),
+    "magface": Pooling(True, False, False, normalize_media=True),
+}
+
+
+def all_poolings(has_flipped: bool) -> list[Pooling]:
+    """Every combination of the three switches; half as many where there are no mirrored embeddings."""
+    flips = (True, False) if has_flipped else (False,)
+    return [Pooling(*switches) for switches in product((True, False), (True, False), flips)]
+
+
+class EmbeddingRows(Protocol):
+    """Where embeddings are read from, a block of rows at a time."""
+
+    @property
+    def embedding_size(self) -> int: ...
+    @property
+    def has_flipped(self) -> bool: ...
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Rows `start` to `stop`: plain (n, D), and mirrored (n, D) where there are any."""
+        ...
+
+
+@dataclass(frozen=True)
+class Faces:
+    """The faces to pool: image row, template row, media id and detector score of each, all (F,)."""
+
+    images: np.ndarray
+    templates: np.ndarray
+    media: np.ndarray
+    detection_scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def find_useless_rows(rows: EmbeddingRows, wanted: np.ndarray) -> np.ndarray:
+    """Which of the `wanted` image rows hold an embedding that is not finite, or all zeros: ascending."""
+    bad = []
+    for start, stop in _blocks(wanted):
+        plain, flipped = rows.read(start, stop)
+        useless = np.zeros(stop - start, bool)
+        for part in (plain, flipped) if flipped is not None else (plain,):
+            # The largest magnitude is NaN or infinite where any is, and zero where all are.
+            largest = np.maximum(part.max(axis=1), -part.min(axis=1))
+            useless |= ~np.isfinite(largest) | (largest == 0)
+        bad.append(start + np.flatnonzero(useless))
+    return np.intersect1d(np.concatenate(bad), wanted) if bad else np.zeros(0, np.int64)
+
+
+def pool_templates(
+    rows: EmbeddingRows, faces: Faces, template_ids: np.ndarray, poolings: Sequence[Pooling]
+) -> list[np.ndarray]:
+    """Pool faces to templates of unit norm, under several switch settings in one pass over the embeddings.
+
+    Args:
+        rows: the embeddings of the images; finite where a face asks for them.
+        faces: what to pool.
+        template_ids: (T,), for the messages.
+        poolings: at least one.
+
+    Returns:
+        One a pooling: float64 (T, D), unit rows; NaN rows for templates without a face.
+
+    Raises:
+        TemplateError: mirrored embeddings asked of rows that hold none; a template whose faces add up to nothing, or
+            to no finite number.
+    """
+    if any(pooling.flip_augment for pooling in poolings) and not rows.has_flipped:
+        raise TemplateError(
+            "flip_augment needs embeddings of the mirrored images, and there are none; --no-flip-augment"
+        )
+    group_of, template_of_group, num_faces_of_group = _group_by_media(faces)
+    share = 1.0 / num_faces_of_group[group_of]
+    order = np.argsort(faces.images, kind="stable")
+    pooled = []
+    for some in _at_once(poolings):
+        keys = [group_of if pooling.normalize_media else faces.templates for pooling in some]
+        sizes = [len(template_of_group) if pooling.normalize_media else len(template_ids) for pooling in some]
+        sums = [np.zeros((size, rows.embedding_size)) for size in sizes]
+        _add_up(rows, faces, order, share, some, keys, sums)
+        pooled += [
+            _media_to_templates(total, template_of_group, len(template_ids)) if pooling.normalize_media else total
+            for pooling, total in zip(some, sums, strict=True)
+        ]
+    has_face = np.zeros(len(template_ids), bool)
+    has_face[faces.templates] = True
+    for templates, pooling in zip(pooled, poolings, strict=True):
+        norms = np.sqrt(np.einsum("td,td->t", templates, templates))
+        bad = np.flatnonzero(has_face & ~((norms > 0) & np.isfinite(norms)))
+        if bad.size:
+            raise TemplateError(
+                f"{bad.size:,} templates add up to a vector without direction under {pooling.name}, the first is "
+                f"template {template_ids[bad[0]]}: its embeddings cancel, overflow, or all have detector score 0"
+            )
+        norms[~has_face] = np.nan
+        templates /= norms[:, None]
+    return pooled
+
+
+def _at_once(poolings: Sequence[Pooling]) -> Iterator[Sequence[Pooling]]:
+    """All of them together; those that need a sum a medium, which are large, one by one."""
+    plain = [pooling for pooling in poolings if not pooling.normalize_media]
+    if len(plain) == len(poolings):
+        yield poolings
+    else:
+        yield from ([pooling] for pooling in poolings)
+
+
+def _group_by_media(faces: Faces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(group of each face, template of each group, faces of each group): a group is one medium of one template."""
+    order = np.lexsort((faces.media, faces.templates))
+    template, media = faces.templates[order], faces.media[order]
+    starts = np.ones(len(order), bool)
+    starts[1:] = (template[1:] != template[:-1]) | (media[1:] != media[:-1])
+    group_of = np.empty(len(order), np.int64)
+    group_of[order] = np.cumsum(starts) - 1
+    return group_of, template[starts], np.bincount(group_of)
+
+
+def _add_up(
+    rows: EmbeddingRows,
+    faces: Faces,
+    order: np.ndarray,
+    share: np.ndarray,
+    poolings: Sequence[Pooling],
+    keys: Sequence[np.ndarray],
+    sums: Sequence[np.ndarray],
+) -> None:
+    images = faces.images[order]
+
+    def one_block(bounds: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        start, stop = bounds
+        some = order[slice(*np.searchsorted(images, (start, stop)))]
+        columns = faces.images[some] - start
+        plain, flipped = rows.read(start, stop)
+        embeddings = {False: plain.astype(np.float64)} if not all(p.flip_augment for p in poolings) else {}
+        if flipped is not None and any(pooling.flip_augment for pooling in poolings):
+            embeddings[True] = np.add(plain, flipped, dtype=np.float64)
+        norms = {flip: np.sqrt(np.einsum("nd,nd->n", both, both)) for flip, both in embeddings.items()}
+        parts = []
+        for pooling, key in zip(poolings, keys, strict=True):
+            weights = share[some]
+            if pooling.weight_by_detection_score:
+                weights = weights * faces.detection_scores[some]
+            if not pooling.keep_norm:
+                length = norms[pooling.flip_augment][columns]
+                weights = np.divide(weights, length, out=np.zeros_like(weights), where=length > 0)
+            targets, row = np.unique(key[some], return_inverse=True)
+            by_row = np.argsort(row, kind="stable")
+            ends = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(targets)))])
+            matrix = sparse.csr_array((weights[by_row], columns[by_row], ends), shape=(len(targets), stop - start))
+            parts.append((targets, matrix @ embeddings[pooling.flip_augment]))
+        return parts
+
+    # The blocks are added in their order, whichever is ready first: equal runs give equal bits.
+    with ThreadPoolExecutor(2) as pool:
+        for parts in pool.map(one_block, _blocks(images)):
+            for total, (targets, part) in zip(sums, parts, strict=True):
+                total[targets] += part
+
+
+def _media_to_templates(sums: np.ndarray, template_of_group: np.ndarray, num_templates: int) -> np.ndarray:
+    norms = np.sqrt(np.einsum("gd,gd->g", sums, sums))
+    weights = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+    ends = np.concatenate([[0], np.cumsum(np.bincount(template_of_group, minlength=num_templates))])
+    return sparse.csr_array((weights, np.arange(len(sums)), ends), shape=(num_templates, len(sums))) @ sums
+
+
+def _blocks(images: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(start, stop) of blocks of image rows that hold some of the ascending `images`."""
+    if not len(images):
+        return
+    for start in range(int(images[0]) // ROWS_AT_ONCE * ROWS_AT_ONCE, int(images[-1]) + 1, ROWS_AT_ONCE):
+        stop = min(start + ROWS_AT_ONCE, int(images[-1]) + 1)
+        first, last = np.searchsorted(images, (start, stop))
+        if last > first:
+            yield start, stop
+
+
+def with_switches(
+    base: Pooling, keep_norm: bool | None, weight_by_detection_score: bool | None, flip_augment: bool | None
+) -> Pooling:
+    """`base` with those switches changed that are not None."""
+    given = {
+        "keep_norm": keep_norm,
+        "weight_by_detection_score": weight_by_detection_score,
+        "flip_augment": flip_augment,
+    }
+    return replace(base, **{name: value for name, value in given.items() if value is not None})
