@@ -324,8 +324,10 @@ def _introduction(state: TrainingState) -> str:
     per_rank = config.global_batch_size // world.size
     passes = -(-per_rank // (config.batch_size_per_rank or per_rank))
     epochs = state.total_images / len(dataset)
+    notes = "".join(f"odd        {note}\n" for note in dataset.notes)
     return (
         f"data       {dataset.name}: {len(dataset):,} images of {dataset.num_classes:,} identities\n"
+        f"{notes}"
         f"backbone   {config.backbone.name}: {count_parameters(state.recognizer.backbone) / 1e6:.2f} M parameters, "
         f"{config.data.image_size} pixels -> {config.backbone.embedding_size}\n"
         f"head       {config.head}, {config.precision} on {world.device}\n"

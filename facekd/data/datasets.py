@@ -1,4 +1,4 @@
-"""Labelled face images that load by the batch: from record packs, from folders of image files, or rendered.
+"""Labelled images that load by the batch: from record packs, folders of image files, CIFAR's files, or rendered.
 
 `open_dataset` chooses. Whatever can be checked before the first batch is (labels against the number of classes, the
 image size, that there is something there); the rest is checked at the image, and every message names it.
@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from facekd.data.cifar import CifarDataset, Split, find_cifar
+from facekd.data.crops import ResizedCrop, cut_and_scale
 from facekd.data.encoded_dataset import DatasetError, EncodedDataset, FaceDataset, OnBadRecord
 from facekd.data.record_pack import open_record_pack
 from facekd.data.synthetic import render_faces
 
 __all__ = [
+    "CifarDataset",
     "DatasetError",
     "EncodedDataset",
     "FaceDataset",
     "FolderDataset",
     "OnBadRecord",
     "RecordDataset",
+    "Split",
     "SyntheticDataset",
     "open_dataset",
 ]
@@ -38,7 +42,8 @@ class RecordDataset(EncodedDataset):
     Args:
         path: a folder that holds train.rec, or a .rec file.
         image_size: S, side in pixels.
-        on_bad_record: see `EncodedDataset`.
+        on_bad_record: see `EncodedDataset`; with "skip", records whose very headers are lost (the end of a truncated
+            file, an overwritten stretch) are left out of the data set at once, and `notes` says how many.
         resize: see `EncodedDataset`.
 
     Raises:
@@ -55,23 +60,31 @@ class RecordDataset(EncodedDataset):
     ) -> None:
         self.pack = open_record_pack(path, on_bad_record)
         super().__init__(str(path), image_size, self.pack.num_classes, on_bad_record, resize)
+        is_usable = self.pack.labels() >= 0
+        # Images of the pack that are images of the data set; None where all are, the ordinary case, which costs nothing.
+        self._kept = None if is_usable.all() else np.flatnonzero(is_usable)
+        self.notes = list(self.pack.oddities)
         self.check()
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """See `FaceDataset.labels`. Kept by the pack, which does not send them to a worker: it reads its own."""
-        return self.pack.labels()
+        labels = self.pack.labels()
+        return labels if self._kept is None else labels[self._kept]
 
     def __len__(self) -> int:
-        return self.pack.num_images
+        return self.pack.num_images if self._kept is None else len(self._kept)
 
     def read_encoded(self, index: int) -> tuple[bytes, int]:
         """See `EncodedDataset.read_encoded`."""
-        return self.pack.read_image(index)
+        return self.pack.read_image(self._in_pack(index))
 
     def describe(self, index: int) -> str:
         """See `FaceDataset.describe`."""
-        return self.pack.describe_image(index)
+        return self.pack.describe_image(self._in_pack(index))
+
+    def _in_pack(self, index: int) -> int:
+        return index if self._kept is None else int(self._kept[index])
 
     def advice_on_labels(self) -> str:
         """See `EncodedDataset.advice_on_labels`."""
@@ -90,9 +103,12 @@ class FolderDataset(EncodedDataset):
         image_size: S, side in pixels.
         on_bad_record: see `EncodedDataset`.
         resize: see `EncodedDataset`.
+        center_crop: see `EncodedDataset`.
+        identities: names of the subfolders and so the numbers of the labels, where another folder decides them; of
+            some there may be no images here.
 
     Raises:
-        DatasetError: no subfolders, or one without images.
+        DatasetError: no subfolders, one without images, or one that is not among `identities`.
     """
 
     def __init__(
@@ -101,14 +117,23 @@ class FolderDataset(EncodedDataset):
         image_size: int,
         on_bad_record: OnBadRecord = "fail",
         resize: bool = False,
+        center_crop: float = 0.0,
+        identities: Sequence[str] | None = None,
     ) -> None:
         self.path = Path(path)
-        self.identities: list[str] = sorted(_subfolders(self.path))
-        if not self.identities:
+        here = sorted(_subfolders(self.path))
+        if not here:
             raise DatasetError(f"{path} holds no subfolders; expected one for each identity, with its images in it")
+        self.identities: list[str] = here if identities is None else list(identities)
+        unknown = sorted(set(here) - set(self.identities))
+        if unknown:
+            raise DatasetError(f"{path}: {unknown[0]} is not among the classes trained on ({len(unknown)} such)")
         paths: list[bytes] = []
         counts: list[int] = []
         for identity in self.identities:
+            if identity not in here:
+                counts.append(0)
+                continue
             found = sorted(_image_files(self.path / identity))
             if not found:
                 raise DatasetError(
@@ -121,7 +146,7 @@ class FolderDataset(EncodedDataset):
         # worker copies its page, and the workers would slowly copy the whole list.
         self._paths = np.array(paths, dtype=np.bytes_)
         self._labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-        super().__init__(str(path), image_size, len(counts), on_bad_record, resize)
+        super().__init__(str(path), image_size, len(counts), on_bad_record, resize, center_crop)
         self.check()
 
     @property
@@ -184,6 +209,7 @@ class SyntheticDataset:
         self.images_per_identity = images_per_identity
         self.image_size = image_size
         self.seed = seed
+        self.notes: list[str] = []
 
     @property
     def identities(self) -> list[str]:
@@ -198,10 +224,15 @@ class SyntheticDataset:
     def __len__(self) -> int:
         return self.num_classes * self.images_per_identity
 
-    def load(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    def load(
+        self, indices: NDArray[np.int64], crops: Sequence[ResizedCrop] | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """See `FaceDataset.load`."""
         labels, photos = np.divmod(np.asarray(indices, dtype=np.int64), self.images_per_identity)
-        return render_faces(labels, photos, size=self.image_size, seed=self.seed), labels
+        images, size = render_faces(labels, photos, size=self.image_size, seed=self.seed), self.image_size
+        for image, crop in zip(images, crops or (), strict=bool(crops)):
+            image[:] = cut_and_scale(image.copy(), crop.box(size, size), size)
+        return images, labels
 
     def describe(self, index: int) -> str:
         """See `FaceDataset.describe`."""
@@ -214,21 +245,31 @@ class SyntheticDataset:
 
 
 def open_dataset(
-    path: str | os.PathLike[str], image_size: int, on_bad_record: OnBadRecord = "fail", resize: bool = False
+    path: str | os.PathLike[str],
+    image_size: int,
+    on_bad_record: OnBadRecord = "fail",
+    resize: bool = False,
+    center_crop: float = 0.0,
+    split: Split = "train",
 ) -> FaceDataset:
-    """Open labelled faces, whatever they are kept in.
+    """Open labelled images, whatever they are kept in.
 
     Args:
-        path: a .rec file or a folder that holds one; a folder with one subfolder of images for each identity; or
+        path: a .rec file or a folder that holds one; a folder with one subfolder of images for each identity or class,
+            or one that holds such folders as train/ and val/ (or test/); a folder of CIFAR's pickles; or
             `synthetic:IDENTITIESxIMAGES[:SEED]` for faces rendered as they are read.
         image_size: S, side in pixels.
         on_bad_record: what to do at an image that cannot be used, "fail" or "skip".
         resize: scale images of another size instead of refusing them.
+        center_crop: of image files of any size, take the square in the middle, this share of the shorter side; 0 does not.
+        split: "train", or "test" where `path` holds both: CIFAR's test images, or val/ (else test/), whose labels are
+            those of the classes in train/.
 
     Raises:
-        DatasetError: nothing usable at `path`; the message says what was found there.
+        DatasetError: nothing usable at `path`, or no such split; the message says what was found there.
     """
     if str(path).startswith("synthetic:"):
+        _require_train(path, split)
         wanted = re.fullmatch(r"synthetic:\s*(\d+)\s*[xX×]\s*(\d+)\s*(?::\s*(\d+))?", str(path))
         if wanted is None:
             raise DatasetError(f"{path}: generated faces are asked for as in synthetic:200x20 or synthetic:200x20:SEED")
@@ -238,8 +279,29 @@ def open_dataset(
     if not folder.exists():
         raise DatasetError(
             f"no data at {path}; expected a .rec file, a folder that holds one, a folder with a subfolder of images "
-            "for each identity, or synthetic:IDENTITIESxIMAGES"
+            "for each identity, CIFAR's folder, or synthetic:IDENTITIESxIMAGES"
         )
     if folder.is_file() or any(folder.glob("*.rec")):
+        _require_train(path, split)
         return RecordDataset(folder, image_size, on_bad_record, resize)
-    return FolderDataset(folder, image_size, on_bad_record, resize)
+    if find_cifar(folder) is not None:
+        if center_crop:
+            raise DatasetError(f"{path}: CIFAR's images have one size; center_crop has no use there, set it to 0")
+        return CifarDataset(folder, image_size, split, resize)
+    train = folder / "train"
+    if not (train.is_dir() and any(_subfolders(train))):
+        _require_train(path, split)
+        return FolderDataset(folder, image_size, on_bad_record, resize, center_crop)
+    if split == "train":
+        return FolderDataset(train, image_size, on_bad_record, resize, center_crop)
+    found = [folder / name for name in ("val", "test") if (folder / name).is_dir()]
+    if not found:
+        raise DatasetError(f"{path}: holds train/ but neither val/ nor test/, so there is nothing to judge by")
+    return FolderDataset(found[0], image_size, on_bad_record, resize, center_crop, sorted(_subfolders(train)))
+
+
+def _require_train(path: str | os.PathLike[str], split: Split) -> None:
+    if split != "train":
+        raise DatasetError(
+            f"{path}: has no test images beside those to train on; expected CIFAR's folder, or one with train/ and val/"
+        )

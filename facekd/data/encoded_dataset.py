@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.data.decoding import ImageError, ImageSizeError, decode_into
+from facekd.data.crops import ResizedCrop, cut_and_scale, middle_box
+from facekd.data.decoding import ImageError, ImageSizeError, decode_into, decode_rgb
 from facekd.data.recordio import RecordError
 from facekd.errors import FacekdError
 
@@ -28,23 +31,30 @@ class FaceDataset(Protocol):
         name: for messages and logs.
         num_classes: every label is below it.
         image_size: side of the images in pixels.
+        notes: sentences about what is unusual, for people.
     """
 
     name: str
     num_classes: int
     image_size: int
+    notes: Sequence[str]
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """Labels of all images, (N,), each 0 <= label < num_classes; -1 where "skip" will pass over the image."""
+        """Labels of all images, (N,), each 0 <= label < num_classes."""
         ...
 
     def __len__(self) -> int:
         """Number of images N."""
         ...
 
-    def load(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Images (B, S, S, 3) uint8 RGB and their labels (B,), for image numbers (B,)."""
+    def load(
+        self, indices: NDArray[np.int64], crops: Sequence[ResizedCrop] | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Images (B, S, S, 3) uint8 RGB and their labels (B,), for image numbers (B,).
+
+        With `crops`, one for each image, a box of the image as it is stored, scaled to S x S.
+        """
         ...
 
     def describe(self, index: int) -> str:
@@ -68,12 +78,22 @@ class EncodedDataset(ABC):
         on_bad_record: "fail" raises at an image that cannot be read or decoded or has another size; "skip" puts the
             next good image in its place, and notes it for `take_bad_records`.
         resize: scale images of another size to S x S instead of calling them bad.
+        center_crop: where it is not 0, images have any size, and of each the square in the middle, this share of the
+            shorter side, is scaled to S x S.
 
     Raises:
         DatasetError: an argument out of range.
     """
 
-    def __init__(self, name: str, image_size: int, num_classes: int, on_bad_record: OnBadRecord, resize: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        image_size: int,
+        num_classes: int,
+        on_bad_record: OnBadRecord,
+        resize: bool,
+        center_crop: float = 0.0,
+    ) -> None:
         if on_bad_record not in ("fail", "skip"):
             raise DatasetError(f"on_bad_record must be fail or skip, found {on_bad_record!r}")
         if image_size < 1:
@@ -83,6 +103,7 @@ class EncodedDataset(ABC):
         self.num_classes = num_classes
         self.on_bad_record: OnBadRecord = on_bad_record
         self.resize = resize
+        self.center_crop = center_crop
         self._bad_records: list[str] = []
 
     @property
@@ -116,8 +137,7 @@ class EncodedDataset(ABC):
         labels = self.labels
         if len(labels) == 0:
             raise DatasetError(f"{self.name} holds no images")
-        lowest = -1 if self.on_bad_record == "skip" else 0
-        is_outside = (labels < lowest) | (labels >= self.num_classes)
+        is_outside = (labels < 0) | (labels >= self.num_classes)
         if is_outside.any():
             first = int(is_outside.argmax())
             raise DatasetError(
@@ -130,7 +150,9 @@ class EncodedDataset(ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def load(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    def load(
+        self, indices: NDArray[np.int64], crops: Sequence[ResizedCrop] | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """See `FaceDataset.load`. What stands in for a bad image depends on its number alone.
 
         Raises:
@@ -139,7 +161,7 @@ class EncodedDataset(ABC):
         images = np.empty((len(indices), self.image_size, self.image_size, 3), dtype=np.uint8)
         labels = np.empty(len(indices), dtype=np.int64)
         for slot, index in enumerate(indices.tolist()):
-            labels[slot] = self._load_good(index, images[slot])
+            labels[slot] = self._load_good(index, images[slot], None if crops is None else crops[slot])
         return images, labels
 
     def take_bad_records(self) -> list[str]:
@@ -147,13 +169,19 @@ class EncodedDataset(ABC):
         taken, self._bad_records = self._bad_records, []
         return taken
 
-    def _load_good(self, index: int, out: NDArray[np.uint8]) -> int:
+    def _load_good(self, index: int, out: NDArray[np.uint8], crop: ResizedCrop | None = None) -> int:
         """Put image `index`, or the next good one after it, into `out`; return the label of the one taken."""
         for candidate in range(index, index + MAX_BAD_IN_A_ROW):
             candidate %= len(self)
             try:
                 encoded, label = self.read_encoded(candidate)
-                decode_into(out, encoded, self.resize)
+                if crop is None and not self.center_crop:
+                    decode_into(out, encoded, self.resize)
+                else:
+                    image = decode_rgb(encoded)
+                    height, width = image.shape[:2]
+                    box = crop.box(height, width) if crop else middle_box(height, width, self.center_crop)
+                    out[:] = cut_and_scale(image, box, self.image_size)
             except (ImageError, RecordError, OSError) as error:
                 problem = self._explain(candidate, error)
                 if self.on_bad_record == "fail":
@@ -175,5 +203,8 @@ class EncodedDataset(ABC):
 
     def _advice(self, error: Exception) -> str:
         if isinstance(error, ImageSizeError):
-            return f"; set the image size to that of the data, or have the data resized to {self.image_size} pixels"
+            return (
+                f"; set the image size to that of the data, or have the data resized to {self.image_size} pixels (for "
+                "classification, data.center_crop takes images of any size)"
+            )
         return "; to go on without such images, set on_bad_record to skip"

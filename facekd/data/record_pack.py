@@ -45,6 +45,7 @@ class RecordPack:
         num_repeated = len(reader) - reader.num_distinct_keys
         if num_repeated:
             self.oddities.append(f"{num_repeated:,} keys occur more than once in the .idx; each row counts as a record")
+        self._is_header_lost = False
         self.layout: Layout
         self.layout, self._image_rows, self._identity_rows, self._declared_classes = self._find_layout()
         if len(self._image_rows) == 0:
@@ -165,10 +166,11 @@ class RecordPack:
         """Layout, rows of the images, rows of the identity records, and how many classes the header declares."""
         keys = np.asarray(self.reader.keys)
         every_row = np.arange(len(keys))
-        none = np.zeros(0, dtype=np.int64)
         head = self._header_record(keys)
         if head is None:
-            return "im2rec", every_row, none, None
+            is_identity = self._identities_without_header(keys)
+            layout: Layout = "insightface" if is_identity.any() else "im2rec"
+            return layout, every_row[~is_identity], every_row[is_identity], int(is_identity.sum()) or None
         header_row, labels = head
         first_identity = self._first_identity_key(keys, float(labels[0]))
         is_image = keys < first_identity
@@ -197,6 +199,7 @@ class RecordPack:
             header, image_bytes = unpack(self.reader.read_row(int(rows[-1])))
         except RecordError as error:
             self.oddities.append(f"the record under key 0 cannot be read, so the layout is a guess: {error}")
+            self._is_header_lost = True
             return None
         if header.flag == 0 or image_bytes:
             return None
@@ -208,6 +211,13 @@ class RecordPack:
                 key=0,
             )
         return int(rows[-1]), labels
+
+    def _identities_without_header(self, keys: np.ndarray) -> np.ndarray:
+        """bool (rows,): identity records of a pack whose header record, written last, is lost; else all False."""
+        if not self._is_header_lost:
+            return np.zeros(len(keys), dtype=bool)
+        headers = read_headers(self.reader, np.asarray(self.reader.index.offsets), keys)
+        return headers.is_empty & (headers.num_labels == 2)
 
     def _first_identity_key(self, keys: np.ndarray, announced: float) -> int:
         """Key of the first identity record.

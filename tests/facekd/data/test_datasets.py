@@ -19,7 +19,7 @@ from facekd.data.datasets import (
 from facekd.data.recordio import RecordError, RecordReader, unpack
 from facekd.data.synthetic import render_faces
 
-from .conftest import encode, make_photo, write_im2rec_pack
+from .conftest import encode, make_photo, write_im2rec_pack, write_insightface_pack
 
 ALL = np.arange(12)
 BROKEN = b"\xff\xd8\xff\xe0 not really"
@@ -234,8 +234,10 @@ def test_damage_to_the_record_itself_is_met_like_a_bad_image(insightface_pack):
     with pytest.raises(DatasetError, match=rf"record 6 at offset {offset:,}.*magic.*set on_bad_record to skip"):
         dataset.load(np.array([5]))
     skipping = RecordDataset(path, 32, on_bad_record="skip")
+    assert len(skipping) == 11
     assert skipping.load(np.array([4, 5]))[1].tolist() == [1, 2]
-    assert len(skipping.take_bad_records()) == 1
+    assert any("1 of 12 image records are unusable, first:" in note for note in skipping.notes)
+    assert pickle.loads(pickle.dumps(skipping)).load(np.array([4, 5]))[1].tolist() == [1, 2]
     with pytest.raises(RecordError, match="record 6"):
         RecordDataset(path, 32)
 
@@ -248,12 +250,31 @@ def test_the_rest_of_a_truncated_pack_can_be_used(insightface_pack):
         stream.truncate(cut)
     with pytest.raises(RecordError, match="truncated"):
         RecordDataset(path, 32)
-    # The header record was written last and is gone too, so it reads as a plain pack of everything in the index.
     dataset = RecordDataset(path, 32, on_bad_record="skip")
-    _, labels = dataset.load(np.arange(9))
-    assert labels.tolist() == [n // 3 for n in range(9)]
-    dataset.load(np.array([9]))
-    assert dataset.take_bad_records()
+    assert dataset.labels.tolist() == dataset.load(np.arange(9))[1].tolist() == [n // 3 for n in range(9)]
+    assert dataset.num_classes == 4  # by `property`
+    assert dataset.take_bad_records() == []
+    assert any("the .rec is truncated: 7 records lie beyond its end" in note for note in dataset.notes)
+
+
+def test_a_pack_that_lost_half_is_no_more_than_a_smaller_pack(tmp_path):
+    # The lost half is longer than the stretch of undecodable images at which "skip" gives up.
+    images = [encode(make_photo(n % 7)) for n in range(300)]
+    path = write_insightface_pack(tmp_path, images, [n // 3 for n in range(300)])
+    with (path / "train.rec").open("r+b") as stream:
+        stream.truncate(RecordReader(path / "train.rec").offset_of(150))
+    dataset = RecordDataset(path, 32, on_bad_record="skip")
+    assert len(dataset) == 149
+    assert dataset.load(np.arange(149))[1].tolist() == [n // 3 for n in range(149)]
+
+
+def test_identity_records_are_no_images_when_the_header_record_is_lost(insightface_pack):
+    path = insightface_pack()
+    with (path / "train.rec").open("r+b") as stream:
+        stream.truncate(RecordReader(path / "train.rec").offset_of(0))  # which was written last
+    dataset = RecordDataset(path, 32, on_bad_record="skip")
+    assert (len(dataset), dataset.num_classes, dataset.pack.layout) == (12, 4, "insightface")
+    assert any("so the layout is a guess" in note for note in dataset.notes)
 
 
 def test_labels_beyond_the_number_of_classes_are_refused_up_front_with_the_key(tmp_path):
