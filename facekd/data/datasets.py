@@ -261,7 +261,7 @@ def open_dataset(
         image_size: S, side in pixels.
         on_bad_record: what to do at an image that cannot be used, "fail" or "skip".
         resize: scale images of another size instead of refusing them.
-        center_crop: of image files of any size, take the square in the middle, this share of the shorter side; 0 does not.
+        center_crop: of image files of any size, take the square in the middle, this share of the shorter side; 0: no.
         split: "train", or "test" where `path` holds both: CIFAR's test images, or val/ (else test/), whose labels are
             those of the classes in train/.
 

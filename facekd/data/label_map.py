@@ -12,15 +12,20 @@ from facekd.data.encoded_dataset import FaceDataset
 
 
 def labels_sha256(dataset: FaceDataset) -> str:
-    """Fingerprint of which image has which label: equal for the same data wherever it lies."""
-    labels = np.ascontiguousarray(dataset.labels, dtype="<i8")
+    """Fingerprint of which image has which label: equal for the same data wherever it lies, or part of the same."""
+    labels = np.ascontiguousarray(_whole(dataset).labels, dtype="<i8")
     return hashlib.sha256(labels.tobytes()).hexdigest()
 
 
 def identities_sha256(dataset: FaceDataset) -> str | None:
     """Fingerprint of who each label is, by name; None for a pack, whose records carry numbers only."""
-    names: list[str] | None = getattr(dataset, "identities", None)
+    names: list[str] | None = getattr(_whole(dataset), "identities", None)
     return None if names is None else hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _whole(dataset: FaceDataset) -> FaceDataset:
+    """What a `SubsetDataset` is a part of: holding out images changes neither who is who nor by which number."""
+    return getattr(dataset, "whole", dataset)
 
 
 def label_map(dataset: FaceDataset) -> dict[str, str | None]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from facekd.data.crops import draw_resized_crops
 from facekd.data.datasets import FaceDataset
 from facekd.data.decoding import one_decoder_thread, quiet_decoders
 from facekd.data.sampler import PositionSampler, SampledBatch
@@ -133,7 +134,12 @@ class _Reader(Dataset[Any]):
             return error
 
     def _read(self, sampled: SampledBatch) -> Batch:
-        images, labels = self.dataset.load(sampled.indices)
+        min_area = self.augmentation.resized_crop
+        if min_area:
+            crops = draw_resized_crops(min_area, self.seed, sampled.positions)
+            images, labels = self.dataset.load(sampled.indices, crops)
+        else:
+            images, labels = self.dataset.load(sampled.indices)
         if self.augmentation.changes_pixels:
             augment(self.augmentation, images, self.seed, sampled.positions)
         flip = flip_mask(self.seed, sampled.positions) & self.augmentation.flip
