@@ -188,8 +188,9 @@ class TrainConfig:
             "precision fp16 needs a GPU (its gradients are scaled there); on a CPU use --precision bf16 or fp32",
         )
         _require(
-            not self.shared_head or self.head.kind == "margin",
-            "shared_head is a margin classifier, but head.kind is 'linear': change one of the two",
+            self.head.kind == "margin" or not self.ema_half_life_images,
+            "ema_half_life_images averages the backbone alone, and a linear classifier fits the backbone as trained: "
+            "set it to 0 with head.kind = 'linear'",
         )
         try:
             check_backbone(image_size=self.data.image_size, **asdict(self.backbone))

@@ -1,4 +1,4 @@
-"""Verb: a student learns from a teacher, through a shared margin classifier, by embeddings, or both.
+"""Verb: a student learns from a teacher, through a shared classifier, by embeddings, or both.
 
     facekd distill configs/distill/ms1mv3_th_kd.yaml
     facekd distill configs/distill/ms1mv3_th_kd.yaml --teacher.model runs/teacher --output runs/student
@@ -10,6 +10,7 @@ again.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 
 from facekd.backbones import build_backbone
-from facekd.classifier import MarginClassifier, build_classifier
+from facekd.classifier import LinearClassifier, MarginClassifier, build_classifier
 from facekd.data.datasets import FaceDataset
 from facekd.data.loader import Batch
 from facekd.data.sampler import PositionSampler
@@ -75,7 +76,9 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
     weights = config.effective_loss
     asks_teacher = not set(weights.active) <= set(WITHOUT_TEACHER_EMBEDDING)  # else its classifier is all it takes
     teacher = _open_teacher(config, world, dataset) if asks_teacher else None
-    teacher_head = _load_teacher_head(config, dataset) if config.needs(OF_TEACHER_HEAD) else None
+    # A student that owns no linear classifier is recognised by the teacher's, whatever it learnt by.
+    is_borrower = config.head.kind == "linear" and not config.needs(OF_OWN_HEAD)
+    teacher_head = _load_teacher_head(config, dataset) if config.needs(OF_TEACHER_HEAD) or is_borrower else None
     sizes = {
         "the teacher's embeddings": teacher.embedding_size if teacher else None,
         "the teacher's classifier": teacher_head.embedding_size if teacher_head else None,
@@ -90,14 +93,12 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
 
     torch.manual_seed(config.seed)  # the student starts as it would in training alone
     backbone = build_backbone(**backbone_arguments(config))
-    head: MarginClassifier | None = None
+    head: MarginClassifier | LinearClassifier | None = None
     if config.needs(OF_OWN_HEAD):
         if config.shared_head:
             head = load_shared_head(config.shared_head, dataset).build(config.head, student_size)
         else:
-            built = build_classifier(config.head, student_size, dataset.num_classes)
-            assert isinstance(built, MarginClassifier)
-            head = built
+            head = build_classifier(config.head, student_size, dataset.num_classes)
     elif config.shared_head:
         raise DistillError("shared_head is the student's classifier, but neither loss.ce nor loss.kl uses one")
     projection = None
@@ -180,13 +181,16 @@ def _open_teacher(config: DistillConfig, world: World, dataset: FaceDataset) -> 
     return _LiveTeacher(embedder)
 
 
-def _fingerprint_of(teacher: _LiveTeacher | _CachedTeacher | None, head: MarginClassifier | None) -> str:
+def _fingerprint_of(
+    teacher: _LiveTeacher | _CachedTeacher | None, head: MarginClassifier | LinearClassifier | None
+) -> str:
     """Of the backbone and of the classifier: a resumed run must have learnt from both."""
-    centres = "" if head is None else hashlib.sha256(head.weight.detach().numpy().tobytes()).hexdigest()
-    return f"{teacher.fingerprint if teacher else ''}:{centres}"
+    parts = [] if head is None else [head.weight, head.bias if isinstance(head, LinearClassifier) else None]
+    digest = hashlib.sha256(b"".join(part.detach().numpy().tobytes() for part in parts if part is not None))
+    return f"{teacher.fingerprint if teacher else ''}:{digest.hexdigest() if parts else ''}"
 
 
-def _load_teacher_head(config: DistillConfig, dataset: FaceDataset) -> MarginClassifier:
+def _load_teacher_head(config: DistillConfig, dataset: FaceDataset) -> MarginClassifier | LinearClassifier:
     source = config.teacher.head or config.teacher.model
     if not config.teacher.head and is_onnx_file(Path(source)):
         raise DistillError(
@@ -194,7 +198,7 @@ def _load_teacher_head(config: DistillConfig, dataset: FaceDataset) -> MarginCla
             f"what `facekd rebuild-head {source} --data {config.data.train} --output head.pt` writes"
         )
     shared = load_shared_head(source, dataset)
-    return shared.build(config.head, shared.embedding_size)
+    return shared.build(dataclasses.replace(config.head, bias=None), shared.embedding_size)  # the teacher's is as it is
 
 
 def say_how_heads_compare(state: TrainingState, logbook: Logbook) -> None:
@@ -203,13 +207,13 @@ def say_how_heads_compare(state: TrainingState, logbook: Logbook) -> None:
     assert isinstance(recognizer, Distiller)
     assert isinstance(state.config, DistillConfig)
     own, teacher = recognizer.head, recognizer.teacher_head
-    is_comparable = (
-        isinstance(own, MarginClassifier) and teacher is not None and own.weight.shape == teacher.weight.shape
-    )
-    if not (state.config.diagnostics and recognizer.owns_head and is_comparable):
+    if not (state.config.diagnostics and recognizer.owns_head and teacher is not None):
         return
-    assert isinstance(own, MarginClassifier) and teacher is not None
-    comparison = compare_classifiers(own.weight.detach(), teacher.weight.detach())
+    assert isinstance(own, MarginClassifier | LinearClassifier)
+    if own.weight.shape != teacher.weight.shape:
+        return
+    biases = (getattr(head, "bias", None) for head in (own, teacher))
+    comparison = compare_classifiers(own.weight, teacher.weight, *biases)
     logbook.record("heads", state.images_seen, comparison.scalars())
     shown = "  ".join(f"{name} {value:.4f}" for name, value in comparison.scalars().items())
     logbook.say(f"student's and teacher's classifier, class by class: {shown}")

@@ -14,6 +14,7 @@ IN_TEACHER_SPACE = ("th_ce", "th_kl", "embedding_l2", "embedding_cosine", "arcdi
 OF_OWN_HEAD = ("ce", "kl")
 OF_TEACHER_HEAD = ("kl", "th_ce", "th_kl", "arcdistill", "adadistill")
 WITHOUT_TEACHER_EMBEDDING = ("ce", "th_ce", "arcdistill")
+OF_ANGLES = ("arcdistill", "adadistill")  # a margin on cosines, which a linear classifier does not have
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class DistillConfig(TrainConfig):
         share: a of TH-KD's equations 1 and 2, from 0 to 1: this share of loss.ce and loss.kl goes to the teacher's
             frozen classifier on the student's embedding, the rest to the student's own. At 1 the student has no other.
             Leave it out to weigh loss.th_ce and loss.th_kl yourself.
-        margin_on_teacher_head: whether th_ce demands the margin of `head` there too.
+        margin_on_teacher_head: whether th_ce demands the margin of `head` there too; a linear head has none.
         diagnostics: compare the two classifiers, class by class, at the end.
     """
 
@@ -64,7 +65,6 @@ class DistillConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.head.kind == "margin", "head.kind is 'linear': faces are distilled through margin classifiers")
         if self.share is not None:
             _require(0 <= self.share <= 1, f"share = {self.share} is outside [0, 1]: it is a of TH-KD's equations")
             _require(
@@ -80,6 +80,17 @@ class DistillConfig(TrainConfig):
             bool(self.teacher.model or self.teacher.cache) or set(active) <= set(WITHOUT_TEACHER_EMBEDDING),
             "teacher.model is empty: name a checkpoint, a run, or an ONNX file (or teacher.cache)",
         )
+        if self.head.kind == "linear":
+            angular = ", ".join(f"loss.{name}" for name in active if name in OF_ANGLES)
+            _require(
+                not angular,
+                f"{angular} puts a margin on angles to class centres, and head.kind is 'linear': use loss.th_ce, the "
+                "plain cross-entropy of the teacher's classifier, or head.kind = 'margin'",
+            )
+            _require(
+                self.margin_on_teacher_head,
+                "margin_on_teacher_head has no effect with head.kind = 'linear', which has no margin: remove it",
+            )
         through_head = ", ".join(f"loss.{name}" for name in active if name in OF_TEACHER_HEAD)
         _require(
             bool(self.teacher.model or self.teacher.head) or not through_head,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from facekd import distillation
 from facekd.backbones import Backbone, ProjectedBackbone
 from facekd.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
-from facekd.classifier import MarginClassifier
+from facekd.classifier import LinearClassifier, MarginClassifier
 from facekd.data.loader import Batch
 from facekd.distillation.contrastive import ContrastiveDistillation
 from facekd.distillation.weights import LossWeights
@@ -49,8 +49,8 @@ class Distiller(Recognizer):
     def __init__(
         self,
         backbone: Backbone,
-        head: MarginClassifier | None,
-        teacher_head: MarginClassifier | None,
+        head: MarginClassifier | LinearClassifier | None,
+        teacher_head: MarginClassifier | LinearClassifier | None,
         projection: nn.Linear | None,
         weights: LossWeights,
         teacher_embeddings: Callable[[Batch], np.ndarray] | None,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from facekd.checkpoint import CheckpointError, load_checkpoint, resolve_checkpoint
-from facekd.classifier import HeadConfig, MarginClassifier
+from facekd.classifier import HeadConfig, LinearClassifier, MarginClassifier
 from facekd.data.datasets import FaceDataset
 from facekd.data.label_map import is_same_label_map
 
@@ -25,35 +25,56 @@ class SharedHead:
     Attributes:
         weight_CD: (C, D) float32, the class centres.
         source: where it came from, for messages.
+        kind: "margin", compared with by angle, or "linear", a plain layer.
+        bias_C: (C,) float32, of a linear one that has a bias.
     """
 
     weight_CD: torch.Tensor
     source: str
+    kind: str = "margin"
+    bias_C: torch.Tensor | None = None
 
     @property
     def embedding_size(self) -> int:
         """D, the embeddings it takes."""
         return self.weight_CD.shape[1]
 
-    def build(self, config: HeadConfig, embedding_size: int) -> MarginClassifier:
+    def build(self, config: HeadConfig, embedding_size: int) -> MarginClassifier | LinearClassifier:
         """A classifier with these centres and the margin and scale of `config`, frozen: no gradient, no decay.
 
         Args:
-            config: margin and scale.
+            config: margin and scale; of a linear classifier nothing, for the layer is all there is, bias included.
             embedding_size: of the embeddings that will be given to it.
 
         Raises:
-            CheckpointError: it takes embeddings of another size.
+            CheckpointError: it takes embeddings of another size, is of another kind than `config`, or has a bias where
+                `config` rules it out, or none where it asks for one.
         """
         num_classes, own_size = self.weight_CD.shape
+        if self.kind != config.kind:
+            raise CheckpointError(
+                f"{self.source}: its classifier is a {self.kind} one, head.kind is {config.kind!r}: a margin one "
+                "compares angles, a linear one adds up, and neither can stand in for the other. Set head.kind to "
+                f"{self.kind!r}, or share a classifier trained with head.kind = {config.kind!r}"
+            )
         if own_size != embedding_size:
             raise CheckpointError(
                 f"{self.source}: its classifier takes embeddings of {own_size}, the backbone gives {embedding_size}: "
                 f"set backbone.embedding_size to {own_size}"
             )
-        head = MarginClassifier(embedding_size, num_classes, config)
+        if config.bias is not None and config.bias != (self.bias_C is not None):
+            has = "has no" if self.bias_C is None else "has a"
+            raise CheckpointError(f"{self.source}: its classifier {has} bias, head.bias is {config.bias}: remove that")
+        head: MarginClassifier | LinearClassifier
+        if self.kind == "linear":
+            head = LinearClassifier(embedding_size, num_classes, bias=self.bias_C is not None)
+        else:
+            head = MarginClassifier(embedding_size, num_classes, config)
         with torch.no_grad():
             head.weight.copy_(self.weight_CD)
+            if self.bias_C is not None:
+                assert isinstance(head, LinearClassifier) and head.bias is not None
+                head.bias.copy_(self.bias_C)
         return head.requires_grad_(False)
 
 
@@ -75,11 +96,7 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
             f"{file}: holds no classifier. A model known only as a backbone gets one from its data: "
             "`facekd rebuild-head MODEL --data PACK --output head.pt`"
         )
-    if content.get("config", {}).get("head", {}).get("kind") == "linear":
-        raise CheckpointError(
-            f"{file}: its classifier is a linear one, which has no class centres on the sphere; share one trained with "
-            "head.kind = 'margin', or rebuild one: `facekd rebuild-head MODEL --data PACK --output head.pt`"
-        )
+    kind, bias = content.get("config", {}).get("head", {}).get("kind", "margin"), content["head"].get("bias")
     if len(weight) != dataset.num_classes:
         raise CheckpointError(
             f"{file}: its classifier knows {len(weight):,} identities, {dataset.name} has {dataset.num_classes:,}. "
@@ -90,6 +107,8 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
             f"{file}: its classifier was made on other data than {dataset.name}: as many identities, but other images, "
             "names or another numbering. Class n must be the same person in both: train on the same pack"
         )
-    if not torch.isfinite(weight).all() or (weight.norm(dim=1) == 0).any():
-        raise CheckpointError(f"{file}: its classifier has a centre that is zero or not finite; rebuild or retrain it")
-    return SharedHead(weight.float(), str(file))
+    if not (torch.isfinite(weight).all() and (bias is None or torch.isfinite(bias).all())):
+        raise CheckpointError(f"{file}: its classifier has values that are not finite; rebuild or retrain it")
+    if kind == "margin" and (weight.norm(dim=1) == 0).any():
+        raise CheckpointError(f"{file}: its classifier has a centre that is zero; rebuild or retrain it")
+    return SharedHead(weight.float(), str(file), kind, None if bias is None else bias.float())
