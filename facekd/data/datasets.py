@@ -61,7 +61,7 @@ class RecordDataset(EncodedDataset):
         self.pack = open_record_pack(path, on_bad_record)
         super().__init__(str(path), image_size, self.pack.num_classes, on_bad_record, resize)
         is_usable = self.pack.labels() >= 0
-        # Images of the pack that are images of the data set; None where all are, the ordinary case, which costs nothing.
+        # Images of the pack that are images of the data set; None where all are, the ordinary case, at no cost.
         self._kept = None if is_usable.all() else np.flatnonzero(is_usable)
         self.notes = list(self.pack.oddities)
         self.check()
