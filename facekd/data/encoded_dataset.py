@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -36,7 +35,7 @@ class FaceDataset(Protocol):
     name: str
     num_classes: int
     image_size: int
-    notes: Sequence[str]
+    notes: list[str]
 
     @property
     def labels(self) -> NDArray[np.int64]:
