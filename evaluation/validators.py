@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
+from evaluation.class_ranks import rank_images
 from evaluation.embeddings import Embed, cosine_scores, embed_images
 from evaluation.pair_sets import load_pair_set
+from facekd.classification import top_k_accuracy
+from facekd.config import DataConfig
+from facekd.training_data import open_training_data
 from facekd.verification import area_under_roc, equal_error_rate, kfold_accuracy, tar_at_far
 
 
@@ -82,3 +87,62 @@ class PairSetValidator:
             "auc": area_under_roc(genuine, impostor),
             **{f"tar_at_far_{point.far:g}": point.tar for point in points if point.tar is not None},
         }
+
+
+class ClassificationValidator:
+    """Top-1 and top-5 of the classifiers in training, on images held out of training or on the test images.
+
+    Args:
+        data: the `data` section of the run.
+        which: "held_out" or "test".
+        batch_size: images embedded at once.
+
+    Raises:
+        DatasetError: there are no such images.
+    """
+
+    def __init__(self, data: DataConfig, which: Literal["held_out", "test"], batch_size: int = 256) -> None:
+        self._dataset = open_training_data(data, which)
+        self._batch_size = batch_size
+        self._workers = data.workers
+        self.name = which
+
+    def measure_heads(
+        self,
+        embed: Embed,
+        predict: Callable[[np.ndarray], dict[str, np.ndarray]],
+        rank: int = 0,
+        world_size: int = 1,
+        all_gather: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
+    ) -> dict[str, float]:
+        """Classify this rank's share of the images, gather the ranks of the true classes, and count.
+
+        Returns:
+            `accuracy` and `top5` of the classifier to use, then `NAME_top1` and `NAME_top5` of each where there are
+            several. top5 only with more than 5 classes.
+        """
+        count = len(self._dataset)
+        share = -(-count // world_size)
+        start = min(rank * share, count - share)  # as many on each rank, so that shapes agree in the exchange
+        own = rank_images(
+            self._dataset,
+            lambda images: predict(embed(images)),
+            start,
+            start + share,
+            batch_size=self._batch_size,
+            workers=self._workers,
+        )
+        names = list(own)
+        gathered = np.asarray(all_gather(np.stack([own[name] for name in names], axis=1)))
+        every = np.empty((count, len(names)), np.int64)
+        for other, rows in enumerate(gathered.reshape(world_size, share, -1)):
+            first = min(other * share, count - share)
+            every[first : first + share] = rows
+        found: dict[str, float] = {}
+        for column, name in enumerate(names):
+            for k, accuracy in top_k_accuracy(every[:, column], self._dataset.num_classes).items():
+                if column == 0:
+                    found["accuracy" if k == 1 else f"top{k}"] = accuracy
+                if len(names) > 1:
+                    found[f"{name}_top{k}"] = accuracy
+        return found

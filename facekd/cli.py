@@ -16,8 +16,8 @@ from facekd import __version__
 from facekd.errors import FacekdError, run_verb
 
 if TYPE_CHECKING:
-    from facekd.config import ValidationConfig
-    from facekd.validation import Validator
+    from facekd.config import TrainConfig
+    from facekd.validation import HeadValidator, Validator
 
 # What the user types -> the module whose `main(argv)` does it, and what it does.
 VERBS: dict[str, tuple[str, str]] = {
@@ -30,11 +30,16 @@ VERBS: dict[str, tuple[str, str]] = {
     "cache-teacher": ("facekd.cache_teacher", "embed a training set once with a teacher, for distillation"),
     "rebuild-head": ("facekd.rebuild_head", "class centres from data, for a teacher published without its head"),
     "evaluate lfw": ("evaluation.evaluate_lfw", "judge a model on LFW-style verification packs (.bin)"),
+    "data align": ("data_prep.align_faces", "photographs -> aligned face crops"),
     "data inspect": ("data_prep.inspect_records", "say what a pack of records is, and what is odd about it"),
     "data index": ("data_prep.index_records", "write the missing .idx of a .rec file"),
     "data pack": ("data_prep.pack_records", "image folders or .lst -> .rec"),
     "data unpack": ("data_prep.unpack_records", ".rec -> image folders"),
-    "data make-ijb": ("data_prep.make_ijb_layout", "people's images, or drawn embeddings, in the layout of IJB-B / IJB-C"),
+    "data make-ijb": (
+        "data_prep.make_ijb_layout",
+        "people's images, or drawn embeddings, in the layout of IJB-B / IJB-C",
+    ),
+    "data make-pairs": ("data_prep.make_pair_set", "aligned faces -> a verification pack"),
     "data synthesize": ("data_prep.synthesize_faces", "generate faces: training shards and a verification pack"),
 }
 
@@ -71,11 +76,15 @@ def _load(name: str) -> Callable[[list[str]], int]:
     return partial(verb, make_validators=_make_validators) if name in ("train", "distill") else verb
 
 
-def _make_validators(wanted: ValidationConfig) -> list[Validator]:
+def _make_validators(config: TrainConfig) -> list[Validator | HeadValidator]:
     # Training knows no benchmark; here it is given those of the harness.
-    from evaluation.validators import PairSetValidator
+    from evaluation.validators import ClassificationValidator, PairSetValidator
 
-    return [PairSetValidator(pack, flip=wanted.flip) for pack in wanted.packs]
+    wanted = config.validation
+    validators: list[Validator | HeadValidator] = [PairSetValidator(pack, flip=wanted.flip) for pack in wanted.packs]
+    if wanted.classification != "none":
+        validators.append(ClassificationValidator(config.data, wanted.classification))
+    return validators
 
 
 def _menu(verbs: dict[str, tuple[str, str]] = VERBS) -> str:

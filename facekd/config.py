@@ -31,12 +31,18 @@ class DataConfig:
     """The training images.
 
     Args:
-        train: a folder with train.rec, a .rec file, a folder with one folder of images per identity,
-            or `synthetic:200x20` for 200 generated identities of 20 images.
+        train: a folder with train.rec, a .rec file, a folder with one folder of images per identity or class (or with
+            such folders as train/ and val/), CIFAR's folder, or `synthetic:200x20` for 200 generated identities of 20
+            images.
         image_size: height and width in pixels that the records must have.
         mean: subtracted from each RGB channel, in units of 0..255; written into every exported model.
         std: each channel is divided by it, same units.
         resize: scale images of another size to `image_size` instead of refusing them.
+        center_crop: for classification: of image files of any size, take the square in the middle, this share of the
+            shorter side (0.875 is usual), scaled to `image_size`; in training `augmentation.resized_crop` takes another
+            box. 0 refuses images of another size.
+        held_out: this share of each class is not trained on, to choose the best checkpoint by; the same images for
+            every seed.
         workers: loader processes per rank, at most one a core; 0 decodes in the training process.
         on_bad_record: `fail` stops at a record that cannot be decoded, `skip` uses the next and counts.
     """
@@ -46,6 +52,8 @@ class DataConfig:
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)
     resize: bool = False
+    center_crop: float = 0.0
+    held_out: float = 0.0
     workers: int = 4
     on_bad_record: Literal["fail", "skip"] = "fail"
 
@@ -55,10 +63,13 @@ class BackboneConfig:
     """The network from images to embeddings.
 
     Args:
-        name: `mobilefacenet` (1.0 M), `mobilefacenet_0.45g` (2.06 M, InsightFace's), or `iresnet18` .. `iresnet200`.
-        embedding_size: numbers in an embedding.
+        name: `mobilefacenet` (1.0 M), `mobilefacenet_0.45g` (2.06 M, InsightFace's), or `iresnet18` .. `iresnet200`;
+            for classification those of CIFAR papers, `resnet8x4`, `resnet32x4`, `resnet20`, `resnet56`, `wrn_16_2` and
+            `wrn_40_2`,
+            or torchvision's `resnet50`, `mobilenet_v2` and others.
+        embedding_size: numbers in an embedding; fixed by the network for those of classification.
         width: multiplies the channels of every layer.
-        dropout: before the embedding layer.
+        dropout: before the embedding layer; of the embedding where there is no such layer.
     """
 
     name: str = "mobilefacenet"
@@ -73,11 +84,14 @@ class ValidationConfig:
 
     Args:
         packs: verification packs (.bin); not the ones you will report, for the best checkpoint is chosen by them.
+        classification: top-1 and top-5 of a linear head on `held_out`, the images of data.held_out, or on `test`, the
+            test images beside data.train; what is chosen on `test` must not be reported on it.
         every_images: how often, in images seen; 0 only at the end.
         flip: add the embedding of the mirror image.
     """
 
     packs: tuple[str, ...] = ()
+    classification: Literal["none", "held_out", "test"] = "none"
     every_images: int = 0
     flip: bool = True
 
@@ -87,11 +101,13 @@ class CheckpointConfig:
     """What is kept.
 
     Args:
-        every_images: a checkpoint each so many images seen, besides the one at the end; 0 only at the end.
+        every_images: a checkpoint each so many images seen, besides the one at the end; 0 goes by the clock alone.
+        every_minutes: a checkpoint each so many minutes too: what a kill costs at most; 0 goes by images alone.
         keep: how many of the newest stay; `best.pt`, by validation accuracy, stays besides.
     """
 
     every_images: int = 0
+    every_minutes: float = 15.0
     keep: int = 3
 
 
@@ -115,7 +131,7 @@ class TrainConfig:
         batch_size_per_rank: images per forward pass of a process; 0 is the global batch over the processes.
             A smaller number accumulates gradients over several passes.
         precision: fp32; bf16 or fp16 autocast (fp16 with loss scaling, on a GPU only).
-        clip_norm: gradients are scaled down to this norm; 0 does not clip.
+        clip_norm: the backbone's gradient is scaled down to this norm, the head's never; 0 does not clip.
         ema_half_life_images: a moving average of the backbone with this half-life is kept and exported; 0 keeps none.
         channels_last: memory layout of the convolutions; faster on GPUs and most CPUs.
         compile: torch.compile the network; pays on long GPU runs.
@@ -170,12 +186,32 @@ class TrainConfig:
         _require(self.log_every_images >= 1, f"log_every_images must be at least 1, not {self.log_every_images}")
         _require(self.data.workers >= 0, f"data.workers must not be negative ({self.data.workers})")
         _require(min(self.data.std) > 0, f"data.std must be positive, not {list(self.data.std)}")
+        _require(0 <= self.data.held_out < 1, f"data.held_out is a share below 1, not {self.data.held_out}")
+        _require(0 <= self.data.center_crop <= 1, f"data.center_crop is a share, not {self.data.center_crop}")
+        _require(
+            not (self.data.center_crop and self.data.resize),
+            "data.center_crop cuts images to shape and data.resize stretches them: choose one",
+        )
+        _require(
+            self.validation.classification == "none" or self.head.kind == "linear",
+            f"validation.classification = {self.validation.classification!r} judges a linear head: set head.kind to "
+            "'linear', or measure faces by validation.packs",
+        )
+        _require(
+            self.validation.classification != "held_out" or self.data.held_out > 0,
+            "validation.classification = 'held_out', but nothing is: set data.held_out, such as 0.1",
+        )
         names = [Path(pack).stem for pack in self.validation.packs]
         _require(
             len(set(names)) == len(names),
             f"validation.packs: results go by file name, and two are the same ({', '.join(sorted(names))}); rename one",
         )
         _require(self.checkpoint.keep >= 1, f"checkpoint.keep must be at least 1, not {self.checkpoint.keep}")
+        minutes = self.checkpoint.every_minutes
+        _require(
+            math.isfinite(minutes) and minutes >= 0,
+            f"checkpoint.every_minutes must not be negative ({minutes}); 0 goes by images alone",
+        )
         for section in ("checkpoint", "validation"):
             every = getattr(self, section).every_images
             _require(every >= 0, f"{section}.every_images must not be negative ({every}); 0 is only at the end")
@@ -310,6 +346,18 @@ def to_yaml(config: Any) -> str:
     import yaml
 
     return yaml.safe_dump(to_plain(config), sort_keys=False)
+
+
+def with_defaults(plain: dict[str, Any], config_class: type) -> dict[str, Any]:
+    """A plain config written before some keys existed, with those at their defaults: what it meant then."""
+    found = dict(plain)
+    for item in fields(config_class):
+        default = item.default_factory() if callable(item.default_factory) else item.default
+        if is_dataclass(default):
+            found[item.name] = with_defaults(found.get(item.name, {}), type(default))
+        elif item.name not in found:
+            found[item.name] = _plain(default)
+    return found
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:

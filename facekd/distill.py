@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,13 +40,11 @@ from facekd.errors import FacekdError, run_verb
 from facekd.onnx_embedder import is_onnx_file
 from facekd.sharing import load_shared_head
 from facekd.teacher_cache import open_teacher_cache
-from facekd.train import run_training
+from facekd.train import MakeValidators, run_training
 from facekd.training_state import AMP_DTYPES, TrainingState, backbone_arguments
 
 if TYPE_CHECKING:
-    from facekd.config import ValidationConfig
     from facekd.logbook import Logbook
-    from facekd.validation import Validator
 
 
 class DistillError(FacekdError):
@@ -56,7 +53,7 @@ class DistillError(FacekdError):
 
 def main(
     argv: list[str] | None = None,
-    make_validators: Callable[[ValidationConfig], Sequence[Validator]] | None = None,
+    make_validators: MakeValidators | None = None,
 ) -> int:
     """Parse, build, distil."""
     description = "Distil a teacher into a backbone through a shared classifier. The same command again resumes."
@@ -120,6 +117,7 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
         teacher.embed if teacher else None,
         lambda positions: sampler.indices_at(positions.numpy()),
         margin_on_teacher_head=config.margin_on_teacher_head,
+        share=config.share,
         contrastive=contrastive,
         gather_rows=lambda rows: gather_tensor_rows(rows, world),
         teacher_fingerprint=_fingerprint_of(teacher, teacher_head),

@@ -103,6 +103,11 @@ class DistillConfig(TrainConfig):
             "more than the flip: turn that off, leave the cache out, or set teacher.cache_despite_augmentation",
         )
         _require(
+            not self.teacher.cache or not self.data.held_out,
+            "teacher.cache goes by the number of the image among all, and data.held_out numbers what is left anew: set "
+            "it to 0, or leave the cache out",
+        )
+        _require(
             not self.teacher.cache or self.data.on_bad_record == "fail",
             "teacher.cache goes by the number of the image, but data.on_bad_record = 'skip' puts others in the place "
             "of bad ones: use 'fail', or leave the cache out",

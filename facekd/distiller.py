@@ -37,6 +37,7 @@ class Distiller(Recognizer):
         teacher_embeddings: what the teacher says of a batch, float32 (B, E) on the CPU; None where no loss asks.
         indices_of: image numbers of positions in the run.
         margin_on_teacher_head: whether `th_ce` demands the margin.
+        share: a, by which predictions of both heads are mixed; None where the losses are weighed singly.
         contrastive: CRD with its memory, where it is active.
         gather_rows: concatenates rows over the processes.
         teacher_fingerprint: of the teacher's weights and preprocessing, kept in checkpoints.
@@ -57,6 +58,7 @@ class Distiller(Recognizer):
         indices_of: Callable[[Tensor], np.ndarray],
         *,
         margin_on_teacher_head: bool = True,
+        share: float | None = None,
         contrastive: ContrastiveDistillation | None = None,
         gather_rows: GatherRows = lambda rows: rows,
         teacher_fingerprint: str = "",
@@ -69,6 +71,7 @@ class Distiller(Recognizer):
         self.contrastive = contrastive
         self.weights = weights
         self.margin_on_teacher_head = margin_on_teacher_head
+        self.share = share
         self.teacher_fingerprint = teacher_fingerprint
         self.introduction = f"\nloss       {weights}; teacher {teacher_fingerprint[:12]}"
         self.loss_names = ("loss", *(f"loss_{name}" for name in weights.active))
@@ -85,6 +88,19 @@ class Distiller(Recognizer):
         if self.projection is None or self.owns_head:
             return self.backbone
         return ProjectedBackbone(self.backbone, self.projection)  # type: ignore[arg-type]
+
+    def predictions(self, embedding: Tensor) -> dict[str, Tensor]:
+        """Of the student's own head, the teacher's, and with `share` (1 - a) p_s + a p_s^TH; the one to use first."""
+        if not self.owns_head:
+            return {"teacher_head": self.head(embedding).softmax(1)}
+        found = {"head": self.head(embedding).softmax(1)}
+        if self.teacher_head is not None:
+            projected = embedding if self.projection is None else self.projection(embedding)
+            found["teacher_head"] = self.teacher_head(projected).softmax(1)
+            if self.share is not None and 0 < self.share < 1:
+                mixed = distillation.mix(found["head"], found["teacher_head"], self.share)
+                found = {"mix": mixed, **found}
+        return found
 
     def targets(self, batch: Batch) -> tuple[Tensor, ...]:
         """The teacher's embeddings, image numbers and positions of a batch."""

@@ -10,7 +10,6 @@ their augmentation and dropout are functions of the seed and of `images_seen`.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import signal
 import sys
@@ -19,31 +18,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.nn.utils import clip_grad_norm_
 
 from facekd.backbones import count_parameters
 from facekd.checkpoint import delete_leftovers
-from facekd.config import TrainConfig, ValidationConfig, parse_config, to_yaml
-from facekd.data.datasets import FaceDataset, open_dataset
-from facekd.data.loader import Batch, BatchLoader, make_loader, usable_cores
+from facekd.config import TrainConfig, parse_config, to_yaml
+from facekd.data.datasets import FaceDataset
+from facekd.data.loader import BatchLoader, make_loader, usable_cores
 from facekd.data.sampler import PositionSampler
-from facekd.data.transforms import to_model_input
 from facekd.distributed import (
     World,
     broadcast_from_main,
     join_world,
-    mean_over_world,
-    without_gradient_exchange,
 )
 from facekd.errors import run_verb
 from facekd.files import write_text
 from facekd.logbook import Logbook, Stopwatch, train_line
-from facekd.optim import ema_decay, ema_update, learning_rate, set_learning_rate
-from facekd.run_control import TrainingError, flush_denormals, sole_owner_of, stop_on_signal
+from facekd.optim import learning_rate
+from facekd.progress import SECONDS_BETWEEN_LINES
+from facekd.run_control import Timer, TrainingError, flush_denormals, sole_owner_of, stop_on_signal
+from facekd.train_step import train_step
+from facekd.training_data import open_training_data
 from facekd.training_state import (
-    AMP_DTYPES,
     Recognizer,
     TrainingState,
     build_recognizer,
@@ -51,17 +47,18 @@ from facekd.training_state import (
     restore_latest,
     save_state,
 )
-from facekd.validation import Validator, validate
+from facekd.validation import HeadValidator, Validator, validate
 
+MakeValidators = Callable[[Any], Sequence[Validator | HeadValidator]]
 MakeRecognizer = Callable[[Any, World, FaceDataset], Recognizer]
 AtEnd = Callable[[TrainingState, Logbook], None]
 
 
 def main(
     argv: list[str] | None = None,
-    make_validators: Callable[[ValidationConfig], Sequence[Validator]] | None = None,
+    make_validators: MakeValidators | None = None,
 ) -> int:
-    """Parse, build, train. `make_validators` turns the validation section into validators: the caller's to give."""
+    """Parse, build, train. `make_validators` turns a configuration into validators: the caller's to give."""
     description = "Train a backbone with a margin classifier. Run the same command again to resume."
     return run_training(TrainConfig, argv, "facekd train", description, build_recognizer, make_validators)
 
@@ -72,7 +69,7 @@ def run_training(
     prog: str,
     description: str,
     make_recognizer: MakeRecognizer,
-    make_validators: Callable[[ValidationConfig], Sequence[Validator]] | None,
+    make_validators: MakeValidators | None,
     at_end: AtEnd | None = None,
 ) -> int:
     """From a command line to the end of a run: what every verb that trains does.
@@ -83,15 +80,15 @@ def run_training(
         prog: how the user calls it.
         description: for `--help`.
         make_recognizer: what is trained.
-        make_validators: turns the validation section into validators.
+        make_validators: turns the configuration into validators.
         at_end: what is done with the state of a completed run.
     """
     config = parse_config(config_class, sys.argv[1:] if argv is None else argv, prog, description)
-    validators: Sequence[Validator] = ()
-    if config.validation.packs:
+    validators: Sequence[Validator | HeadValidator] = ()
+    if config.validation.packs or config.validation.classification != "none":
         if make_validators is None:
-            raise TrainingError(f"validation.packs needs the evaluation harness: start by `{prog}`")
-        validators = make_validators(config.validation)
+            raise TrainingError(f"the validation section needs the evaluation harness: start by `{prog}`")
+        validators = make_validators(config)
     with join_world(config.device) as world:
         try:
             return train(config, world, validators, make_recognizer, at_end)
@@ -106,7 +103,7 @@ def run_training(
 def train(
     config: TrainConfig,
     world: World,
-    validators: Sequence[Validator] = (),
+    validators: Sequence[Validator | HeadValidator] = (),
     make_recognizer: MakeRecognizer = build_recognizer,
     at_end: AtEnd | None = None,
 ) -> int:
@@ -119,8 +116,7 @@ def train(
         raise TrainingError("precision fp16 needs a GPU (its gradients are scaled there); use --precision bf16 or fp32")
     _check_batch_size(config, world)
     with sole_owner_of(Path(config.output), world), flush_denormals(), stop_on_signal() as stop_signal:
-        data = config.data
-        dataset = open_dataset(data.train, data.image_size, data.on_bad_record, data.resize)
+        dataset = open_training_data(config.data)
         total_images = round_up(config.images or round(config.epochs * len(dataset)), config.global_batch_size)
         config.schedule.check(total_images)
         state = build_state(config, world, dataset, total_images, make_recognizer(config, world, dataset))
@@ -152,11 +148,15 @@ def train(
 
 
 def fit(
-    state: TrainingState, logbook: Logbook, validators: Sequence[Validator], stop_signal: Sequence[int] = ()
+    state: TrainingState,
+    logbook: Logbook,
+    validators: Sequence[Validator | HeadValidator],
+    stop_signal: Sequence[int] = (),
 ) -> None:
     """The loop: fetch, step, maybe log, maybe validate, maybe save, until `total_images` or a signal."""
     config, total_images = state.config, state.total_images
     stopwatch = Stopwatch()
+    save_timer, say_timer = Timer(60 * config.checkpoint.every_minutes), Timer(SECONDS_BETWEEN_LINES)
     images_timed_from = state.images_seen
     batches = iter(_make_loader(state))
     while state.images_seen < total_images:
@@ -169,23 +169,29 @@ def fit(
         # Step.
         images_before = state.images_seen
         lr = learning_rate(config.schedule, images_before, total_images)
-        losses, gradient_norm, is_stopping = train_step(state, batch, lr, stop_requested=bool(stop_signal))
+        wishes = lambda: (bool(stop_signal), save_timer.is_due)  # noqa: E731
+        losses, gradient_norms, (is_stopping, is_save_due) = train_step(state, batch, lr, wishes)
         state.losses_since_log.append(losses)
         is_last = state.images_seen >= total_images
 
-        # Maybe log.
+        # Maybe log; on the console also now and then in between, for a step may take minutes.
         logbook.advance(state.images_seen)
         if is_last or _crossed(config.log_every_images, images_before, state.images_seen):
             values = {
                 **_mean_losses(state),
                 "lr": lr,
-                "gradient_norm": gradient_norm,
+                **gradient_norms,
                 **stopwatch.read(state.images_seen - images_timed_from, total_images - state.images_seen),
             }
             logbook.record("train", state.images_seen, values)
             logbook.say(train_line(state.images_seen, total_images, values))
             state.losses_since_log.clear()
             images_timed_from = state.images_seen
+            say_timer.restart()
+        elif say_timer.is_due:
+            reading = stopwatch.peek(state.images_seen - images_timed_from, total_images - state.images_seen)
+            logbook.say(train_line(state.images_seen, total_images, {"loss": losses[0], "lr": lr, **reading}))
+            say_timer.restart()
 
         # Maybe validate, and keep the best. Its time is its own, not the training's.
         if validators and (is_last or _crossed(config.validation.every_images, images_before, state.images_seen)):
@@ -194,98 +200,19 @@ def fit(
             stopwatch.exclude(time.perf_counter() - paused)
 
         # Maybe save.
-        if is_last or is_stopping or _crossed(config.checkpoint.every_images, images_before, state.images_seen):
+        is_due = is_save_due or _crossed(config.checkpoint.every_images, images_before, state.images_seen)
+        if is_last or is_stopping or is_due:
             paused = time.perf_counter()
             save_state(state)
+            save_timer.restart()
             stopwatch.exclude(time.perf_counter() - paused)
         if is_stopping:
             return
 
 
-def train_step(
-    state: TrainingState, batch: Batch, lr: float, stop_requested: bool = False
-) -> tuple[list[float], float, bool]:
-    """One update by one global batch.
-
-    Returns:
-        Losses over the global batch (the first is what is minimised, `Recognizer.loss_names` has the rest), norm of
-        the gradient before clipping, and whether any rank was asked to stop.
-
-    Raises:
-        TrainingError: the loss or the gradient is not finite; raised before the weights are touched.
-    """
-    config, optimizer, scaler = state.config, state.optimizer, state.scaler
-    _seed_step(state)
-    set_learning_rate(optimizer, lr)
-    optimizer.zero_grad(set_to_none=True)
-    losses = _accumulate_gradients(state, batch)
-    stop = losses.new_tensor([float(stop_requested)])
-    *values, stop = mean_over_world(torch.cat([losses, stop]), state.world).tolist()
-    scaler.unscale_(optimizer)
-    norm = clip_grad_norm_(state.recognizer.parameters(), config.clip_norm or math.inf).item()
-    _require_finite(state, values[0], norm, lr)
-    scaler.step(optimizer)
-    scaler.update()
-    if state.ema is not None:
-        decay = ema_decay(config.global_batch_size, config.ema_half_life_images, state.images_seen)
-        ema_update(state.ema, state.recognizer.deployed, decay)
-    state.images_seen += config.global_batch_size
-    return values, norm, stop > 0
-
-
-def _accumulate_gradients(state: TrainingState, batch: Batch) -> torch.Tensor:
-    """Gradients of the mean loss over this rank's batch, by as many passes as its micro-batches; returns the losses."""
-    config, device = state.config, state.world.device
-    size = config.batch_size_per_rank or len(batch.labels)
-    starts = range(0, len(batch.labels), size)
-    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    dtype = AMP_DTYPES[config.precision]
-    targets = state.recognizer.targets(batch)
-    total = torch.zeros(len(state.recognizer.loss_names), device=device)
-    for start in starts:
-        part = slice(start, start + size)
-        images = to_model_input(
-            batch.images[part].to(device, non_blocking=True),
-            batch.flip[part].to(device, non_blocking=True),
-            config.data.mean,
-            config.data.std,
-            memory_format=memory_format,
-        )
-        labels = batch.labels[part].to(device, non_blocking=True)
-        share = len(labels) / len(batch.labels)  # the last micro-batch may be smaller
-        exchange = contextlib.nullcontext() if start == starts[-1] else without_gradient_exchange(state.replica)
-        with exchange:
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                losses = state.replica(images, labels, *(target[part] for target in targets)) * share
-            state.scaler.scale(losses[0]).backward()
-        total += losses.detach()
-    return total
-
-
 def _mean_losses(state: TrainingState) -> dict[str, float]:
     columns = zip(state.recognizer.loss_names, zip(*state.losses_since_log, strict=True), strict=True)
     return {name: math.fsum(values) / len(values) for name, values in columns}
-
-
-def _seed_step(state: TrainingState) -> None:
-    # Dropout's draws follow from where the run is, so that a resumed run draws what the uninterrupted one would.
-    seeds = np.random.SeedSequence([state.config.seed, state.images_seen, state.world.rank])
-    torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
-
-
-def _require_finite(state: TrainingState, loss: float, norm: float, lr: float) -> None:
-    # With loss scaling an infinite gradient is ordinary: the scaler skips that update and lowers the scale. One that is
-    # infinite without any scale is not, and the scaler would skip updates for ever.
-    is_norm_fine = math.isfinite(norm) or (state.scaler.is_enabled() and state.scaler.get_scale() > 1)
-    if math.isfinite(loss) and is_norm_fine:
-        return
-    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
-    step = state.images_seen // state.config.global_batch_size
-    raise TrainingError(
-        f"{what} at step {step} (images_seen {state.images_seen:,}, learning rate {lr:.3g}); the weights were not "
-        f"updated and the checkpoints in {state.folder / 'checkpoints'} are from before. Usual causes: schedule.lr too "
-        "high, no schedule.warmup_images, precision fp16 where bf16 would do"
-    )
 
 
 def round_up(images: int, batch_size: int) -> int:
@@ -324,9 +251,10 @@ def _introduction(state: TrainingState) -> str:
     per_rank = config.global_batch_size // world.size
     passes = -(-per_rank // (config.batch_size_per_rank or per_rank))
     epochs = state.total_images / len(dataset)
+    who = "identities" if config.head.kind == "margin" else "classes"
     notes = "".join(f"odd        {note}\n" for note in dataset.notes)
     return (
-        f"data       {dataset.name}: {len(dataset):,} images of {dataset.num_classes:,} identities\n"
+        f"data       {dataset.name}: {len(dataset):,} images of {dataset.num_classes:,} {who}\n"
         f"{notes}"
         f"backbone   {config.backbone.name}: {count_parameters(state.recognizer.backbone) / 1e6:.2f} M parameters, "
         f"{config.data.image_size} pixels -> {config.backbone.embedding_size}\n"

@@ -27,7 +27,7 @@ from facekd.checkpoint import (
     save_checkpoint,
 )
 from facekd.classifier import build_classifier
-from facekd.config import TrainConfig, differences, to_plain
+from facekd.config import TrainConfig, differences, to_plain, with_defaults
 from facekd.data.datasets import FaceDataset
 from facekd.data.label_map import is_same_label_map, label_map
 from facekd.data.loader import Batch
@@ -79,6 +79,10 @@ class Recognizer(nn.Module):
     def deployed(self) -> nn.Module:
         """Images to the embeddings that are compared when the model is used."""
         return self.backbone
+
+    def predictions(self, embedding: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Probabilities (B, C) by classifier, from embeddings (B, D) of `deployed`; the first is the one to use."""
+        return {"head": self.head(embedding).softmax(1)}
 
     def targets(self, batch: Batch) -> tuple[torch.Tensor, ...]:
         """What `forward` takes besides images and labels, one row an image, on the device; here nothing."""
@@ -266,7 +270,7 @@ def _check_same_run(path: Path, content: dict[str, Any], state: TrainingState) -
     new = {**to_plain(state.config), "backbone": backbone_arguments(state.config)}
     changed = [
         f"{key} was {before}, now {after}"
-        for key, (before, after) in differences(content["config"], new).items()
+        for key, (before, after) in differences(with_defaults(content["config"], type(state.config)), new).items()
         if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in RESUMABLE_KEYS)
     ]
     if changed:

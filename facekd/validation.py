@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 
 from facekd.distributed import broadcast_from_main, copy_buffers_from_main, gather_rows
 from facekd.embedder import TorchEmbedder
@@ -42,7 +43,33 @@ class Validator(Protocol):
         ...
 
 
-def validate(state: TrainingState, validators: Sequence[Validator], logbook: Logbook) -> None:
+@runtime_checkable
+class HeadValidator(Protocol):
+    """Measures classifiers during training; called like a `Validator`, and given what they say of embeddings."""
+
+    name: str
+
+    def measure_heads(
+        self,
+        embed: Callable[[np.ndarray], np.ndarray],
+        predict: Callable[[np.ndarray], dict[str, np.ndarray]],
+        rank: int,
+        world_size: int,
+        all_gather: Callable[[np.ndarray], np.ndarray],
+    ) -> dict[str, float]:
+        """Named results, among them `accuracy` (0 to 1), the same on every rank.
+
+        Args:
+            embed: see `Validator`.
+            predict: embeddings (B, D) to probabilities (B, C) by classifier, the one to use first.
+            rank: of this process.
+            world_size: number of processes.
+            all_gather: see `Validator`.
+        """
+        ...
+
+
+def validate(state: TrainingState, validators: Sequence[Validator | HeadValidator], logbook: Logbook) -> None:
     """Run the validators on every rank, log what they say and what it cost; keep `best.pt` by their mean accuracy."""
     started = time.perf_counter()
     config, world = state.config, state.world
@@ -56,8 +83,19 @@ def validate(state: TrainingState, validators: Sequence[Validator], logbook: Log
         autocast=AMP_DTYPES[config.precision],
         resize=config.data.resize,
     )
+
+    def gather(rows: np.ndarray) -> np.ndarray:
+        return gather_rows(rows, world)
+
+    @torch.inference_mode()
+    def predict(embeddings: np.ndarray) -> dict[str, np.ndarray]:
+        found = state.recognizer.predictions(torch.from_numpy(embeddings).to(world.device))
+        return {name: probabilities.cpu().numpy() for name, probabilities in found.items()}
+
     results = {
-        validator.name: validator(embedder.embed, world.rank, world.size, lambda rows: gather_rows(rows, world))
+        validator.name: validator.measure_heads(embedder.embed, predict, world.rank, world.size, gather)
+        if isinstance(validator, HeadValidator)
+        else validator(embedder.embed, world.rank, world.size, gather)
         for validator in validators
     }
     seconds = time.perf_counter() - started

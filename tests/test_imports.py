@@ -37,6 +37,7 @@ LAYERS = {
     "facekd.onnx_embedder": 2,
     "facekd.teacher_cache": 2,
     "facekd.model_options": 2,
+    "facekd.training_data": 2,
     "facekd.training_state": 3,
     "facekd.run_control": 3,
     "facekd.validation": 3,
