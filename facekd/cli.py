@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "cache-teacher": ("facekd.cache_teacher", "embed a training set once with a teacher, for distillation"),
     "rebuild-head": ("facekd.rebuild_head", "class centres from data, for a teacher published without its head"),
     "evaluate lfw": ("evaluation.evaluate_lfw", "judge a model on LFW-style verification packs (.bin)"),
+    "evaluate ijbc": ("evaluation.evaluate_ijbc", "judge a model on IJB-B, IJB-C, or any set in their layout"),
     "data align": ("data_prep.align_faces", "photographs -> aligned face crops"),
     "data inspect": ("data_prep.inspect_records", "say what a pack of records is, and what is odd about it"),
     "data index": ("data_prep.index_records", "write the missing .idx of a .rec file"),

@@ -1,0 +1,136 @@
+"""Embeddings in .npy files, read a block of rows at a time, so that gigabytes never lie in memory at once.
+
+Shapes: N images, D embedding values.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facekd.errors import FacekdError
+
+# Mean cosine between the halves of a row: an image and its mirror image agree, unrelated values do not.
+HALVES_AGREE, HALVES_DIFFER = 0.3, 0.1
+ROWS_LOOKED_AT = 4096
+
+
+class EmbeddingRowsError(FacekdError):
+    """A file of embeddings that cannot be used."""
+
+
+class NpyRows:
+    """Embeddings (N, D), or (N, 2D) with those of the mirrored images behind, in one or two .npy files.
+
+    Args:
+        path: of the embeddings.
+        mirrored_path: of those of the mirrored images, (N, D); None where `path` holds them or there are none.
+        holds_flipped: whether rows of `path` are (plain, mirrored); None to find out by whether the halves agree.
+        num_rows: expected N.
+
+    Raises:
+        EmbeddingRowsError: no .npy file of numbers, of another shape, or whose halves neither agree nor differ.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        mirrored_path: str | os.PathLike[str] | None = None,
+        holds_flipped: bool | None = False,
+        num_rows: int | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._plain = _OpenNpy(self.path, num_rows)
+        self._mirrored = None if mirrored_path is None else _OpenNpy(Path(mirrored_path), num_rows)
+        width = self._plain.shape[1]
+        if holds_flipped is None:
+            holds_flipped = width % 2 == 0 and self._halves_agree()
+        if holds_flipped and width % 2:
+            raise EmbeddingRowsError(f"{path}: rows of {width} values cannot be two embeddings of equal size")
+        self._is_split = holds_flipped
+        self.embedding_size = width // 2 if holds_flipped else width
+        self.has_flipped = holds_flipped or self._mirrored is not None
+        if self._mirrored is not None and self._mirrored.shape != self._plain.shape:
+            raise EmbeddingRowsError(
+                f"{mirrored_path}: holds {self._mirrored.shape}, and {path} {self._plain.shape}; expected the same"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the file."""
+        return self._plain.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the file."""
+        return self._plain.dtype
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Rows `start` to `stop`: plain (n, D), and mirrored (n, D) or None."""
+        block = self._plain.read(start, stop)
+        if self._is_split:
+            return block[:, : self.embedding_size], block[:, self.embedding_size :]
+        return block, None if self._mirrored is None else self._mirrored.read(start, stop)
+
+    def _halves_agree(self) -> bool:
+        size, num_rows = self._plain.shape[1] // 2, self._plain.shape[0]
+        step = max(num_rows // ROWS_LOOKED_AT, 1)
+        if num_rows <= ROWS_LOOKED_AT:
+            rows = self._plain.read(0, num_rows)
+        else:
+            rows = np.concatenate([self._plain.read(row, row + 1) for row in range(0, num_rows, step)])
+        first, second = rows[:, :size].astype(np.float64), rows[:, size:].astype(np.float64)
+        lengths = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+        usable = np.isfinite(lengths) & (lengths > 0)
+        if not usable.any():
+            return False
+        cosine = float(((first * second).sum(axis=1)[usable] / lengths[usable]).mean())
+        if HALVES_DIFFER < abs(cosine) < HALVES_AGREE:
+            raise EmbeddingRowsError(
+                f"{self.path}: the halves of its rows of {2 * size} values have a mean cosine of {cosine:.2f}, too "
+                f"much for one embedding and too little for an image and its mirror image; say which they are with "
+                "--embeddings-flipped or --no-embeddings-flipped"
+            )
+        agree = cosine >= HALVES_AGREE
+        what = f"an image and its mirror image, {size} values each" if agree else f"one embedding of {2 * size} values"
+        print(f"{self.path}: rows taken as {what} (mean cosine of their halves {cosine:.2f})", file=sys.stderr)
+        return agree
+
+
+class _OpenNpy:
+    """A .npy file of which rows are read, not mapped: mapped pages would count as memory used."""
+
+    def __init__(self, path: Path, num_rows: int | None) -> None:
+        self.path = path
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise EmbeddingRowsError(f"{path}: is not a whole .npy file of numbers ({error})") from error
+        if not isinstance(array, np.memmap) or array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
+            shape = getattr(array, "shape", None)
+            raise EmbeddingRowsError(
+                f"{path}: expected real numbers (N, D), found {getattr(array, 'dtype', '')} {shape}"
+            )
+        if num_rows is not None and len(array) != num_rows:
+            raise EmbeddingRowsError(
+                f"{path}: holds {len(array):,} rows, and the set lists {num_rows:,} images; rows go by the lines of "
+                "*_name_5pts_score.txt"
+            )
+        self.shape: tuple[int, int] = array.shape
+        self.dtype = array.dtype
+        self._whole = None if array.flags.c_contiguous else array
+        self._offset = array.offset
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        width = self.shape[1]
+        if self._whole is not None:
+            return np.array(self._whole[start:stop])
+        offset = self._offset + start * width * self.dtype.itemsize
+        values = np.fromfile(self.path, self.dtype, (stop - start) * width, offset=offset)
+        if values.size != (stop - start) * width:
+            raise EmbeddingRowsError(f"{self.path}: ends before row {stop:,}; it was cut short while in use")
+        return values.reshape(-1, width)

@@ -1,0 +1,320 @@
+"""Judge a model on IJB-B, IJB-C, or any set in their layout: 1:1 verification and 1:N identification.
+
+A user action: `facekd evaluate ijbc`, or `python evaluation/evaluate_ijbc.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.embedding_rows import NpyRows
+from evaluation.ijb import TARGETS, IjbProtocol, load_protocol
+from evaluation.ijb_metrics import (
+    DEFAULT_FARS,
+    find_worst,
+    measure_identification,
+    measure_verification,
+    notes_on_ties,
+    score_protocol,
+    verification_curves,
+)
+from evaluation.ijb_problems import (
+    Findings,
+    Kept,
+    as_plain,
+    describe_cost,
+    find_problems,
+    is_published,
+    settle,
+    subjects_of_templates,
+    text_of,
+)
+from evaluation.ijb_terminal import print_ijb_results
+from evaluation.software import describe_software
+from evaluation.templates import (
+    PRESETS,
+    EmbeddingRows,
+    Faces,
+    Pooling,
+    all_poolings,
+    find_useless_rows,
+    pool_templates,
+    with_switches,
+)
+from facekd.errors import FacekdError, run_verb
+from facekd.files import atomic_open, write_json
+from facekd.model_options import add_model_options, comma_separated
+from facekd.verification import RULES
+
+RESULT_FORMAT, RESULT_VERSION = "facekd-ijb", 1
+EXAMPLE = """\
+examples:
+  facekd evaluate ijbc --model model.onnx --root IJB_release/IJBC --target IJBC --output runs/ijbc
+
+  ready embeddings, rows as in ijbc_name_5pts_score.txt, every combination of the switches:
+  facekd evaluate ijbc --embeddings embeddings.npy --root IJB_release/IJBC --all-protocols --output runs/ijbc
+
+  as another tool scores, with its rule for the threshold, beside its published table:
+  facekd evaluate ijbc --model r50.onnx --root IJBC --protocol-like insightface --rule insightface --output runs/r50
+
+  several processes embed together, then one scores:
+  python -m torch.distributed.run --nproc_per_node 4 -m evaluation.evaluate_ijbc --model ... --device cuda
+
+DIR/results.json (its keys: docs/results.md), scores.npy (a cosine a pair), curves.npz. Embeddings are kept in
+DIR/embeddings: the same command goes on after an interruption, and other switches do not need the model again.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, read, embed, pool, score, measure, write, print."""
+    arguments = _parse(argv)
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "read"):
+        protocol = load_protocol(arguments.root, arguments.target, use_cache=arguments.protocol_cache)
+        evaluated = _choose_evaluated(arguments.protocol, protocol)
+        uses_detection_scores = arguments.all_protocols or _pooling(arguments, True).weight_by_detection_score
+        findings = find_problems(protocol, arguments.embeddings is None, uses_detection_scores)
+    with _timed(seconds, "embed"):
+        rows, source = _open_embeddings(arguments, protocol, findings)
+    if rows is None:  # another process of this run scores
+        return 0
+    poolings = _choose_poolings(arguments, rows)
+    with _timed(seconds, "pool"):
+        _drop_useless_rows(rows, protocol, findings)
+        kept = settle(findings, arguments.on_missing)
+        for problem in findings.problems:
+            print(text_of(problem), file=sys.stderr)
+        if any(kept.dropped.values()):
+            print(describe_cost(protocol, kept.dropped), file=sys.stderr)
+        pooled = pool_templates(rows, _faces(protocol, kept), protocol.template_ids, poolings)
+
+    output = Path(arguments.output)
+    measured = [_measure(arguments, protocol, kept, evaluated, templates, seconds) for templates in pooled]
+    results, scores, curves = measured[0]
+    subjects, subjects_from = subjects_of_templates(protocol)
+    result = {
+        "format": RESULT_FORMAT,
+        "version": RESULT_VERSION,
+        **source,
+        "dataset": _describe_dataset(protocol, subjects, subjects_from),
+        "problems": as_plain(findings.problems),
+        "dropped": kept.dropped,
+        "protocol": _describe_protocol(arguments, poolings[0], evaluated),
+        **results,
+        "protocols": [
+            {
+                "protocol": _describe_protocol(arguments, pooling, evaluated),
+                **{key: found[key] for key in ("eer", "auc", "tar_at_far", "identification")},
+            }
+            for pooling, (found, _, _) in zip(poolings, measured, strict=True)
+            if arguments.all_protocols
+        ],
+        "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
+        "software": describe_software(),
+        "command": shlex.join(["facekd", "evaluate", "ijbc", *(sys.argv[1:] if argv is None else argv)]),
+    }
+    _write(output, result, scores, curves)
+    print_ijb_results(result)
+    print(f"\nwritten to {output}")
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="facekd evaluate ijbc",
+        description="Judge a model on IJB-B, IJB-C, or any set in their layout: 1:1 TAR@FAR and 1:N TPIR@FPIR.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--model", metavar="FILE", help="an ONNX file, anyone's, a facekd checkpoint, or a run's folder"
+    )
+    source.add_argument(
+        "--embeddings",
+        metavar="FILE.npy",
+        help="ready embeddings instead: (N, D), or (N, 2D) with the mirror images' behind; rows as in "
+        "*_name_5pts_score.txt",
+    )
+    add("--root", required=True, metavar="DIR", help="the folder that holds meta/ and loose_crop/")
+    add("--target", choices=tuple(TARGETS), default="IJBC", help="whose file names are used (default: IJBC)")
+    add("--output", required=True, metavar="DIR", help="folder for the results; made where it is missing")
+    add("--protocol", choices=("1:1", "1:N", "both"), help="default: both where the 1:N files are there, else 1:1")
+    add("--rule", choices=RULES, default="exact", help="exact: the largest TAR whose FAR does not exceed the target "
+        "(default); insightface: the nearest ROC point, only to compare with tables made so")  # fmt: skip
+    add("--fars", type=comma_separated, default=DEFAULT_FARS, metavar="F,F", help="FARs (default: 1e-1 .. 1e-6)")
+    add("--on-missing", choices=("fail", "drop"), default="fail", help="faces that cannot be used: stop (default), or "
+        "go on without them and say what that cost")  # fmt: skip
+    switches = parser.add_argument_group("faces to templates", "defaults as InsightFace's onnx_ijbc.py: all on")
+    for name, what in (
+        ("keep-norm", "keep the length of a face's embedding as its weight"),
+        ("weight-by-detection-score", "weight a face by the detector's score"),
+        ("flip-augment", "add the mirror image's embedding (default: on where there are any)"),
+    ):
+        switches.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=what)
+    switches.add_argument("--protocol-like", choices=tuple(PRESETS), help="the switches of another tool")
+    switches.add_argument("--all-protocols", action="store_true", help="score every combination of the three as well")
+    add("--embeddings-flipped", action=argparse.BooleanOptionalAction, default=None, help="say whether rows of "
+        "--embeddings hold mirror images' embeddings (default: look whether the halves agree)")  # fmt: skip
+    add("--protocol-cache", action=argparse.BooleanOptionalAction, default=True, help="keep the text files in binary")
+    add_model_options(parser)
+    arguments = parser.parse_args(argv)
+    if not all(0 < far <= 1 for far in arguments.fars):
+        parser.error("--fars: each must lie in (0, 1]")
+    if arguments.embeddings is None and arguments.embeddings_flipped is not None:
+        parser.error("--embeddings-flipped is about --embeddings; --model embeds the mirror images itself")
+    return arguments
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def _choose_evaluated(asked: str | None, protocol: IjbProtocol) -> str:
+    if protocol.probes is None and asked in ("1:N", "both"):
+        names = ", ".join(f"{TARGETS[protocol.target].prefix}_1N_{name}.csv" for name in ("gallery_*", "probe_mixed"))
+        raise FacekdError(f"--protocol {asked}: {protocol.root / 'meta'} holds no {names}; --protocol 1:1 needs none")
+    return asked or ("1:1" if protocol.probes is None else "both")
+
+
+def _pooling(arguments: argparse.Namespace, has_flipped: bool) -> Pooling:
+    base = PRESETS[arguments.protocol_like] if arguments.protocol_like else Pooling(flip_augment=has_flipped)
+    return with_switches(base, arguments.keep_norm, arguments.weight_by_detection_score, arguments.flip_augment)
+
+
+def _choose_poolings(arguments: argparse.Namespace, rows: EmbeddingRows) -> list[Pooling]:
+    """The one asked for first, then with `--all-protocols` the others."""
+    chosen = _pooling(arguments, rows.has_flipped)
+    if not arguments.all_protocols:
+        return [chosen]
+    return [chosen, *(pooling for pooling in all_poolings(rows.has_flipped) if pooling != chosen)]
+
+
+def _open_embeddings(
+    arguments: argparse.Namespace, protocol: IjbProtocol, findings: Findings
+) -> tuple[EmbeddingRows | None, dict[str, Any]]:
+    if arguments.embeddings is None:
+        raise FacekdError("--model: embedding is not there yet, give --embeddings")
+    rows = NpyRows(arguments.embeddings, None, arguments.embeddings_flipped, protocol.num_listed)
+    about = {
+        "path": str(Path(arguments.embeddings).resolve()),
+        "size": Path(arguments.embeddings).stat().st_size,
+        "modified_ns": Path(arguments.embeddings).stat().st_mtime_ns,
+        "shape": list(rows.shape),
+        "dtype": str(rows.dtype),
+        "holds": "plain+flipped" if rows.has_flipped else "plain",
+        "embedding_size": rows.embedding_size,
+    }
+    return rows, {"model": None, "embeddings": about}
+
+
+def _drop_useless_rows(rows: EmbeddingRows, protocol: IjbProtocol, findings: Findings) -> None:
+    wanted = np.unique(protocol.face_images[findings.keep_faces])
+    bad = find_useless_rows(rows, wanted)
+    text = "embedding all zeros or not finite: the model is broken, its preprocessing wrong, or fp16 overflowed"
+    findings.drop_images("embedding", bad, text)
+
+
+def _faces(protocol: IjbProtocol, kept: Kept) -> Faces:
+    some = slice(None) if kept.faces.all() else kept.faces
+    images = protocol.face_images[some]
+    return Faces(images, protocol.face_templates[some], protocol.face_media[some], protocol.detection_scores[images])
+
+
+def _measure(
+    arguments: argparse.Namespace,
+    protocol: IjbProtocol,
+    kept: Kept,
+    evaluated: str,
+    templates: np.ndarray,
+    seconds: dict[str, float],
+) -> tuple[dict[str, Any], np.ndarray | None, dict[str, np.ndarray]]:
+    """(results, scores, curves) under one pooling."""
+    keys = ("num_pairs", "num_genuine", "num_impostor", "eer", "eer_threshold", "eer_ci95", "auc", "tar_at_far")
+    results: dict[str, Any] = dict.fromkeys([*keys, "bootstrap", "calibration", "identification", "worst"])
+    results["notes"] = []
+    scores, curves = None, {}
+    if evaluated != "1:N":
+        with _timed(seconds, "score"):
+            pairs = score_protocol(templates, protocol, kept, arguments.fars, arguments.rule)
+        with _timed(seconds, "measure"):
+            results.update(measure_verification(pairs.ranked, arguments.fars, arguments.rule))
+            results["notes"] += notes_on_ties(pairs.ranked, results)
+            results["worst"] = find_worst(protocol, pairs.scores)
+            curves.update(verification_curves(pairs.ranked))
+        scores = pairs.scores
+    if evaluated != "1:1":
+        with _timed(seconds, "identify"):
+            results["identification"], more = measure_identification(templates, protocol, kept)
+        curves.update(more)
+    return results, scores, curves
+
+
+def _describe_dataset(protocol: IjbProtocol, subjects: np.ndarray, subjects_from: str) -> dict[str, Any]:
+    def about(some: Any) -> dict[str, int]:
+        return {"num_templates": len(some), "num_subjects": len(np.unique(some.subjects))}
+
+    has_face = np.unique(protocol.face_templates)
+    media = protocol.face_media.astype(np.int64)
+    return {
+        "target": protocol.target,
+        "root": str(protocol.root),
+        "fingerprint": protocol.fingerprint,
+        "published": TARGETS[protocol.target].name if is_published(protocol) else None,
+        "num_images": protocol.num_listed,
+        "num_faces": protocol.num_faces,
+        "num_templates": len(has_face),
+        "num_media": len(np.unique(np.stack([protocol.face_templates, media], 1), axis=0)),
+        "num_pairs": protocol.num_pairs,
+        "num_genuine": int(protocol.is_same.sum()),
+        "num_impostor": int((~protocol.is_same).sum()),
+        "num_subjects": len(np.unique(subjects[has_face])),
+        "subjects_from": subjects_from,
+        "galleries": {name: about(gallery) for name, gallery in protocol.galleries.items()},
+        "probes": about(protocol.probes) if protocol.probes is not None else None,
+    }
+
+
+def _describe_protocol(arguments: argparse.Namespace, pooling: Pooling, evaluated: str) -> dict[str, Any]:
+    like = arguments.protocol_like if arguments.protocol_like and PRESETS[arguments.protocol_like] == pooling else None
+    target = TARGETS[arguments.target].name
+    return {
+        "text": f"{target} {'1:1 and 1:N' if evaluated == 'both' else evaluated}; {pooling.text}; "
+        f"TAR@FAR by the {arguments.rule} rule",
+        "name": pooling.name,
+        "keep_norm": pooling.keep_norm,
+        "weight_by_detection_score": pooling.weight_by_detection_score,
+        "flip_augment": pooling.flip_augment,
+        "normalize_media": pooling.normalize_media,
+        "like": like,
+        "rule": arguments.rule,
+        "evaluated": evaluated,
+    }
+
+
+def _write(output: Path, result: dict[str, Any], scores: np.ndarray | None, curves: dict[str, np.ndarray]) -> None:
+    """results.json last: where it is, the rest is complete."""
+    output.mkdir(parents=True, exist_ok=True)
+    if scores is not None:
+        with atomic_open(output / "scores.npy") as stream:
+            np.save(stream, scores)
+    with atomic_open(output / "curves.npz") as stream:
+        np.savez(stream, **curves)  # type: ignore[arg-type]
+    write_json(output / "results.json", result)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))

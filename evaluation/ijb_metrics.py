@@ -1,0 +1,157 @@
+"""Templates of an IJB-style set to what is reported about them (docs/results.md): plain values and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation.identification import identification_curves, mean_of_galleries, measure_search, search
+from evaluation.ijb import IjbProtocol, SubjectTemplates
+from evaluation.ijb_problems import Kept
+from evaluation.ijb_scoring import rank_pairs
+from facekd.ranked_scores import RankedScores
+from facekd.verification import Rule
+
+DEFAULT_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+NUM_WORST = 20
+MOST_TIED = 0.01  # share of the false accepts allowed, from which on a tie is worth a word
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """1:1 scores of the pairs kept: float64 (P,), NaN for those left out; and the same, ranked."""
+
+    scores: np.ndarray
+    ranked: RankedScores
+
+
+def score_protocol(
+    templates: np.ndarray, protocol: IjbProtocol, kept: Kept, fars: Sequence[float], rule: Rule
+) -> PairScores:
+    """Score the pairs of a protocol.
+
+    Args:
+        templates: float64 (T, D), unit rows.
+        protocol: whose pairs.
+        kept: which of them.
+        fars, rule: what will be asked of the scores.
+
+    Raises:
+        VerificationError: no genuine or no impostor pairs.
+    """
+    first, second, is_same = protocol.pair_first, protocol.pair_second, protocol.is_same
+    if kept.pairs is None:
+        return PairScores(*rank_pairs(templates, first, second, is_same, fars, (rule,)))
+    chosen = np.flatnonzero(kept.pairs)
+    found, ranked = rank_pairs(templates, first[chosen], second[chosen], is_same[chosen], fars, (rule,))
+    scores = np.full(len(is_same), np.nan)
+    scores[chosen] = found
+    return PairScores(scores, ranked)
+
+
+def measure_verification(ranked: RankedScores, fars: Sequence[float], rule: Rule) -> dict[str, Any]:
+    """Counts, EER, AUC and TAR@FAR with Wilson's intervals."""
+    equal_error = ranked.equal_error_point()
+    points = [asdict(point) for point in ranked.tar_at_far(fars, rule)]
+    for point in points:
+        point["ci95"] = None if point["ci95"] is None else list(point["ci95"])
+        point["ci95_at_threshold"] = point["ci95"]  # Wilson's; a bootstrap lets the threshold vary too
+    return {
+        "num_pairs": ranked.genuine.size + ranked.impostor.size,
+        "num_genuine": ranked.genuine.size,
+        "num_impostor": ranked.impostor.size,
+        "eer": equal_error.eer,
+        "eer_threshold": equal_error.threshold,
+        "eer_ci95": None,
+        "auc": ranked.area_under_roc(),
+        "tar_at_far": points,
+        "bootstrap": None,
+        "calibration": None,
+    }
+
+
+def notes_on_ties(ranked: RankedScores, measured: dict[str, Any]) -> list[str]:
+    """What ties do to the thresholds: equal scores are let in or kept out together."""
+    notes = []
+    for point in measured["tar_at_far"]:
+        if point["tar"] is None:
+            continue
+        tied = ranked.num_tied_at(point["threshold"])
+        if tied > max(1, MOST_TIED * point["far"] * ranked.impostor.size):
+            notes.append(
+                f"FAR {point['far']:g}: {tied:,} impostor pairs share the score just below the threshold, which lets "
+                f"in {point['false_accepts']:,} impostors for that reason; "
+                "look for equal images in different templates, or embeddings of too few digits"
+            )
+    return notes
+
+
+def find_worst(protocol: IjbProtocol, scores: np.ndarray, count: int = NUM_WORST) -> dict[str, list[dict[str, Any]]]:
+    """The genuine pairs of the lowest scores and the impostor pairs of the highest, worst first."""
+    found = {}
+    for kind, sign, mask in (("genuine", 1.0, protocol.is_same), ("impostor", -1.0, ~protocol.is_same)):
+        pairs = np.flatnonzero(mask & np.isfinite(scores))
+        values = sign * scores[pairs]
+        if len(pairs) > count:
+            limit = np.partition(values, count - 1)[count - 1]
+            near = values <= limit
+            pairs, values = pairs[near], values[near]
+        worst = pairs[np.argsort(values, kind="stable")][:count]
+        ids = protocol.template_ids
+        found[kind] = [
+            {
+                "pair": int(pair),
+                "score": float(scores[pair]),
+                "first": int(ids[protocol.pair_first[pair]]),
+                "second": int(ids[protocol.pair_second[pair]]),
+            }
+            for pair in worst
+        ]
+    return found
+
+
+def verification_curves(ranked: RankedScores) -> dict[str, np.ndarray]:
+    """The arrays `roc_*` and `histogram_*` of curves.npz."""
+    roc = ranked.thinned_roc()
+    edges, genuine, impostor = ranked.histogram()
+    return {
+        "roc_far": roc.far,
+        "roc_tar": roc.tar,
+        "roc_threshold": roc.threshold,
+        "histogram_edges": edges,
+        "histogram_genuine": genuine,
+        "histogram_impostor": impostor,
+    }
+
+
+def measure_identification(
+    templates: np.ndarray, protocol: IjbProtocol, kept: Kept
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """`identification` of results.json, and the arrays `cmc_*` and `dir_*` of curves.npz."""
+    assert protocol.probes is not None
+    probes = _kept(protocol.probes, kept)
+    measured: dict[str, Any] = {}
+    curves: dict[str, np.ndarray] = {}
+    for name, whole in protocol.galleries.items():
+        gallery = _kept(whole, kept)
+        result = search(
+            templates[gallery.templates],
+            gallery.subjects,
+            templates[probes.templates],
+            probes.subjects,
+            f"gallery {name}",
+        )
+        measured[name] = measure_search(result)
+        for kind, array in identification_curves(result).items():
+            prefix, _, rest = kind.partition("_")
+            curves["_".join(filter(None, (prefix, name, rest)))] = array
+    measured["mean"] = mean_of_galleries([measured[name] for name in protocol.galleries])
+    return measured, curves
+
+
+def _kept(some: SubjectTemplates, kept: Kept) -> SubjectTemplates:
+    left = kept.templates[some.templates]
+    return some if left.all() else SubjectTemplates(some.templates[left], some.subjects[left])
