@@ -8,7 +8,8 @@ A checkpoint is a dict:
     preprocessing  {"mean": [3], "std": [3], "color": "rgb"} in units of 0..255
     backbone       state dict, as trained
     ema            state dict of the moving average, or absent
-    projection     (E, D), where embeddings are projected before they are compared; folded into the backbone on loading
+    projection     (E, D), where embeddings are projected before they are compared; folded into the backbone on loading,
+                   or kept behind it where the backbone has no embedding layer
     ema_projection its moving average, or absent
     head           state dict of the classifier, or absent for an imported backbone
     training       optimiser, AMP scaler, images_seen and the rest of what an exact resume needs, or absent
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from facekd.backbones import build_backbone, fold_projection
+from facekd.backbones import ProjectedBackbone, build_backbone, fixed_embedding_size, fold_projection
 from facekd.embedder import Preprocessing
 from facekd.errors import FacekdError
 from facekd.files import atomic_path
@@ -48,9 +49,14 @@ def save_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> No
         except RuntimeError as error:
             # torch reports a failed write (a full disk above all) as a RuntimeError of its zip writer.
             raise CheckpointError(
-                f"{path}: could not be written ({str(error).splitlines()[0]}); is the disk full? "
-                "The earlier checkpoints are intact: free some space and run the same command again"
+                f"{path}: could not be written ({str(error).splitlines()[0]}); is the disk full? Free some space and "
+                f"run the same command again: {_what_is_left(Path(path).parent.parent)}"
             ) from error
+
+
+def _what_is_left(run_folder: Path) -> str:
+    found = list_checkpoints(run_folder)
+    return f"it goes on from {found[-1].name}" if found else "it starts anew, for there is no earlier checkpoint"
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -78,6 +84,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{file}: not a facekd checkpoint; the weights of an InsightFace backbone come in by "
             "`facekd import BACKBONE.pth --name iresnet50 --output checkpoint.pt`"
         )
+    if not isinstance(content.get("version"), int) or not isinstance(content.get("config"), dict):
+        raise CheckpointError(f"{file}: damaged: it says neither of which version nor of what configuration it is")
     if content["version"] > VERSION:
         raise CheckpointError(f"{file}: checkpoint version {content['version']}, this facekd reads up to {VERSION}")
     return content
@@ -154,7 +162,11 @@ def load_backbone(path: str | os.PathLike[str], *, ema: bool | None = None) -> t
     backbone = build_backbone(**architecture)
     load_weights(backbone, content["ema" if is_average else "backbone"], f"{file}: backbone")
     projection = content.get("ema_projection" if is_average else "projection")
-    if projection is not None:
+    if projection is not None and fixed_embedding_size(architecture["name"]) is not None:
+        layer = nn.Linear(projection.shape[1], len(projection), bias=False)
+        layer.load_state_dict({"weight": projection})
+        backbone = ProjectedBackbone(backbone, layer)  # no last layer to fold it into
+    elif projection is not None:
         folded = build_backbone(**{**architecture, "embedding_size": len(projection)})
         backbone = fold_projection(backbone, projection, folded)
     image_size = content["config"]["backbone"]["image_size"]

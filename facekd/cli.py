@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "import": ("facekd.import_insightface", "turn InsightFace's published weights into a checkpoint"),
     "cache-teacher": ("facekd.cache_teacher", "embed a training set once with a teacher, for distillation"),
     "rebuild-head": ("facekd.rebuild_head", "class centres from data, for a teacher published without its head"),
+    "evaluate classification": ("evaluation.evaluate_classification", "top-1 and top-5 of a classifier"),
     "evaluate lfw": ("evaluation.evaluate_lfw", "judge a model on LFW-style verification packs (.bin)"),
     "evaluate ijbc": ("evaluation.evaluate_ijbc", "judge a model on IJB-B, IJB-C, or any set in their layout"),
     "data align": ("data_prep.align_faces", "photographs -> aligned face crops"),
@@ -42,6 +43,10 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "data make-pairs": ("data_prep.make_pair_set", "aligned faces -> a verification pack"),
     "data synthesize": ("data_prep.synthesize_faces", "generate faces: training shards and a verification pack"),
+    "data synthesize-classification": (
+        "data_prep.synthesize_classification",
+        "generate CIFAR's files or folders of images, to try classification out",
+    ),
 }
 
 

@@ -32,6 +32,7 @@ LAYERS = {
     "facekd.config": 2,
     "facekd.sharing": 2,
     "facekd.checkpoint": 2,
+    "facekd.classifying_model": 2,
     "facekd.logbook": 2,
     "facekd.embedder": 2,
     "facekd.onnx_embedder": 2,

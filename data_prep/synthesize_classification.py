@@ -1,0 +1,203 @@
+"""Generate a classification data set in the files of a real one: CIFAR-100, CIFAR-10, or folders of images.
+
+A user action: `facekd data synthesize-classification`. For trying out and testing what takes the real files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import pickle
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data_prep.synthesize_faces import SynthesisError
+from facekd.data.cifar import CIFAR_FOLDERS, CIFAR_SIZE, GENERATED, GENERATED_FORMAT, cifar_files
+from facekd.data.class_textures import render_texture
+from facekd.errors import run_verb
+from facekd.files import atomic_open, write_json
+from facekd.progress import track
+
+LAYOUTS = (*CIFAR_FOLDERS, "folders")
+DEFAULT_CLASSES = {"cifar-100": 100, "cifar-10": 10, "folders": 10}
+COARSE_CLASSES = 20  # superclasses of CIFAR-100
+MAX_IMAGES = 100_000  # of a class: numbers of test images begin there
+EXAMPLE = """\
+example:
+  facekd data synthesize-classification --layout cifar-100 --images-per-class 20 --test-images-per-class 5 --output try
+  facekd train configs/classification/cifar100_resnet8x4.yaml --data.train try --epochs 5
+
+Writes to the output folder
+  cifar-100-python/ or cifar-10-batches-py/    the pickles of the data set, and generated.json with the md5 of each, by
+                                               which they are checked when they are read
+  train/CLASS/, val/CLASS/                     with --layout folders: JPEGs of different sizes, and generated.json
+What is there already by the same options is kept; another set in the folder is refused."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What determines a generated set."""
+
+    layout: str
+    classes: int
+    images_per_class: int
+    test_images_per_class: int
+    size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("images_per_class", "test_images_per_class"):
+            if not 1 <= getattr(self, name) < MAX_IMAGES:
+                raise SynthesisError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 1 to {MAX_IMAGES - 1:,}")
+        most = DEFAULT_CLASSES[self.layout] if self.layout in CIFAR_FOLDERS else 10_000
+        if not 2 <= self.classes <= most:
+            raise SynthesisError(f"--classes {self.classes}: {self.layout} takes 2 to {most:,}")
+        if self.layout in CIFAR_FOLDERS and self.size != CIFAR_SIZE:
+            raise SynthesisError(f"--size {self.size}: CIFAR's images have {CIFAR_SIZE} pixels")
+        if self.size < 8:
+            raise SynthesisError(f"--size {self.size}: give at least 8 pixels")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, generate, say what is there."""
+    arguments = _parser().parse_args(argv)
+    layout = arguments.layout
+    settings = Settings(
+        layout=layout,
+        classes=DEFAULT_CLASSES[layout] if arguments.classes is None else arguments.classes,
+        images_per_class=arguments.images_per_class,
+        test_images_per_class=arguments.test_images_per_class,
+        size=(CIFAR_SIZE if layout in CIFAR_FOLDERS else 96) if arguments.size is None else arguments.size,
+        seed=arguments.seed,
+    )
+    folder = synthesize_classification(settings, arguments.output)
+    print(
+        f"{folder}: {settings.classes} classes, {settings.images_per_class} images of each to train on and "
+        f"{settings.test_images_per_class} to test"
+    )
+    return 0
+
+
+def synthesize_classification(settings: Settings, output: Path) -> Path:
+    """Generate a set, or find that it is there; returns the folder to train on.
+
+    It is made beside its place and moved there whole, so that what is found under its name is complete.
+
+    Raises:
+        SynthesisError: something else is there.
+    """
+    is_cifar = settings.layout in CIFAR_FOLDERS
+    folder = output / CIFAR_FOLDERS[settings.layout] if is_cifar else output
+    if (folder / GENERATED).is_file():
+        import json
+
+        if json.loads((folder / GENERATED).read_text()).get("settings") == asdict(settings):
+            return folder
+        raise SynthesisError(f"{folder}: holds another generated set; choose another --output, or delete it")
+    if folder.exists() and any(folder.iterdir()):
+        raise SynthesisError(f"{folder}: holds files from elsewhere; choose another --output")
+    staged = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    md5 = _write_cifar(settings, staged) if is_cifar else _write_folders(settings, staged)
+    content = {"format": GENERATED_FORMAT, "version": 1, "settings": asdict(settings), "md5": md5}
+    write_json(staged / GENERATED, content)
+    if folder.exists():
+        folder.rmdir()  # empty, as was seen
+    staged.rename(folder)
+    return folder
+
+
+def _images(settings: Settings, is_test: bool) -> Iterator[tuple[int, int]]:
+    """Class and number of each image, classes in turn as in the real files, where they are mixed."""
+    count = settings.test_images_per_class if is_test else settings.images_per_class
+    pairs = [(label, number) for number in range(count) for label in range(settings.classes)]
+    split = "test" if is_test else "training"
+    yield from track(pairs, f"rendering {split} images")
+
+
+def _render(settings: Settings, label: int, number: int, is_test: bool, height: int, width: int) -> np.ndarray:
+    return render_texture(label, number + (MAX_IMAGES if is_test else 0), height, width, settings.seed)
+
+
+def _class_name(label: int) -> str:
+    return f"class_{label:03d}"
+
+
+def _write_cifar(settings: Settings, folder: Path) -> dict[str, str]:
+    """Pickles with the keys of the real ones; returns the md5 of each."""
+    is_100 = settings.layout == "cifar-100"
+    names = [_class_name(label) for label in range(settings.classes)]
+    if is_100:
+        coarse = [f"superclass_{number:02d}" for number in range(COARSE_CLASSES)]
+        meta = {"fine_label_names": names, "coarse_label_names": coarse}
+    else:
+        meta = {"label_names": names, "num_cases_per_batch": 10_000, "num_vis": 3 * CIFAR_SIZE**2}
+    files: dict[str, Any] = {"meta" if is_100 else "batches.meta": meta}
+    for is_test in (False, True):
+        pairs = list(_images(settings, is_test))
+        images = [_render(settings, *pair, is_test, CIFAR_SIZE, CIFAR_SIZE) for pair in pairs]
+        rows = np.stack(images).transpose(0, 3, 1, 2).reshape(len(images), -1)  # red, green, blue planes
+        parts = {"test": slice(None)} if is_100 else {"test_batch": slice(None)}
+        if not is_test:
+            parts = {"train": slice(None)} if is_100 else {f"data_batch_{n + 1}": slice(n, None, 5) for n in range(5)}
+        for name, part in parts.items():
+            labels = [label for label, _ in pairs[part]]
+            labelled = (
+                {"fine_labels": labels, "coarse_labels": [label * COARSE_CLASSES // 100 for label in labels]}
+                if is_100
+                else {"labels": labels}
+            )
+            filenames = [f"{_class_name(label)}_{number:05d}.png" for label, number in pairs[part]]
+            files[name] = {"batch_label": name, "data": np.ascontiguousarray(rows[part]), "filenames": filenames}
+            files[name] |= labelled
+    md5 = {}
+    for name in cifar_files(settings.layout):
+        content = pickle.dumps(files[name], protocol=2)
+        md5[name] = hashlib.md5(content).hexdigest()
+        with atomic_open(folder / name) as stream:
+            stream.write(content)
+    return md5
+
+
+def _write_folders(settings: Settings, folder: Path) -> dict[str, str]:
+    """train/CLASS/NUMBER.jpg and val/CLASS/NUMBER.jpg, sides from 1 to 1.6 times `size`; no md5, as for ImageNet."""
+    for is_test, split in ((False, "train"), (True, "val")):
+        for label, number in _images(settings, is_test):
+            stretch = 1 + 0.6 * ((7 * number + 3 * label) % 10) / 10
+            sides = settings.size, round(settings.size * stretch)
+            height, width = sides if number % 2 else sides[::-1]
+            image = _render(settings, label, number, is_test, height, width)
+            file = folder / split / _class_name(label) / f"{number:05d}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if not cv2.imwrite(str(file), image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
+                raise SynthesisError(f"{file}: could not be written")
+    return {}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="facekd data synthesize-classification",
+        description="Generate a classification data set in the files of a real one.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--layout", choices=LAYOUTS, default="cifar-100", help="of the files (default: %(default)s)")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add("--classes", type=int, metavar="N", help="classes (default: those of the data set; 10 for folders)")
+    add("--images-per-class", type=int, default=50, metavar="N", help="to train on (default: %(default)s)")
+    add("--test-images-per-class", type=int, default=10, metavar="N", help="to test (default: %(default)s)")
+    add("--size", type=int, metavar="PIXELS", help="shorter side, for folders (default: 96)")
+    add("--seed", type=int, default=0, metavar="N", help="which classes (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))

@@ -1,0 +1,165 @@
+"""Judge a classifier on the test images of a data set: top-1 and top-5, of its own head, a teacher's, or their mix.
+
+A user action: `facekd evaluate classification`, or `python evaluation/evaluate_classification.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from evaluation.class_ranks import rank_images
+from facekd import __version__
+from facekd.classification import TOP_K, wilson_interval
+from facekd.data.datasets import FaceDataset, open_dataset
+from facekd.errors import run_verb
+from facekd.files import sha256_of_file, write_json
+
+RESULT_FORMAT, RESULT_VERSION = "facekd-classification", 1
+EXAMPLE = """\
+example:
+  facekd evaluate classification --model runs/student --data /data/cifar --output results/student
+
+  the teacher's head on the student's embeddings, and the two heads mixed half and half (TH-KD):
+  facekd evaluate classification --model runs/student --teacher-head runs/teacher --mix 0.5 --data /data/cifar \\
+      --output results/student
+
+DIR/results.json (its keys: docs/results.md). The test images are CIFAR's, or val/ (else test/) beside train/. Mean,
+std, image size and centre crop are those the model was trained with."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, load, classify, count, write, print."""
+    arguments = _parse(argv)
+    from facekd.checkpoint import resolve_checkpoint
+    from facekd.classifying_model import open_classifying_model
+
+    file = resolve_checkpoint(arguments.model)
+    mix = arguments.mix if arguments.teacher_head else []
+    model = open_classifying_model(file, arguments.teacher_head, mix, device=arguments.device)
+    dataset = _open_test_images(arguments, model.center_crop, model.preprocessing.image_size, model.resize)
+    model.check_classes(dataset, arguments.data)
+    ranks = rank_images(
+        dataset,
+        model.classify,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        progress=f"classifying for {Path(arguments.output).name}",
+    )
+    heads = {name: measure_ranks(found, dataset) for name, found in ranks.items()}
+    result = {
+        "format": RESULT_FORMAT,
+        "version": RESULT_VERSION,
+        "model": {
+            "path": str(file),
+            "sha256": sha256_of_file(file),
+            "embedding_size": model.embedding_size,
+            "preprocessing": asdict(model.preprocessing),
+            "teacher_head": str(arguments.teacher_head) if arguments.teacher_head else None,
+        },
+        "data": {
+            "name": dataset.name,
+            "split": arguments.split,
+            "num_images": len(dataset),
+            "num_classes": dataset.num_classes,
+            "center_crop": model.center_crop,
+        },
+        "heads": heads,
+        "software": {"facekd": __version__, **_versions()},
+        "command": shlex.join(["facekd", "evaluate", "classification", *(sys.argv[1:] if argv is None else argv)]),
+    }
+    write_json(Path(arguments.output) / "results.json", result)
+    print_heads(heads, f"{arguments.model} on {dataset.name}", len(dataset), dataset.num_classes)
+    print(f"\nwritten to {arguments.output}")
+    return 0
+
+
+def measure_ranks(ranks: np.ndarray, dataset: FaceDataset) -> dict[str, Any]:
+    """Counts, shares and 95 % intervals from the ranks of the true classes, (N,).
+
+    `mean_class_top1` weighs classes alike however many images they have; classes without images are left out of it.
+    """
+    labels, count = dataset.labels, len(ranks)
+    images_of = np.bincount(labels, minlength=dataset.num_classes)
+    right_of = np.bincount(labels[ranks == 0], minlength=dataset.num_classes)
+    found: dict[str, Any] = {}
+    for k in TOP_K:
+        if k > 1 and k >= dataset.num_classes:
+            continue  # every image is right then, whatever the model
+        correct = int((ranks < k).sum())
+        found[f"top{k}"] = correct / count
+        found[f"top{k}_correct"] = correct
+        found[f"top{k}_interval"] = list(wilson_interval(correct, count))
+    has_images = images_of > 0
+    found["mean_class_top1"] = float((right_of[has_images] / images_of[has_images]).mean())
+    return found
+
+
+def print_heads(heads: dict[str, Any], title: str, num_images: int, num_classes: int) -> None:
+    """Print a row a classifier."""
+    table = Table(title=f"{title}: {num_images:,} images of {num_classes:,} classes", title_justify="left")
+    for column in ("classifier", "top-1 %", "95 % interval", "top-5 %", "mean over classes %"):
+        table.add_column(column, justify="left" if column == "classifier" else "right")
+    for name, found in heads.items():
+        low, high = found["top1_interval"]
+        top5 = f"{100 * found['top5']:.2f}" if "top5" in found else "-"
+        row = f"{100 * found['top1']:.2f}", f"{100 * low:.2f} - {100 * high:.2f}", top5
+        table.add_row(name, *row, f"{100 * found['mean_class_top1']:.2f}")
+    Console(soft_wrap=True).print(table)
+
+
+def _open_test_images(arguments: argparse.Namespace, center_crop: float, size: int, resize: bool) -> FaceDataset:
+    return open_dataset(arguments.data, size, resize=resize, center_crop=center_crop, split=arguments.split)
+
+
+def _versions() -> dict[str, str]:
+    import cv2
+    import torch
+
+    return {"torch": str(torch.__version__), "numpy": np.__version__, "opencv": cv2.__version__}
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="facekd evaluate classification",
+        description="Judge a classifier: top-1 and top-5 of its head, of a teacher's, or of their mix.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="FILE", help="a checkpoint of a linear classifier, or a run's folder")
+    add("--data", required=True, metavar="DIR", help="CIFAR's folder, or one with train/ and val/ in it")
+    add("--output", required=True, metavar="DIR", help="folder for results.json; made where it is missing")
+    add("--split", choices=("test", "train"), default="test", help="which images (default: test)")
+    add("--teacher-head", metavar="FILE", help="a checkpoint whose classifier is tried on the model's embeddings too")
+    add(
+        "--mix",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="A",
+        help="also (1 - A) times the model's probabilities plus A times the teacher head's",
+    )
+    add("--batch-size", type=int, default=256, metavar="N", help="images at once (default: 256)")
+    add("--workers", type=int, default=4, metavar="N", help="processes that read, at most one a core (default: 4)")
+    add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    arguments = parser.parse_args(argv)
+    if arguments.batch_size < 1 or arguments.workers < 0:
+        parser.error("--batch-size takes 1 or more, --workers 0 or more")
+    if arguments.mix and not arguments.teacher_head:
+        parser.error("--mix joins two classifiers: name the other by --teacher-head")
+    if not all(0 <= a <= 1 for a in arguments.mix):
+        parser.error("--mix: A lies in [0, 1]")
+    return arguments
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))
