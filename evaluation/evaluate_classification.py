@@ -20,7 +20,7 @@ from evaluation.class_ranks import rank_images
 from facekd import __version__
 from facekd.classification import TOP_K, wilson_interval
 from facekd.data.datasets import FaceDataset, open_dataset
-from facekd.errors import run_verb
+from facekd.errors import FacekdError, run_verb
 from facekd.files import sha256_of_file, write_json
 
 RESULT_FORMAT, RESULT_VERSION = "facekd-classification", 1
@@ -40,11 +40,16 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, load, classify, count, write, print."""
     arguments = _parse(argv)
     from facekd.checkpoint import resolve_checkpoint
-    from facekd.classifying_model import open_classifying_model
+    from facekd.classifying_model import OnnxClassifier, open_classifying_model
+    from facekd.onnx_embedder import is_onnx_file
 
-    file = resolve_checkpoint(arguments.model)
-    mix = arguments.mix if arguments.teacher_head else []
-    model = open_classifying_model(file, arguments.teacher_head, mix, device=arguments.device)
+    if is_onnx_file(Path(arguments.model)):
+        if arguments.teacher_head:
+            raise FacekdError(f"{arguments.model}: gives logits, no embeddings for --teacher-head; name a checkpoint")
+        file, model = Path(arguments.model), OnnxClassifier(arguments.model)
+    else:
+        file = resolve_checkpoint(arguments.model)
+        model = open_classifying_model(file, arguments.teacher_head, arguments.mix, device=arguments.device)
     dataset = _open_test_images(arguments, model.center_crop, model.preprocessing.image_size, model.resize)
     model.check_classes(dataset, arguments.data)
     ranks = rank_images(
@@ -135,7 +140,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="FILE", help="a checkpoint of a linear classifier, or a run's folder")
+    add("--model", required=True, metavar="FILE", help="a checkpoint of a linear classifier, a run, or ONNX")
     add("--data", required=True, metavar="DIR", help="CIFAR's folder, or one with train/ and val/ in it")
     add("--output", required=True, metavar="DIR", help="folder for results.json; made where it is missing")
     add("--split", choices=("test", "train"), default="test", help="which images (default: test)")

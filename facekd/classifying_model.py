@@ -20,7 +20,7 @@ from facekd.classifier import LinearClassifier
 from facekd.data.datasets import FaceDataset
 from facekd.data.label_map import identities_sha256
 from facekd.distillation import mix
-from facekd.embedder import Preprocessing, TorchEmbedder
+from facekd.embedder import OnnxEmbedder, Preprocessing, TorchEmbedder
 
 
 class ClassifyingModel:
@@ -137,6 +137,38 @@ def build_linear_head(content: dict[str, Any], file: Path) -> LinearClassifier:
     head = LinearClassifier(weight.shape[1], len(weight), bias=bias is not None)
     head.load_state_dict(content["head"])
     return head.requires_grad_(False)
+
+
+class OnnxClassifier:
+    """An ONNX file that gives logits (`facekd export` of a classifier, or anyone's), called like a `ClassifyingModel`.
+
+    Args:
+        path: the file; preprocessing and centre crop are what it records.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._embedder = OnnxEmbedder(path)
+        self._file = Path(path)
+        self.preprocessing = self._embedder.preprocessing
+        self.center_crop = float(self._embedder.metadata.get("center_crop", 0.0))
+        self.resize = False
+        self.embedding_size = self._embedder.embedding_size
+
+    def classify(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 RGB (B, S, S, 3) to logits (B, C), under the name `head`."""
+        return {"head": self._embedder.embed(images)}
+
+    def check_classes(self, dataset: FaceDataset, path: str | os.PathLike[str]) -> None:
+        """Make sure that there is a logit for each class of the data.
+
+        Raises:
+            CheckpointError: another number of them.
+        """
+        if self.embedding_size != dataset.num_classes:
+            raise CheckpointError(
+                f"{self._file}: gives {self.embedding_size} values, {path} has {dataset.num_classes} classes; export a "
+                "classifier without --embedding"
+            )
 
 
 class LogitNetwork(nn.Module):

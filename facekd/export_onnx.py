@@ -2,7 +2,7 @@
 
 The file takes any batch, is self-contained, records its preprocessing and what its embeddings are, and was compared
 with torch at several batch sizes before it got its name. Input: `images`, float32 (batch, 3, S, S) already normalised;
-output: `embedding` (batch, D).
+output: `embedding` (batch, D), or of a classifier `logits` (batch, C).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 OPSET = 18
 INPUT_NAME = "images"
-OUTPUT_NAME = "embedding"
+OUTPUT_NAME, LOGITS_NAME = "embedding", "logits"
 # One, for exporters specialise on it; two, the batch traced; seven, divisible by neither.
 PARITY_BATCHES = (1, 2, 7)
 # Folding batch norm and reordering sums costs about 1e-5; a wrong layer costs more than 1e-2.
@@ -67,8 +67,9 @@ def export_checkpoint(
     normalize: bool = False,
     ema: bool | None = None,
     tolerance: float = TOLERANCE,
+    embedding: bool = False,
 ) -> ExportReport:
-    """Export the backbone of a checkpoint; see `export_backbone`.
+    """Export the backbone of a checkpoint, with its classifier where that is a linear one; see `export_backbone`.
 
     Args:
         checkpoint: a checkpoint, or the folder of a run (its latest checkpoint).
@@ -76,6 +77,7 @@ def export_checkpoint(
         normalize: divide each embedding by its L2 norm inside the graph.
         ema: True asks for the moving average, False for the weights as trained; None takes the average if there is one.
         tolerance: see `export_backbone`.
+        embedding: leave a linear classifier out, for the embeddings.
 
     Raises:
         CheckpointError: see `facekd.checkpoint.load_backbone`.
@@ -86,7 +88,15 @@ def export_checkpoint(
     _check_output(Path(output))
     file = resolve_checkpoint(checkpoint)
     content = load_checkpoint(file)
-    backbone, preprocessing = load_backbone(file, ema=ema)
+    is_classifier = content["config"].get("head", {}).get("kind") == "linear" and not embedding
+    if is_classifier and normalize:
+        raise ExportError(f"{output}: logits are not normalised; leave out --normalize, or export with --embedding")
+    if is_classifier:
+        from facekd.classifying_model import load_logit_network
+
+        backbone, preprocessing = load_logit_network(file)
+    else:
+        backbone, preprocessing = load_backbone(file, ema=ema)
     averaged = bool(content.get("ema")) and ema is not False
     metadata = {
         "backbone": str(content["config"]["backbone"]["name"]),
@@ -95,7 +105,23 @@ def export_checkpoint(
         "checkpoint": file.name,
         "checkpoint_sha256": sha256_of_file(file),
     }
-    return export_backbone(backbone, preprocessing, output, normalize=normalize, metadata=metadata, tolerance=tolerance)
+    if is_classifier:
+        metadata |= {
+            "output": LOGITS_NAME,
+            "num_classes": str(content["num_classes"]),
+            "center_crop": str(content["config"].get("data", {}).get("center_crop", 0.0)),
+            "input_semantics": "RGB, (x - mean) / std, x in 0..255; center_crop is the share of the shorter side seen",
+            "embedding_semantics": "logits: softmax gives probabilities of classes, argmax the class",
+        }
+    return export_backbone(
+        backbone,
+        preprocessing,
+        output,
+        normalize=normalize,
+        metadata=metadata,
+        tolerance=tolerance,
+        output_name=LOGITS_NAME if is_classifier else OUTPUT_NAME,
+    )
 
 
 def export_backbone(
@@ -106,6 +132,7 @@ def export_backbone(
     normalize: bool = False,
     metadata: Mapping[str, str] | None = None,
     tolerance: float = TOLERANCE,
+    output_name: str = OUTPUT_NAME,
 ) -> ExportReport:
     """Write a backbone as a single ONNX file with a dynamic batch, and keep it only if it agrees with torch.
 
@@ -118,6 +145,7 @@ def export_backbone(
         normalize: divide each embedding by its L2 norm inside the graph.
         metadata: more entries for `metadata_props`.
         tolerance: largest relative error |onnx - torch| / |torch| allowed, at batch 1, 2 and 7.
+        output_name: of the graph's output.
 
     Raises:
         ExportError: the backbone cannot be exported, the file is not what was asked for, or parity fails.
@@ -140,7 +168,7 @@ def export_backbone(
     size = next(iter(expected.values())).shape[1]
     recorded = {**_describe(preprocessing, size, normalize), **(metadata or {})}
     example = torch.zeros(2, 3, preprocessing.image_size, preprocessing.image_size)
-    model = _to_onnx(module, example, output)
+    model = _to_onnx(module, example, output, output_name)
     _finish_model(model, recorded)
     _check_model(model, output)
     with atomic_path(output) as temporary:
@@ -202,7 +230,7 @@ def _describe(preprocessing: Preprocessing, embedding_size: int, normalize: bool
     }
 
 
-def _to_onnx(module: torch.nn.Module, example: torch.Tensor, output: Path) -> onnx.ModelProto:
+def _to_onnx(module: torch.nn.Module, example: torch.Tensor, output: Path, output_name: str) -> onnx.ModelProto:
     import torch
 
     try:
@@ -215,7 +243,7 @@ def _to_onnx(module: torch.nn.Module, example: torch.Tensor, output: Path) -> on
                 external_data=False,
                 opset_version=OPSET,
                 input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
+                output_names=[output_name],
                 verbose=False,
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
@@ -323,6 +351,9 @@ def main(argv: list[str] | None = None) -> int:
         default=TOLERANCE,
         help="largest relative error |onnx - torch| / |torch| allowed (default: %(default)s)",
     )
+    parser.add_argument(
+        "--embedding", action="store_true", help="of an image classifier: leave its head out, for the embeddings"
+    )
     arguments = parser.parse_args(argv)
 
     report = export_checkpoint(
@@ -331,6 +362,7 @@ def main(argv: list[str] | None = None) -> int:
         normalize=arguments.normalize,
         ema=arguments.ema,
         tolerance=arguments.tolerance,
+        embedding=arguments.embedding,
     )
 
     facts = report.metadata
@@ -340,7 +372,8 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{report.path}: {report.num_bytes / 1e6:.2f} MB, opset {OPSET}, one file, any batch")
     print(f"  {facts['backbone']}, weights {facts['weights']}")
     print(f"  {INPUT_NAME} (batch, 3, {size}, {size}), {color}, mean {facts['mean']}, std {facts['std']}")
-    print(f"  {OUTPUT_NAME} (batch, {facts['embedding_size']}), {norm}")
+    name = facts.get("output", OUTPUT_NAME)
+    print(f"  {name} (batch, {facts['embedding_size']}){f', {norm}' if name == OUTPUT_NAME else ''}")
     print(f"  relative error against torch: {errors} (at most {arguments.tolerance:g})")
     return 0
 
