@@ -84,8 +84,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{file}: not a facekd checkpoint; the weights of an InsightFace backbone come in by "
             "`facekd import BACKBONE.pth --name iresnet50 --output checkpoint.pt`"
         )
-    if not isinstance(content.get("version"), int) or not isinstance(content.get("config"), dict):
-        raise CheckpointError(f"{file}: damaged: it says neither of which version nor of what configuration it is")
+    if not isinstance(content.get("version"), int):
+        raise CheckpointError(f"{file}: damaged: its version is {content.get('version')!r}, not a number")
     if content["version"] > VERSION:
         raise CheckpointError(f"{file}: checkpoint version {content['version']}, this facekd reads up to {VERSION}")
     return content
@@ -157,6 +157,8 @@ def load_backbone(path: str | os.PathLike[str], *, ema: bool | None = None) -> t
         raise CheckpointError(f"{file}: holds no backbone; it was written by `facekd rebuild-head`, and is a head only")
     if ema and not content.get("ema"):
         raise CheckpointError(f"{file}: holds no moving average; train with --ema_half_life_images, or leave out --ema")
+    if not isinstance(content.get("config"), dict) or "backbone" not in content["config"]:
+        raise CheckpointError(f"{file}: damaged: it does not say which backbone its weights are of")
     is_average = bool(content.get("ema")) and ema is not False
     architecture = content["config"]["backbone"]
     backbone = build_backbone(**architecture)

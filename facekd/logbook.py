@@ -142,15 +142,19 @@ class Stopwatch:
 
     def read(self, num_images: int, images_left: int) -> dict[str, float]:
         """`images_per_second`, `data_wait` (a share, 0 to 1), `seconds_left`; a new interval begins."""
+        reading = self.peek(num_images, images_left)
+        self.restart()
+        return reading
+
+    def peek(self, num_images: int, images_left: int) -> dict[str, float]:
+        """As `read`, and the interval goes on."""
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         rate = num_images / elapsed
-        reading = {
+        return {
             "images_per_second": round(rate, 1),
             "data_wait": round(self._waiting / elapsed, 4),
             "seconds_left": round(images_left / rate, 1),
         }
-        self.restart()
-        return reading
 
 
 def train_line(images_seen: int, total_images: int, values: dict[str, float]) -> str:

@@ -24,6 +24,23 @@ class TrainingError(FacekdError):
     """A run that cannot start or must not go on."""
 
 
+class Timer:
+    """Says when so many seconds have passed since it was made or restarted; never for 0."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now."""
+        self._start = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the time is over."""
+        return self._seconds > 0 and time.monotonic() - self._start >= self._seconds
+
+
 @contextmanager
 def sole_owner_of(folder: Path, world: World) -> Iterator[None]:
     """Refuse a second run in the same folder; the lock goes with the process, however it ends."""

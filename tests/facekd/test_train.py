@@ -146,13 +146,48 @@ def test_accumulation_equals_the_large_batch(tiny_config: Configure) -> None:
         state = build_state(config, ALONE, open_dataset(config.data.train, 32), 120)
         state.recognizer.eval()
         step_losses = [
-            train_step(state, batch, 0.05)[0] for batch, _ in zip(_make_loader(state), range(3), strict=False)
+            train_step(state, batch, 0.001)[0] for batch, _ in zip(_make_loader(state), range(3), strict=False)
         ]
         results.append((step_losses, [value.detach() for value in state.recognizer.parameters()]))
     (large_losses, large), (small_losses, small) = results
     np.testing.assert_allclose(small_losses, large_losses, rtol=1e-5)
     for one, other in zip(large, small, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_only_the_gradient_of_the_backbone_is_clipped(tiny_config: Configure) -> None:
+    def step(clip_norm: float) -> tuple[dict[str, float], list[torch.Tensor], list[torch.Tensor]]:
+        state = build_state(config := tiny_config(clip_norm=clip_norm), ALONE, open_dataset(config.data.train, 32), 120)
+        _, norms, _ = train_step(state, next(iter(_make_loader(state))), 0.01)
+        parts = state.recognizer.backbone, state.recognizer.head
+        return norms, *([p.grad.clone() for p in part.parameters() if p.grad is not None] for part in parts)
+
+    whole, clipped = step(0), step(0.25)
+    assert whole[0] == pytest.approx(clipped[0])  # the norms told are those from before
+    assert whole[0]["gradient_norm"] > 0.25
+    for ours, theirs in zip(clipped[1], whole[1], strict=True):
+        torch.testing.assert_close(ours, theirs * (0.25 / whole[0]["gradient_norm"]))
+    for ours, theirs in zip(clipped[2], whole[2], strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert whole[0]["head_gradient_norm"] == pytest.approx(math.sqrt(sum(g.square().sum().item() for g in whole[2])))
+
+
+def test_a_run_saves_by_the_clock_too(tiny_config: Configure) -> None:
+    config = tiny_config(checkpoint__every_images=0, checkpoint__every_minutes=1e-9, checkpoint__keep=100, images=60)
+    train(config, ALONE)
+    assert len(list_checkpoints(Path(config.output))) == 5  # every step is later than the last save
+
+
+def test_a_signal_during_a_step_counts_at_its_end(tiny_config: Configure) -> None:
+    state = build_state(config := tiny_config(), ALONE, open_dataset(config.data.train, 32), 120)
+    asked_after = []
+
+    def wishes() -> tuple[bool, bool]:
+        asked_after.append(all(p.grad is not None for p in state.recognizer.backbone.parameters()))
+        return True, False
+
+    assert train_step(state, next(iter(_make_loader(state))), 0.01, wishes)[2] == [True, False]
+    assert asked_after == [True]
 
 
 def test_two_processes_equal_one_that_accumulates(tiny_arguments: list[str], tmp_path: Path) -> None:
@@ -200,8 +235,8 @@ def test_a_scale_that_overflows_skips_the_update_and_falls(tiny_config: Configur
     state = state_with_scaler(tiny_config(batch_size_per_rank=6), 2.0**127)
     batch = next(iter(_make_loader(state)))
     before = [value.clone() for value in state.recognizer.parameters()]
-    (loss,), norm, _ = train_step(state, batch, 0.1)
-    assert math.isfinite(loss) and not math.isfinite(norm)
+    (loss,), norms, _ = train_step(state, batch, 0.1)
+    assert math.isfinite(loss) and not math.isfinite(norms["gradient_norm"])
     assert state.scaler.get_scale() == 2.0**126
     for old, new in zip(before, state.recognizer.parameters(), strict=True):
         assert torch.equal(old, new)
@@ -215,7 +250,7 @@ def test_a_scaled_loss_trains_as_a_plain_one(tiny_config: Configure) -> None:
         if not scaled:
             state.scaler = torch.amp.GradScaler("cpu", enabled=False)
         steps = [train_step(state, batch, 0.05) for batch, _ in zip(_make_loader(state), range(3), strict=False)]
-        results.append(np.array([(loss, norm) for (loss,), norm, _ in steps]))
+        results.append(np.array([(loss, norms["gradient_norm"]) for (loss,), norms, _ in steps]))
     assert (results[0][:, 1] > 0.5).all()
     np.testing.assert_allclose(results[0], results[1], rtol=1e-4)
 
