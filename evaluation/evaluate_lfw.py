@@ -135,8 +135,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--bootstrap {arguments.bootstrap}: give 0, or at least 100 draws")
     if arguments.seed < 0:
         parser.error(f"--seed {arguments.seed}: give a whole number from 0")
-    if arguments.threads is not None and arguments.threads < 1:
-        parser.error(f"--threads {arguments.threads}: give at least 1, or leave it out for one a core")
     if not all(0 < far <= 1 for far in arguments.fars):
         parser.error("--fars: each must lie in (0, 1]")
     if arguments.names is not None and len(arguments.names) != len(arguments.pairs):

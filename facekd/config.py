@@ -259,7 +259,7 @@ def parse_config(config_class: type[Config], argv: list[str], prog: str, descrip
     parser.add_argument("--config", action="config", help="a YAML file; CONFIG.yaml as the first word is the same")
     parser.add_class_arguments(config_class)
     if argv and not argv[0].startswith("-"):
-        _check_yaml(Path(argv[0]))
+        _check_yaml(Path(argv[0]), config_class)
         argv = ["--config", argv[0], *argv[1:]]
     try:
         values = parser.instantiate(parser.parse_args(argv))
@@ -270,8 +270,8 @@ def parse_config(config_class: type[Config], argv: list[str], prog: str, descrip
         raise _readable(error, config_class) from error
 
 
-def _check_yaml(path: Path) -> None:
-    """Find what is wrong with a file as a file, before its keys are looked at."""
+def _check_yaml(path: Path, config_class: type) -> None:
+    """Find what is wrong with a file as a file, and with its sections as sections, before its keys are looked at."""
     import yaml
 
     if not path.is_file():
@@ -282,6 +282,10 @@ def _check_yaml(path: Path) -> None:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds no configuration; expected lines such as `output: runs/mine`")
+    for item in fields(config_class):
+        is_section = callable(item.default_factory) and is_dataclass(item.default_factory())
+        if is_section and not isinstance(content.get(item.name, {}), dict):
+            raise ConfigError(f"{path}: {item.name} is a section: expected keys below it, not {content[item.name]!r}")
 
 
 def _readable(error: BaseException, config_class: type) -> FacekdError:

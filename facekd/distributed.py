@@ -88,6 +88,7 @@ def _choose_device(device: str, local_rank: int) -> torch.device:
             "from 0; start at most as many processes per node as there are GPUs"
         )
     torch.cuda.set_device(chosen)
+    torch.backends.cudnn.benchmark = True  # batches keep their shape, so the search for the best kernels pays
     return chosen
 
 

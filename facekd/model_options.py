@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--resize", action="store_true", help="resize images of another size instead of refusing them")
     add("--batch-size", type=int, default=64, help="images at once, for a model of dynamic batch (default: 64)")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (default: cpu)")
-    add("--threads", type=int, help="threads of onnxruntime (default: one a core)")
+    add("--threads", type=_number_of_threads, help="threads of onnxruntime (default: one a core)")
 
 
 def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = None) -> Embedder:
@@ -64,6 +65,13 @@ def comma_separated(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 127.5,127.5,127.5") from None
+
+
+def _number_of_threads(text: str) -> int:
+    highest = 4 * (os.cpu_count() or 1)  # more only hinder each other, and thousands seem to hang
+    if not text.isdigit() or not 1 <= int(text) <= highest:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {highest}; leave it out for one a core")
+    return int(text)
 
 
 def _one_or_three(values: Sequence[float] | None) -> Sequence[float] | float | None:

@@ -273,6 +273,11 @@ def _check_batch_size(config: TrainConfig, world: World) -> None:
             f"change it to {max(per_rank, 1) * world.size}, or the number of processes"
         )
     size = config.batch_size_per_rank or per_rank
+    if size > per_rank:
+        raise TrainingError(
+            f"batch_size_per_rank = {size} is more than a process's share of global_batch_size = "
+            f"{config.global_batch_size}, which is {per_rank}: lower it, or leave it at 0 for the whole share"
+        )
     if 1 in (min(size, per_rank), per_rank % size):
         raise TrainingError(
             f"global_batch_size = {config.global_batch_size} over {world.size} processes, with batch_size_per_rank = "

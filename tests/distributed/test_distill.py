@@ -13,7 +13,7 @@ from facekd.distill import main
 from facekd.distributed import World
 from facekd.logbook import read_log
 from facekd.train import train
-from tests.distributed.test_distributed import start_both, train_arguments
+from tests.distributed.test_distributed import PATIENCE, start_both, train_arguments
 
 DISTILL = ("-m", "facekd", "distill")
 MARGIN = ("--head.margin_value", "0.2", "--schedule.lr", "0.02")
@@ -34,13 +34,14 @@ def distil_arguments(folder: Path, teacher: Path, *more: str) -> list[str]:
 
 def on_two(words: list[str]) -> None:
     for process in start_both([*DISTILL, *words]):
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors.decode()
 
 
 def test_two_processes_equal_one_that_accumulates(teacher: Path, tmp_path: Path) -> None:
     # Six images a pass either way, so batch normalisation sees the same batches; only its running averages differ.
-    loss = ("--share", "0.5", "--loss.kl", "0.5", "--loss.embedding_cosine", "2")
+    # A low rate, for steps of a high one are chaotic: they blow up the rounding that the two orders of sums differ by.
+    loss = ("--share", "0.5", "--loss.kl", "0.5", "--loss.embedding_cosine", "2", "--schedule.lr", "0.002")
     on_two(distil_arguments(tmp_path / "two", teacher, *loss))
     assert main(distil_arguments(tmp_path / "one", teacher, *loss, "--batch_size_per_rank", "6")) == 0
     entries = [read_log(tmp_path / name, "train") for name in ("two", "one")]

@@ -26,6 +26,7 @@ from facekd.train import train
 
 HERE = Path(__file__).parent
 TRAIN = ("-m", "facekd", "train")
+PATIENCE = 300  # seconds: a loaded machine takes one to start two processes
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def train_arguments(folder: Path, *more: str) -> list[str]:
 
 def test_exchanges_and_validators(pack: Path, tmp_path: Path) -> None:
     for process in start_both([str(HERE / "two_ranks.py"), str(pack), str(tmp_path)]):
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors.decode()
     assert (tmp_path / "0").exists() and (tmp_path / "1").exists()
 
@@ -76,13 +77,13 @@ def test_a_stop_signal_on_one_rank_stops_both_after_a_checkpoint(pack: Path, tmp
     run = tmp_path / "run"
     validation = ("--validation.packs", f"[{pack}]", "--validation.every_images", "24")
     processes = start_both([*TRAIN, *train_arguments(run, *validation)])
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while len(read_log(run, "train")) < 3:
         assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
         time.sleep(0.01)
     processes[1].send_signal(signal.SIGTERM)
     for process in processes:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 128 + signal.SIGTERM, errors.decode()
     assert load_checkpoint(run)["training"]["images_seen"] == read_log(run, "train")[-1]["images_seen"]
 
@@ -92,7 +93,7 @@ def test_what_is_judged_is_what_is_saved(pack: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [*TRAIN, *train_arguments(run, "--validation.packs", f"[{pack}]", "--images", "60")]
     for process in start_both(words):
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors.decode()
     backbone, preprocessing = load_backbone(run)
     expected = PairSetValidator(pack)(TorchEmbedder(backbone, preprocessing).embed)
@@ -108,15 +109,17 @@ def test_ranks_that_start_apart_are_refused(tmp_path: Path) -> None:
     list_checkpoints(tmp_path / "run")[-1].unlink()
     words = [*TRAIN, *arguments]
     main, other = start_both(words, of_rank_1=[*words, "--output", str(tmp_path / "elsewhere")])
-    _, errors = other.communicate(timeout=60)
+    _, errors = other.communicate(timeout=PATIENCE)
     assert other.returncode == 2 and b"must be the same on every machine" in errors, errors.decode()
-    _, errors = main.communicate(timeout=60)
+    _, errors = main.communicate(timeout=PATIENCE)
     assert main.returncode == 2 and b"another process of this run is gone" in errors, errors.decode()
 
 
 def test_an_error_of_every_rank_is_said_once(tmp_path: Path) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     command = [sys.executable, *launcher, *TRAIN, *train_arguments(tmp_path / "run", "--head.margn", "1")]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    # However far apart the two start: the second waits for the launcher to end it.
+    environment = {**os.environ, "FACEKD_SECONDS_FOR_THE_FIRST": str(PATIENCE)}
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False, env=environment)
     assert finished.returncode != 0
     assert finished.stderr.count("error: 'head.margn' is not a configuration key") == 1

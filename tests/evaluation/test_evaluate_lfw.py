@@ -173,7 +173,8 @@ def test_mistakes_are_one_line_and_write_no_result(evaluate, tmp_path, capsys, a
         (["--bootstrap", "7"], "at least 100"),
         (["--names", "a.txt", "b.txt"], "2 given for 1 packs"),
         (["--seed", "-1"], "--seed -1: give a whole number from 0"),
-        (["--threads", "0"], "--threads 0: give at least 1"),
+        (["--threads", "0"], "'0' is not a number from 1 to"),
+        (["--threads", "100000"], "'100000' is not a number from 1 to"),
     ],
 )
 def test_impossible_options_are_refused_before_anything_is_read(evaluate, capsys, arguments, message):

@@ -100,6 +100,9 @@ def test_absent_and_broken_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("# nothing yet\n")
     with pytest.raises(ConfigError, match=r"c\.yaml: holds no configuration"):
         parse(str(tmp_path / "c.yaml"))
+    (tmp_path / "c.yaml").write_text("data: [a]\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml: data is a section: expected keys below it, not \['a'\]"):
+        parse(str(tmp_path / "c.yaml"))
 
 
 def test_missing_data_and_output_are_asked_for() -> None:
