@@ -27,7 +27,8 @@ def decode_rgb(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
 
     Raises:
         ImageError: no bytes, an unknown format, or a file cut short. libjpeg alone would fill what is missing with
-            grey and only print a warning.
+            grey and only print a warning. Damage in the middle of a JPEG, which libjpeg steps over with a warning on
+            standard error and wrong pixels, is not noticed.
     """
     if len(data) == 0:
         raise ImageError("it holds no image bytes")
