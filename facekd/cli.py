@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "quickstart": ("facekd.quickstart", "the whole story on generated faces, in minutes on a CPU"),
     "train": ("facekd.train", "fit a backbone with a margin classifier"),
     "distill": ("facekd.distill", "a student learns from a teacher through a shared classifier"),
+    "pipeline sh-kd": ("facekd.pipeline", "a student, a teacher under its frozen classifier, a new student"),
     "study": ("facekd.study", "train methods x seeds under one protocol, and report what they are worth"),
     "export": ("facekd.export_onnx", "write a trained backbone as ONNX, checked against torch"),
     "import": ("facekd.import_insightface", "turn InsightFace's published weights into a checkpoint"),

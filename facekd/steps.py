@@ -27,6 +27,8 @@ from facekd.progress import format_duration
 
 SECONDS_BETWEEN_LOOKS = 0.05
 LAST_LINES = 15
+LAUNCH = (sys.executable, "-m", "facekd")
+LAUNCH_MANY = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -44,6 +46,7 @@ class Step:
         makes: a file or folder that is there once it is done.
         after: titles of the steps it builds on.
         output: a file that takes what it prints; None lets it print where we do.
+        processes: that train together, one a GPU.
     """
 
     title: str
@@ -51,6 +54,7 @@ class Step:
     makes: Path
     after: tuple[str, ...] = ()
     output: Path | None = None
+    processes: int = 1
 
     @property
     def command(self) -> list[str]:
@@ -209,7 +213,8 @@ def _start(step: Step, environment: dict[str, str]) -> _Running:
         print(f"\n== {step.title}\n   {shown}", flush=True)
     else:
         print(f"== {step.title}", flush=True)
-    command = [sys.executable, "-m", "facekd", *step.words]
+    launch = LAUNCH if step.processes == 1 else (*LAUNCH_MANY, str(step.processes), "-m", "facekd")
+    command = [*launch, *step.words]
     with contextlib.ExitStack() as stack:
         sink = None
         if step.output is not None:

@@ -23,7 +23,8 @@ from facekd.files import write_json
 from facekd.logbook import read_log
 from facekd.progress import format_duration
 from facekd.steps import Memory, Step, run_steps, sole_user_of
-from facekd.study_config import VERBS, Study, StudyError, load_study
+from facekd.study_config import VERBS, Study, StudyError
+from facekd.study_file import load_study
 from facekd.study_results import gather
 
 SECONDS_BETWEEN_LINES = 30.0

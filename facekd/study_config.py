@@ -20,29 +20,18 @@ the output folder.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import re
 import shlex
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from facekd.config import ConfigError, parse_config
 from facekd.steps import Step, as_options, as_word
+from facekd.yaml_sections import hint
 
 VERBS = ("train", "distill")
-KEYS = ("output", "title", "seeds", "reference", "base", "prepare", "packs", "evaluate", "methods")
-METHOD_KEYS = ("verb", "recipe", "config", "seeds", "judge", "note", "model", "evaluate")
-PACK_KEYS = ("pairs", "names")
-# Options of `facekd evaluate lfw` that make sense here; the rest is the study's to set.
-EVALUATE_KEYS = (
-    *("folds", "flip", "fars", "rule", "bootstrap", "seed", "pictures"),
-    *("mean", "std", "color", "image-size", "resize", "batch-size", "device"),
-)
 SWITCHES = {"flip": "--no-flip", "pictures": "--no-pictures", "resize": ""}  # what says no; resize is off by itself
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 REFERENCE = re.compile(r"\{([A-Za-z0-9][A-Za-z0-9_.-]*)(?:@(\d+))?\}")
 
 
@@ -184,7 +173,7 @@ class Study:
         where = f"methods.{method.name}: {match[0]}"
         other = self.methods.get(name)
         if other is None:
-            raise StudyError(f"{where} names no method{_hint(name, self.methods)}; there are {', '.join(self.methods)}")
+            raise StudyError(f"{where} names no method{hint(name, self.methods)}; there are {', '.join(self.methods)}")
         if other.model:
             return self.run_of(name, 0)
         number = int(wanted) if wanted is not None else other.seeds[0] if len(other.seeds) == 1 else seed
@@ -296,171 +285,3 @@ class Study:
                 parse_config(classes[verb], words, f"facekd {verb}", "")
             except ConfigError as error:
                 raise StudyError(f"methods.{method.name}: {error}") from error
-
-
-def load_study(path: str | Path, output: str | None = None) -> Study:
-    """Read and check a study.
-
-    Args:
-        path: a YAML file.
-        output: in place of the one in the file.
-
-    Raises:
-        StudyError: a file that is none, a key that does not exist, a value that cannot be.
-    """
-    content = _read(Path(path))
-    _check_keys(content, KEYS, "")
-    folder = output or content.get("output")
-    if not isinstance(folder, str) or not folder:
-        raise StudyError("output is empty: name the folder of the study, `output: runs/study`")
-    seeds = _seeds(content.get("seeds"), "seeds")
-    methods = {name: _method(name, value, seeds) for name, value in _mapping(content.get("methods"), "methods").items()}
-    if not methods:
-        raise StudyError("methods is empty: name what to compare, see `facekd study --help`")
-    study = Study(
-        output=Path(folder),
-        title=str(content.get("title") or Path(folder).name),
-        seeds=seeds,
-        reference=_reference(content.get("reference"), methods),
-        base=_flatten(_mapping(content.get("base"), "base")),
-        prepare=_strings(content.get("prepare"), "prepare"),
-        packs=_packs(content.get("packs"), folder),
-        evaluate=_evaluate(content.get("evaluate"), "evaluate"),
-        methods=methods,
-    )
-    _check_base(study)
-    _ = study.runs  # references, circles
-    return study
-
-
-def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
-    if not path.is_file():
-        raise StudyError(f"{path}: no such file; configs/study/ holds examples to start from")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    return _mapping(content, str(path))
-
-
-def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise StudyError(f"{where}: expected keys with values, found {value!r}")
-    return value
-
-
-def _check_keys(value: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    for key in value:
-        if key not in known:
-            raise StudyError(f"{where}{key!r} is not a key of a study{_hint(key, known)}; known: {', '.join(known)}")
-
-
-def _hint(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def _seeds(value: Any, where: str) -> tuple[int, ...]:
-    is_list = isinstance(value, list) and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in value)
-    if not is_list or not value or min(value) < 0:
-        raise StudyError(f"{where}: expected a list of whole numbers from 0, such as [0, 1, 2], found {value!r}")
-    if len(set(value)) < len(value):
-        raise StudyError(f"{where}: {value} names a seed twice, and the same seed gives the same run")
-    return tuple(value)
-
-
-def _strings(value: Any, where: str) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise StudyError(f"{where}: expected a list of texts, found {value!r}")
-    return tuple(value)
-
-
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Sections as dotted keys: what comes later then overrides single keys, not whole sections."""
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, dict):
-            found |= _flatten(item, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = item
-    return found
-
-
-def _method(name: str, value: Any, seeds: tuple[int, ...]) -> Method:
-    where = f"methods.{name}"
-    if not NAME.fullmatch(name) or name == "study":
-        raise StudyError(f"{where}: a method is named by letters, digits, - _ and ., and not 'study'")
-    content = _mapping(value, where)
-    _check_keys(content, METHOD_KEYS, f"{where}.")
-    verb, model = content.get("verb") or "", content.get("model") or ""
-    if model and (verb or content.get("config") or content.get("recipe")):
-        raise StudyError(f"{where}: a model that exists already is not trained: leave out verb, config and recipe")
-    if not model and verb not in VERBS:
-        raise StudyError(f"{where}.verb: expected {' or '.join(VERBS)}, found {verb!r}")
-    own = content.get("seeds")
-    return Method(
-        name=name,
-        verb=verb,
-        recipe=content.get("recipe") or "",
-        config=_flatten(_mapping(content.get("config"), f"{where}.config")),
-        seeds=(0,) if model else seeds if own is None else _seeds(own, f"{where}.seeds"),
-        judge=content.get("judge", True),
-        note=str(content.get("note") or ""),
-        model=model,
-        evaluate=_evaluate(content.get("evaluate"), f"{where}.evaluate"),
-    )
-
-
-def _reference(name: Any, methods: Mapping[str, Method]) -> str:
-    if name not in methods or methods[name].model or not methods[name].judge:
-        raise StudyError(
-            f"reference: {name!r} is not a method that is trained and judged{_hint(str(name), methods)}; name the one "
-            f"that the others are compared with, the student trained alone. There are {', '.join(methods)}"
-        )
-    return name
-
-
-def _packs(value: Any, study: str) -> tuple[Pack, ...]:
-    if not isinstance(value, list) or not value:
-        raise StudyError("packs: expected a list such as [{pairs: test.bin, names: test_pairs.txt}]")
-    packs = []
-    for item in value:
-        content = {"pairs": item} if isinstance(item, str) else _mapping(item, "packs")
-        _check_keys(content, PACK_KEYS, "packs: ")
-        if not isinstance(content.get("pairs"), str):
-            raise StudyError(f"packs: {item!r} names no .bin file: {{pairs: test.bin}}")
-        texts = (str(content[key] or "") if key in content else "" for key in PACK_KEYS)
-        packs.append(Pack(*(text.replace("{study}", study) for text in texts)))
-    names = [pack.name for pack in packs]
-    if len(set(names)) < len(names):
-        raise StudyError(f"packs: results go by file name, and two are the same ({', '.join(names)}); rename one")
-    return tuple(packs)
-
-
-def _evaluate(value: Any, where: str) -> dict[str, Any]:
-    content = {key.replace("_", "-"): item for key, item in _mapping(value, where).items()}
-    _check_keys(content, EVALUATE_KEYS, f"{where}.")
-    return content
-
-
-def _check_base(study: Study) -> None:
-    for name, values in (
-        ("base", study.base),
-        *((f"methods.{m.name}.config", m.config) for m in study.methods.values()),
-    ):
-        for key in ("seed", "output"):
-            if key in values:
-                raise StudyError(f"{name}.{key}: the study sets it; see `seeds` and `output`")
-
-
-def as_plain(study: Study) -> dict[str, Any]:
-    """A study as plain values, for its results."""
-    content = dataclasses.asdict(study)
-    content["output"] = str(study.output)
-    return content

@@ -52,6 +52,8 @@ LAYERS = {
     "facekd.html_page": 0,
     "facekd.steps": 0,
     "facekd.study": 3,
+    "facekd.pipeline": 3,
+    "facekd.yaml_sections": 2,
     "facekd.quickstart": 3,
     "evaluation": 4,
     "data_prep": 4,

@@ -1,0 +1,136 @@
+"""Steps in processes of their own: order, memory, failures, and what a stop signal does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from facekd import steps as steps_module
+from facekd.steps import Memory, Step, StepError, as_options, run_steps, sole_user_of
+
+# In place of facekd: `touch FILE`, `fail FILE`, or `wait FILE`, which leaves FILE when it is told to stop.
+SCRIPT = """
+import signal, sys, time
+what, file = sys.argv[1:3]
+print(what, file, flush=True)
+if what == "fail":
+    sys.exit(2)
+if what == "wait":
+    def stop(number, frame):
+        open(file, "a").write("stopped"); sys.exit(143)
+    signal.signal(signal.SIGTERM, stop)
+    open(file + ".ready", "w").close()
+    time.sleep(60)
+open(file, "a").write("x")
+"""
+
+
+@pytest.fixture(autouse=True)
+def script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps_module, "LAUNCH", (sys.executable, "-c", SCRIPT))
+
+
+def step(folder: Path, name: str, *after: str, what: str = "touch", log: bool = True) -> Step:
+    return Step(name, (what, str(folder / name)), folder / name, after, folder / "log" if log else None)
+
+
+def runs(folder: Path, *names: str) -> list[int]:
+    """How often each step was run."""
+    return [len((folder / name).read_text()) if (folder / name).exists() else 0 for name in names]
+
+
+def test_what_is_done_is_skipped_and_what_builds_on_a_new_run_is_not(tmp_path: Path) -> None:
+    steps = [step(tmp_path, "b", "a"), step(tmp_path, "a"), step(tmp_path, "c")]  # b waits for a
+    run_steps(steps, Memory(tmp_path))
+    run_steps(steps, Memory(tmp_path))
+    assert runs(tmp_path, "a", "b", "c") == [1, 1, 1]
+    assert (tmp_path / "log").read_text().index("touch " + str(tmp_path / "a")) < (tmp_path / "log").read_text().index(
+        "touch " + str(tmp_path / "b")
+    )
+    (tmp_path / "a").unlink()
+    run_steps(steps, Memory(tmp_path))
+    assert runs(tmp_path, "a", "b", "c") == [1, 2, 1]  # a anew, so b again
+
+
+def test_another_command_is_run_or_refused(tmp_path: Path) -> None:
+    run_steps([step(tmp_path, "a")], Memory(tmp_path))
+    other = Step("a", ("touch", str(tmp_path / "a"), "more"), tmp_path / "a", (), tmp_path / "log")
+    with pytest.raises(StepError, match="holds results of another kind"):
+        run_steps([other], Memory(tmp_path, same_command_only=True))
+    assert runs(tmp_path, "a") == [1]
+    run_steps([other], Memory(tmp_path))
+    assert runs(tmp_path, "a") == [2]
+
+
+def test_a_failure_stops_or_leaves_out_what_builds_on_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = [step(tmp_path, "a", what="fail"), step(tmp_path, "b", "a"), step(tmp_path, "c")]
+    with pytest.raises(StepError, match=r"'a' failed \(status 2\); the end of .*log"):
+        run_steps(steps, Memory(tmp_path))
+    assert runs(tmp_path, "b", "c") == [0, 0]
+    outcome = run_steps(steps, Memory(tmp_path), keep_going=True)
+    assert (outcome.done, outcome.failed, outcome.left_out) == (["c"], ["a"], ["b"])
+    assert f"fail {tmp_path / 'a'}" in capsys.readouterr().err
+
+
+def test_jobs_run_at_once_with_their_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each waits for the other's file: one after the other they would never end.
+    meet = """
+import os, sys, time
+own, other = sys.argv[1:3]
+open(own, "w").write(os.environ["OMP_NUM_THREADS"])
+while not os.path.exists(other): time.sleep(0.01)
+"""
+    monkeypatch.setattr(steps_module, "LAUNCH", (sys.executable, "-c", meet))
+    a, b = tmp_path / "a", tmp_path / "b"
+    seen: list[int] = []
+    run_steps(
+        [Step("a", (str(a), str(b)), a, (), tmp_path / "1"), Step("b", (str(b), str(a)), b, (), tmp_path / "2")],
+        Memory(tmp_path),
+        jobs=2,
+        threads=3,
+        look=lambda running, waiting: seen.append(len(running) + len(waiting)),
+    )
+    assert a.read_text() == b.read_text() == "3"
+    assert max(seen) == 2
+
+
+def test_a_stop_signal_reaches_the_running_step_and_nothing_else_starts(tmp_path: Path) -> None:
+    steps = [step(tmp_path, "a", what="wait"), step(tmp_path, "b")]
+
+    def stop_when_ready() -> None:
+        while not (tmp_path / "a.ready").exists():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop_when_ready)
+    stopper.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_steps(steps, Memory(tmp_path))
+    stopper.join()
+    assert (tmp_path / "a").read_text() == "stopped"
+    assert runs(tmp_path, "b") == [0] and not (tmp_path / "steps.json").exists()
+
+
+def test_one_at_a_time_in_a_folder(tmp_path: Path) -> None:
+    second = sole_user_of(tmp_path, "study")
+    with sole_user_of(tmp_path, "study"), pytest.raises(StepError, match="another study is at work in this folder"):
+        second.__enter__()
+    with sole_user_of(tmp_path, "study"):
+        pass
+
+
+def test_a_damaged_memory_is_said(tmp_path: Path) -> None:
+    (tmp_path / "steps.json").write_text("[")
+    with pytest.raises(StepError, match="not a list of steps"):
+        Memory(tmp_path)
+
+
+def test_values_as_words_of_a_command_line() -> None:
+    assert as_options({"a.b": True, "c": [1.5, 2], "d": "1e-4", "e": None, "f": ""}) == [
+        *("--a.b", "true", "--c", "[1.5, 2]", "--d", "1e-4", "--e", "null", "--f", ""),
+    ]
