@@ -309,8 +309,8 @@ def _parser() -> argparse.ArgumentParser:
         "  facekd data align photos aligned --detector scrfd_2.5g_bnkps.onnx\n"
         "  facekd data align lfw aligned --landmarks lfw_landmarks.tsv\n\n"
         "The folders below PHOTOS stay as they are, so that `facekd data pack` finds a folder for each person. Run\n"
-        f"again after a stop, it goes on where it was. OUT/{REPORT_NAME} has settings and counts, OUT/{SET_ASIDE_NAME} what\n"
-        "was not aligned and why, OUT/align_log.jsonl the landmarks of every photograph.",
+        f"again after a stop, it goes on where it was. OUT/{REPORT_NAME} has settings and counts,\n"
+        f"OUT/{SET_ASIDE_NAME} what was not aligned and why, OUT/align_log.jsonl all landmarks.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

@@ -132,8 +132,8 @@ class AlignLog:
             name = different[0]
             raise AlignLogError(
                 f"{self.path.parent} was aligned with {name} {found.get(name)!r}, and now it is "
-                f"{settings.get(name)!r}; crops of two kinds do not belong in one data set: choose another output folder, or do all of it again "
-                "by --force"
+                f"{settings.get(name)!r}; crops of two kinds do not belong in one data set: choose another "
+                "output folder, or do all of it again by --force"
             )
 
 

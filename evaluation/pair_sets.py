@@ -75,8 +75,9 @@ def load_pair_set(
     """Read a verification pack and check that the protocol can be run on it.
 
     Args:
-        path: the `.bin` pack.
-        folds: number of contiguous folds, all with genuine and impostor pairs outside them.
+        path: the pack, `.bin` or `.npz`.
+        folds: number of contiguous folds, all with genuine and impostor pairs outside them; those that an `.npz`
+            records are used where there are as many.
         names: a text file with a line a pair, `nameA<TAB>nameB<TAB>label`; the subject is the folder part of a name
             (`Abel_Pacheco/Abel_Pacheco_0001.jpg`), the label 1 or 0 as in the pack.
         name: what to call the set.
@@ -96,8 +97,11 @@ def load_pair_set(
             f"{path}: all {len(pack):,} pairs are {present}, none is {absent}; verification metrics compare the two "
             "kinds: use a pack that holds both"
         )
-    subjects = None if names is None else read_subjects(names, pack.is_same, path)
-    return PairSet(name or path.stem, path, pack.images, pack.is_same, fold_indices(len(pack), folds), subjects)
+    subjects = pack.subjects if names is None else read_subjects(names, pack.is_same, path)
+    fold_of = fold_indices(len(pack), folds)
+    if pack.fold_of is not None and int(pack.fold_of.max()) + 1 == folds:
+        fold_of = pack.fold_of  # the pack's own, which may differ in size
+    return PairSet(name or path.stem, path, pack.images, pack.is_same, fold_of, subjects)
 
 
 def read_subjects(path: str | os.PathLike[str], is_same: np.ndarray, pack_path: str | os.PathLike[str]) -> np.ndarray:

@@ -23,6 +23,8 @@ import numpy as np
 from facekd.errors import FacekdError
 from facekd.files import atomic_open
 
+ZIP_START = b"PK\x03\x04"
+
 
 class PairPackError(FacekdError):
     """A verification pack that cannot be read, or an attempt to write one that could not be read back."""
@@ -35,10 +37,14 @@ class PairPack:
     Attributes:
         images: 2N encoded images (JPEG or PNG bytes); pair i is images 2i and 2i + 1.
         is_same: bool (N,), true where the two images of a pair show one person.
+        subjects: str (N, 2), who the images of each pair show; None in a `.bin`, which does not say.
+        fold_of: int64 (N,), the fold of each pair, from 0; None in a `.bin`, whose folds are contiguous tenths.
     """
 
     images: list[bytes]
     is_same: np.ndarray
+    subjects: np.ndarray | None = None
+    fold_of: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of pairs N."""
@@ -46,10 +52,11 @@ class PairPack:
 
 
 def read_pair_pack(path: str | os.PathLike[str]) -> PairPack:
-    """Read a verification pack written by Python 2 or 3, with images as bytes, `str` or uint8 arrays (n,) or (n, 1).
+    """Read a verification pack: a `.bin` written by Python 2 or 3, with images as bytes, `str` or uint8 arrays (n,) or
+    (n, 1); or facekd's own `.npz`, which is no pickle.
 
     Args:
-        path: the `.bin` file.
+        path: the file; which of the two it is shows in its first bytes.
 
     Returns:
         The pairs, in the order of the file; images stay encoded (see `decode_images`).
@@ -61,6 +68,10 @@ def read_pair_pack(path: str | os.PathLike[str]) -> PairPack:
     """
     path = Path(path)
     content = path.read_bytes()
+    if content.startswith(ZIP_START):
+        from facekd.data.native_pair_pack import parse_native_pair_pack  # here: it builds on this module
+
+        return parse_native_pair_pack(content, str(path))
     try:
         _check_claims(content)
         loaded = _PairUnpickler(io.BytesIO(content), encoding="bytes").load()
@@ -75,7 +86,7 @@ def read_pair_pack(path: str | os.PathLike[str]) -> PairPack:
             f"{path}: not a readable verification pack ({len(content):,} bytes): {type(error).__name__}: {error}; "
             "expected a pickled (images, is_same); the file is cut short, damaged or of another kind: fetch it again"
         ) from error
-    return _validate(loaded, str(path))
+    return validate_pairs(loaded, str(path))
 
 
 def write_pair_pack(
@@ -91,7 +102,7 @@ def write_pair_pack(
     Raises:
         PairPackError: the counts do not match, or an image is empty or not bytes.
     """
-    pack = _validate((list(images), list(is_same)), str(path))
+    pack = validate_pairs((list(images), list(is_same)), str(path))
     with atomic_open(path) as stream:
         # Protocol 4: the bytes are stored as they are, and any Python 3 reads it.
         pickle.dump((pack.images, pack.is_same.tolist()), stream, protocol=4)
@@ -141,8 +152,8 @@ def decode_images(
     return batch
 
 
-def _validate(loaded: Any, where: str) -> PairPack:
-    """Turn what the pickle held into a `PairPack`, or say what is wrong with it."""
+def validate_pairs(loaded: Any, where: str) -> PairPack:
+    """Turn `(images, is_same)`, as a file held them, into a `PairPack`, or say what is wrong with it."""
     if not isinstance(loaded, tuple | list) or len(loaded) != 2:
         raise PairPackError(f"{where}: expected a pair (images, is_same), found {_describe(loaded)}")
     images, is_same = (

@@ -1,0 +1,270 @@
+"""Verb `facekd data make-pairs`: aligned faces, and a list of pairs or a draw, to a verification pack."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from data_prep.image_lists import IMAGE_SUFFIXES, list_folder
+from data_prep.ordered_work import in_order
+from data_prep.pack_records import prepare_image
+from data_prep.pair_lists import LAYOUTS, PairList, read_pair_list, subject_of
+from data_prep.pair_sampling import all_pairs, sample_pairs
+from data_prep.photos import PhotoError, find_photos
+from facekd.data.decoding import ImageError, quiet_decoders
+from facekd.data.native_pair_pack import write_native_pair_pack
+from facekd.data.pair_pack import PairPack, write_pair_pack
+from facekd.errors import FacekdError, run_verb
+from facekd.files import write_text
+from facekd.progress import track
+
+
+class PairSetError(FacekdError):
+    """Pairs of which no pack can be made."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Make a verification pack; returns the exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if (arguments.pairs is None) == (arguments.sample is None):
+        parser.error("give --pairs LIST or --sample N, one of the two")
+    if arguments.output.suffix not in (".bin", ".npz"):
+        parser.error(f"{arguments.output}: the name should end in .bin (InsightFace's pickle) or .npz (facekd's own)")
+    if arguments.output.exists() and not arguments.force:
+        raise PairSetError(f"{arguments.output} is there already; choose another name, or replace it by --force")
+    quiet_decoders()
+    if arguments.pairs is None:
+        names, is_same, fold_of = _sample(arguments)
+        subjects: np.ndarray | None = np.array([[PurePosixPath(name).parts[0] for name in pair] for pair in names])
+        missing = 0
+    else:
+        names, is_same, fold_of, subjects, missing = _listed(arguments)
+    images, is_bad = _read_images(arguments, sorted({name for pair in names for name in pair}))
+    keep = np.array([not (a in is_bad or b in is_bad) for a, b in names])
+    missing += int((~keep).sum())
+    if is_same[keep].all() or not is_same[keep].any():
+        kind = "genuine" if is_same[keep].any() else "impostor"
+        raise PairSetError(f"only {kind} pairs would be left of {len(names) + missing:,}; both kinds are needed")
+    names = [pair for pair, kept in zip(names, keep, strict=True) if kept]
+    is_same, fold_of = is_same[keep], _without_gaps(fold_of[keep])
+    subjects = None if subjects is None else subjects[keep]
+    encoded = [images[name] for pair in names for name in pair]
+    if arguments.output.suffix == ".npz":
+        write_native_pair_pack(arguments.output, PairPack(encoded, is_same, subjects, fold_of))
+    else:
+        write_pair_pack(arguments.output, encoded, is_same)
+    _report(arguments.output, names, is_same, fold_of, subjects, missing)
+    return 0
+
+
+def _sample(arguments: argparse.Namespace) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray]:
+    listed = list_folder(arguments.folder)
+    labels = np.array([image.label for image in listed])
+    if arguments.sample == "all":
+        numbers, is_same, fold_of = all_pairs(labels, arguments.folds, arguments.seed)
+    else:
+        numbers, is_same, fold_of = sample_pairs(labels, arguments.sample, arguments.folds, arguments.seed)
+    return [(listed[a].name, listed[b].name) for a, b in numbers.tolist()], is_same, fold_of
+
+
+def _listed(
+    arguments: argparse.Namespace,
+) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray, np.ndarray | None, int]:
+    """Pairs of a list as files of the folder, their folds, their subjects where known, and how many were dropped."""
+    pairs = read_pair_list(arguments.pairs, arguments.layout)
+    print(f"{arguments.pairs}: {len(pairs.names):,} pairs, layout {pairs.layout}", file=sys.stderr)
+    find = _Finder(arguments.folder)
+    found = [(find(a), find(b)) for a, b in pairs.names]
+    lacking = [number for number, pair in enumerate(found) if None in pair]
+    if lacking and (arguments.on_missing == "fail" or len(lacking) == len(found)):
+        names = sorted({name for number in lacking for name in pairs.names[number] if find(name) is None})
+        raise PairSetError(
+            f"{len(lacking):,} of {len(found):,} pairs of {arguments.pairs} name images that {arguments.folder} does "
+            f"not hold: {', '.join(names[:3])}{f' and {len(names) - 3:,} more' if len(names) > 3 else ''}; "
+            "--on-missing drop leaves such pairs out"
+        )
+    subjects = _subjects(pairs)
+    order = _order(pairs, arguments.folds)
+    fold_of = pairs.fold_of if pairs.fold_of is not None else _deal(pairs.is_same, arguments.folds, order)
+    kept = np.array([number for number in order.tolist() if None not in found[number]])
+    names = [(str(found[number][0]), str(found[number][1])) for number in kept.tolist()]
+    return names, pairs.is_same[kept], fold_of[kept], None if subjects is None else subjects[kept], len(lacking)
+
+
+def _order(pairs: PairList, num_folds: int) -> np.ndarray:
+    """Pairs fold by fold: as listed where each contiguous fold holds both kinds, else a share of each kind in each."""
+    count = len(pairs.names)
+    if pairs.fold_of is not None:
+        return np.argsort(pairs.fold_of, kind="stable")
+    if not 2 <= num_folds <= min(int(pairs.is_same.sum()), int((~pairs.is_same).sum())):
+        raise PairSetError(
+            f"{num_folds} folds of {int(pairs.is_same.sum())} genuine and {int((~pairs.is_same).sum())} impostor pairs "
+            "cannot be made; give --folds a number from 2, with pairs of both kinds for each fold"
+        )
+    contiguous = np.arange(count) * num_folds // count
+    if all(0 < pairs.is_same[contiguous == fold].mean() < 1 for fold in range(num_folds)):
+        return np.arange(count)
+    print("note: the list holds genuine and impostor pairs apart; every fold is given a share of both", file=sys.stderr)
+    share = np.empty(count, dtype=np.int64)
+    for kind in (True, False):
+        members = np.flatnonzero(pairs.is_same == kind)
+        share[members] = np.arange(len(members)) * num_folds // len(members)
+    return np.lexsort((np.arange(count), ~pairs.is_same, share))
+
+
+def _deal(is_same: np.ndarray, num_folds: int, order: np.ndarray) -> np.ndarray:
+    """The fold of each pair, by position in the list, where `order` puts the pairs into contiguous folds."""
+    count = len(order)
+    fold_of = np.empty(count, dtype=np.int64)
+    if np.array_equal(order, np.arange(count)):
+        return order * num_folds // count
+    for kind in (True, False):
+        members = order[is_same[order] == kind]
+        fold_of[members] = np.arange(len(members)) * num_folds // len(members)
+    return fold_of
+
+
+def _subjects(pairs: PairList) -> np.ndarray | None:
+    """Who is on the images, if their names say so and agree with the labels."""
+    subjects = [(subject_of(a), subject_of(b)) for a, b in pairs.names]
+    agree = [None not in who and (who[0] == who[1]) == same for who, same in zip(subjects, pairs.is_same, strict=True)]
+    return np.array(subjects, dtype=np.str_) if all(agree) else None
+
+
+class _Finder:
+    """Files of a folder by the names that lists use: with or without folders, with or without suffix."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            files = [name for name in find_photos(folder) if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+        except PhotoError as error:
+            raise PairSetError(str(error)) from error
+        self._whole = {_stem(name): name for name in reversed(files)} | {name: name for name in files}
+        counts = Counter(PurePosixPath(name).stem for name in files)
+        self._last = {PurePosixPath(name).stem: name for name in files if counts[PurePosixPath(name).stem] == 1}
+
+    def __call__(self, name: str) -> str | None:
+        for key in (name, _stem(name) if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES else name):
+            if key in self._whole:
+                return self._whole[key]
+        last = PurePosixPath(name).name
+        return self._last.get(_stem(last) if PurePosixPath(last).suffix.lower() in IMAGE_SUFFIXES else last)
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _read_images(arguments: argparse.Namespace, names: list[str]) -> tuple[dict[str, bytes], set[str]]:
+    def prepare(name: str) -> bytes:
+        return prepare_image(arguments.folder / name, arguments.size, arguments.resize, arguments.quality)
+
+    images: dict[str, bytes] = {}
+    bad: set[str] = set()
+    results = in_order(prepare, names, arguments.workers)
+    for name, result in zip(names, track(results, "reading images", len(names)), strict=True):
+        try:
+            images[name] = result.result()
+        except ImageError as error:
+            if arguments.on_missing == "fail":
+                raise
+            bad.add(name)
+            print(f"dropped: {error}", file=sys.stderr)
+    return images, bad
+
+
+def _without_gaps(fold_of: np.ndarray) -> np.ndarray:
+    return np.unique(fold_of, return_inverse=True)[1].astype(np.int64)
+
+
+def _report(
+    output: Path,
+    names: list[tuple[str, str]],
+    is_same: np.ndarray,
+    fold_of: np.ndarray,
+    subjects: np.ndarray | None,
+    missing: int,
+) -> None:
+    num_folds, num_genuine = int(fold_of.max()) + 1, int(is_same.sum())
+    people = "" if subjects is None else f" of {len(np.unique(subjects)):,} people"
+    dropped = f", {missing:,} dropped" if missing else ""
+    print(
+        f"{output}: {len(names):,} pairs{people}, {num_genuine:,} genuine, {len(names) - num_genuine:,} impostor, "
+        f"{num_folds} folds{dropped}"
+    )
+    sizes = np.bincount(fold_of)
+    if output.suffix == ".bin" and sizes.min() != sizes.max():
+        print("note: the folds differ in size, which a .bin cannot say; an .npz keeps them")
+    if subjects is None:
+        print("note: the names do not say who is on the images, so no list of subjects is written")
+        return
+    lines = []
+    for pair, who, same in zip(names, subjects.tolist(), is_same.tolist(), strict=True):
+        shown = [f"{person}/{_below(name, person)}" for name, person in zip(pair, who, strict=True)]
+        lines.append(f"{shown[0]}\t{shown[1]}\t{int(same)}\n")
+    text = "".join(lines).encode("utf-8", "backslashreplace").decode()
+    names_path = output.with_name(f"{output.stem}_pairs.txt")
+    write_text(names_path, text)
+    print(f"{names_path}: who they are, for `facekd evaluate lfw --names`")
+
+
+def _below(name: str, person: str) -> str:
+    return name.removeprefix(f"{person}/").replace("/", "_")
+
+
+def _num_pairs(text: str) -> int | str:
+    if text == "all":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of pairs nor `all`") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="facekd data make-pairs",
+        description="Make a verification pack of aligned faces: .bin as InsightFace ships them, or facekd's own .npz.",
+        epilog="examples:\n"
+        "  facekd data make-pairs lfw_aligned lfw.bin --pairs pairs.txt\n"
+        "  facekd data make-pairs cfp_aligned cfp_fp.npz --pairs cfp-dataset/Protocol --layout cfp-fp\n"
+        "  facekd data make-pairs aligned mine.bin --sample 6000          # folds that share nobody\n\n"
+        "Lists: LFW's pairs.txt, CFP's Protocol folder, CALFW's and CPLFW's two lines a pair, and `image image label`\n"
+        "(AgeDB and others). Beside the pack NAME_pairs.txt says who is compared.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="aligned faces, as `facekd data align` leaves them")
+    add("output", type=Path, metavar="OUT", help="the pack to write, .bin or .npz")
+    add("--pairs", type=Path, metavar="LIST", help="the list of pairs, or CFP's folder Protocol")
+    add("--layout", choices=LAYOUTS, help="of the list (default: found out; for CFP cfp-fp)")
+    add(
+        "--sample",
+        type=_num_pairs,
+        metavar="N",
+        help="draw N pairs instead, half genuine, everybody alike; `all`: every pair, in folds that share people",
+    )
+    add("--folds", type=int, default=10, metavar="K", help="where the list has none, and for --sample (default: 10)")
+    add("--seed", type=int, default=0, help="of the draw (default: 0)")
+    add(
+        "--on-missing",
+        choices=("fail", "drop"),
+        default="fail",
+        help="images that are not there or broken: stop, or leave out their pairs (default: fail)",
+    )
+    add("--size", type=int, default=112, metavar="PX", help="side of the images (default: 112)")
+    add("--resize", action="store_true", help="scale images of another size instead of refusing them")
+    add("--quality", type=int, default=95, metavar="Q", help="JPEG quality of scaled images (default: 95)")
+    add("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="threads (default: all cores)")
+    add("--force", action="store_true", help="replace a pack that is there")
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))

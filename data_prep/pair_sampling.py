@@ -1,0 +1,128 @@
+"""Verification pairs drawn from labelled images: folds that share nobody, everybody in about as many pairs."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+
+from facekd.errors import FacekdError
+
+
+class PairSamplingError(FacekdError):
+    """More pairs asked for than the images allow."""
+
+
+def sample_pairs(
+    labels: np.ndarray, num_pairs: int, num_folds: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw distinct pairs: K folds of disjoint people, each half genuine, then half impostor.
+
+    Within a fold the genuine pairs are dealt to the people in turn, and so are the impostor pairs (neighbours at a
+    growing distance in a random circle), so that nobody's images dominate.
+
+    Args:
+        labels: int64 (M,), the identity of each image.
+        num_pairs: N, a multiple of 2K.
+        num_folds: K.
+        seed: of the draw.
+
+    Returns:
+        Image numbers int64 (N, 2), is_same bool (N,), fold_of int64 (N,), fold by fold.
+
+    Raises:
+        PairSamplingError: too few people or images; the message says which numbers would do.
+    """
+    if num_folds < 2 or num_pairs < 2 * num_folds or num_pairs % (2 * num_folds):
+        raise PairSamplingError(
+            f"{num_pairs} pairs cannot be split into {num_folds} folds of equal halves; use a multiple of "
+            f"{2 * max(num_folds, 2)}, and at least 2 folds"
+        )
+    generator = np.random.default_rng(seed)
+    order = np.argsort(labels, kind="stable")
+    identities, starts = np.unique(labels[order], return_index=True)
+    images_of = dict(zip(identities.tolist(), np.split(order, starts[1:]), strict=True))
+    # People with several images are dealt first, so that every fold has its share of those who make genuine pairs.
+    people = generator.permutation(identities)
+    people = people[np.argsort([len(images_of[int(person)]) == 1 for person in people], kind="stable")]
+    wanted = num_pairs // (2 * num_folds)
+    pairs, is_same = [], []
+    for fold in range(num_folds):
+        members = [images_of[int(person)] for person in people[fold::num_folds]]
+        for draw, same, kind in ((_genuine, True, "genuine"), (_impostor, False, "impostor")):
+            drawn = draw(members, wanted, generator)
+            if len(drawn) < wanted:
+                raise PairSamplingError(
+                    f"{num_pairs} pairs want {wanted} {kind} ones a fold, but the {len(members)} people of fold {fold} "
+                    f"give only {len(drawn)}: ask for fewer pairs or folds, or bring more images"
+                )
+            pairs += drawn
+            is_same += [same] * wanted
+    return np.array(pairs), np.array(is_same), np.repeat(np.arange(num_folds), 2 * wanted)
+
+
+def all_pairs(labels: np.ndarray, num_folds: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every pair of images, dealt at random to folds that share people; for small sets. Returns as `sample_pairs`."""
+    first, second = np.triu_indices(len(labels), 1)
+    same = labels[first] == labels[second]
+    generator = np.random.default_rng(seed)
+    fold_of = np.empty(len(same), dtype=np.int64)
+    for kind in (True, False):
+        members = np.flatnonzero(same == kind)
+        if len(members) < num_folds:
+            raise PairSamplingError(
+                f"only {len(members)} {'genuine' if kind else 'impostor'} pairs for {num_folds} folds"
+            )
+        fold_of[generator.permutation(members)] = np.arange(len(members)) % num_folds
+    order = np.lexsort((~same, fold_of))
+    return np.stack([first, second], axis=1)[order], same[order], fold_of[order]
+
+
+def _genuine(members: list[np.ndarray], wanted: int, generator: np.random.Generator) -> list[tuple[int, int]]:
+    """Distinct pairs within people, dealt in turn."""
+    most = min(wanted, 4096)  # nobody needs all pairs of a thousand images
+    queues = []
+    for images in members:
+        count = len(images) * (len(images) - 1) // 2
+        if count <= 4 * most:
+            pairs = list(combinations(images.tolist(), 2))
+            queues.append([pairs[i] for i in generator.permutation(len(pairs))[:most]])
+        else:
+            drawn: dict[tuple[int, int], None] = {}
+            while len(drawn) < most:
+                a, b = sorted(generator.choice(images, 2, replace=False).tolist())
+                drawn[a, b] = None
+            queues.append(list(drawn))
+    turns = max(map(len, queues), default=0)
+    dealt = [queue[turn] for turn in range(turns) for queue in queues if turn < len(queue)]
+    return dealt[:wanted]
+
+
+def _impostor(members: list[np.ndarray], wanted: int, generator: np.random.Generator) -> list[tuple[int, int]]:
+    """Distinct pairs across people: at distance 1, 2, ... in a circle, and around again with other images."""
+    count = len(members)
+    drawn: dict[tuple[int, int], None] = {}
+    distances = range(1, count // 2 + 1)
+    while len(drawn) < wanted and count > 1:
+        before = len(drawn)
+        for distance in distances:
+            # At half the circle, each couple would come twice.
+            starts = range(count // 2 if 2 * distance == count else count)
+            for start in starts:
+                one, other = members[start], members[(start + distance) % count]
+                for _ in range(8):  # a few tries for a pair not drawn yet
+                    pair = int(generator.choice(one)), int(generator.choice(other))
+                    if pair not in drawn:
+                        drawn[pair] = None
+                        break
+                if len(drawn) == wanted:
+                    return list(drawn)
+        if len(drawn) == before:  # nearly all are drawn: take what is left in order
+            for one, other in combinations(members, 2):
+                for pair in ((a, b) for a in one.tolist() for b in other.tolist()):
+                    if pair not in drawn and pair[::-1] not in drawn:
+                        drawn[pair] = None
+                    if len(drawn) == wanted:
+                        return list(drawn)
+            break
+    return list(drawn)

@@ -1,0 +1,75 @@
+"""facekd's own verification pack: what is written is read, and nothing else is."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facekd.data.native_pair_pack import parse_native_pair_pack, write_native_pair_pack
+from facekd.data.pair_pack import PairPack, PairPackError, read_pair_pack
+
+IMAGES = [b"one", b"PK\x03\x04two", b"\0\0", b"4"]
+PACK = PairPack(IMAGES, np.array([True, False]), np.array([["a", "a"], ["a", "bé"]]), np.array([0, 1]))
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1), st.binary(min_size=1), st.booleans()), min_size=1, max_size=5))
+def test_a_round_trip_keeps_everything(pairs: list[tuple[bytes, bytes, bool]]) -> None:
+    images = [image for first, second, _ in pairs for image in (first, second)]
+    is_same = np.array([same for *_, same in pairs])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.npz"
+        write_native_pair_pack(path, PairPack(images, is_same))
+        pack = read_pair_pack(path)
+    assert pack.images == images and pack.is_same.tolist() == is_same.tolist()
+    assert pack.subjects is None and pack.fold_of is None
+
+
+def test_subjects_and_folds_are_kept(tmp_path: Path) -> None:
+    write_native_pair_pack(tmp_path / "x.npz", PACK)
+    pack = read_pair_pack(tmp_path / "x.npz")
+    assert pack.subjects is not None and pack.subjects.tolist() == [["a", "a"], ["a", "bé"]]
+    assert pack.fold_of is not None and pack.fold_of.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": np.array("other")}, "something else"),
+        ({"version": np.array(2)}, "version 2"),
+        ({"offsets": np.array([0, 3, 2, 12, 13])}, "offsets do not fit"),
+        ({"offsets": np.array([0.0, 3, 10, 12, 13])}, "offsets do not fit"),
+        ({"is_same": np.array([True])}, "4 images, so 2 pairs, but 1 labels"),
+        ({"is_same": np.array([2, 0])}, "label of pair 0"),
+        ({"fold_of": np.array([0, 2])}, "without gaps"),
+        ({"subjects": np.array([["a", "b"]])}, "subjects has shape"),
+        ({"is_same": np.array([True, None], dtype=object)}, "no readable pack"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(change: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
+    write_native_pair_pack(tmp_path / "x.npz", PACK)
+    with np.load(tmp_path / "x.npz") as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    np.savez(tmp_path / "y.npz", **{**arrays, **change})
+    with pytest.raises(PairPackError, match=message):
+        read_pair_pack(tmp_path / "y.npz")
+
+
+def test_damage_is_found_anywhere(tmp_path: Path) -> None:
+    write_native_pair_pack(tmp_path / "x.npz", PACK)
+    content = (tmp_path / "x.npz").read_bytes()
+    for cut in range(4, len(content), 97):
+        with pytest.raises(PairPackError):
+            parse_native_pair_pack(content[:cut], "x")
+
+
+def test_writing_checks_first(tmp_path: Path) -> None:
+    with pytest.raises(PairPackError, match="odd number"):
+        write_native_pair_pack(tmp_path / "x.npz", PairPack(IMAGES[:3], np.array([True])))
+    with pytest.raises(PairPackError, match="fold_of has shape"):
+        write_native_pair_pack(tmp_path / "x.npz", PairPack(IMAGES, np.array([True, False]), None, np.array([0])))
+    assert not list(tmp_path.iterdir())
