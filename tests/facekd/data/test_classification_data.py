@@ -1,0 +1,216 @@
+"""CIFAR's files and folders of images: what is read, what is checked before, and what is held out."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from data_prep.synthesize_classification import main as synthesize
+from facekd.data.cifar import CifarDataset, cifar_files
+from facekd.data.class_textures import render_texture
+from facekd.data.crops import cut_and_scale, draw_resized_crops, middle_box
+from facekd.data.datasets import DatasetError, FolderDataset, open_dataset
+from facekd.data.label_map import label_map
+from facekd.data.loader import make_loader
+from facekd.data.sampler import PositionSampler
+from facekd.data.subset import hold_out
+from facekd.data.transforms import Augmentation
+
+ALL = np.arange(12)
+
+
+def generate(folder: Path, layout: str, *options: str) -> Path:
+    counts = ["--classes", "4", "--images-per-class", "5", "--test-images-per-class", "3"]
+    assert synthesize(["--layout", layout, "--output", str(folder), *counts, *options]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cifar_100(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return generate(tmp_path_factory.mktemp("cifar"), "cifar-100")
+
+
+@pytest.mark.parametrize(("layout", "reader"), [("cifar-100", CIFAR100), ("cifar-10", CIFAR10)])
+def test_generated_files_are_read_by_torchvision(layout: str, reader: type, tmp_path: Path) -> None:
+    """torchvision's own reader, its md5 list replaced, finds the pixels that were rendered, by class."""
+    generate(tmp_path, layout)
+    for is_train, split, count in ((True, "train", 20), (False, "test", 12)):
+        dataset = open_dataset(tmp_path, 32, split=split)  # type: ignore[arg-type]
+        listed = json.loads((tmp_path / reader.base_folder / "generated.json").read_text())["md5"]
+        lists = {
+            name: [[file, listed[file]] for file, _ in getattr(reader, name)] for name in ("train_list", "test_list")
+        }
+        meta = {**reader.meta, "md5": listed[reader.meta["filename"]]}
+        theirs = type("Their", (reader,), {**lists, "meta": meta})(tmp_path, train=is_train)
+        assert len(dataset) == len(theirs) == count
+        images, labels = dataset.load(np.arange(count))
+        np.testing.assert_array_equal(images, theirs.data)
+        assert labels.tolist() == theirs.targets == dataset.labels.tolist()
+        assert dataset.identities == theirs.classes == [f"class_{n:03d}" for n in range(4)]  # type: ignore[attr-defined]
+        assert np.bincount(labels).tolist() == [count // 4] * 4
+        first = render_texture(int(labels[0]), 0 if is_train else 100_000, 32, 32)
+        np.testing.assert_array_equal(images[0], first)
+    assert "generated" in dataset.name
+
+
+def test_official_files_are_known_by_torchvisions_md5(cifar_100: Path, tmp_path: Path) -> None:
+    assert cifar_files("cifar-100")["train"] == CIFAR100.train_list[0][1]
+    assert len(cifar_files("cifar-10")) == 7
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for name in ("train", "test", "meta"):  # without the list of the generated ones they must be the official ones
+        (folder / name).write_bytes((cifar_100 / "cifar-100-python" / name).read_bytes())
+    with pytest.raises(DatasetError, match=r"train: damaged or another file: its md5 is \w+, the official md5 16019d"):
+        CifarDataset(folder)
+
+
+def test_a_damaged_or_missing_file_is_named(cifar_100: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for file in (cifar_100 / "cifar-100-python").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    content = bytearray((folder / "test").read_bytes())
+    content[-200] ^= 1
+    (folder / "test").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"test: damaged"):
+        CifarDataset(tmp_path)
+    (folder / "test").unlink()
+    with pytest.raises(DatasetError, match=r"test: missing"):
+        CifarDataset(tmp_path)
+
+
+def test_a_pickle_that_could_run_code_is_never_read(cifar_100: Path, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, (str(tmp_path / "it ran"),)
+
+    import hashlib
+
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for file in (cifar_100 / "cifar-100-python").iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    content = pickle.dumps({"data": Evil(), "fine_labels": [0]}, protocol=2)
+    (folder / "train").write_bytes(content)
+    listed = json.loads((folder / "generated.json").read_text())
+    listed["md5"]["train"] = hashlib.md5(content).hexdigest()
+    (folder / "generated.json").write_text(json.dumps(listed))
+    with pytest.raises(DatasetError, match=r"could run code \(it names \w+\.mkdir\)"):
+        CifarDataset(folder)
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_generating_twice_keeps_what_is_there(cifar_100: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = cifar_100 / "cifar-100-python" / "train"
+    before = file.stat().st_mtime_ns
+    generate(cifar_100, "cifar-100")
+    assert file.stat().st_mtime_ns == before
+    with pytest.raises(Exception, match="holds another generated set"):
+        generate(cifar_100, "cifar-100", "--seed", "1")
+
+
+def test_image_folders_with_their_test_images(tmp_path: Path) -> None:
+    generate(tmp_path, "folders", "--size", "24")
+    train, test = open_dataset(tmp_path, 16, center_crop=0.875), None
+    assert isinstance(train, FolderDataset)
+    assert (len(train), train.num_classes) == (20, 4)
+    for removed in (tmp_path / "val" / "class_001").iterdir():  # a class without test images keeps its number
+        removed.unlink()
+    (tmp_path / "val" / "class_001").rmdir()
+    test = open_dataset(tmp_path, 16, center_crop=0.875, split="test")
+    assert test.num_classes == 4
+    assert sorted(set(test.labels.tolist())) == [0, 2, 3]
+    assert label_map(test)["identities_sha256"] == label_map(train)["identities_sha256"]
+    images, _ = train.load(ALL)
+    for index in ALL:
+        image = cv2.imread(str(train.path_of(index)))[:, :, ::-1]
+        box = middle_box(*image.shape[:2], 0.875)
+        np.testing.assert_array_equal(images[index], cut_and_scale(image, box, 16))
+    with pytest.raises(DatasetError, match=r"expected 16x16; set the image size .* data\.center_crop"):
+        open_dataset(tmp_path, 16)
+    (tmp_path / "val" / "stranger").mkdir()
+    with pytest.raises(DatasetError, match="stranger is not among the classes"):
+        open_dataset(tmp_path, 16, center_crop=0.875, split="test")
+
+
+def test_the_loader_takes_random_boxes_of_the_stored_image(tmp_path: Path) -> None:
+    dataset = open_dataset(generate(tmp_path, "folders", "--size", "24"), 16, center_crop=0.875)
+    sampler = PositionSampler(len(dataset), 3, 10, total_images=20)
+    batches = list(make_loader(dataset, sampler, Augmentation(resized_crop=0.2), seed=3))
+    assert isinstance(dataset, FolderDataset)
+    for batch in batches:
+        positions = batch.positions.numpy()
+        for image, position, crop in zip(
+            batch.images.numpy(), positions, draw_resized_crops(0.2, 3, positions), strict=True
+        ):
+            stored = cv2.imread(str(dataset.path_of(int(sampler.indices_at([position])[0]))))[:, :, ::-1]
+            np.testing.assert_array_equal(image, cut_and_scale(stored, crop.box(*stored.shape[:2]), 16))
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "message"),
+    [
+        ("cifar-100", {"image_size": 64}, "CIFAR's images have 32 pixels, not 64"),
+        ("cifar-100", {"image_size": 32, "center_crop": 0.875}, "center_crop has no use"),
+        ("plain", {"image_size": 32, "split": "test"}, "has no test images"),
+        ("both", {"image_size": 32}, "holds CIFAR-10 and CIFAR-100"),
+    ],
+)
+def test_what_cannot_be_opened(make: str, arguments: dict, message: str, cifar_100: Path, tmp_path: Path) -> None:
+    folder = cifar_100 if make == "cifar-100" else tmp_path
+    if make == "plain":
+        (tmp_path / "someone").mkdir()
+        cv2.imwrite(str(tmp_path / "someone" / "1.png"), np.zeros((32, 32, 3), np.uint8))
+    if make == "both":
+        for name in ("cifar-100-python", "cifar-10-batches-py"):
+            (tmp_path / name).mkdir()
+    with pytest.raises(DatasetError, match=message):
+        open_dataset(folder, **arguments)
+
+
+class Labelled:
+    """Just labels: what holding out looks at."""
+
+    name, image_size = "labels", 8
+
+    def __init__(self, labels: list[int]) -> None:
+        self.labels = np.array(labels, dtype=np.int64)
+        self.num_classes = max(labels) + 1
+        self.identities = [str(n) for n in range(self.num_classes)]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=80), st.floats(0.01, 0.99))
+def test_held_out_images_are_a_share_of_each_class(labels: list[int], share: float) -> None:
+    whole = Labelled(labels)
+    counts = np.bincount(labels)
+    if counts.max() < 2:
+        with pytest.raises(DatasetError, match="no class has two images"):
+            hold_out(whole, share)  # type: ignore[arg-type]
+        return
+    rest, held_out = hold_out(whole, share)  # type: ignore[arg-type]
+    assert sorted([*rest.indices, *held_out.indices]) == list(range(len(labels)))  # each image on one side
+    np.testing.assert_array_equal(rest.labels, whole.labels[rest.indices])
+    for label, count in enumerate(counts):
+        wanted = 0 if count < 2 else min(max(1, round(share * count)), count - 1)
+        assert (held_out.labels == label).sum() == wanted
+    again = hold_out(Labelled(labels), share)[1]  # type: ignore[arg-type]
+    np.testing.assert_array_equal(again.indices, held_out.indices)
+    assert label_map(rest) == label_map(whole)  # type: ignore[arg-type]
+
+
+def test_which_images_are_held_out_is_not_their_order() -> None:
+    held_out = hold_out(Labelled([0] * 1000), 0.1)[1]  # type: ignore[arg-type]
+    assert 400 < held_out.indices.mean() < 600
+    assert held_out.indices.std() == pytest.approx(1000 / 12**0.5, rel=0.15)
