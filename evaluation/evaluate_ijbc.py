@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.embed_set import add_embedding_options, embed_with_model
 from evaluation.embedding_rows import NpyRows
 from evaluation.ijb import TARGETS, IjbProtocol, load_protocol
 from evaluation.ijb_metrics import (
@@ -45,8 +46,8 @@ from evaluation.templates import (
     EmbeddingRows,
     Faces,
     Pooling,
+    UselessEmbeddingsError,
     all_poolings,
-    find_useless_rows,
     pool_templates,
     with_switches,
 )
@@ -89,13 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     poolings = _choose_poolings(arguments, rows)
     with _timed(seconds, "pool"):
-        _drop_useless_rows(rows, protocol, findings)
-        kept = settle(findings, arguments.on_missing)
-        for problem in findings.problems:
-            print(text_of(problem), file=sys.stderr)
-        if any(kept.dropped.values()):
-            print(describe_cost(protocol, kept.dropped), file=sys.stderr)
-        pooled = pool_templates(rows, _faces(protocol, kept), protocol.template_ids, poolings)
+        kept, pooled = _pool(arguments, protocol, findings, rows, poolings)
 
     output = Path(arguments.output)
     measured = [_measure(arguments, protocol, kept, evaluated, templates, seconds) for templates in pooled]
@@ -167,6 +162,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--embeddings-flipped", action=argparse.BooleanOptionalAction, default=None, help="say whether rows of "
         "--embeddings hold mirror images' embeddings (default: look whether the halves agree)")  # fmt: skip
     add("--protocol-cache", action=argparse.BooleanOptionalAction, default=True, help="keep the text files in binary")
+    add_embedding_options(parser)
     add_model_options(parser)
     arguments = parser.parse_args(argv)
     if not all(0 < far <= 1 for far in arguments.fars):
@@ -206,13 +202,16 @@ def _choose_poolings(arguments: argparse.Namespace, rows: EmbeddingRows) -> list
 def _open_embeddings(
     arguments: argparse.Namespace, protocol: IjbProtocol, findings: Findings
 ) -> tuple[EmbeddingRows | None, dict[str, Any]]:
+    """Ready embeddings, or those of a model, made where they are missing; and what results.json says of them."""
     if arguments.embeddings is None:
-        raise FacekdError("--model: embedding is not there yet, give --embeddings")
+        flip = arguments.all_protocols or _pooling(arguments, True).flip_augment
+        return embed_with_model(arguments, protocol, findings, flip)
     rows = NpyRows(arguments.embeddings, None, arguments.embeddings_flipped, protocol.num_listed)
+    status = Path(arguments.embeddings).stat()
     about = {
         "path": str(Path(arguments.embeddings).resolve()),
-        "size": Path(arguments.embeddings).stat().st_size,
-        "modified_ns": Path(arguments.embeddings).stat().st_mtime_ns,
+        "size": status.st_size,
+        "modified_ns": status.st_mtime_ns,
         "shape": list(rows.shape),
         "dtype": str(rows.dtype),
         "holds": "plain+flipped" if rows.has_flipped else "plain",
@@ -221,11 +220,27 @@ def _open_embeddings(
     return rows, {"model": None, "embeddings": about}
 
 
-def _drop_useless_rows(rows: EmbeddingRows, protocol: IjbProtocol, findings: Findings) -> None:
-    wanted = np.unique(protocol.face_images[findings.keep_faces])
-    bad = find_useless_rows(rows, wanted)
-    text = "embedding all zeros or not finite: the model is broken, its preprocessing wrong, or fp16 overflowed"
-    findings.drop_images("embedding", bad, text)
+def _pool(
+    arguments: argparse.Namespace,
+    protocol: IjbProtocol,
+    findings: Findings,
+    rows: EmbeddingRows,
+    poolings: list[Pooling],
+) -> tuple[Kept, list[np.ndarray]]:
+    """What is left of the set, and its templates under each pooling; problems are said on the way."""
+    kept = settle(findings, arguments.on_missing)
+    try:
+        pooled = pool_templates(rows, _faces(protocol, kept), protocol.template_ids, poolings)
+    except UselessEmbeddingsError as error:
+        text = "embedding all zeros or not finite: the model is broken, its preprocessing wrong, or fp16 overflowed"
+        findings.drop_images("embedding", error.images, text)
+        kept = settle(findings, arguments.on_missing)
+        pooled = pool_templates(rows, _faces(protocol, kept), protocol.template_ids, poolings)
+    for problem in findings.problems:
+        print(text_of(problem), file=sys.stderr)
+    if any(kept.dropped.values()):
+        print(describe_cost(protocol, kept.dropped), file=sys.stderr)
+    return kept, pooled
 
 
 def _faces(protocol: IjbProtocol, kept: Kept) -> Faces:

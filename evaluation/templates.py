@@ -100,18 +100,12 @@ class Faces:
         return len(self.images)
 
 
-def find_useless_rows(rows: EmbeddingRows, wanted: np.ndarray) -> np.ndarray:
-    """Which of the `wanted` image rows hold an embedding that is not finite, or all zeros: ascending."""
-    bad = []
-    for start, stop in _blocks(wanted):
-        plain, flipped = rows.read(start, stop)
-        useless = np.zeros(stop - start, bool)
-        for part in (plain, flipped) if flipped is not None else (plain,):
-            # The largest magnitude is NaN or infinite where any is, and zero where all are.
-            largest = np.maximum(part.max(axis=1), -part.min(axis=1))
-            useless |= ~np.isfinite(largest) | (largest == 0)
-        bad.append(start + np.flatnonzero(useless))
-    return np.intersect1d(np.concatenate(bad), wanted) if bad else np.zeros(0, np.int64)
+class UselessEmbeddingsError(TemplateError):
+    """Some embeddings are not finite, or all zeros. `images`: their rows, ascending."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        super().__init__(f"{len(images):,} embeddings are all zeros or not finite, the first in row {images[0]}")
+        self.images = images
 
 
 def pool_templates(
@@ -120,7 +114,7 @@ def pool_templates(
     """Pool faces to templates of unit norm, under several switch settings in one pass over the embeddings.
 
     Args:
-        rows: the embeddings of the images; finite where a face asks for them.
+        rows: the embeddings of the images.
         faces: what to pool.
         template_ids: (T,), for the messages.
         poolings: at least one.
@@ -129,6 +123,7 @@ def pool_templates(
         One a pooling: float64 (T, D), unit rows; NaN rows for templates without a face.
 
     Raises:
+        UselessEmbeddingsError: embeddings of these faces that are not finite or all zeros: all of them, by row.
         TemplateError: mirrored embeddings asked of rows that hold none; a template whose faces add up to nothing, or
             to no finite number.
     """
@@ -194,6 +189,7 @@ def _add_up(
     sums: Sequence[np.ndarray],
 ) -> None:
     images = faces.images[order]
+    useless: list[np.ndarray] = []
 
     def one_block(bounds: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
         start, stop = bounds
@@ -202,8 +198,17 @@ def _add_up(
         plain, flipped = rows.read(start, stop)
         embeddings = {False: plain.astype(np.float64)} if not all(p.flip_augment for p in poolings) else {}
         if flipped is not None and any(pooling.flip_augment for pooling in poolings):
-            embeddings[True] = np.add(plain, flipped, dtype=np.float64)
+            with np.errstate(invalid="ignore", over="ignore"):  # caught below
+                embeddings[True] = np.add(plain, flipped, dtype=np.float64)
         norms = {flip: np.sqrt(np.einsum("nd,nd->n", both, both)) for flip, both in embeddings.items()}
+        bad = np.zeros(stop - start, bool)
+        for length in norms.values():
+            bad |= ~np.isfinite(length)
+        for part in (plain, flipped) if flipped is not None else (plain,):
+            zeros = np.flatnonzero(part[:, 0] == 0)  # of all rows, for a look at the whole row costs more
+            bad[zeros[~part[zeros].any(axis=1)]] = True
+        if bad[columns].any():
+            useless.append(start + np.intersect1d(np.flatnonzero(bad), columns))
         parts = []
         for pooling, key in zip(poolings, keys, strict=True):
             weights = share[some]
@@ -224,6 +229,8 @@ def _add_up(
         for parts in pool.map(one_block, _blocks(images)):
             for total, (targets, part) in zip(sums, parts, strict=True):
                 total[targets] += part
+    if useless:
+        raise UselessEmbeddingsError(np.sort(np.concatenate(useless)))
 
 
 def _media_to_templates(sums: np.ndarray, template_of_group: np.ndarray, num_templates: int) -> np.ndarray:
