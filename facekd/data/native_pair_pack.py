@@ -1,7 +1,8 @@
 """facekd's own verification pack, `.npz`: no pickle, and it says who is on the images and which folds there are.
 
 A zip archive of numpy arrays, written and read without pickling: `format`, `version`, `data` (all encoded images, one
-after the other), `offsets` (2N + 1, where each begins and the last ends), `is_same`, `fold_of`, and `subjects` where known.
+after the other), `offsets` (2N + 1, where each begins and the last ends), `is_same`, and, where known, `fold_of` and
+`subjects`.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def test_subjects_and_folds_are_kept(tmp_path: Path) -> None:
         ({"is_same": np.array([2, 0])}, "label of pair 0"),
         ({"fold_of": np.array([0, 2])}, "without gaps"),
         ({"subjects": np.array([["a", "b"]])}, "subjects has shape"),
-        ({"is_same": np.array([True, None], dtype=object)}, "no readable pack"),
+        ({"is_same": np.array([True, None], dtype=object)}, "not a readable pack"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(change: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
