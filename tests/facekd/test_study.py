@@ -1,0 +1,267 @@
+"""A study: what its file stands for, its statistics against scipy, its report, and what cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from evaluation.pair_metrics import measure_pairs
+from facekd.cli import main
+from facekd.config import ConfigError
+from facekd.data.pair_pack import write_pair_pack
+from facekd.steps import Memory, run_steps
+from facekd.study_file import load_study
+from facekd.study_report import tar_at
+from facekd.study_results import gather, paired_difference, student_t_quantile
+
+ROOT = Path(__file__).resolve().parents[2]
+FARS = (0.1, 0.01)
+PAIRS = 120
+
+
+def content(**changes: Any) -> dict[str, Any]:
+    """A study in plain values."""
+    return {
+        "output": "runs/study",
+        "seeds": [3, 4],
+        "reference": "alone",
+        "base": {"data": {"train": "data", "image_size": 64}, "backbone.width": 0.5, "schedule": {"lr": "1e-1"}},
+        "packs": [{"pairs": "{study}/test.bin", "names": "{study}/names.txt"}],
+        "evaluate": {"fars": [0.1, "1e-2"], "flip": False, "folds": 2},
+        "methods": {
+            "alone": {"verb": "train"},
+            "sh_kd": {"verb": "distill", "config": {"teacher.model": "{under}", "loss.embedding_l2": 1}},
+            "under": {"verb": "train", "judge": False, "config": {"shared_head": "{alone}"}},
+            "teacher": {"verb": "train", "seeds": [0], "config": {"backbone": {"width": 1.0}}},
+            "th_kd": {"verb": "distill", "config": {"teacher": {"model": "{teacher}"}, "share": 1}},
+            "outside": {"model": "{study}/other.onnx", "evaluate": {"mean": [1, 2, 3], "flip": True}},
+        },
+        **changes,
+    }
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(content(**changes), sort_keys=False))
+    return path
+
+
+def test_a_file_stands_for_commands_seed_by_seed_and_teachers_first(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path), "out put")
+    steps = study.steps(threads=2)
+    trained = [step.title for step in steps if step.words[0] in ("train", "distill")]
+    assert trained == [
+        *("train alone, seed 3", "train under, seed 3", "distill sh_kd, seed 3"),
+        *("train teacher, seed 0", "distill th_kd, seed 3"),
+        *("train alone, seed 4", "train under, seed 4", "distill sh_kd, seed 4", "distill th_kd, seed 4"),
+    ]
+    by_title = {step.title: step for step in steps}
+    assert list(by_title["distill th_kd, seed 4"].words) == [
+        *("distill", "--data.train", "data", "--data.image_size", "64", "--backbone.width", "0.5"),
+        *("--schedule.lr", "1e-1", "--teacher.model", "out put/runs/teacher/seed-0", "--share", "1"),
+        *("--seed", "4", "--output", "out put/runs/th_kd/seed-4"),
+    ]
+    assert by_title["distill sh_kd, seed 4"].after == ("train under, seed 4",)
+    assert "0.5" not in by_title["train teacher, seed 0"].words  # a section overrides a dotted key
+    assert list(by_title["judge outside"].words) == [
+        *("evaluate", "lfw", "--model", "out put/other.onnx", "--pairs", "out put/test.bin"),
+        *("--names", "out put/names.txt", "--output", "out put/runs/outside/verification"),
+        *("--fars", "0.1,1e-2", "--flip", "--folds", "2", "--mean", "1,2,3", "--threads", "2"),
+    ]
+    assert "--no-flip" in by_title["judge alone, seed 3"].words
+    assert not [title for title in by_title if title.startswith(("judge under", "export outside"))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": [1]}, r"'seed' is not a key here \(did you mean 'seeds'\?\)"),
+        ({"seeds": [1, 1]}, "names a seed twice"),
+        ({"seeds": 3}, "expected a list of whole numbers"),
+        ({"reference": "alon"}, r"'alon' is not a method that is trained and judged \(did you mean 'alone'\?\)"),
+        ({"reference": "under"}, "'under' is not a method that is trained and judged"),
+        ({"packs": []}, "packs: expected a list"),
+        ({"packs": ["a/x.bin", "b/x.bin"]}, "two are the same"),
+        ({"evaluate": {"fold": 2}}, r"'fold' is not a key here \(did you mean 'folds'\?\)"),
+        ({"base": {"seed": 1}}, "base.seed: the study sets it"),
+        ({"methods": {"alone": {"verb": "trian"}}}, "methods.alone.verb: expected train or distill"),
+        ({"methods": {"alone": {"verb": "train", "model": "x"}}}, "is not trained"),
+        (
+            {"methods": {"alone": {"verb": "train", "config": {"shared_head": "{alon}"}}}},
+            r"\{alon\} names no method \(did you mean 'alone'\?\)",
+        ),
+        (
+            {"methods": {"alone": {"verb": "train", "config": {"shared_head": "{alone@9}"}}}},
+            "asks for seed 9, but alone runs with 3, 4",
+        ),
+        (
+            {
+                "methods": {
+                    "alone": {"verb": "train", "config": {"shared_head": "{b}"}},
+                    "b": {"verb": "train", "config": {"shared_head": "{alone}"}},
+                }
+            },
+            "alone -> b -> alone go round in a circle",
+        ),
+    ],
+)
+def test_files_that_cannot_be(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_study(write(tmp_path, **changes))
+
+
+def test_a_typo_in_a_method_is_found_before_anything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    methods = {"alone": {"verb": "train"}, "last": {"verb": "distill", "config": {"loss.cosine": 1}}}
+    assert main(["study", str(write(tmp_path, methods=methods, output=str(tmp_path / "out")))]) == 2
+    assert "methods.last: 'loss.cosine' is not a configuration key" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "study").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_studies_that_come_along_parse(path: Path) -> None:
+    load_study(path).check_configs()
+
+
+def test_quantiles_of_students_t() -> None:
+    for degrees in range(1, 40):
+        for probability in (0.6, 0.9, 0.975, 0.995):
+            expected = stats.t.ppf(probability, degrees)
+            assert student_t_quantile(probability, degrees) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_interval_is_that_of_a_paired_t_test() -> None:
+    generator = np.random.default_rng(0)
+    method, reference = generator.normal(0.1, 0.02, 6), generator.normal(0.12, 0.02, 6)
+    found = paired_difference(dict(enumerate(method)), {**dict(enumerate(reference)), 99: 0.5}, lower_is_better=True)
+    assert found is not None
+    expected = stats.ttest_rel(method, reference).confidence_interval(0.95)
+    assert found["ci95"] == pytest.approx([expected.low, expected.high], rel=1e-9)
+    assert found["mean"] == pytest.approx((method - reference).mean())
+    assert (found["n"], found["better_in"]) == (6, int((method < reference).sum()))
+    single = paired_difference({1: 0.5}, {1: 0.25, 2: 0.1}, lower_is_better=True)
+    assert single == {"n": 1, "mean": 0.25, "ci95": None, "better_in": 0}
+    assert paired_difference({1: 0.5}, {2: 0.1}, lower_is_better=True) is None
+
+
+def test_the_mean_roc_takes_the_steps_of_each() -> None:
+    genuine, impostor = np.array([0.9, 0.8, 0.3]), np.array([0.85, 0.5, 0.4, 0.1])
+    # No impostor: above 0.85. One of four: above 0.5. All: everything.
+    assert tar_at(genuine, impostor, np.array([0.2, 0.25, 0.3, 1])) == pytest.approx([1 / 3, 2 / 3, 2 / 3, 1])
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    """A study whose runs are judged already, all but one: returns its file."""
+    is_same = np.arange(PAIRS) % 2 == 0
+    write_pair_pack(tmp_path / "test.bin", [b"image"] * (2 * PAIRS), is_same)
+    path = write(tmp_path, output=str(tmp_path), packs=["{study}/test.bin"])
+    study = load_study(path)
+    for number, run in enumerate(run for run in study.runs if run.method.judge):
+        if (run.method.name, run.seed) == ("th_kd", 4):
+            continue
+        scores = np.random.default_rng(number).normal(np.where(is_same, 1.0, -1.0), 1.0)
+        result = measure_pairs(scores, is_same, np.arange(PAIRS) * 2 // PAIRS, FARS, "exact", None, 0, 0)
+        run.verification.mkdir(parents=True)
+        np.save(run.verification / "scores.npy", scores)
+        described = {"pair_set": {"sha256": "0", "num_subjects": None}, "protocol": {"text": "cosine"}}
+        (run.verification / "results.json").write_text(json.dumps({**result, **described}))
+        if run.method.verb:
+            speed = 100.0 if run.method.name == "alone" else 80.0
+            entries = [{"kind": "train", "images_seen": n, "loss": 1.0, "images_per_second": speed} for n in (1, 2, 3)]
+            (run.folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return path
+
+
+def test_results_are_those_of_the_runs(judged: Path) -> None:
+    study = load_study(judged)
+    results = gather(study)
+    methods = {method["name"]: method for method in results["methods"]}
+    assert results["missing"] == ["th_kd, seed 4"]
+
+    def eers(name: str, *seeds: int) -> list[float]:
+        folders = [study.run_of(name, seed).verification for seed in seeds]
+        return [json.loads((folder / "results.json").read_text())["eer"] for folder in folders]
+
+    found = methods["sh_kd"]["packs"]["test"]["eer"]
+    expected = np.array(eers("sh_kd", 3, 4))
+    assert (found["n"], found["mean"]) == (2, pytest.approx(expected.mean()))
+    assert found["std"] == pytest.approx(expected.std(ddof=1))
+    interval = stats.ttest_rel(expected, eers("alone", 3, 4)).confidence_interval(0.95)
+    assert found["difference"]["ci95"] == pytest.approx([interval.low, interval.high])
+    assert methods["sh_kd"]["cost"]["relative_speed"] == pytest.approx(0.8)
+    assert methods["alone"]["packs"]["test"]["eer"]["difference"] is None
+    assert methods["th_kd"]["packs"]["test"]["eer"]["difference"]["ci95"] is None  # one seed has no interval
+    assert methods["outside"]["packs"]["test"]["eer"]["difference"] is None and methods["outside"]["cost"] is None
+    assert methods["under"].get("packs") is None
+    # 60 impostor pairs measure a FAR of 0.1, not of 0.01.
+    assert [point["tar"] is None for point in methods["alone"]["packs"]["test"]["tar_at_far"]] == [False, True]
+
+
+def test_the_report_of_what_is_there(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", str(judged), "--report-only"]) == 0
+    folder = judged.parent
+    table = (folder / "results.md").read_text()
+    assert table in capsys.readouterr().out
+    rows = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("| ")}
+    assert set(rows) == {"method", "alone", "sh_kd", "teacher", "th_kd", "outside"}
+    assert "80 images/s, 0.80" in rows["sh_kd"] and "Not judged yet: th_kd, seed 4." in table
+    assert "TAR % at FAR 0.1 " in rows["method"] and "FAR 0.01" not in rows["method"]
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert json.loads((folder / "results.json").read_text())["format"] == "facekd-study"
+
+
+def test_nothing_to_report_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", str(write(tmp_path, output=str(tmp_path / "none"))), "--report-only"]) == 2
+    assert "no run is judged yet" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_study_runs_fails_in_part_and_goes_on(tmp_path: Path, tiny_faces: Path) -> None:
+    generated = "data synthesize --identities 8 --images-per-identity 6 --test-identities 12 --pairs 40 --size 32"
+    changes: dict[str, Any] = {
+        "output": str(tmp_path / "out"),
+        "seeds": [0, 1],
+        "prepare": [f"{generated} --output {{study}}/data"],
+        "base": {
+            "data": {"train": "{study}/data", "image_size": 32, "workers": 0},
+            "backbone": {"width": 0.125, "embedding_size": 16},
+            "head.scale": 16,
+            "schedule.lr": 0.05,
+            "images": 64,
+            "global_batch_size": 16,
+            "tensorboard": False,
+        },
+        "packs": ["{study}/data/test.bin"],
+        "evaluate": {"fars": [0.1], "bootstrap": 0, "pictures": False},
+        "methods": {
+            "alone": {"verb": "train"},
+            "broken": {"verb": "train", "config": {"shared_head": str(tmp_path / "head")}},
+            "l2": {"verb": "distill", "config": {"teacher.model": "{alone}", "loss.embedding_l2": 1}},
+        },
+    }
+    path = write(tmp_path, **changes)
+    assert main(["study", str(path), "--jobs", "2"]) == 1  # there is no tmp_path/head
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["missing"] == ["broken, seed 0", "broken, seed 1"]
+    assert {
+        method["name"]: len(method["cost"]["images_per_second"]) for method in results["methods"] if method["cost"]
+    } == {
+        "alone": 2,
+        "l2": 2,
+    }
+    assert results["conditions"]["jobs"] == 2
+    stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("model.onnx")}
+    assert len(stamps) == 4
+    changes["methods"]["broken"]["config"] = {}
+    assert main(["study", str(write(tmp_path, **changes))]) == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["missing"] == []
+    assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
+    outcome = run_steps(load_study(path).steps(2), Memory(tmp_path / "out"))
+    assert not outcome.failed
