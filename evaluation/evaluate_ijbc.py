@@ -21,6 +21,7 @@ from evaluation.embedding_rows import NpyRows
 from evaluation.ijb import TARGETS, IjbProtocol, load_protocol
 from evaluation.ijb_metrics import (
     DEFAULT_FARS,
+    add_bootstrap,
     find_worst,
     measure_identification,
     measure_verification,
@@ -39,6 +40,7 @@ from evaluation.ijb_problems import (
     subjects_of_templates,
     text_of,
 )
+from evaluation.ijb_report import write_report
 from evaluation.ijb_terminal import print_ijb_results
 from evaluation.software import describe_software
 from evaluation.templates import (
@@ -70,7 +72,8 @@ examples:
   several processes embed together, then one scores:
   python -m torch.distributed.run --nproc_per_node 4 -m evaluation.evaluate_ijbc --model ... --device cuda
 
-DIR/results.json (its keys: docs/results.md), scores.npy (a cosine a pair), curves.npz. Embeddings are kept in
+DIR/results.json (its keys: docs/results.md), scores.npy (a cosine a pair), curves.npz; report.html (a page with all
+of it, curves and the worst pairs), report.md and results.csv. Embeddings are kept in
 DIR/embeddings: the same command goes on after an interruption, and other switches do not need the model again.
 """
 
@@ -93,9 +96,9 @@ def main(argv: list[str] | None = None) -> int:
         kept, pooled = _pool(arguments, protocol, findings, rows, poolings)
 
     output = Path(arguments.output)
-    measured = [_measure(arguments, protocol, kept, evaluated, templates, seconds) for templates in pooled]
-    results, scores, curves = measured[0]
     subjects, subjects_from = subjects_of_templates(protocol)
+    measured = [_measure(arguments, protocol, kept, evaluated, templates, subjects, seconds) for templates in pooled]
+    results, scores, curves = measured[0]
     result = {
         "format": RESULT_FORMAT,
         "version": RESULT_VERSION,
@@ -118,6 +121,8 @@ def main(argv: list[str] | None = None) -> int:
         "command": shlex.join(["facekd", "evaluate", "ijbc", *(sys.argv[1:] if argv is None else argv)]),
     }
     _write(output, result, scores, curves)
+    if arguments.report:
+        write_report(output)
     print_ijb_results(result)
     print(f"\nwritten to {output}")
     return 0
@@ -148,6 +153,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--rule", choices=RULES, default="exact", help="exact: the largest TAR whose FAR does not exceed the target "
         "(default); insightface: the nearest ROC point, only to compare with tables made so")  # fmt: skip
     add("--fars", type=comma_separated, default=DEFAULT_FARS, metavar="F,F", help="FARs (default: 1e-1 .. 1e-6)")
+    add("--bootstrap", type=int, default=1000, metavar="N", help="draws of the intervals over subjects, 0 for none "
+        "(default: 1000)")  # fmt: skip
+    add("--seed", type=int, default=0, help="of those draws (default: 0)")
     add("--on-missing", choices=("fail", "drop"), default="fail", help="faces that cannot be used: stop (default), or "
         "go on without them and say what that cost")  # fmt: skip
     switches = parser.add_argument_group("faces to templates", "defaults as InsightFace's onnx_ijbc.py: all on")
@@ -161,12 +169,20 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     switches.add_argument("--all-protocols", action="store_true", help="score every combination of the three as well")
     add("--embeddings-flipped", action=argparse.BooleanOptionalAction, default=None, help="say whether rows of "
         "--embeddings hold mirror images' embeddings (default: look whether the halves agree)")  # fmt: skip
+    add("--report", action=argparse.BooleanOptionalAction, default=True, help="write report.html, .md and results.csv")
     add("--protocol-cache", action=argparse.BooleanOptionalAction, default=True, help="keep the text files in binary")
     add_embedding_options(parser)
     add_model_options(parser)
     arguments = parser.parse_args(argv)
     if not all(0 < far <= 1 for far in arguments.fars):
         parser.error("--fars: each must lie in (0, 1]")
+    if arguments.bootstrap and arguments.bootstrap < 100:
+        parser.error(f"--bootstrap {arguments.bootstrap}: give 0, or at least 100 draws")
+    if arguments.seed < 0:
+        parser.error(f"--seed {arguments.seed}: give a whole number from 0")
+    for name in ("threads", "workers"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            parser.error(f"--{name} {value}: give at least 1, or leave it out")
     if arguments.embeddings is None and arguments.embeddings_flipped is not None:
         parser.error("--embeddings-flipped is about --embeddings; --model embeds the mirror images itself")
     return arguments
@@ -255,6 +271,7 @@ def _measure(
     kept: Kept,
     evaluated: str,
     templates: np.ndarray,
+    subjects: np.ndarray,
     seconds: dict[str, float],
 ) -> tuple[dict[str, Any], np.ndarray | None, dict[str, np.ndarray]]:
     """(results, scores, curves) under one pooling."""
@@ -268,8 +285,12 @@ def _measure(
         with _timed(seconds, "measure"):
             results.update(measure_verification(pairs.ranked, arguments.fars, arguments.rule))
             results["notes"] += notes_on_ties(pairs.ranked, results)
-            results["worst"] = find_worst(protocol, pairs.scores)
+            results["worst"] = find_worst(protocol, pairs)
             curves.update(verification_curves(pairs.ranked))
+        if arguments.bootstrap:
+            with _timed(seconds, "intervals"):
+                draws = (arguments.fars, arguments.bootstrap, arguments.seed)
+                add_bootstrap(results, pairs, protocol, kept, subjects, *draws)
         scores = pairs.scores
     if evaluated != "1:1":
         with _timed(seconds, "identify"):
@@ -283,7 +304,10 @@ def _describe_dataset(protocol: IjbProtocol, subjects: np.ndarray, subjects_from
         return {"num_templates": len(some), "num_subjects": len(np.unique(some.subjects))}
 
     has_face = np.unique(protocol.face_templates)
-    media = protocol.face_media.astype(np.int64)
+    order = np.lexsort((protocol.face_media, protocol.face_templates))
+    template, medium = protocol.face_templates[order], protocol.face_media[order]
+    is_new = (template[1:] != template[:-1]) | (medium[1:] != medium[:-1])
+    num_genuine = int(np.count_nonzero(protocol.is_same))
     return {
         "target": protocol.target,
         "root": str(protocol.root),
@@ -292,10 +316,10 @@ def _describe_dataset(protocol: IjbProtocol, subjects: np.ndarray, subjects_from
         "num_images": protocol.num_listed,
         "num_faces": protocol.num_faces,
         "num_templates": len(has_face),
-        "num_media": len(np.unique(np.stack([protocol.face_templates, media], 1), axis=0)),
+        "num_media": int(is_new.sum()) + 1,
         "num_pairs": protocol.num_pairs,
-        "num_genuine": int(protocol.is_same.sum()),
-        "num_impostor": int((~protocol.is_same).sum()),
+        "num_genuine": num_genuine,
+        "num_impostor": protocol.num_pairs - num_genuine,
         "num_subjects": len(np.unique(subjects[has_face])),
         "subjects_from": subjects_from,
         "galleries": {name: about(gallery) for name, gallery in protocol.galleries.items()},

@@ -1,0 +1,157 @@
+"""`facekd report`: several models over each other, and refusals of what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.make_ijb_layout import main as make_ijb
+from evaluation.compare_models import main
+from evaluation.evaluate_ijbc import main as evaluate_ijbc
+from evaluation.evaluate_lfw import main as evaluate_lfw
+from facekd.errors import FacekdError
+
+from .conftest import make_model, make_pack
+
+
+@pytest.fixture(scope="module")
+def ijb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder `good` and `bad`: the same drawn embeddings, the second with noise added."""
+    folder = tmp_path_factory.mktemp("compare")
+    root = folder / "set"
+    make_ijb(["--full-size", str(root), "--fraction", "0.02", "--embedding-size", "32"])
+    embeddings = np.load(root / "embeddings.npy")
+    noise = np.random.default_rng(0).normal(size=embeddings.shape).astype(np.float32)
+    for name, amount in (("good", 0.0), ("bad", 4.0)):
+        np.save(folder / f"{name}.npy", embeddings + amount * noise)
+        arguments = ["--root", str(root), "--embeddings", str(folder / f"{name}.npy")]
+        assert evaluate_ijbc([*arguments, "--output", str(folder / name)]) == 0
+    return folder
+
+
+def test_two_models_on_an_ijb_set(ijb: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(ijb / "bad"), str(ijb / "good"), "--output", str(tmp_path), "--draws", "200"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    [compared] = content["sets"]
+    results = [json.loads((ijb / name / "results.json").read_text()) for name in ("bad", "good")]
+    tars = [{point["far"]: point["tar"] for point in result["tar_at_far"]} for result in results]
+    [difference] = compared["differences"]
+    assert (difference["first"], difference["second"]) == ("bad.npy", "good.npy")
+    for entry in difference["tar_at_far"]:
+        assert entry["first"] == tars[0][entry["far"]] and entry["second"] == tars[1][entry["far"]]
+        assert entry["difference"] == pytest.approx(entry["second"] - entry["first"])
+    strict = next(entry for entry in difference["tar_at_far"] if entry["far"] == 1e-2)
+    assert strict["difference"] > 0 and strict["p_value"] < 0.05
+    assert "good.npy is better" in printed and "people" in compared["about"]
+    page = (tmp_path / "comparison.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 and "good.npy is better" in page
+    assert main(arguments) == 0
+    assert json.loads((tmp_path / "comparison.json").read_text()) == content
+
+
+def test_one_result_gets_its_own_report(ijb: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(ijb / "good")]) == 0
+    assert str(ijb / "good" / "report.html") in capsys.readouterr().out
+    assert (ijb / "good" / "report.html").stat().st_size > 10_000
+
+
+def change(folder: Path, path: tuple[str, ...], value: object) -> None:
+    result = json.loads((folder / "results.json").read_text())
+    place = result
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    (folder / "results.json").write_text(json.dumps(result))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("protocol", "keep_norm"), False, "the protocols differ .*keep_norm is True and False"),
+        (("protocol", "rule"), "insightface", "rule is exact and insightface"),
+        (("dataset", "fingerprint"), "0" * 64, "judged on different data"),
+        (("dropped", "pairs"), 3, "different pairs were left out"),
+        (("format",), "facekd-verification", "cannot be compared: facekd-ijb results and"),
+        (("format",), "facekd-training", "holds facekd-training"),
+    ],
+)
+def test_other_protocols_and_data_are_refused(
+    ijb: Path, tmp_path: Path, path: tuple[str, ...], value: object, message: str
+) -> None:
+    shutil.copytree(ijb / "bad", tmp_path / "other")
+    change(tmp_path / "other", path, value)
+    with pytest.raises(FacekdError, match=message):
+        main([str(ijb / "good"), str(tmp_path / "other"), "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_scores_or_data_are_gone_the_table_remains(ijb: Path, tmp_path: Path) -> None:
+    shutil.copytree(ijb / "bad", tmp_path / "other")
+    (tmp_path / "other" / "scores.npy").unlink()
+    assert main([str(ijb / "good"), str(tmp_path / "other"), "--output", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "not tested: no scores.npy" in text and "TAR % at FAR 0.01" in text
+    for name in ("one", "two"):
+        shutil.copytree(ijb / "bad", tmp_path / name)
+        change(tmp_path / name, ("dataset", "root"), str(tmp_path / "gone"))
+    assert main([str(tmp_path / "one"), str(tmp_path / "two"), "--output", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "data is not at its place" in text
+    assert "bad.npy (one)" in text and "bad.npy (two)" in text  # told apart by their folders
+
+
+@pytest.fixture(scope="module")
+def lfw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of two models on two packs: the same network, the second with half of its input's channels swapped."""
+    folder = tmp_path_factory.mktemp("lfw")
+    packs = [str(make_pack(folder, 120, 30, seed, name)) for seed, name in ((0, "first"), (1, "second"))]
+    model = str(make_model(folder / "quarters.onnx"))
+    for name, extra in (("a", []), ("b", ["--mean", "127.5", "--std", "60,127.5,250"])):
+        arguments = ["--model", model, "--pairs", *packs, "--output", str(folder / name), "--no-pictures"]
+        assert evaluate_lfw([*arguments, *extra, "--bootstrap", "0"]) == 0
+    return folder
+
+
+def test_two_models_on_several_packs(lfw: Path, tmp_path: Path) -> None:
+    assert main([str(lfw / "a"), str(lfw / "b"), "--output", str(tmp_path), "--draws", "100"]) == 0
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert [one["data"] for one in content["sets"]] == ["first", "second"]
+    assert all("people are not known" in one["about"] for one in content["sets"])
+    page = (tmp_path / "comparison.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 and "accuracy %" in page
+
+
+def test_names_make_it_a_test_over_people(lfw: Path, tmp_path: Path) -> None:
+    arguments = [str(lfw / "a" / "first"), str(lfw / "b" / "first"), "--names", str(lfw / "first.txt")]
+    assert main([*arguments, "--output", str(tmp_path), "--draws", "100"]) == 0
+    [compared] = json.loads((tmp_path / "comparison.json").read_text())["sets"]
+    assert "over 180 people" in compared["about"]
+
+
+def test_packs_that_differ_are_refused(lfw: Path, tmp_path: Path) -> None:
+    with pytest.raises(FacekdError, match="judged on different data"):
+        main([str(lfw / "a" / "first"), str(lfw / "b" / "second"), "--output", str(tmp_path)])
+    shutil.copytree(lfw / "b", tmp_path / "b")
+    result = json.loads((tmp_path / "b" / "results.json").read_text())
+    for one in result["pair_sets"]:
+        one["pair_set"]["name"] += "_other"
+    (tmp_path / "b" / "results.json").write_text(json.dumps(result))
+    with pytest.raises(FacekdError, match="no set was judged in all of these folders"):
+        main([str(lfw / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "out")])
+    with pytest.raises(FacekdError, match="a single LFW-style result"):
+        main([str(lfw / "a" / "first")])
+
+
+@pytest.mark.parametrize(
+    "arguments", [["a", "b"], ["a", "--output", "o"], ["a", "b", "--output", "o", "--draws", "10"], []]
+)
+def test_options_that_make_no_sense(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "usage: facekd report" in capsys.readouterr().err
