@@ -13,7 +13,9 @@ from evaluation.ijb import IjbProtocol, SubjectTemplates
 from evaluation.ijb_problems import Kept
 from evaluation.ijb_scoring import rank_pairs
 from facekd.ranked_scores import RankedScores
+from facekd.subject_bootstrap import subject_bootstrap_intervals
 from facekd.verification import Rule
+from facekd.verification_intervals import MIN_SUBJECTS
 
 DEFAULT_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 NUM_WORST = 20
@@ -89,17 +91,66 @@ def notes_on_ties(ranked: RankedScores, measured: dict[str, Any]) -> list[str]:
     return notes
 
 
-def find_worst(protocol: IjbProtocol, scores: np.ndarray, count: int = NUM_WORST) -> dict[str, list[dict[str, Any]]]:
+def add_bootstrap(
+    measured: dict[str, Any],
+    pairs: PairScores,
+    protocol: IjbProtocol,
+    kept: Kept,
+    subjects: np.ndarray,
+    fars: Sequence[float],
+    replicates: int,
+    seed: int,
+) -> None:
+    """Put intervals over subjects into what `measure_verification` found; a note says where they cannot be.
+
+    Args:
+        measured: changed in place.
+        pairs: the scores.
+        protocol, kept: whose pairs, and which.
+        subjects: (T,) the subject of each template.
+        fars: as measured.
+        replicates, seed: of the draws.
+    """
+    chosen = slice(None) if kept.pairs is None else np.flatnonzero(kept.pairs)
+    is_same = protocol.is_same[chosen]
+    of_template = subjects.astype(np.uint16) if subjects.max() < 1 << 16 else subjects
+    first, second = of_template[protocol.pair_first[chosen]], of_template[protocol.pair_second[chosen]]
+    note = None
+    if ((first == second) != is_same).any():
+        note = "the labels of the pairs contradict each other's subjects: no interval over subjects can be made"
+    elif (known := len(np.unique(first[is_same]))) < MIN_SUBJECTS:
+        note = f"only {known} subjects have genuine pairs, {MIN_SUBJECTS} are needed: intervals are Wilson's"
+    if note is not None:
+        measured["bootstrap"] = {"resampled": None, "num_subjects": None, "replicates": 0, "seed": seed, "note": note}
+        return
+    found = subject_bootstrap_intervals(
+        pairs.ranked, pairs.scores[chosen], is_same, first, second, fars, replicates, seed
+    )
+    measured["eer_ci95"] = list(found.eer)
+    measured["bootstrap"] = {
+        "resampled": "subjects",
+        "num_subjects": found.num_subjects,
+        "replicates": found.replicates,
+        "seed": seed,
+        "note": None,
+    }
+    # The draws find their thresholds by the exact rule; beside the other rule's TAR they would mislead.
+    for point, interval in zip(measured["tar_at_far"], found.tar, strict=True):
+        if interval is not None and point["rule"] == "exact":
+            point.update(ci95=list(interval), interval=found.kind)
+
+
+def find_worst(protocol: IjbProtocol, pairs: PairScores, count: int = NUM_WORST) -> dict[str, list[dict[str, Any]]]:
     """The genuine pairs of the lowest scores and the impostor pairs of the highest, worst first."""
+    scores, genuine, impostor = pairs.scores, pairs.ranked.genuine, pairs.ranked.impostor
     found = {}
-    for kind, sign, mask in (("genuine", 1.0, protocol.is_same), ("impostor", -1.0, ~protocol.is_same)):
-        pairs = np.flatnonzero(mask & np.isfinite(scores))
-        values = sign * scores[pairs]
-        if len(pairs) > count:
-            limit = np.partition(values, count - 1)[count - 1]
-            near = values <= limit
-            pairs, values = pairs[near], values[near]
-        worst = pairs[np.argsort(values, kind="stable")][:count]
+    for kind, sign, mask in (
+        ("genuine", 1.0, scores <= genuine[min(count, genuine.size) - 1]),
+        ("impostor", -1.0, scores >= impostor[-min(count, impostor.size)]),
+    ):
+        near = np.flatnonzero(mask)
+        near = near[protocol.is_same[near] == (kind == "genuine")]
+        worst = near[np.argsort(sign * scores[near], kind="stable")][:count]
         ids = protocol.template_ids
         found[kind] = [
             {

@@ -21,6 +21,7 @@ from facekd.ranked_scores import RankedScores
 from facekd.verification import Rule
 
 CELLS_AT_ONCE = 3_000_000  # of a product: 12 MB
+CELLS_PICKED_AT_ONCE = 1 << 15
 PAIRS_AT_ONCE = 4096  # of the float64 and of the scattered products: their rows stay in the processor's cache
 # A cell of a product costs a hundredth of a pair whose two rows are gathered: below this density, gather.
 LEAST_DENSITY = 0.01
@@ -54,12 +55,17 @@ def score_pairs(templates: np.ndarray, first: np.ndarray, second: np.ndarray) ->
     for low in range(0, len(rows), at_once):
         high = min(low + at_once, len(rows))
         block = np.matmul(single[rows[low:high]], across, out=product[: high - low]).reshape(-1)
-        for begin in range(starts[low], starts[high], 1 << 17):
-            some = slice(begin, min(begin + (1 << 17), starts[high]))
+        for begin in range(starts[low], starts[high], CELLS_PICKED_AT_ONCE):
+            some = slice(begin, min(begin + CELLS_PICKED_AT_ONCE, starts[high]))
             pairs = some if order is None else order[some]
-            cells = (row_of[first[pairs]] - low) * len(columns)
+            cells = row_of[first[pairs]]
+            cells -= low
+            cells *= len(columns)
             cells += column_of[second[pairs]]
-            scores[pairs] = block[cells]
+            if order is None:
+                np.take(block, cells, out=scores[some], mode="clip")  # in place; the cells are right by construction
+            else:
+                scores[pairs] = block[cells]
     return scores
 
 

@@ -90,11 +90,11 @@ def bootstrap_intervals(
     eer = np.concatenate(eers)
 
     tar_intervals = [
-        None if point.ci95 is None else _outer(_percentiles(draws), point.ci95)
+        None if point.ci95 is None else outer_interval(percentile_interval(draws), point.ci95)
         for point, draws in zip(points, tar, strict=True)
     ]
     if equal_error_rate(genuine, impostor) > 0:
-        eer_interval = _percentiles(eer)
+        eer_interval = percentile_interval(eer)
     else:
         eer_interval = wilson_interval(0, min(genuine.size, impostor.size))
     return BootstrapIntervals(
@@ -174,10 +174,12 @@ def _weighted_eer(false_accepts: np.ndarray, true_accepts: np.ndarray) -> np.nda
     return (start - below / (above - below) * (stop - start)) / impostors[:, 0]
 
 
-def _percentiles(draws: np.ndarray) -> Interval:
+def percentile_interval(draws: np.ndarray) -> Interval:
+    """The middle 95 % of the draws."""
     low, high = np.quantile(draws, (0.025, 0.975))
     return float(low), float(high)
 
 
-def _outer(first: Interval, second: Interval) -> Interval:
+def outer_interval(first: Interval, second: Interval) -> Interval:
+    """The smallest interval that holds both."""
     return min(first[0], second[0]), max(first[1], second[1])

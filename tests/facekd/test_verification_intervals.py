@@ -48,7 +48,7 @@ def test_equals_plain_metrics_on_repeated_comparisons(decimals, monkeypatch):
     generator = np.random.default_rng(7)
     draws = [np.bincount(generator.integers(15, size=15), minlength=15) for _ in range(replicates)]
     naive = [naive_draw(scores, is_same, subjects, weights, fars) for weights in draws]
-    monkeypatch.setattr(verification_intervals, "_outer", lambda percentiles, wilson: percentiles)
+    monkeypatch.setattr(verification_intervals, "outer_interval", lambda percentiles, wilson: percentiles)
     found = bootstrap_intervals(scores, is_same, fars, subjects, replicates, seed=7)
     for position in range(len(fars)):
         expected = np.quantile([tars[position] for tars, _ in naive], (0.025, 0.975))
