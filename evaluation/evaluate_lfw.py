@@ -6,34 +6,39 @@ A user action: `facekd evaluate lfw`, or `python evaluation/evaluate_lfw.py`.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shlex
 import sys
 from collections import Counter
-from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from evaluation.embeddings import cosine_scores, embed_pair_set
 from evaluation.pair_metrics import DEFAULT_FARS, measure_pairs
 from evaluation.pair_sets import PairSet, load_pair_set
-from evaluation.report import ScoredPairs, draw_hardest_pairs, draw_roc, print_results
-from facekd import __version__
+from evaluation.report import (
+    USUAL_PACKS,
+    ScoredPairs,
+    accuracy_table,
+    draw_hardest_pairs,
+    draw_roc,
+    print_accuracy_table,
+    print_results,
+)
+from evaluation.software import describe_model, describe_software, find_model
 from facekd.errors import FacekdError, run_verb
-from facekd.files import atomic_open, sha256_of_file, write_json
+from facekd.files import atomic_open, sha256_of_file, write_json, write_text
 from facekd.model_options import add_model_options, comma_separated, open_model
 from facekd.verification import RULES
-
-if TYPE_CHECKING:
-    from facekd.embedder import Embedder
 
 RESULT_FORMAT, SUMMARY_FORMAT, RESULT_VERSION = "facekd-verification", "facekd-verification-summary", 1
 EXAMPLE = """\
 example:
   facekd evaluate lfw --model model.onnx --pairs lfw.bin --output runs/lfw
+
+  the five usual packs in one folder, and the table as papers print it (table.md):
+  facekd evaluate lfw --model model.onnx --pairs packs/ --output runs/five
 
   a model of someone else's, scored without the mirror image, with intervals over subjects:
   facekd evaluate lfw --model other.onnx --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --color rgb \\
@@ -51,10 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     output = Path(arguments.output)
     pair_sets = _load_pair_sets(arguments)  # seconds, and where most mistakes show: before the model
     output.mkdir(parents=True, exist_ok=True)
-    model_file = _find_model(arguments.model)  # once: a run that is training may write a newer checkpoint meanwhile
+    model_file = find_model(arguments.model)  # once: a run that is training may write a newer checkpoint meanwhile
     embedder = open_model(model_file, arguments)
     cache = None if not arguments.cache else arguments.embeddings or output / "embeddings"
-    model = _describe_model(model_file, embedder)
+    model = describe_model(model_file, embedder)
 
     results, scored = [], []
     for pair_set in pair_sets:
@@ -77,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
             "pair_set": _describe_pair_set(pair_set),
             "protocol": _describe_protocol(arguments, pair_set),
             **measured,
-            "software": _describe_software(),
+            "software": describe_software(),
             "command": shlex.join(["facekd", "evaluate", "lfw", *(sys.argv[1:] if argv is None else argv)]),
         }
         folder = output if len(pair_sets) == 1 else output / pair_set.name
@@ -91,7 +96,10 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.pictures:
             draw_roc(output / "roc.png", scored, Path(arguments.model).name)
         summary = {"format": SUMMARY_FORMAT, "version": RESULT_VERSION, "model": model, "pair_sets": results}
+        table = accuracy_table(results, Path(arguments.model).name)
+        write_text(output / "table.md", table.to_markdown())
         write_json(output / "results.json", summary)
+        print_accuracy_table(table)
     print(f"\nwritten to {output}")
     return 0
 
@@ -105,7 +113,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--model", required=True, metavar="FILE", help="an ONNX file, anyone's, a facekd checkpoint, or a run's folder")
-    add("--pairs", required=True, nargs="+", metavar="X.bin", help="one or more verification packs")
+    add("--pairs", required=True, nargs="+", metavar="X.bin", help="verification packs, or a folder of them: lfw.bin, "
+        "cfp_fp.bin, agedb_30.bin, calfw.bin, cplfw.bin")  # fmt: skip
     add("--output", required=True, metavar="DIR", help="folder for the results; made where it is missing")
     add(
         "--names",
@@ -131,14 +140,15 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--cache", action=argparse.BooleanOptionalAction, default=True, help="keep embeddings for another run")
     add_model_options(parser)
     arguments = parser.parse_args(argv)
+    arguments.pairs = [pack for path in arguments.pairs for pack in _packs_of(Path(path))]
+    if arguments.names is not None and len(arguments.names) != len(arguments.pairs):
+        parser.error(f"--names: {len(arguments.names)} given for {len(arguments.pairs)} packs; '-' stands for none")
     if arguments.bootstrap and arguments.bootstrap < 100:
         parser.error(f"--bootstrap {arguments.bootstrap}: give 0, or at least 100 draws")
     if arguments.seed < 0:
         parser.error(f"--seed {arguments.seed}: give a whole number from 0")
     if not all(0 < far <= 1 for far in arguments.fars):
         parser.error("--fars: each must lie in (0, 1]")
-    if arguments.names is not None and len(arguments.names) != len(arguments.pairs):
-        parser.error(f"--names: {len(arguments.names)} given for {len(arguments.pairs)} packs; '-' stands for none")
     return arguments
 
 
@@ -153,24 +163,15 @@ def _load_pair_sets(arguments: argparse.Namespace) -> list[PairSet]:
     ]
 
 
-def _find_model(path: str) -> str:
-    if not Path(path).is_dir():
-        return path
-    from facekd.checkpoint import resolve_checkpoint  # here, for it brings torch, which an ONNX file does without
-
-    return str(resolve_checkpoint(path))
-
-
-def _describe_model(path: str, embedder: Embedder) -> dict[str, Any]:
-    return {
-        "path": str(path),
-        "sha256": sha256_of_file(path),
-        "fingerprint": embedder.fingerprint,
-        "embedding_size": embedder.embedding_size,
-        "normalized": embedder.normalized,
-        "preprocessing": asdict(embedder.preprocessing),
-        "assumed": list(getattr(embedder, "assumed", ())),
-    }
+def _packs_of(path: Path) -> list[str]:
+    """The packs that a word of `--pairs` stands for: of a folder the usual ones in it, or all where it has none."""
+    if not path.is_dir():
+        return [str(path)]
+    found = sorted(path.glob("*.bin"))
+    usual = [path / f"{name}.bin" for name in USUAL_PACKS if (path / f"{name}.bin") in found]
+    if not found:
+        raise FacekdError(f"--pairs {path}: the folder holds no verification pack (.bin)")
+    return [str(pack) for pack in usual or found]
 
 
 def _describe_pair_set(pair_set: PairSet) -> dict[str, Any]:
@@ -193,15 +194,6 @@ def _describe_protocol(arguments: argparse.Namespace, pair_set: PairSet) -> dict
         "folds": pair_set.num_folds,
         "rule": arguments.rule,
     }
-
-
-def _describe_software() -> dict[str, str]:
-    # OpenCV decodes and resizes, and its versions differ in both; the runtimes differ in the last digits.
-    found = {"facekd": __version__}
-    for name in ("numpy", "opencv-python-headless", "onnxruntime", "torch"):
-        with contextlib.suppress(PackageNotFoundError):  # another build of the same library, such as onnxruntime-gpu
-            found[name] = version(name)
-    return found
 
 
 def _write(folder: Path, pair_set: PairSet, one: ScoredPairs, title: str | None) -> None:
