@@ -1,0 +1,146 @@
+"""Pooling against loops over faces, under every switch; and what must not change it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evaluation import templates as module
+from evaluation.embedding_rows import EmbeddingRowsError, NpyRows
+from evaluation.ijb import load_protocol
+from evaluation.templates import (
+    PRESETS,
+    Faces,
+    Pooling,
+    TemplateError,
+    UselessEmbeddingsError,
+    all_poolings,
+    pool_templates,
+)
+
+from .ijb_layout import Layout, make_layout, naive_templates
+
+
+def pool(layout: Layout, root, poolings, dtype=np.float32):
+    layout.write(root)
+    np.save(root / "embeddings.npy", np.load(root / "embeddings.npy").astype(dtype))
+    protocol = load_protocol(root, use_cache=False)
+    rows = NpyRows(root / "embeddings.npy", holds_flipped=True, num_rows=protocol.num_listed)
+    images = protocol.face_images
+    faces = Faces(images, protocol.face_templates, protocol.face_media, protocol.detection_scores[images])
+    return protocol.template_ids, pool_templates(rows, faces, protocol.template_ids, poolings)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 5, 1024])
+def test_equals_loops_over_faces_under_every_switch(tmp_path, monkeypatch, rows_at_once):
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", rows_at_once)
+    layout = make_layout(1)
+    layout.point_order = np.random.default_rng(0).permutation(len(layout.names)).tolist()
+    poolings = [*all_poolings(True), PRESETS["magface"]]
+    assert len(set(poolings)) == 9
+    ids, pooled = pool(layout, tmp_path, poolings)
+    for pooling, found in zip(poolings, pooled, strict=True):
+        switches = (pooling.keep_norm, pooling.weight_by_detection_score, pooling.flip_augment, pooling.normalize_media)
+        naive = naive_templates(layout, *switches)
+        np.testing.assert_allclose(found, [naive[int(template)] for template in ids], atol=1e-12)
+
+
+def test_scale_of_embeddings_counts_only_where_norms_are_kept(tmp_path):
+    layout, scaled = make_layout(2), make_layout(2)
+    factors = np.random.default_rng(0).uniform(0.1, 10, (len(layout.names), 1)).astype(np.float32)
+    scaled.plain, scaled.mirrored = layout.plain * factors, layout.mirrored * factors
+    poolings = [Pooling(keep_norm=False), Pooling(keep_norm=True)]
+    without, kept = pool(layout, tmp_path / "a", poolings)[1]
+    scaled_without, scaled_kept = pool(scaled, tmp_path / "b", poolings)[1]
+    np.testing.assert_allclose(scaled_without, without, atol=1e-6)
+    assert np.abs(scaled_kept - kept).max() > 1e-2
+
+
+def test_the_names_of_media_and_the_order_of_faces_do_not_matter(tmp_path):
+    layout, other = make_layout(3), make_layout(3)
+    other.media = [10**9 - medium for medium in layout.media]
+    order = np.random.default_rng(0).permutation(len(layout.names))
+    for name in ("names", "templates", "media", "scores"):
+        setattr(other, name, [getattr(other, name)[i] for i in order])
+    for name in ("landmarks", "plain", "mirrored"):
+        setattr(other, name, getattr(other, name)[order])
+    first, second = pool(layout, tmp_path / "a", [Pooling()]), pool(other, tmp_path / "b", [Pooling()])
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_allclose(first[1][0], second[1][0], atol=1e-12)
+
+
+def test_adaface_is_the_sum_of_both_sides_and_presets_differ():
+    assert PRESETS["adaface"] == Pooling(keep_norm=True, weight_by_detection_score=False, flip_augment=True)
+    assert len({pooling.name for pooling in PRESETS.values()}) == len(PRESETS)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+@pytest.mark.parametrize("side", ["plain", "mirrored"])
+def test_useless_embeddings_are_named_by_row(tmp_path, value, side):
+    layout = make_layout(4)
+    getattr(layout, side)[[3, 7]] = value
+    with pytest.raises(UselessEmbeddingsError, match="row 3") as raised:
+        pool(layout, tmp_path, [Pooling()])
+    assert raised.value.images.tolist() == [3, 7]
+
+
+def test_half_precision_that_overflowed_is_noticed(tmp_path):
+    layout = make_layout(5)
+    layout.plain[2] *= 1e6
+    with np.errstate(over="ignore"), pytest.raises(UselessEmbeddingsError, match="row 2"):
+        pool(layout, tmp_path, [Pooling()], np.float16)
+
+
+def test_a_template_without_direction_is_named(tmp_path):
+    layout = make_layout(6)
+    layout.scores = [0.0 if template == layout.templates[0] else 1.0 for template in layout.templates]
+    with pytest.raises(TemplateError, match=f"template {layout.templates[0]}.*detector score 0"):
+        pool(layout, tmp_path, [Pooling()])
+
+
+def test_flip_without_mirrored_embeddings_is_refused(tmp_path):
+    np.save(tmp_path / "plain.npy", np.ones((2, 4), np.float32))
+    faces = Faces(np.arange(2), np.arange(2), np.arange(2), np.ones(2))
+    with pytest.raises(TemplateError, match="--no-flip-augment"):
+        pool_templates(NpyRows(tmp_path / "plain.npy"), faces, np.arange(2), [Pooling()])
+
+
+def test_halves_that_agree_are_mirror_images(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    one = generator.standard_normal((500, 32)).astype(np.float32)
+    np.save(
+        tmp_path / "both.npy", np.hstack([one, one + 0.3 * generator.standard_normal((500, 32))]).astype(np.float32)
+    )
+    np.save(tmp_path / "one.npy", one)
+    both, plain = (NpyRows(tmp_path / name, holds_flipped=None) for name in ("both.npy", "one.npy"))
+    assert (both.has_flipped, both.embedding_size) == (True, 32)
+    assert (plain.has_flipped, plain.embedding_size) == (False, 32)
+    assert "taken as an image and its mirror image, 32 values each" in capsys.readouterr().err
+    np.save(tmp_path / "unclear.npy", np.hstack([one, 0.2 * one + generator.standard_normal((500, 32))]))
+    with pytest.raises(EmbeddingRowsError, match="--embeddings-flipped or --no-embeddings-flipped"):
+        NpyRows(tmp_path / "unclear.npy", holds_flipped=None)
+
+
+def test_column_major_files_are_read_too(tmp_path):
+    values = np.random.default_rng(0).standard_normal((7, 4))
+    np.save(tmp_path / "f.npy", np.asfortranarray(values))
+    np.testing.assert_array_equal(NpyRows(tmp_path / "f.npy").read(2, 5)[0], values[2:5])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (np.zeros((3, 4), np.int64), "expected real numbers"),
+        (np.zeros(3), "expected real numbers"),
+        (np.zeros((2, 4)), "holds 2 rows, and the set lists 3 images"),
+        (b"no numbers", "not a whole .npy file"),
+    ],
+)
+def test_a_file_that_holds_no_such_embeddings_is_refused(tmp_path, content, message):
+    path = tmp_path / "e.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content)
+    with pytest.raises(EmbeddingRowsError, match=message):
+        NpyRows(path, num_rows=3)
