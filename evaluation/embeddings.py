@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -23,9 +24,21 @@ IMAGES_AT_ONCE = 256
 Embed = Callable[[np.ndarray], np.ndarray]
 
 
+class EncodedImages(Protocol):
+    """Images that are decoded when they are needed: those of a pair set, or of a folder."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def images(self) -> Sequence[bytes]: ...
+    def decode(self, start: int, stop: int) -> np.ndarray:
+        """Images `start` to `stop`: uint8 RGB (B, S, S, 3)."""
+        ...
+
+
 def embed_images(
     embed: Embed,
-    pair_set: PairSet,
+    pair_set: EncodedImages,
     start: int = 0,
     stop: int | None = None,
     mirrors: Sequence[bool] = (False,),
@@ -55,13 +68,13 @@ def embed_images(
 
 
 def embed_pair_set(
-    embedder: Embedder, pair_set: PairSet, flip: bool, cache: str | os.PathLike[str] | None = None
+    embedder: Embedder, pair_set: EncodedImages, flip: bool, cache: str | os.PathLike[str] | None = None
 ) -> np.ndarray:
-    """Embeddings (2N, D) of all images of a pair set, read from `cache` where they are there.
+    """Embeddings (M, D) of all images of a set, read from `cache` where they are there.
 
     Args:
         embedder: the model.
-        pair_set: whose images.
+        pair_set: whose images; 2N for N pairs.
         flip: add the embedding of the mirror image, f(x) + f(mirrored x): the field's LFW protocol.
         cache: folder in which embeddings are kept, one file for the images and one for their mirror images. The
             name of a file is a digest over weights, preprocessing, images and mirroring, so that a changed model or
@@ -110,7 +123,7 @@ def cosine_scores(embeddings: np.ndarray, pair_set: PairSet) -> np.ndarray:
     return np.clip(products / (norms[0::2] * norms[1::2]), -1.0, 1.0)
 
 
-def _digest(embedder: Embedder, pair_set: PairSet) -> str:
+def _digest(embedder: Embedder, pair_set: EncodedImages) -> str:
     digest = hashlib.sha256(embedder.fingerprint.encode())
     for image in pair_set.images:
         digest.update(len(image).to_bytes(8, "little"))

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.pair_sets import PairSet
+from evaluation.result_tables import Table as ResultTable
 from facekd.files import atomic_path
 from facekd.verification import roc_curve
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 GENUINE_COLOR, IMPOSTOR_COLOR = "#1b7837", "#b2182b"
 MOST_FOLDS_SHOWN = 20
+# The usual packs by file name, in the order and under the names of papers.
+USUAL_PACKS = {"lfw": "LFW", "cfp_fp": "CFP-FP", "agedb_30": "AgeDB-30", "calfw": "CALFW", "cplfw": "CPLFW"}
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,31 @@ def print_results(result: dict[str, Any], title: str, protocol: str, console: Co
     for reason in unmeasurable:
         console.print(reason, highlight=False)
     console.print(_how_intervals_were_made(result), highlight=False)
+
+
+def accuracy_table(results: Sequence[dict[str, Any]], model: str) -> ResultTable:
+    """The row of a paper's table: accuracy on each pack, the usual ones first and under their names, and the mean."""
+    order = list(USUAL_PACKS)
+    names = [result["pair_set"]["name"] for result in results]
+    ranks = {name: order.index(name) if name in USUAL_PACKS else len(order) + names.index(name) for name in names}
+    ordered = sorted(results, key=lambda result: ranks[result["pair_set"]["name"]])
+    means = [result["accuracy"]["mean"] for result in ordered]
+    titles = [result["pair_set"]["name"] for result in ordered]
+    head = ["accuracy %", *(USUAL_PACKS.get(title, title) for title in titles), "mean"]
+    cells = [*(f"{100 * mean:.2f}" for mean in means), f"{100 * float(np.mean(means)):.2f}"]
+    return ResultTable("Verification accuracy", head, [[model, *cells]])
+
+
+def print_accuracy_table(table: ResultTable, console: Console | None = None) -> None:
+    """Print what `accuracy_table` made."""
+    shown = Table(box=None, pad_edge=False)
+    for number, heading in enumerate(table.head):
+        shown.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    for row in table.rows:
+        shown.add_row(*row)
+    console = console or Console(soft_wrap=True)
+    console.print()
+    console.print(shown)
 
 
 def _folds_text(folds: Sequence[float]) -> str:

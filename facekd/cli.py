@@ -34,6 +34,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate lfw": ("evaluation.evaluate_lfw", "judge a model on LFW-style verification packs (.bin)"),
     "evaluate ijbc": ("evaluation.evaluate_ijbc", "judge a model on IJB-B, IJB-C, or any set in their layout"),
     "data align": ("data_prep.align_faces", "photographs -> aligned face crops"),
+    "evaluate folder": ("evaluation.evaluate_folder", "judge a model on folders of faces: all pairs, or identification"),
     "report": ("evaluation.compare_models", "the report of one evaluation, or several models compared, with tests"),
     "data inspect": ("data_prep.inspect_records", "say what a pack of records is, and what is odd about it"),
     "data index": ("data_prep.index_records", "write the missing .idx of a .rec file"),

@@ -15,7 +15,7 @@ import pytest
 from evaluation.evaluate_lfw import main
 from evaluation.pair_metrics import measure_pairs
 from evaluation.pair_sets import load_pair_set
-from facekd.errors import run_verb
+from facekd.errors import FacekdError, run_verb
 from facekd.verification import kfold_accuracy
 
 from .conftest import make_pack, quarters
@@ -246,3 +246,28 @@ def test_the_script_runs_by_its_path_and_its_help_shows_an_example(model, pack, 
     done = subprocess.run([*script, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "made" / "here" / "results.json").exists()
+
+
+def test_a_folder_of_packs_gives_the_table_of_papers(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packs = tmp_path / "packs"
+    packs.mkdir()
+    for seed, name in enumerate(("calfw", "lfw", "agedb_30", "another")):
+        make_pack(packs, 40, seed=seed, name=name)
+    assert main(["--model", str(model), "--pairs", str(packs), "--output", str(tmp_path / "out"), "--no-pictures"]) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["pair_sets"]
+    accuracy = {result["pair_set"]["name"]: 100 * result["accuracy"]["mean"] for result in results}
+    assert set(accuracy) == {"calfw", "lfw", "agedb_30"}  # the usual ones, where there are any
+    rows = [line.split("|")[1:-1] for line in (tmp_path / "out" / "table.md").read_text().splitlines() if "|" in line]
+    head, _, row = ([cell.strip() for cell in line] for line in rows)
+    assert head == ["accuracy %", "LFW", "AgeDB-30", "CALFW", "mean"]
+    values = [accuracy["lfw"], accuracy["agedb_30"], accuracy["calfw"], sum(accuracy.values()) / 3]
+    assert row == ["quarters.onnx", *(f"{value:.2f}" for value in values)]
+    assert "AgeDB-30" in capsys.readouterr().out
+
+
+def test_a_folder_without_packs_is_refused(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FacekdError, match="holds no verification pack"):
+        main(["--model", str(model), "--pairs", str(tmp_path / "empty"), "--output", str(tmp_path / "out")])

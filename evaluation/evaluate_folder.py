@@ -1,0 +1,277 @@
+"""Judge a model on folders of aligned faces: all pairs 1:1, or closed-set identification as TinyFace has it.
+
+A user action: `facekd evaluate folder`, or `python evaluation/evaluate_folder.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from evaluation.embeddings import embed_pair_set
+from evaluation.face_folders import FaceFolder, FaceFolderError
+from evaluation.identification import search
+from evaluation.result_tables import Table, interval, percent
+from evaluation.software import describe_model, describe_software, find_model
+from facekd.errors import run_verb
+from facekd.files import write_json, write_text
+from facekd.model_options import add_model_options, comma_separated, open_model
+from facekd.ranked_scores import RankedScores
+from facekd.subject_bootstrap import subject_bootstrap_intervals
+from facekd.verification_intervals import MIN_SUBJECTS
+from facekd.verification_points import wilson_interval
+
+RESULT_FORMAT, RESULT_VERSION = "facekd-folder", 1
+MOST_PAIRS = 100_000_000  # 14,000 images: scores, labels and people of as many pairs take 2 GB
+DEFAULT_FARS, DEFAULT_RANKS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), (1, 5, 10, 20)
+ROWS_AT_ONCE = 1024
+EXAMPLE = """\
+examples:
+  all pairs of the images of a folder, PEOPLE/PERSON/*.jpg:
+  facekd evaluate folder --model model.onnx --images PEOPLE --output runs/people
+
+  closed-set identification: gallery/ and probe/, one folder a person or PERSON_NUMBER.jpg, and distractors/ of anybody:
+  facekd evaluate folder --model model.onnx --images TINYFACE --resize --output runs/tinyface
+
+Where the folder holds gallery/ and probe/ it is identification, else all pairs. Faces must be aligned
+(`facekd data align`); --resize enlarges small ones. DIR/results.json (its keys: docs/results.md) and report.md;
+embeddings are kept in DIR/embeddings.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, list, embed, compare, write, print."""
+    arguments = _parse(argv)
+    root = Path(arguments.images)
+    is_search = (root / "gallery").is_dir() and (root / "probe").is_dir()
+    if not root.is_dir():
+        raise FaceFolderError(f"{root}: no such folder")
+    model_file = find_model(arguments.model)
+    embedder = open_model(model_file, arguments)
+    size = embedder.preprocessing.image_size
+    cache = Path(arguments.output) / "embeddings" if arguments.cache else None
+
+    def embed(folder: Path, nobody: bool = False) -> tuple[FaceFolder, np.ndarray]:
+        faces = FaceFolder(folder, size, arguments.resize, arguments.images_per_person, nobody)
+        if not is_search and len(faces) * (len(faces) - 1) // 2 > MOST_PAIRS:
+            raise FaceFolderError(
+                f"{folder}: {len(faces):,} images make more than {MOST_PAIRS:,} pairs; --images-per-person takes fewer"
+            )
+        return faces, _unit(embed_pair_set(embedder, faces, arguments.flip, cache), faces, folder)
+
+    embedding = "f(x) + f(mirrored x)" if arguments.flip else "f(x)"
+    if is_search:
+        found = _identify(root, embed, arguments.ranks)
+        text = (
+            f"closed-set identification, cosine of {embedding}; a probe counts at the rank of its person's best image"
+        )
+    else:
+        found = _verify(*embed(root), arguments)
+        text = f"all pairs, cosine of {embedding}, TAR@FAR by the exact rule"
+    result = {
+        "format": RESULT_FORMAT,
+        "version": RESULT_VERSION,
+        "model": describe_model(model_file, embedder),
+        "images": str(root.resolve()),
+        "protocol": {"text": text, "kind": "identification" if is_search else "all pairs", "flip": arguments.flip},
+        **found,
+        "software": describe_software(),
+        "command": shlex.join(["facekd", "evaluate", "folder", *(sys.argv[1:] if argv is None else argv)]),
+    }
+    tables = _tables(result)
+    report = [f"# {Path(arguments.model).name} on {root.name}", "", f"Protocol: {text}.", ""]
+    write_text(Path(arguments.output) / "report.md", "\n".join([*report, *(table.to_markdown() for table in tables)]))
+    write_json(Path(arguments.output) / "results.json", result)
+    console = Console(soft_wrap=True)
+    console.print(f"\n[bold]{root.name}[/bold]: {text}", highlight=False)
+    for table in tables:
+        console.print(table.to_markdown(), markup=False, highlight=False)
+    print(f"written to {arguments.output}")
+    return 0
+
+
+def all_pairs(embeddings: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Every pair of different images, once.
+
+    Args:
+        embeddings: float64 (N, D) of unit length.
+        people: (N,).
+
+    Returns:
+        scores float64 (P,), is_same bool (P,), and int32 (P,) codes of the two people; pairs in the order
+        (0, 1), (0, 2) ... (1, 2) ...
+    """
+    codes = np.unique(people, return_inverse=True)[1].astype(np.int32)
+    count = len(embeddings)
+    scores = np.empty(count * (count - 1) // 2)
+    first, second = (np.empty(len(scores), np.int32) for _ in range(2))
+    place = 0
+    for start in range(0, count, ROWS_AT_ONCE):
+        block = embeddings[start : start + ROWS_AT_ONCE] @ embeddings[start:].T
+        for row in range(len(block)):
+            own = block[row, row + 1 :]
+            some = slice(place, place + len(own))
+            scores[some] = own
+            first[some], second[some] = codes[start + row], codes[start + row + 1 :]
+            place += len(own)
+    return np.clip(scores, -1.0, 1.0, out=scores), first == second, first, second
+
+
+def _verify(faces: FaceFolder, embeddings: np.ndarray, arguments: argparse.Namespace) -> dict[str, Any]:
+    scores, is_same, first, second = all_pairs(embeddings, faces.people)
+    if not is_same.any() or is_same.all():
+        kind = "one person" if is_same.all() else "one image of each person"
+        raise FaceFolderError(
+            f"{arguments.images}: holds {kind}; pairs of one and of two people are needed, so at least two people, one "
+            "of them with two images"
+        )
+    ranked = RankedScores(scores[is_same], scores[~is_same])
+    points = [asdict(point) for point in ranked.tar_at_far(arguments.fars)]
+    equal_error = ranked.equal_error_point()
+    found: dict[str, Any] = {
+        "num_images": len(faces),
+        "num_people": len(np.unique(faces.people)),
+        "num_genuine": int(is_same.sum()),
+        "num_impostor": int((~is_same).sum()),
+        "eer": equal_error.eer,
+        "eer_threshold": equal_error.threshold,
+        "eer_ci95": None,
+        "auc": ranked.area_under_roc(),
+        "tar_at_far": points,
+        "bootstrap": None,
+    }
+    if arguments.bootstrap and len(np.unique(first[is_same])) >= MIN_SUBJECTS:
+        intervals = subject_bootstrap_intervals(
+            ranked, scores, is_same, first, second, arguments.fars, arguments.bootstrap, arguments.seed
+        )
+        found["eer_ci95"] = list(intervals.eer)
+        found["bootstrap"] = {
+            "num_subjects": intervals.num_subjects,
+            "replicates": intervals.replicates,
+            "seed": arguments.seed,
+        }
+        for point, bounds in zip(points, intervals.tar, strict=True):
+            if bounds is not None:
+                point.update(ci95=list(bounds), interval=intervals.kind)
+    for point in points:
+        point["ci95"] = None if point["ci95"] is None else list(point["ci95"])
+    return found
+
+
+def _identify(root: Path, embed: Any, ranks: Sequence[int]) -> dict[str, Any]:
+    gallery, gallery_embeddings = embed(root / "gallery")
+    probes, probe_embeddings = embed(root / "probe")
+    people = gallery.people.tolist()
+    num_distractors = 0
+    if (root / "distractors").is_dir():
+        distractors, more = embed(root / "distractors", nobody=True)
+        num_distractors = len(distractors)
+        gallery_embeddings = np.concatenate([gallery_embeddings, more])
+        # A name with a slash is nobody's: a distractor cannot be taken for a person of the gallery.
+        people += [f"/{file}" for file in distractors.files]
+    lacking = sorted(set(probes.people.tolist()) - set(people))
+    if lacking:
+        raise FaceFolderError(
+            f"{root}: {len(lacking):,} people of probe/ are not in gallery/, the first {lacking[0]}; in closed-set "
+            "identification everybody is: move them, or add their gallery images"
+        )
+    result = search(gallery_embeddings, np.array(people), probe_embeddings, probes.people, root.name)
+    hits = [int((result.mate_ranks <= rank).sum()) for rank in ranks]
+    return {
+        "num_gallery": len(gallery),
+        "num_people": len(np.unique(gallery.people)),
+        "num_distractors": num_distractors,
+        "num_probes": len(probes),
+        "rank": [
+            {"rank": rank, "rate": count / len(probes), "ci95": list(wilson_interval(count, len(probes)))}
+            for rank, count in zip(ranks, hits, strict=True)
+        ],
+    }
+
+
+def _unit(embeddings: np.ndarray, faces: FaceFolder, folder: Path) -> np.ndarray:
+    values = embeddings.astype(np.float64)
+    norms = np.linalg.norm(values, axis=1)
+    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if bad.size:
+        raise FaceFolderError(
+            f"{folder / faces.files[bad[0]]}: its embedding has no direction (all zeros, or not finite), as have "
+            f"{bad.size - 1:,} more: the model is broken or its preprocessing wrong"
+        )
+    return values / norms[:, None]
+
+
+def _tables(result: dict[str, Any]) -> list[Table]:
+    if result["protocol"]["kind"] == "identification":
+        about = f"{result['num_people']:,} people, {result['num_gallery']:,} gallery images, "
+        about += f"{result['num_distractors']:,} distractors, {result['num_probes']:,} probes"
+        rows = [[f"rank-{entry['rank']}", percent(entry["rate"]), interval(entry["ci95"])] for entry in result["rank"]]
+        return [Table(f"Identification: {about}", ["", "%", "95 % interval (Wilson)"], rows)]
+    rows = [
+        [
+            f"{point['far']:g}",
+            "not measurable" if point["tar"] is None else percent(point["tar"]),
+            interval(point["ci95"]),
+            "-" if point["threshold"] is None else f"{point['threshold']:.4f}",
+            "-" if point["false_accepts"] is None else f"{point['false_accepts']:,}",
+        ]
+        for point in result["tar_at_far"]
+    ]
+    about = f"{result['num_people']:,} people, {result['num_images']:,} images, {result['num_genuine']:,} genuine and "
+    about += (
+        f"{result['num_impostor']:,} impostor pairs; EER {percent(result['eer'])} % ({interval(result['eer_ci95'])})"
+    )
+    return [Table(about, ["FAR", "TAR %", "95 % interval", "threshold", "false accepts"], rows)]
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="facekd evaluate folder",
+        description="Judge a model on folders of aligned faces: all pairs, or identification (gallery/, probe/).",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="FILE", help="an ONNX file, anyone's, a facekd checkpoint, or a run's folder")
+    add("--images", required=True, metavar="DIR", help="the folder")
+    add("--output", required=True, metavar="DIR", help="folder for the results; made where it is missing")
+    add("--flip", action=argparse.BooleanOptionalAction, default=True, help="add the mirror image's embedding")
+    add("--images-per-person", type=int, metavar="N", help="the first N of each person (default: all)")
+    add("--fars", type=comma_separated, default=DEFAULT_FARS, metavar="F,F", help="FARs (default: 1e-1 .. 1e-6)")
+    add("--ranks", type=_ranks, default=DEFAULT_RANKS, metavar="N,N", help="ranks (default: 1,5,10,20)")
+    add("--bootstrap", type=int, default=1000, metavar="N", help="draws of the intervals, 0 for none (default: 1000)")
+    add("--seed", type=int, default=0, help="of those draws (default: 0)")
+    add("--cache", action=argparse.BooleanOptionalAction, default=True, help="keep embeddings for another run")
+    add_model_options(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.images_per_person is not None and arguments.images_per_person < 1:
+        parser.error("--images-per-person: give at least 1")
+    if not all(0 < far <= 1 for far in arguments.fars):
+        parser.error("--fars: each must lie in (0, 1]")
+    if arguments.bootstrap and arguments.bootstrap < 100:
+        parser.error(f"--bootstrap {arguments.bootstrap}: give 0, or at least 100 draws")
+    if arguments.seed < 0:
+        parser.error(f"--seed {arguments.seed}: give a whole number from 0")
+    return arguments
+
+
+def _ranks(text: str) -> tuple[int, ...]:
+    try:
+        ranks = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        ranks = (0,)
+    if min(ranks) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of ranks such as 1,5,10")
+    return ranks
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))

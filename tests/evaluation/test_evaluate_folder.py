@@ -1,0 +1,185 @@
+"""`facekd evaluate folder`: all pairs and closed-set identification, against loops over images."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from evaluation.evaluate_folder import all_pairs, main
+from facekd.errors import FacekdError
+from facekd.verification import equal_error_rate, tar_at_far
+
+from .conftest import SIZE, quarters
+
+
+def face(person: int, number: int, noise: float = 25) -> np.ndarray:
+    """A patchwork as in the packs of the other tests, PNG-exact: uint8 RGB."""
+    colors = np.random.default_rng([7, person]).uniform(60, 195, (2, 2, 3))
+    colors = colors + np.random.default_rng([8, person, number]).normal(0, noise, (2, 2, 3))
+    return np.clip(np.kron(colors, np.ones((SIZE // 2, SIZE // 2, 1))), 0, 255).astype(np.uint8)
+
+
+def write(folder: Path, name: str, image: np.ndarray) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(folder / name), image[:, :, ::-1])
+
+
+def embedding(image: np.ndarray, flip: bool = True) -> np.ndarray:
+    plain = quarters(image[None])[0].astype(np.float64)
+    value = plain + quarters(image[None, :, ::-1])[0] if flip else plain
+    return value / np.linalg.norm(value)
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_all_pairs_are_those_of_two_loops(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    people = {person: 1 + person % 4 for person in range(14)}
+    for person, count in people.items():
+        for number in range(count):
+            write(tmp_path / "people", f"person {person}/{number}.png", face(person, number))
+    out = tmp_path / "out"
+    assert main(["--model", str(model), "--images", str(tmp_path / "people"), "--output", str(out)]) == 0
+    images = [(person, embedding(face(person, number))) for person, count in people.items() for number in range(count)]
+    pairs = list(combinations(images, 2))
+    scores = np.array([a @ b for (_, a), (_, b) in pairs])
+    is_same = np.array([a == b for (a, _), (b, _) in pairs])
+    result = results(out)
+    assert (result["num_images"], result["num_people"]) == (len(images), 14)
+    assert (result["num_genuine"], result["num_impostor"]) == (is_same.sum(), (~is_same).sum())
+    assert result["auc"] == pytest.approx(roc_auc_score(is_same, scores), abs=1e-6)
+    assert result["eer"] == pytest.approx(equal_error_rate(scores[is_same], scores[~is_same]), abs=1e-6)
+    for point, expected in zip(
+        result["tar_at_far"], tar_at_far(scores[is_same], scores[~is_same], (1e-1, 1e-2)), strict=False
+    ):
+        assert point["tar"] == expected.tar and point["interval"] == "subject bootstrap"
+    assert result["bootstrap"]["num_subjects"] == 14
+    assert result["tar_at_far"][-1]["tar"] is None
+    printed = capsys.readouterr().out
+    assert "14 people" in printed and "not measurable" in printed
+    assert (out / "report.md").read_text().splitlines()[0] == "# quarters.onnx on people"
+
+
+def test_fewer_images_of_a_person(tmp_path: Path, model: Path) -> None:
+    for person in range(3):
+        for number in range(4):
+            write(tmp_path / "people", f"{person}/{number}.png", face(person, number))
+    arguments = ["--model", str(model), "--images", str(tmp_path / "people"), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--images-per-person", "2"]) == 0
+    assert (results(tmp_path / "out")["num_images"], results(tmp_path / "out")["num_genuine"]) == (6, 3)
+    assert results(tmp_path / "out")["bootstrap"] is None  # three people are too few
+
+
+@pytest.mark.parametrize("count", [2, 1023, 1024, 1026])
+def test_pairs_come_in_order_and_once(count: int) -> None:
+    generator = np.random.default_rng(count)
+    embeddings = generator.normal(size=(count, 4))
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    people = generator.integers(5, size=count)
+    scores, is_same, first, second = all_pairs(embeddings, people)
+    rows, columns = np.triu_indices(count, 1)
+    assert np.allclose(scores, (embeddings[rows] * embeddings[columns]).sum(1))
+    assert np.array_equal(is_same, people[rows] == people[columns])
+    codes = np.unique(people, return_inverse=True)[1]
+    assert np.array_equal(first, codes[rows]) and np.array_equal(second, codes[columns])
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """TinyFace's layout: file names begin with the person; the gallery has one or two images of each."""
+    root = tmp_path / "tiny"
+    for person in range(12):
+        for number in range(1 + person % 2):
+            write(root / "gallery", f"{person}_{number}.png", face(person, number, 45))
+        for number in range(10, 13):
+            write(root / "probe", f"{person}_{number}.png", face(person, number, 45))
+    for person in range(100, 140):
+        write(root / "distractors", f"{person}.png", face(person, 0, 45))
+    return root
+
+
+def test_identification_is_that_of_a_loop(tiny: Path, tmp_path: Path, model: Path) -> None:
+    arguments = ["--model", str(model), "--images", str(tiny), "--output", str(tmp_path / "out"), "--no-flip"]
+    assert main([*arguments, "--ranks", "1,3,200"]) == 0
+    gallery = [(p, embedding(face(p, n, 45), False)) for p in range(12) for n in range(1 + p % 2)]
+    gallery += [(p, embedding(face(p, 0, 45), False)) for p in range(100, 140)]
+    ranks = []
+    for person in range(12):
+        for number in range(10, 13):
+            probe = embedding(face(person, number, 45), False)
+            order = sorted(gallery, key=lambda entry: -(entry[1] @ probe))
+            ranks.append(1 + next(place for place, entry in enumerate(order) if entry[0] == person))
+    result = results(tmp_path / "out")
+    assert (result["num_gallery"], result["num_distractors"], result["num_probes"]) == (18, 40, 36)
+    rates = {entry["rank"]: entry["rate"] for entry in result["rank"]}
+    assert rates == {rank: pytest.approx(np.mean(np.array(ranks) <= rank)) for rank in (1, 3, 200)}
+    assert rates[1] < rates[3] < rates[200] == 1  # the task is neither trivial nor hopeless
+    assert result["protocol"]["kind"] == "identification"
+
+
+def test_a_second_run_does_not_need_the_model(tiny: Path, tmp_path: Path, model: Path) -> None:
+    arguments = ["--model", str(model), "--images", str(tiny), "--output", str(tmp_path / "out")]
+    main(arguments)
+    files = sorted((tmp_path / "out" / "embeddings").iterdir())
+    assert len(files) == 6  # three folders, plain and mirrored
+    before = [file.stat().st_mtime_ns for file in files]
+    main(arguments)
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_small_images_are_enlarged_where_asked(tmp_path: Path, model: Path) -> None:
+    for person in range(2):
+        for number in range(2):
+            write(tmp_path / "people", f"{person}/{number}.png", face(person, number)[::2, ::2])
+    arguments = ["--model", str(model), "--images", str(tmp_path / "people"), "--output", str(tmp_path / "out")]
+    with pytest.raises(FacekdError, match=r"people/0/0\.png: images are 8 x 8, the model takes 16 x 16"):
+        main(arguments)
+    assert main([*arguments, "--resize"]) == 0
+    assert results(tmp_path / "out")["num_genuine"] == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "no such folder"),
+        (["a/notes.txt"], "holds no images"),
+        (["a/1.png", "a/2.png"], "holds one person"),
+        (["a/1.png", "b/2.png"], "holds one image of each person"),
+        (["a/1.png", "b.png"], r"holds folders and image files \(b\.png\)"),
+        (["a_1.png", "b.png"], r"1 of 2 names do not say who .* first b\.png"),
+        (["gallery/a/1.png", "probe/a/2.png", "probe/b/1.png"], r"1 people of probe/ are not in gallery/, the first b"),
+        (["a/1.png", "a/2.png", "b/broken.png"], r"b/broken\.png: .*do not decode"),
+        (["a/1.png", "a/2.png", "b/grey.png"], r"b/grey\.png: its embedding has no direction"),
+    ],
+)
+def test_what_cannot_be_evaluated(tmp_path: Path, model: Path, files: list[str], message: str) -> None:
+    for number, name in enumerate(files):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("broken.png"):
+            path.write_bytes(b"nothing")
+        elif name.endswith(".png"):
+            write(tmp_path / "images", name, face(number, 0))
+        else:
+            path.write_text("no image")
+        if name.endswith("grey.png"):
+            write(tmp_path / "images", name, np.full((SIZE, SIZE, 3), 127, np.uint8))
+    extra = ["--mean", "127", "--std", "127.5"] if "grey" in message else []
+    arguments = ["--model", str(model), "--images", str(tmp_path / "images"), "--output", str(tmp_path / "out")]
+    with pytest.raises(FacekdError, match=message):
+        main([*arguments, *extra])
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+@pytest.mark.parametrize("extra", [["--ranks", "0"], ["--ranks", "x"], ["--fars", "2"], ["--bootstrap", "5"]])
+def test_options_that_make_no_sense(extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--model", "m", "--images", "i", "--output", "o", *extra])
+    assert "usage: facekd evaluate folder" in capsys.readouterr().err
