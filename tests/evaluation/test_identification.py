@@ -1,0 +1,107 @@
+"""1:N search against loops over probes and entries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluation import identification
+from evaluation.identification import (
+    IdentificationError,
+    identification_curves,
+    mean_of_galleries,
+    measure_search,
+    search,
+)
+
+
+def naive(gallery, gallery_subjects, probes, probe_subjects, fpirs, ranks):
+    """(TPIR of each FPIR, rate of each rank), by the words of the protocol."""
+    mated, nonmated = [], []
+    for probe, subject in zip(probes, probe_subjects, strict=True):
+        scores = [float(np.clip(np.dot(probe, entry), -1, 1)) for entry in gallery]
+        own = [s for s, of in zip(scores, gallery_subjects, strict=True) if of == subject]
+        others = [s for s, of in zip(scores, gallery_subjects, strict=True) if of != subject]
+        if own:
+            mated.append((max(own), 1 + sum(score >= max(own) for score in others)))
+        else:
+            nonmated.append(max(scores))
+    tpirs = []
+    for fpir in fpirs:
+        allowed = int(fpir * len(nonmated) + 1e-9)
+        if not mated or allowed < 1:
+            tpirs.append(None)
+            continue
+        limit = sorted(nonmated, reverse=True)[allowed] if allowed < len(nonmated) else -np.inf
+        tpirs.append(np.mean([rank == 1 and score > limit for score, rank in mated]))
+    return tpirs, [np.mean([rank <= r for _, rank in mated]) if mated else None for r in ranks]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), coarse=st.booleans(), several=st.booleans())
+def test_equals_loops(seed, coarse, several):
+    generator = np.random.default_rng(seed)
+    num_gallery, num_probes, size = generator.integers(1, 15), generator.integers(1, 60), 8
+    gallery_subjects = generator.integers(0, 8, num_gallery) if several else generator.permutation(num_gallery)
+    probe_subjects = generator.integers(0, 15, num_probes)
+    centers = generator.standard_normal((15, size))
+    vectors = [
+        centers[of] + 0.9 * generator.standard_normal((len(of), size)) for of in (gallery_subjects, probe_subjects)
+    ]
+    if coarse:
+        vectors = [np.round(vector) + 0.25 for vector in vectors]
+    gallery, probes = (vector / np.linalg.norm(vector, axis=1, keepdims=True) for vector in vectors)
+    fpirs, ranks = (0.05, 0.1, 0.5), (1, 2, 5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(identification, "CELLS_AT_ONCE", 20)
+        result = search(gallery, gallery_subjects, probes, probe_subjects)
+    measured = measure_search(result, fpirs, ranks)
+    tpirs, rates = naive(gallery, gallery_subjects, probes, probe_subjects, fpirs, ranks)
+    if not coarse:  # rounding decides between equal scores, and differs between a product and a loop
+        assert [point["tpir"] for point in measured["tpir_at_fpir"]] == pytest.approx(tpirs)
+        assert [entry["rate"] for entry in measured["rank"]] == pytest.approx(rates)
+    for point in measured["tpir_at_fpir"]:
+        assert (point["reason"] is None) == (point["tpir"] is not None)
+        if point["tpir"] is not None:
+            assert point["achieved_fpir"] <= point["fpir"]
+            first = (result.mate_ranks == 1) & (result.mate_scores >= point["threshold"])
+            assert point["tpir"] == first.mean()
+            assert point["false_positives"] == (result.best_impostor_scores >= point["threshold"]).sum()
+
+
+def test_a_tie_with_another_counts_against_the_mate():
+    gallery = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    result = search(gallery, np.array([1, 2, 3]), np.array([[1.0, 0.0]]), np.array([1]))
+    assert result.mate_ranks.tolist() == [2]
+
+
+def test_curves_agree_with_the_table():
+    generator = np.random.default_rng(0)
+    vectors = generator.standard_normal((80, 6))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    result = search(vectors[:20], np.arange(20), vectors[20:], np.arange(60) % 30)
+    measured, curves = measure_search(result, (0.1,), (1, 5)), identification_curves(result)
+    assert [curves["cmc"][0], curves["cmc"][4]] == [entry["rate"] for entry in measured["rank"]]
+    at = np.flatnonzero(curves["dir_fpir"] <= 0.1)[-1]
+    assert curves["dir_tpir"][at] == measured["tpir_at_fpir"][0]["tpir"]
+
+
+def test_galleries_are_averaged_and_what_one_lacks_is_not_made_up():
+    generator = np.random.default_rng(0)
+    vectors = generator.standard_normal((60, 6))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = [
+        measure_search(search(vectors[some], np.arange(5) + at, vectors[10:], np.arange(50) % 12))
+        for at, some in ((0, slice(0, 5)), (5, slice(5, 10)))
+    ]
+    mean = mean_of_galleries(found)
+    assert mean["rank"][0]["rate"] == pytest.approx(np.mean([one["rank"][0]["rate"] for one in found]))
+    assert mean["tpir_at_fpir"][0]["tpir"] is None and "not measurable" in mean["tpir_at_fpir"][0]["reason"]
+    assert mean["tpir_at_fpir"][1]["tpir"] == pytest.approx(np.mean([one["tpir_at_fpir"][1]["tpir"] for one in found]))
+
+
+def test_nothing_to_search_is_refused():
+    with pytest.raises(IdentificationError, match="G1: 0 gallery templates"):
+        search(np.zeros((0, 2)), np.zeros(0), np.ones((1, 2)), np.zeros(1), "G1")
