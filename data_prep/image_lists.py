@@ -16,10 +16,14 @@ class ListError(FacekdError):
 
 
 class ListedImage(NamedTuple):
-    """One image of a data set: its name below `root`, in `/` notation, and its label."""
+    """One image of a data set: its name below `root`, in `/` notation, its label, and im2rec's index if listed."""
 
     name: str
     label: int
+    key: int | None = None
+
+
+LST_COLUMNS = {"insightface": "aligned path label", "im2rec": "index label path"}
 
 
 def list_folder(root: Path) -> list[ListedImage]:
@@ -47,18 +51,25 @@ def list_folder(root: Path) -> list[ListedImage]:
 
 
 def read_lst(path: Path) -> list[ListedImage]:
-    """Images of an `.lst` file, in its order.
+    """Images of an `.lst` file, in its order; see `read_lst_and_kind`."""
+    return read_lst_and_kind(path)[0]
+
+
+def read_lst_and_kind(path: Path) -> tuple[list[ListedImage], str]:
+    """Images of an `.lst` file, in its order, and which columns it has: a key of `LST_COLUMNS`.
 
     Both kinds in use are understood: InsightFace's `aligned<tab>path<tab>label` and im2rec's
     `index<tab>label [more labels]<tab>path`; of several labels the first counts.
 
     Raises:
-        ListError: a line is of neither kind.
+        ListError: a line is of neither kind, or of another than the first.
     """
     images = []
+    kind = None
     if path.suffix.lower() == ".rec":
         raise ListError(f"{path}: is RecordIO already; `facekd data unpack` makes folders of images of it")
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").split("\n"), start=1):
+        line = line.rstrip("\r")
         if not line.strip():
             continue
         columns = line.split("\t")
@@ -68,13 +79,20 @@ def read_lst(path: Path) -> list[ListedImage]:
                 "`aligned path label` (InsightFace) or `index label path` (im2rec)"
             )
         # A name is never a number, so the kind shows in each line.
-        name, label = (columns[-1], columns[1]) if _is_number(columns[1]) else (columns[1], columns[2])
+        found = "im2rec" if _is_number(columns[1]) else "insightface"
+        name, label = (columns[-1], columns[1]) if found == "im2rec" else (columns[1], columns[2])
+        if found != (kind := kind or found):
+            raise ListError(
+                f"{path}, line {number}: has the columns `{LST_COLUMNS[found]}`, and the lines before "
+                f"`{LST_COLUMNS[kind]}`; make them alike"
+            )
         if not _is_number(label) or float(label) < 0 or not float(label).is_integer():
             raise ListError(f"{path}, line {number}: label {label!r} of {name} is no whole number from 0")
-        images.append(ListedImage(name, int(float(label))))
+        is_key = found == "im2rec" and columns[0].strip().isascii() and columns[0].strip().isdigit()
+        images.append(ListedImage(name, int(float(label)), int(columns[0]) if is_key else None))
     if not images:
         raise ListError(f"{path} lists no images")
-    return images
+    return images, str(kind)
 
 
 def check_labels(images: list[ListedImage], source: Path) -> None:
@@ -95,7 +113,7 @@ def check_labels(images: list[ListedImage], source: Path) -> None:
 def renumber(images: list[ListedImage]) -> list[ListedImage]:
     """The same images with consecutive labels from 0, in the order of the old labels."""
     new_label = {label: position for position, label in enumerate(sorted({image.label for image in images}))}
-    return [ListedImage(image.name, new_label[image.label]) for image in images]
+    return [image._replace(label=new_label[image.label]) for image in images]
 
 
 def _is_number(text: str) -> bool:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import cv2
 
 from data_prep.bad_records import BadRecords, add_bad_record_option
-from data_prep.image_lists import ListedImage, ListError, check_labels, list_folder, read_lst, renumber
+from data_prep.image_lists import (
+    LST_COLUMNS,
+    ListedImage,
+    ListError,
+    check_labels,
+    list_folder,
+    read_lst_and_kind,
+    renumber,
+)
 from data_prep.ordered_work import in_order
 from facekd.data.decoding import ImageError, decode_rgb, quiet_decoders
 from facekd.data.record_pack_writer import RecordPackWriter, rec_path_of
@@ -23,6 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     images, root = _list_images(arguments)
     if arguments.layout == "insightface":
         images.sort(key=lambda image: image.label)  # stable: the order within an identity stays
+    # As im2rec does, the index of the list is the key of the record.
+    keys = {image.key for image in images}
+    has_keys = arguments.layout == "im2rec" and None not in keys and len(keys) == len(images)
     bad = BadRecords(arguments.on_bad_record)
     quiet_decoders()
 
@@ -39,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
                 bad.meet(error)
                 continue
             num_kept += 1
-            writer.add(image.label, content, image.name)
+            writer.add(image.label, content, image.name, image.key if has_keys else None)
         if num_kept == 0:
             raise ListError(f"none of the {len(images):,} images of {arguments.source} is usable; nothing was written")
     size = writer.rec_path.stat().st_size / 1e6
@@ -88,7 +100,9 @@ def _list_images(arguments: argparse.Namespace) -> tuple[list[ListedImage], Path
     if source.is_dir():
         images, root = list_folder(source), source
     else:
-        images, root = read_lst(source), arguments.root or source.parent
+        images, kind = read_lst_and_kind(source)
+        root = arguments.root or source.parent
+        print(f"{source}: {len(images):,} images, columns `{LST_COLUMNS[kind]}` ({kind})", file=sys.stderr)
     if arguments.renumber:
         images = renumber(images)
     check_labels(images, source)

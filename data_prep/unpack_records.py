@@ -60,7 +60,7 @@ def _choose_names(pack: RecordPack, wanted: bool | None) -> Callable[[int, int, 
         return by_number
     lst_path = pack.reader.rec_path.with_suffix(".lst")
     try:
-        names = _names_from_lst(pack, lst_path)
+        names = names_from_lst(pack, lst_path)
     except (OSError, ListError) as error:
         if wanted:
             raise ListError(f"no names for the images from {lst_path}: {error}") from error
@@ -70,7 +70,7 @@ def _choose_names(pack: RecordPack, wanted: bool | None) -> Callable[[int, int, 
     return lambda image, label, content: names[image]
 
 
-def _names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
+def names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
     """Names of the images in the `.lst` beside the pack, checked against the labels of all records.
 
     Raises:
@@ -83,7 +83,7 @@ def _names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
         order = (pack.image_keys - 1).tolist()  # line n is key n
     else:
         # im2rec's first column is the key; lines and records may both be shuffled.
-        lines = lst_path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = lst_path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
         line_of_key = {line.partition("\t")[0]: number for number, line in enumerate(filter(str.strip, lines))}
         order = [line_of_key.get(str(key), -1) for key in pack.image_keys.tolist()]
     if min(order) < 0 or max(order) >= len(listed):
@@ -91,7 +91,7 @@ def _names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
     labels = pack.labels().tolist()
     names = []
     for image, line in enumerate(order):
-        name, label = listed[line]
+        name, label = listed[line].name, listed[line].label
         if labels[image] not in (label, -1):
             raise ListError(
                 f"{lst_path} gives {name} label {label}, and record {pack.image_keys[image]} has {labels[image]}"

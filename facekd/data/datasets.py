@@ -18,6 +18,7 @@ from facekd.data.cifar import CifarDataset, Split, find_cifar
 from facekd.data.crops import ResizedCrop, cut_and_scale
 from facekd.data.encoded_dataset import DatasetError, EncodedDataset, FaceDataset, OnBadRecord
 from facekd.data.record_pack import open_record_pack
+from facekd.data.sharded_records import ShardedRecords, find_shards
 from facekd.data.synthetic import render_faces
 
 __all__ = [
@@ -40,7 +41,7 @@ class RecordDataset(EncodedDataset):
     """A RecordIO pack, InsightFace or im2rec layout, read without mxnet.
 
     Args:
-        path: a folder that holds train.rec, or a .rec file.
+        path: a folder that holds train.rec or the shards of a data set, or a .rec file.
         image_size: S, side in pixels.
         on_bad_record: see `EncodedDataset`; with "skip", records whose very headers are lost (the end of a truncated
             file, an overwritten stretch) are left out of the data set at once, and `notes` says how many.
@@ -58,7 +59,7 @@ class RecordDataset(EncodedDataset):
         on_bad_record: OnBadRecord = "fail",
         resize: bool = False,
     ) -> None:
-        self.pack = open_record_pack(path, on_bad_record)
+        self.pack = ShardedRecords(path, on_bad_record) if find_shards(path) else open_record_pack(path, on_bad_record)
         super().__init__(str(path), image_size, self.pack.num_classes, on_bad_record, resize)
         is_usable = self.pack.labels() >= 0
         # Images of the pack that are images of the data set; None where all are, the ordinary case, at no cost.

@@ -37,7 +37,7 @@ class RecordPack:
         self.reader = reader
         self.on_bad_record = on_bad_record
         self.oddities: list[str] = list(reader.index.damage)
-        self.property = _read_property(reader.rec_path.parent / "property", self.oddities)
+        self.property = read_property(reader.rec_path.parent / "property", self.oddities)
         if reader.index.source is None:
             self.oddities.append(f"no .idx; the file was scanned (`facekd data index {reader.rec_path}` writes one)")
         if reader.num_beyond_end:
@@ -282,7 +282,7 @@ def find_rec(path: str | os.PathLike[str]) -> Path:
     raise RecordError(f"{path} holds {len(found)} .rec files and none is train.rec; name one of them: {names}")
 
 
-def _read_property(path: Path, oddities: list[str]) -> dict[str, Any] | None:
+def read_property(path: Path, oddities: list[str]) -> dict[str, Any] | None:
     """The `property` file: `num_classes,height,width`; some tools add lines, which say nothing we need."""
     if not path.is_file():
         return None

@@ -11,7 +11,7 @@ import numpy as np
 
 from facekd.data.recordio.format import Header, RecordError, pack
 from facekd.data.recordio.writer import RecordWriter
-from facekd.files import write_text
+from facekd.files import atomic_open, write_text
 
 Layout = Literal["insightface", "im2rec"]
 
@@ -62,7 +62,7 @@ class RecordPackWriter:
     def num_classes(self) -> int:
         return self._highest_label + 1
 
-    def add(self, label: int, image_bytes: bytes, name: str = "") -> int:
+    def add(self, label: int, image_bytes: bytes, name: str = "", key: int | None = None) -> int:
         """Append an image.
 
         Args:
@@ -70,6 +70,7 @@ class RecordPackWriter:
                 over has no images.
             image_bytes: JPEG or PNG.
             name: its path below the image folder, for the `.lst`; made up from label and key where left out.
+            key: of the record, in the im2rec layout only; by default the number of the image.
 
         Returns:
             The key of the record.
@@ -77,7 +78,9 @@ class RecordPackWriter:
         Raises:
             RecordError: labels out of order, no image bytes, or a label that float32 cannot hold.
         """
-        key = self._next_key
+        if key is not None and self.layout == "insightface":
+            raise RecordError(f"{self.rec_path}: the InsightFace layout has keys of its own", key=key)
+        key = self._next_key if key is None else key
         name = name or f"{label:07d}/{key:08d}.jpg"
         if not image_bytes:
             raise RecordError(f"{self.rec_path}: {name} has no bytes", key=key)
@@ -110,7 +113,9 @@ class RecordPackWriter:
             self.abort()
             raise
         self._writer.close()
-        write_text(self.rec_path.with_suffix(".lst"), "\n".join(self._list) + "\n")
+        with atomic_open(self.rec_path.with_suffix(".lst")) as stream:
+            # Names of files need not be Unicode; whoever reads the list gets their bytes back.
+            stream.write(("\n".join(self._list) + "\n").encode("utf-8", "surrogateescape"))
         write_text(self.rec_path.parent / "property", f"{self.num_classes},{self.image_size},{self.image_size}\n")
 
     def abort(self) -> None:

@@ -327,3 +327,16 @@ def test_the_real_pack_survives_unpacking_and_packing(
         assert (tmp_path / "packed" / name).read_bytes() == (source / name).read_bytes(), name
     summary = json.loads(run(inspect_records.main, tmp_path / "packed", "--json", "--check")[1])
     assert (summary["num_images"], summary["num_classes"], summary["oddities"]) == (3442, 336, [])
+
+
+def test_the_kind_of_list_is_said_and_must_be_one(faces: Path, tmp_path: Path, run: Run) -> None:
+    lst = tmp_path / "some.lst"
+    lst.write_text("1\tAda/Ada_0.jpg\t0\n1\tBob/Bob_0.jpg\t1\n")
+    assert "`aligned path label` (insightface)" in run(pack_records.main, lst, tmp_path / "a", "--root", faces)[2]
+    lst.write_text("7\t0\tAda/Ada_0.jpg\n3\t1\tBob/Bob_0.jpg\n")
+    arguments = (lst, tmp_path / "b", "--root", faces, "--layout", "im2rec")
+    assert "`index label path` (im2rec)" in run(pack_records.main, *arguments)[2]
+    assert RecordReader(tmp_path / "b" / "train.rec").keys.tolist() == [7, 3]
+    lst.write_text("7\t0\tAda/Ada_0.jpg\n1\tBob/Bob_0.jpg\t1\n")
+    status, _, err = run(pack_records.main, lst, tmp_path / "c", "--root", faces)
+    assert status == 2 and "line 2: has the columns `aligned path label`" in err
