@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ from evaluation.templates import (
     pool_templates,
     with_switches,
 )
+from facekd.calibration import calibrate
 from facekd.errors import FacekdError, run_verb
 from facekd.files import atomic_open, write_json
 from facekd.model_options import add_model_options, comma_separated
@@ -156,6 +158,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--bootstrap", type=int, default=1000, metavar="N", help="draws of the intervals over subjects, 0 for none "
         "(default: 1000)")  # fmt: skip
     add("--seed", type=int, default=0, help="of those draws (default: 0)")
+    add("--calibrate", action="store_true", help="fit log-likelihood ratios to the scores, with Cllr")
     add("--on-missing", choices=("fail", "drop"), default="fail", help="faces that cannot be used: stop (default), or "
         "go on without them and say what that cost")  # fmt: skip
     switches = parser.add_argument_group("faces to templates", "defaults as InsightFace's onnx_ijbc.py: all on")
@@ -291,6 +294,9 @@ def _measure(
             with _timed(seconds, "intervals"):
                 draws = (arguments.fars, arguments.bootstrap, arguments.seed)
                 add_bootstrap(results, pairs, protocol, kept, subjects, *draws)
+        if arguments.calibrate:
+            with _timed(seconds, "calibrate"):
+                results["calibration"] = asdict(calibrate(pairs.ranked.genuine, pairs.ranked.impostor))
         scores = pairs.scores
     if evaluated != "1:1":
         with _timed(seconds, "identify"):
