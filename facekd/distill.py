@@ -31,8 +31,8 @@ from facekd.distill_config import (
     WITHOUT_TEACHER_EMBEDDING,
     DistillConfig,
 )
+from facekd.distill_diagnostics import diagnose
 from facekd.distillation.contrastive import ContrastiveDistillation
-from facekd.distillation.diagnostics import compare_classifiers
 from facekd.distiller import Distiller
 from facekd.distributed import World, gather_tensor_rows
 from facekd.embedder import Embedder, open_embedder
@@ -41,10 +41,10 @@ from facekd.onnx_embedder import is_onnx_file
 from facekd.sharing import load_shared_head
 from facekd.teacher_cache import open_teacher_cache
 from facekd.train import MakeValidators, run_training
-from facekd.training_state import AMP_DTYPES, TrainingState, backbone_arguments
+from facekd.training_state import AMP_DTYPES, backbone_arguments
 
 if TYPE_CHECKING:
-    from facekd.logbook import Logbook
+    pass
 
 
 class DistillError(FacekdError):
@@ -64,7 +64,7 @@ def main(
         description,
         build_distiller,
         make_validators,
-        at_end=say_how_heads_compare,
+        at_end=diagnose,
     )
 
 
@@ -197,24 +197,6 @@ def _load_teacher_head(config: DistillConfig, dataset: FaceDataset) -> MarginCla
         )
     shared = load_shared_head(source, dataset)
     return shared.build(dataclasses.replace(config.head, bias=None), shared.embedding_size)  # the teacher's is as it is
-
-
-def say_how_heads_compare(state: TrainingState, logbook: Logbook) -> None:
-    """Compare the student's classifier with the teacher's, class by class, where both exist and have one size."""
-    recognizer = state.recognizer
-    assert isinstance(recognizer, Distiller)
-    assert isinstance(state.config, DistillConfig)
-    own, teacher = recognizer.head, recognizer.teacher_head
-    if not (state.config.diagnostics and recognizer.owns_head and teacher is not None):
-        return
-    assert isinstance(own, MarginClassifier | LinearClassifier)
-    if own.weight.shape != teacher.weight.shape:
-        return
-    biases = (getattr(head, "bias", None) for head in (own, teacher))
-    comparison = compare_classifiers(own.weight, teacher.weight, *biases)
-    logbook.record("heads", state.images_seen, comparison.scalars())
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in comparison.scalars().items())
-    logbook.say(f"student's and teacher's classifier, class by class: {shown}")
 
 
 if __name__ == "__main__":

@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from facekd.errors import FacekdError, run_verb
+from facekd.errors import run_verb
 from facekd.files import write_json
 from facekd.progress import format_duration
+from facekd.steps import Memory, Step, as_options, run_steps, sole_user_of
 
 EXAMPLE = """\
 example:
@@ -31,18 +29,15 @@ what it leaves there:
   data/            generated shards (train.rec, train.idx, property), test.bin with people not in them
   untrained.pt     the network before training, the floor every result is compared with
   arcface/ cosface/   the runs: checkpoints, log.jsonl, config.yaml; model.onnx; verification/
+  student/ l2/ kd/ th_kd/ sh_kd/   a student of half the width: alone, and taught by the arcface model
   results.json     models: name, method, accuracy, eer, tar_at_far, onnx
   report.html      one page with the pictures
 """
 
 
-class QuickstartError(FacekdError):
-    """A step of the quickstart failed."""
-
-
 @dataclass(frozen=True)
 class Size:
-    """How much is generated and trained."""
+    """How much is generated and trained; students have half the width."""
 
     identities: int
     images_per_identity: int
@@ -51,21 +46,67 @@ class Size:
     image_size: int
     width: float
     images: int  # seen in each training
+    student_images: int  # seen by each student, and by the teacher under a student's classifier
 
 
 SIZES = {
-    "small": Size(300, 20, 150, 6000, 64, 0.5, 24_000),
+    "small": Size(300, 20, 150, 6000, 64, 0.5, 14_000, 10_000),
     # For tests: every step, in seconds, learning nothing worth the name.
-    "tiny": Size(12, 8, 20, 60, 32, 0.125, 400),
+    "tiny": Size(12, 8, 20, 60, 32, 0.25, 400, 400),
 }
-METHODS = {"arcface": 0.4, "cosface": 0.3}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training. In `config`, `{name}` is the folder of that run and `{cache}` the teacher's cached embeddings."""
+
+    title: str
+    method: str
+    verb: str
+    is_student: bool
+    config: dict[str, Any]
+    after: tuple[str, ...] = ()
+    judged: bool = True
+
+
+ARCFACE = {"head.margin": "arcface", "head.margin_value": 0.4}
+TAUGHT = {**ARCFACE, "teacher.model": "{arcface}", "teacher.cache": "{cache}"}
+# Weights: the squared distance of unit embeddings times 10, KL times 1 at temperature 4; see docs/method.md.
+RECIPES = {
+    "arcface": Recipe("train by arcface", "arcface", "train", False, ARCFACE),
+    "cosface": Recipe(
+        "train by cosface", "cosface", "train", False, {"head.margin": "cosface", "head.margin_value": 0.3}
+    ),
+    "student": Recipe("train the student alone", "student alone", "train", True, ARCFACE),
+    "l2": Recipe("distil by L2", "L2", "distill", True, {**TAUGHT, "loss.embedding_l2": 10}, ("cache",)),
+    "kd": Recipe("distil by KD", "KD", "distill", True, {**TAUGHT, "loss.kl": 1}, ("cache",)),
+    "th_kd": Recipe("distil by TH-KD", "TH-KD", "distill", True, {**TAUGHT, "loss.kl": 1, "share": 1}, ("cache",)),
+    "sh_teacher": Recipe(
+        "train a teacher under the student's classifier",
+        "",
+        "train",
+        False,
+        {**ARCFACE, "shared_head": "{student}"},
+        ("student",),
+        judged=False,
+    ),
+    "sh_kd": Recipe(
+        "distil by SH-KD",
+        "SH-KD",
+        "distill",
+        True,
+        {**ARCFACE, "teacher.model": "{sh_teacher}", "shared_head": "{student}", "loss.embedding_l2": 10},
+        ("sh_teacher",),
+    ),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Generate, train, export, verify, report."""
+    """Generate, train, distil, export, verify, report."""
     parser = argparse.ArgumentParser(
         prog="facekd quickstart",
-        description="Generated faces -> shards -> MobileFaceNet by two margins -> ONNX -> verification -> a page.",
+        description="Generated faces -> shards -> MobileFaceNet by two margins -> students distilled from it -> ONNX "
+        "-> verification -> a page.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -78,34 +119,47 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class Quickstart:
-    """The steps, in order, and the memory of which are done."""
+    """The steps, and what they come to."""
 
     def __init__(self, folder: Path, size: Size, seed: int) -> None:
         self.folder = folder
         self.size = size
         self.seed = seed
-        self._done_file = folder / "steps.json"
 
     def run(self) -> None:
         """Run every step that is not done, then write `results.json` and `report.html`."""
         from facekd.quickstart_report import write_report
 
         started = time.monotonic()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._synthesize()
-        self._make_untrained()
-        for method in METHODS:
-            self._train(method)
-        models = [self._judge("untrained", "random weights", self.folder / "untrained.pt")]
-        models += [self._judge(method, method, self.folder / method) for method in METHODS]
+        with sole_user_of(self.folder, "quickstart"):
+            memory = Memory(self.folder, same_command_only=True)
+            self._make_untrained()
+            run_steps(self.steps(), memory)
+        models = [self._result("untrained", "random weights")]
+        models += [self._result(name, recipe.method) for name, recipe in RECIPES.items() if recipe.judged]
         write_json(self.folder / "results.json", {"schema": 1, "seed": self.seed, "models": models})
         write_report(self.folder, models)
         print(_table(models))
         print(f"\nreport: {self.folder / 'report.html'}   ({format_duration(time.monotonic() - started)})")
 
-    def _synthesize(self) -> None:
+    def steps(self) -> list[Step]:
+        """Everything there is to run: generate, train, cache the teacher, distil, then export and judge each."""
+        data, cache = self.folder / "data", self.folder / "teacher.cache"
+        steps = [Step("generate faces", ("data", "synthesize", *as_options(self._data_options())), data / "train.rec")]
+        for name, recipe in RECIPES.items():
+            if "cache" in recipe.after and all(step.makes != cache for step in steps):
+                words = ("cache-teacher", str(self.folder / "arcface"), "--data", str(data), "--output", str(cache))
+                steps.append(Step("cache the teacher", words, cache, (RECIPES["arcface"].title,)))
+            before = ("cache the teacher" if other == "cache" else RECIPES[other].title for other in recipe.after)
+            words = (recipe.verb, *as_options(self._train_options(name)))
+            steps.append(Step(RECIPES[name].title, words, self.folder / name, ("generate faces", *before)))
+        for name in ("untrained", *(name for name, recipe in RECIPES.items() if recipe.judged)):
+            steps += self._judging(name)
+        return steps
+
+    def _data_options(self) -> dict[str, Any]:
         size = self.size
-        options = {
+        return {
             "output": self.folder / "data",
             "size": size.image_size,
             "seed": self.seed,
@@ -114,7 +168,6 @@ class Quickstart:
             "test-identities": size.test_identities,
             "pairs": size.pairs,
         }
-        self._step("generate faces", ["data", "synthesize", *_as_options(options)])
 
     def _make_untrained(self) -> None:
         import torch
@@ -124,7 +177,7 @@ class Quickstart:
         from facekd.config import TrainConfig, parse_config
         from facekd.training_state import backbone_arguments
 
-        config = parse_config(TrainConfig, self._train_arguments("arcface"), "facekd quickstart", "")
+        config = parse_config(TrainConfig, as_options(self._train_options("arcface")), "facekd quickstart", "")
         torch.manual_seed(config.seed)
         content = {
             "config": {"backbone": backbone_arguments(config)},
@@ -133,38 +186,39 @@ class Quickstart:
         }
         save_checkpoint(self.folder / "untrained.pt", content)
 
-    def _train(self, method: str) -> None:
-        self._step(f"train by {method}", ["train", *self._train_arguments(method)])
-
-    def _train_arguments(self, method: str) -> list[str]:
-        size = self.size
-        batch = 64 if size.images > 10_000 else 16
-        values: dict[str, Any] = {
-            "output": self.folder / method,
+    def _train_options(self, name: str) -> dict[str, Any]:
+        size, recipe = self.size, RECIPES[name]
+        images = size.student_images if recipe.is_student or recipe.after else size.images
+        places = {other: str(self.folder / other) for other in RECIPES} | {"cache": str(self.folder / "teacher.cache")}
+        config = {
+            key: places[value[1:-1]] if isinstance(value, str) and value.startswith("{") else value
+            for key, value in recipe.config.items()
+        }
+        return {
+            "output": self.folder / name,
             "seed": self.seed,
             "data.train": self.folder / "data",
             "data.image_size": size.image_size,
             "data.workers": 1,
             "backbone.name": "mobilefacenet",
-            "backbone.width": size.width,
+            "backbone.width": size.width / 2 if recipe.is_student else size.width,
             "backbone.embedding_size": 128,
-            "head.margin": method,
-            "head.margin_value": METHODS[method],
             "head.scale": 32,
+            **config,
             "schedule.lr": 0.1,
-            "schedule.warmup_images": size.images // 20,
-            "images": size.images,
-            "global_batch_size": batch,
-            "log_every_images": size.images // 24,
-            "checkpoint.every_images": size.images // 6,
-            "tensorboard": "false",
+            "schedule.warmup_images": images // 20,
+            "images": images,
+            "global_batch_size": 64 if images >= 10_000 else 16,
+            "log_every_images": images // 20,
+            "checkpoint.every_images": images // 5,
+            "tensorboard": False,
         }
-        return _as_options(values)
 
-    def _judge(self, name: str, method: str, checkpoint: Path) -> dict[str, Any]:
-        model, verification = self.folder / name / "model.onnx", self.folder / name / "verification"
-        self._step(f"export {name}", ["export", checkpoint, "--output", model])
-        data = self.folder / "data"
+    def _judging(self, name: str) -> list[Step]:
+        data, folder = self.folder / "data", self.folder / name
+        is_trained = name in RECIPES
+        source = folder if is_trained else self.folder / f"{name}.pt"
+        model, verification = folder / "model.onnx", folder / "verification"
         options = {
             "model": model,
             "pairs": data / "test.bin",
@@ -172,7 +226,13 @@ class Quickstart:
             "fars": "1e-1,1e-2,1e-3",
             "output": verification,
         }
-        self._step(f"verify {name}", ["evaluate", "lfw", *_as_options(options)])
+        before = (RECIPES[name].title,) if is_trained else ()
+        export = Step(f"export {name}", ("export", str(source), "--output", str(model)), model, before)
+        words = ("evaluate", "lfw", *as_options(options))
+        return [export, Step(f"verify {name}", words, verification / "results.json", (export.title, "generate faces"))]
+
+    def _result(self, name: str, method: str) -> dict[str, Any]:
+        model, verification = self.folder / name / "model.onnx", self.folder / name / "verification"
         results = json.loads((verification / "results.json").read_text())
         return {
             "name": name,
@@ -184,33 +244,6 @@ class Quickstart:
             "tar_at_far": results["tar_at_far"],
             "onnx": str(model.relative_to(self.folder)),
         }
-
-    def _step(self, title: str, words: list[Any]) -> None:
-        """Run `facekd WORDS` in a process of its own, unless this folder has it done already."""
-        command = ["facekd", *map(str, words)]
-        done = json.loads(self._done_file.read_text()) if self._done_file.exists() else {}
-        if title in done:
-            if done[title] != command:
-                raise QuickstartError(
-                    f"{self.folder} holds a quickstart of another kind: {title!r} was `{shlex.join(done[title])}`, "
-                    f"and would now be `{shlex.join(command)}`. Choose another --output, or delete the folder"
-                )
-            print(f"-- {title}: done before", flush=True)
-            return
-        print(f"\n== {title}\n   {shlex.join(command)}", flush=True)
-        started = time.monotonic()
-        status = subprocess.run([sys.executable, "-m", "facekd", *command[1:]], check=False).returncode
-        if status:
-            raise QuickstartError(
-                f"the step {title!r} failed (status {status}); what it said is above. "
-                "Once that is mended, the same command goes on from there"
-            )
-        write_json(self._done_file, {**done, title: command})
-        print(f"   {format_duration(time.monotonic() - started)}", flush=True)
-
-
-def _as_options(values: dict[str, Any]) -> list[str]:
-    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
 
 
 def _table(models: list[dict[str, Any]]) -> str:

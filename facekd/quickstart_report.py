@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from facekd import html_page
 from facekd.data.pair_pack import read_pair_pack
 from facekd.files import write_text
 from facekd.logbook import read_log
@@ -17,13 +16,6 @@ from facekd.verification import roc_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse } td, th { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #ddd }
-td:first-child, th:first-child { text-align: left } img { max-width: 100% } figcaption { color: #555; font-size: 14px }
-figure { margin: 1.5rem 0 } code { background: #f3f3f3; padding: 0 .2rem }
-"""
 
 
 def write_report(folder: Path, models: list[dict[str, Any]]) -> None:
@@ -36,23 +28,27 @@ def write_report(folder: Path, models: list[dict[str, Any]]) -> None:
     trained = [model["name"] for model in models if (folder / model["name"] / "log.jsonl").exists()]
     best = min(models, key=lambda model: model["eer"])
     parts = [
-        "<h1>facekd quickstart</h1>",
-        "<p>Generated people were packed into RecordIO shards, a MobileFaceNet was trained on them by each margin, "
-        "exported as ONNX and judged on pairs of <em>other</em> generated people. Generated faces say whether the "
-        "machinery works and learns; they say nothing about accuracy on real faces.</p>",
+        "<p>Generated people were packed into RecordIO shards and a MobileFaceNet was trained on them by each margin. "
+        "The ArcFace model then taught students of half its width: by its embeddings (L2), by the student's own "
+        "classifier (KD), through its frozen classifier (TH-KD); in SH-KD the teacher was trained under the classifier "
+        "of the student trained alone. Each was exported as ONNX and judged on pairs of <em>other</em> generated "
+        "people. Generated faces say whether the machinery works and learns; they say nothing about accuracy on real "
+        "faces.</p>"
+        "<p>One training each: differences between students of less than a few points are chance. With several seeds "
+        "and intervals: <code>facekd study configs/study/generated_faces.yaml</code></p>",
         _table(models),
-        _figure(
-            _to_png(_draw_roc(folder, models)),
+        html_page.picture(
+            html_page.to_png(_draw_roc(folder, models)),
             "True accept rate against false accept rate on people not in the training data. The dotted line is where "
             "both errors are equal. The untrained network shows what the task gives away for free. Intervals: 95 %, "
             "over people.",
         ),
-        _figure(
-            _to_png(_draw_losses(folder, trained)),
+        html_page.picture(
+            html_page.to_png(_draw_losses(folder, trained)),
             "Loss during training. Margins differ in how much they demand, so compare the shapes, not the heights.",
         ),
-        _figure(_read(folder / "data", "*.png"), "Training data: a row is a person."),
-        _figure(
+        html_page.picture(_read(folder / "data", "*.png"), "Training data: a row is a person."),
+        html_page.picture(
             (folder / best["name"] / "verification" / "hardest_pairs.png").read_bytes(),
             f"What {html.escape(best['name'])} finds hardest.",
         ),
@@ -60,38 +56,26 @@ def write_report(folder: Path, models: list[dict[str, Any]]) -> None:
         "<code>results.json</code> and in each model's <code>verification/results.json</code>. To train on your own "
         "shards: <code>facekd train configs/train/ms1mv3_mobilefacenet_cosface.yaml --data.train FOLDER</code></p>",
     ]
-    page = f"<!doctype html><meta charset=utf-8><title>facekd quickstart</title><style>{STYLE}</style>{''.join(parts)}"
-    write_text(folder / "report.html", page)
+    write_text(folder / "report.html", html_page.page("facekd quickstart", parts))
 
 
 def _table(models: list[dict[str, Any]]) -> str:
     fars = [point["far"] for point in models[0]["tar_at_far"]]
-    head = "".join(f"<th>{title}</th>" for title in ["model", "accuracy", "EER", *(f"TAR@FAR {far:g}" for far in fars)])
+    head = ["model", "method", "accuracy", "EER", *(f"TAR@FAR {far:g}" for far in fars)]
     rows = []
     for model in models:
         low, high = model["eer_ci95"]
         eer = f"{model['eer']:.2%} <small>({low:.1%} to {high:.1%})</small>"
-        cells = [html.escape(model["name"]), f"{model['accuracy']['mean']:.2%}", eer]
+        cells = [html.escape(model["name"]), html.escape(model["method"]), f"{model['accuracy']['mean']:.2%}", eer]
         for point in model["tar_at_far"]:
             reason = html.escape(point.get("reason") or "")
             cells.append(f"{point['tar']:.2%}" if point["tar"] is not None else f'<span title="{reason}">n/a</span>')
-        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
-
-
-def _figure(png: bytes, caption: str) -> str:
-    data = base64.b64encode(png).decode()
-    return f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+        rows.append(cells)
+    return html_page.table(head, rows)
 
 
 def _read(folder: Path, pattern: str) -> bytes:
     return next(iter(sorted(folder.glob(pattern)))).read_bytes()
-
-
-def _to_png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    return stream.getvalue()
 
 
 def _draw_roc(folder: Path, models: list[dict[str, Any]]) -> Figure:

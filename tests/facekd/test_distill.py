@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -255,3 +256,37 @@ def test_another_teacher_is_refused_on_resume(distil: Distil, tiny_config: Any, 
 def test_configurations_that_cannot_be(distil: Distil, overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(Exception, match=message):
         distil(**overrides)
+
+
+def test_diagnostics_are_those_of_the_models_left_behind(distil: Distil, teacher: Path, tiny_faces: Path) -> None:
+    folder = distil(loss__kl=1, loss__rkd_angle=1, augmentation__flip="false")
+    images = open_dataset(str(tiny_faces), 32).load(np.arange(42))[0]
+
+    def embed(source: Path) -> np.ndarray:
+        rows = open_embedder(str(source)).embed(images).astype(np.float64)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def first_class(source: Path, rows: np.ndarray) -> np.ndarray:
+        weight = load_checkpoint(next(iter(sorted((source / "checkpoints").glob("*.pt"))[-1:])))["head"]["weight"]
+        return (rows @ torch.nn.functional.normalize(weight).double().numpy().T).argmax(1)
+
+    student_BD, teacher_BE = embed(folder), embed(teacher)
+    (found,) = read_log(folder, "agreement")
+    assert found["num_images"] == 42
+    expected = np.mean(first_class(folder, student_BD) == first_class(teacher, teacher_BE))
+    assert found["agreement"] == pytest.approx(expected)
+    s, t = (rows - rows.mean(0) for rows in (student_BD, teacher_BE))
+    kernels = s @ s.T, t @ t.T
+    alignment = np.sum(kernels[0] * kernels[1]) / (np.linalg.norm(kernels[0]) * np.linalg.norm(kernels[1]))
+    assert found["relation_similarity"] == pytest.approx(alignment, rel=1e-3)
+    assert "embedding_cosine" not in found and not (folder / "diagnostics.png").exists()  # 16 against 24 numbers
+
+
+def test_diagnostics_are_drawn_where_sizes_agree_and_can_be_turned_off(distil: Distil) -> None:
+    folder = distil(backbone__embedding_size=24, loss__kl=1)
+    (found,) = read_log(folder, "agreement")
+    assert -1 <= found["embedding_cosine"] <= 1 and read_log(folder, "heads")
+    picture = cv2.imread(str(folder / "diagnostics.png"))
+    assert picture is not None and picture.shape[1] > 2 * picture.shape[0]  # two diagrams beside each other
+    silent = distil("silent", backbone__embedding_size=24, loss__kl=1, diagnostics="false")
+    assert not read_log(silent, "agreement") and not (silent / "diagnostics.png").exists()

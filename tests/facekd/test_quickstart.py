@@ -16,10 +16,11 @@ def test_every_step_runs_once_and_lands_in_one_folder(tmp_path: Path, capfd: pyt
     command = ["quickstart", "--size", "tiny", "--output", str(folder)]
     assert main(command) == 0
     first = capfd.readouterr().out
-    assert first.count("\n== ") == 9 and "done before" not in first
+    assert first.count("\n== ") == 26 and "done before" not in first
 
     results = json.loads((folder / "results.json").read_text())
-    assert [model["name"] for model in results["models"]] == ["untrained", "arcface", "cosface"]
+    names = ["untrained", "arcface", "cosface", "student", "l2", "kd", "th_kd", "sh_kd"]
+    assert [model["name"] for model in results["models"]] == names
     for model in results["models"]:
         assert 0 <= model["accuracy"]["mean"] <= 1 and 0 <= model["eer"] <= 1
         assert {"far", "tar", "threshold", "false_accepts"} <= set(model["tar_at_far"][0])
@@ -30,10 +31,10 @@ def test_every_step_runs_once_and_lands_in_one_folder(tmp_path: Path, capfd: pyt
 
     assert main(command) == 0
     second = capfd.readouterr().out
-    assert second.count("done before") == 9 and "\n== " not in second
+    assert second.count("done before") == 26 and "\n== " not in second
 
     assert main([*command, "--seed", "1"]) == 2
-    assert "holds a quickstart of another kind" in capfd.readouterr().err
+    assert "holds results of another kind" in capfd.readouterr().err
 
 
 def test_a_failed_step_says_so_and_is_not_marked_done(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

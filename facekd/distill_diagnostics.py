@@ -1,0 +1,154 @@
+"""At the end of a distillation: how far student and teacher are apart, in numbers and in one picture.
+
+Looked at: the classifiers row by row, on a sample of training images the class that each puts first, and the
+embeddings. Pure functions for all of it are in `facekd/distillation/diagnostics.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from facekd.classifier import LinearClassifier, MarginClassifier
+from facekd.data.loader import Batch, make_loader
+from facekd.data.sampler import PositionSampler
+from facekd.data.transforms import to_model_input
+from facekd.distill_config import DistillConfig
+from facekd.distillation.diagnostics import (
+    HeadComparison,
+    agreement,
+    compare_classifiers,
+    embedding_similarity,
+    relation_similarity,
+)
+from facekd.distiller import Distiller
+from facekd.files import atomic_path
+from facekd.training_state import TrainingState
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from facekd.logbook import Logbook
+
+SAMPLE = 512  # images; a second of a small network on a CPU
+PICTURE = "diagnostics.png"
+
+
+def diagnose(state: TrainingState, logbook: Logbook) -> None:
+    """Log, say and draw how student and teacher compare; nothing where the configuration turns it off.
+
+    `log.jsonl` gets `heads` (cosines class by class, where both classifiers exist and have one shape) and `agreement`
+    (share of images with the same first class, cosine between the embeddings, similarity of the relations between
+    images), the run's folder `diagnostics.png`.
+    """
+    assert isinstance(state.config, DistillConfig)
+    if not state.config.diagnostics or not state.world.is_main:
+        return
+    assert isinstance(state.recognizer, Distiller)
+    heads = compare_heads(state.recognizer)
+    if heads is not None:
+        logbook.record("heads", state.images_seen, heads.scalars())
+        logbook.say(f"student's and teacher's classifier, class by class: {_in_words(heads.scalars())}")
+    values, cosine_B = compare_on_images(state)
+    if values:
+        logbook.record("agreement", state.images_seen, values)
+        logbook.say(f"student and teacher on {values['num_images']} training images: {_in_words(values)}")
+    if heads is not None or cosine_B is not None:
+        with atomic_path(state.folder / PICTURE) as temporary:
+            draw(None if heads is None else heads.cosine_per_class, cosine_B).savefig(temporary, dpi=110, format="png")
+
+
+def compare_heads(recognizer: Distiller) -> HeadComparison | None:
+    """The student's own classifier and the teacher's; None unless both exist, in one shape."""
+    own, teacher = recognizer.head, recognizer.teacher_head
+    if not recognizer.owns_head or teacher is None:
+        return None
+    assert isinstance(own, MarginClassifier | LinearClassifier)
+    if own.weight.shape != teacher.weight.shape:
+        return None
+    biases = (getattr(head, "bias", None) for head in (own, teacher))
+    return compare_classifiers(own.weight, teacher.weight, *biases)
+
+
+@torch.no_grad()
+def compare_on_images(state: TrainingState) -> tuple[dict[str, Any], Tensor | None]:
+    """What both make of the first images of the run: values for the log, and the cosines (B,) of their embeddings.
+
+    Returns:
+        No values where no loss asks the teacher for embeddings; no cosines where sizes differ and nothing projects.
+    """
+    recognizer = state.recognizer
+    assert isinstance(recognizer, Distiller)
+    was_training = recognizer.training
+    recognizer.eval()
+    rows, agreed = [], []
+    for batch in _sample(state):
+        embedded = _embed(state, batch)
+        if embedded is None:
+            break
+        rows.append(embedded)
+        if recognizer.teacher_head is not None:  # batch by batch: logits (B, C) of many classes are large
+            student_BD, projected_BE, teacher_BE = embedded
+            own = recognizer.head(student_BD) if recognizer.owns_head else recognizer.teacher_head(projected_BE)
+            agreed.append(agreement(own, recognizer.teacher_head(teacher_BE)))
+    recognizer.train(was_training)
+    if not rows:
+        return {}, None
+    student, projected, teacher = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    values: dict[str, Any] = {"num_images": len(student)}
+    if agreed:
+        values["agreement"] = sum(agreed) / len(agreed)  # all batches are of one size
+    if len(student) > 1:
+        values["relation_similarity"] = relation_similarity(student, teacher)
+    if projected.shape != teacher.shape:
+        return values, None
+    cosine_B = embedding_similarity(projected, teacher).cpu()
+    return {**values, "embedding_cosine": float(cosine_B.mean())}, cosine_B
+
+
+def _sample(state: TrainingState) -> list[Batch]:
+    """The first images of the run, in few batches: whatever their number is in the end, the same for every method."""
+    config = state.config
+    size = min(64, len(state.dataset))
+    count = max(1, min(SAMPLE, len(state.dataset)) // size)
+    sampler = PositionSampler(len(state.dataset), config.seed, size, total_images=count * size)
+    batches = iter(make_loader(state.dataset, sampler, config.augmentation, config.seed, workers=0))
+    return [next(batches) for _ in range(count)]
+
+
+def _embed(state: TrainingState, batch: Batch) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Embeddings: (B, D) the student's, (B, E) the same as the teacher's classifier sees them, (B, E) the teacher's."""
+    recognizer, config, device = state.recognizer, state.config, state.world.device
+    assert isinstance(recognizer, Distiller)
+    _, _, *teacher = recognizer.targets(batch)
+    if not teacher:
+        return None
+    images = to_model_input(batch.images.to(device), batch.flip.to(device), config.data.mean, config.data.std)
+    student_BD = recognizer.backbone(images).float()
+    projected_BE = student_BD if recognizer.projection is None else recognizer.projection(student_BD)
+    return student_BD, projected_BE, teacher[0].float()
+
+
+def _in_words(values: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float))
+
+
+def draw(cosine_C: Tensor | None, cosine_B: Tensor | None) -> Figure:
+    """Histograms of the cosines between class centres and between embeddings, of what there is."""
+    from matplotlib.figure import Figure
+
+    shown = []
+    for what, counted, values in (("classifiers", "classes", cosine_C), ("embeddings", "images", cosine_B)):
+        if values is not None:
+            shown.append((f"{what}, {len(values):,} {counted}", values))
+    figure = Figure(figsize=(5 * len(shown), 3.6), layout="constrained")
+    for axes, (title, values) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        low, high = float(values.min()), float(values.max())
+        margin = max(0.0, 0.01 - (high - low) / 2)  # a shared classifier: every cosine is 1
+        axes.hist(values.numpy(), bins=40, range=(low - margin, high + margin), color="C0", alpha=0.8)
+        axes.axvline(float(values.mean()), color="0.2", lw=1, ls="--", label=f"mean {float(values.mean()):.3f}")
+        axes.set(xlabel="cosine, student and teacher", ylabel="number", title=title)
+        axes.legend(fontsize=8)
+    return figure
