@@ -5,7 +5,6 @@ Each source gives, by the position of an image, an encoded loose crop, the five 
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 
 from data_prep.image_lists import list_folder
+from data_prep.landmark_files import read_landmarks
 from facekd.alignment import template
 from facekd.data.decoding import JPEG_START, ImageError, decode_rgb
 from facekd.data.record_pack import open_record_pack
@@ -76,7 +76,7 @@ class FolderImages:
 
     Args:
         folder: its path.
-        landmarks: a file of landmarks (see `read_landmarks`), or None for images that are aligned already.
+        landmarks: a file of landmarks (see `data_prep.landmark_files`), or None for images that are aligned already.
         on_missing: an image without landmarks is an error, or is left out.
 
     Raises:
@@ -109,8 +109,8 @@ class FolderImages:
             raise ImageError(f"{path}: {error}") from error
         if self._landmarks is None:
             return LooseCrop(content, _landmarks_of_aligned(pixels, str(path)), 1.0)
-        landmarks, score = self._landmarks[self.names[index]]
-        return LooseCrop(content, landmarks, score)
+        given = self._landmarks[self.names[index]]
+        return LooseCrop(content, given.landmarks, 1.0 if given.score is None else given.score)
 
 
 class RecordImages:
@@ -159,42 +159,6 @@ def open_source(
     if not path.is_dir():
         raise IjbSourceError(f"{path}: expected a folder with one folder of images for each person, or a .rec file")
     return FolderImages(path, landmarks, on_missing)
-
-
-def read_landmarks(path: str | os.PathLike[str]) -> dict[str, tuple[np.ndarray, float]]:
-    """Landmarks by image name, from lines `PERSON/IMAGE x1 y1 ... x5 y5 [score]`, separated by tabs, commas or spaces.
-
-    Points are left eye, right eye, nose, left and right corner of the mouth as seen in the image, in pixels; the score
-    is 1 where it is left out. Lines that begin with # are comments.
-
-    Returns:
-        name -> ((5, 2) float64, score).
-
-    Raises:
-        IjbSourceError: a line of another form, or a name that occurs twice.
-        OSError: the file cannot be read.
-    """
-    found: dict[str, tuple[np.ndarray, float]] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        separator = "\t" if "\t" in line else "," if "," in line else None  # tabs let a name hold spaces
-        name, *rest = (field.strip() for field in line.strip().split(separator))
-        try:
-            values = [float(field) for field in rest]
-        except ValueError:
-            values = []
-        if len(values) not in (10, 11) or not np.isfinite(values).all():
-            raise IjbSourceError(
-                f"{path}, line {number}: {line[:80]!r}; expected a name, the ten numbers x1 y1 ... x5 y5 and "
-                "perhaps a score"
-            )
-        if name in found:
-            raise IjbSourceError(f"{path}, line {number}: {name} occurs a second time; an image has one face here")
-        found[name] = np.array(values[:10]).reshape(5, 2), values[10] if len(values) == 11 else 1.0
-    if not found:
-        raise IjbSourceError(f"{path}: holds no landmarks")
-    return found
 
 
 def loosen(face: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
