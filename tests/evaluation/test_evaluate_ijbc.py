@@ -33,7 +33,7 @@ def evaluate(tmp_path):
         if flipped:
             files.append("--embeddings-flipped")
         (out / "results.json").unlink(missing_ok=True)
-        status = run_verb(lambda: main([*files, "--bootstrap", "100", *FARS, *extra]))
+        status = run_verb(lambda: main([*files, "--bootstrap", "100", "--no-report", *FARS, *extra]))
         return status, json.loads((out / "results.json").read_text()) if status == 0 else {}
 
     run.scores = lambda: np.load(tmp_path / "out put" / "scores.npy")  # type: ignore[attr-defined]
