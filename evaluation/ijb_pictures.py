@@ -64,6 +64,8 @@ def draw_verification(models: Sequence[Curve]) -> Figure:
     left.set_ylim(max(lowest - margin, 0), 1 + margin)
     left.set_ylabel("true accept rate")
     left.legend(loc="lower right", fontsize=8)
+    if least_error == 1.0:  # nowhere a false reject: a logarithmic axis has no place for that
+        right.text(0.5, 0.5, "no false rejects at any FAR", ha="center", va="center", transform=right.transAxes)
     right.set_yscale("log")
     right.set_ylim(min(least_error, highest_error / 10) / 1.5, min(highest_error * 1.5, 1.0))
     right.set_ylabel("false reject rate (FNMR)")
@@ -147,6 +149,8 @@ def draw_identification(models: Sequence[Curve]) -> Figure | None:
     right.set_ylabel("TPIR: mate first and above the threshold")
     right.set_title("DIR, open set", fontsize=10)
     for axes in (left, right):
+        low = axes.get_ylim()[0]
+        axes.set_ylim(max(low, 0), 1 + 0.04 * (1 - max(low, 0)))
         axes.grid(alpha=0.3, which="major")
         axes.legend(fontsize=8, loc="lower right")
     return figure

@@ -171,8 +171,7 @@ def _markdown(result: dict[str, Any], tables: list[Table]) -> str:
 def _html(result: dict[str, Any], tables: list[Table], curves: dict[str, np.ndarray]) -> str:
     protocol = html.escape(result["protocol"]["text"])
     parts = [f"<p>Protocol: {protocol}.</p><p>{html.escape(_summary(result))}</p>"]
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in [*(result.get("notes") or []), *reasons_of(result)])
-    parts += [f"<ul>{notes}</ul>"] if notes else []
+    parts += _list(result.get("notes") or [])
     model = Curve(name_of(result), curves, result.get("tar_at_far") or [])
     for table in tables:
         parts.append(table.to_html())
@@ -188,8 +187,14 @@ def _html(result: dict[str, Any], tables: list[Table], curves: dict[str, np.ndar
                 parts.append(html_page.picture(html_page.to_png(figure), caption))
         elif table.title == "Data":
             parts += _strips(result)
+    parts += ["<h2>Why some points are missing</h2>", *_list(reasons_of(result))] if reasons_of(result) else []
     parts.append(f"<h2>Command</h2><p><code>{html.escape(result.get('command', ''))}</code></p>")
     return html_page.page(_title(result), parts)
+
+
+def _list(sentences: list[str]) -> list[str]:
+    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
+    return [f"<ul>{items}</ul>"] if items else []
 
 
 def _verification_pictures(result: dict[str, Any], model: Curve) -> list[str]:

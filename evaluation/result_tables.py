@@ -54,7 +54,7 @@ def verification_table(result: dict[str, Any]) -> Table:
     rows = []
     for point in result["tar_at_far"]:
         if point["tar"] is None:
-            rows.append([f"{point['far']:g}", "not measurable", "-", "-", "-", "-", "-"])
+            rows.append([f"{point['far']:g}", "-", "-", "-", "-", "-", "not measurable"])
             continue
         rows.append(
             [
