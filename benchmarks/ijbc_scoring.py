@@ -1,0 +1,250 @@
+"""IJB-C 1:1 from cached embeddings to TAR@FAR: facekd beside the algorithm usual in the field, stage by stage.
+
+The usual algorithm is written out below from the description of the protocol in docs/formats.md, as the evaluation
+scripts of the field do it: a loop over templates that searches all rows for each, pairs gathered in batches of
+100,000 and multiplied row by row, scikit-learn's `roc_curve`, the point nearest to the FAR asked for. facekd does what
+`facekd evaluate ijbc` does, its checks of the data included.
+
+Each runs in a process of its own, so that each has its own peak memory, one after the other in one run; both must give
+the same TAR at every FAR under the `insightface` rule, or nothing is reported. Starting Python and importing libraries
+is on neither clock. Beside the wall clock stands processor time, of all threads: on a machine that has other work, the
+wall clock measures that too, and most of all for the side that uses all cores. The text files are read with pandas on
+the usual side where it is installed, else with numpy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.make_ijb_layout import main as make_ijb_layout
+from facekd.errors import FacekdError, run_verb
+from facekd.files import write_json
+
+FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+PAIRS_AT_ONCE = 100_000  # of the usual way
+PREFIX = "ijbc"
+STAGES = ("parse", "check", "pool", "score", "measure")
+WAYS = ("facekd parsed", "facekd", "usual")
+
+
+def run_usual(root: Path, seconds: dict[str, float]) -> dict[float, float]:
+    """The usual way; returns TAR by FAR."""
+    from sklearn.metrics import roc_curve
+    from sklearn.preprocessing import normalize
+
+    read = _text_reader()
+    meta = root / "meta"
+    with _timed(seconds, "parse"):
+        faces = read(meta / f"{PREFIX}_face_tid_mid.txt", (1, 2), np.int64)
+        templates, media = faces[:, 0], faces[:, 1]
+        detector = read(meta / f"{PREFIX}_name_5pts_score.txt", (11,), np.float64)[:, 0].astype(np.float32)
+        pairs = read(meta / f"{PREFIX}_template_pair_label.txt", (0, 1, 2), np.int64)
+        first, second, label = pairs[:, 0], pairs[:, 1], pairs[:, 2]
+    with _timed(seconds, "pool"):
+        both = np.load(root / "embeddings.npy")
+        size = both.shape[1] // 2
+        embeddings = both[:, :size] + both[:, size:]
+        embeddings = embeddings * detector[:, None]
+        unique_templates = np.unique(templates)
+        pooled = np.zeros((len(unique_templates), size))
+        for row, template in enumerate(unique_templates):
+            (chosen,) = np.where(templates == template)
+            own, own_media = embeddings[chosen], media[chosen]
+            means = [own[own_media == medium].mean(axis=0) for medium in np.unique(own_media)]
+            pooled[row] = np.sum(means, axis=0)
+        pooled = normalize(pooled)
+    with _timed(seconds, "score"):
+        row_of = np.zeros(int(unique_templates.max()) + 1, np.int64)
+        row_of[unique_templates] = np.arange(len(unique_templates))
+        scores = np.zeros(len(first))
+        for start in range(0, len(first), PAIRS_AT_ONCE):
+            some = slice(start, start + PAIRS_AT_ONCE)
+            scores[some] = np.sum(pooled[row_of[first[some]]] * pooled[row_of[second[some]]], axis=-1)
+    with _timed(seconds, "measure"):
+        false_rate, true_rate, _ = roc_curve(label, scores)
+        false_rate, true_rate = np.flipud(false_rate), np.flipud(true_rate)
+        return {far: float(true_rate[np.argmin(np.abs(false_rate - far))]) for far in FARS}
+
+
+def run_facekd(root: Path, seconds: dict[str, float]) -> dict[float, float]:
+    """What `facekd evaluate ijbc --protocol 1:1 --rule insightface` does; returns TAR by FAR."""
+    from evaluation.embedding_rows import NpyRows
+    from evaluation.ijb import load_protocol
+    from evaluation.ijb_metrics import measure_verification, score_protocol
+    from evaluation.ijb_problems import find_problems, settle
+    from evaluation.templates import Faces, Pooling, pool_templates
+
+    with _timed(seconds, "parse"):
+        protocol = load_protocol(root, "IJBC")
+    with _timed(seconds, "check"):
+        findings = find_problems(protocol, uses_images=False, uses_detection_scores=True)
+        kept = settle(findings, "fail")
+    with _timed(seconds, "pool"):
+        rows = NpyRows(root / "embeddings.npy", None, True, protocol.num_listed)
+        images = protocol.face_images
+        faces = Faces(images, protocol.face_templates, protocol.face_media, protocol.detection_scores[images])
+        [templates] = pool_templates(rows, faces, protocol.template_ids, [Pooling(True, True, True)])
+    with _timed(seconds, "score"):
+        pairs = score_protocol(templates, protocol, kept, FARS, "insightface")
+    with _timed(seconds, "measure"):
+        measured = measure_verification(pairs.ranked, FARS, "insightface")
+    return {point["far"]: point["tar"] for point in measured["tar_at_far"]}
+
+
+def _text_reader() -> Callable[[Path, tuple[int, ...], Any], np.ndarray]:
+    try:
+        import pandas  # type: ignore[import-not-found]
+    except ImportError:
+        return lambda path, columns, dtype: np.loadtxt(path, dtype, usecols=columns, ndmin=2)
+    return lambda path, columns, dtype: pandas.read_csv(path, sep=" ", header=None, usecols=list(columns)).to_numpy(
+        dtype
+    )
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start, spent = time.perf_counter(), time.process_time()
+    yield
+    seconds[stage] = time.perf_counter() - start
+    seconds[f"{stage} cpu"] = time.process_time() - spent
+
+
+def run_here(way: str, root: Path) -> dict[str, Any]:
+    """One way in this process: seconds by stage, TARs, and the peak memory of the process in bytes."""
+    seconds: dict[str, float] = {}
+    if way == "usual":
+        import sklearn.metrics
+        import sklearn.preprocessing  # noqa: F401
+
+        _text_reader()
+        tars = run_usual(root, seconds)
+    else:
+        import scipy.sparse  # noqa: F401
+
+        tars = run_facekd(root, seconds)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    total, processor = (sum(seconds.get(stage + kind, 0.0) for stage in STAGES) for kind in ("", " cpu"))
+    return {
+        "way": way,
+        "seconds": seconds,
+        "total": total,
+        "processor": processor,
+        "tar": list(tars.items()),
+        "peak": peak,
+    }
+
+
+def run_apart(way: str, root: Path) -> dict[str, Any]:
+    """One way in a process of its own."""
+    cache = root / "meta" / f"{PREFIX}.facekd-protocol"
+    if way == "facekd":
+        cache.unlink(missing_ok=True)
+    elif way == "facekd parsed" and not cache.exists():
+        raise FacekdError(f"{cache}: is not there, though the text files were parsed; can {cache.parent} be written?")
+    command = [sys.executable, __file__, "--root", str(root), "--way", way]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
+    if done.returncode:
+        raise FacekdError(f"the {way} way ended with status {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def warm(root: Path) -> None:
+    """Read every file once, so that both ways find them in memory."""
+    for path in (root / "embeddings.npy", *(root / "meta").iterdir()):
+        with path.open("rb") as stream:
+            while stream.read(1 << 24):
+                pass
+
+
+def compare(root: Path, turns: int) -> dict[str, Any]:
+    """Take turns; the usual way once, for it takes minutes, between as many turns of facekd before and after.
+
+    Raises:
+        FacekdError: the two ways give another TAR somewhere.
+    """
+    warm(root)
+    order = ["facekd", *["facekd parsed"] * turns, "usual", "facekd", *["facekd parsed"] * turns]
+    runs = []
+    for way in order:
+        runs.append(run_apart(way, root))
+        run = runs[-1]
+        text = f"{way}: {run['total']:.2f} s, {run['processor']:.2f} s of processors, peak {run['peak'] / 1e9:.2f} GB"
+        print(text, file=sys.stderr, flush=True)
+    expected = next(run["tar"] for run in runs if run["way"] == "usual")
+    for run in runs:
+        # On a part of the set the strictest FARs allow no false accept: facekd then gives no number, rightly.
+        if any(own not in (tar, None) for (_, own), (_, tar) in zip(run["tar"], expected, strict=True)):
+            raise FacekdError(f"the ways disagree, so there is nothing to compare: {run['tar']} and {expected}")
+    measured = next(run["tar"] for run in runs if run["way"] == "facekd")
+    return {"runs": runs, "tar": [[far, tar] for far, tar in measured if tar is not None]}
+
+
+def summary(runs: list[dict[str, Any]]) -> list[str]:
+    """The table of docs/benchmarks.md: medians, and the range of the ratio."""
+    own = {way: [run for run in runs if run["way"] == way] for way in WAYS}
+    lines = ["| stage, s | facekd, parsed before | facekd, text files | the usual way |", "|---|---|---|---|"]
+    for stage in STAGES:
+        cells = [statistics.median(run["seconds"].get(stage, 0.0) for run in own[way]) for way in WAYS]
+        lines.append(f"| {stage} | " + " | ".join(f"{cell:.2f}" if cell else "-" for cell in cells) + " |")
+    totals = {way: [run["total"] for run in own[way]] for way in WAYS}
+    lines.append("| **sum** | " + " | ".join(f"{statistics.median(totals[way]):.2f}" for way in WAYS) + " |")
+    usual = statistics.median(totals["usual"])
+    cells = []
+    for way in WAYS[:2]:
+        ratios = [usual / total for total in totals[way]]
+        cells.append(f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f} in {len(ratios)})")
+    lines.append(f"| times faster | {' | '.join(cells)} | 1 |")
+    processor = {way: statistics.median(run["processor"] for run in own[way]) for way in WAYS}
+    lines.append("| processor seconds, all threads | " + " | ".join(f"{processor[way]:.1f}" for way in WAYS) + " |")
+    lines.append("| times fewer | " + " | ".join(f"{processor['usual'] / processor[way]:.1f}" for way in WAYS) + " |")
+    peaks = [max(run["peak"] for run in own[way]) / 1e9 for way in WAYS]
+    lines.append("| peak memory, GB | " + " | ".join(f"{peak:.2f}" for peak in peaks) + " |")
+    return lines
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, make the set where none is given, run, check, print."""
+    parser = argparse.ArgumentParser(
+        description="IJB-C scoring at full size, facekd beside the usual algorithm.",
+        epilog="example:\n  python benchmarks/ijbc_scoring.py --turns 5 --output ijbc_scoring.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--root", type=Path, help="a set of `facekd data make-ijb --full-size`; made where left out")
+    parser.add_argument("--fraction", type=float, default=1.0, help="of the full size, without --root (default 1)")
+    parser.add_argument("--turns", type=int, default=3, help="of facekd, before and after the other (default 3)")
+    parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.way:
+        print(json.dumps(run_here(arguments.way, arguments.root)))
+        return 0
+    with tempfile.TemporaryDirectory() as scratch:
+        root = arguments.root
+        if root is None:
+            root = Path(scratch) / "set"
+            make_ijb_layout(["--full-size", str(root), "--fraction", str(arguments.fraction)])
+        found = compare(root, max(arguments.turns, 1))
+    print("\n".join(summary(found["runs"])))
+    print("same TAR by both: " + ", ".join(f"{100 * tar:.2f} % at {far:g}" for far, tar in found["tar"]))
+    if arguments.output:
+        write_json(arguments.output, found)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))
