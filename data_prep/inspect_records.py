@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_prep.contact_sheet import choose_images, draw_contact_sheet, write_png
+from data_prep.image_quality import measure_quality, near_duplicates
+from data_prep.inspect_findings import list_duplicates, look_at_identities
+from data_prep.inspect_report import write_report
 from data_prep.record_summary import summarize
 from facekd.data.decoding import quiet_decoders
-from facekd.data.record_pack import open_record_pack
+from facekd.data.record_pack import RecordPack, open_record_pack
 from facekd.errors import FacekdError, run_verb
+from facekd.model_options import add_model_options
 
+MOST_MEASURED = 20_000  # images the page measures without --check
 LAYOUT_NAMES = {"insightface": "InsightFace (header and identity records)", "im2rec": "im2rec (images only)"}
 
 
@@ -25,6 +33,13 @@ def main(argv: list[str] | None = None) -> int:
     output: Path | None = arguments.output or arguments.picture
     if arguments.sample is not None and output is None:
         parser.error("--sample needs a file to draw into: --sample 64 --output faces.png")
+    wants_lists = arguments.report is not None or arguments.lists is not None
+    if not wants_lists and (arguments.model or arguments.embeddings or arguments.against):
+        parser.error("--model, --embeddings and --against need --report FILE.html or --lists DIR for what they find")
+    if arguments.model and arguments.embeddings:
+        parser.error("give --model or --embeddings, one of the two")
+    if arguments.against is not None and not (arguments.model or arguments.embeddings):
+        parser.error("--against needs --model, or --embeddings and --against-embeddings")
     num_drawn = 64 if arguments.sample is None else arguments.sample
     if num_drawn < 1:
         parser.error(f"--sample {num_drawn}: draw at least one image")
@@ -41,11 +56,30 @@ def main(argv: list[str] | None = None) -> int:
         write_png(output, draw_contact_sheet(pack, rows))
         drawn = sum(len(row) for row in rows)
         print(f"{output}: {drawn:,} images of {len(rows):,} identities", file=sys.stderr)
+    if arguments.report is not None or arguments.lists is not None:
+        _look_closer(arguments, pack, summary)
     if summary["unusable"] and arguments.on_bad_record == "fail":
         raise FacekdError(
             f"{summary['unusable']:,} of {summary['decoded']:,} images looked at in {summary['rec']} are unusable"
         )
     return 0
+
+
+def _look_closer(arguments: argparse.Namespace, pack: RecordPack, summary: dict[str, Any]) -> None:
+    """Quality, duplicates, what a model says: lists, and the page."""
+    folder: Path = arguments.lists or arguments.report.parent
+    num_measured = pack.num_images if arguments.check else min(pack.num_images, MOST_MEASURED)
+    images = np.unique(np.linspace(0, pack.num_images - 1, num_measured).astype(np.int64))
+    quality = measure_quality(pack, images, arguments.workers)
+    usable = np.flatnonzero(quality.is_usable)
+    duplicates = images[usable[near_duplicates(quality.hashes[usable])]].reshape(-1, 2)
+    listed = list_duplicates(folder, pack, duplicates)
+    print(f"{'near duplicates:':<24} {len(duplicates):,} pairs: {listed}")
+    has_faces = arguments.model is not None or arguments.embeddings is not None
+    findings = look_at_identities(arguments, pack, folder) if has_faces else []
+    if arguments.report is not None:
+        write_report(arguments.report, pack, describe(summary), quality, duplicates, findings, arguments.seed)
+        print(f"{arguments.report}: the page")
 
 
 def describe(summary: dict[str, Any]) -> list[str]:
@@ -94,7 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="facekd data inspect",
         description="Say what a RecordIO data set holds: records, identities, sizes, formats, and anything odd.",
-        epilog="examples:\n  facekd data inspect ms1mv3\n  facekd data inspect ms1mv3 --sample 64 --output faces.png",
+        epilog="examples:\n  facekd data inspect ms1mv3\n  facekd data inspect ms1mv3 --sample 64 --output faces.png\n"
+        "  facekd data inspect ms1mv3 --report look/index.html --model teacher.onnx --against lfw.bin",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="a .rec file, or a folder that holds one")
@@ -110,6 +145,19 @@ def _parser() -> argparse.ArgumentParser:
         default="skip",
         help="whether images that cannot be used make the exit status 2 (default: skip, they are counted)",
     )
+    add = parser.add_argument_group("a closer look").add_argument
+    add(
+        "--report", type=Path, metavar="FILE.html", help="write a page: quality, duplicates, faces; and lists beside it"
+    )
+    add("--lists", type=Path, metavar="DIR", help="where the lists go, for `facekd data clean` (default: by the page)")
+    add("--model", metavar="FILE", help="look for wrong labels, and for people under two labels, with this model")
+    add("--embeddings", type=Path, metavar="NPY", help="instead of a model: embeddings, a row an image")
+    add("--against", type=Path, metavar="BIN", help="look for people of this verification pack in the data set")
+    add("--against-embeddings", type=Path, metavar="NPY", help="of its images, beside --embeddings")
+    add("--merge-cosine", type=float, metavar="C", help="of two centres of one person (default: from the data)")
+    add("--overlap-cosine", type=float, metavar="C", help="of an image to a centre of its person (default: likewise)")
+    add("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="threads (default: all cores)")
+    add_model_options(parser)
     return parser
 
 

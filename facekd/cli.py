@@ -40,6 +40,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "data convert": ("data_prep.convert_records", "merge, split, shuffle, re-encode; from and to tars; import"),
     "data index": ("data_prep.index_records", "write the missing .idx of a .rec file"),
     "data pack": ("data_prep.pack_records", "image folders or .lst -> .rec"),
+    "data clean": ("data_prep.clean_records", "a new pack without what lists say to drop"),
     "data unpack": ("data_prep.unpack_records", ".rec -> image folders"),
     "data make-ijb": (
         "data_prep.make_ijb_layout",

@@ -1,0 +1,119 @@
+"""Verb `facekd data clean`: a new pack without what lists say to drop, and with what they say to merge as one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.bad_records import BadRecords, add_bad_record_option
+from data_prep.clean_lists import Changes, CleanListError, read_clean_lists
+from data_prep.image_sources import RecordSource, default_name
+from data_prep.unpack_records import suffix_of
+from facekd.data.decoding import decode_rgb
+from facekd.data.record_pack import open_record_pack
+from facekd.data.record_pack_writer import RecordPackWriter, rec_path_of
+from facekd.data.recordio import RecordError
+from facekd.errors import FacekdError, run_verb
+from facekd.files import write_json
+from facekd.progress import track
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the cleaned pack; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    pack = open_record_pack(arguments.pack, arguments.on_bad_record)
+    rec_path = rec_path_of(arguments.output)
+    if rec_path.resolve().parent == pack.reader.rec_path.resolve().parent:
+        raise FacekdError(f"{arguments.output} lies beside the old pack, which is never touched: choose another folder")
+    if rec_path.exists() and not arguments.force:
+        raise FacekdError(f"{rec_path} is there already; choose another place, or replace it by --force")
+    changes = read_clean_lists(arguments.apply)
+    source = RecordSource(pack)
+    label_of = _merged(changes, source.labels, pack.num_classes)
+    keep = (source.labels >= 0) & ~np.isin(pack.image_keys, list(changes.keys))
+    keep &= ~np.isin(source.labels, list(changes.labels))
+    unknown = changes.keys - set(pack.image_keys.tolist())
+    if unknown:
+        raise CleanListError(
+            f"{len(unknown):,} keys of the lists are no images of {arguments.pack}, first {min(unknown)}; "
+            "the lists belong to another pack"
+        )
+    kept = np.flatnonzero(keep)
+    if not len(kept):
+        raise CleanListError("the lists leave no image")
+    # Consecutive labels again: a classifier with empty classes would learn nothing of them.
+    old_labels, new_labels = np.unique(label_of[source.labels[kept]], return_inverse=True)
+    order = np.argsort(new_labels, kind="stable") if pack.layout == "insightface" else np.arange(len(kept))
+    bad = BadRecords(arguments.on_bad_record)
+    size = pack.property["height"] if pack.property else decode_rgb(pack.read_image(int(kept[0]))[0]).shape[0]
+    with RecordPackWriter(rec_path, size, pack.layout) as writer:
+        for row in track(order.tolist(), "writing records"):
+            image, label = int(kept[row]), int(new_labels[row])
+            try:
+                content, _ = pack.read_image(image)
+            except RecordError as error:
+                bad.meet(error)
+                continue
+            name = source.name(image) or default_name(label, image, suffix_of(content))
+            writer.add(label, content, name, int(pack.image_keys[image]) if pack.layout == "im2rec" else None)
+    num_dropped = pack.num_images - len(kept)
+    report = {
+        "format": "facekd-cleaning",
+        "version": 1,
+        "pack": str(arguments.pack),
+        "lists": [str(path) for path in arguments.apply],
+        "images": writer.num_images,
+        "dropped": num_dropped,
+        "merged": len(changes.merges),
+        "skipped": len(bad),
+        "old_label_of": old_labels.tolist(),
+    }
+    write_json(rec_path.parent / "clean_report.json", report)
+    print(
+        f"{rec_path}: {writer.num_images:,} images of {len(old_labels):,} identities; {num_dropped:,} images dropped, "
+        f"{len(changes.merges):,} identities merged{bad.summary()}"
+    )
+    return 0
+
+
+def _merged(changes: Changes, labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """For each old label the lowest label of its person."""
+    count = max(num_classes, int(labels.max()) + 1)
+    parent = np.arange(count)
+
+    def root(label: int) -> int:
+        while parent[label] != label:
+            label = int(parent[label])
+        return label
+
+    for pair in changes.merges:
+        if max(pair) >= count:
+            raise CleanListError(f"merge {pair[0]} {pair[1]}: the pack has labels up to {count - 1} only")
+        low, high = sorted(root(label) for label in pair)
+        parent[high] = low
+    return np.array([root(label) for label in range(count)])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="facekd data clean",
+        description="Write a new pack without what lists say to drop, merging what they say is one person.",
+        epilog="example:\n"
+        "  facekd data inspect ms1mv3 --model teacher.onnx --report look/index.html   # writes look/*.tsv\n"
+        "  facekd data clean ms1mv3 ms1mv3_clean --apply look/outliers.tsv\n\n"
+        "Look at the lists first, and take out the lines you do not agree with. The old pack stays as it is.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("pack", type=Path, metavar="PACK", help="a .rec file, or a folder that holds one")
+    add("output", type=Path, metavar="OUT", help="folder for the new pack, or a name ending in .rec")
+    add("--apply", type=Path, nargs="+", required=True, metavar="LIST", help="lists of `facekd data inspect`, or yours")
+    add("--force", action="store_true", help="replace a pack that is there")
+    add_bad_record_option(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))
