@@ -1,0 +1,138 @@
+"""What a step of distillation costs beside a step of plain training: teacher cached, and teacher live.
+
+The same student takes the same batches by `facekd.train_step` in each form, and the forms take turns batch by batch, so
+that whatever else the machine does falls on all of them. Loading is left out, for it is the same for all. The figure is
+the time of a form over that of plain training, turn by turn.
+
+Weights are random, which changes no time. The number of classes is the `property` file's to say, so that a large head
+can be measured without as many people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from loader import write_generated_pack
+
+from facekd.backbones import build_backbone, count_parameters
+from facekd.checkpoint import save_checkpoint
+from facekd.config import TrainConfig, parse_config
+from facekd.data.datasets import FaceDataset, open_dataset
+from facekd.data.label_map import label_map
+from facekd.data.loader import Batch, make_loader
+from facekd.data.sampler import PositionSampler
+from facekd.data.transforms import Augmentation
+from facekd.distill import build_distiller
+from facekd.distill_config import DistillConfig
+from facekd.distributed import World
+from facekd.embedder import open_embedder
+from facekd.errors import run_verb
+from facekd.files import write_json
+from facekd.teacher_cache import write_teacher_cache
+from facekd.train_step import train_step
+from facekd.training_state import TrainingState, build_recognizer, build_state
+
+EMBEDDING_SIZE = 512
+FORMS = {
+    "embedding": ("--loss.ce", "1", "--loss.embedding_cosine", "10"),
+    "TH-KD, a = 1": ("--share", "1", "--loss.ce", "1"),
+    "TH-KD, a = 1, KL": ("--share", "1", "--loss.ce", "1", "--loss.kl", "0.1"),
+    "TH-KD, a = 0.5, KL": ("--share", "0.5", "--loss.ce", "1", "--loss.kl", "0.1"),
+}
+
+
+def make_teacher(path: Path, name: str, size: int, dataset: FaceDataset) -> None:
+    """A checkpoint of a teacher with random weights, its classifier included."""
+    architecture: dict[str, Any] = {"name": name, "embedding_size": EMBEDDING_SIZE, "image_size": size}
+    architecture |= {"width": 1.0, "dropout": 0.0}
+    head = torch.randn(dataset.num_classes, EMBEDDING_SIZE)
+    preprocessing = {"mean": [127.5] * 3, "std": [127.5] * 3, "color": "rgb"}
+    content = {"config": {"backbone": architecture}, "preprocessing": preprocessing, "head": {"weight": head}}
+    backbone = build_backbone(**architecture)
+    print(f"teacher {name}: {count_parameters(backbone) / 1e6:.1f} M parameters")
+    save_checkpoint(path, {**content, "backbone": backbone.state_dict(), **label_map(dataset)})
+
+
+def build_states(arguments: argparse.Namespace, folder: Path, dataset: FaceDataset) -> dict[str, TrainingState]:
+    """Plain training, and each form with its teacher live and cached."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    world, teacher, cache = World(0, 1, device), folder / "teacher.pt", folder / "teacher.cache"
+    make_teacher(teacher, arguments.teacher, arguments.image_size, dataset)
+    write_teacher_cache(cache, open_embedder(teacher, device=str(device)), dataset)
+    common = [
+        *("--output", str(folder), "--data.train", str(folder), "--data.image_size", str(arguments.image_size)),
+        *("--backbone.name", arguments.student, "--backbone.embedding_size", str(EMBEDDING_SIZE)),
+        *("--global_batch_size", str(arguments.batch_size), "--precision", arguments.precision),
+    ]
+    plain = parse_config(TrainConfig, common, "", "")
+    states = {"plain": build_state(plain, world, dataset, 10**6, build_recognizer(plain, world, dataset))}
+    for form, options in FORMS.items():
+        for source, place in (("cached", ("--teacher.cache", str(cache))), ("live", ())):
+            words = [*common, "--teacher.model", str(teacher), *place, *options]
+            config = parse_config(DistillConfig, words, "", "")
+            states[f"{form}, {source}"] = build_state(
+                config, world, dataset, 10**6, build_distiller(config, world, dataset)
+            )
+    return states
+
+
+def seconds_of(state: TrainingState, batch: Batch) -> float:
+    """Of one step."""
+    start = time.perf_counter()
+    train_step(state, batch, 1e-3)  # reads numbers back, so a GPU is done when it returns
+    return time.perf_counter() - start
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, measure in turns, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog="example:\n  python benchmarks/distillation_step.py --classes 93431 --turns 5",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--student", default="mobilefacenet", help="backbone (default: %(default)s)")
+    parser.add_argument("--teacher", default="iresnet18", help="backbone (default: %(default)s)")
+    parser.add_argument("--image-size", type=int, default=112, help="in pixels (default: %(default)s)")
+    parser.add_argument("--classes", type=int, default=10_000, help="identities (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images a step (default: %(default)s)")
+    parser.add_argument("--turns", type=int, default=8, help="steps of each form (default: %(default)s)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
+    parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
+    arguments = parser.parse_args(argv)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_generated_pack(folder, 4 * arguments.batch_size, arguments.image_size)
+        (folder / "property").write_text(f"{arguments.classes},{arguments.image_size},{arguments.image_size}\n")
+        dataset = open_dataset(folder, arguments.image_size)
+        states = build_states(arguments, folder, dataset)
+        steps = arguments.turns + 1  # the first is a warm-up
+        sampler = PositionSampler(len(dataset), 0, arguments.batch_size, total_images=steps * arguments.batch_size)
+        seconds: dict[str, list[float]] = {name: [] for name in states}
+        for batch in make_loader(dataset, sampler, Augmentation(), 0, 0):
+            for name, state in states.items():
+                seconds[name].append(seconds_of(state, batch))
+    print(f"{arguments.student} at {arguments.image_size} pixels, {arguments.classes:,} classes, batch of ", end="")
+    print(f"{arguments.batch_size}, {arguments.precision}, {torch.get_num_threads()} threads, {arguments.turns} turns")
+    results = {}
+    for name, own in seconds.items():
+        ratios = [mine / plain for mine, plain in zip(own[1:], seconds["plain"][1:], strict=True)]
+        results[name] = {"seconds": own[1:], "ratios": ratios}
+        rate = arguments.batch_size / statistics.median(own[1:])
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        print(f"{name:<28}{rate:8,.0f} images/s   {statistics.median(ratios):5.2f} of plain ({spread})")
+    if arguments.output:
+        write_json(
+            arguments.output, {"torch": torch.__version__, "arguments": vars(arguments) | {"output": None}} | results
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))
