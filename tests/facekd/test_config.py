@@ -40,7 +40,7 @@ def is_of_one_run(path: Path) -> bool:
     return path.parent.name != "study" and "pipeline" not in path.stem
 
 
-@pytest.mark.parametrize("path", filter(is_of_one_run, CONFIGS), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [path for path in CONFIGS if is_of_one_run(path)], ids=lambda path: path.name)
 def test_every_published_config_parses(path: Path) -> None:
     distils = "\nloss:" in path.read_text()
     parse_config(DistillConfig if distils else TrainConfig, [str(path)], "facekd", "")
