@@ -6,6 +6,7 @@ A user action: `facekd evaluate ijbc`, or `python evaluation/evaluate_ijbc.py`.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -225,6 +226,8 @@ def _open_embeddings(
     if arguments.embeddings is None:
         flip = arguments.all_protocols or _pooling(arguments, True).flip_augment
         return embed_with_model(arguments, protocol, findings, flip)
+    if int(os.environ.get("RANK", 0)) > 0:
+        return None, {}  # started several times over, though there is nothing to share
     rows = NpyRows(arguments.embeddings, None, arguments.embeddings_flipped, protocol.num_listed)
     status = Path(arguments.embeddings).stat()
     about = {
