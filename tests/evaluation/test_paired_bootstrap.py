@@ -123,3 +123,11 @@ def test_what_cannot_be_compared_is_refused() -> None:
         PairedBootstrap(np.ones(5, bool), None, [0.1])
     with pytest.raises(VerificationError, match=r"model\.onnx: 3 scores"):
         PairedBootstrap(is_same, subjects, [0.1]).tars(np.zeros(3), "model.onnx")
+
+
+def test_many_people_are_counted_by_couples_to_the_same_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    subjects, is_same = make_comparisons()
+    scores = make_scores(subjects, is_same, 0.6, 1)
+    dense = PairedBootstrap(is_same, subjects, FARS, 100).tars(scores)[1]
+    monkeypatch.setattr("evaluation.paired_bootstrap.MOST_SUBJECTS_DENSE", 3)
+    assert np.array_equal(PairedBootstrap(is_same, subjects, FARS, 100).tars(scores)[1], dense, equal_nan=True)
