@@ -143,7 +143,7 @@ def test_an_interrupted_distillation_resumes_exactly(distil: Distil, monkeypatch
             raise KeyboardInterrupt
 
         # Dies at the end of the run, after the last checkpoint but one: what follows it must be repeated.
-        broken.setattr("facekd.distill.say_how_heads_compare", fail_at_last)
+        broken.setattr("facekd.distill.diagnose", fail_at_last)
         broken.setattr("facekd.train.save_state", lambda state, *rest: _save_until(state, 72, calls, *rest))
         with pytest.raises(KeyboardInterrupt):
             distil("broken", **options)
