@@ -100,7 +100,11 @@ def main(argv: list[str] | None = None) -> int:
 
     output = Path(arguments.output)
     subjects, subjects_from = subjects_of_templates(protocol)
-    measured = [_measure(arguments, protocol, kept, evaluated, templates, subjects, seconds) for templates in pooled]
+    measured = []
+    for templates in pooled:
+        found = _measure(arguments, protocol, kept, evaluated, templates, subjects, seconds)
+        # Scores and curves of the first alone are written; those of eight protocols would be a gigabyte.
+        measured.append(found if not measured else (found[0], None, {}))
     results, scores, curves = measured[0]
     result = {
         "format": RESULT_FORMAT,

@@ -83,11 +83,13 @@ def _print_identification(identification: dict[str, Any], console: Console) -> N
 
 def _print_protocols(protocols: list[dict[str, Any]], console: Console) -> None:
     points = protocols[0]["tar_at_far"] or []
-    table = _table("protocol", *(f"TAR % at {point['far']:g}" for point in points), "TPIR % (last FPIR)")
+    has_search = bool(protocols[0]["identification"])
+    table = _table("TAR % at FAR", *(f"{point['far']:g}" for point in points), *(["TPIR %"] if has_search else []))
     for entry in protocols:
-        tars = ["-" if point["tar"] is None else f"{100 * point['tar']:.2f}" for point in entry["tar_at_far"] or []]
-        last = entry["identification"]["mean"]["tpir_at_fpir"][-1]["tpir"] if entry["identification"] else None
-        table.add_row(entry["protocol"]["name"], *tars, "-" if last is None else f"{100 * last:.2f}")
+        values = [point["tar"] for point in entry["tar_at_far"] or []]
+        if has_search:  # at the last FPIR
+            values.append(entry["identification"]["mean"]["tpir_at_fpir"][-1]["tpir"])
+        table.add_row(entry["protocol"]["name"], *("-" if value is None else f"{100 * value:.2f}" for value in values))
     console.print(table)
 
 
