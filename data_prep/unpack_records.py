@@ -25,18 +25,19 @@ def main(argv: list[str] | None = None) -> int:
     bad = BadRecords(arguments.on_bad_record)
     name_image = _choose_names(pack, arguments.names)
     written = present = 0
+    folders: set[str] = set()
     for image in track(range(pack.num_images), "unpacking images", pack.num_images):
         try:
             content, label = pack.read_image(image)
         except RecordError as error:
             bad.meet(error)
             continue
-        path = arguments.output / name_image(image, label, content)
+        path = os.path.join(arguments.output, name_image(image, label, content))  # noqa: PTH118 - pathlib takes longer
         # Left from an earlier run that was stopped: files are renamed into place, so one that is there is whole.
-        if path.exists() and path.stat().st_size == len(content):
+        if _has_size(path, len(content)):
             present += 1
             continue
-        _write(path, content)
+        _write(path, content, folders)
         written += 1
     already = f", {present:,} were there already" if present else ""
     print(f"{arguments.output}: {written:,} images written{already}{bad.summary()}")
@@ -105,16 +106,28 @@ def names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
     return names
 
 
-def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not facekd.files: flushing each of millions of small files to the device would take days.
-    temporary = path.with_name(f".{path.name}.partial")
+def _has_size(path: str, size: int) -> bool:
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        return os.stat(path).st_size == size  # noqa: PTH116
+    except OSError:
+        return False
+
+
+def _write(path: str, content: bytes, folders: set[str]) -> None:
+    """Write a file whole or not at all; `folders` are those known to exist."""
+    folder, name = os.path.split(path)
+    # Not facekd.files: flushing each of millions of small files to the device would take days.
+    temporary = os.path.join(folder, f".{name}.partial")  # noqa: PTH118
+    try:
+        if folder not in folders:
+            os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+            folders.add(folder)
+        with open(temporary, "wb") as stream:  # noqa: PTH123
+            stream.write(content)
+        os.replace(temporary, path)  # noqa: PTH105
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        error.filename = os.fspath(path)
+        Path(temporary).unlink(missing_ok=True)
+        error.filename = path
         raise
 
 
