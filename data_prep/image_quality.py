@@ -16,6 +16,9 @@ from facekd.progress import track
 
 HASH_SIDE = 8
 HASHED_SIDE = 32
+COMPARED_SIDE = 64
+# On aligned LFW photographs, hashes within 4 bits: 0.91 to 0.98 where it is one photograph, else 0.66 to 0.88.
+LEAST_CORRELATION = 0.9
 # ITU T.81, table K.1, whose scaled values libjpeg writes; only the sum is needed.
 STANDARD_LUMINANCE_SUM = 3688
 
@@ -123,3 +126,24 @@ def near_duplicates(hashes: np.ndarray, most_bits: int = 4) -> np.ndarray:
             pairs = np.sort(np.stack([left[close], right[close]], axis=1), axis=1)
             found.update(map(tuple, pairs.tolist()))
     return np.array(sorted(found), dtype=np.int64).reshape(-1, 2)
+
+
+def confirmed(pack: RecordPack, pairs: np.ndarray) -> np.ndarray:
+    """Those of the pairs whose pixels agree too: aligned faces are alike, and hashes of two people now and then equal.
+
+    Args:
+        pairs: int64 (P, 2), image numbers; all decode.
+    """
+
+    def seen(image: int) -> np.ndarray:
+        luma = cv2.cvtColor(decode_rgb(pack.read_image(image)[0]), cv2.COLOR_RGB2GRAY)
+        return cv2.resize(luma, (COMPARED_SIDE, COMPARED_SIDE), interpolation=cv2.INTER_AREA).ravel().astype(np.float64)
+
+    def is_same(first: int, second: int) -> bool:
+        one, other = (pixels - pixels.mean() for pixels in (seen(first), seen(second)))
+        # Both without any structure: plain images, of which the hash is all there is to say.
+        norm = np.linalg.norm(one) * np.linalg.norm(other)
+        return bool(norm == 0 or one @ other / norm >= LEAST_CORRELATION)
+
+    rows = [is_same(*pair) for pair in track(pairs.tolist(), "comparing near duplicates")]
+    return pairs[np.array(rows, dtype=bool)]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.contact_sheet import choose_images, draw_contact_sheet, write_png
-from data_prep.image_quality import measure_quality, near_duplicates
+from data_prep.image_quality import confirmed, measure_quality, near_duplicates
 from data_prep.inspect_findings import list_duplicates, look_at_identities
 from data_prep.inspect_report import write_report
 from data_prep.record_summary import summarize
@@ -73,6 +73,7 @@ def _look_closer(arguments: argparse.Namespace, pack: RecordPack, summary: dict[
     quality = measure_quality(pack, images, arguments.workers)
     usable = np.flatnonzero(quality.is_usable)
     duplicates = images[usable[near_duplicates(quality.hashes[usable])]].reshape(-1, 2)
+    duplicates = confirmed(pack, duplicates)
     listed = list_duplicates(folder, pack, duplicates)
     print(f"{'near duplicates:':<24} {len(duplicates):,} pairs: {listed}")
     has_faces = arguments.model is not None or arguments.embeddings is not None

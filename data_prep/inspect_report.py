@@ -107,7 +107,10 @@ def _duplicates(pack: RecordPack, duplicates: np.ndarray) -> str:
         ("within an identity", f"{int(within.sum()):,}"),
         ("across identities", f"{int((~within).sum()):,}"),
     ]
-    parts = ["<h2>Near duplicates</h2><p>Pairs whose perceptual hashes differ in at most 4 of 64 bits.</p>"]
+    parts = [
+        "<h2>Near duplicates</h2><p>Pairs whose perceptual hashes differ in at most 4 of 64 bits and "
+        "whose pixels correlate by 0.9 or more.</p>"
+    ]
     parts.append(table(("pairs", ""), rows))
     for title, chosen in (("across identities", duplicates[~within]), ("within an identity", duplicates[within])):
         if len(chosen):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.image_quality import jpeg_quality, near_duplicates, perceptual_hash
+from data_prep.image_quality import confirmed, jpeg_quality, near_duplicates, perceptual_hash
+from facekd.data.record_pack import open_record_pack
+from facekd.data.record_pack_writer import RecordPackWriter
 
 
 def picture(seed: int, size: int = 112) -> np.ndarray:
@@ -53,3 +57,14 @@ def test_near_duplicates_are_those_of_the_naive_comparison(seed: int, count: int
         [i, j] for i in range(count) for j in range(i + 1, count) if int(hashes[i] ^ hashes[j]).bit_count() <= most
     ]
     assert near_duplicates(hashes, most).tolist() == expected
+
+
+def test_only_pairs_whose_pixels_agree_are_confirmed(tmp_path: Path) -> None:
+    pixels = [picture(0), picture(0), picture(1), cv2.resize(picture(1), (90, 90)), 255 - picture(0)]
+    with RecordPackWriter(tmp_path, 112) as writer:
+        for number, image in enumerate(pixels):
+            quality = [cv2.IMWRITE_JPEG_QUALITY, 50 if number == 1 else 95]
+            writer.add(0, cv2.imencode(".jpg", image, quality)[1].tobytes())
+    pairs = np.array([[0, 1], [0, 2], [0, 4], [1, 3], [2, 3]])
+    assert confirmed(open_record_pack(tmp_path), pairs).tolist() == [[0, 1], [2, 3]]
+    assert confirmed(open_record_pack(tmp_path), pairs[:0]).shape == (0, 2)
