@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from evaluation.identification import identification_curves, mean_of_galleries, measure_search, search
 from evaluation.ijb import IjbProtocol, SubjectTemplates
 from evaluation.ijb_problems import Kept
-from evaluation.ijb_scoring import rank_pairs
+from evaluation.ijb_scoring import RefinedScores, rank_pairs
 from facekd.ranked_scores import RankedScores
 from facekd.subject_bootstrap import subject_bootstrap_intervals
 from facekd.verification import Rule
@@ -24,10 +25,29 @@ MOST_TIED = 0.01  # share of the false accepts allowed, from which on a tie is w
 
 @dataclass(frozen=True)
 class PairScores:
-    """1:1 scores of the pairs kept: float64 (P,), NaN for those left out; and the same, ranked."""
+    """1:1 scores of the pairs kept.
 
-    scores: np.ndarray
+    Attributes:
+        found: of the pairs kept.
+        ranked: the same, ranked.
+        chosen: which pairs were kept; None for all.
+        num_pairs: P, of the protocol.
+    """
+
+    found: RefinedScores
     ranked: RankedScores
+    chosen: np.ndarray | None
+    num_pairs: int
+
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """float64 (P,), NaN for pairs left out."""
+        kept = self.found.as_float64()
+        if self.chosen is None:
+            return kept
+        scores = np.full(self.num_pairs, np.nan)
+        scores[self.chosen] = kept
+        return scores
 
 
 def score_protocol(
@@ -45,13 +65,10 @@ def score_protocol(
         VerificationError: no genuine or no impostor pairs.
     """
     first, second, is_same = protocol.pair_first, protocol.pair_second, protocol.is_same
-    if kept.pairs is None:
-        return PairScores(*rank_pairs(templates, first, second, is_same, fars, (rule,)))
-    chosen = np.flatnonzero(kept.pairs)
-    found, ranked = rank_pairs(templates, first[chosen], second[chosen], is_same[chosen], fars, (rule,))
-    scores = np.full(len(is_same), np.nan)
-    scores[chosen] = found
-    return PairScores(scores, ranked)
+    chosen = None if kept.pairs is None else np.flatnonzero(kept.pairs)
+    if chosen is not None:
+        first, second, is_same = first[chosen], second[chosen], is_same[chosen]
+    return PairScores(*rank_pairs(templates, first, second, is_same, fars, (rule,)), chosen, protocol.num_pairs)
 
 
 def measure_verification(ranked: RankedScores, fars: Sequence[float], rule: Rule) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from facekd.ascending_scores import AscendingScores
 from facekd.verification_points import (
     RULES,
     EqualErrorPoint,
@@ -36,23 +37,23 @@ class RankedScores:
 
     Args:
         genuine, impostor: the scores, in any order.
-        is_sorted: both ascend already, and are finite and of one dtype: taken as they are.
+        to_refine: they are rounded ones, some of which `AscendingScores.replace` will put right: all answers are
+            float64, and the arrays are kept and reordered, which spares copies of them.
 
     Raises:
         VerificationError: no scores of a kind, or non-finite ones.
     """
 
-    def __init__(self, genuine: ArrayLike, impostor: ArrayLike, is_sorted: bool = False) -> None:
-        if is_sorted:
-            self.genuine, self.impostor = np.asarray(genuine), np.asarray(impostor)
-        else:
-            genuine, impostor = checked_score_pair(genuine, impostor)
-            self.genuine, self.impostor = np.sort(genuine), np.sort(impostor)
+    def __init__(self, genuine: ArrayLike, impostor: ArrayLike, to_refine: bool = False) -> None:
+        kinds = checked_score_pair(genuine, impostor)
+        self.genuine, self.impostor = (
+            AscendingScores(kind, np.float64) if to_refine else AscendingScores(kind.copy()) for kind in kinds
+        )
 
     def accepted(self, threshold: Any) -> tuple[int, int]:
         """(false accepts, true accepts) at a threshold of the scores' own dtype."""
-        false_accepts = self.impostor.size - int(np.searchsorted(self.impostor, threshold, side="left"))
-        true_accepts = self.genuine.size - int(np.searchsorted(self.genuine, threshold, side="left"))
+        false_accepts = self.impostor.size - self.impostor.rank(threshold, side="left")
+        true_accepts = self.genuine.size - self.genuine.rank(threshold, side="left")
         return false_accepts, true_accepts
 
     def tar_at_far(self, fars: float | Sequence[float] | np.ndarray, rule: Rule = "exact") -> list[TarAtFar]:
@@ -93,8 +94,8 @@ class RankedScores:
 
     def num_tied_at(self, threshold: float) -> int:
         """How many impostors share the highest score below a threshold: those that a tie there keeps out together."""
-        end = int(np.searchsorted(self.impostor, self.impostor.dtype.type(threshold), side="left"))
-        return 0 if end == 0 else end - int(np.searchsorted(self.impostor, self.impostor[end - 1], side="left"))
+        end = self.impostor.rank(self.impostor.dtype.type(threshold), side="left")
+        return 0 if end == 0 else end - self.impostor.rank(self.impostor[end - 1], side="left")
 
     def equal_error_point(self) -> EqualErrorPoint:
         """See `facekd.verification.equal_error_point`."""
@@ -125,8 +126,8 @@ class RankedScores:
 
     def area_under_roc(self) -> float:
         """See `facekd.verification.area_under_roc`."""
-        below = np.searchsorted(self.impostor, self.genuine, side="left").sum(dtype=np.int64)
-        not_above = np.searchsorted(self.impostor, self.genuine, side="right").sum(dtype=np.int64)
+        below = self.impostor.rank(self.genuine, side="left").sum(dtype=np.int64)
+        not_above = self.impostor.rank(self.genuine, side="right").sum(dtype=np.int64)
         return float((int(below) + int(not_above)) / (2 * self.genuine.size * self.impostor.size))
 
     def thinned_roc(self, num_points: int = 1000) -> RocCurve:
@@ -139,8 +140,8 @@ class RankedScores:
         thresholds = [just_above(self.impostor[self.impostor.size - 1 - false_accepts]), self.genuine[rejects]]
         least = np.minimum(self.genuine[0], self.impostor[0])
         threshold = np.unique(np.concatenate([*thresholds, [least]]))[::-1]
-        far = 1 - np.searchsorted(self.impostor, threshold, side="left") / self.impostor.size
-        tar = 1 - np.searchsorted(self.genuine, threshold, side="left") / self.genuine.size
+        far = 1 - self.impostor.rank(threshold, side="left") / self.impostor.size
+        tar = 1 - self.genuine.rank(threshold, side="left") / self.genuine.size
         return RocCurve(far, tar, threshold)
 
     def histogram(self, num_bins: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -150,7 +151,7 @@ class RankedScores:
         edges = np.linspace(low, high if high > low else low + 1, num_bins + 1)
         inner = edges[1:-1].astype(self.genuine.dtype)
         counts = [
-            np.diff(np.searchsorted(scores, inner, side="left"), prepend=0, append=scores.size)
+            np.diff(scores.rank(inner, side="left"), prepend=0, append=scores.size)
             for scores in (self.genuine, self.impostor)
         ]
         return edges, counts[0], counts[1]
@@ -203,13 +204,10 @@ class RankedScores:
 
     def _window(self, low: Any, high: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(false accepts, true accepts, threshold) of the distinct scores from `high` down to `low`."""
-        inside = [
-            scores[np.searchsorted(scores, low, side="left") : np.searchsorted(scores, high, side="right")]
-            for scores in (self.genuine, self.impostor)
-        ]
+        inside = [scores.between(low, high) for scores in (self.genuine, self.impostor)]
         threshold = np.unique(np.concatenate(inside))[::-1]
-        false_accepts = self.impostor.size - np.searchsorted(self.impostor, threshold, side="left")
-        true_accepts = self.genuine.size - np.searchsorted(self.genuine, threshold, side="left")
+        false_accepts = self.impostor.size - self.impostor.rank(threshold, side="left")
+        true_accepts = self.genuine.size - self.genuine.rank(threshold, side="left")
         return false_accepts.astype(np.int64), true_accepts.astype(np.int64), threshold
 
     def _excess(self, false_accepts: int, true_accepts: int) -> int:
@@ -217,29 +215,36 @@ class RankedScores:
 
     def _around_equal_error(self) -> tuple[Any, Any | None]:
         """The highest score at which FAR >= FRR, and the next higher score (None where there is none)."""
-        candidates = []
-        for scores in (self.genuine, self.impostor):
-            inside, outside = -1, scores.size  # FAR >= FRR at the one, and not at the other
-            while outside - inside > 1:
-                middle = (inside + outside) // 2
-                if self._excess(*self.accepted(scores[middle])) >= 0:
-                    inside = middle
-                else:
-                    outside = middle
-            if inside >= 0:
-                candidates.append(scores[inside])
+        # FAR >= FRR up to some score. Among the genuine, who are few, first: that leaves few impostors to look at.
+        last = self._last_acceptable(self.genuine, -1, self.genuine.size)
+        candidates = [self.genuine[last]] if last >= 0 else []
+        inside = self.impostor.rank(candidates[0], side="right") - 1 if candidates else -1
+        outside = self.impostor.size
+        if last + 1 < self.genuine.size:
+            outside = self.impostor.rank(self.genuine[last + 1], side="left")
+        at = self._last_acceptable(self.impostor, inside, outside)
+        if at >= 0:
+            candidates.append(self.impostor[at])
         after = max(candidates)
         above = [
             scores[at]
             for scores in (self.genuine, self.impostor)
-            if (at := int(np.searchsorted(scores, after, side="right"))) < scores.size
+            if (at := scores.rank(after, side="right")) < scores.size
         ]
         return after, min(above) if above else None
 
+    def _last_acceptable(self, scores: AscendingScores, inside: int, outside: int) -> int:
+        """The last rank at whose score FAR >= FRR: at `inside` it is so, at `outside` not; both may lie off the end."""
+        while outside - inside > 1:
+            middle = (inside + outside) // 2
+            if self._excess(*self.accepted(scores[middle])) >= 0:
+                inside = middle
+            else:
+                outside = middle
+        return inside
+
     def _next_below(self, score: Any) -> Any | None:
         below = [
-            scores[at - 1]
-            for scores in (self.genuine, self.impostor)
-            if (at := int(np.searchsorted(scores, score, side="left"))) > 0
+            scores[at - 1] for scores in (self.genuine, self.impostor) if (at := scores.rank(score, side="left")) > 0
         ]
         return max(below) if below else None

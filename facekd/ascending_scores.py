@@ -1,0 +1,147 @@
+"""Millions of scores in ascending order, of which only the stretches that somebody asks about are ever sorted.
+
+A few thresholds and rates need a few stretches of the scores. So they lie in pieces, each entirely above the one
+before; a question cuts the piece that holds its answer until a short one is left, and sorts that: quickselect that
+remembers. Asked about everywhere, it has sorted everything, and answers as a sorted array does. Pure numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+
+SORTED_AT_ONCE = 1 << 16  # pieces up to here are sorted, longer ones cut
+Side = Literal["left", "right"]
+
+
+class AscendingScores:
+    """Scores (n,) by rank, and ranks by score, as of the sorted array.
+
+    Args:
+        scores: finite float32 or float64 (n,), n >= 1; reordered in place, so they belong to this object from now on.
+        dtype: of the answers; None for that of the scores. float64 over float32 scores is for `replace`.
+
+    Attributes:
+        size: n.
+        dtype: of the answers.
+    """
+
+    def __init__(self, scores: np.ndarray, dtype: Any = None) -> None:
+        self.size = scores.size
+        self.dtype = scores.dtype if dtype is None else np.dtype(dtype)
+        self._pieces = [scores]
+        self._is_sorted = [scores.size < 2]
+        # The rank of the first score of each piece, and a score that it is not below. Those of the first: -inf.
+        self._starts = np.zeros(1, np.int64)
+        self._lows = np.array([-np.inf])
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, ranks: Any) -> Any:
+        """The scores of these ranks, a whole number or an array; negative ones count from the end."""
+        given = np.asarray(ranks)
+        wanted = np.atleast_1d(given).astype(np.int64)
+        wanted = np.where(wanted < 0, wanted + self.size, wanted)
+        if wanted.size and (wanted.min() < 0 or wanted.max() >= self.size):
+            raise IndexError(f"ranks run from 0 to {self.size - 1:,}")
+        self._sort_pieces_of(lambda: np.searchsorted(self._starts, wanted, side="right") - 1)
+        piece = np.searchsorted(self._starts, wanted, side="right") - 1
+        found = np.empty(wanted.shape, self.dtype)
+        for at in np.unique(piece):
+            inside = piece == at
+            found[inside] = self._pieces[at][wanted[inside] - self._starts[at]]
+        return found[0] if given.ndim == 0 else found
+
+    def rank(self, thresholds: Any, side: Side = "left") -> Any:
+        """How many scores lie below (left), or not above (right), each threshold: `numpy.searchsorted`."""
+        given = np.asarray(thresholds)
+        wanted = np.atleast_1d(given).astype(np.float64)
+        self._sort_pieces_of(lambda: self._piece_of(wanted, side))
+        piece = self._piece_of(wanted, side)
+        found = np.zeros(wanted.shape, np.int64)
+        for at in np.unique(piece[piece >= 0]):
+            inside = np.flatnonzero(piece == at)
+            scores, some = self._pieces[at], wanted[inside]
+            if scores.dtype == np.float32:
+                some = _rounded_away(some, side)
+            found[inside] = self._starts[at] + np.searchsorted(scores, some, side=side)
+        return int(found[0]) if given.ndim == 0 else found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        self._sort_pieces_of(lambda: np.arange(len(self._pieces)))
+        return np.concatenate(self._pieces).astype(dtype or self.dtype, copy=False)
+
+    def between(self, low: Any, high: Any) -> np.ndarray:
+        """The scores from `low` to `high`, both counted in, ascending."""
+        return self[np.arange(self.rank(low, "left"), self.rank(high, "right"))]
+
+    def replace(self, low: float, high: float, scores: np.ndarray) -> None:
+        """Put other scores in the place of those from `low` to `high`, as many, within the same limits.
+
+        Args:
+            low, high: both counted in.
+            scores: float64, in any order.
+        """
+        begin, end = self.rank(low, "left"), self.rank(high, "right")
+        if end - begin != len(scores):
+            raise ValueError(f"{len(scores):,} scores for the {end - begin:,} from {low} to {high}")
+        if begin == end:
+            return
+        pieces, is_sorted, starts, lows = [], [], [], []
+        for at, (piece, start) in enumerate(zip(self._pieces, self._starts.tolist(), strict=True)):
+            stop = start + len(piece)
+            if start < begin:  # the whole, or what lies below; where it is cut it is sorted
+                pieces.append(piece[: begin - start])
+                is_sorted.append(self._is_sorted[at])
+                starts.append(start)
+                lows.append(self._lows[at])
+            if start <= begin < stop:
+                pieces.append(np.sort(scores))
+                is_sorted.append(True)
+                starts.append(begin)
+                lows.append(float(low) if begin else -math.inf)
+            if stop > end:
+                rest = piece[max(end - start, 0) :]
+                pieces.append(rest)
+                is_sorted.append(self._is_sorted[at])
+                starts.append(stop - len(rest))
+                lows.append(self._lows[at] if len(rest) == len(piece) else float(rest[0]))
+        self._pieces, self._is_sorted = pieces, is_sorted
+        self._starts, self._lows = np.array(starts, np.int64), np.array(lows)
+
+    def _piece_of(self, thresholds: np.ndarray, side: Side) -> np.ndarray:
+        """The piece in which the rank of each threshold is to be looked for: all before it are below, none after."""
+        return np.maximum(np.searchsorted(self._lows, thresholds, side=side) - 1, 0)
+
+    def _sort_pieces_of(self, find: Any) -> None:
+        """Cut and sort until every piece that `find` names is sorted."""
+        while True:
+            rough = [at for at in np.unique(find()).tolist() if at >= 0 and not self._is_sorted[at]]
+            if not rough:
+                return
+            for at in reversed(rough):  # a cut moves the pieces behind it
+                if len(self._pieces[at]) <= SORTED_AT_ONCE:
+                    self._pieces[at].sort()
+                    self._is_sorted[at] = True
+                else:
+                    self._cut(at)
+
+    def _cut(self, at: int) -> None:
+        piece = self._pieces[at]
+        middle = len(piece) // 2
+        piece.partition(middle)
+        self._pieces[at : at + 1] = [piece[:middle], piece[middle:]]
+        self._is_sorted[at : at + 1] = [False, False]
+        self._starts = np.insert(self._starts, at + 1, self._starts[at] + middle)
+        self._lows = np.insert(self._lows, at + 1, float(piece[middle]))
+
+
+def _rounded_away(thresholds: np.ndarray, side: Side) -> np.ndarray:
+    """float32 thresholds on the same side of every float32 number: rounded up for `left`, down for `right`."""
+    with np.errstate(over="ignore"):
+        rounded = thresholds.astype(np.float32)
+    wrong, towards = (rounded < thresholds, np.inf) if side == "left" else (rounded > thresholds, -np.inf)
+    return np.where(wrong, np.nextafter(rounded, np.float32(towards)), rounded)
