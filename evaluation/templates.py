@@ -11,10 +11,11 @@ Shapes: N images, F faces, T templates, D embedding values.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ from scipy import sparse
 from facekd.errors import FacekdError
 
 ROWS_AT_ONCE = 1024  # a block stays in the processor's cache
+Block = tuple[int, int, int, int]  # image rows from, to; faces from, to in the order of their images
 
 
 class TemplateError(FacekdError):
@@ -170,11 +172,14 @@ def _at_once(poolings: Sequence[Pooling]) -> Iterator[Sequence[Pooling]]:
 
 def _group_by_media(faces: Faces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(group of each face, template of each group, faces of each group): a group is one medium of one template."""
-    order = np.lexsort((faces.media, faces.templates))
+    order: np.ndarray | slice = slice(None)
+    steps, media_steps = np.diff(faces.templates), np.diff(faces.media)
+    if not ((steps > 0) | ((steps == 0) & (media_steps >= 0))).all():  # as releases are
+        order = np.lexsort((faces.media, faces.templates))
     template, media = faces.templates[order], faces.media[order]
-    starts = np.ones(len(order), bool)
+    starts = np.ones(len(template), bool)
     starts[1:] = (template[1:] != template[:-1]) | (media[1:] != media[:-1])
-    group_of = np.empty(len(order), np.int64)
+    group_of = np.empty(len(template), np.int64)
     group_of[order] = np.cumsum(starts) - 1
     return group_of, template[starts], np.bincount(group_of)
 
@@ -190,25 +195,27 @@ def _add_up(
 ) -> None:
     images = faces.images[order]
     useless: list[np.ndarray] = []
+    by_length = any(not pooling.keep_norm for pooling in poolings)
+    flips = {pooling.flip_augment for pooling in poolings}
+    own = threading.local()  # the sums of a block, kept between blocks: fresh memory costs as much as the sums
 
-    def one_block(bounds: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
-        start, stop = bounds
-        some = order[slice(*np.searchsorted(images, (start, stop)))]
+    def one_block(block: Block) -> list[tuple[np.ndarray, np.ndarray]]:
+        start, stop, first, last = block
+        some = order[first:last]
         columns = faces.images[some] - start
         plain, flipped = rows.read(start, stop)
-        embeddings = {False: plain.astype(np.float64)} if not all(p.flip_augment for p in poolings) else {}
-        if flipped is not None and any(pooling.flip_augment for pooling in poolings):
+        if not hasattr(own, "sums"):
+            own.sums = {flip: np.empty((ROWS_AT_ONCE, plain.shape[1])) for flip in flips}
+        embeddings = {flip: memory[: stop - start] for flip, memory in own.sums.items()}
+        if False in embeddings:
+            np.copyto(embeddings[False], plain)
+        if True in embeddings:
+            assert flipped is not None
             with np.errstate(invalid="ignore", over="ignore"):  # caught below
-                embeddings[True] = np.add(plain, flipped, dtype=np.float64)
-        norms = {flip: np.sqrt(np.einsum("nd,nd->n", both, both)) for flip, both in embeddings.items()}
-        bad = np.zeros(stop - start, bool)
-        for length in norms.values():
-            bad |= ~np.isfinite(length)
-        for part in (plain, flipped) if flipped is not None else (plain,):
-            zeros = np.flatnonzero(part[:, 0] == 0)  # of all rows, for a look at the whole row costs more
-            bad[zeros[~part[zeros].any(axis=1)]] = True
-        if bad[columns].any():
-            useless.append(start + np.intersect1d(np.flatnonzero(bad), columns))
+                np.add(plain, flipped, out=embeddings[True], dtype=np.float64)
+        norms = {}
+        if by_length or plain.dtype == np.float64:  # whose squares can overflow
+            norms = _lengths(embeddings)
         parts = []
         for pooling, key in zip(poolings, keys, strict=True):
             weights = share[some]
@@ -221,7 +228,18 @@ def _add_up(
             by_row = np.argsort(row, kind="stable")
             ends = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(targets)))])
             matrix = sparse.csr_array((weights[by_row], columns[by_row], ends), shape=(len(targets), stop - start))
-            parts.append((targets, matrix @ embeddings[pooling.flip_augment]))
+            with np.errstate(invalid="ignore", over="ignore"):
+                parts.append((targets, matrix @ embeddings[pooling.flip_augment]))
+        bad = np.zeros(stop - start, bool)
+        if not norms and not all(np.isfinite(part).all() for _, part in parts):
+            norms = _lengths(embeddings)  # which rows are not finite
+        for length in norms.values():
+            bad |= ~np.isfinite(length)
+        for part in (plain, flipped) if flipped is not None else (plain,):
+            zeros = np.flatnonzero(part[:, 0] == 0)  # of all rows, for a look at the whole row costs more
+            bad[zeros[~part[zeros].any(axis=1)]] = True
+        if bad[columns].any():
+            useless.append(start + np.intersect1d(np.flatnonzero(bad), columns))
         return parts
 
     # The blocks are added in their order, whichever is ready first: equal runs give equal bits.
@@ -240,15 +258,20 @@ def _media_to_templates(sums: np.ndarray, template_of_group: np.ndarray, num_tem
     return sparse.csr_array((weights, np.arange(len(sums)), ends), shape=(num_templates, len(sums))) @ sums
 
 
-def _blocks(images: np.ndarray) -> Iterator[tuple[int, int]]:
-    """(start, stop) of blocks of image rows that hold some of the ascending `images`."""
+def _lengths(embeddings: dict[bool, np.ndarray]) -> dict[bool, np.ndarray]:
+    return {flip: np.sqrt(np.einsum("nd,nd->n", both, both)) for flip, both in embeddings.items()}
+
+
+def _blocks(images: np.ndarray) -> Iterator[Block]:
+    """Blocks of image rows that hold some of the ascending `images`."""
     if not len(images):
         return
-    for start in range(int(images[0]) // ROWS_AT_ONCE * ROWS_AT_ONCE, int(images[-1]) + 1, ROWS_AT_ONCE):
-        stop = min(start + ROWS_AT_ONCE, int(images[-1]) + 1)
-        first, last = np.searchsorted(images, (start, stop))
+    end = int(images[-1]) + 1
+    starts = np.arange(int(images[0]) // ROWS_AT_ONCE * ROWS_AT_ONCE, end, ROWS_AT_ONCE)
+    edges = [*np.searchsorted(images, starts).tolist(), len(images)]
+    for start, (first, last) in zip(starts.tolist(), pairwise(edges), strict=True):
         if last > first:
-            yield start, stop
+            yield start, min(start + ROWS_AT_ONCE, end), first, last
 
 
 def with_switches(
