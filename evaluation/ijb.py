@@ -221,8 +221,8 @@ def _parse(files: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, np.ndar
     arrays["template_ids"] = lookup.ids
     arrays["face_templates"] = lookup.rows_of(ids[:, 0]).astype(np.int32)
     smallest = np.uint16 if len(lookup.ids) <= 1 << 16 else np.int32
-    arrays["pair_first"] = lookup.rows_of(first).astype(smallest)
-    arrays["pair_second"] = lookup.rows_of(second).astype(smallest)
+    arrays["pair_first"] = lookup.rows_of(first).astype(smallest, copy=False)
+    arrays["pair_second"] = lookup.rows_of(second).astype(smallest, copy=False)
     arrays["is_same"] = is_same
     for role, (templates, subjects) in tables.items():
         arrays[f"{role}/templates"] = lookup.rows_of(templates).astype(np.int32)
@@ -318,7 +318,9 @@ class _TemplateRows:
             for column in columns:
                 seen[column] = True
             self.ids = np.flatnonzero(seen).astype(np.int64)
-            self._table = np.cumsum(seen, dtype=np.int32) - 1
+            # Small numbers, for millions are looked up. The first entries may wrap to the largest: they are no ids.
+            smallest = np.uint16 if len(self.ids) <= 1 << 16 else np.int32
+            self._table = np.cumsum(seen, dtype=smallest) - smallest(1)
         else:
             self.ids = np.unique(np.concatenate([np.unique(column) for column in columns]).astype(np.int64))
 

@@ -19,6 +19,7 @@ from facekd.errors import FacekdError
 
 BYTES_AT_ONCE = 1 << 20
 DIGITS_AT_ONCE = 8  # of one number, in one 64-bit word
+LONGEST_NAME = 64  # bytes, for the fast way
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -57,32 +58,20 @@ def read_named_numbers(path: str | os.PathLike[str], num_values: int, dtype: Any
         ProtocolError: an empty file, or a line with more or fewer values, or with something that is no number.
     """
     path = Path(path)
-    lines = _split_lines(path)
-    names, rests = [], []
-    for number, line in lines:
-        name, *rest = line.split(None, 1)
-        values = rest[0].rstrip() if rest else b""
-        if values.count(b" ") != num_values - 1:  # other white space, or another number of values
-            tokens = values.split()
-            if len(tokens) != num_values:
-                raise ProtocolError(
-                    f"{path}, line {number}: expected a name and {num_values} numbers, found "
-                    f"{len(tokens) + 1} columns: {_shown(line)}"
-                )
-            values = b" ".join(tokens)
-        names.append(name)
-        rests.append(values)
+    names: list[np.ndarray] = []
+    values: list[np.ndarray] = []
+    if path.stat().st_size:
+        whole = np.memmap(path, np.uint8, "r")
+
+        def parse(bounds: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+            return _parse_named(whole, *bounds, path, num_values, np.dtype(dtype))
+
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            found = [part for part in pool.map(parse, _line_bounds(whole)) if len(part[0])]
+        names, values = [part[0] for part in found], [part[1] for part in found]
     if not names:
         raise ProtocolError(f"{path}: is empty; expected lines of a name and {num_values} numbers")
-    flat = _numbers(b" ".join(rests), dtype)
-    if flat is None or flat.size != num_values * len(names):
-        for (number, line), values in zip(lines, rests, strict=True):
-            found = _numbers(values, dtype)
-            if found is None or found.size != num_values:
-                kind = "whole numbers" if np.dtype(dtype).kind == "i" else "numbers"
-                raise ProtocolError(f"{path}, line {number}: expected a name and {num_values} {kind}: {_shown(line)}")
-        raise ProtocolError(f"{path}: its numbers cannot be read")
-    return np.array(names), flat.reshape(-1, num_values)
+    return np.concatenate(names), np.concatenate(values)
 
 
 def read_template_subjects(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -97,11 +86,13 @@ def read_template_subjects(path: str | os.PathLike[str]) -> tuple[np.ndarray, np
         ProtocolError: no rows, a row without them, or with something else than whole numbers.
     """
     path = Path(path)
+    tidy = _parse_tidy_subjects(_text_of(path))
+    if tidy is not None:
+        return tidy
     lines = _split_lines(path)
     if len(lines) < 2:
         raise ProtocolError(f"{path}: holds no rows; expected a header TEMPLATE_ID,SUBJECT_ID,... and one row a face")
-    header = [name.strip(b" \"'").upper() for name in lines[0][1].split(b",")]
-    columns = [header.index(name) if name in header else at for at, name in enumerate((b"TEMPLATE_ID", b"SUBJECT_ID"))]
+    columns = _subject_columns(lines[0][1])
     last = max(columns) + 1
     values = []
     for number, line in lines[1:]:
@@ -118,8 +109,41 @@ def read_template_subjects(path: str | os.PathLike[str]) -> tuple[np.ndarray, np
 
 def _split_lines(path: Path) -> list[tuple[int, bytes]]:
     """(number from 1, line) of the lines that are not blank."""
-    text = path.read_bytes().removeprefix(BYTE_ORDER_MARK)
+    text = _text_of(path)
     return [(number, line.strip()) for number, line in enumerate(text.split(b"\n"), 1) if line.strip()]
+
+
+def _text_of(path: Path) -> bytes:
+    return path.read_bytes().removeprefix(BYTE_ORDER_MARK)
+
+
+def _subject_columns(header: bytes) -> list[int]:
+    names = [name.strip(b" \"'").upper() for name in header.split(b",")]
+    return [names.index(name) if name in names else at for at, name in enumerate((b"TEMPLATE_ID", b"SUBJECT_ID"))]
+
+
+def _parse_tidy_subjects(text: bytes) -> tuple[np.ndarray, np.ndarray] | None:
+    """Rows of as many fields as the header, ids of up to 8 digits without quotes; None where any is otherwise."""
+    header, _, body = text.replace(b"\r\n", b"\n").partition(b"\n")
+    width = header.count(b",") + 1
+    if not body or width < 2:
+        return None
+    text = body if body.endswith(b"\n") else body + b"\n"
+    codes, words = _as_words(text)
+    ends = np.flatnonzero((codes == ord(",")) | (codes == ord("\n")))
+    if ends.size % width:
+        return None
+    ends = ends.reshape(-1, width)
+    if (codes[ends[:, :-1]] != ord(",")).any() or (codes[ends[:, -1]] != ord("\n")).any():
+        return None
+    starts = np.concatenate([[0], ends.reshape(-1)[:-1] + 1]).reshape(-1, width)
+    found = [
+        _digits_to_numbers(words, starts[:, column], ends[:, column] - starts[:, column])
+        for column in _subject_columns(header)
+    ]
+    if found[0] is None or found[1] is None:
+        return None
+    return found[0].astype(np.int64), found[1].astype(np.int64)
 
 
 def _numbers(text: bytes, dtype: Any) -> np.ndarray | None:
@@ -148,6 +172,96 @@ def _line_bounds(whole: np.ndarray) -> Iterator[tuple[int, int]]:
             end = end + int(following[0]) + 1 if following.size else min(end + 4096, len(whole))
         yield begin, end
         begin = end
+
+
+def _parse_named(
+    whole: np.ndarray, begin: int, end: int, path: Path, num_values: int, dtype: np.dtype[Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(names, values (n, V)) of some whole lines."""
+    text = whole[begin:end].tobytes().replace(b"\r\n", b"\n")
+    if not text.endswith(b"\n"):
+        text += b"\n"
+    parsed = _parse_tidy_named(text, num_values, dtype)
+    if parsed is not None:
+        return parsed
+    kind = "whole numbers" if dtype.kind == "i" else "numbers"
+    names, rows = [], []
+    for offset, line in enumerate(text.split(b"\n")):
+        name, *tokens = line.split() or [b""]
+        if not name:
+            continue
+        values = _numbers(b" ".join(tokens), dtype) if len(tokens) == num_values else None
+        if values is None or len(values) != num_values:
+            number = int(np.count_nonzero(whole[:begin] == ord("\n"))) + offset + 1
+            found = "" if len(tokens) == num_values else f", found {len(tokens) + 1} columns"
+            raise ProtocolError(
+                f"{path}, line {number}: expected a name and {num_values} {kind}{found}: {_shown(line.strip())}"
+            )
+        names.append(name)
+        rows.append(values)
+    return np.array(names, np.bytes_), np.array(rows, dtype).reshape(-1, num_values)
+
+
+def _parse_tidy_named(text: bytes, num_values: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Lines of `stem.ending value ... value newline`, one space between; None where any is otherwise.
+
+    Values are whole numbers where `dtype` is, else decimal numbers with digits on both sides of a point, 15 in all:
+    their digits are a whole number below 2^53, which divided by a power of ten is what correct rounding gives.
+    """
+    codes, words = _as_words(text)
+    has_points = dtype.kind == "f"
+    marks = np.flatnonzero((codes <= ord(" ")) | (codes == ord(".")))
+    expected = b". " + (b". " if has_points else b" ") * num_values
+    expected = np.frombuffer(expected[:-1] + b"\n", np.uint8)
+    if marks.size % len(expected) or not marks.size:
+        return None
+    marks = marks.reshape(-1, len(expected))
+    if (codes[marks] != expected).any():
+        return None
+    line_starts = np.concatenate([[0], marks[:-1, -1] + 1])
+    stride = 2 if has_points else 1
+    values = np.empty((len(marks), num_values), dtype)
+    for column in range(num_values):
+        start = marks[:, 1 + stride * column] + 1
+        stop = marks[:, 1 + stride * (column + 1)]
+        if not has_points:
+            whole = _digits_to_numbers(words, start, stop - start)
+            if whole is None:
+                return None
+            values[:, column] = whole
+            continue
+        point = marks[:, 2 + stride * column]
+        is_negative = codes[start] == ord("-")
+        start = start + is_negative
+        whole = _digits_to_numbers(words, start, point - start)
+        fraction = _digits_to_numbers(words, point + 1, stop - point - 1)
+        if whole is None or fraction is None or (stop - start).max() > 16:
+            return None
+        scale = 10.0 ** np.arange(DIGITS_AT_ONCE + 1)[stop - point - 1]
+        number = (whole * scale + fraction) / scale
+        values[:, column] = np.where(is_negative, -number, number)
+    names = _gather_bytes(words, line_starts, marks[:, 1] - line_starts)
+    return (names, values) if names is not None else None
+
+
+def _as_words(text: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """(the bytes, every 8 bytes from any offset on as one little-endian word; zeros follow the text)."""
+    padded = text + bytes(LONGEST_NAME + DIGITS_AT_ONCE)
+    codes = np.frombuffer(padded, np.uint8)[: len(text)]
+    return codes, np.ndarray((len(text) + LONGEST_NAME,), "<u8", buffer=padded, strides=(1,))
+
+
+def _gather_bytes(words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
+    """Byte strings of 1 to LONGEST_NAME bytes; None where one is longer or empty."""
+    longest = int(lengths.max())
+    if lengths.min() < 1 or longest > LONGEST_NAME:
+        return None
+    parts = np.empty((len(starts), -(-longest // 8)), "<u8")
+    for at in range(parts.shape[1]):
+        left = np.clip(lengths - 8 * at, 0, 8).astype(np.uint64)
+        beyond = np.uint64(64) - (left << np.uint64(3))  # bits; numpy gives 0 for a shift by all 64
+        parts[:, at] = (words[starts + 8 * at] << beyond) >> beyond
+    return parts.view(f"S{8 * parts.shape[1]}").reshape(-1).astype(f"S{longest}")
 
 
 def _parse_pairs(whole: np.ndarray, begin: int, end: int, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -179,8 +293,7 @@ def _parse_pairs(whole: np.ndarray, begin: int, end: int, path: Path) -> tuple[n
 
 def _parse_tidy_pairs(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Lines of exactly `digits space digits space 0-or-1 newline`, up to 8 digits; None where any is otherwise."""
-    padded = text + bytes(DIGITS_AT_ONCE)
-    codes = np.frombuffer(padded, np.uint8)[: len(text)]
+    codes, words = _as_words(text)
     ends = np.flatnonzero(codes <= ord(" "))
     if ends.size % 3:
         return None
@@ -190,8 +303,6 @@ def _parse_tidy_pairs(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray] 
     tidy = (last == ord("\n")).all() and (spaces == ord(" ")).all() and (ends[:, 2] - ends[:, 1] == 2).all()
     if not tidy or labels.max() > 1:
         return None
-    # Every 8 bytes of the text as one word, at any offset.
-    words = np.ndarray((len(text),), "<u8", buffer=padded, strides=(1,))
     starts = np.concatenate([[0], ends[:-1, 2] + 1])
     first = _digits_to_numbers(words, starts, ends[:, 0] - starts)
     second = _digits_to_numbers(words, ends[:, 0] + 1, ends[:, 1] - ends[:, 0] - 1)
