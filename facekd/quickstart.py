@@ -50,7 +50,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(300, 20, 150, 6000, 64, 0.5, 14_000, 10_000),
+    "small": Size(300, 20, 150, 4000, 64, 0.5, 12_000, 8_000),
     # For tests: every step, in seconds, learning nothing worth the name.
     "tiny": Size(12, 8, 20, 60, 32, 0.25, 400, 400),
 }
