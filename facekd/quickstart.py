@@ -47,12 +47,13 @@ class Size:
     width: float
     images: int  # seen in each training
     student_images: int  # seen by each student, and by the teacher under a student's classifier
+    batch: int
 
 
 SIZES = {
-    "small": Size(300, 20, 150, 4000, 64, 0.5, 12_000, 8_000),
+    "small": Size(300, 20, 150, 4000, 64, 0.5, 12_000, 8_000, 64),
     # For tests: every step, in seconds, learning nothing worth the name.
-    "tiny": Size(12, 8, 20, 60, 32, 0.25, 400, 400),
+    "tiny": Size(12, 8, 20, 60, 32, 0.25, 400, 400, 16),
 }
 
 
@@ -128,13 +129,16 @@ class Quickstart:
 
     def run(self) -> None:
         """Run every step that is not done, then write `results.json` and `report.html`."""
+        from facekd.data.loader import usable_cores
         from facekd.quickstart_report import write_report
 
         started = time.monotonic()
         with sole_user_of(self.folder, "quickstart"):
             memory = Memory(self.folder, same_command_only=True)
             self._make_untrained()
-            run_steps(self.steps(), memory)
+            run_steps(self.trainings(), memory)
+            # Exporting and judging leave a core idle by themselves; two at once do not, and each keeps to its log.
+            run_steps([*self.trainings(), *self.judgings()], memory, jobs=2, threads=max(1, usable_cores() // 2))
         models = [self._result("untrained", "random weights")]
         models += [self._result(name, recipe.method) for name, recipe in RECIPES.items() if recipe.judged]
         write_json(self.folder / "results.json", {"schema": 1, "seed": self.seed, "models": models})
@@ -142,8 +146,8 @@ class Quickstart:
         print(_table(models))
         print(f"\nreport: {self.folder / 'report.html'}   ({format_duration(time.monotonic() - started)})")
 
-    def steps(self) -> list[Step]:
-        """Everything there is to run: generate, train, cache the teacher, distil, then export and judge each."""
+    def trainings(self) -> list[Step]:
+        """Generate, train, cache the teacher, distil."""
         data, cache = self.folder / "data", self.folder / "teacher.cache"
         steps = [Step("generate faces", ("data", "synthesize", *as_options(self._data_options())), data / "train.rec")]
         for name, recipe in RECIPES.items():
@@ -153,9 +157,12 @@ class Quickstart:
             before = ("cache the teacher" if other == "cache" else RECIPES[other].title for other in recipe.after)
             words = (recipe.verb, *as_options(self._train_options(name)))
             steps.append(Step(RECIPES[name].title, words, self.folder / name, ("generate faces", *before)))
-        for name in ("untrained", *(name for name, recipe in RECIPES.items() if recipe.judged)):
-            steps += self._judging(name)
         return steps
+
+    def judgings(self) -> list[Step]:
+        """Export and judge each model."""
+        names = ("untrained", *(name for name, recipe in RECIPES.items() if recipe.judged))
+        return [step for name in names for step in self._judging(name)]
 
     def _data_options(self) -> dict[str, Any]:
         size = self.size
@@ -208,7 +215,7 @@ class Quickstart:
             "schedule.lr": 0.1,
             "schedule.warmup_images": images // 20,
             "images": images,
-            "global_batch_size": 64 if images >= 10_000 else 16,
+            "global_batch_size": size.batch,
             "log_every_images": images // 20,
             "checkpoint.every_images": images // 5,
             "tensorboard": False,
@@ -227,9 +234,11 @@ class Quickstart:
             "output": verification,
         }
         before = (RECIPES[name].title,) if is_trained else ()
-        export = Step(f"export {name}", ("export", str(source), "--output", str(model)), model, before)
+        log = folder / "judged.log"
+        export = Step(f"export {name}", ("export", str(source), "--output", str(model)), model, before, log)
         words = ("evaluate", "lfw", *as_options(options))
-        return [export, Step(f"verify {name}", words, verification / "results.json", (export.title, "generate faces"))]
+        after = (export.title, "generate faces")
+        return [export, Step(f"verify {name}", words, verification / "results.json", after, log)]
 
     def _result(self, name: str, method: str) -> dict[str, Any]:
         model, verification = self.folder / name / "model.onnx", self.folder / name / "verification"
