@@ -11,7 +11,8 @@ import numpy as np
 from data_prep.bad_records import NUM_SHOWN, add_bad_record_option
 from facekd.data.record_pack import find_rec
 from facekd.data.recordio import RecordError
-from facekd.data.recordio.index import parse_idx, scan_records, write_idx
+from facekd.data.recordio.idx_file import parse_idx, write_idx
+from facekd.data.recordio.index import scan_records
 from facekd.errors import run_verb
 
 

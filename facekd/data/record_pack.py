@@ -15,8 +15,8 @@ import numpy as np
 
 from facekd.data.recordio import RecordReader
 from facekd.data.recordio.cache import MIN_ROWS, load_cache, save_cache, stamp_of
-from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, RecordError, first_label, unpack
-from facekd.data.recordio.headers import RecordHeaders, read_headers
+from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, RecordError, unpack, unpack_labelled
+from facekd.data.recordio.headers import RecordHeaders, gather_headers, read_headers
 
 Layout = Literal["insightface", "im2rec"]
 
@@ -89,19 +89,48 @@ class RecordPack:
         Raises:
             RecordError: the record is damaged, holds no image, or has a label that is no whole number from 0.
         """
-        row = int(self._image_rows[image])
+        row = self._image_rows.item(image)
         try:
-            header, image_bytes = unpack(self.reader.read_row(row))
+            label, image_bytes = unpack_labelled(self.reader.read_row(row))
         except RecordError as error:
             if error.key is not None and error.offset is not None:
                 raise
             raise self._bad_record(row, str(error)) from error
-        label = first_label(header)
         if not (label >= 0 and label.is_integer()):
             raise self._bad_record(row, f"its label is {label}, and labels are whole numbers from 0")
         if not image_bytes:
             raise self._bad_record(row, "it holds no image, only a header")
         return image_bytes, int(label)
+
+    def read_images(self, images: np.ndarray) -> tuple[list[memoryview], np.ndarray]:
+        """Encoded images number `images`, int (B,), and their labels: what `read_image` gives, in a tenth of the time.
+
+        Returns:
+            `(encoded, labels)`: B views, of the mapped file where the record lies in it in one piece, so that nothing
+            is copied; they stay valid when the pack is closed. Labels are int64 (B,).
+
+        Raises:
+            RecordError: as `read_image`, for the first image that cannot be used.
+        """
+        images = np.asarray(images, dtype=np.int64)
+        rows = self._image_rows[images]
+        index = self.reader.index
+        offsets, extents = index.offsets[rows], index.extents[rows]
+        content = self.reader.map_content(offsets, extents)
+        words = np.frombuffer(content, dtype="<u4", count=len(content) // 4)
+        headers, ends = gather_headers(words, offsets)
+        labels, sizes = headers.labels, headers.image_sizes
+        is_sound = headers.is_readable & (sizes > 0) & ((ends + 3) // 4 * 4 == offsets + extents)
+        is_sound &= np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels))
+        starts = ends - sizes
+        encoded = [content[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        if not is_sound.all():
+            for slot in np.flatnonzero(
+                ~is_sound
+            ).tolist():  # split, unusual or bad: the careful way reads it, or says why
+                image_bytes, labels[slot] = self.read_image(int(images[slot]))
+                encoded[slot] = memoryview(image_bytes)
+        return encoded, labels.astype(np.int64)
 
     def describe_image(self, image: int) -> str:
         """`FILE: record KEY at offset N`, for messages about image number `image`."""

@@ -105,6 +105,22 @@ class ShardedRecords:
         shard, number = self.locate(image)
         return self.packs[shard].read_image(number)
 
+    def read_images(self, images: np.ndarray) -> tuple[list[memoryview], np.ndarray]:
+        """See `RecordPack.read_images`."""
+        images = np.asarray(images, dtype=np.int64)
+        if len(images) and not (images.min() >= 0 and images.max() < self.num_images):
+            raise IndexError(f"images {images.min()} to {images.max()} of {self.num_images}")
+        shards = np.searchsorted(self._ends, images, side="right")
+        encoded = [memoryview(b"")] * len(images)
+        labels = np.empty(len(images), dtype=np.int64)
+        for shard in np.unique(shards).tolist():
+            slots = np.flatnonzero(shards == shard)
+            first = int(self._ends[shard - 1]) if shard else 0
+            found, labels[slots] = self.packs[shard].read_images(images[slots] - first)
+            for slot, image in zip(slots.tolist(), found, strict=True):
+                encoded[slot] = image
+        return encoded, labels
+
     def describe_image(self, image: int) -> str:
         """See `RecordPack.describe_image`."""
         shard, number = self.locate(image)

@@ -22,6 +22,8 @@ LENGTH_MASK = (1 << LENGTH_BITS) - 1
 WHOLE, FIRST, MIDDLE, LAST = range(4)  # the continuation flag in the top three bits of a part's length word
 FRAME_SIZE = 8  # magic and length word
 IMAGE_HEADER = struct.Struct("<IfQQ")
+_FLOAT = struct.Struct("<f")
+_FIRST_LABEL_END = IMAGE_HEADER.size + _FLOAT.size
 EXACT_FLOAT32_INTEGERS = 1 << 24  # float32 holds every integer up to here, and only even ones just above
 
 
@@ -106,6 +108,23 @@ def unpack(payload: bytes | memoryview) -> tuple[Header, bytes]:
         )
     labels = np.frombuffer(payload, dtype="<f4", count=flag, offset=IMAGE_HEADER.size).astype(np.float32)
     return Header(flag, labels, identifier, identifier2), bytes(payload[start:])
+
+
+def unpack_labelled(payload: bytes | memoryview) -> tuple[float, bytes]:
+    """The first label of an image record and its image bytes: `unpack` without a header that nobody looks at.
+
+    Raises:
+        RecordError: as `unpack`.
+    """
+    if len(payload) >= _FIRST_LABEL_END:
+        flag, label, _, _ = IMAGE_HEADER.unpack_from(payload)
+        start = IMAGE_HEADER.size + 4 * flag
+        if flag == 0:
+            return label, bytes(payload[start:])
+        if start <= len(payload):
+            return _FLOAT.unpack_from(payload, IMAGE_HEADER.size)[0], bytes(payload[start:])
+    header, image_bytes = unpack(payload)
+    return first_label(header), image_bytes
 
 
 def first_label(header: Header) -> float:

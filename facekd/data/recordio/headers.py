@@ -65,7 +65,7 @@ def read_headers(reader: RecordReader, offsets: np.ndarray, keys: np.ndarray) ->
     starts = range(0, len(order), ROWS_PER_BLOCK)
     for start in track(starts, f"reading labels of {reader.rec_path.name}", len(order), ROWS_PER_BLOCK):
         rows = order[start : start + ROWS_PER_BLOCK]
-        rows = rows[offsets[rows] + FRAME_SIZE + IMAGE_HEADER.size <= size]
+        rows = rows[offsets[rows] + FRAME_SIZE + IMAGE_HEADER.size <= size]  # of the others nothing is there to read
         is_unusual = _read_block(words, rows, offsets[rows], headers)
         for row in rows[is_unusual].tolist():
             _read_one(reader, row, int(offsets[row]), int(keys[row]), headers)
@@ -74,23 +74,38 @@ def read_headers(reader: RecordReader, offsets: np.ndarray, keys: np.ndarray) ->
 
 def _read_block(words: np.ndarray, rows: np.ndarray, offsets: np.ndarray, headers: RecordHeaders) -> np.ndarray:
     """Fill `rows` of `headers` for ordinary records; returns which rows are not, bool (rows,)."""
+    found, _ = gather_headers(words, offsets)
+    filled = rows[found.is_readable]
+    for ours, theirs in zip(vars(headers).values(), vars(found).values(), strict=True):
+        ours[filled] = theirs[found.is_readable]
+    return ~found.is_readable
+
+
+def gather_headers(words: np.ndarray, offsets: np.ndarray) -> tuple[RecordHeaders, np.ndarray]:
+    """Headers of ordinary records, which are those in one part; a split or damaged one counts as unreadable.
+
+    Args:
+        words: the file as uint32, (its bytes / 4,).
+        offsets: int64 (N,), multiples of 4.
+
+    Returns:
+        `(headers, ends)`: where there is an image it takes the last `image_sizes` bytes before `ends`, int64 (N,).
+    """
     positions = offsets // 4
-    length_words = words[positions + 1]
+
+    def at(place: np.ndarray) -> np.ndarray:
+        return words.take(place, mode="clip")  # beyond the end anything will do: such a record is unreadable
+
+    length_words = at(positions + 1)
     lengths = (length_words & LENGTH_MASK).astype(np.int64)
-    flags = words[positions + 2].astype(np.int64)
+    flags = at(positions + 2).astype(np.int64)
     image_sizes = lengths - IMAGE_HEADER.size - 4 * flags
-    ends = offsets + FRAME_SIZE + (lengths + 3) // 4 * 4
-    is_ordinary = (words[positions] == MAGIC) & (length_words >> LENGTH_BITS == WHOLE)
-    is_ordinary &= (image_sizes >= 0) & (ends <= 4 * len(words))
+    ends = offsets + FRAME_SIZE + lengths
+    is_ordinary = (at(positions) == MAGIC) & (length_words >> LENGTH_BITS == WHOLE)
+    is_ordinary &= (image_sizes >= 0) & ((ends + 3) // 4 <= len(words))
     # The label stands in the header, or, where there is an array, right after it.
-    label_positions = np.where((flags > 0) & is_ordinary, positions + 8, positions + 3)
-    labels = words[label_positions].view("<f4").astype(np.float64)
-    filled = rows[is_ordinary]
-    headers.labels[filled] = labels[is_ordinary]
-    headers.num_labels[filled] = flags[is_ordinary]
-    headers.image_sizes[filled] = image_sizes[is_ordinary]
-    headers.is_readable[filled] = True
-    return ~is_ordinary
+    labels = at(positions + np.where(flags > 0, 8, 3)).view("<f4").astype(np.float64)
+    return RecordHeaders(labels, flags, image_sizes, is_ordinary), ends
 
 
 def _read_one(reader: RecordReader, row: int, offset: int, key: int, headers: RecordHeaders) -> None:

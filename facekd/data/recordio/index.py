@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,10 +20,9 @@ from facekd.data.recordio.format import (
     WHOLE,
     RecordError,
 )
-from facekd.files import atomic_open
+from facekd.data.recordio.idx_file import parse_idx
 from facekd.progress import track
 
-ROWS_PER_WRITE = 1 << 16
 WORDS_PER_BLOCK = 1 << 24  # 64 MB of a record file at a time
 
 
@@ -73,68 +71,6 @@ def load_index(rec_path: Path, idx_path: Path | None, min_rows_to_cache: int = M
     if len(keys) >= min_rows_to_cache and not damage:
         save_cache(rec_path, "index", stamp, [keys, offsets, extents])
     return RecordIndex(keys, offsets, extents, idx_path, damage=damage)
-
-
-def parse_idx(idx_path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and offsets, int64 (N,) each, of an `.idx` file: lines of `key<tab>offset`.
-
-    Raises:
-        RecordError: it is empty, or a line is not two whole numbers, or an offset cannot be one.
-    """
-    if idx_path.stat().st_size == 0:
-        raise RecordError(f"{idx_path} is empty: delete it, and `facekd data index` makes it anew from the .rec")
-    table = _parse_plain_idx(idx_path.read_bytes())
-    if table is None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", DeprecationWarning)  # before numpy 2.3 it reads 1.5 as 1, and warns
-            try:
-                table = np.loadtxt(idx_path, dtype=np.int64, ndmin=2, comments=None)
-            except (ValueError, OverflowError, DeprecationWarning) as error:
-                raise RecordError(
-                    f"{idx_path} is not an index, which has lines of `key<tab>offset`: {error}"
-                ) from error
-    if table.shape[1] != 2:
-        raise RecordError(
-            f"{idx_path} is not an index: its lines should hold 2 numbers, key and offset, not {table.shape[1]}"
-        )
-    keys, offsets = np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
-    wrong = np.flatnonzero((offsets < 0) | (offsets % 4 != 0))
-    if len(wrong):
-        row = int(wrong[0])
-        raise RecordError(
-            f"{idx_path}, line {row + 1}: key {keys[row]} has offset {offsets[row]}, and records start at "
-            "multiples of 4 bytes: this is not the index of a RecordIO file, or it is corrupt",
-            key=int(keys[row]),
-            offset=int(offsets[row]),
-        )
-    return keys, offsets
-
-
-def _parse_plain_idx(content: bytes) -> np.ndarray | None:
-    """The numbers of an index as every tool writes it, int64 (N, 2); None where it is not quite that.
-
-    Three times as fast as `loadtxt`, which is left to read the rest and to say where it is wrong.
-    """
-    num_lines = content.count(b"\n") + (not content.endswith(b"\n"))
-    if content.count(b"\t") != num_lines:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", DeprecationWarning)  # how numpy reports what it cannot read
-        try:
-            numbers = np.fromstring(content, dtype=np.int64, sep=" ")
-        except (ValueError, DeprecationWarning):
-            return None
-    return numbers.reshape(num_lines, 2) if len(numbers) == 2 * num_lines else None
-
-
-def write_idx(idx_path: Path, keys: np.ndarray, offsets: np.ndarray) -> None:
-    """Write an `.idx` file, atomically, as mxnet does: `key<tab>offset` lines in the given order."""
-    with atomic_open(idx_path) as stream:
-        for start in range(0, len(keys), 1 << 16):
-            rows = zip(
-                keys[start : start + (1 << 16)].tolist(), offsets[start : start + (1 << 16)].tolist(), strict=True
-            )
-            stream.write("".join(f"{key}\t{offset}\n" for key, offset in rows).encode())
 
 
 def scan_records(rec_path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:

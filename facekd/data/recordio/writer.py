@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from facekd.data.recordio.format import RecordError, frame
-from facekd.data.recordio.index import write_idx
+from facekd.data.recordio.idx_file import write_idx
 
 
 class RecordWriter:

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from facekd.data.recordio import Header, RecordError, RecordReader, RecordWriter, pack
 from facekd.data.recordio.cache import load_cache, save_cache
-from facekd.data.recordio.index import load_index, parse_idx, scan_records, write_idx
+from facekd.data.recordio.idx_file import parse_idx, write_idx
+from facekd.data.recordio.index import load_index, scan_records
 
 MAGIC = bytes.fromhex("0a23d7ce")
 
@@ -40,6 +43,51 @@ def test_an_index_comes_back(tmp_path: Path) -> None:
     found_keys, found_offsets = parse_idx(tmp_path / "a.idx")
     np.testing.assert_array_equal(found_keys, keys)
     np.testing.assert_array_equal(found_offsets, offsets)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    key_digits=st.integers(1, 18),
+    offset_digits=st.integers(1, 18),
+    num_lines=st.integers(1, 400),
+    seed=st.integers(0, 2**32),
+    is_sorted=st.booleans(),
+    last_newline=st.booleans(),
+)
+def test_any_numbers_come_back(
+    tmp_path_factory: pytest.TempPathFactory,
+    key_digits: int,
+    offset_digits: int,
+    num_lines: int,
+    seed: int,
+    is_sorted: bool,
+    last_newline: bool,
+) -> None:
+    """Lines of one layout are read together: whatever the layouts, and wherever they change, nothing may shift."""
+    generator = np.random.default_rng(seed)
+    keys, offsets = (
+        generator.integers(0, 10 ** generator.integers(1, digits + 1, num_lines))
+        for digits in (key_digits, offset_digits)
+    )
+    offsets -= offsets % 4
+    if is_sorted:
+        keys, offsets = np.sort(keys), np.sort(offsets)
+    idx = tmp_path_factory.mktemp("idx") / "a.idx"
+    text = "".join(f"{key}\t{offset}\n" for key, offset in zip(keys.tolist(), offsets.tolist(), strict=True))
+    idx.write_text(text if last_newline else text[:-1])
+    found_keys, found_offsets = parse_idx(idx)
+    assert found_keys.tolist() == keys.tolist()
+    assert found_offsets.tolist() == offsets.tolist()
+
+
+@pytest.mark.parametrize("character", ["/", ":", "x", "\0", "\xff"])
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_a_wrong_character_is_seen_wherever_it_stands(tmp_path: Path, character: str, place: int) -> None:
+    lines = [f"{key}\t{4 * key}" for key in range(1000, 1100)]
+    lines[70] = lines[70][:place] + character + lines[70][place + 1 :]
+    (tmp_path / "a.idx").write_bytes("\n".join(lines).encode("latin1"))
+    with pytest.raises(RecordError, match=r"a\.idx"):
+        parse_idx(tmp_path / "a.idx")
 
 
 @pytest.mark.parametrize(

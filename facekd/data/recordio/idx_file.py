@@ -1,0 +1,151 @@
+"""The text of an `.idx` file, lines of `key<tab>offset`: read without a step of Python for each line, and written."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from facekd.data.recordio.format import RecordError
+from facekd.files import atomic_open
+
+TAB, NEWLINE = b"\t\n"
+LINES_AT_ONCE = 1 << 14  # what is worked on stays in the processor's cache
+MIN_LINES_IN_A_RUN = 64  # on average; with fewer, numpy's own reader is faster
+RUNS_TO_TRY = 64
+DIGITS_IN_A_WORD = 8
+ASCII_ZEROS = np.uint64(0x3030303030303030)
+# Added to a byte above 9, this sets its top bit.
+BEYOND_NINE, TOP_BITS = np.uint64(0x7676767676767676), np.uint64(0x8080808080808080)
+
+
+def parse_idx(idx_path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and offsets, int64 (N,) each, of an `.idx` file: lines of `key<tab>offset`.
+
+    Raises:
+        RecordError: it is empty, or a line is not two whole numbers, or an offset cannot be one.
+    """
+    if idx_path.stat().st_size == 0:
+        raise RecordError(f"{idx_path} is empty: delete it, and `facekd data index` makes it anew from the .rec")
+    content = idx_path.read_bytes()
+    keys, offsets = _parse_runs(content) or _parse_plain(content) or _parse_any(idx_path)
+    wrong = np.flatnonzero((offsets < 0) | (offsets & 3 != 0))
+    if len(wrong):
+        row = int(wrong[0])
+        raise RecordError(
+            f"{idx_path}, line {row + 1}: key {keys[row]} has offset {offsets[row]}, and records start at "
+            "multiples of 4 bytes: this is not the index of a RecordIO file, or it is corrupt",
+            key=int(keys[row]),
+            offset=int(offsets[row]),
+        )
+    return keys, offsets
+
+
+def write_idx(idx_path: Path, keys: np.ndarray, offsets: np.ndarray) -> None:
+    """Write an `.idx` file, atomically, as mxnet does: `key<tab>offset` lines in the given order."""
+    with atomic_open(idx_path) as stream:
+        for start in range(0, len(keys), 1 << 16):
+            rows = zip(
+                keys[start : start + (1 << 16)].tolist(), offsets[start : start + (1 << 16)].tolist(), strict=True
+            )
+            stream.write("".join(f"{key}\t{offset}\n" for key, offset in rows).encode())
+
+
+def _parse_runs(content: bytes) -> tuple[np.ndarray, np.ndarray] | None:
+    """Keys and offsets of an index as writers leave it; None where it is not quite that.
+
+    In the order of the file both numbers only grow, so lines with as many digits in the key, and in the offset, as the
+    line before lie together in long runs. Within a run every number stands the same number of bytes after the one
+    before, so that eight digits of all of them are one array of 64-bit words.
+    """
+    size = len(content) + (not content.endswith(b"\n"))
+    codes = np.zeros(size + DIGITS_IN_A_WORD, dtype=np.uint8)  # a word may start at the last digit
+    codes[: len(content)] = np.frombuffer(content, dtype=np.uint8)
+    codes[size - 1] = NEWLINE
+    keys, offsets = [], []
+    begin = num_lines = 0
+    while begin < size:
+        end = content.find(b"\n", begin)
+        width = (end if end >= 0 else size - 1) + 1 - begin
+        key_width = content.find(b"\t", begin, begin + width) - begin
+        length = min((size - begin) // width, LINES_AT_ONCE)
+        lines = codes[begin : begin + length * width].reshape(length, width)
+        is_alike = (lines[:, key_width] == TAB) & (lines[:, -1] == NEWLINE)
+        if not is_alike.all():
+            length = int(is_alike.argmin())
+        if key_width < 1 or length == 0:
+            return None
+        for column, start, stop in ((keys, 0, key_width), (offsets, key_width + 1, width - 1)):
+            numbers = _numbers_in_column(codes, begin + start, stop - start, width, length)
+            if numbers is None:
+                return None
+            column.append(numbers)
+        num_lines += length
+        if len(keys) > RUNS_TO_TRY and num_lines < MIN_LINES_IN_A_RUN * len(keys):
+            return None
+        begin += length * width
+    return np.concatenate(keys), np.concatenate(offsets)
+
+
+def _numbers_in_column(codes: np.ndarray, begin: int, num_digits: int, stride: int, count: int) -> np.ndarray | None:
+    """`count` numbers of `num_digits` digits, `stride` bytes from one to the next, int64; None if they are none."""
+    if not 1 <= num_digits <= 2 * DIGITS_IN_A_WORD:
+        return None
+    in_last = min(num_digits, DIGITS_IN_A_WORD)
+    numbers = _digits(codes, begin + num_digits - in_last, in_last, stride, count)
+    if num_digits > in_last:
+        high = _digits(codes, begin, num_digits - in_last, stride, count)
+        if high is None or numbers is None:
+            return None
+        numbers += high * np.uint64(10**DIGITS_IN_A_WORD)
+    return None if numbers is None else numbers.view(np.int64)
+
+
+def _digits(codes: np.ndarray, begin: int, num_digits: int, stride: int, count: int) -> np.ndarray | None:
+    words = np.ndarray((count,), "<u8", codes.data, begin, (stride,)) ^ ASCII_ZEROS
+    words <<= np.uint64(8 * (DIGITS_IN_A_WORD - num_digits))  # drops what follows the digits, puts zeros before them
+    other = words + BEYOND_NINE
+    other |= words
+    if np.bitwise_or.reduce(other) & TOP_BITS:
+        return None
+    # Neighbours join: 8 digits become 4 numbers below 100, in every other byte, 2 below 10,000, and 1.
+    for bits, base, mask in ((8, 10, 0x00FF00FF00FF00FF), (16, 100, 0x0000FFFF0000FFFF), (32, 10_000, 0xFFFFFFFF)):
+        np.right_shift(words, np.uint64(bits), out=other)
+        words *= np.uint64(base)
+        words += other
+        words &= np.uint64(mask)
+    return words
+
+
+def _parse_plain(content: bytes) -> tuple[np.ndarray, np.ndarray] | None:
+    """Of one tab a line, whatever the order; None where that is not so. Three times as fast as `loadtxt`."""
+    num_lines = content.count(b"\n") + (not content.endswith(b"\n"))
+    if content.count(b"\t") != num_lines:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)  # how numpy reports what it cannot read
+        try:
+            numbers = np.fromstring(content, dtype=np.int64, sep=" ")
+        except (ValueError, DeprecationWarning):
+            return None
+    return _columns(numbers.reshape(num_lines, 2)) if len(numbers) == 2 * num_lines else None
+
+
+def _parse_any(idx_path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """With spaces, empty lines and the like; and says where there is something else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)  # before numpy 2.3 it reads 1.5 as 1, and warns
+        try:
+            table = np.loadtxt(idx_path, dtype=np.int64, ndmin=2, comments=None)
+        except (ValueError, OverflowError, DeprecationWarning) as error:
+            raise RecordError(f"{idx_path} is not an index, which has lines of `key<tab>offset`: {error}") from error
+    if table.shape[1] != 2:
+        raise RecordError(
+            f"{idx_path} is not an index: its lines should hold 2 numbers, key and offset, not {table.shape[1]}"
+        )
+    return _columns(table)
+
+
+def _columns(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
