@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from data_prep.resuming import Resumable
 from facekd.errors import FacekdError
 
 NUM_SHOWN = 10
@@ -26,14 +27,24 @@ class BadRecords:
     Attributes:
         policy: `"fail"` or `"skip"`.
         errors: the problems met so far.
+        num_before: how many were passed over by an earlier run that this one goes on from.
     """
 
     def __init__(self, policy: str) -> None:
         self.policy = policy
         self.errors: list[FacekdError] = []
+        self.num_before = 0
 
     def __len__(self) -> int:
-        return len(self.errors)
+        return self.num_before + len(self.errors)
+
+    def go_on(self, writer: Resumable) -> None:
+        """Count what the earlier run of `writer` has passed over; under `"fail"`, which would not have, begin anew."""
+        num_before = writer.next_task - writer.num_images
+        if num_before and self.policy == "fail":
+            writer.restart()
+            num_before = 0
+        self.num_before += num_before
 
     def meet(self, error: FacekdError) -> None:
         """Raise `error` under `"fail"`; note it, and show the first few, under `"skip"`."""
@@ -47,4 +58,4 @@ class BadRecords:
 
     def summary(self) -> str:
         """`", 3 skipped"` or nothing, for the last line of a verb."""
-        return f", {len(self.errors):,} skipped" if self.errors else ""
+        return f", {len(self):,} skipped" if len(self) else ""

@@ -6,28 +6,30 @@ Merging, splitting, shuffling and re-encoding are options of it.
 from __future__ import annotations
 
 import argparse
-import io
-import json
+import hashlib
 import os
 import sys
-import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from data_prep.bad_records import BadRecords, add_bad_record_option
+from data_prep.conversion_log import ConversionLog
 from data_prep.image_sources import ImageSource, default_name, open_source
 from data_prep.ordered_work import in_order
+from data_prep.resuming import tell_found, told_when_kept
+from data_prep.tar_pack import TarPackWriter
 from data_prep.unpack_records import suffix_of
 from facekd.data.decoding import ImageError, decode_rgb, quiet_decoders
 from facekd.data.record_pack_writer import Layout, RecordPackWriter, rec_path_of
 from facekd.data.sharded_records import shard_path
 from facekd.errors import FacekdError, run_verb
-from facekd.files import atomic_open, write_json, write_text
+from facekd.files import write_json, write_text
 from facekd.progress import track
 
 REPORT_NAME = "convert_report.json"
@@ -64,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.shards < 1:
         parser.error(f"--shards {arguments.shards}: expected at least 1")
-    old = _check_output(arguments)
+    _check_paths(arguments)
     sources = [open_source(path, arguments.root) for path in arguments.sources]
     for path, source in zip(arguments.sources, sources, strict=True):
         print(
@@ -76,10 +78,13 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--layout insightface keeps the images of a person together, which --shards and --shuffle do not")
     layout: Layout = arguments.layout or ("im2rec" if plain else "insightface")
     plan = _plan(sources, arguments, group=layout == "insightface" and arguments.to == "records")
+    job = _job(arguments, plan, layout)
+    folder = arguments.output.parent if arguments.output.suffix == ".rec" else arguments.output
+    log = ConversionLog(folder, job)
+    old = _files_there(arguments, log)
     quiet_decoders()
     bad = BadRecords(arguments.on_bad_record)
-    write = _write_tars if arguments.to == "webdataset" else _write_records
-    num_written, written = write(arguments, plan, layout, bad)
+    num_written, written = _write(arguments, plan, layout, job, log, bad)
     if num_written == 0:
         raise ConvertError("none of the images could be used")
     for file in set(old) - set(written):  # shards of another number would be read as part of the new ones
@@ -98,10 +103,27 @@ def main(argv: list[str] | None = None) -> int:
         "shuffle_seed": arguments.seed if arguments.shuffle else None,
         "reencoded": arguments.reencode,
     }
-    folder = arguments.output.parent if arguments.output.suffix == ".rec" else arguments.output
     write_json(folder / REPORT_NAME, report)
+    log.remove()
     print(f"{arguments.output}: {num_written:,} images of {plan.num_classes:,} identities{bad.summary()}")
     return 0
+
+
+def _job(arguments: argparse.Namespace, plan: Plan, layout: Layout) -> dict[str, Any]:
+    """All that decides what is written, but the content of image files, which are looked at one by one."""
+    order = hashlib.sha256()
+    for part in (plan.source_of, plan.image_of, plan.labels):
+        order.update(np.ascontiguousarray(part, dtype="<i8").data)
+    return {
+        "verb": "convert",
+        "to": arguments.to,
+        "layout": layout,
+        "shards": arguments.shards,
+        "sources": [source.fingerprint() for source in plan.sources],
+        "order": order.hexdigest(),
+        "num_classes": plan.num_classes,
+        "encoding": None if arguments.reencode is None else [arguments.reencode, cv2.__version__],
+    }
 
 
 def _offsets(sources: list[ImageSource], arguments: argparse.Namespace) -> list[int]:
@@ -130,16 +152,17 @@ def _plan(sources: list[ImageSource], arguments: argparse.Namespace, group: bool
 
 def _contents(
     arguments: argparse.Namespace, plan: Plan, rows: range, bad: BadRecords
-) -> Iterator[tuple[int, bytes, str]]:
-    """`(row, bytes, name)` of the images in `rows`; those that cannot be used are met by the policy."""
+) -> Iterator[tuple[int, str, bytes, str]]:
+    """`(row, stamp, bytes, name)` of the images in `rows`; those that cannot be used are met by the policy."""
 
-    def fetch(row: int) -> bytes:
+    def fetch(row: int) -> tuple[str, bytes]:
         source, image = plan.sources[int(plan.source_of[row])], int(plan.image_of[row])
+        stamp = source.stamp(image)  # before the content, which may change meanwhile
         content = source.read(image)
         if arguments.reencode is None:
-            return content
+            return stamp, content
         try:
-            return reencode(content, arguments.reencode)
+            return stamp, reencode(content, arguments.reencode)
         except ImageError as error:
             where = arguments.sources[int(plan.source_of[row])]
             raise ImageError(f"{where}: image {image} ({source.name(image) or 'without name'}): {error}") from error
@@ -147,14 +170,14 @@ def _contents(
     several = len(plan.sources) > 1
     for row, result in zip(rows, in_order(fetch, rows, arguments.workers), strict=True):
         try:
-            content = result.result()
+            stamp, content = result.result()
         except FacekdError as error:
             bad.meet(error)
             continue
         number = int(plan.source_of[row])
         name = plan.sources[number].name(int(plan.image_of[row]))
         name = name or default_name(int(plan.labels[row]), row, suffix_of(content))
-        yield row, content, f"{number}_{name}" if several else name
+        yield row, stamp, content, f"{number}_{name}" if several else name
 
 
 def reencode(content: bytes, quality: int) -> bytes:
@@ -168,60 +191,64 @@ def reencode(content: bytes, quality: int) -> bytes:
     return cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
 
 
-def _write_records(
-    arguments: argparse.Namespace, plan: Plan, layout: Layout, bad: BadRecords
+def _write(
+    arguments: argparse.Namespace,
+    plan: Plan,
+    layout: Layout,
+    job: dict[str, Any],
+    log: ConversionLog,
+    bad: BadRecords,
 ) -> tuple[int, list[Path]]:
-    size = _image_size(plan)
+    """Write the files that are not there yet; returns how many images all of them hold, and their paths."""
+    is_tar = arguments.to == "webdataset"
+    size = 0 if is_tar else _image_size(plan)
     count = 0
     written: list[Path] = []
     for number, rows in enumerate(_split(len(plan), arguments.shards)):
-        one = arguments.shards == 1
-        path = rec_path_of(arguments.output) if one else shard_path(arguments.output, number, arguments.shards)
+        path = _path_of(arguments, number)
         written.append(path)
-        with RecordPackWriter(path, size, layout) as writer:
-            description = "writing records" if one else f"writing shard {number + 1} of {arguments.shards}"
-            for row, content, name in track(_contents(arguments, plan, rows, bad), description, len(rows)):
+        finished = log.counts(path)
+        if finished is not None:
+            count += finished[0]
+            bad.num_before += finished[1]
+            continue
+
+        def is_unchanged(task: int, stamp: str, rows: range = rows) -> bool:
+            row = rows[task]
+            return plan.sources[int(plan.source_of[row])].stamp(int(plan.image_of[row])) == stamp
+
+        num_bad_before = len(bad)
+        part = {**job, "shard": number}
+        writer = (
+            TarPackWriter(path, part, is_unchanged)
+            if is_tar
+            else RecordPackWriter(path, size, layout, part, is_unchanged)
+        )
+        with told_when_kept(writer), writer:
+            bad.go_on(writer)
+            tell_found(writer, writer.num_found)
+            left = rows[writer.next_task :]
+            description = f"writing file {number + 1} of {arguments.shards}" if arguments.shards > 1 else "writing"
+            for row, stamp, content, name in track(_contents(arguments, plan, left, bad), description, len(left)):
                 # Keys go on from shard to shard, so that a record is known by its key alone.
-                writer.add(int(plan.labels[row]), content, name, row if layout == "im2rec" else None)
-                count += 1
-        # Each shard would say only what it holds itself.
-        write_text(path.parent / "property", f"{plan.num_classes},{size},{size}\n")
+                key = row if is_tar or layout == "im2rec" else None
+                writer.add(int(plan.labels[row]), content, name, key, row - rows.start, stamp)  # type: ignore[arg-type]
+            num_images = writer.num_images
+        if not is_tar:
+            # Each shard would say only what it holds itself.
+            write_text(path.parent / "property", f"{plan.num_classes},{size},{size}\n")
+        log.add(path, num_images, len(bad) - num_bad_before)
+        count += num_images
     return count, written
 
 
-def _write_tars(arguments: argparse.Namespace, plan: Plan, layout: Layout, bad: BadRecords) -> tuple[int, list[Path]]:
-    count = 0
-    written: list[Path] = []
-    for number, rows in enumerate(_split(len(plan), arguments.shards)):
-        written.append(arguments.output / f"train-{number:06d}.tar")
-        with atomic_open(written[-1]) as stream, _tar(stream) as add:
-            steps = _contents(arguments, plan, rows, bad)
-            for row, content, name in track(steps, f"writing tar {number + 1} of {arguments.shards}", len(rows)):
-                key = f"{row:09d}"
-                label = int(plan.labels[row])
-                add(f"{key}{suffix_of(content)}", content)
-                add(f"{key}.cls", str(label).encode())
-                add(f"{key}.json", json.dumps({"label": label, "name": name}).encode())
-                count += 1
-    return count, written
-
-
-class _tar:
-    """A plain tar on a stream: the same bytes for the same members, whoever writes it and when."""
-
-    def __init__(self, stream: io.BufferedIOBase | object) -> None:
-        self._archive = tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
-
-    def __enter__(self) -> Callable[[str, bytes], None]:
-        return self._add
-
-    def __exit__(self, *_: object) -> None:
-        self._archive.close()
-
-    def _add(self, name: str, content: bytes) -> None:
-        member = tarfile.TarInfo(name)
-        member.size = len(content)
-        self._archive.addfile(member, io.BytesIO(content))
+def _path_of(arguments: argparse.Namespace, number: int) -> Path:
+    """The file that part `number` goes to."""
+    if arguments.to == "webdataset":
+        return arguments.output / f"train-{number:06d}.tar"
+    if arguments.shards == 1:
+        return rec_path_of(arguments.output)
+    return shard_path(arguments.output, number, arguments.shards)
 
 
 def _split(count: int, parts: int) -> list[range]:
@@ -241,21 +268,31 @@ def _image_size(plan: Plan) -> int:
     raise ConvertError("none of the images can be decoded")
 
 
-def _check_output(arguments: argparse.Namespace) -> list[Path]:
-    """Refuse an output that would destroy something; returns the files that may be replaced."""
+def _check_paths(arguments: argparse.Namespace) -> None:
+    """Refuse an output that cannot be, or is a source."""
     output: Path = arguments.output
     if output.is_file() and output.suffix != ".rec":
         raise ConvertError(f"{output} is a file; give a folder, or a name that ends in .rec")
     if output.suffix == ".rec" and (arguments.shards > 1 or arguments.to == "webdataset"):
         raise ConvertError(f"{output}: several files need a folder; give a name that does not end in .rec")
-    there = [output] if output.suffix == ".rec" else [*output.glob("*.rec"), *output.glob("*.tar")]
-    there = [file for file in there if file.exists()]
     inputs = [path.resolve() for path in arguments.sources]
-    if output.resolve() in inputs or any(file.resolve() in inputs for file in there):
+    if output.resolve() in inputs or any(file.resolve() in inputs for file in _results_in(output)):
         raise ConvertError(f"{output} is a source itself; sources are never touched: choose another output")
+
+
+def _files_there(arguments: argparse.Namespace, log: ConversionLog) -> list[Path]:
+    """Files that may be replaced; refuses to where nobody asked for it. What this job has finished is none of them."""
+    there = [file for file in _results_in(arguments.output) if log.counts(file) is None]
     if there and not arguments.force:
         raise ConvertError(f"{there[0]} is there already; choose another place, or replace it by --force")
     return there
+
+
+def _results_in(output: Path) -> list[Path]:
+    if output.suffix == ".rec":
+        return [output] if output.exists() else []
+    found = sorted([*output.glob("*.rec"), *output.glob("*.tar")])
+    return [file for file in found if not file.name.startswith(".")]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -269,7 +306,8 @@ def _parser() -> argparse.ArgumentParser:
         "  facekd data convert tars back\n"
         "  facekd data convert parquet_folder pack                        # needs pyarrow\n\n"
         "Sources: record packs and shards, WebDataset tars, folders of images, .lst, CVLface's train.tsv, Parquet and\n"
-        "arrow. Image bytes are kept as they are unless --reencode is given. Training reads shards as one data set.",
+        "arrow. Image bytes are kept as they are unless --reencode is given. Training reads shards as one data set.\n"
+        "Run again after a stop or a full disk, it goes on where it was.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

@@ -6,15 +6,17 @@ and Parquet or arrow files as the usual hubs hold them (those need the optional 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tarfile
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from data_prep.image_lists import ListedImage, ListError, list_folder, read_lst
+from data_prep.resuming import file_stamp, files_fingerprint
 from data_prep.unpack_records import names_from_lst
 from facekd.data.record_pack import RecordPack, open_record_pack
 from facekd.data.sharded_records import ShardedRecords, find_shards
@@ -47,6 +49,14 @@ class ImageSource(Protocol):
 
     def name(self, image: int) -> str:
         """Its name as IDENTITY/FILE, or nothing where it has none."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """For JSON, what is different if another set of images is meant, or one of its files has changed."""
+        ...
+
+    def stamp(self, image: int) -> str:
+        """What shows that an image has changed since, where each has a file of its own; else nothing."""
         ...
 
 
@@ -110,6 +120,12 @@ class RecordSource:
     def name(self, image: int) -> str:
         return self._names[image] if self._names else ""
 
+    def fingerprint(self) -> dict[str, Any]:
+        return files_fingerprint(_files_of(self.pack))
+
+    def stamp(self, image: int) -> str:
+        return ""
+
 
 class ShardSource:
     """Shards of one record pack."""
@@ -129,6 +145,12 @@ class ShardSource:
         shard, number = self.records.locate(image)
         names = self._names[shard]
         return names[number] if names else ""
+
+    def fingerprint(self) -> dict[str, Any]:
+        return files_fingerprint([file for pack in self.records.packs for file in _files_of(pack)])
+
+    def stamp(self, image: int) -> str:
+        return ""
 
 
 class ListSource:
@@ -151,6 +173,15 @@ class ListSource:
     def name(self, image: int) -> str:
         return self._images[image].name
 
+    def fingerprint(self) -> dict[str, Any]:
+        names = hashlib.sha256()
+        for image in self._images:
+            names.update(os.fsencode(image.name) + b"\n")
+        return {"root": os.fsencode(self.root.resolve()).hex(), "names": names.hexdigest()}
+
+    def stamp(self, image: int) -> str:
+        return file_stamp(self.root / self._images[image].name)
+
 
 class TarSource:
     """WebDataset tars: members `KEY.jpg` with `KEY.cls` (the label as text), or `KEY.json` with `label`, `name`."""
@@ -162,6 +193,7 @@ class TarSource:
         self._names: list[str] = []
         self._places: list[tuple[int, int, int]] = []  # file, offset, size
         self._files: list[int] = []
+        self._paths = paths
         for path in paths:
             self._index(path, labels)
         if not labels:
@@ -177,6 +209,12 @@ class TarSource:
 
     def name(self, image: int) -> str:
         return self._names[image]
+
+    def fingerprint(self) -> dict[str, Any]:
+        return files_fingerprint(self._paths)
+
+    def stamp(self, image: int) -> str:
+        return ""
 
     def _index(self, path: Path, labels: list[int]) -> None:
         file = os.open(path, os.O_RDONLY)
@@ -248,6 +286,11 @@ def read_tsv(path: Path) -> list[ListedImage]:
         return [ListedImage(name, int(label)) for name, label in rows]
     numbers = {label: number for number, label in enumerate(sorted({label for _, label in rows}))}
     return [ListedImage(name, numbers[label]) for name, label in rows]
+
+
+def _files_of(pack: RecordPack) -> list[Path]:
+    rec = pack.reader.rec_path
+    return [rec, rec.with_suffix(".idx"), rec.with_suffix(".lst")]
 
 
 def _names_of(pack: RecordPack) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 
@@ -20,6 +22,7 @@ from data_prep.image_lists import (
     renumber,
 )
 from data_prep.ordered_work import in_order
+from data_prep.resuming import file_stamp, tell_found, told_when_kept
 from facekd.data.decoding import ImageError, decode_rgb, quiet_decoders
 from facekd.data.record_pack_writer import RecordPackWriter, rec_path_of
 from facekd.errors import FacekdError, run_verb
@@ -38,25 +41,53 @@ def main(argv: list[str] | None = None) -> int:
     bad = BadRecords(arguments.on_bad_record)
     quiet_decoders()
 
-    def prepare(image: ListedImage) -> bytes:
-        return prepare_image(root / image.name, arguments.size, arguments.resize, arguments.quality)
+    def prepare(image: ListedImage) -> tuple[str, bytes]:
+        path = root / image.name
+        stamp = file_stamp(path)  # before the content, which may change meanwhile
+        return stamp, prepare_image(path, arguments.size, arguments.resize, arguments.quality)
 
-    num_kept = 0
-    with RecordPackWriter(arguments.output, arguments.size, arguments.layout) as writer:
-        results = in_order(prepare, images, arguments.workers)
-        for image, result in zip(images, track(results, "packing images", len(images)), strict=True):
+    def is_unchanged(task: int, stamp: str) -> bool:
+        return file_stamp(root / images[task].name) == stamp
+
+    job = _job(arguments, images, root, has_keys)
+    writer = RecordPackWriter(arguments.output, arguments.size, arguments.layout, job, is_unchanged)
+    with told_when_kept(writer), writer:
+        bad.go_on(writer)
+        tell_found(writer, writer.num_found)
+        tasks = range(writer.next_task, len(images))
+        results = in_order(prepare, (images[task] for task in tasks), arguments.workers)
+        for task, result in zip(tasks, track(results, "packing images", len(tasks)), strict=True):
+            image = images[task]
             try:
-                content = result.result()
+                stamp, content = result.result()
             except ImageError as error:
                 bad.meet(error)
                 continue
-            num_kept += 1
-            writer.add(image.label, content, image.name, image.key if has_keys else None)
-        if num_kept == 0:
+            writer.add(image.label, content, image.name, image.key if has_keys else None, task, stamp)
+        if writer.num_images == 0:
             raise ListError(f"none of the {len(images):,} images of {arguments.source} is usable; nothing was written")
     size = writer.rec_path.stat().st_size / 1e6
-    print(f"{writer.rec_path}: {num_kept:,} images of {writer.num_classes:,} identities, {size:,.1f} MB{bad.summary()}")
+    print(
+        f"{writer.rec_path}: {writer.num_images:,} images of {writer.num_classes:,} identities, "
+        f"{size:,.1f} MB{bad.summary()}"
+    )
     return 0
+
+
+def _job(arguments: argparse.Namespace, images: list[ListedImage], root: Path, has_keys: bool) -> dict[str, Any]:
+    """All that decides what is written, but the content of the images."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(f"{image.label}\t{image.key}\t{image.name}\n".encode("utf-8", "surrogateescape"))
+    # What scales and encodes decides only where it is used.
+    scaling = [arguments.quality, cv2.__version__] if arguments.resize else None
+    return {
+        "verb": "pack",
+        "root": os.fsencode(root.resolve()).hex(),
+        "images": digest.hexdigest(),
+        "has_keys": has_keys,
+        "scaling": scaling,
+    }
 
 
 def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
@@ -121,7 +152,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  facekd data pack faces_aligned shards                     # faces_aligned/PERSON/*.jpg\n"
         "  facekd data pack train.lst shards --root images --layout im2rec\n\n"
-        "Files that already have the right size go in byte for byte; every image is decoded once to check it.",
+        "Files that already have the right size go in byte for byte; every image is decoded once to check it.\n"
+        "Run again after a stop or a full disk, it goes on where it was.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

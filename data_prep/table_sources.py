@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.resuming import files_fingerprint
 from facekd.errors import FacekdError
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "jpg", "bytes"), ("label", "labels", "identity", "id", "cls")
@@ -42,6 +43,7 @@ class TableSource:
             raise TableError(f"{paths[0]}: holds no rows")
         self.num_classes = int(self.labels.max()) + 1
         self._source = paths[0]
+        self._paths = paths
 
     def read(self, image: int) -> bytes:
         value = self._cell(image)
@@ -51,6 +53,12 @@ class TableSource:
         return content
 
     def name(self, image: int) -> str:
+        return ""
+
+    def fingerprint(self) -> dict[str, Any]:
+        return files_fingerprint(self._paths)
+
+    def stamp(self, image: int) -> str:
         return ""
 
     def _cell(self, image: int) -> Any:

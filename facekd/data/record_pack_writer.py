@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,16 +32,36 @@ class RecordPackWriter:
 
     In the `"insightface"` layout images come grouped by identity under keys from 1, with label arrays `[label, 1]`;
     identity records and the header record follow when the writer is closed. In the `"im2rec"` layout images have
-    keys from 0 and scalar labels. On an exception inside the block nothing is left of the new files.
+    keys from 0 and scalar labels. On an exception inside the block nothing is left of the new files; with a job, what
+    took a while is kept, and the same job goes on from it:
+
+        with RecordPackWriter("shards", 112, job={"source": digest}) as writer:
+            for task in range(writer.next_task, len(faces)):
+                writer.add(*faces[task], task=task)
+
+    Attributes:
+        next_task: the task to go on with: 0, or the one after that of the last image an earlier run has written.
+        num_found: images of that run.
     """
 
-    def __init__(self, output: str | os.PathLike[str], image_size: int, layout: Layout = "insightface") -> None:
-        """Start writing.
+    def __init__(
+        self,
+        output: str | os.PathLike[str],
+        image_size: int,
+        layout: Layout = "insightface",
+        job: Mapping[str, Any] | None = None,
+        is_unchanged: Callable[[int, str], bool] | None = None,
+    ) -> None:
+        """Start writing, or go on.
 
         Args:
             output: a folder, which gets `train.*`; or the `.rec` file to write.
             image_size: side of the images in pixels, noted in `property`.
             layout: which records to write.
+            job: all else that decides what will be written, for JSON: which images there are, and what is done to
+                them. None keeps nothing of a run that is stopped.
+            is_unchanged: asked about each image of an earlier run, by its task and the stamp given to `add`; where it
+                says no, all is written anew.
 
         Raises:
             RecordError: another process is writing there.
@@ -48,11 +69,30 @@ class RecordPackWriter:
         self.rec_path = rec_path_of(output)
         self.image_size = image_size
         self.layout = layout
-        self._writer = RecordWriter(self.rec_path)
-        self._next_key = 1 if layout == "insightface" else 0
+        whole_job = None if job is None else {"layout": layout, "image_size": image_size, **job}
+        self._writer = RecordWriter(self.rec_path, job=whole_job)
+        self._begin()
+        found = ((*note.split("\t", 3), key) for key, note in self._writer.found())
+        if is_unchanged is not None and not all(is_unchanged(int(task), stamp) for task, _, stamp, _, _ in found):
+            self._writer.restart()
+        for key, note in self._writer.found():
+            task, label, _, name = note.split("\t", 3)
+            self._account(int(label), key, name)
+            self.next_task = int(task) + 1
+        self.num_found = self.num_images
+
+    def restart(self) -> None:
+        """Forget what an earlier run has written."""
+        self._writer.restart()
+        self._begin()
+        self.num_found = 0
+
+    def _begin(self) -> None:
+        self._next_key = 1 if self.layout == "insightface" else 0
         self._list: list[str] = []
         self._first_keys: list[int] = []  # of each identity; InsightFace layout only
         self._highest_label = -1
+        self.next_task = 0
 
     @property
     def num_images(self) -> int:
@@ -62,7 +102,25 @@ class RecordPackWriter:
     def num_classes(self) -> int:
         return self._highest_label + 1
 
-    def add(self, label: int, image_bytes: bytes, name: str = "", key: int | None = None) -> int:
+    @property
+    def partial_path(self) -> Path:
+        """Where the records are until the writer is closed."""
+        return self._writer.partial_path
+
+    @property
+    def num_kept(self) -> int:
+        """After an exception in the block: how many images are there for the same job to go on after."""
+        return self._writer.num_kept
+
+    def add(
+        self,
+        label: int,
+        image_bytes: bytes,
+        name: str = "",
+        key: int | None = None,
+        task: int | None = None,
+        stamp: str = "",
+    ) -> int:
         """Append an image.
 
         Args:
@@ -71,6 +129,8 @@ class RecordPackWriter:
             image_bytes: JPEG or PNG.
             name: its path below the image folder, for the `.lst`; made up from label and key where left out.
             key: of the record, in the im2rec layout only; by default the number of the image.
+            task: which of the job's tasks this is, in ascending order; those passed over are done with too.
+            stamp: what would show that the image has changed since, without tabs; see `is_unchanged`.
 
         Returns:
             The key of the record.
@@ -89,17 +149,26 @@ class RecordPackWriter:
         if any(character in name for character in "\t\n\r"):
             raise RecordError(f"{self.rec_path}: {name!r}: names with tabs or line breaks do not fit a .lst", key=key)
         if self.layout == "insightface":
-            self._start_identity(label, key, name)
+            self._check_order(label, key, name)
             payload = pack(Header(2, np.array([label, 1], dtype=np.float32), key, 0), image_bytes)
-            line = f"1\t{name}\t{label}"
         else:
             payload = pack(Header(0, label, key, 0), image_bytes)
-            line = f"{key}\t{label}\t{name}"
-        self._writer.write(key, payload)
-        self._list.append(line)
+        task = self.next_task if task is None else task
+        self._writer.write(key, payload, f"{task}\t{label}\t{stamp}\t{name}")
+        self._account(label, key, name)
+        self.next_task = task + 1
+        return key
+
+    def _account(self, label: int, key: int, name: str) -> None:
+        """Take note of an image that has been written."""
+        if self.layout == "insightface":
+            # Identities without images get the empty range [key, key).
+            self._first_keys += [key] * (label + 1 - len(self._first_keys))
+            self._list.append(f"1\t{name}\t{label}")
+        else:
+            self._list.append(f"{key}\t{label}\t{name}")
         self._next_key += 1
         self._highest_label = max(self._highest_label, label)
-        return key
 
     def close(self) -> None:
         """Write what the layout has after the images, and put all files in place."""
@@ -112,14 +181,18 @@ class RecordPackWriter:
         except BaseException:
             self.abort()
             raise
-        self._writer.close()
-        with atomic_open(self.rec_path.with_suffix(".lst")) as stream:
-            # Names of files need not be Unicode; whoever reads the list gets their bytes back.
-            stream.write(("\n".join(self._list) + "\n").encode("utf-8", "surrogateescape"))
-        write_text(self.rec_path.parent / "property", f"{self.num_classes},{self.image_size},{self.image_size}\n")
+        try:
+            with atomic_open(self.rec_path.with_suffix(".lst")) as stream:
+                # Names of files need not be Unicode; whoever reads the list gets their bytes back.
+                stream.write(("\n".join(self._list) + "\n").encode("utf-8", "surrogateescape"))
+            write_text(self.rec_path.parent / "property", f"{self.num_classes},{self.image_size},{self.image_size}\n")
+        except OSError:
+            self.abort()
+            raise
+        self._writer.close()  # last: until now the same job can go on
 
     def abort(self) -> None:
-        """Remove what was written."""
+        """Stop: remove what was written, or with a job keep what took a while."""
         self._writer.abort()
 
     def __enter__(self) -> RecordPackWriter:
@@ -131,7 +204,7 @@ class RecordPackWriter:
         else:
             self.abort()
 
-    def _start_identity(self, label: int, key: int, name: str) -> None:
+    def _check_order(self, label: int, key: int, name: str) -> None:
         current = len(self._first_keys) - 1
         if label < current:
             raise RecordError(
@@ -139,8 +212,6 @@ class RecordPackWriter:
                 "images of an identity lie together, in ascending order of label. Sort them first",
                 key=key,
             )
-        # Identities without images get the empty range [key, key).
-        self._first_keys += [key] * (label - current)
 
     def _write_identities(self) -> None:
         first_identity = self._next_key
@@ -148,7 +219,7 @@ class RecordPackWriter:
         for label in range(len(self._first_keys)):
             key = first_identity + label
             images = np.array(bounds[label : label + 2], dtype=np.float32)
-            self._writer.write(key, pack(Header(2, images, key, 0), b""))
+            self._writer.write(key, pack(Header(2, images, key, 0), b""), note=None)
         identities = np.array([first_identity, first_identity + len(self._first_keys)], dtype=np.float32)
         # mxnet's face packs have id 0 and id2 1 here.
-        self._writer.write(0, pack(Header(2, identities, 0, 1), b""))
+        self._writer.write(0, pack(Header(2, identities, 0, 1), b""), note=None)

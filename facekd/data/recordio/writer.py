@@ -2,59 +2,89 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 
 from facekd.data.recordio.format import RecordError, frame
 from facekd.data.recordio.idx_file import write_idx
+from facekd.partial_file import FileInUseError, PartialFile
 
 
 class RecordWriter:
     """Writes a `.rec` file and its `.idx`; both appear under their names only when the writer is closed.
 
     As a context manager it closes at the end of the block, and on an exception removes what it wrote: the files
-    that were there before stay as they were.
+    that were there before stay as they were. With a job, it keeps what took a while instead, and goes on from there
+    when the same job is started again (`PartialFile`).
     """
 
-    def __init__(self, rec_path: str | os.PathLike[str], idx_path: str | os.PathLike[str] | None = None) -> None:
-        """Start writing.
+    def __init__(
+        self,
+        rec_path: str | os.PathLike[str],
+        idx_path: str | os.PathLike[str] | None = None,
+        job: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Start writing, or go on.
 
         Args:
             rec_path: the `.rec` file to make or replace.
             idx_path: its index; by default beside it.
+            job: all that decides what will be written; None keeps nothing of a run that is stopped.
 
         Raises:
             RecordError: another process is writing this file.
         """
         self.rec_path = Path(rec_path)
         self.idx_path = Path(idx_path) if idx_path is not None else self.rec_path.with_suffix(".idx")
-        self.rec_path.parent.mkdir(parents=True, exist_ok=True)
-        # A fixed name: what a killed run left behind is overwritten by the next one instead of filling the disk.
-        self._temporary = self.rec_path.with_name(f".{self.rec_path.name}.partial")
-        self._stream: BinaryIO | None = self._temporary.open("ab", buffering=1 << 20)
-        if not _lock(self._stream, self._temporary):
-            self._stream.close()
-            self._stream = None
-            raise RecordError(f"another process is writing {self.rec_path} (it holds {self._temporary})")
-        self._stream.truncate(0)
-        self._position = 0
+        try:
+            self._file = PartialFile(self.rec_path, job)
+        except FileInUseError as error:
+            raise RecordError(str(error)) from error
         self._offsets: dict[int, int] = {}
+        self._is_noting = True
+        start = 0
+        for end, words in self._file.entries():
+            self._offsets[int(words.partition("\t")[0])] = start
+            start = end
 
     def __len__(self) -> int:
         return len(self._offsets)
 
-    def write(self, key: int, payload: bytes | memoryview) -> int:
+    @property
+    def partial_path(self) -> Path:
+        """Where the records are until the writer is closed."""
+        return self._file.partial_path
+
+    @property
+    def num_kept(self) -> int:
+        """After `abort`: how many records are there for the same job to go on after."""
+        return self._file.num_kept
+
+    def found(self) -> Iterator[tuple[int, str]]:
+        """`(key, note)` of the records of an earlier run of this job, in order."""
+        for _, words in self._file.entries():
+            key, _, note = words.partition("\t")
+            yield int(key), note
+
+    def restart(self) -> None:
+        """Forget the records that were found."""
+        self._file.restart()
+        self._is_noting = True
+        self._offsets.clear()
+
+    def write(self, key: int, payload: bytes | memoryview, note: str | None = "") -> int:
         """Append a record.
 
         Args:
             key: whole number, 0 or more, not used before in this file.
             payload: what `pack` returned, or any bytes.
+            note: a line that `found` gives back if the run is stopped and taken up again. None: this record, and those
+                after it, are to be written again then.
 
         Returns:
             The byte offset of the record.
@@ -63,54 +93,46 @@ class RecordWriter:
             RecordError: the key is not usable, the payload is too long, or the writer is closed.
             OSError: the disk is full; the writer is then of no use but to be closed by its context.
         """
-        if self._stream is None:
+        if not self._file.is_open:
             raise RecordError(f"{self.rec_path}: the writer is closed")
         key = int(key)
         if key < 0 or key in self._offsets:
             problem = "is negative" if key < 0 else "has been written already"
             raise RecordError(f"{self.rec_path}: key {key} {problem}; keys are distinct whole numbers from 0", key=key)
         record = frame(payload)
-        offset = self._position
-        try:
-            self._stream.write(record)
-        except OSError as error:
-            raise _naming(error, self.rec_path) from error
+        offset = self._file.position
+        self._file.write(record)
         self._offsets[key] = offset
-        self._position += len(record)
+        if note is None:
+            self._is_noting = False
+        if self._is_noting:
+            self._file.note(f"{key}\t{note}")
         return offset
 
     def close(self) -> None:
         """Finish both files and put them in place."""
-        if self._stream is None:
+        if not self._file.is_open:
             return
-        stream = self._stream
+        staged = self._staged_idx
         try:
-            stream.flush()
-            os.fsync(stream.fileno())
+            self._file.checkpoint()
             # A stop between these steps leaves a .rec without .idx, which can be read, never an .idx of another file.
             keys = np.fromiter(self._offsets.keys(), dtype=np.int64, count=len(self._offsets))
             offsets = np.fromiter(self._offsets.values(), dtype=np.int64, count=len(self._offsets))
-            staged = self.idx_path.with_name(f".{self.idx_path.name}.partial")
             write_idx(staged, keys, offsets)
             self.idx_path.unlink(missing_ok=True)
-            self._temporary.replace(self.rec_path)
+            self._file.put_in_place()
             staged.replace(self.idx_path)
-            self._stream = None
-            stream.close()
         except OSError as error:
             self.abort()
-            raise _naming(error, self.rec_path) from error
+            error.filename = str(self.rec_path)
+            raise
 
     def abort(self) -> None:
-        """Remove what was written; files of the same names from before are left as they are."""
-        stream, self._stream = self._stream, None
-        if stream is None:
-            return
-        self._temporary.unlink(missing_ok=True)
-        self.idx_path.with_name(f".{self.idx_path.name}.partial").unlink(missing_ok=True)
-        # Closing flushes the buffer, which fails again on a full disk, and no longer matters.
-        with contextlib.suppress(OSError):
-            stream.close()
+        """Stop writing; files of the same names from before are left as they are."""
+        if self._file.is_open:
+            self._staged_idx.unlink(missing_ok=True)
+            self._file.abort()
 
     def __enter__(self) -> RecordWriter:
         return self
@@ -121,22 +143,6 @@ class RecordWriter:
         else:
             self.abort()
 
-
-def _lock(stream: BinaryIO, path: Path) -> bool:
-    """Take `path`, open as `stream`, for this process; False where another one has it."""
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # a file system without locks
-    # The other writer may have finished, and renamed this very file into place, since it was opened here.
-    try:
-        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _naming(error: OSError, path: Path) -> OSError:
-    error.filename = str(path)
-    return error
+    @property
+    def _staged_idx(self) -> Path:
+        return self.idx_path.with_name(f".{self.idx_path.name}.partial")

@@ -1,0 +1,129 @@
+"""Files written over hours: what a stopped run leaves is found by the same job, and by no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from facekd import partial_file
+from facekd.partial_file import FileInUseError, PartialFile
+
+JOB = {"source": "a", "sizes": [1, 2]}
+
+
+@pytest.fixture(autouse=True)
+def checkpoint_at_each_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partial_file, "CHECKPOINT_BYTES", 1)
+
+
+def write_some(path: Path, contents: list[bytes], job: dict | None = JOB) -> PartialFile:
+    file = PartialFile(path, job)
+    for number, content in enumerate(contents):
+        file.write(content)
+        file.note(f"entry {number}\té\udcff")
+    return file
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def test_a_file_appears_whole(tmp_path: Path) -> None:
+    file = write_some(tmp_path / "a.bin", [b"one", b"two"])
+    assert names_in(tmp_path) == [".a.bin.journal", ".a.bin.partial"]
+    file.put_in_place()
+    assert names_in(tmp_path) == ["a.bin"]
+    assert (tmp_path / "a.bin").read_bytes() == b"onetwo"
+
+
+def test_the_same_job_goes_on_after_the_last_entry(tmp_path: Path) -> None:
+    first = write_some(tmp_path / "a.bin", [b"one", b"three"])
+    first.write(b"half of an entry")
+    first.abort()
+    assert first.num_kept == 2
+    again = PartialFile(tmp_path / "a.bin", dict(reversed(JOB.items())))
+    assert list(again.entries()) == [(3, "entry 0\té\udcff"), (8, "entry 1\té\udcff")]
+    assert (again.num_found, again.position, again.tell()) == (2, 8, 8)
+    again.write(b"end")
+    again.note("entry 2")
+    again.abort()
+    last = PartialFile(tmp_path / "a.bin", JOB)
+    assert [end for end, _ in last.entries()] == [3, 8, 11]
+    last.put_in_place()
+    assert (tmp_path / "a.bin").read_bytes() == b"onethreeend"
+
+
+def test_another_job_and_none_begin_anew(tmp_path: Path) -> None:
+    for job in ({**JOB, "source": "b"}, None):
+        write_some(tmp_path / "a.bin", [b"one"]).abort()
+        other = PartialFile(tmp_path / "a.bin", job)
+        assert (other.num_found, other.position, list(other.entries())) == (0, 0, [])
+        other.write(b"new")
+        other.put_in_place()
+        assert (tmp_path / "a.bin").read_bytes() == b"new"
+        assert names_in(tmp_path) == ["a.bin"]
+
+
+def test_a_restart_forgets(tmp_path: Path) -> None:
+    write_some(tmp_path / "a.bin", [b"one", b"two"]).abort()
+    again = PartialFile(tmp_path / "a.bin", JOB)
+    again.restart()
+    again.write(b"new")
+    again.note("entry 0")
+    again.abort()
+    assert list(PartialFile(tmp_path / "a.bin", JOB).entries()) == [(3, "entry 0")]
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (lambda content: content[:-1], [3]),  # cut within a line
+        (lambda content: content + b"8", [3, 6]),
+        (lambda content: content + b"9\tbeyond the end of the file\n", [3, 6]),
+        (lambda content: content + b"4\tbackwards\n", [3, 6]),
+        (lambda content: content + b"x\tno number\n", [3, 6]),
+        (lambda content: content.replace(b"facekd", b"facekx"), []),
+        (lambda content: b"no JSON\n" + content, []),
+        (lambda content: b"", []),
+    ],
+)
+def test_a_damaged_journal_is_believed_as_far_as_it_goes(tmp_path: Path, damage, expected: list[int]) -> None:
+    write_some(tmp_path / "a.bin", [b"one", b"two"]).abort()
+    journal = tmp_path / ".a.bin.journal"
+    journal.write_bytes(damage(journal.read_bytes()))
+    again = PartialFile(tmp_path / "a.bin", JOB)
+    assert [end for end, _ in again.entries()] == expected
+    again.write(b"end")
+    again.note("last")
+    again.put_in_place()
+    assert (tmp_path / "a.bin").read_bytes() == b"onetwo"[: max(expected, default=0)] + b"end"
+
+
+def test_a_journal_without_its_file_is_of_no_use(tmp_path: Path) -> None:
+    write_some(tmp_path / "a.bin", [b"one", b"two"]).abort()
+    (tmp_path / ".a.bin.partial").unlink()
+    assert PartialFile(tmp_path / "a.bin", JOB).num_found == 0
+
+
+def test_what_took_no_time_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partial_file, "CHECKPOINT_BYTES", 1000)
+    file = write_some(tmp_path / "a.bin", [b"one", b"two"])
+    file.abort()
+    assert file.num_kept == 0 and names_in(tmp_path) == []
+
+
+def test_what_takes_long_is_noted_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partial_file, "CHECKPOINT_BYTES", 1000)
+    monkeypatch.setattr(partial_file, "CHECKPOINT_SECONDS", 0.0)
+    file = write_some(tmp_path / "a.bin", [b"one", b"two"])
+    file.abort()
+    assert file.num_kept == PartialFile(tmp_path / "a.bin", JOB).num_found == 2
+
+
+def test_two_do_not_write_one_file(tmp_path: Path) -> None:
+    first = write_some(tmp_path / "a.bin", [b"one"])
+    with pytest.raises(FileInUseError, match=r"another process is writing .*a\.bin"):
+        PartialFile(tmp_path / "a.bin", JOB)
+    first.put_in_place()
+    assert (tmp_path / "a.bin").read_bytes() == b"one"
