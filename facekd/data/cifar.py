@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.data.crops import ResizedCrop, cut_and_scale
-from facekd.data.encoded_dataset import DatasetError
+from facekd.data.encoded_dataset import DatasetError, put_into
 
 Split = Literal["train", "test"]
 CIFAR_SIZE = 32
@@ -84,7 +84,10 @@ class CifarDataset:
         return len(self._labels)
 
     def load(
-        self, indices: NDArray[np.int64], crops: Sequence[ResizedCrop] | None = None
+        self,
+        indices: NDArray[np.int64],
+        crops: Sequence[ResizedCrop] | None = None,
+        out: NDArray[np.uint8] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """See `FaceDataset.load`."""
         images = self._images[indices]
@@ -94,7 +97,7 @@ class CifarDataset:
             images = np.stack([cut_and_scale(image, box, size) for image, box in zip(images, boxes, strict=True)])
         elif size != CIFAR_SIZE:
             images = np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR) for image in images])
-        return images, self._labels[indices]
+        return put_into(out, images), self._labels[indices]
 
     def describe(self, index: int) -> str:
         """See `FaceDataset.describe`."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from facekd.data.cifar import CifarDataset, Split, find_cifar
 from facekd.data.crops import ResizedCrop, cut_and_scale
-from facekd.data.encoded_dataset import DatasetError, EncodedDataset, FaceDataset, OnBadRecord
+from facekd.data.encoded_dataset import DatasetError, Encoded, EncodedDataset, FaceDataset, OnBadRecord, put_into
 from facekd.data.record_pack import open_record_pack
 from facekd.data.sharded_records import ShardedRecords, find_shards
 from facekd.data.synthetic import render_faces
@@ -79,6 +79,10 @@ class RecordDataset(EncodedDataset):
     def read_encoded(self, index: int) -> tuple[bytes, int]:
         """See `EncodedDataset.read_encoded`."""
         return self.pack.read_image(self._in_pack(index))
+
+    def read_many(self, indices: NDArray[np.int64]) -> tuple[Sequence[Encoded], NDArray[np.int64]]:
+        """See `EncodedDataset.read_many`: views of the mapped file, of which nothing is copied."""
+        return self.pack.read_images(indices if self._kept is None else self._kept[indices])
 
     def describe(self, index: int) -> str:
         """See `FaceDataset.describe`."""
@@ -226,14 +230,17 @@ class SyntheticDataset:
         return self.num_classes * self.images_per_identity
 
     def load(
-        self, indices: NDArray[np.int64], crops: Sequence[ResizedCrop] | None = None
+        self,
+        indices: NDArray[np.int64],
+        crops: Sequence[ResizedCrop] | None = None,
+        out: NDArray[np.uint8] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """See `FaceDataset.load`."""
         labels, photos = np.divmod(np.asarray(indices, dtype=np.int64), self.images_per_identity)
         images, size = render_faces(labels, photos, size=self.image_size, seed=self.seed), self.image_size
         for image, crop in zip(images, crops or (), strict=bool(crops)):
             image[:] = cut_and_scale(image.copy(), crop.box(size, size), size)
-        return images, labels
+        return put_into(out, images), labels
 
     def describe(self, index: int) -> str:
         """See `FaceDataset.describe`."""

@@ -32,16 +32,16 @@ def decode_rgb(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
     """
     if len(data) == 0:
         raise ImageError("it holds no image bytes")
-    head = bytes(data[:16])
     # Inside a JPEG's pixel data 0xFF is always followed by 0x00 or a restart marker, so the end marker is the end.
-    if head.startswith(JPEG_START) and bytes(data).rfind(JPEG_END) < 0:
+    if data[-2:] != JPEG_END and data[:2] == JPEG_START and bytes(data).rfind(JPEG_END) < 0:
         raise ImageError(f"its JPEG is cut short: no end marker in {len(data):,} bytes")
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error as error:  # a header that announces more pixels than OpenCV agrees to
         raise ImageError(f"its {len(data):,} bytes do not decode as an image: {error.err}") from error
     if image is None:
-        raise ImageError(f"its {len(data):,} bytes do not decode as an image (they start with {head.hex(' ')})")
+        start = bytes(data[:16]).hex(" ")
+        raise ImageError(f"its {len(data):,} bytes do not decode as an image (they start with {start})")
     return image  # type: ignore[return-value]
 
 

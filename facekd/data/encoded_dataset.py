@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from facekd.data.recordio import RecordError
 from facekd.errors import FacekdError
 
 OnBadRecord = Literal["fail", "skip"]
+Encoded: TypeAlias = bytes | memoryview
 # With "skip": a stretch of broken images this long is a broken file, not a few broken images.
 MAX_BAD_IN_A_ROW = 100
 
@@ -48,11 +49,15 @@ class FaceDataset(Protocol):
         ...
 
     def load(
-        self, indices: NDArray[np.int64], crops: Sequence[ResizedCrop] | None = None
+        self,
+        indices: NDArray[np.int64],
+        crops: Sequence[ResizedCrop] | None = None,
+        out: NDArray[np.uint8] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Images (B, S, S, 3) uint8 RGB and their labels (B,), for image numbers (B,).
 
-        With `crops`, one for each image, a box of the image as it is stored, scaled to S x S.
+        With `crops`, one for each image, a box of the image as it is stored, scaled to S x S. The images are put in
+        `out` where it is given: memory that has been written to before takes them faster than new memory.
         """
         ...
 
@@ -63,6 +68,14 @@ class FaceDataset(Protocol):
     def take_bad_records(self) -> list[str]:
         """What `load` passed over since the last call, one line each; forgotten afterwards."""
         ...
+
+
+def put_into(out: NDArray[np.uint8] | None, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The images where `FaceDataset.load` was asked to put them."""
+    if out is None:
+        return images
+    out[:] = images
+    return out
 
 
 class EncodedDataset(ABC):
@@ -112,12 +125,21 @@ class EncodedDataset(ABC):
         """See `FaceDataset.labels`."""
 
     @abstractmethod
-    def read_encoded(self, index: int) -> tuple[bytes, int]:
+    def read_encoded(self, index: int) -> tuple[Encoded, int]:
         """The encoded bytes of image `index` and its label.
 
         Raises:
             RecordError, OSError: they cannot be had.
         """
+
+    def read_many(self, indices: NDArray[np.int64]) -> tuple[Sequence[Encoded], NDArray[np.int64]]:
+        """What `read_encoded` gives for images (B,): a subclass that has a faster way for many gives it here.
+
+        Raises:
+            RecordError, OSError: one of them cannot be had.
+        """
+        found = [self.read_encoded(index) for index in indices.tolist()]
+        return [encoded for encoded, _ in found], np.array([label for _, label in found], dtype=np.int64)
 
     @abstractmethod
     def describe(self, index: int) -> str:
@@ -151,18 +173,35 @@ class EncodedDataset(ABC):
         return len(self.labels)
 
     def load(
-        self, indices: NDArray[np.int64], crops: Sequence[ResizedCrop] | None = None
+        self,
+        indices: NDArray[np.int64],
+        crops: Sequence[ResizedCrop] | None = None,
+        out: NDArray[np.uint8] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """See `FaceDataset.load`. What stands in for a bad image depends on its number alone.
 
         Raises:
             DatasetError: a bad image with `on_bad_record="fail"`, or a hundred in a row with "skip".
         """
-        images = np.empty((len(indices), self.image_size, self.image_size, 3), dtype=np.uint8)
-        labels = np.empty(len(indices), dtype=np.int64)
-        for slot, index in enumerate(indices.tolist()):
-            labels[slot] = self._load_good(index, images[slot], None if crops is None else crops[slot])
-        return images, labels
+        if out is None:
+            out = np.empty((len(indices), self.image_size, self.image_size, 3), dtype=np.uint8)
+        try:
+            encoded, labels = self.read_many(indices)
+        except (RecordError, OSError):  # one of them: read one by one, and that one is named or passed over
+            encoded, labels = (), np.empty(len(indices), dtype=np.int64)
+        is_plain = crops is None and not self.center_crop
+        bad = list(range(len(encoded), len(indices)))
+        for slot, (data, image) in enumerate(zip(encoded, out, strict=False)):
+            try:
+                if is_plain:
+                    decode_into(image, data, self.resize)
+                else:
+                    self._decode(data, image, crops[slot] if crops else None)
+            except ImageError:
+                bad.append(slot)
+        for slot in bad:  # explained, or another in its place
+            labels[slot] = self._load_good(int(indices[slot]), out[slot], crops[slot] if crops else None)
+        return out, labels
 
     def take_bad_records(self) -> list[str]:
         """See `FaceDataset.take_bad_records`."""
@@ -175,13 +214,7 @@ class EncodedDataset(ABC):
             candidate %= len(self)
             try:
                 encoded, label = self.read_encoded(candidate)
-                if crop is None and not self.center_crop:
-                    decode_into(out, encoded, self.resize)
-                else:
-                    image = decode_rgb(encoded)
-                    height, width = image.shape[:2]
-                    box = crop.box(height, width) if crop else middle_box(height, width, self.center_crop)
-                    out[:] = cut_and_scale(image, box, self.image_size)
+                self._decode(encoded, out, crop)
             except (ImageError, RecordError, OSError) as error:
                 problem = self._explain(candidate, error)
                 if self.on_bad_record == "fail":
@@ -193,6 +226,15 @@ class EncodedDataset(ABC):
             f"{MAX_BAD_IN_A_ROW} images in a row cannot be used, so this is more than a few bad ones; the last: "
             f"{self._bad_records[-1]}"
         )
+
+    def _decode(self, encoded: Encoded, out: NDArray[np.uint8], crop: ResizedCrop | None) -> None:
+        if crop is None and not self.center_crop:
+            decode_into(out, encoded, self.resize)
+            return
+        image = decode_rgb(encoded)
+        height, width = image.shape[:2]
+        box = crop.box(height, width) if crop else middle_box(height, width, self.center_crop)
+        out[:] = cut_and_scale(image, box, self.image_size)
 
     def _explain(self, index: int, error: Exception) -> str:
         if isinstance(error, RecordError):

@@ -7,9 +7,12 @@ import signal
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from facekd.data.batch_memory import BatchMemory, as_array
 from facekd.data.crops import draw_resized_crops
 from facekd.data.datasets import FaceDataset
 from facekd.data.decoding import one_decoder_thread, quiet_decoders
@@ -33,11 +36,31 @@ class Batch(NamedTuple):
 
 
 class BatchLoader:
-    """Iterates over the batches of a sampler; made by `make_loader`."""
+    """Iterates over the batches of a sampler; made by `make_loader`.
 
-    def __init__(self, loader: DataLoader[Any], sampler: PositionSampler) -> None:
-        self._loader = loader
+    Images lie in memory that is used again: once nobody holds a batch, nor a view of its images, another is written
+    there. Whoever keeps many makes the later ones slower, and nothing else.
+    """
+
+    def __init__(
+        self,
+        dataset: FaceDataset,
+        sampler: PositionSampler,
+        augmentation: Augmentation,
+        seed: int,
+        workers: int,
+        pin_memory: bool,
+        prefetch: int,
+        start_method: str | None,
+    ) -> None:
         self.sampler = sampler
+        self._dataset = dataset
+        self._augmentation = augmentation
+        self._seed = seed
+        self._pin_memory = pin_memory
+        self._workers = workers
+        self._prefetch = prefetch
+        self._start_method = start_method
 
     def __len__(self) -> int:
         """Batches an iteration gives."""
@@ -50,13 +73,19 @@ class BatchLoader:
             FacekdError: what a worker met, as if it had been raised here.
             LoaderError: a worker was killed.
         """
+        size = self._dataset.image_size
+        # What workers have under way, the batch handed out and the one before it, which the caller's loop still names.
+        num_slots = self._workers * self._prefetch + 2
+        memory = BatchMemory(num_slots, (self.sampler.batch_size_per_rank, size, size, 3), shared=self._workers > 0)
+        loader = self._torch_loader(memory)
         with one_decoder_thread():
-            batches = iter(self._loader)
+            batches = iter(loader)
         try:
-            for batch in batches:
-                if isinstance(batch, FacekdError):
-                    raise batch
-                yield batch
+            for filled in batches:
+                if isinstance(filled, FacekdError):
+                    raise filled
+                yield self._to_batch(filled, memory)
+                del filled
         except RuntimeError as error:
             # torch reports a worker that was killed as a bare RuntimeError.
             if "DataLoader worker" not in str(error):
@@ -71,6 +100,39 @@ class BatchLoader:
             end_workers = getattr(batches, "_shutdown_workers", None)
             if end_workers is not None:
                 end_workers()
+
+    def _torch_loader(self, memory: BatchMemory) -> DataLoader[Any]:
+        workers = self._workers
+        return DataLoader(
+            _Reader(self._dataset, self._augmentation, self._seed, memory.slots, self._pin_memory),
+            batch_sampler=_SlottedSampler(self.sampler, memory),  # type: ignore[arg-type]  # any iterable does
+            collate_fn=_as_it_is,  # type: ignore[arg-type]  # `__getitems__` gives the batch, not a list
+            num_workers=workers,
+            pin_memory=self._pin_memory,
+            prefetch_factor=self._prefetch if workers else None,
+            worker_init_fn=_start_worker if workers else None,
+            multiprocessing_context=self._start_method if workers else None,
+            # A generator of its own: torch would draw from the global one at each start and shift every later draw.
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def _to_batch(self, filled: _Filled, memory: BatchMemory) -> Batch:
+        images = filled.images
+        if filled.slot is not None and images is None:
+            images = memory.hold(filled.slot)
+        elif filled.slot is not None:
+            assert images is not None
+            # Torch has copied it to page-locked memory; where there is no such device it has not, and we do.
+            images = images if images.is_pinned() else images.clone()
+            memory.give_back(filled.slot)
+        assert images is not None
+        return Batch(
+            images=images,
+            labels=torch.from_numpy(filled.labels),
+            positions=torch.from_numpy(filled.positions),
+            flip=torch.from_numpy(filled.flip),
+            bad_records=filled.bad_records,
+        )
 
 
 def make_loader(
@@ -100,60 +162,73 @@ def make_loader(
     """
     if workers < 0 or (workers > 0 and prefetch < 1):
         raise LoaderError(f"workers must be 0 or more and prefetch 1 or more, found {workers} and {prefetch}")
-    loader = DataLoader(
-        _Reader(dataset, augmentation or Augmentation(), seed),
-        batch_sampler=sampler,  # type: ignore[arg-type]  # any iterable does
-        collate_fn=_as_it_is,  # type: ignore[arg-type]  # `__getitems__` gives the batch, not a list
-        num_workers=workers,
-        pin_memory=pin_memory,
-        prefetch_factor=prefetch if workers else None,
-        worker_init_fn=_start_worker if workers else None,
-        multiprocessing_context=start_method if workers else None,
-        # A generator of its own: torch would draw from the global one at each start and shift every later draw.
-        generator=torch.Generator().manual_seed(0),
+    return BatchLoader(
+        dataset, sampler, augmentation or Augmentation(), seed, workers, pin_memory, prefetch, start_method
     )
-    return BatchLoader(loader, sampler)
+
+
+class _Filled(NamedTuple):
+    """What comes back from a worker. Arrays, for of a tensor torch would send a file descriptor."""
+
+    slot: int | None  # where in the memory the images are
+    images: torch.Tensor | None  # themselves, where they are in no slot, or torch is to copy them out of it
+    labels: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    flip: NDArray[np.bool_]
+    bad_records: list[str]
+
+
+class _SlottedSampler:
+    """Gives each batch a slot to be decoded into; in the main process, just before a worker is sent the batch."""
+
+    def __init__(self, sampler: PositionSampler, memory: BatchMemory) -> None:
+        self.sampler = sampler
+        self.memory = memory
+
+    def __iter__(self) -> Iterator[tuple[SampledBatch, int | None]]:
+        for sampled in self.sampler:
+            yield sampled, self.memory.take()
 
 
 class _Reader(Dataset[Any]):
-    """Turns a `SampledBatch` into a `Batch`, in a worker."""
+    """Fills slots with the images of a `SampledBatch`, in a worker."""
 
-    def __init__(self, dataset: FaceDataset, augmentation: Augmentation, seed: int) -> None:
+    def __init__(
+        self, dataset: FaceDataset, augmentation: Augmentation, seed: int, slots: torch.Tensor, sends_images: bool
+    ) -> None:
         self.dataset = dataset
         self.augmentation = augmentation
         self.seed = seed
+        self.slots = slots
+        self.sends_images = sends_images
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, sampled: SampledBatch) -> Batch | FacekdError:
+    def __getitems__(self, asked: tuple[SampledBatch, int | None]) -> _Filled | FacekdError:
         try:
-            return self._read(sampled)
+            return self._read(*asked)
         except FacekdError as error:
             # Returned and raised again in the main process: torch would bury the message in a worker's traceback.
             return error
 
-    def _read(self, sampled: SampledBatch) -> Batch:
+    def _read(self, sampled: SampledBatch, slot: int | None) -> _Filled:
         min_area = self.augmentation.resized_crop
-        if min_area:
-            crops = draw_resized_crops(min_area, self.seed, sampled.positions)
-            images, labels = self.dataset.load(sampled.indices, crops)
-        else:
-            images, labels = self.dataset.load(sampled.indices)
+        crops = draw_resized_crops(min_area, self.seed, sampled.positions) if min_area else None
+        images, labels = self.dataset.load(sampled.indices, crops, as_array(self.slots, slot))
         if self.augmentation.changes_pixels:
             augment(self.augmentation, images, self.seed, sampled.positions)
         flip = flip_mask(self.seed, sampled.positions) & self.augmentation.flip
-        return Batch(
-            images=torch.from_numpy(images),
-            labels=torch.from_numpy(labels),
-            positions=torch.from_numpy(sampled.positions),
-            flip=torch.from_numpy(flip),
-            bad_records=self.dataset.take_bad_records(),
-        )
+        sent = None
+        if slot is None:
+            sent = torch.from_numpy(images)
+        elif self.sends_images:
+            sent = self.slots[slot]  # a view of memory that the main process has: what travels is where
+        return _Filled(slot, sent, labels, sampled.positions, flip, self.dataset.take_bad_records())
 
 
-def _as_it_is(batch: Batch | FacekdError) -> Batch | FacekdError:
-    return batch
+def _as_it_is(filled: _Filled | FacekdError) -> _Filled | FacekdError:
+    return filled
 
 
 def _start_worker(worker: int) -> None:

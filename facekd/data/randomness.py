@@ -60,7 +60,9 @@ def uniform(seed: int, purpose: str, positions: ArrayLike, low: float = 0.0, hig
     return low + (high - low) * unit
 
 
-def permute(seed: int, epochs: ArrayLike, ranks: ArrayLike, size: int) -> NDArray[np.int64]:
+def permute(
+    seed: int, epochs: ArrayLike, ranks: ArrayLike, size: int, purpose: str = "permutation"
+) -> NDArray[np.int64]:
     """Element `ranks[i]` of the permutation of 0..size-1 that belongs to (seed, epochs[i]).
 
     The permutation is never written out, so 42 million images cost neither memory nor a pause at each epoch, and a
@@ -72,31 +74,37 @@ def permute(seed: int, epochs: ArrayLike, ranks: ArrayLike, size: int) -> NDArra
         epochs: integers of any shape.
         ranks: integers of the same shape, each 0 <= rank < size.
         size: number of elements permuted.
+        purpose: what is permuted, as in `random_words`.
 
     Returns:
         Elements of the same shape, each 0 <= element < size.
     """
-    elements = np.array(ranks, dtype=np.int64).ravel()
+    elements = np.array(ranks, dtype=np.uint64).ravel()
     flat_epochs = np.asarray(epochs, dtype=np.int64).ravel()
     distinct_epochs, epoch_of_rank = np.unique(flat_epochs, return_inverse=True)
     one_epoch = len(distinct_epochs) == 1
-    epoch_keys = random_words(seed, "permutation", distinct_epochs)
+    epoch_keys = random_words(seed, purpose, distinct_epochs)
+    partners, coins = np.empty_like(elements), np.empty_like(elements)
+    is_swapped = np.empty(elements.shape, dtype=bool)
     for round_offset in _ROUND_OFFSETS:
         round_keys = mix64(epoch_keys + round_offset)
-        pivots = (round_keys % np.uint64(size)).astype(np.int64)
+        pivots = round_keys % np.uint64(size)
         if not one_epoch:
             round_keys, pivots = round_keys[epoch_of_rank], pivots[epoch_of_rank]
-        partners = pivots - elements
-        partners += (partners < 0) * size
+        np.subtract(pivots, elements, out=partners)
+        # Below 0 it has wrapped around to a huge number, and `size` more makes it the small one it should be.
+        np.add(partners, np.uint64(size), out=coins)
+        np.minimum(partners, coins, out=partners)
         # Both members of a pair must read the same coin, so it is tossed by the larger. One multiply and fold is a
         # weaker hash than mix64, and enough: a coin only needs to be unrelated to the coins of the other rounds.
-        coins = np.maximum(elements, partners).astype(np.uint64)
+        np.maximum(elements, partners, out=coins)
         coins += round_keys
         coins *= _MIX_1
         coins ^= coins >> np.uint64(32)
         coins *= _MIX_2
-        elements = np.where(coins >> np.uint64(63) != 0, partners, elements)
-    return elements.reshape(np.shape(ranks))
+        np.less(coins.view(np.int64), 0, out=is_swapped)  # the topmost bit
+        np.copyto(elements, partners, where=is_swapped)
+    return elements.astype(np.int64).reshape(np.shape(ranks))
 
 
 @functools.lru_cache(maxsize=256)

@@ -49,10 +49,13 @@ class SubsetDataset:
         return len(self.indices)
 
     def load(
-        self, indices: NDArray[np.int64], crops: Sequence[ResizedCrop] | None = None
+        self,
+        indices: NDArray[np.int64],
+        crops: Sequence[ResizedCrop] | None = None,
+        out: NDArray[np.uint8] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """See `FaceDataset.load`."""
-        return self.whole.load(self.indices[indices], crops)
+        return self.whole.load(self.indices[indices], crops, out)
 
     def describe(self, index: int) -> str:
         """See `FaceDataset.describe`."""

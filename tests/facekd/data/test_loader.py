@@ -196,7 +196,7 @@ class Dying:
     def __len__(self) -> int:
         return 4
 
-    def load(self, indices):
+    def load(self, indices, crops=None, out=None):
         os.kill(os.getpid(), signal.SIGKILL)
 
     def describe(self, index: int) -> str:
@@ -224,3 +224,31 @@ def test_leaving_early_ends_the_workers(dataset):
 def test_numbers_that_cannot_work_are_refused(dataset, arguments):
     with pytest.raises(LoaderError, match="workers must be 0 or more and prefetch 1 or more"):
         make_loader(dataset, PositionSampler(12, SEED, 6), **arguments)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_memory_of_a_batch_is_used_again_once_nobody_holds_it(dataset, workers):
+    expected = batches_of(dataset, total_images=120)
+    sampler = PositionSampler(12, SEED, 6, total_images=120)
+    places = set()
+    for ours, theirs in zip(make_loader(dataset, sampler, EVERYTHING, SEED, workers), expected, strict=True):
+        assert_same([ours], [theirs])
+        places.add(ours.images.data_ptr())
+    assert len(places) <= 2 * workers + 2 < len(expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_view_of_the_images_keeps_them_from_being_overwritten(dataset, workers):
+    expected = batches_of(dataset, total_images=120)
+    sampler = PositionSampler(12, SEED, 6, total_images=120)
+    views = [batch.images[2:4, 5:] for batch in make_loader(dataset, sampler, EVERYTHING, SEED, workers)]
+    for view, batch in zip(views, expected, strict=True):
+        assert torch.equal(view, batch.images[2:4, 5:])
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
+def test_batches_to_be_pinned_are_copied_out_of_the_memory_that_is_used_again(dataset):
+    sampler = PositionSampler(12, SEED, 6, total_images=60)
+    pinned = list(make_loader(dataset, sampler, EVERYTHING, SEED, 2, pin_memory=True, start_method="fork"))
+    assert_same(pinned, batches_of(dataset, total_images=60))
+    assert len({batch.images.data_ptr() for batch in pinned}) == 10
