@@ -17,6 +17,7 @@ from facekd.data.pair_pack import PairPack, PairPackError, validate_pairs
 from facekd.files import atomic_open
 
 FORMAT, VERSION = "facekd-pair-pack", 1
+MOST_UNPACKED_RATIO, FREE_UNPACKED_BYTES = 4, 64 << 20
 
 
 def write_native_pair_pack(path: str | os.PathLike[str], pack: PairPack) -> None:
@@ -57,6 +58,7 @@ def parse_native_pair_pack(content: bytes, where: str) -> PairPack:
         PairPackError: another archive, a damaged one, a later version, or arrays that do not fit together.
     """
     try:
+        _check_sizes(content, where)
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, MemoryError) as error:
@@ -77,6 +79,17 @@ def parse_native_pair_pack(content: bytes, where: str) -> PairPack:
     pack = validate_pairs((images, arrays["is_same"].reshape(-1).tolist()), where)
     _check_shapes(arrays, len(pack), where)
     return PairPack(pack.images, pack.is_same, arrays.get("subjects"), arrays.get("fold_of"))
+
+
+def _check_sizes(content: bytes, where: str) -> None:
+    """Refuse an archive that unpacks to far more than it is: images do not shrink, only what stands beside them."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        announced = sum(member.file_size for member in archive.infolist())
+    if announced > MOST_UNPACKED_RATIO * len(content) + FREE_UNPACKED_BYTES:
+        raise PairPackError(
+            f"{where}: unpacks to {announced:,} bytes, and the file has {len(content):,}: it is made to exhaust the "
+            "memory"
+        )
 
 
 def _check_shapes(arrays: dict[str, np.ndarray], num_pairs: int, where: str) -> None:

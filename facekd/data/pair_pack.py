@@ -1,25 +1,23 @@
 """Verification packs (`.bin`): pickled `(encoded images, is_same)`, read without running anybody's code.
 
 The packs of the field (LFW, CFP-FP, AgeDB-30, ...) are Python pickles, that is programs. They are read here by an
-unpickler that hands the pickle machine none of Python's or numpy's own classes, only the few inert stand-ins below:
-not even numpy's `dtype.__setstate__`, which can be fed flags that turn bytes into pointers, sees the file's content.
+unpickler (`pair_unpickler`) that knows no classes but a few inert stand-ins.
 Image 2i and image 2i + 1 make pair i. The order of the pairs carries the folds (contiguous tenths) and is kept.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import pickle
-import pickletools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import cv2
 import numpy as np
 
+from facekd.data.pair_unpickler import ArrayStandIn, RefusedGlobalError, load_pairs
 from facekd.errors import FacekdError
 from facekd.files import atomic_open
 
@@ -73,9 +71,8 @@ def read_pair_pack(path: str | os.PathLike[str]) -> PairPack:
 
         return parse_native_pair_pack(content, str(path))
     try:
-        _check_claims(content)
-        loaded = _PairUnpickler(io.BytesIO(content), encoding="bytes").load()
-    except _RefusedGlobal as error:
+        loaded = load_pairs(content)
+    except RefusedGlobalError as error:
         raise PairPackError(
             f"{path}: refused: the pickle asks for {error}, which no verification pack needs and which could run "
             "code of whoever wrote the file; use packs from a source you trust, or rebuild it with write_pair_pack"
@@ -86,7 +83,7 @@ def read_pair_pack(path: str | os.PathLike[str]) -> PairPack:
             f"{path}: not a readable verification pack ({len(content):,} bytes): {type(error).__name__}: {error}; "
             "expected a pickled (images, is_same); the file is cut short, damaged or of another kind: fetch it again"
         ) from error
-    return validate_pairs(loaded, str(path))
+    return validate_pairs(loaded, str(path), most_bytes=len(content))
 
 
 def write_pair_pack(
@@ -152,8 +149,14 @@ def decode_images(
     return batch
 
 
-def validate_pairs(loaded: Any, where: str) -> PairPack:
-    """Turn `(images, is_same)`, as a file held them, into a `PairPack`, or say what is wrong with it."""
+def validate_pairs(loaded: Any, where: str, most_bytes: int | None = None) -> PairPack:
+    """Turn `(images, is_same)`, as a file held them, into a `PairPack`, or say what is wrong with it.
+
+    Args:
+        loaded: the pair; an image that occurs several times as one object stays one.
+        where: the file, for messages.
+        most_bytes: what the images may take in memory, each object once: the size of the file.
+    """
     if not isinstance(loaded, tuple | list) or len(loaded) != 2:
         raise PairPackError(f"{where}: expected a pair (images, is_same), found {_describe(loaded)}")
     images, is_same = (
@@ -172,12 +175,24 @@ def validate_pairs(loaded: Any, where: str) -> PairPack:
         if not isinstance(label, bool | int | np.bool_ | np.integer) or label not in (0, 1):
             raise PairPackError(f"{where}: label of pair {i} is {_describe(label)}; expected true or false")
         labels[i] = bool(label)
-    encoded = [_as_bytes(image, f"{where}: image {i} (pair {i // 2})") for i, image in enumerate(images)]
+    encoded: list[bytes] = []
+    counted: set[int] = set()
+    num_bytes = 0
+    for i, image in enumerate(images):
+        encoded.append(_as_bytes(image, f"{where}: image {i} (pair {i // 2})"))
+        if most_bytes is not None and id(encoded[-1]) not in counted:
+            counted.add(id(encoded[-1]))
+            num_bytes += len(encoded[-1])
+            if num_bytes > most_bytes:
+                raise PairPackError(
+                    f"{where}: its first {i + 1:,} of {len(images):,} images take {num_bytes:,} bytes, more than the "
+                    f"{most_bytes:,} of the file: it names the same content many times, to exhaust the memory"
+                )
     return PairPack(encoded, labels)
 
 
 def _as_sequence(part: Any, name: str, where: str) -> Sequence[Any]:
-    part = part.resolve(f"{where}: {name}") if isinstance(part, _ArrayStandIn) else part
+    part = _resolved(part, f"{where}: {name}")
     if isinstance(part, np.ndarray) and part.ndim in (1, 2) and part.size == len(part):
         return part.reshape(-1).tolist()
     if isinstance(part, tuple | list):
@@ -186,9 +201,14 @@ def _as_sequence(part: Any, name: str, where: str) -> Sequence[Any]:
 
 
 def _as_bytes(image: Any, where: str) -> bytes:
-    image = image.resolve(where) if isinstance(image, _ArrayStandIn) else image
+    if isinstance(image, ArrayStandIn) and isinstance(image.content, bytes):
+        held = image.content
+        array = _resolved(image, where)
+        # The bytes of the file themselves: an array that is named many times is not copied as often.
+        image = held if isinstance(array, np.ndarray) and _is_encoded(array) else array
+    image = _resolved(image, where)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.size != max(image.shape, default=0):
+        if not _is_encoded(image):
             raise PairPackError(
                 f"{where} is a {image.dtype} array of shape {image.shape}; expected encoded bytes, uint8 (n,) or (n, 1)"
             )
@@ -197,179 +217,24 @@ def _as_bytes(image: Any, where: str) -> bytes:
         raise PairPackError(f"{where} is {_describe(image)}; expected the bytes of a JPEG or PNG")
     if not len(image):
         raise PairPackError(f"{where} is empty")
-    return bytes(image)
+    return image if isinstance(image, bytes) else bytes(image)
+
+
+def _is_encoded(array: np.ndarray) -> bool:
+    return array.dtype == np.uint8 and array.size == max(array.shape, default=0)
+
+
+def _resolved(value: Any, where: str) -> Any:
+    """An array of the pickle as an array, or as a list of objects; anything else as it is."""
+    if not isinstance(value, ArrayStandIn):
+        return value
+    try:
+        return value.resolve()
+    except Exception as error:  # its parts may be anything
+        raise PairPackError(f"{where} is a damaged numpy array ({error}); fetch the pack again") from error
 
 
 def _describe(value: Any) -> str:
     size = f" of {len(value):,}" if isinstance(value, tuple | list | bytes | str | dict) else ""
     text = f" {value}" if isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63) else ""
     return f"{type(value).__name__}{size}{text}"
-
-
-def _check_claims(content: bytes) -> None:
-    """Refuse a pickle whose opcodes make the machine reserve more memory than the file has bytes."""
-    for opcode, argument, position in pickletools.genops(content):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
-            raise pickle.UnpicklingError(
-                f"opcode {opcode.name} at byte {position:,} names place {argument:,} of the memo"
-            )
-
-
-class _RefusedGlobal(pickle.UnpicklingError):
-    """The pickle names something outside the list below."""
-
-
-class _Inert:
-    """A stand-in for a global of the pickle. It cannot be altered: the BUILD opcode sets attributes at will."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> NoReturn:
-        raise pickle.UnpicklingError("the pickle tries to alter a global")
-
-    def __call__(self, *arguments: Any) -> Any:
-        raise pickle.UnpicklingError(f"the pickle misuses {type(self).__name__.strip('_')}")
-
-
-class _ArrayClass(_Inert):
-    """`numpy.ndarray`, only ever handed to `_reconstruct`."""
-
-    __slots__ = ()
-
-
-class _Reconstruct(_Inert):
-    """`numpy.core.multiarray._reconstruct(ndarray, (0,), "b")`: an empty array, whose state follows."""
-
-    __slots__ = ()
-
-    def __call__(self, *arguments: Any) -> _ArrayStandIn:
-        return _ArrayStandIn()
-
-
-class _FromBuffer(_Inert):
-    """`numpy.core.numeric._frombuffer(buffer, dtype, shape, order)`: arrays of pickle protocol 5."""
-
-    __slots__ = ()
-
-    def __call__(self, *arguments: Any) -> _ArrayStandIn:
-        buffer, dtype, shape, order = arguments
-        array = _ArrayStandIn()
-        array.__setstate__((1, shape, dtype, _text(order) == "F", bytes(buffer)))
-        return array
-
-
-class _Dtype(_Inert):
-    """`numpy.dtype("u1", ...)`; its state (byte order and alignment) is of no use to one-byte types and is dropped."""
-
-    __slots__ = ()
-
-    def __call__(self, *arguments: Any) -> _DtypeStandIn:
-        return _DtypeStandIn(_text(arguments[0]))
-
-
-class _Scalar(_Inert):
-    """`numpy.core.multiarray.scalar(dtype, bytes)`: a label held as numpy.bool_ or a numpy integer."""
-
-    __slots__ = ()
-
-    def __call__(self, *arguments: Any) -> Any:
-        dtype, content = arguments
-        return dtype.from_bytes(_raw(content))[0].item()
-
-
-class _Encode(_Inert):
-    """`_codecs.encode(text, "latin1")`: how Python 3 writes bytes under protocols 0 to 2."""
-
-    __slots__ = ()
-
-    def __call__(self, *arguments: Any) -> bytes:
-        text, encoding = arguments
-        if not isinstance(text, str) or _text(encoding).replace("-", "").replace("_", "") not in ("latin1", "iso88591"):
-            raise pickle.UnpicklingError("the pickle encodes something other than latin1 text")
-        return text.encode("latin1")
-
-
-class _Bytes(_Inert):
-    """`bytes()` and `bytearray(b"...")`: the empty bytes of protocol 2, and byte arrays before protocol 5."""
-
-    __slots__ = ()
-
-    def __call__(self, *arguments: Any) -> bytes:
-        return b"".join(_raw(argument) for argument in arguments[:1])
-
-
-class _DtypeStandIn:
-    """One of the element types a pack can need."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name.lstrip("|<=")
-
-    def __setstate__(self, state: Any) -> None:
-        # State of numpy's dtype: (version, byte order, ...). Big-endian labels would be misread silently.
-        if _text(state[1]) == ">":
-            raise pickle.UnpicklingError("the pickle holds big-endian arrays")
-
-    def from_bytes(self, content: bytes) -> np.ndarray:
-        if self.name not in ("u1", "b1", "bool", "uint8", "i1", "i4", "i8", "u4", "u8"):
-            raise pickle.UnpicklingError(f"the pickle holds an array of type {self.name!r}; expected bytes or booleans")
-        return np.frombuffer(content, np.dtype(self.name))
-
-
-class _ArrayStandIn:
-    """An array of the pickle before it is checked."""
-
-    __slots__ = ("content", "dtype", "is_fortran", "shape")
-
-    def __setstate__(self, state: Any) -> None:
-        _, self.shape, self.dtype, self.is_fortran, self.content = state
-
-    def resolve(self, where: str) -> np.ndarray | list[Any]:
-        """The array itself; for an object array, the list of what it holds."""
-        try:
-            shape, dtype, content = tuple(self.shape), self.dtype, self.content
-            if dtype.name in ("O", "O8", "object"):
-                if not isinstance(content, list) or len(content) != np.prod(shape):
-                    raise ValueError("an object array without its objects")
-                return content
-            array = dtype.from_bytes(_raw(content))
-            return array.reshape(shape, order="F" if self.is_fortran else "C")
-        except Exception as error:
-            raise PairPackError(f"{where} is a damaged numpy array ({error}); fetch the pack again") from error
-
-
-_GLOBALS: dict[tuple[str, str], _Inert] = {
-    ("_codecs", "encode"): _Encode(),
-    # Python 2, and Python 3 under protocols 0 to 2, say __builtin__.
-    **{(module, name): _Bytes() for module in ("builtins", "__builtin__") for name in ("bytes", "bytearray")},
-    ("numpy", "ndarray"): _ArrayClass(),
-    ("numpy", "dtype"): _Dtype(),
-    # numpy 1 and Python 2 say numpy.core, numpy 2 says numpy._core
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Reconstruct() for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): _Scalar() for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): _FromBuffer() for core in ("core", "_core")},
-}
-
-
-class _PairUnpickler(pickle.Unpickler):
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        try:
-            return _GLOBALS[module_name, global_name]
-        except KeyError:
-            raise _RefusedGlobal(f"{module_name}.{global_name}") from None
-
-    def persistent_load(self, pid: Any) -> NoReturn:
-        raise pickle.UnpicklingError("the pickle refers to objects outside itself")
-
-
-def _text(value: Any) -> str:
-    return value.decode("latin1") if isinstance(value, bytes) else str(value)
-
-
-def _raw(value: Any) -> bytes:
-    if isinstance(value, str):  # protocol 0 to 2 of Python 2 unicode
-        return value.encode("latin1")
-    if not isinstance(value, bytes | bytearray):
-        raise pickle.UnpicklingError(f"expected bytes, found {type(value).__name__}")
-    return bytes(value)

@@ -73,3 +73,11 @@ def test_writing_checks_first(tmp_path: Path) -> None:
     with pytest.raises(PairPackError, match="fold_of has shape"):
         write_native_pair_pack(tmp_path / "x.npz", PairPack(IMAGES, np.array([True, False]), None, np.array([0])))
     assert not list(tmp_path.iterdir())
+
+
+def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pack.npz"
+    np.savez_compressed(path, data=np.zeros(200 << 20, np.uint8))
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(PairPackError, match=r"pack\.npz: unpacks to 209,7[\d,]+ bytes, .*to exhaust the memory"):
+        read_pair_pack(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -164,6 +165,69 @@ def test_bytes_do_not_become_object_pointers(tmp_path: Path) -> None:
     pack = b"\x80\x02](" + hostile[2:-1] + b"U\x01ae](\x88e\x86."
     with pytest.raises(PairPackError, match=r"image 0 .pair 0. is a damaged numpy array"):
         read_pair_pack(written(tmp_path, pack))
+
+
+BIG = 1 << 20
+
+
+def repeated(value: object, use: bytes, times: int) -> bytes:
+    """A pickle that holds `value` once, in place 0 of the memo, and a pack of `times` images, each made by `use`."""
+    head = pickle.dumps(value, 5)[:-1]
+    labels = b"](" + b"\x88" * (times // 2) + b"e"
+    return head + b"q\x000](" + use * times + b"e" + labels + b"\x86."
+
+
+def array_of(content: bytes) -> bytes:
+    """Opcodes that make an array of `content`, itself opcodes."""
+    dtype = b"cnumpy\ndtype\nX\x02\x00\x00\x00u1\x89\x88\x87R"
+    empty = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R"
+    return empty + b"(K\x01J" + BIG.to_bytes(4, "little") + b"\x85" + dtype + b"\x89" + content + b"tb"
+
+
+@pytest.mark.parametrize("use", [b"h\x00", array_of(b"h\x00")], ids=["bytes", "arrays"])
+def test_a_large_image_that_is_named_many_times_is_held_once(tmp_path: Path, use: bytes) -> None:
+    path = written(tmp_path, repeated(bytes(BIG), use, 2000))
+    tracemalloc.start()
+    try:
+        pack = read_pair_pack(path)
+        assert tracemalloc.get_traced_memory()[1] < 8 * BIG
+    finally:
+        tracemalloc.stop()
+    assert len(pack) == 1000 and pack.images[1999] == bytes(BIG)
+
+
+@pytest.mark.parametrize(
+    ("value", "use"),
+    [
+        ("x" * BIG, b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R"),
+        (bytes(BIG), b"cbuiltins\nbytearray\nh\x00\x85R"),
+        ("x" * BIG, array_of(b"h\x00")),
+        (bytearray(BIG), b"cnumpy.core.numeric\n_frombuffer\n(h\x00NNNtR"),
+    ],
+    ids=["encode", "bytearray", "arrays of text", "frombuffer"],
+)
+def test_a_file_that_multiplies_its_content_is_refused(tmp_path: Path, value: object, use: bytes) -> None:
+    path = written(tmp_path, repeated(value, use, 2000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(PairPackError, match=r"pack\.bin: .*to exhaust the memory"):
+            read_pair_pack(path)
+        assert tracemalloc.get_traced_memory()[1] < 8 * BIG
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("opcode", [b"]", b"}", b"\x8f", b"\x85"])
+def test_a_file_of_nothing_but_containers_is_refused(tmp_path: Path, opcode: bytes) -> None:
+    with pytest.raises(PairPackError, match=r"builds more than [\d,]+ objects .*to exhaust the memory"):
+        read_pair_pack(written(tmp_path, b"\x80\x04N" + opcode * 50_000 + b"."))
+
+
+def test_a_pack_of_many_tiny_images_is_no_attack(tmp_path: Path) -> None:
+    images = [np.frombuffer(bytes([i % 251 + 1, i % 7]), np.uint8) for i in range(4000)]
+    labels = np.arange(2000) % 2 == 0
+    pack = read_pair_pack(written(tmp_path, pickle.dumps((images, list(labels)))))
+    assert pack.images == [image.tobytes() for image in images] and (pack.is_same == labels).all()
 
 
 def test_a_pack_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
