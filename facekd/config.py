@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from facekd.backbones import BackboneError, check_backbone
 from facekd.classifier import HeadConfig
+from facekd.data.block_shuffle import BlockShuffle
 from facekd.data.transforms import Augmentation
 from facekd.errors import FacekdError
 from facekd.optim import OptimizerConfig, ScheduleConfig
@@ -44,6 +45,10 @@ class DataConfig:
         held_out: this share of each class is not trained on, to choose the best checkpoint by; the same images for
             every seed.
         workers: loader processes per rank, at most one a core; 0 decodes in the training process.
+        shuffle: `full`: any image may follow any other. `sequential`, for packs on network or spinning disks: blocks of
+            neighbouring records, read in one go, change places and are shuffled through each other a window at a time.
+        shuffle_block: of `sequential`: neighbouring images in a block.
+        shuffle_window: of `sequential`: blocks in a window, which all fit in the page cache twice.
         on_bad_record: `fail` stops at a record that cannot be decoded, `skip` uses the next and counts.
     """
 
@@ -55,7 +60,23 @@ class DataConfig:
     center_crop: float = 0.0
     held_out: float = 0.0
     workers: int = 4
+    shuffle: Literal["full", "sequential"] = "full"
+    shuffle_block: int = 1024
+    shuffle_window: int = 64
     on_bad_record: Literal["fail", "skip"] = "fail"
+
+    def __post_init__(self) -> None:
+        BlockShuffle(self.shuffle_block, self.shuffle_window)
+        unused = [key for key in ("shuffle_block", "shuffle_window") if getattr(self, key) != getattr(DataConfig, key)]
+        if unused and self.shuffle != "sequential":
+            raise ConfigError(
+                f"data.{unused[0]} has no effect unless data.shuffle is sequential: set that or remove it"
+            )
+
+    @property
+    def block_shuffle(self) -> BlockShuffle | None:
+        """The shape of a sequential shuffle; None where the shuffle is full."""
+        return BlockShuffle(self.shuffle_block, self.shuffle_window) if self.shuffle == "sequential" else None
 
 
 @dataclass(frozen=True)

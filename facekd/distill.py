@@ -107,7 +107,7 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
         labels = torch.from_numpy(np.ascontiguousarray(dataset.labels))
         contrastive = ContrastiveDistillation(student_size, teacher_size, len(dataset), labels=labels, seed=config.seed)
         contrastive.gather_rows = lambda rows: gather_tensor_rows(rows, world)
-    sampler = PositionSampler(len(dataset), config.seed, config.global_batch_size, world.rank, world.size)
+    sampler = PositionSampler(len(dataset), config.seed, 1, block_shuffle=config.data.block_shuffle)
     return Distiller(
         backbone,
         head,
@@ -144,7 +144,7 @@ class _CachedTeacher:
     def __init__(self, config: DistillConfig, dataset: FaceDataset, embedder: Embedder | None) -> None:
         fingerprint = embedder.fingerprint if embedder else None
         self._cache = open_teacher_cache(config.teacher.cache, dataset, fingerprint)
-        self._sampler = PositionSampler(len(dataset), config.seed, 1)
+        self._sampler = PositionSampler(len(dataset), config.seed, 1, block_shuffle=config.data.block_shuffle)
         self.embedding_size = self._cache.embedding_size
         self.fingerprint: str = self._cache.teacher["fingerprint"]
 

@@ -235,6 +235,7 @@ def _make_loader(state: TrainingState) -> BatchLoader:
         world.size,
         images_seen=state.images_seen,
         total_images=state.total_images,
+        block_shuffle=config.data.block_shuffle,
     )
     return make_loader(
         state.dataset,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from facekd.data.cifar import CifarDataset, Split, find_cifar
 from facekd.data.crops import ResizedCrop, cut_and_scale
 from facekd.data.encoded_dataset import DatasetError, Encoded, EncodedDataset, FaceDataset, OnBadRecord, put_into
+from facekd.data.read_ahead import read_ahead
 from facekd.data.record_pack import open_record_pack
 from facekd.data.sharded_records import ShardedRecords, find_shards
 from facekd.data.synthetic import render_faces
@@ -83,6 +84,12 @@ class RecordDataset(EncodedDataset):
     def read_many(self, indices: NDArray[np.int64]) -> tuple[Sequence[Encoded], NDArray[np.int64]]:
         """See `EncodedDataset.read_many`: views of the mapped file, of which nothing is copied."""
         return self.pack.read_images(indices if self._kept is None else self._kept[indices])
+
+    def read_ahead(self, first: int, end: int) -> None:
+        """See `facekd.data.read_ahead`."""
+        images = np.arange(first, end) if self._kept is None else self._kept[first:end]
+        for place in self.pack.locations(images):
+            read_ahead(*place)
 
     def describe(self, index: int) -> str:
         """See `FaceDataset.describe`."""

@@ -16,6 +16,7 @@ from facekd.data.batch_memory import BatchMemory, as_array
 from facekd.data.crops import draw_resized_crops
 from facekd.data.datasets import FaceDataset
 from facekd.data.decoding import one_decoder_thread, quiet_decoders
+from facekd.data.read_ahead import ReadsAhead
 from facekd.data.sampler import PositionSampler, SampledBatch
 from facekd.data.transforms import Augmentation, augment, flip_mask
 from facekd.errors import FacekdError
@@ -105,7 +106,7 @@ class BatchLoader:
         workers = self._workers
         return DataLoader(
             _Reader(self._dataset, self._augmentation, self._seed, memory.slots, self._pin_memory),
-            batch_sampler=_SlottedSampler(self.sampler, memory),  # type: ignore[arg-type]  # any iterable does
+            batch_sampler=_SlottedSampler(self.sampler, memory, self._dataset),  # type: ignore[arg-type]  # any iterable does
             collate_fn=_as_it_is,  # type: ignore[arg-type]  # `__getitems__` gives the batch, not a list
             num_workers=workers,
             pin_memory=self._pin_memory,
@@ -181,12 +182,22 @@ class _Filled(NamedTuple):
 class _SlottedSampler:
     """Gives each batch a slot to be decoded into; in the main process, just before a worker is sent the batch."""
 
-    def __init__(self, sampler: PositionSampler, memory: BatchMemory) -> None:
+    def __init__(self, sampler: PositionSampler, memory: BatchMemory, dataset: FaceDataset) -> None:
         self.sampler = sampler
         self.memory = memory
+        self.dataset = dataset
 
     def __iter__(self) -> Iterator[tuple[SampledBatch, int | None]]:
+        reads_ahead = self.sampler.block_shuffle is not None and isinstance(self.dataset, ReadsAhead)
+        asked_for = -1  # windows up to this one
         for sampled in self.sampler:
+            if reads_ahead:
+                here = self.sampler.windows_of(int(sampled.positions[0]), int(sampled.positions[-1]))
+                asked_for = max(asked_for, here.start - 1)
+                while asked_for < here.stop:  # the one after these as well: it is read while they are trained on
+                    asked_for += 1
+                    for stretch in self.sampler.stretches_of(asked_for):
+                        self.dataset.read_ahead(*stretch)  # type: ignore[attr-defined]  # asked above
             yield sampled, self.memory.take()
 
 

@@ -132,6 +132,11 @@ class RecordPack:
                 encoded[slot] = memoryview(image_bytes)
         return encoded, labels.astype(np.int64)
 
+    def locations(self, images: np.ndarray) -> list[tuple[Path, np.ndarray, np.ndarray]]:
+        """Where images (B,) lie: for each file the path, and offsets and extents in bytes, int64, in no set order."""
+        rows = self._image_rows[images]
+        return [(self.reader.rec_path, self.reader.index.offsets[rows], self.reader.index.extents[rows])]
+
     def describe_image(self, image: int) -> str:
         """`FILE: record KEY at offset N`, for messages about image number `image`."""
         row = int(self._image_rows[image])

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from facekd.data.block_shuffle import BlockShuffle
 from facekd.data.randomness import permute
 from facekd.errors import FacekdError
 
@@ -49,6 +50,7 @@ class PositionSampler:
         total_images: position to stop at, over all ranks; the last batch is filled up past it where it is not a
             whole number of batches away. None goes on for ever.
         shuffle: False reads the images in the order of the data set in every epoch.
+        block_shuffle: shuffle by blocks of neighbours instead, for disks that are slow to read here and there.
 
     Raises:
         SamplerError: an argument out of range, named with its value.
@@ -64,6 +66,7 @@ class PositionSampler:
         images_seen: int = 0,
         total_images: int | None = None,
         shuffle: bool = True,
+        block_shuffle: BlockShuffle | None = None,
     ) -> None:
         if num_images < 1:
             raise SamplerError(f"the data set holds no images to sample (num_images is {num_images})")
@@ -89,6 +92,7 @@ class PositionSampler:
         self.images_seen = images_seen
         self.total_images = total_images
         self.shuffle = shuffle
+        self.block_shuffle = block_shuffle
 
     @property
     def batch_size_per_rank(self) -> int:
@@ -106,7 +110,27 @@ class PositionSampler:
         epochs, ranks_in_epoch = np.divmod(np.asarray(positions, dtype=np.int64), self.num_images)
         if not self.shuffle:
             return ranks_in_epoch
+        if self.block_shuffle is not None:
+            return self.block_shuffle.permute(self.seed, epochs, ranks_in_epoch, self.num_images)
         return permute(self.seed, epochs, ranks_in_epoch, self.num_images)
+
+    def windows_of(self, first: int, last: int) -> range:
+        """Windows of the block shuffle that positions `first` to `last` lie in; their numbers go on over epochs."""
+        assert self.block_shuffle is not None
+        size = self.block_shuffle.window_size
+        in_epoch = -(-self.num_images // size)
+
+        def window(position: int) -> int:
+            epoch, rank = divmod(position, self.num_images)
+            return epoch * in_epoch + rank // size
+
+        return range(window(first), window(last) + 1)
+
+    def stretches_of(self, window: int) -> list[tuple[int, int]]:
+        """`(first, end)` of the stretches of images that a window reads, end not included."""
+        assert self.block_shuffle is not None
+        in_epoch = -(-self.num_images // self.block_shuffle.window_size)
+        return self.block_shuffle.stretches(self.seed, *divmod(window, in_epoch), self.num_images)
 
     def __iter__(self) -> Iterator[SampledBatch]:
         batch_size = self.batch_size_per_rank

@@ -121,6 +121,16 @@ class ShardedRecords:
                 encoded[slot] = image
         return encoded, labels
 
+    def locations(self, images: np.ndarray) -> list[tuple[Path, np.ndarray, np.ndarray]]:
+        """See `RecordPack.locations`."""
+        shards = np.searchsorted(self._ends, images, side="right")
+        firsts = np.r_[0, self._ends]
+        return [
+            place
+            for shard in np.unique(shards).tolist()
+            for place in self.packs[shard].locations(images[shards == shard] - firsts[shard])
+        ]
+
     def describe_image(self, image: int) -> str:
         """See `RecordPack.describe_image`."""
         shard, number = self.locate(image)

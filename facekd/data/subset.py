@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from facekd.data.crops import ResizedCrop
 from facekd.data.encoded_dataset import DatasetError, FaceDataset
 from facekd.data.randomness import random_words
+from facekd.data.read_ahead import ReadsAhead
 
 HELD_OUT_SEED = 0  # not the run's: runs of other seeds are compared on the same images
 
@@ -56,6 +57,11 @@ class SubsetDataset:
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """See `FaceDataset.load`."""
         return self.whole.load(self.indices[indices], crops, out)
+
+    def read_ahead(self, first: int, end: int) -> None:
+        """See `facekd.data.read_ahead`: what lies between them and is not in here comes along."""
+        if isinstance(self.whole, ReadsAhead):
+            self.whole.read_ahead(int(self.indices[first]), int(self.indices[end - 1]) + 1)
 
     def describe(self, index: int) -> str:
         """See `FaceDataset.describe`."""
