@@ -20,6 +20,7 @@ import numpy as np
 
 from data_prep.bad_records import BadRecords, add_bad_record_option
 from data_prep.conversion_log import ConversionLog
+from data_prep.image_lists import check_name
 from data_prep.image_sources import ImageSource, default_name, open_source
 from data_prep.ordered_work import in_order
 from data_prep.resuming import tell_found, told_when_kept
@@ -169,13 +170,14 @@ def _contents(
 
     several = len(plan.sources) > 1
     for row, result in zip(rows, in_order(fetch, rows, arguments.workers), strict=True):
+        number = int(plan.source_of[row])
+        name = plan.sources[number].name(int(plan.image_of[row]))
         try:
+            check_name(name)
             stamp, content = result.result()
         except FacekdError as error:
             bad.meet(error)
             continue
-        number = int(plan.source_of[row])
-        name = plan.sources[number].name(int(plan.image_of[row]))
         name = name or default_name(int(plan.labels[row]), row, suffix_of(content))
         yield row, stamp, content, f"{number}_{name}" if several else name
 

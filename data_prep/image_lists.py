@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,25 +30,46 @@ LST_COLUMNS = {"insightface": "aligned path label", "im2rec": "index label path"
 def list_folder(root: Path) -> list[ListedImage]:
     """Images of a folder with one subfolder for each identity; labels by the sorted order of the subfolders.
 
+    Links are followed, to folders and to images; one that leads nowhere, or round in a loop, is no folder.
+
     Raises:
-        ListError: there are no subfolders with images.
+        ListError: there are no subfolders with images, or two of them are one folder.
     """
-    # os.scandir knows folders from files without asking again, which matters for millions of files.
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    with os.scandir(root) as entries:
+        folders = sorted(entry.name for entry in entries if _is_folder(entry) and not entry.name.startswith("."))
     images: list[ListedImage] = []
-    label = 0
+    seen: dict[tuple[int, int], str] = {}
     for folder in folders:
-        files = sorted(
-            entry.name
-            for entry in os.scandir(root / folder)
-            if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")  # noqa: PTH122
-        )
-        images += [ListedImage(f"{folder}/{file}", label) for file in files]
-        label += bool(files)  # a folder without images is no identity
+        files = sorted(_image_files(root / folder))
+        if not files:
+            continue  # a folder without images is no identity
+        status = (root / folder).stat()
+        other = seen.setdefault((status.st_dev, status.st_ino), folder)
+        if other != folder:
+            raise ListError(
+                f"{root / folder} and {root / other} are one folder, by a link, and would be two identities with the "
+                "same images; remove the link"
+            )
+        images += [ListedImage(f"{folder}/{file}", len(seen) - 1) for file in files]
     if not images:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise ListError(f"{root} should hold one subfolder of images ({suffixes}) for each identity")
     return images
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()  # known without asking again, which matters for millions of files; links are asked about
+    except OSError:  # a link to itself
+        return False
+
+
+def _image_files(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            is_image = os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+            if is_image and not entry.name.startswith("."):
+                yield entry.name
 
 
 def read_lst(path: Path) -> list[ListedImage]:
@@ -108,6 +130,33 @@ def check_labels(images: list[ListedImage], source: Path) -> None:
             f"{source}: {len(labels):,} labels are used, up to {max(labels):,}, and label {missing} has no image; "
             "--renumber gives consecutive ones"
         )
+
+
+def check_one_label(images: list[ListedImage], source: Path) -> list[ListedImage]:
+    """The images, unless one is said to show two people; saying the same twice does no harm.
+
+    Raises:
+        ListError: an image is listed with two labels.
+    """
+    label_of: dict[str, int] = {}
+    contradictions = [image for image in images if label_of.setdefault(image.name, image.label) != image.label]
+    if contradictions:
+        first = contradictions[0]
+        raise ListError(
+            f"{source}: {first.name!r} is listed with label {label_of[first.name]} and with label {first.label}, so "
+            f"one of them is wrong ({len(contradictions):,} such lines); take the wrong lines out"
+        )
+    return images
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no `.lst` can hold.
+
+    Raises:
+        ListError: it has a tab or a line break.
+    """
+    if any(character in name for character in "\t\n\r"):
+        raise ListError(f"{name!r}: names with tabs or line breaks do not fit a .lst; rename the image")
 
 
 def renumber(images: list[ListedImage]) -> list[ListedImage]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_prep.image_lists import ListedImage, ListError, list_folder, read_lst
+from data_prep.image_lists import ListedImage, ListError, check_one_label, list_folder, read_lst
 from data_prep.resuming import file_stamp, files_fingerprint
 from data_prep.unpack_records import names_from_lst
 from facekd.data.record_pack import RecordPack, open_record_pack
@@ -80,9 +80,9 @@ def open_source(path: Path, root: Path | None = None) -> ImageSource:
 
         return TableSource([path])
     if suffix == ".lst":
-        return ListSource(path, root or path.parent, read_lst(path), ".lst")
+        return ListSource(root or path.parent, check_one_label(read_lst(path), path), ".lst")
     if suffix == ".tsv":
-        return ListSource(path, root or path.parent, read_tsv(path), "train.tsv")
+        return ListSource(root or path.parent, check_one_label(read_tsv(path), path), "train.tsv")
     if suffix == ".rec":
         return RecordSource(open_record_pack(path))
     if suffix:
@@ -92,16 +92,27 @@ def open_source(path: Path, root: Path | None = None) -> ImageSource:
     if any(path.glob("*.rec")):
         return RecordSource(open_record_pack(path))
     if (path / "train.tsv").is_file():
-        return ListSource(path / "train.tsv", root or path, read_tsv(path / "train.tsv"), "train.tsv")
+        tsv = path / "train.tsv"
+        return ListSource(root or path, check_one_label(read_tsv(tsv), tsv), "train.tsv")
     tars = sorted(file for file in path.glob("*.tar") if not file.name.startswith("."))
     if tars:
         return TarSource(tars)
-    tables = sorted(file for pattern in ("*.parquet", "*.arrow") for file in path.rglob(pattern))
+    tables = _find_tables(path)
     if tables:
         from data_prep.table_sources import TableSource
 
         return TableSource(tables)
-    return ListSource(path, path, list_folder(path), "folder of images")
+    return ListSource(path, list_folder(path), "folder of images")
+
+
+def _find_tables(folder: Path) -> list[Path]:
+    """Parquet and arrow files below a folder; one pass, for what is below may be millions of images."""
+    return sorted(
+        Path(place) / name
+        for place, _, names in os.walk(folder)
+        for name in names
+        if name.endswith((".parquet", ".arrow"))
+    )
 
 
 class RecordSource:
@@ -156,7 +167,7 @@ class ShardSource:
 class ListSource:
     """Image files named by a list, or found in a folder."""
 
-    def __init__(self, source: Path, root: Path, images: list[ListedImage], kind: str) -> None:
+    def __init__(self, root: Path, images: list[ListedImage], kind: str) -> None:
         self.kind = kind
         self.root = root
         self._images = images

@@ -17,6 +17,8 @@ from data_prep.image_lists import (
     ListedImage,
     ListError,
     check_labels,
+    check_name,
+    check_one_label,
     list_folder,
     read_lst_and_kind,
     renumber,
@@ -39,6 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     keys = {image.key for image in images}
     has_keys = arguments.layout == "im2rec" and None not in keys and len(keys) == len(images)
     bad = BadRecords(arguments.on_bad_record)
+    if bad.policy == "fail":  # at once, not when the image comes
+        for image in images:
+            check_name(image.name)
     quiet_decoders()
 
     def prepare(image: ListedImage) -> tuple[str, bytes]:
@@ -59,8 +64,9 @@ def main(argv: list[str] | None = None) -> int:
         for task, result in zip(tasks, track(results, "packing images", len(tasks)), strict=True):
             image = images[task]
             try:
+                check_name(image.name)
                 stamp, content = result.result()
-            except ImageError as error:
+            except (ImageError, ListError) as error:
                 bad.meet(error)
                 continue
             writer.add(image.label, content, image.name, image.key if has_keys else None, task, stamp)
@@ -105,6 +111,8 @@ def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such image, though it is listed") from error
+    except OSError as error:  # a link to itself, a folder of that name, no permission: no reason to lose the rest
+        raise ImageError(f"{path}: {error.strerror}") from error
     try:
         pixels = decode_rgb(content)
     except ImageError as error:
@@ -132,6 +140,7 @@ def _list_images(arguments: argparse.Namespace) -> tuple[list[ListedImage], Path
         images, root = list_folder(source), source
     else:
         images, kind = read_lst_and_kind(source)
+        check_one_label(images, source)
         root = arguments.root or source.parent
         print(f"{source}: {len(images):,} images, columns `{LST_COLUMNS[kind]}` ({kind})", file=sys.stderr)
     if arguments.renumber:

@@ -1,0 +1,205 @@
+"""Folders and lists as they come: links in a loop, names in any script, contradictory labels, very many files."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+
+from data_prep import align_faces, convert_records, inspect_records, pack_records, unpack_records
+from data_prep.image_lists import list_folder, read_lst_and_kind
+from facekd.data.record_pack import open_record_pack
+
+Run = Callable[..., tuple[int, str, str]]
+NAMES = [
+    "Łukasz Żółć/zdjęcie 1.jpg",
+    "山田 太郎/写真.jpg",
+    "محمد/صورة ١.jpg",
+    "ไทย/รูป ๑.jpg",
+    "emoji 😀/a'b\"c.jpg",
+    f"{unicodedata.normalize('NFC', 'café')}/1.jpg",
+    f"{unicodedata.normalize('NFD', 'café')}/1.jpg",  # looks the same, is another name
+    " blank at the start/ x .jpg",
+    "percent%20#/a?b&c.jpg",
+    "-dash/-1.jpg",
+    "many  blanks/  .jpg",
+]
+
+
+def picture(seed: int) -> bytes:
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return cv2.imencode(".jpg", cv2.resize(coarse, (32, 32)))[1].tobytes()
+
+
+def write(root: Path, name: str, seed: int = 0) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(picture(seed))
+    return path
+
+
+def files_below(folder: Path) -> dict[bytes, bytes]:
+    found = {}
+    for place, _, names in os.walk(os.fsencode(folder)):
+        for name in names:
+            path = Path(os.fsdecode(place)) / os.fsdecode(name)
+            found[os.fsencode(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+@pytest.mark.parametrize("layout", ["insightface", "im2rec"])
+def test_names_in_any_script_come_back(tmp_path: Path, run: Run, layout: str) -> None:
+    faces = tmp_path / "some faces ü"
+    for seed, name in enumerate([*NAMES, os.fsdecode(b"caf\xe9/\xff.jpg")]):  # the last is no UTF-8
+        write(faces, name, seed)
+    assert run(pack_records.main, faces, tmp_path / "p ö", "--size", 32, "--layout", layout)[0] == 0
+    assert run(unpack_records.main, tmp_path / "p ö", tmp_path / "back", "--names")[0] == 0
+    assert files_below(tmp_path / "back") == files_below(faces)
+    assert run(convert_records.main, faces, tmp_path / "tars", "--to", "webdataset", "--shards", 2)[0] == 0
+    assert run(convert_records.main, tmp_path / "tars", tmp_path / "again", "--layout", layout)[0] == 0
+    for file in ("train.rec", "train.idx", "train.lst"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "p ö" / file).read_bytes()
+    assert run(inspect_records.main, tmp_path / "p ö")[0] == 0
+
+
+@pytest.mark.parametrize("verb", [pack_records, convert_records])
+@pytest.mark.parametrize("name", ["tab\there.jpg", "line\nbreak.jpg", "carriage\rreturn.jpg"])
+def test_a_name_that_no_list_can_hold_is_refused_or_passed_over(
+    tmp_path: Path, run: Run, verb: ModuleType, name: str
+) -> None:
+    options = ("--size", 32) if verb is pack_records else ()
+    write(tmp_path / "faces", "Ada/1.jpg")
+    write(tmp_path / "faces", f"Ada/{name}", 1)
+    status, _, err = run(verb.main, tmp_path / "faces", tmp_path / "out", *options)
+    assert status == 2 and f"Ada/{name!r}"[5:-5] in err and "do not fit a .lst; rename the image" in err
+    status, out, _ = run(verb.main, tmp_path / "faces", tmp_path / "out", *options, "--on-bad-record", "skip")
+    assert status == 0 and out.rstrip().endswith("1 skipped")
+    assert open_record_pack(tmp_path / "out").num_images == 1
+
+
+def make_loops(faces: Path) -> None:
+    write(faces, "Ada/1.jpg", 1)
+    write(faces, "Bob/1.jpg", 2)
+    (faces / "up").symlink_to("..")  # round and round
+    (faces / "itself").symlink_to("itself")
+    (faces / "nowhere").symlink_to("gone")
+    (faces / "Ada" / "back").symlink_to("..")
+
+
+@pytest.mark.parametrize("verb", [pack_records, convert_records])
+def test_links_in_a_loop_end(tmp_path: Path, run: Run, verb: ModuleType) -> None:
+    options = ("--size", 32) if verb is pack_records else ()
+    make_loops(tmp_path / "faces")
+    status, out, err = run(verb.main, tmp_path / "faces", tmp_path / "out", *options)
+    assert status == 0 and "2 images of 2 identities" in out, err
+    for link in ("itself.jpg", "other.jpg", "nowhere.jpg"):
+        target = {"itself.jpg": "itself.jpg", "other.jpg": "../Bob/other.jpg", "nowhere.jpg": "gone.jpg"}[link]
+        (tmp_path / "faces" / "Ada" / link).symlink_to(target)
+    (tmp_path / "faces" / "Bob" / "other.jpg").symlink_to("../Ada/other.jpg")
+    (tmp_path / "faces" / "Bob" / "folder.jpg").mkdir()
+    status, _, err = run(verb.main, tmp_path / "faces", tmp_path / "bad", *options)
+    assert status == 2 and "itself.jpg: Too many levels of symbolic links" in err
+    again = (*options, "--on-bad-record", "skip")
+    status, out, err = run(verb.main, tmp_path / "faces", tmp_path / "bad", *again)
+    assert status == 0 and "2 images of 2 identities" in out and out.rstrip().endswith("5 skipped")
+    assert "folder.jpg: Is a directory" in err
+
+
+def test_links_in_a_loop_end_when_aligning(tmp_path: Path, run: Run, scrfd: Path) -> None:
+    make_loops(tmp_path / "photos")
+    (tmp_path / "photos" / "Ada" / "itself.jpg").symlink_to("itself.jpg")
+    status, out, err = run(align_faces.main, tmp_path / "photos", tmp_path / "out", "--detector", scrfd)
+    assert status == 0 and "2 of 3 photographs aligned" in out, err
+    assert (
+        "itself.jpg\tunreadable\tToo many levels of symbolic links" in (tmp_path / "out" / "set_aside.tsv").read_text()
+    )
+
+
+def test_links_to_images_and_folders_elsewhere_are_followed_once(tmp_path: Path, run: Run) -> None:
+    write(tmp_path / "elsewhere", "Ada/1.jpg", 1)
+    faces = tmp_path / "faces"
+    write(faces, "Bob/1.jpg", 2)
+    (faces / "Ada").symlink_to("../elsewhere/Ada")
+    (faces / "Bob" / "2.jpg").symlink_to("../../elsewhere/Ada/1.jpg")
+    assert [(image.name, image.label) for image in list_folder(faces)] == [
+        ("Ada/1.jpg", 0),
+        ("Bob/1.jpg", 1),
+        ("Bob/2.jpg", 1),
+    ]
+    (faces / "Alias").symlink_to("../elsewhere/Ada")
+    status, _, err = run(pack_records.main, faces, tmp_path / "out", "--size", 32)
+    assert status == 2 and "Alias and " in err and "are one folder, by a link" in err
+
+
+@pytest.mark.parametrize(
+    ("file", "line"), [("some.lst", "1\t{0}\t{1}\n"), ("im2rec.lst", "{2}\t{1}\t{0}\n"), ("train.tsv", "{0}\t{1}\n")]
+)
+def test_an_image_with_two_labels_is_refused(tmp_path: Path, run: Run, file: str, line: str) -> None:
+    rows = [("Ada/1.jpg", 0), ("Bob/1.jpg", 1), ("Ada/1.jpg", 1), ("Ada/1.jpg", 0)]
+    for name, label in rows[:2]:
+        write(tmp_path, name, label)
+    verbs = [(convert_records, ()), (pack_records, ("--size", 32))][: 1 if file == "train.tsv" else 2]
+    for verb, options in verbs:
+        (tmp_path / file).write_text("".join(line.format(*row, key) for key, row in enumerate(rows)))
+        status, _, err = run(verb.main, tmp_path / file, tmp_path / verb.__name__, *options)
+        assert status == 2 and "'Ada/1.jpg' is listed with label 0 and with label 1" in err and "(1 such line" in err
+        (tmp_path / file).write_text("".join(line.format(*rows[i], key) for key, i in enumerate((0, 1, 0))))
+        assert run(verb.main, tmp_path / file, tmp_path / verb.__name__, *options)[0] == 0
+        assert open_record_pack(tmp_path / verb.__name__).labels().tolist() == [0, 0, 1]
+
+
+def test_ten_thousand_files_in_one_folder(tmp_path: Path, run: Run) -> None:
+    """Links to one picture: what is tried is the number of names, not of bytes."""
+    person = tmp_path / "faces" / "Ada"
+    first = write(tmp_path / "faces", "Ada/00000.jpg")
+    tiny = cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    first.write_bytes(tiny)
+    for number in range(1, 10_000):
+        os.link(first, person / f"{number:05d}.jpg")
+    images = list_folder(tmp_path / "faces")
+    assert [image.name for image in images] == [f"Ada/{number:05d}.jpg" for number in range(10_000)]
+    assert run(pack_records.main, tmp_path / "faces", tmp_path / "out", "--size", 8)[0] == 0
+    data = open_record_pack(tmp_path / "out")
+    assert data.num_images == 10_000 and data.read_image(9_999) == (tiny, 0)
+
+
+class Entry(NamedTuple):
+    """What `os.scandir` gives, of a file that is nowhere."""
+
+    name: str
+
+    def is_dir(self) -> bool:
+        return False
+
+
+class Entries:
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __enter__(self) -> Iterator[Entry]:
+        return (Entry(f"{number * 999_983 % self.count:07d}.JPG") for number in range(self.count))
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.slow
+def test_a_million_files_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    (tmp_path / "faces" / "Ada").mkdir(parents=True)
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: Entries(1_000_000) if Path(path).name == "Ada" else scandir(path))
+    images = list_folder(tmp_path / "faces")
+    assert len(images) == 1_000_000
+    assert (images[0].name, images[-1].name) == ("Ada/0000000.JPG", "Ada/0999999.JPG")
+    assert run(pack_records.main, tmp_path / "faces", tmp_path / "out")[0] == 2  # the first is nowhere
+    lines = "".join(f"{number}\t{number % 1000}\t{image.name}\n" for number, image in enumerate(images))
+    (tmp_path / "a.lst").write_text(lines)
+    listed, kind = read_lst_and_kind(tmp_path / "a.lst")
+    assert kind == "im2rec" and len(listed) == 1_000_000 and listed[-1] == ("Ada/0999999.JPG", 999, 999_999)
