@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from facekd.errors import FacekdError
 
+AGEDB_NAME = re.compile(r"\d+_(?P<who>.+)_(?P<age>\d+)_(?P<sex>[mfMF])")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
@@ -29,6 +31,9 @@ LST_COLUMNS = {"insightface": "aligned path label", "im2rec": "index label path"
 
 def list_folder(root: Path) -> list[ListedImage]:
     """Images of a folder with one subfolder for each identity; labels by the sorted order of the subfolders.
+
+    AgeDB comes without subfolders, and says in its file names who is on the image, how old, and of which sex:
+    `0_MariaCallas_35_f.jpg`. A folder of such names alone is taken for that; labels are by the sorted order of people.
 
     Links are followed, to folders and to images; one that leads nowhere, or round in a loop, is no folder.
 
@@ -52,9 +57,26 @@ def list_folder(root: Path) -> list[ListedImage]:
             )
         images += [ListedImage(f"{folder}/{file}", len(seen) - 1) for file in files]
     if not images:
+        images = _list_agedb(root)
+    if not images:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise ListError(f"{root} should hold one subfolder of images ({suffixes}) for each identity")
+        raise ListError(
+            f"{root} should hold one subfolder of images ({suffixes}) for each identity, or images named as AgeDB's "
+            "(number_name_age_sex)"
+        )
     return images
+
+
+def _list_agedb(root: Path) -> list[ListedImage]:
+    """Images of a folder in which each file bears a name of AgeDB's; none where one does not."""
+    files = sorted(_image_files(root))
+    names = [AGEDB_NAME.fullmatch(os.path.splitext(file)[0]) for file in files]  # noqa: PTH122
+    people = [name["who"] for name in names if name is not None]
+    if len(people) < len(files):
+        return []
+    label_of = {person: label for label, person in enumerate(sorted(set(people)))}
+    listed = [ListedImage(file, label_of[person]) for file, person in zip(files, people, strict=True)]
+    return sorted(listed, key=lambda image: image.label)  # stable: an identity's images lie together
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

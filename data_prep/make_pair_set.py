@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     quiet_decoders()
     if arguments.pairs is None:
         names, is_same, fold_of = _sample(arguments)
-        subjects: np.ndarray | None = np.array([[PurePosixPath(name).parts[0] for name in pair] for pair in names])
+        subjects: np.ndarray | None = np.array([[subject_of(name) for name in pair] for pair in names])
         missing = 0
     else:
         names, is_same, fold_of, subjects, missing = _listed(arguments)
@@ -132,7 +132,7 @@ def _deal(is_same: np.ndarray, num_folds: int, order: np.ndarray) -> np.ndarray:
 
 def _subjects(pairs: PairList) -> np.ndarray | None:
     """Who is on the images, if their names say so and agree with the labels."""
-    subjects = [(subject_of(a), subject_of(b)) for a, b in pairs.names]
+    subjects = pairs.subjects or [(subject_of(a), subject_of(b)) for a, b in pairs.names]
     agree = [None not in who and (who[0] == who[1]) == same for who, same in zip(subjects, pairs.is_same, strict=True)]
     return np.array(subjects, dtype=np.str_) if all(agree) else None
 
@@ -235,14 +235,14 @@ def _parser() -> argparse.ArgumentParser:
         "  facekd data make-pairs lfw_aligned lfw.bin --pairs pairs.txt\n"
         "  facekd data make-pairs cfp_aligned cfp_fp.npz --pairs cfp-dataset/Protocol --layout cfp-fp\n"
         "  facekd data make-pairs aligned mine.bin --sample 6000          # folds that share nobody\n\n"
-        "Lists: LFW's pairs.txt, CFP's Protocol folder, CALFW's and CPLFW's two lines a pair, and `image image label`\n"
-        "(AgeDB and others). Beside the pack NAME_pairs.txt says who is compared.",
+        "Lists: LFW's pairs.txt, CFP's Protocol folder, CALFW's and CPLFW's two lines a pair, AgeDB's protocol\n"
+        "(.mat), and `image image label`. Beside the pack NAME_pairs.txt says who is compared.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="aligned faces, as `facekd data align` leaves them")
     add("output", type=Path, metavar="OUT", help="the pack to write, .bin or .npz")
-    add("--pairs", type=Path, metavar="LIST", help="the list of pairs, or CFP's folder Protocol")
+    add("--pairs", type=Path, metavar="LIST", help="the list of pairs, CFP's folder Protocol, or AgeDB's .mat")
     add("--layout", choices=LAYOUTS, help="of the list (default: found out; for CFP cfp-fp)")
     add(
         "--sample",

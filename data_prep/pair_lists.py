@@ -11,12 +11,14 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from data_prep.image_lists import AGEDB_NAME
 from facekd.errors import FacekdError
 
-LAYOUTS = ("lfw", "cfp-fp", "cfp-ff", "two-lines", "names")
+LFW_NAME = re.compile(r"(?P<who>.+)_\d+")
+LAYOUTS = ("lfw", "cfp-fp", "cfp-ff", "two-lines", "names", "agedb")
 EXPECTED = (
     "expected LFW's pairs.txt (`name n1 n2`, `name1 n1 name2 n2`), lines of `image image label`, CALFW's and CPLFW's "
-    "(`image label`, two lines a pair), or the Protocol folder of CFP"
+    "(`image label`, two lines a pair), the Protocol folder of CFP, or AgeDB's .mat"
 )
 
 
@@ -33,19 +35,21 @@ class PairList:
         is_same: bool (N,).
         fold_of: int64 (N,), or None where the list knows no folds.
         layout: one of `LAYOUTS`.
+        subjects: N times who is on the two images, where the list itself says so.
     """
 
     names: list[tuple[str, str]]
     is_same: np.ndarray
     fold_of: np.ndarray | None
     layout: str
+    subjects: list[tuple[str, str]] | None = None
 
 
 def read_pair_list(path: Path, layout: str | None = None) -> PairList:
     """Read a list of pairs.
 
     Args:
-        path: the file; or for CFP the folder `Protocol` (with `Split` and `Pair_list_*.txt`).
+        path: the file; or for CFP the folder `Protocol` (with `Split` and `Pair_list_*.txt`), for AgeDB the `.mat`.
         layout: which kind it is; found out where None.
 
     Raises:
@@ -54,6 +58,10 @@ def read_pair_list(path: Path, layout: str | None = None) -> PairList:
     """
     if path.is_dir() or (layout or "").startswith("cfp"):
         return _read_cfp(path, layout or "cfp-fp")
+    if layout == "agedb" or (layout is None and path.suffix.lower() == ".mat"):
+        from data_prep.agedb_pairs import read_agedb_protocol  # here: it builds on this module
+
+        return read_agedb_protocol(path)
     text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     rows = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
     rows = [(number, line) for number, line in rows if line and not line.startswith("#")]
@@ -193,8 +201,8 @@ def subject_of(name: str) -> str | None:
     path = PurePosixPath(name)
     if len(path.parts) > 1:
         return path.parts[0]
-    for pattern in (r"\d+_(?P<who>.+)_\d+_[mf]", r"(?P<who>.+)_\d+"):  # AgeDB: number_name_age_sex
-        found = re.fullmatch(pattern, path.stem)
+    for pattern in (AGEDB_NAME, LFW_NAME):
+        found = pattern.fullmatch(path.stem)
         if found:
             return found["who"]
     return None
