@@ -41,7 +41,7 @@ def photos(tmp_path: Path) -> Path:
 def test_people_are_told_by_the_names_of_files(photos: Path, tmp_path: Path, run: Run) -> None:
     assert run(pack_records.main, photos, tmp_path / "pack", "--size", 32)[0] == 0
     data = open_record_pack(tmp_path / "pack")
-    expected = sorted(["Ada"] * 4 + ["Maria"] * 4 + ["Zoe"] * 3) + ["Zoe_La_Grande"]
+    expected = [*["Ada"] * 4, *["Maria"] * 4, *["Zoe"] * 3, "Zoe_La_Grande"]
     people = sorted(set(expected))
     assert [people[label] for label in data.labels().tolist()] == expected
     assert run(unpack_records.main, tmp_path / "pack", tmp_path / "back")[0] == 0
