@@ -124,13 +124,14 @@ class _OpenNpy:
         self.dtype = array.dtype
         self._whole = None if array.flags.c_contiguous else array
         self._offset = array.offset
+        self._file = path.open("rb", buffering=0)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         width = self.shape[1]
         if self._whole is not None:
             return np.array(self._whole[start:stop])
-        offset = self._offset + start * width * self.dtype.itemsize
-        values = np.fromfile(self.path, self.dtype, (stop - start) * width, offset=offset)
-        if values.size != (stop - start) * width:
+        row_bytes = width * self.dtype.itemsize
+        values = os.pread(self._file.fileno(), (stop - start) * row_bytes, self._offset + start * row_bytes)
+        if len(values) != (stop - start) * row_bytes:
             raise EmbeddingRowsError(f"{self.path}: ends before row {stop:,}; it was cut short while in use")
-        return values.reshape(-1, width)
+        return np.frombuffer(values, self.dtype).reshape(-1, width)

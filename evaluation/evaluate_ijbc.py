@@ -11,6 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -82,11 +83,17 @@ DIR/embeddings: the same command goes on after an interruption, and other switch
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, read, embed, pool, score, measure, write, print."""
+    """Parse, evaluate; the binary copy of the text files is written meanwhile."""
     arguments = _parse(argv)
+    with ThreadPoolExecutor(1) as background:
+        return _evaluate(arguments, sys.argv[1:] if argv is None else argv, background)
+
+
+def _evaluate(arguments: argparse.Namespace, argv: list[str], background: Executor) -> int:
+    """Read, embed, pool, score, measure, write, print."""
     seconds: dict[str, float] = {}
     with _timed(seconds, "read"):
-        protocol = load_protocol(arguments.root, arguments.target, use_cache=arguments.protocol_cache)
+        protocol = load_protocol(arguments.root, arguments.target, arguments.protocol_cache, background)
         evaluated = _choose_evaluated(arguments.protocol, protocol)
         uses_detection_scores = arguments.all_protocols or _pooling(arguments, True).weight_by_detection_score
         findings = find_problems(protocol, arguments.embeddings is None, uses_detection_scores)
@@ -125,7 +132,7 @@ def main(argv: list[str] | None = None) -> int:
         ],
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
         "software": describe_software(),
-        "command": shlex.join(["facekd", "evaluate", "ijbc", *(sys.argv[1:] if argv is None else argv)]),
+        "command": shlex.join(["facekd", "evaluate", "ijbc", *argv]),
     }
     _write(output, result, scores, curves)
     if arguments.report:

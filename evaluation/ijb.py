@@ -10,6 +10,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,13 @@ import numpy as np
 
 from evaluation.array_file import ArrayFileError, open_arrays, save_arrays
 from evaluation.ijb_text import ProtocolError, read_named_numbers, read_pairs, read_template_subjects
+from evaluation.template_rows import TemplateRows, distinct_ids
 from facekd.data.recordio.cache import stamp_of
 from facekd.files import sha256_of_file
 
 __all__ = ["TARGETS", "IjbProtocol", "ProtocolError", "SubjectTemplates", "Target", "load_protocol"]
 
-CACHE_VERSION = 1
-LARGEST_TABLE = 1 << 25  # template ids up to here are looked up in a table, larger ones by bisection
+CACHE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class IjbProtocol:
         template_ids: int64 (T,) ascending: all that any file names, also those without a face.
         pair_first, pair_second: (P,) rows of `template_ids`, in the order of the pair file.
         is_same: bool (P,).
+        in_pairs: bool (T,): which templates the pair file names.
         galleries: by name; empty where the 1:N files are absent.
         probes: of the 1:N files.
         remarks: what the join found: sentences, for the report.
@@ -119,6 +121,7 @@ class IjbProtocol:
     pair_first: np.ndarray
     pair_second: np.ndarray
     is_same: np.ndarray
+    in_pairs: np.ndarray
     galleries: dict[str, SubjectTemplates] = field(default_factory=dict)
     probes: SubjectTemplates | None = None
     remarks: tuple[str, ...] = ()
@@ -174,13 +177,16 @@ def protocol_files(root: str | os.PathLike[str], target: str) -> dict[str, Path]
     return {**needed, **present}
 
 
-def load_protocol(root: str | os.PathLike[str], target: str = "IJBC", use_cache: bool = True) -> IjbProtocol:
+def load_protocol(
+    root: str | os.PathLike[str], target: str = "IJBC", use_cache: bool = True, background: Executor | None = None
+) -> IjbProtocol:
     """Read a release: from its binary copy where that is up to date, else from the text, which is then kept in binary.
 
     Args:
         root: the folder that holds `meta`.
         target: key of `TARGETS`.
         use_cache: read and write the binary copy.
+        background: writes it, where given, while the caller goes on.
 
     Raises:
         ProtocolError: see `protocol_files`; a line that cannot be read, naming it; a template that a 1:N file gives to
@@ -196,15 +202,21 @@ def load_protocol(root: str | os.PathLike[str], target: str = "IJBC", use_cache:
                 return _from_arrays(Path(root), target, *found)
     about, arrays = _parse(files)
     about.update(version=CACHE_VERSION, stamps=stamps)
-    if use_cache:
+    if use_cache and background is not None:
+        background.submit(_save_cache, places, about, arrays)
+    elif use_cache:
         _save_cache(places, about, arrays)
     return _from_arrays(Path(root), target, about, arrays)
 
 
 def _parse(files: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    listed, values = read_named_numbers(files["points"], 11, np.float64)
-    face_names, ids = read_named_numbers(files["faces"], 2, np.int64)
-    first, second, is_same = read_pairs(files["pairs"])
+    with ThreadPoolExecutor(1) as background:
+        others = [role for role in files if role not in ("faces", "points", "pairs")]
+        rows = {role: background.submit(read_template_subjects, files[role]) for role in others}
+        hashes = {role: background.submit(sha256_of_file, path) for role, path in sorted(files.items())}
+        listed, values = read_named_numbers(files["points"], 11, np.float64)
+        face_names, ids = read_named_numbers(files["faces"], 2, np.int64)
+        first, second, is_same = read_pairs(files["pairs"])
     arrays: dict[str, np.ndarray] = {}
     images, names, remarks = _join_names(listed, values, face_names)
     arrays["image_names"] = names
@@ -212,24 +224,22 @@ def _parse(files: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, np.ndar
     arrays["detection_scores"] = values[:, 10].copy()
     arrays["face_images"] = images.astype(np.int32)
     arrays["face_media"] = ids[:, 1].copy()
-    rows = {
-        role: read_template_subjects(path) for role, path in files.items() if role not in ("faces", "points", "pairs")
-    }
-    tables = {role: _once_each(templates, subjects, files[role]) for role, (templates, subjects) in rows.items()}
+    tables = {role: _once_each(*found.result(), files[role]) for role, found in rows.items()}
 
-    lookup = _TemplateRows([ids[:, 0], first, second, *(table[0] for table in tables.values())])
+    in_pairs = distinct_ids([first, second])
+    lookup = TemplateRows(distinct_ids([ids[:, 0], in_pairs, *(table[0] for table in tables.values())]))
     arrays["template_ids"] = lookup.ids
     arrays["face_templates"] = lookup.rows_of(ids[:, 0]).astype(np.int32)
-    smallest = np.uint16 if len(lookup.ids) <= 1 << 16 else np.int32
-    arrays["pair_first"] = lookup.rows_of(first).astype(smallest, copy=False)
-    arrays["pair_second"] = lookup.rows_of(second).astype(smallest, copy=False)
+    arrays["pair_first"] = lookup.rows_of(first)
+    arrays["pair_second"] = lookup.rows_of(second)
     arrays["is_same"] = is_same
+    arrays["in_pairs"] = np.isin(lookup.ids, in_pairs)
     for role, (templates, subjects) in tables.items():
         arrays[f"{role}/templates"] = lookup.rows_of(templates).astype(np.int32)
         arrays[f"{role}/subjects"] = subjects
     digest = hashlib.sha256()
-    for role, path in sorted(files.items()):
-        digest.update(f"{role} {sha256_of_file(path)}\n".encode())
+    for role, found in hashes.items():
+        digest.update(f"{role} {found.result()}\n".encode())
     return {"fingerprint": digest.hexdigest(), "num_listed": len(listed), "remarks": remarks}, arrays
 
 
@@ -304,28 +314,6 @@ def _once_each(templates: np.ndarray, subjects: np.ndarray, path: Path) -> tuple
             f"{subjects[row]} (row {row + 1}); a template shows one person"
         )
     return known, subject_of
-
-
-class _TemplateRows:
-    """Template ids, which are sparse, to rows of the ascending list of those that occur."""
-
-    def __init__(self, columns: list[np.ndarray]) -> None:
-        largest = max(int(column.max()) for column in columns)
-        smallest = min(int(column.min()) for column in columns)
-        self._table: np.ndarray | None = None
-        if smallest >= 0 and largest < LARGEST_TABLE:
-            seen = np.zeros(largest + 1, bool)
-            for column in columns:
-                seen[column] = True
-            self.ids = np.flatnonzero(seen).astype(np.int64)
-            # Small numbers, for millions are looked up. The first entries may wrap to the largest: they are no ids.
-            smallest = np.uint16 if len(self.ids) <= 1 << 16 else np.int32
-            self._table = np.cumsum(seen, dtype=smallest) - smallest(1)
-        else:
-            self.ids = np.unique(np.concatenate([np.unique(column) for column in columns]).astype(np.int64))
-
-    def rows_of(self, ids: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self.ids, ids) if self._table is None else self._table[ids]
 
 
 def _from_arrays(root: Path, target: str, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> IjbProtocol:

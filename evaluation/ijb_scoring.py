@@ -14,6 +14,7 @@ Shapes: T templates, P pairs, D embedding values.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,8 @@ from facekd.ranked_scores import RankedScores
 from facekd.verification import Rule
 
 CELLS_AT_ONCE = 8_000_000  # of a product: 32 MB
-PAIRS_AT_ONCE = 4096  # of the float64 and of the scattered products: their rows stay in the processor's cache
+PAIRS_AT_ONCE = 512  # of the float64 and of the scattered products: their rows stay in the processor's cache
+ROWS_AT_ONCE = 1 << 15  # numbers of templates converted at once, likewise
 # A cell of a product costs a hundredth of a pair whose two rows are gathered: below this density, gather.
 LEAST_DENSITY = 0.01
 Band = tuple[float, float]  # of scores, both ends in it
@@ -83,7 +85,7 @@ def score_pairs(templates: np.ndarray, first: np.ndarray, second: np.ndarray) ->
             some = slice(start, start + PAIRS_AT_ONCE)
             np.einsum("pd,pd->p", single[first[some]], single[second[some]], out=scores[some])
         return scores
-    across = np.ascontiguousarray(single[columns].T)
+    across = single[columns].T
     at_once = max(CELLS_AT_ONCE // len(columns), 1)
     product = np.empty((at_once, len(columns)), np.float32)
     for low in range(0, len(rows), at_once):
@@ -102,9 +104,13 @@ def score_pairs(templates: np.ndarray, first: np.ndarray, second: np.ndarray) ->
 def score_pairs_exactly(templates: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Cosines by float64 products, a pair at a time: float64 (P,), at most 1. `templates` is float64 (T, D)."""
     scores = np.empty(len(first))
-    for start in range(0, len(first), PAIRS_AT_ONCE):
+
+    def score(start: int) -> None:
         some = slice(start, start + PAIRS_AT_ONCE)
         np.einsum("pd,pd->p", templates[first[some]], templates[second[some]], out=scores[some])
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(score, range(0, len(first), PAIRS_AT_ONCE)))
     # Rounding can leave the cosine of two equal templates a hair above 1.
     return np.clip(scores, -1.0, 1.0, out=scores)
 
@@ -141,13 +147,16 @@ def rank_pairs(
     reach = 2 * score_error(templates.shape[1])
     bands: list[Band] = []
     while True:
-        bands = _merge([*bands, *_decisive_bands(ranked, fars, rules, reach)], 4 * reach)
+        decisive = _decisive_bands(ranked, fars, rules, reach)
+        if all(any(low <= first and last <= high for low, high in bands) for first, last in decisive):
+            return exact, ranked
+        # A little more than is asked for: exact scores move the thresholds, by much less than they might.
+        margin = 0.05 * reach
+        bands = _merge([*bands, *((low - margin, high + margin) for low, high in decisive)], 4 * reach)
         # Between the exact scores and the others lies a margin wider than the error: the order changes in it only.
         wider = [(_single(low - reach), _single(high + reach)) for low, high in bands]
         near = _find_within(scores, wider)
         again = near[_is_within(scores[near], bands) & ~is_exact[near]]
-        if not again.size:
-            return exact, ranked
         if again.size > MOST_AGAIN * len(scores):
             found = score_pairs_exactly(templates, first, second)
             return RefinedScores(found, np.zeros(0, np.int64), np.zeros(0)), RankedScores(
@@ -232,5 +241,6 @@ def _group(rows: np.ndarray, count: int) -> tuple[np.ndarray, list[int], np.ndar
 def _distinct(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """(the rows that occur, ascending; the place of each row among them)."""
     seen = np.zeros(count, bool)
-    seen[rows] = True
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        seen[rows[start : start + ROWS_AT_ONCE].astype(np.intp)] = True
     return np.flatnonzero(seen), np.cumsum(seen) - 1

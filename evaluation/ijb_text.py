@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,13 @@ import numpy as np
 from facekd.errors import FacekdError
 
 BYTES_AT_ONCE = 1 << 20
+LARGEST_KEPT = 30 << 20  # bytes; mallopt(3): M_MMAP_THRESHOLD rises to at most 32 MB
+SHORTEST_PAIR = 6  # bytes of a line: two numbers, a label, what stands between and behind
 DIGITS_AT_ONCE = 8  # of one number, in one 64-bit word
+POWERS_OF_TEN = np.array([10.0**digits for digits in range(DIGITS_AT_ONCE + 1)])
 LONGEST_NAME = 64  # bytes, for the fast way
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+Columns = tuple[np.ndarray, ...]
 
 
 class ProtocolError(FacekdError):
@@ -37,15 +41,19 @@ def read_pairs(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np
         ProtocolError: an empty file, or a line that is not two whole numbers and 0 or 1.
     """
     path = Path(path)
-    if path.stat().st_size == 0:
+    columns = [np.empty(path.stat().st_size // SHORTEST_PAIR + 1, dtype) for dtype in (np.int32, np.int32, bool)]
+    count = 0
+    for parts in _parse_runs(path, _parse_tidy_pairs, _parse_pairs):
+        end = count + len(parts[0])
+        for at, part in enumerate(parts):
+            if part.dtype != columns[at].dtype:
+                columns[at] = columns[at].astype(np.int64)
+            columns[at][count:end] = part
+        count = end
+    if not count:
         raise ProtocolError(f"{path}: is empty; expected `template template label` lines")
-    whole = np.memmap(path, np.uint8, "r")
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        parts = list(pool.map(lambda bounds: _parse_pairs(whole, bounds[0], bounds[1], path), _line_bounds(whole)))
-    first, second, label = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    if not len(first):
-        raise ProtocolError(f"{path}: holds only empty lines; expected `template template label` lines")
-    return first, second, label
+    first, second, is_same = (column[:count] for column in columns)
+    return first, second, is_same
 
 
 def read_named_numbers(path: str | os.PathLike[str], num_values: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -57,21 +65,18 @@ def read_named_numbers(path: str | os.PathLike[str], num_values: int, dtype: Any
     Raises:
         ProtocolError: an empty file, or a line with more or fewer values, or with something that is no number.
     """
-    path = Path(path)
-    names: list[np.ndarray] = []
-    values: list[np.ndarray] = []
-    if path.stat().st_size:
-        whole = np.memmap(path, np.uint8, "r")
-
-        def parse(bounds: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-            return _parse_named(whole, *bounds, path, num_values, np.dtype(dtype))
-
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            found = [part for part in pool.map(parse, _line_bounds(whole)) if len(part[0])]
-        names, values = [part[0] for part in found], [part[1] for part in found]
-    if not names:
+    kind = np.dtype(dtype)
+    parts = list(
+        _parse_runs(
+            Path(path),
+            lambda text: _parse_tidy_named(text, num_values, kind),
+            lambda text: _parse_named(text, num_values, kind),
+        )
+    )
+    if not parts:
         raise ProtocolError(f"{path}: is empty; expected lines of a name and {num_values} numbers")
-    return np.concatenate(names), np.concatenate(values)
+    names, values = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return names, values
 
 
 def read_template_subjects(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +134,7 @@ def _parse_tidy_subjects(text: bytes) -> tuple[np.ndarray, np.ndarray] | None:
     if not body or width < 2:
         return None
     text = body if body.endswith(b"\n") else body + b"\n"
-    codes, words = _as_words(text)
+    codes, words, _ = _as_words(text)
     ends = np.flatnonzero((codes == ord(",")) | (codes == ord("\n")))
     if ends.size % width:
         return None
@@ -162,28 +167,63 @@ def _numbers(text: bytes, dtype: Any) -> np.ndarray | None:
             return None
 
 
-def _line_bounds(whole: np.ndarray) -> Iterator[tuple[int, int]]:
+def _parse_runs(
+    path: Path, parse_tidy: Callable[[bytes], Columns | None], parse_any: Callable[[bytes], Columns]
+) -> Iterator[Columns]:
+    """Yield the columns of each run of lines that holds any: by the fast way, else by the one for all lines.
+
+    Raises:
+        ProtocolError: with the number of the line, where `parse_any` raises `_LineError`.
+    """
+    # glibc gives memory back and takes it again for every run until it has seen a block of this size freed.
+    np.empty(LARGEST_KEPT, np.uint8)
+    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+
+        def parse(bounds: tuple[int, int]) -> Columns:
+            begin, end = bounds
+            text = os.pread(file.fileno(), end - begin, begin)  # not mapped: that costs more than the copy
+            if b"\r" in text:  # looked for first, which takes a tenth of the time
+                text = text.replace(b"\r\n", b"\n")
+            if not text.endswith(b"\n"):
+                text += b"\n"
+            try:
+                return parse_tidy(text) or parse_any(text)
+            except _LineError as error:
+                number = path.read_bytes()[:begin].count(b"\n") + error.offset + 1
+                raise ProtocolError(f"{path}, line {number}: expected {error}: {_shown(error.line)}") from None
+
+        for columns in pool.map(parse, _line_bounds(file.fileno())):
+            if len(columns[0]):
+                yield columns
+
+
+class _LineError(Exception):
+    """A line that is not what was `expected`; `offset` counts from the first line of the run."""
+
+    def __init__(self, expected: str, offset: int, line: bytes) -> None:
+        super().__init__(expected)
+        self.offset = offset
+        self.line = line
+
+
+def _line_bounds(file: int) -> Iterator[tuple[int, int]]:
     """Yield (begin, end) of runs of whole lines, about a megabyte each."""
-    begin = len(BYTE_ORDER_MARK) if whole[:3].tobytes() == BYTE_ORDER_MARK else 0
-    while begin < len(whole):
-        end = min(begin + BYTES_AT_ONCE, len(whole))
-        while end < len(whole) and whole[end - 1] != ord("\n"):
-            following = np.flatnonzero(whole[end : end + 4096] == ord("\n"))
-            end = end + int(following[0]) + 1 if following.size else min(end + 4096, len(whole))
+    size = os.fstat(file).st_size
+    begin = len(BYTE_ORDER_MARK) if os.pread(file, len(BYTE_ORDER_MARK), 0) == BYTE_ORDER_MARK else 0
+    while begin < size:
+        end = min(begin + BYTES_AT_ONCE, size)
+        while end < size:  # look for a newline from the last byte of the run on
+            following = os.pread(file, 4096, end - 1)
+            at = following.find(b"\n")
+            end += at if at >= 0 else len(following) - 1
+            if at >= 0:
+                break
         yield begin, end
         begin = end
 
 
-def _parse_named(
-    whole: np.ndarray, begin: int, end: int, path: Path, num_values: int, dtype: np.dtype[Any]
-) -> tuple[np.ndarray, np.ndarray]:
-    """(names, values (n, V)) of some whole lines."""
-    text = whole[begin:end].tobytes().replace(b"\r\n", b"\n")
-    if not text.endswith(b"\n"):
-        text += b"\n"
-    parsed = _parse_tidy_named(text, num_values, dtype)
-    if parsed is not None:
-        return parsed
+def _parse_named(text: bytes, num_values: int, dtype: np.dtype[Any]) -> Columns:
+    """(names, values (n, V)) of any lines."""
     kind = "whole numbers" if dtype.kind == "i" else "numbers"
     names, rows = [], []
     for offset, line in enumerate(text.split(b"\n")):
@@ -192,23 +232,20 @@ def _parse_named(
             continue
         values = _numbers(b" ".join(tokens), dtype) if len(tokens) == num_values else None
         if values is None or len(values) != num_values:
-            number = int(np.count_nonzero(whole[:begin] == ord("\n"))) + offset + 1
             found = "" if len(tokens) == num_values else f", found {len(tokens) + 1} columns"
-            raise ProtocolError(
-                f"{path}, line {number}: expected a name and {num_values} {kind}{found}: {_shown(line.strip())}"
-            )
+            raise _LineError(f"a name and {num_values} {kind}{found}", offset, line.strip())
         names.append(name)
         rows.append(values)
     return np.array(names, np.bytes_), np.array(rows, dtype).reshape(-1, num_values)
 
 
-def _parse_tidy_named(text: bytes, num_values: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray] | None:
+def _parse_tidy_named(text: bytes, num_values: int, dtype: np.dtype[Any]) -> Columns | None:
     """Lines of `stem.ending value ... value newline`, one space between; None where any is otherwise.
 
     Values are whole numbers where `dtype` is, else decimal numbers with digits on both sides of a point, 15 in all:
     their digits are a whole number below 2^53, which divided by a power of ten is what correct rounding gives.
     """
-    codes, words = _as_words(text)
+    codes, words, _ = _as_words(text)
     has_points = dtype.kind == "f"
     marks = np.flatnonzero((codes <= ord(" ")) | (codes == ord(".")))
     expected = b". " + (b". " if has_points else b" ") * num_values
@@ -237,18 +274,18 @@ def _parse_tidy_named(text: bytes, num_values: int, dtype: np.dtype[Any]) -> tup
         fraction = _digits_to_numbers(words, point + 1, stop - point - 1)
         if whole is None or fraction is None or (stop - start).max() > 16:
             return None
-        scale = 10.0 ** np.arange(DIGITS_AT_ONCE + 1)[stop - point - 1]
+        scale = POWERS_OF_TEN[stop - point - 1]
         number = (whole * scale + fraction) / scale
-        values[:, column] = np.where(is_negative, -number, number)
+        values[:, column] = np.where(is_negative, -number, number) if is_negative.any() else number
     names = _gather_bytes(words, line_starts, marks[:, 1] - line_starts)
     return (names, values) if names is not None else None
 
 
-def _as_words(text: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """(the bytes, every 8 bytes from any offset on as one little-endian word; zeros follow the text)."""
-    padded = text + bytes(LONGEST_NAME + DIGITS_AT_ONCE)
-    codes = np.frombuffer(padded, np.uint8)[: len(text)]
-    return codes, np.ndarray((len(text) + LONGEST_NAME,), "<u8", buffer=padded, strides=(1,))
+def _as_words(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(the bytes, the 8 from each offset on as one little-endian word, the 8 before it); zeros surround the text."""
+    padded = bytes(DIGITS_AT_ONCE) + text + bytes(LONGEST_NAME + DIGITS_AT_ONCE)
+    words = np.ndarray((len(padded) - 7,), "<u8", buffer=padded, strides=(1,))
+    return np.frombuffer(padded, np.uint8)[8 : 8 + len(text)], words[8:], words
 
 
 def _gather_bytes(words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
@@ -264,13 +301,8 @@ def _gather_bytes(words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) ->
     return parts.view(f"S{8 * parts.shape[1]}").reshape(-1).astype(f"S{longest}")
 
 
-def _parse_pairs(whole: np.ndarray, begin: int, end: int, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    text = whole[begin:end].tobytes().replace(b"\r\n", b"\n")
-    if not text.endswith(b"\n"):
-        text += b"\n"
-    parsed = _parse_tidy_pairs(text)
-    if parsed is not None:
-        return parsed
+def _parse_pairs(text: bytes) -> Columns:
+    """(first, second, labels) of any lines."""
     rows = []
     for offset, line in enumerate(text.split(b"\n")):
         tokens = line.split()
@@ -281,51 +313,63 @@ def _parse_pairs(whole: np.ndarray, begin: int, end: int, path: Path) -> tuple[n
             if label not in (0, 1) or max(abs(first), abs(second)) >= 1 << 62:
                 raise ValueError
         except ValueError:
-            number = int(np.count_nonzero(whole[:begin] == ord("\n"))) + offset + 1
-            raise ProtocolError(
-                f"{path}, line {number}: expected `template template label`, three whole numbers with a label of 0 or "
-                f"1: {_shown(line)}"
-            ) from None
+            expected = "`template template label`, three whole numbers with a label of 0 or 1"
+            raise _LineError(expected, offset, line) from None
         rows.append((first, second, label))
     table = np.array(rows, np.int64).reshape(-1, 3)
     return table[:, 0], table[:, 1], table[:, 2].astype(bool)
 
 
-def _parse_tidy_pairs(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Lines of exactly `digits space digits space 0-or-1 newline`, up to 8 digits; None where any is otherwise."""
-    codes, words = _as_words(text)
-    ends = np.flatnonzero(codes <= ord(" "))
-    if ends.size % 3:
+def _parse_tidy_pairs(text: bytes) -> Columns | None:
+    """Lines of exactly `digits space digits space 0-or-1 newline`, up to 8 digits; None where any is otherwise.
+
+    Only the ends of lines are searched for: the second number ends three bytes before, and how far it reaches is
+    found in the word that holds it. The first number is read where it differs from that of the line before.
+    """
+    codes, words, words_before = _as_words(text)
+    ends = np.flatnonzero(codes == ord("\n"))
+    labels = codes[ends - 1] - np.uint8(ord("0"))
+    if labels.max() > 1 or (codes[ends - 2] != ord(" ")).any():
         return None
-    ends = ends.reshape(-1, 3)
-    last, labels = codes[ends[:, 2]], codes[ends[:, 2] - 1] - np.uint8(ord("0"))
-    spaces = codes[ends[:, :2]]
-    tidy = (last == ord("\n")).all() and (spaces == ord(" ")).all() and (ends[:, 2] - ends[:, 1] == 2).all()
-    if not tidy or labels.max() > 1:
+    values = words_before[ends - 2]
+    others = ~values & _each_byte(0x10)  # no digit has this bit clear, and a space has
+    for bits in (8, 16, 32):  # what lies before the last of them belongs to something else as well
+        others |= others >> np.uint64(bits)
+    lengths = DIGITS_AT_ONCE - np.bitwise_count(others).astype(np.int64)
+    mask = ~((others >> np.uint64(4)) * np.uint64(0xFF))
+    second = _word_to_numbers((values & mask) ^ (mask & _each_byte(ord("0"))))
+    if second is None or lengths.min() < 1:
         return None
-    starts = np.concatenate([[0], ends[:-1, 2] + 1])
-    first = _digits_to_numbers(words, starts, ends[:, 0] - starts)
-    second = _digits_to_numbers(words, ends[:, 0] + 1, ends[:, 1] - ends[:, 0] - 1)
-    if first is None or second is None:
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    spaces = ends - 3 - lengths
+    lengths = spaces - starts
+    if lengths.min() < 1 or lengths.max() > DIGITS_AT_ONCE or (codes[spaces] != ord(" ")).any():
         return None
-    return first, second, labels.astype(bool)
+    values = words[starts] << (64 - 8 * lengths).view(np.uint64)
+    differs = (values[1:] != values[:-1]) | (lengths[1:] != lengths[:-1])
+    lines = np.concatenate([[0], np.flatnonzero(differs) + 1])
+    first = _digits_to_numbers(words, starts[lines], lengths[lines])
+    if first is None:
+        return None
+    return np.repeat(first, np.diff(lines, append=len(ends))), second, labels.astype(bool)
 
 
 def _digits_to_numbers(words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
-    """int32 numbers of 1 to 8 decimal digits at `starts`; None where one is longer, empty, or no number.
+    """int32 numbers of 1 to 8 decimal digits at `starts`; None where one is longer, empty, or no number."""
+    if lengths.min() < 1 or lengths.max() > DIGITS_AT_ONCE:
+        return None
+    shift = (64 - 8 * lengths.astype(np.int64, copy=False)).view(np.uint64)
+    return _word_to_numbers((words[starts] << shift) ^ (_each_byte(ord("0")) << shift))
+
+
+def _word_to_numbers(values: np.ndarray) -> np.ndarray | None:
+    """int32 numbers of words (n,), overwritten, of eight bytes each a digit (0 to 9), the last one in the highest.
 
     All eight digits of a word are combined at once: neighbours to pairs, pairs to fours, fours to the number.
     """
-    if lengths.min() < 1 or lengths.max() > DIGITS_AT_ONCE:
+    beyond = (values + _each_byte(6)) | values  # above 9 either has a bit of the upper half
+    if int(np.bitwise_or.reduce(beyond)) & int(_each_byte(0xF0)):
         return None
-    values = words[starts]
-    shift = np.uint64(64) - (lengths.astype(np.uint64) << np.uint64(3))
-    values <<= shift  # what follows the number leaves at the top
-    # Digits are 0x30 .. 0x39: the high half is 3, and adding 6 to the low half does not carry.
-    carried = ((values & np.uint64(0x0F0F0F0F0F0F0F0F)) + np.uint64(0x0606060606060606)) & np.uint64(0x1010101010101010)
-    if (values & np.uint64(0xF0F0F0F0F0F0F0F0) != np.uint64(0x3030303030303030) << shift).any() or carried.any():
-        return None
-    values &= np.uint64(0x0F0F0F0F0F0F0F0F)
     values *= np.uint64(10 * 256 + 1)
     values >>= np.uint64(8)
     values &= np.uint64(0x00FF00FF00FF00FF)
@@ -335,6 +379,10 @@ def _digits_to_numbers(words: np.ndarray, starts: np.ndarray, lengths: np.ndarra
     values *= np.uint64(10000 * (1 << 32) + 1)
     values >>= np.uint64(32)
     return values.astype(np.int32)
+
+
+def _each_byte(value: int) -> np.uint64:
+    return np.uint64(value * 0x0101010101010101)
 
 
 def _shown(line: bytes) -> str:

@@ -16,14 +16,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import sparse
 
 from facekd.errors import FacekdError
 
-ROWS_AT_ONCE = 1024  # a block stays in the processor's cache
+ROWS_AT_ONCE = 1024  # of a sparse product
+ROWS_READ_AT_ONCE = 256  # a block stays in the processor's cache
 Block = tuple[int, int, int, int]  # image rows from, to; faces from, to in the order of their images
 
 
@@ -84,6 +85,8 @@ class EmbeddingRows(Protocol):
     def embedding_size(self) -> int: ...
     @property
     def has_flipped(self) -> bool: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Rows `start` to `stop`: plain (n, D), and mirrored (n, D) where there are any."""
         ...
@@ -172,10 +175,12 @@ def _at_once(poolings: Sequence[Pooling]) -> Iterator[Sequence[Pooling]]:
 
 def _group_by_media(faces: Faces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(group of each face, template of each group, faces of each group): a group is one medium of one template."""
-    order: np.ndarray | slice = slice(None)
-    steps, media_steps = np.diff(faces.templates), np.diff(faces.media)
-    if not ((steps > 0) | ((steps == 0) & (media_steps >= 0))).all():  # as releases are
-        order = np.lexsort((faces.media, faces.templates))
+    # One key of both sorts in a tenth of the time of two, for releases are nearly in order.
+    media, lowest = faces.media, int(faces.media.min())
+    span = int(media.max()) - lowest + 1
+    if span * (int(faces.templates.max()) + 1) >= 1 << 62:
+        media, lowest, span = np.unique(media, return_inverse=True)[1], 0, len(media)
+    order = np.argsort(faces.templates * np.int64(span) + (media - lowest), kind="stable")
     template, media = faces.templates[order], faces.media[order]
     starts = np.ones(len(template), bool)
     starts[1:] = (template[1:] != template[:-1]) | (media[1:] != media[:-1])
@@ -195,27 +200,20 @@ def _add_up(
 ) -> None:
     images = faces.images[order]
     useless: list[np.ndarray] = []
-    by_length = any(not pooling.keep_norm for pooling in poolings)
+    # The squares of float64 values can overflow.
+    needs_lengths = any(not pooling.keep_norm for pooling in poolings) or rows.dtype == np.float64
     flips = {pooling.flip_augment for pooling in poolings}
     own = threading.local()  # the sums of a block, kept between blocks: fresh memory costs as much as the sums
 
     def one_block(block: Block) -> list[tuple[np.ndarray, np.ndarray]]:
         start, stop, first, last = block
         some = order[first:last]
-        columns = faces.images[some] - start
-        plain, flipped = rows.read(start, stop)
+        columns = (faces.images[some] - start).astype(np.int32, copy=False)
         if not hasattr(own, "sums"):
-            own.sums = {flip: np.empty((ROWS_AT_ONCE, plain.shape[1])) for flip in flips}
+            own.sums = {flip: np.empty((ROWS_AT_ONCE, rows.embedding_size)) for flip in flips}
         embeddings = {flip: memory[: stop - start] for flip, memory in own.sums.items()}
-        if False in embeddings:
-            np.copyto(embeddings[False], plain)
-        if True in embeddings:
-            assert flipped is not None
-            with np.errstate(invalid="ignore", over="ignore"):  # caught below
-                np.add(plain, flipped, out=embeddings[True], dtype=np.float64)
-        norms = {}
-        if by_length or plain.dtype == np.float64:  # whose squares can overflow
-            norms = _lengths(embeddings)
+        bad = _read_block(rows, start, stop, embeddings)
+        norms = _lengths(embeddings) if needs_lengths else {}
         parts = []
         for pooling, key in zip(poolings, keys, strict=True):
             weights = share[some]
@@ -224,21 +222,18 @@ def _add_up(
             if not pooling.keep_norm:
                 length = norms[pooling.flip_augment][columns]
                 weights = np.divide(weights, length, out=np.zeros_like(weights), where=length > 0)
-            targets, row = np.unique(key[some], return_inverse=True)
-            by_row = np.argsort(row, kind="stable")
-            ends = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(targets)))])
-            matrix = sparse.csr_array((weights[by_row], columns[by_row], ends), shape=(len(targets), stop - start))
+            by_key = np.argsort(key[some], kind="stable")
+            sorted_keys = key[some][by_key]
+            starts = np.flatnonzero(np.diff(sorted_keys, prepend=-1))
+            ends = np.append(starts, len(some)).astype(np.int32)
+            matrix = sparse.csr_array((weights[by_key], columns[by_key], ends), shape=(len(starts), stop - start))
             with np.errstate(invalid="ignore", over="ignore"):
-                parts.append((targets, matrix @ embeddings[pooling.flip_augment]))
-        bad = np.zeros(stop - start, bool)
+                parts.append((sorted_keys[starts], matrix @ embeddings[pooling.flip_augment]))
         if not norms and not all(np.isfinite(part).all() for _, part in parts):
             norms = _lengths(embeddings)  # which rows are not finite
         for length in norms.values():
             bad |= ~np.isfinite(length)
-        for part in (plain, flipped) if flipped is not None else (plain,):
-            zeros = np.flatnonzero(part[:, 0] == 0)  # of all rows, for a look at the whole row costs more
-            bad[zeros[~part[zeros].any(axis=1)]] = True
-        if bad[columns].any():
+        if bad.any() and bad[columns].any():
             useless.append(start + np.intersect1d(np.flatnonzero(bad), columns))
         return parts
 
@@ -249,6 +244,25 @@ def _add_up(
                 total[targets] += part
     if useless:
         raise UselessEmbeddingsError(np.sort(np.concatenate(useless)))
+
+
+def _read_block(rows: EmbeddingRows, start: int, stop: int, embeddings: dict[bool, np.ndarray]) -> np.ndarray:
+    """Read rows into `embeddings`, by whether the mirrored ones are added; returns which are zeros: bool (n,)."""
+    zeros = np.zeros(stop - start, bool)
+    for first in range(start, stop, ROWS_READ_AT_ONCE):
+        last = min(first + ROWS_READ_AT_ONCE, stop)
+        some = slice(first - start, last - start)
+        plain, flipped = rows.read(first, last)
+        if False in embeddings:
+            np.copyto(embeddings[False][some], plain)
+        if True in embeddings:
+            assert flipped is not None
+            with np.errstate(invalid="ignore", over="ignore"):  # the caller looks for what is not finite
+                np.add(plain, flipped, out=embeddings[True][some], dtype=np.float64)
+        for part in (plain, flipped):
+            if part is not None and not (part[:, 0] != 0).all():  # of all rows, for a look at all values costs more
+                zeros[some] |= ~part.any(axis=1)
+    return zeros
 
 
 def _media_to_templates(sums: np.ndarray, template_of_group: np.ndarray, num_templates: int) -> np.ndarray:

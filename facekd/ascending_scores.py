@@ -1,18 +1,21 @@
 """Millions of scores in ascending order, of which only the stretches that somebody asks about are ever sorted.
 
 A few thresholds and rates need a few stretches of the scores. So they lie in pieces, each entirely above the one
-before; a question cuts the piece that holds its answer until a short one is left, and sorts that: quickselect that
-remembers. Asked about everywhere, it has sorted everything, and answers as a sorted array does. Pure numpy.
+before; a question cuts the piece that holds its answer until a short one is left, and sorts that: a bucket sort that
+waits to be asked. Asked about everywhere, it has sorted everything, and answers as a sorted array does. Pure numpy.
 """
 
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
 
 SORTED_AT_ONCE = 1 << 16  # pieces up to here are sorted, longer ones cut
+CUT_AT_ONCE = 1 << 16  # scores grouped at once, in the processor's cache
+NUM_PARTS = 256  # of a cut: numbers of one byte sort fastest
 Side = Literal["left", "right"]
 
 
@@ -20,7 +23,7 @@ class AscendingScores:
     """Scores (n,) by rank, and ranks by score, as of the sorted array.
 
     Args:
-        scores: finite float32 or float64 (n,), n >= 1; reordered in place, so they belong to this object from now on.
+        scores: finite float32 or float64 (n,), n >= 1; they belong to this object from now on, which may reorder them.
         dtype: of the answers; None for that of the scores. float64 over float32 scores is for `replace`.
 
     Attributes:
@@ -130,13 +133,40 @@ class AscendingScores:
                     self._cut(at)
 
     def _cut(self, at: int) -> None:
-        piece = self._pieces[at]
-        middle = len(piece) // 2
-        piece.partition(middle)
-        self._pieces[at : at + 1] = [piece[:middle], piece[middle:]]
-        self._is_sorted[at : at + 1] = [False, False]
-        self._starts = np.insert(self._starts, at + 1, self._starts[at] + middle)
-        self._lows = np.insert(self._lows, at + 1, float(piece[middle]))
+        parts = _cut_by_value(self._pieces[at])
+        ends = np.cumsum([len(part) for part in parts])
+        self._pieces[at : at + 1] = parts
+        self._is_sorted[at : at + 1] = [False] * len(parts)
+        self._starts = np.insert(self._starts, at + 1, self._starts[at] + ends[:-1])
+        self._lows = np.insert(self._lows, at + 1, [float(part.min()) for part in parts[1:]])
+
+
+def _cut_by_value(scores: np.ndarray) -> list[np.ndarray]:
+    """Two or more parts, each above the one before, none empty: by stretches of equal width, at the median at worst."""
+    low, high = scores.min(), scores.max()
+    with np.errstate(all="ignore"):  # no width, or one beyond the numbers there are: infinite, and not used
+        scale = (NUM_PARTS - 1) / (high - low)
+    if 0 < scale < np.inf:
+        starts = np.arange(0, len(scores), CUT_AT_ONCE)
+
+        def group(start: int) -> np.ndarray:
+            some = scores[start : start + CUT_AT_ONCE]
+            # Rounding keeps the order: a higher score never gets a lower number.
+            number = ((some - low) * scale).astype(np.uint8)
+            some[:] = some[number.argsort(kind="stable")]
+            return np.bincount(number, minlength=NUM_PARTS)
+
+        with ThreadPoolExecutor(2) as pool:
+            counts = np.array(list(pool.map(group, starts.tolist())))
+        sizes = counts.sum(axis=0)
+        if sizes.max() <= len(scores) // 2:
+            ends = starts[:, None] + np.cumsum(counts, axis=1)
+            bounds = zip((ends - counts).T.tolist(), ends.T.tolist(), strict=True)
+            parts = [[scores[begin:end] for begin, end in zip(*both, strict=True)] for both in bounds]
+            return [np.concatenate(part) for part, size in zip(parts, sizes, strict=True) if size]
+    middle = len(scores) // 2
+    scores.partition(middle)
+    return [scores[:middle], scores[middle:]]
 
 
 def _rounded_away(thresholds: np.ndarray, side: Side) -> np.ndarray:

@@ -176,7 +176,7 @@ class RankedScores:
         """
         num_impostor = self.impostor.size
         target = round(far * num_impostor)
-        width = FIRST_WINDOW
+        width = max(FIRST_WINDOW, self._impostors_to_a_genuine(target) + 3)
         while True:
             has_top, has_bottom = target - width <= 0, target + width >= num_impostor - 1
             high = np.inf if has_top else self.impostor[num_impostor - 1 - (target - width)]
@@ -192,15 +192,20 @@ class RankedScores:
                 threshold = np.concatenate([just_above(threshold[:1]), threshold])
                 kept = np.concatenate([[True], kept])
             distance = np.abs(false_accepts / num_impostor - far)
-            below = kept & (false_accepts / num_impostor <= far)
-            above = kept & (false_accepts / num_impostor >= far)
-            if not has_bottom:
-                above &= false_accepts < false_accepts[-1]  # the whole of its vertical stretch is in the window
-            if (below.any() or has_top) and (above.any() or has_bottom):
-                best = distance == distance[kept].min()
-                chosen = int(np.flatnonzero(kept & best)[-1])
+            # Nearer than this lies no point that was not judged, whether at an end of the window or outside.
+            ends = [*distance[: not has_top], *distance[len(distance) - (not has_bottom) :]]
+            reached = np.inf if has_top and has_bottom else min((width - 1) / num_impostor, *ends)
+            nearest = distance[kept].min(initial=np.inf)
+            if nearest < reached:
+                chosen = int(np.flatnonzero(kept & (distance == nearest))[-1])
                 return threshold[chosen], (float(threshold[-1]), float(threshold[0]))
             width *= 4
+
+    def _impostors_to_a_genuine(self, false_accepts: int) -> int:
+        """How many impostors lie between a point of the curve and the nearest genuine score, where corners are."""
+        at = self.genuine.rank(self.impostor[max(self.impostor.size - 1 - false_accepts, 0)])
+        beside = self.genuine[np.clip([at - 1, at], 0, self.genuine.size - 1)]
+        return int(np.abs(self.impostor.size - self.impostor.rank(beside) - false_accepts).min())
 
     def _window(self, low: Any, high: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(false accepts, true accepts, threshold) of the distinct scores from `high` down to `low`."""

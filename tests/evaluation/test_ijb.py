@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from evaluation.ijb_text import read_named_numbers, read_pairs, read_template_su
 
 from .ijb_layout import make_layout
 
-LINE = st.tuples(st.integers(0, 10**9 + 7), st.integers(0, 200_000), st.integers(0, 1))
+ID = st.one_of(st.sampled_from([5, 55, 12_345_678]), st.integers(0, 200_000), st.integers(0, 10**9 + 7))
+LINE = st.tuples(ID, ID, st.integers(0, 1))
 
 
 @settings(max_examples=60, deadline=None)
@@ -37,7 +40,24 @@ def test_pairs_are_read_as_int_reads_them(tmp_path_factory, rows, newline, space
     assert is_same.dtype == bool
 
 
-@pytest.mark.parametrize("line", ["1 2", "1 2 3", "1 2 0 5", "1 x 1", "1 2.5 1", "1 2 -1", "1:3 4 1", "1 2 1,"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1 2",
+        "1 2 3",
+        "1 2 0 5",
+        "1 x 1",
+        "1 2.5 1",
+        "1 2 -1",
+        "1:3 4 1",
+        "1 2 1,",
+        "\x0013 23 0",
+        "13 2: 0",
+        "1p 2 0",
+        "13  0",
+        " 13 0",
+    ],
+)
 def test_a_broken_line_of_pairs_is_named(tmp_path, line, monkeypatch):
     monkeypatch.setattr(ijb_text, "BYTES_AT_ONCE", 16)
     path = tmp_path / "pairs.txt"
@@ -116,6 +136,18 @@ def test_the_binary_copy_follows_the_text(tmp_path, monkeypatch):
     layout.write(root)
     after = load_protocol(root)
     assert after.num_pairs == before.num_pairs - 1 and after.fingerprint != before.fingerprint
+
+
+def test_the_binary_copy_is_written_in_the_background(tmp_path):
+    root = make_layout(1).write(tmp_path)
+    copy = root / "meta" / "ijbc.facekd-protocol"
+    may_write = threading.Event()
+    with ThreadPoolExecutor(1) as background:
+        background.submit(may_write.wait)
+        before = load_protocol(root, background=background)
+        assert not copy.exists()
+        may_write.set()
+    assert copy.exists() and load_protocol(root).fingerprint == before.fingerprint
 
 
 def test_a_damaged_binary_copy_is_read_past(tmp_path, capsys):

@@ -12,9 +12,12 @@ from facekd.ascending_scores import AscendingScores
 from facekd.ranked_scores import RankedScores
 
 
-def draw(seed: int, size: int, num_digits: int | None, dtype: type) -> np.ndarray:
+def draw(seed: int, size: int, num_digits: int | None, dtype: type, num_outliers: int = 0) -> np.ndarray:
     scores = np.random.default_rng(seed).normal(0, 0.3, size)
-    return (scores if num_digits is None else np.round(scores, num_digits)).astype(dtype)
+    scores = (scores if num_digits is None else np.round(scores, num_digits)).astype(dtype)
+    largest = np.finfo(dtype).max / 2
+    scores[:num_outliers] = np.array([largest, -largest, 1e9, np.finfo(dtype).smallest_subnormal])[:num_outliers]
+    return scores
 
 
 @settings(max_examples=150, deadline=None)
@@ -24,16 +27,18 @@ def draw(seed: int, size: int, num_digits: int | None, dtype: type) -> np.ndarra
     num_digits=st.sampled_from([0, 1, None]),
     dtype=st.sampled_from([np.float32, np.float64]),
     at_once=st.sampled_from([1, 4, 1000]),
+    num_outliers=st.integers(0, 4),
 )
-def test_answers_are_those_of_the_sorted_array(seed, size, num_digits, dtype, at_once):
+def test_answers_are_those_of_the_sorted_array(seed, size, num_digits, dtype, at_once, num_outliers):
     generator = np.random.default_rng(seed)
-    given_scores = draw(seed, size, num_digits, dtype)
+    given_scores = draw(seed, size, num_digits, dtype, min(num_outliers, size))
     expected = np.sort(given_scores)
     thresholds = np.concatenate(
         [generator.choice(expected, 5), np.nextafter(expected[:2].astype(np.float64), 9), [-np.inf, np.inf, 0, 1e300]]
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ascending_scores, "SORTED_AT_ONCE", at_once)
+        patch.setattr(ascending_scores, "CUT_AT_ONCE", 7 * at_once)
         scores = AscendingScores(given_scores.copy())
         for threshold in thresholds:
             for side in ("left", "right"):
@@ -78,13 +83,19 @@ def test_replaced_scores_are_among_the_others_in_order(seed, size, num_digits, a
             scores.replace(-9, 9, np.zeros(size + 1))
 
 
-def test_few_questions_leave_most_unsorted():
-    values = draw(0, 1 << 20, None, np.float32)
+@pytest.mark.parametrize("outlier", [0, 1e30])
+def test_few_questions_leave_most_unsorted(monkeypatch, outlier):
+    """However the scores are cut: into stretches of equal width, or at the median where nearly all lie in one."""
+    values = draw(0, 1 << 19, None, np.float32)
+    values[0] = outlier
     expected = np.sort(values)
+    num_sorted = []
+    cut = ascending_scores._cut_by_value  # what it returns is still to be sorted
+    monkeypatch.setattr(ascending_scores, "_cut_by_value", lambda scores: num_sorted.append(len(scores)) or cut(scores))
     scores = AscendingScores(values)
     assert scores[-100] == expected[-100]
-    assert (np.diff(values[: 1 << 19]) < 0).any()  # the lower half, which belongs to `scores` now
     assert scores.rank(0.6) == np.searchsorted(expected, np.float32(0.6))
+    assert sum(num_sorted) < 3 * values.size
 
 
 def test_ranked_scores_do_not_touch_what_they_are_given():

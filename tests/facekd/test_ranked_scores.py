@@ -22,6 +22,8 @@ def test_insightface_rule_is_scikit_learns_nearest_corner_however_small_the_wind
     monkeypatch.setattr(ranked_scores, "FIRST_WINDOW", 1)
     for seed in range(150):
         genuine, impostor = draw(seed, decimals)
+        if seed < 5:  # a curve that is straight for long: its corners are far from every target
+            genuine = np.concatenate([impostor, genuine[genuine > impostor.max()]])
         labels = np.arange(genuine.size + impostor.size) < genuine.size
         far, tar, _ = roc_curve(labels, np.concatenate([genuine, impostor]))
         far, tar = np.flipud(far), np.flipud(tar)
