@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -47,8 +49,23 @@ def choose_images(labels: np.ndarray, num_images: int, seed: int = 0) -> list[li
     return rows
 
 
-def draw_contact_sheet(pack: RecordPack, rows: list[list[int]]) -> np.ndarray:
-    """Draw images of a pack, captioned with their keys, beside the label of each row: uint8 RGB (H, W, 3)."""
+class Guest(NamedTuple):
+    """An image that is not of the pack, to be shown in a row of images that are."""
+
+    encoded: bytes
+    caption: str
+
+
+Row = Sequence[int | Guest]
+
+
+def draw_contact_sheet(pack: RecordPack, rows: Sequence[Row]) -> np.ndarray:
+    """Draw images of a pack, captioned with their keys, beside the label of each row: uint8 RGB (H, W, 3).
+
+    Args:
+        pack: where they are from.
+        rows: numbers of images of a pack, at least one a row, and guests.
+    """
     labels = pack.labels()
     num_columns = max(len(row) for row in rows)
     cell = TILE + GAP
@@ -56,14 +73,15 @@ def draw_contact_sheet(pack: RecordPack, rows: list[list[int]]) -> np.ndarray:
     sheet = np.full((height, MARGIN_WIDTH + num_columns * cell + GAP, 3), BACKGROUND, dtype=np.uint8)
     for row_number, row in enumerate(rows):
         top = GAP + row_number * (cell + CAPTION_HEIGHT)
-        label = int(labels[row[0]])
+        label = int(labels[next(image for image in row if isinstance(image, int))])
         count = int((labels == label).sum())
         _write(sheet, f"label {label}" if label >= 0 else "no label", 6, top + 52, INK, 0.45)
         _write(sheet, f"{count:,} image{'s' if count != 1 else ''}", 6, top + 70, FAINT, 0.38)
         for column, image in enumerate(row):
             left = MARGIN_WIDTH + column * cell
+            caption = image.caption if isinstance(image, Guest) else f"key {pack.image_keys[image]}"
             sheet[top : top + TILE, left : left + TILE] = _tile(pack, image)
-            _write(sheet, f"key {pack.image_keys[image]}", left + 1, top + TILE + 11, FAINT, 0.36)
+            _write(sheet, caption, left + 1, top + TILE + 11, FAINT, 0.36)
     return sheet
 
 
@@ -74,11 +92,11 @@ def write_png(path: Path, image: np.ndarray) -> None:
         stream.write(encoded.tobytes())
 
 
-def _tile(pack: RecordPack, image: int) -> np.ndarray:
+def _tile(pack: RecordPack, image: int | Guest) -> np.ndarray:
     """The image fitted into a square without changing its proportions; a note where it cannot be decoded."""
     tile = np.full((TILE, TILE, 3), 225, dtype=np.uint8)
     try:
-        pixels = decode_rgb(pack.read_image(image)[0])
+        pixels = decode_rgb(image.encoded if isinstance(image, Guest) else pack.read_image(image)[0])
     except (RecordError, ImageError):
         _write(tile, "unreadable", 20, TILE // 2, ALARM, 0.42)
         return tile

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data_prep.clean_lists import write_clean_list
+from data_prep.contact_sheet import Guest, Row
 from data_prep.identity_findings import (
     Centres,
     FindingsError,
@@ -19,13 +21,13 @@ from data_prep.identity_findings import (
     load_embeddings,
 )
 from facekd.data.decoding import decode_rgb
-from facekd.data.pair_pack import decode_images, read_pair_pack
+from facekd.data.pair_pack import PairPack, decode_images, read_pair_pack
 from facekd.data.record_pack import RecordPack
 from facekd.errors import FacekdError
 from facekd.model_options import open_model
 
 # Title, explanation, rows of images to show.
-Finding = tuple[str, str, list[list[int]]]
+Finding = tuple[str, str, Sequence[Row]]
 
 
 def list_duplicates(folder: Path, pack: RecordPack, duplicates: np.ndarray) -> Path:
@@ -72,7 +74,7 @@ def look_at_identities(arguments: argparse.Namespace, pack: RecordPack, folder: 
 
             count = len(others_pack.images)
             others, _ = embed_images(embedder.embed, read_other, count, f"embedding {arguments.against.name}")
-        findings.append(_overlap(found, others, pack, folder, arguments))
+        findings.append(_overlap(found, others, others_pack, folder, arguments))
     for title, explanation, _ in findings:
         print(f"{title + ':':<24} {explanation}")
     return findings
@@ -113,7 +115,7 @@ def _merges(found: Centres, pack: RecordPack, folder: Path, least: float | None)
 
 
 def _overlap(
-    found: Centres, others: np.ndarray, pack: RecordPack, folder: Path, arguments: argparse.Namespace
+    found: Centres, others: np.ndarray, others_pack: PairPack, folder: Path, arguments: argparse.Namespace
 ) -> Finding:
     overlaps, limit = find_overlap(found, others, arguments.overlap_cosine)
     path = folder / "overlap.tsv"
@@ -131,7 +133,11 @@ def _overlap(
         f"{num_images:,} of {len(others):,} images of {arguments.against} ({num_images / len(others):.2%}) are nearer "
         f"than {limit:.3f} to {len(overlaps):,} identities; about 0.1 % would be with nobody in common: {path}"
     )
-    return "Overlap", text, [_examples(found, overlap.label, -1, 8) for overlap in overlaps[:12]]
+    shown: list[Row] = []
+    for overlap in overlaps[:12]:
+        guests = [Guest(others_pack.images[image], f"evaluation, {image}") for image in overlap.images[:3]]
+        shown.append([*guests, *_examples(found, overlap.label, -1, 8 - len(guests))])
+    return "Overlap", text, shown
 
 
 def _examples(found: Centres, label: int, but: int, count: int) -> list[int]:

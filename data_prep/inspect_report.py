@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_prep.contact_sheet import choose_images, draw_contact_sheet
+from data_prep.contact_sheet import Row, choose_images, draw_contact_sheet
 from data_prep.image_quality import Quality
 from facekd.data.record_pack import RecordPack
 from facekd.files import write_text
@@ -27,7 +27,7 @@ def write_report(
     lines: Sequence[str],
     quality: Quality,
     duplicates: np.ndarray,
-    findings: Sequence[tuple[str, str, list[list[int]]]],
+    findings: Sequence[tuple[str, str, Sequence[Row]]],
     seed: int = 0,
 ) -> None:
     """Write the page.
@@ -38,7 +38,7 @@ def write_report(
         lines: what `facekd data inspect` prints, `name  value`.
         quality: of the images measured.
         duplicates: int64 (P, 2), pairs of image numbers.
-        findings: of a model: title, explanation, and rows of image numbers to show.
+        findings: of a model: title, explanation, and rows of images to show.
         seed: of the random sheet.
     """
     parts = [_facts(lines), _distributions(pack, quality)]
@@ -127,7 +127,7 @@ def _extremes(pack: RecordPack, quality: Quality, title: str, values: np.ndarray
     return _sheet(pack, rows, f"{title}; the label is that of the first in the row")
 
 
-def _sheet(pack: RecordPack, rows: list[list[int]], caption: str) -> str:
+def _sheet(pack: RecordPack, rows: Sequence[Row], caption: str) -> str:
     drawn = draw_contact_sheet(pack, rows)
     png = cv2.imencode(".png", np.ascontiguousarray(drawn[..., ::-1]))[1].tobytes()
     return picture(png, html.escape(caption))

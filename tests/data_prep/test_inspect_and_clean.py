@@ -12,7 +12,9 @@ import pytest
 
 from data_prep import clean_records, inspect_records, pack_records
 from data_prep.clean_lists import CleanListError, read_clean_lists
+from data_prep.contact_sheet import GAP, MARGIN_WIDTH, TILE, Guest, draw_contact_sheet
 from data_prep.identity_findings import FindingsError, find_centres, find_merges, find_outliers, find_overlap
+from facekd.data.decoding import decode_rgb
 from facekd.data.pair_pack import write_pair_pack
 from facekd.data.record_pack import open_record_pack
 
@@ -94,6 +96,18 @@ def faulty(tmp_path: Path, run: Run) -> tuple[Path, np.ndarray]:
     embeddings = faces_of(people, 3).astype(np.float32)
     np.save(tmp_path / "pack.npy", embeddings)
     return tmp_path / "pack", people
+
+
+def test_an_image_of_the_evaluation_is_drawn_beside_the_identity(faulty: tuple[Path, np.ndarray]) -> None:
+    pack = open_record_pack(faulty[0])
+    guest = cv2.imencode(".png", picture(700))[1].tobytes()
+    sheet = draw_contact_sheet(pack, [[Guest(guest, "evaluation, 3"), 12, 13]])
+    shown = sheet[GAP : GAP + TILE, MARGIN_WIDTH:]
+    for column, encoded in enumerate((guest, pack.read_image(12)[0], pack.read_image(13)[0])):
+        left = column * (TILE + GAP)
+        np.testing.assert_array_equal(shown[:, left : left + TILE], decode_rgb(encoded))
+    without = draw_contact_sheet(pack, [[12, 13]])
+    np.testing.assert_array_equal(sheet[:, :MARGIN_WIDTH], without[:, :MARGIN_WIDTH])  # the label is the pack's
 
 
 def test_the_page_and_the_lists_and_the_cleaning(faulty: tuple[Path, np.ndarray], tmp_path: Path, run: Run) -> None:

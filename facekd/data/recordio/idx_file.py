@@ -104,7 +104,7 @@ def _end_of_lines(codes: np.ndarray, filled: int) -> int:
 
 
 def _run(codes: np.ndarray, begin: int, end: int) -> tuple[int, int, int]:
-    """`(lines, width of the key, width of a line)`: how many lines from `begin` on look like the first; 0: not even it."""
+    """`(lines, width of the key, width of a line)`: how many lines from `begin` on look like the first, 0 if not it."""
     head = codes[begin : begin + LONGEST_LINE].tobytes()
     width = head.find(b"\n") + 1
     key_width = head.find(b"\t", 0, width)
