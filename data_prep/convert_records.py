@@ -6,6 +6,7 @@ Merging, splitting, shuffling and re-encoding are options of it.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import sys
@@ -28,9 +29,10 @@ from data_prep.tar_pack import TarPackWriter
 from data_prep.unpack_records import suffix_of
 from facekd.data.decoding import ImageError, decode_rgb, quiet_decoders
 from facekd.data.record_pack_writer import Layout, RecordPackWriter, rec_path_of
-from facekd.data.sharded_records import shard_path
+from facekd.data.sharded_records import SHARD, shard_path
 from facekd.errors import FacekdError, run_verb
 from facekd.files import write_json, write_text
+from facekd.partial_file import FileInUseError, PartialFile
 from facekd.progress import track
 
 REPORT_NAME = "convert_report.json"
@@ -91,6 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     for file in set(old) - set(written):  # shards of another number would be read as part of the new ones
         for companion in (file, file.with_suffix(".idx"), file.with_suffix(".lst")):
             companion.unlink(missing_ok=True)
+    if arguments.output.suffix != ".rec":
+        _remove_leftovers(folder)
     report = {
         "format": "facekd-conversion",
         "version": 1,
@@ -288,6 +292,15 @@ def _files_there(arguments: argparse.Namespace, log: ConversionLog) -> list[Path
     if there and not arguments.force:
         raise ConvertError(f"{there[0]} is there already; choose another place, or replace it by --force")
     return there
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove partial files of a conversion that was stopped and taken up with other options: nobody would miss them."""
+    for partial in folder.glob(".train-*.partial"):
+        name = partial.name.removeprefix(".").removesuffix(".partial")
+        if SHARD.fullmatch(name) or name.endswith(".tar"):
+            with contextlib.suppress(FileInUseError):
+                PartialFile(folder / name).abort()
 
 
 def _results_in(output: Path) -> list[Path]:

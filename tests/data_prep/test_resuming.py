@@ -104,6 +104,17 @@ def test_the_same_command_goes_on(
     assert_goes_on(run, verb, (photos, out, *options), out, whole, 25 - finished if trouble == "killed" else 10)
 
 
+def test_shards_of_a_stopped_conversion_give_way_to_others(photos: Path, tmp_path: Path, run: Run) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert in_trouble(convert_records, "killed", photos, out, "--shards", 3).returncode == -9
+    assert (out / ".train-00001-of-00003.rec.partial").exists()
+    status, _, err = run(convert_records.main, photos, out, "--shards", 2)
+    assert status == 2 and "train-00000-of-00003.rec is there already" in err
+    assert run(convert_records.main, photos, out, "--shards", 2, "--force")[0] == 0
+    assert run(convert_records.main, photos, whole, "--shards", 2)[0] == 0
+    assert files_in(out) == files_in(whole)
+
+
 @pytest.fixture
 def note_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partial_file, "CHECKPOINT_BYTES", 1)
