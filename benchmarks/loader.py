@@ -1,32 +1,44 @@
-"""Images a second of facekd's loader, beside the per-sample pipeline of its peers, in one run on one machine.
+"""Images a second of facekd's loader, beside its limit and its peers, in one run on one machine.
 
-Both read the same record pack with the same number of worker processes and end in the same place: a normalised float
-batch (B, 3, S, S), half of the images mirrored, ready for a backbone. The other pipeline is the one of InsightFace's
-`MXFaceDataset` and its descendants, written out below: one record at a time to a PIL image, torchvision's flip,
-`ToTensor` and `Normalize`, and a collate of float tensors. It is given facekd's own record reader, so that the
-difference is the pipeline alone.
+    limit         a bare loop of cv2.imdecode over JPEGs in memory, in as many processes as there are workers
+    facekd        batches ready for the device: uint8 images, which of them to flip, labels
+    facekd float  the same, mirrored and normalised on the CPU, where the two below end
+    per sample    the pipeline of InsightFace's `MXFaceDataset` and its descendants, written out below: one record at a
+                  time to a PIL image, torchvision's flip, `ToTensor` and `Normalize`, and a collate of float tensors
+    mxnet         `ImageRecordIter`, its threads in C++, in an environment of its own (`make .venv-mxnet/.installed`)
 
-The two take turns, so that whatever else the machine does falls on both. Before anything is timed, their pixels are
-compared: a fast loader of other images would prove nothing.
+All read one plain record pack, the page cache holding it. The per-sample pipeline is given facekd's own record reader,
+so that the difference is the pipeline alone. The sides take turns, so that whatever else the machine does falls on all.
+Before anything is timed, pixels are compared: a fast loader of other images would prove nothing.
+
+The processor's time is counted too, workers included, though not the batches they had ready when the clock started: on
+a busy machine it says more than the clock.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
+import multiprocessing
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from measuring import Seconds, Table, processor_seconds, ratios, report, spread, take_turns, timed
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
+from torchvision.io import decode_jpeg
 
 from facekd.data.datasets import FaceDataset, RecordDataset, open_dataset
 from facekd.data.loader import make_loader, usable_cores
@@ -34,11 +46,13 @@ from facekd.data.record_pack import open_record_pack
 from facekd.data.recordio import Header, RecordWriter, pack
 from facekd.data.sampler import PositionSampler
 from facekd.data.transforms import Augmentation, to_model_input
-from facekd.errors import run_verb
-from facekd.files import write_json
+from facekd.errors import FacekdError, run_verb
 from facekd.progress import track
 
-JPEG_QUALITY = 90
+JPEG_QUALITY = 96  # of generated faces: about 6.6 kB each, as in MS1MV3
+MXNET_PYTHON = Path(".venv-mxnet/bin/python")
+MXNET_SIDE = Path(__file__).with_name("loader_mxnet_side.py")
+GOALS = {"limit": "at least 0.9", "per sample": "at least 3", "mxnet": "at least 1"}
 
 
 class PerSampleDataset(Dataset):
@@ -63,6 +77,12 @@ class PerSampleDataset(Dataset):
 def our_batches(dataset: FaceDataset, batch_size: int, workers: int, num_batches: int) -> Iterable[torch.Tensor]:
     sampler = PositionSampler(len(dataset), 0, batch_size, total_images=num_batches * batch_size)
     for batch in make_loader(dataset, sampler, Augmentation(), 0, workers):
+        yield batch.images
+
+
+def our_float_batches(dataset: FaceDataset, batch_size: int, workers: int, num_batches: int) -> Iterable[torch.Tensor]:
+    sampler = PositionSampler(len(dataset), 0, batch_size, total_images=num_batches * batch_size)
+    for batch in make_loader(dataset, sampler, Augmentation(), 0, workers):
         yield to_model_input(batch.images, batch.flip)
 
 
@@ -73,13 +93,55 @@ def per_sample_batches(path: Path, batch_size: int, workers: int, num_batches: i
         yield images
 
 
-def images_per_second(batches: Iterable[torch.Tensor], batch_size: int) -> float:
-    """Rate after the first batch, so that starting the workers is not part of it."""
+def image_seconds(batches: Iterable[torch.Tensor], batch_size: int) -> Seconds:
+    """Seconds an image after the first batch, so that starting the workers is no part of it."""
     iterator = iter(batches)
     next(iterator)
-    start = time.perf_counter()
-    num_batches = sum(1 for _ in iterator)
-    return num_batches * batch_size / (time.perf_counter() - start)
+    start, used = time.perf_counter(), processor_seconds()
+    num_images = batch_size * sum(1 for _ in iterator)
+    return (time.perf_counter() - start) / num_images, (processor_seconds() - used) / num_images
+
+
+def decode_all(encoded: list[bytes], repeats: int) -> None:
+    cv2.setNumThreads(1)
+    for _ in range(repeats):
+        for jpeg in encoded:
+            cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+def limit_seconds(encoded: list[bytes], processes: int, num_images: int) -> Seconds:
+    """Seconds an image of nothing but decoding, in so many processes at once; 0 is this one."""
+    repeats = max(1, round(num_images / max(1, processes) / len(encoded)))
+    if processes == 0:
+        clock, used = timed(lambda: decode_all(encoded, repeats))
+        return clock / (repeats * len(encoded)), used / (repeats * len(encoded))
+    context = multiprocessing.get_context("fork")
+    ready, go = context.Barrier(processes + 1), context.Barrier(processes + 1)
+
+    def work() -> None:
+        ready.wait()
+        go.wait()
+        decode_all(encoded, repeats)
+
+    workers = [context.Process(target=work) for _ in range(processes)]
+    for worker in workers:
+        worker.start()
+    ready.wait()
+    go.wait()
+    clock, used = timed(lambda: [worker.join() for worker in workers])
+    done = repeats * len(encoded) * processes
+    return clock / done, used / done
+
+
+def mxnet_seconds(path: Path, size: int, batch_size: int, workers: int, num_batches: int) -> Seconds:
+    words = [path, size, batch_size, max(1, workers), num_batches]
+    finished = subprocess.run(
+        [str(MXNET_PYTHON), "-W", "ignore", str(MXNET_SIDE), *map(str, words)], capture_output=True, text=True
+    )
+    if finished.returncode:
+        raise FacekdError(f"mxnet's side failed: {finished.stderr.strip()[-600:]}")
+    clock, used = json.loads(finished.stdout.splitlines()[-1])
+    return clock, used
 
 
 def largest_difference(path: Path, dataset: RecordDataset, num_images: int = 256) -> float:
@@ -90,11 +152,44 @@ def largest_difference(path: Path, dataset: RecordDataset, num_images: int = 256
     return float((ours - torch.stack([others[int(index)][0] for index in indices])).abs().max())
 
 
+def compare_decoders(encoded: list[bytes], turns: int) -> tuple[Table, dict[str, list[float]]]:
+    """Images a processor second of the decoders that are installed, one thread, pixels compared first."""
+
+    def by_torchvision(jpeg: bytes) -> np.ndarray:
+        pixels: Any = decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8))
+        return pixels.permute(1, 2, 0).numpy()
+
+    decoders: dict[str, Callable[[bytes], np.ndarray]] = {
+        f"OpenCV {cv2.__version__}": lambda jpeg: cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB),  # type: ignore
+        "torchvision": by_torchvision,
+        "PIL": lambda jpeg: np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")),
+    }
+    warnings.simplefilter("ignore")  # torchvision announces the end of its JPEG functions
+    reference = next(iter(decoders.values()))
+    same = {
+        name: all(np.array_equal(decode(jpeg), reference(jpeg)) for jpeg in encoded[:200])
+        for name, decode in decoders.items()
+    }
+    sides = {
+        name: lambda decode=decode: timed(lambda: [decode(jpeg).size for jpeg in encoded])
+        for name, decode in decoders.items()
+    }
+    seconds = take_turns(sides, turns)
+    rates = {name: [len(encoded) / used for _, used in found] for name, found in seconds.items()}
+    first = next(iter(rates.values()))
+    rows = [
+        [name, spread(ratios(found, first)), f"{statistics.median(found):,.0f}", "yes" if same[name] else "no"]
+        for name, found in rates.items()
+    ]
+    title = f"Decoders, one thread, {turns} turns, by the processor's time"
+    return Table(title, ["decoder", "speed over the first", "images/s", "the same pixels"], rows), rates
+
+
 def write_generated_pack(folder: Path, num_images: int, size: int) -> Path:
     """A plain pack of generated faces, so that the benchmark runs without data."""
     dataset = open_dataset(f"synthetic:{-(-num_images // 4)}x4", size)
     with RecordWriter(folder / "train.rec") as writer:
-        for start in track(range(0, num_images, 64), "rendering faces"):
+        for start in track(range(0, num_images, 64), "rendering faces", num_images, 64):
             images, labels = dataset.load(np.arange(start, min(start + 64, num_images)))
             for key, image, label in zip(range(start, num_images), images, labels, strict=False):
                 _, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
@@ -102,55 +197,97 @@ def write_generated_pack(folder: Path, num_images: int, size: int) -> Path:
     return folder / "train.rec"
 
 
+def copy_pack(source: Path, folder: Path, num_images: int) -> Path:
+    """Images from all over a pack as a plain one: mxnet's iterator stumbles over InsightFace's empty records."""
+    images = open_record_pack(source)
+    numbers = np.unique(np.linspace(0, images.num_images - 1, num_images).astype(np.int64))
+    with RecordWriter(folder / "train.rec") as writer:
+        for key, number in enumerate(numbers.tolist()):
+            encoded, label = images.read_image(number)
+            writer.write(key, pack(Header(0, float(label), key, 0), bytes(encoded)))
+    return folder / "train.rec"
+
+
+def compare_loaders(path: Path, workers: int, arguments: argparse.Namespace) -> tuple[list[list[str]], dict]:
+    """One row for each side beside facekd's loader, and the seconds behind them."""
+    size, batch_size, count = arguments.image_size, arguments.batch_size, arguments.num_batches + 1
+    dataset = RecordDataset(path, size)
+    encoded = [bytes(dataset.read_encoded(index)[0]) for index in range(min(len(dataset), 1024))]
+    sides: dict[str, Callable[[], Seconds]] = {
+        "limit": lambda: limit_seconds(encoded, workers, count * batch_size),
+        "facekd": lambda: image_seconds(our_batches(dataset, batch_size, workers, count), batch_size),
+        "facekd float": lambda: image_seconds(our_float_batches(dataset, batch_size, workers, count), batch_size),
+        "per sample": lambda: image_seconds(per_sample_batches(path, batch_size, workers, count), batch_size),
+    }
+    if MXNET_PYTHON.exists():
+        sides["mxnet"] = lambda: mxnet_seconds(path, size, batch_size, workers, count)
+    seconds = take_turns(sides, arguments.turns)
+    clock = {name: [one[0] for one in found] for name, found in seconds.items()}
+    used = {name: [one[1] for one in found] for name, found in seconds.items()}
+    rows = []
+    for peer, ours in (("limit", "facekd"), ("per sample", "facekd float"), ("mxnet", "facekd float")):
+        if peer in seconds:
+            rates = [f"{1 / statistics.median(clock[name]):,.0f}" for name in (ours, peer)]
+            by_clock, by_processor = (spread(ratios(kind[peer], kind[ours])) for kind in (clock, used))
+            rows.append([str(workers), f"{ours} / {peer}", by_clock, by_processor, GOALS[peer], *rates])
+    return rows, seconds
+
+
 def main(argv: list[str] | None = None) -> int:
     """Parse, measure in turns, print and write."""
     parser = argparse.ArgumentParser(
-        description="Compare the loader with a per-sample PIL pipeline.",
-        epilog="example:\n  python benchmarks/loader.py --data ms1m-retinaface-t1 --workers 8",
+        description=__doc__,
+        epilog="example:\n  python benchmarks/loader.py --data ms1m-retinaface-t1 --workers 8 --json loader.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--data", type=Path, help="record pack to read; generated faces where it is left out")
+    parser.add_argument(
+        "--data", type=Path, help="record pack to take images from; generated faces where it is left out"
+    )
     parser.add_argument("--image-size", type=int, default=112, help="side of its images in pixels (default: 112)")
-    parser.add_argument("--num-images", type=int, default=1024, help="generated images (default: 1024)")
+    parser.add_argument("--num-images", type=int, default=2048, help="images, which all sides read (default: 2048)")
     parser.add_argument("--batch-size", type=int, default=128, help="images a batch (default: 128)")
     parser.add_argument("--num-batches", type=int, default=40, help="batches a turn (default: 40)")
-    parser.add_argument("--turns", type=int, default=5, help="turns of each pipeline (default: 5)")
+    parser.add_argument("--turns", type=int, default=5, help="turns of each side (default: 5)")
     parser.add_argument(
-        "--workers",
-        type=int,
-        nargs="+",
-        default=[0, usable_cores()],
-        help="worker processes (default: 0 and all cores)",
+        "--workers", type=int, nargs="+", default=[0, usable_cores()], help="processes (default: 0 and all cores)"
     )
-    parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
+    parser.add_argument("--json", "--output", dest="json", type=Path, help="write the numbers to this JSON file")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)  # what happens on the device is no part of this
+    cv2.setNumThreads(1)
 
     with tempfile.TemporaryDirectory() as scratch:
-        path = arguments.data or write_generated_pack(Path(scratch), arguments.num_images, arguments.image_size)
+        if arguments.data:
+            path = copy_pack(arguments.data, Path(scratch), arguments.num_images)
+        else:
+            path = write_generated_pack(Path(scratch), arguments.num_images, arguments.image_size)
         dataset = RecordDataset(path, arguments.image_size)
         difference = largest_difference(path, dataset)
         if difference > 1e-6:
             print(f"the two pipelines disagree by up to {difference:g}: nothing to compare", file=sys.stderr)
             return 1
-        print(f"{dataset.name}: {len(dataset):,} images; pixels agree within {difference:.1g}")
-        results = []
+        encoded = [bytes(dataset.read_encoded(index)[0]) for index in range(min(len(dataset), 1024))]
+        kilobytes = statistics.mean(map(len, encoded)) / 1000
+        print(f"{len(dataset):,} images of {kilobytes:.1f} kB; pixels agree within {difference:.1g}")
+        if not MXNET_PYTHON.exists():
+            print(f"mxnet is left out: there is no {MXNET_PYTHON}; `make .venv-mxnet/.installed` makes it")
+        decoders, decoder_rates = compare_decoders(encoded, arguments.turns)
+        rows, seconds = [], {}
         for workers in arguments.workers:
-            rates: dict[str, list[float]] = {"facekd": [], "per_sample": []}
-            size, count = arguments.batch_size, arguments.num_batches + 1
-            for _ in range(arguments.turns):
-                rates["facekd"].append(images_per_second(our_batches(dataset, size, workers, count), size))
-                rates["per_sample"].append(images_per_second(per_sample_batches(path, size, workers, count), size))
-            ours, others = (statistics.median(values) for values in rates.values())
-            ratios = [ours / other for ours, other in zip(*rates.values(), strict=True)]
-            print(
-                f"workers {workers}: facekd {ours:,.0f} images/s, per sample {others:,.0f} images/s; "
-                f"ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} turns)"
-            )
-            results.append({"workers": workers, "images_per_second": rates, "ratios": ratios})
-    if arguments.output:
-        machine = {"cores": usable_cores(), "torch": torch.__version__, "opencv": cv2.__version__}
-        write_json(arguments.output, {"machine": machine, "batch_size": arguments.batch_size, "results": results})
+            found, seconds[workers] = compare_loaders(path, workers, arguments)
+            rows += found
+    title = (
+        f"Loading, {len(dataset):,} JPEGs of {arguments.image_size} pixels and {kilobytes:.1f} kB, batches of "
+        f"{arguments.batch_size}, {arguments.num_batches} a turn, {arguments.turns} turns"
+    )
+    columns = ["workers", "which", "speed, by the clock", "by the processor's time", "goal", "images/s", "of the peer"]
+    report(
+        [Table(title, columns, rows), decoders],
+        arguments.json,
+        kilobytes=kilobytes,
+        seconds_per_image=seconds,
+        decoder_images_per_second=decoder_rates,
+    )
     return 0
 
 

@@ -26,6 +26,7 @@ from facekd.errors import FacekdError
 JPEG_BEST_QUALITY = 95
 CROP_ASPECT = (3 / 4, 4 / 3)
 BLUR_MIN_SIGMA = 0.5
+IMAGES_IN_CACHE = 16  # of 112 pixels; a whole batch would go through a CPU's memory once for each operation
 _JITTER_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
 
@@ -181,14 +182,19 @@ def to_model_input(
     mean_3, std_3 = _three("mean", mean), _three("std", std)
     if 0.0 in std_3:
         raise ValueError(f"std must not be zero, found {std_3}")
-    if flip is not None:
-        # Choosing bytes by a mask of bits is ten times as fast on a CPU as torch.where, and no slower elsewhere.
-        mask = flip.to(images.device, torch.uint8).mul(255)[:, None, None, None]
-        images = images.flip(2).bitwise_xor_(images).bitwise_and_(mask).bitwise_xor_(images)
     batch_size, height, width, _ = images.shape
+    mask = None if flip is None else flip.to(images.device, torch.uint8).mul(255)[:, None, None, None]
     mean_row, std_row = _row_constants(mean_3, std_3, width, images.device)
     # Normalised as rows of W * 3 numbers: a constant for each of three channels would be read one number at a time.
-    rows = images.contiguous().to(torch.float32).view(batch_size, height, width * 3).sub_(mean_row).div_(std_row)
+    rows = torch.empty((batch_size, height, width * 3), dtype=torch.float32, device=images.device)
+    step = IMAGES_IN_CACHE if images.device.type == "cpu" else max(1, batch_size)
+    for start in range(0, batch_size, step):
+        part = images[start : start + step]
+        if mask is not None:
+            # Choosing bytes by a mask of bits is ten times as fast on a CPU as torch.where, and no slower elsewhere.
+            chosen = mask[start : start + step]
+            part = part.flip(2).bitwise_xor_(part).bitwise_and_(chosen).bitwise_xor_(part)
+        rows[start : start + step].copy_(part.reshape(len(part), height, width * 3)).sub_(mean_row).div_(std_row)
     pixels = rows.view(batch_size, height, width, 3).permute(0, 3, 1, 2)
     return pixels.to(dtype=dtype, memory_format=memory_format)
 

@@ -129,7 +129,5 @@ def test_the_shape_is_in_the_data_section():
     assert config.block_shuffle == BlockShuffle(256, 8)
     with pytest.raises(ConfigError, match=r"data\.shuffle_block has no effect unless data.shuffle is sequential"):
         DataConfig(shuffle_block=256)
-    with pytest.raises(
-        BlockShuffleError, match=r"data\.shuffle_block and data.shuffle_window must be at least 1"
-    ):
+    with pytest.raises(BlockShuffleError, match=r"data\.shuffle_block and data.shuffle_window must be at least 1"):
         DataConfig(shuffle="sequential", shuffle_window=0)
