@@ -12,6 +12,7 @@ from typing import Any
 
 from data_prep.unpack_records import suffix_of
 from facekd.partial_file import PartialFile
+from facekd.progress import track
 
 
 class TarPackWriter:
@@ -24,7 +25,7 @@ class TarPackWriter:
         """Start, or go on with what an earlier run of the same job has left."""
         self._file = PartialFile(path, job)
         found = [words.split("\t", 1) for _, words in self._file.entries()]
-        if not all(is_unchanged(int(task), stamp) for task, stamp in found):
+        if not all(is_unchanged(int(task), stamp) for task, stamp in track(found, "checking images written before")):
             found = []
             self._file.restart()
         self._num_images = self.num_found = len(found)

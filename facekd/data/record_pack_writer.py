@@ -13,6 +13,7 @@ import numpy as np
 from facekd.data.recordio.format import Header, RecordError, pack
 from facekd.data.recordio.writer import RecordWriter
 from facekd.files import atomic_open, write_text
+from facekd.progress import track
 
 Layout = Literal["insightface", "im2rec"]
 
@@ -72,9 +73,11 @@ class RecordPackWriter:
         whole_job = None if job is None else {"layout": layout, "image_size": image_size, **job}
         self._writer = RecordWriter(self.rec_path, job=whole_job)
         self._begin()
-        found = ((*note.split("\t", 3), key) for key, note in self._writer.found())
-        if is_unchanged is not None and not all(is_unchanged(int(task), stamp) for task, _, stamp, _, _ in found):
-            self._writer.restart()
+        if is_unchanged is not None:
+            found = track(self._writer.found(), "checking images written before", len(self._writer))
+            fields = (note.split("\t", 3) for _, note in found)
+            if not all(is_unchanged(int(task), stamp) for task, _, stamp, _ in fields):
+                self._writer.restart()
         for key, note in self._writer.found():
             task, label, _, name = note.split("\t", 3)
             self._account(int(label), key, name)
