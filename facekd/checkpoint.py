@@ -12,6 +12,7 @@ A checkpoint is a dict:
                    or kept behind it where the backbone has no embedding layer
     ema_projection its moving average, or absent
     head           state dict of the classifier, or absent for an imported backbone
+    head_shards    where the classifier's centres lie, if not under `head`: `facekd/head_shards.py`
     training       optimiser, AMP scaler, images_seen and the rest of what an exact resume needs, or absent
 """
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -133,12 +135,17 @@ def keep_last(run_folder: Path, count: int) -> None:
     """Delete all but the `count` newest numbered checkpoints."""
     for path in list_checkpoints(run_folder)[:-count]:
         path.unlink(missing_ok=True)
+        shutil.rmtree(path.with_suffix(".head"), ignore_errors=True)
 
 
 def delete_leftovers(run_folder: Path) -> None:
     """Delete what a process killed while it saved has left half-written; for the sole owner of the run only."""
-    for path in (run_folder / "checkpoints").glob(f".*.tmp{SUFFIX}"):
+    folder = run_folder / "checkpoints"
+    for path in folder.glob(f".*.tmp{SUFFIX}"):
         path.unlink(missing_ok=True)
+    for path in [*folder.glob(".*.tmp.head"), *folder.glob("[0-9]*.head")]:
+        if not path.with_suffix(SUFFIX).exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def load_backbone(path: str | os.PathLike[str], *, ema: bool | None = None) -> tuple[nn.Module, Preprocessing]:

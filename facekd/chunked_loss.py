@@ -16,7 +16,11 @@ traffic is worth more on a CPU (`benchmarks/large_head.py`).
 All terms of one call share one pass: every head is multiplied out once a chunk, heads with the same weight in one
 product, every softmax is exponentiated once.
 
+A head whose classes are shared out over processes takes part like any other: each process gives its own rows, gets
+the losses of those, and the gradient of its own classes by the rows of all (`facekd/class_shards.py`).
+
 Shapes: B batch, D embedding, C classes, n classes of a chunk, K terms, R rows of a product (B for each of its heads).
+With shards, C is the classes of this process, and B turns from its own rows to those of all where they are gathered.
 """
 
 from __future__ import annotations
@@ -30,11 +34,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from facekd.chunked_pass import ChunkedLosses, Distribution, Plan, Product
+from facekd.class_shards import ClassShards
 from facekd.classifier import HeadError, LinearClassifier, MarginClassifier
+from facekd.distributed import ALONE
 from facekd.margins import check_labels
 
-# A margin as `margins.py` writes it: (cosine (B, C), labels (B,)) -> cosine. Here it only ever sees the targets: C = 1.
-Margin = Callable[[Tensor, Tensor], Tensor]
+# (cosine (B, C), labels (B,), embedding (B, D) before it is normalised) -> cosine; `MarginClassifier.apply_margin` is
+# one. Here it only ever sees the targets: C = 1.
+Margin = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}  # of one product: on a CPU a block stays in the cache
 
@@ -49,11 +56,13 @@ class LazyLogits:
         embedding_BD: (B, D), floating, not normalised.
         weight_CD: (C, D); gets a gradient where it requires one, and costs none where it is frozen.
         scale: what the scores are multiplied by.
-        margin: applied to the target by `CrossEntropy`, and only there; a function of `facekd.margins` with its values
-            bound. Its gradient is taken by autograd, so "straight_through" and any other choice of slope holds.
+        margin: applied to the target by `CrossEntropy`, and only there. Its gradient is taken by autograd, so
+            "straight_through" and any other choice of slope holds.
         is_normalized: normalise embeddings and centres.
         bias_C: (C,), with `is_normalized` False only.
         product_dtype: a half type in which embeddings meet centres; everything else stays float32.
+        shards: whose classes `weight_CD` has, where they are shared out over processes.
+        sample_C: (C,) with `shards`, the places of the classes of `weight_CD`, where those of a step were drawn.
     """
 
     embedding_BD: Tensor
@@ -63,6 +72,8 @@ class LazyLogits:
     is_normalized: bool = True
     bias_C: Tensor | None = None
     product_dtype: torch.dtype | None = None
+    shards: ClassShards | None = None
+    sample_C: Tensor | None = None
 
     def __post_init__(self) -> None:
         embedding, weight = self.embedding_BD, self.weight_CD
@@ -92,12 +103,15 @@ class LazyLogits:
             return cls(embedding_BD, classifier.weight, is_normalized=False, bias_C=classifier.bias)
         device = embedding_BD.device.type
         is_half = classifier.config.product == "autocast" and torch.is_autocast_enabled(device)
+        sample = classifier.sample
         return cls(
             embedding_BD,
-            classifier.weight,
+            classifier.weight if sample is None else sample.weight_SD,
             scale=classifier.scale,
-            margin=lambda cosine_BC, labels_B: classifier.apply_margin(cosine_BC, labels_B, embedding_BD),
+            margin=classifier.apply_margin,
             product_dtype=torch.get_autocast_dtype(device) if is_half else None,
+            shards=classifier.shards,
+            sample_C=None if sample is None else sample.places_S,
         )
 
 
@@ -138,7 +152,7 @@ def chunked_losses(
         chunk_size: n, classes a chunk; None chooses by batch size and device.
 
     Returns:
-        One scalar a term, in the order of the terms.
+        One scalar a term, in the order of the terms: means over the B rows of this process.
 
     On a GPU the pass itself never waits for the device; the checks of labels do, once here and once a margin, as those
     of the classifiers do.
@@ -153,45 +167,76 @@ def chunked_losses(
         dtype = torch.float32
         for head in heads:
             dtype = torch.promote_types(dtype, head.embedding_BD.dtype)
-        rows = max(len(product.heads) for product in plan.products) * heads[0].embedding_BD.shape[0]
+        shards = heads[0].shards
+        plan.world = ALONE if shards is None else shards.world
+        rows = max(len(product.heads) for product in plan.products) * heads[0].embedding_BD.shape[0] * plan.world.size
         if chunk_size is None:
             chunk_size = max(256, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cuda"]) // max(rows, 1))
         if chunk_size < 1:
             raise HeadError(f"chunk_size = {chunk_size}: a chunk holds at least one class")
         plan.chunk_size = min(chunk_size, plan.num_classes)
 
+        raw = _gathered(heads, dtype)
         # Normalising (B, D) embeddings is cheap and left to autograd, as is their conversion from half types.
-        embeddings = [head.embedding_BD.to(dtype) for head in heads]
-        embeddings = [functional.normalize(e) if h.is_normalized else e for h, e in zip(heads, embeddings, strict=True)]
+        embeddings = [functional.normalize(e) if h.is_normalized else e for h, e in zip(heads, raw, strict=True)]
         students = plan.student_heads
         embeddings = [e if i in students else e.detach() for i, e in enumerate(embeddings)]
         if labels_B is not None:
-            check_labels(labels_B, plan.num_classes)
+            plan.columns_B = _columns(heads[0], plan, labels_B)
             for index in {d.head for d in plan.distributions if d.is_cross_entropy}:
-                plan.targets[index] = _target_logits(heads[index], embeddings[index].detach(), labels_B)
+                plan.targets[index] = _target_logits(heads[index], embeddings[index].detach(), raw[index], plan)
 
         firsts = [heads[product.heads[0]] for product in plan.products]
         losses_KB = ChunkedLosses.apply(plan, *embeddings, *(h.weight_CD for h in firsts), *(h.bias_C for h in firsts))
         assert isinstance(losses_KB, Tensor)
+        if shards is not None:
+            losses_KB = losses_KB[:, shards.own_rows(losses_KB.shape[1])]
         return losses_KB.mean(1).unbind(0)
 
 
-def _target_logits(head: LazyLogits, embedding_BD: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
-    """The margined target logits (B,) and the slope of the margined score by the score (B,): all a margin ever sees."""
+def _gathered(heads: Sequence[LazyLogits], dtype: torch.dtype) -> list[Tensor]:
+    """Embeddings by head, of all processes where the classes are shared out; each tensor is exchanged once."""
+    found: dict[int, Tensor] = {}
+    for head in heads:
+        if id(head.embedding_BD) not in found:
+            embedding_BD = head.embedding_BD.to(dtype)
+            found[id(head.embedding_BD)] = embedding_BD if head.shards is None else head.shards.gather(embedding_BD)
+    return [found[id(head.embedding_BD)] for head in heads]
+
+
+def _columns(head: LazyLogits, plan: Plan, labels_B: Tensor) -> Tensor:
+    if head.shards is None:
+        check_labels(labels_B, plan.num_classes)
+        return labels_B
+    head.shards.check_labels(labels_B)
+    return head.shards.columns(head.shards.gather(labels_B), head.sample_C)
+
+
+def _target_logits(head: LazyLogits, embedding_BD: Tensor, raw_BD: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+    """The margined target logits (B,) and the slope of the margined score by the score (B,): all a margin ever sees.
+
+    Where the target is a class of another process, its logit is 0 here: they are added up over processes.
+    """
+    assert plan.columns_B is not None
+    is_own_B = plan.columns_B >= 0
     with torch.no_grad():
-        centre_BD = head.weight_CD[labels_B].to(embedding_BD.dtype)
+        column_B = plan.columns_B.clamp(min=0)
+        if len(head.weight_CD):
+            centre_BD = head.weight_CD[column_B].to(embedding_BD.dtype)
+        else:
+            centre_BD = torch.zeros_like(embedding_BD)
         if head.is_normalized:
             centre_BD = functional.normalize(centre_BD)
         score_B = (embedding_BD * centre_BD).sum(1)
         if head.bias_C is not None:
-            score_B = score_B + head.bias_C[labels_B]
+            score_B = score_B + head.bias_C[column_B]
     if head.margin is None:
-        return score_B * head.scale, torch.ones_like(score_B)
+        return torch.where(is_own_B, score_B * head.scale, 0), torch.ones_like(score_B)
     with torch.enable_grad():
         score_B1 = score_B[:, None].requires_grad_()
-        margined_B1 = head.margin(score_B1, torch.zeros_like(labels_B))
+        margined_B1 = head.margin(score_B1, torch.zeros_like(column_B), raw_BD)
         (slope_B1,) = torch.autograd.grad(margined_B1.sum(), score_B1)
-    return margined_B1.detach()[:, 0] * head.scale, slope_B1[:, 0]
+    return torch.where(is_own_B, margined_B1.detach()[:, 0] * head.scale, 0), slope_B1[:, 0]
 
 
 def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[Plan, list[LazyLogits]]:
@@ -228,6 +273,8 @@ def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[
     if labels_B is not None and labels_B.shape[:1] != (batch_size,):
         raise HeadError(f"{tuple(labels_B.shape)} labels for {batch_size} embeddings")
 
+    if any(head.shards != heads[0].shards or head.sample_C is not heads[0].sample_C for head in heads):
+        raise HeadError("heads of one call must be shared out alike: all over the same processes and classes, or none")
     students = {distributions[student].head for student, _ in pairs}
     by_weight: dict[tuple, list[int]] = {}
     for index, head in enumerate(heads):
@@ -243,4 +290,4 @@ def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[
         for indices in by_weight.values()
     ]
     scales = [head.scale for head in heads]
-    return Plan(num_classes, scales, labels_B, products, distributions, pairs), heads
+    return Plan(num_classes, scales, None, products, distributions, pairs), heads

@@ -3,6 +3,10 @@
 A chunk of n classes is multiplied out, exponentiated and folded into a maximum and a sum a row; backward makes the same
 chunk again and turns it into its share of the gradients. Nothing here waits for a GPU.
 
+Where the classes are shared out over processes, each makes this pass over its own for the rows of all of them: one
+maximum and one sum over the world between the loop and the losses, and one sum of what comes back. The gradient of an
+embedding is then this process's part, which `ClassShards.gather` adds up, and that of a weight whole.
+
 Shapes: B batch, D embedding, C classes, n classes of a chunk, K terms, R rows of a product (B for each of its heads).
 """
 
@@ -15,6 +19,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from facekd.distributed import ALONE, World, max_over_world, sum_over_world
 
 NORM_EPSILON = 1e-12  # that of torch.nn.functional.normalize
 
@@ -40,21 +46,22 @@ class Product:
 
 @dataclass
 class Plan:
-    num_classes: int
+    num_classes: int  # of this process
     scales: list[float]
-    labels_B: Tensor | None
+    columns_B: Tensor | None  # of the labels among the classes of this process, -1 where it is another's
     products: list[Product]
     distributions: list[Distribution]
     terms: list[tuple[int, int | None]]  # distributions of student and teacher; a cross-entropy has no teacher
     targets: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # by head: logits (B,) and slopes (B,)
     chunk_size: int = 0
+    world: World = ALONE
 
     @property
     def student_heads(self) -> set[int]:
         return {self.distributions[student].head for student, _ in self.terms}
 
     def chunks(self) -> list[tuple[int, int]]:
-        size, total = self.chunk_size, self.num_classes
+        size, total = max(self.chunk_size, 1), self.num_classes
         return [(start, min(start + size, total)) for start in range(0, total, size)]
 
 
@@ -91,7 +98,7 @@ class _Scores:
             if half is not None:
                 centre_nD = (centre_nD / norm_n[:, None]).to(half)
         if half is not None:
-            score_Rn = (self.embedding_RD.to(half) @ centre_nD.to(half).T).to(self.dtype)
+            score_Rn = _half_product(self.embedding_RD.to(half), centre_nD.to(half).T, self.dtype)
         else:
             score_Rn = self.embedding_RD @ centre_nD.T
             if self.norm_C is not None:
@@ -116,9 +123,9 @@ def _logits_chunk(plan: Plan, distribution: Distribution, score_Bn: Tensor, star
 
 def _put_targets(plan: Plan, matrix_Bn: Tensor, start: int, value_B: Tensor) -> None:
     """Write the values of the rows whose label lies in this chunk; no row is looked at on the host, so no waiting."""
-    assert plan.labels_B is not None
+    assert plan.columns_B is not None
     size = matrix_Bn.shape[1]
-    position_B1 = (plan.labels_B - start)[:, None]
+    position_B1 = (plan.columns_B - start)[:, None]
     column_B1 = position_B1.clamp(0, size - 1)
     value_B1 = torch.where(position_B1 == column_B1, value_B[:, None], matrix_Bn.gather(1, column_B1))
     matrix_Bn.scatter_(1, column_B1, value_B1)
@@ -153,6 +160,7 @@ class ChunkedLosses(torch.autograd.Function):
                     weighted_Bn = (logits[teacher] - logits[student]).mul_(exponentials[teacher])
                     differences[term].mul_(rescales[teacher]).add_(weighted_Bn.sum(1, keepdim=True))
 
+        _reduce_over_world(plan, maxima, sums, differences)
         losses = []
         for (student, teacher), difference_B1 in zip(plan.terms, differences, strict=True):
             if teacher is None:
@@ -172,8 +180,30 @@ class ChunkedLosses(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_KB: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        # Each process asks only for the losses of its own rows, and each has a part of the answer for all of them.
+        grad_KB = sum_over_world(grad_KB.contiguous(), ctx.plan.world)
         with torch.autocast(grad_KB.device.type, enabled=False):
             return None, *_backward(ctx.plan, grad_KB, ctx.saved_tensors, ctx.num_inputs, ctx.needs_input_grad[1:])
+
+
+def _reduce_over_world(plan: Plan, maxima: list[Tensor], sums: list[Tensor], differences: list[Tensor]) -> None:
+    """From the classes of this process to those of all, in place: maxima, sums of exponentials, targets."""
+    if plan.world.size == 1:
+        return
+    global_maxima = max_over_world(torch.cat(maxima, 1), plan.world).split(1, 1)
+    for index, (own, everyones) in enumerate(zip(maxima, global_maxima, strict=True)):
+        rescale_B1 = (own - everyones).exp_()  # a process without classes has a maximum of -inf, and counts for 0
+        sums[index] = sums[index] * rescale_B1
+        for term, (_, teacher) in enumerate(plan.terms):
+            if teacher == index:
+                differences[term] = differences[term] * rescale_B1
+        maxima[index] = everyones
+    targets = [target_B[:, None] for target_B, _ in plan.targets.values()]
+    added = sum_over_world(torch.cat([*sums, *differences, *targets], 1), plan.world).split(1, 1)
+    sums[:] = added[: len(sums)]
+    differences[:] = added[len(sums) : len(sums) + len(differences)]
+    for head, target_B1 in zip(plan.targets, added[len(sums) + len(differences) :], strict=True):
+        plan.targets[head] = (target_B1[:, 0], plan.targets[head][1])
 
 
 def _backward(
@@ -210,6 +240,7 @@ def _backward(
     bias_needs = needs_grad[len(embeddings) + num_products :]
     gradients = [
         _Gradients(
+            plan.world.size,
             scores,
             any(embedding_needs[head] for head in scores.product.heads),
             weight_needs[index] and scores.product.num_students > 0,
@@ -250,7 +281,10 @@ def _backward(
 class _Gradients:
     """Gradients of one product's inputs, gathered chunk by chunk; None for those nobody wants. R: student rows."""
 
-    def __init__(self, scores: _Scores, of_embedding: bool, of_weight: bool, of_bias: bool) -> None:
+    def __init__(self, world_size: int, scores: _Scores, of_embedding: bool, of_weight: bool, of_bias: bool) -> None:
+        # Losses are means over the rows of one process; gradients of copied weights are averaged over processes, and
+        # that of a weight nobody else has must come out as if it were: the one place where this is accounted for.
+        self.world_size = world_size
         self.scores = scores
         num_heads, num_students = len(scores.product.heads), scores.product.num_students
         self.rows = scores.embedding_RD.shape[0] // num_heads * num_students
@@ -267,7 +301,7 @@ class _Gradients:
         """Take in a chunk's gradient by the scores; overwrites `grad_Rn` and `score_Rn`."""
         half, norm_C = self.scores.product.product_dtype, self.scores.norm_C
         if self.bias_C is not None:
-            self.bias_C[start:stop] = grad_Rn.sum(0)
+            self.bias_C[start:stop] = grad_Rn.sum(0).div_(self.world_size)
         # With w = |w| u, d score / d w = (e - score u) / |w|: one division serves both products, unless a half type
         # multiplies normalised centres, where |w| comes in afterwards.
         norm_n = None if norm_C is None else norm_C[start:stop]
@@ -278,14 +312,14 @@ class _Gradients:
             if half is None:
                 self.embedding_RD.addmm_(operand_Rn, centre_nD)
             else:
-                self.embedding_RD += operand_Rn @ centre_nD.to(half)
+                self.embedding_RD += _half_product(operand_Rn, centre_nD.to(half), self.embedding_RD.dtype)
         if self.weight_CD is None:
             return
         target_nD = self.weight_CD[start:stop]
         if half is None and target_nD.dtype == grad_Rn.dtype:
             weight_nD = torch.mm(operand_Rn.T, self.student_RD, out=target_nD)
         else:
-            weight_nD = (operand_Rn.T @ self.student_RD.to(operand_Rn.dtype)).to(grad_Rn.dtype)
+            weight_nD = _half_product(operand_Rn.T, self.student_RD.to(operand_Rn.dtype), grad_Rn.dtype)
         if norm_n is not None:
             if half is not None:
                 grad_Rn.div_(norm_n)
@@ -294,8 +328,17 @@ class _Gradients:
             radial_n = score_Rn[: self.rows].mul_(grad_Rn).sum(0).div_(norm_n)
             radial_n.masked_fill_(norm_n <= NORM_EPSILON, 0)  # there the norm is a constant
             weight_nD.addcmul_(centre_nD, radial_n[:, None], value=-1)
+        if self.world_size > 1:
+            weight_nD.div_(self.world_size)
         if weight_nD.data_ptr() != target_nD.data_ptr():
             target_nD.copy_(weight_nD)
+
+
+def _half_product(first: Tensor, second: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of two matrices in a half type, in another; on a GPU the float32 sums are handed over unrounded."""
+    if first.is_cuda and dtype == torch.float32 and first.dtype != dtype:
+        return torch.mm(first, second, out_dtype=dtype)
+    return (first @ second).to(dtype)
 
 
 def _unpack(

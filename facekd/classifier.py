@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from facekd.class_shards import ClassShards
+from facekd.distributed import ALONE, World
 from facekd.errors import FacekdError
 from facekd.margins import MARGINS, Gradient, adaface, check_labels, check_margin_value, combined, norm_statistics
 
@@ -25,6 +27,13 @@ _DEFAULT_MARGIN_VALUES = {"arcface": 0.5, "cosface": 0.35, "adaface": 0.4}
 
 class HeadError(FacekdError):
     """A head configuration that contradicts itself, or does not fit the embeddings."""
+
+
+class SampledRows(NamedTuple):
+    """Classes of a sharded head that take part in a step, S of this process's."""
+
+    places_S: Tensor  # (S,) int64, ascending, counted from the first class of this process
+    weight_SD: Tensor  # (S, D), their centres; a leaf that gets the gradient where the head learns
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,9 @@ class HeadConfig:
         product: in which precision embeddings meet centres under autocast: "float32", or "autocast" for its half type,
             meant for very many classes; with bfloat16 each cosine is off by up to 0.002.
         bias: whether a "linear" head has a bias (default True).
+        sharded: share the classes out over the processes, for heads too large to be copied to each; a "margin" head's.
+        sample_rate: the share of a sharded head's classes that take part in a step, drawn anew for each; those of the
+            batch always do (PartialFC, arXiv:2203.15565). 1 takes all.
     """
 
     kind: Literal["margin", "linear"] = "margin"
@@ -63,6 +75,8 @@ class HeadConfig:
     norm_momentum: float | None = None
     product: Literal["float32", "autocast"] = "float32"
     bias: bool | None = None
+    sharded: bool = False
+    sample_rate: float = 1.0
 
     def __post_init__(self) -> None:
         _check_choice("head.kind", self.kind, ("margin", "linear"))
@@ -71,6 +85,8 @@ class HeadConfig:
         _check_choice("head.product", self.product, ("float32", "autocast"))
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise HeadError(f"head.scale = {self.scale}: give a positive number, 64 is usual")
+        if not 0 < self.sample_rate <= 1:
+            raise HeadError(f"head.sample_rate = {self.sample_rate} is outside (0, 1]: it is a share of the classes")
         self._refuse_unused()
         if self.kind == "linear":
             return
@@ -90,9 +106,11 @@ class HeadConfig:
         """A value that would be ignored is a mistake: say so rather than train something else."""
         is_margin = self.kind == "margin"
         if not is_margin:
-            for name in ("margin", "scale", "gradient", "product"):
+            for name in ("margin", "scale", "gradient", "product", "sharded"):
                 if getattr(self, name) != getattr(type(self), name):
                     raise HeadError(f"head.{name} = {getattr(self, name)} has no effect with head.kind = 'linear'")
+        if self.sample_rate < 1 and not self.sharded:
+            raise HeadError(f"head.sample_rate = {self.sample_rate} has no effect without head.sharded: set it to true")
         used = {
             "margin_value": is_margin and self.margin in _DEFAULT_MARGIN_VALUES,
             "m1": is_margin and self.margin == "combined",
@@ -138,9 +156,13 @@ class MarginClassifier(nn.Module):
         embedding_size: D.
         num_classes: C.
         config: which margin and scale; ArcFace with margin 0.5 and scale 64 by default.
+        shards: where the classes are shared out over processes. Such a head is for `facekd.chunked_loss` alone: no
+            process can name the logits of all classes.
 
     Attributes:
-        weight: (C, D), class centres; not normalised themselves, normalised whenever used.
+        weight: (C, D), class centres; not normalised themselves, normalised whenever used. With `shards` those of this
+            process's classes only.
+        sample: with `shards`, the classes in use and their centres, where not all are (`facekd.sampled_centres`).
         norm_mean: () float32, AdaFace's running mean of embedding norms; in the state dict with AdaFace only.
         norm_std: () float32, their running standard deviation.
 
@@ -150,8 +172,15 @@ class MarginClassifier(nn.Module):
 
     norm_mean: Tensor
     norm_std: Tensor
+    sample: SampledRows | None = None
 
-    def __init__(self, embedding_size: int, num_classes: int, config: HeadConfig | None = None) -> None:
+    def __init__(
+        self,
+        embedding_size: int,
+        num_classes: int,
+        config: HeadConfig | None = None,
+        shards: ClassShards | None = None,
+    ) -> None:
         super().__init__()
         _check_sizes(embedding_size, num_classes)
         self.config = HeadConfig() if config is None else config
@@ -160,8 +189,8 @@ class MarginClassifier(nn.Module):
         self.embedding_size = embedding_size
         self.num_classes = num_classes
         self.scale = float(self.config.scale)
-        # The published recipes start here. A centre's gradient goes with 1 / its length: that sets how fast it turns.
-        self.weight = nn.Parameter(torch.empty(num_classes, embedding_size).normal_(0, 0.01))
+        self.shards = shards
+        self.weight = nn.Parameter(_draw_centres(num_classes, embedding_size, shards))
         if self.config.margin == "adaface":
             self.register_buffer("norm_mean", torch.tensor(20.0))  # where the authors' code starts
             self.register_buffer("norm_std", torch.tensor(100.0))
@@ -180,13 +209,18 @@ class MarginClassifier(nn.Module):
             MarginError: labels of the wrong shape or dtype, or out of range.
             HeadError: embeddings of another size.
         """
+        if self.shards is not None and self.shards.world.size > 1:
+            raise HeadError("a head that is shared out over processes has no logits of all classes: use chunked_losses")
         cosine_BC = self.cosine(embedding_BD)
         if labels_B is not None:
             cosine_BC = self.apply_margin(cosine_BC, labels_B, embedding_BD)
         return cosine_BC * self.scale
 
     def cosine(self, embedding_BD: Tensor) -> Tensor:
-        """(B, C) cosines between embeddings and class centres, float32 (or float64), no margin and no scale."""
+        """(B, C) cosines between embeddings and class centres, float32 (or float64), no margin and no scale.
+
+        Of a sharded head the columns are this process's classes.
+        """
         _check_embedding(embedding_BD, self.embedding_size)
         device_type = embedding_BD.device.type
         with torch.autocast(device_type, enabled=False):
@@ -295,15 +329,35 @@ class LinearClassifier(nn.Module):
         return f"{self.embedding_size}, {self.num_classes}, bias={self.bias is not None}"
 
 
-def build_classifier(config: HeadConfig, embedding_size: int, num_classes: int) -> MarginClassifier | LinearClassifier:
-    """The classifier a configuration asks for.
+def build_classifier(
+    config: HeadConfig, embedding_size: int, num_classes: int, world: World | None = None
+) -> MarginClassifier | LinearClassifier:
+    """The classifier a configuration asks for; a sharded one shares its classes out over `world`.
 
     Raises:
         HeadError: sizes below 1.
     """
     if config.kind == "linear":
         return LinearClassifier(embedding_size, num_classes, bias=config.bias is not False)
-    return MarginClassifier(embedding_size, num_classes, config)
+    shards = ClassShards(num_classes, world or ALONE) if config.sharded else None
+    return MarginClassifier(embedding_size, num_classes, config, shards)
+
+
+ROWS_AT_ONCE = 2**16
+
+
+def _draw_centres(num_classes: int, embedding_size: int, shards: ClassShards | None) -> Tensor:
+    """Fresh centres (C, D), of a sharded head this process's: those the whole one would have, never held together."""
+    # The published recipes start here. A centre's gradient goes with 1 / its length: that sets how fast it turns.
+    if shards is None or shards.world.size == 1:
+        return torch.empty(num_classes, embedding_size).normal_(0, 0.01)
+    own = torch.empty(shards.stop - shards.start, embedding_size)
+    for first in range(0, num_classes, ROWS_AT_ONCE):
+        drawn = torch.empty(min(ROWS_AT_ONCE, num_classes - first), embedding_size).normal_(0, 0.01)
+        start, stop = max(first, shards.start), min(first + len(drawn), shards.stop)
+        if start < stop:
+            own[start - shards.start : stop - shards.start] = drawn[start - first : stop - first]
+    return own
 
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:

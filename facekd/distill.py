@@ -11,9 +11,7 @@ again.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -38,13 +36,10 @@ from facekd.distributed import World, gather_tensor_rows
 from facekd.embedder import Embedder, open_embedder
 from facekd.errors import FacekdError, run_verb
 from facekd.onnx_embedder import is_onnx_file
-from facekd.sharing import load_shared_head
+from facekd.sharing import SharedHead, load_shared_head
 from facekd.teacher_cache import open_teacher_cache
 from facekd.train import MakeValidators, run_training
 from facekd.training_state import AMP_DTYPES, backbone_arguments
-
-if TYPE_CHECKING:
-    pass
 
 
 class DistillError(FacekdError):
@@ -75,7 +70,10 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
     teacher = _open_teacher(config, world, dataset) if asks_teacher else None
     # A student that owns no linear classifier is recognised by the teacher's, whatever it learnt by.
     is_borrower = config.head.kind == "linear" and not config.needs(OF_OWN_HEAD)
-    teacher_head = _load_teacher_head(config, dataset) if config.needs(OF_TEACHER_HEAD) or is_borrower else None
+    shared = _load_teacher_head(config, dataset) if config.needs(OF_TEACHER_HEAD) or is_borrower else None
+    teacher_head = None
+    if shared is not None:  # the teacher's bias is as it is
+        teacher_head = shared.build(dataclasses.replace(config.head, bias=None), shared.embedding_size, world)
     sizes = {
         "the teacher's embeddings": teacher.embedding_size if teacher else None,
         "the teacher's classifier": teacher_head.embedding_size if teacher_head else None,
@@ -93,9 +91,9 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
     head: MarginClassifier | LinearClassifier | None = None
     if config.needs(OF_OWN_HEAD):
         if config.shared_head:
-            head = load_shared_head(config.shared_head, dataset).build(config.head, student_size)
+            head = load_shared_head(config.shared_head, dataset).build(config.head, student_size, world)
         else:
-            head = build_classifier(config.head, student_size, dataset.num_classes)
+            head = build_classifier(config.head, student_size, dataset.num_classes, world)
     elif config.shared_head:
         raise DistillError("shared_head is the student's classifier, but neither loss.ce nor loss.kl uses one")
     projection = None
@@ -120,7 +118,7 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
         share=config.share,
         contrastive=contrastive,
         gather_rows=lambda rows: gather_tensor_rows(rows, world),
-        teacher_fingerprint=_fingerprint_of(teacher, teacher_head),
+        teacher_fingerprint=_fingerprint_of(teacher, shared),
     )
 
 
@@ -179,24 +177,19 @@ def _open_teacher(config: DistillConfig, world: World, dataset: FaceDataset) -> 
     return _LiveTeacher(embedder)
 
 
-def _fingerprint_of(
-    teacher: _LiveTeacher | _CachedTeacher | None, head: MarginClassifier | LinearClassifier | None
-) -> str:
+def _fingerprint_of(teacher: _LiveTeacher | _CachedTeacher | None, head: SharedHead | None) -> str:
     """Of the backbone and of the classifier: a resumed run must have learnt from both."""
-    parts = [] if head is None else [head.weight, head.bias if isinstance(head, LinearClassifier) else None]
-    digest = hashlib.sha256(b"".join(part.detach().numpy().tobytes() for part in parts if part is not None))
-    return f"{teacher.fingerprint if teacher else ''}:{digest.hexdigest() if parts else ''}"
+    return f"{teacher.fingerprint if teacher else ''}:{head.fingerprint if head else ''}"
 
 
-def _load_teacher_head(config: DistillConfig, dataset: FaceDataset) -> MarginClassifier | LinearClassifier:
+def _load_teacher_head(config: DistillConfig, dataset: FaceDataset) -> SharedHead:
     source = config.teacher.head or config.teacher.model
     if not config.teacher.head and is_onnx_file(Path(source)):
         raise DistillError(
             f"{source} is a backbone alone, and {config.effective_loss} ask for its classifier: set teacher.head to "
             f"what `facekd rebuild-head {source} --data {config.data.train} --output head.pt` writes"
         )
-    shared = load_shared_head(source, dataset)
-    return shared.build(dataclasses.replace(config.head, bias=None), shared.embedding_size)  # the teacher's is as it is
+    return load_shared_head(source, dataset)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,11 @@ class DistillConfig(TrainConfig):
                 self.margin_on_teacher_head,
                 "margin_on_teacher_head has no effect with head.kind = 'linear', which has no margin: remove it",
             )
+        _require(
+            not (self.head.sharded and "adadistill" in active),
+            "loss.adadistill moves a copy of the teacher's centres that every process holds whole: set head.sharded to "
+            "false, or leave it out",
+        )
         through_head = ", ".join(f"loss.{name}" for name in active if name in OF_TEACHER_HEAD)
         _require(
             bool(self.teacher.model or self.teacher.head) or not through_head,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from facekd.classifier import LinearClassifier, MarginClassifier
 from facekd.data.loader import Batch, make_loader
@@ -18,12 +18,12 @@ from facekd.data.transforms import to_model_input
 from facekd.distill_config import DistillConfig
 from facekd.distillation.diagnostics import (
     HeadComparison,
-    agreement,
     compare_classifiers,
     embedding_similarity,
     relation_similarity,
 )
 from facekd.distiller import Distiller
+from facekd.distributed import copy_buffers_from_main, gather_rows
 from facekd.files import atomic_path
 from facekd.training_state import TrainingState
 
@@ -44,9 +44,12 @@ def diagnose(state: TrainingState, logbook: Logbook) -> None:
     images), the run's folder `diagnostics.png`.
     """
     assert isinstance(state.config, DistillConfig)
-    if not state.config.diagnostics or not state.world.is_main:
-        return
     assert isinstance(state.recognizer, Distiller)
+    is_shared_out = bool(state.recognizer.sharded_heads)  # then every process knows some of the classes
+    if not state.config.diagnostics or not (state.world.is_main or is_shared_out):
+        return
+    if is_shared_out:
+        copy_buffers_from_main(state.recognizer.backbone, state.world)
     heads = compare_heads(state.recognizer)
     if heads is not None:
         logbook.record("heads", state.images_seen, heads.scalars())
@@ -55,7 +58,7 @@ def diagnose(state: TrainingState, logbook: Logbook) -> None:
     if values:
         logbook.record("agreement", state.images_seen, values)
         logbook.say(f"student and teacher on {values['num_images']} training images: {_in_words(values)}")
-    if heads is not None or cosine_B is not None:
+    if state.world.is_main and (heads is not None or cosine_B is not None):
         with atomic_path(state.folder / PICTURE) as temporary:
             draw(None if heads is None else heads.cosine_per_class, cosine_B).savefig(temporary, dpi=110, format="png")
 
@@ -69,7 +72,11 @@ def compare_heads(recognizer: Distiller) -> HeadComparison | None:
     if own.weight.shape != teacher.weight.shape:
         return None
     biases = (getattr(head, "bias", None) for head in (own, teacher))
-    return compare_classifiers(own.weight, teacher.weight, *biases)
+    shards = getattr(own, "shards", None)
+    every = (
+        (lambda rows: torch.from_numpy(gather_rows(rows.cpu().numpy(), shards.world))) if shards else torch.Tensor.cpu
+    )
+    return compare_classifiers(own.weight, teacher.weight, *biases, every=every)
 
 
 @torch.no_grad()
@@ -91,8 +98,9 @@ def compare_on_images(state: TrainingState) -> tuple[dict[str, Any], Tensor | No
         rows.append(embedded)
         if recognizer.teacher_head is not None:  # batch by batch: logits (B, C) of many classes are large
             student_BD, projected_BE, teacher_BE = embedded
-            own = recognizer.head(student_BD) if recognizer.owns_head else recognizer.teacher_head(projected_BE)
-            agreed.append(agreement(own, recognizer.teacher_head(teacher_BE)))
+            head, taught = recognizer.head, recognizer.teacher_head
+            own = first_class(head, student_BD) if recognizer.owns_head else first_class(taught, projected_BE)
+            agreed.append(float((own == first_class(taught, teacher_BE)).double().mean()))
     recognizer.train(was_training)
     if not rows:
         return {}, None
@@ -106,6 +114,18 @@ def compare_on_images(state: TrainingState) -> tuple[dict[str, Any], Tensor | No
         return values, None
     cosine_B = embedding_similarity(projected, teacher).cpu()
     return {**values, "embedding_cosine": float(cosine_B.mean())}, cosine_B
+
+
+def first_class(head: nn.Module, embedding_BD: Tensor) -> Tensor:
+    """(B,) the class that a classifier puts first, of a sharded one over the classes of all processes."""
+    shards = getattr(head, "shards", None)
+    if shards is None or shards.world.size == 1:
+        return head(embedding_BD).argmax(1)
+    assert isinstance(head, MarginClassifier)
+    padded = nn.functional.pad(head.cosine(embedding_BD), (0, 1), value=-2.0)  # a process may have no class
+    best_B, place_B = padded.max(1)
+    best_PB, class_PB = shards.gather(best_B[None]), shards.gather(place_B[None] + shards.start)
+    return class_PB.gather(0, best_PB.argmax(0, keepdim=True))[0]
 
 
 def _sample(state: TrainingState) -> list[Batch]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,6 +40,9 @@ class World:
         return self.rank == 0
 
 
+ALONE = World(0, 1, torch.device("cpu"))  # for what asks only who else is there
+
+
 @contextlib.contextmanager
 def join_world(device: str = "auto") -> Iterator[World]:
     """Join the other processes of this run, and leave them at the end.
@@ -56,9 +61,12 @@ def join_world(device: str = "auto") -> Iterator[World]:
     if re.fullmatch(r"cuda:\d+", device):
         raise FacekdError(f"device {device} is one GPU for {size} processes; use --device cuda, one for each")
     is_gpu = chosen.type == "cuda"
-    dist.init_process_group(
-        "nccl" if is_gpu else "gloo", rank=rank, world_size=size, device_id=chosen if is_gpu else None
-    )
+    try:
+        dist.init_process_group(
+            "nccl" if is_gpu else "gloo", rank=rank, world_size=size, device_id=chosen if is_gpu else None
+        )
+    except RuntimeError as error:
+        raise FacekdError(f"rank {rank} did not reach the others: {str(error).splitlines()[0]}{_RESTARTED}") from error
     try:
         yield World(rank, size, chosen)
     except RuntimeError as error:
@@ -72,6 +80,13 @@ def join_world(device: str = "auto") -> Iterator[World]:
     dist.destroy_process_group()
 
 
+# Of https://github.com/pytorch/pytorch/issues/135712: processes started again find the addresses of those before them.
+_RESTARTED = (
+    ". Processes that the launcher starts again find each other only if TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is set "
+    "for it: set that, and run the same command again"
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    else ""
+)
 # How gloo puts it, in a plain RuntimeError.
 _LOST_PEER = re.compile(r"connection (was )?(closed|reset|refused)", re.IGNORECASE)
 
@@ -92,7 +107,9 @@ def _choose_device(device: str, local_rank: int) -> torch.device:
     return chosen
 
 
-def replicate(module: nn.Module, world: World, same_everywhere: tuple[str, ...] = ()) -> nn.Module:
+def replicate(
+    module: nn.Module, world: World, same_everywhere: tuple[str, ...] = (), own: tuple[str, ...] = ()
+) -> nn.Module:
     """The module with its gradients averaged over the world (DistributedDataParallel); itself in a world of one.
 
     Args:
@@ -100,13 +117,27 @@ def replicate(module: nn.Module, world: World, same_everywhere: tuple[str, ...] 
         world: who trains together.
         same_everywhere: beginnings of the names of buffers that every process keeps equal by itself; the main one's
             are not sent to the others before each step, which for a memory of every image would be gigabytes.
+        own: names of parameters that each process has for itself, such as its shard of the classes: neither they nor
+            their gradients are exchanged.
     """
     if world.size == 1:
         return module
-    names = [name for name, _ in module.named_buffers() if name.removeprefix("_orig_mod.").startswith(same_everywhere)]
-    if same_everywhere:
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
+    buffers = [name for name, _ in module.named_buffers() if same_everywhere and name.startswith(same_everywhere)]
+    if buffers or own:
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, [*buffers, *own])
     return DistributedDataParallel(module, device_ids=[world.device.index] if world.device.type == "cuda" else None)
+
+
+def make_scaler(world: World, *, enabled: bool) -> torch.amp.GradScaler:
+    """A scaler of the loss for fp16; in a world of several, one overflow anywhere skips the update everywhere.
+
+    Replicated gradients overflow together, those of a class shard only where it is held.
+    """
+    if world.size == 1 or not enabled:
+        return torch.amp.GradScaler(world.device.type, enabled=enabled)
+    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
+    return ShardedGradScaler(device=world.device.type)
 
 
 def without_gradient_exchange(module: nn.Module) -> contextlib.AbstractContextManager[None]:
@@ -119,6 +150,20 @@ def mean_over_world(values: torch.Tensor, world: World) -> torch.Tensor:
     if world.size > 1:
         dist.all_reduce(values)
         values /= world.size
+    return values
+
+
+def sum_over_world(values: torch.Tensor, world: World) -> torch.Tensor:
+    """Element-wise sum over the processes, in place, the same on each."""
+    if world.size > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def max_over_world(values: torch.Tensor, world: World) -> torch.Tensor:
+    """Element-wise maximum over the processes, in place, the same on each."""
+    if world.size > 1:
+        dist.all_reduce(values, dist.ReduceOp.MAX)
     return values
 
 
@@ -138,6 +183,96 @@ def gather_tensor_rows(rows: torch.Tensor, world: World) -> torch.Tensor:
     gathered = [torch.empty_like(rows) for _ in range(world.size)]
     dist.all_gather(gathered, rows.detach().contiguous())
     return torch.cat(gathered)
+
+
+def gather_with_gradient(rows: torch.Tensor, world: World) -> torch.Tensor:
+    """`gather_tensor_rows`, differentiable: the gradient of a row is the sum of what every process has for it."""
+    if world.size == 1:
+        return rows
+    gathered = _GatherRows.apply(rows, world)
+    assert isinstance(gathered, torch.Tensor)
+    return gathered
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor, world: World) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.world = world
+        return gather_tensor_rows(rows, world)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        parts = [part.contiguous() for part in grad.chunk(ctx.world.size)]
+        summed = torch.empty_like(parts[0])
+        dist.reduce_scatter(summed, parts)
+        return summed, None
+
+
+def write_rows_of_all(folder: Path, rows: dict[str, torch.Tensor], count: int, world: World) -> None:
+    """Write tensors of `count` rows into a folder, each process its own; the split is that of `torch.chunk`.
+
+    Args:
+        folder: made if need be.
+        rows: by name, (n, ...) of this process.
+        count: of all processes.
+        world: who holds rows.
+    """
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    logical = {name: _as_part(value, count, world) for name, value in rows.items()}
+    with _quietly():
+        writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+        save(logical, storage_writer=writer, no_dist=world.size == 1)
+
+
+def read_rows_of_all(folder: Path, rows: dict[str, torch.Tensor], count: int, world: World) -> None:
+    """Fill tensors with the rows of this process, in place, from what any number of processes wrote.
+
+    Args:
+        folder: that `write_rows_of_all` wrote.
+        rows: by name, (n, ...) of this process.
+        count: of all processes.
+        world: who reads; each does so by itself.
+    """
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    logical = {name: _as_part(value, count, world) for name, value in rows.items()}
+    with _quietly():
+        load(logical, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
+
+
+def rows_in_folder(folder: Path) -> dict[str, tuple[int, torch.dtype]]:
+    """How many rows of each tensor lie in a folder that `write_rows_of_all` wrote, and of which type."""
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    return {
+        name: (sum(chunk.sizes[0] for chunk in item.chunks), item.properties.dtype)
+        for name, item in found.items()
+        if isinstance(item, TensorStorageMetadata)
+    }
+
+
+def _as_part(rows: torch.Tensor, count: int, world: World) -> torch.Tensor:
+    if world.size == 1:
+        return rows
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Shard
+
+    mesh = init_device_mesh(rows.device.type, (world.size,))
+    shape = torch.Size((count, *rows.shape[1:]))
+    return DTensor.from_local(rows, mesh, [Shard(0)], run_check=False, shape=shape, stride=rows.stride())
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without torch's remarks that there is no process group, which is so where one process runs alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def broadcast_from_main(value: Value, world: World) -> Value:

@@ -7,15 +7,18 @@ Either way a classifier changes hands frozen, and both parties must mean the sam
 
 from __future__ import annotations
 
+import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from facekd.checkpoint import CheckpointError, load_checkpoint, resolve_checkpoint
-from facekd.classifier import HeadConfig, LinearClassifier, MarginClassifier
+from facekd.classifier import HeadConfig, LinearClassifier, MarginClassifier, build_classifier
 from facekd.data.datasets import FaceDataset
 from facekd.data.label_map import is_same_label_map
+from facekd.distributed import World
+from facekd.head_shards import read_rows
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,21 @@ class SharedHead:
         """D, the embeddings it takes."""
         return self.weight_CD.shape[1]
 
-    def build(self, config: HeadConfig, embedding_size: int) -> MarginClassifier | LinearClassifier:
+    @property
+    def fingerprint(self) -> str:
+        """Of the centres and the bias, whole, however they are shared out afterwards."""
+        parts = [part.numpy().tobytes() for part in (self.weight_CD, self.bias_C) if part is not None]
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+    def build(
+        self, config: HeadConfig, embedding_size: int, world: World | None = None
+    ) -> MarginClassifier | LinearClassifier:
         """A classifier with these centres and the margin and scale of `config`, frozen: no gradient, no decay.
 
         Args:
             config: margin and scale; of a linear classifier nothing, for the layer is all there is, bias included.
             embedding_size: of the embeddings that will be given to it.
+            world: over which the classes are shared out, if `config` says so.
 
         Raises:
             CheckpointError: it takes embeddings of another size, is of another kind than `config`, or has a bias where
@@ -65,13 +77,12 @@ class SharedHead:
         if config.bias is not None and config.bias != (self.bias_C is not None):
             has = "has no" if self.bias_C is None else "has a"
             raise CheckpointError(f"{self.source}: its classifier {has} bias, head.bias is {config.bias}: remove that")
-        head: MarginClassifier | LinearClassifier
         if self.kind == "linear":
-            head = LinearClassifier(embedding_size, num_classes, bias=self.bias_C is not None)
-        else:
-            head = MarginClassifier(embedding_size, num_classes, config)
+            config = replace(config, bias=self.bias_C is not None)
+        head = build_classifier(config, embedding_size, num_classes, world)
+        shards = getattr(head, "shards", None)
         with torch.no_grad():
-            head.weight.copy_(self.weight_CD)
+            head.weight.copy_(self.weight_CD if shards is None else shards.own(self.weight_CD))
             if self.bias_C is not None:
                 assert isinstance(head, LinearClassifier) and head.bias is not None
                 head.bias.copy_(self.bias_C)
@@ -91,6 +102,8 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
     file = resolve_checkpoint(path)
     content = load_checkpoint(file)
     weight = content.get("head", {}).get("weight")
+    if "head_shards" in content:
+        weight = read_rows(file, content)["weight"]
     if weight is None:
         raise CheckpointError(
             f"{file}: holds no classifier. A model known only as a backbone gets one from its data: "

@@ -12,9 +12,10 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from facekd.data.loader import Batch
 from facekd.data.transforms import to_model_input
-from facekd.distributed import mean_over_world, without_gradient_exchange
+from facekd.distributed import mean_over_world, sum_over_world, without_gradient_exchange
 from facekd.optim import ema_decay, ema_update, set_learning_rate
 from facekd.run_control import TrainingError
+from facekd.sampled_centres import sampled_centres
 from facekd.training_state import AMP_DTYPES, TrainingState
 
 
@@ -39,15 +40,16 @@ def train_step(
     _seed_step(state)
     set_learning_rate(optimizer, lr)
     optimizer.zero_grad(set_to_none=True)
-    losses = _accumulate_gradients(state, batch)
-    asked = losses.new_tensor([float(wish) for wish in wishes()])
-    means = mean_over_world(torch.cat([losses, asked]), state.world).tolist()
-    values, granted = means[: len(losses)], [wish > 0 for wish in means[len(losses) :]]
-    scaler.unscale_(optimizer)
-    norms = _clip_gradients(state)
-    _require_finite(state, values[0], sum(norms.values()), lr)
-    scaler.step(optimizer)
-    scaler.update()
+    with _drawn_classes(state, batch):
+        losses = _accumulate_gradients(state, batch)
+        asked = losses.new_tensor([float(wish) for wish in wishes()])
+        means = mean_over_world(torch.cat([losses, asked]), state.world).tolist()
+        values, granted = means[: len(losses)], [wish > 0 for wish in means[len(losses) :]]
+        scaler.unscale_(optimizer)
+        norms = _clip_gradients(state)
+        _require_finite(state, values[0], sum(norms.values()), lr)
+        scaler.step(optimizer)
+        scaler.update()
     if state.ema is not None:
         decay = ema_decay(config.global_batch_size, config.ema_half_life_images, state.images_seen)
         ema_update(state.ema, state.recognizer.deployed, decay)
@@ -55,19 +57,33 @@ def train_step(
     return values, norms, granted
 
 
+def _drawn_classes(state: TrainingState, batch: Batch) -> contextlib.AbstractContextManager[None]:
+    """The classes that take part in this step, where not all do."""
+    config = state.config
+    heads = state.recognizer.sharded_heads if config.head.sample_rate < 1 else []
+    labels = batch.labels.to(state.world.device, non_blocking=True)
+    return sampled_centres(heads, labels, state.optimizer, config.seed, state.images_seen)
+
+
 def _clip_gradients(state: TrainingState) -> dict[str, float]:
-    """Scale the backbone's gradient down to `clip_norm`; returns the norms before that.
+    """Scale the backbone's gradient down to `clip_norm`; returns the norms before that, over all processes.
 
     The head's is left alone, as in the recipes whose figures ours are compared with: its fresh, short class centres
     have gradients of hundreds, beside which a norm over both would leave nothing of the backbone's.
     """
-    backbone = state.recognizer.backbone
+    backbone, heads = state.recognizer.backbone, state.recognizer.sharded_heads
     inside = {id(parameter) for parameter in backbone.parameters()}
-    others = [p.grad for p in state.recognizer.parameters() if p.grad is not None and id(p) not in inside]
+    shards = {id(head.weight if head.sample is None else head.sample.weight_SD) for head in heads}
+    trained = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
+    others = [p.grad for p in trained if id(p) not in inside | shards]
     norm = clip_grad_norm_(backbone.parameters(), state.config.clip_norm or math.inf)
-    others_norm = get_total_norm(others) if others else torch.zeros_like(norm)
+    square = get_total_norm(others).square() if others else torch.zeros_like(norm)
+    if heads:
+        own = [p.grad for p in trained if id(p) in shards]
+        own_square = get_total_norm(own).square() if own else torch.zeros_like(norm)
+        square = square + sum_over_world(own_square, state.world)
     names = ("gradient_norm", "head_gradient_norm")
-    return dict(zip(names, torch.stack([norm, others_norm]).tolist(), strict=True))
+    return dict(zip(names, torch.stack([norm, square.sqrt()]).tolist(), strict=True))
 
 
 def _accumulate_gradients(state: TrainingState, batch: Batch) -> torch.Tensor:

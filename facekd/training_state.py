@@ -26,12 +26,14 @@ from facekd.checkpoint import (
     load_weights,
     save_checkpoint,
 )
-from facekd.classifier import build_classifier
+from facekd.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
+from facekd.classifier import MarginClassifier, build_classifier
 from facekd.config import TrainConfig, differences, to_plain, with_defaults
 from facekd.data.datasets import FaceDataset
 from facekd.data.label_map import is_same_label_map, label_map
 from facekd.data.loader import Batch
-from facekd.distributed import World, gather_rows, replicate, wait_for_all
+from facekd.distributed import World, gather_rows, make_scaler, replicate, wait_for_all
+from facekd.head_shards import attach_rows, detach_rows, forget_other_heads, write_rows
 from facekd.optim import build_optimizer, parameter_groups
 from facekd.sharing import load_shared_head
 
@@ -51,7 +53,7 @@ RESUMABLE_KEYS = (
         "data.workers",
         "data.on_bad_record",
     ),
-    *("batch_size_per_rank", "device", "compile", "channels_last"),
+    *("batch_size_per_rank", "device", "compile", "channels_last", "head.sharded"),
     *("validation", "checkpoint", "log_every_images", "tensorboard"),
 )
 
@@ -88,9 +90,19 @@ class Recognizer(nn.Module):
         """What `forward` takes besides images and labels, one row an image, on the device; here nothing."""
         return ()
 
+    @property
+    def sharded_heads(self) -> list[MarginClassifier]:
+        """Classifiers whose classes are shared out over the processes."""
+        heads = (self.head, getattr(self, "teacher_head", None))
+        found = {id(head): head for head in heads if isinstance(head, MarginClassifier) and head.shards is not None}
+        return list(found.values())  # one that serves as both counts once
+
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(1,) float32: the mean cross-entropy of float images (B, 3, S, S) with labels (B,)."""
-        return functional.cross_entropy(self.head(self.backbone(images), labels), labels)[None]
+        embedding_BD = self.backbone(images)
+        if isinstance(self.head, MarginClassifier):
+            return torch.stack(chunked_losses([CrossEntropy(LazyLogits.of(self.head, embedding_BD))], labels))
+        return functional.cross_entropy(self.head(embedding_BD, labels), labels)[None]
 
 
 @dataclass
@@ -102,7 +114,7 @@ class TrainingState:
     dataset: FaceDataset
     total_images: int
     recognizer: Recognizer  # or what distillation puts in its place, with the same two parts and more
-    replica: nn.Module  # what is called in training: the recognizer, perhaps compiled, replicated over the world
+    replica: nn.Module  # what is called in training: the recognizer, replicated over the world
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: nn.Module | None  # moving average of `recognizer.deployed`
@@ -128,9 +140,10 @@ def build_recognizer(config: TrainConfig, world: World, dataset: FaceDataset) ->
     """A backbone with a classifier: weights drawn from the seed, or a classifier that is shared and stays as it is."""
     torch.manual_seed(config.seed)
     backbone = build_backbone(**backbone_arguments(config))
-    head = build_classifier(config.head, config.backbone.embedding_size, dataset.num_classes)
+    size = config.backbone.embedding_size
+    head = build_classifier(config.head, size, dataset.num_classes, world)
     if config.shared_head:
-        head = load_shared_head(config.shared_head, dataset).build(config.head, config.backbone.embedding_size)
+        head = load_shared_head(config.shared_head, dataset).build(config.head, size, world)
     return Recognizer(backbone, head)
 
 
@@ -146,17 +159,20 @@ def build_state(
         config.optimizer.weight_decay,
         decay_norm_and_bias=config.optimizer.decay_norm_and_bias,
     )
-    trained = torch.compile(recognizer) if config.compile else recognizer
     average = copy.deepcopy(recognizer.deployed).requires_grad_(False).eval() if config.ema_half_life_images else None
+    if config.compile:
+        recognizer.backbone.compile()  # in place, its weights keep their names; a head in chunks gains nothing
+    own = {id(head.weight) for head in recognizer.sharded_heads}
+    own_names = tuple(name for name, parameter in recognizer.named_parameters() if id(parameter) in own)
     return TrainingState(
         config=config,
         world=world,
         dataset=dataset,
         total_images=total_images,
         recognizer=recognizer,
-        replica=replicate(trained, world, recognizer.same_everywhere),  # type: ignore[arg-type]
+        replica=replicate(recognizer, world, recognizer.same_everywhere, own_names),
         optimizer=build_optimizer(config.optimizer, groups),
-        scaler=torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16"),
+        scaler=make_scaler(world, enabled=config.precision == "fp16"),
         ema=average,
     )
 
@@ -177,8 +193,15 @@ def save_state(state: TrainingState, name: str | None = None) -> Path:
     path = path if name is None else path.with_stem(name)
     lines = gather_rows(np.array(state.bad_records, dtype=object), state.world).tolist()
     state.bad_records = lines if state.world.is_main else []
+    head = state.recognizer.head
+    content = _content(state) if state.world.is_main or state.recognizer.sharded_heads else {}
+    if isinstance(head, MarginClassifier) and head.shards is not None:
+        rows = detach_rows(content, head, state.optimizer)
+        content["head_shards"] = write_rows(path, rows, head.shards, state.images_seen)
     if state.world.is_main:
-        save_checkpoint(path, _content(state))
+        save_checkpoint(path, content)
+        if "head_shards" in content:
+            forget_other_heads(path, content["head_shards"]["folder"])
         if name is None:
             keep_last(state.folder, state.config.checkpoint.keep)
     wait_for_all(state.world)
@@ -253,6 +276,8 @@ def restore_latest(state: TrainingState) -> Path | None:
     _check_same_run(path, content, state)
     training = content["training"]
     load_weights(state.recognizer.backbone, content["backbone"], f"{path}: backbone")
+    if isinstance(state.recognizer.head, MarginClassifier):
+        attach_rows(path, content, state.recognizer.head, state.optimizer)
     load_weights(state.recognizer.head, content["head"], f"{path}: head")
     state.recognizer.load_state_dict(training["extras"], strict=False)
     if state.ema is not None:

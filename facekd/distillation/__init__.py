@@ -22,7 +22,6 @@ from facekd.distillation.checks import DistillationError, at_least_float32, in_f
 from facekd.distillation.contrastive import ContrastiveDistillation, contrastive_loss
 from facekd.distillation.diagnostics import (
     HeadComparison,
-    agreement,
     compare_classifiers,
     embedding_similarity,
     relation_similarity,
@@ -37,7 +36,6 @@ __all__ = [
     "LossWeights",
     "adadistill",
     "adadistill_centres",
-    "agreement",
     "arcdistill",
     "compare_classifiers",
     "contrastive_loss",

@@ -6,6 +6,7 @@ Shapes: B batch, C classes, D the student's embedding size, E the teacher's.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,8 @@ def compare_classifiers(
     second_weight: Tensor,
     first_bias: Tensor | None = None,
     second_bias: Tensor | None = None,
+    *,
+    every: Callable[[Tensor], Tensor] = Tensor.cpu,
 ) -> HeadComparison:
     """Per-class cosine between two classifiers, as in the public code of arXiv:2201.06945.
 
@@ -63,6 +66,7 @@ def compare_classifiers(
         second_weight: (C, D).
         first_bias: (C,) or None.
         second_bias: (C,) or None.
+        every: the cosines (C,) of these classes to those of all, on the CPU, where each process has some.
 
     Raises:
         DistillationError: shapes that differ.
@@ -72,7 +76,7 @@ def compare_classifiers(
             f"classifiers of shapes {tuple(first_weight.shape)} and {tuple(second_weight.shape)} cannot be compared "
             "row by row: both must be (C, D) with the same classes and embedding size"
         )
-    cosine_C = (unit(at_least_float32(first_weight)) * unit(at_least_float32(second_weight))).sum(1)
+    cosine_C = every((unit(at_least_float32(first_weight)) * unit(at_least_float32(second_weight))).sum(1))
     distance = mean_abs = bias_cosine = None
     if first_bias is not None and second_bias is not None:
         classes = first_weight.shape[:1]
@@ -92,28 +96,8 @@ def compare_classifiers(
         bias_distance=distance,
         bias_mean_abs=mean_abs,
         bias_cosine=bias_cosine,
-        cosine_per_class=cosine_C.cpu(),
+        cosine_per_class=cosine_C,
     )
-
-
-@torch.no_grad()
-def agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
-    """The share of images, 0 to 1, for which student and teacher put the same class first.
-
-    Args:
-        student_logits: (B, C).
-        teacher_logits: (B, C).
-
-    Raises:
-        DistillationError: shapes that differ.
-    """
-    student_BC, teacher_BC = pair(student_logits, teacher_logits, "logits")
-    if student_BC.shape != teacher_BC.shape:
-        raise DistillationError(
-            f"the student's head has {student_BC.shape[1]} classes and the teacher's {teacher_BC.shape[1]}: "
-            "agreement needs the same ones"
-        )
-    return float((student_BC.argmax(1) == teacher_BC.argmax(1)).double().mean())
 
 
 @torch.no_grad()

@@ -40,12 +40,13 @@ def pack(tmp_path: Path) -> Path:
     return tmp_path / "pack.bin"
 
 
-def start_both(words: list[str], of_rank_1: list[str] | None = None) -> list[subprocess.Popen[bytes]]:
+def start_both(words: list[str], of_rank_1: list[str] | None = None, count: int = 2) -> list[subprocess.Popen[bytes]]:
     """One process for each rank, without a launcher, so that each can be signalled alone and given words of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count)}
+    common = {**os.environ, "OMP_NUM_THREADS": "1", **address}
     return [
         subprocess.Popen(
             [sys.executable, *(of_rank_1 if rank and of_rank_1 is not None else words)],
@@ -53,7 +54,7 @@ def start_both(words: list[str], of_rank_1: list[str] | None = None) -> list[sub
             stdout=subprocess.DEVNULL,
             env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
-        for rank in range(2)
+        for rank in range(count)
     ]
 
 

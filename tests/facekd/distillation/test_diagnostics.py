@@ -1,4 +1,4 @@
-"""Head comparison, agreement and similarity: naive loops and closed forms."""
+"""Head comparison and similarity: naive loops and closed forms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 
 from facekd.distillation import (
     DistillationError,
-    agreement,
     compare_classifiers,
     embedding_similarity,
     relation_similarity,
@@ -57,14 +56,6 @@ def test_heads_of_other_shapes_are_refused():
         compare_classifiers(random_rows(0), random_rows(0, rows=5))
     with pytest.raises(DistillationError, match="for 6 classes"):
         compare_classifiers(random_rows(0), random_rows(1), torch.zeros(6), torch.zeros(5))
-
-
-def test_agreement_counts_equal_first_places():
-    student = torch.tensor([[3.0, 1, 2], [0, 1, 2], [5, 6, 0], [0, 9, 1]])
-    teacher = torch.tensor([[9.0, 1, 2], [4, 1, 2], [5, 6, 0], [0, 0, 1]])
-    assert agreement(student, teacher) == 0.5
-    with pytest.raises(DistillationError, match="same ones"):
-        agreement(student, teacher[:, :2])
 
 
 def test_embedding_similarity_is_the_cosine_of_each_image():

@@ -1,0 +1,112 @@
+"""Sharded heads against whole ones: what each of some processes computes; run by `test_sharded_heads.py`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from facekd.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
+from facekd.class_shards import ClassShards
+from facekd.classifier import HeadConfig, MarginClassifier
+from facekd.distill_diagnostics import first_class
+from facekd.distributed import World, join_world, wait_for_all
+
+SIZE, TEACHER_SIZE, ROWS = 7, 5, 4
+
+
+class Example:
+    """Embeddings of all processes, a head of their own and a teacher's frozen one, whole; drawn alike everywhere."""
+
+    def __init__(self, world: World, config: HeadConfig, num_classes: int, rows: int, dtype: torch.dtype) -> None:
+        torch.manual_seed(num_classes)
+        count = rows * world.size
+        self.config, self.num_classes = config, num_classes
+        self.own = MarginClassifier(SIZE, num_classes, config).to(dtype)
+        self.frozen = MarginClassifier(TEACHER_SIZE, num_classes, config).to(dtype).requires_grad_(False)
+        self.embedding = torch.randn(count, SIZE, dtype=dtype) * 3
+        self.projection = torch.randn(SIZE, TEACHER_SIZE, dtype=dtype)
+        self.teacher = torch.randn(count, TEACHER_SIZE, dtype=dtype)
+        self.labels = torch.randint(num_classes, (count,))
+
+    def sharded(self, head: MarginClassifier, world: World) -> MarginClassifier:
+        shards = ClassShards(self.num_classes, world)
+        found = MarginClassifier(head.embedding_size, self.num_classes, self.config, shards).to(head.weight.dtype)
+        with torch.no_grad():
+            found.weight.copy_(shards.own(head.weight))
+        return found.requires_grad_(head.weight.requires_grad)
+
+
+def losses_of(own: MarginClassifier, frozen: MarginClassifier, embedding, projection, teacher, labels, chunk_size):
+    student = LazyLogits.of(own, embedding)
+    shared, taught = LazyLogits.of(frozen, embedding @ projection), LazyLogits.of(frozen, teacher)
+    terms = [CrossEntropy(student), KL(student, taught, 4.0), CrossEntropy(shared), KL(shared, taught, 2.0)]
+    return torch.stack(chunked_losses(terms, labels, chunk_size=chunk_size))
+
+
+def compare(world: World, example: Example, rows: int, tolerance: float, chunk_size: int | None) -> None:
+    """Losses and gradients of this process's part are those of one process with all rows and classes."""
+    weights = torch.tensor([1.0, 1.5, 0.3, 0.7], dtype=example.embedding.dtype)
+    own_rows = slice(world.rank * rows, (world.rank + 1) * rows)
+
+    whole = example.embedding.clone().requires_grad_(), example.projection.clone().requires_grad_()
+    expected = losses_of(example.own, example.frozen, *whole, example.teacher, example.labels, chunk_size)
+    (expected * weights).sum().backward()
+    expected_rows = torch.stack(
+        [
+            losses_of(
+                example.own,
+                example.frozen,
+                example.embedding[part],
+                example.projection,
+                example.teacher[part],
+                example.labels[part],
+                None,
+            )
+            for part in (slice(r * rows, (r + 1) * rows) for r in range(world.size))
+        ]
+        if example.config.margin != "adaface"
+        else [expected] * world.size
+    )
+
+    own, frozen = (example.sharded(head, world) for head in (example.own, example.frozen))
+    part = example.embedding[own_rows].clone().requires_grad_(), example.projection.clone().requires_grad_()
+    losses = losses_of(own, frozen, *part, example.teacher[own_rows], example.labels[own_rows], chunk_size)
+    # Scaled as a loss scaler would, and unlike on each process's own: only the gradient may carry it.
+    (losses * weights).sum().backward()
+
+    close = {"atol": tolerance, "rtol": tolerance}
+    if example.config.margin != "adaface":
+        torch.testing.assert_close(losses, expected_rows[world.rank], **close)
+    assert own.shards is not None and example.own.weight.grad is not None
+    torch.testing.assert_close(own.weight.grad, own.shards.own(example.own.weight.grad), **close)
+    # Averaged over processes, as DistributedDataParallel does with what they share, they are those of one process.
+    torch.testing.assert_close(part[0].grad / world.size, whole[0].grad[own_rows], **close)
+    summed = part[1].grad.clone()
+    torch.distributed.all_reduce(summed) if world.size > 1 else None
+    torch.testing.assert_close(summed / world.size, whole[1].grad, **close)
+    if example.config.margin == "adaface":
+        torch.testing.assert_close((own.norm_mean, own.norm_std), (example.own.norm_mean, example.own.norm_std))
+    example.own.weight.grad = None
+    assert torch.equal(first_class(own, example.embedding), example.own.cosine(example.embedding).argmax(1))
+
+
+CONFIGS = [
+    HeadConfig(),
+    HeadConfig(margin="cosface", scale=32.0),
+    HeadConfig(margin="combined", m1=1.1, m2=0.2, m3=0.1),
+    HeadConfig(margin="adaface"),
+    HeadConfig(margin="none", scale=20.0),
+]
+
+if __name__ == "__main__":
+    with join_world("cpu") as joined:
+        for config in CONFIGS:
+            for num_classes in (2, 5, 23, 40):  # 2 and 5 leave processes without classes
+                for chunk_size in (3, None):
+                    compare(joined, Example(joined, config, num_classes, ROWS, torch.float64), ROWS, 1e-9, chunk_size)
+        for rows in (3, 5, 2):  # the batch may change from step to step
+            compare(joined, Example(joined, CONFIGS[0], 1000, rows, torch.float32), rows, 2e-5, 128)
+        wait_for_all(joined)
+        Path(sys.argv[1], str(joined.rank)).touch()
