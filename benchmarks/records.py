@@ -254,7 +254,8 @@ def _print(stages: list[Stage], turns: int) -> None:
 
 
 def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    digits = 0 if max(values) >= 100 else 2
+    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
 
 def _as_json(stages: list[Stage], arguments: argparse.Namespace) -> dict[str, Any]:
