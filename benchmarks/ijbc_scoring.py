@@ -85,9 +85,10 @@ def run_facekd(root: Path, seconds: dict[str, float]) -> dict[float, float]:
     """What `facekd evaluate ijbc --protocol 1:1 --rule insightface` does; returns TAR by FAR."""
     from evaluation.embedding_rows import NpyRows
     from evaluation.ijb import load_protocol
-    from evaluation.ijb_metrics import measure_verification, score_protocol
+    from evaluation.ijb_metrics import score_protocol
     from evaluation.ijb_problems import find_problems, settle
     from evaluation.templates import Faces, Pooling, pool_templates
+    from evaluation.verification_results import measure_verification
 
     background = ThreadPoolExecutor(1)
     with _timed(seconds, "parse"):

@@ -9,7 +9,6 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,19 @@ from rich.console import Console
 from evaluation.embeddings import embed_pair_set
 from evaluation.face_folders import FaceFolder, FaceFolderError
 from evaluation.identification import search
+from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.result_tables import Table, interval, percent
 from evaluation.software import describe_model, describe_software, find_model
+from evaluation.verification_results import add_intervals, measure_verification
 from facekd.errors import run_verb
 from facekd.files import write_json, write_text
-from facekd.model_options import add_model_options, comma_separated, open_model
+from facekd.model_options import add_model_options, open_model
 from facekd.ranked_scores import RankedScores
-from facekd.subject_bootstrap import subject_bootstrap_intervals
-from facekd.verification_intervals import MIN_SUBJECTS
 from facekd.verification_points import wilson_interval
 
 RESULT_FORMAT, RESULT_VERSION = "facekd-folder", 1
 MOST_PAIRS = 100_000_000  # 14,000 images: scores, labels and people of as many pairs take 2 GB
-DEFAULT_FARS, DEFAULT_RANKS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6), (1, 5, 10, 20)
+DEFAULT_RANKS = (1, 5, 10, 20)
 ROWS_AT_ONCE = 1024
 EXAMPLE = """\
 examples:
@@ -134,35 +133,14 @@ def _verify(faces: FaceFolder, embeddings: np.ndarray, arguments: argparse.Names
             "of them with two images"
         )
     ranked = RankedScores(scores[is_same], scores[~is_same])
-    points = [asdict(point) for point in ranked.tar_at_far(arguments.fars)]
-    equal_error = ranked.equal_error_point()
-    found: dict[str, Any] = {
+    found = {
         "num_images": len(faces),
         "num_people": len(np.unique(faces.people)),
-        "num_genuine": int(is_same.sum()),
-        "num_impostor": int((~is_same).sum()),
-        "eer": equal_error.eer,
-        "eer_threshold": equal_error.threshold,
-        "eer_ci95": None,
-        "auc": ranked.area_under_roc(),
-        "tar_at_far": points,
-        "bootstrap": None,
+        **measure_verification(ranked, arguments.fars, "exact"),
     }
-    if arguments.bootstrap and len(np.unique(first[is_same])) >= MIN_SUBJECTS:
-        intervals = subject_bootstrap_intervals(
-            ranked, scores, is_same, first, second, arguments.fars, arguments.bootstrap, arguments.seed
-        )
-        found["eer_ci95"] = list(intervals.eer)
-        found["bootstrap"] = {
-            "num_subjects": intervals.num_subjects,
-            "replicates": intervals.replicates,
-            "seed": arguments.seed,
-        }
-        for point, bounds in zip(points, intervals.tar, strict=True):
-            if bounds is not None:
-                point.update(ci95=list(bounds), interval=intervals.kind)
-    for point in points:
-        point["ci95"] = None if point["ci95"] is None else list(point["ci95"])
+    if arguments.bootstrap:
+        draws = (arguments.fars, arguments.bootstrap, arguments.seed)
+        add_intervals(found, ranked, scores, is_same, first, second, *draws)
     return found
 
 
@@ -245,21 +223,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--output", required=True, metavar="DIR", help="folder for the results; made where it is missing")
     add("--flip", action=argparse.BooleanOptionalAction, default=True, help="add the mirror image's embedding")
     add("--images-per-person", type=int, metavar="N", help="the first N of each person (default: all)")
-    add("--fars", type=comma_separated, default=DEFAULT_FARS, metavar="F,F", help="FARs (default: 1e-1 .. 1e-6)")
     add("--ranks", type=_ranks, default=DEFAULT_RANKS, metavar="N,N", help="ranks (default: 1,5,10,20)")
-    add("--bootstrap", type=int, default=1000, metavar="N", help="draws of the intervals, 0 for none (default: 1000)")
-    add("--seed", type=int, default=0, help="of those draws (default: 0)")
+    add_metric_options(parser)
     add("--cache", action=argparse.BooleanOptionalAction, default=True, help="keep embeddings for another run")
     add_model_options(parser)
     arguments = parser.parse_args(argv)
     if arguments.images_per_person is not None and arguments.images_per_person < 1:
         parser.error("--images-per-person: give at least 1")
-    if not all(0 < far <= 1 for far in arguments.fars):
-        parser.error("--fars: each must lie in (0, 1]")
-    if arguments.bootstrap and arguments.bootstrap < 100:
-        parser.error(f"--bootstrap {arguments.bootstrap}: give 0, or at least 100 draws")
-    if arguments.seed < 0:
-        parser.error(f"--seed {arguments.seed}: give a whole number from 0")
+    check_metric_options(parser, arguments)
     return arguments
 
 

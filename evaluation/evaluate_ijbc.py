@@ -23,14 +23,10 @@ from evaluation.embed_set import add_embedding_options, embed_with_model
 from evaluation.embedding_rows import NpyRows
 from evaluation.ijb import TARGETS, IjbProtocol, load_protocol
 from evaluation.ijb_metrics import (
-    DEFAULT_FARS,
     add_bootstrap,
     find_worst,
     measure_identification,
-    measure_verification,
-    notes_on_ties,
     score_protocol,
-    verification_curves,
 )
 from evaluation.ijb_problems import (
     Findings,
@@ -45,6 +41,7 @@ from evaluation.ijb_problems import (
 )
 from evaluation.ijb_report import write_report
 from evaluation.ijb_terminal import print_ijb_results
+from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.software import describe_software
 from evaluation.templates import (
     PRESETS,
@@ -56,10 +53,11 @@ from evaluation.templates import (
     pool_templates,
     with_switches,
 )
+from evaluation.verification_results import measure_verification, notes_on_ties, verification_curves
 from facekd.calibration import calibrate
 from facekd.errors import FacekdError, run_verb
 from facekd.files import atomic_open, write_json
-from facekd.model_options import add_model_options, comma_separated
+from facekd.model_options import add_model_options
 from facekd.verification import RULES
 
 RESULT_FORMAT, RESULT_VERSION = "facekd-ijb", 1
@@ -166,10 +164,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--protocol", choices=("1:1", "1:N", "both"), help="default: both where the 1:N files are there, else 1:1")
     add("--rule", choices=RULES, default="exact", help="exact: the largest TAR whose FAR does not exceed the target "
         "(default); insightface: the nearest ROC point, only to compare with tables made so")  # fmt: skip
-    add("--fars", type=comma_separated, default=DEFAULT_FARS, metavar="F,F", help="FARs (default: 1e-1 .. 1e-6)")
-    add("--bootstrap", type=int, default=1000, metavar="N", help="draws of the intervals over subjects, 0 for none "
-        "(default: 1000)")  # fmt: skip
-    add("--seed", type=int, default=0, help="of those draws (default: 0)")
+    add_metric_options(parser)
     add("--calibrate", action="store_true", help="fit log-likelihood ratios to the scores, with Cllr")
     add("--on-missing", choices=("fail", "drop"), default="fail", help="faces that cannot be used: stop (default), or "
         "go on without them and say what that cost")  # fmt: skip
@@ -189,12 +184,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add_embedding_options(parser)
     add_model_options(parser)
     arguments = parser.parse_args(argv)
-    if not all(0 < far <= 1 for far in arguments.fars):
-        parser.error("--fars: each must lie in (0, 1]")
-    if arguments.bootstrap and arguments.bootstrap < 100:
-        parser.error(f"--bootstrap {arguments.bootstrap}: give 0, or at least 100 draws")
-    if arguments.seed < 0:
-        parser.error(f"--seed {arguments.seed}: give a whole number from 0")
+    check_metric_options(parser, arguments)
     for name in ("threads", "workers"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             parser.error(f"--{name} {value}: give at least 1, or leave it out")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.embeddings import cosine_scores, embed_pair_set
+from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.pair_metrics import DEFAULT_FARS, measure_pairs
 from evaluation.pair_sets import PairSet, load_pair_set
 from evaluation.report import (
@@ -29,7 +30,7 @@ from evaluation.report import (
 from evaluation.software import describe_model, describe_software, find_model
 from facekd.errors import FacekdError, run_verb
 from facekd.files import atomic_open, sha256_of_file, write_json, write_text
-from facekd.model_options import add_model_options, comma_separated, open_model
+from facekd.model_options import add_model_options, open_model
 from facekd.verification import RULES
 
 RESULT_FORMAT, SUMMARY_FORMAT, RESULT_VERSION = "facekd-verification", "facekd-verification-summary", 1
@@ -125,7 +126,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--folds", type=int, default=10, help="contiguous folds of the accuracy (default: 10)")
     add("--flip", action=argparse.BooleanOptionalAction, default=True, help="add the mirror image's embedding")
-    add("--fars", type=comma_separated, default=DEFAULT_FARS, metavar="F,F", help="FARs (default: 1e-1,1e-2,1e-3,1e-4)")
     add(
         "--rule",
         choices=RULES,
@@ -133,8 +133,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="exact: the largest TAR whose FAR does not exceed the target (default); insightface: the nearest ROC "
         "point, only to compare with tables made so",
     )
-    add("--bootstrap", type=int, default=1000, metavar="N", help="draws of the intervals, 0 for none (default: 1000)")
-    add("--seed", type=int, default=0, help="of those draws (default: 0)")
+    add_metric_options(parser, DEFAULT_FARS)
     add("--pictures", action=argparse.BooleanOptionalAction, default=True, help="draw roc.png and hardest_pairs.png")
     add("--embeddings", metavar="DIR", help="where embeddings are kept (default: embeddings in the output folder)")
     add("--cache", action=argparse.BooleanOptionalAction, default=True, help="keep embeddings for another run")
@@ -143,12 +142,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     arguments.pairs = [pack for path in arguments.pairs for pack in _packs_of(Path(path))]
     if arguments.names is not None and len(arguments.names) != len(arguments.pairs):
         parser.error(f"--names: {len(arguments.names)} given for {len(arguments.pairs)} packs; '-' stands for none")
-    if arguments.bootstrap and arguments.bootstrap < 100:
-        parser.error(f"--bootstrap {arguments.bootstrap}: give 0, or at least 100 draws")
-    if arguments.seed < 0:
-        parser.error(f"--seed {arguments.seed}: give a whole number from 0")
-    if not all(0 < far <= 1 for far in arguments.fars):
-        parser.error("--fars: each must lie in (0, 1]")
+    check_metric_options(parser, arguments)
     return arguments
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,14 +13,11 @@ from evaluation.identification import identification_curves, mean_of_galleries, 
 from evaluation.ijb import IjbProtocol, SubjectTemplates
 from evaluation.ijb_problems import Kept
 from evaluation.ijb_scoring import RefinedScores, rank_pairs
+from evaluation.verification_results import add_intervals
 from facekd.ranked_scores import RankedScores
-from facekd.subject_bootstrap import subject_bootstrap_intervals
 from facekd.verification import Rule
-from facekd.verification_intervals import MIN_SUBJECTS
 
-DEFAULT_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 NUM_WORST = 20
-MOST_TIED = 0.01  # share of the false accepts allowed, from which on a tie is worth a word
 
 
 @dataclass(frozen=True)
@@ -71,43 +68,6 @@ def score_protocol(
     return PairScores(*rank_pairs(templates, first, second, is_same, fars, (rule,)), chosen, protocol.num_pairs)
 
 
-def measure_verification(ranked: RankedScores, fars: Sequence[float], rule: Rule) -> dict[str, Any]:
-    """Counts, EER, AUC and TAR@FAR with Wilson's intervals."""
-    equal_error = ranked.equal_error_point()
-    points = [asdict(point) for point in ranked.tar_at_far(fars, rule)]
-    for point in points:
-        point["ci95"] = None if point["ci95"] is None else list(point["ci95"])
-        point["ci95_at_threshold"] = point["ci95"]  # Wilson's; a bootstrap lets the threshold vary too
-    return {
-        "num_pairs": ranked.genuine.size + ranked.impostor.size,
-        "num_genuine": ranked.genuine.size,
-        "num_impostor": ranked.impostor.size,
-        "eer": equal_error.eer,
-        "eer_threshold": equal_error.threshold,
-        "eer_ci95": None,
-        "auc": ranked.area_under_roc(),
-        "tar_at_far": points,
-        "bootstrap": None,
-        "calibration": None,
-    }
-
-
-def notes_on_ties(ranked: RankedScores, measured: dict[str, Any]) -> list[str]:
-    """What ties do to the thresholds: equal scores are let in or kept out together."""
-    notes = []
-    for point in measured["tar_at_far"]:
-        if point["tar"] is None:
-            continue
-        tied = ranked.num_tied_at(point["threshold"])
-        if tied > max(1, MOST_TIED * point["far"] * ranked.impostor.size):
-            notes.append(
-                f"FAR {point['far']:g}: {tied:,} impostor pairs share the score just below the threshold, which lets "
-                f"in {point['false_accepts']:,} impostors for that reason; "
-                "look for equal images in different templates, or embeddings of too few digits"
-            )
-    return notes
-
-
 def add_bootstrap(
     measured: dict[str, Any],
     pairs: PairScores,
@@ -118,7 +78,7 @@ def add_bootstrap(
     replicates: int,
     seed: int,
 ) -> None:
-    """Put intervals over subjects into what `measure_verification` found; a note says where they cannot be.
+    """Put intervals over subjects into what `measure_verification` found: `add_intervals` for a protocol.
 
     Args:
         measured: changed in place.
@@ -132,29 +92,8 @@ def add_bootstrap(
     is_same = protocol.is_same[chosen]
     of_template = subjects.astype(np.uint16) if subjects.max() < 1 << 16 else subjects
     first, second = of_template[protocol.pair_first[chosen]], of_template[protocol.pair_second[chosen]]
-    note = None
-    if ((first == second) != is_same).any():
-        note = "the labels of the pairs contradict each other's subjects: no interval over subjects can be made"
-    elif (known := len(np.unique(first[is_same]))) < MIN_SUBJECTS:
-        note = f"only {known} subjects have genuine pairs, {MIN_SUBJECTS} are needed: intervals are Wilson's"
-    if note is not None:
-        measured["bootstrap"] = {"resampled": None, "num_subjects": None, "replicates": 0, "seed": seed, "note": note}
-        return
-    found = subject_bootstrap_intervals(
-        pairs.ranked, pairs.scores[chosen], is_same, first, second, fars, replicates, seed
-    )
-    measured["eer_ci95"] = list(found.eer)
-    measured["bootstrap"] = {
-        "resampled": "subjects",
-        "num_subjects": found.num_subjects,
-        "replicates": found.replicates,
-        "seed": seed,
-        "note": None,
-    }
-    # The draws find their thresholds by the exact rule; beside the other rule's TAR they would mislead.
-    for point, interval in zip(measured["tar_at_far"], found.tar, strict=True):
-        if interval is not None and point["rule"] == "exact":
-            point.update(ci95=list(interval), interval=found.kind)
+    scores = pairs.scores[chosen]
+    add_intervals(measured, pairs.ranked, scores, is_same, first, second, fars, replicates, seed)
 
 
 def find_worst(protocol: IjbProtocol, pairs: PairScores, count: int = NUM_WORST) -> dict[str, list[dict[str, Any]]]:
@@ -179,20 +118,6 @@ def find_worst(protocol: IjbProtocol, pairs: PairScores, count: int = NUM_WORST)
             for pair in worst
         ]
     return found
-
-
-def verification_curves(ranked: RankedScores) -> dict[str, np.ndarray]:
-    """The arrays `roc_*` and `histogram_*` of curves.npz."""
-    roc = ranked.thinned_roc()
-    edges, genuine, impostor = ranked.histogram()
-    return {
-        "roc_far": roc.far,
-        "roc_tar": roc.tar,
-        "roc_threshold": roc.threshold,
-        "histogram_edges": edges,
-        "histogram_genuine": genuine,
-        "histogram_impostor": impostor,
-    }
 
 
 def measure_identification(
