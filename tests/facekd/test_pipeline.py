@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
+from facekd.checkpoint import load_checkpoint
 from facekd.config import ConfigError
-from facekd.pipeline import load_pipeline
+from facekd.embedder import open_embedder
+from facekd.pipeline import load_pipeline, main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,3 +69,38 @@ def test_the_pipeline_that_comes_along_parses() -> None:
 def test_pipelines_that_cannot_be(tmp_path: Path, changes: Any, words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_pipeline([write(tmp_path, **changes), *words]).check()
+
+
+@pytest.mark.slow
+def test_from_nothing_to_a_model_and_not_twice(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write(
+        tmp_path,
+        output=str(tmp_path / "sh"),
+        base={
+            "data": {"train": "synthetic:10x6:1", "image_size": 32, "workers": 0},
+            "backbone": {"width": 0.125, "embedding_size": 16},
+            "head": {"margin_value": 0.2, "scale": 16},
+            "schedule": {"lr": 0.01},
+            "images": 48,
+            "global_batch_size": 12,
+            "log_every_images": 24,
+            "device": "cpu",
+            "tensorboard": False,
+        },
+        teacher={"config": {"backbone.width": 0.25}},
+    )
+    assert main([path]) == 0
+    runs = [tmp_path / "sh" / stage for stage in ("student", "teacher", "distilled")]
+    heads = [load_checkpoint(run)["head"]["weight"] for run in runs]
+    assert torch.equal(heads[0], heads[1]) and torch.equal(heads[0], heads[2])  # shared means shared, to the bit
+    model = tmp_path / "sh" / "model.onnx"
+    embedder = open_embedder(str(model))
+    assert embedder.embed(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 16)
+    written = model.stat().st_mtime_ns
+    logs = [(run / "log.jsonl").read_bytes() for run in runs]
+    capfd.readouterr()
+    assert main([path]) == 0
+    assert model.stat().st_mtime_ns == written
+    assert logs == [
+        (tmp_path / "sh" / stage / "log.jsonl").read_bytes() for stage in ("student", "teacher", "distilled")
+    ]
