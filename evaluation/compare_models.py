@@ -14,8 +14,8 @@ import numpy as np
 from evaluation.ijb import load_protocol
 from evaluation.ijb_pictures import Curve, draw_identification, draw_verification
 from evaluation.ijb_problems import subjects_of_templates
+from evaluation.ijb_report import FOLDER_FORMAT, ReportError, name_of, read_curves, read_result, write_report
 from evaluation.ijb_report import FORMAT as IJB_FORMAT
-from evaluation.ijb_report import ReportError, name_of, read_curves, read_result, write_report
 from evaluation.pair_sets import load_pair_set
 from evaluation.paired_bootstrap import PairedBootstrap, differences
 from evaluation.result_tables import Table, interval, percent
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
     if len(arguments.results) == 1:
         result = read_result(arguments.results[0])
-        if result["format"] != IJB_FORMAT:
+        if result["format"] not in (IJB_FORMAT, FOLDER_FORMAT):
             raise ReportError(
                 f"{arguments.results[0]}: a single LFW-style result has its pictures beside it already; name two or "
                 "more to compare them"

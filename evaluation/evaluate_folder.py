@@ -18,17 +18,18 @@ from rich.console import Console
 from evaluation.embeddings import embed_pair_set
 from evaluation.face_folders import FaceFolder, FaceFolderError
 from evaluation.identification import search
+from evaluation.ijb_report import FOLDER_FORMAT, write_report
 from evaluation.metric_options import add_metric_options, check_metric_options
-from evaluation.result_tables import Table, interval, percent
+from evaluation.result_tables import rank_table, summary_of, verification_table
 from evaluation.software import describe_model, describe_software, find_model
-from evaluation.verification_results import add_intervals, measure_verification
+from evaluation.verification_results import add_intervals, measure_verification, verification_curves
 from facekd.errors import run_verb
-from facekd.files import write_json, write_text
+from facekd.files import atomic_open, write_json
 from facekd.model_options import add_model_options, open_model
 from facekd.ranked_scores import RankedScores
 from facekd.verification_points import wilson_interval
 
-RESULT_FORMAT, RESULT_VERSION = "facekd-folder", 1
+RESULT_VERSION = 1
 MOST_PAIRS = 100_000_000  # 14,000 images: scores, labels and people of as many pairs take 2 GB
 DEFAULT_RANKS = (1, 5, 10, 20)
 ROWS_AT_ONCE = 1024
@@ -41,8 +42,8 @@ examples:
   facekd evaluate folder --model model.onnx --images TINYFACE --resize --output runs/tinyface
 
 Where the folder holds gallery/ and probe/ it is identification, else all pairs. Faces must be aligned
-(`facekd data align`); --resize enlarges small ones. DIR/results.json (its keys: docs/results.md) and report.md;
-embeddings are kept in DIR/embeddings.
+(`facekd data align`); --resize enlarges small ones. DIR/results.json (its keys: docs/results.md), curves.npz;
+report.html, report.md and results.csv, which `facekd report DIR` makes again; embeddings are kept in DIR/embeddings.
 """
 
 
@@ -68,15 +69,15 @@ def main(argv: list[str] | None = None) -> int:
 
     embedding = "f(x) + f(mirrored x)" if arguments.flip else "f(x)"
     if is_search:
-        found = _identify(root, embed, arguments.ranks)
+        found, curves = _identify(root, embed, arguments.ranks), {}
         text = (
             f"closed-set identification, cosine of {embedding}; a probe counts at the rank of its person's best image"
         )
     else:
-        found = _verify(*embed(root), arguments)
+        found, curves = _verify(*embed(root), arguments)
         text = f"all pairs, cosine of {embedding}, TAR@FAR by the exact rule"
     result = {
-        "format": RESULT_FORMAT,
+        "format": FOLDER_FORMAT,
         "version": RESULT_VERSION,
         "model": describe_model(model_file, embedder),
         "images": str(root.resolve()),
@@ -85,14 +86,16 @@ def main(argv: list[str] | None = None) -> int:
         "software": describe_software(),
         "command": shlex.join(["facekd", "evaluate", "folder", *(sys.argv[1:] if argv is None else argv)]),
     }
-    tables = _tables(result)
-    report = [f"# {Path(arguments.model).name} on {root.name}", "", f"Protocol: {text}.", ""]
-    write_text(Path(arguments.output) / "report.md", "\n".join([*report, *(table.to_markdown() for table in tables)]))
-    write_json(Path(arguments.output) / "results.json", result)
+    output = Path(arguments.output)
+    with atomic_open(output / "curves.npz") as stream:
+        np.savez(stream, **curves)  # type: ignore[arg-type]
+    write_json(output / "results.json", result)
+    if arguments.report:
+        write_report(output)
     console = Console(soft_wrap=True)
-    console.print(f"\n[bold]{root.name}[/bold]: {text}", highlight=False)
-    for table in tables:
-        console.print(table.to_markdown(), markup=False, highlight=False)
+    console.print(f"\n[bold]{root.name}[/bold]: {text}\n{summary_of(result)}", highlight=False)
+    table = rank_table(result) or verification_table(result)
+    console.print(table.to_markdown(), markup=False, highlight=False)
     print(f"written to {arguments.output}")
     return 0
 
@@ -124,7 +127,9 @@ def all_pairs(embeddings: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, n
     return np.clip(scores, -1.0, 1.0, out=scores), first == second, first, second
 
 
-def _verify(faces: FaceFolder, embeddings: np.ndarray, arguments: argparse.Namespace) -> dict[str, Any]:
+def _verify(
+    faces: FaceFolder, embeddings: np.ndarray, arguments: argparse.Namespace
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     scores, is_same, first, second = all_pairs(embeddings, faces.people)
     if not is_same.any() or is_same.all():
         kind = "one person" if is_same.all() else "one image of each person"
@@ -141,7 +146,7 @@ def _verify(faces: FaceFolder, embeddings: np.ndarray, arguments: argparse.Names
     if arguments.bootstrap:
         draws = (arguments.fars, arguments.bootstrap, arguments.seed)
         add_intervals(found, ranked, scores, is_same, first, second, *draws)
-    return found
+    return found, verification_curves(ranked)
 
 
 def _identify(root: Path, embed: Any, ranks: Sequence[int]) -> dict[str, Any]:
@@ -187,29 +192,6 @@ def _unit(embeddings: np.ndarray, faces: FaceFolder, folder: Path) -> np.ndarray
     return values / norms[:, None]
 
 
-def _tables(result: dict[str, Any]) -> list[Table]:
-    if result["protocol"]["kind"] == "identification":
-        about = f"{result['num_people']:,} people, {result['num_gallery']:,} gallery images, "
-        about += f"{result['num_distractors']:,} distractors, {result['num_probes']:,} probes"
-        rows = [[f"rank-{entry['rank']}", percent(entry["rate"]), interval(entry["ci95"])] for entry in result["rank"]]
-        return [Table(f"Identification: {about}", ["", "%", "95 % interval (Wilson)"], rows)]
-    rows = [
-        [
-            f"{point['far']:g}",
-            "not measurable" if point["tar"] is None else percent(point["tar"]),
-            interval(point["ci95"]),
-            "-" if point["threshold"] is None else f"{point['threshold']:.4f}",
-            "-" if point["false_accepts"] is None else f"{point['false_accepts']:,}",
-        ]
-        for point in result["tar_at_far"]
-    ]
-    about = f"{result['num_people']:,} people, {result['num_images']:,} images, {result['num_genuine']:,} genuine and "
-    about += (
-        f"{result['num_impostor']:,} impostor pairs; EER {percent(result['eer'])} % ({interval(result['eer_ci95'])})"
-    )
-    return [Table(about, ["FAR", "TAR %", "95 % interval", "threshold", "false accepts"], rows)]
-
-
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="facekd evaluate folder",
@@ -225,6 +207,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--images-per-person", type=int, metavar="N", help="the first N of each person (default: all)")
     add("--ranks", type=_ranks, default=DEFAULT_RANKS, metavar="N,N", help="ranks (default: 1,5,10,20)")
     add_metric_options(parser)
+    add("--report", action=argparse.BooleanOptionalAction, default=True, help="write report.html, .md and results.csv")
     add("--cache", action=argparse.BooleanOptionalAction, default=True, help="keep embeddings for another run")
     add_model_options(parser)
     arguments = parser.parse_args(argv)

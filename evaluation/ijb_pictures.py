@@ -103,7 +103,7 @@ def draw_histograms(
             for number, (label, place) in enumerate(thresholds):
                 axes.axvline(place, lw=1, ls="--", color=str(0.15 + 0.11 * (number % 6)), label=label)
         axes.set_xlim(*_occupied(edges, [values for *_, values, _ in kinds]))
-        axes.set_xlabel("cosine of the two templates")
+        axes.set_xlabel("cosine")
         axes.set_ylabel("density")
         axes.set_title("scores" if scale == "linear" else "the same, logarithmic, with thresholds", fontsize=10)
         axes.legend(fontsize=8)

@@ -1,7 +1,7 @@
-"""The report of an IJB-style evaluation: `results.csv`, `report.md` and one self-contained page, `report.html`.
+"""The report of an IJB-style evaluation, or of a folder: `results.csv`, `report.md` and one page, `report.html`.
 
-Made from the files that `facekd evaluate ijbc` leaves (docs/results.md), at any time and without the model; the images
-of the worst pairs are added where the set is still at its place.
+Made from the files that `facekd evaluate ijbc` and `folder` leave (docs/results.md), at any time and without the model;
+the images of the worst pairs of an IJB-style set are added where it is still at its place.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from evaluation.ijb_pictures import (
 from evaluation.result_tables import (
     Table,
     identification_table,
-    interval,
     pairs_of,
-    percent,
     protocols_table,
+    rank_table,
     reasons_of,
+    summary_of,
     to_csv,
     verification_table,
 )
@@ -40,7 +40,8 @@ from facekd.data.decoding import decode_rgb
 from facekd.errors import FacekdError
 from facekd.files import write_text
 
-FORMAT, NEWEST_VERSION = "facekd-ijb", 1
+FORMAT, FOLDER_FORMAT, NEWEST_VERSION = "facekd-ijb", "facekd-folder", 1
+ONE_FOLDER = ("num_images", "num_people", "num_gallery", "num_distractors", "num_probes")
 FILES = ("results.csv", "report.md", "report.html")
 MOST_STRIPS = 8
 
@@ -92,13 +93,14 @@ def write_report(folder: str | os.PathLike[str]) -> list[Path]:
         The files written.
 
     Raises:
-        ReportError: no results of an IJB-style evaluation there.
+        ReportError: no results of an IJB-style evaluation, or of a folder, there.
         OSError: a file cannot be written.
     """
     folder = Path(folder)
     result = read_result(folder)
-    if result["format"] != FORMAT:
-        raise ReportError(f"{folder}: holds results of {result['format']}; this report is for those of {FORMAT}")
+    if result["format"] not in (FORMAT, FOLDER_FORMAT):
+        known = f"{FORMAT} and {FOLDER_FORMAT}"
+        raise ReportError(f"{folder}: holds results of {result['format']}; this report is for those of {known}")
     write_text(folder / "results.csv", to_csv(result))
     tables = _tables(result)
     write_text(folder / "report.md", _markdown(result, tables))
@@ -113,16 +115,20 @@ def name_of(result: dict[str, Any]) -> str:
 
 
 def _title(result: dict[str, Any]) -> str:
-    dataset = result["dataset"]
+    dataset = result.get("dataset") or {"published": None, "root": result["images"]}
     return f"{name_of(result)} on {dataset['published'] or Path(dataset['root']).name}"
 
 
 def _tables(result: dict[str, Any]) -> list[Table]:
     """In the order in which they are read."""
-    dataset = {key: value for key, value in result["dataset"].items() if value is not None}
+    dataset = result.get("dataset") or {
+        "folder": result["images"],
+        **{key: result[key] for key in ONE_FOLDER if key in result},
+    }
     tables = [
         verification_table(result) if result.get("tar_at_far") else None,
         identification_table(result),
+        rank_table(result),
         protocols_table(result),
         pairs_of("Data", dataset),
         _problems(result),
@@ -147,21 +153,8 @@ def _problems(result: dict[str, Any]) -> Table | None:
     return Table("What was odd about the data", ["", "count", "what"], rows)
 
 
-def _summary(result: dict[str, Any]) -> str:
-    """One line: EER and AUC, and how many comparisons they rest on."""
-    if result.get("eer") is None:
-        return "1:N alone was evaluated."
-    text = f"EER {percent(result['eer'])} %"
-    if result.get("eer_ci95"):
-        text += f" (95 % interval {interval(result['eer_ci95'])})"
-    text += (
-        f", AUC {result['auc']:.6f}; {result['num_genuine']:,} genuine and {result['num_impostor']:,} impostor pairs."
-    )
-    return text
-
-
 def _markdown(result: dict[str, Any], tables: list[Table]) -> str:
-    parts = [f"# {_title(result)}", "", f"Protocol: {result['protocol']['text']}.", "", _summary(result), ""]
+    parts = [f"# {_title(result)}", "", f"Protocol: {result['protocol']['text']}.", "", summary_of(result), ""]
     parts += [f"- {note}" for note in [*(result.get("notes") or []), *reasons_of(result)]]
     parts += ["", *(table.to_markdown() for table in tables)]
     parts += ["## Command", "", "```", result.get("command", ""), "```", ""]
@@ -170,7 +163,7 @@ def _markdown(result: dict[str, Any], tables: list[Table]) -> str:
 
 def _html(result: dict[str, Any], tables: list[Table], curves: dict[str, np.ndarray]) -> str:
     protocol = html.escape(result["protocol"]["text"])
-    parts = [f"<p>Protocol: {protocol}.</p><p>{html.escape(_summary(result))}</p>"]
+    parts = [f"<p>Protocol: {protocol}.</p><p>{html.escape(summary_of(result))}</p>"]
     parts += _list(result.get("notes") or [])
     model = Curve(name_of(result), curves, result.get("tar_at_far") or [])
     for table in tables:
@@ -198,9 +191,10 @@ def _list(sentences: list[str]) -> list[str]:
 
 
 def _verification_pictures(result: dict[str, Any], model: Curve) -> list[str]:
+    compared = "templates, made by the protocol above," if "dataset" in result else "images"
     parts = [
-        "<p>To deploy one of these points, accept when the cosine of two templates, made by the protocol above, is at "
-        "least the threshold. A threshold holds for this model, this protocol and people like these.</p>"
+        f"<p>To deploy one of these points, accept when the cosine of two {compared} is at least the threshold. A "
+        "threshold holds for this model, this protocol and people like these.</p>"
     ]
     if "roc_far" in model.curves:
         caption = "Grey: fewer than one false accept. The exact operating points, thinned; nothing is interpolated."

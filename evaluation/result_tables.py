@@ -104,6 +104,30 @@ def identification_table(result: dict[str, Any]) -> Table | None:
     return Table("1:N identification", ["", *galleries], rows)
 
 
+def rank_table(result: dict[str, Any]) -> Table | None:
+    """Rank rates of a closed-set identification; None without one."""
+    if not result.get("rank"):
+        return None
+    rows = [[f"rank-{entry['rank']}", percent(entry["rate"]), interval(entry["ci95"])] for entry in result["rank"]]
+    return Table("Closed-set identification", ["", "%", "95 % interval (Wilson)"], rows)
+
+
+def summary_of(result: dict[str, Any]) -> str:
+    """One line: what was compared, EER and AUC."""
+    text = f"{result['num_people']:,} people, {result['num_images']:,} images; " if "num_images" in result else ""
+    if result.get("rank"):
+        text += f"{result['num_people']:,} people, {result['num_gallery']:,} gallery images, "
+        return text + f"{result['num_distractors']:,} distractors, {result['num_probes']:,} probes."
+    if result.get("eer") is None:
+        return "1:N alone was evaluated."
+    text += f"EER {percent(result['eer'])} %"
+    if result.get("eer_ci95"):
+        text += f" (95 % interval {interval(result['eer_ci95'])})"
+    return text + (
+        f", AUC {result['auc']:.6f}; {result['num_genuine']:,} genuine and {result['num_impostor']:,} impostor pairs."
+    )
+
+
 def protocols_table(result: dict[str, Any]) -> Table | None:
     """One row a combination of the switches, where all were run."""
     protocols = result.get("protocols")
@@ -171,6 +195,9 @@ def _csv_rows(run: dict[str, Any]) -> list[list[Any]]:
             low, high = (run.get(f"{metric}_ci95") or (None, None))[:2]
             threshold = run.get(f"{metric}_threshold")
             rows.append([metric, None, None, run[metric], low, high, threshold, None, None, None])
+    rows += [
+        ["rank", None, entry["rank"], entry["rate"], *entry["ci95"], *[None] * 4] for entry in run.get("rank") or []
+    ]
     if isinstance(run.get("accuracy"), dict):
         rows.append(["accuracy", None, None, run["accuracy"]["mean"], *[None] * 6])
     for name, gallery in (run.get("identification") or {}).items():

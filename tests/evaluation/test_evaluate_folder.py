@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from itertools import combinations
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from evaluation.compare_models import main as report
 from evaluation.evaluate_folder import all_pairs, main
+from evaluation.ijb_report import FILES
 from facekd.errors import FacekdError
 from facekd.verification import equal_error_rate, tar_at_far
 
@@ -65,6 +68,14 @@ def test_all_pairs_are_those_of_two_loops(tmp_path: Path, model: Path, capsys: p
     printed = capsys.readouterr().out
     assert "14 people" in printed and "not measurable" in printed
     assert (out / "report.md").read_text().splitlines()[0] == "# quarters.onnx on people"
+    page = (out / "report.html").read_text()
+    assert page.count("<img") == 2  # ROC and DET, histograms
+    for value in (repr(result["tar_at_far"][0]["threshold"]), "14 people", f"AUC {result['auc']:.6f}"):
+        assert value in page
+    for name in FILES:
+        (out / name).unlink()
+    assert report([str(out)]) == 0
+    assert (out / "report.html").read_text() == page
 
 
 def test_fewer_images_of_a_person(tmp_path: Path, model: Path) -> None:
@@ -119,6 +130,12 @@ def test_identification_is_that_of_a_loop(tiny: Path, tmp_path: Path, model: Pat
     result = results(tmp_path / "out")
     assert (result["num_gallery"], result["num_distractors"], result["num_probes"]) == (18, 40, 36)
     rates = {entry["rank"]: entry["rate"] for entry in result["rank"]}
+    with (tmp_path / "out" / "results.csv").open() as stream:
+        written = {
+            float(row["target"]): float(row["value"]) for row in csv.DictReader(stream) if row["metric"] == "rank"
+        }
+    assert written == rates
+    assert "40 distractors, 36 probes" in (tmp_path / "out" / "report.html").read_text()
     assert rates == {rank: pytest.approx(np.mean(np.array(ranks) <= rank)) for rank in (1, 3, 200)}
     assert rates[1] < rates[3] < rates[200] == 1  # the task is neither trivial nor hopeless
     assert result["protocol"]["kind"] == "identification"
