@@ -136,9 +136,10 @@ class Quickstart:
         with sole_user_of(self.folder, "quickstart"):
             memory = Memory(self.folder, same_command_only=True)
             self._make_untrained()
-            run_steps(self.trainings(), memory)
+            trained = run_steps(self.trainings(), memory)
             # Exporting and judging leave a core idle by themselves; two at once do not, and each keeps to its log.
-            run_steps([*self.trainings(), *self.judgings()], memory, jobs=2, threads=max(1, usable_cores() // 2))
+            threads = max(1, usable_cores() // 2)
+            run_steps(self.judgings(), memory, jobs=2, threads=threads, done=trained.done)
         models = [self._result("untrained", "random weights")]
         models += [self._result(name, recipe.method) for name, recipe in RECIPES.items() if recipe.judged]
         write_json(self.folder / "results.json", {"schema": 1, "seed": self.seed, "models": models})

@@ -149,6 +149,7 @@ def run_steps(
     threads: int | None = None,
     keep_going: bool = False,
     look: Callable[[Sequence[Step], Sequence[Step]], None] | None = None,
+    done: Sequence[str] = (),
 ) -> Outcome:
     """Run what is not done, in the order given, except that nothing runs before what it builds on.
 
@@ -161,6 +162,7 @@ def run_steps(
         threads: computing threads of each; None leaves that to the libraries.
         keep_going: after a failure run what does not build on it, instead of raising.
         look: called again and again with the steps now running and those still to run.
+        done: titles of steps that an earlier call has seen to.
 
     Raises:
         StepError: a step failed, without `keep_going`.
@@ -168,7 +170,7 @@ def run_steps(
     environment = dict(os.environ)
     if threads is not None:
         environment |= {name: str(threads) for name in THREAD_VARIABLES}
-    outcome = Outcome()
+    outcome = Outcome(done=list(done))
     waiting = list(steps)
     running: list[_Running] = []
     with _stopping_on_signals():

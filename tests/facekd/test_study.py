@@ -224,7 +224,7 @@ def test_nothing_to_report_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @pytest.mark.slow
 def test_a_study_runs_fails_in_part_and_goes_on(tmp_path: Path, tiny_faces: Path) -> None:
-    generated = "data synthesize --identities 8 --images-per-identity 6 --test-identities 12 --pairs 40 --size 32"
+    generated = "data synthesize --identities 8 --images-per-identity 6 --test-identities 20 --pairs 40 --size 32"
     changes: dict[str, Any] = {
         "output": str(tmp_path / "out"),
         "seeds": [0, 1],
