@@ -1,7 +1,7 @@
 """Embed once, score many: images of a pair set to embeddings, kept on disk under what they depend on.
 
-Scoring under other folds, FARs or rules then reads the embeddings back and never touches the model. Shapes: M images,
-D embedding values, N pairs.
+An image that stands in several pairs is embedded once. Scoring under other folds, FARs or rules then reads the
+embeddings back and never touches the model. Shapes: M images, D embedding values, N pairs.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def embed_images(
 def embed_pair_set(
     embedder: Embedder, pair_set: EncodedImages, flip: bool, cache: str | os.PathLike[str] | None = None
 ) -> np.ndarray:
-    """Embeddings (M, D) of all images of a set, read from `cache` where they are there.
+    """Embeddings (M, D) of all images of a set, equal ones embedded once, read from `cache` where they are there.
 
     Args:
         embedder: the model.
@@ -81,17 +81,21 @@ def embed_pair_set(
             pack never meets old embeddings.
     """
     wanted = (False, True) if flip else (False,)
+    contents = [hashlib.sha256(image).digest() for image in pair_set.images]
     known: dict[bool, np.ndarray] = {}
     files: dict[bool, Path] = {}
     if cache is not None:
-        digest = _digest(embedder, pair_set)
+        digest = _digest(embedder, contents)
         files = {mirror: Path(cache) / f"{digest}-{'mirrored' if mirror else 'plain'}.npy" for mirror in wanted}
         shape = (len(pair_set.images), embedder.embedding_size)
         known = {mirror: array for mirror, file in files.items() if (array := _read_cached(file, shape)) is not None}
     missing = [mirror for mirror in wanted if mirror not in known]
     if missing:
-        embedded = embed_images(embedder.embed, pair_set, mirrors=missing, show_progress=True)
-        known.update(zip(missing, embedded, strict=True))
+        numbers = {content: number for number, content in enumerate(dict.fromkeys(contents))}
+        which = np.array([numbers[content] for content in contents])
+        some = _SomeImages(pair_set, np.unique(which, return_index=True)[1])
+        embedded = embed_images(embedder.embed, some, mirrors=missing, show_progress=True)
+        known.update((mirror, array[which]) for mirror, array in zip(missing, embedded, strict=True))
     for mirror in missing:
         if mirror in files:
             with atomic_open(files[mirror]) as stream:
@@ -123,12 +127,29 @@ def cosine_scores(embeddings: np.ndarray, pair_set: PairSet) -> np.ndarray:
     return np.clip(products / (norms[0::2] * norms[1::2]), -1.0, 1.0)
 
 
-def _digest(embedder: Embedder, pair_set: EncodedImages) -> str:
-    digest = hashlib.sha256(embedder.fingerprint.encode())
-    for image in pair_set.images:
-        digest.update(len(image).to_bytes(8, "little"))
-        digest.update(image)
-    return digest.hexdigest()[:32]
+class _SomeImages:
+    """Images of a set at ascending positions (M,)."""
+
+    def __init__(self, whole: EncodedImages, positions: np.ndarray) -> None:
+        self.name = whole.name
+        self._whole = whole
+        self._positions = positions
+
+    @property
+    def images(self) -> Sequence[bytes]:
+        return [self._whole.images[position] for position in self._positions.tolist()]
+
+    def decode(self, start: int, stop: int) -> np.ndarray:
+        positions = self._positions[start:stop]
+        runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1)
+        parts = [self._whole.decode(int(run[0]), int(run[-1]) + 1) for run in runs]
+        if len({part.shape[1:] for part in parts}) > 1:
+            return self._whole.decode(int(positions[0]), int(positions[-1]) + 1)  # which names the one that differs
+        return np.concatenate(parts)
+
+
+def _digest(embedder: Embedder, contents: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"".join([embedder.fingerprint.encode(), *contents])).hexdigest()[:32]
 
 
 def _read_cached(file: Path, shape: tuple[int, int]) -> np.ndarray | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
 from evaluation.embeddings import cosine_scores, embed_images, embed_pair_set
 from evaluation.pair_sets import PairSetError, load_pair_set
+from facekd.data.pair_pack import PairPackError, write_pair_pack
 from facekd.preprocessing import Preprocessing
 
 from .conftest import make_pack, quarters
@@ -57,6 +59,27 @@ def test_cached_embeddings_are_used_again_and_only_what_is_missing_is_embedded(t
     assert embedder.num_images == 160
     np.testing.assert_array_equal(again, both)
     np.testing.assert_array_equal(embed_pair_set(embedder, pair_set, False, cache), plain)
+
+
+@pytest.mark.parametrize("images_at_once", [1, 5, 256])
+def test_an_image_in_several_pairs_is_embedded_once(tmp_path, pack, monkeypatch, images_at_once):
+    monkeypatch.setattr("evaluation.embeddings.IMAGES_AT_ONCE", images_at_once)
+    images = list(load_pair_set(pack).images)
+    which = np.random.default_rng(0).integers(0, 30, 40)
+    write_pair_pack(tmp_path / "repeated.bin", [images[image] for image in which], np.arange(20) % 2 == 0)
+    pair_set, embedder = load_pair_set(tmp_path / "repeated.bin", folds=2), CountingEmbedder()
+    found = embed_pair_set(embedder, pair_set, True)
+    assert embedder.num_images == 2 * len(np.unique(which)) < 2 * len(which)
+    decoded = pair_set.decode(0, 40)
+    np.testing.assert_allclose(found, quarters(decoded) + quarters(decoded[:, :, ::-1]), rtol=1e-6)
+
+
+def test_an_odd_size_behind_a_repeated_image_is_named(tmp_path, pack):
+    images = list(load_pair_set(pack).images)
+    odd = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    write_pair_pack(tmp_path / "odd.bin", [images[0], images[0], images[1], odd], [True, False])
+    with pytest.raises(PairPackError, match=r"image 3 \(pair 1\) is 8x8 pixels"):
+        embed_pair_set(CountingEmbedder(), load_pair_set(tmp_path / "odd.bin", folds=2), False)
 
 
 def test_another_model_or_another_pack_never_meets_old_embeddings(tmp_path):
