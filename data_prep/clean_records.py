@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_prep.bad_records import BadRecords, add_bad_record_option
 from data_prep.clean_lists import Changes, CleanListError, read_clean_lists
 from data_prep.image_sources import RecordSource, default_name
+from data_prep.resuming import tell_found, told_when_kept
 from data_prep.unpack_records import suffix_of
 from facekd.data.decoding import decode_rgb
 from facekd.data.record_pack import open_record_pack
@@ -48,8 +51,13 @@ def main(argv: list[str] | None = None) -> int:
     order = np.argsort(new_labels, kind="stable") if pack.layout == "insightface" else np.arange(len(kept))
     bad = BadRecords(arguments.on_bad_record)
     size = pack.property["height"] if pack.property else decode_rgb(pack.read_image(int(kept[0]))[0]).shape[0]
-    with RecordPackWriter(rec_path, size, pack.layout) as writer:
-        for row in track(order.tolist(), "writing records"):
+    job = _job(source, kept[order], new_labels[order])
+    writer = RecordPackWriter(rec_path, size, pack.layout, job)
+    with told_when_kept(writer), writer:
+        bad.go_on(writer)
+        tell_found(writer, writer.num_found)
+        left = order[writer.next_task :].tolist()
+        for task, row in enumerate(track(left, "writing records"), start=writer.next_task):
             image, label = int(kept[row]), int(new_labels[row])
             try:
                 content, _ = pack.read_image(image)
@@ -57,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
                 bad.meet(error)
                 continue
             name = source.name(image) or default_name(label, image, suffix_of(content))
-            writer.add(label, content, name, int(pack.image_keys[image]) if pack.layout == "im2rec" else None)
+            key = int(pack.image_keys[image]) if pack.layout == "im2rec" else None
+            writer.add(label, content, name, key, task)
     num_dropped = pack.num_images - len(kept)
     report = {
         "format": "facekd-cleaning",
@@ -76,6 +85,14 @@ def main(argv: list[str] | None = None) -> int:
         f"{len(changes.merges):,} identities merged{bad.summary()}"
     )
     return 0
+
+
+def _job(source: RecordSource, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """All that decides what is written: the old pack, and which of its images go where."""
+    digest = hashlib.sha256()
+    for part in (images, labels):
+        digest.update(np.ascontiguousarray(part, dtype="<i8").data)
+    return {"verb": "clean", "source": source.fingerprint(), "images": digest.hexdigest()}
 
 
 def _merged(changes: Changes, labels: np.ndarray, num_classes: int) -> np.ndarray:
@@ -103,7 +120,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example:\n"
         "  facekd data inspect ms1mv3 --model teacher.onnx --report look/index.html   # writes look/*.tsv\n"
         "  facekd data clean ms1mv3 ms1mv3_clean --apply look/outliers.tsv\n\n"
-        "Look at the lists first, and take out the lines you do not agree with. The old pack stays as it is.",
+        "Look at the lists first, and take out the lines you do not agree with. The old pack stays as it is.\n"
+        "Run again after a stop or a full disk, it goes on where it was.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep import convert_records, pack_records
+from data_prep import clean_records, convert_records, pack_records
 from facekd import partial_file
 from facekd.data.record_pack import open_record_pack
 
@@ -102,6 +102,20 @@ def test_the_same_command_goes_on(
     shard = [f"train-00000-of-00003.{kind}" for kind in ("idx", "lst", "rec")]
     assert left == (["property", *shard] if finished else [])
     assert_goes_on(run, verb, (photos, out, *options), out, whole, 25 - finished if trouble == "killed" else 10)
+
+
+def test_a_cleaning_goes_on(photos: Path, tmp_path: Path, run: Run) -> None:
+    assert run(pack_records.main, photos, tmp_path / "pack", "--size", 32)[0] == 0
+    (tmp_path / "drop.tsv").write_text("drop\t3\ndrop\t39\nmerge\t0\t1\n")
+    arguments = (tmp_path / "pack", tmp_path / "out", "--apply", tmp_path / "drop.tsv")
+    assert in_trouble(clean_records, "killed", *arguments).returncode == -9
+    assert run(clean_records.main, arguments[0], tmp_path / "whole", *arguments[2:])[0] == 0
+    assert_goes_on(run, clean_records, arguments, tmp_path / "out", tmp_path / "whole", 25)
+    assert in_trouble(clean_records, "killed", *arguments, "--force").returncode == -9
+    (tmp_path / "drop.tsv").write_text("drop\t5\n")  # other lists: nothing of it is of use
+    status, _, err = run(clean_records.main, *arguments, "--force")
+    assert status == 0 and "going on" not in err
+    assert open_record_pack(tmp_path / "out").num_images == NUM_IMAGES - 1
 
 
 def test_shards_of_a_stopped_conversion_give_way_to_others(photos: Path, tmp_path: Path, run: Run) -> None:
