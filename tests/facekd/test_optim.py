@@ -110,14 +110,37 @@ def train(optimizer, module, steps, lr=0.05, seed=0):
         ),
     ],
 )
-@pytest.mark.parametrize("foreach", [None, True, False])
-def test_steps_are_those_of_torch(config, reference, foreach):
+@pytest.mark.parametrize("how", [{"foreach": None}, {"foreach": True}, {"foreach": False}])
+def test_steps_are_those_of_torch(config, reference, how):
     ours, theirs = network(), network()
-    config = OptimizerConfig(**{**vars(config), "foreach": foreach})
+    config = OptimizerConfig(**{**vars(config), **how})
     groups = parameter_groups({"backbone": ours}, config.weight_decay)
     found = train(build_optimizer(config, groups), ours, 5)
     expected = train(reference(theirs.parameters()), theirs, 5)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_fused_form_takes_the_same_steps(name):
+    modules = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        module = nn.Linear(30, 20)
+        config = OptimizerConfig(name=name, fused=fused)
+        optimizer = build_optimizer(config, parameter_groups({"net": module}, 0.1))
+        set_learning_rate(optimizer, 0.05)
+        for _ in range(5):
+            optimizer.zero_grad()
+            module(torch.randn(8, 30)).square().sum().backward()
+            optimizer.step()
+        assert optimizer.defaults["fused"] is (True if fused else None)
+        modules.append([parameter.detach() for parameter in module.parameters()])
+    torch.testing.assert_close(*modules)
+
+
+def test_two_implementations_at_once_are_refused():
+    with pytest.raises(OptimError, match=r"optimizer\.fused and optimizer\.foreach are two implementations"):
+        OptimizerConfig(fused=True, foreach=True)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

@@ -1,0 +1,319 @@
+"""Images a second of a training step, loading included, beside a plain restatement of the field's usual loop.
+
+Both train the same backbone under an ArcFace head of as many classes, and take turns step by step in one process:
+
+    facekd  `facekd.train_step` fed by facekd's loader: the configuration's defaults, and variants of them
+    usual   written out below: PIL and float tensors one at a time, (B, C) cosines with the margin on them,
+            cross-entropy, torch's PReLU and memory layout, SGD; fp16 and a gradient scaler on a GPU, fp32 on a CPU
+
+Where the time of facekd's step goes is measured part by part: waiting for the loader, forward and backward of the
+backbone, and of the head from given embeddings, and the optimiser, each as a share of the whole step. Memory is that of
+a GPU's allocator; on a CPU the peak of resident memory over that before the model was made, in a process for each.
+
+On a CPU the defaults are small; on a GPU:
+
+    python benchmarks/train_step.py --batch-size 128 --turns 50 --variants bf16 fp16 fused "bf16 compile" --workers 8
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from backbones import replace_prelu
+from large_head import reset_peak, status_bytes
+from loader import PerSampleDataset, write_generated_pack
+from measuring import Table, ratios, report, spread
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, RandomSampler
+
+from facekd.backbones import build_backbone
+from facekd.config import TrainConfig, parse_config
+from facekd.data.datasets import open_dataset
+from facekd.data.loader import Batch, make_loader
+from facekd.data.sampler import PositionSampler
+from facekd.data.transforms import Augmentation, to_model_input
+from facekd.distributed import World
+from facekd.errors import run_verb
+from facekd.optim import set_learning_rate
+from facekd.progress import track
+from facekd.train_step import train_step
+from facekd.training_state import AMP_DTYPES, TrainingState, build_recognizer, build_state
+
+BACKBONES = ("mobilefacenet", "iresnet50", "iresnet100")
+EMBEDDING_SIZE, SCALE, MARGIN, CLIP_NORM, LR, SEED = 512, 64.0, 0.5, 5.0, 1e-3, 0
+VARIANTS = {
+    "bf16": ("--precision", "bf16"),
+    "fp16": ("--precision", "fp16"),
+    "contiguous": ("--channels_last", "false"),
+    "foreach": ("--optimizer.foreach", "true"),
+    "fused": ("--optimizer.fused", "true"),
+    "compile": ("--compile", "true"),
+}
+
+
+class UsualLoop:
+    """What the field's training scripts do in a step."""
+
+    def __init__(self, backbone: str, arguments: argparse.Namespace, device: torch.device) -> None:
+        size, self.device = arguments.image_size, device
+        torch.manual_seed(SEED)
+        net = build_backbone(backbone, embedding_size=EMBEDDING_SIZE, image_size=size, width=1.0, dropout=0.0)
+        replace_prelu(net)
+        self.backbone = net.to(device).train()
+        self.weight = torch.nn.Parameter(torch.randn(arguments.classes, EMBEDDING_SIZE, device=device) * 0.01)
+        parameters = [*self.backbone.parameters(), self.weight]
+        self.optimizer = torch.optim.SGD(parameters, lr=LR, momentum=0.9, weight_decay=5e-4)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+        dataset = PerSampleDataset(arguments.data, flip=True)
+        order = RandomSampler(dataset, replacement=True, num_samples=10**9)
+        self.loader = DataLoader(
+            dataset,
+            arguments.batch_size,
+            sampler=order,
+            num_workers=arguments.workers,
+            pin_memory=device.type == "cuda",
+        )
+        self.batches = iter(self.loader)
+
+    def step(self) -> None:
+        images, labels = (tensor.to(self.device, non_blocking=True) for tensor in next(self.batches))
+        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
+            embedding = self.backbone(images)
+        embedding, centres = F.normalize(embedding.float()), F.normalize(self.weight)
+        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
+            cosine = F.linear(embedding, centres)
+        cosine = cosine.float().clamp(-1 + 1e-7, 1 - 1e-7)
+        one_hot = F.one_hot(labels, len(self.weight)).to(cosine)
+        logits = torch.cos(torch.acos(cosine) + MARGIN * one_hot) * SCALE
+        loss = F.cross_entropy(logits, labels)
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), CLIP_NORM)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        loss.item()  # they log it
+
+
+class OurLoop:
+    """facekd's loader and step."""
+
+    def __init__(self, backbone: str, variant: str, arguments: argparse.Namespace, device: torch.device) -> None:
+        words = [
+            *("--output", str(arguments.data.parent), "--data.train", str(arguments.data.parent), "--seed", str(SEED)),
+            *("--data.image_size", str(arguments.image_size), "--backbone.name", backbone),
+            *("--backbone.embedding_size", str(EMBEDDING_SIZE), "--global_batch_size", str(arguments.batch_size)),
+            *("--head.margin", "arcface", "--head.margin_value", str(MARGIN), "--head.scale", str(SCALE)),
+            *(word for name in variant.split() for word in VARIANTS[name]),
+        ]
+        config, world = parse_config(TrainConfig, words, "", ""), World(0, 1, device)
+        dataset = open_dataset(arguments.data.parent, arguments.image_size)
+        self.state: TrainingState = build_state(config, world, dataset, 10**9, build_recognizer(config, world, dataset))
+        sampler = PositionSampler(len(dataset), SEED, arguments.batch_size)
+        pin = device.type == "cuda"
+        self.batches: Iterator[Batch] = iter(
+            make_loader(dataset, sampler, Augmentation(), SEED, arguments.workers, pin)
+        )
+        self.waited: list[float] = []
+
+    def step(self) -> None:
+        start = time.perf_counter()
+        batch = next(self.batches)
+        self.waited.append(time.perf_counter() - start)
+        train_step(self.state, batch, LR)
+
+    def parts(self, turns: int) -> dict[str, list[float]]:
+        """Seconds of each part on its own."""
+        state = self.state
+        batch, device = next(self.batches), state.world.device
+        layout = torch.channels_last if state.config.channels_last else torch.contiguous_format
+        images = to_model_input(batch.images.to(device), batch.flip.to(device), memory_format=layout)
+        labels, recognizer = batch.labels.to(device), state.recognizer
+        dtype = AMP_DTYPES[state.config.precision]
+        given = torch.randn(len(labels), EMBEDDING_SIZE, device=device).requires_grad_()
+
+        def of_backbone() -> None:
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                embedding = recognizer.backbone(images)
+            embedding.backward(torch.ones_like(embedding))
+
+        def of_head() -> None:
+            kept, recognizer.backbone = recognizer.backbone, torch.nn.Identity()
+            try:
+                with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                    loss = recognizer(given, labels)[0]
+                loss.backward()
+            finally:
+                recognizer.backbone = kept
+
+        def of_optimizer() -> None:
+            state.optimizer.step()
+            state.optimizer.zero_grad(set_to_none=True)
+
+        set_learning_rate(state.optimizer, 0.0)
+        found: dict[str, list[float]] = {"backbone": [], "head": [], "optimiser": []}
+        for turn in range(turns + 1):  # the first is a warm-up; the optimiser uses the gradients of the two before it
+            for name, part in (("backbone", of_backbone), ("head", of_head), ("optimiser", of_optimizer)):
+                seconds = seconds_of(part, device)
+                if turn:
+                    found[name].append(seconds)
+        return found
+
+
+def seconds_of(work: Callable[[], None], device: torch.device) -> float:
+    """By the clock on a CPU; by events around the work on a GPU, and waited for."""
+    if device.type == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def build(side: str, backbone: str, arguments: argparse.Namespace, device: torch.device) -> UsualLoop | OurLoop:
+    if side == "usual":
+        return UsualLoop(backbone, arguments, device)
+    return OurLoop(backbone, "" if side == "facekd" else side, arguments, device)
+
+
+def peak_bytes(side: str, backbone: str, arguments: argparse.Namespace, device: torch.device) -> int:
+    """Of two steps: model, gradients, momentum, activations and a batch."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        before = reset_peak()
+    loop = build(side, backbone, arguments, device)
+    loop.step()
+    loop.step()
+    return (torch.cuda.max_memory_allocated() if device.type == "cuda" else status_bytes("VmHWM")) - before
+
+
+def peak_bytes_in_process(side: str, backbone: str, arguments: argparse.Namespace) -> int:
+    words = {name: getattr(arguments, name) for name in ("data", "image_size", "classes", "batch_size", "workers")}
+    options = [word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    command = [sys.executable, __file__, "--measure", side, backbone, *options]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+
+
+def compare(backbone: str, sides: list[str], arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Seconds of each side's steps in turns, of the parts of ours, and peak memory."""
+    loops = {side: build(side, backbone, arguments, device) for side in sides}
+    for loop in loops.values():
+        loop.step()  # the first step chooses kernels and starts workers
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in track(range(arguments.turns), f"steps of {backbone}"):
+        for side, loop in loops.items():
+            seconds[side].append(seconds_of(loop.step, device))
+    ours = loops["facekd"]
+    assert isinstance(ours, OurLoop)
+    waited = ours.waited[1:]
+    parts = {"waiting for data": waited, **ours.parts(max(1, arguments.turns // 2))}
+    loops.clear()
+    del ours
+    memory = {}
+    if not arguments.no_memory:
+        for side in sides:
+            is_cpu = device.type == "cpu"
+            memory[side] = (
+                peak_bytes_in_process(side, backbone, arguments)
+                if is_cpu
+                else peak_bytes(side, backbone, arguments, device)
+            )
+    return {"seconds": seconds, "parts": parts, "peak_bytes": memory}
+
+
+def tables_of(found: dict[str, dict[str, Any]], arguments: argparse.Namespace, device: torch.device) -> list[Table]:
+    speed, shares = [], []
+    for backbone, result in found.items():
+        usual, ours = result["seconds"]["usual"], result["seconds"]["facekd"]
+        for side, seconds in result["seconds"].items():
+            memory = result["peak_bytes"]
+            share = f"{memory[side] / memory['usual']:.2f}" if memory else "-"
+            gigabytes = f"{memory[side] / 1e9:.2f}" if memory else "-"
+            rate = arguments.batch_size / statistics.median(seconds)
+            speed.append([backbone, side, spread(ratios(usual, seconds)), share, f"{rate:,.1f}", gigabytes])
+        whole = statistics.median(ours)
+        cells = [f"{100 * statistics.median(part) / whole:.1f} %" for part in result["parts"].values()]
+        shares.append([backbone, *cells, f"{whole * 1000:,.0f}"])
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    setting = f"{where}, {arguments.classes:,} classes, batches of {arguments.batch_size}, {arguments.turns} turns"
+    return [
+        Table(
+            f"Training steps, loading included: {setting}",
+            ["backbone", "loop", "speed over the usual", "memory over the usual", "images/s", "peak GB"],
+            speed,
+        ),
+        Table(
+            "Parts of facekd's step, measured on their own, as shares of the whole step",
+            ["backbone", "waiting for data", "backbone", "head", "optimiser", "whole step, ms"],
+            shares,
+        ),
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, measure in turns, print and write."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    is_gpu = device.type == "cuda"
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="example:\n  python benchmarks/train_step.py --backbones mobilefacenet --variants bf16 --json step.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), help=f"default: {' '.join(BACKBONES)}")
+    parser.add_argument("--classes", type=int, default=93_431, help="identities (default: 93,431, as in MS1MV3)")
+    parser.add_argument("--batch-size", type=int, default=128 if is_gpu else 8, help="images (128; on a CPU 8)")
+    parser.add_argument("--image-size", type=int, default=112, help="in pixels (default: 112)")
+    parser.add_argument("--turns", type=int, default=50 if is_gpu else 3, help="steps of each side (50; on a CPU 3)")
+    parser.add_argument("--workers", type=int, default=8 if is_gpu else 0, help="of the loaders (8; on a CPU 0)")
+    parser.add_argument(
+        "--variants",
+        nargs="*",
+        default=[],
+        metavar="WORDS",
+        help=f"more forms of facekd's, each one or several of {', '.join(VARIANTS)}, in quotes where several",
+    )
+    parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
+    parser.add_argument("--data", type=Path, help="a .rec file alone in its folder (default: generated faces)")
+    parser.add_argument("--json", "--output", dest="json", type=Path, help="write the numbers to this JSON file")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    for variant in arguments.variants:
+        for name in variant.split():
+            if name not in VARIANTS:
+                parser.error(f"no variant is called {name!r}; there are {', '.join(VARIANTS)}")
+    torch.set_flush_denormal(True)
+    if arguments.measure:
+        side, backbone = arguments.measure
+        print(peak_bytes(side, backbone, arguments, device))
+        return 0
+    with tempfile.TemporaryDirectory() as scratch:
+        if arguments.data is None:
+            arguments.data = write_generated_pack(Path(scratch), 256, arguments.image_size)
+            size = arguments.image_size
+            (Path(scratch) / "property").write_text(f"{arguments.classes},{size},{size}\n")
+        sides = ["usual", "facekd", *arguments.variants]
+        found = {name: compare(name, sides, arguments, device) for name in arguments.backbones}
+    report(tables_of(found, arguments, device), arguments.json, results=found)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))
