@@ -59,6 +59,10 @@ class ImageSource(Protocol):
         """What shows that an image has changed since, where each has a file of its own; else nothing."""
         ...
 
+    def will_read(self, images: np.ndarray) -> None:
+        """Have images, int64 (B,), fetched from the disk meanwhile, where that helps."""
+        ...
+
 
 def open_source(path: Path, root: Path | None = None) -> ImageSource:
     """Open labelled images by what is there.
@@ -137,6 +141,9 @@ class RecordSource:
     def stamp(self, image: int) -> str:
         return ""
 
+    def will_read(self, images: np.ndarray) -> None:
+        self.pack.will_read(images)
+
 
 class ShardSource:
     """Shards of one record pack."""
@@ -162,6 +169,9 @@ class ShardSource:
 
     def stamp(self, image: int) -> str:
         return ""
+
+    def will_read(self, images: np.ndarray) -> None:
+        self.records.will_read(images)
 
 
 class ListSource:
@@ -192,6 +202,9 @@ class ListSource:
 
     def stamp(self, image: int) -> str:
         return file_stamp(self.root / self._images[image].name)
+
+    def will_read(self, images: np.ndarray) -> None:
+        pass  # each would have to be opened; the threads that read do that
 
 
 class TarSource:
@@ -226,6 +239,11 @@ class TarSource:
 
     def stamp(self, image: int) -> str:
         return ""
+
+    def will_read(self, images: np.ndarray) -> None:
+        for image in images.tolist():
+            file, offset, size = self._places[image]
+            os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)
 
     def _index(self, path: Path, labels: list[int]) -> None:
         file = os.open(path, os.O_RDONLY)

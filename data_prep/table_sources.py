@@ -61,6 +61,9 @@ class TableSource:
     def stamp(self, image: int) -> str:
         return ""
 
+    def will_read(self, images: np.ndarray) -> None:
+        pass  # mapped by pyarrow, which hides where they lie
+
     def _cell(self, image: int) -> Any:
         chunk = int(np.searchsorted(self._ends, image, side="right"))
         return self._chunks[chunk][image - (int(self._ends[chunk - 1]) if chunk else 0)].as_py()

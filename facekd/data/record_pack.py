@@ -137,6 +137,11 @@ class RecordPack:
         rows = self._image_rows[images]
         return [(self.reader.rec_path, self.reader.index.offsets[rows], self.reader.index.extents[rows])]
 
+    def will_read(self, images: np.ndarray) -> None:
+        """Ask the system to fetch the images number `images`, int (B,), from the disk together, without waiting."""
+        rows = self._image_rows[np.asarray(images, dtype=np.int64)]
+        self.reader.will_read(self.reader.index.offsets[rows], self.reader.index.extents[rows])
+
     def describe_image(self, image: int) -> str:
         """`FILE: record KEY at offset N`, for messages about image number `image`."""
         row = int(self._image_rows[image])

@@ -131,6 +131,14 @@ class ShardedRecords:
             for place in self.packs[shard].locations(images[shards == shard] - firsts[shard])
         ]
 
+    def will_read(self, images: np.ndarray) -> None:
+        """See `RecordPack.will_read`."""
+        images = np.asarray(images, dtype=np.int64)
+        shards = np.searchsorted(self._ends, images, side="right")
+        for shard in np.unique(shards).tolist():
+            first = int(self._ends[shard - 1]) if shard else 0
+            self.packs[shard].will_read(images[shards == shard] - first)
+
     def describe_image(self, image: int) -> str:
         """See `RecordPack.describe_image`."""
         shard, number = self.locate(image)

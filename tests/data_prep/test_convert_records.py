@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,34 @@ def test_shuffled_packs_hold_the_same_in_another_order(pack: Path, tmp_path: Pat
     assert open_record_pack(tmp_path / "a").layout == "im2rec"
     run(convert_records.main, tmp_path / "a", tmp_path / "sorted", "--layout", "insightface")
     assert sorted(content_of(tmp_path / "sorted")) == sorted(content_of(pack))
+
+
+@pytest.mark.parametrize("kind", ["pack", "shards", "tars"])
+def test_a_shuffled_conversion_asks_for_each_image_once_and_ahead(
+    pack: Path, tmp_path: Path, run: Run, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"pack": (), "shards": ("--shards", 2), "tars": ("--to", "webdataset")}[kind]
+    assert run(convert_records.main, pack, tmp_path / "source", *options)[0] == 0
+    monkeypatch.setattr(convert_records, "ROWS_ANNOUNCED", 2)
+    asked: list[tuple[str, int]] = []
+    read: list[tuple[str, int]] = []
+    pread = os.pread
+
+    def name(file: int) -> str:
+        return Path(f"/proc/self/fd/{file}").readlink().name
+
+    def counting_pread(file: int, size: int, offset: int) -> bytes:
+        if asked:  # else the pack is only being looked at
+            assert (name(file), offset) in asked
+            read.append((name(file), offset))
+        return pread(file, size, offset)
+
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, offset, size, advice: asked.append((name(file), offset)))
+    monkeypatch.setattr(os, "pread", counting_pread)
+    assert run(convert_records.main, tmp_path / "source", tmp_path / "out", "--shuffle")[0] == 0
+    assert len(asked) == len(set(asked)) == 9 and sorted(read) == sorted(asked)
+    monkeypatch.undo()
+    assert sorted(content_of(tmp_path / "out")) == sorted(content_of(pack))
 
 
 def test_merged_packs_have_labels_of_their_own(pack: Path, tmp_path: Path, run: Run) -> None:

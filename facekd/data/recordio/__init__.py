@@ -169,10 +169,16 @@ class RecordReader:
             mapped = mmap.mmap(self._fd, self._size, prot=mmap.PROT_READ)
             mapped.madvise(mmap.MADV_RANDOM)  # else each page not in memory brings its neighbourhood along
             self._content = memoryview(mapped)
+        self.will_read(offsets, extents)
+        return self._content
+
+    def will_read(self, offsets: np.ndarray, extents: np.ndarray) -> None:
+        """Ask the system to fetch records from the disk together, without waiting: offsets, extents int64 (B,)."""
+        if self._fd < 0:
+            self._open()
         for offset, extent in zip(offsets.tolist(), extents.tolist(), strict=True):
             if extent > 0:
                 os.posix_fadvise(self._fd, offset, min(extent, _MAX_READ_AHEAD), os.POSIX_FADV_WILLNEED)
-        return self._content
 
     def read_at(self, offset: int, expected_size: int = _MAX_READ_AHEAD, key: int | None = None) -> memoryview:
         """Payload of the record that starts at byte `offset`.
