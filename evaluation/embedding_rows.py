@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -124,14 +125,15 @@ class _OpenNpy:
         self.dtype = array.dtype
         self._whole = None if array.flags.c_contiguous else array
         self._offset = array.offset
-        self._file = path.open("rb", buffering=0)
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         width = self.shape[1]
         if self._whole is not None:
             return np.array(self._whole[start:stop])
         row_bytes = width * self.dtype.itemsize
-        values = os.pread(self._file.fileno(), (stop - start) * row_bytes, self._offset + start * row_bytes)
+        values = os.pread(self._file, (stop - start) * row_bytes, self._offset + start * row_bytes)
         if len(values) != (stop - start) * row_bytes:
             raise EmbeddingRowsError(f"{self.path}: ends before row {stop:,}; it was cut short while in use")
         return np.frombuffer(values, self.dtype).reshape(-1, width)

@@ -77,20 +77,22 @@ def score_pairs(templates: np.ndarray, first: np.ndarray, second: np.ndarray) ->
     scores = np.empty(len(first), np.float32)
     if not len(first):
         return scores
-    single = templates.astype(np.float32)
     rows, starts, order = _group(first, len(templates))
     columns, column_of = _distinct(second, len(templates))
     if len(first) < LEAST_DENSITY * len(rows) * len(columns):
+        single = templates.astype(np.float32)
         for start in range(0, len(first), PAIRS_AT_ONCE):
             some = slice(start, start + PAIRS_AT_ONCE)
             np.einsum("pd,pd->p", single[first[some]], single[second[some]], out=scores[some])
         return scores
-    across = single[columns].T
+    across = np.empty((len(columns), templates.shape[1]), np.float32)
+    for start in range(0, len(columns), PAIRS_AT_ONCE):
+        across[start : start + PAIRS_AT_ONCE] = templates[columns[start : start + PAIRS_AT_ONCE]]
     at_once = max(CELLS_AT_ONCE // len(columns), 1)
     product = np.empty((at_once, len(columns)), np.float32)
     for low in range(0, len(rows), at_once):
         high = min(low + at_once, len(rows))
-        np.matmul(single[rows[low:high]], across, out=product[: high - low])
+        np.matmul(templates[rows[low:high]].astype(np.float32), across.T, out=product[: high - low])
         for row, start, stop in zip(product, starts[low:high], starts[low + 1 : high + 1], strict=False):
             if order is None:
                 # In place; the cells are right by construction.
