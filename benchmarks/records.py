@@ -17,6 +17,7 @@ second kind says more.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -204,7 +205,8 @@ def _measure(arguments: argparse.Namespace, scratch: Path) -> list[Stage]:
 
     def ours_unpack() -> Seconds:
         target = out["ours"].parent / "images"
-        return timed(lambda: unpack_records.main([str(out["ours"]), str(target), "--no-names"]))
+        with contextlib.redirect_stdout(sys.stderr):
+            return timed(lambda: unpack_records.main([str(out["ours"]), str(target), "--no-names"]))
 
     def peer_unpack() -> Seconds:
         target = out["peer"].parent / "images"
