@@ -19,6 +19,9 @@ from facekd.logbook import Logbook
 from facekd.preprocessing import Preprocessing
 from facekd.training_state import AMP_DTYPES, TrainingState, save_state
 
+# Enough to keep a GPU busy; on a CPU more would only leave its cache.
+IMAGES_AT_ONCE = {"cpu": 64, "cuda": 256}
+
 
 class Validator(Protocol):
     """Measures embeddings during training. It is called on every rank, and splits the images between them."""
@@ -80,6 +83,7 @@ def validate(state: TrainingState, validators: Sequence[Validator | HeadValidato
         state.evaluated,
         preprocessing,
         world.device,
+        batch_size=IMAGES_AT_ONCE[world.device.type],
         autocast=AMP_DTYPES[config.precision],
         resize=config.data.resize,
     )

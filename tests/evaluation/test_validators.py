@@ -10,7 +10,7 @@ import pytest
 from evaluation.embeddings import cosine_scores, embed_images
 from evaluation.pair_sets import PairSetError, load_pair_set
 from evaluation.validators import PairSetValidator
-from facekd.data.pair_pack import read_pair_pack, write_pair_pack
+from facekd.data.pair_pack import PairPackError, read_pair_pack, write_pair_pack
 from facekd.verification import equal_error_rate, kfold_accuracy
 
 from .conftest import make_pack, quarters
@@ -64,6 +64,36 @@ def test_the_work_is_shared_out(pack):
     with pytest.raises(Exchanged):
         validator(embed, 1, 4, lambda rows: (_ for _ in ()).throw(Exchanged(rows)))
     assert sum(seen) == 20  # of 80 images
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_an_image_of_several_pairs_is_embedded_once(tmp_path, pack, world_size):
+    whole = read_pair_pack(pack)
+    images = [whole.images[number % 14] for number in range(80)]
+    is_same = np.arange(40) % 2 == 0
+    path = tmp_path / "repeated.bin"
+    write_pair_pack(path, images, is_same)
+    seen: list[int] = []
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        seen.append(len(images))
+        return quarters(images)
+
+    found = run_on(PairSetValidator(path), embed, world_size)[0]
+    assert sum(seen) == 2 * 2 * world_size * -(-14 // world_size)  # with mirror images, and `run_on` plays twice
+    pair_set = load_pair_set(path)
+    scores = cosine_scores(sum(embed_images(quarters, pair_set, mirrors=(False, True))), pair_set)
+    assert found["accuracy"] == kfold_accuracy(scores, pair_set.is_same, 10).mean
+
+
+def test_an_image_that_does_not_decode_is_named_by_its_place_in_the_pack(tmp_path, pack):
+    images = list(read_pair_pack(pack).images)
+    images[3] = images[2]  # so that places among the distinct images are other ones
+    images[50] = b"no image"
+    path = tmp_path / "broken.bin"
+    write_pair_pack(path, images, read_pair_pack(pack).is_same)
+    with pytest.raises(PairPackError, match=r"broken\.bin: image 50 \(pair 25\) does not decode"):
+        PairSetValidator(path)(quarters)
 
 
 def test_only_measurable_fars_are_named(tmp_path):
