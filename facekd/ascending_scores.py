@@ -93,27 +93,21 @@ class AscendingScores:
             raise ValueError(f"{len(scores):,} scores for the {end - begin:,} from {low} to {high}")
         if begin == end:
             return
-        pieces, is_sorted, starts, lows = [], [], [], []
-        for at, (piece, start) in enumerate(zip(self._pieces, self._starts.tolist(), strict=True)):
-            stop = start + len(piece)
-            if start < begin:  # the whole, or what lies below; where it is cut it is sorted
-                pieces.append(piece[: begin - start])
-                is_sorted.append(self._is_sorted[at])
-                starts.append(start)
-                lows.append(self._lows[at])
-            if start <= begin < stop:
-                pieces.append(np.sort(scores))
-                is_sorted.append(True)
-                starts.append(begin)
-                lows.append(float(low) if begin else -math.inf)
-            if stop > end:
-                rest = piece[max(end - start, 0) :]
-                pieces.append(rest)
-                is_sorted.append(self._is_sorted[at])
-                starts.append(stop - len(rest))
-                lows.append(self._lows[at] if len(rest) == len(piece) else float(rest[0]))
-        self._pieces, self._is_sorted = pieces, is_sorted
-        self._starts, self._lows = np.array(starts, np.int64), np.array(lows)
+        first = int(np.searchsorted(self._starts, begin, side="right")) - 1
+        last = int(np.searchsorted(self._starts, end, side="left")) - 1
+        # What is cut off at either side is sorted, for its piece has just been asked.
+        before = self._pieces[first][: begin - self._starts[first]]
+        after = self._pieces[last][end - self._starts[last] :]
+        pieces = [piece for piece in (before, np.sort(scores), after) if len(piece)]
+        lows = [float(low) if begin else -math.inf, *after[:1].tolist()]
+        starts = begin + np.cumsum([0, len(scores)])[: len(lows)]
+        gone = slice(first + (len(before) > 0), last + 1)
+        # The new scores may lie above what the next piece is said not to be below; it is above the limit.
+        following = np.maximum(self._lows[gone.stop :], float(high))
+        self._lows = np.concatenate([self._lows[: gone.start], lows, following])
+        self._starts = np.concatenate([self._starts[: gone.start], starts, self._starts[gone.stop :]])
+        self._pieces[first : last + 1] = pieces
+        self._is_sorted[first : last + 1] = [True] * len(pieces)
 
     def _piece_of(self, thresholds: np.ndarray, side: Side) -> np.ndarray:
         """The piece in which the rank of each threshold is to be looked for: all before it are below, none after."""
