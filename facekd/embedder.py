@@ -132,15 +132,16 @@ class TorchEmbedder:
     def _embed_batch(self, images: np.ndarray) -> np.ndarray:
         import torch
 
+        from facekd.data.transforms import to_model_input  # here: it imports torch
+
         step = self.preprocessing.channel_step
         with _evaluation_mode(self._module), torch.inference_mode():
             # uint8 crosses to the device, a quarter of the bytes; the permuted view is channels_last as it stands.
             pixels = torch.from_numpy(np.ascontiguousarray(images[..., ::step])).to(self._device)
-            mean = torch.tensor(self.preprocessing.mean[::step], device=self._device).view(3, 1, 1)
-            std = torch.tensor(self.preprocessing.std[::step], device=self._device).view(3, 1, 1)
+            inputs = to_model_input(pixels, mean=self.preprocessing.mean[::step], std=self.preprocessing.std[::step])
             enabled = self._autocast is not None
             with torch.autocast(self._device.type, dtype=self._autocast, enabled=enabled):
-                embedding = self._module((pixels.permute(0, 3, 1, 2) - mean) / std)
+                embedding = self._module(inputs)
             if embedding.ndim != 2 or len(embedding) != len(images):
                 raise EmbedderError(
                     f"the torch module returns shape {tuple(embedding.shape)} for {len(images)} images, "
