@@ -34,7 +34,7 @@ def test_every_step_runs_once_and_lands_in_one_folder(tmp_path: Path, capfd: pyt
     second = capfd.readouterr().out
     assert (
         second.count("done before") == 10 and "\n== " not in second
-    )  # exports and judgings have logs, and say nothing
+    )
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
     assert main([*command, "--seed", "1"]) == 2
