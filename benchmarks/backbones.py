@@ -101,7 +101,9 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="count the processor's time, not the wall's: on a busy machine, with --threads 1 (waiting threads spin)",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="write the figures here as well")
+    parser.add_argument(
+        "--json", "--output", dest="output", type=Path, metavar="FILE.json", help="write the figures here as well"
+    )
     options = parser.parse_args(argv)
     modes = list(options.modes)
     if options.compare_prelu:

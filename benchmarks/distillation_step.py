@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=32, help="images a step (default: %(default)s)")
     parser.add_argument("--turns", type=int, default=8, help="steps of each form (default: %(default)s)")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="default: %(default)s")
-    parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
+    parser.add_argument("--json", "--output", dest="output", type=Path, help="write the numbers to this JSON file")
     arguments = parser.parse_args(argv)
 
     with tempfile.TemporaryDirectory() as scratch:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,8 +102,12 @@ def _origin(benchmark: Benchmark, seconds: float) -> str:
 def _tables(found: Path, printed: str) -> str:
     content = json.loads(found.read_text())
     tables = content.get("tables") if isinstance(content, dict) else None
-    if not tables:
+    if not tables and "\n|--" not in printed:
         return f"```\n{printed.strip()}\n```"
+    if not tables:  # lines of text and a table among them
+        lines = printed.strip().splitlines()
+        breaks = ["\n" if one.startswith("|") and other.startswith("|") else "\n\n" for one, other in pairwise(lines)]
+        return "".join(line + end for line, end in zip(lines, [*breaks, ""], strict=True))
     return "\n\n".join(f"{table['title']}:\n\n{Table(**table).markdown()}" for table in tables)
 
 

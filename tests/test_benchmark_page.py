@@ -77,3 +77,4 @@ def test_tables_are_shown_as_tables_and_anything_else_as_it_was_printed(run_all,
     assert run_all._tables(found, "") == "Speed:\n\n| a | b |\n| --- | --- |\n| 1 | 2 |"
     found.write_text('{"rows": []}')
     assert run_all._tables(found, "printed\n") == "```\nprinted\n```"
+    assert run_all._tables(found, "one\ntwo\n| a |\n|---|\n| 1 |\nend\n") == "one\n\ntwo\n\n| a |\n|---|\n| 1 |\n\nend"
