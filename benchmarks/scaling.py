@@ -7,7 +7,8 @@ two processes are twice the machine. Configurations take turns, each turn a fres
 Worked out: memory, exchange and time of the head on 8, 64 and 512 GPUs, from the sizes alone. The figures of a GPU are
 assumptions, printed above the table, and can be given; nothing in it was measured. What is counted:
 
-    memory   of the head on a process: weight, gradient, momentum in float32, and one chunk of scores
+    memory   of the head on a process: weight, gradient, momentum in float32, one chunk of scores, and the embeddings
+             of all processes with their gradients, raw and normalised
     copied   the same where every process holds the whole head
     exchange bytes that one process sends a step. Shared out: its embeddings to all and their gradients back, and a few
              numbers a row; copied: the gradient of the whole head. The backbone's own gradient comes on top of both
@@ -121,6 +122,7 @@ def simulated(arguments: argparse.Namespace) -> Table:
         for gpus in GPUS:
             everyone, own = batch * gpus, -(-classes // gpus)
             chunk = min(own, max(256, CHUNK_ELEMENTS // everyone)) * everyone * 4 * 4  # scores, exponentials, gradient
+            gathered = 4 * everyone * size * 4
             shared = (gpus - 1) * batch * (2 * size * 4 + 8 + 3 * 4)
             copied = 2 * (gpus - 1) / gpus * classes * size * 4
             products = 4 * 2 * everyone * size * own / arguments.matrix_rate
@@ -129,7 +131,7 @@ def simulated(arguments: argparse.Namespace) -> Table:
                 [
                     name,
                     str(gpus),
-                    f"{(3 * own * size * 4 + chunk) / 1e9:,.2f}",
+                    f"{(3 * own * size * 4 + chunk + gathered) / 1e9:,.2f}",
                     f"{3 * classes * size * 4 / 1e9:,.1f}",
                     f"{shared / 1e6:,.1f}",
                     f"{copied / 1e6:,.0f}",

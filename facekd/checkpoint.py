@@ -18,6 +18,7 @@ A checkpoint is a dict:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import re
@@ -146,6 +147,13 @@ def delete_leftovers(run_folder: Path) -> None:
     for path in [*folder.glob(".*.tmp.head"), *folder.glob("[0-9]*.head")]:
         if not path.with_suffix(SUFFIX).exists():
             shutil.rmtree(path, ignore_errors=True)
+    bests = list(folder.glob("best-*.head"))
+    if len(bests) > 1:
+        with contextlib.suppress(CheckpointError):  # unreadable, it does not say which is its own: all stay
+            own = load_checkpoint(folder / f"best{SUFFIX}").get("head_shards", {}).get("folder")
+            for path in bests:
+                if path.name != own:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def load_backbone(path: str | os.PathLike[str], *, ema: bool | None = None) -> tuple[nn.Module, Preprocessing]:

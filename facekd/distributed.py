@@ -216,12 +216,15 @@ def write_rows_of_all(folder: Path, rows: dict[str, torch.Tensor], count: int, w
         rows: by name, (n, ...) of this process.
         count: of all processes.
         world: who holds rows.
+
+    Raises:
+        OSError: on every process, where one of them could not write its own.
     """
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
     logical = {name: _as_part(value, count, world) for name, value in rows.items()}
-    with _quietly():
+    with _quietly(), _failures_as_os_errors():
         writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
         save(logical, storage_writer=writer, no_dist=world.size == 1)
 
@@ -234,12 +237,15 @@ def read_rows_of_all(folder: Path, rows: dict[str, torch.Tensor], count: int, wo
         rows: by name, (n, ...) of this process.
         count: of all processes.
         world: who reads; each does so by itself.
+
+    Raises:
+        OSError: they could not be read, or are of another shape.
     """
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
     logical = {name: _as_part(value, count, world) for name, value in rows.items()}
-    with _quietly():
+    with _quietly(), _failures_as_os_errors():
         load(logical, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
 
 
@@ -273,6 +279,18 @@ def _quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
+
+
+@contextlib.contextmanager
+def _failures_as_os_errors() -> Iterator[None]:
+    """torch's exception for failures of any process is no `Exception`: it would pass by whoever handles those."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except CheckpointException as error:
+        rank, (cause, _) = min(error.failures.items())
+        raise OSError(f"process {rank}: {cause}") from error
 
 
 def broadcast_from_main(value: Value, world: World) -> Value:

@@ -69,7 +69,7 @@ def attach_rows(path: Path, content: dict[str, Any], head: MarginClassifier, opt
         content["head"]["weight"] = head.shards.own(content["head"]["weight"])
         for name, value in remembered.items():
             if isinstance(value, Tensor) and value.shape == whole:
-                remembered[name] = head.shards.own(value)
+                remembered[name] = head.shards.own(value).clone()  # a view would keep all classes in memory
 
 
 def _place_in(optimizer: torch.optim.Optimizer, head: MarginClassifier) -> int:
@@ -101,15 +101,17 @@ def write_rows(path: Path, rows: dict[str, Tensor], shards: ClassShards, images_
     wait_for_all(shards.world)
     try:
         write_rows_of_all(temporary, rows, shards.num_classes, shards.world)
-    except (OSError, RuntimeError) as error:
+        if shards.world.is_main:
+            shutil.rmtree(folder, ignore_errors=True)
+            temporary.rename(folder)
+    except OSError as error:  # a peer that is gone is another error, and not the disk's fault
         reason = str(error).strip().splitlines()[-1]
+        if shards.world.is_main:  # every process is done with it by now; on a full disk its space is wanted
+            shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(
             f"{folder}: the head could not be written ({reason}); is the disk full? Free some space and run the same "
             "command again: it goes on from the last whole checkpoint"
         ) from error
-    if shards.world.is_main:
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
     wait_for_all(shards.world)
     return {"folder": folder.name, "shapes": {key: [shards.num_classes, value.shape[1]] for key, value in rows.items()}}
 
@@ -146,8 +148,13 @@ def read_rows(path: Path, content: dict[str, Any], shards: ClassShards | None = 
     return rows
 
 
-def forget_other_heads(path: Path, folder: str) -> None:
-    """Delete the folders of earlier heads of a checkpoint that is written over, such as `best.pt`."""
+def forget_other_heads(path: Path, folder: str | None) -> None:
+    """Delete the folders of earlier heads of a checkpoint that is written over, such as `best.pt`.
+
+    Args:
+        path: the checkpoint, as it is now.
+        folder: the one it names; None where its head lies in the file.
+    """
     if not path.stem.isdigit():
         for other in path.parent.glob(f"{path.stem}-*{SUFFIX}"):
             if other.name != folder:

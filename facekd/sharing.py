@@ -45,8 +45,11 @@ class SharedHead:
     @property
     def fingerprint(self) -> str:
         """Of the centres and the bias, whole, however they are shared out afterwards."""
-        parts = [part.numpy().tobytes() for part in (self.weight_CD, self.bias_C) if part is not None]
-        return hashlib.sha256(b"".join(parts)).hexdigest()
+        digest = hashlib.sha256()
+        for part in (self.weight_CD, self.bias_C):
+            if part is not None:
+                digest.update(part.contiguous().numpy().data)  # no copy: the centres of many millions are tens of GB
+        return digest.hexdigest()
 
     def build(
         self, config: HeadConfig, embedding_size: int, world: World | None = None

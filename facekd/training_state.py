@@ -6,7 +6,9 @@ Randomness is not part of it: the order of images, their augmentation and dropou
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -200,8 +202,7 @@ def save_state(state: TrainingState, name: str | None = None) -> Path:
         content["head_shards"] = write_rows(path, rows, head.shards, state.images_seen)
     if state.world.is_main:
         save_checkpoint(path, content)
-        if "head_shards" in content:
-            forget_other_heads(path, content["head_shards"]["folder"])
+        forget_other_heads(path, content.get("head_shards", {}).get("folder"))
         if name is None:
             keep_last(state.folder, state.config.checkpoint.keep)
     wait_for_all(state.world)
@@ -266,18 +267,16 @@ def restore_latest(state: TrainingState) -> Path | None:
     if not found:
         return None
     path = found[-1]
-    try:
+    with _saying_what_to_do(found):
         content = load_checkpoint(path)
-    except CheckpointError as error:
-        then = f"resumes from {found[-2].name}" if len(found) > 1 else "starts anew"
-        raise CheckpointError(f"{error}. Delete it and the same command {then}") from error
     if "training" not in content:
         raise CheckpointError(f"{path}: holds weights only, not a run to resume; choose another --output")
     _check_same_run(path, content, state)
     training = content["training"]
     load_weights(state.recognizer.backbone, content["backbone"], f"{path}: backbone")
     if isinstance(state.recognizer.head, MarginClassifier):
-        attach_rows(path, content, state.recognizer.head, state.optimizer)
+        with _saying_what_to_do(found):
+            attach_rows(path, content, state.recognizer.head, state.optimizer)
     load_weights(state.recognizer.head, content["head"], f"{path}: head")
     state.recognizer.load_state_dict(training["extras"], strict=False)
     if state.ema is not None:
@@ -289,6 +288,16 @@ def restore_latest(state: TrainingState) -> Path | None:
     state.losses_since_log = training["losses_since_log"]
     state.bad_records = training["bad_records"] if state.world.is_main else []
     return path
+
+
+@contextlib.contextmanager
+def _saying_what_to_do(found: list[Path]) -> Iterator[None]:
+    """Add to what is wrong with the newest of a run's checkpoints how to go on without it."""
+    try:
+        yield
+    except CheckpointError as error:
+        then = f"resumes from {found[-2].name}" if len(found) > 1 else "starts anew"
+        raise CheckpointError(f"{error}. Delete {found[-1].name} and the same command {then}") from error
 
 
 def _check_same_run(path: Path, content: dict[str, Any], state: TrainingState) -> None:

@@ -11,7 +11,8 @@ from facekd.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
 from facekd.class_shards import ClassShards
 from facekd.classifier import HeadConfig, MarginClassifier
 from facekd.distill_diagnostics import first_class
-from facekd.distributed import World, join_world, wait_for_all
+from facekd.distributed import World, gather_rows, join_world, mean_over_world, wait_for_all
+from facekd.sampled_centres import sampled_centres
 
 SIZE, TEACHER_SIZE, ROWS = 7, 5, 4
 
@@ -88,6 +89,8 @@ def compare(
     if example.config.margin != "adaface":
         assert_close(losses, expected_rows[world.rank])
     assert own.shards is not None and example.own.weight.grad is not None
+    assert own.weight.grad is not None and part[0].grad is not None and part[1].grad is not None
+    assert whole[0].grad is not None and whole[1].grad is not None
     assert_close(own.weight.grad, own.shards.own(example.own.weight.grad))
     # Averaged over processes, as DistributedDataParallel does with what they share, they are those of one process.
     assert_close(part[0].grad / world.size, whole[0].grad[own_rows])
@@ -98,6 +101,55 @@ def compare(
         torch.testing.assert_close((own.norm_mean, own.norm_std), (example.own.norm_mean, example.own.norm_std))
     example.own.weight.grad = None
     assert torch.equal(first_class(own, example.embedding), example.own.cosine(example.embedding).argmax(1))
+
+
+def compare_sampled(world: World, example: Example, rows: int, num_passes: int) -> None:
+    """Drawn classes, a step in several passes: losses and gradients are those of a head of these classes alone."""
+    own, frozen = (example.sharded(head, world) for head in (example.own, example.frozen))
+    shards = own.shards
+    assert shards is not None
+    optimizer = torch.optim.SGD([own.weight], lr=0.1, momentum=0.9)
+    before = own.weight.detach().clone()
+    own_rows = slice(world.rank * rows, (world.rank + 1) * rows)
+    # (processes, passes, rows a pass, ...), as the rows of one process lie together
+    in_passes = [
+        tensor.unflatten(0, (world.size, num_passes, -1))
+        for tensor in (example.embedding, example.teacher, example.labels)
+    ]
+    with sampled_centres([own, frozen], example.labels[own_rows], optimizer, 7, 0):
+        assert own.sample is not None
+        places, leaf = own.sample
+        losses = []
+        for number in range(num_passes):
+            embedding, teacher, labels = (tensor[world.rank, number] for tensor in in_passes)
+            losses.append(losses_of(own, frozen, embedding, example.projection, teacher, labels, 3))
+            (losses[-1].sum() / num_passes).backward()
+        assert leaf.grad is not None
+        gradient = leaf.grad.clone()
+        optimizer.step()
+    drawn = torch.from_numpy(gather_rows((places + shards.start).numpy(), world))
+
+    small_own, small_frozen = (
+        MarginClassifier(head.embedding_size, len(drawn), example.config).to(head.weight.dtype)
+        for head in (example.own, example.frozen)
+    )
+    with torch.no_grad():
+        small_own.weight.copy_(example.own.weight[drawn])
+        small_frozen.weight.copy_(example.frozen.weight[drawn])
+    small_frozen.requires_grad_(False)
+    for number in range(num_passes):
+        embedding, teacher, labels = (tensor[:, number].flatten(0, 1) for tensor in in_passes)
+        renumbered = torch.searchsorted(drawn, labels)
+        assert torch.equal(drawn[renumbered], labels)
+        whole = losses_of(small_own, small_frozen, embedding, example.projection, teacher, renumbered, None)
+        (whole.sum() / num_passes).backward()
+        torch.testing.assert_close(mean_over_world(losses[number].detach().clone(), world), whole.detach())
+    assert small_own.weight.grad is not None
+    first = int((drawn < shards.start).sum())
+    torch.testing.assert_close(gradient, small_own.weight.grad[first : first + len(places)])
+    after = before.clone()
+    after[places] -= 0.1 * gradient
+    torch.testing.assert_close(own.weight.detach(), after)
 
 
 CONFIGS = [
@@ -114,6 +166,9 @@ if __name__ == "__main__":
             for num_classes in (2, 5, 23, 40):  # 2 and 5 leave processes without classes
                 for chunk_size in (3, None):
                     compare(joined, Example(joined, config, num_classes, ROWS, torch.float64), ROWS, 1e-9, chunk_size)
+        for num_classes in (2, 5, 40):
+            sampled = HeadConfig(scale=16.0, sharded=True, sample_rate=0.3)
+            compare_sampled(joined, Example(joined, sampled, num_classes, 2 * ROWS, torch.float64), 2 * ROWS, 2)
         for rows in (3, 5, 2):  # the batch may change from step to step
             compare(joined, Example(joined, CONFIGS[0], 1000, rows, torch.float32), rows, 2e-5, 128)
         with torch.autocast(

@@ -22,6 +22,7 @@ from facekd.head_shards import read_rows
 from facekd.logbook import read_log
 from facekd.sharing import load_shared_head
 from facekd.train import train
+from facekd.training_state import TrainingState, build_state, save_state
 from tests.distributed.test_distributed import HERE, PATIENCE, TRAIN, start_both, train_arguments
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -138,6 +139,49 @@ def test_a_head_with_parts_missing_is_refused(tmp_path: Path) -> None:
     shutil.rmtree(folder)
     with pytest.raises(CheckpointError, match="which is not there"):
         load_shared_head(tmp_path / "run", dataset)
+
+
+def test_a_process_that_cannot_write_its_classes_stops_all_and_leaves_nothing(tmp_path: Path) -> None:
+    words = train_arguments(tmp_path / "run", *GENTLE, "--images", "24", *SHARDED)
+    full = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); from facekd.cli import main; "
+    of_rank_1 = ["-c", f"{full}sys.exit(main(sys.argv[1:]))", "train", *words]
+    for process in start_both([*TRAIN, *words], of_rank_1=of_rank_1):
+        _, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 2, errors.decode()
+        assert b"is the disk full?" in errors and b"Traceback" not in errors, errors.decode()
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_head_of_another_run_is_refused(tmp_path: Path) -> None:
+    small, large = (
+        [*train_arguments(tmp_path / size, *GENTLE, "--images", "24", *SHARDED), "--backbone.embedding_size", size]
+        for size in ("8", "16")
+    )
+    run_alone(small)
+    run_alone(large)
+    (folder,) = (tmp_path / "16" / "checkpoints").glob("*.head")
+    shutil.rmtree(folder)
+    (other,) = (tmp_path / "8" / "checkpoints").glob("*.head")
+    shutil.copytree(other, folder)
+    with pytest.raises(CheckpointError, match=r"head: damaged: .*[Ss]ize"):
+        load_shared_head(tmp_path / "16", SyntheticDataset(6, 6, 32, 1))
+    # A run with such a checkpoint says which file is in the way.
+    with pytest.raises(CheckpointError, match=r"Delete 000000000024\.pt and the same command starts anew"):
+        run_alone(large)
+
+
+def test_best_has_one_head_beside_it(tmp_path: Path) -> None:
+    def fresh(*words: str) -> TrainingState:
+        config = parse_config(TrainConfig, train_arguments(tmp_path, *words), "", "")
+        return build_state(config, ALONE, SyntheticDataset(6, 6, 32, 1), 48)
+
+    state = fresh(*SHARDED)
+    folders = lambda: [path.name for path in sorted((tmp_path / "checkpoints").glob("*.head"))]  # noqa: E731
+    for state.images_seen in (12, 24):
+        save_state(state, "best")
+        assert folders() == [f"best-{state.images_seen:012d}.head"]
+    save_state(fresh(), "best")
+    assert folders() == [] and "weight" in load_checkpoint(tmp_path / "checkpoints" / "best.pt")["head"]
 
 
 def test_a_killed_process_is_started_again_and_the_run_is_the_uninterrupted_one(tmp_path: Path) -> None:

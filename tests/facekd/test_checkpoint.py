@@ -140,3 +140,16 @@ def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
     save_checkpoint(checkpoint_path(tmp_path, 5), {"config": 5})
     delete_leftovers(tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [checkpoint_path(tmp_path, 5).name]
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+def test_of_the_folders_of_best_only_its_own_stays(is_readable: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    save_checkpoint(folder / "best.pt", {"head_shards": {"folder": "best-000000000005.head"}})
+    for images_seen in (3, 5, 9):  # 3: killed before it was deleted; 9: killed before best.pt was written
+        (folder / f"best-{images_seen:012d}.head").mkdir()
+    if not is_readable:
+        (folder / "best.pt").write_bytes(b"not a checkpoint")
+    delete_leftovers(tmp_path)
+    left = {path.name for path in folder.glob("*.head")}
+    assert left == ({"best-000000000005.head"} if is_readable else {f"best-{n:012d}.head" for n in (3, 5, 9)})
