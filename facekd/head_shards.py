@@ -10,16 +10,26 @@ own format is a pickle, and a checkpoint must not run code. The `.pt` is written
 from __future__ import annotations
 
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from facekd.checkpoint import CheckpointError
 from facekd.class_shards import ClassShards
 from facekd.classifier import MarginClassifier
-from facekd.distributed import ALONE, read_rows_of_all, rows_in_folder, wait_for_all, write_rows_of_all
+from facekd.distributed import (
+    ALONE,
+    World,
+    gather_rows,
+    read_rows_of_all,
+    rows_in_folder,
+    wait_for_all,
+    write_rows_of_all,
+)
 
 SUFFIX = ".head"
 
@@ -113,7 +123,23 @@ def write_rows(path: Path, rows: dict[str, Tensor], shards: ClassShards, images_
             "command again: it goes on from the last whole checkpoint"
         ) from error
     wait_for_all(shards.world)
-    return {"folder": folder.name, "shapes": {key: [shards.num_classes, value.shape[1]] for key, value in rows.items()}}
+    return {
+        "folder": folder.name,
+        "shapes": {key: [shards.num_classes, value.shape[1]] for key, value in rows.items()},
+        "checksums": _checksums(folder, shards.world),
+    }
+
+
+def _checksums(folder: Path, world: World) -> dict[str, int]:
+    """CRC-32 by file name, which safetensors has none of; each process reads some of the files, and knows of all."""
+    found = []
+    for file in sorted(folder.iterdir())[world.rank :: world.size]:
+        checksum = 0
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                checksum = zlib.crc32(block, checksum)
+        found.append((file.name, checksum))
+    return dict(gather_rows(np.array(found, dtype=object).reshape(-1, 2), world).tolist())
 
 
 def read_rows(path: Path, content: dict[str, Any], shards: ClassShards | None = None) -> dict[str, Tensor]:
@@ -128,6 +154,7 @@ def read_rows(path: Path, content: dict[str, Any], shards: ClassShards | None = 
         CheckpointError: the folder is absent, incomplete or damaged.
     """
     folder, shapes = path.with_name(content["head_shards"]["folder"]), content["head_shards"]["shapes"]
+    world = ALONE if shards is None else shards.world
     if not folder.is_dir():
         raise CheckpointError(f"{path}: its head lies in the folder {folder.name} beside it, which is not there")
     try:
@@ -140,7 +167,10 @@ def read_rows(path: Path, content: dict[str, Any], shards: ClassShards | None = 
                     f"{folder}: incomplete: {held:,} of {count:,} rows of {key!r} are there; files are missing"
                 )
             rows[key] = torch.empty(count if shards is None else shards.stop - shards.start, size, dtype=dtype)
-        read_rows_of_all(folder, rows, shapes["weight"][0], ALONE if shards is None else shards.world)
+        for name, checksum in _checksums(folder, world).items():
+            if content["head_shards"].get("checksums", {}).get(name, checksum) != checksum:
+                raise CheckpointError(f"{folder}: damaged: the bytes of {name} do not match their checksum")
+        read_rows_of_all(folder, rows, shapes["weight"][0], world)
     except CheckpointError:
         raise
     except Exception as error:  # safetensors has errors of its own, and torch wraps them in others
