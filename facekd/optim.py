@@ -240,6 +240,11 @@ def build_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> to
         optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, **implementation)
     else:
         optimizer = torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **implementation)
+        if config.fused and config.momentum:
+            # The fused form takes memory for the momentum in its first step and fills it there, unless a loss scaler
+            # says that the gradients overflowed: then the second step would read what happened to lie in it.
+            for parameter in (parameter for group in groups for parameter in group["params"]):
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     set_learning_rate(optimizer, math.nan)
     return optimizer
 

@@ -138,6 +138,26 @@ def test_the_fused_form_takes_the_same_steps(name):
     torch.testing.assert_close(*modules)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_first_step_that_overflows_leaves_no_trace_in_the_fused_form(name):
+    ends = []
+    for overflows in (0, 1):
+        torch.manual_seed(0)
+        module = nn.Linear(300, 200)
+        groups = parameter_groups({"module": module}, weight_decay=0.1)
+        optimizer = build_optimizer(OptimizerConfig(name=name, fused=True), groups)
+        set_learning_rate(optimizer, 0.1)
+        junk = [torch.full_like(module.weight, 1e30) for _ in range(8)]  # for what the memory may hold
+        for overflow in [*[1.0] * overflows, 0.0]:
+            junk.clear()
+            module(torch.ones(4, 300)).square().mean().backward()
+            optimizer.found_inf = torch.tensor(overflow)  # as a GradScaler would
+            optimizer.step()
+            optimizer.zero_grad()
+        ends.append(module.weight.detach())
+    torch.testing.assert_close(*ends)
+
+
 def test_two_implementations_at_once_are_refused():
     with pytest.raises(OptimError, match=r"optimizer\.fused and optimizer\.foreach are two implementations"):
         OptimizerConfig(fused=True, foreach=True)
