@@ -54,6 +54,7 @@ BENCHMARKS = (
     Benchmark("train_step_large", "train_step.py --backbones iresnet50 iresnet100 --batch-size 4 --turns 2", 150),
     Benchmark("large_head", "large_head.py --classes 10000 93431 --embedding-size 512 --rounds 2 --steps 2", 80),
     Benchmark("distillation_step", "distillation_step.py --batch-size 8 --turns 4", 70, "--output"),
+    Benchmark("scaling", "scaling.py --turns 4", 80),
     Benchmark("validation", "validation.py --turns 5", 30),
     Benchmark("ijbc_scoring", "ijbc_scoring.py --fraction 0.1 --turns 1", 60, "--output"),
     Benchmark("ijb_embedding", "ijb_embedding.py --people 10 --turns 3", 40, "--output"),
@@ -101,11 +102,12 @@ def _origin(benchmark: Benchmark, seconds: float) -> str:
 
 def _tables(found: Path, printed: str) -> str:
     content = json.loads(found.read_text())
+    printed = re.sub(rf"{re.escape(tempfile.gettempdir())}/\w+/", "", printed).strip()  # folders that are gone by now
     tables = content.get("tables") if isinstance(content, dict) else None
     if not tables and "\n|--" not in printed:
-        return f"```\n{printed.strip()}\n```"
+        return f"```\n{printed}\n```"
     if not tables:  # lines of text and a table among them
-        lines = printed.strip().splitlines()
+        lines = printed.splitlines()
         breaks = ["\n" if one.startswith("|") and other.startswith("|") else "\n\n" for one, other in pairwise(lines)]
         return "".join(line + end for line, end in zip(lines, [*breaks, ""], strict=True))
     return "\n\n".join(f"{table['title']}:\n\n{Table(**table).markdown()}" for table in tables)
