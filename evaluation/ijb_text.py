@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from facekd.digit_words import DIGITS_IN_A_WORD, each_byte, numbers_of_words
 from facekd.errors import FacekdError
 
 BYTES_AT_ONCE = 1 << 20
 LARGEST_KEPT = 30 << 20  # bytes; mallopt(3): M_MMAP_THRESHOLD rises to at most 32 MB
 SHORTEST_PAIR = 6  # bytes of a line: two numbers, a label, what stands between and behind
-DIGITS_AT_ONCE = 8  # of one number, in one 64-bit word
-POWERS_OF_TEN = np.array([10.0**digits for digits in range(DIGITS_AT_ONCE + 1)])
+POWERS_OF_TEN = np.array([10.0**digits for digits in range(DIGITS_IN_A_WORD + 1)])
 LONGEST_NAME = 64  # bytes, for the fast way
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 Columns = tuple[np.ndarray, ...]
@@ -283,7 +283,7 @@ def _parse_tidy_named(text: bytes, num_values: int, dtype: np.dtype[Any]) -> Col
 
 def _as_words(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(the bytes, the 8 from each offset on as one little-endian word, the 8 before it); zeros surround the text."""
-    padded = bytes(DIGITS_AT_ONCE) + text + bytes(LONGEST_NAME + DIGITS_AT_ONCE)
+    padded = bytes(DIGITS_IN_A_WORD) + text + bytes(LONGEST_NAME + DIGITS_IN_A_WORD)
     words = np.ndarray((len(padded) - 7,), "<u8", buffer=padded, strides=(1,))
     return np.frombuffer(padded, np.uint8)[8 : 8 + len(text)], words[8:], words
 
@@ -332,18 +332,18 @@ def _parse_tidy_pairs(text: bytes) -> Columns | None:
     if labels.max() > 1 or (codes[ends - 2] != ord(" ")).any():
         return None
     values = words_before[ends - 2]
-    others = ~values & _each_byte(0x10)  # no digit has this bit clear, and a space has
+    others = ~values & each_byte(0x10)  # no digit has this bit clear, and a space has
     for bits in (8, 16, 32):  # what lies before the last of them belongs to something else as well
         others |= others >> np.uint64(bits)
-    lengths = DIGITS_AT_ONCE - np.bitwise_count(others).astype(np.int64)
+    lengths = DIGITS_IN_A_WORD - np.bitwise_count(others).astype(np.int64)
     mask = ~((others >> np.uint64(4)) * np.uint64(0xFF))
-    second = _word_to_numbers((values & mask) ^ (mask & _each_byte(ord("0"))))
+    second = _word_to_numbers((values & mask) ^ (mask & each_byte(ord("0"))))
     if second is None or lengths.min() < 1:
         return None
     starts = np.concatenate([[0], ends[:-1] + 1])
     spaces = ends - 3 - lengths
     lengths = spaces - starts
-    if lengths.min() < 1 or lengths.max() > DIGITS_AT_ONCE or (codes[spaces] != ord(" ")).any():
+    if lengths.min() < 1 or lengths.max() > DIGITS_IN_A_WORD or (codes[spaces] != ord(" ")).any():
         return None
     values = words[starts] << (64 - 8 * lengths).view(np.uint64)
     differs = (values[1:] != values[:-1]) | (lengths[1:] != lengths[:-1])
@@ -356,33 +356,15 @@ def _parse_tidy_pairs(text: bytes) -> Columns | None:
 
 def _digits_to_numbers(words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
     """int32 numbers of 1 to 8 decimal digits at `starts`; None where one is longer, empty, or no number."""
-    if lengths.min() < 1 or lengths.max() > DIGITS_AT_ONCE:
+    if lengths.min() < 1 or lengths.max() > DIGITS_IN_A_WORD:
         return None
     shift = (64 - 8 * lengths.astype(np.int64, copy=False)).view(np.uint64)
-    return _word_to_numbers((words[starts] << shift) ^ (_each_byte(ord("0")) << shift))
+    return _word_to_numbers((words[starts] << shift) ^ (each_byte(ord("0")) << shift))
 
 
-def _word_to_numbers(values: np.ndarray) -> np.ndarray | None:
-    """int32 numbers of words (n,), overwritten, of eight bytes each a digit (0 to 9), the last one in the highest.
-
-    All eight digits of a word are combined at once: neighbours to pairs, pairs to fours, fours to the number.
-    """
-    beyond = (values + _each_byte(6)) | values  # above 9 either has a bit of the upper half
-    if int(np.bitwise_or.reduce(beyond)) & int(_each_byte(0xF0)):
-        return None
-    values *= np.uint64(10 * 256 + 1)
-    values >>= np.uint64(8)
-    values &= np.uint64(0x00FF00FF00FF00FF)
-    values *= np.uint64(100 * 65536 + 1)
-    values >>= np.uint64(16)
-    values &= np.uint64(0x0000FFFF0000FFFF)
-    values *= np.uint64(10000 * (1 << 32) + 1)
-    values >>= np.uint64(32)
-    return values.astype(np.int32)
-
-
-def _each_byte(value: int) -> np.uint64:
-    return np.uint64(value * 0x0101010101010101)
+def _word_to_numbers(words: np.ndarray) -> np.ndarray | None:
+    numbers = numbers_of_words(words)
+    return None if numbers is None else numbers.astype(np.int32)
 
 
 def _shown(line: bytes) -> str:

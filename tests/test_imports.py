@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {
     "facekd": 0,
     "facekd.errors": 0,
+    "facekd.digit_words": 0,
     "facekd.files": 0,
     "facekd.progress": 0,
     "facekd.preprocessing": 0,

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from facekd.data.recordio.format import RecordError
+from facekd.digit_words import DIGITS_IN_A_WORD, each_byte, numbers_of_words
 from facekd.files import atomic_open
 
 TAB, NEWLINE = b"\t\n"
@@ -15,10 +16,6 @@ BYTES_AT_ONCE = 1 << 18  # what is worked on stays in the processor's cache
 LONGEST_LINE = 64  # a key and an offset of 16 digits take 34
 MIN_LINES_IN_A_RUN = 64  # on average; with fewer, numpy's own reader is faster
 RUNS_TO_TRY = 64
-DIGITS_IN_A_WORD = 8
-ASCII_ZEROS = np.uint64(0x3030303030303030)
-# Added to a byte above 9, this sets its top bit.
-BEYOND_NINE, TOP_BITS = np.uint64(0x7676767676767676), np.uint64(0x8080808080808080)
 
 
 def parse_idx(idx_path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -131,19 +128,9 @@ def _numbers_in_column(codes: np.ndarray, begin: int, num_digits: int, stride: i
 
 
 def _digits(codes: np.ndarray, begin: int, num_digits: int, stride: int, count: int) -> np.ndarray | None:
-    words = np.ndarray((count,), "<u8", codes.data, begin, (stride,)) ^ ASCII_ZEROS
+    words = np.ndarray((count,), "<u8", codes.data, begin, (stride,)) ^ each_byte(ord("0"))
     words <<= np.uint64(8 * (DIGITS_IN_A_WORD - num_digits))  # drops what follows the digits, puts zeros before them
-    other = words + BEYOND_NINE
-    other |= words
-    if np.bitwise_or.reduce(other) & TOP_BITS:
-        return None
-    # Neighbours join: 8 digits become 4 numbers below 100, in every other byte, 2 below 10,000, and 1.
-    for bits, base, mask in ((8, 10, 0x00FF00FF00FF00FF), (16, 100, 0x0000FFFF0000FFFF), (32, 10_000, 0xFFFFFFFF)):
-        np.right_shift(words, np.uint64(bits), out=other)
-        words *= np.uint64(base)
-        words += other
-        words &= np.uint64(mask)
-    return words
+    return numbers_of_words(words)
 
 
 def _parse_plain(content: bytes) -> tuple[np.ndarray, np.ndarray] | None:
