@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -44,7 +45,7 @@ def embed_images(
     mirrors: Sequence[bool] = (False,),
     show_progress: bool = False,
 ) -> list[np.ndarray]:
-    """Embed images `start` to `stop` of a pair set, decoded a batch at a time.
+    """Embed images `start` to `stop` of a pair set, a batch at a time; the next is decoded meanwhile.
 
     Args:
         embed: uint8 RGB (B, S, S, 3) -> (B, D).
@@ -57,14 +58,40 @@ def embed_images(
         For each of `mirrors`, float32 (M, D).
     """
     stop = len(pair_set.images) if stop is None else stop
-    starts: Sequence[int] = range(start, stop, IMAGES_AT_ONCE)
     parts: list[list[np.ndarray]] = [[] for _ in mirrors]
-    steps = track(starts, f"embedding {pair_set.name}", stop - start, IMAGES_AT_ONCE) if show_progress else starts
-    for first in steps:
-        images = pair_set.decode(first, min(first + IMAGES_AT_ONCE, stop))
+    batches = _decoded_ahead(pair_set, start, stop)
+    if show_progress:
+        batches = track(batches, f"embedding {pair_set.name}", stop - start, IMAGES_AT_ONCE)
+    for images in batches:
         for part, mirror in zip(parts, mirrors, strict=True):
             part.append(embed(np.ascontiguousarray(images[:, :, ::-1]) if mirror else images))
     return [np.concatenate(part).astype(np.float32, copy=False) for part in parts]
+
+
+def _decoded_ahead(images: EncodedImages, start: int, stop: int) -> Iterator[np.ndarray]:
+    """Batches of pixels, one decoded while the one before is used: decoders let go of the interpreter."""
+    pending = None
+    with ThreadPoolExecutor(1) as ahead:
+        for first in range(start, stop, IMAGES_AT_ONCE):
+            decoded, pending = pending, ahead.submit(images.decode, first, min(first + IMAGES_AT_ONCE, stop))
+            if decoded is not None:
+                yield decoded.result()
+        if pending is not None:
+            yield pending.result()
+
+
+def distinct_images(images: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+    """Which images are equal.
+
+    Args:
+        images: M of them, or a digest of each.
+
+    Returns:
+        The place (M,) of each among the distinct ones, which are numbered as they first occur; and where that is (K,).
+    """
+    numbers: dict[Hashable, int] = {}
+    place_of = np.array([numbers.setdefault(image, len(numbers)) for image in images])
+    return place_of, np.unique(place_of, return_index=True)[1]
 
 
 def embed_pair_set(
@@ -91,11 +118,9 @@ def embed_pair_set(
         known = {mirror: array for mirror, file in files.items() if (array := _read_cached(file, shape)) is not None}
     missing = [mirror for mirror in wanted if mirror not in known]
     if missing:
-        numbers = {content: number for number, content in enumerate(dict.fromkeys(contents))}
-        which = np.array([numbers[content] for content in contents])
-        some = _SomeImages(pair_set, np.unique(which, return_index=True)[1])
-        embedded = embed_images(embedder.embed, some, mirrors=missing, show_progress=True)
-        known.update((mirror, array[which]) for mirror, array in zip(missing, embedded, strict=True))
+        place_of, first = distinct_images(contents)
+        embedded = embed_images(embedder.embed, ImageSubset(pair_set, first), mirrors=missing, show_progress=True)
+        known.update((mirror, array[place_of]) for mirror, array in zip(missing, embedded, strict=True))
     for mirror in missing:
         if mirror in files:
             with atomic_open(files[mirror]) as stream:
@@ -127,7 +152,7 @@ def cosine_scores(embeddings: np.ndarray, pair_set: PairSet) -> np.ndarray:
     return np.clip(products / (norms[0::2] * norms[1::2]), -1.0, 1.0)
 
 
-class _SomeImages:
+class ImageSubset:
     """Images of a set at ascending positions (M,)."""
 
     def __init__(self, whole: EncodedImages, positions: np.ndarray) -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
 
 from evaluation.class_ranks import rank_images
-from evaluation.embeddings import IMAGES_AT_ONCE, Embed, cosine_scores
+from evaluation.embeddings import Embed, ImageSubset, cosine_scores, distinct_images, embed_images
 from evaluation.pair_sets import load_pair_set
 from facekd.classification import top_k_accuracy
 from facekd.config import DataConfig
-from facekd.data.pair_pack import PairPackError, decode_images
 from facekd.training_data import open_training_data
 from facekd.verification import area_under_roc, equal_error_rate, kfold_accuracy, tar_at_far
 
@@ -48,10 +46,7 @@ class PairSetValidator:
         self._mirrors = (False, True) if flip else (False,)
         self._fars = tuple(fars)
         self.name = self._pair_set.name
-        numbers: dict[bytes, int] = {}
-        # For each image of the pack, its place among the distinct ones, which are numbered as they first occur.
-        self._place_of = np.array([numbers.setdefault(image, len(numbers)) for image in self._pair_set.images])
-        self._distinct = np.unique(self._place_of, return_index=True)[1]
+        self._place_of, self._distinct = distinct_images(self._pair_set.images)
 
     def __call__(
         self,
@@ -75,8 +70,9 @@ class PairSetValidator:
         share = -(-num_images // world_size)
         # Every rank embeds as many images, the last ones some again, so that shapes agree in the exchange.
         start = min(rank * share, num_images - share)
-        embeddings = self._embed(embed, self._distinct[start : start + share])
-        gathered = np.asarray(all_gather(embeddings)).reshape(world_size, share, -1)
+        own = ImageSubset(self._pair_set, self._distinct[start : start + share])
+        embeddings = sum(embed_images(embed, own, mirrors=self._mirrors))
+        gathered = np.asarray(all_gather(np.asarray(embeddings))).reshape(world_size, share, -1)
         distinct = np.empty((num_images, gathered.shape[2]), np.float32)
         for other, rows in enumerate(gathered):
             first = min(other * share, num_images - share)
@@ -94,29 +90,6 @@ class PairSetValidator:
             "auc": area_under_roc(genuine, impostor),
             **{f"tar_at_far_{point.far:g}": point.tar for point in points if point.tar is not None},
         }
-
-    def _embed(self, embed: Embed, images: np.ndarray) -> np.ndarray:
-        """Embeddings, those of the mirror images added, of images by their numbers in the pack: float32 (M, D)."""
-        parts = np.split(images, range(IMAGES_AT_ONCE, len(images), IMAGES_AT_ONCE))
-        found = []
-        with ThreadPoolExecutor(1) as ahead:  # decoders let go of the interpreter
-            decoded = ahead.submit(self._decode, parts[0])
-            for number in range(len(parts)):
-                pixels = decoded.result()
-                if number + 1 < len(parts):
-                    decoded = ahead.submit(self._decode, parts[number + 1])
-                mirrored = (np.ascontiguousarray(pixels[:, :, ::-1]) if mirror else pixels for mirror in self._mirrors)
-                found.append(sum(embed(images) for images in mirrored))
-        return np.concatenate(found).astype(np.float32, copy=False)
-
-    def _decode(self, images: np.ndarray) -> np.ndarray:
-        encoded, path = self._pair_set.images, self._pair_set.path
-        try:
-            return decode_images([encoded[image] for image in images.tolist()], source=path)
-        except PairPackError:
-            for image in images.tolist():  # one by one, so that the message has the right number
-                decode_images([encoded[image]], image, path)
-            raise
 
 
 class ClassificationValidator:
