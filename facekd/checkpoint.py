@@ -38,6 +38,7 @@ from facekd.files import atomic_path
 FORMAT = "facekd-checkpoint"
 VERSION = 1
 SUFFIX = ".pt"
+HEAD_SUFFIX = ".head"  # of the folder beside it that `facekd.head_shards` writes
 
 
 class CheckpointError(FacekdError):
@@ -136,7 +137,7 @@ def keep_last(run_folder: Path, count: int) -> None:
     """Delete all but the `count` newest numbered checkpoints."""
     for path in list_checkpoints(run_folder)[:-count]:
         path.unlink(missing_ok=True)
-        shutil.rmtree(path.with_suffix(".head"), ignore_errors=True)
+        shutil.rmtree(path.with_suffix(HEAD_SUFFIX), ignore_errors=True)
 
 
 def delete_leftovers(run_folder: Path) -> None:
@@ -144,16 +145,30 @@ def delete_leftovers(run_folder: Path) -> None:
     folder = run_folder / "checkpoints"
     for path in folder.glob(f".*.tmp{SUFFIX}"):
         path.unlink(missing_ok=True)
-    for path in [*folder.glob(".*.tmp.head"), *folder.glob("[0-9]*.head")]:
+    for path in [*folder.glob(f".*.tmp{HEAD_SUFFIX}"), *folder.glob(f"[0-9]*{HEAD_SUFFIX}")]:
         if not path.with_suffix(SUFFIX).exists():
             shutil.rmtree(path, ignore_errors=True)
-    bests = list(folder.glob("best-*.head"))
-    if len(bests) > 1:
+    best = folder / f"best{SUFFIX}"
+    if len(_heads_of(best)) > 1:
         with contextlib.suppress(CheckpointError):  # unreadable, it does not say which is its own: all stay
-            own = load_checkpoint(folder / f"best{SUFFIX}").get("head_shards", {}).get("folder")
-            for path in bests:
-                if path.name != own:
-                    shutil.rmtree(path, ignore_errors=True)
+            forget_other_heads(best, load_checkpoint(best).get("head_shards", {}).get("folder"))
+
+
+def forget_other_heads(path: Path, folder: str | None) -> None:
+    """Delete the folders of earlier heads of a checkpoint that is written over, such as `best.pt`.
+
+    Args:
+        path: the checkpoint, as it is now.
+        folder: the one it names; None where its head lies in the file.
+    """
+    if not path.stem.isdigit():
+        for other in _heads_of(path):
+            if other.name != folder:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def _heads_of(path: Path) -> list[Path]:
+    return list(path.parent.glob(f"{path.stem}-*{HEAD_SUFFIX}"))
 
 
 def load_backbone(path: str | os.PathLike[str], *, ema: bool | None = None) -> tuple[nn.Module, Preprocessing]:

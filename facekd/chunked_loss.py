@@ -205,11 +205,9 @@ def _gathered(heads: Sequence[LazyLogits], dtype: torch.dtype) -> list[Tensor]:
 
 
 def _columns(head: LazyLogits, plan: Plan, labels_B: Tensor) -> Tensor:
-    if head.shards is None:
-        check_labels(labels_B, plan.num_classes)
-        return labels_B
-    head.shards.check_labels(labels_B)
-    return head.shards.columns(head.shards.gather(labels_B), head.sample_C)
+    shards = head.shards
+    check_labels(labels_B, plan.num_classes if shards is None else shards.num_classes)
+    return labels_B if shards is None else shards.columns(shards.gather(labels_B), head.sample_C)
 
 
 def _target_logits(head: LazyLogits, embedding_BD: Tensor, raw_BD: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from facekd.distributed import World, gather_tensor_rows, gather_with_gradient
-from facekd.margins import check_labels
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,6 @@ class ClassShards:
             is_own_B &= sample_S[found_B] == place_B
             place_B = found_B
         return place_B.masked_fill(~is_own_B, -1)
-
-    def check_labels(self, labels_B: Tensor) -> None:
-        """Raise MarginError, naming the first, when a label is of no class of the whole head."""
-        check_labels(labels_B, self.num_classes)
 
     def gather(self, rows: Tensor) -> Tensor:
         """(n, ...) of each process to (world * n, ...) on every one; a gradient comes back summed over processes."""

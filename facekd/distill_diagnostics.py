@@ -73,9 +73,11 @@ def compare_heads(recognizer: Distiller) -> HeadComparison | None:
         return None
     biases = (getattr(head, "bias", None) for head in (own, teacher))
     shards = getattr(own, "shards", None)
-    every = (
-        (lambda rows: torch.from_numpy(gather_rows(rows.cpu().numpy(), shards.world))) if shards else torch.Tensor.cpu
-    )
+
+    def every(cosine_C: Tensor) -> Tensor:
+        values = cosine_C.cpu().numpy()
+        return torch.from_numpy(values if shards is None else gather_rows(values, shards.world))
+
     return compare_classifiers(own.weight, teacher.weight, *biases, every=every)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facekd.checkpoint import CheckpointError
+from facekd.checkpoint import HEAD_SUFFIX, CheckpointError
 from facekd.class_shards import ClassShards
 from facekd.classifier import MarginClassifier
 from facekd.distributed import (
@@ -30,8 +30,6 @@ from facekd.distributed import (
     wait_for_all,
     write_rows_of_all,
 )
-
-SUFFIX = ".head"
 
 
 def detach_rows(content: dict[str, Any], head: MarginClassifier, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -104,8 +102,8 @@ def write_rows(path: Path, rows: dict[str, Tensor], shards: ClassShards, images_
         CheckpointError: it could not be written.
     """
     name = path.stem if path.stem.isdigit() else f"{path.stem}-{images_seen:012d}"
-    folder = path.with_name(name + SUFFIX)
-    temporary = path.with_name(f".{name}.tmp{SUFFIX}")
+    folder = path.with_name(name + HEAD_SUFFIX)
+    temporary = path.with_name(f".{name}.tmp{HEAD_SUFFIX}")
     if shards.world.is_main:
         shutil.rmtree(temporary, ignore_errors=True)
     wait_for_all(shards.world)
@@ -176,16 +174,3 @@ def read_rows(path: Path, content: dict[str, Any], shards: ClassShards | None = 
     except Exception as error:  # safetensors has errors of its own, and torch wraps them in others
         raise CheckpointError(f"{folder}: damaged: {str(error).strip().splitlines()[-1]}") from error
     return rows
-
-
-def forget_other_heads(path: Path, folder: str | None) -> None:
-    """Delete the folders of earlier heads of a checkpoint that is written over, such as `best.pt`.
-
-    Args:
-        path: the checkpoint, as it is now.
-        folder: the one it names; None where its head lies in the file.
-    """
-    if not path.stem.isdigit():
-        for other in path.parent.glob(f"{path.stem}-*{SUFFIX}"):
-            if other.name != folder:
-                shutil.rmtree(other, ignore_errors=True)

@@ -60,9 +60,10 @@ def train_step(
 def _drawn_classes(state: TrainingState, batch: Batch) -> contextlib.AbstractContextManager[None]:
     """The classes that take part in this step, where not all do."""
     config = state.config
-    heads = state.recognizer.sharded_heads if config.head.sample_rate < 1 else []
+    if config.head.sample_rate == 1:
+        return contextlib.nullcontext()
     labels = batch.labels.to(state.world.device, non_blocking=True)
-    return sampled_centres(heads, labels, state.optimizer, config.seed, state.images_seen)
+    return sampled_centres(state.recognizer.sharded_heads, labels, state.optimizer, config.seed, state.images_seen)
 
 
 def _clip_gradients(state: TrainingState) -> dict[str, float]:

@@ -22,6 +22,7 @@ from facekd.backbones import ProjectedBackbone, build_backbone
 from facekd.checkpoint import (
     CheckpointError,
     checkpoint_path,
+    forget_other_heads,
     keep_last,
     list_checkpoints,
     load_checkpoint,
@@ -35,7 +36,7 @@ from facekd.data.datasets import FaceDataset
 from facekd.data.label_map import is_same_label_map, label_map
 from facekd.data.loader import Batch
 from facekd.distributed import World, gather_rows, make_scaler, replicate, wait_for_all
-from facekd.head_shards import attach_rows, detach_rows, forget_other_heads, write_rows
+from facekd.head_shards import attach_rows, detach_rows, write_rows
 from facekd.optim import build_optimizer, parameter_groups
 from facekd.sharing import load_shared_head
 
@@ -95,9 +96,8 @@ class Recognizer(nn.Module):
     @property
     def sharded_heads(self) -> list[MarginClassifier]:
         """Classifiers whose classes are shared out over the processes."""
-        heads = (self.head, getattr(self, "teacher_head", None))
-        found = {id(head): head for head in heads if isinstance(head, MarginClassifier) and head.shards is not None}
-        return list(found.values())  # one that serves as both counts once
+        # One that is the student's and the teacher's at once is one child.
+        return [child for child in self.children() if isinstance(child, MarginClassifier) and child.shards is not None]
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """(1,) float32: the mean cross-entropy of float images (B, 3, S, S) with labels (B,)."""
