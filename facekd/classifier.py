@@ -106,7 +106,7 @@ class HeadConfig:
         """A value that would be ignored is a mistake: say so rather than train something else."""
         is_margin = self.kind == "margin"
         if not is_margin:
-            for name in ("margin", "scale", "gradient", "product", "sharded"):
+            for name in ("margin", "scale", "gradient", "product", "sharded", "sample_rate"):
                 if getattr(self, name) != getattr(type(self), name):
                     raise HeadError(f"head.{name} = {getattr(self, name)} has no effect with head.kind = 'linear'")
         if self.sample_rate < 1 and not self.sharded:

@@ -96,6 +96,12 @@ class DistillConfig(TrainConfig):
             "loss.adadistill moves a copy of the teacher's centres that every process holds whole: set head.sharded to "
             "false, or leave it out",
         )
+        _require(
+            not self.head.sharded or self.needs((*OF_OWN_HEAD, *OF_TEACHER_HEAD)),
+            f"head.sharded{' and head.sample_rate have' if self.head.sample_rate < 1 else ' has'} no effect: "
+            f"{', '.join(f'loss.{name}' for name in active)} go by embeddings alone, and no classifier takes part; "
+            "remove it, or raise the weight of a loss that has one (loss.ce, loss.kl, loss.th_ce, loss.th_kl)",
+        )
         through_head = ", ".join(f"loss.{name}" for name in active if name in OF_TEACHER_HEAD)
         _require(
             bool(self.teacher.model or self.teacher.head) or not through_head,

@@ -251,11 +251,28 @@ def test_another_teacher_is_refused_on_resume(distil: Distil, tiny_config: Any, 
         ({"loss__kl": 1, "teacher__model": ""}, r"teacher\.model is empty"),
         ({"loss__th_ce": 1, "teacher__model": ""}, r"loss\.th_ce needs the teacher's classifier: set"),
         ({"loss__kll": 1}, r"did you mean 'loss\.kl'"),
+        ({"loss__ce": 0, "loss__sp": 1, "head__sharded": "true"}, r"head\.sharded has no effect: loss\.sp go"),
+        (
+            {"loss__ce": 0, "loss__simkd": 1, "head__sharded": "true", "head__sample_rate": 0.5},
+            r"head\.sharded and head\.sample_rate have no effect",
+        ),
     ],
 )
 def test_configurations_that_cannot_be(distil: Distil, overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(Exception, match=message):
         distil(**overrides)
+
+
+@pytest.mark.parametrize("loss", [{"share": 1}, {"loss__ce": 0, "loss__arcdistill": 1}], ids=["th_ce", "arcdistill"])
+def test_the_teachers_classifier_alone_is_shared_out_and_sampled(distil: Distil, loss: dict[str, Any]) -> None:
+    # Fewer people in a step than there are.
+    options = {**loss, "global_batch_size": 3, "images": 27, "log_every_images": 3, "checkpoint__every_images": 0}
+    whole, sharded = distil("whole", **options), distil("sharded", **options, head__sharded="true")
+    assert losses(sharded) == pytest.approx(losses(whole), rel=1e-3)
+    content = load_checkpoint(sharded)
+    assert "weight" not in content["head"] and content["head_shards"]["shapes"].keys() == {"weight"}
+    sampled = distil("sampled", **options, head__sharded="true", head__sample_rate=0.5)
+    assert losses(sampled)[0] < 0.99 * losses(whole)[0]  # the first step has fewer classes to be told apart from
 
 
 def test_diagnostics_are_those_of_the_models_left_behind(distil: Distil, teacher: Path, tiny_faces: Path) -> None:

@@ -163,6 +163,8 @@ def test_settings_without_effect_are_refused() -> None:
         HeadConfig(sample_rate=0, sharded=True)
     with pytest.raises(HeadError, match="no effect"):
         HeadConfig(kind="linear", sharded=True)
+    with pytest.raises(HeadError, match=r"head\.sample_rate = 0\.5 has no effect with head\.kind = 'linear'"):
+        HeadConfig(kind="linear", sample_rate=0.5)
 
 
 def test_fresh_centres_do_not_depend_on_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
