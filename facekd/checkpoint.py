@@ -137,7 +137,7 @@ def keep_last(run_folder: Path, count: int) -> None:
     """Delete all but the `count` newest numbered checkpoints."""
     for path in list_checkpoints(run_folder)[:-count]:
         path.unlink(missing_ok=True)
-        shutil.rmtree(path.with_suffix(HEAD_SUFFIX), ignore_errors=True)
+        forget_other_heads(path, None)
 
 
 def delete_leftovers(run_folder: Path) -> None:
@@ -145,30 +145,31 @@ def delete_leftovers(run_folder: Path) -> None:
     folder = run_folder / "checkpoints"
     for path in folder.glob(f".*.tmp{SUFFIX}"):
         path.unlink(missing_ok=True)
-    for path in [*folder.glob(f".*.tmp{HEAD_SUFFIX}"), *folder.glob(f"[0-9]*{HEAD_SUFFIX}")]:
-        if not path.with_suffix(SUFFIX).exists():
-            shutil.rmtree(path, ignore_errors=True)
-    best = folder / f"best{SUFFIX}"
-    if len(_heads_of(best)) > 1:
-        with contextlib.suppress(CheckpointError):  # unreadable, it does not say which is its own: all stay
-            forget_other_heads(best, load_checkpoint(best).get("head_shards", {}).get("folder"))
+    for path in folder.glob(f".*.tmp{HEAD_SUFFIX}"):
+        shutil.rmtree(path, ignore_errors=True)
+    for stem in {path.name.removesuffix(HEAD_SUFFIX).split("-")[0] for path in folder.glob(f"[!.]*{HEAD_SUFFIX}")}:
+        path = folder / f"{stem}{SUFFIX}"
+        if not path.exists():
+            forget_other_heads(path, None)
+        elif len(_heads_of(path)) > 1:
+            with contextlib.suppress(CheckpointError):  # unreadable, it does not say which is its own: all stay
+                forget_other_heads(path, load_checkpoint(path).get("head_shards", {}).get("folder"))
 
 
 def forget_other_heads(path: Path, folder: str | None) -> None:
-    """Delete the folders of earlier heads of a checkpoint that is written over, such as `best.pt`.
+    """Delete the folders of earlier heads of a checkpoint that was written over, such as `best.pt`.
 
     Args:
         path: the checkpoint, as it is now.
-        folder: the one it names; None where its head lies in the file.
+        folder: the one it names; None where its head lies in the file, or it is gone itself.
     """
-    if not path.stem.isdigit():
-        for other in _heads_of(path):
-            if other.name != folder:
-                shutil.rmtree(other, ignore_errors=True)
+    for other in _heads_of(path):
+        if other.name != folder:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _heads_of(path: Path) -> list[Path]:
-    return list(path.parent.glob(f"{path.stem}-*{HEAD_SUFFIX}"))
+    return [*path.parent.glob(f"{path.stem}{HEAD_SUFFIX}"), *path.parent.glob(f"{path.stem}-*{HEAD_SUFFIX}")]
 
 
 def load_backbone(path: str | os.PathLike[str], *, ema: bool | None = None) -> tuple[nn.Module, Preprocessing]:

@@ -3,12 +3,14 @@
 Beside `checkpoints/000.pt` lies the folder `000.head/`, with the centres and what the optimiser remembers of them as
 logical (C, D) tensors, written by `torch.distributed.checkpoint`. It is kept in safetensors files, for that library's
 own format is a pickle, and a checkpoint must not run code. The `.pt` is written last and names the folder under
-`head_shards`: without it the folder is a leftover. On disk a head has no shards any more: 4 processes write it, 1, 2 or
-3 read it, and so does a run whose head is not shared out.
+`head_shards`: without it the folder is a leftover, and one that is saved again names a new folder, so that the old one
+stays whole until then. On disk a head has no shards any more: 4 processes write it, 1, 2 or 3 read it, and so does a
+run whose head is not shared out.
 """
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import zlib
 from pathlib import Path
@@ -24,6 +26,7 @@ from facekd.classifier import MarginClassifier
 from facekd.distributed import (
     ALONE,
     World,
+    broadcast_from_main,
     gather_rows,
     read_rows_of_all,
     rows_in_folder,
@@ -101,16 +104,13 @@ def write_rows(path: Path, rows: dict[str, Tensor], shards: ClassShards, images_
     Raises:
         CheckpointError: it could not be written.
     """
-    name = path.stem if path.stem.isdigit() else f"{path.stem}-{images_seen:012d}"
-    folder = path.with_name(name + HEAD_SUFFIX)
-    temporary = path.with_name(f".{name}.tmp{HEAD_SUFFIX}")
+    temporary = path.with_name(f".{path.stem}.tmp{HEAD_SUFFIX}")
     if shards.world.is_main:
         shutil.rmtree(temporary, ignore_errors=True)
-    wait_for_all(shards.world)
+    folder = path.with_name(broadcast_from_main(_new_name(path, images_seen), shards.world))  # after that, on every one
     try:
         write_rows_of_all(temporary, rows, shards.num_classes, shards.world)
         if shards.world.is_main:
-            shutil.rmtree(folder, ignore_errors=True)
             temporary.rename(folder)
     except OSError as error:  # a peer that is gone is another error, and not the disk's fault
         reason = str(error).strip().splitlines()[-1]
@@ -126,6 +126,13 @@ def write_rows(path: Path, rows: dict[str, Tensor], shards: ClassShards, images_
         "shapes": {key: [shards.num_classes, value.shape[1]] for key, value in rows.items()},
         "checksums": _checksums(folder, shards.world),
     }
+
+
+def _new_name(path: Path, images_seen: int) -> str:
+    """Of a folder that is not there yet: what the checkpoint as it was names stays whole until it is written over."""
+    name = path.stem if path.stem.isdigit() else f"{path.stem}-{images_seen:012d}"
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(name + HEAD_SUFFIX for name in names if not path.with_name(name + HEAD_SUFFIX).exists())
 
 
 def _checksums(folder: Path, world: World) -> dict[str, int]:

@@ -22,7 +22,6 @@ from facekd.head_shards import read_rows
 from facekd.logbook import read_log
 from facekd.sharing import load_shared_head
 from facekd.train import train
-from facekd.training_state import TrainingState, build_state, save_state
 from tests.distributed.test_distributed import HERE, PATIENCE, TRAIN, start_both, train_arguments
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -181,20 +180,6 @@ def test_a_head_of_another_run_is_refused(tmp_path: Path) -> None:
     # A run with such a checkpoint says which file is in the way.
     with pytest.raises(CheckpointError, match=r"Delete 000000000024\.pt and the same command starts anew"):
         run_alone(large)
-
-
-def test_best_has_one_head_beside_it(tmp_path: Path) -> None:
-    def fresh(*words: str) -> TrainingState:
-        config = parse_config(TrainConfig, train_arguments(tmp_path, *words), "", "")
-        return build_state(config, ALONE, SyntheticDataset(6, 6, 32, 1), 48)
-
-    state = fresh(*SHARDED)
-    folders = lambda: [path.name for path in sorted((tmp_path / "checkpoints").glob("*.head"))]  # noqa: E731
-    for state.images_seen in (12, 24):
-        save_state(state, "best")
-        assert folders() == [f"best-{state.images_seen:012d}.head"]
-    save_state(fresh(), "best")
-    assert folders() == [] and "weight" in load_checkpoint(tmp_path / "checkpoints" / "best.pt")["head"]
 
 
 def test_a_killed_process_is_started_again_and_the_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
