@@ -133,11 +133,21 @@ def make_scaler(world: World, *, enabled: bool) -> torch.amp.GradScaler:
 
     Replicated gradients overflow together, those of a class shard only where it is held.
     """
-    if world.size == 1 or not enabled:
-        return torch.amp.GradScaler(world.device.type, enabled=enabled)
-    from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+    scaler = torch.amp.GradScaler if world.size == 1 else _ScalerOfAll
+    return scaler(world.device.type, enabled=enabled)
 
-    return ShardedGradScaler(device=world.device.type)
+
+class _ScalerOfAll(torch.amp.GradScaler):
+    """One whose finding that gradients overflowed is that of all processes.
+
+    By the maximum: torch's `ShardedGradScaler` adds the findings up, and fused optimisers skip an update at exactly 1.
+    """
+
+    def _unscale_grads_(self, *args: Any, **kwargs: Any) -> dict[torch.device, torch.Tensor]:
+        found = super()._unscale_grads_(*args, **kwargs)
+        for found_inf in found.values():
+            dist.all_reduce(found_inf, dist.ReduceOp.MAX)
+        return found
 
 
 def without_gradient_exchange(module: nn.Module) -> contextlib.AbstractContextManager[None]:

@@ -16,9 +16,11 @@ from facekd.distributed import (
     copy_buffers_from_main,
     gather_rows,
     join_world,
+    make_scaler,
     mean_over_world,
     wait_for_all,
 )
+from facekd.optim import OptimizerConfig, build_optimizer, set_learning_rate
 
 
 def exchange(world: World) -> None:
@@ -40,6 +42,28 @@ def exchange(world: World) -> None:
     assert torch.equal(mine, norm.running_mean) == (rank == 0)  # type: ignore[arg-type]
 
 
+def overflow(world: World) -> None:
+    """An overflow, wherever, leaves the weights as they are everywhere and lowers the scale everywhere, once."""
+    for fused in (False, True):
+        for overflowing in ({0}, {1}, {0, 1}):
+            weight = nn.Parameter(torch.ones(3))
+            optimizer = build_optimizer(OptimizerConfig(fused=fused), [{"params": [weight], "weight_decay": 5e-4}])
+            set_learning_rate(optimizer, 0.1)
+            scaler = make_scaler(world, enabled=True)
+            for values, expected in ((overflowing, torch.equal), (set(), torch.not_equal)):
+                scale, before = scaler.get_scale(), weight.detach().clone()
+                weight.grad = None
+                scaler.scale(weight.sum()).backward()
+                assert weight.grad is not None
+                if world.rank in values:
+                    weight.grad[1] = torch.inf
+                scaler.unscale_(optimizer)
+                scaler.step(optimizer)
+                scaler.update()
+                assert bool(torch.as_tensor(expected(weight.detach(), before)).all()), (fused, overflowing, weight)
+                assert scaler.get_scale() == (scale / 2 if values else scale)
+
+
 def validate(world: World, pack: str) -> None:
     def embed(images: np.ndarray) -> np.ndarray:
         return images.reshape(len(images), -1)[:, ::97].astype(np.float32) - 100
@@ -53,6 +77,7 @@ if __name__ == "__main__":
     with join_world("cpu") as joined:
         assert joined.size == 2
         exchange(joined)
+        overflow(joined)
         validate(joined, sys.argv[1])
         wait_for_all(joined)
         Path(sys.argv[2], str(joined.rank)).touch()
