@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from facekd.errors import FacekdError
+from facekd.files import is_folder
 
 AGEDB_NAME = re.compile(r"\d+_(?P<who>.+)_(?P<age>\d+)_(?P<sex>[mfMF])")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
@@ -41,7 +42,7 @@ def list_folder(root: Path) -> list[ListedImage]:
         ListError: there are no subfolders with images, or two of them are one folder.
     """
     with os.scandir(root) as entries:
-        folders = sorted(entry.name for entry in entries if _is_folder(entry) and not entry.name.startswith("."))
+        folders = sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
     images: list[ListedImage] = []
     seen: dict[tuple[int, int], str] = {}
     for folder in folders:
@@ -77,13 +78,6 @@ def _list_agedb(root: Path) -> list[ListedImage]:
     label_of = {person: label for label, person in enumerate(sorted(set(people)))}
     listed = [ListedImage(file, label_of[person]) for file, person in zip(files, people, strict=True)]
     return sorted(listed, key=lambda image: image.label)  # stable: an identity's images lie together
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()  # known without asking again, which matters for millions of files; links are asked about
-    except OSError:  # a link to itself
-        return False
 
 
 def _image_files(folder: Path) -> Iterator[str]:

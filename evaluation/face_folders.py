@@ -16,6 +16,7 @@ import numpy as np
 from data_prep.image_lists import IMAGE_SUFFIXES
 from facekd.data.decoding import ImageError, decode_rgb
 from facekd.errors import FacekdError
+from facekd.files import is_folder
 from facekd.preprocessing import fit_images
 
 
@@ -100,7 +101,7 @@ class _Files(Sequence[bytes]):
 def _list(folder: Path, nobody: bool) -> list[tuple[str, str]]:
     """(person, file below the folder) in order of the names; `nobody` gives each image a person of its own."""
     loose = sorted(_images(folder))
-    inside = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    inside = sorted(entry.name for entry in os.scandir(folder) if is_folder(entry) and not entry.name.startswith("."))
     nested = [(person, f"{person}/{file}") for person in inside for file in sorted(_images(folder / person))]
     if nobody:
         return [(file, file) for file in (*loose, *(file for _, file in nested))]

@@ -21,6 +21,7 @@ from facekd.data.read_ahead import read_ahead
 from facekd.data.record_pack import open_record_pack
 from facekd.data.sharded_records import ShardedRecords, find_shards
 from facekd.data.synthetic import render_faces
+from facekd.files import is_file, is_folder
 
 __all__ = [
     "CifarDataset",
@@ -110,6 +111,8 @@ class RecordDataset(EncodedDataset):
 class FolderDataset(EncodedDataset):
     """Image files in a folder, one subfolder an identity; labels number the subfolders in order of their names.
 
+    Links are followed; one that leads nowhere, or round in a loop, is neither a subfolder nor an image.
+
     Args:
         path: the folder.
         image_size: S, side in pixels.
@@ -185,7 +188,7 @@ class FolderDataset(EncodedDataset):
 
 def _subfolders(folder: Path) -> Iterator[str]:
     with os.scandir(folder) as entries:
-        yield from (entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        yield from (entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
 
 
 def _image_files(folder: Path) -> Iterator[str]:
@@ -193,7 +196,7 @@ def _image_files(folder: Path) -> Iterator[str]:
         yield from (
             entry.name
             for entry in entries
-            if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".") and entry.is_file()
+            if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".") and is_file(entry)
         )
 
 

@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from evaluation.compare_models import main as report
 from evaluation.evaluate_folder import all_pairs, main
+from evaluation.face_folders import FaceFolder
 from evaluation.ijb_report import FILES
 from facekd.errors import FacekdError
 from facekd.verification import equal_error_rate, tar_at_far
@@ -41,6 +42,13 @@ def embedding(image: np.ndarray, flip: bool = True) -> np.ndarray:
 
 def results(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())
+
+
+def test_a_link_to_itself_is_nobodys_folder(tmp_path: Path) -> None:
+    write(tmp_path, "Ada/1.png", face(0, 0))
+    (tmp_path / "itself").symlink_to("itself")
+    (tmp_path / "linked").symlink_to("Ada")
+    assert FaceFolder(tmp_path, SIZE).files == ["Ada/1.png", "linked/1.png"]
 
 
 def test_all_pairs_are_those_of_two_loops(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,6 +104,23 @@ def test_a_folder_ignores_what_is_no_image_and_takes_any_case(tmp_path):
     assert len(FolderDataset(tmp_path, 32)) == 6
 
 
+def test_links_in_a_folder_are_followed_except_round_in_a_loop(tmp_path):
+    make_folder(tmp_path / "people")
+    faces = tmp_path / "people"
+    for place in (faces, faces / "bo"):
+        for name, target in (("itself.png", "itself.png"), ("there.png", "back.png"), ("back.png", "there.png")):
+            (place / name).symlink_to(target)
+        (place / "gone.png").symlink_to("nowhere")
+    (faces / "bo" / "linked.png").symlink_to("../anna/00.png")
+    (faces / "zoe").symlink_to("anna")
+    dataset = open_dataset(faces, 32)
+    assert isinstance(dataset, FolderDataset)
+    assert dataset.identities == ["Carl", "anna", "bo", "zoe"]
+    assert np.bincount(dataset.labels).tolist() == [3, 2, 2, 2]
+    images = dataset.load(np.arange(9))[0]
+    np.testing.assert_array_equal(images[6], images[3])
+
+
 def test_names_in_any_script_are_read(tmp_path):
     folder = tmp_path / "Zoë 李"
     folder.mkdir()
