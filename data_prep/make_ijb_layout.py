@@ -22,6 +22,7 @@ from facekd.data.decoding import quiet_decoders
 from facekd.data.synthetic import MIN_SIZE
 from facekd.errors import FacekdError, run_verb
 from facekd.files import write_json, write_text
+from facekd.lifeline import end_with_pool
 from facekd.progress import track
 
 ROWS_AT_ONCE = 64
@@ -137,7 +138,7 @@ def _write_images(arguments: argparse.Namespace, plan: IjbPlan, crops: Path) -> 
             yield from map(_write_block, jobs)
             return
         # Spawned, not forked: OpenCV's thread pool does not survive a fork.
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), quiet_decoders)
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
         try:
             yield from pool.map(_write_block, jobs)
         finally:
@@ -146,6 +147,11 @@ def _write_images(arguments: argparse.Namespace, plan: IjbPlan, crops: Path) -> 
     parts = list(track(results(), "writing images", len(plan), ROWS_AT_ONCE))
     landmarks, scores = (np.concatenate(values) for values in zip(*parts, strict=True))
     return landmarks, scores
+
+
+def _start_worker() -> None:
+    quiet_decoders()
+    end_with_pool()
 
 
 _opened: dict[Any, Any] = {}  # of this process, for its next block

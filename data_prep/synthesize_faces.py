@@ -23,6 +23,7 @@ from facekd.data.synthetic import MIN_SIZE, SynthesisError, render_faces
 from facekd.data.synthetic.pairs import PairPlan, plan_pairs
 from facekd.errors import run_verb
 from facekd.files import atomic_open, atomic_path, sha256_of_file, write_json, write_text
+from facekd.lifeline import end_with_pool
 from facekd.progress import track
 
 PART_SIZE = 1000  # images rendered between two points at which a killed run can go on
@@ -183,13 +184,18 @@ def _render_parts(jobs: list[_Job], parts: Path, workers: int | None) -> None:
             pass
         return
     # Spawned, not forked: OpenCV's thread pool does not survive a fork.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,))
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
     try:
         for _ in track(pool.map(_render_part, missing, folders), "rendering faces", total, PART_SIZE):
             pass
     finally:
         # On an error or Ctrl-C the parts that have not begun are not begun; those that are there serve the next run.
         pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    cv2.setNumThreads(1)
+    end_with_pool()
 
 
 def _render_part(job: _Job, parts: Path) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 from facekd.errors import FacekdError
 from facekd.files import write_json
+from facekd.lifeline import start_tied
 from facekd.progress import format_duration
 
 SECONDS_BETWEEN_LOOKS = 0.05
@@ -140,6 +141,11 @@ class _Running:
     process: subprocess.Popen[bytes]
     started: float
 
+    def close(self) -> None:
+        """Let go of what ties an ended process to this one."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
 
 def run_steps(
     steps: Sequence[Step],
@@ -153,7 +159,8 @@ def run_steps(
 ) -> Outcome:
     """Run what is not done, in the order given, except that nothing runs before what it builds on.
 
-    A stop signal is passed on to the running steps, which save and stop; then KeyboardInterrupt is raised.
+    A stop signal is passed on to the running steps, which save and stop; then KeyboardInterrupt is raised. They do the
+    same where this process is killed.
 
     Args:
         steps: any order in which all of `after` can be met.
@@ -224,12 +231,13 @@ def _start(step: Step, environment: dict[str, str]) -> _Running:
             sink = stack.enter_context(step.output.open("ab"))
             sink.write(f"\n$ {shown}\n".encode())
             sink.flush()
-        process = subprocess.Popen(command, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, env=environment)
+        process = start_tied(command, environment, sink)
     return _Running(step, process, time.monotonic())
 
 
 def _settle(one: _Running, memory: Memory, outcome: Outcome, keep_going: bool, quiet_before: bool) -> None:
     step, status, seconds = one.step, one.process.returncode, time.monotonic() - one.started
+    one.close()
     if status == 0:
         memory.add(step, seconds)
         outcome.done.append(step.title)
@@ -256,6 +264,7 @@ def _stop(running: list[_Running]) -> None:
             one.process.terminate()
     for one in running:
         one.process.wait()
+        one.close()
 
 
 @contextlib.contextmanager

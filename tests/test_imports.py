@@ -54,6 +54,7 @@ LAYERS = {
     "facekd.export": 3,
     "facekd.import": 3,
     "facekd.html_page": 0,
+    "facekd.lifeline": 0,
     "facekd.steps": 0,
     "facekd.study": 3,
     "facekd.pipeline": 3,

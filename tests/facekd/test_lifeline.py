@@ -1,0 +1,96 @@
+"""What a killed command started ends too: trainings after a checkpoint, by one process or several, and pool workers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+
+from facekd.checkpoint import load_checkpoint
+from facekd.logbook import read_log
+
+PATIENCE = 300  # seconds: a loaded machine takes many to start processes
+BASE = {
+    "data": {"train": "synthetic:6x6:1", "image_size": 32, "workers": 1},
+    "backbone": {"width": 0.125, "embedding_size": 16},
+    "head": {"margin_value": 0.2, "scale": 16},
+    "schedule": {"lr": 0.01},
+    "images": 12_000_000,
+    "global_batch_size": 12,
+    "log_every_images": 12,
+    "device": "cpu",
+    "tensorboard": False,
+}
+
+
+def start(words: Sequence[str]) -> subprocess.Popen[bytes]:
+    """A facekd command whose output ends when the last process that writes to it does."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "facekd", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+
+
+def kill_when(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()  # SIGKILL: it can do nothing any more
+    process.wait()
+
+
+def wait_until_free(lock: Path) -> None:
+    """Until nobody holds a lock, which goes with the process that does."""
+    deadline = time.monotonic() + PATIENCE
+    with lock.open("r+") as file:
+        while True:
+            try:
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                assert time.monotonic() < deadline, "the training goes on"
+                time.sleep(0.05)
+
+
+def assert_stopped_by_word(run: Path) -> None:
+    """It has saved where it was, which no checkpoint by images or by the clock would have been."""
+    assert load_checkpoint(run)["training"]["images_seen"] == read_log(run, "train")[-1]["images_seen"]
+
+
+def test_the_training_of_a_killed_study_saves_and_ends(tmp_path: Path) -> None:
+    study = {"output": str(tmp_path / "out"), "base": BASE, "seeds": [0], "reference": "alone"}
+    study |= {"packs": [str(tmp_path / "absent.bin")], "methods": {"alone": {"verb": "train"}}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    run = tmp_path / "out" / "runs" / "alone" / "seed-0"
+    process = start(["study", str(tmp_path / "study.yaml")])
+    kill_when(lambda: len(read_log(run, "train")) > 2, process)
+    wait_until_free(run / ".lock")
+    assert_stopped_by_word(run)
+    process.communicate(timeout=PATIENCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_all_processes_of_a_killed_pipeline_end(processes: int, tmp_path: Path) -> None:
+    content = {"output": str(tmp_path / "out"), "processes": processes, "base": BASE}
+    (tmp_path / "pipeline.yaml").write_text(
+        yaml.safe_dump({**content, "distilled": {"config": {"loss.embedding_l2": 1}}})
+    )
+    run = tmp_path / "out" / "student"
+    process = start(["pipeline", "sh-kd", str(tmp_path / "pipeline.yaml")])
+    kill_when(lambda: len(read_log(run, "train")) > 2, process)
+    process.communicate(timeout=PATIENCE)  # nobody is left who could print
+    assert_stopped_by_word(run)
+
+
+def test_pool_workers_of_a_killed_command_end(tmp_path: Path) -> None:
+    size = ("--identities", "5000", "--images-per-identity", "50", "--size", "64", "--workers", "2")
+    process = start(["data", "synthesize", *size, "--output", str(tmp_path / "faces")])
+    kill_when(lambda: any(tmp_path.rglob("*.npz")), process)
+    process.communicate(timeout=PATIENCE)
