@@ -37,7 +37,7 @@ from facekd.chunked_pass import ChunkedLosses, Distribution, Plan, Product
 from facekd.class_shards import ClassShards
 from facekd.classifier import HeadError, LinearClassifier, MarginClassifier
 from facekd.distributed import ALONE
-from facekd.margins import check_labels
+from facekd.margins import check_labels, labels_known_below
 
 # (cosine (B, C), labels (B,), embedding (B, D) before it is normalised) -> cosine; `MarginClassifier.apply_margin` is
 # one. Here it only ever sees the targets: C = 1.
@@ -154,8 +154,8 @@ def chunked_losses(
     Returns:
         One scalar a term, in the order of the terms: means over the B rows of this process.
 
-    On a GPU the pass itself never waits for the device; the checks of labels do, once here and once a margin, as those
-    of the classifiers do.
+    On a GPU the pass never waits for the device; the check of labels does, once, unless they were checked on the host
+    (`facekd.margins.labels_checked`).
 
     Raises:
         HeadError: no terms, no labels, or heads with different numbers of classes or rows.
@@ -230,7 +230,7 @@ def _target_logits(head: LazyLogits, embedding_BD: Tensor, raw_BD: Tensor, plan:
             score_B = score_B + head.bias_C[column_B]
     if head.margin is None:
         return torch.where(is_own_B, score_B * head.scale, 0), torch.ones_like(score_B)
-    with torch.enable_grad():
+    with torch.enable_grad(), labels_known_below(1):
         score_B1 = score_B[:, None].requires_grad_()
         margined_B1 = head.margin(score_B1, torch.zeros_like(column_B), raw_BD)
         (slope_B1,) = torch.autograd.grad(margined_B1.sum(), score_B1)

@@ -10,8 +10,10 @@ Equations, guards and gradients are derived in docs/method.md.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -233,7 +235,7 @@ def check_margin_value(margin: str, value_name: str, value: float, *, key: str |
 def check_labels(labels: Tensor, num_classes: int) -> None:
     """Check labels against the number of classes, as a wrong one would train silently or kill a GPU's context.
 
-    On a GPU this waits for the device once.
+    For labels on a GPU this waits for the device, except within `labels_checked`.
 
     Args:
         labels: (B,), int64.
@@ -248,6 +250,9 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
         raise MarginError(f"labels must be int64, found {labels.dtype}: convert them with labels.long()")
     if labels.ndim != 1:
         raise MarginError(f"labels must have the shape (B,), found {tuple(labels.shape)}")
+    known_below = _known_below.get()
+    if known_below is not None and known_below <= num_classes:
+        return
     wrong_B = (labels < 0) | (labels >= num_classes)
     if bool(wrong_B.any()):
         position = int(wrong_B.nonzero()[0])
@@ -256,6 +261,39 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
             f"({int(wrong_B.sum())} of {labels.numel()} labels are): the classifier has {num_classes} classes; "
             "make it as wide as the data set's num_classes, or mend the labels"
         )
+
+
+# Within the contexts below: labels are known to be in [0, this).
+_known_below: ContextVar[int | None] = ContextVar("known_below", default=None)
+
+
+@contextlib.contextmanager
+def labels_checked(labels: Tensor, num_classes: int) -> Iterator[None]:
+    """Check labels here, on the host they come from; within the block no check of them waits for a GPU again.
+
+    Everything in the block whose number of classes is at least this takes the range of its labels on trust, so it is to
+    be given these labels, or copies or parts of them, and no others.
+
+    Args:
+        labels: (B,), int64, on the CPU.
+        num_classes: C.
+
+    Raises:
+        MarginError: see `check_labels`.
+    """
+    check_labels(labels, num_classes)
+    with labels_known_below(num_classes):
+        yield
+
+
+@contextlib.contextmanager
+def labels_known_below(num_classes: int) -> Iterator[None]:
+    """`labels_checked` without the check, for labels that are right as they are made, such as zeros."""
+    token = _known_below.set(num_classes)
+    try:
+        yield
+    finally:
+        _known_below.reset(token)
 
 
 class _SineOfCosine(torch.autograd.Function):

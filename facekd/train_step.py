@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from facekd.data.loader import Batch
 from facekd.data.transforms import to_model_input
 from facekd.distributed import mean_over_world, sum_over_world, without_gradient_exchange
+from facekd.margins import labels_checked
 from facekd.optim import ema_decay, ema_update, set_learning_rate
 from facekd.run_control import TrainingError
 from facekd.sampled_centres import sampled_centres
@@ -35,12 +36,14 @@ def train_step(
 
     Raises:
         TrainingError: the loss or the gradient is not finite; raised before the weights are touched.
+        MarginError: a label of no class, likewise.
     """
     config, optimizer, scaler = state.config, state.optimizer, state.scaler
     _seed_step(state)
     set_learning_rate(optimizer, lr)
     optimizer.zero_grad(set_to_none=True)
-    with _drawn_classes(state, batch):
+    # Here, where they are on the host: a check on the device would wait for it in every pass.
+    with labels_checked(batch.labels, state.dataset.num_classes), _drawn_classes(state, batch):
         losses = _accumulate_gradients(state, batch)
         asked = losses.new_tensor([float(wish) for wish in wishes()])
         means = mean_over_world(torch.cat([losses, asked]), state.world).tolist()

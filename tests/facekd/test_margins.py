@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekd.errors import FacekdError
-from facekd.margins import MARGINS, MarginError, adaface, arcface, check_labels, combined, cosface, no_margin
+from facekd.margins import (
+    MARGINS,
+    MarginError,
+    adaface,
+    arcface,
+    check_labels,
+    combined,
+    cosface,
+    labels_checked,
+    no_margin,
+)
 
 LABEL = torch.tensor([0])
 SCALE = 64.0
@@ -283,6 +293,22 @@ def test_values_out_of_range(call, message):
     cosine, labels, _ = random_batch()
     with pytest.raises(FacekdError, match=message):
         call(cosine, labels)
+
+
+def test_labels_checked_once_are_trusted_as_far_as_they_were_checked():
+    cosine, labels, wrong = torch.zeros(2, 4), torch.tensor([0, 3]), torch.tensor([0, 4])
+    with labels_checked(labels, 4):
+        check_labels(wrong, 4)  # which they are not: it is not looked at
+        with pytest.raises(MarginError, match="label 3 at position 1"):
+            check_labels(labels, 3)
+        with pytest.raises(MarginError, match="3 labels for 2 rows"):
+            arcface(cosine, torch.tensor([0, 1, 2]))
+        with pytest.raises(MarginError, match="int64"):
+            check_labels(labels.int(), 4)
+    with pytest.raises(MarginError, match="label 4 at position 1"), labels_checked(wrong, 4):
+        pass
+    with pytest.raises(MarginError, match="label 4 at position 1"):
+        arcface(cosine, wrong)
 
 
 def test_an_empty_batch_passes():

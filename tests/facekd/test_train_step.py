@@ -1,0 +1,86 @@
+"""One update: labels are checked once, on the host, and no pass reads anything back from the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from facekd.config import TrainConfig, parse_config
+from facekd.data.datasets import open_dataset
+from facekd.distill import build_distiller
+from facekd.distill_config import DistillConfig
+from facekd.distributed import World
+from facekd.margins import MarginError
+from facekd.train import _make_loader
+from facekd.train_step import train_step
+from facekd.training_state import TrainingState, build_state, save_state
+
+ALONE = World(0, 1, torch.device("cpu"))
+HEADS = [
+    *(
+        ("--head.margin", "arcface"),
+        ("--head.margin", "none", "--head.margin_value", "null"),
+        ("--head.sharded", "true"),
+    ),
+    ("--head.margin", "adaface", "--head.gradient", "straight_through"),
+    ("--head.kind", "linear", "--head.scale", "64", "--head.margin_value", "null"),
+]
+LOSSES = [
+    ("--share", "0.5", "--loss.kl", "1"),
+    ("--loss.ce", "0", "--loss.arcdistill", "1"),
+    ("--loss.ce", "0", "--loss.adadistill", "1"),
+]
+CASES = [*HEADS, *LOSSES]
+
+
+class ReadsBack(TorchDispatchMode):
+    """Counts values that Python reads out of tensors: each makes the host wait where the tensor is on a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        waits = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        self.count += func in waits
+        return func(*args, **(kwargs or {}))
+
+
+def make_state(arguments: list[str], folder: Path, words: Sequence[str]) -> TrainingState:
+    """Of a training, or of a distillation where `words` name losses."""
+    train_config = parse_config(TrainConfig, [*arguments, "--output", str(folder / "teacher")], "", "")
+    dataset = open_dataset(train_config.data.train, 32)
+    if words in HEADS:
+        return build_state(parse_config(TrainConfig, [*arguments, *words], "", ""), ALONE, dataset, 120)
+    teacher = save_state(build_state(train_config, ALONE, dataset, 120))
+    config = parse_config(DistillConfig, [*arguments, *words, "--teacher.model", str(teacher)], "", "")
+    return build_state(config, ALONE, dataset, 120, build_distiller(config, ALONE, dataset))
+
+
+@pytest.mark.parametrize("words", CASES, ids=" ".join)
+def test_passes_read_nothing_back(words: Sequence[str], tiny_arguments: list[str], tmp_path: Path) -> None:
+    counts = []
+    for size in (12, 3):
+        state = make_state([*tiny_arguments, "--batch_size_per_rank", str(size)], tmp_path, words)
+        batch = next(iter(_make_loader(state)))
+        with ReadsBack() as reads:
+            train_step(state, batch, 0.01)
+        counts.append(reads.count)
+    assert counts[0] == counts[1]  # in one pass as in four
+
+
+@pytest.mark.parametrize("label", [-1, 6])
+@pytest.mark.parametrize("words", CASES, ids=" ".join)
+def test_a_label_of_no_class_stops_before_the_weights_move(
+    words: Sequence[str], label: int, tiny_arguments: list[str], tmp_path: Path
+) -> None:
+    state = make_state([*tiny_arguments, "--batch_size_per_rank", "3"], tmp_path, words)
+    before = {name: value.clone() for name, value in state.recognizer.state_dict().items()}
+    batch = next(iter(_make_loader(state)))
+    batch.labels[7] = label
+    with pytest.raises(MarginError, match=rf"label {label} at position 7 of the batch is outside \[0, 6\)"):
+        train_step(state, batch, 0.01)
+    assert all(torch.equal(value, before[name]) for name, value in state.recognizer.state_dict().items())
