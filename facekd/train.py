@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from facekd.backbones import count_parameters
-from facekd.checkpoint import delete_leftovers
+from facekd.checkpoint import delete_leftovers, list_checkpoints
 from facekd.config import TrainConfig, parse_config, to_yaml
 from facekd.data.datasets import FaceDataset
 from facekd.data.loader import BatchLoader, make_loader, usable_cores
@@ -119,9 +119,9 @@ def train(
         dataset = open_training_data(config.data)
         total_images = round_up(config.images or round(config.epochs * len(dataset)), config.global_batch_size)
         config.schedule.check(total_images)
+        _require_same_start(config, world, dataset)
         state = build_state(config, world, dataset, total_images, make_recognizer(config, world, dataset))
         resumed_from = restore_latest(state)
-        _require_same_start(state)
         if world.is_main:
             delete_leftovers(state.folder)
             write_text(state.folder / "config.yaml", to_yaml(config))
@@ -287,13 +287,15 @@ def _check_batch_size(config: TrainConfig, world: World) -> None:
         )
 
 
-def _require_same_start(state: TrainingState) -> None:
-    mine = (state.images_seen, len(state.dataset))
-    main = broadcast_from_main(mine, state.world)
+def _require_same_start(config: TrainConfig, world: World, dataset: FaceDataset) -> None:
+    # Before anything is restored: heads that are shared out are read together, by processes that agree on which.
+    found = list_checkpoints(Path(config.output))
+    mine = (int(found[-1].stem) if found else 0, len(dataset))
+    main = broadcast_from_main(mine, world)
     if mine != main:
         raise TrainingError(
-            f"rank {state.world.rank} is at image {mine[0]:,} of a run over {mine[1]:,} records, the main process at "
-            f"image {main[0]:,} over {main[1]:,}; output ({state.folder}) and data.train must be the same on every "
+            f"rank {world.rank} is at image {mine[0]:,} of a run over {mine[1]:,} records, the main process at "
+            f"image {main[0]:,} over {main[1]:,}; output ({config.output}) and data.train must be the same on every "
             "machine: put them on a shared file system"
         )
 

@@ -103,9 +103,11 @@ def test_what_is_judged_is_what_is_saved(pack: Path, tmp_path: Path) -> None:
     assert (run / "checkpoints" / "best.pt").exists()
 
 
-def test_ranks_that_start_apart_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharded", ["false", "true"])
+def test_ranks_that_start_apart_are_refused(sharded: str, tmp_path: Path) -> None:
     # As on two machines without a shared file system: the second finds no run to resume.
     arguments = train_arguments(tmp_path / "run", "--images", "24", "--checkpoint.every_images", "12")
+    arguments += ["--head.sharded", sharded]
     train(parse_config(TrainConfig, arguments, "", ""), World(0, 1, torch.device("cpu")))
     list_checkpoints(tmp_path / "run")[-1].unlink()
     words = [*TRAIN, *arguments]
