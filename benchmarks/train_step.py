@@ -5,16 +5,18 @@ Both train the same backbone under an ArcFace head of as many classes, and take 
 
     facekd  `facekd.train_step` fed by facekd's loader: the configuration's defaults, and variants of them
     usual   written out below: PIL and float tensors one at a time, (B, C) cosines with the margin on them,
-            cross-entropy, torch's PReLU and memory layout, SGD; on a GPU fp16, the head's product included, and a gradient
-            scaler, on a CPU fp32. The variant beside it there is "fp16 half-head"
+            cross-entropy, torch's PReLU and memory layout, SGD; on a GPU fp16, the head's product included, and a
+            gradient scaler, on a CPU fp32. The variant beside it there is "fp16 half-head"
 
 Where the time of facekd's step goes is measured part by part: waiting for the loader, forward and backward of the
 backbone, and of the head from given embeddings, and the optimiser, each as a share of the whole step. Memory is that of
-a GPU's allocator, from the second step on; on a CPU the peak of resident memory over that before the model was made, in a process for each.
+a GPU's allocator, from the second step on; on a CPU the peak of resident memory over that before the model was made, in
+a process for each.
 
 On a CPU the defaults are small; on a GPU:
 
-    python benchmarks/train_step.py --batch-size 128 --turns 50 --workers 8 --variants bf16 "fp16 half-head" fused "bf16 compile"
+    python benchmarks/train_step.py --batch-size 128 --turns 50 --workers 8 \
+        --variants bf16 "fp16 half-head" fused "bf16 compile"
 """
 
 from __future__ import annotations
