@@ -30,6 +30,8 @@ SECONDS_BETWEEN_LOOKS = 0.05
 LAST_LINES = 15
 LAUNCH = (sys.executable, "-m", "facekd")
 LAUNCH_MANY = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
+# A launcher kills what has not saved by then; 30 seconds, its own default, are short for a step and a large head.
+SECONDS_TO_SAVE = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -174,7 +176,7 @@ def run_steps(
     Raises:
         StepError: a step failed, without `keep_going`.
     """
-    environment = dict(os.environ)
+    environment = SECONDS_TO_SAVE | os.environ
     if threads is not None:
         environment |= {name: str(threads) for name in THREAD_VARIABLES}
     outcome = Outcome(done=list(done))

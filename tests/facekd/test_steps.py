@@ -134,3 +134,15 @@ def test_values_as_words_of_a_command_line() -> None:
     assert as_options({"a.b": True, "c": [1.5, 2], "d": "1e-4", "e": None, "f": ""}) == [
         *("--a.b", "true", "--c", "[1.5, 2]", "--d", "1e-4", "--e", "null", "--f", ""),
     ]
+
+
+def test_processes_that_train_together_have_minutes_to_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_seconds = "import os, sys; open(sys.argv[-1], 'w').write(os.environ['TORCH_ELASTIC_SHUTDOWN_TIMEOUT'])"
+    monkeypatch.setattr(steps_module, "LAUNCH_MANY", (sys.executable, "-c", write_seconds))
+    for name, wanted in (("ours", "600"), ("theirs", "5")):
+        monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", raising=False)
+        if name == "theirs":
+            monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", wanted)
+        file = tmp_path / name
+        run_steps([Step(name, ("touch", str(file)), file, processes=2)], Memory(tmp_path))
+        assert file.read_text() == wanted
