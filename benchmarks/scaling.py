@@ -8,11 +8,13 @@ Worked out: memory, exchange and time of the head on 8, 64 and 512 GPUs, from th
 assumptions, printed above the table, and can be given; nothing in it was measured. What is counted:
 
     memory   of the head on a process: weight, gradient, momentum in float32, one chunk of scores, and the embeddings
-             of all processes with their gradients, raw and normalised
-    copied   the same where every process holds the whole head
+             of all processes with their gradients, raw and normalised; not the copy of the gradient to which an
+             optimiser that is not fused adds the weight decay
+    copied   weight, gradient and momentum where every process holds the whole head
     exchange bytes that one process sends a step. Shared out: its embeddings to all and their gradients back, and a few
              numbers a row; copied: the gradient of the whole head. The backbone's own gradient comes on top of both
-    products four of 2 B D C / n operations: forward, again in backward, and two for the gradients
+    products four of 2 B D C / n operations: forward, again in backward, and two for the gradients. The rate assumed is
+             that of half types (`head.product: autocast`)
     traffic  the head's weight read twice, its gradient written, and read, weight and momentum updated by SGD
 
     python benchmarks/scaling.py
