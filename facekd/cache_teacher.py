@@ -88,7 +88,7 @@ def open_teacher_and_data(arguments: argparse.Namespace) -> tuple[Embedder, Face
     Raises:
         FacekdError: a size that does not fit, or anything about model or data that cannot be used.
     """
-    if arguments.batch_size < 1:
+    if arguments.batch_size is not None and arguments.batch_size < 1:
         raise FacekdError(f"--batch-size {arguments.batch_size}: give at least 1")
     embedder = open_model(arguments.model, arguments, resize=False)
     teacher_size = embedder.preprocessing.image_size
@@ -109,6 +109,8 @@ def open_teacher_and_data(arguments: argparse.Namespace) -> tuple[Embedder, Face
 
 def read_batch_size(arguments: argparse.Namespace) -> int:
     """Images read at once: whole batches of the model, and enough that the reading costs little."""
+    if arguments.batch_size is None:
+        return 256  # whole batches of any default
     return arguments.batch_size * max(1, 256 // arguments.batch_size)
 
 

@@ -24,6 +24,10 @@ from facekd.preprocessing import EmbedderError, Preprocessing, fit_images
 if TYPE_CHECKING:
     import torch
 
+# More on a CPU only takes longer: there the memory of large activations is cleared anew for each batch.
+IMAGES_AT_ONCE = {"cpu": 16}
+IMAGES_AT_ONCE_ELSEWHERE = 64
+
 __all__ = [
     "Embedder",
     "EmbedderError",
@@ -74,7 +78,7 @@ class TorchEmbedder:
             for the time of a call only, so that a module in training may be embedded with.
         preprocessing: mean, std, colour and size the module was trained with.
         device: where to run; the module is moved there.
-        batch_size: images run at once.
+        batch_size: images run at once; None chooses by the device.
         normalize: divide each embedding by its L2 norm.
         autocast: a torch dtype (`torch.bfloat16`) to run the module in mixed precision; None for float32.
         resize: resize images of another size instead of refusing them.
@@ -85,19 +89,20 @@ class TorchEmbedder:
         module: torch.nn.Module,
         preprocessing: Preprocessing,
         device: str | torch.device = "cpu",
-        batch_size: int = 64,
+        batch_size: int | None = None,
         normalize: bool = False,
         autocast: torch.dtype | None = None,
         resize: bool = False,
     ) -> None:
         import torch
 
-        check_batch_size(batch_size)
         self.preprocessing = preprocessing
         self.normalized = normalize
-        self.batch_size = batch_size
         self.resize = resize
         self._device = torch.device(device)
+        chosen = IMAGES_AT_ONCE.get(self._device.type, IMAGES_AT_ONCE_ELSEWHERE)
+        self.batch_size = chosen if batch_size is None else batch_size
+        check_batch_size(self.batch_size)
         self._module = module.to(self._device)
         self._autocast = autocast
         size = getattr(module, "embedding_size", None)
@@ -161,7 +166,7 @@ def open_embedder(
     color: str | None = None,
     image_size: int | None = None,
     device: str = "cpu",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     resize: bool = False,
     **options: Any,
 ) -> TorchEmbedder | OnnxEmbedder:
@@ -170,7 +175,7 @@ def open_embedder(
     Args:
         path: an ONNX file, a checkpoint, or the folder of a run (its latest checkpoint).
         mean, std, color, image_size: override what the file says; None to use it.
-        device, batch_size, resize: see the embedders.
+        device, batch_size, resize: see the embedders; None takes the batch size of each.
         options: for ONNX `threads`, `output`; for a checkpoint `normalize`, `autocast`, and `ema` (False for the
             weights as trained where there is a moving average). None stands for the default, and is always taken.
 
@@ -181,9 +186,8 @@ def open_embedder(
     given = {name: value for name, value in options.items() if value is not None}
     if is_onnx_file(path):
         _check_options(path, given, {"threads", "output"}, "an ONNX file")
-        return OnnxEmbedder(
-            path, mean, std, color, image_size, batch_size=batch_size, device=device, resize=resize, **given
-        )
+        size = {} if batch_size is None else {"batch_size": batch_size}
+        return OnnxEmbedder(path, mean, std, color, image_size, device=device, resize=resize, **size, **given)
     _check_options(path, given, {"normalize", "autocast", "ema"}, "a checkpoint")
     from facekd.checkpoint import load_backbone  # here: it imports torch, and it imports this package's types
 

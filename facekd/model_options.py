@@ -22,7 +22,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--color", choices=("rgb", "bgr"), help="the order in which the model takes its channels")
     add("--image-size", type=int, metavar="PX", help="input size, for a file that does not say")
     add("--resize", action="store_true", help="resize images of another size instead of refusing them")
-    add("--batch-size", type=int, default=64, help="images at once, for a model of dynamic batch (default: 64)")
+    add(
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="images at once, for a model of dynamic batch (default: 16 of a checkpoint on a CPU, else 64)",
+    )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (default: cpu)")
     add("--threads", type=_number_of_threads, help="threads of onnxruntime (default: one a core)")
 

@@ -61,6 +61,15 @@ def test_embeddings_are_those_of_the_images_one_by_one(color: str, count: int) -
     assert isinstance(embedder, Embedder)
 
 
+def test_by_default_a_cpu_is_given_few_images_at_once():
+    module, counts = make_module(), []
+    module.register_forward_pre_hook(lambda _, inputs: counts.append(len(inputs[0])))
+    embedder = TorchEmbedder(module, Preprocessing(image_size=16))
+    counts.clear()
+    embedder.embed(make_images(40))
+    assert counts == [16, 16, 8]
+
+
 def test_no_images_give_no_embeddings() -> None:
     embedder = TorchEmbedder(make_module(), Preprocessing(image_size=16))
     assert embedder.embed(make_images(0)).shape == (0, 6)
