@@ -9,6 +9,7 @@ backbone, no optimiser. Two sets of losses:
 Each measurement is a fresh process. Its memory is the peak of resident memory during the step over that just before
 it, when the weights exist and a small step has woken threads and libraries; `working` leaves out the gradient of the
 weight as well, which every form must hand back. Forms take turns, so that another program's load hits both alike.
+On a GPU, which is taken where there is one, memory is that of torch's allocator, and the clock waits for the device.
 
     python benchmarks/large_head.py
     python benchmarks/large_head.py --classes 93431 --embedding-size 512 --batch-size 64 --rounds 5 --json out.json
@@ -93,35 +94,50 @@ def status_bytes(name: str) -> int:
     raise SystemExit(f"/proc/self/status has no {name}: this benchmark needs Linux")
 
 
-def measure(case: str, form: str, batch_size: int, embedding_size: int, num_classes: int, steps: int) -> dict:
+def measure(
+    case: str, form: str, batch_size: int, embedding_size: int, num_classes: int, steps: int, device: torch.device
+) -> dict:
     """One process: seconds of each step after the first, memory of them all, and the losses."""
     losses_of = naive_losses if form == "naive" else losses_in_chunks
     torch.manual_seed(0)
 
-    def step(own: MarginClassifier, frozen: MarginClassifier) -> tuple[float, ...]:
+    def head(classes: int) -> MarginClassifier:
+        return MarginClassifier(embedding_size, classes).to(device)
+
+    def step(own: MarginClassifier, frozen: MarginClassifier) -> tuple[float, tuple[float, ...]]:
         generator = torch.Generator().manual_seed(1)
-        embedding = torch.randn(batch_size, embedding_size, generator=generator).requires_grad_()
-        teacher = embedding.detach() + torch.randn(batch_size, embedding_size, generator=generator)
-        labels = torch.randint(own.num_classes, (batch_size,), generator=generator)
+        embedding = torch.randn(batch_size, embedding_size, generator=generator)
+        teacher = (embedding + torch.randn(batch_size, embedding_size, generator=generator)).to(device)
+        labels = torch.randint(own.num_classes, (batch_size,), generator=generator).to(device)
+        embedding = embedding.to(device).requires_grad_()
         own.weight.grad = None
+        wait_for(device)
+        start = time.perf_counter()
         losses = losses_of(case, own, frozen, embedding, teacher, labels)
         torch.stack([weight * loss for weight, loss in zip(WEIGHTS, losses, strict=False)]).sum().backward()
+        wait_for(device)
+        seconds = time.perf_counter() - start
         gradients = [embedding.grad, own.weight.grad]
-        return tuple(float(number) for number in (*(loss.detach() for loss in losses), *map(length, gradients)))
+        return seconds, tuple(
+            float(number) for number in (*(loss.detach() for loss in losses), *map(length, gradients))
+        )
 
-    step(MarginClassifier(embedding_size, 300), MarginClassifier(embedding_size, 300).requires_grad_(False))
-    own = MarginClassifier(embedding_size, num_classes)
-    frozen = MarginClassifier(embedding_size, num_classes if case == "distil" else 1).requires_grad_(False)
+    step(head(300), head(300).requires_grad_(False))
+    own = head(num_classes)
+    frozen = head(num_classes if case == "distil" else 1).requires_grad_(False)
 
-    before = reset_peak()
-    seconds = []
-    numbers = ()
-    for _ in range(steps + 1):
-        start = time.perf_counter()
-        numbers = step(own, frozen)
-        seconds.append(time.perf_counter() - start)
-    memory = status_bytes("VmHWM") - before
-    return {"seconds": seconds[1:], "bytes": memory, "numbers": numbers}
+    is_gpu = device.type == "cuda"
+    if is_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated() if is_gpu else reset_peak()
+    found = [step(own, frozen) for _ in range(steps + 1)]
+    memory = (torch.cuda.max_memory_allocated() if is_gpu else status_bytes("VmHWM")) - before
+    return {"seconds": [seconds for seconds, _ in found[1:]], "bytes": memory, "numbers": found[-1][1]}
+
+
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def in_fresh_process(*arguments: str) -> dict:
@@ -136,7 +152,8 @@ def compare(case: str, batch_size: int, embedding_size: int, num_classes: int, a
     for _ in range(args.rounds):
         for form in FORMS:
             arguments = (case, form, batch_size, embedding_size, num_classes, args.steps)
-            results[form].append(in_fresh_process(*map(str, arguments), "--threads", str(args.threads)))
+            options = ("--threads", str(args.threads), "--device", args.device)
+            results[form].append(in_fresh_process(*map(str, arguments), *options))
     gradient_bytes = num_classes * embedding_size * 4
     row: dict = {"case": case, "batch": batch_size, "embedding": embedding_size, "classes": num_classes}
     for form in FORMS:
@@ -194,16 +211,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="timed steps a process, after one that is not")
     parser.add_argument("--rounds", type=int, default=3, help="processes a form")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help=f"default here: {device}")
     parser.add_argument("--json", type=Path, help="write the numbers there as well")
     parser.add_argument("--measure", nargs=6, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.measure:
         case, form, *sizes = args.measure
-        print(json.dumps(measure(case, form, *map(int, sizes))))
+        print(json.dumps(measure(case, form, *map(int, sizes), device=torch.device(args.device))))
         return
 
-    print(f"torch {torch.__version__}, {args.threads} threads, float32; median (lowest..highest), chunked / naive")
+    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
+    print(f"torch {torch.__version__}, {where}, float32; median (lowest..highest), chunked / naive")
     print(HEADER)
     rows = []
     for embedding_size in args.embedding_size:
@@ -213,7 +233,7 @@ def main() -> None:
                     rows.append(compare(case, batch_size, embedding_size, num_classes, args))
                     print(line_of(rows[-1]), flush=True)
     if args.json:
-        write_json(args.json, {"torch": torch.__version__, "threads": args.threads, "rows": rows})
+        write_json(args.json, {"torch": torch.__version__, "where": where, "threads": args.threads, "rows": rows})
 
 
 if __name__ == "__main__":
