@@ -84,9 +84,9 @@ def main(argv: list[str] | None = None) -> int:
     with AlignLog(arguments.output, vars(settings), arguments.force) as log:
         tasks = _plan(photos, arguments.photos, arguments.output, settings.file_format)
         waiting = [task for task in tasks if not _is_done(task, log)]
-        results = in_order(lambda task: align_photo(task, finder, settings), waiting, arguments.workers)
-        for result in track(results, "aligning photographs", len(waiting)):
-            log.add(result.result())
+        with in_order(lambda task: align_photo(task, finder, settings), waiting, arguments.workers) as results:
+            for result in track(results, "aligning photographs", len(waiting)):
+                log.add(result.result())
         done = [log.entries[task.photo] for task in tasks]
     if arguments.set_aside is not None:
         _copy_aside(done, arguments.photos, arguments.set_aside)

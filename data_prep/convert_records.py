@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -158,7 +158,7 @@ def _plan(sources: list[ImageSource], arguments: argparse.Namespace, group: bool
 
 def _contents(
     arguments: argparse.Namespace, plan: Plan, rows: range, bad: BadRecords
-) -> Iterator[tuple[int, str, bytes, str]]:
+) -> Generator[tuple[int, str, bytes, str], None, None]:
     """`(row, stamp, bytes, name)` of the images in `rows`; those that cannot be used are met by the policy."""
 
     def fetch(row: int) -> tuple[str, bytes]:
@@ -174,17 +174,18 @@ def _contents(
             raise ImageError(f"{where}: image {image} ({source.name(image) or 'without name'}): {error}") from error
 
     several = len(plan.sources) > 1
-    for row, result in zip(rows, in_order(fetch, _announced(plan, rows), arguments.workers), strict=True):
-        number = int(plan.source_of[row])
-        name = plan.sources[number].name(int(plan.image_of[row]))
-        try:
-            check_name(name)
-            stamp, content = result.result()
-        except FacekdError as error:
-            bad.meet(error)
-            continue
-        name = name or default_name(int(plan.labels[row]), row, suffix_of(content))
-        yield row, stamp, content, f"{number}_{name}" if several else name
+    with in_order(fetch, _announced(plan, rows), arguments.workers) as results:
+        for row, result in zip(rows, results, strict=True):
+            number = int(plan.source_of[row])
+            name = plan.sources[number].name(int(plan.image_of[row]))
+            try:
+                check_name(name)
+                stamp, content = result.result()
+            except FacekdError as error:
+                bad.meet(error)
+                continue
+            name = name or default_name(int(plan.labels[row]), row, suffix_of(content))
+            yield row, stamp, content, f"{number}_{name}" if several else name
 
 
 def _announced(plan: Plan, rows: range) -> Iterator[int]:
@@ -253,10 +254,11 @@ def _write(
             tell_found(writer, writer.num_found)
             left = rows[writer.next_task :]
             description = f"writing file {number + 1} of {arguments.shards}" if arguments.shards > 1 else "writing"
-            for row, stamp, content, name in track(_contents(arguments, plan, left, bad), description, len(left)):
-                # Keys go on from shard to shard, so that a record is known by its key alone.
-                key = row if is_tar or layout == "im2rec" else None
-                writer.add(int(plan.labels[row]), content, name, key, row - rows.start, stamp)  # type: ignore[arg-type]
+            with contextlib.closing(_contents(arguments, plan, left, bad)) as contents:
+                for row, stamp, content, name in track(contents, description, len(left)):
+                    # Keys go on from shard to shard, so that a record is known by its key alone.
+                    key = row if is_tar or layout == "im2rec" else None
+                    writer.add(int(plan.labels[row]), content, name, key, row - rows.start, stamp)  # type: ignore[arg-type]
             num_images = writer.num_images
         if not is_tar:
             # Each shard would say only what it holds itself.

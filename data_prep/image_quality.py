@@ -60,11 +60,11 @@ def measure_quality(pack: RecordPack, images: np.ndarray, workers: int) -> Quali
     count = len(images)
     columns = np.full((3, count), np.nan)
     hashes, is_usable = np.zeros(count, dtype=np.uint64), np.zeros(count, dtype=bool)
-    results = in_order(measure, images.tolist(), workers)
-    for row, result in enumerate(track(results, "measuring images", count)):
-        found = result.result()
-        if found is not None:
-            columns[:, row], hashes[row], is_usable[row] = found[:3], found[3], True
+    with in_order(measure, images.tolist(), workers) as results:
+        for row, result in enumerate(track(results, "measuring images", count)):
+            found = result.result()
+            if found is not None:
+                columns[:, row], hashes[row], is_usable[row] = found[:3], found[3], True
     return Quality(images, columns[0], columns[1], columns[2], hashes, is_usable)
 
 

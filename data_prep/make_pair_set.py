@@ -167,15 +167,15 @@ def _read_images(arguments: argparse.Namespace, names: list[str]) -> tuple[dict[
 
     images: dict[str, bytes] = {}
     bad: set[str] = set()
-    results = in_order(prepare, names, arguments.workers)
-    for name, result in zip(names, track(results, "reading images", len(names)), strict=True):
-        try:
-            images[name] = result.result()
-        except ImageError as error:
-            if arguments.on_missing == "fail":
-                raise
-            bad.add(name)
-            print(f"dropped: {error}", file=sys.stderr)
+    with in_order(prepare, names, arguments.workers) as results:
+        for name, result in zip(names, track(results, "reading images", len(names)), strict=True):
+            try:
+                images[name] = result.result()
+            except ImageError as error:
+                if arguments.on_missing == "fail":
+                    raise
+                bad.add(name)
+                print(f"dropped: {error}", file=sys.stderr)
     return images, bad
 
 

@@ -60,16 +60,17 @@ def main(argv: list[str] | None = None) -> int:
         bad.go_on(writer)
         tell_found(writer, writer.num_found)
         tasks = range(writer.next_task, len(images))
-        results = in_order(prepare, (images[task] for task in tasks), arguments.workers)
-        for task, result in zip(tasks, track(results, "packing images", len(tasks)), strict=True):
-            image = images[task]
-            try:
-                check_name(image.name)
-                stamp, content = result.result()
-            except (ImageError, ListError) as error:
-                bad.meet(error)
-                continue
-            writer.add(image.label, content, image.name, image.key if has_keys else None, task, stamp)
+        todo = (images[task] for task in tasks)
+        with in_order(prepare, todo, arguments.workers) as results:
+            for task, result in zip(tasks, track(results, "packing images", len(tasks)), strict=True):
+                image = images[task]
+                try:
+                    check_name(image.name)
+                    stamp, content = result.result()
+                except (ImageError, ListError) as error:
+                    bad.meet(error)
+                    continue
+                writer.add(image.label, content, image.name, image.key if has_keys else None, task, stamp)
         if writer.num_images == 0:
             raise ListError(f"none of the {len(images):,} images of {arguments.source} is usable; nothing was written")
     size = writer.rec_path.stat().st_size / 1e6

@@ -10,7 +10,6 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +18,7 @@ import numpy as np
 from evaluation.pair_sets import PairSet, PairSetError
 from facekd.embedder import Embedder
 from facekd.files import atomic_open
+from facekd.generator_threads import generator_threads
 from facekd.progress import track
 
 IMAGES_AT_ONCE = 256
@@ -71,7 +71,7 @@ def embed_images(
 def _decoded_ahead(images: EncodedImages, start: int, stop: int) -> Iterator[np.ndarray]:
     """Batches of pixels, one decoded while the one before is used: decoders let go of the interpreter."""
     pending = None
-    with ThreadPoolExecutor(1) as ahead:
+    with generator_threads(1) as ahead:
         for first in range(start, stop, IMAGES_AT_ONCE):
             decoded, pending = pending, ahead.submit(images.decode, first, min(first + IMAGES_AT_ONCE, stop))
             if decoded is not None:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from facekd.data.decoding import ImageError, decode_rgb
 from facekd.embedder import Embedder
 from facekd.errors import FacekdError
 from facekd.files import atomic_path, write_json
+from facekd.generator_threads import generator_threads
 from facekd.progress import track
 
 IMAGES_AT_ONCE = 128
@@ -173,7 +174,7 @@ class FaceEmbeddings:
         self, batches: Sequence[np.ndarray], workers: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (rows, crops, stamps) of the readable images of each batch, made while the caller is busy."""
-        with ThreadPoolExecutor(workers) as pool:
+        with generator_threads(workers) as pool:
             ahead: deque[tuple[np.ndarray, np.ndarray, list[Future[Any]]]] = deque()
             waiting = iter(batches)
             while True:
