@@ -41,7 +41,7 @@ def describe_software() -> dict[str, str]:
     """The entry `software` of a result."""
     # OpenCV decodes and resizes, and its versions differ in both; the runtimes differ in the last digits.
     found = {"facekd": __version__}
-    for name in ("numpy", "scipy", "opencv-python-headless", "onnxruntime", "torch"):
+    for name in ("numpy", "scipy", "opencv-python-headless", "simplejpeg", "onnxruntime", "torch"):
         with contextlib.suppress(PackageNotFoundError):  # another build of the same library, such as onnxruntime-gpu
             found[name] = version(name)
     return found

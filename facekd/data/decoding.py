@@ -7,11 +7,14 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 from facekd.errors import FacekdError
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+APPLICATION_SEGMENTS, EXIF_SEGMENT, COMMENT_SEGMENT = range(0xE0, 0xF0), 0xE1, 0xFE
+MAX_PIXELS = 2**30  # what OpenCV refuses: a few hostile bytes can announce an image of gigabytes
 
 
 class ImageError(FacekdError):
@@ -23,33 +26,28 @@ class ImageSizeError(ImageError):
 
 
 def decode_rgb(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
-    """Decode one JPEG, PNG, ... to (H, W, 3) uint8 RGB.
+    """Decode one JPEG, PNG, ... to (H, W, 3) uint8 RGB, turned upright where Exif data say how.
 
     Raises:
-        ImageError: no bytes, an unknown format, or a file cut short. libjpeg alone would fill what is missing with
-            grey and only print a warning. Damage in the middle of a JPEG, which libjpeg steps over with a warning on
-            standard error and wrong pixels, is not noticed.
+        ImageError: no bytes, an unknown format, a file cut short, or a JPEG in which the decoder met damage: libjpeg
+            alone would make up the pixels from there on, and only print a warning. JPEG has no checksums: damage that
+            happens to decode is not noticed, nor is any in a picture with Exif data that is not cut short.
     """
-    if len(data) == 0:
-        raise ImageError("it holds no image bytes")
-    # Inside a JPEG's pixel data 0xFF is always followed by 0x00 or a restart marker, so the end marker is the end.
-    if data[-2:] != JPEG_END and data[:2] == JPEG_START and bytes(data).rfind(JPEG_END) < 0:
-        raise ImageError(f"its JPEG is cut short: no end marker in {len(data):,} bytes")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
-    except cv2.error as error:  # a header that announces more pixels than OpenCV agrees to
-        raise ImageError(f"its {len(data):,} bytes do not decode as an image: {error.err}") from error
-    if image is None:
-        start = bytes(data[:16]).hex(" ")
-        raise ImageError(f"its {len(data):,} bytes do not decode as an image (they start with {start})")
-    return image  # type: ignore[return-value]
+    if _is_for_libjpeg(data):
+        try:
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            if int(height) * int(width) <= MAX_PIXELS:
+                return simplejpeg.decode_jpeg(data, "RGB")
+        except ValueError as error:
+            _refuse_damage(data, str(error))
+    return _decode_by_opencv(data)
 
 
 def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, resize: bool = False) -> None:
-    """Decode one image into `out` (S, S, 3).
+    """Decode one image into `out` (S, S, 3), C-contiguous.
 
     Args:
-        out: where the pixels go; untouched where an error is raised.
+        out: where the pixels go; where an error is raised it may hold some of them.
         data: the encoded image.
         resize: scale an image of another size to S x S (by area) instead of refusing it.
 
@@ -57,6 +55,12 @@ def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, re
         ImageError: the bytes do not decode.
         ImageSizeError: the image has another size, and `resize` is False.
     """
+    if not resize and _is_for_libjpeg(data):
+        try:  # straight into place: a copy into a batch, too large for the nearest cache, costs a twentieth of decoding
+            if simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape == out.shape:
+                return
+        except ValueError:
+            pass  # another size, a kind that OpenCV knows, or broken: found out below
     image = decode_rgb(data)
     size = out.shape[0]
     if image.shape != out.shape:
@@ -65,6 +69,52 @@ def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, re
             raise ImageSizeError(f"its image is {width}x{height} pixels, expected {size}x{size}")
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     out[:] = image
+
+
+def _is_for_libjpeg(data: bytes | bytearray | memoryview) -> bool:
+    """Whether this is a JPEG without Exif data. Those may say that the picture is to be turned, which OpenCV does.
+
+    They stand in one of the segments of applications, which come before the tables and the pixels.
+    """
+    if data[:2] != JPEG_START:
+        return False
+    place = 2
+    while len(segment := bytes(data[place : place + 8])) == 8:
+        marker = segment[1]
+        if marker == EXIF_SEGMENT and segment[4:] == b"Exif":
+            return False
+        if marker not in APPLICATION_SEGMENTS and marker != COMMENT_SEGMENT:
+            return True
+        place += 2 + int.from_bytes(segment[2:4], "big")
+    return True
+
+
+def _refuse_damage(data: bytes | bytearray | memoryview, met: str) -> None:
+    """Raise for what libjpeg met, unless the picture is whole or of a kind that OpenCV may know."""
+    _refuse_cut_short(data)
+    is_harmless = "extraneous bytes" in met  # between segments, as some cameras write them
+    if met.startswith(("Corrupt JPEG data", "Premature end")) and not is_harmless:
+        raise ImageError(f"its JPEG is damaged (libjpeg: {met})")
+
+
+def _refuse_cut_short(data: bytes | bytearray | memoryview) -> None:
+    # Inside a JPEG's pixel data 0xFF is always followed by 0x00 or a restart marker, so the end marker is the end.
+    if data[:2] == JPEG_START and data[-2:] != JPEG_END and bytes(data).rfind(JPEG_END) < 0:
+        raise ImageError(f"its JPEG is cut short: no end marker in {len(data):,} bytes")
+
+
+def _decode_by_opencv(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
+    if len(data) == 0:
+        raise ImageError("it holds no image bytes")
+    _refuse_cut_short(data)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:  # a header that announces more pixels than OpenCV agrees to
+        raise ImageError(f"its {len(data):,} bytes do not decode as an image: {error.err}") from error
+    if image is None:
+        start = bytes(data[:16]).hex(" ")
+        raise ImageError(f"its {len(data):,} bytes do not decode as an image (they start with {start})")
+    return image  # type: ignore[return-value]
 
 
 @contextlib.contextmanager

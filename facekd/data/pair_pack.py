@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from facekd.data.decoding import ImageError, decode_rgb
 from facekd.data.pair_unpickler import ArrayStandIn, RefusedGlobalError, load_pairs
 from facekd.errors import FacekdError
 from facekd.files import atomic_open
@@ -126,16 +126,10 @@ def decode_images(
     batch: np.ndarray | None = None
     for i, image in enumerate(images):
         where = f"{source or 'verification pack'}: image {first_image + i} (pair {(first_image + i) // 2})"
-        encoded = np.frombuffer(_as_bytes(image, where), np.uint8)
         try:
-            decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-        except cv2.error:
-            decoded = None
-        if decoded is None:
-            raise PairPackError(
-                f"{where} does not decode: {encoded.size:,} bytes starting {encoded[:8].tobytes().hex(' ')}; "
-                "expected JPEG or PNG; fetch or rebuild the pack"
-            )
+            decoded = decode_rgb(_as_bytes(image, where))
+        except ImageError as error:
+            raise PairPackError(f"{where}: {error}; fetch or rebuild the pack") from error
         if batch is None:
             batch = np.empty((len(images), *decoded.shape), np.uint8)
         elif decoded.shape != batch.shape[1:]:
@@ -144,7 +138,7 @@ def decode_images(
                 f"{where} is {decoded.shape[1]}x{decoded.shape[0]} pixels, the first of its batch {width}x{height}; "
                 "all images of a pack must have one size: align or resize them alike and rebuild it"
             )
-        cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB, dst=batch[i])
+        batch[i] = decoded
     assert batch is not None
     return batch
 

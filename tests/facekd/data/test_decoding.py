@@ -7,7 +7,9 @@ import io
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
 
 from facekd.data.decoding import ImageError, ImageSizeError, decode_into, decode_rgb
 
@@ -53,17 +55,89 @@ def test_a_jpeg_with_bytes_after_its_end_is_sound():
     np.testing.assert_array_equal(decode_rgb(data + b"\0" * 300), decode_rgb(data))
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 70),
+    width=st.integers(1, 70),
+    subsampling=st.sampled_from(["4:4:4", "4:2:2", "4:2:0", "4:1:1"]),
+    quality=st.integers(5, 100),
+    progressive=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_jpegs_of_any_form_decode_as_by_opencv(height, width, subsampling, quality, progressive, seed):
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    data = saved(noise, format="JPEG", subsampling=subsampling, quality=quality, progressive=progressive)
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_array_equal(decode_rgb(data), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_jpegs_of_other_colours_decode_as_by_opencv(mode):
+    stream = io.BytesIO()
+    Image.fromarray(photo_of()).convert(mode).save(stream, format="JPEG")
+    expected = cv2.imdecode(np.frombuffer(stream.getvalue(), np.uint8), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_array_equal(decode_rgb(stream.getvalue()), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("comment", [b"", b"a comment before it"])
+def test_a_picture_is_turned_as_its_exif_data_say(orientation, comment):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo = cv2.resize(photo_of(), (24, 16))
+    data = saved(photo, format="JPEG", exif=exif.tobytes(), comment=comment)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(decode_rgb(data), np.asarray(upright))
+    square = saved(photo_of(), format="JPEG", exif=exif.tobytes())
+    out = np.empty((24, 24, 3), np.uint8)
+    decode_into(out, square)
+    np.testing.assert_array_equal(out, np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(square)))))
+
+
+def test_damage_that_the_decoder_meets_is_refused():
+    data = saved(photo_of(64), format="JPEG", quality=95)
+    start = len(data) // 2
+    damaged = data[:start] + b"\xff\xd9" + data[start + 2 :]  # an end in the middle: the rest would be made up
+    for decode in (decode_rgb, lambda broken: decode_into(np.empty((64, 64, 3), np.uint8), broken)):
+        with pytest.raises(ImageError, match=r"its JPEG is damaged \(libjpeg: .*remature end"):
+            decode(damaged)
+
+
+def test_padding_between_the_segments_is_harmless():
+    data = saved(photo_of(), format="JPEG")
+    tables = data.index(b"\xff\xdb")
+    np.testing.assert_array_equal(decode_rgb(data[:tables] + b"\0\0\0" + data[tables:]), decode_rgb(data))
+
+
+def test_a_header_of_gigabytes_is_refused_before_they_are_asked_for():
+    data = bytearray(saved(photo_of(), format="JPEG"))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = (65500).to_bytes(2, "big") * 2
+    with pytest.raises(ImageError, match="do not decode as an image"):
+        decode_rgb(bytes(data))
+
+
 @pytest.mark.parametrize(("data", "message"), [(b"", "holds no image bytes"), (b"GIF, not", "47 49 46 2c 20 6e 6f 74")])
 def test_what_is_no_image_is_refused_showing_what_is_there(data, message):
     with pytest.raises(ImageError, match=message):
         decode_rgb(data)
 
 
-def test_another_size_is_refused_with_both_sizes_and_leaves_the_batch_alone():
-    out = np.full((16, 16, 3), 7, np.uint8)
-    with pytest.raises(ImageSizeError, match="24x24 pixels, expected 16x16"):
-        decode_into(out, saved(photo_of(24), format="PNG"))
-    assert (out == 7).all()
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("size", [12, 16, 24])
+def test_another_size_is_refused_with_both_sizes(kind, size):
+    out = np.empty((16, 16, 3), np.uint8)
+    if size == 16:
+        decode_into(out, saved(photo_of(16), format=kind))
+        np.testing.assert_array_equal(out, decode_rgb(saved(photo_of(16), format=kind)))
+        return
+    with pytest.raises(ImageSizeError, match=f"{size}x{size} pixels, expected 16x16"):
+        decode_into(out, saved(photo_of(size), format=kind))
+
+
+def test_as_many_pixels_in_another_shape_are_refused():
+    with pytest.raises(ImageSizeError, match="32x8 pixels, expected 16x16"):
+        decode_into(np.empty((16, 16, 3), np.uint8), saved(np.zeros((8, 32, 3), np.uint8), format="JPEG"))
 
 
 def test_resizing_by_a_whole_factor_averages():

@@ -296,10 +296,10 @@ def test_decoding_gives_rgb_in_order() -> None:
 def test_decoding_names_the_pair() -> None:
     good = png((1, 2, 3))
     with pytest.raises(
-        PairPackError, match=r"x\.bin: image 103 \(pair 51\) does not decode: 9 bytes starting 6e 6f 74"
+        PairPackError, match=r"x\.bin: image 103 \(pair 51\): its 9 bytes do not decode .* start with 6e 6f 74"
     ):
         decode_images([good, good, good, b"not a jpg"], first_image=100, source="x.bin")
-    with pytest.raises(PairPackError, match=r"image 1 \(pair 0\) does not decode"):
+    with pytest.raises(PairPackError, match=r"image 1 \(pair 0\): "):
         decode_images([good, good[: len(good) // 4]])
     with pytest.raises(PairPackError, match=r"image 2 \(pair 1\) is 9x9 pixels, the first of its batch 8x8"):
         decode_images([good, good, png((1, 2, 3), 9)])
