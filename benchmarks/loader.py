@@ -1,6 +1,6 @@
 """Images a second of facekd's loader, beside its limit and its peers, in one run on one machine.
 
-    limit         a bare loop of cv2.imdecode over JPEGs in memory, in as many processes as there are workers
+    limit         a bare loop of the fastest decoder over JPEGs in memory, in as many processes as there are workers
     facekd        batches ready for the device: uint8 images, which of them to flip, labels
     facekd float  the same, mirrored and normalised on the CPU, where the two below end
     per sample    the pipeline of InsightFace's `MXFaceDataset` and its descendants, written out below: one record at a
@@ -33,6 +33,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import simplejpeg
 import torch
 from measuring import Seconds, Table, processor_seconds, ratios, report, spread, take_turns, timed
 from PIL import Image
@@ -103,10 +104,9 @@ def image_seconds(batches: Iterable[torch.Tensor], batch_size: int) -> Seconds:
 
 
 def decode_all(encoded: list[bytes], repeats: int) -> None:
-    cv2.setNumThreads(1)
     for _ in range(repeats):
         for jpeg in encoded:
-            cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB)
+            simplejpeg.decode_jpeg(jpeg, "RGB")
 
 
 def limit_seconds(encoded: list[bytes], processes: int, num_images: int) -> Seconds:
@@ -160,6 +160,7 @@ def compare_decoders(encoded: list[bytes], turns: int) -> tuple[Table, dict[str,
         return pixels.permute(1, 2, 0).numpy()
 
     decoders: dict[str, Callable[[bytes], np.ndarray]] = {
+        f"simplejpeg {simplejpeg.__version__}": lambda jpeg: simplejpeg.decode_jpeg(jpeg, "RGB"),
         f"OpenCV {cv2.__version__}": lambda jpeg: cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR_RGB),  # type: ignore
         "torchvision": by_torchvision,
         "PIL": lambda jpeg: np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")),

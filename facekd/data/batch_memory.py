@@ -9,41 +9,84 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
+
+class BatchSlots:
+    """What main process and workers share: N slots for batches of B images of S pixels. Goes to a spawned worker.
+
+    What is small is here as well, so that the messages between them are a number and never wait for each other.
+    """
+
+    def __init__(self, num_slots: int, batch_size: int, image_size: int, shared: bool) -> None:
+        self.pixels = torch.empty((num_slots, batch_size, image_size, image_size, 3), dtype=torch.uint8)
+        self.numbers = torch.empty((num_slots, 3, batch_size), dtype=torch.int64)
+        self.flips = torch.empty((num_slots, batch_size), dtype=torch.bool)
+        if shared:
+            for tensor in (self.pixels, self.numbers, self.flips):
+                tensor.share_memory_()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The arrays are views of the tensors, and would be copied.
+        return {"pixels": self.pixels, "numbers": self.numbers, "flips": self.flips}
+
+    @cached_property
+    def images(self) -> NDArray[np.uint8]:
+        """(N, B, S, S, 3)."""
+        return self.pixels.numpy()
+
+    @cached_property
+    def indices(self) -> NDArray[np.int64]:
+        """(N, B), the images asked for."""
+        return self.numbers[:, 0].numpy()
+
+    @cached_property
+    def positions(self) -> NDArray[np.int64]:
+        """(N, B), where in the run."""
+        return self.numbers[:, 1].numpy()
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """(N, B), found with the images."""
+        return self.numbers[:, 2].numpy()
+
+    @cached_property
+    def flip(self) -> NDArray[np.bool_]:
+        """(N, B), which to mirror."""
+        return self.flips.numpy()
 
 
 class BatchMemory:
-    """Slots for batches, each free until it is taken, and again when its batch is no longer held.
+    """Which slots are free: each until it is taken, and again when its batch is no longer held. For the main process.
 
     Args:
-        num_slots: batches that may exist at once in here; those beyond find no slot.
-        shape: (B, S, S, 3) of a batch.
-        shared: whether worker processes write it.
+        slots: the memory.
     """
 
-    def __init__(self, num_slots: int, shape: tuple[int, ...], shared: bool) -> None:
-        self.slots = torch.empty((num_slots, *shape), dtype=torch.uint8)
-        if shared:
-            self.slots.share_memory_()
-        self._free = deque(range(num_slots))
+    def __init__(self, slots: BatchSlots) -> None:
+        self.slots = slots
+        self._free = deque(range(len(slots.pixels)))
+        self._held: dict[int, weakref.ref] = {}
 
-    def take(self) -> int | None:
-        """A free slot; None where all are held, and the batch needs memory of its own."""
-        return self._free.popleft() if self._free else None
+    def take(self) -> int:
+        """A free slot. There is one as long as each taken is given away by `hand_out` before the next is asked for."""
+        return self._free.popleft()
 
-    def give_back(self, slot: int) -> None:
-        """The slot is free again."""
-        self._free.append(slot)
+    def hand_out(self, slot: int) -> torch.Tensor:
+        """The images (B, S, S, 3) of a slot, which is free again as soon as no view of this tensor is left.
 
-    def hold(self, slot: int) -> torch.Tensor:
-        """The batch in a taken slot, which is free again as soon as no view of this tensor is left."""
-        array = self.slots[slot].numpy()
-        weakref.finalize(array, self.give_back, slot).atexit = False
+        Where it is the last one not held, they are copied out of it, so that the loader can go on.
+        """
+        if not self._free:
+            copy = self.slots.pixels[slot].clone()
+            self._free.append(slot)
+            return copy
+        array = self.slots.images[slot]
+        free = self._free
+        self._held[slot] = weakref.ref(array, lambda _: free.append(slot))
         return torch.from_numpy(array)  # keeps `array`, this very object, as long as its storage
-
-
-def as_array(slots: torch.Tensor, slot: int | None) -> np.ndarray | None:
-    """The slot as an array to write, or None for none."""
-    return None if slot is None else slots[slot].numpy()

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
 
-from facekd.data.batch_memory import BatchMemory, as_array
+from facekd.data.batch_memory import BatchMemory, BatchSlots
+from facekd.data.batch_workers import BatchWorkers, LoaderError
 from facekd.data.crops import draw_resized_crops
 from facekd.data.datasets import FaceDataset
-from facekd.data.decoding import one_decoder_thread, quiet_decoders
 from facekd.data.read_ahead import ReadsAhead
 from facekd.data.sampler import PositionSampler, SampledBatch
 from facekd.data.transforms import Augmentation, augment, flip_mask
-from facekd.errors import FacekdError
+from facekd.generator_threads import generator_threads
 
-
-class LoaderError(FacekdError):
-    """The workers of a loader died, or were asked for in a way that cannot work."""
+__all__ = ["Batch", "BatchLoader", "LoaderError", "make_loader", "usable_cores"]
 
 
 class Batch(NamedTuple):
@@ -40,7 +36,7 @@ class BatchLoader:
     """Iterates over the batches of a sampler; made by `make_loader`.
 
     Images lie in memory that is used again: once nobody holds a batch, nor a view of its images, another is written
-    there. Whoever keeps many makes the later ones slower, and nothing else.
+    there. Whoever keeps many has the later ones copied, and nothing else.
     """
 
     def __init__(
@@ -74,66 +70,30 @@ class BatchLoader:
             FacekdError: what a worker met, as if it had been raised here.
             LoaderError: a worker was killed.
         """
-        size = self._dataset.image_size
-        # What workers have under way, the batch handed out and the one before it, which the caller's loop still names.
-        num_slots = self._workers * self._prefetch + 2
-        memory = BatchMemory(num_slots, (self.sampler.batch_size_per_rank, size, size, 3), shared=self._workers > 0)
-        loader = self._torch_loader(memory)
-        with one_decoder_thread():
-            batches = iter(loader)
-        try:
-            for filled in batches:
-                if isinstance(filled, FacekdError):
-                    raise filled
-                yield self._to_batch(filled, memory)
-                del filled
-        except RuntimeError as error:
-            # torch reports a worker that was killed as a bare RuntimeError.
-            if "DataLoader worker" not in str(error):
-                raise
-            raise LoaderError(
-                f"{error}. A worker that is killed has usually run out of memory, or of shared memory (/dev/shm; in a "
-                "container, start it with --ipc=host or a larger --shm-size). Fewer workers, less prefetch or smaller "
-                "batches need less of either"
-            ) from error
-        finally:
-            # torch ends the workers when the iterator is collected, which a traceback through it can put off.
-            end_workers = getattr(batches, "_shutdown_workers", None)
-            if end_workers is not None:
-                end_workers()
-
-    def _torch_loader(self, memory: BatchMemory) -> DataLoader[Any]:
-        workers = self._workers
-        return DataLoader(
-            _Reader(self._dataset, self._augmentation, self._seed, memory.slots, self._pin_memory),
-            batch_sampler=_SlottedSampler(self.sampler, memory, self._dataset),  # type: ignore[arg-type]  # any iterable does
-            collate_fn=_as_it_is,  # type: ignore[arg-type]  # `__getitems__` gives the batch, not a list
-            num_workers=workers,
-            pin_memory=self._pin_memory,
-            prefetch_factor=self._prefetch if workers else None,
-            worker_init_fn=_start_worker if workers else None,
-            multiprocessing_context=self._start_method if workers else None,
-            # A generator of its own: torch would draw from the global one at each start and shift every later draw.
-            generator=torch.Generator().manual_seed(0),
+        under_way = max(1, self._workers * self._prefetch)
+        # What is under way, the batch handed out, and the one before it, which the caller's loop still names.
+        slots = BatchSlots(
+            under_way + 2, self.sampler.batch_size_per_rank, self._dataset.image_size, shared=self._workers > 0
         )
+        reader = _Reader(self._dataset, self._augmentation, self._seed, slots)
+        order = in_reading_order(self.sampler, self._dataset)
+        memory = BatchMemory(slots)
+        if not self._workers:
+            yield from self._finished(_Batches(order, _NoWorkers(reader.fill), memory, under_way))
+            return
+        with BatchWorkers(reader.fill, self._workers, self._start_method) as workers:
+            yield from self._finished(_Batches(order, workers, memory, under_way))
 
-    def _to_batch(self, filled: _Filled, memory: BatchMemory) -> Batch:
-        images = filled.images
-        if filled.slot is not None and images is None:
-            images = memory.hold(filled.slot)
-        elif filled.slot is not None:
-            assert images is not None
-            # Torch has copied it to page-locked memory; where there is no such device it has not, and we do.
-            images = images if images.is_pinned() else images.clone()
-            memory.give_back(filled.slot)
-        assert images is not None
-        return Batch(
-            images=images,
-            labels=torch.from_numpy(filled.labels),
-            positions=torch.from_numpy(filled.positions),
-            flip=torch.from_numpy(filled.flip),
-            bad_records=filled.bad_records,
-        )
+    def _finished(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        if not self._pin_memory:
+            yield from batches
+            return
+        with generator_threads(1) as thread:  # the copy of a batch, while the one before it is trained on
+            ahead = thread.submit(_next_pinned, batches)
+            while (batch := ahead.result()) is not None:
+                ahead = thread.submit(_next_pinned, batches)
+                yield batch
+                del batch
 
 
 def make_loader(
@@ -168,86 +128,104 @@ def make_loader(
     )
 
 
-class _Filled(NamedTuple):
-    """What comes back from a worker. Arrays, for of a tensor torch would send a file descriptor."""
+class _Batches:
+    """Asks for batches, `under_way` of them at any time, and gives them in order.
 
-    slot: int | None  # where in the memory the images are
-    images: torch.Tensor | None  # themselves, where they are in no slot, or torch is to copy them out of it
-    labels: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    flip: NDArray[np.bool_]
-    bad_records: list[str]
-
-
-class _SlottedSampler:
-    """Gives each batch a slot to be decoded into; in the main process, just before a worker is sent the batch."""
-
-    def __init__(self, sampler: PositionSampler, memory: BatchMemory, dataset: FaceDataset) -> None:
-        self.sampler = sampler
-        self.memory = memory
-        self.dataset = dataset
-
-    def __iter__(self) -> Iterator[tuple[SampledBatch, int | None]]:
-        reads_ahead = self.sampler.block_shuffle is not None and isinstance(self.dataset, ReadsAhead)
-        asked_for = -1  # windows up to this one
-        for sampled in self.sampler:
-            if reads_ahead:
-                here = self.sampler.windows_of(int(sampled.positions[0]), int(sampled.positions[-1]))
-                asked_for = max(asked_for, here.start - 1)
-                while asked_for < here.stop:  # the one after these as well: it is read while they are trained on
-                    asked_for += 1
-                    for stretch in self.sampler.stretches_of(asked_for):
-                        self.dataset.read_ahead(*stretch)  # type: ignore[attr-defined]  # asked above
-            yield sampled, self.memory.take()
-
-
-class _Reader(Dataset[Any]):
-    """Fills slots with the images of a `SampledBatch`, in a worker."""
+    No generator, which could not be closed while a thread is inside.
+    """
 
     def __init__(
-        self, dataset: FaceDataset, augmentation: Augmentation, seed: int, slots: torch.Tensor, sends_images: bool
+        self, order: Iterator[SampledBatch], workers: BatchWorkers | _NoWorkers, memory: BatchMemory, under_way: int
     ) -> None:
+        self._order = order
+        self._workers = workers
+        self._memory = memory
+        self._asked: deque[int] = deque()
+        self._ask_for(under_way)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if not self._asked:
+            raise StopIteration
+        bad_records = self._workers.result()
+        batch = _take_out(self._asked.popleft(), bad_records, self._memory)
+        self._ask_for(1)  # before this one is handed over, so that no worker waits for that
+        return batch
+
+    def _ask_for(self, count: int) -> None:
+        for sampled in islice(self._order, count):
+            slot = self._memory.take()
+            self._memory.slots.indices[slot] = sampled.indices
+            self._memory.slots.positions[slot] = sampled.positions
+            self._asked.append(slot)
+            self._workers.ask(slot)
+
+
+class _NoWorkers:
+    """Stands for `BatchWorkers` in the main process: fills a slot when its result is asked for."""
+
+    def __init__(self, fill: Callable[[int], list[str]]) -> None:
+        self._fill = fill
+        self._asked: deque[int] = deque()
+
+    def ask(self, slot: int) -> None:
+        self._asked.append(slot)
+
+    def result(self) -> list[str]:
+        return self._fill(self._asked.popleft())
+
+
+def _take_out(slot: int, bad_records: list[str], memory: BatchMemory) -> Batch:
+    numbers, flip = memory.slots.numbers[slot].clone(), memory.slots.flips[slot].clone()
+    return Batch(memory.hand_out(slot), labels=numbers[2], positions=numbers[1], flip=flip, bad_records=bad_records)
+
+
+def _next_pinned(batches: Iterator[Batch]) -> Batch | None:
+    batch = next(batches, None)
+    if batch is None:
+        return None
+    can_pin = torch.cuda.is_available()
+    tensors = (tensor.pin_memory() if can_pin else tensor.clone() for tensor in batch[:4])
+    return Batch(*tensors, batch.bad_records)  # type: ignore[arg-type]
+
+
+class _Reader:
+    """Fills a slot with the images it asks for; in a worker, or in the main process where there is none."""
+
+    def __init__(self, dataset: FaceDataset, augmentation: Augmentation, seed: int, slots: BatchSlots) -> None:
         self.dataset = dataset
         self.augmentation = augmentation
         self.seed = seed
         self.slots = slots
-        self.sends_images = sends_images
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitems__(self, asked: tuple[SampledBatch, int | None]) -> _Filled | FacekdError:
-        try:
-            return self._read(*asked)
-        except FacekdError as error:
-            # Returned and raised again in the main process: torch would bury the message in a worker's traceback.
-            return error
-
-    def _read(self, sampled: SampledBatch, slot: int | None) -> _Filled:
-        min_area = self.augmentation.resized_crop
-        crops = draw_resized_crops(min_area, self.seed, sampled.positions) if min_area else None
-        images, labels = self.dataset.load(sampled.indices, crops, as_array(self.slots, slot))
-        if self.augmentation.changes_pixels:
-            augment(self.augmentation, images, self.seed, sampled.positions)
-        flip = flip_mask(self.seed, sampled.positions) & self.augmentation.flip
-        sent = None
-        if slot is None:
-            sent = torch.from_numpy(images)
-        elif self.sends_images:
-            sent = self.slots[slot]  # a view of memory that the main process has: what travels is where
-        return _Filled(slot, sent, labels, sampled.positions, flip, self.dataset.take_bad_records())
+    def fill(self, slot: int) -> list[str]:
+        """Read, decode and augment; returns a line for each bad record."""
+        slots, augmentation = self.slots, self.augmentation
+        positions = slots.positions[slot]
+        min_area = augmentation.resized_crop
+        crops = draw_resized_crops(min_area, self.seed, positions) if min_area else None
+        images, slots.labels[slot] = self.dataset.load(slots.indices[slot], crops, slots.images[slot])
+        if augmentation.changes_pixels:
+            augment(augmentation, images, self.seed, positions)
+        slots.flip[slot] = flip_mask(self.seed, positions) & augmentation.flip
+        return self.dataset.take_bad_records()
 
 
-def _as_it_is(filled: _Filled | FacekdError) -> _Filled | FacekdError:
-    return filled
-
-
-def _start_worker(worker: int) -> None:
-    quiet_decoders()
-    # Ctrl-C reaches every process of the terminal; the main one ends the workers, without a traceback from each.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A batch system sends SIGTERM to every process as well; the main one still needs batches until it has saved.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def in_reading_order(sampler: PositionSampler, dataset: FaceDataset) -> Iterator[SampledBatch]:
+    """The batches of a sampler; with a block shuffle each window of images is read ahead of its use."""
+    reads_ahead = sampler.block_shuffle is not None and isinstance(dataset, ReadsAhead)
+    asked_for = -1  # windows up to this one
+    for sampled in sampler:
+        if reads_ahead:
+            here = sampler.windows_of(int(sampled.positions[0]), int(sampled.positions[-1]))
+            asked_for = max(asked_for, here.start - 1)
+            while asked_for < here.stop:  # the one after these as well: it is read while they are trained on
+                asked_for += 1
+                for stretch in sampler.stretches_of(asked_for):
+                    dataset.read_ahead(*stretch)  # type: ignore[attr-defined]  # asked above
+        yield sampled
 
 
 def usable_cores() -> int:
