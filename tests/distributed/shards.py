@@ -1,9 +1,6 @@
-"""Sharded heads against whole ones: what each of some processes computes; run by `test_sharded_heads.py`."""
+"""Sharded heads against whole ones: what each of some processes computes, for `test_sharded_heads.py`."""
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
 
 import torch
 
@@ -11,7 +8,7 @@ from facekd.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
 from facekd.class_shards import ClassShards
 from facekd.classifier import HeadConfig, MarginClassifier
 from facekd.distill_diagnostics import first_class
-from facekd.distributed import World, gather_rows, join_world, mean_over_world, wait_for_all
+from facekd.distributed import World, gather_rows, mean_over_world
 from facekd.sampled_centres import sampled_centres
 
 SIZE, TEACHER_SIZE, ROWS = 7, 5, 4
@@ -160,21 +157,19 @@ CONFIGS = [
     HeadConfig(margin="none", scale=20.0),
 ]
 
-if __name__ == "__main__":
-    with join_world("cpu") as joined:
-        for config in CONFIGS:
-            for num_classes in (2, 5, 23, 40):  # 2 and 5 leave processes without classes
-                for chunk_size in (3, None):
-                    compare(joined, Example(joined, config, num_classes, ROWS, torch.float64), ROWS, 1e-9, chunk_size)
-        for num_classes in (2, 5, 40):
-            sampled = HeadConfig(scale=16.0, sharded=True, sample_rate=0.3)
-            compare_sampled(joined, Example(joined, sampled, num_classes, 2 * ROWS, torch.float64), 2 * ROWS, 2)
-        for rows in (3, 5, 2):  # the batch may change from step to step
-            compare(joined, Example(joined, CONFIGS[0], 1000, rows, torch.float32), rows, 2e-5, 128)
-        with torch.autocast(
-            "cpu", torch.bfloat16
-        ):  # the same products, rounded alike; what adds up differently is small
-            half = Example(joined, HeadConfig(product="autocast"), 500, ROWS, torch.float32)
-            compare(joined, half, ROWS, 1e-2, 64, by_norm=True)
-        wait_for_all(joined)
-        Path(sys.argv[1], str(joined.rank)).touch()
+
+def check(world: World) -> None:
+    """Every kind of head, class counts that do not divide, in chunks and at once, drawn classes, half precision."""
+    for config in CONFIGS:
+        for num_classes in (2, 5, 23, 40):  # 2 and 5 leave processes without classes
+            for chunk_size in (3, None):
+                compare(world, Example(world, config, num_classes, ROWS, torch.float64), ROWS, 1e-9, chunk_size)
+    for num_classes in (2, 5, 40):
+        sampled = HeadConfig(scale=16.0, sharded=True, sample_rate=0.3)
+        compare_sampled(world, Example(world, sampled, num_classes, 2 * ROWS, torch.float64), 2 * ROWS, 2)
+    for rows in (3, 5, 2):  # the batch may change from step to step
+        compare(world, Example(world, CONFIGS[0], 1000, rows, torch.float32), rows, 2e-5, 128)
+    # The same products, rounded alike; what adds up differently is small.
+    with torch.autocast("cpu", torch.bfloat16):
+        half = Example(world, HeadConfig(product="autocast"), 500, ROWS, torch.float32)
+        compare(world, half, ROWS, 1e-2, 64, by_norm=True)

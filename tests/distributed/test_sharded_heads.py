@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,18 +25,13 @@ from facekd.head_shards import read_rows
 from facekd.logbook import read_log
 from facekd.sharing import load_shared_head
 from facekd.train import train
+from tests.distributed import shards
 from tests.distributed.test_distributed import HERE, PATIENCE, TRAIN, start_both, train_arguments
 
 ALONE = World(0, 1, torch.device("cpu"))
 # A low rate, for steps of a high one are chaotic: they blow up the rounding that two orders of sums differ by.
 GENTLE = ("--head.margin_value", "0.2", "--schedule.lr", "0.002")
 SHARDED = ("--head.sharded", "true")
-
-
-def on(count: int, words: list[str], verb: str = "train") -> None:
-    for process in start_both(["-m", "facekd", verb, *words], count=count):
-        _, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, errors.decode()
 
 
 def run_alone(words: list[str]) -> None:
@@ -59,71 +57,141 @@ def assert_same_run(first: Path, second: Path, rtol: float = 1e-3) -> None:
     torch.testing.assert_close(head_of(first), head_of(second), rtol=rtol, atol=1e-4)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_losses_and_gradients_are_those_of_a_whole_head(count: int, tmp_path: Path) -> None:
-    for process in start_both([str(HERE / "shards.py"), str(tmp_path)], count=count):
-        _, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, errors.decode()
-    assert len(list(tmp_path.iterdir())) == count
+class Runs:
+    """Runs by two and by three processes that have ended, in a folder.
+
+    Args:
+        folder: of the runs, by name.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def make(self) -> None:
+        """Make all runs: those that go on from others after those."""
+        self.start(3, {"shards-3": ("shards", []), **{f"3-{name}": ("train", of_three(name)) for name in OPTIMIZERS}})
+        for name in OPTIMIZERS:
+            copy_up_to(24, self.folder / f"3-{name}", self.folder / f"2-{name}")
+        run_alone(train_arguments(self.folder / "whole", *ON_THE_WAY))
+        copy_up_to(24, self.folder / "whole", self.folder / "from-whole")
+        distillation = [*through(self.folder / "teacher"), *SHARDED]
+        gentle = [*GENTLE, "--images", "60", *SHARDED]
+        cases: dict[str, tuple[str, list[str]]] = {"shards-2": ("shards", []), "gentle": ("train", gentle)}
+        cases |= {"teacher": ("train", [*gentle, "--backbone.embedding_size", "24"])}
+        cases |= {"student": ("distill", distillation), "from-whole": ("train", [*ON_THE_WAY, *SHARDED])}
+        cases |= {f"2-{name}": ("train", of_three(name)) for name in OPTIMIZERS}
+        short = [*GENTLE, "--images", "24", *SHARDED]
+        cases |= {"short": ("train", short), "full": ("fail-on-full-disk", short)}
+        self.start(2, cases)
+
+    def start(self, count: int, cases: dict[str, tuple[str, list[str]]]) -> None:
+        """Make runs by so many processes."""
+        plan = [
+            (name, verb, [] if verb == "shards" else train_arguments(self.folder / name, *words))
+            for name, (verb, words) in cases.items()
+        ]
+        script = [str(HERE / "several_runs.py"), str(self.folder), json.dumps(plan)]
+        for rank, process in enumerate(start_both(script, count=count)):
+            _, errors = process.communicate(timeout=PATIENCE)
+            (self.folder / f"errors-{count}.{rank}").write_bytes(errors)
+
+    def of(self, name: str, count: int) -> Path:
+        """The folder of a run, which every one of its processes has seen through."""
+        reports = [self.folder / f"{name}.{rank}" for rank in range(count)]
+        said = [self.folder / f"errors-{count}.{rank}" for rank in range(count)]
+        for report in reports:
+            wrong = report.read_text() if report.exists() else f"not done: {[file.read_text() for file in said]}"
+            assert not wrong, wrong
+        return self.folder / name
 
 
-def test_two_processes_with_shards_equal_one_with_the_whole(tmp_path: Path) -> None:
+OPTIMIZERS = ("sgd", "adamw")
+ON_THE_WAY = [*GENTLE, "--images", "48", "--checkpoint.every_images", "24", "--batch_size_per_rank", "6"]
+
+
+def four_a_pass(optimizer: str) -> list[str]:
+    # However many processes share the 24 of a step: batch normalisation sees the same batches.
+    words = [*GENTLE, "--images", "72", "--global_batch_size", "24", "--batch_size_per_rank", "4"]
+    return [*words, "--schedule.lr", "0.0005", "--optimizer.name", optimizer]
+
+
+def of_three(optimizer: str) -> list[str]:
+    return [*four_a_pass(optimizer), "--checkpoint.every_images", "24", "--checkpoint.keep", "9", *SHARDED]
+
+
+def through(teacher: Path) -> list[str]:
+    loss = ("--teacher.model", str(teacher), "--share", "0.5", "--loss.kl", "0.5")
+    return [*GENTLE, "--images", "60", *loss]
+
+
+def copy_up_to(images: int, run: Path, copy: Path) -> None:
+    """Copy a run as it was after so many images."""
+    shutil.copytree(run, copy)
+    for path in list_checkpoints(copy):
+        if int(path.stem) > images:
+            path.unlink()
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """Made once, by whichever of pytest's own processes asks first; the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runs-of-several-processes"
+    folder.mkdir(exist_ok=True)
+    made = Runs(folder)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            (folder / "made").touch()  # once, even if it fails: each test says what it misses
+            made.make()
+    yield made
+
+
+def test_losses_and_gradients_are_those_of_a_whole_head() -> None:
+    shards.check(ALONE)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_losses_and_gradients_of_several_processes_are_those_of_a_whole_head(count: int, runs: Runs) -> None:
+    runs.of(f"shards-{count}", count)
+
+
+def test_two_processes_with_shards_equal_one_with_the_whole(runs: Runs, tmp_path: Path) -> None:
     # Six images a pass either way, so batch normalisation sees the same batches.
-    words = [*GENTLE, "--images", "60"]
-    on(2, train_arguments(tmp_path / "two", *words, *SHARDED))
-    run_alone(train_arguments(tmp_path / "one", *words, "--batch_size_per_rank", "6"))
-    assert_same_run(tmp_path / "two", tmp_path / "one")
+    run_alone(train_arguments(tmp_path / "one", *GENTLE, "--images", "60", "--batch_size_per_rank", "6"))
+    assert_same_run(runs.of("gentle", 2), tmp_path / "one")
 
 
-def test_distillation_through_shared_and_sharded_heads(tmp_path: Path) -> None:
-    teacher = train_arguments(tmp_path / "teacher", *GENTLE, *SHARDED, "--backbone.embedding_size", "24")
-    on(2, [*teacher, "--images", "60"])
-    assert "weight" not in load_checkpoint(tmp_path / "teacher")["head"]
-    loss = ("--teacher.model", str(tmp_path / "teacher"), "--share", "0.5", "--loss.kl", "0.5")
-    words = [*GENTLE, "--images", "60", *loss]
-    on(2, train_arguments(tmp_path / "two", *words, *SHARDED), "distill")
-    assert distill(train_arguments(tmp_path / "one", *words, "--batch_size_per_rank", "6")) == 0
-    assert_same_run(tmp_path / "two", tmp_path / "one")
-    (entry,) = read_log(tmp_path / "two", "agreement")
+def test_distillation_through_shared_and_sharded_heads(runs: Runs, tmp_path: Path) -> None:
+    teacher, student = runs.of("teacher", 2), runs.of("student", 2)
+    assert "weight" not in load_checkpoint(teacher)["head"]
+    assert distill(train_arguments(tmp_path / "one", *through(teacher), "--batch_size_per_rank", "6")) == 0
+    assert_same_run(student, tmp_path / "one")
+    (entry,) = read_log(student, "agreement")
     assert entry["num_images"] == 36 and 0 <= entry["agreement"] <= 1
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_run_goes_on_with_another_number_of_processes(optimizer: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_goes_on_with_another_number_of_processes(optimizer: str, runs: Runs, tmp_path: Path) -> None:
     # Three processes have 2, 2 and 2 of 6 classes, two have 3 and 3; one that does not share them out has all.
-    # Four images a pass, however many processes share the 24 of a step: batch normalisation sees the same batches.
-    common = [*GENTLE, "--images", "72", "--global_batch_size", "24", "--batch_size_per_rank", "4"]
-    common += ["--schedule.lr", "0.0005", "--optimizer.name", optimizer]
-    words = [*common, "--checkpoint.every_images", "24", "--checkpoint.keep", "9", *SHARDED]
-    on(3, train_arguments(tmp_path / "three", *words))
-    run_alone(train_arguments(tmp_path / "one", *common))
-    assert_same_run(tmp_path / "three", tmp_path / "one", rtol=1e-2)
-    for count, more in ((2, ()), (1, ()), (1, ("--head.sharded", "false"))):
-        name = f"{count}{''.join(more)}"
-        shutil.copytree(tmp_path / "three", tmp_path / name)
-        for path in list_checkpoints(tmp_path / name)[1:]:
-            path.unlink()
-        if count > 1:
-            on(count, train_arguments(tmp_path / name, *words, *more))
-        else:
-            run_alone(train_arguments(tmp_path / name, *words, *more))
-        assert_same_run(tmp_path / name, tmp_path / "one", rtol=1e-2)
-        left = sorted(path.name for path in (tmp_path / name / "checkpoints").glob("*.head"))
-        assert left == [f"{images:012d}.head" for images in ((24, 48, 72) if not more else (24,))]
+    run_alone(train_arguments(tmp_path / "one", *four_a_pass(optimizer)))
+    three, two = runs.of(f"3-{optimizer}", 3), runs.of(f"2-{optimizer}", 2)
+    assert_same_run(three, tmp_path / "one", rtol=1e-2)
+    for name, more in (("sharded", ()), ("whole", ("--head.sharded", "false"))):
+        copy_up_to(24, three, tmp_path / name)
+        run_alone(train_arguments(tmp_path / name, *of_three(optimizer), *more))
+    for run in (two, tmp_path / "sharded", tmp_path / "whole"):
+        assert_same_run(run, tmp_path / "one", rtol=1e-2)
+        left = sorted(path.name for path in (run / "checkpoints").glob("*.head"))
+        assert left == [f"{images:012d}.head" for images in ((24,) if run.name == "whole" else (24, 48, 72))]
 
 
-def test_a_whole_head_is_shared_out_on_the_way(tmp_path: Path) -> None:
-    words = [*GENTLE, "--images", "48", "--checkpoint.every_images", "24", "--batch_size_per_rank", "6"]
-    run_alone(train_arguments(tmp_path / "one", *words))
-    shutil.copytree(tmp_path / "one", tmp_path / "two")
-    list_checkpoints(tmp_path / "two")[-1].unlink()
-    on(2, train_arguments(tmp_path / "two", *words, *SHARDED))
-    assert_same_run(tmp_path / "two", tmp_path / "one")
+def test_a_whole_head_is_shared_out_on_the_way(runs: Runs) -> None:
+    assert_same_run(runs.of("from-whole", 2), runs.folder / "whole")
 
 
-def test_a_head_with_parts_missing_is_refused(tmp_path: Path) -> None:
-    words = train_arguments(tmp_path / "run", *GENTLE, "--images", "24", *SHARDED)
-    on(2, words)
+def test_a_head_with_parts_missing_is_refused(runs: Runs, tmp_path: Path) -> None:
+    shutil.copytree(runs.of("short", 2), tmp_path / "run")
     dataset = SyntheticDataset(6, 6, 32, 1)
     whole = load_shared_head(tmp_path / "run", dataset)
     assert whole.weight_CD.shape == (6, 16)
@@ -148,15 +216,8 @@ def test_a_head_with_parts_missing_is_refused(tmp_path: Path) -> None:
         load_shared_head(tmp_path / "run", dataset)
 
 
-def test_a_process_that_cannot_write_its_classes_stops_all_and_leaves_nothing(tmp_path: Path) -> None:
-    words = train_arguments(tmp_path / "run", *GENTLE, "--images", "24", *SHARDED)
-    full = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); from facekd.cli import main; "
-    of_rank_1 = ["-c", f"{full}sys.exit(main(sys.argv[1:]))", "train", *words]
-    for process in start_both([*TRAIN, *words], of_rank_1=of_rank_1):
-        _, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 2, errors.decode()
-        assert b"is the disk full?" in errors and b"Traceback" not in errors, errors.decode()
-    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+def test_a_process_that_cannot_write_its_classes_stops_all_and_leaves_nothing(runs: Runs) -> None:
+    assert not list((runs.of("full", 2) / "checkpoints").iterdir())
 
 
 def test_a_head_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -182,9 +243,12 @@ def test_a_head_of_another_run_is_refused(tmp_path: Path) -> None:
         run_alone(large)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_started_again_and_the_run_is_the_uninterrupted_one(tmp_path: Path) -> None:
     words = [*GENTLE, *SHARDED, "--images", "240", "--checkpoint.every_images", "24", "--head.sample_rate", "0.7"]
-    on(2, train_arguments(tmp_path / "straight", *words))
+    for process in start_both([*TRAIN, *train_arguments(tmp_path / "straight", *words)]):
+        _, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, errors.decode()
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1")
     command = [sys.executable, *launcher, *TRAIN, *train_arguments(tmp_path / "killed", *words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
