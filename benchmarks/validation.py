@@ -8,7 +8,8 @@ That cadence: seven verification packs of 6,000 pairs, each image and its mirror
 
 v and t, the seconds a pack's image (both forms of it) and a training image take, are measured here in turns:
 
-    facekd  `PairSetValidator` and `TorchEmbedder` as `facekd train` calls them, decoding included
+    facekd  `PairSetValidator` and `TorchEmbedder` as `facekd train` calls them, decoding and the folding of the
+            normalisations included
     usual   restated: batches of 10 float images that were decoded beforehand, torch's PReLU and memory layout
     train   forward and backward of facekd's backbone alone; loading, head and optimiser would only lower the shares
 """
@@ -29,7 +30,7 @@ from measuring import Table, ratios, report, spread, take_turns
 from torch import nn
 
 from evaluation.validators import PairSetValidator
-from facekd.backbones import build_backbone
+from facekd.backbones import build_backbone, fold_batch_norms
 from facekd.data.datasets import open_dataset
 from facekd.data.pair_pack import decode_images, read_pair_pack, write_pair_pack
 from facekd.data.transforms import to_model_input
@@ -94,14 +95,18 @@ def main(argv: list[str] | None = None) -> int:
         replace_prelu(plain)
         plain = plain.to(device).eval()
         backbone = backbone.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-        embedder = TorchEmbedder(
-            backbone, Preprocessing(image_size=size), device, batch_size=IMAGES_AT_ONCE[device.type], autocast=dtype
-        )
         floats = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
         batch = to_model_input(torch.from_numpy(pixels[: arguments.batch_size]).to(device))
 
-        def of_ours(path: Path, embedder=embedder, validators=validators) -> float:
+        def of_ours(path: Path, backbone=backbone, validators=validators) -> float:
             start = time.perf_counter()
+            embedder = TorchEmbedder(
+                fold_batch_norms(backbone),
+                Preprocessing(image_size=size),
+                device,
+                batch_size=IMAGES_AT_ONCE[device.type],
+                autocast=dtype,
+            )
             validators[path](embedder.embed)
             return (time.perf_counter() - start) / (2 * arguments.pairs)
 

@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 
+from facekd.backbones import fold_batch_norms
 from facekd.distributed import broadcast_from_main, copy_buffers_from_main, gather_rows
 from facekd.embedder import TorchEmbedder
 from facekd.logbook import Logbook
@@ -80,7 +81,8 @@ def validate(state: TrainingState, validators: Sequence[Validator | HeadValidato
     copy_buffers_from_main(state.evaluated, world)
     preprocessing = Preprocessing(config.data.mean, config.data.std, "rgb", config.data.image_size)
     embedder = TorchEmbedder(
-        state.evaluated,
+        # A tenth faster. What is compiled has its own way, and would be compiled anew each time.
+        state.evaluated if config.compile else fold_batch_norms(state.evaluated),
         preprocessing,
         world.device,
         batch_size=IMAGES_AT_ONCE[world.device.type],

@@ -17,6 +17,7 @@ from facekd.backbones.cifar import (
     cifar_embedding_size,
 )
 from facekd.backbones.counting import count_macs, count_parameters
+from facekd.backbones.folded_norms import fold_batch_norms
 from facekd.backbones.folding import ProjectedBackbone, fold_projection
 from facekd.backbones.iresnet import IRESNET_UNITS, IResNet
 from facekd.backbones.mobilefacenet import TRUNK_SCALE, MobileFaceNet
@@ -32,6 +33,7 @@ __all__ = [
     "count_macs",
     "count_parameters",
     "fixed_embedding_size",
+    "fold_batch_norms",
     "fold_projection",
 ]
 

@@ -10,6 +10,8 @@ for wrn_40_2.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -64,6 +66,8 @@ class CifarBackbone(Backbone):
 class BasicUnit(nn.Module):
     """conv 3x3 (strided) - BN - ReLU - conv 3x3 - BN, plus the shortcut, then ReLU."""
 
+    norm_after: ClassVar = {"conv1": "bn1", "conv2": "bn2"}  # for `fold_batch_norms`
+
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
@@ -83,6 +87,8 @@ class BasicUnit(nn.Module):
 
 class CifarResNet(CifarBackbone):
     """A ResNet of depth 6 n + 2: a stem at full resolution and three stages of n basic units."""
+
+    norm_after: ClassVar = {"conv1": "bn1"}
 
     def __init__(
         self, name: str, embedding_size: int, image_size: int = 32, width: float = 1.0, dropout: float = 0.0
@@ -108,6 +114,8 @@ class WideUnit(nn.Module):
 
     Where the channels change, the shortcut is a 1x1 convolution of what the first BN and ReLU give.
     """
+
+    norm_after: ClassVar = {"conv1": "bn2"}
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()

@@ -9,6 +9,8 @@ Modules carry the names used by InsightFace's released PyTorch weights, so that 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
@@ -28,6 +30,8 @@ IRESNET_UNITS = {
 
 class ResidualUnit(nn.Module):
     """BN - conv 3x3 - BN - PReLU - conv 3x3 (strided) - BN, plus the shortcut."""
+
+    norm_after: ClassVar = {"conv1": "bn2", "conv2": "bn3"}  # for `fold_batch_norms`
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -62,6 +66,8 @@ class IResNet(Backbone):
         dropout: probability of dropping a value of the flattened last map (0.4 in the ArcFace paper, 0 in most
             recipes since).
     """
+
+    norm_after: ClassVar = {"conv1": "bn1"}
 
     def __init__(
         self,
