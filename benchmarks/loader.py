@@ -50,6 +50,7 @@ from facekd.data.transforms import Augmentation, to_model_input
 from facekd.errors import FacekdError, run_verb
 from facekd.progress import track
 
+WARM_UP = 12  # batches
 JPEG_QUALITY = 96  # of generated faces: about 6.6 kB each, as in MS1MV3
 MXNET_PYTHON = Path(".venv-mxnet/bin/python")
 MXNET_SIDE = Path(__file__).with_name("loader_mxnet_side.py")
@@ -95,9 +96,10 @@ def per_sample_batches(path: Path, batch_size: int, workers: int, num_batches: i
 
 
 def image_seconds(batches: Iterable[torch.Tensor], batch_size: int) -> Seconds:
-    """Seconds an image after the first batch, so that starting the workers is no part of it."""
+    """Seconds an image after the first batches: starting workers and touching their memory is no part of it."""
     iterator = iter(batches)
-    next(iterator)
+    for _ in range(WARM_UP):
+        next(iterator)
     start, used = time.perf_counter(), processor_seconds()
     num_images = batch_size * sum(1 for _ in iterator)
     return (time.perf_counter() - start) / num_images, (processor_seconds() - used) / num_images
@@ -211,7 +213,7 @@ def copy_pack(source: Path, folder: Path, num_images: int) -> Path:
 
 def compare_loaders(path: Path, workers: int, arguments: argparse.Namespace) -> tuple[list[list[str]], dict]:
     """One row for each side beside facekd's loader, and the seconds behind them."""
-    size, batch_size, count = arguments.image_size, arguments.batch_size, arguments.num_batches + 1
+    size, batch_size, count = arguments.image_size, arguments.batch_size, arguments.num_batches + WARM_UP
     dataset = RecordDataset(path, size)
     encoded = [bytes(dataset.read_encoded(index)[0]) for index in range(min(len(dataset), 1024))]
     sides: dict[str, Callable[[], Seconds]] = {
