@@ -275,10 +275,13 @@ def rows_in_folder(folder: Path) -> dict[str, tuple[int, torch.dtype]]:
 def _as_part(rows: torch.Tensor, count: int, world: World) -> torch.Tensor:
     if world.size == 1:
         return rows
-    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor, Shard
 
-    mesh = init_device_mesh(rows.device.type, (world.size,))
+    # Of the group there is: `init_device_mesh` makes another for each tensor where the run is on the CPU of a machine
+    # with a GPU, and none is ever freed.
+    assert dist.group.WORLD is not None
+    mesh = DeviceMesh.from_group(dist.group.WORLD, rows.device.type)
     shape = torch.Size((count, *rows.shape[1:]))
     return DTensor.from_local(rows, mesh, [Shard(0)], run_check=False, shape=shape, stride=rows.stride())
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from evaluation.validators import PairSetValidator
 from facekd.distributed import (
@@ -18,7 +22,9 @@ from facekd.distributed import (
     join_world,
     make_scaler,
     mean_over_world,
+    read_rows_of_all,
     wait_for_all,
+    write_rows_of_all,
 )
 from facekd.optim import OptimizerConfig, build_optimizer, set_learning_rate
 
@@ -64,6 +70,24 @@ def overflow(world: World) -> None:
                 assert scaler.get_scale() == (scale / 2 if values else scale)
 
 
+def share_rows(world: World, folder: Path) -> None:
+    """Rows come back as they were written, on a CPU beside a GPU too, and no process group is made for it."""
+    rows = {name: torch.randn(3, size) + world.rank for name, size in (("weight", 4), ("momentum", 5))}
+    found = {name: torch.empty_like(value) for name, value in rows.items()}
+    make = DeviceMesh.__init__
+
+    def make_beside_a_gpu(*arguments: Any, **options: Any) -> None:
+        with mock.patch("torch.cuda.is_available", return_value=True):
+            make(*arguments, **options)
+
+    groups = mock.patch.object(dist.distributed_c10d, "_new_group_with_tag", side_effect=AssertionError("a new group"))
+    with mock.patch.object(DeviceMesh, "__init__", make_beside_a_gpu), groups:
+        write_rows_of_all(folder, rows, 6, world)
+        read_rows_of_all(folder, found, 6, world)
+    for name, value in rows.items():
+        assert torch.equal(found[name], value)
+
+
 def validate(world: World, pack: str) -> None:
     def embed(images: np.ndarray) -> np.ndarray:
         return images.reshape(len(images), -1)[:, ::97].astype(np.float32) - 100
@@ -78,6 +102,7 @@ if __name__ == "__main__":
         assert joined.size == 2
         exchange(joined)
         overflow(joined)
+        share_rows(joined, Path(sys.argv[2], "rows"))
         validate(joined, sys.argv[1])
         wait_for_all(joined)
         Path(sys.argv[2], str(joined.rank)).touch()
