@@ -125,7 +125,11 @@ def replicate(
     buffers = [name for name, _ in module.named_buffers() if same_everywhere and name.startswith(same_everywhere)]
     if buffers or own:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, [*buffers, *own])
-    return DistributedDataParallel(module, device_ids=[world.device.index] if world.device.type == "cuda" else None)
+    return DistributedDataParallel(
+        module,
+        device_ids=[world.device.index] if world.device.type == "cuda" else None,
+        gradient_as_bucket_view=True,  # or what is exchanged is held twice: gigabytes, for a whole head of millions
+    )
 
 
 def make_scaler(world: World, *, enabled: bool) -> torch.amp.GradScaler:
