@@ -98,10 +98,12 @@ class UsualLoop:
         embedding, centres = F.normalize(embedding.float()), F.normalize(self.weight)
         with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
             cosine = F.linear(embedding, centres)
-        cosine = cosine.float().clamp(-1 + 1e-7, 1 - 1e-7)
-        one_hot = F.one_hot(labels, len(self.weight)).to(cosine)
-        logits = torch.cos(torch.acos(cosine) + MARGIN * one_hot) * SCALE
-        loss = F.cross_entropy(logits, labels)
+        cosine = cosine.float().clamp(-1, 1)
+        with torch.no_grad():  # in place and past autograd, as the field's most used loop does it
+            angle = cosine.acos_()
+            angle[torch.arange(len(labels), device=self.device), labels] += MARGIN
+            angle.cos_()
+        loss = F.cross_entropy(cosine * SCALE, labels)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
