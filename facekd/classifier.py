@@ -56,7 +56,8 @@ class HeadConfig:
         h: AdaFace's concentration (default 0.333).
         norm_momentum: share of the new batch in AdaFace's running mean and deviation of norms (default 0.01).
         product: in which precision embeddings meet centres under autocast: "float32", or "autocast" for its half type,
-            meant for very many classes; with bfloat16 each cosine is off by up to 0.002.
+            meant for very many classes; with bfloat16 each cosine is off by up to 0.002. Where there is no autocast, at
+            `precision` fp32, a run refuses it.
         bias: whether a "linear" head has a bias (default True).
         sharded: share the classes out over the processes, for heads too large to be copied to each; a "margin" head's.
         sample_rate: the share of a sharded head's classes that take part in a step, drawn anew for each; those of the

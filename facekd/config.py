@@ -86,8 +86,7 @@ class BackboneConfig:
     Args:
         name: `mobilefacenet` (1.0 M), `mobilefacenet_0.45g` (2.06 M, InsightFace's), or `iresnet18` .. `iresnet200`;
             for classification those of CIFAR papers, `resnet8x4`, `resnet32x4`, `resnet20`, `resnet56`, `wrn_16_2` and
-            `wrn_40_2`,
-            or torchvision's `resnet50`, `mobilenet_v2` and others.
+            `wrn_40_2`, or torchvision's `resnet50`, `mobilenet_v2` and others.
         embedding_size: numbers in an embedding; fixed by the network for those of classification.
         width: multiplies the channels of every layer.
         dropout: before the embedding layer; of the embedding where there is no such layer.
@@ -192,9 +191,7 @@ class TrainConfig:
         _require(bool(self.data.train), "data.train is empty: name the training images, `--data.train FOLDER`")
         _require(bool(self.output), "output is empty: name the folder of the run, `--output runs/NAME`")
         _require(self.global_batch_size >= 1, f"global_batch_size must be at least 1, not {self.global_batch_size}")
-        _require(
-            self.batch_size_per_rank >= 0, f"batch_size_per_rank must not be negative ({self.batch_size_per_rank})"
-        )
+        _require(self.batch_size_per_rank >= 0, f"batch_size_per_rank cannot be negative ({self.batch_size_per_rank})")
         _require(self.images >= 0, f"images must not be negative ({self.images}); 0 takes epochs")
         _require(0 <= self.seed < 1 << 64, f"seed must be from 0 to 2**64 - 1, not {self.seed}")
         _require(
@@ -243,6 +240,11 @@ class TrainConfig:
         _require(
             not (self.precision == "fp16" and self.device == "cpu"),
             "precision fp16 needs a GPU (its gradients are scaled there); on a CPU use --precision bf16 or fp32",
+        )
+        _require(
+            self.head.product == "float32" or self.precision != "fp32",
+            f"head.product = {self.head.product!r} has no effect with precision = 'fp32': set precision to bf16, or on "
+            "a GPU to fp16, or remove head.product",
         )
         _require(
             self.head.kind == "margin" or not self.ema_half_life_images,

@@ -65,6 +65,7 @@ def test_every_published_config_states_its_claim(path: Path) -> None:
         (["--backbone.name", "mobilefacenets"], "did you mean 'mobilefacenet'"),
         (["--head.margin_value", "28.6"], r"head\.margin_value = 28\.6 is outside .*degrees"),
         (["--precision", "fp16"], "precision fp16 needs a GPU"),
+        (["--head.product", "autocast"], r"head\.product = 'autocast' has no effect with precision = 'fp32'"),
         (["--images", "0", "--epochs", "0"], "the run has no length"),
         (["--images", "-5"], "images must not be negative"),
         (["--seed", "-1"], "seed must be from 0"),
