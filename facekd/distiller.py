@@ -103,9 +103,15 @@ class Distiller(Recognizer):
         return found
 
     def targets(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The teacher's embeddings, image numbers and positions of a batch."""
+        """Image numbers and positions of a batch, and the teacher's embeddings.
+
+        Raises:
+            DistillationError: CRD remembers no such image; found here, on the host, so that no pass waits for the GPU.
+        """
         device = next(self.backbone.parameters()).device
         indices = torch.from_numpy(np.ascontiguousarray(self._indices_of(batch.positions)))
+        if self.contrastive is not None:
+            self.contrastive.check_indices(indices)
         if self._teacher_embeddings is None:
             return indices.to(device), batch.positions.to(device)
         teacher = torch.from_numpy(self._teacher_embeddings(batch))
@@ -124,7 +130,7 @@ class Distiller(Recognizer):
         Args:
             images: float (B, 3, S, S).
             labels: (B,) int64.
-            indices: (B,) int64, image numbers.
+            indices: (B,) int64, image numbers; from `targets`, which has checked them.
             positions: (B,) int64, places in the run.
             teacher_BE: the teacher's embeddings of the same images, mirrored alike.
         """
@@ -184,7 +190,7 @@ class Distiller(Recognizer):
                 terms[name] = getattr(distillation, name)(student_BD, teacher_BE)
         if "crd" in active:
             assert self.contrastive is not None
-            terms["crd"] = self.contrastive(student_BD, teacher_BE, indices, positions)
+            terms["crd"] = self.contrastive(student_BD, teacher_BE, indices, positions, indices_checked=True)
         if "adadistill" in active:
             terms["adadistill"] = self._adadistill(projected_BE, teacher_BE, labels)
         return terms

@@ -172,7 +172,13 @@ class ContrastiveDistillation(nn.Module):
 
     @in_full_precision
     def forward(
-        self, student_embedding: Tensor, teacher_embedding: Tensor, indices: Tensor, positions: Tensor | None = None
+        self,
+        student_embedding: Tensor,
+        teacher_embedding: Tensor,
+        indices: Tensor,
+        positions: Tensor | None = None,
+        *,
+        indices_checked: bool = False,
     ) -> Tensor:
         """The loss of a batch; in training mode the memories move afterwards, in evaluation mode nothing does.
 
@@ -182,6 +188,8 @@ class ContrastiveDistillation(nn.Module):
             indices: (B,), int64, which training image each row is, in [0, N).
             positions: (B,), int64, each image's position in the run, from which its negatives are drawn; None counts
                 the images this module has seen, which is the same in a run of one process.
+            indices_checked: they have been through `check_indices` where they come from, on the host; else their range
+                is looked at here, which on a GPU waits for the device.
 
         Returns:
             0-d.
@@ -190,7 +198,9 @@ class ContrastiveDistillation(nn.Module):
             DistillationError: shapes or sizes that do not fit, or an index out of range.
         """
         student_BD, teacher_BE = pair(student_embedding, teacher_embedding, "embeddings")
-        self._check(student_BD, teacher_BE, indices, positions)
+        self._check_shapes(student_BD, teacher_BE, indices, positions)
+        if not indices_checked:
+            self.check_indices(indices)
         if positions is None:
             positions = self.images_seen + torch.arange(len(indices), device=indices.device)
         dtype = self.student_projection.weight.dtype
@@ -271,7 +281,23 @@ class ContrastiveDistillation(nn.Module):
             memory_NP.index_copy_(0, indices, moved_BP[last_B])
         self.images_seen += len(indices)
 
-    def _check(self, student_BD: Tensor, teacher_BE: Tensor, indices: Tensor, positions: Tensor | None) -> None:
+    def check_indices(self, indices: Tensor) -> None:
+        """Refuse image numbers that the memories have no row for; on the host, where it makes no GPU wait.
+
+        Args:
+            indices: (B,), int64.
+
+        Raises:
+            DistillationError: one is outside [0, N).
+        """
+        wrong_B = (indices < 0) | (indices >= self.num_images)
+        if bool(wrong_B.any()):
+            raise DistillationError(
+                f"image index {int(indices[wrong_B][0])} is outside [0, {self.num_images}): CRD was built for another "
+                "data set, or was given labels or positions for indices"
+            )
+
+    def _check_shapes(self, student_BD: Tensor, teacher_BE: Tensor, indices: Tensor, positions: Tensor | None) -> None:
         for side, values, layer in (
             ("student", student_BD, self.student_projection),
             ("teacher", teacher_BE, self.teacher_projection),
@@ -286,12 +312,6 @@ class ContrastiveDistillation(nn.Module):
                     f"CRD needs {name} as int64 of shape ({len(student_BD)},), one an image; "
                     f"found {numbers.dtype} of {tuple(numbers.shape)}"
                 )
-        wrong_B = (indices < 0) | (indices >= self.num_images)
-        if bool(wrong_B.any()):
-            raise DistillationError(
-                f"image index {int(indices[wrong_B][0])} is outside [0, {self.num_images}): CRD was built for another "
-                "data set, or was given labels or positions for indices"
-            )
 
     def extra_repr(self) -> str:
         return (

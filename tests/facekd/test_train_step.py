@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,6 +15,8 @@ from facekd.config import TrainConfig, parse_config
 from facekd.data.datasets import open_dataset
 from facekd.distill import build_distiller
 from facekd.distill_config import DistillConfig
+from facekd.distillation import DistillationError
+from facekd.distiller import Distiller
 from facekd.distributed import World
 from facekd.margins import MarginError
 from facekd.train import _make_loader
@@ -34,6 +37,7 @@ LOSSES = [
     ("--share", "0.5", "--loss.kl", "1"),
     ("--loss.ce", "0", "--loss.arcdistill", "1"),
     ("--loss.ce", "0", "--loss.adadistill", "1"),
+    ("--loss.ce", "0", "--loss.crd", "1"),
 ]
 CASES = [*HEADS, *LOSSES]
 
@@ -84,3 +88,18 @@ def test_a_label_of_no_class_stops_before_the_weights_move(
     with pytest.raises(MarginError, match=rf"label {label} at position 7 of the batch is outside \[0, 6\)"):
         train_step(state, batch, 0.01)
     assert all(torch.equal(value, before[name]) for name, value in state.recognizer.state_dict().items())
+
+
+@pytest.mark.parametrize("index", [-1, 42])
+def test_an_image_that_crd_does_not_remember_stops_before_the_weights_move(
+    index: int, tiny_arguments: list[str], tmp_path: Path
+) -> None:
+    state = make_state([*tiny_arguments, "--batch_size_per_rank", "3"], tmp_path, LOSSES[-1])
+    recognizer = state.recognizer
+    assert isinstance(recognizer, Distiller)
+    indices_of = recognizer._indices_of
+    recognizer._indices_of = lambda positions: np.where(np.arange(len(positions)) == 7, index, indices_of(positions))
+    before = {name: value.clone() for name, value in recognizer.state_dict().items()}
+    with pytest.raises(DistillationError, match=rf"image index {index} is outside \[0, 42\)"):
+        train_step(state, next(iter(_make_loader(state))), 0.01)
+    assert all(torch.equal(value, before[name]) for name, value in recognizer.state_dict().items())

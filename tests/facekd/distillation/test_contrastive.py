@@ -281,6 +281,8 @@ def test_a_batch_is_checked():
         module(student[:, :4], teacher, INDICES)
     with pytest.raises(DistillationError, match=r"image index 12 is outside \[0, 12\)"):
         module(student, teacher, INDICES + 1)
+    with pytest.raises(DistillationError, match=r"image index -1 is outside \[0, 12\)"):
+        module.check_indices(INDICES - 1)
     with pytest.raises(DistillationError, match="indices as int64"):
         module(student, teacher, INDICES[:3])
     with pytest.raises(DistillationError, match="positions as int64"):
