@@ -49,7 +49,7 @@ BENCHMARKS = (
         "records", "records.py --num-lines 300000 --num-images 20000 --num-writes 1000 --turns 3", 60, needs_mxnet=True
     ),
     Benchmark(
-        "train_step", "train_step.py --backbones mobilefacenet --batch-size 16 --turns 4 --variants fused bf16", 60
+        "train_step", "train_step.py --backbones mobilefacenet --batch-size 16 --turns 4 --variants loop bf16", 60
     ),
     Benchmark("train_step_large", "train_step.py --backbones iresnet50 iresnet100 --batch-size 4 --turns 2", 150),
     Benchmark("large_head", "large_head.py --classes 10000 93431 --embedding-size 512 --rounds 2 --steps 2", 80),

@@ -16,7 +16,7 @@ a process for each.
 On a CPU the defaults are small; on a GPU:
 
     python benchmarks/train_step.py --batch-size 128 --turns 50 --workers 8 \
-        --variants bf16 "fp16 half-head" fused "bf16 compile"
+        --variants bf16 "fp16 half-head" foreach "bf16 compile"
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ VARIANTS = {
     "fp16": ("--precision", "fp16"),
     "half-head": ("--head.product", "autocast"),
     "contiguous": ("--channels_last", "false"),
-    "foreach": ("--optimizer.foreach", "true"),
-    "fused": ("--optimizer.fused", "true"),
+    "foreach": ("--optimizer.implementation", "foreach"),
+    "loop": ("--optimizer.implementation", "loop"),
     "compile": ("--compile", "true"),
 }
 

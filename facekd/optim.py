@@ -35,9 +35,9 @@ class OptimizerConfig:
         weight_decay: coupled (added to the gradient) for SGD, decoupled for AdamW.
         decay_norm_and_bias: also decay biases, normalisation layers and PReLU slopes. True by default because the
             published face recipes, whose figures ours are compared with, decay everything.
-        foreach: torch's multi-tensor implementation; None leaves the choice to torch (on for GPUs).
-        fused: torch's single pass over weight, gradient and momentum instead, on GPUs and CPUs; rounds a little
-            differently.
+        implementation: which of torch's. "fused" takes one pass over weight, gradient and momentum and no memory
+            besides; "foreach" goes by operation over many tensors at once, "loop" tensor by tensor. They differ by
+            rounding.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -47,8 +47,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 5e-4
     decay_norm_and_bias: bool = True
-    foreach: bool | None = None
-    fused: bool = False
+    implementation: Literal["fused", "foreach", "loop"] = "fused"
 
     def __post_init__(self) -> None:
         _check_choice("optimizer.name", self.name, ("sgd", "adamw"))
@@ -57,8 +56,7 @@ class OptimizerConfig:
         _check_number("optimizer.eps", self.eps, self.eps > 0, "positive")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise OptimError(f"optimizer.betas = {list(self.betas)}: give two numbers in [0, 1)")
-        if self.fused and self.foreach:
-            raise OptimError("optimizer.fused and optimizer.foreach are two implementations: choose one")
+        _check_choice("optimizer.implementation", self.implementation, ("fused", "foreach", "loop"))
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise OptimError("optimizer.nesterov = true needs optimizer.name = sgd and optimizer.momentum above 0")
 
@@ -235,12 +233,13 @@ def build_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> to
         config: which optimiser.
         groups: from `parameter_groups`, each with its own weight decay.
     """
-    implementation: dict[str, Any] = {"fused": True} if config.fused else {"foreach": config.foreach}
+    is_fused = config.implementation == "fused"
+    implementation: dict[str, Any] = {"fused": True} if is_fused else {"foreach": config.implementation == "foreach"}
     if config.name == "adamw":
         optimizer = torch.optim.AdamW(groups, betas=config.betas, eps=config.eps, **implementation)
     else:
         optimizer = torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **implementation)
-        if config.fused and config.momentum:
+        if is_fused and config.momentum:
             # The fused form takes memory for the momentum in its first step and fills it there, unless a loss scaler
             # says that the gradients overflowed: then the second step would read what happened to lie in it.
             for parameter in (parameter for group in groups for parameter in group["params"]):

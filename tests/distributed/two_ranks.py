@@ -50,10 +50,11 @@ def exchange(world: World) -> None:
 
 def overflow(world: World) -> None:
     """An overflow, wherever, leaves the weights as they are everywhere and lowers the scale everywhere, once."""
-    for fused in (False, True):
+    for implementation in ("loop", "foreach", "fused"):
         for overflowing in ({0}, {1}, {0, 1}):
             weight = nn.Parameter(torch.ones(3))
-            optimizer = build_optimizer(OptimizerConfig(fused=fused), [{"params": [weight], "weight_decay": 5e-4}])
+            config = OptimizerConfig(implementation=implementation)
+            optimizer = build_optimizer(config, [{"params": [weight], "weight_decay": 5e-4}])
             set_learning_rate(optimizer, 0.1)
             scaler = make_scaler(world, enabled=True)
             for values, expected in ((overflowing, torch.equal), (set(), torch.not_equal)):
@@ -66,7 +67,8 @@ def overflow(world: World) -> None:
                 scaler.unscale_(optimizer)
                 scaler.step(optimizer)
                 scaler.update()
-                assert bool(torch.as_tensor(expected(weight.detach(), before)).all()), (fused, overflowing, weight)
+                is_as_expected = bool(torch.as_tensor(expected(weight.detach(), before)).all())
+                assert is_as_expected, (implementation, overflowing, weight)
                 assert scaler.get_scale() == (scale / 2 if values else scale)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -110,10 +111,12 @@ def train(optimizer, module, steps, lr=0.05, seed=0):
         ),
     ],
 )
-@pytest.mark.parametrize("how", [{"foreach": None}, {"foreach": True}, {"foreach": False}])
-def test_steps_are_those_of_torch(config, reference, how):
-    ours, theirs = network(), network()
-    config = OptimizerConfig(**{**vars(config), **how})
+@pytest.mark.parametrize("implementation", ["fused", "foreach", "loop"])
+def test_steps_are_those_of_torch(config, reference, implementation):
+    # Nothing normalised: a bias before it has a gradient of rounding errors alone, which AdamW makes whole steps of.
+    ours = nn.Sequential(nn.Flatten(), nn.Linear(27, 5), nn.PReLU(), nn.Linear(5, 2))
+    theirs = copy.deepcopy(ours)
+    config = replace(config, implementation=implementation)
     groups = parameter_groups({"backbone": ours}, config.weight_decay)
     found = train(build_optimizer(config, groups), ours, 5)
     expected = train(reference(theirs.parameters()), theirs, 5)
@@ -121,21 +124,12 @@ def test_steps_are_those_of_torch(config, reference, how):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_the_fused_form_takes_the_same_steps(name):
-    modules = []
-    for fused in (False, True):
-        torch.manual_seed(0)
-        module = nn.Linear(30, 20)
-        config = OptimizerConfig(name=name, fused=fused)
-        optimizer = build_optimizer(config, parameter_groups({"net": module}, 0.1))
-        set_learning_rate(optimizer, 0.05)
-        for _ in range(5):
-            optimizer.zero_grad()
-            module(torch.randn(8, 30)).square().sum().backward()
-            optimizer.step()
-        assert optimizer.defaults["fused"] is (True if fused else None)
-        modules.append([parameter.detach() for parameter in module.parameters()])
-    torch.testing.assert_close(*modules)
+@pytest.mark.parametrize("implementation", ["fused", "foreach", "loop"])
+def test_the_implementation_is_the_one_asked_for(name, implementation):
+    groups = parameter_groups({"net": nn.Linear(3, 2)}, 0.1)
+    defaults = build_optimizer(OptimizerConfig(name=name, implementation=implementation), groups).defaults
+    assert bool(defaults["fused"]) == (implementation == "fused")
+    assert bool(defaults["foreach"]) == (implementation == "foreach")
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
@@ -145,7 +139,7 @@ def test_a_first_step_that_overflows_leaves_no_trace_in_the_fused_form(name):
         torch.manual_seed(0)
         module = nn.Linear(300, 200)
         groups = parameter_groups({"module": module}, weight_decay=0.1)
-        optimizer = build_optimizer(OptimizerConfig(name=name, fused=True), groups)
+        optimizer = build_optimizer(OptimizerConfig(name=name, implementation="fused"), groups)
         set_learning_rate(optimizer, 0.1)
         junk = [torch.full_like(module.weight, 1e30) for _ in range(8)]  # for what the memory may hold
         for overflow in [*[1.0] * overflows, 0.0]:
@@ -158,9 +152,9 @@ def test_a_first_step_that_overflows_leaves_no_trace_in_the_fused_form(name):
     torch.testing.assert_close(*ends)
 
 
-def test_two_implementations_at_once_are_refused():
-    with pytest.raises(OptimError, match=r"optimizer\.fused and optimizer\.foreach are two implementations"):
-        OptimizerConfig(fused=True, foreach=True)
+def test_an_implementation_that_does_not_exist_is_refused():
+    with pytest.raises(OptimError, match=r"optimizer\.implementation"):
+        OptimizerConfig(implementation="apex")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
