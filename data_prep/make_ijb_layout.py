@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from data_prep.ijb_embeddings import write_embeddings
 from data_prep.ijb_plan import PUBLISHED, IjbPlan, plan_of_counts, plan_of_images
 from data_prep.ijb_sources import LooseCrop, open_source
 from data_prep.ijb_writer import count_templates, write_metadata
+from data_prep.ordered_work import by_processes
 from facekd.alignment import template
 from facekd.data.decoding import quiet_decoders
 from facekd.data.synthetic import MIN_SIZE
@@ -132,19 +130,8 @@ def _write_images(arguments: argparse.Namespace, plan: IjbPlan, crops: Path) -> 
     workers = min(available if arguments.workers is None else arguments.workers, len(blocks) // 4)
     options = (arguments.source, arguments.landmarks, "drop", arguments.image_size, arguments.seed)
     jobs = [(options, plan.sources[rows], rows + 1, crops) for rows in blocks]
-
-    def results() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        if workers <= 1:
-            yield from map(_write_block, jobs)
-            return
-        # Spawned, not forked: OpenCV's thread pool does not survive a fork.
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
-        try:
-            yield from pool.map(_write_block, jobs)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    parts = list(track(results(), "writing images", len(plan), ROWS_AT_ONCE))
+    with by_processes(_write_block, jobs, workers, _start_worker) as results:
+        parts = list(track(results, "writing images", len(plan), ROWS_AT_ONCE))
     landmarks, scores = (np.concatenate(values) for values in zip(*parts, strict=True))
     return landmarks, scores
 

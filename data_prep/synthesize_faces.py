@@ -8,15 +8,15 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from data_prep.ordered_work import by_processes
 from facekd.data.pair_pack import write_pair_pack
 from facekd.data.record_pack_writer import RecordPackWriter
 from facekd.data.synthetic import MIN_SIZE, SynthesisError, render_faces
@@ -177,20 +177,11 @@ def _render_parts(jobs: list[_Job], parts: Path, workers: int | None) -> None:
     missing = [job for job in jobs if not (parts / job.name).exists()]
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(available if workers is None else workers, len(missing))
-    folders = [parts] * len(missing)
     total = sum(job.stop - job.start for job in missing)
-    if workers <= 1:
-        for _ in track(map(_render_part, missing, folders), "rendering faces", total, PART_SIZE):
+    # On an error or Ctrl-C the parts that have not begun are not begun; those that are there serve the next run.
+    with by_processes(partial(_render_part, parts=parts), missing, workers, _start_worker) as rendered:
+        for _ in track(rendered, "rendering faces", total, PART_SIZE):
             pass
-        return
-    # Spawned, not forked: OpenCV's thread pool does not survive a fork.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker)
-    try:
-        for _ in track(pool.map(_render_part, missing, folders), "rendering faces", total, PART_SIZE):
-            pass
-    finally:
-        # On an error or Ctrl-C the parts that have not begun are not begun; those that are there serve the next run.
-        pool.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:

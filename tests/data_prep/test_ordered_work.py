@@ -1,13 +1,20 @@
-"""Work over threads: results in order, a bounded number ahead, and nobody at work after the block."""
+"""Work over threads and processes: results in order, and nobody at work after the block."""
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from collections.abc import Iterator
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from data_prep.ordered_work import in_order
+from data_prep import make_ijb_layout, synthesize_faces
+from data_prep.ordered_work import by_processes, in_order
+from facekd.lifeline import end_with_pool
 
 
 def test_results_come_in_the_order_of_the_tasks_however_long_each_takes():
@@ -52,3 +59,38 @@ def test_when_the_block_is_left_by_an_error_nothing_is_at_work_and_nothing_begin
     before = len(begun)
     time.sleep(0.3)
     assert len(begun) == before
+
+
+def test_processes_give_results_in_order_and_are_gone_when_one_fails(tmp_path: Path) -> None:
+    commands = [
+        "exit 1",
+        "exit 2",
+        "no command: it holds a \0",
+        *(f"sleep 0.1; touch {tmp_path}/{n}" for n in range(40)),
+    ]
+    for workers in (1, 2):
+        found: list[int] = []
+        with pytest.raises(ValueError), by_processes(os.system, commands, workers, end_with_pool) as results:
+            found.extend(os.waitstatus_to_exitcode(status) for status in results)
+        assert found == [1, 2] and not active_children()
+        assert len(list(tmp_path.iterdir())) < 40  # what had not begun was dropped
+
+
+def one_and_an_error(results: Iterator[Any], *_: Any) -> Iterator[Any]:
+    """In the place of `track`: the loop over results is left half-way."""
+    yield next(results)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("verb", [make_ijb_layout, synthesize_faces])
+def test_verbs_left_half_way_leave_no_process(verb: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(verb, "track", one_and_an_error)
+    size = "ROWS_AT_ONCE" if verb is make_ijb_layout else "PART_SIZE"
+    monkeypatch.setattr(verb, size, 2)
+    words = ["synthetic:4x8", str(tmp_path / "out"), "--image-size", "32"]
+    if verb is synthesize_faces:
+        words = ["--identities", "2", "--images-per-identity", "4", "--pairs", "0", "--size", "32"]
+        words += ["--output", str(tmp_path / "out")]
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        verb.main([*words, "--workers", "2"])
+    assert interrupted.tb is not None and not active_children()  # although the traceback keeps what was suspended
