@@ -1,63 +1,93 @@
-"""What a classifier of very many classes costs, computed in chunks beside the naive form: memory and time of a step.
+"""What a classifier of very many classes costs, beside the usual form and beside the floor: memory and time of a step.
 
 A step is forward and backward of the losses, from embeddings to the gradients of embeddings and student weight: no
-backbone, no optimiser. Two sets of losses:
+backbone, no optimiser. Two sets of losses, each in facekd's form, chunk by chunk, and in another from whole matrices:
 
-    ce       ArcFace cross-entropy of one trainable head
-    distil   that, KL to the teacher, and cross-entropy and KL of the student on the teacher's frozen head
+    ce       ArcFace cross-entropy of one trainable head; the other is the field's most used head, written out below:
+             normalised centres, all cosines turned to angles and back in place and past autograd, softmax of the lot
+    distil   that, KL to the teacher, and cross-entropy and KL of the student on the teacher's frozen head; the other
+             makes each matrix once and lets go of what is not needed any more
 
 Each measurement is a fresh process. Its memory is the peak of resident memory during the step over that just before
 it, when the weights exist and a small step has woken threads and libraries; `working` leaves out the gradient of the
 weight as well, which every form must hand back. Forms take turns, so that another program's load hits both alike.
 On a GPU, which is taken where there is one, memory is that of torch's allocator, and the clock waits for the device.
 
+The floor is what no form can do without: the products of forward and backward, 6 B C D operations a trained head and
+4 a frozen one (2 for the teacher's own logits), at the rate of large square products on this machine; or the bytes of
+the weights read twice and of the gradient written once, at the rate of large copies; whichever takes longer. Both
+rates are measured in the same run. Products are in float32; on a GPU add `--product autocast` for bfloat16.
+
     python benchmarks/large_head.py
-    python benchmarks/large_head.py --classes 93431 --embedding-size 512 --batch-size 64 --rounds 5 --json out.json
+    python benchmarks/large_head.py --classes 93431 --embedding-size 512 --batch-size 128 1024 --cases ce
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from measuring import Table, ratios, report, spread, take_turns
 from torch import Tensor
 from torch.nn import functional as F
 
 from facekd.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
-from facekd.classifier import MarginClassifier
-from facekd.files import write_json
+from facekd.classifier import HeadConfig, MarginClassifier
+from facekd.errors import FacekdError, run_verb
+from facekd.progress import track
 
-FORMS = ("naive", "chunked")
+FORMS = ("usual", "chunked")
 CASES = ("ce", "distil")
 WEIGHTS = (1.0, 1.5, 1.0, 0.02)
 TEMPERATURE = 4.0
+# Operations a sum of products, B C D of them: forward, and backward to embeddings and, where trained, to the weight.
+OPERATIONS = {"ce": 6, "distil": 6 + 4 + 2}
+HEADS = {"ce": 1, "distil": 2}
 
 
-def naive_kl(student_BC: Tensor, teacher_BC: Tensor) -> Tensor:
+def usual_cosine(head: MarginClassifier, embedding: Tensor) -> Tensor:
+    embedding, centres = F.normalize(embedding), F.normalize(head.weight)
+    with torch.autocast(embedding.device.type, torch.bfloat16, enabled=head.config.product == "autocast"):
+        cosine = F.linear(embedding, centres)
+    return cosine.float()
+
+
+def usual_cross_entropy(head: MarginClassifier, embedding: Tensor, labels: Tensor) -> Tensor:
+    cosine = usual_cosine(head, embedding).clamp(-1, 1)
+    with torch.no_grad():
+        angle = cosine.acos_()
+        angle[torch.arange(len(labels), device=labels.device), labels] += head.config.value
+        angle.cos_()
+    return F.cross_entropy(cosine * head.scale, labels)
+
+
+def whole_kl(student_BC: Tensor, teacher_BC: Tensor) -> Tensor:
     student_BC, teacher_BC = (F.log_softmax(logits / TEMPERATURE, 1) for logits in (student_BC, teacher_BC))
     return F.kl_div(student_BC, teacher_BC, reduction="batchmean", log_target=True) * TEMPERATURE**2
 
 
-def naive_losses(
+def usual_losses(
     case: str, own: MarginClassifier, frozen: MarginClassifier, embedding: Tensor, teacher: Tensor, labels: Tensor
 ) -> tuple[Tensor, ...]:
-    """The same numbers from whole matrices, each product made once and what is not needed any more let go."""
-    cosine = own.cosine(embedding)
-    ce = F.cross_entropy(own.apply_margin(cosine, labels, embedding) * own.scale, labels)
+    """The same numbers from whole matrices."""
     if case == "ce":
-        return (ce,)
+        return (usual_cross_entropy(own, embedding, labels),)
+    cosine = usual_cosine(own, embedding)
+    ce = F.cross_entropy(own.apply_margin(cosine, labels, embedding) * own.scale, labels)
     with torch.no_grad():
-        teacher_logits = frozen.cosine(teacher) * frozen.scale
-    kl = naive_kl(cosine * own.scale, teacher_logits)
-    cosine = frozen.cosine(embedding)
+        teacher_logits = usual_cosine(frozen, teacher) * frozen.scale
+    kl = whole_kl(cosine * own.scale, teacher_logits)
+    cosine = usual_cosine(frozen, embedding)
     th_ce = F.cross_entropy(frozen.apply_margin(cosine, labels, embedding) * frozen.scale, labels)
-    return ce, kl, th_ce, naive_kl(cosine * frozen.scale, teacher_logits)
+    return ce, kl, th_ce, whole_kl(cosine * frozen.scale, teacher_logits)
 
 
 def losses_in_chunks(
@@ -94,15 +124,15 @@ def status_bytes(name: str) -> int:
     raise SystemExit(f"/proc/self/status has no {name}: this benchmark needs Linux")
 
 
-def measure(
-    case: str, form: str, batch_size: int, embedding_size: int, num_classes: int, steps: int, device: torch.device
-) -> dict:
+def measure(case: str, form: str, sizes: Sequence[int], steps: int, product: str, device: torch.device) -> dict:
     """One process: seconds of each step after the first, memory of them all, and the losses."""
-    losses_of = naive_losses if form == "naive" else losses_in_chunks
+    batch_size, embedding_size, num_classes = sizes
+    losses_of = usual_losses if form == "usual" else losses_in_chunks
+    config = HeadConfig(gradient="straight_through", product=product)  # type: ignore[arg-type]
     torch.manual_seed(0)
 
     def head(classes: int) -> MarginClassifier:
-        return MarginClassifier(embedding_size, classes).to(device)
+        return MarginClassifier(embedding_size, classes, config).to(device)
 
     def step(own: MarginClassifier, frozen: MarginClassifier) -> tuple[float, tuple[float, ...]]:
         generator = torch.Generator().manual_seed(1)
@@ -113,7 +143,8 @@ def measure(
         own.weight.grad = None
         wait_for(device)
         start = time.perf_counter()
-        losses = losses_of(case, own, frozen, embedding, teacher, labels)
+        with torch.autocast(device.type, torch.bfloat16, enabled=product == "autocast" and form == "chunked"):
+            losses = losses_of(case, own, frozen, embedding, teacher, labels)
         torch.stack([weight * loss for weight, loss in zip(WEIGHTS, losses, strict=False)]).sum().backward()
         wait_for(device)
         seconds = time.perf_counter() - start
@@ -140,101 +171,124 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def in_fresh_process(*arguments: str) -> dict:
-    finished = subprocess.run(
-        [sys.executable, __file__, "--measure", *arguments], check=True, capture_output=True, text=True
-    )
+def machine_rates(product: str, device: torch.device) -> dict[str, float]:
+    """Operations a second of large square products, and bytes a second of large copies, of each the best of 5."""
+    dtype = torch.bfloat16 if product == "autocast" else torch.float32
+    size = 8192 if device.type == "cuda" else 2048
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    source = torch.ones(2**26, device=device)
+    target = torch.empty_like(source)
+
+    def best(work: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(6):
+            wait_for(device)
+            start = time.perf_counter()
+            work()
+            wait_for(device)
+            seconds.append(time.perf_counter() - start)
+        return min(seconds[1:])
+
+    return {
+        "operations": 2 * size**3 / best(lambda: left @ right),
+        "bytes": 2 * source.numel() * 4 / best(lambda: target.copy_(source)),
+    }
+
+
+def floor_seconds(case: str, sizes: Sequence[int], rates: dict[str, float]) -> float:
+    batch_size, embedding_size, num_classes = sizes
+    operations = OPERATIONS[case] * batch_size * embedding_size * num_classes
+    weight = 4 * embedding_size * num_classes
+    return max(operations / rates["operations"], (2 * HEADS[case] + 1) * weight / rates["bytes"])
+
+
+def in_fresh_process(*arguments: object) -> dict:
+    words = [sys.executable, __file__, *map(str, arguments)]
+    finished = subprocess.run(words, capture_output=True, text=True)
+    if finished.returncode:
+        raise FacekdError(f"a measurement failed: {finished.stderr.strip()[-600:]}")
     return json.loads(finished.stdout)
 
 
-def compare(case: str, batch_size: int, embedding_size: int, num_classes: int, args: argparse.Namespace) -> dict:
-    results: dict[str, list[dict]] = {form: [] for form in FORMS}
-    for _ in range(args.rounds):
-        for form in FORMS:
-            arguments = (case, form, batch_size, embedding_size, num_classes, args.steps)
-            options = ("--threads", str(args.threads), "--device", args.device)
-            results[form].append(in_fresh_process(*map(str, arguments), *options))
-    gradient_bytes = num_classes * embedding_size * 4
-    row: dict = {"case": case, "batch": batch_size, "embedding": embedding_size, "classes": num_classes}
+def compare(case: str, sizes: tuple[int, int, int], args: argparse.Namespace) -> dict:
+    """Both forms in turns, a process each."""
+    options = ("--threads", args.threads, "--device", args.device, "--product", args.product, "--steps", args.steps)
+    sides = {form: lambda form=form: in_fresh_process("--measure", case, form, *sizes, *options) for form in FORMS}
+    found = take_turns(sides, args.rounds)
+    gradient_bytes = 4 * sizes[1] * sizes[2]
+    row: dict = {"case": case, "sizes": sizes}
     for form in FORMS:
-        seconds = [second for result in results[form] for second in result["seconds"]]
-        memory = [result["bytes"] for result in results[form]]
+        peak = statistics.median(result["bytes"] for result in found[form])
         row[form] = {
-            "seconds": seconds,
-            "median_s": statistics.median(seconds),
-            "bytes": memory,
-            "peak_bytes": statistics.median(memory),
-            "working_bytes": max(statistics.median(memory) - gradient_bytes, 0),
+            "seconds": [result["seconds"] for result in found[form]],
+            "median_s": [statistics.median(result["seconds"]) for result in found[form]],
+            "peak_bytes": peak,
+            "working_bytes": max(peak - gradient_bytes, 0),
         }
-    row["largest_relative_difference"] = max(
-        abs(a - b) / abs(a) for a, b in zip(*(results[form][0]["numbers"] for form in FORMS), strict=True)
-    )
-    row["rounds_time_ratio"] = [
-        statistics.median(b["seconds"]) / statistics.median(a["seconds"])
-        for a, b in zip(*results.values(), strict=True)
-    ]
-    for name in ("median_s", "peak_bytes", "working_bytes"):
-        row[f"{name}_ratio"] = row["chunked"][name] / row["naive"][name]
+    numbers = [found[form][0]["numbers"] for form in FORMS]
+    row["largest_relative_difference"] = max(abs(a - b) / abs(a) for a, b in zip(*numbers, strict=True))
     return row
 
 
-HEADER = (
-    f"{'losses':7} {'B':>4} {'D':>4} {'C':>7} | {'time ms: naive':>22} {'chunked':>22} {'ratio (of rounds)':>19} | "
-    f"{'peak MB':>13} {'ratio':>5} | {'working MB':>13} {'ratio':>5} | {'differs by':>9}"
+COLUMNS = (
+    *("losses", "B", "D", "C", "time over the usual", "time over the floor", "ms", "usual, ms", "floor, ms"),
+    *("peak memory over the usual", "peak, MB", "usual, MB", "working, MB", "usual, MB", "differs by"),
 )
 
 
-def line_of(row: dict) -> str:
-    def times(form: str) -> str:
-        seconds = [1000 * second for second in row[form]["seconds"]]
-        return f"{1000 * row[form]['median_s']:.0f} ({min(seconds):.0f}..{max(seconds):.0f})"
+def cells(row: dict, rates: dict[str, float]) -> list[str]:
+    ours, usual, floor = row["chunked"], row["usual"], floor_seconds(row["case"], row["sizes"], rates)
+    return [
+        row["case"],
+        *(f"{size:,}" for size in row["sizes"]),
+        spread(ratios(ours["median_s"], usual["median_s"])),
+        spread([seconds / floor for seconds in ours["median_s"]], 1),
+        *(
+            f"{1e3 * seconds:,.0f}"
+            for seconds in (*map(statistics.median, (ours["median_s"], usual["median_s"])), floor)
+        ),
+        f"{ours['peak_bytes'] / usual['peak_bytes']:.2f}",
+        *(f"{form[name] / 1e6:,.0f}" for name in ("peak_bytes", "working_bytes") for form in (ours, usual)),
+        f"{row['largest_relative_difference']:.1g}",
+    ]
 
-    def megabytes(name: str) -> str:
-        return f"{row['naive'][name] / 1e6:.0f} > {row['chunked'][name] / 1e6:.0f}"
 
-    rounds = row["rounds_time_ratio"]
-    ratio = f"{row['median_s_ratio']:.2f} ({min(rounds):.2f}..{max(rounds):.2f})"
-    return (
-        f"{row['case']:7} {row['batch']:4} {row['embedding']:4} {row['classes']:7} | {times('naive'):>22} "
-        f"{times('chunked'):>22} {ratio:>19} | {megabytes('peak_bytes'):>13} {row['peak_bytes_ratio']:5.2f} | "
-        f"{megabytes('working_bytes'):>13} {row['working_bytes_ratio']:5.2f} | "
-        f"{row['largest_relative_difference']:9.1e}"
-    )
-
-
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
+    """Parse, measure in turns, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", type=int, nargs="+", default=[10_000, 93_431, 360_232])
     parser.add_argument("--embedding-size", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--batch-size", type=int, nargs="+", default=[128])
     parser.add_argument("--cases", choices=CASES, nargs="+", default=list(CASES))
+    parser.add_argument("--product", choices=("float32", "autocast"), default="float32", help="see `head.product`")
     parser.add_argument("--steps", type=int, default=3, help="timed steps a process, after one that is not")
     parser.add_argument("--rounds", type=int, default=3, help="processes a form")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help=f"default here: {device}")
-    parser.add_argument("--json", type=Path, help="write the numbers there as well")
-    parser.add_argument("--measure", nargs=6, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    parser.add_argument("--json", "--output", dest="json", type=Path, help="write the numbers to this JSON file")
+    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
     if args.measure:
         case, form, *sizes = args.measure
-        print(json.dumps(measure(case, form, *map(int, sizes), device=torch.device(args.device))))
-        return
+        print(json.dumps(measure(case, form, list(map(int, sizes)), args.steps, args.product, device)))
+        return 0
 
+    rates = machine_rates(args.product, device)
+    all_sizes = itertools.product(args.batch_size, args.embedding_size, args.classes)
+    jobs = [(case, sizes) for sizes in all_sizes for case in args.cases]
+    found = [compare(case, sizes, args) for case, sizes in track(jobs, "measuring heads", len(jobs))]
     where = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
-    print(f"torch {torch.__version__}, {where}, float32; median (lowest..highest), chunked / naive")
-    print(HEADER)
-    rows = []
-    for embedding_size in args.embedding_size:
-        for batch_size in args.batch_size:
-            for num_classes in args.classes:
-                for case in args.cases:
-                    rows.append(compare(case, batch_size, embedding_size, num_classes, args))
-                    print(line_of(rows[-1]), flush=True)
-    if args.json:
-        write_json(args.json, {"torch": torch.__version__, "where": where, "threads": args.threads, "rows": rows})
+    title = (
+        f"Heads of many classes, {where}, products in {args.product}, {args.rounds} rounds of {args.steps} steps; "
+        f"floor at {rates['operations'] / 1e9:,.0f} G operations/s and {rates['bytes'] / 1e9:,.1f} GB/s"
+    )
+    table = Table(title, COLUMNS, [cells(row, rates) for row in found])
+    report([table], args.json, rates=rates, rows=found)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run_verb(main))
