@@ -52,10 +52,15 @@ def save_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> No
             torch.save({"format": FORMAT, "version": VERSION, **content}, temporary)
         except RuntimeError as error:
             # torch reports a failed write (a full disk above all) as a RuntimeError of its zip writer.
-            raise CheckpointError(
-                f"{path}: could not be written ({str(error).splitlines()[0]}); is the disk full? Free some space and "
-                f"run the same command again: {_what_is_left(Path(path).parent.parent)}"
-            ) from error
+            raise not_written(Path(path), error) from error
+
+
+def not_written(path: Path, error: Exception) -> CheckpointError:
+    """What to raise where a checkpoint could not be written, which says what the run goes on from."""
+    return CheckpointError(
+        f"{path}: could not be written ({str(error).splitlines()[0]}); is the disk full? Free some space and "
+        f"run the same command again: {_what_is_left(path.parent.parent)}"
+    )
 
 
 def _what_is_left(run_folder: Path) -> str:

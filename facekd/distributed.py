@@ -319,6 +319,34 @@ def broadcast_from_main(value: Value, world: World) -> Value:
     return box[0]
 
 
+@contextlib.contextmanager
+def failing_together(world: World) -> Iterator[None]:
+    """A block that fails everywhere if it fails anywhere: none goes on, to wait for a process that has stopped.
+
+    Processes wait for each other at its end, and must not within it.
+
+    Raises:
+        OSError | FacekdError: on every process, that of the first in which it failed. What is neither is raised as it
+            is where it happened, and named to the others.
+    """
+    if world.size == 1:
+        yield
+        return
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    is_plain = error is None or isinstance(error, OSError | FacekdError)
+    failures: list[Exception | None] = [None] * world.size
+    dist.all_gather_object(failures, error if is_plain else FacekdError(f"process {world.rank}: {error!r}"))
+    if error is not None and not is_plain:
+        raise error
+    first = next((failure for failure in failures if failure is not None), None)
+    if first is not None:
+        raise first from error
+
+
 def copy_buffers_from_main(module: nn.Module, world: World) -> None:
     """Give every process the main one's buffers (the statistics of batch normalisation), in place."""
     if world.size > 1:

@@ -27,10 +27,10 @@ from facekd.distributed import (
     ALONE,
     World,
     broadcast_from_main,
+    failing_together,
     gather_rows,
     read_rows_of_all,
     rows_in_folder,
-    wait_for_all,
     write_rows_of_all,
 )
 
@@ -102,30 +102,38 @@ def write_rows(path: Path, rows: dict[str, Tensor], shards: ClassShards, images_
         What the checkpoint has to say under `head_shards`.
 
     Raises:
-        CheckpointError: it could not be written.
+        CheckpointError: it could not be written; on every process, whichever of them could not.
     """
-    temporary = path.with_name(f".{path.stem}.tmp{HEAD_SUFFIX}")
-    if shards.world.is_main:
-        shutil.rmtree(temporary, ignore_errors=True)
-    folder = path.with_name(broadcast_from_main(_new_name(path, images_seen), shards.world))  # after that, on every one
+    world = shards.world
+    temporary = written = path.with_name(f".{path.stem}.tmp{HEAD_SUFFIX}")
     try:
-        write_rows_of_all(temporary, rows, shards.num_classes, shards.world)
-        if shards.world.is_main:
-            temporary.rename(folder)
+        name = ""
+        with failing_together(world):
+            if world.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
+                name = _new_name(path, images_seen)
+        folder = path.with_name(broadcast_from_main(name, world))
+        write_rows_of_all(temporary, rows, shards.num_classes, world)
+        with failing_together(world):
+            if world.is_main:
+                written = temporary.rename(folder)
+        checksums = _checksums(folder, world)
     except OSError as error:  # a peer that is gone is another error, and not the disk's fault
-        reason = str(error).strip().splitlines()[-1]
-        if shards.world.is_main:  # every process is done with it by now; on a full disk its space is wanted
-            shutil.rmtree(temporary, ignore_errors=True)
+        if world.is_main:  # every process is done with it by now; on a full disk its space is wanted
+            shutil.rmtree(written, ignore_errors=True)
         raise CheckpointError(
-            f"{folder}: the head could not be written ({reason}); is the disk full? Free some space and run the same "
-            "command again: it goes on from the last whole checkpoint"
+            f"{path}: its head could not be written ({_last_line(error)}); is the disk full? Free some space and run "
+            "the same command again: it goes on from the last whole checkpoint"
         ) from error
-    wait_for_all(shards.world)
     return {
         "folder": folder.name,
         "shapes": {key: [shards.num_classes, value.shape[1]] for key, value in rows.items()},
-        "checksums": _checksums(folder, shards.world),
+        "checksums": checksums,
     }
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[-1]
 
 
 def _new_name(path: Path, images_seen: int) -> str:
@@ -138,12 +146,13 @@ def _new_name(path: Path, images_seen: int) -> str:
 def _checksums(folder: Path, world: World) -> dict[str, int]:
     """CRC-32 by file name, which safetensors has none of; each process reads some of the files, and knows of all."""
     found = []
-    for file in sorted(folder.iterdir())[world.rank :: world.size]:
-        checksum = 0
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                checksum = zlib.crc32(block, checksum)
-        found.append((file.name, checksum))
+    with failing_together(world):
+        for file in sorted(folder.iterdir())[world.rank :: world.size]:
+            checksum = 0
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 20):
+                    checksum = zlib.crc32(block, checksum)
+            found.append((file.name, checksum))
     return dict(gather_rows(np.array(found, dtype=object).reshape(-1, 2), world).tolist())
 
 
@@ -156,28 +165,30 @@ def read_rows(path: Path, content: dict[str, Any], shards: ClassShards | None = 
         shards: whose rows; None reads those of all classes.
 
     Raises:
-        CheckpointError: the folder is absent, incomplete or damaged.
+        CheckpointError: the folder is absent, incomplete or damaged; on every process, whichever of them found it so.
     """
     folder, shapes = path.with_name(content["head_shards"]["folder"]), content["head_shards"]["shapes"]
     world = ALONE if shards is None else shards.world
-    if not folder.is_dir():
-        raise CheckpointError(f"{path}: its head lies in the folder {folder.name} beside it, which is not there")
     try:
-        found = rows_in_folder(folder)
-        rows = {}
-        for key, (count, size) in shapes.items():
-            held, dtype = found.get(key, (0, torch.float32))
-            if held != count:
-                raise CheckpointError(
-                    f"{folder}: incomplete: {held:,} of {count:,} rows of {key!r} are there; files are missing"
-                )
-            rows[key] = torch.empty(count if shards is None else shards.stop - shards.start, size, dtype=dtype)
+        with failing_together(world):
+            if not folder.is_dir():
+                raise CheckpointError(f"{path}: its head lies in {folder.name} beside it, which is not there")
+            found = rows_in_folder(folder)
+            rows = {}
+            for key, (count, size) in shapes.items():
+                held, dtype = found.get(key, (0, torch.float32))
+                if held != count:
+                    raise CheckpointError(
+                        f"{folder}: incomplete: {held:,} of {count:,} rows of {key!r} are there; files are missing"
+                    )
+                rows[key] = torch.empty(count if shards is None else shards.stop - shards.start, size, dtype=dtype)
         for name, checksum in _checksums(folder, world).items():
             if content["head_shards"].get("checksums", {}).get(name, checksum) != checksum:
                 raise CheckpointError(f"{folder}: damaged: the bytes of {name} do not match their checksum")
-        read_rows_of_all(folder, rows, shapes["weight"][0], world)
+        with failing_together(world):
+            read_rows_of_all(folder, rows, shapes["weight"][0], world)
     except CheckpointError:
         raise
     except Exception as error:  # safetensors has errors of its own, and torch wraps them in others
-        raise CheckpointError(f"{folder}: damaged: {str(error).strip().splitlines()[-1]}") from error
+        raise CheckpointError(f"{folder}: damaged: {_last_line(error)}") from error
     return rows

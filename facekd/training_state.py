@@ -27,6 +27,7 @@ from facekd.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     load_weights,
+    not_written,
     save_checkpoint,
 )
 from facekd.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
@@ -35,7 +36,7 @@ from facekd.config import TrainConfig, differences, to_plain, with_defaults
 from facekd.data.datasets import FaceDataset
 from facekd.data.label_map import is_same_label_map, label_map
 from facekd.data.loader import Batch
-from facekd.distributed import World, gather_rows, make_scaler, replicate, wait_for_all
+from facekd.distributed import World, failing_together, gather_rows, make_scaler, replicate
 from facekd.head_shards import attach_rows, detach_rows, write_rows
 from facekd.optim import build_optimizer, parameter_groups
 from facekd.sharing import load_shared_head
@@ -190,6 +191,9 @@ def save_state(state: TrainingState, name: str | None = None) -> Path:
     Args:
         state: the run.
         name: `"best"` for `checkpoints/best.pt`; by default the file is named by images seen, and old ones go.
+
+    Raises:
+        CheckpointError: it could not be written; on every rank, whichever of them could not.
     """
     path = checkpoint_path(state.folder, state.images_seen)
     path = path if name is None else path.with_stem(name)
@@ -200,12 +204,15 @@ def save_state(state: TrainingState, name: str | None = None) -> Path:
     if isinstance(head, MarginClassifier) and head.shards is not None:
         rows = detach_rows(content, head, state.optimizer)
         content["head_shards"] = write_rows(path, rows, head.shards, state.images_seen)
-    if state.world.is_main:
-        save_checkpoint(path, content)
-        forget_other_heads(path, content.get("head_shards", {}).get("folder"))
-        if name is None:
-            keep_last(state.folder, state.config.checkpoint.keep)
-    wait_for_all(state.world)
+    try:
+        with failing_together(state.world):
+            if state.world.is_main:
+                save_checkpoint(path, content)
+                forget_other_heads(path, content.get("head_shards", {}).get("folder"))
+                if name is None:
+                    keep_last(state.folder, state.config.checkpoint.keep)
+    except OSError as error:
+        raise not_written(path, error) from error
     return path
 
 
@@ -267,7 +274,7 @@ def restore_latest(state: TrainingState) -> Path | None:
     if not found:
         return None
     path = found[-1]
-    with _saying_what_to_do(found):
+    with _saying_what_to_do(found), failing_together(state.world):
         content = load_checkpoint(path)
     if "training" not in content:
         raise CheckpointError(f"{path}: holds weights only, not a run to resume; choose another --output")

@@ -1,6 +1,6 @@
 """Several runs in the same processes, one after the other, for to start processes takes longer than any of them.
 
-    several_runs.py FOLDER [[NAME, "shards" | "train" | "distill" | "fail-on-full-disk", [WORD, ...]], ...]
+    several_runs.py FOLDER [[NAME, "shards" | "train" | "distill" | "fail-on-...", [WORD, ...]], ...]
 
 Each process leaves FOLDER/NAME.RANK for each run that it has seen to: empty, or with what went wrong.
 """
@@ -8,31 +8,77 @@ Each process leaves FOLDER/NAME.RANK for each run that it has seen to: empty, or
 from __future__ import annotations
 
 import contextlib
-import io
+import errno
 import json
 import resource
+import signal
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from facekd.config import TrainConfig, parse_config
 from facekd.distill import build_distiller
 from facekd.distill_config import DistillConfig
 from facekd.distill_diagnostics import diagnose
-from facekd.distributed import World, join_world, wait_for_all
-from facekd.errors import run_verb
+from facekd.distributed import World, broadcast_from_main, join_world, wait_for_all
+from facekd.errors import FacekdError
 from facekd.train import train
 
+PATIENCE = 120  # seconds until a process that waits for one that has stopped is ended
 
-def fail_on_full_disk(words: list[str], world: World) -> None:
-    """One process, not the main one, can write no more than a hundred bytes; what all of them say and return."""
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """No more than a hundred bytes can be written to a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if world.rank == 1:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        status = run_verb(lambda: train(parse_config(TrainConfig, words, "", ""), world))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert status == 2 and "is the disk full?" in said.getvalue(), said.getvalue()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def refusing(method: str, suffix: str) -> contextlib.AbstractContextManager[Any]:
+    """A method of paths fails for those with the suffix."""
+    usual = getattr(Path, method)
+
+    def refuse(path: Path, *arguments: Any) -> Any:
+        if path.suffix == suffix:
+            raise OSError(errno.EDQUOT, "Disk quota exceeded", str(path))
+        return usual(path, *arguments)
+
+    return mock.patch.object(Path, method, refuse)
+
+
+# Of which process, and what; 0 is the main one.
+SAVING: dict[str, tuple[int, Callable[[], contextlib.AbstractContextManager[Any]]]] = {
+    "fail-on-full-disk": (1, full_disk),
+    "fail-on-naming-the-head": (0, lambda: refusing("rename", ".head")),
+    "fail-on-checking-the-head": (1, lambda: refusing("iterdir", ".head")),
+    "fail-on-naming-the-file": (0, lambda: refusing("replace", ".pt")),
+}
+RESUMING: dict[str, tuple[int, Callable[[], contextlib.AbstractContextManager[Any]]]] = {
+    "fail-on-finding-the-file": (1, lambda: refusing("exists", ".pt")),
+    "fail-on-finding-the-head": (1, lambda: refusing("is_dir", ".head")),
+    "fail-on-reading-the-head": (1, lambda: mock.patch("facekd.head_shards.read_rows_of_all", side_effect=OSError)),
+}
+
+
+def fail(verb: str, words: list[str], world: World) -> None:
+    """What fails in one process ends the run in all of them, with the same words."""
+    rank, make = {**SAVING, **RESUMING}[verb]
+    signal.alarm(PATIENCE)
+    with make() if world.rank == rank else contextlib.nullcontext():
+        try:
+            train(parse_config(TrainConfig, words, "", ""), world)
+            said = "nothing"
+        except (FacekdError, OSError) as error:
+            said = str(error)
+    assert ("is the disk full?" if verb in SAVING else ".pt") in said and said == broadcast_from_main(said, world), said
+    signal.alarm(0)
 
 
 def run(verb: str, words: list[str], world: World) -> None:
@@ -42,8 +88,8 @@ def run(verb: str, words: list[str], world: World) -> None:
         shards.check(world)
     elif verb == "train":
         assert train(parse_config(TrainConfig, words, "", ""), world) == 0
-    elif verb == "fail-on-full-disk":
-        fail_on_full_disk(words, world)
+    elif verb in {*SAVING, *RESUMING}:
+        fail(verb, words, world)
     else:
         config = parse_config(DistillConfig, words, "", "")
         assert train(config, world, make_recognizer=build_distiller, at_end=diagnose) == 0

@@ -26,6 +26,7 @@ from facekd.logbook import read_log
 from facekd.sharing import load_shared_head
 from facekd.train import train
 from tests.distributed import shards
+from tests.distributed.several_runs import RESUMING, SAVING
 from tests.distributed.test_distributed import HERE, PATIENCE, TRAIN, start_both, train_arguments
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -81,7 +82,12 @@ class Runs:
         cases |= {"student": ("distill", distillation), "from-whole": ("train", [*ON_THE_WAY, *SHARDED])}
         cases |= {f"2-{name}": ("train", of_three(name)) for name in OPTIMIZERS}
         short = [*GENTLE, "--images", "24", *SHARDED]
-        cases |= {"short": ("train", short), "full": ("fail-on-full-disk", short)}
+        cases |= {"short": ("train", short)}
+        cases |= {failure: (failure, short) for failure in SAVING}
+        cases["fail-on-naming-the-file-of-all"] = ("fail-on-naming-the-file", [*GENTLE, "--images", "24"])
+        for failure in RESUMING:
+            copy_up_to(24, self.folder / "3-sgd", self.folder / failure)
+            cases[failure] = (failure, of_three("sgd"))
         self.start(2, cases)
 
     def start(self, count: int, cases: dict[str, tuple[str, list[str]]]) -> None:
@@ -216,8 +222,16 @@ def test_a_head_with_parts_missing_is_refused(runs: Runs, tmp_path: Path) -> Non
         load_shared_head(tmp_path / "run", dataset)
 
 
-def test_a_process_that_cannot_write_its_classes_stops_all_and_leaves_nothing(runs: Runs) -> None:
-    assert not list((runs.of("full", 2) / "checkpoints").iterdir())
+@pytest.mark.parametrize("failure", [*SAVING, "fail-on-naming-the-file-of-all"])
+def test_a_process_that_cannot_save_stops_all_and_leaves_no_checkpoint(failure: str, runs: Runs) -> None:
+    left = [path.name for path in (runs.of(failure, 2) / "checkpoints").iterdir()]
+    # A head without its file is a leftover, which goes when the run is started again.
+    assert left == (["000000000024.head"] if failure == "fail-on-naming-the-file" else [])
+
+
+@pytest.mark.parametrize("failure", RESUMING)
+def test_a_process_that_cannot_resume_stops_all(failure: str, runs: Runs) -> None:
+    assert [path.name for path in list_checkpoints(runs.of(failure, 2))] == ["000000000024.pt"]
 
 
 def test_a_head_of_another_run_is_refused(tmp_path: Path) -> None:
