@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -40,12 +42,18 @@ def pack(tmp_path: Path) -> Path:
     return tmp_path / "pack.bin"
 
 
+def free_port() -> int:
+    """Of those the system gives to nobody unasked, or another test's connection could have it before it is used."""
+    for port in random.SystemRandom().sample(range(15_000, 30_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 def start_both(words: list[str], of_rank_1: list[str] | None = None, count: int = 2) -> list[subprocess.Popen[bytes]]:
     """One process for each rank, without a launcher, so that each can be signalled alone and given words of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(count)}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
     common = {**os.environ, "OMP_NUM_THREADS": "1", **address}
     return [
         subprocess.Popen(
