@@ -7,6 +7,7 @@ A batch lies in one of its slots until nobody holds it any more, and then anothe
 
 from __future__ import annotations
 
+import shutil
 import weakref
 from collections import deque
 from functools import cached_property
@@ -16,6 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from facekd.errors import FacekdError
+
+SHARED_MEMORY = "/dev/shm"
+
+
+class LoaderError(FacekdError):
+    """The workers of a loader died, or were asked for in a way that cannot work."""
+
 
 class BatchSlots:
     """What main process and workers share: N slots for batches of B images of S pixels. Goes to a spawned worker.
@@ -24,10 +33,12 @@ class BatchSlots:
     """
 
     def __init__(self, num_slots: int, batch_size: int, image_size: int, shared: bool) -> None:
-        self.pixels = torch.empty((num_slots, batch_size, image_size, image_size, 3), dtype=torch.uint8)
+        # By numpy, which asks the kernel for large pages where there are any.
+        self.pixels = torch.from_numpy(np.empty((num_slots, batch_size, image_size, image_size, 3), np.uint8))
         self.numbers = torch.empty((num_slots, 3, batch_size), dtype=torch.int64)
         self.flips = torch.empty((num_slots, batch_size), dtype=torch.bool)
         if shared:
+            _require_shared_memory(self.pixels.nbytes)
             for tensor in (self.pixels, self.numbers, self.flips):
                 tensor.share_memory_()
 
@@ -61,6 +72,20 @@ class BatchSlots:
         return self.flips.numpy()
 
 
+def _require_shared_memory(num_bytes: int) -> None:
+    """Refuse in time what would end the process by a bus error when the memory is first written."""
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return  # not a system that keeps it there
+    if num_bytes > free:
+        raise LoaderError(
+            f"the batches of the loader need {num_bytes / 1e6:,.0f} MB of shared memory, and {SHARED_MEMORY} has "
+            f"{free / 1e6:,.0f} MB free. In a container start it with --ipc=host or a larger --shm-size; fewer "
+            "workers, less prefetch or smaller batches need less"
+        )
+
+
 class BatchMemory:
     """Which slots are free: each until it is taken, and again when its batch is no longer held. For the main process.
 
@@ -75,7 +100,7 @@ class BatchMemory:
 
     def take(self) -> int:
         """A free slot. There is one as long as each taken is given away by `hand_out` before the next is asked for."""
-        return self._free.popleft()
+        return self._free.pop()
 
     def hand_out(self, slot: int) -> torch.Tensor:
         """The images (B, S, S, 3) of a slot, which is free again as soon as no view of this tensor is left.

@@ -18,12 +18,9 @@ from typing import Any
 import torch
 import torch.multiprocessing
 
+from facekd.data.batch_memory import LoaderError
 from facekd.data.decoding import one_decoder_thread, quiet_decoders
 from facekd.errors import FacekdError
-
-
-class LoaderError(FacekdError):
-    """The workers of a loader died, or were asked for in a way that cannot work."""
 
 
 class TracebackInWorker(Exception):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from facekd.errors import FacekdError
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+JFIF_SEGMENT, TABLES_SEGMENT = b"\xff\xe0\x00\x10", b"\xff\xdb"
 APPLICATION_SEGMENTS, EXIF_SEGMENT, COMMENT_SEGMENT = range(0xE0, 0xF0), 0xE1, 0xFE
 MAX_PIXELS = 2**30  # what OpenCV refuses: a few hostile bytes can announce an image of gigabytes
 
@@ -76,8 +77,11 @@ def _is_for_libjpeg(data: bytes | bytearray | memoryview) -> bool:
 
     They stand in one of the segments of applications, which come before the tables and the pixels.
     """
-    if data[:2] != JPEG_START:
+    head = bytes(data[:22])
+    if head[:2] != JPEG_START:
         return False
+    if head[2:6] == JFIF_SEGMENT and head[20:] == TABLES_SEGMENT:  # as libjpeg and so nearly all write it
+        return True
     place = 2
     while len(segment := bytes(data[place : place + 8])) == 8:
         marker = segment[1]

@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from facekd.data.batch_memory import BatchMemory, BatchSlots
-from facekd.data.batch_workers import BatchWorkers, LoaderError
+from facekd.data.batch_memory import BatchMemory, BatchSlots, LoaderError
+from facekd.data.batch_workers import BatchWorkers
 from facekd.data.crops import draw_resized_crops
 from facekd.data.datasets import FaceDataset
 from facekd.data.read_ahead import ReadsAhead

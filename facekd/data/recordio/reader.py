@@ -30,6 +30,7 @@ _FRAME = struct.Struct("<II")
 # One read fetches a whole record. An index that lists few of the records would make that read far too much.
 _MAX_READ_AHEAD = 1 << 20
 _NUM_SPOT_CHECKS = 32
+_RECORDS_LOOKED_AT = 16  # of a batch, for whether it is in memory
 
 
 class _TruncatedError(RecordError):
@@ -155,8 +156,21 @@ class RecordReader:
             mapped = mmap.mmap(self._fd, self._size, prot=mmap.PROT_READ)
             mapped.madvise(mmap.MADV_RANDOM)  # else each page not in memory brings its neighbourhood along
             self._content = memoryview(mapped)
-        self.will_read(offsets, extents)
+        if not self._seem_cached(offsets):
+            self.will_read(offsets, extents)
         return self._content
+
+    def _seem_cached(self, offsets: np.ndarray) -> bool:
+        """Whether some of the records, all that are looked at, are in memory: to ask for each would cost more."""
+        if not hasattr(os, "RWF_NOWAIT"):
+            return False
+        byte = bytearray(1)
+        try:
+            for offset in offsets[:: max(1, len(offsets) // _RECORDS_LOOKED_AT)].tolist():
+                os.preadv(self._fd, [byte], offset, os.RWF_NOWAIT)
+        except OSError:  # not there, or a file system that does not say
+            return False
+        return True
 
     def will_read(self, offsets: np.ndarray, extents: np.ndarray) -> None:
         """Ask the system to fetch records from the disk together, without waiting: offsets, extents int64 (B,)."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -214,6 +216,13 @@ class Dying:
 def test_a_killed_worker_is_explained():
     with pytest.raises(LoaderError, match=r"SIGKILL.*out of memory, or of shared memory \(/dev/shm"):
         batches_of(Dying(), workers=1, start_method="fork")
+
+
+def test_too_little_shared_memory_is_said_before_it_is_missed(dataset, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=64_000))
+    assert len(batches_of(dataset)) == 5  # without workers none is shared
+    with pytest.raises(LoaderError, match=r"need 0 MB of shared memory, and /dev/shm has 0 MB free.*--shm-size"):
+        batches_of(dataset, workers=2, start_method="fork")
 
 
 def test_leaving_early_ends_the_workers(dataset):

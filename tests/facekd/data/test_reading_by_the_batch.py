@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -153,3 +154,22 @@ def test_any_records_come_back(
             expected.append((image, label))
     data = open_record_pack(folder)
     assert by_the_batch(data, np.arange(len(data))) == one_by_one(data, np.arange(len(data))) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="the system does not say what is in memory")
+@pytest.mark.parametrize("is_in_memory", [True, False])
+def test_records_are_asked_for_together_where_they_are_not_in_memory(tmp_path, monkeypatch, is_in_memory) -> None:
+    data = write_pack(tmp_path, "im2rec")
+    images = np.arange(len(data))
+    expected = by_the_batch(data, images)  # which also brings them there
+    asked_for: list[int] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, offset, *_: asked_for.append(offset))
+    if not is_in_memory:
+
+        def would_wait(*_: object) -> int:
+            raise BlockingIOError
+
+        monkeypatch.setattr(os, "preadv", would_wait)
+    assert by_the_batch(data, images) == expected
+    rows = np.flatnonzero(data.reader.index.extents >= 0)
+    assert sorted(asked_for) == ([] if is_in_memory else sorted(data.reader.index.offsets[rows].tolist()))
