@@ -178,8 +178,10 @@ class _NoWorkers:
 
 
 def _take_out(slot: int, bad_records: list[str], memory: BatchMemory) -> Batch:
-    numbers, flip = memory.slots.numbers[slot].clone(), memory.slots.flips[slot].clone()
-    return Batch(memory.hand_out(slot), labels=numbers[2], positions=numbers[1], flip=flip, bad_records=bad_records)
+    slots = memory.slots
+    small = (slots.labels, slots.positions, slots.flip)
+    labels, positions, flip = (torch.from_numpy(array[slot].copy()) for array in small)  # before the slot may be free
+    return Batch(memory.hand_out(slot), labels, positions, flip, bad_records)
 
 
 def _next_pinned(batches: Iterator[Batch]) -> Batch | None:
