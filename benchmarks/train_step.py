@@ -128,9 +128,8 @@ class OurLoop:
         dataset = open_dataset(arguments.data.parent, arguments.image_size)
         self.state: TrainingState = build_state(config, world, dataset, 10**9, build_recognizer(config, world, dataset))
         sampler = PositionSampler(len(dataset), SEED, arguments.batch_size)
-        pin = device.type == "cuda"
         self.batches: Iterator[Batch] = iter(
-            make_loader(dataset, sampler, Augmentation(), SEED, arguments.workers, pin)
+            make_loader(dataset, sampler, Augmentation(), SEED, arguments.workers, device)
         )
         self.waited: list[float] = []
 

@@ -243,7 +243,7 @@ def _make_loader(state: TrainingState) -> BatchLoader:
         config.augmentation,
         config.seed,
         workers=min(config.data.workers, usable_cores()),
-        pin_memory=world.device.type == "cuda",
+        device=world.device,
     )
 
 

@@ -99,11 +99,12 @@ def _accumulate_gradients(state: TrainingState, batch: Batch) -> torch.Tensor:
     dtype = AMP_DTYPES[config.precision]
     targets = state.recognizer.targets(batch)
     total = torch.zeros(len(state.recognizer.loss_names), device=device)
+    pixels, flip = batch.on_device or (batch.images, batch.flip)
     for start in starts:
         part = slice(start, start + size)
         images = to_model_input(
-            batch.images[part].to(device, non_blocking=True),
-            batch.flip[part].to(device, non_blocking=True),
+            pixels[part].to(device, non_blocking=True),
+            flip[part].to(device, non_blocking=True),
             config.data.mean,
             config.data.std,
             memory_format=memory_format,

@@ -6,13 +6,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 
+from facekd.data.batch import Batch
 from facekd.data.batch_memory import BatchMemory, BatchSlots, LoaderError
 from facekd.data.batch_workers import BatchWorkers
 from facekd.data.crops import draw_resized_crops
+from facekd.data.cuda_sender import CudaSender
 from facekd.data.datasets import FaceDataset
 from facekd.data.read_ahead import ReadsAhead
 from facekd.data.sampler import PositionSampler, SampledBatch
@@ -20,16 +22,6 @@ from facekd.data.transforms import Augmentation, augment, flip_mask
 from facekd.generator_threads import generator_threads
 
 __all__ = ["Batch", "BatchLoader", "LoaderError", "make_loader", "usable_cores"]
-
-
-class Batch(NamedTuple):
-    """One rank's images of one step, on the CPU. B images, S image size."""
-
-    images: torch.Tensor  # (B, S, S, 3) uint8 RGB, augmented but not flipped
-    labels: torch.Tensor  # (B,) int64
-    positions: torch.Tensor  # (B,) int64, 0-based places in the run
-    flip: torch.Tensor  # (B,) bool: mirror these on the device (`to_model_input`)
-    bad_records: list[str]  # one line for each bad record that another image stands in for
 
 
 class BatchLoader:
@@ -46,7 +38,7 @@ class BatchLoader:
         augmentation: Augmentation,
         seed: int,
         workers: int,
-        pin_memory: bool,
+        device: torch.device | None,
         prefetch: int,
         start_method: str | None,
     ) -> None:
@@ -54,7 +46,7 @@ class BatchLoader:
         self._dataset = dataset
         self._augmentation = augmentation
         self._seed = seed
-        self._pin_memory = pin_memory
+        self._device = device
         self._workers = workers
         self._prefetch = prefetch
         self._start_method = start_method
@@ -85,15 +77,16 @@ class BatchLoader:
             yield from self._finished(_Batches(order, workers, memory, under_way))
 
     def _finished(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        if not self._pin_memory:
+        if self._device is None or self._device.type != "cuda":
             yield from batches
             return
-        with generator_threads(1) as thread:  # the copy of a batch, while the one before it is trained on
-            ahead = thread.submit(_next_pinned, batches)
-            while (batch := ahead.result()) is not None:
-                ahead = thread.submit(_next_pinned, batches)
-                yield batch
-                del batch
+        sender = CudaSender(self._device)
+        with generator_threads(1) as thread:
+            ahead = thread.submit(sender.send_next, batches)
+            while (sent := ahead.result()) is not None:
+                ahead = thread.submit(sender.send_next, batches)
+                yield sender.arrived(*sent)
+                del sent
 
 
 def make_loader(
@@ -102,7 +95,7 @@ def make_loader(
     augmentation: Augmentation | None = None,
     seed: int = 0,
     workers: int = 0,
-    pin_memory: bool = False,
+    device: torch.device | None = None,
     prefetch: int = 2,
     start_method: Literal["fork", "spawn", "forkserver"] | None = None,
 ) -> BatchLoader:
@@ -114,7 +107,7 @@ def make_loader(
         augmentation: what is done to the images; None is `Augmentation()`, the flip alone.
         seed: seed of the augmentation, 0 <= seed < 2**64.
         workers: processes that read; 0 reads in this one.
-        pin_memory: place batches in page-locked memory, for `.to(device, non_blocking=True)`.
+        device: where batches will be used. To a GPU they are sent ahead, one at a time; `Batch.on_device` has them.
         prefetch: batches each worker keeps ready.
         start_method: how workers start; None is the default of the platform.
 
@@ -123,9 +116,7 @@ def make_loader(
     """
     if workers < 0 or (workers > 0 and prefetch < 1):
         raise LoaderError(f"workers must be 0 or more and prefetch 1 or more, found {workers} and {prefetch}")
-    return BatchLoader(
-        dataset, sampler, augmentation or Augmentation(), seed, workers, pin_memory, prefetch, start_method
-    )
+    return BatchLoader(dataset, sampler, augmentation or Augmentation(), seed, workers, device, prefetch, start_method)
 
 
 class _Batches:
@@ -182,15 +173,6 @@ def _take_out(slot: int, bad_records: list[str], memory: BatchMemory) -> Batch:
     small = (slots.labels, slots.positions, slots.flip)
     labels, positions, flip = (torch.from_numpy(array[slot].copy()) for array in small)  # before the slot may be free
     return Batch(memory.hand_out(slot), labels, positions, flip, bad_records)
-
-
-def _next_pinned(batches: Iterator[Batch]) -> Batch | None:
-    batch = next(batches, None)
-    if batch is None:
-        return None
-    can_pin = torch.cuda.is_available()
-    tensors = (tensor.pin_memory() if can_pin else tensor.clone() for tensor in batch[:4])
-    return Batch(*tensors, batch.bad_records)  # type: ignore[arg-type]
 
 
 class _Reader:

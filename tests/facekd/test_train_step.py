@@ -103,3 +103,15 @@ def test_an_image_that_crd_does_not_remember_stops_before_the_weights_move(
     with pytest.raises(DistillationError, match=rf"image index {index} is outside \[0, 42\)"):
         train_step(state, next(iter(_make_loader(state))), 0.01)
     assert all(torch.equal(value, before[name]) for name, value in recognizer.state_dict().items())
+
+
+def test_a_step_takes_the_images_that_were_sent_ahead(tiny_arguments: list[str], tmp_path: Path) -> None:
+    found = []
+    for is_sent in (False, True):
+        state = make_state([*tiny_arguments, "--batch_size_per_rank", "5"], tmp_path, HEADS[0])
+        batch = next(iter(_make_loader(state)))
+        if is_sent:
+            sent = (batch.images.clone(), batch.flip.clone())
+            batch = batch._replace(images=torch.zeros_like(batch.images), on_device=sent)
+        found.append(train_step(state, batch, 0.01)[0])
+    assert found[0] == found[1]

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from facekd.data import loader as loader_module
 from facekd.data.datasets import DatasetError, FaceDataset, RecordDataset
 from facekd.data.loader import Batch, LoaderError, make_loader
 from facekd.data.sampler import PositionSampler
@@ -260,23 +261,55 @@ def test_a_view_of_the_images_keeps_them_from_being_overwritten(dataset, workers
         assert torch.equal(view, batch.images[2:4, 5:])
 
 
+GPU = torch.device("cuda")
+
+
+class Sender:
+    """What `CudaSender` does, without a GPU: notes in which thread, and what had arrived when."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.threads: set[int] = set()
+
+    def send_next(self, batches):
+        self.threads.add(threading.get_ident())
+        batch = next(batches, None)
+        return None if batch is None else (batch._replace(on_device=(batch.images.clone(), batch.flip.clone())), "sent")
+
+    def arrived(self, batch, event):
+        assert event == "sent" and self.threads and threading.get_ident() not in self.threads
+        return batch
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_to_be_pinned_are_copied_out_of_the_memory_that_is_used_again(dataset, workers):
+def test_batches_for_a_gpu_are_sent_ahead_by_a_thread(dataset, workers, monkeypatch):
+    monkeypatch.setattr(loader_module, "CudaSender", Sender)
     sampler = PositionSampler(12, SEED, 6, total_images=60)
-    pinned = list(make_loader(dataset, sampler, EVERYTHING, SEED, workers, pin_memory=True))
-    assert_same(pinned, batches_of(dataset, total_images=60))
-    assert len({batch.images.data_ptr() for batch in pinned}) == 10
+    sent = list(make_loader(dataset, sampler, EVERYTHING, SEED, workers, device=GPU))
+    expected = batches_of(dataset, total_images=60)
+    assert_same(sent, expected)
+    for batch, plain in zip(sent, expected, strict=True):
+        assert batch.on_device is not None and plain.on_device is None
+        assert torch.equal(batch.on_device[0], plain.images) and torch.equal(batch.on_device[1], plain.flip)
 
 
-def test_leaving_early_while_a_batch_is_being_pinned_ends_the_workers(dataset):
-    batches = iter(make_loader(dataset, PositionSampler(12, SEED, 6), workers=2, pin_memory=True))
+def test_leaving_early_while_a_batch_is_being_sent_ends_the_workers(dataset, monkeypatch):
+    monkeypatch.setattr(loader_module, "CudaSender", Sender)
+    batches = iter(make_loader(dataset, PositionSampler(12, SEED, 6), workers=2, device=GPU))
     next(batches)
     batches.close()  # type: ignore[attr-defined]
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("pin_memory", [False, True])
-def test_workers_end_with_a_program_that_leaves_its_loop_or_is_killed(insightface_pack, pin_memory):
+def test_a_bad_record_met_ahead_is_reported_when_it_is_due(insightface_pack, monkeypatch):
+    monkeypatch.setattr(loader_module, "CudaSender", Sender)
+    dataset = RecordDataset(insightface_pack({4: BROKEN}), 32)
+    batches = make_loader(dataset, PositionSampler(12, SEED, 6), workers=2, device=GPU)
+    with pytest.raises(DatasetError, match="record 5 at offset"):
+        for _ in batches:
+            pass
+
+
+def test_workers_end_with_a_program_that_leaves_its_loop_or_is_killed(insightface_pack):
     """The workers ignore the signal by which Python ends such processes, and would otherwise be waited for."""
     program = f"""
 import os, sys
@@ -286,7 +319,7 @@ from facekd.data.sampler import PositionSampler
 
 if __name__ == "__main__":
     loader = make_loader(RecordDataset({str(insightface_pack())!r}, 32), PositionSampler(12, 0, 6), workers=2,
-                         pin_memory={pin_memory}, start_method="fork")
+                         start_method="fork")
     batches, others = iter(loader), iter(loader)  # workers of the second inherit what the first has open
     next(batches), next(others)
     import multiprocessing

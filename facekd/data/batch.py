@@ -1,0 +1,18 @@
+"""What the loader gives and the trainer takes: one rank's images of one step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+
+class Batch(NamedTuple):
+    """One rank's images of one step, on the CPU. B images, S image size."""
+
+    images: torch.Tensor  # (B, S, S, 3) uint8 RGB, augmented but not flipped
+    labels: torch.Tensor  # (B,) int64
+    positions: torch.Tensor  # (B,) int64, 0-based places in the run
+    flip: torch.Tensor  # (B,) bool: mirror these on the device (`to_model_input`)
+    bad_records: list[str]  # one line for each bad record that another image stands in for
+    on_device: tuple[torch.Tensor, torch.Tensor] | None = None  # images and flip, where they were sent ahead
