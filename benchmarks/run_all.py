@@ -53,9 +53,9 @@ BENCHMARKS = (
     ),
     Benchmark("train_step_large", "train_step.py --backbones iresnet50 iresnet100 --batch-size 4 --turns 2", 150),
     Benchmark("large_head", "large_head.py --classes 10000 93431 --embedding-size 512 --rounds 2 --steps 2", 80),
-    Benchmark("distillation_step", "distillation_step.py --batch-size 8 --turns 4", 70, "--output"),
+    Benchmark("distillation_step", "distillation_step.py --batch-size 16 --turns 4", 70, "--output"),
     Benchmark("scaling", "scaling.py --turns 4", 80),
-    Benchmark("validation", "validation.py --turns 5", 30),
+    Benchmark("validation", "validation.py --turns 5 --pairs 160", 30),
     Benchmark("ijbc_scoring", "ijbc_scoring.py --fraction 0.1 --turns 1", 60, "--output"),
     Benchmark("ijb_embedding", "ijb_embedding.py --people 10 --turns 3", 40, "--output"),
     Benchmark(
