@@ -70,7 +70,7 @@ def join_world(device: str = "auto") -> Iterator[World]:
     try:
         yield World(rank, size, chosen)
     except RuntimeError as error:
-        if isinstance(error, dist.DistError) or _LOST_PEER.search(str(error)):
+        if is_lost_peer(error):
             raise FacekdError(
                 "another process of this run is gone, and what it said tells why; the same command resumes "
                 f"({str(error).splitlines()[0].split('. ')[0]})"
@@ -89,6 +89,11 @@ _RESTARTED = (
 )
 # How gloo puts it, in a plain RuntimeError.
 _LOST_PEER = re.compile(r"connection (was )?(closed|reset|refused)", re.IGNORECASE)
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an exchange failed because another process is gone."""
+    return isinstance(error, dist.DistError) or bool(isinstance(error, RuntimeError) and _LOST_PEER.search(str(error)))
 
 
 def _choose_device(device: str, local_rank: int) -> torch.device:

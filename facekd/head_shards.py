@@ -29,6 +29,7 @@ from facekd.distributed import (
     broadcast_from_main,
     failing_together,
     gather_rows,
+    is_lost_peer,
     read_rows_of_all,
     rows_in_folder,
     write_rows_of_all,
@@ -190,5 +191,7 @@ def read_rows(path: Path, content: dict[str, Any], shards: ClassShards | None = 
     except CheckpointError:
         raise
     except Exception as error:  # safetensors has errors of its own, and torch wraps them in others
+        if is_lost_peer(error):
+            raise  # nothing is wrong with the checkpoint
         raise CheckpointError(f"{folder}: damaged: {_last_line(error)}") from error
     return rows

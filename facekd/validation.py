@@ -81,8 +81,8 @@ def validate(state: TrainingState, validators: Sequence[Validator | HeadValidato
     copy_buffers_from_main(state.evaluated, world)
     preprocessing = Preprocessing(config.data.mean, config.data.std, "rgb", config.data.image_size)
     embedder = TorchEmbedder(
-        # A tenth faster. What is compiled has its own way, and would be compiled anew each time.
-        state.evaluated if config.compile else fold_batch_norms(state.evaluated),
+        # A tenth faster. What is compiled, which the average is not, has its own way and would be compiled anew.
+        state.evaluated if config.compile and state.ema is None else fold_batch_norms(state.evaluated),
         preprocessing,
         world.device,
         batch_size=IMAGES_AT_ONCE[world.device.type],

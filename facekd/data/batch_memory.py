@@ -7,7 +7,6 @@ A batch lies in one of its slots until nobody holds it any more, and then anothe
 
 from __future__ import annotations
 
-import shutil
 import weakref
 from collections import deque
 from functools import cached_property
@@ -18,8 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from facekd.errors import FacekdError
-
-SHARED_MEMORY = "/dev/shm"
 
 
 class LoaderError(FacekdError):
@@ -33,14 +30,13 @@ class BatchSlots:
     """
 
     def __init__(self, num_slots: int, batch_size: int, image_size: int, shared: bool) -> None:
-        # By numpy, which asks the kernel for large pages where there are any.
-        self.pixels = torch.from_numpy(np.empty((num_slots, batch_size, image_size, image_size, 3), np.uint8))
+        shape = (num_slots, batch_size, image_size, image_size, 3)
+        # By numpy, which asks the kernel for large pages where there are any; what is shared has pages of its own.
+        self.pixels = torch.empty(shape, dtype=torch.uint8) if shared else torch.from_numpy(np.empty(shape, np.uint8))
         self.numbers = torch.empty((num_slots, 3, batch_size), dtype=torch.int64)
         self.flips = torch.empty((num_slots, batch_size), dtype=torch.bool)
         if shared:
-            _require_shared_memory(self.pixels.nbytes)
-            for tensor in (self.pixels, self.numbers, self.flips):
-                tensor.share_memory_()
+            _share(self.pixels, self.numbers, self.flips)
 
     def __getstate__(self) -> dict[str, Any]:
         # The arrays are views of the tensors, and would be copied.
@@ -72,18 +68,17 @@ class BatchSlots:
         return self.flips.numpy()
 
 
-def _require_shared_memory(num_bytes: int) -> None:
-    """Refuse in time what would end the process by a bus error when the memory is first written."""
+def _share(*tensors: torch.Tensor) -> None:
     try:
-        free = shutil.disk_usage(SHARED_MEMORY).free
-    except OSError:
-        return  # not a system that keeps it there
-    if num_bytes > free:
+        for tensor in tensors:
+            tensor.share_memory_()
+    except RuntimeError as error:  # torch takes the memory at once, and so finds out here
+        needed = sum(tensor.nbytes for tensor in tensors) / 1e6
         raise LoaderError(
-            f"the batches of the loader need {num_bytes / 1e6:,.0f} MB of shared memory, and {SHARED_MEMORY} has "
-            f"{free / 1e6:,.0f} MB free. In a container start it with --ipc=host or a larger --shm-size; fewer "
-            "workers, less prefetch or smaller batches need less"
-        )
+            f"the batches of the loader need {needed:,.0f} MB of shared memory, which is not to be had ({error}). In a "
+            "container start it with --ipc=host or a larger --shm-size; fewer workers, less prefetch or smaller "
+            "batches need less"
+        ) from error
 
 
 class BatchMemory:

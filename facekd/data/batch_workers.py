@@ -1,12 +1,13 @@
 """Processes that fill slots of memory with batches; results come back in the order in which they were asked for.
 
 torch's DataLoader does the same by queues with a thread each, which costs the main process 5 microseconds an image of
-small faces and batches of 128, a twentieth of what decoding takes: here it is 1.5 (`benchmarks/loader.py`).
+small faces and batches of 128, a twentieth of what decoding takes: here it is 2 (docs/benchmarks.md).
 """
 
 from __future__ import annotations
 
 import multiprocessing.util
+import pickle
 import signal
 import traceback
 from collections import deque
@@ -91,7 +92,7 @@ class BatchWorkers:
         worker = self._asked.popleft()
         try:
             found = self._connections[worker].recv()
-        except (EOFError, ConnectionResetError) as error:
+        except (EOFError, OSError) as error:
             raise self._gone(worker) from error
         if isinstance(found, FacekdError):
             raise found
@@ -102,12 +103,14 @@ class BatchWorkers:
     def _gone(self, worker: int) -> LoaderError:
         process = self._processes[worker]
         process.join(5)
-        code = process.exitcode
-        how = f"ended by {signal.Signals(-code).name}" if code is not None and code < 0 else f"left with status {code}"
+        who, code = f"worker {worker} of the loader (process {process.pid})", process.exitcode
+        if code is not None and code >= 0:
+            return LoaderError(f"{who} ended with status {code}; what it printed may say why")
+        how = "stopped answering" if code is None else f"was ended by {signal.Signals(-code).name}"
         return LoaderError(
-            f"worker {worker} of the loader (process {process.pid}) was {how}. A worker that is killed has usually run "
-            "out of memory, or of shared memory (/dev/shm; in a container, start it with --ipc=host or a larger "
-            "--shm-size). Fewer workers, less prefetch or smaller batches need less of either"
+            f"{who} {how}. A worker that is killed has usually run out of memory, or of shared memory (/dev/shm; in a "
+            "container, start it with --ipc=host or a larger --shm-size). Fewer workers, less prefetch or smaller "
+            "batches need less of either"
         )
 
 
@@ -115,8 +118,12 @@ class _Defect:
     """An exception that is no message for people."""
 
     def __init__(self, error: Exception) -> None:
-        self.error = error
         self.traceback = traceback.format_exc()
+        try:
+            pickle.loads(pickle.dumps(error))
+            self.error = error
+        except Exception:  # of some it is not possible, in one way or the other
+            self.error = RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _work(fill: Fill, connection: Connection, inherited: list[Connection]) -> None:

@@ -17,8 +17,9 @@ class CudaSender:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        self._device = torch.device("cuda", index)
+        self._stream = torch.cuda.Stream(self._device)
 
     def send_next(self, batches: Iterator[Batch]) -> tuple[Batch, torch.Event] | None:
         """The next batch, its copy to the GPU under way, with the event of its arrival; None after the last."""
@@ -28,10 +29,10 @@ class CudaSender:
         # A thread has a current device of its own, at first GPU 0: locking pages would open that one as well.
         torch.cuda.set_device(self._device)
         # A copy from ordinary memory would wait. torch keeps the locked memory until this copy has been made.
-        images, flip = batch.images.pin_memory(), batch.flip.pin_memory()
+        pinned = Batch(*(tensor.pin_memory() for tensor in batch[:4]), batch.bad_records)  # type: ignore[arg-type]
         with torch.cuda.stream(self._stream):
-            sent = (images.to(self._device, non_blocking=True), flip.to(self._device, non_blocking=True))
-        return batch._replace(images=images, flip=flip, on_device=sent), self._stream.record_event()
+            sent = (pinned.images.to(self._device, non_blocking=True), pinned.flip.to(self._device, non_blocking=True))
+        return pinned._replace(on_device=sent), self._stream.record_event()
 
     def arrived(self, batch: Batch, event: torch.Event) -> Batch:
         """The batch, for what the current stream does from here on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import cv2
@@ -15,6 +16,7 @@ from facekd.errors import FacekdError
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 JFIF_SEGMENT, TABLES_SEGMENT = b"\xff\xe0\x00\x10", b"\xff\xdb"
 APPLICATION_SEGMENTS, EXIF_SEGMENT, COMMENT_SEGMENT = range(0xE0, 0xF0), 0xE1, 0xFE
+PIXEL_MARKERS = range(0xD0, 0xDA)
 MAX_PIXELS = 2**30  # what OpenCV refuses: a few hostile bytes can announce an image of gigabytes
 
 
@@ -85,6 +87,9 @@ def _is_for_libjpeg(data: bytes | bytearray | memoryview) -> bool:
     place = 2
     while len(segment := bytes(data[place : place + 8])) == 8:
         marker = segment[1]
+        if segment[:2] == b"\xff\xff":  # filled up before a marker
+            place += 1
+            continue
         if marker == EXIF_SEGMENT and segment[4:] == b"Exif":
             return False
         if marker not in APPLICATION_SEGMENTS and marker != COMMENT_SEGMENT:
@@ -96,7 +101,10 @@ def _is_for_libjpeg(data: bytes | bytearray | memoryview) -> bool:
 def _refuse_damage(data: bytes | bytearray | memoryview, met: str) -> None:
     """Raise for what libjpeg met, unless the picture is whole or of a kind that OpenCV may know."""
     _refuse_cut_short(data)
-    is_harmless = "extraneous bytes" in met  # between segments, as some cameras write them
+    # Bytes too many between segments, as some cameras write them, do no harm. Before a marker of the pixel data's (a
+    # restart, the end) they are pixels that were not understood.
+    between = re.search(r"extraneous bytes before marker 0x(\w\w)", met)
+    is_harmless = between is not None and int(between[1], 16) not in PIXEL_MARKERS
     if met.startswith(("Corrupt JPEG data", "Premature end")) and not is_harmless:
         raise ImageError(f"its JPEG is damaged (libjpeg: {met})")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from facekd import head_shards
 from facekd.checkpoint import delete_leftovers, load_checkpoint
 from facekd.config import TrainConfig, parse_config
 from facekd.data.datasets import SyntheticDataset
@@ -101,3 +102,17 @@ def killed_at_change(number: int, work: Callable[[], object]) -> bool:
         status = 0
     finally:
         os._exit(status)
+
+
+def test_a_process_that_is_gone_is_no_damage(
+    fresh: Callable[..., TrainingState], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save_state(fresh(*SHARDED))
+
+    def lose_it(*_: object) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4242")
+
+    monkeypatch.setattr(head_shards, "read_rows_of_all", lose_it)
+    with pytest.raises(RuntimeError, match="Connection closed by peer") as raised:
+        load_checkpoint(path)
+    assert "damaged" not in str(raised.value)

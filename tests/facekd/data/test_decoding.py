@@ -103,6 +103,22 @@ def test_damage_that_the_decoder_meets_is_refused():
             decode(damaged)
 
 
+def test_pixel_data_that_is_left_over_is_damage():
+    data = saved(photo_of(64), format="JPEG", quality=95)
+    with pytest.raises(ImageError, match="extraneous bytes before marker 0xd9"):
+        decode_rgb(data[:-2] + b"\x15" * 40 + data[-2:])
+
+
+def test_exif_data_are_found_behind_bytes_that_fill_up():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    data = saved(photo_of(), format="JPEG", exif=exif.tobytes())
+    place = data.index(b"\xff\xe1")
+    upside_down = decode_rgb(data[:place] + b"\xff\xff\xff" + data[place:])
+    np.testing.assert_array_equal(upside_down, decode_rgb(data))
+    assert not np.array_equal(upside_down, decode_rgb(saved(photo_of(), format="JPEG")))
+
+
 def test_padding_between_the_segments_is_harmless():
     data = saved(photo_of(), format="JPEG")
     tables = data.index(b"\xff\xdb")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -219,11 +217,39 @@ def test_a_killed_worker_is_explained():
         batches_of(Dying(), workers=1, start_method="fork")
 
 
-def test_too_little_shared_memory_is_said_before_it_is_missed(dataset, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=64_000))
+def test_too_little_shared_memory_is_explained(dataset, monkeypatch):
+    def refuse(tensor):
+        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
     assert len(batches_of(dataset)) == 5  # without workers none is shared
-    with pytest.raises(LoaderError, match=r"need 0 MB of shared memory, and /dev/shm has 0 MB free.*--shm-size"):
+    with pytest.raises(LoaderError, match=r"need 0 MB of shared memory.*No space left on device.*--shm-size"):
         batches_of(dataset, workers=2, start_method="fork")
+
+
+class Unsendable(Exception):
+    """Pickles, and does not come back."""
+
+    def __init__(self, one, other):
+        super().__init__(f"{one} and {other}")
+
+
+@pytest.mark.parametrize("error", [Unsendable("one", "other"), ValueError(lambda: None)])
+def test_a_defect_that_cannot_be_sent_is_told(dataset, error):
+    def fail(*_):
+        raise error
+
+    dataset.load = fail  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match=type(error).__name__) as raised:
+        batches_of(dataset, workers=1, start_method="fork")
+    assert "raise error" in str(raised.value.__cause__)
+
+
+def test_a_worker_that_leaves_by_itself_is_not_said_to_lack_memory(dataset):
+    dataset.load = lambda *_: os._exit(3)  # type: ignore[assignment]
+    with pytest.raises(LoaderError, match=r"worker 0 of the loader .* ended with status 3; what it printed") as raised:
+        batches_of(dataset, workers=1, start_method="fork")
+    assert "memory" not in str(raised.value)
 
 
 def test_leaving_early_ends_the_workers(dataset):
@@ -303,10 +329,16 @@ def test_leaving_early_while_a_batch_is_being_sent_ends_the_workers(dataset, mon
 def test_a_bad_record_met_ahead_is_reported_when_it_is_due(insightface_pack, monkeypatch):
     monkeypatch.setattr(loader_module, "CudaSender", Sender)
     dataset = RecordDataset(insightface_pack({4: BROKEN}), 32)
-    batches = make_loader(dataset, PositionSampler(12, SEED, 6), workers=2, device=GPU)
+    due = next(
+        number
+        for number, sampled in enumerate(PositionSampler(12, 1, 2, total_images=12))
+        if 4 in sampled.indices.tolist()
+    )
+    assert due > 0
+    batches = iter(make_loader(dataset, PositionSampler(12, 1, 2), seed=1, workers=2, device=GPU))
+    assert len([next(batches) for _ in range(due)]) == due
     with pytest.raises(DatasetError, match="record 5 at offset"):
-        for _ in batches:
-            pass
+        next(batches)
 
 
 def test_workers_end_with_a_program_that_leaves_its_loop_or_is_killed(insightface_pack):
