@@ -3,7 +3,7 @@
 A step is forward and backward of the losses, from embeddings to the gradients of embeddings and student weight: no
 backbone, no optimiser. Two sets of losses, each in facekd's form, chunk by chunk, and in another from whole matrices:
 
-    ce       ArcFace cross-entropy of one trainable head; the other is the field's most used head, written out below:
+    ce       ArcFace cross-entropy of one trainable head; the other is the field's most used head (`usual_head.py`):
              normalised centres, all cosines turned to angles and back in place and past autograd, softmax of the lot
     distil   that, KL to the teacher, and cross-entropy and KL of the student on the teacher's frozen head; the other
              makes each matrix once and lets go of what is not needed any more
@@ -38,6 +38,7 @@ import torch
 from measuring import Table, ratios, report, spread, take_turns
 from torch import Tensor
 from torch.nn import functional as F
+from usual_head import usual_cosine, usual_cross_entropy
 
 from facekd.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
 from facekd.classifier import HeadConfig, MarginClassifier
@@ -53,22 +54,6 @@ OPERATIONS = {"ce": 6, "distil": 6 + 4 + 2}
 HEADS = {"ce": 1, "distil": 2}
 
 
-def usual_cosine(head: MarginClassifier, embedding: Tensor) -> Tensor:
-    embedding, centres = F.normalize(embedding), F.normalize(head.weight)
-    with torch.autocast(embedding.device.type, torch.bfloat16, enabled=head.config.product == "autocast"):
-        cosine = F.linear(embedding, centres)
-    return cosine.float()
-
-
-def usual_cross_entropy(head: MarginClassifier, embedding: Tensor, labels: Tensor) -> Tensor:
-    cosine = usual_cosine(head, embedding).clamp(-1, 1)
-    with torch.no_grad():
-        angle = cosine.acos_()
-        angle[torch.arange(len(labels), device=labels.device), labels] += head.config.value
-        angle.cos_()
-    return F.cross_entropy(cosine * head.scale, labels)
-
-
 def whole_kl(student_BC: Tensor, teacher_BC: Tensor) -> Tensor:
     student_BC, teacher_BC = (F.log_softmax(logits / TEMPERATURE, 1) for logits in (student_BC, teacher_BC))
     return F.kl_div(student_BC, teacher_BC, reduction="batchmean", log_target=True) * TEMPERATURE**2
@@ -78,14 +63,15 @@ def usual_losses(
     case: str, own: MarginClassifier, frozen: MarginClassifier, embedding: Tensor, teacher: Tensor, labels: Tensor
 ) -> tuple[Tensor, ...]:
     """The same numbers from whole matrices."""
+    half = torch.bfloat16 if own.config.product == "autocast" else None
     if case == "ce":
-        return (usual_cross_entropy(own, embedding, labels),)
-    cosine = usual_cosine(own, embedding)
+        return (usual_cross_entropy(embedding, own.weight, labels, own.config.value, own.scale, half),)
+    cosine = usual_cosine(embedding, own.weight, half)
     ce = F.cross_entropy(own.apply_margin(cosine, labels, embedding) * own.scale, labels)
     with torch.no_grad():
-        teacher_logits = usual_cosine(frozen, teacher) * frozen.scale
+        teacher_logits = usual_cosine(teacher, frozen.weight, half) * frozen.scale
     kl = whole_kl(cosine * own.scale, teacher_logits)
-    cosine = usual_cosine(frozen, embedding)
+    cosine = usual_cosine(embedding, frozen.weight, half)
     th_ce = F.cross_entropy(frozen.apply_margin(cosine, labels, embedding) * frozen.scale, labels)
     return ce, kl, th_ce, whole_kl(cosine * frozen.scale, teacher_logits)
 

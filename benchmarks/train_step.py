@@ -38,8 +38,8 @@ from backbones import replace_prelu
 from large_head import reset_peak, status_bytes
 from loader import PerSampleDataset, write_generated_pack
 from measuring import Table, ratios, report, spread
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler
+from usual_head import usual_cross_entropy
 
 from facekd.backbones import build_backbone
 from facekd.config import TrainConfig, parse_config
@@ -95,15 +95,8 @@ class UsualLoop:
         images, labels = (tensor.to(self.device, non_blocking=True) for tensor in next(self.batches))
         with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
             embedding = self.backbone(images)
-        embedding, centres = F.normalize(embedding.float()), F.normalize(self.weight)
-        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
-            cosine = F.linear(embedding, centres)
-        cosine = cosine.float().clamp(-1, 1)
-        with torch.no_grad():  # in place and past autograd, as the field's most used loop does it
-            angle = cosine.acos_()
-            angle[torch.arange(len(labels), device=self.device), labels] += MARGIN
-            angle.cos_()
-        loss = F.cross_entropy(cosine * SCALE, labels)
+        half = torch.float16 if self.device.type == "cuda" else None
+        loss = usual_cross_entropy(embedding, self.weight, labels, MARGIN, SCALE, half)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
