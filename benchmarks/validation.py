@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
                 fold_batch_norms(backbone),
                 Preprocessing(image_size=size),
                 device,
-                batch_size=IMAGES_AT_ONCE[device.type],
+                batch_size=IMAGES_AT_ONCE.get(device.type),
                 autocast=dtype,
             )
             validators[path](embedder.embed)

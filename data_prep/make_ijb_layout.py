@@ -20,7 +20,6 @@ from facekd.data.decoding import quiet_decoders
 from facekd.data.synthetic import MIN_SIZE
 from facekd.errors import FacekdError, run_verb
 from facekd.files import write_json, write_text
-from facekd.lifeline import end_with_pool
 from facekd.progress import track
 
 ROWS_AT_ONCE = 64
@@ -130,15 +129,10 @@ def _write_images(arguments: argparse.Namespace, plan: IjbPlan, crops: Path) -> 
     workers = min(available if arguments.workers is None else arguments.workers, len(blocks) // 4)
     options = (arguments.source, arguments.landmarks, "drop", arguments.image_size, arguments.seed)
     jobs = [(options, plan.sources[rows], rows + 1, crops) for rows in blocks]
-    with by_processes(_write_block, jobs, workers, _start_worker) as results:
+    with by_processes(_write_block, jobs, workers, quiet_decoders) as results:
         parts = list(track(results, "writing images", len(plan), ROWS_AT_ONCE))
     landmarks, scores = (np.concatenate(values) for values in zip(*parts, strict=True))
     return landmarks, scores
-
-
-def _start_worker() -> None:
-    quiet_decoders()
-    end_with_pool()
 
 
 _opened: dict[Any, Any] = {}  # of this process, for its next block

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import TypeVar
 
+from facekd.lifeline import end_with_pool
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 READ_AHEAD = 64  # tasks per worker in flight: enough to keep the threads busy, and little memory
@@ -58,7 +60,7 @@ def by_processes(
     """Results of `work` in order, computed by processes; all of them may wait in memory.
 
     An exception of `work` is raised where its result is asked for. At the end of the block, however it is left, tasks
-    that have not begun are dropped, and no process is left.
+    that have not begun are dropped, and no process is left; nor is one where this process is killed.
 
     Args:
         work: called with each task; a function of a module, as processes find it by name.
@@ -70,8 +72,13 @@ def by_processes(
         yield map(work, tasks)
         return
     # Spawned, not forked: OpenCV's thread pool does not survive a fork.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), start)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (start,))
     try:
         yield pool.map(work, tasks)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(start: Callable[[], object]) -> None:
+    end_with_pool()
+    start()

@@ -23,7 +23,6 @@ from facekd.data.synthetic import MIN_SIZE, SynthesisError, render_faces
 from facekd.data.synthetic.pairs import PairPlan, plan_pairs
 from facekd.errors import run_verb
 from facekd.files import atomic_open, atomic_path, sha256_of_file, write_json, write_text
-from facekd.lifeline import end_with_pool
 from facekd.progress import track
 
 PART_SIZE = 1000  # images rendered between two points at which a killed run can go on
@@ -179,14 +178,10 @@ def _render_parts(jobs: list[_Job], parts: Path, workers: int | None) -> None:
     workers = min(available if workers is None else workers, len(missing))
     total = sum(job.stop - job.start for job in missing)
     # On an error or Ctrl-C the parts that have not begun are not begun; those that are there serve the next run.
-    with by_processes(partial(_render_part, parts=parts), missing, workers, _start_worker) as rendered:
+    one_thread = partial(cv2.setNumThreads, 1)
+    with by_processes(partial(_render_part, parts=parts), missing, workers, one_thread) as rendered:
         for _ in track(rendered, "rendering faces", total, PART_SIZE):
             pass
-
-
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
-    end_with_pool()
 
 
 def _render_part(job: _Job, parts: Path) -> None:

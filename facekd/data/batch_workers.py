@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.multiprocessing
 
-from facekd.data.batch_memory import LoaderError
+from facekd.data.batch_memory import MEMORY_ADVICE, LoaderError
 from facekd.data.decoding import one_decoder_thread, quiet_decoders
 from facekd.errors import FacekdError
 
@@ -108,9 +108,8 @@ class BatchWorkers:
             return LoaderError(f"{who} ended with status {code}; what it printed may say why")
         how = "stopped answering" if code is None else f"was ended by {signal.Signals(-code).name}"
         return LoaderError(
-            f"{who} {how}. A worker that is killed has usually run out of memory, or of shared memory (/dev/shm; in a "
-            "container, start it with --ipc=host or a larger --shm-size). Fewer workers, less prefetch or smaller "
-            "batches need less of either"
+            f"{who} {how}. A worker that is killed has usually run out of memory, or of shared memory (/dev/shm). "
+            f"{MEMORY_ADVICE}"
         )
 
 
