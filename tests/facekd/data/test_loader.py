@@ -193,23 +193,38 @@ def test_a_defect_keeps_its_traceback(dataset):
     assert "self.dataset.load" in str(raised.value.__cause__)
 
 
-class Dying:
-    """A data set whose reading ends the process, as the kernel does when memory runs out."""
+class Blank:
+    """A data set of four black images."""
 
-    name, num_classes, image_size = "dying", 1, 8
+    name, num_classes, image_size = "blank", 1, 8
     labels = np.zeros(4, np.int64)
 
     def __len__(self) -> int:
         return 4
 
     def load(self, indices, crops=None, out=None):
-        os.kill(os.getpid(), signal.SIGKILL)
+        out[:] = 0
+        return out, np.zeros(len(indices), np.int64)
 
     def describe(self, index: int) -> str:
         return ""
 
     def take_bad_records(self) -> list[str]:
         return []
+
+
+class Dying(Blank):
+    """One whose reading ends the process, as the kernel does when memory runs out."""
+
+    def load(self, indices, crops=None, out=None):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Complaining(Blank):
+    """One with much to say of every batch."""
+
+    def take_bad_records(self) -> list[str]:
+        return ["x" * 500_000]
 
 
 def test_a_killed_worker_is_explained():
@@ -388,22 +403,3 @@ def test_a_report_longer_than_a_pipe_holds_blocks_nobody():
     sampler = PositionSampler(4, SEED, 4, total_images=40)
     batches = list(make_loader(dataset, sampler, Augmentation(flip=False), SEED, 2, start_method="fork"))
     assert [len(batch.bad_records[0]) for batch in batches] == [500_000] * 10
-
-
-class Complaining:
-    """A data set with much to say of every batch."""
-
-    name, num_classes, image_size = "complaining", 1, 8
-    labels = np.zeros(4, np.int64)
-
-    def __len__(self) -> int:
-        return 4
-
-    def load(self, indices, crops=None, out=None):
-        return out, np.zeros(len(indices), np.int64)
-
-    def describe(self, index: int) -> str:
-        return ""
-
-    def take_bad_records(self) -> list[str]:
-        return ["x" * 500_000]
