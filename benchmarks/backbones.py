@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from facekd.backbones import build_backbone, count_macs, count_parameters
 from facekd.backbones.activation import PReLU
-from facekd.files import write_json
+from facekd.utils.files import write_json
 
 # name:image size:width
 DEFAULT_BACKBONES = (

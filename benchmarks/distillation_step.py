@@ -1,6 +1,7 @@
 """What a step of distillation costs beside a step of plain training: teacher cached, and teacher live.
 
-The same student takes the same batches by `facekd.train_step` in each form, and the forms take turns batch by batch, so
+The same student takes the same batches by `facekd.training.train_step` in each form, and the forms take turns batch by
+batch, so
 that whatever else the machine does falls on all of them. Loading is left out, for it is the same for all. The figure is
 the time of a form over that of plain training, turn by turn.
 
@@ -21,22 +22,22 @@ import torch
 from loader import write_generated_pack
 
 from facekd.backbones import build_backbone, count_parameters
-from facekd.checkpoint import save_checkpoint
-from facekd.config import TrainConfig, parse_config
+from facekd.checkpoints.checkpoint import save_checkpoint
 from facekd.data.datasets import FaceDataset, open_dataset
-from facekd.data.label_map import label_map
-from facekd.data.loader import Batch, make_loader
-from facekd.data.sampler import PositionSampler
-from facekd.data.transforms import Augmentation
-from facekd.distill import build_distiller
-from facekd.distill_config import DistillConfig
+from facekd.data.datasets.identity_map import label_map
+from facekd.data.loading.loader import Batch, make_loader
+from facekd.data.loading.sampler import PositionSampler
 from facekd.distributed import World
 from facekd.embedder import open_embedder
 from facekd.errors import run_verb
-from facekd.files import write_json
-from facekd.teacher_cache import write_teacher_cache
-from facekd.train_step import train_step
-from facekd.training_state import TrainingState, build_recognizer, build_state
+from facekd.images.augmentation import Augmentation
+from facekd.teacher.cache import write_teacher_cache
+from facekd.training.config import TrainConfig, parse_config
+from facekd.training.distill import build_distiller
+from facekd.training.distill_config import DistillConfig
+from facekd.training.state import TrainingState, build_recognizer, build_state
+from facekd.training.train_step import train_step
+from facekd.utils.files import write_json
 
 EMBEDDING_SIZE = 512
 FORMS = {

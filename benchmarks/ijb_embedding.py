@@ -23,17 +23,17 @@ import numpy as np
 import onnxruntime
 
 from data_prep.make_ijb_layout import main as make_ijb_layout
-from evaluation.face_embeddings import FaceEmbeddings
-from evaluation.ijb import IjbProtocol, load_protocol
-from facekd.alignment import align
+from evaluation.ijb.face_embeddings import FaceEmbeddings
+from evaluation.ijb.protocol import IjbProtocol, load_protocol
 from facekd.backbones import build_backbone
-from facekd.data.decoding import decode_rgb
 from facekd.embedder import open_embedder
+from facekd.embedder.onnx_embedder import OnnxEmbedder
 from facekd.errors import FacekdError, run_verb
-from facekd.export_onnx import export_backbone
-from facekd.files import write_json
-from facekd.onnx_embedder import OnnxEmbedder
-from facekd.preprocessing import Preprocessing
+from facekd.export.export_onnx import export_backbone
+from facekd.images.alignment import align
+from facekd.images.decoding import decode_rgb
+from facekd.images.preprocessing import Preprocessing
+from facekd.utils.files import write_json
 
 IMAGES_A_PERSON = 8
 

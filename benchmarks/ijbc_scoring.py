@@ -33,7 +33,7 @@ import numpy as np
 
 from data_prep.make_ijb_layout import main as make_ijb_layout
 from facekd.errors import FacekdError, run_verb
-from facekd.files import write_json
+from facekd.utils.files import write_json
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 PAIRS_AT_ONCE = 100_000  # of the usual way
@@ -83,12 +83,12 @@ def run_usual(root: Path, seconds: dict[str, float]) -> dict[float, float]:
 
 def run_facekd(root: Path, seconds: dict[str, float]) -> dict[float, float]:
     """What `facekd evaluate ijbc --protocol 1:1 --rule insightface` does; returns TAR by FAR."""
-    from evaluation.embedding_rows import NpyRows
-    from evaluation.ijb import load_protocol
-    from evaluation.ijb_metrics import score_protocol
-    from evaluation.ijb_problems import find_problems, settle
-    from evaluation.templates import Faces, Pooling, pool_templates
-    from evaluation.verification_results import measure_verification
+    from evaluation.ijb.embedding_rows import NpyRows
+    from evaluation.ijb.metrics import score_protocol
+    from evaluation.ijb.pooling import Faces, Pooling, pool_templates
+    from evaluation.ijb.problems import find_problems, settle
+    from evaluation.ijb.protocol import load_protocol
+    from evaluation.measures import measure_verification
 
     background = ThreadPoolExecutor(1)
     with _timed(seconds, "parse"):

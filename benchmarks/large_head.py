@@ -40,10 +40,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from usual_head import usual_cosine, usual_cross_entropy
 
-from facekd.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
-from facekd.classifier import HeadConfig, MarginClassifier
 from facekd.errors import FacekdError, run_verb
-from facekd.progress import track
+from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
+from facekd.head.classifier import HeadConfig, MarginClassifier
+from facekd.utils.progress import track
 
 FORMS = ("usual", "chunked")
 CASES = ("ce", "distil")

@@ -42,13 +42,13 @@ from torchvision import transforms
 from torchvision.io import decode_jpeg
 
 from facekd.data.datasets import FaceDataset, RecordDataset, open_dataset
-from facekd.data.loader import make_loader, usable_cores
-from facekd.data.record_pack import open_record_pack
+from facekd.data.datasets.record_pack import open_record_pack
+from facekd.data.loading.loader import make_loader, usable_cores
+from facekd.data.loading.sampler import PositionSampler
 from facekd.data.recordio import Header, RecordWriter, pack
-from facekd.data.sampler import PositionSampler
-from facekd.data.transforms import Augmentation, to_model_input
 from facekd.errors import FacekdError, run_verb
-from facekd.progress import track
+from facekd.images.augmentation import Augmentation, to_model_input
+from facekd.utils.progress import track
 
 WARM_UP = 12  # batches
 JPEG_QUALITY = 96  # of generated faces: about 6.6 kB each, as in MS1MV3

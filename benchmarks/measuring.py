@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from facekd.files import write_json
+from facekd.utils.files import write_json
 
 Seconds = tuple[float, float]  # by the clock, of the processor
 

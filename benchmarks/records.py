@@ -36,12 +36,12 @@ from typing import Any
 import numpy as np
 
 from data_prep import unpack_records
-from facekd.alignment import similarity_transforms, template
-from facekd.data.record_pack import RecordPack, open_record_pack
+from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.recordio import Header, RecordReader, RecordWriter, pack
 from facekd.data.recordio.index import scan_records
 from facekd.errors import FacekdError, run_verb
-from facekd.files import write_json
+from facekd.images.alignment import similarity_transforms, template
+from facekd.utils.files import write_json
 
 MXNET_PYTHON = Path(".venv-mxnet/bin/python")
 BATCH_SIZE = 128

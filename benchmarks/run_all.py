@@ -26,8 +26,8 @@ from loader import MXNET_PYTHON
 from measuring import Table, machine
 
 from facekd.errors import FacekdError, run_verb
-from facekd.files import write_text
-from facekd.progress import format_duration
+from facekd.utils.files import write_text
+from facekd.utils.progress import format_duration
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"

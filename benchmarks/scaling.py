@@ -36,10 +36,10 @@ import torch
 from measuring import Table, ratios, report, spread, take_turns
 
 from facekd.backbones import build_backbone
-from facekd.classifier import HeadConfig, build_classifier
 from facekd.distributed import World, join_world, replicate, wait_for_all
 from facekd.errors import run_verb
-from facekd.training_state import Recognizer
+from facekd.head.classifier import HeadConfig, build_classifier
+from facekd.training.state import Recognizer
 
 CONFIGURATIONS = {
     "1 process": (1, "copied"),

@@ -3,7 +3,7 @@
 Both train the same backbone under an ArcFace head of as many classes, and take turns in one process, step by step. With
 --workers a turn is as many steps as there are workers, after those on batches that were loaded in the others' turns:
 
-    facekd  `facekd.train_step` fed by facekd's loader: the configuration's defaults, and variants of them
+    facekd  `facekd.training.train_step` fed by facekd's loader: the configuration's defaults, and variants of them
     usual   written out below: PIL and float tensors one at a time, (B, C) cosines with the margin on them,
             cross-entropy, torch's PReLU and memory layout, SGD; on a GPU fp16, the head's product included, and a
             gradient scaler, on a CPU fp32. The variant beside it there is "fp16 half-head"
@@ -42,17 +42,17 @@ from torch.utils.data import DataLoader, RandomSampler
 from usual_head import usual_cross_entropy
 
 from facekd.backbones import build_backbone
-from facekd.config import TrainConfig, parse_config
 from facekd.data.datasets import open_dataset
-from facekd.data.loader import Batch, make_loader
-from facekd.data.sampler import PositionSampler
-from facekd.data.transforms import Augmentation, to_model_input
+from facekd.data.loading.loader import Batch, make_loader
+from facekd.data.loading.sampler import PositionSampler
 from facekd.distributed import World
 from facekd.errors import run_verb
-from facekd.optim import set_learning_rate
-from facekd.progress import track
-from facekd.train_step import train_step
-from facekd.training_state import AMP_DTYPES, TrainingState, build_recognizer, build_state
+from facekd.images.augmentation import Augmentation, to_model_input
+from facekd.training.config import TrainConfig, parse_config
+from facekd.training.optim import set_learning_rate
+from facekd.training.state import AMP_DTYPES, TrainingState, build_recognizer, build_state
+from facekd.training.train_step import train_step
+from facekd.utils.progress import track
 
 BACKBONES = ("mobilefacenet", "iresnet50", "iresnet100")
 EMBEDDING_SIZE, SCALE, MARGIN, CLIP_NORM, LR, SEED = 512, 64.0, 0.5, 5.0, 1e-3, 0

@@ -32,13 +32,13 @@ from torch import nn
 from evaluation.validators import PairSetValidator
 from facekd.backbones import build_backbone, fold_batch_norms
 from facekd.data.datasets import open_dataset
-from facekd.data.pair_pack import decode_images, read_pair_pack, write_pair_pack
-from facekd.data.transforms import to_model_input
+from facekd.data.pair_packs.pair_pack import decode_images, read_pair_pack, write_pair_pack
 from facekd.embedder import TorchEmbedder
 from facekd.errors import run_verb
-from facekd.preprocessing import Preprocessing
-from facekd.training_state import AMP_DTYPES
-from facekd.validation import IMAGES_AT_ONCE
+from facekd.images.augmentation import to_model_input
+from facekd.images.preprocessing import Preprocessing
+from facekd.training.state import AMP_DTYPES
+from facekd.training.validation import IMAGES_AT_ONCE
 
 PACK_IMAGES, TRAIN_IMAGES, RANKS, USUAL_BATCH = 7 * 6_000 * 2, 2_000 * 512, 8, 10
 

@@ -15,16 +15,16 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_prep.align_log import AlignLog, Alignment
-from data_prep.face_detectors import FaceDetector, Faces, open_detector
-from data_prep.landmark_files import GivenLandmarks, read_landmarks
-from data_prep.ordered_work import in_order
-from data_prep.photos import decode_photo, find_photos
-from facekd.alignment import AlignmentError, align, is_plausible, template_fit
-from facekd.data.decoding import ImageError, quiet_decoders
+from data_prep.jobs.ordered_work import in_order
+from data_prep.photographs.align_log import AlignLog, Alignment
+from data_prep.photographs.face_detectors import FaceDetector, Faces, open_detector
+from data_prep.photographs.landmark_files import GivenLandmarks, read_landmarks
+from data_prep.photographs.photos import decode_photo, find_photos
 from facekd.errors import FacekdError, run_verb
-from facekd.files import sha256_of_file, write_json, write_text
-from facekd.progress import track
+from facekd.images.alignment import AlignmentError, align, is_plausible, template_fit
+from facekd.images.decoding import ImageError, quiet_decoders
+from facekd.utils.files import sha256_of_file, write_json, write_text
+from facekd.utils.progress import track
 
 REPORT_NAME, SET_ASIDE_NAME = "align_report.json", "set_aside.tsv"
 REPORT_FORMAT, REPORT_VERSION = "facekd-alignment", 1
@@ -233,7 +233,7 @@ def _write_crop(path: Path, crop: np.ndarray, quality: int | None) -> None:
     options = [] if quality is None else [cv2.IMWRITE_JPEG_QUALITY, quality]
     encoded = cv2.imencode(path.suffix, np.ascontiguousarray(crop[..., ::-1]), options)[1]
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not facekd.files: flushing each of millions of small files to the device would take days.
+    # Not facekd.utils.files: flushing each of millions of small files to the device would take days.
     temporary = path.with_name(f".{path.name}.partial")
     try:
         temporary.write_bytes(encoded.tobytes())

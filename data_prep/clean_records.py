@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.bad_records import BadRecords, add_bad_record_option
-from data_prep.clean_lists import Changes, CleanListError, read_clean_lists
-from data_prep.image_sources import RecordSource, default_name
-from data_prep.resuming import tell_found, told_when_kept
+from data_prep.inspection.clean_lists import Changes, CleanListError, read_clean_lists
+from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
+from data_prep.jobs.resuming import tell_found, told_when_kept
+from data_prep.sources.image_sources import RecordSource, default_name
 from data_prep.unpack_records import suffix_of
-from facekd.data.decoding import decode_rgb
-from facekd.data.record_pack import open_record_pack
-from facekd.data.record_pack_writer import RecordPackWriter, rec_path_of
+from facekd.data.datasets.record_pack import open_record_pack
+from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
 from facekd.data.recordio import RecordError
 from facekd.errors import FacekdError, run_verb
-from facekd.files import write_json
-from facekd.progress import track
+from facekd.images.decoding import decode_rgb
+from facekd.utils.files import write_json
+from facekd.utils.progress import track
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -19,21 +19,21 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_prep.bad_records import BadRecords, add_bad_record_option
-from data_prep.conversion_log import ConversionLog
-from data_prep.image_lists import check_name
-from data_prep.image_sources import ImageSource, default_name, open_source
-from data_prep.ordered_work import in_order
-from data_prep.resuming import tell_found, told_when_kept
-from data_prep.tar_pack import TarPackWriter
+from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
+from data_prep.jobs.conversion_log import ConversionLog
+from data_prep.jobs.ordered_work import in_order
+from data_prep.jobs.resuming import tell_found, told_when_kept
+from data_prep.sources.image_lists import check_name
+from data_prep.sources.image_sources import ImageSource, default_name, open_source
+from data_prep.sources.webdataset import TarPackWriter
 from data_prep.unpack_records import suffix_of
-from facekd.data.decoding import ImageError, decode_rgb, quiet_decoders
-from facekd.data.record_pack_writer import Layout, RecordPackWriter, rec_path_of
-from facekd.data.sharded_records import SHARD, shard_path
+from facekd.data.datasets.record_pack_writer import Layout, RecordPackWriter, rec_path_of
+from facekd.data.datasets.sharded_records import SHARD, shard_path
 from facekd.errors import FacekdError, run_verb
-from facekd.files import write_json, write_text
-from facekd.partial_file import FileInUseError, PartialFile
-from facekd.progress import track
+from facekd.images.decoding import ImageError, decode_rgb, quiet_decoders
+from facekd.utils.files import write_json, write_text
+from facekd.utils.progress import track
+from facekd.utils.resumable_file import FileInUseError, PartialFile
 
 REPORT_NAME = "convert_report.json"
 ROWS_ANNOUNCED = 1024

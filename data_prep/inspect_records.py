@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.contact_sheet import choose_images, draw_contact_sheet, write_png
-from data_prep.image_quality import confirmed, measure_quality, near_duplicates
-from data_prep.inspect_findings import list_duplicates, look_at_identities
-from data_prep.inspect_report import write_report
-from data_prep.record_summary import summarize
-from facekd.data.decoding import quiet_decoders
-from facekd.data.record_pack import RecordPack, open_record_pack
+from data_prep.inspection.contact_sheet import choose_images, draw_contact_sheet, write_png
+from data_prep.inspection.findings import list_duplicates, look_at_identities
+from data_prep.inspection.image_quality import confirmed, measure_quality, near_duplicates
+from data_prep.inspection.page import write_report
+from data_prep.inspection.record_summary import summarize
+from facekd.data.datasets.record_pack import RecordPack, open_record_pack
+from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
-from facekd.model_options import add_model_options
+from facekd.images.decoding import quiet_decoders
 
 MOST_MEASURED = 20_000  # images the page measures without --check
 LAYOUT_NAMES = {"insightface": "InsightFace (header and identity records)", "im2rec": "im2rec (images only)"}

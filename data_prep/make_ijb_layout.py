@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.ijb_embeddings import write_embeddings
-from data_prep.ijb_plan import PUBLISHED, IjbPlan, plan_of_counts, plan_of_images
-from data_prep.ijb_sources import LooseCrop, open_source
-from data_prep.ijb_writer import count_templates, write_metadata
-from data_prep.ordered_work import by_processes
-from facekd.alignment import template
-from facekd.data.decoding import quiet_decoders
+from data_prep.ijb_sets.drawn_embeddings import write_embeddings
+from data_prep.ijb_sets.plan import PUBLISHED, IjbPlan, plan_of_counts, plan_of_images
+from data_prep.ijb_sets.sources import LooseCrop, open_source
+from data_prep.ijb_sets.writer import count_templates, write_metadata
+from data_prep.jobs.ordered_work import by_processes
 from facekd.data.synthetic import MIN_SIZE
 from facekd.errors import FacekdError, run_verb
-from facekd.files import write_json, write_text
-from facekd.progress import track
+from facekd.images.alignment import template
+from facekd.images.decoding import quiet_decoders
+from facekd.utils.files import write_json, write_text
+from facekd.utils.progress import track
 
 ROWS_AT_ONCE = 64
 SUMMARY = "layout.json"

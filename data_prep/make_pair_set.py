@@ -10,18 +10,18 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data_prep.image_lists import IMAGE_SUFFIXES, list_folder
-from data_prep.ordered_work import in_order
+from data_prep.jobs.ordered_work import in_order
 from data_prep.pack_records import prepare_image
-from data_prep.pair_lists import LAYOUTS, PairList, read_pair_list, subject_of
-from data_prep.pair_sampling import all_pairs, sample_pairs
-from data_prep.photos import PhotoError, find_photos
-from facekd.data.decoding import ImageError, quiet_decoders
-from facekd.data.native_pair_pack import write_native_pair_pack
-from facekd.data.pair_pack import PairPack, write_pair_pack
+from data_prep.pairs.published_lists import LAYOUTS, PairList, read_pair_list, subject_of
+from data_prep.pairs.sampling import all_pairs, sample_pairs
+from data_prep.photographs.photos import PhotoError, find_photos
+from data_prep.sources.image_lists import IMAGE_SUFFIXES, list_folder
+from facekd.data.pair_packs.npz_file import write_native_pair_pack
+from facekd.data.pair_packs.pair_pack import PairPack, write_pair_pack
 from facekd.errors import FacekdError, run_verb
-from facekd.files import write_text
-from facekd.progress import track
+from facekd.images.decoding import ImageError, quiet_decoders
+from facekd.utils.files import write_text
+from facekd.utils.progress import track
 
 
 class PairSetError(FacekdError):

@@ -11,8 +11,10 @@ from typing import Any
 
 import cv2
 
-from data_prep.bad_records import BadRecords, add_bad_record_option
-from data_prep.image_lists import (
+from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
+from data_prep.jobs.ordered_work import in_order
+from data_prep.jobs.resuming import file_stamp, tell_found, told_when_kept
+from data_prep.sources.image_lists import (
     LST_COLUMNS,
     ListedImage,
     ListError,
@@ -23,12 +25,10 @@ from data_prep.image_lists import (
     read_lst_and_kind,
     renumber,
 )
-from data_prep.ordered_work import in_order
-from data_prep.resuming import file_stamp, tell_found, told_when_kept
-from facekd.data.decoding import ImageError, decode_rgb, quiet_decoders
-from facekd.data.record_pack_writer import RecordPackWriter, rec_path_of
+from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
 from facekd.errors import FacekdError, run_verb
-from facekd.progress import track
+from facekd.images.decoding import ImageError, decode_rgb, quiet_decoders
+from facekd.utils.progress import track
 
 
 def main(argv: list[str] | None = None) -> int:

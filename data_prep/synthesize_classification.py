@@ -18,11 +18,11 @@ import cv2
 import numpy as np
 
 from data_prep.synthesize_faces import SynthesisError
-from facekd.data.cifar import CIFAR_FOLDERS, CIFAR_SIZE, GENERATED, GENERATED_FORMAT, cifar_files
-from facekd.data.class_textures import render_texture
+from facekd.data.datasets.cifar_dataset import CIFAR_FOLDERS, CIFAR_SIZE, GENERATED, GENERATED_FORMAT, cifar_files
+from facekd.data.synthetic.class_textures import render_texture
 from facekd.errors import run_verb
-from facekd.files import atomic_open, write_json
-from facekd.progress import track
+from facekd.utils.files import atomic_open, write_json
+from facekd.utils.progress import track
 
 LAYOUTS = (*CIFAR_FOLDERS, "folders")
 DEFAULT_CLASSES = {"cifar-100": 100, "cifar-10": 10, "folders": 10}

@@ -16,14 +16,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_prep.ordered_work import by_processes
-from facekd.data.pair_pack import write_pair_pack
-from facekd.data.record_pack_writer import RecordPackWriter
+from data_prep.jobs.ordered_work import by_processes
+from facekd.data.datasets.record_pack_writer import RecordPackWriter
+from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.data.synthetic import MIN_SIZE, SynthesisError, render_faces
 from facekd.data.synthetic.pairs import PairPlan, plan_pairs
 from facekd.errors import run_verb
-from facekd.files import atomic_open, atomic_path, sha256_of_file, write_json, write_text
-from facekd.progress import track
+from facekd.utils.files import atomic_open, atomic_path, sha256_of_file, write_json, write_text
+from facekd.utils.progress import track
 
 PART_SIZE = 1000  # images rendered between two points at which a killed run can go on
 # Test people are numbered from here: no training set, of any size, shares one, and all of a seed have the same ones.

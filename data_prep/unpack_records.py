@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from data_prep.bad_records import BadRecords, add_bad_record_option
-from data_prep.image_lists import ListError, read_lst
-from facekd.data.record_pack import RecordPack, open_record_pack
+from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
+from data_prep.sources.image_lists import ListError, read_lst
+from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.recordio import RecordError
 from facekd.errors import run_verb
-from facekd.progress import track
+from facekd.utils.progress import track
 
 # Enough to name a file by; order matters only in that no entry begins like another.
 SUFFIX_BY_START = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp"}
@@ -116,7 +116,7 @@ def _has_size(path: str, size: int) -> bool:
 def _write(path: str, content: bytes, folders: set[str]) -> None:
     """Write a file whole or not at all; `folders` are those known to exist."""
     folder, name = os.path.split(path)
-    # Not facekd.files: flushing each of millions of small files to the device would take days.
+    # Not facekd.utils.files: flushing each of millions of small files to the device would take days.
     temporary = os.path.join(folder, f".{name}.partial")  # noqa: PTH118
     try:
         if folder not in folders:

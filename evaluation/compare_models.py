@@ -11,20 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.ijb import load_protocol
-from evaluation.ijb_pictures import Curve, draw_identification, draw_verification
-from evaluation.ijb_problems import subjects_of_templates
-from evaluation.ijb_report import FOLDER_FORMAT, ReportError, name_of, read_curves, read_result, write_report
-from evaluation.ijb_report import FORMAT as IJB_FORMAT
-from evaluation.pair_sets import load_pair_set
-from evaluation.paired_bootstrap import PairedBootstrap, differences
-from evaluation.result_tables import Table, interval, percent
-from facekd import html_page
+from evaluation.ijb.problems import subjects_of_templates
+from evaluation.ijb.protocol import load_protocol
+from evaluation.results.figures import Curve, draw_identification, draw_verification
+from evaluation.results.page import FOLDER_FORMAT, ReportError, name_of, read_curves, read_result, write_report
+from evaluation.results.page import FORMAT as IJB_FORMAT
+from evaluation.results.tables import Table, interval, percent
+from evaluation.sets.pair_set import load_pair_set
+from facekd.embedder.model_options import comma_separated
 from facekd.errors import FacekdError, run_verb
-from facekd.files import write_json, write_text
-from facekd.model_options import comma_separated
+from facekd.utils import html as html_page
+from facekd.utils.files import write_json, write_text
 from facekd.verification import roc_curve
-from facekd.verification_intervals import MIN_SUBJECTS
+from facekd.verification.bootstrap import MIN_SUBJECTS
+from facekd.verification.paired_bootstrap import PairedBootstrap, differences
 
 LFW_FORMAT, LFW_SUMMARY = "facekd-verification", "facekd-verification-summary"
 STRICTEST_OF_MANY = 1e-3  # FARs up to here are tested by default on large sets: looser ones take minutes

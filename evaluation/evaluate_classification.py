@@ -16,12 +16,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.class_ranks import rank_images
+from evaluation.sets.class_ranks import rank_images
 from facekd import __version__
-from facekd.classification import TOP_K, wilson_interval
 from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.errors import FacekdError, run_verb
-from facekd.files import sha256_of_file, write_json
+from facekd.utils.files import sha256_of_file, write_json
+from facekd.verification.top_k_accuracy import TOP_K, wilson_interval
 
 RESULT_FORMAT, RESULT_VERSION = "facekd-classification", 1
 EXAMPLE = """\
@@ -39,9 +39,9 @@ std, image size and centre crop are those the model was trained with."""
 def main(argv: list[str] | None = None) -> int:
     """Parse, load, classify, count, write, print."""
     arguments = _parse(argv)
-    from facekd.checkpoint import resolve_checkpoint
-    from facekd.classifying_model import OnnxClassifier, open_classifying_model
-    from facekd.onnx_embedder import is_onnx_file
+    from facekd.checkpoints.checkpoint import resolve_checkpoint
+    from facekd.embedder.classifying_model import OnnxClassifier, open_classifying_model
+    from facekd.embedder.onnx_embedder import is_onnx_file
 
     if is_onnx_file(Path(arguments.model)):
         if arguments.teacher_head:

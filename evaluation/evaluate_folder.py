@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from evaluation.embeddings import embed_pair_set
-from evaluation.face_folders import FaceFolder, FaceFolderError
-from evaluation.identification import search
-from evaluation.ijb_report import FOLDER_FORMAT, write_report
+from evaluation.measures import add_intervals, measure_verification, verification_curves
 from evaluation.metric_options import add_metric_options, check_metric_options
-from evaluation.result_tables import rank_table, summary_of, verification_table
-from evaluation.software import describe_model, describe_software, find_model
-from evaluation.verification_results import add_intervals, measure_verification, verification_curves
+from evaluation.provenance import describe_model, describe_software, find_model
+from evaluation.results.page import FOLDER_FORMAT, write_report
+from evaluation.results.tables import rank_table, summary_of, verification_table
+from evaluation.sets.embedding_cache import embed_pair_set
+from evaluation.sets.face_folder import FaceFolder, FaceFolderError
+from facekd.embedder.model_options import add_model_options, open_model
 from facekd.errors import run_verb
-from facekd.files import atomic_open, write_json
-from facekd.model_options import add_model_options, open_model
-from facekd.ranked_scores import RankedScores
-from facekd.verification_points import wilson_interval
+from facekd.utils.files import atomic_open, write_json
+from facekd.verification.identification import search
+from facekd.verification.operating_points import wilson_interval
+from facekd.verification.ranked_scores import RankedScores
 
 RESULT_VERSION = 1
 MOST_PAIRS = 100_000_000  # 14,000 images: scores, labels and people of as many pairs take 2 GB

@@ -19,16 +19,25 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.embed_set import add_embedding_options, embed_with_model
-from evaluation.embedding_rows import NpyRows
-from evaluation.ijb import TARGETS, IjbProtocol, load_protocol
-from evaluation.ijb_metrics import (
+from evaluation.ijb.embed import add_embedding_options, embed_with_model
+from evaluation.ijb.embedding_rows import NpyRows
+from evaluation.ijb.metrics import (
     add_bootstrap,
     find_worst,
     measure_identification,
     score_protocol,
 )
-from evaluation.ijb_problems import (
+from evaluation.ijb.pooling import (
+    PRESETS,
+    EmbeddingRows,
+    Faces,
+    Pooling,
+    UselessEmbeddingsError,
+    all_poolings,
+    pool_templates,
+    with_switches,
+)
+from evaluation.ijb.problems import (
     Findings,
     Kept,
     as_plain,
@@ -39,26 +48,17 @@ from evaluation.ijb_problems import (
     subjects_of_templates,
     text_of,
 )
-from evaluation.ijb_report import write_report
-from evaluation.ijb_terminal import print_ijb_results
+from evaluation.ijb.protocol import TARGETS, IjbProtocol, load_protocol
+from evaluation.measures import measure_verification, notes_on_ties, verification_curves
 from evaluation.metric_options import add_metric_options, check_metric_options
-from evaluation.software import describe_software
-from evaluation.templates import (
-    PRESETS,
-    EmbeddingRows,
-    Faces,
-    Pooling,
-    UselessEmbeddingsError,
-    all_poolings,
-    pool_templates,
-    with_switches,
-)
-from evaluation.verification_results import measure_verification, notes_on_ties, verification_curves
-from facekd.calibration import calibrate
+from evaluation.provenance import describe_software
+from evaluation.results.page import write_report
+from evaluation.results.terminal import print_ijb_results
+from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
-from facekd.files import atomic_open, write_json
-from facekd.model_options import add_model_options
+from facekd.utils.files import atomic_open, write_json
 from facekd.verification import RULES
+from facekd.verification.calibration import calibrate
 
 RESULT_FORMAT, RESULT_VERSION = "facekd-ijb", 1
 EXAMPLE = """\

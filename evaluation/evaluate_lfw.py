@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.embeddings import cosine_scores, embed_pair_set
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.pair_metrics import DEFAULT_FARS, measure_pairs
-from evaluation.pair_sets import PairSet, load_pair_set
-from evaluation.report import (
+from evaluation.provenance import describe_model, describe_software, find_model
+from evaluation.results.hardest_pairs import (
     USUAL_PACKS,
     ScoredPairs,
     accuracy_table,
@@ -27,10 +26,11 @@ from evaluation.report import (
     print_accuracy_table,
     print_results,
 )
-from evaluation.software import describe_model, describe_software, find_model
+from evaluation.sets.embedding_cache import cosine_scores, embed_pair_set
+from evaluation.sets.pair_set import PairSet, load_pair_set
+from facekd.embedder.model_options import add_model_options, open_model
 from facekd.errors import FacekdError, run_verb
-from facekd.files import atomic_open, sha256_of_file, write_json, write_text
-from facekd.model_options import add_model_options, open_model
+from facekd.utils.files import atomic_open, sha256_of_file, write_json, write_text
 from facekd.verification import RULES
 
 RESULT_FORMAT, SUMMARY_FORMAT, RESULT_VERSION = "facekd-verification", "facekd-verification-summary", 1

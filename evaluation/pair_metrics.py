@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from facekd.verification import Rule, area_under_roc, equal_error_point, kfold_accuracy, tar_at_far
-from facekd.verification_intervals import MIN_SUBJECTS, bootstrap_intervals
+from facekd.verification.bootstrap import MIN_SUBJECTS, bootstrap_intervals
 
 DEFAULT_FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 
@@ -38,7 +38,7 @@ def measure_pairs(
         seed: of the draws.
 
     Raises:
-        VerificationError: see the functions of `facekd.verification` and `facekd.verification_intervals`.
+        VerificationError: see the functions of `facekd.verification` and `facekd.verification.bootstrap`.
     """
     genuine, impostor = scores[is_same], scores[~is_same]
     accuracy = kfold_accuracy(scores, is_same, fold_of)

@@ -1,4 +1,4 @@
-"""Benchmarks that run during training: handed to `facekd.train`, which knows none of them."""
+"""Benchmarks that run during training: handed to `facekd.training.train`, which knows none of them."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal
 
 import numpy as np
 
-from evaluation.class_ranks import rank_images
-from evaluation.embeddings import Embed, ImageSubset, cosine_scores, distinct_images, embed_images
-from evaluation.pair_sets import load_pair_set
-from facekd.classification import top_k_accuracy
-from facekd.config import DataConfig
+from evaluation.sets.class_ranks import rank_images
+from evaluation.sets.embedding_cache import Embed, ImageSubset, cosine_scores, distinct_images, embed_images
+from evaluation.sets.pair_set import load_pair_set
+from facekd.training.config import DataConfig
 from facekd.training_data import open_training_data
 from facekd.verification import area_under_roc, equal_error_rate, kfold_accuracy, tar_at_far
+from facekd.verification.top_k_accuracy import top_k_accuracy
 
 
 class PairSetValidator:
@@ -31,7 +31,7 @@ class PairSetValidator:
         fars: for TAR@FAR; those that the pack has too few impostor pairs for are left out.
 
     Raises:
-        FacekdError: see `evaluation.pair_sets.load_pair_set`.
+        FacekdError: see `evaluation.sets.pair_set.load_pair_set`.
     """
 
     def __init__(

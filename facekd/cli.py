@@ -16,20 +16,23 @@ from facekd import __version__
 from facekd.errors import FacekdError, run_verb
 
 if TYPE_CHECKING:
-    from facekd.config import TrainConfig
-    from facekd.validation import HeadValidator, Validator
+    from facekd.training.config import TrainConfig
+    from facekd.training.validation import HeadValidator, Validator
 
 # What the user types -> the module whose `main(argv)` does it, and what it does.
 VERBS: dict[str, tuple[str, str]] = {
-    "quickstart": ("facekd.quickstart", "the whole story on generated faces, in minutes on a CPU"),
-    "train": ("facekd.train", "fit a backbone with a margin classifier"),
-    "distill": ("facekd.distill", "a student learns from a teacher through a shared classifier"),
-    "pipeline sh-kd": ("facekd.pipeline", "a student, a teacher under its frozen classifier, a new student"),
-    "study": ("facekd.study", "train methods x seeds under one protocol, and report what they are worth"),
-    "export": ("facekd.export_onnx", "write a trained backbone as ONNX, checked against torch"),
-    "import": ("facekd.import_insightface", "turn InsightFace's published weights into a checkpoint"),
-    "cache-teacher": ("facekd.cache_teacher", "embed a training set once with a teacher, for distillation"),
-    "rebuild-head": ("facekd.rebuild_head", "class centres from data, for a teacher published without its head"),
+    "quickstart": ("facekd.experiments.quickstart", "the whole story on generated faces, in minutes on a CPU"),
+    "train": ("facekd.training.train", "fit a backbone with a margin classifier"),
+    "distill": ("facekd.training.distill", "a student learns from a teacher through a shared classifier"),
+    "pipeline sh-kd": ("facekd.experiments.sh_kd", "a student, a teacher under its frozen classifier, a new student"),
+    "study": ("facekd.experiments.study", "train methods x seeds under one protocol, and report what they are worth"),
+    "export": ("facekd.export.export_onnx", "write a trained backbone as ONNX, checked against torch"),
+    "import": ("facekd.checkpoints.import_insightface", "turn InsightFace's published weights into a checkpoint"),
+    "cache-teacher": ("facekd.teacher.cache_teacher", "embed a training set once with a teacher, for distillation"),
+    "rebuild-head": (
+        "facekd.teacher.rebuild_head",
+        "class centres from data, for a teacher published without its head",
+    ),
     "evaluate classification": ("evaluation.evaluate_classification", "top-1 and top-5 of a classifier"),
     "evaluate lfw": ("evaluation.evaluate_lfw", "judge a model on LFW-style verification packs (.bin)"),
     "evaluate ijbc": ("evaluation.evaluate_ijbc", "judge a model on IJB-B, IJB-C, or any set in their layout"),

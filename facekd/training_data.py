@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from facekd.config import DataConfig
 from facekd.data.datasets import FaceDataset, open_dataset
-from facekd.data.subset import hold_out
+from facekd.data.datasets.subset_dataset import hold_out
+from facekd.training.config import DataConfig
 
 
 def open_training_data(data: DataConfig, which: Literal["train", "held_out", "test"] = "train") -> FaceDataset:

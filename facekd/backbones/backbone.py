@@ -50,7 +50,7 @@ class Backbone(nn.Module):
         if not images.is_floating_point():
             raise BackboneError(
                 f"{self.name} takes normalised float images, but got {images.dtype}: "
-                "subtract the mean and divide by the standard deviation first (facekd.data.transforms.to_model_input)"
+                "subtract the mean and divide by the standard deviation first (facekd.images.model_input)"
             )
 
 

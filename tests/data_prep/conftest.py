@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from facekd.alignment import template
 from facekd.errors import run_verb
+from facekd.images.alignment import template
 
 Run = Callable[..., tuple[int, str, str]]
 # Landmarks of a painted face relative to its cell, pixels: the template at two thirds of its size.

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from data_prep import align_faces, pack_records
-from data_prep.face_detectors import Faces
-from data_prep.landmark_files import LandmarkFileError, read_landmarks
-from facekd.alignment import align, template
+from data_prep.photographs.face_detectors import Faces
+from data_prep.photographs.landmark_files import LandmarkFileError, read_landmarks
+from facekd.images.alignment import align, template
 
 Run = Callable[..., tuple[int, str, str]]
 PAINTED = (template() - template().mean(0)) * 0.66

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from data_prep import align_faces, convert_records, inspect_records, pack_records, unpack_records
-from data_prep.image_lists import list_folder, read_lst_and_kind
-from facekd.data.record_pack import open_record_pack
+from data_prep.sources.image_lists import list_folder, read_lst_and_kind
+from facekd.data.datasets.record_pack import open_record_pack
 
 Run = Callable[..., tuple[int, str, str]]
 NAMES = [

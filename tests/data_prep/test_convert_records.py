@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from data_prep import convert_records, pack_records, unpack_records
-from data_prep.image_lists import ListError
-from data_prep.image_sources import read_tsv
+from data_prep.sources.image_lists import ListError
+from data_prep.sources.image_sources import read_tsv
 from facekd.data.datasets import open_dataset
-from facekd.data.decoding import decode_rgb
-from facekd.data.record_pack import open_record_pack
+from facekd.data.datasets.record_pack import open_record_pack
+from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
 from facekd.data.recordio import RecordError
-from facekd.data.sharded_records import ShardedRecords, find_shards
+from facekd.images.decoding import decode_rgb
 
 Run = Callable[..., tuple[int, str, str]]
 PACK_FILES = ("train.rec", "train.idx", "train.lst", "property")

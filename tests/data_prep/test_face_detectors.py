@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from data_prep.face_detectors import DetectorError, open_detector, without_overlaps
-from facekd.alignment import template
+from data_prep.photographs.face_detectors import DetectorError, open_detector, without_overlaps
+from facekd.images.alignment import template
 
 PAINTED = (template() - template().mean(0)) * 0.66
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.image_quality import confirmed, jpeg_quality, near_duplicates, perceptual_hash
-from facekd.data.record_pack import open_record_pack
-from facekd.data.record_pack_writer import RecordPackWriter
+from data_prep.inspection.image_quality import confirmed, jpeg_quality, near_duplicates, perceptual_hash
+from facekd.data.datasets.record_pack import open_record_pack
+from facekd.data.datasets.record_pack_writer import RecordPackWriter
 
 
 def picture(seed: int, size: int = 112) -> np.ndarray:

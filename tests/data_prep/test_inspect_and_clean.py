@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from data_prep import clean_records, inspect_records, pack_records
-from data_prep.clean_lists import CleanListError, read_clean_lists
-from data_prep.contact_sheet import GAP, MARGIN_WIDTH, TILE, Guest, draw_contact_sheet
-from data_prep.identity_findings import FindingsError, find_centres, find_merges, find_outliers, find_overlap
-from facekd.data.decoding import decode_rgb
-from facekd.data.pair_pack import write_pair_pack
-from facekd.data.record_pack import open_record_pack
+from data_prep.inspection.clean_lists import CleanListError, read_clean_lists
+from data_prep.inspection.contact_sheet import GAP, MARGIN_WIDTH, TILE, Guest, draw_contact_sheet
+from data_prep.inspection.identity_findings import FindingsError, find_centres, find_merges, find_outliers, find_overlap
+from facekd.data.datasets.record_pack import open_record_pack
+from facekd.data.pair_packs.pair_pack import write_pair_pack
+from facekd.images.decoding import decode_rgb
 
 Run = Callable[..., tuple[int, str, str]]
 SIZE = 48

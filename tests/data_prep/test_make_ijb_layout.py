@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.ijb_embeddings import write_embeddings
-from data_prep.ijb_plan import PUBLISHED, IjbPlan, IjbPlanError, plan_of_counts, plan_of_images
-from data_prep.ijb_sources import loosen
+from data_prep.ijb_sets.drawn_embeddings import write_embeddings
+from data_prep.ijb_sets.plan import PUBLISHED, IjbPlan, IjbPlanError, plan_of_counts, plan_of_images
+from data_prep.ijb_sets.sources import loosen
 from data_prep.make_ijb_layout import main
-from facekd.alignment import template as template_points
 from facekd.data.synthetic import render_faces
 from facekd.errors import FacekdError
+from facekd.images.alignment import template as template_points
 
 
 def read_layout(root: Path, prefix: str = "ijbc", galleries: tuple[str, str] = ("G1", "G2")) -> dict:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from data_prep import make_ijb_layout, synthesize_faces
-from data_prep.ordered_work import by_processes, in_order
-from facekd.lifeline import end_with_pool
+from data_prep.jobs.ordered_work import by_processes, in_order
+from facekd.utils.processes import end_with_pool
 
 
 def test_results_come_in_the_order_of_the_tasks_however_long_each_takes():

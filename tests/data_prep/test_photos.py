@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.photos import PhotoError, decode_photo, find_photos
-from facekd.data.decoding import ImageError
+from data_prep.photographs.photos import PhotoError, decode_photo, find_photos
+from facekd.images.decoding import ImageError
 
 ORIENTATION = 0x0112
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from data_prep import index_records, inspect_records, pack_records, unpack_records
-from data_prep.contact_sheet import choose_images
-from facekd.data.decoding import decode_rgb
-from facekd.data.record_pack import open_record_pack
+from data_prep.inspection.contact_sheet import choose_images
+from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.recordio import Header, RecordReader, RecordWriter, pack, unpack
+from facekd.images.decoding import decode_rgb
 
 PEOPLE = {"Ada": 3, "Bob": 2, "Cyd": 4}
 Run = Callable[..., tuple[int, str, str]]

@@ -15,12 +15,12 @@ import pytest
 
 from data_prep import synthesize_faces
 from data_prep.synthesize_faces import FIRST_TEST_IDENTITY, Settings, main, synthesize
-from facekd.data.pair_pack import decode_images, read_pair_pack
+from facekd.data.pair_packs.pair_pack import decode_images, read_pair_pack
 from facekd.data.recordio import RecordReader, unpack
 from facekd.data.synthetic import SynthesisError, render_faces
 from facekd.data.synthetic.pairs import plan_pairs
 from facekd.errors import run_verb
-from facekd.files import sha256_of_file
+from facekd.utils.files import sha256_of_file
 
 SMALL = Settings(
     identities=3,

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from facekd.config import TrainConfig, parse_config
-from facekd.distill import build_distiller
-from facekd.distill_config import DistillConfig
-from facekd.distill_diagnostics import diagnose
 from facekd.distributed import World, broadcast_from_main, join_world, wait_for_all
 from facekd.errors import FacekdError
-from facekd.train import train
+from facekd.training.config import TrainConfig, parse_config
+from facekd.training.distill import build_distiller
+from facekd.training.distill_config import DistillConfig
+from facekd.training.distill_diagnostics import diagnose
+from facekd.training.train import train
 
 PATIENCE = 120  # seconds until a process that waits for one that has stopped is ended
 
@@ -63,7 +63,10 @@ SAVING: dict[str, tuple[int, Callable[[], contextlib.AbstractContextManager[Any]
 RESUMING: dict[str, tuple[int, Callable[[], contextlib.AbstractContextManager[Any]]]] = {
     "fail-on-finding-the-file": (1, lambda: refusing("exists", ".pt")),
     "fail-on-finding-the-head": (1, lambda: refusing("is_dir", ".head")),
-    "fail-on-reading-the-head": (1, lambda: mock.patch("facekd.head_shards.read_rows_of_all", side_effect=OSError)),
+    "fail-on-reading-the-head": (
+        1,
+        lambda: mock.patch("facekd.checkpoints.head_shards.read_rows_of_all", side_effect=OSError),
+    ),
 }
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from facekd.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
-from facekd.class_shards import ClassShards
-from facekd.classifier import HeadConfig, MarginClassifier
-from facekd.distill_diagnostics import first_class
 from facekd.distributed import World, gather_rows, mean_over_world
-from facekd.sampled_centres import sampled_centres
+from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
+from facekd.head.class_shards import ClassShards
+from facekd.head.classifier import HeadConfig, MarginClassifier
+from facekd.head.partial_fc import sampled_centres
+from facekd.training.distill_diagnostics import first_class
 
 SIZE, TEACHER_SIZE, ROWS = 7, 5, 4
 

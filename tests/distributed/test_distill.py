@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from facekd.checkpoint import load_checkpoint
-from facekd.config import TrainConfig, parse_config
-from facekd.distill import main
+from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.distributed import World
-from facekd.logbook import read_log
-from facekd.train import train
+from facekd.training.config import TrainConfig, parse_config
+from facekd.training.distill import main
+from facekd.training.logbook import read_log
+from facekd.training.train import train
 from tests.distributed.test_distributed import PATIENCE, start_both, train_arguments
 
 DISTILL = ("-m", "facekd", "distill")

@@ -18,13 +18,13 @@ import pytest
 import torch
 
 from evaluation.validators import PairSetValidator
-from facekd.checkpoint import list_checkpoints, load_backbone, load_checkpoint
-from facekd.config import TrainConfig, parse_config
-from facekd.data.pair_pack import write_pair_pack
+from facekd.checkpoints.checkpoint import list_checkpoints, load_backbone, load_checkpoint
+from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.distributed import World
 from facekd.embedder import TorchEmbedder
-from facekd.logbook import read_log
-from facekd.train import train
+from facekd.training.config import TrainConfig, parse_config
+from facekd.training.logbook import read_log
+from facekd.training.train import train
 
 HERE = Path(__file__).parent
 TRAIN = ("-m", "facekd", "train")

@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from facekd.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
-from facekd.config import TrainConfig, parse_config
+from facekd.checkpoints.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
+from facekd.checkpoints.head_shards import read_rows
+from facekd.checkpoints.shared_head import load_shared_head
 from facekd.data.datasets import SyntheticDataset
-from facekd.distill import main as distill
 from facekd.distributed import World
-from facekd.head_shards import read_rows
-from facekd.logbook import read_log
-from facekd.sharing import load_shared_head
-from facekd.train import train
+from facekd.training.config import TrainConfig, parse_config
+from facekd.training.distill import main as distill
+from facekd.training.logbook import read_log
+from facekd.training.train import train
 from tests.distributed import shards
 from tests.distributed.several_runs import RESUMING, SAVING
 from tests.distributed.test_distributed import HERE, PATIENCE, TRAIN, start_both, train_arguments

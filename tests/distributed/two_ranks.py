@@ -26,7 +26,7 @@ from facekd.distributed import (
     wait_for_all,
     write_rows_of_all,
 )
-from facekd.optim import OptimizerConfig, build_optimizer, set_learning_rate
+from facekd.training.optim import OptimizerConfig, build_optimizer, set_learning_rate
 
 
 def exchange(world: World) -> None:

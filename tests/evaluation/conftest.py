@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from facekd.data.pair_pack import write_pair_pack
+from facekd.data.pair_packs.pair_pack import write_pair_pack
 
 SIZE = 16
 

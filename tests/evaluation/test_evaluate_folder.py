@@ -14,8 +14,8 @@ from sklearn.metrics import roc_auc_score
 
 from evaluation.compare_models import main as report
 from evaluation.evaluate_folder import all_pairs, main
-from evaluation.face_folders import FaceFolder
-from evaluation.ijb_report import FILES
+from evaluation.results.page import FILES
+from evaluation.sets.face_folder import FaceFolder
 from facekd.errors import FacekdError
 from facekd.verification import equal_error_rate, tar_at_far
 

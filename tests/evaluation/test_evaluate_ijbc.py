@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from evaluation.evaluate_ijbc import main
-from evaluation.ijb import load_protocol
+from evaluation.ijb.protocol import load_protocol
 from facekd.errors import run_verb
 from facekd.verification import tar_at_far
 
@@ -258,8 +258,9 @@ def test_a_published_set_with_other_counts_is_noticed(evaluate, monkeypatch, cap
         "num_templates": len(set(layout.templates)),
         "num_pairs": protocol.num_pairs + 5,
     }
-    monkeypatch.setattr("evaluation.ijb.TARGETS", {})
-    from evaluation import ijb, ijb_problems
+    monkeypatch.setattr("evaluation.ijb.protocol.TARGETS", {})
+    from evaluation.ijb import problems as ijb_problems
+    from evaluation.ijb import protocol as ijb
 
     target = ijb.Target("IJB-C", "ijbc", ("G1", "G2"), counts)
     for module in (ijb, ijb_problems):

@@ -14,14 +14,14 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluation import face_embeddings as module
 from evaluation.evaluate_ijbc import main
-from evaluation.face_embeddings import FaceEmbeddingError, FaceEmbeddings, Share
-from evaluation.ijb import load_protocol
-from facekd.alignment import align
-from facekd.data.decoding import decode_rgb
+from evaluation.ijb import face_embeddings as module
+from evaluation.ijb.face_embeddings import FaceEmbeddingError, FaceEmbeddings, Share
+from evaluation.ijb.protocol import load_protocol
 from facekd.embedder import open_embedder
 from facekd.errors import run_verb
+from facekd.images.alignment import align
+from facekd.images.decoding import decode_rgb
 
 from .conftest import quarters
 from .ijb_layout import make_layout
@@ -180,8 +180,8 @@ def test_other_switches_do_not_need_the_model_again(root, model, tmp_path, monke
 
 SLOWED = """
 import sys, time
-from evaluation import face_embeddings as module
-from facekd.onnx_embedder import OnnxEmbedder
+from evaluation.ijb import face_embeddings as module
+from facekd.embedder.onnx_embedder import OnnxEmbedder
 module.IMAGES_AT_ONCE, module.SECONDS_BETWEEN_MARKS = 4, 0.0
 embed = OnnxEmbedder.embed
 def slowly(self, images):

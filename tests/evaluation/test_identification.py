@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation import identification
-from evaluation.identification import (
+from facekd.verification import identification
+from facekd.verification.identification import (
     IdentificationError,
     identification_curves,
     mean_of_galleries,

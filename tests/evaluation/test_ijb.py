@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation import ijb_text
-from evaluation.ijb import ProtocolError, load_protocol
-from evaluation.ijb_text import read_named_numbers, read_pairs, read_template_subjects
+from evaluation.ijb import text_files as ijb_text
+from evaluation.ijb.protocol import ProtocolError, load_protocol
+from evaluation.ijb.text_files import read_named_numbers, read_pairs, read_template_subjects
 
 from .ijb_layout import make_layout
 
@@ -130,7 +130,7 @@ def test_the_binary_copy_follows_the_text(tmp_path, monkeypatch):
     root = layout.write(tmp_path)
     before = load_protocol(root)
     with monkeypatch.context() as patch:
-        patch.setattr("evaluation.ijb._parse", lambda files: pytest.fail("the text was read again"))
+        patch.setattr("evaluation.ijb.protocol._parse", lambda files: pytest.fail("the text was read again"))
         assert load_protocol(root).fingerprint == before.fingerprint
     layout.pairs = layout.pairs[:-1]
     layout.write(root)

@@ -16,7 +16,7 @@ import pytest
 
 from data_prep.make_ijb_layout import main as make_ijb
 from evaluation.evaluate_ijbc import main as evaluate_ijbc
-from evaluation.ijb_report import FILES, write_report
+from evaluation.results.page import FILES, write_report
 from facekd.errors import FacekdError
 
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation import ijb_scoring
-from evaluation.ijb_scoring import rank_pairs, score_error, score_pairs, score_pairs_exactly
-from facekd import ranked_scores
-from facekd.ranked_scores import RankedScores
+from evaluation.ijb import scoring as ijb_scoring
+from evaluation.ijb.scoring import rank_pairs, score_error, score_pairs, score_pairs_exactly
+from facekd.verification import ranked_scores
+from facekd.verification.ranked_scores import RankedScores
 
 FARS = [1e-3, 0.01, 0.05, 0.1, 0.5, 1.0]
 

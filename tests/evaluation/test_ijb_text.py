@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation import ijb_text
-from evaluation.ijb_text import ProtocolError, read_named_numbers, read_template_subjects
+from evaluation.ijb import text_files as ijb_text
+from evaluation.ijb.text_files import ProtocolError, read_named_numbers, read_template_subjects
 
 NAMES = st.sampled_from(["1.jpg", "12345678.png", "a/b-c.jpg", "two.dots.jpg", "none", "x" * 70 + ".jpg", "é.jpg"])
 DECIMALS = st.one_of(

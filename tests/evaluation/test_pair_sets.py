@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.pair_sets import PairSetError, load_pair_set
-from facekd.data.pair_pack import PairPackError, read_pair_pack, write_pair_pack
+from evaluation.sets.pair_set import PairSetError, load_pair_set
+from facekd.data.pair_packs.pair_pack import PairPackError, read_pair_pack, write_pair_pack
 from facekd.verification import VerificationError
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.paired_bootstrap import PairedBootstrap, differences
 from facekd.verification import num_allowed_false_accepts, tar_at_far
-from facekd.verification_scores import VerificationError
+from facekd.verification.paired_bootstrap import PairedBootstrap, differences
+from facekd.verification.scores import VerificationError
 
 FARS = (1e-2, 1e-1, 0.5, 1.0)
 
@@ -129,5 +129,5 @@ def test_many_people_are_counted_by_couples_to_the_same_end(monkeypatch: pytest.
     subjects, is_same = make_comparisons()
     scores = make_scores(subjects, is_same, 0.6, 1)
     dense = PairedBootstrap(is_same, subjects, FARS, 100).tars(scores)[1]
-    monkeypatch.setattr("evaluation.paired_bootstrap.MOST_SUBJECTS_DENSE", 3)
+    monkeypatch.setattr("facekd.verification.paired_bootstrap.MOST_SUBJECTS_DENSE", 3)
     assert np.array_equal(PairedBootstrap(is_same, subjects, FARS, 100).tars(scores)[1], dense, equal_nan=True)

@@ -11,7 +11,7 @@ import pytest
 
 from evaluation.evaluate_lfw import main
 from evaluation.pair_metrics import measure_pairs
-from evaluation.pair_sets import PairSet, load_pair_set
+from evaluation.sets.pair_set import PairSet, load_pair_set
 from facekd.embedder import embed_with_flip, open_embedder
 
 # Torchvision's ImageNet statistics in grey levels: what this model was trained with.

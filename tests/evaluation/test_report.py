@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from evaluation.pair_metrics import measure_pairs
-from evaluation.pair_sets import load_pair_set
-from evaluation.report import ScoredPairs, draw_hardest_pairs, draw_roc, print_results
+from evaluation.results.hardest_pairs import ScoredPairs, draw_hardest_pairs, draw_roc, print_results
+from evaluation.sets.pair_set import load_pair_set
 
 
 def scored(name: str = "pairs", distance: float = 2.0, num_pairs: int = 400) -> ScoredPairs:

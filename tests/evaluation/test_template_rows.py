@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation import template_rows
-from evaluation.template_rows import TemplateRows, distinct_ids
+from evaluation.ijb import template_rows
+from evaluation.ijb.template_rows import TemplateRows, distinct_ids
 
 IDS = st.lists(st.integers(-3, 300), min_size=1, max_size=60)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation import templates as module
-from evaluation.embedding_rows import EmbeddingRowsError, NpyRows
-from evaluation.ijb import load_protocol
-from evaluation.templates import (
+from evaluation.ijb import pooling as module
+from evaluation.ijb.embedding_rows import EmbeddingRowsError, NpyRows
+from evaluation.ijb.pooling import (
     PRESETS,
     Faces,
     Pooling,
@@ -17,6 +16,7 @@ from evaluation.templates import (
     all_poolings,
     pool_templates,
 )
+from evaluation.ijb.protocol import load_protocol
 
 from .ijb_layout import Layout, make_layout, naive_templates
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from evaluation.embeddings import cosine_scores, embed_images
-from evaluation.pair_sets import PairSetError, load_pair_set
+from evaluation.sets.embedding_cache import cosine_scores, embed_images
+from evaluation.sets.pair_set import PairSetError, load_pair_set
 from evaluation.validators import PairSetValidator
-from facekd.data.pair_pack import PairPackError, read_pair_pack, write_pair_pack
+from facekd.data.pair_packs.pair_pack import PairPackError, read_pair_pack, write_pair_pack
 from facekd.verification import equal_error_rate, kfold_accuracy
 
 from .conftest import make_pack, quarters

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from facekd.config import TrainConfig, parse_config
+from facekd.training.config import TrainConfig, parse_config
 
 
 @pytest.fixture(scope="session")

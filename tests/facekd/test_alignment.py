@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facekd.alignment import AlignmentError, align, is_plausible, similarity_transforms, template, template_fit, warp
+from facekd.images.alignment import (
+    AlignmentError,
+    align,
+    is_plausible,
+    similarity_transforms,
+    template,
+    template_fit,
+    warp,
+)
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "aligned_crop.png"
 SWAPPED = [1, 0, 2, 4, 3]

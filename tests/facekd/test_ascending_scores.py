@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from facekd import ascending_scores
-from facekd.ascending_scores import AscendingScores
-from facekd.ranked_scores import RankedScores
+from facekd.verification import lazy_sort as ascending_scores
+from facekd.verification.lazy_sort import AscendingScores
+from facekd.verification.ranked_scores import RankedScores
 
 
 def draw(seed: int, size: int, num_digits: int | None, dtype: type, num_outliers: int = 0) -> np.ndarray:

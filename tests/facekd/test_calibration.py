@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facekd import calibration
-from facekd.calibration import calibrate, log_likelihood_ratio_cost
-from facekd.verification import VerificationError
+from facekd.verification import VerificationError, calibration
+from facekd.verification.calibration import calibrate, log_likelihood_ratio_cost
 
 
 def test_two_gaussians_of_one_width_have_a_known_line(monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from facekd.backbones import build_backbone
-from facekd.checkpoint import (
+from facekd.checkpoints.checkpoint import (
     CheckpointError,
     checkpoint_path,
     delete_leftovers,
@@ -23,7 +23,7 @@ from facekd.checkpoint import (
     load_weights,
     save_checkpoint,
 )
-from facekd.files import atomic_path
+from facekd.utils.files import atomic_path
 
 ARCHITECTURE = {"name": "mobilefacenet", "embedding_size": 16, "image_size": 32, "width": 0.125, "dropout": 0.0}
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from facekd.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
-from facekd.classifier import HeadConfig, HeadError, build_classifier
+from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
+from facekd.head.classifier import HeadConfig, HeadError, build_classifier
 from facekd.margins import MarginError, arcface
 
 HEADS = [

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facekd.class_centres import ClassCentreError, judge_centres, robust_centres
+from facekd.head.robust_centres import ClassCentreError, judge_centres, robust_centres
 
 SIZE = 64
 
@@ -114,7 +114,7 @@ def test_classes_without_images_are_named() -> None:
 
 
 def test_judging_is_what_a_loop_that_leaves_each_image_out_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facekd.class_centres.CLASSES_AT_ONCE", 4)  # several blocks
+    monkeypatch.setattr("facekd.head.robust_centres.CLASSES_AT_ONCE", 4)  # several blocks
     units, labels, _ = make_people(11, 4, spread=2.5, seed=7)
     units, labels = units[:-3], labels[:-3]  # the last class has one image
     centres = robust_centres(units.__getitem__, labels, 11, min_cosine=0.2)

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import top_k_accuracy_score
 
-from facekd.classification import ClassificationError, top_k_accuracy, true_class_ranks, wilson_interval
+from facekd.verification.top_k_accuracy import ClassificationError, top_k_accuracy, true_class_ranks, wilson_interval
 
 
 def test_top_k_is_that_of_scikit_learn() -> None:

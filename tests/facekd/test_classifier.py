@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from facekd.classifier import HeadConfig, HeadError, LinearClassifier, MarginClassifier, build_classifier
 from facekd.errors import FacekdError
+from facekd.head.classifier import HeadConfig, HeadError, LinearClassifier, MarginClassifier, build_classifier
 from facekd.margins import MarginError
 
 HEADS = [

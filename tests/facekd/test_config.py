@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from facekd.backbones import BackboneError
-from facekd.classifier import HeadError
-from facekd.config import ConfigError, TrainConfig, config_keys, differences, parse_config, to_plain, to_yaml
-from facekd.distill_config import DistillConfig
 from facekd.errors import FacekdError
+from facekd.head.classifier import HeadError
+from facekd.training.config import ConfigError, TrainConfig, config_keys, differences, parse_config, to_plain, to_yaml
+from facekd.training.distill_config import DistillConfig
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 

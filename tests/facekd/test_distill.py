@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from facekd.backbones import build_backbone
-from facekd.checkpoint import CheckpointError, load_backbone, load_checkpoint, save_checkpoint
-from facekd.config import ConfigError, TrainConfig, parse_config
+from facekd.checkpoints.checkpoint import CheckpointError, load_backbone, load_checkpoint, save_checkpoint
 from facekd.data.datasets import open_dataset
-from facekd.distill import DistillError, build_distiller, main
-from facekd.distill_config import DistillConfig
 from facekd.distributed import World
 from facekd.embedder import open_embedder
-from facekd.logbook import read_log
-from facekd.teacher_cache import write_teacher_cache
-from facekd.train import train
-from facekd.training_state import build_state
+from facekd.teacher.cache import write_teacher_cache
+from facekd.training.config import ConfigError, TrainConfig, parse_config
+from facekd.training.distill import DistillError, build_distiller, main
+from facekd.training.distill_config import DistillConfig
+from facekd.training.logbook import read_log
+from facekd.training.state import build_state
+from facekd.training.train import train
 
 ALONE = World(0, 1, torch.device("cpu"))
 Distil = Callable[..., Path]
@@ -143,8 +143,8 @@ def test_an_interrupted_distillation_resumes_exactly(distil: Distil, monkeypatch
             raise KeyboardInterrupt
 
         # Dies at the end of the run, after the last checkpoint but one: what follows it must be repeated.
-        broken.setattr("facekd.distill.diagnose", fail_at_last)
-        broken.setattr("facekd.train.save_state", lambda state, *rest: _save_until(state, 72, calls, *rest))
+        broken.setattr("facekd.training.distill.diagnose", fail_at_last)
+        broken.setattr("facekd.training.train.save_state", lambda state, *rest: _save_until(state, 72, calls, *rest))
         with pytest.raises(KeyboardInterrupt):
             distil("broken", **options)
     assert losses(distil("broken", **options)) == losses(whole)
@@ -169,12 +169,12 @@ def test_statistics_on_the_teachers_head_survive_a_resume(distil: Distil) -> Non
 
 
 def test_a_teacher_that_no_loss_asks_is_not_run(distil: Distil, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facekd.distill.open_embedder", None)
+    monkeypatch.setattr("facekd.training.distill.open_embedder", None)
     distil(loss__ce=0, loss__arcdistill=1, images=36)
 
 
 def _save_until(state: Any, images: int, calls: Any, *rest: Any) -> None:
-    from facekd.training_state import save_state
+    from facekd.training.state import save_state
 
     next(calls)
     if state.images_seen <= images:
@@ -189,7 +189,7 @@ def test_the_projection_costs_deployment_nothing(tiny_arguments: list[str], teac
         config = parse_config(DistillConfig, arguments, "facekd distill", "")
         dataset = open_dataset(config.data.train, 32)
         state = build_state(config, ALONE, dataset, 120, build_distiller(config, ALONE, dataset))
-        from facekd.training_state import restore_latest
+        from facekd.training.state import restore_latest
 
         restore_latest(state)
         images = torch.randn(5, 3, 32, 32)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from facekd.backbones import build_backbone
-from facekd.checkpoint import save_checkpoint
+from facekd.checkpoints.checkpoint import save_checkpoint
 from facekd.embedder import Embedder, EmbedderError, Preprocessing, TorchEmbedder, embed_with_flip, open_embedder
 
 BACKBONE = {"name": "mobilefacenet", "embedding_size": 16, "image_size": 32, "width": 0.25, "dropout": 0.0}

@@ -17,11 +17,11 @@ from torch import nn
 import facekd
 from facekd.backbones import BACKBONES, build_backbone, fixed_embedding_size
 from facekd.backbones.torchvision_models import TORCHVISION_EMBEDDING_SIZES
-from facekd.checkpoint import CheckpointError, save_checkpoint
+from facekd.checkpoints.checkpoint import CheckpointError, save_checkpoint
 from facekd.embedder import OnnxEmbedder, Preprocessing, TorchEmbedder, open_embedder
 from facekd.errors import run_verb
-from facekd.export_onnx import ExportError, export_backbone, export_checkpoint, main
-from facekd.files import sha256_of_file
+from facekd.export.export_onnx import ExportError, export_backbone, export_checkpoint, main
+from facekd.utils.files import sha256_of_file
 
 BACKBONE = {"name": "iresnet18", "embedding_size": 16, "image_size": 32, "width": 0.125, "dropout": 0.4}
 PREPROCESSING = {"mean": [120.0, 110.0, 100.0], "std": [60.0, 59.0, 58.0], "color": "bgr"}

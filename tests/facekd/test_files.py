@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from facekd.files import atomic_open, atomic_path, sha256_of_file, write_json
+from facekd.utils.files import atomic_open, atomic_path, sha256_of_file, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import torch
 from torch.nn import functional as F
 
 from facekd.backbones import BackboneError, build_backbone
-from facekd.checkpoint import CheckpointError, load_backbone, load_checkpoint
+from facekd.checkpoints.checkpoint import CheckpointError, load_backbone, load_checkpoint
+from facekd.checkpoints.import_insightface import InsightFaceImportError, import_backbone, main, recognize_backbone
 from facekd.errors import run_verb
-from facekd.import_insightface import InsightFaceImportError, import_backbone, main, recognize_backbone
 
 Shapes = dict[str, tuple[int, ...]]
 

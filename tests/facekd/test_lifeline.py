@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from facekd.checkpoint import load_checkpoint
-from facekd.logbook import read_log
+from facekd.checkpoints.checkpoint import load_checkpoint
+from facekd.training.logbook import read_log
 
 PATIENCE = 300  # seconds: a loaded machine takes many to start processes
 BASE = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from facekd.logbook import Logbook, Stopwatch, read_log, train_line
-from facekd.progress import format_duration
+from facekd.training.logbook import Logbook, Stopwatch, read_log, train_line
+from facekd.utils.progress import format_duration
 
 
 def test_entries_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> None:
@@ -55,7 +55,7 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
 
 def test_the_stopwatch_leaves_out_what_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("facekd.logbook.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("facekd.training.logbook.time.perf_counter", lambda: now[0])
     stopwatch = Stopwatch()
     now[0] += 30
     stopwatch.exclude(20)  # validation: 10 s remain

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from facekd.data.pair_pack import decode_images, read_pair_pack
+from facekd.data.pair_packs.pair_pack import decode_images, read_pair_pack
 from facekd.embedder import Embedder, EmbedderError, OnnxEmbedder, Preprocessing, embed_with_flip, open_embedder
 
 SIZE = 8
@@ -149,7 +149,7 @@ def test_records_are_read_back_and_flags_override_them(tmp_path: Path) -> None:
     color=st.sampled_from(["rgb", "bgr"]),
 )
 def test_metadata_holds_every_digit(mean: Any, std: Any, color: str) -> None:
-    from facekd.preprocessing import parse_metadata
+    from facekd.images.preprocessing import parse_metadata
 
     recorded = Preprocessing(mean, std, color, 64)
     fields = {name: parse_metadata(name, text) for name, text in recorded.to_metadata().items()}

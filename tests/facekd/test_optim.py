@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from facekd.optim import (
+from facekd.training.optim import (
     OptimError,
     OptimizerConfig,
     build_optimizer,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from facekd import partial_file
-from facekd.partial_file import FileInUseError, PartialFile
+from facekd.utils import resumable_file as partial_file
+from facekd.utils.resumable_file import FileInUseError, PartialFile
 
 JOB = {"source": "a", "sizes": [1, 2]}
 

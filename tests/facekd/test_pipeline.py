@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
-from facekd.checkpoint import load_checkpoint
-from facekd.config import ConfigError
+from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.embedder import open_embedder
-from facekd.pipeline import load_pipeline, main
+from facekd.experiments.sh_kd import load_pipeline, main
+from facekd.training.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from facekd import ranked_scores
-from facekd.ranked_scores import RankedScores
+from facekd.verification import ranked_scores
+from facekd.verification.ranked_scores import RankedScores
 
 
 def draw(seed: int, decimals: int) -> tuple[np.ndarray, np.ndarray]:

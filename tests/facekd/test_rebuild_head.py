@@ -13,13 +13,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from facekd.checkpoint import CheckpointError, load_backbone, load_checkpoint
-from facekd.classifier import HeadConfig, build_classifier
+from facekd.checkpoints.checkpoint import CheckpointError, load_backbone, load_checkpoint
 from facekd.data.datasets import open_dataset
-from facekd.data.label_map import labels_sha256
+from facekd.data.datasets.identity_map import labels_sha256
 from facekd.embedder import embed_with_flip, open_embedder
 from facekd.errors import run_verb
-from facekd.rebuild_head import main
+from facekd.head.classifier import HeadConfig, build_classifier
+from facekd.teacher.rebuild_head import main
 
 
 @pytest.fixture(scope="module")

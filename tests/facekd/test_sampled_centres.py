@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from facekd.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
-from facekd.class_shards import ClassShards
-from facekd.classifier import HeadConfig, HeadError, MarginClassifier, build_classifier
 from facekd.distributed import ALONE, World
+from facekd.head.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
+from facekd.head.class_shards import ClassShards
+from facekd.head.classifier import HeadConfig, HeadError, MarginClassifier, build_classifier
+from facekd.head.partial_fc import draw_places, sampled_centres
 from facekd.margins import MarginError
-from facekd.optim import OptimizerConfig, build_optimizer, parameter_groups, set_learning_rate
-from facekd.sampled_centres import draw_places, sampled_centres
+from facekd.training.optim import OptimizerConfig, build_optimizer, parameter_groups, set_learning_rate
 
 CPU = torch.device("cpu")
 CONFIG = HeadConfig(scale=16.0, sharded=True, sample_rate=0.3)
@@ -168,7 +168,7 @@ def test_settings_without_effect_are_refused() -> None:
 
 
 def test_fresh_centres_do_not_depend_on_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facekd.classifier.ROWS_AT_ONCE", 32)
+    monkeypatch.setattr("facekd.head.classifier.ROWS_AT_ONCE", 32)
     torch.manual_seed(3)
     whole = build_classifier(HeadConfig(), 20, 117).weight
     parts = []

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facekd import subject_bootstrap
-from facekd.ranked_scores import RankedScores
-from facekd.subject_bootstrap import subject_bootstrap_intervals
-from facekd.verification import VerificationError
-from facekd.verification_intervals import bootstrap_intervals
+from facekd.verification import VerificationError, subject_bootstrap
+from facekd.verification.bootstrap import bootstrap_intervals
+from facekd.verification.ranked_scores import RankedScores
+from facekd.verification.subject_bootstrap import subject_bootstrap_intervals
 
 FARS = [0.001, 0.01, 0.1, 0.3, 1.0]
 

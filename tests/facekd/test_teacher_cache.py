@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from facekd.cache_teacher import main
 from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.embedder import Embedder, Preprocessing, embed_with_flip
 from facekd.errors import run_verb
-from facekd.teacher_cache import TeacherCache, TeacherCacheError, open_teacher_cache, write_teacher_cache
+from facekd.teacher.cache import TeacherCache, TeacherCacheError, open_teacher_cache, write_teacher_cache
+from facekd.teacher.cache_teacher import main
 
 SIZE, DIMENSIONS = 32, 24
 
@@ -241,7 +241,7 @@ def test_a_cache_travels_to_another_process(tmp_path: Path, dataset: FaceDataset
 
 def test_the_verb_with_a_checkpoint(tmp_path: Path, tiny_faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from facekd.backbones import build_backbone
-    from facekd.checkpoint import save_checkpoint
+    from facekd.checkpoints.checkpoint import save_checkpoint
     from facekd.embedder import open_embedder
 
     backbone = {"name": "mobilefacenet", "embedding_size": 16, "image_size": 64, "width": 0.125, "dropout": 0.0}

@@ -17,14 +17,20 @@ import numpy as np
 import pytest
 import torch
 
-from facekd.checkpoint import CheckpointError, checkpoint_path, list_checkpoints, load_backbone, load_checkpoint
-from facekd.config import TrainConfig
+from facekd.checkpoints.checkpoint import (
+    CheckpointError,
+    checkpoint_path,
+    list_checkpoints,
+    load_backbone,
+    load_checkpoint,
+)
 from facekd.data.datasets import open_dataset
 from facekd.distributed import World
 from facekd.errors import FacekdError
-from facekd.logbook import read_log
-from facekd.train import TrainingError, _make_loader, main, round_up, train, train_step
-from facekd.training_state import TrainingState, build_state
+from facekd.training.config import TrainConfig
+from facekd.training.logbook import read_log
+from facekd.training.state import TrainingState, build_state
+from facekd.training.train import TrainingError, _make_loader, main, round_up, train, train_step
 
 ALONE = World(0, 1, torch.device("cpu"))
 Configure = Callable[..., TrainConfig]
@@ -308,7 +314,7 @@ def test_a_gpu_out_of_memory_says_what_to_change(tiny_arguments: list[str], monk
     def fail(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr("facekd.train.train_step", fail)
+    monkeypatch.setattr("facekd.training.train.train_step", fail)
     with pytest.raises(TrainingError, match=r"smaller batch_size_per_rank \(now 0.*Tried to allocate"):
         main(tiny_arguments)
 

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from facekd.config import TrainConfig, parse_config
 from facekd.data.datasets import open_dataset
-from facekd.distill import build_distiller
-from facekd.distill_config import DistillConfig
 from facekd.distillation import DistillationError
-from facekd.distiller import Distiller
 from facekd.distributed import World
 from facekd.margins import MarginError
-from facekd.train import _make_loader
-from facekd.train_step import train_step
-from facekd.training_state import TrainingState, build_state, save_state
+from facekd.training.config import TrainConfig, parse_config
+from facekd.training.distill import build_distiller
+from facekd.training.distill_config import DistillConfig
+from facekd.training.distiller import Distiller
+from facekd.training.state import TrainingState, build_state, save_state
+from facekd.training.train import _make_loader
+from facekd.training.train_step import train_step
 
 ALONE = World(0, 1, torch.device("cpu"))
 HEADS = [

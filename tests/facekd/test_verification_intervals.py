@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from facekd import verification_intervals
 from facekd.verification import VerificationError, equal_error_rate, tar_at_far, wilson_interval
-from facekd.verification_intervals import bootstrap_intervals
+from facekd.verification import bootstrap as verification_intervals
+from facekd.verification.bootstrap import bootstrap_intervals
 
 Comparisons = tuple[np.ndarray, np.ndarray, np.ndarray]  # scores, is_same, subjects (N, 2)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from facekd.config import TrainConfig, parse_config
 from facekd.distributed import World
-from facekd.logbook import read_log
-from facekd.train import train
+from facekd.training.config import TrainConfig, parse_config
+from facekd.training.logbook import read_log
+from facekd.training.train import train
 
 PATH = Path(__file__).with_name("train_losses.json")
 MARGINS = {

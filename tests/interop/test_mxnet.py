@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 import pytest
 
-from facekd.data.decoding import decode_rgb
-from facekd.data.record_pack import open_record_pack
-from facekd.data.record_pack_writer import RecordPackWriter
+from facekd.data.datasets.record_pack import open_record_pack
+from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.data.recordio import Header, RecordReader, RecordWriter, pack, unpack
+from facekd.images.decoding import decode_rgb
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = Path(os.environ.get("FACEKD_MXNET_PYTHON", ROOT / ".venv-mxnet" / "bin" / "python"))

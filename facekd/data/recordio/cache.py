@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facekd.files import atomic_open
+from facekd.utils.files import atomic_open
 
 CACHE_MAGIC = 0x31_6964_6B65_6361_66  # "facekdi1", little-endian
 HEADER_WORDS = 8  # magic, arrays, length, then the stamp: up to 5 words

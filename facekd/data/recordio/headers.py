@@ -19,7 +19,7 @@ from facekd.data.recordio.format import (
     first_label,
     unpack,
 )
-from facekd.progress import track
+from facekd.utils.progress import track
 
 ROWS_PER_BLOCK = 1 << 16
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from facekd.data.recordio.format import RecordError
-from facekd.digit_words import DIGITS_IN_A_WORD, each_byte, numbers_of_words
-from facekd.files import atomic_open
+from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_words
+from facekd.utils.files import atomic_open
 
 TAB, NEWLINE = b"\t\n"
 BYTES_AT_ONCE = 1 << 18  # what is worked on stays in the processor's cache

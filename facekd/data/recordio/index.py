@@ -21,7 +21,7 @@ from facekd.data.recordio.format import (
     RecordError,
 )
 from facekd.data.recordio.idx_file import parse_idx
-from facekd.progress import track
+from facekd.utils.progress import track
 
 WORDS_PER_BLOCK = 1 << 24  # 64 MB of a record file at a time
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from facekd.data.recordio.format import RecordError, frame
 from facekd.data.recordio.idx_file import write_idx
-from facekd.partial_file import FileInUseError, PartialFile
+from facekd.utils.resumable_file import FileInUseError, PartialFile
 
 
 class RecordWriter:

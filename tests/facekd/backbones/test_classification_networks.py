@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from facekd.backbones import BackboneError, build_backbone, count_parameters, fixed_embedding_size
-from facekd.classifier import LinearClassifier
+from facekd.head.classifier import LinearClassifier
 
 # With a linear classifier of 100 classes: 1.23 M, 7.43 M, 0.28 M, 0.86 M, 0.70 M and 2.26 M are published; the digits
 # below are sums over the layers as the papers describe them.

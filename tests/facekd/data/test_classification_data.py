@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from data_prep.synthesize_classification import main as synthesize
-from facekd.data.cifar import CifarDataset, cifar_files
-from facekd.data.class_textures import render_texture
-from facekd.data.crops import cut_and_scale, draw_resized_crops, middle_box
 from facekd.data.datasets import DatasetError, FolderDataset, open_dataset
-from facekd.data.label_map import label_map
-from facekd.data.loader import make_loader
-from facekd.data.sampler import PositionSampler
-from facekd.data.subset import hold_out
-from facekd.data.transforms import Augmentation
+from facekd.data.datasets.cifar_dataset import CifarDataset, cifar_files
+from facekd.data.datasets.identity_map import label_map
+from facekd.data.datasets.subset_dataset import hold_out
+from facekd.data.loading.loader import make_loader
+from facekd.data.loading.sampler import PositionSampler
+from facekd.data.synthetic.class_textures import render_texture
+from facekd.images.augmentation import Augmentation
+from facekd.images.crops import cut_and_scale, draw_resized_crops, middle_box
 
 ALL = np.arange(12)
 

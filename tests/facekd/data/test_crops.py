@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
-from facekd.data.crops import cut_and_scale, draw_resized_crops, middle_box, shift
-from facekd.data.randomness import uniform
-from facekd.data.transforms import Augmentation, AugmentationError, augment
+from facekd.images.augmentation import Augmentation, AugmentationError, augment
+from facekd.images.crops import cut_and_scale, draw_resized_crops, middle_box, shift
+from facekd.utils.randomness import uniform
 
 RNG = np.random.default_rng(0)
 

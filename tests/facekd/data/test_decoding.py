@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from facekd.data.decoding import ImageError, ImageSizeError, decode_into, decode_rgb
+from facekd.images.decoding import ImageError, ImageSizeError, decode_into, decode_rgb
 
 
 def photo_of(size: int = 24, channels: int = 3) -> np.ndarray:

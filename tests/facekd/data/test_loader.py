@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from facekd.data import loader as loader_module
 from facekd.data.datasets import DatasetError, FaceDataset, RecordDataset
-from facekd.data.loader import Batch, LoaderError, make_loader
-from facekd.data.sampler import PositionSampler
-from facekd.data.transforms import Augmentation, augment, flip_mask
+from facekd.data.loading import loader as loader_module
+from facekd.data.loading.loader import Batch, LoaderError, make_loader
+from facekd.data.loading.sampler import PositionSampler
+from facekd.images.augmentation import Augmentation, augment, flip_mask
 
 from .test_datasets import BROKEN
 
@@ -361,8 +361,8 @@ def test_workers_end_with_a_program_that_leaves_its_loop_or_is_killed(insightfac
     program = f"""
 import os, sys
 from facekd.data.datasets import RecordDataset
-from facekd.data.loader import make_loader
-from facekd.data.sampler import PositionSampler
+from facekd.data.loading.loader import make_loader
+from facekd.data.loading.sampler import PositionSampler
 
 if __name__ == "__main__":
     loader = make_loader(RecordDataset({str(insightface_pack())!r}, 32), PositionSampler(12, 0, 6), workers=2,

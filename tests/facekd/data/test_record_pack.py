@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facekd.data.record_pack import RecordPack, open_record_pack
-from facekd.data.record_pack_writer import RecordPackWriter
+from facekd.data.datasets.record_pack import RecordPack, open_record_pack
+from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.data.recordio import Header, RecordError, RecordReader, RecordWriter, pack, unpack
 
 MAGIC = bytes.fromhex("0a23d7ce")

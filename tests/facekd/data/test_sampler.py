@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facekd.data.sampler import PositionSampler, SamplerError
+from facekd.data.loading.sampler import PositionSampler, SamplerError
 
 PINNED_SMALL = [0, 1, 6, 9, 5, 3, 4, 2, 8, 7, 3, 4, 9, 1, 8, 6, 5, 7, 2, 0]
 PINNED_LARGE = [26667847, 39641520, 26904044, 35888889, 1404514]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from facekd.data.transforms import Augmentation, AugmentationError, augment, flip_mask, to_model_input
+from facekd.images.augmentation import Augmentation, AugmentationError, augment, flip_mask, to_model_input
 
 from .conftest import make_photo
 

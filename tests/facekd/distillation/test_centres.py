@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facekd.classifier import HeadConfig, MarginClassifier
 from facekd.distillation import DistillationError, adadistill, adadistill_centres, arcdistill
+from facekd.head.classifier import HeadConfig, MarginClassifier
 from facekd.margins import MarginError, arcface, cosface, no_margin
 
 LABELS = torch.tensor([3, 0, 3, 5, 1, 3])

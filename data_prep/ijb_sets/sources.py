@@ -1,0 +1,204 @@
+"""Where the images of an IJB-style set come from: a folder of people, a record pack, or generated faces.
+
+Each source gives, by the position of an image, an encoded loose crop, the five landmarks in it and a detector score.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+
+from data_prep.photographs.landmark_files import read_landmarks
+from data_prep.sources.image_lists import list_folder
+from facekd.data.datasets.record_pack import open_record_pack
+from facekd.data.synthetic import render_faces
+from facekd.errors import FacekdError
+from facekd.images.alignment import template
+from facekd.images.decoding import JPEG_START, ImageError, decode_rgb
+
+JPEG_QUALITY = 95
+MARGIN = 0.25  # of the side of a face, added on each side of it in a loose crop
+SYNTHETIC = re.compile(r"synthetic:(\d+)x(\d+)")
+
+
+class IjbSourceError(FacekdError):
+    """Images, or their landmarks, of which no IJB-style set can be made."""
+
+
+class LooseCrop(NamedTuple):
+    """One image of the set: JPEG bytes, landmarks (5, 2) in its pixels, the detector's score."""
+
+    jpeg: bytes
+    landmarks: np.ndarray
+    score: float
+
+
+class ImageSource(Protocol):
+    """Images of people by position."""
+
+    labels: np.ndarray
+    names: list[str]
+
+    def read(self, index: int) -> LooseCrop:
+        """The image at `index`; raises `ImageError` for one that cannot be used."""
+        ...
+
+
+class GeneratedImages:
+    """Generated faces, `synthetic:PEOPLExIMAGES`, each turned and shifted in a wider crop as a detector leaves them.
+
+    Args:
+        people, images: how many people, and images of each.
+        size: side of a face in pixels; the crop is half as wide again.
+        seed: of the population and of the crops.
+    """
+
+    def __init__(self, people: int, images: int, size: int, seed: int) -> None:
+        self.labels = np.repeat(np.arange(people), images)
+        self.names = [f"{person:05d}/{image:04d}" for person in range(people) for image in range(images)]
+        self._images, self._size, self._seed = images, size, seed
+
+    def read(self, index: int) -> LooseCrop:
+        """See `ImageSource`. Whether a face is hard to detect depends on its number alone."""
+        person, image = divmod(index, self._images)
+        pixels = render_faces(np.array([person]), np.array([image]), self._size, self._seed)[0]
+        generator = np.random.default_rng([self._seed % 2**63, 0x1A, index])
+        crop, landmarks = loosen(pixels, generator)
+        return LooseCrop(_to_jpeg(crop), landmarks, float(1 - 0.45 * generator.beta(1.5, 6)))
+
+
+class FolderImages:
+    """A folder with one folder of images for each person.
+
+    Args:
+        folder: its path.
+        landmarks: a file of landmarks (see `data_prep.photographs.landmark_files`), or None for images that are
+            aligned already.
+        on_missing: an image without landmarks is an error, or is left out.
+
+    Raises:
+        IjbSourceError: no images, or no landmarks for one.
+    """
+
+    def __init__(self, folder: Path, landmarks: Path | None, on_missing: Literal["fail", "drop"] = "fail") -> None:
+        images = list_folder(folder)
+        self._folder = folder
+        self._landmarks = None if landmarks is None else read_landmarks(landmarks)
+        self.num_dropped = 0
+        if self._landmarks is not None:
+            lacking = [image.name for image in images if image.name not in self._landmarks]
+            if lacking and (on_missing == "fail" or len(lacking) == len(images)):
+                raise IjbSourceError(
+                    f"{landmarks}: has no line for {len(lacking):,} of the {len(images):,} images of {folder}, the "
+                    f"first {lacking[0]}; names are PERSON/IMAGE as in the folder; --on-missing drop leaves them out"
+                )
+            images = [image for image in images if image.name in self._landmarks]
+            self.num_dropped = len(lacking)
+        self.names = [image.name for image in images]
+        self.labels = np.array([image.label for image in images])
+
+    def read(self, index: int) -> LooseCrop:
+        """See `ImageSource`."""
+        path = self._folder / self.names[index]
+        try:
+            content, pixels = _as_jpeg(path.read_bytes())
+        except ImageError as error:
+            raise ImageError(f"{path}: {error}") from error
+        if self._landmarks is None:
+            return LooseCrop(content, _landmarks_of_aligned(pixels, str(path)), 1.0)
+        given = self._landmarks[self.names[index]]
+        return LooseCrop(content, given.landmarks, 1.0 if given.score is None else given.score)
+
+
+class RecordImages:
+    """A pack of aligned faces in RecordIO.
+
+    Args:
+        path: a folder that holds train.rec, or a .rec file.
+
+    Raises:
+        RecordError: no pack there, or a damaged one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._pack = open_record_pack(path)
+        self.labels = self._pack.labels()
+        self.names = [self._pack.describe_image(index) for index in range(self._pack.num_images)]
+
+    def read(self, index: int) -> LooseCrop:
+        """See `ImageSource`."""
+        try:
+            content, pixels = _as_jpeg(self._pack.read_image(index)[0])
+        except ImageError as error:
+            raise ImageError(f"{self.names[index]}: {error}") from error
+        return LooseCrop(content, _landmarks_of_aligned(pixels, self.names[index]), 1.0)
+
+
+def open_source(
+    source: str, landmarks: Path | None, on_missing: Literal["fail", "drop"], size: int, seed: int
+) -> ImageSource:
+    """Open what the user named: `synthetic:PEOPLExIMAGES`, a record pack, or a folder of people.
+
+    Raises:
+        FacekdError: nothing of the kind is there; see the sources.
+    """
+    if generated := SYNTHETIC.fullmatch(source):
+        if landmarks is not None:
+            raise IjbSourceError("--landmarks go with a folder of photos; generated faces bring theirs")
+        return GeneratedImages(int(generated[1]), int(generated[2]), size, seed)
+    path = Path(source)
+    if not path.exists():
+        raise IjbSourceError(f"{path}: no such folder or pack; for generated faces give synthetic:PEOPLExIMAGES")
+    if path.suffix == ".rec" or (path / "train.rec").exists():
+        if landmarks is not None:
+            raise IjbSourceError(f"{path} is a record pack, whose faces are aligned: --landmarks go with a folder")
+        return RecordImages(path)
+    if not path.is_dir():
+        raise IjbSourceError(f"{path}: expected a folder with one folder of images for each person, or a .rec file")
+    return FolderImages(path, landmarks, on_missing)
+
+
+def loosen(face: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Put an aligned face into a wider crop, turned, scaled and shifted a little.
+
+    Args:
+        face: uint8 RGB (S, S, 3), aligned to the five-point template.
+        generator: of the draws.
+
+    Returns:
+        uint8 RGB (1.5 S, 1.5 S, 3), and the landmarks (5, 2) in it.
+    """
+    size = len(face)
+    side = round(size * (1 + 2 * MARGIN))
+    turn = np.deg2rad(np.clip(generator.normal(0, 8), -25, 25))
+    scale = generator.uniform(0.9, 1.15)
+    rotation = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    centre = side / 2 + generator.uniform(-0.05, 0.05, 2) * size
+    shift = centre - rotation @ np.full(2, size / 2)
+    matrix = np.column_stack([rotation, shift])
+    crop = cv2.warpAffine(face, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(crop, np.uint8), template(size) @ rotation.T + shift
+
+
+def _landmarks_of_aligned(pixels: np.ndarray, where: str) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    if height != width:
+        raise ImageError(
+            f"{where}: is {width}x{height} pixels, so it is not an aligned face; give --landmarks, or align the images"
+        )
+    return template(width)
+
+
+def _as_jpeg(content: bytes) -> tuple[bytes, np.ndarray]:
+    """A JPEG's own bytes, or another image as JPEG; and its pixels, which shows that it decodes."""
+    pixels = decode_rgb(content)
+    return (content if content.startswith(JPEG_START) else _to_jpeg(pixels)), pixels
+
+
+def _to_jpeg(pixels: np.ndarray) -> bytes:
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    return cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()

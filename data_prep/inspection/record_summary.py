@@ -1,0 +1,175 @@
+"""What a RecordIO data set is, in numbers, and what is odd about it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from facekd.data.datasets.record_pack import RecordPack
+from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, RecordError, unpack
+from facekd.data.recordio.headers import RecordHeaders
+from facekd.images.decoding import ImageError, decode_rgb
+from facekd.utils.progress import track
+
+FORMAT_BY_START = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WebP", b"BM": "BMP"}
+NUM_SAMPLED = 512
+
+
+def summarize(pack: RecordPack, check_all: bool = False) -> dict[str, Any]:
+    """Describe a pack in plain types, ready for JSON.
+
+    Args:
+        pack: opened with `on_bad_record="skip"`, so that a damaged pack can be described too.
+        check_all: decode every image and look for duplicates, instead of decoding a sample.
+
+    Returns:
+        Keys `rec`, `bytes`, `layout`, `num_records`, `num_images`, `num_identity_records`, `num_classes`,
+        `images_per_identity`, `image_bytes`, `labels`, `label_form`, `decoded` (how many images were decoded),
+        `unusable`, `formats`, `image_sizes`, `grayscale`, `duplicates` (None unless `check_all`), `index`, `property`,
+        `oddities`.
+    """
+    headers = pack.headers()
+    labels = pack.labels_from(headers)
+    oddities = list(pack.oddities)
+    usable = labels[labels >= 0]
+    counts = np.bincount(usable) if len(usable) else np.zeros(0, dtype=np.int64)
+    counts_present = counts[counts > 0]
+    num_classes = pack.num_classes
+    oddities += _label_oddities(counts, num_classes)
+    oddities += _identity_oddities(pack, labels)
+    images = _look_at_images(pack, check_all)
+    oddities += images.pop("oddities")
+    index = pack.reader.index
+    return {
+        "rec": str(pack.reader.rec_path),
+        "bytes": pack.reader.rec_path.stat().st_size,
+        "layout": pack.layout,
+        "num_records": len(pack.reader),
+        "num_images": pack.num_images,
+        "num_identity_records": len(pack.identity_keys),
+        "num_classes": num_classes,
+        "num_identities_with_images": len(counts_present),
+        "images_per_identity": _spread(counts_present),
+        "image_bytes": _spread(headers.image_sizes[headers.is_readable & ~headers.is_empty]),
+        "labels": [int(usable.min()), int(usable.max())] if len(usable) else None,
+        "label_form": _label_form(headers),
+        **images,
+        "index": str(index.source) if index.source is not None else None,
+        "property": pack.property,
+        "oddities": oddities,
+    }
+
+
+def _spread(values: np.ndarray) -> dict[str, float] | None:
+    if len(values) == 0:
+        return None
+    return {"min": int(values.min()), "median": float(np.median(values)), "max": int(values.max())}
+
+
+def _label_form(headers: RecordHeaders) -> str:
+    lengths = Counter(headers.num_labels[headers.is_readable].tolist())
+    forms = ["scalar" if length == 0 else f"array of {length}" for length, _ in lengths.most_common()]
+    return ", ".join(forms)
+
+
+def _label_oddities(counts: np.ndarray, num_classes: int) -> list[str]:
+    found = []
+    if len(counts) > num_classes:
+        num_over = int(counts[num_classes:].sum())
+        found.append(
+            f"{num_over:,} images have labels of {num_classes:,} or more (up to {len(counts) - 1:,}), out of range for "
+            f"{num_classes:,} classes"
+        )
+    num_unused = num_classes - int((counts[:num_classes] > 0).sum())
+    if num_unused > 0:
+        found.append(f"{num_unused:,} of {num_classes:,} classes have no image")
+    num_single = int((counts == 1).sum())
+    if num_single:
+        found.append(f"{num_single:,} identities have a single image")
+    return found
+
+
+def _identity_oddities(pack: RecordPack, labels: np.ndarray) -> list[str]:
+    """Whether InsightFace's identity records, which give a range of keys each, agree with the labels of the images."""
+    if len(pack.identity_keys) == 0 or pack.num_images >= EXACT_FLOAT32_INTEGERS:
+        return []  # float32 cannot hold the ranges of so many images
+    by_key = np.full(int(pack.image_keys.max()) + 2, -1, dtype=np.int64)
+    by_key[pack.image_keys] = labels
+    wrong: list[int] = []
+    unreadable = num_covered = 0
+    for key in track(pack.identity_keys.tolist(), "reading identity records"):
+        try:
+            header, image_bytes = unpack(pack.reader.read_view(key))
+        except RecordError:
+            unreadable += 1
+            continue
+        bounds = np.atleast_1d(header.label)
+        if image_bytes or len(bounds) < 2 or not np.isfinite(bounds).all():
+            wrong.append(key)
+            continue
+        inside = by_key[max(int(bounds[0]), 0) : max(int(bounds[1]), 0)]
+        num_covered += len(inside)
+        is_one_identity = len(inside) == 0 or (inside == inside[0]).all()
+        if not is_one_identity:
+            wrong.append(key)
+    found = []
+    if unreadable:
+        found.append(f"{unreadable:,} identity records cannot be read")
+    if wrong:
+        found.append(f"{len(wrong):,} identity records do not fit the labels of their images, first: record {wrong[0]}")
+    elif not unreadable and num_covered != pack.num_images:
+        found.append(f"the identity records cover {num_covered:,} of {pack.num_images:,} images")
+    return found
+
+
+def _look_at_images(pack: RecordPack, check_all: bool) -> dict[str, Any]:
+    """Decode a sample of the images, or all, and count what they are."""
+    num_looked_at = pack.num_images if check_all else min(pack.num_images, NUM_SAMPLED)
+    sample = np.unique(np.linspace(0, pack.num_images - 1, num_looked_at).astype(np.int64))
+    formats: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    unusable: list[str] = []
+    num_grayscale = 0
+    label_of_content: dict[bytes, int] = {}
+    num_duplicates = num_disputed = 0
+    for image in track(sample.tolist(), "decoding images"):
+        try:
+            content, label = pack.read_image(image)
+            pixels = decode_rgb(content)
+        except RecordError as error:
+            unusable.append(str(error))
+            continue
+        except ImageError as error:
+            unusable.append(f"{pack.describe_image(image)}: {error}")
+            continue
+        formats[next((name for start, name in FORMAT_BY_START.items() if content.startswith(start)), "other")] += 1
+        sizes[f"{pixels.shape[1]}x{pixels.shape[0]}"] += 1
+        num_grayscale += bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
+        if check_all:
+            first = label_of_content.setdefault(hashlib.blake2b(content, digest_size=16).digest(), label)
+            is_new = len(label_of_content) == sum(formats.values()) - num_duplicates
+            num_duplicates += not is_new
+            num_disputed += first != label
+    oddities = []
+    if unusable:
+        oddities.append(f"{len(unusable):,} of {len(sample):,} images looked at are unusable, first: {unusable[0]}")
+    if len(sizes) > 1:
+        oddities.append("images have different sizes")
+    if len(formats) > 1:
+        oddities.append("images have different formats")
+    if num_duplicates:
+        oddities.append(
+            f"{num_duplicates:,} images are exact copies of others, {num_disputed:,} of them under another label"
+        )
+    return {
+        "decoded": len(sample),
+        "unusable": len(unusable),
+        "formats": dict(formats.most_common()),
+        "image_sizes": dict(sizes.most_common()),
+        "grayscale": num_grayscale,
+        "duplicates": num_duplicates if check_all else None,
+        "oddities": oddities,
+    }

@@ -1,0 +1,49 @@
+"""Which files of a conversion are finished, so that a stopped one goes on with the next."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from data_prep.jobs.resuming import file_stamp
+from facekd.utils.files import write_json
+
+LOG_NAME = ".convert_progress.json"
+
+
+class ConversionLog:
+    """`.convert_progress.json` in the output folder, from the first finished file to the end of the conversion.
+
+    Args:
+        folder: the output folder.
+        job: all that decides what is written, for JSON; a log of another job is of no use and is replaced.
+    """
+
+    def __init__(self, folder: Path, job: dict[str, Any]) -> None:
+        self.path = folder / LOG_NAME
+        self._job = json.loads(json.dumps(job))
+        self._finished: dict[str, dict[str, Any]] = self._load()
+
+    def counts(self, file: Path) -> tuple[int, int] | None:
+        """Images in a file that an earlier run has finished, and images passed over; None where it has not."""
+        entry = self._finished.get(file.name)
+        if entry is None or entry["stamp"] != file_stamp(file) or not entry["stamp"]:
+            return None
+        return entry["images"], entry["skipped"]
+
+    def add(self, file: Path, images: int, skipped: int) -> None:
+        """Note that a file is in place."""
+        self._finished[file.name] = {"stamp": file_stamp(file), "images": images, "skipped": skipped}
+        write_json(self.path, {"job": self._job, "finished": self._finished})
+
+    def remove(self) -> None:
+        """The conversion is done."""
+        self.path.unlink(missing_ok=True)
+
+    def _load(self) -> dict[str, dict[str, Any]]:
+        try:
+            log = json.loads(self.path.read_text())
+            return dict(log["finished"]) if log["job"] == self._job else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}

@@ -1,0 +1,81 @@
+"""AgeDB's protocol as its authors hand it out: `04_FINAL_protocol_30_years.mat`, pairs thirty years apart in ten folds.
+
+The file is not public and facekd has not seen it: its structure is what two independent programs read from it,
+InsightFace's `src/data/agedb2pack.py` (deepinsight/insightface) and a converter to LFW's `pairs.txt`. Fields are taken
+by their place, for neither says their names; whatever does not fit that structure is refused.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from data_prep.pairs.published_lists import PairList, PairListError
+
+STRUCTURE = (
+    "expected `splits`, a cell of folds, each a struct of a 2 x N cell of faces (a struct of name and age) and N "
+    "labels, 1 for one person and -1 for two"
+)
+
+
+def read_agedb_protocol(path: Path) -> PairList:
+    """The pairs of a protocol of AgeDB.
+
+    Args:
+        path: the `.mat` file; names in it are those of the images without suffix, and begin with who is on them.
+
+    Raises:
+        PairListError: no `.mat` file of that structure, or labels that the names contradict.
+    """
+    from scipy.io import loadmat  # here: no other list needs it
+
+    content = io.BytesIO(path.read_bytes())
+    try:
+        splits = loadmat(content)["splits"]
+    except KeyError:
+        raise PairListError(f"{path}: is no protocol of AgeDB: {STRUCTURE}") from None
+    except NotImplementedError:
+        raise PairListError(f"{path}: is a .mat file of version 7.3; save it as -v7 in Matlab or Octave") from None
+    except Exception as error:  # a damaged one fails inside the reader in any way at all
+        raise PairListError(f"{path}: is no whole .mat file: {error}") from error
+    names: list[tuple[str, str]] = []
+    is_same: list[bool] = []
+    fold_of: list[int] = []
+    for fold, cell in enumerate(splits.ravel()):
+        try:
+            faces, labels = _only(cell)[0], np.asarray(_only(cell)[1], dtype=np.float64).ravel()
+            if faces.ndim != 2 or faces.shape != (2, len(labels)) or not np.isin(labels, (-1, 1)).all():
+                raise ValueError(f"faces of shape {faces.shape} and {len(labels)} labels")
+            found = [(_name(faces[0, pair]), _name(faces[1, pair])) for pair in range(len(labels))]
+        except (IndexError, TypeError, ValueError, AttributeError) as error:
+            raise PairListError(f"{path}: fold {fold + 1} is no fold of AgeDB ({error}): {STRUCTURE}") from error
+        names += found
+        is_same += (labels == 1).tolist()
+        fold_of += [fold] * len(found)
+    if not names:
+        raise PairListError(f"{path}: holds no pairs: {STRUCTURE}")
+    subjects = [(first.partition("_")[0], second.partition("_")[0]) for first, second in names]
+    wrong = [i for i, (who, same) in enumerate(zip(subjects, is_same, strict=True)) if (who[0] == who[1]) != same]
+    if wrong:
+        first = wrong[0]
+        raise PairListError(
+            f"{path}: {len(wrong):,} of {len(names):,} labels contradict the names, first that of {names[first][0]} "
+            f"and {names[first][1]}, which is {1 if is_same[first] else -1}; the file is damaged, or of another kind"
+        )
+    return PairList(names, np.array(is_same), np.array(fold_of), "agedb", subjects)
+
+
+def _only(cell: np.ndarray) -> np.void:
+    """The struct in a 1 x 1 struct array."""
+    if cell.size != 1 or cell.dtype.names is None or len(cell.dtype.names) < 2:
+        raise ValueError(f"an array of shape {cell.shape} in place of a struct")
+    return cell.ravel()[0]
+
+
+def _name(face: np.ndarray) -> str:
+    name = _only(face)[0].ravel()
+    if len(name) != 1 or not str(name[0]):
+        raise ValueError("a face without a name")
+    return str(name[0])

@@ -1,0 +1,219 @@
+"""Lists of verification pairs as data sets publish them: LFW, CFP, CALFW / CPLFW, and lists of two names and a label.
+
+Names of images are relative to the folder of the data set and come without suffix where the list gives none.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from data_prep.sources.image_lists import AGEDB_NAME
+from facekd.errors import FacekdError
+
+LFW_NAME = re.compile(r"(?P<who>.+)_\d+")
+LAYOUTS = ("lfw", "cfp-fp", "cfp-ff", "two-lines", "names", "agedb")
+EXPECTED = (
+    "expected LFW's pairs.txt (`name n1 n2`, `name1 n1 name2 n2`), lines of `image image label`, CALFW's and CPLFW's "
+    "(`image label`, two lines a pair), the Protocol folder of CFP, or AgeDB's .mat"
+)
+
+
+class PairListError(FacekdError):
+    """A list of pairs that does not say which images to compare."""
+
+
+@dataclass(frozen=True)
+class PairList:
+    """N pairs as listed.
+
+    Attributes:
+        names: N times the names of two images.
+        is_same: bool (N,).
+        fold_of: int64 (N,), or None where the list knows no folds.
+        layout: one of `LAYOUTS`.
+        subjects: N times who is on the two images, where the list itself says so.
+    """
+
+    names: list[tuple[str, str]]
+    is_same: np.ndarray
+    fold_of: np.ndarray | None
+    layout: str
+    subjects: list[tuple[str, str]] | None = None
+
+
+def read_pair_list(path: Path, layout: str | None = None) -> PairList:
+    """Read a list of pairs.
+
+    Args:
+        path: the file; or for CFP the folder `Protocol` (with `Split` and `Pair_list_*.txt`), for AgeDB the `.mat`.
+        layout: which kind it is; found out where None.
+
+    Raises:
+        PairListError: a line, or the whole, is of no known kind.
+        OSError: it cannot be read.
+    """
+    if path.is_dir() or (layout or "").startswith("cfp"):
+        return _read_cfp(path, layout or "cfp-fp")
+    if layout == "agedb" or (layout is None and path.suffix.lower() == ".mat"):
+        from data_prep.pairs.agedb import read_agedb_protocol  # here: it builds on this module
+
+        return read_agedb_protocol(path)
+    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    rows = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
+    rows = [(number, line) for number, line in rows if line and not line.startswith("#")]
+    if not rows:
+        raise PairListError(f"{path} lists no pairs; {EXPECTED}")
+    layout = layout or _detect(path, rows)
+    reader = {"lfw": _read_lfw, "two-lines": _read_two_lines, "names": _read_names}[layout]
+    return reader(path, rows)
+
+
+Rows = list[tuple[int, str]]
+
+
+def _detect(path: Path, rows: Rows) -> str:
+    columns = _split(rows[0][1])
+    if all(_is_count(column) for column in columns) and len(columns) <= 2:
+        return "lfw"
+    if len(columns) == 2 and _is_count(columns[1]):
+        return "two-lines"
+    if len(columns) == 3 and _is_count(columns[1]):
+        return "lfw"
+    if len(columns) == 3 and columns[2] in ("0", "1", "-1"):
+        return "names"
+    if len(columns) == 4:
+        return "lfw"
+    raise PairListError(f"{path}, line {rows[0][0]}: {rows[0][1][:80]!r} is of no known kind; {EXPECTED}")
+
+
+def _read_lfw(path: Path, rows: Rows) -> PairList:
+    """`pairs.txt`: folds and pairs of a kind a fold in the first line; then genuine and impostor pairs by turns."""
+    head = _split(rows[0][1])
+    folds: tuple[int, int] | None = None
+    if len(head) <= 2 and all(_is_count(value) for value in head):
+        folds = (1, int(head[0])) if len(head) == 1 else (int(head[0]), int(head[1]))
+        rows = rows[1:]
+    names, is_same = [], []
+    for number, line in rows:
+        columns = _split(line)
+        if len(columns) == 3 and _is_count(columns[1]) and _is_count(columns[2]):
+            names.append((_lfw_name(columns[0], columns[1]), _lfw_name(columns[0], columns[2])))
+        elif len(columns) == 4 and _is_count(columns[1]) and _is_count(columns[3]):
+            names.append((_lfw_name(columns[0], columns[1]), _lfw_name(columns[2], columns[3])))
+        else:
+            raise PairListError(f"{path}, line {number}: {line[:80]!r}; expected `name n1 n2` or `name1 n1 name2 n2`")
+        is_same.append(len(columns) == 3)
+    if folds is None:
+        return PairList(names, np.array(is_same), None, "lfw")
+    num_folds, per_kind = folds
+    expected = np.tile(np.repeat([True, False], per_kind), num_folds)
+    if len(names) != len(expected):
+        raise PairListError(
+            f"{path}: its first line announces {num_folds} folds of {per_kind} genuine and {per_kind} impostor pairs, "
+            f"so {len(expected):,} in all, and it lists {len(names):,}; the file is cut short, or its first line wrong"
+        )
+    if not np.array_equal(is_same, expected):
+        first = int(np.argmax(np.array(is_same) != expected))
+        raise PairListError(
+            f"{path}, line {rows[first][0]}: should be {'a genuine' if expected[first] else 'an impostor'} pair, for "
+            f"folds have {per_kind} genuine and then {per_kind} impostor pairs"
+        )
+    return PairList(names, expected, np.repeat(np.arange(num_folds), 2 * per_kind), "lfw")
+
+
+def _lfw_name(person: str, number: str) -> str:
+    return f"{person}/{person}_{int(number):04d}"
+
+
+def _read_two_lines(path: Path, rows: Rows) -> PairList:
+    """CALFW and CPLFW: `image label` twice a pair, label 0 for impostors, else the fold from 1 (or always 1)."""
+    if len(rows) % 2:
+        raise PairListError(f"{path} has {len(rows):,} lines, an odd number; a pair is two lines of `image label`")
+    names, labels = [], []
+    for (number, line), (_, second_line) in zip(rows[::2], rows[1::2], strict=True):
+        first, second = _split(line), _split(second_line)
+        if len(first) != 2 or len(second) != 2 or not _is_count(first[1]) or first[1] != second[1]:
+            raise PairListError(
+                f"{path}, line {number}: {line[:60]!r} and {second_line[:60]!r} should be `image label` of one pair, "
+                "with one label"
+            )
+        names.append((first[0], second[0]))
+        labels.append(int(first[1]))
+    return PairList(names, np.array(labels) > 0, None, "two-lines")
+
+
+def _read_names(path: Path, rows: Rows) -> PairList:
+    """`image image label`, parted by tabs, commas or spaces; label 1 for one person, 0 or -1 for two."""
+    names, is_same = [], []
+    for number, line in rows:
+        columns = _split(line)
+        if len(columns) != 3 or columns[2] not in ("0", "1", "-1"):
+            raise PairListError(f"{path}, line {number}: {line[:80]!r}; expected `image image label`, label 1 or 0")
+        names.append((columns[0], columns[1]))
+        is_same.append(columns[2] == "1")
+    return PairList(names, np.array(is_same), None, "names")
+
+
+def _read_cfp(path: Path, layout: str) -> PairList:
+    """CFP's `Protocol`: `Split/FP/01..10/{same,diff}.txt`, lines `i,j` into `Pair_list_F.txt` and `Pair_list_P.txt`."""
+    if not (path / "Split").is_dir():
+        raise PairListError(f"{path}: has no folder Split; expected the folder Protocol of CFP")
+    kind = layout.removeprefix("cfp-").upper()
+    first, second = (_read_cfp_images(path / f"Pair_list_{view}.txt") for view in kind)
+    folds = sorted(folder for folder in (path / "Split" / kind).iterdir() if folder.is_dir())
+    names, is_same, fold_of = [], [], []
+    for fold, folder in enumerate(folds):
+        for file, same in (("same.txt", True), ("diff.txt", False)):
+            for number, line in enumerate((folder / file).read_text().split(), start=1):
+                try:
+                    i, j = (int(value) for value in line.split(","))
+                    names.append((first[i], second[j]))
+                except (ValueError, KeyError):
+                    raise PairListError(
+                        f"{folder / file}, line {number}: {line!r}; expected `i,j`, numbers of the lists of images"
+                    ) from None
+                is_same.append(same)
+                fold_of.append(fold)
+    if not names:
+        raise PairListError(f"{path / 'Split' / kind}: holds no folds with same.txt and diff.txt")
+    return PairList(names, np.array(is_same), np.array(fold_of), layout)
+
+
+def _read_cfp_images(path: Path) -> dict[int, str]:
+    images = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        columns = line.split()
+        if not columns:
+            continue
+        if len(columns) != 2 or not _is_count(columns[0]):
+            raise PairListError(f"{path}, line {number}: {line!r}; expected a number and the path of an image")
+        parts = PurePosixPath(columns[1]).parts
+        images[int(columns[0])] = "/".join(parts[-3:])  # PERSON/frontal/01.jpg
+    return images
+
+
+def subject_of(name: str) -> str | None:
+    """Who an image shows, by its name: the first folder, or what LFW's and AgeDB's file names say; else None."""
+    path = PurePosixPath(name)
+    if len(path.parts) > 1:
+        return path.parts[0]
+    for pattern in (AGEDB_NAME, LFW_NAME):
+        found = pattern.fullmatch(path.stem)
+        if found:
+            return found["who"]
+    return None
+
+
+def _split(line: str) -> list[str]:
+    for separator in ("\t", ","):
+        if separator in line:
+            return [column.strip() for column in line.split(separator)]
+    return line.split()
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit()

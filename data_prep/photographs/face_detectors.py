@@ -1,0 +1,241 @@
+"""Face detectors that users bring as ONNX files: SCRFD, run by onnxruntime, and YuNet, run by OpenCV.
+
+No detector is part of the project. Which of the two kinds a file is shows in its outputs. Coordinates are pixels of
+the image given, whatever size the network saw it at.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from facekd.errors import FacekdError
+from facekd.images.alignment import NUM_LANDMARKS
+
+STRIDES = (8, 16, 32)
+SMALLEST_INPUT = 64
+# What the networks were published with (deepinsight/insightface scrfd.py, opencv_zoo yunet.py).
+SCRFD_MEAN, SCRFD_STD, SCRFD_OVERLAP = 127.5, 128.0, 0.4
+YUNET_OVERLAP, YUNET_CANDIDATES = 0.3, 5000
+YUNET_OUTPUTS = frozenset(f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in STRIDES)
+
+
+class DetectorError(FacekdError):
+    """A file that is no face detector facekd can run, or one that fails on an image."""
+
+
+@dataclass(frozen=True)
+class Faces:
+    """F faces found in an image, by falling score.
+
+    Attributes:
+        boxes: float64 (F, 4), left, top, right, bottom.
+        landmarks: float64 (F, 5, 2), in the order of `facekd.images.alignment`.
+        scores: float64 (F,), 0..1.
+    """
+
+    boxes: np.ndarray
+    landmarks: np.ndarray
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+class FaceDetector(Protocol):
+    """What finds faces. May be called from several threads at once.
+
+    Attributes:
+        kind: `"scrfd"` or `"yunet"`.
+    """
+
+    kind: str
+
+    def detect(self, image: np.ndarray, least_score: float, input_size: int) -> Faces:
+        """Faces in an image.
+
+        Args:
+            image: uint8 RGB (H, W, 3).
+            least_score: faces below are left out.
+            input_size: the longer side of the image is scaled to this many pixels for the network.
+        """
+        ...
+
+
+def open_detector(path: Path) -> FaceDetector:
+    """Open a detector by what the file holds.
+
+    Raises:
+        DetectorError: no such file, no ONNX, or a network of another kind.
+    """
+    import onnxruntime
+
+    if not path.is_file():
+        raise DetectorError(f"{path}: no such file; expected a face detector in ONNX, SCRFD with landmarks or YuNet")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1  # images are the parallelism
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no narrower base
+        raise DetectorError(f"{path}: onnxruntime cannot open it, is the file whole? {error}") from error
+    names = [output.name for output in session.get_outputs()]
+    if frozenset(names) >= YUNET_OUTPUTS:
+        return YunetDetector(path)
+    if sorted(_last_sizes(session)) == [1] * 3 + [4] * 3 + [2 * NUM_LANDMARKS] * 3:
+        return ScrfdDetector(path, session)
+    advice = ""
+    if sorted(_last_sizes(session)) == [1] * 3 + [4] * 3:
+        advice = ": an SCRFD without landmarks, and faces are aligned by landmarks; take the one called ..._bnkps"
+    raise DetectorError(
+        f"{path}: is neither SCRFD with five landmarks (9 outputs of 1, 4 and 10 values) nor YuNet (cls_8 ... kps_32); "
+        f"its outputs are {', '.join(names[:12])}{advice}"
+    )
+
+
+class ScrfdDetector:
+    """SCRFD with landmarks ("Sample and Computation Redistribution for Efficient Face Detection", 2021).
+
+    Three strides, two anchors a cell; boxes and landmarks are distances from the anchor in units of the stride. The
+    image goes into the upper left corner of a black square.
+    """
+
+    kind = "scrfd"
+
+    def __init__(self, path: Path, session: Any) -> None:
+        self.path = path
+        self._session = session
+        image = session.get_inputs()[0]
+        self._input_name: str = image.name
+        fixed = image.shape[2:] if len(image.shape) == 4 else []
+        self._fixed_size: int | None = None
+        if all(isinstance(side, int) and side > 0 for side in fixed) and fixed:
+            if fixed[0] != fixed[1] or fixed[0] % STRIDES[-1]:
+                raise DetectorError(
+                    f"{path}: takes images of {fixed[1]}x{fixed[0]}; expected a square, or any size, in steps of 32"
+                )
+            self._fixed_size = int(fixed[0])
+
+    def detect(self, image: np.ndarray, least_score: float, input_size: int) -> Faces:
+        """See `FaceDetector.detect`; a network of fixed size takes no other."""
+        side = self._fixed_size or max(-(-input_size // STRIDES[-1]) * STRIDES[-1], SMALLEST_INPUT)
+        scale = side / max(image.shape[:2])
+        scaled = _scale(image, scale)
+        canvas = np.zeros((side, side, 3), dtype=np.uint8)
+        canvas[: scaled.shape[0], : scaled.shape[1]] = scaled
+        blob = ((canvas.astype(np.float32) - SCRFD_MEAN) / SCRFD_STD).transpose(2, 0, 1)[None]
+        try:
+            outputs = self._session.run(None, {self._input_name: np.ascontiguousarray(blob)})
+        except Exception as error:
+            raise DetectorError(f"{self.path}: fails on an image of {side}x{side} pixels: {error}") from error
+        scores, boxes, landmarks = self._decode([np.asarray(output) for output in outputs], side)
+        kept = scores >= least_score
+        boxes, landmarks, scores = boxes[kept], landmarks[kept], scores[kept]
+        best = without_overlaps(boxes, scores, SCRFD_OVERLAP)
+        stretch = np.array([image.shape[1] / scaled.shape[1], image.shape[0] / scaled.shape[0]])
+        return Faces(boxes[best] * np.tile(stretch, 2), landmarks[best] * stretch, scores[best])
+
+    def _decode(self, outputs: list[np.ndarray], side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores (A,), boxes (A, 4) and landmarks (A, 5, 2) of all anchors, in pixels of the canvas."""
+        by_size = {size: [o.reshape(-1, size) for o in outputs if o.shape[-1] == size] for size in (1, 4, 10)}
+        columns: list[list[np.ndarray]] = [[], [], []]
+        # The finest stride has the most anchors; their order among the outputs differs from file to file.
+        finest_first = [sorted(group, key=len, reverse=True) for group in by_size.values()]
+        for stride, *values in zip(STRIDES, *finest_first, strict=True):
+            cells = side // stride
+            num_anchors = len(values[0]) // (cells * cells)
+            if num_anchors < 1 or any(len(value) != cells * cells * num_anchors for value in values):
+                raise DetectorError(
+                    f"{self.path}: returns {len(values[0]):,} scores at stride {stride} for {side}x{side} pixels, "
+                    "which is no whole number of anchors a cell: not an SCRFD"
+                )
+            y, x = np.mgrid[:cells, :cells].reshape(2, -1).repeat(num_anchors, axis=1) * float(stride)
+            centres = np.stack([x, y], axis=-1)
+            score, box, points = (value.astype(np.float64) for value in values)
+            columns[0].append(score[:, 0])
+            columns[1].append(np.concatenate([centres - box[:, :2] * stride, centres + box[:, 2:] * stride], axis=1))
+            columns[2].append(centres[:, None] + points.reshape(-1, NUM_LANDMARKS, 2) * stride)
+        scores, boxes, landmarks = (np.concatenate(column) for column in columns)
+        return scores, boxes, landmarks
+
+
+class YunetDetector:
+    """YuNet ("YuNet: A Tiny Millisecond-level Face Detector", 2023) through OpenCV's `FaceDetectorYN`."""
+
+    kind = "yunet"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._of_thread = threading.local()  # an instance is not made for several threads
+        self._open()
+
+    def detect(self, image: np.ndarray, least_score: float, input_size: int) -> Faces:
+        """See `FaceDetector.detect`."""
+        detector = getattr(self._of_thread, "detector", None)
+        if detector is None:
+            detector = self._of_thread.detector = self._open()
+        scaled = _scale(image, max(input_size, SMALLEST_INPUT) / max(image.shape[:2]))
+        height, width = scaled.shape[:2]
+        detector.setInputSize((width, height))
+        detector.setScoreThreshold(least_score)
+        try:
+            rows = detector.detect(np.ascontiguousarray(scaled[..., ::-1]))[1]
+        except cv2.error as error:
+            raise DetectorError(f"{self.path}: OpenCV fails on an image of {width}x{height}: {error.err}") from error
+        rows = np.zeros((0, 15)) if rows is None else rows.astype(np.float64)
+        rows = rows[np.argsort(-rows[:, 14], kind="stable")]
+        stretch = np.array([image.shape[1] / width, image.shape[0] / height])
+        corners = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
+        # Its first eye and mouth corner are the right ones of the person: the left ones in the image.
+        landmarks = rows[:, 4:14].reshape(-1, NUM_LANDMARKS, 2)
+        return Faces(corners * np.tile(stretch, 2), landmarks * stretch, rows[:, 14])
+
+    def _open(self) -> Any:
+        try:
+            return cv2.FaceDetectorYN.create(str(self.path), "", (320, 320), 0.5, YUNET_OVERLAP, YUNET_CANDIDATES)
+        except cv2.error as error:
+            raise DetectorError(
+                f"{self.path}: OpenCV {cv2.__version__} cannot open this YuNet: {error.err}. It wants one exported for "
+                "a fixed size (it runs at any size all the same), not a `dynamic` one"
+            ) from error
+
+
+def without_overlaps(boxes: np.ndarray, scores: np.ndarray, most_overlap: float) -> np.ndarray:
+    """Non-maximum suppression: numbers of the boxes to keep, by falling score.
+
+    Args:
+        boxes: (F, 4), left, top, right, bottom.
+        scores: (F,).
+        most_overlap: a box whose intersection over union with a better one exceeds this goes.
+    """
+    order = np.argsort(-scores, kind="stable")
+    areas = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1)
+    kept: list[int] = []
+    while len(order):
+        best, rest = order[0], order[1:]
+        kept.append(int(best))
+        corner = np.maximum(boxes[best, :2], boxes[rest, :2])
+        sides = np.clip(np.minimum(boxes[best, 2:], boxes[rest, 2:]) - corner, 0, None)
+        common = sides[:, 0] * sides[:, 1]
+        union = np.maximum(areas[best] + areas[rest] - common, np.finfo(float).tiny)
+        order = rest[common / union <= most_overlap]
+    return np.array(kept, dtype=np.int64)
+
+
+def _scale(image: np.ndarray, scale: float) -> np.ndarray:
+    height, width = image.shape[:2]
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    if size == (width, height):
+        return image
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+
+
+def _last_sizes(session: Any) -> list[int]:
+    """Last dimension of each output, 0 where it is not fixed."""
+    shapes = [output.shape for output in session.get_outputs()]
+    return [shape[-1] if shape and isinstance(shape[-1], int) else 0 for shape in shapes]

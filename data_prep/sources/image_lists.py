@@ -1,0 +1,189 @@
+"""Which image files make up a data set: from a folder of identities, or from an `.lst` file of either kind."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from facekd.errors import FacekdError
+from facekd.utils.files import is_folder
+
+AGEDB_NAME = re.compile(r"\d+_(?P<who>.+)_(?P<age>\d+)_(?P<sex>[mfMF])")
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+
+class ListError(FacekdError):
+    """A list or folder of images that does not say which image shows whom."""
+
+
+class ListedImage(NamedTuple):
+    """One image of a data set: its name below `root`, in `/` notation, its label, and im2rec's index if listed."""
+
+    name: str
+    label: int
+    key: int | None = None
+
+
+LST_COLUMNS = {"insightface": "aligned path label", "im2rec": "index label path"}
+
+
+def list_folder(root: Path) -> list[ListedImage]:
+    """Images of a folder with one subfolder for each identity; labels by the sorted order of the subfolders.
+
+    AgeDB comes without subfolders, and says in its file names who is on the image, how old, and of which sex:
+    `0_MariaCallas_35_f.jpg`. A folder of such names alone is taken for that; labels are by the sorted order of people.
+
+    Links are followed, to folders and to images; one that leads nowhere, or round in a loop, is no folder.
+
+    Raises:
+        ListError: there are no subfolders with images, or two of them are one folder.
+    """
+    with os.scandir(root) as entries:
+        folders = sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
+    images: list[ListedImage] = []
+    seen: dict[tuple[int, int], str] = {}
+    for folder in folders:
+        files = sorted(_image_files(root / folder))
+        if not files:
+            continue  # a folder without images is no identity
+        status = (root / folder).stat()
+        other = seen.setdefault((status.st_dev, status.st_ino), folder)
+        if other != folder:
+            raise ListError(
+                f"{root / folder} and {root / other} are one folder, by a link, and would be two identities with the "
+                "same images; remove the link"
+            )
+        images += [ListedImage(f"{folder}/{file}", len(seen) - 1) for file in files]
+    if not images:
+        images = _list_agedb(root)
+    if not images:
+        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise ListError(
+            f"{root} should hold one subfolder of images ({suffixes}) for each identity, or images named as AgeDB's "
+            "(number_name_age_sex)"
+        )
+    return images
+
+
+def _list_agedb(root: Path) -> list[ListedImage]:
+    """Images of a folder in which each file bears a name of AgeDB's; none where one does not."""
+    files = sorted(_image_files(root))
+    names = [AGEDB_NAME.fullmatch(os.path.splitext(file)[0]) for file in files]  # noqa: PTH122
+    people = [name["who"] for name in names if name is not None]
+    if len(people) < len(files):
+        return []
+    label_of = {person: label for label, person in enumerate(sorted(set(people)))}
+    listed = [ListedImage(file, label_of[person]) for file, person in zip(files, people, strict=True)]
+    return sorted(listed, key=lambda image: image.label)  # stable: an identity's images lie together
+
+
+def _image_files(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            is_image = os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
+            if is_image and not entry.name.startswith("."):
+                yield entry.name
+
+
+def read_lst(path: Path) -> list[ListedImage]:
+    """Images of an `.lst` file, in its order; see `read_lst_and_kind`."""
+    return read_lst_and_kind(path)[0]
+
+
+def read_lst_and_kind(path: Path) -> tuple[list[ListedImage], str]:
+    """Images of an `.lst` file, in its order, and which columns it has: a key of `LST_COLUMNS`.
+
+    Both kinds in use are understood: InsightFace's `aligned<tab>path<tab>label` and im2rec's
+    `index<tab>label [more labels]<tab>path`; of several labels the first counts.
+
+    Raises:
+        ListError: a line is of neither kind, or of another than the first.
+    """
+    images = []
+    kind = None
+    if path.suffix.lower() == ".rec":
+        raise ListError(f"{path}: is RecordIO already; `facekd data unpack` makes folders of images of it")
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").split("\n"), start=1):
+        line = line.rstrip("\r")
+        if not line.strip():
+            continue
+        columns = line.split("\t")
+        if len(columns) < 3:
+            raise ListError(
+                f"{path}, line {number}: {line[:80]!r} has {len(columns)} tab-separated columns; expected "
+                "`aligned path label` (InsightFace) or `index label path` (im2rec)"
+            )
+        # A name is never a number, so the kind shows in each line.
+        found = "im2rec" if _is_number(columns[1]) else "insightface"
+        name, label = (columns[-1], columns[1]) if found == "im2rec" else (columns[1], columns[2])
+        if found != (kind := kind or found):
+            raise ListError(
+                f"{path}, line {number}: has the columns `{LST_COLUMNS[found]}`, and the lines before "
+                f"`{LST_COLUMNS[kind]}`; make them alike"
+            )
+        if not _is_number(label) or float(label) < 0 or not float(label).is_integer():
+            raise ListError(f"{path}, line {number}: label {label!r} of {name} is no whole number from 0")
+        is_key = found == "im2rec" and columns[0].strip().isascii() and columns[0].strip().isdigit()
+        images.append(ListedImage(name, int(float(label)), int(columns[0]) if is_key else None))
+    if not images:
+        raise ListError(f"{path} lists no images")
+    return images, str(kind)
+
+
+def check_labels(images: list[ListedImage], source: Path) -> None:
+    """Refuse labels with gaps: a classifier would have classes that nobody belongs to.
+
+    Raises:
+        ListError: some label below the highest has no image.
+    """
+    labels = {image.label for image in images}
+    if len(labels) <= max(labels):
+        missing = next(label for label in range(max(labels)) if label not in labels)
+        raise ListError(
+            f"{source}: {len(labels):,} labels are used, up to {max(labels):,}, and label {missing} has no image; "
+            "--renumber gives consecutive ones"
+        )
+
+
+def check_one_label(images: list[ListedImage], source: Path) -> list[ListedImage]:
+    """The images, unless one is said to show two people; saying the same twice does no harm.
+
+    Raises:
+        ListError: an image is listed with two labels.
+    """
+    label_of: dict[str, int] = {}
+    contradictions = [image for image in images if label_of.setdefault(image.name, image.label) != image.label]
+    if contradictions:
+        first = contradictions[0]
+        raise ListError(
+            f"{source}: {first.name!r} is listed with label {label_of[first.name]} and with label {first.label}, so "
+            f"one of them is wrong ({len(contradictions):,} such lines); take the wrong lines out"
+        )
+    return images
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no `.lst` can hold.
+
+    Raises:
+        ListError: it has a tab or a line break.
+    """
+    if any(character in name for character in "\t\n\r"):
+        raise ListError(f"{name!r}: names with tabs or line breaks do not fit a .lst; rename the image")
+
+
+def renumber(images: list[ListedImage]) -> list[ListedImage]:
+    """The same images with consecutive labels from 0, in the order of the old labels."""
+    new_label = {label: position for position, label in enumerate(sorted({image.label for image in images}))}
+    return [image._replace(label=new_label[image.label]) for image in images]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

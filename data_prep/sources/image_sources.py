@@ -1,0 +1,334 @@
+"""Labelled images from whatever others keep them in, behind one interface: number in, encoded bytes out.
+
+Kinds: record packs, shards of a record pack, WebDataset tars, folders of images, `.lst` files, CVLface's `train.tsv`,
+and Parquet or arrow files as the usual hubs hold them (those need the optional package pyarrow).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import numpy as np
+
+from data_prep.jobs.resuming import file_stamp, files_fingerprint
+from data_prep.sources.image_lists import ListedImage, ListError, check_one_label, list_folder, read_lst
+from data_prep.unpack_records import names_from_lst
+from facekd.data.datasets.record_pack import RecordPack, open_record_pack
+from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
+from facekd.errors import FacekdError
+
+LABEL_SUFFIXES = (".cls", ".json")
+ENCODED_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+
+
+class SourceError(FacekdError):
+    """Something that holds no labelled images, or holds them in a way nobody knows."""
+
+
+class ImageSource(Protocol):
+    """N labelled images. May be read from several threads at once.
+
+    Attributes:
+        kind: what it is, in words.
+        labels: int64 (N,), from 0.
+        num_classes: how many identities.
+    """
+
+    kind: str
+    labels: np.ndarray
+    num_classes: int
+
+    def read(self, image: int) -> bytes:
+        """Encoded bytes of an image; raises a `FacekdError` that names it where it cannot be read."""
+        ...
+
+    def name(self, image: int) -> str:
+        """Its name as IDENTITY/FILE, or nothing where it has none."""
+        ...
+
+    def fingerprint(self) -> dict[str, Any]:
+        """For JSON, what is different if another set of images is meant, or one of its files has changed."""
+        ...
+
+    def stamp(self, image: int) -> str:
+        """What shows that an image has changed since, where each has a file of its own; else nothing."""
+        ...
+
+    def will_read(self, images: np.ndarray) -> None:
+        """Have images, int64 (B,), fetched from the disk meanwhile, where that helps."""
+        ...
+
+
+def open_source(path: Path, root: Path | None = None) -> ImageSource:
+    """Open labelled images by what is there.
+
+    Args:
+        path: a file or folder.
+        root: what names in an `.lst` or `train.tsv` are relative to; by default the folder of the list.
+
+    Raises:
+        SourceError: nothing known.
+    """
+    if not path.exists():
+        raise SourceError(f"{path}: no such file or folder")
+    suffix = path.suffix.lower() if path.is_file() else ""
+    if suffix == ".tar":
+        return TarSource([path])
+    if suffix in (".parquet", ".arrow"):
+        from data_prep.sources.table_sources import TableSource  # pyarrow is optional
+
+        return TableSource([path])
+    if suffix == ".lst":
+        return ListSource(root or path.parent, check_one_label(read_lst(path), path), ".lst")
+    if suffix == ".tsv":
+        return ListSource(root or path.parent, check_one_label(read_tsv(path), path), "train.tsv")
+    if suffix == ".rec":
+        return RecordSource(open_record_pack(path))
+    if suffix:
+        raise SourceError(f"{path}: expected .rec, .tar, .lst, .tsv, .parquet or .arrow, or a folder")
+    if find_shards(path):
+        return ShardSource(ShardedRecords(path))
+    if any(path.glob("*.rec")):
+        return RecordSource(open_record_pack(path))
+    if (path / "train.tsv").is_file():
+        tsv = path / "train.tsv"
+        return ListSource(root or path, check_one_label(read_tsv(tsv), tsv), "train.tsv")
+    tars = sorted(file for file in path.glob("*.tar") if not file.name.startswith("."))
+    if tars:
+        return TarSource(tars)
+    tables = _find_tables(path)
+    if tables:
+        from data_prep.sources.table_sources import TableSource
+
+        return TableSource(tables)
+    return ListSource(path, list_folder(path), "folder of images")
+
+
+def _find_tables(folder: Path) -> list[Path]:
+    """Parquet and arrow files below a folder; one pass, for what is below may be millions of images."""
+    return sorted(
+        Path(place) / name
+        for place, _, names in os.walk(folder)
+        for name in names
+        if name.endswith((".parquet", ".arrow"))
+    )
+
+
+class RecordSource:
+    """A record pack; names come from the `.lst` beside it where that fits."""
+
+    def __init__(self, pack: RecordPack) -> None:
+        self.kind = f"record pack ({pack.layout})"
+        self.pack = pack
+        self.labels = pack.labels()
+        self.num_classes = pack.num_classes
+        self._names = _names_of(pack)
+
+    def read(self, image: int) -> bytes:
+        return self.pack.read_image(image)[0]
+
+    def name(self, image: int) -> str:
+        return self._names[image] if self._names else ""
+
+    def fingerprint(self) -> dict[str, Any]:
+        return files_fingerprint(_files_of(self.pack))
+
+    def stamp(self, image: int) -> str:
+        return ""
+
+    def will_read(self, images: np.ndarray) -> None:
+        self.pack.will_read(images)
+
+
+class ShardSource:
+    """Shards of one record pack."""
+
+    kind = "shards of records"
+
+    def __init__(self, records: ShardedRecords) -> None:
+        self.records = records
+        self.labels = records.labels()
+        self.num_classes = records.num_classes
+        self._names = [_names_of(pack) for pack in records.packs]
+
+    def read(self, image: int) -> bytes:
+        return self.records.read_image(image)[0]
+
+    def name(self, image: int) -> str:
+        shard, number = self.records.locate(image)
+        names = self._names[shard]
+        return names[number] if names else ""
+
+    def fingerprint(self) -> dict[str, Any]:
+        return files_fingerprint([file for pack in self.records.packs for file in _files_of(pack)])
+
+    def stamp(self, image: int) -> str:
+        return ""
+
+    def will_read(self, images: np.ndarray) -> None:
+        self.records.will_read(images)
+
+
+class ListSource:
+    """Image files named by a list, or found in a folder."""
+
+    def __init__(self, root: Path, images: list[ListedImage], kind: str) -> None:
+        self.kind = kind
+        self.root = root
+        self._images = images
+        self.labels = np.array([image.label for image in images], dtype=np.int64)
+        self.num_classes = int(self.labels.max()) + 1
+
+    def read(self, image: int) -> bytes:
+        path = self.root / self._images[image].name
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise SourceError(f"{path}: {error.strerror}") from error
+
+    def name(self, image: int) -> str:
+        return self._images[image].name
+
+    def fingerprint(self) -> dict[str, Any]:
+        names = hashlib.sha256()
+        for image in self._images:
+            names.update(os.fsencode(image.name) + b"\n")
+        return {"root": os.fsencode(self.root.resolve()).hex(), "names": names.hexdigest()}
+
+    def stamp(self, image: int) -> str:
+        return file_stamp(self.root / self._images[image].name)
+
+    def will_read(self, images: np.ndarray) -> None:
+        pass  # each would have to be opened; the threads that read do that
+
+
+class TarSource:
+    """WebDataset tars: members `KEY.jpg` with `KEY.cls` (the label as text), or `KEY.json` with `label`, `name`."""
+
+    kind = "WebDataset"
+
+    def __init__(self, paths: list[Path]) -> None:
+        labels: list[int] = []
+        self._names: list[str] = []
+        self._places: list[tuple[int, int, int]] = []  # file, offset, size
+        self._files: list[int] = []
+        self._paths = paths
+        for path in paths:
+            self._index(path, labels)
+        if not labels:
+            raise SourceError(
+                f"{paths[0]}: holds no labelled images; expected members KEY.jpg with KEY.cls or KEY.json"
+            )
+        self.labels = np.array(labels, dtype=np.int64)
+        self.num_classes = int(self.labels.max()) + 1
+
+    def read(self, image: int) -> bytes:
+        file, offset, size = self._places[image]
+        return os.pread(file, size, offset)
+
+    def name(self, image: int) -> str:
+        return self._names[image]
+
+    def fingerprint(self) -> dict[str, Any]:
+        return files_fingerprint(self._paths)
+
+    def stamp(self, image: int) -> str:
+        return ""
+
+    def will_read(self, images: np.ndarray) -> None:
+        for image in images.tolist():
+            file, offset, size = self._places[image]
+            os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)
+
+    def _index(self, path: Path, labels: list[int]) -> None:
+        file = os.open(path, os.O_RDONLY)
+        self._files.append(file)
+        current = ""
+        fields: dict[str, tuple[int, int]] = {}
+        try:
+            with tarfile.open(path, "r:") as archive:
+                for member in archive:
+                    if not member.isfile():
+                        continue
+                    # WebDataset: the key ends at the first dot of the file name.
+                    folder, _, base = member.name.rpartition("/")
+                    stem, _, extension = base.partition(".")
+                    key = f"{folder}/{stem}"
+                    if key != current:
+                        self._finish(path, current, fields, file, labels)
+                        current, fields = key, {}
+                    fields[f".{extension.lower()}"] = (member.offset_data, member.size)
+        except (tarfile.TarError, EOFError) as error:
+            raise SourceError(f"{path}: is no whole tar file: {error}") from error
+        self._finish(path, current, fields, file, labels)
+
+    def _finish(self, path: Path, key: str, fields: dict[str, tuple[int, int]], file: int, labels: list[int]) -> None:
+        image = next((place for name, place in fields.items() if name in ENCODED_SUFFIXES), None)
+        if image is None:
+            return
+        content = {name: os.pread(file, fields[name][1], fields[name][0]) for name in LABEL_SUFFIXES if name in fields}
+        try:
+            described = json.loads(content[".json"]) if ".json" in content else {}
+            label = int(content[".cls"]) if ".cls" in content else int(described["label"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise SourceError(
+                f"{path}: sample {key.lstrip('/')} has no label (KEY.cls or `label` in KEY.json)"
+            ) from error
+        if label < 0:
+            raise SourceError(f"{path}: sample {key.lstrip('/')} has label {label}; labels start at 0")
+        labels.append(label)
+        name = described.get("name", "") if isinstance(described, dict) else ""
+        self._names.append(name if isinstance(name, str) else "")
+        self._places.append((file, *image))
+
+    def __del__(self) -> None:
+        for file in self._files:
+            os.close(file)
+
+
+def read_tsv(path: Path) -> list[ListedImage]:
+    """Images of a `train.tsv`: `path<tab>label`, or `number<tab>path<tab>label`, with or without a line of titles.
+
+    Labels may be names of people; those are numbered in sorted order.
+
+    Raises:
+        ListError: a line of another form.
+    """
+    rows: list[tuple[str, str]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n"), start=1):
+        columns = line.rstrip("\r").split("\t")
+        if columns == [""]:
+            continue
+        if len(columns) not in (2, 3):
+            raise ListError(f"{path}, line {number}: {line[:80]!r}; expected `path label` or `number path label`")
+        if number == 1 and columns[-1].lower() in ("label", "id", "identity"):
+            continue
+        rows.append((columns[-2], columns[-1]))
+    if not rows:
+        raise ListError(f"{path} lists no images")
+    if all(label.isascii() and label.isdigit() for _, label in rows):
+        return [ListedImage(name, int(label)) for name, label in rows]
+    numbers = {label: number for number, label in enumerate(sorted({label for _, label in rows}))}
+    return [ListedImage(name, numbers[label]) for name, label in rows]
+
+
+def _files_of(pack: RecordPack) -> list[Path]:
+    rec = pack.reader.rec_path
+    return [rec, rec.with_suffix(".idx"), rec.with_suffix(".lst")]
+
+
+def _names_of(pack: RecordPack) -> list[str]:
+    try:
+        return names_from_lst(pack, pack.reader.rec_path.with_suffix(".lst"))
+    except (OSError, ListError):
+        return []
+
+
+def default_name(label: int, number: int, suffix: str) -> str:
+    """A name for an image that has none."""
+    return str(PurePosixPath(f"{label:07d}") / f"{number:08d}{suffix}")

@@ -1,0 +1,100 @@
+"""Labelled images in Parquet and arrow files, as the usual hubs hold them; needs the optional package pyarrow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.jobs.resuming import files_fingerprint
+from facekd.errors import FacekdError
+
+IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "jpg", "bytes"), ("label", "labels", "identity", "id", "cls")
+
+
+class TableError(FacekdError):
+    """A table without a column of images and one of labels, or no pyarrow to read it."""
+
+
+class TableSource:
+    """Rows of `image` (bytes, or a struct with `bytes` and `path`) and `label` (whole numbers, or names)."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.kind = f"{paths[0].suffix[1:]} table"
+        tables = [_open(path) for path in paths]
+        images, labels = _columns(tables[0], paths[0])
+        self._chunks: list[Any] = []
+        listed: list[Any] = []
+        for path, table in zip(paths, tables, strict=True):
+            if images not in table.column_names or labels not in table.column_names:
+                raise TableError(f"{path}: has columns {table.column_names}, and {paths[0]} has {images} and {labels}")
+            self._chunks += table.column(images).chunks
+            listed += table.column(labels).to_pylist()
+        self._ends = np.cumsum([len(chunk) for chunk in self._chunks])
+        missing = next((row for row, label in enumerate(listed) if label is None), None)
+        if missing is not None:
+            raise TableError(f"{paths[0]}: row {missing} has no {labels}")
+        if all(isinstance(label, int) and label >= 0 for label in listed):
+            self.labels = np.array(listed, dtype=np.int64)
+        else:
+            self.labels = np.unique([str(label) for label in listed], return_inverse=True)[1].astype(np.int64)
+        if not len(self.labels):
+            raise TableError(f"{paths[0]}: holds no rows")
+        self.num_classes = int(self.labels.max()) + 1
+        self._source = paths[0]
+        self._paths = paths
+
+    def read(self, image: int) -> bytes:
+        value = self._cell(image)
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(content, bytes) or not content:
+            raise TableError(f"{self._source}: row {image} holds no bytes of an image, only {str(value)[:60]}")
+        return content
+
+    def name(self, image: int) -> str:
+        return ""
+
+    def fingerprint(self) -> dict[str, Any]:
+        return files_fingerprint(self._paths)
+
+    def stamp(self, image: int) -> str:
+        return ""
+
+    def will_read(self, images: np.ndarray) -> None:
+        pass  # mapped by pyarrow, which hides where they lie
+
+    def _cell(self, image: int) -> Any:
+        chunk = int(np.searchsorted(self._ends, image, side="right"))
+        return self._chunks[chunk][image - (int(self._ends[chunk - 1]) if chunk else 0)].as_py()
+
+
+def _open(path: Path) -> Any:
+    try:
+        import pyarrow  # pyright: ignore[reportMissingImports]
+        import pyarrow.parquet  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise TableError(f"{path}: reading it needs pyarrow: pip install 'facekd[parquet]'") from None
+    try:
+        if path.suffix == ".parquet":
+            return pyarrow.parquet.read_table(path, memory_map=True)
+        mapped = pyarrow.memory_map(str(path))
+        try:
+            return pyarrow.ipc.open_file(mapped).read_all()
+        except pyarrow.ArrowInvalid:  # the hubs' caches hold streams
+            mapped.seek(0)
+            return pyarrow.ipc.open_stream(mapped).read_all()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise TableError(f"{path}: is no whole {path.suffix[1:]} file: {error}") from error
+
+
+def _columns(table: Any, path: Path) -> tuple[str, str]:
+    found = [
+        next((name for name in names if name in table.column_names), None) for names in (IMAGE_COLUMNS, LABEL_COLUMNS)
+    ]
+    if None in found:
+        raise TableError(
+            f"{path}: has columns {table.column_names}; expected images ({', '.join(IMAGE_COLUMNS)}) and labels "
+            f"({', '.join(LABEL_COLUMNS)})"
+        )
+    return str(found[0]), str(found[1])

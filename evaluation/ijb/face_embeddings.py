@@ -1,0 +1,227 @@
+"""The faces of an IJB-style set through a model: aligned from their landmarks, embedded once, kept on disk.
+
+Embeddings lie in .npy files of one row a listed image, beside a file of stamps: the size and modification time of the
+image each row was made from, written after the row. So a run killed at any moment goes on from what it had, several
+processes may fill the same files, and an image that was replaced is embedded again. Shapes: N images, D values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from evaluation.ijb.embedding_rows import NpyRows
+from evaluation.ijb.protocol import IjbProtocol
+from facekd.embedder import Embedder
+from facekd.errors import FacekdError
+from facekd.generator_threads import generator_threads
+from facekd.images.alignment import AlignmentError, align
+from facekd.images.decoding import ImageError, decode_rgb
+from facekd.utils.files import atomic_path, write_json
+from facekd.utils.progress import track
+
+IMAGES_AT_ONCE = 128
+BATCHES_AHEAD = 2  # decoded and aligned while the model runs
+SECONDS_BETWEEN_MARKS = 5.0  # what a kill costs at most
+LARGEST_HALF = 65504.0
+
+
+class FaceEmbeddingError(FacekdError):
+    """Faces that cannot be embedded, or a cache of embeddings that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process among those that embed together: it takes every `size`-th batch from `rank` on."""
+
+    rank: int = 0
+    size: int = 1
+
+
+ALONE = Share()
+
+
+class FaceEmbeddings:
+    """The files of one model's embeddings of one set.
+
+    Args:
+        folder: where they are; made where it is missing.
+        embedder: the model.
+        protocol: the set.
+        flip: whether the mirror images are wanted too.
+        dtype: float32, or float16 for half the space.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        embedder: Embedder,
+        protocol: IjbProtocol,
+        flip: bool,
+        dtype: str = "float32",
+    ) -> None:
+        self.protocol, self.embedder, self.dtype = protocol, embedder, np.dtype(dtype)
+        self.digest = _digest(embedder, protocol, self.dtype)
+        self.sides = ("plain", "mirrored") if flip else ("plain",)
+        self._folder = Path(folder)
+
+    def prepare(self) -> None:
+        """Make what files are missing; by one process, before any calls `missing`."""
+        about = {
+            "model": self.embedder.fingerprint,
+            "protocol": self.protocol.fingerprint,
+            "rows": self.protocol.num_listed,
+            "embedding_size": self.embedder.embedding_size,
+            "dtype": self.dtype.name,
+            "opencv": cv2.__version__,
+        }
+        write_json(self._folder / f"{self.digest}.json", about)
+        for side in self.sides:
+            wanted = {
+                self._file(side): (self.dtype, (self.protocol.num_listed, self.embedder.embedding_size)),
+                self._file(f"{side}-stamps"): (np.dtype(np.int64), (self.protocol.num_listed, 2)),
+            }
+            if not all(_is_sound(path, *kind) for path, kind in wanted.items()):
+                for path, (dtype, shape) in wanted.items():
+                    with atomic_path(path) as temporary:
+                        np.lib.format.open_memmap(temporary, "w+", dtype, shape).flush()
+
+    def missing(self, images: np.ndarray) -> np.ndarray:
+        """Which of these images (rows) have no embedding yet, or one of another file than is there now."""
+        stamps = self._stamps_of_files(images)
+        done = np.ones(len(images), bool)
+        for side in self.sides:
+            done &= (np.load(self._file(f"{side}-stamps"), mmap_mode="r")[images] == stamps).all(axis=1)
+        return images[~done]
+
+    def fill(self, images: np.ndarray, share: Share = ALONE, workers: int | None = None) -> None:
+        """Embed these images, or this process's share of them; those that cannot be read stay missing.
+
+        Raises:
+            FaceEmbeddingError: an embedding beyond float16.
+            EmbedderError: the model fails, or returns what is not finite.
+        """
+        batches = [images[start : start + IMAGES_AT_ONCE] for start in range(0, len(images), IMAGES_AT_ONCE)]
+        mine = batches[share.rank :: share.size]
+        if not mine:
+            return
+        files = {side: np.lib.format.open_memmap(self._file(side), "r+") for side in self.sides}
+        stamps = {side: np.lib.format.open_memmap(self._file(f"{side}-stamps"), "r+") for side in self.sides}
+        pending: list[tuple[np.ndarray, np.ndarray]] = []
+        last = time.monotonic()
+
+        def mark() -> None:
+            for array in files.values():
+                array.flush()  # the rows before their stamps, so that a power cut cannot leave a stamp alone
+            for rows, found in pending:
+                for array in stamps.values():
+                    array[rows] = found
+            pending.clear()
+
+        try:
+            loaded = self._load_ahead(mine, workers or min(8, os.cpu_count() or 1))
+            if share.rank == 0:
+                loaded = track(loaded, "embedding faces", sum(map(len, mine)), IMAGES_AT_ONCE)
+            for rows, crops, found in loaded:
+                if not len(rows):
+                    continue
+                for side, array in files.items():
+                    given = np.ascontiguousarray(crops[:, :, ::-1]) if side == "mirrored" else crops
+                    array[rows] = self._checked(self.embedder.embed(given), rows)
+                pending.append((rows, found))
+                if time.monotonic() - last > SECONDS_BETWEEN_MARKS:
+                    mark()
+                    last = time.monotonic()
+        finally:
+            mark()
+
+    def why_unreadable(self, image: int) -> str:
+        """What is wrong with an image that stayed missing."""
+        found = self._load(image)
+        return found if isinstance(found, str) else "it could not be read before, and can now; run again"
+
+    def rows(self) -> NpyRows:
+        """The embeddings, for pooling."""
+        mirrored = self._file("mirrored") if "mirrored" in self.sides else None
+        return NpyRows(self._file("plain"), mirrored, False, self.protocol.num_listed)
+
+    def _file(self, kind: str) -> Path:
+        return self._folder / f"{self.digest}-{kind}.npy"
+
+    def _stamps_of_files(self, images: np.ndarray) -> np.ndarray:
+        stamps = np.zeros((len(images), 2), np.int64)
+        for position, image in enumerate(images.tolist()):
+            try:
+                status = self.protocol.image_path(image).stat()
+            except OSError:
+                continue
+            stamps[position] = status.st_size, max(status.st_mtime_ns, 1)
+        stamps[(stamps == 0).all(axis=1)] = -1  # no file: never equal to a row's
+        return stamps
+
+    def _load_ahead(
+        self, batches: Sequence[np.ndarray], workers: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield (rows, crops, stamps) of the readable images of each batch, made while the caller is busy."""
+        with generator_threads(workers) as pool:
+            ahead: deque[tuple[np.ndarray, np.ndarray, list[Future[Any]]]] = deque()
+            waiting = iter(batches)
+            while True:
+                while len(ahead) <= BATCHES_AHEAD and (batch := next(waiting, None)) is not None:
+                    futures = [pool.submit(self._load, image) for image in batch.tolist()]
+                    ahead.append((batch, self._stamps_of_files(batch), futures))
+                if not ahead:
+                    return
+                batch, stamps, futures = ahead.popleft()
+                faces = [future.result() for future in futures]
+                good = np.array([not isinstance(face, str) for face in faces])
+                crops = [face for face in faces if not isinstance(face, str)]
+                yield batch[good], np.stack(crops) if crops else np.zeros(0, np.uint8), stamps[good]
+
+    def _load(self, image: int) -> np.ndarray | str:
+        """The aligned crop; or what is wrong."""
+        try:
+            pixels = decode_rgb(self.protocol.image_path(image).read_bytes())
+            return align(pixels, self.protocol.landmarks[image], self.embedder.preprocessing.image_size)
+        except (ImageError, AlignmentError) as error:
+            return str(error)
+        except OSError as error:
+            return str(error.strerror)
+
+    def _checked(self, embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        if self.dtype == np.float16:
+            largest = np.abs(embeddings).max(axis=1)
+            if (largest > LARGEST_HALF).any():
+                row = int(rows[np.argmax(largest)])
+                raise FaceEmbeddingError(
+                    f"the embedding of {self.protocol.image_name(row)} holds {largest.max():.3g}, more than float16 "
+                    f"can ({LARGEST_HALF:g}); --embedding-dtype float32"
+                )
+        return embeddings
+
+
+def _digest(embedder: Embedder, protocol: IjbProtocol, dtype: np.dtype[Any]) -> str:
+    text = f"{embedder.fingerprint} {protocol.fingerprint} {dtype} OpenCV {cv2.__version__.split('.')[0]}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _is_sound(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, EOFError) as error:
+        print(f"{path}: unreadable ({error}); embedding again", file=sys.stderr)
+        return False
+    return array.dtype == dtype and array.shape == shape

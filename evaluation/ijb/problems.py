@@ -1,0 +1,303 @@
+"""What is wrong with an IJB-style set, and what leaving it out costs: never a number over fewer faces in silence.
+
+Shapes: N images, F faces, T templates, P pairs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from evaluation.ijb.protocol import TARGETS, IjbProtocol, SubjectTemplates
+from facekd.errors import FacekdError
+from facekd.images.alignment import PLAUSIBLE_FIT, template_fit
+
+OnMissing = Literal["fail", "drop"]
+NUM_EXAMPLES = 5
+
+
+class ProblemError(FacekdError):
+    """Problems of a set, listed; `--on-missing drop` goes on without what they concern."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of oddity: `drop` leaves what it concerns out, `note` only says so."""
+
+    kind: str
+    count: int
+    examples: tuple[str, ...]
+    severity: Literal["drop", "note"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of a protocol: bool masks, and None where everything is."""
+
+    faces: np.ndarray  # (F,)
+    templates: np.ndarray  # (T,) those that have a face
+    pairs: np.ndarray | None  # (P,)
+    dropped: dict[str, int]
+
+
+class Findings:
+    """Problems as they are found, and the faces that they take away."""
+
+    def __init__(self, protocol: IjbProtocol) -> None:
+        self.protocol = protocol
+        self.problems: list[Problem] = []
+        self.keep_faces = np.ones(protocol.num_faces, bool)
+
+    def drop_faces(self, kind: str, bad: np.ndarray, text: str) -> None:
+        """Leave out the faces of a bool mask (F,)."""
+        if bad.any():
+            faces = np.flatnonzero(bad)
+            examples = tuple(self._face_name(int(face)) for face in faces[:NUM_EXAMPLES])
+            self.problems.append(Problem(kind, len(faces), examples, "drop", text))
+            self.keep_faces &= ~bad
+
+    def drop_images(self, kind: str, images: np.ndarray, text: str) -> None:
+        """Leave out the faces of some images (rows of `image_names`)."""
+        self.drop_faces(kind, np.isin(self.protocol.face_images, images), text)
+
+    def note(self, kind: str, count: int, text: str, examples: Sequence[str] = ()) -> None:
+        """Say something that changes nothing."""
+        if count:
+            self.problems.append(Problem(kind, count, tuple(examples), "note", text))
+
+    def _face_name(self, face: int) -> str:
+        image, ids = self.protocol.face_images[face], self.protocol.template_ids
+        name = self.protocol.image_name(image) if image >= 0 else "an unclear image"
+        return f"{name} of template {ids[self.protocol.face_templates[face]]}"
+
+
+def find_problems(protocol: IjbProtocol, uses_images: bool, uses_detection_scores: bool) -> Findings:
+    """Everything that the lists alone, and a look into `loose_crop`, tell.
+
+    Args:
+        protocol: the set.
+        uses_images: a model will embed them: they must be there, with sensible landmarks.
+        uses_detection_scores: faces will be weighted by them.
+    """
+    findings = Findings(protocol)
+    images = protocol.face_images
+    unclear, unlisted = images < 0, images >= protocol.num_listed
+    findings.drop_faces("unclear image", unclear, "their name has several lines of landmarks, and none can be told")
+    findings.drop_faces("unlisted image", unlisted, "not in the list of landmarks and detector scores")
+    listed = ~(unclear | unlisted)
+    findings.drop_faces("repeated face", listed & _is_repeated(protocol), "listed twice in one template")
+    _note_shared_images(findings, listed)
+    for remark in protocol.remarks:
+        findings.note("lists", 1, remark)
+    at = np.where(listed, images, 0)
+    if uses_detection_scores:
+        scores = protocol.detection_scores[at]
+        bad = listed & ~(np.isfinite(scores) & (scores >= 0))
+        findings.drop_faces("detector score", bad, "the detector's score is negative or no number")
+        findings.note(
+            "detector score", int((listed & (scores == 0)).sum()), "detector score 0: the face counts nothing"
+        )
+    if uses_images:
+        fit = template_fit(protocol.landmarks.astype(np.float64))[at]
+        findings.drop_faces("landmarks", listed & (fit == 0), "landmarks not finite, or all in one place: no crop")
+        odd = int((listed & (fit > 0) & (fit < PLAUSIBLE_FIT)).sum())
+        findings.note("landmarks", odd, "unlike a face (left and right exchanged?); aligned by them all the same")
+        missing = _missing_images(protocol, np.unique(images[listed]))
+        findings.drop_images("missing image", missing, f"not in {protocol.root / 'loose_crop'}")
+    _note_pairs_and_galleries(findings)
+    _check_counts(findings)
+    return findings
+
+
+def settle(findings: Findings, on_missing: OnMissing) -> Kept:
+    """Fail with a list of all problems, or go on without what they concern.
+
+    Raises:
+        ProblemError: something has to be left out and `on_missing` is "fail"; or nothing useful is left.
+    """
+    protocol = findings.protocol
+    has_face = np.zeros(len(protocol.template_ids), bool)
+    has_face[protocol.face_templates[findings.keep_faces]] = True
+    pairs = None
+    if not has_face.all():
+        pairs = has_face[protocol.pair_first] & has_face[protocol.pair_second]
+        if pairs.all():
+            pairs = None
+    lost = np.zeros(0, bool) if pairs is None else protocol.is_same[~pairs]
+    used = _used_templates(protocol)
+    dropped = {
+        "faces": int((~findings.keep_faces).sum()),
+        "templates": int((used & ~has_face).sum()),
+        "pairs": len(lost),
+        "genuine": int(lost.sum()),
+        "impostor": int((~lost).sum()),
+        "gallery_templates": sum(int((~has_face[g.templates]).sum()) for g in protocol.galleries.values()),
+        "probe_templates": int((~has_face[protocol.probes.templates]).sum()) if protocol.probes else 0,
+    }
+    counts = [problem for problem in findings.problems if problem.severity == "drop"]
+    templates_lost = np.flatnonzero(used & ~has_face)
+    if templates_lost.size:
+        examples = tuple(str(protocol.template_ids[row]) for row in templates_lost[:NUM_EXAMPLES])
+        text = "in the pair list or the 1:N files, without a face that can be used"
+        counts.append(Problem("empty template", len(templates_lost), examples, "drop", text))
+        findings.problems.append(counts[-1])
+    if counts and on_missing == "fail":
+        cost = describe_cost(protocol, dropped)
+        raise ProblemError(f"{protocol.root}: {_list(counts)}\n{cost}\n--on-missing drop goes on so")
+    if not findings.keep_faces.any():
+        raise ProblemError(f"{protocol.root}: no face is left:\n{_list(counts)}")
+    return Kept(findings.keep_faces, has_face, pairs, dropped)
+
+
+def as_plain(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    """For JSON."""
+    return [{**vars(problem), "examples": list(problem.examples)} for problem in problems]
+
+
+def text_of(problem: Problem) -> str:
+    """One line for the terminal."""
+    examples = f" ({', '.join(problem.examples)}{', ...' if problem.count > len(problem.examples) else ''})"
+    return f"{problem.kind}: {problem.count:,}, {problem.text}{examples if problem.examples else ''}"
+
+
+def _list(problems: Sequence[Problem]) -> str:
+    return "\n".join(text_of(problem) for problem in problems)
+
+
+def describe_cost(protocol: IjbProtocol, dropped: dict[str, int]) -> str:
+    """One sentence on what is left out."""
+    return (
+        f"without them {dropped['faces']:,} of {protocol.num_faces:,} faces, {dropped['templates']:,} templates and "
+        f"{dropped['pairs']:,} of {protocol.num_pairs:,} pairs ({dropped['genuine']:,} genuine, "
+        f"{dropped['impostor']:,} impostor) are left out"
+    )
+
+
+def _used_templates(protocol: IjbProtocol) -> np.ndarray:
+    used = protocol.in_pairs.copy()
+    for some in [*protocol.galleries.values(), *([protocol.probes] if protocol.probes else [])]:
+        used[some.templates] = True
+    return used
+
+
+def _is_repeated(protocol: IjbProtocol) -> np.ndarray:
+    """All but the first of the faces that are one image in one template."""
+    key = protocol.face_images.astype(np.int64) * len(protocol.template_ids) + protocol.face_templates
+    repeated = np.zeros(len(key), bool)
+    if (key[1:] > key[:-1]).all():
+        return repeated
+    order = np.argsort(key, kind="stable")
+    repeated[order[1:]] = key[order[1:]] == key[order[:-1]]
+    return repeated
+
+
+def _note_shared_images(findings: Findings, listed: np.ndarray) -> None:
+    counts = np.bincount(findings.protocol.face_images[listed], minlength=1)
+    text = "in several templates, as the lists say; scores of one image with itself are 1"
+    shared = np.flatnonzero(counts > 1)
+    names = [findings.protocol.image_name(int(image)) for image in shared[:NUM_EXAMPLES]]
+    findings.note("shared image", len(shared), text, names)
+
+
+def _missing_images(protocol: IjbProtocol, wanted: np.ndarray) -> np.ndarray:
+    folder = protocol.root / "loose_crop"
+    try:
+        with os.scandir(folder) as entries:
+            present = {os.fsencode(entry.name) for entry in entries}
+    except OSError:
+        present = set()
+    names = protocol.image_names[wanted].tolist()
+    missing = [
+        image
+        for image, name in zip(wanted.tolist(), names, strict=True)
+        if name not in present and (b"/" not in name or not protocol.image_path(image).exists())
+    ]
+    return np.array(missing, np.int64)
+
+
+def _note_pairs_and_galleries(findings: Findings) -> None:
+    protocol = findings.protocol
+    itself = int(np.count_nonzero(protocol.pair_first == protocol.pair_second))
+    findings.note("pairs", itself, "compare a template with itself")
+    if protocol.probes is None:
+        return
+    both = np.isin(protocol.probes.templates, np.concatenate([g.templates for g in protocol.galleries.values()]))
+    findings.note("1:N files", int(both.sum()), "templates are gallery and probe at once: they find themselves")
+    for name, gallery in protocol.galleries.items():
+        several = len(gallery) - len(np.unique(gallery.subjects))
+        findings.note("1:N files", several, f"entries of gallery {name} are further ones of a subject; the best counts")
+
+
+def published_counts(protocol: IjbProtocol) -> dict[str, int]:
+    """The counts that `Target.counts` has, as they are here."""
+    counts = {
+        "num_images": protocol.num_listed,
+        "num_templates": np.count_nonzero(np.bincount(protocol.face_templates)),
+        "num_pairs": protocol.num_pairs,
+        "num_genuine": np.count_nonzero(protocol.is_same),
+    }
+    counts["num_impostor"] = counts["num_pairs"] - counts["num_genuine"]
+    if protocol.probes is not None:
+        subjects = [gallery.subjects for gallery in protocol.galleries.values()]
+        counts["num_gallery_subjects"] = len(np.unique(np.concatenate(subjects)))
+        counts |= {f"num_gallery_{name}": len(gallery) for name, gallery in protocol.galleries.items()}
+        counts["num_probes"] = len(protocol.probes)
+    return counts
+
+
+def is_published(protocol: IjbProtocol) -> bool:
+    """Whether this is the published set and no other: two of its three sizes agree."""
+    expected, found = TARGETS[protocol.target].counts, published_counts(protocol)
+    return sum(found[key] == expected[key] for key in ("num_images", "num_templates", "num_pairs")) >= 2
+
+
+def _check_counts(findings: Findings) -> None:
+    protocol = findings.protocol
+    expected, found = TARGETS[protocol.target].counts, published_counts(protocol)
+    wrong = [
+        f"{key} {found[key]:,} instead of {count:,}"
+        for key, count in expected.items()
+        if found.get(key, count) != count
+    ]
+    if wrong and is_published(protocol):
+        text = f"this is {TARGETS[protocol.target].name}, but not as published: {'; '.join(wrong)}"
+        findings.problems.append(Problem("counts", len(wrong), (), "drop", text))
+
+
+def subjects_of_templates(protocol: IjbProtocol) -> tuple[np.ndarray, str]:
+    """The subject of each template, int32 (T,) from 0, and where it is known from: `1:N files` or `genuine pairs`.
+
+    Where the 1:N files do not name every template of the pairs, or contradict the labels, templates joined by genuine
+    pairs are one subject.
+    """
+    named = [*protocol.galleries.values(), *([protocol.probes] if protocol.probes else [])]
+    if named:
+        subjects, complete = _named_subjects(protocol, named)
+        if complete:
+            return subjects, "1:N files"
+    from scipy import sparse  # here: only this needs it
+
+    count = len(protocol.template_ids)
+    first, second = protocol.pair_first[protocol.is_same], protocol.pair_second[protocol.is_same]
+    links = sparse.coo_array((np.ones(len(first), np.int8), (first, second)), shape=(count, count))
+    return sparse.csgraph.connected_components(links, directed=False)[1].astype(np.int32), "genuine pairs"
+
+
+def _named_subjects(protocol: IjbProtocol, named: Sequence[SubjectTemplates]) -> tuple[np.ndarray, bool]:
+    subjects = np.zeros(len(protocol.template_ids), np.int64)
+    has_name = np.zeros(len(subjects), bool)
+    for some in named:
+        if (has_name[some.templates] & (subjects[some.templates] != some.subjects)).any():
+            return subjects, False
+        subjects[some.templates] = some.subjects
+        has_name[some.templates] = True
+    if not (has_name[protocol.pair_first].all() and has_name[protocol.pair_second].all()):
+        return subjects, False
+    subjects = np.unique(subjects, return_inverse=True)[1].astype(np.int32)
+    agrees = (subjects[protocol.pair_first] == subjects[protocol.pair_second]) == protocol.is_same
+    return subjects, bool(agrees.all())

@@ -1,0 +1,368 @@
+"""An IJB-B / IJB-C style protocol: the text files of a release as validated arrays, parsed once. No maths.
+
+Everything is joined by name and id, never by row: the image lists of a release are meant to agree line by line, and
+nobody would notice where they do not. Layout: docs/formats.md. Shapes: N images listed, F faces, T templates, P pairs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluation.ijb.array_file import ArrayFileError, open_arrays, save_arrays
+from evaluation.ijb.template_rows import TemplateRows, distinct_ids
+from evaluation.ijb.text_files import ProtocolError, read_named_numbers, read_pairs, read_template_subjects
+from facekd.data.recordio.cache import stamp_of
+from facekd.utils.files import sha256_of_file
+
+__all__ = ["TARGETS", "IjbProtocol", "ProtocolError", "SubjectTemplates", "Target", "load_protocol"]
+
+CACHE_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a set is called, and the counts of the published one."""
+
+    name: str  # IJB-C
+    prefix: str  # of its files
+    galleries: tuple[str, str]
+    counts: Mapping[str, int]
+
+
+TARGETS = {
+    "IJBB": Target(
+        "IJB-B",
+        "ijbb",
+        ("S1", "S2"),
+        {
+            "num_images": 227_630,
+            "num_templates": 12_115,
+            "num_pairs": 8_010_270,
+            "num_genuine": 10_270,
+            "num_impostor": 8_000_000,
+            "num_gallery_subjects": 1_845,
+            "num_probes": 10_270,
+        },
+    ),
+    "IJBC": Target(
+        "IJB-C",
+        "ijbc",
+        ("G1", "G2"),
+        {
+            "num_images": 469_375,
+            "num_templates": 23_124,
+            "num_pairs": 15_658_489,
+            "num_genuine": 19_557,
+            "num_impostor": 15_638_932,
+            "num_gallery_G1": 1_772,
+            "num_gallery_G2": 1_759,
+            "num_probes": 19_593,
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
+class SubjectTemplates:
+    """The templates of a gallery, or the probes, each once: `templates` are rows of `template_ids`."""
+
+    templates: np.ndarray  # int32 (n,)
+    subjects: np.ndarray  # int64 (n,)
+
+    def __len__(self) -> int:
+        return len(self.templates)
+
+
+@dataclass(frozen=True)
+class IjbProtocol:
+    """The files of a release, joined. A face is a row of the template list; several may show one image.
+
+    Attributes:
+        target: key of `TARGETS`.
+        root: the folder that holds `meta` and `loose_crop`.
+        fingerprint: hex digest over the content of the text files.
+        image_names: bytes (N + missing,): the lines of `*_name_5pts_score.txt` in their order, which is that of ready
+            embeddings, followed by the images that only the template list names.
+        num_listed: N.
+        landmarks: float32 (N, 5, 2), pixels of the loose crop.
+        detection_scores: float64 (N,).
+        face_images: int32 (F,) rows of `image_names`; -1 where a name stands for several lines and none can be told.
+        face_templates: int32 (F,) rows of `template_ids`.
+        face_media: int64 (F,) media ids.
+        template_ids: int64 (T,) ascending: all that any file names, also those without a face.
+        pair_first, pair_second: (P,) rows of `template_ids`, in the order of the pair file.
+        is_same: bool (P,).
+        in_pairs: bool (T,): which templates the pair file names.
+        galleries: by name; empty where the 1:N files are absent.
+        probes: of the 1:N files.
+        remarks: what the join found: sentences, for the report.
+    """
+
+    target: str
+    root: Path
+    fingerprint: str
+    image_names: np.ndarray
+    num_listed: int
+    landmarks: np.ndarray
+    detection_scores: np.ndarray
+    face_images: np.ndarray
+    face_templates: np.ndarray
+    face_media: np.ndarray
+    template_ids: np.ndarray
+    pair_first: np.ndarray
+    pair_second: np.ndarray
+    is_same: np.ndarray
+    in_pairs: np.ndarray
+    galleries: dict[str, SubjectTemplates] = field(default_factory=dict)
+    probes: SubjectTemplates | None = None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def num_faces(self) -> int:
+        """F."""
+        return len(self.face_images)
+
+    @property
+    def num_pairs(self) -> int:
+        """P."""
+        return len(self.is_same)
+
+    def image_name(self, image: int) -> str:
+        """As written in the lists."""
+        return self.image_names[image].decode(errors="surrogateescape")
+
+    def image_path(self, image: int) -> Path:
+        """The file of an image, in `loose_crop`."""
+        return self.root / "loose_crop" / self.image_name(image)
+
+
+def protocol_files(root: str | os.PathLike[str], target: str) -> dict[str, Path]:
+    """The text files of a release by role: `faces`, `points`, `pairs`, and where they are there `probes` and galleries.
+
+    Raises:
+        ProtocolError: the folder, its `meta`, or one of the three lists of 1:1 is missing; or 1:N files in part.
+    """
+    root, prefix = Path(root), TARGETS[target].prefix
+    meta = root / "meta"
+    if not meta.is_dir():
+        inside = [child.name for child in sorted(root.iterdir()) if (child / "meta").is_dir()] if root.is_dir() else []
+        hint = f"; it is in {root / inside[0]}, give that" if inside else ""
+        found = "there is no such folder" if not root.exists() else f"{root} holds no folder `meta`"
+        raise ProtocolError(f"--root {root}: expected the folder that holds `meta` and `loose_crop`; {found}{hint}")
+    needed = {
+        "faces": meta / f"{prefix}_face_tid_mid.txt",
+        "points": meta / f"{prefix}_name_5pts_score.txt",
+        "pairs": meta / f"{prefix}_template_pair_label.txt",
+    }
+    for path in needed.values():
+        if not path.is_file():
+            others = [key for key, other in TARGETS.items() if any(meta.glob(f"{other.prefix}_*")) and key != target]
+            hint = f"; the files here are those of --target {others[0]}" if others else ""
+            raise ProtocolError(f"{path}: is missing, one of the three lists of every release{hint}")
+    names = {name: meta / f"{prefix}_1N_gallery_{name}.csv" for name in TARGETS[target].galleries}
+    names["probes"] = meta / f"{prefix}_1N_probe_mixed.csv"
+    present = {role: path for role, path in names.items() if path.is_file()}
+    if present and len(present) < len(names):
+        missing = next(path for role, path in names.items() if role not in present)
+        raise ProtocolError(f"{missing}: is missing while other 1:N files are there; add it, or move those away")
+    return {**needed, **present}
+
+
+def load_protocol(
+    root: str | os.PathLike[str], target: str = "IJBC", use_cache: bool = True, background: Executor | None = None
+) -> IjbProtocol:
+    """Read a release: from its binary copy where that is up to date, else from the text, which is then kept in binary.
+
+    Args:
+        root: the folder that holds `meta`.
+        target: key of `TARGETS`.
+        use_cache: read and write the binary copy.
+        background: writes it, where given, while the caller goes on.
+
+    Raises:
+        ProtocolError: see `protocol_files`; a line that cannot be read, naming it; a template that a 1:N file gives to
+            two subjects.
+    """
+    files = protocol_files(root, target)
+    stamps = {role: list(stamp_of(path)) for role, path in sorted(files.items())}
+    places = _cache_places(Path(root), target)
+    if use_cache:
+        for place in places:
+            found = _open_cache(place, stamps)
+            if found is not None:
+                return _from_arrays(Path(root), target, *found)
+    about, arrays = _parse(files)
+    about.update(version=CACHE_VERSION, stamps=stamps)
+    if use_cache and background is not None:
+        background.submit(_save_cache, places, about, arrays)
+    elif use_cache:
+        _save_cache(places, about, arrays)
+    return _from_arrays(Path(root), target, about, arrays)
+
+
+def _parse(files: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    with ThreadPoolExecutor(1) as background:
+        others = [role for role in files if role not in ("faces", "points", "pairs")]
+        rows = {role: background.submit(read_template_subjects, files[role]) for role in others}
+        hashes = {role: background.submit(sha256_of_file, path) for role, path in sorted(files.items())}
+        listed, values = read_named_numbers(files["points"], 11, np.float64)
+        face_names, ids = read_named_numbers(files["faces"], 2, np.int64)
+        first, second, is_same = read_pairs(files["pairs"])
+    arrays: dict[str, np.ndarray] = {}
+    images, names, remarks = _join_names(listed, values, face_names)
+    arrays["image_names"] = names
+    arrays["landmarks"] = values[:, :10].astype(np.float32).reshape(-1, 5, 2)
+    arrays["detection_scores"] = values[:, 10].copy()
+    arrays["face_images"] = images.astype(np.int32)
+    arrays["face_media"] = ids[:, 1].copy()
+    tables = {role: _once_each(*found.result(), files[role]) for role, found in rows.items()}
+
+    in_pairs = distinct_ids([first, second])
+    lookup = TemplateRows(distinct_ids([ids[:, 0], in_pairs, *(table[0] for table in tables.values())]))
+    arrays["template_ids"] = lookup.ids
+    arrays["face_templates"] = lookup.rows_of(ids[:, 0]).astype(np.int32)
+    arrays["pair_first"] = lookup.rows_of(first)
+    arrays["pair_second"] = lookup.rows_of(second)
+    arrays["is_same"] = is_same
+    arrays["in_pairs"] = np.isin(lookup.ids, in_pairs)
+    for role, (templates, subjects) in tables.items():
+        arrays[f"{role}/templates"] = lookup.rows_of(templates).astype(np.int32)
+        arrays[f"{role}/subjects"] = subjects
+    digest = hashlib.sha256()
+    for role, found in hashes.items():
+        digest.update(f"{role} {found.result()}\n".encode())
+    return {"fingerprint": digest.hexdigest(), "num_listed": len(listed), "remarks": remarks}, arrays
+
+
+def _join_names(
+    listed: np.ndarray, values: np.ndarray, face_names: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """(image of each face, names of all images, remarks)."""
+    remarks: list[str] = []
+    order = np.argsort(listed, kind="stable")
+    known = listed[order]
+    repeated = bool((known[1:] == known[:-1]).any())
+    if not repeated and np.array_equal(listed, face_names):  # as releases are: the lists agree line by line
+        return np.arange(len(listed)), listed, remarks
+    left = np.searchsorted(known, face_names, "left")
+    count = np.searchsorted(known, face_names, "right") - left
+    images = np.where(count > 0, order[np.minimum(left, len(order) - 1)], -1)
+    names = listed
+    absent = np.flatnonzero(count == 0)
+    if absent.size:
+        unlisted, position = np.unique(face_names[absent], return_inverse=True)
+        images[absent] = len(listed) + position
+        names = np.concatenate([listed, unlisted])
+    if repeated:
+        remarks += _tell_repeated_names(listed, values, face_names, order, left, count, images)
+    unused = len(listed) - np.unique(images[(images >= 0) & (images < len(listed))]).size
+    if unused:
+        remarks.append(f"{unused:,} of {len(listed):,} images are listed with landmarks but belong to no template")
+    return images, names, remarks
+
+
+def _tell_repeated_names(
+    listed: np.ndarray,
+    values: np.ndarray,
+    face_names: np.ndarray,
+    order: np.ndarray,
+    left: np.ndarray,
+    count: np.ndarray,
+    images: np.ndarray,
+) -> list[str]:
+    """Settle, in `images`, which line a face means whose name has several; returns what was done."""
+    alike = by_turn = unclear = 0
+    for name in np.unique(face_names[count > 1]):
+        faces = np.flatnonzero(face_names == name)
+        lines = order[left[faces[0]] : left[faces[0]] + count[faces[0]]]
+        if (values[lines] == values[lines[0]]).all():
+            alike += 1  # `images` holds the first line already
+        elif len(faces) == len(lines):
+            images[faces] = lines  # several faces in one image: the k-th face means the k-th line
+            by_turn += 1
+        else:
+            images[faces] = -1
+            unclear += 1
+    remarks = []
+    if alike:
+        remarks.append(f"{alike:,} names have several equal lines of landmarks; the first was taken")
+    if by_turn:
+        remarks.append(f"{by_turn:,} names have several lines of landmarks, and as many faces: joined in their order")
+    if unclear:
+        remarks.append(f"{unclear:,} names have several lines of landmarks, and another number of faces")
+    return remarks
+
+
+def _once_each(templates: np.ndarray, subjects: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Rows a face -> rows a template."""
+    known, first, inverse = np.unique(templates, return_index=True, return_inverse=True)
+    subject_of = subjects[first]
+    odd = np.flatnonzero(subject_of[inverse] != subjects)
+    if odd.size:
+        row = int(odd[0])
+        raise ProtocolError(
+            f"{path}: template {templates[row]} is given to subject {subject_of[inverse[row]]} and to subject "
+            f"{subjects[row]} (row {row + 1}); a template shows one person"
+        )
+    return known, subject_of
+
+
+def _from_arrays(root: Path, target: str, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> IjbProtocol:
+    tables = {
+        name.split("/")[0]: SubjectTemplates(array, arrays[name.replace("/templates", "/subjects")])
+        for name, array in arrays.items()
+        if name.endswith("/templates")
+    }
+    plain = {name: array for name, array in arrays.items() if "/" not in name}
+    return IjbProtocol(
+        target=target,
+        root=root.resolve(),
+        fingerprint=about["fingerprint"],
+        num_listed=about["num_listed"],
+        galleries={name: tables[name] for name in TARGETS[target].galleries if name in tables},
+        probes=tables.get("probes"),
+        remarks=tuple(about["remarks"]),
+        **plain,
+    )
+
+
+def _cache_places(root: Path, target: str) -> list[Path]:
+    """Beside the text; else, for data on a read-only mount, the user's cache folder under a name made of the path."""
+    name = f"{TARGETS[target].prefix}.facekd-protocol"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    return [root / "meta" / name, Path(home) / "facekd" / f"{digest}-{name}"]
+
+
+def _open_cache(place: Path, stamps: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    try:
+        about, arrays = open_arrays(place)
+    except FileNotFoundError:
+        return None
+    except (OSError, ArrayFileError) as error:
+        print(f"{place}: cannot be used ({error}); reading the text again", file=sys.stderr)
+        return None
+    return (about, arrays) if about.get("version") == CACHE_VERSION and about.get("stamps") == stamps else None
+
+
+def _save_cache(places: list[Path], about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    for place in places:
+        folder = place.parent
+        # A folder without any write bit asks to be left alone, though root could write to it.
+        if folder.exists() and not (folder.stat().st_mode & 0o222 and os.access(folder, os.W_OK)):
+            continue
+        try:
+            save_arrays(place, about, arrays)
+            return
+        except OSError:
+            continue
+    print(f"no place for the binary copy of the text files ({places[0]}); the next run parses again", file=sys.stderr)

@@ -1,0 +1,49 @@
+"""What stands behind a result: the model and the versions of the software, for its record."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facekd import __version__
+from facekd.utils.files import sha256_of_file
+
+if TYPE_CHECKING:
+    from facekd.embedder import Embedder
+
+
+def find_model(path: str) -> str:
+    """The file a model is opened from: `path`, or the latest checkpoint where it is the folder of a run."""
+    if not Path(path).is_dir():
+        return path
+    from facekd.checkpoints.checkpoint import (
+        resolve_checkpoint,  # here, for it brings torch, which an ONNX file does without
+    )
+
+    return str(resolve_checkpoint(path))
+
+
+def describe_model(path: str, embedder: Embedder) -> dict[str, Any]:
+    """The entry `model` of a result (docs/results.md)."""
+    return {
+        "path": str(path),
+        "sha256": sha256_of_file(path),
+        "fingerprint": embedder.fingerprint,
+        "embedding_size": embedder.embedding_size,
+        "normalized": embedder.normalized,
+        "preprocessing": asdict(embedder.preprocessing),
+        "assumed": list(getattr(embedder, "assumed", ())),
+    }
+
+
+def describe_software() -> dict[str, str]:
+    """The entry `software` of a result."""
+    # OpenCV decodes and resizes, and its versions differ in both; the runtimes differ in the last digits.
+    found = {"facekd": __version__}
+    for name in ("numpy", "scipy", "opencv-python-headless", "simplejpeg", "onnxruntime", "torch"):
+        with contextlib.suppress(PackageNotFoundError):  # another build of the same library, such as onnxruntime-gpu
+            found[name] = version(name)
+    return found

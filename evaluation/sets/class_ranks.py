@@ -1,0 +1,52 @@
+"""Images of a data set, classified: at which place the true class of each came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facekd.data.datasets import FaceDataset
+from facekd.data.loading.loader import make_loader, usable_cores
+from facekd.data.loading.sampler import PositionSampler
+from facekd.images.augmentation import Augmentation
+from facekd.utils.progress import track
+from facekd.verification.top_k_accuracy import true_class_ranks
+
+
+def rank_images(
+    dataset: FaceDataset,
+    classify: Callable[[np.ndarray], dict[str, np.ndarray]],
+    start: int = 0,
+    stop: int | None = None,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    progress: str = "",
+) -> dict[str, NDArray[np.int64]]:
+    """Classify images `start` to `stop` of a data set, in its order and as they are, without augmentation.
+
+    Args:
+        dataset: with at least one image.
+        classify: uint8 RGB (B, S, S, 3) to scores (B, C) by classifier.
+        start: the first image.
+        stop: past the last image; None takes all.
+        batch_size: images at once.
+        workers: processes that read, at most one a core; 0 reads in this one.
+        progress: what is shown while it lasts; nothing where it is empty.
+
+    Returns:
+        (stop - start,) by classifier: how many classes came before the true one.
+    """
+    stop = len(dataset) if stop is None else stop
+    sampler = PositionSampler(len(dataset), 0, batch_size, images_seen=start, total_images=stop, shuffle=False)
+    loader = make_loader(dataset, sampler, Augmentation(flip=False), workers=min(workers, usable_cores()))
+    batches = track(loader, progress, stop - start, batch_size) if progress else loader
+    parts: dict[str, list[NDArray[np.int64]]] = {}
+    for batch in batches:
+        keep = batch.positions.numpy() < stop  # the sampler fills the last batch from the start again
+        labels = batch.labels.numpy()[keep]
+        for name, scores in classify(np.ascontiguousarray(batch.images.numpy()[keep])).items():
+            parts.setdefault(name, []).append(true_class_ranks(scores, labels))
+    return {name: np.concatenate(found) for name, found in parts.items()}

@@ -1,0 +1,191 @@
+"""Embed once, score many: images of a pair set to embeddings, kept on disk under what they depend on.
+
+An image that stands in several pairs is embedded once. Scoring under other folds, FARs or rules then reads the
+embeddings back and never touches the model. Shapes: M images, D embedding values, N pairs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from evaluation.sets.pair_set import PairSet, PairSetError
+from facekd.embedder import Embedder
+from facekd.generator_threads import generator_threads
+from facekd.utils.files import atomic_open
+from facekd.utils.progress import track
+
+IMAGES_AT_ONCE = 256
+Embed = Callable[[np.ndarray], np.ndarray]
+
+
+class EncodedImages(Protocol):
+    """Images that are decoded when they are needed: those of a pair set, or of a folder."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def images(self) -> Sequence[bytes]: ...
+    def decode(self, start: int, stop: int) -> np.ndarray:
+        """Images `start` to `stop`: uint8 RGB (B, S, S, 3)."""
+        ...
+
+
+def embed_images(
+    embed: Embed,
+    pair_set: EncodedImages,
+    start: int = 0,
+    stop: int | None = None,
+    mirrors: Sequence[bool] = (False,),
+    show_progress: bool = False,
+) -> list[np.ndarray]:
+    """Embed images `start` to `stop` of a pair set, a batch at a time; the next is decoded meanwhile.
+
+    Args:
+        embed: uint8 RGB (B, S, S, 3) -> (B, D).
+        pair_set: whose images.
+        start, stop: which of its 2N images; all by default.
+        mirrors: False asks for the embedding of the images, True for that of their mirror images.
+        show_progress: on standard error.
+
+    Returns:
+        For each of `mirrors`, float32 (M, D).
+    """
+    stop = len(pair_set.images) if stop is None else stop
+    parts: list[list[np.ndarray]] = [[] for _ in mirrors]
+    batches = _decoded_ahead(pair_set, start, stop)
+    if show_progress:
+        batches = track(batches, f"embedding {pair_set.name}", stop - start, IMAGES_AT_ONCE)
+    for images in batches:
+        for part, mirror in zip(parts, mirrors, strict=True):
+            part.append(embed(np.ascontiguousarray(images[:, :, ::-1]) if mirror else images))
+    return [np.concatenate(part).astype(np.float32, copy=False) for part in parts]
+
+
+def _decoded_ahead(images: EncodedImages, start: int, stop: int) -> Iterator[np.ndarray]:
+    """Batches of pixels, one decoded while the one before is used: decoders let go of the interpreter."""
+    pending = None
+    with generator_threads(1) as ahead:
+        for first in range(start, stop, IMAGES_AT_ONCE):
+            decoded, pending = pending, ahead.submit(images.decode, first, min(first + IMAGES_AT_ONCE, stop))
+            if decoded is not None:
+                yield decoded.result()
+        if pending is not None:
+            yield pending.result()
+
+
+def distinct_images(images: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+    """Which images are equal.
+
+    Args:
+        images: M of them, or a digest of each.
+
+    Returns:
+        The place (M,) of each among the distinct ones, which are numbered as they first occur; and where that is (K,).
+    """
+    numbers: dict[Hashable, int] = {}
+    place_of = np.array([numbers.setdefault(image, len(numbers)) for image in images])
+    return place_of, np.unique(place_of, return_index=True)[1]
+
+
+def embed_pair_set(
+    embedder: Embedder, pair_set: EncodedImages, flip: bool, cache: str | os.PathLike[str] | None = None
+) -> np.ndarray:
+    """Embeddings (M, D) of all images of a set, equal ones embedded once, read from `cache` where they are there.
+
+    Args:
+        embedder: the model.
+        pair_set: whose images; 2N for N pairs.
+        flip: add the embedding of the mirror image, f(x) + f(mirrored x): the field's LFW protocol.
+        cache: folder in which embeddings are kept, one file for the images and one for their mirror images. The
+            name of a file is a digest over weights, preprocessing, images and mirroring, so that a changed model or
+            pack never meets old embeddings.
+    """
+    wanted = (False, True) if flip else (False,)
+    contents = [hashlib.sha256(image).digest() for image in pair_set.images]
+    known: dict[bool, np.ndarray] = {}
+    files: dict[bool, Path] = {}
+    if cache is not None:
+        digest = _digest(embedder, contents)
+        files = {mirror: Path(cache) / f"{digest}-{'mirrored' if mirror else 'plain'}.npy" for mirror in wanted}
+        shape = (len(pair_set.images), embedder.embedding_size)
+        known = {mirror: array for mirror, file in files.items() if (array := _read_cached(file, shape)) is not None}
+    missing = [mirror for mirror in wanted if mirror not in known]
+    if missing:
+        place_of, first = distinct_images(contents)
+        embedded = embed_images(embedder.embed, ImageSubset(pair_set, first), mirrors=missing, show_progress=True)
+        known.update((mirror, array[place_of]) for mirror, array in zip(missing, embedded, strict=True))
+    for mirror in missing:
+        if mirror in files:
+            with atomic_open(files[mirror]) as stream:
+                np.save(stream, known[mirror])
+    return known[False] + known[True] if flip else known[False]
+
+
+def cosine_scores(embeddings: np.ndarray, pair_set: PairSet) -> np.ndarray:
+    """Cosine of the two embeddings of each pair: float64 (N,).
+
+    Args:
+        embeddings: (2N, D); images 2i and 2i + 1 are pair i.
+        pair_set: for the messages.
+
+    Raises:
+        PairSetError: an embedding that is not finite or has no direction, naming its image and pair.
+    """
+    norms = np.linalg.norm(embeddings.astype(np.float64), axis=1)
+    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if bad.size:
+        first = int(bad[0])
+        found = "all zeros" if norms[first] == 0 else "not finite"
+        raise PairSetError(
+            f"{pair_set.path}: the embeddings of {bad.size:,} of {len(norms):,} images have no direction; the first, "
+            f"image {first} (pair {first // 2}), is {found}: the model is broken or its preprocessing wrong"
+        )
+    products = np.einsum("nd,nd->n", embeddings[0::2].astype(np.float64), embeddings[1::2].astype(np.float64))
+    # Rounding can leave the cosine of two equal images a hair above 1.
+    return np.clip(products / (norms[0::2] * norms[1::2]), -1.0, 1.0)
+
+
+class ImageSubset:
+    """Images of a set at ascending positions (M,)."""
+
+    def __init__(self, whole: EncodedImages, positions: np.ndarray) -> None:
+        self.name = whole.name
+        self._whole = whole
+        self._positions = positions
+
+    @property
+    def images(self) -> Sequence[bytes]:
+        return [self._whole.images[position] for position in self._positions.tolist()]
+
+    def decode(self, start: int, stop: int) -> np.ndarray:
+        positions = self._positions[start:stop]
+        runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1)
+        parts = [self._whole.decode(int(run[0]), int(run[-1]) + 1) for run in runs]
+        if len({part.shape[1:] for part in parts}) > 1:
+            return self._whole.decode(int(positions[0]), int(positions[-1]) + 1)  # which names the one that differs
+        return np.concatenate(parts)
+
+
+def _digest(embedder: Embedder, contents: Sequence[bytes]) -> str:
+    return hashlib.sha256(b"".join([embedder.fingerprint.encode(), *contents])).hexdigest()[:32]
+
+
+def _read_cached(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    try:
+        array = np.load(file, allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:
+        print(f"{file}: unreadable ({error}); embedding again", file=sys.stderr)
+        return None
+    if array.shape != shape or array.dtype != np.float32:
+        print(f"{file}: holds {array.dtype} {array.shape}, expected {shape}; embedding again", file=sys.stderr)
+        return None
+    return array

@@ -1,0 +1,129 @@
+"""Folders of aligned faces as sets of images with a person each, read when they are needed.
+
+Either one folder of images for each person, or, as TinyFace is laid out, image files whose names begin with the person:
+`12_1.jpg` shows person 12.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from data_prep.sources.image_lists import IMAGE_SUFFIXES
+from facekd.errors import FacekdError
+from facekd.images.decoding import ImageError, decode_rgb
+from facekd.images.preprocessing import fit_images
+from facekd.utils.files import is_folder
+
+
+class FaceFolderError(FacekdError):
+    """A folder on which no evaluation can be run."""
+
+
+class FaceFolder:
+    """Images of a folder, and who is in them.
+
+    Args:
+        folder: of the images.
+        image_size: S the model takes.
+        resize: scale images of another size instead of refusing them.
+        at_most: images of a person, in order of their names; None for all.
+        nobody: the images show nobody known, as distractors do: names are not looked at, and there may be none.
+
+    Raises:
+        FaceFolderError: no images, or files whose names do not say who is in them.
+    """
+
+    def __init__(
+        self, folder: Path, image_size: int, resize: bool = False, at_most: int | None = None, nobody: bool = False
+    ) -> None:
+        self.name = folder.name
+        self._folder, self._size, self._resize = folder, image_size, resize
+        if not folder.is_dir():
+            raise FaceFolderError(f"{folder}: no such folder")
+        found = _list(folder, nobody)
+        if not found:
+            raise FaceFolderError(
+                f"{folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); expected one folder of them for "
+                "each person, or files called PERSON_NUMBER.jpg"
+            )
+        kept: dict[str, list[str]] = {}
+        for person, file in found:
+            kept.setdefault(person, []).append(file)
+        if at_most is not None and not nobody:
+            kept = {person: files[:at_most] for person, files in kept.items()}
+        self.files = [file for files in kept.values() for file in files]
+        self.people = np.array([person for person, files in kept.items() for _ in files])
+        self.images: Sequence[bytes] = _Files(folder, self.files)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def decode(self, start: int, stop: int) -> np.ndarray:
+        """Images `start` to `stop`: uint8 RGB (B, S, S, 3).
+
+        Raises:
+            ImageError: one does not decode, or has another size; which one.
+        """
+        batch = np.empty((stop - start, self._size, self._size, 3), np.uint8)
+        for row, file in enumerate(self.files[start:stop]):
+            try:
+                image = decode_rgb((self._folder / file).read_bytes())
+                batch[row] = fit_images(image[None], self._size, self._resize)[0]
+            except FacekdError as error:
+                raise ImageError(f"{self._folder / file}: {error}") from error
+        return batch
+
+
+class _Files(Sequence[bytes]):
+    """The contents of files, read at each access: folders may be larger than memory."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder, self._names = folder, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | Sequence[bytes]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        return (self._folder / self._names[index]).read_bytes()
+
+
+def _list(folder: Path, nobody: bool) -> list[tuple[str, str]]:
+    """(person, file below the folder) in order of the names; `nobody` gives each image a person of its own."""
+    loose = sorted(_images(folder))
+    inside = sorted(entry.name for entry in os.scandir(folder) if is_folder(entry) and not entry.name.startswith("."))
+    nested = [(person, f"{person}/{file}") for person in inside for file in sorted(_images(folder / person))]
+    if nobody:
+        return [(file, file) for file in (*loose, *(file for _, file in nested))]
+    if loose and nested:
+        raise FaceFolderError(
+            f"{folder}: holds folders and image files ({loose[0]}); give either one folder a person, or files "
+            "called PERSON_NUMBER.jpg"
+        )
+    if nested:
+        return nested
+    unnamed = [file for file in loose if not Path(file).stem.rpartition("_")[0]]
+    if unnamed:
+        raise FaceFolderError(
+            f"{folder}: {len(unnamed):,} of {len(loose):,} names do not say who is in the image, the first "
+            f"{unnamed[0]}; expected one folder a person, or PERSON_NUMBER.jpg"
+        )
+    return [(Path(file).stem.rpartition("_")[0], file) for file in loose]
+
+
+def _images(folder: Path) -> list[str]:
+    return [
+        entry.name
+        for entry in os.scandir(folder)
+        if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
+    ]

@@ -1,0 +1,276 @@
+"""Verb: turn a backbone trained with InsightFace's arcface_torch into a facekd checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import pickle
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facekd.errors import FacekdError, run_verb
+from facekd.utils.files import sha256_of_file
+
+if TYPE_CHECKING:  # torch costs seconds: `--help` does without
+    import torch
+
+    from facekd.backbones import Backbone
+
+DESCRIPTION = "Turn a backbone trained with InsightFace's arcface_torch (r18 to r200, mbf) into a facekd checkpoint."
+EPILOG = """example:
+  facekd import glint360k_r50/backbone.pth --output teacher.pt
+  facekd import ms1mv3_r100/backbone.pth --name iresnet100 --output teacher.pt
+"""
+# Where trainers keep the backbone's tensors inside a larger file; "state_dict_backbone" is arcface_torch's own.
+WRAPPERS = ("state_dict_backbone", "state_dict", "backbone", "model")
+# What wrappers put before every name: distributed training, torch.compile.
+PREFIXES = ("module.", "_orig_mod.")
+# arcface_torch's input: RGB, scaled to [-1, 1].
+PREPROCESSING: dict[str, Any] = {"mean": [127.5] * 3, "std": [127.5] * 3, "color": "rgb"}
+NAMES_SHOWN = 3
+
+
+class InsightFaceImportError(FacekdError):
+    """The file does not hold the backbone that was asked for, or none that facekd has."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneShape:
+    """What the names and shapes of a state dict say about the network that wrote it.
+
+    Attributes:
+        name: key of `facekd.backbones.BACKBONES`, or None where facekd has no such network.
+        description: for messages, `"iresnet50 (512-d, 112 pixels)"`.
+        embedding_size: D.
+        image_size: side of the input in pixels.
+        width: channel multiplier.
+    """
+
+    name: str | None
+    description: str
+    embedding_size: int
+    image_size: int
+    width: float
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Read the named tensors of a backbone: from a bare state dict or a training checkpoint, wrapped or not.
+
+    Only tensors and plain containers are unpickled.
+
+    Raises:
+        InsightFaceImportError: the file is not a torch file, holds code, or no state dict.
+    """
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InsightFaceImportError(
+            f"{path}: not a file of plain tensors. A pickle can run code, so whole modules are refused: "
+            "where you trust it, load it with the code that wrote it and save `model.state_dict()`"
+        ) from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it ends early"
+        raise InsightFaceImportError(
+            f"{path}: not a readable torch file ({reason}). Expected the state dict of an InsightFace backbone "
+            "(backbone.pth or model.pt); check that the download is complete"
+        ) from error
+    if isinstance(content, Mapping) and content.get("format") == "facekd-checkpoint":
+        raise InsightFaceImportError(f"{path}: is a facekd checkpoint already; use it as it is")
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not any(isinstance(value, torch.Tensor) for value in content.values()):
+        found = f"keys {_some(content)}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        raise InsightFaceImportError(
+            f"{path}: expected a state dict (names to tensors), bare or under one of {', '.join(WRAPPERS)}, "
+            f"found {found}"
+        )
+    state = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def recognize_backbone(state: Mapping[str, torch.Tensor]) -> BackboneShape | None:
+    """Tell which network wrote a state dict, from the names and shapes in it; None if it is of neither family."""
+    if {"layer1.0.prelu.weight", "conv1.weight", "fc.weight", "features.weight"} <= state.keys():
+        return _recognize_iresnet(state)
+    if {"conv_sep.layers.0.weight", "layers.1.layers.0.weight", "features.layers.2.weight"} <= state.keys():
+        return _recognize_mobilefacenet(state)
+    return None
+
+
+def _recognize_iresnet(state: Mapping[str, torch.Tensor]) -> BackboneShape | None:
+    from facekd.backbones.iresnet import IRESNET_UNITS, STAGE_CHANNELS
+
+    units = tuple(_count_children(state, f"layer{stage}") for stage in (1, 2, 3, 4))
+    name = next((name for name, known in IRESNET_UNITS.items() if known == units), None)
+    if f"layer4.{units[3] - 1}.conv2.weight" not in state:
+        return None
+    last_channels = state[f"layer4.{units[3] - 1}.conv2.weight"].shape[0]
+    embedding_size, map_values = state["fc.weight"].shape
+    return _shape(
+        name,
+        f"an IR-ResNet with {units} units",
+        embedding_size,
+        map_side=math.isqrt(map_values // last_channels),
+        width=state["conv1.weight"].shape[0] / STAGE_CHANNELS[0],
+    )
+
+
+def _recognize_mobilefacenet(state: Mapping[str, torch.Tensor]) -> BackboneShape:
+    from facekd.backbones.mobilefacenet import STEM_CHANNELS, TRUNK_SCALE, UNITS
+
+    # The stem's second convolution shows the trunk's scale: it has as many channels a group.
+    channels, trunk_scale = state["layers.1.layers.0.weight"].shape[:2]
+    units = tuple(_count_children(state, f"layers.{2 + i}.layers") for i, unit in enumerate(UNITS) if unit[-1])
+    expected = tuple(unit[2] for unit in UNITS if unit[-1])
+    name = next((name for name, scale in TRUNK_SCALE.items() if scale == trunk_scale and units == expected), None)
+    return _shape(
+        name,
+        f"a MobileFaceNet with {units} units and {channels} channels in its stem",
+        embedding_size=state["features.layers.2.weight"].shape[0],
+        map_side=state["features.layers.0.layers.0.weight"].shape[-1],
+        width=channels / trunk_scale / STEM_CHANNELS,
+    )
+
+
+def _shape(name: str | None, otherwise: str, embedding_size: int, map_side: int, width: float) -> BackboneShape:
+    image_size = 16 * map_side  # both families halve the image four times
+    scaled = "" if width == 1 else f", width {width:g}"
+    description = f"{name or otherwise} ({embedding_size}-d, {image_size} pixels{scaled})"
+    return BackboneShape(name, description, embedding_size, image_size, width)
+
+
+def _count_children(state: Mapping[str, torch.Tensor], module: str) -> int:
+    pattern = re.compile(re.escape(module) + r"\.(\d+)\.")
+    return len({match[1] for name in state if (match := pattern.match(name))})
+
+
+def import_backbone(path: Path, name: str | None = None) -> Backbone:
+    """Build the backbone a file was written from and load its weights, in float32 and evaluation mode.
+
+    Args:
+        path: an arcface_torch `backbone.pth`, `model.pt` or `checkpoint_gpu_0.pt`.
+        name: the backbone it must be, a key of `facekd.backbones.BACKBONES`; recognised from the file where None.
+            Embedding size, image size and width always come from the file.
+
+    Raises:
+        InsightFaceImportError: the file is unreadable, of another architecture, or holds values that are not finite.
+        BackboneError: `name` is unknown.
+    """
+    import torch
+
+    from facekd.backbones import BACKBONES, BackboneError, build_backbone, check_backbone, fixed_embedding_size
+
+    if name is not None:
+        check_backbone(name, embedding_size=512, image_size=112, width=1.0, dropout=0.0)
+    state = read_state_dict(path)
+    found = recognize_backbone(state)
+    wanted = name or (found.name if found else None)
+    if wanted is None:
+        looks = f"looks like {found.description}" if found else f"is of an unknown network (its names: {_some(state)})"
+        raise InsightFaceImportError(
+            f"{path}: {looks}, which facekd does not have; it has "
+            f"{', '.join(name for name in BACKBONES if fixed_embedding_size(name) is None)} with InsightFace's names"
+        )
+    sizes = (
+        {"embedding_size": found.embedding_size, "image_size": found.image_size, "width": found.width} if found else {}
+    )
+    try:
+        backbone = build_backbone(wanted, **sizes)
+    except BackboneError as error:
+        raise InsightFaceImportError(f"{path}: its shapes ask for a backbone that cannot be: {error}") from error
+    differences = _differences(backbone.state_dict(), state)
+    if differences:
+        looks = f"looks like {found.description}" if found else f"is of an unknown network (its names: {_some(state)})"
+        hint = f"; try --name {found.name}" if found and found.name not in (None, wanted) else ""
+        raise InsightFaceImportError(f"{path}: does not fit {wanted}, it {looks}{hint}. Tensors: {differences}")
+    bad = next((key for key, value in state.items() if not bool(torch.isfinite(value).all())), None)
+    if bad is not None:
+        raise InsightFaceImportError(f"{path}: {bad} holds NaN or infinity; that training had failed, use another file")
+    # Old files lack the counters of batch normalisation, which only a momentum of None would read.
+    backbone.load_state_dict(backbone.state_dict() | state)
+    return backbone.eval()
+
+
+def _differences(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
+    """Say how two state dicts differ, the first names of each kind; empty where one fits the other."""
+    missing = [name for name in expected if name not in found and not name.endswith(".num_batches_tracked")]
+    extra = [name for name in found if name not in expected]
+    reshaped = [
+        f"{name} is {tuple(found[name].shape)}, expected {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    kinds = (("missing", missing), ("not part of it", extra), ("of another shape", reshaped))
+    return "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds if names)
+
+
+def _some(names: Collection[Any]) -> str:
+    shown = ", ".join(str(name) for name in list(names)[:NAMES_SHOWN])
+    return shown + (", ..." if len(names) > NAMES_SHOWN else "") if names else "none"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of `facekd import`."""
+    parser = argparse.ArgumentParser(
+        prog="facekd import",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("backbone", type=Path, metavar="BACKBONE.pth", help="state dict or training checkpoint to read")
+    parser.add_argument("--output", type=Path, required=True, metavar="CHECKPOINT.pt", help="checkpoint to write")
+    parser.add_argument(
+        "--name",
+        help="the backbone it must be: iresnet18, 34, 50, 100 or 200, mobilefacenet_0.45g, mobilefacenet "
+        "(default: recognised from the names and shapes in the file)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Import one backbone: read, recognise, check, write."""
+    arguments = make_parser().parse_args(argv)
+    source, output = arguments.backbone, arguments.output
+    if output.exists() and source.exists() and output.samefile(source):
+        raise InsightFaceImportError(f"--output {output} is the file to import: give it another name")
+    backbone = import_backbone(source, arguments.name)
+
+    from facekd.backbones import count_macs, count_parameters
+    from facekd.checkpoints.checkpoint import save_checkpoint
+
+    architecture = {
+        "name": backbone.name,
+        "embedding_size": backbone.embedding_size,
+        "image_size": backbone.image_size,
+        "width": backbone.width,
+        "dropout": 0.0,
+    }
+    save_checkpoint(
+        output,
+        {
+            "config": {"backbone": architecture},
+            "preprocessing": PREPROCESSING,
+            "backbone": backbone.state_dict(),
+            "source": {"file": source.name, "sha256": sha256_of_file(source), "framework": "insightface arcface_torch"},
+        },
+    )
+    size = backbone.image_size
+    print(
+        f"{backbone.name}: {count_parameters(backbone) / 1e6:.2f} M parameters, "
+        f"{count_macs(backbone, size) / 1e9:.3g} GMACs at {size} pixels, embedding of {backbone.embedding_size}"
+    )
+    print(f"wrote {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))

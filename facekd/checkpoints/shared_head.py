@@ -1,0 +1,130 @@
+"""Classifier sharing: which classifier belongs to whom, taken from where, and that it stays as it was.
+
+"It's All in the Head: Representation Knowledge Distillation through Classifier Sharing" (arXiv:2201.06945). In TH-KD
+the student's embeddings also pass through the teacher's classifier; in SH-KD a teacher is trained under the student's.
+Either way a classifier changes hands frozen, and both parties must mean the same person by the same class number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+
+import torch
+
+from facekd.checkpoints.checkpoint import CheckpointError, load_checkpoint, resolve_checkpoint
+from facekd.checkpoints.head_shards import read_rows
+from facekd.data.datasets import FaceDataset
+from facekd.data.datasets.identity_map import is_same_label_map
+from facekd.distributed import World
+from facekd.head.classifier import HeadConfig, LinearClassifier, MarginClassifier, build_classifier
+
+
+@dataclass(frozen=True)
+class SharedHead:
+    """A classifier that was trained or computed elsewhere.
+
+    Attributes:
+        weight_CD: (C, D) float32, the class centres.
+        source: where it came from, for messages.
+        kind: "margin", compared with by angle, or "linear", a plain layer.
+        bias_C: (C,) float32, of a linear one that has a bias.
+    """
+
+    weight_CD: torch.Tensor
+    source: str
+    kind: str = "margin"
+    bias_C: torch.Tensor | None = None
+
+    @property
+    def embedding_size(self) -> int:
+        """D, the embeddings it takes."""
+        return self.weight_CD.shape[1]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the centres and the bias, whole, however they are shared out afterwards."""
+        digest = hashlib.sha256()
+        for part in (self.weight_CD, self.bias_C):
+            if part is not None:
+                digest.update(part.contiguous().numpy().data)  # no copy: the centres of many millions are tens of GB
+        return digest.hexdigest()
+
+    def build(
+        self, config: HeadConfig, embedding_size: int, world: World | None = None
+    ) -> MarginClassifier | LinearClassifier:
+        """A classifier with these centres and the margin and scale of `config`, frozen: no gradient, no decay.
+
+        Args:
+            config: margin and scale; of a linear classifier nothing, for the layer is all there is, bias included.
+            embedding_size: of the embeddings that will be given to it.
+            world: over which the classes are shared out, if `config` says so.
+
+        Raises:
+            CheckpointError: it takes embeddings of another size, is of another kind than `config`, or has a bias where
+                `config` rules it out, or none where it asks for one.
+        """
+        num_classes, own_size = self.weight_CD.shape
+        if self.kind != config.kind:
+            raise CheckpointError(
+                f"{self.source}: its classifier is a {self.kind} one, head.kind is {config.kind!r}: a margin one "
+                "compares angles, a linear one adds up, and neither can stand in for the other. Set head.kind to "
+                f"{self.kind!r}, or share a classifier trained with head.kind = {config.kind!r}"
+            )
+        if own_size != embedding_size:
+            raise CheckpointError(
+                f"{self.source}: its classifier takes embeddings of {own_size}, the backbone gives {embedding_size}: "
+                f"set backbone.embedding_size to {own_size}"
+            )
+        if config.bias is not None and config.bias != (self.bias_C is not None):
+            has = "has no" if self.bias_C is None else "has a"
+            raise CheckpointError(f"{self.source}: its classifier {has} bias, head.bias is {config.bias}: remove that")
+        if self.kind == "linear":
+            config = replace(config, bias=self.bias_C is not None)
+        head = build_classifier(config, embedding_size, num_classes, world)
+        shards = getattr(head, "shards", None)
+        with torch.no_grad():
+            head.weight.copy_(self.weight_CD if shards is None else shards.own(self.weight_CD))
+            if self.bias_C is not None:
+                assert isinstance(head, LinearClassifier) and head.bias is not None
+                head.bias.copy_(self.bias_C)
+        return head.requires_grad_(False)
+
+
+def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> SharedHead:
+    """Read the classifier of a checkpoint, and make sure that its classes are those of the data.
+
+    Args:
+        path: a checkpoint or the folder of a run, or the file that `facekd rebuild-head` writes.
+        dataset: what will be trained on.
+
+    Raises:
+        CheckpointError: no classifier in it, or one of other identities.
+    """
+    file = resolve_checkpoint(path)
+    content = load_checkpoint(file)
+    weight = content.get("head", {}).get("weight")
+    if "head_shards" in content:
+        weight = read_rows(file, content)["weight"]
+    if weight is None:
+        raise CheckpointError(
+            f"{file}: holds no classifier. A model known only as a backbone gets one from its data: "
+            "`facekd rebuild-head MODEL --data PACK --output head.pt`"
+        )
+    kind, bias = content.get("config", {}).get("head", {}).get("kind", "margin"), content["head"].get("bias")
+    if len(weight) != dataset.num_classes:
+        raise CheckpointError(
+            f"{file}: its classifier knows {len(weight):,} identities, {dataset.name} has {dataset.num_classes:,}. "
+            "Teacher and student must share identities: train on the data it was trained on"
+        )
+    if not is_same_label_map(content, dataset):
+        raise CheckpointError(
+            f"{file}: its classifier was made on other data than {dataset.name}: as many identities, but other images, "
+            "names or another numbering. Class n must be the same person in both: train on the same pack"
+        )
+    if not (torch.isfinite(weight).all() and (bias is None or torch.isfinite(bias).all())):
+        raise CheckpointError(f"{file}: its classifier has values that are not finite; rebuild or retrain it")
+    if kind == "margin" and (weight.norm(dim=1) == 0).any():
+        raise CheckpointError(f"{file}: its classifier has a centre that is zero; rebuild or retrain it")
+    return SharedHead(weight.float(), str(file), kind, None if bias is None else bias.float())

@@ -1,0 +1,252 @@
+"""What a data set of labelled faces is, and the part that those holding encoded images share: checking and decoding."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facekd.data.recordio import RecordError
+from facekd.errors import FacekdError
+from facekd.images.crops import ResizedCrop, cut_and_scale, middle_box
+from facekd.images.decoding import ImageError, ImageSizeError, decode_into, decode_rgb
+
+OnBadRecord = Literal["fail", "skip"]
+Encoded: TypeAlias = bytes | memoryview
+# With "skip": a stretch of broken images this long is a broken file, not a few broken images.
+MAX_BAD_IN_A_ROW = 100
+
+
+class DatasetError(FacekdError):
+    """A data set that cannot be trained on as it is, or an image in it that cannot be read."""
+
+
+class FaceDataset(Protocol):
+    """What the loader and the trainer need of labelled images. Shapes: B images asked for, S `image_size`.
+
+    Attributes:
+        name: for messages and logs.
+        num_classes: every label is below it.
+        image_size: side of the images in pixels.
+        notes: sentences about what is unusual, for people.
+    """
+
+    name: str
+    num_classes: int
+    image_size: int
+    notes: list[str]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Labels of all images, (N,), each 0 <= label < num_classes."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of images N."""
+        ...
+
+    def load(
+        self,
+        indices: NDArray[np.int64],
+        crops: Sequence[ResizedCrop] | None = None,
+        out: NDArray[np.uint8] | None = None,
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Images (B, S, S, 3) uint8 RGB and their labels (B,), for image numbers (B,).
+
+        With `crops`, one for each image, a box of the image as it is stored, scaled to S x S. The images are put in
+        `out` where it is given: memory that has been written to before takes them faster than new memory.
+        """
+        ...
+
+    def describe(self, index: int) -> str:
+        """Where image `index` comes from, for messages: the record's key and file, or the path."""
+        ...
+
+    def take_bad_records(self) -> list[str]:
+        """What `load` passed over since the last call, one line each; forgotten afterwards."""
+        ...
+
+
+def put_into(out: NDArray[np.uint8] | None, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The images where `FaceDataset.load` was asked to put them."""
+    if out is None:
+        return images
+    out[:] = images
+    return out
+
+
+class EncodedDataset(ABC):
+    """Images held as encoded bytes somewhere: reads, decodes, checks, and skips or fails at the bad ones.
+
+    A subclass calls `check` when it is ready.
+
+    Args:
+        name: for messages and logs.
+        image_size: S, side in pixels.
+        num_classes: every label is below it.
+        on_bad_record: "fail" raises at an image that cannot be read or decoded or has another size; "skip" puts the
+            next good image in its place, and notes it for `take_bad_records`.
+        resize: scale images of another size to S x S instead of calling them bad.
+        center_crop: where it is not 0, images have any size, and of each the square in the middle, this share of the
+            shorter side, is scaled to S x S.
+
+    Raises:
+        DatasetError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image_size: int,
+        num_classes: int,
+        on_bad_record: OnBadRecord,
+        resize: bool,
+        center_crop: float = 0.0,
+    ) -> None:
+        if on_bad_record not in ("fail", "skip"):
+            raise DatasetError(f"on_bad_record must be fail or skip, found {on_bad_record!r}")
+        if image_size < 1:
+            raise DatasetError(f"image_size must be positive, found {image_size}")
+        self.name = name
+        self.image_size = image_size
+        self.num_classes = num_classes
+        self.on_bad_record: OnBadRecord = on_bad_record
+        self.resize = resize
+        self.center_crop = center_crop
+        self.notes: list[str] = []
+        self._bad_records: list[str] = []
+
+    @property
+    @abstractmethod
+    def labels(self) -> NDArray[np.int64]:
+        """See `FaceDataset.labels`."""
+
+    @abstractmethod
+    def read_encoded(self, index: int) -> tuple[Encoded, int]:
+        """The encoded bytes of image `index` and its label.
+
+        Raises:
+            RecordError, OSError: they cannot be had.
+        """
+
+    def read_many(self, indices: NDArray[np.int64]) -> tuple[Sequence[Encoded], NDArray[np.int64]]:
+        """What `read_encoded` gives for images (B,): a subclass that has a faster way for many gives it here.
+
+        Raises:
+            RecordError, OSError: one of them cannot be had.
+        """
+        found = [self.read_encoded(index) for index in indices.tolist()]
+        return [encoded for encoded, _ in found], np.array([label for _, label in found], dtype=np.int64)
+
+    @abstractmethod
+    def describe(self, index: int) -> str:
+        """See `FaceDataset.describe`."""
+
+    @abstractmethod
+    def advice_on_labels(self) -> str:
+        """A sentence for who has labels beyond `num_classes`: where that number comes from, and what to mend."""
+
+    def check(self) -> None:
+        """Fail before the first batch rather than in it: the labels of all images, and the pixels of one.
+
+        Raises:
+            DatasetError: no images, a label outside 0..num_classes-1 (the first such image is named), or a first
+                image that `load` refuses.
+        """
+        labels = self.labels
+        if len(labels) == 0:
+            raise DatasetError(f"{self.name} holds no images")
+        is_outside = (labels < 0) | (labels >= self.num_classes)
+        if is_outside.any():
+            first = int(is_outside.argmax())
+            raise DatasetError(
+                f"{np.count_nonzero(is_outside):,} of {len(labels):,} labels are not from 0 to {self.num_classes - 1}; "
+                f"the first is {labels[first]}, of {self.describe(first)}. {self.advice_on_labels()}"
+            )
+        self.load(np.zeros(1, dtype=np.int64))
+        self.take_bad_records()  # they will be met again, and counted then
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def load(
+        self,
+        indices: NDArray[np.int64],
+        crops: Sequence[ResizedCrop] | None = None,
+        out: NDArray[np.uint8] | None = None,
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """See `FaceDataset.load`. What stands in for a bad image depends on its number alone.
+
+        Raises:
+            DatasetError: a bad image with `on_bad_record="fail"`, or a hundred in a row with "skip".
+        """
+        if out is None:
+            out = np.empty((len(indices), self.image_size, self.image_size, 3), dtype=np.uint8)
+        try:
+            encoded, labels = self.read_many(indices)
+        except (RecordError, OSError):  # one of them: read one by one, and that one is named or passed over
+            encoded, labels = (), np.empty(len(indices), dtype=np.int64)
+        is_plain = crops is None and not self.center_crop
+        bad = list(range(len(encoded), len(indices)))
+        for slot, (data, image) in enumerate(zip(encoded, out, strict=False)):
+            try:
+                if is_plain:
+                    decode_into(image, data, self.resize)
+                else:
+                    self._decode(data, image, crops[slot] if crops else None)
+            except ImageError:
+                bad.append(slot)
+        for slot in bad:  # explained, or another in its place
+            labels[slot] = self._load_good(int(indices[slot]), out[slot], crops[slot] if crops else None)
+        return out, labels
+
+    def take_bad_records(self) -> list[str]:
+        """See `FaceDataset.take_bad_records`."""
+        taken, self._bad_records = self._bad_records, []
+        return taken
+
+    def _load_good(self, index: int, out: NDArray[np.uint8], crop: ResizedCrop | None = None) -> int:
+        """Put image `index`, or the next good one after it, into `out`; return the label of the one taken."""
+        for candidate in range(index, index + MAX_BAD_IN_A_ROW):
+            candidate %= len(self)
+            try:
+                encoded, label = self.read_encoded(candidate)
+                self._decode(encoded, out, crop)
+            except (ImageError, RecordError, OSError) as error:
+                problem = self._explain(candidate, error)
+                if self.on_bad_record == "fail":
+                    raise DatasetError(f"{problem}{self._advice(error)}") from error
+                self._bad_records.append(problem)
+            else:
+                return label
+        raise DatasetError(
+            f"{MAX_BAD_IN_A_ROW} images in a row cannot be used, so this is more than a few bad ones; the last: "
+            f"{self._bad_records[-1]}"
+        )
+
+    def _decode(self, encoded: Encoded, out: NDArray[np.uint8], crop: ResizedCrop | None) -> None:
+        if crop is None and not self.center_crop:
+            decode_into(out, encoded, self.resize)
+            return
+        image = decode_rgb(encoded)
+        height, width = image.shape[:2]
+        box = crop.box(height, width) if crop else middle_box(height, width, self.center_crop)
+        out[:] = cut_and_scale(image, box, self.image_size)
+
+    def _explain(self, index: int, error: Exception) -> str:
+        if isinstance(error, RecordError):
+            return str(error)  # names the file, the key and the offset itself
+        if isinstance(error, OSError):
+            return f"{self.describe(index)}: {error.strerror or error}"
+        return f"{self.describe(index)}: {error}"
+
+    def _advice(self, error: Exception) -> str:
+        if isinstance(error, ImageSizeError):
+            return (
+                f"; set the image size to that of the data, or have the data resized to {self.image_size} pixels (for "
+                "classification, data.center_crop takes images of any size)"
+            )
+        return "; to go on without such images, set on_bad_record to skip"

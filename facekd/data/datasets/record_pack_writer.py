@@ -1,0 +1,228 @@
+"""Writing a whole data set as RecordIO: the image records, and what each layout has around them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+
+from facekd.data.recordio.format import Header, RecordError, pack
+from facekd.data.recordio.writer import RecordWriter
+from facekd.utils.files import atomic_open, write_text
+from facekd.utils.progress import track
+
+Layout = Literal["insightface", "im2rec"]
+
+
+def rec_path_of(output: str | os.PathLike[str]) -> Path:
+    """The `.rec` file that `output` names: itself where it ends so, else `train.rec` in that folder."""
+    output = Path(output)
+    return output if output.suffix == ".rec" else output / "train.rec"
+
+
+class RecordPackWriter:
+    """Writes `train.rec`, `train.idx`, `train.lst` and `property`, as InsightFace's or mxnet's tools would.
+
+        with RecordPackWriter("shards", image_size=112) as writer:
+            for label, name, jpeg in faces:  # grouped by label, from 0 upwards
+                writer.add(label, jpeg, name)
+
+    In the `"insightface"` layout images come grouped by identity under keys from 1, with label arrays `[label, 1]`;
+    identity records and the header record follow when the writer is closed. In the `"im2rec"` layout images have
+    keys from 0 and scalar labels. On an exception inside the block nothing is left of the new files; with a job, what
+    took a while is kept, and the same job goes on from it:
+
+        with RecordPackWriter("shards", 112, job={"source": digest}) as writer:
+            for task in range(writer.next_task, len(faces)):
+                writer.add(*faces[task], task=task)
+
+    Attributes:
+        next_task: the task to go on with: 0, or the one after that of the last image an earlier run has written.
+        num_found: images of that run.
+    """
+
+    def __init__(
+        self,
+        output: str | os.PathLike[str],
+        image_size: int,
+        layout: Layout = "insightface",
+        job: Mapping[str, Any] | None = None,
+        is_unchanged: Callable[[int, str], bool] | None = None,
+    ) -> None:
+        """Start writing, or go on.
+
+        Args:
+            output: a folder, which gets `train.*`; or the `.rec` file to write.
+            image_size: side of the images in pixels, noted in `property`.
+            layout: which records to write.
+            job: all else that decides what will be written, for JSON: which images there are, and what is done to
+                them. None keeps nothing of a run that is stopped.
+            is_unchanged: asked about each image of an earlier run, by its task and the stamp given to `add`; where it
+                says no, all is written anew.
+
+        Raises:
+            RecordError: another process is writing there.
+        """
+        self.rec_path = rec_path_of(output)
+        self.image_size = image_size
+        self.layout = layout
+        whole_job = None if job is None else {"layout": layout, "image_size": image_size, **job}
+        self._writer = RecordWriter(self.rec_path, job=whole_job)
+        self._begin()
+        if is_unchanged is not None:
+            found = track(self._writer.found(), "checking images written before", len(self._writer))
+            fields = (note.split("\t", 3) for _, note in found)
+            if not all(is_unchanged(int(task), stamp) for task, _, stamp, _ in fields):
+                self._writer.restart()
+        for key, note in self._writer.found():
+            task, label, _, name = note.split("\t", 3)
+            self._account(int(label), key, name)
+            self.next_task = int(task) + 1
+        self.num_found = self.num_images
+
+    def restart(self) -> None:
+        """Forget what an earlier run has written."""
+        self._writer.restart()
+        self._begin()
+        self.num_found = 0
+
+    def _begin(self) -> None:
+        self._next_key = 1 if self.layout == "insightface" else 0
+        self._list: list[str] = []
+        self._first_keys: list[int] = []  # of each identity; InsightFace layout only
+        self._highest_label = -1
+        self.next_task = 0
+
+    @property
+    def num_images(self) -> int:
+        return len(self._list)
+
+    @property
+    def num_classes(self) -> int:
+        return self._highest_label + 1
+
+    @property
+    def partial_path(self) -> Path:
+        """Where the records are until the writer is closed."""
+        return self._writer.partial_path
+
+    @property
+    def num_kept(self) -> int:
+        """After an exception in the block: how many images are there for the same job to go on after."""
+        return self._writer.num_kept
+
+    def add(
+        self,
+        label: int,
+        image_bytes: bytes,
+        name: str = "",
+        key: int | None = None,
+        task: int | None = None,
+        stamp: str = "",
+    ) -> int:
+        """Append an image.
+
+        Args:
+            label: its identity, from 0. InsightFace's layout takes them in ascending order; one that is passed
+                over has no images.
+            image_bytes: JPEG or PNG.
+            name: its path below the image folder, for the `.lst`; made up from label and key where left out.
+            key: of the record, in the im2rec layout only; by default the number of the image.
+            task: which of the job's tasks this is, in ascending order; those passed over are done with too.
+            stamp: what would show that the image has changed since, without tabs; see `is_unchanged`.
+
+        Returns:
+            The key of the record.
+
+        Raises:
+            RecordError: labels out of order, no image bytes, or a label that float32 cannot hold.
+        """
+        if key is not None and self.layout == "insightface":
+            raise RecordError(f"{self.rec_path}: the InsightFace layout has keys of its own", key=key)
+        key = self._next_key if key is None else key
+        name = name or f"{label:07d}/{key:08d}.jpg"
+        if not image_bytes:
+            raise RecordError(f"{self.rec_path}: {name} has no bytes", key=key)
+        if label < 0:
+            raise RecordError(f"{self.rec_path}: {name} has label {label}; labels start at 0", key=key)
+        if any(character in name for character in "\t\n\r"):
+            raise RecordError(f"{self.rec_path}: {name!r}: names with tabs or line breaks do not fit a .lst", key=key)
+        if self.layout == "insightface":
+            self._check_order(label, key, name)
+            payload = pack(Header(2, np.array([label, 1], dtype=np.float32), key, 0), image_bytes)
+        else:
+            payload = pack(Header(0, label, key, 0), image_bytes)
+        task = self.next_task if task is None else task
+        self._writer.write(key, payload, f"{task}\t{label}\t{stamp}\t{name}")
+        self._account(label, key, name)
+        self.next_task = task + 1
+        return key
+
+    def _account(self, label: int, key: int, name: str) -> None:
+        """Take note of an image that has been written."""
+        if self.layout == "insightface":
+            # Identities without images get the empty range [key, key).
+            self._first_keys += [key] * (label + 1 - len(self._first_keys))
+            self._list.append(f"1\t{name}\t{label}")
+        else:
+            self._list.append(f"{key}\t{label}\t{name}")
+        self._next_key += 1
+        self._highest_label = max(self._highest_label, label)
+
+    def close(self) -> None:
+        """Write what the layout has after the images, and put all files in place."""
+        if self.num_images == 0:
+            self.abort()
+            raise RecordError(f"{self.rec_path}: there are no images to write")
+        try:
+            if self.layout == "insightface":
+                self._write_identities()
+        except BaseException:
+            self.abort()
+            raise
+        try:
+            with atomic_open(self.rec_path.with_suffix(".lst")) as stream:
+                # Names of files need not be Unicode; whoever reads the list gets their bytes back.
+                stream.write(("\n".join(self._list) + "\n").encode("utf-8", "surrogateescape"))
+            write_text(self.rec_path.parent / "property", f"{self.num_classes},{self.image_size},{self.image_size}\n")
+        except OSError:
+            self.abort()
+            raise
+        self._writer.close()  # last: until now the same job can go on
+
+    def abort(self) -> None:
+        """Stop: remove what was written, or with a job keep what took a while."""
+        self._writer.abort()
+
+    def __enter__(self) -> RecordPackWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _check_order(self, label: int, key: int, name: str) -> None:
+        current = len(self._first_keys) - 1
+        if label < current:
+            raise RecordError(
+                f"{self.rec_path}: {name} has label {label} after label {current}: in the InsightFace layout the "
+                "images of an identity lie together, in ascending order of label. Sort them first",
+                key=key,
+            )
+
+    def _write_identities(self) -> None:
+        first_identity = self._next_key
+        bounds = [*self._first_keys, first_identity]
+        for label in range(len(self._first_keys)):
+            key = first_identity + label
+            images = np.array(bounds[label : label + 2], dtype=np.float32)
+            self._writer.write(key, pack(Header(2, images, key, 0), b""), note=None)
+        identities = np.array([first_identity, first_identity + len(self._first_keys)], dtype=np.float32)
+        # mxnet's face packs have id 0 and id2 1 here.
+        self._writer.write(0, pack(Header(2, identities, 0, 1), b""), note=None)

@@ -1,0 +1,152 @@
+"""Several `.rec` files of one data set, `train-00000-of-00008.rec` to `train-00007-of-00008.rec`, read as one."""
+
+from __future__ import annotations
+
+import os
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from facekd.data.datasets.record_pack import RecordPack, open_record_pack, read_property
+from facekd.data.recordio import RecordError
+
+SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.rec")
+
+
+def shard_path(folder: Path, number: int, count: int, stem: str = "train") -> Path:
+    """The name of a shard."""
+    return folder / f"{stem}-{number:05d}-of-{count:05d}.rec"
+
+
+def find_shards(folder: str | os.PathLike[str]) -> list[Path]:
+    """The shards in a folder in order; none where it holds other `.rec` files, or is no folder.
+
+    Raises:
+        RecordError: some of the shards are missing, or those of two data sets lie together.
+    """
+    folder = Path(folder)
+    files = sorted(folder.glob("*.rec")) if folder.is_dir() else []
+    matches = [SHARD.fullmatch(file.name) for file in files if not file.name.startswith(".")]
+    found = [match for match in matches if match is not None]
+    if not found or len(found) != len(matches):
+        return []
+    sets = {(match["stem"], int(match["count"])) for match in found}
+    if len(sets) > 1:
+        raise RecordError(f"{folder} holds shards of {len(sets)} data sets: {sorted(sets)}; keep one in the folder")
+    stem, count = next(iter(sets))
+    missing = sorted(set(range(count)) - {int(match["number"]) for match in found})
+    if missing:
+        raise RecordError(
+            f"{folder}: {len(missing)} of {count} shards are missing, first "
+            f"{shard_path(folder, missing[0], count, stem).name}"
+        )
+    return [shard_path(folder, number, count, stem) for number in range(count)]
+
+
+class ShardedRecords:
+    """The images of all shards, numbered 0 to N-1 in the order of the shards; reads like a `RecordPack`.
+
+    Args:
+        folder: where they lie, with the `property` file of the whole.
+        on_bad_record: see `open_record_pack`.
+
+    Raises:
+        RecordError: no shards, missing ones, or a damaged one.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], on_bad_record: Literal["fail", "skip"] = "fail") -> None:
+        self.folder = Path(folder)
+        self.on_bad_record: Literal["fail", "skip"] = on_bad_record
+        paths = find_shards(folder)
+        if not paths:
+            raise RecordError(f"{folder} holds no shards named train-00000-of-0000N.rec")
+        self.packs: list[RecordPack] = [open_record_pack(path, on_bad_record) for path in paths]
+        self._ends = np.cumsum([pack.num_images for pack in self.packs])
+        self.property = read_property(self.folder / "property", [])
+
+    def __reduce__(self) -> tuple[type[ShardedRecords], tuple[Path, str]]:
+        # As with a `RecordPack`, a worker opens its own.
+        return ShardedRecords, (self.folder, self.on_bad_record)
+
+    @property
+    def num_images(self) -> int:
+        return int(self._ends[-1])
+
+    @property
+    def oddities(self) -> list[str]:
+        """What is unusual about any of the shards."""
+        return [f"{pack.reader.rec_path.name}: {what}" for pack in self.packs for what in pack.oddities]
+
+    @property
+    def identity_keys(self) -> np.ndarray:
+        """None: shards hold images only."""
+        return np.zeros(0, dtype=np.int64)
+
+    @cached_property
+    def num_classes(self) -> int:
+        """As `property` says, else the highest label and one."""
+        if self.property is not None:
+            return int(self.property["num_classes"])
+        return int(self.labels().max()) + 1
+
+    @cached_property
+    def _labels(self) -> np.ndarray:
+        return np.concatenate([pack.labels() for pack in self.packs])
+
+    def labels(self) -> np.ndarray:
+        """See `RecordPack.labels`."""
+        return self._labels
+
+    def read_image(self, image: int) -> tuple[bytes, int]:
+        """See `RecordPack.read_image`."""
+        shard, number = self.locate(image)
+        return self.packs[shard].read_image(number)
+
+    def read_images(self, images: np.ndarray) -> tuple[list[memoryview], np.ndarray]:
+        """See `RecordPack.read_images`."""
+        images = np.asarray(images, dtype=np.int64)
+        if len(images) and not (images.min() >= 0 and images.max() < self.num_images):
+            raise IndexError(f"images {images.min()} to {images.max()} of {self.num_images}")
+        shards = np.searchsorted(self._ends, images, side="right")
+        encoded = [memoryview(b"")] * len(images)
+        labels = np.empty(len(images), dtype=np.int64)
+        for shard in np.unique(shards).tolist():
+            slots = np.flatnonzero(shards == shard)
+            first = int(self._ends[shard - 1]) if shard else 0
+            found, labels[slots] = self.packs[shard].read_images(images[slots] - first)
+            for slot, image in zip(slots.tolist(), found, strict=True):
+                encoded[slot] = image
+        return encoded, labels
+
+    def locations(self, images: np.ndarray) -> list[tuple[Path, np.ndarray, np.ndarray]]:
+        """See `RecordPack.locations`."""
+        shards = np.searchsorted(self._ends, images, side="right")
+        firsts = np.r_[0, self._ends]
+        return [
+            place
+            for shard in np.unique(shards).tolist()
+            for place in self.packs[shard].locations(images[shards == shard] - firsts[shard])
+        ]
+
+    def will_read(self, images: np.ndarray) -> None:
+        """See `RecordPack.will_read`."""
+        images = np.asarray(images, dtype=np.int64)
+        shards = np.searchsorted(self._ends, images, side="right")
+        for shard in np.unique(shards).tolist():
+            first = int(self._ends[shard - 1]) if shard else 0
+            self.packs[shard].will_read(images[shards == shard] - first)
+
+    def describe_image(self, image: int) -> str:
+        """See `RecordPack.describe_image`."""
+        shard, number = self.locate(image)
+        return self.packs[shard].describe_image(number)
+
+    def locate(self, image: int) -> tuple[int, int]:
+        """Which shard holds image number `image`, and its number there."""
+        if not 0 <= image < self.num_images:
+            raise IndexError(f"image {image} of {self.num_images}")
+        shard = int(np.searchsorted(self._ends, image, side="right"))
+        return shard, image - (int(self._ends[shard - 1]) if shard else 0)

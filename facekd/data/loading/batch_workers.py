@@ -1,0 +1,161 @@
+"""Processes that fill slots of memory with batches; results come back in the order in which they were asked for.
+
+torch's DataLoader does the same by queues with a thread each, which costs the main process 5 microseconds an image of
+small faces and batches of 128, a twentieth of what decoding takes: here it is 2 (docs/benchmarks.md).
+"""
+
+from __future__ import annotations
+
+import multiprocessing.util
+import pickle
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.multiprocessing
+
+from facekd.data.loading.batch_buffers import MEMORY_ADVICE, LoaderError
+from facekd.errors import FacekdError
+from facekd.images.decoding import one_decoder_thread, quiet_decoders
+
+
+class TracebackInWorker(Exception):
+    """Where in a worker an exception came from; the cause of the one that is raised in the main process."""
+
+
+Fill = Callable[[int], Any]  # what a worker does with the number of a slot, and what it says of it
+
+
+class BatchWorkers:
+    """Worker processes, ended by leaving the context.
+
+    Args:
+        fill: called in a worker with the number of a slot. With start methods other than fork it is pickled.
+        count: processes, 1 or more; tasks go round.
+        start_method: how they start; None is the default of the platform.
+    """
+
+    def __init__(self, fill: Fill, count: int, start_method: str | None) -> None:
+        context: Any = torch.multiprocessing.get_context(start_method)
+        self._processes: list[Any] = []
+        self._connections: list[Connection] = []
+        self._asked: deque[int] = deque()  # which worker owes a result, in order
+        self._next = 0
+        # Before Python ends daemons by SIGTERM, which these ignore, and waits for them.
+        self._end = multiprocessing.util.Finalize(self, _end, (self._processes, self._connections), exitpriority=10)
+        forks = context.get_start_method() == "fork"
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            self._connections.append(ours)
+            # A forked worker holds what is open here. It closes our ends, or it would never learn that we are gone.
+            inherited = list(self._connections) if forks else []
+            process = context.Process(target=_work, args=(fill, theirs, inherited), daemon=True)
+            with one_decoder_thread():
+                process.start()
+            self._processes.append(process)
+            theirs.close()  # so that reading ends when the worker does
+
+    def __enter__(self) -> BatchWorkers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def ask(self, slot: int) -> None:
+        """Have a slot filled.
+
+        Raises:
+            LoaderError: the worker is gone.
+        """
+        worker = self._next % len(self._processes)
+        self._next += 1
+        self._asked.append(worker)
+        try:
+            self._connections[worker].send(slot)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise self._gone(worker) from error
+
+    def result(self) -> Any:
+        """What `fill` gave for the slot asked for longest ago; waits for it.
+
+        Raises:
+            LoaderError: the worker is gone.
+            Exception: what `fill` raised.
+        """
+        worker = self._asked.popleft()
+        try:
+            found = self._connections[worker].recv()
+        except (EOFError, OSError) as error:
+            raise self._gone(worker) from error
+        if isinstance(found, FacekdError):
+            raise found
+        if isinstance(found, _Defect):
+            raise found.error from TracebackInWorker(f"\n{found.traceback}")
+        return found
+
+    def _gone(self, worker: int) -> LoaderError:
+        process = self._processes[worker]
+        process.join(5)
+        who, code = f"worker {worker} of the loader (process {process.pid})", process.exitcode
+        if code is not None and code >= 0:
+            return LoaderError(f"{who} ended with status {code}; what it printed may say why")
+        how = "stopped answering" if code is None else f"was ended by {signal.Signals(-code).name}"
+        return LoaderError(
+            f"{who} {how}. A worker that is killed has usually run out of memory, or of shared memory (/dev/shm). "
+            f"{MEMORY_ADVICE}"
+        )
+
+
+class _Defect:
+    """An exception that is no message for people."""
+
+    def __init__(self, error: Exception) -> None:
+        self.traceback = traceback.format_exc()
+        try:
+            pickle.loads(pickle.dumps(error))
+            self.error = error
+        except Exception:  # of some it is not possible, in one way or the other
+            self.error = RuntimeError(f"{type(error).__name__}: {error}")
+
+
+def _work(fill: Fill, connection: Connection, inherited: list[Connection]) -> None:
+    for end in inherited:
+        end.close()
+    quiet_decoders()
+    torch.set_num_threads(1)  # the workers are the parallelism
+    # Ctrl-C reaches every process of the terminal; the main one ends the workers, without a traceback from each.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A batch system sends SIGTERM to every process as well; the main one still needs batches until it has saved.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        try:
+            slot = connection.recv()
+        except (EOFError, ConnectionResetError):
+            return  # the main process is gone
+        try:
+            said = fill(slot)
+        except FacekdError as error:
+            said = error
+        except Exception as error:
+            said = _Defect(error)
+        try:
+            connection.send(said)
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+
+def _end(processes: list[Any], connections: list[Connection]) -> None:
+    """Workers only read: whatever they are at may be cut short."""
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+    for connection in connections:
+        connection.close()

@@ -1,0 +1,104 @@
+"""facekd's own verification pack, `.npz`: no pickle, and it says who is on the images and which folds there are.
+
+A zip archive of numpy arrays, written and read without pickling: `format`, `version`, `data` (all encoded images, one
+after the other), `offsets` (2N + 1, where each begins and the last ends), `is_same`, and, where known, `fold_of` and
+`subjects`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+
+import numpy as np
+
+from facekd.data.pair_packs.pair_pack import PairPack, PairPackError, validate_pairs
+from facekd.utils.files import atomic_open
+
+FORMAT, VERSION = "facekd-pair-pack", 1
+MOST_UNPACKED_RATIO, FREE_UNPACKED_BYTES = 4, 64 << 20
+
+
+def write_native_pair_pack(path: str | os.PathLike[str], pack: PairPack) -> None:
+    """Write a verification pack as `.npz`; atomic.
+
+    Args:
+        path: the file.
+        pack: what to write; `fold_of` and `subjects` may be None.
+
+    Raises:
+        PairPackError: counts that do not fit together, or an empty image.
+    """
+    checked = validate_pairs((pack.images, list(pack.is_same)), str(path))
+    arrays = {
+        "format": np.array(FORMAT),
+        "version": np.array(VERSION),
+        "data": np.frombuffer(b"".join(checked.images), dtype=np.uint8),
+        "offsets": np.cumsum([0, *map(len, checked.images)], dtype=np.int64),
+        "is_same": checked.is_same,
+    }
+    if pack.fold_of is not None:
+        arrays["fold_of"] = np.asarray(pack.fold_of, dtype=np.int64)
+    if pack.subjects is not None:
+        arrays["subjects"] = np.asarray(pack.subjects, dtype=np.str_)
+    _check_shapes(arrays, len(checked), str(path))
+    with atomic_open(path) as stream:
+        np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def parse_native_pair_pack(content: bytes, where: str) -> PairPack:
+    """The pack in the bytes of an `.npz`.
+
+    Args:
+        content: the whole file.
+        where: its name, for messages.
+
+    Raises:
+        PairPackError: another archive, a damaged one, a later version, or arrays that do not fit together.
+    """
+    try:
+        _check_sizes(content, where)
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, MemoryError) as error:
+        raise PairPackError(
+            f"{where}: not a readable pack of facekd ({error}); it is damaged or of another kind"
+        ) from error
+    missing = {"format", "version", "data", "offsets", "is_same"} - arrays.keys()
+    if missing or str(arrays["format"]) != FORMAT:
+        raise PairPackError(f"{where}: is an archive of something else than verification pairs; expected {FORMAT}")
+    if arrays["version"].ndim or arrays["version"] != VERSION:
+        raise PairPackError(f"{where}: is a pack of version {arrays['version']}, and facekd here reads {VERSION}")
+    data, offsets = arrays["data"], arrays["offsets"]
+    is_sound = data.dtype == np.uint8 and data.ndim == 1 and offsets.dtype == np.int64 and offsets.ndim == 1
+    if not is_sound or not len(offsets) or offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets) < 0).any():
+        raise PairPackError(f"{where}: its offsets do not fit its {data.size:,} bytes of images; make it again")
+    raw = data.tobytes()
+    images = [raw[start:stop] for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
+    pack = validate_pairs((images, arrays["is_same"].reshape(-1).tolist()), where)
+    _check_shapes(arrays, len(pack), where)
+    return PairPack(pack.images, pack.is_same, arrays.get("subjects"), arrays.get("fold_of"))
+
+
+def _check_sizes(content: bytes, where: str) -> None:
+    """Refuse an archive that unpacks to far more than it is: images do not shrink, only what stands beside them."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        announced = sum(member.file_size for member in archive.infolist())
+    if announced > MOST_UNPACKED_RATIO * len(content) + FREE_UNPACKED_BYTES:
+        raise PairPackError(
+            f"{where}: unpacks to {announced:,} bytes, and the file has {len(content):,}: it is made to exhaust the "
+            "memory"
+        )
+
+
+def _check_shapes(arrays: dict[str, np.ndarray], num_pairs: int, where: str) -> None:
+    for name, shape, kind in (("fold_of", (num_pairs,), "i"), ("subjects", (num_pairs, 2), "U")):
+        array = arrays.get(name)
+        if array is not None and (array.shape != shape or array.dtype.kind != kind):
+            raise PairPackError(f"{where}: {name} has shape {array.shape} and type {array.dtype}; expected {shape}")
+    folds = arrays.get("fold_of")
+    if folds is not None and len(folds) and not np.array_equal(np.unique(folds), np.arange(folds.max() + 1)):
+        raise PairPackError(
+            f"{where}: its folds are {np.unique(folds).tolist()[:9]}; expected 0, 1, 2, ... without gaps"
+        )

@@ -1,0 +1,234 @@
+"""Verification packs (`.bin`): pickled `(encoded images, is_same)`, read without running anybody's code.
+
+The packs of the field (LFW, CFP-FP, AgeDB-30, ...) are Python pickles, that is programs. They are read here by an
+unpickler (`pair_unpickler`) that knows no classes but a few inert stand-ins.
+Image 2i and image 2i + 1 make pair i. The order of the pairs carries the folds (contiguous tenths) and is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facekd.data.pair_packs.unpickler import ArrayStandIn, RefusedGlobalError, load_pairs
+from facekd.errors import FacekdError
+from facekd.images.decoding import ImageError, decode_rgb
+from facekd.utils.files import atomic_open
+
+ZIP_START = b"PK\x03\x04"
+
+
+class PairPackError(FacekdError):
+    """A verification pack that cannot be read, or an attempt to write one that could not be read back."""
+
+
+@dataclass(frozen=True)
+class PairPack:
+    """N pairs of encoded images.
+
+    Attributes:
+        images: 2N encoded images (JPEG or PNG bytes); pair i is images 2i and 2i + 1.
+        is_same: bool (N,), true where the two images of a pair show one person.
+        subjects: str (N, 2), who the images of each pair show; None in a `.bin`, which does not say.
+        fold_of: int64 (N,), the fold of each pair, from 0; None in a `.bin`, whose folds are contiguous tenths.
+    """
+
+    images: list[bytes]
+    is_same: np.ndarray
+    subjects: np.ndarray | None = None
+    fold_of: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """Number of pairs N."""
+        return len(self.is_same)
+
+
+def read_pair_pack(path: str | os.PathLike[str]) -> PairPack:
+    """Read a verification pack: a `.bin` written by Python 2 or 3, with images as bytes, `str` or uint8 arrays (n,) or
+    (n, 1); or facekd's own `.npz`, which is no pickle.
+
+    Args:
+        path: the file; which of the two it is shows in its first bytes.
+
+    Returns:
+        The pairs, in the order of the file; images stay encoded (see `decode_images`).
+
+    Raises:
+        PairPackError: the file is no pack, is cut short, asks for code to be run, or holds an odd number of images,
+            a different number of labels than pairs, labels that are not true or false, or an empty image.
+        OSError: the file cannot be read.
+    """
+    path = Path(path)
+    content = path.read_bytes()
+    if content.startswith(ZIP_START):
+        from facekd.data.pair_packs.npz_file import parse_native_pair_pack  # here: it builds on this module
+
+        return parse_native_pair_pack(content, str(path))
+    try:
+        loaded = load_pairs(content)
+    except RefusedGlobalError as error:
+        raise PairPackError(
+            f"{path}: refused: the pickle asks for {error}, which no verification pack needs and which could run "
+            "code of whoever wrote the file; use packs from a source you trust, or rebuild it with write_pair_pack"
+        ) from None
+    except Exception as error:
+        # A damaged pickle fails inside the machine in any way at all (EOFError, KeyError, MemoryError, ...).
+        raise PairPackError(
+            f"{path}: not a readable verification pack ({len(content):,} bytes): {type(error).__name__}: {error}; "
+            "expected a pickled (images, is_same); the file is cut short, damaged or of another kind: fetch it again"
+        ) from error
+    return validate_pairs(loaded, str(path), most_bytes=len(content))
+
+
+def write_pair_pack(
+    path: str | os.PathLike[str], images: Sequence[bytes | np.ndarray], is_same: Sequence[bool] | np.ndarray
+) -> None:
+    """Write a verification pack that InsightFace's readers and `read_pair_pack` load; atomic.
+
+    Args:
+        path: the `.bin` file; an old one is replaced only once the new one is whole.
+        images: 2N encoded images, bytes or uint8 arrays (n,) / (n, 1); pair i is images 2i and 2i + 1.
+        is_same: N booleans (or 0 / 1).
+
+    Raises:
+        PairPackError: the counts do not match, or an image is empty or not bytes.
+    """
+    pack = validate_pairs((list(images), list(is_same)), str(path))
+    with atomic_open(path) as stream:
+        # Protocol 4: the bytes are stored as they are, and any Python 3 reads it.
+        pickle.dump((pack.images, pack.is_same.tolist()), stream, protocol=4)
+
+
+def decode_images(
+    images: Sequence[bytes | np.ndarray], first_image: int = 0, source: str | os.PathLike[str] | None = None
+) -> np.ndarray:
+    """Decode images into one array.
+
+    Args:
+        images: B encoded images (JPEG, PNG, ...), for instance a slice of `PairPack.images`.
+        first_image: number of `images[0]` in its pack, for error messages when decoding a slice.
+        source: path of the pack, for error messages.
+
+    Returns:
+        uint8 (B, H, W, 3), RGB.
+
+    Raises:
+        PairPackError: an image does not decode, or has another size than the first; names the image and its pair.
+    """
+    if not len(images):
+        raise PairPackError(f"{source or 'verification pack'}: no images to decode")
+    batch: np.ndarray | None = None
+    for i, image in enumerate(images):
+        where = f"{source or 'verification pack'}: image {first_image + i} (pair {(first_image + i) // 2})"
+        try:
+            decoded = decode_rgb(_as_bytes(image, where))
+        except ImageError as error:
+            raise PairPackError(f"{where}: {error}; fetch or rebuild the pack") from error
+        if batch is None:
+            batch = np.empty((len(images), *decoded.shape), np.uint8)
+        elif decoded.shape != batch.shape[1:]:
+            height, width = batch.shape[1:3]
+            raise PairPackError(
+                f"{where} is {decoded.shape[1]}x{decoded.shape[0]} pixels, the first of its batch {width}x{height}; "
+                "all images of a pack must have one size: align or resize them alike and rebuild it"
+            )
+        batch[i] = decoded
+    assert batch is not None
+    return batch
+
+
+def validate_pairs(loaded: Any, where: str, most_bytes: int | None = None) -> PairPack:
+    """Turn `(images, is_same)`, as a file held them, into a `PairPack`, or say what is wrong with it.
+
+    Args:
+        loaded: the pair; an image that occurs several times as one object stays one.
+        where: the file, for messages.
+        most_bytes: what the images may take in memory, each object once: the size of the file.
+    """
+    if not isinstance(loaded, tuple | list) or len(loaded) != 2:
+        raise PairPackError(f"{where}: expected a pair (images, is_same), found {_describe(loaded)}")
+    images, is_same = (
+        _as_sequence(part, name, where) for part, name in zip(loaded, ("images", "is_same"), strict=True)
+    )
+    if not images:
+        raise PairPackError(f"{where}: holds no images")
+    if len(images) % 2:
+        raise PairPackError(f"{where}: holds {len(images):,} images, an odd number; pair i is images 2i and 2i + 1")
+    if len(is_same) != len(images) // 2:
+        raise PairPackError(
+            f"{where}: holds {len(images):,} images, so {len(images) // 2:,} pairs, but {len(is_same):,} labels"
+        )
+    labels = np.empty(len(is_same), np.bool_)
+    for i, label in enumerate(is_same):
+        if not isinstance(label, bool | int | np.bool_ | np.integer) or label not in (0, 1):
+            raise PairPackError(f"{where}: label of pair {i} is {_describe(label)}; expected true or false")
+        labels[i] = bool(label)
+    encoded: list[bytes] = []
+    counted: set[int] = set()
+    num_bytes = 0
+    for i, image in enumerate(images):
+        encoded.append(_as_bytes(image, f"{where}: image {i} (pair {i // 2})"))
+        if most_bytes is not None and id(encoded[-1]) not in counted:
+            counted.add(id(encoded[-1]))
+            num_bytes += len(encoded[-1])
+            if num_bytes > most_bytes:
+                raise PairPackError(
+                    f"{where}: its first {i + 1:,} of {len(images):,} images take {num_bytes:,} bytes, more than the "
+                    f"{most_bytes:,} of the file: it names the same content many times, to exhaust the memory"
+                )
+    return PairPack(encoded, labels)
+
+
+def _as_sequence(part: Any, name: str, where: str) -> Sequence[Any]:
+    part = _resolved(part, f"{where}: {name}")
+    if isinstance(part, np.ndarray) and part.ndim in (1, 2) and part.size == len(part):
+        return part.reshape(-1).tolist()
+    if isinstance(part, tuple | list):
+        return part
+    raise PairPackError(f"{where}: {name} is {_describe(part)}; expected a list")
+
+
+def _as_bytes(image: Any, where: str) -> bytes:
+    if isinstance(image, ArrayStandIn) and isinstance(image.content, bytes):
+        held = image.content
+        array = _resolved(image, where)
+        # The bytes of the file themselves: an array that is named many times is not copied as often.
+        image = held if isinstance(array, np.ndarray) and _is_encoded(array) else array
+    image = _resolved(image, where)
+    if isinstance(image, np.ndarray):
+        if not _is_encoded(image):
+            raise PairPackError(
+                f"{where} is a {image.dtype} array of shape {image.shape}; expected encoded bytes, uint8 (n,) or (n, 1)"
+            )
+        image = image.tobytes()
+    if not isinstance(image, bytes | bytearray | memoryview):
+        raise PairPackError(f"{where} is {_describe(image)}; expected the bytes of a JPEG or PNG")
+    if not len(image):
+        raise PairPackError(f"{where} is empty")
+    return image if isinstance(image, bytes) else bytes(image)
+
+
+def _is_encoded(array: np.ndarray) -> bool:
+    return array.dtype == np.uint8 and array.size == max(array.shape, default=0)
+
+
+def _resolved(value: Any, where: str) -> Any:
+    """An array of the pickle as an array, or as a list of objects; anything else as it is."""
+    if not isinstance(value, ArrayStandIn):
+        return value
+    try:
+        return value.resolve()
+    except Exception as error:  # its parts may be anything
+        raise PairPackError(f"{where} is a damaged numpy array ({error}); fetch the pack again") from error
+
+
+def _describe(value: Any) -> str:
+    size = f" of {len(value):,}" if isinstance(value, tuple | list | bytes | str | dict) else ""
+    text = f" {value}" if isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63) else ""
+    return f"{type(value).__name__}{size}{text}"

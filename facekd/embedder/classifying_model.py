@@ -1,0 +1,213 @@
+"""A trained backbone with its linear classifier, as one thing that classifies images.
+
+Shapes: B images, C classes, D embedding, E the embedding that a teacher's classifier takes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from facekd.backbones import ProjectedBackbone
+from facekd.checkpoints.checkpoint import CheckpointError, load_backbone, load_checkpoint, resolve_checkpoint
+from facekd.data.datasets import FaceDataset
+from facekd.data.datasets.identity_map import identities_sha256
+from facekd.distillation import mix
+from facekd.embedder import OnnxEmbedder, Preprocessing, TorchEmbedder
+from facekd.head.classifier import LinearClassifier
+
+
+class ClassifyingModel:
+    """Images to probabilities, by the model's own classifier, a teacher's, and their mixes.
+
+    Attributes:
+        preprocessing: mean, std and size that the backbone was trained with.
+        center_crop: share of the shorter side that test images are cut to; 0 where images come in one size.
+        resize: whether images of another size are stretched.
+        embedding_size: D.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        content: dict[str, Any],
+        device: str,
+        teacher_head: LinearClassifier | None = None,
+        projection: nn.Linear | None = None,
+        mixes: Sequence[float] = (),
+    ) -> None:
+        backbone, self.preprocessing = load_backbone(file)
+        self._embedder = TorchEmbedder(backbone, self.preprocessing, device, batch_size=256)
+        self._head = build_linear_head(content, file).to(device)
+        self._teacher_head = None if teacher_head is None else teacher_head.to(device)
+        self._projection = None if projection is None else projection.to(device)
+        self._mixes = tuple(mixes)
+        self._file, self._content, self._device = file, content, device
+        data = content["config"].get("data", {})
+        self.center_crop = float(data.get("center_crop", 0.0))
+        self.resize = bool(data.get("resize", False))
+        self.embedding_size = self._embedder.embedding_size
+
+    @torch.inference_mode()
+    def classify(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 RGB (B, S, S, 3) to probabilities (B, C) by classifier: `head`, `teacher_head`, `mix A`."""
+        embedding_BD = torch.from_numpy(self._embedder.embed(images)).to(self._device)
+        found = {"head": self._head(embedding_BD).softmax(1)}
+        if self._teacher_head is not None:
+            projected_BE = embedding_BD if self._projection is None else self._projection(embedding_BD)
+            found["teacher_head"] = self._teacher_head(projected_BE).softmax(1)
+            for a in self._mixes:
+                found[f"mix {a:g}"] = mix(found["head"], found["teacher_head"], a)
+        return {name: probabilities.cpu().numpy() for name, probabilities in found.items()}
+
+    def check_classes(self, dataset: FaceDataset, path: str | os.PathLike[str]) -> None:
+        """Make sure that class n of the model is class n of the data.
+
+        Raises:
+            CheckpointError: other classes, or as many under other names.
+        """
+        if dataset.num_classes != self._content["num_classes"]:
+            raise CheckpointError(
+                f"{self._file}: knows {self._content['num_classes']} classes, {path} has {dataset.num_classes}"
+            )
+        names = self._content.get("identities_sha256"), identities_sha256(dataset)
+        if None not in names and names[0] != names[1]:
+            raise CheckpointError(f"{self._file}: the classes of {path} have other names than those it was trained on")
+
+
+def open_classifying_model(
+    path: str | os.PathLike[str],
+    teacher_head: str | os.PathLike[str] | None = None,
+    mixes: Sequence[float] = (),
+    device: str = "cpu",
+) -> ClassifyingModel:
+    """Open a checkpoint of a linear classifier, with another's classifier beside its own if asked for.
+
+    Args:
+        path: a checkpoint, or the folder of a run.
+        teacher_head: a checkpoint whose classifier is put on the model's embeddings too.
+        mixes: shares a of (1 - a) p_s + a p_s^TH (arXiv:2201.06945).
+        device: where to run.
+
+    Raises:
+        CheckpointError: no linear classifier in a file, or two that do not fit together.
+    """
+    file = resolve_checkpoint(path)
+    content = load_checkpoint(file)
+    if teacher_head is None:
+        return ClassifyingModel(file, content, device)
+    teacher_file = resolve_checkpoint(teacher_head)
+    teacher = load_checkpoint(teacher_file)
+    head, own = build_linear_head(teacher, teacher_file), build_linear_head(content, file)
+    same_names = content.get("identities_sha256") == teacher.get("identities_sha256")
+    if head.num_classes != own.num_classes or not same_names:
+        raise CheckpointError(
+            f"{teacher_file}: its classifier knows other classes than {file}: {head.num_classes} and {own.num_classes}"
+            f"{'' if same_names else ', under other names'}"
+        )
+    projection = None
+    if head.embedding_size != own.embedding_size:
+        weight = content.get("training", {}).get("extras", {}).get("projection.weight")
+        if weight is None or weight.shape != (head.embedding_size, own.embedding_size):
+            raise CheckpointError(
+                f"{teacher_file}: its classifier takes embeddings of {head.embedding_size}, {file} gives "
+                f"{own.embedding_size} and has learnt no projection to them"
+            )
+        projection = _linear(weight)
+    return ClassifyingModel(file, content, device, head, projection, mixes)
+
+
+def build_linear_head(content: dict[str, Any], file: Path) -> LinearClassifier:
+    """The linear classifier of a checkpoint's content.
+
+    Raises:
+        CheckpointError: it has none, or a margin classifier.
+    """
+    weight, bias = (content.get("head", {}).get(name) for name in ("weight", "bias"))
+    kind = content.get("config", {}).get("head", {}).get("kind", "margin")
+    if weight is None or kind != "linear":
+        what = "no classifier" if weight is None else "a margin classifier, which is for faces"
+        raise CheckpointError(f"{file}: holds {what}; train with head.kind = 'linear' to classify")
+    head = LinearClassifier(weight.shape[1], len(weight), bias=bias is not None)
+    head.load_state_dict(content["head"])
+    return head.requires_grad_(False)
+
+
+class OnnxClassifier:
+    """An ONNX file that gives logits (`facekd export` of a classifier, or anyone's), called like a `ClassifyingModel`.
+
+    Args:
+        path: the file; preprocessing and centre crop are what it records.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._embedder = OnnxEmbedder(path)
+        self._file = Path(path)
+        self.preprocessing = self._embedder.preprocessing
+        self.center_crop = float(self._embedder.metadata.get("center_crop", 0.0))
+        self.resize = False
+        self.embedding_size = self._embedder.embedding_size
+
+    def classify(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """uint8 RGB (B, S, S, 3) to logits (B, C), under the name `head`."""
+        return {"head": self._embedder.embed(images)}
+
+    def check_classes(self, dataset: FaceDataset, path: str | os.PathLike[str]) -> None:
+        """Make sure that there is a logit for each class of the data.
+
+        Raises:
+            CheckpointError: another number of them.
+        """
+        if self.embedding_size != dataset.num_classes:
+            raise CheckpointError(
+                f"{self._file}: gives {self.embedding_size} values, {path} has {dataset.num_classes} classes; export a "
+                "classifier without --embedding"
+            )
+
+
+class LogitNetwork(nn.Module):
+    """Images (B, 3, S, S) to logits (B, C): backbone and classifier, a projection between them worked into the latter.
+
+    Args:
+        backbone: images to embeddings.
+        head: its classifier.
+    """
+
+    def __init__(self, backbone: nn.Module, head: LinearClassifier) -> None:
+        super().__init__()
+        if isinstance(backbone, ProjectedBackbone):  # W (P z) + b = (W P) z + b, in double precision, rounded once
+            folded = LinearClassifier(backbone.projection.in_features, head.num_classes, bias=head.bias is not None)
+            with torch.no_grad():
+                folded.weight.copy_(head.weight.double() @ backbone.projection.weight.double())
+                if folded.bias is not None and head.bias is not None:
+                    folded.bias.copy_(head.bias)
+            backbone, head = backbone.backbone, folded.requires_grad_(False)
+        self.backbone = backbone
+        self.head = head
+        self.embedding_size = head.num_classes
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.backbone(images))
+
+
+def load_logit_network(path: str | os.PathLike[str]) -> tuple[LogitNetwork, Preprocessing]:
+    """Backbone and classifier of a checkpoint as one module in evaluation mode, with its preprocessing.
+
+    Raises:
+        CheckpointError: see `load_backbone`; also where there is no linear classifier.
+    """
+    file = resolve_checkpoint(path)
+    backbone, preprocessing = load_backbone(file)
+    return LogitNetwork(backbone, build_linear_head(load_checkpoint(file), file)).eval(), preprocessing
+
+
+def _linear(weight_ED: torch.Tensor) -> nn.Linear:
+    layer = nn.Linear(weight_ED.shape[1], weight_ED.shape[0], bias=False)
+    layer.load_state_dict({"weight": weight_ED})
+    return layer.requires_grad_(False)

@@ -1,0 +1,290 @@
+"""ONNX files as embedders, run by onnxruntime: those of `facekd export`, and those of others.
+
+Shapes: B images, D embedding values, S image size in pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facekd.images.preprocessing import DEFAULTS, EmbedderError, Preprocessing, fit_images, parse_metadata
+from facekd.utils.files import sha256_of_file
+
+
+class OnnxEmbedder:
+    """An ONNX file as an `Embedder`, run by onnxruntime: ours, or anyone's.
+
+    What the file records in its `metadata_props` is used; what is given here overrides it; what neither says is assumed
+    (127.5, RGB) and listed in `assumed`. Takes a dynamic batch or a fixed one of any size (the last batch is padded),
+    channels first or last, float32 or float16 input.
+
+    Args:
+        path: the `.onnx` file.
+        mean, std, color, image_size: see `Preprocessing`; None to use what the file says.
+        batch_size: images run at once where the model's batch is dynamic.
+        threads: threads of onnxruntime; None for its own choice, the number of cores.
+        device: `"cpu"` or `"cuda"` (needs the onnxruntime-gpu package).
+        output: name of the output that is the embedding, where a model has several.
+        resize: resize images of another size instead of refusing them.
+
+    Attributes:
+        metadata: the file's `metadata_props`, name to text.
+        assumed: names of the preprocessing fields that were neither recorded nor given.
+
+    Raises:
+        EmbedderError: naming the file, and what about it cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+        color: str | None = None,
+        image_size: int | None = None,
+        batch_size: int = 64,
+        threads: int | None = None,
+        device: str = "cpu",
+        output: str | None = None,
+        resize: bool = False,
+    ) -> None:
+        check_batch_size(batch_size)
+        self.path = Path(path)
+        self.resize = resize
+        self._session = _open_session(self.path, threads, device)
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self.normalized = self.metadata.get("normalized", "false").lower() == "true"
+
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            names = ", ".join(entry.name for entry in inputs) or "none"
+            raise EmbedderError(f"{self.path}: expected a model with one input, the images; found {names}")
+        self._input_name: str = inputs[0].name
+        self._input_dtype = _input_dtype(inputs[0].type, self.path)
+        fixed_batch, declared_size, self._channels_last = _read_input_shape(inputs[0].shape, self.path)
+        self.batch_size = fixed_batch or batch_size
+        self._pad = fixed_batch is not None
+
+        given = {"mean": mean, "std": std, "color": color, "image_size": image_size}
+        self.preprocessing, self.assumed = _resolve_preprocessing(given, self.metadata, declared_size, self.path)
+        self._output_name, self.embedding_size = _choose_output(self._session.get_outputs(), output, self.path)
+        if not self.embedding_size:  # the file does not declare it: ask the graph
+            self.embedding_size = self._run(self.preprocessing.blank()).shape[1]
+        recorded = self.metadata.get("embedding_size")
+        if recorded is not None and recorded != str(self.embedding_size):
+            raise EmbedderError(
+                f"{self.path}: records embedding_size {recorded} but returns {self.embedding_size} values; "
+                "the file was altered after its export, export it again"
+            )
+        self._fingerprint: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Over the bytes of the file (and of its external data, if any) and all that is done to the images."""
+        if self._fingerprint is None:
+            digest = start_fingerprint(self.preprocessing, self.normalized, self.resize, self._output_name)
+            for file in (self.path, *_external_data_files(self.path)):
+                digest.update(sha256_of_file(file).encode())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """See `Embedder.embed`.
+
+        Raises:
+            EmbedderError: images of another type or size, a graph that fails on them, or an embedding not finite.
+        """
+        images = fit_images(images, self.preprocessing.image_size, self.resize)
+        embeddings = np.empty((len(images), self.embedding_size), np.float32)
+        for start in range(0, len(images), self.batch_size):
+            embeddings[start : start + self.batch_size] = self._run(images[start : start + self.batch_size])
+        return check_finite(embeddings, str(self.path))
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        count = len(images)
+        if self._pad and count < self.batch_size:
+            images = np.concatenate([images, np.repeat(images[-1:], self.batch_size - count, axis=0)])
+        x = self.preprocessing.apply(images)
+        if self._channels_last:
+            x = np.moveaxis(x, 1, -1)
+        x = np.ascontiguousarray(x, self._input_dtype)
+        # Some exports declare a dynamic batch and hold a fixed one inside: they fail, or fold the batch into D.
+        advice = "" if len(x) == 1 else "; if the graph holds a fixed batch of 1 inside, open it with batch_size=1"
+        try:
+            embedding = np.asarray(self._session.run([self._output_name], {self._input_name: x})[0])
+        except Exception as error:  # onnxruntime's exceptions share no narrower base
+            raise EmbedderError(f"{self.path}: onnxruntime fails on input {x.shape}: {error}{advice}") from error
+        if sum(length > 1 for length in embedding.shape[1:]) > 1:
+            raise EmbedderError(
+                f"{self.path}: output {self._output_name!r} has shape {embedding.shape}: a map, not an embedding"
+            )
+        size = self.embedding_size or embedding.size // len(x)
+        if embedding.ndim < 2 or len(embedding) != len(x) or embedding.size != len(x) * size:
+            raise EmbedderError(
+                f"{self.path}: output {self._output_name!r} has shape {embedding.shape} for {len(x)} images, "
+                f"expected ({len(x)}, {size}){advice}"
+            )
+        return embedding.reshape(len(x), -1)[:count].astype(np.float32, copy=False)
+
+
+def is_onnx_file(path: Path) -> bool:
+    """Whether a model is an ONNX graph; False for a checkpoint, or a folder (which may be a run's).
+
+    Raises:
+        EmbedderError: no such file, or one that is neither.
+    """
+    if path.is_dir():
+        return False
+    if not path.exists():
+        raise EmbedderError(f"{path}: no such file; expected an ONNX file or a checkpoint")
+    with path.open("rb") as stream:
+        head = stream.read(24)
+    if head.startswith(b"version https://git-lfs"):
+        raise EmbedderError(f"{path}: is a Git LFS pointer, not the model itself; fetch it with `git lfs pull`")
+    if head.startswith((b"PK\x03\x04", b"\x80")):  # torch.save writes a zip archive; before 1.6 it was a bare pickle
+        return False
+    # A serialised ONNX model starts with its first field, ir_version: tag 0x08.
+    if path.suffix.lower() == ".onnx" or head.startswith(b"\x08"):
+        return True
+    if not head:
+        raise EmbedderError(f"{path}: is empty; expected an ONNX file or a checkpoint")
+    raise EmbedderError(f"{path}: is neither an ONNX file nor a checkpoint (it starts with {head[:4].hex(' ')})")
+
+
+def _open_session(path: Path, threads: int | None, device: str) -> Any:
+    if not is_onnx_file(path):
+        raise EmbedderError(f"{path}: is a checkpoint, not an ONNX file; use `open_embedder`, or `facekd export` first")
+    import onnxruntime
+
+    providers = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}.get(device)
+    if providers is None:
+        raise EmbedderError(f"device is {device!r}: for an ONNX file expected cpu or cuda")
+    if providers[0] not in onnxruntime.get_available_providers():
+        raise EmbedderError("device is 'cuda' but this onnxruntime has no CUDA: pip install onnxruntime-gpu")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only: warnings about unused initialisers of others' files help nobody
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no narrower base
+        raise EmbedderError(f"{path}: onnxruntime cannot open it, is the file whole? {error}") from error
+
+
+def _external_data_files(path: Path) -> list[Path]:
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    locations = {
+        entry.value for tensor in graph.initializer for entry in tensor.external_data if entry.key == "location"
+    }
+    return [path.parent / location for location in sorted(locations)]
+
+
+def _input_dtype(onnx_type: str, path: Path) -> type[np.floating[Any]]:
+    dtypes: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+    if onnx_type not in dtypes:
+        raise EmbedderError(f"{path}: its input is {onnx_type}, expected tensor(float) or tensor(float16)")
+    return dtypes[onnx_type]
+
+
+def _read_input_shape(shape: Sequence[int | str | None], path: Path) -> tuple[int | None, int | None, bool]:
+    """Return (fixed batch or None, image size or None, channels_last)."""
+    # A dimension is fixed where it is a positive number; exporters write a name, None, 0 or -1 for the others.
+    sizes = [size if isinstance(size, int) and size > 0 else None for size in shape]
+    if len(sizes) != 4 or 3 not in (sizes[1], sizes[3]):
+        raise EmbedderError(f"{path}: its input has shape {list(shape)}, expected (batch, 3, size, size)")
+    channels_last = sizes[1] != 3
+    height, width = sizes[1:3] if channels_last else sizes[2:4]
+    if height != width:
+        raise EmbedderError(f"{path}: takes images of {height} x {width}; only square images are supported")
+    return sizes[0], height, channels_last
+
+
+def _choose_output(outputs: Sequence[Any], asked: str | None, path: Path) -> tuple[str, int]:
+    """Return (name of the output that is the embedding, its size, or 0 where the file does not declare it)."""
+    shapes = {entry.name: entry.shape for entry in outputs}
+    if asked is not None and asked not in shapes:
+        raise EmbedderError(f"{path}: has no output {asked!r}; it has {', '.join(shapes)}")
+    if asked is None and "embedding" in shapes:
+        asked = "embedding"
+    if asked is None and len(shapes) > 1:
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise EmbedderError(f"{path}: has {len(shapes)} outputs ({found}); say which is the embedding (output=NAME)")
+    name = asked if asked is not None else next(iter(shapes))
+    sizes = shapes[name][1:]
+    declared = bool(sizes) and all(isinstance(size, int) and size > 0 for size in sizes)
+    return name, math.prod(sizes) if declared else 0
+
+
+def _resolve_preprocessing(
+    given: Mapping[str, Any], metadata: Mapping[str, str], declared_size: int | None, path: Path
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """Settle each field: given, else recorded, else assumed; return the fields and the names of those assumed."""
+    unsaid = [name for name, value in given.items() if value is None]
+    try:
+        recorded = {name: parse_metadata(name, metadata[name]) for name in unsaid if name in metadata}
+    except EmbedderError as error:
+        raise EmbedderError(f"{path}: {error}") from error
+    known = {**recorded, **{name: value for name, value in given.items() if value is not None}}
+    if declared_size is not None:
+        if known.setdefault("image_size", declared_size) != declared_size:
+            said = "given" if given["image_size"] is not None else "recorded"
+            raise EmbedderError(f"{path}: takes {declared_size} pixels, but image_size {known['image_size']} is {said}")
+    elif "image_size" not in known:
+        raise EmbedderError(
+            f"{path}: takes images of any size and does not record one; give image_size (--image-size 112, say)"
+        )
+    if ("mean" in known) != ("std" in known):
+        missing = "std" if "mean" in known else "mean"
+        raise EmbedderError(f"{path}: {missing} is neither given nor recorded; give mean and std together")
+    assumed = tuple(name for name in DEFAULTS if name not in known)
+    defaults = dict(DEFAULTS)
+    if "mean" in assumed and _normalises_inside(path):
+        defaults.update(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    try:
+        return Preprocessing(**{**defaults, **known}), assumed
+    except EmbedderError as error:
+        raise EmbedderError(f"{path}: {error}") from error
+
+
+def _normalises_inside(path: Path) -> bool:
+    """Whether the graph itself scales its input first, as those converted from mxnet do: then it wants raw 0..255."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    constants = {entry.name for entry in graph.initializer}
+    constants |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    image = next(entry.name for entry in graph.input if entry.name not in constants)
+    first = [node for node in graph.node if image in node.input]
+    return (
+        len(first) == 1 and first[0].op_type in ("Sub", "Add", "Mul", "Div") and bool(constants & set(first[0].input))
+    )
+
+
+def check_finite(embeddings: np.ndarray, model: str) -> np.ndarray:
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if bad.size:
+        raise EmbedderError(
+            f"{model}: {bad.size} of {len(embeddings)} embeddings are not finite, the first is that of image {bad[0]}; "
+            "the weights hold NaN, or half precision overflows"
+        )
+    return embeddings
+
+
+def check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise EmbedderError(f"batch_size is {batch_size}: expected at least 1")
+
+
+def start_fingerprint(preprocessing: Preprocessing, *rest: Any) -> hashlib._Hash:
+    return hashlib.sha256(json.dumps([asdict(preprocessing), *rest], sort_keys=True).encode())

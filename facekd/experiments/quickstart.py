@@ -1,0 +1,273 @@
+"""Verb: the whole story on generated faces, on a CPU, in minutes.
+
+    facekd quickstart
+
+Each step is a command that a user could type, run in a process of its own and printed before it runs. A step that was
+completed with the same command is skipped, and training resumes where it was, so the same command goes on after an
+interruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facekd.errors import run_verb
+from facekd.experiments.command_runner import Memory, Step, as_options, run_steps, sole_user_of
+from facekd.utils.files import write_json
+from facekd.utils.progress import format_duration
+
+EXAMPLE = """\
+example:
+  facekd quickstart --output runs/quickstart
+
+what it leaves there:
+  data/            generated shards (train.rec, train.idx, property), test.bin with people not in them
+  untrained.pt     the network before training, the floor every result is compared with
+  arcface/ cosface/   the runs: checkpoints, log.jsonl, config.yaml; model.onnx; verification/
+  student/ l2/ kd/ th_kd/ sh_kd/   a student of half the width: alone, and taught by the arcface model
+  results.json     models: name, method, accuracy, eer, tar_at_far, onnx
+  report.html      one page with the pictures
+"""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is generated and trained; students have half the width."""
+
+    identities: int
+    images_per_identity: int
+    test_identities: int
+    pairs: int
+    image_size: int
+    width: float
+    images: int  # seen in each training
+    student_images: int  # seen by each student, and by the teacher under a student's classifier
+    batch: int
+
+
+SIZES = {
+    "small": Size(300, 20, 150, 4000, 64, 0.5, 12_000, 8_000, 64),
+    # For tests: every step, in seconds, learning nothing worth the name.
+    "tiny": Size(12, 8, 20, 60, 32, 0.25, 400, 400, 16),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training. In `config`, `{name}` is the folder of that run and `{cache}` the teacher's cached embeddings."""
+
+    title: str
+    method: str
+    verb: str
+    is_student: bool
+    config: dict[str, Any]
+    after: tuple[str, ...] = ()
+    judged: bool = True
+
+
+ARCFACE = {"head.margin": "arcface", "head.margin_value": 0.4}
+TAUGHT = {**ARCFACE, "teacher.model": "{arcface}", "teacher.cache": "{cache}"}
+# Weights: the squared distance of unit embeddings times 10, KL times 1 at temperature 4; see docs/method.md.
+RECIPES = {
+    "arcface": Recipe("train by arcface", "arcface", "train", False, ARCFACE),
+    "cosface": Recipe(
+        "train by cosface", "cosface", "train", False, {"head.margin": "cosface", "head.margin_value": 0.3}
+    ),
+    "student": Recipe("train the student alone", "student alone", "train", True, ARCFACE),
+    "l2": Recipe("distil by L2", "L2", "distill", True, {**TAUGHT, "loss.embedding_l2": 10}, ("cache",)),
+    "kd": Recipe("distil by KD", "KD", "distill", True, {**TAUGHT, "loss.kl": 1}, ("cache",)),
+    "th_kd": Recipe("distil by TH-KD", "TH-KD", "distill", True, {**TAUGHT, "loss.kl": 1, "share": 1}, ("cache",)),
+    "sh_teacher": Recipe(
+        "train a teacher under the student's classifier",
+        "",
+        "train",
+        False,
+        {**ARCFACE, "shared_head": "{student}"},
+        ("student",),
+        judged=False,
+    ),
+    "sh_kd": Recipe(
+        "distil by SH-KD",
+        "SH-KD",
+        "distill",
+        True,
+        {**ARCFACE, "teacher.model": "{sh_teacher}", "shared_head": "{student}", "loss.embedding_l2": 10},
+        ("sh_teacher",),
+    ),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Generate, train, distil, export, verify, report."""
+    parser = argparse.ArgumentParser(
+        prog="facekd quickstart",
+        description="Generated faces -> shards -> MobileFaceNet by two margins -> students distilled from it -> ONNX "
+        "-> verification -> a page.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output", default="runs/quickstart", help="the folder everything lands in (%(default)s)")
+    parser.add_argument("--size", choices=SIZES, default="small", help="how much to generate and train (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the faces and of the training (%(default)s)")
+    arguments = parser.parse_args(argv)
+    Quickstart(Path(arguments.output), SIZES[arguments.size], arguments.seed).run()
+    return 0
+
+
+class Quickstart:
+    """The steps, and what they come to."""
+
+    def __init__(self, folder: Path, size: Size, seed: int) -> None:
+        self.folder = folder
+        self.size = size
+        self.seed = seed
+
+    def run(self) -> None:
+        """Run every step that is not done, then write `results.json` and `report.html`."""
+        from facekd.data.loading.loader import usable_cores
+        from facekd.experiments.quickstart_report import write_report
+
+        started = time.monotonic()
+        with sole_user_of(self.folder, "quickstart"):
+            memory = Memory(self.folder, same_command_only=True)
+            self._make_untrained()
+            trained = run_steps(self.trainings(), memory)
+            # Exporting and judging leave a core idle by themselves; two at once do not, and each keeps to its log.
+            threads = max(1, usable_cores() // 2)
+            run_steps(self.judgings(), memory, jobs=2, threads=threads, done=trained.done)
+        models = [self._result("untrained", "random weights")]
+        models += [self._result(name, recipe.method) for name, recipe in RECIPES.items() if recipe.judged]
+        write_json(self.folder / "results.json", {"schema": 1, "seed": self.seed, "models": models})
+        write_report(self.folder, models)
+        print(_table(models))
+        print(f"\nreport: {self.folder / 'report.html'}   ({format_duration(time.monotonic() - started)})")
+
+    def trainings(self) -> list[Step]:
+        """Generate, train, cache the teacher, distil."""
+        data, cache = self.folder / "data", self.folder / "teacher.cache"
+        steps = [Step("generate faces", ("data", "synthesize", *as_options(self._data_options())), data / "train.rec")]
+        for name, recipe in RECIPES.items():
+            if "cache" in recipe.after and all(step.makes != cache for step in steps):
+                words = ("cache-teacher", str(self.folder / "arcface"), "--data", str(data), "--output", str(cache))
+                steps.append(Step("cache the teacher", words, cache, (RECIPES["arcface"].title,)))
+            before = ("cache the teacher" if other == "cache" else RECIPES[other].title for other in recipe.after)
+            words = (recipe.verb, *as_options(self._train_options(name)))
+            steps.append(Step(RECIPES[name].title, words, self.folder / name, ("generate faces", *before)))
+        return steps
+
+    def judgings(self) -> list[Step]:
+        """Export and judge each model."""
+        names = ("untrained", *(name for name, recipe in RECIPES.items() if recipe.judged))
+        return [step for name in names for step in self._judging(name)]
+
+    def _data_options(self) -> dict[str, Any]:
+        size = self.size
+        return {
+            "output": self.folder / "data",
+            "size": size.image_size,
+            "seed": self.seed,
+            "identities": size.identities,
+            "images-per-identity": size.images_per_identity,
+            "test-identities": size.test_identities,
+            "pairs": size.pairs,
+        }
+
+    def _make_untrained(self) -> None:
+        import torch
+
+        from facekd.backbones import build_backbone
+        from facekd.checkpoints.checkpoint import save_checkpoint
+        from facekd.training.config import TrainConfig, parse_config
+        from facekd.training.state import backbone_arguments
+
+        config = parse_config(TrainConfig, as_options(self._train_options("arcface")), "facekd quickstart", "")
+        torch.manual_seed(config.seed)
+        content = {
+            "config": {"backbone": backbone_arguments(config)},
+            "preprocessing": {"mean": list(config.data.mean), "std": list(config.data.std), "color": "rgb"},
+            "backbone": build_backbone(**backbone_arguments(config)).state_dict(),
+        }
+        save_checkpoint(self.folder / "untrained.pt", content)
+
+    def _train_options(self, name: str) -> dict[str, Any]:
+        size, recipe = self.size, RECIPES[name]
+        images = size.student_images if recipe.is_student or recipe.after else size.images
+        places = {other: str(self.folder / other) for other in RECIPES} | {"cache": str(self.folder / "teacher.cache")}
+        config = {
+            key: places[value[1:-1]] if isinstance(value, str) and value.startswith("{") else value
+            for key, value in recipe.config.items()
+        }
+        return {
+            "output": self.folder / name,
+            "seed": self.seed,
+            "data.train": self.folder / "data",
+            "data.image_size": size.image_size,
+            "data.workers": 1,
+            "backbone.name": "mobilefacenet",
+            "backbone.width": size.width / 2 if recipe.is_student else size.width,
+            "backbone.embedding_size": 128,
+            "head.scale": 32,
+            **config,
+            "schedule.lr": 0.1,
+            "schedule.warmup_images": images // 20,
+            "images": images,
+            "global_batch_size": size.batch,
+            "log_every_images": images // 20,
+            "checkpoint.every_images": images // 5,
+            "tensorboard": False,
+        }
+
+    def _judging(self, name: str) -> list[Step]:
+        data, folder = self.folder / "data", self.folder / name
+        is_trained = name in RECIPES
+        source = folder if is_trained else self.folder / f"{name}.pt"
+        model, verification = folder / "model.onnx", folder / "verification"
+        options = {
+            "model": model,
+            "pairs": data / "test.bin",
+            "names": data / "test_pairs.txt",
+            "fars": "1e-1,1e-2,1e-3",
+            "output": verification,
+        }
+        before = (RECIPES[name].title,) if is_trained else ()
+        log = folder / "judged.log"
+        export = Step(f"export {name}", ("export", str(source), "--output", str(model)), model, before, log)
+        words = ("evaluate", "lfw", *as_options(options))
+        after = (export.title, "generate faces")
+        return [export, Step(f"verify {name}", words, verification / "results.json", after, log)]
+
+    def _result(self, name: str, method: str) -> dict[str, Any]:
+        model, verification = self.folder / name / "model.onnx", self.folder / name / "verification"
+        results = json.loads((verification / "results.json").read_text())
+        return {
+            "name": name,
+            "method": method,
+            "accuracy": results["accuracy"],
+            "eer": results["eer"],
+            "eer_ci95": results["eer_ci95"],
+            "auc": results["auc"],
+            "tar_at_far": results["tar_at_far"],
+            "onnx": str(model.relative_to(self.folder)),
+        }
+
+
+def _table(models: list[dict[str, Any]]) -> str:
+    rows = [f"{'model':<12}{'accuracy':>10}{'EER':>9}   TAR@FAR"]
+    for model in models:
+        points = [f"{point['far']:g}: {_percent(point['tar'])}" for point in model["tar_at_far"]]
+        accuracy = _percent(model["accuracy"]["mean"])
+        rows.append(f"{model['name']:<12}{accuracy:>10}{_percent(model['eer']):>9}   {'  '.join(points)}")
+    return "\n" + "\n".join(rows)
+
+
+def _percent(share: float | None) -> str:
+    return "not measurable" if share is None else f"{share:.2%}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))

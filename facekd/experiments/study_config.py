@@ -1,0 +1,287 @@
+"""The configuration of a study, and the commands that it stands for.
+
+    output: runs/study
+    seeds: [0, 1, 2]
+    reference: alone
+    base:                          # keys of every run
+      data: {train: data/faces, image_size: 64}
+      images: 24000
+    packs:
+      - {pairs: data/faces/test.bin, names: data/faces/test_pairs.txt}
+    evaluate: {folds: 10, fars: [1e-1, 1e-2]}
+    methods:
+      teacher: {verb: train, seeds: [0], config: {backbone: {width: 1.0}}}
+      alone:   {verb: train}
+      th_kd:   {verb: distill, config: {teacher: {model: "{teacher}"}, share: 1}}
+
+`{teacher}` is the run of that method with the same seed, or its only one; `{teacher@0}` the one with seed 0; `{study}`
+the output folder.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facekd.experiments.command_runner import Step, as_options, as_word
+from facekd.training.config import ConfigError, parse_config
+from facekd.utils.config_files import hint
+
+VERBS = ("train", "distill")
+SWITCHES = {"flip": "--no-flip", "pictures": "--no-pictures", "resize": ""}  # what says no; resize is off by itself
+REFERENCE = re.compile(r"\{([A-Za-z0-9][A-Za-z0-9_.-]*)(?:@(\d+))?\}")
+
+
+class StudyError(ConfigError):
+    """A study that cannot be."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A verification pack, and who is on its images.
+
+    Args:
+        pairs: the `.bin` file.
+        names: the list it was made from; empty where there is none.
+    """
+
+    pairs: str
+    names: str = ""
+
+    @property
+    def name(self) -> str:
+        """By which its results go."""
+        return Path(self.pairs).stem
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    Args:
+        name: of the row and of the folder.
+        verb: train or distill; empty for a model that exists already.
+        recipe: a YAML file that `config` overrides.
+        config: dotted keys and their values.
+        seeds: those it is run with.
+        judge: whether its runs are exported and evaluated; a teacher in the middle of SH-KD need not be.
+        note: a few words for the report.
+        model: an ONNX file or checkpoint that is judged beside the runs, not trained.
+        evaluate: options of `facekd evaluate lfw` for it alone.
+    """
+
+    name: str
+    verb: str
+    recipe: str
+    config: dict[str, Any]
+    seeds: tuple[int, ...]
+    judge: bool
+    note: str
+    model: str
+    evaluate: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method with one seed (0 for a model that exists already)."""
+
+    method: Method
+    seed: int
+    folder: Path
+
+    @property
+    def title(self) -> str:
+        """`th_kd, seed 3`."""
+        return self.method.name if self.method.model else f"{self.method.name}, seed {self.seed}"
+
+    @property
+    def verification(self) -> Path:
+        """Where `facekd evaluate lfw` writes."""
+        return self.folder / "verification"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table of methods and seeds on one data set under one protocol.
+
+    Args:
+        output: the folder of everything.
+        title: of the report.
+        seeds: of every method that names none of its own.
+        reference: the method that differences are to: the student trained alone.
+        base: dotted keys of every run.
+        prepare: `facekd` commands to run first, without the word facekd.
+        packs: what is judged on.
+        evaluate: options of `facekd evaluate lfw`.
+        methods: in the order of the report.
+    """
+
+    output: Path
+    title: str
+    seeds: tuple[int, ...]
+    reference: str
+    base: dict[str, Any]
+    prepare: tuple[str, ...]
+    packs: tuple[Pack, ...]
+    evaluate: dict[str, Any]
+    methods: dict[str, Method]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every run, seed by seed, so that a study in progress compares all methods; a teacher before its students."""
+        found: dict[tuple[str, int], Run] = {}
+        seeds = dict.fromkeys(seed for method in self.methods.values() for seed in method.seeds)
+        for seed in dict.fromkeys((*self.seeds, *seeds)):
+            for method in self.methods.values():
+                if seed in method.seeds:
+                    self._add_with_needed(method, seed, found, ())
+        return list(found.values())
+
+    def run_of(self, name: str, seed: int) -> Run:
+        """The run of a method with a seed."""
+        method = self.methods[name]
+        folder = self.output / "runs" / name
+        return Run(method, seed, folder if method.model else folder / f"seed-{seed}")
+
+    def _add_with_needed(
+        self, method: Method, seed: int, found: dict[tuple[str, int], Run], path: tuple[str, ...]
+    ) -> None:
+        if method.name in path:
+            circle = " -> ".join((*path[path.index(method.name) :], method.name))
+            raise StudyError(f"methods: {circle} go round in a circle; one of them must do without the other")
+        if (method.name, seed) in found:
+            return
+        for run in self.needed_by(method, seed):
+            self._add_with_needed(run.method, run.seed, found, (*path, method.name))
+        found[method.name, seed] = self.run_of(method.name, seed)
+
+    def needed_by(self, method: Method, seed: int) -> list[Run]:
+        """The runs that a run refers to."""
+        values = [*self.base.values(), *method.config.values(), method.recipe]
+        texts = [value for value in values if isinstance(value, str)]
+        found = {}
+        for match in (match for text in texts for match in REFERENCE.finditer(text)):
+            if match[1] != "study":
+                found[match[0]] = self._referred(match, method, seed)
+        return list(found.values())
+
+    def _referred(self, match: re.Match[str], method: Method, seed: int) -> Run:
+        name, wanted = match[1], match[2]
+        where = f"methods.{method.name}: {match[0]}"
+        other = self.methods.get(name)
+        if other is None:
+            raise StudyError(f"{where} names no method{hint(name, self.methods)}; there are {', '.join(self.methods)}")
+        if other.model:
+            return self.run_of(name, 0)
+        number = int(wanted) if wanted is not None else other.seeds[0] if len(other.seeds) == 1 else seed
+        if number not in other.seeds:
+            seeds = ", ".join(map(str, other.seeds))
+            raise StudyError(f"{where} asks for seed {number}, but {name} runs with {seeds}; write {{{name}@SEED}}")
+        return self.run_of(name, number)
+
+    def fill_in(self, text: str, method: Method, seed: int) -> str:
+        """Put folders (of a model: its file) in the place of `{method}`, `{method@seed}` and `{study}`."""
+
+        def replace(match: re.Match[str]) -> str:
+            if match[1] == "study":
+                return str(self.output)
+            run = self._referred(match, method, seed)
+            return self.model_of(run)
+
+        return REFERENCE.sub(replace, text)
+
+    def model_of(self, run: Run) -> str:
+        """What a teacher is opened by: the folder of a run, or the file of a model that exists already."""
+        return run.method.model.replace("{study}", str(self.output)) or str(run.folder)
+
+    def words_of(self, run: Run) -> list[str]:
+        """The command of a run, without `facekd`."""
+        method = run.method
+        values = {**self.base, **method.config, "seed": run.seed, "output": run.folder}
+        filled = {
+            key: self.fill_in(value, method, run.seed) if isinstance(value, str) else value
+            for key, value in values.items()
+        }
+        recipe = [self.fill_in(method.recipe, method, run.seed)] if method.recipe else []
+        return [method.verb, *recipe, *as_options(filled)]
+
+    def steps(self, threads: int | None = None) -> list[Step]:
+        """Everything there is to do: prepare, then for each run train or distil, export, evaluate.
+
+        Args:
+            threads: of the evaluation.
+        """
+        steps: list[Step] = []
+        for number, command in enumerate(self.prepare, start=1):
+            words = tuple(shlex.split(command.replace("{study}", shlex.quote(str(self.output)))))
+            before = tuple(step.title for step in steps)
+            makes = Path(words[words.index("--output") + 1]) if "--output" in words[:-1] else self.output
+            title = f"prepare {number}: {' '.join(words[:2])}"
+            steps.append(Step(title, words, makes, before, self.output / "prepare.log"))
+        prepared = tuple(step.title for step in steps)
+        for run in self.runs:
+            steps += self._steps_of(run, prepared, threads)
+        return steps
+
+    def _steps_of(self, run: Run, prepared: tuple[str, ...], threads: int | None) -> list[Step]:
+        method, log = run.method, run.folder / "output.log"
+        steps: list[Step] = []
+        model, before = self.model_of(run), prepared
+        if not method.model:
+            needed = tuple(
+                f"{other.method.verb} {other.title}"
+                for other in self.needed_by(method, run.seed)
+                if not other.method.model  # which needs no training
+            )
+            trained = Step(
+                f"{method.verb} {run.title}", tuple(self.words_of(run)), run.folder, (*prepared, *needed), log
+            )
+            exported = run.folder / "model.onnx"
+            model = str(exported)
+            export = Step(
+                f"export {run.title}",
+                ("export", str(run.folder), "--output", model),
+                exported,
+                (trained.title,),
+                log,
+            )
+            steps += [trained, export] if method.judge else [trained]
+            before = (export.title,)
+        if method.judge:
+            words = ("evaluate", "lfw", *self._evaluate_options(run, model, threads))
+            steps.append(Step(f"judge {run.title}", words, run.verification / "results.json", before, log))
+        return steps
+
+    def _evaluate_options(self, run: Run, model: str, threads: int | None) -> list[str]:
+        words = ["--model", model, "--pairs", *(pack.pairs for pack in self.packs)]
+        if any(pack.names for pack in self.packs):
+            words += ["--names", *(pack.names or "-" for pack in self.packs)]
+        words += ["--output", str(run.verification)]
+        for key, value in {**self.evaluate, **run.method.evaluate}.items():
+            if key in SWITCHES:
+                words += [f"--{key}"] if value else [SWITCHES[key]] if SWITCHES[key] else []
+            else:
+                words += [f"--{key}", ",".join(map(as_word, value)) if isinstance(value, list) else as_word(value)]
+        return words + (["--threads", str(threads)] if threads is not None else [])
+
+    def check_configs(self) -> None:
+        """Parse the command of each method as its verb will, so that a typo in the last is found before the first runs.
+
+        Raises:
+            ConfigError: what its verb would say, after the name of the method.
+        """
+        from facekd.training.config import TrainConfig
+        from facekd.training.distill_config import DistillConfig
+
+        classes = {"train": TrainConfig, "distill": DistillConfig}
+        for method in self.methods.values():
+            if method.model:
+                continue
+            verb, *words = self.words_of(self.run_of(method.name, method.seeds[0]))
+            try:
+                parse_config(classes[verb], words, f"facekd {verb}", "")
+            except ConfigError as error:
+                raise StudyError(f"methods.{method.name}: {error}") from error

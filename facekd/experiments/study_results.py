@@ -1,0 +1,202 @@
+"""What a study found: results of its runs gathered, means over seeds, paired differences with intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from facekd.experiments.study_config import Method, Run, Study
+from facekd.training.logbook import read_log
+
+RESULT_FORMAT, RESULT_VERSION = "facekd-study", 1
+INTERVAL = (
+    "95 % interval of the mean difference over seeds (Student's t, n - 1 degrees of freedom, paired by seed: same "
+    "weights to start from where the networks are the same, same order of images). It covers what changes from one "
+    "training to the next; the people and pairs judged on are the same throughout, so it does not cover them"
+)
+
+
+def student_t_quantile(probability: float, degrees: int) -> float:
+    """The quantile of Student's t distribution, from 0.5 to 1, by bisection of its distribution function.
+
+    For whole degrees of freedom that function is a finite sum: Abramowitz and Stegun, 26.7.3 and 26.7.4.
+
+    Args:
+        probability: 0.975 for the two-sided 95 % interval.
+        degrees: of freedom, 1 or more.
+    """
+    low, high = 0.0, 1.0
+    while _t_within(high, degrees) < 2 * probability - 1:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_within(middle, degrees) < 2 * probability - 1 else (low, middle)
+    return high
+
+
+def _t_within(t: float, degrees: int) -> float:
+    """P(|T| < t)."""
+    angle = math.atan(t / math.sqrt(degrees))
+    cosine_2 = math.cos(angle) ** 2
+    is_odd = degrees % 2
+    term = math.cos(angle) if is_odd else 1.0
+    total = 0.0
+    for k in range(1 + is_odd, degrees, 2):
+        total += term
+        term *= cosine_2 * k / (k + 1)
+    total *= math.sin(angle)
+    return 2 / math.pi * (angle + total) if is_odd else total
+
+
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and standard deviation of the sample (n - 1); None for one value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def paired_difference(
+    values: Mapping[int, float], reference: Mapping[int, float], lower_is_better: bool
+) -> dict[str, Any] | None:
+    """Method minus reference over the seeds that both have; None where there is none.
+
+    Args:
+        values: by seed.
+        reference: by seed.
+        lower_is_better: for counting in how many seeds the method is the better one.
+    """
+    seeds = [seed for seed in values if seed in reference]
+    if not seeds:
+        return None
+    differences = [values[seed] - reference[seed] for seed in seeds]
+    mean, std = mean_and_std(differences)
+    interval = None
+    if std is not None:
+        half = student_t_quantile(0.975, len(seeds) - 1) * std / math.sqrt(len(seeds))
+        interval = [mean - half, mean + half]
+    better = sum(difference < 0 if lower_is_better else difference > 0 for difference in differences)
+    return {"n": len(seeds), "mean": mean, "ci95": interval, "better_in": better}
+
+
+def gather(study: Study) -> dict[str, Any]:
+    """The content of `results.json`: every run that is judged by now, and what follows from them."""
+    judged: dict[tuple[str, int], dict[str, Any]] = {}
+    missing = []
+    for run in study.runs:
+        if not run.method.judge:
+            continue
+        found = {pack.name: read_verification(study, run, pack.name) for pack in study.packs}
+        if all(found.values()):
+            judged[run.method.name, run.seed] = found
+        else:
+            missing.append(run.title)
+    rates = {
+        (run.method.name, run.seed): rate for run in study.runs if (rate := images_per_second(run.folder)) is not None
+    }
+    return {
+        "format": RESULT_FORMAT,
+        "version": RESULT_VERSION,
+        "title": study.title,
+        "reference": study.reference,
+        "seeds": list(study.seeds),
+        "packs": [_describe_pack(study, pack.name, judged) for pack in study.packs],
+        "interval": INTERVAL,
+        "missing": missing,
+        "methods": [_summarize(study, method, judged, rates) for method in study.methods.values()],
+    }
+
+
+def read_verification(study: Study, run: Run, pack: str) -> dict[str, Any] | None:
+    """The results of a run on a pack, or None where it is not judged yet."""
+    path = verification_folder(study, run, pack) / "results.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def verification_folder(study: Study, run: Run, pack: str) -> Path:
+    """Where the results of a run on a pack are."""
+    return run.verification if len(study.packs) == 1 else run.verification / pack
+
+
+def images_per_second(folder: Path) -> float | None:
+    """The median over the log lines of a training: whatever else the machine did for a moment leaves it alone."""
+    rates = [entry["images_per_second"] for entry in read_log(folder, "train")]
+    return statistics.median(rates) if rates else None
+
+
+def _describe_pack(study: Study, pack: str, judged: Mapping[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+    results = [found[pack] for found in judged.values()]
+    if not results:
+        return {"name": pack}
+    first = results[0]
+    return {
+        "name": pack,
+        **{key: first["pair_set"].get(key) for key in ("sha256", "num_subjects")},
+        **{key: first[key] for key in ("num_genuine", "num_impostor")},
+        "protocols": sorted({result["protocol"]["text"] for result in results}),
+    }
+
+
+def _summarize(
+    study: Study,
+    method: Method,
+    judged: Mapping[tuple[str, int], dict[str, Any]],
+    rates: Mapping[tuple[str, int], float],
+) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "name": method.name,
+        "verb": method.verb or "none",
+        "note": method.note,
+        "judged": method.judge,
+        "seeds": list(method.seeds),
+        "cost": _cost(study, method, rates),
+    }
+    if not method.judge:
+        return summary
+    summary["packs"] = {}
+    for pack in study.packs:
+        of_method = {seed: found[pack.name] for (name, seed), found in judged.items() if name == method.name}
+        of_reference = {seed: found[pack.name] for (name, seed), found in judged.items() if name == study.reference}
+        if not of_method:
+            continue
+        is_compared = bool(method.verb) and method.name != study.reference
+
+        def over_seeds(measure: Any, lower_is_better: bool = False) -> dict[str, Any] | None:
+            values = {seed: measure(result) for seed, result in of_method.items()}  # noqa: B023 - called at once
+            references = {seed: measure(result) for seed, result in of_reference.items()}  # noqa: B023
+            if None in (*values.values(), *references.values()):
+                return None  # this FAR cannot be measured on this pack
+            mean, std = mean_and_std(list(values.values()))
+            difference = paired_difference(values, references, lower_is_better) if is_compared else None  # noqa: B023
+            by_seed = {str(seed): value for seed, value in values.items()}
+            return {"n": len(values), "mean": mean, "std": std, "values": by_seed, "difference": difference}
+
+        first = next(iter(of_method.values()))
+        summary["packs"][pack.name] = {
+            "eer": over_seeds(lambda result: result["eer"], lower_is_better=True),
+            "accuracy": over_seeds(lambda result: result["accuracy"]["mean"]),
+            "tar_at_far": [
+                {"far": point["far"], "tar": over_seeds(lambda result, number=number: _tar(result, number))}
+                for number, point in enumerate(first["tar_at_far"])
+            ],
+        }
+    return summary
+
+
+def _tar(result: Mapping[str, Any], number: int) -> float | None:
+    points = result["tar_at_far"]
+    return points[number]["tar"] if number < len(points) else None
+
+
+def _cost(study: Study, method: Method, rates: Mapping[tuple[str, int], float]) -> dict[str, Any] | None:
+    own = {seed: rate for (name, seed), rate in rates.items() if name == method.name}
+    if not own:
+        return None
+    relative = [rate / rates[study.reference, seed] for seed, rate in own.items() if (study.reference, seed) in rates]
+    return {
+        "images_per_second": {str(seed): rate for seed, rate in own.items()},
+        "mean_images_per_second": statistics.fmean(own.values()),
+        "relative_speed": statistics.fmean(relative) if relative else None,
+        "relative_speed_by_seed": relative,
+    }

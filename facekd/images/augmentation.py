@@ -1,0 +1,322 @@
+"""What happens to the pixels between decoding and the backbone.
+
+On the CPU, in the workers: the augmentations of `Augmentation` except the flip, on uint8 images. On the device:
+`to_model_input` flips and normalises, for a byte a pixel travels there rather than four. Every draw is a function of
+(seed, position in the run), so the same image of the run looks the same at any world size, with any number of
+workers and after a resume, and switching one augmentation on leaves the draws of the others alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from facekd.errors import FacekdError
+from facekd.images.crops import shift
+from facekd.utils.randomness import uniform
+
+JPEG_BEST_QUALITY = 95
+CROP_ASPECT = (3 / 4, 4 / 3)
+BLUR_MIN_SIGMA = 0.5
+IMAGES_IN_CACHE = 16  # of 112 pixels; a whole batch would go through a CPU's memory once for each operation
+_JITTER_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+
+
+class AugmentationError(FacekdError):
+    """An augmentation setting out of range, or one that would do nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Which augmentations are applied, how often and how strongly; applied in this order, each drawn on its own.
+
+    `crop`, `low_resolution` and `color_jitter` follow the public training code of AdaFace (Kim, Jain, Liu, CVPR 2022),
+    with its strengths as defaults; it uses 0.2 for each of the three.
+
+    Attributes:
+        flip: mirror left and right with probability 1/2 (done on the device).
+        resized_crop: for classification: in place of each image a box of it, of an area drawn from [resized_crop, 1]
+            and an aspect of 3/4 to 4/3, scaled to the image size; 0.08 is usual for ImageNet, 0 takes the image as it
+            is.
+        pad_crop: for classification: pixels of black around each image before a window of its size is cut out at
+            random; 4 is usual for CIFAR, 0 shifts none.
+        crop: probability of keeping a random box of the face in its place and blackening the rest, so that the
+            alignment is kept.
+        low_resolution: probability of scaling the image down and up again.
+        color_jitter: probability of changing brightness, contrast and saturation, in random order.
+        blur: probability of a Gaussian blur.
+        jpeg: probability of compressing once more as a JPEG of low quality.
+        crop_min_area: smallest box, as a share of the image; drawn from [crop_min_area, 1].
+        low_resolution_min_side: smallest side, as a share of the image's; drawn from [low_resolution_min_side, 1].
+        color_jitter_strength: each factor is drawn from [1 - strength, 1 + strength].
+        blur_max_sigma: largest standard deviation, in pixels of a 112-pixel image; drawn from [0.5, blur_max_sigma].
+        jpeg_min_quality: lowest quality; drawn from [jpeg_min_quality, 95].
+
+    Raises:
+        AugmentationError: a value out of range, or a strength that makes its augmentation do nothing.
+    """
+
+    flip: bool = True
+    resized_crop: float = 0.0
+    pad_crop: int = 0
+    crop: float = 0.0
+    low_resolution: float = 0.0
+    color_jitter: float = 0.0
+    blur: float = 0.0
+    jpeg: float = 0.0
+    crop_min_area: float = 0.2
+    low_resolution_min_side: float = 0.2
+    color_jitter_strength: float = 0.5
+    blur_max_sigma: float = 2.0
+    jpeg_min_quality: int = 30
+
+    def __post_init__(self) -> None:
+        for key in ("crop", "low_resolution", "color_jitter", "blur", "jpeg"):
+            self._check(key, 0.0, 1.0, "a probability")
+        self._check("resized_crop", 0.0, 1.0, "a share of the image's area")
+        self._check("pad_crop", 0, 64, "in pixels")
+        if self.crop and (self.resized_crop or self.pad_crop):
+            raise AugmentationError(
+                "augmentation.crop blackens all but a box of an aligned face and leaves it in its place, while "
+                "augmentation.resized_crop and pad_crop move what is left: choose one"
+            )
+        self._check("crop_min_area", 0.01, 1.0, "a share of the image's area")
+        self._check("low_resolution_min_side", 0.02, 1.0, "a share of the image's side")
+        self._check("color_jitter_strength", 0.0, 1.0, "a relative change")
+        self._check("blur_max_sigma", BLUR_MIN_SIGMA, 20.0, "in pixels")
+        self._check("jpeg_min_quality", 1, JPEG_BEST_QUALITY, "a JPEG quality")
+        idle = {
+            "crop": ("crop_min_area", 1.0),
+            "low_resolution": ("low_resolution_min_side", 1.0),
+            "color_jitter": ("color_jitter_strength", 0.0),
+        }
+        for key, (strength, value_of_nothing) in idle.items():
+            if getattr(self, key) > 0 and getattr(self, strength) == value_of_nothing:
+                raise AugmentationError(
+                    f"augmentation.{strength}={value_of_nothing:g} leaves every image as it is, yet "
+                    f"augmentation.{key}={getattr(self, key):g} asks for it; change {strength}, or set {key} to 0"
+                )
+
+    def _check(self, key: str, low: float, high: float, meaning: str) -> None:
+        value = getattr(self, key)
+        if not low <= value <= high:  # false for NaN as well
+            raise AugmentationError(f"augmentation.{key} must be from {low:g} to {high:g} ({meaning}), found {value}")
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether the workers have anything to do (the flip is the device's)."""
+        kinds = (self.crop, self.low_resolution, self.color_jitter, self.blur, self.jpeg)
+        return any((self.resized_crop, self.pad_crop, *kinds))
+
+
+def flip_mask(seed: int, positions: ArrayLike) -> NDArray[np.bool_]:
+    """Which images of the run are mirrored: True with probability 1/2, a function of (seed, position) alone.
+
+    Args:
+        seed: the seed of the run.
+        positions: places in the run, (B,).
+
+    Returns:
+        (B,) bool.
+    """
+    return uniform(seed, "flip", positions) < 0.5
+
+
+def augment(augmentation: Augmentation, images: NDArray[np.uint8], seed: int, positions: ArrayLike) -> None:
+    """Apply everything but the flip and the resized crop, which belongs to decoding, to a batch, in place.
+
+    Args:
+        augmentation: what to apply.
+        images: (B, S, S, 3) uint8 RGB, changed in place.
+        seed: the seed of the run.
+        positions: place in the run of each image, (B,).
+    """
+    positions = np.asarray(positions, dtype=np.int64)
+    if augmentation.pad_crop:
+        shift(images, augmentation.pad_crop, seed, positions)
+    for kind, (apply, ranges_of) in _KINDS.items():
+        probability = getattr(augmentation, kind)
+        if probability == 0:
+            continue
+        slots = np.flatnonzero(uniform(seed, kind, positions) < probability)
+        ranges = ranges_of(augmentation)
+        draws = [uniform(seed, f"{kind}.{name}", positions[slots], *ends).tolist() for name, ends in ranges.items()]
+        for slot, *values in zip(slots, *draws, strict=True):
+            images[slot] = apply(images[slot], **dict(zip(ranges, values, strict=True)))
+
+
+def to_model_input(
+    images: torch.Tensor,
+    flip: torch.Tensor | None = None,
+    mean: float | Sequence[float] = 127.5,
+    std: float | Sequence[float] = 127.5,
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.channels_last,
+) -> torch.Tensor:
+    """Mirror and normalise a batch where it lies (CPU or device): (pixel - mean) / std.
+
+    Args:
+        images: (B, H, W, 3) uint8 RGB.
+        flip: (B,) bool, True where the image is to be mirrored left and right; None mirrors none.
+        mean: in units of 0..255; one number, or one for each of R, G, B.
+        std: like `mean`, not zero.
+        dtype: of the result; worked out in float32 and rounded once.
+        memory_format: of the result; channels_last needs no rearranging, for that is how pixels arrive.
+
+    Returns:
+        (B, 3, H, W).
+
+    Raises:
+        ValueError: images that are not (B, H, W, 3) uint8, or a mean or std that does not fit.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"images must be uint8 (B, H, W, 3), found {images.dtype} {tuple(images.shape)}")
+    mean_3, std_3 = _three("mean", mean), _three("std", std)
+    if 0.0 in std_3:
+        raise ValueError(f"std must not be zero, found {std_3}")
+    batch_size, height, width, _ = images.shape
+    mask = None if flip is None else flip.to(images.device, torch.uint8).mul(255)[:, None, None, None]
+    mean_row, std_row = _row_constants(mean_3, std_3, width, images.device)
+    # Normalised as rows of W * 3 numbers: a constant for each of three channels would be read one number at a time.
+    rows = torch.empty((batch_size, height, width * 3), dtype=torch.float32, device=images.device)
+    step = IMAGES_IN_CACHE if images.device.type == "cpu" else max(1, batch_size)
+    for start in range(0, batch_size, step):
+        part = images[start : start + step]
+        if mask is not None:
+            # Choosing bytes by a mask of bits is ten times as fast on a CPU as torch.where, and no slower elsewhere.
+            chosen = mask[start : start + step]
+            part = part.flip(2).bitwise_xor_(part).bitwise_and_(chosen).bitwise_xor_(part)
+        rows[start : start + step].copy_(part.reshape(len(part), height, width * 3)).sub_(mean_row).div_(std_row)
+    pixels = rows.view(batch_size, height, width, 3).permute(0, 3, 1, 2)
+    return pixels.to(dtype=dtype, memory_format=memory_format)
+
+
+def _three(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
+    values = tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),) * 3
+    if len(values) != 3:
+        raise ValueError(f"{name} must be one number or three (R, G, B), found {len(values)}")
+    return values
+
+
+@functools.lru_cache(maxsize=64)
+def _row_constants(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    # Kept on the device: copying them there for each batch would wait for the device each time.
+    with torch.inference_mode(False):
+        constants = torch.tensor((mean, std), dtype=torch.float32, device=device).repeat(1, width)
+    return constants[0], constants[1]
+
+
+# Each kind of augmentation is a function of one image and a few numbers. A number from [0, 1) stands for a choice.
+
+
+def _choose(share: float, count: int) -> int:
+    return int(share * count)
+
+
+def _crop(image: NDArray[np.uint8], area: float, log_aspect: float, top: float, left: float) -> NDArray[np.uint8]:
+    size = image.shape[0]
+    aspect = math.exp(log_aspect)
+    height = min(size, max(1, round(size * math.sqrt(area / aspect))))
+    width = min(size, max(1, round(size * math.sqrt(area * aspect))))
+    first_row, first_column = _choose(top, size - height + 1), _choose(left, size - width + 1)
+    box = np.s_[first_row : first_row + height, first_column : first_column + width]
+    result = np.zeros_like(image)
+    result[box] = image[box]
+    return result
+
+
+def _low_resolution(image: NDArray[np.uint8], side: float, way_down: float, way_up: float) -> NDArray[np.uint8]:
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional
+
+    # How a camera or a web site scaled a face down is unknown, so it is drawn, and so is the way back.
+    ways = (InterpolationMode.NEAREST_EXACT, InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
+    down, up = ways[_choose(way_down, len(ways))], ways[_choose(way_up, len(ways))]
+    size = image.shape[0]
+    small_size = max(1, round(size * side))
+    small = functional.resize(_to_CHW(image), [small_size] * 2, interpolation=down, antialias=True)
+    return _to_HWC(functional.resize(small, [size] * 2, interpolation=up, antialias=True))
+
+
+def _color_jitter(
+    image: NDArray[np.uint8], order: float, brightness: float, contrast: float, saturation: float
+) -> NDArray[np.uint8]:
+    from torchvision.transforms.v2 import functional
+
+    steps = (
+        (functional.adjust_brightness, brightness),
+        (functional.adjust_contrast, contrast),
+        (functional.adjust_saturation, saturation),
+    )
+    pixels = _to_CHW(image)
+    for which in _JITTER_ORDERS[_choose(order, len(_JITTER_ORDERS))]:
+        adjust, factor = steps[which]
+        pixels = adjust(pixels, factor)
+    return _to_HWC(pixels)
+
+
+def _blur(image: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
+    # OpenCV, not torchvision: ten times as fast, and the same bytes on every processor.
+    pixels = sigma * image.shape[0] / 112
+    radius = math.ceil(3 * pixels)
+    return cv2.GaussianBlur(image, (2 * radius + 1, 2 * radius + 1), pixels)  # type: ignore[return-value]
+
+
+def _jpeg(image: NDArray[np.uint8], quality: float) -> NDArray[np.uint8]:
+    # OpenCV, not torchvision: its JPEG functions are deprecated since 0.29.
+    done, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
+    if not done:
+        raise AugmentationError(f"OpenCV could not encode a {image.shape[1]}x{image.shape[0]} image as JPEG")
+    return cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)  # type: ignore[return-value]
+
+
+def _to_CHW(image: NDArray[np.uint8]) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def _to_HWC(pixels: torch.Tensor) -> NDArray[np.uint8]:
+    return pixels.permute(1, 2, 0).numpy()
+
+
+class _Kind(NamedTuple):
+    apply: Callable[..., NDArray[np.uint8]]
+    ranges_of: Callable[[Augmentation], dict[str, tuple[float, float]]]  # what `apply` takes -> drawn from [low, high)
+
+
+_ANY = (0.0, 1.0)
+_KINDS: dict[str, _Kind] = {
+    "crop": _Kind(
+        _crop,
+        lambda a: {
+            "area": (a.crop_min_area, 1.0),
+            "log_aspect": (math.log(CROP_ASPECT[0]), math.log(CROP_ASPECT[1])),
+            "top": _ANY,
+            "left": _ANY,
+        },
+    ),
+    "low_resolution": _Kind(
+        _low_resolution,
+        lambda a: {"side": (a.low_resolution_min_side, 1.0), "way_down": _ANY, "way_up": _ANY},
+    ),
+    "color_jitter": _Kind(
+        _color_jitter,
+        lambda a: {
+            "order": _ANY,
+            **dict.fromkeys(
+                ("brightness", "contrast", "saturation"), (1 - a.color_jitter_strength, 1 + a.color_jitter_strength)
+            ),
+        },
+    ),
+    "blur": _Kind(_blur, lambda a: {"sigma": (BLUR_MIN_SIGMA, a.blur_max_sigma)}),
+    "jpeg": _Kind(_jpeg, lambda a: {"quality": (a.jpeg_min_quality, JPEG_BEST_QUALITY + 1)}),
+}

@@ -1,0 +1,257 @@
+"""A teacher's embeddings of a training set, computed once per image and flip, in steps that survive being killed.
+
+What the file holds, and reading it, is `facekd.teacher.cache_file`; its public names are here as well.
+
+Shapes: N images of the data set, B of them at once, E teacher's embedding size.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facekd.data.datasets import FaceDataset
+from facekd.data.loading.loader import make_loader
+from facekd.data.loading.sampler import PositionSampler
+from facekd.embedder import Embedder, embed_with_flip
+from facekd.images.augmentation import Augmentation
+from facekd.teacher.cache_file import (
+    END_MARK,
+    FORMAT,
+    VERSION,
+    TeacherCache,
+    TeacherCacheError,
+    beside,
+    check_claim,
+    check_version,
+    describe_data,
+    describe_teacher,
+    open_teacher_cache,
+)
+from facekd.utils.files import write_json
+from facekd.utils.progress import track
+
+__all__ = [
+    "TeacherCache",
+    "TeacherCacheError",
+    "describe_data",
+    "describe_teacher",
+    "open_teacher_cache",
+    "write_teacher_cache",
+]
+
+LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
+# Rounding to float16 moves a vector by at most 2^-11 of its length, unless its values fall among the subnormals.
+LARGEST_ROUNDING = 2.0**-10
+SECONDS_BETWEEN_SAVES = 15.0
+
+
+def write_teacher_cache(
+    path: str | os.PathLike[str],
+    embedder: Embedder,
+    dataset: FaceDataset,
+    *,
+    batch_size: int = 256,
+    workers: int = 0,
+    show_progress: bool = True,
+    seconds_between_saves: float = SECONDS_BETWEEN_SAVES,
+) -> TeacherCache:
+    """Embed a data set, or what is left of it after an interruption; a finished cache is opened as it is.
+
+    Args:
+        path: the file to write; complete from the moment it is there.
+        embedder: the teacher. Images of another size than it takes are resized only if it was opened so.
+        dataset: the images; a row of the cache for each, in its order.
+        batch_size: images read at once.
+        workers: processes that read and decode; 0 does both in this one.
+        show_progress: with the time left, on standard error.
+        seconds_between_saves: what a kill may cost, at most.
+
+    Raises:
+        TeacherCacheError: a cache of another teacher or data set is at `path`, another process is writing it, the disk
+            is too small, or the embeddings do not fit into half precision.
+        DatasetError, EmbedderError: an image that cannot be read or embedded.
+    """
+    path = Path(path)
+    teacher, data = describe_teacher(embedder), describe_data(dataset)
+    if path.exists():
+        cache = TeacherCache(path)
+        check_claim(path, cache.teacher, cache.data, teacher, data)
+        return cache
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _sole_writer(beside(path, "partial")) as stream:
+        if not path.exists():  # another process may have finished it while this one came to the lock
+            writer = _Writer(path, stream, teacher, data, seconds_between_saves)
+            if writer.rows_done and show_progress:
+                print(f"{path}: going on at image {writer.rows_done:,} of {data['num_images']:,}", file=sys.stderr)
+            try:
+                for images, indices, is_replaced in _read_from(
+                    dataset, writer.rows_done, batch_size, workers, show_progress, path.name
+                ):
+                    writer.add(embed_with_flip(embedder, images), indices, is_replaced)
+            finally:
+                writer.save()  # also when an image or Ctrl-C ends it: what is done is done
+            writer.complete()
+    return TeacherCache(path)
+
+
+def _read_from(
+    dataset: FaceDataset, start: int, batch_size: int, workers: int, show_progress: bool, name: str
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]]:
+    """Images from number `start` on in order, their numbers, and whether another image stands in for each."""
+    count = len(dataset)
+    sampler = PositionSampler(count, 0, batch_size, images_seen=start, total_images=count, shuffle=False)
+    batches = make_loader(dataset, sampler, Augmentation(flip=False), workers=workers)
+    steps = track(batches, f"embedding for {name}", count - start, batch_size) if show_progress else batches
+    for batch in steps:
+        keep = batch.positions.numpy() < count  # the sampler fills the last batch from the start again
+        indices = batch.positions.numpy()[keep]
+        is_replaced = np.zeros(len(indices), dtype=np.bool_)
+        if batch.bad_records:  # rare: only now is it worth asking image by image
+            dataset.take_bad_records()
+            for place, index in enumerate(indices):
+                dataset.load(np.array([index]))
+                is_replaced[place] = bool(dataset.take_bad_records())
+        yield batch.images.numpy()[keep], indices, is_replaced
+
+
+class _Writer:
+    """The unfinished cache: rows in `FILE.partial`, and in `FILE.progress` how many of them are safe."""
+
+    def __init__(
+        self, path: Path, stream: BinaryIO, teacher: dict[str, Any], data: dict[str, Any], seconds_between_saves: float
+    ) -> None:
+        self.path = path
+        self.stream = stream
+        self.teacher = teacher
+        self.data = data
+        self.row_bytes = 2 * teacher["embedding_size"] * 2
+        self.rows_done = 0
+        self.replaced: list[int] = []
+        self.seconds_between_saves = seconds_between_saves
+        self.last_save = time.monotonic()
+        self._resume()
+        needed = (data["num_images"] - self.rows_done) * self.row_bytes
+        free = shutil.disk_usage(path.parent).free
+        if needed > free:
+            raise TeacherCacheError(
+                f"{path}: needs {needed / 1e9:.1f} GB more and the disk has {free / 1e9:.1f} GB free; free some, or "
+                "choose another --output"
+            )
+        stream.truncate(self.rows_done * self.row_bytes)  # what lies beyond may be half a row
+        stream.seek(0, os.SEEK_END)
+
+    def _resume(self) -> None:
+        file = beside(self.path, "progress")
+        try:
+            progress = json.loads(file.read_text())
+            claim, rows_done, replaced = progress["trailer"], progress["rows_done"], progress["trailer"]["replaced"]
+        except FileNotFoundError:
+            return
+        except (ValueError, KeyError, TypeError) as error:
+            raise TeacherCacheError(f"{file}: damaged ({error}); delete it and {self.stream.name}") from error
+        check_version(file, claim)
+        partial = Path(self.stream.name)
+        remedy = f"Give the one it was begun with, or delete {partial.name} and {file.name} to start anew"
+        check_claim(partial, claim["teacher"], claim["data"], self.teacher, self.data, remedy)
+        size = os.fstat(self.stream.fileno()).st_size
+        if size < rows_done * self.row_bytes:
+            raise TeacherCacheError(
+                f"{self.stream.name}: holds {size:,} bytes, and by {file.name} {rows_done:,} rows of "
+                f"{self.row_bytes:,} bytes are finished; delete both to start anew"
+            )
+        self.rows_done, self.replaced = rows_done, replaced
+
+    def add(
+        self,
+        embeddings: tuple[NDArray[np.float32], NDArray[np.float32]],
+        indices: NDArray[np.int64],
+        is_replaced: NDArray[np.bool_],
+    ) -> None:
+        """Append the embeddings of the next images, plain and mirrored, each (B, E)."""
+        rows = np.stack(embeddings, axis=1)
+        self.stream.write(_to_float16(rows, indices).tobytes())
+        self.rows_done += len(indices)
+        self.replaced += indices[is_replaced].tolist()
+        if time.monotonic() - self.last_save >= self.seconds_between_saves:
+            self.save()
+
+    def save(self) -> None:
+        """Make the rows so far safe, then say so: in this order a power cut loses only what was not said."""
+        if not self.rows_done:
+            return  # nothing done claims nothing: the file may yet be of another teacher
+        self._sync()
+        write_json(beside(self.path, "progress"), {"trailer": self._trailer(), "rows_done": self.rows_done})
+        self.last_save = time.monotonic()
+
+    def complete(self) -> None:
+        """Write the trailer and give the file its name."""
+        text = json.dumps(self._trailer()).encode() + b"\n"
+        self.stream.write(text + f"{len(text):016x}".encode() + END_MARK)
+        self._sync()
+        Path(self.stream.name).replace(self.path)
+        beside(self.path, "progress").unlink(missing_ok=True)
+
+    def _trailer(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "teacher": self.teacher,
+            "data": self.data,
+            "replaced": self.replaced,
+        }
+
+    def _sync(self) -> None:
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+
+
+def _to_float16(rows: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArray[np.float16]:
+    """Round embeddings (B, 2, E), unless they would lose more than half precision's last digit."""
+    largest = np.abs(rows).max(axis=(1, 2))
+    if (largest > LARGEST_FLOAT16).any():
+        first = int((largest > LARGEST_FLOAT16).argmax())
+        raise TeacherCacheError(
+            f"the teacher's embedding of image {indices[first]} holds the value {largest[first]:,.0f}, beyond half "
+            f"precision's {LARGEST_FLOAT16:,.0f}: a cache cannot hold this teacher's un-normalised embeddings. "
+            "Export it with --normalize, or distil with the teacher itself"
+        )
+    halves = rows.astype("<f2")
+    lengths = np.linalg.norm(rows, axis=2)
+    errors = np.linalg.norm(halves.astype(np.float32) - rows, axis=2)
+    if not (errors <= LARGEST_ROUNDING * lengths).all() or not lengths.all():
+        image = int((~(errors <= LARGEST_ROUNDING * lengths) | (lengths == 0)).any(axis=1).argmax())
+        shortest = float(lengths[image].min())
+        problem = "has no direction" if shortest == 0 else "is too short for half precision"
+        raise TeacherCacheError(
+            f"the teacher's embedding of image {indices[image]} {problem} (its length is {shortest:.3g}): the model is "
+            "broken, its preprocessing wrong, or it needs to be exported with --normalize"
+        )
+    return halves
+
+
+@contextmanager
+def _sole_writer(partial: Path) -> Iterator[BinaryIO]:
+    """Open the unfinished rows for this process alone; the lock goes with the process, however it ends."""
+    with partial.open("ab") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TeacherCacheError(f"{partial}: another process is writing this cache; wait for it") from error
+        try:
+            yield stream
+        finally:
+            with suppress(FileNotFoundError):  # it has its final name by now
+                if partial.stat().st_size == 0:
+                    partial.unlink()

@@ -1,0 +1,282 @@
+"""Verb: the classifier of a teacher that was published as a backbone only, rebuilt as class centres from data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facekd.embedder.model_options import add_model_options
+from facekd.errors import run_verb
+from facekd.head.robust_centres import ClassCentreError, ClassCentres, Judgement, judge_centres, robust_centres
+from facekd.teacher.cache_teacher import add_data_options, open_teacher_and_data, read_batch_size, read_workers
+from facekd.utils.files import write_json
+from facekd.utils.progress import track
+
+if TYPE_CHECKING:  # torch costs seconds: `--help` does without
+    from facekd.data.datasets import FaceDataset
+    from facekd.teacher.cache import TeacherCache
+
+IMAGES_AT_ONCE = 1024
+NUM_LISTED = 10
+REPORT_FORMAT, REPORT_VERSION = "facekd-rebuilt-head-report", 1
+EPILOG = """example:
+  facekd rebuild-head teacher.onnx --data ms1mv3 --output teacher_head.pt --cache ms1mv3.teacher
+
+The centre of an identity is the mean direction of its images, strangers left out; the scheme and its sources are in
+docs/method.md. teacher_head.pt holds the classifier, teacher_head.json what it makes of the data: top-1 accuracy, and
+every image and identity far from its centre. The same command goes on with an interrupted one.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, embed or look up, compute the centres, judge them, write, print."""
+    arguments = _parse(argv)
+    output = Path(arguments.output)
+    embedder, dataset = open_teacher_and_data(arguments)
+    labels = dataset.labels
+    _check_identities(dataset, labels)  # before hours of embedding
+
+    from facekd.data.datasets.identity_map import label_map
+    from facekd.teacher.cache import write_teacher_cache
+
+    # Without a cache to keep, embeddings lie beside the output until it is written, so that a kill costs little.
+    cache_path = Path(arguments.cache) if arguments.cache else output.with_name(f"{output.name}.embeddings")
+    cache = write_teacher_cache(
+        cache_path, embedder, dataset, batch_size=read_batch_size(arguments), workers=read_workers(arguments)
+    )
+    labels = labels.copy()
+    labels[cache.replaced] = -1  # in their rows stand other images
+    _check_identities(dataset, labels)
+
+    embeddings = _UnitEmbeddings(cache)
+    centres = robust_centres(embeddings, labels, dataset.num_classes, arguments.min_cosine, track)
+    accuracy = measure_accuracy(centres, embeddings, labels, arguments.judge_images)
+    report = {
+        "format": REPORT_FORMAT,
+        "version": REPORT_VERSION,
+        "model": str(arguments.model),
+        "data": cache.data,
+        "teacher": cache.teacher,
+        "threshold": centres.threshold,
+        "threshold_from": "the data" if arguments.min_cosine is None else "--min-cosine",
+        "num_images": int(np.count_nonzero(labels >= 0)),
+        "num_unreadable": int(np.count_nonzero(labels < 0)),
+        "num_left_out": int(np.count_nonzero(~centres.is_kept & (labels >= 0))),
+        "accuracy": accuracy,
+        "far_identities": list_far_identities(centres, labels),
+        "far_images": list_far_images(centres, embeddings, labels, dataset),
+    }
+    write_json(output.with_suffix(".json"), report)
+    write_head(output, centres, cache.teacher["fingerprint"], label_map(dataset), report)
+    if not arguments.cache:
+        cache_path.unlink()
+    _print(report, output)
+    return 0
+
+
+def measure_accuracy(
+    centres: ClassCentres, embeddings: _UnitEmbeddings, labels: NDArray[np.int64], at_most: int
+) -> dict[str, Any]:
+    """Top-1 accuracy over all images, or `at_most` spread evenly: with each image in its centre, and without.
+
+    "top1" flatters, for each image has a part in its own centre; "top1_leave_one_out" is what to expect of images that
+    had none. Mislabelled images count as errors in both.
+    """
+    labelled = np.flatnonzero(labels >= 0)
+    chosen = labelled[np.unique(np.linspace(0, len(labelled) - 1, min(at_most, len(labelled))).astype(np.int64))]
+    correct = correct_left_out = alone = 0
+    starts = range(0, len(chosen), IMAGES_AT_ONCE)
+    for start in track(starts, "classifying by the centres", len(chosen), IMAGES_AT_ONCE):
+        judgement = judge_centres(centres, embeddings, labels, chosen[start : start + IMAGES_AT_ONCE])
+        correct += int(judgement.is_correct.sum())
+        correct_left_out += int((judgement.is_correct_left_out & ~judgement.is_alone).sum())
+        alone += int(judgement.is_alone.sum())
+    left_out = len(chosen) - alone
+    return {
+        "num_images": len(chosen),
+        "top1": correct / len(chosen),
+        "num_images_left_out": left_out,
+        "top1_leave_one_out": correct_left_out / left_out if left_out else None,
+        "num_alone_in_their_class": alone,
+    }
+
+
+def list_far_identities(centres: ClassCentres, labels: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """Identities of which a quarter of the images or more, and at least two, lie far from the centre; worst first."""
+    labelled = labels >= 0
+    num_classes = len(centres.weight)
+    images = np.bincount(labels[labelled], minlength=num_classes)
+    far = np.bincount(labels[labelled & centres.is_far], minlength=num_classes)
+    known = np.isfinite(centres.cosine)
+    sums = np.bincount(labels[known], weights=centres.cosine[known], minlength=num_classes)
+    means = sums / np.maximum(np.bincount(labels[known], minlength=num_classes), 1)
+    listed = np.flatnonzero((far >= 2) & (4 * far >= images))
+    listed = listed[np.lexsort((means[listed], -far[listed] / images[listed]))]
+    return [
+        {
+            "label": int(label),
+            "num_images": int(images[label]),
+            "num_far": int(far[label]),
+            "mean_cosine": round(float(means[label]), 4),
+        }
+        for label in listed
+    ]
+
+
+def list_far_images(
+    centres: ClassCentres, embeddings: _UnitEmbeddings, labels: NDArray[np.int64], dataset: FaceDataset
+) -> list[dict[str, Any]]:
+    """Images below the threshold, furthest first, with the identity they look most like instead."""
+    far = np.flatnonzero(centres.is_far)
+    far = far[np.argsort(centres.cosine[far], kind="stable")]
+    listed = []
+    for start in range(0, len(far), IMAGES_AT_ONCE):
+        images = far[start : start + IMAGES_AT_ONCE]
+        judgement: Judgement = judge_centres(centres, embeddings, labels, images)
+        for place, image in enumerate(images.tolist()):
+            other = int(judgement.nearest_other[place])
+            listed.append(
+                {
+                    "image": image,
+                    "source": dataset.describe(image),
+                    "label": int(labels[image]),
+                    "cosine": round(float(centres.cosine[image]), 4),
+                    "is_left_out": not centres.is_kept[image],
+                    "nearest_other": None if other < 0 else other,
+                    "nearest_other_cosine": None
+                    if other < 0
+                    else round(float(judgement.nearest_other_cosine[place]), 4),
+                }
+            )
+    return listed
+
+
+def write_head(
+    path: Path,
+    centres: ClassCentres,
+    teacher_fingerprint: str,
+    label_map: dict[str, str | None],
+    report: dict[str, Any],
+) -> None:
+    """Write the centres as a checkpoint that holds a classifier only."""
+    import torch
+
+    from facekd.checkpoints.checkpoint import save_checkpoint
+
+    summary = {key: report[key] for key in ("model", "data", "teacher", "threshold", "threshold_from", "accuracy")}
+    save_checkpoint(
+        path,
+        {
+            "head": {"weight": torch.from_numpy(centres.weight)},
+            "num_classes": len(centres.weight),
+            **label_map,
+            "teacher_fingerprint": teacher_fingerprint,
+            "config": {"head": {"kind": "margin"}, "rebuilt_head": {**summary, "num_left_out": report["num_left_out"]}},
+        },
+    )
+
+
+class _UnitEmbeddings:
+    """Image numbers (B,) to unit f(x) + f(mirrored x), (B, E), from a cache."""
+
+    def __init__(self, cache: TeacherCache) -> None:
+        self.cache = cache
+
+    def __call__(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
+        summed = self.cache.lookup_both(images).sum(axis=1)
+        lengths = np.linalg.norm(summed, axis=1, keepdims=True)
+        if not lengths.all():
+            raise ClassCentreError(
+                f"{self.cache.path}: the embeddings of image {images[int(lengths[:, 0].argmin())]} and of its mirror "
+                "image cancel out: the model is broken or its preprocessing wrong"
+            )
+        return summed / lengths
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="facekd rebuild-head",
+        description="Rebuild the classifier of a teacher published as a backbone only: class centres from data.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="the teacher: an ONNX file, anyone's, or a facekd checkpoint")
+    add_data_options(parser)
+    add("--output", required=True, metavar="head.pt", help="the classifier; the report goes beside it, as .json")
+    add(
+        "--cache",
+        metavar="FILE",
+        help="embeddings of `facekd cache-teacher`, made here where they are missing, and kept for distillation",
+    )
+    add(
+        "--min-cosine",
+        type=float,
+        metavar="X",
+        help="leave out images below this cosine to their centre (default: from the data, see docs/method.md)",
+    )
+    add(
+        "--judge-images",
+        type=int,
+        default=200_000,
+        metavar="N",
+        help="images the centres are judged on, spread evenly (default: 200000)",
+    )
+    add_model_options(parser)
+    arguments = parser.parse_args(argv)
+    if Path(arguments.output).suffix == ".json":
+        parser.error(f"--output {arguments.output}: the report is written under that name; call the classifier .pt")
+    if arguments.judge_images < 1:
+        parser.error(f"--judge-images {arguments.judge_images}: give at least 1")
+    if arguments.min_cosine is not None and not -1 <= arguments.min_cosine <= 1:
+        parser.error(f"--min-cosine {arguments.min_cosine}: a cosine lies between -1 and 1")
+    return arguments
+
+
+def _check_identities(dataset: FaceDataset, labels: NDArray[np.int64]) -> None:
+    empty = np.flatnonzero(np.bincount(labels[labels >= 0], minlength=dataset.num_classes) == 0)
+    if not len(empty):
+        return
+    names: list[str] | None = getattr(dataset, "identities", None)
+    named = ", ".join(f"{label} ({names[label]})" if names else f"{label}" for label in empty[:NUM_LISTED].tolist())
+    raise ClassCentreError(
+        f"{dataset.name}: {len(empty):,} of {dataset.num_classes:,} identities have no image to compute a centre from: "
+        f"labels {named}{', ...' if len(empty) > NUM_LISTED else ''}. Add images of them, or make the pack again "
+        "without them"
+    )
+
+
+def _print(report: dict[str, Any], output: Path) -> None:
+    accuracy = report["accuracy"]
+    print(f"{report['data']['num_classes']:,} class centres from {report['num_images']:,} images, flip-averaged")
+    print(f"  top-1 by the nearest centre   {accuracy['top1']:.2%} of {accuracy['num_images']:,} images")
+    if accuracy["top1_leave_one_out"] is not None:
+        print(
+            f"  with the image left out       {accuracy['top1_leave_one_out']:.2%} of "
+            f"{accuracy['num_images_left_out']:,} images"
+        )
+    if accuracy["num_alone_in_their_class"]:
+        print(f"  {accuracy['num_alone_in_their_class']:,} images are alone in their class and cannot be left out")
+    print(
+        f"  far from their centre         {len(report['far_images']):,} images below cosine {report['threshold']:.3f}; "
+        f"{report['num_left_out']:,} left out of the centres"
+    )
+    for entry in report["far_images"][:NUM_LISTED]:
+        other = ""
+        if entry["nearest_other"] is not None:
+            other = f"; nearest other {entry['nearest_other']} at {entry['nearest_other_cosine']:.3f}"
+        print(f"    cosine {entry['cosine']:6.3f} to {entry['label']}{other}: {entry['source']}")
+    for entry in report["far_identities"][:NUM_LISTED]:
+        print(
+            f"    identity {entry['label']}: {entry['num_far']} of {entry['num_images']} images far, "
+            f"mean cosine {entry['mean_cosine']:.3f}"
+        )
+    print(f"wrote {output}; all images and identities far from their centre: {output.with_suffix('.json')}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))

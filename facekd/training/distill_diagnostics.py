@@ -1,0 +1,178 @@
+"""At the end of a distillation: how far student and teacher are apart, in numbers and in one picture.
+
+Looked at: the classifiers row by row, on a sample of training images the class that each puts first, and the
+embeddings. Pure functions for all of it are in `facekd/distillation/diagnostics.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from facekd.data.loading.loader import Batch, make_loader
+from facekd.data.loading.sampler import PositionSampler
+from facekd.distillation.diagnostics import (
+    HeadComparison,
+    compare_classifiers,
+    embedding_similarity,
+    relation_similarity,
+)
+from facekd.distributed import copy_buffers_from_main, gather_rows
+from facekd.head.classifier import LinearClassifier, MarginClassifier
+from facekd.images.augmentation import to_model_input
+from facekd.training.distill_config import DistillConfig
+from facekd.training.distiller import Distiller
+from facekd.training.state import TrainingState
+from facekd.utils.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from facekd.training.logbook import Logbook
+
+SAMPLE = 512  # images; a second of a small network on a CPU
+PICTURE = "diagnostics.png"
+
+
+def diagnose(state: TrainingState, logbook: Logbook) -> None:
+    """Log, say and draw how student and teacher compare; nothing where the configuration turns it off.
+
+    `log.jsonl` gets `heads` (cosines class by class, where both classifiers exist and have one shape) and `agreement`
+    (share of images with the same first class, cosine between the embeddings, similarity of the relations between
+    images), the run's folder `diagnostics.png`.
+    """
+    assert isinstance(state.config, DistillConfig)
+    assert isinstance(state.recognizer, Distiller)
+    is_shared_out = bool(state.recognizer.sharded_heads)  # then every process knows some of the classes
+    if not state.config.diagnostics or not (state.world.is_main or is_shared_out):
+        return
+    if is_shared_out:
+        copy_buffers_from_main(state.recognizer.backbone, state.world)
+    heads = compare_heads(state.recognizer)
+    if heads is not None:
+        logbook.record("heads", state.images_seen, heads.scalars())
+        logbook.say(f"student's and teacher's classifier, class by class: {_in_words(heads.scalars())}")
+    values, cosine_B = compare_on_images(state)
+    if values:
+        logbook.record("agreement", state.images_seen, values)
+        logbook.say(f"student and teacher on {values['num_images']} training images: {_in_words(values)}")
+    if state.world.is_main and (heads is not None or cosine_B is not None):
+        with atomic_path(state.folder / PICTURE) as temporary:
+            draw(None if heads is None else heads.cosine_per_class, cosine_B).savefig(temporary, dpi=110, format="png")
+
+
+def compare_heads(recognizer: Distiller) -> HeadComparison | None:
+    """The student's own classifier and the teacher's; None unless both exist, in one shape."""
+    own, teacher = recognizer.head, recognizer.teacher_head
+    if not recognizer.owns_head or teacher is None:
+        return None
+    assert isinstance(own, MarginClassifier | LinearClassifier)
+    if own.weight.shape != teacher.weight.shape:
+        return None
+    biases = (getattr(head, "bias", None) for head in (own, teacher))
+    shards = getattr(own, "shards", None)
+
+    def every(cosine_C: Tensor) -> Tensor:
+        values = cosine_C.cpu().numpy()
+        return torch.from_numpy(values if shards is None else gather_rows(values, shards.world))
+
+    return compare_classifiers(own.weight, teacher.weight, *biases, every=every)
+
+
+@torch.no_grad()
+def compare_on_images(state: TrainingState) -> tuple[dict[str, Any], Tensor | None]:
+    """What both make of the first images of the run: values for the log, and the cosines (B,) of their embeddings.
+
+    Returns:
+        No values where no loss asks the teacher for embeddings; no cosines where sizes differ and nothing projects.
+    """
+    recognizer = state.recognizer
+    assert isinstance(recognizer, Distiller)
+    was_training = recognizer.training
+    recognizer.eval()
+    rows, agreed = [], []
+    for batch in _sample(state):
+        embedded = _embed(state, batch)
+        if embedded is None:
+            break
+        rows.append(embedded)
+        if recognizer.teacher_head is not None:  # batch by batch: logits (B, C) of many classes are large
+            student_BD, projected_BE, teacher_BE = embedded
+            head, taught = recognizer.head, recognizer.teacher_head
+            own = first_class(head, student_BD) if recognizer.owns_head else first_class(taught, projected_BE)
+            agreed.append(float((own == first_class(taught, teacher_BE)).double().mean()))
+    recognizer.train(was_training)
+    if not rows:
+        return {}, None
+    student, projected, teacher = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    values: dict[str, Any] = {"num_images": len(student)}
+    if agreed:
+        values["agreement"] = sum(agreed) / len(agreed)  # all batches are of one size
+    if len(student) > 1:
+        values["relation_similarity"] = relation_similarity(student, teacher)
+    if projected.shape != teacher.shape:
+        return values, None
+    cosine_B = embedding_similarity(projected, teacher).cpu()
+    return {**values, "embedding_cosine": float(cosine_B.mean())}, cosine_B
+
+
+def first_class(head: nn.Module, embedding_BD: Tensor) -> Tensor:
+    """(B,) the class that a classifier puts first, of a sharded one over the classes of all processes."""
+    shards = getattr(head, "shards", None)
+    if shards is None or shards.world.size == 1:
+        return head(embedding_BD).argmax(1)
+    assert isinstance(head, MarginClassifier)
+    padded = nn.functional.pad(head.cosine(embedding_BD), (0, 1), value=-2.0)  # a process may have no class
+    best_B, place_B = padded.max(1)
+    best_PB, class_PB = shards.gather(best_B[None]), shards.gather(place_B[None] + shards.start)
+    return class_PB.gather(0, best_PB.argmax(0, keepdim=True))[0]
+
+
+def _sample(state: TrainingState) -> list[Batch]:
+    """The first images of the run, in few batches: whatever their number is in the end, the same for every method."""
+    config = state.config
+    size = min(64, len(state.dataset))
+    count = max(1, min(SAMPLE, len(state.dataset)) // size)
+    sampler = PositionSampler(
+        len(state.dataset), config.seed, size, total_images=count * size, block_shuffle=config.data.block_shuffle
+    )
+    batches = iter(make_loader(state.dataset, sampler, config.augmentation, config.seed, workers=0))
+    return [next(batches) for _ in range(count)]
+
+
+def _embed(state: TrainingState, batch: Batch) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Embeddings: (B, D) the student's, (B, E) the same as the teacher's classifier sees them, (B, E) the teacher's."""
+    recognizer, config, device = state.recognizer, state.config, state.world.device
+    assert isinstance(recognizer, Distiller)
+    _, _, *teacher = recognizer.targets(batch)
+    if not teacher:
+        return None
+    images = to_model_input(batch.images.to(device), batch.flip.to(device), config.data.mean, config.data.std)
+    student_BD = recognizer.backbone(images).float()
+    projected_BE = student_BD if recognizer.projection is None else recognizer.projection(student_BD)
+    return student_BD, projected_BE, teacher[0].float()
+
+
+def _in_words(values: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float))
+
+
+def draw(cosine_C: Tensor | None, cosine_B: Tensor | None) -> Figure:
+    """Histograms of the cosines between class centres and between embeddings, of what there is."""
+    from matplotlib.figure import Figure
+
+    shown = []
+    for what, counted, values in (("classifiers", "classes", cosine_C), ("embeddings", "images", cosine_B)):
+        if values is not None:
+            shown.append((f"{what}, {len(values):,} {counted}", values))
+    figure = Figure(figsize=(5 * len(shown), 3.6), layout="constrained")
+    for axes, (title, values) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        low, high = float(values.min()), float(values.max())
+        margin = max(0.0, 0.01 - (high - low) / 2)  # a shared classifier: every cosine is 1
+        axes.hist(values.numpy(), bins=40, range=(low - margin, high + margin), color="C0", alpha=0.8)
+        axes.axvline(float(values.mean()), color="0.2", lw=1, ls="--", label=f"mean {float(values.mean()):.3f}")
+        axes.set(xlabel="cosine, student and teacher", ylabel="number", title=title)
+        axes.legend(fontsize=8)
+    return figure

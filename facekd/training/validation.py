@@ -1,0 +1,117 @@
+"""Validation during training: what a validator is, and how the validators of a run are called.
+
+The benchmarks themselves belong to the evaluation harness, which hands them in.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+
+from facekd.backbones import fold_batch_norms
+from facekd.distributed import broadcast_from_main, copy_buffers_from_main, gather_rows
+from facekd.embedder import TorchEmbedder
+from facekd.images.preprocessing import Preprocessing
+from facekd.training.logbook import Logbook
+from facekd.training.state import AMP_DTYPES, TrainingState, save_state
+
+IMAGES_AT_ONCE = {"cuda": 256}  # enough to keep one busy; elsewhere the embedder's own choice
+
+
+class Validator(Protocol):
+    """Measures embeddings during training. It is called on every rank, and splits the images between them."""
+
+    name: str
+
+    def __call__(
+        self,
+        embed: Callable[[np.ndarray], np.ndarray],
+        rank: int,
+        world_size: int,
+        all_gather: Callable[[np.ndarray], np.ndarray],
+    ) -> dict[str, float]:
+        """Named results, among them `accuracy` (0 to 1), the same on every rank.
+
+        Args:
+            embed: uint8 RGB (B, S, S, 3) to embeddings (B, D).
+            rank: of this process.
+            world_size: number of processes.
+            all_gather: concatenates the rows of every rank, in rank order.
+        """
+        ...
+
+
+@runtime_checkable
+class HeadValidator(Protocol):
+    """Measures classifiers during training; called like a `Validator`, and given what they say of embeddings."""
+
+    name: str
+
+    def measure_heads(
+        self,
+        embed: Callable[[np.ndarray], np.ndarray],
+        predict: Callable[[np.ndarray], dict[str, np.ndarray]],
+        rank: int,
+        world_size: int,
+        all_gather: Callable[[np.ndarray], np.ndarray],
+    ) -> dict[str, float]:
+        """Named results, among them `accuracy` (0 to 1), the same on every rank.
+
+        Args:
+            embed: see `Validator`.
+            predict: embeddings (B, D) to probabilities (B, C) by classifier, the one to use first.
+            rank: of this process.
+            world_size: number of processes.
+            all_gather: see `Validator`.
+        """
+        ...
+
+
+def validate(state: TrainingState, validators: Sequence[Validator | HeadValidator], logbook: Logbook) -> None:
+    """Run the validators on every rank, log what they say and what it cost; keep `best.pt` by their mean accuracy."""
+    started = time.perf_counter()
+    config, world = state.config, state.world
+    # Since the last step each rank has batch statistics of its own. Judged is what will be saved: the main process's.
+    copy_buffers_from_main(state.evaluated, world)
+    preprocessing = Preprocessing(config.data.mean, config.data.std, "rgb", config.data.image_size)
+    embedder = TorchEmbedder(
+        # A tenth faster. What is compiled, which the average is not, has its own way and would be compiled anew.
+        state.evaluated if config.compile and state.ema is None else fold_batch_norms(state.evaluated),
+        preprocessing,
+        world.device,
+        batch_size=IMAGES_AT_ONCE.get(world.device.type),
+        autocast=AMP_DTYPES[config.precision],
+        resize=config.data.resize,
+    )
+
+    def gather(rows: np.ndarray) -> np.ndarray:
+        return gather_rows(rows, world)
+
+    @torch.inference_mode()
+    def predict(embeddings: np.ndarray) -> dict[str, np.ndarray]:
+        found = state.recognizer.predictions(torch.from_numpy(embeddings).to(world.device))
+        return {name: probabilities.cpu().numpy() for name, probabilities in found.items()}
+
+    results = {
+        validator.name: validator.measure_heads(embedder.embed, predict, world.rank, world.size, gather)
+        if isinstance(validator, HeadValidator)
+        else validator(embedder.embed, world.rank, world.size, gather)
+        for validator in validators
+    }
+    seconds = time.perf_counter() - started
+    # The main process's figure, lest ranks on unlike machines differ in the last bit, and so in whether to save.
+    accuracy = broadcast_from_main(math.fsum(result["accuracy"] for result in results.values()) / len(results), world)
+    flat = {f"{name}/{key}": value for name, result in results.items() for key, value in result.items()}
+    logbook.record("validation", state.images_seen, {**flat, "seconds": round(seconds, 2)})
+    for name, result in results.items():
+        shown = "  ".join(f"{key} {value:.4f}" for key, value in result.items())
+        logbook.say(f"{state.images_seen:>11,}  {name}: {shown}")
+    logbook.say(f"{state.images_seen:>11,}  validation took {seconds:.1f} s")
+    if accuracy > state.best_accuracy:
+        state.best_accuracy = accuracy
+        save_state(state, "best")

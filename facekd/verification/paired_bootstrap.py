@@ -1,0 +1,215 @@
+"""Is one model better than another on the same comparisons? Differences of TAR@FAR, by a paired bootstrap in numpy.
+
+Every draw weighs people (or, where they are not known, comparisons) once, for all models alike, and each model finds
+its threshold anew under these weights: what the models share, hard people above all, cancels in the difference. A
+comparison of subjects a and b counts w_a w_b times, a genuine one w_a times, as in `facekd.verification.bootstrap`,
+whose sources apply.
+
+At a strict FAR only the highest impostor scores decide; the others enter by their total weight alone, which is a
+quadratic form over subjects. So a draw over the 15.7 million comparisons of IJB-C costs as much as its threshold needs.
+
+Shapes: P comparisons, S subjects, R draws, F targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from facekd.utils.progress import track
+from facekd.verification import num_allowed_false_accepts
+from facekd.verification.scores import VerificationError, checked_is_same, checked_scores
+
+MIN_DRAWS = 100
+MOST_SUBJECTS_DENSE = 5000  # 200 MB for the counts of all couples
+SPARE = 3  # times the false accepts allowed: impostors looked at first; a draw that needs more makes it look further
+
+
+@dataclass(frozen=True)
+class TarDifference:
+    """TAR of a second model minus that of the first, at one FAR. All None where the FAR is not measurable."""
+
+    far: float
+    first: float | None
+    second: float | None
+    difference: float | None
+    ci95: tuple[float, float] | None
+    p_value: float | None  # two-sided: how often draws as far from 0 would be seen if the models were equal
+
+
+class PairedBootstrap:
+    """Draws over one set of comparisons, ready for any model's scores of them.
+
+    Args:
+        is_same: bool (P,).
+        subjects: int (P, 2) codes 0..S-1, or None to resample comparisons, genuine and impostor apart.
+        fars: targets in (0, 1].
+        draws: R.
+        seed: of the draws; equal seeds give equal weights, which is what pairs the models.
+
+    Raises:
+        VerificationError: fewer than 100 draws, or subjects that do not fit `is_same`.
+    """
+
+    def __init__(
+        self,
+        is_same: np.ndarray,
+        subjects: np.ndarray | None,
+        fars: Sequence[float],
+        draws: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        self.is_same = checked_is_same(is_same, len(is_same))
+        if draws < MIN_DRAWS:
+            raise VerificationError(f"{draws} draws are too few for a 95 % interval; give at least {MIN_DRAWS}")
+        self.fars, self.draws = tuple(fars), draws
+        self._seed = seed
+        self._genuine, self._impostor = np.flatnonzero(self.is_same), np.flatnonzero(~self.is_same)
+        if not len(self._genuine) or not len(self._impostor):
+            raise VerificationError("a comparison of models needs genuine and impostor pairs; one kind is absent")
+        self._subjects = None
+        self.num_subjects = None
+        self._totals: np.ndarray | None = None
+        if subjects is not None:
+            if subjects.shape != (len(self.is_same), 2):
+                raise VerificationError(f"subjects have shape {subjects.shape}; expected ({len(self.is_same)}, 2)")
+            if not np.array_equal(subjects[:, 0] == subjects[:, 1], self.is_same):
+                raise VerificationError("the subjects contradict the labels of the pairs")
+            self.num_subjects = int(subjects.max()) + 1
+            self._subjects = subjects
+            self._count_impostors()
+
+    def _count_impostors(self) -> None:
+        """How many impostor comparisons each couple of subjects has: all that the total weight of a draw needs."""
+        assert self._subjects is not None and self.num_subjects is not None
+        codes = self._subjects[self._impostor].astype(np.int64)
+        keys = codes[:, 0] * self.num_subjects + codes[:, 1]
+        if self.num_subjects <= MOST_SUBJECTS_DENSE:  # as a matrix: a product of matrices is hundreds of times faster
+            shape = (self.num_subjects, self.num_subjects)
+            table = np.bincount(keys, minlength=self.num_subjects**2).reshape(shape).astype(np.float64)
+            drawn = np.stack([self._draw_subjects(draw) for draw in range(self.draws)])
+            self._totals = np.einsum("rs,rs->r", drawn @ table, drawn)
+            return
+        couples, counts = np.unique(keys, return_counts=True)
+        self._couples = np.divmod(couples, self.num_subjects)
+        self._couple_counts = counts.astype(np.float64)
+
+    def tars(self, scores: np.ndarray, name: str = "scores") -> tuple[np.ndarray, np.ndarray]:
+        """TAR of one model: as measured (F,), and in each draw (R, F); NaN where a FAR is not measurable.
+
+        Args:
+            scores: (P,).
+            name: for messages and the progress.
+
+        Raises:
+            VerificationError: scores of another length, or not finite.
+        """
+        scores = checked_scores(scores, name)
+        if scores.shape != self.is_same.shape:
+            raise VerificationError(f"{name}: {len(scores):,} scores for {len(self.is_same):,} pairs")
+        measured = self._run(scores, [(np.ones(len(self._genuine)), None)], "")[0]
+        return measured, self._run(scores, range(self.draws), f"resampling {name}")
+
+    def _run(self, scores: np.ndarray, draws: Iterable, description: str) -> np.ndarray:
+        genuine = self._genuine[np.argsort(-scores[self._genuine], kind="stable")]
+        falling = scores[genuine]
+        allowed = max(num_allowed_false_accepts(far, len(self._impostor)) for far in self.fars)
+        looked_at = min(SPARE * allowed + 1000, len(self._impostor))
+        top = self._highest_impostors(scores, looked_at)
+        rows = []
+        for draw in track(draws, description) if description else draws:
+            weights_of = self._weights(draw)
+            total = weights_of.total
+            while True:
+                sums = np.cumsum(weights_of(top))
+                limits = [num_allowed_false_accepts(far, round(total)) for far in self.fars]
+                if sums[-1] > max(limits) or len(top) == len(self._impostor):
+                    break
+                top = self._highest_impostors(scores, min(2 * len(top), len(self._impostor)))
+            true_accepts = np.append(0.0, np.cumsum(weights_of(genuine)))
+            row = np.full(len(self.fars), np.nan)
+            for column, limit in enumerate(limits):
+                if limit < 1 or true_accepts[-1] == 0:
+                    continue
+                # The first impostor that is one too many; whoever scores above it gets in.
+                stop = int(np.searchsorted(sums, limit, "right"))
+                accepted = (
+                    len(falling) if stop == len(top) else int(np.searchsorted(-falling, -scores[top[stop]], "left"))
+                )
+                row[column] = true_accepts[accepted] / true_accepts[-1]
+            rows.append(row)
+        return np.array(rows)
+
+    def _highest_impostors(self, scores: np.ndarray, count: int) -> np.ndarray:
+        """Positions of the `count` highest impostor scores, highest first."""
+        own = scores[self._impostor]
+        chosen = np.argpartition(-own, count - 1)[:count] if count < len(own) else np.arange(len(own))
+        return self._impostor[chosen[np.argsort(-own[chosen], kind="stable")]]
+
+    def _weights(self, draw: object) -> _Weights:
+        if not isinstance(draw, int):
+            return _Weights(None, None, float(len(self._impostor)))
+        generator = np.random.default_rng([self._seed, draw])
+        if self._subjects is None:
+            by_pair = np.empty(len(self.is_same))
+            for positions in (self._genuine, self._impostor):
+                size = len(positions)
+                by_pair[positions] = np.bincount(generator.integers(size, size=size), minlength=size)
+            return _Weights(by_pair, None, float(len(self._impostor)))
+        drawn = self._draw_subjects(draw)
+        if self._totals is not None:
+            return _Weights(drawn, self._subjects, float(self._totals[draw]))
+        first, second = self._couples
+        total = float((drawn[first] * drawn[second] * self._couple_counts).sum())
+        return _Weights(drawn, self._subjects, total)
+
+    def _draw_subjects(self, draw: int) -> np.ndarray:
+        """How often each subject is drawn: whole numbers as float64 (S,)."""
+        size = self.num_subjects or 0
+        generator = np.random.default_rng([self._seed, draw])
+        return np.bincount(generator.integers(size, size=size), minlength=size).astype(np.float64)
+
+
+class _Weights:
+    """How often each comparison counts in one draw; `total` over the impostors."""
+
+    def __init__(self, drawn: np.ndarray | None, subjects: np.ndarray | None, total: float) -> None:
+        self._drawn, self._subjects, self.total = drawn, subjects, total
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        if self._drawn is None:
+            return np.ones(len(positions))
+        if self._subjects is None:
+            return self._drawn[positions]
+        first, second = self._subjects[positions].T
+        weights = self._drawn[first]
+        return np.where(first == second, weights, weights * self._drawn[second])
+
+
+def differences(
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], fars: Sequence[float]
+) -> list[TarDifference]:
+    """What the draws of two models, both of `PairedBootstrap.tars`, say about `second - first`.
+
+    The interval is the percentile one; the p-value counts the draws on the other side of zero, twice, with one more
+    for the sample itself, so that it is never 0. Models with equal scores have a p-value of 1.
+
+    Args:
+        first, second: measured (F,) and drawn (R, F) TARs.
+        fars: the F targets.
+    """
+    found = []
+    for column, far in enumerate(fars):
+        tars = [float(model[0][column]) for model in (first, second)]
+        drawn = second[1][:, column] - first[1][:, column]
+        drawn = drawn[np.isfinite(drawn)]
+        if not np.isfinite(tars).all() or len(drawn) < MIN_DRAWS:
+            found.append(TarDifference(far, None, None, None, None, None))
+            continue
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
+        p_value = min(2 * (int(tail) + 1) / (len(drawn) + 1), 1.0)
+        found.append(TarDifference(far, tars[0], tars[1], tars[1] - tars[0], (float(low), float(high)), p_value))
+    return found
