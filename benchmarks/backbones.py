@@ -21,8 +21,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from facekd.backbones import build_backbone, count_macs, count_parameters
+from facekd.backbones import count_macs, count_parameters
 from facekd.backbones.activation import PReLU
+from facekd.backbones.building import build_backbone
 from facekd.utils.files import write_json
 
 # name:image size:width

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from loader import write_generated_pack
 
-from facekd.backbones import build_backbone, count_parameters
+from facekd.backbones import count_parameters
+from facekd.backbones.building import build_backbone
 from facekd.checkpoints.checkpoint import save_checkpoint
 from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.data.datasets.identity_map import label_map
@@ -32,11 +33,13 @@ from facekd.embedder import open_embedder
 from facekd.errors import run_verb
 from facekd.images.augmentation import Augmentation
 from facekd.teacher.cache import write_teacher_cache
-from facekd.training.config import TrainConfig, parse_config
+from facekd.training.config import TrainConfig
 from facekd.training.distill import build_distiller
 from facekd.training.distill_config import DistillConfig
-from facekd.training.state import TrainingState, build_recognizer, build_state
+from facekd.training.recognizer import build_recognizer
+from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
+from facekd.utils.config_files import parse_config
 from facekd.utils.files import write_json
 
 EMBEDDING_SIZE = 512

@@ -25,7 +25,7 @@ import onnxruntime
 from data_prep.make_ijb_layout import main as make_ijb_layout
 from evaluation.ijb.face_embeddings import FaceEmbeddings
 from evaluation.ijb.protocol import IjbProtocol, load_protocol
-from facekd.backbones import build_backbone
+from facekd.backbones.building import build_backbone
 from facekd.embedder import open_embedder
 from facekd.embedder.onnx_embedder import OnnxEmbedder
 from facekd.errors import FacekdError, run_verb

@@ -42,7 +42,8 @@ from usual_head import usual_cosine, usual_cross_entropy
 
 from facekd.errors import FacekdError, run_verb
 from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
-from facekd.head.classifier import HeadConfig, MarginClassifier
+from facekd.head.classifier import MarginClassifier
+from facekd.head.config import HeadConfig
 from facekd.utils.progress import track
 
 FORMS = ("usual", "chunked")

@@ -47,7 +47,8 @@ from facekd.data.loading.loader import make_loader, usable_cores
 from facekd.data.loading.sampler import PositionSampler
 from facekd.data.recordio import Header, RecordWriter, pack
 from facekd.errors import FacekdError, run_verb
-from facekd.images.augmentation import Augmentation, to_model_input
+from facekd.images.augmentation import Augmentation
+from facekd.images.model_input import to_model_input
 from facekd.utils.progress import track
 
 WARM_UP = 12  # batches

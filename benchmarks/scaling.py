@@ -35,11 +35,12 @@ from pathlib import Path
 import torch
 from measuring import Table, ratios, report, spread, take_turns
 
-from facekd.backbones import build_backbone
+from facekd.backbones.building import build_backbone
 from facekd.distributed import World, join_world, replicate, wait_for_all
 from facekd.errors import run_verb
-from facekd.head.classifier import HeadConfig, build_classifier
-from facekd.training.state import Recognizer
+from facekd.head.classifier import build_classifier
+from facekd.head.config import HeadConfig
+from facekd.training.recognizer import Recognizer
 
 CONFIGURATIONS = {
     "1 process": (1, "copied"),

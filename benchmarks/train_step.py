@@ -41,17 +41,20 @@ from measuring import Table, ratios, report, spread
 from torch.utils.data import DataLoader, RandomSampler
 from usual_head import usual_cross_entropy
 
-from facekd.backbones import build_backbone
+from facekd.backbones.building import build_backbone
 from facekd.data.datasets import open_dataset
 from facekd.data.loading.loader import Batch, make_loader
 from facekd.data.loading.sampler import PositionSampler
-from facekd.distributed import World
+from facekd.distributed import AMP_DTYPES, World
 from facekd.errors import run_verb
-from facekd.images.augmentation import Augmentation, to_model_input
-from facekd.training.config import TrainConfig, parse_config
+from facekd.images.augmentation import Augmentation
+from facekd.images.model_input import to_model_input
+from facekd.training.config import TrainConfig
 from facekd.training.optim import set_learning_rate
-from facekd.training.state import AMP_DTYPES, TrainingState, build_recognizer, build_state
+from facekd.training.recognizer import build_recognizer
+from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
+from facekd.utils.config_files import parse_config
 from facekd.utils.progress import track
 
 BACKBONES = ("mobilefacenet", "iresnet50", "iresnet100")

@@ -30,14 +30,16 @@ from measuring import Table, ratios, report, spread, take_turns
 from torch import nn
 
 from evaluation.validators import PairSetValidator
-from facekd.backbones import build_backbone, fold_batch_norms
+from facekd.backbones import fold_batch_norms
+from facekd.backbones.building import build_backbone
 from facekd.data.datasets import open_dataset
-from facekd.data.pair_packs.pair_pack import decode_images, read_pair_pack, write_pair_pack
+from facekd.data.pair_packs.pair_pack import decode_images, write_pair_pack
+from facekd.data.pair_packs.reading import read_pair_pack
+from facekd.distributed import AMP_DTYPES
 from facekd.embedder import TorchEmbedder
 from facekd.errors import run_verb
-from facekd.images.augmentation import to_model_input
+from facekd.images.model_input import to_model_input
 from facekd.images.preprocessing import Preprocessing
-from facekd.training.state import AMP_DTYPES
 from facekd.training.validation import IMAGES_AT_ONCE
 
 PACK_IMAGES, TRAIN_IMAGES, RANKS, USUAL_BATCH = 7 * 6_000 * 2, 2_000 * 512, 8, 10

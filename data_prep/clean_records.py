@@ -12,8 +12,8 @@ import numpy as np
 from data_prep.inspection.clean_lists import Changes, CleanListError, read_clean_lists
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
 from data_prep.jobs.resuming import tell_found, told_when_kept
+from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_sources import RecordSource, default_name
-from data_prep.unpack_records import suffix_of
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
 from facekd.data.recordio import RecordError

@@ -23,10 +23,10 @@ from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
 from data_prep.jobs.conversion_log import ConversionLog
 from data_prep.jobs.ordered_work import in_order
 from data_prep.jobs.resuming import tell_found, told_when_kept
+from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_lists import check_name
 from data_prep.sources.image_sources import ImageSource, default_name, open_source
 from data_prep.sources.webdataset import TarPackWriter
-from data_prep.unpack_records import suffix_of
 from facekd.data.datasets.record_pack_writer import Layout, RecordPackWriter, rec_path_of
 from facekd.data.datasets.sharded_records import SHARD, shard_path
 from facekd.errors import FacekdError, run_verb

@@ -11,10 +11,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from data_prep.jobs.ordered_work import in_order
-from data_prep.pack_records import prepare_image
-from data_prep.pairs.published_lists import LAYOUTS, PairList, read_pair_list, subject_of
+from data_prep.pairs.pair_list import PairList
+from data_prep.pairs.published_lists import LAYOUTS, read_pair_list, subject_of
 from data_prep.pairs.sampling import all_pairs, sample_pairs
 from data_prep.photographs.photos import PhotoError, find_photos
+from data_prep.sources.encoded_images import prepare_image
 from data_prep.sources.image_lists import IMAGE_SUFFIXES, list_folder
 from facekd.data.pair_packs.npz_file import write_native_pair_pack
 from facekd.data.pair_packs.pair_pack import PairPack, write_pair_pack

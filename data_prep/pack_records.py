@@ -14,6 +14,7 @@ import cv2
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
 from data_prep.jobs.ordered_work import in_order
 from data_prep.jobs.resuming import file_stamp, tell_found, told_when_kept
+from data_prep.sources.encoded_images import prepare_image
 from data_prep.sources.image_lists import (
     LST_COLUMNS,
     ListedImage,
@@ -27,7 +28,7 @@ from data_prep.sources.image_lists import (
 )
 from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
 from facekd.errors import FacekdError, run_verb
-from facekd.images.decoding import ImageError, decode_rgb, quiet_decoders
+from facekd.images.decoding import ImageError, quiet_decoders
 from facekd.utils.progress import track
 
 
@@ -95,42 +96,6 @@ def _job(arguments: argparse.Namespace, images: list[ListedImage], root: Path, h
         "has_keys": has_keys,
         "scaling": scaling,
     }
-
-
-def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
-    """Bytes of an image to put into a record: the file's own where the image has the right size.
-
-    Args:
-        path: an image file; it is decoded in any case, so that a broken one is found now and not in training.
-        size: side in pixels the data set has.
-        resize: scale images of another size (by area) and write them as JPEG of `quality`.
-
-    Raises:
-        ImageError: the file does not decode, or has another size and `resize` is False.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such image, though it is listed") from error
-    except OSError as error:  # a link to itself, a folder of that name, no permission: no reason to lose the rest
-        raise ImageError(f"{path}: {error.strerror}") from error
-    try:
-        pixels = decode_rgb(content)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
-    height, width = pixels.shape[:2]
-    if (height, width) == (size, size):
-        return content
-    if not resize:
-        raise ImageError(
-            f"{path}: the image is {width}x{height} and the data set {size}x{size} pixels. Faces have to be aligned "
-            "first; --resize scales them as they are, --size sets another size"
-        )
-    # Averaging over areas is right for shrinking and blocky for enlarging.
-    method = cv2.INTER_AREA if height > size else cv2.INTER_CUBIC
-    scaled = cv2.resize(pixels, (size, size), interpolation=method)
-    encoded = cv2.imencode(".jpg", cv2.cvtColor(scaled, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return encoded.tobytes()
 
 
 def _list_images(arguments: argparse.Namespace) -> tuple[list[ListedImage], Path]:

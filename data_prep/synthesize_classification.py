@@ -17,8 +17,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_prep.synthesize_faces import SynthesisError
 from facekd.data.datasets.cifar_dataset import CIFAR_FOLDERS, CIFAR_SIZE, GENERATED, GENERATED_FORMAT, cifar_files
+from facekd.data.synthetic import SynthesisError
 from facekd.data.synthetic.class_textures import render_texture
 from facekd.errors import run_verb
 from facekd.utils.files import atomic_open, write_json

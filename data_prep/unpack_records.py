@@ -5,17 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
-from data_prep.sources.image_lists import ListError, read_lst
+from data_prep.sources.encoded_images import suffix_of
+from data_prep.sources.image_lists import ListError, names_from_lst
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.recordio import RecordError
 from facekd.errors import run_verb
 from facekd.utils.progress import track
-
-# Enough to name a file by; order matters only in that no entry begins like another.
-SUFFIX_BY_START = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,11 +42,6 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def suffix_of(image_bytes: bytes) -> str:
-    """File suffix for encoded image bytes, `.bin` where the format is not recognised."""
-    return next((suffix for start, suffix in SUFFIX_BY_START.items() if image_bytes.startswith(start)), ".bin")
-
-
 def _choose_names(pack: RecordPack, wanted: bool | None) -> Callable[[int, int, bytes], str]:
     """How to name the file of `(image, label, content)`: after the `.lst` if it fits, else by label and key."""
     label_width = len(str(max(pack.num_classes - 1, 0)))
@@ -69,41 +62,6 @@ def _choose_names(pack: RecordPack, wanted: bool | None) -> Callable[[int, int, 
             print(f"note: files are named by label and key, for {error}")
         return by_number
     return lambda image, label, content: names[image]
-
-
-def names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
-    """Names of the images in the `.lst` beside the pack, checked against the labels of all records.
-
-    Raises:
-        ListError: it lists something else than this pack's images, or names outside the output folder.
-    """
-    listed = read_lst(lst_path)
-    if len(listed) != pack.num_images:
-        raise ListError(f"{lst_path} lists {len(listed):,} images and the pack has {pack.num_images:,}")
-    if pack.layout == "insightface":
-        order = (pack.image_keys - 1).tolist()  # line n is key n
-    else:
-        # im2rec's first column is the key; lines and records may both be shuffled.
-        lines = lst_path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
-        line_of_key = {line.partition("\t")[0]: number for number, line in enumerate(filter(str.strip, lines))}
-        order = [line_of_key.get(str(key), -1) for key in pack.image_keys.tolist()]
-    if min(order) < 0 or max(order) >= len(listed):
-        raise ListError(f"{lst_path} does not list the keys of the pack")
-    labels = pack.labels().tolist()
-    names = []
-    for image, line in enumerate(order):
-        name, label = listed[line].name, listed[line].label
-        if labels[image] not in (label, -1):
-            raise ListError(
-                f"{lst_path} gives {name} label {label}, and record {pack.image_keys[image]} has {labels[image]}"
-            )
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
-            raise ListError(f"{lst_path} has the name {name!r}, which leads out of the output folder")
-        names.append(name)
-    if len(set(names)) != len(names):
-        raise ListError(f"{lst_path} lists some names twice")
-    return names
 
 
 def _has_size(path: str, size: int) -> bool:

@@ -39,9 +39,9 @@ std, image size and centre crop are those the model was trained with."""
 def main(argv: list[str] | None = None) -> int:
     """Parse, load, classify, count, write, print."""
     arguments = _parse(argv)
-    from facekd.checkpoints.checkpoint import resolve_checkpoint
+    from facekd.checkpoints.run_folder import resolve_checkpoint
+    from facekd.embedder.checks import is_onnx_file
     from facekd.embedder.classifying_model import OnnxClassifier, open_classifying_model
-    from facekd.embedder.onnx_embedder import is_onnx_file
 
     if is_onnx_file(Path(arguments.model)):
         if arguments.teacher_head:

@@ -26,7 +26,7 @@ from facekd.embedder.model_options import add_model_options, open_model
 from facekd.errors import run_verb
 from facekd.utils.files import atomic_open, write_json
 from facekd.verification.identification import search
-from facekd.verification.operating_points import wilson_interval
+from facekd.verification.proportions import wilson_interval
 from facekd.verification.ranked_scores import RankedScores
 
 RESULT_VERSION = 1

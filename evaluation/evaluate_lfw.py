@@ -14,18 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.measures import DEFAULT_FARS, measure_pairs
 from evaluation.metric_options import add_metric_options, check_metric_options
-from evaluation.pair_metrics import DEFAULT_FARS, measure_pairs
 from evaluation.provenance import describe_model, describe_software, find_model
-from evaluation.results.hardest_pairs import (
-    USUAL_PACKS,
-    ScoredPairs,
-    accuracy_table,
-    draw_hardest_pairs,
-    draw_roc,
-    print_accuracy_table,
-    print_results,
-)
+from evaluation.results.figures import ScoredPairs, draw_roc
+from evaluation.results.hardest_pairs import draw_hardest_pairs
+from evaluation.results.terminal import USUAL_PACKS, accuracy_table, print_accuracy_table, print_results
 from evaluation.sets.embedding_cache import cosine_scores, embed_pair_set
 from evaluation.sets.pair_set import PairSet, load_pair_set
 from facekd.embedder.model_options import add_model_options, open_model

@@ -19,9 +19,7 @@ def find_model(path: str) -> str:
     """The file a model is opened from: `path`, or the latest checkpoint where it is the folder of a run."""
     if not Path(path).is_dir():
         return path
-    from facekd.checkpoints.checkpoint import (
-        resolve_checkpoint,  # here, for it brings torch, which an ONNX file does without
-    )
+    from facekd.checkpoints.run_folder import resolve_checkpoint
 
     return str(resolve_checkpoint(path))
 

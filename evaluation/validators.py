@@ -11,8 +11,7 @@ import numpy as np
 from evaluation.sets.class_ranks import rank_images
 from evaluation.sets.embedding_cache import Embed, ImageSubset, cosine_scores, distinct_images, embed_images
 from evaluation.sets.pair_set import load_pair_set
-from facekd.training.config import DataConfig
-from facekd.training_data import open_training_data
+from facekd.data.config import DataConfig, open_training_data
 from facekd.verification import area_under_roc, equal_error_rate, kfold_accuracy, tar_at_far
 from facekd.verification.top_k_accuracy import top_k_accuracy
 

@@ -363,3 +363,6 @@ def wait_for_all(world: World) -> None:
     """Return once every process is here."""
     if world.size > 1:
         dist.barrier()
+
+
+AMP_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -1,1 +1,1 @@
-"""data_prep/ijb_sets."""
+"""Writes people's images, or drawn embeddings, in the layout of IJB-B and IJB-C."""

@@ -1,1 +1,1 @@
-"""data_prep/inspection."""
+"""Examines packs: summaries, image quality, identity errors, contact sheets, the page."""

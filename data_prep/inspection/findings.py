@@ -21,7 +21,8 @@ from data_prep.inspection.identity_findings import (
     load_embeddings,
 )
 from facekd.data.datasets.record_pack import RecordPack
-from facekd.data.pair_packs.pair_pack import PairPack, decode_images, read_pair_pack
+from facekd.data.pair_packs.pair_pack import PairPack, decode_images
+from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.embedder.model_options import open_model
 from facekd.errors import FacekdError
 from facekd.images.decoding import decode_rgb

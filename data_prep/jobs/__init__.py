@@ -1,1 +1,1 @@
-"""data_prep/jobs."""
+"""Runs long conversions: in order, resumable, with bad records logged."""

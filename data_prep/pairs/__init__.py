@@ -1,1 +1,1 @@
-"""data_prep/pairs."""
+"""Reads published lists of pairs and draws new ones."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.pairs.published_lists import PairList, PairListError
+from data_prep.pairs.pair_list import PairList, PairListError
 
 STRUCTURE = (
     "expected `splits`, a cell of folds, each a struct of a 2 x N cell of faces (a struct of name and age) and N "

@@ -6,13 +6,12 @@ Names of images are relative to the folder of the data set and come without suff
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from data_prep.pairs.pair_list import PairList, PairListError
 from data_prep.sources.image_lists import AGEDB_NAME
-from facekd.errors import FacekdError
 
 LFW_NAME = re.compile(r"(?P<who>.+)_\d+")
 LAYOUTS = ("lfw", "cfp-fp", "cfp-ff", "two-lines", "names", "agedb")
@@ -20,29 +19,6 @@ EXPECTED = (
     "expected LFW's pairs.txt (`name n1 n2`, `name1 n1 name2 n2`), lines of `image image label`, CALFW's and CPLFW's "
     "(`image label`, two lines a pair), the Protocol folder of CFP, or AgeDB's .mat"
 )
-
-
-class PairListError(FacekdError):
-    """A list of pairs that does not say which images to compare."""
-
-
-@dataclass(frozen=True)
-class PairList:
-    """N pairs as listed.
-
-    Attributes:
-        names: N times the names of two images.
-        is_same: bool (N,).
-        fold_of: int64 (N,), or None where the list knows no folds.
-        layout: one of `LAYOUTS`.
-        subjects: N times who is on the two images, where the list itself says so.
-    """
-
-    names: list[tuple[str, str]]
-    is_same: np.ndarray
-    fold_of: np.ndarray | None
-    layout: str
-    subjects: list[tuple[str, str]] | None = None
 
 
 def read_pair_list(path: Path, layout: str | None = None) -> PairList:

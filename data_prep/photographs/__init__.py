@@ -1,1 +1,1 @@
-"""data_prep/photographs."""
+"""Finds faces and landmarks in photographs."""

@@ -1,1 +1,1 @@
-"""data_prep/sources."""
+"""Reads images to pack from folders, lists, tables and WebDataset tars."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from facekd.data.datasets.record_pack import RecordPack
 from facekd.errors import FacekdError
 from facekd.utils.files import is_folder
 
@@ -187,3 +188,38 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
+    """Names of the images in the `.lst` beside the pack, checked against the labels of all records.
+
+    Raises:
+        ListError: it lists something else than this pack's images, or names outside the output folder.
+    """
+    listed = read_lst(lst_path)
+    if len(listed) != pack.num_images:
+        raise ListError(f"{lst_path} lists {len(listed):,} images and the pack has {pack.num_images:,}")
+    if pack.layout == "insightface":
+        order = (pack.image_keys - 1).tolist()  # line n is key n
+    else:
+        # im2rec's first column is the key; lines and records may both be shuffled.
+        lines = lst_path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        line_of_key = {line.partition("\t")[0]: number for number, line in enumerate(filter(str.strip, lines))}
+        order = [line_of_key.get(str(key), -1) for key in pack.image_keys.tolist()]
+    if min(order) < 0 or max(order) >= len(listed):
+        raise ListError(f"{lst_path} does not list the keys of the pack")
+    labels = pack.labels().tolist()
+    names = []
+    for image, line in enumerate(order):
+        name, label = listed[line].name, listed[line].label
+        if labels[image] not in (label, -1):
+            raise ListError(
+                f"{lst_path} gives {name} label {label}, and record {pack.image_keys[image]} has {labels[image]}"
+            )
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise ListError(f"{lst_path} has the name {name!r}, which leads out of the output folder")
+        names.append(name)
+    if len(set(names)) != len(names):
+        raise ListError(f"{lst_path} lists some names twice")
+    return names

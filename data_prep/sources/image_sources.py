@@ -16,8 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from data_prep.jobs.resuming import file_stamp, files_fingerprint
-from data_prep.sources.image_lists import ListedImage, ListError, check_one_label, list_folder, read_lst
-from data_prep.unpack_records import names_from_lst
+from data_prep.sources.image_lists import ListedImage, ListError, check_one_label, list_folder, names_from_lst, read_lst
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
 from facekd.errors import FacekdError

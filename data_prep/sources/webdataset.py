@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from data_prep.unpack_records import suffix_of
+from data_prep.sources.encoded_images import suffix_of
 from facekd.utils.progress import track
 from facekd.utils.resumable_file import PartialFile
 

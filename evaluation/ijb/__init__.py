@@ -1,1 +1,1 @@
-"""evaluation/ijb."""
+"""Evaluates models by the IJB protocols: reading, embedding, pooling into templates, scoring."""

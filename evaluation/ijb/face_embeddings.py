@@ -25,10 +25,10 @@ from evaluation.ijb.embedding_rows import NpyRows
 from evaluation.ijb.protocol import IjbProtocol
 from facekd.embedder import Embedder
 from facekd.errors import FacekdError
-from facekd.generator_threads import generator_threads
 from facekd.images.alignment import AlignmentError, align
 from facekd.images.decoding import ImageError, decode_rgb
 from facekd.utils.files import atomic_path, write_json
+from facekd.utils.processes import generator_threads
 from facekd.utils.progress import track
 
 IMAGES_AT_ONCE = 128

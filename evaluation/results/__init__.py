@@ -1,1 +1,1 @@
-"""evaluation/results."""
+"""Presents results: on the terminal, as tables, figures and pages."""

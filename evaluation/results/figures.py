@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from evaluation.results.hardest_pairs import GENUINE_COLOR, IMPOSTOR_COLOR
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+import os
+from typing import TYPE_CHECKING
+
+from facekd.utils.files import atomic_path
+from facekd.verification import roc_curve
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SIZE = (11, 4.6)
@@ -186,3 +193,97 @@ def _staircase(far: np.ndarray, tar: np.ndarray, edge: float) -> tuple[np.ndarra
 def _occupied(edges: np.ndarray, counts: Sequence[np.ndarray]) -> tuple[float, float]:
     used = np.flatnonzero(np.sum([np.asarray(values) for values in counts], axis=0))
     return (float(edges[used[0]]), float(edges[used[-1] + 1])) if used.size else (float(edges[0]), float(edges[-1]))
+
+
+GENUINE_COLOR, IMPOSTOR_COLOR = "#1b7837", "#b2182b"
+
+
+@dataclass(frozen=True)
+class ScoredPairs:
+    """What a picture needs of one pair set: its name, scores (N,), labels (N,) and measured result."""
+
+    name: str
+    scores: np.ndarray
+    is_same: np.ndarray
+    result: dict[str, Any]
+
+
+def draw_roc(path: str | os.PathLike[str], sets: Sequence[ScoredPairs], title: str) -> None:
+    """Write a PNG: the ROC on a logarithmic FAR axis and, for one pair set, its score distributions beside it."""
+    from matplotlib.figure import Figure
+
+    alone = len(sets) == 1
+    figure = Figure(figsize=(11, 4.6) if alone else (7.5, 5.2))
+    figure.suptitle(title, fontsize=11)
+    # Fixed margins: letting matplotlib find them draws everything twice.
+    if alone:
+        left, right = figure.subplots(1, 2, gridspec_kw={"left": 0.06, "right": 0.985, "bottom": 0.12, "top": 0.87})
+        _draw_score_histograms(right, sets[0])
+    else:
+        left = figure.subplots(gridspec_kw={"left": 0.1, "right": 0.97, "bottom": 0.11, "top": 0.88})
+    _draw_roc_axes(left, sets)
+    save_figure(figure, path)
+
+
+def _draw_roc_axes(axes: Axes, sets: Sequence[ScoredPairs]) -> None:
+    # Left of one false accept nothing was measured: the axis ends where the largest set does.
+    smallest = min(1 / int((~one.is_same).sum()) for one in sets)
+    left_edge = smallest / 2
+    lowest = 1.0
+    for number, one in enumerate(sets):
+        curve = roc_curve(one.scores[one.is_same], one.scores[~one.is_same])
+        own_edge = 0.5 / int((~one.is_same).sum())
+        # The TAR reached at each FAR holds until the next impostor is let in: a staircase, never a slope.
+        last = np.append(curve.far[1:] > curve.far[:-1], True)
+        far, tar = np.maximum(curve.far[last], own_edge), curve.tar[last]
+        line = axes.step(far, tar, where="post", lw=1.6, color=f"C{number}", label=f"{one.name}, {_summary(one)}")[0]
+        lowest = min(lowest, tar[0])
+        for point in one.result["tar_at_far"]:
+            if point["tar"] is None:
+                continue
+            low, high = point["ci95"]
+            lowest = min(lowest, low)
+            axes.errorbar(
+                point["far"],
+                point["tar"],
+                yerr=[[point["tar"] - low], [high - point["tar"]]],
+                fmt="o",
+                ms=4,
+                lw=1,
+                capsize=3,
+                color=line.get_color(),
+            )
+    rates = np.geomspace(left_edge, 1, 200)
+    axes.plot(rates, 1 - rates, ls=":", lw=0.9, color="0.4", label="FAR = FRR (crossing is the EER)")
+    axes.axvspan(left_edge, smallest, color="0.93", lw=0, zorder=0)
+    axes.set_xscale("log")
+    axes.set_xlim(left_edge, 1)
+    margin = 0.06 * (1 - lowest) + 0.002
+    axes.set_ylim(max(lowest - margin, 0), 1 + margin)
+    axes.set_xlabel("false accept rate (grey: below one false accept)")
+    axes.set_ylabel("true accept rate")
+    axes.set_title("ROC; markers: TAR@FAR with 95 % intervals", fontsize=10)
+    axes.grid(alpha=0.3, which="major")
+    axes.legend(loc="lower right", fontsize=8)  # a ROC leaves that corner free
+
+
+def _summary(one: ScoredPairs) -> str:
+    return f"accuracy {100 * one.result['accuracy']['mean']:.2f} %, EER {100 * one.result['eer']:.2f} %"
+
+
+def _draw_score_histograms(axes: Axes, one: ScoredPairs) -> None:
+    bins = np.linspace(one.scores.min(), one.scores.max() + 1e-9, 61)
+    for label, color, chosen in (("impostor", IMPOSTOR_COLOR, ~one.is_same), ("genuine", GENUINE_COLOR, one.is_same)):
+        scores = one.scores[chosen]
+        axes.hist(scores, bins, color=color, alpha=0.55, label=f"{label}, {len(scores):,}, mean {scores.mean():.3f}")
+    threshold = one.result["eer_threshold"]
+    axes.axvline(threshold, color="0.2", lw=1, ls="--", label=f"EER threshold {threshold:.3f}")
+    axes.set_xlabel("cosine similarity")
+    axes.set_ylabel("pairs")
+    axes.set_title("scores", fontsize=10)
+    axes.legend(fontsize=8)
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")

@@ -1,1 +1,1 @@
-"""evaluation/sets."""
+"""Reads evaluation sets and caches their embeddings."""

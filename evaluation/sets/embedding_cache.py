@@ -17,8 +17,8 @@ import numpy as np
 
 from evaluation.sets.pair_set import PairSet, PairSetError
 from facekd.embedder import Embedder
-from facekd.generator_threads import generator_threads
 from facekd.utils.files import atomic_open
+from facekd.utils.processes import generator_threads
 from facekd.utils.progress import track
 
 IMAGES_AT_ONCE = 256

@@ -13,7 +13,7 @@ from typing import overload
 
 import numpy as np
 
-from data_prep.sources.image_lists import IMAGE_SUFFIXES
+from facekd.data.datasets.folder_dataset import IMAGE_SUFFIXES
 from facekd.errors import FacekdError
 from facekd.images.decoding import ImageError, decode_rgb
 from facekd.images.preprocessing import fit_images

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from facekd.data.pair_packs.pair_pack import decode_images, read_pair_pack
+from facekd.data.pair_packs.pair_pack import decode_images
+from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.errors import FacekdError
 from facekd.verification import fold_indices
 

@@ -1,1 +1,1 @@
-"""facekd/checkpoints."""
+"""Reads and writes weights: checkpoints, sharded heads, shared heads, imported models."""

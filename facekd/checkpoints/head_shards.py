@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facekd.checkpoints.checkpoint import HEAD_SUFFIX, CheckpointError
+from facekd.checkpoints.contents import HEAD_SUFFIX, CheckpointError
 from facekd.distributed import (
     ALONE,
     World,

@@ -167,7 +167,8 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
     """
     import torch
 
-    from facekd.backbones import BACKBONES, BackboneError, build_backbone, check_backbone, fixed_embedding_size
+    from facekd.backbones import BackboneError
+    from facekd.backbones.building import BACKBONES, build_backbone, check_backbone, fixed_embedding_size
 
     if name is not None:
         check_backbone(name, embedding_size=512, image_size=112, width=1.0, dropout=0.0)

@@ -1,4 +1,17 @@
-"""Public names of facekd/embedder."""
+"""Turns images into embeddings behind one interface, whatever the model file: `open_embedder(path).embed(images)`."""
 
-from facekd.embedder.opening import *  # noqa: F403
-from facekd.embedder.opening import __all__  # noqa: F401
+from facekd.embedder.interface import Embedder, embed_with_flip
+from facekd.embedder.onnx_embedder import OnnxEmbedder
+from facekd.embedder.opening import open_embedder
+from facekd.embedder.torch_embedder import TorchEmbedder
+from facekd.images.preprocessing import EmbedderError, Preprocessing
+
+__all__ = [
+    "Embedder",
+    "EmbedderError",
+    "OnnxEmbedder",
+    "Preprocessing",
+    "TorchEmbedder",
+    "embed_with_flip",
+    "open_embedder",
+]

@@ -8,7 +8,6 @@ nothing it builds on was made anew since; the verbs themselves go on where they 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shlex
@@ -281,19 +280,3 @@ def _stopping_on_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-@contextlib.contextmanager
-def sole_user_of(folder: Path, what: str) -> Iterator[None]:
-    """Refuse a second command of the kind in one folder; the lock goes with the process, however it ends.
-
-    Raises:
-        StepError: another process is at work there.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StepError(f"{folder}: another {what} is at work in this folder; choose another --output") from error
-        yield

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from facekd.errors import run_verb
-from facekd.experiments.command_runner import Memory, Step, as_options, run_steps, sole_user_of
+from facekd.experiments.command_runner import Memory, Step, as_options, run_steps
 from facekd.utils.files import write_json
+from facekd.utils.locks import sole_user_of
 from facekd.utils.progress import format_duration
 
 EXAMPLE = """\
@@ -180,10 +181,11 @@ class Quickstart:
     def _make_untrained(self) -> None:
         import torch
 
-        from facekd.backbones import build_backbone
+        from facekd.backbones.building import build_backbone
         from facekd.checkpoints.checkpoint import save_checkpoint
-        from facekd.training.config import TrainConfig, parse_config
-        from facekd.training.state import backbone_arguments
+        from facekd.training.config import TrainConfig
+        from facekd.training.recognizer import backbone_arguments
+        from facekd.utils.config_files import parse_config
 
         config = parse_config(TrainConfig, as_options(self._train_options("arcface")), "facekd quickstart", "")
         torch.manual_seed(config.seed)

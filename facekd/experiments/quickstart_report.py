@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facekd.data.pair_packs.pair_pack import read_pair_pack
+from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.training.logbook import read_log
 from facekd.utils import html as html_page
 from facekd.utils.files import write_text

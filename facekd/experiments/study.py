@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from facekd.errors import run_verb
-from facekd.experiments.command_runner import Memory, Step, run_steps, sole_user_of
+from facekd.experiments.command_runner import Memory, Step, run_steps
 from facekd.experiments.study_config import VERBS, Study, StudyError
 from facekd.experiments.study_file import load_study
 from facekd.experiments.study_results import gather
 from facekd.training.logbook import read_log
 from facekd.utils.files import write_json
+from facekd.utils.locks import sole_user_of
 from facekd.utils.progress import format_duration
 
 SECONDS_BETWEEN_LINES = 30.0

@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from facekd.experiments.command_runner import Step, as_options, as_word
-from facekd.training.config import ConfigError, parse_config
-from facekd.utils.config_files import hint
+from facekd.utils.config_files import ConfigError, hint, parse_config
 
 VERBS = ("train", "distill")
 SWITCHES = {"flip": "--no-flip", "pictures": "--no-pictures", "resize": ""}  # what says no; resize is off by itself

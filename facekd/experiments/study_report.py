@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facekd.data.pair_packs.pair_pack import read_pair_pack
+from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.experiments.study_config import Study
 from facekd.experiments.study_results import verification_folder
 from facekd.training.logbook import read_log

@@ -1,1 +1,1 @@
-"""facekd/export."""
+"""Exports trained models to ONNX and proves that they agree with torch."""

@@ -8,39 +8,34 @@ output: `embedding` (batch, D), or of a classifier `logits` (batch, C).
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import json
-import logging
 import os
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-import facekd
-from facekd.embedder import EmbedderError, OnnxEmbedder, Preprocessing, TorchEmbedder
-from facekd.errors import FacekdError, run_verb
+from facekd.embedder import EmbedderError, Preprocessing, TorchEmbedder
+from facekd.errors import run_verb
+from facekd.export.onnx_graph import (
+    INPUT_NAME,
+    LOGITS_NAME,
+    OPSET,
+    OUTPUT_NAME,
+    ExportError,
+    check_model,
+    describe,
+    finish_model,
+    first_line,
+    to_onnx,
+    with_normalize,
+)
+from facekd.export.parity import PARITY_BATCHES, TOLERANCE, measure_parity, probe_images
 from facekd.utils.files import atomic_path, sha256_of_file
 
 if TYPE_CHECKING:
-    import onnx
     import torch
-
-OPSET = 18
-INPUT_NAME = "images"
-OUTPUT_NAME, LOGITS_NAME = "embedding", "logits"
-# One, for exporters specialise on it; two, the batch traced; seven, divisible by neither.
-PARITY_BATCHES = (1, 2, 7)
-# Folding batch norm and reordering sums costs about 1e-5; a wrong layer costs more than 1e-2.
-TOLERANCE = 1e-3
-
-
-class ExportError(FacekdError):
-    """A model that could not be exported, or whose ONNX form does not compute the same."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,9 @@ def export_checkpoint(
         CheckpointError: see `facekd.checkpoints.checkpoint.load_backbone`.
         ExportError: see `export_backbone`.
     """
-    from facekd.checkpoints.checkpoint import load_backbone, load_checkpoint, resolve_checkpoint
+    from facekd.checkpoints.checkpoint import load_checkpoint
+    from facekd.checkpoints.models import load_backbone
+    from facekd.checkpoints.run_folder import resolve_checkpoint
 
     _check_output(Path(output))
     file = resolve_checkpoint(checkpoint)
@@ -156,24 +153,22 @@ def export_backbone(
     _check_output(output)
     module = copy.deepcopy(backbone).cpu().float().eval()
     if normalize:
-        module = _with_normalize(module)
+        module = with_normalize(module)
     try:
         reference = TorchEmbedder(module, preprocessing, batch_size=max(PARITY_BATCHES))
-        images = _probe_images(preprocessing.image_size)
+        images = probe_images(preprocessing.image_size)
         expected = {count: reference.embed(images[:count]) for count in PARITY_BATCHES}
     except (EmbedderError, RuntimeError) as error:
-        raise ExportError(
-            f"{output}: not exported, the backbone itself fails in torch: {_first_line(error)}"
-        ) from error
+        raise ExportError(f"{output}: not exported, the backbone itself fails in torch: {first_line(error)}") from error
     size = next(iter(expected.values())).shape[1]
-    recorded = {**_describe(preprocessing, size, normalize), **(metadata or {})}
+    recorded = {**describe(preprocessing, size, normalize), **(metadata or {})}
     example = torch.zeros(2, 3, preprocessing.image_size, preprocessing.image_size)
-    model = _to_onnx(module, example, output, output_name)
-    _finish_model(model, recorded)
-    _check_model(model, output)
+    model = to_onnx(module, example, output, output_name)
+    finish_model(model, recorded)
+    check_model(model, output)
     with atomic_path(output) as temporary:
         temporary.write_bytes(model.SerializeToString())
-        parity = _measure_parity(temporary, expected, images, preprocessing, output)
+        parity = measure_parity(temporary, expected, images, preprocessing, output)
         worst = max(parity, key=lambda count: parity[count])
         if not parity[worst] <= tolerance:
             raise ExportError(
@@ -190,137 +185,6 @@ def _check_output(output: Path) -> None:
         raise ExportError(f"{output}: the output must be named *.onnx, for runtimes choose the reader by it")
     if output.is_dir():
         raise ExportError(f"{output}: is a folder; name the file to write in it, such as {output / 'model.onnx'}")
-
-
-def _with_normalize(backbone: torch.nn.Module) -> torch.nn.Module:
-    import torch
-
-    class Normalized(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone = backbone
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.normalize(self.backbone(images))
-
-    return Normalized().eval()
-
-
-def _probe_images(size: int) -> np.ndarray:
-    # Noise over a gradient of a different brightness in each image: embeddings differ between the images of a batch,
-    # so that a graph that mixes up or repeats its rows cannot pass.
-    generator = np.random.default_rng(0)
-    count = max(PARITY_BATCHES)
-    ramp = np.linspace(0, 160, size)[None, :, None, None] * np.linspace(0.2, 1, count)[:, None, None, None]
-    return (ramp + generator.integers(0, 96, (count, size, size, 3))).astype(np.uint8)
-
-
-def _describe(preprocessing: Preprocessing, embedding_size: int, normalize: bool) -> dict[str, str]:
-    order = "R, G, B" if preprocessing.color == "rgb" else "B, G, R"
-    norm = "of unit L2 norm" if normalize else "not normalised: divide by the L2 norm before comparing"
-    return {
-        **preprocessing.to_metadata(),
-        "embedding_size": str(embedding_size),
-        "normalized": "true" if normalize else "false",
-        "input_semantics": (
-            f"aligned face, channels {order}, (x - mean) / std with x in 0..255; mean and std are listed as R, G, B"
-        ),
-        "embedding_semantics": f"compare by cosine; {norm}",
-        "facekd_version": facekd.__version__,
-    }
-
-
-def _to_onnx(module: torch.nn.Module, example: torch.Tensor, output: Path, output_name: str) -> onnx.ModelProto:
-    import torch
-
-    try:
-        with _quiet():
-            program = torch.onnx.export(
-                module,
-                (example,),
-                dynamo=True,
-                dynamic_shapes=({0: "batch"},),
-                external_data=False,
-                opset_version=OPSET,
-                input_names=[INPUT_NAME],
-                output_names=[output_name],
-                verbose=False,
-            )
-    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        raise ExportError(f"{output}: torch cannot export this backbone: {_first_line(error)}") from error
-    assert program is not None  # for dynamo=True it always returns one
-    return program.model_proto
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's notes on its own deprecations: what matters about the result is checked afterwards."""
-    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
-    levels = {name: logging.getLogger(name).level for name in names}
-    try:
-        for name in names:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
-
-
-def _finish_model(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
-    # The exporter notes for every node where in the source it came from: paths of the machine that exported, and size.
-    entries: list[Any] = [*model.graph.node, *model.graph.input, *model.graph.output]
-    entries += [*model.graph.value_info, *model.graph.initializer, model.graph]
-    for entry in entries:
-        del entry.metadata_props[:]
-        entry.doc_string = ""
-    del model.metadata_props[:]
-    for key, value in metadata.items():
-        model.metadata_props.add(key=key, value=value)
-    model.producer_name, model.producer_version = "facekd", facekd.__version__
-
-
-def _check_model(model: onnx.ModelProto, output: Path) -> None:
-    """Check that the graph is what was asked for: the exporter changes the opset silently, and may fix the batch."""
-    import onnx
-
-    opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
-    if opsets != {"ai.onnx": OPSET}:
-        raise ExportError(f"{output}: not kept, torch wrote opsets {opsets}, expected only ai.onnx {OPSET}")
-    for value in (*model.graph.input, *model.graph.output):
-        if not value.type.tensor_type.shape.dim[0].dim_param:
-            raise ExportError(f"{output}: not kept, the batch of {value.name!r} is fixed in the graph")
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        raise ExportError(f"{output}: not kept, weights would lie outside the file")
-    try:
-        onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, ValueError) as error:
-        raise ExportError(f"{output}: not kept, not a valid ONNX model: {_first_line(error)}") from error
-
-
-def _measure_parity(
-    file: Path, expected: Mapping[int, np.ndarray], images: np.ndarray, preprocessing: Preprocessing, output: Path
-) -> dict[int, float]:
-    # The written file is opened as any user would, so that what it records is compared along with its graph.
-    try:
-        embedder = OnnxEmbedder(file, batch_size=max(expected))
-        found = {count: embedder.embed(images[:count]) for count in expected}
-    except EmbedderError as error:
-        message = str(error).replace(str(file), "the exported model")
-        raise ExportError(f"{output}: not kept, {message}") from error
-    if embedder.preprocessing != preprocessing:
-        raise ExportError(f"{output}: not kept, it records {embedder.preprocessing} instead of {preprocessing}")
-    errors: dict[int, float] = {}
-    for count, reference in expected.items():
-        difference = np.linalg.norm(found[count] - reference, axis=1)
-        scale = np.maximum(np.linalg.norm(reference, axis=1), np.finfo(np.float32).tiny)
-        errors[count] = float(np.max(difference / scale))
-    return errors
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def main(argv: list[str] | None = None) -> int:

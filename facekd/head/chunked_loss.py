@@ -36,7 +36,8 @@ from torch.nn import functional
 from facekd.distributed import ALONE
 from facekd.head.chunked_softmax import ChunkedLosses, Distribution, Plan, Product
 from facekd.head.class_shards import ClassShards
-from facekd.head.classifier import HeadError, LinearClassifier, MarginClassifier
+from facekd.head.classifier import LinearClassifier, MarginClassifier
+from facekd.head.config import HeadError
 from facekd.margins import check_labels, labels_known_below
 
 # (cosine (B, C), labels (B,), embedding (B, D) before it is normalised) -> cosine; `MarginClassifier.apply_margin` is

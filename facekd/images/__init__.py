@@ -1,1 +1,1 @@
-"""facekd/images."""
+"""Turns bytes into aligned pixels, and pixels into a model's input."""

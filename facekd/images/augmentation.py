@@ -9,9 +9,8 @@ workers and after a resume, and switching one augmentation on leaves the draws o
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -117,19 +116,6 @@ class Augmentation:
         return any((self.resized_crop, self.pad_crop, *kinds))
 
 
-def flip_mask(seed: int, positions: ArrayLike) -> NDArray[np.bool_]:
-    """Which images of the run are mirrored: True with probability 1/2, a function of (seed, position) alone.
-
-    Args:
-        seed: the seed of the run.
-        positions: places in the run, (B,).
-
-    Returns:
-        (B,) bool.
-    """
-    return uniform(seed, "flip", positions) < 0.5
-
-
 def augment(augmentation: Augmentation, images: NDArray[np.uint8], seed: int, positions: ArrayLike) -> None:
     """Apply everything but the flip and the resized crop, which belongs to decoding, to a batch, in place.
 
@@ -151,69 +137,6 @@ def augment(augmentation: Augmentation, images: NDArray[np.uint8], seed: int, po
         draws = [uniform(seed, f"{kind}.{name}", positions[slots], *ends).tolist() for name, ends in ranges.items()]
         for slot, *values in zip(slots, *draws, strict=True):
             images[slot] = apply(images[slot], **dict(zip(ranges, values, strict=True)))
-
-
-def to_model_input(
-    images: torch.Tensor,
-    flip: torch.Tensor | None = None,
-    mean: float | Sequence[float] = 127.5,
-    std: float | Sequence[float] = 127.5,
-    dtype: torch.dtype = torch.float32,
-    memory_format: torch.memory_format = torch.channels_last,
-) -> torch.Tensor:
-    """Mirror and normalise a batch where it lies (CPU or device): (pixel - mean) / std.
-
-    Args:
-        images: (B, H, W, 3) uint8 RGB.
-        flip: (B,) bool, True where the image is to be mirrored left and right; None mirrors none.
-        mean: in units of 0..255; one number, or one for each of R, G, B.
-        std: like `mean`, not zero.
-        dtype: of the result; worked out in float32 and rounded once.
-        memory_format: of the result; channels_last needs no rearranging, for that is how pixels arrive.
-
-    Returns:
-        (B, 3, H, W).
-
-    Raises:
-        ValueError: images that are not (B, H, W, 3) uint8, or a mean or std that does not fit.
-    """
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"images must be uint8 (B, H, W, 3), found {images.dtype} {tuple(images.shape)}")
-    mean_3, std_3 = _three("mean", mean), _three("std", std)
-    if 0.0 in std_3:
-        raise ValueError(f"std must not be zero, found {std_3}")
-    batch_size, height, width, _ = images.shape
-    mask = None if flip is None else flip.to(images.device, torch.uint8).mul(255)[:, None, None, None]
-    mean_row, std_row = _row_constants(mean_3, std_3, width, images.device)
-    # Normalised as rows of W * 3 numbers: a constant for each of three channels would be read one number at a time.
-    rows = torch.empty((batch_size, height, width * 3), dtype=torch.float32, device=images.device)
-    step = IMAGES_IN_CACHE if images.device.type == "cpu" else max(1, batch_size)
-    for start in range(0, batch_size, step):
-        part = images[start : start + step]
-        if mask is not None:
-            # Choosing bytes by a mask of bits is ten times as fast on a CPU as torch.where, and no slower elsewhere.
-            chosen = mask[start : start + step]
-            part = part.flip(2).bitwise_xor_(part).bitwise_and_(chosen).bitwise_xor_(part)
-        rows[start : start + step].copy_(part.reshape(len(part), height, width * 3)).sub_(mean_row).div_(std_row)
-    pixels = rows.view(batch_size, height, width, 3).permute(0, 3, 1, 2)
-    return pixels.to(dtype=dtype, memory_format=memory_format)
-
-
-def _three(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
-    values = tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),) * 3
-    if len(values) != 3:
-        raise ValueError(f"{name} must be one number or three (R, G, B), found {len(values)}")
-    return values
-
-
-@functools.lru_cache(maxsize=64)
-def _row_constants(
-    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    # Kept on the device: copying them there for each batch would wait for the device each time.
-    with torch.inference_mode(False):
-        constants = torch.tensor((mean, std), dtype=torch.float32, device=device).repeat(1, width)
-    return constants[0], constants[1]
 
 
 # Each kind of augmentation is a function of one image and a few numbers. A number from [0, 1) stands for a choice.

@@ -1,1 +1,1 @@
-"""facekd/teacher."""
+"""Opens, caches and completes the models that students learn from."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import run_verb
 from facekd.head.robust_centres import ClassCentreError, ClassCentres, Judgement, judge_centres, robust_centres
-from facekd.teacher.cache_teacher import add_data_options, open_teacher_and_data, read_batch_size, read_workers
+from facekd.teacher.options import add_data_options, open_teacher_and_data, read_batch_size, read_workers
 from facekd.utils.files import write_json
 from facekd.utils.progress import track
 

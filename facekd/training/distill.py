@@ -17,18 +17,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from facekd.backbones import build_backbone
+from facekd.backbones.building import build_backbone
 from facekd.checkpoints.shared_head import SharedHead, load_shared_head
 from facekd.data.datasets import FaceDataset
-from facekd.data.loading.loader import Batch
 from facekd.data.loading.sampler import PositionSampler
 from facekd.distillation.contrastive import ContrastiveDistillation
-from facekd.distributed import World, gather_tensor_rows
-from facekd.embedder import Embedder, open_embedder
-from facekd.embedder.onnx_embedder import is_onnx_file
-from facekd.errors import FacekdError, run_verb
+from facekd.distributed import AMP_DTYPES, World, gather_tensor_rows
+from facekd.embedder.checks import is_onnx_file
+from facekd.errors import run_verb
 from facekd.head.classifier import LinearClassifier, MarginClassifier, build_classifier
-from facekd.teacher.cache import open_teacher_cache
+from facekd.teacher.teacher import DistillError, open_teacher, teacher_fingerprint
 from facekd.training.distill_config import (
     IN_TEACHER_SPACE,
     OF_OWN_HEAD,
@@ -38,12 +36,8 @@ from facekd.training.distill_config import (
 )
 from facekd.training.distill_diagnostics import diagnose
 from facekd.training.distiller import Distiller
-from facekd.training.state import AMP_DTYPES, backbone_arguments
+from facekd.training.recognizer import backbone_arguments
 from facekd.training.train import MakeValidators, run_training
-
-
-class DistillError(FacekdError):
-    """A teacher and a student that cannot work together."""
 
 
 def main(
@@ -67,7 +61,11 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
     """The student with fresh weights, and everything it takes from its teacher."""
     weights = config.effective_loss
     asks_teacher = not set(weights.active) <= set(WITHOUT_TEACHER_EMBEDDING)  # else its classifier is all it takes
-    teacher = _open_teacher(config, world, dataset) if asks_teacher else None
+    sampler = PositionSampler(len(dataset), config.seed, 1, block_shuffle=config.data.block_shuffle)
+    teacher = None
+    if asks_teacher:
+        autocast = AMP_DTYPES[config.precision]
+        teacher = open_teacher(config.teacher, dataset, sampler, config.data.image_size, autocast, world.device)
     # A student that owns no linear classifier is recognised by the teacher's, whatever it learnt by.
     is_borrower = config.head.kind == "linear" and not config.needs(OF_OWN_HEAD)
     shared = _load_teacher_head(config, dataset) if config.needs(OF_TEACHER_HEAD) or is_borrower else None
@@ -105,7 +103,6 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
         labels = torch.from_numpy(np.ascontiguousarray(dataset.labels))
         contrastive = ContrastiveDistillation(student_size, teacher_size, len(dataset), labels=labels, seed=config.seed)
         contrastive.gather_rows = lambda rows: gather_tensor_rows(rows, world)
-    sampler = PositionSampler(len(dataset), config.seed, 1, block_shuffle=config.data.block_shuffle)
     return Distiller(
         backbone,
         head,
@@ -118,68 +115,8 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
         share=config.share,
         contrastive=contrastive,
         gather_rows=lambda rows: gather_tensor_rows(rows, world),
-        teacher_fingerprint=_fingerprint_of(teacher, shared),
+        teacher_fingerprint=teacher_fingerprint(teacher, shared),
     )
-
-
-class _LiveTeacher:
-    """Runs the teacher on each batch."""
-
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
-        self.embedding_size = embedder.embedding_size
-        self.fingerprint = embedder.fingerprint
-
-    def embed(self, batch: Batch) -> np.ndarray:
-        images, flip = batch.images.numpy(), batch.flip.numpy()
-        seen = np.where(flip[:, None, None, None], images[:, :, ::-1], images)
-        return self._embedder.embed(np.ascontiguousarray(seen))
-
-
-class _CachedTeacher:
-    """Looks up what the teacher said."""
-
-    def __init__(self, config: DistillConfig, dataset: FaceDataset, embedder: Embedder | None) -> None:
-        fingerprint = embedder.fingerprint if embedder else None
-        self._cache = open_teacher_cache(config.teacher.cache, dataset, fingerprint)
-        self._sampler = PositionSampler(len(dataset), config.seed, 1, block_shuffle=config.data.block_shuffle)
-        self.embedding_size = self._cache.embedding_size
-        self.fingerprint: str = self._cache.teacher["fingerprint"]
-
-    def embed(self, batch: Batch) -> np.ndarray:
-        return self._cache.lookup(self._sampler.indices_at(batch.positions.numpy()), batch.flip.numpy())
-
-
-def _open_teacher(config: DistillConfig, world: World, dataset: FaceDataset) -> _LiveTeacher | _CachedTeacher | None:
-    teacher = config.teacher
-    embedder = None
-    if teacher.model:
-        # A cache is computed in full precision, and its fingerprint says so; ONNX keeps its own.
-        is_autocast = not teacher.cache and not is_onnx_file(Path(teacher.model))
-        embedder = open_embedder(
-            teacher.model,
-            mean=teacher.mean,
-            std=teacher.std,
-            color=teacher.color,
-            device=str(world.device),
-            resize=teacher.resize,
-            **({"autocast": AMP_DTYPES[config.precision]} if is_autocast else {}),
-        )
-    if teacher.cache:
-        return _CachedTeacher(config, dataset, embedder)
-    if embedder is None:
-        return None
-    size = embedder.preprocessing.image_size
-    if size != config.data.image_size and not teacher.resize:
-        raise DistillError(
-            f"the teacher takes images of {size} pixels, the student's are {config.data.image_size}: set teacher.resize"
-        )
-    return _LiveTeacher(embedder)
-
-
-def _fingerprint_of(teacher: _LiveTeacher | _CachedTeacher | None, head: SharedHead | None) -> str:
-    """Of the backbone and of the classifier: a resumed run must have learnt from both."""
-    return f"{teacher.fingerprint if teacher else ''}:{head.fingerprint if head else ''}"
 
 
 def _load_teacher_head(config: DistillConfig, dataset: FaceDataset) -> SharedHead:

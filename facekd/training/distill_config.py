@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
 
 from facekd.distillation.weights import LossWeights
-from facekd.training.config import TrainConfig, _require
+from facekd.teacher.config import TeacherConfig
+from facekd.training.config import TrainConfig
+from facekd.utils.config_files import require
 
 # Losses that compare the student's embedding with the teacher's, or put it before the teacher's class centres.
 IN_TEACHER_SPACE = ("th_ce", "th_kl", "embedding_l2", "embedding_cosine", "arcdistill", "adadistill", "simkd")
@@ -15,32 +16,6 @@ OF_OWN_HEAD = ("ce", "kl")
 OF_TEACHER_HEAD = ("kl", "th_ce", "th_kl", "arcdistill", "adadistill")
 WITHOUT_TEACHER_EMBEDDING = ("ce", "th_ce", "arcdistill")
 OF_ANGLES = ("arcdistill", "adadistill")  # a margin on cosines, which a linear classifier does not have
-
-
-@dataclass(frozen=True)
-class TeacherConfig:
-    """The teacher: evaluated, never trained.
-
-    Args:
-        model: a checkpoint, the folder of a run, or an ONNX file, anyone's.
-        head: where its classifier is, if not in `model`: what `facekd rebuild-head` writes.
-        cache: what `facekd cache-teacher` wrote of it; used instead of running it.
-        cache_despite_augmentation: use the cache although images are augmented by more than the flip: the teacher then
-            speaks of the image as it was before.
-        resize: resize images to the teacher's input size where it differs.
-        mean: for an ONNX file that does not record it, in units of 0..255.
-        std: likewise.
-        color: likewise.
-    """
-
-    model: str = ""
-    head: str = ""
-    cache: str = ""
-    cache_despite_augmentation: bool = False
-    resize: bool = False
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
-    color: Literal["rgb", "bgr"] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,59 +41,59 @@ class DistillConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.share is not None:
-            _require(0 <= self.share <= 1, f"share = {self.share} is outside [0, 1]: it is a of TH-KD's equations")
-            _require(
+            require(0 <= self.share <= 1, f"share = {self.share} is outside [0, 1]: it is a of TH-KD's equations")
+            require(
                 self.loss.th_ce == 0 and self.loss.th_kl == 0,
                 "share spreads loss.ce and loss.kl over both heads, so loss.th_ce and loss.th_kl must be left at 0",
             )
         active = self.effective_loss.active
-        _require(
+        require(
             set(active) != {"ce"},
             "loss.ce alone is training without a teacher: `facekd train` does that. Raise another weight, or set share",
         )
-        _require(
+        require(
             bool(self.teacher.model or self.teacher.cache) or set(active) <= set(WITHOUT_TEACHER_EMBEDDING),
             "teacher.model is empty: name a checkpoint, a run, or an ONNX file (or teacher.cache)",
         )
         if self.head.kind == "linear":
             angular = ", ".join(f"loss.{name}" for name in active if name in OF_ANGLES)
-            _require(
+            require(
                 not angular,
                 f"{angular} puts a margin on angles to class centres, and head.kind is 'linear': use loss.th_ce, the "
                 "plain cross-entropy of the teacher's classifier, or head.kind = 'margin'",
             )
-            _require(
+            require(
                 self.margin_on_teacher_head,
                 "margin_on_teacher_head has no effect with head.kind = 'linear', which has no margin: remove it",
             )
-        _require(
+        require(
             not (self.head.sharded and "adadistill" in active),
             "loss.adadistill moves a copy of the teacher's centres that every process holds whole: set head.sharded to "
             "false, or leave it out",
         )
-        _require(
+        require(
             not self.head.sharded or self.needs((*OF_OWN_HEAD, *OF_TEACHER_HEAD)),
             f"head.sharded{' and head.sample_rate have' if self.head.sample_rate < 1 else ' has'} no effect: "
             f"{', '.join(f'loss.{name}' for name in active)} go by embeddings alone, and no classifier takes part; "
             "remove it, or raise the weight of a loss that has one (loss.ce, loss.kl, loss.th_ce, loss.th_kl)",
         )
         through_head = ", ".join(f"loss.{name}" for name in active if name in OF_TEACHER_HEAD)
-        _require(
+        require(
             bool(self.teacher.model or self.teacher.head) or not through_head,
             f"{through_head} needs the teacher's classifier: set teacher.model to its checkpoint or run, or "
             "teacher.head to what `facekd rebuild-head` writes",
         )
-        _require(
+        require(
             not self.teacher.cache or not self.augmentation.changes_pixels or self.teacher.cache_despite_augmentation,
             "teacher.cache holds what the teacher says of the images as they are, but augmentation changes them by "
             "more than the flip: turn that off, leave the cache out, or set teacher.cache_despite_augmentation",
         )
-        _require(
+        require(
             not self.teacher.cache or not self.data.held_out,
             "teacher.cache goes by the number of the image among all, and data.held_out numbers what is left anew: set "
             "it to 0, or leave the cache out",
         )
-        _require(
+        require(
             not self.teacher.cache or self.data.on_bad_record == "fail",
             "teacher.cache goes by the number of the image, but data.on_bad_record = 'skip' puts others in the place "
             "of bad ones: use 'fail', or leave the cache out",

@@ -21,7 +21,7 @@ from facekd.distillation.diagnostics import (
 )
 from facekd.distributed import copy_buffers_from_main, gather_rows
 from facekd.head.classifier import LinearClassifier, MarginClassifier
-from facekd.images.augmentation import to_model_input
+from facekd.images.model_input import to_model_input
 from facekd.training.distill_config import DistillConfig
 from facekd.training.distiller import Distiller
 from facekd.training.state import TrainingState

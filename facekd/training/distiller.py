@@ -20,7 +20,7 @@ from facekd.distillation.contrastive import ContrastiveDistillation
 from facekd.distillation.weights import LossWeights
 from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
 from facekd.head.classifier import LinearClassifier, MarginClassifier
-from facekd.training.state import Recognizer
+from facekd.training.recognizer import Recognizer
 
 GatherRows = Callable[[Tensor], Tensor]
 

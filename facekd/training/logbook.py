@@ -164,3 +164,20 @@ def train_line(images_seen: int, total_images: int, values: dict[str, float]) ->
         f"loss {values['loss']:8.4f}  lr {values['lr']:.2e}  {values['images_per_second']:8,.0f} images/s  "
         f"data wait {values['data_wait']:5.1%}  {format_duration(values['seconds_left'])} left"
     )
+
+
+class Timer:
+    """Says when so many seconds have passed since it was made or restarted; never for 0."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now."""
+        self._start = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the time is over."""
+        return self._seconds > 0 and time.monotonic() - self._start >= self._seconds

@@ -50,127 +50,15 @@ class OptimizerConfig:
     implementation: Literal["fused", "foreach", "loop"] = "fused"
 
     def __post_init__(self) -> None:
-        _check_choice("optimizer.name", self.name, ("sgd", "adamw"))
-        _check_number("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
-        _check_number("optimizer.weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
-        _check_number("optimizer.eps", self.eps, self.eps > 0, "positive")
+        check_choice("optimizer.name", self.name, ("sgd", "adamw"))
+        check_number("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        check_number("optimizer.weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
+        check_number("optimizer.eps", self.eps, self.eps > 0, "positive")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise OptimError(f"optimizer.betas = {list(self.betas)}: give two numbers in [0, 1)")
-        _check_choice("optimizer.implementation", self.implementation, ("fused", "foreach", "loop"))
+        check_choice("optimizer.implementation", self.implementation, ("fused", "foreach", "loop"))
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise OptimError("optimizer.nesterov = true needs optimizer.name = sgd and optimizer.momentum above 0")
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """The `schedule` section of a configuration.
-
-    Args:
-        name: "linear" (to `final_lr`), "cosine", "polynomial", "step" or "constant".
-        lr: the peak learning rate, for the global batch size as it is (nothing is rescaled behind your back).
-        final_lr: where linear, cosine and polynomial end.
-        warmup_images: how many images the rise to the peak takes, 0 for none. The decay starts where it ends.
-        warmup_start: the share of the peak the very first step uses; above 0, so that no step is wasted.
-        milestones: of "step": where the rate drops, all as shares of the run (0 < m < 1) or all as images (m >= 1).
-        gamma: of "step": what the rate is multiplied by at each milestone.
-        power: of "polynomial".
-    """
-
-    name: Literal["linear", "cosine", "polynomial", "step", "constant"] = "linear"
-    lr: float = 0.1
-    final_lr: float = 0.0
-    warmup_images: int = 0
-    warmup_start: float = 0.01
-    milestones: tuple[float, ...] = ()
-    gamma: float = 0.1
-    power: float = 2.0
-
-    def __post_init__(self) -> None:
-        _check_choice("schedule.name", self.name, ("linear", "cosine", "polynomial", "step", "constant"))
-        _check_number("schedule.lr", self.lr, self.lr > 0, "positive")
-        _check_number("schedule.final_lr", self.final_lr, 0 <= self.final_lr <= self.lr, "between 0 and schedule.lr")
-        _check_number("schedule.warmup_images", self.warmup_images, self.warmup_images >= 0, "at least 0")
-        _check_number("schedule.warmup_start", self.warmup_start, 0 < self.warmup_start < 1, "between 0 and 1")
-        _check_number("schedule.gamma", self.gamma, 0 < self.gamma < 1, "between 0 and 1")
-        _check_number("schedule.power", self.power, self.power > 0, "positive")
-        if self.final_lr > 0 and self.name in ("step", "constant"):
-            raise OptimError(f"schedule.final_lr has no effect with schedule.name = {self.name!r}: remove it")
-        if bool(self.milestones) != (self.name == "step"):
-            raise OptimError(
-                "schedule.name = 'step' needs schedule.milestones, such as [0.5, 0.75]"
-                if self.name == "step"
-                else f"schedule.milestones has no effect with schedule.name = {self.name!r}: use 'step' or remove it"
-            )
-        if self.milestones:
-            self._check_milestones()
-
-    def _check_milestones(self) -> None:
-        milestones = list(self.milestones)
-        if any(not math.isfinite(m) or m <= 0 for m in milestones):
-            raise OptimError(f"schedule.milestones = {milestones}: give positive numbers")
-        if len({m < 1 for m in milestones}) > 1:
-            raise OptimError(f"schedule.milestones = {milestones} mixes shares of the run (< 1) with images (>= 1)")
-        if milestones != sorted(set(milestones)):
-            raise OptimError(f"schedule.milestones = {milestones}: give them in rising order, each once")
-
-    def check(self, total_images: int) -> None:
-        """Check the schedule against the length of the run, before it starts.
-
-        Raises:
-            OptimError: the warm-up does not fit in the run, or a milestone lies outside it or in the warm-up.
-        """
-        if total_images < 1:
-            raise OptimError(f"a run of {total_images} images: raise the number of epochs or images")
-        if self.warmup_images and self.warmup_images >= total_images:
-            raise OptimError(
-                f"schedule.warmup_images = {self.warmup_images} does not fit in a run of {total_images} images: "
-                "shorten the warm-up or lengthen the run"
-            )
-        for milestone in self.milestones:
-            image = milestone * total_images if milestone < 1 else milestone
-            if not self.warmup_images <= image < total_images:
-                raise OptimError(
-                    f"schedule.milestones: {milestone} is image {image:.0f}, which is not between the end of the "
-                    f"warm-up (image {self.warmup_images}) and the end of the run (image {total_images})"
-                )
-
-
-def learning_rate(config: ScheduleConfig, images_seen: int, total_images: int) -> float:
-    """The learning rate of the step that starts after `images_seen` images.
-
-    With a warm-up of W images the rate rises in a straight line from warmup_start * lr at image 0 to lr at image W; the
-    decay then runs over what is left, t = (images_seen - W) / (total_images - W). Past the end it stays where it ended.
-    Pure: depends on nothing but its arguments.
-
-    Args:
-        config: the schedule.
-        images_seen: images consumed before this step, 0 for the first.
-        total_images: length of the run in images.
-
-    Returns:
-        The rate, at least 0. Linear to 0 reaches 0 only after the last step.
-
-    Raises:
-        OptimError: a negative clock, or a schedule that does not fit in the run.
-    """
-    config.check(total_images)
-    if images_seen < 0:
-        raise OptimError(f"images_seen = {images_seen} is negative")
-    if images_seen < config.warmup_images:
-        return config.lr * (config.warmup_start + (1 - config.warmup_start) * images_seen / config.warmup_images)
-    if config.name == "constant":
-        return config.lr
-    if config.name == "step":
-        passed = sum(images_seen >= (m * total_images if m < 1 else m) for m in config.milestones)
-        return config.lr * config.gamma**passed
-    progress = min(1.0, (images_seen - config.warmup_images) / (total_images - config.warmup_images))
-    fallen = {
-        "linear": progress,
-        "cosine": (1 - math.cos(math.pi * progress)) / 2,
-        "polynomial": 1 - (1 - progress) ** config.power,
-    }[config.name]
-    # Down from the peak, not up from the end: rounding leaves the peak exact and the fall monotone.
-    return max(config.final_lr, config.lr - (config.lr - config.final_lr) * fallen)
 
 
 def parameter_groups(
@@ -319,11 +207,11 @@ def _is_norm_or_bias(owner: nn.Module, name: str, parameter: Tensor) -> bool:
     return isinstance(owner, _NORM_LAYERS) or name == "bias" or parameter.ndim < 2
 
 
-def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise OptimError(f"{key} = {value!r}: choose one of {', '.join(choices)}")
 
 
-def _check_number(key: str, value: float, is_good: bool, wanted: str) -> None:
+def check_number(key: str, value: float, is_good: bool, wanted: str) -> None:
     if not (math.isfinite(value) and is_good):
         raise OptimError(f"{key} = {value}: give a number that is {wanted}")

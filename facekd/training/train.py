@@ -14,14 +14,16 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from facekd.backbones import count_parameters
-from facekd.checkpoints.checkpoint import delete_leftovers, list_checkpoints
+from facekd.checkpoints.run_folder import list_checkpoints
+from facekd.data.config import open_training_data
 from facekd.data.datasets import FaceDataset
 from facekd.data.loading.loader import BatchLoader, make_loader, usable_cores
 from facekd.data.loading.sampler import PositionSampler
@@ -31,22 +33,18 @@ from facekd.distributed import (
     join_world,
 )
 from facekd.errors import run_verb
-from facekd.run_control import Timer, TrainingError, flush_denormals, sole_owner_of, stop_on_signal
-from facekd.training.config import TrainConfig, parse_config, to_yaml
-from facekd.training.logbook import Logbook, Stopwatch, train_line
-from facekd.training.optim import learning_rate
-from facekd.training.state import (
-    Recognizer,
-    TrainingState,
-    build_recognizer,
-    build_state,
-    restore_latest,
-    save_state,
-)
+from facekd.training.config import TrainConfig
+from facekd.training.logbook import Logbook, Stopwatch, Timer, train_line
+from facekd.training.recognizer import Recognizer, build_recognizer
+from facekd.training.resume import delete_leftovers, restore_latest, save_state
+from facekd.training.schedule import learning_rate
+from facekd.training.state import TrainingError, TrainingState, build_state
 from facekd.training.train_step import train_step
 from facekd.training.validation import HeadValidator, Validator, validate
-from facekd.training_data import open_training_data
+from facekd.utils.config_files import parse_config, to_yaml
 from facekd.utils.files import write_text
+from facekd.utils.locks import sole_owner_of
+from facekd.utils.processes import stop_on_signal
 from facekd.utils.progress import SECONDS_BETWEEN_LINES
 
 MakeValidators = Callable[[Any], Sequence[Validator | HeadValidator]]
@@ -313,3 +311,15 @@ def _say_bad_records(state: TrainingState, logbook: Logbook) -> None:
 
 if __name__ == "__main__":
     raise SystemExit(run_verb(main))
+
+
+@contextmanager
+def flush_denormals() -> Iterator[None]:
+    """Take denormal numbers as 0 for a block: many CPUs are a hundred times slower with them."""
+    smallest = torch.tensor(torch.finfo(torch.float32).smallest_normal)
+    was_flushing = (smallest / 2).item() == 0  # torch can set the mode but not tell it
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(was_flushing)

@@ -11,13 +11,12 @@ import torch
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from facekd.data.loading.loader import Batch
-from facekd.distributed import mean_over_world, sum_over_world, without_gradient_exchange
+from facekd.distributed import AMP_DTYPES, mean_over_world, sum_over_world, without_gradient_exchange
 from facekd.head.partial_fc import sampled_centres
-from facekd.images.augmentation import to_model_input
+from facekd.images.model_input import to_model_input
 from facekd.margins import labels_checked
-from facekd.run_control import TrainingError
 from facekd.training.optim import ema_decay, ema_update, set_learning_rate
-from facekd.training.state import AMP_DTYPES, TrainingState
+from facekd.training.state import TrainingError, TrainingState
 
 
 def train_step(

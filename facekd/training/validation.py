@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from facekd.backbones import fold_batch_norms
-from facekd.distributed import broadcast_from_main, copy_buffers_from_main, gather_rows
+from facekd.distributed import AMP_DTYPES, broadcast_from_main, copy_buffers_from_main, gather_rows
 from facekd.embedder import TorchEmbedder
 from facekd.images.preprocessing import Preprocessing
 from facekd.training.logbook import Logbook
-from facekd.training.state import AMP_DTYPES, TrainingState, save_state
+from facekd.training.resume import save_state
+from facekd.training.state import TrainingState
 
 IMAGES_AT_ONCE = {"cuda": 256}  # enough to keep one busy; elsewhere the embedder's own choice
 

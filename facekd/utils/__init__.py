@@ -1,1 +1,1 @@
-"""facekd/utils."""
+"""Holds helpers that know nothing of faces: files, locks, processes, progress, pages, configs."""

@@ -7,11 +7,16 @@ launcher starts inherit it, and so end as well.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import IO
 
 VARIABLE = "FACEKD_ENDS_WITH_STDIN"
@@ -59,3 +64,58 @@ def end_with_pool() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+SECONDS_OF_ONE_STOP = 2.0  # stop signals that come within this time are one request
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[list[int]]:
+    """Note SIGINT and SIGTERM in the yielded list: the loop saves and stops. Repeated seconds later, they act as usual.
+
+    Not at once, for one Ctrl-C or `scancel` arrives twice: from the terminal or the scheduler, and from the launcher.
+    The second may come when the run has saved and is on its way out: the handlers outlast the block then.
+    """
+    received: list[int] = []
+    previous = {}
+    first = 0.0
+
+    def note(number: int, _frame: object) -> None:
+        nonlocal first
+        if not received:
+            first = time.monotonic()
+        received.append(number)
+        if time.monotonic() - first > SECONDS_OF_ONE_STOP:
+            signal.signal(number, previous[number])
+            signal.raise_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        if received:
+            atexit.register(_ignore_stop_signals)  # the interpreter, ending, would put back the fatal defaults
+        else:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _ignore_stop_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def generator_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads whose end does not wait for them; work that has not begun is dropped.
+
+    A generator that was left half-way, say by an error in the loop over it, ends wherever Python collects it. That may
+    be in a thread which is just being started and holds the lock of all threads: to wait for a thread there takes the
+    same lock, and waits for ever (seen on Python 3.11).
+    """
+    pool = ThreadPoolExecutor(workers)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

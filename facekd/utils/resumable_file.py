@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from facekd.errors import FacekdError
+from facekd.utils.locks import lock_file
 
 CHECKPOINT_BYTES = 16 << 20
 CHECKPOINT_SECONDS = 2.0
@@ -55,7 +55,7 @@ class PartialFile:
         self.journal_path = self.path.with_name(f".{self.path.name}.journal")
         self._job = None if job is None else json.loads(json.dumps(job))
         self._stream: BinaryIO | None = self.partial_path.open("ab", buffering=1 << 20)
-        if not _lock(self._stream, self.partial_path):
+        if not lock_file(self._stream, self.partial_path):
             self._stream.close()
             self._stream = None
             raise FileInUseError(f"another process is writing {self.path} (it holds {self.partial_path})")
@@ -224,18 +224,3 @@ class PartialFile:
                         yield int(end), words, line_end
                 except ValueError:
                     return
-
-
-def _lock(stream: BinaryIO, path: Path) -> bool:
-    """Take `path`, open as `stream`, for this process; False where another one has it."""
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # a file system without locks
-    # The other writer may have finished, and renamed this very file into place, since it was opened here.
-    try:
-        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
-    except FileNotFoundError:
-        return False

@@ -1,4 +1,33 @@
-"""Public names of facekd/verification."""
+"""Computes verification metrics from comparison scores: TAR@FAR, ROC, EER, k-fold accuracy, intervals. Pure numpy."""
 
-from facekd.verification.metrics import *  # noqa: F403
-from facekd.verification.metrics import __all__  # noqa: F401
+from facekd.verification.kfold import KFoldAccuracy, kfold_accuracy
+from facekd.verification.metrics import area_under_roc, equal_error_point, equal_error_rate, roc_curve, tar_at_far
+from facekd.verification.operating_points import (
+    RULES,
+    EqualErrorPoint,
+    RocCurve,
+    Rule,
+    TarAtFar,
+    num_allowed_false_accepts,
+)
+from facekd.verification.proportions import wilson_interval
+from facekd.verification.scores import VerificationError, fold_indices
+
+__all__ = [
+    "RULES",
+    "EqualErrorPoint",
+    "KFoldAccuracy",
+    "RocCurve",
+    "Rule",
+    "TarAtFar",
+    "VerificationError",
+    "area_under_roc",
+    "equal_error_point",
+    "equal_error_rate",
+    "fold_indices",
+    "kfold_accuracy",
+    "num_allowed_false_accepts",
+    "roc_curve",
+    "tar_at_far",
+    "wilson_interval",
+]

@@ -20,7 +20,8 @@ import numpy as np
 from facekd.errors import FacekdError
 from facekd.utils.progress import track
 from facekd.verification import tar_at_far
-from facekd.verification.operating_points import just_above, num_allowed_false_accepts, wilson_interval
+from facekd.verification.operating_points import just_above, num_allowed_false_accepts
+from facekd.verification.proportions import wilson_interval
 
 DEFAULT_FPIRS, DEFAULT_RANKS = (1e-2, 1e-1), (1, 5, 10)
 CELLS_AT_ONCE = 2_000_000  # of a product: 16 MB

@@ -24,8 +24,8 @@ from facekd.verification.operating_points import (
     midway_threshold,
     not_measurable,
     num_allowed_false_accepts,
-    wilson_interval,
 )
+from facekd.verification.proportions import wilson_interval
 from facekd.verification.scores import VerificationError, checked_score_pair
 
 FIRST_WINDOW = 16  # impostors on either side of a target, in the search for ROC corners

@@ -15,10 +15,11 @@ import pytest
 from scipy.io import savemat
 
 from data_prep import convert_records, make_pair_set, pack_records, unpack_records
-from data_prep.pairs.published_lists import PairListError, read_pair_list
+from data_prep.pairs.pair_list import PairListError
+from data_prep.pairs.published_lists import read_pair_list
 from data_prep.sources.image_lists import ListError, list_folder
 from facekd.data.datasets.record_pack import open_record_pack
-from facekd.data.pair_packs.pair_pack import read_pair_pack
+from facekd.data.pair_packs.reading import read_pair_pack
 
 Run = Callable[..., tuple[int, str, str]]
 NAMES = [f"{number}_{who}_{age}_f" for number, (who, age) in enumerate([("Maria", 35), ("Zoe", 61), ("Ada", 4)] * 4)]

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import make_pair_set
-from data_prep.pairs.published_lists import PairListError, read_pair_list, subject_of
+from data_prep.pairs.pair_list import PairListError
+from data_prep.pairs.published_lists import read_pair_list, subject_of
 from data_prep.pairs.sampling import PairSamplingError, all_pairs, sample_pairs
 from evaluation.sets.pair_set import load_pair_set
-from facekd.data.pair_packs.pair_pack import read_pair_pack
+from facekd.data.pair_packs.reading import read_pair_pack
 
 Run = Callable[..., tuple[int, str, str]]
 PEOPLE = ["Ada_Lovelace", "Bob", "Cyd", "Dan", "Eve", "Fay"]

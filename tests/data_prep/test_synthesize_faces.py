@@ -15,7 +15,8 @@ import pytest
 
 from data_prep import synthesize_faces
 from data_prep.synthesize_faces import FIRST_TEST_IDENTITY, Settings, main, synthesize
-from facekd.data.pair_packs.pair_pack import decode_images, read_pair_pack
+from facekd.data.pair_packs.pair_pack import decode_images
+from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.data.recordio import RecordReader, unpack
 from facekd.data.synthetic import SynthesisError, render_faces
 from facekd.data.synthetic.pairs import plan_pairs

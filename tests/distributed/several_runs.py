@@ -21,11 +21,12 @@ from unittest import mock
 
 from facekd.distributed import World, broadcast_from_main, join_world, wait_for_all
 from facekd.errors import FacekdError
-from facekd.training.config import TrainConfig, parse_config
+from facekd.training.config import TrainConfig
 from facekd.training.distill import build_distiller
 from facekd.training.distill_config import DistillConfig
 from facekd.training.distill_diagnostics import diagnose
 from facekd.training.train import train
+from facekd.utils.config_files import parse_config
 
 PATIENCE = 120  # seconds until a process that waits for one that has stopped is ended
 

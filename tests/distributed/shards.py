@@ -7,7 +7,8 @@ import torch
 from facekd.distributed import World, gather_rows, mean_over_world
 from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
 from facekd.head.class_shards import ClassShards
-from facekd.head.classifier import HeadConfig, MarginClassifier
+from facekd.head.classifier import MarginClassifier
+from facekd.head.config import HeadConfig
 from facekd.head.partial_fc import sampled_centres
 from facekd.training.distill_diagnostics import first_class
 

@@ -16,15 +16,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from facekd.checkpoints.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
+from facekd.checkpoints.checkpoint import load_checkpoint
+from facekd.checkpoints.contents import CheckpointError
 from facekd.checkpoints.head_shards import read_rows
+from facekd.checkpoints.run_folder import list_checkpoints
 from facekd.checkpoints.shared_head import load_shared_head
 from facekd.data.datasets import SyntheticDataset
 from facekd.distributed import World
-from facekd.training.config import TrainConfig, parse_config
+from facekd.training.config import TrainConfig
 from facekd.training.distill import main as distill
 from facekd.training.logbook import read_log
 from facekd.training.train import train
+from facekd.utils.config_files import parse_config
 from tests.distributed import shards
 from tests.distributed.several_runs import RESUMING, SAVING
 from tests.distributed.test_distributed import HERE, PATIENCE, TRAIN, start_both, train_arguments

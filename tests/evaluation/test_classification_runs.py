@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from data_prep.synthesize_classification import main as synthesize
 from evaluation.evaluate_classification import main as evaluate
-from facekd.checkpoints.checkpoint import CheckpointError, load_checkpoint
+from facekd.checkpoints.checkpoint import load_checkpoint
+from facekd.checkpoints.contents import CheckpointError
 from facekd.cli import _make_validators
 from facekd.data.datasets import open_dataset
 from facekd.data.loading.loader import make_loader
@@ -23,14 +24,17 @@ from facekd.data.loading.sampler import PositionSampler
 from facekd.distributed import World
 from facekd.embedder import OnnxEmbedder
 from facekd.embedder.classifying_model import load_logit_network
-from facekd.export.export_onnx import ExportError, export_checkpoint
-from facekd.images.augmentation import Augmentation, to_model_input
-from facekd.training.config import ConfigError, TrainConfig, parse_config
+from facekd.export.export_onnx import export_checkpoint
+from facekd.export.onnx_graph import ExportError
+from facekd.images.augmentation import Augmentation
+from facekd.images.model_input import to_model_input
+from facekd.training.config import TrainConfig
 from facekd.training.distill import build_distiller
 from facekd.training.distill import main as distill
 from facekd.training.distill_config import DistillConfig
 from facekd.training.logbook import read_log
 from facekd.training.train import main as train
+from facekd.utils.config_files import ConfigError, parse_config
 
 ALONE = World(0, 1, torch.device("cpu"))
 SMALL = {"backbone__name": "resnet8x4", "backbone__width": 0.25, "backbone__embedding_size": 64}
@@ -267,7 +271,8 @@ def test_heads_of_two_kinds_and_other_classes_are_refused(
 
 
 def test_a_run_from_before_a_key_existed_resumes(data: Path, tmp_path: Path) -> None:
-    from facekd.checkpoints.checkpoint import list_checkpoints, save_checkpoint
+    from facekd.checkpoints.checkpoint import save_checkpoint
+    from facekd.checkpoints.run_folder import list_checkpoints
 
     build = partial(arguments, data, tmp_path / "run", images=40, checkpoint__every_images=20)
     assert train(build()) == 0

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from evaluation.evaluate_lfw import main
-from evaluation.pair_metrics import measure_pairs
+from evaluation.measures import measure_pairs
 from evaluation.sets.pair_set import load_pair_set
 from facekd.errors import FacekdError, run_verb
 from facekd.verification import kfold_accuracy
@@ -193,7 +193,8 @@ def test_two_packs_of_one_name_are_refused(model, pack, tmp_path, capsys):
 
 def test_images_of_another_size_are_resized_only_when_asked(model, tmp_path, capsys):
     pack = make_pack(tmp_path, name="large")
-    from facekd.data.pair_packs.pair_pack import read_pair_pack, write_pair_pack
+    from facekd.data.pair_packs.pair_pack import write_pair_pack
+    from facekd.data.pair_packs.reading import read_pair_pack
 
     content = read_pair_pack(pack)
     large = [
@@ -211,7 +212,7 @@ def test_images_of_another_size_are_resized_only_when_asked(model, tmp_path, cap
 def test_a_checkpoint_or_the_folder_of_its_run_is_judged_as_an_onnx_file_is(pack, tmp_path, folder):
     import torch
 
-    from facekd.backbones import build_backbone
+    from facekd.backbones.building import build_backbone
     from facekd.checkpoints.checkpoint import save_checkpoint
 
     torch.manual_seed(0)

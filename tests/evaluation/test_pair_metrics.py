@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from evaluation.pair_metrics import measure_pairs
+from evaluation.measures import measure_pairs
 from facekd.verification import equal_error_rate, kfold_accuracy, tar_at_far, wilson_interval
 
 

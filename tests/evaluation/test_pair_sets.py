@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from evaluation.sets.pair_set import PairSetError, load_pair_set
-from facekd.data.pair_packs.pair_pack import PairPackError, read_pair_pack, write_pair_pack
+from facekd.data.pair_packs.pair_pack import PairPackError, write_pair_pack
+from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.verification import VerificationError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evaluation.evaluate_lfw import main
-from evaluation.pair_metrics import measure_pairs
+from evaluation.measures import measure_pairs
 from evaluation.sets.pair_set import PairSet, load_pair_set
 from facekd.embedder import embed_with_flip, open_embedder
 

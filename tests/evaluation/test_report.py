@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from evaluation.pair_metrics import measure_pairs
-from evaluation.results.hardest_pairs import ScoredPairs, draw_hardest_pairs, draw_roc, print_results
+from evaluation.measures import measure_pairs
+from evaluation.results.figures import ScoredPairs, draw_roc
+from evaluation.results.hardest_pairs import draw_hardest_pairs
+from evaluation.results.terminal import print_results
 from evaluation.sets.pair_set import load_pair_set
 
 

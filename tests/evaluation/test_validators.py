@@ -10,7 +10,8 @@ import pytest
 from evaluation.sets.embedding_cache import cosine_scores, embed_images
 from evaluation.sets.pair_set import PairSetError, load_pair_set
 from evaluation.validators import PairSetValidator
-from facekd.data.pair_packs.pair_pack import PairPackError, read_pair_pack, write_pair_pack
+from facekd.data.pair_packs.pair_pack import PairPackError, write_pair_pack
+from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.verification import equal_error_rate, kfold_accuracy
 
 from .conftest import make_pack, quarters

@@ -11,18 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from facekd.backbones import build_backbone
-from facekd.checkpoints.checkpoint import (
-    CheckpointError,
-    checkpoint_path,
-    delete_leftovers,
-    keep_last,
-    list_checkpoints,
-    load_backbone,
-    load_checkpoint,
-    load_weights,
-    save_checkpoint,
-)
+from facekd.backbones.building import build_backbone
+from facekd.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from facekd.checkpoints.contents import CheckpointError
+from facekd.checkpoints.models import load_backbone, load_weights
+from facekd.checkpoints.run_folder import checkpoint_path, keep_last, list_checkpoints
+from facekd.training.resume import delete_leftovers
 from facekd.utils.files import atomic_path
 
 ARCHITECTURE = {"name": "mobilefacenet", "embedding_size": 16, "image_size": 32, "width": 0.125, "dropout": 0.0}

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
-from facekd.head.classifier import HeadConfig, HeadError, build_classifier
+from facekd.head.classifier import build_classifier
+from facekd.head.config import HeadConfig, HeadError
 from facekd.margins import MarginError, arcface
 
 HEADS = [

@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional
 
 from facekd.errors import FacekdError
-from facekd.head.classifier import HeadConfig, HeadError, LinearClassifier, MarginClassifier, build_classifier
+from facekd.head.classifier import LinearClassifier, MarginClassifier, build_classifier
+from facekd.head.config import HeadConfig, HeadError
 from facekd.margins import MarginError
 
 HEADS = [

@@ -9,9 +9,10 @@ import pytest
 
 from facekd.backbones import BackboneError
 from facekd.errors import FacekdError
-from facekd.head.classifier import HeadError
-from facekd.training.config import ConfigError, TrainConfig, config_keys, differences, parse_config, to_plain, to_yaml
+from facekd.head.config import HeadError
+from facekd.training.config import TrainConfig
 from facekd.training.distill_config import DistillConfig
+from facekd.utils.config_files import ConfigError, config_keys, differences, parse_config, to_plain, to_yaml
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
 

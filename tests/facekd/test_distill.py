@@ -11,18 +11,22 @@ import numpy as np
 import pytest
 import torch
 
-from facekd.backbones import build_backbone
-from facekd.checkpoints.checkpoint import CheckpointError, load_backbone, load_checkpoint, save_checkpoint
+from facekd.backbones.building import build_backbone
+from facekd.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from facekd.checkpoints.contents import CheckpointError
+from facekd.checkpoints.models import load_backbone
 from facekd.data.datasets import open_dataset
 from facekd.distributed import World
 from facekd.embedder import open_embedder
 from facekd.teacher.cache import write_teacher_cache
-from facekd.training.config import ConfigError, TrainConfig, parse_config
-from facekd.training.distill import DistillError, build_distiller, main
+from facekd.teacher.teacher import DistillError
+from facekd.training.config import TrainConfig
+from facekd.training.distill import build_distiller, main
 from facekd.training.distill_config import DistillConfig
 from facekd.training.logbook import read_log
 from facekd.training.state import build_state
 from facekd.training.train import train
+from facekd.utils.config_files import ConfigError, parse_config
 
 ALONE = World(0, 1, torch.device("cpu"))
 Distil = Callable[..., Path]
@@ -174,7 +178,7 @@ def test_a_teacher_that_no_loss_asks_is_not_run(distil: Distil, teacher: Path, m
 
 
 def _save_until(state: Any, images: int, calls: Any, *rest: Any) -> None:
-    from facekd.training.state import save_state
+    from facekd.training.resume import save_state
 
     next(calls)
     if state.images_seen <= images:
@@ -189,7 +193,7 @@ def test_the_projection_costs_deployment_nothing(tiny_arguments: list[str], teac
         config = parse_config(DistillConfig, arguments, "facekd distill", "")
         dataset = open_dataset(config.data.train, 32)
         state = build_state(config, ALONE, dataset, 120, build_distiller(config, ALONE, dataset))
-        from facekd.training.state import restore_latest
+        from facekd.training.resume import restore_latest
 
         restore_latest(state)
         images = torch.randn(5, 3, 32, 32)

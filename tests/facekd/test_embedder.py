@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from facekd.backbones import build_backbone
+from facekd.backbones.building import build_backbone
 from facekd.checkpoints.checkpoint import save_checkpoint
 from facekd.embedder import Embedder, EmbedderError, Preprocessing, TorchEmbedder, embed_with_flip, open_embedder
 

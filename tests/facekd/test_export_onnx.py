@@ -15,12 +15,14 @@ import torch
 from torch import nn
 
 import facekd
-from facekd.backbones import BACKBONES, build_backbone, fixed_embedding_size
+from facekd.backbones.building import BACKBONES, build_backbone, fixed_embedding_size
 from facekd.backbones.torchvision_models import TORCHVISION_EMBEDDING_SIZES
-from facekd.checkpoints.checkpoint import CheckpointError, save_checkpoint
+from facekd.checkpoints.checkpoint import save_checkpoint
+from facekd.checkpoints.contents import CheckpointError
 from facekd.embedder import OnnxEmbedder, Preprocessing, TorchEmbedder, open_embedder
 from facekd.errors import run_verb
-from facekd.export.export_onnx import ExportError, export_backbone, export_checkpoint, main
+from facekd.export.export_onnx import export_backbone, export_checkpoint, main
+from facekd.export.onnx_graph import ExportError
 from facekd.utils.files import sha256_of_file
 
 BACKBONE = {"name": "iresnet18", "embedding_size": 16, "image_size": 32, "width": 0.125, "dropout": 0.4}

@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from facekd.checkpoints import head_shards
-from facekd.checkpoints.checkpoint import delete_leftovers, load_checkpoint
+from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.checkpoints.head_shards import read_rows
 from facekd.data.datasets import SyntheticDataset
 from facekd.distributed import World
-from facekd.training.config import TrainConfig, parse_config
-from facekd.training.state import TrainingState, build_state, save_state
+from facekd.training.config import TrainConfig
+from facekd.training.resume import delete_leftovers, save_state
+from facekd.training.state import TrainingState, build_state
+from facekd.utils.config_files import parse_config
 
 ALONE = World(0, 1, torch.device("cpu"))
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")  # of a file system, as Python audits them

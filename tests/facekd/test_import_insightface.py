@@ -13,9 +13,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from facekd.backbones import BackboneError, build_backbone
-from facekd.checkpoints.checkpoint import CheckpointError, load_backbone, load_checkpoint
+from facekd.backbones import BackboneError
+from facekd.backbones.building import build_backbone
+from facekd.checkpoints.checkpoint import load_checkpoint
+from facekd.checkpoints.contents import CheckpointError
 from facekd.checkpoints.import_insightface import InsightFaceImportError, import_backbone, main, recognize_backbone
+from facekd.checkpoints.models import load_backbone
 from facekd.errors import run_verb
 
 Shapes = dict[str, tuple[int, ...]]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import lr_scheduler
 
-from facekd.training.optim import OptimError, ScheduleConfig, learning_rate
+from facekd.training.optim import OptimError
+from facekd.training.schedule import ScheduleConfig, learning_rate
 
 TOTAL = 10_000
 

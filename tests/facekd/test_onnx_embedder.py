@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from facekd.data.pair_packs.pair_pack import decode_images, read_pair_pack
+from facekd.data.pair_packs.pair_pack import decode_images
+from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.embedder import Embedder, EmbedderError, OnnxEmbedder, Preprocessing, embed_with_flip, open_embedder
 
 SIZE = 8

@@ -13,7 +13,7 @@ import yaml
 from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.embedder import open_embedder
 from facekd.experiments.sh_kd import load_pipeline, main
-from facekd.training.config import ConfigError
+from facekd.utils.config_files import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,8 @@ from torch.nn import functional
 from facekd.distributed import ALONE, World
 from facekd.head.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
 from facekd.head.class_shards import ClassShards
-from facekd.head.classifier import HeadConfig, HeadError, MarginClassifier, build_classifier
+from facekd.head.classifier import MarginClassifier, build_classifier
+from facekd.head.config import HeadConfig, HeadError
 from facekd.head.partial_fc import draw_places, sampled_centres
 from facekd.margins import MarginError
 from facekd.training.optim import OptimizerConfig, build_optimizer, parameter_groups, set_learning_rate

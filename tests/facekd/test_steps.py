@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from facekd.experiments import command_runner as steps_module
-from facekd.experiments.command_runner import Memory, Step, StepError, as_options, run_steps, sole_user_of
+from facekd.experiments.command_runner import Memory, Step, StepError, as_options, run_steps
+from facekd.utils.locks import sole_user_of
 
 # In place of facekd: `touch FILE`, `fail FILE`, or `wait FILE`, which leaves FILE when it is told to stop.
 SCRIPT = """

@@ -240,7 +240,7 @@ def test_a_cache_travels_to_another_process(tmp_path: Path, dataset: FaceDataset
 
 
 def test_the_verb_with_a_checkpoint(tmp_path: Path, tiny_faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from facekd.backbones import build_backbone
+    from facekd.backbones.building import build_backbone
     from facekd.checkpoints.checkpoint import save_checkpoint
     from facekd.embedder import open_embedder
 

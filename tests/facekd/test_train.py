@@ -17,13 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from facekd.checkpoints.checkpoint import (
-    CheckpointError,
-    checkpoint_path,
-    list_checkpoints,
-    load_backbone,
-    load_checkpoint,
-)
+from facekd.checkpoints.checkpoint import load_checkpoint
+from facekd.checkpoints.contents import CheckpointError
+from facekd.checkpoints.models import load_backbone
+from facekd.checkpoints.run_folder import checkpoint_path, list_checkpoints
 from facekd.data.datasets import open_dataset
 from facekd.distributed import World
 from facekd.errors import FacekdError

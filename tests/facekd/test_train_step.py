@@ -15,13 +15,15 @@ from facekd.data.datasets import open_dataset
 from facekd.distillation import DistillationError
 from facekd.distributed import World
 from facekd.margins import MarginError
-from facekd.training.config import TrainConfig, parse_config
+from facekd.training.config import TrainConfig
 from facekd.training.distill import build_distiller
 from facekd.training.distill_config import DistillConfig
 from facekd.training.distiller import Distiller
-from facekd.training.state import TrainingState, build_state, save_state
+from facekd.training.resume import save_state
+from facekd.training.state import TrainingState, build_state
 from facekd.training.train import _make_loader
 from facekd.training.train_step import train_step
+from facekd.utils.config_files import parse_config
 
 ALONE = World(0, 1, torch.device("cpu"))
 HEADS = [

@@ -1,4 +1,22 @@
-"""Public names of facekd/data/datasets."""
+"""Opens labelled images, whatever they are kept in: `open_dataset(path, image_size)`."""
 
-from facekd.data.datasets.opening import *  # noqa: F403
-from facekd.data.datasets.opening import __all__  # noqa: F401
+from facekd.data.datasets.cifar_dataset import CifarDataset, Split
+from facekd.data.datasets.encoded_dataset import EncodedDataset
+from facekd.data.datasets.face_dataset import DatasetError, FaceDataset, OnBadRecord
+from facekd.data.datasets.folder_dataset import FolderDataset
+from facekd.data.datasets.generated_dataset import SyntheticDataset
+from facekd.data.datasets.opening import open_dataset
+from facekd.data.datasets.record_dataset import RecordDataset
+
+__all__ = [
+    "CifarDataset",
+    "DatasetError",
+    "EncodedDataset",
+    "FaceDataset",
+    "FolderDataset",
+    "OnBadRecord",
+    "RecordDataset",
+    "Split",
+    "SyntheticDataset",
+    "open_dataset",
+]

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.data.datasets.encoded_dataset import DatasetError, put_into
+from facekd.data.datasets.face_dataset import DatasetError, put_into
 from facekd.images.crops import ResizedCrop, cut_and_scale
 
 Split = Literal["train", "test"]

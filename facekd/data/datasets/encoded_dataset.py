@@ -4,78 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from facekd.data.datasets.face_dataset import DatasetError, OnBadRecord
 from facekd.data.recordio import RecordError
-from facekd.errors import FacekdError
 from facekd.images.crops import ResizedCrop, cut_and_scale, middle_box
 from facekd.images.decoding import ImageError, ImageSizeError, decode_into, decode_rgb
 
-OnBadRecord = Literal["fail", "skip"]
 Encoded: TypeAlias = bytes | memoryview
 # With "skip": a stretch of broken images this long is a broken file, not a few broken images.
 MAX_BAD_IN_A_ROW = 100
-
-
-class DatasetError(FacekdError):
-    """A data set that cannot be trained on as it is, or an image in it that cannot be read."""
-
-
-class FaceDataset(Protocol):
-    """What the loader and the trainer need of labelled images. Shapes: B images asked for, S `image_size`.
-
-    Attributes:
-        name: for messages and logs.
-        num_classes: every label is below it.
-        image_size: side of the images in pixels.
-        notes: sentences about what is unusual, for people.
-    """
-
-    name: str
-    num_classes: int
-    image_size: int
-    notes: list[str]
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Labels of all images, (N,), each 0 <= label < num_classes."""
-        ...
-
-    def __len__(self) -> int:
-        """Number of images N."""
-        ...
-
-    def load(
-        self,
-        indices: NDArray[np.int64],
-        crops: Sequence[ResizedCrop] | None = None,
-        out: NDArray[np.uint8] | None = None,
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Images (B, S, S, 3) uint8 RGB and their labels (B,), for image numbers (B,).
-
-        With `crops`, one for each image, a box of the image as it is stored, scaled to S x S. The images are put in
-        `out` where it is given: memory that has been written to before takes them faster than new memory.
-        """
-        ...
-
-    def describe(self, index: int) -> str:
-        """Where image `index` comes from, for messages: the record's key and file, or the path."""
-        ...
-
-    def take_bad_records(self) -> list[str]:
-        """What `load` passed over since the last call, one line each; forgotten afterwards."""
-        ...
-
-
-def put_into(out: NDArray[np.uint8] | None, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The images where `FaceDataset.load` was asked to put them."""
-    if out is None:
-        return images
-    out[:] = images
-    return out
 
 
 class EncodedDataset(ABC):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from facekd.data.datasets.encoded_dataset import FaceDataset
+from facekd.data.datasets.face_dataset import FaceDataset
 
 
 def labels_sha256(dataset: FaceDataset) -> str:

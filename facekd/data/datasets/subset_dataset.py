@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.data.datasets.encoded_dataset import DatasetError, FaceDataset
-from facekd.data.recordio.read_ahead import ReadsAhead
+from facekd.data.datasets.face_dataset import DatasetError, FaceDataset, ReadsAhead
 from facekd.images.crops import ResizedCrop
 from facekd.utils.randomness import random_words
 

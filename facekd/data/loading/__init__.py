@@ -1,1 +1,1 @@
-"""facekd/data/loading."""
+"""Decides which image comes when, and brings batches of them to the device."""

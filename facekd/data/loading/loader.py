@@ -11,15 +11,16 @@ from typing import Literal
 import torch
 
 from facekd.data.datasets import FaceDataset
+from facekd.data.datasets.face_dataset import ReadsAhead
 from facekd.data.loading.batch import Batch
 from facekd.data.loading.batch_buffers import BatchMemory, BatchSlots, LoaderError
 from facekd.data.loading.batch_workers import BatchWorkers
 from facekd.data.loading.gpu_prefetch import CudaSender
 from facekd.data.loading.sampler import PositionSampler, SampledBatch
-from facekd.data.recordio.read_ahead import ReadsAhead
-from facekd.generator_threads import generator_threads
-from facekd.images.augmentation import Augmentation, augment, flip_mask
+from facekd.images.augmentation import Augmentation, augment
 from facekd.images.crops import draw_resized_crops
+from facekd.images.model_input import flip_mask
+from facekd.utils.processes import generator_threads
 
 __all__ = ["Batch", "BatchLoader", "LoaderError", "make_loader", "usable_cores"]
 

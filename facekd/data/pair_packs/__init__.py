@@ -1,1 +1,1 @@
-"""facekd/data/pair_packs."""
+"""Reads and writes verification packs: `.bin` files as InsightFace ships them, and `.npz` files of facekd."""

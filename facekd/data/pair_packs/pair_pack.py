@@ -11,17 +11,14 @@ import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from facekd.data.pair_packs.unpickler import ArrayStandIn, RefusedGlobalError, load_pairs
+from facekd.data.pair_packs.unpickler import ArrayStandIn
 from facekd.errors import FacekdError
 from facekd.images.decoding import ImageError, decode_rgb
 from facekd.utils.files import atomic_open
-
-ZIP_START = b"PK\x03\x04"
 
 
 class PairPackError(FacekdError):
@@ -47,43 +44,6 @@ class PairPack:
     def __len__(self) -> int:
         """Number of pairs N."""
         return len(self.is_same)
-
-
-def read_pair_pack(path: str | os.PathLike[str]) -> PairPack:
-    """Read a verification pack: a `.bin` written by Python 2 or 3, with images as bytes, `str` or uint8 arrays (n,) or
-    (n, 1); or facekd's own `.npz`, which is no pickle.
-
-    Args:
-        path: the file; which of the two it is shows in its first bytes.
-
-    Returns:
-        The pairs, in the order of the file; images stay encoded (see `decode_images`).
-
-    Raises:
-        PairPackError: the file is no pack, is cut short, asks for code to be run, or holds an odd number of images,
-            a different number of labels than pairs, labels that are not true or false, or an empty image.
-        OSError: the file cannot be read.
-    """
-    path = Path(path)
-    content = path.read_bytes()
-    if content.startswith(ZIP_START):
-        from facekd.data.pair_packs.npz_file import parse_native_pair_pack  # here: it builds on this module
-
-        return parse_native_pair_pack(content, str(path))
-    try:
-        loaded = load_pairs(content)
-    except RefusedGlobalError as error:
-        raise PairPackError(
-            f"{path}: refused: the pickle asks for {error}, which no verification pack needs and which could run "
-            "code of whoever wrote the file; use packs from a source you trust, or rebuild it with write_pair_pack"
-        ) from None
-    except Exception as error:
-        # A damaged pickle fails inside the machine in any way at all (EOFError, KeyError, MemoryError, ...).
-        raise PairPackError(
-            f"{path}: not a readable verification pack ({len(content):,} bytes): {type(error).__name__}: {error}; "
-            "expected a pickled (images, is_same); the file is cut short, damaged or of another kind: fetch it again"
-        ) from error
-    return validate_pairs(loaded, str(path), most_bytes=len(content))
 
 
 def write_pair_pack(

@@ -4,18 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
-
-
-@runtime_checkable
-class ReadsAhead(Protocol):
-    """A data set whose images lie in a file in the order of their numbers, more or less."""
-
-    def read_ahead(self, first: int, end: int) -> None:
-        """Have images `first` to `end` - 1 read into the page cache; returns before they are there."""
-        ...
 
 
 def read_ahead(path: Path, offsets: np.ndarray, extents: np.ndarray) -> None:

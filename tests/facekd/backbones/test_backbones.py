@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from facekd.backbones import BACKBONES, Backbone, BackboneError, build_backbone, fixed_embedding_size
+from facekd.backbones import Backbone, BackboneError
+from facekd.backbones.building import BACKBONES, build_backbone, fixed_embedding_size
 
 # One backbone of each family, thin and small enough to run by the dozen.
 SMALL = [

@@ -9,7 +9,8 @@ import torch
 import torchvision
 from torch import nn
 
-from facekd.backbones import BackboneError, build_backbone, count_parameters, fixed_embedding_size
+from facekd.backbones import BackboneError, count_parameters
+from facekd.backbones.building import build_backbone, fixed_embedding_size
 from facekd.head.classifier import LinearClassifier
 
 # With a linear classifier of 100 classes: 1.23 M, 7.43 M, 0.28 M, 0.86 M, 0.70 M and 2.26 M are published; the digits

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from facekd.backbones import BACKBONES, build_backbone, count_macs, count_parameters, fixed_embedding_size
+from facekd.backbones import count_macs, count_parameters
+from facekd.backbones.building import BACKBONES, build_backbone, fixed_embedding_size
 
 # Embedding of 512 at 112 pixels: millions of parameters and milliards of multiply-adds as published for MS1MV3.
 PUBLISHED = {

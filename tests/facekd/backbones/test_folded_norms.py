@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from facekd.backbones import ProjectedBackbone, build_backbone, fixed_embedding_size, fold_batch_norms
+from facekd.backbones import ProjectedBackbone, fold_batch_norms
+from facekd.backbones.building import build_backbone, fixed_embedding_size
 
 # Each with the 2-d normalisations that stay, for no convolution is right before them.
 NETWORKS = {

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from facekd.data.config import DataConfig
 from facekd.data.datasets import RecordDataset
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.datasets.subset_dataset import SubsetDataset
 from facekd.data.loading.block_shuffle import BlockShuffle, BlockShuffleError
 from facekd.data.loading.loader import make_loader
 from facekd.data.loading.sampler import PositionSampler
-from facekd.training.config import ConfigError, DataConfig
+from facekd.utils.config_files import ConfigError
 
 SHAPES = st.builds(BlockShuffle, st.integers(1, 12), st.integers(1, 6))
 PINNED = [8, 3, 9, 0, 2, 10, 5, 4, 1, 7, 6, 9, 10, 2, 0, 8, 1, 5, 7, 3, 4, 6]

@@ -20,7 +20,8 @@ from facekd.data.datasets import DatasetError, FaceDataset, RecordDataset
 from facekd.data.loading import loader as loader_module
 from facekd.data.loading.loader import Batch, LoaderError, make_loader
 from facekd.data.loading.sampler import PositionSampler
-from facekd.images.augmentation import Augmentation, augment, flip_mask
+from facekd.images.augmentation import Augmentation, augment
+from facekd.images.model_input import flip_mask
 
 from .test_datasets import BROKEN
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facekd.data.pair_packs.npz_file import parse_native_pair_pack, write_native_pair_pack
-from facekd.data.pair_packs.pair_pack import PairPack, PairPackError, read_pair_pack
+from facekd.data.pair_packs.pair_pack import PairPack, PairPackError
+from facekd.data.pair_packs.reading import read_pair_pack
 
 IMAGES = [b"one", b"PK\x03\x04two", b"\0\0", b"4"]
 PACK = PairPack(IMAGES, np.array([True, False]), np.array([["a", "a"], ["a", "bé"]]), np.array([0, 1]))

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from facekd.data.pair_packs.pair_pack import PairPackError, decode_images, read_pair_pack, write_pair_pack
+from facekd.data.pair_packs.pair_pack import PairPackError, decode_images, write_pair_pack
+from facekd.data.pair_packs.reading import read_pair_pack
 
 IMAGES = [b"\xff\xd8one", b"\xff\xd8two", b"\xff\xd8three", b"\xff\xd8four"]
 LABELS = [True, False]

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from facekd.images.augmentation import Augmentation, AugmentationError, augment, flip_mask, to_model_input
+from facekd.images.augmentation import Augmentation, AugmentationError, augment
+from facekd.images.model_input import flip_mask, to_model_input
 
 from .conftest import make_photo
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekd.distillation import DistillationError, adadistill, adadistill_centres, arcdistill
-from facekd.head.classifier import HeadConfig, MarginClassifier
+from facekd.head.classifier import MarginClassifier
+from facekd.head.config import HeadConfig
 from facekd.margins import MarginError, arcface, cosface, no_margin
 
 LABELS = torch.tensor([3, 0, 3, 5, 1, 3])

@@ -12,20 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from facekd.distillation import (
-    DistillationError,
-    LossWeights,
-    adadistill,
-    arcdistill,
-    embedding_cosine,
-    embedding_l2,
-    kd_kl,
-    mix,
-    rkd_angle,
-    rkd_distance,
-    simkd,
-    sp,
-)
+from facekd.distillation import DistillationError, LossWeights, adadistill, arcdistill, rkd_angle, rkd_distance, sp
+from facekd.distillation.embeddings import embedding_cosine, embedding_l2, simkd
+from facekd.distillation.logits import kd_kl, mix
 
 SEEDS = st.integers(0, 2**31)
 PAIRWISE = [embedding_l2, embedding_cosine, simkd, rkd_distance, rkd_angle, sp]

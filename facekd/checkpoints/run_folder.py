@@ -1,0 +1,84 @@
+"""Finds, names and removes the checkpoints in a run's folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from facekd.checkpoints.contents import HEAD_SUFFIX, SUFFIX, CheckpointError
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What is kept.
+
+    Args:
+        every_images: a checkpoint each so many images seen, besides the one at the end; 0 goes by the clock alone.
+        every_minutes: a checkpoint each so many minutes too: what a kill costs at most; 0 goes by images alone.
+        keep: how many of the newest stay; `best.pt`, by validation accuracy, stays besides.
+    """
+
+    every_images: int = 0
+    every_minutes: float = 15.0
+    keep: int = 3
+
+
+def not_written(path: Path, error: Exception) -> CheckpointError:
+    """What to raise where a checkpoint could not be written, which says what the run goes on from."""
+    return CheckpointError(
+        f"{path}: could not be written ({str(error).splitlines()[0]}); is the disk full? Free some space and "
+        f"run the same command again: {_what_is_left(path.parent.parent)}"
+    )
+
+
+def _what_is_left(run_folder: Path) -> str:
+    found = list_checkpoints(run_folder)
+    return f"it goes on from {found[-1].name}" if found else "it starts anew, for there is no earlier checkpoint"
+
+
+def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """The checkpoint file meant by `path`: itself, or the latest of the run whose folder it is."""
+    file = Path(path)
+    if file.is_dir():
+        found = list_checkpoints(file)
+        if not found:
+            raise CheckpointError(f"{file}: no checkpoint in this folder (looked for checkpoints/*{SUFFIX})")
+        return found[-1]
+    if not file.exists():
+        raise CheckpointError(f"{file}: no such checkpoint")
+    return file
+
+
+def checkpoint_path(run_folder: Path, images_seen: int) -> Path:
+    """Where a run keeps the checkpoint taken after so many images; the names sort by age."""
+    return run_folder / "checkpoints" / f"{images_seen:012d}{SUFFIX}"
+
+
+def list_checkpoints(run_folder: Path) -> list[Path]:
+    """The numbered checkpoints of a run, oldest first; `best.pt` is not among them."""
+    return sorted(path for path in (run_folder / "checkpoints").glob(f"*{SUFFIX}") if path.stem.isdigit())
+
+
+def keep_last(run_folder: Path, count: int) -> None:
+    """Delete all but the `count` newest numbered checkpoints."""
+    for path in list_checkpoints(run_folder)[:-count]:
+        path.unlink(missing_ok=True)
+        forget_other_heads(path, None)
+
+
+def forget_other_heads(path: Path, folder: str | None) -> None:
+    """Delete the folders of earlier heads of a checkpoint that was written over, such as `best.pt`.
+
+    Args:
+        path: the checkpoint, as it is now.
+        folder: the one it names; None where its head lies in the file, or it is gone itself.
+    """
+    for other in heads_of(path):
+        if other.name != folder:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def heads_of(path: Path) -> list[Path]:
+    return [*path.parent.glob(f"{path.stem}{HEAD_SUFFIX}"), *path.parent.glob(f"{path.stem}-*{HEAD_SUFFIX}")]

@@ -1,0 +1,79 @@
+"""Defines the `data:` section of a training config and opens the training set that it names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from facekd.data.datasets import FaceDataset, open_dataset
+from facekd.data.datasets.subset_dataset import hold_out
+from facekd.data.loading.block_shuffle import BlockShuffle
+from facekd.utils.config_files import ConfigError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The training images.
+
+    Args:
+        train: a folder with train.rec, a .rec file, a folder with one folder of images per identity or class (or with
+            such folders as train/ and val/), CIFAR's folder, or `synthetic:200x20` for 200 generated identities of 20
+            images.
+        image_size: height and width in pixels that the records must have.
+        mean: subtracted from each RGB channel, in units of 0..255; written into every exported model.
+        std: each channel is divided by it, same units.
+        resize: scale images of another size to `image_size` instead of refusing them.
+        center_crop: for classification: of image files of any size, take the square in the middle, this share of the
+            shorter side (0.875 is usual), scaled to `image_size`; in training `augmentation.resized_crop` takes another
+            box. 0 refuses images of another size.
+        held_out: this share of each class is not trained on, to choose the best checkpoint by; the same images for
+            every seed.
+        workers: loader processes per rank, at most one a core; 0 decodes in the training process.
+        shuffle: `full`: any image may follow any other. `sequential`, for packs on network or spinning disks: blocks of
+            neighbouring records, read in one go, change places and are shuffled through each other a window at a time.
+        shuffle_block: of `sequential`: neighbouring images in a block.
+        shuffle_window: of `sequential`: blocks in a window, which all fit in the page cache twice.
+        on_bad_record: `fail` stops at a record that cannot be decoded, `skip` uses the next and counts.
+    """
+
+    train: str = ""
+    image_size: int = 112
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    resize: bool = False
+    center_crop: float = 0.0
+    held_out: float = 0.0
+    workers: int = 4
+    shuffle: Literal["full", "sequential"] = "full"
+    shuffle_block: int = 1024
+    shuffle_window: int = 64
+    on_bad_record: Literal["fail", "skip"] = "fail"
+
+    def __post_init__(self) -> None:
+        BlockShuffle(self.shuffle_block, self.shuffle_window)
+        unused = [key for key in ("shuffle_block", "shuffle_window") if getattr(self, key) != getattr(DataConfig, key)]
+        if unused and self.shuffle != "sequential":
+            raise ConfigError(
+                f"data.{unused[0]} has no effect unless data.shuffle is sequential: set that or remove it"
+            )
+
+    @property
+    def block_shuffle(self) -> BlockShuffle | None:
+        """The shape of a sequential shuffle; None where the shuffle is full."""
+        return BlockShuffle(self.shuffle_block, self.shuffle_window) if self.shuffle == "sequential" else None
+
+
+def open_training_data(data: DataConfig, which: Literal["train", "held_out", "test"] = "train") -> FaceDataset:
+    """Open the images that the `data` section names, without those held out; or these; or the test images.
+
+    Test images are never skipped: a bad one is an error whatever `on_bad_record` says.
+
+    Raises:
+        DatasetError: see `facekd.data.datasets.open_dataset`; also where nothing can be held out.
+    """
+    if which == "test":
+        return open_dataset(data.train, data.image_size, resize=data.resize, center_crop=data.center_crop, split="test")
+    dataset = open_dataset(data.train, data.image_size, data.on_bad_record, data.resize, data.center_crop)
+    if which == "train":
+        return hold_out(dataset, data.held_out)[0] if data.held_out else dataset
+    return hold_out(dataset, data.held_out)[1]

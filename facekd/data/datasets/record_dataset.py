@@ -1,0 +1,84 @@
+"""Reads labelled images from packs of records."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facekd.data.datasets.encoded_dataset import Encoded, EncodedDataset
+from facekd.data.datasets.face_dataset import OnBadRecord
+from facekd.data.datasets.record_pack import open_record_pack
+from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
+from facekd.data.recordio.read_ahead import read_ahead
+
+
+class RecordDataset(EncodedDataset):
+    """A RecordIO pack, InsightFace or im2rec layout, read without mxnet.
+
+    Args:
+        path: a folder that holds train.rec or the shards of a data set, or a .rec file.
+        image_size: S, side in pixels.
+        on_bad_record: see `EncodedDataset`; with "skip", records whose very headers are lost (the end of a truncated
+            file, an overwritten stretch) are left out of the data set at once, and `notes` says how many.
+        resize: see `EncodedDataset`.
+
+    Raises:
+        DatasetError: labels that do not fit the number of classes, or images of another size.
+        RecordError: no pack there, or a damaged one.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        image_size: int,
+        on_bad_record: OnBadRecord = "fail",
+        resize: bool = False,
+    ) -> None:
+        self.pack = ShardedRecords(path, on_bad_record) if find_shards(path) else open_record_pack(path, on_bad_record)
+        super().__init__(str(path), image_size, self.pack.num_classes, on_bad_record, resize)
+        is_usable = self.pack.labels() >= 0
+        # Images of the pack that are images of the data set; None where all are, the ordinary case, at no cost.
+        self._kept = None if is_usable.all() else np.flatnonzero(is_usable)
+        self.notes = list(self.pack.oddities)
+        self.check()
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """See `FaceDataset.labels`. Kept by the pack, which does not send them to a worker: it reads its own."""
+        labels = self.pack.labels()
+        return labels if self._kept is None else labels[self._kept]
+
+    def __len__(self) -> int:
+        return self.pack.num_images if self._kept is None else len(self._kept)
+
+    def read_encoded(self, index: int) -> tuple[bytes, int]:
+        """See `EncodedDataset.read_encoded`."""
+        return self.pack.read_image(self._in_pack(index))
+
+    def read_many(self, indices: NDArray[np.int64]) -> tuple[Sequence[Encoded], NDArray[np.int64]]:
+        """See `EncodedDataset.read_many`: views of the mapped file, of which nothing is copied."""
+        return self.pack.read_images(indices if self._kept is None else self._kept[indices])
+
+    def read_ahead(self, first: int, end: int) -> None:
+        """See `facekd.data.recordio.read_ahead`."""
+        images = np.arange(first, end) if self._kept is None else self._kept[first:end]
+        for place in self.pack.locations(images):
+            read_ahead(*place)
+
+    def describe(self, index: int) -> str:
+        """See `FaceDataset.describe`."""
+        return self.pack.describe_image(self._in_pack(index))
+
+    def _in_pack(self, index: int) -> int:
+        return index if self._kept is None else int(self._kept[index])
+
+    def advice_on_labels(self) -> str:
+        """See `EncodedDataset.advice_on_labels`."""
+        source = "the pack's identity records" if len(self.pack.identity_keys) else "the `property` file beside it"
+        return (
+            f"The number of classes, {self.num_classes:,}, is that of {source}: correct it there, or make the pack "
+            f"again; `facekd data inspect {self.name}` shows what is in it"
+        )

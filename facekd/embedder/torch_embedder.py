@@ -1,0 +1,122 @@
+"""Embeds images with a torch module."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from facekd.embedder.checks import check_batch_size, check_finite, start_fingerprint
+from facekd.images.preprocessing import EmbedderError, Preprocessing, fit_images
+
+if TYPE_CHECKING:
+    import torch
+
+
+# More on a CPU only takes longer: there the memory of large activations is cleared anew for each batch.
+IMAGES_AT_ONCE = {"cpu": 16}
+
+
+IMAGES_AT_ONCE_ELSEWHERE = 64
+
+
+class TorchEmbedder:
+    """A torch module as an `Embedder`.
+
+    Args:
+        module: float (B, 3, S, S) -> embedding (B, D). It is neither copied nor changed: it is put in evaluation mode
+            for the time of a call only, so that a module in training may be embedded with.
+        preprocessing: mean, std, colour and size the module was trained with.
+        device: where to run; the module is moved there.
+        batch_size: images run at once; None chooses by the device.
+        normalize: divide each embedding by its L2 norm.
+        autocast: a torch dtype (`torch.bfloat16`) to run the module in mixed precision; None for float32.
+        resize: resize images of another size instead of refusing them.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        preprocessing: Preprocessing,
+        device: str | torch.device = "cpu",
+        batch_size: int | None = None,
+        normalize: bool = False,
+        autocast: torch.dtype | None = None,
+        resize: bool = False,
+    ) -> None:
+        import torch
+
+        self.preprocessing = preprocessing
+        self.normalized = normalize
+        self.resize = resize
+        self._device = torch.device(device)
+        chosen = IMAGES_AT_ONCE.get(self._device.type, IMAGES_AT_ONCE_ELSEWHERE)
+        self.batch_size = chosen if batch_size is None else batch_size
+        check_batch_size(self.batch_size)
+        self._module = module.to(self._device)
+        self._autocast = autocast
+        size = getattr(module, "embedding_size", None)
+        self.embedding_size: int = int(size) if size is not None else self._embed_batch(preprocessing.blank()).shape[1]
+
+    @property
+    def fingerprint(self) -> str:
+        """Computed anew at each access, for the weights may be in training."""
+        import torch
+
+        digest = start_fingerprint(self.preprocessing, self.normalized, self.resize, str(self._autocast))
+        digest.update(f"{type(self._module).__name__} {getattr(self._module, 'name', '')}".encode())
+        for name, value in self._module.state_dict().items():
+            array = value.detach().cpu().contiguous()
+            digest.update(f"{name} {array.dtype} {tuple(array.shape)}".encode())
+            # Reinterpreted as bytes because numpy has no bfloat16.
+            digest.update(memoryview(array.flatten().view(torch.uint8).numpy()))
+        return digest.hexdigest()
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """See `Embedder.embed`.
+
+        Raises:
+            EmbedderError: images of another type or size, or an embedding that is not finite.
+        """
+        images = fit_images(images, self.preprocessing.image_size, self.resize)
+        embeddings = np.empty((len(images), self.embedding_size), np.float32)
+        for start in range(0, len(images), self.batch_size):
+            embeddings[start : start + self.batch_size] = self._embed_batch(images[start : start + self.batch_size])
+        return check_finite(embeddings, "the torch module")
+
+    def _embed_batch(self, images: np.ndarray) -> np.ndarray:
+        import torch
+
+        from facekd.images.model_input import to_model_input
+
+        step = self.preprocessing.channel_step
+        with _evaluation_mode(self._module), torch.inference_mode():
+            # uint8 crosses to the device, a quarter of the bytes; the permuted view is channels_last as it stands.
+            pixels = torch.from_numpy(np.ascontiguousarray(images[..., ::step])).to(self._device)
+            inputs = to_model_input(pixels, mean=self.preprocessing.mean[::step], std=self.preprocessing.std[::step])
+            enabled = self._autocast is not None
+            with torch.autocast(self._device.type, dtype=self._autocast, enabled=enabled):
+                embedding = self._module(inputs)
+            if embedding.ndim != 2 or len(embedding) != len(images):
+                raise EmbedderError(
+                    f"the torch module returns shape {tuple(embedding.shape)} for {len(images)} images, "
+                    f"expected ({len(images)}, embedding size)"
+                )
+            embedding = embedding.float()
+            if self.normalized:
+                embedding = torch.nn.functional.normalize(embedding)
+            return embedding.cpu().numpy()
+
+
+@contextlib.contextmanager
+def _evaluation_mode(module: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; each submodule gets back the mode it had (some may be frozen in evaluation mode)."""
+    training = [child for child in module.modules() if child.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child in training:
+            child.training = True
