@@ -1,4 +1,4 @@
-"""Benchmarks that run during training: handed to `facekd.training.train`, which knows none of them."""
+"""Benchmarks that run during training: handed to `facekd.training.loop`, which knows none of them."""
 
 from __future__ import annotations
 

@@ -1,107 +1,119 @@
-"""The direction of dependencies (pure maths at the bottom, the command at the top), held by walking the imports."""
+"""Holds the direction of imports: folders from the bottom up, no circles, verbs imported by the command alone."""
 
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# From the bottom up; a module may import its own layer and those below. The longest matching prefix counts.
-LAYERS = {
-    "facekd": 0,
-    "facekd.errors": 0,
-    "facekd.utils.decimal_digits": 0,
-    "facekd.utils.files": 0,
-    "facekd.utils.progress": 0,
-    "facekd.images.preprocessing": 0,
-    "facekd.margins": 0,
-    "facekd.verification": 0,
-    "facekd.images.alignment": 0,
-    "facekd.training.optim": 0,
-    "facekd.data.record": 0,
-    "facekd.data.recordio": 0,
-    "facekd.backbones": 1,
-    "facekd.head.robust_centres": 0,
-    "facekd.chunked": 1,
-    "facekd.head.class_shards": 1,
-    "facekd.head.classifier": 1,
-    "facekd.data": 1,
-    "facekd.distillation": 1,
-    "facekd.distributed": 1,
-    "facekd.training.config": 2,
-    "facekd.head.partial_fc": 1,
-    "facekd.checkpoints.head_shards": 2,
-    "facekd.checkpoints.shared_head": 2,
-    "facekd.checkpoints.checkpoint": 2,
-    "facekd.embedder.classifying_model": 2,
-    "facekd.training.logbook": 2,
-    "facekd.embedder": 2,
-    "facekd.embedder.onnx_embedder": 2,
-    "facekd.teacher.cache": 2,
-    "facekd.embedder.model_options": 2,
-    "facekd.training_data": 2,
-    "facekd.training.state": 3,
-    "facekd.run_control": 3,
-    "facekd.training.validation": 3,
-    "facekd.training.train": 3,
-    "facekd.training.distill": 3,
-    "facekd.training.distiller": 3,
-    "facekd.teacher.cache_teacher": 3,
-    "facekd.teacher.rebuild_head": 3,
-    "facekd.export": 3,
-    "facekd.import": 3,
-    "facekd.utils.html": 0,
-    "facekd.utils.processes": 0,
-    "facekd.experiments.command_runner": 0,
-    "facekd.experiments.study": 3,
-    "facekd.experiments.sh_kd": 3,
-    "facekd.utils.config_files": 2,
-    "facekd.experiments.quickstart": 3,
-    "evaluation": 4,
-    "data_prep": 4,
-    "facekd.cli": 5,
-    "facekd.__main__": 6,
-}
-FILES = sorted(path for package in ("facekd", "evaluation", "data_prep") for path in (ROOT / package).rglob("*.py"))
+# From the bottom up. A folder may import folders of its own row and of those above it in this list.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("facekd.errors", "facekd.utils"),
+    ("facekd.margins", "facekd.distributed", "facekd.images", "facekd.verification"),
+    ("facekd.backbones", "facekd.head", "facekd.distillation", "facekd.data"),
+    ("facekd.checkpoints",),
+    ("facekd.embedder",),
+    ("facekd.teacher", "facekd.export"),
+    ("facekd.training",),
+    ("facekd.experiments",),
+    ("evaluation", "data_prep"),
+    ("facekd.cli",),
+    ("facekd.__main__",),
+)
+LAYER_OF = {folder: number for number, folders in enumerate(LAYERS) for folder in folders}
+PACKAGES = ("facekd", "evaluation", "data_prep")
 
 
 def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def layer_of(module: str) -> int:
-    prefixes = [prefix for prefix in LAYERS if module == prefix or module.startswith((f"{prefix}.", f"{prefix}_"))]
-    assert prefixes, f"{module} belongs to no layer: add it to LAYERS"
-    return LAYERS[max(prefixes, key=len)]
+MODULES = {module_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
 
 
-def imported_modules(path: Path) -> set[str]:
+@cache
+def syntax_tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """Modules of the project that a module imports, at its top or inside a function; not those for type checkers."""
+    tree = syntax_tree(module)
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            is_package = node.module in ("facekd", "facekd.data", "facekd.data.recordio", "evaluation", "data_prep")
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} if is_package else {node.module}
-    return {name for name in found if name.split(".")[0] in ("facekd", "evaluation", "data_prep")}
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                found.add(inside if inside in MODULES else node.module)
+    return frozenset(found & MODULES.keys()) - {module}
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_a_module_imports_only_its_own_layer_and_those_below(path: Path) -> None:
-    module = module_name(path)
-    upward = [name for name in imported_modules(path) if layer_of(name) > layer_of(module)]
+def layer_of(module: str) -> int:
+    if module == "facekd":  # the version alone
+        return 0
+    folders = [folder for folder in LAYER_OF if module == folder or module.startswith(f"{folder}.")]
+    assert folders, f"{module} belongs to no folder that LAYERS knows"
+    return LAYER_OF[folders[0]]
+
+
+def is_verb(module: str) -> bool:
+    """Whether a file has a `main` that takes the command line: it is a script, not a library."""
+    return any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in syntax_tree(module).body)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_file_imports_only_its_own_layer_and_those_below(module: str) -> None:
+    upward = [name for name in imports_of(module) if layer_of(name) > layer_of(module)]
     assert not upward, f"{module} reaches up to {upward}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_only_distributed_names_collectives(path: Path) -> None:
-    if module_name(path) != "facekd.distributed":
-        assert "torch.distributed" not in {
-            alias.name if isinstance(node, ast.Import) else node.module
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Import | ast.ImportFrom)
-            for alias in node.names
-        }
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_command_imports_a_file_that_has_a_main(module: str) -> None:
+    if module not in ("facekd.cli", "facekd.__main__"):
+        verbs = [name for name in imports_of(module) if is_verb(name)]
+        assert not verbs, f"{module} imports {verbs}: move what it needs into a file without `main`"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_evaluation_and_data_prep_do_not_name_each_other(module: str) -> None:
+    other = {"evaluation": "data_prep", "data_prep": "evaluation"}.get(module.partition(".")[0])
+    named = [name for name in imports_of(module) if name.partition(".")[0] == other]
+    assert not named, f"{module} imports {named}"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    left = {module: set(imports_of(module)) for module in MODULES}
+    # What imports nothing that is left cannot be part of a circle.
+    while free := {module for module, names in left.items() if not names & left.keys()}:
+        left = {module: names for module, names in left.items() if module not in free}
+    # Nor can what nothing that is left imports.
+    while unused := left.keys() - set().union(*left.values()):
+        left = {module: names for module, names in left.items() if module not in unused}
+    assert not left, f"these import each other in a circle, or lie between circles: {sorted(left)}"
+
+
+def test_only_distributed_names_collectives() -> None:
+    naming = [
+        module
+        for module in MODULES
+        for node in ast.walk(syntax_tree(module))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module])
+        if name == "torch.distributed"
+    ]
+    assert set(naming) <= {"facekd.distributed"}

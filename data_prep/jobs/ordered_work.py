@@ -1,7 +1,7 @@
 """Work spread over threads or processes, with the results in the order of the tasks.
 
 Both are for `with` statements: the pool ends where the block is left. That of a generator that was left half-way would
-end wherever Python collects it, and there waiting for its threads may be for ever (`facekd/generator_threads.py`).
+end wherever Python collects it, and there waiting for its threads may be for ever (`facekd/utils/processes.py`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Verification results for eyes: a table on the terminal, ROC and score pictures, the hardest pairs.
 
-Takes the plain values of `evaluation.pair_metrics.measure_pairs`; computes nothing that is reported. matplotlib is
+Takes the plain values of `evaluation.measures.measure_pairs`; computes nothing that is reported. matplotlib is
 driven without pyplot, so that no display, global state or window system takes part.
 """
 

@@ -12,7 +12,7 @@ A checkpoint is a dict:
                    or kept behind it where the backbone has no embedding layer
     ema_projection its moving average, or absent
     head           state dict of the classifier, or absent for an imported backbone
-    head_shards    where the classifier's centres lie, if not under `head`: `facekd/head_shards.py`
+    head_shards    where the classifier's centres lie, if not under `head`: `facekd/checkpoints/head_shards.py`
     training       optimiser, AMP scaler, images_seen and the rest of what an exact resume needs, or absent
 """
 

@@ -1,4 +1,4 @@
-"""Reading and checking the YAML file of a study; what it means is in `facekd/study_config.py`."""
+"""Reading and checking the YAML file of a study; what it means is in `facekd/experiments/study_config.py`."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def export_checkpoint(
         embedding: leave a linear classifier out, for the embeddings.
 
     Raises:
-        CheckpointError: see `facekd.checkpoints.checkpoint.load_backbone`.
+        CheckpointError: see `facekd.checkpoints.models.load_backbone`.
         ExportError: see `export_backbone`.
     """
     from facekd.checkpoints.checkpoint import load_checkpoint

@@ -17,7 +17,7 @@ All terms of one call share one pass: every head is multiplied out once a chunk,
 product, every softmax is exponentiated once.
 
 A head whose classes are shared out over processes takes part like any other: each process gives its own rows, gets
-the losses of those, and the gradient of its own classes by the rows of all (`facekd/class_shards.py`).
+the losses of those, and the gradient of its own classes by the rows of all (`facekd/head/class_shards.py`).
 
 Shapes: B batch, D embedding, C classes, n classes of a chunk, K terms, R rows of a product (B for each of its heads).
 With shards, C is the classes of this process, and B turns from its own rows to those of all where they are gathered.

@@ -3,7 +3,7 @@
     facekd distill configs/distill/ms1mv3_th_kd.yaml
     facekd distill configs/distill/ms1mv3_th_kd.yaml --teacher.model runs/teacher --output runs/student
 
-The loop is that of training; what differs is what the loss is made of (`facekd/distiller.py`). The teacher is
+The loop is that of training; what differs is what the loss is made of (`facekd/training/distiller.py`). The teacher is
 evaluated, never trained; its classifier is frozen and checked to know the same people. To resume, run the same command
 again.
 """
@@ -36,8 +36,8 @@ from facekd.training.distill_config import (
 )
 from facekd.training.distill_diagnostics import diagnose
 from facekd.training.distiller import Distiller
+from facekd.training.loop import MakeValidators, run_training
 from facekd.training.recognizer import backbone_arguments
-from facekd.training.train import MakeValidators, run_training
 
 
 def main(

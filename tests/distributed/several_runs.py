@@ -25,7 +25,7 @@ from facekd.training.config import TrainConfig
 from facekd.training.distill import build_distiller
 from facekd.training.distill_config import DistillConfig
 from facekd.training.distill_diagnostics import diagnose
-from facekd.training.train import train
+from facekd.training.loop import train
 from facekd.utils.config_files import parse_config
 
 PATIENCE = 120  # seconds until a process that waits for one that has stopped is ended

@@ -26,7 +26,7 @@ from facekd.distributed import World
 from facekd.embedder import TorchEmbedder
 from facekd.training.config import TrainConfig
 from facekd.training.logbook import read_log
-from facekd.training.train import train
+from facekd.training.loop import train
 from facekd.utils.config_files import parse_config
 
 HERE = Path(__file__).parent

@@ -14,8 +14,7 @@ from evaluation.compare_models import main
 from evaluation.evaluate_ijbc import main as evaluate_ijbc
 from evaluation.evaluate_lfw import main as evaluate_lfw
 from facekd.errors import FacekdError
-
-from .conftest import make_model, make_pack
+from tests.evaluation.conftest import make_model, make_pack
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,7 @@ from evaluation.results.page import FILES
 from evaluation.sets.face_folder import FaceFolder
 from facekd.errors import FacekdError
 from facekd.verification import equal_error_rate, tar_at_far
-
-from .conftest import SIZE, quarters
+from tests.evaluation.conftest import SIZE, quarters
 
 
 def face(person: int, number: int, noise: float = 25) -> np.ndarray:

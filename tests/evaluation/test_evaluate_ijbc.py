@@ -14,8 +14,7 @@ from evaluation.evaluate_ijbc import main
 from evaluation.ijb.protocol import load_protocol
 from facekd.errors import run_verb
 from facekd.verification import tar_at_far
-
-from .ijb_layout import make_layout, naive_scores, naive_templates
+from tests.evaluation.ijb_layout import make_layout, naive_scores, naive_templates
 
 ROOT = Path(__file__).resolve().parents[2]
 FARS = ["--fars", "0.1,0.01,0.001,1e-6"]

@@ -17,8 +17,7 @@ from evaluation.measures import measure_pairs
 from evaluation.sets.pair_set import load_pair_set
 from facekd.errors import FacekdError, run_verb
 from facekd.verification import kfold_accuracy
-
-from .conftest import make_pack, quarters
+from tests.evaluation.conftest import make_pack, quarters
 
 ROOT = Path(__file__).resolve().parents[2]
 

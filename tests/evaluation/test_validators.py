@@ -13,8 +13,7 @@ from evaluation.validators import PairSetValidator
 from facekd.data.pair_packs.pair_pack import PairPackError, write_pair_pack
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.verification import equal_error_rate, kfold_accuracy
-
-from .conftest import make_pack, quarters
+from tests.evaluation.conftest import make_pack, quarters
 
 
 class Exchanged(Exception):

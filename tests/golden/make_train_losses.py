@@ -14,7 +14,7 @@ import torch
 from facekd.distributed import World
 from facekd.training.config import TrainConfig
 from facekd.training.logbook import read_log
-from facekd.training.train import train
+from facekd.training.loop import train
 from facekd.utils.config_files import parse_config
 
 PATH = Path(__file__).with_name("train_losses.json")

@@ -14,8 +14,7 @@ from scipy import stats
 
 from facekd.images.augmentation import Augmentation, AugmentationError, augment
 from facekd.images.model_input import flip_mask, to_model_input
-
-from .conftest import make_photo
+from tests.facekd.data.conftest import make_photo
 
 KINDS = ("crop", "low_resolution", "color_jitter", "blur", "jpeg")
 EVERYTHING = Augmentation(crop=0.6, low_resolution=0.6, color_jitter=0.6, blur=0.6, jpeg=0.6)

@@ -22,8 +22,7 @@ from facekd.data.loading.loader import Batch, LoaderError, make_loader
 from facekd.data.loading.sampler import PositionSampler
 from facekd.images.augmentation import Augmentation, augment
 from facekd.images.model_input import flip_mask
-
-from .test_datasets import BROKEN
+from tests.facekd.data.datasets.test_datasets import BROKEN
 
 EVERYTHING = Augmentation(crop=0.5, low_resolution=0.5, color_jitter=0.5, blur=0.5, jpeg=0.5)
 SEED = 9

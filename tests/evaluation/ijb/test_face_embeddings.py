@@ -22,11 +22,10 @@ from facekd.embedder import open_embedder
 from facekd.errors import run_verb
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
+from tests.evaluation.conftest import quarters
+from tests.evaluation.ijb_layout import make_layout
 
-from .conftest import quarters
-from .ijb_layout import make_layout
-
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

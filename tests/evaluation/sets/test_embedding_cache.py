@@ -10,8 +10,7 @@ from evaluation.sets.embedding_cache import cosine_scores, embed_images, embed_p
 from evaluation.sets.pair_set import PairSetError, load_pair_set
 from facekd.data.pair_packs.pair_pack import PairPackError, write_pair_pack
 from facekd.images.preprocessing import Preprocessing
-
-from .conftest import make_pack, quarters
+from tests.evaluation.conftest import make_pack, quarters
 
 
 class CountingEmbedder:

@@ -21,7 +21,7 @@ from facekd.images.alignment import (
     warp,
 )
 
-GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "aligned_crop.png"
+GOLDEN = Path(__file__).resolve().parents[2] / "golden" / "aligned_crop.png"
 SWAPPED = [1, 0, 2, 4, 3]
 
 

@@ -18,8 +18,7 @@ from facekd.data.datasets import (
 )
 from facekd.data.recordio import RecordError, RecordReader, unpack
 from facekd.data.synthetic import render_faces
-
-from .conftest import encode, make_photo, write_im2rec_pack, write_insightface_pack
+from tests.facekd.data.conftest import encode, make_photo, write_im2rec_pack, write_insightface_pack
 
 ALL = np.arange(12)
 BROKEN = b"\xff\xd8\xff\xe0 not really"

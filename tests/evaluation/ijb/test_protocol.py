@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from evaluation.ijb import text_files as ijb_text
 from evaluation.ijb.protocol import ProtocolError, load_protocol
 from evaluation.ijb.text_files import read_named_numbers, read_pairs, read_template_subjects
-
-from .ijb_layout import make_layout
+from tests.evaluation.ijb_layout import make_layout
 
 ID = st.one_of(st.sampled_from([5, 55, 12_345_678]), st.integers(0, 200_000), st.integers(0, 10**9 + 7))
 LINE = st.tuples(ID, ID, st.integers(0, 1))

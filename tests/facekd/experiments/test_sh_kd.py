@@ -15,7 +15,7 @@ from facekd.embedder import open_embedder
 from facekd.experiments.sh_kd import load_pipeline, main
 from facekd.utils.config_files import ConfigError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def write(folder: Path, **changes: Any) -> str:

@@ -20,7 +20,7 @@ from facekd.experiments.study_report import tar_at
 from facekd.experiments.study_results import gather, paired_difference, student_t_quantile
 from facekd.utils.config_files import ConfigError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FARS = (0.1, 0.01)
 PAIRS = 120
 

@@ -24,8 +24,8 @@ from facekd.training.config import TrainConfig
 from facekd.training.distill import build_distiller, main
 from facekd.training.distill_config import DistillConfig
 from facekd.training.logbook import read_log
+from facekd.training.loop import train
 from facekd.training.state import build_state
-from facekd.training.train import train
 from facekd.utils.config_files import ConfigError, parse_config
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -148,7 +148,7 @@ def test_an_interrupted_distillation_resumes_exactly(distil: Distil, monkeypatch
 
         # Dies at the end of the run, after the last checkpoint but one: what follows it must be repeated.
         broken.setattr("facekd.training.distill.diagnose", fail_at_last)
-        broken.setattr("facekd.training.train.save_state", lambda state, *rest: _save_until(state, 72, calls, *rest))
+        broken.setattr("facekd.training.loop.save_state", lambda state, *rest: _save_until(state, 72, calls, *rest))
         with pytest.raises(KeyboardInterrupt):
             distil("broken", **options)
     assert losses(distil("broken", **options)) == losses(whole)
@@ -173,7 +173,7 @@ def test_statistics_on_the_teachers_head_survive_a_resume(distil: Distil) -> Non
 
 
 def test_a_teacher_that_no_loss_asks_is_not_run(distil: Distil, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facekd.training.distill.open_embedder", None)
+    monkeypatch.setattr("facekd.teacher.teacher.open_embedder", None)
     distil(loss__ce=0, loss__arcdistill=1, images=36)
 
 

@@ -14,7 +14,7 @@ from facekd.training.config import TrainConfig
 from facekd.training.distill_config import DistillConfig
 from facekd.utils.config_files import ConfigError, config_keys, differences, parse_config, to_plain, to_yaml
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml"))
 
 
 def parse(*arguments: str) -> TrainConfig:

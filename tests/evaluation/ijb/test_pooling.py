@@ -17,8 +17,7 @@ from evaluation.ijb.pooling import (
     pool_templates,
 )
 from evaluation.ijb.protocol import load_protocol
-
-from .ijb_layout import Layout, make_layout, naive_templates
+from tests.evaluation.ijb_layout import Layout, make_layout, naive_templates
 
 
 def pool(layout: Layout, root, poolings, dtype=np.float32):
