@@ -20,9 +20,9 @@ from data_prep.photographs.align_log import AlignLog, Alignment
 from data_prep.photographs.face_detectors import FaceDetector, Faces, open_detector
 from data_prep.photographs.landmark_files import GivenLandmarks, read_landmarks
 from data_prep.photographs.photos import decode_photo, find_photos
-from facekd.errors import FacekdError, run_verb
-from facekd.images.alignment import AlignmentError, align, is_plausible, template_fit
-from facekd.images.decoding import ImageError, quiet_decoders
+from facekd.errors import DataError, ImageError, run_verb
+from facekd.images.alignment import align, is_plausible, template_fit
+from facekd.images.decoding import quiet_decoders
 from facekd.utils.files import sha256_of_file, write_json, write_text
 from facekd.utils.progress import track
 
@@ -38,10 +38,6 @@ REASONS = {
 }
 # A face far below the wanted score is told apart from none at all, so that the limit can be judged.
 LEAST_CANDIDATE_SCORE = 0.1
-
-
-class AlignFacesError(FacekdError):
-    """A way of asking for an alignment that cannot be followed."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     counts = _write_report(arguments.output, settings, done)
     _print(arguments.output, counts, len(tasks) - len(waiting), arguments.set_aside)
     if not counts["aligned"]:
-        raise AlignFacesError(
-            f"no face was aligned; {arguments.output / SET_ASIDE_NAME} says why, photograph by photograph"
-        )
+        raise DataError(f"no face was aligned; {arguments.output / SET_ASIDE_NAME} says why, photograph by photograph")
     return 0
 
 
@@ -137,7 +131,7 @@ def align_photo(task: Task, finder: Finder, settings: Settings) -> Alignment:
         return Alignment(task.photo, stamp, reason="odd_landmarks", detail=detail, **facts)
     try:
         crop = align(image, landmarks, settings.image_size)
-    except AlignmentError as error:
+    except ImageError as error:
         return Alignment(task.photo, stamp, reason="odd_landmarks", detail=str(error), **facts)
     _write_crop(task.target, crop, settings.quality)
     return Alignment(task.photo, stamp, crop=task.crop, **facts)

@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.inspection.clean_lists import Changes, CleanListError, read_clean_lists
+from data_prep.inspection.clean_lists import Changes, read_clean_lists
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
 from data_prep.jobs.resuming import tell_found, told_when_kept
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_sources import RecordSource, default_name
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
-from facekd.data.recordio import RecordError
-from facekd.errors import FacekdError, run_verb
+from facekd.errors import DataError, FacekdError, RecordError, run_verb
 from facekd.images.decoding import decode_rgb
 from facekd.utils.files import write_json
 from facekd.utils.progress import track
@@ -39,13 +38,13 @@ def main(argv: list[str] | None = None) -> int:
     keep &= ~np.isin(source.labels, list(changes.labels))
     unknown = changes.keys - set(pack.image_keys.tolist())
     if unknown:
-        raise CleanListError(
+        raise DataError(
             f"{len(unknown):,} keys of the lists are no images of {arguments.pack}, first {min(unknown)}; "
             "the lists belong to another pack"
         )
     kept = np.flatnonzero(keep)
     if not len(kept):
-        raise CleanListError("the lists leave no image")
+        raise DataError("the lists leave no image")
     # Consecutive labels again: a classifier with empty classes would learn nothing of them.
     old_labels, new_labels = np.unique(label_of[source.labels[kept]], return_inverse=True)
     order = np.argsort(new_labels, kind="stable") if pack.layout == "insightface" else np.arange(len(kept))
@@ -107,7 +106,7 @@ def _merged(changes: Changes, labels: np.ndarray, num_classes: int) -> np.ndarra
 
     for pair in changes.merges:
         if max(pair) >= count:
-            raise CleanListError(f"merge {pair[0]} {pair[1]}: the pack has labels up to {count - 1} only")
+            raise DataError(f"merge {pair[0]} {pair[1]}: the pack has labels up to {count - 1} only")
         low, high = sorted(root(label) for label in pair)
         parent[high] = low
     return np.array([root(label) for label in range(count)])

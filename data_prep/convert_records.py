@@ -29,18 +29,14 @@ from data_prep.sources.image_sources import ImageSource, default_name, open_sour
 from data_prep.sources.webdataset import TarPackWriter
 from facekd.data.datasets.record_pack_writer import Layout, RecordPackWriter, rec_path_of
 from facekd.data.datasets.sharded_records import SHARD, shard_path
-from facekd.errors import FacekdError, run_verb
-from facekd.images.decoding import ImageError, decode_rgb, quiet_decoders
+from facekd.errors import DataError, FacekdError, ImageError, InUseError, run_verb
+from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.utils.files import write_json, write_text
 from facekd.utils.progress import track
-from facekd.utils.resumable_file import FileInUseError, PartialFile
+from facekd.utils.resumable_file import PartialFile
 
 REPORT_NAME = "convert_report.json"
 ROWS_ANNOUNCED = 1024
-
-
-class ConvertError(FacekdError):
-    """Sources that do not fit together, or an output that cannot be as asked."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     bad = BadRecords(arguments.on_bad_record)
     num_written, written = _write(arguments, plan, layout, job, log, bad)
     if num_written == 0:
-        raise ConvertError("none of the images could be used")
+        raise DataError("none of the images could be used")
     for file in set(old) - set(written):  # shards of another number would be read as part of the new ones
         for companion in (file, file.with_suffix(".idx"), file.with_suffix(".lst")):
             companion.unlink(missing_ok=True)
@@ -144,7 +140,7 @@ def _plan(sources: list[ImageSource], arguments: argparse.Namespace, group: bool
     image_of = np.concatenate([np.arange(len(source.labels)) for source in sources])
     for path, source in zip(arguments.sources, sources, strict=True):
         if (source.labels < 0).any():
-            raise ConvertError(f"{path}: {int((source.labels < 0).sum()):,} images have no label from 0")
+            raise DataError(f"{path}: {int((source.labels < 0).sum()):,} images have no label from 0")
     labels = np.concatenate([source.labels + offset for source, offset in zip(sources, offsets, strict=True)])
     num_classes = max(source.num_classes + offset for source, offset in zip(sources, offsets, strict=True))
     if arguments.shuffle:
@@ -279,7 +275,7 @@ def _path_of(arguments: argparse.Namespace, number: int) -> Path:
 
 def _split(count: int, parts: int) -> list[range]:
     if parts > count:
-        raise ConvertError(f"{count:,} images cannot be split into {parts} shards")
+        raise DataError(f"{count:,} images cannot be split into {parts} shards")
     bounds = [count * part // parts for part in range(parts + 1)]
     return [range(start, stop) for start, stop in pairwise(bounds)]
 
@@ -291,26 +287,26 @@ def _image_size(plan: Plan) -> int:
             return decode_rgb(plan.sources[source].read(image)).shape[0]
         except FacekdError:
             continue
-    raise ConvertError("none of the images can be decoded")
+    raise DataError("none of the images can be decoded")
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:
     """Refuse an output that cannot be, or is a source."""
     output: Path = arguments.output
     if output.is_file() and output.suffix != ".rec":
-        raise ConvertError(f"{output} is a file; give a folder, or a name that ends in .rec")
+        raise DataError(f"{output} is a file; give a folder, or a name that ends in .rec")
     if output.suffix == ".rec" and (arguments.shards > 1 or arguments.to == "webdataset"):
-        raise ConvertError(f"{output}: several files need a folder; give a name that does not end in .rec")
+        raise DataError(f"{output}: several files need a folder; give a name that does not end in .rec")
     inputs = [path.resolve() for path in arguments.sources]
     if output.resolve() in inputs or any(file.resolve() in inputs for file in _results_in(output)):
-        raise ConvertError(f"{output} is a source itself; sources are never touched: choose another output")
+        raise DataError(f"{output} is a source itself; sources are never touched: choose another output")
 
 
 def _files_there(arguments: argparse.Namespace, log: ConversionLog) -> list[Path]:
     """Files that may be replaced; refuses to where nobody asked for it. What this job has finished is none of them."""
     there = [file for file in _results_in(arguments.output) if log.counts(file) is None]
     if there and not arguments.force:
-        raise ConvertError(f"{there[0]} is there already; choose another place, or replace it by --force")
+        raise DataError(f"{there[0]} is there already; choose another place, or replace it by --force")
     return there
 
 
@@ -319,7 +315,7 @@ def _remove_leftovers(folder: Path) -> None:
     for partial in folder.glob(".train-*.partial"):
         name = partial.name.removeprefix(".").removesuffix(".partial")
         if SHARD.fullmatch(name) or name.endswith(".tar"):
-            with contextlib.suppress(FileInUseError):
+            with contextlib.suppress(InUseError):
                 PartialFile(folder / name).abort()
 
 

@@ -10,10 +10,9 @@ import numpy as np
 
 from data_prep.jobs.bad_records import NUM_SHOWN, add_bad_record_option
 from facekd.data.datasets.record_pack import find_rec
-from facekd.data.recordio import RecordError
 from facekd.data.recordio.idx_file import parse_idx, write_idx
 from facekd.data.recordio.index import scan_records
-from facekd.errors import run_verb
+from facekd.errors import RecordError, run_verb
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from data_prep.ijb_sets.sources import LooseCrop, open_source
 from data_prep.ijb_sets.writer import count_templates, write_metadata
 from data_prep.jobs.ordered_work import by_processes
 from facekd.data.synthetic import MIN_SIZE
-from facekd.errors import FacekdError, run_verb
+from facekd.errors import DataError, run_verb
 from facekd.images.alignment import template
 from facekd.images.decoding import quiet_decoders
 from facekd.utils.files import write_json, write_text
@@ -41,10 +41,6 @@ Writes to the output folder
 The same options give the same bytes."""
 
 
-class IjbLayoutError(FacekdError):
-    """A layout that cannot be written as asked."""
-
-
 def main(argv: list[str] | None = None) -> int:
     """Plan, write images or embeddings, write the lists."""
     arguments = _parse(argv)
@@ -56,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         and not (is_ours and arguments.overwrite)
     ):
         remedy = "--overwrite replaces what is there" if is_ours else "choose an empty folder, or a new one"
-        raise IjbLayoutError(f"{output} is there and not empty; {remedy}")
+        raise DataError(f"{output} is there and not empty; {remedy}")
     staged = output.with_name(f".{output.name}.partial")  # so that a run that was stopped leaves no half of a set
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)

@@ -14,19 +14,15 @@ from data_prep.jobs.ordered_work import in_order
 from data_prep.pairs.pair_list import PairList
 from data_prep.pairs.published_lists import LAYOUTS, read_pair_list, subject_of
 from data_prep.pairs.sampling import all_pairs, sample_pairs
-from data_prep.photographs.photos import PhotoError, find_photos
+from data_prep.photographs.photos import find_photos
 from data_prep.sources.encoded_images import prepare_image
 from data_prep.sources.image_lists import IMAGE_SUFFIXES, list_folder
 from facekd.data.pair_packs.npz_file import write_native_pair_pack
 from facekd.data.pair_packs.pair_pack import PairPack, write_pair_pack
-from facekd.errors import FacekdError, run_verb
-from facekd.images.decoding import ImageError, quiet_decoders
+from facekd.errors import DataError, ImageError, run_verb
+from facekd.images.decoding import quiet_decoders
 from facekd.utils.files import write_text
 from facekd.utils.progress import track
-
-
-class PairSetError(FacekdError):
-    """Pairs of which no pack can be made."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.output.suffix not in (".bin", ".npz"):
         parser.error(f"{arguments.output}: the name should end in .bin (InsightFace's pickle) or .npz (facekd's own)")
     if arguments.output.exists() and not arguments.force:
-        raise PairSetError(f"{arguments.output} is there already; choose another name, or replace it by --force")
+        raise DataError(f"{arguments.output} is there already; choose another name, or replace it by --force")
     quiet_decoders()
     if arguments.pairs is None:
         names, is_same, fold_of = _sample(arguments)
@@ -51,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     missing += int((~keep).sum())
     if is_same[keep].all() or not is_same[keep].any():
         kind = "genuine" if is_same[keep].any() else "impostor"
-        raise PairSetError(f"only {kind} pairs would be left of {len(names) + missing:,}; both kinds are needed")
+        raise DataError(f"only {kind} pairs would be left of {len(names) + missing:,}; both kinds are needed")
     names = [pair for pair, kept in zip(names, keep, strict=True) if kept]
     is_same, fold_of = is_same[keep], _without_gaps(fold_of[keep])
     subjects = None if subjects is None else subjects[keep]
@@ -85,7 +81,7 @@ def _listed(
     lacking = [number for number, pair in enumerate(found) if None in pair]
     if lacking and (arguments.on_missing == "fail" or len(lacking) == len(found)):
         names = sorted({name for number in lacking for name in pairs.names[number] if find(name) is None})
-        raise PairSetError(
+        raise DataError(
             f"{len(lacking):,} of {len(found):,} pairs of {arguments.pairs} name images that {arguments.folder} does "
             f"not hold: {', '.join(names[:3])}{f' and {len(names) - 3:,} more' if len(names) > 3 else ''}; "
             "--on-missing drop leaves such pairs out"
@@ -104,7 +100,7 @@ def _order(pairs: PairList, num_folds: int) -> np.ndarray:
     if pairs.fold_of is not None:
         return np.argsort(pairs.fold_of, kind="stable")
     if not 2 <= num_folds <= min(int(pairs.is_same.sum()), int((~pairs.is_same).sum())):
-        raise PairSetError(
+        raise DataError(
             f"{num_folds} folds of {int(pairs.is_same.sum())} genuine and {int((~pairs.is_same).sum())} impostor pairs "
             "cannot be made; give --folds a number from 2, with pairs of both kinds for each fold"
         )
@@ -144,8 +140,8 @@ class _Finder:
     def __init__(self, folder: Path) -> None:
         try:
             files = [name for name in find_photos(folder) if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
-        except PhotoError as error:
-            raise PairSetError(str(error)) from error
+        except DataError as error:
+            raise DataError(str(error)) from error
         self._whole = {_stem(name): name for name in reversed(files)} | {name: name for name in files}
         counts = Counter(PurePosixPath(name).stem for name in files)
         self._last = {PurePosixPath(name).stem: name for name in files if counts[PurePosixPath(name).stem] == 1}

@@ -18,7 +18,6 @@ from data_prep.sources.encoded_images import prepare_image
 from data_prep.sources.image_lists import (
     LST_COLUMNS,
     ListedImage,
-    ListError,
     check_labels,
     check_name,
     check_one_label,
@@ -27,8 +26,8 @@ from data_prep.sources.image_lists import (
     renumber,
 )
 from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
-from facekd.errors import FacekdError, run_verb
-from facekd.images.decoding import ImageError, quiet_decoders
+from facekd.errors import DataError, FacekdError, ImageError, run_verb
+from facekd.images.decoding import quiet_decoders
 from facekd.utils.progress import track
 
 
@@ -68,12 +67,12 @@ def main(argv: list[str] | None = None) -> int:
                 try:
                     check_name(image.name)
                     stamp, content = result.result()
-                except (ImageError, ListError) as error:
+                except (ImageError, DataError) as error:
                     bad.meet(error)
                     continue
                 writer.add(image.label, content, image.name, image.key if has_keys else None, task, stamp)
         if writer.num_images == 0:
-            raise ListError(f"none of the {len(images):,} images of {arguments.source} is usable; nothing was written")
+            raise DataError(f"none of the {len(images):,} images of {arguments.source} is usable; nothing was written")
     size = writer.rec_path.stat().st_size / 1e6
     print(
         f"{writer.rec_path}: {writer.num_images:,} images of {writer.num_classes:,} identities, "
@@ -101,7 +100,7 @@ def _job(arguments: argparse.Namespace, images: list[ListedImage], root: Path, h
 def _list_images(arguments: argparse.Namespace) -> tuple[list[ListedImage], Path]:
     source: Path = arguments.source
     if not source.exists():
-        raise ListError(f"{source}: no such folder or .lst file")
+        raise DataError(f"{source}: no such folder or .lst file")
     if source.is_dir():
         images, root = list_folder(source), source
     else:

@@ -18,9 +18,8 @@ import cv2
 import numpy as np
 
 from facekd.data.datasets.cifar_dataset import CIFAR_FOLDERS, CIFAR_SIZE, GENERATED, GENERATED_FORMAT, cifar_files
-from facekd.data.synthetic import SynthesisError
 from facekd.data.synthetic.class_textures import render_texture
-from facekd.errors import run_verb
+from facekd.errors import DataError, run_verb
 from facekd.utils.files import atomic_open, write_json
 from facekd.utils.progress import track
 
@@ -54,14 +53,14 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("images_per_class", "test_images_per_class"):
             if not 1 <= getattr(self, name) < MAX_IMAGES:
-                raise SynthesisError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 1 to {MAX_IMAGES - 1:,}")
+                raise DataError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 1 to {MAX_IMAGES - 1:,}")
         most = DEFAULT_CLASSES[self.layout] if self.layout in CIFAR_FOLDERS else 10_000
         if not 2 <= self.classes <= most:
-            raise SynthesisError(f"--classes {self.classes}: {self.layout} takes 2 to {most:,}")
+            raise DataError(f"--classes {self.classes}: {self.layout} takes 2 to {most:,}")
         if self.layout in CIFAR_FOLDERS and self.size != CIFAR_SIZE:
-            raise SynthesisError(f"--size {self.size}: CIFAR's images have {CIFAR_SIZE} pixels")
+            raise DataError(f"--size {self.size}: CIFAR's images have {CIFAR_SIZE} pixels")
         if self.size < 8:
-            raise SynthesisError(f"--size {self.size}: give at least 8 pixels")
+            raise DataError(f"--size {self.size}: give at least 8 pixels")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -90,7 +89,7 @@ def synthesize_classification(settings: Settings, output: Path) -> Path:
     It is made beside its place and moved there whole, so that what is found under its name is complete.
 
     Raises:
-        SynthesisError: something else is there.
+        DataError: something else is there.
     """
     is_cifar = settings.layout in CIFAR_FOLDERS
     folder = output / CIFAR_FOLDERS[settings.layout] if is_cifar else output
@@ -99,9 +98,9 @@ def synthesize_classification(settings: Settings, output: Path) -> Path:
 
         if json.loads((folder / GENERATED).read_text()).get("settings") == asdict(settings):
             return folder
-        raise SynthesisError(f"{folder}: holds another generated set; choose another --output, or delete it")
+        raise DataError(f"{folder}: holds another generated set; choose another --output, or delete it")
     if folder.exists() and any(folder.iterdir()):
-        raise SynthesisError(f"{folder}: holds files from elsewhere; choose another --output")
+        raise DataError(f"{folder}: holds files from elsewhere; choose another --output")
     staged = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
@@ -177,7 +176,7 @@ def _write_folders(settings: Settings, folder: Path) -> dict[str, str]:
             file = folder / split / _class_name(label) / f"{number:05d}.jpg"
             file.parent.mkdir(parents=True, exist_ok=True)
             if not cv2.imwrite(str(file), image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
-                raise SynthesisError(f"{file}: could not be written")
+                raise DataError(f"{file}: could not be written")
     return {}
 
 

@@ -19,9 +19,9 @@ import numpy as np
 from data_prep.jobs.ordered_work import by_processes
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.data.pair_packs.pair_pack import write_pair_pack
-from facekd.data.synthetic import MIN_SIZE, SynthesisError, render_faces
+from facekd.data.synthetic import MIN_SIZE, render_faces
 from facekd.data.synthetic.pairs import PairPlan, plan_pairs
-from facekd.errors import run_verb
+from facekd.errors import DataError, run_verb
 from facekd.utils.files import atomic_open, atomic_path, sha256_of_file, write_json, write_text
 from facekd.utils.progress import track
 
@@ -66,9 +66,9 @@ class Settings:
         for name, lowest in (("identities", 1), ("images_per_identity", 1), ("size", MIN_SIZE), ("pairs", 0)):
             if getattr(self, name) < lowest:
                 option = "--" + name.replace("_", "-")
-                raise SynthesisError(f"{option} is {getattr(self, name)}; it must be at least {lowest}")
+                raise DataError(f"{option} is {getattr(self, name)}; it must be at least {lowest}")
         if not 1 <= self.quality <= 100:
-            raise SynthesisError(f"--quality is {self.quality}; JPEG quality is 1 to 100")
+            raise DataError(f"--quality is {self.quality}; JPEG quality is 1 to 100")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -110,12 +110,12 @@ def synthesize(
         The content of `synthesis.json`.
 
     Raises:
-        SynthesisError: the settings cannot be met, or the folder holds something else.
+        DataError: the settings cannot be met, or the folder holds something else.
         OSError: the files cannot be written; what was rendered is kept for the next attempt.
     """
     folder = Path(output)
     if workers is not None and workers < 0:
-        raise SynthesisError(f"--workers is {workers}; it must be 0 or more")
+        raise DataError(f"--workers is {workers}; it must be 0 or more")
     wanted = asdict(settings)
     plan = None
     if settings.pairs:
@@ -202,7 +202,7 @@ def _render_part(job: _Job, parts: Path) -> None:
 def _encode(image: np.ndarray, quality: int) -> bytes:
     encoded, content = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not encoded:
-        raise SynthesisError("OpenCV could not encode a JPEG")
+        raise DataError("OpenCV could not encode a JPEG")
     return content.tobytes()
 
 
@@ -275,12 +275,12 @@ def _claim(folder: Path, parts: Path, wanted: dict[str, Any], found: dict[str, A
         changed = [
             f"{key} {other.get(key)} instead of {value}" for key, value in wanted.items() if other.get(key) != value
         ]
-        raise SynthesisError(
+        raise DataError(
             f"{folder} holds another generated set ({', '.join(changed)}); choose another --output, or --overwrite"
         )
     occupied = [name for name in ("train.rec", "train", "test.bin") if (folder / name).exists()]
     if other is None and occupied and not overwrite:
-        raise SynthesisError(
+        raise DataError(
             f"{folder} holds {' and '.join(occupied)} from elsewhere; choose another --output, "
             "or --overwrite to replace what is there"
         )

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
 from data_prep.sources.encoded_images import suffix_of
-from data_prep.sources.image_lists import ListError, names_from_lst
+from data_prep.sources.image_lists import names_from_lst
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
-from facekd.data.recordio import RecordError
-from facekd.errors import run_verb
+from facekd.errors import DataError, RecordError, run_verb
 from facekd.utils.progress import track
 
 
@@ -55,9 +54,9 @@ def _choose_names(pack: RecordPack, wanted: bool | None) -> Callable[[int, int, 
     lst_path = pack.reader.rec_path.with_suffix(".lst")
     try:
         names = names_from_lst(pack, lst_path)
-    except (OSError, ListError) as error:
+    except (OSError, DataError) as error:
         if wanted:
-            raise ListError(f"no names for the images from {lst_path}: {error}") from error
+            raise DataError(f"no names for the images from {lst_path}: {error}") from error
         if lst_path.exists():
             print(f"note: files are named by label and key, for {error}")
         return by_number

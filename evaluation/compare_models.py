@@ -14,12 +14,12 @@ import numpy as np
 from evaluation.ijb.problems import subjects_of_templates
 from evaluation.ijb.protocol import load_protocol
 from evaluation.results.figures import Curve, draw_identification, draw_verification
-from evaluation.results.page import FOLDER_FORMAT, ReportError, name_of, read_curves, read_result, write_report
+from evaluation.results.page import FOLDER_FORMAT, name_of, read_curves, read_result, write_report
 from evaluation.results.page import FORMAT as IJB_FORMAT
 from evaluation.results.tables import Table, interval, percent
 from evaluation.sets.pair_set import load_pair_set
 from facekd.embedder.model_options import comma_separated
-from facekd.errors import FacekdError, run_verb
+from facekd.errors import DataError, FacekdError, run_verb
 from facekd.utils import html as html_page
 from facekd.utils.files import write_json, write_text
 from facekd.verification import roc_curve
@@ -63,7 +63,7 @@ class Judged:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, EOFError) as error:
-            raise ReportError(f"{path}: cannot be read ({error}); run the evaluation again") from error
+            raise DataError(f"{path}: cannot be read ({error}); run the evaluation again") from error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     if len(arguments.results) == 1:
         result = read_result(arguments.results[0])
         if result["format"] not in (IJB_FORMAT, FOLDER_FORMAT):
-            raise ReportError(
+            raise DataError(
                 f"{arguments.results[0]}: a single LFW-style result has its pictures beside it already; name two or "
                 "more to compare them"
             )
@@ -131,7 +131,7 @@ def _load(folder: str) -> list[Judged]:
     if result["format"] == LFW_SUMMARY:
         return [Judged(name_of(one), Path(folder) / one["pair_set"]["name"], one) for one in result["pair_sets"]]
     if result["format"] not in (IJB_FORMAT, LFW_FORMAT):
-        raise ReportError(f"{folder}: holds {result['format']}; IJB-style and LFW-style results can be compared")
+        raise DataError(f"{folder}: holds {result['format']}; IJB-style and LFW-style results can be compared")
     return [Judged(name_of(result), Path(folder), result)]
 
 
@@ -151,7 +151,7 @@ def _matched(loaded: list[list[Judged]], folders: list[str]) -> list[list[Judged
     shared = [name for name in tables[0] if all(name in table for table in tables)]
     if not shared:
         found = "; ".join(f"{folder}: {', '.join(table)}" for folder, table in zip(folders, tables, strict=True))
-        raise ReportError(f"no set was judged in all of these folders ({found}); evaluate each model on the same packs")
+        raise DataError(f"no set was judged in all of these folders ({found}); evaluate each model on the same packs")
     return [[table[name] for table in tables] for name in shared]
 
 
@@ -159,16 +159,16 @@ def check_comparable(judged: list[Judged]) -> None:
     """Refuse results of other data or another protocol than the first one's.
 
     Raises:
-        ReportError: naming both folders, and what differs.
+        DataError: naming both folders, and what differs.
     """
     first = judged[0]
     for other in judged[1:]:
         where = f"{first.folder} and {other.folder} cannot be compared"
         if first.result["format"] != other.result["format"]:
-            raise ReportError(f"{where}: {first.result['format']} results and {other.result['format']} results")
+            raise DataError(f"{where}: {first.result['format']} results and {other.result['format']} results")
         if first.data[1] != other.data[1]:
             names = " and ".join(dict.fromkeys((first.data[0], other.data[0])))
-            raise ReportError(
+            raise DataError(
                 f"{where}: they were judged on different data ({names}; digests {first.data[1][:12]} and "
                 f"{other.data[1][:12]}); evaluate both on one set"
             )
@@ -179,9 +179,9 @@ def check_comparable(judged: list[Judged]) -> None:
         odd = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
         if odd:
             listed = ", ".join(f"{key} is {ours.get(key)} and {theirs.get(key)}" for key in odd)
-            raise ReportError(f"{where}: the protocols differ ({listed}); evaluate both by one protocol")
+            raise DataError(f"{where}: the protocols differ ({listed}); evaluate both by one protocol")
         if first.result.get("dropped") != other.result.get("dropped"):
-            raise ReportError(
+            raise DataError(
                 f"{where}: different pairs were left out ({first.result.get('dropped')} and "
                 f"{other.result.get('dropped')}); mend the data, or evaluate both from the same images"
             )
@@ -258,7 +258,7 @@ def _test(judged: list[Judged], arguments: argparse.Namespace) -> tuple[list[lis
         return [], f"Differences were not tested, for the data is not at its place: {error}"
     kept = np.isfinite(scores[0])  # pairs left out of the evaluation
     if not all(np.array_equal(np.isfinite(own), kept) for own in scores[1:]):
-        raise ReportError("the models have scores for different pairs; evaluate them on the same images")
+        raise DataError("the models have scores for different pairs; evaluate them on the same images")
     is_same, scores = is_same[kept], [own[kept] for own in scores]
     note = ""
     if subjects is not None:
@@ -294,7 +294,7 @@ def _comparisons(one: Judged, names: str | None) -> tuple[np.ndarray, np.ndarray
         dataset = one.result["dataset"]
         protocol = load_protocol(dataset["root"], dataset["target"])
         if protocol.fingerprint != dataset["fingerprint"]:
-            raise ReportError(f"{dataset['root']}: its lists have changed since the evaluation")
+            raise DataError(f"{dataset['root']}: its lists have changed since the evaluation")
         subjects, _ = subjects_of_templates(protocol)
         subjects = np.stack([subjects[protocol.pair_first], subjects[protocol.pair_second]], axis=1)
         fits = np.array_equal(subjects[:, 0] == subjects[:, 1], protocol.is_same)

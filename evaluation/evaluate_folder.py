@@ -21,9 +21,9 @@ from evaluation.provenance import describe_model, describe_software, find_model
 from evaluation.results.page import FOLDER_FORMAT, write_report
 from evaluation.results.tables import rank_table, summary_of, verification_table
 from evaluation.sets.embedding_cache import embed_pair_set
-from evaluation.sets.face_folder import FaceFolder, FaceFolderError
+from evaluation.sets.face_folder import FaceFolder
 from facekd.embedder.model_options import add_model_options, open_model
-from facekd.errors import run_verb
+from facekd.errors import DataError, run_verb
 from facekd.utils.files import atomic_open, write_json
 from facekd.verification.identification import search
 from facekd.verification.proportions import wilson_interval
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     root = Path(arguments.images)
     is_search = (root / "gallery").is_dir() and (root / "probe").is_dir()
     if not root.is_dir():
-        raise FaceFolderError(f"{root}: no such folder")
+        raise DataError(f"{root}: no such folder")
     model_file = find_model(arguments.model)
     embedder = open_model(model_file, arguments)
     size = embedder.preprocessing.image_size
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     def embed(folder: Path, nobody: bool = False) -> tuple[FaceFolder, np.ndarray]:
         faces = FaceFolder(folder, size, arguments.resize, arguments.images_per_person, nobody)
         if not is_search and len(faces) * (len(faces) - 1) // 2 > MOST_PAIRS:
-            raise FaceFolderError(
+            raise DataError(
                 f"{folder}: {len(faces):,} images make more than {MOST_PAIRS:,} pairs; --images-per-person takes fewer"
             )
         return faces, _unit(embed_pair_set(embedder, faces, arguments.flip, cache), faces, folder)
@@ -133,7 +133,7 @@ def _verify(
     scores, is_same, first, second = all_pairs(embeddings, faces.people)
     if not is_same.any() or is_same.all():
         kind = "one person" if is_same.all() else "one image of each person"
-        raise FaceFolderError(
+        raise DataError(
             f"{arguments.images}: holds {kind}; pairs of one and of two people are needed, so at least two people, one "
             "of them with two images"
         )
@@ -162,7 +162,7 @@ def _identify(root: Path, embed: Any, ranks: Sequence[int]) -> dict[str, Any]:
         people += [f"/{file}" for file in distractors.files]
     lacking = sorted(set(probes.people.tolist()) - set(people))
     if lacking:
-        raise FaceFolderError(
+        raise DataError(
             f"{root}: {len(lacking):,} people of probe/ are not in gallery/, the first {lacking[0]}; in closed-set "
             "identification everybody is: move them, or add their gallery images"
         )
@@ -185,7 +185,7 @@ def _unit(embeddings: np.ndarray, faces: FaceFolder, folder: Path) -> np.ndarray
     norms = np.linalg.norm(values, axis=1)
     bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if bad.size:
-        raise FaceFolderError(
+        raise DataError(
             f"{folder / faces.files[bad[0]]}: its embedding has no direction (all zeros, or not finite), as have "
             f"{bad.size - 1:,} more: the model is broken or its preprocessing wrong"
         )

@@ -137,7 +137,7 @@ def measure_pairs(
         seed: of the draws.
 
     Raises:
-        VerificationError: see the functions of `facekd.verification` and `facekd.verification.bootstrap`.
+        InputError: see the functions of `facekd.verification` and `facekd.verification.bootstrap`.
     """
     genuine, impostor = scores[is_same], scores[~is_same]
     accuracy = kfold_accuracy(scores, is_same, fold_of)

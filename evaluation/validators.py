@@ -100,7 +100,7 @@ class ClassificationValidator:
         batch_size: images embedded at once.
 
     Raises:
-        DatasetError: there are no such images.
+        DataError: there are no such images.
     """
 
     def __init__(self, data: DataConfig, which: Literal["held_out", "test"], batch_size: int = 256) -> None:

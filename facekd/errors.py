@@ -1,8 +1,8 @@
 """Errors written for people, and the one place that turns them into an exit status.
 
-Raise a `FacekdError` (or a subclass that lives beside the code that raises it) for anything the user can mend:
-say which file, which record or key, what was expected, what was found, and what to do. Anything else that
-escapes is a defect of facekd and keeps its traceback.
+Raise the `FacekdError` below that fits for anything the user can mend: say which file, which record or key, what was
+expected, what was found, and what to do. There is one class for each thing that a caller might want to catch apart.
+Anything else that escapes is a defect of facekd and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -19,6 +19,59 @@ SECONDS_FOR_THE_FIRST = float(os.environ.get("FACEKD_SECONDS_FOR_THE_FIRST", 2.0
 
 class FacekdError(Exception):
     """A problem with the input, the configuration or the machine, worded for the person at the terminal."""
+
+
+class ConfigError(FacekdError):
+    """A configuration key or option that does not exist, a value that cannot be, or two that contradict each other."""
+
+
+class InputError(FacekdError, ValueError):
+    """Arrays, tensors or numbers given to a function that do not fit it: shapes, types, ranges."""
+
+
+class DataError(FacekdError):
+    """A data set, pack, list or results file that is missing, damaged, or not what it was taken for."""
+
+
+class RecordError(FacekdError):
+    """A `.rec` or `.idx` file that is damaged or cut short, or a record that does not exist in it.
+
+    Attributes:
+        key: the record's key, where one record is to blame.
+        offset: its byte offset in the `.rec` file, where known.
+    """
+
+    def __init__(self, message: str, key: int | None = None, offset: int | None = None) -> None:
+        super().__init__(message, key, offset)
+        self.key = key
+        self.offset = offset
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+class ImageError(FacekdError):
+    """An image that cannot be decoded, has the wrong size, or has landmarks that do not fit a face."""
+
+
+class ModelError(FacekdError):
+    """A model that cannot be built, read, exported or run."""
+
+
+class CheckpointError(FacekdError):
+    """A checkpoint that is missing, damaged, or of another kind than asked for."""
+
+
+class TeacherError(FacekdError):
+    """A teacher, or a cache of its embeddings, that does not fit the student or its data."""
+
+
+class TrainingError(FacekdError):
+    """A training run, or a command started by another, that cannot start or go on."""
+
+
+class InUseError(FacekdError):
+    """A folder or file that another process is using."""
 
 
 def run_verb(main: Callable[[], int | None]) -> int:

@@ -19,16 +19,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from facekd.errors import FacekdError
+from facekd.errors import InputError
 
 Gradient = Literal["exact", "straight_through"]
 
 NORM_RANGE = (0.001, 100.0)  # AdaFace clips embedding norms to this before it looks at their statistics
 NORM_EPSILON = 0.001  # AdaFace adds this to the standard deviation of the norms
-
-
-class MarginError(FacekdError):
-    """Cosines, labels or margin values that do not fit together."""
 
 
 def no_margin(cosine: Tensor, labels: Tensor) -> Tensor:
@@ -42,7 +38,7 @@ def no_margin(cosine: Tensor, labels: Tensor) -> Tensor:
         (B, C), a float32 copy of half-precision cosines, otherwise `cosine` itself.
 
     Raises:
-        MarginError: wrong shape or dtype, or a label out of range.
+        InputError: wrong shape or dtype, or a label out of range.
     """
     return _checked(cosine, labels)
 
@@ -66,7 +62,7 @@ def arcface(cosine: Tensor, labels: Tensor, margin: float = 0.5, *, gradient: Gr
         (B, C) margined cosines, float32 or float64.
 
     Raises:
-        MarginError: wrong shape or dtype, a label out of range, or a margin out of range.
+        InputError: wrong shape or dtype, a label out of range, or a margin out of range.
     """
     check_margin_value("arcface", "margin", margin)
     return combined(cosine, labels, 1.0, margin, 0.0, gradient=gradient)
@@ -85,7 +81,7 @@ def cosface(cosine: Tensor, labels: Tensor, margin: float = 0.35, *, gradient: G
         (B, C) margined cosines, float32 or float64.
 
     Raises:
-        MarginError: wrong shape or dtype, a label out of range, or a margin out of range.
+        InputError: wrong shape or dtype, a label out of range, or a margin out of range.
     """
     check_margin_value("cosface", "margin", margin)
     return combined(cosine, labels, 1.0, 0.0, margin, gradient=gradient)
@@ -112,7 +108,7 @@ def combined(
         (B, C) margined cosines, float32 or float64.
 
     Raises:
-        MarginError: wrong shape or dtype, a label out of range, or a margin out of range.
+        InputError: wrong shape or dtype, a label out of range, or a margin out of range.
     """
     check_margin_value("combined", "m1", m1)
     check_margin_value("combined", "m2", m2)
@@ -158,13 +154,13 @@ def adaface(
         (B, C) margined cosines, float32 or float64.
 
     Raises:
-        MarginError: wrong shape or dtype, a label out of range, or a margin out of range.
+        InputError: wrong shape or dtype, a label out of range, or a margin out of range.
     """
     check_margin_value("adaface", "margin", margin)
     check_margin_value("adaface", "h", h)
     cosine = _checked(cosine, labels)
     if norms.numel() != labels.numel():
-        raise MarginError(f"adaface needs one norm an image: {labels.numel()} labels but norms of {tuple(norms.shape)}")
+        raise InputError(f"adaface needs one norm an image: {labels.numel()} labels but norms of {tuple(norms.shape)}")
 
     norms_B = norms.detach().to(cosine.dtype).reshape(-1).clamp(*NORM_RANGE)
     batch_mean, batch_std = norm_statistics(norms_B)
@@ -220,14 +216,14 @@ def check_margin_value(margin: str, value_name: str, value: float, *, key: str |
         key: how the user spells it, such as "head.margin_value"; the default names function and argument.
 
     Raises:
-        MarginError: not a finite number in the range, naming the key, the range and the unit.
+        InputError: not a finite number in the range, naming the key, the range and the unit.
     """
     low, high, closed, unit = _VALUE_RANGES[margin, value_name]
     inside = math.isfinite(value) and low <= value and (value <= high if closed else value < high)
     if not inside:
         upper = f"{high:.4g}{']' if closed else ')'}"
         hint = f"; if that was degrees, give {math.radians(value):.4g}" if unit == "radians" and value > high else ""
-        raise MarginError(
+        raise InputError(
             f"{key or f'{value_name} of {margin}'} = {value} is outside [{low:.4g}, {upper} ({unit}){hint}"
         )
 
@@ -242,21 +238,21 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
         num_classes: C.
 
     Raises:
-        MarginError: not one-dimensional int64, or a label outside [0, C), naming its position in the batch.
+        InputError: not one-dimensional int64, or a label outside [0, C), naming its position in the batch.
     """
     if not isinstance(labels, Tensor):
-        raise MarginError(f"labels must be an int64 tensor, found a {type(labels).__name__}: use torch.tensor(labels)")
+        raise InputError(f"labels must be an int64 tensor, found a {type(labels).__name__}: use torch.tensor(labels)")
     if labels.dtype != torch.int64:
-        raise MarginError(f"labels must be int64, found {labels.dtype}: convert them with labels.long()")
+        raise InputError(f"labels must be int64, found {labels.dtype}: convert them with labels.long()")
     if labels.ndim != 1:
-        raise MarginError(f"labels must have the shape (B,), found {tuple(labels.shape)}")
+        raise InputError(f"labels must have the shape (B,), found {tuple(labels.shape)}")
     known_below = _known_below.get()
     if known_below is not None and known_below <= num_classes:
         return
     wrong_B = (labels < 0) | (labels >= num_classes)
     if bool(wrong_B.any()):
         position = int(wrong_B.nonzero()[0])
-        raise MarginError(
+        raise InputError(
             f"label {int(labels[position])} at position {position} of the batch is outside [0, {num_classes}) "
             f"({int(wrong_B.sum())} of {labels.numel()} labels are): the classifier has {num_classes} classes; "
             "make it as wide as the data set's num_classes, or mend the labels"
@@ -279,7 +275,7 @@ def labels_checked(labels: Tensor, num_classes: int) -> Iterator[None]:
         num_classes: C.
 
     Raises:
-        MarginError: see `check_labels`.
+        InputError: see `check_labels`.
     """
     check_labels(labels, num_classes)
     with labels_known_below(num_classes):
@@ -355,15 +351,15 @@ def _replace_target(cosine: Tensor, labels: Tensor, target_B: Tensor, margined_B
     if gradient == "straight_through":
         margined_B = margined_B.detach() + (target_B - target_B.detach())  # adds exactly 0, with slope 1
     elif gradient != "exact":
-        raise MarginError(f"gradient = {gradient!r}: choose 'exact' or 'straight_through'")
+        raise InputError(f"gradient = {gradient!r}: choose 'exact' or 'straight_through'")
     return cosine.scatter(1, labels[:, None], margined_B[:, None])
 
 
 def _checked(cosine: Tensor, labels: Tensor) -> Tensor:
     """The cosines in at least float32, once they and the labels have been found fit."""
     if cosine.ndim != 2 or not cosine.is_floating_point():
-        raise MarginError(f"cosines must be floating, of shape (B, C); found {cosine.dtype} of {tuple(cosine.shape)}")
+        raise InputError(f"cosines must be floating, of shape (B, C); found {cosine.dtype} of {tuple(cosine.shape)}")
     check_labels(labels, cosine.shape[1])
     if labels.shape[0] != cosine.shape[0]:
-        raise MarginError(f"{labels.shape[0]} labels for {cosine.shape[0]} rows of cosines")
+        raise InputError(f"{labels.shape[0]} labels for {cosine.shape[0]} rows of cosines")
     return cosine if cosine.dtype == torch.float64 else cosine.float()

@@ -14,15 +14,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from facekd.errors import FacekdError
+from facekd.errors import DataError
 
 IDS_PER_TEMPLATE = 8.13  # ids of IJB-C's 23,124 templates run to about 188,000: never an index
 GALLERY_SHARE, MOST_GALLERY_IMAGES = 1 / 3, 8
 PROBE_ROLE = 2
-
-
-class IjbPlanError(FacekdError):
-    """An IJB-style set that cannot be made of what there is."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +105,12 @@ def plan_of_images(
         most_impostors: pairs of the 1:1 list are all of gallery x probe, or this many impostors at most.
 
     Raises:
-        IjbPlanError: fewer than two people with two images: there would be no genuine or no impostor pair.
+        DataError: fewer than two people with two images: there would be no genuine or no impostor pair.
     """
     labels = np.asarray(labels)
     people, counts = np.unique(labels, return_counts=True)
     if (counts >= 2).sum() < 2:
-        raise IjbPlanError(
+        raise DataError(
             f"{len(people):,} people, {int((counts >= 2).sum())} of them with two images or more; at least two such "
             "people are needed, one image for the gallery and one to compare with it"
         )
@@ -152,11 +148,11 @@ def plan_of_counts(counts: Counts, seed: int = 0) -> IjbPlan:
         seed: of all draws.
 
     Raises:
-        IjbPlanError: counts that contradict each other.
+        DataError: counts that contradict each other.
     """
     num_subjects, num_templates = sum(counts.galleries), sum(counts.galleries) + counts.probes
     if counts.images < num_templates or counts.genuine > counts.probes:
-        raise IjbPlanError(f"{counts}: needs at least an image a template, and at most a genuine pair a probe")
+        raise DataError(f"{counts}: needs at least an image a template, and at most a genuine pair a probe")
     generator = np.random.default_rng([seed % 2**63, 0x1C])
     subjects = np.concatenate([np.arange(num_subjects), generator.integers(num_subjects, size=counts.probes)])
     order = generator.permutation(num_subjects)
@@ -217,7 +213,7 @@ def _with_pairs(generator: np.random.Generator, plan: IjbPlan, num_genuine: int,
         mates.setdefault(subject, []).append(position)
     possible = np.array([len(probes) - len(mates.get(subject, ())) for subject in plan.subject_ids[gallery].tolist()])
     if num_impostor > possible.sum():
-        raise IjbPlanError(f"{num_impostor:,} impostor pairs were asked for, and only {possible.sum():,} are possible")
+        raise DataError(f"{num_impostor:,} impostor pairs were asked for, and only {possible.sum():,} are possible")
     wanted = _share_out(num_impostor, possible)
     pairs, is_same = [], []
     for template, count, subject in zip(gallery.tolist(), wanted.tolist(), plan.subject_ids[gallery], strict=True):

@@ -16,17 +16,13 @@ from data_prep.photographs.landmark_files import read_landmarks
 from data_prep.sources.image_lists import list_folder
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.synthetic import render_faces
-from facekd.errors import FacekdError
+from facekd.errors import DataError, ImageError
 from facekd.images.alignment import template
-from facekd.images.decoding import JPEG_START, ImageError, decode_rgb
+from facekd.images.decoding import JPEG_START, decode_rgb
 
 JPEG_QUALITY = 95
 MARGIN = 0.25  # of the side of a face, added on each side of it in a loose crop
 SYNTHETIC = re.compile(r"synthetic:(\d+)x(\d+)")
-
-
-class IjbSourceError(FacekdError):
-    """Images, or their landmarks, of which no IJB-style set can be made."""
 
 
 class LooseCrop(NamedTuple):
@@ -81,7 +77,7 @@ class FolderImages:
         on_missing: an image without landmarks is an error, or is left out.
 
     Raises:
-        IjbSourceError: no images, or no landmarks for one.
+        DataError: no images, or no landmarks for one.
     """
 
     def __init__(self, folder: Path, landmarks: Path | None, on_missing: Literal["fail", "drop"] = "fail") -> None:
@@ -92,7 +88,7 @@ class FolderImages:
         if self._landmarks is not None:
             lacking = [image.name for image in images if image.name not in self._landmarks]
             if lacking and (on_missing == "fail" or len(lacking) == len(images)):
-                raise IjbSourceError(
+                raise DataError(
                     f"{landmarks}: has no line for {len(lacking):,} of the {len(images):,} images of {folder}, the "
                     f"first {lacking[0]}; names are PERSON/IMAGE as in the folder; --on-missing drop leaves them out"
                 )
@@ -148,17 +144,17 @@ def open_source(
     """
     if generated := SYNTHETIC.fullmatch(source):
         if landmarks is not None:
-            raise IjbSourceError("--landmarks go with a folder of photos; generated faces bring theirs")
+            raise DataError("--landmarks go with a folder of photos; generated faces bring theirs")
         return GeneratedImages(int(generated[1]), int(generated[2]), size, seed)
     path = Path(source)
     if not path.exists():
-        raise IjbSourceError(f"{path}: no such folder or pack; for generated faces give synthetic:PEOPLExIMAGES")
+        raise DataError(f"{path}: no such folder or pack; for generated faces give synthetic:PEOPLExIMAGES")
     if path.suffix == ".rec" or (path / "train.rec").exists():
         if landmarks is not None:
-            raise IjbSourceError(f"{path} is a record pack, whose faces are aligned: --landmarks go with a folder")
+            raise DataError(f"{path} is a record pack, whose faces are aligned: --landmarks go with a folder")
         return RecordImages(path)
     if not path.is_dir():
-        raise IjbSourceError(f"{path}: expected a folder with one folder of images for each person, or a .rec file")
+        raise DataError(f"{path}: expected a folder with one folder of images for each person, or a .rec file")
     return FolderImages(path, landmarks, on_missing)
 
 

@@ -10,14 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from facekd.errors import FacekdError
+from facekd.errors import DataError
 from facekd.utils.files import write_text
 
 NUM_ARGUMENTS = {"drop": 1, "drop-identity": 1, "merge": 2}
-
-
-class CleanListError(FacekdError):
-    """A list that does not say what to do."""
 
 
 @dataclass
@@ -39,7 +35,7 @@ def read_clean_lists(paths: Sequence[Path]) -> Changes:
     """Read lists; what several of them say is done once.
 
     Raises:
-        CleanListError: a line that is no action.
+        DataError: a line that is no action.
         OSError: a list cannot be read.
     """
     changes = Changes()
@@ -50,7 +46,7 @@ def read_clean_lists(paths: Sequence[Path]) -> Changes:
             action, *rest = line.strip().split("\t")
             count = NUM_ARGUMENTS.get(action)
             if count is None or len(rest) < count or not all(value.isdecimal() for value in rest[:count]):
-                raise CleanListError(
+                raise DataError(
                     f"{path}, line {number}: {line[:80]!r}; expected drop KEY, drop-identity LABEL or merge LABEL "
                     "LABEL, parted by tabs"
                 )

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from facekd.data.datasets.record_pack import RecordPack
-from facekd.data.recordio import RecordError
-from facekd.images.decoding import ImageError, decode_rgb
+from facekd.errors import ImageError, RecordError
+from facekd.images.decoding import decode_rgb
 from facekd.utils.files import atomic_open
 
 TILE = 112

@@ -12,7 +12,6 @@ from data_prep.inspection.clean_lists import write_clean_list
 from data_prep.inspection.contact_sheet import Guest, Row
 from data_prep.inspection.identity_findings import (
     Centres,
-    FindingsError,
     embed_images,
     find_centres,
     find_merges,
@@ -24,7 +23,7 @@ from facekd.data.datasets.record_pack import RecordPack
 from facekd.data.pair_packs.pair_pack import PairPack, decode_images
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.embedder.model_options import open_model
-from facekd.errors import FacekdError
+from facekd.errors import DataError, FacekdError
 from facekd.images.decoding import decode_rgb
 
 # Title, explanation, rows of images to show.
@@ -67,7 +66,7 @@ def look_at_identities(arguments: argparse.Namespace, pack: RecordPack, folder: 
         if arguments.against_embeddings is not None:
             others = load_embeddings(arguments.against_embeddings, len(others_pack.images))
         elif embedder is None:
-            raise FindingsError("--against needs --model, or --against-embeddings beside --embeddings")
+            raise DataError("--against needs --model, or --against-embeddings beside --embeddings")
         else:
 
             def read_other(image: int) -> np.ndarray:

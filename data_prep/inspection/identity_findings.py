@@ -11,17 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from facekd.errors import FacekdError
+from facekd.errors import DataError
 from facekd.head.robust_centres import ClassCentres, judge_centres, robust_centres
 from facekd.utils.progress import track
 
 ROWS_AT_ONCE = 4096
 # How many training images may be nearer to a stranger than what is called an overlap.
 STRANGER_QUANTILE = 0.999
-
-
-class FindingsError(FacekdError):
-    """Embeddings that do not belong to the images, or too little to find anything in."""
 
 
 @dataclass(frozen=True)
@@ -51,23 +47,23 @@ def find_centres(embeddings: np.ndarray, labels: np.ndarray) -> Centres:
         labels: int64 (N,), -1 for images to be passed over.
 
     Raises:
-        FindingsError: another number of embeddings than images, or some that are not finite or zero.
+        DataError: another number of embeddings than images, or some that are not finite or zero.
     """
     if embeddings.ndim != 2 or len(embeddings) != len(labels):
-        raise FindingsError(
+        raise DataError(
             f"embeddings of shape {embeddings.shape} do not fit {len(labels):,} images; expected a row each"
         )
     units = embeddings.astype(np.float32)
     norms = np.linalg.norm(units, axis=1, keepdims=True)
     bad = ~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)) & (labels >= 0)
     if bad.any():
-        raise FindingsError(
+        raise DataError(
             f"{int(bad.sum()):,} embeddings are not finite or zero, first that of image {int(bad.argmax())}"
         )
     units /= np.where(norms > 0, norms, 1)
     classes = np.unique(labels[labels >= 0])
     if len(classes) < 2:
-        raise FindingsError("fewer than two identities: nothing to compare")
+        raise DataError("fewer than two identities: nothing to compare")
     own = np.where(labels >= 0, np.searchsorted(classes, labels), -1)
     return Centres(units, labels, classes, own, robust_centres(lambda images: units[images], own, len(classes)))
 
@@ -144,7 +140,7 @@ def find_overlap(found: Centres, others: np.ndarray, least_cosine: float | None 
         The identities, and the limit.
     """
     if others.ndim != 2 or others.shape[1] != found.units.shape[1]:
-        raise FindingsError(f"embeddings of shape {others.shape} and {found.units.shape} are of two models")
+        raise DataError(f"embeddings of shape {others.shape} and {found.units.shape} are of two models")
     limit = _stranger_limit(found) if least_cosine is None else least_cosine
     norms = np.maximum(np.linalg.norm(others, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     near: dict[int, list[tuple[int, float]]] = {}
@@ -169,7 +165,7 @@ def _stranger_limit(found: Centres) -> float:
     is_sure[doubtful] = False
     images = np.flatnonzero(is_sure)
     if not len(images):
-        raise FindingsError("no identity is clear enough to tell how near strangers are; give the limit by hand")
+        raise DataError("no identity is clear enough to tell how near strangers are; give the limit by hand")
     judged = judge_centres(found.centres, lambda rows: found.units[rows], found.own, images)
     return float(np.quantile(judged.nearest_other_cosine, STRANGER_QUANTILE))
 
@@ -188,7 +184,7 @@ def embed_images(
             rows.append(embed(np.stack(list(decoded.values()))))
             usable[list(decoded)] = True
     if not rows:
-        raise FindingsError("none of the images can be decoded")
+        raise DataError("none of the images can be decoded")
     embeddings = np.zeros((count, rows[0].shape[1]), dtype=np.float32)
     embeddings[usable] = np.concatenate(rows)
     return embeddings, usable
@@ -198,13 +194,13 @@ def load_embeddings(path: Path, count: int) -> np.ndarray:
     """Embeddings made elsewhere: a `.npy` of floats (N, E), a row an image in the order of the data set.
 
     Raises:
-        FindingsError: another shape or type, or no such array.
+        DataError: another shape or type, or no such array.
     """
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise FindingsError(f"{path}: is no whole .npy of numbers: {error}") from error
+        raise DataError(f"{path}: is no whole .npy of numbers: {error}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim != 2 or len(array) != count:
         found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
-        raise FindingsError(f"{path}: holds {found}; expected floats ({count}, E), a row for each image")
+        raise DataError(f"{path}: holds {found}; expected floats ({count}, E), a row for each image")
     return array.astype(np.float32)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from facekd.data.datasets.record_pack import RecordPack
-from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, RecordError, unpack
+from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, unpack
 from facekd.data.recordio.headers import RecordHeaders
-from facekd.images.decoding import ImageError, decode_rgb
+from facekd.errors import ImageError, RecordError
+from facekd.images.decoding import decode_rgb
 from facekd.utils.progress import track
 
 FORMAT_BY_START = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WebP", b"BM": "BMP"}

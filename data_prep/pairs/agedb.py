@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.pairs.pair_list import PairList, PairListError
+from data_prep.pairs.pair_list import PairList
+from facekd.errors import DataError
 
 STRUCTURE = (
     "expected `splits`, a cell of folds, each a struct of a 2 x N cell of faces (a struct of name and age) and N "
@@ -27,7 +28,7 @@ def read_agedb_protocol(path: Path) -> PairList:
         path: the `.mat` file; names in it are those of the images without suffix, and begin with who is on them.
 
     Raises:
-        PairListError: no `.mat` file of that structure, or labels that the names contradict.
+        DataError: no `.mat` file of that structure, or labels that the names contradict.
     """
     from scipy.io import loadmat  # here: no other list needs it
 
@@ -35,11 +36,11 @@ def read_agedb_protocol(path: Path) -> PairList:
     try:
         splits = loadmat(content)["splits"]
     except KeyError:
-        raise PairListError(f"{path}: is no protocol of AgeDB: {STRUCTURE}") from None
+        raise DataError(f"{path}: is no protocol of AgeDB: {STRUCTURE}") from None
     except NotImplementedError:
-        raise PairListError(f"{path}: is a .mat file of version 7.3; save it as -v7 in Matlab or Octave") from None
+        raise DataError(f"{path}: is a .mat file of version 7.3; save it as -v7 in Matlab or Octave") from None
     except Exception as error:  # a damaged one fails inside the reader in any way at all
-        raise PairListError(f"{path}: is no whole .mat file: {error}") from error
+        raise DataError(f"{path}: is no whole .mat file: {error}") from error
     names: list[tuple[str, str]] = []
     is_same: list[bool] = []
     fold_of: list[int] = []
@@ -50,17 +51,17 @@ def read_agedb_protocol(path: Path) -> PairList:
                 raise ValueError(f"faces of shape {faces.shape} and {len(labels)} labels")
             found = [(_name(faces[0, pair]), _name(faces[1, pair])) for pair in range(len(labels))]
         except (IndexError, TypeError, ValueError, AttributeError) as error:
-            raise PairListError(f"{path}: fold {fold + 1} is no fold of AgeDB ({error}): {STRUCTURE}") from error
+            raise DataError(f"{path}: fold {fold + 1} is no fold of AgeDB ({error}): {STRUCTURE}") from error
         names += found
         is_same += (labels == 1).tolist()
         fold_of += [fold] * len(found)
     if not names:
-        raise PairListError(f"{path}: holds no pairs: {STRUCTURE}")
+        raise DataError(f"{path}: holds no pairs: {STRUCTURE}")
     subjects = [(first.partition("_")[0], second.partition("_")[0]) for first, second in names]
     wrong = [i for i, (who, same) in enumerate(zip(subjects, is_same, strict=True)) if (who[0] == who[1]) != same]
     if wrong:
         first = wrong[0]
-        raise PairListError(
+        raise DataError(
             f"{path}: {len(wrong):,} of {len(names):,} labels contradict the names, first that of {names[first][0]} "
             f"and {names[first][1]}, which is {1 if is_same[first] else -1}; the file is damaged, or of another kind"
         )

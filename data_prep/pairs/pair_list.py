@@ -6,12 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facekd.errors import FacekdError
-
-
-class PairListError(FacekdError):
-    """A list of pairs that does not say which images to compare."""
-
 
 @dataclass(frozen=True)
 class PairList:

@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data_prep.pairs.pair_list import PairList, PairListError
+from data_prep.pairs.pair_list import PairList
 from data_prep.sources.image_lists import AGEDB_NAME
+from facekd.errors import DataError
 
 LFW_NAME = re.compile(r"(?P<who>.+)_\d+")
 LAYOUTS = ("lfw", "cfp-fp", "cfp-ff", "two-lines", "names", "agedb")
@@ -29,7 +30,7 @@ def read_pair_list(path: Path, layout: str | None = None) -> PairList:
         layout: which kind it is; found out where None.
 
     Raises:
-        PairListError: a line, or the whole, is of no known kind.
+        DataError: a line, or the whole, is of no known kind.
         OSError: it cannot be read.
     """
     if path.is_dir() or (layout or "").startswith("cfp"):
@@ -42,7 +43,7 @@ def read_pair_list(path: Path, layout: str | None = None) -> PairList:
     rows = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
     rows = [(number, line) for number, line in rows if line and not line.startswith("#")]
     if not rows:
-        raise PairListError(f"{path} lists no pairs; {EXPECTED}")
+        raise DataError(f"{path} lists no pairs; {EXPECTED}")
     layout = layout or _detect(path, rows)
     reader = {"lfw": _read_lfw, "two-lines": _read_two_lines, "names": _read_names}[layout]
     return reader(path, rows)
@@ -63,7 +64,7 @@ def _detect(path: Path, rows: Rows) -> str:
         return "names"
     if len(columns) == 4:
         return "lfw"
-    raise PairListError(f"{path}, line {rows[0][0]}: {rows[0][1][:80]!r} is of no known kind; {EXPECTED}")
+    raise DataError(f"{path}, line {rows[0][0]}: {rows[0][1][:80]!r} is of no known kind; {EXPECTED}")
 
 
 def _read_lfw(path: Path, rows: Rows) -> PairList:
@@ -81,20 +82,20 @@ def _read_lfw(path: Path, rows: Rows) -> PairList:
         elif len(columns) == 4 and _is_count(columns[1]) and _is_count(columns[3]):
             names.append((_lfw_name(columns[0], columns[1]), _lfw_name(columns[2], columns[3])))
         else:
-            raise PairListError(f"{path}, line {number}: {line[:80]!r}; expected `name n1 n2` or `name1 n1 name2 n2`")
+            raise DataError(f"{path}, line {number}: {line[:80]!r}; expected `name n1 n2` or `name1 n1 name2 n2`")
         is_same.append(len(columns) == 3)
     if folds is None:
         return PairList(names, np.array(is_same), None, "lfw")
     num_folds, per_kind = folds
     expected = np.tile(np.repeat([True, False], per_kind), num_folds)
     if len(names) != len(expected):
-        raise PairListError(
+        raise DataError(
             f"{path}: its first line announces {num_folds} folds of {per_kind} genuine and {per_kind} impostor pairs, "
             f"so {len(expected):,} in all, and it lists {len(names):,}; the file is cut short, or its first line wrong"
         )
     if not np.array_equal(is_same, expected):
         first = int(np.argmax(np.array(is_same) != expected))
-        raise PairListError(
+        raise DataError(
             f"{path}, line {rows[first][0]}: should be {'a genuine' if expected[first] else 'an impostor'} pair, for "
             f"folds have {per_kind} genuine and then {per_kind} impostor pairs"
         )
@@ -108,12 +109,12 @@ def _lfw_name(person: str, number: str) -> str:
 def _read_two_lines(path: Path, rows: Rows) -> PairList:
     """CALFW and CPLFW: `image label` twice a pair, label 0 for impostors, else the fold from 1 (or always 1)."""
     if len(rows) % 2:
-        raise PairListError(f"{path} has {len(rows):,} lines, an odd number; a pair is two lines of `image label`")
+        raise DataError(f"{path} has {len(rows):,} lines, an odd number; a pair is two lines of `image label`")
     names, labels = [], []
     for (number, line), (_, second_line) in zip(rows[::2], rows[1::2], strict=True):
         first, second = _split(line), _split(second_line)
         if len(first) != 2 or len(second) != 2 or not _is_count(first[1]) or first[1] != second[1]:
-            raise PairListError(
+            raise DataError(
                 f"{path}, line {number}: {line[:60]!r} and {second_line[:60]!r} should be `image label` of one pair, "
                 "with one label"
             )
@@ -128,7 +129,7 @@ def _read_names(path: Path, rows: Rows) -> PairList:
     for number, line in rows:
         columns = _split(line)
         if len(columns) != 3 or columns[2] not in ("0", "1", "-1"):
-            raise PairListError(f"{path}, line {number}: {line[:80]!r}; expected `image image label`, label 1 or 0")
+            raise DataError(f"{path}, line {number}: {line[:80]!r}; expected `image image label`, label 1 or 0")
         names.append((columns[0], columns[1]))
         is_same.append(columns[2] == "1")
     return PairList(names, np.array(is_same), None, "names")
@@ -137,7 +138,7 @@ def _read_names(path: Path, rows: Rows) -> PairList:
 def _read_cfp(path: Path, layout: str) -> PairList:
     """CFP's `Protocol`: `Split/FP/01..10/{same,diff}.txt`, lines `i,j` into `Pair_list_F.txt` and `Pair_list_P.txt`."""
     if not (path / "Split").is_dir():
-        raise PairListError(f"{path}: has no folder Split; expected the folder Protocol of CFP")
+        raise DataError(f"{path}: has no folder Split; expected the folder Protocol of CFP")
     kind = layout.removeprefix("cfp-").upper()
     first, second = (_read_cfp_images(path / f"Pair_list_{view}.txt") for view in kind)
     folds = sorted(folder for folder in (path / "Split" / kind).iterdir() if folder.is_dir())
@@ -149,13 +150,13 @@ def _read_cfp(path: Path, layout: str) -> PairList:
                     i, j = (int(value) for value in line.split(","))
                     names.append((first[i], second[j]))
                 except (ValueError, KeyError):
-                    raise PairListError(
+                    raise DataError(
                         f"{folder / file}, line {number}: {line!r}; expected `i,j`, numbers of the lists of images"
                     ) from None
                 is_same.append(same)
                 fold_of.append(fold)
     if not names:
-        raise PairListError(f"{path / 'Split' / kind}: holds no folds with same.txt and diff.txt")
+        raise DataError(f"{path / 'Split' / kind}: holds no folds with same.txt and diff.txt")
     return PairList(names, np.array(is_same), np.array(fold_of), layout)
 
 
@@ -166,7 +167,7 @@ def _read_cfp_images(path: Path) -> dict[int, str]:
         if not columns:
             continue
         if len(columns) != 2 or not _is_count(columns[0]):
-            raise PairListError(f"{path}, line {number}: {line!r}; expected a number and the path of an image")
+            raise DataError(f"{path}, line {number}: {line!r}; expected a number and the path of an image")
         parts = PurePosixPath(columns[1]).parts
         images[int(columns[0])] = "/".join(parts[-3:])  # PERSON/frontal/01.jpg
     return images

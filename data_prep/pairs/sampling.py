@@ -6,11 +6,7 @@ from itertools import combinations
 
 import numpy as np
 
-from facekd.errors import FacekdError
-
-
-class PairSamplingError(FacekdError):
-    """More pairs asked for than the images allow."""
+from facekd.errors import DataError
 
 
 def sample_pairs(
@@ -31,10 +27,10 @@ def sample_pairs(
         Image numbers int64 (N, 2), is_same bool (N,), fold_of int64 (N,), fold by fold.
 
     Raises:
-        PairSamplingError: too few people or images; the message says which numbers would do.
+        DataError: too few people or images; the message says which numbers would do.
     """
     if num_folds < 2 or num_pairs < 2 * num_folds or num_pairs % (2 * num_folds):
-        raise PairSamplingError(
+        raise DataError(
             f"{num_pairs} pairs cannot be split into {num_folds} folds of equal halves; use a multiple of "
             f"{2 * max(num_folds, 2)}, and at least 2 folds"
         )
@@ -52,7 +48,7 @@ def sample_pairs(
         for draw, same, kind in ((_genuine, True, "genuine"), (_impostor, False, "impostor")):
             drawn = draw(members, wanted, generator)
             if len(drawn) < wanted:
-                raise PairSamplingError(
+                raise DataError(
                     f"{num_pairs} pairs want {wanted} {kind} ones a fold, but the {len(members)} people of fold {fold} "
                     f"give only {len(drawn)}: ask for fewer pairs or folds, or bring more images"
                 )
@@ -70,9 +66,7 @@ def all_pairs(labels: np.ndarray, num_folds: int, seed: int) -> tuple[np.ndarray
     for kind in (True, False):
         members = np.flatnonzero(same == kind)
         if len(members) < num_folds:
-            raise PairSamplingError(
-                f"only {len(members)} {'genuine' if kind else 'impostor'} pairs for {num_folds} folds"
-            )
+            raise DataError(f"only {len(members)} {'genuine' if kind else 'impostor'} pairs for {num_folds} folds")
         fold_of[generator.permutation(members)] = np.arange(len(members)) % num_folds
     order = np.lexsort((~same, fold_of))
     return np.stack([first, second], axis=1)[order], same[order], fold_of[order]

@@ -10,13 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from facekd.errors import FacekdError
+from facekd.errors import DataError
 
 LOG_NAME = "align_log.jsonl"
-
-
-class AlignLogError(FacekdError):
-    """A log that belongs to another alignment, or is none."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ class AlignLog:
             restart: forget an earlier log.
 
         Raises:
-            AlignLogError: the folder was aligned with other settings.
+            DataError: the folder was aligned with other settings.
         """
         self.path = folder / LOG_NAME
         self.entries: dict[str, Alignment] = {}
@@ -110,7 +106,7 @@ class AlignLog:
                     entry = Alignment(**value)
                     self.entries[entry.photo] = entry
             except (ValueError, TypeError, KeyError) as error:
-                raise AlignLogError(
+                raise DataError(
                     f"{self.path}, line {number + 1}: is no log of an alignment ({error}); "
                     "choose another output folder, or begin anew by --force"
                 ) from error
@@ -130,7 +126,7 @@ class AlignLog:
         different = [name for name in names if _comparable(name, found) != _comparable(name, settings)]
         if different:
             name = different[0]
-            raise AlignLogError(
+            raise DataError(
                 f"{self.path.parent} was aligned with {name} {found.get(name)!r}, and now it is "
                 f"{settings.get(name)!r}; crops of two kinds do not belong in one data set: choose another "
                 "output folder, or do all of it again by --force"

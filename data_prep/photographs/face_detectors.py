@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from facekd.errors import FacekdError
+from facekd.errors import ModelError
 from facekd.images.alignment import NUM_LANDMARKS
 
 STRIDES = (8, 16, 32)
@@ -23,10 +23,6 @@ SMALLEST_INPUT = 64
 SCRFD_MEAN, SCRFD_STD, SCRFD_OVERLAP = 127.5, 128.0, 0.4
 YUNET_OVERLAP, YUNET_CANDIDATES = 0.3, 5000
 YUNET_OUTPUTS = frozenset(f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in STRIDES)
-
-
-class DetectorError(FacekdError):
-    """A file that is no face detector facekd can run, or one that fails on an image."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +67,19 @@ def open_detector(path: Path) -> FaceDetector:
     """Open a detector by what the file holds.
 
     Raises:
-        DetectorError: no such file, no ONNX, or a network of another kind.
+        ModelError: no such file, no ONNX, or a network of another kind.
     """
     import onnxruntime
 
     if not path.is_file():
-        raise DetectorError(f"{path}: no such file; expected a face detector in ONNX, SCRFD with landmarks or YuNet")
+        raise ModelError(f"{path}: no such file; expected a face detector in ONNX, SCRFD with landmarks or YuNet")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1  # images are the parallelism
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no narrower base
-        raise DetectorError(f"{path}: onnxruntime cannot open it, is the file whole? {error}") from error
+        raise ModelError(f"{path}: onnxruntime cannot open it, is the file whole? {error}") from error
     names = [output.name for output in session.get_outputs()]
     if frozenset(names) >= YUNET_OUTPUTS:
         return YunetDetector(path)
@@ -92,7 +88,7 @@ def open_detector(path: Path) -> FaceDetector:
     advice = ""
     if sorted(_last_sizes(session)) == [1] * 3 + [4] * 3:
         advice = ": an SCRFD without landmarks, and faces are aligned by landmarks; take the one called ..._bnkps"
-    raise DetectorError(
+    raise ModelError(
         f"{path}: is neither SCRFD with five landmarks (9 outputs of 1, 4 and 10 values) nor YuNet (cls_8 ... kps_32); "
         f"its outputs are {', '.join(names[:12])}{advice}"
     )
@@ -116,7 +112,7 @@ class ScrfdDetector:
         self._fixed_size: int | None = None
         if all(isinstance(side, int) and side > 0 for side in fixed) and fixed:
             if fixed[0] != fixed[1] or fixed[0] % STRIDES[-1]:
-                raise DetectorError(
+                raise ModelError(
                     f"{path}: takes images of {fixed[1]}x{fixed[0]}; expected a square, or any size, in steps of 32"
                 )
             self._fixed_size = int(fixed[0])
@@ -132,7 +128,7 @@ class ScrfdDetector:
         try:
             outputs = self._session.run(None, {self._input_name: np.ascontiguousarray(blob)})
         except Exception as error:
-            raise DetectorError(f"{self.path}: fails on an image of {side}x{side} pixels: {error}") from error
+            raise ModelError(f"{self.path}: fails on an image of {side}x{side} pixels: {error}") from error
         scores, boxes, landmarks = self._decode([np.asarray(output) for output in outputs], side)
         kept = scores >= least_score
         boxes, landmarks, scores = boxes[kept], landmarks[kept], scores[kept]
@@ -150,7 +146,7 @@ class ScrfdDetector:
             cells = side // stride
             num_anchors = len(values[0]) // (cells * cells)
             if num_anchors < 1 or any(len(value) != cells * cells * num_anchors for value in values):
-                raise DetectorError(
+                raise ModelError(
                     f"{self.path}: returns {len(values[0]):,} scores at stride {stride} for {side}x{side} pixels, "
                     "which is no whole number of anchors a cell: not an SCRFD"
                 )
@@ -186,7 +182,7 @@ class YunetDetector:
         try:
             rows = detector.detect(np.ascontiguousarray(scaled[..., ::-1]))[1]
         except cv2.error as error:
-            raise DetectorError(f"{self.path}: OpenCV fails on an image of {width}x{height}: {error.err}") from error
+            raise ModelError(f"{self.path}: OpenCV fails on an image of {width}x{height}: {error.err}") from error
         rows = np.zeros((0, 15)) if rows is None else rows.astype(np.float64)
         rows = rows[np.argsort(-rows[:, 14], kind="stable")]
         stretch = np.array([image.shape[1] / width, image.shape[0] / height])
@@ -199,7 +195,7 @@ class YunetDetector:
         try:
             return cv2.FaceDetectorYN.create(str(self.path), "", (320, 320), 0.5, YUNET_OVERLAP, YUNET_CANDIDATES)
         except cv2.error as error:
-            raise DetectorError(
+            raise ModelError(
                 f"{self.path}: OpenCV {cv2.__version__} cannot open this YuNet: {error.err}. It wants one exported for "
                 "a fixed size (it runs at any size all the same), not a `dynamic` one"
             ) from error

@@ -7,15 +7,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from facekd.errors import FacekdError
+from facekd.errors import DataError
 from facekd.images.alignment import NUM_LANDMARKS
 
 NUM_VALUES = 2 * NUM_LANDMARKS
 EXPECTED = "expected `name x1 y1 ... x5 y5`, tabs or spaces between, perhaps a score at the end"
-
-
-class LandmarkFileError(FacekdError):
-    """A landmark file that does not say which points belong to which image."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ def read_landmarks(path: Path) -> dict[str, GivenLandmarks]:
     `#` after the numbers, are comments.
 
     Raises:
-        LandmarkFileError: a line of another form, a number that is not finite, or a name that comes twice.
+        DataError: a line of another form, a number that is not finite, or a name that comes twice.
         OSError: the file cannot be read.
     """
     found: dict[str, GivenLandmarks] = {}
@@ -44,16 +40,16 @@ def read_landmarks(path: Path) -> dict[str, GivenLandmarks]:
             continue
         name, values = _split(line)
         if not name or len(values) not in (NUM_VALUES, NUM_VALUES + 1):
-            raise LandmarkFileError(f"{path}, line {number}: {line[:100]!r} ends in {len(values)} numbers; {EXPECTED}")
+            raise DataError(f"{path}, line {number}: {line[:100]!r} ends in {len(values)} numbers; {EXPECTED}")
         if not np.isfinite(values).all():
-            raise LandmarkFileError(f"{path}, line {number}: a coordinate of {name} is not finite")
+            raise DataError(f"{path}, line {number}: a coordinate of {name} is not finite")
         name = str(PurePosixPath(name))
         if name in found:
-            raise LandmarkFileError(f"{path}, line {number}: {name} has landmarks already; give one face an image")
+            raise DataError(f"{path}, line {number}: {name} has landmarks already; give one face an image")
         landmarks = np.array(values[:NUM_VALUES]).reshape(NUM_LANDMARKS, 2)
         found[name] = GivenLandmarks(landmarks, values[NUM_VALUES] if len(values) > NUM_VALUES else None)
     if not found:
-        raise LandmarkFileError(f"{path} lists no landmarks; {EXPECTED}")
+        raise DataError(f"{path} lists no landmarks; {EXPECTED}")
     return found
 
 

@@ -9,17 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from facekd.errors import FacekdError
-from facekd.images.decoding import ImageError
+from facekd.errors import DataError, ImageError
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 START_OF_SCAN = 0xDA
 STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xDA)})
-
-
-class PhotoError(FacekdError):
-    """A folder in which no photographs can be found."""
 
 
 def find_photos(root: Path) -> list[str]:
@@ -29,15 +24,13 @@ def find_photos(root: Path) -> list[str]:
     and folders are passed over.
 
     Raises:
-        PhotoError: there is no such folder, or no photograph in it.
+        DataError: there is no such folder, or no photograph in it.
     """
     if not root.is_dir():
-        raise PhotoError(f"{root}: no such folder; expected a folder of photographs")
+        raise DataError(f"{root}: no such folder; expected a folder of photographs")
     found = sorted(_walk(root))
     if not found:
-        raise PhotoError(
-            f"{root} holds no photographs ({', '.join(sorted(PHOTO_SUFFIXES))}), neither do its subfolders"
-        )
+        raise DataError(f"{root} holds no photographs ({', '.join(sorted(PHOTO_SUFFIXES))}), neither do its subfolders")
     return found
 
 

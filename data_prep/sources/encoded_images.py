@@ -6,7 +6,8 @@ from pathlib import Path
 
 import cv2
 
-from facekd.images.decoding import ImageError, decode_rgb
+from facekd.errors import ImageError
+from facekd.images.decoding import decode_rgb
 
 
 def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:

@@ -9,15 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from facekd.data.datasets.record_pack import RecordPack
-from facekd.errors import FacekdError
+from facekd.errors import DataError
 from facekd.utils.files import is_folder
 
 AGEDB_NAME = re.compile(r"\d+_(?P<who>.+)_(?P<age>\d+)_(?P<sex>[mfMF])")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
-
-
-class ListError(FacekdError):
-    """A list or folder of images that does not say which image shows whom."""
 
 
 class ListedImage(NamedTuple):
@@ -40,7 +36,7 @@ def list_folder(root: Path) -> list[ListedImage]:
     Links are followed, to folders and to images; one that leads nowhere, or round in a loop, is no folder.
 
     Raises:
-        ListError: there are no subfolders with images, or two of them are one folder.
+        DataError: there are no subfolders with images, or two of them are one folder.
     """
     with os.scandir(root) as entries:
         folders = sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
@@ -53,7 +49,7 @@ def list_folder(root: Path) -> list[ListedImage]:
         status = (root / folder).stat()
         other = seen.setdefault((status.st_dev, status.st_ino), folder)
         if other != folder:
-            raise ListError(
+            raise DataError(
                 f"{root / folder} and {root / other} are one folder, by a link, and would be two identities with the "
                 "same images; remove the link"
             )
@@ -62,7 +58,7 @@ def list_folder(root: Path) -> list[ListedImage]:
         images = _list_agedb(root)
     if not images:
         suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise ListError(
+        raise DataError(
             f"{root} should hold one subfolder of images ({suffixes}) for each identity, or images named as AgeDB's "
             "(number_name_age_sex)"
         )
@@ -101,19 +97,19 @@ def read_lst_and_kind(path: Path) -> tuple[list[ListedImage], str]:
     `index<tab>label [more labels]<tab>path`; of several labels the first counts.
 
     Raises:
-        ListError: a line is of neither kind, or of another than the first.
+        DataError: a line is of neither kind, or of another than the first.
     """
     images = []
     kind = None
     if path.suffix.lower() == ".rec":
-        raise ListError(f"{path}: is RecordIO already; `facekd data unpack` makes folders of images of it")
+        raise DataError(f"{path}: is RecordIO already; `facekd data unpack` makes folders of images of it")
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").split("\n"), start=1):
         line = line.rstrip("\r")
         if not line.strip():
             continue
         columns = line.split("\t")
         if len(columns) < 3:
-            raise ListError(
+            raise DataError(
                 f"{path}, line {number}: {line[:80]!r} has {len(columns)} tab-separated columns; expected "
                 "`aligned path label` (InsightFace) or `index label path` (im2rec)"
             )
@@ -121,16 +117,16 @@ def read_lst_and_kind(path: Path) -> tuple[list[ListedImage], str]:
         found = "im2rec" if _is_number(columns[1]) else "insightface"
         name, label = (columns[-1], columns[1]) if found == "im2rec" else (columns[1], columns[2])
         if found != (kind := kind or found):
-            raise ListError(
+            raise DataError(
                 f"{path}, line {number}: has the columns `{LST_COLUMNS[found]}`, and the lines before "
                 f"`{LST_COLUMNS[kind]}`; make them alike"
             )
         if not _is_number(label) or float(label) < 0 or not float(label).is_integer():
-            raise ListError(f"{path}, line {number}: label {label!r} of {name} is no whole number from 0")
+            raise DataError(f"{path}, line {number}: label {label!r} of {name} is no whole number from 0")
         is_key = found == "im2rec" and columns[0].strip().isascii() and columns[0].strip().isdigit()
         images.append(ListedImage(name, int(float(label)), int(columns[0]) if is_key else None))
     if not images:
-        raise ListError(f"{path} lists no images")
+        raise DataError(f"{path} lists no images")
     return images, str(kind)
 
 
@@ -138,12 +134,12 @@ def check_labels(images: list[ListedImage], source: Path) -> None:
     """Refuse labels with gaps: a classifier would have classes that nobody belongs to.
 
     Raises:
-        ListError: some label below the highest has no image.
+        DataError: some label below the highest has no image.
     """
     labels = {image.label for image in images}
     if len(labels) <= max(labels):
         missing = next(label for label in range(max(labels)) if label not in labels)
-        raise ListError(
+        raise DataError(
             f"{source}: {len(labels):,} labels are used, up to {max(labels):,}, and label {missing} has no image; "
             "--renumber gives consecutive ones"
         )
@@ -153,13 +149,13 @@ def check_one_label(images: list[ListedImage], source: Path) -> list[ListedImage
     """The images, unless one is said to show two people; saying the same twice does no harm.
 
     Raises:
-        ListError: an image is listed with two labels.
+        DataError: an image is listed with two labels.
     """
     label_of: dict[str, int] = {}
     contradictions = [image for image in images if label_of.setdefault(image.name, image.label) != image.label]
     if contradictions:
         first = contradictions[0]
-        raise ListError(
+        raise DataError(
             f"{source}: {first.name!r} is listed with label {label_of[first.name]} and with label {first.label}, so "
             f"one of them is wrong ({len(contradictions):,} such lines); take the wrong lines out"
         )
@@ -170,10 +166,10 @@ def check_name(name: str) -> None:
     """Refuse a name that no `.lst` can hold.
 
     Raises:
-        ListError: it has a tab or a line break.
+        DataError: it has a tab or a line break.
     """
     if any(character in name for character in "\t\n\r"):
-        raise ListError(f"{name!r}: names with tabs or line breaks do not fit a .lst; rename the image")
+        raise DataError(f"{name!r}: names with tabs or line breaks do not fit a .lst; rename the image")
 
 
 def renumber(images: list[ListedImage]) -> list[ListedImage]:
@@ -194,11 +190,11 @@ def names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
     """Names of the images in the `.lst` beside the pack, checked against the labels of all records.
 
     Raises:
-        ListError: it lists something else than this pack's images, or names outside the output folder.
+        DataError: it lists something else than this pack's images, or names outside the output folder.
     """
     listed = read_lst(lst_path)
     if len(listed) != pack.num_images:
-        raise ListError(f"{lst_path} lists {len(listed):,} images and the pack has {pack.num_images:,}")
+        raise DataError(f"{lst_path} lists {len(listed):,} images and the pack has {pack.num_images:,}")
     if pack.layout == "insightface":
         order = (pack.image_keys - 1).tolist()  # line n is key n
     else:
@@ -207,19 +203,19 @@ def names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
         line_of_key = {line.partition("\t")[0]: number for number, line in enumerate(filter(str.strip, lines))}
         order = [line_of_key.get(str(key), -1) for key in pack.image_keys.tolist()]
     if min(order) < 0 or max(order) >= len(listed):
-        raise ListError(f"{lst_path} does not list the keys of the pack")
+        raise DataError(f"{lst_path} does not list the keys of the pack")
     labels = pack.labels().tolist()
     names = []
     for image, line in enumerate(order):
         name, label = listed[line].name, listed[line].label
         if labels[image] not in (label, -1):
-            raise ListError(
+            raise DataError(
                 f"{lst_path} gives {name} label {label}, and record {pack.image_keys[image]} has {labels[image]}"
             )
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
-            raise ListError(f"{lst_path} has the name {name!r}, which leads out of the output folder")
+            raise DataError(f"{lst_path} has the name {name!r}, which leads out of the output folder")
         names.append(name)
     if len(set(names)) != len(names):
-        raise ListError(f"{lst_path} lists some names twice")
+        raise DataError(f"{lst_path} lists some names twice")
     return names

@@ -16,17 +16,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from data_prep.jobs.resuming import file_stamp, files_fingerprint
-from data_prep.sources.image_lists import ListedImage, ListError, check_one_label, list_folder, names_from_lst, read_lst
+from data_prep.sources.image_lists import ListedImage, check_one_label, list_folder, names_from_lst, read_lst
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
-from facekd.errors import FacekdError
+from facekd.errors import DataError
 
 LABEL_SUFFIXES = (".cls", ".json")
 ENCODED_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-
-
-class SourceError(FacekdError):
-    """Something that holds no labelled images, or holds them in a way nobody knows."""
 
 
 class ImageSource(Protocol):
@@ -71,10 +67,10 @@ def open_source(path: Path, root: Path | None = None) -> ImageSource:
         root: what names in an `.lst` or `train.tsv` are relative to; by default the folder of the list.
 
     Raises:
-        SourceError: nothing known.
+        DataError: nothing known.
     """
     if not path.exists():
-        raise SourceError(f"{path}: no such file or folder")
+        raise DataError(f"{path}: no such file or folder")
     suffix = path.suffix.lower() if path.is_file() else ""
     if suffix == ".tar":
         return TarSource([path])
@@ -89,7 +85,7 @@ def open_source(path: Path, root: Path | None = None) -> ImageSource:
     if suffix == ".rec":
         return RecordSource(open_record_pack(path))
     if suffix:
-        raise SourceError(f"{path}: expected .rec, .tar, .lst, .tsv, .parquet or .arrow, or a folder")
+        raise DataError(f"{path}: expected .rec, .tar, .lst, .tsv, .parquet or .arrow, or a folder")
     if find_shards(path):
         return ShardSource(ShardedRecords(path))
     if any(path.glob("*.rec")):
@@ -188,7 +184,7 @@ class ListSource:
         try:
             return path.read_bytes()
         except OSError as error:
-            raise SourceError(f"{path}: {error.strerror}") from error
+            raise DataError(f"{path}: {error.strerror}") from error
 
     def name(self, image: int) -> str:
         return self._images[image].name
@@ -220,9 +216,7 @@ class TarSource:
         for path in paths:
             self._index(path, labels)
         if not labels:
-            raise SourceError(
-                f"{paths[0]}: holds no labelled images; expected members KEY.jpg with KEY.cls or KEY.json"
-            )
+            raise DataError(f"{paths[0]}: holds no labelled images; expected members KEY.jpg with KEY.cls or KEY.json")
         self.labels = np.array(labels, dtype=np.int64)
         self.num_classes = int(self.labels.max()) + 1
 
@@ -263,7 +257,7 @@ class TarSource:
                         current, fields = key, {}
                     fields[f".{extension.lower()}"] = (member.offset_data, member.size)
         except (tarfile.TarError, EOFError) as error:
-            raise SourceError(f"{path}: is no whole tar file: {error}") from error
+            raise DataError(f"{path}: is no whole tar file: {error}") from error
         self._finish(path, current, fields, file, labels)
 
     def _finish(self, path: Path, key: str, fields: dict[str, tuple[int, int]], file: int, labels: list[int]) -> None:
@@ -275,11 +269,11 @@ class TarSource:
             described = json.loads(content[".json"]) if ".json" in content else {}
             label = int(content[".cls"]) if ".cls" in content else int(described["label"])
         except (ValueError, KeyError, TypeError) as error:
-            raise SourceError(
+            raise DataError(
                 f"{path}: sample {key.lstrip('/')} has no label (KEY.cls or `label` in KEY.json)"
             ) from error
         if label < 0:
-            raise SourceError(f"{path}: sample {key.lstrip('/')} has label {label}; labels start at 0")
+            raise DataError(f"{path}: sample {key.lstrip('/')} has label {label}; labels start at 0")
         labels.append(label)
         name = described.get("name", "") if isinstance(described, dict) else ""
         self._names.append(name if isinstance(name, str) else "")
@@ -296,7 +290,7 @@ def read_tsv(path: Path) -> list[ListedImage]:
     Labels may be names of people; those are numbered in sorted order.
 
     Raises:
-        ListError: a line of another form.
+        DataError: a line of another form.
     """
     rows: list[tuple[str, str]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n"), start=1):
@@ -304,12 +298,12 @@ def read_tsv(path: Path) -> list[ListedImage]:
         if columns == [""]:
             continue
         if len(columns) not in (2, 3):
-            raise ListError(f"{path}, line {number}: {line[:80]!r}; expected `path label` or `number path label`")
+            raise DataError(f"{path}, line {number}: {line[:80]!r}; expected `path label` or `number path label`")
         if number == 1 and columns[-1].lower() in ("label", "id", "identity"):
             continue
         rows.append((columns[-2], columns[-1]))
     if not rows:
-        raise ListError(f"{path} lists no images")
+        raise DataError(f"{path} lists no images")
     if all(label.isascii() and label.isdigit() for _, label in rows):
         return [ListedImage(name, int(label)) for name, label in rows]
     numbers = {label: number for number, label in enumerate(sorted({label for _, label in rows}))}
@@ -324,7 +318,7 @@ def _files_of(pack: RecordPack) -> list[Path]:
 def _names_of(pack: RecordPack) -> list[str]:
     try:
         return names_from_lst(pack, pack.reader.rec_path.with_suffix(".lst"))
-    except (OSError, ListError):
+    except (OSError, DataError):
         return []
 
 

@@ -8,13 +8,9 @@ from typing import Any
 import numpy as np
 
 from data_prep.jobs.resuming import files_fingerprint
-from facekd.errors import FacekdError
+from facekd.errors import DataError
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "jpg", "bytes"), ("label", "labels", "identity", "id", "cls")
-
-
-class TableError(FacekdError):
-    """A table without a column of images and one of labels, or no pyarrow to read it."""
 
 
 class TableSource:
@@ -28,19 +24,19 @@ class TableSource:
         listed: list[Any] = []
         for path, table in zip(paths, tables, strict=True):
             if images not in table.column_names or labels not in table.column_names:
-                raise TableError(f"{path}: has columns {table.column_names}, and {paths[0]} has {images} and {labels}")
+                raise DataError(f"{path}: has columns {table.column_names}, and {paths[0]} has {images} and {labels}")
             self._chunks += table.column(images).chunks
             listed += table.column(labels).to_pylist()
         self._ends = np.cumsum([len(chunk) for chunk in self._chunks])
         missing = next((row for row, label in enumerate(listed) if label is None), None)
         if missing is not None:
-            raise TableError(f"{paths[0]}: row {missing} has no {labels}")
+            raise DataError(f"{paths[0]}: row {missing} has no {labels}")
         if all(isinstance(label, int) and label >= 0 for label in listed):
             self.labels = np.array(listed, dtype=np.int64)
         else:
             self.labels = np.unique([str(label) for label in listed], return_inverse=True)[1].astype(np.int64)
         if not len(self.labels):
-            raise TableError(f"{paths[0]}: holds no rows")
+            raise DataError(f"{paths[0]}: holds no rows")
         self.num_classes = int(self.labels.max()) + 1
         self._source = paths[0]
         self._paths = paths
@@ -49,7 +45,7 @@ class TableSource:
         value = self._cell(image)
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes) or not content:
-            raise TableError(f"{self._source}: row {image} holds no bytes of an image, only {str(value)[:60]}")
+            raise DataError(f"{self._source}: row {image} holds no bytes of an image, only {str(value)[:60]}")
         return content
 
     def name(self, image: int) -> str:
@@ -74,7 +70,7 @@ def _open(path: Path) -> Any:
         import pyarrow  # pyright: ignore[reportMissingImports]
         import pyarrow.parquet  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise TableError(f"{path}: reading it needs pyarrow: pip install 'facekd[parquet]'") from None
+        raise DataError(f"{path}: reading it needs pyarrow: pip install 'facekd[parquet]'") from None
     try:
         if path.suffix == ".parquet":
             return pyarrow.parquet.read_table(path, memory_map=True)
@@ -85,7 +81,7 @@ def _open(path: Path) -> Any:
             mapped.seek(0)
             return pyarrow.ipc.open_stream(mapped).read_all()
     except (pyarrow.ArrowException, OSError) as error:
-        raise TableError(f"{path}: is no whole {path.suffix[1:]} file: {error}") from error
+        raise DataError(f"{path}: is no whole {path.suffix[1:]} file: {error}") from error
 
 
 def _columns(table: Any, path: Path) -> tuple[str, str]:
@@ -93,7 +89,7 @@ def _columns(table: Any, path: Path) -> tuple[str, str]:
         next((name for name in names if name in table.column_names), None) for names in (IMAGE_COLUMNS, LABEL_COLUMNS)
     ]
     if None in found:
-        raise TableError(
+        raise DataError(
             f"{path}: has columns {table.column_names}; expected images ({', '.join(IMAGE_COLUMNS)}) and labels "
             f"({', '.join(LABEL_COLUMNS)})"
         )

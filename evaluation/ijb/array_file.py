@@ -10,16 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from facekd.errors import FacekdError
+from facekd.errors import DataError
 from facekd.utils.files import atomic_open
 
 MAGIC = b"facekda1"
 ALIGNMENT = 64
 LARGEST_HEAD = 1 << 24
-
-
-class ArrayFileError(FacekdError):
-    """A file that is no whole array file."""
 
 
 def save_arrays(path: str | os.PathLike[str], about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
@@ -48,7 +44,7 @@ def open_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
     """Return (about, arrays) of a file of `save_arrays`; the arrays are mapped read-only, not read.
 
     Raises:
-        ArrayFileError: not such a file, or cut short.
+        DataError: not such a file, or cut short.
         OSError: it cannot be opened.
     """
     path = Path(path)
@@ -56,12 +52,12 @@ def open_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
         start = stream.read(len(MAGIC) + 8)
         length = int.from_bytes(start[len(MAGIC) :], "little")
         if start[: len(MAGIC)] != MAGIC or not 0 < length <= LARGEST_HEAD:
-            raise ArrayFileError(f"{path}: is not an array file of facekd")
+            raise DataError(f"{path}: is not an array file of facekd")
         head = stream.read(length)
     try:
         content = json.loads(head)
     except ValueError:
-        raise ArrayFileError(f"{path}: is cut short or damaged in its first {length:,} bytes") from None
+        raise DataError(f"{path}: is cut short or damaged in its first {length:,} bytes") from None
     first = len(MAGIC) + 8 + length
     whole = np.memmap(path, np.uint8, "r")
     arrays = {}
@@ -70,7 +66,7 @@ def open_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
         begin = first + place["offset"]
         end = begin + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
         if end > len(whole):
-            raise ArrayFileError(f"{path}: is cut short: {len(whole):,} bytes, and {name!r} ends at {end:,}")
+            raise DataError(f"{path}: is cut short: {len(whole):,} bytes, and {name!r} ends at {end:,}")
         # A plain array over the map: picking elements of a memmap object is several times slower.
         arrays[name] = np.asarray(whole[begin:end]).view(dtype).reshape(shape)
     return content["about"], arrays

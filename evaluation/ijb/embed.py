@@ -43,7 +43,7 @@ def embed_with_model(
         but the main one, which alone goes on to score.
 
     Raises:
-        EmbedderError, FaceEmbeddingError: see there.
+        ModelError, DataError: see there.
     """
     with _together() as (share, wait):
         model_file = find_model(arguments.model)

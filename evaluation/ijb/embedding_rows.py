@@ -13,15 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from facekd.errors import FacekdError
+from facekd.errors import DataError
 
 # Mean cosine between the halves of a row: an image and its mirror image agree, unrelated values do not.
 HALVES_AGREE, HALVES_DIFFER = 0.3, 0.1
 ROWS_LOOKED_AT = 4096
-
-
-class EmbeddingRowsError(FacekdError):
-    """A file of embeddings that cannot be used."""
 
 
 class NpyRows:
@@ -34,7 +30,7 @@ class NpyRows:
         num_rows: expected N.
 
     Raises:
-        EmbeddingRowsError: no .npy file of numbers, of another shape, or whose halves neither agree nor differ.
+        DataError: no .npy file of numbers, of another shape, or whose halves neither agree nor differ.
     """
 
     def __init__(
@@ -51,12 +47,12 @@ class NpyRows:
         if holds_flipped is None:
             holds_flipped = width % 2 == 0 and self._halves_agree()
         if holds_flipped and width % 2:
-            raise EmbeddingRowsError(f"{path}: rows of {width} values cannot be two embeddings of equal size")
+            raise DataError(f"{path}: rows of {width} values cannot be two embeddings of equal size")
         self._is_split = holds_flipped
         self.embedding_size = width // 2 if holds_flipped else width
         self.has_flipped = holds_flipped or self._mirrored is not None
         if self._mirrored is not None and self._mirrored.shape != self._plain.shape:
-            raise EmbeddingRowsError(
+            raise DataError(
                 f"{mirrored_path}: holds {self._mirrored.shape}, and {path} {self._plain.shape}; expected the same"
             )
 
@@ -91,7 +87,7 @@ class NpyRows:
             return False
         cosine = float(((first * second).sum(axis=1)[usable] / lengths[usable]).mean())
         if HALVES_DIFFER < abs(cosine) < HALVES_AGREE:
-            raise EmbeddingRowsError(
+            raise DataError(
                 f"{self.path}: the halves of its rows of {2 * size} values have a mean cosine of {cosine:.2f}, too "
                 f"much for one embedding and too little for an image and its mirror image; say which they are with "
                 "--embeddings-flipped or --no-embeddings-flipped"
@@ -110,14 +106,12 @@ class _OpenNpy:
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise EmbeddingRowsError(f"{path}: is not a whole .npy file of numbers ({error})") from error
+            raise DataError(f"{path}: is not a whole .npy file of numbers ({error})") from error
         if not isinstance(array, np.memmap) or array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
             shape = getattr(array, "shape", None)
-            raise EmbeddingRowsError(
-                f"{path}: expected real numbers (N, D), found {getattr(array, 'dtype', '')} {shape}"
-            )
+            raise DataError(f"{path}: expected real numbers (N, D), found {getattr(array, 'dtype', '')} {shape}")
         if num_rows is not None and len(array) != num_rows:
-            raise EmbeddingRowsError(
+            raise DataError(
                 f"{path}: holds {len(array):,} rows, and the set lists {num_rows:,} images; rows go by the lines of "
                 "*_name_5pts_score.txt"
             )
@@ -135,5 +129,5 @@ class _OpenNpy:
         row_bytes = width * self.dtype.itemsize
         values = os.pread(self._file, (stop - start) * row_bytes, self._offset + start * row_bytes)
         if len(values) != (stop - start) * row_bytes:
-            raise EmbeddingRowsError(f"{self.path}: ends before row {stop:,}; it was cut short while in use")
+            raise DataError(f"{self.path}: ends before row {stop:,}; it was cut short while in use")
         return np.frombuffer(values, self.dtype).reshape(-1, width)

@@ -24,9 +24,9 @@ import numpy as np
 from evaluation.ijb.embedding_rows import NpyRows
 from evaluation.ijb.protocol import IjbProtocol
 from facekd.embedder import Embedder
-from facekd.errors import FacekdError
-from facekd.images.alignment import AlignmentError, align
-from facekd.images.decoding import ImageError, decode_rgb
+from facekd.errors import DataError, ImageError
+from facekd.images.alignment import align
+from facekd.images.decoding import decode_rgb
 from facekd.utils.files import atomic_path, write_json
 from facekd.utils.processes import generator_threads
 from facekd.utils.progress import track
@@ -35,10 +35,6 @@ IMAGES_AT_ONCE = 128
 BATCHES_AHEAD = 2  # decoded and aligned while the model runs
 SECONDS_BETWEEN_MARKS = 5.0  # what a kill costs at most
 LARGEST_HALF = 65504.0
-
-
-class FaceEmbeddingError(FacekdError):
-    """Faces that cannot be embedded, or a cache of embeddings that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +105,8 @@ class FaceEmbeddings:
         """Embed these images, or this process's share of them; those that cannot be read stay missing.
 
         Raises:
-            FaceEmbeddingError: an embedding beyond float16.
-            EmbedderError: the model fails, or returns what is not finite.
+            DataError: an embedding beyond float16.
+            ModelError: the model fails, or returns what is not finite.
         """
         batches = [images[start : start + IMAGES_AT_ONCE] for start in range(0, len(images), IMAGES_AT_ONCE)]
         mine = batches[share.rank :: share.size]
@@ -194,7 +190,7 @@ class FaceEmbeddings:
         try:
             pixels = decode_rgb(self.protocol.image_path(image).read_bytes())
             return align(pixels, self.protocol.landmarks[image], self.embedder.preprocessing.image_size)
-        except (ImageError, AlignmentError) as error:
+        except ImageError as error:
             return str(error)
         except OSError as error:
             return str(error.strerror)
@@ -204,7 +200,7 @@ class FaceEmbeddings:
             largest = np.abs(embeddings).max(axis=1)
             if (largest > LARGEST_HALF).any():
                 row = int(rows[np.argmax(largest)])
-                raise FaceEmbeddingError(
+                raise DataError(
                     f"the embedding of {self.protocol.image_name(row)} holds {largest.max():.3g}, more than float16 "
                     f"can ({LARGEST_HALF:g}); --embedding-dtype float32"
                 )

@@ -59,7 +59,7 @@ def score_protocol(
         fars, rule: what will be asked of the scores.
 
     Raises:
-        VerificationError: no genuine or no impostor pairs.
+        InputError: no genuine or no impostor pairs.
     """
     first, second, is_same = protocol.pair_first, protocol.pair_second, protocol.is_same
     chosen = None if kept.pairs is None else np.flatnonzero(kept.pairs)

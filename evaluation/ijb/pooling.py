@@ -21,15 +21,11 @@ from typing import Any, Protocol
 import numpy as np
 from scipy import sparse
 
-from facekd.errors import FacekdError
+from facekd.errors import InputError
 
 ROWS_AT_ONCE = 1024  # of a sparse product
 ROWS_READ_AT_ONCE = 256  # a block stays in the processor's cache
 Block = tuple[int, int, int, int]  # image rows from, to; faces from, to in the order of their images
-
-
-class TemplateError(FacekdError):
-    """Embeddings of which no template can be made."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +101,7 @@ class Faces:
         return len(self.images)
 
 
-class UselessEmbeddingsError(TemplateError):
+class UselessEmbeddingsError(InputError):
     """Some embeddings are not finite, or all zeros. `images`: their rows, ascending."""
 
     def __init__(self, images: np.ndarray) -> None:
@@ -129,13 +125,11 @@ def pool_templates(
 
     Raises:
         UselessEmbeddingsError: embeddings of these faces that are not finite or all zeros: all of them, by row.
-        TemplateError: mirrored embeddings asked of rows that hold none; a template whose faces add up to nothing, or
+        InputError: mirrored embeddings asked of rows that hold none; a template whose faces add up to nothing, or
             to no finite number.
     """
     if any(pooling.flip_augment for pooling in poolings) and not rows.has_flipped:
-        raise TemplateError(
-            "flip_augment needs embeddings of the mirrored images, and there are none; --no-flip-augment"
-        )
+        raise InputError("flip_augment needs embeddings of the mirrored images, and there are none; --no-flip-augment")
     group_of, template_of_group, num_faces_of_group = _group_by_media(faces)
     share = 1.0 / num_faces_of_group[group_of]
     order = np.argsort(faces.images, kind="stable")
@@ -155,7 +149,7 @@ def pool_templates(
         norms = np.sqrt(np.einsum("td,td->t", templates, templates))
         bad = np.flatnonzero(has_face & ~((norms > 0) & np.isfinite(norms)))
         if bad.size:
-            raise TemplateError(
+            raise InputError(
                 f"{bad.size:,} templates add up to a vector without direction under {pooling.name}, the first is "
                 f"template {template_ids[bad[0]]}: its embeddings cancel, overflow, or all have detector score 0"
             )

@@ -13,15 +13,11 @@ from typing import Any, Literal
 import numpy as np
 
 from evaluation.ijb.protocol import TARGETS, IjbProtocol, SubjectTemplates
-from facekd.errors import FacekdError
+from facekd.errors import DataError
 from facekd.images.alignment import PLAUSIBLE_FIT, template_fit
 
 OnMissing = Literal["fail", "drop"]
 NUM_EXAMPLES = 5
-
-
-class ProblemError(FacekdError):
-    """Problems of a set, listed; `--on-missing drop` goes on without what they concern."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,7 @@ def settle(findings: Findings, on_missing: OnMissing) -> Kept:
     """Fail with a list of all problems, or go on without what they concern.
 
     Raises:
-        ProblemError: something has to be left out and `on_missing` is "fail"; or nothing useful is left.
+        DataError: something has to be left out and `on_missing` is "fail"; or nothing useful is left.
     """
     protocol = findings.protocol
     has_face = np.zeros(len(protocol.template_ids), bool)
@@ -148,9 +144,9 @@ def settle(findings: Findings, on_missing: OnMissing) -> Kept:
         findings.problems.append(counts[-1])
     if counts and on_missing == "fail":
         cost = describe_cost(protocol, dropped)
-        raise ProblemError(f"{protocol.root}: {_list(counts)}\n{cost}\n--on-missing drop goes on so")
+        raise DataError(f"{protocol.root}: {_list(counts)}\n{cost}\n--on-missing drop goes on so")
     if not findings.keep_faces.any():
-        raise ProblemError(f"{protocol.root}: no face is left:\n{_list(counts)}")
+        raise DataError(f"{protocol.root}: no face is left:\n{_list(counts)}")
     return Kept(findings.keep_faces, has_face, pairs, dropped)
 
 

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.ijb.array_file import ArrayFileError, open_arrays, save_arrays
+from evaluation.ijb.array_file import open_arrays, save_arrays
 from evaluation.ijb.template_rows import TemplateRows, distinct_ids
-from evaluation.ijb.text_files import ProtocolError, read_named_numbers, read_pairs, read_template_subjects
+from evaluation.ijb.text_files import read_named_numbers, read_pairs, read_template_subjects
 from facekd.data.recordio.cache import stamp_of
+from facekd.errors import DataError
 from facekd.utils.files import sha256_of_file
 
-__all__ = ["TARGETS", "IjbProtocol", "ProtocolError", "SubjectTemplates", "Target", "load_protocol"]
+__all__ = ["TARGETS", "DataError", "IjbProtocol", "SubjectTemplates", "Target", "load_protocol"]
 
 CACHE_VERSION = 2
 
@@ -149,7 +150,7 @@ def protocol_files(root: str | os.PathLike[str], target: str) -> dict[str, Path]
     """The text files of a release by role: `faces`, `points`, `pairs`, and where they are there `probes` and galleries.
 
     Raises:
-        ProtocolError: the folder, its `meta`, or one of the three lists of 1:1 is missing; or 1:N files in part.
+        DataError: the folder, its `meta`, or one of the three lists of 1:1 is missing; or 1:N files in part.
     """
     root, prefix = Path(root), TARGETS[target].prefix
     meta = root / "meta"
@@ -157,7 +158,7 @@ def protocol_files(root: str | os.PathLike[str], target: str) -> dict[str, Path]
         inside = [child.name for child in sorted(root.iterdir()) if (child / "meta").is_dir()] if root.is_dir() else []
         hint = f"; it is in {root / inside[0]}, give that" if inside else ""
         found = "there is no such folder" if not root.exists() else f"{root} holds no folder `meta`"
-        raise ProtocolError(f"--root {root}: expected the folder that holds `meta` and `loose_crop`; {found}{hint}")
+        raise DataError(f"--root {root}: expected the folder that holds `meta` and `loose_crop`; {found}{hint}")
     needed = {
         "faces": meta / f"{prefix}_face_tid_mid.txt",
         "points": meta / f"{prefix}_name_5pts_score.txt",
@@ -167,13 +168,13 @@ def protocol_files(root: str | os.PathLike[str], target: str) -> dict[str, Path]
         if not path.is_file():
             others = [key for key, other in TARGETS.items() if any(meta.glob(f"{other.prefix}_*")) and key != target]
             hint = f"; the files here are those of --target {others[0]}" if others else ""
-            raise ProtocolError(f"{path}: is missing, one of the three lists of every release{hint}")
+            raise DataError(f"{path}: is missing, one of the three lists of every release{hint}")
     names = {name: meta / f"{prefix}_1N_gallery_{name}.csv" for name in TARGETS[target].galleries}
     names["probes"] = meta / f"{prefix}_1N_probe_mixed.csv"
     present = {role: path for role, path in names.items() if path.is_file()}
     if present and len(present) < len(names):
         missing = next(path for role, path in names.items() if role not in present)
-        raise ProtocolError(f"{missing}: is missing while other 1:N files are there; add it, or move those away")
+        raise DataError(f"{missing}: is missing while other 1:N files are there; add it, or move those away")
     return {**needed, **present}
 
 
@@ -189,7 +190,7 @@ def load_protocol(
         background: writes it, where given, while the caller goes on.
 
     Raises:
-        ProtocolError: see `protocol_files`; a line that cannot be read, naming it; a template that a 1:N file gives to
+        DataError: see `protocol_files`; a line that cannot be read, naming it; a template that a 1:N file gives to
             two subjects.
     """
     files = protocol_files(root, target)
@@ -309,7 +310,7 @@ def _once_each(templates: np.ndarray, subjects: np.ndarray, path: Path) -> tuple
     odd = np.flatnonzero(subject_of[inverse] != subjects)
     if odd.size:
         row = int(odd[0])
-        raise ProtocolError(
+        raise DataError(
             f"{path}: template {templates[row]} is given to subject {subject_of[inverse[row]]} and to subject "
             f"{subjects[row]} (row {row + 1}); a template shows one person"
         )
@@ -348,7 +349,7 @@ def _open_cache(place: Path, stamps: Any) -> tuple[dict[str, Any], dict[str, np.
         about, arrays = open_arrays(place)
     except FileNotFoundError:
         return None
-    except (OSError, ArrayFileError) as error:
+    except (OSError, DataError) as error:
         print(f"{place}: cannot be used ({error}); reading the text again", file=sys.stderr)
         return None
     return (about, arrays) if about.get("version") == CACHE_VERSION and about.get("stamps") == stamps else None

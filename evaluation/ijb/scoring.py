@@ -139,7 +139,7 @@ def rank_pairs(
         what they give for `score_pairs_exactly`; the AUC differs by less than 1e-6.
 
     Raises:
-        VerificationError: pairs of one class only, or scores that are not finite.
+        InputError: pairs of one class only, or scores that are not finite.
     """
     scores = score_pairs(templates, first, second)
     np.clip(scores, -1.0, 1.0, out=scores)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from facekd.errors import FacekdError
+from facekd.errors import DataError
 from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_words
 
 BYTES_AT_ONCE = 1 << 20
@@ -27,10 +27,6 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 Columns = tuple[np.ndarray, ...]
 
 
-class ProtocolError(FacekdError):
-    """A file of a protocol that is absent, broken, or at odds with another."""
-
-
 def read_pairs(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Read `template template label` lines.
 
@@ -38,7 +34,7 @@ def read_pairs(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np
         first, second: integer (P,) template ids; is_same: bool (P,).
 
     Raises:
-        ProtocolError: an empty file, or a line that is not two whole numbers and 0 or 1.
+        DataError: an empty file, or a line that is not two whole numbers and 0 or 1.
     """
     path = Path(path)
     columns = [np.empty(path.stat().st_size // SHORTEST_PAIR + 1, dtype) for dtype in (np.int32, np.int32, bool)]
@@ -51,7 +47,7 @@ def read_pairs(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np
             columns[at][count:end] = part
         count = end
     if not count:
-        raise ProtocolError(f"{path}: is empty; expected `template template label` lines")
+        raise DataError(f"{path}: is empty; expected `template template label` lines")
     first, second, is_same = (column[:count] for column in columns)
     return first, second, is_same
 
@@ -63,7 +59,7 @@ def read_named_numbers(path: str | os.PathLike[str], num_values: int, dtype: Any
         names: bytes (N,); values (N, num_values) of `dtype`.
 
     Raises:
-        ProtocolError: an empty file, or a line with more or fewer values, or with something that is no number.
+        DataError: an empty file, or a line with more or fewer values, or with something that is no number.
     """
     kind = np.dtype(dtype)
     parts = list(
@@ -74,7 +70,7 @@ def read_named_numbers(path: str | os.PathLike[str], num_values: int, dtype: Any
         )
     )
     if not parts:
-        raise ProtocolError(f"{path}: is empty; expected lines of a name and {num_values} numbers")
+        raise DataError(f"{path}: is empty; expected lines of a name and {num_values} numbers")
     names, values = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return names, values
 
@@ -88,7 +84,7 @@ def read_template_subjects(path: str | os.PathLike[str]) -> tuple[np.ndarray, np
         template ids, subject ids: int64 (rows,), one row a face.
 
     Raises:
-        ProtocolError: no rows, a row without them, or with something else than whole numbers.
+        DataError: no rows, a row without them, or with something else than whole numbers.
     """
     path = Path(path)
     tidy = _parse_tidy_subjects(_text_of(path))
@@ -96,7 +92,7 @@ def read_template_subjects(path: str | os.PathLike[str]) -> tuple[np.ndarray, np
         return tidy
     lines = _split_lines(path)
     if len(lines) < 2:
-        raise ProtocolError(f"{path}: holds no rows; expected a header TEMPLATE_ID,SUBJECT_ID,... and one row a face")
+        raise DataError(f"{path}: holds no rows; expected a header TEMPLATE_ID,SUBJECT_ID,... and one row a face")
     columns = _subject_columns(lines[0][1])
     last = max(columns) + 1
     values = []
@@ -105,7 +101,7 @@ def read_template_subjects(path: str | os.PathLike[str]) -> tuple[np.ndarray, np
         try:
             values.append([int(fields[column].strip(b" \"'")) for column in columns])
         except (ValueError, IndexError):
-            raise ProtocolError(
+            raise DataError(
                 f"{path}, line {number}: expected a row with whole TEMPLATE_ID and SUBJECT_ID: {_shown(line)}"
             ) from None
     table = np.array(values, np.int64)
@@ -173,7 +169,7 @@ def _parse_runs(
     """Yield the columns of each run of lines that holds any: by the fast way, else by the one for all lines.
 
     Raises:
-        ProtocolError: with the number of the line, where `parse_any` raises `_LineError`.
+        DataError: with the number of the line, where `parse_any` raises `_LineError`.
     """
     # glibc gives memory back and takes it again for every run until it has seen a block of this size freed.
     np.empty(LARGEST_KEPT, np.uint8)
@@ -190,7 +186,7 @@ def _parse_runs(
                 return parse_tidy(text) or parse_any(text)
             except _LineError as error:
                 number = path.read_bytes()[:begin].count(b"\n") + error.offset + 1
-                raise ProtocolError(f"{path}, line {number}: expected {error}: {_shown(error.line)}") from None
+                raise DataError(f"{path}, line {number}: expected {error}: {_shown(error.line)}") from None
 
         for columns in pool.map(parse, _line_bounds(file.fileno())):
             if len(columns[0]):

@@ -34,7 +34,7 @@ from evaluation.results.tables import (
     to_csv,
     verification_table,
 )
-from facekd.errors import FacekdError
+from facekd.errors import DataError, FacekdError
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
 from facekd.utils import html as html_page
@@ -46,27 +46,23 @@ FILES = ("results.csv", "report.md", "report.html")
 MOST_STRIPS = 8
 
 
-class ReportError(FacekdError):
-    """A folder of which no report can be made."""
-
-
 def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """The `results.json` of a folder.
 
     Raises:
-        ReportError: there is none, it is not JSON, or of a later version than this program knows.
+        DataError: there is none, it is not JSON, or of a later version than this program knows.
     """
     path = Path(folder) / "results.json"
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ReportError(f"{path}: no results there; give the --output folder of a finished evaluation") from None
+        raise DataError(f"{path}: no results there; give the --output folder of a finished evaluation") from None
     except ValueError as error:
-        raise ReportError(f"{path}: is not JSON ({error}); run the evaluation again") from error
+        raise DataError(f"{path}: is not JSON ({error}); run the evaluation again") from error
     if not isinstance(result, dict) or not str(result.get("format", "")).startswith("facekd-"):
-        raise ReportError(f"{path}: was not written by `facekd evaluate`, for it names no format")
+        raise DataError(f"{path}: was not written by `facekd evaluate`, for it names no format")
     if result.get("version", 0) > NEWEST_VERSION:
-        raise ReportError(f"{path}: version {result['version']} of {result['format']}; this facekd reads up to 1")
+        raise DataError(f"{path}: version {result['version']} of {result['format']}; this facekd reads up to 1")
     return result
 
 
@@ -74,7 +70,7 @@ def read_curves(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The arrays of `curves.npz`; empty where the file is absent.
 
     Raises:
-        ReportError: it cannot be read.
+        DataError: it cannot be read.
     """
     path = Path(folder) / "curves.npz"
     try:
@@ -83,7 +79,7 @@ def read_curves(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, EOFError) as error:
-        raise ReportError(f"{path}: cannot be read ({error}); run the evaluation again") from error
+        raise DataError(f"{path}: cannot be read ({error}); run the evaluation again") from error
 
 
 def write_report(folder: str | os.PathLike[str]) -> list[Path]:
@@ -93,14 +89,14 @@ def write_report(folder: str | os.PathLike[str]) -> list[Path]:
         The files written.
 
     Raises:
-        ReportError: no results of an IJB-style evaluation, or of a folder, there.
+        DataError: no results of an IJB-style evaluation, or of a folder, there.
         OSError: a file cannot be written.
     """
     folder = Path(folder)
     result = read_result(folder)
     if result["format"] not in (FORMAT, FOLDER_FORMAT):
         known = f"{FORMAT} and {FOLDER_FORMAT}"
-        raise ReportError(f"{folder}: holds results of {result['format']}; this report is for those of {known}")
+        raise DataError(f"{folder}: holds results of {result['format']}; this report is for those of {known}")
     write_text(folder / "results.csv", to_csv(result))
     tables = _tables(result)
     write_text(folder / "report.md", _markdown(result, tables))

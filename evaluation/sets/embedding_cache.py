@@ -15,8 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
-from evaluation.sets.pair_set import PairSet, PairSetError
+from evaluation.sets.pair_set import PairSet
 from facekd.embedder import Embedder
+from facekd.errors import DataError
 from facekd.utils.files import atomic_open
 from facekd.utils.processes import generator_threads
 from facekd.utils.progress import track
@@ -136,14 +137,14 @@ def cosine_scores(embeddings: np.ndarray, pair_set: PairSet) -> np.ndarray:
         pair_set: for the messages.
 
     Raises:
-        PairSetError: an embedding that is not finite or has no direction, naming its image and pair.
+        DataError: an embedding that is not finite or has no direction, naming its image and pair.
     """
     norms = np.linalg.norm(embeddings.astype(np.float64), axis=1)
     bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if bad.size:
         first = int(bad[0])
         found = "all zeros" if norms[first] == 0 else "not finite"
-        raise PairSetError(
+        raise DataError(
             f"{pair_set.path}: the embeddings of {bad.size:,} of {len(norms):,} images have no direction; the first, "
             f"image {first} (pair {first // 2}), is {found}: the model is broken or its preprocessing wrong"
         )

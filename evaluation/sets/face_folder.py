@@ -14,14 +14,10 @@ from typing import overload
 import numpy as np
 
 from facekd.data.datasets.folder_dataset import IMAGE_SUFFIXES
-from facekd.errors import FacekdError
-from facekd.images.decoding import ImageError, decode_rgb
+from facekd.errors import DataError, FacekdError, ImageError
+from facekd.images.decoding import decode_rgb
 from facekd.images.preprocessing import fit_images
 from facekd.utils.files import is_folder
-
-
-class FaceFolderError(FacekdError):
-    """A folder on which no evaluation can be run."""
 
 
 class FaceFolder:
@@ -35,7 +31,7 @@ class FaceFolder:
         nobody: the images show nobody known, as distractors do: names are not looked at, and there may be none.
 
     Raises:
-        FaceFolderError: no images, or files whose names do not say who is in them.
+        DataError: no images, or files whose names do not say who is in them.
     """
 
     def __init__(
@@ -44,10 +40,10 @@ class FaceFolder:
         self.name = folder.name
         self._folder, self._size, self._resize = folder, image_size, resize
         if not folder.is_dir():
-            raise FaceFolderError(f"{folder}: no such folder")
+            raise DataError(f"{folder}: no such folder")
         found = _list(folder, nobody)
         if not found:
-            raise FaceFolderError(
+            raise DataError(
                 f"{folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); expected one folder of them for "
                 "each person, or files called PERSON_NUMBER.jpg"
             )
@@ -106,7 +102,7 @@ def _list(folder: Path, nobody: bool) -> list[tuple[str, str]]:
     if nobody:
         return [(file, file) for file in (*loose, *(file for _, file in nested))]
     if loose and nested:
-        raise FaceFolderError(
+        raise DataError(
             f"{folder}: holds folders and image files ({loose[0]}); give either one folder a person, or files "
             "called PERSON_NUMBER.jpg"
         )
@@ -114,7 +110,7 @@ def _list(folder: Path, nobody: bool) -> list[tuple[str, str]]:
         return nested
     unnamed = [file for file in loose if not Path(file).stem.rpartition("_")[0]]
     if unnamed:
-        raise FaceFolderError(
+        raise DataError(
             f"{folder}: {len(unnamed):,} of {len(loose):,} names do not say who is in the image, the first "
             f"{unnamed[0]}; expected one folder a person, or PERSON_NUMBER.jpg"
         )

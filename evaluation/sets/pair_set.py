@@ -11,12 +11,8 @@ import numpy as np
 
 from facekd.data.pair_packs.pair_pack import decode_images
 from facekd.data.pair_packs.reading import read_pair_pack
-from facekd.errors import FacekdError
+from facekd.errors import DataError
 from facekd.verification import fold_indices
-
-
-class PairSetError(FacekdError):
-    """A verification pack, or the names that go with it, on which no protocol can be run."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +80,9 @@ def load_pair_set(
         name: what to call the set.
 
     Raises:
-        PairSetError: only one kind of pair, or names that do not belong to the pack (which line, and how).
-        PairPackError: see `facekd.data.pair_packs.pair_pack.read_pair_pack`.
-        VerificationError: more folds than pairs, or fewer than two.
+        DataError: only one kind of pair, or names that do not belong to the pack (which line, and how).
+        DataError: see `facekd.data.pair_packs.pair_pack.read_pair_pack`.
+        InputError: more folds than pairs, or fewer than two.
         OSError: a file cannot be read.
     """
     path = Path(path)
@@ -94,7 +90,7 @@ def load_pair_set(
     num_genuine = int(pack.is_same.sum())
     if num_genuine in (0, len(pack)):
         present, absent = ("impostor", "genuine") if num_genuine == 0 else ("genuine", "impostor")
-        raise PairSetError(
+        raise DataError(
             f"{path}: all {len(pack):,} pairs are {present}, none is {absent}; verification metrics compare the two "
             "kinds: use a pack that holds both"
         )
@@ -109,18 +105,18 @@ def read_subjects(path: str | os.PathLike[str], is_same: np.ndarray, pack_path: 
     """Read the two subjects of each pair, (N, 2) str, and check every line against the labels of the pack.
 
     Raises:
-        PairSetError: another number of lines than pairs, a line of another form, or one at odds with the pack.
+        DataError: another number of lines than pairs, a line of another form, or one at odds with the pack.
         OSError: the file cannot be read.
     """
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise PairSetError(f"{path}: is not text: {error}; expected lines nameA<TAB>nameB<TAB>label") from error
+        raise DataError(f"{path}: is not text: {error}; expected lines nameA<TAB>nameB<TAB>label") from error
     while lines and not lines[-1].strip():
         lines.pop()
     if len(lines) != len(is_same):
-        raise PairSetError(
+        raise DataError(
             f"{path}: names {len(lines):,} pairs, but {pack_path} holds {len(is_same):,}; give the list that the pack "
             "was made from, a line a pair in the order of the pack"
         )
@@ -128,16 +124,16 @@ def read_subjects(path: str | os.PathLike[str], is_same: np.ndarray, pack_path: 
     for number, (line, same) in enumerate(zip(lines, is_same.tolist(), strict=True), start=1):
         fields = line.split("\t")
         if len(fields) != 3 or fields[2].strip() not in ("0", "1"):
-            raise PairSetError(f"{path}: line {number} is {line!r}; expected nameA<TAB>nameB<TAB>label, label 0 or 1")
+            raise DataError(f"{path}: line {number} is {line!r}; expected nameA<TAB>nameB<TAB>label, label 0 or 1")
         first, second = (_subject_of(field.strip(), path, number) for field in fields[:2])
         if (fields[2].strip() == "1") != same:
-            raise PairSetError(
+            raise DataError(
                 f"{path}: line {number} is labelled {fields[2].strip()}, pair {number - 1} of {pack_path} {int(same)}; "
                 "the list belongs to another pack, or is in another order"
             )
         if (first == second) != same:
             kind = "genuine" if same else "impostor"
-            raise PairSetError(
+            raise DataError(
                 f"{path}: line {number} is a pair of {first} and {second}, labelled {kind}; the subject is the folder "
                 "part of the name: correct the name or the label"
             )
@@ -148,5 +144,5 @@ def read_subjects(path: str | os.PathLike[str], is_same: np.ndarray, pack_path: 
 def _subject_of(name: str, path: Path, number: int) -> str:
     subject, slash, image = name.rpartition("/")
     if not (subject and slash and image):
-        raise PairSetError(f"{path}: line {number}: {name!r} has no folder part; expected SUBJECT/IMAGE")
+        raise DataError(f"{path}: line {number}: {name!r} has no folder part; expected SUBJECT/IMAGE")
     return subject

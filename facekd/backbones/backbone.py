@@ -8,14 +8,10 @@ import math
 import torch
 from torch import nn
 
-from facekd.errors import FacekdError
+from facekd.errors import ModelError
 
 # Every backbone here halves the image four times, so a side of 16 n ends in a map of n x n.
 TOTAL_STRIDE = 16
-
-
-class BackboneError(FacekdError):
-    """A backbone was asked for that does not exist, or was given what it cannot take."""
 
 
 class Backbone(nn.Module):
@@ -39,16 +35,16 @@ class Backbone(nn.Module):
         """Refuse images of another shape or type before a layer deep inside fails with a puzzle.
 
         Raises:
-            BackboneError: unless `images` is a float tensor of shape (B, 3, S, S).
+            ModelError: unless `images` is a float tensor of shape (B, 3, S, S).
         """
         size = self.image_size
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size):
-            raise BackboneError(
+            raise ModelError(
                 f"{self.name} takes images of shape (B, 3, {size}, {size}), but got {tuple(images.shape)}: "
                 "resize the images, or build the backbone with another image_size"
             )
         if not images.is_floating_point():
-            raise BackboneError(
+            raise ModelError(
                 f"{self.name} takes normalised float images, but got {images.dtype}: "
                 "subtract the mean and divide by the standard deviation first (facekd.images.model_input)"
             )

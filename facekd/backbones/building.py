@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-from facekd.backbones.backbone import TOTAL_STRIDE, Backbone, BackboneError
+from facekd.backbones.backbone import TOTAL_STRIDE, Backbone
 from facekd.backbones.cifar import (
     CIFAR_RESNETS,
     CIFAR_STRIDE,
@@ -19,6 +19,7 @@ from facekd.backbones.cifar import (
 from facekd.backbones.iresnet import IRESNET_UNITS, IResNet
 from facekd.backbones.mobilefacenet import TRUNK_SCALE, MobileFaceNet
 from facekd.backbones.torchvision_models import SMALLEST_IMAGE, TORCHVISION_EMBEDDING_SIZES, TorchvisionBackbone
+from facekd.errors import ModelError
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "mobilefacenet": partial(MobileFaceNet, "mobilefacenet", TRUNK_SCALE["mobilefacenet"]),
@@ -51,7 +52,7 @@ def build_backbone(
         dropout: probability of dropping a value before the embedding layer, or of the embedding where there is none.
 
     Raises:
-        BackboneError: naming the argument that cannot be, and what would do.
+        ModelError: naming the argument that cannot be, and what would do.
     """
     check_backbone(name, embedding_size=embedding_size, image_size=image_size, width=width, dropout=dropout)
     return BACKBONES[name](embedding_size=embedding_size, image_size=image_size, width=width, dropout=dropout)
@@ -61,27 +62,27 @@ def check_backbone(name: str, *, embedding_size: int, image_size: int, width: fl
     """Check the arguments of `build_backbone` without building, for a configuration to fail early.
 
     Raises:
-        BackboneError: naming the configuration key to change.
+        ModelError: naming the configuration key to change.
     """
     if name not in BACKBONES:
         close = difflib.get_close_matches(str(name), BACKBONES, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        raise BackboneError(f"backbone.name {name!r} is unknown: {hint}there are {', '.join(BACKBONES)}")
+        raise ModelError(f"backbone.name {name!r} is unknown: {hint}there are {', '.join(BACKBONES)}")
     if not (math.isfinite(width) and width > 0):
-        raise BackboneError(f"backbone.width must be a positive number, not {width}")
+        raise ModelError(f"backbone.width must be a positive number, not {width}")
     if not 0 <= dropout < 1:
-        raise BackboneError(f"backbone.dropout must be in [0, 1), not {dropout}")
+        raise ModelError(f"backbone.dropout must be in [0, 1), not {dropout}")
     _check_image_size(name, image_size)
     if name in TORCHVISION_EMBEDDING_SIZES and width != 1:
-        raise BackboneError(f"backbone.width = {width:g}: torchvision's {name} comes in one width, so leave it at 1")
+        raise ModelError(f"backbone.width = {width:g}: torchvision's {name} comes in one width, so leave it at 1")
     fixed = fixed_embedding_size(name, width)
     if fixed is not None and embedding_size != fixed:
-        raise BackboneError(
+        raise ModelError(
             f"backbone.embedding_size must be {fixed} for {name}{f' at width {width:g}' if width != 1 else ''}, not "
             f"{embedding_size}: its embedding is its last map, averaged, with no layer that could change the size"
         )
     if embedding_size < 1:
-        raise BackboneError(f"backbone.embedding_size must be at least 1, not {embedding_size}")
+        raise ModelError(f"backbone.embedding_size must be at least 1, not {embedding_size}")
 
 
 def fixed_embedding_size(name: str, width: float = 1.0) -> int | None:
@@ -94,17 +95,17 @@ def fixed_embedding_size(name: str, width: float = 1.0) -> int | None:
 def _check_image_size(name: str, image_size: int) -> None:
     if name in TORCHVISION_EMBEDDING_SIZES:
         if image_size < SMALLEST_IMAGE:
-            raise BackboneError(
+            raise ModelError(
                 f"backbone.image_size must be at least {SMALLEST_IMAGE} for {name}, not {image_size}: 224 is usual"
             )
     elif fixed_embedding_size(name) is not None:
         if image_size < 2 * CIFAR_STRIDE or image_size % CIFAR_STRIDE:
-            raise BackboneError(
+            raise ModelError(
                 f"backbone.image_size must be a multiple of {CIFAR_STRIDE} from {2 * CIFAR_STRIDE} on for {name} (it "
                 f"halves the image twice), not {image_size}: CIFAR's images have 32"
             )
     elif image_size < 2 * TOTAL_STRIDE or image_size % TOTAL_STRIDE:
-        raise BackboneError(
+        raise ModelError(
             f"backbone.image_size must be a multiple of {TOTAL_STRIDE} from {2 * TOTAL_STRIDE} on "
             f"(the network halves the image four times), not {image_size}: use 112, or 64 for a small model"
         )

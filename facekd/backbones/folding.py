@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from facekd.backbones.backbone import Backbone, BackboneError, full_precision
+from facekd.backbones.backbone import Backbone, full_precision
+from facekd.errors import ModelError
 
 
 class ProjectedBackbone(nn.Module):
@@ -44,12 +45,12 @@ def fold_projection(backbone: Backbone, projection_ED: torch.Tensor, folded: Bac
         folded: a backbone of the same architecture that embeds to E; changed in place and returned.
 
     Raises:
-        BackboneError: sizes that do not fit.
+        ModelError: sizes that do not fit.
     """
     linear, norm = _last_layers(backbone)
     new_linear, new_norm = _last_layers(folded)
     if projection_ED.shape != (folded.embedding_size, backbone.embedding_size):
-        raise BackboneError(
+        raise ModelError(
             f"a projection of shape {tuple(projection_ED.shape)} does not lead from embeddings of "
             f"{backbone.embedding_size} to {folded.embedding_size}"
         )
@@ -86,5 +87,5 @@ def _last_layers(backbone: Backbone) -> tuple[str, str]:
     linears = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
     norms = [name for name, module in backbone.named_modules() if isinstance(module, nn.BatchNorm1d)]
     if len(linears) != 1 or len(norms) != 1:
-        raise BackboneError(f"{backbone.name} does not end in one linear layer and one batch normalisation")
+        raise ModelError(f"{backbone.name} does not end in one linear layer and one batch normalisation")
     return linears[0], norms[0]

@@ -27,8 +27,9 @@ from typing import Any
 
 import torch
 
-from facekd.checkpoints.contents import FORMAT, VERSION, CheckpointError
+from facekd.checkpoints.contents import FORMAT, VERSION
 from facekd.checkpoints.run_folder import not_written, resolve_checkpoint
+from facekd.errors import CheckpointError
 from facekd.utils.files import atomic_path
 
 

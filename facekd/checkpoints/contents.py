@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from facekd.errors import FacekdError
-
 FORMAT = "facekd-checkpoint"
 
 
@@ -14,7 +12,3 @@ SUFFIX = ".pt"
 
 
 HEAD_SUFFIX = ".head"  # of the folder beside it that `facekd.checkpoints.head_shards` writes
-
-
-class CheckpointError(FacekdError):
-    """A checkpoint that is absent, damaged, unsafe, or of another architecture."""

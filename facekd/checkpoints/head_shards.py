@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facekd.checkpoints.contents import HEAD_SUFFIX, CheckpointError
+from facekd.checkpoints.contents import HEAD_SUFFIX
 from facekd.distributed import (
     ALONE,
     World,
@@ -32,6 +32,7 @@ from facekd.distributed import (
     rows_in_folder,
     write_rows_of_all,
 )
+from facekd.errors import CheckpointError
 from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import MarginClassifier
 

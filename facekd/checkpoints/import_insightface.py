@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facekd.errors import FacekdError, run_verb
+from facekd.errors import ModelError, run_verb
 from facekd.utils.files import sha256_of_file
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
@@ -31,10 +31,6 @@ PREFIXES = ("module.", "_orig_mod.")
 # arcface_torch's input: RGB, scaled to [-1, 1].
 PREPROCESSING: dict[str, Any] = {"mean": [127.5] * 3, "std": [127.5] * 3, "color": "rgb"}
 NAMES_SHOWN = 3
-
-
-class InsightFaceImportError(FacekdError):
-    """The file does not hold the backbone that was asked for, or none that facekd has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,32 +58,32 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     Only tensors and plain containers are unpickled.
 
     Raises:
-        InsightFaceImportError: the file is not a torch file, holds code, or no state dict.
+        ModelError: the file is not a torch file, holds code, or no state dict.
     """
     import torch
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InsightFaceImportError(
+        raise ModelError(
             f"{path}: not a file of plain tensors. A pickle can run code, so whole modules are refused: "
             "where you trust it, load it with the code that wrote it and save `model.state_dict()`"
         ) from error
     except (RuntimeError, EOFError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "it ends early"
-        raise InsightFaceImportError(
+        raise ModelError(
             f"{path}: not a readable torch file ({reason}). Expected the state dict of an InsightFace backbone "
             "(backbone.pth or model.pt); check that the download is complete"
         ) from error
     if isinstance(content, Mapping) and content.get("format") == "facekd-checkpoint":
-        raise InsightFaceImportError(f"{path}: is a facekd checkpoint already; use it as it is")
+        raise ModelError(f"{path}: is a facekd checkpoint already; use it as it is")
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     if not isinstance(content, Mapping) or not any(isinstance(value, torch.Tensor) for value in content.values()):
         found = f"keys {_some(content)}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-        raise InsightFaceImportError(
+        raise ModelError(
             f"{path}: expected a state dict (names to tensors), bare or under one of {', '.join(WRAPPERS)}, "
             f"found {found}"
         )
@@ -162,12 +158,11 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
             Embedding size, image size and width always come from the file.
 
     Raises:
-        InsightFaceImportError: the file is unreadable, of another architecture, or holds values that are not finite.
-        BackboneError: `name` is unknown.
+        ModelError: the file is unreadable, of another architecture, or holds values that are not finite.
+        ModelError: `name` is unknown.
     """
     import torch
 
-    from facekd.backbones import BackboneError
     from facekd.backbones.building import BACKBONES, build_backbone, check_backbone, fixed_embedding_size
 
     if name is not None:
@@ -177,7 +172,7 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
     wanted = name or (found.name if found else None)
     if wanted is None:
         looks = f"looks like {found.description}" if found else f"is of an unknown network (its names: {_some(state)})"
-        raise InsightFaceImportError(
+        raise ModelError(
             f"{path}: {looks}, which facekd does not have; it has "
             f"{', '.join(name for name in BACKBONES if fixed_embedding_size(name) is None)} with InsightFace's names"
         )
@@ -186,16 +181,16 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
     )
     try:
         backbone = build_backbone(wanted, **sizes)
-    except BackboneError as error:
-        raise InsightFaceImportError(f"{path}: its shapes ask for a backbone that cannot be: {error}") from error
+    except ModelError as error:
+        raise ModelError(f"{path}: its shapes ask for a backbone that cannot be: {error}") from error
     differences = _differences(backbone.state_dict(), state)
     if differences:
         looks = f"looks like {found.description}" if found else f"is of an unknown network (its names: {_some(state)})"
         hint = f"; try --name {found.name}" if found and found.name not in (None, wanted) else ""
-        raise InsightFaceImportError(f"{path}: does not fit {wanted}, it {looks}{hint}. Tensors: {differences}")
+        raise ModelError(f"{path}: does not fit {wanted}, it {looks}{hint}. Tensors: {differences}")
     bad = next((key for key, value in state.items() if not bool(torch.isfinite(value).all())), None)
     if bad is not None:
-        raise InsightFaceImportError(f"{path}: {bad} holds NaN or infinity; that training had failed, use another file")
+        raise ModelError(f"{path}: {bad} holds NaN or infinity; that training had failed, use another file")
     # Old files lack the counters of batch normalisation, which only a momentum of None would read.
     backbone.load_state_dict(backbone.state_dict() | state)
     return backbone.eval()
@@ -242,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = make_parser().parse_args(argv)
     source, output = arguments.backbone, arguments.output
     if output.exists() and source.exists() and output.samefile(source):
-        raise InsightFaceImportError(f"--output {output} is the file to import: give it another name")
+        raise ModelError(f"--output {output} is the file to import: give it another name")
     backbone = import_backbone(source, arguments.name)
 
     from facekd.backbones import count_macs, count_parameters

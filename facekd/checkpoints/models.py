@@ -10,8 +10,8 @@ from torch import nn
 from facekd.backbones import ProjectedBackbone, fold_projection
 from facekd.backbones.building import build_backbone, fixed_embedding_size
 from facekd.checkpoints.checkpoint import load_checkpoint
-from facekd.checkpoints.contents import CheckpointError
 from facekd.checkpoints.run_folder import resolve_checkpoint
+from facekd.errors import CheckpointError
 from facekd.images.preprocessing import Preprocessing
 
 

@@ -7,7 +7,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from facekd.checkpoints.contents import HEAD_SUFFIX, SUFFIX, CheckpointError
+from facekd.checkpoints.contents import HEAD_SUFFIX, SUFFIX
+from facekd.errors import CheckpointError
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from facekd.checkpoints.checkpoint import load_checkpoint
-from facekd.checkpoints.contents import CheckpointError
 from facekd.checkpoints.head_shards import read_rows
 from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.identity_map import is_same_label_map
 from facekd.distributed import World
+from facekd.errors import CheckpointError
 from facekd.head.classifier import LinearClassifier, MarginClassifier, build_classifier
 from facekd.head.config import HeadConfig
 

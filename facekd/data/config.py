@@ -8,7 +8,7 @@ from typing import Literal
 from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.data.datasets.subset_dataset import hold_out
 from facekd.data.loading.block_shuffle import BlockShuffle
-from facekd.utils.config_files import ConfigError
+from facekd.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def open_training_data(data: DataConfig, which: Literal["train", "held_out", "te
     Test images are never skipped: a bad one is an error whatever `on_bad_record` says.
 
     Raises:
-        DatasetError: see `facekd.data.datasets.open_dataset`; also where nothing can be held out.
+        DataError: see `facekd.data.datasets.open_dataset`; also where nothing can be held out.
     """
     if which == "test":
         return open_dataset(data.train, data.image_size, resize=data.resize, center_crop=data.center_crop, split="test")

@@ -9,7 +9,6 @@ docs/method.md. Everything is imported from here; the definitions are beside it,
 """
 
 from facekd.distillation.centres import adadistill, adadistill_centres, arcdistill
-from facekd.distillation.checks import DistillationError
 from facekd.distillation.contrastive import ContrastiveDistillation, contrastive_loss
 from facekd.distillation.diagnostics import (
     HeadComparison,
@@ -24,7 +23,6 @@ from facekd.distillation.weights import LossWeights
 
 __all__ = [
     "ContrastiveDistillation",
-    "DistillationError",
     "HeadComparison",
     "LossWeights",
     "adadistill",

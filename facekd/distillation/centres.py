@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from facekd.distillation.checks import DistillationError, in_full_precision, same_size, unit
+from facekd.distillation.checks import in_full_precision, same_size, unit
+from facekd.errors import InputError
 from facekd.margins import arcface, check_labels
 
 Margin = Callable[[Tensor, Tensor], Tensor]
@@ -36,8 +37,8 @@ def arcdistill(
         scale: what the margined cosines are multiplied by.
 
     Raises:
-        DistillationError: shapes or sizes that differ.
-        MarginError: labels out of range.
+        InputError: shapes or sizes that differ.
+        InputError: labels out of range.
     """
     _check_centres(student_embedding, centres, "arcdistill")
     dtype = torch.promote_types(student_embedding.dtype, torch.float32)
@@ -74,8 +75,8 @@ def adadistill(
         The loss, and the rows (B, D) from `adadistill_centres`.
 
     Raises:
-        DistillationError: shapes or sizes that differ.
-        MarginError: labels out of range.
+        InputError: shapes or sizes that differ.
+        InputError: labels out of range.
     """
     rows_BD = adadistill_centres(student_embedding, teacher_embedding, labels, centres)
     dtype = torch.promote_types(student_embedding.dtype, torch.float32)
@@ -103,8 +104,8 @@ def adadistill_centres(student_embedding: Tensor, teacher_embedding: Tensor, lab
         (B, D): row i is the new centre of class `labels[i]`, the same for all images of a class; dtype of `centres`.
 
     Raises:
-        DistillationError: shapes or sizes that differ.
-        MarginError: labels out of range.
+        InputError: shapes or sizes that differ.
+        InputError: labels out of range.
     """
     student_BD, teacher_BD = same_size(student_embedding, teacher_embedding, "adadistill")
     _check_centres(student_BD, centres, "adadistill")
@@ -125,16 +126,16 @@ def adadistill_centres(student_embedding: Tensor, teacher_embedding: Tensor, lab
 
 def _check_centres(embedding: Tensor, centres: Tensor, name: str) -> None:
     if embedding.ndim != 2 or not embedding.is_floating_point():
-        raise DistillationError(
+        raise InputError(
             f"loss.{name} takes floating embeddings of shape (B, D), "
             f"found {embedding.dtype} of {tuple(embedding.shape)}"
         )
     if centres.ndim != 2 or not centres.is_floating_point():
-        raise DistillationError(
+        raise InputError(
             f"loss.{name} takes floating class centres of shape (C, D), found {centres.dtype} of {tuple(centres.shape)}"
         )
     if embedding.shape[1] != centres.shape[1]:
-        raise DistillationError(
+        raise InputError(
             f"the student's embedding has {embedding.shape[1]} values and the teacher's class centres "
             f"{centres.shape[1]}: loss.{name} needs one size; give the student a projection "
             f"({embedding.shape[1]} to {centres.shape[1]})"
@@ -143,7 +144,7 @@ def _check_centres(embedding: Tensor, centres: Tensor, name: str) -> None:
 
 def _check_batch(labels: Tensor, embedding_BD: Tensor) -> None:
     if len(labels) != len(embedding_BD):
-        raise DistillationError(f"{len(labels)} labels for {len(embedding_BD)} embeddings")
+        raise InputError(f"{len(labels)} labels for {len(embedding_BD)} embeddings")
 
 
 def _margin_cross_entropy(

@@ -9,16 +9,12 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from facekd.errors import FacekdError
+from facekd.errors import InputError
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 SMALLEST_NORM = 1e-12  # an embedding shorter than this has no direction
-
-
-class DistillationError(FacekdError):
-    """Tensors of student and teacher that do not fit together, or a loss that is configured against itself."""
 
 
 def in_full_precision(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -55,12 +51,12 @@ def pair(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, Tensor]:
     """Both sides in one dtype of at least float32, the teacher's detached, once they have been found fit."""
     for side, values in (("student", student), ("teacher", teacher)):
         if values.ndim != 2 or not values.is_floating_point():
-            raise DistillationError(
+            raise InputError(
                 f"{side} {what} must be floating, two-dimensional with a row an image; "
                 f"found {values.dtype} of shape {tuple(values.shape)}"
             )
     if len(student) != len(teacher) or len(student) == 0:
-        raise DistillationError(
+        raise InputError(
             f"{len(student)} rows of student {what} and {len(teacher)} of the teacher: both must come from the same "
             "images, at least one"
         )
@@ -72,7 +68,7 @@ def same_size(student: Tensor, teacher: Tensor, name: str) -> tuple[Tensor, Tens
     student_BD, teacher_BD = pair(student, teacher, "embeddings")
     if student_BD.shape[1] != teacher_BD.shape[1]:
         sizes = f"{student_BD.shape[1]} to {teacher_BD.shape[1]}"
-        raise DistillationError(
+        raise InputError(
             f"the student's embedding has {student_BD.shape[1]} values and the teacher's {teacher_BD.shape[1]}: "
             f"loss.{name} compares them one by one; give the student a projection ({sizes}), or use rkd_distance, "
             "rkd_angle, sp or crd, which take any two sizes"

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from facekd.distillation.checks import DistillationError, at_least_float32, in_full_precision, pair, unit
+from facekd.distillation.checks import at_least_float32, in_full_precision, pair, unit
+from facekd.errors import InputError
 
 # SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), its constants as the signed 64-bit integers that torch computes with.
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
@@ -37,10 +38,10 @@ def contrastive_loss(positive_logits: Tensor, negative_logits: Tensor, num_image
         num_images: N, whose inverse is the probability of a noise sample.
 
     Raises:
-        DistillationError: shapes that do not fit.
+        InputError: shapes that do not fit.
     """
     if positive_logits.ndim != 1 or negative_logits.ndim != 2 or len(positive_logits) != len(negative_logits):
-        raise DistillationError(
+        raise InputError(
             f"contrastive_loss needs logits (B,) and (B, K), found {tuple(positive_logits.shape)} and "
             f"{tuple(negative_logits.shape)}"
         )
@@ -87,7 +88,7 @@ class ContrastiveDistillation(nn.Module):
             With it memories and Z follow the global batch, the same on every process.
 
     Raises:
-        DistillationError: sizes, temperature, momentum or labels out of range.
+        InputError: sizes, temperature, momentum or labels out of range.
     """
 
     student_memory: Tensor
@@ -122,15 +123,15 @@ class ContrastiveDistillation(nn.Module):
             ("num_negatives", num_negatives),
         ):
             if size < 1:
-                raise DistillationError(f"CRD needs {name} of at least 1, found {size}")
+                raise InputError(f"CRD needs {name} of at least 1, found {size}")
         if num_images < 2:
-            raise DistillationError(f"CRD contrasts images with each other: num_images = {num_images} is too few")
+            raise InputError(f"CRD contrasts images with each other: num_images = {num_images} is too few")
         if not (math.isfinite(temperature) and temperature > 0):
-            raise DistillationError(f"CRD needs a positive temperature, found {temperature}; 0.07 is usual")
+            raise InputError(f"CRD needs a positive temperature, found {temperature}; 0.07 is usual")
         if not 0 <= momentum < 1:
-            raise DistillationError(f"CRD needs a momentum in [0, 1), found {momentum}; 0.5 is usual")
+            raise InputError(f"CRD needs a momentum in [0, 1), found {momentum}; 0.5 is usual")
         if not 0 <= seed < 2**63:
-            raise DistillationError(f"CRD needs a seed from 0 to 2**63 - 1, found {seed}")
+            raise InputError(f"CRD needs a seed from 0 to 2**63 - 1, found {seed}")
         self.num_images = num_images
         self.num_negatives = num_negatives
         self.temperature = temperature
@@ -156,14 +157,14 @@ class ContrastiveDistillation(nn.Module):
         if labels is None:
             labels = torch.arange(self.num_images)
         if labels.dtype != torch.int64 or labels.shape != (self.num_images,):
-            raise DistillationError(
+            raise InputError(
                 f"CRD needs one int64 label for each of {self.num_images} images, "
                 f"found {labels.dtype} of shape {tuple(labels.shape)}"
             )
         class_of = labels.cpu().unique(return_inverse=True)[1]
         count = class_of.bincount()
         if len(count) < 2:
-            raise DistillationError("CRD draws negatives from other classes, but all images have the same label")
+            raise InputError("CRD draws negatives from other classes, but all images have the same label")
         # Follow from the labels, so they stay out of the checkpoint.
         self.register_buffer("class_of", class_of, persistent=False)
         self.register_buffer("by_class", class_of.argsort(stable=True), persistent=False)
@@ -195,7 +196,7 @@ class ContrastiveDistillation(nn.Module):
             0-d.
 
         Raises:
-            DistillationError: shapes or sizes that do not fit, or an index out of range.
+            InputError: shapes or sizes that do not fit, or an index out of range.
         """
         student_BD, teacher_BE = pair(student_embedding, teacher_embedding, "embeddings")
         self._check_shapes(student_BD, teacher_BE, indices, positions)
@@ -288,11 +289,11 @@ class ContrastiveDistillation(nn.Module):
             indices: (B,), int64.
 
         Raises:
-            DistillationError: one is outside [0, N).
+            InputError: one is outside [0, N).
         """
         wrong_B = (indices < 0) | (indices >= self.num_images)
         if bool(wrong_B.any()):
-            raise DistillationError(
+            raise InputError(
                 f"image index {int(indices[wrong_B][0])} is outside [0, {self.num_images}): CRD was built for another "
                 "data set, or was given labels or positions for indices"
             )
@@ -303,12 +304,12 @@ class ContrastiveDistillation(nn.Module):
             ("teacher", teacher_BE, self.teacher_projection),
         ):
             if values.shape[1] != layer.in_features:
-                raise DistillationError(
+                raise InputError(
                     f"{side} embeddings have {values.shape[1]} values, but CRD was built for {layer.in_features}"
                 )
         for name, numbers in (("indices", indices), ("positions", positions)):
             if numbers is not None and (numbers.dtype != torch.int64 or numbers.shape != (len(student_BD),)):
-                raise DistillationError(
+                raise InputError(
                     f"CRD needs {name} as int64 of shape ({len(student_BD)},), one an image; "
                     f"found {numbers.dtype} of {tuple(numbers.shape)}"
                 )

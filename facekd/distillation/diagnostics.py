@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from facekd.distillation.checks import DistillationError, at_least_float32, in_full_precision, pair, same_size, unit
+from facekd.distillation.checks import at_least_float32, in_full_precision, pair, same_size, unit
+from facekd.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ def compare_classifiers(
         every: the cosines (C,) of these classes to those of all, on the CPU, where each process has some.
 
     Raises:
-        DistillationError: shapes that differ.
+        InputError: shapes that differ.
     """
     if first_weight.ndim != 2 or first_weight.shape != second_weight.shape:
-        raise DistillationError(
+        raise InputError(
             f"classifiers of shapes {tuple(first_weight.shape)} and {tuple(second_weight.shape)} cannot be compared "
             "row by row: both must be (C, D) with the same classes and embedding size"
         )
@@ -81,7 +82,7 @@ def compare_classifiers(
     if first_bias is not None and second_bias is not None:
         classes = first_weight.shape[:1]
         if first_bias.shape != classes or second_bias.shape != classes:
-            raise DistillationError(
+            raise InputError(
                 f"biases of shapes {tuple(first_bias.shape)} and {tuple(second_bias.shape)} for {classes[0]} classes"
             )
         first_C, second_C = at_least_float32(first_bias), at_least_float32(second_bias)
@@ -110,7 +111,7 @@ def embedding_similarity(student_embedding: Tensor, teacher_embedding: Tensor) -
         teacher_embedding: (B, D).
 
     Raises:
-        DistillationError: shapes or sizes that differ; `relation_similarity` takes any two sizes.
+        InputError: shapes or sizes that differ; `relation_similarity` takes any two sizes.
     """
     student_BD, teacher_BD = same_size(student_embedding, teacher_embedding, "embedding_cosine")
     return (unit(student_BD) * unit(teacher_BD)).sum(1)
@@ -133,11 +134,11 @@ def relation_similarity(student_embedding: Tensor, teacher_embedding: Tensor) ->
         The similarity; 0 where all embeddings of one side are the same.
 
     Raises:
-        DistillationError: shapes that differ, or fewer than 2 images.
+        InputError: shapes that differ, or fewer than 2 images.
     """
     student_BD, teacher_BE = pair(student_embedding, teacher_embedding, "embeddings")
     if len(student_BD) < 2:
-        raise DistillationError("relation_similarity compares images with each other: give 2 or more")
+        raise InputError("relation_similarity compares images with each other: give 2 or more")
     student_BD, teacher_BE = unit(student_BD), unit(teacher_BE)
     student_BD, teacher_BE = student_BD - student_BD.mean(0), teacher_BE - teacher_BE.mean(0)
     shared = (student_BD.T @ teacher_BE).square().sum()

@@ -8,7 +8,8 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional
 
-from facekd.distillation.checks import DistillationError, at_least_float32, in_full_precision, pair, same_size, unit
+from facekd.distillation.checks import at_least_float32, in_full_precision, pair, same_size, unit
+from facekd.errors import InputError
 
 
 @in_full_precision
@@ -26,10 +27,10 @@ def embedding_l2(
         reduction: "mean" or "sum", over the batch.
 
     Raises:
-        DistillationError: shapes or sizes that differ, or another reduction.
+        InputError: shapes or sizes that differ, or another reduction.
     """
     if reduction not in ("mean", "sum"):
-        raise DistillationError(f"reduction = {reduction!r}: choose 'mean' or 'sum', over the images of the batch")
+        raise InputError(f"reduction = {reduction!r}: choose 'mean' or 'sum', over the images of the batch")
     student_BD, teacher_BD = same_size(student_embedding, teacher_embedding, "embedding_l2")
     distance = (unit(student_BD) - unit(teacher_BD)).square().sum()
     return distance if reduction == "sum" else distance / len(student_BD)
@@ -44,7 +45,7 @@ def embedding_cosine(student_embedding: Tensor, teacher_embedding: Tensor) -> Te
         teacher_embedding: (B, D).
 
     Raises:
-        DistillationError: shapes or sizes that differ.
+        InputError: shapes or sizes that differ.
     """
     student_BD, teacher_BD = same_size(student_embedding, teacher_embedding, "embedding_cosine")
     return (1 - (unit(student_BD) * unit(teacher_BD)).sum(1)).mean()
@@ -67,7 +68,7 @@ def simkd(
             the student's embedding has the teacher's size already.
 
     Raises:
-        DistillationError: shapes that differ, or sizes that differ after the projector.
+        InputError: shapes that differ, or sizes that differ after the projector.
     """
     pair(student_embedding, teacher_embedding, "embeddings")
     if projector is not None:

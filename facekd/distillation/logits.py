@@ -7,7 +7,8 @@ import math
 from torch import Tensor
 from torch.nn import functional
 
-from facekd.distillation.checks import DistillationError, in_full_precision, pair
+from facekd.distillation.checks import in_full_precision, pair
+from facekd.errors import InputError
 
 
 @in_full_precision
@@ -24,13 +25,13 @@ def kd_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4
         temperature: T > 0. Scaled cosines (scale 64) are sharper than the logits of a linear layer, where 4 is usual.
 
     Raises:
-        DistillationError: other shapes, another number of classes, or a temperature that is not positive.
+        InputError: other shapes, another number of classes, or a temperature that is not positive.
     """
     if not (math.isfinite(temperature) and temperature > 0):
-        raise DistillationError(f"temperature = {temperature}: give a positive number, 4 is usual")
+        raise InputError(f"temperature = {temperature}: give a positive number, 4 is usual")
     student_BC, teacher_BC = pair(student_logits, teacher_logits, "logits")
     if student_BC.shape[1] != teacher_BC.shape[1]:
-        raise DistillationError(
+        raise InputError(
             f"the student's head has {student_BC.shape[1]} classes and the teacher's {teacher_BC.shape[1]}: kd_kl "
             "compares class by class; train both on the same identities, or distil embeddings instead"
         )
@@ -51,15 +52,15 @@ def mix(own: Tensor | None, shared: Tensor | None, a: float) -> Tensor:
         a: in [0, 1]. At either end the other argument is not touched, so that it may be infinite or absent.
 
     Raises:
-        DistillationError: a outside [0, 1], a missing argument, or shapes that differ.
+        InputError: a outside [0, 1], a missing argument, or shapes that differ.
     """
     if not 0 <= a <= 1:
-        raise DistillationError(f"a = {a} is outside [0, 1]: 0 is the student's own head, 1 the shared one")
+        raise InputError(f"a = {a} is outside [0, 1]: 0 is the student's own head, 1 the shared one")
     if (own is None and a < 1) or (shared is None and a > 0):
         missing = "own" if own is None else "shared"
-        raise DistillationError(f"a = {a} mixes two heads, but nothing was given for the {missing} one")
+        raise InputError(f"a = {a} mixes two heads, but nothing was given for the {missing} one")
     if own is not None and shared is not None and own.shape != shared.shape:
-        raise DistillationError(f"mix needs one shape, found own {tuple(own.shape)} and shared {tuple(shared.shape)}")
+        raise InputError(f"mix needs one shape, found own {tuple(own.shape)} and shared {tuple(shared.shape)}")
     if own is None or a == 1:
         assert shared is not None
         return shared

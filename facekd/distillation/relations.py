@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from facekd.distillation.checks import SMALLEST_NORM, DistillationError, in_full_precision, pair, unit
+from facekd.distillation.checks import SMALLEST_NORM, in_full_precision, pair, unit
+from facekd.errors import InputError
 
 ANGLE_ELEMENTS = 2**25  # numbers that rkd_angle holds in one intermediate result
 
@@ -30,7 +31,7 @@ def rkd_distance(student_embedding: Tensor, teacher_embedding: Tensor, *, normal
             a margin classifier leaves free.
 
     Raises:
-        DistillationError: shapes that differ, or fewer than 2 images.
+        InputError: shapes that differ, or fewer than 2 images.
     """
     student_BD, teacher_BE = _relation_pair(student_embedding, teacher_embedding, "rkd_distance", 2, normalize)
     return functional.smooth_l1_loss(_relative_distances(student_BD), _relative_distances(teacher_BE))
@@ -52,7 +53,7 @@ def rkd_angle(student_embedding: Tensor, teacher_embedding: Tensor, *, normalize
         normalize: as in `rkd_distance`.
 
     Raises:
-        DistillationError: shapes that differ, or fewer than 3 images.
+        InputError: shapes that differ, or fewer than 3 images.
     """
     student_BD, teacher_BE = _relation_pair(student_embedding, teacher_embedding, "rkd_angle", 3, normalize)
     batch = len(student_BD)
@@ -82,7 +83,7 @@ def sp(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
         teacher_embedding: (B, E).
 
     Raises:
-        DistillationError: shapes that differ, or fewer than 2 images.
+        InputError: shapes that differ, or fewer than 2 images.
     """
     student_BD, teacher_BE = _relation_pair(student_embedding, teacher_embedding, "sp", 2, normalize=False)
     # Scaling a side to mean square 1 first changes nothing, and keeps products of long embeddings in range.
@@ -93,7 +94,7 @@ def sp(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
 def _relation_pair(student: Tensor, teacher: Tensor, name: str, least: int, normalize: bool) -> tuple[Tensor, Tensor]:
     student_BD, teacher_BE = pair(student, teacher, "embeddings")
     if len(student_BD) < least:
-        raise DistillationError(
+        raise InputError(
             f"loss.{name} relates the images of a batch to each other and needs {least} or more on each rank, "
             f"found {len(student_BD)}: raise the batch size"
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from facekd.distillation.checks import DistillationError
+from facekd.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LossWeights:
         temperature: T of kl and th_kl.
 
     Raises:
-        DistillationError: a weight that is negative or not finite, no weight at all, or a temperature not positive.
+        InputError: a weight that is negative or not finite, no weight at all, or a temperature not positive.
     """
 
     ce: float = 1.0
@@ -57,14 +57,12 @@ class LossWeights:
     def __post_init__(self) -> None:
         for name, weight in self._weights().items():
             if not math.isfinite(weight) or weight < 0:
-                raise DistillationError(f"loss.{name} = {weight}: a weight is a finite number, 0 (off) or more")
+                raise InputError(f"loss.{name} = {weight}: a weight is a finite number, 0 (off) or more")
         if not math.isfinite(self.temperature) or self.temperature <= 0:
-            raise DistillationError(f"loss.temperature = {self.temperature}: give a positive number, 4 is usual")
+            raise InputError(f"loss.temperature = {self.temperature}: give a positive number, 4 is usual")
         if not self.active:
             names = ", ".join(f"loss.{name}" for name in self._weights())
-            raise DistillationError(
-                f"all weights under loss.* are 0, so nothing would be learned: raise one of {names}"
-            )
+            raise InputError(f"all weights under loss.* are 0, so nothing would be learned: raise one of {names}")
 
     @property
     def active(self) -> dict[str, float]:
@@ -78,13 +76,11 @@ class LossWeights:
             terms: name to value, for at least the names in `active`; others are ignored, so they may be only logged.
 
         Raises:
-            DistillationError: an active loss has no value.
+            InputError: an active loss has no value.
         """
         missing = [f"loss.{name}" for name in self.active if name not in terms]
         if missing:
-            raise DistillationError(
-                f"no value was computed for {', '.join(missing)}: set the weight to 0 or compute it"
-            )
+            raise InputError(f"no value was computed for {', '.join(missing)}: set the weight to 0 or compute it")
         parts = [weight * terms[name] for name, weight in self.active.items()]
         total = parts[0]
         for part in parts[1:]:

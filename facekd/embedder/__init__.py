@@ -4,11 +4,10 @@ from facekd.embedder.interface import Embedder, embed_with_flip
 from facekd.embedder.onnx_embedder import OnnxEmbedder
 from facekd.embedder.opening import open_embedder
 from facekd.embedder.torch_embedder import TorchEmbedder
-from facekd.images.preprocessing import EmbedderError, Preprocessing
+from facekd.images.preprocessing import Preprocessing
 
 __all__ = [
     "Embedder",
-    "EmbedderError",
     "OnnxEmbedder",
     "Preprocessing",
     "TorchEmbedder",

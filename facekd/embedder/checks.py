@@ -10,37 +10,38 @@ from typing import Any
 
 import numpy as np
 
-from facekd.images.preprocessing import EmbedderError, Preprocessing
+from facekd.errors import ModelError
+from facekd.images.preprocessing import Preprocessing
 
 
 def is_onnx_file(path: Path) -> bool:
     """Whether a model is an ONNX graph; False for a checkpoint, or a folder (which may be a run's).
 
     Raises:
-        EmbedderError: no such file, or one that is neither.
+        ModelError: no such file, or one that is neither.
     """
     if path.is_dir():
         return False
     if not path.exists():
-        raise EmbedderError(f"{path}: no such file; expected an ONNX file or a checkpoint")
+        raise ModelError(f"{path}: no such file; expected an ONNX file or a checkpoint")
     with path.open("rb") as stream:
         head = stream.read(24)
     if head.startswith(b"version https://git-lfs"):
-        raise EmbedderError(f"{path}: is a Git LFS pointer, not the model itself; fetch it with `git lfs pull`")
+        raise ModelError(f"{path}: is a Git LFS pointer, not the model itself; fetch it with `git lfs pull`")
     if head.startswith((b"PK\x03\x04", b"\x80")):  # torch.save writes a zip archive; before 1.6 it was a bare pickle
         return False
     # A serialised ONNX model starts with its first field, ir_version: tag 0x08.
     if path.suffix.lower() == ".onnx" or head.startswith(b"\x08"):
         return True
     if not head:
-        raise EmbedderError(f"{path}: is empty; expected an ONNX file or a checkpoint")
-    raise EmbedderError(f"{path}: is neither an ONNX file nor a checkpoint (it starts with {head[:4].hex(' ')})")
+        raise ModelError(f"{path}: is empty; expected an ONNX file or a checkpoint")
+    raise ModelError(f"{path}: is neither an ONNX file nor a checkpoint (it starts with {head[:4].hex(' ')})")
 
 
 def check_finite(embeddings: np.ndarray, model: str) -> np.ndarray:
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if bad.size:
-        raise EmbedderError(
+        raise ModelError(
             f"{model}: {bad.size} of {len(embeddings)} embeddings are not finite, the first is that of image {bad[0]}; "
             "the weights hold NaN, or half precision overflows"
         )
@@ -49,7 +50,7 @@ def check_finite(embeddings: np.ndarray, model: str) -> np.ndarray:
 
 def check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
-        raise EmbedderError(f"batch_size is {batch_size}: expected at least 1")
+        raise ModelError(f"batch_size is {batch_size}: expected at least 1")
 
 
 def start_fingerprint(preprocessing: Preprocessing, *rest: Any) -> hashlib._Hash:

@@ -16,13 +16,13 @@ from torch import nn
 
 from facekd.backbones import ProjectedBackbone
 from facekd.checkpoints.checkpoint import load_checkpoint
-from facekd.checkpoints.contents import CheckpointError
 from facekd.checkpoints.models import load_backbone
 from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.identity_map import identities_sha256
 from facekd.distillation.logits import mix
 from facekd.embedder import OnnxEmbedder, Preprocessing, TorchEmbedder
+from facekd.errors import CheckpointError
 from facekd.head.classifier import LinearClassifier
 
 

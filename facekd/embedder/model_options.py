@@ -41,7 +41,7 @@ def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = N
         resize: in place of `arguments.resize`.
 
     Raises:
-        EmbedderError: see `facekd.embedder.open_embedder`.
+        ModelError: see `facekd.embedder.open_embedder`.
     """
     from facekd.embedder import open_embedder
 

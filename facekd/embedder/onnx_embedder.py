@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from facekd.embedder.checks import check_batch_size, check_finite, is_onnx_file, start_fingerprint
-from facekd.images.preprocessing import DEFAULTS, EmbedderError, Preprocessing, fit_images, parse_metadata
+from facekd.errors import ModelError
+from facekd.images.preprocessing import DEFAULTS, Preprocessing, fit_images, parse_metadata
 from facekd.utils.files import sha256_of_file
 
 
@@ -39,7 +40,7 @@ class OnnxEmbedder:
         assumed: names of the preprocessing fields that were neither recorded nor given.
 
     Raises:
-        EmbedderError: naming the file, and what about it cannot be used.
+        ModelError: naming the file, and what about it cannot be used.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class OnnxEmbedder:
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             names = ", ".join(entry.name for entry in inputs) or "none"
-            raise EmbedderError(f"{self.path}: expected a model with one input, the images; found {names}")
+            raise ModelError(f"{self.path}: expected a model with one input, the images; found {names}")
         self._input_name: str = inputs[0].name
         self._input_dtype = _input_dtype(inputs[0].type, self.path)
         fixed_batch, declared_size, self._channels_last = _read_input_shape(inputs[0].shape, self.path)
@@ -79,7 +80,7 @@ class OnnxEmbedder:
             self.embedding_size = self._run(self.preprocessing.blank()).shape[1]
         recorded = self.metadata.get("embedding_size")
         if recorded is not None and recorded != str(self.embedding_size):
-            raise EmbedderError(
+            raise ModelError(
                 f"{self.path}: records embedding_size {recorded} but returns {self.embedding_size} values; "
                 "the file was altered after its export, export it again"
             )
@@ -99,7 +100,7 @@ class OnnxEmbedder:
         """See `Embedder.embed`.
 
         Raises:
-            EmbedderError: images of another type or size, a graph that fails on them, or an embedding not finite.
+            ModelError: images of another type or size, a graph that fails on them, or an embedding not finite.
         """
         images = fit_images(images, self.preprocessing.image_size, self.resize)
         embeddings = np.empty((len(images), self.embedding_size), np.float32)
@@ -120,14 +121,14 @@ class OnnxEmbedder:
         try:
             embedding = np.asarray(self._session.run([self._output_name], {self._input_name: x})[0])
         except Exception as error:  # onnxruntime's exceptions share no narrower base
-            raise EmbedderError(f"{self.path}: onnxruntime fails on input {x.shape}: {error}{advice}") from error
+            raise ModelError(f"{self.path}: onnxruntime fails on input {x.shape}: {error}{advice}") from error
         if sum(length > 1 for length in embedding.shape[1:]) > 1:
-            raise EmbedderError(
+            raise ModelError(
                 f"{self.path}: output {self._output_name!r} has shape {embedding.shape}: a map, not an embedding"
             )
         size = self.embedding_size or embedding.size // len(x)
         if embedding.ndim < 2 or len(embedding) != len(x) or embedding.size != len(x) * size:
-            raise EmbedderError(
+            raise ModelError(
                 f"{self.path}: output {self._output_name!r} has shape {embedding.shape} for {len(x)} images, "
                 f"expected ({len(x)}, {size}){advice}"
             )
@@ -136,14 +137,14 @@ class OnnxEmbedder:
 
 def _open_session(path: Path, threads: int | None, device: str) -> Any:
     if not is_onnx_file(path):
-        raise EmbedderError(f"{path}: is a checkpoint, not an ONNX file; use `open_embedder`, or `facekd export` first")
+        raise ModelError(f"{path}: is a checkpoint, not an ONNX file; use `open_embedder`, or `facekd export` first")
     import onnxruntime
 
     providers = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}.get(device)
     if providers is None:
-        raise EmbedderError(f"device is {device!r}: for an ONNX file expected cpu or cuda")
+        raise ModelError(f"device is {device!r}: for an ONNX file expected cpu or cuda")
     if providers[0] not in onnxruntime.get_available_providers():
-        raise EmbedderError("device is 'cuda' but this onnxruntime has no CUDA: pip install onnxruntime-gpu")
+        raise ModelError("device is 'cuda' but this onnxruntime has no CUDA: pip install onnxruntime-gpu")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: warnings about unused initialisers of others' files help nobody
     if threads is not None:
@@ -151,7 +152,7 @@ def _open_session(path: Path, threads: int | None, device: str) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no narrower base
-        raise EmbedderError(f"{path}: onnxruntime cannot open it, is the file whole? {error}") from error
+        raise ModelError(f"{path}: onnxruntime cannot open it, is the file whole? {error}") from error
 
 
 def _external_data_files(path: Path) -> list[Path]:
@@ -167,7 +168,7 @@ def _external_data_files(path: Path) -> list[Path]:
 def _input_dtype(onnx_type: str, path: Path) -> type[np.floating[Any]]:
     dtypes: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
     if onnx_type not in dtypes:
-        raise EmbedderError(f"{path}: its input is {onnx_type}, expected tensor(float) or tensor(float16)")
+        raise ModelError(f"{path}: its input is {onnx_type}, expected tensor(float) or tensor(float16)")
     return dtypes[onnx_type]
 
 
@@ -176,11 +177,11 @@ def _read_input_shape(shape: Sequence[int | str | None], path: Path) -> tuple[in
     # A dimension is fixed where it is a positive number; exporters write a name, None, 0 or -1 for the others.
     sizes = [size if isinstance(size, int) and size > 0 else None for size in shape]
     if len(sizes) != 4 or 3 not in (sizes[1], sizes[3]):
-        raise EmbedderError(f"{path}: its input has shape {list(shape)}, expected (batch, 3, size, size)")
+        raise ModelError(f"{path}: its input has shape {list(shape)}, expected (batch, 3, size, size)")
     channels_last = sizes[1] != 3
     height, width = sizes[1:3] if channels_last else sizes[2:4]
     if height != width:
-        raise EmbedderError(f"{path}: takes images of {height} x {width}; only square images are supported")
+        raise ModelError(f"{path}: takes images of {height} x {width}; only square images are supported")
     return sizes[0], height, channels_last
 
 
@@ -188,12 +189,12 @@ def _choose_output(outputs: Sequence[Any], asked: str | None, path: Path) -> tup
     """Return (name of the output that is the embedding, its size, or 0 where the file does not declare it)."""
     shapes = {entry.name: entry.shape for entry in outputs}
     if asked is not None and asked not in shapes:
-        raise EmbedderError(f"{path}: has no output {asked!r}; it has {', '.join(shapes)}")
+        raise ModelError(f"{path}: has no output {asked!r}; it has {', '.join(shapes)}")
     if asked is None and "embedding" in shapes:
         asked = "embedding"
     if asked is None and len(shapes) > 1:
         found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise EmbedderError(f"{path}: has {len(shapes)} outputs ({found}); say which is the embedding (output=NAME)")
+        raise ModelError(f"{path}: has {len(shapes)} outputs ({found}); say which is the embedding (output=NAME)")
     name = asked if asked is not None else next(iter(shapes))
     sizes = shapes[name][1:]
     declared = bool(sizes) and all(isinstance(size, int) and size > 0 for size in sizes)
@@ -207,28 +208,28 @@ def _resolve_preprocessing(
     unsaid = [name for name, value in given.items() if value is None]
     try:
         recorded = {name: parse_metadata(name, metadata[name]) for name in unsaid if name in metadata}
-    except EmbedderError as error:
-        raise EmbedderError(f"{path}: {error}") from error
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
     known = {**recorded, **{name: value for name, value in given.items() if value is not None}}
     if declared_size is not None:
         if known.setdefault("image_size", declared_size) != declared_size:
             said = "given" if given["image_size"] is not None else "recorded"
-            raise EmbedderError(f"{path}: takes {declared_size} pixels, but image_size {known['image_size']} is {said}")
+            raise ModelError(f"{path}: takes {declared_size} pixels, but image_size {known['image_size']} is {said}")
     elif "image_size" not in known:
-        raise EmbedderError(
+        raise ModelError(
             f"{path}: takes images of any size and does not record one; give image_size (--image-size 112, say)"
         )
     if ("mean" in known) != ("std" in known):
         missing = "std" if "mean" in known else "mean"
-        raise EmbedderError(f"{path}: {missing} is neither given nor recorded; give mean and std together")
+        raise ModelError(f"{path}: {missing} is neither given nor recorded; give mean and std together")
     assumed = tuple(name for name in DEFAULTS if name not in known)
     defaults = dict(DEFAULTS)
     if "mean" in assumed and _normalises_inside(path):
         defaults.update(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     try:
         return Preprocessing(**{**defaults, **known}), assumed
-    except EmbedderError as error:
-        raise EmbedderError(f"{path}: {error}") from error
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
 
 
 def _normalises_inside(path: Path) -> bool:

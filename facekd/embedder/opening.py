@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from facekd.embedder.checks import is_onnx_file
 from facekd.embedder.onnx_embedder import OnnxEmbedder
 from facekd.embedder.torch_embedder import TorchEmbedder
-from facekd.images.preprocessing import EmbedderError
+from facekd.errors import ModelError
 
 if TYPE_CHECKING:
     pass
@@ -45,7 +45,7 @@ def open_embedder(
             weights as trained where there is a moving average). None stands for the default, and is always taken.
 
     Raises:
-        EmbedderError: a file that is neither, or an option that this kind of model does not take.
+        ModelError: a file that is neither, or an option that this kind of model does not take.
     """
     path = Path(path)
     given = {name: value for name, value in options.items() if value is not None}
@@ -58,7 +58,7 @@ def open_embedder(
 
     module, preprocessing = load_backbone(path, ema=given.pop("ema", None))
     if image_size not in (None, preprocessing.image_size):
-        raise EmbedderError(
+        raise ModelError(
             f"{path}: the backbone takes images of {preprocessing.image_size} pixels; image_size {image_size} cannot be"
         )
     changes = {"mean": mean, "std": std, "color": color}
@@ -68,4 +68,4 @@ def open_embedder(
 
 def _check_options(path: Path, given: dict[str, Any], known: set[str], kind: str) -> None:
     for name in given.keys() - known:
-        raise EmbedderError(f"{path}: is {kind}, which takes no option {name!r} (it takes {', '.join(sorted(known))})")
+        raise ModelError(f"{path}: is {kind}, which takes no option {name!r} (it takes {', '.join(sorted(known))})")

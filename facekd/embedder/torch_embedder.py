@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from facekd.embedder.checks import check_batch_size, check_finite, start_fingerprint
-from facekd.images.preprocessing import EmbedderError, Preprocessing, fit_images
+from facekd.errors import ModelError
+from facekd.images.preprocessing import Preprocessing, fit_images
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +79,7 @@ class TorchEmbedder:
         """See `Embedder.embed`.
 
         Raises:
-            EmbedderError: images of another type or size, or an embedding that is not finite.
+            ModelError: images of another type or size, or an embedding that is not finite.
         """
         images = fit_images(images, self.preprocessing.image_size, self.resize)
         embeddings = np.empty((len(images), self.embedding_size), np.float32)
@@ -100,7 +101,7 @@ class TorchEmbedder:
             with torch.autocast(self._device.type, dtype=self._autocast, enabled=enabled):
                 embedding = self._module(inputs)
             if embedding.ndim != 2 or len(embedding) != len(images):
-                raise EmbedderError(
+                raise ModelError(
                     f"the torch module returns shape {tuple(embedding.shape)} for {len(images)} images, "
                     f"expected ({len(images)}, embedding size)"
                 )

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from facekd.errors import FacekdError
+from facekd.errors import TrainingError
 from facekd.utils.files import write_json
 from facekd.utils.processes import start_tied
 from facekd.utils.progress import format_duration
@@ -32,10 +32,6 @@ LAUNCH_MANY = (sys.executable, "-m", "torch.distributed.run", "--standalone", "-
 # A launcher kills what has not saved by then; 30 seconds, its own default, are short for a step and a large head.
 SECONDS_TO_SAVE = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-class StepError(FacekdError):
-    """A step that failed, or that was done otherwise before."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class Memory:
             try:
                 self._done = json.loads(self._file.read_text())["steps"]
             except (ValueError, KeyError, TypeError) as error:
-                raise StepError(
+                raise TrainingError(
                     f"{self._file}: not a list of steps ({error}). Delete it: each step is looked at again"
                 ) from error
 
@@ -100,14 +96,14 @@ class Memory:
         """Whether a step need not be run.
 
         Raises:
-            StepError: it was done by another command, and that is refused.
+            TrainingError: it was done by another command, and that is refused.
         """
         entry = self._done.get(step.title)
         if entry is None:
             return False
         if entry["command"] != step.command:
             if self._same_command_only:
-                raise StepError(
+                raise TrainingError(
                     f"{self._file.parent} holds results of another kind: {step.title!r} was "
                     f"`{shlex.join(entry['command'])}`, and would now be `{shlex.join(step.command)}`. "
                     "Choose another --output, or delete the folder"
@@ -173,7 +169,7 @@ def run_steps(
         done: titles of steps that an earlier call has seen to.
 
     Raises:
-        StepError: a step failed, without `keep_going`.
+        TrainingError: a step failed, without `keep_going`.
     """
     environment = SECONDS_TO_SAVE | os.environ
     if threads is not None:
@@ -255,7 +251,7 @@ def _settle(one: _Running, memory: Memory, outcome: Outcome, keep_going: bool, q
         lines = step.output.read_text(errors="replace").splitlines()[-LAST_LINES:]
         message += f"; the end of {step.output}:\n" + "\n".join(f"    {line}" for line in lines)
     if not keep_going:
-        raise StepError(f"{message}. Once that is mended, the same command goes on from there")
+        raise TrainingError(f"{message}. Once that is mended, the same command goes on from there")
     print(message, file=sys.stderr, flush=True)
 
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from facekd.errors import run_verb
+from facekd.errors import ConfigError, run_verb
 from facekd.experiments.command_runner import Memory, Step, as_options, run_steps
 from facekd.training.config import TrainConfig
-from facekd.utils.config_files import ConfigError, as_section, check_keys, flatten, parse_config, read_sections
+from facekd.utils.config_files import as_section, check_keys, flatten, parse_config, read_sections
 from facekd.utils.locks import sole_user_of
 
 KEYS = ("output", "head", "processes", "base", "student", "teacher", "distilled")

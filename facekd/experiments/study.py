@@ -18,9 +18,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from facekd.errors import run_verb
+from facekd.errors import ConfigError, run_verb
 from facekd.experiments.command_runner import Memory, Step, run_steps
-from facekd.experiments.study_config import VERBS, Study, StudyError
+from facekd.experiments.study_config import VERBS, Study
 from facekd.experiments.study_file import load_study
 from facekd.experiments.study_results import gather
 from facekd.training.logbook import read_log
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     results = gather(study)
     if not any(method.get("packs") for method in results["methods"]):
         why = f"{'; '.join(failed)} failed" if failed else "no run is judged yet; start without --report-only"
-        raise StudyError(f"{study.output}: there is nothing to report: {why}")
+        raise ConfigError(f"{study.output}: there is nothing to report: {why}")
     from facekd.experiments.study_report import to_markdown, write_report
 
     conditions = study.output / CONDITIONS

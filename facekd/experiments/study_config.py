@@ -26,16 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from facekd.errors import ConfigError
 from facekd.experiments.command_runner import Step, as_options, as_word
-from facekd.utils.config_files import ConfigError, hint, parse_config
+from facekd.utils.config_files import hint, parse_config
 
 VERBS = ("train", "distill")
 SWITCHES = {"flip": "--no-flip", "pictures": "--no-pictures", "resize": ""}  # what says no; resize is off by itself
 REFERENCE = re.compile(r"\{([A-Za-z0-9][A-Za-z0-9_.-]*)(?:@(\d+))?\}")
-
-
-class StudyError(ConfigError):
-    """A study that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +147,7 @@ class Study:
     ) -> None:
         if method.name in path:
             circle = " -> ".join((*path[path.index(method.name) :], method.name))
-            raise StudyError(f"methods: {circle} go round in a circle; one of them must do without the other")
+            raise ConfigError(f"methods: {circle} go round in a circle; one of them must do without the other")
         if (method.name, seed) in found:
             return
         for run in self.needed_by(method, seed):
@@ -172,13 +169,13 @@ class Study:
         where = f"methods.{method.name}: {match[0]}"
         other = self.methods.get(name)
         if other is None:
-            raise StudyError(f"{where} names no method{hint(name, self.methods)}; there are {', '.join(self.methods)}")
+            raise ConfigError(f"{where} names no method{hint(name, self.methods)}; there are {', '.join(self.methods)}")
         if other.model:
             return self.run_of(name, 0)
         number = int(wanted) if wanted is not None else other.seeds[0] if len(other.seeds) == 1 else seed
         if number not in other.seeds:
             seeds = ", ".join(map(str, other.seeds))
-            raise StudyError(f"{where} asks for seed {number}, but {name} runs with {seeds}; write {{{name}@SEED}}")
+            raise ConfigError(f"{where} asks for seed {number}, but {name} runs with {seeds}; write {{{name}@SEED}}")
         return self.run_of(name, number)
 
     def fill_in(self, text: str, method: Method, seed: int) -> str:
@@ -283,4 +280,4 @@ class Study:
             try:
                 parse_config(classes[verb], words, f"facekd {verb}", "")
             except ConfigError as error:
-                raise StudyError(f"methods.{method.name}: {error}") from error
+                raise ConfigError(f"methods.{method.name}: {error}") from error

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from facekd.experiments.study_config import VERBS, Method, Pack, Study, StudyError
+from facekd.errors import ConfigError
+from facekd.experiments.study_config import VERBS, Method, Pack, Study
 from facekd.utils.config_files import as_section, check_keys, flatten, hint, read_sections
 
 KEYS = ("output", "title", "seeds", "reference", "base", "prepare", "packs", "evaluate", "methods")
@@ -29,19 +30,19 @@ def load_study(path: str | Path, output: str | None = None) -> Study:
         output: in place of the one in the file.
 
     Raises:
-        StudyError: a file that is none, a key that does not exist, a value that cannot be.
+        ConfigError: a file that is none, a key that does not exist, a value that cannot be.
     """
     content = read_sections(Path(path))
     check_keys(content, KEYS, "")
     folder = output or content.get("output")
     if not isinstance(folder, str) or not folder:
-        raise StudyError("output is empty: name the folder of the study, `output: runs/study`")
+        raise ConfigError("output is empty: name the folder of the study, `output: runs/study`")
     seeds = _seeds(content.get("seeds"), "seeds")
     methods = {
         name: _method(name, value, seeds) for name, value in as_section(content.get("methods"), "methods").items()
     }
     if not methods:
-        raise StudyError("methods is empty: name what to compare, see `facekd study --help`")
+        raise ConfigError("methods is empty: name what to compare, see `facekd study --help`")
     study = Study(
         output=Path(folder),
         title=str(content.get("title") or Path(folder).name),
@@ -61,9 +62,9 @@ def load_study(path: str | Path, output: str | None = None) -> Study:
 def _seeds(value: Any, where: str) -> tuple[int, ...]:
     is_list = isinstance(value, list) and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in value)
     if not is_list or not value or min(value) < 0:
-        raise StudyError(f"{where}: expected a list of whole numbers from 0, such as [0, 1, 2], found {value!r}")
+        raise ConfigError(f"{where}: expected a list of whole numbers from 0, such as [0, 1, 2], found {value!r}")
     if len(set(value)) < len(value):
-        raise StudyError(f"{where}: {value} names a seed twice, and the same seed gives the same run")
+        raise ConfigError(f"{where}: {value} names a seed twice, and the same seed gives the same run")
     return tuple(value)
 
 
@@ -71,21 +72,21 @@ def _strings(value: Any, where: str) -> tuple[str, ...]:
     if value is None:
         return ()
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise StudyError(f"{where}: expected a list of texts, found {value!r}")
+        raise ConfigError(f"{where}: expected a list of texts, found {value!r}")
     return tuple(value)
 
 
 def _method(name: str, value: Any, seeds: tuple[int, ...]) -> Method:
     where = f"methods.{name}"
     if not NAME.fullmatch(name) or name == "study":
-        raise StudyError(f"{where}: a method is named by letters, digits, - _ and ., and not 'study'")
+        raise ConfigError(f"{where}: a method is named by letters, digits, - _ and ., and not 'study'")
     content = as_section(value, where)
     check_keys(content, METHOD_KEYS, f"{where}.")
     verb, model = content.get("verb") or "", content.get("model") or ""
     if model and (verb or content.get("config") or content.get("recipe")):
-        raise StudyError(f"{where}: a model that exists already is not trained: leave out verb, config and recipe")
+        raise ConfigError(f"{where}: a model that exists already is not trained: leave out verb, config and recipe")
     if not model and verb not in VERBS:
-        raise StudyError(f"{where}.verb: expected {' or '.join(VERBS)}, found {verb!r}")
+        raise ConfigError(f"{where}.verb: expected {' or '.join(VERBS)}, found {verb!r}")
     own = content.get("seeds")
     return Method(
         name=name,
@@ -102,7 +103,7 @@ def _method(name: str, value: Any, seeds: tuple[int, ...]) -> Method:
 
 def _reference(name: Any, methods: Mapping[str, Method]) -> str:
     if name not in methods or methods[name].model or not methods[name].judge:
-        raise StudyError(
+        raise ConfigError(
             f"reference: {name!r} is not a method that is trained and judged{hint(str(name), methods)}; name the one "
             f"that the others are compared with, the student trained alone. There are {', '.join(methods)}"
         )
@@ -111,18 +112,18 @@ def _reference(name: Any, methods: Mapping[str, Method]) -> str:
 
 def _packs(value: Any, study: str) -> tuple[Pack, ...]:
     if not isinstance(value, list) or not value:
-        raise StudyError("packs: expected a list such as [{pairs: test.bin, names: test_pairs.txt}]")
+        raise ConfigError("packs: expected a list such as [{pairs: test.bin, names: test_pairs.txt}]")
     packs = []
     for item in value:
         content = {"pairs": item} if isinstance(item, str) else as_section(item, "packs")
         check_keys(content, PACK_KEYS, "packs: ")
         if not isinstance(content.get("pairs"), str):
-            raise StudyError(f"packs: {item!r} names no .bin file: {{pairs: test.bin}}")
+            raise ConfigError(f"packs: {item!r} names no .bin file: {{pairs: test.bin}}")
         texts = (str(content[key] or "") if key in content else "" for key in PACK_KEYS)
         packs.append(Pack(*(text.replace("{study}", study) for text in texts)))
     names = [pack.name for pack in packs]
     if len(set(names)) < len(names):
-        raise StudyError(f"packs: results go by file name, and two are the same ({', '.join(names)}); rename one")
+        raise ConfigError(f"packs: results go by file name, and two are the same ({', '.join(names)}); rename one")
     return tuple(packs)
 
 
@@ -139,4 +140,4 @@ def _check_base(study: Study) -> None:
     ):
         for key in ("seed", "output"):
             if key in values:
-                raise StudyError(f"{name}.{key}: the study sets it; see `seeds` and `output`")
+                raise ConfigError(f"{name}.{key}: the study sets it; see `seeds` and `output`")

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facekd.embedder import EmbedderError, Preprocessing, TorchEmbedder
-from facekd.errors import run_verb
+from facekd.embedder import Preprocessing, TorchEmbedder
+from facekd.errors import ModelError, run_verb
 from facekd.export.onnx_graph import (
     INPUT_NAME,
     LOGITS_NAME,
     OPSET,
     OUTPUT_NAME,
-    ExportError,
     check_model,
     describe,
     finish_model,
@@ -76,7 +75,7 @@ def export_checkpoint(
 
     Raises:
         CheckpointError: see `facekd.checkpoints.models.load_backbone`.
-        ExportError: see `export_backbone`.
+        ModelError: see `export_backbone`.
     """
     from facekd.checkpoints.checkpoint import load_checkpoint
     from facekd.checkpoints.models import load_backbone
@@ -87,7 +86,7 @@ def export_checkpoint(
     content = load_checkpoint(file)
     is_classifier = content["config"].get("head", {}).get("kind") == "linear" and not embedding
     if is_classifier and normalize:
-        raise ExportError(f"{output}: logits are not normalised; leave out --normalize, or export with --embedding")
+        raise ModelError(f"{output}: logits are not normalised; leave out --normalize, or export with --embedding")
     if is_classifier:
         from facekd.embedder.classifying_model import load_logit_network
 
@@ -145,7 +144,7 @@ def export_backbone(
         output_name: of the graph's output.
 
     Raises:
-        ExportError: the backbone cannot be exported, the file is not what was asked for, or parity fails.
+        ModelError: the backbone cannot be exported, the file is not what was asked for, or parity fails.
     """
     import torch
 
@@ -158,8 +157,8 @@ def export_backbone(
         reference = TorchEmbedder(module, preprocessing, batch_size=max(PARITY_BATCHES))
         images = probe_images(preprocessing.image_size)
         expected = {count: reference.embed(images[:count]) for count in PARITY_BATCHES}
-    except (EmbedderError, RuntimeError) as error:
-        raise ExportError(f"{output}: not exported, the backbone itself fails in torch: {first_line(error)}") from error
+    except (ModelError, RuntimeError) as error:
+        raise ModelError(f"{output}: not exported, the backbone itself fails in torch: {first_line(error)}") from error
     size = next(iter(expected.values())).shape[1]
     recorded = {**describe(preprocessing, size, normalize), **(metadata or {})}
     example = torch.zeros(2, 3, preprocessing.image_size, preprocessing.image_size)
@@ -171,7 +170,7 @@ def export_backbone(
         parity = measure_parity(temporary, expected, images, preprocessing, output)
         worst = max(parity, key=lambda count: parity[count])
         if not parity[worst] <= tolerance:
-            raise ExportError(
+            raise ModelError(
                 f"{output}: not kept, the ONNX model differs from torch: relative error {parity[worst]:.2e} at batch "
                 f"{worst}, at most {tolerance:g} allowed. Report it as a defect of facekd, or raise --tolerance "
                 "if you know why it differs"
@@ -182,9 +181,9 @@ def export_backbone(
 
 def _check_output(output: Path) -> None:
     if output.suffix.lower() != ".onnx":
-        raise ExportError(f"{output}: the output must be named *.onnx, for runtimes choose the reader by it")
+        raise ModelError(f"{output}: the output must be named *.onnx, for runtimes choose the reader by it")
     if output.is_dir():
-        raise ExportError(f"{output}: is a folder; name the file to write in it, such as {output / 'model.onnx'}")
+        raise ModelError(f"{output}: is a folder; name the file to write in it, such as {output / 'model.onnx'}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import facekd
 from facekd.embedder import Preprocessing
-from facekd.errors import FacekdError
+from facekd.errors import ModelError
 
 if TYPE_CHECKING:
     import onnx
@@ -25,10 +25,6 @@ INPUT_NAME = "images"
 
 
 OUTPUT_NAME, LOGITS_NAME = "embedding", "logits"
-
-
-class ExportError(FacekdError):
-    """A model that could not be exported, or whose ONNX form does not compute the same."""
 
 
 def with_normalize(backbone: torch.nn.Module) -> torch.nn.Module:
@@ -77,7 +73,7 @@ def to_onnx(module: torch.nn.Module, example: torch.Tensor, output: Path, output
                 verbose=False,
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        raise ExportError(f"{output}: torch cannot export this backbone: {first_line(error)}") from error
+        raise ModelError(f"{output}: torch cannot export this backbone: {first_line(error)}") from error
     assert program is not None  # for dynamo=True it always returns one
     return program.model_proto
 
@@ -117,16 +113,16 @@ def check_model(model: onnx.ModelProto, output: Path) -> None:
 
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     if opsets != {"ai.onnx": OPSET}:
-        raise ExportError(f"{output}: not kept, torch wrote opsets {opsets}, expected only ai.onnx {OPSET}")
+        raise ModelError(f"{output}: not kept, torch wrote opsets {opsets}, expected only ai.onnx {OPSET}")
     for value in (*model.graph.input, *model.graph.output):
         if not value.type.tensor_type.shape.dim[0].dim_param:
-            raise ExportError(f"{output}: not kept, the batch of {value.name!r} is fixed in the graph")
+            raise ModelError(f"{output}: not kept, the batch of {value.name!r} is fixed in the graph")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        raise ExportError(f"{output}: not kept, weights would lie outside the file")
+        raise ModelError(f"{output}: not kept, weights would lie outside the file")
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
-        raise ExportError(f"{output}: not kept, not a valid ONNX model: {first_line(error)}") from error
+        raise ModelError(f"{output}: not kept, not a valid ONNX model: {first_line(error)}") from error
 
 
 def first_line(error: Exception) -> str:

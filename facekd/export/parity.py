@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from facekd.embedder import EmbedderError, OnnxEmbedder, Preprocessing
-from facekd.export.onnx_graph import ExportError
+from facekd.embedder import OnnxEmbedder, Preprocessing
+from facekd.errors import ModelError
 
 if TYPE_CHECKING:
     pass
@@ -39,11 +39,11 @@ def measure_parity(
     try:
         embedder = OnnxEmbedder(file, batch_size=max(expected))
         found = {count: embedder.embed(images[:count]) for count in expected}
-    except EmbedderError as error:
+    except ModelError as error:
         message = str(error).replace(str(file), "the exported model")
-        raise ExportError(f"{output}: not kept, {message}") from error
+        raise ModelError(f"{output}: not kept, {message}") from error
     if embedder.preprocessing != preprocessing:
-        raise ExportError(f"{output}: not kept, it records {embedder.preprocessing} instead of {preprocessing}")
+        raise ModelError(f"{output}: not kept, it records {embedder.preprocessing} instead of {preprocessing}")
     errors: dict[int, float] = {}
     for count, reference in expected.items():
         difference = np.linalg.norm(found[count] - reference, axis=1)

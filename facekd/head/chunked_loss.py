@@ -34,10 +34,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from facekd.distributed import ALONE
+from facekd.errors import ConfigError
 from facekd.head.chunked_softmax import ChunkedLosses, Distribution, Plan, Product
 from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import LinearClassifier, MarginClassifier
-from facekd.head.config import HeadError
 from facekd.margins import check_labels, labels_known_below
 
 # (cosine (B, C), labels (B,), embedding (B, D) before it is normalised) -> cosine; `MarginClassifier.apply_margin` is
@@ -79,17 +79,17 @@ class LazyLogits:
     def __post_init__(self) -> None:
         embedding, weight = self.embedding_BD, self.weight_CD
         if embedding.ndim != 2 or weight.ndim != 2 or embedding.shape[1] != weight.shape[1]:
-            raise HeadError(
+            raise ConfigError(
                 f"embeddings {tuple(embedding.shape)} do not fit class centres {tuple(weight.shape)}: they must be "
                 "(B, D) and (C, D); project the embeddings where student and teacher differ in D"
             )
         if self.bias_C is not None and (self.is_normalized or self.bias_C.shape != weight.shape[:1]):
-            raise HeadError(
+            raise ConfigError(
                 f"a bias of {tuple(self.bias_C.shape)} for class centres {tuple(weight.shape)}: it must be (C,), and "
                 "normalised heads have none"
             )
         if self.margin is not None and not self.is_normalized:
-            raise HeadError("a margin is made for cosines: it needs is_normalized = True")
+            raise ConfigError("a margin is made for cosines: it needs is_normalized = True")
 
     @classmethod
     def of(cls, classifier: MarginClassifier | LinearClassifier, embedding_BD: Tensor) -> LazyLogits:
@@ -98,7 +98,7 @@ class LazyLogits:
         AdaFace moves its running statistics when the loss is computed, in training mode, as in the classifier.
 
         Raises:
-            HeadError: embeddings of another size.
+            ConfigError: embeddings of another size.
         """
         if isinstance(classifier, LinearClassifier):
             return cls(embedding_BD, classifier.weight, is_normalized=False, bias_C=classifier.bias)
@@ -136,7 +136,7 @@ class KL:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise HeadError(f"temperature = {self.temperature}: give a positive number, 4 is usual")
+            raise ConfigError(f"temperature = {self.temperature}: give a positive number, 4 is usual")
 
 
 def chunked_losses(
@@ -159,8 +159,8 @@ def chunked_losses(
     (`facekd.margins.labels_checked`).
 
     Raises:
-        HeadError: no terms, no labels, or heads with different numbers of classes or rows.
-        MarginError: labels of the wrong shape or dtype, or out of range.
+        ConfigError: no terms, no labels, or heads with different numbers of classes or rows.
+        InputError: labels of the wrong shape or dtype, or out of range.
     """
     plan, heads = _plan(terms, labels_B)
     device = heads[0].embedding_BD.device.type
@@ -174,7 +174,7 @@ def chunked_losses(
         if chunk_size is None:
             chunk_size = max(256, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cuda"]) // max(rows, 1))
         if chunk_size < 1:
-            raise HeadError(f"chunk_size = {chunk_size}: a chunk holds at least one class")
+            raise ConfigError(f"chunk_size = {chunk_size}: a chunk holds at least one class")
         plan.chunk_size = min(chunk_size, plan.num_classes)
 
         raw = _gathered(heads, dtype)
@@ -240,7 +240,7 @@ def _target_logits(head: LazyLogits, embedding_BD: Tensor, raw_BD: Tensor, plan:
 
 def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[Plan, list[LazyLogits]]:
     if not terms:
-        raise HeadError("no loss terms were given")
+        raise ConfigError("no loss terms were given")
     heads: list[LazyLogits] = []
     distributions: list[Distribution] = []
 
@@ -262,18 +262,18 @@ def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[
 
     shapes = {(head.embedding_BD.shape[0], head.weight_CD.shape[0]) for head in heads}
     if len(shapes) > 1:
-        raise HeadError(
+        raise ConfigError(
             "heads of one call must agree in images and classes, found (B, C) = "
             f"{', '.join(map(str, sorted(shapes)))}: student and teacher must share their identities"
         )
     ((batch_size, num_classes),) = shapes
     if any(d.is_cross_entropy for d in distributions) and labels_B is None:
-        raise HeadError("cross-entropy needs labels")
+        raise ConfigError("cross-entropy needs labels")
     if labels_B is not None and labels_B.shape[:1] != (batch_size,):
-        raise HeadError(f"{tuple(labels_B.shape)} labels for {batch_size} embeddings")
+        raise ConfigError(f"{tuple(labels_B.shape)} labels for {batch_size} embeddings")
 
     if any(head.shards != heads[0].shards or head.sample_C is not heads[0].sample_C for head in heads):
-        raise HeadError("heads of one call must be shared out alike: all over the same processes and classes, or none")
+        raise ConfigError("heads of one call must be shared out alike: all over the same processes, or none")
     students = {distributions[student].head for student, _ in pairs}
     by_weight: dict[tuple, list[int]] = {}
     for index, head in enumerate(heads):

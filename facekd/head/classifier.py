@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facekd.distributed import ALONE, World
+from facekd.errors import ConfigError
 from facekd.head.class_shards import ClassShards
-from facekd.head.config import HeadConfig, HeadError
+from facekd.head.config import HeadConfig
 from facekd.margins import MARGINS, adaface, check_labels, combined, norm_statistics
 
 
@@ -44,7 +45,7 @@ class MarginClassifier(nn.Module):
         norm_std: () float32, their running standard deviation.
 
     Raises:
-        HeadError: sizes below 1.
+        ConfigError: sizes below 1.
     """
 
     norm_mean: Tensor
@@ -62,7 +63,7 @@ class MarginClassifier(nn.Module):
         _check_sizes(embedding_size, num_classes)
         self.config = HeadConfig() if config is None else config
         if self.config.kind != "margin":
-            raise HeadError("head.kind = 'linear' asks for a LinearClassifier: use build_classifier")
+            raise ConfigError("head.kind = 'linear' asks for a LinearClassifier: use build_classifier")
         self.embedding_size = embedding_size
         self.num_classes = num_classes
         self.scale = float(self.config.scale)
@@ -83,11 +84,11 @@ class MarginClassifier(nn.Module):
             (B, C), float32 (float64 for float64 embeddings and weights).
 
         Raises:
-            MarginError: labels of the wrong shape or dtype, or out of range.
-            HeadError: embeddings of another size.
+            InputError: labels of the wrong shape or dtype, or out of range.
+            ConfigError: embeddings of another size.
         """
         if self.shards is not None and self.shards.world.size > 1:
-            raise HeadError("a head that is shared out over processes has no logits of all classes: use chunked_losses")
+            raise ConfigError("a head shared out over processes has no logits of all classes: use chunked_losses")
         cosine_BC = self.cosine(embedding_BD)
         if labels_B is not None:
             cosine_BC = self.apply_margin(cosine_BC, labels_B, embedding_BD)
@@ -150,7 +151,7 @@ class MarginClassifier(nn.Module):
         self.norm_std.lerp_(std.to(self.norm_std.dtype), momentum)
 
     def check_labels(self, labels_B: Tensor) -> None:
-        """Raise MarginError, naming the first, when a label does not belong to this classifier."""
+        """Raise InputError, naming the first, when a label does not belong to this classifier."""
         check_labels(labels_B, self.num_classes)
 
     def extra_repr(self) -> str:
@@ -170,7 +171,7 @@ class LinearClassifier(nn.Module):
         bias: (C,) or None.
 
     Raises:
-        HeadError: sizes below 1.
+        ConfigError: sizes below 1.
     """
 
     def __init__(self, embedding_size: int, num_classes: int, bias: bool = True) -> None:
@@ -187,8 +188,8 @@ class LinearClassifier(nn.Module):
         """Logits (B, C) in at least float32; labels are checked, and change nothing.
 
         Raises:
-            MarginError: labels of the wrong shape or dtype, or out of range.
-            HeadError: embeddings of another size.
+            InputError: labels of the wrong shape or dtype, or out of range.
+            ConfigError: embeddings of another size.
         """
         _check_embedding(embedding_BD, self.embedding_size)
         if labels_B is not None:
@@ -199,7 +200,7 @@ class LinearClassifier(nn.Module):
             return functional.linear(embedding_BD.to(dtype), self.weight.to(dtype), bias)
 
     def check_labels(self, labels_B: Tensor) -> None:
-        """Raise MarginError, naming the first, when a label does not belong to this classifier."""
+        """Raise InputError, naming the first, when a label does not belong to this classifier."""
         check_labels(labels_B, self.num_classes)
 
     def extra_repr(self) -> str:
@@ -212,7 +213,7 @@ def build_classifier(
     """The classifier a configuration asks for; a sharded one shares its classes out over `world`.
 
     Raises:
-        HeadError: sizes below 1.
+        ConfigError: sizes below 1.
     """
     if config.kind == "linear":
         return LinearClassifier(embedding_size, num_classes, bias=config.bias is not False)
@@ -239,12 +240,12 @@ def _draw_centres(num_classes: int, embedding_size: int, shards: ClassShards | N
 
 def _check_sizes(embedding_size: int, num_classes: int) -> None:
     if embedding_size < 1 or num_classes < 1:
-        raise HeadError(f"a classifier needs sizes of at least 1, found {embedding_size=} and {num_classes=}")
+        raise ConfigError(f"a classifier needs sizes of at least 1, found {embedding_size=} and {num_classes=}")
 
 
 def _check_embedding(embedding_BD: Tensor, embedding_size: int) -> None:
     if embedding_BD.ndim != 2 or embedding_BD.shape[1] != embedding_size:
-        raise HeadError(
+        raise ConfigError(
             f"embeddings have the shape {tuple(embedding_BD.shape)} but the classifier takes (B, {embedding_size}): "
             "backbone and classifier were built for different embedding sizes"
         )

@@ -6,17 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from facekd.errors import FacekdError
+from facekd.errors import ConfigError
 from facekd.margins import MARGINS, Gradient, check_margin_value
 
 MarginName = Literal["arcface", "cosface", "combined", "adaface", "none"]
 
 
 _DEFAULT_MARGIN_VALUES = {"arcface": 0.5, "cosface": 0.35, "adaface": 0.4}
-
-
-class HeadError(FacekdError):
-    """A head configuration that contradicts itself, or does not fit the embeddings."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +64,17 @@ class HeadConfig:
         _check_choice("head.gradient", self.gradient, ("exact", "straight_through"))
         _check_choice("head.product", self.product, ("float32", "autocast"))
         if not (math.isfinite(self.scale) and self.scale > 0):
-            raise HeadError(f"head.scale = {self.scale}: give a positive number, 64 is usual")
+            raise ConfigError(f"head.scale = {self.scale}: give a positive number, 64 is usual")
         if not 0 < self.sample_rate <= 1:
-            raise HeadError(f"head.sample_rate = {self.sample_rate} is outside (0, 1]: it is a share of the classes")
+            raise ConfigError(f"head.sample_rate = {self.sample_rate} is outside (0, 1]: it is a share of the classes")
         self._refuse_unused()
         if self.kind == "linear":
             return
         if self.margin == "combined":
             if self.m1 is None and self.m2 is None and self.m3 is None:
-                raise HeadError("head.margin = 'combined' needs head.m1, head.m2 or head.m3: ArcFace is head.m2 = 0.5")
+                raise ConfigError(
+                    "head.margin = 'combined' needs head.m1, head.m2 or head.m3; ArcFace is head.m2 = 0.5"
+                )
             for name, value in zip(("m1", "m2", "m3"), self.combined_values, strict=True):
                 check_margin_value("combined", name, value, key=f"head.{name}")
         elif self.margin != "none":
@@ -84,7 +82,7 @@ class HeadConfig:
         if self.h is not None:
             check_margin_value("adaface", "h", self.h, key="head.h")
         if self.norm_momentum is not None and not 0 < self.norm_momentum <= 1:
-            raise HeadError(f"head.norm_momentum = {self.norm_momentum} is outside (0, 1]")
+            raise ConfigError(f"head.norm_momentum = {self.norm_momentum} is outside (0, 1]")
 
     def _refuse_unused(self) -> None:
         """A value that would be ignored is a mistake: say so rather than train something else."""
@@ -92,9 +90,11 @@ class HeadConfig:
         if not is_margin:
             for name in ("margin", "scale", "gradient", "product", "sharded", "sample_rate"):
                 if getattr(self, name) != getattr(type(self), name):
-                    raise HeadError(f"head.{name} = {getattr(self, name)} has no effect with head.kind = 'linear'")
+                    raise ConfigError(f"head.{name} = {getattr(self, name)} has no effect with head.kind = 'linear'")
         if self.sample_rate < 1 and not self.sharded:
-            raise HeadError(f"head.sample_rate = {self.sample_rate} has no effect without head.sharded: set it to true")
+            raise ConfigError(
+                f"head.sample_rate = {self.sample_rate} has no effect without head.sharded: set it to true"
+            )
         used = {
             "margin_value": is_margin and self.margin in _DEFAULT_MARGIN_VALUES,
             "m1": is_margin and self.margin == "combined",
@@ -107,7 +107,7 @@ class HeadConfig:
         for name, is_used in used.items():
             if getattr(self, name) is not None and not is_used:
                 found = f"head.margin = {self.margin!r}" if is_margin else "head.kind = 'linear'"
-                raise HeadError(f"head.{name} = {getattr(self, name)} has no effect with {found}: remove it")
+                raise ConfigError(f"head.{name} = {getattr(self, name)} has no effect with {found}: remove it")
 
     @property
     def value(self) -> float:
@@ -135,4 +135,4 @@ class HeadConfig:
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise HeadError(f"{key} = {value!r}: choose one of {', '.join(choices)}")
+        raise ConfigError(f"{key} = {value!r}: choose one of {', '.join(choices)}")

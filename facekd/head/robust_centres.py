@@ -36,7 +36,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.errors import FacekdError
+from facekd.errors import InputError
 
 DEVIATIONS = 5.0
 MAD_TO_DEVIATION = 1.4826
@@ -50,10 +50,6 @@ CLASSES_AT_ONCE = 8192  # columns of one block of cosines
 # Image numbers (B,) -> unit embeddings (B, E), float32.
 UnitEmbeddings = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 Track = Callable[[range, str], Iterable[int]]
-
-
-class ClassCentreError(FacekdError):
-    """Data that no centres can be computed from."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +116,10 @@ def robust_centres(
         track: shows progress over a range, given a few words.
 
     Raises:
-        ClassCentreError: classes without images, by number; or a threshold that is no cosine.
+        InputError: classes without images, by number; or a threshold that is no cosine.
     """
     if min_cosine is not None and not -1 <= min_cosine <= 1:
-        raise ClassCentreError(f"min_cosine is {min_cosine}: expected a cosine, from -1 to 1")
+        raise InputError(f"min_cosine is {min_cosine}: expected a cosine, from -1 to 1")
     classes = _images_by_class(labels, num_classes)
     is_kept = np.zeros(len(labels), dtype=np.bool_)
     cosine = np.full(len(labels), np.nan, dtype=np.float32)
@@ -146,7 +142,7 @@ def robust_centres(
             units = embeddings(images)
             kept, centre = _leave_out_strangers(units, is_kept[images], threshold)
             if not np.linalg.norm(centre) > 0:
-                raise ClassCentreError(f"the embeddings of class {number} cancel out, so it has no centre")
+                raise InputError(f"the embeddings of class {number} cancel out, so it has no centre")
             if not weight.size:
                 weight = np.empty((num_classes, units.shape[1]), np.float32)
             weight[number] = _unit(centre)
@@ -192,7 +188,7 @@ def _images_by_class(labels: NDArray[np.int64], num_classes: int) -> list[NDArra
     empty = np.flatnonzero(counts == 0)
     if len(empty) or not num_classes:
         named = ", ".join(map(str, empty[:NUM_NAMED].tolist())) + (", ..." if len(empty) > NUM_NAMED else "")
-        raise ClassCentreError(
+        raise InputError(
             f"{len(empty):,} of {num_classes:,} identities have no image, and so no centre: labels {named}"
         )
     order = np.argsort(labels, kind="stable")[np.count_nonzero(labels < 0) :]

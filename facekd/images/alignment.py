@@ -11,7 +11,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from facekd.errors import FacekdError
+from facekd.errors import ImageError
 
 NUM_LANDMARKS = 5
 TEMPLATE_SIZE = 112
@@ -29,10 +29,6 @@ SMALLEST_SPREAD = 1e-3  # pixels; less is one point five times, and the scale of
 LARGEST_SIDE = 32766
 
 
-class AlignmentError(FacekdError):
-    """Landmarks or an image from which no crop can be made."""
-
-
 def template(image_size: int = TEMPLATE_SIZE) -> np.ndarray:
     """Where the landmarks lie in a square crop: float64 (5, 2).
 
@@ -42,10 +38,10 @@ def template(image_size: int = TEMPLATE_SIZE) -> np.ndarray:
         image_size: side of the crop in pixels.
 
     Raises:
-        AlignmentError: `image_size` is not a positive number.
+        ImageError: `image_size` is not a positive number.
     """
     if image_size < 1:
-        raise AlignmentError(f"image size {image_size}: a crop has at least one pixel; 112 is usual")
+        raise ImageError(f"image size {image_size}: a crop has at least one pixel; 112 is usual")
     return TEMPLATE * (image_size / TEMPLATE_SIZE)
 
 
@@ -102,7 +98,7 @@ def similarity_transforms(landmarks: np.ndarray, image_size: int = TEMPLATE_SIZE
         float64 (N, 2, 3): `matrix @ (x, y, 1)` is the place in the crop.
 
     Raises:
-        AlignmentError: a set is not (5, 2), not finite, or all in one place. Ask `is_plausible` first where such sets
+        ImageError: a set is not (5, 2), not finite, or all in one place. Ask `is_plausible` first where such sets
             should be passed over.
     """
     points, given = _as_complex(landmarks)
@@ -112,7 +108,7 @@ def similarity_transforms(landmarks: np.ndarray, image_size: int = TEMPLATE_SIZE
         what = "are not finite" if not np.isfinite(given[bad[0]]).all() else "all lie in one place"
         which = f"landmarks {bad[0]} of {len(points):,}" if len(points) > 1 else "the landmarks"
         more = f" ({len(bad) - 1:,} more sets like it)" if len(bad) > 1 else ""
-        raise AlignmentError(f"{which} {what}: {given[bad[0]].tolist()}{more}; no crop can be made from them")
+        raise ImageError(f"{which} {what}: {given[bad[0]].tolist()}{more}; no crop can be made from them")
     means = points.mean(axis=1)
     centred = points - means[:, None]
     factors = (np.conj(centred) @ (target - target.mean())) / (np.abs(centred) ** 2).sum(axis=1)
@@ -140,13 +136,11 @@ def warp(image: np.ndarray, matrix: np.ndarray, image_size: int = TEMPLATE_SIZE)
         uint8 (image_size, image_size) or (image_size, image_size, C).
 
     Raises:
-        AlignmentError: the image has no pixels, or more on a side than OpenCV can address.
+        ImageError: the image has no pixels, or more on a side than OpenCV can address.
     """
     height, width = image.shape[:2]
     if not 0 < min(height, width) <= max(height, width) <= LARGEST_SIDE:
-        raise AlignmentError(
-            f"an image of {width}x{height} cannot be aligned; sides of 1 to {LARGEST_SIDE:,} pixels can"
-        )
+        raise ImageError(f"an image of {width}x{height} cannot be aligned; sides of 1 to {LARGEST_SIDE:,} pixels can")
     size = (image_size, image_size)
     return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
 
@@ -163,16 +157,16 @@ def align(image: np.ndarray, landmarks: np.ndarray, image_size: int = TEMPLATE_S
         uint8 (image_size, image_size) or (image_size, image_size, C).
 
     Raises:
-        AlignmentError: see `similarity_transforms` and `warp`; or no landmark lies in the image.
+        ImageError: see `similarity_transforms` and `warp`; or no landmark lies in the image.
     """
     landmarks = np.asarray(landmarks, dtype=np.float64)
     if landmarks.shape != (NUM_LANDMARKS, 2):
-        raise AlignmentError(f"landmarks have shape {landmarks.shape}; expected (5, 2)")
+        raise ImageError(f"landmarks have shape {landmarks.shape}; expected (5, 2)")
     matrix = similarity_transforms(landmarks[None], image_size)[0]
     height, width = image.shape[:2]
     is_inside = (landmarks >= -0.5).all(axis=1) & (landmarks <= (width - 0.5, height - 0.5)).all(axis=1)
     if not is_inside.any():
-        raise AlignmentError(
+        raise ImageError(
             f"no landmark lies in the image of {width}x{height} pixels: {landmarks.tolist()}; "
             "they may belong to another image, or to this one before it was cropped or scaled"
         )
@@ -183,7 +177,7 @@ def _as_complex(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points as complex128 (N, 5), zero where a set is not finite; and the landmarks as float64 (N, 5, 2)."""
     given = np.asarray(landmarks, dtype=np.float64)
     if given.ndim != 3 or given.shape[1:] != (NUM_LANDMARKS, 2):
-        raise AlignmentError(f"landmarks have shape {given.shape}; expected (N, 5, 2)")
+        raise ImageError(f"landmarks have shape {given.shape}; expected (N, 5, 2)")
     is_finite = np.isfinite(given).all(axis=(1, 2), keepdims=True)
     finite = np.where(is_finite, given, 0.0)
     return finite[..., 0] + 1j * finite[..., 1], given

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from facekd.errors import FacekdError
+from facekd.errors import ConfigError
 from facekd.images.crops import shift
 from facekd.utils.randomness import uniform
 
@@ -27,10 +27,6 @@ CROP_ASPECT = (3 / 4, 4 / 3)
 BLUR_MIN_SIGMA = 0.5
 IMAGES_IN_CACHE = 16  # of 112 pixels; a whole batch would go through a CPU's memory once for each operation
 _JITTER_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-
-
-class AugmentationError(FacekdError):
-    """An augmentation setting out of range, or one that would do nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +56,7 @@ class Augmentation:
         jpeg_min_quality: lowest quality; drawn from [jpeg_min_quality, 95].
 
     Raises:
-        AugmentationError: a value out of range, or a strength that makes its augmentation do nothing.
+        ConfigError: a value out of range, or a strength that makes its augmentation do nothing.
     """
 
     flip: bool = True
@@ -83,7 +79,7 @@ class Augmentation:
         self._check("resized_crop", 0.0, 1.0, "a share of the image's area")
         self._check("pad_crop", 0, 64, "in pixels")
         if self.crop and (self.resized_crop or self.pad_crop):
-            raise AugmentationError(
+            raise ConfigError(
                 "augmentation.crop blackens all but a box of an aligned face and leaves it in its place, while "
                 "augmentation.resized_crop and pad_crop move what is left: choose one"
             )
@@ -99,7 +95,7 @@ class Augmentation:
         }
         for key, (strength, value_of_nothing) in idle.items():
             if getattr(self, key) > 0 and getattr(self, strength) == value_of_nothing:
-                raise AugmentationError(
+                raise ConfigError(
                     f"augmentation.{strength}={value_of_nothing:g} leaves every image as it is, yet "
                     f"augmentation.{key}={getattr(self, key):g} asks for it; change {strength}, or set {key} to 0"
                 )
@@ -107,7 +103,7 @@ class Augmentation:
     def _check(self, key: str, low: float, high: float, meaning: str) -> None:
         value = getattr(self, key)
         if not low <= value <= high:  # false for NaN as well
-            raise AugmentationError(f"augmentation.{key} must be from {low:g} to {high:g} ({meaning}), found {value}")
+            raise ConfigError(f"augmentation.{key} must be from {low:g} to {high:g} ({meaning}), found {value}")
 
     @property
     def changes_pixels(self) -> bool:
@@ -199,7 +195,7 @@ def _jpeg(image: NDArray[np.uint8], quality: float) -> NDArray[np.uint8]:
     # OpenCV, not torchvision: its JPEG functions are deprecated since 0.29.
     done, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
     if not done:
-        raise AugmentationError(f"OpenCV could not encode a {image.shape[1]}x{image.shape[0]} image as JPEG")
+        raise ConfigError(f"OpenCV could not encode a {image.shape[1]}x{image.shape[0]} image as JPEG")
     return cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)  # type: ignore[return-value]
 
 

@@ -11,21 +11,13 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from facekd.errors import FacekdError
+from facekd.errors import ImageError
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 JFIF_SEGMENT, TABLES_SEGMENT = b"\xff\xe0\x00\x10", b"\xff\xdb"
 APPLICATION_SEGMENTS, EXIF_SEGMENT, COMMENT_SEGMENT = range(0xE0, 0xF0), 0xE1, 0xFE
 PIXEL_MARKERS = range(0xD0, 0xDA)
 MAX_PIXELS = 2**30  # what OpenCV refuses: a few hostile bytes can announce an image of gigabytes
-
-
-class ImageError(FacekdError):
-    """Bytes that are not the image they should be; the message says what is wrong, the caller says where."""
-
-
-class ImageSizeError(ImageError):
-    """A sound image of another size than asked for."""
 
 
 def decode_rgb(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
@@ -56,7 +48,7 @@ def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, re
 
     Raises:
         ImageError: the bytes do not decode.
-        ImageSizeError: the image has another size, and `resize` is False.
+        ImageError: the image has another size, and `resize` is False.
     """
     if not resize and _is_for_libjpeg(data):
         try:  # straight into place: a copy into a batch, too large for the nearest cache, costs a twentieth of decoding
@@ -69,7 +61,7 @@ def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, re
     if image.shape != out.shape:
         height, width = image.shape[:2]
         if not resize:
-            raise ImageSizeError(f"its image is {width}x{height} pixels, expected {size}x{size}")
+            raise ImageError(f"its image is {width}x{height} pixels, expected {size}x{size}")
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     out[:] = image
 

@@ -14,15 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from facekd.errors import FacekdError
+from facekd.errors import ModelError
 
 COLORS = ("rgb", "bgr")
 # What to assume of a model that does not say: the convention of the field, see docs/deployment.md.
 DEFAULTS: Mapping[str, Any] = {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5), "color": "rgb"}
-
-
-class EmbedderError(FacekdError):
-    """A model that cannot be opened or used as an embedder, or images that do not fit it."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Preprocessing:
         image_size: height and width in pixels.
 
     Raises:
-        EmbedderError: naming the field that cannot be.
+        ModelError: naming the field that cannot be.
     """
 
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
@@ -49,14 +45,14 @@ class Preprocessing:
         object.__setattr__(self, "std", _three_numbers("std", self.std))
         # The two classic slips, 0..1 units and std given as a factor, both show as a std below one grey level.
         if min(self.std) < 1:
-            raise EmbedderError(
+            raise ModelError(
                 f"std {list(self.std)} is below 1: mean and std are in units of 0..255 "
                 "(multiply values meant for 0..1 images by 255; give std itself, not its inverse)"
             )
         if self.color not in COLORS:
-            raise EmbedderError(f"color is {self.color!r}: expected rgb or bgr")
+            raise ModelError(f"color is {self.color!r}: expected rgb or bgr")
         if isinstance(self.image_size, bool) or not isinstance(self.image_size, int) or self.image_size < 1:
-            raise EmbedderError(f"image_size is {self.image_size!r}: expected a number of pixels, such as 112")
+            raise ModelError(f"image_size is {self.image_size!r}: expected a number of pixels, such as 112")
 
     @property
     def channel_step(self) -> int:
@@ -85,14 +81,14 @@ def parse_metadata(name: str, text: str) -> Any:
     """Value of one preprocessing field from its text in `metadata_props`; `Preprocessing` checks the value itself.
 
     Raises:
-        EmbedderError: text that is neither a number nor a list.
+        ModelError: text that is neither a number nor a list.
     """
     if name == "color":
         return text.lower()
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise EmbedderError(
+        raise ModelError(
             f"metadata_props {name} is {text!r}, expected a number or [R, G, B]; give {name} by hand"
         ) from error
 
@@ -101,16 +97,16 @@ def fit_images(images: np.ndarray, size: int, resize: bool) -> np.ndarray:
     """Check that images are uint8 (B, size, size, 3); resize those of another size only where that was asked for.
 
     Raises:
-        EmbedderError: another type or shape; another size and `resize` is False.
+        ModelError: another type or shape; another size and `resize` is False.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
-        raise EmbedderError(f"expected uint8 RGB images (B, {size}, {size}, 3), found {images.dtype} {images.shape}")
+        raise ModelError(f"expected uint8 RGB images (B, {size}, {size}, 3), found {images.dtype} {images.shape}")
     height, width = images.shape[1:3]
     if (height, width) == (size, size):
         return images
     if not resize:
-        raise EmbedderError(
+        raise ModelError(
             f"images are {height} x {width}, the model takes {size} x {size}: "
             "align the faces to that size, or have them scaled (resize=True; --resize on the command line)"
         )
@@ -130,5 +126,5 @@ def _three_numbers(name: str, value: Any) -> tuple[float, float, float]:
     except (TypeError, ValueError):
         numbers = [math.nan]
     if not all(math.isfinite(number) for number in numbers):
-        raise EmbedderError(f"{name} is {value!r}: expected one number, or three (R, G, B) in units of 0..255")
+        raise ModelError(f"{name} is {value!r}: expected one number, or three (R, G, B) in units of 0..255")
     return (numbers[0], numbers[1], numbers[2])

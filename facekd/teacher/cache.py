@@ -25,13 +25,13 @@ from facekd.data.datasets import FaceDataset
 from facekd.data.loading.loader import make_loader
 from facekd.data.loading.sampler import PositionSampler
 from facekd.embedder import Embedder, embed_with_flip
+from facekd.errors import TeacherError
 from facekd.images.augmentation import Augmentation
 from facekd.teacher.cache_file import (
     END_MARK,
     FORMAT,
     VERSION,
     TeacherCache,
-    TeacherCacheError,
     beside,
     check_claim,
     check_version,
@@ -44,7 +44,6 @@ from facekd.utils.progress import track
 
 __all__ = [
     "TeacherCache",
-    "TeacherCacheError",
     "describe_data",
     "describe_teacher",
     "open_teacher_cache",
@@ -79,9 +78,9 @@ def write_teacher_cache(
         seconds_between_saves: what a kill may cost, at most.
 
     Raises:
-        TeacherCacheError: a cache of another teacher or data set is at `path`, another process is writing it, the disk
+        TeacherError: a cache of another teacher or data set is at `path`, another process is writing it, the disk
             is too small, or the embeddings do not fit into half precision.
-        DatasetError, EmbedderError: an image that cannot be read or embedded.
+        DataError, ModelError: an image that cannot be read or embedded.
     """
     path = Path(path)
     teacher, data = describe_teacher(embedder), describe_data(dataset)
@@ -145,7 +144,7 @@ class _Writer:
         needed = (data["num_images"] - self.rows_done) * self.row_bytes
         free = shutil.disk_usage(path.parent).free
         if needed > free:
-            raise TeacherCacheError(
+            raise TeacherError(
                 f"{path}: needs {needed / 1e9:.1f} GB more and the disk has {free / 1e9:.1f} GB free; free some, or "
                 "choose another --output"
             )
@@ -160,14 +159,14 @@ class _Writer:
         except FileNotFoundError:
             return
         except (ValueError, KeyError, TypeError) as error:
-            raise TeacherCacheError(f"{file}: damaged ({error}); delete it and {self.stream.name}") from error
+            raise TeacherError(f"{file}: damaged ({error}); delete it and {self.stream.name}") from error
         check_version(file, claim)
         partial = Path(self.stream.name)
         remedy = f"Give the one it was begun with, or delete {partial.name} and {file.name} to start anew"
         check_claim(partial, claim["teacher"], claim["data"], self.teacher, self.data, remedy)
         size = os.fstat(self.stream.fileno()).st_size
         if size < rows_done * self.row_bytes:
-            raise TeacherCacheError(
+            raise TeacherError(
                 f"{self.stream.name}: holds {size:,} bytes, and by {file.name} {rows_done:,} rows of "
                 f"{self.row_bytes:,} bytes are finished; delete both to start anew"
             )
@@ -222,7 +221,7 @@ def _to_float16(rows: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArra
     largest = np.abs(rows).max(axis=(1, 2))
     if (largest > LARGEST_FLOAT16).any():
         first = int((largest > LARGEST_FLOAT16).argmax())
-        raise TeacherCacheError(
+        raise TeacherError(
             f"the teacher's embedding of image {indices[first]} holds the value {largest[first]:,.0f}, beyond half "
             f"precision's {LARGEST_FLOAT16:,.0f}: a cache cannot hold this teacher's un-normalised embeddings. "
             "Export it with --normalize, or distil with the teacher itself"
@@ -234,7 +233,7 @@ def _to_float16(rows: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArra
         image = int((~(errors <= LARGEST_ROUNDING * lengths) | (lengths == 0)).any(axis=1).argmax())
         shortest = float(lengths[image].min())
         problem = "has no direction" if shortest == 0 else "is too short for half precision"
-        raise TeacherCacheError(
+        raise TeacherError(
             f"the teacher's embedding of image {indices[image]} {problem} (its length is {shortest:.3g}): the model is "
             "broken, its preprocessing wrong, or it needs to be exported with --normalize"
         )
@@ -248,7 +247,7 @@ def _sole_writer(partial: Path) -> Iterator[BinaryIO]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise TeacherCacheError(f"{partial}: another process is writing this cache; wait for it") from error
+            raise TeacherError(f"{partial}: another process is writing this cache; wait for it") from error
         try:
             yield stream
         finally:

@@ -22,19 +22,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from facekd.data.datasets import EncodedDataset, FaceDataset
 from facekd.data.datasets.identity_map import labels_sha256
-from facekd.data.recordio import RecordError
 from facekd.embedder import Embedder
-from facekd.errors import FacekdError
+from facekd.errors import RecordError, TeacherError
 
 FORMAT, VERSION = "facekd-teacher-cache", 1
 END_MARK = b"facekd teacher\n\n"
 END_LENGTH = 16 + len(END_MARK)
 # Enough to notice another alignment, compression or order; few enough to read in a second from a network disk.
 IMAGES_IN_FINGERPRINT = 256
-
-
-class TeacherCacheError(FacekdError):
-    """A cache that belongs to another teacher or data set, is not whole, or cannot hold what it should."""
 
 
 class TeacherCache:
@@ -50,7 +45,7 @@ class TeacherCache:
             data set opened with `on_bad_record="skip"` gives in training as well.
 
     Raises:
-        TeacherCacheError: not a cache, one that is not whole, or one of a later version.
+        TeacherError: not a cache, one that is not whole, or one of a later version.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -78,7 +73,7 @@ class TeacherCache:
             flip: whether each is seen mirrored, (B,) bool, or one for all.
 
         Raises:
-            TeacherCacheError: a number outside the data set, or a row that holds no embedding.
+            TeacherError: a number outside the data set, or a row that holds no embedding.
         """
         indices = self._checked(indices)
         rows = self._rows[indices, np.broadcast_to(np.asarray(flip, dtype=np.bool_), indices.shape).astype(np.intp)]
@@ -92,12 +87,10 @@ class TeacherCache:
     def _checked(self, indices: ArrayLike) -> NDArray[np.int64]:
         indices = np.asarray(indices)
         if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
-            raise TeacherCacheError(
-                f"image numbers must be whole, (B,); found {indices.dtype} of shape {indices.shape}"
-            )
+            raise TeacherError(f"image numbers must be whole, (B,); found {indices.dtype} of shape {indices.shape}")
         outside = (indices < 0) | (indices >= self.num_images)
         if outside.any():
-            raise TeacherCacheError(
+            raise TeacherError(
                 f"{self.path}: there is no image {indices[outside][0]} among its {self.num_images:,}; look up by the "
                 "number of the image in the data set, not by its position in the run"
             )
@@ -108,7 +101,7 @@ class TeacherCache:
         is_sound = np.isfinite(rows).all(axis=-1) & rows.any(axis=-1)
         if not is_sound.all():
             first = indices[~is_sound.reshape(len(indices), -1).all(axis=1)][0]
-            raise TeacherCacheError(f"{self.path}: damaged: no embedding at image {first}; delete it and make it again")
+            raise TeacherError(f"{self.path}: damaged: no embedding at image {first}; delete it and make it again")
         return rows
 
 
@@ -124,7 +117,7 @@ def open_teacher_cache(
         embedder_fingerprint: `Embedder.fingerprint` of the teacher it should be of; None takes any.
 
     Raises:
-        TeacherCacheError: the cache is of another teacher or data set (it says which), or not whole.
+        TeacherError: the cache is of another teacher or data set (it says which), or not whole.
     """
     cache = TeacherCache(path)
     teacher = None if embedder_fingerprint is None else {**cache.teacher, "fingerprint": embedder_fingerprint}
@@ -197,7 +190,7 @@ def check_claim(
             if teacher[key] != wanted_teacher[key]
         ]
         shown = "; ".join(changed) or "the weights or their use differ"
-        raise TeacherCacheError(
+        raise TeacherError(
             f"{path}: is the cache of another teacher (fingerprint {teacher['fingerprint'][:12]} there, "
             f"{wanted_teacher['fingerprint'][:12]} here; {shown}). {remedy}"
         )
@@ -209,7 +202,7 @@ def check_claim(
     ):
         if data[key] != wanted_data[key]:
             numbers = f" ({data[key]:,} there, {wanted_data[key]:,} here)" if isinstance(data[key], int) else ""
-            raise TeacherCacheError(
+            raise TeacherError(
                 f"{path}: is the cache of another data set, {data['name']}; its {what} differ from those of "
                 f"{wanted_data['name']}{numbers}. {remedy}"
             )
@@ -217,15 +210,15 @@ def check_claim(
 
 def _read_trailer(path: Path) -> dict[str, Any]:
     if not path.exists() and beside(path, "partial").exists():
-        raise TeacherCacheError(f"{path}: is not finished; the same `facekd cache-teacher` command goes on with it")
+        raise TeacherError(f"{path}: is not finished; the same `facekd cache-teacher` command goes on with it")
     if not path.is_file():
-        raise TeacherCacheError(f"{path}: no such teacher cache; `facekd cache-teacher` makes one")
+        raise TeacherError(f"{path}: no such teacher cache; `facekd cache-teacher` makes one")
     size = path.stat().st_size
     with path.open("rb") as stream:
         stream.seek(max(0, size - END_LENGTH))
         end = stream.read()
         if not end.endswith(END_MARK) or len(end) != END_LENGTH:
-            raise TeacherCacheError(f"{path}: not a teacher cache, or one cut short (its end mark is missing)")
+            raise TeacherError(f"{path}: not a teacher cache, or one cut short (its end mark is missing)")
         try:
             length = int(end[:16], 16)
             stream.seek(size - END_LENGTH - length)
@@ -233,9 +226,9 @@ def _read_trailer(path: Path) -> dict[str, Any]:
             check_version(path, trailer)
             rows, columns = trailer["data"]["num_images"], trailer["teacher"]["embedding_size"]
         except (ValueError, OSError, KeyError, TypeError) as error:
-            raise TeacherCacheError(f"{path}: damaged: its trailer cannot be read ({error})") from error
+            raise TeacherError(f"{path}: damaged: its trailer cannot be read ({error})") from error
     if size != rows * 2 * columns * 2 + length + END_LENGTH:
-        raise TeacherCacheError(
+        raise TeacherError(
             f"{path}: damaged: {size:,} bytes do not hold {rows:,} images of 2 x {columns} values and the trailer"
         )
     return trailer
@@ -244,9 +237,9 @@ def _read_trailer(path: Path) -> dict[str, Any]:
 def check_version(path: Path, trailer: dict[str, Any]) -> None:
     """Refuse a trailer that is not one, or of a later facekd."""
     if trailer["format"] != FORMAT:
-        raise TeacherCacheError(f"{path}: not a teacher cache (its format is {trailer['format']!r})")
+        raise TeacherError(f"{path}: not a teacher cache (its format is {trailer['format']!r})")
     if trailer["version"] > VERSION:
-        raise TeacherCacheError(
+        raise TeacherError(
             f"{path}: teacher cache version {trailer['version']}, this facekd reads up to {VERSION}; update facekd"
         )
 
@@ -254,7 +247,7 @@ def check_version(path: Path, trailer: dict[str, Any]) -> None:
 def _reopen(path: Path, trailer: dict[str, Any]) -> TeacherCache:
     cache = TeacherCache(path)
     if cache._trailer != trailer:
-        raise TeacherCacheError(f"{path}: was replaced by another cache while it was in use")
+        raise TeacherError(f"{path}: was replaced by another cache while it was in use")
     return cache
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.embedder.model_options import add_model_options
-from facekd.errors import run_verb
-from facekd.head.robust_centres import ClassCentreError, ClassCentres, Judgement, judge_centres, robust_centres
+from facekd.errors import InputError, run_verb
+from facekd.head.robust_centres import ClassCentres, Judgement, judge_centres, robust_centres
 from facekd.teacher.options import add_data_options, open_teacher_and_data, read_batch_size, read_workers
 from facekd.utils.files import write_json
 from facekd.utils.progress import track
@@ -190,7 +190,7 @@ class _UnitEmbeddings:
         summed = self.cache.lookup_both(images).sum(axis=1)
         lengths = np.linalg.norm(summed, axis=1, keepdims=True)
         if not lengths.all():
-            raise ClassCentreError(
+            raise InputError(
                 f"{self.cache.path}: the embeddings of image {images[int(lengths[:, 0].argmin())]} and of its mirror "
                 "image cancel out: the model is broken or its preprocessing wrong"
             )
@@ -243,7 +243,7 @@ def _check_identities(dataset: FaceDataset, labels: NDArray[np.int64]) -> None:
         return
     names: list[str] | None = getattr(dataset, "identities", None)
     named = ", ".join(f"{label} ({names[label]})" if names else f"{label}" for label in empty[:NUM_LISTED].tolist())
-    raise ClassCentreError(
+    raise InputError(
         f"{dataset.name}: {len(empty):,} of {dataset.num_classes:,} identities have no image to compute a centre from: "
         f"labels {named}{', ...' if len(empty) > NUM_LISTED else ''}. Add images of them, or make the pack again "
         "without them"

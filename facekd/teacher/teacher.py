@@ -14,13 +14,9 @@ from facekd.data.loading.loader import Batch
 from facekd.data.loading.sampler import PositionSampler
 from facekd.embedder import Embedder, open_embedder
 from facekd.embedder.checks import is_onnx_file
-from facekd.errors import FacekdError
+from facekd.errors import TeacherError
 from facekd.teacher.cache import open_teacher_cache
 from facekd.teacher.config import TeacherConfig
-
-
-class DistillError(FacekdError):
-    """A teacher and a student that cannot work together."""
 
 
 class LiveTeacher:
@@ -70,7 +66,7 @@ def open_teacher(
         device: where a live model runs.
 
     Raises:
-        DistillError: the teacher takes images of another size.
+        TeacherError: the teacher takes images of another size.
         FacekdError: a model or a cache that cannot be opened, or a cache of other images or another model.
     """
     embedder = None
@@ -93,7 +89,7 @@ def open_teacher(
         return None
     size = embedder.preprocessing.image_size
     if size != image_size and not teacher.resize:
-        raise DistillError(
+        raise TeacherError(
             f"the teacher takes images of {size} pixels, the student's are {image_size}: set teacher.resize"
         )
     return LiveTeacher(embedder)

@@ -12,16 +12,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from facekd.backbones import BackboneError
 from facekd.backbones.building import check_backbone
 from facekd.backbones.config import BackboneConfig
 from facekd.checkpoints.run_folder import CheckpointConfig
 from facekd.data.config import DataConfig
+from facekd.errors import ConfigError, ModelError
 from facekd.head.config import HeadConfig
 from facekd.images.augmentation import Augmentation
 from facekd.training.optim import OptimizerConfig
 from facekd.training.schedule import ScheduleConfig
-from facekd.utils.config_files import ConfigError, require
+from facekd.utils.config_files import require
 
 
 @dataclass(frozen=True)
@@ -164,5 +164,5 @@ class TrainConfig:
         )
         try:
             check_backbone(image_size=self.data.image_size, **asdict(self.backbone))
-        except BackboneError as error:  # whose image_size is not a key of the backbone here
+        except ModelError as error:  # whose image_size is not a key of the backbone here
             raise ConfigError(str(error).replace("backbone.image_size", "data.image_size")) from error

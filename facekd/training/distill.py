@@ -24,9 +24,9 @@ from facekd.data.loading.sampler import PositionSampler
 from facekd.distillation.contrastive import ContrastiveDistillation
 from facekd.distributed import AMP_DTYPES, World, gather_tensor_rows
 from facekd.embedder.checks import is_onnx_file
-from facekd.errors import run_verb
+from facekd.errors import TeacherError, run_verb
 from facekd.head.classifier import LinearClassifier, MarginClassifier, build_classifier
-from facekd.teacher.teacher import DistillError, open_teacher, teacher_fingerprint
+from facekd.teacher.teacher import open_teacher, teacher_fingerprint
 from facekd.training.distill_config import (
     IN_TEACHER_SPACE,
     OF_OWN_HEAD,
@@ -78,7 +78,7 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
     }
     known = {what: size for what, size in sizes.items() if size is not None}
     if len(set(known.values())) > 1:
-        raise DistillError(
+        raise TeacherError(
             f"teacher.model gives embeddings of {teacher.embedding_size if teacher else 0}, teacher.head takes "
             f"{teacher_head.embedding_size if teacher_head else 0}: they are not of one model"
         )
@@ -93,7 +93,7 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
         else:
             head = build_classifier(config.head, student_size, dataset.num_classes, world)
     elif config.shared_head:
-        raise DistillError("shared_head is the student's classifier, but neither loss.ce nor loss.kl uses one")
+        raise TeacherError("shared_head is the student's classifier, but neither loss.ce nor loss.kl uses one")
     projection = None
     if student_size != teacher_size and config.needs(IN_TEACHER_SPACE):
         projection = nn.Linear(student_size, teacher_size, bias=False)
@@ -122,7 +122,7 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
 def _load_teacher_head(config: DistillConfig, dataset: FaceDataset) -> SharedHead:
     source = config.teacher.head or config.teacher.model
     if not config.teacher.head and is_onnx_file(Path(source)):
-        raise DistillError(
+        raise TeacherError(
             f"{source} is a backbone alone, and {config.effective_loss} ask for its classifier: set teacher.head to "
             f"what `facekd rebuild-head {source} --data {config.data.train} --output head.pt` writes"
         )

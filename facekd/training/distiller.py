@@ -106,7 +106,7 @@ class Distiller(Recognizer):
         """Image numbers and positions of a batch, and the teacher's embeddings.
 
         Raises:
-            DistillationError: CRD remembers no such image; found here, on the host, so that no pass waits for the GPU.
+            InputError: CRD remembers no such image; found here, on the host, so that no pass waits for the GPU.
         """
         device = next(self.backbone.parameters()).device
         indices = torch.from_numpy(np.ascontiguousarray(self._indices_of(batch.positions)))

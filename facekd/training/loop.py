@@ -27,12 +27,13 @@ from facekd.distributed import (
     broadcast_from_main,
     join_world,
 )
+from facekd.errors import TrainingError
 from facekd.training.config import TrainConfig
 from facekd.training.logbook import Logbook, Stopwatch, Timer, train_line
 from facekd.training.recognizer import Recognizer, build_recognizer
 from facekd.training.resume import delete_leftovers, restore_latest, save_state
 from facekd.training.schedule import learning_rate
-from facekd.training.state import TrainingError, TrainingState, build_state
+from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
 from facekd.training.validation import HeadValidator, Validator, validate
 from facekd.utils.config_files import parse_config, to_yaml

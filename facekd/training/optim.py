@@ -15,11 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from facekd.errors import FacekdError
-
-
-class OptimError(FacekdError):
-    """An optimiser or schedule configuration that contradicts itself."""
+from facekd.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -55,10 +51,10 @@ class OptimizerConfig:
         check_number("optimizer.weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
         check_number("optimizer.eps", self.eps, self.eps > 0, "positive")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise OptimError(f"optimizer.betas = {list(self.betas)}: give two numbers in [0, 1)")
+            raise ConfigError(f"optimizer.betas = {list(self.betas)}: give two numbers in [0, 1)")
         check_choice("optimizer.implementation", self.implementation, ("fused", "foreach", "loop"))
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
-            raise OptimError("optimizer.nesterov = true needs optimizer.name = sgd and optimizer.momentum above 0")
+            raise ConfigError("optimizer.nesterov = true needs optimizer.name = sgd and optimizer.momentum above 0")
 
 
 def parameter_groups(
@@ -83,12 +79,12 @@ def parameter_groups(
         Groups with `params`, `weight_decay`, `name` and `lr_scale`; never an empty one.
 
     Raises:
-        OptimError: nothing to train, or an lr scale for a module that is not there.
+        ConfigError: nothing to train, or an lr scale for a module that is not there.
     """
     lr_scales = {} if lr_scales is None else dict(lr_scales)
     unknown = sorted(set(lr_scales) - set(modules))
     if unknown:
-        raise OptimError(f"lr scales for {', '.join(unknown)}, but the modules are {', '.join(modules)}")
+        raise ConfigError(f"lr scales for {', '.join(unknown)}, but the modules are {', '.join(modules)}")
     groups: list[dict[str, Any]] = []
     taken: set[int] = set()
     for name, module in modules.items():
@@ -108,7 +104,7 @@ def parameter_groups(
             group_name = f"{name} (no decay)"
             groups.append({"params": undecayed, "weight_decay": 0.0, "name": group_name, "lr_scale": lr_scale})
     if not groups:
-        raise OptimError(f"nothing to train: every parameter of {', '.join(modules) or 'no module'} is frozen")
+        raise ConfigError(f"nothing to train: every parameter of {', '.join(modules) or 'no module'} is frozen")
     return groups
 
 
@@ -152,10 +148,10 @@ def ema_decay(images: int, half_life_images: float, images_seen: int | None = No
             seen (0 at the first step), so the random initial weights leave no trace; None turns that off.
 
     Raises:
-        OptimError: a half-life or a number of images that is not positive.
+        ConfigError: a half-life or a number of images that is not positive.
     """
     if images < 1 or not half_life_images > 0:
-        raise OptimError(f"{images} images a step, half-life of {half_life_images}: both must be positive")
+        raise ConfigError(f"{images} images a step, half-life of {half_life_images}: both must be positive")
     decay = 0.5 ** (images / half_life_images)
     return decay if images_seen is None else min(decay, images_seen / (images_seen + images))
 
@@ -173,14 +169,14 @@ def ema_update(ema_module: nn.Module, module: nn.Module, decay: float) -> None:
         decay: in [0, 1], from `ema_decay`.
 
     Raises:
-        OptimError: the two modules do not have the same tensors, or a decay out of range.
+        ConfigError: the two modules do not have the same tensors, or a decay out of range.
     """
     if not 0 <= decay <= 1:
-        raise OptimError(f"decay = {decay} is outside [0, 1]")
+        raise ConfigError(f"decay = {decay} is outside [0, 1]")
     averages, values = _tensors(ema_module), _tensors(module)
     if averages.keys() != values.keys():
         different = sorted(averages.keys() ^ values.keys())[0]
-        raise OptimError(f"the averaged module and the module differ: only one of them has {different}")
+        raise ConfigError(f"the averaged module and the module differ: only one of them has {different}")
     floating = [name for name in averages if averages[name].is_floating_point()]
     if floating:
         old = [averages[name] for name in floating]
@@ -209,9 +205,9 @@ def _is_norm_or_bias(owner: nn.Module, name: str, parameter: Tensor) -> bool:
 
 def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise OptimError(f"{key} = {value!r}: choose one of {', '.join(choices)}")
+        raise ConfigError(f"{key} = {value!r}: choose one of {', '.join(choices)}")
 
 
 def check_number(key: str, value: float, is_good: bool, wanted: str) -> None:
     if not (math.isfinite(value) and is_good):
-        raise OptimError(f"{key} = {value}: give a number that is {wanted}")
+        raise ConfigError(f"{key} = {value}: give a number that is {wanted}")

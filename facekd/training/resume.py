@@ -13,7 +13,7 @@ import torch
 
 from facekd.backbones import ProjectedBackbone
 from facekd.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from facekd.checkpoints.contents import HEAD_SUFFIX, SUFFIX, CheckpointError
+from facekd.checkpoints.contents import HEAD_SUFFIX, SUFFIX
 from facekd.checkpoints.head_shards import attach_rows, detach_rows, write_rows
 from facekd.checkpoints.models import load_weights
 from facekd.checkpoints.run_folder import (
@@ -26,6 +26,7 @@ from facekd.checkpoints.run_folder import (
 )
 from facekd.data.datasets.identity_map import is_same_label_map, label_map
 from facekd.distributed import failing_together, gather_rows
+from facekd.errors import CheckpointError
 from facekd.head.classifier import MarginClassifier
 from facekd.training.recognizer import Recognizer, backbone_arguments
 from facekd.training.state import TrainingState

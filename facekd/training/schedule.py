@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from facekd.training.optim import OptimError, check_choice, check_number
+from facekd.errors import ConfigError
+from facekd.training.optim import check_choice, check_number
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,9 @@ class ScheduleConfig:
         check_number("schedule.gamma", self.gamma, 0 < self.gamma < 1, "between 0 and 1")
         check_number("schedule.power", self.power, self.power > 0, "positive")
         if self.final_lr > 0 and self.name in ("step", "constant"):
-            raise OptimError(f"schedule.final_lr has no effect with schedule.name = {self.name!r}: remove it")
+            raise ConfigError(f"schedule.final_lr has no effect with schedule.name = {self.name!r}: remove it")
         if bool(self.milestones) != (self.name == "step"):
-            raise OptimError(
+            raise ConfigError(
                 "schedule.name = 'step' needs schedule.milestones, such as [0.5, 0.75]"
                 if self.name == "step"
                 else f"schedule.milestones has no effect with schedule.name = {self.name!r}: use 'step' or remove it"
@@ -55,29 +56,29 @@ class ScheduleConfig:
     def _check_milestones(self) -> None:
         milestones = list(self.milestones)
         if any(not math.isfinite(m) or m <= 0 for m in milestones):
-            raise OptimError(f"schedule.milestones = {milestones}: give positive numbers")
+            raise ConfigError(f"schedule.milestones = {milestones}: give positive numbers")
         if len({m < 1 for m in milestones}) > 1:
-            raise OptimError(f"schedule.milestones = {milestones} mixes shares of the run (< 1) with images (>= 1)")
+            raise ConfigError(f"schedule.milestones = {milestones} mixes shares of the run (< 1) with images (>= 1)")
         if milestones != sorted(set(milestones)):
-            raise OptimError(f"schedule.milestones = {milestones}: give them in rising order, each once")
+            raise ConfigError(f"schedule.milestones = {milestones}: give them in rising order, each once")
 
     def check(self, total_images: int) -> None:
         """Check the schedule against the length of the run, before it starts.
 
         Raises:
-            OptimError: the warm-up does not fit in the run, or a milestone lies outside it or in the warm-up.
+            ConfigError: the warm-up does not fit in the run, or a milestone lies outside it or in the warm-up.
         """
         if total_images < 1:
-            raise OptimError(f"a run of {total_images} images: raise the number of epochs or images")
+            raise ConfigError(f"a run of {total_images} images: raise the number of epochs or images")
         if self.warmup_images and self.warmup_images >= total_images:
-            raise OptimError(
+            raise ConfigError(
                 f"schedule.warmup_images = {self.warmup_images} does not fit in a run of {total_images} images: "
                 "shorten the warm-up or lengthen the run"
             )
         for milestone in self.milestones:
             image = milestone * total_images if milestone < 1 else milestone
             if not self.warmup_images <= image < total_images:
-                raise OptimError(
+                raise ConfigError(
                     f"schedule.milestones: {milestone} is image {image:.0f}, which is not between the end of the "
                     f"warm-up (image {self.warmup_images}) and the end of the run (image {total_images})"
                 )
@@ -99,11 +100,11 @@ def learning_rate(config: ScheduleConfig, images_seen: int, total_images: int) -
         The rate, at least 0. Linear to 0 reaches 0 only after the last step.
 
     Raises:
-        OptimError: a negative clock, or a schedule that does not fit in the run.
+        ConfigError: a negative clock, or a schedule that does not fit in the run.
     """
     config.check(total_images)
     if images_seen < 0:
-        raise OptimError(f"images_seen = {images_seen} is negative")
+        raise ConfigError(f"images_seen = {images_seen} is negative")
     if images_seen < config.warmup_images:
         return config.lr * (config.warmup_start + (1 - config.warmup_start) * images_seen / config.warmup_images)
     if config.name == "constant":

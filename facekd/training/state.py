@@ -15,7 +15,6 @@ from torch import nn
 
 from facekd.data.datasets import FaceDataset
 from facekd.distributed import World, make_scaler, replicate
-from facekd.errors import FacekdError
 from facekd.training.config import TrainConfig
 from facekd.training.optim import build_optimizer, parameter_groups
 from facekd.training.recognizer import Recognizer, build_recognizer
@@ -80,7 +79,3 @@ def build_state(
         scaler=make_scaler(world, enabled=config.precision == "fp16"),
         ema=average,
     )
-
-
-class TrainingError(FacekdError):
-    """A run that cannot start or must not go on."""

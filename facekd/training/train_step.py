@@ -12,11 +12,12 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from facekd.data.loading.loader import Batch
 from facekd.distributed import AMP_DTYPES, mean_over_world, sum_over_world, without_gradient_exchange
+from facekd.errors import TrainingError
 from facekd.head.partial_fc import sampled_centres
 from facekd.images.model_input import to_model_input
 from facekd.margins import labels_checked
 from facekd.training.optim import ema_decay, ema_update, set_learning_rate
-from facekd.training.state import TrainingError, TrainingState
+from facekd.training.state import TrainingState
 
 
 def train_step(
@@ -35,7 +36,7 @@ def train_step(
 
     Raises:
         TrainingError: the loss or the gradient is not finite; raised before the weights are touched.
-        MarginError: a label of no class, likewise.
+        InputError: a label of no class, likewise.
     """
     config, optimizer, scaler = state.config, state.optimizer, state.scaler
     _seed_step(state)

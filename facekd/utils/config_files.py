@@ -9,7 +9,7 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from facekd.errors import FacekdError
+from facekd.errors import ConfigError, FacekdError
 
 
 def read_sections(path: Path) -> dict[str, Any]:
@@ -64,10 +64,6 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 Config = TypeVar("Config")
-
-
-class ConfigError(FacekdError):
-    """A key that does not exist, a value that cannot be, or two that contradict each other."""
 
 
 def require(condition: bool, message: str) -> None:

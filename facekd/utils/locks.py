@@ -10,11 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from facekd.errors import FacekdError
-
-
-class InUseError(FacekdError):
-    """Another process is at work there."""
+from facekd.errors import InUseError
 
 
 @contextlib.contextmanager
@@ -22,7 +18,7 @@ def sole_user_of(folder: Path, what: str) -> Iterator[None]:
     """Refuse a second command of the kind in one folder; the lock goes with the process, however it ends.
 
     Raises:
-        StepError: another process is at work there.
+        TrainingError: another process is at work there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:

@@ -10,16 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from facekd.errors import FacekdError
+from facekd.errors import InUseError
 from facekd.utils.locks import lock_file
 
 CHECKPOINT_BYTES = 16 << 20
 CHECKPOINT_SECONDS = 2.0
 JOURNAL_FORMAT, JOURNAL_VERSION = "facekd-journal", 1
-
-
-class FileInUseError(FacekdError):
-    """Another process is writing the same file."""
 
 
 class PartialFile:
@@ -46,7 +42,7 @@ class PartialFile:
                 nothing is kept.
 
         Raises:
-            FileInUseError: another process is writing this file.
+            InUseError: another process is writing this file.
         """
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,7 +54,7 @@ class PartialFile:
         if not lock_file(self._stream, self.partial_path):
             self._stream.close()
             self._stream = None
-            raise FileInUseError(f"another process is writing {self.path} (it holds {self.partial_path})")
+            raise InUseError(f"another process is writing {self.path} (it holds {self.partial_path})")
         self.num_kept = 0
         self._is_broken = False
         self._pending: list[bytes] = []

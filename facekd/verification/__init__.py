@@ -11,7 +11,7 @@ from facekd.verification.operating_points import (
     num_allowed_false_accepts,
 )
 from facekd.verification.proportions import wilson_interval
-from facekd.verification.scores import VerificationError, fold_indices
+from facekd.verification.scores import fold_indices
 
 __all__ = [
     "RULES",
@@ -20,7 +20,6 @@ __all__ = [
     "RocCurve",
     "Rule",
     "TarAtFar",
-    "VerificationError",
     "area_under_roc",
     "equal_error_point",
     "equal_error_rate",

@@ -21,8 +21,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from facekd.errors import InputError
 from facekd.verification import equal_error_rate, num_allowed_false_accepts, tar_at_far, wilson_interval
-from facekd.verification.scores import VerificationError, checked_is_same, checked_scores
+from facekd.verification.scores import checked_is_same, checked_scores
 
 MIN_SUBJECTS = 10  # with genuine comparisons; of fewer, no resampling makes an interval
 CELLS_AT_ONCE = 4_000_000  # of (replicate, comparison): bounds the memory, not the result
@@ -64,13 +65,13 @@ def bootstrap_intervals(
         seed: of the draws; equal seeds give equal intervals.
 
     Raises:
-        VerificationError: as `tar_at_far`; subjects of another shape or at odds with `is_same`; fewer than 10
+        InputError: as `tar_at_far`; subjects of another shape or at odds with `is_same`; fewer than 10
             subjects with genuine comparisons; fewer than 100 replicates.
     """
     scores = checked_scores(scores, "scores")
     is_same = checked_is_same(is_same, scores.size)
     if replicates < 100:
-        raise VerificationError(f"replicates must be at least 100 for a 95 % interval; found {replicates}")
+        raise InputError(f"replicates must be at least 100 for a 95 % interval; found {replicates}")
     genuine, impostor = scores[is_same], scores[~is_same]
     points = tar_at_far(genuine, impostor, fars)
 
@@ -109,12 +110,12 @@ def bootstrap_intervals(
 def _subject_codes(subjects: ArrayLike, is_same: np.ndarray) -> np.ndarray:
     names = np.asarray(subjects)
     if names.shape != (is_same.size, 2):
-        raise VerificationError(f"subjects have shape {names.shape}; expected ({is_same.size}, 2), two a comparison")
+        raise InputError(f"subjects have shape {names.shape}; expected ({is_same.size}, 2), two a comparison")
     odd = np.flatnonzero((names[:, 0] == names[:, 1]) != is_same)
     if odd.size:
         first = int(odd[0])
         kind = "genuine" if is_same[first] else "impostor"
-        raise VerificationError(
+        raise InputError(
             f"{odd.size:,} comparisons contradict their subjects; the first, {first}, is labelled {kind} and compares "
             f"{names[first, 0]} with {names[first, 1]}"
         )
@@ -122,7 +123,7 @@ def _subject_codes(subjects: ArrayLike, is_same: np.ndarray) -> np.ndarray:
     codes = codes.reshape(names.shape)
     with_genuine = np.unique(codes[is_same, 0]).size
     if with_genuine < MIN_SUBJECTS:
-        raise VerificationError(
+        raise InputError(
             f"{with_genuine} of {known.size} subjects have genuine comparisons; an interval over subjects needs at "
             f"least {MIN_SUBJECTS}"
         )

@@ -41,7 +41,7 @@ def calibrate(genuine: ArrayLike, impostor: ArrayLike) -> Calibration:
         impostor: (n,) scores; more than half a million are thinned evenly over their ranks.
 
     Raises:
-        VerificationError: no scores of a kind, or non-finite ones.
+        InputError: no scores of a kind, or non-finite ones.
     """
     from sklearn.isotonic import IsotonicRegression  # here, for it takes a second to import
     from sklearn.linear_model import LogisticRegression

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from facekd.errors import FacekdError
+from facekd.errors import InputError
 from facekd.utils.progress import track
 from facekd.verification import tar_at_far
 from facekd.verification.operating_points import just_above, num_allowed_false_accepts
@@ -26,10 +26,6 @@ from facekd.verification.proportions import wilson_interval
 DEFAULT_FPIRS, DEFAULT_RANKS = (1e-2, 1e-1), (1, 5, 10)
 CELLS_AT_ONCE = 2_000_000  # of a product: 16 MB
 NEVER_FIRST = -2.0  # below every cosine
-
-
-class IdentificationError(FacekdError):
-    """A gallery or probes that cannot be searched."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +55,10 @@ def search(
         name: for progress and messages.
 
     Raises:
-        IdentificationError: no entries or no probes.
+        InputError: no entries or no probes.
     """
     if not len(gallery) or not len(probes):
-        raise IdentificationError(
+        raise InputError(
             f"{name}: {len(gallery):,} gallery templates and {len(probes):,} probe templates are left; a search needs "
             "some of both"
         )

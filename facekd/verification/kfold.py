@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from facekd.errors import InputError
 from facekd.verification.operating_points import (
     just_above,
     midway_threshold,
 )
-from facekd.verification.scores import VerificationError, checked_is_same, checked_scores, fold_indices
+from facekd.verification.scores import checked_is_same, checked_scores, fold_indices
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def kfold_accuracy(scores: ArrayLike, is_same: ArrayLike, folds: int | ArrayLike
         folds: how many folds (contiguous, the first N mod folds of them one larger), or (N,) the fold of each pair.
 
     Raises:
-        VerificationError: shapes disagree, non-finite scores, one fold, fewer pairs than folds, or folds whose
+        InputError: shapes disagree, non-finite scores, one fold, fewer pairs than folds, or folds whose
             complement lacks genuine or impostor pairs (no threshold can be learnt there).
     """
     scores = checked_scores(scores, "scores")
@@ -50,7 +51,7 @@ def kfold_accuracy(scores: ArrayLike, is_same: ArrayLike, folds: int | ArrayLike
         genuine_share = is_same[others].mean()
         if genuine_share in (0.0, 1.0):
             kind = "genuine" if genuine_share == 0 else "impostor"
-            raise VerificationError(
+            raise InputError(
                 f"without fold {fold + 1} of {int(fold_of.max()) + 1} no {kind} pairs remain to choose a threshold "
                 "from: folds are contiguous, so each must hold both kinds; check the order of the pairs or use "
                 "another number of folds"

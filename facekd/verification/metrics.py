@@ -48,7 +48,7 @@ def tar_at_far(
         rule: "exact" or "insightface".
 
     Raises:
-        VerificationError: no scores of a kind, non-finite scores, a FAR outside (0, 1], an unknown rule.
+        InputError: no scores of a kind, non-finite scores, a FAR outside (0, 1], an unknown rule.
     """
     return RankedScores(genuine, impostor).tar_at_far(fars, rule)
 
@@ -61,7 +61,7 @@ def roc_curve(genuine: ArrayLike, impostor: ArrayLike) -> RocCurve:
         impostor: (n,) scores.
 
     Raises:
-        VerificationError: as `tar_at_far`.
+        InputError: as `tar_at_far`.
     """
     ranked = RankedScores(genuine, impostor)
     values = np.unique(np.concatenate([ranked.genuine, ranked.impostor]))[::-1]
@@ -79,7 +79,7 @@ def equal_error_rate(genuine: ArrayLike, impostor: ArrayLike) -> float:
         impostor: (n,) scores.
 
     Raises:
-        VerificationError: as `tar_at_far`.
+        InputError: as `tar_at_far`.
     """
     return equal_error_point(genuine, impostor).eer
 
@@ -96,7 +96,7 @@ def equal_error_point(genuine: ArrayLike, impostor: ArrayLike) -> EqualErrorPoin
         impostor: (n,) scores.
 
     Raises:
-        VerificationError: as `tar_at_far`.
+        InputError: as `tar_at_far`.
     """
     return RankedScores(genuine, impostor).equal_error_point()
 
@@ -109,6 +109,6 @@ def area_under_roc(genuine: ArrayLike, impostor: ArrayLike) -> float:
         impostor: (n,) scores.
 
     Raises:
-        VerificationError: as `tar_at_far`.
+        InputError: as `tar_at_far`.
     """
     return RankedScores(genuine, impostor).area_under_roc()

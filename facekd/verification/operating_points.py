@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from facekd.verification.scores import VerificationError
+from facekd.errors import InputError
 
 Rule = Literal["exact", "insightface"]
 RULES: tuple[Rule, ...] = ("exact", "insightface")
@@ -57,7 +57,7 @@ def num_allowed_false_accepts(far: float, num_impostor: int) -> int:
 
 def checked_far(far: float) -> float:
     if not 0 < far <= 1:
-        raise VerificationError(f"a FAR must lie in (0, 1]; found {far}")
+        raise InputError(f"a FAR must lie in (0, 1]; found {far}")
     return float(far)
 
 

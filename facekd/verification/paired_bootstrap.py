@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from facekd.errors import InputError
 from facekd.utils.progress import track
 from facekd.verification import num_allowed_false_accepts
-from facekd.verification.scores import VerificationError, checked_is_same, checked_scores
+from facekd.verification.scores import checked_is_same, checked_scores
 
 MIN_DRAWS = 100
 MOST_SUBJECTS_DENSE = 5000  # 200 MB for the counts of all couples
@@ -50,7 +51,7 @@ class PairedBootstrap:
         seed: of the draws; equal seeds give equal weights, which is what pairs the models.
 
     Raises:
-        VerificationError: fewer than 100 draws, or subjects that do not fit `is_same`.
+        InputError: fewer than 100 draws, or subjects that do not fit `is_same`.
     """
 
     def __init__(
@@ -63,20 +64,20 @@ class PairedBootstrap:
     ) -> None:
         self.is_same = checked_is_same(is_same, len(is_same))
         if draws < MIN_DRAWS:
-            raise VerificationError(f"{draws} draws are too few for a 95 % interval; give at least {MIN_DRAWS}")
+            raise InputError(f"{draws} draws are too few for a 95 % interval; give at least {MIN_DRAWS}")
         self.fars, self.draws = tuple(fars), draws
         self._seed = seed
         self._genuine, self._impostor = np.flatnonzero(self.is_same), np.flatnonzero(~self.is_same)
         if not len(self._genuine) or not len(self._impostor):
-            raise VerificationError("a comparison of models needs genuine and impostor pairs; one kind is absent")
+            raise InputError("a comparison of models needs genuine and impostor pairs; one kind is absent")
         self._subjects = None
         self.num_subjects = None
         self._totals: np.ndarray | None = None
         if subjects is not None:
             if subjects.shape != (len(self.is_same), 2):
-                raise VerificationError(f"subjects have shape {subjects.shape}; expected ({len(self.is_same)}, 2)")
+                raise InputError(f"subjects have shape {subjects.shape}; expected ({len(self.is_same)}, 2)")
             if not np.array_equal(subjects[:, 0] == subjects[:, 1], self.is_same):
-                raise VerificationError("the subjects contradict the labels of the pairs")
+                raise InputError("the subjects contradict the labels of the pairs")
             self.num_subjects = int(subjects.max()) + 1
             self._subjects = subjects
             self._count_impostors()
@@ -104,11 +105,11 @@ class PairedBootstrap:
             name: for messages and the progress.
 
         Raises:
-            VerificationError: scores of another length, or not finite.
+            InputError: scores of another length, or not finite.
         """
         scores = checked_scores(scores, name)
         if scores.shape != self.is_same.shape:
-            raise VerificationError(f"{name}: {len(scores):,} scores for {len(self.is_same):,} pairs")
+            raise InputError(f"{name}: {len(scores):,} scores for {len(self.is_same):,} pairs")
         measured = self._run(scores, [(np.ones(len(self._genuine)), None)], "")[0]
         return measured, self._run(scores, range(self.draws), f"resampling {name}")
 

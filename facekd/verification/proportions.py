@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from facekd.verification.scores import VerificationError
+from facekd.errors import InputError
 
 Z_95 = 1.959963984540054  # the 97.5th percentile of the standard normal distribution
 
@@ -13,10 +13,10 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """Wilson's 95 % score interval of a proportion (E. B. Wilson, 1927); sound at 0 and at `trials` successes too.
 
     Raises:
-        VerificationError: no trials, or more successes than trials.
+        InputError: no trials, or more successes than trials.
     """
     if trials < 1 or not 0 <= successes <= trials:
-        raise VerificationError(f"a proportion needs 0 <= successes <= trials, trials >= 1; got {successes}, {trials}")
+        raise InputError(f"a proportion needs 0 <= successes <= trials, trials >= 1; got {successes}, {trials}")
     share, shrink = successes / trials, 1 + Z_95**2 / trials
     centre = (share + Z_95**2 / (2 * trials)) / shrink
     half = Z_95 / shrink * math.sqrt(share * (1 - share) / trials + (Z_95 / (2 * trials)) ** 2)

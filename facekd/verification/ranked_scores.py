@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from facekd.errors import InputError
 from facekd.verification.lazy_sort import AscendingScores
 from facekd.verification.operating_points import (
     RULES,
@@ -26,7 +27,7 @@ from facekd.verification.operating_points import (
     num_allowed_false_accepts,
 )
 from facekd.verification.proportions import wilson_interval
-from facekd.verification.scores import VerificationError, checked_score_pair
+from facekd.verification.scores import checked_score_pair
 
 FIRST_WINDOW = 16  # impostors on either side of a target, in the search for ROC corners
 Range = tuple[float, float]
@@ -41,7 +42,7 @@ class RankedScores:
             float64, and the arrays are kept and reordered, which spares copies of them.
 
     Raises:
-        VerificationError: no scores of a kind, or non-finite ones.
+        InputError: no scores of a kind, or non-finite ones.
     """
 
     def __init__(self, genuine: ArrayLike, impostor: ArrayLike, to_refine: bool = False) -> None:
@@ -59,7 +60,7 @@ class RankedScores:
     def tar_at_far(self, fars: float | Sequence[float] | np.ndarray, rule: Rule = "exact") -> list[TarAtFar]:
         """See `facekd.verification.tar_at_far`."""
         if rule not in RULES:
-            raise VerificationError(f"rule must be one of {', '.join(RULES)}; found {rule!r}")
+            raise InputError(f"rule must be one of {', '.join(RULES)}; found {rule!r}")
         targets = [checked_far(far) for far in np.atleast_1d(np.asarray(fars, dtype=np.float64))]
         points = []
         for far in targets:

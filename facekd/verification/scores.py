@@ -5,28 +5,24 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from facekd.errors import FacekdError
-
-
-class VerificationError(FacekdError, ValueError):
-    """Scores or settings from which no honest metric can be computed."""
+from facekd.errors import InputError
 
 
 def checked_scores(values: ArrayLike, name: str) -> np.ndarray:
-    """Finite float32 or float64 (n,), n >= 1; float32 stays float32. Raises `VerificationError` naming `name`."""
+    """Finite float32 or float64 (n,), n >= 1; float32 stays float32. Raises `InputError` naming `name`."""
     array = np.asarray(values)
     if array.ndim != 1:
-        raise VerificationError(f"{name}: expected a one-dimensional array of scores, found shape {array.shape}")
+        raise InputError(f"{name}: expected a one-dimensional array of scores, found shape {array.shape}")
     if array.size == 0:
-        raise VerificationError(f"{name}: no scores; verification needs genuine and impostor comparisons")
+        raise InputError(f"{name}: no scores; verification needs genuine and impostor comparisons")
     if array.dtype.kind not in "fiu":
-        raise VerificationError(f"{name}: expected real numbers, found {array.dtype}")
+        raise InputError(f"{name}: expected real numbers, found {array.dtype}")
     if array.dtype not in (np.float32, np.float64):
         array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
     finite = np.isfinite(array)
     if not finite.all():
         first = int(np.argmin(finite))
-        raise VerificationError(
+        raise InputError(
             f"{name}: {array.size - int(finite.sum()):,} of {array.size:,} scores are not finite, the first at "
             f"position {first} ({array[first]}); look for NaN in the embeddings"
         )
@@ -44,9 +40,9 @@ def checked_is_same(is_same: ArrayLike, num_pairs: int) -> np.ndarray:
     """bool (N,) of bool or 0 / 1."""
     array = np.asarray(is_same)
     if array.shape != (num_pairs,):
-        raise VerificationError(f"is_same has shape {array.shape}; expected ({num_pairs},), one a score")
+        raise InputError(f"is_same has shape {array.shape}; expected ({num_pairs},), one a score")
     if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
-        raise VerificationError("is_same holds values other than True and False (or 1 and 0)")
+        raise InputError("is_same holds values other than True and False (or 1 and 0)")
     return array.astype(bool)
 
 
@@ -58,22 +54,22 @@ def fold_indices(num_pairs: int, folds: int | ArrayLike) -> np.ndarray:
         folds: a number of contiguous folds, or already (N,) fold numbers 0..K-1, none of them empty.
 
     Raises:
-        VerificationError: fewer than two folds, fewer pairs than folds, wrong length, an empty fold.
+        InputError: fewer than two folds, fewer pairs than folds, wrong length, an empty fold.
     """
     given = np.asarray(folds)
     if given.dtype.kind not in "iu":
-        raise VerificationError(f"folds must be a number of folds or an integer array, found {folds!r}")
+        raise InputError(f"folds must be a number of folds or an integer array, found {folds!r}")
     if given.ndim == 0:
         count = int(given)
         if not 2 <= count <= num_pairs:
-            raise VerificationError(f"folds must lie between 2 and the {num_pairs:,} pairs there are; found {count}")
+            raise InputError(f"folds must lie between 2 and the {num_pairs:,} pairs there are; found {count}")
         sizes = np.full(count, num_pairs // count)
         sizes[: num_pairs % count] += 1
         return np.repeat(np.arange(count), sizes)
     if given.shape != (num_pairs,):
-        raise VerificationError(f"fold numbers have shape {given.shape}; expected ({num_pairs},), one a pair")
+        raise InputError(f"fold numbers have shape {given.shape}; expected ({num_pairs},), one a pair")
     if num_pairs == 0 or given.min() < 0 or not np.array_equal(np.unique(given), np.arange(given.max() + 1)):
-        raise VerificationError("fold numbers must run from 0 to K-1 with pairs in each fold")
+        raise InputError("fold numbers must run from 0 to K-1 with pairs in each fold")
     if given.max() == 0:
-        raise VerificationError("at least two folds are needed: the threshold of one is chosen on the others")
+        raise InputError("at least two folds are needed: the threshold of one is chosen on the others")
     return given.astype(np.int64)

@@ -18,6 +18,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import sparse
 
+from facekd.errors import InputError
 from facekd.verification import num_allowed_false_accepts, wilson_interval
 from facekd.verification.bootstrap import (
     MIN_SUBJECTS,
@@ -26,7 +27,6 @@ from facekd.verification.bootstrap import (
     percentile_interval,
 )
 from facekd.verification.ranked_scores import RankedScores
-from facekd.verification.scores import VerificationError
 
 GROWTH, FIRST_SEGMENT = 1.04, 64  # each segment adds 4 % to what lies above it
 SLACK, EXTRA = 1.6, 1000  # impostors looked at beyond those of the largest FAR; doubled where a draw needs more
@@ -58,17 +58,17 @@ def subject_bootstrap_intervals(
         seed: of the draws.
 
     Raises:
-        VerificationError: subjects at odds with `is_same`; fewer than 10 subjects with genuine comparisons; fewer
+        InputError: subjects at odds with `is_same`; fewer than 10 subjects with genuine comparisons; fewer
             than 100 draws.
     """
     if replicates < 100:
-        raise VerificationError(f"replicates must be at least 100 for a 95 % interval; found {replicates}")
+        raise InputError(f"replicates must be at least 100 for a 95 % interval; found {replicates}")
     if ((first_subjects == second_subjects) != is_same).any():
-        raise VerificationError("some comparisons contradict their subjects: genuine of two, or impostor of one")
+        raise InputError("some comparisons contradict their subjects: genuine of two, or impostor of one")
     first, second, num_subjects = _renumber(first_subjects, second_subjects)
     genuine = np.flatnonzero(is_same)
     if (known := np.unique(first[genuine]).size) < MIN_SUBJECTS:
-        raise VerificationError(
+        raise InputError(
             f"{known} of {num_subjects} subjects have genuine comparisons; an interval over subjects needs at least "
             f"{MIN_SUBJECTS}"
         )

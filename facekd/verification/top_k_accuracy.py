@@ -10,13 +10,9 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from facekd.errors import FacekdError
+from facekd.errors import InputError
 
 TOP_K = (1, 5)
-
-
-class ClassificationError(FacekdError):
-    """Scores and labels that do not fit together."""
 
 
 def true_class_ranks(scores: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
@@ -30,16 +26,16 @@ def true_class_ranks(scores: ArrayLike, labels: ArrayLike) -> NDArray[np.int64]:
         labels: (B,), each 0 <= label < C.
 
     Raises:
-        ClassificationError: shapes that do not fit, a label out of range, or a score that is not finite.
+        InputError: shapes that do not fit, a label out of range, or a score that is not finite.
     """
     scores_BC, labels_B = np.asarray(scores), np.asarray(labels, dtype=np.int64)
     if scores_BC.ndim != 2 or labels_B.shape != scores_BC.shape[:1]:
-        raise ClassificationError(f"scores of shape {scores_BC.shape} do not fit labels of shape {labels_B.shape}")
+        raise InputError(f"scores of shape {scores_BC.shape} do not fit labels of shape {labels_B.shape}")
     if not np.isfinite(scores_BC).all():
-        raise ClassificationError("a score is not finite: the model is broken, or its preprocessing is")
+        raise InputError("a score is not finite: the model is broken, or its preprocessing is")
     num_classes = scores_BC.shape[1]
     if labels_B.size and not (labels_B.min() >= 0 and labels_B.max() < num_classes):
-        raise ClassificationError(f"labels run from {labels_B.min()} to {labels_B.max()}, the scores of {num_classes}")
+        raise InputError(f"labels run from {labels_B.min()} to {labels_B.max()}, the scores of {num_classes}")
     true_B1 = np.take_along_axis(scores_BC, labels_B[:, None], 1)
     comes_before = (scores_BC > true_B1) | ((scores_BC == true_B1) & (np.arange(num_classes) < labels_B[:, None]))
     return comes_before.sum(1)
@@ -52,10 +48,10 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -
     training run may land.
 
     Raises:
-        ClassificationError: no trials.
+        InputError: no trials.
     """
     if trials < 1 or not 0 <= successes <= trials:
-        raise ClassificationError(f"{successes} of {trials} is no share")
+        raise InputError(f"{successes} of {trials} is no share")
     share, spread = successes / trials, z * z / trials
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / trials + spread / (4 * trials))

@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 
 from data_prep import convert_records, pack_records, unpack_records
-from data_prep.sources.image_lists import ListError
 from data_prep.sources.image_sources import read_tsv
 from facekd.data.datasets import open_dataset
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
-from facekd.data.recordio import RecordError
+from facekd.errors import DataError, RecordError
 from facekd.images.decoding import decode_rgb
 
 Run = Callable[..., tuple[int, str, str]]
@@ -162,7 +161,7 @@ def test_train_tsv_of_all_forms(tmp_path: Path, run: Run) -> None:
         expected = [((faces / person / "0 é.jpg").read_bytes(), label) for label, person in enumerate(("Ada", "Bob"))]
         assert content_of(tmp_path / "out") == expected
     (faces / "train.tsv").write_text("a\tb\tc\td\n")
-    with pytest.raises(ListError, match="line 1"):
+    with pytest.raises(DataError, match="line 1"):
         read_tsv(faces / "train.tsv")
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from data_prep import clean_records, inspect_records, pack_records
-from data_prep.inspection.clean_lists import CleanListError, read_clean_lists
+from data_prep.inspection.clean_lists import read_clean_lists
 from data_prep.inspection.contact_sheet import GAP, MARGIN_WIDTH, TILE, Guest, draw_contact_sheet
-from data_prep.inspection.identity_findings import FindingsError, find_centres, find_merges, find_outliers, find_overlap
+from data_prep.inspection.identity_findings import find_centres, find_merges, find_outliers, find_overlap
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.pair_packs.pair_pack import write_pair_pack
+from facekd.errors import DataError
 from facekd.images.decoding import decode_rgb
 
 Run = Callable[..., tuple[int, str, str]]
@@ -64,15 +65,15 @@ def test_overlap_is_found_where_it_is_planted_and_nowhere_else() -> None:
 def test_embeddings_that_do_not_belong_are_refused() -> None:
     labels = np.repeat(np.arange(3), 4)
     good = faces_of(labels, 0)
-    with pytest.raises(FindingsError, match="do not fit 12 images"):
+    with pytest.raises(DataError, match="do not fit 12 images"):
         find_centres(good[:11], labels)
     bad = good.copy()
     bad[5, 0] = np.nan
-    with pytest.raises(FindingsError, match="first that of image 5"):
+    with pytest.raises(DataError, match="first that of image 5"):
         find_centres(bad, labels)
-    with pytest.raises(FindingsError, match="two models"):
+    with pytest.raises(DataError, match="two models"):
         find_overlap(find_centres(good, labels), good[:, :9])
-    with pytest.raises(FindingsError, match="fewer than two"):
+    with pytest.raises(DataError, match="fewer than two"):
         find_centres(good, np.zeros(12, dtype=np.int64))
 
 
@@ -179,7 +180,7 @@ def test_cleaning_refuses_what_does_not_belong(faulty: tuple[Path, np.ndarray], 
     lst.write_text("drop\t5\n")
     status, _, err = run(clean_records.main, pack, pack, "--apply", lst, "--force")
     assert status == 2 and "never touched" in err
-    with pytest.raises(CleanListError):
+    with pytest.raises(DataError):
         read_clean_lists([_write(tmp_path / "x.tsv", "drop\t-1\n")])
 
 

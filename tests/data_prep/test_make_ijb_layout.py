@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.ijb_sets.drawn_embeddings import write_embeddings
-from data_prep.ijb_sets.plan import PUBLISHED, IjbPlan, IjbPlanError, plan_of_counts, plan_of_images
+from data_prep.ijb_sets.plan import PUBLISHED, IjbPlan, plan_of_counts, plan_of_images
 from data_prep.ijb_sets.sources import loosen
 from data_prep.make_ijb_layout import main
 from facekd.data.synthetic import render_faces
-from facekd.errors import FacekdError
+from facekd.errors import DataError, FacekdError
 from facekd.images.alignment import template as template_points
 
 
@@ -225,7 +225,7 @@ def test_a_folder_in_use_is_left_alone(generated: Path, tmp_path: Path) -> None:
 def test_any_people_make_a_sound_plan(counts: list[int], seed: int, largest: int) -> None:
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     if sum(count >= 2 for count in counts) < 2:
-        with pytest.raises(IjbPlanError, match="at least two such people"):
+        with pytest.raises(DataError, match="at least two such people"):
             plan_of_images(labels, seed, largest)
         return
     plan = plan_of_images(labels, seed, largest)

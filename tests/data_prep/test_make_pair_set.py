@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import make_pair_set
-from data_prep.pairs.pair_list import PairListError
 from data_prep.pairs.published_lists import read_pair_list, subject_of
-from data_prep.pairs.sampling import PairSamplingError, all_pairs, sample_pairs
+from data_prep.pairs.sampling import all_pairs, sample_pairs
 from evaluation.sets.pair_set import load_pair_set
 from facekd.data.pair_packs.reading import read_pair_pack
+from facekd.errors import DataError
 
 Run = Callable[..., tuple[int, str, str]]
 PEOPLE = ["Ada_Lovelace", "Bob", "Cyd", "Dan", "Eve", "Fay"]
@@ -100,7 +100,7 @@ def test_cfp_pairs_frontal_with_profile(tmp_path: Path, run: Run) -> None:
     assert run(make_pair_set.main, root, tmp_path / "ff.bin", "--pairs", protocol, "--layout", "cfp-ff")[0] == 0
     assert load_pair_set(tmp_path / "ff.bin", 2, tmp_path / "ff_pairs.txt").subjects is not None
     (protocol / "Split" / "FP" / "01" / "same.txt").write_text("1,99\n")
-    with pytest.raises(PairListError, match="line 1: '1,99'"):
+    with pytest.raises(DataError, match="line 1: '1,99'"):
         read_pair_list(protocol)
 
 
@@ -176,7 +176,7 @@ def test_a_broken_image_is_named_or_its_pairs_dropped(faces: Path, tmp_path: Pat
 )
 def test_lists_that_are_not_clear_are_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(text)
-    with pytest.raises(PairListError, match=message):
+    with pytest.raises(DataError, match=message):
         read_pair_list(tmp_path / "list.txt")
 
 
@@ -219,11 +219,11 @@ def test_drawn_pairs_are_distinct_balanced_and_folds_share_nobody(seed: int, fol
 def test_drawing_can_use_up_every_pair_and_says_when_there_are_no_more() -> None:
     labels = np.repeat(np.arange(4), 3)  # folds of 2 people: 6 genuine and 9 impostor pairs each
     assert len(sample_pairs(labels, 24, 2, 0)[0]) == 24
-    with pytest.raises(PairSamplingError, match=r"want 7 genuine ones a fold, but the 2 people .* give only 6"):
+    with pytest.raises(DataError, match=r"want 7 genuine ones a fold, but the 2 people .* give only 6"):
         sample_pairs(labels, 28, 2, 0)
-    with pytest.raises(PairSamplingError, match="multiple of 4"):
+    with pytest.raises(DataError, match="multiple of 4"):
         sample_pairs(labels, 6, 2, 0)
-    with pytest.raises(PairSamplingError, match="impostor"):
+    with pytest.raises(DataError, match="impostor"):
         sample_pairs(np.repeat(np.arange(2), 5), 4, 2, 0)
 
 

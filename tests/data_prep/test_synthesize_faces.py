@@ -18,9 +18,9 @@ from data_prep.synthesize_faces import FIRST_TEST_IDENTITY, Settings, main, synt
 from facekd.data.pair_packs.pair_pack import decode_images
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.data.recordio import RecordReader, unpack
-from facekd.data.synthetic import SynthesisError, render_faces
+from facekd.data.synthetic import render_faces
 from facekd.data.synthetic.pairs import plan_pairs
-from facekd.errors import run_verb
+from facekd.errors import DataError, run_verb
 from facekd.utils.files import sha256_of_file
 
 SMALL = Settings(
@@ -150,7 +150,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, generated: Path, mon
     with pytest.raises(KeyboardInterrupt):
         synthesize(SMALL, tmp_path, workers=0)
     assert not (tmp_path / "train.rec").exists()
-    with pytest.raises(SynthesisError, match="seed 2 instead of 9"):  # its parts are not taken for another set's
+    with pytest.raises(DataError, match="seed 2 instead of 9"):  # its parts are not taken for another set's
         synthesize(with_settings(seed=9), tmp_path, workers=0)
     rest = []
     monkeypatch.setattr(synthesize_faces, "render_faces", lambda p, *r: rest.append(len(p)) or render_faces(p, *r))
@@ -165,7 +165,7 @@ def test_another_set_is_not_overwritten_unasked(tmp_path: Path) -> None:
     synthesize(SMALL, tmp_path, workers=0)
     before = hashes(tmp_path)
     other = with_settings(identities=2, layout="folders", pairs=0, test_identities=0, test_images_per_identity=0)
-    with pytest.raises(SynthesisError, match=r"another generated set .identities 3 instead of 2, .*--overwrite"):
+    with pytest.raises(DataError, match=r"another generated set .identities 3 instead of 2, .*--overwrite"):
         synthesize(other, tmp_path, workers=0)
     assert hashes(tmp_path) == before
     synthesize(other, tmp_path, workers=0, overwrite=True)
@@ -174,7 +174,7 @@ def test_another_set_is_not_overwritten_unasked(tmp_path: Path) -> None:
 
 def test_shards_from_elsewhere_are_not_overwritten_unasked(tmp_path: Path) -> None:
     (tmp_path / "train.rec").write_bytes(b"MS1MV3, five days of download")
-    with pytest.raises(SynthesisError, match=r"holds train\.rec from elsewhere"):
+    with pytest.raises(DataError, match=r"holds train\.rec from elsewhere"):
         synthesize(SMALL, tmp_path, workers=0)
     assert hashes(tmp_path) == {"train.rec": hashes(tmp_path)["train.rec"]}
 

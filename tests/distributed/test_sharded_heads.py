@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from facekd.checkpoints.checkpoint import load_checkpoint
-from facekd.checkpoints.contents import CheckpointError
 from facekd.checkpoints.head_shards import read_rows
 from facekd.checkpoints.run_folder import list_checkpoints
 from facekd.checkpoints.shared_head import load_shared_head
 from facekd.data.datasets import SyntheticDataset
 from facekd.distributed import World
+from facekd.errors import CheckpointError
 from facekd.training.config import TrainConfig
 from facekd.training.distill import main as distill
 from facekd.training.logbook import read_log

@@ -16,7 +16,6 @@ from torch.nn import functional
 from data_prep.synthesize_classification import main as synthesize
 from evaluation.evaluate_classification import main as evaluate
 from facekd.checkpoints.checkpoint import load_checkpoint
-from facekd.checkpoints.contents import CheckpointError
 from facekd.cli import _make_validators
 from facekd.data.datasets import open_dataset
 from facekd.data.loading.loader import make_loader
@@ -24,8 +23,8 @@ from facekd.data.loading.sampler import PositionSampler
 from facekd.distributed import World
 from facekd.embedder import OnnxEmbedder
 from facekd.embedder.classifying_model import load_logit_network
+from facekd.errors import CheckpointError, ConfigError, ModelError
 from facekd.export.export_onnx import export_checkpoint
-from facekd.export.onnx_graph import ExportError
 from facekd.images.augmentation import Augmentation
 from facekd.images.model_input import to_model_input
 from facekd.training.config import TrainConfig
@@ -34,7 +33,7 @@ from facekd.training.distill import main as distill
 from facekd.training.distill_config import DistillConfig
 from facekd.training.logbook import read_log
 from facekd.training.train import main as train
-from facekd.utils.config_files import ConfigError, parse_config
+from facekd.utils.config_files import parse_config
 
 ALONE = World(0, 1, torch.device("cpu"))
 SMALL = {"backbone__name": "resnet8x4", "backbone__width": 0.25, "backbone__embedding_size": 64}
@@ -215,7 +214,7 @@ def test_unequal_embeddings_meet_through_a_projection(
         assert evaluate([*argv, *options]) == 0
         tops.append(json.loads((tmp_path / "r" / "results.json").read_text())["heads"]["head"]["top1"])
     assert tops[0] == tops[1]
-    with pytest.raises(ExportError, match="logits are not normalised"):
+    with pytest.raises(ModelError, match="logits are not normalised"):
         export_checkpoint(folder, tmp_path / "no.onnx", normalize=True)
 
 

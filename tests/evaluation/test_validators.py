@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from evaluation.sets.embedding_cache import cosine_scores, embed_images
-from evaluation.sets.pair_set import PairSetError, load_pair_set
+from evaluation.sets.pair_set import load_pair_set
 from evaluation.validators import PairSetValidator
-from facekd.data.pair_packs.pair_pack import PairPackError, write_pair_pack
+from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.data.pair_packs.reading import read_pair_pack
+from facekd.errors import DataError
 from facekd.verification import equal_error_rate, kfold_accuracy
 from tests.evaluation.conftest import make_pack, quarters
 
@@ -92,7 +93,7 @@ def test_an_image_that_does_not_decode_is_named_by_its_place_in_the_pack(tmp_pat
     images[50] = b"no image"
     path = tmp_path / "broken.bin"
     write_pair_pack(path, images, read_pair_pack(pack).is_same)
-    with pytest.raises(PairPackError, match=r"broken\.bin: image 50 \(pair 25\): its .* bytes do not decode"):
+    with pytest.raises(DataError, match=r"broken\.bin: image 50 \(pair 25\): its .* bytes do not decode"):
         PairSetValidator(path)(quarters)
 
 
@@ -110,5 +111,5 @@ def test_has_the_name_of_its_pack_or_another(pack):
 def test_a_bad_pack_stops_the_run_before_it_starts(tmp_path, pack):
     path = tmp_path / "genuine_only.bin"
     write_pair_pack(path, read_pair_pack(pack).images, np.ones(40, bool))
-    with pytest.raises(PairSetError, match="all 40 pairs are genuine"):
+    with pytest.raises(DataError, match="all 40 pairs are genuine"):
         PairSetValidator(path)

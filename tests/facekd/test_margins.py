@@ -12,18 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facekd.errors import FacekdError
-from facekd.margins import (
-    MARGINS,
-    MarginError,
-    adaface,
-    arcface,
-    check_labels,
-    combined,
-    cosface,
-    labels_checked,
-    no_margin,
-)
+from facekd.errors import FacekdError, InputError
+from facekd.margins import MARGINS, adaface, arcface, check_labels, combined, cosface, labels_checked, no_margin
 
 LABEL = torch.tensor([0])
 SCALE = 64.0
@@ -247,7 +237,7 @@ def test_a_label_out_of_range_is_named(name, wrong):
     cosine, labels, norms = random_batch()
     labels[4] = wrong
     extra = (norms,) if name == "adaface" else ()
-    with pytest.raises(MarginError, match=rf"label {wrong} at position 4 .*\[0, 7\).*1 of 12"):
+    with pytest.raises(InputError, match=rf"label {wrong} at position 4 .*\[0, 7\).*1 of 12"):
         MARGINS[name](cosine, labels, *extra)
 
 
@@ -262,13 +252,13 @@ def test_a_label_out_of_range_is_named(name, wrong):
 )
 def test_labels_of_another_shape_or_dtype(labels, message):
     cosine, _, _ = random_batch()
-    with pytest.raises(MarginError, match=message):
+    with pytest.raises(InputError, match=message):
         arcface(cosine, labels)
 
 
 @pytest.mark.parametrize("cosine", [torch.zeros(3), torch.zeros(1, 2, 3), torch.zeros(1, 3, dtype=torch.int64)])
 def test_cosines_of_another_shape_or_dtype(cosine):
-    with pytest.raises(MarginError, match="floating"):
+    with pytest.raises(InputError, match="floating"):
         arcface(cosine, LABEL)
 
 
@@ -299,15 +289,15 @@ def test_labels_checked_once_are_trusted_as_far_as_they_were_checked():
     cosine, labels, wrong = torch.zeros(2, 4), torch.tensor([0, 3]), torch.tensor([0, 4])
     with labels_checked(labels, 4):
         check_labels(wrong, 4)  # which they are not: it is not looked at
-        with pytest.raises(MarginError, match="label 3 at position 1"):
+        with pytest.raises(InputError, match="label 3 at position 1"):
             check_labels(labels, 3)
-        with pytest.raises(MarginError, match="3 labels for 2 rows"):
+        with pytest.raises(InputError, match="3 labels for 2 rows"):
             arcface(cosine, torch.tensor([0, 1, 2]))
-        with pytest.raises(MarginError, match="int64"):
+        with pytest.raises(InputError, match="int64"):
             check_labels(labels.int(), 4)
-    with pytest.raises(MarginError, match="label 4 at position 1"), labels_checked(wrong, 4):
+    with pytest.raises(InputError, match="label 4 at position 1"), labels_checked(wrong, 4):
         pass
-    with pytest.raises(MarginError, match="label 4 at position 1"):
+    with pytest.raises(InputError, match="label 4 at position 1"):
         arcface(cosine, wrong)
 
 

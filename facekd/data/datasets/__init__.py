@@ -2,7 +2,7 @@
 
 from facekd.data.datasets.cifar_dataset import CifarDataset, Split
 from facekd.data.datasets.encoded_dataset import EncodedDataset
-from facekd.data.datasets.face_dataset import DatasetError, FaceDataset, OnBadRecord
+from facekd.data.datasets.face_dataset import FaceDataset, OnBadRecord
 from facekd.data.datasets.folder_dataset import FolderDataset
 from facekd.data.datasets.generated_dataset import SyntheticDataset
 from facekd.data.datasets.opening import open_dataset
@@ -10,7 +10,6 @@ from facekd.data.datasets.record_dataset import RecordDataset
 
 __all__ = [
     "CifarDataset",
-    "DatasetError",
     "EncodedDataset",
     "FaceDataset",
     "FolderDataset",

@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.data.datasets.face_dataset import DatasetError, put_into
+from facekd.data.datasets.face_dataset import put_into
+from facekd.errors import DataError
 from facekd.images.crops import ResizedCrop, cut_and_scale
 
 Split = Literal["train", "test"]
@@ -48,7 +49,7 @@ class CifarDataset:
         resize: scale images to S x S.
 
     Raises:
-        DatasetError: a file that is missing, or is neither the official nor the generated one.
+        DataError: a file that is missing, or is neither the official nor the generated one.
     """
 
     def __init__(
@@ -56,9 +57,9 @@ class CifarDataset:
     ) -> None:
         folder = find_cifar(path)
         if folder is None:
-            raise DatasetError(f"{path}: no CIFAR files there; expected {' or '.join(CIFAR_FOLDERS.values())}")
+            raise DataError(f"{path}: no CIFAR files there; expected {' or '.join(CIFAR_FOLDERS.values())}")
         if image_size != CIFAR_SIZE and not resize:
-            raise DatasetError(
+            raise DataError(
                 f"{path}: CIFAR's images have {CIFAR_SIZE} pixels, not {image_size}: set the image size to that, "
                 "or have them resized"
             )
@@ -72,7 +73,7 @@ class CifarDataset:
         self._images: NDArray[np.uint8] = read.data
         self._labels = np.asarray(read.targets, dtype=np.int64)
         if len(self._labels) == 0 or self._labels.min() < 0 or self._labels.max() >= self.num_classes:
-            raise DatasetError(f"{self.name}: labels are not from 0 to {self.num_classes - 1}, or there are none")
+            raise DataError(f"{self.name}: labels are not from 0 to {self.num_classes - 1}, or there are none")
         self._split = split
 
     @property
@@ -112,14 +113,14 @@ def find_cifar(path: str | os.PathLike[str]) -> Path | None:
     """The folder of CIFAR's pickles at or directly in `path`; None where there is none.
 
     Raises:
-        DatasetError: both data sets lie there.
+        DataError: both data sets lie there.
     """
     folder = Path(path)
     if any((folder / name).is_file() for name in _META_FILES):
         return folder
     inside = [folder / name for name in CIFAR_FOLDERS.values() if (folder / name).is_dir()]
     if len(inside) > 1:
-        raise DatasetError(f"{path}: holds CIFAR-10 and CIFAR-100; name one, {inside[0]} or {inside[1]}")
+        raise DataError(f"{path}: holds CIFAR-10 and CIFAR-100; name one, {inside[0]} or {inside[1]}")
     return inside[0] if inside else None
 
 
@@ -128,7 +129,7 @@ def cifar_kind(folder: Path) -> str:
     for name, kind in _META_FILES.items():
         if (folder / name).is_file():
             return kind
-    raise DatasetError(f"{folder}: holds neither {' nor '.join(_META_FILES)}, the file that names the classes of CIFAR")
+    raise DataError(f"{folder}: holds neither {' nor '.join(_META_FILES)}, the file that names the classes of CIFAR")
 
 
 def cifar_files(kind: str) -> dict[str, str]:
@@ -161,7 +162,7 @@ def _read(folder: Path, split: Split) -> tuple[Any, bool]:
     try:
         read = type(reader.__name__, (reader,), attributes)(folder.absolute().parent, train=split == "train")
     except (RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise DatasetError(f"{folder}: does not read as {kind}: {error}") from error
+        raise DataError(f"{folder}: does not read as {kind}: {error}") from error
     return read, generated is not None
 
 
@@ -175,20 +176,18 @@ def _generated_md5(folder: Path) -> dict[str, str] | None:
             raise ValueError(f"format is {content['format']!r}")
         return dict(content["md5"])
     except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(
-            f"{file}: not the list of a generated set ({error}); delete it, or generate again"
-        ) from error
+        raise DataError(f"{file}: not the list of a generated set ({error}); delete it, or generate again") from error
 
 
 def _check_files(folder: Path, md5_of: dict[str, str], generated: dict[str, str] | None) -> None:
     for name, md5 in md5_of.items():
         file = folder / name
         if not file.is_file():
-            raise DatasetError(f"{file}: missing; unpack the data set anew (it is never downloaded here)")
+            raise DataError(f"{file}: missing; unpack the data set anew (it is never downloaded here)")
         found = hashlib.md5(file.read_bytes()).hexdigest()
         if found != md5:
             whose = f"the md5 that {GENERATED} lists" if generated is not None else "the official md5"
-            raise DatasetError(
+            raise DataError(
                 f"{file}: damaged or another file: its md5 is {found}, {whose} {md5 or '(none)'}. Unpack the data set "
                 "anew, or generate one: `facekd data synthesize-classification --help`"
             )
@@ -208,6 +207,6 @@ def _refuse_code(file: Path) -> None:
         try:
             _ArraysOnly(stream, encoding="latin1").load()
         except Exception as error:  # a damaged pickle fails in any way
-            raise DatasetError(
+            raise DataError(
                 f"{file}: refused, for it holds more than arrays and lists, and reading it could run code ({error})"
             ) from error

@@ -9,10 +9,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.data.datasets.face_dataset import DatasetError, OnBadRecord
-from facekd.data.recordio import RecordError
+from facekd.data.datasets.face_dataset import OnBadRecord
+from facekd.errors import DataError, ImageError, RecordError
 from facekd.images.crops import ResizedCrop, cut_and_scale, middle_box
-from facekd.images.decoding import ImageError, ImageSizeError, decode_into, decode_rgb
+from facekd.images.decoding import decode_into, decode_rgb
 
 Encoded: TypeAlias = bytes | memoryview
 # With "skip": a stretch of broken images this long is a broken file, not a few broken images.
@@ -35,7 +35,7 @@ class EncodedDataset(ABC):
             shorter side, is scaled to S x S.
 
     Raises:
-        DatasetError: an argument out of range.
+        DataError: an argument out of range.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class EncodedDataset(ABC):
         center_crop: float = 0.0,
     ) -> None:
         if on_bad_record not in ("fail", "skip"):
-            raise DatasetError(f"on_bad_record must be fail or skip, found {on_bad_record!r}")
+            raise DataError(f"on_bad_record must be fail or skip, found {on_bad_record!r}")
         if image_size < 1:
-            raise DatasetError(f"image_size must be positive, found {image_size}")
+            raise DataError(f"image_size must be positive, found {image_size}")
         self.name = name
         self.image_size = image_size
         self.num_classes = num_classes
@@ -94,16 +94,16 @@ class EncodedDataset(ABC):
         """Fail before the first batch rather than in it: the labels of all images, and the pixels of one.
 
         Raises:
-            DatasetError: no images, a label outside 0..num_classes-1 (the first such image is named), or a first
+            DataError: no images, a label outside 0..num_classes-1 (the first such image is named), or a first
                 image that `load` refuses.
         """
         labels = self.labels
         if len(labels) == 0:
-            raise DatasetError(f"{self.name} holds no images")
+            raise DataError(f"{self.name} holds no images")
         is_outside = (labels < 0) | (labels >= self.num_classes)
         if is_outside.any():
             first = int(is_outside.argmax())
-            raise DatasetError(
+            raise DataError(
                 f"{np.count_nonzero(is_outside):,} of {len(labels):,} labels are not from 0 to {self.num_classes - 1}; "
                 f"the first is {labels[first]}, of {self.describe(first)}. {self.advice_on_labels()}"
             )
@@ -122,7 +122,7 @@ class EncodedDataset(ABC):
         """See `FaceDataset.load`. What stands in for a bad image depends on its number alone.
 
         Raises:
-            DatasetError: a bad image with `on_bad_record="fail"`, or a hundred in a row with "skip".
+            DataError: a bad image with `on_bad_record="fail"`, or a hundred in a row with "skip".
         """
         if out is None:
             out = np.empty((len(indices), self.image_size, self.image_size, 3), dtype=np.uint8)
@@ -159,11 +159,11 @@ class EncodedDataset(ABC):
             except (ImageError, RecordError, OSError) as error:
                 problem = self._explain(candidate, error)
                 if self.on_bad_record == "fail":
-                    raise DatasetError(f"{problem}{self._advice(error)}") from error
+                    raise DataError(f"{problem}{self._advice(error)}") from error
                 self._bad_records.append(problem)
             else:
                 return label
-        raise DatasetError(
+        raise DataError(
             f"{MAX_BAD_IN_A_ROW} images in a row cannot be used, so this is more than a few bad ones; the last: "
             f"{self._bad_records[-1]}"
         )
@@ -185,7 +185,7 @@ class EncodedDataset(ABC):
         return f"{self.describe(index)}: {error}"
 
     def _advice(self, error: Exception) -> str:
-        if isinstance(error, ImageSizeError):
+        if isinstance(error, ImageError):
             return (
                 f"; set the image size to that of the data, or have the data resized to {self.image_size} pixels (for "
                 "classification, data.center_crop takes images of any size)"

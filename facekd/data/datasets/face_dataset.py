@@ -8,14 +8,9 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.errors import FacekdError
 from facekd.images.crops import ResizedCrop
 
 OnBadRecord = Literal["fail", "skip"]
-
-
-class DatasetError(FacekdError):
-    """A data set that cannot be trained on as it is, or an image in it that cannot be read."""
 
 
 class FaceDataset(Protocol):

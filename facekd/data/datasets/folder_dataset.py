@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.data.datasets.encoded_dataset import EncodedDataset
-from facekd.data.datasets.face_dataset import DatasetError, OnBadRecord
+from facekd.data.datasets.face_dataset import OnBadRecord
+from facekd.errors import DataError
 from facekd.utils.files import is_file, is_folder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -31,7 +32,7 @@ class FolderDataset(EncodedDataset):
             some there may be no images here.
 
     Raises:
-        DatasetError: no subfolders, one without images, or one that is not among `identities`.
+        DataError: no subfolders, one without images, or one that is not among `identities`.
     """
 
     def __init__(
@@ -46,11 +47,11 @@ class FolderDataset(EncodedDataset):
         self.path = Path(path)
         here = sorted(subfolders(self.path))
         if not here:
-            raise DatasetError(f"{path} holds no subfolders; expected one for each identity, with its images in it")
+            raise DataError(f"{path} holds no subfolders; expected one for each identity, with its images in it")
         self.identities: list[str] = here if identities is None else list(identities)
         unknown = sorted(set(here) - set(self.identities))
         if unknown:
-            raise DatasetError(f"{path}: {unknown[0]} is not among the classes trained on ({len(unknown)} such)")
+            raise DataError(f"{path}: {unknown[0]} is not among the classes trained on ({len(unknown)} such)")
         paths: list[bytes] = []
         counts: list[int] = []
         for identity in self.identities:
@@ -59,7 +60,7 @@ class FolderDataset(EncodedDataset):
                 continue
             found = sorted(_image_files(self.path / identity))
             if not found:
-                raise DatasetError(
+                raise DataError(
                     f"identity folder {self.path / identity} holds no image ({', '.join(IMAGE_SUFFIXES)}); every class "
                     "needs at least one, so add images or remove the folder"
                 )

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.data.datasets.face_dataset import DatasetError, put_into
+from facekd.data.datasets.face_dataset import put_into
 from facekd.data.synthetic import render_faces
+from facekd.errors import DataError
 from facekd.images.crops import ResizedCrop, cut_and_scale
 
 
@@ -22,12 +23,12 @@ class SyntheticDataset:
         seed: the population.
 
     Raises:
-        DatasetError: a number that is not positive.
+        DataError: a number that is not positive.
     """
 
     def __init__(self, num_identities: int, images_per_identity: int, image_size: int, seed: int = 0) -> None:
         if min(num_identities, images_per_identity, image_size) < 1:
-            raise DatasetError(
+            raise DataError(
                 f"generated faces need at least one identity, image and pixel, found {num_identities} identities of "
                 f"{images_per_identity} images at {image_size} pixels"
             )

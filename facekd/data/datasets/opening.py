@@ -11,10 +11,11 @@ import re
 from pathlib import Path
 
 from facekd.data.datasets.cifar_dataset import CifarDataset, Split, find_cifar
-from facekd.data.datasets.face_dataset import DatasetError, FaceDataset, OnBadRecord
+from facekd.data.datasets.face_dataset import FaceDataset, OnBadRecord
 from facekd.data.datasets.folder_dataset import FolderDataset, subfolders
 from facekd.data.datasets.generated_dataset import SyntheticDataset
 from facekd.data.datasets.record_dataset import RecordDataset
+from facekd.errors import DataError
 
 
 def open_dataset(
@@ -39,18 +40,18 @@ def open_dataset(
             those of the classes in train/.
 
     Raises:
-        DatasetError: nothing usable at `path`, or no such split; the message says what was found there.
+        DataError: nothing usable at `path`, or no such split; the message says what was found there.
     """
     if str(path).startswith("synthetic:"):
         _require_train(path, split)
         wanted = re.fullmatch(r"synthetic:\s*(\d+)\s*[xX×]\s*(\d+)\s*(?::\s*(\d+))?", str(path))
         if wanted is None:
-            raise DatasetError(f"{path}: generated faces are asked for as in synthetic:200x20 or synthetic:200x20:SEED")
+            raise DataError(f"{path}: generated faces are asked for as in synthetic:200x20 or synthetic:200x20:SEED")
         num_identities, images_per_identity, seed = (int(number or 0) for number in wanted.groups())
         return SyntheticDataset(num_identities, images_per_identity, image_size, seed)
     folder = Path(path)
     if not folder.exists():
-        raise DatasetError(
+        raise DataError(
             f"no data at {path}; expected a .rec file, a folder that holds one, a folder with a subfolder of images "
             "for each identity, CIFAR's folder, or synthetic:IDENTITIESxIMAGES"
         )
@@ -59,7 +60,7 @@ def open_dataset(
         return RecordDataset(folder, image_size, on_bad_record, resize)
     if find_cifar(folder) is not None:
         if center_crop:
-            raise DatasetError(f"{path}: CIFAR's images have one size; center_crop has no use there, set it to 0")
+            raise DataError(f"{path}: CIFAR's images have one size; center_crop has no use there, set it to 0")
         return CifarDataset(folder, image_size, split, resize)
     train = folder / "train"
     if not (train.is_dir() and any(subfolders(train))):
@@ -69,12 +70,12 @@ def open_dataset(
         return FolderDataset(train, image_size, on_bad_record, resize, center_crop)
     found = [folder / name for name in ("val", "test") if (folder / name).is_dir()]
     if not found:
-        raise DatasetError(f"{path}: holds train/ but neither val/ nor test/, so there is nothing to judge by")
+        raise DataError(f"{path}: holds train/ but neither val/ nor test/, so there is nothing to judge by")
     return FolderDataset(found[0], image_size, on_bad_record, resize, center_crop, sorted(subfolders(train)))
 
 
 def _require_train(path: str | os.PathLike[str], split: Split) -> None:
     if split != "train":
-        raise DatasetError(
+        raise DataError(
             f"{path}: has no test images beside those to train on; expected CIFAR's folder, or one with train/ and val/"
         )

@@ -26,7 +26,7 @@ class RecordDataset(EncodedDataset):
         resize: see `EncodedDataset`.
 
     Raises:
-        DatasetError: labels that do not fit the number of classes, or images of another size.
+        DataError: labels that do not fit the number of classes, or images of another size.
         RecordError: no pack there, or a damaged one.
     """
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from facekd.data.recordio import RecordReader
 from facekd.data.recordio.cache import MIN_ROWS, load_cache, save_cache, stamp_of
-from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, RecordError, unpack, unpack_labelled
+from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, unpack, unpack_labelled
 from facekd.data.recordio.headers import RecordHeaders, gather_headers, read_headers
+from facekd.errors import RecordError
 
 Layout = Literal["insightface", "im2rec"]
 

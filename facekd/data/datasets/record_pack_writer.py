@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from facekd.data.recordio.format import Header, RecordError, pack
+from facekd.data.recordio.format import Header, pack
 from facekd.data.recordio.writer import RecordWriter
+from facekd.errors import RecordError
 from facekd.utils.files import atomic_open, write_text
 from facekd.utils.progress import track
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack, read_property
-from facekd.data.recordio import RecordError
+from facekd.errors import RecordError
 
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.rec")
 

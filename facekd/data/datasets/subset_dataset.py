@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.data.datasets.face_dataset import DatasetError, FaceDataset, ReadsAhead
+from facekd.data.datasets.face_dataset import FaceDataset, ReadsAhead
+from facekd.errors import DataError
 from facekd.images.crops import ResizedCrop
 from facekd.utils.randomness import random_words
 
@@ -78,7 +79,7 @@ def hold_out(dataset: FaceDataset, share: float) -> tuple[SubsetDataset, SubsetD
     function of their numbers alone.
 
     Raises:
-        DatasetError: no class has two images.
+        DataError: no class has two images.
     """
     labels = dataset.labels
     # By class, and within a class in a random order: so rank in the class says on which side an image falls.
@@ -90,7 +91,7 @@ def hold_out(dataset: FaceDataset, share: float) -> tuple[SubsetDataset, SubsetD
     is_held_out = np.empty(len(labels), dtype=bool)
     is_held_out[order] = rank < np.repeat(wanted, counts)
     if not is_held_out.any():
-        raise DatasetError(f"{dataset.name}: no class has two images, so none can be held out; set data.held_out to 0")
+        raise DataError(f"{dataset.name}: no class has two images, so none can be held out; set data.held_out to 0")
     rest, held_out = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
     return (
         SubsetDataset(dataset, rest, f"{dataset.name} without {len(held_out):,} held out"),

@@ -16,16 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from facekd.errors import FacekdError
+from facekd.errors import TrainingError
 
 MEMORY_ADVICE = (
     "In a container start it with --ipc=host or a larger --shm-size; fewer workers, less prefetch or smaller batches "
     "need less"
 )
-
-
-class LoaderError(FacekdError):
-    """The workers of a loader died, or were asked for in a way that cannot work."""
 
 
 class BatchSlots:
@@ -79,7 +75,7 @@ def _share(*tensors: torch.Tensor) -> None:
             tensor.share_memory_()
     except RuntimeError as error:  # torch takes the memory at once, and so finds out here
         needed = sum(tensor.nbytes for tensor in tensors) / 1e6
-        raise LoaderError(
+        raise TrainingError(
             f"the batches of the loader need {needed:,.0f} MB of shared memory, which is not to be had ({error}). "
             f"{MEMORY_ADVICE}"
         ) from error

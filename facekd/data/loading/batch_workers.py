@@ -19,8 +19,8 @@ from typing import Any
 import torch
 import torch.multiprocessing
 
-from facekd.data.loading.batch_buffers import MEMORY_ADVICE, LoaderError
-from facekd.errors import FacekdError
+from facekd.data.loading.batch_buffers import MEMORY_ADVICE
+from facekd.errors import FacekdError, TrainingError
 from facekd.images.decoding import one_decoder_thread, quiet_decoders
 
 
@@ -72,7 +72,7 @@ class BatchWorkers:
         """Have a slot filled.
 
         Raises:
-            LoaderError: the worker is gone.
+            TrainingError: the worker is gone.
         """
         worker = self._next % len(self._processes)
         self._next += 1
@@ -86,7 +86,7 @@ class BatchWorkers:
         """What `fill` gave for the slot asked for longest ago; waits for it.
 
         Raises:
-            LoaderError: the worker is gone.
+            TrainingError: the worker is gone.
             Exception: what `fill` raised.
         """
         worker = self._asked.popleft()
@@ -100,14 +100,14 @@ class BatchWorkers:
             raise found.error from TracebackInWorker(f"\n{found.traceback}")
         return found
 
-    def _gone(self, worker: int) -> LoaderError:
+    def _gone(self, worker: int) -> TrainingError:
         process = self._processes[worker]
         process.join(5)
         who, code = f"worker {worker} of the loader (process {process.pid})", process.exitcode
         if code is not None and code >= 0:
-            return LoaderError(f"{who} ended with status {code}; what it printed may say why")
+            return TrainingError(f"{who} ended with status {code}; what it printed may say why")
         how = "stopped answering" if code is None else f"was ended by {signal.Signals(-code).name}"
-        return LoaderError(
+        return TrainingError(
             f"{who} {how}. A worker that is killed has usually run out of memory, or of shared memory (/dev/shm). "
             f"{MEMORY_ADVICE}"
         )

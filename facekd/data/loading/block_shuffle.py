@@ -17,12 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.errors import FacekdError
+from facekd.errors import ConfigError
 from facekd.utils.randomness import permute, random_words
-
-
-class BlockShuffleError(FacekdError):
-    """A block or a window without images."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class BlockShuffle:
         blocks_in_window: blocks shuffled through each other.
 
     Raises:
-        BlockShuffleError: one of the two below 1.
+        ConfigError: one of the two below 1.
     """
 
     block_size: int = 1024
@@ -42,7 +38,7 @@ class BlockShuffle:
 
     def __post_init__(self) -> None:
         if min(self.block_size, self.blocks_in_window) < 1:
-            raise BlockShuffleError(
+            raise ConfigError(
                 f"data.shuffle_block and data.shuffle_window must be at least 1, found {self.block_size} and "
                 f"{self.blocks_in_window}"
             )

@@ -13,16 +13,17 @@ import torch
 from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.face_dataset import ReadsAhead
 from facekd.data.loading.batch import Batch
-from facekd.data.loading.batch_buffers import BatchMemory, BatchSlots, LoaderError
+from facekd.data.loading.batch_buffers import BatchMemory, BatchSlots
 from facekd.data.loading.batch_workers import BatchWorkers
 from facekd.data.loading.gpu_prefetch import CudaSender
 from facekd.data.loading.sampler import PositionSampler, SampledBatch
+from facekd.errors import TrainingError
 from facekd.images.augmentation import Augmentation, augment
 from facekd.images.crops import draw_resized_crops
 from facekd.images.model_input import flip_mask
 from facekd.utils.processes import generator_threads
 
-__all__ = ["Batch", "BatchLoader", "LoaderError", "make_loader", "usable_cores"]
+__all__ = ["Batch", "BatchLoader", "TrainingError", "make_loader", "usable_cores"]
 
 
 class BatchLoader:
@@ -61,7 +62,7 @@ class BatchLoader:
 
         Raises:
             FacekdError: what a worker met, as if it had been raised here.
-            LoaderError: a worker was killed.
+            TrainingError: a worker was killed.
         """
         under_way = max(1, self._workers * self._prefetch)
         # What is under way, the batch handed out, and the one before it, which the caller's loop still names.
@@ -113,10 +114,10 @@ def make_loader(
         start_method: how workers start; None is the default of the platform.
 
     Raises:
-        LoaderError: a negative number of workers, or no prefetch.
+        TrainingError: a negative number of workers, or no prefetch.
     """
     if workers < 0 or (workers > 0 and prefetch < 1):
-        raise LoaderError(f"workers must be 0 or more and prefetch 1 or more, found {workers} and {prefetch}")
+        raise TrainingError(f"workers must be 0 or more and prefetch 1 or more, found {workers} and {prefetch}")
     return BatchLoader(dataset, sampler, augmentation or Augmentation(), seed, workers, device, prefetch, start_method)
 
 

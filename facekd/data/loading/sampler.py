@@ -14,15 +14,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facekd.data.loading.block_shuffle import BlockShuffle
-from facekd.errors import FacekdError
+from facekd.errors import InputError
 from facekd.utils.randomness import permute
 
 # Indices are worked out this many positions at a time: numpy's cost per call, not per number, dominates below it.
 POSITIONS_AT_ONCE = 16384
-
-
-class SamplerError(FacekdError):
-    """A batch size, world size or image count that cannot work."""
 
 
 class SampledBatch(NamedTuple):
@@ -53,7 +49,7 @@ class PositionSampler:
         block_shuffle: shuffle by blocks of neighbours instead, for disks that are slow to read here and there.
 
     Raises:
-        SamplerError: an argument out of range, named with its value.
+        InputError: an argument out of range, named with its value.
     """
 
     def __init__(
@@ -69,19 +65,19 @@ class PositionSampler:
         block_shuffle: BlockShuffle | None = None,
     ) -> None:
         if num_images < 1:
-            raise SamplerError(f"the data set holds no images to sample (num_images is {num_images})")
+            raise InputError(f"the data set holds no images to sample (num_images is {num_images})")
         if not 0 <= seed < 1 << 64:
-            raise SamplerError(f"seed must be from 0 to 2**64 - 1, found {seed}")
+            raise InputError(f"seed must be from 0 to 2**64 - 1, found {seed}")
         if world_size < 1 or not 0 <= rank < world_size:
-            raise SamplerError(f"rank must be from 0 to world_size - 1, found rank {rank} of world_size {world_size}")
+            raise InputError(f"rank must be from 0 to world_size - 1, found rank {rank} of world_size {world_size}")
         if global_batch_size < 1 or global_batch_size % world_size:
-            raise SamplerError(
+            raise InputError(
                 f"the global batch size must be a positive multiple of the world size, so that every process gets as "
                 f"many images: found {global_batch_size} images over {world_size} processes; change the global batch "
                 f"size to {max(1, round(global_batch_size / world_size)) * world_size}, or the number of processes"
             )
         if images_seen < 0 or (total_images is not None and total_images < 0):
-            raise SamplerError(
+            raise InputError(
                 f"images_seen and total_images must not be negative, found {images_seen} and {total_images}"
             )
         self.num_images = num_images

@@ -13,7 +13,8 @@ import zipfile
 
 import numpy as np
 
-from facekd.data.pair_packs.pair_pack import PairPack, PairPackError, validate_pairs
+from facekd.data.pair_packs.pair_pack import PairPack, validate_pairs
+from facekd.errors import DataError
 from facekd.utils.files import atomic_open
 
 FORMAT, VERSION = "facekd-pair-pack", 1
@@ -28,7 +29,7 @@ def write_native_pair_pack(path: str | os.PathLike[str], pack: PairPack) -> None
         pack: what to write; `fold_of` and `subjects` may be None.
 
     Raises:
-        PairPackError: counts that do not fit together, or an empty image.
+        DataError: counts that do not fit together, or an empty image.
     """
     checked = validate_pairs((pack.images, list(pack.is_same)), str(path))
     arrays = {
@@ -55,25 +56,25 @@ def parse_native_pair_pack(content: bytes, where: str) -> PairPack:
         where: its name, for messages.
 
     Raises:
-        PairPackError: another archive, a damaged one, a later version, or arrays that do not fit together.
+        DataError: another archive, a damaged one, a later version, or arrays that do not fit together.
     """
     try:
         _check_sizes(content, where)
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, MemoryError) as error:
-        raise PairPackError(
+        raise DataError(
             f"{where}: not a readable pack of facekd ({error}); it is damaged or of another kind"
         ) from error
     missing = {"format", "version", "data", "offsets", "is_same"} - arrays.keys()
     if missing or str(arrays["format"]) != FORMAT:
-        raise PairPackError(f"{where}: is an archive of something else than verification pairs; expected {FORMAT}")
+        raise DataError(f"{where}: is an archive of something else than verification pairs; expected {FORMAT}")
     if arrays["version"].ndim or arrays["version"] != VERSION:
-        raise PairPackError(f"{where}: is a pack of version {arrays['version']}, and facekd here reads {VERSION}")
+        raise DataError(f"{where}: is a pack of version {arrays['version']}, and facekd here reads {VERSION}")
     data, offsets = arrays["data"], arrays["offsets"]
     is_sound = data.dtype == np.uint8 and data.ndim == 1 and offsets.dtype == np.int64 and offsets.ndim == 1
     if not is_sound or not len(offsets) or offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets) < 0).any():
-        raise PairPackError(f"{where}: its offsets do not fit its {data.size:,} bytes of images; make it again")
+        raise DataError(f"{where}: its offsets do not fit its {data.size:,} bytes of images; make it again")
     raw = data.tobytes()
     images = [raw[start:stop] for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
     pack = validate_pairs((images, arrays["is_same"].reshape(-1).tolist()), where)
@@ -86,7 +87,7 @@ def _check_sizes(content: bytes, where: str) -> None:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         announced = sum(member.file_size for member in archive.infolist())
     if announced > MOST_UNPACKED_RATIO * len(content) + FREE_UNPACKED_BYTES:
-        raise PairPackError(
+        raise DataError(
             f"{where}: unpacks to {announced:,} bytes, and the file has {len(content):,}: it is made to exhaust the "
             "memory"
         )
@@ -96,9 +97,7 @@ def _check_shapes(arrays: dict[str, np.ndarray], num_pairs: int, where: str) -> 
     for name, shape, kind in (("fold_of", (num_pairs,), "i"), ("subjects", (num_pairs, 2), "U")):
         array = arrays.get(name)
         if array is not None and (array.shape != shape or array.dtype.kind != kind):
-            raise PairPackError(f"{where}: {name} has shape {array.shape} and type {array.dtype}; expected {shape}")
+            raise DataError(f"{where}: {name} has shape {array.shape} and type {array.dtype}; expected {shape}")
     folds = arrays.get("fold_of")
     if folds is not None and len(folds) and not np.array_equal(np.unique(folds), np.arange(folds.max() + 1)):
-        raise PairPackError(
-            f"{where}: its folds are {np.unique(folds).tolist()[:9]}; expected 0, 1, 2, ... without gaps"
-        )
+        raise DataError(f"{where}: its folds are {np.unique(folds).tolist()[:9]}; expected 0, 1, 2, ... without gaps")

@@ -16,13 +16,9 @@ from typing import Any
 import numpy as np
 
 from facekd.data.pair_packs.unpickler import ArrayStandIn
-from facekd.errors import FacekdError
-from facekd.images.decoding import ImageError, decode_rgb
+from facekd.errors import DataError, ImageError
+from facekd.images.decoding import decode_rgb
 from facekd.utils.files import atomic_open
-
-
-class PairPackError(FacekdError):
-    """A verification pack that cannot be read, or an attempt to write one that could not be read back."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ def write_pair_pack(
         is_same: N booleans (or 0 / 1).
 
     Raises:
-        PairPackError: the counts do not match, or an image is empty or not bytes.
+        DataError: the counts do not match, or an image is empty or not bytes.
     """
     pack = validate_pairs((list(images), list(is_same)), str(path))
     with atomic_open(path) as stream:
@@ -79,22 +75,22 @@ def decode_images(
         uint8 (B, H, W, 3), RGB.
 
     Raises:
-        PairPackError: an image does not decode, or has another size than the first; names the image and its pair.
+        DataError: an image does not decode, or has another size than the first; names the image and its pair.
     """
     if not len(images):
-        raise PairPackError(f"{source or 'verification pack'}: no images to decode")
+        raise DataError(f"{source or 'verification pack'}: no images to decode")
     batch: np.ndarray | None = None
     for i, image in enumerate(images):
         where = f"{source or 'verification pack'}: image {first_image + i} (pair {(first_image + i) // 2})"
         try:
             decoded = decode_rgb(_as_bytes(image, where))
         except ImageError as error:
-            raise PairPackError(f"{where}: {error}; fetch or rebuild the pack") from error
+            raise DataError(f"{where}: {error}; fetch or rebuild the pack") from error
         if batch is None:
             batch = np.empty((len(images), *decoded.shape), np.uint8)
         elif decoded.shape != batch.shape[1:]:
             height, width = batch.shape[1:3]
-            raise PairPackError(
+            raise DataError(
                 f"{where} is {decoded.shape[1]}x{decoded.shape[0]} pixels, the first of its batch {width}x{height}; "
                 "all images of a pack must have one size: align or resize them alike and rebuild it"
             )
@@ -112,22 +108,22 @@ def validate_pairs(loaded: Any, where: str, most_bytes: int | None = None) -> Pa
         most_bytes: what the images may take in memory, each object once: the size of the file.
     """
     if not isinstance(loaded, tuple | list) or len(loaded) != 2:
-        raise PairPackError(f"{where}: expected a pair (images, is_same), found {_describe(loaded)}")
+        raise DataError(f"{where}: expected a pair (images, is_same), found {_describe(loaded)}")
     images, is_same = (
         _as_sequence(part, name, where) for part, name in zip(loaded, ("images", "is_same"), strict=True)
     )
     if not images:
-        raise PairPackError(f"{where}: holds no images")
+        raise DataError(f"{where}: holds no images")
     if len(images) % 2:
-        raise PairPackError(f"{where}: holds {len(images):,} images, an odd number; pair i is images 2i and 2i + 1")
+        raise DataError(f"{where}: holds {len(images):,} images, an odd number; pair i is images 2i and 2i + 1")
     if len(is_same) != len(images) // 2:
-        raise PairPackError(
+        raise DataError(
             f"{where}: holds {len(images):,} images, so {len(images) // 2:,} pairs, but {len(is_same):,} labels"
         )
     labels = np.empty(len(is_same), np.bool_)
     for i, label in enumerate(is_same):
         if not isinstance(label, bool | int | np.bool_ | np.integer) or label not in (0, 1):
-            raise PairPackError(f"{where}: label of pair {i} is {_describe(label)}; expected true or false")
+            raise DataError(f"{where}: label of pair {i} is {_describe(label)}; expected true or false")
         labels[i] = bool(label)
     encoded: list[bytes] = []
     counted: set[int] = set()
@@ -138,7 +134,7 @@ def validate_pairs(loaded: Any, where: str, most_bytes: int | None = None) -> Pa
             counted.add(id(encoded[-1]))
             num_bytes += len(encoded[-1])
             if num_bytes > most_bytes:
-                raise PairPackError(
+                raise DataError(
                     f"{where}: its first {i + 1:,} of {len(images):,} images take {num_bytes:,} bytes, more than the "
                     f"{most_bytes:,} of the file: it names the same content many times, to exhaust the memory"
                 )
@@ -151,7 +147,7 @@ def _as_sequence(part: Any, name: str, where: str) -> Sequence[Any]:
         return part.reshape(-1).tolist()
     if isinstance(part, tuple | list):
         return part
-    raise PairPackError(f"{where}: {name} is {_describe(part)}; expected a list")
+    raise DataError(f"{where}: {name} is {_describe(part)}; expected a list")
 
 
 def _as_bytes(image: Any, where: str) -> bytes:
@@ -163,14 +159,14 @@ def _as_bytes(image: Any, where: str) -> bytes:
     image = _resolved(image, where)
     if isinstance(image, np.ndarray):
         if not _is_encoded(image):
-            raise PairPackError(
+            raise DataError(
                 f"{where} is a {image.dtype} array of shape {image.shape}; expected encoded bytes, uint8 (n,) or (n, 1)"
             )
         image = image.tobytes()
     if not isinstance(image, bytes | bytearray | memoryview):
-        raise PairPackError(f"{where} is {_describe(image)}; expected the bytes of a JPEG or PNG")
+        raise DataError(f"{where} is {_describe(image)}; expected the bytes of a JPEG or PNG")
     if not len(image):
-        raise PairPackError(f"{where} is empty")
+        raise DataError(f"{where} is empty")
     return image if isinstance(image, bytes) else bytes(image)
 
 
@@ -185,7 +181,7 @@ def _resolved(value: Any, where: str) -> Any:
     try:
         return value.resolve()
     except Exception as error:  # its parts may be anything
-        raise PairPackError(f"{where} is a damaged numpy array ({error}); fetch the pack again") from error
+        raise DataError(f"{where} is a damaged numpy array ({error}); fetch the pack again") from error
 
 
 def _describe(value: Any) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from facekd.data.pair_packs.pair_pack import PairPack, PairPackError, validate_pairs
+from facekd.data.pair_packs.pair_pack import PairPack, validate_pairs
 from facekd.data.pair_packs.unpickler import RefusedGlobalError, load_pairs
+from facekd.errors import DataError
 
 ZIP_START = b"PK\x03\x04"
 
@@ -22,7 +23,7 @@ def read_pair_pack(path: str | os.PathLike[str]) -> PairPack:
         The pairs, in the order of the file; images stay encoded (see `decode_images`).
 
     Raises:
-        PairPackError: the file is no pack, is cut short, asks for code to be run, or holds an odd number of images,
+        DataError: the file is no pack, is cut short, asks for code to be run, or holds an odd number of images,
             a different number of labels than pairs, labels that are not true or false, or an empty image.
         OSError: the file cannot be read.
     """
@@ -35,13 +36,13 @@ def read_pair_pack(path: str | os.PathLike[str]) -> PairPack:
     try:
         loaded = load_pairs(content)
     except RefusedGlobalError as error:
-        raise PairPackError(
+        raise DataError(
             f"{path}: refused: the pickle asks for {error}, which no verification pack needs and which could run "
             "code of whoever wrote the file; use packs from a source you trust, or rebuild it with write_pair_pack"
         ) from None
     except Exception as error:
         # A damaged pickle fails inside the machine in any way at all (EOFError, KeyError, MemoryError, ...).
-        raise PairPackError(
+        raise DataError(
             f"{path}: not a readable verification pack ({len(content):,} bytes): {type(error).__name__}: {error}; "
             "expected a pickled (images, is_same); the file is cut short, damaged or of another kind: fetch it again"
         ) from error

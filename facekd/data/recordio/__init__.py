@@ -7,8 +7,9 @@ with RecordWriter("new.rec") as writer:
     writer.write(0, pack(Header(0, 7.0, 0, 0), image_bytes))
 """
 
-from facekd.data.recordio.format import Header, RecordError, first_label, pack, unpack
+from facekd.data.recordio.format import Header, first_label, pack, unpack
 from facekd.data.recordio.reader import RecordReader
 from facekd.data.recordio.writer import RecordWriter
+from facekd.errors import RecordError
 
 __all__ = ["Header", "RecordError", "RecordReader", "RecordWriter", "first_label", "pack", "unpack"]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from facekd.errors import FacekdError
+from facekd.errors import RecordError
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -25,23 +25,6 @@ IMAGE_HEADER = struct.Struct("<IfQQ")
 _FLOAT = struct.Struct("<f")
 _FIRST_LABEL_END = IMAGE_HEADER.size + _FLOAT.size
 EXACT_FLOAT32_INTEGERS = 1 << 24  # float32 holds every integer up to here, and only even ones just above
-
-
-class RecordError(FacekdError):
-    """A record file, its index or one record is not what it should be.
-
-    Attributes:
-        key: the record's key, where one record is to blame.
-        offset: its byte offset in the `.rec` file, where known.
-    """
-
-    def __init__(self, message: str, key: int | None = None, offset: int | None = None) -> None:
-        super().__init__(message, key, offset)
-        self.key = key
-        self.offset = offset
-
-    def __str__(self) -> str:
-        return self.args[0]
 
 
 class Header(NamedTuple):

@@ -15,10 +15,10 @@ from facekd.data.recordio.format import (
     LENGTH_MASK,
     MAGIC,
     WHOLE,
-    RecordError,
     first_label,
     unpack,
 )
+from facekd.errors import RecordError
 from facekd.utils.progress import track
 
 ROWS_PER_BLOCK = 1 << 16

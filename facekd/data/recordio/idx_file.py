@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facekd.data.recordio.format import RecordError
+from facekd.errors import RecordError
 from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_words
 from facekd.utils.files import atomic_open
 

@@ -18,9 +18,9 @@ from facekd.data.recordio.format import (
     MAGIC,
     MIDDLE,
     WHOLE,
-    RecordError,
 )
 from facekd.data.recordio.idx_file import parse_idx
+from facekd.errors import RecordError
 from facekd.utils.progress import track
 
 WORDS_PER_BLOCK = 1 << 24  # 64 MB of a record file at a time

@@ -20,11 +20,11 @@ from facekd.data.recordio.format import (
     MAGIC_BYTES,
     MIDDLE,
     WHOLE,
-    RecordError,
     describe_file,
     padded,
 )
 from facekd.data.recordio.index import RecordIndex, load_index
+from facekd.errors import RecordError
 
 _FRAME = struct.Struct("<II")
 # One read fetches a whole record. An index that lists few of the records would make that read far too much.

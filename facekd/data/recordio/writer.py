@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from facekd.data.recordio.format import RecordError, frame
+from facekd.data.recordio.format import frame
 from facekd.data.recordio.idx_file import write_idx
-from facekd.utils.resumable_file import FileInUseError, PartialFile
+from facekd.errors import InUseError, RecordError
+from facekd.utils.resumable_file import PartialFile
 
 
 class RecordWriter:
@@ -43,7 +44,7 @@ class RecordWriter:
         self.idx_path = Path(idx_path) if idx_path is not None else self.rec_path.with_suffix(".idx")
         try:
             self._file = PartialFile(self.rec_path, job)
-        except FileInUseError as error:
+        except InUseError as error:
             raise RecordError(str(error)) from error
         self._offsets: dict[int, int] = {}
         self._is_noting = True

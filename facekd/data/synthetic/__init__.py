@@ -22,12 +22,11 @@ from facekd.data.synthetic.geometry import Pose
 from facekd.data.synthetic.head import behind, hair, occluder, skull, worn
 from facekd.data.synthetic.marks import facial_hair, marks
 from facekd.data.synthetic.parameters import Parameters, identities_of, sample_identities, sample_nuisances
-from facekd.errors import FacekdError
+from facekd.errors import DataError
 
 __all__ = [
     "MIN_SIZE",
     "Parameters",
-    "SynthesisError",
     "identities_of",
     "render",
     "render_faces",
@@ -39,10 +38,6 @@ MIN_SIZE = 16  # below it a face is a few dots
 _CHUNK = 64  # images whose curves are held in memory at once
 # From the back to the front; what is painted later covers what is there.
 _PARTS = (behind, skull, marks, facial_hair, nose, eyes, brows, mouth, hair, worn)
-
-
-class SynthesisError(FacekdError):
-    """Generated faces were asked for in a way that cannot be met."""
 
 
 def render(identity: Parameters, nuisance: Parameters, size: int = 112) -> np.ndarray:
@@ -57,15 +52,15 @@ def render(identity: Parameters, nuisance: Parameters, size: int = 112) -> np.nd
         uint8 (B, S, S, 3), RGB. An image depends on its own two rows only, not on the rest of the batch.
 
     Raises:
-        SynthesisError: the two tables differ in length, or `size` is too small.
+        DataError: the two tables differ in length, or `size` is too small.
     """
     if len(identity) != len(nuisance):
-        raise SynthesisError(
+        raise DataError(
             f"{len(identity)} identities for {len(nuisance)} photos: give one row of each per image, "
             "repeating people by `identity.take(rows)`"
         )
     if size < MIN_SIZE:
-        raise SynthesisError(f"size is {size} pixels; generated faces need at least {MIN_SIZE}")
+        raise DataError(f"size is {size} pixels; generated faces need at least {MIN_SIZE}")
     batch = np.empty((len(identity), size, size, 3), np.uint8)
     for start in range(0, len(identity), _CHUNK):
         rows = np.arange(start, min(start + _CHUNK, len(identity)))
@@ -86,11 +81,11 @@ def render_faces(identity_numbers: np.ndarray, image_numbers: np.ndarray, size: 
         uint8 (B, S, S, 3), RGB.
 
     Raises:
-        SynthesisError: the arrays differ in length, or `size` is too small.
+        DataError: the arrays differ in length, or `size` is too small.
     """
     identity_numbers, image_numbers = np.asarray(identity_numbers), np.asarray(image_numbers)
     if identity_numbers.ndim != 1 or identity_numbers.shape != image_numbers.shape:
-        raise SynthesisError(
+        raise DataError(
             f"identity numbers of shape {identity_numbers.shape} and image numbers of shape {image_numbers.shape}; "
             "give one of each per image"
         )

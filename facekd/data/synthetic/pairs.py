@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facekd.data.synthetic import SynthesisError
+from facekd.errors import DataError
 
 NUM_FOLDS = 10
 MIN_IDENTITIES = 2 * NUM_FOLDS  # an impostor pair takes two people, and folds share nobody
@@ -37,15 +37,15 @@ def plan_pairs(num_pairs: int, num_identities: int, images_per_identity: int, se
         seed: of the draw.
 
     Raises:
-        SynthesisError: the numbers allow no such plan; the message says which to change.
+        DataError: the numbers allow no such plan; the message says which to change.
     """
     if num_pairs < 2 * NUM_FOLDS or num_pairs % (2 * NUM_FOLDS):
-        raise SynthesisError(
+        raise DataError(
             f"{num_pairs} pairs cannot be split into {NUM_FOLDS} folds of equal halves: "
             f"use a multiple of {2 * NUM_FOLDS}"
         )
     if num_identities < MIN_IDENTITIES:
-        raise SynthesisError(
+        raise DataError(
             f"{num_identities} test identities are too few: {NUM_FOLDS} folds that share nobody need {MIN_IDENTITIES}"
         )
     per_identity = images_per_identity * (images_per_identity - 1) // 2
@@ -53,7 +53,7 @@ def plan_pairs(num_pairs: int, num_identities: int, images_per_identity: int, se
     smallest = num_identities // NUM_FOLDS
     possible = min(smallest * per_identity, smallest * (smallest - 1) // 2 * images_per_identity**2)
     if wanted > possible:
-        raise SynthesisError(
+        raise DataError(
             f"{num_pairs} pairs want {wanted} genuine and {wanted} impostor ones a fold, but {smallest} people of "
             f"{images_per_identity} images give only {possible}: use more test identities, more images or fewer pairs"
         )

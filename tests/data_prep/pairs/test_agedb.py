@@ -15,11 +15,11 @@ import pytest
 from scipy.io import savemat
 
 from data_prep import convert_records, make_pair_set, pack_records, unpack_records
-from data_prep.pairs.pair_list import PairListError
 from data_prep.pairs.published_lists import read_pair_list
-from data_prep.sources.image_lists import ListError, list_folder
+from data_prep.sources.image_lists import list_folder
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.pair_packs.reading import read_pair_pack
+from facekd.errors import DataError
 
 Run = Callable[..., tuple[int, str, str]]
 NAMES = [f"{number}_{who}_{age}_f" for number, (who, age) in enumerate([("Maria", 35), ("Zoe", 61), ("Ada", 4)] * 4)]
@@ -55,7 +55,7 @@ def test_people_are_told_by_the_names_of_files(photos: Path, tmp_path: Path, run
 
 def test_a_folder_of_other_names_is_none(photos: Path) -> None:
     (photos / "Maria_35.jpg").write_bytes(picture(0))
-    with pytest.raises(ListError, match=r"one subfolder of images .* or images named as AgeDB's"):
+    with pytest.raises(DataError, match=r"one subfolder of images .* or images named as AgeDB's"):
         list_folder(photos)
 
 
@@ -132,7 +132,7 @@ def test_the_protocol_becomes_a_pack(tmp_path: Path, run: Run) -> None:
     ],
 )
 def test_another_structure_is_refused(tmp_path: Path, folds: list[np.ndarray], message: str) -> None:
-    with pytest.raises(PairListError, match=message):
+    with pytest.raises(DataError, match=message):
         read_pair_list(protocol(tmp_path / "a.mat", folds))
 
 
@@ -141,10 +141,10 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     content = path.read_bytes()
     for length in (0, 3, 100, len(content) // 2, len(content) - 9):
         path.write_bytes(content[:length])
-        with pytest.raises(PairListError, match=r"a\.mat"):
+        with pytest.raises(DataError, match=r"a\.mat"):
             read_pair_list(path)
     savemat(path, {"others": np.zeros(3)})
-    with pytest.raises(PairListError, match="is no protocol of AgeDB: expected `splits`"):
+    with pytest.raises(DataError, match="is no protocol of AgeDB: expected `splits`"):
         read_pair_list(path)
     with pytest.raises(FileNotFoundError):
         read_pair_list(tmp_path / "absent.mat")

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from data_prep.photographs.face_detectors import DetectorError, open_detector, without_overlaps
+from data_prep.photographs.face_detectors import open_detector, without_overlaps
+from facekd.errors import ModelError
 from facekd.images.alignment import template
 
 PAINTED = (template() - template().mean(0)) * 0.66
@@ -88,17 +89,17 @@ def save_outputs(path: Path, sizes: list[int]) -> Path:
 
 
 def test_what_is_no_detector_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DetectorError, match="no such file"):
+    with pytest.raises(ModelError, match="no such file"):
         open_detector(tmp_path / "absent.onnx")
     (tmp_path / "text.onnx").write_text("not a model")
-    with pytest.raises(DetectorError, match=r"text\.onnx: onnxruntime cannot open it"):
+    with pytest.raises(ModelError, match=r"text\.onnx: onnxruntime cannot open it"):
         open_detector(tmp_path / "text.onnx")
-    with pytest.raises(DetectorError, match=r"neither SCRFD with five landmarks .* its outputs are o0"):
+    with pytest.raises(ModelError, match=r"neither SCRFD with five landmarks .* its outputs are o0"):
         open_detector(save_outputs(tmp_path / "embedder.onnx", [128]))
-    with pytest.raises(DetectorError, match="SCRFD without landmarks"):
+    with pytest.raises(ModelError, match="SCRFD without landmarks"):
         open_detector(save_outputs(tmp_path / "boxes.onnx", [1, 1, 1, 4, 4, 4]))
     pretender = open_detector(save_outputs(tmp_path / "pretender.onnx", [1, 1, 1, 4, 4, 4, 10, 10, 10]))
-    with pytest.raises(DetectorError, match="no whole number of anchors"):
+    with pytest.raises(ModelError, match="no whole number of anchors"):
         pretender.detect(paint(), 0.5, 128)
 
 

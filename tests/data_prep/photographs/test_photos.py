@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep.photographs.photos import PhotoError, decode_photo, find_photos
-from facekd.images.decoding import ImageError
+from data_prep.photographs.photos import decode_photo, find_photos
+from facekd.errors import DataError, ImageError
 
 ORIENTATION = 0x0112
 
@@ -125,8 +125,8 @@ def test_folders_are_searched_and_loops_of_links_end(tmp_path: Path) -> None:
 
 
 def test_folders_without_photographs(tmp_path: Path) -> None:
-    with pytest.raises(PhotoError, match="no such folder"):
+    with pytest.raises(DataError, match="no such folder"):
         find_photos(tmp_path / "absent")
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(PhotoError, match="holds no photographs"):
+    with pytest.raises(DataError, match="holds no photographs"):
         find_photos(tmp_path)

@@ -16,10 +16,10 @@ import pytest
 
 from evaluation.evaluate_ijbc import main
 from evaluation.ijb import face_embeddings as module
-from evaluation.ijb.face_embeddings import FaceEmbeddingError, FaceEmbeddings, Share
+from evaluation.ijb.face_embeddings import FaceEmbeddings, Share
 from evaluation.ijb.protocol import load_protocol
 from facekd.embedder import open_embedder
-from facekd.errors import run_verb
+from facekd.errors import DataError, run_verb
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
 from tests.evaluation.conftest import quarters
@@ -133,7 +133,7 @@ def test_half_precision_that_would_overflow_is_refused(root, embedder, tmp_path,
     embeddings = FaceEmbeddings(tmp_path / "cache", embedder, protocol, False, "float16")
     embeddings.prepare()
     monkeypatch.setattr(type(embedder), "embed", lambda self, images: np.full((len(images), 12), 1e5, np.float32))
-    with pytest.raises(FaceEmbeddingError, match=r"1\.jpg holds 1e\+05.*--embedding-dtype float32"):
+    with pytest.raises(DataError, match=r"1\.jpg holds 1e\+05.*--embedding-dtype float32"):
         embeddings.fill(wanted(protocol))
 
 

@@ -6,17 +6,10 @@ import numpy as np
 import pytest
 
 from evaluation.ijb import pooling as module
-from evaluation.ijb.embedding_rows import EmbeddingRowsError, NpyRows
-from evaluation.ijb.pooling import (
-    PRESETS,
-    Faces,
-    Pooling,
-    TemplateError,
-    UselessEmbeddingsError,
-    all_poolings,
-    pool_templates,
-)
+from evaluation.ijb.embedding_rows import NpyRows
+from evaluation.ijb.pooling import PRESETS, Faces, Pooling, UselessEmbeddingsError, all_poolings, pool_templates
 from evaluation.ijb.protocol import load_protocol
+from facekd.errors import DataError, InputError
 from tests.evaluation.ijb_layout import Layout, make_layout, naive_templates
 
 
@@ -94,14 +87,14 @@ def test_half_precision_that_overflowed_is_noticed(tmp_path):
 def test_a_template_without_direction_is_named(tmp_path):
     layout = make_layout(6)
     layout.scores = [0.0 if template == layout.templates[0] else 1.0 for template in layout.templates]
-    with pytest.raises(TemplateError, match=f"template {layout.templates[0]}.*detector score 0"):
+    with pytest.raises(InputError, match=f"template {layout.templates[0]}.*detector score 0"):
         pool(layout, tmp_path, [Pooling()])
 
 
 def test_flip_without_mirrored_embeddings_is_refused(tmp_path):
     np.save(tmp_path / "plain.npy", np.ones((2, 4), np.float32))
     faces = Faces(np.arange(2), np.arange(2), np.arange(2), np.ones(2))
-    with pytest.raises(TemplateError, match="--no-flip-augment"):
+    with pytest.raises(InputError, match="--no-flip-augment"):
         pool_templates(NpyRows(tmp_path / "plain.npy"), faces, np.arange(2), [Pooling()])
 
 
@@ -117,7 +110,7 @@ def test_halves_that_agree_are_mirror_images(tmp_path, capsys):
     assert (plain.has_flipped, plain.embedding_size) == (False, 32)
     assert "taken as an image and its mirror image, 32 values each" in capsys.readouterr().err
     np.save(tmp_path / "unclear.npy", np.hstack([one, 0.2 * one + generator.standard_normal((500, 32))]))
-    with pytest.raises(EmbeddingRowsError, match="--embeddings-flipped or --no-embeddings-flipped"):
+    with pytest.raises(DataError, match="--embeddings-flipped or --no-embeddings-flipped"):
         NpyRows(tmp_path / "unclear.npy", holds_flipped=None)
 
 
@@ -142,5 +135,5 @@ def test_a_file_that_holds_no_such_embeddings_is_refused(tmp_path, content, mess
         path.write_bytes(content)
     else:
         np.save(path, content)
-    with pytest.raises(EmbeddingRowsError, match=message):
+    with pytest.raises(DataError, match=message):
         NpyRows(path, num_rows=3)

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.ijb import text_files as ijb_text
-from evaluation.ijb.protocol import ProtocolError, load_protocol
+from evaluation.ijb.protocol import load_protocol
 from evaluation.ijb.text_files import read_named_numbers, read_pairs, read_template_subjects
+from facekd.errors import DataError
 from tests.evaluation.ijb_layout import make_layout
 
 ID = st.one_of(st.sampled_from([5, 55, 12_345_678]), st.integers(0, 200_000), st.integers(0, 10**9 + 7))
@@ -61,7 +62,7 @@ def test_a_broken_line_of_pairs_is_named(tmp_path, line, monkeypatch):
     monkeypatch.setattr(ijb_text, "BYTES_AT_ONCE", 16)
     path = tmp_path / "pairs.txt"
     path.write_text("10 20 1\n11 21 0\n12 22 0\n13 23 0\n" + line + "\n1 2 0\n")
-    with pytest.raises(ProtocolError, match=r"pairs\.txt, line 5: expected"):
+    with pytest.raises(DataError, match=r"pairs\.txt, line 5: expected"):
         read_pairs(path)
 
 
@@ -70,7 +71,7 @@ def test_empty_files_are_refused(tmp_path, text):
     path = tmp_path / "x.txt"
     path.write_text(text)
     for read in (read_pairs, lambda path: read_named_numbers(path, 2, np.int64), read_template_subjects):
-        with pytest.raises(ProtocolError, match=r"empty|no rows"):
+        with pytest.raises(DataError, match=r"empty|no rows"):
             read(path)
 
 
@@ -87,7 +88,7 @@ def test_empty_files_are_refused(tmp_path, text):
 def test_a_broken_named_line_is_named(tmp_path, line, dtype):
     path = tmp_path / "x.txt"
     path.write_text(f"a.jpg 1 2\n{line}\nc.jpg 3 4\n")
-    with pytest.raises(ProtocolError, match=r"x\.txt, line 2"):
+    with pytest.raises(DataError, match=r"x\.txt, line 2"):
         read_named_numbers(path, 2, dtype)
 
 
@@ -97,7 +98,7 @@ def test_columns_of_1n_files_are_found_by_name(tmp_path):
     templates, subjects = read_template_subjects(path)
     assert templates.tolist() == [3, 4] and subjects.tolist() == [7, 8]
     path.write_text("A,B\n3,7\nx,8\n")
-    with pytest.raises(ProtocolError, match="line 3"):
+    with pytest.raises(DataError, match="line 3"):
         read_template_subjects(path)
 
 
@@ -173,21 +174,21 @@ def test_a_read_only_set_is_kept_in_the_users_cache(tmp_path, monkeypatch):
 
 def test_what_is_missing_is_said(tmp_path):
     root = make_layout(0).write(tmp_path / "release" / "IJBC")
-    with pytest.raises(ProtocolError, match=r"it is in .*IJBC, give that"):
+    with pytest.raises(DataError, match=r"it is in .*IJBC, give that"):
         load_protocol(root.parent)
-    with pytest.raises(ProtocolError, match="no such folder"):
+    with pytest.raises(DataError, match="no such folder"):
         load_protocol(tmp_path / "nowhere")
-    with pytest.raises(ProtocolError, match="--target IJBC"):
+    with pytest.raises(DataError, match="--target IJBC"):
         load_protocol(root, "IJBB")
     (root / "meta" / "ijbc_1N_gallery_G2.csv").unlink()
-    with pytest.raises(ProtocolError, match="gallery_G2"):
+    with pytest.raises(DataError, match="gallery_G2"):
         load_protocol(root)
 
 
 def test_a_template_of_two_subjects_is_refused(tmp_path):
     layout = make_layout(0)
     layout.probes.append((layout.probes[0][0], 99_999))
-    with pytest.raises(ProtocolError, match=f"template {layout.probes[0][0]} is given to subject"):
+    with pytest.raises(DataError, match=f"template {layout.probes[0][0]} is given to subject"):
         load_protocol(layout.write(tmp_path))
 
 

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.ijb import text_files as ijb_text
-from evaluation.ijb.text_files import ProtocolError, read_named_numbers, read_template_subjects
+from evaluation.ijb.text_files import read_named_numbers, read_template_subjects
+from facekd.errors import DataError
 
 NAMES = st.sampled_from(["1.jpg", "12345678.png", "a/b-c.jpg", "two.dots.jpg", "none", "x" * 70 + ".jpg", "é.jpg"])
 DECIMALS = st.one_of(
@@ -66,7 +67,7 @@ def test_the_odd_line_is_named_by_number(tmp_path, monkeypatch, odd):
     lines = [f"{line}.jpg {line}.25 0.5" for line in range(40)]
     lines[30] = odd
     path.write_text("\n".join(lines))
-    with pytest.raises(ProtocolError, match=r"points.txt, line 31: expected a name and 2 numbers"):
+    with pytest.raises(DataError, match=r"points.txt, line 31: expected a name and 2 numbers"):
         read_named_numbers(path, 2, np.float64)
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from evaluation.sets.embedding_cache import cosine_scores, embed_images, embed_pair_set
-from evaluation.sets.pair_set import PairSetError, load_pair_set
-from facekd.data.pair_packs.pair_pack import PairPackError, write_pair_pack
+from evaluation.sets.pair_set import load_pair_set
+from facekd.data.pair_packs.pair_pack import write_pair_pack
+from facekd.errors import DataError
 from facekd.images.preprocessing import Preprocessing
 from tests.evaluation.conftest import make_pack, quarters
 
@@ -77,7 +78,7 @@ def test_an_odd_size_behind_a_repeated_image_is_named(tmp_path, pack):
     images = list(load_pair_set(pack).images)
     odd = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
     write_pair_pack(tmp_path / "odd.bin", [images[0], images[0], images[1], odd], [True, False])
-    with pytest.raises(PairPackError, match=r"image 3 \(pair 1\) is 8x8 pixels"):
+    with pytest.raises(DataError, match=r"image 3 \(pair 1\) is 8x8 pixels"):
         embed_pair_set(CountingEmbedder(), load_pair_set(tmp_path / "odd.bin", folds=2), False)
 
 
@@ -126,5 +127,5 @@ def test_cosines_are_those_of_each_pair(pack):
 def test_an_embedding_without_direction_is_refused_naming_its_pair(pack, value, found):
     embeddings = np.ones((80, 12), np.float32)
     embeddings[[31, 50]] = value
-    with pytest.raises(PairSetError, match=rf"2 of 80 images .* image 31 \(pair 15\), is {found}"):
+    with pytest.raises(DataError, match=rf"2 of 80 images .* image 31 \(pair 15\), is {found}"):
         cosine_scores(embeddings, load_pair_set(pack))

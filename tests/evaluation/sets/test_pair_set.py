@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.sets.pair_set import PairSetError, load_pair_set
-from facekd.data.pair_packs.pair_pack import PairPackError, write_pair_pack
+from evaluation.sets.pair_set import load_pair_set
+from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.data.pair_packs.reading import read_pair_pack
-from facekd.verification import VerificationError
+from facekd.errors import DataError, InputError
 
 
 def test_a_pack_becomes_a_pair_set(pack):
@@ -50,12 +50,12 @@ def test_subjects_shared_between_folds_are_counted(tmp_path, pack):
 def test_names_of_another_pack_are_refused_naming_the_line(pack, change, message):
     names = pack.with_suffix(".txt")
     names.write_text("\n".join(change(names.read_text().splitlines())))
-    with pytest.raises(PairSetError, match=message):
+    with pytest.raises(DataError, match=message):
         load_pair_set(pack, names=names)
 
 
 def test_names_that_are_no_text_are_refused(pack):
-    with pytest.raises(PairSetError, match="is not text"):
+    with pytest.raises(DataError, match="is not text"):
         load_pair_set(pack, names=pack)
 
 
@@ -63,16 +63,16 @@ def test_names_that_are_no_text_are_refused(pack):
 def test_a_pack_of_one_kind_is_refused(tmp_path, pack, value, present):
     path = tmp_path / "one_kind.bin"
     write_pair_pack(path, read_pair_pack(pack).images, np.full(40, value))
-    with pytest.raises(PairSetError, match=f"all 40 pairs are {present}"):
+    with pytest.raises(DataError, match=f"all 40 pairs are {present}"):
         load_pair_set(path)
 
 
 def test_more_folds_than_pairs_and_a_damaged_pack_are_refused(tmp_path, pack):
-    with pytest.raises(VerificationError, match="between 2 and the 40 pairs"):
+    with pytest.raises(InputError, match="between 2 and the 40 pairs"):
         load_pair_set(pack, folds=41)
     damaged = tmp_path / "damaged.bin"
     damaged.write_bytes(pack.read_bytes()[:-100])
-    with pytest.raises(PairPackError, match=r"damaged\.bin"):
+    with pytest.raises(DataError, match=r"damaged\.bin"):
         load_pair_set(damaged)
 
 
@@ -85,5 +85,5 @@ def test_lfw_folds_share_no_subject(real_data):
 
 
 def test_the_small_pack_of_insightface_has_genuine_pairs_only(real_data):
-    with pytest.raises(PairSetError, match="all 10 pairs are genuine"):
+    with pytest.raises(DataError, match="all 10 pairs are genuine"):
         load_pair_set(real_data("lfw_pairs/small_lfw.bin"), folds=2)

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from facekd.backbones import Backbone, BackboneError
+from facekd.backbones import Backbone
 from facekd.backbones.building import BACKBONES, build_backbone, fixed_embedding_size
+from facekd.errors import ModelError
 
 # One backbone of each family, thin and small enough to run by the dozen.
 SMALL = [
@@ -229,7 +230,7 @@ def test_a_few_steps_separate_patterns_and_generalise_to_noise_not_seen(name, wi
 @pytest.mark.parametrize("name", ["mobilefacenet", "iresnet18"])
 def test_other_images_are_refused(name, shape, dtype, words):
     backbone = build_backbone(name, embedding_size=16, image_size=64, width=0.125)
-    with pytest.raises(BackboneError, match=words):
+    with pytest.raises(ModelError, match=words):
         backbone(torch.zeros(shape, dtype=dtype))
 
 
@@ -250,5 +251,5 @@ def test_other_images_are_refused(name, shape, dtype, words):
     ],
 )
 def test_impossible_backbones_are_refused_by_key(arguments, words):
-    with pytest.raises(BackboneError, match=words):
+    with pytest.raises(ModelError, match=words):
         build_backbone(**({"name": "mobilefacenet"} | arguments))

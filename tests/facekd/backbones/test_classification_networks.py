@@ -9,8 +9,9 @@ import torch
 import torchvision
 from torch import nn
 
-from facekd.backbones import BackboneError, count_parameters
+from facekd.backbones import count_parameters
 from facekd.backbones.building import build_backbone, fixed_embedding_size
+from facekd.errors import ModelError
 from facekd.head.classifier import LinearClassifier
 
 # With a linear classifier of 100 classes: 1.23 M, 7.43 M, 0.28 M, 0.86 M, 0.70 M and 2.26 M are published; the digits
@@ -96,5 +97,5 @@ def test_a_torchvision_network_without_its_classifier(name: str) -> None:
     ],
 )
 def test_what_such_a_network_cannot_be(name: str, arguments: dict, message: str) -> None:
-    with pytest.raises(BackboneError, match=message):
+    with pytest.raises(ModelError, match=message):
         build_backbone(name, **{"image_size": 32, **arguments})

@@ -13,9 +13,9 @@ import torch
 
 from facekd.backbones.building import build_backbone
 from facekd.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from facekd.checkpoints.contents import CheckpointError
 from facekd.checkpoints.models import load_backbone, load_weights
 from facekd.checkpoints.run_folder import checkpoint_path, keep_last, list_checkpoints
+from facekd.errors import CheckpointError
 from facekd.training.resume import delete_leftovers
 from facekd.utils.files import atomic_path
 

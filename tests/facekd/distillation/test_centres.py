@@ -10,10 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facekd.distillation import DistillationError, adadistill, adadistill_centres, arcdistill
+from facekd.distillation import adadistill, adadistill_centres, arcdistill
+from facekd.errors import InputError
 from facekd.head.classifier import MarginClassifier
 from facekd.head.config import HeadConfig
-from facekd.margins import MarginError, arcface, cosface, no_margin
+from facekd.margins import arcface, cosface, no_margin
 
 LABELS = torch.tensor([3, 0, 3, 5, 1, 3])
 
@@ -164,19 +165,17 @@ def test_rows_have_the_dtype_of_the_centres():
 
 def test_sizes_and_labels_are_checked():
     student, teacher, centres = batch()
-    with pytest.raises(
-        DistillationError, match=r"has 3 values and the teacher's class centres 4.*projection \(3 to 4\)"
-    ):
+    with pytest.raises(InputError, match=r"has 3 values and the teacher's class centres 4.*projection \(3 to 4\)"):
         arcdistill(student[:, :3], LABELS, centres)
-    with pytest.raises(DistillationError, match=r"loss.adadistill.*projection \(3 to 4\)"):
+    with pytest.raises(InputError, match=r"loss.adadistill.*projection \(3 to 4\)"):
         adadistill(student[:, :3], teacher, LABELS, centres)
-    with pytest.raises(DistillationError, match=r"class centres of shape \(C, D\)"):
+    with pytest.raises(InputError, match=r"class centres of shape \(C, D\)"):
         arcdistill(student, LABELS, centres[0])
-    with pytest.raises(DistillationError, match="5 labels for 6"):
+    with pytest.raises(InputError, match="5 labels for 6"):
         adadistill(student, teacher, LABELS[:5], centres)
     for loss in (
         lambda labels: arcdistill(student, labels, centres),
         lambda labels: adadistill_centres(student, teacher, labels, centres),
     ):
-        with pytest.raises(MarginError, match=r"label 7 .* outside \[0, 7\)"):
+        with pytest.raises(InputError, match=r"label 7 .* outside \[0, 7\)"):
             loss(LABELS + 2)

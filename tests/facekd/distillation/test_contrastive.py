@@ -9,7 +9,8 @@ import math
 import pytest
 import torch
 
-from facekd.distillation import ContrastiveDistillation, DistillationError, contrastive_loss
+from facekd.distillation import ContrastiveDistillation, contrastive_loss
+from facekd.errors import InputError
 
 LABELS = torch.tensor([4, 4, 9, 4, 2, 9, 9, 2, 4, 4, 2, 9])  # of 12 images, neither sorted nor dense
 INDICES = torch.tensor([7, 0, 5, 11])
@@ -271,23 +272,23 @@ def test_two_halves_with_gathered_rows_are_the_whole_batch():
     ],
 )
 def test_settings_are_checked(settings, message):
-    with pytest.raises(DistillationError, match=message):
+    with pytest.raises(InputError, match=message):
         build(**settings)
 
 
 def test_a_batch_is_checked():
     module, (student, teacher) = build(), embeddings()
-    with pytest.raises(DistillationError, match=r"student embeddings have 4 values, but CRD was built for 5"):
+    with pytest.raises(InputError, match=r"student embeddings have 4 values, but CRD was built for 5"):
         module(student[:, :4], teacher, INDICES)
-    with pytest.raises(DistillationError, match=r"image index 12 is outside \[0, 12\)"):
+    with pytest.raises(InputError, match=r"image index 12 is outside \[0, 12\)"):
         module(student, teacher, INDICES + 1)
-    with pytest.raises(DistillationError, match=r"image index -1 is outside \[0, 12\)"):
+    with pytest.raises(InputError, match=r"image index -1 is outside \[0, 12\)"):
         module.check_indices(INDICES - 1)
-    with pytest.raises(DistillationError, match="indices as int64"):
+    with pytest.raises(InputError, match="indices as int64"):
         module(student, teacher, INDICES[:3])
-    with pytest.raises(DistillationError, match="positions as int64"):
+    with pytest.raises(InputError, match="positions as int64"):
         module(student, teacher, INDICES, torch.arange(4.0))
-    with pytest.raises(DistillationError, match="contrasts images"):
+    with pytest.raises(InputError, match="contrasts images"):
         ContrastiveDistillation(5, 3, 1)
-    with pytest.raises(DistillationError, match="contrastive_loss needs"):
+    with pytest.raises(InputError, match="contrastive_loss needs"):
         contrastive_loss(torch.zeros(3), torch.zeros(4, 2), 10)

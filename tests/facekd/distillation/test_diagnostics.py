@@ -8,12 +8,8 @@ import statistics
 import pytest
 import torch
 
-from facekd.distillation import (
-    DistillationError,
-    compare_classifiers,
-    embedding_similarity,
-    relation_similarity,
-)
+from facekd.distillation import compare_classifiers, embedding_similarity, relation_similarity
+from facekd.errors import InputError
 
 
 def random_rows(seed, rows=6, size=4):
@@ -52,9 +48,9 @@ def test_a_head_against_itself_and_without_biases():
 
 
 def test_heads_of_other_shapes_are_refused():
-    with pytest.raises(DistillationError, match="row by row"):
+    with pytest.raises(InputError, match="row by row"):
         compare_classifiers(random_rows(0), random_rows(0, rows=5))
-    with pytest.raises(DistillationError, match="for 6 classes"):
+    with pytest.raises(InputError, match="for 6 classes"):
         compare_classifiers(random_rows(0), random_rows(1), torch.zeros(6), torch.zeros(5))
 
 
@@ -62,7 +58,7 @@ def test_embedding_similarity_is_the_cosine_of_each_image():
     student, teacher = random_rows(0), random_rows(1)
     expected = [cosine(a, b) for a, b in zip(student.tolist(), teacher.tolist(), strict=True)]
     assert embedding_similarity(student, teacher).tolist() == pytest.approx(expected, abs=1e-12)
-    with pytest.raises(DistillationError, match=r"projection \(3 to 4\)"):
+    with pytest.raises(InputError, match=r"projection \(3 to 4\)"):
         embedding_similarity(student[:, :3], teacher)
 
 
@@ -89,5 +85,5 @@ def test_relation_similarity_sees_through_a_rotation_into_more_dimensions():
 def test_relation_similarity_of_a_collapsed_side_is_0_and_of_one_image_refused():
     student = random_rows(0)
     assert relation_similarity(student, torch.ones(6, 2)) == 0
-    with pytest.raises(DistillationError, match="2 or more"):
+    with pytest.raises(InputError, match="2 or more"):
         relation_similarity(student[:1], student[:1])

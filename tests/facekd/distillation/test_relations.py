@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facekd.distillation import DistillationError, relations, rkd_angle, rkd_distance, sp
+from facekd.distillation import relations, rkd_angle, rkd_distance, sp
+from facekd.errors import InputError
 
 RELATIONS = [rkd_distance, rkd_angle, sp]
 SEEDS = st.integers(0, 2**31)
@@ -130,5 +131,5 @@ def test_sp_holds_for_long_embeddings_in_float32():
 def test_too_few_images_are_refused(loss, least):
     student, teacher = random_pair(batch=least)
     loss(student, teacher)
-    with pytest.raises(DistillationError, match=f"loss.{loss.__name__}.*needs {least} or more.*raise the batch size"):
+    with pytest.raises(InputError, match=f"loss.{loss.__name__}.*needs {least} or more.*raise the batch size"):
         loss(student[1:], teacher[1:])

@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 
-from facekd.distillation import DistillationError, LossWeights
+from facekd.distillation import LossWeights
+from facekd.errors import InputError
 
 NAMES = [field.name for field in dataclasses.fields(LossWeights) if field.name != "temperature"]
 
@@ -16,18 +17,18 @@ NAMES = [field.name for field in dataclasses.fields(LossWeights) if field.name !
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
 def test_a_weight_that_is_negative_or_not_finite_is_refused_by_its_key(name, weight):
-    with pytest.raises(DistillationError, match=rf"^loss\.{name} = "):
+    with pytest.raises(InputError, match=rf"^loss\.{name} = "):
         LossWeights(**{name: weight})
 
 
 def test_weights_that_sum_to_nothing_are_refused():
-    with pytest.raises(DistillationError, match=r"loss\.\* are 0.*loss\.ce, loss\.kl"):
+    with pytest.raises(InputError, match=r"loss\.\* are 0.*loss\.ce, loss\.kl"):
         LossWeights(ce=0)
 
 
 @pytest.mark.parametrize("temperature", [0, -4, math.nan, math.inf])
 def test_a_temperature_that_is_not_positive_is_refused(temperature):
-    with pytest.raises(DistillationError, match=r"^loss\.temperature = "):
+    with pytest.raises(InputError, match=r"^loss\.temperature = "):
         LossWeights(temperature=temperature)
 
 
@@ -50,7 +51,7 @@ def test_the_weighted_sum_leaves_out_what_has_no_weight():
 
 
 def test_a_loss_that_was_not_computed_is_an_error():
-    with pytest.raises(DistillationError, match=r"loss\.kl, loss\.crd"):
+    with pytest.raises(InputError, match=r"loss\.kl, loss\.crd"):
         LossWeights(kl=1, crd=1).combine({"ce": torch.tensor(1.0)})
 
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from facekd.backbones.building import build_backbone
 from facekd.checkpoints.checkpoint import save_checkpoint
-from facekd.embedder import Embedder, EmbedderError, Preprocessing, TorchEmbedder, embed_with_flip, open_embedder
+from facekd.embedder import Embedder, Preprocessing, TorchEmbedder, embed_with_flip, open_embedder
+from facekd.errors import ModelError
 
 BACKBONE = {"name": "mobilefacenet", "embedding_size": 16, "image_size": 32, "width": 0.25, "dropout": 0.0}
 IMAGENET = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
@@ -129,14 +130,14 @@ def test_fingerprint_follows_the_weights_as_they_are_now() -> None:
 
 def test_modules_that_do_not_embed_are_refused() -> None:
     preprocessing = Preprocessing(image_size=16)
-    with pytest.raises(EmbedderError, match=r"returns shape \(1, 3, 16, 16\) for 1 images"):
+    with pytest.raises(ModelError, match=r"returns shape \(1, 3, 16, 16\) for 1 images"):
         TorchEmbedder(nn.Identity(), preprocessing)
     module = make_module()
     with torch.no_grad():
         module[5].weight[2, 0] = torch.nan
-    with pytest.raises(EmbedderError, match="4 of 4 embeddings are not finite"):
+    with pytest.raises(ModelError, match="4 of 4 embeddings are not finite"):
         TorchEmbedder(module, preprocessing).embed(make_images(4))
-    with pytest.raises(EmbedderError, match="images are 8 x 8, the model takes 16 x 16"):
+    with pytest.raises(ModelError, match="images are 8 x 8, the model takes 16 x 16"):
         TorchEmbedder(make_module(), preprocessing).embed(make_images(4, size=8))
 
 
@@ -175,19 +176,19 @@ def test_flags_override_a_checkpoint_where_they_can(run_folder: Path) -> None:
     assert embedder.preprocessing == Preprocessing(IMAGENET["mean"], 128, "rgb", 32)  # type: ignore[arg-type]
     assert embedder.normalized
     assert open_embedder(run_folder, image_size=32).preprocessing.image_size == 32
-    with pytest.raises(EmbedderError, match="takes images of 32 pixels; image_size 112 cannot be"):
+    with pytest.raises(ModelError, match="takes images of 32 pixels; image_size 112 cannot be"):
         open_embedder(run_folder, image_size=112)
-    with pytest.raises(EmbedderError, match="is a checkpoint, which takes no option 'threads'"):
+    with pytest.raises(ModelError, match="is a checkpoint, which takes no option 'threads'"):
         open_embedder(run_folder, threads=2)
 
 
 def test_files_that_are_no_model(tmp_path: Path) -> None:
-    with pytest.raises(EmbedderError, match=r"absent\.onnx: no such file"):
+    with pytest.raises(ModelError, match=r"absent\.onnx: no such file"):
         open_embedder(tmp_path / "absent.onnx")
     text = tmp_path / "notes.txt"
     text.write_text("hello")
-    with pytest.raises(EmbedderError, match="neither an ONNX file nor a checkpoint"):
+    with pytest.raises(ModelError, match="neither an ONNX file nor a checkpoint"):
         open_embedder(text)
     text.write_text("")
-    with pytest.raises(EmbedderError, match=r"notes\.txt: is empty"):
+    with pytest.raises(ModelError, match=r"notes\.txt: is empty"):
         open_embedder(text)

@@ -15,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from facekd.data.pair_packs.pair_pack import decode_images
 from facekd.data.pair_packs.reading import read_pair_pack
-from facekd.embedder import Embedder, EmbedderError, OnnxEmbedder, Preprocessing, embed_with_flip, open_embedder
+from facekd.embedder import Embedder, OnnxEmbedder, Preprocessing, embed_with_flip, open_embedder
+from facekd.errors import ModelError
 
 SIZE = 8
 WEIGHT = np.random.default_rng(3).normal(size=(3, 5)).astype(np.float32)
@@ -200,7 +201,7 @@ def test_preprocessing_that_cannot_be_is_refused(
     tmp_path: Path, options: dict[str, Any], metadata: dict[str, str], message: str
 ) -> None:
     path = write_model(tmp_path / "m.onnx", metadata=metadata)
-    with pytest.raises(EmbedderError, match=message.replace("(", r"\(").replace("[", r"\[")):
+    with pytest.raises(ModelError, match=message.replace("(", r"\(").replace("[", r"\[")):
         OnnxEmbedder(path, **options)
 
 
@@ -211,7 +212,7 @@ def test_a_bad_record_does_not_stand_in_the_way_of_a_flag(tmp_path: Path) -> Non
 
 def test_image_size_of_a_model_that_takes_any(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.onnx", size="side")
-    with pytest.raises(EmbedderError, match="give image_size"):
+    with pytest.raises(ModelError, match="give image_size"):
         OnnxEmbedder(path)
     assert OnnxEmbedder(path, image_size=6).embed(make_images(2, size=6)).shape == (2, 5)
 
@@ -221,7 +222,7 @@ def test_images_are_resized_only_on_request(tmp_path: Path) -> None:
     # Each pixel repeated twice: averaged back to the original, exactly.
     small = make_images(3)
     large = small.repeat(2, axis=1).repeat(2, axis=2)
-    with pytest.raises(EmbedderError, match="images are 16 x 16, the model takes 8 x 8"):
+    with pytest.raises(ModelError, match="images are 16 x 16, the model takes 8 x 8"):
         OnnxEmbedder(path).embed(large)
     resizing = OnnxEmbedder(path, resize=True)
     np.testing.assert_array_equal(resizing.embed(large), resizing.embed(small))
@@ -234,13 +235,13 @@ def test_images_are_resized_only_on_request(tmp_path: Path) -> None:
     ids=["float", "one image", "channels first", "gray"],
 )
 def test_arrays_that_are_not_images_are_refused(tmp_path: Path, images: np.ndarray) -> None:
-    with pytest.raises(EmbedderError, match=r"expected uint8 RGB images \(B, 8, 8, 3\)"):
+    with pytest.raises(ModelError, match=r"expected uint8 RGB images \(B, 8, 8, 3\)"):
         OnnxEmbedder(write_model(tmp_path / "m.onnx")).embed(images)
 
 
 def test_a_model_of_several_outputs_wants_a_choice(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.onnx", more_outputs=True)
-    with pytest.raises(EmbedderError, match=r"has 2 outputs .*fc1.*norm.*output=NAME"):
+    with pytest.raises(ModelError, match=r"has 2 outputs .*fc1.*norm.*output=NAME"):
         OnnxEmbedder(path)
     assert open_embedder(path, output="fc1").embed(make_images(4)).shape == (4, 5)
     assert open_embedder(path, output="norm").embed(make_images(4)).shape == (4, 1)
@@ -252,7 +253,7 @@ def test_an_undeclared_embedding_size_is_asked_of_the_graph(tmp_path: Path) -> N
 
 def test_a_batch_fixed_inside_the_graph_is_explained_and_batch_size_1_works(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.onnx", flatten=(1, 3))
-    with pytest.raises(EmbedderError, match="open it with batch_size=1"):
+    with pytest.raises(ModelError, match="open it with batch_size=1"):
         OnnxEmbedder(path).embed(make_images(2))
     one_by_one = OnnxEmbedder(path, batch_size=1).embed(make_images(2))
     np.testing.assert_allclose(one_by_one, expected_embedding(make_images(2), 127.5, 127.5), rtol=1e-4, atol=1e-4)
@@ -265,7 +266,7 @@ def test_embeddings_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     images = np.full((3, SIZE, SIZE, 3), 200, np.uint8)
     assert np.isfinite(embedder.embed(images)).all()
     images[1] = 0
-    with pytest.raises(EmbedderError, match="1 of 3 embeddings are not finite, the first is that of image 1"):
+    with pytest.raises(ModelError, match="1 of 3 embeddings are not finite, the first is that of image 1"):
         embedder.embed(images)
 
 
@@ -281,14 +282,14 @@ def test_embeddings_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 def test_files_that_are_no_onnx_model(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
-    with pytest.raises(EmbedderError, match=message):
+    with pytest.raises(ModelError, match=message):
         OnnxEmbedder(path)
 
 
 def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.onnx")
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(EmbedderError, match=r"m\.onnx: onnxruntime cannot open it"):
+    with pytest.raises(ModelError, match=r"m\.onnx: onnxruntime cannot open it"):
         OnnxEmbedder(path)
 
 
@@ -304,11 +305,11 @@ def test_input_shapes_that_are_not_images_are_refused(tmp_path: Path) -> None:
         (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
         return tmp_path / "m.onnx"
 
-    with pytest.raises(EmbedderError, match=r"expected \(batch, 3, size, size\)"):
+    with pytest.raises(ModelError, match=r"expected \(batch, 3, size, size\)"):
         OnnxEmbedder(write(["n", 512]))
-    with pytest.raises(EmbedderError, match="112 x 96; only square"):
+    with pytest.raises(ModelError, match="112 x 96; only square"):
         OnnxEmbedder(write([1, 3, 112, 96]))
-    with pytest.raises(EmbedderError, match=r"tensor\(uint8\), expected tensor\(float\)"):
+    with pytest.raises(ModelError, match=r"tensor\(uint8\), expected tensor\(float\)"):
         OnnxEmbedder(write([1, 3, 112, 112], TensorProto.UINT8))
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from facekd.errors import TrainingError
 from facekd.experiments import command_runner as steps_module
-from facekd.experiments.command_runner import Memory, Step, StepError, as_options, run_steps
+from facekd.experiments.command_runner import Memory, Step, as_options, run_steps
 from facekd.utils.locks import sole_user_of
 
 # In place of facekd: `touch FILE`, `fail FILE`, or `wait FILE`, which leaves FILE when it is told to stop.
@@ -61,7 +62,7 @@ def test_what_is_done_is_skipped_and_what_builds_on_a_new_run_is_not(tmp_path: P
 def test_another_command_is_run_or_refused(tmp_path: Path) -> None:
     run_steps([step(tmp_path, "a")], Memory(tmp_path))
     other = Step("a", ("touch", str(tmp_path / "a"), "more"), tmp_path / "a", (), tmp_path / "log")
-    with pytest.raises(StepError, match="holds results of another kind"):
+    with pytest.raises(TrainingError, match="holds results of another kind"):
         run_steps([other], Memory(tmp_path, same_command_only=True))
     assert runs(tmp_path, "a") == [1]
     run_steps([other], Memory(tmp_path))
@@ -70,7 +71,7 @@ def test_another_command_is_run_or_refused(tmp_path: Path) -> None:
 
 def test_a_failure_stops_or_leaves_out_what_builds_on_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = [step(tmp_path, "a", what="fail"), step(tmp_path, "b", "a"), step(tmp_path, "c")]
-    with pytest.raises(StepError, match=r"'a' failed \(status 2\); the end of .*log"):
+    with pytest.raises(TrainingError, match=r"'a' failed \(status 2\); the end of .*log"):
         run_steps(steps, Memory(tmp_path))
     assert runs(tmp_path, "b", "c") == [0, 0]
     outcome = run_steps(steps, Memory(tmp_path), keep_going=True)
@@ -119,7 +120,7 @@ def test_a_stop_signal_reaches_the_running_step_and_nothing_else_starts(tmp_path
 
 def test_one_at_a_time_in_a_folder(tmp_path: Path) -> None:
     second = sole_user_of(tmp_path, "study")
-    with sole_user_of(tmp_path, "study"), pytest.raises(StepError, match="another study is at work in this folder"):
+    with sole_user_of(tmp_path, "study"), pytest.raises(TrainingError, match="another study is at work in this folder"):
         second.__enter__()
     with sole_user_of(tmp_path, "study"):
         pass
@@ -127,7 +128,7 @@ def test_one_at_a_time_in_a_folder(tmp_path: Path) -> None:
 
 def test_a_damaged_memory_is_said(tmp_path: Path) -> None:
     (tmp_path / "steps.json").write_text("[")
-    with pytest.raises(StepError, match="not a list of steps"):
+    with pytest.raises(TrainingError, match="not a list of steps"):
         Memory(tmp_path)
 
 

@@ -12,8 +12,8 @@ import yaml
 
 from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.embedder import open_embedder
+from facekd.errors import ConfigError
 from facekd.experiments.sh_kd import load_pipeline, main
-from facekd.utils.config_files import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
 

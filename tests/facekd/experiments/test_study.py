@@ -14,11 +14,11 @@ from scipy import stats
 from evaluation.measures import measure_pairs
 from facekd.cli import main
 from facekd.data.pair_packs.pair_pack import write_pair_pack
+from facekd.errors import ConfigError
 from facekd.experiments.command_runner import Memory, run_steps
 from facekd.experiments.study_file import load_study
 from facekd.experiments.study_report import tar_at
 from facekd.experiments.study_results import gather, paired_difference, student_t_quantile
-from facekd.utils.config_files import ConfigError
 
 ROOT = Path(__file__).resolve().parents[3]
 FARS = (0.1, 0.01)

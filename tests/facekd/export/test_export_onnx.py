@@ -18,11 +18,9 @@ import facekd
 from facekd.backbones.building import BACKBONES, build_backbone, fixed_embedding_size
 from facekd.backbones.torchvision_models import TORCHVISION_EMBEDDING_SIZES
 from facekd.checkpoints.checkpoint import save_checkpoint
-from facekd.checkpoints.contents import CheckpointError
 from facekd.embedder import OnnxEmbedder, Preprocessing, TorchEmbedder, open_embedder
-from facekd.errors import run_verb
+from facekd.errors import CheckpointError, ModelError, run_verb
 from facekd.export.export_onnx import export_backbone, export_checkpoint, main
-from facekd.export.onnx_graph import ExportError
 from facekd.utils.files import sha256_of_file
 
 BACKBONE = {"name": "iresnet18", "embedding_size": 16, "image_size": 32, "width": 0.125, "dropout": 0.4}
@@ -169,9 +167,7 @@ class DiffersInExport(nn.Module):
 def test_a_model_that_differs_from_torch_is_not_kept(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(b"the export of yesterday")
-    with pytest.raises(
-        ExportError, match=r"differs from torch: relative error 5\.\d\de-03 at batch \d, at most 0\.001"
-    ):
+    with pytest.raises(ModelError, match=r"differs from torch: relative error 5\.\d\de-03 at batch \d, at most 0\.001"):
         export_backbone(DiffersInExport(5e-3), Preprocessing(image_size=16), path)
     assert path.read_bytes() == b"the export of yesterday"
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
@@ -214,16 +210,16 @@ class Broken(nn.Module):
     ids=["fixed batch", "not traceable", "not finite", "another input"],
 )
 def test_backbones_that_cannot_be_exported_leave_nothing(backbone: nn.Module, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(ModelError, match=message):
         export_backbone(backbone, Preprocessing(image_size=16), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_outputs_and_checkpoints_that_cannot_be(checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"must be named \*\.onnx"):
+    with pytest.raises(ModelError, match=r"must be named \*\.onnx"):
         export_checkpoint(checkpoint, tmp_path / "model.pt")
     (tmp_path / "folder.onnx").mkdir()
-    with pytest.raises(ExportError, match=r"is a folder; name the file to write in it"):
+    with pytest.raises(ModelError, match=r"is a folder; name the file to write in it"):
         export_checkpoint(checkpoint, tmp_path / "folder.onnx")
     with pytest.raises(CheckpointError, match=r"absent\.pt: no such checkpoint"):
         export_checkpoint(tmp_path / "absent.pt", tmp_path / "model.onnx")

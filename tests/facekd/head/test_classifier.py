@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from facekd.errors import FacekdError
+from facekd.errors import ConfigError, FacekdError, InputError
 from facekd.head.classifier import LinearClassifier, MarginClassifier, build_classifier
-from facekd.head.config import HeadConfig, HeadError
-from facekd.margins import MarginError
+from facekd.head.config import HeadConfig
 
 HEADS = [
     HeadConfig(),
@@ -255,23 +254,23 @@ def test_other_heads_save_their_weight_only():
 def test_labels_of_another_data_set(config):
     classifier, embedding, labels = example(config)
     labels[3] = 6
-    with pytest.raises(MarginError, match=r"label 6 at position 3 .* 6 classes"):
+    with pytest.raises(InputError, match=r"label 6 at position 3 .* 6 classes"):
         classifier(embedding, labels)
-    with pytest.raises(MarginError, match="label 6 at position 3"):
+    with pytest.raises(InputError, match="label 6 at position 3"):
         classifier.check_labels(labels)
 
 
 @pytest.mark.parametrize("config", [HEADS[0], HEADS[-1]], ids=name_of)
 def test_embeddings_of_another_backbone(config):
     classifier, _, labels = example(config)
-    with pytest.raises(HeadError, match=r"\(10, 9\).*\(B, 8\)"):
+    with pytest.raises(ConfigError, match=r"\(10, 9\).*\(B, 8\)"):
         classifier(torch.randn(10, 9), labels)
 
 
 @pytest.mark.parametrize("sizes", [(0, 5), (5, 0), (5, -1)])
 @pytest.mark.parametrize("config", [HEADS[0], HEADS[-1]], ids=name_of)
 def test_sizes_below_one(config, sizes):
-    with pytest.raises(HeadError, match="at least 1"):
+    with pytest.raises(ConfigError, match="at least 1"):
         build_classifier(config, *sizes)
 
 
@@ -315,7 +314,7 @@ def test_combined_needs_only_what_is_not_neutral():
 
 
 def test_a_linear_configuration_is_no_margin_classifier():
-    with pytest.raises(HeadError, match="build_classifier"):
+    with pytest.raises(ConfigError, match="build_classifier"):
         MarginClassifier(4, 3, HeadConfig(kind="linear"))
 
 

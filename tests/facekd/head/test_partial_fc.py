@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from facekd.distributed import ALONE, World
+from facekd.errors import ConfigError, InputError
 from facekd.head.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
 from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import MarginClassifier, build_classifier
-from facekd.head.config import HeadConfig, HeadError
+from facekd.head.config import HeadConfig
 from facekd.head.partial_fc import draw_places, sampled_centres
-from facekd.margins import MarginError
 from facekd.training.optim import OptimizerConfig, build_optimizer, parameter_groups, set_learning_rate
 
 CPU = torch.device("cpu")
@@ -153,18 +153,18 @@ def test_a_step_that_fails_changes_nothing() -> None:
 
 def test_a_label_of_no_class_is_named() -> None:
     head = MarginClassifier(6, 40, CONFIG, ClassShards(40, ALONE))
-    with pytest.raises(MarginError, match="40"):
+    with pytest.raises(InputError, match="40"):
         chunked_losses([CrossEntropy(LazyLogits.of(head, torch.randn(2, 6)))], torch.tensor([0, 40]))
 
 
 def test_settings_without_effect_are_refused() -> None:
-    with pytest.raises(HeadError, match=r"head\.sharded"):
+    with pytest.raises(ConfigError, match=r"head\.sharded"):
         HeadConfig(sample_rate=0.5)
-    with pytest.raises(HeadError, match="outside"):
+    with pytest.raises(ConfigError, match="outside"):
         HeadConfig(sample_rate=0, sharded=True)
-    with pytest.raises(HeadError, match="no effect"):
+    with pytest.raises(ConfigError, match="no effect"):
         HeadConfig(kind="linear", sharded=True)
-    with pytest.raises(HeadError, match=r"head\.sample_rate = 0\.5 has no effect with head\.kind = 'linear'"):
+    with pytest.raises(ConfigError, match=r"head\.sample_rate = 0\.5 has no effect with head\.kind = 'linear'"):
         HeadConfig(kind="linear", sample_rate=0.5)
 
 

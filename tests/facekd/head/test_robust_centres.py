@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facekd.head.robust_centres import ClassCentreError, judge_centres, robust_centres
+from facekd.errors import InputError
+from facekd.head.robust_centres import judge_centres, robust_centres
 
 SIZE = 64
 
@@ -103,13 +104,13 @@ def test_a_fixed_threshold_is_used_as_it_is() -> None:
     # Above every cosine: the majority of each class is kept in any case.
     counts = np.bincount(labels[robust_centres(units.__getitem__, labels, 10, min_cosine=1).is_kept])
     assert counts.tolist() == [4] * 10
-    with pytest.raises(ClassCentreError, match=r"min_cosine is 1\.5"):
+    with pytest.raises(InputError, match=r"min_cosine is 1\.5"):
         robust_centres(units.__getitem__, labels, 10, min_cosine=1.5)
 
 
 def test_classes_without_images_are_named() -> None:
     units, labels, _ = make_people(4, 3)
-    with pytest.raises(ClassCentreError, match=r"2 of 6 identities have no image.*labels 4, 5"):
+    with pytest.raises(InputError, match=r"2 of 6 identities have no image.*labels 4, 5"):
         robust_centres(units.__getitem__, labels, 6)
 
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from facekd.images.augmentation import Augmentation, AugmentationError, augment
+from facekd.errors import ConfigError
+from facekd.images.augmentation import Augmentation, augment
 from facekd.images.model_input import flip_mask, to_model_input
 from tests.facekd.data.conftest import make_photo
 
@@ -166,7 +167,7 @@ def test_jpeg_leaves_an_image_that_its_own_compression_makes():
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused_by_key(settings_, message):
-    with pytest.raises(AugmentationError, match=message):
+    with pytest.raises(ConfigError, match=message):
         Augmentation(**settings_)
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms import v2
 
-from facekd.images.augmentation import Augmentation, AugmentationError, augment
+from facekd.errors import ConfigError
+from facekd.images.augmentation import Augmentation, augment
 from facekd.images.crops import cut_and_scale, draw_resized_crops, middle_box, shift
 from facekd.utils.randomness import uniform
 
@@ -82,9 +83,9 @@ def test_the_middle_is_that_of_resize_and_center_crop(height: int, width: int) -
 
 
 def test_crops_that_exclude_each_other_are_refused() -> None:
-    with pytest.raises(AugmentationError, match="choose one"):
+    with pytest.raises(ConfigError, match="choose one"):
         Augmentation(crop=0.2, pad_crop=4)
-    with pytest.raises(AugmentationError, match=r"resized_crop must be from 0 to 1"):
+    with pytest.raises(ConfigError, match=r"resized_crop must be from 0 to 1"):
         Augmentation(resized_crop=1.5)
     assert Augmentation(pad_crop=4).changes_pixels
     assert Augmentation(resized_crop=0.08).changes_pixels

@@ -17,8 +17,8 @@ import torch
 
 from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.embedder import Embedder, Preprocessing, embed_with_flip
-from facekd.errors import run_verb
-from facekd.teacher.cache import TeacherCache, TeacherCacheError, open_teacher_cache, write_teacher_cache
+from facekd.errors import TeacherError, run_verb
+from facekd.teacher.cache import TeacherCache, open_teacher_cache, write_teacher_cache
 from facekd.teacher.cache_teacher import main
 
 SIZE, DIMENSIONS = 32, 24
@@ -100,7 +100,7 @@ def test_after_kill_9_the_rest_is_computed_and_the_file_is_the_same(tmp_path: Pa
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    with pytest.raises(TeacherCacheError, match="is not finished"):
+    with pytest.raises(TeacherError, match="is not finished"):
         open_teacher_cache(tmp_path / "cache", dataset)
     with (tmp_path / "cache.partial").open("ab") as stream:
         stream.write(b"half a row")  # what a kill in the middle of a write leaves
@@ -123,17 +123,17 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, dataset: FaceDataset) -> None
 def test_an_unfinished_cache_of_another_teacher_is_not_continued(tmp_path: Path, dataset: FaceDataset) -> None:
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "cache", Projection(stop_after=4), dataset)
-    with pytest.raises(TeacherCacheError, match=r"another teacher.*delete cache\.partial and cache\.progress"):
+    with pytest.raises(TeacherError, match=r"another teacher.*delete cache\.partial and cache\.progress"):
         write(tmp_path / "cache", Projection(seed=1), dataset)
     (tmp_path / "cache.progress").write_text("{")
-    with pytest.raises(TeacherCacheError, match=r"cache\.progress: damaged"):
+    with pytest.raises(TeacherError, match=r"cache\.progress: damaged"):
         write(tmp_path / "cache", Projection(), dataset)
 
 
 def test_two_processes_do_not_write_one_cache(tmp_path: Path, dataset: FaceDataset) -> None:
     class Meddler(Projection):
         def embed(self, images: np.ndarray) -> np.ndarray:
-            with pytest.raises(TeacherCacheError, match="another process is writing"):
+            with pytest.raises(TeacherError, match="another process is writing"):
                 write(tmp_path / "cache", Projection(), dataset)
             return super().embed(images)
 
@@ -143,9 +143,9 @@ def test_two_processes_do_not_write_one_cache(tmp_path: Path, dataset: FaceDatas
 def test_another_teacher_is_refused(tmp_path: Path, dataset: FaceDataset) -> None:
     write(tmp_path / "cache", Projection(), dataset)
     assert len(open_teacher_cache(tmp_path / "cache", dataset, Projection().fingerprint)) == len(dataset)
-    with pytest.raises(TeacherCacheError, match="cache of another teacher"):
+    with pytest.raises(TeacherError, match="cache of another teacher"):
         open_teacher_cache(tmp_path / "cache", dataset, "other")
-    with pytest.raises(TeacherCacheError, match="the weights or their use differ"):
+    with pytest.raises(TeacherError, match="the weights or their use differ"):
         write(tmp_path / "cache", Projection(seed=1), dataset)
 
 
@@ -154,7 +154,7 @@ def test_other_data_is_refused_and_said_how_it_differs(tmp_path: Path, tiny_face
     folder = tmp_path / "faces"
 
     def refused(what: str) -> None:
-        with pytest.raises(TeacherCacheError, match=f"another data set.*{what}"):
+        with pytest.raises(TeacherError, match=f"another data set.*{what}"):
             open_teacher_cache(tmp_path / "cache", open_dataset(folder, SIZE))
 
     shutil.copytree(tiny_faces, folder)
@@ -176,11 +176,11 @@ def test_the_same_data_at_another_size_is_the_same_data(tmp_path: Path, tiny_fac
 
 
 def test_embeddings_that_half_precision_cannot_hold_are_refused(tmp_path: Path, dataset: FaceDataset) -> None:
-    with pytest.raises(TeacherCacheError, match=r"image \d+ holds the value .* beyond half precision's 65,504"):
+    with pytest.raises(TeacherError, match=r"image \d+ holds the value .* beyond half precision's 65,504"):
         write(tmp_path / "cache", Projection(scale=1e4), dataset)
-    with pytest.raises(TeacherCacheError, match="too short for half precision"):
+    with pytest.raises(TeacherError, match="too short for half precision"):
         write(tmp_path / "cache", Projection(scale=1e-9), dataset)
-    with pytest.raises(TeacherCacheError, match="has no direction"):
+    with pytest.raises(TeacherError, match="has no direction"):
         write(tmp_path / "cache", Projection(scale=0), dataset)
     assert list(tmp_path.iterdir()) == []  # and nothing stands in the way of another try
 
@@ -200,9 +200,9 @@ def test_rows_of_unreadable_images_hold_those_that_stand_in(tmp_path: Path, tiny
 def test_image_numbers_are_checked(tmp_path: Path, dataset: FaceDataset) -> None:
     cache = write(tmp_path / "cache", Projection(), dataset)
     for wrong in ([0, 42], [-1]):
-        with pytest.raises(TeacherCacheError, match="there is no image"):
+        with pytest.raises(TeacherError, match="there is no image"):
             cache.lookup(wrong)
-    with pytest.raises(TeacherCacheError, match="must be whole"):
+    with pytest.raises(TeacherError, match="must be whole"):
         cache.lookup([0.5])
 
 
@@ -218,13 +218,13 @@ def test_files_that_are_not_whole_are_refused(tmp_path: Path, dataset: FaceDatas
         (whole[:-32] + b"f" * 16 + whole[-16:], "damaged: its trailer"),
     ):
         path.write_bytes(content)
-        with pytest.raises(TeacherCacheError, match=problem):
+        with pytest.raises(TeacherError, match=problem):
             open_teacher_cache(path, dataset)
     path.write_bytes(bytes(96) + whole[96:])  # the two embeddings of the first image
     cache = open_teacher_cache(path, dataset)
-    with pytest.raises(TeacherCacheError, match="no embedding at image 0"):
+    with pytest.raises(TeacherError, match="no embedding at image 0"):
         cache.lookup([0])
-    with pytest.raises(TeacherCacheError, match="no such teacher cache"):
+    with pytest.raises(TeacherError, match="no such teacher cache"):
         open_teacher_cache(tmp_path / "absent", dataset)
 
 
@@ -235,7 +235,7 @@ def test_a_cache_travels_to_another_process(tmp_path: Path, dataset: FaceDataset
     np.testing.assert_array_equal(pickle.loads(travelled).lookup([3], [True]), cache.lookup([3], [True]))
     (tmp_path / "cache").unlink()
     write(tmp_path / "cache", Projection(seed=1), dataset)
-    with pytest.raises(TeacherCacheError, match="was replaced"):
+    with pytest.raises(TeacherError, match="was replaced"):
         pickle.loads(travelled)
 
 

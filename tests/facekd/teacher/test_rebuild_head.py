@@ -14,12 +14,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from facekd.checkpoints.checkpoint import load_checkpoint
-from facekd.checkpoints.contents import CheckpointError
 from facekd.checkpoints.models import load_backbone
 from facekd.data.datasets import open_dataset
 from facekd.data.datasets.identity_map import labels_sha256
 from facekd.embedder import embed_with_flip, open_embedder
-from facekd.errors import run_verb
+from facekd.errors import CheckpointError, run_verb
 from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
 from facekd.teacher.rebuild_head import main

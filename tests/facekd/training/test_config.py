@@ -7,12 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from facekd.backbones import BackboneError
-from facekd.errors import FacekdError
-from facekd.head.config import HeadError
+from facekd.errors import ConfigError, FacekdError, ModelError
 from facekd.training.config import TrainConfig
 from facekd.training.distill_config import DistillConfig
-from facekd.utils.config_files import ConfigError, config_keys, differences, parse_config, to_plain, to_yaml
+from facekd.utils.config_files import config_keys, differences, parse_config, to_plain, to_yaml
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml"))
 
@@ -135,4 +133,4 @@ def test_keys_and_plain_values(tiny_config: Callable[..., TrainConfig]) -> None:
     keys = config_keys(TrainConfig)
     assert {"output", "data.train", "head.margin", "augmentation.flip", "schedule.lr"} <= set(keys)
     assert to_plain(tiny_config())["data"]["mean"] == [127.5, 127.5, 127.5]
-    assert issubclass(BackboneError, FacekdError) and issubclass(HeadError, FacekdError)
+    assert issubclass(ModelError, FacekdError) and issubclass(ConfigError, FacekdError)

@@ -13,20 +13,19 @@ import torch
 
 from facekd.backbones.building import build_backbone
 from facekd.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from facekd.checkpoints.contents import CheckpointError
 from facekd.checkpoints.models import load_backbone
 from facekd.data.datasets import open_dataset
 from facekd.distributed import World
 from facekd.embedder import open_embedder
+from facekd.errors import CheckpointError, ConfigError, TeacherError
 from facekd.teacher.cache import write_teacher_cache
-from facekd.teacher.teacher import DistillError
 from facekd.training.config import TrainConfig
 from facekd.training.distill import build_distiller, main
 from facekd.training.distill_config import DistillConfig
 from facekd.training.logbook import read_log
 from facekd.training.loop import train
 from facekd.training.state import build_state
-from facekd.utils.config_files import ConfigError, parse_config
+from facekd.utils.config_files import parse_config
 
 ALONE = World(0, 1, torch.device("cpu"))
 Distil = Callable[..., Path]
@@ -232,7 +231,7 @@ def test_a_teacher_without_a_classifier_is_sent_to_rebuild_head(distil: Distil, 
 def test_a_teacher_and_a_head_of_two_models_are_refused(distil: Distil, tiny_config: Any, tmp_path: Path) -> None:
     other = tiny_config(output=tmp_path / "other")
     train(other, ALONE)
-    with pytest.raises(DistillError, match=r"embeddings of 24, teacher\.head takes 16"):
+    with pytest.raises(TeacherError, match=r"embeddings of 24, teacher\.head takes 16"):
         distil(share=1, loss__kl=1, teacher__head=other.output)
 
 

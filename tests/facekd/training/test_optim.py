@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from facekd.errors import ConfigError
 from facekd.training.optim import (
-    OptimError,
     OptimizerConfig,
     build_optimizer,
     ema_decay,
@@ -71,7 +71,7 @@ def test_every_trained_parameter_once_shared_and_frozen_ones_included(decay_norm
 
 
 def test_nothing_to_train():
-    with pytest.raises(OptimError, match=r"nothing to train.*backbone"):
+    with pytest.raises(ConfigError, match=r"nothing to train.*backbone"):
         parameter_groups({"backbone": network().requires_grad_(False)}, 5e-4)
 
 
@@ -80,7 +80,7 @@ def test_lr_scales():
     optimizer = build_optimizer(OptimizerConfig(), groups)
     set_learning_rate(optimizer, 0.02)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.02, 0.2])
-    with pytest.raises(OptimError, match=r"lr scales for heda.*backbone"):
+    with pytest.raises(ConfigError, match=r"lr scales for heda.*backbone"):
         parameter_groups({"backbone": network()}, 0.0, lr_scales={"heda": 1.0})
 
 
@@ -153,7 +153,7 @@ def test_a_first_step_that_overflows_leaves_no_trace_in_the_fused_form(name):
 
 
 def test_an_implementation_that_does_not_exist_is_refused():
-    with pytest.raises(OptimError, match=r"optimizer\.implementation"):
+    with pytest.raises(ConfigError, match=r"optimizer\.implementation"):
         OptimizerConfig(implementation="apex")  # type: ignore[arg-type]
 
 
@@ -217,7 +217,7 @@ def test_a_restored_optimizer_goes_on_where_it_was(name, tmp_path):
     ],
 )
 def test_optimizers_that_contradict_themselves(values, message):
-    with pytest.raises(OptimError, match=message):
+    with pytest.raises(ConfigError, match=message):
         OptimizerConfig(**values)
 
 
@@ -276,9 +276,9 @@ def test_ema_starts_as_the_plain_mean_and_forgets_the_first_weights():
 
 
 def test_what_an_ema_refuses():
-    with pytest.raises(OptimError, match=r"only one of them has 0\.bias"):
+    with pytest.raises(ConfigError, match=r"only one of them has 0\.bias"):
         ema_update(nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2, bias=False)), 0.5)
-    with pytest.raises(OptimError, match=r"decay = 1\.5"):
+    with pytest.raises(ConfigError, match=r"decay = 1\.5"):
         ema_update(nn.Linear(2, 2), nn.Linear(2, 2), 1.5)
-    with pytest.raises(OptimError, match="half-life of 0"):
+    with pytest.raises(ConfigError, match="half-life of 0"):
         ema_decay(32, 0)

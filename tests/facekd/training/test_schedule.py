@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import lr_scheduler
 
-from facekd.training.optim import OptimError
+from facekd.errors import ConfigError
 from facekd.training.schedule import ScheduleConfig, learning_rate
 
 TOTAL = 10_000
@@ -153,7 +153,7 @@ def test_equals_the_scheduler_of_torch_step_by_step(config, scheduler):
     ],
 )
 def test_schedules_that_contradict_themselves(values, message):
-    with pytest.raises(OptimError, match=message):
+    with pytest.raises(ConfigError, match=message):
         ScheduleConfig(**values)
 
 
@@ -167,12 +167,12 @@ def test_schedules_that_contradict_themselves(values, message):
     ],
 )
 def test_schedules_that_do_not_fit_the_run(config, total, message):
-    with pytest.raises(OptimError, match=message):
+    with pytest.raises(ConfigError, match=message):
         config.check(total)
-    with pytest.raises(OptimError, match=message):
+    with pytest.raises(ConfigError, match=message):
         learning_rate(config, 0, total)
 
 
 def test_a_clock_below_zero():
-    with pytest.raises(OptimError, match="images_seen = -1"):
+    with pytest.raises(ConfigError, match="images_seen = -1"):
         learning_rate(ScheduleConfig(), -1, 10)

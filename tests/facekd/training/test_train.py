@@ -18,16 +18,15 @@ import pytest
 import torch
 
 from facekd.checkpoints.checkpoint import load_checkpoint
-from facekd.checkpoints.contents import CheckpointError
 from facekd.checkpoints.models import load_backbone
 from facekd.checkpoints.run_folder import checkpoint_path, list_checkpoints
 from facekd.data.datasets import open_dataset
 from facekd.distributed import World
-from facekd.errors import FacekdError
+from facekd.errors import CheckpointError, FacekdError, TrainingError
 from facekd.training.config import TrainConfig
 from facekd.training.logbook import read_log
 from facekd.training.state import TrainingState, build_state
-from facekd.training.train import TrainingError, _make_loader, main, round_up, train, train_step
+from facekd.training.train import _make_loader, main, round_up, train, train_step
 
 ALONE = World(0, 1, torch.device("cpu"))
 Configure = Callable[..., TrainConfig]

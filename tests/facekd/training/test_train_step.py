@@ -12,9 +12,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from facekd.data.datasets import open_dataset
-from facekd.distillation import DistillationError
 from facekd.distributed import World
-from facekd.margins import MarginError
+from facekd.errors import InputError
 from facekd.training.config import TrainConfig
 from facekd.training.distill import build_distiller
 from facekd.training.distill_config import DistillConfig
@@ -87,7 +86,7 @@ def test_a_label_of_no_class_stops_before_the_weights_move(
     before = {name: value.clone() for name, value in state.recognizer.state_dict().items()}
     batch = next(iter(_make_loader(state)))
     batch.labels[7] = label
-    with pytest.raises(MarginError, match=rf"label {label} at position 7 of the batch is outside \[0, 6\)"):
+    with pytest.raises(InputError, match=rf"label {label} at position 7 of the batch is outside \[0, 6\)"):
         train_step(state, batch, 0.01)
     assert all(torch.equal(value, before[name]) for name, value in state.recognizer.state_dict().items())
 
@@ -102,7 +101,7 @@ def test_an_image_that_crd_does_not_remember_stops_before_the_weights_move(
     indices_of = recognizer._indices_of
     recognizer._indices_of = lambda positions: np.where(np.arange(len(positions)) == 7, index, indices_of(positions))
     before = {name: value.clone() for name, value in recognizer.state_dict().items()}
-    with pytest.raises(DistillationError, match=rf"image index {index} is outside \[0, 42\)"):
+    with pytest.raises(InputError, match=rf"image index {index} is outside \[0, 42\)"):
         train_step(state, next(iter(_make_loader(state))), 0.01)
     assert all(torch.equal(value, before[name]) for name, value in recognizer.state_dict().items())
 

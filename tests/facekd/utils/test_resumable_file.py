@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from facekd.errors import InUseError
 from facekd.utils import resumable_file as partial_file
-from facekd.utils.resumable_file import FileInUseError, PartialFile
+from facekd.utils.resumable_file import PartialFile
 
 JOB = {"source": "a", "sizes": [1, 2]}
 
@@ -123,7 +124,7 @@ def test_what_takes_long_is_noted_by_the_clock(tmp_path: Path, monkeypatch: pyte
 
 def test_two_do_not_write_one_file(tmp_path: Path) -> None:
     first = write_some(tmp_path / "a.bin", [b"one"])
-    with pytest.raises(FileInUseError, match=r"another process is writing .*a\.bin"):
+    with pytest.raises(InUseError, match=r"another process is writing .*a\.bin"):
         PartialFile(tmp_path / "a.bin", JOB)
     first.put_in_place()
     assert (tmp_path / "a.bin").read_bytes() == b"one"

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from facekd.verification import VerificationError, equal_error_rate, tar_at_far, wilson_interval
+from facekd.errors import InputError
 from facekd.verification import bootstrap as verification_intervals
+from facekd.verification import equal_error_rate, tar_at_far, wilson_interval
 from facekd.verification.bootstrap import bootstrap_intervals
 
 Comparisons = tuple[np.ndarray, np.ndarray, np.ndarray]  # scores, is_same, subjects (N, 2)
@@ -116,17 +117,17 @@ def test_the_interval_holds_the_estimate():
 )
 def test_subjects_at_odds_with_the_labels_are_refused(change, message):
     scores, is_same, subjects = simulate(5, num_subjects=15)
-    with pytest.raises(VerificationError, match=message):
+    with pytest.raises(InputError, match=message):
         bootstrap_intervals(scores, is_same, [0.1], change(subjects, is_same))
 
 
 def test_too_few_draws_and_bad_scores_are_refused():
     scores, is_same, _ = simulate(6, num_subjects=12)
-    with pytest.raises(VerificationError, match="at least 100"):
+    with pytest.raises(InputError, match="at least 100"):
         bootstrap_intervals(scores, is_same, [0.1], replicates=20)
-    with pytest.raises(VerificationError, match="impostor: no scores"):
+    with pytest.raises(InputError, match="impostor: no scores"):
         bootstrap_intervals(scores[is_same], is_same[is_same], [0.1])
-    with pytest.raises(VerificationError, match="not finite"):
+    with pytest.raises(InputError, match="not finite"):
         bootstrap_intervals(np.where(is_same, scores, math.nan), is_same, [0.1])
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facekd.verification import VerificationError, calibration
+from facekd.errors import InputError
+from facekd.verification import calibration
 from facekd.verification.calibration import calibrate, log_likelihood_ratio_cost
 
 
@@ -42,5 +43,5 @@ def test_perfectly_separated_scores_cost_nothing_at_best():
 
 
 def test_scores_of_one_kind_are_refused():
-    with pytest.raises(VerificationError, match="impostor: no scores"):
+    with pytest.raises(InputError, match="impostor: no scores"):
         calibrate([0.5], [])

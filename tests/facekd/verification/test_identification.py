@@ -7,14 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from facekd.errors import InputError
 from facekd.verification import identification
-from facekd.verification.identification import (
-    IdentificationError,
-    identification_curves,
-    mean_of_galleries,
-    measure_search,
-    search,
-)
+from facekd.verification.identification import identification_curves, mean_of_galleries, measure_search, search
 
 
 def naive(gallery, gallery_subjects, probes, probe_subjects, fpirs, ranks):
@@ -103,5 +98,5 @@ def test_galleries_are_averaged_and_what_one_lacks_is_not_made_up():
 
 
 def test_nothing_to_search_is_refused():
-    with pytest.raises(IdentificationError, match="G1: 0 gallery templates"):
+    with pytest.raises(InputError, match="G1: 0 gallery templates"):
         search(np.zeros((0, 2)), np.zeros(0), np.ones((1, 2)), np.zeros(1), "G1")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from facekd.errors import InputError
 from facekd.verification import num_allowed_false_accepts, tar_at_far
 from facekd.verification.paired_bootstrap import PairedBootstrap, differences
-from facekd.verification.scores import VerificationError
 
 FARS = (1e-2, 1e-1, 0.5, 1.0)
 
@@ -113,15 +113,15 @@ def test_equal_models_are_called_different_about_as_often_as_claimed() -> None:
 
 def test_what_cannot_be_compared_is_refused() -> None:
     subjects, is_same = make_comparisons(12)
-    with pytest.raises(VerificationError, match="50 draws are too few"):
+    with pytest.raises(InputError, match="50 draws are too few"):
         PairedBootstrap(is_same, subjects, [0.1], 50)
-    with pytest.raises(VerificationError, match="contradict the labels"):
+    with pytest.raises(InputError, match="contradict the labels"):
         PairedBootstrap(~is_same, subjects, [0.1])
-    with pytest.raises(VerificationError, match="expected"):
+    with pytest.raises(InputError, match="expected"):
         PairedBootstrap(is_same, subjects[:-1], [0.1])
-    with pytest.raises(VerificationError, match="one kind is absent"):
+    with pytest.raises(InputError, match="one kind is absent"):
         PairedBootstrap(np.ones(5, bool), None, [0.1])
-    with pytest.raises(VerificationError, match=r"model\.onnx: 3 scores"):
+    with pytest.raises(InputError, match=r"model\.onnx: 3 scores"):
         PairedBootstrap(is_same, subjects, [0.1]).tars(np.zeros(3), "model.onnx")
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facekd.verification import VerificationError, subject_bootstrap
+from facekd.errors import InputError
+from facekd.verification import subject_bootstrap
 from facekd.verification.bootstrap import bootstrap_intervals
 from facekd.verification.ranked_scores import RankedScores
 from facekd.verification.subject_bootstrap import subject_bootstrap_intervals
@@ -49,11 +50,11 @@ def test_equals_the_plain_bootstrap(monkeypatch, seed):
 def test_subjects_at_odds_with_labels_or_too_few_are_refused():
     scores, is_same, subjects = draw(1, 12, 9, 0)
     ranked = RankedScores(scores[is_same], scores[~is_same])
-    with pytest.raises(VerificationError, match="contradict"):
+    with pytest.raises(InputError, match="contradict"):
         subject_bootstrap_intervals(ranked, scores, is_same, subjects[:, 0], subjects[:, 0], FARS, 100)
-    with pytest.raises(VerificationError, match="at least 100"):
+    with pytest.raises(InputError, match="at least 100"):
         subject_bootstrap_intervals(ranked, scores, is_same, subjects[:, 0], subjects[:, 1], FARS, 10)
     few = (subjects < 5).all(axis=1)
     ranked = RankedScores(scores[few & is_same], scores[few & ~is_same])
-    with pytest.raises(VerificationError, match="5 of 5 subjects"):
+    with pytest.raises(InputError, match="5 of 5 subjects"):
         subject_bootstrap_intervals(ranked, scores[few], is_same[few], *subjects[few].T, FARS, 100)

@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import top_k_accuracy_score
 
-from facekd.verification.top_k_accuracy import ClassificationError, top_k_accuracy, true_class_ranks, wilson_interval
+from facekd.errors import InputError
+from facekd.verification.top_k_accuracy import top_k_accuracy, true_class_ranks, wilson_interval
 
 
 def test_top_k_is_that_of_scikit_learn() -> None:
@@ -46,5 +47,5 @@ def test_intervals_are_wilsons(successes: int, trials: int) -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(scores: np.ndarray, labels: list[int], message: str) -> None:
-    with pytest.raises(ClassificationError, match=message):
+    with pytest.raises(InputError, match=message):
         true_class_ranks(scores, labels)

@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from data_prep.synthesize_classification import main as synthesize
-from facekd.data.datasets import DatasetError, FolderDataset, open_dataset
+from facekd.data.datasets import FolderDataset, open_dataset
 from facekd.data.datasets.cifar_dataset import CifarDataset, cifar_files
 from facekd.data.datasets.identity_map import label_map
 from facekd.data.datasets.subset_dataset import hold_out
 from facekd.data.loading.loader import make_loader
 from facekd.data.loading.sampler import PositionSampler
 from facekd.data.synthetic.class_textures import render_texture
+from facekd.errors import DataError
 from facekd.images.augmentation import Augmentation
 from facekd.images.crops import cut_and_scale, draw_resized_crops, middle_box
 
@@ -69,7 +70,7 @@ def test_official_files_are_known_by_torchvisions_md5(cifar_100: Path, tmp_path:
     folder.mkdir()
     for name in ("train", "test", "meta"):  # without the list of the generated ones they must be the official ones
         (folder / name).write_bytes((cifar_100 / "cifar-100-python" / name).read_bytes())
-    with pytest.raises(DatasetError, match=r"train: damaged or another file: its md5 is \w+, the official md5 16019d"):
+    with pytest.raises(DataError, match=r"train: damaged or another file: its md5 is \w+, the official md5 16019d"):
         CifarDataset(folder)
 
 
@@ -81,10 +82,10 @@ def test_a_damaged_or_missing_file_is_named(cifar_100: Path, tmp_path: Path) -> 
     content = bytearray((folder / "test").read_bytes())
     content[-200] ^= 1
     (folder / "test").write_bytes(content)
-    with pytest.raises(DatasetError, match=r"test: damaged"):
+    with pytest.raises(DataError, match=r"test: damaged"):
         CifarDataset(tmp_path)
     (folder / "test").unlink()
-    with pytest.raises(DatasetError, match=r"test: missing"):
+    with pytest.raises(DataError, match=r"test: missing"):
         CifarDataset(tmp_path)
 
 
@@ -104,7 +105,7 @@ def test_a_pickle_that_could_run_code_is_never_read(cifar_100: Path, tmp_path: P
     listed = json.loads((folder / "generated.json").read_text())
     listed["md5"]["train"] = hashlib.md5(content).hexdigest()
     (folder / "generated.json").write_text(json.dumps(listed))
-    with pytest.raises(DatasetError, match=r"could run code \(it names \w+\.mkdir\)"):
+    with pytest.raises(DataError, match=r"could run code \(it names \w+\.mkdir\)"):
         CifarDataset(folder)
     assert not (tmp_path / "it ran").exists()
 
@@ -135,10 +136,10 @@ def test_image_folders_with_their_test_images(tmp_path: Path) -> None:
         image = cv2.imread(str(train.path_of(index)))[:, :, ::-1]
         box = middle_box(*image.shape[:2], 0.875)
         np.testing.assert_array_equal(images[index], cut_and_scale(image, box, 16))
-    with pytest.raises(DatasetError, match=r"expected 16x16; set the image size .* data\.center_crop"):
+    with pytest.raises(DataError, match=r"expected 16x16; set the image size .* data\.center_crop"):
         open_dataset(tmp_path, 16)
     (tmp_path / "val" / "stranger").mkdir()
-    with pytest.raises(DatasetError, match="stranger is not among the classes"):
+    with pytest.raises(DataError, match="stranger is not among the classes"):
         open_dataset(tmp_path, 16, center_crop=0.875, split="test")
 
 
@@ -173,7 +174,7 @@ def test_what_cannot_be_opened(make: str, arguments: dict, message: str, cifar_1
     if make == "both":
         for name in ("cifar-100-python", "cifar-10-batches-py"):
             (tmp_path / name).mkdir()
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(DataError, match=message):
         open_dataset(folder, **arguments)
 
 
@@ -196,7 +197,7 @@ def test_held_out_images_are_a_share_of_each_class(labels: list[int], share: flo
     whole = Labelled(labels)
     counts = np.bincount(labels)
     if counts.max() < 2:
-        with pytest.raises(DatasetError, match="no class has two images"):
+        with pytest.raises(DataError, match="no class has two images"):
             hold_out(whole, share)  # type: ignore[arg-type]
         return
     rest, held_out = hold_out(whole, share)  # type: ignore[arg-type]

@@ -9,15 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facekd.data.datasets import (
-    DatasetError,
-    FolderDataset,
-    RecordDataset,
-    SyntheticDataset,
-    open_dataset,
-)
-from facekd.data.recordio import RecordError, RecordReader, unpack
+from facekd.data.datasets import FolderDataset, RecordDataset, SyntheticDataset, open_dataset
+from facekd.data.recordio import RecordReader, unpack
 from facekd.data.synthetic import render_faces
+from facekd.errors import DataError, RecordError
 from tests.facekd.data.conftest import encode, make_photo, write_im2rec_pack, write_insightface_pack
 
 ALL = np.arange(12)
@@ -132,14 +127,14 @@ def test_names_in_any_script_are_read(tmp_path):
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: (path / "stray.jpg").write_bytes(b"x")])
 def test_a_folder_without_subfolders_says_what_was_expected(tmp_path, make):
     make(tmp_path)
-    with pytest.raises(DatasetError, match="holds no subfolders; expected one for each identity"):
+    with pytest.raises(DataError, match="holds no subfolders; expected one for each identity"):
         FolderDataset(tmp_path, 32)
 
 
 def test_an_identity_without_images_is_named(tmp_path):
     make_folder(tmp_path)
     (tmp_path / "nobody").mkdir()
-    with pytest.raises(DatasetError, match=r"nobody holds no image \(\.jpg"):
+    with pytest.raises(DataError, match=r"nobody holds no image \(\.jpg"):
         FolderDataset(tmp_path, 32)
 
 
@@ -157,12 +152,12 @@ def test_generated_faces_are_those_of_the_renderer_however_they_are_batched():
 
 @pytest.mark.parametrize("path", ["synthetic:", "synthetic:20", "synthetic:20x", "synthetic:axb", "synthetic:2x2:x"])
 def test_a_misspelt_wish_for_generated_faces_shows_how(path):
-    with pytest.raises(DatasetError, match="as in synthetic:200x20"):
+    with pytest.raises(DataError, match="as in synthetic:200x20"):
         open_dataset(path, 32)
 
 
 def test_no_generated_faces_at_all_is_refused():
-    with pytest.raises(DatasetError, match="found 0 identities"):
+    with pytest.raises(DataError, match="found 0 identities"):
         open_dataset("synthetic:0x5", 32)
 
 
@@ -171,12 +166,12 @@ def test_open_dataset_chooses_by_what_is_there(insightface_pack, tmp_path):
     assert isinstance(open_dataset(pack, 32), RecordDataset)
     assert isinstance(open_dataset(str(pack / "train.rec"), 32), RecordDataset)
     assert isinstance(open_dataset(make_folder(tmp_path / "people"), 32), FolderDataset)
-    with pytest.raises(DatasetError, match=r"no data at .*nowhere; expected a \.rec file"):
+    with pytest.raises(DataError, match=r"no data at .*nowhere; expected a \.rec file"):
         open_dataset(tmp_path / "nowhere", 32)
 
 
 def test_another_image_size_fails_at_once_and_says_what_to_do(insightface_pack):
-    with pytest.raises(DatasetError, match=r"record 1 at offset 0: .*32x32 pixels, expected 64x64; set the image size"):
+    with pytest.raises(DataError, match=r"record 1 at offset 0: .*32x32 pixels, expected 64x64; set the image size"):
         RecordDataset(insightface_pack(), 64)
 
 
@@ -204,7 +199,7 @@ def test_a_bad_image_fails_with_its_key_offset_and_reason(insightface_pack, brok
     dataset = RecordDataset(path, 32)
     with RecordReader(path / "train.rec") as reader:
         offset = reader.offset_of(8)
-    with pytest.raises(DatasetError, match=rf"train\.rec: record 8 at offset {offset:,}: .*{reason}"):
+    with pytest.raises(DataError, match=rf"train\.rec: record 8 at offset {offset:,}: .*{reason}"):
         dataset.load(np.array([0, 7]))
 
 
@@ -235,7 +230,7 @@ def test_a_first_image_skipped_while_opening_is_not_counted_before_it_is_read(in
 def test_skip_gives_up_where_everything_is_bad(insightface_pack):
     path = insightface_pack(dict.fromkeys(range(12), BROKEN))
     with pytest.raises(
-        DatasetError, match=r"100 images in a row .* more than a few bad ones; the last: .*record \d+ at offset"
+        DataError, match=r"100 images in a row .* more than a few bad ones; the last: .*record \d+ at offset"
     ):
         RecordDataset(path, 32, on_bad_record="skip")
 
@@ -247,7 +242,7 @@ def test_damage_to_the_record_itself_is_met_like_a_bad_image(insightface_pack):
     with (path / "train.rec").open("r+b") as stream:
         stream.seek(offset)
         stream.write(b"\0\0\0\0")
-    with pytest.raises(DatasetError, match=rf"record 6 at offset {offset:,}.*magic.*set on_bad_record to skip"):
+    with pytest.raises(DataError, match=rf"record 6 at offset {offset:,}.*magic.*set on_bad_record to skip"):
         dataset.load(np.array([5]))
     skipping = RecordDataset(path, 32, on_bad_record="skip")
     assert len(skipping) == 11
@@ -298,18 +293,18 @@ def test_labels_beyond_the_number_of_classes_are_refused_up_front_with_the_key(t
     path = write_im2rec_pack(tmp_path / "pack", images, [0, 1, 5, 7], [4, 3, 2, 1])
     (path / "property").write_text("3,32,32\n")
     with pytest.raises(
-        DatasetError,
+        DataError,
         match=r"2 of 4 labels are not from 0 to 2; the first is 5, of .*record 2 at offset .*`property` file",
     ):
         RecordDataset(path, 32)
-    with pytest.raises(DatasetError, match="the first is 5"):
+    with pytest.raises(DataError, match="the first is 5"):
         RecordDataset(path, 32, on_bad_record="skip")
 
 
 def test_a_file_that_goes_missing_is_named(tmp_path):
     dataset = FolderDataset(make_folder(tmp_path), 32)
     dataset.path_of(4).unlink()
-    with pytest.raises(DatasetError, match=r"01\.png: No such file"):
+    with pytest.raises(DataError, match=r"01\.png: No such file"):
         dataset.load(np.arange(6))
 
 
@@ -318,7 +313,7 @@ def test_a_file_that_goes_missing_is_named(tmp_path):
     [({"on_bad_record": "ignore"}, "must be fail or skip, found 'ignore'"), ({"image_size": 0}, "found 0")],
 )
 def test_arguments_out_of_range_are_refused(insightface_pack, arguments, message):
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(DataError, match=message):
         open_dataset(insightface_pack(), **({"image_size": 32} | arguments))
 
 

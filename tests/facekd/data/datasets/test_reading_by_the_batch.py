@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.data.datasets.sharded_records import ShardedRecords, shard_path
-from facekd.data.recordio import Header, RecordError, RecordReader, RecordWriter, pack
+from facekd.data.recordio import Header, RecordReader, RecordWriter, pack
+from facekd.errors import RecordError
 
 MAGIC = bytes.fromhex("0a23d7ce")
 IMAGES = [bytes([number]) * (number + 1) for number in range(20)] + [b"abcd" + MAGIC + b"a split image", b"x" * 3]

@@ -11,7 +11,8 @@ import pytest
 
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
-from facekd.data.recordio import Header, RecordError, RecordReader, RecordWriter, pack, unpack
+from facekd.data.recordio import Header, RecordReader, RecordWriter, pack, unpack
+from facekd.errors import RecordError
 
 MAGIC = bytes.fromhex("0a23d7ce")
 IMAGES = [f"image {number}".encode() * (number + 1) for number in range(7)]

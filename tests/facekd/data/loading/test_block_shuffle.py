@@ -14,10 +14,10 @@ from facekd.data.config import DataConfig
 from facekd.data.datasets import RecordDataset
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.datasets.subset_dataset import SubsetDataset
-from facekd.data.loading.block_shuffle import BlockShuffle, BlockShuffleError
+from facekd.data.loading.block_shuffle import BlockShuffle
 from facekd.data.loading.loader import make_loader
 from facekd.data.loading.sampler import PositionSampler
-from facekd.utils.config_files import ConfigError
+from facekd.errors import ConfigError
 
 SHAPES = st.builds(BlockShuffle, st.integers(1, 12), st.integers(1, 6))
 PINNED = [8, 3, 9, 0, 2, 10, 5, 4, 1, 7, 6, 9, 10, 2, 0, 8, 1, 5, 7, 3, 4, 6]
@@ -130,5 +130,5 @@ def test_the_shape_is_in_the_data_section():
     assert config.block_shuffle == BlockShuffle(256, 8)
     with pytest.raises(ConfigError, match=r"data\.shuffle_block has no effect unless data.shuffle is sequential"):
         DataConfig(shuffle_block=256)
-    with pytest.raises(BlockShuffleError, match=r"data\.shuffle_block and data.shuffle_window must be at least 1"):
+    with pytest.raises(ConfigError, match=r"data\.shuffle_block and data.shuffle_window must be at least 1"):
         DataConfig(shuffle="sequential", shuffle_window=0)

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from facekd.data.datasets import DatasetError, FaceDataset, RecordDataset
+from facekd.data.datasets import FaceDataset, RecordDataset
 from facekd.data.loading import loader as loader_module
-from facekd.data.loading.loader import Batch, LoaderError, make_loader
+from facekd.data.loading.loader import Batch, make_loader
 from facekd.data.loading.sampler import PositionSampler
+from facekd.errors import DataError, TrainingError
 from facekd.images.augmentation import Augmentation, augment
 from facekd.images.model_input import flip_mask
 from tests.facekd.data.datasets.test_datasets import BROKEN
@@ -179,7 +180,7 @@ def test_skipped_records_arrive_with_their_batch_once_for_each_time_they_were_du
 def test_a_bad_record_in_a_worker_is_reported_as_cleanly_as_in_the_main_process(insightface_pack, workers):
     dataset = RecordDataset(insightface_pack({4: BROKEN}), 32)
     with pytest.raises(
-        DatasetError, match=r"^/.*train\.rec: record 5 at offset [\d,]+: .*on_bad_record to skip$"
+        DataError, match=r"^/.*train\.rec: record 5 at offset [\d,]+: .*on_bad_record to skip$"
     ) as raised:
         batches_of(dataset, workers=workers, start_method="fork")
     assert "Traceback" not in str(raised.value)
@@ -228,7 +229,7 @@ class Complaining(Blank):
 
 
 def test_a_killed_worker_is_explained():
-    with pytest.raises(LoaderError, match=r"SIGKILL.*out of memory, or of shared memory \(/dev/shm"):
+    with pytest.raises(TrainingError, match=r"SIGKILL.*out of memory, or of shared memory \(/dev/shm"):
         batches_of(Dying(), workers=1, start_method="fork")
 
 
@@ -238,7 +239,7 @@ def test_too_little_shared_memory_is_explained(dataset, monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
     assert len(batches_of(dataset)) == 5  # without workers none is shared
-    with pytest.raises(LoaderError, match=r"need 0 MB of shared memory.*No space left on device.*--shm-size"):
+    with pytest.raises(TrainingError, match=r"need 0 MB of shared memory.*No space left on device.*--shm-size"):
         batches_of(dataset, workers=2, start_method="fork")
 
 
@@ -262,7 +263,9 @@ def test_a_defect_that_cannot_be_sent_is_told(dataset, error):
 
 def test_a_worker_that_leaves_by_itself_is_not_said_to_lack_memory(dataset):
     dataset.load = lambda *_: os._exit(3)  # type: ignore[assignment]
-    with pytest.raises(LoaderError, match=r"worker 0 of the loader .* ended with status 3; what it printed") as raised:
+    with pytest.raises(
+        TrainingError, match=r"worker 0 of the loader .* ended with status 3; what it printed"
+    ) as raised:
         batches_of(dataset, workers=1, start_method="fork")
     assert "memory" not in str(raised.value)
 
@@ -278,7 +281,7 @@ def test_leaving_early_ends_the_workers(dataset):
 
 @pytest.mark.parametrize("arguments", [{"workers": -1}, {"workers": 2, "prefetch": 0}])
 def test_numbers_that_cannot_work_are_refused(dataset, arguments):
-    with pytest.raises(LoaderError, match="workers must be 0 or more and prefetch 1 or more"):
+    with pytest.raises(TrainingError, match="workers must be 0 or more and prefetch 1 or more"):
         make_loader(dataset, PositionSampler(12, SEED, 6), **arguments)
 
 
@@ -352,7 +355,7 @@ def test_a_bad_record_met_ahead_is_reported_when_it_is_due(insightface_pack, mon
     assert due > 0
     batches = iter(make_loader(dataset, PositionSampler(12, 1, 2), seed=1, workers=2, device=GPU))
     assert len([next(batches) for _ in range(due)]) == due
-    with pytest.raises(DatasetError, match="record 5 at offset"):
+    with pytest.raises(DataError, match="record 5 at offset"):
         next(batches)
 
 

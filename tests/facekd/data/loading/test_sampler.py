@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facekd.data.loading.sampler import PositionSampler, SamplerError
+from facekd.data.loading.sampler import PositionSampler
+from facekd.errors import InputError
 
 PINNED_SMALL = [0, 1, 6, 9, 5, 3, 4, 2, 8, 7, 3, 4, 9, 1, 8, 6, 5, 7, 2, 0]
 PINNED_LARGE = [26667847, 39641520, 26904044, 35888889, 1404514]
@@ -173,5 +174,5 @@ def test_forty_million_images_cost_no_memory_to_start_or_resume():
 )
 def test_arguments_that_cannot_work_are_refused_by_name(changes, message):
     arguments = {"num_images": 10, "seed": 0, "global_batch_size": 4} | changes
-    with pytest.raises(SamplerError, match=message):
+    with pytest.raises(InputError, match=message):
         PositionSampler(**arguments)

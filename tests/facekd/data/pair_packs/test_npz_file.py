@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facekd.data.pair_packs.npz_file import parse_native_pair_pack, write_native_pair_pack
-from facekd.data.pair_packs.pair_pack import PairPack, PairPackError
+from facekd.data.pair_packs.pair_pack import PairPack
 from facekd.data.pair_packs.reading import read_pair_pack
+from facekd.errors import DataError
 
 IMAGES = [b"one", b"PK\x03\x04two", b"\0\0", b"4"]
 PACK = PairPack(IMAGES, np.array([True, False]), np.array([["a", "a"], ["a", "bé"]]), np.array([0, 1]))
@@ -56,7 +57,7 @@ def test_what_does_not_fit_together_is_refused(change: dict[str, np.ndarray], me
     with np.load(tmp_path / "x.npz") as archive:
         arrays = {name: archive[name] for name in archive.files}
     np.savez(tmp_path / "y.npz", **{**arrays, **change})
-    with pytest.raises(PairPackError, match=message):
+    with pytest.raises(DataError, match=message):
         read_pair_pack(tmp_path / "y.npz")
 
 
@@ -64,14 +65,14 @@ def test_damage_is_found_anywhere(tmp_path: Path) -> None:
     write_native_pair_pack(tmp_path / "x.npz", PACK)
     content = (tmp_path / "x.npz").read_bytes()
     for cut in range(4, len(content), 97):
-        with pytest.raises(PairPackError):
+        with pytest.raises(DataError):
             parse_native_pair_pack(content[:cut], "x")
 
 
 def test_writing_checks_first(tmp_path: Path) -> None:
-    with pytest.raises(PairPackError, match="odd number"):
+    with pytest.raises(DataError, match="odd number"):
         write_native_pair_pack(tmp_path / "x.npz", PairPack(IMAGES[:3], np.array([True])))
-    with pytest.raises(PairPackError, match="fold_of has shape"):
+    with pytest.raises(DataError, match="fold_of has shape"):
         write_native_pair_pack(tmp_path / "x.npz", PairPack(IMAGES, np.array([True, False]), None, np.array([0])))
     assert not list(tmp_path.iterdir())
 
@@ -80,5 +81,5 @@ def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pack.npz"
     np.savez_compressed(path, data=np.zeros(200 << 20, np.uint8))
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(PairPackError, match=r"pack\.npz: unpacks to 209,7[\d,]+ bytes, .*to exhaust the memory"):
+    with pytest.raises(DataError, match=r"pack\.npz: unpacks to 209,7[\d,]+ bytes, .*to exhaust the memory"):
         read_pair_pack(path)

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from facekd.data.pair_packs.pair_pack import PairPackError, decode_images, write_pair_pack
+from facekd.data.pair_packs.pair_pack import decode_images, write_pair_pack
 from facekd.data.pair_packs.reading import read_pair_pack
+from facekd.errors import DataError
 
 IMAGES = [b"\xff\xd8one", b"\xff\xd8two", b"\xff\xd8three", b"\xff\xd8four"]
 LABELS = [True, False]
@@ -108,7 +109,7 @@ def test_what_cannot_be_read_back_is_not_written(tmp_path: Path) -> None:
     write_pair_pack(path, IMAGES, LABELS)
     before = path.read_bytes()
     for images, labels in ((IMAGES[:3], LABELS), (IMAGES, [True]), ([*IMAGES[:3], b""], LABELS), (IMAGES, [True, 2])):
-        with pytest.raises(PairPackError):
+        with pytest.raises(DataError):
             write_pair_pack(path, images, labels)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["pack.bin"]
@@ -126,7 +127,7 @@ class RunsOnLoad:
 def test_code_in_a_pack_is_refused_and_not_run(tmp_path: Path, protocol: int) -> None:
     marker = tmp_path / "was_here"
     path = written(tmp_path, pickle.dumps(([RunsOnLoad(marker), *IMAGES[1:]], LABELS), protocol))
-    with pytest.raises(PairPackError, match=r"pack\.bin: refused: the pickle asks for (pathlib|__builtin__|builtins)"):
+    with pytest.raises(DataError, match=r"pack\.bin: refused: the pickle asks for (pathlib|__builtin__|builtins)"):
         read_pair_pack(path)
     assert not marker.exists()
 
@@ -153,7 +154,7 @@ def test_code_in_a_pack_is_refused_and_not_run(tmp_path: Path, protocol: int) ->
     ],
 )
 def test_hostile_opcodes(tmp_path: Path, program: bytes, says: str) -> None:
-    with pytest.raises(PairPackError, match=r"pack\.bin") as caught:
+    with pytest.raises(DataError, match=r"pack\.bin") as caught:
         read_pair_pack(written(tmp_path, program))
     assert says in str(caught.value)
 
@@ -164,7 +165,7 @@ def test_bytes_do_not_become_object_pointers(tmp_path: Path) -> None:
     hostile = content.replace(b"X\x02\x00\x00\x00u1", b"X\x02\x00\x00\x00O8")
     assert hostile != content
     pack = b"\x80\x02](" + hostile[2:-1] + b"U\x01ae](\x88e\x86."
-    with pytest.raises(PairPackError, match=r"image 0 .pair 0. is a damaged numpy array"):
+    with pytest.raises(DataError, match=r"image 0 .pair 0. is a damaged numpy array"):
         read_pair_pack(written(tmp_path, pack))
 
 
@@ -211,7 +212,7 @@ def test_a_file_that_multiplies_its_content_is_refused(tmp_path: Path, value: ob
     path = written(tmp_path, repeated(value, use, 2000))
     tracemalloc.start()
     try:
-        with pytest.raises(PairPackError, match=r"pack\.bin: .*to exhaust the memory"):
+        with pytest.raises(DataError, match=r"pack\.bin: .*to exhaust the memory"):
             read_pair_pack(path)
         assert tracemalloc.get_traced_memory()[1] < 8 * BIG
     finally:
@@ -220,7 +221,7 @@ def test_a_file_that_multiplies_its_content_is_refused(tmp_path: Path, value: ob
 
 @pytest.mark.parametrize("opcode", [b"]", b"}", b"\x8f", b"\x85"])
 def test_a_file_of_nothing_but_containers_is_refused(tmp_path: Path, opcode: bytes) -> None:
-    with pytest.raises(PairPackError, match=r"builds more than [\d,]+ objects .*to exhaust the memory"):
+    with pytest.raises(DataError, match=r"builds more than [\d,]+ objects .*to exhaust the memory"):
         read_pair_pack(written(tmp_path, b"\x80\x04N" + opcode * 50_000 + b"."))
 
 
@@ -234,7 +235,7 @@ def test_a_pack_of_many_tiny_images_is_no_attack(tmp_path: Path) -> None:
 def test_a_pack_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
     content = pickle.dumps((IMAGES, LABELS), protocol=4)
     for length in range(len(content)):
-        with pytest.raises(PairPackError, match=r"pack\.bin: not a readable verification pack"):
+        with pytest.raises(DataError, match=r"pack\.bin: not a readable verification pack"):
             read_pair_pack(written(tmp_path, content[:length]))
 
 
@@ -247,7 +248,7 @@ def test_damage_is_either_refused_or_harmless(tmp_path: Path, data, protocol: in
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
         pack = read_pair_pack(written(tmp_path, bytes(content)))
-    except PairPackError:
+    except DataError:
         return
     assert len(pack.images) == 2 * len(pack.is_same)
     assert all(type(image) is bytes and image for image in pack.images)
@@ -273,13 +274,13 @@ def test_damage_is_either_refused_or_harmless(tmp_path: Path, data, protocol: in
     ],
 )
 def test_wrong_contents_are_named(tmp_path: Path, content: object, says: str) -> None:
-    with pytest.raises(PairPackError, match=says) as caught:
+    with pytest.raises(DataError, match=says) as caught:
         read_pair_pack(written(tmp_path, pickle.dumps(content)))
     assert "pack.bin" in str(caught.value)
 
 
 def test_another_kind_of_file(tmp_path: Path) -> None:
-    with pytest.raises(PairPackError, match="of another kind"):
+    with pytest.raises(DataError, match="of another kind"):
         read_pair_pack(written(tmp_path, b"PK\x03\x04 a zip"))
     with pytest.raises(FileNotFoundError):
         read_pair_pack(tmp_path / "absent.bin")
@@ -297,12 +298,12 @@ def test_decoding_gives_rgb_in_order() -> None:
 def test_decoding_names_the_pair() -> None:
     good = png((1, 2, 3))
     with pytest.raises(
-        PairPackError, match=r"x\.bin: image 103 \(pair 51\): its 9 bytes do not decode .* start with 6e 6f 74"
+        DataError, match=r"x\.bin: image 103 \(pair 51\): its 9 bytes do not decode .* start with 6e 6f 74"
     ):
         decode_images([good, good, good, b"not a jpg"], first_image=100, source="x.bin")
-    with pytest.raises(PairPackError, match=r"image 1 \(pair 0\): "):
+    with pytest.raises(DataError, match=r"image 1 \(pair 0\): "):
         decode_images([good, good[: len(good) // 4]])
-    with pytest.raises(PairPackError, match=r"image 2 \(pair 1\) is 9x9 pixels, the first of its batch 8x8"):
+    with pytest.raises(DataError, match=r"image 2 \(pair 1\) is 9x9 pixels, the first of its batch 8x8"):
         decode_images([good, good, png((1, 2, 3), 9)])
-    with pytest.raises(PairPackError, match="no images"):
+    with pytest.raises(DataError, match="no images"):
         decode_images([])

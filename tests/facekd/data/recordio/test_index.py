@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facekd.data.recordio import Header, RecordError, RecordReader, RecordWriter, pack
+from facekd.data.recordio import Header, RecordReader, RecordWriter, pack
 from facekd.data.recordio.cache import load_cache, save_cache
 from facekd.data.recordio.idx_file import parse_idx, write_idx
 from facekd.data.recordio.index import load_index, scan_records
+from facekd.errors import RecordError
 
 MAGIC = bytes.fromhex("0a23d7ce")
 

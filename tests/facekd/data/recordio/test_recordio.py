@@ -19,8 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facekd.data.recordio import Header, RecordError, RecordReader, RecordWriter, first_label, pack, unpack
+from facekd.data.recordio import Header, RecordReader, RecordWriter, first_label, pack, unpack
 from facekd.data.recordio.format import frame
+from facekd.errors import RecordError
 
 MAGIC = bytes.fromhex("0a23d7ce")
 # Payloads in which the magic number turns up at every alignment.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facekd.data.synthetic import SynthesisError
 from facekd.data.synthetic.pairs import plan_pairs
+from facekd.errors import DataError
 
 
 @pytest.mark.parametrize(("pairs", "people", "photos"), [(6000, 100, 10), (200, 23, 5), (20, 20, 2), (200, 40, 4)])
@@ -45,5 +45,5 @@ def test_a_plan_is_a_function_of_its_seed() -> None:
     ],
 )
 def test_impossible_plans_are_explained(arguments: tuple[int, int, int], says: str) -> None:
-    with pytest.raises(SynthesisError, match=says):
+    with pytest.raises(DataError, match=says):
         plan_pairs(*arguments, seed=0)

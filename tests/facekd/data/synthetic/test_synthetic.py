@@ -11,15 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_curve
 
-from facekd.data.synthetic import (
-    Parameters,
-    SynthesisError,
-    identities_of,
-    render,
-    render_faces,
-    sample_identities,
-    sample_nuisances,
-)
+from facekd.data.synthetic import Parameters, identities_of, render, render_faces, sample_identities, sample_nuisances
 from facekd.data.synthetic.features import landmarks
 from facekd.data.synthetic.geometry import TEMPLATE, Pose
 from facekd.data.synthetic.parameters import (
@@ -29,6 +21,7 @@ from facekd.data.synthetic.parameters import (
     NUISANCE_CHANCES,
     NUISANCE_RANGES,
 )
+from facekd.errors import DataError
 
 GOLDEN = Path(__file__).resolve().parents[3] / "golden" / "synthetic_faces.png"
 
@@ -187,11 +180,11 @@ def test_alignment_is_the_least_squares_similarity() -> None:
 
 def test_wrong_use_is_explained() -> None:
     people = sample_identities(3)
-    with pytest.raises(SynthesisError, match="3 identities for 2 photos"):
+    with pytest.raises(DataError, match="3 identities for 2 photos"):
         render(people, sample_nuisances(np.arange(2), np.arange(2)))
-    with pytest.raises(SynthesisError, match="size is 8 pixels; generated faces need at least 16"):
+    with pytest.raises(DataError, match="size is 8 pixels; generated faces need at least 16"):
         render(people, sample_nuisances(np.arange(3), np.arange(3)), 8)
-    with pytest.raises(SynthesisError, match="one of each per image"):
+    with pytest.raises(DataError, match="one of each per image"):
         render_faces(np.arange(3), np.arange(4))
     assert render_faces(np.arange(0), np.arange(0), 32).shape == (0, 32, 32, 3)
 
