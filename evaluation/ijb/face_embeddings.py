@@ -28,8 +28,8 @@ from facekd.errors import DataError, ImageError
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
 from facekd.utils.files import atomic_path, write_json
-from facekd.utils.processes import generator_threads
 from facekd.utils.progress import track
+from facekd.utils.threads import generator_threads
 
 IMAGES_AT_ONCE = 128
 BATCHES_AHEAD = 2  # decoded and aligned while the model runs

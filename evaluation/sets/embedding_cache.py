@@ -19,8 +19,8 @@ from evaluation.sets.pair_set import PairSet
 from facekd.embedder import Embedder
 from facekd.errors import DataError
 from facekd.utils.files import atomic_open
-from facekd.utils.processes import generator_threads
 from facekd.utils.progress import track
+from facekd.utils.threads import generator_threads
 
 IMAGES_AT_ONCE = 256
 Embed = Callable[[np.ndarray], np.ndarray]

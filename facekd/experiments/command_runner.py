@@ -1,8 +1,8 @@
-"""Commands in order, each in a process of its own, and the memory of which are done.
+"""Runs facekd commands as subprocesses in dependency order and records which have finished.
 
-What `facekd quickstart`, `facekd study` and `facekd pipeline` have in common: every step is a `facekd` command that a
-user could type. A step is skipped where it was completed with the same command, what it makes is still there, and
-nothing it builds on was made anew since; the verbs themselves go on where they were interrupted.
+`facekd quickstart`, `facekd study` and `facekd pipeline` share this. Every step is a `facekd` command that a user could
+type. A step is skipped if it was completed with the same command, its result still exists, and no step it depends on
+has run again since. An interrupted command resumes by itself when it is started again.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from facekd.utils.files import write_json
 from facekd.utils.processes import start_tied
 from facekd.utils.progress import format_duration
 
-SECONDS_BETWEEN_LOOKS = 0.05
-LAST_LINES = 15
+SECONDS_BETWEEN_POLLS = 0.05
+NUM_LOG_LINES = 15  # shown of a failed step
 LAUNCH = (sys.executable, "-m", "facekd")
 LAUNCH_MANY = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
-# A launcher kills what has not saved by then; 30 seconds, its own default, are short for a step and a large head.
+# The launcher kills processes that have not saved by then. Its default, 30 seconds, is too short for a large head.
 SECONDS_TO_SAVE = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command.
+    """Describes one facekd command.
 
     Args:
-        title: what it does, for people; also its name in the memory, so no two steps share one.
-        words: of the command, after `facekd`.
-        makes: a file or folder that is there once it is done.
-        after: titles of the steps it builds on.
-        output: a file that takes what it prints; None lets it print where we do.
-        processes: that train together, one a GPU.
+        title: what the step does, for people; it identifies the step in `steps.json`, so no two steps share one.
+        words: words of the command, after `facekd`.
+        makes: file or folder that exists once the step is done.
+        after: titles of the steps that this one depends on.
+        output: log file for what the command prints; None prints to the terminal.
+        processes: number of processes that train together, one per GPU.
     """
 
     title: str
@@ -56,28 +56,28 @@ class Step:
 
     @property
     def command(self) -> list[str]:
-        """As the user would type it."""
+        """Returns the command as a user would type it."""
         return ["facekd", *self.words]
 
 
 def as_options(values: dict[str, Any]) -> list[str]:
-    """`{"data.workers": 1}` -> `["--data.workers", "1"]`, with values as YAML and JSON both read them."""
+    """Converts `{"data.workers": 1}` to `["--data.workers", "1"]`, writing values as YAML and JSON both read them."""
     return [word for key, value in values.items() for word in (f"--{key}", as_word(value))]
 
 
 def as_word(value: Any) -> str:
-    """A value of a YAML file as one word of a command line."""
+    """Writes a value of a YAML file as one word of a command line."""
     if isinstance(value, str | Path):
         return str(value)
-    return json.dumps(value)  # true, null, [1, 2]: as YAML has them too
+    return json.dumps(value)  # true, null and [1, 2] mean the same in YAML
 
 
-class Memory:
-    """`steps.json` of a folder: which commands were completed there, and in which order.
+class CompletedSteps:
+    """Records in `steps.json` of a folder which commands were completed there, and in which order.
 
     Args:
-        folder: of the file.
-        same_command_only: refuse a step that was done by another command, instead of doing it again.
+        folder: folder of the file.
+        same_command_only: raise an error for a step that was done by another command, instead of running it again.
     """
 
     def __init__(self, folder: Path, same_command_only: bool = False) -> None:
@@ -89,14 +89,15 @@ class Memory:
                 self._done = json.loads(self._file.read_text())["steps"]
             except (ValueError, KeyError, TypeError) as error:
                 raise TrainingError(
-                    f"{self._file}: not a list of steps ({error}). Delete it: each step is looked at again"
+                    f"{self._file}: not a list of steps ({error}). Delete it and run the same command again: each "
+                    "step is then checked anew"
                 ) from error
 
-    def holds(self, step: Step) -> bool:
-        """Whether a step need not be run.
+    def is_done(self, step: Step) -> bool:
+        """Returns whether a step can be skipped.
 
         Raises:
-            TrainingError: it was done by another command, and that is refused.
+            TrainingError: the step was done by another command, under `same_command_only`.
         """
         entry = self._done.get(step.title)
         if entry is None:
@@ -109,11 +110,12 @@ class Memory:
                     "Choose another --output, or delete the folder"
                 )
             return False
+        # Numbers grow with every completed step, so a dependency that has run again since has another number.
         built_on = {title: self._done.get(title, {}).get("number") for title in step.after}
         return step.makes.exists() and entry["after"] == built_on
 
     def add(self, step: Step, seconds: float) -> None:
-        """Note that a step is done."""
+        """Records that a step is done."""
         self._done[step.title] = {
             "command": step.command,
             "number": 1 + max((entry["number"] for entry in self._done.values()), default=0),
@@ -125,11 +127,11 @@ class Memory:
 
 @dataclass
 class Outcome:
-    """What came of the steps, by title."""
+    """Lists the titles of the steps that were done, failed, or not started."""
 
     done: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)  # for they build on a failed one
+    left_out: list[str] = field(default_factory=list)  # because they depend on a failed step
 
 
 @dataclass
@@ -139,34 +141,34 @@ class _Running:
     started: float
 
     def close(self) -> None:
-        """Let go of what ties an ended process to this one."""
+        """Closes the pipe that ties the process to this one (`start_tied`), once the process has ended."""
         if self.process.stdin is not None:
             self.process.stdin.close()
 
 
 def run_steps(
     steps: Sequence[Step],
-    memory: Memory,
+    completed: CompletedSteps,
     *,
     jobs: int = 1,
     threads: int | None = None,
     keep_going: bool = False,
-    look: Callable[[Sequence[Step], Sequence[Step]], None] | None = None,
+    on_poll: Callable[[Sequence[Step], Sequence[Step]], None] | None = None,
     done: Sequence[str] = (),
 ) -> Outcome:
-    """Run what is not done, in the order given, except that nothing runs before what it builds on.
+    """Runs the steps that are not done, in the given order, but never a step before those it depends on.
 
-    A stop signal is passed on to the running steps, which save and stop; then KeyboardInterrupt is raised. They do the
-    same where this process is killed.
+    On a stop signal, the running steps are told to save and stop; then KeyboardInterrupt is raised. If this process is
+    killed, they save and stop as well.
 
     Args:
-        steps: any order in which all of `after` can be met.
-        memory: of the folder.
-        jobs: steps that run at once.
-        threads: computing threads of each; None leaves that to the libraries.
-        keep_going: after a failure run what does not build on it, instead of raising.
-        look: called again and again with the steps now running and those still to run.
-        done: titles of steps that an earlier call has seen to.
+        steps: steps in any order; every title in `after` must be among them or in `done`.
+        completed: record of the folder.
+        jobs: number of steps that run at once.
+        threads: computing threads of each step; None leaves that to the libraries.
+        keep_going: after a failure, run the steps that do not depend on it instead of raising.
+        on_poll: called several times a second with the steps now running and those still waiting.
+        done: titles of steps that an earlier call has completed.
 
     Raises:
         TrainingError: a step failed, without `keep_going`.
@@ -180,23 +182,26 @@ def run_steps(
     with _stopping_on_signals():
         try:
             while waiting or running:
+                # Take note of the processes that have ended.
                 for one in [one for one in running if one.process.poll() is not None]:
                     running.remove(one)
-                    _settle(one, memory, outcome, keep_going, quiet_before=jobs > 1)
+                    _settle(one, completed, outcome, keep_going, quiet_before=jobs > 1)
+                # Fill the free places with steps whose dependencies are done.
                 while len(running) < jobs and (step := _next_ready(waiting, outcome)) is not None:
                     waiting.remove(step)
-                    if memory.holds(step):
+                    if completed.is_done(step):
                         if step.output is None:
                             print(f"-- {step.title}: done before", flush=True)
                         outcome.done.append(step.title)
                         continue
                     running.append(_start(step, environment))
+                # Nothing runs and nothing can start: the steps that are left depend on a failed one.
                 if not running:
-                    _leave_out(waiting, outcome)
-                    continue
-                if look is not None:
-                    look([one.step for one in running], waiting)
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                    outcome.left_out += [step.title for step in waiting]
+                    break
+                if on_poll is not None:
+                    on_poll([one.step for one in running], waiting)
+                time.sleep(SECONDS_BETWEEN_POLLS)
         except BaseException:
             _stop(running)
             raise
@@ -207,13 +212,8 @@ def _next_ready(waiting: list[Step], outcome: Outcome) -> Step | None:
     return next((step for step in waiting if set(step.after) <= set(outcome.done)), None)
 
 
-def _leave_out(waiting: list[Step], outcome: Outcome) -> None:
-    """Nothing runs and nothing can: what is left builds on what failed."""
-    outcome.left_out += [step.title for step in waiting]
-    waiting.clear()
-
-
 def _start(step: Step, environment: dict[str, str]) -> _Running:
+    """Starts a step, after printing its title, and its command to the terminal or its log."""
     shown = shlex.join(step.command)
     if step.output is None:
         print(f"\n== {step.title}\n   {shown}", flush=True)
@@ -232,30 +232,32 @@ def _start(step: Step, environment: dict[str, str]) -> _Running:
     return _Running(step, process, time.monotonic())
 
 
-def _settle(one: _Running, memory: Memory, outcome: Outcome, keep_going: bool, quiet_before: bool) -> None:
+def _settle(one: _Running, completed: CompletedSteps, outcome: Outcome, keep_going: bool, quiet_before: bool) -> None:
+    """Records how an ended step went; raises if it was stopped, or if it failed without `keep_going`."""
     step, status, seconds = one.step, one.process.returncode, time.monotonic() - one.started
     one.close()
     if status == 0:
-        memory.add(step, seconds)
+        completed.add(step, seconds)
         outcome.done.append(step.title)
         title = f"{step.title}: " if step.output is not None or quiet_before else ""
         print(f"   {title}{format_duration(seconds)}", flush=True)
         return
     if status in (130, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM):
-        raise KeyboardInterrupt  # someone stopped it: that is no failure, and nothing else should start
+        raise KeyboardInterrupt  # someone stopped the step: not a failure, and no other step should start
     outcome.failed.append(step.title)
     message = f"the step {step.title!r} failed (status {status})"
     if step.output is None:
-        message += "; what it said is above"
+        message += "; its output is above"
     else:
-        lines = step.output.read_text(errors="replace").splitlines()[-LAST_LINES:]
+        lines = step.output.read_text(errors="replace").splitlines()[-NUM_LOG_LINES:]
         message += f"; the end of {step.output}:\n" + "\n".join(f"    {line}" for line in lines)
     if not keep_going:
-        raise TrainingError(f"{message}. Once that is mended, the same command goes on from there")
+        raise TrainingError(f"{message}. Once that is fixed, run the same command again to go on from there")
     print(message, file=sys.stderr, flush=True)
 
 
 def _stop(running: list[_Running]) -> None:
+    """Tells all running steps to save and stop, and waits for them."""
     for one in running:
         if one.process.poll() is None:
             one.process.terminate()
@@ -266,7 +268,7 @@ def _stop(running: list[_Running]) -> None:
 
 @contextlib.contextmanager
 def _stopping_on_signals() -> Iterator[None]:
-    """SIGTERM interrupts like Ctrl-C, so that the running steps are told to save."""
+    """Makes SIGTERM raise KeyboardInterrupt as Ctrl-C does, so that the running steps are told to save."""
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from facekd.errors import run_verb
-from facekd.experiments.command_runner import Memory, Step, as_options, run_steps
+from facekd.experiments.command_runner import CompletedSteps, Step, as_options, run_steps
 from facekd.utils.files import write_json
-from facekd.utils.locks import sole_user_of
+from facekd.utils.locks import folder_lock
 from facekd.utils.progress import format_duration
 
 EXAMPLE = """\
@@ -134,13 +134,13 @@ class Quickstart:
         from facekd.experiments.quickstart_report import write_report
 
         started = time.monotonic()
-        with sole_user_of(self.folder, "quickstart"):
-            memory = Memory(self.folder, same_command_only=True)
+        with folder_lock(self.folder, "quickstart is at work"):
+            completed = CompletedSteps(self.folder, same_command_only=True)
             self._make_untrained()
-            trained = run_steps(self.trainings(), memory)
+            trained = run_steps(self.trainings(), completed)
             # Exporting and judging leave a core idle by themselves; two at once do not, and each keeps to its log.
             threads = max(1, usable_cores() // 2)
-            run_steps(self.judgings(), memory, jobs=2, threads=threads, done=trained.done)
+            run_steps(self.judgings(), completed, jobs=2, threads=threads, done=trained.done)
         models = [self._result("untrained", "random weights")]
         models += [self._result(name, recipe.method) for name, recipe in RECIPES.items() if recipe.judged]
         write_json(self.folder / "results.json", {"schema": 1, "seed": self.seed, "models": models})

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from facekd.errors import ConfigError, run_verb
-from facekd.experiments.command_runner import Memory, Step, as_options, run_steps
+from facekd.experiments.command_runner import CompletedSteps, Step, as_options, run_steps
 from facekd.training.config import TrainConfig
 from facekd.utils.config_files import as_section, check_keys, flatten, parse_config, read_sections
-from facekd.utils.locks import sole_user_of
+from facekd.utils.locks import folder_lock
 
 KEYS = ("output", "head", "processes", "base", "student", "teacher", "distilled")
 STAGE_KEYS = ("recipe", "config")
@@ -119,8 +119,8 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, check every stage, run what is not done."""
     pipeline = load_pipeline(sys.argv[1:] if argv is None else argv)
     pipeline.check()
-    with sole_user_of(pipeline.output, "pipeline"):
-        run_steps(pipeline.steps(), Memory(pipeline.output))
+    with folder_lock(pipeline.output, "pipeline is at work"):
+        run_steps(pipeline.steps(), CompletedSteps(pipeline.output))
     print(f"\nthe new student: {pipeline.output / 'model.onnx'}; its run: {pipeline.output / 'distilled'}")
     return 0
 

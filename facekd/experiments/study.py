@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from facekd.errors import ConfigError, run_verb
-from facekd.experiments.command_runner import Memory, Step, run_steps
+from facekd.experiments.command_runner import CompletedSteps, Step, run_steps
 from facekd.experiments.study_config import VERBS, Study
 from facekd.experiments.study_file import load_study
 from facekd.experiments.study_results import gather
 from facekd.training.logbook import read_log
 from facekd.utils.files import write_json
-from facekd.utils.locks import sole_user_of
+from facekd.utils.locks import folder_lock
 from facekd.utils.progress import format_duration
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     failed: list[str] = []
     if not arguments.report_only:
         study.check_configs()
-        with sole_user_of(study.output, "study"):
+        with folder_lock(study.output, "study is at work"):
             failed = _run(study, arguments)
     results = gather(study)
     if not any(method.get("packs") for method in results["methods"]):
@@ -111,10 +111,10 @@ def _run(study: Study, arguments: argparse.Namespace) -> list[str]:
     threads = arguments.threads or max(1, usable_cores() // arguments.jobs)
     _write_conditions(study.output / CONDITIONS, arguments.jobs, threads)
     steps = study.steps(threads)
-    memory = Memory(study.output)
-    watch = _Watch(step for step in steps if step.words[0] in VERBS and not memory.holds(step))
+    completed = CompletedSteps(study.output)
+    watch = _Watch(step for step in steps if step.words[0] in VERBS and not completed.is_done(step))
     started = time.monotonic()
-    outcome = run_steps(steps, memory, jobs=arguments.jobs, threads=threads, keep_going=True, look=watch.look)
+    outcome = run_steps(steps, completed, jobs=arguments.jobs, threads=threads, keep_going=True, on_poll=watch.on_poll)
     print(f"{len(outcome.done)} of {len(steps)} steps are done ({format_duration(time.monotonic() - started)})")
     for what, titles in (("failed", outcome.failed), ("left out, for they build on those", outcome.left_out)):
         if titles:
@@ -161,7 +161,7 @@ class _Watch:
         self._started = self._last = time.monotonic()
         self._first: float | None = None
 
-    def look(self, running: Sequence[Step], waiting: Sequence[Step]) -> None:
+    def on_poll(self, running: Sequence[Step], waiting: Sequence[Step]) -> None:
         """Print a line, if the last is long enough ago."""
         now = time.monotonic()
         if self._first is not None and now - self._last < SECONDS_BETWEEN_LINES:

@@ -7,7 +7,6 @@ Shapes: N images of the data set, B of them at once, E teacher's embedding size.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -40,6 +39,7 @@ from facekd.teacher.cache_file import (
     open_teacher_cache,
 )
 from facekd.utils.files import write_json
+from facekd.utils.locks import lock_open_file
 from facekd.utils.progress import track
 
 __all__ = [
@@ -244,10 +244,8 @@ def _to_float16(rows: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArra
 def _sole_writer(partial: Path) -> Iterator[BinaryIO]:
     """Open the unfinished rows for this process alone; the lock goes with the process, however it ends."""
     with partial.open("ab") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TeacherError(f"{partial}: another process is writing this cache; wait for it") from error
+        if not lock_open_file(stream):
+            raise TeacherError(f"{partial}: another process is writing this cache; wait for it")
         try:
             yield stream
         finally:

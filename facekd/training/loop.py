@@ -38,7 +38,7 @@ from facekd.training.train_step import train_step
 from facekd.training.validation import HeadValidator, Validator, validate
 from facekd.utils.config_files import parse_config, to_yaml
 from facekd.utils.files import write_text
-from facekd.utils.locks import sole_owner_of
+from facekd.utils.locks import folder_lock
 from facekd.utils.processes import stop_on_signal
 from facekd.utils.progress import SECONDS_BETWEEN_LINES
 
@@ -99,7 +99,11 @@ def train(
     if config.precision == "fp16" and world.device.type != "cuda":
         raise TrainingError("precision fp16 needs a GPU (its gradients are scaled there); use --precision bf16 or fp32")
     _check_batch_size(config, world)
-    with sole_owner_of(Path(config.output), world), flush_denormals(), stop_on_signal() as stop_signal:
+    with (
+        folder_lock(Path(config.output), "process is training", world.is_main),
+        flush_denormals(),
+        stop_on_signal() as stop_signal,
+    ):
         dataset = open_training_data(config.data)
         total_images = round_up(config.images or round(config.epochs * len(dataset)), config.global_batch_size)
         config.schedule.check(total_images)

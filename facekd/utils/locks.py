@@ -1,65 +1,71 @@
-"""Locks a folder or a file for one process at a time."""
+"""Locks a folder or an open file for one process; a lock ends with its process, even by SIGKILL."""
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import BinaryIO
 
 from facekd.errors import InUseError
 
+# How a file system says that it has no locks (network mounts, mostly). Work goes on there, without protection.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
-@contextlib.contextmanager
-def sole_user_of(folder: Path, what: str) -> Iterator[None]:
-    """Refuse a second command of the kind in one folder; the lock goes with the process, however it ends.
+
+@contextmanager
+def folder_lock(folder: Path, what: str, active: bool = True) -> Iterator[None]:
+    """Holds `.lock` of a folder while the block runs, so that a second command of the kind is refused.
+
+    Args:
+        folder: the folder to lock; created if it does not exist.
+        what: who is refused and why, for the message: `"study is at work"`.
+        active: False holds nothing. Of several processes that train together, only the main one locks.
 
     Raises:
-        TrainingError: another process is at work there.
+        InUseError: another process holds the lock.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InUseError(f"{folder}: another {what} is at work in this folder; choose another --output") from error
+    if not active:
         yield
+        return
+    from filelock import FileLock, Timeout  # here: the import takes longer than most commands need to say `--help`
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InUseError(f"{folder}: another {what} in this folder; choose another --output") from error
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def lock_file(stream: BinaryIO, path: Path) -> bool:
-    """Take `path`, open as `stream`, for this process; False where another one has it."""
+def lock_open_file(stream: BinaryIO) -> bool:
+    """Locks the file behind `stream` until it is closed; returns False if another process has locked it.
+
+    `filelock` opens a lock file of its own and leaves it there. This locks the data file itself, so nothing is left
+    beside it and the lock moves with the file when it is renamed.
+    """
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
         return True  # a file system without locks
-    # The other writer may have finished, and renamed this very file into place, since it was opened here.
+    return True
+
+
+def is_file_at(stream: BinaryIO, path: Path) -> bool:
+    """Returns whether `path` still names the file behind `stream`; another process may have renamed it meanwhile."""
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-@contextmanager
-def sole_owner_of(folder: Path, world: Any) -> Iterator[None]:
-    """Refuse a second run in the same folder; the lock goes with the process, however it ends."""
-    if not world.is_main:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        _lock_folder(lock, folder)
-        yield
-
-
-def _lock_folder(lock: IO[Any], folder: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InUseError(f"{folder}: another process is training in this folder; choose another --output") from error
-    lock.write(f"{os.getpid()}\n")
-    lock.flush()

@@ -1,44 +1,43 @@
-"""A process that another started ends when that one does, however it does: after `kill -9` nothing trains on unseen.
+"""Makes child processes exit when their parent dies, even by SIGKILL, and turns stop signals into a request to save.
 
-The parent holds one end of a pipe, and the child has the other for its standard input. Nothing is ever written there;
-the system closes the parent's end with the parent, and whoever reads finds the end of the input. Processes that a
-launcher starts inherit it, and so end as well.
+The parent holds one end of a pipe, and the child has the other end as its standard input. Nothing is ever written to
+it. When the parent ends, the system closes its end, and the child reads the end of the input. Processes that a launcher
+starts inherit that standard input, so they end as well.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import IO
 
 VARIABLE = "FACEKD_ENDS_WITH_STDIN"
+SECONDS_OF_ONE_STOP = 2.0  # stop signals that arrive within this time count as one request
 
 
 def start_tied(
     command: list[str], environment: Mapping[str, str], output: IO[bytes] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start a facekd command that is told to stop, as by SIGTERM, when this process is gone.
+    """Starts a facekd command that stops, as after SIGTERM, when this process is gone.
 
     Args:
-        command: one that runs `python -m facekd`, or that starts processes which do, with its standard input.
-        environment: of the command.
-        output: what it prints goes there; None lets it print where we do.
+        command: a command that runs `python -m facekd`, or a launcher whose processes do, with its standard input.
+        environment: environment variables of the command.
+        output: where the command's output goes; None means the same place as ours.
     """
     tied = {**environment, VARIABLE: "1"}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=tied)
 
 
 def end_with_parent() -> None:
-    """Stop when the parent is gone, if it has started this process by `start_tied`: a training saves first."""
-    # Not for the commands that this one starts, whose standard input is something else.
+    """Sends SIGTERM to this process when its parent is gone, if `start_tied` started it; training then saves first."""
+    # Removed from the environment, because the commands that this one starts have another standard input.
     if os.environ.pop(VARIABLE, None) is not None:
         threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
 
@@ -50,9 +49,9 @@ def _stop_at_end_of_input() -> None:
 
 
 def end_with_pool() -> None:
-    """End at once when the process is gone that this worker works for; for the workers of a pool that are spawned.
+    """Makes a spawned worker of a process pool exit as soon as the process that owns the pool is gone.
 
-    They wait for work on a pipe of which each of them holds both ends, so they would never learn of it.
+    Workers wait for tasks on a pipe of which each holds both ends, so without this they would wait forever.
     """
     from multiprocessing import parent_process  # here: every command imports this file
 
@@ -66,15 +65,13 @@ def end_with_pool() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-SECONDS_OF_ONE_STOP = 2.0  # stop signals that come within this time are one request
-
-
 @contextmanager
 def stop_on_signal() -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM in the yielded list: the loop saves and stops. Repeated seconds later, they act as usual.
+    """Collects SIGINT and SIGTERM in the yielded list, so that a training loop can save and stop.
 
-    Not at once, for one Ctrl-C or `scancel` arrives twice: from the terminal or the scheduler, and from the launcher.
-    The second may come when the run has saved and is on its way out: the handlers outlast the block then.
+    A signal repeated more than two seconds after the first acts as usual. Earlier ones do not, because one Ctrl-C or
+    `scancel` arrives twice: from the terminal or scheduler, and from the launcher. The second may arrive when the run
+    has saved and is exiting, so after a signal the handlers stay in place beyond the block.
     """
     received: list[int] = []
     previous = {}
@@ -85,6 +82,7 @@ def stop_on_signal() -> Iterator[list[int]]:
         if not received:
             first = time.monotonic()
         received.append(number)
+        # Someone insists: hand the signal to the handler that was there before, which usually ends the process.
         if time.monotonic() - first > SECONDS_OF_ONE_STOP:
             signal.signal(number, previous[number])
             signal.raise_signal(number)
@@ -95,7 +93,7 @@ def stop_on_signal() -> Iterator[list[int]]:
         yield received
     finally:
         if received:
-            atexit.register(_ignore_stop_signals)  # the interpreter, ending, would put back the fatal defaults
+            atexit.register(_ignore_stop_signals)  # at exit the interpreter would restore the fatal defaults
         else:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -104,18 +102,3 @@ def stop_on_signal() -> Iterator[list[int]]:
 def _ignore_stop_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-@contextlib.contextmanager
-def generator_threads(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads whose end does not wait for them; work that has not begun is dropped.
-
-    A generator that was left half-way, say by an error in the loop over it, ends wherever Python collects it. That may
-    be in a thread which is just being started and holds the lock of all threads: to wait for a thread there takes the
-    same lock, and waits for ever (seen on Python 3.11).
-    """
-    pool = ThreadPoolExecutor(workers)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from facekd.errors import InUseError
-from facekd.utils.locks import lock_file
+from facekd.utils.locks import is_file_at, lock_open_file
 
 CHECKPOINT_BYTES = 16 << 20
 CHECKPOINT_SECONDS = 2.0
@@ -51,7 +51,8 @@ class PartialFile:
         self.journal_path = self.path.with_name(f".{self.path.name}.journal")
         self._job = None if job is None else json.loads(json.dumps(job))
         self._stream: BinaryIO | None = self.partial_path.open("ab", buffering=1 << 20)
-        if not lock_file(self._stream, self.partial_path):
+        # Between opening and locking, another writer may have finished this very file and renamed it into place.
+        if not (lock_open_file(self._stream) and is_file_at(self._stream, self.partial_path)):
             self._stream.close()
             self._stream = None
             raise InUseError(f"another process is writing {self.path} (it holds {self.partial_path})")

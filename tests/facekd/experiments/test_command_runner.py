@@ -1,4 +1,4 @@
-"""Steps in processes of their own: order, memory, failures, and what a stop signal does."""
+"""Steps in processes of their own: order, what is done, failures, and what a stop signal does."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 
 from facekd.errors import TrainingError
 from facekd.experiments import command_runner as steps_module
-from facekd.experiments.command_runner import Memory, Step, as_options, run_steps
-from facekd.utils.locks import sole_user_of
+from facekd.experiments.command_runner import CompletedSteps, Step, as_options, run_steps
 
 # In place of facekd: `touch FILE`, `fail FILE`, or `wait FILE`, which leaves FILE when it is told to stop.
 SCRIPT = """
@@ -48,33 +47,33 @@ def runs(folder: Path, *names: str) -> list[int]:
 
 def test_what_is_done_is_skipped_and_what_builds_on_a_new_run_is_not(tmp_path: Path) -> None:
     steps = [step(tmp_path, "b", "a"), step(tmp_path, "a"), step(tmp_path, "c")]  # b waits for a
-    run_steps(steps, Memory(tmp_path))
-    run_steps(steps, Memory(tmp_path))
+    run_steps(steps, CompletedSteps(tmp_path))
+    run_steps(steps, CompletedSteps(tmp_path))
     assert runs(tmp_path, "a", "b", "c") == [1, 1, 1]
     assert (tmp_path / "log").read_text().index("touch " + str(tmp_path / "a")) < (tmp_path / "log").read_text().index(
         "touch " + str(tmp_path / "b")
     )
     (tmp_path / "a").unlink()
-    run_steps(steps, Memory(tmp_path))
+    run_steps(steps, CompletedSteps(tmp_path))
     assert runs(tmp_path, "a", "b", "c") == [1, 2, 1]  # a anew, so b again
 
 
 def test_another_command_is_run_or_refused(tmp_path: Path) -> None:
-    run_steps([step(tmp_path, "a")], Memory(tmp_path))
+    run_steps([step(tmp_path, "a")], CompletedSteps(tmp_path))
     other = Step("a", ("touch", str(tmp_path / "a"), "more"), tmp_path / "a", (), tmp_path / "log")
     with pytest.raises(TrainingError, match="holds results of another kind"):
-        run_steps([other], Memory(tmp_path, same_command_only=True))
+        run_steps([other], CompletedSteps(tmp_path, same_command_only=True))
     assert runs(tmp_path, "a") == [1]
-    run_steps([other], Memory(tmp_path))
+    run_steps([other], CompletedSteps(tmp_path))
     assert runs(tmp_path, "a") == [2]
 
 
 def test_a_failure_stops_or_leaves_out_what_builds_on_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = [step(tmp_path, "a", what="fail"), step(tmp_path, "b", "a"), step(tmp_path, "c")]
     with pytest.raises(TrainingError, match=r"'a' failed \(status 2\); the end of .*log"):
-        run_steps(steps, Memory(tmp_path))
+        run_steps(steps, CompletedSteps(tmp_path))
     assert runs(tmp_path, "b", "c") == [0, 0]
-    outcome = run_steps(steps, Memory(tmp_path), keep_going=True)
+    outcome = run_steps(steps, CompletedSteps(tmp_path), keep_going=True)
     assert (outcome.done, outcome.failed, outcome.left_out) == (["c"], ["a"], ["b"])
     assert f"fail {tmp_path / 'a'}" in capsys.readouterr().err
 
@@ -92,10 +91,10 @@ while not os.path.exists(other): time.sleep(0.01)
     seen: list[int] = []
     run_steps(
         [Step("a", (str(a), str(b)), a, (), tmp_path / "1"), Step("b", (str(b), str(a)), b, (), tmp_path / "2")],
-        Memory(tmp_path),
+        CompletedSteps(tmp_path),
         jobs=2,
         threads=3,
-        look=lambda running, waiting: seen.append(len(running) + len(waiting)),
+        on_poll=lambda running, waiting: seen.append(len(running) + len(waiting)),
     )
     assert a.read_text() == b.read_text() == "3"
     assert max(seen) == 2
@@ -112,24 +111,16 @@ def test_a_stop_signal_reaches_the_running_step_and_nothing_else_starts(tmp_path
     stopper = threading.Thread(target=stop_when_ready)
     stopper.start()
     with pytest.raises(KeyboardInterrupt):
-        run_steps(steps, Memory(tmp_path))
+        run_steps(steps, CompletedSteps(tmp_path))
     stopper.join()
     assert (tmp_path / "a").read_text() == "stopped"
     assert runs(tmp_path, "b") == [0] and not (tmp_path / "steps.json").exists()
 
 
-def test_one_at_a_time_in_a_folder(tmp_path: Path) -> None:
-    second = sole_user_of(tmp_path, "study")
-    with sole_user_of(tmp_path, "study"), pytest.raises(TrainingError, match="another study is at work in this folder"):
-        second.__enter__()
-    with sole_user_of(tmp_path, "study"):
-        pass
-
-
-def test_a_damaged_memory_is_said(tmp_path: Path) -> None:
+def test_a_damaged_record_is_reported(tmp_path: Path) -> None:
     (tmp_path / "steps.json").write_text("[")
     with pytest.raises(TrainingError, match="not a list of steps"):
-        Memory(tmp_path)
+        CompletedSteps(tmp_path)
 
 
 def test_values_as_words_of_a_command_line() -> None:
@@ -146,5 +137,5 @@ def test_processes_that_train_together_have_minutes_to_save(tmp_path: Path, monk
         if name == "theirs":
             monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", wanted)
         file = tmp_path / name
-        run_steps([Step(name, ("touch", str(file)), file, processes=2)], Memory(tmp_path))
+        run_steps([Step(name, ("touch", str(file)), file, processes=2)], CompletedSteps(tmp_path))
         assert file.read_text() == wanted

@@ -15,7 +15,7 @@ from evaluation.measures import measure_pairs
 from facekd.cli import main
 from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.errors import ConfigError
-from facekd.experiments.command_runner import Memory, run_steps
+from facekd.experiments.command_runner import CompletedSteps, run_steps
 from facekd.experiments.study_file import load_study
 from facekd.experiments.study_report import tar_at
 from facekd.experiments.study_results import gather, paired_difference, student_t_quantile
@@ -263,5 +263,5 @@ def test_a_study_runs_fails_in_part_and_goes_on(tmp_path: Path, tiny_faces: Path
     assert main(["study", str(write(tmp_path, **changes))]) == 0
     assert json.loads((tmp_path / "out" / "results.json").read_text())["missing"] == []
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
-    outcome = run_steps(load_study(path).steps(2), Memory(tmp_path / "out"))
+    outcome = run_steps(load_study(path).steps(2), CompletedSteps(tmp_path / "out"))
     assert not outcome.failed
