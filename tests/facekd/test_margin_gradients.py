@@ -72,6 +72,45 @@ def test_float32_slope_is_exact_up_to_the_last_cosine_below_one(cosine, margin):
     assert found == pytest.approx(exact, rel=2e-6, abs=2e-6)
 
 
+# A float32 cosine below 1 cannot tell angles under 0.02 degrees apart: the closed form is taken at the rounded cosine.
+SMALL_ANGLES = [math.radians(degrees) for degrees in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5, 2.0, 2.5, 2.8, 2.9)]
+
+
+@pytest.mark.parametrize("theta", SMALL_ANGLES, ids=lambda theta: f"{math.degrees(theta):.2f} degrees")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "margins", [(1.0, 0.05, 0.0), (1.0, 0.5, 0.0), (1.0, 0.3, 0.2), (1.35, 0.2, 0.1), (3.0, 0.0, 0.0)]
+)
+def test_slope_at_small_angles_is_the_closed_form(margins, dtype, theta):
+    m1, m2, m3 = margins
+    cosine = torch.tensor([math.cos(theta)], dtype=dtype).clamp_max(1 - torch.finfo(dtype).eps / 2)
+    sine = math.sqrt((1 - cosine.item()) * (1 + cosine.item()))
+    # d cos(m1 theta + m2) / d cos(theta) = m1 sin(m1 theta + m2) / sin(theta)
+    exact = m1 * math.sin(m1 * math.atan2(sine, cosine.item()) + m2) / sine
+    assert slope(combined, cosine, m1, m2, m3, dtype=dtype).item() == pytest.approx(exact, rel=2e-5)
+
+
+@pytest.mark.parametrize("theta", SMALL_ANGLES, ids=lambda theta: f"{math.degrees(theta):.2f} degrees")
+@pytest.mark.parametrize("norm", [5.0, 20.0, 35.0])
+def test_slope_of_adaface_at_small_angles_is_the_closed_form(norm, theta):
+    quality = min(max((norm - 20.0) / (10.0 + 0.001) * 0.333, -1.0), 1.0)
+    added = -0.4 * quality
+    found = slope(adaface, math.cos(theta), torch.tensor([norm]), 0.4, norm_mean=20.0, norm_std=10.0).item()
+    # A high norm takes the angle off; where nothing of it is left, the target is constant.
+    expected = math.sin(theta + added) / math.sin(theta) if theta + added > 0 else 0.0
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("theta", SMALL_ANGLES, ids=lambda theta: f"{math.degrees(theta):.2f} degrees")
+def test_slope_of_arcface_at_small_angles_equals_finite_differences(theta):
+    # Differences by the angle, where the margined cosine is smooth; d / d cos(theta) = d / d theta / -sin(theta).
+    step = 1e-3 * theta
+    beside = torch.tensor([theta - step, theta + step], dtype=torch.float64).cos()
+    values = target(arcface, beside, 0.5)
+    estimate = float(values[1] - values[0]) / float(beside[1] - beside[0])
+    assert slope(arcface, math.cos(theta), 0.5).item() == pytest.approx(estimate, rel=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("gradient", ["exact", "straight_through"])
 @pytest.mark.parametrize("cosine", [1.0, -1.0, 1.0000002, -1.0000002])
