@@ -16,11 +16,12 @@ from data_prep.pairs.published_lists import LAYOUTS, read_pair_list, subject_of
 from data_prep.pairs.sampling import all_pairs, sample_pairs
 from data_prep.photographs.photos import find_photos
 from data_prep.sources.encoded_images import prepare_image
-from data_prep.sources.image_lists import IMAGE_SUFFIXES, list_folder
+from data_prep.sources.image_lists import list_folder
 from facekd.data.pair_packs.npz_file import write_native_pair_pack
 from facekd.data.pair_packs.pair_pack import PairPack, write_pair_pack
 from facekd.errors import DataError, ImageError, run_verb
 from facekd.images.decoding import quiet_decoders
+from facekd.images.image_files import is_image_name
 from facekd.utils.files import write_text
 from facekd.utils.progress import track
 
@@ -138,20 +139,17 @@ class _Finder:
     """Files of a folder by the names that lists use: with or without folders, with or without suffix."""
 
     def __init__(self, folder: Path) -> None:
-        try:
-            files = [name for name in find_photos(folder) if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
-        except DataError as error:
-            raise DataError(str(error)) from error
+        files = find_photos(folder)
         self._whole = {_stem(name): name for name in reversed(files)} | {name: name for name in files}
         counts = Counter(PurePosixPath(name).stem for name in files)
         self._last = {PurePosixPath(name).stem: name for name in files if counts[PurePosixPath(name).stem] == 1}
 
     def __call__(self, name: str) -> str | None:
-        for key in (name, _stem(name) if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES else name):
+        for key in (name, _stem(name) if is_image_name(name) else name):
             if key in self._whole:
                 return self._whole[key]
         last = PurePosixPath(name).name
-        return self._last.get(_stem(last) if PurePosixPath(last).suffix.lower() in IMAGE_SUFFIXES else last)
+        return self._last.get(_stem(last) if is_image_name(last) else last)
 
 
 def _stem(name: str) -> str:

@@ -59,8 +59,11 @@ def main(argv: list[str] | None = None) -> int:
     size = embedder.preprocessing.image_size
     cache = Path(arguments.output) / "embeddings" if arguments.cache else None
 
+    notes: list[str] = []
+
     def embed(folder: Path, nobody: bool = False) -> tuple[FaceFolder, np.ndarray]:
         faces = FaceFolder(folder, size, arguments.resize, arguments.images_per_person, nobody)
+        notes.extend(f"{folder}: {warning}" for warning in faces.warnings)
         if not is_search and len(faces) * (len(faces) - 1) // 2 > MOST_PAIRS:
             raise DataError(
                 f"{folder}: {len(faces):,} images make more than {MOST_PAIRS:,} pairs; --images-per-person takes fewer"
@@ -83,6 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         "images": str(root.resolve()),
         "protocol": {"text": text, "kind": "identification" if is_search else "all pairs", "flip": arguments.flip},
         **found,
+        "notes": notes,
         "software": describe_software(),
         "command": shlex.join(["facekd", "evaluate", "folder", *(sys.argv[1:] if argv is None else argv)]),
     }
@@ -96,6 +100,8 @@ def main(argv: list[str] | None = None) -> int:
     console.print(f"\n[bold]{root.name}[/bold]: {text}\n{summary_of(result)}", highlight=False)
     table = rank_table(result) or verification_table(result)
     console.print(table.to_markdown(), markup=False, highlight=False)
+    for note in notes:
+        console.print(f"warning: {note}", markup=False, highlight=False)
     print(f"written to {arguments.output}")
     return 0
 

@@ -34,7 +34,7 @@ def summarize(pack: RecordPack, check_all: bool = False) -> dict[str, Any]:
     """
     headers = pack.headers()
     labels = pack.labels_from(headers)
-    oddities = list(pack.oddities)
+    oddities = list(pack.warnings)
     usable = labels[labels >= 0]
     counts = np.bincount(usable) if len(usable) else np.zeros(0, dtype=np.int64)
     counts_present = counts[counts > 0]

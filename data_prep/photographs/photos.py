@@ -2,56 +2,36 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from facekd.errors import DataError, ImageError
+from facekd.images.image_files import IMAGE_SUFFIXES, list_nested
 
-PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 START_OF_SCAN = 0xDA
 STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xDA)})
 
 
 def find_photos(root: Path) -> list[str]:
-    """Names of all photographs below a folder, in `/` notation relative to it, sorted.
+    """Returns the names of all photographs at any depth below a folder, with `/` between folders, sorted.
 
-    Links to folders are followed, each folder being entered once: a loop of links ends where it closes. Hidden files
-    and folders are passed over.
+    `facekd.images.image_files` says which files are images; what is left out is named on the terminal.
 
     Raises:
         DataError: there is no such folder, or no photograph in it.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected a folder of photographs")
-    found = sorted(_walk(root))
+    found, left_out = list_nested(root)
     if not found:
-        raise DataError(f"{root} holds no photographs ({', '.join(sorted(PHOTO_SUFFIXES))}), neither do its subfolders")
+        raise DataError(f"{root} holds no photographs ({', '.join(IMAGE_SUFFIXES)}), neither do its subfolders")
+    for warning in left_out.warnings():
+        print(f"warning: {root}: {warning}", file=sys.stderr)
     return found
-
-
-def _walk(root: Path) -> Iterator[str]:
-    seen: set[tuple[int, int]] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_raise):
-        status = os.stat(folder)  # noqa: PTH116
-        if (status.st_dev, status.st_ino) in seen:
-            subfolders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        below = os.path.relpath(folder, root)
-        prefix = "" if below == "." else f"{Path(below).as_posix()}/"
-        for file in files:
-            if not file.startswith(".") and Path(file).suffix.lower() in PHOTO_SUFFIXES:
-                yield prefix + file
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def decode_photo(content: bytes, exif: bool = True) -> np.ndarray:

@@ -46,8 +46,16 @@ def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
     return encoded.tobytes()
 
 
-# Enough to name a file by; order matters only in that no entry begins like another.
-SUFFIX_BY_START = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp"}
+# The first bytes of each format; none begins like another.
+SUFFIX_BY_START = {
+    b"\xff\xd8\xff": ".jpg",
+    b"\x89PNG": ".png",
+    b"RIFF": ".webp",
+    b"BM": ".bmp",
+    b"GIF8": ".gif",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+}
 
 
 def suffix_of(image_bytes: bytes) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+import sys
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.errors import DataError
-from facekd.utils.files import is_folder
+from facekd.images.image_files import IMAGE_SUFFIXES, Reason, list_by_folder
 
 AGEDB_NAME = re.compile(r"\d+_(?P<who>.+)_(?P<age>\d+)_(?P<sex>[mfMF])")
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
 class ListedImage(NamedTuple):
@@ -28,46 +27,45 @@ LST_COLUMNS = {"insightface": "aligned path label", "im2rec": "index label path"
 
 
 def list_folder(root: Path) -> list[ListedImage]:
-    """Images of a folder with one subfolder for each identity; labels by the sorted order of the subfolders.
+    """Lists the images of a folder with one subfolder per identity; labels number the subfolders in sorted order.
 
-    AgeDB comes without subfolders, and says in its file names who is on the image, how old, and of which sex:
-    `0_MariaCallas_35_f.jpg`. A folder of such names alone is taken for that; labels are by the sorted order of people.
+    `facekd.images.image_files` says which files are images; what is left out is named on the terminal.
 
-    Links are followed, to folders and to images; one that leads nowhere, or round in a loop, is no folder.
+    AgeDB comes without subfolders, and its file names say who is on the image, how old, and of which sex:
+    `0_MariaCallas_35_f.jpg`. A folder of such names alone is read as that; labels number the people in sorted order.
 
     Raises:
         DataError: there are no subfolders with images, or two of them are one folder.
     """
-    with os.scandir(root) as entries:
-        folders = sorted(entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
-    images: list[ListedImage] = []
-    seen: dict[tuple[int, int], str] = {}
-    for folder in folders:
-        files = sorted(_image_files(root / folder))
-        if not files:
-            continue  # a folder without images is no identity
-        status = (root / folder).stat()
-        other = seen.setdefault((status.st_dev, status.st_ino), folder)
-        if other != folder:
-            raise DataError(
-                f"{root / folder} and {root / other} are one folder, by a link, and would be two identities with the "
-                "same images; remove the link"
-            )
-        images += [ListedImage(f"{folder}/{file}", len(seen) - 1) for file in files]
+    listing = list_by_folder(root)
+    # A folder without images is no identity.
+    with_images = {folder: files for folder, files in listing.by_folder.items() if files}
+    images = [
+        ListedImage(f"{folder}/{file}", label)
+        for label, (folder, files) in enumerate(with_images.items())
+        for file in files
+    ]
+    outside = listing.outside
     if not images:
-        images = _list_agedb(root)
+        images, outside = _list_agedb(outside), []
     if not images:
-        suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(
-            f"{root} should hold one subfolder of images ({suffixes}) for each identity, or images named as AgeDB's "
-            "(number_name_age_sex)"
+            f"{root} should hold one subfolder of images ({', '.join(IMAGE_SUFFIXES)}) for each identity, or images "
+            "named as AgeDB's (number_name_age_sex)"
         )
+
+    # Say what is not in the list.
+    for name in outside:
+        listing.left_out.add(Reason.OUTSIDE, name)
+    for name in sorted(listing.by_folder.keys() - with_images.keys()):
+        listing.left_out.add(Reason.EMPTY, name)
+    for warning in listing.left_out.warnings():
+        print(f"warning: {root}: {warning}", file=sys.stderr)
     return images
 
 
-def _list_agedb(root: Path) -> list[ListedImage]:
-    """Images of a folder in which each file bears a name of AgeDB's; none where one does not."""
-    files = sorted(_image_files(root))
+def _list_agedb(files: list[str]) -> list[ListedImage]:
+    """Returns the images if each file is named as AgeDB names them; an empty list if one is not."""
     names = [AGEDB_NAME.fullmatch(os.path.splitext(file)[0]) for file in files]  # noqa: PTH122
     people = [name["who"] for name in names if name is not None]
     if len(people) < len(files):
@@ -75,14 +73,6 @@ def _list_agedb(root: Path) -> list[ListedImage]:
     label_of = {person: label for label, person in enumerate(sorted(set(people)))}
     listed = [ListedImage(file, label_of[person]) for file, person in zip(files, people, strict=True)]
     return sorted(listed, key=lambda image: image.label)  # stable: an identity's images lie together
-
-
-def _image_files(folder: Path) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            is_image = os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122
-            if is_image and not entry.name.startswith("."):
-                yield entry.name
 
 
 def read_lst(path: Path) -> list[ListedImage]:

@@ -20,9 +20,9 @@ from data_prep.sources.image_lists import ListedImage, check_one_label, list_fol
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
 from facekd.errors import DataError
+from facekd.images.image_files import IMAGE_SUFFIXES
 
 LABEL_SUFFIXES = (".cls", ".json")
-ENCODED_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 
 class ImageSource(Protocol):
@@ -261,7 +261,7 @@ class TarSource:
         self._finish(path, current, fields, file, labels)
 
     def _finish(self, path: Path, key: str, fields: dict[str, tuple[int, int]], file: int, labels: list[int]) -> None:
-        image = next((place for name, place in fields.items() if name in ENCODED_SUFFIXES), None)
+        image = next((place for name, place in fields.items() if name in IMAGE_SUFFIXES), None)
         if image is None:
             return
         content = {name: os.pread(file, fields[name][1], fields[name][0]) for name in LABEL_SUFFIXES if name in fields}

@@ -6,18 +6,16 @@ Either one folder of images for each person, or, as TinyFace is laid out, image 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 
-from facekd.data.datasets.folder_dataset import IMAGE_SUFFIXES
 from facekd.errors import DataError, FacekdError, ImageError
 from facekd.images.decoding import decode_rgb
+from facekd.images.image_files import IMAGE_SUFFIXES, Reason, list_by_folder
 from facekd.images.preprocessing import fit_images
-from facekd.utils.files import is_folder
 
 
 class FaceFolder:
@@ -30,6 +28,9 @@ class FaceFolder:
         at_most: images of a person, in order of their names; None for all.
         nobody: the images show nobody known, as distractors do: names are not looked at, and there may be none.
 
+    Attributes:
+        warnings: a sentence about what in the folder is not read, if anything.
+
     Raises:
         DataError: no images, or files whose names do not say who is in them.
     """
@@ -41,10 +42,10 @@ class FaceFolder:
         self._folder, self._size, self._resize = folder, image_size, resize
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder")
-        found = _list(folder, nobody)
+        found, self.warnings = _list(folder, nobody)
         if not found:
             raise DataError(
-                f"{folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); expected one folder of them for "
+                f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); expected one folder of them for "
                 "each person, or files called PERSON_NUMBER.jpg"
             )
         kept: dict[str, list[str]] = {}
@@ -94,32 +95,31 @@ class _Files(Sequence[bytes]):
         return (self._folder / self._names[index]).read_bytes()
 
 
-def _list(folder: Path, nobody: bool) -> list[tuple[str, str]]:
-    """(person, file below the folder) in order of the names; `nobody` gives each image a person of its own."""
-    loose = sorted(_images(folder))
-    inside = sorted(entry.name for entry in os.scandir(folder) if is_folder(entry) and not entry.name.startswith("."))
-    nested = [(person, f"{person}/{file}") for person in inside for file in sorted(_images(folder / person))]
+def _list(folder: Path, nobody: bool) -> tuple[list[tuple[str, str]], list[str]]:
+    """Returns (person, file below the folder) in order of the names, and what was left out.
+
+    `nobody` gives each image a person of its own.
+    """
+    listing = list_by_folder(folder)
+    loose = listing.outside
+    nested = [(person, f"{person}/{file}") for person, files in listing.by_folder.items() for file in files]
+    for person, files in listing.by_folder.items():
+        if not files:
+            listing.left_out.add(Reason.EMPTY, person)
+    warnings = listing.left_out.warnings()
     if nobody:
-        return [(file, file) for file in (*loose, *(file for _, file in nested))]
+        return [(file, file) for file in (*loose, *(file for _, file in nested))], warnings
     if loose and nested:
         raise DataError(
             f"{folder}: holds folders and image files ({loose[0]}); give either one folder a person, or files "
             "called PERSON_NUMBER.jpg"
         )
     if nested:
-        return nested
+        return nested, warnings
     unnamed = [file for file in loose if not Path(file).stem.rpartition("_")[0]]
     if unnamed:
         raise DataError(
             f"{folder}: {len(unnamed):,} of {len(loose):,} names do not say who is in the image, the first "
             f"{unnamed[0]}; expected one folder a person, or PERSON_NUMBER.jpg"
         )
-    return [(Path(file).stem.rpartition("_")[0], file) for file in loose]
-
-
-def _images(folder: Path) -> list[str]:
-    return [
-        entry.name
-        for entry in os.scandir(folder)
-        if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
-    ]
+    return [(Path(file).stem.rpartition("_")[0], file) for file in loose], warnings

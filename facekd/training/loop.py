@@ -241,10 +241,10 @@ def _introduction(state: TrainingState) -> str:
     passes = -(-per_rank // (config.batch_size_per_rank or per_rank))
     epochs = state.total_images / len(dataset)
     who = "identities" if config.head.kind == "margin" else "classes"
-    notes = "".join(f"odd        {note}\n" for note in dataset.notes)
+    warnings = "".join(f"warning    {warning}\n" for warning in dataset.warnings)
     return (
         f"data       {dataset.name}: {len(dataset):,} images of {dataset.num_classes:,} {who}\n"
-        f"{notes}"
+        f"{warnings}"
         f"backbone   {config.backbone.name}: {count_parameters(state.recognizer.backbone) / 1e6:.2f} M parameters, "
         f"{config.data.image_size} pixels -> {config.backbone.embedding_size}\n"
         f"head       {config.head}, {config.precision} on {world.device}\n"

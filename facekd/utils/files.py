@@ -1,4 +1,4 @@
-"""Files: written so that a reader sees the old content or the new, never half of one; links to nowhere are no files."""
+"""Files: written so that a reader sees the old content or the new, never half of one."""
 
 from __future__ import annotations
 
@@ -59,19 +59,3 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry of a folder is one itself, or a link to one; a link to nowhere, or round in a loop, is not."""
-    try:
-        return entry.is_dir()  # known without asking again, which matters for millions of files; links are asked about
-    except OSError:  # of a link to nothing it says False, of a link to itself this
-        return False
-
-
-def is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry of a folder is a file, or a link to one; a link to nowhere, or round in a loop, is not."""
-    try:
-        return entry.is_file()
-    except OSError:
-        return False

@@ -15,6 +15,8 @@ import pytest
 
 from data_prep import align_faces, convert_records, inspect_records, pack_records, unpack_records
 from data_prep.sources.image_lists import list_folder, read_lst_and_kind
+from evaluation.sets.face_folder import FaceFolder
+from facekd.data.datasets import FolderDataset, open_dataset
 from facekd.data.datasets.record_pack import open_record_pack
 
 Run = Callable[..., tuple[int, str, str]]
@@ -108,8 +110,8 @@ def test_links_in_a_loop_end(tmp_path: Path, run: Run, verb: ModuleType) -> None
     assert status == 2 and "itself.jpg: Too many levels of symbolic links" in err
     again = (*options, "--on-bad-record", "skip")
     status, out, err = run(verb.main, tmp_path / "faces", tmp_path / "bad", *again)
-    assert status == 0 and "2 images of 2 identities" in out and out.rstrip().endswith("5 skipped")
-    assert "folder.jpg: Is a directory" in err
+    assert status == 0 and "2 images of 2 identities" in out and out.rstrip().endswith("4 skipped")
+    assert "folders inside folders (Ada/back, Bob/folder.jpg, " in err
 
 
 def test_links_in_a_loop_end_when_aligning(tmp_path: Path, run: Run, scrfd: Path) -> None:
@@ -136,6 +138,42 @@ def test_links_to_images_and_folders_elsewhere_are_followed_once(tmp_path: Path,
     (faces / "Alias").symlink_to("../elsewhere/Ada")
     status, _, err = run(pack_records.main, faces, tmp_path / "out", "--size", 32)
     assert status == 2 and "Alias and " in err and "are one folder, by a link" in err
+
+
+def test_every_command_reads_the_same_images_of_a_folder(tmp_path: Path, run: Run) -> None:
+    faces = tmp_path / "faces"
+    images = ["Ada/1.JPG", "Ada/10.jpeg", "Ada/2.jfif", "Ada-Zoe/1.jpg", "Bob/ü.jpg", "linked/1.jpg"]
+    for seed, name in enumerate(images[:-1]):
+        write(faces, name, seed)
+    write(tmp_path / "elsewhere", "Eve/1.jpg", 9)
+    (faces / "linked").symlink_to("../elsewhere/Eve")
+    for name in (".ipynb_checkpoints/1.jpg", "Ada/._1.JPG", "Ada/.DS_Store", "Ada/jpg", "Bob/a.txt", "Bob/b.jpg.txt"):
+        write(faces, name)
+    (faces / "itself").symlink_to("itself")
+    (faces / "Bob" / "nowhere").symlink_to("gone")
+    left_out = (
+        "left out: 5 files that are not images (itself, Ada/jpg, Bob/a.txt, ...), "
+        "3 hidden files and folders (.ipynb_checkpoints, Ada/.DS_Store, Ada/._1.JPG)"
+    )
+
+    training = open_dataset(faces, 32)
+    assert isinstance(training, FolderDataset)
+    assert [str(training.path_of(number).relative_to(faces)) for number in range(len(training))] == images
+    assert training.warnings == [left_out]
+
+    evaluated = FaceFolder(faces, 32)
+    assert (evaluated.files, evaluated.warnings) == (images, [left_out])
+
+    status, _, err = run(pack_records.main, faces, tmp_path / "packed", "--size", 32)
+    assert status == 0 and f"warning: {faces}: {left_out}" in err
+    lines = (tmp_path / "packed" / "train.lst").read_text().splitlines()
+    assert [line.split("\t")[1] for line in lines] == images
+
+    (tmp_path / "landmarks.txt").write_text("somebody.jpg 1 1 2 1 1 2 1 3 2 3\n")
+    status, _, err = run(align_faces.main, faces, tmp_path / "aligned", "--landmarks", tmp_path / "landmarks.txt")
+    assert status == 2 and f"warning: {faces}: {left_out}" in err  # each photograph is set aside, and so listed
+    aside = (tmp_path / "aligned" / "set_aside.tsv").read_text().splitlines()[1:]
+    assert [line.split("\t")[:2] for line in aside] == [[name, "no_landmarks"] for name in images]
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,27 @@ def results(folder: Path) -> dict:
 
 def test_a_link_to_itself_is_nobodys_folder(tmp_path: Path) -> None:
     write(tmp_path, "Ada/1.png", face(0, 0))
+    write(tmp_path.with_name(f"{tmp_path.name} elsewhere"), "Bob/1.png", face(1, 0))
     (tmp_path / "itself").symlink_to("itself")
-    (tmp_path / "linked").symlink_to("Ada")
-    assert FaceFolder(tmp_path, SIZE).files == ["Ada/1.png", "linked/1.png"]
+    (tmp_path / "linked").symlink_to(f"../{tmp_path.name} elsewhere/Bob")
+    faces = FaceFolder(tmp_path, SIZE)
+    assert faces.files == ["Ada/1.png", "linked/1.png"]
+    assert faces.warnings == ["left out: 1 file that is not an image (itself)"]
+    (tmp_path / "again").symlink_to("Ada")
+    with pytest.raises(FacekdError, match="are one folder, by a link, and would be two identities"):
+        FaceFolder(tmp_path, SIZE)
+
+
+def test_what_is_not_read_is_said(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for person in range(2):
+        for number in range(2):
+            write(tmp_path / "people", f"{person}/{number}.png", face(person, number))
+    (tmp_path / "people" / "0" / "notes.txt").write_text("x")
+    arguments = ["--model", str(model), "--images", str(tmp_path / "people"), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    note = f"{tmp_path / 'people'}: left out: 1 file that is not an image (0/notes.txt)"
+    assert results(tmp_path / "out")["notes"] == [note]
+    assert f"warning: {note}" in capsys.readouterr().out
 
 
 def test_all_pairs_are_those_of_two_loops(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

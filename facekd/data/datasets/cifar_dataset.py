@@ -66,7 +66,7 @@ class CifarDataset:
         read, self.is_generated = _read(folder, split)
         origin = "generated, md5 as listed in it" if self.is_generated else "official files, md5 checked"
         self.name = f"{folder} ({split}; {origin})"
-        self.notes: list[str] = []
+        self.warnings: list[str] = []
         self.image_size = image_size
         self.identities: list[str] = list(read.classes)
         self.num_classes = len(self.identities)

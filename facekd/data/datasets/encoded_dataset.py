@@ -57,7 +57,7 @@ class EncodedDataset(ABC):
         self.on_bad_record: OnBadRecord = on_bad_record
         self.resize = resize
         self.center_crop = center_crop
-        self.notes: list[str] = []
+        self.warnings: list[str] = []
         self._bad_records: list[str] = []
 
     @property

@@ -20,13 +20,13 @@ class FaceDataset(Protocol):
         name: for messages and logs.
         num_classes: every label is below it.
         image_size: side of the images in pixels.
-        notes: sentences about what is unusual, for people.
+        warnings: sentences for people about what is unusual.
     """
 
     name: str
     num_classes: int
     image_size: int
-    notes: list[str]
+    warnings: list[str]
 
     @property
     def labels(self) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from facekd.data.datasets.encoded_dataset import EncodedDataset
 from facekd.data.datasets.face_dataset import OnBadRecord
 from facekd.errors import DataError
-from facekd.utils.files import is_file, is_folder
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+from facekd.images.image_files import IMAGE_SUFFIXES, Reason, list_by_folder
 
 
 class FolderDataset(EncodedDataset):
-    """Image files in a folder, one subfolder an identity; labels number the subfolders in order of their names.
+    """Reads a folder with one subfolder per identity; labels number the subfolders in the order of their names.
 
-    Links are followed; one that leads nowhere, or round in a loop, is neither a subfolder nor an image.
+    `facekd.images.image_files` says which files are images. `warnings` names what is left out.
 
     Args:
         path: the folder.
@@ -28,11 +26,11 @@ class FolderDataset(EncodedDataset):
         on_bad_record: see `EncodedDataset`.
         resize: see `EncodedDataset`.
         center_crop: see `EncodedDataset`.
-        identities: names of the subfolders and so the numbers of the labels, where another folder decides them; of
-            some there may be no images here.
+        identities: names that define the labels, when another folder decides them (test images get the labels of the
+            training folder); some may have no subfolder here. None takes the subfolders themselves.
 
     Raises:
-        DataError: no subfolders, one without images, or one that is not among `identities`.
+        DataError: no subfolders, one without images, one that is not among `identities`, or two that are one folder.
     """
 
     def __init__(
@@ -45,32 +43,38 @@ class FolderDataset(EncodedDataset):
         identities: Sequence[str] | None = None,
     ) -> None:
         self.path = Path(path)
-        here = sorted(subfolders(self.path))
+        listing = list_by_folder(self.path)
+        here = listing.by_folder
         if not here:
             raise DataError(f"{path} holds no subfolders; expected one for each identity, with its images in it")
-        self.identities: list[str] = here if identities is None else list(identities)
-        unknown = sorted(set(here) - set(self.identities))
+        self.identities: list[str] = list(here if identities is None else identities)
+        unknown = sorted(here.keys() - set(self.identities))
         if unknown:
             raise DataError(f"{path}: {unknown[0]} is not among the classes trained on ({len(unknown)} such)")
-        paths: list[bytes] = []
-        counts: list[int] = []
-        for identity in self.identities:
-            if identity not in here:
-                counts.append(0)
-                continue
-            found = sorted(_image_files(self.path / identity))
-            if not found:
-                raise DataError(
-                    f"identity folder {self.path / identity} holds no image ({', '.join(IMAGE_SUFFIXES)}); every class "
-                    "needs at least one, so add images or remove the folder"
-                )
-            paths += [os.fsencode(f"{identity}/{file}") for file in found]
-            counts.append(len(found))
+        empty = [name for name, files in here.items() if not files]
+        if empty:
+            raise DataError(
+                f"identity folder {self.path / empty[0]} holds no image ({', '.join(IMAGE_SUFFIXES)}); every class "
+                "needs at least one, so add images or remove the folder"
+            )
+
+        # Images lie identity by identity; an identity without a folder here has none.
+        files_of = [here.get(identity, []) for identity in self.identities]
+        counts = [len(files) for files in files_of]
+        paths = [
+            os.fsencode(f"{identity}/{file}")
+            for identity, files in zip(self.identities, files_of, strict=True)
+            for file in files
+        ]
+
         # One array rather than a list of millions of strings: touching a string's reference count in a forked
         # worker copies its page, and the workers would slowly copy the whole list.
         self._paths = np.array(paths, dtype=np.bytes_)
         self._labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
         super().__init__(str(path), image_size, len(counts), on_bad_record, resize, center_crop)
+        for name in listing.outside:
+            listing.left_out.add(Reason.OUTSIDE, name)
+        self.warnings += listing.left_out.warnings()
         self.check()
 
     @property
@@ -79,7 +83,7 @@ class FolderDataset(EncodedDataset):
         return self._labels
 
     def path_of(self, index: int) -> Path:
-        """The file of image `index`."""
+        """Returns the path of image `index`."""
         return self.path / os.fsdecode(bytes(self._paths[index]))
 
     def read_encoded(self, index: int) -> tuple[bytes, int]:
@@ -93,17 +97,3 @@ class FolderDataset(EncodedDataset):
     def advice_on_labels(self) -> str:
         """See `EncodedDataset.advice_on_labels`."""
         return f"The number of classes, {self.num_classes:,}, is the number of subfolders"
-
-
-def subfolders(folder: Path) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        yield from (entry.name for entry in entries if is_folder(entry) and not entry.name.startswith("."))
-
-
-def _image_files(folder: Path) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        yield from (
-            entry.name
-            for entry in entries
-            if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".") and is_file(entry)
-        )

@@ -37,7 +37,7 @@ class SyntheticDataset:
         self.images_per_identity = images_per_identity
         self.image_size = image_size
         self.seed = seed
-        self.notes: list[str] = []
+        self.warnings: list[str] = []
 
     @property
     def identities(self) -> list[str]:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from facekd.data.datasets.cifar_dataset import CifarDataset, Split, find_cifar
 from facekd.data.datasets.face_dataset import FaceDataset, OnBadRecord
-from facekd.data.datasets.folder_dataset import FolderDataset, subfolders
+from facekd.data.datasets.folder_dataset import FolderDataset
 from facekd.data.datasets.generated_dataset import SyntheticDataset
 from facekd.data.datasets.record_dataset import RecordDataset
 from facekd.errors import DataError
+from facekd.images.image_files import LeftOut, read_folder
 
 
 def open_dataset(
@@ -63,7 +64,7 @@ def open_dataset(
             raise DataError(f"{path}: CIFAR's images have one size; center_crop has no use there, set it to 0")
         return CifarDataset(folder, image_size, split, resize)
     train = folder / "train"
-    if not (train.is_dir() and any(subfolders(train))):
+    if not (train.is_dir() and _subfolders(train)):
         _require_train(path, split)
         return FolderDataset(folder, image_size, on_bad_record, resize, center_crop)
     if split == "train":
@@ -71,7 +72,7 @@ def open_dataset(
     found = [folder / name for name in ("val", "test") if (folder / name).is_dir()]
     if not found:
         raise DataError(f"{path}: holds train/ but neither val/ nor test/, so there is nothing to judge by")
-    return FolderDataset(found[0], image_size, on_bad_record, resize, center_crop, sorted(subfolders(train)))
+    return FolderDataset(found[0], image_size, on_bad_record, resize, center_crop, _subfolders(train))
 
 
 def _require_train(path: str | os.PathLike[str], split: Split) -> None:
@@ -79,3 +80,7 @@ def _require_train(path: str | os.PathLike[str], split: Split) -> None:
         raise DataError(
             f"{path}: has no test images beside those to train on; expected CIFAR's folder, or one with train/ and val/"
         )
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return read_folder(folder, LeftOut())[1]

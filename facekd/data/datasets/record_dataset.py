@@ -22,7 +22,7 @@ class RecordDataset(EncodedDataset):
         path: a folder that holds train.rec or the shards of a data set, or a .rec file.
         image_size: S, side in pixels.
         on_bad_record: see `EncodedDataset`; with "skip", records whose very headers are lost (the end of a truncated
-            file, an overwritten stretch) are left out of the data set at once, and `notes` says how many.
+            file, an overwritten stretch) are left out of the data set at once, and `warnings` says how many.
         resize: see `EncodedDataset`.
 
     Raises:
@@ -42,7 +42,7 @@ class RecordDataset(EncodedDataset):
         is_usable = self.pack.labels() >= 0
         # Images of the pack that are images of the data set; None where all are, the ordinary case, at no cost.
         self._kept = None if is_usable.all() else np.flatnonzero(is_usable)
-        self.notes = list(self.pack.oddities)
+        self.warnings = list(self.pack.warnings)
         self.check()
 
     @property

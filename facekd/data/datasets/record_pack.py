@@ -31,21 +31,21 @@ class RecordPack:
         image_keys: int64 (N,), keys of the image records in the order of the index.
         identity_keys: int64 (C,), keys of InsightFace's identity records; empty in an im2rec pack.
         property: `{"num_classes", "height", "width"}` of the `property` file beside it, or None.
-        oddities: sentences about what is unusual, for people; more may be found by `labels()`.
+        warnings: sentences about what is unusual, for people; more may be found by `labels()`.
     """
 
     def __init__(self, reader: RecordReader, on_bad_record: Literal["fail", "skip"] = "fail") -> None:
         self.reader = reader
         self.on_bad_record = on_bad_record
-        self.oddities: list[str] = list(reader.index.damage)
-        self.property = read_property(reader.rec_path.parent / "property", self.oddities)
+        self.warnings: list[str] = list(reader.index.damage)
+        self.property = read_property(reader.rec_path.parent / "property", self.warnings)
         if reader.index.source is None:
-            self.oddities.append(f"no .idx; the file was scanned (`facekd data index {reader.rec_path}` writes one)")
+            self.warnings.append(f"no .idx; the file was scanned (`facekd data index {reader.rec_path}` writes one)")
         if reader.num_beyond_end:
-            self.oddities.append(f"the .rec is truncated: {reader.num_beyond_end:,} records lie beyond its end")
+            self.warnings.append(f"the .rec is truncated: {reader.num_beyond_end:,} records lie beyond its end")
         num_repeated = len(reader) - reader.num_distinct_keys
         if num_repeated:
-            self.oddities.append(f"{num_repeated:,} keys occur more than once in the .idx; each row counts as a record")
+            self.warnings.append(f"{num_repeated:,} keys occur more than once in the .idx; each row counts as a record")
         self._is_header_lost = False
         self.layout: Layout
         self.layout, self._image_rows, self._identity_rows, self._declared_classes = self._find_layout()
@@ -185,7 +185,7 @@ class RecordPack:
         return read_headers(self.reader, offsets, self.image_keys)
 
     def _report_invalid(self, images: np.ndarray) -> None:
-        """Raise, or note as an oddity, that these images (by number) have no usable label."""
+        """Raise, or add a warning, that these images (by number) have no usable label."""
         try:
             self.read_image(int(images[0]))
         except RecordError as error:
@@ -200,7 +200,7 @@ class RecordPack:
                 key=first.key,
                 offset=first.offset,
             )
-        self.oddities.append(message)
+        self.warnings.append(message)
 
     def _find_layout(self) -> tuple[Layout, np.ndarray, np.ndarray, int | None]:
         """Layout, rows of the images, rows of the identity records, and how many classes the header declares."""
@@ -220,12 +220,12 @@ class RecordPack:
         declared = round(float(labels[1]) - float(labels[0])) if len(labels) > 1 else num_identities
         is_exact = len(labels) > 1 and labels[1] <= EXACT_FLOAT32_INTEGERS
         if num_identities and declared != num_identities and is_exact:
-            self.oddities.append(
+            self.warnings.append(
                 f"the header record announces {declared:,} identity records and there are {num_identities:,}"
             )
         expected_images = first_identity - 1
         if int(is_image.sum()) != expected_images and labels[0] < EXACT_FLOAT32_INTEGERS:
-            self.oddities.append(
+            self.warnings.append(
                 f"the header record announces {expected_images:,} images and there are {int(is_image.sum()):,}"
             )
         return "insightface", every_row[is_image], every_row[is_identity], num_identities or declared or None
@@ -238,7 +238,7 @@ class RecordPack:
         try:
             header, image_bytes = unpack(self.reader.read_row(int(rows[-1])))
         except RecordError as error:
-            self.oddities.append(f"the record under key 0 cannot be read, so the layout is a guess: {error}")
+            self.warnings.append(f"the record under key 0 cannot be read, so the layout is a guess: {error}")
             self._is_header_lost = True
             return None
         if header.flag == 0 or image_bytes:
@@ -277,7 +277,7 @@ class RecordPack:
         if self.property is None or not self._declared_classes:
             return
         if self.property["num_classes"] != self._declared_classes:
-            self.oddities.append(
+            self.warnings.append(
                 f"`property` says {self.property['num_classes']:,} classes and the records {self._declared_classes:,}"
             )
 
@@ -322,7 +322,7 @@ def find_rec(path: str | os.PathLike[str]) -> Path:
     raise RecordError(f"{path} holds {len(found)} .rec files and none is train.rec; name one of them: {names}")
 
 
-def read_property(path: Path, oddities: list[str]) -> dict[str, Any] | None:
+def read_property(path: Path, warnings: list[str]) -> dict[str, Any] | None:
     """The `property` file: `num_classes,height,width`; some tools add lines, which say nothing we need."""
     if not path.is_file():
         return None
@@ -330,6 +330,6 @@ def read_property(path: Path, oddities: list[str]) -> dict[str, Any] | None:
     try:
         num_classes, height, width = (int(number) for number in line.split(",")[:3])
     except ValueError:
-        oddities.append(f"`property` should read num_classes,height,width and reads {line[:60]!r}")
+        warnings.append(f"`property` should read num_classes,height,width and reads {line[:60]!r}")
         return None
     return {"num_classes": num_classes, "height": height, "width": width}

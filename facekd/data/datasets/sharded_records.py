@@ -76,9 +76,9 @@ class ShardedRecords:
         return int(self._ends[-1])
 
     @property
-    def oddities(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """What is unusual about any of the shards."""
-        return [f"{pack.reader.rec_path.name}: {what}" for pack in self.packs for what in pack.oddities]
+        return [f"{pack.reader.rec_path.name}: {what}" for pack in self.packs for what in pack.warnings]
 
     @property
     def identity_keys(self) -> np.ndarray:

@@ -36,7 +36,7 @@ class SubsetDataset:
         self.whole = whole
         self.indices = indices
         self.name = name
-        self.notes: list[str] = list(getattr(whole, "notes", ()))
+        self.warnings: list[str] = list(getattr(whole, "warnings", ()))
         self.num_classes = whole.num_classes
         self.image_size = whole.image_size
         self._labels = whole.labels[indices]

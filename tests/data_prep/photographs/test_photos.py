@@ -105,7 +105,7 @@ def test_a_jpeg_cut_short_is_found_although_its_thumbnail_is_whole() -> None:
         decode_photo(whole[:-20])
 
 
-def test_folders_are_searched_and_loops_of_links_end(tmp_path: Path) -> None:
+def test_folders_are_searched_and_loops_of_links_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["b/two words.JPG", "a/été.png", "a/deep/er/x.jpeg", "top.webp", "a/.hidden.jpg", ".h/y.jpg", "a/note.txt"]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -113,6 +113,10 @@ def test_folders_are_searched_and_loops_of_links_end(tmp_path: Path) -> None:
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     (tmp_path / "b" / "self").symlink_to(tmp_path / "b")
     assert find_photos(tmp_path) == sorted(names[:4])
+    assert (
+        "left out: 1 file that is not an image (a/note.txt), 2 hidden files and folders (.h, a/.hidden.jpg), "
+        "2 links to folders listed already (a/loop, b/self)"
+    ) in capsys.readouterr().err
     outside = tmp_path.with_name(tmp_path.name + "_outside")
     outside.mkdir()
     (outside / "z.jpg").write_bytes(b"x")

@@ -95,24 +95,51 @@ def test_a_folder_ignores_what_is_no_image_and_takes_any_case(tmp_path):
     (tmp_path / "anna" / ".hidden.png").write_bytes(b"x")
     (tmp_path / ".cache").mkdir()
     (tmp_path / "list.csv").write_text("x")
-    assert len(FolderDataset(tmp_path, 32)) == 6
+    (tmp_path / "anna" / "older").mkdir()
+    (tmp_path / "stray.png").write_bytes(b"x")
+    dataset = FolderDataset(tmp_path, 32)
+    assert len(dataset) == 6
+    assert dataset.warnings == [
+        "left out: 2 files that are not images (list.csv, anna/notes.txt), 2 hidden files and folders (.cache, "
+        "anna/.hidden.png), 1 image outside the folders (stray.png), 1 folder inside a folder (anna/older)"
+    ]
 
 
 def test_links_in_a_folder_are_followed_except_round_in_a_loop(tmp_path):
     make_folder(tmp_path / "people")
+    make_folder(tmp_path / "elsewhere")
     faces = tmp_path / "people"
     for place in (faces, faces / "bo"):
-        for name, target in (("itself.png", "itself.png"), ("there.png", "back.png"), ("back.png", "there.png")):
+        for name, target in (("itself", "itself"), ("there", "back"), ("back", "there"), ("gone", "nowhere")):
             (place / name).symlink_to(target)
-        (place / "gone.png").symlink_to("nowhere")
     (faces / "bo" / "linked.png").symlink_to("../anna/00.png")
-    (faces / "zoe").symlink_to("anna")
+    (faces / "zoe").symlink_to("../elsewhere/anna")
     dataset = open_dataset(faces, 32)
     assert isinstance(dataset, FolderDataset)
     assert dataset.identities == ["Carl", "anna", "bo", "zoe"]
     assert np.bincount(dataset.labels).tolist() == [3, 2, 2, 2]
     images = dataset.load(np.arange(9))[0]
     np.testing.assert_array_equal(images[6], images[3])
+    assert dataset.warnings == ["left out: 8 files that are not images (back, gone, itself, ...)"]
+
+
+def test_a_link_that_leads_nowhere_is_a_bad_image(tmp_path):
+    make_folder(tmp_path)
+    (tmp_path / "bo" / "gone.png").symlink_to("nowhere")
+    (tmp_path / "bo" / "itself.png").symlink_to("itself.png")
+    assert len(FolderDataset(tmp_path, 32)) == 8
+    with pytest.raises(DataError, match=r"bo/gone\.png: No such file .* set on_bad_record to skip"):
+        FolderDataset(tmp_path, 32).load(np.array([6]))
+    skipping = FolderDataset(tmp_path, 32, on_bad_record="skip")
+    assert skipping.load(np.array([7]))[1].tolist() == [0]
+    assert "itself.png: Too many levels of symbolic links" in skipping.take_bad_records()[0]
+
+
+def test_two_links_to_one_folder_are_not_two_identities(tmp_path):
+    make_folder(tmp_path)
+    (tmp_path / "zoe").symlink_to("anna")
+    with pytest.raises(DataError, match=r"zoe and .*anna are one folder, by a link"):
+        FolderDataset(tmp_path, 32)
 
 
 def test_names_in_any_script_are_read(tmp_path):
@@ -247,7 +274,7 @@ def test_damage_to_the_record_itself_is_met_like_a_bad_image(insightface_pack):
     skipping = RecordDataset(path, 32, on_bad_record="skip")
     assert len(skipping) == 11
     assert skipping.load(np.array([4, 5]))[1].tolist() == [1, 2]
-    assert any("1 of 12 image records are unusable, first:" in note for note in skipping.notes)
+    assert any("1 of 12 image records are unusable, first:" in note for note in skipping.warnings)
     assert pickle.loads(pickle.dumps(skipping)).load(np.array([4, 5]))[1].tolist() == [1, 2]
     with pytest.raises(RecordError, match="record 6"):
         RecordDataset(path, 32)
@@ -265,7 +292,7 @@ def test_the_rest_of_a_truncated_pack_can_be_used(insightface_pack):
     assert dataset.labels.tolist() == dataset.load(np.arange(9))[1].tolist() == [n // 3 for n in range(9)]
     assert dataset.num_classes == 4  # by `property`
     assert dataset.take_bad_records() == []
-    assert any("the .rec is truncated: 7 records lie beyond its end" in note for note in dataset.notes)
+    assert any("the .rec is truncated: 7 records lie beyond its end" in note for note in dataset.warnings)
 
 
 def test_a_pack_that_lost_half_is_no_more_than_a_smaller_pack(tmp_path):
@@ -285,7 +312,7 @@ def test_identity_records_are_no_images_when_the_header_record_is_lost(insightfa
         stream.truncate(RecordReader(path / "train.rec").offset_of(0))  # which was written last
     dataset = RecordDataset(path, 32, on_bad_record="skip")
     assert (len(dataset), dataset.num_classes, dataset.pack.layout) == (12, 4, "insightface")
-    assert any("so the layout is a guess" in note for note in dataset.notes)
+    assert any("so the layout is a guess" in note for note in dataset.warnings)
 
 
 def test_labels_beyond_the_number_of_classes_are_refused_up_front_with_the_key(tmp_path):

@@ -1,4 +1,4 @@
-"""A data set in RecordIO: layouts told apart, labels read and checked, oddities noticed."""
+"""A data set in RecordIO: layouts told apart, labels read and checked, warnings given."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_what_is_written_comes_back(tmp_path: Path, layout: str) -> None:
     assert [data.read_image(number) for number in range(7)] == list(zip(IMAGES, LABELS, strict=True))
     assert data.image_keys.tolist() == (list(range(1, 8)) if layout == "insightface" else list(range(7)))
     assert data.property == {"num_classes": 3, "height": 112, "width": 112}
-    assert data.oddities == []
+    assert data.warnings == []
 
 
 def test_a_pack_travels_to_a_worker(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_an_unusable_record_is_named(tmp_path: Path, label: float, image: bytes,
         data.labels()
     lenient = open_record_pack(folder, on_bad_record="skip")
     assert lenient.labels().tolist() == [0, 0, 1, -1, 1, 2, 2]
-    assert any("1 of 7 image records are unusable" in oddity for oddity in lenient.oddities)
+    assert any("1 of 7 image records are unusable" in warning for warning in lenient.warnings)
 
 
 def test_corrupt_records_are_found_by_reading_labels(tmp_path: Path) -> None:
@@ -179,29 +179,29 @@ def test_a_truncated_pack_is_refused_or_read_in_part(tmp_path: Path) -> None:
         assert data.read_image(number) == (IMAGES[number], LABELS[number])
 
 
-def test_oddities_are_told(tmp_path: Path) -> None:
+def test_warnings_are_given(tmp_path: Path) -> None:
     folder = write_pack(tmp_path)
     (folder / "property").write_text("5,112,112\nmore\n")
-    assert open_record_pack(folder).oddities == ["`property` says 5 classes and the records 3"]
+    assert open_record_pack(folder).warnings == ["`property` says 5 classes and the records 3"]
     (folder / "property").write_text("faces\n")
     data = open_record_pack(folder)
-    assert data.oddities == ["`property` should read num_classes,height,width and reads 'faces'"]
+    assert data.warnings == ["`property` should read num_classes,height,width and reads 'faces'"]
     assert data.property is None
     (folder / "property").unlink()
     rewrite(folder, lambda records: [records.pop(key) for key in (3, 9)])  # an image and an identity
-    assert open_record_pack(folder).oddities == [
+    assert open_record_pack(folder).warnings == [
         "the header record announces 3 identity records and there are 2",
         "the header record announces 7 images and there are 6",
     ]
     (folder / "train.idx").unlink()
-    assert any("no .idx" in oddity for oddity in open_record_pack(folder).oddities)
+    assert any("no .idx" in warning for warning in open_record_pack(folder).warnings)
 
 
 def test_repeated_keys_are_told(tmp_path: Path) -> None:
     folder = write_pack(tmp_path, "im2rec")
     idx = folder / "train.idx"
     idx.write_text(idx.read_text() + idx.read_text().splitlines()[2] + "\n")
-    assert open_record_pack(folder).oddities == ["1 keys occur more than once in the .idx; each row counts as a record"]
+    assert open_record_pack(folder).warnings == ["1 keys occur more than once in the .idx; each row counts as a record"]
 
 
 def test_a_header_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_a_pack_of_no_images_is_not_written(tmp_path: Path) -> None:
 
 def test_real_packs(real_data: Callable[[str], Path]) -> None:
     data = open_record_pack(real_data("lfw_train"))
-    assert (data.layout, data.num_images, data.num_classes, data.oddities) == ("insightface", 3442, 336, [])
+    assert (data.layout, data.num_images, data.num_classes, data.warnings) == ("insightface", 3442, 336, [])
     assert data.image_keys.tolist() == list(range(1, 3443))
     listed = [line.split("\t") for line in real_data("lfw_train/train.lst").read_text().splitlines()]
     assert data.labels().tolist() == [int(label) for _, _, label in listed]
