@@ -14,7 +14,7 @@ from facekd.experiments.study_results import verification_folder
 from facekd.training.logbook import read_log
 from facekd.utils import html as html_page
 from facekd.utils.files import write_json, write_text
-from facekd.verification import roc_curve
+from facekd.verification.operating_points import first_refused_score, num_accepted_above, num_allowed_false_accepts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -237,10 +237,8 @@ def draw_rocs(study: Study, results: Mapping[str, Any], pack: str) -> Figure:
 
 def tar_at(genuine: np.ndarray, impostor: np.ndarray, fars: np.ndarray) -> np.ndarray:
     """The largest true accept rate whose false accept rate does not exceed each of `fars`, by the steps of the ROC."""
-    curve = roc_curve(genuine, impostor)
-    # Rates that are equal but for the last bit are the same number of false accepts.
-    places = np.searchsorted(curve.far, fars * (1 + 1e-9), side="right") - 1
-    return curve.tar[places]
+    refused = first_refused_score(np.append(-np.inf, np.sort(impostor)), num_allowed_false_accepts(fars, len(impostor)))
+    return num_accepted_above(np.sort(genuine)[::-1], refused) / len(genuine)
 
 
 def draw_losses(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:

@@ -8,6 +8,7 @@ from facekd.verification.operating_points import (
     RocCurve,
     Rule,
     TarAtFar,
+    far_threshold,
     num_allowed_false_accepts,
 )
 from facekd.verification.proportions import wilson_interval
@@ -23,6 +24,7 @@ __all__ = [
     "area_under_roc",
     "equal_error_point",
     "equal_error_rate",
+    "far_threshold",
     "fold_indices",
     "kfold_accuracy",
     "num_allowed_false_accepts",

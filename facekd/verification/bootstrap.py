@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike
 
 from facekd.errors import InputError
 from facekd.verification import equal_error_rate, num_allowed_false_accepts, tar_at_far, wilson_interval
+from facekd.verification.operating_points import first_refused_position
 from facekd.verification.scores import checked_is_same, checked_scores
 
 MIN_SUBJECTS = 10  # with genuine comparisons; of fewer, no resampling makes an interval
@@ -160,8 +161,8 @@ def _weighted_roc(weights: np.ndarray, is_same: np.ndarray, ends: np.ndarray) ->
 
 
 def _weighted_tar(false_accepts: np.ndarray, true_accepts: np.ndarray, far: float) -> np.ndarray:
-    allowed = [num_allowed_false_accepts(far, int(total)) for total in false_accepts[:, -1]]
-    last = (false_accepts <= np.reshape(allowed, (-1, 1))).sum(axis=1) - 1
+    allowed = num_allowed_false_accepts(far, false_accepts[:, -1])
+    last = first_refused_position(false_accepts, allowed) - 1
     return true_accepts[np.arange(len(last)), last] / true_accepts[:, -1]
 
 

@@ -19,8 +19,7 @@ import numpy as np
 
 from facekd.errors import InputError
 from facekd.utils.progress import track
-from facekd.verification import tar_at_far
-from facekd.verification.operating_points import just_above, num_allowed_false_accepts
+from facekd.verification.operating_points import far_threshold, first_refused_score, just_above
 from facekd.verification.proportions import wilson_interval
 
 DEFAULT_FPIRS, DEFAULT_RANKS = (1e-2, 1e-1), (1, 5, 10)
@@ -128,7 +127,7 @@ def identification_curves(result: SearchResult, most_ranks: int = 50, num_points
     impostor = np.sort(result.best_impostor_scores)
     first = np.sort(result.mate_scores[result.mate_ranks == 1])
     allowed = np.unique(np.geomspace(1, num_nonmated, num_points).astype(np.int64)) - 1
-    threshold = np.unique(just_above(impostor[num_nonmated - 1 - allowed]))[::-1]
+    threshold = np.unique(just_above(first_refused_score(impostor, allowed)))[::-1]
     curves["dir_fpir"] = 1 - np.searchsorted(impostor, threshold, side="left") / num_nonmated
     curves["dir_tpir"] = (len(first) - np.searchsorted(first, threshold, side="left")) / num_mated
     curves["dir_threshold"] = threshold
@@ -147,20 +146,20 @@ def _tpir(first: np.ndarray, impostor: np.ndarray, fpir: float) -> dict[str, Any
     }
     if not len(first):
         return {**point, "reason": "not measurable: no probe has a mate in this gallery"}
-    if num_allowed_false_accepts(fpir, len(impostor)) < 1:
+    threshold = far_threshold(impostor, fpir) if len(impostor) else None
+    if threshold is None:
         return {
             **point,
             "reason": f"not measurable: {len(impostor):,} non-mated probes allow {fpir * len(impostor):.2g} false "
             f"positives at FPIR {fpir:g}",
         }
-    found = tar_at_far(first, impostor, fpir)[0]
-    threshold = max(found.threshold or 0.0, -1.0)
-    successes = int((first >= threshold).sum())
+    threshold = max(threshold, -1.0)  # the lowest cosine, should every non-mated probe be allowed
+    successes, false_positives = int((first >= threshold).sum()), int((impostor >= threshold).sum())
     return {
         **point,
         "tpir": successes / len(first),
         "threshold": threshold,
-        "false_positives": found.false_accepts,
-        "achieved_fpir": found.achieved_far,
+        "false_positives": false_positives,
+        "achieved_fpir": false_positives / len(impostor),
         "ci95": list(wilson_interval(successes, len(first))),
     }

@@ -1,22 +1,33 @@
-"""Operating points: what is said about a threshold, and the arithmetic of one. Pure numpy."""
+"""Defines operating points and the one rule that turns a false accept rate (FAR) into a threshold. Pure numpy.
+
+The rule: of n impostor comparisons a FAR of f allows k = floor(f n) false accepts. The first refused impostor is the
+(k + 1)-th from the top, and the threshold lies just above its score, so that impostors with equal scores are accepted
+or refused together. With k = 0 the FAR is not measurable. Every TAR@FAR, TPIR@FPIR and bootstrap draw follows it.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from facekd.errors import InputError
+from facekd.verification.lazy_sort import AscendingScores
+from facekd.verification.scores import checked_scores
 
 Rule = Literal["exact", "insightface"]
 RULES: tuple[Rule, ...] = ("exact", "insightface")
+# A FAR such as 1e-3, or one computed as k / n, misses its true value by a few parts in 1e16, and the product f n by as
+# much again. Relative, because the error is: the same few parts whether f n is 3 or 15 million.
+FAR_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class TarAtFar:
-    """One operating point; `tar` is None, with a `reason`, where the FAR cannot be measured with these comparisons."""
+    """Holds one operating point; `tar` is None, with a `reason`, if the comparisons are too few to measure the FAR."""
 
     far: float  # the target
     tar: float | None
@@ -33,7 +44,7 @@ class TarAtFar:
 
 @dataclass(frozen=True)
 class RocCurve:
-    """Every distinct operating point, from accepting nothing (0, 0) to accepting everything (1, 1): arrays of (P,)."""
+    """Holds every distinct operating point, from accepting nothing (0, 0) to everything (1, 1), as arrays of (P,)."""
 
     far: np.ndarray
     tar: np.ndarray
@@ -42,7 +53,7 @@ class RocCurve:
 
 @dataclass(frozen=True)
 class EqualErrorPoint:
-    """Where the false accept rate meets the false reject rate; see `equal_error_point`."""
+    """Describes where the false accept rate meets the false reject rate; see `equal_error_point`."""
 
     eer: float
     threshold: float  # the achievable threshold at which the two rates are nearest
@@ -50,19 +61,82 @@ class EqualErrorPoint:
     frr: float
 
 
-def num_allowed_false_accepts(far: float, num_impostor: int) -> int:
-    """floor(far * num_impostor), forgiving the rounding of a decimal FAR: 1e-3 of 3,000 is 3 and never 2."""
-    return min(math.floor(far * num_impostor * (1 + 1e-12) + 1e-9), num_impostor)
+@overload
+def num_allowed_false_accepts(far: float, num_impostor: float) -> int: ...
+@overload
+def num_allowed_false_accepts(far: float | np.ndarray, num_impostor: float | np.ndarray) -> np.ndarray: ...
+def num_allowed_false_accepts(far: float | np.ndarray, num_impostor: float | np.ndarray) -> int | np.ndarray:
+    """Returns floor(far * num_impostor), forgiving rounding errors in the product: 0.29 of 100 is 29 and never 28.
+
+    Args:
+        far: target in (0, 1], or an array of targets.
+        num_impostor: number of impostor comparisons, or an array of numbers (weights of bootstrap draws, say).
+    """
+    allowed = np.minimum(np.floor(np.multiply(far, num_impostor) * (1 + FAR_ROUNDING)), num_impostor)
+    return int(allowed) if allowed.ndim == 0 else allowed.astype(np.int64)
+
+
+def far_threshold(impostor: ArrayLike, far: float) -> float | None:
+    """Returns the lowest threshold that keeps to a FAR: accepting `score >= threshold`, at most floor(far n) impostors.
+
+    Args:
+        impostor: (n,) scores of impostor comparisons, in any order.
+        far: target in (0, 1].
+
+    Returns:
+        The threshold, exact in the precision of the scores; minus infinity if the FAR allows every impostor; None if
+        it allows none, in which case it cannot be measured with these comparisons.
+
+    Raises:
+        InputError: no scores, non-finite scores, or a FAR outside (0, 1].
+    """
+    scores = checked_scores(impostor, "impostor")
+    allowed = num_allowed_false_accepts(checked_far(far), scores.size)
+    if allowed < 1:
+        return None
+    if allowed == scores.size:
+        return -math.inf
+    return float(just_above(first_refused_score(AscendingScores(scores.copy()), allowed)))
+
+
+def first_refused_score(impostor: AscendingScores | np.ndarray, allowed: Any) -> Any:
+    """Returns the score of the first refused impostor; the threshold lies just above it.
+
+    Args:
+        impostor: (n,) scores, ascending.
+        allowed: number of false accepts, below n, or an array of numbers.
+    """
+    return impostor[impostor.size - 1 - allowed]
+
+
+def first_refused_position(weight_sums: np.ndarray, allowed: Any) -> Any:
+    """Returns the position of the first refused impostor if each comparison counts with a weight.
+
+    Args:
+        weight_sums: (..., K) cumulative weights of the impostors, highest score first.
+        allowed: (...) the weight of the false accepts allowed.
+
+    Returns:
+        (...) positions; K where the allowed weight is not exceeded.
+    """
+    return np.count_nonzero(weight_sums <= np.asarray(allowed)[..., None], axis=-1)
+
+
+def num_accepted_above(falling: np.ndarray, refused: Any) -> Any:
+    """Returns how many scores lie strictly above each refused one, given the scores in descending order (G,)."""
+    return np.searchsorted(-falling, -refused, side="left")
 
 
 def checked_far(far: float) -> float:
+    """Returns a FAR as a float. Raises `InputError` outside (0, 1]."""
     if not 0 < far <= 1:
         raise InputError(f"a FAR must lie in (0, 1]; found {far}")
     return float(far)
 
 
 def not_measurable(far: float, num_genuine: int, num_impostor: int, rule: Rule) -> TarAtFar:
-    needed = f"{math.ceil(1 / far - 1e-6):,}" if far > 1e-15 else f"{1 / far:.0e}"
+    """Returns the operating point of a FAR that allows no false accept, with the number of comparisons it needs."""
+    needed = f"{math.ceil(1 / far * (1 - FAR_ROUNDING)):,}" if far > 1e-15 else f"{1 / far:.0e}"
     reason = (
         f"not measurable: {num_impostor:,} impostor comparisons allow {far * num_impostor:.2g} false accepts at "
         f"FAR {far:g}; at least {needed} comparisons are needed"
@@ -71,10 +145,11 @@ def not_measurable(far: float, num_genuine: int, num_impostor: int, rule: Rule) 
 
 
 def just_above(score: Any) -> Any:
+    """Returns the next higher number in the precision of the scores."""
     return np.nextafter(score, score.dtype.type(np.inf))
 
 
 def midway_threshold(lower: Any, upper: Any) -> Any:
-    """A threshold that accepts `upper` and rejects `lower`: midway, or `upper` where no number lies between them."""
+    """Returns a threshold that accepts `upper` and rejects `lower`: midway, or `upper` if no number lies between."""
     midway = lower / 2 + upper / 2  # the sum itself could overflow
     return midway if lower < midway <= upper else upper

@@ -20,7 +20,11 @@ import numpy as np
 
 from facekd.errors import InputError
 from facekd.utils.progress import track
-from facekd.verification import num_allowed_false_accepts
+from facekd.verification.operating_points import (
+    first_refused_position,
+    num_accepted_above,
+    num_allowed_false_accepts,
+)
 from facekd.verification.scores import checked_is_same, checked_scores
 
 MIN_DRAWS = 100
@@ -125,7 +129,7 @@ class PairedBootstrap:
             total = weights_of.total
             while True:
                 sums = np.cumsum(weights_of(top))
-                limits = [num_allowed_false_accepts(far, round(total)) for far in self.fars]
+                limits = [num_allowed_false_accepts(far, total) for far in self.fars]
                 if sums[-1] > max(limits) or len(top) == len(self._impostor):
                     break
                 top = self._highest_impostors(scores, min(2 * len(top), len(self._impostor)))
@@ -134,11 +138,8 @@ class PairedBootstrap:
             for column, limit in enumerate(limits):
                 if limit < 1 or true_accepts[-1] == 0:
                     continue
-                # The first impostor that is one too many; whoever scores above it gets in.
-                stop = int(np.searchsorted(sums, limit, "right"))
-                accepted = (
-                    len(falling) if stop == len(top) else int(np.searchsorted(-falling, -scores[top[stop]], "left"))
-                )
+                stop = int(first_refused_position(sums, limit))
+                accepted = len(falling) if stop == len(top) else int(num_accepted_above(falling, scores[top[stop]]))
                 row[column] = true_accepts[accepted] / true_accepts[-1]
             rows.append(row)
         return np.array(rows)

@@ -21,6 +21,7 @@ from facekd.verification.operating_points import (
     Rule,
     TarAtFar,
     checked_far,
+    first_refused_score,
     just_above,
     midway_threshold,
     not_measurable,
@@ -138,7 +139,7 @@ class RankedScores:
         """
         false_accepts = np.unique(np.geomspace(1, self.impostor.size, num_points // 2).astype(np.int64)) - 1
         rejects = np.unique(np.geomspace(1, self.genuine.size, num_points // 2).astype(np.int64)) - 1
-        thresholds = [just_above(self.impostor[self.impostor.size - 1 - false_accepts]), self.genuine[rejects]]
+        thresholds = [just_above(first_refused_score(self.impostor, false_accepts)), self.genuine[rejects]]
         least = np.minimum(self.genuine[0], self.impostor[0])
         threshold = np.unique(np.concatenate([*thresholds, [least]]))[::-1]
         far = 1 - self.impostor.rank(threshold, side="left") / self.impostor.size
@@ -166,8 +167,8 @@ class RankedScores:
         if allowed >= self.impostor.size:
             least = min(self.genuine[0], self.impostor[0])  # everything may be accepted
             return least, (float(least), float(least))
-        first_refused = self.impostor[self.impostor.size - 1 - allowed]
-        return just_above(first_refused), (float(first_refused), float(first_refused))
+        refused = first_refused_score(self.impostor, allowed)
+        return just_above(refused), (float(refused), float(refused))
 
     def _nearest_corner(self, far: float) -> tuple[Any, Range]:
         """The corner of the ROC nearest to a FAR, of equally near ones the most lenient; looked for around the target.

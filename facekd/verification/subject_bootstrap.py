@@ -26,6 +26,7 @@ from facekd.verification.bootstrap import (
     outer_interval,
     percentile_interval,
 )
+from facekd.verification.operating_points import first_refused_position, num_accepted_above
 from facekd.verification.ranked_scores import RankedScores
 
 GROWTH, FIRST_SEGMENT = 1.04, 64  # each segment adds 4 % to what lies above it
@@ -135,9 +136,7 @@ class _Draws:
         """(TAR (fars, R), EER (R,)); None where the tail is too short for some draw."""
         edges = _segment_edges(tail.scores)
         num_draws = len(self.drawn)
-        allowed = np.array(
-            [[num_allowed_false_accepts(far, int(total)) for total in self.totals] for far in fars], np.float64
-        )
+        allowed = np.stack([num_allowed_false_accepts(far, self.totals) for far in fars])
         tar = np.full((len(fars), num_draws), np.nan)
         tar[allowed >= self.totals] = 1.0  # everything may be accepted
         eer = np.full(num_draws, np.nan)
@@ -183,8 +182,8 @@ class _Draws:
             some = slice(begin, begin + at_once)
             weights = self.drawn[draws[some]]
             sums = np.cumsum(weights[:, tail.first[start:stop]] * weights[:, tail.second[start:stop]], axis=1)
-            refused = tail.scores[start + np.argmax(sums > left[some, None], axis=1)]
-            accepted = np.searchsorted(-self.genuine, -refused, side="left")  # strictly higher scores
+            refused = tail.scores[start + first_refused_position(sums, left[some])]
+            accepted = num_accepted_above(self.genuine, refused)
             found[some] = self.genuine_weights[draws[some], accepted]
         totals = self.genuine_totals[draws]
         return np.divide(found, totals, out=np.full(len(draws), 0.0), where=totals > 0)

@@ -154,7 +154,7 @@ class TestWilson:
         for trials in range(1, 200):
             assert (wilson_interval(0, trials)[0], wilson_interval(trials, trials)[1]) == (0, 1)
 
-    @pytest.mark.parametrize(("successes", "trials"), [0, (2, 1), (-1, 4)])
+    @pytest.mark.parametrize(("successes", "trials"), [(0, 0), (2, 1), (-1, 4)])
     def test_refuses_what_is_no_proportion(self, successes, trials):
         with pytest.raises(InputError, match="0 <= successes <= trials"):
             wilson_interval(successes, trials)
