@@ -54,6 +54,10 @@ class ImageError(FacekdError):
     """An image that cannot be decoded, has the wrong size, or has landmarks that do not fit a face."""
 
 
+class ImageSizeError(ImageError):
+    """A sound image whose size is not the one asked for: resizing would help."""
+
+
 class ModelError(FacekdError):
     """A model that cannot be built, read, exported or run."""
 

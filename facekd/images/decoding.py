@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from facekd.errors import ImageError
+from facekd.errors import ImageError, ImageSizeError
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 JFIF_SEGMENT, TABLES_SEGMENT = b"\xff\xe0\x00\x10", b"\xff\xdb"
@@ -48,7 +48,7 @@ def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, re
 
     Raises:
         ImageError: the bytes do not decode.
-        ImageError: the image has another size, and `resize` is False.
+        ImageSizeError: the image has another size, and `resize` is False.
     """
     if not resize and _is_for_libjpeg(data):
         try:  # straight into place: a copy into a batch, too large for the nearest cache, costs a twentieth of decoding
@@ -61,7 +61,7 @@ def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, re
     if image.shape != out.shape:
         height, width = image.shape[:2]
         if not resize:
-            raise ImageError(f"its image is {width}x{height} pixels, expected {size}x{size}")
+            raise ImageSizeError(f"its image is {width}x{height} pixels, expected {size}x{size}")
         image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
     out[:] = image
 

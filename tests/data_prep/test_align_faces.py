@@ -91,7 +91,7 @@ def test_yunet_cuts_the_same_crops(photos: Path, tmp_path: Path, scrfd: Path, yu
         assert np.abs(read(one).astype(int) - read(other)).mean() < 1
 
 
-@pytest.mark.parametrize(("choose", "where"), [("largest", 24), ("centre", (72, 64)), ("score", (96, 96))])
+@pytest.mark.parametrize(("choose", "where"), [("largest", (24, 24)), ("centre", (72, 64)), ("score", (96, 96))])
 def test_the_face_is_chosen_as_asked(
     choose: str, where: tuple[int, int], photos: Path, tmp_path: Path, scrfd: Path, run: Run
 ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.data.datasets.face_dataset import OnBadRecord
-from facekd.errors import DataError, ImageError, RecordError
+from facekd.errors import DataError, ImageError, ImageSizeError, RecordError
 from facekd.images.crops import ResizedCrop, cut_and_scale, middle_box
 from facekd.images.decoding import decode_into, decode_rgb
 
@@ -185,7 +185,7 @@ class EncodedDataset(ABC):
         return f"{self.describe(index)}: {error}"
 
     def _advice(self, error: Exception) -> str:
-        if isinstance(error, ImageError):
+        if isinstance(error, ImageSizeError):
             return (
                 f"; set the image size to that of the data, or have the data resized to {self.image_size} pixels (for "
                 "classification, data.center_crop takes images of any size)"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from facekd.errors import ImageError
+from facekd.errors import ImageError, ImageSizeError
 from facekd.images.decoding import decode_into, decode_rgb
 
 
@@ -148,12 +148,12 @@ def test_another_size_is_refused_with_both_sizes(kind, size):
         decode_into(out, saved(photo_of(16), format=kind))
         np.testing.assert_array_equal(out, decode_rgb(saved(photo_of(16), format=kind)))
         return
-    with pytest.raises(ImageError, match=f"{size}x{size} pixels, expected 16x16"):
+    with pytest.raises(ImageSizeError, match=f"{size}x{size} pixels, expected 16x16"):
         decode_into(out, saved(photo_of(size), format=kind))
 
 
 def test_as_many_pixels_in_another_shape_are_refused():
-    with pytest.raises(ImageError, match="32x8 pixels, expected 16x16"):
+    with pytest.raises(ImageSizeError, match="32x8 pixels, expected 16x16"):
         decode_into(np.empty((16, 16, 3), np.uint8), saved(np.zeros((8, 32, 3), np.uint8), format="JPEG"))
 
 

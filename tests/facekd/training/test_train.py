@@ -22,11 +22,12 @@ from facekd.checkpoints.models import load_backbone
 from facekd.checkpoints.run_folder import checkpoint_path, list_checkpoints
 from facekd.data.datasets import open_dataset
 from facekd.distributed import World
-from facekd.errors import CheckpointError, FacekdError, TrainingError
+from facekd.errors import CheckpointError, FacekdError, InUseError, TrainingError
 from facekd.training.config import TrainConfig
 from facekd.training.logbook import read_log
+from facekd.training.loop import _make_loader, round_up, train, train_step
 from facekd.training.state import TrainingState, build_state
-from facekd.training.train import _make_loader, main, round_up, train, train_step
+from facekd.training.train import main
 
 ALONE = World(0, 1, torch.device("cpu"))
 Configure = Callable[..., TrainConfig]
@@ -310,7 +311,7 @@ def test_a_gpu_out_of_memory_says_what_to_change(tiny_arguments: list[str], monk
     def fail(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr("facekd.training.train.train_step", fail)
+    monkeypatch.setattr("facekd.training.loop.train_step", fail)
     with pytest.raises(TrainingError, match=r"smaller batch_size_per_rank \(now 0.*Tried to allocate"):
         main(tiny_arguments)
 
@@ -339,7 +340,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tiny_config: Configure) -> N
     Path(config.output).mkdir()
     with (Path(config.output) / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(TrainingError, match="another process is training in this folder"):
+        with pytest.raises(InUseError, match="another process is training in this folder"):
             train(config, ALONE)
 
 

@@ -18,9 +18,9 @@ from facekd.training.config import TrainConfig
 from facekd.training.distill import build_distiller
 from facekd.training.distill_config import DistillConfig
 from facekd.training.distiller import Distiller
+from facekd.training.loop import _make_loader
 from facekd.training.resume import save_state
 from facekd.training.state import TrainingState, build_state
-from facekd.training.train import _make_loader
 from facekd.training.train_step import train_step
 from facekd.utils.config_files import parse_config
 
