@@ -33,8 +33,8 @@ from facekd.embedder import open_embedder
 from facekd.errors import run_verb
 from facekd.images.augmentation import Augmentation
 from facekd.teacher.cache import write_teacher_cache
+from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
-from facekd.training.distill import build_distiller
 from facekd.training.distill_config import DistillConfig
 from facekd.training.recognizer import build_recognizer
 from facekd.training.state import TrainingState, build_state

@@ -14,14 +14,12 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from facekd.errors import InputError
-
-Gradient = Literal["exact", "straight_through"]
+from facekd.margin_values import Gradient, check_margin_value
 
 NORM_RANGE = (0.001, 100.0)  # AdaFace clips embedding norms to this before it looks at their statistics
 NORM_EPSILON = 0.001  # AdaFace adds this to the standard deviation of the norms
@@ -193,39 +191,6 @@ MARGINS: dict[str, Callable[..., Tensor]] = {
     "combined": combined,
     "adaface": adaface,
 }
-
-# (name of the margin, name of the value): lowest, highest, is the highest allowed, unit.
-_VALUE_RANGES: dict[tuple[str, str], tuple[float, float, bool, str]] = {
-    ("arcface", "margin"): (0.0, math.pi, False, "radians"),
-    ("cosface", "margin"): (0.0, 2.0, True, "units of cosine"),
-    ("combined", "m1"): (1.0, math.inf, False, "a factor on the angle"),
-    ("combined", "m2"): (0.0, math.pi, False, "radians"),
-    ("combined", "m3"): (0.0, 2.0, True, "units of cosine"),
-    ("adaface", "margin"): (0.0, 1.0, True, "radians and units of cosine"),
-    ("adaface", "h"): (1e-6, math.inf, False, "1 / standard deviations"),
-}
-
-
-def check_margin_value(margin: str, value_name: str, value: float, *, key: str | None = None) -> None:
-    """Refuse a margin value that the maths is not monotone for.
-
-    Args:
-        margin: a name of `MARGINS`.
-        value_name: the argument of that function: "margin", "m1", "m2", "m3" or "h".
-        value: what was given.
-        key: how the user spells it, such as "head.margin_value"; the default names function and argument.
-
-    Raises:
-        InputError: not a finite number in the range, naming the key, the range and the unit.
-    """
-    low, high, closed, unit = _VALUE_RANGES[margin, value_name]
-    inside = math.isfinite(value) and low <= value and (value <= high if closed else value < high)
-    if not inside:
-        upper = f"{high:.4g}{']' if closed else ')'}"
-        hint = f"; if that was degrees, give {math.radians(value):.4g}" if unit == "radians" and value > high else ""
-        raise InputError(
-            f"{key or f'{value_name} of {margin}'} = {value} is outside [{low:.4g}, {upper} ({unit}){hint}"
-        )
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:

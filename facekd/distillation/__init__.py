@@ -8,18 +8,48 @@ Shapes: B batch, C classes, D the student's embedding size, E the teacher's. Equ
 docs/method.md. Everything is imported from here; the definitions are beside it, by subject.
 """
 
-from facekd.distillation.centres import adadistill, adadistill_centres, arcdistill
-from facekd.distillation.contrastive import ContrastiveDistillation, contrastive_loss
-from facekd.distillation.diagnostics import (
-    HeadComparison,
-    compare_classifiers,
-    embedding_similarity,
-    relation_similarity,
+from typing import TYPE_CHECKING
+
+from facekd.utils.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from facekd.distillation.centres import adadistill, adadistill_centres, arcdistill
+    from facekd.distillation.contrastive import ContrastiveDistillation, contrastive_loss
+    from facekd.distillation.diagnostics import (
+        HeadComparison,
+        compare_classifiers,
+        embedding_similarity,
+        relation_similarity,
+    )
+    from facekd.distillation.embeddings import embedding_cosine, embedding_l2, simkd
+    from facekd.distillation.logits import kd_kl, mix
+    from facekd.distillation.relations import rkd_angle, rkd_distance, sp
+    from facekd.distillation.weights import LossWeights
+
+# Imported at the first use of each: the config section in this folder is read without torch.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ContrastiveDistillation": "facekd.distillation.contrastive",
+        "HeadComparison": "facekd.distillation.diagnostics",
+        "LossWeights": "facekd.distillation.weights",
+        "adadistill": "facekd.distillation.centres",
+        "adadistill_centres": "facekd.distillation.centres",
+        "arcdistill": "facekd.distillation.centres",
+        "compare_classifiers": "facekd.distillation.diagnostics",
+        "contrastive_loss": "facekd.distillation.contrastive",
+        "embedding_cosine": "facekd.distillation.embeddings",
+        "embedding_l2": "facekd.distillation.embeddings",
+        "embedding_similarity": "facekd.distillation.diagnostics",
+        "kd_kl": "facekd.distillation.logits",
+        "mix": "facekd.distillation.logits",
+        "relation_similarity": "facekd.distillation.diagnostics",
+        "rkd_angle": "facekd.distillation.relations",
+        "rkd_distance": "facekd.distillation.relations",
+        "simkd": "facekd.distillation.embeddings",
+        "sp": "facekd.distillation.relations",
+    },
 )
-from facekd.distillation.embeddings import embedding_cosine, embedding_l2, simkd
-from facekd.distillation.logits import kd_kl, mix
-from facekd.distillation.relations import rkd_angle, rkd_distance, sp
-from facekd.distillation.weights import LossWeights
 
 __all__ = [
     "ContrastiveDistillation",

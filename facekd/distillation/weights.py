@@ -6,8 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import Any
 
 from facekd.errors import InputError
 
@@ -69,11 +68,12 @@ class LossWeights:
         """The losses to compute and their weights: those above 0, in the order above."""
         return {name: weight for name, weight in self._weights().items() if weight > 0}
 
-    def combine(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of losses.
+    def combine(self, terms: Mapping[str, Any]) -> Any:
+        """Returns the weighted sum of losses, a 0-d tensor. (Tensors are `Any` here so that this file needs no torch.)
 
         Args:
-            terms: name to value, for at least the names in `active`; others are ignored, so they may be only logged.
+            terms: name to value, a 0-d tensor, for at least the names in `active`; others are ignored, so they may be
+                only logged.
 
         Raises:
             InputError: an active loss has no value.

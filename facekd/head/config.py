@@ -7,12 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from facekd.errors import ConfigError
-from facekd.margins import MARGINS, Gradient, check_margin_value
-
-MarginName = Literal["arcface", "cosface", "combined", "adaface", "none"]
-
-
-_DEFAULT_MARGIN_VALUES = {"arcface": 0.5, "cosface": 0.35, "adaface": 0.4}
+from facekd.margin_values import DEFAULT_MARGIN_VALUES, MARGIN_NAMES, Gradient, MarginName, check_margin_value
+from facekd.utils.config_files import check_choice
 
 
 @dataclass(frozen=True)
@@ -59,10 +55,10 @@ class HeadConfig:
     sample_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_choice("head.kind", self.kind, ("margin", "linear"))
-        _check_choice("head.margin", self.margin, tuple(MARGINS))
-        _check_choice("head.gradient", self.gradient, ("exact", "straight_through"))
-        _check_choice("head.product", self.product, ("float32", "autocast"))
+        check_choice("head.kind", self.kind, ("margin", "linear"))
+        check_choice("head.margin", self.margin, MARGIN_NAMES)
+        check_choice("head.gradient", self.gradient, ("exact", "straight_through"))
+        check_choice("head.product", self.product, ("float32", "autocast"))
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise ConfigError(f"head.scale = {self.scale}: give a positive number, 64 is usual")
         if not 0 < self.sample_rate <= 1:
@@ -96,7 +92,7 @@ class HeadConfig:
                 f"head.sample_rate = {self.sample_rate} has no effect without head.sharded: set it to true"
             )
         used = {
-            "margin_value": is_margin and self.margin in _DEFAULT_MARGIN_VALUES,
+            "margin_value": is_margin and self.margin in DEFAULT_MARGIN_VALUES,
             "m1": is_margin and self.margin == "combined",
             "m2": is_margin and self.margin == "combined",
             "m3": is_margin and self.margin == "combined",
@@ -112,7 +108,7 @@ class HeadConfig:
     @property
     def value(self) -> float:
         """`margin_value`, or the margin's default; 0 where the margin has no single value."""
-        return _DEFAULT_MARGIN_VALUES.get(self.margin, 0.0) if self.margin_value is None else self.margin_value
+        return DEFAULT_MARGIN_VALUES.get(self.margin, 0.0) if self.margin_value is None else self.margin_value
 
     @property
     def combined_values(self) -> tuple[float, float, float]:
@@ -131,8 +127,3 @@ class HeadConfig:
             values = "m1 {:g}, m2 {:g}, m3 {:g}".format(*self.combined_values)
             return f"combined {values}, scale {self.scale:g}"
         return f"{self.margin}{f' {self.value:g}' if self.value else ''}, scale {self.scale:g}"
-
-
-def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{key} = {value!r}: choose one of {', '.join(choices)}")

@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from facekd.backbones.building import check_backbone
 from facekd.backbones.config import BackboneConfig
 from facekd.checkpoints.run_folder import CheckpointConfig
 from facekd.data.config import DataConfig
 from facekd.errors import ConfigError, ModelError
 from facekd.head.config import HeadConfig
-from facekd.images.augmentation import Augmentation
-from facekd.training.optim import OptimizerConfig
+from facekd.images.config import Augmentation
+from facekd.training.optim_config import OptimizerConfig
 from facekd.training.schedule import ScheduleConfig
 from facekd.utils.config_files import require
 
@@ -162,6 +161,8 @@ class TrainConfig:
             "ema_half_life_images averages the backbone alone, and a linear classifier fits the backbone as trained: "
             "set it to 0 with head.kind = 'linear'",
         )
+        from facekd.backbones.building import check_backbone  # imports torch, which `--help` does without
+
         try:
             check_backbone(image_size=self.data.image_size, **asdict(self.backbone))
         except ModelError as error:  # whose image_size is not a key of the backbone here

@@ -1,4 +1,4 @@
-"""Verb: a student learns from a teacher, through a shared classifier, by embeddings, or both.
+"""Verb `facekd distill`: trains a student from a teacher, through a shared classifier, by embeddings, or both.
 
     facekd distill configs/distill/ms1mv3_th_kd.yaml
     facekd distill configs/distill/ms1mv3_th_kd.yaml --teacher.model runs/teacher --output runs/student
@@ -10,123 +10,31 @@ again.
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import nn
+from facekd.errors import run_verb
+from facekd.training.distill_config import DistillConfig
+from facekd.utils.config_files import parse_config
 
-from facekd.backbones.building import build_backbone
-from facekd.checkpoints.shared_head import SharedHead, load_shared_head
-from facekd.data.datasets import FaceDataset
-from facekd.data.loading.sampler import PositionSampler
-from facekd.distillation.contrastive import ContrastiveDistillation
-from facekd.distributed import AMP_DTYPES, World, gather_tensor_rows
-from facekd.embedder.checks import is_onnx_file
-from facekd.errors import TeacherError, run_verb
-from facekd.head.classifier import LinearClassifier, MarginClassifier, build_classifier
-from facekd.teacher.teacher import open_teacher, teacher_fingerprint
-from facekd.training.distill_config import (
-    IN_TEACHER_SPACE,
-    OF_OWN_HEAD,
-    OF_TEACHER_HEAD,
-    WITHOUT_TEACHER_EMBEDDING,
-    DistillConfig,
-)
-from facekd.training.distill_diagnostics import diagnose
-from facekd.training.distiller import Distiller
-from facekd.training.loop import MakeValidators, run_training
-from facekd.training.recognizer import backbone_arguments
+if TYPE_CHECKING:
+    from facekd.training.loop import MakeValidators
 
 
-def main(
-    argv: list[str] | None = None,
-    make_validators: MakeValidators | None = None,
-) -> int:
-    """Parse, build, distil."""
-    description = "Distil a teacher into a backbone through a shared classifier. The same command again resumes."
-    return run_training(
-        DistillConfig,
-        argv,
-        "facekd distill",
-        description,
-        build_distiller,
-        make_validators,
-        at_end=diagnose,
-    )
+def main(argv: list[str] | None = None, make_validators: MakeValidators | None = None) -> int:
+    """Parses the command line and distils.
 
+    Args:
+        argv: words after the verb; None takes the process's own.
+        make_validators: turns the config into validators; the caller gives it, because training knows no benchmark.
+    """
+    description = "Train a student backbone from a teacher. Run the same command again to resume."
+    config = parse_config(DistillConfig, argv, "facekd distill", description)
+    # After parsing, because they import torch, which takes seconds: `--help` and a mistyped key answer at once.
+    from facekd.training.build_distiller import build_distiller
+    from facekd.training.distill_diagnostics import diagnose
+    from facekd.training.loop import run_training
 
-def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -> Distiller:
-    """The student with fresh weights, and everything it takes from its teacher."""
-    weights = config.effective_loss
-    asks_teacher = not set(weights.active) <= set(WITHOUT_TEACHER_EMBEDDING)  # else its classifier is all it takes
-    sampler = PositionSampler(len(dataset), config.seed, 1, block_shuffle=config.data.block_shuffle)
-    teacher = None
-    if asks_teacher:
-        autocast = AMP_DTYPES[config.precision]
-        teacher = open_teacher(config.teacher, dataset, sampler, config.data.image_size, autocast, world.device)
-    # A student that owns no linear classifier is recognised by the teacher's, whatever it learnt by.
-    is_borrower = config.head.kind == "linear" and not config.needs(OF_OWN_HEAD)
-    shared = _load_teacher_head(config, dataset) if config.needs(OF_TEACHER_HEAD) or is_borrower else None
-    teacher_head = None
-    if shared is not None:  # the teacher's bias is as it is
-        teacher_head = shared.build(dataclasses.replace(config.head, bias=None), shared.embedding_size, world)
-    sizes = {
-        "the teacher's embeddings": teacher.embedding_size if teacher else None,
-        "the teacher's classifier": teacher_head.embedding_size if teacher_head else None,
-    }
-    known = {what: size for what, size in sizes.items() if size is not None}
-    if len(set(known.values())) > 1:
-        raise TeacherError(
-            f"teacher.model gives embeddings of {teacher.embedding_size if teacher else 0}, teacher.head takes "
-            f"{teacher_head.embedding_size if teacher_head else 0}: they are not of one model"
-        )
-    student_size, teacher_size = config.backbone.embedding_size, next(iter(known.values()))
-
-    torch.manual_seed(config.seed)  # the student starts as it would in training alone
-    backbone = build_backbone(**backbone_arguments(config))
-    head: MarginClassifier | LinearClassifier | None = None
-    if config.needs(OF_OWN_HEAD):
-        if config.shared_head:
-            head = load_shared_head(config.shared_head, dataset).build(config.head, student_size, world)
-        else:
-            head = build_classifier(config.head, student_size, dataset.num_classes, world)
-    elif config.shared_head:
-        raise TeacherError("shared_head is the student's classifier, but neither loss.ce nor loss.kl uses one")
-    projection = None
-    if student_size != teacher_size and config.needs(IN_TEACHER_SPACE):
-        projection = nn.Linear(student_size, teacher_size, bias=False)
-        nn.init.orthogonal_(projection.weight)  # keeps lengths and angles as far as the sizes allow
-    contrastive = None
-    if "crd" in weights.active:
-        labels = torch.from_numpy(np.ascontiguousarray(dataset.labels))
-        contrastive = ContrastiveDistillation(student_size, teacher_size, len(dataset), labels=labels, seed=config.seed)
-        contrastive.gather_rows = lambda rows: gather_tensor_rows(rows, world)
-    return Distiller(
-        backbone,
-        head,
-        teacher_head,
-        projection,
-        weights,
-        teacher.embed if teacher else None,
-        lambda positions: sampler.indices_at(positions.numpy()),
-        margin_on_teacher_head=config.margin_on_teacher_head,
-        share=config.share,
-        contrastive=contrastive,
-        gather_rows=lambda rows: gather_tensor_rows(rows, world),
-        teacher_fingerprint=teacher_fingerprint(teacher, shared),
-    )
-
-
-def _load_teacher_head(config: DistillConfig, dataset: FaceDataset) -> SharedHead:
-    source = config.teacher.head or config.teacher.model
-    if not config.teacher.head and is_onnx_file(Path(source)):
-        raise TeacherError(
-            f"{source} is a backbone alone, and {config.effective_loss} ask for its classifier: set teacher.head to "
-            f"what `facekd rebuild-head {source} --data {config.data.train} --output head.pt` writes"
-        )
-    return load_shared_head(source, dataset)
+    return run_training(config, "facekd distill", build_distiller, make_validators, at_end=diagnose)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +35,7 @@ from facekd.training.schedule import learning_rate
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
 from facekd.training.validation import HeadValidator, Validator, validate
-from facekd.utils.config_files import parse_config, to_yaml
+from facekd.utils.config_files import to_yaml
 from facekd.utils.files import write_text
 from facekd.utils.locks import folder_lock
 from facekd.utils.processes import stop_on_signal
@@ -48,26 +47,21 @@ AtEnd = Callable[[TrainingState, Logbook], None]
 
 
 def run_training(
-    config_class: type[TrainConfig],
-    argv: list[str] | None,
+    config: TrainConfig,
     prog: str,
-    description: str,
     make_recognizer: MakeRecognizer,
     make_validators: MakeValidators | None,
     at_end: AtEnd | None = None,
 ) -> int:
-    """From a command line to the end of a run: what every verb that trains does.
+    """Runs a config from its validators and processes to the end: what every verb that trains does once it has parsed.
 
     Args:
-        config_class: of the configuration.
-        argv: words after the verb; None takes the process's own.
-        prog: how the user calls it.
-        description: for `--help`.
+        config: the run's config.
+        prog: the command as the user types it, for messages.
         make_recognizer: what is trained.
         make_validators: turns the configuration into validators.
         at_end: what is done with the state of a completed run.
     """
-    config = parse_config(config_class, sys.argv[1:] if argv is None else argv, prog, description)
     validators: Sequence[Validator | HeadValidator] = ()
     if config.validation.packs or config.validation.classification != "none":
         if make_validators is None:

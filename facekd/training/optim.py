@@ -8,53 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from facekd.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """The `optimizer` section of a configuration. The learning rate lives in `ScheduleConfig`.
-
-    Args:
-        name: "sgd" or "adamw".
-        momentum: of SGD.
-        nesterov: Nesterov's momentum, SGD only.
-        betas: of AdamW.
-        eps: of AdamW.
-        weight_decay: coupled (added to the gradient) for SGD, decoupled for AdamW.
-        decay_norm_and_bias: also decay biases, normalisation layers and PReLU slopes. True by default because the
-            published face recipes, whose figures ours are compared with, decay everything.
-        implementation: which of torch's. "fused" takes one pass over weight, gradient and momentum and no memory
-            besides; "foreach" goes by operation over many tensors at once, "loop" tensor by tensor. They differ by
-            rounding.
-    """
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = 0.9
-    nesterov: bool = False
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 5e-4
-    decay_norm_and_bias: bool = True
-    implementation: Literal["fused", "foreach", "loop"] = "fused"
-
-    def __post_init__(self) -> None:
-        check_choice("optimizer.name", self.name, ("sgd", "adamw"))
-        check_number("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
-        check_number("optimizer.weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
-        check_number("optimizer.eps", self.eps, self.eps > 0, "positive")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"optimizer.betas = {list(self.betas)}: give two numbers in [0, 1)")
-        check_choice("optimizer.implementation", self.implementation, ("fused", "foreach", "loop"))
-        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
-            raise ConfigError("optimizer.nesterov = true needs optimizer.name = sgd and optimizer.momentum above 0")
+from facekd.training.optim_config import OptimizerConfig
 
 
 def parameter_groups(
@@ -201,13 +162,3 @@ _NORM_LAYERS = (
 
 def _is_norm_or_bias(owner: nn.Module, name: str, parameter: Tensor) -> bool:
     return isinstance(owner, _NORM_LAYERS) or name == "bias" or parameter.ndim < 2
-
-
-def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{key} = {value!r}: choose one of {', '.join(choices)}")
-
-
-def check_number(key: str, value: float, is_good: bool, wanted: str) -> None:
-    if not (math.isfinite(value) and is_good):
-        raise ConfigError(f"{key} = {value}: give a number that is {wanted}")

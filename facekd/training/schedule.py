@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from facekd.errors import ConfigError
-from facekd.training.optim import check_choice, check_number
+from facekd.utils.config_files import check_choice, check_number
 
 
 @dataclass(frozen=True)

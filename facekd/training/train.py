@@ -1,4 +1,4 @@
-"""Verb: fit a backbone with a margin classifier.
+"""Verb `facekd train`: trains a backbone with a margin classifier.
 
     facekd train configs/debug.yaml
     facekd train configs/train/ms1mv3_mobilefacenet_arcface.yaml --data.train /data/ms1mv3 --output runs/mbf
@@ -10,19 +10,30 @@ their augmentation and dropout are functions of the seed and of `images_seen`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from facekd.errors import run_verb
 from facekd.training.config import TrainConfig
-from facekd.training.loop import MakeValidators, run_training
-from facekd.training.recognizer import build_recognizer
+from facekd.utils.config_files import parse_config
+
+if TYPE_CHECKING:
+    from facekd.training.loop import MakeValidators
 
 
-def main(
-    argv: list[str] | None = None,
-    make_validators: MakeValidators | None = None,
-) -> int:
-    """Parse, build, train. `make_validators` turns a configuration into validators: the caller's to give."""
+def main(argv: list[str] | None = None, make_validators: MakeValidators | None = None) -> int:
+    """Parses the command line and trains.
+
+    Args:
+        argv: words after the verb; None takes the process's own.
+        make_validators: turns the config into validators; the caller gives it, because training knows no benchmark.
+    """
     description = "Train a backbone with a margin classifier. Run the same command again to resume."
-    return run_training(TrainConfig, argv, "facekd train", description, build_recognizer, make_validators)
+    config = parse_config(TrainConfig, argv, "facekd train", description)
+    # After parsing, because they import torch, which takes seconds: `--help` and a mistyped key answer at once.
+    from facekd.training.loop import run_training
+    from facekd.training.recognizer import build_recognizer
+
+    return run_training(config, "facekd train", build_recognizer, make_validators)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -71,7 +73,17 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def parse_config(config_class: type[Config], argv: list[str], prog: str, description: str) -> Config:
+def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises a ConfigError that names the key unless `value` is one of the choices."""
+    require(value in choices, f"{key} = {value!r}: choose one of {', '.join(choices)}")
+
+
+def check_number(key: str, value: float, is_good: bool, wanted: str) -> None:
+    """Raises a ConfigError that names the key unless `value` is finite and good, such as "at least 0"."""
+    require(math.isfinite(value) and is_good, f"{key} = {value}: give a number that is {wanted}")
+
+
+def parse_config(config_class: type[Config], argv: list[str] | None, prog: str, description: str) -> Config:
     """Read `[CONFIG.yaml] [--a.b value ...]` into a config; later values win.
 
     `--help` and `--print_config` print and exit, as in any jsonargparse program.
@@ -80,6 +92,8 @@ def parse_config(config_class: type[Config], argv: list[str], prog: str, descrip
         ConfigError: a key that does not exist (with the nearest that does), a value of the wrong type, a bad file.
     """
     from jsonargparse import ArgumentParser
+
+    argv = sys.argv[1:] if argv is None else argv
 
     parser = ArgumentParser(
         prog=prog,

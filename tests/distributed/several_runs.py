@@ -21,8 +21,8 @@ from unittest import mock
 
 from facekd.distributed import World, broadcast_from_main, join_world, wait_for_all
 from facekd.errors import FacekdError
+from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
-from facekd.training.distill import build_distiller
 from facekd.training.distill_config import DistillConfig
 from facekd.training.distill_diagnostics import diagnose
 from facekd.training.loop import train

@@ -27,8 +27,8 @@ from facekd.errors import CheckpointError, ConfigError, ModelError
 from facekd.export.export_onnx import export_checkpoint
 from facekd.images.augmentation import Augmentation
 from facekd.images.model_input import to_model_input
+from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
-from facekd.training.distill import build_distiller
 from facekd.training.distill import main as distill
 from facekd.training.distill_config import DistillConfig
 from facekd.training.logbook import read_log

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekd.errors import FacekdError, InputError
+from facekd.margin_values import MARGIN_NAMES
 from facekd.margins import MARGINS, adaface, arcface, check_labels, combined, cosface, labels_checked, no_margin
 
 LABEL = torch.tensor([0])
@@ -308,3 +309,7 @@ def test_an_empty_batch_passes():
         extra = (torch.zeros(0),) if name == "adaface" else ()
         assert function(cosine, labels, *extra).shape == (0, 5)
     check_labels(labels, 5)
+
+
+def test_every_name_of_a_margin_has_its_formula() -> None:
+    assert tuple(MARGINS) == MARGIN_NAMES

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from facekd.data.datasets import open_dataset
 from facekd.distributed import World
 from facekd.errors import InputError
+from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
-from facekd.training.distill import build_distiller
 from facekd.training.distill_config import DistillConfig
 from facekd.training.distiller import Distiller
 from facekd.training.loop import _make_loader

@@ -1,0 +1,48 @@
+"""Defines the `optimizer:` section of a training config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from facekd.errors import ConfigError
+from facekd.utils.config_files import check_choice, check_number
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The `optimizer` section of a configuration. The learning rate lives in `ScheduleConfig`.
+
+    Args:
+        name: "sgd" or "adamw".
+        momentum: of SGD.
+        nesterov: Nesterov's momentum, SGD only.
+        betas: of AdamW.
+        eps: of AdamW.
+        weight_decay: coupled (added to the gradient) for SGD, decoupled for AdamW.
+        decay_norm_and_bias: also decay biases, normalisation layers and PReLU slopes. True by default because the
+            published face recipes, whose figures ours are compared with, decay everything.
+        implementation: which of torch's. "fused" takes one pass over weight, gradient and momentum and no memory
+            besides; "foreach" goes by operation over many tensors at once, "loop" tensor by tensor. They differ by
+            rounding.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 5e-4
+    decay_norm_and_bias: bool = True
+    implementation: Literal["fused", "foreach", "loop"] = "fused"
+
+    def __post_init__(self) -> None:
+        check_choice("optimizer.name", self.name, ("sgd", "adamw"))
+        check_number("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        check_number("optimizer.weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
+        check_number("optimizer.eps", self.eps, self.eps > 0, "positive")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"optimizer.betas = {list(self.betas)}: give two numbers in [0, 1)")
+        check_choice("optimizer.implementation", self.implementation, ("fused", "foreach", "loop"))
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise ConfigError("optimizer.nesterov = true needs optimizer.name = sgd and optimizer.momentum above 0")
