@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from facekd.data.recordio.cache import stamp_of
+from facekd.utils.files import stamp_of
 
 
 class Resumable(Protocol):

@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.ijb.array_file import open_arrays, save_arrays
 from evaluation.ijb.template_rows import TemplateRows, distinct_ids
 from evaluation.ijb.text_files import read_named_numbers, read_pairs, read_template_subjects
-from facekd.data.recordio.cache import stamp_of
 from facekd.errors import DataError
-from facekd.utils.files import sha256_of_file
+from facekd.utils.array_cache import load_cached, save_cached
+from facekd.utils.files import sha256_of_file, stamp_of
 
 __all__ = ["TARGETS", "DataError", "IjbProtocol", "SubjectTemplates", "Target", "load_protocol"]
 
@@ -194,19 +193,15 @@ def load_protocol(
             two subjects.
     """
     files = protocol_files(root, target)
-    stamps = {role: list(stamp_of(path)) for role, path in sorted(files.items())}
-    places = _cache_places(Path(root), target)
-    if use_cache:
-        for place in places:
-            found = _open_cache(place, stamps)
-            if found is not None:
-                return _from_arrays(Path(root), target, *found)
+    cache = Path(root) / "meta" / f"{TARGETS[target].prefix}.facekd-protocol"
+    source = {"version": CACHE_VERSION, **{role: stamp_of(path) for role, path in sorted(files.items())}}
+    if use_cache and (found := load_cached(cache, source, verify=True)) is not None:
+        return _from_arrays(Path(root), target, *found)
     about, arrays = _parse(files)
-    about.update(version=CACHE_VERSION, stamps=stamps)
     if use_cache and background is not None:
-        background.submit(_save_cache, places, about, arrays)
+        background.submit(_save_cache, cache, source, about, arrays)
     elif use_cache:
-        _save_cache(places, about, arrays)
+        _save_cache(cache, source, about, arrays)
     return _from_arrays(Path(root), target, about, arrays)
 
 
@@ -336,34 +331,8 @@ def _from_arrays(root: Path, target: str, about: dict[str, Any], arrays: dict[st
     )
 
 
-def _cache_places(root: Path, target: str) -> list[Path]:
-    """Beside the text; else, for data on a read-only mount, the user's cache folder under a name made of the path."""
-    name = f"{TARGETS[target].prefix}.facekd-protocol"
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
-    digest = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    return [root / "meta" / name, Path(home) / "facekd" / f"{digest}-{name}"]
-
-
-def _open_cache(place: Path, stamps: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    try:
-        about, arrays = open_arrays(place)
-    except FileNotFoundError:
-        return None
-    except (OSError, DataError) as error:
-        print(f"{place}: cannot be used ({error}); reading the text again", file=sys.stderr)
-        return None
-    return (about, arrays) if about.get("version") == CACHE_VERSION and about.get("stamps") == stamps else None
-
-
-def _save_cache(places: list[Path], about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    for place in places:
-        folder = place.parent
-        # A folder without any write bit asks to be left alone, though root could write to it.
-        if folder.exists() and not (folder.stat().st_mode & 0o222 and os.access(folder, os.W_OK)):
-            continue
-        try:
-            save_arrays(place, about, arrays)
-            return
-        except OSError:
-            continue
-    print(f"no place for the binary copy of the text files ({places[0]}); the next run parses again", file=sys.stderr)
+def _save_cache(
+    cache: Path, source: Mapping[str, Any], about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> None:
+    if not save_cached(cache, source, arrays, about):
+        print(f"no place for the binary copy of the text files ({cache}); the next run parses again", file=sys.stderr)

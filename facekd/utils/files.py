@@ -59,3 +59,12 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def stamp_of(*paths: Path | None) -> tuple[int, ...]:
+    """Returns sizes and modification times (ns) of files, which tell whether they have changed; zeros for None."""
+    stamp: list[int] = []
+    for path in paths:
+        status = path.stat() if path is not None else None
+        stamp += [status.st_size, status.st_mtime_ns] if status else [0, 0]
+    return tuple(stamp)

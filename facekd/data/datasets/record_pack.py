@@ -14,10 +14,12 @@ from typing import Any, Literal
 import numpy as np
 
 from facekd.data.recordio import RecordReader
-from facekd.data.recordio.cache import MIN_ROWS, load_cache, save_cache, stamp_of
 from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, unpack, unpack_labelled
 from facekd.data.recordio.headers import RecordHeaders, gather_headers, read_headers
+from facekd.data.recordio.index import MIN_ROWS
 from facekd.errors import RecordError
+from facekd.utils.array_cache import load_cached, save_cached
+from facekd.utils.files import stamp_of
 
 Layout = Literal["insightface", "im2rec"]
 
@@ -161,13 +163,14 @@ class RecordPack:
 
     @cached_property
     def _labels(self) -> np.ndarray:
-        stamp = stamp_of(self.reader.rec_path, self.reader.index.source)
-        cached = load_cache(self.reader.rec_path, "labels", stamp)
-        if cached is not None and cached.shape == (1, self.num_images):
-            return cached[0]
+        rec_path = self.reader.rec_path
+        cache, source = rec_path.with_suffix(".facekd-labels"), {"stamp": stamp_of(rec_path, self.reader.index.source)}
+        cached = load_cached(cache, source, verify=True)
+        if cached is not None and cached[1]["labels"].shape == (self.num_images,):
+            return cached[1]["labels"]
         labels = self.labels_from(self.headers())
         if self.num_images >= MIN_ROWS and (labels >= 0).all():
-            save_cache(self.reader.rec_path, "labels", stamp, [labels])
+            save_cached(cache, source, {"labels": labels})
         return labels
 
     def labels_from(self, headers: RecordHeaders) -> np.ndarray:

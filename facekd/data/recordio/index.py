@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from facekd.data.recordio.cache import MIN_ROWS, load_cache, save_cache, stamp_of
 from facekd.data.recordio.format import (
     FIRST,
     FRAME_SIZE,
@@ -21,8 +20,12 @@ from facekd.data.recordio.format import (
 )
 from facekd.data.recordio.idx_file import parse_idx
 from facekd.errors import RecordError
+from facekd.utils.array_cache import load_cached, save_cached
+from facekd.utils.files import stamp_of
 from facekd.utils.progress import track
 
+# Reading fewer rows than this from text takes milliseconds; a file beside the user's would be clutter.
+MIN_ROWS = 50_000
 WORDS_PER_BLOCK = 1 << 24  # 64 MB of a record file at a time
 
 
@@ -57,10 +60,11 @@ def load_index(rec_path: Path, idx_path: Path | None, min_rows_to_cache: int = M
     Raises:
         RecordError: the `.idx` is not one, or the `.rec` holds no records.
     """
-    stamp = stamp_of(rec_path, idx_path)
-    cached = load_cache(rec_path, "index", stamp)
-    if cached is not None and len(cached) == 3:
-        return RecordIndex(cached[0], cached[1], cached[2], idx_path, is_cached=True)
+    cache, source = rec_path.with_name(f"{rec_path.stem}.facekd-index"), {"stamp": stamp_of(rec_path, idx_path)}
+    # Not verified, which would read it all: every record is checked when it is read.
+    if (cached := load_cached(cache, source)) is not None:
+        arrays = cached[1]
+        return RecordIndex(arrays["keys"], arrays["offsets"], arrays["extents"], idx_path, is_cached=True)
     damage: list[str] = []
     if idx_path is not None:
         keys, offsets = parse_idx(idx_path)
@@ -69,7 +73,7 @@ def load_index(rec_path: Path, idx_path: Path | None, min_rows_to_cache: int = M
     extents = _extents(offsets, rec_path.stat().st_size)
     # A scan that met damage is not cached: the next run should say so again.
     if len(keys) >= min_rows_to_cache and not damage:
-        save_cache(rec_path, "index", stamp, [keys, offsets, extents])
+        save_cached(cache, source, {"keys": keys, "offsets": offsets, "extents": extents})
     return RecordIndex(keys, offsets, extents, idx_path, damage=damage)
 
 

@@ -154,10 +154,10 @@ def test_a_damaged_binary_copy_is_read_past(tmp_path, capsys):
     root = make_layout(1).write(tmp_path)
     before = load_protocol(root)
     copy = root / "meta" / "ijbc.facekd-protocol"
-    for damaged in (copy.read_bytes()[:-1000], b"facekda1" + bytes(100), b"rubbish"):
+    for damaged in (copy.read_bytes()[:-1000], b"facekda2" + bytes(100), b"rubbish"):
         copy.write_bytes(damaged)
         assert load_protocol(root).fingerprint == before.fingerprint
-        assert "reading the text again" in capsys.readouterr().err
+        assert "reading the original files again" in capsys.readouterr().err
 
 
 def test_a_read_only_set_is_kept_in_the_users_cache(tmp_path, monkeypatch):

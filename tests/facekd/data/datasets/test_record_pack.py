@@ -13,6 +13,7 @@ from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.data.recordio import Header, RecordReader, RecordWriter, pack, unpack
 from facekd.errors import RecordError
+from facekd.utils.array_file import open_arrays, save_arrays
 
 MAGIC = bytes.fromhex("0a23d7ce")
 IMAGES = [f"image {number}".encode() * (number + 1) for number in range(7)]
@@ -238,10 +239,14 @@ def test_labels_of_a_large_pack_are_cached(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_record_pack(tmp_path).labels(), expected)
     cache = tmp_path / "train.facekd-labels"
     assert cache.exists()
-    content = bytearray(cache.read_bytes())
-    content[64:72] = (77).to_bytes(8, "little")  # the first label, to see that the cache is what is read
-    cache.write_bytes(content)
+    about, arrays = open_arrays(cache)
+    other = np.concatenate([[77], arrays["labels"][1:]])
+    save_arrays(cache, about, {"labels": other})  # another first label, to see that the cache is what is read
     assert open_record_pack(tmp_path).labels()[0] == 77
+    content = bytearray(cache.read_bytes())
+    content[-1] ^= 1
+    cache.write_bytes(content)  # damaged: the headers are read again
+    np.testing.assert_array_equal(open_record_pack(tmp_path).labels(), expected)
     with RecordWriter(tmp_path / "train.rec") as writer:
         for key in range(num):
             writer.write(key, pack(Header(0, key % 50, key, 0), b"x"))

@@ -1,0 +1,97 @@
+"""Reads and writes a file of named numpy arrays that opens without being read: a JSON header, then the arrays.
+
+    bytes 0-7      "facekda2": the format and its version
+    bytes 8-11     length of the header, little-endian
+    bytes 12-15    CRC-32 of the header
+    header         JSON, padded with spaces: "about"; "num_bytes" of all arrays; dtype, shape, offset, CRC-32 of each
+    arrays         as they lie in memory, each starting at a multiple of 64 bytes
+
+safetensors files can be mapped as well, but have no checksum of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facekd.errors import DataError
+from facekd.utils.files import atomic_open
+
+MAGIC = b"facekda2"
+START_BYTES = len(MAGIC) + 8
+ALIGNMENT = 64
+MAX_HEADER_BYTES = 1 << 24
+
+
+def save_arrays(path: str | os.PathLike[str], about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes arrays and a description of them, atomically.
+
+    Args:
+        path: file to create or replace.
+        about: description of the arrays, in plain values for JSON.
+        arrays: arrays by name, of any shape and any dtype without Python objects.
+    """
+    # Lay the arrays out one after the other, and describe where each lies.
+    contents, places, offset = [], {}, 0
+    for name, array in arrays.items():
+        content = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        contents.append(content)
+        places[name] = {
+            "dtype": array.dtype.str,
+            "shape": list(array.shape),
+            "offset": offset,
+            "crc32": zlib.crc32(content),
+        }
+        offset += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+    header = json.dumps({"about": about, "num_bytes": offset, "arrays": places}).encode()
+    header += b" " * (-(START_BYTES + len(header)) % ALIGNMENT)
+    with atomic_open(path) as stream:
+        stream.write(MAGIC + len(header).to_bytes(4, "little") + zlib.crc32(header).to_bytes(4, "little") + header)
+        for content in contents:
+            stream.write(content)
+            stream.write(bytes(-content.nbytes % ALIGNMENT))
+
+
+def open_arrays(path: str | os.PathLike[str], verify: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Opens a file written by `save_arrays` and returns (about, arrays); the arrays are mapped read-only.
+
+    Args:
+        path: the file.
+        verify: check the checksum of every array, which reads the whole file. The header is always checked.
+
+    Raises:
+        DataError: the file is of another kind or version, cut short or damaged.
+        OSError: the file cannot be opened.
+    """
+    path = Path(path)
+    with path.open("rb") as stream:
+        start = stream.read(START_BYTES)
+        length, checksum = (int.from_bytes(start[place : place + 4], "little") for place in (8, 12))
+        if start[: len(MAGIC)] != MAGIC or not 0 < length <= MAX_HEADER_BYTES:
+            raise DataError(f"{path}: is not an array file of this version of facekd")
+        header = stream.read(length)
+    if zlib.crc32(header) != checksum:
+        raise DataError(f"{path}: is cut short or damaged in its first {START_BYTES + length:,} bytes")
+    content = json.loads(header)
+    whole = np.memmap(path, np.uint8, "r")
+    if len(whole) != START_BYTES + length + content["num_bytes"]:
+        raise DataError(
+            f"{path}: is cut short: {len(whole):,} bytes, expected {START_BYTES + length + content['num_bytes']:,}"
+        )
+    arrays = {}
+    for name, place in content["arrays"].items():
+        dtype, shape = np.dtype(place["dtype"]), tuple(place["shape"])
+        begin = START_BYTES + length + place["offset"]
+        end = begin + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        # A plain array over the map: picking elements of a memmap object is several times slower.
+        found = np.asarray(whole[begin:end])
+        if verify and zlib.crc32(found.data) != place["crc32"]:
+            raise DataError(f"{path}: is damaged: the checksum of {name!r} differs")
+        arrays[name] = found.view(dtype).reshape(shape)
+    return content["about"], arrays

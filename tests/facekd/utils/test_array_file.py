@@ -1,0 +1,72 @@
+"""Files of named arrays: what was written comes back mapped, and what is damaged or of another kind is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facekd.errors import DataError
+from facekd.utils.array_file import open_arrays, save_arrays
+
+ARRAYS = {
+    "rows": np.arange(12, dtype=np.int64).reshape(3, 4),
+    "names": np.array(["a", "bcd"]),
+    "flags": np.array([True, False, True]),
+    "none": np.zeros((0, 5), np.float32),
+    "transposed": np.arange(6, dtype=np.float16).reshape(2, 3).T,
+}
+
+
+def write(folder: Path) -> Path:
+    save_arrays(folder / "arrays", {"what": "é", "stamp": [1, 2]}, ARRAYS)
+    return folder / "arrays"
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_arrays_come_back_mapped_and_read_only(tmp_path: Path, verify: bool) -> None:
+    about, arrays = open_arrays(write(tmp_path), verify)
+    assert about == {"what": "é", "stamp": [1, 2]} and list(arrays) == list(ARRAYS)
+    for name, array in ARRAYS.items():
+        assert arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(arrays[name], array)
+        assert not arrays[name].flags.owndata and not arrays[name].flags.writeable
+    assert all(array.__array_interface__["data"][0] % 64 == 0 for array in arrays.values() if array.size)
+
+
+def test_a_damaged_header_is_always_noticed(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b'"rows"') + 1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="damaged in its first"):
+        open_arrays(path)
+
+
+def test_a_damaged_array_is_noticed_where_it_is_verified(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[content.index(ARRAYS["rows"].tobytes())] ^= 1
+    path.write_bytes(content)
+    assert open_arrays(path)[1]["rows"][0, 0] == 1
+    with pytest.raises(DataError, match="the checksum of 'rows' differs"):
+        open_arrays(path, verify=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content[:-100], r"is cut short: [\d,]+ bytes, expected"),
+        (lambda content: content[:100], "is cut short or damaged in its first"),
+        (lambda content: content[:6], "is not an array file"),
+        (lambda content: content[:-1], r"is cut short"),
+        (lambda content: b"", "is not an array file"),
+        (lambda content: b"facekda1" + content[8:], "is not an array file of this version"),
+    ],
+)
+def test_what_is_cut_or_of_another_kind_is_refused(tmp_path: Path, change, message: str) -> None:
+    path = write(tmp_path)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(DataError, match=message):
+        open_arrays(path)
