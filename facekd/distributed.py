@@ -113,21 +113,23 @@ def _choose_device(device: str, local_rank: int) -> torch.device:
 
 
 def replicate(
-    module: nn.Module, world: World, same_everywhere: tuple[str, ...] = (), own: tuple[str, ...] = ()
+    module: nn.Module, world: World, rank_invariant_buffers: tuple[str, ...] = (), own: tuple[str, ...] = ()
 ) -> nn.Module:
-    """The module with its gradients averaged over the world (DistributedDataParallel); itself in a world of one.
+    """Wraps a module so that its gradients are averaged over the world; returns it unchanged in a world of one.
 
     Args:
         module: on the device of this process.
-        world: who trains together.
-        same_everywhere: beginnings of the names of buffers that every process keeps equal by itself; the main one's
-            are not sent to the others before each step, which for a memory of every image would be gigabytes.
-        own: names of parameters that each process has for itself, such as its shard of the classes: neither they nor
+        world: the processes that train together.
+        rank_invariant_buffers: prefixes of the names of buffers that every process computes alike. The main process
+            does not send them to the others before each step; a memory of every image would be gigabytes.
+        own: names of parameters that belong to this process alone, such as its shard of the classes: neither they nor
             their gradients are exchanged.
     """
     if world.size == 1:
         return module
-    buffers = [name for name, _ in module.named_buffers() if same_everywhere and name.startswith(same_everywhere)]
+    buffers = [
+        name for name, _ in module.named_buffers() if rank_invariant_buffers and name.startswith(rank_invariant_buffers)
+    ]
     if buffers or own:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, [*buffers, *own])
     return DistributedDataParallel(

@@ -45,7 +45,7 @@ class Distiller(Recognizer):
 
     centres: Tensor  # (C, E), those that AdaDistill moves
 
-    same_everywhere = ("centres", "contrastive.")  # moved by the gathered rows of all processes
+    rank_invariant_buffers = ("centres", "contrastive.")  # moved by the gathered rows of all processes
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Distiller(Recognizer):
         self.margin_on_teacher_head = margin_on_teacher_head
         self.share = share
         self.teacher_fingerprint = teacher_fingerprint
-        self.introduction = f"\nloss       {weights}; teacher {teacher_fingerprint[:12]}"
+        self.summary_lines = f"\nloss       {weights}; teacher {teacher_fingerprint[:12]}"
         self.loss_names = ("loss", *(f"loss_{name}" for name in weights.active))
         self._teacher_embeddings = teacher_embeddings
         self._indices_of = indices_of

@@ -1,14 +1,16 @@
-"""What a run tells: a line for eyes, JSON lines for machines, TensorBoard for curves.
+"""Writes the log of a run: console lines for people, JSON lines for programs, TensorBoard events for curves.
 
-`log.jsonl` holds one object a line, each with `images_seen`. When a run resumes, the entries after the checkpoint it
-resumes from are dropped, so that the file reads as if the run had never stopped.
+`log.jsonl` holds one object per line, each with `images_seen`. When a run resumes, the entries after the checkpoint it
+resumes from are dropped, so the file reads as if the run had never stopped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,16 @@ from facekd.utils.progress import format_duration
 
 
 class Logbook:
-    """Writes the log of one run; only the main process has one that writes."""
+    """Writes the log of one run; only the main process has an active one."""
 
     def __init__(
         self, folder: Path, *, total_images: int, images_seen: int = 0, tensorboard: bool = True, active: bool = True
     ) -> None:
-        """Open the log of the run in `folder`, at `images_seen` of `total_images`.
+        """Opens the log of the run in `folder`, at `images_seen` of `total_images`.
 
         Args:
             tensorboard: also write TensorBoard events to `folder/tensorboard`.
-            active: False makes every method do nothing (the other ranks).
+            active: False makes every method do nothing, for all ranks but the main one.
         """
         self.active = active
         self.total_images = total_images
@@ -38,48 +40,52 @@ class Logbook:
         self._bar: Progress | None = None
         if not active:
             return
+
+        # Open the files; a resumed run first drops the entries that it will write again.
         self._path = folder / "log.jsonl"
         _drop_entries_after(self._path, images_seen)
         self._file = self._path.open("a", encoding="utf-8")
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # costs half a second that other verbs need not pay
+            from torch.utils.tensorboard import SummaryWriter  # importing it takes half a second: not for other verbs
 
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=images_seen + 1)
-        if self._console.is_terminal:  # last: an error above must not leave a bar behind
+
+        # Start the bar last: an error above must not leave one behind.
+        if self._console.is_terminal:
             columns = (BarColumn(None), TextColumn("{task.percentage:.1f} %"), TimeRemainingColumn())
             self._bar = Progress(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task("training", total=total_images, completed=images_seen)
             self._bar.start()
 
     def say(self, text: str) -> None:
-        """Print a line for the person watching."""
+        """Prints a line for the person watching."""
         if self.active:
             self._console.print(text, markup=False)
 
     def advance(self, images_seen: int) -> None:
-        """Move the progress bar, where there is a terminal to show one."""
+        """Moves the progress bar, if there is a terminal to show one."""
         if self._bar is not None:
             self._bar.update(self._task, completed=images_seen)
 
     def record(self, kind: str, images_seen: int, values: dict[str, Any]) -> None:
-        """Append `{"kind", "images_seen", **values}` to the log; numbers go to TensorBoard as `kind/name`.
+        """Appends `{"kind", "images_seen", **values}` to the log; numbers go to TensorBoard as `kind/name`.
 
-        A number that is not finite is written as null, for JSON has no other word for it.
+        A number that is not finite is written as null, because JSON cannot express it.
         """
         if not self.active:
             return
         finite = {name: None if _is_not_finite(value) else value for name, value in values.items()}
-        # Floats are written by repr, which reads back bit for bit.
+        # json writes floats by repr, so they read back bit for bit.
         self._file.write(json.dumps({"kind": kind, "images_seen": images_seen, **finite}) + "\n")
         self._file.flush()
         if self._writer is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self._writer.add_scalar(f"{kind}/{name}", value, images_seen)
-            self._writer.flush()  # by itself it would wait for two minutes, and lose them to a kill
+            self._writer.flush()  # unasked it waits for two minutes, and a kill would lose what it holds
 
     def close(self) -> None:
-        """Flush and close the files; take the bar away."""
+        """Closes the files and removes the bar."""
         if self._bar is not None:
             self._bar.stop()
         if self.active:
@@ -95,9 +101,9 @@ class Logbook:
 
 
 def read_log(folder: str | Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """The entries of a run's `log.jsonl`, oldest first, of one kind (`"train"`, `"validation"`) or of all.
+    """Reads the entries of a run's `log.jsonl`, oldest first, of one kind (`"train"`, `"validation"`) or of all.
 
-    A last line cut short by a kill is left out.
+    A last line that a kill cut short is left out.
     """
     path = Path(folder) / "log.jsonl"
     entries = []
@@ -122,32 +128,43 @@ def _drop_entries_after(path: Path, images_seen: int) -> None:
 
 
 class Stopwatch:
-    """Where the time of training goes since the last log line: waiting for data, or anything else."""
+    """Measures the time since the last log line, and how much of it training waited for data."""
 
     def __init__(self) -> None:
         self.restart()
 
     def restart(self) -> None:
-        """Begin a new interval."""
+        """Begins a new interval."""
         self._start = time.perf_counter()
         self._waiting = 0.0
 
-    def waited(self, seconds: float) -> None:
-        """Count time spent waiting for the loader."""
-        self._waiting += seconds
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Counts the time of a block as waiting for data."""
+        started = time.perf_counter()
+        yield
+        self._waiting += time.perf_counter() - started
 
-    def exclude(self, seconds: float) -> None:
-        """Leave time spent on something else (validation, saving) out of the interval."""
-        self._start += seconds
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time of a block (validation, saving) out of the interval."""
+        started = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - started
 
     def read(self, num_images: int, images_left: int) -> dict[str, float]:
-        """`images_per_second`, `data_wait` (a share, 0 to 1), `seconds_left`; a new interval begins."""
+        """Returns what `peek` does and begins a new interval."""
         reading = self.peek(num_images, images_left)
         self.restart()
         return reading
 
     def peek(self, num_images: int, images_left: int) -> dict[str, float]:
-        """As `read`, and the interval goes on."""
+        """Returns `images_per_second`, `data_wait` (a share, 0 to 1) and `seconds_left`.
+
+        Args:
+            num_images: images trained on in this interval.
+            images_left: images to the end of the run.
+        """
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         rate = num_images / elapsed
         return {
@@ -158,7 +175,7 @@ class Stopwatch:
 
 
 def train_line(images_seen: int, total_images: int, values: dict[str, float]) -> str:
-    """One line of a training log, for people."""
+    """Formats one line of the training log for people."""
     return (
         f"{images_seen:>11,} / {total_images:,} ({images_seen / total_images:6.1%})  "
         f"loss {values['loss']:8.4f}  lr {values['lr']:.2e}  {values['images_per_second']:8,.0f} images/s  "
@@ -167,17 +184,17 @@ def train_line(images_seen: int, total_images: int, values: dict[str, float]) ->
 
 
 class Timer:
-    """Says when so many seconds have passed since it was made or restarted; never for 0."""
+    """Tells when `seconds` have passed since it was made or restarted; never if `seconds` is 0."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self.restart()
 
     def restart(self) -> None:
-        """Count from now."""
+        """Counts from now."""
         self._start = time.monotonic()
 
     @property
     def is_due(self) -> bool:
-        """Whether the time is over."""
+        """Tells whether the time is over."""
         return self._seconds > 0 and time.monotonic() - self._start >= self._seconds

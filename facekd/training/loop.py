@@ -1,13 +1,13 @@
-"""Trains from a config to the last image: the while loop of fetch, step, log, validate, save, and what surrounds it.
+"""Runs a training from its config to the last image.
 
-`run_training` is what every verb that trains calls; `train` runs one config; `fit` is the loop itself.
+From the outside in: `run_training` joins the processes, `train` builds or resumes a run, `fit` is the loop of fetch,
+step, log, validate and save. Below them are the checks made before a run starts and the messages around it.
 """
 
 from __future__ import annotations
 
 import math
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +21,7 @@ from facekd.data.config import open_training_data
 from facekd.data.datasets import FaceDataset
 from facekd.data.loading.loader import BatchLoader, make_loader, usable_cores
 from facekd.data.loading.sampler import PositionSampler
-from facekd.distributed import (
-    World,
-    broadcast_from_main,
-    join_world,
-)
+from facekd.distributed import World, broadcast_from_main, join_world
 from facekd.errors import TrainingError
 from facekd.training.config import TrainConfig
 from facekd.training.logbook import Logbook, Stopwatch, Timer, train_line
@@ -53,14 +49,17 @@ def run_training(
     make_validators: MakeValidators | None,
     at_end: AtEnd | None = None,
 ) -> int:
-    """Runs a config from its validators and processes to the end: what every verb that trains does once it has parsed.
+    """Runs a config: builds its validators, joins the other processes, trains.
 
     Args:
-        config: the run's config.
-        prog: the command as the user types it, for messages.
-        make_recognizer: what is trained.
-        make_validators: turns the configuration into validators.
-        at_end: what is done with the state of a completed run.
+        config: the config of the run.
+        prog: the command as the user types it, "facekd train"; for messages.
+        make_recognizer: builds the module that is trained.
+        make_validators: builds the validators that the config asks for.
+        at_end: called with the state when the last image has been trained on.
+
+    Returns:
+        The exit status, see `train`.
     """
     validators: Sequence[Validator | HeadValidator] = ()
     if config.validation.packs or config.validation.classification != "none":
@@ -85,10 +84,10 @@ def train(
     make_recognizer: MakeRecognizer = build_recognizer,
     at_end: AtEnd | None = None,
 ) -> int:
-    """Train to the end, or to a signal; resumes what `config.output` holds.
+    """Trains to the last image or to a signal; resumes where the checkpoints in `config.output` end.
 
     Returns:
-        0 when the run is complete; 128 + the signal's number when one asked it to stop (after a checkpoint).
+        0 when the run is complete; 128 + the signal's number when a signal stopped it (after a checkpoint).
     """
     if config.precision == "fp16" and world.device.type != "cuda":
         raise TrainingError("precision fp16 needs a GPU (its gradients are scaled there); use --precision bf16 or fp32")
@@ -98,12 +97,15 @@ def train(
         flush_denormals(),
         stop_on_signal() as stop_signal,
     ):
+        # Build the run, or bring it back from its newest checkpoint.
         dataset = open_training_data(config.data)
         total_images = round_up(config.images or round(config.epochs * len(dataset)), config.global_batch_size)
         config.schedule.check(total_images)
         _require_same_start(config, world, dataset)
         state = build_state(config, world, dataset, total_images, make_recognizer(config, world, dataset))
         resumed_from = restore_latest(state)
+
+        # Only now write to the folder: everything that could be refused has been checked.
         if world.is_main:
             delete_leftovers(state.folder)
             write_text(state.folder / "config.yaml", to_yaml(config))
@@ -114,14 +116,18 @@ def train(
             tensorboard=config.tensorboard,
             active=world.is_main,
         ) as logbook:
-            logbook.say(_introduction(state))
+            logbook.say(_summary_lines(state))
             if resumed_from:
                 logbook.say(f"resuming from {resumed_from} at {state.images_seen:,} of {total_images:,} images")
+
+            # Train; a run that was complete already has nothing left to do.
             if state.images_seen < total_images:
                 fit(state, logbook, validators, stop_signal)
                 _say_bad_records(state, logbook)
                 if at_end is not None and state.images_seen >= total_images:
                     at_end(state, logbook)
+
+            # Say how it ended.
             if state.images_seen < total_images:
                 logbook.say(f"stopped by a signal at {state.images_seen:,} images; the same command resumes")
                 return 128 + (stop_signal[0] if stop_signal else signal.SIGTERM)
@@ -135,79 +141,65 @@ def fit(
     validators: Sequence[Validator | HeadValidator],
     stop_signal: Sequence[int] = (),
 ) -> None:
-    """The loop: fetch, step, maybe log, maybe validate, maybe save, until `total_images` or a signal."""
+    """Repeats fetch, step, maybe log, maybe validate, maybe save, until `total_images` or a signal.
+
+    `stop_signal` is empty until a signal asks this process to stop.
+    """
     config, total_images = state.config, state.total_images
     stopwatch = Stopwatch()
     save_timer, say_timer = Timer(60 * config.checkpoint.every_minutes), Timer(SECONDS_BETWEEN_LINES)
     images_timed_from = state.images_seen
-    batches = iter(_make_loader(state))
+    batches = iter(make_run_loader(state))
+
+    def stop_and_save_requests() -> tuple[bool, bool]:
+        return bool(stop_signal), save_timer.is_due
+
     while state.images_seen < total_images:
-        # Fetch; the wait is what a faster loader would save.
-        fetch_start = time.perf_counter()
-        batch = next(batches)
-        stopwatch.waited(time.perf_counter() - fetch_start)
+        # Fetch a batch, and count how long the loop waits for it: a faster loader would save that time.
+        with stopwatch.waiting():
+            batch = next(batches)
         state.bad_records += batch.bad_records
 
-        # Step.
+        # Update the weights. All ranks agree there on whether to stop and whether to save.
         images_before = state.images_seen
         lr = learning_rate(config.schedule, images_before, total_images)
-        wishes = lambda: (bool(stop_signal), save_timer.is_due)  # noqa: E731
-        losses, gradient_norms, (is_stopping, is_save_due) = train_step(state, batch, lr, wishes)
+        losses, gradient_norms, (is_stopping, is_save_due) = train_step(state, batch, lr, stop_and_save_requests)
         state.losses_since_log.append(losses)
         is_last = state.images_seen >= total_images
 
-        # Maybe log; on the console also now and then in between, for a step may take minutes.
+        # Log the mean losses every `log_every_images`; in between, only the console hears something now and then.
         logbook.advance(state.images_seen)
+        images_timed, images_left = state.images_seen - images_timed_from, total_images - state.images_seen
         if is_last or _crossed(config.log_every_images, images_before, state.images_seen):
-            values = {
-                **_mean_losses(state),
-                "lr": lr,
-                **gradient_norms,
-                **stopwatch.read(state.images_seen - images_timed_from, total_images - state.images_seen),
-            }
+            speed = stopwatch.read(images_timed, images_left)
+            values = {**_mean_losses(state), "lr": lr, **gradient_norms, **speed}
             logbook.record("train", state.images_seen, values)
             logbook.say(train_line(state.images_seen, total_images, values))
             state.losses_since_log.clear()
             images_timed_from = state.images_seen
             say_timer.restart()
         elif say_timer.is_due:
-            reading = stopwatch.peek(state.images_seen - images_timed_from, total_images - state.images_seen)
-            logbook.say(train_line(state.images_seen, total_images, {"loss": losses[0], "lr": lr, **reading}))
+            values = {"loss": losses[0], "lr": lr, **stopwatch.peek(images_timed, images_left)}
+            logbook.say(train_line(state.images_seen, total_images, values))
             say_timer.restart()
 
-        # Maybe validate, and keep the best. Its time is its own, not the training's.
+        # Validate and keep the best checkpoint; the time this takes does not count as training.
         if validators and (is_last or _crossed(config.validation.every_images, images_before, state.images_seen)):
-            paused = time.perf_counter()
-            validate(state, validators, logbook)
-            stopwatch.exclude(time.perf_counter() - paused)
+            with stopwatch.paused():
+                validate(state, validators, logbook)
 
-        # Maybe save.
+        # Save a checkpoint at the end, when stopping, and when the clock or the number of images asks for one.
         is_due = is_save_due or _crossed(config.checkpoint.every_images, images_before, state.images_seen)
         if is_last or is_stopping or is_due:
-            paused = time.perf_counter()
-            save_state(state)
+            with stopwatch.paused():
+                save_state(state)
             save_timer.restart()
-            stopwatch.exclude(time.perf_counter() - paused)
         if is_stopping:
             return
 
 
-def _mean_losses(state: TrainingState) -> dict[str, float]:
-    columns = zip(state.recognizer.loss_names, zip(*state.losses_since_log, strict=True), strict=True)
-    return {name: math.fsum(values) / len(values) for name, values in columns}
-
-
-def round_up(images: int, batch_size: int) -> int:
-    """The number of images in the fewest whole batches that hold `images`."""
-    return -(-images // batch_size) * batch_size
-
-
-def _crossed(every: int, before: int, after: int) -> bool:
-    """Whether a multiple of `every` lies in (before, after]; never for 0."""
-    return every > 0 and after // every > before // every
-
-
-def _make_loader(state: TrainingState) -> BatchLoader:
+def make_run_loader(state: TrainingState) -> BatchLoader:
+    """Builds the loader of this rank's batches, from `state.images_seen` to the end of the run."""
     config, world = state.config, state.world
     sampler = PositionSampler(
         len(state.dataset),
@@ -229,26 +221,19 @@ def _make_loader(state: TrainingState) -> BatchLoader:
     )
 
 
-def _introduction(state: TrainingState) -> str:
-    config, world, dataset = state.config, state.world, state.dataset
-    per_rank = config.global_batch_size // world.size
-    passes = -(-per_rank // (config.batch_size_per_rank or per_rank))
-    epochs = state.total_images / len(dataset)
-    who = "identities" if config.head.kind == "margin" else "classes"
-    warnings = "".join(f"warning    {warning}\n" for warning in dataset.warnings)
-    return (
-        f"data       {dataset.name}: {len(dataset):,} images of {dataset.num_classes:,} {who}\n"
-        f"{warnings}"
-        f"backbone   {config.backbone.name}: {count_parameters(state.recognizer.backbone) / 1e6:.2f} M parameters, "
-        f"{config.data.image_size} pixels -> {config.backbone.embedding_size}\n"
-        f"head       {config.head}, {config.precision} on {world.device}\n"
-        f"run        {state.total_images:,} images ({epochs:.2f} epochs), {config.global_batch_size:,} a step "
-        f"({world.size} processes x {passes} passes), into {state.folder}"
-        f"{state.recognizer.introduction}"
-    )
+def _mean_losses(state: TrainingState) -> dict[str, float]:
+    """Returns the mean of each loss since the last log line, by name."""
+    columns = zip(state.recognizer.loss_names, zip(*state.losses_since_log, strict=True), strict=True)
+    return {name: math.fsum(values) / len(values) for name, values in columns}
+
+
+def _crossed(every: int, before: int, after: int) -> bool:
+    """Tells whether a multiple of `every` lies in (before, after]; never if `every` is 0."""
+    return every > 0 and after // every > before // every
 
 
 def _check_batch_size(config: TrainConfig, world: World) -> None:
+    """Checks that the global batch divides among the processes into forward passes of two images or more."""
     per_rank, rest = divmod(config.global_batch_size, world.size)
     if rest:
         raise TrainingError(
@@ -269,8 +254,16 @@ def _check_batch_size(config: TrainConfig, world: World) -> None:
         )
 
 
+def round_up(images: int, batch_size: int) -> int:
+    """Rounds a number of images up to whole batches."""
+    return -(-images // batch_size) * batch_size
+
+
 def _require_same_start(config: TrainConfig, world: World, dataset: FaceDataset) -> None:
-    # Before anything is restored: heads that are shared out are read together, by processes that agree on which.
+    """Checks that every rank sees the same newest checkpoint and as many records as the main process.
+
+    This comes before anything is restored: sharded heads are read by all ranks together, from one checkpoint.
+    """
     found = list_checkpoints(Path(config.output))
     mine = (int(found[-1].stem) if found else 0, len(dataset))
     main = broadcast_from_main(mine, world)
@@ -282,8 +275,29 @@ def _require_same_start(config: TrainConfig, world: World, dataset: FaceDataset)
         )
 
 
+def _summary_lines(state: TrainingState) -> str:
+    """Describes data, backbone, head and length of the run, for the head of the log."""
+    config, world, dataset = state.config, state.world, state.dataset
+    per_rank = config.global_batch_size // world.size
+    passes = -(-per_rank // (config.batch_size_per_rank or per_rank))
+    epochs = state.total_images / len(dataset)
+    who = "identities" if config.head.kind == "margin" else "classes"
+    warnings = "".join(f"warning    {warning}\n" for warning in dataset.warnings)
+    return (
+        f"data       {dataset.name}: {len(dataset):,} images of {dataset.num_classes:,} {who}\n"
+        f"{warnings}"
+        f"backbone   {config.backbone.name}: {count_parameters(state.recognizer.backbone) / 1e6:.2f} M parameters, "
+        f"{config.data.image_size} pixels -> {config.backbone.embedding_size}\n"
+        f"head       {config.head}, {config.precision} on {world.device}\n"
+        f"run        {state.total_images:,} images ({epochs:.2f} epochs), {config.global_batch_size:,} a step "
+        f"({world.size} processes x {passes} passes), into {state.folder}"
+        f"{state.recognizer.summary_lines}"
+    )
+
+
 def _say_bad_records(state: TrainingState, logbook: Logbook) -> None:
-    lines = state.bad_records  # the main process's hold those of every rank since the checkpoint just saved
+    """Says and logs which bad records were skipped."""
+    lines = state.bad_records  # saving gathered those of every rank on the main process
     if not lines:
         return
     distinct = sorted(set(lines))
@@ -295,7 +309,7 @@ def _say_bad_records(state: TrainingState, logbook: Logbook) -> None:
 
 @contextmanager
 def flush_denormals() -> Iterator[None]:
-    """Take denormal numbers as 0 for a block: many CPUs are a hundred times slower with them."""
+    """Treats denormal numbers as 0 inside a block; many CPUs compute a hundred times slower with them."""
     smallest = torch.tensor(torch.finfo(torch.float32).smallest_normal)
     was_flushing = (smallest / 2).item() == 0  # torch can set the mode but not tell it
     torch.set_flush_denormal(True)

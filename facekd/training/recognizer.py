@@ -20,18 +20,20 @@ from facekd.utils.config_files import to_plain
 
 
 class Recognizer(nn.Module):
-    """A backbone and its classifier as one module: images and labels to the loss of the batch.
+    """Computes the loss of a batch from its images and labels, by a backbone and a classifier.
 
     Attributes:
-        loss_names: what `forward` returns, the first being what is minimised.
-        teacher_fingerprint: of the model that is learnt from; empty where there is none.
-        same_everywhere: beginnings of the names of buffers that all processes keep equal without being told.
+        loss_names: names of the losses that `forward` returns; the first is the one minimised.
+        teacher_fingerprint: hash of the teacher's weights; empty without a teacher.
+        rank_invariant_buffers: prefixes of the names of buffers that every rank computes alike, so that they need not
+            be sent from the main rank.
+        summary_lines: lines for the head of the log, each after a line break.
     """
 
     loss_names: tuple[str, ...] = ("loss",)
-    same_everywhere: tuple[str, ...] = ()
+    rank_invariant_buffers: tuple[str, ...] = ()
     teacher_fingerprint = ""
-    introduction = ""  # lines for the head of the log, each after a line break
+    summary_lines = ""
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -40,25 +42,25 @@ class Recognizer(nn.Module):
 
     @property
     def deployed(self) -> nn.Module:
-        """Images to the embeddings that are compared when the model is used."""
+        """Returns the module that turns images into the embeddings compared at deployment."""
         return self.backbone
 
     def predictions(self, embedding: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Probabilities (B, C) by classifier, from embeddings (B, D) of `deployed`; the first is the one to use."""
+        """Returns each classifier's probabilities (B, C) for embeddings (B, D); the first is the one to use."""
         return {"head": self.head(embedding).softmax(1)}
 
     def targets(self, batch: Batch) -> tuple[torch.Tensor, ...]:
-        """What `forward` takes besides images and labels, one row an image, on the device; here nothing."""
+        """Returns what `forward` needs besides images and labels, one row per image, on the device; here nothing."""
         return ()
 
     @property
     def sharded_heads(self) -> list[MarginClassifier]:
-        """Classifiers whose classes are shared out over the processes."""
-        # One that is the student's and the teacher's at once is one child.
+        """Returns the classifiers whose classes are divided among the processes."""
+        # `children` counts once a classifier that is the student's and the teacher's at the same time.
         return [child for child in self.children() if isinstance(child, MarginClassifier) and child.shards is not None]
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(1,) float32: the mean cross-entropy of float images (B, 3, S, S) with labels (B,)."""
+        """Returns the mean cross-entropy, (1,) float32, of float images (B, 3, S, S) with labels (B,)."""
         embedding_BD = self.backbone(images)
         if isinstance(self.head, MarginClassifier):
             return torch.stack(chunked_losses([CrossEntropy(LazyLogits.of(self.head, embedding_BD))], labels))
@@ -66,7 +68,7 @@ class Recognizer(nn.Module):
 
 
 def build_recognizer(config: TrainConfig, world: World, dataset: FaceDataset) -> Recognizer:
-    """A backbone with a classifier: weights drawn from the seed, or a classifier that is shared and stays as it is."""
+    """Builds a backbone and its classifier: fresh weights from the seed, or the frozen classifier of `shared_head`."""
     torch.manual_seed(config.seed)
     backbone = build_backbone(**backbone_arguments(config))
     size = config.backbone.embedding_size
@@ -77,5 +79,5 @@ def build_recognizer(config: TrainConfig, world: World, dataset: FaceDataset) ->
 
 
 def backbone_arguments(config: TrainConfig) -> dict[str, Any]:
-    """The arguments of `build_backbone`, which are also what a checkpoint records of the architecture."""
+    """Returns the arguments of `build_backbone`; checkpoints record the architecture by them."""
     return {**to_plain(config.backbone), "image_size": config.data.image_size}

@@ -1,7 +1,7 @@
-"""Everything a training run holds between two steps, and how it is saved and restored exactly.
+"""Holds everything a training run carries from one step to the next.
 
-Randomness is not part of it: the order of images, their augmentation and dropout are functions of the seed and
-`images_seen`, so the state is the weights, the optimiser's buffers, the AMP scaler and a few counters.
+Randomness is not part of the state: the order of the images, their augmentation and dropout are functions of the seed
+and `images_seen`. What remains is the weights, the optimiser's buffers, the loss scaler and a few counters.
 """
 
 from __future__ import annotations
@@ -22,40 +22,49 @@ from facekd.training.recognizer import Recognizer, build_recognizer
 
 @dataclass
 class TrainingState:
-    """A run between two steps."""
+    """A run between two steps.
+
+    Attributes:
+        recognizer: the backbone and head that are trained; distillation puts a `Distiller` here.
+        replica: the recognizer, replicated over the world; the training step calls this one.
+        ema: moving average of `recognizer.deployed`, or None.
+        losses_since_log: losses of each step since the last log line. Checkpoints keep them, so the log of a resumed
+            run equals that of an uninterrupted one.
+        bad_records: this rank's skipped records since the last checkpoint; on the main process, all ranks' before it.
+    """
 
     config: TrainConfig
     world: World
     dataset: FaceDataset
     total_images: int
-    recognizer: Recognizer  # or what distillation puts in its place, with the same two parts and more
-    replica: nn.Module  # what is called in training: the recognizer, replicated over the world
+    recognizer: Recognizer
+    replica: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    ema: nn.Module | None  # moving average of `recognizer.deployed`
+    ema: nn.Module | None
     images_seen: int = 0
     best_accuracy: float = -1.0
-    # Losses since the last log line; kept in checkpoints so that the log of a resumed run is the uninterrupted one's.
     losses_since_log: list[list[float]] = field(default_factory=list)
-    # This rank's since the last checkpoint; on the main process also everyone's up to it.
     bad_records: list[str] = field(default_factory=list)
 
     @property
     def folder(self) -> Path:
-        """The folder of the run."""
+        """Returns the folder of the run."""
         return Path(self.config.output)
 
     @property
     def evaluated(self) -> nn.Module:
-        """What validation judges and export takes, images to embeddings: the moving average where there is one."""
+        """Returns the model that is validated and exported: the moving average, if there is one."""
         return self.ema if self.ema is not None else self.recognizer.deployed
 
 
 def build_state(
     config: TrainConfig, world: World, dataset: FaceDataset, total_images: int, recognizer: Recognizer | None = None
 ) -> TrainingState:
-    """A fresh run, the same on every rank; with a recognizer of its own where it is not plain training."""
+    """Builds a fresh run, the same on every rank; distillation passes its own recognizer."""
     recognizer = recognizer or build_recognizer(config, world, dataset)
+
+    # Move the module to the device before the optimiser and the average are built on its parameters.
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     recognizer = recognizer.to(world.device).to(memory_format=memory_format)  # type: ignore[call-overload]
     groups = parameter_groups(
@@ -65,7 +74,10 @@ def build_state(
     )
     average = copy.deepcopy(recognizer.deployed).requires_grad_(False).eval() if config.ema_half_life_images else None
     if config.compile:
-        recognizer.backbone.compile()  # in place, its weights keep their names; a head in chunks gains nothing
+        # In place, so the weights keep their names. The head is not compiled: computed in chunks, it gains nothing.
+        recognizer.backbone.compile()
+
+    # Each process trains its own shards of the classes: they must not be averaged over the world.
     own = {id(head.weight) for head in recognizer.sharded_heads}
     own_names = tuple(name for name, parameter in recognizer.named_parameters() if id(parameter) in own)
     return TrainingState(
@@ -74,7 +86,7 @@ def build_state(
         dataset=dataset,
         total_images=total_images,
         recognizer=recognizer,
-        replica=replicate(recognizer, world, recognizer.same_everywhere, own_names),
+        replica=replicate(recognizer, world, recognizer.rank_invariant_buffers, own_names),
         optimizer=build_optimizer(config.optimizer, groups),
         scaler=make_scaler(world, enabled=config.precision == "fp16"),
         ema=average,

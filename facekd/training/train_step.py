@@ -1,4 +1,4 @@
-"""One update of the weights by one global batch: forward and backward in as many passes as fit, clip, step."""
+"""Updates the weights by one global batch: micro-batches forward and backward, clip, optimiser step, average."""
 
 from __future__ import annotations
 
@@ -21,47 +21,59 @@ from facekd.training.state import TrainingState
 
 
 def train_step(
-    state: TrainingState, batch: Batch, lr: float, wishes: Callable[[], Sequence[bool]] = tuple
+    state: TrainingState,
+    batch: Batch,
+    lr: float,
+    stop_and_save_requests: Callable[[], Sequence[bool]] = tuple,
 ) -> tuple[list[float], dict[str, float], list[bool]]:
-    """One update by one global batch.
+    """Updates the weights by one global batch.
 
     Args:
-        wishes: what this rank wants done after the step (stop, save); asked when the gradients are there, so that a
-            signal that came meanwhile counts.
+        state: the run; changed in place.
+        batch: this rank's share of the global batch.
+        lr: learning rate of this step.
+        stop_and_save_requests: returns what this rank wants done after the step (stop, save). It is called once the
+            gradients are computed, so a signal that arrives during the step still counts.
 
     Returns:
-        Losses over the global batch (the first is what is minimised, `Recognizer.loss_names` has the rest); norms of
-        the gradient of the backbone before clipping and of what else is trained; and of each wish whether any rank
-        has it.
+        Losses over the global batch (the first is the one minimised, `Recognizer.loss_names` names them all);
+        `gradient_norm` of the backbone before clipping and `head_gradient_norm` of everything else that is trained; and
+        for each request whether any rank made it.
 
     Raises:
-        TrainingError: the loss or the gradient is not finite; raised before the weights are touched.
-        InputError: a label of no class, likewise.
+        TrainingError: the loss or the gradient is not finite; raised before the weights change.
+        InputError: a label that no class has; likewise.
     """
     config, optimizer, scaler = state.config, state.optimizer, state.scaler
     _seed_step(state)
     set_learning_rate(optimizer, lr)
     optimizer.zero_grad(set_to_none=True)
-    # Here, where they are on the host: a check on the device would wait for it in every pass.
+    # Labels are checked here, on the host: a check on the device would make every pass wait for it.
     with labels_checked(batch.labels, state.dataset.num_classes), _drawn_classes(state, batch):
         losses = _accumulate_gradients(state, batch)
-        asked = losses.new_tensor([float(wish) for wish in wishes()])
-        means = mean_over_world(torch.cat([losses, asked]), state.world).tolist()
-        values, granted = means[: len(losses)], [wish > 0 for wish in means[len(losses) :]]
+
+        # Average the losses over the ranks. The requests travel with them: above 0 means that some rank made one.
+        requests = losses.new_tensor([float(request) for request in stop_and_save_requests()])
+        means = mean_over_world(torch.cat([losses, requests]), state.world).tolist()
+        values, requested = means[: len(losses)], [share > 0 for share in means[len(losses) :]]
+
+        # Clip the gradients, refuse what is not finite, and step.
         scaler.unscale_(optimizer)
         norms = _clip_gradients(state)
         _require_finite(state, values[0], sum(norms.values()), lr)
         scaler.step(optimizer)
         scaler.update()
+
+    # Move the average after the weights, and the clock last: both depend on the images seen before this step.
     if state.ema is not None:
         decay = ema_decay(config.global_batch_size, config.ema_half_life_images, state.images_seen)
         ema_update(state.ema, state.recognizer.deployed, decay)
     state.images_seen += config.global_batch_size
-    return values, norms, granted
+    return values, norms, requested
 
 
 def _drawn_classes(state: TrainingState, batch: Batch) -> contextlib.AbstractContextManager[None]:
-    """The classes that take part in this step, where not all do."""
+    """Draws the classes that take part in this step, if `head.sample_rate` is below 1."""
     config = state.config
     if config.head.sample_rate == 1:
         return contextlib.nullcontext()
@@ -70,16 +82,19 @@ def _drawn_classes(state: TrainingState, batch: Batch) -> contextlib.AbstractCon
 
 
 def _clip_gradients(state: TrainingState) -> dict[str, float]:
-    """Scale the backbone's gradient down to `clip_norm`; returns the norms before that, over all processes.
+    """Scales the backbone's gradient down to `clip_norm`; returns the norms from before, over all processes.
 
-    The head's is left alone, as in the recipes whose figures ours are compared with: its fresh, short class centres
-    have gradients of hundreds, beside which a norm over both would leave nothing of the backbone's.
+    The head's gradient is never scaled, as in the published recipes that our results are compared with: the gradients
+    of fresh, short class centres have norms of hundreds, so clipping the joint norm would leave almost nothing of the
+    backbone's.
     """
     backbone, heads = state.recognizer.backbone, state.recognizer.sharded_heads
     inside = {id(parameter) for parameter in backbone.parameters()}
     shards = {id(head.weight if head.sample is None else head.sample.weight_SD) for head in heads}
     trained = [p for group in state.optimizer.param_groups for p in group["params"] if p.grad is not None]
     others = [p.grad for p in trained if id(p) not in inside | shards]
+
+    # Clip the backbone; then measure the rest: parameters that every process has, and this process's class shards.
     norm = clip_grad_norm_(backbone.parameters(), state.config.clip_norm or math.inf)
     square = get_total_norm(others).square() if others else torch.zeros_like(norm)
     if heads:
@@ -91,7 +106,7 @@ def _clip_gradients(state: TrainingState) -> dict[str, float]:
 
 
 def _accumulate_gradients(state: TrainingState, batch: Batch) -> torch.Tensor:
-    """Gradients of the mean loss over this rank's batch, by as many passes as its micro-batches; returns the losses."""
+    """Computes the gradients of the mean loss over this rank's batch, one pass per micro-batch; returns the losses."""
     config, device = state.config, state.world.device
     size = config.batch_size_per_rank or len(batch.labels)
     starts = range(0, len(batch.labels), size)
@@ -101,6 +116,7 @@ def _accumulate_gradients(state: TrainingState, batch: Batch) -> torch.Tensor:
     total = torch.zeros(len(state.recognizer.loss_names), device=device)
     pixels, flip = batch.on_device or (batch.images, batch.flip)
     for start in starts:
+        # Move one micro-batch to the device.
         part = slice(start, start + size)
         images = to_model_input(
             pixels[part].to(device, non_blocking=True),
@@ -110,7 +126,9 @@ def _accumulate_gradients(state: TrainingState, batch: Batch) -> torch.Tensor:
             memory_format=memory_format,
         )
         labels = batch.labels[part].to(device, non_blocking=True)
-        share = len(labels) / len(batch.labels)  # the last micro-batch may be smaller
+
+        # Weigh its loss by its size, since the last one may be smaller; exchange gradients once, in the last pass.
+        share = len(labels) / len(batch.labels)
         exchange = contextlib.nullcontext() if start == starts[-1] else without_gradient_exchange(state.replica)
         with exchange:
             with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
@@ -121,14 +139,15 @@ def _accumulate_gradients(state: TrainingState, batch: Batch) -> torch.Tensor:
 
 
 def _seed_step(state: TrainingState) -> None:
-    # Dropout's draws follow from where the run is, so that a resumed run draws what the uninterrupted one would.
+    """Seeds torch from the place in the run, so a resumed run draws the dropout that an uninterrupted one would."""
     seeds = np.random.SeedSequence([state.config.seed, state.images_seen, state.world.rank])
     torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
 
 
 def _require_finite(state: TrainingState, loss: float, norm: float, lr: float) -> None:
-    # With loss scaling an infinite gradient is ordinary: the scaler skips that update and lowers the scale. One that is
-    # infinite without any scale is not, and the scaler would skip updates for ever.
+    """Raises TrainingError if the loss or the gradient is not finite."""
+    # With loss scaling an infinite gradient is normal: the scaler skips that update and lowers the scale. A gradient
+    # that is infinite at scale 1 is an error, and the scaler would skip updates for ever.
     is_norm_fine = math.isfinite(norm) or (state.scaler.is_enabled() and state.scaler.get_scale() > 1)
     if math.isfinite(loss) and is_norm_fine:
         return

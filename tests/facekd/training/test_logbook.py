@@ -57,9 +57,11 @@ def test_the_stopwatch_leaves_out_what_it_is_told_to(monkeypatch: pytest.MonkeyP
     now = [100.0]
     monkeypatch.setattr("facekd.training.logbook.time.perf_counter", lambda: now[0])
     stopwatch = Stopwatch()
-    now[0] += 30
-    stopwatch.exclude(20)  # validation: 10 s remain
-    stopwatch.waited(2.5)
+    now[0] += 7.5
+    with stopwatch.paused():  # validation: not training
+        now[0] += 20
+    with stopwatch.waiting():
+        now[0] += 2.5
     assert stopwatch.read(50, 500) == {"images_per_second": 5.0, "data_wait": 0.25, "seconds_left": 100.0}
     now[0] += 1
     assert stopwatch.read(50, 0)["data_wait"] == 0

@@ -25,9 +25,10 @@ from facekd.distributed import World
 from facekd.errors import CheckpointError, FacekdError, InUseError, TrainingError
 from facekd.training.config import TrainConfig
 from facekd.training.logbook import read_log
-from facekd.training.loop import _make_loader, round_up, train, train_step
+from facekd.training.loop import make_run_loader, round_up, train
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train import main
+from facekd.training.train_step import train_step
 
 ALONE = World(0, 1, torch.device("cpu"))
 Configure = Callable[..., TrainConfig]
@@ -149,7 +150,7 @@ def test_accumulation_equals_the_large_batch(tiny_config: Configure) -> None:
         state = build_state(config, ALONE, open_dataset(config.data.train, 32), 120)
         state.recognizer.eval()
         step_losses = [
-            train_step(state, batch, 0.001)[0] for batch, _ in zip(_make_loader(state), range(3), strict=False)
+            train_step(state, batch, 0.001)[0] for batch, _ in zip(make_run_loader(state), range(3), strict=False)
         ]
         results.append((step_losses, [value.detach() for value in state.recognizer.parameters()]))
     (large_losses, large), (small_losses, small) = results
@@ -161,7 +162,7 @@ def test_accumulation_equals_the_large_batch(tiny_config: Configure) -> None:
 def test_only_the_gradient_of_the_backbone_is_clipped(tiny_config: Configure) -> None:
     def step(clip_norm: float) -> tuple[dict[str, float], list[torch.Tensor], list[torch.Tensor]]:
         state = build_state(config := tiny_config(clip_norm=clip_norm), ALONE, open_dataset(config.data.train, 32), 120)
-        _, norms, _ = train_step(state, next(iter(_make_loader(state))), 0.01)
+        _, norms, _ = train_step(state, next(iter(make_run_loader(state))), 0.01)
         parts = state.recognizer.backbone, state.recognizer.head
         return norms, *([p.grad.clone() for p in part.parameters() if p.grad is not None] for part in parts)
 
@@ -185,11 +186,11 @@ def test_a_signal_during_a_step_counts_at_its_end(tiny_config: Configure) -> Non
     state = build_state(config := tiny_config(), ALONE, open_dataset(config.data.train, 32), 120)
     asked_after = []
 
-    def wishes() -> tuple[bool, bool]:
+    def stop_and_save_requests() -> tuple[bool, bool]:
         asked_after.append(all(p.grad is not None for p in state.recognizer.backbone.parameters()))
         return True, False
 
-    assert train_step(state, next(iter(_make_loader(state))), 0.01, wishes)[2] == [True, False]
+    assert train_step(state, next(iter(make_run_loader(state))), 0.01, stop_and_save_requests)[2] == [True, False]
     assert asked_after == [True]
 
 
@@ -223,7 +224,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tiny_config: Configur
 def test_weights_stay_when_the_loss_is_not_finite(tiny_config: Configure) -> None:
     config = tiny_config()
     state = build_state(config, ALONE, open_dataset(config.data.train, 32), 120)
-    batch = next(iter(_make_loader(state)))
+    batch = next(iter(make_run_loader(state)))
     with torch.no_grad():
         state.recognizer.head.weight[0, 0] = float("nan")
     before = [value.clone() for value in state.recognizer.parameters()]
@@ -243,7 +244,7 @@ def state_with_scaler(config: TrainConfig, scale: float) -> TrainingState:
 
 def test_a_scale_that_overflows_skips_the_update_and_falls(tiny_config: Configure) -> None:
     state = state_with_scaler(tiny_config(batch_size_per_rank=6), 2.0**127)
-    batch = next(iter(_make_loader(state)))
+    batch = next(iter(make_run_loader(state)))
     before = [value.clone() for value in state.recognizer.parameters()]
     (loss,), norms, _ = train_step(state, batch, 0.1)
     assert math.isfinite(loss) and not math.isfinite(norms["gradient_norm"])
@@ -259,7 +260,7 @@ def test_a_scaled_loss_trains_as_a_plain_one(tiny_config: Configure) -> None:
         state = state_with_scaler(config, 2.0**10)
         if not scaled:
             state.scaler = torch.amp.GradScaler("cpu", enabled=False)
-        steps = [train_step(state, batch, 0.05) for batch, _ in zip(_make_loader(state), range(3), strict=False)]
+        steps = [train_step(state, batch, 0.05) for batch, _ in zip(make_run_loader(state), range(3), strict=False)]
         results.append(np.array([(loss, norms["gradient_norm"]) for (loss,), norms, _ in steps]))
     assert (results[0][:, 1] > 0.5).all()
     np.testing.assert_allclose(results[0], results[1], rtol=1e-4)
@@ -269,7 +270,7 @@ def test_a_gradient_that_is_infinite_at_any_scale_stops(tiny_config: Configure) 
     state = state_with_scaler(tiny_config(), 1.0)
     state.recognizer.head.weight.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(TrainingError, match="the norm of the gradient is"):
-        train_step(state, next(iter(_make_loader(state))), 0.1)
+        train_step(state, next(iter(make_run_loader(state))), 0.1)
 
 
 def test_a_damaged_checkpoint_is_named_with_the_one_before(tiny_config: Configure) -> None:

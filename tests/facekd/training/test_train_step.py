@@ -18,7 +18,7 @@ from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
 from facekd.training.distill_config import DistillConfig
 from facekd.training.distiller import Distiller
-from facekd.training.loop import _make_loader
+from facekd.training.loop import make_run_loader
 from facekd.training.resume import save_state
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
@@ -70,7 +70,7 @@ def test_passes_read_nothing_back(words: Sequence[str], tiny_arguments: list[str
     counts = []
     for size in (12, 3):
         state = make_state([*tiny_arguments, "--batch_size_per_rank", str(size)], tmp_path, words)
-        batch = next(iter(_make_loader(state)))
+        batch = next(iter(make_run_loader(state)))
         with ReadsBack() as reads:
             train_step(state, batch, 0.01)
         counts.append(reads.count)
@@ -84,7 +84,7 @@ def test_a_label_of_no_class_stops_before_the_weights_move(
 ) -> None:
     state = make_state([*tiny_arguments, "--batch_size_per_rank", "3"], tmp_path, words)
     before = {name: value.clone() for name, value in state.recognizer.state_dict().items()}
-    batch = next(iter(_make_loader(state)))
+    batch = next(iter(make_run_loader(state)))
     batch.labels[7] = label
     with pytest.raises(InputError, match=rf"label {label} at position 7 of the batch is outside \[0, 6\)"):
         train_step(state, batch, 0.01)
@@ -102,7 +102,7 @@ def test_an_image_that_crd_does_not_remember_stops_before_the_weights_move(
     recognizer._indices_of = lambda positions: np.where(np.arange(len(positions)) == 7, index, indices_of(positions))
     before = {name: value.clone() for name, value in recognizer.state_dict().items()}
     with pytest.raises(InputError, match=rf"image index {index} is outside \[0, 42\)"):
-        train_step(state, next(iter(_make_loader(state))), 0.01)
+        train_step(state, next(iter(make_run_loader(state))), 0.01)
     assert all(torch.equal(value, before[name]) for name, value in recognizer.state_dict().items())
 
 
@@ -110,7 +110,7 @@ def test_a_step_takes_the_images_that_were_sent_ahead(tiny_arguments: list[str],
     found = []
     for is_sent in (False, True):
         state = make_state([*tiny_arguments, "--batch_size_per_rank", "5"], tmp_path, HEADS[0])
-        batch = next(iter(_make_loader(state)))
+        batch = next(iter(make_run_loader(state)))
         if is_sent:
             sent = (batch.images.clone(), batch.flip.clone())
             batch = batch._replace(images=torch.zeros_like(batch.images), on_device=sent)
