@@ -66,7 +66,9 @@ def usual_losses(
     """The same numbers from whole matrices."""
     half = torch.bfloat16 if own.config.product == "autocast" else None
     if case == "ce":
-        return (usual_cross_entropy(embedding, own.weight, labels, own.config.value, own.scale, half),)
+        return (
+            usual_cross_entropy(embedding, own.weight, labels, own.config.margin_arguments["margin"], own.scale, half),
+        )
     cosine = usual_cosine(embedding, own.weight, half)
     ce = F.cross_entropy(own.apply_margin(cosine, labels, embedding) * own.scale, labels)
     with torch.no_grad():

@@ -1,46 +1,115 @@
-"""Defines the names, ranges and defaults of the margins, for configs and checks; facekd/margins.py has the formulas."""
+"""Defines the table of margins: names, parameters, ranges and defaults; facekd/margins.py has the formulas.
+
+Nothing here needs torch, so that a configuration is read without it.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 from facekd.errors import InputError
 
-MarginName = Literal["none", "arcface", "cosface", "combined", "adaface"]
-MARGIN_NAMES: tuple[str, ...] = get_args(MarginName)
 Gradient = Literal["exact", "straight_through"]
-DEFAULT_MARGIN_VALUES = {"arcface": 0.5, "cosface": 0.35, "adaface": 0.4}  # those of the papers
-
-# (name of the margin, name of the value): lowest, highest, is the highest allowed, unit.
-_VALUE_RANGES: dict[tuple[str, str], tuple[float, float, bool, str]] = {
-    ("arcface", "margin"): (0.0, math.pi, False, "radians"),
-    ("cosface", "margin"): (0.0, 2.0, True, "units of cosine"),
-    ("combined", "m1"): (1.0, math.inf, False, "a factor on the angle"),
-    ("combined", "m2"): (0.0, math.pi, False, "radians"),
-    ("combined", "m3"): (0.0, 2.0, True, "units of cosine"),
-    ("adaface", "margin"): (0.0, 1.0, True, "radians and units of cosine"),
-    ("adaface", "h"): (1e-6, math.inf, False, "1 / standard deviations"),
-}
 
 
-def check_margin_value(margin: str, value_name: str, value: float, *, key: str | None = None) -> None:
-    """Refuse a margin value that the maths is not monotone for.
+@dataclass(frozen=True)
+class Parameter:
+    """Describes one number that a margin takes.
 
     Args:
-        margin: a name of `facekd.margins.MARGINS`.
-        value_name: the argument of that function: "margin", "m1", "m2", "m3" or "h".
+        default: its value where a configuration gives none; the same as in the function's signature.
+        low: the lowest value for which the margined cosine still falls with the angle.
+        high: the upper end of the range.
+        unit: what the number is measured in, for messages.
+        includes_high: whether `high` itself is allowed.
+        key: the key of the `head` section that sets it; empty where that has the name of the argument.
+    """
+
+    default: float
+    low: float
+    high: float
+    unit: str
+    includes_high: bool = False
+    key: str = ""
+
+    def find_fault(self, name: str, value: float) -> str:
+        """Returns what is wrong with a value: name, range and unit; an empty string where it is in the range."""
+        if (
+            math.isfinite(value)
+            and self.low <= value
+            and (value <= self.high if self.includes_high else value < self.high)
+        ):
+            return ""
+        upper = f"{self.high:.4g}{']' if self.includes_high else ')'}"
+        is_in_degrees = self.unit == "radians" and value > self.high
+        hint = f"; if that was degrees, give {math.radians(value):.4g}" if is_in_degrees else ""
+        return f"{name} = {value} is outside [{self.low:.4g}, {upper} ({self.unit}){hint}"
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Describes one margin: everything but its formula.
+
+    Args:
+        parameters: the numbers that its function takes, by the name of the argument.
+        needs_norms: it also takes `norms`, `norm_mean` and `norm_std`, for which the classifier keeps statistics.
+        needs_a_value: its defaults change nothing, so a configuration must give at least one value.
+        example: what to write for the most common use; part of the message where no value is given.
+    """
+
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    needs_norms: bool = False
+    needs_a_value: bool = False
+    example: str = ""
+
+    def key(self, argument: str) -> str:
+        """Returns the key of the `head` section that sets a parameter."""
+        return self.parameters[argument].key or argument
+
+
+# The one table of margins. Each has its formula under the same name in `facekd.margins.MARGIN_FUNCTIONS`.
+MARGINS: dict[str, Margin] = {
+    "none": Margin(),
+    "arcface": Margin({"margin": Parameter(0.5, 0.0, math.pi, "radians", key="margin_value")}),
+    "cosface": Margin({"margin": Parameter(0.35, 0.0, 2.0, "units of cosine", includes_high=True, key="margin_value")}),
+    "combined": Margin(
+        {
+            "m1": Parameter(1.0, 1.0, math.inf, "a factor on the angle"),
+            "m2": Parameter(0.0, 0.0, math.pi, "radians"),
+            "m3": Parameter(0.0, 0.0, 2.0, "units of cosine", includes_high=True),
+        },
+        needs_a_value=True,
+        example="ArcFace is head.m2 = 0.5",
+    ),
+    "adaface": Margin(
+        {
+            "margin": Parameter(0.4, 0.0, 1.0, "radians and units of cosine", includes_high=True, key="margin_value"),
+            "h": Parameter(0.333, 1e-6, math.inf, "1 / standard deviations"),
+        },
+        needs_norms=True,
+    ),
+}
+
+if TYPE_CHECKING:
+    MarginName = str
+else:  # the choices that the command line offers
+    MarginName = Literal[tuple(MARGINS)]
+
+
+def check_margin_value(margin: str, argument: str, value: float) -> None:
+    """Refuses a value for which the margined cosine would not fall steadily with the angle.
+
+    Args:
+        margin: a name of `MARGINS`.
+        argument: an argument of its function: "margin", "m1", "m2", "m3" or "h".
         value: what was given.
-        key: how the user spells it, such as "head.margin_value"; the default names function and argument.
 
     Raises:
-        InputError: not a finite number in the range, naming the key, the range and the unit.
+        InputError: not a finite number in the range, naming the argument, the range and the unit.
     """
-    low, high, closed, unit = _VALUE_RANGES[margin, value_name]
-    inside = math.isfinite(value) and low <= value and (value <= high if closed else value < high)
-    if not inside:
-        upper = f"{high:.4g}{']' if closed else ')'}"
-        hint = f"; if that was degrees, give {math.radians(value):.4g}" if unit == "radians" and value > high else ""
-        raise InputError(
-            f"{key or f'{value_name} of {margin}'} = {value} is outside [{low:.4g}, {upper} ({unit}){hint}"
-        )
+    fault = MARGINS[margin].parameters[argument].find_fault(f"{argument} of {margin}", value)
+    if fault:
+        raise InputError(fault)

@@ -13,7 +13,14 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the bottom up. A folder may import folders of its own row and of those above it in this list.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("facekd.errors", "facekd.utils"),
-    ("facekd.margin_values", "facekd.margins", "facekd.distributed", "facekd.images", "facekd.verification"),
+    (
+        "facekd.labels",
+        "facekd.margin_values",
+        "facekd.margins",
+        "facekd.distributed",
+        "facekd.images",
+        "facekd.verification",
+    ),
     ("facekd.backbones", "facekd.head", "facekd.distillation", "facekd.data"),
     ("facekd.checkpoints",),
     ("facekd.embedder",),

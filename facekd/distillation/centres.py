@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from facekd.distillation.checks import in_full_precision, same_size, unit
 from facekd.errors import InputError
-from facekd.margins import arcface, check_labels
+from facekd.labels import check_labels
+from facekd.margins import arcface
 
 Margin = Callable[[Tensor, Tensor], Tensor]
 

@@ -1,26 +1,30 @@
-"""Cross-entropy and distillation over very many classes, without ever holding a (B, C) matrix.
+"""Computes cross-entropy and distillation over very many classes without ever holding a (B, C) matrix.
 
 With 93,431 identities the logits, probabilities and gradients of two heads are half a dozen (B, C) matrices, and the
-normalised class centres several more (C, D) ones. Here the classes are visited in chunks of n: forward keeps a running
-maximum and sum of exponentials a row, backward computes each chunk's products again. What is held beyond weights and
-their gradients is a few (B, n) blocks and (C,) norms. The price is one more product a head; what it buys in memory
-traffic is worth more on a CPU (`benchmarks/large_head.py`).
+normalised class centres several (C, D) ones more. Here the classes are visited in chunks of n: forward keeps a running
+maximum and a running sum of exponentials per row, backward computes each chunk's products again. Beyond weights and
+their gradients, memory holds a few (B, n) blocks and (C,) norms. This costs one extra matrix product per head; on a CPU
+the saved memory traffic more than pays for it (`benchmarks/large_head.py`).
 
     own = LazyLogits.of(student_classifier, embedding_BD)
-    shared = LazyLogits.of(teacher_classifier, embedding_BD)  # frozen: costs no gradient of its weight
+    shared = LazyLogits.of(teacher_classifier, embedding_BD)  # frozen: no gradient of its weight is computed
     teacher = LazyLogits.of(teacher_classifier, teacher_embedding_BD)
     ce, kl, th_ce, th_kl = chunked_losses(
         [CrossEntropy(own), KL(own, teacher, 4.0), CrossEntropy(shared), KL(shared, teacher, 4.0)], labels_B
     )
 
-All terms of one call share one pass: every head is multiplied out once a chunk, heads with the same weight in one
-product, every softmax is exponentiated once.
+All terms of one call share one pass: each head is multiplied out once per chunk, heads with the same weight in one
+product, and every softmax is exponentiated once.
 
-A head whose classes are shared out over processes takes part like any other: each process gives its own rows, gets
-the losses of those, and the gradient of its own classes by the rows of all (`facekd/head/class_shards.py`).
+This is what training computes. The dense forms, for one matrix of all logits, are `MarginClassifier.forward` and
+`facekd.distillation.kd_kl`; tests/facekd/head/test_chunked_loss.py holds both equal to this.
 
-Shapes: B batch, D embedding, C classes, n classes of a chunk, K terms, R rows of a product (B for each of its heads).
-With shards, C is the classes of this process, and B turns from its own rows to those of all where they are gathered.
+A head whose classes are split over processes takes part like any other: each process passes its own rows, and gets
+their losses and the gradient of its own classes by the rows of all processes (`facekd/head/class_shards.py`).
+
+Suffixes name the dimensions of a tensor: B batch, D embedding, C classes, n classes of a chunk, K terms, R rows of a
+product (B for each of its heads). With shards, C is the classes of this process, and B becomes the rows of all
+processes once they are gathered.
 """
 
 from __future__ import annotations
@@ -34,42 +38,43 @@ from torch import Tensor
 from torch.nn import functional
 
 from facekd.distributed import ALONE
-from facekd.errors import ConfigError
-from facekd.head.chunked_softmax import ChunkedLosses, Distribution, Plan, Product
+from facekd.errors import InputError
+from facekd.head.chunked_softmax import ChunkedLosses, Distribution, Plan
+from facekd.head.class_scores import Product
 from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import LinearClassifier, MarginClassifier
-from facekd.margins import check_labels, labels_known_below
+from facekd.labels import check_labels, labels_known_below
 
-# (cosine (B, C), labels (B,), embedding (B, D) before it is normalised) -> cosine; `MarginClassifier.apply_margin` is
-# one. Here it only ever sees the targets: C = 1.
-Margin = Callable[[Tensor, Tensor, Tensor], Tensor]
+# (cosine (B, C), labels (B,), embedding (B, D) before it is normalised) -> cosine, such as
+# `MarginClassifier.apply_margin`. Here it is only given the target cosines: C = 1.
+TargetMargin = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}  # of one product: on a CPU a block stays in the cache
+CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}  # scores of one product; on a CPU such a block stays in the cache
 
 
 @dataclass(frozen=True, eq=False)
 class LazyLogits:
-    """The logits of one classifier for one batch, written down but not computed.
+    """Describes the logits of one classifier for one batch, without computing them.
 
     They are scale * cos(embedding, weight), or scale * (embedding . weight + bias) with `is_normalized` False.
 
     Args:
         embedding_BD: (B, D), floating, not normalised.
-        weight_CD: (C, D); gets a gradient where it requires one, and costs none where it is frozen.
-        scale: what the scores are multiplied by.
-        margin: applied to the target by `CrossEntropy`, and only there. Its gradient is taken by autograd, so
-            "straight_through" and any other choice of slope holds.
+        weight_CD: (C, D); gets a gradient if it requires one; for a frozen one none is computed.
+        scale: factor on the scores.
+        margin: applied to the target, by `CrossEntropy` only. Autograd computes its slope, so "straight_through" and
+            any other choice of slope works.
         is_normalized: normalise embeddings and centres.
         bias_C: (C,), with `is_normalized` False only.
-        product_dtype: a half type in which embeddings meet centres; everything else stays float32.
-        shards: whose classes `weight_CD` has, where they are shared out over processes.
-        sample_C: (C,) with `shards`, the places of the classes of `weight_CD`, where those of a step were drawn.
+        product_dtype: a half type for the product of embeddings and centres; everything else stays float32.
+        shards: which classes `weight_CD` holds, where they are split over processes.
+        sample_C: (C,) with `shards` and partial FC, the places of the drawn classes, whose centres `weight_CD` holds.
     """
 
     embedding_BD: Tensor
     weight_CD: Tensor
     scale: float = 1.0
-    margin: Margin | None = None
+    margin: TargetMargin | None = None
     is_normalized: bool = True
     bias_C: Tensor | None = None
     product_dtype: torch.dtype | None = None
@@ -79,38 +84,36 @@ class LazyLogits:
     def __post_init__(self) -> None:
         embedding, weight = self.embedding_BD, self.weight_CD
         if embedding.ndim != 2 or weight.ndim != 2 or embedding.shape[1] != weight.shape[1]:
-            raise ConfigError(
+            raise InputError(
                 f"embeddings {tuple(embedding.shape)} do not fit class centres {tuple(weight.shape)}: they must be "
                 "(B, D) and (C, D); project the embeddings where student and teacher differ in D"
             )
         if self.bias_C is not None and (self.is_normalized or self.bias_C.shape != weight.shape[:1]):
-            raise ConfigError(
+            raise InputError(
                 f"a bias of {tuple(self.bias_C.shape)} for class centres {tuple(weight.shape)}: it must be (C,), and "
                 "normalised heads have none"
             )
         if self.margin is not None and not self.is_normalized:
-            raise ConfigError("a margin is made for cosines: it needs is_normalized = True")
+            raise InputError("a margin is made for cosines: it needs is_normalized = True")
 
     @classmethod
     def of(cls, classifier: MarginClassifier | LinearClassifier, embedding_BD: Tensor) -> LazyLogits:
-        """The logits `classifier(embedding_BD, labels_B)` would compute, its margin, scale and precision included.
+        """Describes what `classifier(embedding_BD, labels_B)` computes, with its margin, scale and precision.
 
-        AdaFace moves its running statistics when the loss is computed, in training mode, as in the classifier.
+        In training mode AdaFace moves its running statistics when the loss is computed, as in the classifier.
 
         Raises:
-            ConfigError: embeddings of another size.
+            InputError: embeddings of another size.
         """
         if isinstance(classifier, LinearClassifier):
             return cls(embedding_BD, classifier.weight, is_normalized=False, bias_C=classifier.bias)
-        device = embedding_BD.device.type
-        is_half = classifier.config.product == "autocast" and torch.is_autocast_enabled(device)
         sample = classifier.sample
         return cls(
             embedding_BD,
             classifier.weight if sample is None else sample.weight_SD,
             scale=classifier.scale,
             margin=classifier.apply_margin,
-            product_dtype=torch.get_autocast_dtype(device) if is_half else None,
+            product_dtype=classifier.product_dtype(embedding_BD.device.type),
             shards=classifier.shards,
             sample_C=None if sample is None else sample.places_S,
         )
@@ -118,16 +121,17 @@ class LazyLogits:
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Mean cross-entropy of the logits, margin applied, with the labels."""
+    """Asks for the mean cross-entropy of the logits, margin applied, with the labels."""
 
     logits: LazyLogits
 
 
 @dataclass(frozen=True)
 class KL:
-    """KL(teacher || student) at a temperature, times its square (Hinton et al. 2015, arXiv:1503.02531).
+    """Asks for KL(teacher || student) at a temperature, times its square (Hinton et al. 2015, arXiv:1503.02531).
 
-    Summed over classes, mean over the batch, no margin on either side. The teacher's side gets no gradient.
+    It is summed over classes and averaged over the batch, without a margin on either side. The teacher's side gets no
+    gradient. `facekd.distillation.kd_kl` is the same for logits that are there already.
     """
 
     student: LazyLogits
@@ -136,35 +140,34 @@ class KL:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ConfigError(f"temperature = {self.temperature}: give a positive number, 4 is usual")
+            raise InputError(f"temperature = {self.temperature}: give a positive number, 4 is usual")
 
 
 def chunked_losses(
     terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None = None, *, chunk_size: int | None = None
 ) -> tuple[Tensor, ...]:
-    """Several losses in one pass over the classes.
+    """Computes several losses in one pass over the classes.
 
-    Values and gradients are those of the naive form to rounding, in float32 (float64 where any embedding is float64)
-    whatever autocast says. Not differentiable twice.
+    Values and gradients equal those of the dense form up to rounding, in float32 (float64 if any embedding is float64)
+    whatever autocast says. They cannot be differentiated twice. On a GPU the pass never waits for the device; the check
+    of labels does, once, unless they were checked on the host (`facekd.labels.labels_checked`).
 
     Args:
-        terms: what to compute; name the same `LazyLogits` object in several terms to have it computed once.
+        terms: what to compute; use the same `LazyLogits` object in several terms to have it computed once.
         labels_B: (B,), int64; needed by `CrossEntropy`.
-        chunk_size: n, classes a chunk; None chooses by batch size and device.
+        chunk_size: n, classes per chunk; None chooses by batch size and device.
 
     Returns:
-        One scalar a term, in the order of the terms: means over the B rows of this process.
-
-    On a GPU the pass never waits for the device; the check of labels does, once, unless they were checked on the host
-    (`facekd.margins.labels_checked`).
+        One scalar per term, in the order of the terms: means over the B rows of this process.
 
     Raises:
-        ConfigError: no terms, no labels, or heads with different numbers of classes or rows.
-        InputError: labels of the wrong shape or dtype, or out of range.
+        InputError: no terms, no labels, or heads with different numbers of classes or rows; labels of the wrong shape
+            or dtype, or out of range.
     """
     plan, heads = _plan(terms, labels_B)
     device = heads[0].embedding_BD.device.type
     with torch.autocast(device, enabled=False):
+        # Precision, and the size of a chunk: its largest product has about CHUNK_ELEMENTS scores.
         dtype = torch.float32
         for head in heads:
             dtype = torch.promote_types(dtype, head.embedding_BD.dtype)
@@ -174,19 +177,22 @@ def chunked_losses(
         if chunk_size is None:
             chunk_size = max(256, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cuda"]) // max(rows, 1))
         if chunk_size < 1:
-            raise ConfigError(f"chunk_size = {chunk_size}: a chunk holds at least one class")
+            raise InputError(f"chunk_size = {chunk_size}: a chunk holds at least one class")
         plan.chunk_size = min(chunk_size, plan.num_classes)
 
+        # Embeddings: those of teachers are cut off from autograd. Normalising (B, D) rows and converting them from
+        # half types is cheap, so autograd does it.
         raw = _gathered(heads, dtype)
-        # Normalising (B, D) embeddings is cheap and left to autograd, as is their conversion from half types.
         embeddings = [functional.normalize(e) if h.is_normalized else e for h, e in zip(heads, raw, strict=True)]
         students = plan.student_heads
         embeddings = [e if i in students else e.detach() for i, e in enumerate(embeddings)]
+        # Targets: their logits with margin, computed apart from the pass.
         if labels_B is not None:
             plan.columns_B = _columns(heads[0], plan, labels_B)
             for index in {d.head for d in plan.distributions if d.is_cross_entropy}:
                 plan.targets[index] = _target_logits(heads[index], embeddings[index].detach(), raw[index], plan)
 
+        # The pass itself; with shards it returns the losses of all processes' rows.
         firsts = [heads[product.heads[0]] for product in plan.products]
         losses_KB = ChunkedLosses.apply(plan, *embeddings, *(h.weight_CD for h in firsts), *(h.bias_C for h in firsts))
         assert isinstance(losses_KB, Tensor)
@@ -196,7 +202,7 @@ def chunked_losses(
 
 
 def _gathered(heads: Sequence[LazyLogits], dtype: torch.dtype) -> list[Tensor]:
-    """Embeddings by head, of all processes where the classes are shared out; each tensor is exchanged once."""
+    """Returns the embeddings by head, with shards those of all processes; each tensor is exchanged once."""
     found: dict[int, Tensor] = {}
     for head in heads:
         if id(head.embedding_BD) not in found:
@@ -206,16 +212,18 @@ def _gathered(heads: Sequence[LazyLogits], dtype: torch.dtype) -> list[Tensor]:
 
 
 def _columns(head: LazyLogits, plan: Plan, labels_B: Tensor) -> Tensor:
+    """Checks the labels and returns their places among the classes of this process."""
     shards = head.shards
     check_labels(labels_B, plan.num_classes if shards is None else shards.num_classes)
     return labels_B if shards is None else shards.columns(shards.gather(labels_B), head.sample_C)
 
 
 def _target_logits(head: LazyLogits, embedding_BD: Tensor, raw_BD: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-    """The margined target logits (B,) and the slope of the margined score by the score (B,): all a margin ever sees.
+    """Computes the margined target logits (B,) and the slopes (B,) of the margined scores by the scores.
 
     Where the target is a class of another process, its logit is 0 here: they are added up over processes.
     """
+    # The target's score alone, from its own class centre; for classes of other processes some row stands in.
     assert plan.columns_B is not None
     is_own_B = plan.columns_B >= 0
     with torch.no_grad():
@@ -231,6 +239,7 @@ def _target_logits(head: LazyLogits, embedding_BD: Tensor, raw_BD: Tensor, plan:
             score_B = score_B + head.bias_C[column_B]
     if head.margin is None:
         return torch.where(is_own_B, score_B * head.scale, 0), torch.ones_like(score_B)
+    # The margin sees (B, 1) cosines with label 0, and autograd computes its slope.
     with torch.enable_grad(), labels_known_below(1):
         score_B1 = score_B[:, None].requires_grad_()
         margined_B1 = head.margin(score_B1, torch.zeros_like(column_B), raw_BD)
@@ -239,8 +248,10 @@ def _target_logits(head: LazyLogits, embedding_BD: Tensor, raw_BD: Tensor, plan:
 
 
 def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[Plan, list[LazyLogits]]:
+    """Finds the distinct heads, softmax distributions and matrix products of some terms, and checks that they fit."""
     if not terms:
-        raise ConfigError("no loss terms were given")
+        raise InputError("no loss terms were given")
+    # Heads and distributions that several terms share are listed once.
     heads: list[LazyLogits] = []
     distributions: list[Distribution] = []
 
@@ -260,20 +271,22 @@ def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[
             student = distribution(term.student, term.temperature, False)
             pairs.append((student, distribution(term.teacher, term.temperature, False)))
 
+    # All heads must have the same images and classes.
     shapes = {(head.embedding_BD.shape[0], head.weight_CD.shape[0]) for head in heads}
     if len(shapes) > 1:
-        raise ConfigError(
+        raise InputError(
             "heads of one call must agree in images and classes, found (B, C) = "
             f"{', '.join(map(str, sorted(shapes)))}: student and teacher must share their identities"
         )
     ((batch_size, num_classes),) = shapes
     if any(d.is_cross_entropy for d in distributions) and labels_B is None:
-        raise ConfigError("cross-entropy needs labels")
+        raise InputError("cross-entropy needs labels")
     if labels_B is not None and labels_B.shape[:1] != (batch_size,):
-        raise ConfigError(f"{tuple(labels_B.shape)} labels for {batch_size} embeddings")
+        raise InputError(f"{tuple(labels_B.shape)} labels for {batch_size} embeddings")
 
     if any(head.shards != heads[0].shards or head.sample_C is not heads[0].sample_C for head in heads):
-        raise ConfigError("heads of one call must be shared out alike: all over the same processes, or none")
+        raise InputError("heads of one call must be split alike: all over the same processes, or none")
+    # Heads with the same weight share a product; students come first, as only their rows get gradients.
     students = {distributions[student].head for student, _ in pairs}
     by_weight: dict[tuple, list[int]] = {}
     for index, head in enumerate(heads):

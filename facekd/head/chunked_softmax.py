@@ -1,13 +1,16 @@
-"""The pass over the classes behind `facekd.head.chunked_loss`: running softmax sums forwards, products again backwards.
+"""Runs the pass over the classes for `facekd/head/chunked_loss.py`: softmax sums forwards, gradients backwards.
 
-A chunk of n classes is multiplied out, exponentiated and folded into a maximum and a sum a row; backward makes the same
-chunk again and turns it into its share of the gradients. Nothing here waits for a GPU.
+Forward multiplies out a chunk of n classes, exponentiates it and folds it into a running maximum and a running sum per
+row. Backward computes the same chunk again and turns it into that chunk's share of the gradients. Nothing here waits
+for a GPU.
 
-Where the classes are shared out over processes, each makes this pass over its own for the rows of all of them: one
-maximum and one sum over the world between the loop and the losses, and one sum of what comes back. The gradient of an
-embedding is then this process's part, which `ClassShards.gather` adds up, and that of a weight whole.
+Where the classes are split over processes, each process makes this pass over its own classes for the rows of all
+processes. Between the loop and the losses there is one exchange of maxima and one of sums; backward begins with one sum
+of the incoming gradients. The gradient of an embedding is then only this process's part, and `ClassShards.gather` adds
+the parts up; the gradient of a weight is complete.
 
-Shapes: B batch, D embedding, C classes, n classes of a chunk, K terms, R rows of a product (B for each of its heads).
+Suffixes name the dimensions of a tensor, so `score_Rn` is (R, n): B batch, D embedding, C classes (of this process),
+n classes of a chunk, K terms, R rows of a product (B for each of its heads), 1 a dimension kept for broadcasting.
 """
 
 from __future__ import annotations
@@ -21,13 +24,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from facekd.distributed import ALONE, World, max_over_world, sum_over_world
-
-NORM_EPSILON = 1e-12  # that of torch.nn.functional.normalize
+from facekd.head.class_scores import Product, ProductGradients, ProductScores
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """A softmax over the logits of a head; cross-entropy's has the margined target in it."""
+    """A softmax over the logits of a head; in that of a cross-entropy the target logit has its margin."""
 
     head: int
     temperature: float
@@ -35,20 +37,12 @@ class Distribution:
 
 
 @dataclass
-class Product:
-    """Heads that share a weight, and so one matrix product a chunk; those that get gradients come first."""
-
-    heads: list[int]
-    num_students: int
-    is_normalized: bool
-    product_dtype: torch.dtype | None
-
-
-@dataclass
 class Plan:
+    """What one pass computes: terms made of distributions, distributions of heads, heads of products."""
+
     num_classes: int  # of this process
-    scales: list[float]
-    columns_B: Tensor | None  # of the labels among the classes of this process, -1 where it is another's
+    scales: list[float]  # by head
+    columns_B: Tensor | None  # place of each label among the classes of this process; -1 where another process has it
     products: list[Product]
     distributions: list[Distribution]
     terms: list[tuple[int, int | None]]  # distributions of student and teacher; a cross-entropy has no teacher
@@ -61,59 +55,16 @@ class Plan:
         return {self.distributions[student].head for student, _ in self.terms}
 
     def chunks(self) -> list[tuple[int, int]]:
+        """Lists the first class of each chunk, and one past its last."""
         size, total = max(self.chunk_size, 1), self.num_classes
         return [(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-class _Scores:
-    """Scores (R, n) of one product, chunk by chunk: cosines, or plain products with their bias."""
-
-    def __init__(
-        self,
-        product: Product,
-        embeddings: Sequence[Tensor],
-        weight_CD: Tensor,
-        bias_C: Tensor | None,
-        norm_C: Tensor | None = None,
-    ) -> None:
-        self.product = product
-        stacked = [embeddings[index] for index in product.heads]
-        self.embedding_RD = stacked[0] if len(stacked) == 1 else torch.cat(stacked)
-        self.dtype = self.embedding_RD.dtype
-        self.weight_CD = weight_CD
-        self.bias_C = bias_C
-        self.is_known = norm_C is not None
-        if norm_C is None and product.is_normalized:
-            norm_C = weight_CD.new_empty(weight_CD.shape[0], dtype=self.dtype)
-        self.norm_C = norm_C
-
-    def chunk(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Scores (R, n), and the centres (n, D) as they were multiplied: in a half type normalised, else not."""
-        centre_nD = self.weight_CD[start:stop].to(self.dtype)
-        half = self.product.product_dtype
-        if self.norm_C is not None:
-            norm_n = self.norm_C[start:stop]
-            if not self.is_known:
-                torch.linalg.vector_norm(centre_nD, dim=1, out=norm_n).clamp_(min=NORM_EPSILON)
-            if half is not None:
-                centre_nD = (centre_nD / norm_n[:, None]).to(half)
-        if half is not None:
-            score_Rn = _half_product(self.embedding_RD.to(half), centre_nD.to(half).T, self.dtype)
-        else:
-            score_Rn = self.embedding_RD @ centre_nD.T
-            if self.norm_C is not None:
-                score_Rn.div_(self.norm_C[start:stop])  # R < D: cheaper than normalising the centres
-        if self.bias_C is not None:
-            score_Rn += self.bias_C[start:stop]
-        return score_Rn, centre_nD
-
-    def split(self, matrix: Tensor) -> dict[int, Tensor]:
-        """Rows of a (R, ...) tensor by head."""
-        return dict(zip(self.product.heads, matrix.tensor_split(len(self.product.heads)), strict=True))
-
-
 def _logits_chunk(plan: Plan, distribution: Distribution, score_Bn: Tensor, start: int, shift_B1: Tensor) -> Tensor:
-    """Logits over the temperature, less a shift a row, with the margined target where it lies in this chunk."""
+    """Turns scores into logits over the temperature, minus a shift per row.
+
+    For a cross-entropy the target's logit, where it lies in this chunk, is replaced by the margined one.
+    """
     scale = plan.scales[distribution.head] / distribution.temperature
     logits_Bn = torch.add(-shift_B1, score_Bn, alpha=scale)
     if distribution.is_cross_entropy:
@@ -122,8 +73,10 @@ def _logits_chunk(plan: Plan, distribution: Distribution, score_Bn: Tensor, star
 
 
 def _put_targets(plan: Plan, matrix_Bn: Tensor, start: int, value_B: Tensor) -> None:
-    """Write the values of the rows whose label lies in this chunk; no row is looked at on the host, so no waiting."""
+    """Writes one value per row at the row's label, for the rows whose label lies in this chunk."""
     assert plan.columns_B is not None
+    # Every row is written, to save the host a look at which rows to write: those without a label here get back the
+    # number that they had. So a GPU is never waited for.
     size = matrix_Bn.shape[1]
     position_B1 = (plan.columns_B - start)[:, None]
     column_B1 = position_B1.clamp(0, size - 1)
@@ -132,20 +85,23 @@ def _put_targets(plan: Plan, matrix_Bn: Tensor, start: int, value_B: Tensor) -> 
 
 
 class ChunkedLosses(torch.autograd.Function):
-    """Losses (K, B). Inputs: the plan, an embedding a head, then a weight and a bias (or None) a product."""
+    """Computes losses (K, B) of the plan, an embedding per head, then a weight and a bias (or None) per product."""
 
     @staticmethod
     def forward(ctx, plan: Plan, *tensors: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # Running values per row: by distribution the maximum and the sum of exponentials, by KL term the sum of
+        # exp(teacher) * (teacher - student).
         products, embeddings = _unpack(plan, tensors)
         first = embeddings[0]
         zero_B1 = first.new_zeros(first.shape[0], 1)
         maxima = [torch.full_like(zero_B1, -math.inf) for _ in plan.distributions]
         sums = [zero_B1.clone() for _ in plan.distributions]
-        differences = [zero_B1.clone() for _ in plan.terms]  # sum of exp(teacher) * (teacher - student)
+        differences = [zero_B1.clone() for _ in plan.terms]
 
         for start, stop in plan.chunks():
             scores = _scores_by_head(products, start, stop)
             logits = [_logits_chunk(plan, d, scores[d.head], start, zero_B1) for d in plan.distributions]
+            # Online softmax: where the maximum rises, what was summed so far is scaled down to the new one.
             exponentials, rescales = [], []
             for index, logits_Bn in enumerate(logits):
                 maximum_B1 = torch.maximum(maxima[index], logits_Bn.amax(1, keepdim=True))
@@ -161,15 +117,7 @@ class ChunkedLosses(torch.autograd.Function):
                     differences[term].mul_(rescales[teacher]).add_(weighted_Bn.sum(1, keepdim=True))
 
         _reduce_over_world(plan, maxima, sums, differences)
-        losses = []
-        for (student, teacher), difference_B1 in zip(plan.terms, differences, strict=True):
-            if teacher is None:
-                target_B1 = plan.targets[plan.distributions[student].head][0][:, None]
-                losses.append(sums[student].log() - (target_B1 - maxima[student]))
-            else:
-                kl_B1 = difference_B1 / sums[teacher] + (maxima[student] - maxima[teacher])
-                kl_B1 += sums[student].log() - sums[teacher].log()
-                losses.append(kl_B1 * plan.distributions[student].temperature ** 2)
+        losses = _losses_of_sums(plan, maxima, sums, differences)
 
         norms = [scores.norm_C for scores in products]
         ctx.plan = plan
@@ -180,24 +128,42 @@ class ChunkedLosses(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_KB: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        # Each process asks only for the losses of its own rows, and each has a part of the answer for all of them.
+        # Each process asks for the losses of its own rows only, and each has a part of the answer for all rows.
         grad_KB = sum_over_world(grad_KB.contiguous(), ctx.plan.world)
         with torch.autocast(grad_KB.device.type, enabled=False):
             return None, *_backward(ctx.plan, grad_KB, ctx.saved_tensors, ctx.num_inputs, ctx.needs_input_grad[1:])
 
 
+def _losses_of_sums(plan: Plan, maxima: list[Tensor], sums: list[Tensor], differences: list[Tensor]) -> list[Tensor]:
+    """Computes the losses (B, 1) by term from the sums over all classes."""
+    losses = []
+    for (student, teacher), difference_B1 in zip(plan.terms, differences, strict=True):
+        if teacher is None:
+            # Cross-entropy: log of the sum of exponentials, minus the target's logit.
+            target_B1 = plan.targets[plan.distributions[student].head][0][:, None]
+            losses.append(sums[student].log() - (target_B1 - maxima[student]))
+        else:
+            # KL: the mean difference of logits under the teacher, plus the difference of log-partition functions.
+            kl_B1 = difference_B1 / sums[teacher] + (maxima[student] - maxima[teacher])
+            kl_B1 += sums[student].log() - sums[teacher].log()
+            losses.append(kl_B1 * plan.distributions[student].temperature ** 2)
+    return losses
+
+
 def _reduce_over_world(plan: Plan, maxima: list[Tensor], sums: list[Tensor], differences: list[Tensor]) -> None:
-    """From the classes of this process to those of all, in place: maxima, sums of exponentials, targets."""
+    """Turns maxima, sums and targets over this process's classes into those over all classes, in place."""
     if plan.world.size == 1:
         return
+    # First the maxima, and every sum scaled to the maximum over all processes.
     global_maxima = max_over_world(torch.cat(maxima, 1), plan.world).split(1, 1)
     for index, (own, everyones) in enumerate(zip(maxima, global_maxima, strict=True)):
-        rescale_B1 = (own - everyones).exp_()  # a process without classes has a maximum of -inf, and counts for 0
+        rescale_B1 = (own - everyones).exp_()  # 0 for a process without classes, whose maximum is -inf
         sums[index] = sums[index] * rescale_B1
         for term, (_, teacher) in enumerate(plan.terms):
             if teacher == index:
                 differences[term] = differences[term] * rescale_B1
         maxima[index] = everyones
+    # Then everything that adds up goes in one exchange.
     targets = [target_B[:, None] for target_B, _ in plan.targets.values()]
     added = sum_over_world(torch.cat([*sums, *differences, *targets], 1), plan.world).split(1, 1)
     sums[:] = added[: len(sums)]
@@ -209,46 +175,19 @@ def _reduce_over_world(plan: Plan, maxima: list[Tensor], sums: list[Tensor], dif
 def _backward(
     plan: Plan, grad_KB: Tensor, saved: Sequence[Tensor], num_inputs: int, needs_grad: Sequence[bool]
 ) -> list[Tensor | None]:
-    """Gradients of the inputs of `ChunkedLosses`, in their order."""
+    """Computes the gradients of the inputs of `ChunkedLosses`, in their order."""
+    # What forward saved: its inputs, the lengths of class centres, the maxima and the sums.
     num_products, num_distributions = len(plan.products), len(plan.distributions)
     rest = saved[num_inputs:]
     norms, maxima = rest[:num_products], rest[num_products : num_products + num_distributions]
     sums = rest[num_products + num_distributions :]
     products, embeddings = _unpack(plan, saved[:num_inputs], norms)
 
-    # The gradient of a head's scores is a weighted sum of exponentials: with p = exponential / sum, d CE = scale
-    # (p - 1[target]) and d KL T^2 = scale T (p_student - p_teacher). So one factor a row, head and distribution.
-    factors: dict[int, dict[int, Tensor]] = {}
-    for (student, teacher), grad_B in zip(plan.terms, grad_KB, strict=True):
-        distribution = plan.distributions[student]
-        grad_B1 = grad_B[:, None] * (plan.scales[distribution.head] * distribution.temperature)
-        of_head = factors.setdefault(distribution.head, {})
-        for index, sign in ((student, 1), (teacher, -1)):
-            if index is not None:
-                of_head[index] = of_head.get(index, 0) + sign * grad_B1 / sums[index]
-
-    # What stands at the target in place of its exponential: sum * slope * (p - 1).
-    target_exponentials = {}
-    for index, distribution in enumerate(plan.distributions):
-        if distribution.is_cross_entropy:
-            target_B, slope_B = plan.targets[distribution.head]
-            log_p_B = target_B - maxima[index][:, 0] - sums[index][:, 0].log()
-            target_exponentials[index] = slope_B * log_p_B.expm1() * sums[index][:, 0]
-
-    embedding_needs = needs_grad[: len(embeddings)]
-    weight_needs = needs_grad[len(embeddings) : len(embeddings) + num_products]
-    bias_needs = needs_grad[len(embeddings) + num_products :]
-    gradients = [
-        _Gradients(
-            plan.world.size,
-            scores,
-            any(embedding_needs[head] for head in scores.product.heads),
-            weight_needs[index] and scores.product.num_students > 0,
-            bias_needs[index] and scores.product.num_students > 0,
-        )
-        for index, scores in enumerate(products)
-    ]
+    factors = _row_factors(plan, grad_KB, sums)
+    target_exponentials = _target_exponentials(plan, maxima, sums)
+    gradients = _empty_gradients(plan, products, len(embeddings), needs_grad)
     for start, stop in plan.chunks():
+        # The exponentials of this chunk again, now relative to the final maxima.
         chunks = [scores.chunk(start, stop) for scores in products]
         score_of = {
             head: part
@@ -261,6 +200,7 @@ def _backward(
             if index in target_exponentials:
                 _put_targets(plan, exponential_Bn, start, target_exponentials[index])
             exponentials.append(exponential_Bn)
+        # The gradient by the scores of each student, handed to the inputs of its product.
         for gradient, scores, (score_Rn, centre_nD) in zip(gradients, products, chunks, strict=True):
             if gradient.is_needed:
                 parts = [
@@ -269,6 +209,7 @@ def _backward(
                 ]
                 gradient.add_chunk(start, stop, parts[0] if len(parts) == 1 else torch.cat(parts), score_Rn, centre_nD)
 
+    # Rows of a product back to the embeddings of its heads; a teacher's gets none.
     embedding_gradients: list[Tensor | None] = [None] * len(embeddings)
     for gradient in gradients:
         if gradient.embedding_RD is not None:
@@ -278,72 +219,57 @@ def _backward(
     return [*embedding_gradients, *(g.weight_CD for g in gradients), *(g.bias_C for g in gradients)]
 
 
-class _Gradients:
-    """Gradients of one product's inputs, gathered chunk by chunk; None for those nobody wants. R: student rows."""
+def _row_factors(plan: Plan, grad_KB: Tensor, sums: Sequence[Tensor]) -> dict[int, dict[int, Tensor]]:
+    """Computes by head and distribution the factor (B, 1) of its exponentials in the gradient by the head's scores.
 
-    def __init__(self, world_size: int, scores: _Scores, of_embedding: bool, of_weight: bool, of_bias: bool) -> None:
-        # Losses are means over the rows of one process; gradients of copied weights are averaged over processes, and
-        # that of a weight nobody else has must come out as if it were: the one place where this is accounted for.
-        self.world_size = world_size
-        self.scores = scores
-        num_heads, num_students = len(scores.product.heads), scores.product.num_students
-        self.rows = scores.embedding_RD.shape[0] // num_heads * num_students
-        self.student_RD = scores.embedding_RD[: self.rows]
-        self.embedding_RD = torch.zeros_like(self.student_RD) if of_embedding else None
-        self.weight_CD = torch.empty_like(scores.weight_CD) if of_weight else None
-        self.bias_C = torch.empty_like(scores.bias_C) if of_bias and scores.bias_C is not None else None
-
-    @property
-    def is_needed(self) -> bool:
-        return not (self.embedding_RD is None and self.weight_CD is None and self.bias_C is None)
-
-    def add_chunk(self, start: int, stop: int, grad_Rn: Tensor, score_Rn: Tensor, centre_nD: Tensor) -> None:
-        """Take in a chunk's gradient by the scores; overwrites `grad_Rn` and `score_Rn`."""
-        half, norm_C = self.scores.product.product_dtype, self.scores.norm_C
-        if self.bias_C is not None:
-            self.bias_C[start:stop] = grad_Rn.sum(0).div_(self.world_size)
-        # With w = |w| u, d score / d w = (e - score u) / |w|: one division serves both products, unless a half type
-        # multiplies normalised centres, where |w| comes in afterwards.
-        norm_n = None if norm_C is None else norm_C[start:stop]
-        if norm_n is not None and half is None:
-            grad_Rn.div_(norm_n)
-        operand_Rn = grad_Rn if half is None else grad_Rn.to(half)
-        if self.embedding_RD is not None:
-            if half is None:
-                self.embedding_RD.addmm_(operand_Rn, centre_nD)
-            else:
-                self.embedding_RD += _half_product(operand_Rn, centre_nD.to(half), self.embedding_RD.dtype)
-        if self.weight_CD is None:
-            return
-        target_nD = self.weight_CD[start:stop]
-        if half is None and target_nD.dtype == grad_Rn.dtype:
-            weight_nD = torch.mm(operand_Rn.T, self.student_RD, out=target_nD)
-        else:
-            weight_nD = _half_product(operand_Rn.T, self.student_RD.to(operand_Rn.dtype), grad_Rn.dtype)
-        if norm_n is not None:
-            if half is not None:
-                grad_Rn.div_(norm_n)
-                weight_nD.div_(norm_n[:, None])
-                centre_nD = self.scores.weight_CD[start:stop].to(grad_Rn.dtype)
-            radial_n = score_Rn[: self.rows].mul_(grad_Rn).sum(0).div_(norm_n)
-            radial_n.masked_fill_(norm_n <= NORM_EPSILON, 0)  # there the norm is a constant
-            weight_nD.addcmul_(centre_nD, radial_n[:, None], value=-1)
-        if self.world_size > 1:
-            weight_nD.div_(self.world_size)
-        if weight_nD.data_ptr() != target_nD.data_ptr():
-            target_nD.copy_(weight_nD)
+    That gradient is a weighted sum of exponentials: with p = exponential / sum, d CE = scale (p - 1[target]) and
+    d KL T^2 = scale T (p_student - p_teacher).
+    """
+    factors: dict[int, dict[int, Tensor]] = {}
+    for (student, teacher), grad_B in zip(plan.terms, grad_KB, strict=True):
+        distribution = plan.distributions[student]
+        grad_B1 = grad_B[:, None] * (plan.scales[distribution.head] * distribution.temperature)
+        of_head = factors.setdefault(distribution.head, {})
+        for index, sign in ((student, 1), (teacher, -1)):
+            if index is not None:
+                of_head[index] = of_head.get(index, 0) + sign * grad_B1 / sums[index]
+    return factors
 
 
-def _half_product(first: Tensor, second: Tensor, dtype: torch.dtype) -> Tensor:
-    """Of two matrices in a half type, in another; on a GPU the float32 sums are handed over unrounded."""
-    if first.is_cuda and dtype == torch.float32 and first.dtype != dtype:
-        return torch.mm(first, second, out_dtype=dtype)
-    return (first @ second).to(dtype)
+def _target_exponentials(plan: Plan, maxima: Sequence[Tensor], sums: Sequence[Tensor]) -> dict[int, Tensor]:
+    """Computes by cross-entropy what stands in for the target's exponential in the gradient: sum * slope * (p - 1)."""
+    found = {}
+    for index, distribution in enumerate(plan.distributions):
+        if distribution.is_cross_entropy:
+            target_B, slope_B = plan.targets[distribution.head]
+            log_p_B = target_B - maxima[index][:, 0] - sums[index][:, 0].log()
+            found[index] = slope_B * log_p_B.expm1() * sums[index][:, 0]  # expm1: p - 1 keeps its digits near 0
+    return found
+
+
+def _empty_gradients(
+    plan: Plan, products: Sequence[ProductScores], num_embeddings: int, needs_grad: Sequence[bool]
+) -> list[ProductGradients]:
+    """Allocates the gradients that autograd asks for, by product; a weight that only teachers use gets none."""
+    embedding_needs = needs_grad[:num_embeddings]
+    weight_needs = needs_grad[num_embeddings : num_embeddings + len(products)]
+    bias_needs = needs_grad[num_embeddings + len(products) :]
+    return [
+        ProductGradients(
+            plan.world.size,
+            scores,
+            any(embedding_needs[head] for head in scores.product.heads),
+            weight_needs[index] and scores.product.num_students > 0,
+            bias_needs[index] and scores.product.num_students > 0,
+        )
+        for index, scores in enumerate(products)
+    ]
 
 
 def _unpack(
     plan: Plan, tensors: Sequence[Tensor | None], norms: Sequence[Tensor | None] | None = None
-) -> tuple[list[_Scores], Sequence[Tensor]]:
+) -> tuple[list[ProductScores], Sequence[Tensor]]:
+    """Sorts the inputs of `ChunkedLosses` into the scores of each product and the embeddings by head."""
     num_products = len(plan.products)
     num_heads = len(tensors) - 2 * num_products
     embeddings = [tensor for tensor in tensors[:num_heads] if tensor is not None]
@@ -352,16 +278,16 @@ def _unpack(
     for index, (product, weight_CD) in enumerate(zip(plan.products, weights, strict=True)):
         assert weight_CD is not None
         norm_C = None if norms is None else norms[index]
-        products.append(_Scores(product, embeddings, weight_CD, biases[index], norm_C))
+        products.append(ProductScores(product, embeddings, weight_CD, biases[index], norm_C))
     return products, embeddings
 
 
-def _scores_by_head(products: Sequence[_Scores], start: int, stop: int) -> dict[int, Tensor]:
+def _scores_by_head(products: Sequence[ProductScores], start: int, stop: int) -> dict[int, Tensor]:
     return {head: part for scores in products for head, part in scores.split(scores.chunk(start, stop)[0]).items()}
 
 
 def _weighted_sum(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """A new (B, n): the sum of blocks, each times a factor a row."""
+    """Returns a new (B, n): the sum of blocks, each times a factor per row."""
     total_Bn = parts[0][0] * parts[0][1]
     for block_Bn, factor_B1 in parts[1:]:
         total_Bn.addcmul_(block_Bn, factor_B1)

@@ -1,8 +1,12 @@
-"""Classifiers: embeddings and labels to logits. A margin classifier for faces, a linear one for everything else.
+"""Classifies embeddings: by a margin classifier for faces, by a linear one for everything else.
 
-Shapes: B batch, D embedding, C classes. Rows of `weight` (C, D) are class centres. Both classifiers are called as
-`classifier(embedding_BD, labels_B)` and return float32 logits for `torch.nn.functional.cross_entropy`; without labels
-they return what the network believes, no margin applied.
+Both are called as `classifier(embedding_BD, labels_B)` and return dense float32 logits for
+`torch.nn.functional.cross_entropy`; without labels they return the prediction, no margin applied. The loss of a margin
+classifier is computed in training by `facekd/head/chunked_loss.py`, which never holds all logits. Both ways share
+`class_scores` (the product and its precision) and `MarginClassifier.apply_margin`.
+
+Shapes: B batch, D embedding, C classes; suffixes such as `weight_CD` name the dimensions of a tensor. Rows of `weight`
+are class centres.
 """
 
 from __future__ import annotations
@@ -14,38 +18,44 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facekd.distributed import ALONE, World
-from facekd.errors import ConfigError
+from facekd.errors import ConfigError, InputError
+from facekd.head.class_scores import NORM_EPSILON, class_scores
 from facekd.head.class_shards import ClassShards
-from facekd.head.config import HeadConfig
-from facekd.margins import MARGINS, adaface, check_labels, combined, norm_statistics
+from facekd.head.config import DEFAULT_NORM_MOMENTUM, HeadConfig
+from facekd.labels import check_labels
+from facekd.margin_values import MARGINS
+from facekd.margins import MARGIN_FUNCTIONS, norm_statistics
+
+ROWS_CHUNK = 2**16  # rows of a fresh weight that are drawn at a time
 
 
 class SampledRows(NamedTuple):
-    """Classes of a sharded head that take part in a step, S of this process's."""
+    """Holds the classes of a sharded head that take part in a step of partial FC: S of this process's classes."""
 
     places_S: Tensor  # (S,) int64, ascending, counted from the first class of this process
     weight_SD: Tensor  # (S, D), their centres; a leaf that gets the gradient where the head learns
 
 
 class MarginClassifier(nn.Module):
-    """Scaled cosines between embeddings and class centres, the target's lessened by a margin.
+    """Computes scaled cosines between embeddings and class centres, with a margin on the target's.
 
     Args:
         embedding_size: D.
         num_classes: C.
         config: which margin and scale; ArcFace with margin 0.5 and scale 64 by default.
-        shards: where the classes are shared out over processes. Such a head is for `facekd.head.chunked_loss` alone: no
-            process can name the logits of all classes.
+        shards: how the classes are split over processes. Such a head works through `facekd.head.chunked_loss` only,
+            since no process has the logits of all classes.
 
     Attributes:
-        weight: (C, D), class centres; not normalised themselves, normalised whenever used. With `shards` those of this
-            process's classes only.
-        sample: with `shards`, the classes in use and their centres, where not all are (`facekd.head.partial_fc`).
-        norm_mean: () float32, AdaFace's running mean of embedding norms; in the state dict with AdaFace only.
+        weight: (C, D), class centres; stored without normalisation and normalised at every use. With `shards`, only
+            the centres of this process's classes.
+        sample: with partial FC, the classes that take part in the current step (`facekd.head.partial_fc`).
+        norm_mean: () float32, running mean of embedding norms; exists with AdaFace only, and is in its state dict.
         norm_std: () float32, their running standard deviation.
 
     Raises:
-        ConfigError: sizes below 1.
+        InputError: sizes below 1.
+        ConfigError: a configuration of a linear head.
     """
 
     norm_mean: Tensor
@@ -69,89 +79,82 @@ class MarginClassifier(nn.Module):
         self.scale = float(self.config.scale)
         self.shards = shards
         self.weight = nn.Parameter(_draw_centres(num_classes, embedding_size, shards))
-        if self.config.margin == "adaface":
-            self.register_buffer("norm_mean", torch.tensor(20.0))  # where the authors' code starts
+        if MARGINS[self.config.margin].needs_norms:
+            self.register_buffer("norm_mean", torch.tensor(20.0))  # the authors' code starts here
             self.register_buffer("norm_std", torch.tensor(100.0))
 
     def forward(self, embedding_BD: Tensor, labels_B: Tensor | None = None) -> Tensor:
-        """Logits for cross-entropy.
+        """Computes dense logits; training computes the same in class chunks (`chunked_losses` of `LazyLogits.of`).
 
         Args:
             embedding_BD: (B, D), floating, not normalised.
-            labels_B: (B,), int64; None leaves the margin out.
+            labels_B: (B,), int64; None applies no margin.
 
         Returns:
             (B, C), float32 (float64 for float64 embeddings and weights).
 
         Raises:
-            InputError: labels of the wrong shape or dtype, or out of range.
-            ConfigError: embeddings of another size.
+            InputError: labels of the wrong shape or dtype, or out of range; embeddings of another size; a head whose
+                classes are split over processes.
         """
         if self.shards is not None and self.shards.world.size > 1:
-            raise ConfigError("a head shared out over processes has no logits of all classes: use chunked_losses")
+            raise InputError("a head split over processes has no logits of all classes: use chunked_losses")
         cosine_BC = self.cosine(embedding_BD)
         if labels_B is not None:
             cosine_BC = self.apply_margin(cosine_BC, labels_B, embedding_BD)
         return cosine_BC * self.scale
 
     def cosine(self, embedding_BD: Tensor) -> Tensor:
-        """(B, C) cosines between embeddings and class centres, float32 (or float64), no margin and no scale.
+        """Computes all cosines (B, C) at once, by the same `class_scores` with which training computes them in chunks.
 
-        Of a sharded head the columns are this process's classes.
+        They are float32 (or float64), without margin and scale. The columns of a sharded head are this process's
+        classes.
         """
         _check_embedding(embedding_BD, self.embedding_size)
-        device_type = embedding_BD.device.type
-        with torch.autocast(device_type, enabled=False):
+        half = self.product_dtype(embedding_BD.device.type)
+        with torch.autocast(embedding_BD.device.type, enabled=False):
             dtype = torch.promote_types(embedding_BD.dtype, torch.float32)
-            unit_embedding_BD = functional.normalize(embedding_BD.to(dtype))
-            unit_weight_CD = functional.normalize(self.weight.to(dtype))
-            if self.config.product == "float32":
-                return functional.linear(unit_embedding_BD, unit_weight_CD)
-        return functional.linear(unit_embedding_BD, unit_weight_CD).to(dtype)
+            weight_CD = self.weight.to(dtype)
+            norm_C = torch.linalg.vector_norm(weight_CD, dim=1).clamp_min(NORM_EPSILON)
+            return class_scores(functional.normalize(embedding_BD.to(dtype)), weight_CD, norm_C, half)[0]
+
+    def product_dtype(self, device_type: str) -> torch.dtype | None:
+        """Returns the half type in which embeddings meet centres: autocast's, where the configuration asks for it."""
+        is_half = self.config.product == "autocast" and torch.is_autocast_enabled(device_type)
+        return torch.get_autocast_dtype(device_type) if is_half else None
 
     def apply_margin(self, cosine_BC: Tensor, labels_B: Tensor, embedding_BD: Tensor) -> Tensor:
-        """Apply the configured margin to cosines.
+        """Applies the configured margin to cosines; training passes it the target cosines alone, as C = 1.
 
         Args:
-            cosine_BC: (B, C), from `cosine`.
+            cosine_BC: (B, C) cosines.
             labels_B: (B,), int64.
-            embedding_BD: (B, D), the embeddings they came from; only AdaFace looks at them, for their norms. In
-                training mode it also moves the running statistics.
+            embedding_BD: (B, D), the embeddings of the cosines; only AdaFace uses them, for their norms. In training
+                mode it also moves the running statistics.
 
         Returns:
             (B, C) margined cosines, not scaled.
         """
-        config = self.config
-        if config.margin == "adaface":
+        norms: dict[str, Tensor] = {}
+        if MARGINS[self.config.margin].needs_norms:
             norms_B = torch.linalg.vector_norm(embedding_BD.detach().to(cosine_BC.dtype), dim=1)
             if self.training:
                 self._update_norm_statistics(norms_B)
-            h = 0.333 if config.h is None else config.h
-            return adaface(
-                cosine_BC,
-                labels_B,
-                norms_B,
-                config.value,
-                h,
-                norm_mean=self.norm_mean.to(cosine_BC.dtype),
-                norm_std=self.norm_std.to(cosine_BC.dtype),
-                gradient=config.gradient,
-            )
-        if config.margin == "combined":
-            return combined(cosine_BC, labels_B, *config.combined_values, gradient=config.gradient)
-        if config.margin == "none":
-            return MARGINS["none"](cosine_BC, labels_B)
-        return MARGINS[config.margin](cosine_BC, labels_B, config.value, gradient=config.gradient)
+            mean, std = self.norm_mean.to(cosine_BC.dtype), self.norm_std.to(cosine_BC.dtype)
+            norms = {"norms": norms_B, "norm_mean": mean, "norm_std": std}
+        function, arguments = MARGIN_FUNCTIONS[self.config.margin], self.config.margin_arguments
+        return function(cosine_BC, labels_B, **norms, **arguments, gradient=self.config.gradient)
 
     @torch.no_grad()
     def _update_norm_statistics(self, norms_B: Tensor) -> None:
-        momentum = 0.01 if self.config.norm_momentum is None else self.config.norm_momentum
+        given = self.config.norm_momentum
+        momentum = DEFAULT_NORM_MOMENTUM if given is None else given
         mean, std = norm_statistics(norms_B)
         self.norm_mean.lerp_(mean.to(self.norm_mean.dtype), momentum)
         self.norm_std.lerp_(std.to(self.norm_std.dtype), momentum)
 
     def check_labels(self, labels_B: Tensor) -> None:
-        """Raise InputError, naming the first, when a label does not belong to this classifier."""
+        """Raises InputError, naming the first such label, where a label is none of this classifier's classes."""
         check_labels(labels_B, self.num_classes)
 
     def extra_repr(self) -> str:
@@ -159,7 +162,7 @@ class MarginClassifier(nn.Module):
 
 
 class LinearClassifier(nn.Module):
-    """A linear layer, called like a margin classifier.
+    """Computes plain logits by a linear layer; called like a margin classifier.
 
     Args:
         embedding_size: D.
@@ -171,7 +174,7 @@ class LinearClassifier(nn.Module):
         bias: (C,) or None.
 
     Raises:
-        ConfigError: sizes below 1.
+        InputError: sizes below 1.
     """
 
     def __init__(self, embedding_size: int, num_classes: int, bias: bool = True) -> None:
@@ -185,11 +188,12 @@ class LinearClassifier(nn.Module):
         self.register_parameter("bias", layer.bias)
 
     def forward(self, embedding_BD: Tensor, labels_B: Tensor | None = None) -> Tensor:
-        """Logits (B, C) in at least float32; labels are checked, and change nothing.
+        """Computes dense logits (B, C) in at least float32, for `facekd train`; `facekd distill` takes them in chunks.
+
+        Labels are checked, and change nothing.
 
         Raises:
-            InputError: labels of the wrong shape or dtype, or out of range.
-            ConfigError: embeddings of another size.
+            InputError: labels of the wrong shape or dtype, or out of range; embeddings of another size.
         """
         _check_embedding(embedding_BD, self.embedding_size)
         if labels_B is not None:
@@ -200,7 +204,7 @@ class LinearClassifier(nn.Module):
             return functional.linear(embedding_BD.to(dtype), self.weight.to(dtype), bias)
 
     def check_labels(self, labels_B: Tensor) -> None:
-        """Raise InputError, naming the first, when a label does not belong to this classifier."""
+        """Raises InputError, naming the first such label, where a label is none of this classifier's classes."""
         check_labels(labels_B, self.num_classes)
 
     def extra_repr(self) -> str:
@@ -210,10 +214,10 @@ class LinearClassifier(nn.Module):
 def build_classifier(
     config: HeadConfig, embedding_size: int, num_classes: int, world: World | None = None
 ) -> MarginClassifier | LinearClassifier:
-    """The classifier a configuration asks for; a sharded one shares its classes out over `world`.
+    """Builds the classifier of a configuration; a sharded one splits its classes over `world`.
 
     Raises:
-        ConfigError: sizes below 1.
+        InputError: sizes below 1.
     """
     if config.kind == "linear":
         return LinearClassifier(embedding_size, num_classes, bias=config.bias is not False)
@@ -221,17 +225,18 @@ def build_classifier(
     return MarginClassifier(embedding_size, num_classes, config, shards)
 
 
-ROWS_AT_ONCE = 2**16
-
-
 def _draw_centres(num_classes: int, embedding_size: int, shards: ClassShards | None) -> Tensor:
-    """Fresh centres (C, D), of a sharded head this process's: those the whole one would have, never held together."""
-    # The published recipes start here. A centre's gradient goes with 1 / its length: that sets how fast it turns.
+    """Draws fresh centres (C, D), or for a sharded head this process's rows of the same ones.
+
+    The rows depend on the seed alone, not on the number of processes, and no process ever holds all of them.
+    """
+    # N(0, 0.01) is where the published recipes start. A centre's gradient is proportional to 1 / its length, so the
+    # length sets how fast it turns.
     if shards is None or shards.world.size == 1:
         return torch.empty(num_classes, embedding_size).normal_(0, 0.01)
     own = torch.empty(shards.stop - shards.start, embedding_size)
-    for first in range(0, num_classes, ROWS_AT_ONCE):
-        drawn = torch.empty(min(ROWS_AT_ONCE, num_classes - first), embedding_size).normal_(0, 0.01)
+    for first in range(0, num_classes, ROWS_CHUNK):
+        drawn = torch.empty(min(ROWS_CHUNK, num_classes - first), embedding_size).normal_(0, 0.01)
         start, stop = max(first, shards.start), min(first + len(drawn), shards.stop)
         if start < stop:
             own[start - shards.start : stop - shards.start] = drawn[start - first : stop - first]
@@ -240,12 +245,12 @@ def _draw_centres(num_classes: int, embedding_size: int, shards: ClassShards | N
 
 def _check_sizes(embedding_size: int, num_classes: int) -> None:
     if embedding_size < 1 or num_classes < 1:
-        raise ConfigError(f"a classifier needs sizes of at least 1, found {embedding_size=} and {num_classes=}")
+        raise InputError(f"a classifier needs sizes of at least 1, found {embedding_size=} and {num_classes=}")
 
 
 def _check_embedding(embedding_BD: Tensor, embedding_size: int) -> None:
     if embedding_BD.ndim != 2 or embedding_BD.shape[1] != embedding_size:
-        raise ConfigError(
+        raise InputError(
             f"embeddings have the shape {tuple(embedding_BD.shape)} but the classifier takes (B, {embedding_size}): "
             "backbone and classifier were built for different embedding sizes"
         )

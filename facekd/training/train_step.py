@@ -15,7 +15,7 @@ from facekd.distributed import AMP_DTYPES, mean_over_world, sum_over_world, with
 from facekd.errors import TrainingError
 from facekd.head.partial_fc import sampled_centres
 from facekd.images.model_input import to_model_input
-from facekd.margins import labels_checked
+from facekd.labels import labels_checked
 from facekd.training.optim import ema_decay, ema_update, set_learning_rate
 from facekd.training.state import TrainingState
 

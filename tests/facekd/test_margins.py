@@ -5,16 +5,25 @@ Gradients are in test_margin_gradients.py.
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facekd.errors import FacekdError, InputError
-from facekd.margin_values import MARGIN_NAMES
-from facekd.margins import MARGINS, adaface, arcface, check_labels, combined, cosface, labels_checked, no_margin
+from facekd.errors import ConfigError, FacekdError, InputError
+from facekd.head.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
+from facekd.head.classifier import build_classifier
+from facekd.head.config import HeadConfig
+from facekd.labels import check_labels, labels_checked
+from facekd.margin_values import MARGINS, Margin, MarginName, Parameter
+from facekd.margins import MARGIN_FUNCTIONS, adaface, arcface, combined, cosface, no_margin
+from facekd.training.config import TrainConfig
+from facekd.utils.config_files import parse_config
 
 LABEL = torch.tensor([0])
 SCALE = 64.0
@@ -96,12 +105,19 @@ def test_guard_is_the_published_one_for_usual_margins():
         assert value == pytest.approx(-1 - margin * math.sin(margin))
 
 
+def by_name(name, cosine, labels, norms):
+    """A margin of the table, at a value that changes something."""
+    arguments = {"m2": 0.5} if name == "combined" else {}
+    if MARGINS[name].needs_norms:
+        arguments["norms"] = norms
+    return MARGIN_FUNCTIONS[name](cosine, labels, **arguments)
+
+
 @pytest.mark.parametrize("name", sorted(MARGINS))
 def test_only_the_target_changes_and_nothing_in_place(name):
     cosine, labels, norms = random_batch(dtype=torch.float32)
     before = cosine.clone()
-    extra = (norms,) if name == "adaface" else ()
-    out = MARGINS[name](cosine, labels, *extra)
+    out = by_name(name, cosine, labels, norms)
     assert torch.equal(cosine, before)
     other = torch.ones_like(cosine, dtype=torch.bool).scatter(1, labels[:, None], False)
     assert torch.equal(out[other], cosine[other])
@@ -202,15 +218,14 @@ def test_adaface_takes_statistics_from_the_batch_unless_given():
 @pytest.mark.parametrize("name", sorted(MARGINS))
 def test_float32_under_autocast_and_for_half_precision_cosines(name):
     cosine, labels, norms = random_batch(dtype=torch.float32)
-    extra = (norms,) if name == "adaface" else ()
-    expected = MARGINS[name](cosine, labels, *extra)
+    expected = by_name(name, cosine, labels, norms)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = MARGINS[name](cosine, labels, *extra)
-        half = MARGINS[name](cosine.bfloat16(), labels, *extra)
+        found = by_name(name, cosine, labels, norms)
+        half = by_name(name, cosine.bfloat16(), labels, norms)
     assert found.dtype == half.dtype == torch.float32
     assert torch.equal(found, expected)
-    assert torch.equal(half, MARGINS[name](cosine.bfloat16().float(), labels, *extra))
-    assert MARGINS[name](cosine.double(), labels, *extra).dtype == torch.float64
+    assert torch.equal(half, by_name(name, cosine.bfloat16().float(), labels, norms))
+    assert by_name(name, cosine.double(), labels, norms).dtype == torch.float64
 
 
 def test_gradient_of_half_precision_cosines_arrives_in_half_precision():
@@ -237,9 +252,8 @@ def test_nan_is_not_hidden():
 def test_a_label_out_of_range_is_named(name, wrong):
     cosine, labels, norms = random_batch()
     labels[4] = wrong
-    extra = (norms,) if name == "adaface" else ()
     with pytest.raises(InputError, match=rf"label {wrong} at position 4 .*\[0, 7\).*1 of 12"):
-        MARGINS[name](cosine, labels, *extra)
+        by_name(name, cosine, labels, norms)
 
 
 @pytest.mark.parametrize(
@@ -305,11 +319,108 @@ def test_labels_checked_once_are_trusted_as_far_as_they_were_checked():
 def test_an_empty_batch_passes():
     cosine = torch.zeros(0, 5, requires_grad=True)
     labels = torch.zeros(0, dtype=torch.int64)
-    for name, function in MARGINS.items():
-        extra = (torch.zeros(0),) if name == "adaface" else ()
-        assert function(cosine, labels, *extra).shape == (0, 5)
+    for name in MARGINS:
+        assert by_name(name, cosine, labels, torch.zeros(0)).shape == (0, 5)
     check_labels(labels, 5)
 
 
+# ---- the table of margins --------------------------------------------------------------------------------------------
+
+
+def random_arguments(name, generator):
+    """Values of all parameters, drawn from their ranges."""
+    found = {}
+    for argument, parameter in MARGINS[name].parameters.items():
+        high = min(parameter.high, parameter.low + 0.8)
+        found[argument] = parameter.low + float(torch.rand((), generator=generator)) * (high - parameter.low)
+    return found
+
+
+def config_of(name, arguments, **more):
+    return HeadConfig(
+        margin=name, **{MARGINS[name].key(argument): value for argument, value in arguments.items()}, **more
+    )
+
+
+@pytest.mark.parametrize("name", MARGINS)
+def test_defaults_of_the_table_are_in_range_and_those_of_the_function(name):
+    margin = MARGINS[name]
+    signature = inspect.signature(MARGIN_FUNCTIONS[name]).parameters
+    for argument, parameter in margin.parameters.items():
+        assert not parameter.find_fault(argument, parameter.default)
+        assert signature[argument].default == parameter.default
+        assert margin.key(argument) in {field.name for field in dataclasses.fields(HeadConfig)}
+    others = {"cosine", "labels", "gradient"} | ({"norms", "norm_mean", "norm_std"} if margin.needs_norms else set())
+    assert signature.keys() == others | margin.parameters.keys()
+
+
+@pytest.mark.parametrize("name", MARGINS)
+def test_values_outside_the_range_of_the_table_are_refused_by_function_and_configuration(name):
+    cosine, labels, norms = random_batch()
+    for argument, parameter in MARGINS[name].parameters.items():
+        wrong = [parameter.low - 0.1, math.nan, math.inf]
+        wrong += [parameter.high + 0.1] if parameter.includes_high else [parameter.high]
+        for value in wrong:
+            more = {"norms": norms} if MARGINS[name].needs_norms else {}
+            with pytest.raises(InputError, match=rf"^{argument} of {name} = "):
+                MARGIN_FUNCTIONS[name](cosine, labels, **more, **{argument: value})
+            with pytest.raises(ConfigError, match=rf"^head\.{MARGINS[name].key(argument)} = "):
+                config_of(name, {argument: value})
+
+
+def assert_chunked_equals_dense(config, seed, dtype=torch.float64):
+    torch.manual_seed(seed)
+    head = build_classifier(config, 6, 23).to(dtype).eval()
+    if MARGINS[config.margin].needs_norms:  # statistics that the norms differ from
+        head.norm_mean.fill_(2.0)
+        head.norm_std.fill_(1.0)
+    embedding = (torch.randn(9, 6, dtype=dtype) * 2).requires_grad_()
+    labels = torch.randint(23, (9,))
+    dense = torch.nn.functional.cross_entropy(head(embedding, labels), labels)
+    (chunked,) = chunked_losses([CrossEntropy(LazyLogits.of(head, embedding))], labels, chunk_size=5)
+    torch.testing.assert_close(chunked, dense)
+    leaves = [embedding, head.weight]
+    torch.testing.assert_close(torch.autograd.grad(chunked, leaves), torch.autograd.grad(dense, leaves))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("gradient", ["exact", "straight_through"])
+@pytest.mark.parametrize("name", MARGINS)
+def test_every_margin_works_through_configuration_classifier_and_chunked_loss(name, gradient, seed):
+    arguments = random_arguments(name, torch.Generator().manual_seed(seed))
+    config = config_of(name, arguments, gradient=gradient, scale=16.0)
+    assert config.margin_arguments == arguments
+    # The classifier applies this function with these numbers.
+    head = build_classifier(config, 4, 7).double().eval()
+    cosine, labels, norms = random_batch()
+    embedding = norms[:, None] * torch.eye(4, dtype=torch.float64)[0]
+    more = {"norms": norms, "norm_mean": head.norm_mean, "norm_std": head.norm_std} if MARGINS[name].needs_norms else {}
+    expected = MARGIN_FUNCTIONS[name](cosine, labels, **more, **arguments, gradient=gradient)
+    torch.testing.assert_close(head.apply_margin(cosine, labels, embedding), expected)
+    assert_chunked_equals_dense(config, seed)
+
+
+def test_a_margin_is_added_by_a_row_of_the_table_and_its_function(monkeypatch):
+    def squared(cosine, labels, margin=0.1, *, gradient="exact"):
+        target = cosine.gather(1, labels[:, None])
+        return cosine.scatter(1, labels[:, None], target - margin * target.square() - margin)
+
+    row = Margin({"margin": Parameter(0.1, 0.0, 1.0, "units of cosine", key="margin_value")})
+    monkeypatch.setitem(MARGINS, "squared", row)
+    monkeypatch.setitem(MARGIN_FUNCTIONS, "squared", squared)
+    assert str(HeadConfig(margin="squared")) == "squared 0.1, scale 64"
+    with pytest.raises(ConfigError, match=r"head\.margin_value = 2 is outside \[0, 1\) \(units of cosine\)"):
+        HeadConfig(margin="squared", margin_value=2)
+    with pytest.raises(ConfigError, match=r"head\.m2 = 0\.1 has no effect with head\.margin = 'squared'"):
+        HeadConfig(margin="squared", m2=0.1)
+    assert_chunked_equals_dense(HeadConfig(margin="squared", margin_value=0.3, scale=16.0), 0)
+
+
+def test_the_command_line_offers_the_margins_of_the_table():
+    assert get_args(MarginName) == tuple(MARGINS)
+    with pytest.raises(ConfigError, match="arcfce"):
+        parse_config(TrainConfig, ["--head.margin", "arcfce"], "facekd train", "")
+
+
 def test_every_name_of_a_margin_has_its_formula() -> None:
-    assert tuple(MARGINS) == MARGIN_NAMES
+    assert tuple(MARGIN_FUNCTIONS) == tuple(MARGINS)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from facekd.errors import ConfigError, InputError
+from facekd.errors import InputError
 from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
 from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
@@ -408,26 +408,26 @@ def test_on_a_gpu():
 def test_what_does_not_fit_is_refused():
     example = Example()
     own = LazyLogits.of(example.own, example.embedding)
-    with pytest.raises(ConfigError, match="no loss terms"):
+    with pytest.raises(InputError, match="no loss terms"):
         chunked_losses([])
-    with pytest.raises(ConfigError, match="needs labels"):
+    with pytest.raises(InputError, match="needs labels"):
         chunked_losses([CrossEntropy(own)])
     with pytest.raises(InputError, match=r"label 23 at position 0 .* outside \[0, 23\)"):
         chunked_losses([CrossEntropy(own)], torch.full((6,), 23))
     with pytest.raises(InputError, match="int64"):
         chunked_losses([CrossEntropy(own)], torch.zeros(6, dtype=torch.int32))
-    with pytest.raises(ConfigError, match=r"\(5,\) labels for 6 embeddings"):
+    with pytest.raises(InputError, match=r"\(5,\) labels for 6 embeddings"):
         chunked_losses([CrossEntropy(own)], torch.zeros(5, dtype=torch.int64))
-    with pytest.raises(ConfigError, match=r"\(6, 22\), \(6, 23\).* share their identities"):
+    with pytest.raises(InputError, match=r"\(6, 22\), \(6, 23\).* share their identities"):
         chunked_losses([KL(own, LazyLogits(example.teacher, torch.randn(22, 4)))])
-    with pytest.raises(ConfigError, match="do not fit class centres"):
+    with pytest.raises(InputError, match="do not fit class centres"):
         LazyLogits.of(example.own, example.teacher)
-    with pytest.raises(ConfigError, match="normalised heads have none"):
+    with pytest.raises(InputError, match="normalised heads have none"):
         LazyLogits(example.teacher, example.frozen.weight, bias_C=torch.zeros(23))
-    with pytest.raises(ConfigError, match="made for cosines"):
+    with pytest.raises(InputError, match="made for cosines"):
         LazyLogits(example.teacher, example.frozen.weight, margin=arcface, is_normalized=False)
-    with pytest.raises(ConfigError, match="chunk_size = 0"):
+    with pytest.raises(InputError, match="chunk_size = 0"):
         chunked_losses([CrossEntropy(own)], example.labels, chunk_size=0)
     for temperature in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ConfigError, match="temperature"):
+        with pytest.raises(InputError, match="temperature"):
             KL(own, own, temperature)

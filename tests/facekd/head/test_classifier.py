@@ -263,14 +263,14 @@ def test_labels_of_another_data_set(config):
 @pytest.mark.parametrize("config", [HEADS[0], HEADS[-1]], ids=name_of)
 def test_embeddings_of_another_backbone(config):
     classifier, _, labels = example(config)
-    with pytest.raises(ConfigError, match=r"\(10, 9\).*\(B, 8\)"):
+    with pytest.raises(InputError, match=r"\(10, 9\).*\(B, 8\)"):
         classifier(torch.randn(10, 9), labels)
 
 
 @pytest.mark.parametrize("sizes", [(0, 5), (5, 0), (5, -1)])
 @pytest.mark.parametrize("config", [HEADS[0], HEADS[-1]], ids=name_of)
 def test_sizes_below_one(config, sizes):
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(InputError, match="at least 1"):
         build_classifier(config, *sizes)
 
 

@@ -169,7 +169,7 @@ def test_settings_without_effect_are_refused() -> None:
 
 
 def test_fresh_centres_do_not_depend_on_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facekd.head.classifier.ROWS_AT_ONCE", 32)
+    monkeypatch.setattr("facekd.head.classifier.ROWS_CHUNK", 32)
     torch.manual_seed(3)
     whole = build_classifier(HeadConfig(), 20, 117).weight
     parts = []

@@ -1,0 +1,168 @@
+"""Multiplies embeddings by class centres: scores forwards, and the gradients that follow from those of the scores.
+
+Suffixes name the dimensions of a tensor, so `score_Rn` is (R, n): B batch, D embedding, C classes (of this process),
+n classes of a chunk, R rows of a product (B for each of its heads).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NORM_EPSILON = 1e-12  # that of torch.nn.functional.normalize
+
+
+@dataclass
+class Product:
+    """Heads that have the same weight, so that one matrix product per chunk serves them; students come first."""
+
+    heads: list[int]
+    num_students: int
+    is_normalized: bool
+    product_dtype: torch.dtype | None
+
+
+def class_scores(
+    embedding_RD: Tensor, centre_nD: Tensor, norm_n: Tensor | None, half: torch.dtype | None
+) -> tuple[Tensor, Tensor]:
+    """Multiplies embeddings by class centres: for one chunk in training, for all classes in `MarginClassifier.cosine`.
+
+    Args:
+        embedding_RD: rows of unit length where the scores are to be cosines.
+        centre_nD: class centres in the same dtype, not normalised.
+        norm_n: lengths of the centres, by which the scores are divided; None where they are not to be.
+        half: a half type for the product, or None.
+
+    Returns:
+        Scores (R, n) in the dtype of the embeddings, and the centres (n, D) as they were multiplied: normalised and
+        rounded with a half type, otherwise as given.
+    """
+    if half is not None:
+        # Rounding comes after normalising: the lengths of centres may lie outside the range of a half type.
+        if norm_n is not None:
+            centre_nD = (centre_nD / norm_n[:, None]).to(half)
+        return _half_product(embedding_RD.to(half), centre_nD.to(half).T, embedding_RD.dtype), centre_nD
+    score_Rn = embedding_RD @ centre_nD.T
+    if norm_n is not None:
+        score_Rn.div_(norm_n)  # R < D: cheaper than normalising the centres
+    return score_Rn, centre_nD
+
+
+class ProductScores:
+    """Computes the scores (R, n) of one product chunk by chunk: cosines, or plain products with their bias."""
+
+    def __init__(
+        self,
+        product: Product,
+        embeddings: Sequence[Tensor],
+        weight_CD: Tensor,
+        bias_C: Tensor | None,
+        norm_C: Tensor | None = None,
+    ) -> None:
+        """Stacks the embeddings of all heads of the product.
+
+        Args:
+            product: which heads, and in which precision.
+            embeddings: (B, D) by head.
+            weight_CD: the weight they share.
+            bias_C: its bias.
+            norm_C: lengths of the centres, where an earlier pass has computed them.
+        """
+        self.product = product
+        stacked = [embeddings[index] for index in product.heads]
+        self.embedding_RD = stacked[0] if len(stacked) == 1 else torch.cat(stacked)
+        self.dtype = self.embedding_RD.dtype
+        self.weight_CD = weight_CD
+        self.bias_C = bias_C
+        self.is_known = norm_C is not None
+        if norm_C is None and product.is_normalized:
+            norm_C = weight_CD.new_empty(weight_CD.shape[0], dtype=self.dtype)
+        self.norm_C = norm_C
+
+    def chunk(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Returns scores (R, n) and the centres (n, D) as they were multiplied, see `class_scores`."""
+        centre_nD = self.weight_CD[start:stop].to(self.dtype)
+        norm_n = None if self.norm_C is None else self.norm_C[start:stop]
+        # The first pass over a chunk computes the lengths; backward finds them there.
+        if norm_n is not None and not self.is_known:
+            torch.linalg.vector_norm(centre_nD, dim=1, out=norm_n).clamp_(min=NORM_EPSILON)
+        score_Rn, centre_nD = class_scores(self.embedding_RD, centre_nD, norm_n, self.product.product_dtype)
+        if self.bias_C is not None:
+            score_Rn += self.bias_C[start:stop]
+        return score_Rn, centre_nD
+
+    def split(self, matrix: Tensor) -> dict[int, Tensor]:
+        """Splits the rows of a (R, ...) tensor by head."""
+        return dict(zip(self.product.heads, matrix.tensor_split(len(self.product.heads)), strict=True))
+
+
+class ProductGradients:
+    """Gathers the gradients of one product's inputs chunk by chunk; None where none is wanted. R: student rows."""
+
+    def __init__(
+        self, world_size: int, scores: ProductScores, of_embedding: bool, of_weight: bool, of_bias: bool
+    ) -> None:
+        # A loss is the mean over the rows of one process, and gradients of weights that every process has are averaged
+        # over processes afterwards. The gradient of a weight that only this process has is divided here instead.
+        self.world_size = world_size
+        self.scores = scores
+        num_heads, num_students = len(scores.product.heads), scores.product.num_students
+        self.rows = scores.embedding_RD.shape[0] // num_heads * num_students
+        self.student_RD = scores.embedding_RD[: self.rows]
+        self.embedding_RD = torch.zeros_like(self.student_RD) if of_embedding else None
+        self.weight_CD = torch.empty_like(scores.weight_CD) if of_weight else None
+        self.bias_C = torch.empty_like(scores.bias_C) if of_bias and scores.bias_C is not None else None
+
+    @property
+    def is_needed(self) -> bool:
+        return not (self.embedding_RD is None and self.weight_CD is None and self.bias_C is None)
+
+    def add_chunk(self, start: int, stop: int, grad_Rn: Tensor, score_Rn: Tensor, centre_nD: Tensor) -> None:
+        """Adds the gradients that follow from a chunk's gradient by the scores; overwrites `grad_Rn` and `score_Rn`."""
+        half, norm_C = self.scores.product.product_dtype, self.scores.norm_C
+        if self.bias_C is not None:
+            self.bias_C[start:stop] = grad_Rn.sum(0).div_(self.world_size)
+        # With w = |w| u, d score / d w = (e - score u) / |w| and d score / d e = w / |w|: dividing by |w| once serves
+        # both products. With a half type the centres are normalised already, and |w| comes in afterwards.
+        norm_n = None if norm_C is None else norm_C[start:stop]
+        if norm_n is not None and half is None:
+            grad_Rn.div_(norm_n)
+        operand_Rn = grad_Rn if half is None else grad_Rn.to(half)
+        # By the embedding: times the centres.
+        if self.embedding_RD is not None:
+            if half is None:
+                self.embedding_RD.addmm_(operand_Rn, centre_nD)
+            else:
+                self.embedding_RD += _half_product(operand_Rn, centre_nD.to(half), self.embedding_RD.dtype)
+        # By the centres: times the embeddings, written straight into its place where the types allow it.
+        if self.weight_CD is None:
+            return
+        target_nD = self.weight_CD[start:stop]
+        if half is None and target_nD.dtype == grad_Rn.dtype:
+            weight_nD = torch.mm(operand_Rn.T, self.student_RD, out=target_nD)
+        else:
+            weight_nD = _half_product(operand_Rn.T, self.student_RD.to(operand_Rn.dtype), grad_Rn.dtype)
+        # A cosine does not change with the centre's length: take the radial part of the gradient away.
+        if norm_n is not None:
+            if half is not None:
+                grad_Rn.div_(norm_n)
+                weight_nD.div_(norm_n[:, None])
+                centre_nD = self.scores.weight_CD[start:stop].to(grad_Rn.dtype)
+            radial_n = score_Rn[: self.rows].mul_(grad_Rn).sum(0).div_(norm_n)
+            radial_n.masked_fill_(norm_n <= NORM_EPSILON, 0)  # the norm is held constant there
+            weight_nD.addcmul_(centre_nD, radial_n[:, None], value=-1)
+        if self.world_size > 1:
+            weight_nD.div_(self.world_size)
+        if weight_nD.data_ptr() != target_nD.data_ptr():
+            target_nD.copy_(weight_nD)
+
+
+def _half_product(first: Tensor, second: Tensor, dtype: torch.dtype) -> Tensor:
+    """Multiplies two matrices in their half type; returns another type, on a GPU the float32 sums without rounding."""
+    has_output_type = first.is_cuda and dtype == torch.float32 and first.dtype != dtype
+    if has_output_type and not torch.is_grad_enabled():  # autograd does not know this form
+        return torch.mm(first, second, out_dtype=dtype)
+    return (first @ second).to(dtype)
