@@ -1,4 +1,4 @@
-"""What an alignment has done so far: a line of JSON a photograph, from which an interrupted run goes on."""
+"""Records what an alignment has done, one line of JSON per photograph, so that an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOG_NAME = "align_log.jsonl"
 
 @dataclass(frozen=True)
 class Alignment:
-    """What became of one photograph.
+    """Records the result for one photograph.
 
     Attributes:
         photo: its name below the folder of photographs.
@@ -28,7 +28,7 @@ class Alignment:
         landmarks: ten numbers x1 y1 ... x5 y5 in pixels of the photograph, upright.
         score: of the detector; None where landmarks came without.
         box: left, top, right, bottom; None where landmarks were given.
-        num_faces: faces found of sufficient score.
+        num_faces: number of faces found with a sufficient score.
     """
 
     photo: str
@@ -43,18 +43,18 @@ class Alignment:
 
 
 class AlignLog:
-    """The log in an output folder: the settings in its first line, then one `Alignment` a line.
+    """Writes and reads the log in an output folder: its first line holds the settings, each other one an `Alignment`.
 
-    A line cut short by a killed run is dropped, and its photograph done again.
+    A line that a killed run left unfinished is dropped, and its photograph is aligned again.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], restart: bool = False) -> None:
-        """Open the log for adding to it.
+        """Opens the log to add to it.
 
         Args:
-            folder: where it lies; made if missing.
-            settings: what decides how crops look.
-            restart: forget an earlier log.
+            folder: the output folder; it is made if missing.
+            settings: everything that decides how crops look.
+            restart: whether to delete an earlier log.
 
         Raises:
             DataError: the folder was aligned with other settings.
@@ -73,7 +73,7 @@ class AlignLog:
             self._write({"settings": settings})
 
     def add(self, entry: Alignment) -> None:
-        """Append what became of a photograph."""
+        """Appends the result for one photograph."""
         self.entries[entry.photo] = entry
         self._write({key: value for key, value in asdict(entry).items() if value is not None})
 
@@ -95,7 +95,7 @@ class AlignLog:
             raise
 
     def _load(self, settings: dict[str, Any]) -> int:
-        """Read the entries; returns where whole lines end."""
+        """Reads the entries; returns the offset at which the last whole line ends."""
         end = 0
         for number, (line, stop) in enumerate(self._whole_lines()):
             try:
@@ -135,5 +135,5 @@ class AlignLog:
 
 def _comparable(name: str, settings: dict[str, Any]) -> Any:
     value = settings.get(name)
-    # Releases that mend OpenCV (4.10.0 to 4.10.1) do not change what it computes.
+    # Patch releases of OpenCV (4.10.0 to 4.10.1) do not change what it computes.
     return ".".join(str(value).split(".")[:2]) if name == "opencv" else value

@@ -1,7 +1,7 @@
-"""Face detectors that users bring as ONNX files: SCRFD, run by onnxruntime, and YuNet, run by OpenCV.
+"""Runs the face detectors that users bring as ONNX files: SCRFD by onnxruntime, YuNet by OpenCV.
 
-No detector is part of the project. Which of the two kinds a file is shows in its outputs. Coordinates are pixels of
-the image given, whatever size the network saw it at.
+No detector is part of the project. The outputs of a file tell which of the two it is. Coordinates are pixels of the
+image given, whatever size the network saw it at.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from facekd.images.alignment import NUM_LANDMARKS
 
 STRIDES = (8, 16, 32)
 SMALLEST_INPUT = 64
-# What the networks were published with (deepinsight/insightface scrfd.py, opencv_zoo yunet.py).
+# The values that the networks were published with (deepinsight/insightface scrfd.py, opencv_zoo yunet.py).
 SCRFD_MEAN, SCRFD_STD, SCRFD_OVERLAP = 127.5, 128.0, 0.4
 YUNET_OVERLAP, YUNET_CANDIDATES = 0.3, 5000
 YUNET_OUTPUTS = frozenset(f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in STRIDES)
@@ -27,7 +27,7 @@ YUNET_OUTPUTS = frozenset(f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", 
 
 @dataclass(frozen=True)
 class Faces:
-    """F faces found in an image, by falling score.
+    """Holds the F faces found in an image, highest score first.
 
     Attributes:
         boxes: float64 (F, 4), left, top, right, bottom.
@@ -44,7 +44,7 @@ class Faces:
 
 
 class FaceDetector(Protocol):
-    """What finds faces. May be called from several threads at once.
+    """Finds faces. May be called from several threads at once.
 
     Attributes:
         kind: `"scrfd"` or `"yunet"`.
@@ -53,18 +53,18 @@ class FaceDetector(Protocol):
     kind: str
 
     def detect(self, image: np.ndarray, least_score: float, input_size: int) -> Faces:
-        """Faces in an image.
+        """Returns the faces in an image.
 
         Args:
             image: uint8 RGB (H, W, 3).
-            least_score: faces below are left out.
+            least_score: faces with a lower score are left out.
             input_size: the longer side of the image is scaled to this many pixels for the network.
         """
         ...
 
 
 def open_detector(path: Path) -> FaceDetector:
-    """Open a detector by what the file holds.
+    """Opens a detector; the outputs of the file decide which kind it is.
 
     Raises:
         ModelError: no such file, no ONNX, or a network of another kind.
@@ -73,6 +73,8 @@ def open_detector(path: Path) -> FaceDetector:
 
     if not path.is_file():
         raise ModelError(f"{path}: no such file; expected a face detector in ONNX, SCRFD with landmarks or YuNet")
+
+    # Open the network.
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1  # images are the parallelism
@@ -80,11 +82,15 @@ def open_detector(path: Path) -> FaceDetector:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no narrower base
         raise ModelError(f"{path}: onnxruntime cannot open it, is the file whole? {error}") from error
+
+    # Tell the kind by the names and sizes of the outputs.
     names = [output.name for output in session.get_outputs()]
     if frozenset(names) >= YUNET_OUTPUTS:
         return YunetDetector(path)
     if sorted(_last_sizes(session)) == [1] * 3 + [4] * 3 + [2 * NUM_LANDMARKS] * 3:
         return ScrfdDetector(path, session)
+
+    # Neither: say what was found.
     advice = ""
     if sorted(_last_sizes(session)) == [1] * 3 + [4] * 3:
         advice = ": an SCRFD without landmarks, and faces are aligned by landmarks; take the one called ..._bnkps"
@@ -95,10 +101,10 @@ def open_detector(path: Path) -> FaceDetector:
 
 
 class ScrfdDetector:
-    """SCRFD with landmarks ("Sample and Computation Redistribution for Efficient Face Detection", 2021).
+    """Runs SCRFD with landmarks ("Sample and Computation Redistribution for Efficient Face Detection", 2021).
 
-    Three strides, two anchors a cell; boxes and landmarks are distances from the anchor in units of the stride. The
-    image goes into the upper left corner of a black square.
+    It has three strides and two anchors per cell; boxes and landmarks are distances from the anchor in units of the
+    stride. The image goes into the upper left corner of a black square.
     """
 
     kind = "scrfd"
@@ -118,7 +124,8 @@ class ScrfdDetector:
             self._fixed_size = int(fixed[0])
 
     def detect(self, image: np.ndarray, least_score: float, input_size: int) -> Faces:
-        """See `FaceDetector.detect`; a network of fixed size takes no other."""
+        """See `FaceDetector.detect`; a network with a fixed input size ignores `input_size`."""
+        # Scale the image into the corner of a black square.
         side = self._fixed_size or max(-(-input_size // STRIDES[-1]) * STRIDES[-1], SMALLEST_INPUT)
         scale = side / max(image.shape[:2])
         scaled = _scale(image, scale)
@@ -129,6 +136,8 @@ class ScrfdDetector:
             outputs = self._session.run(None, {self._input_name: np.ascontiguousarray(blob)})
         except Exception as error:
             raise ModelError(f"{self.path}: fails on an image of {side}x{side} pixels: {error}") from error
+
+        # Keep the best of overlapping faces, and go back to pixels of the image.
         scores, boxes, landmarks = self._decode([np.asarray(output) for output in outputs], side)
         kept = scores >= least_score
         boxes, landmarks, scores = boxes[kept], landmarks[kept], scores[kept]
@@ -137,7 +146,7 @@ class ScrfdDetector:
         return Faces(boxes[best] * np.tile(stretch, 2), landmarks[best] * stretch, scores[best])
 
     def _decode(self, outputs: list[np.ndarray], side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Scores (A,), boxes (A, 4) and landmarks (A, 5, 2) of all anchors, in pixels of the canvas."""
+        """Returns scores (A,), boxes (A, 4) and landmarks (A, 5, 2) of all anchors, in pixels of the canvas."""
         by_size = {size: [o.reshape(-1, size) for o in outputs if o.shape[-1] == size] for size in (1, 4, 10)}
         columns: list[list[np.ndarray]] = [[], [], []]
         # The finest stride has the most anchors; their order among the outputs differs from file to file.
@@ -161,17 +170,18 @@ class ScrfdDetector:
 
 
 class YunetDetector:
-    """YuNet ("YuNet: A Tiny Millisecond-level Face Detector", 2023) through OpenCV's `FaceDetectorYN`."""
+    """Runs YuNet ("YuNet: A Tiny Millisecond-level Face Detector", 2023) through OpenCV's `FaceDetectorYN`."""
 
     kind = "yunet"
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._of_thread = threading.local()  # an instance is not made for several threads
+        self._of_thread = threading.local()  # one instance per thread: OpenCV's is not thread-safe
         self._open()
 
     def detect(self, image: np.ndarray, least_score: float, input_size: int) -> Faces:
         """See `FaceDetector.detect`."""
+        # Scale the image to the input size and detect.
         detector = getattr(self._of_thread, "detector", None)
         if detector is None:
             detector = self._of_thread.detector = self._open()
@@ -183,6 +193,8 @@ class YunetDetector:
             rows = detector.detect(np.ascontiguousarray(scaled[..., ::-1]))[1]
         except cv2.error as error:
             raise ModelError(f"{self.path}: OpenCV fails on an image of {width}x{height}: {error.err}") from error
+
+        # Sort by score, and go back to pixels of the image.
         rows = np.zeros((0, 15)) if rows is None else rows.astype(np.float64)
         rows = rows[np.argsort(-rows[:, 14], kind="stable")]
         stretch = np.array([image.shape[1] / width, image.shape[0] / height])
@@ -202,25 +214,17 @@ class YunetDetector:
 
 
 def without_overlaps(boxes: np.ndarray, scores: np.ndarray, most_overlap: float) -> np.ndarray:
-    """Non-maximum suppression: numbers of the boxes to keep, by falling score.
+    """Applies non-maximum suppression; returns the indices of the boxes to keep, highest score first.
 
     Args:
         boxes: (F, 4), left, top, right, bottom.
         scores: (F,).
-        most_overlap: a box whose intersection over union with a better one exceeds this goes.
+        most_overlap: a box is dropped if its intersection over union with a better one is greater than this.
     """
-    order = np.argsort(-scores, kind="stable")
-    areas = np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1)
-    kept: list[int] = []
-    while len(order):
-        best, rest = order[0], order[1:]
-        kept.append(int(best))
-        corner = np.maximum(boxes[best, :2], boxes[rest, :2])
-        sides = np.clip(np.minimum(boxes[best, 2:], boxes[rest, 2:]) - corner, 0, None)
-        common = sides[:, 0] * sides[:, 1]
-        union = np.maximum(areas[best] + areas[rest] - common, np.finfo(float).tiny)
-        order = rest[common / union <= most_overlap]
-    return np.array(kept, dtype=np.int64)
+    corners, sides = boxes[:, :2], np.clip(boxes[:, 2:] - boxes[:, :2], 0, None)
+    # The detector has cut off low scores; OpenCV drops those of 0 as well.
+    kept = cv2.dnn.NMSBoxes(np.concatenate([corners, sides], axis=1), scores, 0.0, most_overlap)  # type: ignore
+    return np.asarray(kept, dtype=np.int64)
 
 
 def _scale(image: np.ndarray, scale: float) -> np.ndarray:
@@ -232,6 +236,6 @@ def _scale(image: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _last_sizes(session: Any) -> list[int]:
-    """Last dimension of each output, 0 where it is not fixed."""
+    """Returns the last dimension of each output, 0 if it is not fixed."""
     shapes = [output.shape for output in session.get_outputs()]
     return [shape[-1] if shape and isinstance(shape[-1], int) else 0 for shape in shapes]

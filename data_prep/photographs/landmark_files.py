@@ -1,4 +1,4 @@
-"""Landmark files: a line an image, its name and five points, as detectors and data sets come with."""
+"""Reads landmark files: one line per image with its name and five points."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ EXPECTED = "expected `name x1 y1 ... x5 y5`, tabs or spaces between, perhaps a s
 
 @dataclass(frozen=True)
 class GivenLandmarks:
-    """What a line says: landmarks float64 (5, 2), and the detector's score, or None."""
+    """Holds the landmarks of one image, float64 (5, 2), and the detector's score if the file has one."""
 
     landmarks: np.ndarray
     score: float | None
 
 
 def read_landmarks(path: Path) -> dict[str, GivenLandmarks]:
-    """Read a landmark file, name to landmarks.
+    """Reads a landmark file into a dictionary from name to landmarks.
 
-    Columns are parted by tabs or by spaces (names may then hold spaces too: the numbers are counted from the end). A
-    score may follow the ten numbers, as in IJB's `name_5pts_score.txt`. Lines that start with `#`, and what follows a
-    `#` after the numbers, are comments.
+    Columns are separated by tabs or by spaces; a name may contain spaces, because the numbers are counted from the end.
+    A score may follow the ten numbers, as in IJB's `name_5pts_score.txt`. Lines that start with `#` are comments, and
+    so is everything after a `#` that follows the numbers.
 
     Raises:
-        DataError: a line of another form, a number that is not finite, or a name that comes twice.
+        DataError: a line has another form, a number is not finite, or a name occurs twice.
         OSError: the file cannot be read.
     """
     found: dict[str, GivenLandmarks] = {}
@@ -38,11 +38,15 @@ def read_landmarks(path: Path) -> dict[str, GivenLandmarks]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip() or line.startswith("#"):
             continue
+
+        # Check the line: a name, ten finite numbers, perhaps a score.
         name, values = _split(line)
         if not name or len(values) not in (NUM_VALUES, NUM_VALUES + 1):
             raise DataError(f"{path}, line {number}: {line[:100]!r} ends in {len(values)} numbers; {EXPECTED}")
         if not np.isfinite(values).all():
             raise DataError(f"{path}, line {number}: a coordinate of {name} is not finite")
+
+        # `./a.jpg` and `a.jpg` are one image.
         name = str(PurePosixPath(name))
         if name in found:
             raise DataError(f"{path}, line {number}: {name} has landmarks already; give one face an image")
@@ -54,7 +58,7 @@ def read_landmarks(path: Path) -> dict[str, GivenLandmarks]:
 
 
 def _split(line: str) -> tuple[str, list[float]]:
-    """Name, and the numbers that end the line: at most eleven, so that a name of digits stays a name."""
+    """Returns the name and the numbers at the end of the line: at most eleven, so that a name of digits stays a name."""
     columns = line.rstrip("\r\n").split("\t") if "\t" in line else line.split(" ")
     columns = [column.strip() for column in columns]
     while columns and (not columns[-1] or columns[-1].startswith("#")):

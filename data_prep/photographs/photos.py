@@ -1,4 +1,4 @@
-"""Photographs as people have them: found in folders, and decoded upright to 8-bit RGB whatever they are stored as."""
+"""Finds photographs in folders, and decodes them upright to 8-bit RGB whatever they are stored as."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def find_photos(root: Path) -> list[str]:
 
 
 def decode_photo(content: bytes, exif: bool = True) -> np.ndarray:
-    """Decode a photograph: uint8 (H, W, 3), RGB.
+    """Decodes a photograph to uint8 RGB (H, W, 3).
 
-    Grey becomes three equal channels, CMYK is converted, 16 bits are cut to 8, transparency is dropped, and of an
-    animation the first frame counts.
+    Grey becomes three equal channels, CMYK is converted, 16 bits are cut to 8, transparency is dropped, and the first
+    frame of an animation is taken.
 
     Args:
         content: the bytes of the file.
-        exif: turn the image upright as its EXIF orientation says; False leaves it as it is stored.
+        exif: whether to turn the image upright as its EXIF orientation says.
 
     Raises:
         ImageError: no bytes, an unknown format, or a JPEG cut short.
@@ -62,7 +62,7 @@ def decode_photo(content: bytes, exif: bool = True) -> np.ndarray:
 
 
 def _first_scan(content: bytes) -> int:
-    """Where the pixel data of a JPEG begins: the thumbnail that a camera puts before it has an end marker too."""
+    """Returns where the pixel data of a JPEG begins. A thumbnail that a camera stores before it has an end marker too."""
     position = len(JPEG_START)
     while position + 4 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]
