@@ -43,12 +43,13 @@ from torchvision.io import decode_jpeg
 
 from facekd.data.datasets import FaceDataset, RecordDataset, open_dataset
 from facekd.data.datasets.record_pack import open_record_pack
-from facekd.data.loading.loader import make_loader, usable_cores
+from facekd.data.loading.loader import make_loader
 from facekd.data.loading.sampler import PositionSampler
 from facekd.data.recordio import Header, RecordWriter, pack
 from facekd.errors import FacekdError, run_verb
 from facekd.images.augmentation import Augmentation
 from facekd.images.model_input import to_model_input
+from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
 WARM_UP = 12  # batches

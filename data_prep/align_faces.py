@@ -24,6 +24,7 @@ from facekd.errors import DataError, ImageError, run_verb
 from facekd.images.alignment import align, is_plausible, template_fit
 from facekd.images.decoding import quiet_decoders
 from facekd.utils.files import sha256_of_file, write_json, write_text
+from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
 REPORT_NAME, SET_ASIDE_NAME = "align_report.json", "set_aside.tsv"
@@ -332,7 +333,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--format", choices=("jpg", "png"), default="jpg", help="of the crops (default: jpg)")
     add("--quality", type=int, default=95, metavar="Q", help="of JPEG crops (default: 95)")
     add("--set-aside", type=Path, metavar="DIR", help="copy what was set aside to DIR/REASON")
-    add("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="threads (default: all cores)")
+    add("--workers", type=int, default=usable_cores(), metavar="N", help="threads (default: all cores)")
     add("--force", action="store_true", help="do everything again, also where OUT was aligned otherwise")
     return parser
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import os
 import sys
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from facekd.data.datasets.sharded_records import SHARD, shard_path
 from facekd.errors import DataError, FacekdError, ImageError, InUseError, run_verb
 from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.utils.files import write_json, write_text
+from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.utils.resumable_file import PartialFile
 
@@ -352,7 +352,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--same-labels", action="store_true", help="a label means the same person in all sources (default: offsets)")
     add("--reencode", type=int, metavar="Q", help="decode, and encode as JPEG of quality Q")
     add("--root", type=Path, metavar="DIR", help="what names in a .lst or .tsv are relative to")
-    add("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="threads (default: all cores)")
+    add("--workers", type=int, default=usable_cores(), metavar="N", help="threads (default: all cores)")
     add("--force", action="store_true", help="replace what is there")
     add_bad_record_option(parser)
     return parser

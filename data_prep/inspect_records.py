@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
 from facekd.images.decoding import quiet_decoders
+from facekd.utils.processes import usable_cores
 
 MOST_MEASURED = 20_000  # images the page measures without --check
 LAYOUT_NAMES = {"insightface": "InsightFace (header and identity records)", "im2rec": "im2rec (images only)"}
@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--against-embeddings", type=Path, metavar="NPY", help="of its images, beside --embeddings")
     add("--merge-cosine", type=float, metavar="C", help="of two centres of one person (default: from the data)")
     add("--overlap-cosine", type=float, metavar="C", help="of an image to a centre of its person (default: likewise)")
-    add("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="threads (default: all cores)")
+    add("--workers", type=int, default=usable_cores(), metavar="N", help="threads (default: all cores)")
     add_model_options(parser)
     return parser
 

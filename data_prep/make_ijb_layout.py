@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from facekd.errors import DataError, run_verb
 from facekd.images.alignment import template
 from facekd.images.decoding import quiet_decoders
 from facekd.utils.files import write_json, write_text
+from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
 ROWS_AT_ONCE = 64
@@ -120,7 +120,7 @@ def _finish(
 
 def _write_images(arguments: argparse.Namespace, plan: IjbPlan, crops: Path) -> tuple[np.ndarray, np.ndarray]:
     """Write `{row + 1}.jpg`; returns the landmarks (M, 5, 2) and scores (M,) of the rows."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = usable_cores()
     blocks = [np.arange(start, min(start + ROWS_AT_ONCE, len(plan))) for start in range(0, len(plan), ROWS_AT_ONCE)]
     workers = min(available if arguments.workers is None else arguments.workers, len(blocks) // 4)
     options = (arguments.source, arguments.landmarks, "drop", arguments.image_size, arguments.seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -23,6 +22,7 @@ from facekd.errors import DataError, ImageError, run_verb
 from facekd.images.decoding import quiet_decoders
 from facekd.images.image_files import is_image_name
 from facekd.utils.files import write_text
+from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
 
@@ -256,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--size", type=int, default=112, metavar="PX", help="side of the images (default: 112)")
     add("--resize", action="store_true", help="scale images of another size instead of refusing them")
     add("--quality", type=int, default=95, metavar="Q", help="JPEG quality of scaled images (default: 95)")
-    add("--workers", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="threads (default: all cores)")
+    add("--workers", type=int, default=usable_cores(), metavar="N", help="threads (default: all cores)")
     add("--force", action="store_true", help="replace a pack that is there")
     return parser
 

@@ -28,6 +28,7 @@ from data_prep.sources.image_lists import (
 from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
 from facekd.errors import DataError, FacekdError, ImageError, run_verb
 from facekd.images.decoding import quiet_decoders
+from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
 
@@ -161,7 +162,7 @@ def _parser() -> argparse.ArgumentParser:
         help="make the labels of an .lst consecutive (default: no)",
     )
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="threads that read and check images"
+        "--workers", type=int, default=usable_cores(), metavar="N", help="threads that read and check images"
     )
     add_bad_record_option(parser)
     return parser

@@ -23,6 +23,7 @@ from facekd.data.synthetic import MIN_SIZE, render_faces
 from facekd.data.synthetic.pairs import PairPlan, plan_pairs
 from facekd.errors import DataError, run_verb
 from facekd.utils.files import atomic_open, atomic_path, sha256_of_file, write_json, write_text
+from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
 PART_SIZE = 1000  # images rendered between two points at which a killed run can go on
@@ -174,7 +175,7 @@ def _jobs(settings: Settings, num_train: int) -> list[_Job]:
 def _render_parts(jobs: list[_Job], parts: Path, workers: int | None) -> None:
     """Render the parts that are not there yet."""
     missing = [job for job in jobs if not (parts / job.name).exists()]
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = usable_cores()
     workers = min(available if workers is None else workers, len(missing))
     total = sum(job.stop - job.start for job in missing)
     # On an error or Ctrl-C the parts that have not begun are not begun; those that are there serve the next run.

@@ -58,7 +58,7 @@ def read_landmarks(path: Path) -> dict[str, GivenLandmarks]:
 
 
 def _split(line: str) -> tuple[str, list[float]]:
-    """Returns the name and the numbers at the end of the line: at most eleven, so that a name of digits stays a name."""
+    """Returns the name and the numbers that end the line: at most eleven, so that a name may consist of digits."""
     columns = line.rstrip("\r\n").split("\t") if "\t" in line else line.split(" ")
     columns = [column.strip() for column in columns]
     while columns and (not columns[-1] or columns[-1].startswith("#")):

@@ -62,7 +62,7 @@ def decode_photo(content: bytes, exif: bool = True) -> np.ndarray:
 
 
 def _first_scan(content: bytes) -> int:
-    """Returns where the pixel data of a JPEG begins. A thumbnail that a camera stores before it has an end marker too."""
+    """Returns where the pixel data of a JPEG begins; a thumbnail stored before it has an end marker too."""
     position = len(JPEG_START)
     while position + 4 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]

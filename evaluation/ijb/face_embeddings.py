@@ -28,6 +28,7 @@ from facekd.errors import DataError, ImageError
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
 from facekd.utils.files import atomic_path, write_json
+from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.utils.threads import generator_threads
 
@@ -126,7 +127,7 @@ class FaceEmbeddings:
             pending.clear()
 
         try:
-            loaded = self._load_ahead(mine, workers or min(8, os.cpu_count() or 1))
+            loaded = self._load_ahead(mine, workers or min(8, usable_cores()))
             if share.rank == 0:
                 loaded = track(loaded, "embedding faces", sum(map(len, mine)), IMAGES_AT_ONCE)
             for rows, crops, found in loaded:

@@ -17,6 +17,7 @@ import numpy as np
 
 from facekd.errors import DataError
 from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_words
+from facekd.utils.processes import usable_cores
 
 BYTES_AT_ONCE = 1 << 20
 LARGEST_KEPT = 30 << 20  # bytes; mallopt(3): M_MMAP_THRESHOLD rises to at most 32 MB
@@ -173,7 +174,7 @@ def _parse_runs(
     """
     # glibc gives memory back and takes it again for every run until it has seen a block of this size freed.
     np.empty(LARGEST_KEPT, np.uint8)
-    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(min(4, usable_cores())) as pool:
 
         def parse(bounds: tuple[int, int]) -> Columns:
             begin, end = bounds

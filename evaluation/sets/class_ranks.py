@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.data.datasets import FaceDataset
-from facekd.data.loading.loader import make_loader, usable_cores
+from facekd.data.loading.loader import make_loader
 from facekd.data.loading.sampler import PositionSampler
 from facekd.images.augmentation import Augmentation
+from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.verification.top_k_accuracy import true_class_ranks
 

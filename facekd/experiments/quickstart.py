@@ -130,8 +130,8 @@ class Quickstart:
 
     def run(self) -> None:
         """Run every step that is not done, then write `results.json` and `report.html`."""
-        from facekd.data.loading.loader import usable_cores
         from facekd.experiments.quickstart_report import write_report
+        from facekd.utils.processes import usable_cores
 
         started = time.monotonic()
         with folder_lock(self.folder, "quickstart is at work"):

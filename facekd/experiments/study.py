@@ -106,7 +106,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
 
 
 def _run(study: Study, arguments: argparse.Namespace) -> list[str]:
-    from facekd.data.loading.loader import usable_cores
+    from facekd.utils.processes import usable_cores
 
     threads = arguments.threads or max(1, usable_cores() // arguments.jobs)
     _write_conditions(study.output / CONDITIONS, arguments.jobs, threads)

@@ -76,6 +76,6 @@ def read_workers(arguments: argparse.Namespace) -> int:
     """Processes that read: none beside a teacher that takes all cores itself."""
     if arguments.workers is not None:
         return arguments.workers
-    from facekd.data.loading.loader import usable_cores
+    from facekd.utils.processes import usable_cores
 
     return min(4, usable_cores()) if arguments.device == "cuda" else 0

@@ -19,7 +19,7 @@ from facekd.backbones import count_parameters
 from facekd.checkpoints.run_folder import list_checkpoints
 from facekd.data.config import open_training_data
 from facekd.data.datasets import FaceDataset
-from facekd.data.loading.loader import BatchLoader, make_loader, usable_cores
+from facekd.data.loading.loader import BatchLoader, make_loader
 from facekd.data.loading.sampler import PositionSampler
 from facekd.distributed import World, broadcast_from_main, join_world
 from facekd.errors import TrainingError
@@ -34,7 +34,7 @@ from facekd.training.validation import HeadValidator, Validator, validate
 from facekd.utils.config_files import to_yaml
 from facekd.utils.files import write_text
 from facekd.utils.locks import folder_lock
-from facekd.utils.processes import stop_on_signal
+from facekd.utils.processes import stop_on_signal, usable_cores
 from facekd.utils.progress import SECONDS_BETWEEN_LINES
 
 MakeValidators = Callable[[Any], Sequence[Validator | HeadValidator]]

@@ -102,3 +102,8 @@ def stop_on_signal() -> Iterator[list[int]]:
 def _ignore_stop_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def usable_cores() -> int:
+    """Returns the number of CPU cores this process may use, which in a container is fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

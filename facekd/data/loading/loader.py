@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -22,8 +21,6 @@ from facekd.images.augmentation import Augmentation, augment
 from facekd.images.crops import draw_resized_crops
 from facekd.images.model_input import flip_mask
 from facekd.utils.threads import generator_threads
-
-__all__ = ["Batch", "BatchLoader", "TrainingError", "make_loader", "usable_cores"]
 
 
 class BatchLoader:
@@ -212,8 +209,3 @@ def in_reading_order(sampler: PositionSampler, dataset: FaceDataset) -> Iterator
                 for stretch in sampler.stretches_of(asked_for):
                     dataset.read_ahead(*stretch)  # type: ignore[attr-defined]  # asked above
         yield sampled
-
-
-def usable_cores() -> int:
-    """CPU cores this process may run on, which in a container is fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

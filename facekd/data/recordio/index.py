@@ -1,7 +1,8 @@
-"""Where each record of a `.rec` file starts: from its `.idx`, from a binary cache of that, or by scanning."""
+"""Finds where each record of a `.rec` file starts: from its `.idx`, from a binary cache of that, or by scanning."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from facekd.data.recordio.format import (
     LENGTH_BITS,
     LENGTH_MASK,
     MAGIC,
+    MAGIC_BYTES,
     MIDDLE,
     WHOLE,
+    describe_file,
 )
 from facekd.data.recordio.idx_file import parse_idx
 from facekd.errors import RecordError
@@ -26,21 +29,22 @@ from facekd.utils.progress import track
 
 # Reading fewer rows than this from text takes milliseconds; a file beside the user's would be clutter.
 MIN_ROWS = 50_000
-WORDS_PER_BLOCK = 1 << 24  # 64 MB of a record file at a time
+WORDS_CHUNK = 1 << 24  # 64 MB of a record file at a time
+NUM_SPOT_CHECKS = 32
 
 
 @dataclass(frozen=True)
 class RecordIndex:
-    """Keys of a record file and where their records lie; row i of each array is one record.
+    """Holds the keys of a record file and where their records are; row i of each array is one record.
 
     Attributes:
         keys: int64 (N,), in the order of the `.idx` file.
         offsets: int64 (N,), byte offset of each record.
         extents: int64 (N,), bytes to the next indexed record or the end of the file: the record is no longer
-            than this. Negative where the record starts beyond the end.
-        source: the `.idx` file; None where the records were found by scanning.
-        is_cached: the arrays are mapped from a cache, so another process gets them for nothing.
-        damage: what the scan had to step over, for people.
+            than this. Negative if the record starts beyond the end.
+        source: the `.idx` file; None if the records were found by scanning.
+        is_cached: whether the arrays are mapped from a cache, so that another process can map them too.
+        damage: sentences about what the scan had to step over.
     """
 
     keys: np.ndarray
@@ -55,10 +59,10 @@ class RecordIndex:
 
 
 def load_index(rec_path: Path, idx_path: Path | None, min_rows_to_cache: int = MIN_ROWS) -> RecordIndex:
-    """Index of `rec_path`, from the cache if it is valid, else from `idx_path`, or by a scan where that is None.
+    """Returns the index of `rec_path`: from a valid cache, else from `idx_path`, or by a scan if that is None.
 
     Raises:
-        RecordError: the `.idx` is not one, or the `.rec` holds no records.
+        RecordError: the `.idx` is not an index, or the `.rec` holds no records.
     """
     cache, source = rec_path.with_name(f"{rec_path.stem}.facekd-index"), {"stamp": stamp_of(rec_path, idx_path)}
     # Not verified, which would read it all: every record is checked when it is read.
@@ -71,17 +75,56 @@ def load_index(rec_path: Path, idx_path: Path | None, min_rows_to_cache: int = M
     else:
         keys, offsets, damage = scan_records(rec_path)
     extents = _extents(offsets, rec_path.stat().st_size)
-    # A scan that met damage is not cached: the next run should say so again.
+    # A scan that met damage is not cached, so that the next run reports it again.
     if len(keys) >= min_rows_to_cache and not damage:
         save_cached(cache, source, {"keys": keys, "offsets": offsets, "extents": extents})
     return RecordIndex(keys, offsets, extents, idx_path, damage=damage)
 
 
-def scan_records(rec_path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Find the records of a `.rec` file without its index.
+def check_index_fits(index: RecordIndex, rec_path: Path, descriptor: int, size: int) -> None:
+    """Refuses an index of another file: most of a sample of records must start with the magic number.
 
-    Keys are the ids in the image headers where those are distinct, as every tool writes them; otherwise the
-    position in the file, counted from 1 where an InsightFace header record (which has key 0) comes last, else from 0.
+    Args:
+        index: the index of `rec_path`.
+        rec_path: the `.rec` file.
+        descriptor: the same file, open.
+        size: its size in bytes.
+
+    Raises:
+        RecordError: fewer than half of the records looked at start where the index says.
+    """
+    if index.source is None or len(index) == 0:
+        return
+    # Look at records spread over the file, among those that lie within it.
+    offsets = np.asarray(index.offsets)
+    rows = np.flatnonzero(offsets + FRAME_SIZE <= size)
+    if len(rows):
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_SPOT_CHECKS).astype(np.int64))]
+    wrong = [row for row in rows if os.pread(descriptor, 4, int(offsets[row])) != MAGIC_BYTES]
+    if len(rows) and 2 * len(wrong) <= len(rows):
+        return
+
+    # Name one record that is not where it should be.
+    row = int(wrong[0]) if wrong else 0
+    key, offset = int(index.keys[row]), int(offsets[row])
+    if len(rows):
+        found = f"none starts there, nor at {len(wrong) - 1} of {len(rows) - 1} other places looked at"
+    else:
+        found = "the file ends before that"
+    raise RecordError(
+        f"{index.source} does not belong to {describe_file(rec_path)}, or the .rec is destroyed: the index "
+        f"has record {key} at offset {offset:,}, and {found}. Put the right files side by side, or delete the "
+        f".idx and run `facekd data index {rec_path}`",
+        key=key,
+        offset=offset,
+    )
+
+
+def scan_records(rec_path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Finds the records of a `.rec` file without its index.
+
+    Keys are the ids in the image headers if they are distinct, as every tool writes them. Otherwise keys are positions
+    in the file, counted from 1 if an InsightFace header record (which has key 0) comes last, else from 0.
 
     Returns:
         `(keys, offsets, damage)`: int64 (N,) each, in file order, and a sentence for each stretch of bytes that
@@ -104,30 +147,36 @@ def scan_records(rec_path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 
 def _find_parts(rec_path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """Offsets, lengths and continuation flags of all parts, and what had to be stepped over."""
+    """Returns offsets, lengths and continuation flags of all parts, and sentences about what was stepped over."""
+    # Every part starts with the magic number, at a multiple of 4 bytes.
     size = rec_path.stat().st_size
     words = _map_words(rec_path)
-    blocks = range(0, len(words), WORDS_PER_BLOCK)
+    blocks = range(0, len(words), WORDS_CHUNK)
     hits = [
-        start + np.flatnonzero(words[start : start + WORDS_PER_BLOCK] == MAGIC)
-        for start in track(blocks, f"scanning {rec_path.name} (no .idx), words", len(words), WORDS_PER_BLOCK)
+        start + np.flatnonzero(words[start : start + WORDS_CHUNK] == MAGIC)
+        for start in track(blocks, f"scanning {rec_path.name} (no .idx), words", len(words), WORDS_CHUNK)
     ]
     positions = np.concatenate(hits) if hits else np.zeros(0, np.int64)
     positions = positions[positions + 1 < len(words)]  # a magic number in the last word has no length after it
+
+    # Read the length and the flag that follow each.
     length_words = words[positions + 1]
     offsets = positions.astype(np.int64) * 4
     lengths = (length_words & LENGTH_MASK).astype(np.int64)
     flags = length_words >> LENGTH_BITS
     ends = offsets + FRAME_SIZE + ((lengths + 3) & ~3)
+
+    # In a sound file each part ends where the next begins.
     following = np.append(offsets[1:], size)
     if len(offsets) and offsets[0] == 0 and np.array_equal(ends, following):
         return offsets, lengths, flags, []
-    # Some stretch is not a record. Walk from record to record; from where a walk fails, go on at the next magic number.
+    # Otherwise walk from record to record, and after a gap go on at the next magic number.
     keep, damage = _walk(offsets, ends, size)
     return offsets[keep], lengths[keep], flags[keep], damage
 
 
 def _walk(offsets: np.ndarray, ends: np.ndarray, size: int) -> tuple[np.ndarray, list[str]]:
+    """Returns which of the parts found are real, as rows, and a sentence for each gap between them."""
     keep, damage = [], []
     position = row = 0
     starts = set(offsets.tolist())
@@ -136,7 +185,7 @@ def _walk(offsets: np.ndarray, ends: np.ndarray, size: int) -> tuple[np.ndarray,
         if start > position:
             damage.append(f"bytes {position:,} to {start:,} are no record")
         following = int(offsets[row + 1]) if row + 1 < len(offsets) else size
-        # A magic number inside the record is payload if the record's length leads to another record.
+        # If the length leads to another record, magic numbers in between are payload.
         if end <= following or end in starts or end == size:
             keep.append(row)
             row = int(np.searchsorted(offsets, end))
@@ -152,7 +201,7 @@ def _walk(offsets: np.ndarray, ends: np.ndarray, size: int) -> tuple[np.ndarray,
 
 
 def _closed_records(flags: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Whether each record that starts at part `starts[i]` has all its parts: whole, or FIRST MIDDLE* LAST."""
+    """Returns whether each record that starts at part `starts[i]` is complete: WHOLE, or FIRST MIDDLE* LAST."""
     next_start = np.append(starts[1:], len(flags))
     last_part = flags[next_start - 1]
     num_last = np.add.reduceat((flags == LAST).astype(np.int64), starts)
@@ -164,6 +213,7 @@ def _closed_records(flags: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 
 def _keys_from_headers(rec_path: Path, offsets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Returns the keys of records found by a scan; see `scan_records`."""
     words = _map_words(rec_path)
     positions = offsets // 4
     if len(lengths) and lengths.min() >= IMAGE_HEADER.size:
@@ -180,7 +230,7 @@ def _keys_from_headers(rec_path: Path, offsets: np.ndarray, lengths: np.ndarray)
 
 
 def _are_distinct(values: np.ndarray) -> bool:
-    ordered = np.sort(values)  # `np.unique` hashes, which takes ten times as long for millions of values in a row
+    ordered = np.sort(values)  # ten times as fast as `np.unique`, which hashes, for millions of values in order
     return bool((ordered[1:] != ordered[:-1]).all())
 
 
@@ -192,6 +242,7 @@ def _map_words(rec_path: Path) -> np.ndarray:
 
 
 def _extents(offsets: np.ndarray, size: int) -> np.ndarray:
+    """Returns the bytes from each record to the next one in the file, or to its end."""
     if len(offsets) > 1 and not (offsets[1:] > offsets[:-1]).all():
         order = np.argsort(offsets, kind="stable")
         extents = np.empty_like(offsets)

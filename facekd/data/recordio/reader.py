@@ -1,4 +1,4 @@
-"""Random access to the records of a `.rec` file."""
+"""Reads any record of a `.rec` file by its key or by its row in the index."""
 
 from __future__ import annotations
 
@@ -23,33 +23,30 @@ from facekd.data.recordio.format import (
     describe_file,
     padded,
 )
-from facekd.data.recordio.index import RecordIndex, load_index
+from facekd.data.recordio.index import RecordIndex, check_index_fits, load_index
+from facekd.data.recordio.read_ahead import MAX_READ, request_records, seem_cached
 from facekd.errors import RecordError
 
 _FRAME = struct.Struct("<II")
-# One read fetches a whole record. An index that lists few of the records would make that read far too much.
-_MAX_READ_AHEAD = 1 << 20
-_NUM_SPOT_CHECKS = 32
-_RECORDS_LOOKED_AT = 16  # of a batch, for whether it is in memory
 
 
 class _TruncatedError(RecordError):
-    """The file ends before the record does."""
+    """Raised if the file ends before the record does."""
 
 
 class RecordReader:
-    """Random access to the records of a `.rec` file.
+    """Gives random access to the records of a `.rec` file.
 
-    Reads by `os.pread`, which has no file position to share, so one reader may be used from threads and from forked
-    processes at once; a pickled reader opens the file again where it arrives. Nothing is read but the index until a
-    record is asked for, except a few spot checks that the index belongs to the file. Who reads many records at once
-    (`RecordPack.read_images`) maps the file instead, which takes a tenth of the time and copies nothing.
+    `os.pread` has no file position to share, so one reader may be used from several threads and forked processes at
+    once; a pickled reader opens the file again where it is unpickled. Opening reads the index only, plus a few spot
+    checks that the index belongs to the file. Code that reads many records at once (`RecordPack.read_images`) maps the
+    file instead, which takes a tenth of the time and copies nothing.
 
     Attributes:
         rec_path: the `.rec` file.
         index: its `RecordIndex`.
         keys: int64 (N,), in the order of the `.idx` file.
-        num_beyond_end: how many records start at or beyond the end of the file (0 unless `allow_truncated`).
+        num_beyond_end: number of records that start at or beyond the end of the file (0 unless `allow_truncated`).
     """
 
     def __init__(
@@ -58,16 +55,18 @@ class RecordReader:
         idx_path: str | os.PathLike[str] | None = None,
         allow_truncated: bool = False,
     ) -> None:
-        """Open a record file.
+        """Opens a record file.
 
         Args:
             rec_path: the `.rec` file.
-            idx_path: its index; by default the `.idx` beside it, and where that is missing the file is scanned.
-            allow_truncated: accept a file that ends before its last record; reading a lost one still raises.
+            idx_path: its index; by default the `.idx` beside it. If there is none, the file is scanned.
+            allow_truncated: whether to accept a file that ends before its last record; reading a lost record still
+                raises.
 
         Raises:
-            RecordError: a file is missing or of another kind, the index is of another file, or records are lost.
+            RecordError: a file is missing or of another kind, the index belongs to another file, or records are lost.
         """
+        # Find the two files.
         self.rec_path = Path(rec_path)
         if not self.rec_path.is_file():
             raise RecordError(f"{self.rec_path}: no such record file")
@@ -80,17 +79,21 @@ class RecordReader:
                 raise RecordError(f"{self._idx_path}: no such index; leave it out to scan {self.rec_path} instead")
         else:
             self._idx_path = beside if beside.is_file() else None
+
+        # Load the index and open the file.
         self._fd = -1
         self._content: memoryview | None = None
         self._row_of: dict[int, int] | np.ndarray | None = None
         self.index: RecordIndex = load_index(self.rec_path, self._idx_path)
         self._open()
         self._size = os.fstat(self._fd).st_size
+
+        # Refuse files that do not fit together before the first record is read.
         offsets = np.asarray(self.index.offsets)
         is_whole = not len(offsets) or offsets.max() + FRAME_SIZE <= self._size
         self.num_beyond_end = 0 if is_whole else int((offsets + FRAME_SIZE > self._size).sum())
         try:
-            self._check_belongs()
+            check_index_fits(self.index, self.rec_path, self._fd, self._size)
             if not allow_truncated:
                 self._check_not_truncated()
         except RecordError:
@@ -108,7 +111,7 @@ class RecordReader:
         return f"RecordReader({str(self.rec_path)!r}, {len(self):,} records)"
 
     def read(self, key: int) -> bytes:
-        """Payload of the record with this key.
+        """Returns the payload of the record with this key.
 
         Raises:
             RecordError: there is no such key, or the record is damaged.
@@ -116,36 +119,39 @@ class RecordReader:
         return bytes(self.read_row(self.row_of(key)))
 
     def read_view(self, key: int) -> memoryview:
-        """As `read`, without the last copy."""
+        """Does what `read` does, without the last copy."""
         return self.read_row(self.row_of(key))
 
     def read_row(self, row: int) -> memoryview:
-        """Payload of the record in row `row` of the index: the fastest way in, no key to look up."""
+        """Returns the payload of the record in row `row` of the index. It is the fastest way: no key is looked up."""
         offset, extent = self.index.offsets.item(row), self.index.extents.item(row)
         if self._fd < 0:
             self._open()
-        # The ordinary record, all of it: whole, and as long as the index leaves room for.
-        if FRAME_SIZE <= extent <= _MAX_READ_AHEAD:
+        # An ordinary record is in one part and as long as the index leaves room for: one read, and done.
+        if FRAME_SIZE <= extent <= MAX_READ:
             block = os.pread(self._fd, extent, offset)
             if len(block) == extent:
                 magic, length_word = _FRAME.unpack_from(block)
-                # Flags stand above the length, so a word within its mask is a record in one part.
+                # The flags are the bits above the length: a word without them is a record in one part.
                 if magic == MAGIC and length_word <= LENGTH_MASK and padded(FRAME_SIZE + length_word) == extent:
                     return memoryview(block)[FRAME_SIZE : FRAME_SIZE + length_word]
+        # Anything else is split, longer, or damaged.
         return self._read(offset, extent, self.index.keys.item(row), is_extent=True)
 
     def map_content(self, offsets: np.ndarray, extents: np.ndarray) -> memoryview:
-        """The file's bytes, mapped into memory and not read: for whoever reads many records at once.
+        """Maps the file into memory without reading it, for code that reads many records at once.
 
         Args:
-            offsets, extents: int64 (B,), of the records about to be read. They are asked for from the disk together,
-                so that touching them waits once and not record by record.
+            offsets: int64 (B,), byte offsets of the records about to be read. They are requested from the disk
+                together, so that touching them waits once instead of once per record.
+            extents: int64 (B,), their lengths in bytes.
 
         Raises:
-            RecordError: the file has been cut since it was opened; touching what is gone would end the process.
+            RecordError: the file has become shorter since it was opened.
         """
         if self._fd < 0:
             self._open()
+        # Touching mapped bytes that are no longer in the file would kill the process.
         size = os.fstat(self._fd).st_size
         if size < self._size:
             raise RecordError(
@@ -154,52 +160,41 @@ class RecordReader:
             )
         if self._content is None:
             mapped = mmap.mmap(self._fd, self._size, prot=mmap.PROT_READ)
-            mapped.madvise(mmap.MADV_RANDOM)  # else each page not in memory brings its neighbourhood along
+            mapped.madvise(mmap.MADV_RANDOM)  # otherwise each page that is read brings its neighbours along
             self._content = memoryview(mapped)
-        if not self._seem_cached(offsets):
+        # Requesting what is in memory already would only cost time.
+        if not seem_cached(self._fd, offsets):
             self.will_read(offsets, extents)
         return self._content
 
-    def _seem_cached(self, offsets: np.ndarray) -> bool:
-        """Whether some of the records, all that are looked at, are in memory: to ask for each would cost more."""
-        if not hasattr(os, "RWF_NOWAIT"):
-            return False
-        byte = bytearray(1)
-        try:
-            for offset in offsets[:: max(1, len(offsets) // _RECORDS_LOOKED_AT)].tolist():
-                os.preadv(self._fd, [byte], offset, os.RWF_NOWAIT)
-        except OSError:  # not there, or a file system that does not say
-            return False
-        return True
-
     def will_read(self, offsets: np.ndarray, extents: np.ndarray) -> None:
-        """Ask the system to fetch records from the disk together, without waiting: offsets, extents int64 (B,)."""
+        """Asks the system to read records, offsets and extents int64 (B,), from the disk; does not wait."""
         if self._fd < 0:
             self._open()
-        for offset, extent in zip(offsets.tolist(), extents.tolist(), strict=True):
-            if extent > 0:
-                os.posix_fadvise(self._fd, offset, min(extent, _MAX_READ_AHEAD), os.POSIX_FADV_WILLNEED)
+        request_records(self._fd, offsets, extents)
 
-    def read_at(self, offset: int, expected_size: int = _MAX_READ_AHEAD, key: int | None = None) -> memoryview:
-        """Payload of the record that starts at byte `offset`.
+    def read_at(self, offset: int, expected_size: int = MAX_READ, key: int | None = None) -> memoryview:
+        """Returns the payload of the record that starts at byte `offset`.
 
         Args:
-            expected_size: how many bytes to fetch at once; the record may be longer or shorter.
-            key: for the message if it fails.
+            offset: byte offset of the record.
+            expected_size: number of bytes to read at once; the record may be longer or shorter.
+            key: key of the record, for error messages.
 
         Raises:
-            RecordError: no whole record lies there.
+            RecordError: there is no whole record at `offset`.
         """
         return self._read(offset, expected_size, key)
 
     def _read(self, offset: int, expected_size: int, key: int | None, is_extent: bool = False) -> memoryview:
         if self._fd < 0:
             self._open()
-        # Any length up to this is read at once; the frame says the true one.
-        block = os.pread(self._fd, min(max(expected_size, FRAME_SIZE), _MAX_READ_AHEAD), offset)
+        # Read the expected size, and the rest of a longer record when its frame has told the true length.
+        block = os.pread(self._fd, min(max(expected_size, FRAME_SIZE), MAX_READ), offset)
         flag, start, end = self._part(block, 0, offset, offset, key)
         if end > len(block):
             block += self._fetch(offset + len(block), end - len(block), offset, key)
+        # Nearly all records are in one part.
         if flag == WHOLE:
             if is_extent:
                 self._check_length(block, end, expected_size, offset, key)
@@ -209,16 +204,18 @@ class RecordReader:
         return memoryview(self._join_parts(block, start, end, offset, key))
 
     def row_of(self, key: int) -> int:
-        """Row of the index that holds this key; the last one, as in mxnet, where a key occurs twice.
+        """Returns the row of the index that holds this key; if a key occurs twice, the last row, as mxnet does.
 
         Raises:
             RecordError: there is no such key.
         """
+        # The lookup is a table by key, or a dictionary if the keys are far apart.
         lookup = self._lookup()
         if isinstance(lookup, dict):
             row = lookup.get(int(key), -1)
         else:
             row = int(lookup[key]) if 0 <= key < len(lookup) else -1
+        # Say which keys there are.
         if row < 0:
             keys = np.asarray(self.keys)
             extent = f"its {len(keys):,} keys lie between {keys.min()} and {keys.max()}" if len(keys) else "it is empty"
@@ -226,15 +223,15 @@ class RecordReader:
         return row
 
     def offset_of(self, key: int) -> int:
-        """Byte offset of the record with this key."""
+        """Returns the byte offset of the record with this key."""
         return int(self.index.offsets[self.row_of(key)])
 
     def close(self) -> None:
-        """Close the file; a later read opens it again."""
+        """Closes the file; a later read opens it again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        self._content = None  # unmapped once nobody holds a view of it
+        self._content = None  # it is unmapped when the last view of it is gone
 
     def __enter__(self) -> RecordReader:
         return self
@@ -247,7 +244,7 @@ class RecordReader:
             self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        # A cached index is mapped again on arrival: sending 5 million rows to each worker would take longer.
+        # The receiver maps a cached index again: sending 5 million rows to each worker would take longer.
         state = self.__dict__ | {"_fd": -1, "_row_of": None, "_content": None}
         return state | {"index": None} if self.index.is_cached else state
 
@@ -257,12 +254,14 @@ class RecordReader:
             self.index = load_index(self.rec_path, self._idx_path)
 
     def _open(self) -> None:
+        # Closed on exec: commands started later do not keep the file open.
         self._fd = os.open(self.rec_path, os.O_RDONLY | os.O_CLOEXEC)
 
     def _fetch(self, position: int, size: int, offset: int, key: int | None) -> bytes:
+        """Reads exactly `size` bytes at byte `position`; `offset` and `key` are those of the record, for messages."""
         blocks = []
         while size > 0:
-            block = os.pread(self._fd, size, position)  # may return less than asked for
+            block = os.pread(self._fd, size, position)  # the system may return less
             if not block:
                 raise self._cut_short(offset, key)
             blocks.append(block)
@@ -271,12 +270,13 @@ class RecordReader:
         return b"".join(blocks)
 
     def _check_length(self, block: bytes, end: int, extent: int, offset: int, key: int | None) -> None:
-        """A flipped bit in the length cuts the payload, or joins the neighbour to it, unseen by anything else."""
+        """Raises if the length field contradicts the index: nothing else would notice a flipped bit in it."""
         padded_end = end + -end % 4
         if padded_end == extent:
             return
+        # Too long: the payload runs into the next record.
         is_too_long = padded_end > extent and offset + extent < self._size
-        # A record that ends early is sound where another follows that the index does not list.
+        # Too short, unless a record that the index does not list follows.
         after = block[padded_end : padded_end + 4]
         is_too_short = padded_end < extent and len(after) == 4 and after != MAGIC.to_bytes(4, "little")
         if is_too_long or is_too_short:
@@ -288,9 +288,10 @@ class RecordReader:
             )
 
     def _part(self, block: bytes, at: int, position: int, offset: int, key: int | None) -> tuple[int, int, int]:
-        """Continuation flag, and start and end in `block`, of the part at `block[at:]`, file position `position`."""
+        """Returns flag, start and end in `block` of the part at `block[at:]`, byte `position` of the file."""
         if len(block) < at + FRAME_SIZE:
             raise self._cut_short(offset, key)
+        # Each part begins with the magic number; anything else means damage or a wrong offset.
         magic, length_word = _FRAME.unpack_from(block, at)
         if magic != MAGIC:
             raise self._damaged(
@@ -299,13 +300,16 @@ class RecordReader:
                 f"has {magic:#010x} at byte {position:,} where the magic number {MAGIC:#010x} belongs",
                 "the .rec is corrupt, or the .idx is of another file",
             )
+        # One word holds the flag in its top bits and the length below.
         start = at + FRAME_SIZE
         return length_word >> LENGTH_BITS, start, start + (length_word & LENGTH_MASK)
 
     def _join_parts(self, block: bytes, start: int, end: int, offset: int, key: int | None) -> bytes:
-        """Payload of a split record: its parts with the magic number, which the writer dropped, between them."""
+        """Returns the payload of a split record: its parts, joined by the magic number that the writer left out."""
+        # The first part has been read; the next begins after its padding.
         parts = [block[start:end]]
         position = offset + start + padded(end - start)
+        # Follow the parts until one says that it is the last.
         while True:
             head = os.pread(self._fd, FRAME_SIZE, position)
             flag, start, end = self._part(head, 0, position, offset, key)
@@ -317,6 +321,7 @@ class RecordReader:
             position += FRAME_SIZE + padded(end - start)
 
     def _cut_short(self, offset: int, key: int | None) -> RecordError:
+        # Distinguish a record that lies wholly beyond the end from one that the end cuts.
         end = os.fstat(self._fd).st_size
         what = "is missing" if offset >= end else "is cut short"
         error = self._damaged(offset, key, f"{what}: the file ends at byte {end:,}", "the file is truncated")
@@ -328,7 +333,7 @@ class RecordReader:
 
     @property
     def num_distinct_keys(self) -> int:
-        """How many different keys the index has; fewer than records where some occur twice."""
+        """The number of different keys, which is less than that of records if some keys occur twice."""
         lookup = self._lookup()
         return len(lookup) if isinstance(lookup, dict) else int((lookup >= 0).sum())
 
@@ -340,41 +345,16 @@ class RecordReader:
     def _make_lookup(self) -> dict[int, int] | np.ndarray:
         keys = np.asarray(self.keys)
         highest = int(keys.max()) if len(keys) else 0
-        # Keys are nearly always 0..N: a table is smaller and faster than a dict of millions.
+        # Keys are nearly always 0..N, and a table is smaller and faster than a dictionary of millions of keys.
         if len(keys) and keys.min() >= 0 and highest <= 4 * len(keys) + 1024:
             table = np.full(highest + 1, -1, dtype=np.int64)
             table[keys] = np.arange(len(keys))
             return table
         return {key: row for row, key in enumerate(keys.tolist())}
 
-    def _check_belongs(self) -> None:
-        """Refuse an index of another file: most of a few records spread over the file must start with the magic."""
-        if self._idx_path is None or len(self) == 0:
-            return
-        offsets = np.asarray(self.index.offsets)
-        rows = (
-            np.arange(len(offsets)) if not self.num_beyond_end else np.flatnonzero(offsets + FRAME_SIZE <= self._size)
-        )
-        if len(rows):
-            rows = rows[np.unique(np.linspace(0, len(rows) - 1, _NUM_SPOT_CHECKS).astype(np.int64))]
-        wrong = [row for row in rows if os.pread(self._fd, 4, int(offsets[row])) != MAGIC_BYTES]
-        if len(rows) and 2 * len(wrong) <= len(rows):
-            return
-        row = int(wrong[0]) if wrong else 0
-        key, offset = int(self.keys[row]), int(offsets[row])
-        if len(rows):
-            found = f"none starts there, nor at {len(wrong) - 1} of {len(rows) - 1} other places looked at"
-        else:
-            found = "the file ends before that"
-        raise RecordError(
-            f"{self._idx_path} does not belong to {describe_file(self.rec_path)}, or the .rec is destroyed: the index "
-            f"has record {key} at offset {offset:,}, and {found}. Put the right files side by side, or delete the "
-            f".idx and run `facekd data index {self.rec_path}`",
-            key=key,
-            offset=offset,
-        )
-
     def _check_not_truncated(self) -> None:
+        """Raises if records are lost at the end of the file, or if a scan met damage."""
+        # Without an .idx, a scan has looked at every byte.
         if self.index.damage:
             raise RecordError(
                 f"{describe_file(self.rec_path)} has no .idx, and scanning it found {len(self.index.damage):,} damaged "
@@ -383,6 +363,7 @@ class RecordReader:
             )
         if len(self) == 0 or self._idx_path is None:
             return
+        # Read the record nearest to the end, unless the index already shows that some lie beyond it.
         row = int(np.argmax(self.index.offsets))
         num_lost = self.num_beyond_end
         if num_lost == 0:
@@ -391,8 +372,9 @@ class RecordReader:
                 return
             except RecordError as error:
                 if not isinstance(error, _TruncatedError):
-                    return  # one damaged record is met when it is read; only lost ones are refused here
+                    return  # a damaged record raises when it is read; only lost ones are refused here
                 num_lost = 1
+        # Records are lost: say how many, and what can be done.
         key, offset = int(self.keys[row]), int(self.index.offsets[row])
         raise RecordError(
             f"{describe_file(self.rec_path)} is truncated: {num_lost:,} of its {len(self):,} records are lost, "
