@@ -1,4 +1,4 @@
-"""Generated faces, the data that needs no download: people as parameter vectors, and photos of them.
+"""Renders generated faces, the data that needs no download: people as parameter vectors, and photos of them.
 
 A person is a row of numbers (outline of the head, skin, hair, eyes, brows, nose, mouth, marks); a photo adds another
 row (pose, expression, light, occlusion, surroundings, camera). Both are functions of (seed, number) alone, so any image
@@ -6,9 +6,9 @@ can be rendered at any time, in any batch, by any process, with the same bytes:
 
     images = render_faces(np.array([0, 0, 1]), np.array([0, 1, 0]), size=112, seed=0)  # uint8 (3, 112, 112, 3)
 
-The head is a set of curves on a smooth surface in three dimensions. It is turned, seen in perspective, brought to the
-five-point template as an aligner would, painted with OpenCV, lit, and put through a camera. The faces are drawn ones:
-they show that training, distillation and evaluation work and compare methods on a small scale; they say nothing about
+The head is a set of curves on a smooth surface in three dimensions. It is turned, seen in perspective, aligned to the
+five-point template, painted with OpenCV, lit, and photographed by a simulated camera. The faces are drawings: they
+show that training, distillation and evaluation work, and compare methods on a small scale; they say nothing about
 accuracy on real faces.
 """
 
@@ -34,14 +34,14 @@ __all__ = [
     "sample_nuisances",
 ]
 
-MIN_SIZE = 16  # below it a face is a few dots
-_CHUNK = 64  # images whose curves are held in memory at once
-# From the back to the front; what is painted later covers what is there.
+MIN_SIZE = 16  # a smaller face is a few dots
+_CHUNK = 64  # images rendered together
+# From the back to the front: later parts cover earlier ones.
 _PARTS = (behind, skull, marks, facial_hair, nose, eyes, brows, mouth, hair, worn)
 
 
 def render(identity: Parameters, nuisance: Parameters, size: int = 112) -> np.ndarray:
-    """Photos of people.
+    """Renders photos of people.
 
     Args:
         identity: who is in each image, B rows of `sample_identities` or `identities_of` (see `Parameters.take`).
@@ -69,13 +69,13 @@ def render(identity: Parameters, nuisance: Parameters, size: int = 112) -> np.nd
 
 
 def render_faces(identity_numbers: np.ndarray, image_numbers: np.ndarray, size: int = 112, seed: int = 0) -> np.ndarray:
-    """Photos by number: image `image_numbers[i]` of person `identity_numbers[i]` in the population `seed`.
+    """Renders photos by number: image `image_numbers[i]` of person `identity_numbers[i]` in the population `seed`.
 
     Args:
         identity_numbers: (B,), 0 or more.
         image_numbers: (B,), 0 or more.
         size: side S in pixels.
-        seed: the population.
+        seed: random seed of the population.
 
     Returns:
         uint8 (B, S, S, 3), RGB.

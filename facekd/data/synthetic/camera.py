@@ -1,4 +1,4 @@
-"""From painted shapes to a photo: rasterising, light, and the faults of a camera; one image at a time, in cv2."""
+"""Turns painted shapes into photos: rasterises, lights, and adds the faults of a camera, one image at a time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from facekd.data.synthetic.geometry import Layer, Pose
 from facekd.data.synthetic.parameters import Parameters
 
 SUPERSAMPLING = 2
-_SOFT_REDUCTION = 2  # light and shade are blurred anyway: half the resolution is enough for them
-_BLUR = 0.055  # of light and shade, in half head widths
+_SOFT_REDUCTION = 2  # light and shade are blurred, so half the resolution is enough for them
+_BLUR = 0.055  # blur of light and shade, in half head widths
 _SHIFT = 5  # fractional bits of the coordinates handed to OpenCV
 _GREY = np.array([0.299, 0.587, 0.114])
 
@@ -24,6 +24,7 @@ class Canvas:
     def __init__(self, layers: Sequence[Layer], pose: Pose, nuisance: Parameters, size: int) -> None:
         self.size, self.nuisance = size, nuisance
         big = size * SUPERSAMPLING
+        # Turn each layer into what OpenCV draws: integer coordinates, colours and line widths.
         self._shapes = []
         for layer in layers:
             scale = size // _SOFT_REDUCTION if layer.is_soft else big
@@ -41,17 +42,19 @@ class Canvas:
                 colors = np.concatenate([np.broadcast_to(layer.color, (len(points), 3)), alpha], axis=1).tolist()
             visible = [True] * len(points) if layer.is_visible is None else layer.is_visible.tolist()
             self._shapes.append((points, colors, widths, visible, layer.is_soft))
+        # The light falls on an ellipsoid around the middle of the head.
         middle = pose.project(np.broadcast_to(np.array([[0.0, 0.15, 0.0]]), (len(nuisance), 1, 3)))[:, 0] * size - 0.5
         self._middle, self._unit = middle, pose.unit * size
         self._tones = _tone_curves(nuisance)
 
     def photograph(self, i: int) -> np.ndarray:
-        """Image i, uint8 (S, S, 3) RGB."""
+        """Returns image i, uint8 (S, S, 3) RGB."""
         painted, soft = self._paint(i)
         image = self._light(painted, soft, i)
         return self._develop(image, i)
 
     def _paint(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the colours (S, S, 4) of image i, with the subject as alpha, and its light and shade (S, S)."""
         size, big = self.size, self.size * SUPERSAMPLING
         canvas = _background(self.nuisance["background"][i], big)
         soft = np.full((size // _SOFT_REDUCTION, size // _SOFT_REDUCTION), 128, np.uint8)
@@ -67,7 +70,8 @@ class Canvas:
         return painted, cv2.resize(soft, (size, size), interpolation=cv2.INTER_LINEAR)
 
     def _light(self, painted: np.ndarray, soft: np.ndarray, i: int) -> np.ndarray:
-        """Light a head-shaped ellipsoid from a direction, with the features' own light and shade on top."""
+        """Lights the image as a head-shaped ellipsoid, with the features' own light and shade on top."""
+        # The surface of the ellipsoid, and how much each pixel of it faces the light.
         n = self.nuisance
         columns, rows = _grid(self.size)
         x = (columns - np.float32(self._middle[i, 0])) / np.float32(1.22 * self._unit[i])
@@ -76,6 +80,7 @@ class Canvas:
         light_x, light_y, contrast = float(n["light_x"][i]), float(n["light_y"][i]), float(n["light_contrast"][i])
         norm = 1 / np.sqrt(light_x**2 + light_y**2 + 0.55)
         facing = x * np.float32(light_x * norm) + y * np.float32(light_y * norm) + z * np.float32(0.74 * norm)
+        # Directed and ambient light, the shade of the features, and the edge of a cast shadow.
         shade = np.maximum(facing, 0)
         shade *= np.float32(0.75 * contrast)
         shade += np.float32(1.02 - 0.55 * contrast)
@@ -88,7 +93,7 @@ class Canvas:
                 + np.float32(6 * n["shadow_offset"][i])
             )
             shade *= np.clip(edge, np.float32(n["shadow_depth"][i]), 1)
-        # The background has its own light.
+        # The background has its own light: only the subject is shaded.
         alpha = cv2.extractChannel(painted, 3).astype(np.float32)
         alpha *= np.float32(1 / 255)
         shade -= 1
@@ -98,12 +103,14 @@ class Canvas:
         return cv2.multiply(colors, cv2.merge([shade, shade, shade]), dtype=cv2.CV_8U)
 
     def _develop(self, image: np.ndarray, i: int) -> np.ndarray:
-        """Tone, colour, resolution, focus and noise of the camera."""
+        """Applies the tone, colour, resolution, focus and noise of the camera."""
+        # Tone and colour.
         n, size = self.nuisance, self.size
         developed = cv2.LUT(image, self._tones[i])
         saturation = 0.0 if n["is_grey"][i] else float(n["saturation"][i])
         matrix = saturation * np.eye(3) + (1 - saturation) * _GREY[None, :]
         developed = cv2.transform(developed, matrix)
+        # Resolution and focus.
         if n["is_low_resolution"][i]:
             small = max(round(size * float(n["low_resolution"][i])), 8)
             reduced = cv2.resize(developed, (small, small), interpolation=cv2.INTER_AREA)
@@ -112,7 +119,7 @@ class Canvas:
             developed = cv2.GaussianBlur(developed, (0, 0), size / 112 * (0.5 + 1.5 * float(n["blur"][i])))
         if n["is_motion_blurred"][i]:
             developed = cv2.filter2D(developed, -1, _motion_kernel(size, float(n["motion_angle"][i])))
-        # One noise field serves all images, each from its own corner of it.
+        # Noise: each image takes its own part of one field.
         field = _noise(max(384, 2 * size))
         top, left = (int(value * (len(field) - size)) for value in n["offset"][i])
         noise = field[top : top + size, left : left + size]
@@ -120,20 +127,20 @@ class Canvas:
 
 
 def _tone_curves(nuisance: Parameters) -> np.ndarray:
-    """Exposure, gamma and colour cast as one table per image: uint8 (B, 1, 256, 3)."""
+    """Returns exposure, gamma and colour cast as one lookup table per image: uint8 (B, 1, 256, 3)."""
     levels = np.arange(256) / 255
     warmth, tint, exposure = nuisance["warmth"], nuisance["tint"], np.exp(nuisance["exposure"])
     gains = np.stack([1 + warmth, 1 + tint, 1 - warmth], axis=-1) * exposure[:, None]
     curves = np.power(levels, np.exp(nuisance["gamma"])[:, None])[:, :, None] * gains[:, None, :]
-    # A shoulder instead of a hard clip, as cameras have.
+    # Highlights roll off instead of being clipped, as in cameras.
     curves = np.where(curves > 0.75, 1 - 0.25 * np.exp(-(curves - 0.75) / 0.25), curves)
     return np.rint(255 * np.clip(curves, 0, 1)).astype(np.uint8)[:, None]
 
 
 def _background(u: np.ndarray, size: int) -> np.ndarray:
-    """Something out of focus: a coarse colour grid and a few shapes, uint8 (size, size, 4), alpha 0."""
+    """Paints a background out of focus: a coarse colour grid and a shape, uint8 (size, size, 4), alpha 0."""
     grid = np.zeros((4, 4, 4), np.float32)
-    # Rooms and streets are mostly dull: colours lean towards their own grey.
+    # Rooms and streets are mostly dull, so the colours are mixed with their own grey.
     cells = u[:3] + (u[3:51].reshape(4, 4, 3) - 0.5) * (0.2 + 0.7 * u[51])
     grey = cells.mean(axis=-1, keepdims=True)
     grid[..., :3] = 255 * np.clip(grey + (cells - grey) * (0.15 + 0.7 * u[57]), 0, 1)
@@ -154,7 +161,7 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=4)
 def _noise(side: int) -> np.ndarray:
-    """Colour noise with some grain, float32 (side, side, 3), unit variance; the same in every process."""
+    """Returns colour noise with some grain, float32 (side, side, 3), unit variance; the same in every process."""
     generator = np.random.Generator(np.random.PCG64(20240229))
     fine = generator.standard_normal((side, side, 3), dtype=np.float32)
     grain = cv2.GaussianBlur(generator.standard_normal((side, side, 1), dtype=np.float32), (0, 0), 0.8)[..., None]

@@ -1,4 +1,4 @@
-"""Palettes of skin, hair, irises and lips: positions 0..1 -> RGB 0..255, arrays (B, 3)."""
+"""Maps positions 0..1 on the palettes of skin, hair, irises and clothes to RGB 0..255, arrays (B, 3)."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ CLOTHES = [
 
 
 def palette(colors: list[tuple[int, int, int]], position: np.ndarray) -> np.ndarray:
-    """Piecewise linear between the colours, (B,) -> (B, 3)."""
+    """Interpolates linearly between the colours, (B,) -> (B, 3)."""
     knots = np.linspace(0, 1, len(colors))
     return np.stack([np.interp(position, knots, [color[c] for color in colors]) for c in range(3)], axis=-1)
 
 
 def mix(first: np.ndarray, second: np.ndarray | tuple[int, int, int], share: np.ndarray | float) -> np.ndarray:
-    """`first` with a share (B,) or float of `second` in it."""
+    """Returns `first` with a share, (B,) or float, of `second` mixed in."""
     share = np.asarray(share, np.float64)
     share = share[:, None] if share.ndim else share
     return first * (1 - share) + np.asarray(second, np.float64) * share
 
 
 def skin_color(identity: Parameters) -> np.ndarray:
-    """Skin, yellowish to pinkish by its undertone."""
+    """Returns the colour of the skin, yellowish to pinkish by its undertone."""
     base = palette(SKIN, identity["skin_melanin"])
     tone = identity["skin_undertone"][:, None]
     return np.clip(
@@ -44,12 +44,12 @@ def skin_color(identity: Parameters) -> np.ndarray:
 
 
 def hair_color(identity: Parameters) -> np.ndarray:
-    """Hair, black to blond, some of it red, some grey."""
+    """Returns the colour of the hair, black to blond, some of it red, some grey."""
     color = palette(HAIR, identity["hair_tone"])
     color = mix(color, (140, 58, 26), 0.75 * np.clip(identity["hair_redness"], 0, 1) * (identity["hair_tone"] > 0.2))
     return mix(color, (196, 194, 192), identity["hair_grey"])
 
 
 def lip_color(identity: Parameters, skin: np.ndarray) -> np.ndarray:
-    """Lips, near the skin's own colour or made up."""
+    """Returns the colour of the lips, close to that of the skin or made up."""
     return mix(skin * np.array([0.86, 0.66, 0.66]), (176, 34, 52), 0.62 * np.clip(identity["lip_redness"] - 0.3, 0, 1))

@@ -1,4 +1,4 @@
-"""Curves on a head, the head's pose, and where both land in an aligned crop; all vectorised over B images."""
+"""Draws curves on a head, poses the head, and projects both into an aligned crop; vectorised over B images."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import numpy as np
 
 from facekd.data.synthetic.parameters import Parameters
 
-# The five points that aligned crops of 112 pixels are made to meet (eyes, nose tip, mouth corners), as fractions.
+# The five points that crops of 112 pixels are aligned to (eyes, nose tip, mouth corners), as fractions of the crop.
 TEMPLATE = np.array(
     [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
 )
 TEMPLATE = TEMPLATE / 112
-PERSPECTIVE = 0.11  # nearness of the camera: a point one unit closer looks this much larger
+PERSPECTIVE = 0.11  # a point one unit closer to the camera looks this much larger
 Value = np.ndarray | float
 
 
 @dataclass
 class Layer:
-    """One painted shape in B images.
+    """Holds one painted shape in B images.
 
     Attributes:
         points: (B, P, 2), x and y as fractions of the crop.
         color: (B, 3) RGB 0..255; for soft layers (B, 1), the light to add, -1..1.
         line_width: None to fill the polygon, else (B,) as a fraction of the crop.
-        is_visible: bool (B,), or None where it is drawn in all images.
+        is_visible: bool (B,), or None to draw it in all images.
         is_subject: whether the light of the head falls on it.
-        is_soft: painted into the light, and blurred, rather than into the colours.
+        is_soft: whether it is painted into the light, and blurred, instead of into the colours.
     """
 
     points: np.ndarray
@@ -42,21 +42,21 @@ Layers = list[Layer]
 
 
 def soft_layer(points: np.ndarray, light: np.ndarray, is_visible: np.ndarray | None = None) -> Layer:
-    """Light (or, where it is negative, shade) of strength (B,) inside an outline (B, P, 2)."""
+    """Adds light of strength (B,), or shade if it is negative, inside an outline (B, P, 2)."""
     return Layer(points, light[:, None], None, is_visible, is_soft=True)
 
 
 def curve(*points: tuple[Value, ...]) -> np.ndarray:
-    """Stack points whose coordinates are numbers or arrays (B,) into (B, P, number of coordinates)."""
+    """Stacks points whose coordinates are numbers or arrays (B,) into (B, P, number of coordinates)."""
     arrays = np.broadcast_arrays(*[np.asarray(value, np.float64) for point in points for value in point])
     stacked = np.stack([np.atleast_1d(array) for array in arrays], axis=-1)
     return stacked.reshape(len(stacked), len(points), -1)
 
 
 def smooth(points: np.ndarray, per_segment: int = 4, is_closed: bool = False) -> np.ndarray:
-    """Catmull-Rom spline through control points (B, K, C), sampled `per_segment` times between neighbours.
+    """Samples a Catmull-Rom spline through control points (B, K, C), `per_segment` times between neighbours.
 
-    Written as four weighted gathers, not a matrix product, so that a row never depends on its batch.
+    Four weighted gathers rather than a matrix product, so that a row never depends on its batch.
     """
     count = points.shape[1]
     segments = np.arange(count if is_closed else count - 1)
@@ -73,7 +73,7 @@ def smooth(points: np.ndarray, per_segment: int = 4, is_closed: bool = False) ->
 def ellipse(
     x: Value, y: Value, radius_x: Value, radius_y: Value, num_points: int = 12, angle: Value = 0.0
 ) -> np.ndarray:
-    """Points (B, P, 2) of ellipses, turned by `angle`."""
+    """Returns points (B, P, 2) on ellipses turned by `angle`."""
     t = np.arange(num_points) * (2 * np.pi / num_points)
     x, y, radius_x, radius_y, angle = (
         np.atleast_1d(np.asarray(v, np.float64))[:, None] for v in (x, y, radius_x, radius_y, angle)
@@ -89,8 +89,8 @@ class Pose:
     """Turns points of a head into points of the aligned crop.
 
     The head turns by yaw and pitch, is seen in weak perspective, and the result is brought to the five-point template
-    by the least-squares similarity, as an aligner would; then the aligner's error is added. Roll is what alignment
-    removes, so only its error is left of it.
+    by the least-squares similarity, as an aligner would; then the aligner's error is added. Alignment removes roll, so
+    only the error of the aligner is left of it.
     """
 
     def __init__(self, identity: Parameters, nuisance: Parameters) -> None:
@@ -101,7 +101,7 @@ class Pose:
         self._shift = np.zeros(len(yaw), np.complex128)
 
     def align(self, landmarks: np.ndarray, nuisance: Parameters) -> None:
-        """Fix the similarity that takes the head's landmarks (B, 5, 3) to the template, the aligner's error added."""
+        """Fits the similarity that takes the head's landmarks (B, 5, 3) to the template, plus the aligner's error."""
         seen = self._project_complex(landmarks)
         target = TEMPLATE[:, 0] + 1j * TEMPLATE[:, 1]
         seen_mean, target_mean = seen.mean(axis=1), target.mean()
@@ -116,40 +116,40 @@ class Pose:
 
     @property
     def unit(self) -> np.ndarray:
-        """Length (B,) of half a head width, as a fraction of the crop."""
+        """Half the width of the head (B,), as a fraction of the crop."""
         return np.abs(self._scale)
 
     @property
     def roll(self) -> np.ndarray:
-        """Angle (B,) of the head in the crop, radians."""
+        """The angle (B,) of the head in the crop, radians."""
         return np.angle(self._scale)
 
     def surface(self, x: Value, y: Value) -> np.ndarray:
-        """Height z of the head's smooth surface at (x, y), arrays (B,) or (B, P)."""
+        """Returns the height z of the head's smooth surface at (x, y), arrays (B,) or (B, P)."""
         inside = 1 - (np.asarray(x) / 1.16) ** 2 - ((np.asarray(y) - 0.1) / 1.95) ** 2
         depth = self.depth.reshape(-1, *[1] * (inside.ndim - 1)) if inside.ndim else self.depth
         return depth * np.sqrt(np.clip(inside, 0.02, 1))
 
     def on_surface(self, points: np.ndarray, lift: Value = 0.0) -> np.ndarray:
-        """Crop positions (B, P, 2) of points (B, P, 2) that lie on the face, `lift` above its smooth surface."""
+        """Projects points (B, P, 2) on the face, `lift` above its smooth surface, to crop positions (B, P, 2)."""
         lift = np.reshape(np.asarray(lift, np.float64), (-1, 1)) if np.ndim(lift) == 1 else lift
         points = self._for_all(points)
         z = self.surface(points[..., 0], points[..., 1]) + lift
         return self.project(np.concatenate([points, z[..., None]], axis=-1))
 
     def at_depth(self, points: np.ndarray, z: Value) -> np.ndarray:
-        """Crop positions (B, P, 2) of points (B, P, 2) at one depth."""
+        """Projects points (B, P, 2) at one depth to crop positions (B, P, 2)."""
         points = self._for_all(points)
         z = np.broadcast_to(np.reshape(np.asarray(z, np.float64), (-1, 1)), points.shape[:2])
         return self.project(np.concatenate([points, z[..., None]], axis=-1))
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Crop positions (B, P, 2) of points (B, P, 3) of the head."""
+        """Projects points (B, P, 3) of the head to crop positions (B, P, 2)."""
         placed = self._project_complex(points) * self._scale[:, None] + self._shift[:, None]
         return np.stack([placed.real, placed.imag], axis=-1)
 
     def _for_all(self, points: np.ndarray) -> np.ndarray:
-        """Points (B, P, 2), also where they are the same for all images and came as (1, P, 2)."""
+        """Repeats points (1, P, 2) that are the same for all images: (B, P, 2)."""
         return np.broadcast_to(points, (len(self.depth), *points.shape[1:]))
 
     def _project_complex(self, points: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which images of generated people a verification pack compares: ten folds that share nobody, as in LFW."""
+"""Chooses the pairs of generated images for a verification pack: ten folds that share nobody, as in LFW."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIN_IDENTITIES = 2 * NUM_FOLDS  # an impostor pair takes two people, and folds s
 
 @dataclass(frozen=True)
 class PairPlan:
-    """N pairs of images by number.
+    """Lists N pairs of images by number.
 
     Attributes:
         identities: int64 (N, 2), positions 0..M-1 among the M people of the plan.
@@ -28,17 +28,18 @@ class PairPlan:
 
 
 def plan_pairs(num_pairs: int, num_identities: int, images_per_identity: int, seed: int) -> PairPlan:
-    """Draw distinct pairs: ten contiguous folds of disjoint people, each half genuine, then half impostor.
+    """Draws distinct pairs: ten contiguous folds of disjoint people, each half genuine, then half impostor.
 
     Args:
         num_pairs: N, a multiple of 20.
         num_identities: M people, at least 20.
         images_per_identity: images to choose from, at least 2.
-        seed: of the draw.
+        seed: random seed of the draw.
 
     Raises:
         DataError: the numbers allow no such plan; the message says which to change.
     """
+    # Refuse numbers that cannot be divided into folds.
     if num_pairs < 2 * NUM_FOLDS or num_pairs % (2 * NUM_FOLDS):
         raise DataError(
             f"{num_pairs} pairs cannot be split into {NUM_FOLDS} folds of equal halves: "
@@ -48,6 +49,7 @@ def plan_pairs(num_pairs: int, num_identities: int, images_per_identity: int, se
         raise DataError(
             f"{num_identities} test identities are too few: {NUM_FOLDS} folds that share nobody need {MIN_IDENTITIES}"
         )
+    # Refuse more pairs than the people of the smallest fold can give.
     per_identity = images_per_identity * (images_per_identity - 1) // 2
     wanted = num_pairs // (2 * NUM_FOLDS)
     smallest = num_identities // NUM_FOLDS
@@ -57,6 +59,7 @@ def plan_pairs(num_pairs: int, num_identities: int, images_per_identity: int, se
             f"{num_pairs} pairs want {wanted} genuine and {wanted} impostor ones a fold, but {smallest} people of "
             f"{images_per_identity} images give only {possible}: use more test identities, more images or fewer pairs"
         )
+    # Deal the people out to the folds, and draw each fold's pairs.
     generator = np.random.Generator(np.random.PCG64([seed % 2**63, 0x7E57]))
     people = generator.permutation(num_identities)
     identities, images = [], []

@@ -1,11 +1,11 @@
-"""Who a generated person is and how one photo of them was taken: two tables of numbers, drawn by counter.
+"""Draws the parameters of generated people and of their photos: two tables of numbers, by counter.
 
 Every number is a pure function of (seed, identity number, image number, name of the parameter), by hashing rather than
-by a running generator. So identity 17 is the same person in a set of 20 and in a set of 20,000, any image can be made
+by a running generator: identity 17 is the same person in a set of 20 and in a set of 20,000, any image can be made
 alone, and a parameter added later changes none of the others.
 
 Lengths are in half head widths, measured from the midpoint between the eyes: x to the right of the image, y down,
-z towards the camera. Angles are radians, colours 0..1 positions on the palettes of `synthetic_colors`.
+z towards the camera. Angles are radians, colours 0..1 positions on the palettes of `colors`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FACIAL_HAIR_SHARES = (0.58, 0.12, 0.09, 0.09, 0.12)
 NUM_MOLES = 4
 NUM_FRECKLES = 18
 
-# Uniform between the two ends. Everything here holds for all images of a person.
+# Drawn uniformly between the two ends, once for all images of a person.
 IDENTITY_RANGES: dict[str, tuple[float, float]] = {
     # skin, hair and eye colour
     "skin_melanin": (0.0, 1.0),
@@ -95,7 +95,7 @@ IDENTITY_RANGES: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Parameters:
-    """B rows of named numbers: a table of identities, or of the circumstances of images.
+    """Holds B rows of named numbers: a table of identities, or of the circumstances of photos.
 
     Attributes:
         columns: name -> array (B,) or (B, K).
@@ -110,21 +110,21 @@ class Parameters:
         return self.columns[name]
 
     def take(self, rows: np.ndarray) -> Parameters:
-        """The given rows (indices, or a bool mask), repeats allowed."""
+        """Returns the given rows (indices, or a bool mask); repeats are allowed."""
         return Parameters({name: column[rows] for name, column in self.columns.items()})
 
     def vectors(self) -> np.ndarray:
-        """All columns side by side, float64 (B, K): the parameter vectors themselves."""
+        """Returns all columns side by side, float64 (B, K): the parameter vectors."""
         return np.concatenate([np.reshape(column, (len(self), -1)) for column in self.columns.values()], axis=1)
 
 
 def sample_identities(num: int, seed: int = 0, first: int = 0) -> Parameters:
-    """Parameter vectors of the generated people number `first` to `first + num - 1`.
+    """Returns the parameter vectors of the generated people number `first` to `first + num - 1`.
 
     Args:
         num: how many people, B.
         seed: the population; people of two seeds are unrelated.
-        first: number of the first one. Sets made of disjoint ranges of numbers share nobody.
+        first: number of the first one; disjoint ranges share nobody.
 
     Returns:
         B rows; row i does not depend on `num` or on where the range starts.
@@ -133,7 +133,7 @@ def sample_identities(num: int, seed: int = 0, first: int = 0) -> Parameters:
 
 
 def identities_of(numbers: np.ndarray, seed: int = 0) -> Parameters:
-    """Parameter vectors of people by number, (B,) -> B rows; see `sample_identities`."""
+    """Returns the parameter vectors of people by number, (B,) -> B rows; see `sample_identities`."""
     draw = _Draw(seed, "identity", numbers)
     columns = {name: draw.uniform(name, low, high) for name, (low, high) in IDENTITY_RANGES.items()}
     columns["hair_style"] = draw.choice("hair_style", HAIR_STYLE_SHARES)
@@ -143,11 +143,12 @@ def identities_of(numbers: np.ndarray, seed: int = 0) -> Parameters:
     has_long_hair = np.isin(style, [HAIR_STYLES.index("long_straight"), HAIR_STYLES.index("long_wavy")])
     shaves = has_long_hair & (draw.uniform("long_hair_shaves") < 0.8)
     columns["facial_hair"] = np.where(shaves, 0, columns["facial_hair"])
-    # Dark skin goes with dark hair and eyes more often than not, so that colour alone says less than it seems.
+    # Dark skin goes with dark hair and eyes more often than not, so that colour tells people apart less well.
     dark = columns["skin_melanin"]
     columns["hair_tone"] *= 1 - 0.75 * dark
     columns["iris_tone"] *= 1 - 0.6 * dark
     columns["hair_grey"] = np.clip((columns["age"] - 0.7) / 0.3, 0, 1) * draw.uniform("hair_grey")
+    # Places of moles and freckles.
     columns["mole_x"] = draw.uniform_block("mole_x", NUM_MOLES, -0.6, 0.6)
     columns["mole_y"] = draw.uniform_block("mole_y", NUM_MOLES, -0.7, 1.15)
     columns["mole_radius"] = np.clip(draw.uniform_block("mole_radius", NUM_MOLES, -0.05, 0.045), 0, None)
@@ -156,7 +157,7 @@ def identities_of(numbers: np.ndarray, seed: int = 0) -> Parameters:
     return Parameters(columns)
 
 
-# Uniform between the two ends; drawn anew for every image.
+# Drawn uniformly between the two ends, anew for every image.
 NUISANCE_RANGES: dict[str, tuple[float, float]] = {
     # expression
     "smile": (-0.35, 1.0),
@@ -193,7 +194,7 @@ NUISANCE_RANGES: dict[str, tuple[float, float]] = {
     "glasses_shape": (0.0, 1.0),
     "hat_shape": (0.0, 1.0),
 }
-# Yes or no, with this probability.
+# Yes with this probability, anew for every image.
 NUISANCE_CHANCES: dict[str, float] = {
     "has_glasses": 0.16,
     "has_dark_glasses": 0.04,
@@ -210,7 +211,7 @@ NUISANCE_CHANCES: dict[str, float] = {
 
 
 def sample_nuisances(identity_numbers: np.ndarray, image_numbers: np.ndarray, seed: int = 0) -> Parameters:
-    """The circumstances of images: pose, expression, light, occlusion, surroundings and camera.
+    """Draws the circumstances of photos: pose, expression, light, occlusion, surroundings and camera.
 
     Args:
         identity_numbers: whose image, (B,).
@@ -234,7 +235,7 @@ def sample_nuisances(identity_numbers: np.ndarray, image_numbers: np.ndarray, se
 
 
 class _Draw:
-    """Uniform numbers by hashing (seed, stream, row numbers, name) with the finaliser of splitmix64."""
+    """Draws uniform numbers by hashing (seed, stream, row numbers, name) with the finaliser of splitmix64."""
 
     def __init__(self, seed: int, stream: str, *row_numbers: np.ndarray) -> None:
         key = _mix(np.uint64((seed + 0x5851F42D4C957F2D) % 2**64) ^ np.uint64(zlib.crc32(stream.encode())))
@@ -257,7 +258,7 @@ class _Draw:
 
 
 def _mix(values: np.ndarray | np.uint64) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
+    """Applies the finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
     with np.errstate(over="ignore"):
         values = np.asarray(values, np.uint64) + GOLDEN
         values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
