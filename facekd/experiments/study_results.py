@@ -20,38 +20,6 @@ INTERVAL = (
 )
 
 
-def student_t_quantile(probability: float, degrees: int) -> float:
-    """The quantile of Student's t distribution, from 0.5 to 1, by bisection of its distribution function.
-
-    For whole degrees of freedom that function is a finite sum: Abramowitz and Stegun, 26.7.3 and 26.7.4.
-
-    Args:
-        probability: 0.975 for the two-sided 95 % interval.
-        degrees: of freedom, 1 or more.
-    """
-    low, high = 0.0, 1.0
-    while _t_within(high, degrees) < 2 * probability - 1:
-        high *= 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_within(middle, degrees) < 2 * probability - 1 else (low, middle)
-    return high
-
-
-def _t_within(t: float, degrees: int) -> float:
-    """P(|T| < t)."""
-    angle = math.atan(t / math.sqrt(degrees))
-    cosine_2 = math.cos(angle) ** 2
-    is_odd = degrees % 2
-    term = math.cos(angle) if is_odd else 1.0
-    total = 0.0
-    for k in range(1 + is_odd, degrees, 2):
-        total += term
-        term *= cosine_2 * k / (k + 1)
-    total *= math.sin(angle)
-    return 2 / math.pi * (angle + total) if is_odd else total
-
-
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean, and standard deviation of the sample (n - 1); None for one value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
@@ -74,7 +42,9 @@ def paired_difference(
     mean, std = mean_and_std(differences)
     interval = None
     if std is not None:
-        half = student_t_quantile(0.975, len(seeds) - 1) * std / math.sqrt(len(seeds))
+        from scipy import stats  # here: importing it takes half a second
+
+        half = float(stats.t.ppf(0.975, len(seeds) - 1)) * std / math.sqrt(len(seeds))
         interval = [mean - half, mean + half]
     better = sum(difference < 0 if lower_is_better else difference > 0 for difference in differences)
     return {"n": len(seeds), "mean": mean, "ci95": interval, "better_in": better}
