@@ -1,9 +1,8 @@
-"""Verb `facekd report`: the report of one evaluation, or several models side by side with tests of the differences."""
+"""Verb `facekd report`: writes the report of one evaluation, or compares several models and tests the differences."""
 
 from __future__ import annotations
 
 import argparse
-import html
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,32 +15,34 @@ from evaluation.ijb.protocol import load_protocol
 from evaluation.results.figures import Curve, draw_identification, draw_verification
 from evaluation.results.page import FOLDER_FORMAT, name_of, read_curves, read_result, write_report
 from evaluation.results.page import FORMAT as IJB_FORMAT
-from evaluation.results.tables import Table, interval, percent
+from evaluation.results.tables import interval, percent
 from evaluation.sets.pair_set import load_pair_set
 from facekd.embedder.model_options import comma_separated
 from facekd.errors import DataError, FacekdError, run_verb
-from facekd.utils import html as html_page
+from facekd.utils.figures import to_png
 from facekd.utils.files import write_json, write_text
+from facekd.utils.html import Picture, write_page
+from facekd.utils.tables import Table
 from facekd.verification import roc_curve
 from facekd.verification.bootstrap import MIN_SUBJECTS
 from facekd.verification.paired_bootstrap import PairedBootstrap, differences
 
 LFW_FORMAT, LFW_SUMMARY = "facekd-verification", "facekd-verification-summary"
-STRICTEST_OF_MANY = 1e-3  # FARs up to here are tested by default on large sets: looser ones take minutes
-MANY_PAIRS = 1_000_000
-IGNORED = ("text", "like")  # of a protocol: words for people, not what was done
+MAX_FAR_OF_LARGE_SETS = 1e-3  # tested by default on large sets: higher FARs take minutes
+MANY_PAIRS = 1_000_000  # what makes a set large
+DESCRIPTIONS = ("text", "like")  # keys of a protocol that describe it, and do not define it
 EXAMPLE = """examples:
   facekd report results/student                            # its report.html, report.md and results.csv again
   facekd report results/teacher results/student results/other --output comparison
   facekd report a b --output comparison --fars 1e-4,1e-5
 
 Writes to the output folder comparison.html, comparison.md and comparison.json. The first model is the one that the
-others are compared with. All must have been judged on the same data by the same protocol."""
+others are compared with. All must have been evaluated on the same data by the same protocol."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One model's results on one set, and where its scores lie."""
+class Evaluated:
+    """The results of one model on one set, and the folder that holds its scores."""
 
     name: str
     folder: Path
@@ -49,14 +50,14 @@ class Judged:
 
     @property
     def data(self) -> tuple[str, str]:
-        """(what the set is called, a digest of it)."""
+        """Returns the name of the set, and a digest of its content."""
         if self.result["format"] == IJB_FORMAT:
             dataset = self.result["dataset"]
             return dataset["published"] or Path(dataset["root"]).name, dataset["fingerprint"]
         return self.result["pair_set"]["name"], self.result["pair_set"]["sha256"]
 
     def scores(self) -> np.ndarray | None:
-        """(P,) as the evaluation left them; None where it left none."""
+        """Reads the scores (P,) that the evaluation left; None if it left none."""
         path = self.folder / "scores.npy"
         try:
             return np.load(path, allow_pickle=False)
@@ -66,119 +67,172 @@ class Judged:
             raise DataError(f"{path}: cannot be read ({error}); run the evaluation again") from error
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Several models on one set: the tables that are shown, and the tests behind them.
+
+    Attributes:
+        models: the first is the one that the others are compared with.
+        summary: one row for each model.
+        tests: for each other model its differences, FAR by FAR; empty if nothing was tested.
+        differences: a table of the tests for each other model.
+        about: how the differences were tested, or why they were not.
+    """
+
+    models: list[Evaluated]
+    summary: Table
+    tests: list[list[Any]]
+    differences: list[Table]
+    about: str
+
+    @property
+    def title(self) -> str:
+        """Returns the name of the set."""
+        return self.models[0].data[0]
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Returns the protocol, which is the same for all models."""
+        return self.models[0].result["protocol"]
+
+    def to_text(self) -> str:
+        """Returns the tables, and the sentence on the tests below them."""
+        return "\n".join([*(table.to_markdown() for table in (self.summary, *self.differences)), self.about])
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the part of comparison.json that is about this set."""
+        tested = [
+            {"first": self.models[0].name, "second": other.name, "tar_at_far": [asdict(entry) for entry in entries]}
+            for other, entries in zip(self.models[1:], self.tests, strict=False)
+        ]
+        return {
+            "data": self.title,
+            "protocol": self.protocol,
+            "models": [{"name": one.name, "folder": str(one.folder)} for one in self.models],
+            "differences": tested or None,
+            "about": self.about,
+        }
+
+    def to_page(self) -> dict[str, Any]:
+        """Returns what the template of the page shows of this set."""
+        return {
+            "title": self.title,
+            "protocol": self.protocol["text"],
+            "summary": self.summary,
+            "pictures": _pictures(self.models),
+            "differences": self.differences,
+            "about": self.about,
+        }
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Parse, and write the report of one result or the comparison of several."""
+    """Parses, and writes the report of one result or the comparison of several."""
     arguments = _parse(argv)
     if len(arguments.results) == 1:
-        result = read_result(arguments.results[0])
-        if result["format"] not in (IJB_FORMAT, FOLDER_FORMAT):
-            raise DataError(
-                f"{arguments.results[0]}: a single LFW-style result has its pictures beside it already; name two or "
-                "more to compare them"
-            )
-        for path in write_report(arguments.results[0]):
-            print(path)
-        return 0
-    sets = _matched([_load(folder) for folder in arguments.results], arguments.results)
-    parts: list[str] = []
-    markdown = ["# Comparison", ""]
-    content: list[dict[str, Any]] = []
-    for judged in sets:
-        check_comparable(judged)
-        tests, about = _test(judged, arguments)
-        tables = [summary_table(judged), *difference_tables(judged, tests)]
-        title, protocol = judged[0].data[0], judged[0].result["protocol"]["text"]
-        parts += [f"<h2>{html.escape(title)}</h2><p>Protocol: {html.escape(protocol)}.</p>"]
-        parts += [tables[0].to_html(), *_pictures(judged)]
-        parts += [table.to_html() for table in tables[1:]]
-        parts.append(f"<p>{html.escape(about)}</p>")
-        markdown += [
-            f"# {title}",
-            "",
-            f"Protocol: {protocol}.",
-            "",
-            *(table.to_markdown() for table in tables),
-            about,
-            "",
-        ]
-        print(f"\n{title}: {protocol}\n" + "\n".join(table.to_markdown() for table in tables) + f"\n{about}")
-        content.append(
-            {
-                "data": title,
-                "protocol": judged[0].result["protocol"],
-                "models": [{"name": one.name, "folder": str(one.folder)} for one in judged],
-                "differences": [
-                    {"first": judged[0].name, "second": other.name, "tar_at_far": [asdict(entry) for entry in entries]}
-                    for other, entries in zip(judged[1:], tests, strict=True)
-                ]
-                if tests
-                else None,
-                "about": about,
-            }
-        )
-    names = " and ".join(one.name for one in sets[0])
+        return _report_one(arguments.results[0])
+
+    # Compare set by set.
+    comparisons = []
+    for models in _matched([_load(folder) for folder in arguments.results], arguments.results):
+        check_comparable(models)
+        tests, about = _test(models, arguments)
+        one = Comparison(models, summary_table(models), tests, difference_tables(models, tests), about)
+        print(f"\n{one.title}: {one.protocol['text']}\n{one.to_text()}")
+        comparisons.append(one)
+
+    # Write the same in three forms.
     output = Path(arguments.output)
-    write_text(output / "comparison.html", html_page.page(f"Comparison of {names}", parts))
+    names = " and ".join(model.name for model in comparisons[0].models)
+    pages = [one.to_page() for one in comparisons]
+    write_page(output / "comparison.html", "comparison", title=f"Comparison of {names}", sets=pages)
+    markdown = ["# Comparison\n"]
+    markdown += [f"# {one.title}\n\nProtocol: {one.protocol['text']}.\n\n{one.to_text()}\n" for one in comparisons]
     write_text(output / "comparison.md", "\n".join(markdown))
+    content = [one.to_json() for one in comparisons]
     write_json(output / "comparison.json", {"format": "facekd-comparison", "version": 1, "sets": content})
     print(f"\nwritten to {output}")
     return 0
 
 
-def _load(folder: str) -> list[Judged]:
-    """The results of a folder: one, or one a pack."""
+def _report_one(folder: str) -> int:
+    result = read_result(folder)
+    if result["format"] not in (IJB_FORMAT, FOLDER_FORMAT):
+        raise DataError(
+            f"{folder}: a single LFW-style result has its pictures beside it already; name two or more to compare them"
+        )
+    for path in write_report(folder):
+        print(path)
+    return 0
+
+
+def _load(folder: str) -> list[Evaluated]:
+    """Reads the results of a folder: one, or one for each pack."""
     result = read_result(folder)
     if result["format"] == LFW_SUMMARY:
-        return [Judged(name_of(one), Path(folder) / one["pair_set"]["name"], one) for one in result["pair_sets"]]
+        return [Evaluated(name_of(one), Path(folder) / one["pair_set"]["name"], one) for one in result["pair_sets"]]
     if result["format"] not in (IJB_FORMAT, LFW_FORMAT):
         raise DataError(f"{folder}: holds {result['format']}; IJB-style and LFW-style results can be compared")
-    return [Judged(name_of(result), Path(folder), result)]
+    return [Evaluated(name_of(result), Path(folder), result)]
 
 
-def _matched(loaded: list[list[Judged]], folders: list[str]) -> list[list[Judged]]:
-    """Results set by set: of those with several packs, the packs that all have. Names are made to differ."""
+def _matched(loaded: list[list[Evaluated]], folders: list[str]) -> list[list[Evaluated]]:
+    """Groups results by set, and makes the names of the models differ.
+
+    Args:
+        loaded: the results in each folder.
+        folders: their names.
+
+    Returns:
+        For each set that all folders have, one result from each folder.
+    """
+    # Two files called model.onnx get the names of their folders too.
     names = [results[0].name for results in loaded]
-    if max(Counter(names).values()) > 1:  # two files called model.onnx: call them by their folders
+    if max(Counter(names).values()) > 1:
         names = [f"{name} ({Path(folder).name})" for name, folder in zip(names, folders, strict=True)]
     if max(Counter(names).values()) > 1:
         names = list(folders)
     renamed = [
-        [Judged(name, one.folder, one.result) for one in results] for name, results in zip(names, loaded, strict=True)
+        [Evaluated(name, one.folder, one.result) for one in results]
+        for name, results in zip(names, loaded, strict=True)
     ]
+
+    # Single results are compared whatever their sets are called: `check_comparable` looks at the content.
     if all(len(results) == 1 for results in renamed):
         return [[results[0] for results in renamed]]
-    tables = [{one.data[0]: one for one in results} for results in renamed]
-    shared = [name for name in tables[0] if all(name in table for table in tables)]
+    by_set = [{one.data[0]: one for one in results} for results in renamed]
+    shared = [name for name in by_set[0] if all(name in own for own in by_set)]
     if not shared:
-        found = "; ".join(f"{folder}: {', '.join(table)}" for folder, table in zip(folders, tables, strict=True))
-        raise DataError(f"no set was judged in all of these folders ({found}); evaluate each model on the same packs")
-    return [[table[name] for table in tables] for name in shared]
+        found = "; ".join(f"{folder}: {', '.join(own)}" for folder, own in zip(folders, by_set, strict=True))
+        raise DataError(
+            f"no set was evaluated in all of these folders ({found}); evaluate each model on the same packs"
+        )
+    return [[own[name] for own in by_set] for name in shared]
 
 
-def check_comparable(judged: list[Judged]) -> None:
-    """Refuse results of other data or another protocol than the first one's.
+def check_comparable(models: list[Evaluated]) -> None:
+    """Refuses results on other data or by another protocol than the first one's.
 
     Raises:
         DataError: naming both folders, and what differs.
     """
-    first = judged[0]
-    for other in judged[1:]:
+    first = models[0]
+    for other in models[1:]:
         where = f"{first.folder} and {other.folder} cannot be compared"
         if first.result["format"] != other.result["format"]:
             raise DataError(f"{where}: {first.result['format']} results and {other.result['format']} results")
         if first.data[1] != other.data[1]:
             names = " and ".join(dict.fromkeys((first.data[0], other.data[0])))
             raise DataError(
-                f"{where}: they were judged on different data ({names}; digests {first.data[1][:12]} and "
+                f"{where}: they were evaluated on different data ({names}; digests {first.data[1][:12]} and "
                 f"{other.data[1][:12]}); evaluate both on one set"
             )
         ours, theirs = (
-            {key: value for key, value in one.result["protocol"].items() if key not in IGNORED}
+            {key: value for key, value in one.result["protocol"].items() if key not in DESCRIPTIONS}
             for one in (first, other)
         )
-        odd = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-        if odd:
-            listed = ", ".join(f"{key} is {ours.get(key)} and {theirs.get(key)}" for key in odd)
+        changed = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+        if changed:
+            listed = ", ".join(f"{key} is {ours.get(key)} and {theirs.get(key)}" for key in changed)
             raise DataError(f"{where}: the protocols differ ({listed}); evaluate both by one protocol")
         if first.result.get("dropped") != other.result.get("dropped"):
             raise DataError(
@@ -187,9 +241,9 @@ def check_comparable(judged: list[Judged]) -> None:
             )
 
 
-def summary_table(judged: list[Judged]) -> Table:
-    """A row a model; in a column, the best in bold is left to the eye: an interval says more."""
-    results = [one.result for one in judged]
+def summary_table(models: list[Evaluated]) -> Table:
+    """Returns one row for each model; nothing is set in bold, since the intervals say more than a best value."""
+    results = [one.result for one in models]
     head, columns = ["model"], []
     if all("accuracy" in result for result in results):
         head.append("accuracy %")
@@ -209,14 +263,14 @@ def summary_table(judged: list[Judged]) -> Table:
             columns.append([percent(mean["tpir_at_fpir"][index]["tpir"]) for mean in means])
         head.append("rank-1 %")
         columns.append([percent(mean["rank"][0]["rate"]) for mean in means])
-    rows = [[one.name, *cells] for one, cells in zip(judged, zip(*columns, strict=True), strict=True)]
+    rows = [[one.name, *cells] for one, cells in zip(models, zip(*columns, strict=True), strict=True)]
     return Table("Results", head, rows)
 
 
-def difference_tables(judged: list[Judged], tests: list[list[Any]]) -> list[Table]:
-    """For each other model, its TAR minus that of the first, with interval, p-value and a verdict in words."""
+def difference_tables(models: list[Evaluated], tests: list[list[Any]]) -> list[Table]:
+    """Returns for each other model its TAR minus that of the first, with interval, p-value and a verdict in words."""
     tables = []
-    for other, entries in zip(judged[1:], tests, strict=False):
+    for other, entries in zip(models[1:], tests, strict=False):
         rows = []
         for entry in entries:
             if entry.difference is None:
@@ -229,11 +283,11 @@ def difference_tables(judged: list[Judged], tests: list[list[Any]]) -> list[Tabl
                     f"{100 * entry.difference:+.2f}",
                     f"{100 * low:+.2f} .. {100 * high:+.2f}",
                     f"{entry.p_value:.3g}",
-                    _verdict(entry, judged[0].name, other.name),
+                    _verdict(entry, models[0].name, other.name),
                 ]
             )
         head = ["FAR", "difference, points of TAR", "95 % interval", "p", "verdict"]
-        tables.append(Table(f"{other.name} minus {judged[0].name}", head, rows))
+        tables.append(Table(f"{other.name} minus {models[0].name}", head, rows))
     return tables
 
 
@@ -243,34 +297,43 @@ def _verdict(entry: Any, first: str, second: str) -> str:
     return f"{second if entry.difference > 0 else first} is better"
 
 
-def _test(judged: list[Judged], arguments: argparse.Namespace) -> tuple[list[list[Any]], str]:
-    """Differences of each other model from the first, and a sentence on how they were tested, or why they were not."""
-    if judged[0].result.get("eer") is None:
+def _test(models: list[Evaluated], arguments: argparse.Namespace) -> tuple[list[list[Any]], str]:
+    """Tests the differences of each other model from the first.
+
+    Returns:
+        The differences, and a sentence on how they were tested; no differences, and why they were not tested.
+    """
+    # Every model needs its scores, and the set has to be at its place.
+    if models[0].result.get("eer") is None:
         return [], "Differences were not tested: there are no 1:1 results."
-    found = [one.scores() for one in judged]
+    found = [one.scores() for one in models]
     scores = [own for own in found if own is not None]
     if len(scores) < len(found):
-        lacking = ", ".join(str(one.folder) for one, own in zip(judged, found, strict=True) if own is None)
+        lacking = ", ".join(str(one.folder) for one, own in zip(models, found, strict=True) if own is None)
         return [], f"Differences were not tested: no scores.npy in {lacking}."
     try:
-        is_same, subjects = _comparisons(judged[0], arguments.names)
+        is_same, subjects = _comparisons(models[0], arguments.names)
     except (FacekdError, OSError) as error:
-        return [], f"Differences were not tested, for the data is not at its place: {error}"
-    kept = np.isfinite(scores[0])  # pairs left out of the evaluation
+        return [], f"Differences were not tested, since the data is not at its place: {error}"
+
+    # Pairs that were left out of the evaluation have no score.
+    kept = np.isfinite(scores[0])
     if not all(np.array_equal(np.isfinite(own), kept) for own in scores[1:]):
         raise DataError("the models have scores for different pairs; evaluate them on the same images")
     is_same, scores = is_same[kept], [own[kept] for own in scores]
+
+    # Resample people if there are enough of them, and comparisons if not.
     note = ""
     if subjects is not None:
         subjects = np.unique(subjects[kept], return_inverse=True)[1].reshape(-1, 2)
         known = len(np.unique(subjects[is_same, 0]))
         if known < MIN_SUBJECTS:
             subjects, note = None, f" ({known} people are too few to resample)"
-    fars = _fars(judged, arguments.fars, len(is_same))
+    fars = _fars(models, arguments.fars, len(is_same))
     bootstrap = PairedBootstrap(is_same, subjects, fars, arguments.draws, arguments.seed)
-    drawn = [bootstrap.tars(own, one.name) for own, one in zip(scores, judged, strict=True)]
+    drawn = [bootstrap.tars(own, one.name) for own, one in zip(scores, models, strict=True)]
     if subjects is None:
-        who = f"comparisons, for people are not known{note}: expect p-values that are too small"
+        who = f"comparisons, since people are not known{note}: expect p-values that are too small"
     else:
         who = f"{bootstrap.num_subjects:,} people"
     about = (
@@ -280,16 +343,17 @@ def _test(judged: list[Judged], arguments: argparse.Namespace) -> tuple[list[lis
     return [differences(drawn[0], other, fars) for other in drawn[1:]], about
 
 
-def _fars(judged: list[Judged], wanted: tuple[float, ...] | None, num_pairs: int) -> list[float]:
+def _fars(models: list[Evaluated], wanted: tuple[float, ...] | None, num_pairs: int) -> list[float]:
+    """Returns the FARs to test at: those asked for, or those that could be measured and do not take minutes."""
     if wanted is not None:
         return list(wanted)
-    measured = [point["far"] for point in judged[0].result["tar_at_far"] if point["tar"] is not None]
-    small = [far for far in measured if num_pairs <= MANY_PAIRS or far <= STRICTEST_OF_MANY]
+    measured = [point["far"] for point in models[0].result["tar_at_far"] if point["tar"] is not None]
+    small = [far for far in measured if num_pairs <= MANY_PAIRS or far <= MAX_FAR_OF_LARGE_SETS]
     return small or measured[:1]
 
 
-def _comparisons(one: Judged, names: str | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """bool (P,) which pairs are genuine, and (P, 2) who is in them, or None."""
+def _comparisons(one: Evaluated, names: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Reads which pairs are genuine, bool (P,), and the two people of each pair, (P, 2), or None if not known."""
     if one.result["format"] == IJB_FORMAT:
         dataset = one.result["dataset"]
         protocol = load_protocol(dataset["root"], dataset["target"])
@@ -303,17 +367,18 @@ def _comparisons(one: Judged, names: str | None) -> tuple[np.ndarray, np.ndarray
     return pair_set.is_same, pair_set.subjects
 
 
-def _pictures(judged: list[Judged]) -> list[str]:
-    curves = [_curve(one) for one in judged]
+def _pictures(models: list[Evaluated]) -> list[Picture]:
+    curves = [_curve(one) for one in models]
     figures = []
     if all("roc_far" in curve.curves for curve in curves):
         figures.append((draw_verification(curves), "The models over each other, on the same comparisons."))
     if all(any(name.startswith("cmc_") for name in curve.curves) for curve in curves):
         figures.append((draw_identification(curves), "Identification in each gallery."))
-    return [html_page.picture(html_page.to_png(figure), text) for figure, text in figures if figure is not None]
+    return [Picture(to_png(figure), text) for figure, text in figures if figure is not None]
 
 
-def _curve(one: Judged) -> Curve:
+def _curve(one: Evaluated) -> Curve:
+    """Returns the curves of a model; without any if its scores or the set are gone."""
     points = one.result.get("tar_at_far") or []
     if one.result["format"] == IJB_FORMAT:
         return Curve(one.name, read_curves(one.folder), points)
@@ -331,7 +396,7 @@ def _curve(one: Judged) -> Curve:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="facekd report",
-        description="Write the report of one evaluation, or compare several models judged alike.",
+        description="Write the report of one evaluation, or compare several models evaluated alike.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -344,8 +409,14 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="F,F",
         help="FARs to test at (default: those measured, up to 1e-3 on large sets)",
     )
-    add("--draws", type=int, default=1000, metavar="N", help="of the bootstrap, at least 100 (default %(default)s)")
-    add("--seed", type=int, default=0, help="of the draws (default %(default)s)")
+    add(
+        "--draws",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="draws of the bootstrap, at least 100 (default %(default)s)",
+    )
+    add("--seed", type=int, default=0, help="random seed of the draws (default %(default)s)")
     add("--names", metavar="X.txt", help="LFW-style results: the pack's list of names, so that people are resampled")
     arguments = parser.parse_args(argv)
     if len(arguments.results) > 1 and not arguments.output:

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from evaluation.measures import DEFAULT_FARS, measure_pairs
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.provenance import describe_model, describe_software, find_model
-from evaluation.results.figures import ScoredPairs, draw_roc
+from evaluation.results.figures import ScoredPairs, draw_pair_sets
 from evaluation.results.hardest_pairs import draw_hardest_pairs
-from evaluation.results.terminal import USUAL_PACKS, accuracy_table, print_accuracy_table, print_results
+from evaluation.results.pack_names import PACK_NAMES
+from evaluation.results.terminal import accuracy_table, print_lfw_results
 from evaluation.sets.embedding_cache import cosine_scores, embed_pair_set
 from evaluation.sets.pair_set import PairSet, load_pair_set
 from facekd.embedder.model_options import add_model_options, open_model
@@ -83,18 +85,19 @@ def main(argv: list[str] | None = None) -> int:
         folder = output if len(pair_sets) == 1 else output / pair_set.name
         one = ScoredPairs(pair_set.name, scores, pair_set.is_same, result)
         _write(folder, pair_set, one, Path(arguments.model).name if arguments.pictures else None)
-        print_results(result, pair_set.name, result["protocol"]["text"])
+        print_lfw_results(result, pair_set.name, result["protocol"]["text"])
         results.append(result)
         scored.append(one)
 
     if len(pair_sets) > 1:
         if arguments.pictures:
-            draw_roc(output / "roc.png", scored, Path(arguments.model).name)
+            draw_pair_sets(output / "roc.png", scored, Path(arguments.model).name)
         summary = {"format": SUMMARY_FORMAT, "version": RESULT_VERSION, "model": model, "pair_sets": results}
         table = accuracy_table(results, Path(arguments.model).name)
         write_text(output / "table.md", table.to_markdown())
         write_json(output / "results.json", summary)
-        print_accuracy_table(table)
+        print()
+        table.print(Console(soft_wrap=True))
     print(f"\nwritten to {output}")
     return 0
 
@@ -156,7 +159,7 @@ def _packs_of(path: Path) -> list[str]:
     if not path.is_dir():
         return [str(path)]
     found = sorted(path.glob("*.bin"))
-    usual = [path / f"{name}.bin" for name in USUAL_PACKS if (path / f"{name}.bin") in found]
+    usual = [path / f"{name}.bin" for name in PACK_NAMES if (path / f"{name}.bin") in found]
     if not found:
         raise FacekdError(f"--pairs {path}: the folder holds no verification pack (.bin)")
     return [str(pack) for pack in usual or found]
@@ -189,7 +192,7 @@ def _write(folder: Path, pair_set: PairSet, one: ScoredPairs, title: str | None)
     with atomic_open(folder / "scores.npy") as stream:
         np.save(stream, one.scores)
     if title is not None:
-        draw_roc(folder / "roc.png", [one], f"{title} on {one.name}")
+        draw_pair_sets(folder / "roc.png", [one], f"{title} on {one.name}")
         draw_hardest_pairs(folder / "hardest_pairs.png", pair_set, one.scores, one.result["eer_threshold"])
     write_json(folder / "results.json", one.result)
 

@@ -85,11 +85,15 @@ def draw_contact_sheet(pack: RecordPack, rows: Sequence[Row]) -> np.ndarray:
     return sheet
 
 
+def encode_png(image: np.ndarray) -> bytes:
+    """Returns uint8 RGB (H, W, 3) as the bytes of a PNG."""
+    return cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes()
+
+
 def write_png(path: Path, image: np.ndarray) -> None:
-    """Write uint8 RGB (H, W, 3) as PNG, atomically."""
-    encoded = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1]
+    """Writes uint8 RGB (H, W, 3) as a PNG, atomically."""
     with atomic_open(path) as stream:
-        stream.write(encoded.tobytes())
+        stream.write(encode_png(image))
 
 
 def _tile(pack: RecordPack, image: int | Guest) -> np.ndarray:

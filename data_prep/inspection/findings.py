@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +18,13 @@ from data_prep.inspection.identity_findings import (
     find_overlap,
     load_embeddings,
 )
+from data_prep.inspection.page import Finding
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.data.pair_packs.pair_pack import PairPack, decode_images
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.embedder.model_options import open_model
 from facekd.errors import DataError, FacekdError
 from facekd.images.decoding import decode_rgb
-
-# Title, explanation, rows of images to show.
-Finding = tuple[str, str, Sequence[Row]]
 
 
 def list_duplicates(folder: Path, pack: RecordPack, duplicates: np.ndarray) -> Path:
@@ -101,7 +98,7 @@ def _outliers(found: Centres, pack: RecordPack, folder: Path) -> Finding:
     write_clean_list(path, comments, rows)
     text = f"{len(outliers):,} images are below {found.centres.threshold:.3f} or nearer to another identity: {path}"
     shown = [[o.image, *_examples(found, int(found.labels[o.image]), o.image, 3)] for o in outliers[:12]]
-    return "Likely mislabelled", text, shown
+    return Finding("Likely mislabelled", text, shown)
 
 
 def _merges(found: Centres, pack: RecordPack, folder: Path, least: float | None) -> Finding:
@@ -111,7 +108,7 @@ def _merges(found: Centres, pack: RecordPack, folder: Path, least: float | None)
     write_clean_list(path, comments, [("merge", one, other, f"{cosine:.3f}") for one, other, cosine in merges])
     text = f"{len(merges):,} pairs of identities have centres at a cosine of {limit:.3f} or more: {path}"
     shown = [[*_examples(found, one, -1, 4), *_examples(found, other, -1, 4)] for one, other, _ in merges[:12]]
-    return "Likely one person", text, shown
+    return Finding("Likely one person", text, shown)
 
 
 def _overlap(
@@ -137,7 +134,7 @@ def _overlap(
     for overlap in overlaps[:12]:
         guests = [Guest(others_pack.images[image], f"evaluation, {image}") for image in overlap.images[:3]]
         shown.append([*guests, *_examples(found, overlap.label, -1, 8 - len(guests))])
-    return "Overlap", text, shown
+    return Finding("Overlap", text, shown)
 
 
 def _examples(found: Centres, label: int, but: int, count: int) -> list[int]:

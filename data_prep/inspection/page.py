@@ -1,24 +1,41 @@
-"""The page of `facekd data inspect --report`: numbers, distributions, duplicates and faces, in one file."""
+"""Writes the page of `facekd data inspect --report`: numbers, distributions, duplicates and faces, in one file."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 
-from data_prep.inspection.contact_sheet import Row, choose_images, draw_contact_sheet
+from data_prep.inspection.contact_sheet import Row, choose_images, draw_contact_sheet, encode_png
 from data_prep.inspection.image_quality import Quality
 from facekd.data.datasets.record_pack import RecordPack
-from facekd.utils.files import write_text
-from facekd.utils.html import page, picture, table, to_png
+from facekd.utils.figures import draw_histogram, new_figure, to_png
+from facekd.utils.html import Picture, write_page
+from facekd.utils.tables import Table
 
 NUM_EXTREME = 16
 NUM_PAIRS = 12
+NUM_RANDOM = 64
 PER_ROW = 8
+QUANTILES = {"least": 0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1}
+
+
+class Finding(NamedTuple):
+    """Something that a model found in a data set: a heading, an explanation, and rows of images to show."""
+
+    title: str
+    explanation: str
+    rows: Sequence[Row]
+
+
+class Measure(NamedTuple):
+    """A measured value of each image or identity; a wide range is drawn on a logarithmic axis."""
+
+    title: str
+    values: np.ndarray
+    may_be_log: bool
 
 
 def write_report(
@@ -27,107 +44,115 @@ def write_report(
     lines: Sequence[str],
     quality: Quality,
     duplicates: np.ndarray,
-    findings: Sequence[tuple[str, str, Sequence[Row]]],
+    findings: Sequence[Finding],
     seed: int = 0,
 ) -> None:
-    """Write the page.
+    """Writes the page.
 
     Args:
         path: the HTML file.
-        pack: what it is about.
+        pack: the data set.
         lines: what `facekd data inspect` prints, `name  value`.
-        quality: of the images measured.
+        quality: the quality of the images that were measured.
         duplicates: int64 (P, 2), pairs of image numbers.
-        findings: of a model: title, explanation, and rows of images to show.
-        seed: of the random sheet.
+        findings: what a model found.
+        seed: random seed of the images drawn at random.
     """
-    parts = [_facts(lines), _distributions(pack, quality)]
-    parts.append(_duplicates(pack, duplicates))
-    for title, explanation, rows in findings:
-        parts.append(f"<h2>{html.escape(title)}</h2><p>{html.escape(explanation)}</p>")
-        if rows:
-            parts.append(_sheet(pack, rows[:NUM_PAIRS], "the first of the list"))
-    parts.append("<h2>Extremes</h2>")
-    for title, values, sign in (
-        ("darkest", quality.brightness, 1),
-        ("brightest", quality.brightness, -1),
-        ("most blurred", quality.sharpness, 1),
-        ("lowest JPEG quality", quality.jpeg_quality, 1),
-    ):
-        parts.append(_extremes(pack, quality, title, values * sign))
-    rows = choose_images(pack.labels(), 64, seed)
-    parts.append(f"<h2>At random</h2>{_sheet(pack, rows, 'a row for each identity; keys below the images')}")
-    write_text(path, page(f"Data set {pack.reader.rec_path}", parts))
+    measures = _measures(pack, quality)
+    write_page(
+        path,
+        "inspection",
+        title=f"Data set {pack.reader.rec_path}",
+        facts=Table("", ("", ""), [(line[:12].strip(), line[12:].strip()) for line in lines]),
+        distributions=_quantiles(measures),
+        histograms=_histograms(measures, f"{int(quality.is_usable.sum()):,} of {pack.num_images:,} images measured"),
+        duplicates=_count_duplicates(pack, duplicates),
+        duplicate_sheets=_duplicate_sheets(pack, duplicates),
+        findings=[
+            {
+                "title": finding.title,
+                "explanation": finding.explanation,
+                "sheet": _sheet(pack, finding.rows[:NUM_PAIRS], "the first of the list") if finding.rows else None,
+            }
+            for finding in findings
+        ],
+        extremes=_extremes(pack, quality),
+        random_sheet=_sheet(
+            pack,
+            choose_images(pack.labels(), NUM_RANDOM, seed),
+            "one row for each identity; the keys are below the images",
+        ),
+    )
 
 
-def _facts(lines: Sequence[str]) -> str:
-    rows = []
-    for line in lines:
-        name, value = line[:12].strip(), line[12:].strip()
-        rows.append((html.escape(name), html.escape(value)))
-    return table(("", ""), rows)
-
-
-def _distributions(pack: RecordPack, quality: Quality) -> str:
-    from matplotlib.figure import Figure
-
+def _measures(pack: RecordPack, quality: Quality) -> list[Measure]:
+    """Returns what is measured, without the values of images that cannot be decoded."""
     labels = pack.labels()
     counts = np.bincount(labels[labels >= 0])
-    series = (
-        ("images per identity", counts[counts > 0].astype(float), True),
-        ("brightness (mean luma, 0..255)", quality.brightness, False),
-        ("sharpness (variance of the Laplacian; low is blurred)", quality.sharpness, True),
-        ("JPEG quality", quality.jpeg_quality, False),
+    measures = (
+        Measure("images per identity", counts[counts > 0].astype(float), True),
+        Measure("brightness (mean luma, 0..255)", quality.brightness, False),
+        Measure("sharpness (variance of the Laplacian; low is blurred)", quality.sharpness, True),
+        Measure("JPEG quality", quality.jpeg_quality, False),
     )
-    figure = Figure(figsize=(10, 5.6), layout="constrained")
-    rows = []
-    for axes, (title, values, is_wide) in zip(figure.subplots(2, 2).flat, series, strict=True):
-        finite = values[np.isfinite(values)]
-        axes.set_title(title, fontsize=10)
-        if not len(finite):
-            continue
-        low, high = finite.min(), finite.max()
-        if is_wide and low > 0 and high > 20 * low:
-            axes.set_xscale("log")
-            bins: Any = np.geomspace(low, high, 40)
-        else:
-            bins = 40
-        axes.hist(finite, bins=bins, color="#47a")
-        quantiles = np.quantile(finite, (0, 0.05, 0.5, 0.95, 1))
-        rows.append((html.escape(title), *(f"{value:,.4g}" for value in quantiles)))
-    measured = f"{int(quality.is_usable.sum()):,} of {pack.num_images:,} images measured"
-    head = ("", "least", "5 %", "median", "95 %", "most")
-    return f"<h2>Distributions</h2>{table(head, rows)}{picture(to_png(figure), measured)}"
+    return [measure._replace(values=measure.values[np.isfinite(measure.values)]) for measure in measures]
 
 
-def _duplicates(pack: RecordPack, duplicates: np.ndarray) -> str:
-    labels = pack.labels()
-    within = labels[duplicates[:, 0]] == labels[duplicates[:, 1]]
+def _quantiles(measures: Sequence[Measure]) -> Table:
     rows = [
-        ("within an identity", f"{int(within.sum()):,}"),
-        ("across identities", f"{int((~within).sum()):,}"),
+        [measure.title, *(f"{value:,.4g}" for value in np.quantile(measure.values, list(QUANTILES.values())))]
+        for measure in measures
+        if len(measure.values)
     ]
-    parts = [
-        "<h2>Near duplicates</h2><p>Pairs whose perceptual hashes differ in at most 4 of 64 bits and "
-        "whose pixels correlate by 0.9 or more.</p>"
-    ]
-    parts.append(table(("pairs", ""), rows))
-    for title, chosen in (("across identities", duplicates[~within]), ("within an identity", duplicates[within])):
+    return Table("Distributions", ["", *QUANTILES], rows)
+
+
+def _histograms(measures: Sequence[Measure], caption: str) -> Picture:
+    figure, all_axes = new_figure((10, 6.4), rows=2, columns=2)
+    for axes, (title, values, may_be_log) in zip(all_axes, measures, strict=True):
+        if len(values):
+            low, high = values.min(), values.max()
+            is_log = bool(may_be_log and low > 0 and high > 20 * low)
+            draw_histogram(axes, values, title, is_log=is_log, margin=0.5)
+        else:
+            axes.set_title(f"{title}: no values")
+    return Picture(to_png(figure), caption)
+
+
+def _count_duplicates(pack: RecordPack, duplicates: np.ndarray) -> Table:
+    within = _within_an_identity(pack, duplicates)
+    rows = [("within an identity", f"{int(within.sum()):,}"), ("across identities", f"{int((~within).sum()):,}")]
+    return Table("Near duplicates", ("", "pairs"), rows)
+
+
+def _duplicate_sheets(pack: RecordPack, duplicates: np.ndarray) -> list[Picture]:
+    within = _within_an_identity(pack, duplicates)
+    kinds = (("across identities", duplicates[~within]), ("within an identity", duplicates[within]))
+    caption = "one pair in each row, beside the label of its first image"
+    return [_sheet(pack, pairs[:NUM_PAIRS].tolist(), f"{title}: {caption}") for title, pairs in kinds if len(pairs)]
+
+
+def _within_an_identity(pack: RecordPack, duplicates: np.ndarray) -> np.ndarray:
+    labels = pack.labels()
+    return labels[duplicates[:, 0]] == labels[duplicates[:, 1]]
+
+
+def _extremes(pack: RecordPack, quality: Quality) -> list[Picture]:
+    """Returns a contact sheet of the images at each end of the quality measures."""
+    sheets = []
+    for title, values in (
+        ("darkest", quality.brightness),
+        ("brightest", -quality.brightness),
+        ("most blurred", quality.sharpness),
+        ("lowest JPEG quality", quality.jpeg_quality),
+    ):
+        order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")
+        chosen = quality.images[[i for i in order[:NUM_EXTREME].tolist() if np.isfinite(values[i])]]
         if len(chosen):
-            parts.append(_sheet(pack, chosen[:NUM_PAIRS].tolist(), f"{title}: a pair a row, beside the first's label"))
-    return "".join(parts)
+            rows = [chosen[start : start + PER_ROW].tolist() for start in range(0, len(chosen), PER_ROW)]
+            sheets.append(_sheet(pack, rows, f"{title}; the label is that of the first image in the row"))
+    return sheets
 
 
-def _extremes(pack: RecordPack, quality: Quality, title: str, values: np.ndarray) -> str:
-    order = np.argsort(np.where(np.isfinite(values), values, np.inf), kind="stable")
-    chosen = quality.images[[i for i in order[:NUM_EXTREME].tolist() if np.isfinite(values[i])]]
-    if not len(chosen):
-        return ""
-    rows = [chosen[start : start + PER_ROW].tolist() for start in range(0, len(chosen), PER_ROW)]
-    return _sheet(pack, rows, f"{title}; the label is that of the first in the row")
-
-
-def _sheet(pack: RecordPack, rows: Sequence[Row], caption: str) -> str:
-    drawn = draw_contact_sheet(pack, rows)
-    png = cv2.imencode(".png", np.ascontiguousarray(drawn[..., ::-1]))[1].tobytes()
-    return picture(png, html.escape(caption))
+def _sheet(pack: RecordPack, rows: Sequence[Row], caption: str) -> Picture:
+    return Picture(encode_png(draw_contact_sheet(pack, rows)), caption)

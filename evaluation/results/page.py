@@ -1,12 +1,11 @@
-"""The report of an IJB-style evaluation, or of a folder: `results.csv`, `report.md` and one page, `report.html`.
+"""Writes the report of an IJB-style evaluation, or of a folder: `results.csv`, `report.md` and `report.html`.
 
-Made from the files that `facekd evaluate ijbc` and `folder` leave (docs/results.md), at any time and without the model;
-the images of the worst pairs of an IJB-style set are added where it is still at its place.
+The report is made from the files that `facekd evaluate ijbc` and `folder` leave (docs/results.md), at any time and
+without the model. The images of the worst pairs of an IJB-style set are added if the set is still at its place.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import os
 from pathlib import Path
@@ -14,17 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.ijb.protocol import IjbProtocol, load_protocol
-from evaluation.results.figures import (
-    MOST_OF_A_TEMPLATE,
-    Curve,
-    draw_histograms,
-    draw_identification,
-    draw_verification,
-    join_templates,
-)
+from evaluation.results.figures import Curve, draw_histograms, draw_identification, draw_verification
 from evaluation.results.tables import (
-    Table,
+    DATA,
+    IDENTIFICATION,
+    VERIFICATION,
     identification_table,
     pairs_of,
     protocols_table,
@@ -34,23 +27,23 @@ from evaluation.results.tables import (
     to_csv,
     verification_table,
 )
-from facekd.errors import DataError, FacekdError
-from facekd.images.alignment import align
-from facekd.images.decoding import decode_rgb
-from facekd.utils import html as html_page
+from evaluation.results.template_strips import MAX_IMAGES, show_worst_pairs
+from facekd.errors import DataError
+from facekd.utils.figures import to_png
 from facekd.utils.files import write_text
+from facekd.utils.html import Picture, write_page
+from facekd.utils.tables import Table
 
 FORMAT, FOLDER_FORMAT, NEWEST_VERSION = "facekd-ijb", "facekd-folder", 1
-ONE_FOLDER = ("num_images", "num_people", "num_gallery", "num_distractors", "num_probes")
+FOLDER_COUNTS = ("num_images", "num_people", "num_gallery", "num_distractors", "num_probes")
 FILES = ("results.csv", "report.md", "report.html")
-MOST_STRIPS = 8
 
 
 def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The `results.json` of a folder.
+    """Reads the `results.json` of a folder.
 
     Raises:
-        DataError: there is none, it is not JSON, or of a later version than this program knows.
+        DataError: there is none, it is not JSON, or it is of a later version than this program knows.
     """
     path = Path(folder) / "results.json"
     try:
@@ -60,14 +53,14 @@ def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
     except ValueError as error:
         raise DataError(f"{path}: is not JSON ({error}); run the evaluation again") from error
     if not isinstance(result, dict) or not str(result.get("format", "")).startswith("facekd-"):
-        raise DataError(f"{path}: was not written by `facekd evaluate`, for it names no format")
+        raise DataError(f"{path}: names no format, so it was not written by `facekd evaluate`")
     if result.get("version", 0) > NEWEST_VERSION:
         raise DataError(f"{path}: version {result['version']} of {result['format']}; this facekd reads up to 1")
     return result
 
 
 def read_curves(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of `curves.npz`; empty where the file is absent.
+    """Reads the arrays of `curves.npz`; returns none if the file is absent.
 
     Raises:
         DataError: it cannot be read.
@@ -83,13 +76,13 @@ def read_curves(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 
 def write_report(folder: str | os.PathLike[str]) -> list[Path]:
-    """Write CSV, Markdown and HTML into the output folder of an evaluation.
+    """Writes CSV, Markdown and HTML into the output folder of an evaluation.
 
     Returns:
         The files written.
 
     Raises:
-        DataError: no results of an IJB-style evaluation, or of a folder, there.
+        DataError: the folder holds no results of an IJB-style evaluation or of a folder.
         OSError: a file cannot be written.
     """
     folder = Path(folder)
@@ -100,12 +93,27 @@ def write_report(folder: str | os.PathLike[str]) -> list[Path]:
     write_text(folder / "results.csv", to_csv(result))
     tables = _tables(result)
     write_text(folder / "report.md", _markdown(result, tables))
-    write_text(folder / "report.html", _html(result, tables, read_curves(folder)))
+    write_page(
+        folder / "report.html",
+        "evaluation",
+        title=_title(result),
+        protocol=result["protocol"]["text"],
+        summary=summary_of(result),
+        notes=result.get("notes") or [],
+        tables=tables,
+        titles={"verification": VERIFICATION, "data": DATA},
+        compared="templates, made by the protocol above," if "dataset" in result else "images",
+        pictures=_pictures(result, read_curves(folder)),
+        worst=show_worst_pairs(result),
+        max_images=MAX_IMAGES,
+        reasons=reasons_of(result),
+        command=result.get("command", ""),
+    )
     return [folder / name for name in FILES]
 
 
 def name_of(result: dict[str, Any]) -> str:
-    """What was judged, in a few characters: the file's name."""
+    """Returns the file name of the model, or of the embeddings, that was evaluated."""
     source = result.get("model") or result.get("embeddings") or {}
     return Path(source.get("path", "embeddings")).name
 
@@ -116,17 +124,17 @@ def _title(result: dict[str, Any]) -> str:
 
 
 def _tables(result: dict[str, Any]) -> list[Table]:
-    """In the order in which they are read."""
+    """Returns the tables of the report, in the order in which they are read."""
     dataset = result.get("dataset") or {
         "folder": result["images"],
-        **{key: result[key] for key in ONE_FOLDER if key in result},
+        **{key: result[key] for key in FOLDER_COUNTS if key in result},
     }
     tables = [
         verification_table(result) if result.get("tar_at_far") else None,
         identification_table(result),
         rank_table(result),
         protocols_table(result),
-        pairs_of("Data", dataset),
+        pairs_of(DATA, dataset),
         _problems(result),
         pairs_of("Left out", result["dropped"]) if any((result.get("dropped") or {}).values()) else None,
         pairs_of("Model", result.get("model") or result.get("embeddings") or {}),
@@ -146,7 +154,7 @@ def _problems(result: dict[str, Any]) -> Table | None:
     rows = [
         [f"{problem['kind']} ({problem['severity']})", f"{problem['count']:,}", problem["text"]] for problem in problems
     ]
-    return Table("What was odd about the data", ["", "count", "what"], rows)
+    return Table("Warnings about the data", ["", "count", "what"], rows)
 
 
 def _markdown(result: dict[str, Any], tables: list[Table]) -> str:
@@ -157,115 +165,26 @@ def _markdown(result: dict[str, Any], tables: list[Table]) -> str:
     return "\n".join(parts)
 
 
-def _html(result: dict[str, Any], tables: list[Table], curves: dict[str, np.ndarray]) -> str:
-    protocol = html.escape(result["protocol"]["text"])
-    parts = [f"<p>Protocol: {protocol}.</p><p>{html.escape(summary_of(result))}</p>"]
-    parts += _list(result.get("notes") or [])
+def _pictures(result: dict[str, Any], curves: dict[str, np.ndarray]) -> dict[str, list[Picture]]:
+    """Draws the figures of the page, by the title of the table that each follows."""
     model = Curve(name_of(result), curves, result.get("tar_at_far") or [])
-    for table in tables:
-        parts.append(table.to_html())
-        if table.title == "1:1 verification":
-            parts += _verification_pictures(result, model)
-        elif table.title == "1:N identification":
-            figure = draw_identification([model])
-            if figure is not None:
-                caption = (
-                    "Left: the share of mated probes whose mate is among the first. Right: with a threshold, against "
-                    "the false alarms of probes that have no mate in the gallery."
-                )
-                parts.append(html_page.picture(html_page.to_png(figure), caption))
-        elif table.title == "Data":
-            parts += _strips(result)
-    parts += ["<h2>Why some points are missing</h2>", *_list(reasons_of(result))] if reasons_of(result) else []
-    parts.append(f"<h2>Command</h2><p><code>{html.escape(result.get('command', ''))}</code></p>")
-    return html_page.page(_title(result), parts)
-
-
-def _list(sentences: list[str]) -> list[str]:
-    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
-    return [f"<ul>{items}</ul>"] if items else []
-
-
-def _verification_pictures(result: dict[str, Any], model: Curve) -> list[str]:
-    compared = "templates, made by the protocol above," if "dataset" in result else "images"
-    parts = [
-        f"<p>To deploy one of these points, accept when the cosine of two {compared} is at least the threshold. A "
-        "threshold holds for this model, this protocol and people like these.</p>"
-    ]
-    if "roc_far" in model.curves:
+    verification, identification = [], []
+    if result.get("tar_at_far") and "roc_far" in curves:
         caption = "Grey: fewer than one false accept. The exact operating points, thinned; nothing is interpolated."
-        parts.append(html_page.picture(html_page.to_png(draw_verification([model])), caption))
-    if "histogram_edges" in model.curves:
+        verification.append(Picture(to_png(draw_verification([model])), caption))
+    if result.get("tar_at_far") and "histogram_edges" in curves:
         thresholds = [
             (f"FAR {point['far']:g}", point["threshold"])
             for point in result["tar_at_far"]
             if point["threshold"] is not None
         ]
-        figure = draw_histograms(model.curves, thresholds, (result["num_genuine"], result["num_impostor"]))
-        parts.append(html_page.picture(html_page.to_png(figure), "Scores of both kinds, each with unit area."))
-    return parts
-
-
-def _strips(result: dict[str, Any]) -> list[str]:
-    """The worst pairs as images, where the set is at its place and has any."""
-    worst = result.get("worst") or {}
-    if not (worst.get("genuine") or worst.get("impostor")):
-        return []
-    dataset = result["dataset"]
-    try:
-        protocol = load_protocol(dataset["root"], dataset["target"])
-    except (FacekdError, OSError) as error:
-        return [_worst_as_table(worst), f"<p>Images left out: {html.escape(str(error))}</p>"]
-    if protocol.fingerprint != dataset["fingerprint"]:
-        text = "Images left out: the lists of the set are others than those that were evaluated."
-        return [_worst_as_table(worst), f"<p>{text}</p>"]
-    templates = _TemplateImages(protocol)
-    about = (
-        f"Up to {MOST_OF_A_TEMPLATE} aligned images of each template. Look for wrong labels, bad crops and relatives."
-    )
-    parts = []
-    for kind, heading in (("genuine", "Genuine pairs, lowest scores"), ("impostor", "Impostor pairs, highest scores")):
-        rows = []
-        for pair in worst.get(kind, [])[:MOST_STRIPS]:
-            sides = [templates.images(pair["first"]), templates.images(pair["second"])]
-            if all(sides):
-                text = f"{pair['score']:.4f}: templates {pair['first']} and {pair['second']}, pair {pair['pair']:,}"
-                rows.append(html_page.picture(join_templates(*sides), text))
-        if rows:
-            parts += [f"<h3>{heading}</h3>", *rows]
-    return ["<h2>The worst pairs</h2>", f"<p>{about}</p>", *parts] if parts else [_worst_as_table(worst)]
-
-
-def _worst_as_table(worst: dict[str, Any]) -> str:
-    rows = [
-        [kind, f"{pair['pair']:,}", f"{pair['score']:.4f}", f"{pair['first']}, {pair['second']}"]
-        for kind in ("genuine", "impostor")
-        for pair in worst.get(kind, [])[:MOST_STRIPS]
-    ]
-    return Table("The worst pairs", ["", "row of the pair file", "score", "templates"], rows).to_html()
-
-
-class _TemplateImages:
-    """Aligned images of a template, those that can be had."""
-
-    def __init__(self, protocol: IjbProtocol) -> None:
-        self._protocol = protocol
-        self._order = np.argsort(protocol.face_templates, kind="stable")
-        self._sorted = protocol.face_templates[self._order]
-
-    def images(self, template_id: int) -> list[np.ndarray]:
-        row = int(np.searchsorted(self._protocol.template_ids, template_id))
-        left, right = np.searchsorted(self._sorted, [row, row + 1])
-        faces = self._order[left:right]
-        if len(faces) > MOST_OF_A_TEMPLATE:  # spread over the template: neighbours are frames of one video
-            faces = faces[np.linspace(0, len(faces) - 1, MOST_OF_A_TEMPLATE).round().astype(int)]
-        found = []
-        for image in self._protocol.face_images[faces].tolist():
-            if not 0 <= image < self._protocol.num_listed:
-                continue
-            try:
-                pixels = decode_rgb(self._protocol.image_path(image).read_bytes())
-                found.append(align(pixels, self._protocol.landmarks[image]))
-            except (FacekdError, OSError):
-                continue  # the evaluation has reported it; here it is only not shown
-        return found
+        figure = draw_histograms(curves, thresholds, (result["num_genuine"], result["num_impostor"]))
+        verification.append(Picture(to_png(figure), "Scores of both kinds, each with unit area."))
+    figure = draw_identification([model]) if result.get("identification") else None
+    if figure is not None:
+        caption = (
+            "Left: the share of mated probes whose mate is among the first. Right: with a threshold, against the false "
+            "alarms of probes that have no mate in the gallery."
+        )
+        identification.append(Picture(to_png(figure), caption))
+    return {VERIFICATION: verification, IDENTIFICATION: identification}

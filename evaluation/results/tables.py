@@ -1,56 +1,37 @@
-"""Results as tables of text, once, for every form they are written in: CSV, Markdown and HTML.
+"""Turns results into tables of text and into CSV.
 
-Takes the plain values of `results.json` (docs/results.md) and computes nothing.
+Takes the plain values of `results.json` (docs/results.md) and computes nothing. To show another number in every form
+of the report, add it to a table here; `_csv_rows` is the same for `results.csv`.
 """
 
 from __future__ import annotations
 
 import csv
-import html
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from facekd.utils import html as html_page
+from facekd.utils.tables import Table
 
-CSV_HEAD = (
+VERIFICATION, IDENTIFICATION, DATA = "1:1 verification", "1:N identification", "Data"  # titles of tables
+CSV_HEAD: Sequence[str] = (
     "protocol", "metric", "gallery", "target", "value", "ci95_low", "ci95_high", "threshold", "errors", "achieved",
     "note",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Table:
-    """A heading, and rows of text under column names; the first column names the row."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def to_markdown(self) -> str:
-        """A pipe table under its heading."""
-        lines = [f"## {self.title}", "", _pipes(self.head), "|" + "---|" * len(self.head), *map(_pipes, self.rows), ""]
-        return "\n".join(lines)
-
-    def to_html(self) -> str:
-        """The same as HTML, every cell escaped."""
-        rows = [[html.escape(cell) for cell in row] for row in self.rows]
-        return f"<h2>{html.escape(self.title)}</h2>" + html_page.table([html.escape(cell) for cell in self.head], rows)
-
-
 def percent(value: float | None) -> str:
-    """`0.98765` -> `98.77`; `-` for what is not known."""
+    """Writes `0.98765` as `98.77`, and an unknown value as `-`."""
     return "-" if value is None else f"{100 * value:.2f}"
 
 
 def interval(bounds: Sequence[float] | None) -> str:
-    """`(0.98, 0.99)` -> `98.00 .. 99.00`."""
+    """Writes `(0.98, 0.99)` as `98.00 .. 99.00`, and an unknown interval as `-`."""
     return "-" if bounds is None else f"{100 * bounds[0]:.2f} .. {100 * bounds[1]:.2f}"
 
 
 def verification_table(result: dict[str, Any]) -> Table:
-    """TAR@FAR, each with what it rests on, and the threshold with all its digits: it is to be deployed."""
+    """Returns TAR@FAR with the comparisons behind each value; thresholds have all their digits, to be deployed."""
     rows = []
     for point in result["tar_at_far"]:
         if point["tar"] is None:
@@ -68,11 +49,11 @@ def verification_table(result: dict[str, Any]) -> Table:
             ]
         )
     head = ["FAR", "TAR %", "95 % interval", "threshold", "false accepts", "achieved FAR", "interval by"]
-    return Table("1:1 verification", head, rows)
+    return Table(VERIFICATION, head, rows)
 
 
 def reasons_of(result: dict[str, Any]) -> list[str]:
-    """Why some points are missing, a sentence each."""
+    """Says why some points are missing, one sentence for each reason."""
     points = list(result.get("tar_at_far") or [])
     for gallery in (result.get("identification") or {}).values():
         points += gallery["tpir_at_fpir"]
@@ -80,7 +61,7 @@ def reasons_of(result: dict[str, Any]) -> list[str]:
 
 
 def identification_table(result: dict[str, Any]) -> Table | None:
-    """TPIR@FPIR and rank rates, a column a gallery and one for their mean; None without 1:N."""
+    """Returns TPIR@FPIR and rank rates, one column for each gallery and one for their mean; None without 1:N."""
     galleries = result.get("identification")
     if not galleries:
         return None
@@ -101,11 +82,11 @@ def identification_table(result: dict[str, Any]) -> Table | None:
         ("num_nonmated", "non-mated probes"),
     ):
         rows.append([label, *(f"{gallery[key]:,}" if key in gallery else "" for gallery in galleries.values())])
-    return Table("1:N identification", ["", *galleries], rows)
+    return Table(IDENTIFICATION, ["", *galleries], rows)
 
 
 def rank_table(result: dict[str, Any]) -> Table | None:
-    """Rank rates of a closed-set identification; None without one."""
+    """Returns the rank rates of a closed-set identification; None without one."""
     if not result.get("rank"):
         return None
     rows = [[f"rank-{entry['rank']}", percent(entry["rate"]), interval(entry["ci95"])] for entry in result["rank"]]
@@ -113,7 +94,7 @@ def rank_table(result: dict[str, Any]) -> Table | None:
 
 
 def summary_of(result: dict[str, Any]) -> str:
-    """One line: what was compared, EER and AUC."""
+    """Says in one line what was compared, and the EER and AUC."""
     text = f"{result['num_people']:,} people, {result['num_images']:,} images; " if "num_images" in result else ""
     if result.get("rank"):
         text += f"{result['num_people']:,} people, {result['num_gallery']:,} gallery images, "
@@ -129,7 +110,7 @@ def summary_of(result: dict[str, Any]) -> str:
 
 
 def protocols_table(result: dict[str, Any]) -> Table | None:
-    """One row a combination of the switches, where all were run."""
+    """Returns one row for each combination of the IJB switches; None if only one was run."""
     protocols = result.get("protocols")
     if not protocols:
         return None
@@ -151,7 +132,7 @@ def protocols_table(result: dict[str, Any]) -> Table | None:
 
 
 def pairs_of(title: str, values: dict[str, Any]) -> Table:
-    """A table of names and values; nested dictionaries by dotted names, what is None left out."""
+    """Lists names and values; nested dictionaries get dotted names, and values that are None are left out."""
     rows: list[list[str]] = []
 
     def add(prefix: str, value: Any) -> None:
@@ -166,53 +147,72 @@ def pairs_of(title: str, values: dict[str, Any]) -> Table:
 
 
 def to_csv(result: dict[str, Any]) -> str:
-    """Every number of a result, a line each, under `CSV_HEAD`; what is not known is empty."""
+    """Returns every number of a result, one line each, under `CSV_HEAD`; unknown values are empty."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_HEAD)
-    runs = [result, *(result.get("protocols") or [])]
-    seen = set()
-    for run in runs:
+    writer = csv.DictWriter(text, CSV_HEAD, lineterminator="\n")
+    writer.writeheader()
+    written = set()
+    for run in [result, *(result.get("protocols") or [])]:
         protocol = run["protocol"]
         name = protocol.get("name") or protocol["text"] if isinstance(protocol, dict) else str(protocol)
-        if name in seen:
-            continue
-        seen.add(name)
-        writer.writerows([name, *("" if cell is None else cell for cell in row)] for row in _csv_rows(run))
+        if name not in written:  # the result itself is one of its protocols
+            written.add(name)
+            writer.writerows({"protocol": name, **row} for row in _csv_rows(run))
     return text.getvalue()
 
 
-def _csv_rows(run: dict[str, Any]) -> list[list[Any]]:
-    rows: list[list[Any]] = []
+def _csv_rows(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the lines of one protocol, by the names of `CSV_HEAD`; the csv module writes None as nothing."""
+    rows: list[dict[str, Any]] = []
+
+    # 1:1 verification.
     for point in run.get("tar_at_far") or []:
-        low, high = point["ci95"] or (None, None)
         rows.append(
-            ["tar", None, point["far"], point["tar"], low, high, point["threshold"], point["false_accepts"],
-             point["achieved_far"], point["reason"]]
-        )  # fmt: skip
+            {
+                "metric": "tar",
+                "target": point["far"],
+                "value": point["tar"],
+                **_bounds(point["ci95"]),
+                "threshold": point["threshold"],
+                "errors": point["false_accepts"],
+                "achieved": point["achieved_far"],
+                "note": point["reason"],
+            }
+        )
     for metric in ("eer", "auc"):
         if run.get(metric) is not None:
-            low, high = (run.get(f"{metric}_ci95") or (None, None))[:2]
-            threshold = run.get(f"{metric}_threshold")
-            rows.append([metric, None, None, run[metric], low, high, threshold, None, None, None])
-    rows += [
-        ["rank", None, entry["rank"], entry["rate"], *entry["ci95"], *[None] * 4] for entry in run.get("rank") or []
-    ]
+            bounds = _bounds(run.get(f"{metric}_ci95"))
+            rows.append({"metric": metric, "value": run[metric], **bounds, "threshold": run.get(f"{metric}_threshold")})
+
+    # Closed-set identification, and the accuracy of LFW-style packs.
+    for entry in run.get("rank") or []:
+        rows.append({"metric": "rank", "target": entry["rank"], "value": entry["rate"], **_bounds(entry["ci95"])})
     if isinstance(run.get("accuracy"), dict):
-        rows.append(["accuracy", None, None, run["accuracy"]["mean"], *[None] * 6])
+        rows.append({"metric": "accuracy", "value": run["accuracy"]["mean"]})
+
+    # 1:N identification, gallery by gallery.
     for name, gallery in (run.get("identification") or {}).items():
         for point in gallery["tpir_at_fpir"]:
-            low, high = point.get("ci95") or (None, None)
             rows.append(
-                ["tpir", name, point["fpir"], point["tpir"], low, high, point.get("threshold"),
-                 point.get("false_positives"), point.get("achieved_fpir"), point.get("reason")]
-            )  # fmt: skip
-        rows += [["rank", name, point["rank"], point["rate"], *[None] * 6] for point in gallery["rank"]]
+                {
+                    "metric": "tpir",
+                    "gallery": name,
+                    "target": point["fpir"],
+                    "value": point["tpir"],
+                    **_bounds(point.get("ci95")),
+                    "threshold": point.get("threshold"),
+                    "errors": point.get("false_positives"),
+                    "achieved": point.get("achieved_fpir"),
+                    "note": point.get("reason"),
+                }
+            )
+        for point in gallery["rank"]:
+            rows.append({"metric": "rank", "gallery": name, "target": point["rank"], "value": point["rate"]})
     return rows
 
 
-def _pipes(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _bounds(ci95: Sequence[float] | None) -> dict[str, float]:
+    return {} if ci95 is None else {"ci95_low": ci95[0], "ci95_high": ci95[1]}
 
 
 def _number(value: float | None) -> str:

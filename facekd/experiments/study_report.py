@@ -1,9 +1,8 @@
-"""The report of a study: tables in Markdown, and one HTML page with the pictures inside."""
+"""Writes the report of a study: tables in Markdown, and one HTML page with the pictures inside."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +11,13 @@ from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.experiments.study_config import Study
 from facekd.experiments.study_results import verification_folder
 from facekd.training.logbook import read_log
-from facekd.utils import html as html_page
+from facekd.utils.figures import RocLine, draw_losses, draw_roc, label_axes, new_figure, to_png
 from facekd.utils.files import write_json, write_text
+from facekd.utils.html import Picture, write_page
+from facekd.utils.tables import Table
 from facekd.verification.operating_points import first_refused_score, num_accepted_above, num_allowed_false_accepts
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MINUS = "\N{MINUS SIGN}"
@@ -25,23 +25,22 @@ PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 
 def write_report(study: Study, results: dict[str, Any]) -> None:
-    """Write results.json, results.md and report.html into the folder of the study."""
+    """Writes results.md, report.html and results.json into the folder of the study."""
     write_text(study.output / "results.md", to_markdown(results))
-    write_text(study.output / "report.html", _to_html(study, results))
-    write_json(study.output / "results.json", results)  # last: where it is, the rest is complete
+    _write_page(study, results)
+    write_json(study.output / "results.json", results)  # last: once it is there, the rest is complete
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
-    """The tables of a study, one a pack, and what their columns mean."""
-    lines = [f"# {results['title']}", ""]
+    """Returns the tables of a study, one for each pack, and notes on what their columns mean."""
+    parts = [f"# {results['title']}", ""]
     for pack in results["packs"]:
-        head, rows = _table(results, pack["name"])
-        if not rows:
-            continue
-        lines += [f"{_describe_pack(pack)}", ""]
-        lines += [f"| {' | '.join(head)} |", "|" + "---|" + "---:|" * (len(head) - 1)]
-        lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
-    return "\n".join([*lines, *_notes(results)]) + "\n"
+        table = _table(results, pack["name"])
+        if table.rows:
+            parts += [_describe_pack(pack), "", table.to_markdown()]
+    for note in _notes(results):
+        parts += [note, ""]
+    return "\n".join(parts) + "\n"
 
 
 def _describe_pack(pack: Mapping[str, Any]) -> str:
@@ -50,35 +49,35 @@ def _describe_pack(pack: Mapping[str, Any]) -> str:
     return f"{pack['name']}: {pairs}; {'; or '.join(pack['protocols'])}."
 
 
-def _table(results: Mapping[str, Any], pack: str) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows; cells are text."""
-    of_pack = {
-        method["name"]: method["packs"][pack] for method in results["methods"] if pack in method.get("packs", {})
-    }
-    if not of_pack:
-        return [], []
-    fars = next(iter(of_pack.values()))["tar_at_far"]
+def _table(results: Mapping[str, Any], pack: str) -> Table:
+    """Compares the methods on one pack; without rows if none is evaluated on it yet."""
+    found = {method["name"]: method["packs"][pack] for method in results["methods"] if pack in method.get("packs", {})}
+    if not found:
+        return Table("", [], [])
+
+    # FARs that every method can measure.
+    fars = next(iter(found.values()))["tar_at_far"]
     measurable = [
         number
         for number in range(len(fars))
-        if all(number < len(one["tar_at_far"]) and one["tar_at_far"][number]["tar"] for one in of_pack.values())
+        if all(number < len(one["tar_at_far"]) and one["tar_at_far"][number]["tar"] for one in found.values())
     ]
-    to_reference = f"to {results['reference']}"
-    head = ["method", "n", "EER %", to_reference, "accuracy %", to_reference]
+
+    # Each measure is followed by its difference to the baseline.
+    to_baseline = f"to {results['reference']}"
+    head = ["method", "n", "EER %", to_baseline, "accuracy %", to_baseline]
     for number in measurable:
-        head += [f"TAR % at FAR {fars[number]['far']:g}", to_reference]
-    head += ["training speed"]
+        head += [f"TAR % at FAR {fars[number]['far']:g}", to_baseline]
     rows = []
     for method in results["methods"]:
-        found = of_pack.get(method["name"])
-        if found is None:
+        own = found.get(method["name"])
+        if own is None:
             continue
-        measures = [found["eer"], found["accuracy"], *(found["tar_at_far"][number]["tar"] for number in measurable)]
-        row = [method["name"], str(found["eer"]["n"])]
-        for measure in measures:
+        row = [method["name"], str(own["eer"]["n"])]
+        for measure in (own["eer"], own["accuracy"], *(own["tar_at_far"][number]["tar"] for number in measurable)):
             row += [_value(measure), _difference(measure["difference"])]
         rows.append([*row, _speed(method["cost"])])
-    return head, rows
+    return Table("", [*head, "training speed"], rows)
 
 
 def _value(measure: Mapping[str, Any]) -> str:
@@ -109,22 +108,27 @@ def _speed(cost: Mapping[str, Any] | None) -> str:
 
 
 def _notes(results: Mapping[str, Any]) -> list[str]:
+    """Explains the columns, and says what is missing."""
+    notes = [
+        f"Values: mean {PLUS_MINUS} standard deviation over n seeds. Differences in points to {results['reference']}, "
+        f"with the {results['interval']}.",
+    ]
+
+    # Many comparisons with one baseline.
     compared = [
         method
         for method in results["methods"]
         if any(pack["eer"]["difference"] for pack in method.get("packs", {}).values())
     ]
-    notes = [
-        f"Values: mean {PLUS_MINUS} standard deviation over n seeds. Differences in points to {results['reference']}, "
-        f"with the {results['interval']}.",
-    ]
     if len(compared) > 2:
         notes.append(
-            f"{len(compared)} methods are compared with one reference: were all of them worth the same, about one such "
-            "interval in twenty would still leave out 0."
+            f"{len(compared)} methods are compared with one baseline: even if all of them were equally good, about one "
+            "such interval in twenty would leave out 0."
         )
-    conditions = results.get("conditions")
+
+    # Speed, and the machine that it was measured on.
     if any(method["cost"] for method in results["methods"]):
+        conditions = results.get("conditions")
         machine = ""
         if conditions:
             where = ", ".join(conditions["gpus"]) or conditions["processor"]
@@ -133,123 +137,106 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
             "Training speed: median over the log lines of a run, mean over seeds; after the comma its ratio to "
             f"{results['reference']} of the same seed.{machine}"
         )
+
+    # Notes of the study itself.
     notes += [f"{method['name']}: {method['note']}." for method in results["methods"] if method["note"]]
     if results["missing"]:
-        notes.append(f"Not judged yet: {'; '.join(results['missing'])}.")
+        notes.append(f"Not evaluated yet: {'; '.join(results['missing'])}.")
     if results.get("command"):
         notes.append(f"`{results['command']}`")
-    return [line for note in notes for line in (note, "")]
+    return notes
 
 
-def _to_html(study: Study, results: Mapping[str, Any]) -> str:
-    parts = []
+def _write_page(study: Study, results: Mapping[str, Any]) -> None:
+    packs = []
     for pack in results["packs"]:
-        head, rows = _table(results, pack["name"])
-        if not rows:
-            continue
-        cells = [[html.escape(cell) for cell in row] for row in rows]
-        parts.append(f"<h2>{html.escape(pack['name'])}</h2><p>{html.escape(_describe_pack(pack))}</p>")
-        parts.append(html_page.table([html.escape(cell) for cell in head], cells))
-        parts.append(
-            html_page.picture(
-                html_page.to_png(draw_values(results, pack["name"])),
-                "Each point is a run; a line joins the runs of one seed, so that methods compare along it. "
-                "The bar is the mean.",
-            )
+        table = _table(results, pack["name"])
+        if table.rows:
+            pictures = _pictures(study, results, pack["name"])
+            description = _describe_pack(pack)
+            packs.append({"name": pack["name"], "description": description, "table": table, "pictures": pictures})
+    logs = {run.method.name: read_log(run.folder, "train") for run in study.runs if run.seed == study.seeds[0]}
+    logs = {name: entries for name, entries in logs.items() if entries}
+    losses = None
+    if logs:
+        caption = (
+            f"Loss during training, seed {study.seeds[0]}. Losses of different methods are different sums: compare "
+            "shapes, not heights."
         )
-        parts.append(
-            html_page.picture(
-                html_page.to_png(draw_rocs(study, results, pack["name"])),
-                "True accept rate against false accept rate: mean over seeds at each FAR, and the range of the seeds. "
-                "Below one false accept nothing is measured.",
-            )
-        )
-    trained = [run for run in study.runs if run.seed == study.seeds[0] and read_log(run.folder, "train")]
-    if trained:
-        curves = {run.method.name: read_log(run.folder, "train") for run in trained}
-        parts.append(
-            html_page.picture(
-                html_page.to_png(draw_losses(curves)),
-                f"Loss during training, seed {study.seeds[0]}. Losses of different methods are different sums: compare "
-                "shapes, not heights.",
-            )
-        )
-    notes = "".join(f"<p>{html.escape(note)}</p>" for note in _notes(results) if note)
-    return html_page.page(results["title"], [*parts, "<h2>Notes</h2>", notes])
+        losses = Picture(to_png(draw_losses(logs)), caption)
+    notes = _notes(results)
+    write_page(study.output / "report.html", "study", title=results["title"], packs=packs, losses=losses, notes=notes)
+
+
+def _pictures(study: Study, results: Mapping[str, Any], pack: str) -> list[Picture]:
+    return [
+        Picture(
+            to_png(draw_values(results, pack)),
+            "Each point is a run. A line joins the runs of one seed, so that methods can be compared along it. The bar "
+            "is the mean.",
+        ),
+        Picture(
+            to_png(draw_rocs(study, results, pack)),
+            "True accept rate against false accept rate: mean over seeds at each FAR, and the range of the seeds. "
+            "Below one false accept nothing is measured.",
+        ),
+    ]
 
 
 def draw_values(results: Mapping[str, Any], pack: str) -> Figure:
-    """The EER of every run: a column a method, a line a seed."""
-    from matplotlib.figure import Figure
-
+    """Draws the EER of every run: one column for each method, one line for each seed."""
     methods = [method for method in results["methods"] if pack in method.get("packs", {})]
-    figure = Figure(figsize=(max(5.0, 1.1 * len(methods) + 1.5), 4.0), layout="constrained")
-    axes: Axes = figure.subplots()
+    figure, [axes] = new_figure((max(5.0, 1.1 * len(methods) + 1.5), 4.0))
+    figure.set_layout_engine("constrained")  # the names below may be long
+
+    # The runs, seed by seed.
     seeds = sorted({seed for method in methods for seed in method["packs"][pack]["eer"]["values"]}, key=int)
     for number, seed in enumerate(seeds):
-        columns, values = [], []
-        for column, method in enumerate(methods):
-            value = method["packs"][pack]["eer"]["values"].get(seed)
-            if value is not None:
-                columns.append(column)
-                values.append(100 * value)
-        axes.plot(columns, values, "o-", ms=4, lw=0.6, alpha=0.7, color=f"C{number % 10}", label=f"seed {seed}")
+        values = [method["packs"][pack]["eer"]["values"].get(seed) for method in methods]
+        columns = [column for column, value in enumerate(values) if value is not None]
+        percents = [100 * value for value in values if value is not None]
+        axes.plot(columns, percents, "o-", ms=4, lw=0.6, alpha=0.7, color=f"C{number % 10}", label=f"seed {seed}")
+
+    # The means, as bars across.
     for column, method in enumerate(methods):
         mean = 100 * method["packs"][pack]["eer"]["mean"]
         axes.plot([column - 0.3, column + 0.3], [mean, mean], color="black", lw=2)
+    label_axes(axes, pack, "", "EER %", "best")
     axes.set_xticks(range(len(methods)), [method["name"] for method in methods], rotation=30, ha="right")
-    axes.set_ylabel("EER %")
-    axes.set_title(pack, fontsize=10)
-    axes.grid(alpha=0.3, axis="y")
-    axes.legend(fontsize=8)
+    axes.grid(visible=False, axis="x")
     return figure
 
 
 def draw_rocs(study: Study, results: Mapping[str, Any], pack: str) -> Figure:
-    """Mean ROC of each method over its seeds."""
-    from matplotlib.figure import Figure
-
+    """Draws the mean ROC of each method over its seeds, and the range of the seeds as a band."""
     file = next(one for one in study.packs if one.name == pack).pairs
     is_same = read_pair_pack(file).is_same
-    num_impostor = int((~is_same).sum())
-    fars = np.geomspace(1 / num_impostor, 1, 300)
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes: Axes = figure.subplots()
-    methods = {method["name"]: method for method in results["methods"] if pack in method.get("packs", {})}
-    for number, name in enumerate(methods):
+    fars = np.geomspace(1 / int((~is_same).sum()), 1, 300)
+    lines = []
+    for method in results["methods"]:
+        found = method.get("packs", {}).get(pack)
+        if found is None:
+            continue
         curves = []
-        for seed in methods[name]["packs"][pack]["eer"]["values"]:
-            scores = np.load(verification_folder(study, study.run_of(name, int(seed)), pack) / "scores.npy")
+        for seed in found["eer"]["values"]:
+            run = study.run_of(method["name"], int(seed))
+            scores = np.load(verification_folder(study, run, pack) / "scores.npy")
             curves.append(tar_at(scores[is_same], scores[~is_same], fars))
-        eer = 100 * methods[name]["packs"][pack]["eer"]["mean"]
-        color = f"C{number % 10}"
-        axes.plot(
-            fars, np.mean(curves, axis=0), color=color, lw=1.6, label=f"{name}, EER {eer:.2f} % (n {len(curves)})"
-        )
-        axes.fill_between(fars, np.min(curves, axis=0), np.max(curves, axis=0), color=color, alpha=0.12, lw=0)
-    axes.plot(fars, 1 - fars, ":", color="0.5", lw=1)
-    axes.set(xscale="log", xlim=(fars[0], 1), ylim=(None, 1.01), xlabel="false accept rate", ylabel="true accept rate")
-    axes.set_title(pack, fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8)
+        label = f"{method['name']}, EER {100 * found['eer']['mean']:.2f} % (n {len(curves)})"
+        band = np.min(curves, axis=0), np.max(curves, axis=0)
+        lines.append(RocLine(label, fars, np.mean(curves, axis=0), band=band))
+    figure, [axes] = new_figure((8, 5))
+    draw_roc(axes, lines, pack)
     return figure
 
 
 def tar_at(genuine: np.ndarray, impostor: np.ndarray, fars: np.ndarray) -> np.ndarray:
-    """The largest true accept rate whose false accept rate does not exceed each of `fars`, by the steps of the ROC."""
+    """Returns the largest true accept rate whose false accept rate does not exceed each of `fars`, by the ROC's steps.
+
+    Args:
+        genuine: (G,) scores.
+        impostor: (I,) scores.
+        fars: (F,) false accept rates in (0, 1].
+    """
     refused = first_refused_score(np.append(-np.inf, np.sort(impostor)), num_allowed_false_accepts(fars, len(impostor)))
     return num_accepted_above(np.sort(genuine)[::-1], refused) / len(genuine)
-
-
-def draw_losses(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Loss against images seen, a line a run."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
-    axes: Axes = figure.subplots()
-    for name, entries in curves.items():
-        axes.plot([entry["images_seen"] for entry in entries], [entry["loss"] for entry in entries], label=name)
-    axes.set(xlabel="images seen", ylabel="loss")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    return figure

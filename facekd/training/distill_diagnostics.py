@@ -25,7 +25,7 @@ from facekd.images.model_input import to_model_input
 from facekd.training.distill_config import DistillConfig
 from facekd.training.distiller import Distiller
 from facekd.training.state import TrainingState
-from facekd.utils.files import atomic_path
+from facekd.utils.figures import draw_histogram, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,8 +59,7 @@ def diagnose(state: TrainingState, logbook: Logbook) -> None:
         logbook.record("agreement", state.images_seen, values)
         logbook.say(f"student and teacher on {values['num_images']} training images: {_in_words(values)}")
     if state.world.is_main and (heads is not None or cosine_B is not None):
-        with atomic_path(state.folder / PICTURE) as temporary:
-            draw(None if heads is None else heads.cosine_per_class, cosine_B).savefig(temporary, dpi=110, format="png")
+        save_figure(draw(None if heads is None else heads.cosine_per_class, cosine_B), state.folder / PICTURE)
 
 
 def compare_heads(recognizer: Distiller) -> HeadComparison | None:
@@ -160,19 +159,19 @@ def _in_words(values: dict[str, Any]) -> str:
 
 
 def draw(cosine_C: Tensor | None, cosine_B: Tensor | None) -> Figure:
-    """Histograms of the cosines between class centres and between embeddings, of what there is."""
-    from matplotlib.figure import Figure
+    """Draws histograms of the cosines between student and teacher, of those that were computed.
 
-    shown = []
-    for what, counted, values in (("classifiers", "classes", cosine_C), ("embeddings", "images", cosine_B)):
-        if values is not None:
-            shown.append((f"{what}, {len(values):,} {counted}", values))
-    figure = Figure(figsize=(5 * len(shown), 3.6), layout="constrained")
-    for axes, (title, values) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        low, high = float(values.min()), float(values.max())
-        margin = max(0.0, 0.01 - (high - low) / 2)  # a shared classifier: every cosine is 1
-        axes.hist(values.numpy(), bins=40, range=(low - margin, high + margin), color="C0", alpha=0.8)
-        axes.axvline(float(values.mean()), color="0.2", lw=1, ls="--", label=f"mean {float(values.mean()):.3f}")
-        axes.set(xlabel="cosine, student and teacher", ylabel="number", title=title)
-        axes.legend(fontsize=8)
+    Args:
+        cosine_C: between their class centres.
+        cosine_B: between their embeddings of the same images.
+    """
+    shown = [
+        (f"{what}, {len(values):,} {counted}", values)
+        for what, counted, values in (("classifiers", "classes", cosine_C), ("embeddings", "images", cosine_B))
+        if values is not None
+    ]
+    figure, all_axes = new_figure((5 * len(shown), 3.6), columns=len(shown))
+    for axes, (title, values) in zip(all_axes, shown, strict=True):
+        # The margin is for a shared classifier, where every cosine is 1.
+        draw_histogram(axes, values.numpy(), title, "cosine, student and teacher", "number", margin=0.01)
     return figure

@@ -1,45 +1,68 @@
-"""One HTML page that needs no other file: text, tables, and pictures inside."""
+"""Renders the HTML pages that facekd writes: Jinja2 templates in one folder, each page a single file.
+
+To add a page, put a template beside `templates/base.html.j2` that extends it, and call `write_page` with its values.
+Every value is escaped: names of people, files and data sets may hold any characters. No template marks a value as safe.
+"""
 
 from __future__ import annotations
 
 import base64
-import html
-import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facekd.utils.files import write_text
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from jinja2 import Environment
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse } td, th { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid #ddd }
-td:first-child, th:first-child { text-align: left } img { max-width: 100% } figcaption { color: #555; font-size: 14px }
-figure { margin: 1.5rem 0 } code { background: #f3f3f3; padding: 0 .2rem } small { color: #555; white-space: nowrap }
-"""
+TEMPLATES = Path(__file__).with_name("templates")
 
 
-def page(title: str, parts: Sequence[str]) -> str:
-    """A whole page; `parts` are HTML already, the title is text."""
-    head = f"<!doctype html><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"
-    return f"{head}<h1>{html.escape(title)}</h1>{''.join(parts)}"
+@dataclass(frozen=True)
+class Picture:
+    """A PNG that is stored inside the page, and the caption below it.
+
+    Attributes:
+        png: the bytes of the file.
+        caption: plain text.
+    """
+
+    png: bytes
+    caption: str
+
+    @property
+    def source(self) -> str:
+        """Returns the data URL that an `<img>` shows."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
-def picture(png: bytes, caption: str) -> str:
-    """A picture with its caption (HTML)."""
-    data = base64.b64encode(png).decode()
-    return f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+def render_page(template: str, **values: Any) -> str:
+    """Renders a page.
+
+    Args:
+        template: the name of a page in the templates' folder, such as `study`.
+        values: what the template shows; a value that it names and does not get is an error.
+    """
+    return _environment().get_template(f"{template}.html.j2").render(values)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are HTML already."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{body}</table>"
+def write_page(path: str | os.PathLike[str], template: str, **values: Any) -> None:
+    """Renders a page and writes it atomically; see `render_page` for the arguments."""
+    write_text(path, render_page(template, **values))
 
 
-def to_png(figure: Figure) -> bytes:
-    """A matplotlib figure as the bytes of a PNG."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    return stream.getvalue()
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

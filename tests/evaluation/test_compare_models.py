@@ -74,7 +74,7 @@ def change(folder: Path, path: tuple[str, ...], value: object) -> None:
     [
         (("protocol", "keep_norm"), False, "the protocols differ .*keep_norm is True and False"),
         (("protocol", "rule"), "insightface", "rule is exact and insightface"),
-        (("dataset", "fingerprint"), "0" * 64, "judged on different data"),
+        (("dataset", "fingerprint"), "0" * 64, "evaluated on different data"),
         (("dropped", "pairs"), 3, "different pairs were left out"),
         (("format",), "facekd-verification", "cannot be compared: facekd-ijb results and"),
         (("format",), "facekd-training", "holds facekd-training"),
@@ -134,14 +134,14 @@ def test_names_make_it_a_test_over_people(lfw: Path, tmp_path: Path) -> None:
 
 
 def test_packs_that_differ_are_refused(lfw: Path, tmp_path: Path) -> None:
-    with pytest.raises(FacekdError, match="judged on different data"):
+    with pytest.raises(FacekdError, match="evaluated on different data"):
         main([str(lfw / "a" / "first"), str(lfw / "b" / "second"), "--output", str(tmp_path)])
     shutil.copytree(lfw / "b", tmp_path / "b")
     result = json.loads((tmp_path / "b" / "results.json").read_text())
     for one in result["pair_sets"]:
         one["pair_set"]["name"] += "_other"
     (tmp_path / "b" / "results.json").write_text(json.dumps(result))
-    with pytest.raises(FacekdError, match="no set was judged in all of these folders"):
+    with pytest.raises(FacekdError, match="no set was evaluated in all of these folders"):
         main([str(lfw / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "out")])
     with pytest.raises(FacekdError, match="a single LFW-style result"):
         main([str(lfw / "a" / "first")])

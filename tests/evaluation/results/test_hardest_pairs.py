@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from evaluation.measures import measure_pairs
-from evaluation.results.figures import ScoredPairs, draw_roc
+from evaluation.results.figures import ScoredPairs, draw_pair_sets
 from evaluation.results.hardest_pairs import draw_hardest_pairs
-from evaluation.results.terminal import print_results
+from evaluation.results.terminal import print_lfw_results
 from evaluation.sets.pair_set import load_pair_set
 
 
@@ -35,7 +35,7 @@ def scored(name: str = "pairs", distance: float = 2.0, num_pairs: int = 400) -> 
     ids=["overlapping", "separable", "chance", "few", "several sets"],
 )
 def test_the_roc_picture_opens_and_is_not_blank(tmp_path, sets):
-    draw_roc(tmp_path / "roc.png", sets, "a model")
+    draw_pair_sets(tmp_path / "roc.png", sets, "a model")
     picture = cv2.imread(str(tmp_path / "roc.png"))
     assert picture.shape[0] > 300 and picture.shape[1] > 500
     assert picture.std() > 5
@@ -51,7 +51,7 @@ def test_the_hardest_pairs_are_drawn(tmp_path, pack, count):
 
 def printed(one: ScoredPairs, **console) -> str:
     stream = io.StringIO()
-    print_results(one.result, one.name, "cosine of f(x)", Console(file=stream, soft_wrap=True, **console))
+    print_lfw_results(one.result, one.name, "cosine of f(x)", Console(file=stream, soft_wrap=True, **console))
     return stream.getvalue()
 
 

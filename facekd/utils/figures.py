@@ -1,0 +1,208 @@
+"""Draws the figures of every report in one style: ROC curves, loss curves, histograms.
+
+Takes numbers and labels, and knows nothing of faces. matplotlib is loaded when the first figure is drawn, and used
+without pyplot, so no display and no global state is needed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from facekd.utils.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LegendPlace = Literal["best", "upper left", "upper right", "lower right"]
+DPI = 110
+SINGLE, PAIR = (8.0, 4.6), (11.0, 4.6)  # inches: a figure with one pair of axes, and with two side by side
+LEFT, RIGHT, BOTTOM, TOP, GAP = 0.72, 0.17, 0.55, 0.38, 0.85  # inches around and between the axes
+LINE_WIDTH, MARKER_SIZE = 1.6, 4
+TITLE_SIZE, LEGEND_SIZE = 10, 8
+REFERENCE_LINE = {"ls": ":", "lw": 0.9, "color": "0.4"}
+MARKED_VALUE = {"ls": "--", "lw": 1}
+
+
+def new_figure(
+    size: tuple[float, float], rows: int = 1, columns: int = 1, title: str = ""
+) -> tuple[Figure, list[Axes]]:
+    """Returns a figure, and its axes row by row.
+
+    The margins are fixed: letting matplotlib find them would draw everything twice.
+
+    Args:
+        size: width and height in inches.
+        rows: how many axes there are below each other.
+        columns: how many axes there are side by side.
+        title: a heading above all axes.
+    """
+    from matplotlib.figure import Figure
+
+    width, height = size
+    top = TOP + (0.3 if title else 0)
+    axes_width = (width - LEFT - RIGHT - (columns - 1) * GAP) / columns
+    axes_height = (height - BOTTOM - top - (rows - 1) * GAP) / rows
+    margins = {
+        "left": LEFT / width,
+        "right": 1 - RIGHT / width,
+        "bottom": BOTTOM / height,
+        "top": 1 - top / height,
+        "wspace": GAP / axes_width,
+        "hspace": GAP / axes_height,
+    }
+    figure = Figure(figsize=size)
+    if title:
+        figure.suptitle(title, fontsize=TITLE_SIZE + 1)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, gridspec_kw=margins).flat)
+
+
+def label_axes(axes: Axes, title: str, x: str, y: str, legend_at: LegendPlace | None = None) -> None:
+    """Writes the title and the names of the axes, draws the grid, and the legend where a corner for it is given."""
+    axes.set_title(title, fontsize=TITLE_SIZE)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3, which="major")
+    if legend_at is not None:
+        axes.legend(loc=legend_at, fontsize=LEGEND_SIZE)
+
+
+def to_png(figure: Figure) -> bytes:
+    """Returns the figure as the bytes of a PNG."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DPI)
+    return stream.getvalue()
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Writes the figure as a PNG, atomically."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)
+
+
+@dataclass(frozen=True)
+class RocPoint:
+    """A single TAR@FAR, drawn as a marker, with its 95 % interval if there is one."""
+
+    far: float
+    tar: float
+    ci95: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class RocLine:
+    """A ROC to draw.
+
+    Attributes:
+        label: its entry in the legend.
+        far: (P,) false accept rates, ascending.
+        tar: (P,) the true accept rate at each.
+        points: operating points to mark.
+        band: two arrays (P,), the lower and the upper edge of a shaded band around the line.
+    """
+
+    label: str
+    far: np.ndarray
+    tar: np.ndarray
+    points: Sequence[RocPoint] = ()
+    band: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def left_edge(self) -> float:
+        """The FAR where the line starts: half of one false accept. Nothing was measured to the left of one."""
+        far = np.asarray(self.far)
+        positive = far[far > 0]
+        return float(positive.min()) / 2 if positive.size else 0.25
+
+
+def staircase(far: np.ndarray, tar: np.ndarray, left_edge: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the corners of a ROC for `step(where="post")`.
+
+    Only the highest TAR at each FAR is kept. It holds until the next impostor is accepted: a staircase, never a slope.
+
+    Args:
+        far: (P,) ascending.
+        tar: (P,).
+        left_edge: where a FAR of 0 is drawn, since a logarithmic axis has no place for it.
+    """
+    far, tar = np.asarray(far, float), np.asarray(tar, float)
+    is_last = np.append(far[1:] > far[:-1], True)
+    return np.maximum(far[is_last], left_edge), tar[is_last]
+
+
+def draw_roc(axes: Axes, lines: Sequence[RocLine], title: str, legend_at: LegendPlace = "lower right") -> None:
+    """Draws ROC curves over a logarithmic FAR axis, and the line where both errors are equal.
+
+    Args:
+        axes: where to draw.
+        lines: at least one.
+        title: the heading.
+        legend_at: the corner that the curves leave free; for good models that is the lower right one.
+    """
+    lowest = 1.0
+    for number, line in enumerate(lines):
+        color = f"C{number}"
+        far, tar = staircase(line.far, line.tar, line.left_edge)
+        axes.step(far, tar, where="post", lw=LINE_WIDTH, color=color, label=line.label)
+        lowest = min(lowest, float(tar[0]))
+        if line.band is not None:
+            low, high = line.band
+            axes.fill_between(line.far, low, high, step="post", color=color, alpha=0.12, lw=0)
+            lowest = min(lowest, float(np.min(low)))
+        for point in line.points:
+            low, high = point.ci95 or (point.tar, point.tar)
+            bars = [[point.tar - low], [high - point.tar]] if point.ci95 else None
+            axes.errorbar(point.far, point.tar, bars, fmt="o", ms=MARKER_SIZE, lw=1, capsize=3, color=color)
+            lowest = min(lowest, low)
+
+    # The axis ends where the largest set does; below one false accept of that set the ground is grey.
+    edge = min(line.left_edge for line in lines)
+    rates = np.geomspace(edge, 1, 200)
+    axes.plot(rates, 1 - rates, **REFERENCE_LINE, label="FAR = FRR (crossing is the EER)")
+    axes.axvspan(edge, 2 * edge, color="0.93", lw=0, zorder=0)
+    margin = 0.06 * (1 - lowest) + 0.002
+    axes.set(xscale="log", xlim=(edge, 1), ylim=(max(lowest - margin, 0), 1 + margin))
+    label_axes(axes, title, "false accept rate (grey: below one false accept)", "true accept rate", legend_at)
+
+
+def draw_losses(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Draws the loss of training runs over the images seen.
+
+    Args:
+        logs: by the name of the run, the lines of its log, each with `images_seen` and `loss`.
+    """
+    figure, [axes] = new_figure((8, 3.4))
+    for name, entries in logs.items():
+        axes.plot([entry["images_seen"] for entry in entries], [entry["loss"] for entry in entries], label=name)
+    label_axes(axes, "", "images seen", "loss", "upper right")
+    return figure
+
+
+def draw_histogram(
+    axes: Axes, values: np.ndarray, title: str, x: str = "", y: str = "", *, is_log: bool = False, margin: float = 0.0
+) -> None:
+    """Draws how values are distributed, and marks their mean.
+
+    Args:
+        axes: where to draw.
+        values: (N,) finite, at least one.
+        title: the heading.
+        x: what the values are.
+        y: what is counted.
+        is_log: logarithmic bins and axis; the values must be positive.
+        margin: the least half width of the axis, for values that are all equal.
+    """
+    low, high = float(values.min()), float(values.max())
+    extra = max(0.0, margin - (high - low) / 2)
+    bins: Any = np.geomspace(low, high, 41) if is_log else 40
+    axes.hist(values, bins=bins, range=(low - extra, high + extra), color="C0", alpha=0.8)
+    if is_log:
+        axes.set_xscale("log")
+    axes.axvline(float(values.mean()), **MARKED_VALUE, color="0.2", label=f"mean {float(values.mean()):,.4g}")
+    label_axes(axes, title, x, y, "best")

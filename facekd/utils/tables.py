@@ -1,0 +1,62 @@
+"""A table of text, and the forms it is written in: Markdown, the terminal, and (through its template) HTML."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# A cell that reads as a number, perhaps with a unit or an interval behind it. Longer cells are sentences.
+NUMBER = re.compile("[-+\N{MINUS SIGN}]?[0-9].{0,39}")
+NO_NUMBER = ("", "-", "n/a", "not measurable")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A heading, and rows of text under column names; the first column names the row.
+
+    Attributes:
+        title: the heading above the table; empty for none.
+        head: the column names; all empty for a table without a heading row.
+        rows: the cells, as many in each row as in `head`.
+    """
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    @property
+    def is_number(self) -> list[bool]:
+        """Tells for each column whether it holds numbers, which are aligned to the right."""
+        columns = [[row[place] for row in self.rows] for place in range(len(self.head))]
+        return [
+            any(cell not in NO_NUMBER for cell in column)
+            and all(cell in NO_NUMBER or NUMBER.fullmatch(cell) is not None for cell in column)
+            for column in columns
+        ]
+
+    def to_markdown(self) -> str:
+        """Returns a pipe table, under its heading if it has one."""
+        rule = "|" + "".join("---:|" if is_number else "---|" for is_number in self.is_number)
+        heading = [f"## {self.title}", ""] if self.title else []
+        return "\n".join([*heading, _pipes(self.head), rule, *map(_pipes, self.rows), ""])
+
+    def print(self, console: Console) -> None:
+        """Prints the table, without its heading, in columns that do not wrap."""
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        shown = RichTable(box=None, pad_edge=False)
+        for name, is_number in zip(self.head, self.is_number, strict=True):
+            shown.add_column(Text(name), justify="right" if is_number else "left", no_wrap=True)
+        for row in self.rows:
+            shown.add_row(*(Text(cell) for cell in row))  # Text: a name in brackets is no markup
+        console.print(shown)
+
+
+def _pipes(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
