@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from facekd.errors import DataError
-from facekd.head.robust_centres import ClassCentres, judge_centres, robust_centres
+from facekd.head.robust_centres import RobustCentres, find_nearest_centres, robust_centres
 from facekd.utils.progress import track
 
 ROWS_AT_ONCE = 4096
@@ -36,7 +36,7 @@ class Centres:
     labels: np.ndarray
     classes: np.ndarray
     own: np.ndarray
-    centres: ClassCentres
+    centres: RobustCentres
 
 
 def find_centres(embeddings: np.ndarray, labels: np.ndarray) -> Centres:
@@ -81,7 +81,7 @@ class Outlier:
 def find_outliers(found: Centres) -> list[Outlier]:
     """Images likely mislabelled, the surest first: below the threshold of `robust_centres`, or nearer to a stranger."""
     images = np.flatnonzero(found.own >= 0)
-    judged = judge_centres(found.centres, lambda rows: found.units[rows], found.own, images)
+    judged = find_nearest_centres(found.centres, lambda rows: found.units[rows], found.own, images)
     own = found.centres.cosine[images]
     doubtful = np.flatnonzero((own < found.centres.threshold) | (own < judged.nearest_other_cosine))
     doubtful = doubtful[np.argsort((own - judged.nearest_other_cosine)[doubtful], kind="stable")]
@@ -166,7 +166,7 @@ def _stranger_limit(found: Centres) -> float:
     images = np.flatnonzero(is_sure)
     if not len(images):
         raise DataError("no identity is clear enough to tell how near strangers are; give the limit by hand")
-    judged = judge_centres(found.centres, lambda rows: found.units[rows], found.own, images)
+    judged = find_nearest_centres(found.centres, lambda rows: found.units[rows], found.own, images)
     return float(np.quantile(judged.nearest_other_cosine, STRANGER_QUANTILE))
 
 

@@ -1,8 +1,10 @@
-"""Which process holds which classes, where a head is too large for each to hold all.
+"""Splits the classes of a head over processes, where the head is too large for each process to hold all of it.
 
-A head of 2 million identities, its gradient and its momentum are 12 GB in float32; shared out over n processes, each
-holds an n-th, and no gradient of it is exchanged. The split is that of `torch.chunk` and of a `DTensor` sharded along
-its first dimension: equal counts, the last shards smaller, or empty where there are fewer classes than that takes.
+A head of 2 million identities, its gradient and its momentum take 12 GB in float32. Split over n processes, each holds
+1/n of that, and no gradient of the head is exchanged. The split is the one of `torch.chunk` and of a `DTensor` sharded
+along its first dimension: equal counts, with the last shards smaller, or empty if there are too few classes.
+
+Shapes: B batch, C classes of the whole head, S drawn classes of this process.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ from facekd.distributed import World, gather_tensor_rows, gather_with_gradient
 
 @dataclass(frozen=True)
 class ClassShards:
-    """The classes of a head, shared out over a world.
+    """Says which classes of a head each process of a world holds.
 
     Args:
-        num_classes: C, of the whole head.
-        world: who shares it.
+        num_classes: C, classes of the whole head.
+        world: the processes that share it.
     """
 
     num_classes: int
@@ -29,7 +31,7 @@ class ClassShards:
 
     @property
     def start(self) -> int:
-        """The first class of this process."""
+        """Number of this process's first class."""
         return min(self.world.rank * self._size, self.num_classes)
 
     @property
@@ -42,16 +44,16 @@ class ClassShards:
         return -(-self.num_classes // self.world.size)
 
     def own(self, rows: Tensor) -> Tensor:
-        """Of rows (C, ...) of all classes, those of this process; a view."""
+        """Returns this process's rows of a tensor (C, ...) with a row per class; a view."""
         return rows[self.start : self.stop]
 
     def columns(self, labels_B: Tensor, sample_S: Tensor | None = None) -> Tensor:
-        """Where this process holds each label's class: places (B,) among its classes, -1 for those of others.
+        """Finds each label's place (B,) among this process's classes; -1 where another process has the class.
 
         Args:
-            labels_B: (B,) int64, of the whole head.
-            sample_S: (S,) ascending places of the classes in use, where not all are; the result then counts in it, and
-                a class that is left out is nobody's.
+            labels_B: (B,) int64, labels of the whole head.
+            sample_S: (S,) ascending places of the drawn classes, with partial FC; the result then counts within it, and
+                is -1 for a class that was not drawn.
         """
         place_B = labels_B - self.start
         is_own_B = (place_B >= 0) & (place_B < self.stop - self.start)
@@ -64,10 +66,10 @@ class ClassShards:
         return place_B.masked_fill(~is_own_B, -1)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """(n, ...) of each process to (world * n, ...) on every one; a gradient comes back summed over processes."""
+        """Gathers (n, ...) rows to (world * n, ...) on every process; gradients come back summed over processes."""
         return gather_with_gradient(rows, self.world) if rows.requires_grad else gather_tensor_rows(rows, self.world)
 
     def own_rows(self, count: int) -> slice:
-        """Which of `count` gathered rows came from this process."""
+        """Returns which of `count` gathered rows came from this process."""
         size = count // self.world.size
         return slice(self.world.rank * size, (self.world.rank + 1) * size)

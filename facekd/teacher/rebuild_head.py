@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import InputError, run_verb
-from facekd.head.robust_centres import ClassCentres, Judgement, judge_centres, robust_centres
+from facekd.head.robust_centres import NearestCentres, RobustCentres, find_nearest_centres, robust_centres
 from facekd.teacher.options import add_data_options, open_teacher_and_data, read_batch_size, read_workers
 from facekd.utils.files import write_json
 from facekd.utils.progress import track
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure_accuracy(
-    centres: ClassCentres, embeddings: _UnitEmbeddings, labels: NDArray[np.int64], at_most: int
+    centres: RobustCentres, embeddings: _UnitEmbeddings, labels: NDArray[np.int64], at_most: int
 ) -> dict[str, Any]:
     """Top-1 accuracy over all images, or `at_most` spread evenly: with each image in its centre, and without.
 
@@ -91,10 +91,10 @@ def measure_accuracy(
     correct = correct_left_out = alone = 0
     starts = range(0, len(chosen), IMAGES_AT_ONCE)
     for start in track(starts, "classifying by the centres", len(chosen), IMAGES_AT_ONCE):
-        judgement = judge_centres(centres, embeddings, labels, chosen[start : start + IMAGES_AT_ONCE])
-        correct += int(judgement.is_correct.sum())
-        correct_left_out += int((judgement.is_correct_left_out & ~judgement.is_alone).sum())
-        alone += int(judgement.is_alone.sum())
+        nearest = find_nearest_centres(centres, embeddings, labels, chosen[start : start + IMAGES_AT_ONCE])
+        correct += int(nearest.is_correct.sum())
+        correct_left_out += int((nearest.is_correct_left_out & ~nearest.is_alone).sum())
+        alone += int(nearest.is_alone.sum())
     left_out = len(chosen) - alone
     return {
         "num_images": len(chosen),
@@ -105,7 +105,7 @@ def measure_accuracy(
     }
 
 
-def list_far_identities(centres: ClassCentres, labels: NDArray[np.int64]) -> list[dict[str, Any]]:
+def list_far_identities(centres: RobustCentres, labels: NDArray[np.int64]) -> list[dict[str, Any]]:
     """Identities of which a quarter of the images or more, and at least two, lie far from the centre; worst first."""
     labelled = labels >= 0
     num_classes = len(centres.weight)
@@ -128,7 +128,7 @@ def list_far_identities(centres: ClassCentres, labels: NDArray[np.int64]) -> lis
 
 
 def list_far_images(
-    centres: ClassCentres, embeddings: _UnitEmbeddings, labels: NDArray[np.int64], dataset: FaceDataset
+    centres: RobustCentres, embeddings: _UnitEmbeddings, labels: NDArray[np.int64], dataset: FaceDataset
 ) -> list[dict[str, Any]]:
     """Images below the threshold, furthest first, with the identity they look most like instead."""
     far = np.flatnonzero(centres.is_far)
@@ -136,9 +136,9 @@ def list_far_images(
     listed = []
     for start in range(0, len(far), IMAGES_AT_ONCE):
         images = far[start : start + IMAGES_AT_ONCE]
-        judgement: Judgement = judge_centres(centres, embeddings, labels, images)
+        nearest: NearestCentres = find_nearest_centres(centres, embeddings, labels, images)
         for place, image in enumerate(images.tolist()):
-            other = int(judgement.nearest_other[place])
+            other = int(nearest.nearest_other[place])
             listed.append(
                 {
                     "image": image,
@@ -147,9 +147,7 @@ def list_far_images(
                     "cosine": round(float(centres.cosine[image]), 4),
                     "is_left_out": not centres.is_kept[image],
                     "nearest_other": None if other < 0 else other,
-                    "nearest_other_cosine": None
-                    if other < 0
-                    else round(float(judgement.nearest_other_cosine[place]), 4),
+                    "nearest_other_cosine": None if other < 0 else round(float(nearest.nearest_other_cosine[place]), 4),
                 }
             )
     return listed
@@ -157,7 +155,7 @@ def list_far_images(
 
 def write_head(
     path: Path,
-    centres: ClassCentres,
+    centres: RobustCentres,
     teacher_fingerprint: str,
     label_map: dict[str, str | None],
     report: dict[str, Any],

@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from facekd.data.loading.loader import Batch
 from facekd.distributed import AMP_DTYPES, mean_over_world, sum_over_world, without_gradient_exchange
 from facekd.errors import TrainingError
-from facekd.head.partial_fc import sampled_centres
+from facekd.head.partial_fc import partial_fc_step
 from facekd.images.model_input import to_model_input
 from facekd.labels import labels_checked
 from facekd.training.optim import ema_decay, ema_update, set_learning_rate
@@ -78,7 +78,7 @@ def _drawn_classes(state: TrainingState, batch: Batch) -> contextlib.AbstractCon
     if config.head.sample_rate == 1:
         return contextlib.nullcontext()
     labels = batch.labels.to(state.world.device, non_blocking=True)
-    return sampled_centres(state.recognizer.sharded_heads, labels, state.optimizer, config.seed, state.images_seen)
+    return partial_fc_step(state.recognizer.sharded_heads, labels, state.optimizer, config.seed, state.images_seen)
 
 
 def _clip_gradients(state: TrainingState) -> dict[str, float]:

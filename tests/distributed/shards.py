@@ -9,7 +9,7 @@ from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losse
 from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import MarginClassifier
 from facekd.head.config import HeadConfig
-from facekd.head.partial_fc import sampled_centres
+from facekd.head.partial_fc import partial_fc_step
 from facekd.training.distill_diagnostics import first_class
 
 SIZE, TEACHER_SIZE, ROWS = 7, 5, 4
@@ -114,7 +114,7 @@ def compare_sampled(world: World, example: Example, rows: int, num_passes: int) 
         tensor.unflatten(0, (world.size, num_passes, -1))
         for tensor in (example.embedding, example.teacher, example.labels)
     ]
-    with sampled_centres([own, frozen], example.labels[own_rows], optimizer, 7, 0):
+    with partial_fc_step([own, frozen], example.labels[own_rows], optimizer, 7, 0):
         assert own.sample is not None
         places, leaf = own.sample
         losses = []

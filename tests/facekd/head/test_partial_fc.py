@@ -14,7 +14,7 @@ from facekd.head.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
 from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import MarginClassifier, build_classifier
 from facekd.head.config import HeadConfig
-from facekd.head.partial_fc import draw_places, sampled_centres
+from facekd.head.partial_fc import draw_places, partial_fc_step
 from facekd.training.optim import OptimizerConfig, build_optimizer, parameter_groups, set_learning_rate
 
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ class Run:
         """One update; returns the places of the classes that took part."""
         embedding = embeddings(images_seen, len(labels))
         self.optimizer.zero_grad()
-        with sampled_centres([self.head], labels, self.optimizer, 7, images_seen):
+        with partial_fc_step([self.head], labels, self.optimizer, 7, images_seen):
             assert self.head.sample is not None
             places = self.head.sample.places_S
             chunked_losses([CrossEntropy(LazyLogits.of(self.head, embedding))], labels)[0].backward()
@@ -121,7 +121,7 @@ def test_drawing_all_classes_is_training_without_drawing(optimizer: str) -> None
 def test_the_loss_is_that_of_the_drawn_classes() -> None:
     run = Run()
     labels, embedding = torch.tensor([3, 17, 39]), embeddings(0, 3)
-    with sampled_centres([run.head], labels, run.optimizer, 7, 0):
+    with partial_fc_step([run.head], labels, run.optimizer, 7, 0):
         assert run.head.sample is not None
         places = run.head.sample.places_S
         (loss,) = chunked_losses([CrossEntropy(LazyLogits.of(run.head, embedding))], labels, chunk_size=5)
@@ -142,7 +142,7 @@ def test_a_step_that_fails_changes_nothing() -> None:
     run = Run()
     run.step(0, torch.arange(8))
     before, remembered = run.head.weight.detach().clone(), run.remembered()
-    with pytest.raises(ZeroDivisionError), sampled_centres([run.head], torch.arange(8), run.optimizer, 7, 8):
+    with pytest.raises(ZeroDivisionError), partial_fc_step([run.head], torch.arange(8), run.optimizer, 7, 8):
         assert run.head.sample is not None
         run.head.sample.weight_SD.data.fill_(1)
         raise ZeroDivisionError

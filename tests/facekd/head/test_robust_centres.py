@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekd.errors import InputError
-from facekd.head.robust_centres import judge_centres, robust_centres
+from facekd.head.robust_centres import find_nearest_centres, robust_centres
 
 SIZE = 64
 
@@ -114,12 +114,12 @@ def test_classes_without_images_are_named() -> None:
         robust_centres(units.__getitem__, labels, 6)
 
 
-def test_judging_is_what_a_loop_that_leaves_each_image_out_finds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facekd.head.robust_centres.CLASSES_AT_ONCE", 4)  # several blocks
+def test_nearest_centres_are_what_a_loop_that_leaves_each_image_out_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facekd.head.robust_centres.CLASSES_CHUNK", 4)  # several blocks
     units, labels, _ = make_people(11, 4, spread=2.5, seed=7)
     units, labels = units[:-3], labels[:-3]  # the last class has one image
     centres = robust_centres(units.__getitem__, labels, 11, min_cosine=0.2)
-    found = judge_centres(centres, units.__getitem__, labels, np.arange(len(labels)))
+    found = find_nearest_centres(centres, units.__getitem__, labels, np.arange(len(labels)))
     for image, (unit, label) in enumerate(zip(units, labels, strict=True)):
         cosines = centres.weight @ unit
         assert found.is_correct[image] == (cosines.argmax() == label)
