@@ -49,7 +49,7 @@ run with other folds, FARs or rule does not need the model again.
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, load, embed, score, write, print."""
-    arguments = _parse(argv)
+    arguments = parse(argv)
     output = Path(arguments.output)
     pair_sets = _load_pair_sets(arguments)  # seconds, and where most mistakes show: before the model
     output.mkdir(parents=True, exist_ok=True)
@@ -102,9 +102,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parses the command line; ends with usage and a message where it is wrong."""
     parser = argparse.ArgumentParser(
         prog="facekd evaluate lfw",
+        allow_abbrev=False,  # or a typo in a study that begins like an option would pass for it
         description="Judge a model on LFW-style verification packs (.bin): accuracy, EER, AUC, TAR@FAR.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

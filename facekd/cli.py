@@ -87,7 +87,16 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _load(name: str) -> Callable[[list[str]], int]:
     verb = import_module(VERBS[name][0]).main
-    return partial(verb, make_validators=_make_validators) if name in ("train", "distill") else verb
+    if name in ("train", "distill"):
+        return partial(verb, make_validators=_make_validators)
+    return partial(verb, parse_evaluation=_parse_evaluation) if name == "study" else verb
+
+
+def _parse_evaluation(words: list[str]) -> object:
+    # A study knows no benchmark either; the verb that evaluates its runs checks the options given for that.
+    from evaluation.evaluate_lfw import parse
+
+    return parse(words)
 
 
 def _make_validators(config: TrainConfig) -> list[Validator | HeadValidator]:

@@ -21,7 +21,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--std", type=comma_separated, metavar="R,G,B", help="divided by, in units of 0..255")
     add("--color", choices=("rgb", "bgr"), help="the order in which the model takes its channels")
     add("--image-size", type=int, metavar="PX", help="input size, for a file that does not say")
-    add("--resize", action="store_true", help="resize images of another size instead of refusing them")
+    add(
+        "--resize",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="resize images of another size instead of refusing them",
+    )
     add(
         "--batch-size",
         type=int,

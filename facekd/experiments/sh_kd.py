@@ -1,63 +1,101 @@
-"""Verb: student-head sharing (SH-KD) from start to end: a student, a teacher under its classifier, a new student.
+"""Verb: runs student-head sharing (SH-KD) from start to end: a student, a teacher under its classifier, a new student.
 
     facekd pipeline sh-kd configs/distill/ms1mv3_sh_kd_pipeline.yaml --data.train /data/ms1mv3
 
 "It's All in the Head" (arXiv:2201.06945). A student is trained alone (I0); a teacher is trained under the student's
-frozen classifier (I1); a new student learns from that teacher (I2), with the shared classifier, as the paper's figure
-has it, or with one of its own, as its released command does. Each stage is a `facekd train` or `facekd distill` command
-that is printed and may be run alone; what is done is skipped, and training resumes where it was.
+frozen classifier (I1); a new student learns from that teacher (I2), either with the shared classifier, as in the
+paper's figure, or with its own, as in the paper's released command. Each stage is a `facekd train` or `facekd distill`
+command that is printed and may be run alone. Completed stages are skipped, and training resumes where it stopped.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from facekd.errors import ConfigError, run_verb
 from facekd.experiments.command_runner import CompletedSteps, Step, as_options, run_steps
 from facekd.training.config import TrainConfig
-from facekd.utils.config_files import as_section, check_keys, flatten, parse_config, read_sections
+from facekd.utils.config_files import config_keys, file_first, flatten, parse_config, require
 from facekd.utils.locks import folder_lock
 
-KEYS = ("output", "head", "processes", "base", "student", "teacher", "distilled")
-STAGE_KEYS = ("recipe", "config")
 # Stage -> the verb, and what the title says.
 STAGES = {
     "student": ("train", "train the student alone"),
     "teacher": ("train", "train a teacher under the student's classifier"),
     "distilled": ("distill", "distil a new student from that teacher"),
 }
+DESCRIPTION = "SH-KD: a student, a teacher under its frozen classifier, a new student. The same command resumes."
 EPILOG = """\
 example:
   facekd pipeline sh-kd configs/distill/ms1mv3_sh_kd_pipeline.yaml --data.train /data/ms1mv3
 
 CONFIG.yaml
-  output: runs/sh_kd          student/, teacher/ and distilled/ are the runs in it, model.onnx the new student
-  head: shared                the new student keeps the shared classifier; free: it has one of its own
-  processes: 1                of each training, one a GPU
-  base: {data: {train: ...}}  keys of all three stages
-  student:   {recipe: FILE.yaml, config: {...}}      of `facekd train`; config overrides the recipe
+  output: runs/sh_kd          student/, teacher/ and distilled/ are the runs in it, model.onnx is the new student
+  head: shared
+  processes: 1
+  base: {data: {train: ...}}
+  student:   {recipe: FILE.yaml, config: {...}}      of `facekd train`
   teacher:   {recipe: FILE.yaml, config: {...}}      of `facekd train`
   distilled: {recipe: FILE.yaml, config: {...}}      of `facekd distill`
 
-Other options (--data.train X, --seed 1) go to all three stages; output, shared_head and teacher.model are set here.
+Other options (--data.train X, --seed 1) go to all three stages. The pipeline sets output, shared_head, teacher.model.
 """
 
 
 @dataclass(frozen=True)
-class Pipeline:
-    """The three stages of SH-KD.
+class StageFile:
+    """Describes one stage in the pipeline's file.
+
+    Args:
+        recipe: a YAML file of the stage's verb; empty for none.
+        config: keys of the verb, in sections or dotted, that override the recipe.
+    """
+
+    recipe: str | None = ""
+    config: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class PipelineFile:
+    """Describes a pipeline as its file does.
 
     Args:
         output: the folder of everything.
-        head: whether the new student keeps the shared classifier or has one of its own.
-        processes: of each training.
-        recipes: by stage; empty where there is none.
-        configs: by stage, dotted keys.
+        head: shared: the new student keeps the shared classifier; free: it has its own.
+        processes: processes of each training, one per GPU.
+        base: keys of all three stages, in sections or dotted.
+        student: the student trained alone.
+        teacher: the teacher under the student's classifier.
+        distilled: the new student.
+    """
+
+    output: str = ""
+    head: Literal["shared", "free"] = "shared"
+    processes: int = 1
+    base: dict[str, Any] | None = None
+    student: StageFile = field(default_factory=StageFile)
+    teacher: StageFile = field(default_factory=StageFile)
+    distilled: StageFile = field(default_factory=StageFile)
+
+    def __post_init__(self) -> None:
+        require(bool(self.output), "output is empty: name the folder of the pipeline, `output: runs/sh_kd`")
+        require(self.processes >= 1, f"processes: expected a whole number from 1, found {self.processes}")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Holds the three stages of SH-KD with all their keys.
+
+    Args:
+        output: the folder of everything.
+        head: whether the new student keeps the shared classifier or has its own.
+        processes: processes of each training.
+        recipes: recipe files by stage; empty where a stage has none.
+        configs: dotted keys by stage.
         extra: words of the command line for every stage.
     """
 
@@ -69,7 +107,7 @@ class Pipeline:
     extra: tuple[str, ...] = ()
 
     def words_of(self, stage: str) -> list[str]:
-        """The command of a stage, without `facekd`."""
+        """Returns the command of a stage, without `facekd`."""
         student = str(self.output / "student")
         handed_on: dict[str, Any] = {"output": self.output / stage}
         if stage == "teacher":
@@ -81,7 +119,7 @@ class Pipeline:
         return [STAGES[stage][0], *recipe, *as_options(self.configs[stage]), *self.extra, *as_options(handed_on)]
 
     def steps(self) -> list[Step]:
-        """The stages, then the export of the new student."""
+        """Returns the stages, then the export of the new student."""
         steps: list[Step] = []
         for stage, (_, title) in STAGES.items():
             before = tuple(step.title for step in steps)
@@ -92,13 +130,15 @@ class Pipeline:
         return [*steps, Step("export the new student", words, model, (steps[-1].title,))]
 
     def check(self) -> None:
-        """Parse each stage as its verb will: a mistake in the last is found before the first runs.
+        """Parses each stage as its verb will, so that a mistake in the last is found before the first runs.
 
         Raises:
-            ConfigError: what the verb would say, after the name of the stage; or students of different embedding sizes.
+            ConfigError: what the verb would say, after the name of the stage; or stages that share a classifier but
+                have different embedding sizes.
         """
         from facekd.training.distill_config import DistillConfig
 
+        # Each stage by itself.
         sizes = {}
         for stage in STAGES:
             verb, *words = self.words_of(stage)
@@ -107,6 +147,7 @@ class Pipeline:
             except ConfigError as error:
                 raise ConfigError(f"{stage}: {error}") from error
             sizes[stage] = config.backbone.embedding_size
+        # The stages against each other: one classifier takes embeddings of one size.
         shares = ("student", "teacher", "distilled") if self.head == "shared" else ("student", "teacher")
         if len({sizes[stage] for stage in shares}) > 1:
             shown = ", ".join(f"{stage} {sizes[stage]}" for stage in shares)
@@ -116,7 +157,7 @@ class Pipeline:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, check every stage, run what is not done."""
+    """Parses, checks every stage, and runs what is not done."""
     pipeline = load_pipeline(sys.argv[1:] if argv is None else argv)
     pipeline.check()
     with folder_lock(pipeline.output, "pipeline is at work"):
@@ -126,43 +167,36 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def load_pipeline(words: Sequence[str]) -> Pipeline:
-    """Read a command line and the file that it names.
+    """Reads a command line and the file that it names.
 
     Raises:
-        ConfigError: a file that is none, a key that does not exist, or one that the pipeline sets itself.
+        ConfigError: a bad file, a key that does not exist, or one that the pipeline sets itself.
     """
-    parser = argparse.ArgumentParser(
-        prog="facekd pipeline sh-kd",
-        description="SH-KD: a student, a teacher under its frozen classifier, a new student. The same command resumes.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("config", metavar="CONFIG.yaml", help="the pipeline")
-    parser.add_argument("--output", metavar="DIR", help="in place of the file's output")
-    parser.add_argument("--head", choices=("shared", "free"), help="in place of the file's head")
-    parser.add_argument("--processes", type=int, metavar="N", help="in place of the file's processes")
-    arguments, extra = parser.parse_known_args(list(words))
-    content = read_sections(Path(arguments.config))
-    check_keys(content, KEYS, f"{arguments.config}: ")
-    output = arguments.output or content.get("output")
-    if not isinstance(output, str) or not output:
-        raise ConfigError("output is empty: name the folder of the pipeline, `output: runs/sh_kd`")
-    head = arguments.head or content.get("head", "shared")
-    if head not in ("shared", "free"):
-        raise ConfigError(f"head: expected shared or free, found {head!r}")
-    processes = arguments.processes if arguments.processes is not None else content.get("processes", 1)
-    if not isinstance(processes, int) or processes < 1:
-        raise ConfigError(f"processes: expected a whole number from 1, found {processes!r}")
-    base = flatten(as_section(content.get("base"), "base"))
+    own, extra = _split_words(file_first(words))
+    file = parse_config(PipelineFile, own, "facekd pipeline sh-kd", DESCRIPTION, EPILOG)
+    base = flatten(file.base or {})
     recipes, configs = {}, {}
     for stage in STAGES:
-        section = as_section(content.get(stage), stage)
-        check_keys(section, STAGE_KEYS, f"{stage}.")
-        recipes[stage] = section.get("recipe") or ""
-        configs[stage] = {**base, **flatten(as_section(section.get("config"), f"{stage}.config"))}
+        section: StageFile = getattr(file, stage)
+        recipes[stage] = section.recipe or ""
+        configs[stage] = {**base, **flatten(section.config or {})}
         _refuse_what_is_set_here(stage, configs[stage], extra)
-    return Pipeline(Path(output), head, processes, recipes, configs, tuple(extra))
+    return Pipeline(Path(file.output), file.head, file.processes, recipes, configs, tuple(extra))
+
+
+def _split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the words for the pipeline itself and those for every stage; values follow their option."""
+    keys = (*config_keys(PipelineFile), "config", "help", "print_config")
+    free = ("base.", *(f"{stage}.config." for stage in STAGES))  # sections whose keys are the verbs'
+    own: list[str] = []
+    extra: list[str] = []
+    current = own
+    for word in words:
+        if word.startswith("--"):
+            key = word[2:].partition("=")[0]
+            current = own if key in keys or key.startswith(free) else extra
+        (own if word == "-h" else current).append(word)
+    return own, extra
 
 
 def _refuse_what_is_set_here(stage: str, config: dict[str, Any], extra: Sequence[str]) -> None:

@@ -1,27 +1,26 @@
-"""Verb: train a table of methods and seeds on one data set under one protocol, and report what they are worth.
+"""Verb: trains a table of methods and seeds on one data set under one protocol, and reports how they compare.
 
     facekd study configs/study/generated_faces.yaml
 
-Each run is a `facekd train` or `facekd distill` command in a process of its own, then exported as ONNX and judged by
-`facekd evaluate lfw`. What is done is skipped; the same command goes on after an interruption.
+Each run is a `facekd train` or `facekd distill` command in its own process, then exported as ONNX and evaluated by
+`facekd evaluate lfw`. Completed steps are skipped, so the same command resumes after an interruption.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from facekd.errors import ConfigError, run_verb
 from facekd.experiments.command_runner import CompletedSteps, Step, run_steps
 from facekd.experiments.study_config import VERBS, Study
-from facekd.experiments.study_file import load_study
+from facekd.experiments.study_file import StudyFile, make_study, parse_study
 from facekd.experiments.study_results import gather
 from facekd.training.logbook import read_log
 from facekd.utils.files import write_json
@@ -30,45 +29,27 @@ from facekd.utils.progress import format_duration
 
 SECONDS_BETWEEN_LINES = 30.0
 CONDITIONS = "conditions.json"
-EPILOG = """\
-example:
-  facekd study configs/study/generated_faces.yaml --jobs 2
-
-CONFIG.yaml
-  output: runs/study              the folder of everything
-  seeds: [0, 1, 2]                of every method that names none of its own
-  reference: alone                the method that differences are to
-  base: {data: {train: ...}, ...} keys of `facekd train` for every run, in sections or dotted
-  prepare: ["cache-teacher teacher.onnx --data ... --output {study}/teacher.cache"]     commands to run first
-  packs: [{pairs: test.bin, names: test_pairs.txt}]
-  evaluate: {folds: 10, fars: [1e-1, 1e-2], flip: true}      options of `facekd evaluate lfw`
-  methods:
-    teacher:  {verb: train, seeds: [0], config: {...}}       trained once
-    alone:    {verb: train}
-    th_kd:    {verb: distill, config: {teacher.model: "{teacher}", share: 1}}
-    external: {model: teacher.onnx, evaluate: {mean: 127.5, std: 127.5}}                 judged, not trained
-
-In a value, {teacher} is the folder of that method's run with the same seed, or of its only one; {teacher@0} that of
-seed 0; {study} the output folder. A method may also have recipe: FILE.yaml, judge: false, note: TEXT.
-
-Runs go seed by seed, so that a study in progress compares all methods. What it leaves in the output folder:
-  runs/METHOD/seed-N/   the run, output.log, model.onnx, verification/
-  results.json          per method and pack: mean, standard deviation, every value, paired differences with intervals
-  results.md            the same as tables
-  report.html           one page, with the pictures inside
-"""
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Parse, run what is not done, report."""
+def main(argv: list[str] | None = None, parse_evaluation: Callable[[list[str]], object] | None = None) -> int:
+    """Parses, checks, runs what is not done, and reports.
+
+    Args:
+        argv: the words of the command line.
+        parse_evaluation: parser of `facekd evaluate lfw`, which checks the options of the study's `evaluate`; None
+            leaves them to the evaluation itself.
+    """
     words = sys.argv[1:] if argv is None else argv
-    arguments = _parse(words)
-    study = load_study(arguments.config, arguments.output)
+    file = parse_study(words)
+    study = make_study(file)
     failed: list[str] = []
-    if not arguments.report_only:
+    if not file.report_only:
+        # Mistakes show now, not after hours of training.
         study.check_configs()
+        if parse_evaluation is not None:
+            study.check_evaluation(parse_evaluation)
         with folder_lock(study.output, "study is at work"):
-            failed = _run(study, arguments)
+            failed = _run(study, file)
     results = gather(study)
     if not any(method.get("packs") for method in results["methods"]):
         why = f"{'; '.join(failed)} failed" if failed else "no run is judged yet; start without --report-only"
@@ -84,46 +65,26 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def _parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="facekd study",
-        description="Train methods x seeds on one data set under one protocol, and report. The same command resumes.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("config", metavar="CONFIG.yaml", help="the study")
-    add("--output", metavar="DIR", help="in place of the file's output")
-    add("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
-    add("--threads", type=int, metavar="N", help="computing threads of each run (default: the cores over the jobs)")
-    add("--report-only", action="store_true", help="report what is there, run nothing")
-    arguments = parser.parse_args(words)
-    for name in ("jobs", "threads"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name} {value}: give at least 1")
-    return arguments
-
-
-def _run(study: Study, arguments: argparse.Namespace) -> list[str]:
+def _run(study: Study, file: StudyFile) -> list[str]:
+    """Runs the steps that are not done and returns the titles of those that failed."""
     from facekd.utils.processes import usable_cores
 
-    threads = arguments.threads or max(1, usable_cores() // arguments.jobs)
-    _write_conditions(study.output / CONDITIONS, arguments.jobs, threads)
+    threads = file.threads or max(1, usable_cores() // file.jobs)
+    _write_conditions(study.output / CONDITIONS, file.jobs, threads)
     steps = study.steps(threads)
     completed = CompletedSteps(study.output)
     watch = _Watch(step for step in steps if step.words[0] in VERBS and not completed.is_done(step))
     started = time.monotonic()
-    outcome = run_steps(steps, completed, jobs=arguments.jobs, threads=threads, keep_going=True, on_poll=watch.on_poll)
+    outcome = run_steps(steps, completed, jobs=file.jobs, threads=threads, keep_going=True, on_poll=watch.on_poll)
     print(f"{len(outcome.done)} of {len(steps)} steps are done ({format_duration(time.monotonic() - started)})")
-    for what, titles in (("failed", outcome.failed), ("left out, for they build on those", outcome.left_out)):
+    for what, titles in (("failed", outcome.failed), ("left out, because they depend on those", outcome.left_out)):
         if titles:
             print(f"{what}: {'; '.join(titles)}", file=sys.stderr)
     return outcome.failed
 
 
 def _write_conditions(path: Path, jobs: int, threads: int) -> None:
-    """Under what the speeds in the report were measured."""
+    """Records the software and hardware under which the speeds in the report were measured."""
     import torch
 
     from facekd import __version__
@@ -150,7 +111,7 @@ def _processor() -> str:
 
 
 class _Watch:
-    """Says now and then how far the running trainings are, and how long the study has to go.
+    """Prints now and then how far the running trainings are, and how much time the study has left.
 
     Args:
         trainings: the steps that train and are not done.
@@ -162,10 +123,11 @@ class _Watch:
         self._first: float | None = None
 
     def on_poll(self, running: Sequence[Step], waiting: Sequence[Step]) -> None:
-        """Print a line, if the last is long enough ago."""
+        """Prints a line, if the last one is long enough ago; called by `run_steps` several times a second."""
         now = time.monotonic()
         if self._first is not None and now - self._last < SECONDS_BETWEEN_LINES:
             return
+        # How far each running training is, as a share of its images.
         shares, words = 0.0, []
         for step in (step for step in running if step.title in self._is_training):
             share, speed = _progress(step.makes)
@@ -175,6 +137,7 @@ class _Watch:
         if self._first is None:
             self._first = to_do
             return
+        # The rate so far, in trainings, gives the time that is left.
         self._last = now
         done = self._first - to_do
         left = f"; {format_duration((now - self._started) / done * to_do)} left" if done > 0 else ""
@@ -182,6 +145,7 @@ class _Watch:
 
 
 def _progress(folder: Path) -> tuple[float, float | None]:
+    """Returns the share of its images that a training has seen, and its images per second, from its log."""
     entries: list[dict[str, Any]] = read_log(folder, "train")
     if not entries:
         return 0.0, None

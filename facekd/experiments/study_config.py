@@ -1,27 +1,16 @@
-"""The configuration of a study, and the commands that it stands for.
+"""Expands a study into the runs and commands it consists of.
 
-    output: runs/study
-    seeds: [0, 1, 2]
-    reference: alone
-    base:                          # keys of every run
-      data: {train: data/faces, image_size: 64}
-      images: 24000
-    packs:
-      - {pairs: data/faces/test.bin, names: data/faces/test_pairs.txt}
-    evaluate: {folds: 10, fars: [1e-1, 1e-2]}
-    methods:
-      teacher: {verb: train, seeds: [0], config: {backbone: {width: 1.0}}}
-      alone:   {verb: train}
-      th_kd:   {verb: distill, config: {teacher: {model: "{teacher}"}, share: 1}}
-
-`{teacher}` is the run of that method with the same seed, or its only one; `{teacher@0}` the one with seed 0; `{study}`
-the output folder.
+In values of the study's file, `{teacher}` means the run of that method with the same seed, or its only run;
+`{teacher@0}` means the run with seed 0; `{study}` means the output folder.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,17 +20,17 @@ from facekd.experiments.command_runner import Step, as_options, as_word
 from facekd.utils.config_files import hint, parse_config
 
 VERBS = ("train", "distill")
-SWITCHES = {"flip": "--no-flip", "pictures": "--no-pictures", "resize": ""}  # what says no; resize is off by itself
+SET_BY_STUDY = ("model", "pairs", "names", "output", "threads")  # options of the evaluation that no file may give
 REFERENCE = re.compile(r"\{([A-Za-z0-9][A-Za-z0-9_.-]*)(?:@(\d+))?\}")
 
 
 @dataclass(frozen=True)
 class Pack:
-    """A verification pack, and who is on its images.
+    """Names a verification pack, and the list of who is on its images.
 
     Args:
         pairs: the `.bin` file.
-        names: the list it was made from; empty where there is none.
+        names: the list the pack was made from; empty if there is none.
     """
 
     pairs: str
@@ -49,24 +38,24 @@ class Pack:
 
     @property
     def name(self) -> str:
-        """By which its results go."""
+        """Returns the name under which results on this pack are kept."""
         return Path(self.pairs).stem
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table.
+    """Describes one method, a row of the table.
 
     Args:
-        name: of the row and of the folder.
+        name: name of the row and of the folder.
         verb: train or distill; empty for a model that exists already.
         recipe: a YAML file that `config` overrides.
         config: dotted keys and their values.
-        seeds: those it is run with.
+        seeds: seeds the method is run with.
         judge: whether its runs are exported and evaluated; a teacher in the middle of SH-KD need not be.
         note: a few words for the report.
-        model: an ONNX file or checkpoint that is judged beside the runs, not trained.
-        evaluate: options of `facekd evaluate lfw` for it alone.
+        model: an ONNX file or checkpoint that is evaluated beside the runs, not trained.
+        evaluate: options of `facekd evaluate lfw` for this method alone.
     """
 
     name: str
@@ -82,7 +71,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Run:
-    """One method with one seed (0 for a model that exists already)."""
+    """Stands for one method with one seed (0 for a model that exists already)."""
 
     method: Method
     seed: int
@@ -90,29 +79,29 @@ class Run:
 
     @property
     def title(self) -> str:
-        """`th_kd, seed 3`."""
+        """Returns the title of the run, such as `th_kd, seed 3`."""
         return self.method.name if self.method.model else f"{self.method.name}, seed {self.seed}"
 
     @property
     def verification(self) -> Path:
-        """Where `facekd evaluate lfw` writes."""
+        """Returns the folder that `facekd evaluate lfw` writes into."""
         return self.folder / "verification"
 
 
 @dataclass(frozen=True)
 class Study:
-    """A table of methods and seeds on one data set under one protocol.
+    """Describes a study: methods x seeds on one data set under one protocol.
 
     Args:
         output: the folder of everything.
-        title: of the report.
-        seeds: of every method that names none of its own.
+        title: title of the report.
+        seeds: seeds of every method that names none of its own.
         reference: the method that differences are to: the student trained alone.
         base: dotted keys of every run.
         prepare: `facekd` commands to run first, without the word facekd.
-        packs: what is judged on.
+        packs: packs that models are evaluated on.
         evaluate: options of `facekd evaluate lfw`.
-        methods: in the order of the report.
+        methods: methods by name, in the order of the report.
     """
 
     output: Path
@@ -127,7 +116,7 @@ class Study:
 
     @property
     def runs(self) -> list[Run]:
-        """Every run, seed by seed, so that a study in progress compares all methods; a teacher before its students."""
+        """Returns every run, seed by seed so that a study in progress compares all methods; teachers go first."""
         found: dict[tuple[str, int], Run] = {}
         seeds = dict.fromkeys(seed for method in self.methods.values() for seed in method.seeds)
         for seed in dict.fromkeys((*self.seeds, *seeds)):
@@ -137,7 +126,7 @@ class Study:
         return list(found.values())
 
     def run_of(self, name: str, seed: int) -> Run:
-        """The run of a method with a seed."""
+        """Returns the run of a method with a seed."""
         method = self.methods[name]
         folder = self.output / "runs" / name
         return Run(method, seed, folder if method.model else folder / f"seed-{seed}")
@@ -145,6 +134,7 @@ class Study:
     def _add_with_needed(
         self, method: Method, seed: int, found: dict[tuple[str, int], Run], path: tuple[str, ...]
     ) -> None:
+        """Adds a run to `found`, after the runs it refers to; `path` names the methods that led here."""
         if method.name in path:
             circle = " -> ".join((*path[path.index(method.name) :], method.name))
             raise ConfigError(f"methods: {circle} go round in a circle; one of them must do without the other")
@@ -155,7 +145,7 @@ class Study:
         found[method.name, seed] = self.run_of(method.name, seed)
 
     def needed_by(self, method: Method, seed: int) -> list[Run]:
-        """The runs that a run refers to."""
+        """Returns the runs that a run refers to."""
         values = [*self.base.values(), *method.config.values(), method.recipe]
         texts = [value for value in values if isinstance(value, str)]
         found = {}
@@ -165,6 +155,7 @@ class Study:
         return list(found.values())
 
     def _referred(self, match: re.Match[str], method: Method, seed: int) -> Run:
+        """Returns the run that a reference such as `{teacher@0}` means, in a value of `method` with `seed`."""
         name, wanted = match[1], match[2]
         where = f"methods.{method.name}: {match[0]}"
         other = self.methods.get(name)
@@ -179,7 +170,7 @@ class Study:
         return self.run_of(name, number)
 
     def fill_in(self, text: str, method: Method, seed: int) -> str:
-        """Put folders (of a model: its file) in the place of `{method}`, `{method@seed}` and `{study}`."""
+        """Replaces `{method}`, `{method@seed}` and `{study}` by folders; a model that exists already by its file."""
 
         def replace(match: re.Match[str]) -> str:
             if match[1] == "study":
@@ -190,11 +181,11 @@ class Study:
         return REFERENCE.sub(replace, text)
 
     def model_of(self, run: Run) -> str:
-        """What a teacher is opened by: the folder of a run, or the file of a model that exists already."""
+        """Returns what a model is opened by: the folder of a run, or the file of a model that exists already."""
         return run.method.model.replace("{study}", str(self.output)) or str(run.folder)
 
     def words_of(self, run: Run) -> list[str]:
-        """The command of a run, without `facekd`."""
+        """Returns the command of a run, without `facekd`."""
         method = run.method
         values = {**self.base, **method.config, "seed": run.seed, "output": run.folder}
         filled = {
@@ -205,10 +196,10 @@ class Study:
         return [method.verb, *recipe, *as_options(filled)]
 
     def steps(self, threads: int | None = None) -> list[Step]:
-        """Everything there is to do: prepare, then for each run train or distil, export, evaluate.
+        """Returns all steps: prepare, then for each run train or distil, export, evaluate.
 
         Args:
-            threads: of the evaluation.
+            threads: computing threads of each evaluation; None leaves the default.
         """
         steps: list[Step] = []
         for number, command in enumerate(self.prepare, start=1):
@@ -223,14 +214,16 @@ class Study:
         return steps
 
     def _steps_of(self, run: Run, prepared: tuple[str, ...], threads: int | None) -> list[Step]:
+        """Returns the steps of one run; `prepared` are the titles of the steps before all runs."""
         method, log = run.method, run.folder / "output.log"
         steps: list[Step] = []
         model, before = self.model_of(run), prepared
+        # Train or distil, after the runs this one refers to; then export.
         if not method.model:
             needed = tuple(
                 f"{other.method.verb} {other.title}"
                 for other in self.needed_by(method, run.seed)
-                if not other.method.model  # which needs no training
+                if not other.method.model  # a model that exists already needs no step
             )
             trained = Step(
                 f"{method.verb} {run.title}", tuple(self.words_of(run)), run.folder, (*prepared, *needed), log
@@ -252,22 +245,23 @@ class Study:
         return steps
 
     def _evaluate_options(self, run: Run, model: str, threads: int | None) -> list[str]:
+        """Returns the words after `facekd evaluate lfw`; true and false become `--key` and `--no-key`."""
         words = ["--model", model, "--pairs", *(pack.pairs for pack in self.packs)]
         if any(pack.names for pack in self.packs):
             words += ["--names", *(pack.names or "-" for pack in self.packs)]
         words += ["--output", str(run.verification)]
         for key, value in {**self.evaluate, **run.method.evaluate}.items():
-            if key in SWITCHES:
-                words += [f"--{key}"] if value else [SWITCHES[key]] if SWITCHES[key] else []
-            else:
+            if isinstance(value, bool):
+                words.append(f"--{key}" if value else f"--no-{key}")
+            elif value is not None:
                 words += [f"--{key}", ",".join(map(as_word, value)) if isinstance(value, list) else as_word(value)]
         return words + (["--threads", str(threads)] if threads is not None else [])
 
     def check_configs(self) -> None:
-        """Parse the command of each method as its verb will, so that a typo in the last is found before the first runs.
+        """Parses the command of each method as its verb will, so that a typo is found before anything runs.
 
         Raises:
-            ConfigError: what its verb would say, after the name of the method.
+            ConfigError: what the verb would say, after the name of the method.
         """
         from facekd.training.config import TrainConfig
         from facekd.training.distill_config import DistillConfig
@@ -281,3 +275,29 @@ class Study:
                 parse_config(classes[verb], words, f"facekd {verb}", "")
             except ConfigError as error:
                 raise ConfigError(f"methods.{method.name}: {error}") from error
+
+    def check_evaluation(self, parse: Callable[[list[str]], object]) -> None:
+        """Has the parser of `facekd evaluate lfw` check each method's options, before anything runs.
+
+        Args:
+            parse: parses the words of that command; on a mistake it prints usage and message, and exits, as argparse
+                does.
+
+        Raises:
+            ConfigError: the parser's message, after the name of the section, with the nearest option that exists.
+        """
+        for method in (method for method in self.methods.values() if method.judge):
+            words = self._evaluate_options(self.run_of(method.name, method.seeds[0]), "model.onnx", None)
+            said = io.StringIO()
+            try:
+                with contextlib.redirect_stderr(said):
+                    parse(words)
+            except SystemExit as error:
+                usage, _, message = said.getvalue().rpartition("error: ")
+                options = re.findall(r"--([\w-]+)", usage)
+                unknown = re.search(r"unrecognized arguments: --([\w-]+)", message)
+                meant = hint(unknown[1], options) if unknown else ""
+                section = f"methods.{method.name}.evaluate" if method.evaluate else "evaluate"
+                raise ConfigError(
+                    f"{section}: {message.strip()}{meant}; `facekd evaluate lfw --help` lists the options"
+                ) from error

@@ -1,143 +1,234 @@
-"""Reading and checking the YAML file of a study; what it means is in `facekd/experiments/study_config.py`."""
+"""Defines the YAML file of a study and turns it into a `Study`, checking what concerns more than one key."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from facekd.errors import ConfigError
-from facekd.experiments.study_config import VERBS, Method, Pack, Study
-from facekd.utils.config_files import as_section, check_keys, flatten, hint, read_sections
+from facekd.experiments.study_config import SET_BY_STUDY, Method, Pack, Study
+from facekd.utils.config_files import flatten, hint, parse_config, require
 
-KEYS = ("output", "title", "seeds", "reference", "base", "prepare", "packs", "evaluate", "methods")
-METHOD_KEYS = ("verb", "recipe", "config", "seeds", "judge", "note", "model", "evaluate")
-PACK_KEYS = ("pairs", "names")
-# Options of `facekd evaluate lfw` that make sense here; the rest is the study's to set.
-EVALUATE_KEYS = (
-    *("folds", "flip", "fars", "rule", "bootstrap", "seed", "pictures"),
-    *("mean", "std", "color", "image-size", "resize", "batch-size", "device"),
-)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+DESCRIPTION = "Train methods x seeds on one data set under one protocol, and report. The same command resumes."
+EPILOG = """\
+example:
+  facekd study configs/study/generated_faces.yaml --jobs 2
+
+CONFIG.yaml
+  output: runs/study
+  seeds: [0, 1, 2]
+  reference: alone
+  base: {data: {train: ...}, ...}
+  prepare: ["cache-teacher teacher.onnx --data ... --output {study}/teacher.cache"]
+  packs: [{pairs: test.bin, names: test_pairs.txt}]
+  evaluate: {folds: 10, fars: [1e-1, 1e-2], flip: true}
+  methods:
+    teacher:  {verb: train, seeds: [0], config: {...}}       trained once
+    alone:    {verb: train}
+    th_kd:    {verb: distill, config: {teacher.model: "{teacher}", share: 1}}
+    external: {model: teacher.onnx, evaluate: {mean: 127.5, std: 127.5}}                 evaluated, not trained
+
+In a value, {teacher} is the folder of that method's run with the same seed, or of its only run; {teacher@0} is the run
+with seed 0; {study} is the output folder.
+
+Runs go seed by seed, so that a study in progress compares all methods. What it leaves in the output folder:
+  runs/METHOD/seed-N/   the run, output.log, model.onnx, verification/
+  results.json          per method and pack: mean, standard deviation, every value, paired differences with intervals
+  results.md            the same as tables
+  report.html           one page, with the pictures inside
+"""
+
+
+@dataclass(frozen=True)
+class PackFile:
+    """Names a verification pack.
+
+    Args:
+        pairs: the .bin file.
+        names: the list the pack was made from; empty if there is none.
+    """
+
+    pairs: str
+    names: str | None = ""
+
+
+@dataclass(frozen=True)
+class MethodFile:
+    """Describes a method: a training, or a model that exists already.
+
+    Args:
+        verb: train or distill; empty for a model that exists already.
+        recipe: a YAML file that `config` overrides.
+        config: keys of the verb, in sections or dotted.
+        seeds: seeds of this method, in place of the study's.
+        judge: whether the runs are exported and evaluated.
+        note: a few words for the report.
+        model: an ONNX file or checkpoint that is evaluated beside the runs, not trained.
+        evaluate: options of `facekd evaluate lfw` for this method alone.
+    """
+
+    verb: Literal["train", "distill", ""] = ""
+    recipe: str | None = ""
+    config: dict[str, Any] | None = None
+    seeds: tuple[int, ...] | None = None
+    judge: bool = True
+    note: str | None = ""
+    model: str | None = ""
+    evaluate: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """Describes a study: methods x seeds on one data set under one protocol.
+
+    Args:
+        output: the folder of everything.
+        title: title of the report; the folder's name by default.
+        seeds: seeds of every method that names none of its own.
+        reference: the method that differences are to: the student trained alone.
+        base: keys of `facekd train` for every run, in sections or dotted.
+        prepare: `facekd` commands to run first, without the word facekd.
+        packs: verification packs to evaluate on; a name, or pairs and names.
+        evaluate: options of `facekd evaluate lfw`.
+        methods: the methods by name, in the order of the report.
+        jobs: number of runs at once.
+        threads: computing threads of each run; null shares the cores among the jobs.
+        report_only: report what is there, run nothing.
+    """
+
+    output: str = ""
+    title: str | None = ""
+    seeds: tuple[int, ...] = ()
+    reference: str = ""
+    base: dict[str, Any] | None = None
+    prepare: tuple[str, ...] | None = ()
+    packs: tuple[str | PackFile, ...] = field(default=(), metadata={"entries": PackFile})
+    evaluate: dict[str, Any] | None = None
+    methods: dict[str, MethodFile] = field(default_factory=dict, metadata={"entries": MethodFile})
+    jobs: int = 1
+    threads: int | None = None
+    report_only: bool = False
+
+    def __post_init__(self) -> None:
+        require(bool(self.output), "output is empty: name the folder of the study, `output: runs/study`")
+        require(bool(self.methods), "methods is empty: name what to compare, see `facekd study --help`")
+        require(self.jobs >= 1, f"jobs {self.jobs}: give at least 1")
+        require(self.threads is None or self.threads >= 1, f"threads {self.threads}: give at least 1")
+
+
+def parse_study(words: Sequence[str]) -> StudyFile:
+    """Reads the command line of `facekd study`.
+
+    Raises:
+        ConfigError: a bad file, a key that does not exist, or a value of the wrong type.
+    """
+    # A switch without a value, as options of other verbs are.
+    words = ["--report_only=true" if word == "--report-only" else word for word in words]
+    return parse_config(StudyFile, words, "facekd study", DESCRIPTION, EPILOG)
 
 
 def load_study(path: str | Path, output: str | None = None) -> Study:
-    """Read and check a study.
+    """Reads and checks the file of a study.
 
     Args:
         path: a YAML file.
-        output: in place of the one in the file.
+        output: folder in place of the one in the file.
+    """
+    return make_study(parse_study([str(path), *(("--output", output) if output else ())]))
+
+
+def make_study(file: StudyFile) -> Study:
+    """Checks what a study's file says and resolves its defaults.
 
     Raises:
-        ConfigError: a file that is none, a key that does not exist, a value that cannot be.
+        ConfigError: a value that cannot be, a method that does not exist, or methods that depend on each other.
     """
-    content = read_sections(Path(path))
-    check_keys(content, KEYS, "")
-    folder = output or content.get("output")
-    if not isinstance(folder, str) or not folder:
-        raise ConfigError("output is empty: name the folder of the study, `output: runs/study`")
-    seeds = _seeds(content.get("seeds"), "seeds")
-    methods = {
-        name: _method(name, value, seeds) for name, value in as_section(content.get("methods"), "methods").items()
-    }
-    if not methods:
-        raise ConfigError("methods is empty: name what to compare, see `facekd study --help`")
+    _check_seeds(file.seeds, "seeds")
+    methods = {name: _method(name, method, file.seeds) for name, method in file.methods.items()}
     study = Study(
-        output=Path(folder),
-        title=str(content.get("title") or Path(folder).name),
-        seeds=seeds,
-        reference=_reference(content.get("reference"), methods),
-        base=flatten(as_section(content.get("base"), "base")),
-        prepare=_strings(content.get("prepare"), "prepare"),
-        packs=_packs(content.get("packs"), folder),
-        evaluate=_evaluate(content.get("evaluate"), "evaluate"),
+        output=Path(file.output),
+        title=file.title or Path(file.output).name,
+        seeds=file.seeds,
+        reference=_reference(file.reference, methods),
+        base=flatten(file.base or {}),
+        prepare=file.prepare or (),
+        packs=_packs(file.packs, file.output),
+        evaluate=_evaluate(file.evaluate, "evaluate"),
         methods=methods,
     )
-    _check_base(study)
-    _ = study.runs  # references, circles
+    _check_training_keys(study)
+    _ = study.runs  # raises an error for unknown references and circles
     return study
 
 
-def _seeds(value: Any, where: str) -> tuple[int, ...]:
-    is_list = isinstance(value, list) and all(isinstance(seed, int) and not isinstance(seed, bool) for seed in value)
-    if not is_list or not value or min(value) < 0:
-        raise ConfigError(f"{where}: expected a list of whole numbers from 0, such as [0, 1, 2], found {value!r}")
-    if len(set(value)) < len(value):
-        raise ConfigError(f"{where}: {value} names a seed twice, and the same seed gives the same run")
-    return tuple(value)
+def _check_seeds(seeds: tuple[int, ...], where: str) -> None:
+    if not seeds or min(seeds) < 0:
+        raise ConfigError(f"{where}: expected a list of whole numbers from 0, such as [0, 1, 2], found {list(seeds)}")
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"{where}: {list(seeds)} names a seed twice, and the same seed gives the same run")
 
 
-def _strings(value: Any, where: str) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ConfigError(f"{where}: expected a list of texts, found {value!r}")
-    return tuple(value)
-
-
-def _method(name: str, value: Any, seeds: tuple[int, ...]) -> Method:
+def _method(name: str, file: MethodFile, seeds: tuple[int, ...]) -> Method:
     where = f"methods.{name}"
     if not NAME.fullmatch(name) or name == "study":
         raise ConfigError(f"{where}: a method is named by letters, digits, - _ and ., and not 'study'")
-    content = as_section(value, where)
-    check_keys(content, METHOD_KEYS, f"{where}.")
-    verb, model = content.get("verb") or "", content.get("model") or ""
-    if model and (verb or content.get("config") or content.get("recipe")):
+    if file.model and (file.verb or file.config or file.recipe):
         raise ConfigError(f"{where}: a model that exists already is not trained: leave out verb, config and recipe")
-    if not model and verb not in VERBS:
-        raise ConfigError(f"{where}.verb: expected {' or '.join(VERBS)}, found {verb!r}")
-    own = content.get("seeds")
+    if not file.model and not file.verb:
+        raise ConfigError(f"{where}.verb: expected train or distill, found {file.verb!r}")
+    if file.seeds is not None:
+        _check_seeds(file.seeds, f"{where}.seeds")
     return Method(
         name=name,
-        verb=verb,
-        recipe=content.get("recipe") or "",
-        config=flatten(as_section(content.get("config"), f"{where}.config")),
-        seeds=(0,) if model else seeds if own is None else _seeds(own, f"{where}.seeds"),
-        judge=content.get("judge", True),
-        note=str(content.get("note") or ""),
-        model=model,
-        evaluate=_evaluate(content.get("evaluate"), f"{where}.evaluate"),
+        verb=file.verb,
+        recipe=file.recipe or "",
+        config=flatten(file.config or {}),
+        seeds=(0,) if file.model else seeds if file.seeds is None else file.seeds,
+        judge=file.judge,
+        note=file.note or "",
+        model=file.model or "",
+        evaluate=_evaluate(file.evaluate, f"{where}.evaluate"),
     )
 
 
-def _reference(name: Any, methods: Mapping[str, Method]) -> str:
+def _reference(name: str, methods: Mapping[str, Method]) -> str:
     if name not in methods or methods[name].model or not methods[name].judge:
         raise ConfigError(
-            f"reference: {name!r} is not a method that is trained and judged{hint(str(name), methods)}; name the one "
+            f"reference: {name!r} is not a method that is trained and judged{hint(name, methods)}; name the one "
             f"that the others are compared with, the student trained alone. There are {', '.join(methods)}"
         )
     return name
 
 
-def _packs(value: Any, study: str) -> tuple[Pack, ...]:
-    if not isinstance(value, list) or not value:
+def _packs(files: tuple[str | PackFile, ...], output: str) -> tuple[Pack, ...]:
+    if not files:
         raise ConfigError("packs: expected a list such as [{pairs: test.bin, names: test_pairs.txt}]")
     packs = []
-    for item in value:
-        content = {"pairs": item} if isinstance(item, str) else as_section(item, "packs")
-        check_keys(content, PACK_KEYS, "packs: ")
-        if not isinstance(content.get("pairs"), str):
-            raise ConfigError(f"packs: {item!r} names no .bin file: {{pairs: test.bin}}")
-        texts = (str(content[key] or "") if key in content else "" for key in PACK_KEYS)
-        packs.append(Pack(*(text.replace("{study}", study) for text in texts)))
-    names = [pack.name for pack in packs]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"packs: results go by file name, and two are the same ({', '.join(names)}); rename one")
+    for file in files:
+        pairs, names = (file, "") if isinstance(file, str) else (file.pairs, file.names or "")
+        packs.append(Pack(pairs.replace("{study}", output), names.replace("{study}", output)))
+    found = [pack.name for pack in packs]
+    if len(set(found)) < len(found):
+        raise ConfigError(f"packs: results go by file name, and two are the same ({', '.join(found)}); rename one")
     return tuple(packs)
 
 
-def _evaluate(value: Any, where: str) -> dict[str, Any]:
-    content = {key.replace("_", "-"): item for key, item in as_section(value, where).items()}
-    check_keys(content, EVALUATE_KEYS, f"{where}.")
-    return content
+def _evaluate(options: dict[str, Any] | None, where: str) -> dict[str, Any]:
+    """Returns options spelt as on the command line; `Study.check_evaluation` has the verb check them."""
+    spelt = {key.replace("_", "-"): value for key, value in (options or {}).items()}
+    for key in SET_BY_STUDY:
+        if key in spelt:
+            raise ConfigError(f"{where}.{key}: the study sets it; see `packs`, `methods` and --threads")
+    return spelt
 
 
-def _check_base(study: Study) -> None:
-    for name, values in (
-        ("base", study.base),
-        *((f"methods.{m.name}.config", m.config) for m in study.methods.values()),
-    ):
+def _check_training_keys(study: Study) -> None:
+    sections = {"base": study.base, **{f"methods.{name}.config": one.config for name, one in study.methods.items()}}
+    for name, values in sections.items():
         for key in ("seed", "output"):
             if key in values:
                 raise ConfigError(f"{name}.{key}: the study sets it; see `seeds` and `output`")

@@ -1,4 +1,4 @@
-"""YAML files of sections and keys, for the verbs that build command lines from them (study, pipeline)."""
+"""Reads YAML files and dotted options into config dataclasses, with errors that name the file and the key to change."""
 
 from __future__ import annotations
 
@@ -6,69 +6,19 @@ import difflib
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from facekd.errors import ConfigError, FacekdError
 
-
-def read_sections(path: Path) -> dict[str, Any]:
-    """The content of a YAML file.
-
-    Raises:
-        ConfigError: no file, no YAML, or no keys in it.
-    """
-    import yaml
-
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file; configs/ holds examples to start from")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    return as_section(content, str(path))
-
-
-def as_section(value: Any, where: str) -> dict[str, Any]:
-    """A value that must be keys with values; nothing is an empty section."""
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ConfigError(f"{where}: expected keys with values, found {value!r}")
-    return value
-
-
-def check_keys(value: Mapping[str, Any], known: Iterable[str], where: str) -> None:
-    """Refuse a key that does not exist, with the nearest that does."""
-    known = list(known)
-    for key in value:
-        if key not in known:
-            raise ConfigError(f"{where}{key!r} is not a key here{hint(key, known)}; known: {', '.join(known)}")
-
-
-def hint(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Sections as dotted keys: what comes later then overrides single keys, not whole sections."""
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, dict):
-            found |= flatten(item, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = item
-    return found
-
-
 Config = TypeVar("Config")
 
 
 def require(condition: bool, message: str) -> None:
+    """Raises ConfigError with `message` unless `condition` holds."""
     if not condition:
         raise ConfigError(message)
 
@@ -83,29 +33,64 @@ def check_number(key: str, value: float, is_good: bool, wanted: str) -> None:
     require(math.isfinite(value) and is_good, f"{key} = {value}: give a number that is {wanted}")
 
 
-def parse_config(config_class: type[Config], argv: list[str] | None, prog: str, description: str) -> Config:
-    """Read `[CONFIG.yaml] [--a.b value ...]` into a config; later values win.
+def hint(word: str, known: Iterable[str]) -> str:
+    """Returns ` (did you mean 'x'?)` for the known word nearest to `word`, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
-    `--help` and `--print_config` print and exit, as in any jsonargparse program.
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Converts sections to dotted keys, so that what comes later overrides single keys, not whole sections."""
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, dict):
+            found |= flatten(item, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = item
+    return found
+
+
+def parse_config(
+    config_class: type[Config], argv: list[str] | None, prog: str, description: str, epilog: str | None = None
+) -> Config:
+    """Reads `[CONFIG.yaml] [--a.b value ...]` into a config; later values win.
+
+    `--help` and `--print_config` print and exit, as in any jsonargparse program. A field whose metadata name a
+    dataclass as its "entries" holds many such sections, by name or in a list; errors then name the entry.
+
+    Args:
+        config_class: dataclass to read into.
+        argv: words of the command line; None takes those of this process.
+        prog: the command, for messages and help.
+        description: what the command does, for `--help`.
+        epilog: example and notes below the help; None gives a short example above it.
 
     Raises:
         ConfigError: a key that does not exist (with the nearest that does), a value of the wrong type, a bad file.
     """
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-    argv = sys.argv[1:] if argv is None else argv
+    class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+        """Explains the keys by their docstrings, and prints description and epilog as they are."""
 
+    argv = file_first(sys.argv[1:] if argv is None else argv)
+    example = "" if epilog else f"\n\nexample: {prog} configs/debug.yaml --seed 1"
     parser = ArgumentParser(
         prog=prog,
-        usage=f"{prog} CONFIG.yaml [--key value ...]\n\nexample: {prog} configs/debug.yaml --seed 1",
+        usage=f"{prog} CONFIG.yaml [--key value ...]{example}",
         description=description,
+        epilog=epilog,
+        formatter_class=Formatter,
         exit_on_error=False,
         allow_abbrev=False,  # or `--batch_size` would quietly mean batch_size_per_rank
     )
     parser.add_argument("--config", action="config", help="a YAML file; CONFIG.yaml as the first word is the same")
     parser.add_class_arguments(config_class)
+    file, keys_of_file = None, set()
     if argv and not argv[0].startswith("-"):
-        _check_yaml(Path(argv[0]), config_class)
+        file = Path(argv[0])
+        content = _read_yaml(file, config_class)
+        keys_of_file = {*content, *flatten(content)}
         argv = ["--config", argv[0], *argv[1:]]
     try:
         values = parser.instantiate(parser.parse_args(argv))
@@ -113,11 +98,21 @@ def parse_config(config_class: type[Config], argv: list[str] | None, prog: str, 
     except FacekdError:
         raise
     except Exception as error:  # jsonargparse wraps everything in its own ArgumentError, our checks included
-        raise _readable(error, config_class) from error
+        raise _readable(error, config_keys(config_class), file, keys_of_file) from error
 
 
-def _check_yaml(path: Path, config_class: type) -> None:
-    """Find what is wrong with a file as a file, and with its sections as sections, before its keys are looked at."""
+def file_first(argv: Sequence[str]) -> list[str]:
+    """Moves CONFIG.yaml, the first word that is neither an option nor the value of one, to the front."""
+    is_value = False
+    for place, word in enumerate(argv):
+        if not is_value and not word.startswith("-"):
+            return [word, *argv[:place], *argv[place + 1 :]]
+        is_value = not is_value and "=" not in word and word not in ("-h", "--help", "--print_config")
+    return list(argv)
+
+
+def _read_yaml(path: Path, config_class: type) -> dict[str, Any]:
+    """Reads a file and checks that it is one, and that its sections and entries are, before its keys are parsed."""
     import yaml
 
     if not path.is_file():
@@ -129,20 +124,59 @@ def _check_yaml(path: Path, config_class: type) -> None:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds no configuration; expected lines such as `output: runs/mine`")
     for item in fields(config_class):
+        found = content.get(item.name, {})
         is_section = callable(item.default_factory) and is_dataclass(item.default_factory())
-        if is_section and not isinstance(content.get(item.name, {}), dict):
-            raise ConfigError(f"{path}: {item.name} is a section: expected keys below it, not {content[item.name]!r}")
+        if is_section and not isinstance(found, dict):
+            raise ConfigError(f"{path}: {item.name} is a section: expected keys below it, not {found!r}")
+        if "entries" in item.metadata:
+            _check_entries(path, item.name, found, item.metadata["entries"])
+    return content
 
 
-def _readable(error: BaseException, config_class: type) -> FacekdError:
+def _check_entries(path: Path, name: str, found: Any, entry_class: type) -> None:
+    """Parses each entry of a section by itself, because jsonargparse would not say which of them is wrong."""
+    from jsonargparse import ArgumentParser
+
+    entries = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
+    for key, entry in entries:
+        if isinstance(found, list) and not isinstance(entry, dict):
+            continue  # a plain value; whether the field takes one is checked with the rest
+        place = f"{name}.{key}"
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{path}: {place} is a section: expected keys below it, not {entry!r}")
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(entry_class)
+        try:
+            parser.instantiate(parser.parse_object(entry))
+        except Exception as error:
+            raise _readable(error, config_keys(entry_class), path, {*entry}, f"{place}.") from error
+
+
+def _readable(
+    error: BaseException, known: Collection[str], file: Path | None, keys_of_file: Collection[str], prefix: str = ""
+) -> FacekdError:
+    """Turns an error of jsonargparse into one that names the key, what was expected, and the file it stands in.
+
+    Args:
+        error: the error; one of our own checks may be its cause.
+        known: all keys that exist.
+        file: the file that was read, if any.
+        keys_of_file: the keys in it.
+        prefix: where in the file the keys are, such as `"methods.alone."`.
+    """
+    # One of our own checks, somewhere below what jsonargparse made of it.
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, FacekdError):
-            return cause
+            return ConfigError(f"{file}: {prefix[:-1]}: {cause}") if prefix else cause
         cause = cause.__cause__ or cause.__context__
+
+    def at(key: str) -> str:
+        return f"{file}: " if key in keys_of_file else ""
+
+    # A key that does not exist.
     message = re.sub(r"\s+", " ", str(error)).strip()
     message = re.sub(r"Group '([\w.]+)' does not accept option '([\w.]+)'", r"Option '\1.\2'", message)
-    known = config_keys(config_class)
     for named in re.findall(r"(?:[Kk]ey|Option) '([\w.]+)'|--([\w.-]+)", message):
         typed = named[0] or named[1]
         key = typed.replace("-", "_")
@@ -150,16 +184,20 @@ def _readable(error: BaseException, config_class: type) -> FacekdError:
             # Most often the section was left out, or was another: `lr` for `schedule.lr`.
             close = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
             close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            return ConfigError(f"{typed!r} is not a configuration key{hint} (`--help` lists them all)")
+            meant = f"; did you mean {prefix + close[0]!r}?" if close else ""
+            return ConfigError(
+                f"{at(typed)}{prefix + typed!r} is not a configuration key{meant} (`--help` lists them all)"
+            )
+    # A value that a key cannot have.
     if wrong := re.search(r'Parser key "([\w.]+)": (.*)', message):
-        return ConfigError(f"{wrong[1]}: {_without_types(wrong[2])}")
+        return ConfigError(f"{at(wrong[1])}{prefix}{wrong[1]}: {_without_types(wrong[2])}")
     return ConfigError(message)
 
 
 def _without_types(message: str) -> str:
-    """`Expected a <class 'float'>` and `typing.Literal['a', 'b']`, said without Python."""
+    """Rewords `Expected a <class 'float'>` and `typing.Literal['a', 'b']` for people who do not write Python."""
     message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("NoneType", "null")
+    message = re.sub(r"Problem with given class_path '.*?': Parser key \"(\w+)\": ", r"\1: ", message)
     message = re.sub(
         r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\].*?Given",
         r"expected \1. Given",
@@ -170,7 +208,7 @@ def _without_types(message: str) -> str:
 
 
 def config_keys(config_class: type) -> list[str]:
-    """All dotted keys of a config class, sections included: `["output", "data", "data.train", ...]`."""
+    """Returns all dotted keys of a config class, sections included: `["output", "data", "data.train", ...]`."""
     keys = []
     for item in fields(config_class):
         keys.append(item.name)
@@ -181,7 +219,7 @@ def config_keys(config_class: type) -> list[str]:
 
 
 def to_plain(config: Any) -> dict[str, Any]:
-    """A config as nested dicts and lists of plain values, as it goes into checkpoints and YAML."""
+    """Converts a config to nested dicts and lists of plain values, as checkpoints and YAML hold it."""
     return _plain(asdict(config))
 
 
@@ -192,14 +230,14 @@ def _plain(value: Any) -> Any:
 
 
 def to_yaml(config: Any) -> str:
-    """A config as YAML that `parse_config` reads back."""
+    """Writes a config as YAML that `parse_config` reads back."""
     import yaml
 
     return yaml.safe_dump(to_plain(config), sort_keys=False)
 
 
 def with_defaults(plain: dict[str, Any], config_class: type) -> dict[str, Any]:
-    """A plain config written before some keys existed, with those at their defaults: what it meant then."""
+    """Completes a plain config that was written before some keys existed; the defaults are what it meant then."""
     found = dict(plain)
     for item in fields(config_class):
         default = item.default_factory() if callable(item.default_factory) else item.default
@@ -211,7 +249,7 @@ def with_defaults(plain: dict[str, Any], config_class: type) -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted keys at which two plain configs differ, with both values; a key that one lacks counts as None."""
+    """Returns the dotted keys at which two plain configs differ, with both values; an absent key counts as None."""
     found = {}
     for key in {**old, **new}:
         before, after = old.get(key), new.get(key)

@@ -50,11 +50,20 @@ def test_the_pipeline_that_comes_along_parses() -> None:
     load_pipeline([str(ROOT / "configs/distill/ms1mv3_sh_kd_pipeline.yaml"), "--data.train", "x"]).check()
 
 
+def test_options_go_to_the_pipeline_or_to_its_stages_wherever_the_file_stands(tmp_path: Path) -> None:
+    words = ["--seed", "5", "--head=free", "--student.config.images", "7", write(tmp_path), "--processes", "2"]
+    pipeline = load_pipeline([*words, "--head.scale", "16"])
+    assert (pipeline.head, pipeline.processes) == ("free", 2)
+    assert pipeline.extra == ("--seed", "5", "--head.scale", "16")
+    assert [pipeline.configs[stage].get("images") for stage in ("student", "teacher")] == [7, None]
+
+
 @pytest.mark.parametrize(
     ("changes", "words", "message"),
     [
-        ({"haed": "free"}, [], r"'haed' is not a key here \(did you mean 'head'\?\)"),
-        ({"head": "both"}, [], "expected shared or free"),
+        ({"haed": "free"}, [], r"pipeline.yaml: 'haed' is not a configuration key; did you mean 'head'\?"),
+        ({"head": "both"}, [], r"pipeline.yaml: head: expected one of 'shared', 'free'"),
+        ({"teacher": {"recipes": "x"}}, [], r"pipeline.yaml: .*recipes' is not a .*; did you mean 'teacher.recipe'\?"),
         ({"processes": 0}, [], "expected a whole number from 1"),
         ({"base": {"shared_head": "x"}}, [], "shared_head is set by the pipeline"),
         ({}, ["--teacher.model", "x"], "distilled: teacher.model is set by the pipeline"),

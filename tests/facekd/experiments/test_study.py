@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 import yaml
 from scipy import stats
 
+from evaluation.evaluate_lfw import parse
 from evaluation.measures import measure_pairs
 from facekd.cli import main
 from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.errors import ConfigError
 from facekd.experiments.command_runner import CompletedSteps, run_steps
-from facekd.experiments.study_file import load_study
+from facekd.experiments.study_file import load_study, parse_study
 from facekd.experiments.study_report import tar_at
 from facekd.experiments.study_results import gather, paired_difference
 
@@ -64,7 +66,7 @@ def test_a_file_stands_for_commands_seed_by_seed_and_teachers_first(tmp_path: Pa
     by_title = {step.title: step for step in steps}
     assert list(by_title["distill th_kd, seed 4"].words) == [
         *("distill", "--data.train", "data", "--data.image_size", "64", "--backbone.width", "0.5"),
-        *("--schedule.lr", "1e-1", "--teacher.model", "out put/runs/teacher/seed-0", "--share", "1"),
+        *("--schedule.lr", "0.1", "--teacher.model", "out put/runs/teacher/seed-0", "--share", "1"),
         *("--seed", "4", "--output", "out put/runs/th_kd/seed-4"),
     ]
     assert by_title["distill sh_kd, seed 4"].after == ("train under, seed 4",)
@@ -72,25 +74,43 @@ def test_a_file_stands_for_commands_seed_by_seed_and_teachers_first(tmp_path: Pa
     assert list(by_title["judge outside"].words) == [
         *("evaluate", "lfw", "--model", "out put/other.onnx", "--pairs", "out put/test.bin"),
         *("--names", "out put/names.txt", "--output", "out put/runs/outside/verification"),
-        *("--fars", "0.1,1e-2", "--flip", "--folds", "2", "--mean", "1,2,3", "--threads", "2"),
+        *("--fars", "0.1,0.01", "--flip", "--folds", "2", "--mean", "1,2,3", "--threads", "2"),
     ]
     assert "--no-flip" in by_title["judge alone, seed 3"].words
     assert not [title for title in by_title if title.startswith(("judge under", "export outside"))]
 
 
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
+    file = parse_study(["--jobs", "2", "--report-only", str(write(tmp_path)), "--methods.alone.note", "by itself"])
+    assert (file.jobs, file.report_only, file.methods["alone"].note) == (2, True, "by itself")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": [1]}, r"'seed' is not a key here \(did you mean 'seeds'\?\)"),
+        ({"seed": [1]}, r"study.yaml: 'seed' is not a configuration key; did you mean 'seeds'\?"),
         ({"seeds": [1, 1]}, "names a seed twice"),
-        ({"seeds": 3}, "expected a list of whole numbers"),
+        ({"seeds": 3}, r"study.yaml: seeds: expected a list in brackets"),
+        ({"seeds": [-1]}, "seeds: expected a list of whole numbers from 0"),
+        ({"seeds": []}, "seeds: expected a list of whole numbers from 0"),
         ({"reference": "alon"}, r"'alon' is not a method that is trained and judged \(did you mean 'alone'\?\)"),
         ({"reference": "under"}, "'under' is not a method that is trained and judged"),
         ({"packs": []}, "packs: expected a list"),
         ({"packs": ["a/x.bin", "b/x.bin"]}, "two are the same"),
-        ({"evaluate": {"fold": 2}}, r"'fold' is not a key here \(did you mean 'folds'\?\)"),
+        ({"packs": [{"pair": "x.bin"}]}, r"study.yaml: 'packs.0.pair' is not .*; did you mean 'packs.0.pairs'\?"),
+        ({"evaluate": {"output": "x"}}, "evaluate.output: the study sets it"),
+        ({"jobs": 0}, "jobs 0: give at least 1"),
         ({"base": {"seed": 1}}, "base.seed: the study sets it"),
-        ({"methods": {"alone": {"verb": "trian"}}}, "methods.alone.verb: expected train or distill"),
+        (
+            {"methods": {"alone": {"verb": "trian"}}},
+            "study.yaml: methods.alone.verb: expected one of 'train', 'distill'",
+        ),
+        ({"methods": {"alone": {}}}, "methods.alone.verb: expected train or distill"),
+        (
+            {"methods": {"alone": {"verb": "train", "seed": [1]}}},
+            r"study.yaml: 'methods.alone.seed' is not a configuration key; did you mean 'methods.alone.seeds'\?",
+        ),
+        ({"methods": {"alone": "train"}}, r"study.yaml: methods.alone is a section: expected keys below it"),
         ({"methods": {"alone": {"verb": "train", "model": "x"}}}, "is not trained"),
         (
             {"methods": {"alone": {"verb": "train", "config": {"shared_head": "{alon}"}}}},
@@ -123,9 +143,42 @@ def test_a_typo_in_a_method_is_found_before_anything_runs(tmp_path: Path, capsys
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folsd": 2}, r"evaluate: .*--folsd.* \(?did you mean '?(--)?folds'?\?.*; `facekd evaluate lfw --help`"),
+        ({"fold": 2}, r"evaluate: .*--fold 2.*; `facekd evaluate lfw --help` lists the options"),
+        ({"folds": "two"}, "evaluate: argument --folds: invalid int value: 'two'"),
+        ({"bootstrap": 3}, "evaluate: --bootstrap 3: give 0, or at least 100 draws"),
+        ({"color": "grey"}, "evaluate: argument --color: invalid choice: 'grey'"),
+    ],
+)
+def test_options_of_the_evaluation_are_checked_by_its_own_parser(
+    tmp_path: Path, options: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for section in ("evaluate", "methods.alone.evaluate"):
+        methods = {"alone": {"verb": "train", **({"evaluate": options} if "methods" in section else {})}}
+        changes = {"methods": methods, "evaluate": {} if "methods" in section else options}
+        assert main(["study", str(write(tmp_path, output=str(tmp_path / "out"), **changes))]) == 2
+        found = capsys.readouterr().err
+        assert re.search(message.replace("evaluate:", f"{section}:", 1), found), found
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_option_of_the_evaluation_may_be_given(tmp_path: Path) -> None:
+    options = {"image_size": 64, "resize": False, "cache": False, "embeddings": "{study}/e", "rule": "insightface"}
+    study = load_study(write(tmp_path, evaluate=options))
+    study.check_evaluation(parse)
+    words = next(step.words for step in study.steps() if step.title == "judge alone, seed 3")
+    parsed = parse(list(words[2:]))
+    assert (parsed.image_size, parsed.resize, parsed.cache, parsed.rule) == (64, False, False, "insightface")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "study").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_that_come_along_parse(path: Path) -> None:
-    load_study(path).check_configs()
+    study = load_study(path)
+    study.check_configs()
+    study.check_evaluation(parse)
 
 
 def test_the_interval_is_that_of_a_paired_t_test() -> None:
