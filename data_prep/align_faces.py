@@ -23,7 +23,7 @@ from data_prep.photographs.photos import decode_photo, find_photos
 from facekd.errors import DataError, ImageError, run_verb
 from facekd.images.alignment import align, is_plausible, template_fit
 from facekd.images.decoding import quiet_decoders
-from facekd.utils.files import sha256_of_file, write_json, write_text
+from facekd.utils.files import sha256_of_file, write_json, write_small_file, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
@@ -227,16 +227,7 @@ def _is_done(task: Task, log: AlignLog) -> bool:
 def _write_crop(path: Path, crop: np.ndarray, quality: int | None) -> None:
     options = [] if quality is None else [cv2.IMWRITE_JPEG_QUALITY, quality]
     encoded = cv2.imencode(path.suffix, np.ascontiguousarray(crop[..., ::-1]), options)[1]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not facekd.utils.files: flushing each of millions of small files to the device would take days.
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_bytes(encoded.tobytes())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        error.filename = os.fspath(path)
-        raise
+    write_small_file(os.fspath(path), encoded.tobytes())
 
 
 def _copy_aside(done: list[Alignment], root: Path, folder: Path) -> None:

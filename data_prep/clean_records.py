@@ -11,7 +11,7 @@ import numpy as np
 
 from data_prep.inspection.clean_lists import Changes, read_clean_lists
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
-from data_prep.jobs.resuming import tell_found, told_when_kept
+from data_prep.jobs.resuming import resuming
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_sources import RecordSource, default_name
 from facekd.data.datasets.record_pack import open_record_pack
@@ -52,9 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     size = pack.property["height"] if pack.property else decode_rgb(pack.read_image(int(kept[0]))[0]).shape[0]
     job = _job(source, kept[order], new_labels[order])
     writer = RecordPackWriter(rec_path, size, pack.layout, job)
-    with told_when_kept(writer), writer:
-        bad.go_on(writer)
-        tell_found(writer, writer.num_found)
+    with resuming(writer, bad):
         left = order[writer.next_task :].tolist()
         for task, row in enumerate(track(left, "writing records"), start=writer.next_task):
             image, label = int(kept[row]), int(new_labels[row])

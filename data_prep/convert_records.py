@@ -21,7 +21,7 @@ import numpy as np
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
 from data_prep.jobs.conversion_log import ConversionLog
 from data_prep.jobs.ordered_work import in_order
-from data_prep.jobs.resuming import tell_found, told_when_kept
+from data_prep.jobs.resuming import resuming
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_lists import check_name
 from data_prep.sources.image_sources import ImageSource, default_name, open_source
@@ -245,9 +245,7 @@ def _write(
             if is_tar
             else RecordPackWriter(path, size, layout, part, is_unchanged)
         )
-        with told_when_kept(writer), writer:
-            bad.go_on(writer)
-            tell_found(writer, writer.num_found)
+        with resuming(writer, bad):
             left = rows[writer.next_task :]
             description = f"writing file {number + 1} of {arguments.shards}" if arguments.shards > 1 else "writing"
             with contextlib.closing(_contents(arguments, plan, left, bad)) as contents:

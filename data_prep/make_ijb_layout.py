@@ -18,7 +18,7 @@ from facekd.data.synthetic import MIN_SIZE
 from facekd.errors import DataError, run_verb
 from facekd.images.alignment import template
 from facekd.images.decoding import quiet_decoders
-from facekd.utils.files import write_json, write_text
+from facekd.utils.files import staged_folder, write_json, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
@@ -53,18 +53,13 @@ def main(argv: list[str] | None = None) -> int:
     ):
         remedy = "--overwrite replaces what is there" if is_ours else "choose an empty folder, or a new one"
         raise DataError(f"{output} is there and not empty; {remedy}")
-    staged = output.with_name(f".{output.name}.partial")  # so that a run that was stopped leaves no half of a set
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    try:
+    with staged_folder(output) as staged:  # so that an interrupted run leaves no half of a set
         counts = _full_size(arguments, staged) if arguments.full_size else _of_images(arguments, staged)
         if output.exists():
             _remove(output)
         output.mkdir(exist_ok=True)
         for part in sorted(staged.iterdir(), key=lambda path: path.name == SUMMARY):  # the summary last
             part.replace(output / part.name)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     print(
         f"{output}: {counts['images']:,} images, {counts['subjects']:,} subjects, {counts['templates']:,} templates "
         f"(galleries {counts['gallery_1']:,} + {counts['gallery_2']:,}, probes {counts['probes']:,}), "

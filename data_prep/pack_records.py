@@ -13,7 +13,7 @@ import cv2
 
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
 from data_prep.jobs.ordered_work import in_order
-from data_prep.jobs.resuming import file_stamp, tell_found, told_when_kept
+from data_prep.jobs.resuming import file_stamp, resuming
 from data_prep.sources.encoded_images import prepare_image
 from data_prep.sources.image_lists import (
     LST_COLUMNS,
@@ -57,9 +57,7 @@ def main(argv: list[str] | None = None) -> int:
 
     job = _job(arguments, images, root, has_keys)
     writer = RecordPackWriter(arguments.output, arguments.size, arguments.layout, job, is_unchanged)
-    with told_when_kept(writer), writer:
-        bad.go_on(writer)
-        tell_found(writer, writer.num_found)
+    with resuming(writer, bad):
         tasks = range(writer.next_task, len(images))
         todo = (images[task] for task in tasks)
         with in_order(prepare, todo, arguments.workers) as results:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import pickle
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from facekd.data.datasets.cifar_dataset import CIFAR_FOLDERS, CIFAR_SIZE, GENERATED, GENERATED_FORMAT, cifar_files
 from facekd.data.synthetic.class_textures import render_texture
 from facekd.errors import DataError, run_verb
-from facekd.utils.files import atomic_open, write_json
+from facekd.utils.files import atomic_open, staged_folder, write_json
 from facekd.utils.progress import track
 
 LAYOUTS = (*CIFAR_FOLDERS, "folders")
@@ -101,15 +100,13 @@ def synthesize_classification(settings: Settings, output: Path) -> Path:
         raise DataError(f"{folder}: holds another generated set; choose another --output, or delete it")
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder}: holds files from elsewhere; choose another --output")
-    staged = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    md5 = _write_cifar(settings, staged) if is_cifar else _write_folders(settings, staged)
-    content = {"format": GENERATED_FORMAT, "version": 1, "settings": asdict(settings), "md5": md5}
-    write_json(staged / GENERATED, content)
-    if folder.exists():
-        folder.rmdir()  # empty, as was seen
-    staged.rename(folder)
+    with staged_folder(folder) as staged:
+        md5 = _write_cifar(settings, staged) if is_cifar else _write_folders(settings, staged)
+        content = {"format": GENERATED_FORMAT, "version": 1, "settings": asdict(settings), "md5": md5}
+        write_json(staged / GENERATED, content)
+        if folder.exists():
+            folder.rmdir()  # empty, as was seen
+        staged.rename(folder)
     return folder
 
 

@@ -22,7 +22,7 @@ from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.data.synthetic import MIN_SIZE, render_faces
 from facekd.data.synthetic.pairs import PairPlan, plan_pairs
 from facekd.errors import DataError, run_verb
-from facekd.utils.files import atomic_open, atomic_path, sha256_of_file, write_json, write_text
+from facekd.utils.files import atomic_open, atomic_path, sha256_of_file, staged_folder, write_json, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
@@ -228,13 +228,12 @@ def _write_train(images: Iterator[bytes], settings: Settings, folder: Path) -> l
             for label, name, image in named:
                 writer.add(label, image, name)
         return list(RECORD_FILES)
-    staged = folder / ".train.partial"
-    shutil.rmtree(staged, ignore_errors=True)
-    for _, name, image in named:
-        path = staged / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image)
-    staged.replace(folder / "train")
+    with staged_folder(folder / "train") as staged:
+        for _, name, image in named:
+            path = staged / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image)
+        staged.replace(folder / "train")
     return []
 
 

@@ -12,6 +12,7 @@ from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_lists import names_from_lst
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.errors import DataError, RecordError, run_verb
+from facekd.utils.files import write_small_file
 from facekd.utils.progress import track
 
 
@@ -22,7 +23,6 @@ def main(argv: list[str] | None = None) -> int:
     bad = BadRecords(arguments.on_bad_record)
     name_image = _choose_names(pack, arguments.names)
     written = present = 0
-    folders: set[str] = set()
     for image in track(range(pack.num_images), "unpacking images", pack.num_images):
         try:
             content, label = pack.read_image(image)
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         if _has_size(path, len(content)):
             present += 1
             continue
-        _write(path, content, folders)
+        write_small_file(path, content)
         written += 1
     already = f", {present:,} were there already" if present else ""
     print(f"{arguments.output}: {written:,} images written{already}{bad.summary()}")
@@ -68,24 +68,6 @@ def _has_size(path: str, size: int) -> bool:
         return os.stat(path).st_size == size  # noqa: PTH116
     except OSError:
         return False
-
-
-def _write(path: str, content: bytes, folders: set[str]) -> None:
-    """Write a file whole or not at all; `folders` are those known to exist."""
-    folder, name = os.path.split(path)
-    # Not facekd.utils.files: flushing each of millions of small files to the device would take days.
-    temporary = os.path.join(folder, f".{name}.partial")  # noqa: PTH118
-    try:
-        if folder not in folders:
-            os.makedirs(folder, exist_ok=True)  # noqa: PTH103
-            folders.add(folder)
-        with open(temporary, "wb") as stream:  # noqa: PTH123
-            stream.write(content)
-        os.replace(temporary, path)  # noqa: PTH105
-    except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
-        error.filename = path
-        raise
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,33 +1,32 @@
-"""What a verb does about records it cannot use: stop at the first, or pass over them and say how many."""
+"""Handles records that a verb cannot use: stops at the first, or skips and counts them."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from data_prep.jobs.resuming import Resumable
 from facekd.errors import FacekdError
 
 NUM_SHOWN = 10
 
 
 def add_bad_record_option(parser: argparse.ArgumentParser, default: str = "fail") -> None:
-    """Add `--on-bad-record fail|skip` to a verb."""
+    """Adds `--on-bad-record fail|skip` to a verb."""
     parser.add_argument(
         "--on-bad-record",
         choices=("fail", "skip"),
         default=default,
-        help=f"stop at a record that cannot be used, or pass over it and count it (default: {default})",
+        help=f"stop at a record that cannot be used, or skip and count it (default: {default})",
     )
 
 
 class BadRecords:
-    """Counts what was passed over.
+    """Counts the records that were skipped.
 
     Attributes:
         policy: `"fail"` or `"skip"`.
         errors: the problems met so far.
-        num_before: how many were passed over by an earlier run that this one goes on from.
+        num_before: number of records skipped by an earlier run that this one goes on from.
     """
 
     def __init__(self, policy: str) -> None:
@@ -38,24 +37,16 @@ class BadRecords:
     def __len__(self) -> int:
         return self.num_before + len(self.errors)
 
-    def go_on(self, writer: Resumable) -> None:
-        """Count what the earlier run of `writer` has passed over; under `"fail"`, which would not have, begin anew."""
-        num_before = writer.next_task - writer.num_images
-        if num_before and self.policy == "fail":
-            writer.restart()
-            num_before = 0
-        self.num_before += num_before
-
     def meet(self, error: FacekdError) -> None:
-        """Raise `error` under `"fail"`; note it, and show the first few, under `"skip"`."""
+        """Raises `error` under `"fail"`; under `"skip"` counts it and prints the first few."""
         if self.policy == "fail":
             raise error
         self.errors.append(error)
         if len(self.errors) <= NUM_SHOWN:
             print(f"skipped: {error}", file=sys.stderr)
         if len(self.errors) == NUM_SHOWN:
-            print("(more are counted and not shown)", file=sys.stderr)
+            print("(further ones are counted, not shown)", file=sys.stderr)
 
     def summary(self) -> str:
-        """`", 3 skipped"` or nothing, for the last line of a verb."""
+        """Returns `", 3 skipped"`, or an empty string, for the last line of a verb."""
         return f", {len(self):,} skipped" if len(self) else ""

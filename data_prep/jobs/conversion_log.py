@@ -1,4 +1,7 @@
-"""Which files of a conversion are finished, so that a stopped one goes on with the next."""
+"""Records which files of a conversion are finished, so that an interrupted one goes on with the next.
+
+The file in progress resumes by itself (`facekd/utils/resumable_file.py`).
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ LOG_NAME = ".convert_progress.json"
 
 
 class ConversionLog:
-    """`.convert_progress.json` in the output folder, from the first finished file to the end of the conversion.
+    """Keeps `.convert_progress.json` in the output folder, from the first finished file to the end of the conversion.
 
     Args:
         folder: the output folder.
-        job: all that decides what is written, for JSON; a log of another job is of no use and is replaced.
+        job: everything that decides what is written, in plain values for JSON; a log of another job is replaced.
     """
 
     def __init__(self, folder: Path, job: dict[str, Any]) -> None:
@@ -26,19 +29,19 @@ class ConversionLog:
         self._finished: dict[str, dict[str, Any]] = self._load()
 
     def counts(self, file: Path) -> tuple[int, int] | None:
-        """Images in a file that an earlier run has finished, and images passed over; None where it has not."""
+        """Returns the numbers of images and skipped images of a file that an earlier run finished, or None."""
         entry = self._finished.get(file.name)
         if entry is None or entry["stamp"] != file_stamp(file) or not entry["stamp"]:
             return None
         return entry["images"], entry["skipped"]
 
     def add(self, file: Path, images: int, skipped: int) -> None:
-        """Note that a file is in place."""
+        """Records that a file is finished."""
         self._finished[file.name] = {"stamp": file_stamp(file), "images": images, "skipped": skipped}
         write_json(self.path, {"job": self._job, "finished": self._finished})
 
     def remove(self) -> None:
-        """The conversion is done."""
+        """Removes the log when the conversion is done."""
         self.path.unlink(missing_ok=True)
 
     def _load(self) -> dict[str, dict[str, Any]]:

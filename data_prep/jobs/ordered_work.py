@@ -1,7 +1,7 @@
-"""Work spread over threads or processes, with the results in the order of the tasks.
+"""Spreads work over threads or processes and returns the results in the order of the tasks.
 
-Both are for `with` statements: the pool ends where the block is left. That of a generator that was left half-way would
-end wherever Python collects it, and there waiting for its threads may be for ever (`facekd/utils/processes.py`).
+Both functions are for `with` statements, so that the pool ends where the block is left. In an abandoned generator it
+would end wherever Python collects it, where waiting for threads may take forever (`facekd/utils/threads.py`).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ READ_AHEAD = 64  # tasks per worker in flight: enough to keep the threads busy, 
 def in_order(
     work: Callable[[Task], Result], tasks: Iterable[Task], workers: int, read_ahead: int = READ_AHEAD
 ) -> Iterator[Iterator[Future[Result]]]:
-    """Results of `work` in order, computed by threads a little ahead of their use; only a few wait in memory.
+    """Yields results of `work` in order, computed by threads slightly ahead of use, so that few wait in memory.
 
-    Threads, because decoding, encoding and networks release Python's lock. An exception of `work` is raised by
-    `result()` of its future, so that the caller knows which task it belongs to. At the end of the block, however it is
-    left, no thread is at work any more.
+    Decoding, encoding and networks release Python's lock, so threads are enough. An exception of `work` is raised by
+    `result()` of its future, so that the caller knows which task it belongs to. When the block ends, in whatever way,
+    all threads have stopped.
 
     Args:
         work: called with each task.
-        tasks: what to do; consumed no faster than the work is.
-        workers: threads.
+        tasks: tasks, consumed no faster than the work is done.
+        workers: number of threads.
         read_ahead: tasks per worker that may be done before they are asked for.
     """
     pool = ThreadPoolExecutor(workers)
@@ -57,15 +57,15 @@ def in_order(
 def by_processes(
     work: Callable[[Task], Result], tasks: Iterable[Task], workers: int, start: Callable[[], object]
 ) -> Iterator[Iterator[Result]]:
-    """Results of `work` in order, computed by processes; all of them may wait in memory.
+    """Yields results of `work` in order, computed by processes; all results may wait in memory.
 
-    An exception of `work` is raised where its result is asked for. At the end of the block, however it is left, tasks
-    that have not begun are dropped, and no process is left; nor is one where this process is killed.
+    An exception of `work` is raised where its result is asked for. When the block ends, in whatever way, tasks that
+    have not begun are dropped and no process is left. None is left either if this process is killed.
 
     Args:
-        work: called with each task; a function of a module, as processes find it by name.
-        tasks: what to do.
-        workers: processes; with at most 1 the work is done in this one, as results are asked for.
+        work: called with each task; a module's function, because processes find it by name.
+        tasks: tasks to do.
+        workers: number of processes; with 1 or less, this process does the work as results are asked for.
         start: called in each process first.
     """
     if workers <= 1:

@@ -1,4 +1,4 @@
-"""What verbs that write for hours share: whether an input is still what it was, and a word about what is kept."""
+"""Runs a writer that can be interrupted: says what is kept, what was found, and whether an input has changed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from data_prep.jobs.bad_records import BadRecords
 from facekd.utils.files import stamp_of
 
 
-class Resumable(Protocol):
-    """A writer that keeps what it has when it is stopped: `RecordPackWriter` with a job, or `TarPackWriter`."""
+class Resumable(contextlib.AbstractContextManager[Any], Protocol):
+    """Describes a writer that keeps what it has when it is stopped: `RecordPackWriter` with a job, or `TarPackWriter`.
+
+    Attributes:
+        next_task: the task to go on with.
+        num_found: images that an earlier run has written.
+        num_images: images written so far.
+        num_kept: after a stop, images that the same job can go on after.
+        partial_path: where they are until the file is finished.
+    """
 
     next_task: int
+    num_found: int
 
     @property
     def partial_path(self) -> Path: ...
@@ -30,7 +40,7 @@ class Resumable(Protocol):
 
 
 def file_stamp(path: Path) -> str:
-    """Size and time of a file, which tell that it has changed since; nothing where it is gone."""
+    """Returns size and time of a file, which tell whether it has changed since; empty if the file is gone."""
     try:
         return ":".join(map(str, stamp_of(path)))
     except OSError:
@@ -38,15 +48,32 @@ def file_stamp(path: Path) -> str:
 
 
 def files_fingerprint(paths: list[Path]) -> dict[str, Any]:
-    """Names, sizes and times of the files that a source consists of."""
+    """Returns names, sizes and times of the files that a source consists of, for a job's description."""
     return {"files": [[os.fsencode(path.resolve()).hex(), file_stamp(path)] for path in paths]}
 
 
 @contextlib.contextmanager
-def told_when_kept(writer: Resumable) -> Iterator[None]:
-    """Say what is kept, and how to go on, when the block, and `writer` in it, is ended by an exception."""
+def resuming(writer: Resumable, bad: BadRecords) -> Iterator[None]:
+    """Runs the block with `writer` open, going on after what an earlier run has written.
+
+    Says how many images were found; when an exception ends the block, says how many are kept and how to go on.
+
+    Args:
+        writer: the writer, opened and closed here.
+        bad: told of the records that the earlier run skipped. Under the policy "fail" it would have skipped none, so
+            writing starts anew.
+    """
     try:
-        yield
+        with writer:
+            num_skipped = writer.next_task - writer.num_images
+            if num_skipped and bad.policy == "fail":
+                writer.restart()
+                num_skipped = 0
+            bad.num_before += num_skipped
+            if writer.num_found:
+                folder = writer.partial_path.parent
+                print(f"{folder}: going on after {writer.num_found:,} images written before", file=sys.stderr)
+            yield
     except BaseException:
         if writer.num_kept:
             print(
@@ -54,9 +81,3 @@ def told_when_kept(writer: Resumable) -> Iterator[None]:
                 file=sys.stderr,
             )
         raise
-
-
-def tell_found(writer: Resumable, num_found: int) -> None:
-    """Say that a run goes on from an earlier one."""
-    if num_found:
-        print(f"{writer.partial_path.parent}: going on after {num_found:,} images written before", file=sys.stderr)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from facekd.errors import DataError
+from facekd.utils.resumable_file import whole_lines
 
 LOG_NAME = "align_log.jsonl"
 
@@ -97,7 +97,7 @@ class AlignLog:
     def _load(self, settings: dict[str, Any]) -> int:
         """Reads the entries; returns the offset at which the last whole line ends."""
         end = 0
-        for number, (line, stop) in enumerate(self._whole_lines()):
+        for number, (line, stop) in enumerate(whole_lines(self.path)):
             try:
                 value = json.loads(line)
                 if number == 0:
@@ -112,14 +112,6 @@ class AlignLog:
                 ) from error
             end = stop
         return end
-
-    def _whole_lines(self) -> Iterator[tuple[bytes, int]]:
-        stop = 0
-        with self.path.open("rb") as stream:
-            for line in stream:
-                stop += len(line)
-                if line.endswith(b"\n"):
-                    yield line, stop
 
     def _check(self, found: dict[str, Any], settings: dict[str, Any]) -> None:
         names = {**found, **settings}

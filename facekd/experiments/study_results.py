@@ -1,4 +1,4 @@
-"""What a study found: results of its runs gathered, means over seeds, paired differences with intervals."""
+"""Gathers the results of a study's runs: means over seeds, and paired differences with intervals."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ RESULT_FORMAT, RESULT_VERSION = "facekd-study", 1
 INTERVAL = (
     "95 % interval of the mean difference over seeds (Student's t, n - 1 degrees of freedom, paired by seed: same "
     "weights to start from where the networks are the same, same order of images). It covers what changes from one "
-    "training to the next; the people and pairs judged on are the same throughout, so it does not cover them"
+    "training to the next; the people and pairs evaluated on are the same throughout, so it does not cover them"
 )
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and standard deviation of the sample (n - 1); None for one value."""
+    """Returns the mean, and the sample's standard deviation (n - 1), or None in its place for a single value."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def paired_difference(
     values: Mapping[int, float], reference: Mapping[int, float], lower_is_better: bool
 ) -> dict[str, Any] | None:
-    """Method minus reference over the seeds that both have; None where there is none.
+    """Returns method minus baseline over the seeds that both have; None if they share no seed.
 
     Args:
-        values: by seed.
-        reference: by seed.
-        lower_is_better: for counting in how many seeds the method is the better one.
+        values: values of the method by seed.
+        reference: values of the baseline by seed.
+        lower_is_better: whether a lower value is better, to count the seeds in which the method is better.
     """
     seeds = [seed for seed in values if seed in reference]
     if not seeds:
@@ -51,7 +51,8 @@ def paired_difference(
 
 
 def gather(study: Study) -> dict[str, Any]:
-    """The content of `results.json`: every run that is judged by now, and what follows from them."""
+    """Returns the content of `results.json`: every run evaluated so far, and the statistics over them."""
+    # The results of each run; a run counts once all packs are evaluated.
     judged: dict[tuple[str, int], dict[str, Any]] = {}
     missing = []
     for run in study.runs:
@@ -79,18 +80,18 @@ def gather(study: Study) -> dict[str, Any]:
 
 
 def read_verification(study: Study, run: Run, pack: str) -> dict[str, Any] | None:
-    """The results of a run on a pack, or None where it is not judged yet."""
+    """Returns the results of a run on a pack, or None if it has not been evaluated yet."""
     path = verification_folder(study, run, pack) / "results.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
 def verification_folder(study: Study, run: Run, pack: str) -> Path:
-    """Where the results of a run on a pack are."""
+    """Returns the folder with the results of a run on a pack."""
     return run.verification if len(study.packs) == 1 else run.verification / pack
 
 
 def images_per_second(folder: Path) -> float | None:
-    """The median over the log lines of a training: whatever else the machine did for a moment leaves it alone."""
+    """Returns the median over the log lines of a training, which brief other work on the machine does not change."""
     rates = [entry["images_per_second"] for entry in read_log(folder, "train")]
     return statistics.median(rates) if rates else None
 
@@ -114,6 +115,7 @@ def _summarize(
     judged: Mapping[tuple[str, int], dict[str, Any]],
     rates: Mapping[tuple[str, int], float],
 ) -> dict[str, Any]:
+    """Returns a method's entry in `results.json`: its cost, and per pack each measure over seeds."""
     summary: dict[str, Any] = {
         "name": method.name,
         "verb": method.verb or "none",
@@ -124,6 +126,7 @@ def _summarize(
     }
     if not method.judge:
         return summary
+    # For each pack the values by seed, their mean, and the difference to the baseline.
     summary["packs"] = {}
     for pack in study.packs:
         of_method = {seed: found[pack.name] for (name, seed), found in judged.items() if name == method.name}
@@ -160,6 +163,7 @@ def _tar(result: Mapping[str, Any], number: int) -> float | None:
 
 
 def _cost(study: Study, method: Method, rates: Mapping[tuple[str, int], float]) -> dict[str, Any] | None:
+    """Returns the training speed of a method, also relative to the baseline with the same seed; None without logs."""
     own = {seed: rate for (name, seed), rate in rates.items() if name == method.name}
     if not own:
         return None

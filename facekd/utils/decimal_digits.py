@@ -1,4 +1,4 @@
-"""Decimal numbers read from text eight digits at a time, for files with millions of them."""
+"""Converts decimal digits to numbers eight at a time, for text files with millions of numbers."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ DIGITS_IN_A_WORD = 8
 
 
 def each_byte(value: int) -> np.uint64:
-    """A word with this value in all of its eight bytes."""
+    """Returns a word with this value in all of its eight bytes."""
     return np.uint64(value * 0x0101010101010101)
 
 
 def numbers_of_words(words: np.ndarray) -> np.ndarray | None:
-    """Numbers of words (n,) of eight bytes, each a digit (0 to 9, not its character), the last one in the highest.
+    """Converts words (n,) of eight digits each to the numbers they spell.
 
-    All eight digits of a word are combined at once: neighbours to pairs, pairs to fours, fours to the number.
+    All digits of a word are combined at once: neighbours to pairs, pairs to groups of four, these to the number.
 
     Args:
-        words: uint64, overwritten by the numbers.
+        words: uint64, overwritten by the numbers. Each byte is a digit, 0 to 9 (not its character); the last digit of
+            the number is in the highest byte.
 
     Returns:
-        `words`; None, with what is in them untouched, where a byte is no digit.
+        `words`; None, with the words unchanged, if a byte is not a digit.
     """
-    beyond = (words + each_byte(6)) | words  # above 9 either has a bit of the upper half
+    # A byte above 9 has a bit of its upper half set, either itself or after adding 6.
+    beyond = (words + each_byte(6)) | words
     if int(np.bitwise_or.reduce(beyond)) & int(each_byte(0xF0)):
         return None
     words *= np.uint64(10 * 256 + 1)

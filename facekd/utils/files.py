@@ -1,4 +1,4 @@
-"""Files: written so that a reader sees the old content or the new, never half of one."""
+"""Writes files and folders so that a reader sees the old content or the new, never half of one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,9 +14,9 @@ from typing import Any, BinaryIO
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it over `path` if the block succeeds, remove it if not.
+    """Yields a temporary path in the same folder; renames it to `path` if the block succeeds, else removes it.
 
-    The rename is durable: the data is flushed to the device first, so that a power cut leaves one version whole.
+    The data is flushed to the device before the rename, so that a power cut leaves one version whole.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -36,24 +37,62 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open `path` for writing bytes, atomically: see `atomic_path`."""
+    """Opens `path` for writing bytes atomically; see `atomic_path`."""
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         yield stream
 
 
+def write_small_file(path: str, content: bytes) -> None:
+    """Writes one of millions of small files, atomically but without flushing it to the device, which would take days.
+
+    A power cut may leave an empty file, which the caller must notice when it runs again. Creates the folder.
+    """
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.partial")  # noqa: PTH118
+    try:
+        try:
+            stream = open(temporary, "wb")  # noqa: PTH123, SIM115
+        except FileNotFoundError:
+            os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+            stream = open(temporary, "wb")  # noqa: PTH123, SIM115
+        with stream:
+            stream.write(content)
+        os.replace(temporary, path)  # noqa: PTH105
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)  # noqa: PTH107
+        error.filename = path
+        raise
+
+
+@contextlib.contextmanager
+def staged_folder(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `folder`, to be filled and moved into place; removes what is left of it.
+
+    What a killed run left there is removed first.
+    """
+    staged = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    try:
+        yield staged
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write UTF-8 text atomically."""
+    """Writes UTF-8 text atomically."""
     with atomic_open(path) as stream:
         stream.write(text.encode())
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Write strict JSON atomically, indented for eyes; NaN and infinity are refused, for JSON has none."""
+    """Writes strict JSON atomically, indented for people; refuses NaN and infinity, which JSON does not have."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:
-    """Hex SHA-256 of a file's content."""
+    """Returns the hexadecimal SHA-256 of a file's content."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Progress with a rate and an estimated end: a bar on a terminal, a line now and then in a log."""
+"""Shows progress with rate and time left: a bar on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def format_duration(seconds: float) -> str:
-    """`75.2` -> `1m15s`; the two largest units, for people."""
+    """Formats seconds by their two largest units, such as `1m15s` for 75.2."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -27,13 +27,13 @@ def format_duration(seconds: float) -> str:
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None, unit_size: int = 1) -> Iterator[Item]:
-    """Yield `items`, showing progress on standard error.
+    """Yields `items` while showing progress on standard error.
 
     Args:
         items: what to iterate over.
-        description: a few words, `"embedding images"`.
-        total: how many units there are in all; found by `len(items) * unit_size` where it is not given.
-        unit_size: units an item stands for (images in a batch).
+        description: a few words, such as `"embedding images"`.
+        total: number of units in all; `len(items) * unit_size` if not given and known.
+        unit_size: number of units that an item stands for, such as the images of a batch.
     """
     if total is None and hasattr(items, "__len__"):
         total = len(items) * unit_size  # type: ignore[arg-type]
@@ -51,7 +51,7 @@ def _bar(items: Iterable[Item], description: str, total: int | None, unit_size: 
 
 
 def _lines(items: Iterable[Item], description: str, total: int | None, unit_size: int) -> Iterator[Item]:
-    # A job shorter than the interval prints nothing: logs are for what takes long.
+    # A job shorter than the interval prints nothing.
     start = last = time.monotonic()
     done = 0
     for item in items:

@@ -1,4 +1,14 @@
-"""Files that take hours to write: what a stopped run leaves is marked as partial, and the same job goes on from it."""
+"""Writes a file over hours so that the same job can go on from what an interrupted run left.
+
+Who resumes how: record packs, tars and the files of `data convert` are `PartialFile`s. These keep their own state:
+
+    data_prep/jobs/conversion_log    which of several files are finished; each of them is a `PartialFile`
+    data_prep/photographs/align_log  the log is also a result for users: its settings are checked
+    facekd/teacher/cache             rows of one size need only a count; those of another teacher are refused
+    evaluation/ijb/face_embeddings   several processes fill rows of the same file in any order
+    experiments/command_runner       steps are whole commands, each of which resumes by itself
+    training                         checkpoints
+"""
 
 from __future__ import annotations
 
@@ -19,34 +29,34 @@ JOURNAL_FORMAT, JOURNAL_VERSION = "facekd-journal", 1
 
 
 class PartialFile:
-    """A file on its way: its bytes in `.NAME.partial`, and where a job is named, what they are in `.NAME.journal`.
+    """Holds a file in progress: its bytes in `.NAME.partial` and, if a job is named, its entries in `.NAME.journal`.
 
-    The first line of the journal says which job writes the file; then there is a line for each entry: where its bytes
-    end, and words of whoever wrote it. A line is written only when the bytes before have reached the device, every few
-    seconds or megabytes. Whatever ends a run, a kill, a full disk or a power cut, the journal claims nothing that is
-    not there, and what lies beyond its last line is written again.
+    The first line of the journal describes the job that writes the file. Each further line stands for an entry: where
+    its bytes end, and a note of the writer. A line is written only after the bytes before it have reached the device,
+    every few seconds or megabytes. So whatever ends a run, a kill, a full disk or a power cut, the journal never
+    claims bytes that are not there; bytes beyond its last line are written again.
 
     Attributes:
-        path: the file in the end.
+        path: name of the finished file.
         position: bytes written so far.
-        num_found: entries of an earlier run of this job.
-        num_kept: after `abort`, how many entries the same job can go on after.
+        num_found: number of entries found from an earlier run of this job.
+        num_kept: after `abort`, number of entries that the same job can go on after.
     """
 
     def __init__(self, path: str | os.PathLike[str], job: Mapping[str, Any] | None = None) -> None:
-        """Start, or go on.
+        """Starts writing, or goes on after what an earlier run of the same job left.
 
         Args:
-            path: the file to make or replace; its folder is made.
-            job: all that decides what will be written, for JSON. A partial file of another job is written over. None:
-                nothing is kept.
+            path: file to create or replace; its folder is created.
+            job: everything that decides what will be written, in plain values for JSON. A partial file of another job
+                is overwritten. None keeps nothing of an interrupted run.
 
         Raises:
             InUseError: another process is writing this file.
         """
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Fixed names: what a killed run left behind is found, or written over, instead of filling the disk.
+        # Fixed names, so that what a killed run left is found, or overwritten, instead of filling the disk.
         self.partial_path = self.path.with_name(f".{self.path.name}.partial")
         self.journal_path = self.path.with_name(f".{self.path.name}.journal")
         self._job = None if job is None else json.loads(json.dumps(job))
@@ -56,6 +66,7 @@ class PartialFile:
             self._stream.close()
             self._stream = None
             raise InUseError(f"another process is writing {self.path} (it holds {self.partial_path})")
+        # Find the entries of an earlier run, and cut off the bytes that belong to none.
         self.num_kept = 0
         self._is_broken = False
         self._pending: list[bytes] = []
@@ -72,13 +83,13 @@ class PartialFile:
         return self._stream is not None
 
     def entries(self) -> Iterator[tuple[int, str]]:
-        """`(end, words)` of the entries found, in order: where in the file each ends, and what was noted."""
+        """Yields `(end, words)` of the entries found, in order: where in the file each ends, and its note."""
         if self.num_found:
             for end, words, _ in self._journal_lines(self.num_found):
                 yield end, words.decode("utf-8", "surrogateescape")
 
     def restart(self) -> None:
-        """Forget what was found, and write from the beginning."""
+        """Forgets what was found; writing starts from the beginning."""
         assert self._stream is not None
         self.position = self.num_found = self._num_journaled = self._journal_end = 0
         self._stream.truncate(0)
@@ -86,7 +97,7 @@ class PartialFile:
         self._postpone()
 
     def write(self, content: bytes) -> int:
-        """Append bytes; returns how many, as streams do."""
+        """Appends bytes and returns their number, as streams do."""
         assert self._stream is not None
         try:
             self._stream.write(content)
@@ -96,11 +107,11 @@ class PartialFile:
         return len(content)
 
     def tell(self) -> int:
-        """Bytes written so far, also by earlier runs."""
+        """Returns the number of bytes written so far, including those of earlier runs."""
         return self.position
 
     def note(self, words: str) -> None:
-        """Say that the bytes up to here are an entry; one line, which `entries` gives back after a stop."""
+        """Marks the bytes up to here as an entry; `words`, one line, come back from `entries` after a stop."""
         if self._job is None:
             return
         assert "\n" not in words
@@ -109,7 +120,7 @@ class PartialFile:
             self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Bring what was written to the device, and then say so in the journal."""
+        """Flushes the bytes to the device, then records their entries in the journal."""
         assert self._stream is not None
         try:
             self._stream.flush()
@@ -121,7 +132,7 @@ class PartialFile:
         self._postpone()
 
     def put_in_place(self) -> None:
-        """Rename the file, whole now, to its name; durable."""
+        """Renames the finished file to its name, durably."""
         assert self._stream is not None
         try:
             self._stream.flush()
@@ -135,11 +146,11 @@ class PartialFile:
         self.journal_path.unlink(missing_ok=True)
 
     def abort(self) -> None:
-        """Stop: keep what took a while (see `num_kept`), remove the rest."""
+        """Stops writing; keeps what took long to write (see `num_kept`) and removes the rest."""
         stream = self._stream
         if stream is None:
             return
-        # What fits between two checkpoints is done again in seconds, and a file that lies about would be clutter.
+        # Work that fits between two checkpoints is repeated in seconds; keeping it would leave clutter.
         if self._journal_end > 0:
             if not self._is_broken:
                 with contextlib.suppress(OSError):
@@ -150,20 +161,23 @@ class PartialFile:
         if not self.num_kept:
             self.partial_path.unlink(missing_ok=True)
             self.journal_path.unlink(missing_ok=True)
-        # Closing flushes the buffer, which fails again on a full disk, and no longer matters.
+        # Closing flushes the buffer, which fails again on a full disk and no longer matters.
         with contextlib.suppress(OSError):
             stream.close()
 
     def _postpone(self) -> None:
+        """Sets when the next checkpoint is due."""
         self._next_bytes = self.position + CHECKPOINT_BYTES
         self._next_time = time.monotonic() + CHECKPOINT_SECONDS
 
     def _broken(self, error: OSError) -> OSError:
+        """Notes that writing has failed, and makes the error name the file that the user asked for."""
         self._is_broken = True
         error.filename = str(self.path)
         return error
 
     def _append_to_journal(self) -> None:
+        """Writes the pending lines, after the first line if there is none yet; durable."""
         if self._journal_fd < 0:
             self._journal_fd = os.open(self.journal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             os.ftruncate(self._journal_fd, self._journal_end)
@@ -186,7 +200,7 @@ class PartialFile:
             self._journal_fd = -1
 
     def _find(self) -> tuple[int, int, int]:
-        """Where the entries of an earlier run of this job end, how many they are, and where their lines end."""
+        """Returns where the entries of an earlier run of this job end, their number, and where their lines end."""
         assert self._stream is not None
         size = os.fstat(self._stream.fileno()).st_size
         position = count = journal_end = 0
@@ -199,25 +213,27 @@ class PartialFile:
         return position, count, journal_end
 
     def _journal_lines(self, limit: int | None = None) -> Iterator[tuple[int, bytes, int]]:
-        """`(end, words, where the line ends)` of each whole line; nothing where the journal is of another job."""
+        """Yields `(end, words, where the line ends)` of each whole line; nothing if the journal is of another job."""
         try:
-            stream = self.journal_path.open("rb")
-        except FileNotFoundError:
+            for number, (line, line_end) in enumerate(whole_lines(self.journal_path)):
+                if limit is not None and number > limit:
+                    return
+                if number == 0:
+                    expected = {"format": JOURNAL_FORMAT, "version": JOURNAL_VERSION, "job": self._job}
+                    if json.loads(line) != expected:
+                        return
+                else:
+                    end, _, words = line[:-1].partition(b"\t")
+                    yield int(end), words, line_end
+        except (FileNotFoundError, ValueError):  # a damaged line ends what is believed
             return
-        with stream:
-            line_end = 0
-            for number, line in enumerate(stream):
-                line_end += len(line)
-                if not line.endswith(b"\n") or (limit is not None and number > limit):
-                    return
-                try:
-                    if number == 0:
-                        head = json.loads(line)
-                        expected = {"format": JOURNAL_FORMAT, "version": JOURNAL_VERSION, "job": self._job}
-                        if head != expected:
-                            return
-                    else:
-                        end, _, words = line[:-1].partition(b"\t")
-                        yield int(end), words, line_end
-                except ValueError:
-                    return
+
+
+def whole_lines(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Yields the lines of a log with the position where each ends; one that a killed run has cut short is left out."""
+    end = 0
+    with path.open("rb") as stream:
+        for line in stream:
+            end += len(line)
+            if line.endswith(b"\n"):
+                yield line, end

@@ -1,4 +1,4 @@
-"""A study: what its file stands for, its statistics against scipy, its report, and what cannot be."""
+"""A study: what its file stands for, its statistics against scipy's paired test, its report, and what cannot be."""
 
 from __future__ import annotations
 

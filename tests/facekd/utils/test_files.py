@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from facekd.utils.files import atomic_open, atomic_path, sha256_of_file, write_json
+from facekd.utils.files import atomic_open, atomic_path, sha256_of_file, staged_folder, write_json, write_small_file
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -47,3 +47,28 @@ def test_json_is_strict(tmp_path: Path) -> None:
 def test_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of_file(tmp_path / "a").startswith("ba7816bf8f01cfea")
+
+
+def test_small_files_are_whole_or_absent_and_name_the_file_the_user_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "person" / "1.jpg"  # the folders are created
+    for content in (b"one", b"two"):
+        write_small_file(str(path), content)
+        assert path.read_bytes() == content
+    assert [file.name for file in path.parent.iterdir()] == ["1.jpg"]
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError) as caught:
+        write_small_file(str(tmp_path / "file" / "1.jpg"), b"one")
+    assert caught.value.filename == str(tmp_path / "file" / "1.jpg")
+
+
+def test_a_staged_folder_starts_empty_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".set.partial" / "of a killed run").mkdir(parents=True)
+    with staged_folder(tmp_path / "set") as staged:
+        assert staged.parent == tmp_path and list(staged.iterdir()) == []
+        (staged / "image").write_bytes(b"image")
+        staged.rename(tmp_path / "set")
+    assert [file.name for file in tmp_path.iterdir()] == ["set"]
+    with pytest.raises(KeyboardInterrupt), staged_folder(tmp_path / "other") as staged:
+        (staged / "image").write_bytes(b"image")
+        raise KeyboardInterrupt
+    assert [file.name for file in tmp_path.iterdir()] == ["set"]
