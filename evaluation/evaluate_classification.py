@@ -21,7 +21,8 @@ from facekd import __version__
 from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.files import sha256_of_file, write_json
-from facekd.verification.top_k_accuracy import TOP_K, wilson_interval
+from facekd.verification.proportions import wilson_interval
+from facekd.verification.top_k_accuracy import TOP_K
 
 RESULT_FORMAT, RESULT_VERSION = "facekd-classification", 1
 EXAMPLE = """\

@@ -150,8 +150,7 @@ def _verify(
         **measure_verification(ranked, arguments.fars, "exact"),
     }
     if arguments.bootstrap:
-        draws = (arguments.fars, arguments.bootstrap, arguments.seed)
-        add_intervals(found, ranked, scores, is_same, first, second, *draws)
+        add_intervals(found, ranked, scores, is_same, (first, second), arguments.bootstrap, arguments.seed)
     return found, verification_curves(ranked)
 
 

@@ -296,8 +296,7 @@ def _measure(
             curves.update(verification_curves(pairs.ranked))
         if arguments.bootstrap:
             with _timed(seconds, "intervals"):
-                draws = (arguments.fars, arguments.bootstrap, arguments.seed)
-                add_bootstrap(results, pairs, protocol, kept, subjects, *draws)
+                add_bootstrap(results, pairs, protocol, kept, subjects, arguments.bootstrap, arguments.seed)
         if arguments.calibrate:
             with _timed(seconds, "calibrate"):
                 results["calibration"] = asdict(calibrate(pairs.ranked.genuine, pairs.ranked.impostor))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from evaluation.measures import DEFAULT_FARS, measure_pairs
+from evaluation.measures import LFW_FARS, measure_pairs
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.provenance import describe_model, describe_software, find_model
 from evaluation.results.figures import ScoredPairs, draw_pair_sets
@@ -132,7 +132,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="exact: the largest TAR whose FAR does not exceed the target (default); insightface: the nearest ROC "
         "point, only to compare with tables made so",
     )
-    add_metric_options(parser, DEFAULT_FARS)
+    add_metric_options(parser, LFW_FARS)
     add("--pictures", action=argparse.BooleanOptionalAction, default=True, help="draw roc.png and hardest_pairs.png")
     add("--embeddings", metavar="DIR", help="where embeddings are kept (default: embeddings in the output folder)")
     add("--cache", action=argparse.BooleanOptionalAction, default=True, help="keep embeddings for another run")

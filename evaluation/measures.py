@@ -1,32 +1,77 @@
-"""Ranked 1:1 scores to what is reported about them (docs/results.md): plain values and curves."""
+"""Turns 1:1 scores into what results.json and curves.npz report about them (docs/results.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from facekd.verification import Rule, area_under_roc, equal_error_point, kfold_accuracy, tar_at_far
+from facekd.verification import KFoldAccuracy, Rule, kfold_accuracy
 from facekd.verification.bootstrap import MIN_SUBJECTS, bootstrap_intervals
 from facekd.verification.ranked_scores import RankedScores
-from facekd.verification.subject_bootstrap import subject_bootstrap_intervals
 
-MOST_TIED = 0.01  # share of the false accepts allowed, from which on a tie is worth a word
+MAX_TIED = 0.01  # share of the false accepts allowed; a larger tie at a threshold is reported
+LFW_FARS = (1e-1, 1e-2, 1e-3, 1e-4)  # a pack of 6,000 pairs measures no stricter one
+Subjects = tuple[np.ndarray, np.ndarray]  # the first and the second subject of each pair, (N,) each
 
 
-def measure_verification(ranked: RankedScores, fars: Sequence[float], rule: Rule) -> dict[str, Any]:
-    """Counts, EER, AUC and TAR@FAR with Wilson's intervals."""
+def measure_pairs(
+    scores: np.ndarray,
+    is_same: np.ndarray,
+    fold_of: int | np.ndarray = 10,
+    fars: Sequence[float] = LFW_FARS,
+    rule: Rule = "exact",
+    subjects: np.ndarray | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Computes k-fold accuracy, EER, AUC and TAR@FAR of a pair set with intervals, as plain values for JSON.
+
+    Args:
+        scores: (N,) in the order of the protocol.
+        is_same: bool (N,).
+        fold_of: number of contiguous folds, or (N,) the fold of each pair.
+        fars: targets for TAR@FAR.
+        rule: see `facekd.verification.tar_at_far`.
+        subjects: (N, 2), if known: intervals then resample subjects. If subjects are not known or too few, pairs are
+            resampled, and the result says which.
+        replicates: number of bootstrap draws; 0 leaves only Wilson's intervals, at the threshold taken.
+        seed: random seed of the draws.
+
+    Raises:
+        InputError: see the functions of `facekd.verification` and `facekd.verification.bootstrap`.
+    """
+    accuracy = kfold_accuracy(scores, is_same, fold_of)
+    ranked = RankedScores(scores[is_same], scores[~is_same])
+    measured = measure_verification(ranked, fars, rule, accuracy)
+    if replicates:
+        columns = None if subjects is None else (subjects[:, 0], subjects[:, 1])
+        add_intervals(measured, ranked, scores, is_same, columns, replicates, seed, if_few="pairs")
+    return measured
+
+
+def measure_verification(
+    ranked: RankedScores, fars: Sequence[float], rule: Rule, accuracy: KFoldAccuracy | None = None
+) -> dict[str, Any]:
+    """Computes counts, EER, AUC and TAR@FAR with Wilson's intervals, as plain values for JSON.
+
+    Args:
+        ranked: the scores.
+        fars: targets for TAR@FAR.
+        rule: see `facekd.verification.tar_at_far`.
+        accuracy: k-fold accuracy of the same scores, if the protocol has folds; reported with the rest.
+    """
     equal_error = ranked.equal_error_point()
-    points = [asdict(point) for point in ranked.tar_at_far(fars, rule)]
+    points = [_plain(asdict(point)) for point in ranked.tar_at_far(fars, rule)]
     for point in points:
-        point["ci95"] = None if point["ci95"] is None else list(point["ci95"])
         point["ci95_at_threshold"] = point["ci95"]  # Wilson's; a bootstrap lets the threshold vary too
     return {
         "num_pairs": ranked.genuine.size + ranked.impostor.size,
         "num_genuine": ranked.genuine.size,
         "num_impostor": ranked.impostor.size,
+        **({} if accuracy is None else {"accuracy": _plain(asdict(accuracy))}),
         "eer": equal_error.eer,
         "eer_threshold": equal_error.threshold,
         "eer_ci95": None,
@@ -36,68 +81,78 @@ def measure_verification(ranked: RankedScores, fars: Sequence[float], rule: Rule
     }
 
 
-def notes_on_ties(ranked: RankedScores, measured: dict[str, Any]) -> list[str]:
-    """What ties do to the thresholds: equal scores are let in or kept out together."""
-    notes = []
-    for point in measured["tar_at_far"]:
-        if point["tar"] is None:
-            continue
-        tied = ranked.num_tied_at(point["threshold"])
-        if tied > max(1, MOST_TIED * point["far"] * ranked.impostor.size):
-            notes.append(
-                f"FAR {point['far']:g}: {tied:,} impostor pairs share the score just below the threshold, which lets "
-                f"in {point['false_accepts']:,} impostors for that reason; "
-                "look for equal images in different templates, or embeddings of too few digits"
-            )
-    return notes
-
-
 def add_intervals(
     measured: dict[str, Any],
     ranked: RankedScores,
     scores: np.ndarray,
     is_same: np.ndarray,
-    first: np.ndarray,
-    second: np.ndarray,
-    fars: Sequence[float],
+    subjects: Subjects | None,
     replicates: int,
     seed: int,
+    if_few: Literal["pairs", "wilson"] = "wilson",
 ) -> None:
-    """Put intervals over subjects into what `measure_verification` found; a note says where they cannot be.
+    """Adds bootstrap intervals to what `measure_verification` returned; a note says if they are of another kind.
 
     Args:
         measured: changed in place.
-        ranked: the scores.
-        scores, is_same: (P,) the same, pair by pair.
-        first, second: integer (P,) the subjects of each pair.
-        fars: as measured.
-        replicates, seed: of the draws.
+        ranked: the scores, ranked.
+        scores, is_same: (P,) the same scores pair by pair, and which pairs are genuine.
+        subjects: first and second subject of each pair, (P,) each, names or whole numbers; None resamples pairs.
+        replicates: number of draws.
+        seed: random seed of the draws.
+        if_few: what to do if too few subjects are known: resample pairs, or leave Wilson's intervals.
+
+    Raises:
+        InputError: see `facekd.verification.bootstrap.bootstrap_intervals`.
     """
-    note = None
-    if ((first == second) != is_same).any():
-        note = "the labels of the pairs contradict each other's subjects: no interval over subjects can be made"
-    elif (known := len(np.unique(first[is_same]))) < MIN_SUBJECTS:
-        note = f"only {known} subjects have genuine pairs, {MIN_SUBJECTS} are needed: intervals are Wilson's"
-    if note is not None:
-        measured["bootstrap"] = {"resampled": None, "num_subjects": None, "replicates": 0, "seed": seed, "note": note}
-        return
-    found = subject_bootstrap_intervals(ranked, scores, is_same, first, second, fars, replicates, seed)
-    measured["eer_ci95"] = list(found.eer)
-    measured["bootstrap"] = {
-        "resampled": "subjects",
-        "num_subjects": found.num_subjects,
-        "replicates": found.replicates,
-        "seed": seed,
-        "note": None,
-    }
-    # The draws find their thresholds by the exact rule; beside the other rule's TAR they would mislead.
-    for point, bounds in zip(measured["tar_at_far"], found.tar, strict=True):
+    about: dict[str, Any] = {"resampled": None, "num_subjects": None, "replicates": 0, "seed": seed, "note": None}
+    measured["bootstrap"] = about
+
+    # Where an interval over subjects is impossible, say so.
+    if subjects is not None:
+        first, second = subjects
+        known = len(np.unique(first[is_same]))
+        if if_few == "wilson" and ((first == second) != is_same).any():
+            about["note"] = (
+                "the labels of the pairs contradict each other's subjects: no interval over subjects can be made"
+            )
+            return
+        if known < MIN_SUBJECTS:
+            found = f"only {known} subjects have genuine pairs, {MIN_SUBJECTS} are needed: "
+            if if_few == "wilson":
+                about["note"] = f"{found}intervals are Wilson's"
+                return
+            about["note"], subjects = f"{found}pairs were resampled instead", None
+
+    fars = [point["far"] for point in measured["tar_at_far"]]
+    intervals = bootstrap_intervals(scores, is_same, fars, subjects, replicates, seed, ranked)
+    measured["eer_ci95"] = list(intervals.eer)
+    about["resampled"] = "pairs" if subjects is None else "subjects"
+    about["num_subjects"], about["replicates"] = intervals.num_subjects, intervals.replicates
+    # The draws find their thresholds by the exact rule; beside the TAR of the other rule they would mislead.
+    for point, bounds in zip(measured["tar_at_far"], intervals.tar, strict=True):
         if bounds is not None and point["rule"] == "exact":
-            point.update(ci95=list(bounds), interval=found.kind)
+            point.update(ci95=list(bounds), interval=intervals.kind)
+
+
+def notes_on_ties(ranked: RankedScores, measured: dict[str, Any]) -> list[str]:
+    """Returns a sentence for each threshold that a large tie moves: equal scores are accepted or refused together."""
+    notes = []
+    for point in measured["tar_at_far"]:
+        if point["tar"] is None:
+            continue
+        tied = ranked.num_tied_at(point["threshold"])
+        if tied > max(1, MAX_TIED * point["far"] * ranked.impostor.size):
+            notes.append(
+                f"FAR {point['far']:g}: {tied:,} impostor pairs share the score just below the threshold, so it "
+                f"accepts only {point['false_accepts']:,} impostors; look for equal images in different templates, or "
+                "embeddings of too few digits"
+            )
+    return notes
 
 
 def verification_curves(ranked: RankedScores) -> dict[str, np.ndarray]:
-    """The arrays `roc_*` and `histogram_*` of curves.npz."""
+    """Returns the arrays `roc_*` and `histogram_*` of curves.npz."""
     roc = ranked.thinned_roc()
     edges, genuine, impostor = ranked.histogram()
     return {
@@ -110,76 +165,6 @@ def verification_curves(ranked: RankedScores) -> dict[str, np.ndarray]:
     }
 
 
-DEFAULT_FARS = (1e-1, 1e-2, 1e-3, 1e-4)
-
-
-def measure_pairs(
-    scores: np.ndarray,
-    is_same: np.ndarray,
-    fold_of: int | np.ndarray = 10,
-    fars: Sequence[float] = DEFAULT_FARS,
-    rule: Rule = "exact",
-    subjects: np.ndarray | None = None,
-    replicates: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Accuracy, EER, AUC and TAR@FAR with intervals, as plain values for JSON.
-
-    Args:
-        scores: (N,) in the order of the protocol.
-        is_same: bool (N,).
-        fold_of: number of contiguous folds, or (N,) the fold of each pair.
-        fars: targets for TAR@FAR.
-        rule: see `facekd.verification.tar_at_far`.
-        subjects: (N, 2), where known: intervals then resample subjects. Pairs are resampled where subjects are not
-            known or too few, and the result says which.
-        replicates: draws of the bootstrap; 0 leaves Wilson's intervals, at the threshold taken, alone.
-        seed: of the draws.
-
-    Raises:
-        InputError: see the functions of `facekd.verification` and `facekd.verification.bootstrap`.
-    """
-    genuine, impostor = scores[is_same], scores[~is_same]
-    accuracy = kfold_accuracy(scores, is_same, fold_of)
-    equal_error = equal_error_point(genuine, impostor)
-    points = [asdict(point) for point in tar_at_far(genuine, impostor, fars, rule)]
-    for point in points:
-        point["ci95_at_threshold"] = point["ci95"]  # Wilson's; the bootstrap below lets the threshold vary too
-    result: dict[str, Any] = {
-        "num_pairs": len(scores),
-        "num_genuine": len(genuine),
-        "num_impostor": len(impostor),
-        "accuracy": asdict(accuracy),
-        "eer": equal_error.eer,
-        "eer_threshold": equal_error.threshold,
-        "eer_ci95": None,
-        "auc": area_under_roc(genuine, impostor),
-        "tar_at_far": points,
-        "bootstrap": None,
-    }
-    if replicates:
-        note = None
-        if subjects is not None and (known := len(np.unique(subjects[is_same, 0]))) < MIN_SUBJECTS:
-            note = f"only {known} subjects have genuine pairs, {MIN_SUBJECTS} are needed: pairs were resampled instead"
-            subjects = None
-        intervals = bootstrap_intervals(scores, is_same, fars, subjects, replicates, seed)
-        result["eer_ci95"] = intervals.eer
-        result["bootstrap"] = {
-            "resampled": "subjects" if intervals.num_subjects else "pairs",
-            "num_subjects": intervals.num_subjects,
-            "replicates": intervals.replicates,
-            "seed": seed,
-            "note": note,
-        }
-        # The draws find their thresholds by the exact rule; beside the other rule's TAR they would mislead.
-        for point, interval in zip(points, intervals.tar, strict=True):
-            if interval is not None and rule == "exact":
-                point.update(ci95=interval, interval=intervals.kind)
-    return _plain(result)
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists: what JSON makes of them anyway, so that the value returned equals the file read back."""
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, tuple | list) else value
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Makes lists of tuples, as JSON does, so that the values returned equal the file read back."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 
+from evaluation.measures import measure_pairs
 from evaluation.sets.class_ranks import rank_images
 from evaluation.sets.embedding_cache import Embed, ImageSubset, cosine_scores, distinct_images, embed_images
 from evaluation.sets.pair_set import load_pair_set
 from facekd.data.config import DataConfig, open_training_data
-from facekd.verification import area_under_roc, equal_error_rate, kfold_accuracy, tar_at_far
 from facekd.verification.top_k_accuracy import top_k_accuracy
 
 
@@ -78,16 +78,14 @@ class PairSetValidator:
             distinct[first : first + share] = rows
 
         scores = cosine_scores(distinct[self._place_of], self._pair_set)
-        is_same = self._pair_set.is_same
-        genuine, impostor = scores[is_same], scores[~is_same]
-        accuracy = kfold_accuracy(scores, is_same, self._pair_set.fold_of)
-        points = tar_at_far(genuine, impostor, self._fars)
+        measured = measure_pairs(scores, self._pair_set.is_same, self._pair_set.fold_of, self._fars, replicates=0)
+        points = measured["tar_at_far"]
         return {
-            "accuracy": accuracy.mean,
-            "accuracy_std": accuracy.std,
-            "eer": equal_error_rate(genuine, impostor),
-            "auc": area_under_roc(genuine, impostor),
-            **{f"tar_at_far_{point.far:g}": point.tar for point in points if point.tar is not None},
+            "accuracy": measured["accuracy"]["mean"],
+            "accuracy_std": measured["accuracy"]["std"],
+            "eer": measured["eer"],
+            "auc": measured["auc"],
+            **{f"tar_at_far_{point['far']:g}": point["tar"] for point in points if point["tar"] is not None},
         }
 
 

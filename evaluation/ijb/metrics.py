@@ -1,4 +1,4 @@
-"""Templates of an IJB-style set to what is reported about them (docs/results.md): plain values and curves."""
+"""Turns the templates of an IJB-style set into what is reported about them (docs/results.md): values and curves."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ NUM_WORST = 20
 
 @dataclass(frozen=True)
 class PairScores:
-    """1:1 scores of the pairs kept.
+    """Holds the 1:1 scores of the pairs that were kept.
 
     Attributes:
-        found: of the pairs kept.
-        ranked: the same, ranked.
-        chosen: which pairs were kept; None for all.
-        num_pairs: P, of the protocol.
+        found: the scores, in the order of the pairs kept.
+        ranked: the same scores, ranked.
+        chosen: positions of the pairs kept; None for all.
+        num_pairs: number of pairs P of the protocol.
     """
 
     found: RefinedScores
@@ -38,7 +38,7 @@ class PairScores:
 
     @cached_property
     def scores(self) -> np.ndarray:
-        """float64 (P,), NaN for pairs left out."""
+        """Returns float64 (P,) scores, NaN for pairs left out."""
         kept = self.found.as_float64()
         if self.chosen is None:
             return kept
@@ -50,13 +50,13 @@ class PairScores:
 def score_protocol(
     templates: np.ndarray, protocol: IjbProtocol, kept: Kept, fars: Sequence[float], rule: Rule
 ) -> PairScores:
-    """Score the pairs of a protocol.
+    """Scores the pairs of a protocol.
 
     Args:
         templates: float64 (T, D), unit rows.
-        protocol: whose pairs.
-        kept: which of them.
-        fars, rule: what will be asked of the scores.
+        protocol: the protocol.
+        kept: which of its pairs to score.
+        fars, rule: the TAR@FAR that will be measured; scores that decide it are exact.
 
     Raises:
         InputError: no genuine or no impostor pairs.
@@ -74,31 +74,30 @@ def add_bootstrap(
     protocol: IjbProtocol,
     kept: Kept,
     subjects: np.ndarray,
-    fars: Sequence[float],
     replicates: int,
     seed: int,
 ) -> None:
-    """Put intervals over subjects into what `measure_verification` found: `add_intervals` for a protocol.
+    """Adds intervals over subjects to what `measure_verification` returned: `add_intervals` for a protocol.
 
     Args:
         measured: changed in place.
         pairs: the scores.
-        protocol, kept: whose pairs, and which.
+        protocol, kept: the protocol, and which of its pairs were kept.
         subjects: (T,) the subject of each template.
-        fars: as measured.
-        replicates, seed: of the draws.
+        replicates: number of draws.
+        seed: random seed of the draws.
     """
     chosen = slice(None) if kept.pairs is None else np.flatnonzero(kept.pairs)
     is_same = protocol.is_same[chosen]
     of_template = subjects.astype(np.uint16) if subjects.max() < 1 << 16 else subjects
-    first, second = of_template[protocol.pair_first[chosen]], of_template[protocol.pair_second[chosen]]
-    scores = pairs.scores[chosen]
-    add_intervals(measured, pairs.ranked, scores, is_same, first, second, fars, replicates, seed)
+    of_pairs = of_template[protocol.pair_first[chosen]], of_template[protocol.pair_second[chosen]]
+    add_intervals(measured, pairs.ranked, pairs.scores[chosen], is_same, of_pairs, replicates, seed)
 
 
 def find_worst(protocol: IjbProtocol, pairs: PairScores, count: int = NUM_WORST) -> dict[str, list[dict[str, Any]]]:
-    """The genuine pairs of the lowest scores and the impostor pairs of the highest, worst first."""
+    """Returns the genuine pairs with the lowest scores and the impostor pairs with the highest, worst first."""
     scores, genuine, impostor = pairs.scores, pairs.ranked.genuine, pairs.ranked.impostor
+    # Only pairs at least as bad as the count-th worst of their kind are sorted.
     found = {}
     for kind, sign, mask in (
         ("genuine", 1.0, scores <= genuine[min(count, genuine.size) - 1]),
@@ -123,8 +122,9 @@ def find_worst(protocol: IjbProtocol, pairs: PairScores, count: int = NUM_WORST)
 def measure_identification(
     templates: np.ndarray, protocol: IjbProtocol, kept: Kept
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """`identification` of results.json, and the arrays `cmc_*` and `dir_*` of curves.npz."""
+    """Computes `identification` of results.json, and the arrays `cmc_*` and `dir_*` of curves.npz."""
     assert protocol.probes is not None
+    # Each gallery is searched with all probes; the tables of the field average over the galleries.
     probes = _kept(protocol.probes, kept)
     measured: dict[str, Any] = {}
     curves: dict[str, np.ndarray] = {}

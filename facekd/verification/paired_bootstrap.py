@@ -1,12 +1,12 @@
-"""Is one model better than another on the same comparisons? Differences of TAR@FAR, by a paired bootstrap in numpy.
+"""Tests whether one model is better than another on the same comparisons: a paired bootstrap of TAR@FAR differences.
 
-Every draw weighs people (or, where they are not known, comparisons) once, for all models alike, and each model finds
-its threshold anew under these weights: what the models share, hard people above all, cancels in the difference. A
+Every draw weighs people (or comparisons, if people are not known) once, for all models alike, and each model finds its
+own threshold under these weights: what the models share, difficult people above all, cancels in the difference. A
 comparison of subjects a and b counts w_a w_b times, a genuine one w_a times, as in `facekd.verification.bootstrap`,
 whose sources apply.
 
-At a strict FAR only the highest impostor scores decide; the others enter by their total weight alone, which is a
-quadratic form over subjects. So a draw over the 15.7 million comparisons of IJB-C costs as much as its threshold needs.
+At a strict FAR only the highest impostor scores matter; the others enter by their total weight alone, a quadratic form
+over subjects. So a draw over the 15.7 million comparisons of IJB-C costs no more than finding its threshold.
 
 Shapes: P comparisons, S subjects, R draws, F targets.
 """
@@ -20,21 +20,21 @@ import numpy as np
 
 from facekd.errors import InputError
 from facekd.utils.progress import track
+from facekd.verification.bootstrap import MIN_DRAWS, percentile_interval
 from facekd.verification.operating_points import (
     first_refused_position,
     num_accepted_above,
     num_allowed_false_accepts,
 )
 from facekd.verification.scores import checked_is_same, checked_scores
+from facekd.verification.subject_bootstrap import DRAWN_CHUNK, ImpostorTotals
 
-MIN_DRAWS = 100
-MOST_SUBJECTS_DENSE = 5000  # 200 MB for the counts of all couples
-SPARE = 3  # times the false accepts allowed: impostors looked at first; a draw that needs more makes it look further
+SPARE, EXTRA = 3, 1000  # impostors examined first: SPARE x false accepts allowed + EXTRA; doubled if a draw needs more
 
 
 @dataclass(frozen=True)
 class TarDifference:
-    """TAR of a second model minus that of the first, at one FAR. All None where the FAR is not measurable."""
+    """Holds the TAR of a second model minus that of the first at one FAR; all None if the FAR is not measurable."""
 
     far: float
     first: float | None
@@ -45,14 +45,14 @@ class TarDifference:
 
 
 class PairedBootstrap:
-    """Draws over one set of comparisons, ready for any model's scores of them.
+    """Draws weights for one set of comparisons and measures any model's scores under them.
 
     Args:
         is_same: bool (P,).
-        subjects: int (P, 2) codes 0..S-1, or None to resample comparisons, genuine and impostor apart.
+        subjects: int (P, 2) codes 0..S-1, or None to resample comparisons, genuine and impostor ones separately.
         fars: targets in (0, 1].
-        draws: R.
-        seed: of the draws; equal seeds give equal weights, which is what pairs the models.
+        draws: number of draws R.
+        seed: random seed of the draws; equal seeds give equal weights, which is what pairs the models.
 
     Raises:
         InputError: fewer than 100 draws, or subjects that do not fit `is_same`.
@@ -76,7 +76,6 @@ class PairedBootstrap:
             raise InputError("a comparison of models needs genuine and impostor pairs; one kind is absent")
         self._subjects = None
         self.num_subjects = None
-        self._totals: np.ndarray | None = None
         if subjects is not None:
             if subjects.shape != (len(self.is_same), 2):
                 raise InputError(f"subjects have shape {subjects.shape}; expected ({len(self.is_same)}, 2)")
@@ -84,29 +83,19 @@ class PairedBootstrap:
                 raise InputError("the subjects contradict the labels of the pairs")
             self.num_subjects = int(subjects.max()) + 1
             self._subjects = subjects
-            self._count_impostors()
-
-    def _count_impostors(self) -> None:
-        """How many impostor comparisons each couple of subjects has: all that the total weight of a draw needs."""
-        assert self._subjects is not None and self.num_subjects is not None
-        codes = self._subjects[self._impostor].astype(np.int64)
-        keys = codes[:, 0] * self.num_subjects + codes[:, 1]
-        if self.num_subjects <= MOST_SUBJECTS_DENSE:  # as a matrix: a product of matrices is hundreds of times faster
-            shape = (self.num_subjects, self.num_subjects)
-            table = np.bincount(keys, minlength=self.num_subjects**2).reshape(shape).astype(np.float64)
-            drawn = np.stack([self._draw_subjects(draw) for draw in range(self.draws)])
-            self._totals = np.einsum("rs,rs->r", drawn @ table, drawn)
-            return
-        couples, counts = np.unique(keys, return_counts=True)
-        self._couples = np.divmod(couples, self.num_subjects)
-        self._couple_counts = counts.astype(np.float64)
+            # The impostors enter a draw by their total weight alone, and that is the same for all models.
+            total_of = ImpostorTotals(subjects[:, 0], subjects[:, 1], self.is_same, self.num_subjects)
+            chunk = max(DRAWN_CHUNK // self.num_subjects, 1)
+            blocks = [range(start, min(start + chunk, draws)) for start in range(0, draws, chunk)]
+            totals = [total_of(np.stack([self._draw_subjects(draw) for draw in block])) for block in blocks]
+            self._totals = np.concatenate(totals)
 
     def tars(self, scores: np.ndarray, name: str = "scores") -> tuple[np.ndarray, np.ndarray]:
-        """TAR of one model: as measured (F,), and in each draw (R, F); NaN where a FAR is not measurable.
+        """Returns the TAR of one model as measured (F,) and in each draw (R, F); NaN if a FAR is not measurable.
 
         Args:
             scores: (P,).
-            name: for messages and the progress.
+            name: name of the model, for messages and the progress bar.
 
         Raises:
             InputError: scores of another length, or not finite.
@@ -114,25 +103,27 @@ class PairedBootstrap:
         scores = checked_scores(scores, name)
         if scores.shape != self.is_same.shape:
             raise InputError(f"{name}: {len(scores):,} scores for {len(self.is_same):,} pairs")
-        measured = self._run(scores, [(np.ones(len(self._genuine)), None)], "")[0]
+        measured = self._run(scores, [None], "")[0]
         return measured, self._run(scores, range(self.draws), f"resampling {name}")
 
-    def _run(self, scores: np.ndarray, draws: Iterable, description: str) -> np.ndarray:
+    def _run(self, scores: np.ndarray, draws: Iterable[int | None], description: str) -> np.ndarray:
+        """Returns the TARs (R, F) of draws, by number; None weighs every comparison once."""
         genuine = self._genuine[np.argsort(-scores[self._genuine], kind="stable")]
         falling = scores[genuine]
+        # Only the highest impostors decide where a threshold lies.
         allowed = max(num_allowed_false_accepts(far, len(self._impostor)) for far in self.fars)
-        looked_at = min(SPARE * allowed + 1000, len(self._impostor))
-        top = self._highest_impostors(scores, looked_at)
+        top = self._highest_impostors(scores, min(SPARE * allowed + EXTRA, len(self._impostor)))
         rows = []
         for draw in track(draws, description) if description else draws:
             weights_of = self._weights(draw)
-            total = weights_of.total
+            limits = [num_allowed_false_accepts(far, weights_of.total) for far in self.fars]
+            # Go further down until the impostors looked at outweigh the largest number of false accepts allowed.
             while True:
                 sums = np.cumsum(weights_of(top))
-                limits = [num_allowed_false_accepts(far, total) for far in self.fars]
                 if sums[-1] > max(limits) or len(top) == len(self._impostor):
                     break
                 top = self._highest_impostors(scores, min(2 * len(top), len(self._impostor)))
+            # The TAR at each FAR: the weight of the genuine comparisons above the first refused impostor.
             true_accepts = np.append(0.0, np.cumsum(weights_of(genuine)))
             row = np.full(len(self.fars), np.nan)
             for column, limit in enumerate(limits):
@@ -145,37 +136,32 @@ class PairedBootstrap:
         return np.array(rows)
 
     def _highest_impostors(self, scores: np.ndarray, count: int) -> np.ndarray:
-        """Positions of the `count` highest impostor scores, highest first."""
+        """Returns the positions of the `count` highest impostor scores, highest first."""
         own = scores[self._impostor]
         chosen = np.argpartition(-own, count - 1)[:count] if count < len(own) else np.arange(len(own))
         return self._impostor[chosen[np.argsort(-own[chosen], kind="stable")]]
 
-    def _weights(self, draw: object) -> _Weights:
-        if not isinstance(draw, int):
+    def _weights(self, draw: int | None) -> _Weights:
+        if draw is None:
             return _Weights(None, None, float(len(self._impostor)))
-        generator = np.random.default_rng([self._seed, draw])
         if self._subjects is None:
+            generator = np.random.default_rng([self._seed, draw])
             by_pair = np.empty(len(self.is_same))
             for positions in (self._genuine, self._impostor):
                 size = len(positions)
                 by_pair[positions] = np.bincount(generator.integers(size, size=size), minlength=size)
             return _Weights(by_pair, None, float(len(self._impostor)))
-        drawn = self._draw_subjects(draw)
-        if self._totals is not None:
-            return _Weights(drawn, self._subjects, float(self._totals[draw]))
-        first, second = self._couples
-        total = float((drawn[first] * drawn[second] * self._couple_counts).sum())
-        return _Weights(drawn, self._subjects, total)
+        return _Weights(self._draw_subjects(draw), self._subjects, float(self._totals[draw]))
 
     def _draw_subjects(self, draw: int) -> np.ndarray:
-        """How often each subject is drawn: whole numbers as float64 (S,)."""
+        """Returns how often each subject is drawn: whole numbers as float64 (S,)."""
         size = self.num_subjects or 0
         generator = np.random.default_rng([self._seed, draw])
         return np.bincount(generator.integers(size, size=size), minlength=size).astype(np.float64)
 
 
 class _Weights:
-    """How often each comparison counts in one draw; `total` over the impostors."""
+    """Tells how often each comparison counts in one draw; `total` is the sum over the impostors."""
 
     def __init__(self, drawn: np.ndarray | None, subjects: np.ndarray | None, total: float) -> None:
         self._drawn, self._subjects, self.total = drawn, subjects, total
@@ -193,13 +179,13 @@ class _Weights:
 def differences(
     first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], fars: Sequence[float]
 ) -> list[TarDifference]:
-    """What the draws of two models, both of `PairedBootstrap.tars`, say about `second - first`.
+    """Computes the differences `second - first` of two models, with intervals and p-values.
 
-    The interval is the percentile one; the p-value counts the draws on the other side of zero, twice, with one more
-    for the sample itself, so that it is never 0. Models with equal scores have a p-value of 1.
+    The interval holds the middle 95 % of the draws. The p-value counts the draws on the other side of zero, twice, plus
+    one for the sample itself, so that it is never 0. Models with equal scores have a p-value of 1.
 
     Args:
-        first, second: measured (F,) and drawn (R, F) TARs.
+        first, second: measured (F,) and drawn (R, F) TARs, as `PairedBootstrap.tars` returns them.
         fars: the F targets.
     """
     found = []
@@ -210,8 +196,7 @@ def differences(
         if not np.isfinite(tars).all() or len(drawn) < MIN_DRAWS:
             found.append(TarDifference(far, None, None, None, None, None))
             continue
-        low, high = np.quantile(drawn, (0.025, 0.975))
         tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
         p_value = min(2 * (int(tail) + 1) / (len(drawn) + 1), 1.0)
-        found.append(TarDifference(far, tars[0], tars[1], tars[1] - tars[0], (float(low), float(high)), p_value))
+        found.append(TarDifference(far, tars[0], tars[1], tars[1] - tars[0], percentile_interval(drawn), p_value))
     return found

@@ -1,26 +1,21 @@
-"""Intervals of proportions: Wilson's score interval."""
+"""Computes intervals of proportions."""
 
 from __future__ import annotations
 
-import math
-
 from facekd.errors import InputError
-
-Z_95 = 1.959963984540054  # the 97.5th percentile of the standard normal distribution
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a proportion (E. B. Wilson, 1927); sound at 0 and at `trials` successes too.
+    """Computes Wilson's 95 % score interval of a proportion (E. B. Wilson, 1927).
+
+    It holds at 0 and at `trials` successes too. It treats the trials as independent.
 
     Raises:
         InputError: no trials, or more successes than trials.
     """
+    from scipy.stats import binomtest  # not at the top: it takes a second to import
+
     if trials < 1 or not 0 <= successes <= trials:
         raise InputError(f"a proportion needs 0 <= successes <= trials, trials >= 1; got {successes}, {trials}")
-    share, shrink = successes / trials, 1 + Z_95**2 / trials
-    centre = (share + Z_95**2 / (2 * trials)) / shrink
-    half = Z_95 / shrink * math.sqrt(share * (1 - share) / trials + (Z_95 / (2 * trials)) ** 2)
-    # At the ends the exact bounds are 0 and 1; rounding would leave them a hair away.
-    low = 0.0 if successes == 0 else max(centre - half, 0.0)
-    high = 1.0 if successes == trials else min(centre + half, 1.0)
-    return low, high
+    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)

@@ -1,12 +1,14 @@
-"""The subject bootstrap of `facekd.verification.bootstrap`, for millions of comparisons: the same draws, in seconds.
+"""Measures TAR@FAR and EER in every draw of a bootstrap, for millions of comparisons, in seconds.
 
-A draw of subjects weighs each comparison; a TAR@FAR needs to know where, from the highest score down, the weights of
-the impostors first exceed what the FAR allows. That place is found for all draws together: the high scores are cut
-into segments, the weight of a segment in every draw is one sparse product (comparisons of subjects a and b, times the
-weights of b, times those of a), and only the segment where a draw ends is looked at comparison by comparison. All sums
-are of whole numbers, hence exact.
+A draw gives each comparison a weight. A TAR@FAR needs to know where, from the highest score down, the summed weights of
+the impostors first exceed what the FAR allows. That place is found for all draws together: the high scores are cut into
+segments, the weight of a segment in every draw is one sparse product (comparisons of units a and b, times the weights
+of b, times those of a), and only the segment in which a draw ends is examined comparison by comparison. All sums are of
+whole numbers, hence exact.
 
-Shapes: N comparisons, S subjects, R draws.
+`facekd.verification.bootstrap` says what the draws mean and makes intervals of them.
+
+Shapes: N comparisons, S units, R draws, G genuine comparisons, K impostor comparisons examined, F targets.
 """
 
 from __future__ import annotations
@@ -18,97 +20,125 @@ from itertools import pairwise
 import numpy as np
 from scipy import sparse
 
-from facekd.errors import InputError
-from facekd.verification import num_allowed_false_accepts, wilson_interval
-from facekd.verification.bootstrap import (
-    MIN_SUBJECTS,
-    BootstrapIntervals,
-    outer_interval,
-    percentile_interval,
+from facekd.verification.operating_points import (
+    first_refused_position,
+    num_accepted_above,
+    num_allowed_false_accepts,
 )
-from facekd.verification.operating_points import first_refused_position, num_accepted_above
 from facekd.verification.ranked_scores import RankedScores
 
 GROWTH, FIRST_SEGMENT = 1.04, 64  # each segment adds 4 % to what lies above it
-SLACK, EXTRA = 1.6, 1000  # impostors looked at beyond those of the largest FAR; doubled where a draw needs more
-CELLS_AT_ONCE = 4_000_000
-DENSE_SUBJECTS = 5000  # up to which comparisons are counted in a table of S x S
+# Impostors examined beyond those of the largest FAR; doubled if a draw needs more.
+SLACK, EXTRA = 1.6, 1000
+# (draw, comparison) cells examined together, and (draw, unit or comparison) cells drawn together: both bound the
+# memory and leave the result as it is.
+CELLS_CHUNK, DRAWN_CHUNK = 4_000_000, 40_000_000
+# Comparisons are counted in a dense S x S table up to this S, and if the table is not much larger than what it counts.
+MAX_DENSE_SUBJECTS, MAX_CELLS_PER_COMPARISON = 5000, 16
 
 
-def subject_bootstrap_intervals(
+@dataclass(frozen=True)
+class Units:
+    """Says what is resampled: subjects, or comparisons.
+
+    In a draw a genuine comparison i counts `weights[first[i]]` times, an impostor one
+    `weights[first[i]] * weights[second[i]]` times.
+
+    Attributes:
+        first, second: integer (N,), units from 0; for genuine comparisons they are equal.
+        groups: numbers of units drawn with replacement among themselves. Units are numbered group by group; one more
+            unit, the last, counts once in every draw.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    groups: tuple[int, ...]
+
+    def draw(self, generator: np.random.Generator) -> np.ndarray:
+        """Draws the weights of the units: whole numbers as float64 (S,)."""
+        counts = [np.bincount(generator.integers(size, size=size), minlength=size) for size in self.groups]
+        return np.concatenate([*counts, [1.0]])
+
+
+def resample(
     ranked: RankedScores,
     scores: np.ndarray,
     is_same: np.ndarray,
-    first_subjects: np.ndarray,
-    second_subjects: np.ndarray,
+    units: Units,
     fars: Sequence[float],
-    replicates: int = 1000,
-    seed: int = 0,
-) -> BootstrapIntervals:
-    """95 % percentile intervals of TAR at each FAR (rule "exact") and of the EER, over subjects.
+    replicates: int,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Measures the draws: TAR (F, R) by the rule "exact", and EER (R,).
 
-    Equal to `facekd.verification.bootstrap.bootstrap_intervals` with subjects, which says what they mean.
+    Draws without genuine or without impostor comparisons are left out.
 
     Args:
         ranked: the scores, ranked.
         scores: (N,).
         is_same: bool (N,).
-        first_subjects, second_subjects: integer (N,), subjects from 0; equal where, and only where, `is_same`.
+        units: what is resampled.
         fars: targets in (0, 1].
-        replicates: how many draws.
-        seed: of the draws.
-
-    Raises:
-        InputError: subjects at odds with `is_same`; fewer than 10 subjects with genuine comparisons; fewer
-            than 100 draws.
+        replicates: number of draws.
+        seed: random seed of the draws.
     """
-    if replicates < 100:
-        raise InputError(f"replicates must be at least 100 for a 95 % interval; found {replicates}")
-    if ((first_subjects == second_subjects) != is_same).any():
-        raise InputError("some comparisons contradict their subjects: genuine of two, or impostor of one")
-    first, second, num_subjects = _renumber(first_subjects, second_subjects)
-    genuine = np.flatnonzero(is_same)
-    if (known := np.unique(first[genuine]).size) < MIN_SUBJECTS:
-        raise InputError(
-            f"{known} of {num_subjects} subjects have genuine comparisons; an interval over subjects needs at least "
-            f"{MIN_SUBJECTS}"
-        )
     generator = np.random.default_rng(seed)
-    drawn = np.stack(
-        [
-            np.bincount(generator.integers(num_subjects, size=num_subjects), minlength=num_subjects)
-            for _ in range(replicates)
-        ]
-    ).astype(np.float64)
-    totals = _impostor_totals(drawn, first, second, is_same)
-    genuine_order = genuine[np.argsort(-scores[genuine], kind="stable")]
-    draws = _Draws(drawn, totals, scores[genuine_order], first[genuine_order])
-    usable = (totals > 0) & (draws.genuine_totals > 0)
+    total_of = ImpostorTotals(units.first, units.second, is_same, sum(units.groups) + 1)
+    genuine = np.flatnonzero(is_same)
+    genuine = genuine[np.argsort(-scores[genuine], kind="stable")]
+    reach = max(max(fars), ranked.equal_error_point().far) * SLACK * ranked.impostor.size + EXTRA
+    tail = _tail(ranked, scores, is_same, units, int(reach))
 
-    points = ranked.tar_at_far(fars)
-    equal_error = ranked.equal_error_point()
-    reach = max(max(fars), equal_error.far) * SLACK * ranked.impostor.size + EXTRA
-    while True:
-        tail = _tail(ranked, scores, is_same, first, second, int(reach))
-        found = draws.measure(tail, fars)
-        if found is not None:
-            break
-        reach = 2 * reach + 1
-    tar, eer = found
-    intervals = [
-        None if point.ci95 is None else outer_interval(percentile_interval(values[usable]), point.ci95)
-        for point, values in zip(points, tar, strict=True)
-    ]
-    if equal_error.eer > 0:
-        eer_interval = percentile_interval(eer[usable])
-    else:
-        eer_interval = wilson_interval(0, min(ranked.genuine.size, ranked.impostor.size))
-    return BootstrapIntervals("subject bootstrap", tuple(intervals), eer_interval, num_subjects, int(usable.sum()))
+    tars, eers = [], []
+    chunk = max(DRAWN_CHUNK // (total_of.num_units + genuine.size), 1)
+    for start in range(0, replicates, chunk):
+        drawn = np.stack([units.draw(generator) for _ in range(min(chunk, replicates - start))])
+        draws = _Draws(drawn, total_of(drawn), scores[genuine], units.first[genuine])
+        # Look further down the impostors until every draw has found its thresholds.
+        while (found := draws.measure(tail, fars)) is None:
+            reach = 2 * reach + 1
+            tail = _tail(ranked, scores, is_same, units, int(reach))
+        usable = (draws.totals > 0) & (draws.genuine_totals > 0)
+        tars.append(found[0][:, usable])
+        eers.append(found[1][usable])
+    return np.concatenate(tars, axis=1), np.concatenate(eers)
+
+
+class ImpostorTotals:
+    """Computes the total weight of all impostor comparisons in draws, by counting the comparisons of each two units.
+
+    Args:
+        first, second: integer (N,), the units of each comparison; equal for genuine ones.
+        is_same: bool (N,).
+        num_units: S.
+    """
+
+    def __init__(self, first: np.ndarray, second: np.ndarray, is_same: np.ndarray, num_units: int) -> None:
+        self.num_units = num_units
+        is_dense = num_units <= MAX_DENSE_SUBJECTS and num_units**2 <= MAX_CELLS_PER_COMPARISON * len(first)
+        if is_dense:  # a product of dense matrices is hundreds of times faster
+            counts, step = np.zeros(num_units**2), 1 << 22
+            for start in range(0, len(first), step):
+                cells = first[start : start + step].astype(np.int64) * num_units + second[start : start + step]
+                counts += np.bincount(cells, minlength=num_units**2)
+            self._table = counts.reshape(num_units, num_units)
+            np.fill_diagonal(self._table, 0)  # genuine comparisons are those of one unit
+            return
+        impostor = np.flatnonzero(~is_same)
+        ones, cells = np.ones(len(impostor)), (second[impostor], first[impostor])
+        self._table = sparse.csr_array((ones, cells), shape=(num_units, num_units))
+
+    def __call__(self, drawn: np.ndarray) -> np.ndarray:
+        """Returns the total weights (R,) of draws (R, S)."""
+        if isinstance(self._table, np.ndarray):
+            return np.einsum("rs,rs->r", drawn @ self._table, drawn)
+        blocks = np.array_split(drawn, max(len(drawn) // 50, 1))
+        return np.concatenate([np.einsum("sr,sr->r", self._table @ block.T, block.T) for block in blocks])
 
 
 @dataclass(frozen=True)
 class _Tail:
-    """The highest impostor scores, descending (K,), and their subjects."""
+    """Holds the highest impostor scores, descending (K,), and their units."""
 
     scores: np.ndarray
     first: np.ndarray
@@ -117,23 +147,26 @@ class _Tail:
 
 
 class _Draws:
-    """Draws of subjects, and what the genuine comparisons weigh in each."""
+    """Holds draws of the units, and the weights of the genuine comparisons in each.
 
-    def __init__(self, drawn: np.ndarray, totals: np.ndarray, genuine: np.ndarray, subjects: np.ndarray) -> None:
-        self.drawn = drawn  # (R, S)
+    Args:
+        drawn: (R, S) weights of the units.
+        totals: (R,) weight of all impostors.
+        genuine: (G,) scores, descending.
+        genuine_units: (G,) the unit of each.
+    """
+
+    def __init__(self, drawn: np.ndarray, totals: np.ndarray, genuine: np.ndarray, genuine_units: np.ndarray) -> None:
+        self.drawn, self.totals, self.genuine = drawn, totals, genuine
         self.across = np.ascontiguousarray(drawn.T.astype(np.float32))  # (S, R); small whole numbers
-        self.totals = totals  # (R,) weight of all impostors
-        self.genuine = genuine  # (G,) descending
-        self.genuine_subjects = subjects
-        self.genuine_weights = np.zeros(
-            (len(drawn), len(genuine) + 1), np.float64
-        )  # (R, G + 1): of the first 0, 1, ...
+        # (R, G + 1): the weight of the highest 0, 1, ... G genuine comparisons.
+        self.genuine_weights = np.zeros((len(drawn), len(genuine) + 1))
         for row, weights in zip(self.genuine_weights, drawn, strict=True):
-            np.cumsum(weights[subjects], out=row[1:])
+            np.cumsum(weights[genuine_units], out=row[1:])
         self.genuine_totals = self.genuine_weights[:, -1]
 
     def measure(self, tail: _Tail, fars: Sequence[float]) -> tuple[np.ndarray, np.ndarray] | None:
-        """(TAR (fars, R), EER (R,)); None where the tail is too short for some draw."""
+        """Returns (TAR (F, R), EER (R,)), or None if the tail is too short for some draw."""
         edges = _segment_edges(tail.scores)
         num_draws = len(self.drawn)
         allowed = np.stack([num_allowed_false_accepts(far, self.totals) for far in fars])
@@ -143,21 +176,24 @@ class _Draws:
         above = np.zeros(num_draws)  # weight of the impostors above this segment
         for start, stop in pairwise(edges):
             below = above + self._segment_weights(tail, start, stop)
+            # Draws whose threshold lies in this segment: the weight of its impostors exceeds what is left of the limit.
             for row, limit in enumerate(allowed):
                 ending = np.flatnonzero(np.isnan(tar[row]) & (below > limit))
                 tar[row, ending] = self._tars(tail, start, stop, ending, limit[ending] - above[ending])
+            # Draws whose error rates meet in this segment.
             ending = np.flatnonzero(np.isnan(eer) & (self._excess(below, self._num_genuine(tail, stop)) >= 0))
             eer[ending] = self._eers(tail, start, stop, ending, above[ending])
             above = below
             if not (np.isnan(eer).any() or np.isnan(tar).any()):
                 break
-        # Draws without impostors or without genuine comparisons are left out by the caller.
+        # The caller leaves out draws without impostor or without genuine comparisons: they need no answer.
         useless = (self.totals == 0) | (self.genuine_totals == 0)
         if not tail.is_all and (np.isnan(tar[:, ~useless]).any() or np.isnan(eer[~useless]).any()):
             return None
         return tar, eer
 
     def _segment_weights(self, tail: _Tail, start: int, stop: int) -> np.ndarray:
+        """Returns the weight (R,) of impostors `start` to `stop` in every draw."""
         rows, row = np.unique(tail.first[start:stop], return_inverse=True)
         ones = np.ones(stop - start, np.float32)
         shape = (len(rows), self.drawn.shape[1])
@@ -165,21 +201,22 @@ class _Draws:
         return np.einsum("ar,ar->r", matrix @ self.across, self.across[rows], dtype=np.float64)
 
     def _num_genuine(self, tail: _Tail, stop: int) -> int:
-        """Genuine comparisons that are accepted at the score of impostor `stop - 1`."""
+        """Returns how many genuine comparisons are accepted at the score of impostor `stop - 1`."""
         if tail.is_all and stop == len(tail.scores):
             return len(self.genuine)
         return int(np.searchsorted(-self.genuine, -tail.scores[stop - 1], side="right"))
 
     def _excess(self, false_accepts: np.ndarray, num_genuine: int) -> np.ndarray:
+        """Returns FAR - FRR of every draw, times both totals, so that it is exact."""
         rejected = self.genuine_totals - self.genuine_weights[:, num_genuine]
         return false_accepts * self.genuine_totals - rejected * self.totals
 
     def _tars(self, tail: _Tail, start: int, stop: int, draws: np.ndarray, left: np.ndarray) -> np.ndarray:
-        """TAR of draws whose impostor weights exceed what is `left` to them within a segment."""
+        """Returns the TAR of draws whose impostor weights exceed what is `left` to them within a segment."""
         found = np.empty(len(draws))
-        at_once = max(CELLS_AT_ONCE // (stop - start), 1)
-        for begin in range(0, len(draws), at_once):
-            some = slice(begin, begin + at_once)
+        chunk = max(CELLS_CHUNK // (stop - start), 1)
+        for begin in range(0, len(draws), chunk):
+            some = slice(begin, begin + chunk)
             weights = self.drawn[draws[some]]
             sums = np.cumsum(weights[:, tail.first[start:stop]] * weights[:, tail.second[start:stop]], axis=1)
             refused = tail.scores[start + first_refused_position(sums, left[some])]
@@ -189,9 +226,10 @@ class _Draws:
         return np.divide(found, totals, out=np.full(len(draws), 0.0), where=totals > 0)
 
     def _eers(self, tail: _Tail, start: int, stop: int, draws: np.ndarray, above: np.ndarray) -> np.ndarray:
-        """EER of draws whose error rates meet within a segment."""
+        """Returns the EER of draws whose error rates meet within a segment."""
         if not len(draws):
             return np.zeros(0)
+        # The operating points of the segment: one for each distinct score of either kind, highest first.
         first_genuine = 0 if start == 0 else self._num_genuine(tail, start)
         some_genuine = slice(first_genuine, self._num_genuine(tail, stop))
         scores = np.concatenate([tail.scores[start:stop], self.genuine[some_genuine]])
@@ -200,6 +238,7 @@ class _Draws:
         ends = np.flatnonzero(np.append(falling[1:] < falling[:-1], True))
         num_impostors = np.cumsum(order < stop - start)[ends]
         num_genuine = first_genuine + (ends + 1) - num_impostors
+        # In each draw, the two points between which FAR - FRR changes sign, and the straight line between them.
         found = np.empty(len(draws))
         for position, (draw, base) in enumerate(zip(draws.tolist(), above.tolist(), strict=True)):
             weights = self.drawn[draw]
@@ -218,52 +257,19 @@ class _Draws:
         return found
 
 
-def _renumber(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """The subjects that occur, numbered from 0 without gaps, in their order."""
-    largest = int(max(first.max(), second.max()))
-    seen = np.zeros(largest + 1, bool)
-    seen[first] = True
-    seen[second] = True
-    if seen.all():
-        return first, second, len(seen)
-    number = (np.cumsum(seen) - 1).astype(np.int32)
-    return number[first], number[second], int(seen.sum())
-
-
-def _impostor_totals(drawn: np.ndarray, first: np.ndarray, second: np.ndarray, is_same: np.ndarray) -> np.ndarray:
-    """Weight of all impostor comparisons in each draw (R,)."""
-    size = drawn.shape[1]
-    if size <= DENSE_SUBJECTS:
-        counts = np.zeros(size * size)
-        step = 1 << 22
-        for start in range(0, len(first), step):
-            cells = first[start : start + step].astype(np.int64) * size + second[start : start + step]
-            counts += np.bincount(cells, minlength=size * size)
-        table = counts.reshape(size, size)
-        np.fill_diagonal(table, 0)  # a genuine comparison is of one subject
-        return np.einsum("rs,rs->r", drawn @ table, drawn)
-    impostor = np.flatnonzero(~is_same)
-    matrix = sparse.csr_array((np.ones(len(impostor)), (second[impostor], first[impostor])), shape=(size, size))
-    return np.concatenate(
-        [np.einsum("sr,sr->r", matrix @ some.T, some.T) for some in np.array_split(drawn, max(len(drawn) // 50, 1))]
-    )
-
-
-def _tail(
-    ranked: RankedScores, scores: np.ndarray, is_same: np.ndarray, first: np.ndarray, second: np.ndarray, count: int
-) -> _Tail:
-    """At least the `count` highest impostors."""
+def _tail(ranked: RankedScores, scores: np.ndarray, is_same: np.ndarray, units: Units, count: int) -> _Tail:
+    """Returns at least the `count` highest impostors."""
     is_all = count >= ranked.impostor.size
     chosen = ~is_same
     if not is_all:
         chosen &= scores >= ranked.impostor[ranked.impostor.size - count]
     pairs = np.flatnonzero(chosen)
     pairs = pairs[np.argsort(-scores[pairs], kind="stable")]
-    return _Tail(scores[pairs], first[pairs].astype(np.int64), second[pairs].astype(np.int64), is_all)
+    return _Tail(scores[pairs], units.first[pairs].astype(np.int64), units.second[pairs].astype(np.int64), is_all)
 
 
 def _segment_edges(falling: np.ndarray) -> list[int]:
-    """Cuts between different scores, each segment about 4 % of what lies above it, the first cut at 0."""
+    """Cuts between different scores, each segment about 4 % of what lies above it; the first cut is at 0."""
     edges = [0]
     while edges[-1] < len(falling):
         stop = min(max(int(edges[-1] * GROWTH), edges[-1] + FIRST_SEGMENT), len(falling))

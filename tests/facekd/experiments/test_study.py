@@ -181,15 +181,16 @@ def test_the_studies_that_come_along_parse(path: Path) -> None:
     study.check_evaluation(parse)
 
 
-def test_the_interval_is_that_of_a_paired_t_test() -> None:
+@pytest.mark.parametrize("count", [2, 3, 6, 30])
+def test_the_interval_is_that_of_a_paired_t_test(count: int) -> None:
     generator = np.random.default_rng(0)
-    method, reference = generator.normal(0.1, 0.02, 6), generator.normal(0.12, 0.02, 6)
+    method, reference = generator.normal(0.1, 0.02, count), generator.normal(0.12, 0.02, count)
     found = paired_difference(dict(enumerate(method)), {**dict(enumerate(reference)), 99: 0.5}, lower_is_better=True)
     assert found is not None
     expected = stats.ttest_rel(method, reference).confidence_interval(0.95)
     assert found["ci95"] == pytest.approx([expected.low, expected.high], rel=1e-9)
     assert found["mean"] == pytest.approx((method - reference).mean())
-    assert (found["n"], found["better_in"]) == (6, int((method < reference).sum()))
+    assert (found["n"], found["better_in"]) == (count, int((method < reference).sum()))
     single = paired_difference({1: 0.5}, {1: 0.25, 2: 0.1}, lower_is_better=True)
     assert single == {"n": 1, "mean": 0.25, "ci95": None, "better_in": 0}
     assert paired_difference({1: 0.5}, {2: 0.1}, lower_is_better=True) is None

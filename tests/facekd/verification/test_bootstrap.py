@@ -1,4 +1,4 @@
-"""Bootstrap intervals against a naive restatement, and against the truth on simulated subjects."""
+"""Tests bootstrap intervals against a naive restatement, and against the truth on simulated subjects."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from facekd.errors import InputError
-from facekd.verification import bootstrap as verification_intervals
-from facekd.verification import equal_error_rate, tar_at_far, wilson_interval
+from facekd.verification import bootstrap, equal_error_rate, subject_bootstrap, tar_at_far, wilson_interval
 from facekd.verification.bootstrap import bootstrap_intervals
 
-Comparisons = tuple[np.ndarray, np.ndarray, np.ndarray]  # scores, is_same, subjects (N, 2)
+Comparisons = tuple[np.ndarray, np.ndarray, np.ndarray]  # scores, is_same, subjects (2, N)
 
 
 def simulate(seed: int, num_subjects: int = 60, genuine_each: int = 10, impostors_a_pair: float = 1.0) -> Comparisons:
-    """Scores to which each subject adds an effect of its own: comparisons of one subject move together."""
+    """Returns scores to which each subject adds an effect of its own: comparisons of one subject move together."""
     generator = np.random.default_rng(seed)
     effect = generator.normal(0, 1, num_subjects)
     own = np.repeat(np.arange(num_subjects), genuine_each)
@@ -26,7 +25,7 @@ def simulate(seed: int, num_subjects: int = 60, genuine_each: int = 10, impostor
     first, second = first[kept], second[kept]
     impostor = 0.5 * (effect[first] + effect[second]) + generator.normal(0, 0.7, first.size)
     scores = np.concatenate([genuine, impostor])
-    subjects = np.concatenate([np.stack([own, own], 1), np.stack([first, second], 1)])
+    subjects = np.concatenate([np.stack([own, own]), np.stack([first, second])], axis=1)
     return scores, np.arange(scores.size) < own.size, subjects
 
 
@@ -34,7 +33,7 @@ def naive_draw(scores, is_same, subjects, weight_of, fars) -> tuple[list[float],
     """One draw with every comparison repeated as often as its subjects were drawn, given to the plain metrics."""
     repeats = [
         weight_of[a] if same else weight_of[a] * weight_of[b]
-        for (a, b), same in zip(subjects.tolist(), is_same.tolist(), strict=True)
+        for (a, b), same in zip(subjects.T.tolist(), is_same.tolist(), strict=True)
     ]
     drawn, labels = np.repeat(scores, repeats), np.repeat(is_same, repeats)
     genuine, impostor = drawn[labels], drawn[~labels]
@@ -49,7 +48,7 @@ def test_equals_plain_metrics_on_repeated_comparisons(decimals, monkeypatch):
     generator = np.random.default_rng(7)
     draws = [np.bincount(generator.integers(15, size=15), minlength=15) for _ in range(replicates)]
     naive = [naive_draw(scores, is_same, subjects, weights, fars) for weights in draws]
-    monkeypatch.setattr(verification_intervals, "outer_interval", lambda percentiles, wilson: percentiles)
+    monkeypatch.setattr(bootstrap, "outer_interval", lambda percentiles, wilson: percentiles)
     found = bootstrap_intervals(scores, is_same, fars, subjects, replicates, seed=7)
     for position in range(len(fars)):
         expected = np.quantile([tars[position] for tars, _ in naive], (0.025, 0.975))
@@ -62,7 +61,7 @@ def test_draws_depend_on_the_seed_and_not_on_how_many_are_made_at_once(with_subj
     scores, is_same, subjects = simulate(1, num_subjects=20)
     known = subjects if with_subjects else None
     whole = bootstrap_intervals(scores, is_same, [0.02], known, replicates=150)
-    monkeypatch.setattr(verification_intervals, "CELLS_AT_ONCE", 7 * scores.size)
+    monkeypatch.setattr(subject_bootstrap, "DRAWN_CHUNK", 7 * scores.size)
     assert bootstrap_intervals(scores, is_same, [0.02], known, replicates=150) == whole
     assert bootstrap_intervals(scores, is_same, [0.02], known, replicates=150, seed=1) != whole
 
@@ -81,8 +80,12 @@ def test_subject_names_and_order_of_comparisons_do_not_matter():
     scores, is_same, subjects = simulate(3, num_subjects=12)
     names = np.array([f"person {number:02d}" for number in range(12)])[subjects]
     order = np.random.default_rng(0).permutation(scores.size)
-    found = bootstrap_intervals(scores[order], is_same[order], [0.1], names[order][:, ::-1], replicates=100)
+    found = bootstrap_intervals(scores[order], is_same[order], [0.1], names[::-1, order], replicates=100)
     assert found == bootstrap_intervals(scores, is_same, [0.1], subjects, replicates=100)
+    numbers_with_gaps = (3 * subjects + 5).astype(np.uint16)
+    assert found == bootstrap_intervals(scores, is_same, [0.1], numbers_with_gaps, replicates=100)
+    by_pair = bootstrap_intervals(scores, is_same, [0.1], replicates=100)
+    assert by_pair == bootstrap_intervals(scores[order], is_same[order], [0.1], replicates=100)
 
 
 def test_without_an_error_the_interval_still_admits_some():
@@ -109,10 +112,10 @@ def test_the_interval_holds_the_estimate():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda subjects, is_same: subjects[:-1], "two a comparison"),
-        (lambda subjects, is_same: np.where(is_same[:, None], subjects, 0), "labelled impostor and compares 0 with 0"),
-        (lambda subjects, is_same: np.where(is_same[:, None], [1, 2], subjects), "labelled genuine and compares 1"),
-        (lambda subjects, is_same: np.where(is_same[:, None], 1, subjects), "1 of 15 subjects have genuine"),
+        (lambda subjects, is_same: subjects[:, :-1], "two a comparison"),
+        (lambda subjects, is_same: np.where(is_same, subjects, 0), "labelled impostor and compares 0 with 0"),
+        (lambda subjects, is_same: np.where(is_same, [[1], [2]], subjects), "labelled genuine and compares 1"),
+        (lambda subjects, is_same: np.where(is_same, 1, subjects), "1 of 15 subjects have genuine"),
     ],
 )
 def test_subjects_at_odds_with_the_labels_are_refused(change, message):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.interpolate import interp1d
 from scipy.optimize import brentq
-from scipy.stats import binomtest
+from scipy.stats import norm
 from sklearn import metrics
 from sklearn.model_selection import KFold
 
@@ -145,10 +145,18 @@ class TestTarAtFar:
 
 
 class TestWilson:
-    @pytest.mark.parametrize(("successes", "trials"), [(0, 1), (0, 600), (3, 10), (594, 600), (600, 600)])
-    def test_equals_scipy(self, successes, trials):
-        expected = binomtest(successes, trials).proportion_ci(method="wilson")
-        assert wilson_interval(successes, trials) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    @pytest.mark.parametrize(
+        ("successes", "trials"),
+        [(0, 1), (0, 10), (0, 600), (1, 3), (3, 10), (7, 10), (10, 10), (594, 600), (600, 600), (9421, 10_000)],
+    )
+    def test_bounds_are_the_shares_that_a_score_test_at_5_percent_just_admits(self, successes, trials):
+        low, high = wilson_interval(successes, trials)
+        share = successes / trials
+        assert low <= share <= high
+        for bound in (low, high):
+            if bound not in (0, 1):
+                z = abs(share - bound) / math.sqrt(bound * (1 - bound) / trials)
+                assert z == pytest.approx(norm.ppf(0.975), abs=1e-7)
 
     def test_ends_at_exactly_zero_and_one(self):
         for trials in range(1, 200):

@@ -129,5 +129,5 @@ def test_many_people_are_counted_by_couples_to_the_same_end(monkeypatch: pytest.
     subjects, is_same = make_comparisons()
     scores = make_scores(subjects, is_same, 0.6, 1)
     dense = PairedBootstrap(is_same, subjects, FARS, 100).tars(scores)[1]
-    monkeypatch.setattr("facekd.verification.paired_bootstrap.MOST_SUBJECTS_DENSE", 3)
+    monkeypatch.setattr("facekd.verification.subject_bootstrap.MAX_DENSE_SUBJECTS", 3)
     assert np.array_equal(PairedBootstrap(is_same, subjects, FARS, 100).tars(scores)[1], dense, equal_nan=True)

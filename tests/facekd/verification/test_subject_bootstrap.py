@@ -1,20 +1,18 @@
-"""The fast subject bootstrap against the plain one: the same draws, the same intervals."""
+"""Every draw of the bootstrap against the plain metrics of the comparisons, written out as often as they count."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from facekd.errors import InputError
-from facekd.verification import subject_bootstrap
-from facekd.verification.bootstrap import bootstrap_intervals
+from facekd.verification import equal_error_rate, subject_bootstrap, tar_at_far
 from facekd.verification.ranked_scores import RankedScores
-from facekd.verification.subject_bootstrap import subject_bootstrap_intervals
+from facekd.verification.subject_bootstrap import ImpostorTotals, Units, resample
 
 FARS = [0.001, 0.01, 0.1, 0.3, 1.0]
 
 
-def draw(seed: int, num_subjects: int, decimals: int, shift: float):
+def make_comparisons(seed: int, num_subjects: int, decimals: int, shift: float):
     generator = np.random.default_rng(seed)
     effect = generator.normal(0, 1, num_subjects)
     own = np.repeat(np.arange(num_subjects), 1 + seed % 6)
@@ -30,31 +28,54 @@ def draw(seed: int, num_subjects: int, decimals: int, shift: float):
     return np.round(scores, decimals)[order], (np.arange(scores.size) < own.size)[order], subjects[order]
 
 
+def naive_draws(scores, is_same, units, fars, replicates, seed):
+    """Every comparison repeated as often as a draw says, given to the plain metrics."""
+    generator = np.random.default_rng(seed)
+    tars, eers = [], []
+    for _ in range(replicates):
+        counts = [np.bincount(generator.integers(size, size=size), minlength=size) for size in units.groups]
+        weights = np.concatenate([*counts, [1]])
+        repeats = np.where(is_same, weights[units.first], weights[units.first] * weights[units.second])
+        drawn, labels = np.repeat(scores, repeats), np.repeat(is_same, repeats)
+        if not labels.any() or labels.all():
+            continue
+        # In a draw a FAR that allows no false accept is measured all the same: no impostor is accepted.
+        genuine, impostor = drawn[labels], drawn[~labels]
+        points = tar_at_far(genuine, impostor, fars)
+        tars.append([np.mean(genuine > impostor.max()) if point.tar is None else point.tar for point in points])
+        eers.append(equal_error_rate(genuine, impostor))
+    return np.transpose(tars), np.array(eers)
+
+
+@pytest.mark.parametrize("is_pairs", [False, True], ids=["subjects", "comparisons"])
 @pytest.mark.parametrize("seed", range(12))
-def test_equals_the_plain_bootstrap(monkeypatch, seed):
+def test_equals_plain_metrics_on_repeated_comparisons(monkeypatch, seed, is_pairs):
     monkeypatch.setattr(subject_bootstrap, "FIRST_SEGMENT", (1, 5, 64)[seed % 3])
     monkeypatch.setattr(subject_bootstrap, "SLACK", (0.3, 1.6)[seed % 2])
     monkeypatch.setattr(subject_bootstrap, "EXTRA", 0)
-    monkeypatch.setattr(subject_bootstrap, "DENSE_SUBJECTS", (0, 5000)[seed % 2])
-    monkeypatch.setattr(subject_bootstrap, "CELLS_AT_ONCE", 50)
+    monkeypatch.setattr(subject_bootstrap, "MAX_DENSE_SUBJECTS", (0, 5000)[seed % 2])
+    monkeypatch.setattr(subject_bootstrap, "CELLS_CHUNK", 50)
+    monkeypatch.setattr(subject_bootstrap, "DRAWN_CHUNK", (1000, 10**9)[seed % 5 == 0])
     fars = FARS[: 3 + seed % 3]
-    scores, is_same, subjects = draw(seed, 12 + seed, (1, 9)[seed % 2], (0, -3)[seed % 4 == 0])
-    subjects = 3 * subjects + 5  # numbers with gaps
+    scores, is_same, subjects = make_comparisons(seed, 12 + seed, (1, 9)[seed % 2], (0, -3)[seed % 4 == 0])
+    units = Units(subjects[:, 0], subjects[:, 1], (12 + seed,))
+    if is_pairs:
+        numbers = np.empty(scores.size, int)
+        numbers[is_same], numbers[~is_same] = np.arange(is_same.sum()), np.arange(is_same.sum(), scores.size)
+        groups = (int(is_same.sum()), int((~is_same).sum()))
+        units = Units(numbers, np.where(is_same, numbers, scores.size), groups)
     ranked = RankedScores(scores[is_same], scores[~is_same])
-    plain = bootstrap_intervals(scores, is_same, fars, subjects, 150, seed)
-    found = subject_bootstrap_intervals(ranked, scores, is_same, subjects[:, 0], subjects[:, 1], fars, 150, seed)
-    assert found.tar == plain.tar and found.eer == pytest.approx(plain.eer, abs=1e-12)
-    assert (found.num_subjects, found.replicates) == (plain.num_subjects, plain.replicates)
+    tar, eer = resample(ranked, scores, is_same, units, fars, 120, seed)
+    expected_tar, expected_eer = naive_draws(scores, is_same, units, fars, 120, seed)
+    np.testing.assert_array_equal(tar, expected_tar)
+    np.testing.assert_allclose(eer, expected_eer, atol=1e-12)
 
 
-def test_subjects_at_odds_with_labels_or_too_few_are_refused():
-    scores, is_same, subjects = draw(1, 12, 9, 0)
-    ranked = RankedScores(scores[is_same], scores[~is_same])
-    with pytest.raises(InputError, match="contradict"):
-        subject_bootstrap_intervals(ranked, scores, is_same, subjects[:, 0], subjects[:, 0], FARS, 100)
-    with pytest.raises(InputError, match="at least 100"):
-        subject_bootstrap_intervals(ranked, scores, is_same, subjects[:, 0], subjects[:, 1], FARS, 10)
-    few = (subjects < 5).all(axis=1)
-    ranked = RankedScores(scores[few & is_same], scores[few & ~is_same])
-    with pytest.raises(InputError, match="5 of 5 subjects"):
-        subject_bootstrap_intervals(ranked, scores[few], is_same[few], *subjects[few].T, FARS, 100)
+@pytest.mark.parametrize("num_subjects", [5, 40], ids=["many comparisons of few", "few comparisons of many"])
+def test_impostor_totals_are_the_sums_of_the_weights(num_subjects):
+    generator = np.random.default_rng(0)
+    first, second = generator.integers(0, num_subjects, (2, 60))
+    is_same, drawn = first == second, generator.integers(0, 4, (70, num_subjects)).astype(float)
+    found = ImpostorTotals(first, second, is_same, num_subjects)(drawn)
+    expected = [sum(w[a] * w[b] for a, b in zip(first, second, strict=True) if a != b) for w in drawn]
+    np.testing.assert_array_equal(found, expected)
