@@ -40,6 +40,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
             parts += [_describe_pack(pack), "", table.to_markdown()]
     for note in _notes(results):
         parts += [note, ""]
+    if results.get("command"):
+        parts += [f"`{results['command']}`", ""]
     return "\n".join(parts) + "\n"
 
 
@@ -142,8 +144,6 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     notes += [f"{method['name']}: {method['note']}." for method in results["methods"] if method["note"]]
     if results["missing"]:
         notes.append(f"Not evaluated yet: {'; '.join(results['missing'])}.")
-    if results.get("command"):
-        notes.append(f"`{results['command']}`")
     return notes
 
 
@@ -164,8 +164,15 @@ def _write_page(study: Study, results: Mapping[str, Any]) -> None:
             "shapes, not heights."
         )
         losses = Picture(to_png(draw_losses(logs)), caption)
-    notes = _notes(results)
-    write_page(study.output / "report.html", "study", title=results["title"], packs=packs, losses=losses, notes=notes)
+    write_page(
+        study.output / "report.html",
+        "study",
+        title=results["title"],
+        packs=packs,
+        losses=losses,
+        notes=_notes(results),
+        command=results.get("command"),
+    )
 
 
 def _pictures(study: Study, results: Mapping[str, Any], pack: str) -> list[Picture]:

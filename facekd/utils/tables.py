@@ -34,7 +34,7 @@ class Table:
         """Tells for each column whether it holds numbers, which are aligned to the right."""
         columns = [[row[place] for row in self.rows] for place in range(len(self.head))]
         return [
-            any(cell not in NO_NUMBER for cell in column)
+            any(cell not in ("", "not measurable") for cell in column)
             and all(cell in NO_NUMBER or NUMBER.fullmatch(cell) is not None for cell in column)
             for column in columns
         ]

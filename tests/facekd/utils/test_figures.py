@@ -1,0 +1,81 @@
+"""Figures: what is drawn where, and that matplotlib is loaded only when something is drawn."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from facekd.utils.figures import (
+    SINGLE,
+    RocLine,
+    RocPoint,
+    draw_histogram,
+    draw_losses,
+    draw_roc,
+    new_figure,
+    save_figure,
+    staircase,
+    to_png,
+)
+
+
+def test_a_staircase_keeps_the_highest_tar_at_each_far() -> None:
+    far, tar = np.array([0, 0, 0.25, 0.5, 0.5]), np.array([0.1, 0.4, 0.4, 0.6, 0.9])
+    corners = staircase(far, tar, 0.125)
+    assert corners[0].tolist() == [0.125, 0.25, 0.5] and corners[1].tolist() == [0.4, 0.4, 0.9]
+
+
+def test_the_roc_starts_at_half_of_one_false_accept_and_shows_every_point() -> None:
+    line = RocLine("a", np.array([0, 0.01, 1]), np.array([0.5, 0.8, 1]), [RocPoint(0.01, 0.8, (0.3, 0.9))])
+    coarse = RocLine("b", np.array([0, 0.1, 1]), np.array([0.7, 0.9, 1]), [RocPoint(0.1, 0.9)])
+    assert (line.left_edge, coarse.left_edge) == (0.005, 0.05)
+    figure, [axes] = new_figure(SINGLE)
+    draw_roc(axes, [line, coarse], "title")
+    assert axes.get_xscale() == "log" and axes.get_xlim() == (0.005, 1)
+    assert axes.get_ylim()[0] < 0.3 and axes.get_ylim()[1] > 1  # the interval of the point is inside
+    assert [one.get_label() for one in axes.get_lines()][:1] == ["a"]
+    assert len(axes.containers) == 2
+    assert to_png(figure).startswith(b"\x89PNG")
+
+
+def test_a_band_is_inside_of_the_axes() -> None:
+    far = np.geomspace(0.01, 1, 5)
+    figure, [axes] = new_figure(SINGLE)
+    draw_roc(axes, [RocLine("a", far, np.full(5, 0.9), band=(np.full(5, 0.2), np.ones(5)))], "")
+    assert axes.get_ylim()[0] < 0.2
+    assert to_png(figure)
+
+
+@pytest.mark.parametrize("is_log", [False, True])
+def test_a_histogram_counts_every_value_even_if_all_are_equal(is_log: bool) -> None:
+    for values in (np.geomspace(1, 1000, 77), np.ones(77)):
+        _, [axes] = new_figure(SINGLE)
+        draw_histogram(axes, values, "title", is_log=is_log and values.max() > 1, margin=0.01)
+        assert sum(patch.get_height() for patch in axes.patches) == 77
+
+
+def test_loss_curves_are_written_whole(tmp_path: Path) -> None:
+    log = [{"images_seen": seen, "loss": 10 / seen} for seen in (1, 2, 4)]
+    figure = draw_losses({"one": log, "two": log[:2]})
+    [axes] = figure.axes
+    assert [np.asarray(line.get_xdata()).tolist() for line in axes.get_lines()] == [[1, 2, 4], [1, 2]]
+    save_figure(figure, tmp_path / "loss.png")
+    assert cv2.imread(str(tmp_path / "loss.png")).std() > 5
+    assert [file.name for file in tmp_path.iterdir()] == ["loss.png"]
+
+
+def test_matplotlib_is_loaded_by_the_first_figure_and_not_before() -> None:
+    code = (
+        "import sys, facekd.experiments.study_report, facekd.experiments.quickstart_report, evaluation.results.page, "
+        "evaluation.results.hardest_pairs, data_prep.inspection.page, facekd.utils.figures as figures\n"
+        "before = 'matplotlib' in sys.modules\n"
+        "figures.new_figure(figures.SINGLE)\n"
+        "print(before, 'matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["False", "True", "False"]

@@ -1,0 +1,140 @@
+"""Pages: values are escaped on every one of them, and a value that a template lacks is an error."""
+
+from __future__ import annotations
+
+import base64
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from jinja2 import TemplateError
+
+from facekd.utils.html import TEMPLATES, Picture, render_page, write_page
+from facekd.utils.tables import Table
+
+HOSTILE = """<script>alert("1")</script> 'quoted' "twice" & <img src=x onerror=alert(2)>"""
+HOSTILE_TABLE = Table(HOSTILE, ["", HOSTILE], [[HOSTILE, HOSTILE], ["number", "1"]])
+HOSTILE_PICTURE = Picture(b"\x89PNG", HOSTILE)
+
+# By template: what each page needs, with a hostile name wherever it shows one.
+VALUES = {
+    "evaluation": {
+        "title": HOSTILE,
+        "protocol": HOSTILE,
+        "summary": HOSTILE,
+        "notes": [HOSTILE],
+        "tables": [HOSTILE_TABLE],
+        "titles": {"verification": HOSTILE, "data": HOSTILE},
+        "compared": HOSTILE,
+        "pictures": {HOSTILE: [HOSTILE_PICTURE]},
+        "worst": {"strips": {}, "table": HOSTILE_TABLE, "why_no_images": HOSTILE},
+        "max_images": 6,
+        "reasons": [HOSTILE],
+        "command": HOSTILE,
+    },
+    "comparison": {
+        "title": HOSTILE,
+        "sets": [
+            {
+                "title": HOSTILE,
+                "protocol": HOSTILE,
+                "summary": HOSTILE_TABLE,
+                "pictures": [HOSTILE_PICTURE],
+                "differences": [HOSTILE_TABLE],
+                "about": HOSTILE,
+            }
+        ],
+    },
+    "inspection": {
+        "title": HOSTILE,
+        "facts": HOSTILE_TABLE,
+        "distributions": HOSTILE_TABLE,
+        "histograms": HOSTILE_PICTURE,
+        "duplicates": HOSTILE_TABLE,
+        "duplicate_sheets": [HOSTILE_PICTURE],
+        "findings": [{"title": HOSTILE, "explanation": HOSTILE, "sheet": HOSTILE_PICTURE}],
+        "extremes": [HOSTILE_PICTURE],
+        "random_sheet": HOSTILE_PICTURE,
+    },
+    "quickstart": {
+        "title": HOSTILE,
+        "results": HOSTILE_TABLE,
+        "reasons": [HOSTILE],
+        "pictures": [HOSTILE_PICTURE],
+    },
+    "study": {
+        "title": HOSTILE,
+        "packs": [
+            {"name": HOSTILE, "description": HOSTILE, "table": HOSTILE_TABLE, "pictures": [HOSTILE_PICTURE]},
+        ],
+        "losses": HOSTILE_PICTURE,
+        "notes": [HOSTILE],
+        "command": HOSTILE,
+    },
+}
+
+
+class Tags(HTMLParser):
+    """Collects what a browser would see: tags with their attributes, text, and tags that are left open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("img", "meta"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_every_template_of_a_page_is_tried() -> None:
+    pages = {file.name.removesuffix(".html.j2") for file in TEMPLATES.iterdir()} - {"base", "parts"}
+    assert pages == set(VALUES)
+
+
+@pytest.mark.parametrize("template", VALUES)
+def test_hostile_names_are_text_on_every_page(template: str) -> None:
+    page = Tags(render_page(template, **VALUES[template]))
+    assert not page.open
+    assert not {"script", "a", "link", "iframe"} & {tag for tag, _ in page.tags}
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    images = [attributes for tag, attributes in page.tags if tag == "img"]
+    source = "data:image/png;base64," + base64.b64encode(HOSTILE_PICTURE.png).decode()
+    assert images and all(one == {"alt": HOSTILE, "src": source} for one in images)
+    assert page.text.count(HOSTILE) >= 6  # the title twice, and the others as they were given
+
+
+@pytest.mark.parametrize("template", VALUES)
+def test_a_page_fits_a_phone_and_a_dark_display_and_needs_no_other_file(template: str) -> None:
+    text = render_page(template, **VALUES[template])
+    assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text
+    assert "http" not in text and "@import" not in text and "url(" not in text
+    page = Tags(text)
+    assert page.tags[0] == ("html", {"lang": "en"}) and text.startswith("<!doctype html>")
+    tables = [place for place, (tag, _) in enumerate(page.tags) if tag == "table"]
+    assert tables and all(page.tags[place - 1] == ("div", {"class": "table"}) for place in tables)  # which scrolls
+
+
+def test_a_value_that_the_template_lacks_is_an_error_and_leaves_the_old_page(tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", "quickstart", **VALUES["quickstart"])
+    before = (tmp_path / "page.html").read_bytes()
+    without = {name: value for name, value in VALUES["quickstart"].items() if name != "reasons"}
+    with pytest.raises(TemplateError, match="'reasons' is undefined"):
+        write_page(tmp_path / "page.html", "quickstart", **without)
+    assert (tmp_path / "page.html").read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_no_template_marks_a_value_as_safe() -> None:
+    for file in TEMPLATES.iterdir():
+        text = file.read_text()
+        assert "safe" not in text and "autoescape" not in text, file.name
