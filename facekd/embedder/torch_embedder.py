@@ -16,24 +16,22 @@ if TYPE_CHECKING:
     import torch
 
 
-# More on a CPU only takes longer: there the memory of large activations is cleared anew for each batch.
-IMAGES_AT_ONCE = {"cpu": 16}
-
-
-IMAGES_AT_ONCE_ELSEWHERE = 64
+# Images per call. On a CPU more would only take longer: the memory of large activations is cleared for each batch.
+CPU_CHUNK = 16
+DEVICE_CHUNK = 64
 
 
 class TorchEmbedder:
-    """A torch module as an `Embedder`.
+    """Wraps a torch module as an `Embedder`.
 
     Args:
-        module: float (B, 3, S, S) -> embedding (B, D). It is neither copied nor changed: it is put in evaluation mode
-            for the time of a call only, so that a module in training may be embedded with.
-        preprocessing: mean, std, colour and size the module was trained with.
+        module: float (B, 3, S, S) -> embedding (B, D). It is neither copied nor changed. It is in evaluation mode only
+            during a call, so a module that is being trained can be embedded with.
+        preprocessing: mean, std, colour order and image size that the module was trained with.
         device: where to run; the module is moved there.
-        batch_size: images run at once; None chooses by the device.
+        batch_size: images per call of the module; None means 16 on a CPU and 64 elsewhere.
         normalize: divide each embedding by its L2 norm.
-        autocast: a torch dtype (`torch.bfloat16`) to run the module in mixed precision; None for float32.
+        autocast: torch dtype (`torch.bfloat16`) for mixed precision; None means float32.
         resize: resize images of another size instead of refusing them.
     """
 
@@ -52,18 +50,18 @@ class TorchEmbedder:
         self.preprocessing = preprocessing
         self.normalized = normalize
         self.resize = resize
-        self._device = torch.device(device)
-        chosen = IMAGES_AT_ONCE.get(self._device.type, IMAGES_AT_ONCE_ELSEWHERE)
-        self.batch_size = chosen if batch_size is None else batch_size
+        self.device = torch.device(device)
+        default = CPU_CHUNK if self.device.type == "cpu" else DEVICE_CHUNK
+        self.batch_size = default if batch_size is None else batch_size
         check_batch_size(self.batch_size)
-        self._module = module.to(self._device)
+        self._module = module.to(self.device)
         self._autocast = autocast
         size = getattr(module, "embedding_size", None)
         self.embedding_size: int = int(size) if size is not None else self._embed_batch(preprocessing.blank()).shape[1]
 
     @property
     def fingerprint(self) -> str:
-        """Computed anew at each access, for the weights may be in training."""
+        """Hashes weights and preprocessing, anew at each access because the weights may be in training."""
         import torch
 
         digest = start_fingerprint(self.preprocessing, self.normalized, self.resize, str(self._autocast))
@@ -90,15 +88,37 @@ class TorchEmbedder:
     def _embed_batch(self, images: np.ndarray) -> np.ndarray:
         import torch
 
+        return self.embed_tensor(torch.from_numpy(np.ascontiguousarray(images))).cpu().numpy()
+
+    def embed_tensor(self, images: torch.Tensor, flip: torch.Tensor | None = None) -> torch.Tensor:
+        """Embeds images in one call of the module, without waiting for the device.
+
+        Args:
+            images: uint8 RGB (B, S, S, 3) in the model's image size; moved to the device if they lie elsewhere.
+            flip: (B,) bool, True for images to mirror first; None mirrors none.
+
+        Returns:
+            float32 (B, D) on the device, without gradient. Whether the values are finite is for the caller to check.
+
+        Raises:
+            ModelError: the module returns another shape.
+        """
+        import torch
+
         from facekd.images.model_input import to_model_input
 
         step = self.preprocessing.channel_step
         with _evaluation_mode(self._module), torch.inference_mode():
             # uint8 crosses to the device, a quarter of the bytes; the permuted view is channels_last as it stands.
-            pixels = torch.from_numpy(np.ascontiguousarray(images[..., ::step])).to(self._device)
-            inputs = to_model_input(pixels, mean=self.preprocessing.mean[::step], std=self.preprocessing.std[::step])
+            pixels = images.to(self.device, non_blocking=True)
+            if step == -1:
+                pixels = pixels.flip(3)
+            if flip is not None:
+                flip = flip.to(self.device, non_blocking=True)
+            inputs = to_model_input(pixels, flip, self.preprocessing.mean[::step], self.preprocessing.std[::step])
+
             enabled = self._autocast is not None
-            with torch.autocast(self._device.type, dtype=self._autocast, enabled=enabled):
+            with torch.autocast(self.device.type, dtype=self._autocast, enabled=enabled):
                 embedding = self._module(inputs)
             if embedding.ndim != 2 or len(embedding) != len(images):
                 raise ModelError(
@@ -108,12 +128,12 @@ class TorchEmbedder:
             embedding = embedding.float()
             if self.normalized:
                 embedding = torch.nn.functional.normalize(embedding)
-            return embedding.cpu().numpy()
+        return embedding.clone()  # outside inference mode: a loss may keep it for its backward pass
 
 
 @contextlib.contextmanager
 def _evaluation_mode(module: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; each submodule gets back the mode it had (some may be frozen in evaluation mode)."""
+    """Puts a module in evaluation mode and afterwards gives each submodule back its own (some may be frozen)."""
     training = [child for child in module.modules() if child.training]
     module.eval()
     try:

@@ -1,50 +1,130 @@
-"""Provides the teacher's embeddings of a batch: computed live, or looked up in a cache."""
+"""Provides the teacher's embeddings of a batch: computed live, or looked up in a cache.
+
+Shapes: B images of the batch, S image size in pixels, E the teacher's embedding size.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from facekd.checkpoints.shared_head import SharedHead
 from facekd.data.datasets import FaceDataset
 from facekd.data.loading.loader import Batch
 from facekd.data.loading.sampler import PositionSampler
-from facekd.embedder import Embedder, open_embedder
+from facekd.embedder import OnnxEmbedder, TorchEmbedder, open_embedder
 from facekd.embedder.checks import is_onnx_file
-from facekd.errors import TeacherError
+from facekd.errors import ModelError, TeacherError
+from facekd.images.preprocessing import fit_images
 from facekd.teacher.cache import open_teacher_cache
 from facekd.teacher.config import TeacherConfig
 
 
 class LiveTeacher:
-    """Runs the teacher on each batch."""
+    """Runs the teacher on each batch.
 
-    def __init__(self, embedder: Embedder) -> None:
+    A torch teacher takes the images that already lie on the device, and its embeddings stay there: nothing waits for
+    the device. An ONNX teacher, or one whose images are resized, goes through the host.
+
+    Args:
+        embedder: the teacher.
+        describe: what to call the image at a position of the run, for error messages.
+        images_per_call: images that a torch teacher embeds at once on a GPU; 0 means the whole batch.
+    """
+
+    def __init__(
+        self, embedder: TorchEmbedder | OnnxEmbedder, describe: Callable[[int], str] = str, images_per_call: int = 0
+    ) -> None:
         self._embedder = embedder
+        self._describe = describe
+        self._images_per_call = images_per_call
+        self._unchecked: tuple[Tensor, torch.Event | None, Tensor] | None = None
         self.embedding_size = embedder.embedding_size
         self.fingerprint = embedder.fingerprint
 
-    def embed(self, batch: Batch) -> np.ndarray:
-        images, flip = batch.images.numpy(), batch.flip.numpy()
-        seen = np.where(flip[:, None, None, None], images[:, :, ::-1], images)
-        return self._embedder.embed(np.ascontiguousarray(seen))
+    def embed(self, batch: Batch) -> Tensor:
+        """Embeds the images of a batch, mirrored as its `flip` says.
+
+        Returns:
+            float32 (B, E); on the device of a torch teacher, on the CPU from an ONNX file.
+
+        Raises:
+            ModelError: an embedding that is not finite, see `check_finite`.
+        """
+        self.check_finite()
+        if isinstance(self._embedder, OnnxEmbedder):
+            return torch.from_numpy(self._embedder.embed(_mirrored(batch)))
+
+        # Resizing happens on the host, after mirroring, exactly as when a cache is made.
+        size = self._embedder.preprocessing.image_size
+        images, flip = batch.on_device or (batch.images, batch.flip)
+        if images.shape[1] != size:
+            images = torch.from_numpy(fit_images(_mirrored(batch), size, self._embedder.resize))
+            flip = torch.zeros(len(images), dtype=torch.bool)
+
+        is_on_host = self._embedder.device.type == "cpu"
+        chunk = self._embedder.batch_size if is_on_host else self._images_per_call or len(images)
+        parts = zip(images.split(chunk), flip.split(chunk), strict=True)
+        embedding_BE = torch.cat([self._embedder.embed_tensor(*part) for part in parts])
+
+        # A device is asked later: the copy is under way, and the step that follows waits for the device anyway.
+        is_finite = embedding_BE.isfinite().all(dim=1).to("cpu", non_blocking=True)
+        copied = None if is_on_host else torch.cuda.current_stream(self._embedder.device).record_event()
+        self._unchecked = is_finite, copied, batch.positions
+        if is_on_host:
+            self.check_finite()
+        return embedding_BE
+
+    def check_finite(self) -> None:
+        """Checks the embeddings of the last batch; on a GPU `embed` leaves that to the next batch, or to the caller.
+
+        Raises:
+            ModelError: some are not finite; names the images.
+        """
+        if self._unchecked is None:
+            return
+        (is_finite, copied, positions), self._unchecked = self._unchecked, None
+        if copied is not None:
+            copied.synchronize()
+        if bool(is_finite.all()):
+            return
+        bad = positions[~is_finite].tolist()
+        raise ModelError(
+            f"the teacher: {len(bad)} of {len(positions)} embeddings are not finite, the first is that of "
+            f"{self._describe(bad[0])}; the weights hold NaN, or half precision overflows"
+        )
+
+
+def _mirrored(batch: Batch) -> np.ndarray:
+    """The images of a batch on the host, mirrored as its `flip` says: uint8 RGB (B, S, S, 3)."""
+    images, flip = batch.images.numpy(), batch.flip.numpy()
+    return np.ascontiguousarray(np.where(flip[:, None, None, None], images[:, :, ::-1], images))
 
 
 class CachedTeacher:
-    """Looks up what the teacher said."""
+    """Looks up the teacher's embeddings in the file that `facekd cache-teacher` wrote."""
 
-    def __init__(self, path: str, dataset: FaceDataset, embedder: Embedder | None, sampler: PositionSampler) -> None:
+    def __init__(
+        self, path: str, dataset: FaceDataset, embedder: TorchEmbedder | OnnxEmbedder | None, sampler: PositionSampler
+    ) -> None:
         fingerprint = embedder.fingerprint if embedder else None
         self._cache = open_teacher_cache(path, dataset, fingerprint)
         self._sampler = sampler
         self.embedding_size = self._cache.embedding_size
         self.fingerprint: str = self._cache.teacher["fingerprint"]
 
-    def embed(self, batch: Batch) -> np.ndarray:
-        return self._cache.lookup(self._sampler.indices_at(batch.positions.numpy()), batch.flip.numpy())
+    def embed(self, batch: Batch) -> Tensor:
+        """Looks up the images of a batch, mirrored as its `flip` says: float32 (B, E) on the CPU."""
+        indices = self._sampler.indices_at(batch.positions.numpy())
+        return torch.from_numpy(self._cache.lookup(indices, batch.flip.numpy()))
+
+    def check_finite(self) -> None:
+        """Does nothing: each lookup checks the embeddings it returns."""
 
 
 def open_teacher(
@@ -54,16 +134,18 @@ def open_teacher(
     image_size: int,
     autocast: torch.dtype | None,
     device: torch.device,
+    images_per_call: int = 0,
 ) -> LiveTeacher | CachedTeacher | None:
-    """Open the teacher that a config names; None where it names neither a model nor a cache.
+    """Opens the teacher that a config names; None where it names neither a model nor a cache.
 
     Args:
         teacher: the config's `teacher:` section.
-        dataset: what the student is trained on; a cache must be of the same images.
-        sampler: the order of images in the run; it finds a batch's images in the cache.
+        dataset: the student's training set; a cache must be of the same images.
+        sampler: the order of images in the run; it tells which image is at a position.
         image_size: side of the student's images in pixels.
-        autocast: the type of half precision that a live torch model computes in, or None for full precision.
+        autocast: half-precision type that a live torch model computes in; None means full precision.
         device: where a live model runs.
+        images_per_call: see `LiveTeacher`.
 
     Raises:
         TeacherError: the teacher takes images of another size.
@@ -71,7 +153,7 @@ def open_teacher(
     """
     embedder = None
     if teacher.model:
-        # A cache is computed in full precision, and its fingerprint says so; ONNX keeps its own.
+        # A cache is computed in full precision, and its fingerprint says so; an ONNX file has its own precision.
         is_autocast = not teacher.cache and not is_onnx_file(Path(teacher.model))
         options: dict[str, Any] = {"autocast": autocast} if is_autocast else {}
         embedder = open_embedder(
@@ -92,9 +174,13 @@ def open_teacher(
         raise TeacherError(
             f"the teacher takes images of {size} pixels, the student's are {image_size}: set teacher.resize"
         )
-    return LiveTeacher(embedder)
+
+    def describe(position: int) -> str:
+        return dataset.describe(int(sampler.indices_at(np.array([position]))[0]))
+
+    return LiveTeacher(embedder, describe, images_per_call)
 
 
 def teacher_fingerprint(teacher: LiveTeacher | CachedTeacher | None, head: SharedHead | None) -> str:
-    """Of the backbone and of the classifier: a resumed run must have learnt from both."""
+    """Joins the fingerprints of the teacher's backbone and classifier: a resumed run must learn from the same two."""
     return f"{teacher.fingerprint if teacher else ''}:{head.fingerprint if head else ''}"

@@ -38,7 +38,15 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
     teacher = None
     if asks_teacher:
         autocast = AMP_DTYPES[config.precision]
-        teacher = open_teacher(config.teacher, dataset, sampler, config.data.image_size, autocast, world.device)
+        teacher = open_teacher(
+            config.teacher,
+            dataset,
+            sampler,
+            config.data.image_size,
+            autocast,
+            world.device,
+            images_per_call=config.batch_size_per_rank,  # as many as the student takes in one pass
+        )
     # A student that owns no linear classifier is recognised by the teacher's, whatever it learnt by.
     is_borrower = config.head.kind == "linear" and not config.needs(OF_OWN_HEAD)
     shared = _load_teacher_head(config, dataset) if config.needs(OF_TEACHER_HEAD) or is_borrower else None
@@ -82,7 +90,7 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
         teacher_head,
         projection,
         weights,
-        teacher.embed if teacher else None,
+        teacher,
         lambda positions: sampler.indices_at(positions.numpy()),
         margin_on_teacher_head=config.margin_on_teacher_head,
         share=config.share,

@@ -148,6 +148,7 @@ def _embed(state: TrainingState, batch: Batch) -> tuple[Tensor, Tensor, Tensor] 
     _, _, *teacher = recognizer.targets(batch)
     if not teacher:
         return None
+    recognizer.check_targets()
     images = to_model_input(batch.images.to(device), batch.flip.to(device), config.data.mean, config.data.std)
     student_BD = recognizer.backbone(images).float()
     projected_BE = student_BD if recognizer.projection is None else recognizer.projection(student_BD)

@@ -20,6 +20,7 @@ from facekd.distillation.contrastive import ContrastiveDistillation
 from facekd.distillation.weights import LossWeights
 from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
 from facekd.head.classifier import LinearClassifier, MarginClassifier
+from facekd.teacher.teacher import CachedTeacher, LiveTeacher
 from facekd.training.recognizer import Recognizer
 
 GatherRows = Callable[[Tensor], Tensor]
@@ -34,7 +35,7 @@ class Distiller(Recognizer):
         teacher_head: the teacher's classifier on (B, E), frozen; None where no loss asks for it.
         projection: D to E, where the sizes differ and a loss compares in the teacher's space.
         weights: which losses, and how much of each.
-        teacher_embeddings: what the teacher says of a batch, float32 (B, E) on the CPU; None where no loss asks.
+        teacher: gives the embeddings (B, E) of a batch; None where no loss uses them.
         indices_of: image numbers of positions in the run.
         margin_on_teacher_head: whether `th_ce` demands the margin.
         share: a, by which predictions of both heads are mixed; None where the losses are weighed singly.
@@ -54,7 +55,7 @@ class Distiller(Recognizer):
         teacher_head: MarginClassifier | LinearClassifier | None,
         projection: nn.Linear | None,
         weights: LossWeights,
-        teacher_embeddings: Callable[[Batch], np.ndarray] | None,
+        teacher: LiveTeacher | CachedTeacher | None,
         indices_of: Callable[[Tensor], np.ndarray],
         *,
         margin_on_teacher_head: bool = True,
@@ -75,7 +76,7 @@ class Distiller(Recognizer):
         self.teacher_fingerprint = teacher_fingerprint
         self.summary_lines = f"\nloss       {weights}; teacher {teacher_fingerprint[:12]}"
         self.loss_names = ("loss", *(f"loss_{name}" for name in weights.active))
-        self._teacher_embeddings = teacher_embeddings
+        self._teacher = teacher
         self._indices_of = indices_of
         self._gather_rows = gather_rows
         if "adadistill" in weights.active:
@@ -112,10 +113,15 @@ class Distiller(Recognizer):
         indices = torch.from_numpy(np.ascontiguousarray(self._indices_of(batch.positions)))
         if self.contrastive is not None:
             self.contrastive.check_indices(indices)
-        if self._teacher_embeddings is None:
-            return indices.to(device), batch.positions.to(device)
-        teacher = torch.from_numpy(self._teacher_embeddings(batch))
-        return indices.to(device), batch.positions.to(device), teacher.to(device)
+        targets = [indices, batch.positions]
+        if self._teacher is not None:
+            targets.append(self._teacher.embed(batch))
+        return tuple(tensor.to(device, non_blocking=True) for tensor in targets)
+
+    def check_targets(self) -> None:
+        """See `Recognizer.check_targets`."""
+        if self._teacher is not None:
+            self._teacher.check_finite()
 
     def forward(  # type: ignore[override]
         self,

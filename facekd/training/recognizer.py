@@ -53,6 +53,13 @@ class Recognizer(nn.Module):
         """Returns what `forward` needs besides images and labels, one row per image, on the device; here nothing."""
         return ()
 
+    def check_targets(self) -> None:
+        """Checks the values of the last `targets`, where that has to wait for the device.
+
+        Raises:
+            FacekdError: the targets cannot be learnt from, for instance a teacher's embedding is not finite.
+        """
+
     @property
     def sharded_heads(self) -> list[MarginClassifier]:
         """Returns the classifiers whose classes are divided among the processes."""

@@ -151,6 +151,7 @@ def _require_finite(state: TrainingState, loss: float, norm: float, lr: float) -
     is_norm_fine = math.isfinite(norm) or (state.scaler.is_enabled() and state.scaler.get_scale() > 1)
     if math.isfinite(loss) and is_norm_fine:
         return
+    state.recognizer.check_targets()  # where a teacher is to blame, this says so
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
     step = state.images_seen // state.config.global_batch_size
     raise TrainingError(
