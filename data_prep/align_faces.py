@@ -23,6 +23,7 @@ from data_prep.photographs.photos import decode_photo, find_photos
 from facekd.errors import DataError, ImageError, run_verb
 from facekd.images.alignment import align, is_plausible, template_fit
 from facekd.images.decoding import quiet_decoders
+from facekd.utils.command_line import CommandParser
 from facekd.utils.files import sha256_of_file, write_json, write_small_file, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
@@ -288,16 +289,15 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd data align",
         description="Cut the face out of each photograph, turned and scaled to the five-point template.",
-        epilog="examples:\n"
+        example="examples:\n"
         "  facekd data align photos aligned --detector scrfd_2.5g_bnkps.onnx\n"
         "  facekd data align lfw aligned --landmarks lfw_landmarks.tsv\n\n"
         "The folders below PHOTOS stay as they are, so that `facekd data pack` finds a folder for each person. Run\n"
         f"again after a stop, it goes on where it was. OUT/{REPORT_NAME} has settings and counts,\n"
         f"OUT/{SET_ASIDE_NAME} what was not aligned and why, OUT/align_log.jsonl all landmarks.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("photos", type=Path, metavar="PHOTOS", help="folder of photographs, searched with all its subfolders")

@@ -18,6 +18,7 @@ from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
 from facekd.errors import DataError, FacekdError, RecordError, run_verb
 from facekd.images.decoding import decode_rgb
+from facekd.utils.command_line import CommandParser
 from facekd.utils.files import write_json
 from facekd.utils.progress import track
 
@@ -111,15 +112,14 @@ def _merged(changes: Changes, labels: np.ndarray, num_classes: int) -> np.ndarra
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd data clean",
         description="Write a new pack without what lists say to drop, merging what they say is one person.",
-        epilog="example:\n"
+        example="example:\n"
         "  facekd data inspect ms1mv3 --model teacher.onnx --report look/index.html   # writes look/*.tsv\n"
         "  facekd data clean ms1mv3 ms1mv3_clean --apply look/outliers.tsv\n\n"
         "Look at the lists first, and take out the lines you do not agree with. The old pack stays as it is.\n"
         "Run again after a stop or a full disk, it goes on where it was.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("pack", type=Path, metavar="PACK", help="a .rec file, or a folder that holds one")

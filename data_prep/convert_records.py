@@ -30,6 +30,7 @@ from facekd.data.datasets.record_pack_writer import Layout, RecordPackWriter, re
 from facekd.data.datasets.sharded_records import SHARD, shard_path
 from facekd.errors import DataError, FacekdError, ImageError, InUseError, run_verb
 from facekd.images.decoding import decode_rgb, quiet_decoders
+from facekd.utils.command_line import CommandParser
 from facekd.utils.files import write_json, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
@@ -325,10 +326,10 @@ def _results_in(output: Path) -> list[Path]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd data convert",
         description="Labelled images of any kind to a record pack, its shards, or WebDataset tars.",
-        epilog="examples:\n"
+        example="examples:\n"
         "  facekd data convert ms1mv3 shards --shards 16 --shuffle        # for reading from start to end\n"
         "  facekd data convert ms1mv3 glint merged                        # labels go on after those of the first\n"
         "  facekd data convert ms1mv3 tars --to webdataset --shards 64\n"
@@ -337,7 +338,6 @@ def _parser() -> argparse.ArgumentParser:
         "Sources: record packs and shards, WebDataset tars, folders of images, .lst, CVLface's train.tsv, Parquet and\n"
         "arrow. Image bytes are kept as they are unless --reencode is given. Training reads shards as one data set.\n"
         "Run again after a stop or a full disk, it goes on where it was.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("sources", type=Path, nargs="+", metavar="SOURCE", help="one or more data sets")

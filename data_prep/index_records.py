@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -13,15 +12,15 @@ from facekd.data.datasets.record_pack import find_rec
 from facekd.data.recordio.idx_file import parse_idx, write_idx
 from facekd.data.recordio.index import scan_records
 from facekd.errors import RecordError, run_verb
+from facekd.utils.command_line import CommandParser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Scan a `.rec` file and write its index; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd data index",
         description="Write the .idx of a RecordIO file, found by scanning it.",
-        epilog="example:\n  facekd data index ms1mv3/train.rec",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example="example:\n  facekd data index ms1mv3/train.rec",
     )
     parser.add_argument("rec", type=Path, metavar="REC", help="the .rec file, or a folder that holds one")
     parser.add_argument("--output", type=Path, metavar="FILE", help="where to write (default: beside it, .idx)")

@@ -19,6 +19,7 @@ from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
 from facekd.images.decoding import quiet_decoders
+from facekd.utils.command_line import CommandParser
 from facekd.utils.processes import usable_cores
 
 MOST_MEASURED = 20_000  # images the page measures without --check
@@ -126,12 +127,11 @@ def _counts_text(counts: dict[str, int]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd data inspect",
         description="Say what a RecordIO data set holds: records, identities, sizes, formats, and anything odd.",
-        epilog="examples:\n  facekd data inspect ms1mv3\n  facekd data inspect ms1mv3 --sample 64 --output faces.png\n"
+        example="examples:\n  facekd data inspect ms1mv3\n  facekd data inspect ms1mv3 --sample 64 --output faces.png\n"
         "  facekd data inspect ms1mv3 --report look/index.html --model teacher.onnx --against lfw.bin",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="a .rec file, or a folder that holds one")
     parser.add_argument("picture", type=Path, nargs="?", metavar="FILE.png", help="the same as --output FILE.png")

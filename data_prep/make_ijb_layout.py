@@ -18,6 +18,7 @@ from facekd.data.synthetic import MIN_SIZE
 from facekd.errors import DataError, run_verb
 from facekd.images.alignment import template
 from facekd.images.decoding import quiet_decoders
+from facekd.utils.command_line import CommandParser
 from facekd.utils.files import staged_folder, write_json, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
@@ -151,11 +152,10 @@ def _remove(folder: Path) -> None:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd data make-ijb",
         description="Lay out images of people, generated faces or drawn embeddings as IJB-B and IJB-C are.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=EXAMPLE,
     )
     add = parser.add_argument
     add(

@@ -21,6 +21,7 @@ from facekd.data.pair_packs.pair_pack import PairPack, write_pair_pack
 from facekd.errors import DataError, ImageError, run_verb
 from facekd.images.decoding import quiet_decoders
 from facekd.images.image_files import is_image_name
+from facekd.utils.command_line import CommandParser
 from facekd.utils.files import write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
@@ -223,16 +224,15 @@ def _num_pairs(text: str) -> int | str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd data make-pairs",
         description="Make a verification pack of aligned faces: .bin as InsightFace ships them, or facekd's own .npz.",
-        epilog="examples:\n"
+        example="examples:\n"
         "  facekd data make-pairs lfw_aligned lfw.bin --pairs pairs.txt\n"
         "  facekd data make-pairs cfp_aligned cfp_fp.npz --pairs cfp-dataset/Protocol --layout cfp-fp\n"
         "  facekd data make-pairs aligned mine.bin --sample 6000          # folds that share nobody\n\n"
         "Lists: LFW's pairs.txt, CFP's Protocol folder, CALFW's and CPLFW's two lines a pair, AgeDB's protocol\n"
         "(.mat), and `image image label`. Beside the pack NAME_pairs.txt says who is compared.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="aligned faces, as `facekd data align` leaves them")

@@ -28,6 +28,7 @@ from data_prep.sources.image_lists import (
 from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
 from facekd.errors import DataError, FacekdError, ImageError, run_verb
 from facekd.images.decoding import quiet_decoders
+from facekd.utils.command_line import CommandParser
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
@@ -119,15 +120,14 @@ def _list_images(arguments: argparse.Namespace) -> tuple[list[ListedImage], Path
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd data pack",
         description="Pack aligned face images into RecordIO: train.rec, train.idx, train.lst and property.",
-        epilog="examples:\n"
+        example="examples:\n"
         "  facekd data pack faces_aligned shards                     # faces_aligned/PERSON/*.jpg\n"
         "  facekd data pack train.lst shards --root images --layout im2rec\n\n"
         "Files that already have the right size go in byte for byte; every image is decoded once to check it.\n"
         "Run again after a stop or a full disk, it goes on where it was.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "source", type=Path, metavar="FOLDER_OR_LST", help="folder with a subfolder of images per identity, or an .lst"

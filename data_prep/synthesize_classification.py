@@ -19,6 +19,7 @@ import numpy as np
 from facekd.data.datasets.cifar_dataset import CIFAR_FOLDERS, CIFAR_SIZE, GENERATED, GENERATED_FORMAT, cifar_files
 from facekd.data.synthetic.class_textures import render_texture
 from facekd.errors import DataError, run_verb
+from facekd.utils.command_line import CommandParser
 from facekd.utils.files import atomic_open, staged_folder, write_json
 from facekd.utils.progress import track
 
@@ -178,11 +179,10 @@ def _write_folders(settings: Settings, folder: Path) -> dict[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd data synthesize-classification",
         description="Generate a classification data set in the files of a real one.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=EXAMPLE,
     )
     add = parser.add_argument
     add("--layout", choices=LAYOUTS, default="cifar-100", help="of the files (default: %(default)s)")

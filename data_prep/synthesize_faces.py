@@ -22,6 +22,7 @@ from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.data.synthetic import MIN_SIZE, render_faces
 from facekd.data.synthetic.pairs import PairPlan, plan_pairs
 from facekd.errors import DataError, run_verb
+from facekd.utils.command_line import CommandParser
 from facekd.utils.files import atomic_open, atomic_path, sha256_of_file, staged_folder, write_json, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
@@ -318,11 +319,10 @@ def _remove_old(folder: Path) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd data synthesize",
         description="Generate faces: training shards, and a verification pack of people who are not in them.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=EXAMPLE,
     )
     parser.add_argument("--identities", type=int, required=True, metavar="N", help="people to train on")
     parser.add_argument("--images-per-identity", type=int, required=True, metavar="N", help="photos of each of them")

@@ -12,6 +12,7 @@ from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_lists import names_from_lst
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.errors import DataError, RecordError, run_verb
+from facekd.utils.command_line import CommandParser
 from facekd.utils.files import write_small_file
 from facekd.utils.progress import track
 
@@ -71,12 +72,11 @@ def _has_size(path: str, size: int) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd data unpack",
         description="Write the images of RecordIO shards, byte for byte, into one folder per identity.",
-        epilog="example:\n  facekd data unpack ms1mv3 ms1mv3_images\n\n"
+        example="example:\n  facekd data unpack ms1mv3 ms1mv3_images\n\n"
         "Run again after a stop, it goes on where it was.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="a .rec file, or a folder that holds one")
     parser.add_argument("output", type=Path, metavar="OUT", help="folder to write OUT/IDENTITY/IMAGE.jpg into")

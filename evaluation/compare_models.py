@@ -19,6 +19,7 @@ from evaluation.results.tables import interval, percent
 from evaluation.sets.pair_set import load_pair_set
 from facekd.embedder.model_options import comma_separated
 from facekd.errors import DataError, FacekdError, run_verb
+from facekd.utils.command_line import CommandParser
 from facekd.utils.figures import to_png
 from facekd.utils.files import write_json, write_text
 from facekd.utils.html import Picture, write_page
@@ -394,11 +395,10 @@ def _curve(one: Evaluated) -> Curve:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd report",
         description="Write the report of one evaluation, or compare several models evaluated alike.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=EXAMPLE,
     )
     add = parser.add_argument
     add("results", nargs="+", metavar="DIR", help="output folders of `facekd evaluate ijbc` or `facekd evaluate lfw`")

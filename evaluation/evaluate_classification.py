@@ -16,10 +16,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.sets.class_ranks import rank_images
 from facekd import __version__
 from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.errors import FacekdError, run_verb
+from facekd.utils.command_line import CommandParser
 from facekd.utils.files import sha256_of_file, write_json
 from facekd.verification.proportions import wilson_interval
 from facekd.verification.top_k_accuracy import TOP_K
@@ -40,6 +40,8 @@ std, image size and centre crop are those the model was trained with."""
 def main(argv: list[str] | None = None) -> int:
     """Parse, load, classify, count, write, print."""
     arguments = _parse(argv)
+    # After parsing, because they import torch, which takes seconds: `--help` and a mistyped option answer at once.
+    from evaluation.sets.class_ranks import rank_images
     from facekd.checkpoints.run_folder import resolve_checkpoint
     from facekd.embedder.checks import is_onnx_file
     from facekd.embedder.classifying_model import OnnxClassifier, open_classifying_model
@@ -134,11 +136,10 @@ def _versions() -> dict[str, str]:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd evaluate classification",
         description="Judge a classifier: top-1 and top-5 of its head, of a teacher's, or of their mix.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=EXAMPLE,
     )
     add = parser.add_argument
     add("--model", required=True, metavar="FILE", help="a checkpoint of a linear classifier, a run, or ONNX")

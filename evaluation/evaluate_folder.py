@@ -24,6 +24,7 @@ from evaluation.sets.embedding_cache import embed_pair_set
 from evaluation.sets.face_folder import FaceFolder
 from facekd.embedder.model_options import add_model_options, open_model
 from facekd.errors import DataError, run_verb
+from facekd.utils.command_line import CommandParser
 from facekd.utils.files import atomic_open, write_json
 from facekd.verification.identification import search
 from facekd.verification.proportions import wilson_interval
@@ -198,11 +199,10 @@ def _unit(embeddings: np.ndarray, faces: FaceFolder, folder: Path) -> np.ndarray
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd evaluate folder",
         description="Judge a model on folders of aligned faces: all pairs, or identification (gallery/, probe/).",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=EXAMPLE,
     )
     add = parser.add_argument
     add("--model", required=True, metavar="FILE", help="an ONNX file, anyone's, a facekd checkpoint, or a run's folder")

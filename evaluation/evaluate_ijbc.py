@@ -56,6 +56,7 @@ from evaluation.results.page import write_report
 from evaluation.results.terminal import print_ijb_results
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
+from facekd.utils.command_line import CommandParser
 from facekd.utils.files import atomic_open, write_json
 from facekd.verification import RULES
 from facekd.verification.calibration import calibrate
@@ -141,11 +142,10 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str], background: Execut
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd evaluate ijbc",
         description="Judge a model on IJB-B, IJB-C, or any set in their layout: 1:1 TAR@FAR and 1:N TPIR@FPIR.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=EXAMPLE,
     )
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)

@@ -26,6 +26,7 @@ from evaluation.sets.embedding_cache import cosine_scores, embed_pair_set
 from evaluation.sets.pair_set import PairSet, load_pair_set
 from facekd.embedder.model_options import add_model_options, open_model
 from facekd.errors import FacekdError, run_verb
+from facekd.utils.command_line import CommandParser
 from facekd.utils.files import atomic_open, sha256_of_file, write_json, write_text
 from facekd.verification import RULES
 
@@ -104,12 +105,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parses the command line; ends with usage and a message where it is wrong."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd evaluate lfw",
         allow_abbrev=False,  # or a typo in a study that begins like an option would pass for it
         description="Judge a model on LFW-style verification packs (.bin): accuracy, EER, AUC, TAR@FAR.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=EXAMPLE,
     )
     add = parser.add_argument
     add("--model", required=True, metavar="FILE", help="an ONNX file, anyone's, a facekd checkpoint, or a run's folder")

@@ -1,4 +1,4 @@
-"""`python -m facekd`, which is also how the launcher of several processes starts the command."""
+"""Runs the command as `python -m facekd`, as the launcher of several processes does too."""
 
 from facekd.cli import main
 from facekd.utils.processes import end_with_parent

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facekd.errors import ModelError, run_verb
+from facekd.utils.command_line import CommandParser
 from facekd.utils.files import sha256_of_file
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
@@ -216,11 +217,10 @@ def _some(names: Collection[Any]) -> str:
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of `facekd import`."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd import",
         description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=EPILOG,
     )
     parser.add_argument("backbone", type=Path, metavar="BACKBONE.pth", help="state dict or training checkpoint to read")
     parser.add_argument("--output", type=Path, required=True, metavar="CHECKPOINT.pt", help="checkpoint to write")

@@ -9,7 +9,6 @@ interruption.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 from facekd.errors import run_verb
 from facekd.experiments.command_runner import CompletedSteps, Step, as_options, run_steps
+from facekd.utils.command_line import CommandParser
 from facekd.utils.files import write_json
 from facekd.utils.locks import folder_lock
 from facekd.utils.progress import format_duration
@@ -105,12 +105,11 @@ RECIPES = {
 
 def main(argv: list[str] | None = None) -> int:
     """Generate, train, distil, export, verify, report."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd quickstart",
         description="Generated faces -> shards -> MobileFaceNet by two margins -> students distilled from it -> ONNX "
         "-> verification -> a page.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=EXAMPLE,
     )
     parser.add_argument("--output", default="runs/quickstart", help="the folder everything lands in (%(default)s)")
     parser.add_argument("--size", choices=SIZES, default="small", help="how much to generate and train (%(default)s)")

@@ -31,6 +31,7 @@ from facekd.export.onnx_graph import (
     with_normalize,
 )
 from facekd.export.parity import PARITY_BATCHES, TOLERANCE, measure_parity, probe_images
+from facekd.utils.command_line import CommandParser
 from facekd.utils.files import atomic_path, sha256_of_file
 
 if TYPE_CHECKING:
@@ -187,11 +188,10 @@ def _check_output(output: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd export",
         description="Write the backbone of a checkpoint as one ONNX file, checked against torch before it is kept.",
-        epilog="example:\n  facekd export runs/ms1mv3/checkpoints/best.pt --output mobilefacenet.onnx --normalize",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example="example:\n  facekd export runs/ms1mv3/checkpoints/best.pt --output mobilefacenet.onnx --normalize",
     )
     parser.add_argument("checkpoint", type=Path, help="a checkpoint (.pt), or the folder of a run: its latest one")
     parser.add_argument("--output", type=Path, required=True, metavar="MODEL.onnx", help="the ONNX file to write")

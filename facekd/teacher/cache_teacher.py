@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TYPE_CHECKING
 
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import run_verb
 from facekd.teacher.options import add_data_options, open_teacher_and_data, read_batch_size, read_workers
+from facekd.utils.command_line import CommandParser
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     pass
@@ -27,11 +27,10 @@ command goes on with an interrupted one.
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, open, embed what is not embedded yet, say what there is."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd cache-teacher",
         description="Embed a training set and its mirror images once with a teacher, for distillation.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=EPILOG,
     )
     parser.add_argument("model", metavar="MODEL", help="the teacher: an ONNX file, anyone's, or a facekd checkpoint")
     add_data_options(parser)

@@ -13,6 +13,7 @@ from facekd.embedder.model_options import add_model_options
 from facekd.errors import InputError, run_verb
 from facekd.head.robust_centres import NearestCentres, RobustCentres, find_nearest_centres, robust_centres
 from facekd.teacher.options import add_data_options, open_teacher_and_data, read_batch_size, read_workers
+from facekd.utils.command_line import CommandParser
 from facekd.utils.files import write_json
 from facekd.utils.progress import track
 
@@ -196,11 +197,10 @@ class _UnitEmbeddings:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="facekd rebuild-head",
         description="Rebuild the classifier of a teacher published as a backbone only: class centres from data.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        example=EPILOG,
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="the teacher: an ONNX file, anyone's, or a facekd checkpoint")

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from facekd.errors import run_verb
 from facekd.training.distill_config import DistillConfig
+from facekd.training.main_keys import DISTILL_KEYS, DISTILL_NOTES
 from facekd.utils.config_files import parse_config
+from facekd.utils.config_help import show_short_help
 
 if TYPE_CHECKING:
     from facekd.training.loop import MakeValidators
@@ -27,7 +29,8 @@ def main(argv: list[str] | None = None, make_validators: MakeValidators | None =
         argv: words after the verb; None takes the process's own.
         make_validators: turns the config into validators; the caller gives it, because training knows no benchmark.
     """
-    description = "Train a student backbone from a teacher. Run the same command again to resume."
+    description = "Trains a student from a teacher, through a shared classifier or by embeddings."
+    argv = show_short_help(argv, DistillConfig, "facekd distill", description, DISTILL_KEYS, DISTILL_NOTES)
     config = parse_config(DistillConfig, argv, "facekd distill", description)
     # After parsing, because they import torch, which takes seconds: `--help` and a mistyped key answer at once.
     from facekd.training.build_distiller import build_distiller

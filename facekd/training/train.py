@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from facekd.errors import run_verb
 from facekd.training.config import TrainConfig
+from facekd.training.main_keys import TRAIN_KEYS, TRAIN_NOTES
 from facekd.utils.config_files import parse_config
+from facekd.utils.config_help import show_short_help
 
 if TYPE_CHECKING:
     from facekd.training.loop import MakeValidators
@@ -27,7 +29,8 @@ def main(argv: list[str] | None = None, make_validators: MakeValidators | None =
         argv: words after the verb; None takes the process's own.
         make_validators: turns the config into validators; the caller gives it, because training knows no benchmark.
     """
-    description = "Train a backbone with a margin classifier. Run the same command again to resume."
+    description = "Trains a backbone with a margin classifier (ArcFace, CosFace, AdaFace)."
+    argv = show_short_help(argv, TrainConfig, "facekd train", description, TRAIN_KEYS, TRAIN_NOTES)
     config = parse_config(TrainConfig, argv, "facekd train", description)
     # After parsing, because they import torch, which takes seconds: `--help` and a mistyped key answer at once.
     from facekd.training.loop import run_training

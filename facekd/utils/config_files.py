@@ -73,7 +73,8 @@ def parse_config(
     class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
         """Explains the keys by their docstrings, and prints description and epilog as they are."""
 
-    argv = file_first(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    argv = file_first(["--help" if word == "--help-all" else word for word in words])
     example = "" if epilog else f"\n\nexample: {prog} configs/debug.yaml --seed 1"
     parser = ArgumentParser(
         prog=prog,
@@ -186,7 +187,7 @@ def _readable(
             close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.4)
             meant = f"; did you mean {prefix + close[0]!r}?" if close else ""
             return ConfigError(
-                f"{at(typed)}{prefix + typed!r} is not a configuration key{meant} (`--help` lists them all)"
+                f"{at(typed)}{prefix + typed!r} is not a configuration key{meant} (`--help-all` lists them all)"
             )
     # A value that a key cannot have.
     if wrong := re.search(r'Parser key "([\w.]+)": (.*)', message):

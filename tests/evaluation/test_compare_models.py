@@ -153,4 +153,4 @@ def test_packs_that_differ_are_refused(lfw: Path, tmp_path: Path) -> None:
 def test_options_that_make_no_sense(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(arguments)
-    assert "usage: facekd report" in capsys.readouterr().err
+    assert "`facekd report --help` lists the options" in capsys.readouterr().err

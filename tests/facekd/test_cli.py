@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,22 @@ import pytest
 
 from facekd.cli import VERBS, main
 from facekd.errors import FacekdError, run_verb
+from facekd.training.config import TrainConfig
+from facekd.training.distill_config import DistillConfig
+from facekd.utils.config_help import leaf_defaults
 
 
 def test_the_menu_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     printed = capsys.readouterr().out
-    assert all(f"facekd {verb}" in printed for verb in VERBS)
+    assert all(f"\n  {verb} " in printed for verb in VERBS)
+
+
+def test_the_menu_fits_a_screen_and_says_what_to_try_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 80
+    assert "facekd quickstart" in lines[-1]
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -32,7 +43,7 @@ def test_every_verb_explains_itself_with_an_example(verb: str, capsys: pytest.Ca
 def test_a_group_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data"]) == 0
     printed = capsys.readouterr().out
-    assert "facekd data inspect" in printed and "facekd train" not in printed
+    assert "\n  data inspect " in printed and "\n  train " not in printed
 
 
 @pytest.mark.parametrize(
@@ -44,9 +55,58 @@ def test_a_slip_gets_a_suggestion(typed: list[str], meant: str, capsys: pytest.C
     assert f"did you mean `facekd {meant}`" in capsys.readouterr().err
 
 
-def test_the_menu_does_not_wait_for_torch() -> None:
-    code = "import sys; from facekd.cli import main; main([]); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+@pytest.mark.parametrize("verb", sorted(set(VERBS) - {"pipeline sh-kd"}))  # which hands unknown options to its stages
+def test_a_mistyped_option_gets_a_suggestion_and_no_usage(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        main([*verb.split(), "--help-all" if verb in ("train", "distill") else "--help"])
+    option = max(re.findall(r"--[a-z][a-z_-]{2,}", capsys.readouterr().out), key=len)
+    typed = option[:-2] + option[-1] + option[-2] + "x"
+
+    try:
+        status = main([*verb.split(), typed, "1"])
+    except SystemExit as stop:  # argparse's way to end
+        status = stop.code
+    message = capsys.readouterr().err
+    assert status == 2
+    assert message.startswith("error: ") and message.count("\n") == 1
+    assert re.search(rf"{typed.strip('-')}\b.* is not .*did you mean \W*{option.strip('-')}\b", message)
+
+
+def test_a_mistyped_choice_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "lfw", "--model", "m", "--pairs", "p", "--output", "o", "--rule", "exat"])
+    assert "'exat' is not one of exact, insightface; did you mean exact?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("verb", "config_class"), [("train", TrainConfig), ("distill", DistillConfig)])
+def test_help_shows_the_main_keys_on_a_screen_and_help_all_shows_every_key(
+    verb: str, config_class: type, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "configs/debug.yaml", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 80
+    assert "--data.train " in "\n".join(lines) and f"`facekd {verb} --help-all`" in "\n".join(lines)
+
+    with pytest.raises(SystemExit, match="0"):
+        main([verb, "--help-all"])
+    printed = capsys.readouterr().out
+    assert all(f"--{key} " in printed for key in leaf_defaults(config_class))
+
+
+def test_no_help_waits_for_torch() -> None:
+    code = """
+import contextlib, sys
+from facekd.cli import VERBS, main
+for words in ([], ["data"], *(verb.split() for verb in VERBS)):
+    with contextlib.suppress(SystemExit):
+        main([*words, "--help"])
+    if "torch" in sys.modules:
+        sys.exit(f"facekd {' '.join(words)} --help imports torch")
+"""
+    command = [sys.executable, "-c", code]
+    finished = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    assert (finished.returncode, finished.stderr) == (0, "")
 
 
 def test_errors_for_people_become_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,56 @@
+"""Parses the options of a verb: argparse with one-line errors that suggest what was meant."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from facekd.utils.suggestions import did_you_mean
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argparse parser as every verb uses it.
+
+    Description and example are printed as they are written. An error is one line, with exit status 2, and says what a
+    mistyped option or choice was most likely meant to be.
+
+    Args:
+        prog: the command as the user types it, such as "facekd data pack".
+        description: what it does.
+        example: at least one command to try, and what it writes; printed below the options.
+    """
+
+    def __init__(self, prog: str, description: str, example: str, **options: Any) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog=prog, description=description, epilog=example, formatter_class=formatter, **options)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parses as argparse does, after looking for options that do not exist."""
+        return super().parse_args(self._checked(args), namespace)
+
+    def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parses as argparse does, after looking for options that do not exist."""
+        return super().parse_intermixed_args(self._checked(args), namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Prints one line, without the usage, and exits with status 2."""
+        self.exit(2, f"error: {message} (`{self.prog} --help` lists the options)\n")
+
+    def _checked(self, args: Sequence[str] | None) -> list[str]:
+        """Refuses an option that does not exist, because argparse would first complain of what else is missing."""
+        words = sys.argv[1:] if args is None else list(args)
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for word in words[: words.index("--")] if "--" in words else words:
+            option = word.partition("=")[0]
+            # The beginning of an option is accepted; argparse itself refuses one that fits several.
+            if option.startswith("--") and not any(name.startswith(option) for name in known):
+                self.error(f"{option} is not an option{did_you_mean(option, known)}")
+        return words
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            meant = did_you_mean(str(value), choices)
+            raise argparse.ArgumentError(action, f"{value!r} is not one of {', '.join(choices)}{meant}")
