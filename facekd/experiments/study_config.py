@@ -280,8 +280,7 @@ class Study:
         """Has the parser of `facekd evaluate lfw` check each method's options, before anything runs.
 
         Args:
-            parse: parses the words of that command; on a mistake it prints usage and message, and exits, as argparse
-                does.
+            parse: parses the words of that command; on a mistake it prints one line and exits, see `CommandParser`.
 
         Raises:
             ConfigError: the parser's message, after the name of the section, with the nearest option that exists.
@@ -293,11 +292,6 @@ class Study:
                 with contextlib.redirect_stderr(said):
                     parse(words)
             except SystemExit as error:
-                usage, _, message = said.getvalue().rpartition("error: ")
-                options = re.findall(r"--([\w-]+)", usage)
-                unknown = re.search(r"unrecognized arguments: --([\w-]+)", message)
-                meant = hint(unknown[1], options) if unknown else ""
+                message = said.getvalue().strip().removeprefix("error: ")
                 section = f"methods.{method.name}.evaluate" if method.evaluate else "evaluate"
-                raise ConfigError(
-                    f"{section}: {message.strip()}{meant}; `facekd evaluate lfw --help` lists the options"
-                ) from error
+                raise ConfigError(f"{section}: {message}") from error

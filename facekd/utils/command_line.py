@@ -53,4 +53,4 @@ class CommandParser(argparse.ArgumentParser):
         if action.choices is not None and value not in action.choices:
             choices = [str(choice) for choice in action.choices]
             meant = did_you_mean(str(value), choices)
-            raise argparse.ArgumentError(action, f"{value!r} is not one of {', '.join(choices)}{meant}")
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}{meant} (choose from {', '.join(choices)})")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from facekd.errors import ConfigError, FacekdError
+from facekd.utils.suggestions import did_you_mean, nearest
 
 Config = TypeVar("Config")
 
@@ -35,8 +35,8 @@ def check_number(key: str, value: float, is_good: bool, wanted: str) -> None:
 
 def hint(word: str, known: Iterable[str]) -> str:
     """Returns ` (did you mean 'x'?)` for the known word nearest to `word`, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    close = nearest(word, known)
+    return f" (did you mean {close!r}?)" if close else ""
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -184,8 +184,8 @@ def _readable(
         if typed not in known and typed != "config":
             # Most often the section was left out, or was another: `lr` for `schedule.lr`.
             close = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-            close = close or difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-            meant = f"; did you mean {prefix + close[0]!r}?" if close else ""
+            meant_key = close[0] if close else nearest(key, known, cutoff=0.4)
+            meant = f"; did you mean {prefix + meant_key!r}?" if meant_key else ""
             return ConfigError(
                 f"{at(typed)}{prefix + typed!r} is not a configuration key{meant} (`--help-all` lists them all)"
             )
@@ -205,7 +205,9 @@ def _without_types(message: str) -> str:
         message,
     )
     message = message.replace("Expected a tuple", "expected a list in brackets")
-    return re.sub(r"[Ee]xpected a typing\.Literal\[(.*?)\]", r"expected one of \1", message)
+    message = re.sub(r"[Ee]xpected a typing\.Literal\[(.*?)\]", r"expected one of \1", message)
+    given = re.search(r"expected one of ('.*'). Got value: (\S+)$", message)
+    return message + did_you_mean(given[2], re.findall(r"'(.*?)'", given[1])) if given else message
 
 
 def config_keys(config_class: type) -> list[str]:
