@@ -25,7 +25,7 @@ from facekd.backbones import count_parameters
 from facekd.backbones.building import build_backbone
 from facekd.checkpoints.checkpoint import save_checkpoint
 from facekd.data.datasets import FaceDataset, open_dataset
-from facekd.data.datasets.identity_map import label_map
+from facekd.data.datasets.identity_map import identity_map
 from facekd.data.loading.loader import Batch, make_loader
 from facekd.data.loading.sampler import PositionSampler
 from facekd.distributed import World
@@ -60,7 +60,7 @@ def make_teacher(path: Path, name: str, size: int, dataset: FaceDataset) -> None
     content = {"config": {"backbone": architecture}, "preprocessing": preprocessing, "head": {"weight": head}}
     backbone = build_backbone(**architecture)
     print(f"teacher {name}: {count_parameters(backbone) / 1e6:.1f} M parameters")
-    save_checkpoint(path, {**content, "backbone": backbone.state_dict(), **label_map(dataset)})
+    save_checkpoint(path, {**content, "backbone": backbone.state_dict(), **identity_map(dataset)})
 
 
 def build_states(arguments: argparse.Namespace, folder: Path, dataset: FaceDataset) -> dict[str, TrainingState]:

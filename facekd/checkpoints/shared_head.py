@@ -17,7 +17,7 @@ from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.checkpoints.head_shards import read_rows
 from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.data.datasets import FaceDataset
-from facekd.data.datasets.identity_map import is_same_label_map
+from facekd.data.datasets.identity_map import is_same_identity_map
 from facekd.distributed import World
 from facekd.errors import CheckpointError
 from facekd.head.classifier import LinearClassifier, MarginClassifier, build_classifier
@@ -121,7 +121,7 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
             f"{file}: its classifier knows {len(weight):,} identities, {dataset.name} has {dataset.num_classes:,}. "
             "Teacher and student must share identities: train on the data it was trained on"
         )
-    if not is_same_label_map(content, dataset):
+    if not is_same_identity_map(content, dataset):
         raise CheckpointError(
             f"{file}: its classifier was made on other data than {dataset.name}: as many identities, but other images, "
             "names or another numbering. Class n must be the same person in both: train on the same pack"

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     labels = dataset.labels
     _check_identities(dataset, labels)  # before hours of embedding
 
-    from facekd.data.datasets.identity_map import label_map
+    from facekd.data.datasets.identity_map import identity_map
     from facekd.teacher.cache import write_teacher_cache
 
     # Without a cache to keep, embeddings lie beside the output until it is written, so that a kill costs little.
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         "far_images": list_far_images(centres, embeddings, labels, dataset),
     }
     write_json(output.with_suffix(".json"), report)
-    write_head(output, centres, cache.teacher["fingerprint"], label_map(dataset), report)
+    write_head(output, centres, cache.teacher["fingerprint"], identity_map(dataset), report)
     if not arguments.cache:
         cache_path.unlink()
     _print(report, output)
@@ -158,7 +158,7 @@ def write_head(
     path: Path,
     centres: RobustCentres,
     teacher_fingerprint: str,
-    label_map: dict[str, str | None],
+    identity_map: dict[str, str | None],
     report: dict[str, Any],
 ) -> None:
     """Write the centres as a checkpoint that holds a classifier only."""
@@ -172,7 +172,7 @@ def write_head(
         {
             "head": {"weight": torch.from_numpy(centres.weight)},
             "num_classes": len(centres.weight),
-            **label_map,
+            **identity_map,
             "teacher_fingerprint": teacher_fingerprint,
             "config": {"head": {"kind": "margin"}, "rebuilt_head": {**summary, "num_left_out": report["num_left_out"]}},
         },

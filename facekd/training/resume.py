@@ -24,7 +24,7 @@ from facekd.checkpoints.run_folder import (
     list_checkpoints,
     not_written,
 )
-from facekd.data.datasets.identity_map import is_same_label_map, label_map
+from facekd.data.datasets.identity_map import identity_map, is_same_identity_map
 from facekd.distributed import failing_together, gather_rows
 from facekd.errors import CheckpointError
 from facekd.head.classifier import MarginClassifier
@@ -90,7 +90,7 @@ def _content(state: TrainingState) -> dict[str, Any]:
         **_deployable(state),
         "head": state.recognizer.head.state_dict(),
         "num_classes": state.dataset.num_classes,
-        **label_map(state.dataset),
+        **identity_map(state.dataset),
         "teacher_fingerprint": state.recognizer.teacher_fingerprint,
         "training": {
             "images_seen": state.images_seen,
@@ -191,7 +191,7 @@ def _check_same_run(path: Path, content: dict[str, Any], state: TrainingState) -
             f"{content['teacher_fingerprint'][:12]}, now {state.recognizer.teacher_fingerprint[:12]}). Give the same, "
             "or another --output to start anew"
         )
-    if not is_same_label_map(content, state.dataset):
+    if not is_same_identity_map(content, state.dataset):
         raise CheckpointError(
             f"{path}: the run in this folder was trained on other data ({content['num_classes']} identities, now "
             f"{state.dataset.num_classes} in {state.dataset.name}; labels or names differ). Give the same data, "

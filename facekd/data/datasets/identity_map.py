@@ -28,13 +28,13 @@ def _whole(dataset: FaceDataset) -> FaceDataset:
     return getattr(dataset, "whole", dataset)
 
 
-def label_map(dataset: FaceDataset) -> dict[str, str | None]:
+def identity_map(dataset: FaceDataset) -> dict[str, str | None]:
     """Both fingerprints, as checkpoints record them."""
     return {"labels_sha256": labels_sha256(dataset), "identities_sha256": identities_sha256(dataset)}
 
 
-def is_same_label_map(recorded: Mapping[str, Any], dataset: FaceDataset) -> bool:
+def is_same_identity_map(recorded: Mapping[str, Any], dataset: FaceDataset) -> bool:
     """Whether what a checkpoint recorded is this data set's; names count where both have them."""
-    own = label_map(dataset)
+    own = identity_map(dataset)
     names = recorded.get("identities_sha256"), own["identities_sha256"]
     return recorded.get("labels_sha256") == own["labels_sha256"] and (None in names or names[0] == names[1])

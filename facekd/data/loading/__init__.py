@@ -1,1 +1,1 @@
-"""Decides which image comes when, and brings batches of them to the device."""
+"""Decides which image comes when, and brings batches to the device."""

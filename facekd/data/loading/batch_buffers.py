@@ -1,8 +1,8 @@
-"""Memory that batches of images are decoded into, over and over, by the workers and in the main process.
+"""Keeps the memory that batches are decoded into, over and over, by the workers or in the main process.
 
-A fresh batch costs more than its pixels: the kernel hands over new pages one by one, cleared, in the process that
-writes them and again in the one that reads them. Here a few batches' worth of memory is shared with the workers once.
-A batch lies in one of its slots until nobody holds it any more, and then another takes its place.
+New memory for each batch would cost more than writing the pixels: the kernel clears and maps page by page, in the
+process that writes and again in the one that reads. Here the memory of a few batches is shared with the workers once. A
+batch stays in its slot until nobody holds it any more; then another takes its place.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ MEMORY_ADVICE = (
 
 
 class BatchSlots:
-    """What main process and workers share: N slots for batches of B images of S pixels. Goes to a spawned worker.
+    """Holds N slots for batches of B images of S pixels, shared by main process and workers; can be pickled to them.
 
-    What is small is here as well, so that the messages between them are a number and never wait for each other.
+    Labels and the like are here as well, so that a message between the processes is one number.
     """
 
     def __init__(self, num_slots: int, batch_size: int, image_size: int, shared: bool) -> None:
         shape = (num_slots, batch_size, image_size, image_size, 3)
-        # By numpy, which asks the kernel for large pages where there are any; what is shared has pages of its own.
+        # numpy asks the kernel for large pages if it can; shared memory has pages of its own.
         self.pixels = torch.empty(shape, dtype=torch.uint8) if shared else torch.from_numpy(np.empty(shape, np.uint8))
         self.numbers = torch.empty((num_slots, 3, batch_size), dtype=torch.int64)
         self.flips = torch.empty((num_slots, batch_size), dtype=torch.bool)
@@ -40,40 +40,41 @@ class BatchSlots:
             _share(self.pixels, self.numbers, self.flips)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The arrays are views of the tensors, and would be copied.
+        # Without the arrays: they are views of the tensors, and would be copied.
         return {"pixels": self.pixels, "numbers": self.numbers, "flips": self.flips}
 
     @cached_property
     def images(self) -> NDArray[np.uint8]:
-        """(N, B, S, S, 3)."""
+        """The pixels, (N, B, S, S, 3)."""
         return self.pixels.numpy()
 
     @cached_property
     def indices(self) -> NDArray[np.int64]:
-        """(N, B), the images asked for."""
+        """The numbers of the images asked for, (N, B)."""
         return self.numbers[:, 0].numpy()
 
     @cached_property
     def positions(self) -> NDArray[np.int64]:
-        """(N, B), where in the run."""
+        """Their positions in the run, (N, B)."""
         return self.numbers[:, 1].numpy()
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """(N, B), found with the images."""
+        """Their labels, (N, B), which are read with the images."""
         return self.numbers[:, 2].numpy()
 
     @cached_property
     def flip(self) -> NDArray[np.bool_]:
-        """(N, B), which to mirror."""
+        """Whether to mirror them, (N, B)."""
         return self.flips.numpy()
 
 
 def _share(*tensors: torch.Tensor) -> None:
+    """Moves tensors into shared memory; raises TrainingError if there is too little of it."""
     try:
         for tensor in tensors:
             tensor.share_memory_()
-    except RuntimeError as error:  # torch takes the memory at once, and so finds out here
+    except RuntimeError as error:  # torch takes all of the memory at once, so it fails here and not later
         needed = sum(tensor.nbytes for tensor in tensors) / 1e6
         raise TrainingError(
             f"the batches of the loader need {needed:,.0f} MB of shared memory, which is not to be had ({error}). "
@@ -81,8 +82,8 @@ def _share(*tensors: torch.Tensor) -> None:
         ) from error
 
 
-class BatchMemory:
-    """Which slots are free: each until it is taken, and again when its batch is no longer held. For the main process.
+class BatchBuffers:
+    """Knows, in the main process, which slots are free: those not taken, and those whose batch is no longer held.
 
     Args:
         slots: the memory.
@@ -94,13 +95,13 @@ class BatchMemory:
         self._held: dict[int, weakref.ref] = {}
 
     def take(self) -> int:
-        """A free slot. There is one as long as each taken is given away by `hand_out` before the next is asked for."""
+        """Returns a free slot. There always is one if each slot taken is handed out before the next is taken."""
         return self._free.pop()
 
     def hand_out(self, slot: int) -> torch.Tensor:
-        """The images (B, S, S, 3) of a slot, which is free again as soon as no view of this tensor is left.
+        """Returns the images (B, S, S, 3) of a slot, which is free again when no view of this tensor is left.
 
-        Where it is the last one not held, they are copied out of it, so that the loader can go on.
+        If no other slot is free, the images are copied, so that the loader can go on.
         """
         if not self._free:
             copy = self.slots.pixels[slot].clone()
@@ -109,4 +110,4 @@ class BatchMemory:
         array = self.slots.images[slot]
         free = self._free
         self._held[slot] = weakref.ref(array, lambda _: free.append(slot))
-        return torch.from_numpy(array)  # keeps `array`, this very object, as long as its storage
+        return torch.from_numpy(array)  # the tensor keeps this very object alive as long as its storage

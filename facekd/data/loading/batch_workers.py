@@ -1,7 +1,7 @@
-"""Processes that fill slots of memory with batches; results come back in the order in which they were asked for.
+"""Runs worker processes that fill slots of memory with batches; results come back in the order of the requests.
 
-torch's DataLoader does the same by queues with a thread each, which costs the main process 5 microseconds an image of
-small faces and batches of 128, a twentieth of what decoding takes: here it is 2 (docs/benchmarks.md).
+torch's DataLoader uses queues with a thread each, which costs the main process 5 microseconds per image for small faces
+in batches of 128, a twentieth of what decoding takes; these workers cost 2 (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from facekd.images.decoding import one_decoder_thread, quiet_decoders
 
 
 class TracebackInWorker(Exception):
-    """Where in a worker an exception came from; the cause of the one that is raised in the main process."""
+    """Carries the traceback of an exception in a worker; it is the cause of the one raised in the main process."""
 
 
-Fill = Callable[[int], Any]  # what a worker does with the number of a slot, and what it says of it
+Fill = Callable[[int], Any]  # takes the number of a slot; what it returns goes back to the main process
 
 
 class BatchWorkers:
-    """Worker processes, ended by leaving the context.
+    """Starts worker processes, and ends them when the context is left.
 
     Args:
-        fill: called in a worker with the number of a slot. With start methods other than fork it is pickled.
-        count: processes, 1 or more; tasks go round.
+        fill: called in a worker with the number of a slot. It is pickled unless workers are forked.
+        count: number of processes, 1 or more; they take turns.
         start_method: how they start; None is the default of the platform.
     """
 
@@ -44,21 +44,21 @@ class BatchWorkers:
         context: Any = torch.multiprocessing.get_context(start_method)
         self._processes: list[Any] = []
         self._connections: list[Connection] = []
-        self._asked: deque[int] = deque()  # which worker owes a result, in order
+        self._asked: deque[int] = deque()  # the workers that owe a result, in order
         self._next = 0
-        # Before Python ends daemons by SIGTERM, which these ignore, and waits for them.
+        # Runs before Python, at exit, ends daemons by SIGTERM, which these ignore, and waits for them.
         self._end = multiprocessing.util.Finalize(self, _end, (self._processes, self._connections), exitpriority=10)
         forks = context.get_start_method() == "fork"
         for _ in range(count):
             ours, theirs = context.Pipe()
             self._connections.append(ours)
-            # A forked worker holds what is open here. It closes our ends, or it would never learn that we are gone.
+            # A forked worker inherits our ends of the pipes. It closes them, or it would never notice that we are gone.
             inherited = list(self._connections) if forks else []
             process = context.Process(target=_work, args=(fill, theirs, inherited), daemon=True)
             with one_decoder_thread():
                 process.start()
             self._processes.append(process)
-            theirs.close()  # so that reading ends when the worker does
+            theirs.close()  # so that our reading ends when the worker does
 
     def __enter__(self) -> BatchWorkers:
         return self
@@ -69,7 +69,7 @@ class BatchWorkers:
         self._end()
 
     def ask(self, slot: int) -> None:
-        """Have a slot filled.
+        """Has the next worker fill a slot.
 
         Raises:
             TrainingError: the worker is gone.
@@ -83,11 +83,11 @@ class BatchWorkers:
             raise self._gone(worker) from error
 
     def result(self) -> Any:
-        """What `fill` gave for the slot asked for longest ago; waits for it.
+        """Waits for the oldest request, and returns what `fill` returned for it.
 
         Raises:
             TrainingError: the worker is gone.
-            Exception: what `fill` raised.
+            Exception: whatever `fill` raised.
         """
         worker = self._asked.popleft()
         try:
@@ -114,26 +114,28 @@ class BatchWorkers:
 
 
 class _Defect:
-    """An exception that is no message for people."""
+    """Carries an exception that is a defect, not a message for the user, to the main process."""
 
     def __init__(self, error: Exception) -> None:
         self.traceback = traceback.format_exc()
         try:
             pickle.loads(pickle.dumps(error))
             self.error = error
-        except Exception:  # of some it is not possible, in one way or the other
+        except Exception:  # some cannot be pickled, or not unpickled
             self.error = RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def _work(fill: Fill, connection: Connection, inherited: list[Connection]) -> None:
+    """Runs in a worker: fills slots as requested, until the main process is gone."""
     for end in inherited:
         end.close()
     quiet_decoders()
     torch.set_num_threads(1)  # the workers are the parallelism
-    # Ctrl-C reaches every process of the terminal; the main one ends the workers, without a traceback from each.
+    # Ctrl-C reaches every process of the terminal. The main one ends the workers, so none prints a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A batch system sends SIGTERM to every process as well; the main one still needs batches until it has saved.
+    # A batch system sends SIGTERM to every process. The main one still needs batches until it has saved.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Answer each request with a result, a message for the user, or a defect.
     while True:
         try:
             slot = connection.recv()
@@ -152,7 +154,7 @@ def _work(fill: Fill, connection: Connection, inherited: list[Connection]) -> No
 
 
 def _end(processes: list[Any], connections: list[Connection]) -> None:
-    """Workers only read: whatever they are at may be cut short."""
+    """Kills the workers: they only read, so nothing is lost."""
     for process in processes:
         process.kill()
     for process in processes:

@@ -1,4 +1,4 @@
-"""Batches for the trainer: read, decoded and augmented by worker processes, a whole batch at a time."""
+"""Loads batches for the trainer: worker processes read, decode and augment a whole batch at a time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.face_dataset import ReadsAhead
 from facekd.data.loading.batch import Batch
-from facekd.data.loading.batch_buffers import BatchMemory, BatchSlots
+from facekd.data.loading.batch_buffers import BatchBuffers, BatchSlots
 from facekd.data.loading.batch_workers import BatchWorkers
-from facekd.data.loading.gpu_prefetch import CudaSender
+from facekd.data.loading.gpu_prefetch import GpuPrefetcher
 from facekd.data.loading.sampler import PositionSampler, SampledBatch
 from facekd.errors import TrainingError
 from facekd.images.augmentation import Augmentation, augment
@@ -26,8 +26,8 @@ from facekd.utils.threads import generator_threads
 class BatchLoader:
     """Iterates over the batches of a sampler; made by `make_loader`.
 
-    Images lie in memory that is used again: once nobody holds a batch, nor a view of its images, another is written
-    there. Whoever keeps many has the later ones copied, and nothing else.
+    The memory of a batch is reused when nobody holds the batch or a view of its images any more. Callers may keep as
+    many batches as they like: when the memory runs out, later batches are copies.
     """
 
     def __init__(
@@ -51,24 +51,27 @@ class BatchLoader:
         self._start_method = start_method
 
     def __len__(self) -> int:
-        """Batches an iteration gives."""
+        """Returns the number of batches in one iteration."""
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Start the workers and yield batches in order; the workers end with the iteration, however it ends.
+        """Starts the workers and yields batches in order; the workers end with the iteration, however it ends.
 
         Raises:
-            FacekdError: what a worker met, as if it had been raised here.
+            FacekdError: an error in a worker, raised here as if it had happened here.
             TrainingError: a worker was killed.
         """
+        # Memory for the batches in progress, the one handed out, and the one before it, which the caller's loop
+        # variable still holds.
         under_way = max(1, self._workers * self._prefetch)
-        # What is under way, the batch handed out, and the one before it, which the caller's loop still names.
         slots = BatchSlots(
             under_way + 2, self.sampler.batch_size_per_rank, self._dataset.image_size, shared=self._workers > 0
         )
+        # What fills a slot, and in which order the batches come.
         reader = _Reader(self._dataset, self._augmentation, self._seed, slots)
         order = in_reading_order(self.sampler, self._dataset)
-        memory = BatchMemory(slots)
+        memory = BatchBuffers(slots)
+        # Without workers, a batch is read when it is asked for.
         if not self._workers:
             yield from self._finished(_Batches(order, _NoWorkers(reader.fill), memory, under_way))
             return
@@ -76,10 +79,12 @@ class BatchLoader:
             yield from self._finished(_Batches(order, workers, memory, under_way))
 
     def _finished(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yields the batches; for a GPU, each is sent there while the one before it is in use."""
         if self._device is None or self._device.type != "cuda":
             yield from batches
             return
-        sender = CudaSender(self._device)
+        # One batch ahead, in a thread: sending waits for the worker that still decodes.
+        sender = GpuPrefetcher(self._device)
         with generator_threads(1) as thread:
             ahead = thread.submit(sender.send_next, batches)
             while (sent := ahead.result()) is not None:
@@ -98,38 +103,40 @@ def make_loader(
     prefetch: int = 2,
     start_method: Literal["fork", "spawn", "forkserver"] | None = None,
 ) -> BatchLoader:
-    """Batches of a data set in the order of a sampler. What they hold does not depend on the number of workers.
+    """Makes a loader of a data set in the order of a sampler. Batches do not depend on the number of workers.
 
     Args:
-        dataset: where images come from.
-        sampler: which images, in which batches; `images_seen` in it resumes.
-        augmentation: what is done to the images; None is `Augmentation()`, the flip alone.
-        seed: seed of the augmentation, 0 <= seed < 2**64.
-        workers: processes that read; 0 reads in this one.
-        device: where batches will be used. To a GPU they are sent ahead, one at a time; `Batch.on_device` has them.
-        prefetch: batches each worker keeps ready.
+        dataset: the images.
+        sampler: decides which images are in which batch; its `images_seen` resumes a run.
+        augmentation: augmentation of the images; None is `Augmentation()`, the flip alone.
+        seed: random seed of the augmentation, 0 <= seed < 2**64.
+        workers: number of processes that read; 0 reads in this one.
+        device: device that will use the batches. A GPU gets them one ahead, in `Batch.on_device`.
+        prefetch: number of batches that each worker keeps ready.
         start_method: how workers start; None is the default of the platform.
 
     Raises:
-        TrainingError: a negative number of workers, or no prefetch.
+        TrainingError: the number of workers is negative, or `prefetch` is 0.
     """
+    # Fail here, not in the first iteration.
     if workers < 0 or (workers > 0 and prefetch < 1):
         raise TrainingError(f"workers must be 0 or more and prefetch 1 or more, found {workers} and {prefetch}")
     return BatchLoader(dataset, sampler, augmentation or Augmentation(), seed, workers, device, prefetch, start_method)
 
 
 class _Batches:
-    """Asks for batches, `under_way` of them at any time, and gives them in order.
+    """Requests batches, `under_way` of them at any time, and returns them in order.
 
-    No generator, which could not be closed while a thread is inside.
+    It is not a generator, because a generator cannot be closed while a thread runs inside it.
     """
 
     def __init__(
-        self, order: Iterator[SampledBatch], workers: BatchWorkers | _NoWorkers, memory: BatchMemory, under_way: int
+        self, order: Iterator[SampledBatch], workers: BatchWorkers | _NoWorkers, memory: BatchBuffers, under_way: int
     ) -> None:
         self._order = order
         self._workers = workers
         self._memory = memory
+        # Slots of the requests that are not answered yet, oldest first.
         self._asked: deque[int] = deque()
         self._ask_for(under_way)
 
@@ -137,15 +144,18 @@ class _Batches:
         return self
 
     def __next__(self) -> Batch:
+        # The sampler has come to its end, and so have the requests.
         if not self._asked:
             raise StopIteration
+        # The oldest request is answered first.
         bad_records = self._workers.result()
         batch = _take_out(self._asked.popleft(), bad_records, self._memory)
-        self._ask_for(1)  # before this one is handed over, so that no worker waits for that
+        self._ask_for(1)  # before this batch is handed over, so that no worker waits meanwhile
         return batch
 
     def _ask_for(self, count: int) -> None:
         for sampled in islice(self._order, count):
+            # The worker finds in the slot which images to read.
             slot = self._memory.take()
             self._memory.slots.indices[slot] = sampled.indices
             self._memory.slots.positions[slot] = sampled.positions
@@ -154,7 +164,7 @@ class _Batches:
 
 
 class _NoWorkers:
-    """Stands for `BatchWorkers` in the main process: fills a slot when its result is asked for."""
+    """Takes the place of `BatchWorkers` in the main process: fills a slot when its result is asked for."""
 
     def __init__(self, fill: Callable[[int], list[str]]) -> None:
         self._fill = fill
@@ -167,15 +177,17 @@ class _NoWorkers:
         return self._fill(self._asked.popleft())
 
 
-def _take_out(slot: int, bad_records: list[str], memory: BatchMemory) -> Batch:
+def _take_out(slot: int, bad_records: list[str], memory: BatchBuffers) -> Batch:
+    """Returns the batch in a slot; the slot is free again when the batch is no longer held."""
     slots = memory.slots
+    # Labels, positions and flips are copied now: the slot may be free as soon as the images are handed out.
     small = (slots.labels, slots.positions, slots.flip)
-    labels, positions, flip = (torch.from_numpy(array[slot].copy()) for array in small)  # before the slot may be free
+    labels, positions, flip = (torch.from_numpy(array[slot].copy()) for array in small)
     return Batch(memory.hand_out(slot), labels, positions, flip, bad_records)
 
 
 class _Reader:
-    """Fills a slot with the images it asks for; in a worker, or in the main process where there is none."""
+    """Fills a slot with the images it asks for, in a worker or, without workers, in the main process."""
 
     def __init__(self, dataset: FaceDataset, augmentation: Augmentation, seed: int, slots: BatchSlots) -> None:
         self.dataset = dataset
@@ -184,12 +196,15 @@ class _Reader:
         self.slots = slots
 
     def fill(self, slot: int) -> list[str]:
-        """Read, decode and augment; returns a line for each bad record."""
+        """Reads, decodes and augments; returns one line for each bad record."""
+        # Everything random is a function of the seed and the position in the run.
         slots, augmentation = self.slots, self.augmentation
         positions = slots.positions[slot]
         min_area = augmentation.resized_crop
         crops = draw_resized_crops(min_area, self.seed, positions) if min_area else None
+        # Read and decode straight into the shared memory.
         images, slots.labels[slot] = self.dataset.load(slots.indices[slot], crops, slots.images[slot])
+        # Augment the pixels here; mirroring is left to the device.
         if augmentation.changes_pixels:
             augment(augmentation, images, self.seed, positions)
         slots.flip[slot] = flip_mask(self.seed, positions) & augmentation.flip
@@ -197,14 +212,15 @@ class _Reader:
 
 
 def in_reading_order(sampler: PositionSampler, dataset: FaceDataset) -> Iterator[SampledBatch]:
-    """The batches of a sampler; with a block shuffle each window of images is read ahead of its use."""
+    """Yields the batches of a sampler; with a block shuffle, requests each window of images before it is needed."""
     reads_ahead = sampler.block_shuffle is not None and isinstance(dataset, ReadsAhead)
-    asked_for = -1  # windows up to this one
+    asked_for = -1  # the last window requested
     for sampled in sampler:
         if reads_ahead:
+            # The windows that this batch reads: one, or two where it straddles their border.
             here = sampler.windows_of(int(sampled.positions[0]), int(sampled.positions[-1]))
             asked_for = max(asked_for, here.start - 1)
-            while asked_for < here.stop:  # the one after these as well: it is read while they are trained on
+            while asked_for < here.stop:  # including the next window, which is read while these are trained on
                 asked_for += 1
                 for stretch in sampler.stretches_of(asked_for):
                     dataset.read_ahead(*stretch)  # type: ignore[attr-defined]  # asked above

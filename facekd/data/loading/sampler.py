@@ -1,8 +1,8 @@
-"""Which image is read when: the position of an image in the run is the clock, and everything follows from it.
+"""Decides which image is read when, as a function of the position in the run.
 
 Position p (0-based, over the whole run) belongs to epoch p // N and is that epoch's permutation of the N images at
-p % N. A resumed run needs one number, `images_seen`, and a run on another number of processes sees the same images
-in the same steps.
+p % N. So one number, `images_seen`, resumes a run, and a run with another number of processes sees the same images in
+the same steps.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from facekd.data.loading.block_shuffle import BlockShuffle
 from facekd.errors import InputError
 from facekd.utils.randomness import permute
 
-# Indices are worked out this many positions at a time: numpy's cost per call, not per number, dominates below it.
-POSITIONS_AT_ONCE = 16384
+# Positions computed together: with fewer, numpy's cost per call dominates.
+POSITIONS_CHUNK = 16384
 
 
 class SampledBatch(NamedTuple):
-    """One rank's share of one global batch."""
+    """Holds one rank's share of one global batch."""
 
-    positions: NDArray[np.int64]  # (B,) 0-based place in the run; the seed of the image's augmentation
+    positions: NDArray[np.int64]  # (B,) 0-based position in the run; it also seeds the augmentation
     indices: NDArray[np.int64]  # (B,) image numbers in the data set
 
 
@@ -37,19 +37,19 @@ class PositionSampler:
 
     Args:
         num_images: N, images in the data set.
-        seed: seed of the order, 0 <= seed < 2**64.
+        seed: random seed of the order, 0 <= seed < 2**64.
         global_batch_size: images in a batch over all ranks; a multiple of `world_size`.
-        rank: this process, 0 <= rank < world_size.
+        rank: number of this process, 0 <= rank < world_size.
         world_size: number of processes.
-        images_seen: position to start from, over all ranks. Any value resumes; the batches of the original run
-            come back where it is a number of whole batches.
-        total_images: position to stop at, over all ranks; the last batch is filled up past it where it is not a
-            whole number of batches away. None goes on for ever.
-        shuffle: False reads the images in the order of the data set in every epoch.
-        block_shuffle: shuffle by blocks of neighbours instead, for disks that are slow to read here and there.
+        images_seen: position to start from, over all ranks. Any value resumes; if it is a whole number of batches, the
+            batches are those of the original run.
+        total_images: position to stop at, over all ranks; the last batch is always full, and may go beyond it. None
+            never stops.
+        shuffle: whether to shuffle; False reads the images in the order of the data set in every epoch.
+        block_shuffle: shuffles blocks of neighbours instead of images, for disks that are slow at random access.
 
     Raises:
-        InputError: an argument out of range, named with its value.
+        InputError: an argument is out of range; the message names it.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class PositionSampler:
         shuffle: bool = True,
         block_shuffle: BlockShuffle | None = None,
     ) -> None:
+        # Check every argument, so that the message can name it.
         if num_images < 1:
             raise InputError(f"the data set holds no images to sample (num_images is {num_images})")
         if not 0 <= seed < 1 << 64:
@@ -92,17 +93,17 @@ class PositionSampler:
 
     @property
     def batch_size_per_rank(self) -> int:
-        """Images this rank reads in each batch."""
+        """The number of images this rank reads in each batch."""
         return self.global_batch_size // self.world_size
 
     def __len__(self) -> int:
-        """Batches left from `images_seen` to `total_images`."""
+        """Returns the number of batches from `images_seen` to `total_images`."""
         if self.total_images is None:
             raise TypeError("a sampler without total_images goes on for ever and has no length")
         return -(-max(0, self.total_images - self.images_seen) // self.global_batch_size)
 
     def indices_at(self, positions: ArrayLike) -> NDArray[np.int64]:
-        """The images (B,) read at any positions (B,) of the run, past or future, on any rank."""
+        """Returns the images (B,) read at any positions (B,) of the run, past or future, on any rank."""
         epochs, ranks_in_epoch = np.divmod(np.asarray(positions, dtype=np.int64), self.num_images)
         if not self.shuffle:
             return ranks_in_epoch
@@ -111,7 +112,7 @@ class PositionSampler:
         return permute(self.seed, epochs, ranks_in_epoch, self.num_images)
 
     def windows_of(self, first: int, last: int) -> range:
-        """Windows of the block shuffle that positions `first` to `last` lie in; their numbers go on over epochs."""
+        """Returns the windows that contain positions `first` to `last`, numbered through all epochs."""
         assert self.block_shuffle is not None
         size = self.block_shuffle.window_size
         in_epoch = -(-self.num_images // size)
@@ -123,18 +124,19 @@ class PositionSampler:
         return range(window(first), window(last) + 1)
 
     def stretches_of(self, window: int) -> list[tuple[int, int]]:
-        """`(first, end)` of the stretches of images that a window reads, end not included."""
+        """Returns `(first, end)`, end not included, of the stretches of images that a window reads."""
         assert self.block_shuffle is not None
         in_epoch = -(-self.num_images // self.block_shuffle.window_size)
         return self.block_shuffle.stretches(self.seed, *divmod(window, in_epoch), self.num_images)
 
     def __iter__(self) -> Iterator[SampledBatch]:
+        # Whole chunks of batches are computed together: see POSITIONS_CHUNK.
         batch_size = self.batch_size_per_rank
-        batches_at_once = max(1, POSITIONS_AT_ONCE // batch_size)
+        batches_per_chunk = max(1, POSITIONS_CHUNK // batch_size)
         batches_left = None if self.total_images is None else len(self)
         first = self.images_seen + self.rank * batch_size
         while batches_left is None or batches_left > 0:
-            count = batches_at_once if batches_left is None else min(batches_at_once, batches_left)
+            count = batches_per_chunk if batches_left is None else min(batches_per_chunk, batches_left)
             starts = first + np.arange(count, dtype=np.int64) * self.global_batch_size
             positions = starts[:, None] + np.arange(batch_size, dtype=np.int64)
             indices = self.indices_at(positions)

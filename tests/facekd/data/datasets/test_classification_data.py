@@ -17,7 +17,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from data_prep.synthesize_classification import main as synthesize
 from facekd.data.datasets import FolderDataset, open_dataset
 from facekd.data.datasets.cifar_dataset import CifarDataset, cifar_files
-from facekd.data.datasets.identity_map import label_map
+from facekd.data.datasets.identity_map import identity_map
 from facekd.data.datasets.subset_dataset import hold_out
 from facekd.data.loading.loader import make_loader
 from facekd.data.loading.sampler import PositionSampler
@@ -130,7 +130,7 @@ def test_image_folders_with_their_test_images(tmp_path: Path) -> None:
     test = open_dataset(tmp_path, 16, center_crop=0.875, split="test")
     assert test.num_classes == 4
     assert sorted(set(test.labels.tolist())) == [0, 2, 3]
-    assert label_map(test)["identities_sha256"] == label_map(train)["identities_sha256"]
+    assert identity_map(test)["identities_sha256"] == identity_map(train)["identities_sha256"]
     images, _ = train.load(ALL)
     for index in ALL:
         image = cv2.imread(str(train.path_of(index)))[:, :, ::-1]
@@ -208,7 +208,7 @@ def test_held_out_images_are_a_share_of_each_class(labels: list[int], share: flo
         assert (held_out.labels == label).sum() == wanted
     again = hold_out(Labelled(labels), share)[1]  # type: ignore[arg-type]
     np.testing.assert_array_equal(again.indices, held_out.indices)
-    assert label_map(rest) == label_map(whole)  # type: ignore[arg-type]
+    assert identity_map(rest) == identity_map(whole)  # type: ignore[arg-type]
 
 
 def test_which_images_are_held_out_is_not_their_order() -> None:

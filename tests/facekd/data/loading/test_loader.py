@@ -309,7 +309,7 @@ GPU = torch.device("cuda")
 
 
 class Sender:
-    """What `CudaSender` does, without a GPU: notes in which thread, and what had arrived when."""
+    """What `GpuPrefetcher` does, without a GPU: notes in which thread, and what had arrived when."""
 
     def __init__(self, device: torch.device) -> None:
         self.threads: set[int] = set()
@@ -326,7 +326,7 @@ class Sender:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_for_a_gpu_are_sent_ahead_by_a_thread(dataset, workers, monkeypatch):
-    monkeypatch.setattr(loader_module, "CudaSender", Sender)
+    monkeypatch.setattr(loader_module, "GpuPrefetcher", Sender)
     sampler = PositionSampler(12, SEED, 6, total_images=60)
     sent = list(make_loader(dataset, sampler, EVERYTHING, SEED, workers, device=GPU))
     expected = batches_of(dataset, total_images=60)
@@ -337,7 +337,7 @@ def test_batches_for_a_gpu_are_sent_ahead_by_a_thread(dataset, workers, monkeypa
 
 
 def test_leaving_early_while_a_batch_is_being_sent_ends_the_workers(dataset, monkeypatch):
-    monkeypatch.setattr(loader_module, "CudaSender", Sender)
+    monkeypatch.setattr(loader_module, "GpuPrefetcher", Sender)
     batches = iter(make_loader(dataset, PositionSampler(12, SEED, 6), workers=2, device=GPU))
     next(batches)
     batches.close()  # type: ignore[attr-defined]
@@ -345,7 +345,7 @@ def test_leaving_early_while_a_batch_is_being_sent_ends_the_workers(dataset, mon
 
 
 def test_a_bad_record_met_ahead_is_reported_when_it_is_due(insightface_pack, monkeypatch):
-    monkeypatch.setattr(loader_module, "CudaSender", Sender)
+    monkeypatch.setattr(loader_module, "GpuPrefetcher", Sender)
     dataset = RecordDataset(insightface_pack({4: BROKEN}), 32)
     due = next(
         number
