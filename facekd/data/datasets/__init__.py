@@ -1,4 +1,4 @@
-"""Opens labelled images, whatever they are kept in: `open_dataset(path, image_size)`."""
+"""Opens labelled images, whatever format they are in: `open_dataset(path, image_size)`."""
 
 from facekd.data.datasets.cifar_dataset import CifarDataset, Split
 from facekd.data.datasets.encoded_dataset import EncodedDataset

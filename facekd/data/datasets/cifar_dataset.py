@@ -1,8 +1,8 @@
-"""CIFAR-10 and CIFAR-100 as they are distributed: folders of Python pickles, read by torchvision, checked first.
+"""Reads CIFAR-10 and CIFAR-100 as they are distributed: folders of Python pickles, checked and read by torchvision.
 
-A pickle can run code when it is read, so no file is before it is known: by the md5 that torchvision holds of the
-official files, or, for a set made by `facekd data synthesize-classification`, by the md5 in its `generated.json`; as
-anyone can write such a list, the files of a generated set are looked through for anything but arrays, too.
+A pickle can run code when it is read, so a file is read only if its md5 is known. torchvision has the md5 of the
+official files; a set made by `facekd data synthesize-classification` has its own in `generated.json`. Anyone can write
+such a list, so the files of a generated set are also searched for anything but arrays.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from facekd.images.crops import ResizedCrop, cut_and_scale
 Split = Literal["train", "test"]
 CIFAR_SIZE = 32
 CIFAR_FOLDERS = {"cifar-100": "cifar-100-python", "cifar-10": "cifar-10-batches-py"}
-GENERATED = "generated.json"  # what a generated set says of itself
+GENERATED = "generated.json"  # describes a generated set
 GENERATED_FORMAT = "facekd-generated-classification"
 _META_FILES = {"meta": "cifar-100", "batches.meta": "cifar-10"}
-# All that the pickle of a dict of lists and arrays names.
+# The only names in a pickle of a dictionary of lists and arrays.
 _HARMLESS = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
@@ -40,16 +40,16 @@ _HARMLESS = {
 
 
 class CifarDataset:
-    """CIFAR-10 or CIFAR-100, in memory; a `FaceDataset` whose identities are the classes.
+    """Holds CIFAR-10 or CIFAR-100 in memory; a `FaceDataset` whose identities are the classes.
 
     Args:
         path: the folder of the pickles (cifar-100-python, cifar-10-batches-py), or the one that holds it.
-        image_size: S, side in pixels: 32, unless images are to be resized.
+        image_size: S, side in pixels; 32 unless `resize` is set.
         split: "train" (50,000 images) or "test" (10,000).
-        resize: scale images to S x S.
+        resize: whether to scale images to S x S.
 
     Raises:
-        DataError: a file that is missing, or is neither the official nor the generated one.
+        DataError: a file is missing, or is neither the official nor the generated one.
     """
 
     def __init__(
@@ -63,6 +63,8 @@ class CifarDataset:
                 f"{path}: CIFAR's images have {CIFAR_SIZE} pixels, not {image_size}: set the image size to that, "
                 "or have them resized"
             )
+
+        # Read the files, and check the labels.
         read, self.is_generated = _read(folder, split)
         origin = "generated, md5 as listed in it" if self.is_generated else "official files, md5 checked"
         self.name = f"{folder} ({split}; {origin})"
@@ -110,10 +112,10 @@ class CifarDataset:
 
 
 def find_cifar(path: str | os.PathLike[str]) -> Path | None:
-    """The folder of CIFAR's pickles at or directly in `path`; None where there is none.
+    """Returns the folder of CIFAR's pickles, which is `path` or directly in it; None if there is none.
 
     Raises:
-        DataError: both data sets lie there.
+        DataError: both data sets are there.
     """
     folder = Path(path)
     if any((folder / name).is_file() for name in _META_FILES):
@@ -125,7 +127,7 @@ def find_cifar(path: str | os.PathLike[str]) -> Path | None:
 
 
 def cifar_kind(folder: Path) -> str:
-    """ "cifar-100" or "cifar-10", by the file that names the classes."""
+    """Returns "cifar-100" or "cifar-10", by the name of the file that lists the classes."""
     for name, kind in _META_FILES.items():
         if (folder / name).is_file():
             return kind
@@ -133,7 +135,7 @@ def cifar_kind(folder: Path) -> str:
 
 
 def cifar_files(kind: str) -> dict[str, str]:
-    """The files of a CIFAR folder and the md5 of the official ones, as torchvision has them."""
+    """Returns the files of a CIFAR folder with the md5 of the official ones, from torchvision."""
     reader = _readers()[kind]
     entries = [*reader.train_list, *reader.test_list, [reader.meta["filename"], reader.meta["md5"]]]
     return dict(entries)
@@ -146,11 +148,13 @@ def _readers() -> dict[str, Any]:
 
 
 def _read(folder: Path, split: Split) -> tuple[Any, bool]:
-    """torchvision's data set, and whether it is a generated one."""
+    """Returns torchvision's data set, and whether it is a generated one."""
+    # Check the files before any is read.
     kind = cifar_kind(folder)
     md5_of = cifar_files(kind)
     generated = _generated_md5(folder)
     _check_files(folder, md5_of if generated is None else {name: generated.get(name, "") for name in md5_of}, generated)
+    # Have torchvision read them; for a generated set it must expect other md5 sums.
     reader = _readers()[kind]
     known = md5_of if generated is None else generated
     attributes: dict[str, Any] = {
@@ -167,6 +171,7 @@ def _read(folder: Path, split: Split) -> tuple[Any, bool]:
 
 
 def _generated_md5(folder: Path) -> dict[str, str] | None:
+    """Returns the md5 of each file of a generated set; None for the official one."""
     file = folder / GENERATED
     if not file.exists():
         return None
@@ -206,7 +211,7 @@ def _refuse_code(file: Path) -> None:
     with file.open("rb") as stream:
         try:
             _ArraysOnly(stream, encoding="latin1").load()
-        except Exception as error:  # a damaged pickle fails in any way
+        except Exception as error:  # a damaged pickle can raise anything
             raise DataError(
                 f"{file}: refused, for it holds more than arrays and lists, and reading it could run code ({error})"
             ) from error

@@ -1,4 +1,4 @@
-"""What a data set of labelled faces is, and the part that those holding encoded images share: checking and decoding."""
+"""Checks and decodes images, for all data sets that hold them encoded."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from facekd.images.crops import ResizedCrop, cut_and_scale, middle_box
 from facekd.images.decoding import decode_into, decode_rgb
 
 Encoded: TypeAlias = bytes | memoryview
-# With "skip": a stretch of broken images this long is a broken file, not a few broken images.
+# With "skip": this many bad images in a row mean that the whole file is broken.
 MAX_BAD_IN_A_ROW = 100
 
 
 class EncodedDataset(ABC):
-    """Images held as encoded bytes somewhere: reads, decodes, checks, and skips or fails at the bad ones.
+    """Reads, decodes and checks images that are stored encoded; fails at bad ones or skips them.
 
     A subclass calls `check` when it is ready.
 
     Args:
-        name: for messages and logs.
+        name: name for messages and logs.
         image_size: S, side in pixels.
-        num_classes: every label is below it.
-        on_bad_record: "fail" raises at an image that cannot be read or decoded or has another size; "skip" puts the
-            next good image in its place, and notes it for `take_bad_records`.
-        resize: scale images of another size to S x S instead of calling them bad.
-        center_crop: where it is not 0, images have any size, and of each the square in the middle, this share of the
+        num_classes: number of classes; every label is below it.
+        on_bad_record: "fail" raises at an image that cannot be read or decoded, or has another size; "skip" puts the
+            next good image in its place, and records it for `take_bad_records`.
+        resize: whether to scale images of another size to S x S instead of treating them as bad.
+        center_crop: if it is not 0, images may have any size, and the square in the middle of each, this share of the
             shorter side, is scaled to S x S.
 
     Raises:
-        DataError: an argument out of range.
+        DataError: an argument is out of range.
     """
 
     def __init__(
@@ -67,17 +67,17 @@ class EncodedDataset(ABC):
 
     @abstractmethod
     def read_encoded(self, index: int) -> tuple[Encoded, int]:
-        """The encoded bytes of image `index` and its label.
+        """Returns the encoded bytes of image `index` and its label.
 
         Raises:
-            RecordError, OSError: they cannot be had.
+            RecordError, OSError: they cannot be read.
         """
 
     def read_many(self, indices: NDArray[np.int64]) -> tuple[Sequence[Encoded], NDArray[np.int64]]:
-        """What `read_encoded` gives for images (B,): a subclass that has a faster way for many gives it here.
+        """Returns what `read_encoded` returns, for images (B,). Subclasses with a faster way for many override it.
 
         Raises:
-            RecordError, OSError: one of them cannot be had.
+            RecordError, OSError: one of them cannot be read.
         """
         found = [self.read_encoded(index) for index in indices.tolist()]
         return [encoded for encoded, _ in found], np.array([label for _, label in found], dtype=np.int64)
@@ -88,14 +88,14 @@ class EncodedDataset(ABC):
 
     @abstractmethod
     def advice_on_labels(self) -> str:
-        """A sentence for who has labels beyond `num_classes`: where that number comes from, and what to mend."""
+        """Returns a sentence about labels beyond `num_classes`: where that number comes from, and what to correct."""
 
     def check(self) -> None:
-        """Fail before the first batch rather than in it: the labels of all images, and the pixels of one.
+        """Checks the labels of all images and the pixels of the first, so that errors come before the first batch.
 
         Raises:
-            DataError: no images, a label outside 0..num_classes-1 (the first such image is named), or a first
-                image that `load` refuses.
+            DataError: there are no images, a label is outside 0..num_classes-1 (the first such image is named), or
+                `load` refuses the first image.
         """
         labels = self.labels
         if len(labels) == 0:
@@ -108,7 +108,7 @@ class EncodedDataset(ABC):
                 f"the first is {labels[first]}, of {self.describe(first)}. {self.advice_on_labels()}"
             )
         self.load(np.zeros(1, dtype=np.int64))
-        self.take_bad_records()  # they will be met again, and counted then
+        self.take_bad_records()  # they will be met and counted again
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -119,17 +119,19 @@ class EncodedDataset(ABC):
         crops: Sequence[ResizedCrop] | None = None,
         out: NDArray[np.uint8] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """See `FaceDataset.load`. What stands in for a bad image depends on its number alone.
+        """See `FaceDataset.load`. The image that replaces a bad one depends on the number of the bad one alone.
 
         Raises:
-            DataError: a bad image with `on_bad_record="fail"`, or a hundred in a row with "skip".
+            DataError: an image is bad with `on_bad_record="fail"`, or a hundred in a row with "skip".
         """
+        # Read all of them; if one cannot be read, `_load_good` below reads them one by one.
         if out is None:
             out = np.empty((len(indices), self.image_size, self.image_size, 3), dtype=np.uint8)
         try:
             encoded, labels = self.read_many(indices)
-        except (RecordError, OSError):  # one of them: read one by one, and that one is named or passed over
+        except (RecordError, OSError):
             encoded, labels = (), np.empty(len(indices), dtype=np.int64)
+        # Decode, and remember the slots of those that fail.
         is_plain = crops is None and not self.center_crop
         bad = list(range(len(encoded), len(indices)))
         for slot, (data, image) in enumerate(zip(encoded, out, strict=False)):
@@ -140,7 +142,8 @@ class EncodedDataset(ABC):
                     self._decode(data, image, crops[slot] if crops else None)
             except ImageError:
                 bad.append(slot)
-        for slot in bad:  # explained, or another in its place
+        # Raise for a bad image, or put another in its place.
+        for slot in bad:
             labels[slot] = self._load_good(int(indices[slot]), out[slot], crops[slot] if crops else None)
         return out, labels
 
@@ -150,7 +153,7 @@ class EncodedDataset(ABC):
         return taken
 
     def _load_good(self, index: int, out: NDArray[np.uint8], crop: ResizedCrop | None = None) -> int:
-        """Put image `index`, or the next good one after it, into `out`; return the label of the one taken."""
+        """Puts image `index`, or the next good one after it, into `out`; returns the label of the one taken."""
         for candidate in range(index, index + MAX_BAD_IN_A_ROW):
             candidate %= len(self)
             try:
@@ -179,7 +182,7 @@ class EncodedDataset(ABC):
 
     def _explain(self, index: int, error: Exception) -> str:
         if isinstance(error, RecordError):
-            return str(error)  # names the file, the key and the offset itself
+            return str(error)  # it names the file, the key and the offset
         if isinstance(error, OSError):
             return f"{self.describe(index)}: {error.strerror or error}"
         return f"{self.describe(index)}: {error}"

@@ -14,11 +14,11 @@ OnBadRecord = Literal["fail", "skip"]
 
 
 class FaceDataset(Protocol):
-    """What the loader and the trainer need of labelled images. Shapes: B images asked for, S `image_size`.
+    """Defines what the loader and the trainer need from labelled images. Shapes: B images asked for, S `image_size`.
 
     Attributes:
-        name: for messages and logs.
-        num_classes: every label is below it.
+        name: name for messages and logs.
+        num_classes: number of classes; every label is below it.
         image_size: side of the images in pixels.
         warnings: sentences for people about what is unusual.
     """
@@ -30,11 +30,11 @@ class FaceDataset(Protocol):
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """Labels of all images, (N,), each 0 <= label < num_classes."""
+        """The labels of all images, (N,), each 0 <= label < num_classes."""
         ...
 
     def __len__(self) -> int:
-        """Number of images N."""
+        """Returns the number of images N."""
         ...
 
     def load(
@@ -43,24 +43,26 @@ class FaceDataset(Protocol):
         crops: Sequence[ResizedCrop] | None = None,
         out: NDArray[np.uint8] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Images (B, S, S, 3) uint8 RGB and their labels (B,), for image numbers (B,).
+        """Returns images, uint8 RGB (B, S, S, 3), and their labels (B,).
 
-        With `crops`, one for each image, a box of the image as it is stored, scaled to S x S. The images are put in
-        `out` where it is given: memory that has been written to before takes them faster than new memory.
+        Args:
+            indices: numbers of the images, (B,).
+            crops: for each image, the box of the stored image to take and scale to S x S; None takes whole images.
+            out: array to put the images in; memory that has been written to before takes them faster than new memory.
         """
         ...
 
     def describe(self, index: int) -> str:
-        """Where image `index` comes from, for messages: the record's key and file, or the path."""
+        """Returns where image `index` comes from, for messages: the record's key and file, or the path."""
         ...
 
     def take_bad_records(self) -> list[str]:
-        """What `load` passed over since the last call, one line each; forgotten afterwards."""
+        """Returns one line for each image that `load` has skipped since the last call, and forgets them."""
         ...
 
 
 def put_into(out: NDArray[np.uint8] | None, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The images where `FaceDataset.load` was asked to put them."""
+    """Copies images to `out` if it is given, as `FaceDataset.load` promises; returns where they are."""
     if out is None:
         return images
     out[:] = images
@@ -69,8 +71,8 @@ def put_into(out: NDArray[np.uint8] | None, images: NDArray[np.uint8]) -> NDArra
 
 @runtime_checkable
 class ReadsAhead(Protocol):
-    """A data set whose images lie in a file in the order of their numbers, more or less."""
+    """Defines a data set whose images lie in a file more or less in the order of their numbers."""
 
     def read_ahead(self, first: int, end: int) -> None:
-        """Have images `first` to `end` - 1 read into the page cache; returns before they are there."""
+        """Requests images `first` to `end` - 1 from the disk; returns before they are in the page cache."""
         ...

@@ -1,4 +1,4 @@
-"""Draws generated faces as a training set, without files."""
+"""Renders generated faces as a training set, without files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from facekd.images.crops import ResizedCrop, cut_and_scale
 
 
 class SyntheticDataset:
-    """Generated faces, rendered as they are read: for trying things out, not for speed.
+    """Renders generated faces as they are read: for trying things out, not for speed.
 
     Args:
-        num_identities: people number 0 to num_identities - 1.
-        images_per_identity: photos of each.
+        num_identities: number of people.
+        images_per_identity: number of photos of each.
         image_size: S, side in pixels.
-        seed: the population.
+        seed: random seed of the population.
 
     Raises:
-        DataError: a number that is not positive.
+        DataError: a number is not positive.
     """
 
     def __init__(self, num_identities: int, images_per_identity: int, image_size: int, seed: int = 0) -> None:
@@ -41,7 +41,7 @@ class SyntheticDataset:
 
     @property
     def identities(self) -> list[str]:
-        """Who each label is: another population is other people."""
+        """The name of each label; another population has other people."""
         return [f"person {number} of population {self.seed}" for number in range(self.num_classes)]
 
     @property

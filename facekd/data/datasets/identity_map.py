@@ -1,4 +1,4 @@
-"""Which image has which label and which label is who, as fingerprints: data sets that agree share their identities."""
+"""Computes fingerprints of a data set's labels and names, to check that two runs number the same people alike."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from facekd.data.datasets.face_dataset import FaceDataset
 
 
 def labels_sha256(dataset: FaceDataset) -> str:
-    """Fingerprint of which image has which label: equal for the same data wherever it lies, or part of the same."""
+    """Returns a fingerprint of the labels in order; it depends neither on the place of the data nor on its parts."""
     labels = np.ascontiguousarray(_whole(dataset).labels, dtype="<i8")
     return hashlib.sha256(labels.tobytes()).hexdigest()
 
 
 def identities_sha256(dataset: FaceDataset) -> str | None:
-    """Fingerprint of who each label is, by name; None for a pack, whose records carry numbers only."""
+    """Returns a fingerprint of the names behind the labels; None for a pack, whose records hold numbers only."""
     names: list[str] | None = getattr(_whole(dataset), "identities", None)
     return None if names is None else hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _whole(dataset: FaceDataset) -> FaceDataset:
-    """What a `SubsetDataset` is a part of: holding out images changes neither who is who nor by which number."""
+    """Returns the data set that a `SubsetDataset` is part of: holding out images does not renumber anybody."""
     return getattr(dataset, "whole", dataset)
 
 
 def identity_map(dataset: FaceDataset) -> dict[str, str | None]:
-    """Both fingerprints, as checkpoints record them."""
+    """Returns both fingerprints, as checkpoints record them."""
     return {"labels_sha256": labels_sha256(dataset), "identities_sha256": identities_sha256(dataset)}
 
 
 def is_same_identity_map(recorded: Mapping[str, Any], dataset: FaceDataset) -> bool:
-    """Whether what a checkpoint recorded is this data set's; names count where both have them."""
+    """Returns whether a checkpoint recorded the fingerprints of this data set; names are compared if both have them."""
     own = identity_map(dataset)
     names = recorded.get("identities_sha256"), own["identities_sha256"]
     return recorded.get("labels_sha256") == own["labels_sha256"] and (None in names or names[0] == names[1])

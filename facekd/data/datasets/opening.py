@@ -1,7 +1,7 @@
-"""Labelled images that load by the batch: from record packs, folders of image files, CIFAR's files, or rendered.
+"""Opens labelled images that load by the batch: `open_dataset` chooses the class for what is at a path.
 
-`open_dataset` chooses. Whatever can be checked before the first batch is (labels against the number of classes, the
-image size, that there is something there); the rest is checked at the image, and every message names it.
+Whatever can be checked before the first batch is checked then: labels against the number of classes, the image size,
+that there are images at all. The rest is checked at each image, and every message names it.
 """
 
 from __future__ import annotations
@@ -27,52 +27,61 @@ def open_dataset(
     center_crop: float = 0.0,
     split: Split = "train",
 ) -> FaceDataset:
-    """Open labelled images, whatever they are kept in.
+    """Opens labelled images, whatever format they are in.
 
     Args:
         path: a .rec file or a folder that holds one; a folder with one subfolder of images for each identity or class,
             or one that holds such folders as train/ and val/ (or test/); a folder of CIFAR's pickles; or
-            `synthetic:IDENTITIESxIMAGES[:SEED]` for faces rendered as they are read.
+            `synthetic:IDENTITIESxIMAGES[:SEED]` for faces that are rendered as they are read.
         image_size: S, side in pixels.
-        on_bad_record: what to do at an image that cannot be used, "fail" or "skip".
-        resize: scale images of another size instead of refusing them.
-        center_crop: of image files of any size, take the square in the middle, this share of the shorter side; 0: no.
-        split: "train", or "test" where `path` holds both: CIFAR's test images, or val/ (else test/), whose labels are
+        on_bad_record: what to do with an image that cannot be used, "fail" or "skip".
+        resize: whether to scale images of another size instead of refusing them.
+        center_crop: for image files of any size, take the square in the middle, this share of the shorter side; 0
+            takes the whole image.
+        split: "train", or "test" if `path` holds both: CIFAR's test images, or val/ (else test/), whose labels are
             those of the classes in train/.
 
     Raises:
-        DataError: nothing usable at `path`, or no such split; the message says what was found there.
+        DataError: there is nothing usable at `path`, or no such split; the message says what was found there.
     """
+    # No file at all: faces rendered as they are read.
     if str(path).startswith("synthetic:"):
         _require_train(path, split)
-        wanted = re.fullmatch(r"synthetic:\s*(\d+)\s*[xX×]\s*(\d+)\s*(?::\s*(\d+))?", str(path))
-        if wanted is None:
-            raise DataError(f"{path}: generated faces are asked for as in synthetic:200x20 or synthetic:200x20:SEED")
-        num_identities, images_per_identity, seed = (int(number or 0) for number in wanted.groups())
-        return SyntheticDataset(num_identities, images_per_identity, image_size, seed)
+        return _open_synthetic(str(path), image_size)
     folder = Path(path)
     if not folder.exists():
         raise DataError(
             f"no data at {path}; expected a .rec file, a folder that holds one, a folder with a subfolder of images "
             "for each identity, CIFAR's folder, or synthetic:IDENTITIESxIMAGES"
         )
+    # Records.
     if folder.is_file() or any(folder.glob("*.rec")):
         _require_train(path, split)
         return RecordDataset(folder, image_size, on_bad_record, resize)
+    # CIFAR's pickles.
     if find_cifar(folder) is not None:
         if center_crop:
             raise DataError(f"{path}: CIFAR's images have one size; center_crop has no use there, set it to 0")
         return CifarDataset(folder, image_size, split, resize)
-    train = folder / "train"
-    if not (train.is_dir() and _subfolders(train)):
+    # Image files: one folder per class, or train/ and val/ with such folders in them.
+    classes = _subfolders(folder / "train")
+    if not classes:
         _require_train(path, split)
         return FolderDataset(folder, image_size, on_bad_record, resize, center_crop)
     if split == "train":
-        return FolderDataset(train, image_size, on_bad_record, resize, center_crop)
-    found = [folder / name for name in ("val", "test") if (folder / name).is_dir()]
-    if not found:
-        raise DataError(f"{path}: holds train/ but neither val/ nor test/, so there is nothing to judge by")
-    return FolderDataset(found[0], image_size, on_bad_record, resize, center_crop, _subfolders(train))
+        return FolderDataset(folder / "train", image_size, on_bad_record, resize, center_crop)
+    held_back = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
+    if held_back is None:
+        raise DataError(f"{path}: holds train/ but neither val/ nor test/, so there is nothing to evaluate on")
+    return FolderDataset(held_back, image_size, on_bad_record, resize, center_crop, classes)
+
+
+def _open_synthetic(path: str, image_size: int) -> SyntheticDataset:
+    wanted = re.fullmatch(r"synthetic:\s*(\d+)\s*[xX×]\s*(\d+)\s*(?::\s*(\d+))?", path)
+    if wanted is None:
+        raise DataError(f"{path}: generated faces are asked for as in synthetic:200x20 or synthetic:200x20:SEED")
+    num_identities, images_per_identity, seed = (int(number or 0) for number in wanted.groups())
+    return SyntheticDataset(num_identities, images_per_identity, image_size, seed)
 
 
 def _require_train(path: str | os.PathLike[str], split: Split) -> None:
@@ -83,4 +92,4 @@ def _require_train(path: str | os.PathLike[str], split: Split) -> None:
 
 
 def _subfolders(folder: Path) -> list[str]:
-    return read_folder(folder, LeftOut())[1]
+    return read_folder(folder, LeftOut())[1] if folder.is_dir() else []

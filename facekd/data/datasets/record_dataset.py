@@ -1,4 +1,4 @@
-"""Reads labelled images from packs of records."""
+"""Reads labelled images from record packs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from facekd.data.recordio.read_ahead import read_ahead
 
 
 class RecordDataset(EncodedDataset):
-    """A RecordIO pack, InsightFace or im2rec layout, read without mxnet.
+    """Reads a RecordIO pack in InsightFace or im2rec layout, without mxnet.
 
     Args:
         path: a folder that holds train.rec or the shards of a data set, or a .rec file.
         image_size: S, side in pixels.
-        on_bad_record: see `EncodedDataset`; with "skip", records whose very headers are lost (the end of a truncated
-            file, an overwritten stretch) are left out of the data set at once, and `warnings` says how many.
+        on_bad_record: see `EncodedDataset`; with "skip", records whose headers are lost (the end of a truncated file,
+            an overwritten part) are left out of the data set, and `warnings` says how many.
         resize: see `EncodedDataset`.
 
     Raises:
-        DataError: labels that do not fit the number of classes, or images of another size.
-        RecordError: no pack there, or a damaged one.
+        DataError: labels do not fit the number of classes, or images have another size.
+        RecordError: there is no pack, or it is damaged.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class RecordDataset(EncodedDataset):
         self.pack = ShardedRecords(path, on_bad_record) if find_shards(path) else open_record_pack(path, on_bad_record)
         super().__init__(str(path), image_size, self.pack.num_classes, on_bad_record, resize)
         is_usable = self.pack.labels() >= 0
-        # Images of the pack that are images of the data set; None where all are, the ordinary case, at no cost.
+        # The images of the pack that are in the data set; None, which costs nothing, if all are.
         self._kept = None if is_usable.all() else np.flatnonzero(is_usable)
         self.warnings = list(self.pack.warnings)
         self.check()
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """See `FaceDataset.labels`. Kept by the pack, which does not send them to a worker: it reads its own."""
+        """See `FaceDataset.labels`. The pack keeps them; a worker reads its own instead of being sent them."""
         labels = self.pack.labels()
         return labels if self._kept is None else labels[self._kept]
 
@@ -59,7 +59,7 @@ class RecordDataset(EncodedDataset):
         return self.pack.read_image(self._in_pack(index))
 
     def read_many(self, indices: NDArray[np.int64]) -> tuple[Sequence[Encoded], NDArray[np.int64]]:
-        """See `EncodedDataset.read_many`: views of the mapped file, of which nothing is copied."""
+        """See `EncodedDataset.read_many`: returns views of the mapped file, without copying."""
         return self.pack.read_images(indices if self._kept is None else self._kept[indices])
 
     def read_ahead(self, first: int, end: int) -> None:

@@ -1,6 +1,6 @@
-"""A data set in RecordIO: which records are images, of how many identities, with which labels.
+"""Finds the images, identities and labels in a RecordIO file.
 
-Two layouts occur. InsightFace's has, besides the images, a header record under key 0 and one empty record for each
+There are two layouts. InsightFace's has, besides the images, a header record under key 0 and one empty record for each
 identity; im2rec's holds images only. `docs/formats.md` has the details and their sources.
 """
 
@@ -25,20 +25,21 @@ Layout = Literal["insightface", "im2rec"]
 
 
 class RecordPack:
-    """The images of a record file, numbered 0 to N-1, with their labels. Make one by `open_record_pack`.
+    """Numbers the images of a record file from 0 to N-1 and gives their labels; made by `open_record_pack`.
 
     Attributes:
-        reader: the `RecordReader` beneath.
+        reader: the `RecordReader` of the file.
         layout: `"insightface"` or `"im2rec"`.
         image_keys: int64 (N,), keys of the image records in the order of the index.
         identity_keys: int64 (C,), keys of InsightFace's identity records; empty in an im2rec pack.
         property: `{"num_classes", "height", "width"}` of the `property` file beside it, or None.
-        warnings: sentences about what is unusual, for people; more may be found by `labels()`.
+        warnings: sentences for people about what is unusual; `labels()` may add more.
     """
 
     def __init__(self, reader: RecordReader, on_bad_record: Literal["fail", "skip"] = "fail") -> None:
         self.reader = reader
         self.on_bad_record = on_bad_record
+        # Warn about what the index already shows.
         self.warnings: list[str] = list(reader.index.damage)
         self.property = read_property(reader.rec_path.parent / "property", self.warnings)
         if reader.index.source is None:
@@ -48,6 +49,7 @@ class RecordPack:
         num_repeated = len(reader) - reader.num_distinct_keys
         if num_repeated:
             self.warnings.append(f"{num_repeated:,} keys occur more than once in the .idx; each row counts as a record")
+        # Tell images from other records.
         self._is_header_lost = False
         self.layout: Layout
         self.layout, self._image_rows, self._identity_rows, self._declared_classes = self._find_layout()
@@ -56,7 +58,7 @@ class RecordPack:
         self._check_property()
 
     def __reduce__(self) -> tuple[type[RecordPack], tuple[RecordReader, str]]:
-        # A worker finds the rows again from the index it maps, in less time than sending them takes.
+        # A worker finds the rows again from the index it maps, which is faster than sending them.
         return RecordPack, (self.reader, self.on_bad_record)
 
     @property
@@ -79,7 +81,7 @@ class RecordPack:
 
     @cached_property
     def num_classes(self) -> int:
-        """Number of identities: declared by an InsightFace pack or `property`, else the highest label and one."""
+        """The number of identities: declared by an InsightFace pack or `property`, else the highest label plus one."""
         if self._declared_classes:
             return self._declared_classes
         if self.property is not None:
@@ -87,10 +89,10 @@ class RecordPack:
         return int(self.labels().max()) + 1
 
     def read_image(self, image: int) -> tuple[bytes, int]:
-        """Encoded image number `image`, and its label.
+        """Returns the encoded bytes of image number `image`, and its label.
 
         Raises:
-            RecordError: the record is damaged, holds no image, or has a label that is no whole number from 0.
+            RecordError: the record is damaged, holds no image, or its label is not a whole number from 0.
         """
         row = self._image_rows.item(image)
         try:
@@ -106,15 +108,16 @@ class RecordPack:
         return image_bytes, int(label)
 
     def read_images(self, images: np.ndarray) -> tuple[list[memoryview], np.ndarray]:
-        """Encoded images number `images`, int (B,), and their labels: what `read_image` gives, in a tenth of the time.
+        """Returns what `read_image` returns, for images number `images`, int (B,), in a tenth of the time.
 
         Returns:
-            `(encoded, labels)`: B views, of the mapped file where the record lies in it in one piece, so that nothing
-            is copied; they stay valid when the pack is closed. Labels are int64 (B,).
+            `(encoded, labels)`: B views of the mapped file, so that nothing is copied (a split record is joined in new
+            memory); they stay valid when the pack is closed. Labels are int64 (B,).
 
         Raises:
             RecordError: as `read_image`, for the first image that cannot be used.
         """
+        # Read all headers at once from the mapped file.
         images = np.asarray(images, dtype=np.int64)
         rows = self._image_rows[images]
         index = self.reader.index
@@ -123,40 +126,40 @@ class RecordPack:
         words = np.frombuffer(content, dtype="<u4", count=len(content) // 4)
         headers, ends = gather_headers(words, offsets)
         labels, sizes = headers.labels, headers.image_sizes
+        # Sound records are whole, as long as the index says, and have a label that is a whole number from 0.
         is_sound = headers.is_readable & (sizes > 0) & ((ends + 3) // 4 * 4 == offsets + extents)
         is_sound &= np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels))
         starts = ends - sizes
         encoded = [content[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         if not is_sound.all():
-            for slot in np.flatnonzero(
-                ~is_sound
-            ).tolist():  # split, unusual or bad: the careful way reads it, or says why
+            # Split, unusual or bad: the careful way reads the record, or says what is wrong.
+            for slot in np.flatnonzero(~is_sound).tolist():
                 image_bytes, labels[slot] = self.read_image(int(images[slot]))
                 encoded[slot] = memoryview(image_bytes)
         return encoded, labels.astype(np.int64)
 
     def locations(self, images: np.ndarray) -> list[tuple[Path, np.ndarray, np.ndarray]]:
-        """Where images (B,) lie: for each file the path, and offsets and extents in bytes, int64, in no set order."""
+        """Returns where images (B,) are: for each file its path, offsets and lengths in bytes, int64, in any order."""
         rows = self._image_rows[images]
         return [(self.reader.rec_path, self.reader.index.offsets[rows], self.reader.index.extents[rows])]
 
     def will_read(self, images: np.ndarray) -> None:
-        """Ask the system to fetch the images number `images`, int (B,), from the disk together, without waiting."""
+        """Asks the system to read images number `images`, int (B,), from the disk together; does not wait."""
         rows = self._image_rows[np.asarray(images, dtype=np.int64)]
         self.reader.will_read(self.reader.index.offsets[rows], self.reader.index.extents[rows])
 
     def describe_image(self, image: int) -> str:
-        """`FILE: record KEY at offset N`, for messages about image number `image`."""
+        """Returns `FILE: record KEY at offset N`, for messages about image number `image`."""
         row = int(self._image_rows[image])
         return (
             f"{self.reader.rec_path}: record {self.reader.keys[row]} at offset {int(self.reader.index.offsets[row]):,}"
         )
 
     def labels(self) -> np.ndarray:
-        """Labels of all images as their record headers have them, int64 (N,); read once, then cached on disk.
+        """Returns the labels of all images from their record headers, int64 (N,); they are cached on disk.
 
         Raises:
-            RecordError: a record is damaged or its label is no whole number from 0 (`on_bad_record="fail"`); with
+            RecordError: a record is damaged or its label is not a whole number from 0 (`on_bad_record="fail"`); with
                 `"skip"` such an image has label -1.
         """
         return self._labels
@@ -206,7 +209,8 @@ class RecordPack:
         self.warnings.append(message)
 
     def _find_layout(self) -> tuple[Layout, np.ndarray, np.ndarray, int | None]:
-        """Layout, rows of the images, rows of the identity records, and how many classes the header declares."""
+        """Returns the layout, the rows of images and of identity records, and the number of declared classes."""
+        # Without a header record it is an im2rec pack, unless the header was lost at the end of the file.
         keys = np.asarray(self.reader.keys)
         every_row = np.arange(len(keys))
         head = self._header_record(keys)
@@ -214,12 +218,14 @@ class RecordPack:
             is_identity = self._identities_without_header(keys)
             layout: Layout = "insightface" if is_identity.any() else "im2rec"
             return layout, every_row[~is_identity], every_row[is_identity], int(is_identity.sum()) or None
+        # InsightFace: images come first, then the identity records.
         header_row, labels = head
         first_identity = self._first_identity_key(keys, float(labels[0]))
         is_image = keys < first_identity
         is_image[header_row] = False
         is_identity = keys >= first_identity
         num_identities = int(is_identity.sum())
+        # Compare with what the header record says, as far as float32 can say it.
         declared = round(float(labels[1]) - float(labels[0])) if len(labels) > 1 else num_identities
         is_exact = len(labels) > 1 and labels[1] <= EXACT_FLOAT32_INTEGERS
         if num_identities and declared != num_identities and is_exact:
@@ -234,7 +240,7 @@ class RecordPack:
         return "insightface", every_row[is_image], every_row[is_identity], num_identities or declared or None
 
     def _header_record(self, keys: np.ndarray) -> tuple[int, np.ndarray] | None:
-        """Row and labels of InsightFace's header record: key 0, labels, and no payload."""
+        """Returns row and labels of InsightFace's header record (key 0, with labels and no image); None without one."""
         rows = np.flatnonzero(keys == 0)
         if len(rows) == 0:
             return None
@@ -256,17 +262,17 @@ class RecordPack:
         return int(rows[-1]), labels
 
     def _identities_without_header(self, keys: np.ndarray) -> np.ndarray:
-        """bool (rows,): identity records of a pack whose header record, written last, is lost; else all False."""
+        """Returns which rows, bool, are identity records of a pack whose header record, written last, is lost."""
         if not self._is_header_lost:
             return np.zeros(len(keys), dtype=bool)
         headers = read_headers(self.reader, np.asarray(self.reader.index.offsets), keys)
         return headers.is_empty & (headers.num_labels == 2)
 
     def _first_identity_key(self, keys: np.ndarray, announced: float) -> int:
-        """Key of the first identity record.
+        """Returns the key of the first identity record.
 
-        The header states it in float32, which is exact only to 2^24: above, look at the records nearby, for an
-        identity record has no payload and an image has one.
+        The header gives it in float32, which is exact only up to 2^24. Above, the records nearby are looked at: an
+        identity record holds no image.
         """
         if announced < EXACT_FLOAT32_INTEGERS:
             return int(announced)
@@ -290,21 +296,20 @@ class RecordPack:
 
 
 def open_record_pack(path: str | os.PathLike[str], on_bad_record: Literal["fail", "skip"] = "fail") -> RecordPack:
-    """Open a data set in RecordIO.
+    """Opens a data set in RecordIO.
 
     Args:
-        path: a `.rec` file, or a folder that holds `train.rec` or no other `.rec` than one.
-        on_bad_record: `"fail"` refuses a truncated file at once; `"skip"` opens it, for readers that pass over what
-            cannot be read.
+        path: a `.rec` file, or a folder that holds `train.rec` or a single `.rec` file.
+        on_bad_record: `"fail"` refuses a truncated file; `"skip"` opens it, for readers that skip what cannot be read.
 
     Raises:
-        RecordError: nothing there is a data set; see `RecordReader` for what else is refused.
+        RecordError: there is no data set at `path`; see `RecordReader` for what else is refused.
     """
     return RecordPack(RecordReader(find_rec(path), allow_truncated=on_bad_record == "skip"), on_bad_record)
 
 
 def find_rec(path: str | os.PathLike[str]) -> Path:
-    """The `.rec` file that `path` stands for: itself, or the one in the folder.
+    """Returns the `.rec` file that `path` names: itself, or the one in the folder.
 
     Raises:
         RecordError: there is none, or several and none is `train.rec`.
@@ -326,7 +331,7 @@ def find_rec(path: str | os.PathLike[str]) -> Path:
 
 
 def read_property(path: Path, warnings: list[str]) -> dict[str, Any] | None:
-    """The `property` file: `num_classes,height,width`; some tools add lines, which say nothing we need."""
+    """Reads the `property` file: `num_classes,height,width`. Lines that some tools add after it are ignored."""
     if not path.is_file():
         return None
     line = path.read_text(errors="replace").partition("\n")[0].strip()

@@ -1,4 +1,4 @@
-"""Writing a whole data set as RecordIO: the image records, and what each layout has around them."""
+"""Writes a whole data set as RecordIO: the image records, and the records and files that each layout adds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Layout = Literal["insightface", "im2rec"]
 
 
 def rec_path_of(output: str | os.PathLike[str]) -> Path:
-    """The `.rec` file that `output` names: itself where it ends so, else `train.rec` in that folder."""
+    """Returns the `.rec` file that `output` names: itself if it ends in .rec, else `train.rec` in that folder."""
     output = Path(output)
     return output if output.suffix == ".rec" else output / "train.rec"
 
@@ -32,18 +32,18 @@ class RecordPackWriter:
             for label, name, jpeg in faces:  # grouped by label, from 0 upwards
                 writer.add(label, jpeg, name)
 
-    In the `"insightface"` layout images come grouped by identity under keys from 1, with label arrays `[label, 1]`;
+    In the `"insightface"` layout images are grouped by identity under keys from 1, with label arrays `[label, 1]`;
     identity records and the header record follow when the writer is closed. In the `"im2rec"` layout images have
-    keys from 0 and scalar labels. On an exception inside the block nothing is left of the new files; with a job, what
-    took a while is kept, and the same job goes on from it:
+    keys from 0 and scalar labels. On an exception inside the block the new files are removed; with a job, what took
+    more than a few seconds is kept, and the same job continues from it:
 
         with RecordPackWriter("shards", 112, job={"source": digest}) as writer:
             for task in range(writer.next_task, len(faces)):
                 writer.add(*faces[task], task=task)
 
     Attributes:
-        next_task: the task to go on with: 0, or the one after that of the last image an earlier run has written.
-        num_found: images of that run.
+        next_task: the task to continue with: 0, or the one after the last image that an earlier run has written.
+        num_found: number of images of that run.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class RecordPackWriter:
         job: Mapping[str, Any] | None = None,
         is_unchanged: Callable[[int, str], bool] | None = None,
     ) -> None:
-        """Start writing, or go on.
+        """Starts writing, or continues an earlier run.
 
         Args:
             output: a folder, which gets `train.*`; or the `.rec` file to write.
-            image_size: side of the images in pixels, noted in `property`.
+            image_size: side of the images in pixels, written to `property`.
             layout: which records to write.
-            job: all else that decides what will be written, for JSON: which images there are, and what is done to
-                them. None keeps nothing of a run that is stopped.
-            is_unchanged: asked about each image of an earlier run, by its task and the stamp given to `add`; where it
-                says no, all is written anew.
+            job: everything else that decides what will be written, as JSON: which images there are, and what is done
+                to them. None keeps nothing of a run that is stopped.
+            is_unchanged: called for each image of an earlier run with its task and the stamp given to `add`; if it
+                returns False for one, everything is written again.
 
         Raises:
             RecordError: another process is writing there.
@@ -71,14 +71,17 @@ class RecordPackWriter:
         self.rec_path = rec_path_of(output)
         self.image_size = image_size
         self.layout = layout
+        # Open the files; with a job, the images of an earlier run are in them.
         whole_job = None if job is None else {"layout": layout, "image_size": image_size, **job}
         self._writer = RecordWriter(self.rec_path, job=whole_job)
         self._begin()
+        # Start again if one of those has changed since.
         if is_unchanged is not None:
             found = track(self._writer.found(), "checking images written before", len(self._writer))
             fields = (note.split("\t", 3) for _, note in found)
             if not all(is_unchanged(int(task), stamp) for task, _, stamp, _ in fields):
                 self._writer.restart()
+        # Continue after the last of them.
         for key, note in self._writer.found():
             task, label, _, name = note.split("\t", 3)
             self._account(int(label), key, name)
@@ -86,7 +89,7 @@ class RecordPackWriter:
         self.num_found = self.num_images
 
     def restart(self) -> None:
-        """Forget what an earlier run has written."""
+        """Discards what an earlier run has written."""
         self._writer.restart()
         self._begin()
         self.num_found = 0
@@ -94,7 +97,7 @@ class RecordPackWriter:
     def _begin(self) -> None:
         self._next_key = 1 if self.layout == "insightface" else 0
         self._list: list[str] = []
-        self._first_keys: list[int] = []  # of each identity; InsightFace layout only
+        self._first_keys: list[int] = []  # the first key of each identity, in the InsightFace layout
         self._highest_label = -1
         self.next_task = 0
 
@@ -164,7 +167,7 @@ class RecordPackWriter:
         return key
 
     def _account(self, label: int, key: int, name: str) -> None:
-        """Take note of an image that has been written."""
+        """Records an image that has been written."""
         if self.layout == "insightface":
             # Identities without images get the empty range [key, key).
             self._first_keys += [key] * (label + 1 - len(self._first_keys))
@@ -175,7 +178,7 @@ class RecordPackWriter:
         self._highest_label = max(self._highest_label, label)
 
     def close(self) -> None:
-        """Write what the layout has after the images, and put all files in place."""
+        """Writes the records that follow the images, and puts all files in place."""
         if self.num_images == 0:
             self.abort()
             raise RecordError(f"{self.rec_path}: there are no images to write")
@@ -187,16 +190,16 @@ class RecordPackWriter:
             raise
         try:
             with atomic_open(self.rec_path.with_suffix(".lst")) as stream:
-                # Names of files need not be Unicode; whoever reads the list gets their bytes back.
+                # Names of files need not be Unicode; readers of the list get their bytes back.
                 stream.write(("\n".join(self._list) + "\n").encode("utf-8", "surrogateescape"))
             write_text(self.rec_path.parent / "property", f"{self.num_classes},{self.image_size},{self.image_size}\n")
         except OSError:
             self.abort()
             raise
-        self._writer.close()  # last: until now the same job can go on
+        self._writer.close()  # last: until now the same job can continue
 
     def abort(self) -> None:
-        """Stop: remove what was written, or with a job keep what took a while."""
+        """Stops: removes what was written, or keeps it for the same job if it took a while."""
         self._writer.abort()
 
     def __enter__(self) -> RecordPackWriter:

@@ -1,4 +1,4 @@
-"""Several `.rec` files of one data set, `train-00000-of-00008.rec` to `train-00007-of-00008.rec`, read as one."""
+"""Reads several `.rec` files of one data set, `train-00000-of-00008.rec` to `train-00007-of-00008.rec`, as one."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.rec")
 
 
 def shard_path(folder: Path, number: int, count: int, stem: str = "train") -> Path:
-    """The name of a shard."""
+    """Returns the path of a shard."""
     return folder / f"{stem}-{number:05d}-of-{count:05d}.rec"
 
 
 def find_shards(folder: str | os.PathLike[str]) -> list[Path]:
-    """The shards in a folder in order; none where it holds other `.rec` files, or is no folder.
+    """Returns the shards in a folder in order; none if it holds other `.rec` files or is not a folder.
 
     Raises:
         RecordError: some of the shards are missing, or those of two data sets lie together.
@@ -47,14 +47,14 @@ def find_shards(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 class ShardedRecords:
-    """The images of all shards, numbered 0 to N-1 in the order of the shards; reads like a `RecordPack`.
+    """Numbers the images of all shards from 0 to N-1, shard by shard; it is used like a `RecordPack`.
 
     Args:
-        folder: where they lie, with the `property` file of the whole.
+        folder: the folder of the shards, with the `property` file of the whole.
         on_bad_record: see `open_record_pack`.
 
     Raises:
-        RecordError: no shards, missing ones, or a damaged one.
+        RecordError: there are no shards, some are missing, or one is damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str], on_bad_record: Literal["fail", "skip"] = "fail") -> None:
@@ -68,7 +68,7 @@ class ShardedRecords:
         self.property = read_property(self.folder / "property", [])
 
     def __reduce__(self) -> tuple[type[ShardedRecords], tuple[Path, str]]:
-        # As with a `RecordPack`, a worker opens its own.
+        # A worker opens the shards again, as with a `RecordPack`.
         return ShardedRecords, (self.folder, self.on_bad_record)
 
     @property
@@ -77,17 +77,17 @@ class ShardedRecords:
 
     @property
     def warnings(self) -> list[str]:
-        """What is unusual about any of the shards."""
+        """Sentences about what is unusual, each with the name of its shard."""
         return [f"{pack.reader.rec_path.name}: {what}" for pack in self.packs for what in pack.warnings]
 
     @property
     def identity_keys(self) -> np.ndarray:
-        """None: shards hold images only."""
+        """An empty array: shards hold images only."""
         return np.zeros(0, dtype=np.int64)
 
     @cached_property
     def num_classes(self) -> int:
-        """As `property` says, else the highest label and one."""
+        """The number of identities: as `property` says, else the highest label plus one."""
         if self.property is not None:
             return int(self.property["num_classes"])
         return int(self.labels().max()) + 1
@@ -107,10 +107,12 @@ class ShardedRecords:
 
     def read_images(self, images: np.ndarray) -> tuple[list[memoryview], np.ndarray]:
         """See `RecordPack.read_images`."""
+        # Check here: a negative number would be found in the first shard.
         images = np.asarray(images, dtype=np.int64)
         if len(images) and not (images.min() >= 0 and images.max() < self.num_images):
             raise IndexError(f"images {images.min()} to {images.max()} of {self.num_images}")
         shards = np.searchsorted(self._ends, images, side="right")
+        # Read from each shard what it has, and put it back in the order asked for.
         encoded = [memoryview(b"")] * len(images)
         labels = np.empty(len(images), dtype=np.int64)
         for shard in np.unique(shards).tolist():
@@ -145,7 +147,7 @@ class ShardedRecords:
         return self.packs[shard].describe_image(number)
 
     def locate(self, image: int) -> tuple[int, int]:
-        """Which shard holds image number `image`, and its number there."""
+        """Returns which shard holds image number `image`, and its number there."""
         if not 0 <= image < self.num_images:
             raise IndexError(f"image {image} of {self.num_images}")
         shard = int(np.searchsorted(self._ends, image, side="right"))

@@ -1,8 +1,8 @@
-"""A part of a data set: what is trained on, and what is held out of it to choose the best checkpoint by.
+"""Splits a data set into a part to train on and a part to choose the best checkpoint by.
 
-Choosing the best checkpoint on the test set and reporting its accuracy there reports the luckiest of many measurements.
-A part of the training images, the same for every seed, teacher and student, is for choosing; the test set is for
-reporting, once.
+If the best checkpoint were chosen on the test set and its accuracy reported there, the report would show the luckiest
+of many measurements. So a part of the training images, the same for every seed, teacher and student, is held out for
+the choice, and the test set is used once, for the report.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from facekd.errors import DataError
 from facekd.images.crops import ResizedCrop
 from facekd.utils.randomness import random_words
 
-HELD_OUT_SEED = 0  # not the run's: runs of other seeds are compared on the same images
+HELD_OUT_SEED = 0  # not the run's seed, so that runs of all seeds are compared on the same images
 
 
 class SubsetDataset:
-    """Some images of a data set, under numbers of their own; a `FaceDataset`.
+    """Selects some images of a data set and numbers them from 0; a `FaceDataset`.
 
     Args:
         whole: the data set.
-        indices: (M,), the numbers of its images that are in here.
-        name: for messages and logs.
+        indices: (M,), numbers of the images to select.
+        name: name for messages and logs.
 
     Attributes:
-        whole: the data set it is a part of, which says whose the labels are (see `facekd.data.datasets.identity_map`).
+        whole: the data set, which defines the labels (see `facekd.data.datasets.identity_map`).
     """
 
     def __init__(self, whole: FaceDataset, indices: NDArray[np.int64], name: str) -> None:
@@ -59,7 +59,7 @@ class SubsetDataset:
         return self.whole.load(self.indices[indices], crops, out)
 
     def read_ahead(self, first: int, end: int) -> None:
-        """See `facekd.data.recordio.read_ahead`: what lies between them and is not in here comes along."""
+        """See `ReadsAhead`. Images between the two that are not in this part are read too."""
         if isinstance(self.whole, ReadsAhead):
             self.whole.read_ahead(int(self.indices[first]), int(self.indices[end - 1]) + 1)
 
@@ -73,20 +73,21 @@ class SubsetDataset:
 
 
 def hold_out(dataset: FaceDataset, share: float) -> tuple[SubsetDataset, SubsetDataset]:
-    """Split a data set class by class: what is left to train on, and what is held out.
+    """Splits a data set, class by class, into the part to train on and the part held out.
 
-    Of a class of n images round(share n) are held out, at least one where there are two, never all; which ones is a
-    function of their numbers alone.
+    round(share n) of the n images of a class are held out: at least one if there are two, and never all. Which ones
+    depends on their numbers alone.
 
     Raises:
         DataError: no class has two images.
     """
+    # Order the images by class, and randomly within a class: the first ones of each class are held out.
     labels = dataset.labels
-    # By class, and within a class in a random order: so rank in the class says on which side an image falls.
     order = np.lexsort((random_words(HELD_OUT_SEED, "held out", np.arange(len(labels))), labels))
     starts = np.flatnonzero(np.r_[True, np.diff(labels[order]) != 0])
     counts = np.diff(np.r_[starts, len(labels)])
     rank = np.arange(len(labels)) - np.repeat(starts, counts)
+    # How many of each class.
     wanted = np.minimum(np.maximum(np.rint(share * counts), 1), counts - 1).astype(np.int64)
     is_held_out = np.empty(len(labels), dtype=bool)
     is_held_out[order] = rank < np.repeat(wanted, counts)
