@@ -1,9 +1,9 @@
-"""Face alignment: five landmarks, the similarity that brings them to the template, and the crop.
+"""Aligns faces: finds the similarity that takes five landmarks to the template, and cuts the crop.
 
 Landmarks are (5, 2) as (x, y) in pixels of the image, with pixel centres at whole numbers: left eye, right eye, nose,
 left corner of the mouth, right corner, left and right as seen in the image. The template and the warp are those of
-the ArcFace family of models: a model trained on such crops wants exactly these, and wrong alignment is the first cause
-of results that cannot be reproduced.
+the ArcFace family of models. A model needs exactly the crops it was trained on, and wrong alignment is the most common
+cause of results that cannot be reproduced.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from facekd.errors import ImageError
 
 NUM_LANDMARKS = 5
 TEMPLATE_SIZE = 112
-# Where the landmarks of an aligned 112x112 crop lie (deepinsight/insightface, `arcface_dst`).
+# The landmarks in an aligned crop of 112x112 pixels (deepinsight/insightface, `arcface_dst`).
 TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
@@ -24,15 +24,15 @@ TEMPLATE.flags.writeable = False
 # A full profile fits the template to about 0.78 and the worst of 7,701 detections on LFW to 0.89; landmarks with left
 # and right exchanged stay below 0.56, five random points mostly below 0.45.
 PLAUSIBLE_FIT = 0.6
-SMALLEST_SPREAD = 1e-3  # pixels; less is one point five times, and the scale of the similarity without meaning
-# What OpenCV's remapping can address: it keeps source coordinates as 16-bit numbers.
+SMALLEST_SPREAD = 1e-3  # pixels; with less, the five points are one, and the scale of the similarity is undefined
+# OpenCV's remapping keeps source coordinates as 16-bit numbers.
 LARGEST_SIDE = 32766
 
 
 def template(image_size: int = TEMPLATE_SIZE) -> np.ndarray:
-    """Where the landmarks lie in a square crop: float64 (5, 2).
+    """Returns the landmarks in an aligned square crop: float64 (5, 2).
 
-    Other sizes than 112 are the 112-pixel template times `image_size / 112`, as InsightFace scales it.
+    For other sizes than 112 it is the 112-pixel template times `image_size / 112`, as InsightFace scales it.
 
     Args:
         image_size: side of the crop in pixels.
@@ -46,16 +46,16 @@ def template(image_size: int = TEMPLATE_SIZE) -> np.ndarray:
 
 
 def template_fit(landmarks: np.ndarray) -> np.ndarray:
-    """How well each set of landmarks fits the template after the best similarity, whatever their place and size.
+    """Returns how well each set of landmarks fits the template after the best similarity transform.
 
-    The absolute complex correlation between the centred points and the centred template: 1 is a perfect fit, and
-    `1 - fit ** 2` is the share of the template's variance left unexplained.
+    It is the absolute complex correlation of the centred points with the centred template: 1 is a perfect fit, and
+    `1 - fit ** 2` is the share of the template's variance that is not explained.
 
     Args:
         landmarks: (N, 5, 2).
 
     Returns:
-        float64 (N,), 0..1; 0 where the landmarks are not finite or all in one place.
+        float64 (N,), 0..1; 0 if the landmarks are not finite or all in one place.
     """
     points, _ = _as_complex(landmarks)
     target = _template_as_complex(TEMPLATE_SIZE)
@@ -69,13 +69,13 @@ def template_fit(landmarks: np.ndarray) -> np.ndarray:
 
 
 def is_plausible(landmarks: np.ndarray, least_fit: float = PLAUSIBLE_FIT) -> np.ndarray:
-    """Which sets of landmarks look like a face: finite, spread out, and like the template up to a similarity.
+    """Returns which sets of landmarks look like a face: finite, spread out, and similar to the template.
 
-    A face upside down is plausible, one with left and right exchanged is not.
+    A face upside down is plausible; one with left and right exchanged is not.
 
     Args:
         landmarks: (N, 5, 2).
-        least_fit: what `template_fit` must reach.
+        least_fit: the least value of `template_fit`.
 
     Returns:
         bool (N,).
@@ -84,7 +84,7 @@ def is_plausible(landmarks: np.ndarray, least_fit: float = PLAUSIBLE_FIT) -> np.
 
 
 def similarity_transforms(landmarks: np.ndarray, image_size: int = TEMPLATE_SIZE) -> np.ndarray:
-    """The least-squares similarities (rotation, uniform scale, shift) that take landmarks to the template.
+    """Computes the least-squares similarities (rotation, uniform scale, shift) that take landmarks to the template.
 
     Umeyama's problem ("Least-squares estimation of transformation parameters between two point patterns", 1991) has
     a closed form in the plane: with points as complex numbers, centred at their means, a similarity without
@@ -95,12 +95,12 @@ def similarity_transforms(landmarks: np.ndarray, image_size: int = TEMPLATE_SIZE
         image_size: side of the crop in pixels.
 
     Returns:
-        float64 (N, 2, 3): `matrix @ (x, y, 1)` is the place in the crop.
+        float64 (N, 2, 3): `matrix @ (x, y, 1)` is the position in the crop.
 
     Raises:
-        ImageError: a set is not (5, 2), not finite, or all in one place. Ask `is_plausible` first where such sets
-            should be passed over.
+        ImageError: a set is not (5, 2), not finite, or all in one place; `is_plausible` finds such sets beforehand.
     """
+    # Refuse landmarks that have no similarity.
     points, given = _as_complex(landmarks)
     target = _template_as_complex(image_size)
     bad = np.flatnonzero(~(_spread(points) >= SMALLEST_SPREAD))
@@ -109,10 +109,12 @@ def similarity_transforms(landmarks: np.ndarray, image_size: int = TEMPLATE_SIZE
         which = f"landmarks {bad[0]} of {len(points):,}" if len(points) > 1 else "the landmarks"
         more = f" ({len(bad) - 1:,} more sets like it)" if len(bad) > 1 else ""
         raise ImageError(f"{which} {what}: {given[bad[0]].tolist()}{more}; no crop can be made from them")
+    # Solve: one complex factor, and the shift between the means.
     means = points.mean(axis=1)
     centred = points - means[:, None]
     factors = (np.conj(centred) @ (target - target.mean())) / (np.abs(centred) ** 2).sum(axis=1)
     shifts = target.mean() - factors * means
+    # Write both as real matrices.
     matrices = np.empty((len(points), 2, 3))
     matrices[:, 0, 0] = matrices[:, 1, 1] = factors.real
     matrices[:, 1, 0] = factors.imag
@@ -122,10 +124,10 @@ def similarity_transforms(landmarks: np.ndarray, image_size: int = TEMPLATE_SIZE
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, image_size: int = TEMPLATE_SIZE) -> np.ndarray:
-    """Cut a square crop: bilinear, black outside the image.
+    """Cuts a square crop: bilinear, and black outside the image.
 
-    OpenCV 5 rounds otherwise than 4 (a quarter of the bytes differ), which is why facekd asks for OpenCV 4 and data
-    aligned by it records `cv2.__version__`.
+    OpenCV 5 rounds differently from OpenCV 4 (a quarter of the bytes differ). So facekd requires OpenCV 4, and aligned
+    data records `cv2.__version__`.
 
     Args:
         image: uint8 (H, W) or (H, W, C), C up to 4.
@@ -146,7 +148,7 @@ def warp(image: np.ndarray, matrix: np.ndarray, image_size: int = TEMPLATE_SIZE)
 
 
 def align(image: np.ndarray, landmarks: np.ndarray, image_size: int = TEMPLATE_SIZE) -> np.ndarray:
-    """Cut one face, turned and scaled so that its landmarks lie as in the template.
+    """Cuts out one face, turned and scaled so that its landmarks lie as in the template.
 
     Args:
         image: uint8 (H, W) or (H, W, C); the order of colours is kept.
@@ -157,7 +159,7 @@ def align(image: np.ndarray, landmarks: np.ndarray, image_size: int = TEMPLATE_S
         uint8 (image_size, image_size) or (image_size, image_size, C).
 
     Raises:
-        ImageError: see `similarity_transforms` and `warp`; or no landmark lies in the image.
+        ImageError: as `similarity_transforms` and `warp`; or no landmark lies in the image.
     """
     landmarks = np.asarray(landmarks, dtype=np.float64)
     if landmarks.shape != (NUM_LANDMARKS, 2):
@@ -174,7 +176,7 @@ def align(image: np.ndarray, landmarks: np.ndarray, image_size: int = TEMPLATE_S
 
 
 def _as_complex(landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points as complex128 (N, 5), zero where a set is not finite; and the landmarks as float64 (N, 5, 2)."""
+    """Returns points as complex128 (N, 5), zero if a set is not finite, and the landmarks as float64 (N, 5, 2)."""
     given = np.asarray(landmarks, dtype=np.float64)
     if given.ndim != 3 or given.shape[1:] != (NUM_LANDMARKS, 2):
         raise ImageError(f"landmarks have shape {given.shape}; expected (N, 5, 2)")
@@ -189,6 +191,6 @@ def _template_as_complex(image_size: int) -> np.ndarray:
 
 
 def _spread(points: np.ndarray) -> np.ndarray:
-    """Root mean square distance (N,) of complex points (N, 5) from their mean."""
+    """Returns the root mean square distance (N,) of complex points (N, 5) from their mean."""
     centred = points - points.mean(axis=1, keepdims=True)
     return np.sqrt((np.abs(centred) ** 2).mean(axis=1))

@@ -1,9 +1,9 @@
-"""What happens to the pixels between decoding and the backbone.
+"""Augments decoded images in the workers.
 
-On the CPU, in the workers: the augmentations of `Augmentation` except the flip, on uint8 images. On the device:
-`to_model_input` flips and normalises, for a byte a pixel travels there rather than four. Every draw is a function of
-(seed, position in the run), so the same image of the run looks the same at any world size, with any number of
-workers and after a resume, and switching one augmentation on leaves the draws of the others alone.
+All augmentations of `Augmentation` but the flip are applied here, on the CPU, to uint8 images. The device flips and
+normalises (`to_model_input`), because one byte per value travels there faster than four. Every draw is a function of
+(seed, position in the run): the same image of the run looks the same for any world size, any number of workers and
+after a resume, and switching one augmentation on does not change the draws of the others.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from facekd.images.crops import shift
 from facekd.utils.randomness import uniform
 
 CROP_ASPECT = (3 / 4, 4 / 3)
-IMAGES_IN_CACHE = 16  # of 112 pixels; a whole batch would go through a CPU's memory once for each operation
+IMAGES_IN_CACHE = 16  # images of 112 pixels; a whole batch would not fit in the cache between two operations
 _JITTER_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 
 
 def augment(augmentation: Augmentation, images: NDArray[np.uint8], seed: int, positions: ArrayLike) -> None:
-    """Apply everything but the flip and the resized crop, which belongs to decoding, to a batch, in place.
+    """Augments a batch in place; the flip is left to the device, and the resized crop to decoding.
 
     Args:
-        augmentation: what to apply.
+        augmentation: the augmentations to apply.
         images: (B, S, S, 3) uint8 RGB, changed in place.
-        seed: the seed of the run.
-        positions: place in the run of each image, (B,).
+        seed: random seed of the run.
+        positions: position of each image in the run, (B,).
     """
     positions = np.asarray(positions, dtype=np.int64)
     if augmentation.pad_crop:
@@ -43,6 +43,7 @@ def augment(augmentation: Augmentation, images: NDArray[np.uint8], seed: int, po
         probability = getattr(augmentation, kind)
         if probability == 0:
             continue
+        # Draw which images it is applied to, and with what numbers.
         slots = np.flatnonzero(uniform(seed, kind, positions) < probability)
         ranges = ranges_of(augmentation)
         draws = [uniform(seed, f"{kind}.{name}", positions[slots], *ends).tolist() for name, ends in ranges.items()]
@@ -50,7 +51,7 @@ def augment(augmentation: Augmentation, images: NDArray[np.uint8], seed: int, po
             images[slot] = apply(images[slot], **dict(zip(ranges, values, strict=True)))
 
 
-# Each kind of augmentation is a function of one image and a few numbers. A number from [0, 1) stands for a choice.
+# Each kind of augmentation is a function of one image and a few numbers; `_choose` turns one from [0, 1) into a choice.
 
 
 def _choose(share: float, count: int) -> int:
@@ -58,6 +59,7 @@ def _choose(share: float, count: int) -> int:
 
 
 def _crop(image: NDArray[np.uint8], area: float, log_aspect: float, top: float, left: float) -> NDArray[np.uint8]:
+    """Blackens everything but a box, so that the face stays aligned."""
     size = image.shape[0]
     aspect = math.exp(log_aspect)
     height = min(size, max(1, round(size * math.sqrt(area / aspect))))
@@ -73,7 +75,7 @@ def _low_resolution(image: NDArray[np.uint8], side: float, way_down: float, way_
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional
 
-    # How a camera or a web site scaled a face down is unknown, so it is drawn, and so is the way back.
+    # Nobody knows how a camera or a web site scaled a face, so the method is drawn, and that of the way back too.
     ways = (InterpolationMode.NEAREST_EXACT, InterpolationMode.BILINEAR, InterpolationMode.BICUBIC)
     down, up = ways[_choose(way_down, len(ways))], ways[_choose(way_up, len(ways))]
     size = image.shape[0]
@@ -100,14 +102,14 @@ def _color_jitter(
 
 
 def _blur(image: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
-    # OpenCV, not torchvision: ten times as fast, and the same bytes on every processor.
+    # OpenCV is ten times as fast as torchvision, and gives the same bytes on every processor.
     pixels = sigma * image.shape[0] / 112
     radius = math.ceil(3 * pixels)
     return cv2.GaussianBlur(image, (2 * radius + 1, 2 * radius + 1), pixels)  # type: ignore[return-value]
 
 
 def _jpeg(image: NDArray[np.uint8], quality: float) -> NDArray[np.uint8]:
-    # OpenCV, not torchvision: its JPEG functions are deprecated since 0.29.
+    # OpenCV, because torchvision has deprecated its JPEG functions (0.29).
     done, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])
     if not done:
         raise ConfigError(f"OpenCV could not encode a {image.shape[1]}x{image.shape[0]} image as JPEG")
@@ -124,7 +126,7 @@ def _to_HWC(pixels: torch.Tensor) -> NDArray[np.uint8]:
 
 class _Kind(NamedTuple):
     apply: Callable[..., NDArray[np.uint8]]
-    ranges_of: Callable[[Augmentation], dict[str, tuple[float, float]]]  # what `apply` takes -> drawn from [low, high)
+    ranges_of: Callable[[Augmentation], dict[str, tuple[float, float]]]  # arguments of `apply`, drawn from [low, high)
 
 
 _ANY = (0.0, 1.0)

@@ -12,17 +12,17 @@ BLUR_MIN_SIGMA = 0.5
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Which augmentations are applied, how often and how strongly; applied in this order, each drawn on its own.
+    """Says which augmentations are applied, how often and how strongly; in this order, each drawn independently.
 
     `crop`, `low_resolution` and `color_jitter` follow the public training code of AdaFace (Kim, Jain, Liu, CVPR 2022),
     with its strengths as defaults; it uses 0.2 for each of the three.
 
     Attributes:
         flip: mirror left and right with probability 1/2 (done on the device).
-        resized_crop: for classification: in place of each image a box of it, of an area drawn from [resized_crop, 1]
-            and an aspect of 3/4 to 4/3, scaled to the image size; 0.08 is usual for ImageNet, 0 takes the image as it
-            is.
-        pad_crop: for classification: pixels of black around each image before a window of its size is cut out at
+        resized_crop: for classification: replace each image by a random box of it, of an area drawn from
+            [resized_crop, 1] and an aspect of 3/4 to 4/3, scaled to the image size; 0.08 is usual for ImageNet, 0
+            takes whole images.
+        pad_crop: for classification: pad each image with this many black pixels, then cut out a window of its size at
             random; 4 is usual for CIFAR, 0 shifts none.
         crop: probability of keeping a random box of the face in its place and blackening the rest, so that the
             alignment is kept.
@@ -37,7 +37,7 @@ class Augmentation:
         jpeg_min_quality: lowest quality; drawn from [jpeg_min_quality, 95].
 
     Raises:
-        ConfigError: a value out of range, or a strength that makes its augmentation do nothing.
+        ConfigError: a value is out of range, or a strength makes its augmentation do nothing.
     """
 
     flip: bool = True
@@ -55,6 +55,7 @@ class Augmentation:
     jpeg_min_quality: int = 30
 
     def __post_init__(self) -> None:
+        # Ranges.
         for key in ("crop", "low_resolution", "color_jitter", "blur", "jpeg"):
             self._check(key, 0.0, 1.0, "a probability")
         self._check("resized_crop", 0.0, 1.0, "a share of the image's area")
@@ -69,6 +70,7 @@ class Augmentation:
         self._check("color_jitter_strength", 0.0, 1.0, "a relative change")
         self._check("blur_max_sigma", BLUR_MIN_SIGMA, 20.0, "in pixels")
         self._check("jpeg_min_quality", 1, JPEG_BEST_QUALITY, "a JPEG quality")
+        # An augmentation that is asked for must change something.
         idle = {
             "crop": ("crop_min_area", 1.0),
             "low_resolution": ("low_resolution_min_side", 1.0),
@@ -88,6 +90,6 @@ class Augmentation:
 
     @property
     def changes_pixels(self) -> bool:
-        """Whether the workers have anything to do (the flip is the device's)."""
+        """Whether the workers have anything to do; the flip is done on the device."""
         kinds = (self.crop, self.low_resolution, self.color_jitter, self.blur, self.jpeg)
         return any((self.resized_crop, self.pad_crop, *kinds))

@@ -1,6 +1,6 @@
-"""Cutting an image to the size of the model: at random for training, in the middle for judging.
+"""Cuts images to the size of the model: at random for training, in the middle for evaluation.
 
-For classification, whose images come in any size (ImageNet) or are shifted about (CIFAR). Faces are aligned, and not
+This is for classification, whose images come in any size (ImageNet) or are shifted (CIFAR); faces are aligned and not
 cut. Every draw is a function of (seed, position in the run), as in `facekd.images.augmentation`.
 """
 
@@ -20,7 +20,7 @@ ATTEMPTS = 10  # boxes drawn until one fits, as in torchvision's RandomResizedCr
 
 
 class Box(NamedTuple):
-    """A rectangle of an image, in pixels."""
+    """Defines a rectangle of an image, in pixels."""
 
     top: int
     left: int
@@ -29,15 +29,15 @@ class Box(NamedTuple):
 
 
 class ResizedCrop(NamedTuple):
-    """The draws behind one random box, before the size of the image is known."""
+    """Holds the random numbers of one box, drawn before the size of the image is known."""
 
     areas: NDArray[np.float64]  # (ATTEMPTS,) shares of the image's area
     log_aspects: NDArray[np.float64]  # (ATTEMPTS,) width over height
-    tops: NDArray[np.float64]  # (ATTEMPTS,) in [0, 1), of the room there is
+    tops: NDArray[np.float64]  # (ATTEMPTS,) in [0, 1), as shares of the free room
     lefts: NDArray[np.float64]
 
     def box(self, height: int, width: int) -> Box:
-        """The first box drawn that fits; if none does, the largest in the middle of an aspect that is allowed."""
+        """Returns the first box drawn that fits; if none does, the largest box of an allowed aspect in the middle."""
         for area, log_aspect, top, left in zip(*self, strict=True):
             aspect = math.exp(log_aspect)
             box_width = round(math.sqrt(height * width * area * aspect))
@@ -51,12 +51,12 @@ class ResizedCrop(NamedTuple):
 
 
 def draw_resized_crops(min_area: float, seed: int, positions: ArrayLike) -> list[ResizedCrop]:
-    """The random boxes of images of the run (Szegedy et al. 2015, arXiv:1409.4842, section 6).
+    """Draws the random boxes of images of the run (Szegedy et al. 2015, arXiv:1409.4842, section 6).
 
     Args:
         min_area: smallest area of a box as a share of the image; drawn from [min_area, 1], 0.08 is usual.
-        seed: the seed of the run.
-        positions: places in the run, (B,).
+        seed: random seed of the run.
+        positions: positions in the run, (B,).
     """
     places = np.asarray(positions, dtype=np.int64)[:, None] * ATTEMPTS + np.arange(ATTEMPTS)
     draws = (
@@ -69,16 +69,16 @@ def draw_resized_crops(min_area: float, seed: int, positions: ArrayLike) -> list
 
 
 def middle_box(height: int, width: int, share: float) -> Box:
-    """The square in the middle of an image whose side is `share` of the shorter one.
+    """Returns the square in the middle of an image whose side is `share` of the image's shorter side.
 
-    Scaled to S it is what "shorter side to S / share, then the middle S x S" gives (0.875: 256 and 224).
+    Scaled to S, this is the usual "scale the shorter side to S / share, then take the middle S x S" (0.875: 256, 224).
     """
     side = max(1, round(min(height, width) * share))
     return Box((height - side) // 2, (width - side) // 2, side, side)
 
 
 def cut_and_scale(image: NDArray[np.uint8], box: Box, size: int) -> NDArray[np.uint8]:
-    """The box of an image (H, W, 3), scaled to (size, size, 3): by area where it shrinks, else bilinearly."""
+    """Returns the box of an image (H, W, 3), scaled to (size, size, 3): by area if it shrinks, else bilinearly."""
     part = image[box.top : box.top + box.height, box.left : box.left + box.width]
     if part.shape[:2] == (size, size):
         return part
@@ -87,15 +87,15 @@ def cut_and_scale(image: NDArray[np.uint8], box: Box, size: int) -> NDArray[np.u
 
 
 def shift(images: NDArray[np.uint8], padding: int, seed: int, positions: ArrayLike) -> None:
-    """Pad each image with black by `padding` pixels and cut a window of the old size out at random, in place.
+    """Pads each image with `padding` black pixels and cuts out a window of the old size at random, in place.
 
-    The augmentation of CIFAR papers (He et al. 2016, arXiv:1512.03385, section 4.2: 4 pixels).
+    This is the augmentation of CIFAR papers (He et al. 2016, arXiv:1512.03385, section 4.2: 4 pixels).
 
     Args:
         images: (B, S, S, 3) uint8, changed in place.
         padding: pixels at each side.
-        seed: the seed of the run.
-        positions: places in the run, (B,).
+        seed: random seed of the run.
+        positions: positions in the run, (B,).
     """
     size = images.shape[1]
     tops, lefts = (

@@ -1,4 +1,4 @@
-"""Encoded image bytes to uint8 RGB pixels, refusing what is broken instead of training on it."""
+"""Decodes image bytes to uint8 RGB pixels, and refuses broken images instead of training on them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 JFIF_SEGMENT, TABLES_SEGMENT = b"\xff\xe0\x00\x10", b"\xff\xdb"
 APPLICATION_SEGMENTS, EXIF_SEGMENT, COMMENT_SEGMENT = range(0xE0, 0xF0), 0xE1, 0xFE
 PIXEL_MARKERS = range(0xD0, 0xDA)
-MAX_PIXELS = 2**30  # what OpenCV refuses: a few hostile bytes can announce an image of gigabytes
+MAX_PIXELS = 2**30  # the limit of OpenCV: a few hostile bytes can announce an image of gigabytes
 
 
 def decode_rgb(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
-    """Decode one JPEG, PNG, ... to (H, W, 3) uint8 RGB, turned upright where Exif data say how.
+    """Decodes one JPEG, PNG, ... to uint8 RGB (H, W, 3), turned upright as its Exif data say.
 
     Raises:
-        ImageError: no bytes, an unknown format, a file cut short, or a JPEG in which the decoder met damage: libjpeg
-            alone would make up the pixels from there on, and only print a warning. JPEG has no checksums: damage that
-            happens to decode is not noticed, nor is any in a picture with Exif data that is not cut short.
+        ImageError: there are no bytes, the format is unknown, the file is cut short, or the decoder met damage in a
+            JPEG (libjpeg alone would invent the pixels from there on and print a warning). JPEG has no checksums, so
+            damage that happens to decode is not noticed; nor is any in an image with Exif data that is not cut short.
     """
     if _is_for_libjpeg(data):
         try:
@@ -39,12 +39,12 @@ def decode_rgb(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
 
 
 def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, resize: bool = False) -> None:
-    """Decode one image into `out` (S, S, 3), C-contiguous.
+    """Decodes one image into `out` (S, S, 3), C-contiguous.
 
     Args:
-        out: where the pixels go; where an error is raised it may hold some of them.
+        out: array for the pixels; after an error it may hold some of them.
         data: the encoded image.
-        resize: scale an image of another size to S x S (by area) instead of refusing it.
+        resize: whether to scale an image of another size to S x S (by area) instead of refusing it.
 
     Raises:
         ImageError: the bytes do not decode.
@@ -67,19 +67,20 @@ def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, re
 
 
 def _is_for_libjpeg(data: bytes | bytearray | memoryview) -> bool:
-    """Whether this is a JPEG without Exif data. Those may say that the picture is to be turned, which OpenCV does.
+    """Returns whether this is a JPEG without Exif data. Exif data may ask to turn the image, which OpenCV does.
 
-    They stand in one of the segments of applications, which come before the tables and the pixels.
+    They are in one of the application segments, which come before the tables and the pixels.
     """
     head = bytes(data[:22])
     if head[:2] != JPEG_START:
         return False
-    if head[2:6] == JFIF_SEGMENT and head[20:] == TABLES_SEGMENT:  # as libjpeg and so nearly all write it
+    if head[2:6] == JFIF_SEGMENT and head[20:] == TABLES_SEGMENT:  # written by libjpeg, so nearly all JPEGs
         return True
+    # Walk through the segments up to the first that is not an application's.
     place = 2
     while len(segment := bytes(data[place : place + 8])) == 8:
         marker = segment[1]
-        if segment[:2] == b"\xff\xff":  # filled up before a marker
+        if segment[:2] == b"\xff\xff":  # fill byte before a marker
             place += 1
             continue
         if marker == EXIF_SEGMENT and segment[4:] == b"Exif":
@@ -91,10 +92,10 @@ def _is_for_libjpeg(data: bytes | bytearray | memoryview) -> bool:
 
 
 def _refuse_damage(data: bytes | bytearray | memoryview, met: str) -> None:
-    """Raise for what libjpeg met, unless the picture is whole or of a kind that OpenCV may know."""
+    """Raises for damage that libjpeg met, unless the image is whole or of a kind that OpenCV may decode."""
     _refuse_cut_short(data)
-    # Bytes too many between segments, as some cameras write them, do no harm. Before a marker of the pixel data's (a
-    # restart, the end) they are pixels that were not understood.
+    # Some cameras write extra bytes between segments, which do no harm. Extra bytes before a marker within the pixel
+    # data (a restart, the end) are pixels that could not be decoded.
     between = re.search(r"extraneous bytes before marker 0x(\w\w)", met)
     is_harmless = between is not None and int(between[1], 16) not in PIXEL_MARKERS
     if met.startswith(("Corrupt JPEG data", "Premature end")) and not is_harmless:
@@ -123,10 +124,10 @@ def _decode_by_opencv(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]
 
 @contextlib.contextmanager
 def one_decoder_thread() -> Iterator[None]:
-    """Keep OpenCV to one thread within the block; to be held around a fork.
+    """Keeps OpenCV to one thread within the block, in which processes are forked.
 
-    A forked process that inherits a pool of threads, which stayed behind in its parent, hangs or crashes when it
-    changes their number or has work for them.
+    The threads of a pool stay behind in the parent. A forked process that inherits the pool hangs or crashes when it
+    uses it or changes its size.
     """
     num_threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -137,9 +138,9 @@ def one_decoder_thread() -> Iterator[None]:
 
 
 def quiet_decoders() -> None:
-    """Keep OpenCV in this process to one thread and off the terminal.
+    """Keeps OpenCV in this process to one thread, and its messages off the terminal.
 
-    For a loader's workers: they are the parallelism, and what they cannot decode is reported once, with its key.
+    Workers call it: they are the parallelism, and images that cannot be decoded are reported once, with their key.
     """
     if cv2.getNumThreads() != 1:  # a forked worker must leave it alone: see `one_decoder_thread`
         cv2.setNumThreads(1)

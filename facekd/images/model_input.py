@@ -14,11 +14,11 @@ from facekd.utils.randomness import uniform
 
 
 def flip_mask(seed: int, positions: ArrayLike) -> NDArray[np.bool_]:
-    """Which images of the run are mirrored: True with probability 1/2, a function of (seed, position) alone.
+    """Returns which images of the run are mirrored: True with probability 1/2, a function of (seed, position) alone.
 
     Args:
-        seed: the seed of the run.
-        positions: places in the run, (B,).
+        seed: random seed of the run.
+        positions: positions in the run, (B,).
 
     Returns:
         (B,) bool.
@@ -34,22 +34,23 @@ def to_model_input(
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.channels_last,
 ) -> torch.Tensor:
-    """Mirror and normalise a batch where it lies (CPU or device): (pixel - mean) / std.
+    """Mirrors and normalises a batch on the device where it is: (pixel - mean) / std.
 
     Args:
         images: (B, H, W, 3) uint8 RGB.
-        flip: (B,) bool, True where the image is to be mirrored left and right; None mirrors none.
+        flip: (B,) bool, which images to mirror left and right; None mirrors none.
         mean: in units of 0..255; one number, or one for each of R, G, B.
         std: like `mean`, not zero.
-        dtype: of the result; worked out in float32 and rounded once.
-        memory_format: of the result; channels_last needs no rearranging, for that is how pixels arrive.
+        dtype: dtype of the result, which is computed in float32 and rounded once.
+        memory_format: memory format of the result; channels_last is how pixels arrive, and needs no rearranging.
 
     Returns:
         (B, 3, H, W).
 
     Raises:
-        ValueError: images that are not (B, H, W, 3) uint8, or a mean or std that does not fit.
+        ValueError: images are not uint8 (B, H, W, 3), or mean or std does not fit.
     """
+    # Check the arguments.
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
         raise ValueError(f"images must be uint8 (B, H, W, 3), found {images.dtype} {tuple(images.shape)}")
     mean_3, std_3 = _three("mean", mean), _three("std", std)
@@ -58,13 +59,13 @@ def to_model_input(
     batch_size, height, width, _ = images.shape
     mask = None if flip is None else flip.to(images.device, torch.uint8).mul(255)[:, None, None, None]
     mean_row, std_row = _row_constants(mean_3, std_3, width, images.device)
-    # Normalised as rows of W * 3 numbers: a constant for each of three channels would be read one number at a time.
+    # Normalise rows of W * 3 numbers: broadcasting three constants would be slower.
     rows = torch.empty((batch_size, height, width * 3), dtype=torch.float32, device=images.device)
     step = IMAGES_IN_CACHE if images.device.type == "cpu" else max(1, batch_size)
     for start in range(0, batch_size, step):
         part = images[start : start + step]
         if mask is not None:
-            # Choosing bytes by a mask of bits is ten times as fast on a CPU as torch.where, and no slower elsewhere.
+            # Choosing bytes by a bit mask is ten times as fast as torch.where on a CPU, and as fast elsewhere.
             chosen = mask[start : start + step]
             part = part.flip(2).bitwise_xor_(part).bitwise_and_(chosen).bitwise_xor_(part)
         rows[start : start + step].copy_(part.reshape(len(part), height, width * 3)).sub_(mean_row).div_(std_row)
@@ -83,7 +84,7 @@ def _three(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
 def _row_constants(
     mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    # Kept on the device: copying them there for each batch would wait for the device each time.
+    # Cached on the device: copying them there for each batch would wait for the device.
     with torch.inference_mode(False):
         constants = torch.tensor((mean, std), dtype=torch.float32, device=device).repeat(1, width)
     return constants[0], constants[1]

@@ -1,7 +1,7 @@
-"""From uint8 RGB images to the input of a model: what a model expects, stated once, and images that do not fit refused.
+"""States what a model expects as input, and turns uint8 RGB images into it.
 
-Most reports of a bad ONNX model are a wrong mean, std or colour order, none of which fails by itself; so these three
-travel with the model, and every slip that can be recognised is an error here.
+Most reports of a bad ONNX model are due to a wrong mean, std or colour order, and none of these raises an error by
+itself. So the three travel with the model, and every mistake that can be recognised is an error here.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ import numpy as np
 from facekd.errors import ModelError
 
 COLORS = ("rgb", "bgr")
-# What to assume of a model that does not say: the convention of the field, see docs/deployment.md.
+# Assumed for a model that does not say: the convention of the field, see docs/deployment.md.
 DEFAULTS: Mapping[str, Any] = {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5), "color": "rgb"}
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How uint8 RGB images become the input of a model: `(x - mean) / std`, then channels first.
+    """Describes how uint8 RGB images become the input of a model: `(x - mean) / std`, then channels first.
 
     Args:
-        mean: subtracted from each channel, always in R, G, B order, in units of 0..255. One number stands for three.
-        std: each channel is divided by it; same order, same units.
-        color: the order in which the model takes its channels; `mean` and `std` are reordered along with the pixels.
+        mean: value subtracted from each channel, always in R, G, B order, in units of 0..255; one number for all three,
+            or three.
+        std: value that each channel is divided by; same order, same units.
+        color: the order in which the model takes its channels; `mean` and `std` are reordered with the pixels.
         image_size: height and width in pixels.
 
     Raises:
-        ModelError: naming the field that cannot be.
+        ModelError: a field is out of range; the message names it.
     """
 
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
@@ -43,7 +44,7 @@ class Preprocessing:
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", _three_numbers("mean", self.mean))
         object.__setattr__(self, "std", _three_numbers("std", self.std))
-        # The two classic slips, 0..1 units and std given as a factor, both show as a std below one grey level.
+        # Two classic mistakes, units of 0..1 and std given as a factor, both make std less than one grey level.
         if min(self.std) < 1:
             raise ModelError(
                 f"std {list(self.std)} is below 1: mean and std are in units of 0..255 "
@@ -56,11 +57,11 @@ class Preprocessing:
 
     @property
     def channel_step(self) -> int:
-        """1 where the model takes RGB; -1 where it takes BGR, so that `[::channel_step]` puts channels in its order."""
+        """1 if the model takes RGB, -1 if it takes BGR: `[::channel_step]` puts channels in its order."""
         return 1 if self.color == "rgb" else -1
 
     def apply(self, images: np.ndarray) -> np.ndarray:
-        """Turn uint8 RGB (B, S, S, 3) into the model's float32 (B, 3, S, S), contiguous."""
+        """Turns uint8 RGB (B, S, S, 3) into the model's float32 (B, 3, S, S), contiguous."""
         step = self.channel_step
         planes = np.moveaxis(images[..., ::step], -1, 1).astype(np.float32, order="C")
         planes -= np.asarray(self.mean, np.float32)[::step].reshape(3, 1, 1)
@@ -68,20 +69,20 @@ class Preprocessing:
         return planes
 
     def to_metadata(self) -> dict[str, str]:
-        """The fields as text, for the `metadata_props` of an ONNX file; `parse_metadata` reads them back."""
+        """Returns the fields as text, for the `metadata_props` of an ONNX file; `parse_metadata` reads them back."""
         mean, std = json.dumps(list(self.mean)), json.dumps(list(self.std))
         return {"mean": mean, "std": std, "color": self.color, "image_size": str(self.image_size)}
 
     def blank(self) -> np.ndarray:
-        """One black image (1, S, S, 3): enough to learn the shape of what a model returns."""
+        """Returns one black image (1, S, S, 3), enough to find out the shape of a model's output."""
         return np.zeros((1, self.image_size, self.image_size, 3), np.uint8)
 
 
 def parse_metadata(name: str, text: str) -> Any:
-    """Value of one preprocessing field from its text in `metadata_props`; `Preprocessing` checks the value itself.
+    """Returns the value of one field from its text in `metadata_props`; `Preprocessing` checks the value.
 
     Raises:
-        ModelError: text that is neither a number nor a list.
+        ModelError: the text is neither a number nor a list.
     """
     if name == "color":
         return text.lower()
@@ -94,10 +95,10 @@ def parse_metadata(name: str, text: str) -> Any:
 
 
 def fit_images(images: np.ndarray, size: int, resize: bool) -> np.ndarray:
-    """Check that images are uint8 (B, size, size, 3); resize those of another size only where that was asked for.
+    """Returns images as uint8 (B, size, size, 3); scales those of another size if `resize` is set.
 
     Raises:
-        ModelError: another type or shape; another size and `resize` is False.
+        ModelError: the type or shape is another; or the size is, and `resize` is False.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
@@ -112,7 +113,7 @@ def fit_images(images: np.ndarray, size: int, resize: bool) -> np.ndarray:
         )
     import cv2
 
-    # INTER_AREA averages when shrinking; when enlarging it would repeat pixels, so there it is bilinear.
+    # INTER_AREA averages pixels when shrinking; when enlarging it would repeat them, so that is done bilinearly.
     method = cv2.INTER_AREA if min(height, width) > size else cv2.INTER_LINEAR
     resized = np.empty((len(images), size, size, 3), np.uint8)
     for target, image in zip(resized, images, strict=True):

@@ -1,7 +1,7 @@
-"""facekd's own verification pack, `.npz`: no pickle, and it says who is on the images and which folds there are.
+"""Reads and writes facekd's own verification packs, `.npz`, which hold subjects and folds and need no pickle.
 
-A zip archive of numpy arrays, written and read without pickling: `format`, `version`, `data` (all encoded images, one
-after the other), `offsets` (2N + 1, where each begins and the last ends), `is_same`, and, where known, `fold_of` and
+A pack is a zip archive of numpy arrays: `format`, `version`, `data` (all encoded images, one after the other),
+`offsets` (2N + 1: where each begins, and where the last ends), `is_same`, and, if they are known, `fold_of` and
 `subjects`.
 """
 
@@ -18,18 +18,18 @@ from facekd.errors import DataError
 from facekd.utils.files import atomic_open
 
 FORMAT, VERSION = "facekd-pair-pack", 1
-MOST_UNPACKED_RATIO, FREE_UNPACKED_BYTES = 4, 64 << 20
+MAX_UNPACKED_RATIO, FREE_UNPACKED_BYTES = 4, 64 << 20
 
 
 def write_native_pair_pack(path: str | os.PathLike[str], pack: PairPack) -> None:
-    """Write a verification pack as `.npz`; atomic.
+    """Writes a verification pack as `.npz`, atomically.
 
     Args:
         path: the file.
-        pack: what to write; `fold_of` and `subjects` may be None.
+        pack: the pairs; `fold_of` and `subjects` may be None.
 
     Raises:
-        DataError: counts that do not fit together, or an empty image.
+        DataError: the counts do not fit together, or an image is empty.
     """
     checked = validate_pairs((pack.images, list(pack.is_same)), str(path))
     arrays = {
@@ -49,15 +49,16 @@ def write_native_pair_pack(path: str | os.PathLike[str], pack: PairPack) -> None
 
 
 def parse_native_pair_pack(content: bytes, where: str) -> PairPack:
-    """The pack in the bytes of an `.npz`.
+    """Reads a pack from the bytes of an `.npz`.
 
     Args:
         content: the whole file.
-        where: its name, for messages.
+        where: name of the file, for messages.
 
     Raises:
-        DataError: another archive, a damaged one, a later version, or arrays that do not fit together.
+        DataError: it is another archive, damaged, or of a later version, or its arrays do not fit together.
     """
+    # Unpack the arrays.
     try:
         _check_sizes(content, where)
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
@@ -66,11 +67,13 @@ def parse_native_pair_pack(content: bytes, where: str) -> PairPack:
         raise DataError(
             f"{where}: not a readable pack of facekd ({error}); it is damaged or of another kind"
         ) from error
+    # It must be a pack of this version.
     missing = {"format", "version", "data", "offsets", "is_same"} - arrays.keys()
     if missing or str(arrays["format"]) != FORMAT:
         raise DataError(f"{where}: is an archive of something else than verification pairs; expected {FORMAT}")
     if arrays["version"].ndim or arrays["version"] != VERSION:
         raise DataError(f"{where}: is a pack of version {arrays['version']}, and facekd here reads {VERSION}")
+    # Cut the bytes into images.
     data, offsets = arrays["data"], arrays["offsets"]
     is_sound = data.dtype == np.uint8 and data.ndim == 1 and offsets.dtype == np.int64 and offsets.ndim == 1
     if not is_sound or not len(offsets) or offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets) < 0).any():
@@ -83,10 +86,10 @@ def parse_native_pair_pack(content: bytes, where: str) -> PairPack:
 
 
 def _check_sizes(content: bytes, where: str) -> None:
-    """Refuse an archive that unpacks to far more than it is: images do not shrink, only what stands beside them."""
+    """Refuses an archive that unpacks to far more than its size: encoded images do not get smaller in a zip."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         announced = sum(member.file_size for member in archive.infolist())
-    if announced > MOST_UNPACKED_RATIO * len(content) + FREE_UNPACKED_BYTES:
+    if announced > MAX_UNPACKED_RATIO * len(content) + FREE_UNPACKED_BYTES:
         raise DataError(
             f"{where}: unpacks to {announced:,} bytes, and the file has {len(content):,}: it is made to exhaust the "
             "memory"
@@ -94,6 +97,7 @@ def _check_sizes(content: bytes, where: str) -> None:
 
 
 def _check_shapes(arrays: dict[str, np.ndarray], num_pairs: int, where: str) -> None:
+    """Raises unless folds and subjects, if there are any, fit the pairs."""
     for name, shape, kind in (("fold_of", (num_pairs,), "i"), ("subjects", (num_pairs, 2), "U")):
         array = arrays.get(name)
         if array is not None and (array.shape != shape or array.dtype.kind != kind):

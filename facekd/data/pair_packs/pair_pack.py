@@ -1,8 +1,8 @@
-"""Verification packs (`.bin`): pickled `(encoded images, is_same)`, read without running anybody's code.
+"""Defines verification packs, writes them as `.bin` (pickled `(encoded images, is_same)`), and checks and decodes them.
 
-The packs of the field (LFW, CFP-FP, AgeDB-30, ...) are Python pickles, that is programs. They are read here by an
-unpickler (`pair_unpickler`) that knows no classes but a few inert stand-ins.
-Image 2i and image 2i + 1 make pair i. The order of the pairs carries the folds (contiguous tenths) and is kept.
+The packs in use (LFW, CFP-FP, AgeDB-30, ...) are Python pickles, which can run code. `unpickler` reads them without
+running any: it knows no classes but a few inert stand-ins. Images 2i and 2i + 1 are pair i. The order of the pairs
+defines the folds (contiguous tenths) and is kept.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from facekd.utils.files import atomic_open
 
 @dataclass(frozen=True)
 class PairPack:
-    """N pairs of encoded images.
+    """Holds N pairs of encoded images.
 
     Attributes:
         images: 2N encoded images (JPEG or PNG bytes); pair i is images 2i and 2i + 1.
-        is_same: bool (N,), true where the two images of a pair show one person.
-        subjects: str (N, 2), who the images of each pair show; None in a `.bin`, which does not say.
-        fold_of: int64 (N,), the fold of each pair, from 0; None in a `.bin`, whose folds are contiguous tenths.
+        is_same: bool (N,), whether the two images of a pair show one person.
+        subjects: str (N, 2), the people on the images of each pair; None for a `.bin`, which does not say.
+        fold_of: int64 (N,), the fold of each pair, from 0; None for a `.bin`, whose folds are contiguous tenths.
     """
 
     images: list[bytes]
@@ -38,47 +38,48 @@ class PairPack:
     fold_of: np.ndarray | None = None
 
     def __len__(self) -> int:
-        """Number of pairs N."""
+        """Returns the number of pairs N."""
         return len(self.is_same)
 
 
 def write_pair_pack(
     path: str | os.PathLike[str], images: Sequence[bytes | np.ndarray], is_same: Sequence[bool] | np.ndarray
 ) -> None:
-    """Write a verification pack that InsightFace's readers and `read_pair_pack` load; atomic.
+    """Writes a verification pack that InsightFace's readers and `read_pair_pack` load, atomically.
 
     Args:
-        path: the `.bin` file; an old one is replaced only once the new one is whole.
+        path: the `.bin` file; an old one is replaced when the new one is complete.
         images: 2N encoded images, bytes or uint8 arrays (n,) / (n, 1); pair i is images 2i and 2i + 1.
         is_same: N booleans (or 0 / 1).
 
     Raises:
-        DataError: the counts do not match, or an image is empty or not bytes.
+        DataError: the counts do not match, or an image is empty or is not bytes.
     """
     pack = validate_pairs((list(images), list(is_same)), str(path))
     with atomic_open(path) as stream:
-        # Protocol 4: the bytes are stored as they are, and any Python 3 reads it.
+        # Protocol 4 stores bytes as they are, and any Python 3 reads it.
         pickle.dump((pack.images, pack.is_same.tolist()), stream, protocol=4)
 
 
 def decode_images(
     images: Sequence[bytes | np.ndarray], first_image: int = 0, source: str | os.PathLike[str] | None = None
 ) -> np.ndarray:
-    """Decode images into one array.
+    """Decodes images into one array.
 
     Args:
         images: B encoded images (JPEG, PNG, ...), for instance a slice of `PairPack.images`.
-        first_image: number of `images[0]` in its pack, for error messages when decoding a slice.
+        first_image: number of `images[0]` in its pack, for error messages about a slice.
         source: path of the pack, for error messages.
 
     Returns:
         uint8 (B, H, W, 3), RGB.
 
     Raises:
-        DataError: an image does not decode, or has another size than the first; names the image and its pair.
+        DataError: an image does not decode, or has another size than the first; the message names image and pair.
     """
     if not len(images):
         raise DataError(f"{source or 'verification pack'}: no images to decode")
+    # The first image decides the size of the batch.
     batch: np.ndarray | None = None
     for i, image in enumerate(images):
         where = f"{source or 'verification pack'}: image {first_image + i} (pair {(first_image + i) // 2})"
@@ -100,13 +101,17 @@ def decode_images(
 
 
 def validate_pairs(loaded: Any, where: str, most_bytes: int | None = None) -> PairPack:
-    """Turn `(images, is_same)`, as a file held them, into a `PairPack`, or say what is wrong with it.
+    """Turns `(images, is_same)`, as read from a file, into a `PairPack`, and raises if something is wrong with them.
 
     Args:
-        loaded: the pair; an image that occurs several times as one object stays one.
-        where: the file, for messages.
-        most_bytes: what the images may take in memory, each object once: the size of the file.
+        loaded: the two lists; an image that occurs several times as one object stays one object.
+        where: name of the file, for messages.
+        most_bytes: limit for the size of the images, counting each object once; None sets no limit.
+
+    Raises:
+        DataError: they are not two lists of matching lengths, of encoded images and of true or false.
     """
+    # Two images for each label.
     if not isinstance(loaded, tuple | list) or len(loaded) != 2:
         raise DataError(f"{where}: expected a pair (images, is_same), found {_describe(loaded)}")
     images, is_same = (
@@ -120,11 +125,13 @@ def validate_pairs(loaded: Any, where: str, most_bytes: int | None = None) -> Pa
         raise DataError(
             f"{where}: holds {len(images):,} images, so {len(images) // 2:,} pairs, but {len(is_same):,} labels"
         )
+    # Labels.
     labels = np.empty(len(is_same), np.bool_)
     for i, label in enumerate(is_same):
         if not isinstance(label, bool | int | np.bool_ | np.integer) or label not in (0, 1):
             raise DataError(f"{where}: label of pair {i} is {_describe(label)}; expected true or false")
         labels[i] = bool(label)
+    # Images. A small file can name the same content many times, so their total is limited.
     encoded: list[bytes] = []
     counted: set[int] = set()
     num_bytes = 0
@@ -151,10 +158,11 @@ def _as_sequence(part: Any, name: str, where: str) -> Sequence[Any]:
 
 
 def _as_bytes(image: Any, where: str) -> bytes:
+    """Returns an encoded image, given as bytes or as an array of them, as bytes."""
     if isinstance(image, ArrayStandIn) and isinstance(image.content, bytes):
         held = image.content
         array = _resolved(image, where)
-        # The bytes of the file themselves: an array that is named many times is not copied as often.
+        # Take the bytes of the file themselves: an array that is named many times is then not copied many times.
         image = held if isinstance(array, np.ndarray) and _is_encoded(array) else array
     image = _resolved(image, where)
     if isinstance(image, np.ndarray):
@@ -175,7 +183,7 @@ def _is_encoded(array: np.ndarray) -> bool:
 
 
 def _resolved(value: Any, where: str) -> Any:
-    """An array of the pickle as an array, or as a list of objects; anything else as it is."""
+    """Turns a stand-in for an array into the array, or into a list of objects; returns anything else as it is."""
     if not isinstance(value, ArrayStandIn):
         return value
     try:

@@ -13,26 +13,30 @@ ZIP_START = b"PK\x03\x04"
 
 
 def read_pair_pack(path: str | os.PathLike[str]) -> PairPack:
-    """Read a verification pack: a `.bin` written by Python 2 or 3, with images as bytes, `str` or uint8 arrays (n,) or
-    (n, 1); or facekd's own `.npz`, which is no pickle.
+    """Reads a verification pack of either format.
+
+    A `.bin` may be written by Python 2 or 3, with images as bytes, `str` or uint8 arrays (n,) or (n, 1). facekd's own
+    `.npz` is not a pickle.
 
     Args:
-        path: the file; which of the two it is shows in its first bytes.
+        path: the file; its first bytes tell which of the two it is.
 
     Returns:
         The pairs, in the order of the file; images stay encoded (see `decode_images`).
 
     Raises:
-        DataError: the file is no pack, is cut short, asks for code to be run, or holds an odd number of images,
-            a different number of labels than pairs, labels that are not true or false, or an empty image.
+        DataError: the file is not a pack, is cut short or asks for code to be run; or it holds an odd number of
+            images, another number of labels than pairs, labels that are not true or false, or an empty image.
         OSError: the file cannot be read.
     """
+    # facekd's own packs are zip archives.
     path = Path(path)
     content = path.read_bytes()
     if content.startswith(ZIP_START):
         from facekd.data.pair_packs.npz_file import parse_native_pair_pack  # here: it builds on this module
 
         return parse_native_pair_pack(content, str(path))
+    # Anything else should be a pickle.
     try:
         loaded = load_pairs(content)
     except RefusedGlobalError as error:
@@ -41,7 +45,7 @@ def read_pair_pack(path: str | os.PathLike[str]) -> PairPack:
             "code of whoever wrote the file; use packs from a source you trust, or rebuild it with write_pair_pack"
         ) from None
     except Exception as error:
-        # A damaged pickle fails inside the machine in any way at all (EOFError, KeyError, MemoryError, ...).
+        # A damaged pickle can raise anything (EOFError, KeyError, MemoryError, ...).
         raise DataError(
             f"{path}: not a readable verification pack ({len(content):,} bytes): {type(error).__name__}: {error}; "
             "expected a pickled (images, is_same); the file is cut short, damaged or of another kind: fetch it again"

@@ -1,8 +1,8 @@
-"""A pickle machine for verification packs, which runs nobody's code and makes no more of a file than the file holds.
+"""Unpickles verification packs without running code from them, in memory bounded by the size of the file.
 
-It is handed none of Python's or numpy's own classes, only the few inert stand-ins below: not even numpy's
-`dtype.__setstate__`, which can be fed flags that turn bytes into pointers, sees the file's content. A pickle can also
-name one thing many times and have it copied, or build a hundred bytes out of one: both are bounded by its size.
+The unpickler knows none of Python's or numpy's own classes, only the few inert stand-ins below. Not even numpy's
+`dtype.__setstate__` sees the content of the file, because flags can make it turn bytes into pointers. A pickle can also
+have one object copied many times, or build a hundred bytes out of one: both are limited by the size of the file.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-# Opcodes of a byte or two that make an object of 50 bytes, or of four times that. A pack has about five of them for an
-# image, so this leaves room for tiny images, and bounds the memory to some 15 times the size of the file.
+# Opcodes of one or two bytes that make an object of 50 bytes, or of four times that. A pack has about five of them per
+# image, so the limit leaves room for tiny images, and keeps the memory below some 15 times the size of the file.
 BUILDING_OPCODES = {
     **dict.fromkeys(("EMPTY_LIST", "LIST", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "GLOBAL", "STACK_GLOBAL"), 1),
     **dict.fromkeys(("REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "INST", "OBJ"), 1),
@@ -26,18 +26,18 @@ BYTES_FOR_A_BUILDING_OPCODE = 4
 
 
 def load_pairs(content: bytes) -> Any:
-    """What a pickled pack holds: lists, tuples, numbers, bytes, and an `ArrayStandIn` for each array.
+    """Returns the content of a pickled pack: lists, tuples, numbers, bytes, and an `ArrayStandIn` for each array.
 
     Raises:
-        RefusedGlobalError: it names something that no pack needs; the message is that name.
-        Exception: a damaged pickle fails inside the machine in any way at all (EOFError, KeyError, MemoryError, ...).
+        RefusedGlobalError: the pickle names something that no pack needs; the message is that name.
+        Exception: the pickle is damaged; anything can be raised (EOFError, KeyError, MemoryError, ...).
     """
     _check_claims(content)
     return _PairUnpickler(content).load()
 
 
 def _check_claims(content: bytes) -> None:
-    """Refuse a pickle whose opcodes make the machine reserve far more memory than the file has bytes."""
+    """Refuses a pickle whose opcodes would reserve far more memory than the file has bytes."""
     building = 0
     allowed = FREE_BUILDING_OPCODES + len(content) // BYTES_FOR_A_BUILDING_OPCODE
     for opcode, argument, position in pickletools.genops(content):
@@ -54,7 +54,7 @@ def _check_claims(content: bytes) -> None:
 
 
 class _Budget:
-    """Bytes that stand-ins may make beyond those in the file: each as often as the file has it."""
+    """Limits the bytes that stand-ins may make: in total as many as the file has."""
 
     __slots__ = ("_left", "_limit")
 
@@ -62,7 +62,7 @@ class _Budget:
         self._left = self._limit = limit
 
     def spent(self, content: bytes) -> bytes:
-        """The same bytes, once they are paid for."""
+        """Subtracts the bytes from the budget and returns them."""
         self._left -= len(content)
         if self._left < 0:
             raise pickle.UnpicklingError(
@@ -73,11 +73,11 @@ class _Budget:
 
 
 class RefusedGlobalError(pickle.UnpicklingError):
-    """The pickle names something outside the list below."""
+    """Raised if the pickle names something that is not in the list below."""
 
 
 class _Inert:
-    """A stand-in for a global of the pickle. It cannot be altered: the BUILD opcode sets attributes at will."""
+    """Stands in for a global of the pickle. It has no attributes, because the BUILD opcode could set them."""
 
     __slots__ = ("_budget",)
 
@@ -92,13 +92,13 @@ class _Inert:
 
 
 class _ArrayClass(_Inert):
-    """`numpy.ndarray`, only ever handed to `_reconstruct`."""
+    """Stands in for `numpy.ndarray`, which is only passed to `_reconstruct`."""
 
     __slots__ = ()
 
 
 class _Reconstruct(_Inert):
-    """`numpy.core.multiarray._reconstruct(ndarray, (0,), "b")`: an empty array, whose state follows."""
+    """Stands in for `numpy.core.multiarray._reconstruct(ndarray, (0,), "b")`: an empty array, whose state follows."""
 
     __slots__ = ()
 
@@ -107,7 +107,7 @@ class _Reconstruct(_Inert):
 
 
 class _FromBuffer(_Inert):
-    """`numpy.core.numeric._frombuffer(buffer, dtype, shape, order)`: arrays of pickle protocol 5."""
+    """Stands in for `numpy.core.numeric._frombuffer(buffer, dtype, shape, order)`: arrays of pickle protocol 5."""
 
     __slots__ = ()
 
@@ -120,7 +120,7 @@ class _FromBuffer(_Inert):
 
 
 class _Dtype(_Inert):
-    """`numpy.dtype("u1", ...)`; its state (byte order and alignment) is of no use to one-byte types and is dropped."""
+    """Stands in for `numpy.dtype("u1", ...)`. Its state (byte order, alignment) does not matter for one-byte types."""
 
     __slots__ = ()
 
@@ -129,7 +129,7 @@ class _Dtype(_Inert):
 
 
 class _Scalar(_Inert):
-    """`numpy.core.multiarray.scalar(dtype, bytes)`: a label held as numpy.bool_ or a numpy integer."""
+    """Stands in for `numpy.core.multiarray.scalar(dtype, bytes)`: a label stored as numpy.bool_ or a numpy integer."""
 
     __slots__ = ()
 
@@ -139,7 +139,7 @@ class _Scalar(_Inert):
 
 
 class _Encode(_Inert):
-    """`_codecs.encode(text, "latin1")`: how Python 3 writes bytes under protocols 0 to 2."""
+    """Stands in for `_codecs.encode(text, "latin1")`, by which Python 3 writes bytes in protocols 0 to 2."""
 
     __slots__ = ()
 
@@ -151,7 +151,7 @@ class _Encode(_Inert):
 
 
 class _Bytes(_Inert):
-    """`bytes()` and `bytearray(b"...")`: the empty bytes of protocol 2, and byte arrays before protocol 5."""
+    """Stands in for `bytes()` and `bytearray(b"...")`: empty bytes in protocol 2, and byte arrays before protocol 5."""
 
     __slots__ = ()
 
@@ -160,7 +160,7 @@ class _Bytes(_Inert):
 
 
 class _DtypeStandIn:
-    """One of the element types a pack can need."""
+    """Holds one of the element types that a pack can need."""
 
     __slots__ = ("name",)
 
@@ -179,7 +179,7 @@ class _DtypeStandIn:
 
 
 class ArrayStandIn:
-    """An array of the pickle before it is checked."""
+    """Holds an array of the pickle that is not checked yet."""
 
     __slots__ = ("content", "dtype", "is_fortran", "shape")
 
@@ -187,10 +187,10 @@ class ArrayStandIn:
         _, self.shape, self.dtype, self.is_fortran, self.content = state
 
     def resolve(self) -> np.ndarray | list[Any]:
-        """The array itself; for an object array, the list of what it holds.
+        """Returns the array, or the list of objects in an object array.
 
         Raises:
-            ValueError, TypeError, pickle.UnpicklingError, ...: it is damaged.
+            ValueError, TypeError, pickle.UnpicklingError, ...: the array is damaged.
         """
         shape, dtype, content = tuple(self.shape), self.dtype, self.content
         if dtype.name in ("O", "O8", "object"):
@@ -203,11 +203,11 @@ class ArrayStandIn:
 
 _GLOBALS: dict[tuple[str, str], type[_Inert]] = {
     ("_codecs", "encode"): _Encode,
-    # Python 2, and Python 3 under protocols 0 to 2, say __builtin__.
+    # Python 2, and Python 3 in protocols 0 to 2, write __builtin__.
     **{(module, name): _Bytes for module in ("builtins", "__builtin__") for name in ("bytes", "bytearray")},
     ("numpy", "ndarray"): _ArrayClass,
     ("numpy", "dtype"): _Dtype,
-    # numpy 1 and Python 2 say numpy.core, numpy 2 says numpy._core
+    # numpy 1 writes numpy.core, numpy 2 numpy._core.
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _Reconstruct for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _Scalar for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _FromBuffer for core in ("core", "_core")},
@@ -235,7 +235,7 @@ def _text(value: Any) -> str:
 
 
 def _raw(value: Any) -> bytes:
-    if isinstance(value, str):  # protocol 0 to 2 of Python 2 unicode
+    if isinstance(value, str):  # unicode of Python 2, in protocols 0 to 2
         return value.encode("latin1")
     if not isinstance(value, bytes | bytearray):
         raise pickle.UnpicklingError(f"expected bytes, found {type(value).__name__}")

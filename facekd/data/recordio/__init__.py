@@ -1,4 +1,4 @@
-"""Reading and writing RecordIO files (`.rec` with `.idx`), the format of mxnet and InsightFace, without mxnet.
+"""Reads and writes RecordIO files (`.rec` with `.idx`), the format of mxnet and InsightFace, without mxnet.
 
 with RecordReader("train.rec") as reader:
     header, image_bytes = unpack(reader.read(1))

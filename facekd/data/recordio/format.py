@@ -1,6 +1,6 @@
-"""The bytes of RecordIO: image headers, and the framing of a payload as one or several parts.
+"""Encodes and decodes the bytes of RecordIO: image headers, and payloads framed as one or several parts.
 
-Follows dmlc-core `src/recordio.cc` (framing) and mxnet `python/mxnet/recordio.py` (image header) as of mxnet 1.9.1;
+It follows dmlc-core `src/recordio.cc` (framing) and mxnet `python/mxnet/recordio.py` (image header) as of mxnet 1.9.1;
 `docs/formats.md` describes both. Nothing here opens a file.
 """
 
@@ -28,13 +28,13 @@ EXACT_FLOAT32_INTEGERS = 1 << 24  # float32 holds every integer up to here, and 
 
 
 class Header(NamedTuple):
-    """What stands before the image bytes in a record.
+    """Holds what comes before the image bytes in a record.
 
     Attributes:
         flag: 0 for a scalar label, else how many float32 labels follow. `pack` sets it from `label`.
         label: the label, or a float32 array of labels, (flag,).
-        id: by custom the record's key.
-        id2: by custom 0.
+        id: the key of the record, by convention.
+        id2: 0, by convention.
     """
 
     flag: int
@@ -44,14 +44,14 @@ class Header(NamedTuple):
 
 
 def pack(header: Header, image_bytes: bytes) -> bytes:
-    """Payload of one image record, byte for byte as mxnet's `recordio.pack` writes it.
+    """Returns the payload of one image record, byte for byte as mxnet's `recordio.pack` writes it.
 
     Args:
-        header: `flag` is ignored: it is 0 for a scalar label and the label count for an array, as in mxnet.
+        header: the header; its `flag` is replaced, as in mxnet, by 0 for a scalar label or the number of labels.
         image_bytes: encoded image; empty in InsightFace's header and identity records.
 
     Raises:
-        RecordError: an integer label that float32, which the format uses, cannot hold exactly.
+        RecordError: the label is an integer that float32, which the format uses, cannot hold exactly.
     """
     _, label, identifier, identifier2 = header
     if isinstance(label, numbers.Real):
@@ -67,7 +67,7 @@ def pack(header: Header, image_bytes: bytes) -> bytes:
 
 
 def unpack(payload: bytes | memoryview) -> tuple[Header, bytes]:
-    """Split a record's payload into its header and its image bytes.
+    """Splits the payload of a record into its header and its image bytes.
 
     Returns:
         `(header, image_bytes)`; `header.label` is a float, or float32 (flag,) where flag > 0.
@@ -94,7 +94,7 @@ def unpack(payload: bytes | memoryview) -> tuple[Header, bytes]:
 
 
 def unpack_labelled(payload: bytes | memoryview) -> tuple[float, bytes]:
-    """The first label of an image record and its image bytes: `unpack` without a header that nobody looks at.
+    """Returns the first label of an image record and its image bytes; it is `unpack` without making a `Header`.
 
     Raises:
         RecordError: as `unpack`.
@@ -111,23 +111,23 @@ def unpack_labelled(payload: bytes | memoryview) -> tuple[float, bytes]:
 
 
 def first_label(header: Header) -> float:
-    """The class label of an image: the scalar, or element 0 of an array (InsightFace's `[class, aligned]`)."""
+    """Returns the class label of an image: the scalar, or element 0 of an array (InsightFace's `[class, aligned]`)."""
     return float(header.label if header.flag == 0 else np.asarray(header.label)[0])
 
 
 def padded(length: int) -> int:
-    """`length` rounded up to the multiple of 4 bytes that every part occupies."""
+    """Returns `length` rounded up to a multiple of 4 bytes, which is what a part occupies."""
     return (length + 3) & ~3
 
 
 def frame(payload: bytes | memoryview) -> bytes:
-    """The bytes of a whole record in a `.rec` file: parts with their length words, and padding.
+    """Returns the bytes of a whole record in a `.rec` file: parts with their length words, and padding.
 
-    Where the payload holds the magic number at a multiple of 4 bytes from its start, a reader looking for record
-    starts would be misled: the format drops those 4 bytes and splits the record there.
+    If the payload contains the magic number at a multiple of 4 bytes from its start, a reader that searches for records
+    would be misled. The format leaves out those 4 bytes and splits the record there.
 
     Raises:
-        RecordError: a payload of 2^29 bytes or more, which the format has no room for.
+        RecordError: the payload has 2^29 bytes or more, which the format has no room for.
     """
     payload = bytes(payload)
     if len(payload) > LENGTH_MASK:
@@ -157,7 +157,7 @@ def _aligned_magics(payload: bytes) -> list[int]:
 
 
 def describe_file(path: str | os.PathLike[str]) -> str:
-    """`name (12,345 bytes)`, for error messages."""
+    """Returns `name (12,345 bytes)`, for error messages."""
     try:
         return f"{os.fspath(path)} ({os.stat(path).st_size:,} bytes)"  # noqa: PTH116
     except OSError:

@@ -1,4 +1,4 @@
-"""The image headers of many records at once, without reading the images."""
+"""Reads the image headers of many records at once, without reading the images."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from facekd.data.recordio.format import (
 from facekd.errors import RecordError
 from facekd.utils.progress import track
 
-ROWS_PER_BLOCK = 1 << 16
+ROWS_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
 class RecordHeaders:
-    """What N record headers say.
+    """Holds the headers of N records.
 
     Attributes:
-        labels: float64 (N,), the label or element 0 of the label array; NaN where the record is unreadable.
-        num_labels: int64 (N,), the header's flag: 0 for a scalar label, else the length of the label array.
-        image_sizes: int64 (N,), bytes of encoded image.
-        is_readable: bool (N,), the frame and the header are sound and the record ends within the file.
+        labels: float64 (N,), the label, or element 0 of the label array; NaN if the record is unreadable.
+        num_labels: int64 (N,), the flag of the header: 0 for a scalar label, else the length of the label array.
+        image_sizes: int64 (N,), bytes of the encoded image.
+        is_readable: bool (N,), whether frame and header are sound and the record ends within the file.
     """
 
     labels: np.ndarray
@@ -42,18 +42,20 @@ class RecordHeaders:
 
     @property
     def is_empty(self) -> np.ndarray:
-        """bool (N,), the record has a header and no image."""
+        """Whether the record has a header and no image, bool (N,)."""
         return self.is_readable & (self.image_sizes == 0)
 
 
 def read_headers(reader: RecordReader, offsets: np.ndarray, keys: np.ndarray) -> RecordHeaders:
-    """Headers of the records at `offsets`, int64 (N,); one pass in file order, with progress.
+    """Reads the headers of records in one pass, in the order of the file, and shows the progress.
 
     Args:
-        keys: int64 (N,), for the records that have to be read one by one.
+        reader: reader of the file.
+        offsets: int64 (N,), byte offsets of the records.
+        keys: int64 (N,), their keys, for messages about records that have to be read one by one.
     """
     size = reader.rec_path.stat().st_size // 4 * 4
-    # Mapped, so that a page per record is touched rather than the whole file read.
+    # The file is mapped: one page per record is touched, and the rest is not read.
     words = np.memmap(reader.rec_path, dtype="<u4", mode="r", shape=(size // 4,))
     headers = RecordHeaders(
         labels=np.full(len(offsets), np.nan),
@@ -61,11 +63,12 @@ def read_headers(reader: RecordReader, offsets: np.ndarray, keys: np.ndarray) ->
         image_sizes=np.zeros(len(offsets), dtype=np.int64),
         is_readable=np.zeros(len(offsets), dtype=bool),
     )
+    # Block by block: ordinary records all at once, the others one by one.
     order = np.argsort(offsets, kind="stable")
-    starts = range(0, len(order), ROWS_PER_BLOCK)
-    for start in track(starts, f"reading labels of {reader.rec_path.name}", len(order), ROWS_PER_BLOCK):
-        rows = order[start : start + ROWS_PER_BLOCK]
-        rows = rows[offsets[rows] + FRAME_SIZE + IMAGE_HEADER.size <= size]  # of the others nothing is there to read
+    starts = range(0, len(order), ROWS_CHUNK)
+    for start in track(starts, f"reading labels of {reader.rec_path.name}", len(order), ROWS_CHUNK):
+        rows = order[start : start + ROWS_CHUNK]
+        rows = rows[offsets[rows] + FRAME_SIZE + IMAGE_HEADER.size <= size]  # nothing of the others is in the file
         is_unusual = _read_block(words, rows, offsets[rows], headers)
         for row in rows[is_unusual].tolist():
             _read_one(reader, row, int(offsets[row]), int(keys[row]), headers)
@@ -73,7 +76,7 @@ def read_headers(reader: RecordReader, offsets: np.ndarray, keys: np.ndarray) ->
 
 
 def _read_block(words: np.ndarray, rows: np.ndarray, offsets: np.ndarray, headers: RecordHeaders) -> np.ndarray:
-    """Fill `rows` of `headers` for ordinary records; returns which rows are not, bool (rows,)."""
+    """Fills `rows` of `headers` for ordinary records; returns which rows are not ordinary, bool (rows,)."""
     found, _ = gather_headers(words, offsets)
     filled = rows[found.is_readable]
     for ours, theirs in zip(vars(headers).values(), vars(found).values(), strict=True):
@@ -82,20 +85,21 @@ def _read_block(words: np.ndarray, rows: np.ndarray, offsets: np.ndarray, header
 
 
 def gather_headers(words: np.ndarray, offsets: np.ndarray) -> tuple[RecordHeaders, np.ndarray]:
-    """Headers of ordinary records, which are those in one part; a split or damaged one counts as unreadable.
+    """Reads the headers of ordinary records, those in one part; split or damaged ones count as unreadable.
 
     Args:
-        words: the file as uint32, (its bytes / 4,).
+        words: the file as uint32, (bytes / 4,).
         offsets: int64 (N,), multiples of 4.
 
     Returns:
-        `(headers, ends)`: where there is an image it takes the last `image_sizes` bytes before `ends`, int64 (N,).
+        `(headers, ends)`: the image, if there is one, is the last `image_sizes` bytes before `ends`, int64 (N,).
     """
     positions = offsets // 4
 
     def at(place: np.ndarray) -> np.ndarray:
-        return words.take(place, mode="clip")  # beyond the end anything will do: such a record is unreadable
+        return words.take(place, mode="clip")  # beyond the end any word will do, because such a record is unreadable
 
+    # The words of a record: magic number, length, then the image header: flag, label, ids.
     length_words = at(positions + 1)
     lengths = (length_words & LENGTH_MASK).astype(np.int64)
     flags = at(positions + 2).astype(np.int64)
@@ -103,13 +107,13 @@ def gather_headers(words: np.ndarray, offsets: np.ndarray) -> tuple[RecordHeader
     ends = offsets + FRAME_SIZE + lengths
     is_ordinary = (at(positions) == MAGIC) & (length_words >> LENGTH_BITS == WHOLE)
     is_ordinary &= (image_sizes >= 0) & ((ends + 3) // 4 <= len(words))
-    # The label stands in the header, or, where there is an array, right after it.
+    # The label is in the header, or, if there are several, right after it.
     labels = at(positions + np.where(flags > 0, 8, 3)).view("<f4").astype(np.float64)
     return RecordHeaders(labels, flags, image_sizes, is_ordinary), ends
 
 
 def _read_one(reader: RecordReader, row: int, offset: int, key: int, headers: RecordHeaders) -> None:
-    """Fill one row for a split or damaged record."""
+    """Fills one row for a split or damaged record."""
     try:
         header, image_bytes = unpack(reader.read_at(offset, key=key))
     except (RecordError, struct.error):
