@@ -227,6 +227,7 @@ def check_comparable(models: list[Evaluated]) -> None:
                 f"{where}: they were evaluated on different data ({names}; digests {first.data[1][:12]} and "
                 f"{other.data[1][:12]}); evaluate both on one set"
             )
+        # The protocol, without the words that only describe it.
         ours, theirs = (
             {key: value for key, value in one.result["protocol"].items() if key not in DESCRIPTIONS}
             for one in (first, other)

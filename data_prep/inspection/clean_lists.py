@@ -1,7 +1,8 @@
-"""Lists of what to do to a data set: written by `facekd data inspect`, read by humans, applied by `facekd data clean`.
+"""Reads and writes lists of changes to a data set.
 
-Tab-separated text, an action a line: `drop KEY ...`, `drop-identity LABEL ...`, `merge LABEL OTHER_LABEL ...`. What
-follows is evidence for humans; `#` starts a comment. Taking a line out is how a human disagrees.
+`facekd data inspect` writes the lists, people check them, and `facekd data clean` applies them. A list is tab-separated
+text with one action in each line: `drop KEY ...`, `drop-identity LABEL ...` or `merge LABEL OTHER_LABEL ...`. The rest
+of the line is evidence for people, and `#` starts a comment. Whoever disagrees with an action deletes its line.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ NUM_ARGUMENTS = {"drop": 1, "drop-identity": 1, "merge": 2}
 
 @dataclass
 class Changes:
-    """Keys of records to drop, labels to drop, and pairs of labels that are one person."""
+    """The records to drop by key, the identities to drop by label, and pairs of labels that are one person."""
 
     keys: set[int] = field(default_factory=set)
     labels: set[int] = field(default_factory=set)
@@ -26,19 +27,20 @@ class Changes:
 
 
 def write_clean_list(path: Path, comments: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a list: comments, then an action a row."""
+    """Writes a list: comments, then one action for each row."""
     lines = [f"# {comment}" for comment in comments] + ["\t".join(map(str, row)) for row in rows]
     write_text(path, "\n".join(lines) + "\n")
 
 
 def read_clean_lists(paths: Sequence[Path]) -> Changes:
-    """Read lists; what several of them say is done once.
+    """Reads lists; an action that several of them name is done once.
 
     Raises:
-        DataError: a line that is no action.
+        DataError: a line is no action.
         OSError: a list cannot be read.
     """
     changes = Changes()
+    # Numbers behind the action are its arguments; everything after them is evidence and is not read.
     for path in paths:
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
             if not line.strip() or line.startswith("#"):

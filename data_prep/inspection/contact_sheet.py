@@ -1,4 +1,4 @@
-"""A picture of some of the faces in a data set: a row for each identity, so that wrong labels show."""
+"""Draws some of the faces in a data set, one row for each identity, so that wrong labels can be seen."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ BACKGROUND, INK, FAINT, ALARM = (255, 255, 255), (40, 40, 40), (110, 110, 110), 
 
 
 def choose_images(labels: np.ndarray, num_images: int, seed: int = 0) -> list[list[int]]:
-    """Pick about `num_images` images, in rows of up to 8 of one identity.
+    """Picks about `num_images` images, in rows of up to 8 images of one identity.
 
     Args:
-        labels: int64 (N,); negative for images without a usable label, which come in rows of their own kind.
+        labels: int64 (N,); negative for images without a usable label, which get rows of their own.
         num_images: how many to pick; fewer where the data set has fewer.
-        seed: which ones.
+        seed: random seed of the choice.
 
     Returns:
-        Rows of image numbers; the last row may be cut so that the total is `num_images`.
+        Rows of image numbers; the last row may be shortened so that the total is `num_images`.
     """
     generator = np.random.default_rng(seed)
     order = np.argsort(labels, kind="stable")
@@ -50,7 +50,7 @@ def choose_images(labels: np.ndarray, num_images: int, seed: int = 0) -> list[li
 
 
 class Guest(NamedTuple):
-    """An image that is not of the pack, to be shown in a row of images that are."""
+    """An image from elsewhere that is shown in a row of images of the pack."""
 
     encoded: bytes
     caption: str
@@ -60,11 +60,11 @@ Row = Sequence[int | Guest]
 
 
 def draw_contact_sheet(pack: RecordPack, rows: Sequence[Row]) -> np.ndarray:
-    """Draw images of a pack, captioned with their keys, beside the label of each row: uint8 RGB (H, W, 3).
+    """Draws images of a pack with their keys below them, beside the label of each row: uint8 RGB (H, W, 3).
 
     Args:
-        pack: where they are from.
-        rows: numbers of images of a pack, at least one a row, and guests.
+        pack: the data set.
+        rows: numbers of images of the pack, at least one in each row, and guests.
     """
     labels = pack.labels()
     num_columns = max(len(row) for row in rows)
@@ -97,7 +97,7 @@ def write_png(path: Path, image: np.ndarray) -> None:
 
 
 def _tile(pack: RecordPack, image: int | Guest) -> np.ndarray:
-    """The image fitted into a square without changing its proportions; a note where it cannot be decoded."""
+    """Fits an image into a square without changing its proportions; one that cannot be decoded becomes a note."""
     tile = np.full((TILE, TILE, 3), 225, dtype=np.uint8)
     try:
         pixels = decode_rgb(image.encoded if isinstance(image, Guest) else pack.read_image(image)[0])

@@ -1,4 +1,4 @@
-"""What `facekd data inspect` does beyond counting: quality, duplicates and, with embeddings, who is on the images."""
+"""Turns what `facekd data inspect` finds into lists for `facekd data clean` and into parts of the page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from facekd.images.decoding import decode_rgb
 
 
 def list_duplicates(folder: Path, pack: RecordPack, duplicates: np.ndarray) -> Path:
-    """Write `duplicates.tsv`: the later image of each pair, to be dropped."""
+    """Writes `duplicates.tsv`, which drops the later image of each pair; returns its path."""
     labels, keys = pack.labels(), pack.image_keys
     path = folder / "duplicates.tsv"
     comments = ("near duplicates: drop KEY  the key it repeats  its label  the label of that",)
@@ -41,7 +41,14 @@ def list_duplicates(folder: Path, pack: RecordPack, duplicates: np.ndarray) -> P
 
 
 def look_at_identities(arguments: argparse.Namespace, pack: RecordPack, folder: Path) -> list[Finding]:
-    """Outliers, identities to merge and overlap with an evaluation, as lists in `folder`; prints what it found."""
+    """Finds outliers, identities to merge and overlap with an evaluation; writes them as lists and prints their number.
+
+    Args:
+        arguments: the command line of `facekd data inspect`; it names a model or embeddings.
+        pack: the data set.
+        folder: where the lists go.
+    """
+    # Embeddings of the data set, made here or elsewhere.
     embedder = None if arguments.model is None else open_model(arguments.model, arguments)
     labels = pack.labels()
     if arguments.embeddings is not None:
@@ -58,6 +65,8 @@ def look_at_identities(arguments: argparse.Namespace, pack: RecordPack, folder: 
         embeddings, usable = embed_images(embedder.embed, read, pack.num_images, "embedding images")
     found = find_centres(embeddings, np.where(usable, labels, -1))
     findings = [_outliers(found, pack, folder), _merges(found, pack, folder, arguments.merge_cosine)]
+
+    # Embeddings of the evaluation that must have nobody in common with it.
     if arguments.against is not None:
         others_pack = read_pair_pack(arguments.against)
         if arguments.against_embeddings is not None:
@@ -81,7 +90,7 @@ def _outliers(found: Centres, pack: RecordPack, folder: Path) -> Finding:
     outliers = find_outliers(found)
     path = folder / "outliers.tsv"
     comments = (
-        "images likely mislabelled, the surest first",
+        "images that are likely mislabelled, the surest first",
         "drop KEY  label  cosine to the others of its identity  nearest other label  cosine to that",
     )
     rows = [
@@ -101,10 +110,13 @@ def _outliers(found: Centres, pack: RecordPack, folder: Path) -> Finding:
     return Finding("Likely mislabelled", text, shown)
 
 
-def _merges(found: Centres, pack: RecordPack, folder: Path, least: float | None) -> Finding:
-    merges, limit = find_merges(found, least)
+def _merges(found: Centres, pack: RecordPack, folder: Path, min_cosine: float | None) -> Finding:
+    merges, limit = find_merges(found, min_cosine)
     path = folder / "merge.tsv"
-    comments = ("identities likely one person, the nearest first", "merge LABEL  OTHER  cosine of their centres")
+    comments = (
+        "identities that are likely one person, the nearest first",
+        "merge LABEL  OTHER  cosine of their centres",
+    )
     write_clean_list(path, comments, [("merge", one, other, f"{cosine:.3f}") for one, other, cosine in merges])
     text = f"{len(merges):,} pairs of identities have centres at a cosine of {limit:.3f} or more: {path}"
     shown = [[*_examples(found, one, -1, 4), *_examples(found, other, -1, 4)] for one, other, _ in merges[:12]]
@@ -138,7 +150,7 @@ def _overlap(
 
 
 def _examples(found: Centres, label: int, but: int, count: int) -> list[int]:
-    """Images of an identity nearest to its centre."""
+    """Returns the images of an identity nearest to its centre, without the image `but`."""
     images = np.flatnonzero((found.labels == label) & (found.own >= 0))
     cosine = np.nan_to_num(found.centres.cosine[images], nan=-1)
     return [int(image) for image in images[np.argsort(-cosine, kind="stable")] if image != but][:count]

@@ -1,6 +1,6 @@
-"""What a model makes of a data set: images likely mislabelled, identities likely one person, people in two sets.
+"""Finds likely label errors with a model: mislabelled images, identities that are one person, people in two sets.
 
-Every finding is a proposal with its evidence, for a human to look at; `facekd data clean` applies what is left.
+Every finding is a proposal with its evidence, for people to check; `facekd data clean` applies what they leave.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from facekd.errors import DataError
 from facekd.head.robust_centres import RobustCentres, find_nearest_centres, robust_centres
 from facekd.utils.progress import track
 
-ROWS_AT_ONCE = 4096
-# How many training images may be nearer to a stranger than what is called an overlap.
+ROW_CHUNK = 4096
+# The share of training images that stay farther from the nearest stranger than the limit for an overlap.
 STRANGER_QUANTILE = 0.999
 
 
 @dataclass(frozen=True)
 class Centres:
-    """Robust centres of the identities that have images, and what they were made of.
+    """Robust centres of the identities that have images, and the embeddings behind them.
 
     Attributes:
         units: float32 (N, E), unit embeddings; rows of images without label are not used.
         labels: int64 (N,), as in the data set; -1 for none.
         classes: int64 (C,), the label of each centre.
-        own: int64 (N,), the centre of each image, -1 for none.
-        centres: see `robust_centres`.
+        own: int64 (N,), the row of the centre of each image, -1 for none.
+        centres: the result of `robust_centres`.
     """
 
     units: np.ndarray
@@ -40,19 +40,22 @@ class Centres:
 
 
 def find_centres(embeddings: np.ndarray, labels: np.ndarray) -> Centres:
-    """Centres of all identities.
+    """Computes the centres of all identities.
 
     Args:
-        embeddings: (N, E), of any norm.
-        labels: int64 (N,), -1 for images to be passed over.
+        embeddings: (N, E), of any norm but 0.
+        labels: int64 (N,), -1 for images to skip.
 
     Raises:
-        DataError: another number of embeddings than images, or some that are not finite or zero.
+        DataError: there are more or fewer embeddings than images, some are zero or not finite, or there are fewer than
+            two identities.
     """
     if embeddings.ndim != 2 or len(embeddings) != len(labels):
         raise DataError(
             f"embeddings of shape {embeddings.shape} do not fit {len(labels):,} images; expected a row each"
         )
+
+    # Normalise; embeddings without a direction are refused if they belong to an identity.
     units = embeddings.astype(np.float32)
     norms = np.linalg.norm(units, axis=1, keepdims=True)
     bad = ~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)) & (labels >= 0)
@@ -61,6 +64,8 @@ def find_centres(embeddings: np.ndarray, labels: np.ndarray) -> Centres:
             f"{int(bad.sum()):,} embeddings are not finite or zero, first that of image {int(bad.argmax())}"
         )
     units /= np.where(norms > 0, norms, 1)
+
+    # Number the identities that have images without gaps.
     classes = np.unique(labels[labels >= 0])
     if len(classes) < 2:
         raise DataError("fewer than two identities: nothing to compare")
@@ -70,7 +75,14 @@ def find_centres(embeddings: np.ndarray, labels: np.ndarray) -> Centres:
 
 @dataclass(frozen=True)
 class Outlier:
-    """An image far from the others of its identity, or nearer to another: number, cosines, and that other label."""
+    """An image far from the others of its identity, or nearer to another identity.
+
+    Attributes:
+        image: its number.
+        own_cosine: to the others of its identity.
+        other_label: the nearest other identity.
+        other_cosine: to that.
+    """
 
     image: int
     own_cosine: float
@@ -79,37 +91,43 @@ class Outlier:
 
 
 def find_outliers(found: Centres) -> list[Outlier]:
-    """Images likely mislabelled, the surest first: below the threshold of `robust_centres`, or nearer to a stranger."""
+    """Finds images that are likely mislabelled, the surest first.
+
+    These are images below the threshold of `robust_centres`, and images nearer to another identity than to their own.
+    """
     images = np.flatnonzero(found.own >= 0)
-    judged = find_nearest_centres(found.centres, lambda rows: found.units[rows], found.own, images)
+    nearest = find_nearest_centres(found.centres, lambda rows: found.units[rows], found.own, images)
     own = found.centres.cosine[images]
-    doubtful = np.flatnonzero((own < found.centres.threshold) | (own < judged.nearest_other_cosine))
-    doubtful = doubtful[np.argsort((own - judged.nearest_other_cosine)[doubtful], kind="stable")]
+    doubtful = np.flatnonzero((own < found.centres.threshold) | (own < nearest.nearest_other_cosine))
+    doubtful = doubtful[np.argsort((own - nearest.nearest_other_cosine)[doubtful], kind="stable")]
     return [
         Outlier(
             int(images[i]),
             float(own[i]),
-            int(found.classes[judged.nearest_other[i]]),
-            float(judged.nearest_other_cosine[i]),
+            int(found.classes[nearest.nearest_other[i]]),
+            float(nearest.nearest_other_cosine[i]),
         )
         for i in doubtful.tolist()
     ]
 
 
-def find_merges(found: Centres, least_cosine: float | None = None) -> tuple[list[tuple[int, int, float]], float]:
-    """Identities likely one person: `(label, other label, cosine of their centres)`, nearest first; and the limit.
+def find_merges(found: Centres, min_cosine: float | None = None) -> tuple[list[tuple[int, int, float]], float]:
+    """Finds identities that are likely one person.
 
     Args:
-        found: of `find_centres`.
-        least_cosine: what counts; by default the median cosine of an image to the others of its own identity, so that
-            two identities are as near as one is to itself.
+        found: the result of `find_centres`.
+        min_cosine: between the centres of two such identities. By default the median cosine of an image to the others
+            of its own identity, so that two identities count if they are as near as one is to itself.
+
+    Returns:
+        `(label, other label, cosine of their centres)`, the nearest first; and the limit.
     """
     cosine = found.centres.cosine
-    limit = float(np.nanmedian(cosine)) if least_cosine is None else least_cosine
+    limit = float(np.nanmedian(cosine)) if min_cosine is None else min_cosine
     weight = found.centres.weight
     pairs = []
-    for start in track(range(0, len(weight), ROWS_AT_ONCE), "comparing identities", len(weight), ROWS_AT_ONCE):
-        products = weight[start : start + ROWS_AT_ONCE] @ weight.T
+    for start in track(range(0, len(weight), ROW_CHUNK), "comparing identities", len(weight), ROW_CHUNK):
+        products = weight[start : start + ROW_CHUNK] @ weight.T
         for row, column in np.argwhere(products >= limit).tolist():
             if column > start + row:
                 pairs.append(
@@ -120,32 +138,33 @@ def find_merges(found: Centres, least_cosine: float | None = None) -> tuple[list
 
 @dataclass(frozen=True)
 class Overlap:
-    """An identity that others' images come near: its label, their numbers, and the highest cosine."""
+    """An identity that other images come near: its label, the numbers of those images, and the highest cosine."""
 
     label: int
     images: list[int]
     cosine: float
 
 
-def find_overlap(found: Centres, others: np.ndarray, least_cosine: float | None = None) -> tuple[list[Overlap], float]:
-    """Identities of a training set that show in other images (of an evaluation), by falling number of images.
+def find_overlap(found: Centres, others: np.ndarray, min_cosine: float | None = None) -> tuple[list[Overlap], float]:
+    """Finds identities of a training set that appear in other images, those of an evaluation.
 
     Args:
-        found: of the training set.
-        others: (M, E), embeddings of the other images, by the same model.
-        least_cosine: what counts; by default what all but 0.1 % of the training images stay below towards the nearest
-            centre of a *stranger*. So about 0.1 % of images of people who are not there are listed all the same.
+        found: the centres of the training set.
+        others: (M, E), embeddings of the other images by the same model.
+        min_cosine: of an image to the centre of its person. By default the cosine to the nearest centre of a
+            *stranger* that all but 0.1 % of the training images stay below. So about 0.1 % of the images of people who
+            are not in the training set are listed all the same.
 
     Returns:
-        The identities, and the limit.
+        The identities, those with the most images first; and the limit.
     """
     if others.ndim != 2 or others.shape[1] != found.units.shape[1]:
         raise DataError(f"embeddings of shape {others.shape} and {found.units.shape} are of two models")
-    limit = _stranger_limit(found) if least_cosine is None else least_cosine
+    limit = _stranger_limit(found) if min_cosine is None else min_cosine
     norms = np.maximum(np.linalg.norm(others, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    near: dict[int, list[tuple[int, float]]] = {}
-    for start in range(0, len(others), ROWS_AT_ONCE):
-        block = (others[start : start + ROWS_AT_ONCE] / norms[start : start + ROWS_AT_ONCE]) @ found.centres.weight.T
+    near: dict[int, list[tuple[int, float]]] = {}  # by label: numbers and cosines of images
+    for start in range(0, len(others), ROW_CHUNK):
+        block = (others[start : start + ROW_CHUNK] / norms[start : start + ROW_CHUNK]) @ found.centres.weight.T
         nearest = block.argmax(axis=1)
         for row in np.flatnonzero(block[np.arange(len(block)), nearest] > limit).tolist():
             label = int(found.classes[nearest[row]])
@@ -155,9 +174,10 @@ def find_overlap(found: Centres, others: np.ndarray, least_cosine: float | None 
 
 
 def _stranger_limit(found: Centres) -> float:
-    """What nearly all training images stay below towards the centre of a stranger.
+    """Computes the cosine to the nearest stranger that nearly all training images stay below.
 
-    Images likely mislabelled and identities likely one person are left out: to those the other is no stranger.
+    Likely mislabelled images and identities that are likely one person are left out: their nearest centre may well be
+    that of the same person.
     """
     doubtful = [outlier.image for outlier in find_outliers(found)]
     twice = [label for pair in find_merges(found)[0] for label in pair[:2]]
@@ -166,14 +186,24 @@ def _stranger_limit(found: Centres) -> float:
     images = np.flatnonzero(is_sure)
     if not len(images):
         raise DataError("no identity is clear enough to tell how near strangers are; give the limit by hand")
-    judged = find_nearest_centres(found.centres, lambda rows: found.units[rows], found.own, images)
-    return float(np.quantile(judged.nearest_other_cosine, STRANGER_QUANTILE))
+    nearest = find_nearest_centres(found.centres, lambda rows: found.units[rows], found.own, images)
+    return float(np.quantile(nearest.nearest_other_cosine, STRANGER_QUANTILE))
 
 
 def embed_images(
     embed: Callable[[np.ndarray], np.ndarray], read: Callable[[int], np.ndarray | None], count: int, what: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings float32 (N, E) of images that are read one by one, and which could be read, bool (N,)."""
+    """Embeds images that are read one by one.
+
+    Args:
+        embed: uint8 RGB images (B, H, W, 3) -> embeddings (B, E).
+        read: the number of an image -> its pixels, or None if it cannot be read.
+        count: N, how many images there are.
+        what: the label of the progress bar.
+
+    Returns:
+        Embeddings float32 (N, E), and bool (N,) which images could be read; the rows of the others are zero.
+    """
     rows: list[np.ndarray] = []
     usable = np.zeros(count, dtype=bool)
     for start in track(range(0, count, 64), what, count, 64):
@@ -191,10 +221,10 @@ def embed_images(
 
 
 def load_embeddings(path: Path, count: int) -> np.ndarray:
-    """Embeddings made elsewhere: a `.npy` of floats (N, E), a row an image in the order of the data set.
+    """Reads embeddings made elsewhere: a `.npy` of floats (N, E), in the order of the images of the data set.
 
     Raises:
-        DataError: another shape or type, or no such array.
+        DataError: the array has another shape or type, or the file holds no array.
     """
     try:
         array = np.load(path, allow_pickle=False)

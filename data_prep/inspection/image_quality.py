@@ -1,4 +1,4 @@
-"""What can be told of a face image without a model: brightness, blur, JPEG quality, a hash for duplicates."""
+"""Measures face images without a model: brightness, blur, JPEG quality, and a hash that finds duplicates."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from facekd.utils.progress import track
 HASH_SIDE = 8
 HASHED_SIDE = 32
 COMPARED_SIDE = 64
-# On aligned LFW photographs, hashes within 4 bits: 0.91 to 0.98 where it is one photograph, else 0.66 to 0.88.
-LEAST_CORRELATION = 0.9
+# On aligned LFW images whose hashes differ in up to 4 bits, two versions of one photograph correlate by 0.91 to 0.98,
+# and different photographs by 0.66 to 0.88.
+MIN_CORRELATION = 0.9
 # ITU T.81, table K.1, whose scaled values libjpeg writes; only the sum is needed.
 STANDARD_LUMINANCE_SUM = 3688
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Of N images; NaN, 0 or False where an image cannot be decoded.
+    """The quality of N images; NaN, 0 or False for an image that cannot be decoded.
 
     Attributes:
-        images: int64 (N,), which images of the pack.
+        images: int64 (N,), their numbers in the pack.
         brightness: float64 (N,), mean luma, 0..255.
         sharpness: float64 (N,), variance of the Laplacian of luma at 112 pixels: low is blurred.
-        jpeg_quality: float64 (N,), the 1..100 of libjpeg's scale nearest to the quantisation table; NaN for no JPEG.
+        jpeg_quality: float64 (N,), the quality 1..100 of libjpeg nearest to the quantisation table; NaN for no JPEG.
         hashes: uint64 (N,), perceptual hash; see `perceptual_hash`.
-        is_usable: bool (N,).
+        is_usable: bool (N,), whether the image can be decoded.
     """
 
     images: np.ndarray
@@ -45,7 +46,13 @@ class Quality:
 
 
 def measure_quality(pack: RecordPack, images: np.ndarray, workers: int) -> Quality:
-    """Decode and measure these images (by number), in threads."""
+    """Decodes and measures images of a pack in threads.
+
+    Args:
+        pack: the data set.
+        images: int64 (N,), numbers of images.
+        workers: how many threads.
+    """
 
     def measure(image: int) -> tuple[float, float, float, int] | None:
         try:
@@ -69,11 +76,11 @@ def measure_quality(pack: RecordPack, images: np.ndarray, workers: int) -> Quali
 
 
 def jpeg_quality(content: bytes) -> float:
-    """The quality, 1..100, at which libjpeg would have written these bytes, by the sum of their first quantisation
-    table.
+    """Estimates the quality, 1..100, at which libjpeg would have written these bytes.
 
-    NaN for what is no baseline JPEG with 8-bit tables. Right within 1 for libjpeg's own files of 25 or more (below, the
-    table saturates and it comes out too high), a fair guess for those of cameras.
+    The estimate compares the sum of the first quantisation table with that of the standard table. It is right within 1
+    for files that libjpeg wrote at 25 or more; below, the table saturates and the estimate is too high. For files of
+    cameras it is a fair guess. Returns NaN for anything but a baseline JPEG with 8-bit tables.
     """
     position = 2
     if not content.startswith(b"\xff\xd8"):
@@ -88,7 +95,7 @@ def jpeg_quality(content: bytes) -> float:
 
 
 def perceptual_hash(luma: np.ndarray) -> int:
-    """64 bits that survive scaling and re-encoding: signs of the low frequencies of the image against their median.
+    """Computes 64 bits that survive scaling and re-encoding: which low frequencies of the image exceed their median.
 
     Args:
         luma: uint8 (H, W).
@@ -99,40 +106,40 @@ def perceptual_hash(luma: np.ndarray) -> int:
     return int(np.packbits(bits).view(">u8")[0])
 
 
-def near_duplicates(hashes: np.ndarray, most_bits: int = 4) -> np.ndarray:
-    """Pairs whose hashes differ in few bits: int64 (P, 2), first < second, in order.
+def near_duplicates(hashes: np.ndarray, max_bits: int = 4) -> np.ndarray:
+    """Finds pairs whose hashes differ in few bits: int64 (P, 2), first < second, in order.
 
-    By the pigeonhole principle: of `most_bits + 1` stretches of the hash at least one is equal in such a pair, so only
-    images that share one are compared.
+    The hash is cut into `max_bits + 1` bands. By the pigeonhole principle at least one band is equal in such a pair, so
+    only images that share a band are compared.
 
     Args:
         hashes: uint64 (N,).
-        most_bits: how many may differ, up to 7.
+        max_bits: how many bits may differ, up to 7.
     """
-    bands = most_bits + 1
+    bands = max_bits + 1
     edges = [64 * band // bands for band in range(bands + 1)]
     found: set[tuple[int, int]] = set()
     for start, stop in pairwise(edges):
         keys = (hashes >> np.uint64(start)) & np.uint64((1 << (stop - start)) - 1)
         order = np.argsort(keys, kind="stable")
-        # Neighbours at distance 1, 2, ... within runs of one key.
+        # Images with one key lie next to each other: compare those at distance 1, 2, ... until no run is that long.
         for distance in range(1, len(order)):
             left, right = order[:-distance], order[distance:]
             together = keys[left] == keys[right]
             if not together.any():
                 break
             left, right = left[together], right[together]
-            close = np.bitwise_count(hashes[left] ^ hashes[right]) <= most_bits
+            close = np.bitwise_count(hashes[left] ^ hashes[right]) <= max_bits
             pairs = np.sort(np.stack([left[close], right[close]], axis=1), axis=1)
             found.update(map(tuple, pairs.tolist()))
     return np.array(sorted(found), dtype=np.int64).reshape(-1, 2)
 
 
 def confirmed(pack: RecordPack, pairs: np.ndarray) -> np.ndarray:
-    """Those of the pairs whose pixels agree too: aligned faces are alike, and hashes of two people now and then equal.
+    """Keeps the pairs whose pixels agree too: aligned faces look alike, and the hashes of two people may be equal.
 
     Args:
-        pairs: int64 (P, 2), image numbers; all decode.
+        pairs: int64 (P, 2), numbers of images that can be decoded.
     """
 
     def seen(image: int) -> np.ndarray:
@@ -141,9 +148,9 @@ def confirmed(pack: RecordPack, pairs: np.ndarray) -> np.ndarray:
 
     def is_same(first: int, second: int) -> bool:
         one, other = (pixels - pixels.mean() for pixels in (seen(first), seen(second)))
-        # Both without any structure: plain images, of which the hash is all there is to say.
+        # For plain images without any structure, nothing but the hash can be compared.
         norm = np.linalg.norm(one) * np.linalg.norm(other)
-        return bool(norm == 0 or one @ other / norm >= LEAST_CORRELATION)
+        return bool(norm == 0 or one @ other / norm >= MIN_CORRELATION)
 
     rows = [is_same(*pair) for pair in track(pairs.tolist(), "comparing near duplicates")]
     return pairs[np.array(rows, dtype=bool)]

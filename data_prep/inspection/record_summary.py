@@ -1,4 +1,4 @@
-"""What a RecordIO data set is, in numbers, and what is odd about it."""
+"""Describes a RecordIO data set in numbers, with warnings about anything unusual."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from facekd.images.decoding import decode_rgb
 from facekd.utils.progress import track
 
 FORMAT_BY_START = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WebP", b"BM": "BMP"}
-NUM_SAMPLED = 512
+NUM_SAMPLED = 512  # images decoded, unless all are asked for
 
 
 def summarize(pack: RecordPack, check_all: bool = False) -> dict[str, Any]:
-    """Describe a pack in plain types, ready for JSON.
+    """Describes a pack in plain types, ready for JSON.
 
     Args:
         pack: opened with `on_bad_record="skip"`, so that a damaged pack can be described too.
@@ -30,19 +30,20 @@ def summarize(pack: RecordPack, check_all: bool = False) -> dict[str, Any]:
         Keys `rec`, `bytes`, `layout`, `num_records`, `num_images`, `num_identity_records`, `num_classes`,
         `images_per_identity`, `image_bytes`, `labels`, `label_form`, `decoded` (how many images were decoded),
         `unusable`, `formats`, `image_sizes`, `grayscale`, `duplicates` (None unless `check_all`), `index`, `property`,
-        `oddities`.
+        `oddities` (the warnings; the key keeps its first name for programs that read it).
     """
+    # Labels come from the headers alone; images are decoded last.
     headers = pack.headers()
     labels = pack.labels_from(headers)
-    oddities = list(pack.warnings)
+    warnings = list(pack.warnings)
     usable = labels[labels >= 0]
     counts = np.bincount(usable) if len(usable) else np.zeros(0, dtype=np.int64)
     counts_present = counts[counts > 0]
     num_classes = pack.num_classes
-    oddities += _label_oddities(counts, num_classes)
-    oddities += _identity_oddities(pack, labels)
-    images = _look_at_images(pack, check_all)
-    oddities += images.pop("oddities")
+    warnings += _label_warnings(counts, num_classes)
+    warnings += _identity_warnings(pack, labels)
+    images = _decode_images(pack, check_all)
+    warnings += images.pop("oddities")
     index = pack.reader.index
     return {
         "rec": str(pack.reader.rec_path),
@@ -60,7 +61,7 @@ def summarize(pack: RecordPack, check_all: bool = False) -> dict[str, Any]:
         **images,
         "index": str(index.source) if index.source is not None else None,
         "property": pack.property,
-        "oddities": oddities,
+        "oddities": warnings,
     }
 
 
@@ -76,7 +77,7 @@ def _label_form(headers: RecordHeaders) -> str:
     return ", ".join(forms)
 
 
-def _label_oddities(counts: np.ndarray, num_classes: int) -> list[str]:
+def _label_warnings(counts: np.ndarray, num_classes: int) -> list[str]:
     found = []
     if len(counts) > num_classes:
         num_over = int(counts[num_classes:].sum())
@@ -93,8 +94,11 @@ def _label_oddities(counts: np.ndarray, num_classes: int) -> list[str]:
     return found
 
 
-def _identity_oddities(pack: RecordPack, labels: np.ndarray) -> list[str]:
-    """Whether InsightFace's identity records, which give a range of keys each, agree with the labels of the images."""
+def _identity_warnings(pack: RecordPack, labels: np.ndarray) -> list[str]:
+    """Compares InsightFace's identity records with the labels of the images.
+
+    Each identity record gives the range of keys of one identity's images.
+    """
     if len(pack.identity_keys) == 0 or pack.num_images >= EXACT_FLOAT32_INTEGERS:
         return []  # float32 cannot hold the ranges of so many images
     by_key = np.full(int(pack.image_keys.max()) + 2, -1, dtype=np.int64)
@@ -126,10 +130,10 @@ def _identity_oddities(pack: RecordPack, labels: np.ndarray) -> list[str]:
     return found
 
 
-def _look_at_images(pack: RecordPack, check_all: bool) -> dict[str, Any]:
-    """Decode a sample of the images, or all, and count what they are."""
-    num_looked_at = pack.num_images if check_all else min(pack.num_images, NUM_SAMPLED)
-    sample = np.unique(np.linspace(0, pack.num_images - 1, num_looked_at).astype(np.int64))
+def _decode_images(pack: RecordPack, check_all: bool) -> dict[str, Any]:
+    """Decodes a sample of the images, or all of them, and counts formats, sizes and duplicates."""
+    num_decoded = pack.num_images if check_all else min(pack.num_images, NUM_SAMPLED)
+    sample = np.unique(np.linspace(0, pack.num_images - 1, num_decoded).astype(np.int64))
     formats: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     unusable: list[str] = []
@@ -146,23 +150,29 @@ def _look_at_images(pack: RecordPack, check_all: bool) -> dict[str, Any]:
         except ImageError as error:
             unusable.append(f"{pack.describe_image(image)}: {error}")
             continue
+
+        # Count format, size and colour.
         formats[next((name for start, name in FORMAT_BY_START.items() if content.startswith(start)), "other")] += 1
         sizes[f"{pixels.shape[1]}x{pixels.shape[0]}"] += 1
         num_grayscale += bool((pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all())
+
+        # Compare the bytes with those of all images before.
         if check_all:
             first = label_of_content.setdefault(hashlib.blake2b(content, digest_size=16).digest(), label)
             is_new = len(label_of_content) == sum(formats.values()) - num_duplicates
             num_duplicates += not is_new
             num_disputed += first != label
-    oddities = []
+
+    # Put what is unusual into sentences.
+    warnings = []
     if unusable:
-        oddities.append(f"{len(unusable):,} of {len(sample):,} images looked at are unusable, first: {unusable[0]}")
+        warnings.append(f"{len(unusable):,} of {len(sample):,} images looked at are unusable, first: {unusable[0]}")
     if len(sizes) > 1:
-        oddities.append("images have different sizes")
+        warnings.append("images have different sizes")
     if len(formats) > 1:
-        oddities.append("images have different formats")
+        warnings.append("images have different formats")
     if num_duplicates:
-        oddities.append(
+        warnings.append(
             f"{num_duplicates:,} images are exact copies of others, {num_disputed:,} of them under another label"
         )
     return {
@@ -172,5 +182,5 @@ def _look_at_images(pack: RecordPack, check_all: bool) -> dict[str, Any]:
         "image_sizes": dict(sizes.most_common()),
         "grayscale": num_grayscale,
         "duplicates": num_duplicates if check_all else None,
-        "oddities": oddities,
+        "oddities": warnings,
     }

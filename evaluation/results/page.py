@@ -90,6 +90,8 @@ def write_report(folder: str | os.PathLike[str]) -> list[Path]:
     if result["format"] not in (FORMAT, FOLDER_FORMAT):
         known = f"{FORMAT} and {FOLDER_FORMAT}"
         raise DataError(f"{folder}: holds results of {result['format']}; this report is for those of {known}")
+
+    # The numbers as CSV and Markdown, then the page with pictures.
     write_text(folder / "results.csv", to_csv(result))
     tables = _tables(result)
     write_text(folder / "report.md", _markdown(result, tables))

@@ -53,6 +53,7 @@ def show_worst_pairs(result: dict[str, Any]) -> WorstPairs | None:
     if protocol.fingerprint != dataset["fingerprint"]:
         return WorstPairs(table, why_no_images="the lists of the set are others than those that were evaluated.")
 
+    # A strip for each pair of which both templates have images.
     templates = _TemplateImages(protocol)
     strips: dict[str, list[Picture]] = {}
     for kind, heading in HEADINGS.items():

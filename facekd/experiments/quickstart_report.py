@@ -28,6 +28,8 @@ def write_report(folder: Path, models: list[dict[str, Any]]) -> None:
     trained = [model["name"] for model in models if (folder / model["name"] / "log.jsonl").exists()]
     best = min(models, key=lambda model: model["eer"])
     hardest = folder / best["name"] / "verification" / "hardest_pairs.png"
+
+    # Curves first, then faces.
     pictures = [
         Picture(
             to_png(_draw_rocs(folder, models)),

@@ -148,6 +148,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
 
 
 def _write_page(study: Study, results: Mapping[str, Any]) -> None:
+    # A section for each pack.
     packs = []
     for pack in results["packs"]:
         table = _table(results, pack["name"])
@@ -155,6 +156,8 @@ def _write_page(study: Study, results: Mapping[str, Any]) -> None:
             pictures = _pictures(study, results, pack["name"])
             description = _describe_pack(pack)
             packs.append({"name": pack["name"], "description": description, "table": table, "pictures": pictures})
+
+    # The loss curves of the first seed.
     logs = {run.method.name: read_log(run.folder, "train") for run in study.runs if run.seed == study.seeds[0]}
     logs = {name: entries for name, entries in logs.items() if entries}
     losses = None

@@ -1,7 +1,7 @@
-"""At the end of a distillation: how far student and teacher are apart, in numbers and in one picture.
+"""Reports at the end of a distillation how far student and teacher are apart, in numbers and in one picture.
 
-Looked at: the classifiers row by row, on a sample of training images the class that each puts first, and the
-embeddings. Pure functions for all of it are in `facekd/distillation/diagnostics.py`.
+Three things are compared: the classifiers, class by class; and on a sample of training images the class that each
+network puts first, and their embeddings. The measures are pure functions in `facekd/distillation/diagnostics.py`.
 """
 
 from __future__ import annotations
@@ -37,19 +37,22 @@ PICTURE = "diagnostics.png"
 
 
 def diagnose(state: TrainingState, logbook: Logbook) -> None:
-    """Log, say and draw how student and teacher compare; nothing where the configuration turns it off.
+    """Logs, prints and draws how student and teacher compare, unless the configuration turns it off.
 
-    `log.jsonl` gets `heads` (cosines class by class, where both classifiers exist and have one shape) and `agreement`
+    `log.jsonl` gets `heads` (cosines class by class, if both classifiers exist and have one shape) and `agreement`
     (share of images with the same first class, cosine between the embeddings, similarity of the relations between
-    images), the run's folder `diagnostics.png`.
+    images). The run's folder gets `diagnostics.png`.
     """
     assert isinstance(state.config, DistillConfig)
     assert isinstance(state.recognizer, Distiller)
-    is_shared_out = bool(state.recognizer.sharded_heads)  # then every process knows some of the classes
+    # With a sharded classifier every process knows only some of the classes, so all of them take part.
+    is_shared_out = bool(state.recognizer.sharded_heads)
     if not state.config.diagnostics or not (state.world.is_main or is_shared_out):
         return
     if is_shared_out:
         copy_buffers_from_main(state.recognizer.backbone, state.world)
+
+    # Numbers, for the log and the terminal.
     heads = compare_heads(state.recognizer)
     if heads is not None:
         logbook.record("heads", state.images_seen, heads.scalars())
@@ -58,12 +61,14 @@ def diagnose(state: TrainingState, logbook: Logbook) -> None:
     if values:
         logbook.record("agreement", state.images_seen, values)
         logbook.say(f"student and teacher on {values['num_images']} training images: {_in_words(values)}")
+
+    # Histograms.
     if state.world.is_main and (heads is not None or cosine_B is not None):
         save_figure(draw(None if heads is None else heads.cosine_per_class, cosine_B), state.folder / PICTURE)
 
 
 def compare_heads(recognizer: Distiller) -> HeadComparison | None:
-    """The student's own classifier and the teacher's; None unless both exist, in one shape."""
+    """Compares the student's own classifier with the teacher's; None unless both exist and have one shape."""
     own, teacher = recognizer.head, recognizer.teacher_head
     if not recognizer.owns_head or teacher is None:
         return None
@@ -82,10 +87,11 @@ def compare_heads(recognizer: Distiller) -> HeadComparison | None:
 
 @torch.no_grad()
 def compare_on_images(state: TrainingState) -> tuple[dict[str, Any], Tensor | None]:
-    """What both make of the first images of the run: values for the log, and the cosines (B,) of their embeddings.
+    """Compares student and teacher on the first images of the run.
 
     Returns:
-        No values where no loss asks the teacher for embeddings; no cosines where sizes differ and nothing projects.
+        Values for the log, none if no loss asks the teacher for embeddings; and the cosines (B,) between the
+        embeddings, None if their sizes differ and there is no projection.
     """
     recognizer = state.recognizer
     assert isinstance(recognizer, Distiller)
@@ -118,7 +124,7 @@ def compare_on_images(state: TrainingState) -> tuple[dict[str, Any], Tensor | No
 
 
 def first_class(head: nn.Module, embedding_BD: Tensor) -> Tensor:
-    """(B,) the class that a classifier puts first, of a sharded one over the classes of all processes."""
+    """Returns (B,) the class that a classifier puts first; for a sharded one, among the classes of all processes."""
     shards = getattr(head, "shards", None)
     if shards is None or shards.world.size == 1:
         return head(embedding_BD).argmax(1)
@@ -130,7 +136,7 @@ def first_class(head: nn.Module, embedding_BD: Tensor) -> Tensor:
 
 
 def _sample(state: TrainingState) -> list[Batch]:
-    """The first images of the run, in few batches: whatever their number is in the end, the same for every method."""
+    """Loads the first images of the run in a few batches; how many depends on the data set alone, not on the method."""
     config = state.config
     size = min(64, len(state.dataset))
     count = max(1, min(SAMPLE, len(state.dataset)) // size)
@@ -142,7 +148,12 @@ def _sample(state: TrainingState) -> list[Batch]:
 
 
 def _embed(state: TrainingState, batch: Batch) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Embeddings: (B, D) the student's, (B, E) the same as the teacher's classifier sees them, (B, E) the teacher's."""
+    """Embeds a batch.
+
+    Returns:
+        (B, D) the student's embeddings, (B, E) the same projected for the teacher's classifier, and (B, E) the
+        teacher's; None if the teacher gives no embeddings.
+    """
     recognizer, config, device = state.recognizer, state.config, state.world.device
     assert isinstance(recognizer, Distiller)
     _, _, *teacher = recognizer.targets(batch)

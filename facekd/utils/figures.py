@@ -45,6 +45,7 @@ def new_figure(
     """
     from matplotlib.figure import Figure
 
+    # matplotlib wants margins as shares of the figure, and gaps as shares of one pair of axes.
     width, height = size
     top = TOP + (0.3 if title else 0)
     axes_width = (width - LEFT - RIGHT - (columns - 1) * GAP) / columns
