@@ -33,7 +33,7 @@ class LooseCrop(NamedTuple):
     score: float
 
 
-class ImageSource(Protocol):
+class FaceSource(Protocol):
     """Images of people by position."""
 
     labels: np.ndarray
@@ -59,7 +59,7 @@ class GeneratedImages:
         self._images, self._size, self._seed = images, size, seed
 
     def read(self, index: int) -> LooseCrop:
-        """See `ImageSource`. Whether a face is hard to detect depends on its number alone."""
+        """See `FaceSource`. Whether a face is hard to detect depends on its number alone."""
         person, image = divmod(index, self._images)
         pixels = render_faces(np.array([person]), np.array([image]), self._size, self._seed)[0]
         generator = np.random.default_rng([self._seed % 2**63, 0x1A, index])
@@ -98,7 +98,7 @@ class FolderImages:
         self.labels = np.array([image.label for image in images])
 
     def read(self, index: int) -> LooseCrop:
-        """See `ImageSource`."""
+        """See `FaceSource`."""
         path = self._folder / self.names[index]
         try:
             content, pixels = _as_jpeg(path.read_bytes())
@@ -126,7 +126,7 @@ class RecordImages:
         self.names = [self._pack.describe_image(index) for index in range(self._pack.num_images)]
 
     def read(self, index: int) -> LooseCrop:
-        """See `ImageSource`."""
+        """See `FaceSource`."""
         try:
             content, pixels = _as_jpeg(self._pack.read_image(index)[0])
         except ImageError as error:
@@ -136,7 +136,7 @@ class RecordImages:
 
 def open_source(
     source: str, landmarks: Path | None, on_missing: Literal["fail", "drop"], size: int, seed: int
-) -> ImageSource:
+) -> FaceSource:
     """Open what the user named: `synthetic:PEOPLExIMAGES`, a record pack, or a folder of people.
 
     Raises:

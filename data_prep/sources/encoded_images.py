@@ -1,4 +1,4 @@
-"""Prepares encoded images for a pack: recognises their format, re-encodes where asked."""
+"""Prepares encoded images for a pack: recognises their format, and re-encodes them if asked."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from facekd.images.decoding import decode_rgb
 
 
 def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
-    """Bytes of an image to put into a record: the file's own where the image has the right size.
+    """Returns the bytes of an image for a record: those of the file if the image has the right size.
 
     Args:
-        path: an image file; it is decoded in any case, so that a broken one is found now and not in training.
-        size: side in pixels the data set has.
-        resize: scale images of another size (by area) and write them as JPEG of `quality`.
+        path: an image file; it is always decoded, so that a broken image is found now and not in training.
+        size: side of the data set's images in pixels.
+        resize: whether to scale images of another size and encode them as JPEG.
+        quality: JPEG quality of scaled images.
 
     Raises:
         ImageError: the file does not decode, or has another size and `resize` is False.
     """
+    # Read the file.
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such image, though it is listed") from error
-    except OSError as error:  # a link to itself, a folder of that name, no permission: no reason to lose the rest
+    except OSError as error:  # a link to itself, no permission: no reason to lose the other images
         raise ImageError(f"{path}: {error.strerror}") from error
+    # Decode it, and check its size.
     try:
         pixels = decode_rgb(content)
     except ImageError as error:
@@ -39,7 +42,7 @@ def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
             f"{path}: the image is {width}x{height} and the data set {size}x{size} pixels. Faces have to be aligned "
             "first; --resize scales them as they are, --size sets another size"
         )
-    # Averaging over areas is right for shrinking and blocky for enlarging.
+    # Scale it: averaging over areas suits shrinking, but makes enlarged images blocky.
     method = cv2.INTER_AREA if height > size else cv2.INTER_CUBIC
     scaled = cv2.resize(pixels, (size, size), interpolation=method)
     encoded = cv2.imencode(".jpg", cv2.cvtColor(scaled, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
@@ -59,5 +62,5 @@ SUFFIX_BY_START = {
 
 
 def suffix_of(image_bytes: bytes) -> str:
-    """File suffix for encoded image bytes, `.bin` where the format is not recognised."""
+    """Returns the file suffix for encoded image bytes, `.bin` if the format is unknown."""
     return next((suffix for start, suffix in SUFFIX_BY_START.items() if image_bytes.startswith(start)), ".bin")

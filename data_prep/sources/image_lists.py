@@ -1,4 +1,4 @@
-"""Which image files make up a data set: from a folder of identities, or from an `.lst` file of either kind."""
+"""Lists the image files of a data set, from a folder of identities or from an `.lst` file of either kind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AGEDB_NAME = re.compile(r"\d+_(?P<who>.+)_(?P<age>\d+)_(?P<sex>[mfMF])")
 
 
 class ListedImage(NamedTuple):
-    """One image of a data set: its name below `root`, in `/` notation, its label, and im2rec's index if listed."""
+    """Names one image of a data set: its path below the root with `/`, its label, and im2rec's index if listed."""
 
     name: str
     label: int
@@ -76,18 +76,18 @@ def _list_agedb(files: list[str]) -> list[ListedImage]:
 
 
 def read_lst(path: Path) -> list[ListedImage]:
-    """Images of an `.lst` file, in its order; see `read_lst_and_kind`."""
+    """Returns the images of an `.lst` file, in its order; see `read_lst_and_kind`."""
     return read_lst_and_kind(path)[0]
 
 
 def read_lst_and_kind(path: Path) -> tuple[list[ListedImage], str]:
-    """Images of an `.lst` file, in its order, and which columns it has: a key of `LST_COLUMNS`.
+    """Returns the images of an `.lst` file, in its order, and its kind, a key of `LST_COLUMNS`.
 
-    Both kinds in use are understood: InsightFace's `aligned<tab>path<tab>label` and im2rec's
-    `index<tab>label [more labels]<tab>path`; of several labels the first counts.
+    Both kinds in use are read: InsightFace's `aligned<tab>path<tab>label` and im2rec's
+    `index<tab>label [more labels]<tab>path`, of which the first label is taken.
 
     Raises:
-        DataError: a line is of neither kind, or of another than the first.
+        DataError: a line is of neither kind, or not of the kind of the first line.
     """
     images = []
     kind = None
@@ -103,7 +103,7 @@ def read_lst_and_kind(path: Path) -> tuple[list[ListedImage], str]:
                 f"{path}, line {number}: {line[:80]!r} has {len(columns)} tab-separated columns; expected "
                 "`aligned path label` (InsightFace) or `index label path` (im2rec)"
             )
-        # A name is never a number, so the kind shows in each line.
+        # A name is never a number, so every line shows the kind.
         found = "im2rec" if _is_number(columns[1]) else "insightface"
         name, label = (columns[-1], columns[1]) if found == "im2rec" else (columns[1], columns[2])
         if found != (kind := kind or found):
@@ -111,6 +111,7 @@ def read_lst_and_kind(path: Path) -> tuple[list[ListedImage], str]:
                 f"{path}, line {number}: has the columns `{LST_COLUMNS[found]}`, and the lines before "
                 f"`{LST_COLUMNS[kind]}`; make them alike"
             )
+        # Labels are whole numbers, though they may be written as 3.0.
         if not _is_number(label) or float(label) < 0 or not float(label).is_integer():
             raise DataError(f"{path}, line {number}: label {label!r} of {name} is no whole number from 0")
         is_key = found == "im2rec" and columns[0].strip().isascii() and columns[0].strip().isdigit()
@@ -121,10 +122,10 @@ def read_lst_and_kind(path: Path) -> tuple[list[ListedImage], str]:
 
 
 def check_labels(images: list[ListedImage], source: Path) -> None:
-    """Refuse labels with gaps: a classifier would have classes that nobody belongs to.
+    """Refuses labels with gaps, which would give a classifier classes that nobody belongs to.
 
     Raises:
-        DataError: some label below the highest has no image.
+        DataError: a label below the highest has no image.
     """
     labels = {image.label for image in images}
     if len(labels) <= max(labels):
@@ -136,7 +137,7 @@ def check_labels(images: list[ListedImage], source: Path) -> None:
 
 
 def check_one_label(images: list[ListedImage], source: Path) -> list[ListedImage]:
-    """The images, unless one is said to show two people; saying the same twice does no harm.
+    """Returns the images unless one is listed with two labels; an image listed twice with the same label is fine.
 
     Raises:
         DataError: an image is listed with two labels.
@@ -153,17 +154,17 @@ def check_one_label(images: list[ListedImage], source: Path) -> list[ListedImage
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that no `.lst` can hold.
+    """Refuses a name that an `.lst` cannot hold.
 
     Raises:
-        DataError: it has a tab or a line break.
+        DataError: the name has a tab or a line break.
     """
     if any(character in name for character in "\t\n\r"):
         raise DataError(f"{name!r}: names with tabs or line breaks do not fit a .lst; rename the image")
 
 
 def renumber(images: list[ListedImage]) -> list[ListedImage]:
-    """The same images with consecutive labels from 0, in the order of the old labels."""
+    """Returns the images with consecutive labels from 0, in the order of the old labels."""
     new_label = {label: position for position, label in enumerate(sorted({image.label for image in images}))}
     return [image._replace(label=new_label[image.label]) for image in images]
 
@@ -177,23 +178,26 @@ def _is_number(text: str) -> bool:
 
 
 def names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
-    """Names of the images in the `.lst` beside the pack, checked against the labels of all records.
+    """Returns the names of a pack's images from the `.lst` beside it, checked against the labels of all records.
 
     Raises:
-        DataError: it lists something else than this pack's images, or names outside the output folder.
+        DataError: it lists other images than those of the pack, or names that lead out of a folder.
     """
+    # Find the line of each image.
     listed = read_lst(lst_path)
     if len(listed) != pack.num_images:
         raise DataError(f"{lst_path} lists {len(listed):,} images and the pack has {pack.num_images:,}")
     if pack.layout == "insightface":
-        order = (pack.image_keys - 1).tolist()  # line n is key n
+        order = (pack.image_keys - 1).tolist()  # line n, counted from 1, is key n
     else:
-        # im2rec's first column is the key; lines and records may both be shuffled.
+        # The first column of im2rec is the key; lines and records may both be shuffled.
         lines = lst_path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
         line_of_key = {line.partition("\t")[0]: number for number, line in enumerate(filter(str.strip, lines))}
         order = [line_of_key.get(str(key), -1) for key in pack.image_keys.tolist()]
     if min(order) < 0 or max(order) >= len(listed):
         raise DataError(f"{lst_path} does not list the keys of the pack")
+
+    # Check each name and label.
     labels = pack.labels().tolist()
     names = []
     for image, line in enumerate(order):

@@ -1,7 +1,7 @@
-"""Labelled images from whatever others keep them in, behind one interface: number in, encoded bytes out.
+"""Reads labelled images from all usual formats through one interface: number in, encoded bytes out.
 
-Kinds: record packs, shards of a record pack, WebDataset tars, folders of images, `.lst` files, CVLface's `train.tsv`,
-and Parquet or arrow files as the usual hubs hold them (those need the optional package pyarrow).
+The formats are record packs, shards of a record pack, WebDataset tars, folders of images, `.lst` files, CVLface's
+`train.tsv`, and Parquet or arrow files as model hubs store them (those need the optional package pyarrow).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ LABEL_SUFFIXES = (".cls", ".json")
 
 
 class ImageSource(Protocol):
-    """N labelled images. May be read from several threads at once.
+    """Gives N labelled images; several threads may read at once.
 
     Attributes:
-        kind: what it is, in words.
+        kind: the format, in words.
         labels: int64 (N,), from 0.
-        num_classes: how many identities.
+        num_classes: number of identities.
     """
 
     kind: str
@@ -39,38 +39,39 @@ class ImageSource(Protocol):
     num_classes: int
 
     def read(self, image: int) -> bytes:
-        """Encoded bytes of an image; raises a `FacekdError` that names it where it cannot be read."""
+        """Returns the encoded bytes of an image; raises a `FacekdError` that names it if it cannot be read."""
         ...
 
     def name(self, image: int) -> str:
-        """Its name as IDENTITY/FILE, or nothing where it has none."""
+        """Returns its name as IDENTITY/FILE, or an empty string if it has none."""
         ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """For JSON, what is different if another set of images is meant, or one of its files has changed."""
+        """Returns a description as JSON that differs for other images, and if one of the files has changed."""
         ...
 
     def stamp(self, image: int) -> str:
-        """What shows that an image has changed since, where each has a file of its own; else nothing."""
+        """Returns a stamp that differs if the image has changed, or an empty string if images have no own files."""
         ...
 
     def will_read(self, images: np.ndarray) -> None:
-        """Have images, int64 (B,), fetched from the disk meanwhile, where that helps."""
+        """Requests images, int64 (B,), from the disk in the background, if that helps."""
         ...
 
 
 def open_source(path: Path, root: Path | None = None) -> ImageSource:
-    """Open labelled images by what is there.
+    """Opens labelled images; the suffix of a file, or the content of a folder, decides the format.
 
     Args:
         path: a file or folder.
-        root: what names in an `.lst` or `train.tsv` are relative to; by default the folder of the list.
+        root: folder that names in an `.lst` or `train.tsv` are relative to; by default that of the list.
 
     Raises:
-        DataError: nothing known.
+        DataError: there is nothing at `path`, or nothing of a known format.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
+    # A file.
     suffix = path.suffix.lower() if path.is_file() else ""
     if suffix == ".tar":
         return TarSource([path])
@@ -86,6 +87,7 @@ def open_source(path: Path, root: Path | None = None) -> ImageSource:
         return RecordSource(open_record_pack(path))
     if suffix:
         raise DataError(f"{path}: expected .rec, .tar, .lst, .tsv, .parquet or .arrow, or a folder")
+    # A folder: the first of these that it holds.
     if find_shards(path):
         return ShardSource(ShardedRecords(path))
     if any(path.glob("*.rec")):
@@ -105,7 +107,7 @@ def open_source(path: Path, root: Path | None = None) -> ImageSource:
 
 
 def _find_tables(folder: Path) -> list[Path]:
-    """Parquet and arrow files below a folder; one pass, for what is below may be millions of images."""
+    """Finds Parquet and arrow files below a folder in one pass: it may hold millions of images."""
     return sorted(
         Path(place) / name
         for place, _, names in os.walk(folder)
@@ -115,7 +117,7 @@ def _find_tables(folder: Path) -> list[Path]:
 
 
 class RecordSource:
-    """A record pack; names come from the `.lst` beside it where that fits."""
+    """Reads a record pack; names come from the `.lst` beside it, if it fits."""
 
     def __init__(self, pack: RecordPack) -> None:
         self.kind = f"record pack ({pack.layout})"
@@ -141,7 +143,7 @@ class RecordSource:
 
 
 class ShardSource:
-    """Shards of one record pack."""
+    """Reads the shards of one record pack."""
 
     kind = "shards of records"
 
@@ -170,7 +172,7 @@ class ShardSource:
 
 
 class ListSource:
-    """Image files named by a list, or found in a folder."""
+    """Reads image files named by a list or found in a folder."""
 
     def __init__(self, root: Path, images: list[ListedImage], kind: str) -> None:
         self.kind = kind
@@ -199,11 +201,11 @@ class ListSource:
         return file_stamp(self.root / self._images[image].name)
 
     def will_read(self, images: np.ndarray) -> None:
-        pass  # each would have to be opened; the threads that read do that
+        pass  # each file would have to be opened, which the reading threads do
 
 
 class TarSource:
-    """WebDataset tars: members `KEY.jpg` with `KEY.cls` (the label as text), or `KEY.json` with `label`, `name`."""
+    """Reads WebDataset tars: `KEY.jpg` with `KEY.cls` (the label as text), or with `label` and `name` in `KEY.json`."""
 
     kind = "WebDataset"
 
@@ -239,6 +241,7 @@ class TarSource:
             os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)
 
     def _index(self, path: Path, labels: list[int]) -> None:
+        """Finds the samples of one tar: members of a sample have one key and follow each other."""
         file = os.open(path, os.O_RDONLY)
         self._files.append(file)
         current = ""
@@ -248,7 +251,7 @@ class TarSource:
                 for member in archive:
                     if not member.isfile():
                         continue
-                    # WebDataset: the key ends at the first dot of the file name.
+                    # In WebDataset the key ends at the first dot of the file name.
                     folder, _, base = member.name.rpartition("/")
                     stem, _, extension = base.partition(".")
                     key = f"{folder}/{stem}"
@@ -261,6 +264,7 @@ class TarSource:
         self._finish(path, current, fields, file, labels)
 
     def _finish(self, path: Path, key: str, fields: dict[str, tuple[int, int]], file: int, labels: list[int]) -> None:
+        """Records a sample whose members are `fields`: where its image is, its label and its name."""
         image = next((place for name, place in fields.items() if name in IMAGE_SUFFIXES), None)
         if image is None:
             return
@@ -285,12 +289,12 @@ class TarSource:
 
 
 def read_tsv(path: Path) -> list[ListedImage]:
-    """Images of a `train.tsv`: `path<tab>label`, or `number<tab>path<tab>label`, with or without a line of titles.
+    """Reads the images of a `train.tsv`: `path<tab>label`, or `number<tab>path<tab>label`, with or without titles.
 
-    Labels may be names of people; those are numbered in sorted order.
+    Labels may be names of people; they are numbered in sorted order.
 
     Raises:
-        DataError: a line of another form.
+        DataError: a line has another form.
     """
     rows: list[tuple[str, str]] = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n"), start=1):
@@ -323,5 +327,5 @@ def _names_of(pack: RecordPack) -> list[str]:
 
 
 def default_name(label: int, number: int, suffix: str) -> str:
-    """A name for an image that has none."""
+    """Returns a name for an image that has none."""
     return str(PurePosixPath(f"{label:07d}") / f"{number:08d}{suffix}")

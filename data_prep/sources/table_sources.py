@@ -1,4 +1,4 @@
-"""Labelled images in Parquet and arrow files, as the usual hubs hold them; needs the optional package pyarrow."""
+"""Reads labelled images from Parquet and arrow files, as model hubs store them; needs the optional package pyarrow."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "jpg", "bytes"), ("label", "labe
 
 
 class TableSource:
-    """Rows of `image` (bytes, or a struct with `bytes` and `path`) and `label` (whole numbers, or names)."""
+    """Reads rows of `image` (bytes, or a struct with `bytes` and `path`) and `label` (whole numbers or names)."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.kind = f"{paths[0].suffix[1:]} table"
+        # The columns must have the same names in all files.
         tables = [_open(path) for path in paths]
         images, labels = _columns(tables[0], paths[0])
         self._chunks: list[Any] = []
@@ -28,6 +29,7 @@ class TableSource:
             self._chunks += table.column(images).chunks
             listed += table.column(labels).to_pylist()
         self._ends = np.cumsum([len(chunk) for chunk in self._chunks])
+        # Labels are numbers, or names that are numbered in sorted order.
         missing = next((row for row, label in enumerate(listed) if label is None), None)
         if missing is not None:
             raise DataError(f"{paths[0]}: row {missing} has no {labels}")
@@ -58,7 +60,7 @@ class TableSource:
         return ""
 
     def will_read(self, images: np.ndarray) -> None:
-        pass  # mapped by pyarrow, which hides where they lie
+        pass  # pyarrow maps the file, and does not say where the rows are
 
     def _cell(self, image: int) -> Any:
         chunk = int(np.searchsorted(self._ends, image, side="right"))
@@ -77,7 +79,7 @@ def _open(path: Path) -> Any:
         mapped = pyarrow.memory_map(str(path))
         try:
             return pyarrow.ipc.open_file(mapped).read_all()
-        except pyarrow.ArrowInvalid:  # the hubs' caches hold streams
+        except pyarrow.ArrowInvalid:  # the caches of hubs hold streams
             mapped.seek(0)
             return pyarrow.ipc.open_stream(mapped).read_all()
     except (pyarrow.ArrowException, OSError) as error:

@@ -1,4 +1,4 @@
-"""Writing labelled images as a WebDataset tar, which a stopped run leaves so that the next goes on with it."""
+"""Writes labelled images as a WebDataset tar; a run that is stopped can be continued."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from facekd.utils.resumable_file import PartialFile
 
 
 class TarPackWriter:
-    """A plain tar of samples `KEY.jpg`, `KEY.cls`, `KEY.json`: the same bytes for the same images, whoever writes it.
+    """Writes a plain tar of samples `KEY.jpg`, `KEY.cls`, `KEY.json`; the same images always give the same bytes.
 
-    To be used as a context manager, as a `RecordPackWriter` with a job is, and with the same attributes.
+    It is a context manager like a `RecordPackWriter` with a job, and has the same attributes.
     """
 
     def __init__(self, path: Path, job: Mapping[str, Any], is_unchanged: Callable[[int, str], bool]) -> None:
-        """Start, or go on with what an earlier run of the same job has left."""
+        """Starts writing, or continues what an earlier run of the same job has left."""
+        # Start again if one of its images has changed since.
         self._file = PartialFile(path, job)
         found = [words.split("\t", 1) for _, words in self._file.entries()]
         if not all(is_unchanged(int(task), stamp) for task, stamp in track(found, "checking images written before")):
@@ -45,13 +46,13 @@ class TarPackWriter:
         return self._file.num_kept
 
     def restart(self) -> None:
-        """Forget what an earlier run has written."""
+        """Discards what an earlier run has written."""
         self._file.restart()
         self._num_images = self.num_found = self.next_task = 0
         self._open()
 
     def add(self, label: int, image_bytes: bytes, name: str, key: int, task: int, stamp: str) -> None:
-        """Append a sample; see `RecordPackWriter.add`."""
+        """Appends a sample; see `RecordPackWriter.add`."""
         stem = f"{key:09d}"
         self._add(f"{stem}{suffix_of(image_bytes)}", image_bytes)
         self._add(f"{stem}.cls", str(label).encode())
@@ -66,17 +67,17 @@ class TarPackWriter:
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         try:
             if kind is None:
-                self._archive.close()  # two blocks of zeros, and padding
+                self._archive.close()  # writes two blocks of zeros, and padding
                 self._file.put_in_place()
         finally:
-            self._file.abort()  # of no effect once the file is in place
+            self._file.abort()  # does nothing once the file is in place
 
     def _open(self) -> None:
-        # It asks the file where it stands, and so pads the end as if it had written all of it.
+        # tarfile asks the file for its position, so it pads the end as if it had written the whole file.
         self._archive = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[call-overload]  # noqa: SIM115
 
     def _add(self, name: str, content: bytes) -> None:
         member = tarfile.TarInfo(name)
         member.size = len(content)
         self._archive.addfile(member, io.BytesIO(content))
-        self._archive.members.clear()  # kept for reading; millions of them would fill the memory
+        self._archive.members.clear()  # tarfile keeps them for reading; millions would fill the memory

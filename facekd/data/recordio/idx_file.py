@@ -1,4 +1,4 @@
-"""The text of an `.idx` file, lines of `key<tab>offset`: read without a step of Python for each line, and written."""
+"""Reads and writes the text of `.idx` files, lines of `key<tab>offset`, without a Python step per line."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_
 from facekd.utils.files import atomic_open
 
 TAB, NEWLINE = b"\t\n"
-BYTES_AT_ONCE = 1 << 18  # what is worked on stays in the processor's cache
-LONGEST_LINE = 64  # a key and an offset of 16 digits take 34
-MIN_LINES_IN_A_RUN = 64  # on average; with fewer, numpy's own reader is faster
+BYTES_CHUNK = 1 << 18  # fits in the cache of the processor
+MAX_LINE = 64  # bytes; a key and an offset of 16 digits each take 34
+MIN_LINES_IN_A_RUN = 64  # on average; with fewer, numpy's reader is faster
 RUNS_TO_TRY = 64
 
 
 def parse_idx(idx_path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and offsets, int64 (N,) each, of an `.idx` file: lines of `key<tab>offset`.
+    """Reads keys and offsets, int64 (N,) each, from an `.idx` file with lines of `key<tab>offset`.
 
     Raises:
-        RecordError: it is empty, or a line is not two whole numbers, or an offset cannot be one.
+        RecordError: the file is empty, a line is not two whole numbers, or an offset is impossible.
     """
     if idx_path.stat().st_size == 0:
         raise RecordError(f"{idx_path} is empty: delete it, and `facekd data index` makes it anew from the .rec")
+    # From the fastest reader, which takes what writers write, to the one that takes most.
     keys, offsets = _parse_runs(idx_path) or _parse_plain(idx_path.read_bytes()) or _parse_any(idx_path)
     wrong = np.flatnonzero((offsets < 0) | (offsets & 3 != 0))
     if len(wrong):
@@ -40,7 +41,7 @@ def parse_idx(idx_path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_idx(idx_path: Path, keys: np.ndarray, offsets: np.ndarray) -> None:
-    """Write an `.idx` file, atomically, as mxnet does: `key<tab>offset` lines in the given order."""
+    """Writes an `.idx` file atomically, as mxnet does: lines of `key<tab>offset` in the given order."""
     with atomic_open(idx_path) as stream:
         for start in range(0, len(keys), 1 << 16):
             rows = zip(
@@ -50,26 +51,27 @@ def write_idx(idx_path: Path, keys: np.ndarray, offsets: np.ndarray) -> None:
 
 
 def _parse_runs(idx_path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Keys and offsets of an index as writers leave it; None where it is not quite that.
+    """Reads an index in the form in which writers leave it; returns None if it has another form.
 
-    In the order of the file both numbers only grow, so lines with as many digits in the key, and in the offset, as the
-    line before lie together in long runs. Within a run every number stands the same number of bytes after the one
-    before, so that eight digits of all of them are one array of 64-bit words.
+    Both numbers grow along the file, so lines of equal widths follow each other in long runs. Within a run, each number
+    is the same number of bytes after the one before. So eight digits of all of them are one array of 64-bit words.
     """
-    codes = np.zeros(BYTES_AT_ONCE + DIGITS_IN_A_WORD, dtype=np.uint8)  # a word may start at the last digit
-    # Room for the shortest lines there can be; what is not used is never touched, and so takes no memory.
+    codes = np.zeros(BYTES_CHUNK + DIGITS_IN_A_WORD, dtype=np.uint8)  # a word may start at the last digit
+    # Room for as many of the shortest lines as fit in the file; pages that are not used take no memory.
     most = idx_path.stat().st_size // len(b"0\t0\n") + 1
     keys, offsets = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
     num_lines = num_runs = filled = 0
     with idx_path.open("rb", buffering=0) as stream:
         while True:
-            num_read = stream.readinto(codes.data[filled:BYTES_AT_ONCE])
+            # Fill up the buffer behind what is left of the last line.
+            num_read = stream.readinto(codes.data[filled:BYTES_CHUNK])
             filled += num_read
             if num_read == 0 and filled:
-                codes[filled] = NEWLINE  # that of the last line is missing
+                codes[filled] = NEWLINE  # the last line may lack it
                 filled += 1
             if filled == 0:
                 break
+            # Read run after run, up to the last whole line.
             begin = 0
             end = _end_of_lines(codes, filled)
             while begin < end:
@@ -84,25 +86,26 @@ def _parse_runs(idx_path: Path) -> tuple[np.ndarray, np.ndarray] | None:
                 begin += length * width
                 num_lines += length
                 num_runs += 1
+                # Short runs mean another kind of file.
                 if num_runs > RUNS_TO_TRY and num_lines < MIN_LINES_IN_A_RUN * num_runs:
                     return None
             if begin == 0:
-                return None  # a line of half a megabyte
+                return None  # a line longer than the buffer
             codes[: filled - begin] = codes[begin:filled].copy()
             filled -= begin
     return keys[:num_lines], offsets[:num_lines]
 
 
 def _end_of_lines(codes: np.ndarray, filled: int) -> int:
-    """Where the last whole line among the first `filled` bytes ends; 0 where there is none."""
-    tail = codes[max(filled - LONGEST_LINE, 0) : filled]
+    """Returns where the last whole line among the first `filled` bytes ends; 0 if there is none."""
+    tail = codes[max(filled - MAX_LINE, 0) : filled]
     newlines = np.flatnonzero(tail == NEWLINE)
     return filled - len(tail) + int(newlines[-1]) + 1 if len(newlines) else 0
 
 
 def _run(codes: np.ndarray, begin: int, end: int) -> tuple[int, int, int]:
-    """`(lines, width of the key, width of a line)`: how many lines from `begin` on look like the first, 0 if not it."""
-    head = codes[begin : begin + LONGEST_LINE].tobytes()
+    """Returns how many lines from `begin` on have the widths of the first, then the widths of key and line; else 0s."""
+    head = codes[begin : begin + MAX_LINE].tobytes()
     width = head.find(b"\n") + 1
     key_width = head.find(b"\t", 0, width)
     if width == 0 or key_width < 1:
@@ -114,7 +117,7 @@ def _run(codes: np.ndarray, begin: int, end: int) -> tuple[int, int, int]:
 
 
 def _numbers_in_column(codes: np.ndarray, begin: int, num_digits: int, stride: int, count: int) -> np.ndarray | None:
-    """`count` numbers of `num_digits` digits, `stride` bytes from one to the next, int64; None if they are none."""
+    """Reads `count` numbers of `num_digits` digits, `stride` bytes apart, as int64; None if they are not digits."""
     if not 1 <= num_digits <= 2 * DIGITS_IN_A_WORD:
         return None
     in_last = min(num_digits, DIGITS_IN_A_WORD)
@@ -128,18 +131,21 @@ def _numbers_in_column(codes: np.ndarray, begin: int, num_digits: int, stride: i
 
 
 def _digits(codes: np.ndarray, begin: int, num_digits: int, stride: int, count: int) -> np.ndarray | None:
+    """Does the same for up to eight digits, which are one 64-bit word."""
     words = np.ndarray((count,), "<u8", codes.data, begin, (stride,)) ^ each_byte(ord("0"))
-    words <<= np.uint64(8 * (DIGITS_IN_A_WORD - num_digits))  # drops what follows the digits, puts zeros before them
+    words <<= np.uint64(
+        8 * (DIGITS_IN_A_WORD - num_digits)
+    )  # shifts out what follows the digits, and puts zeros before them
     return numbers_of_words(words)
 
 
 def _parse_plain(content: bytes) -> tuple[np.ndarray, np.ndarray] | None:
-    """Of one tab a line, whatever the order; None where that is not so. Three times as fast as `loadtxt`."""
+    """Reads lines with one tab each, in any order, three times as fast as `loadtxt`; None for other lines."""
     num_lines = content.count(b"\n") + (not content.endswith(b"\n"))
     if content.count(b"\t") != num_lines:
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter("error", DeprecationWarning)  # how numpy reports what it cannot read
+        warnings.simplefilter("error", DeprecationWarning)  # numpy's report of text that it cannot read
         try:
             numbers = np.fromstring(content, dtype=np.int64, sep=" ")
         except (ValueError, DeprecationWarning):
@@ -148,7 +154,7 @@ def _parse_plain(content: bytes) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _parse_any(idx_path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """With spaces, empty lines and the like; and says where there is something else."""
+    """Reads lines with spaces, empty lines and the like; raises an error that names the line for anything else."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)  # before numpy 2.3 it reads 1.5 as 1, and warns
         try:

@@ -1,4 +1,4 @@
-"""Writing RecordIO files so that a `.rec` and its `.idx` appear whole, together, or not at all."""
+"""Writes RecordIO files so that a `.rec` and its `.idx` appear together and complete, or not at all."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from facekd.utils.resumable_file import PartialFile
 
 
 class RecordWriter:
-    """Writes a `.rec` file and its `.idx`; both appear under their names only when the writer is closed.
+    """Writes a `.rec` file and its `.idx`; both get their names when the writer is closed.
 
-    As a context manager it closes at the end of the block, and on an exception removes what it wrote: the files
-    that were there before stay as they were. With a job, it keeps what took a while instead, and goes on from there
+    As a context manager it closes at the end of the block. On an exception it removes what it wrote, and files that
+    were there before stay. With a job, it keeps what took more than a few seconds instead, and continues from there
     when the same job is started again (`PartialFile`).
     """
 
@@ -30,12 +30,12 @@ class RecordWriter:
         idx_path: str | os.PathLike[str] | None = None,
         job: Mapping[str, Any] | None = None,
     ) -> None:
-        """Start writing, or go on.
+        """Starts writing, or continues an earlier run.
 
         Args:
             rec_path: the `.rec` file to make or replace.
             idx_path: its index; by default beside it.
-            job: all that decides what will be written; None keeps nothing of a run that is stopped.
+            job: everything that decides what will be written; None keeps nothing of a run that is stopped.
 
         Raises:
             RecordError: another process is writing this file.
@@ -46,6 +46,7 @@ class RecordWriter:
             self._file = PartialFile(self.rec_path, job)
         except InUseError as error:
             raise RecordError(str(error)) from error
+        # Records of an earlier run of this job lie one after the other from the start of the file.
         self._offsets: dict[int, int] = {}
         self._is_noting = True
         start = 0
@@ -58,41 +59,41 @@ class RecordWriter:
 
     @property
     def partial_path(self) -> Path:
-        """Where the records are until the writer is closed."""
+        """The file that holds the records until the writer is closed."""
         return self._file.partial_path
 
     @property
     def num_kept(self) -> int:
-        """After `abort`: how many records are there for the same job to go on after."""
+        """After `abort`, the number of records kept for the same job to continue from."""
         return self._file.num_kept
 
     def found(self) -> Iterator[tuple[int, str]]:
-        """`(key, note)` of the records of an earlier run of this job, in order."""
+        """Yields `(key, note)` of the records of an earlier run of this job, in order."""
         for _, words in self._file.entries():
             key, _, note = words.partition("\t")
             yield int(key), note
 
     def restart(self) -> None:
-        """Forget the records that were found."""
+        """Discards the records that were found."""
         self._file.restart()
         self._is_noting = True
         self._offsets.clear()
 
     def write(self, key: int, payload: bytes | memoryview, note: str | None = "") -> int:
-        """Append a record.
+        """Appends a record.
 
         Args:
             key: whole number, 0 or more, not used before in this file.
             payload: what `pack` returned, or any bytes.
-            note: a line that `found` gives back if the run is stopped and taken up again. None: this record, and those
-                after it, are to be written again then.
+            note: a line that `found` yields if the run is stopped and continued. None means that this record and those
+                after it will then be written again.
 
         Returns:
             The byte offset of the record.
 
         Raises:
             RecordError: the key is not usable, the payload is too long, or the writer is closed.
-            OSError: the disk is full; the writer is then of no use but to be closed by its context.
+            OSError: the disk is full; the writer can then only be closed by its context.
         """
         if not self._file.is_open:
             raise RecordError(f"{self.rec_path}: the writer is closed")
@@ -100,6 +101,7 @@ class RecordWriter:
         if key < 0 or key in self._offsets:
             problem = "is negative" if key < 0 else "has been written already"
             raise RecordError(f"{self.rec_path}: key {key} {problem}; keys are distinct whole numbers from 0", key=key)
+        # Write it, and note it for a run that continues this one.
         record = frame(payload)
         offset = self._file.position
         self._file.write(record)
@@ -111,13 +113,13 @@ class RecordWriter:
         return offset
 
     def close(self) -> None:
-        """Finish both files and put them in place."""
+        """Finishes both files and puts them in place."""
         if not self._file.is_open:
             return
         staged = self._staged_idx
         try:
             self._file.checkpoint()
-            # A stop between these steps leaves a .rec without .idx, which can be read, never an .idx of another file.
+            # A stop in between leaves a .rec without .idx, which is readable, but never the .idx of another file.
             keys = np.fromiter(self._offsets.keys(), dtype=np.int64, count=len(self._offsets))
             offsets = np.fromiter(self._offsets.values(), dtype=np.int64, count=len(self._offsets))
             write_idx(staged, keys, offsets)
@@ -130,7 +132,7 @@ class RecordWriter:
             raise
 
     def abort(self) -> None:
-        """Stop writing; files of the same names from before are left as they are."""
+        """Stops writing; earlier files of the same names stay."""
         if self._file.is_open:
             self._staged_idx.unlink(missing_ok=True)
             self._file.abort()
