@@ -1,8 +1,8 @@
-"""Errors written for people, and the one place that turns them into an exit status.
+"""Defines the errors meant for users, and turns them into messages and exit statuses in one place.
 
-Raise the `FacekdError` below that fits for anything the user can mend: say which file, which record or key, what was
-expected, what was found, and what to do. There is one class for each thing that a caller might want to catch apart.
-Anything else that escapes is a defect of facekd and keeps its traceback.
+Raise a `FacekdError` for anything the user can fix. Its message says which file, record or key is concerned, what was
+expected, what was found, and what to do. Each class stands for something that a caller may want to catch separately.
+Any other exception that escapes is a defect of facekd and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ SECONDS_FOR_THE_FIRST = float(os.environ.get("FACEKD_SECONDS_FOR_THE_FIRST", 2.0
 
 
 class FacekdError(Exception):
-    """A problem with the input, the configuration or the machine, worded for the person at the terminal."""
+    """Reports a problem with the input, the configuration or the machine to the person at the terminal."""
 
 
 class ConfigError(FacekdError):
-    """A configuration key or option that does not exist, a value that cannot be, or two that contradict each other."""
+    """Reports a key or option that does not exist, an impossible value, or two values that contradict each other."""
 
 
 class InputError(FacekdError, ValueError):
-    """Arrays, tensors or numbers given to a function that do not fit it: shapes, types, ranges."""
+    """Reports arrays, tensors or numbers whose shape, type or range does not fit the function they were given to."""
 
 
 class DataError(FacekdError):
-    """A data set, pack, list or results file that is missing, damaged, or not what it was taken for."""
+    """Reports a data set, pack, list or results file that is missing, damaged, or of another kind than expected."""
 
 
 class RecordError(FacekdError):
-    """A `.rec` or `.idx` file that is damaged or cut short, or a record that does not exist in it.
+    """Reports a `.rec` or `.idx` file that is damaged or cut short, or a record that does not exist in it.
 
     Attributes:
-        key: the record's key, where one record is to blame.
-        offset: its byte offset in the `.rec` file, where known.
+        key: the record's key, if a single record is at fault.
+        offset: its byte offset in the `.rec` file, if known.
     """
 
     def __init__(self, message: str, key: int | None = None, offset: int | None = None) -> None:
@@ -51,39 +51,39 @@ class RecordError(FacekdError):
 
 
 class ImageError(FacekdError):
-    """An image that cannot be decoded, has the wrong size, or has landmarks that do not fit a face."""
+    """Reports an image that cannot be decoded, has the wrong size, or has landmarks that do not fit a face."""
 
 
 class ImageSizeError(ImageError):
-    """A sound image whose size is not the one asked for: resizing would help."""
+    """Reports a sound image of another size than asked for; resizing would help."""
 
 
 class ModelError(FacekdError):
-    """A model that cannot be built, read, exported or run."""
+    """Reports a model that cannot be built, read, exported or run."""
 
 
 class CheckpointError(FacekdError):
-    """A checkpoint that is missing, damaged, or of another kind than asked for."""
+    """Reports a checkpoint that is missing, damaged, or of another kind than asked for."""
 
 
 class TeacherError(FacekdError):
-    """A teacher, or a cache of its embeddings, that does not fit the student or its data."""
+    """Reports a teacher, or a cache of its embeddings, that does not fit the student or its data."""
 
 
 class TrainingError(FacekdError):
-    """A training run, or a command started by another, that cannot start or go on."""
+    """Reports a training run, or a command started by another, that cannot start or continue."""
 
 
 class InUseError(FacekdError):
-    """A folder or file that another process is using."""
+    """Reports a folder or file that another process is using."""
 
 
 def run_verb(main: Callable[[], int | None]) -> int:
-    """Run the `main` of a verb; print the errors people can mend in one line instead of a traceback.
+    """Runs the `main` of a verb and prints errors that users can fix in one line instead of a traceback.
 
     Returns:
-        The exit status: what `main` returned (None is 0), 2 for a `FacekdError` or an operating-system error,
-        130 after Ctrl-C.
+        The exit status: what `main` returned (0 for None); 2 for a `FacekdError` or an operating-system error; 130
+        after Ctrl-C; 141 if the reader of our output has gone.
     """
     try:
         return main() or 0
@@ -93,8 +93,9 @@ def run_verb(main: Callable[[], int | None]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        return 141  # the reader of our output went away (`facekd ... | head`): nothing to report
+        return 141  # the reader of our output has gone (`facekd ... | head`): nothing to report
     except OSError as error:
+        # Operating-system errors that name a file, or whose cause is known, are the user's to fix as well.
         if error.errno == errno.ENOSPC:
             _report(
                 f"no space left on the device while writing {error.filename or 'a file'}; "
@@ -110,7 +111,7 @@ def run_verb(main: Callable[[], int | None]) -> int:
 
 
 def _file_in_the_way(path: str | bytes | None) -> Path | None:
-    """The first file on the way from the root to `path`: what keeps a folder from being made."""
+    """Returns the first file on the way from the root to `path`, which keeps a folder from being created there."""
     if not path:
         return None
     place = Path(os.fsdecode(path))
@@ -118,9 +119,10 @@ def _file_in_the_way(path: str | bytes | None) -> Path | None:
 
 
 def _report(message: str) -> None:
+    """Prints an error with the rank it comes from, if several processes run together."""
     if int(os.environ.get("LOCAL_RANK", 0)) > 0:
-        # Processes that train together mostly fail alike. The launcher ends the others once the first has failed: those
-        # that wait here for a moment leave the word to it, and one whose trouble is its own has it afterwards.
+        # Processes that train together usually fail alike, and the launcher ends all once the first has failed. By
+        # waiting, the others let the first report alone; a process with an error of its own reports it afterwards.
         time.sleep(SECONDS_FOR_THE_FIRST)
     rank = int(os.environ.get("RANK", 0))
     print(f"error: {f'(rank {rank}) ' if rank else ''}{message}", file=sys.stderr, flush=True)

@@ -1,10 +1,9 @@
-"""Verb: the whole story on generated faces, on a CPU, in minutes.
+"""Verb: runs everything from generated faces to a report, on a CPU, in minutes.
 
     facekd quickstart
 
-Each step is a command that a user could type, run in a process of its own and printed before it runs. A step that was
-completed with the same command is skipped, and training resumes where it was, so the same command goes on after an
-interruption.
+Each step is a command that a user could type; it runs in its own process and is printed first. Steps completed with the
+same command are skipped and training resumes where it stopped, so the same command goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ example:
   facekd quickstart --output runs/quickstart
 
 what it leaves there:
-  data/            generated shards (train.rec, train.idx, property), test.bin with people not in them
-  untrained.pt     the network before training, the floor every result is compared with
+  data/            generated shards (train.rec, train.idx, property), and test.bin with other people
+  untrained.pt     the network before training: the lowest result to compare with
   arcface/ cosface/   the runs: checkpoints, log.jsonl, config.yaml; model.onnx; verification/
   student/ l2/ kd/ th_kd/ sh_kd/   a student of half the width: alone, and taught by the arcface model
   results.json     models: name, method, accuracy, eer, tar_at_far, onnx
@@ -38,7 +37,7 @@ what it leaves there:
 
 @dataclass(frozen=True)
 class Size:
-    """How much is generated and trained; students have half the width."""
+    """Says how much is generated and trained; students have half the width."""
 
     identities: int
     images_per_identity: int
@@ -46,21 +45,24 @@ class Size:
     pairs: int
     image_size: int
     width: float
-    images: int  # seen in each training
+    images: int  # seen by the models that learn from data alone
     student_images: int  # seen by each student, and by the teacher under a student's classifier
     batch: int
 
 
 SIZES = {
     "small": Size(300, 20, 150, 4000, 64, 0.5, 12_000, 8_000, 64),
-    # For tests: every step, in seconds, learning nothing worth the name.
+    # For tests: every step, in seconds; the models learn next to nothing.
     "tiny": Size(12, 8, 20, 60, 32, 0.25, 400, 400, 16),
 }
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training. In `config`, `{name}` is the folder of that run and `{cache}` the teacher's cached embeddings."""
+    """Describes one training.
+
+    In `config`, `{name}` means the folder of that run and `{cache}` the teacher's cached embeddings.
+    """
 
     title: str
     method: str
@@ -68,7 +70,7 @@ class Recipe:
     is_student: bool
     config: dict[str, Any]
     after: tuple[str, ...] = ()
-    judged: bool = True
+    evaluated: bool = True
 
 
 ARCFACE = {"head.margin": "arcface", "head.margin_value": 0.4}
@@ -90,7 +92,7 @@ RECIPES = {
         False,
         {**ARCFACE, "shared_head": "{student}"},
         ("student",),
-        judged=False,
+        evaluated=False,
     ),
     "sh_kd": Recipe(
         "distil by SH-KD",
@@ -104,23 +106,25 @@ RECIPES = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Generate, train, distil, export, verify, report."""
+    """Generates, trains, distils, exports, evaluates and reports."""
     parser = CommandParser(
         prog="facekd quickstart",
         description="Generated faces -> shards -> MobileFaceNet by two margins -> students distilled from it -> ONNX "
-        "-> verification -> a page.",
+        "-> evaluation -> a page.",
         example=EXAMPLE,
     )
-    parser.add_argument("--output", default="runs/quickstart", help="the folder everything lands in (%(default)s)")
+    parser.add_argument("--output", default="runs/quickstart", help="folder for everything (%(default)s)")
     parser.add_argument("--size", choices=SIZES, default="small", help="how much to generate and train (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the faces and of the training (%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the faces and of the training (%(default)s)"
+    )
     arguments = parser.parse_args(argv)
     Quickstart(Path(arguments.output), SIZES[arguments.size], arguments.seed).run()
     return 0
 
 
 class Quickstart:
-    """The steps, and what they come to."""
+    """Knows the steps and gathers their results."""
 
     def __init__(self, folder: Path, size: Size, seed: int) -> None:
         self.folder = folder
@@ -128,7 +132,7 @@ class Quickstart:
         self.seed = seed
 
     def run(self) -> None:
-        """Run every step that is not done, then write `results.json` and `report.html`."""
+        """Runs every step that is not done, then writes `results.json` and `report.html`."""
         from facekd.experiments.quickstart_report import write_report
         from facekd.utils.processes import usable_cores
 
@@ -137,18 +141,18 @@ class Quickstart:
             completed = CompletedSteps(self.folder, same_command_only=True)
             self._make_untrained()
             trained = run_steps(self.trainings(), completed)
-            # Exporting and judging leave a core idle by themselves; two at once do not, and each keeps to its log.
+            # One export or evaluation leaves a core idle, two at once do not; each prints to its log.
             threads = max(1, usable_cores() // 2)
-            run_steps(self.judgings(), completed, jobs=2, threads=threads, done=trained.done)
+            run_steps(self.evaluations(), completed, jobs=2, threads=threads, done=trained.done)
         models = [self._result("untrained", "random weights")]
-        models += [self._result(name, recipe.method) for name, recipe in RECIPES.items() if recipe.judged]
+        models += [self._result(name, recipe.method) for name, recipe in RECIPES.items() if recipe.evaluated]
         write_json(self.folder / "results.json", {"schema": 1, "seed": self.seed, "models": models})
         write_report(self.folder, models)
         print(_table(models))
         print(f"\nreport: {self.folder / 'report.html'}   ({format_duration(time.monotonic() - started)})")
 
     def trainings(self) -> list[Step]:
-        """Generate, train, cache the teacher, distil."""
+        """Returns the steps that generate, train, cache the teacher's embeddings and distil."""
         data, cache = self.folder / "data", self.folder / "teacher.cache"
         steps = [Step("generate faces", ("data", "synthesize", *as_options(self._data_options())), data / "train.rec")]
         for name, recipe in RECIPES.items():
@@ -160,10 +164,10 @@ class Quickstart:
             steps.append(Step(RECIPES[name].title, words, self.folder / name, ("generate faces", *before)))
         return steps
 
-    def judgings(self) -> list[Step]:
-        """Export and judge each model."""
-        names = ("untrained", *(name for name, recipe in RECIPES.items() if recipe.judged))
-        return [step for name in names for step in self._judging(name)]
+    def evaluations(self) -> list[Step]:
+        """Returns the steps that export and evaluate each model."""
+        names = ("untrained", *(name for name, recipe in RECIPES.items() if recipe.evaluated))
+        return [step for name in names for step in self._evaluation(name)]
 
     def _data_options(self) -> dict[str, Any]:
         size = self.size
@@ -178,6 +182,7 @@ class Quickstart:
         }
 
     def _make_untrained(self) -> None:
+        """Writes a checkpoint with the random weights that trainings with this seed start from."""
         import torch
 
         from facekd.backbones.building import build_backbone
@@ -196,8 +201,10 @@ class Quickstart:
         save_checkpoint(self.folder / "untrained.pt", content)
 
     def _train_options(self, name: str) -> dict[str, Any]:
+        """Returns the keys of a training: those of its recipe among those that all share."""
         size, recipe = self.size, RECIPES[name]
         images = size.student_images if recipe.is_student or recipe.after else size.images
+        # Put folders in the place of `{arcface}` and the like.
         places = {other: str(self.folder / other) for other in RECIPES} | {"cache": str(self.folder / "teacher.cache")}
         config = {
             key: places[value[1:-1]] if isinstance(value, str) and value.startswith("{") else value
@@ -223,7 +230,8 @@ class Quickstart:
             "tensorboard": False,
         }
 
-    def _judging(self, name: str) -> list[Step]:
+    def _evaluation(self, name: str) -> list[Step]:
+        """Returns the two steps of one model: export, then evaluate on the generated pack."""
         data, folder = self.folder / "data", self.folder / name
         is_trained = name in RECIPES
         source = folder if is_trained else self.folder / f"{name}.pt"

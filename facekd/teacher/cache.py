@@ -2,6 +2,9 @@
 
 What the file holds, and reading it, is `facekd.teacher.cache_file`; its public names are here as well.
 
+Not a `facekd.utils.resumable_file.PartialFile`: rows of one size need only a count, and a file begun with another
+teacher, which may be days of work, is refused where that one would overwrite it.
+
 Shapes: N images of the data set, B of them at once, E teacher's embedding size.
 """
 

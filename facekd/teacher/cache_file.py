@@ -6,6 +6,9 @@ that says whose embeddings of what they are; then the length of that JSON in 16 
 computed its rows lie in `FILE.partial` and `FILE.progress` says how many of them are finished: after a kill or a power
 cut the same command goes on from there. See docs/method.md for what half precision costs.
 
+Not a `facekd.utils.array_file`: rows are appended as they are computed, and which images were replaced is known only at
+the end. A checksum of tens of gigabytes would never be verified; `lookup` notices holes instead.
+
 Shapes: N images of the data set, B of them asked for, E teacher's embedding size.
 """
 
