@@ -91,6 +91,14 @@ def test_a_template_without_direction_is_named(tmp_path):
         pool(layout, tmp_path, [Pooling()])
 
 
+def test_a_template_without_faces_is_nan_and_not_a_vector_that_scores_0(tmp_path):
+    np.save(tmp_path / "plain.npy", np.array([[3, 4], [0, 2]], np.float32))
+    faces = Faces(np.arange(2), np.array([0, 2]), np.arange(2), np.ones(2))
+    poolings = [Pooling(flip_augment=False), Pooling(flip_augment=False, normalize_media=True)]
+    for templates in pool_templates(NpyRows(tmp_path / "plain.npy"), faces, np.array([10, 11, 12]), poolings):
+        np.testing.assert_allclose(templates, [[0.6, 0.8], [np.nan, np.nan], [0, 1]])
+
+
 def test_flip_without_mirrored_embeddings_is_refused(tmp_path):
     np.save(tmp_path / "plain.npy", np.ones((2, 4), np.float32))
     faces = Faces(np.arange(2), np.arange(2), np.arange(2), np.ones(2))

@@ -264,6 +264,15 @@ class TestKFoldAccuracy:
         assert result.thresholds == pytest.approx((0.5, 0.5))
         assert (result.mean, result.std, result.folds) == (1, 0, (1, 1))
 
+    @pytest.mark.parametrize(("num_best", "threshold"), [(1, 0.5), (2, 0.5), (3, 2.5), (4, 2.5), (5, 4.5), (6, 4.5)])
+    def test_of_equally_accurate_thresholds_the_middle_one_is_taken_and_of_two_middles_the_lower(
+        self, num_best, threshold
+    ):
+        # Impostors at 0, 2, 4, ..., a genuine pair above each: the thresholds 0.5, 2.5, 4.5, ... are equally accurate.
+        one_fold = np.arange(2.0 * num_best)
+        scores, is_same = np.tile(one_fold, 2), np.tile(one_fold % 2 == 1, 2)
+        assert kfold_accuracy(scores, is_same, 2).thresholds == (threshold, threshold)
+
     def test_neighbouring_float32_scores_are_still_told_apart(self):
         low = np.float32(0.3)
         high = np.nextafter(low, np.float32(1))
