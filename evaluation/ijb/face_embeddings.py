@@ -32,10 +32,10 @@ from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.utils.threads import generator_threads
 
-IMAGES_AT_ONCE = 128
+IMAGES_CHUNK = 128
 BATCHES_AHEAD = 2  # decoded and aligned while the model runs
 SECONDS_BETWEEN_MARKS = 5.0  # what a kill costs at most
-LARGEST_HALF = 65504.0
+MAX_FLOAT16 = 65504.0
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class FaceEmbeddings:
             DataError: an embedding beyond float16.
             ModelError: the model fails, or returns what is not finite.
         """
-        batches = [images[start : start + IMAGES_AT_ONCE] for start in range(0, len(images), IMAGES_AT_ONCE)]
+        batches = [images[start : start + IMAGES_CHUNK] for start in range(0, len(images), IMAGES_CHUNK)]
         mine = batches[share.rank :: share.size]
         if not mine:
             return
@@ -129,7 +129,7 @@ class FaceEmbeddings:
         try:
             loaded = self._load_ahead(mine, workers or min(8, usable_cores()))
             if share.rank == 0:
-                loaded = track(loaded, "embedding faces", sum(map(len, mine)), IMAGES_AT_ONCE)
+                loaded = track(loaded, "embedding faces", sum(map(len, mine)), IMAGES_CHUNK)
             for rows, crops, found in loaded:
                 if not len(rows):
                     continue
@@ -199,11 +199,11 @@ class FaceEmbeddings:
     def _checked(self, embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if self.dtype == np.float16:
             largest = np.abs(embeddings).max(axis=1)
-            if (largest > LARGEST_HALF).any():
+            if (largest > MAX_FLOAT16).any():
                 row = int(rows[np.argmax(largest)])
                 raise DataError(
                     f"the embedding of {self.protocol.image_name(row)} holds {largest.max():.3g}, more than float16 "
-                    f"can ({LARGEST_HALF:g}); --embedding-dtype float32"
+                    f"can ({MAX_FLOAT16:g}); --embedding-dtype float32"
                 )
         return embeddings
 

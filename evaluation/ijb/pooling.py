@@ -23,8 +23,8 @@ from scipy import sparse
 
 from facekd.errors import InputError
 
-ROWS_AT_ONCE = 1024  # of a sparse product
-ROWS_READ_AT_ONCE = 256  # a block stays in the processor's cache
+ROWS_CHUNK = 1024  # of a sparse product
+READ_CHUNK = 256  # a block stays in the processor's cache
 Block = tuple[int, int, int, int]  # image rows from, to; faces from, to in the order of their images
 
 
@@ -204,7 +204,7 @@ def _add_up(
         some = order[first:last]
         columns = (faces.images[some] - start).astype(np.int32, copy=False)
         if not hasattr(own, "sums"):
-            own.sums = {flip: np.empty((ROWS_AT_ONCE, rows.embedding_size)) for flip in flips}
+            own.sums = {flip: np.empty((ROWS_CHUNK, rows.embedding_size)) for flip in flips}
         embeddings = {flip: memory[: stop - start] for flip, memory in own.sums.items()}
         bad = _read_block(rows, start, stop, embeddings)
         norms = _lengths(embeddings) if needs_lengths else {}
@@ -243,8 +243,8 @@ def _add_up(
 def _read_block(rows: EmbeddingRows, start: int, stop: int, embeddings: dict[bool, np.ndarray]) -> np.ndarray:
     """Read rows into `embeddings`, by whether the mirrored ones are added; returns which are zeros: bool (n,)."""
     zeros = np.zeros(stop - start, bool)
-    for first in range(start, stop, ROWS_READ_AT_ONCE):
-        last = min(first + ROWS_READ_AT_ONCE, stop)
+    for first in range(start, stop, READ_CHUNK):
+        last = min(first + READ_CHUNK, stop)
         some = slice(first - start, last - start)
         plain, flipped = rows.read(first, last)
         if False in embeddings:
@@ -275,11 +275,11 @@ def _blocks(images: np.ndarray) -> Iterator[Block]:
     if not len(images):
         return
     end = int(images[-1]) + 1
-    starts = np.arange(int(images[0]) // ROWS_AT_ONCE * ROWS_AT_ONCE, end, ROWS_AT_ONCE)
+    starts = np.arange(int(images[0]) // ROWS_CHUNK * ROWS_CHUNK, end, ROWS_CHUNK)
     edges = [*np.searchsorted(images, starts).tolist(), len(images)]
     for start, (first, last) in zip(starts.tolist(), pairwise(edges), strict=True):
         if last > first:
-            yield start, min(start + ROWS_AT_ONCE, end), first, last
+            yield start, min(start + ROWS_CHUNK, end), first, last
 
 
 def with_switches(

@@ -22,13 +22,13 @@ import numpy as np
 from facekd.verification import Rule
 from facekd.verification.ranked_scores import RankedScores
 
-CELLS_AT_ONCE = 8_000_000  # of a product: 32 MB
-PAIRS_AT_ONCE = 512  # of the float64 and of the scattered products: their rows stay in the processor's cache
-ROWS_AT_ONCE = 1 << 15  # numbers of templates converted at once, likewise
+CELLS_CHUNK = 8_000_000  # of a product: 32 MB
+PAIRS_CHUNK = 512  # of the float64 and of the scattered products: their rows stay in the processor's cache
+ROWS_CHUNK = 1 << 15  # numbers of templates converted at once, likewise
 # A cell of a product costs a hundredth of a pair whose two rows are gathered: below this density, gather.
-LEAST_DENSITY = 0.01
+MIN_DENSITY = 0.01
 Band = tuple[float, float]  # of scores, both ends in it
-MOST_AGAIN = 0.2  # share of pairs to score again from which on all are
+MAX_RESCORED = 0.2  # share of pairs to score again from which on all are
 
 
 @dataclass(frozen=True)
@@ -79,16 +79,16 @@ def score_pairs(templates: np.ndarray, first: np.ndarray, second: np.ndarray) ->
         return scores
     rows, starts, order = _group(first, len(templates))
     columns, column_of = _distinct(second, len(templates))
-    if len(first) < LEAST_DENSITY * len(rows) * len(columns):
+    if len(first) < MIN_DENSITY * len(rows) * len(columns):
         single = templates.astype(np.float32)
-        for start in range(0, len(first), PAIRS_AT_ONCE):
-            some = slice(start, start + PAIRS_AT_ONCE)
+        for start in range(0, len(first), PAIRS_CHUNK):
+            some = slice(start, start + PAIRS_CHUNK)
             np.einsum("pd,pd->p", single[first[some]], single[second[some]], out=scores[some])
         return scores
     across = np.empty((len(columns), templates.shape[1]), np.float32)
-    for start in range(0, len(columns), PAIRS_AT_ONCE):
-        across[start : start + PAIRS_AT_ONCE] = templates[columns[start : start + PAIRS_AT_ONCE]]
-    at_once = max(CELLS_AT_ONCE // len(columns), 1)
+    for start in range(0, len(columns), PAIRS_CHUNK):
+        across[start : start + PAIRS_CHUNK] = templates[columns[start : start + PAIRS_CHUNK]]
+    at_once = max(CELLS_CHUNK // len(columns), 1)
     product = np.empty((at_once, len(columns)), np.float32)
     for low in range(0, len(rows), at_once):
         high = min(low + at_once, len(rows))
@@ -108,11 +108,11 @@ def score_pairs_exactly(templates: np.ndarray, first: np.ndarray, second: np.nda
     scores = np.empty(len(first))
 
     def score(start: int) -> None:
-        some = slice(start, start + PAIRS_AT_ONCE)
+        some = slice(start, start + PAIRS_CHUNK)
         np.einsum("pd,pd->p", templates[first[some]], templates[second[some]], out=scores[some])
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(score, range(0, len(first), PAIRS_AT_ONCE)))
+        list(pool.map(score, range(0, len(first), PAIRS_CHUNK)))
     # Rounding can leave the cosine of two equal templates a hair above 1.
     return np.clip(scores, -1.0, 1.0, out=scores)
 
@@ -159,7 +159,7 @@ def rank_pairs(
         wider = [(_single(low - reach), _single(high + reach)) for low, high in bands]
         near = _find_within(scores, wider)
         again = near[_is_within(scores[near], bands) & ~is_exact[near]]
-        if again.size > MOST_AGAIN * len(scores):
+        if again.size > MAX_RESCORED * len(scores):
             found = score_pairs_exactly(templates, first, second)
             return RefinedScores(found, np.zeros(0, np.int64), np.zeros(0)), RankedScores(
                 found[is_same], found[~is_same]
@@ -243,6 +243,6 @@ def _group(rows: np.ndarray, count: int) -> tuple[np.ndarray, list[int], np.ndar
 def _distinct(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """(the rows that occur, ascending; the place of each row among them)."""
     seen = np.zeros(count, bool)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        seen[rows[start : start + ROWS_AT_ONCE].astype(np.intp)] = True
+    for start in range(0, len(rows), ROWS_CHUNK):
+        seen[rows[start : start + ROWS_CHUNK].astype(np.intp)] = True
     return np.flatnonzero(seen), np.cumsum(seen) - 1

@@ -19,8 +19,8 @@ from facekd.errors import DataError
 from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_words
 from facekd.utils.processes import usable_cores
 
-BYTES_AT_ONCE = 1 << 20
-LARGEST_KEPT = 30 << 20  # bytes; mallopt(3): M_MMAP_THRESHOLD rises to at most 32 MB
+BYTES_CHUNK = 1 << 20
+MAX_MMAP_THRESHOLD = 30 << 20  # bytes; mallopt(3): M_MMAP_THRESHOLD rises to at most 32 MB
 SHORTEST_PAIR = 6  # bytes of a line: two numbers, a label, what stands between and behind
 POWERS_OF_TEN = np.array([10.0**digits for digits in range(DIGITS_IN_A_WORD + 1)])
 LONGEST_NAME = 64  # bytes, for the fast way
@@ -173,7 +173,7 @@ def _parse_runs(
         DataError: with the number of the line, where `parse_any` raises `_LineError`.
     """
     # glibc gives memory back and takes it again for every run until it has seen a block of this size freed.
-    np.empty(LARGEST_KEPT, np.uint8)
+    np.empty(MAX_MMAP_THRESHOLD, np.uint8)
     with path.open("rb", buffering=0) as file, ThreadPoolExecutor(min(4, usable_cores())) as pool:
 
         def parse(bounds: tuple[int, int]) -> Columns:
@@ -208,7 +208,7 @@ def _line_bounds(file: int) -> Iterator[tuple[int, int]]:
     size = os.fstat(file).st_size
     begin = len(BYTE_ORDER_MARK) if os.pread(file, len(BYTE_ORDER_MARK), 0) == BYTE_ORDER_MARK else 0
     while begin < size:
-        end = min(begin + BYTES_AT_ONCE, size)
+        end = min(begin + BYTES_CHUNK, size)
         while end < size:  # look for a newline from the last byte of the run on
             following = os.pread(file, 4096, end - 1)
             at = following.find(b"\n")

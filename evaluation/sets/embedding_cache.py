@@ -22,7 +22,7 @@ from facekd.utils.files import atomic_open
 from facekd.utils.progress import track
 from facekd.utils.threads import generator_threads
 
-IMAGES_AT_ONCE = 256
+IMAGES_CHUNK = 256
 Embed = Callable[[np.ndarray], np.ndarray]
 
 
@@ -62,7 +62,7 @@ def embed_images(
     parts: list[list[np.ndarray]] = [[] for _ in mirrors]
     batches = _decoded_ahead(pair_set, start, stop)
     if show_progress:
-        batches = track(batches, f"embedding {pair_set.name}", stop - start, IMAGES_AT_ONCE)
+        batches = track(batches, f"embedding {pair_set.name}", stop - start, IMAGES_CHUNK)
     for images in batches:
         for part, mirror in zip(parts, mirrors, strict=True):
             part.append(embed(np.ascontiguousarray(images[:, :, ::-1]) if mirror else images))
@@ -73,8 +73,8 @@ def _decoded_ahead(images: EncodedImages, start: int, stop: int) -> Iterator[np.
     """Batches of pixels, one decoded while the one before is used: decoders let go of the interpreter."""
     pending = None
     with generator_threads(1) as ahead:
-        for first in range(start, stop, IMAGES_AT_ONCE):
-            decoded, pending = pending, ahead.submit(images.decode, first, min(first + IMAGES_AT_ONCE, stop))
+        for first in range(start, stop, IMAGES_CHUNK):
+            decoded, pending = pending, ahead.submit(images.decode, first, min(first + IMAGES_CHUNK, stop))
             if decoded is not None:
                 yield decoded.result()
         if pending is not None:

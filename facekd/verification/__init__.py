@@ -1,4 +1,4 @@
-"""Computes verification metrics from comparison scores: TAR@FAR, ROC, EER, k-fold accuracy, intervals. Pure numpy."""
+"""Computes verification metrics from comparison scores: TAR@FAR, ROC, EER, k-fold accuracy and intervals."""
 
 from facekd.verification.kfold import KFoldAccuracy, kfold_accuracy
 from facekd.verification.metrics import area_under_roc, equal_error_point, equal_error_rate, roc_curve, tar_at_far

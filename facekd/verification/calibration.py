@@ -1,10 +1,10 @@
-"""From scores to log-likelihood ratios, and how good they are: logistic calibration and Cllr.
+"""Calibrates scores to log-likelihood ratios by logistic regression and measures their cost, Cllr.
 
-A log-likelihood ratio says how much more probable a score is of a genuine than of an impostor comparison, so that a
-threshold can be chosen for any prior and any costs. Cllr is its cost in bits: 0 is perfect, 1 says nothing. The least
-Cllr of the same scores, with the best monotone map in place of a line, is what discrimination alone costs; the
-difference is the cost of calibration (N. Brummer, J. du Preez, "Application-independent evaluation of speaker
-detection", Computer Speech and Language 20, 2006).
+A log-likelihood ratio says how much more probable a score is for a genuine than for an impostor comparison, so that a
+threshold can be chosen for any prior and any costs. Cllr is its cost in bits: 0 is perfect, 1 is no information. The
+minimum Cllr of the same scores, with the best monotone map instead of a line, is the cost of imperfect discrimination;
+the difference is the cost of imperfect calibration (N. Brummer, J. du Preez, "Application-independent evaluation of
+speaker detection", Computer Speech and Language 20, 2006).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from numpy.typing import ArrayLike
 
 from facekd.verification.scores import checked_score_pair
 
-MOST_IMPOSTORS = 500_000  # that a line of two numbers is fitted to; drawn evenly over the ranks
+MAX_IMPOSTORS = 500_000  # used for the fit; more are thinned evenly over their ranks
 NATURAL_PER_BIT = float(np.log(2))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """log-likelihood ratio (natural logarithm) = slope x score + intercept; costs in bits."""
+    """Holds a line: log-likelihood ratio (natural logarithm) = slope x score + intercept; costs are in bits."""
 
     slope: float
     intercept: float
@@ -32,9 +32,9 @@ class Calibration:
 
 
 def calibrate(genuine: ArrayLike, impostor: ArrayLike) -> Calibration:
-    """Fit a line to scores by logistic regression, both classes of equal weight, and judge it on the same scores.
+    """Fits a line to scores by logistic regression, both classes weighted equally, and evaluates it on the same scores.
 
-    With two numbers fitted to thousands of scores, judging on the same ones flatters by nothing that shows.
+    With two numbers fitted to thousands of scores, evaluating on the same scores makes no visible difference.
 
     Args:
         genuine: (G,) scores.
@@ -43,21 +43,23 @@ def calibrate(genuine: ArrayLike, impostor: ArrayLike) -> Calibration:
     Raises:
         InputError: no scores of a kind, or non-finite ones.
     """
-    from sklearn.isotonic import IsotonicRegression  # here, for it takes a second to import
+    from sklearn.isotonic import IsotonicRegression  # not at the top: it takes a second to import
     from sklearn.linear_model import LogisticRegression
 
     genuine, impostor = checked_score_pair(genuine, impostor)
     genuine, impostor = genuine.astype(np.float64), np.sort(impostor.astype(np.float64))
-    if impostor.size > MOST_IMPOSTORS:
-        impostor = impostor[np.linspace(0, impostor.size - 1, MOST_IMPOSTORS).round().astype(np.int64)]
+    if impostor.size > MAX_IMPOSTORS:
+        impostor = impostor[np.linspace(0, impostor.size - 1, MAX_IMPOSTORS).round().astype(np.int64)]
+    # Both classes together, so weighted that each has half of the total weight.
     scores = np.concatenate([genuine, impostor])
     labels = np.arange(scores.size) < genuine.size
     weights = np.where(labels, 0.5 / genuine.size, 0.5 / impostor.size) * scores.size
-    # In units of their spread, so that what little scikit-learn shrinks the slope by (C) does not depend on the scale.
+    # Fit in units of the spread, so that scikit-learn's slight shrinkage of the slope (C) is independent of the scale.
     center, spread = float(scores.mean()), float(scores.std()) or 1.0
     model = LogisticRegression(C=1e6, max_iter=1000).fit((scores[:, None] - center) / spread, labels, weights)
     slope = float(model.coef_[0, 0]) / spread
     intercept = float(model.intercept_[0]) - slope * center
+    # The best monotone map gives the minimum cost.
     monotone = IsotonicRegression(y_min=0, y_max=1).fit_transform(scores, labels, sample_weight=weights)
     with np.errstate(divide="ignore"):
         best = np.log(monotone) - np.log1p(-monotone)
@@ -71,6 +73,6 @@ def calibrate(genuine: ArrayLike, impostor: ArrayLike) -> Calibration:
 
 
 def log_likelihood_ratio_cost(genuine: np.ndarray, impostor: np.ndarray) -> float:
-    """Cllr in bits, of log-likelihood ratios (natural logarithm): (G,) genuine and (n,) impostor; infinite ones too."""
+    """Computes Cllr in bits from natural log-likelihood ratios, infinite ones too: (G,) genuine and (n,) impostor."""
     costs = np.mean(np.logaddexp(0, -genuine)) + np.mean(np.logaddexp(0, impostor))
     return float(costs / (2 * NATURAL_PER_BIT))

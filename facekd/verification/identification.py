@@ -1,10 +1,10 @@
-"""1:N identification: probes searched in a gallery, by exact search in float64, a block of probes at a time.
+"""Searches probes in a gallery (1:N identification) exactly, in float64, a block of probes at a time.
 
-The protocol of IJB (P. Grother, M. Ngan, "FRVT part 2", NIST; as `ijb_evals.py` of leondgarse/Keras_insightface,
-checked upstream against bob.measure): each gallery apart. Probes whose subject is in it are mated, the others are not.
-An FPIR of f allows floor(f n) of the n non-mated probes to have a best score at or above the threshold; TPIR is the
-share of mated probes whose mate comes first *and* reaches it. Rank-r rates are closed-set: mated probes alone.
-Equal scores count against the mate.
+The protocol is that of IJB (P. Grother, M. Ngan, "FRVT part 2", NIST; as in `ijb_evals.py` of
+leondgarse/Keras_insightface, checked upstream against bob.measure), with each gallery evaluated by itself. Probes whose
+subject is in the gallery are mated, the others non-mated. An FPIR of f allows floor(f n) of the n non-mated probes to
+have a best score at or above the threshold; TPIR is the share of mated probes whose mate comes first *and* reaches the
+threshold. Rank-r rates are closed-set: mated probes only. Equal scores count against the mate.
 
 Shapes: G gallery templates, Q probes, D embedding values.
 """
@@ -23,13 +23,13 @@ from facekd.verification.operating_points import far_threshold, first_refused_sc
 from facekd.verification.proportions import wilson_interval
 
 DEFAULT_FPIRS, DEFAULT_RANKS = (1e-2, 1e-1), (1, 5, 10)
-CELLS_AT_ONCE = 2_000_000  # of a product: 16 MB
+CELLS_CHUNK = 2_000_000  # cells of a product of probes and gallery: 16 MB
 NEVER_FIRST = -2.0  # below every cosine
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What the metrics need of a search. Mated and non-mated probes keep their order."""
+    """Holds what the metrics need of a search. Mated and non-mated probes keep their order."""
 
     mate_scores: np.ndarray  # (M,) the best score of the probe's own subject
     mate_ranks: np.ndarray  # int (M,) from 1: 1 + the entries of other subjects with that score or more
@@ -44,14 +44,14 @@ def search(
     probe_subjects: np.ndarray,
     name: str = "gallery",
 ) -> SearchResult:
-    """Compare every probe with the whole gallery.
+    """Compares every probe with the whole gallery.
 
     Args:
         gallery: float64 (G, D) of unit length.
         gallery_subjects: (G,); a subject may have several entries, the best of which counts.
         probes: float64 (Q, D) of unit length.
         probe_subjects: (Q,).
-        name: for progress and messages.
+        name: name of the gallery, for the progress bar and messages.
 
     Raises:
         InputError: no entries or no probes.
@@ -61,21 +61,23 @@ def search(
             f"{name}: {len(gallery):,} gallery templates and {len(probes):,} probe templates are left; a search needs "
             "some of both"
         )
+    # The gallery entries of each subject, and which probes have a mate.
     subjects, subject_of = np.unique(gallery_subjects, return_inverse=True)
     place = np.minimum(np.searchsorted(subjects, probe_subjects), len(subjects) - 1)
     is_mated = subjects[place] == probe_subjects
     entries_of: list[list[int]] = [[] for _ in subjects]
     for entry, subject in enumerate(subject_of.tolist()):
         entries_of[subject].append(entry)
-    # (subject, its entries), filled up with the first: the best of them is the same.
+    # As a table (subject, its entries), padded with the first entry, which leaves the best score as it is.
     most = max(map(len, entries_of))
     mates = np.array([entries + entries[:1] * (most - len(entries)) for entries in entries_of])
     mate_scores, mate_ranks, best = np.empty(len(probes)), np.zeros(len(probes), np.int64), np.empty(len(probes))
-    at_once = max(CELLS_AT_ONCE // len(gallery), 1)
+    at_once = max(CELLS_CHUNK // len(gallery), 1)
     starts = range(0, len(probes), at_once)
     across = np.ascontiguousarray(gallery.T)
     for start in track(starts, f"searching {name}", len(probes), at_once):
         some = slice(start, start + at_once)
+        # The best score of all, that of the probe's own subject, and how many others are not below the latter.
         scores = np.clip(probes[some] @ across, -1.0, 1.0)
         rows = np.arange(len(scores))[:, None]
         own = mates[place[some]]
@@ -89,7 +91,7 @@ def search(
 def measure_search(
     result: SearchResult, fpirs: Sequence[float] = DEFAULT_FPIRS, ranks: Sequence[int] = DEFAULT_RANKS
 ) -> dict[str, Any]:
-    """TPIR@FPIR and rank rates, as plain values for JSON (docs/results.md)."""
+    """Computes TPIR@FPIR and rank rates, as plain values for JSON (docs/results.md)."""
     num_mated, num_nonmated = len(result.mate_ranks), len(result.best_impostor_scores)
     first = np.where(result.mate_ranks == 1, result.mate_scores, NEVER_FIRST)
     return {
@@ -104,7 +106,7 @@ def measure_search(
 
 
 def mean_of_galleries(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The average over galleries of `measure_search`, as tables of the field give it."""
+    """Averages the results of `measure_search` over galleries, as published tables do."""
     tpirs = []
     for points in zip(*(one["tpir_at_fpir"] for one in measured), strict=True):
         values = [point["tpir"] for point in points]
@@ -118,12 +120,14 @@ def mean_of_galleries(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def identification_curves(result: SearchResult, most_ranks: int = 50, num_points: int = 300) -> dict[str, np.ndarray]:
-    """`cmc` (R,); `dir_fpir`, `dir_tpir`, `dir_threshold` (K,), strictest first; empty where nothing was searched."""
+    """Returns `cmc` (R,) and `dir_fpir`, `dir_tpir`, `dir_threshold` (K,), strictest first; empty without probes."""
     num_mated, num_nonmated = len(result.mate_ranks), len(result.best_impostor_scores)
+    # CMC: the share of mated probes whose mate is among the first 1, 2, ... R.
     counts = np.bincount(np.minimum(result.mate_ranks, most_ranks + 1), minlength=most_ranks + 2)[1:-1]
     curves = {"cmc": np.cumsum(counts) / num_mated if num_mated else np.zeros(0)}
     if not num_mated or not num_nonmated:
         return {**curves, **{f"dir_{name}": np.zeros(0) for name in ("fpir", "tpir", "threshold")}}
+    # DIR: operating points evenly spread over the logarithm of the false positives.
     impostor = np.sort(result.best_impostor_scores)
     first = np.sort(result.mate_scores[result.mate_ranks == 1])
     allowed = np.unique(np.geomspace(1, num_nonmated, num_points).astype(np.int64)) - 1
@@ -135,6 +139,7 @@ def identification_curves(result: SearchResult, most_ranks: int = 50, num_points
 
 
 def _tpir(first: np.ndarray, impostor: np.ndarray, fpir: float) -> dict[str, Any]:
+    """Computes one operating point; `first` holds the mates' scores, NEVER_FIRST for mates that do not come first."""
     point: dict[str, Any] = {
         "fpir": fpir,
         "tpir": None,
@@ -153,6 +158,7 @@ def _tpir(first: np.ndarray, impostor: np.ndarray, fpir: float) -> dict[str, Any
             "reason": f"not measurable: {len(impostor):,} non-mated probes allow {fpir * len(impostor):.2g} false "
             f"positives at FPIR {fpir:g}",
         }
+    # A probe is identified if its mate comes first and reaches the threshold.
     threshold = max(threshold, -1.0)  # the lowest cosine, should every non-mated probe be allowed
     successes, false_positives = int((first >= threshold).sum()), int((impostor >= threshold).sum())
     return {

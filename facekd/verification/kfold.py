@@ -1,4 +1,4 @@
-"""Computes k-fold verification accuracy (LFW): each fold is judged at the threshold chosen on the others."""
+"""Computes k-fold verification accuracy (LFW): each fold is evaluated at the threshold chosen on the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from facekd.verification.scores import checked_is_same, checked_scores, fold_ind
 
 @dataclass(frozen=True)
 class KFoldAccuracy:
-    """Accuracy of each fold at the threshold that suits the other folds best; see `kfold_accuracy`."""
+    """Holds the accuracy of each fold at the threshold that is best on the other folds; see `kfold_accuracy`."""
 
     mean: float
     std: float  # population standard deviation over the folds, as the face-verification tables give it
@@ -27,15 +27,15 @@ class KFoldAccuracy:
 
 
 def kfold_accuracy(scores: ArrayLike, is_same: ArrayLike, folds: int | ArrayLike = 10) -> KFoldAccuracy:
-    """Verification accuracy: each fold judged at the threshold that is most accurate on the other folds (LFW protocol).
+    """Computes the accuracy of each fold at the threshold that is most accurate on the other folds (LFW protocol).
 
-    The threshold is exact: every midpoint between neighbouring scores of the other folds is looked at, and both
-    ends. Of several equally accurate ones the middle one is taken.
+    The threshold is exact: every midpoint between neighbouring scores of the other folds is tried, and both ends. Of
+    several equally accurate thresholds the middle one is taken; of an even number, the lower of the two in the middle.
 
     Args:
         scores: (N,) in the order of the protocol.
         is_same: (N,) bool or 0 / 1.
-        folds: how many folds (contiguous, the first N mod folds of them one larger), or (N,) the fold of each pair.
+        folds: number of folds (contiguous, the first N mod folds of them one larger), or (N,) the fold of each pair.
 
     Raises:
         InputError: shapes disagree, non-finite scores, one fold, fewer pairs than folds, or folds whose
@@ -44,9 +44,10 @@ def kfold_accuracy(scores: ArrayLike, is_same: ArrayLike, folds: int | ArrayLike
     scores = checked_scores(scores, "scores")
     is_same = checked_is_same(is_same, scores.size)
     fold_of = fold_indices(scores.size, folds)
-    order = np.argsort(scores, kind="stable")
+    order = np.argsort(scores, kind="stable")  # sorted once for all folds
     accuracies, thresholds = [], []
     for fold in range(int(fold_of.max()) + 1):
+        # Choose the threshold on the other folds.
         others = order[fold_of[order] != fold]
         genuine_share = is_same[others].mean()
         if genuine_share in (0.0, 1.0):
@@ -57,6 +58,7 @@ def kfold_accuracy(scores: ArrayLike, is_same: ArrayLike, folds: int | ArrayLike
                 "another number of folds"
             )
         threshold = _most_accurate_threshold(scores[others], is_same[others])
+        # Evaluate it on this one.
         inside = fold_of == fold
         accuracies.append(float(np.mean((scores[inside] >= threshold) == is_same[inside])))
         thresholds.append(float(threshold))
@@ -64,7 +66,10 @@ def kfold_accuracy(scores: ArrayLike, is_same: ArrayLike, folds: int | ArrayLike
 
 
 def _most_accurate_threshold(scores: np.ndarray, is_same: np.ndarray) -> Any:
-    """`scores` ascending (n,). Cut j rejects the first j; only cuts between different scores can be made."""
+    """Returns the threshold at which most pairs are classified correctly; `scores` (n,) ascending.
+
+    Cut j rejects the first j pairs; only cuts between different scores can be made.
+    """
     rejected_impostors = np.concatenate([[0], np.cumsum(~is_same)])
     rejected_genuine = np.arange(scores.size + 1) - rejected_impostors
     correct = rejected_impostors - rejected_genuine  # plus the number of genuine pairs, the same for every cut

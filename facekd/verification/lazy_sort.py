@@ -1,8 +1,8 @@
-"""Millions of scores in ascending order, of which only the stretches that somebody asks about are ever sorted.
+"""Sorts millions of scores lazily: only the stretches that are asked about.
 
-A few thresholds and rates need a few stretches of the scores. So they lie in pieces, each entirely above the one
-before; a question cuts the piece that holds its answer until a short one is left, and sorts that: a bucket sort that
-waits to be asked. Asked about everywhere, it has sorted everything, and answers as a sorted array does. Pure numpy.
+A few thresholds and rates need only a few stretches of the sorted scores. So the scores lie in pieces, each entirely
+above the one before. A question splits the piece that holds its answer until that piece is short, and sorts it: a
+bucket sort on demand. Once every stretch has been asked about, everything is sorted. Pure numpy.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import Any, Literal
 
 import numpy as np
 
-SORTED_AT_ONCE = 1 << 16  # pieces up to here are sorted, longer ones cut
-CUT_AT_ONCE = 1 << 16  # scores grouped at once, in the processor's cache
-NUM_PARTS = 256  # of a cut: numbers of one byte sort fastest
+MAX_SORTED = 1 << 16  # pieces of up to this many scores are sorted, longer ones split
+CUT_CHUNK = 1 << 16  # scores grouped together: they fit the processor's cache
+NUM_PARTS = 256  # parts of a split: numbers of one byte sort fastest
 Side = Literal["left", "right"]
 
 
 class AscendingScores:
-    """Scores (n,) by rank, and ranks by score, as of the sorted array.
+    """Answers for scores (n,) which score has a rank, and which rank a score, as the sorted array would.
 
     Args:
-        scores: finite float32 or float64 (n,), n >= 1; they belong to this object from now on, which may reorder them.
-        dtype: of the answers; None for that of the scores. float64 over float32 scores is for `replace`.
+        scores: finite float32 or float64 (n,), n >= 1; this object owns the array and may reorder it.
+        dtype: type of the answers; None for that of the scores. float64 with float32 scores allows for `replace`.
 
     Attributes:
-        size: n.
-        dtype: of the answers.
+        size: number of scores n.
+        dtype: type of the answers.
     """
 
     def __init__(self, scores: np.ndarray, dtype: Any = None) -> None:
@@ -36,7 +36,7 @@ class AscendingScores:
         self.dtype = scores.dtype if dtype is None else np.dtype(dtype)
         self._pieces = [scores]
         self._is_sorted = [scores.size < 2]
-        # The rank of the first score of each piece, and a score that it is not below. Those of the first: -inf.
+        # For each piece, the rank of its first score and a lower bound of its scores; for the first piece -inf.
         self._starts = np.zeros(1, np.int64)
         self._lows = np.array([-np.inf])
 
@@ -44,12 +44,13 @@ class AscendingScores:
         return self.size
 
     def __getitem__(self, ranks: Any) -> Any:
-        """The scores of these ranks, a whole number or an array; negative ones count from the end."""
+        """Returns the scores of these ranks, a whole number or an array; negative ranks count from the end."""
         given = np.asarray(ranks)
         wanted = np.atleast_1d(given).astype(np.int64)
         wanted = np.where(wanted < 0, wanted + self.size, wanted)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= self.size):
             raise IndexError(f"ranks run from 0 to {self.size - 1:,}")
+        # Sort the pieces that hold these ranks, then read the scores piece by piece.
         self._sort_pieces_of(lambda: np.searchsorted(self._starts, wanted, side="right") - 1)
         piece = np.searchsorted(self._starts, wanted, side="right") - 1
         found = np.empty(wanted.shape, self.dtype)
@@ -59,7 +60,7 @@ class AscendingScores:
         return found[0] if given.ndim == 0 else found
 
     def rank(self, thresholds: Any, side: Side = "left") -> Any:
-        """How many scores lie below (left), or not above (right), each threshold: `numpy.searchsorted`."""
+        """Counts the scores below (left), or not above (right), each threshold, as `numpy.searchsorted` does."""
         given = np.asarray(thresholds)
         wanted = np.atleast_1d(given).astype(np.float64)
         self._sort_pieces_of(lambda: self._piece_of(wanted, side))
@@ -68,6 +69,7 @@ class AscendingScores:
         for at in np.unique(piece[piece >= 0]):
             inside = np.flatnonzero(piece == at)
             scores, some = self._pieces[at], wanted[inside]
+            # Thresholds in the precision of the piece: otherwise numpy would convert the whole piece.
             if scores.dtype == np.float32:
                 some = _rounded_away(some, side)
             found[inside] = self._starts[at] + np.searchsorted(scores, some, side=side)
@@ -78,16 +80,17 @@ class AscendingScores:
         return np.concatenate(self._pieces).astype(dtype or self.dtype, copy=False)
 
     def between(self, low: Any, high: Any) -> np.ndarray:
-        """The scores from `low` to `high`, both counted in, ascending."""
+        """Returns the scores from `low` to `high`, both included, ascending."""
         return self[np.arange(self.rank(low, "left"), self.rank(high, "right"))]
 
     def replace(self, low: float, high: float, scores: np.ndarray) -> None:
-        """Put other scores in the place of those from `low` to `high`, as many, within the same limits.
+        """Replaces the scores from `low` to `high` by as many others within the same limits.
 
         Args:
-            low, high: both counted in.
+            low, high: the limits, both included.
             scores: float64, in any order.
         """
+        # Both limits are found by sorting the pieces at them.
         begin, end = self.rank(low, "left"), self.rank(high, "right")
         if end - begin != len(scores):
             raise ValueError(f"{len(scores):,} scores for the {end - begin:,} from {low} to {high}")
@@ -95,14 +98,14 @@ class AscendingScores:
             return
         first = int(np.searchsorted(self._starts, begin, side="right")) - 1
         last = int(np.searchsorted(self._starts, end, side="left")) - 1
-        # What is cut off at either side is sorted, for its piece has just been asked.
+        # The remainders of the first and the last piece are sorted, because those pieces have just been asked about.
         before = self._pieces[first][: begin - self._starts[first]]
         after = self._pieces[last][end - self._starts[last] :]
         pieces = [piece for piece in (before, np.sort(scores), after) if len(piece)]
         lows = [float(low) if begin else -math.inf, *after[:1].tolist()]
         starts = begin + np.cumsum([0, len(scores)])[: len(lows)]
         gone = slice(first + (len(before) > 0), last + 1)
-        # The new scores may lie above what the next piece is said not to be below; it is above the limit.
+        # The new scores may lie above the lower bound of the next piece; `high` is a valid bound for it.
         following = np.maximum(self._lows[gone.stop :], float(high))
         self._lows = np.concatenate([self._lows[: gone.start], lows, following])
         self._starts = np.concatenate([self._starts[: gone.start], starts, self._starts[gone.stop :]])
@@ -110,23 +113,24 @@ class AscendingScores:
         self._is_sorted[first : last + 1] = [True] * len(pieces)
 
     def _piece_of(self, thresholds: np.ndarray, side: Side) -> np.ndarray:
-        """The piece in which the rank of each threshold is to be looked for: all before it are below, none after."""
+        """Returns the piece that holds the rank of each threshold: all scores before it are below, none after it."""
         return np.maximum(np.searchsorted(self._lows, thresholds, side=side) - 1, 0)
 
     def _sort_pieces_of(self, find: Any) -> None:
-        """Cut and sort until every piece that `find` names is sorted."""
+        """Splits and sorts until every piece that `find` returns is sorted."""
         while True:
             rough = [at for at in np.unique(find()).tolist() if at >= 0 and not self._is_sorted[at]]
             if not rough:
                 return
-            for at in reversed(rough):  # a cut moves the pieces behind it
-                if len(self._pieces[at]) <= SORTED_AT_ONCE:
+            for at in reversed(rough):  # from the last on: a split moves the pieces behind it
+                if len(self._pieces[at]) <= MAX_SORTED:
                     self._pieces[at].sort()
                     self._is_sorted[at] = True
                 else:
                     self._cut(at)
 
     def _cut(self, at: int) -> None:
+        """Splits one piece into parts."""
         parts = _cut_by_value(self._pieces[at])
         ends = np.cumsum([len(part) for part in parts])
         self._pieces[at : at + 1] = parts
@@ -136,35 +140,37 @@ class AscendingScores:
 
 
 def _cut_by_value(scores: np.ndarray) -> list[np.ndarray]:
-    """Two or more parts, each above the one before, none empty: by stretches of equal width, at the median at worst."""
+    """Splits scores into two or more parts, each above the one before: by equal widths, else at the median."""
     low, high = scores.min(), scores.max()
-    with np.errstate(all="ignore"):  # no width, or one beyond the numbers there are: infinite, and not used
+    with np.errstate(all="ignore"):  # equal scores, or a width beyond the largest number: then infinite, and not used
         scale = (NUM_PARTS - 1) / (high - low)
     if 0 < scale < np.inf:
-        starts = np.arange(0, len(scores), CUT_AT_ONCE)
+        starts = np.arange(0, len(scores), CUT_CHUNK)
 
         def group(start: int) -> np.ndarray:
-            some = scores[start : start + CUT_AT_ONCE]
-            # Rounding keeps the order: a higher score never gets a lower number.
+            some = scores[start : start + CUT_CHUNK]
+            # The number of the part of each score. Rounding keeps the order: a higher score never gets a lower number.
             number = ((some - low) * scale).astype(np.uint8)
             some[:] = some[number.argsort(kind="stable")]
             return np.bincount(number, minlength=NUM_PARTS)
 
         with ThreadPoolExecutor(2) as pool:
             counts = np.array(list(pool.map(group, starts.tolist())))
+        # Each chunk is now grouped by part: gather the groups of a part from all chunks.
         sizes = counts.sum(axis=0)
         if sizes.max() <= len(scores) // 2:
             ends = starts[:, None] + np.cumsum(counts, axis=1)
             bounds = zip((ends - counts).T.tolist(), ends.T.tolist(), strict=True)
             parts = [[scores[begin:end] for begin, end in zip(*both, strict=True)] for both in bounds]
             return [np.concatenate(part) for part, size in zip(parts, sizes, strict=True) if size]
+    # Most scores fall into one part: equal widths do not split them.
     middle = len(scores) // 2
     scores.partition(middle)
     return [scores[:middle], scores[middle:]]
 
 
 def _rounded_away(thresholds: np.ndarray, side: Side) -> np.ndarray:
-    """float32 thresholds on the same side of every float32 number: rounded up for `left`, down for `right`."""
+    """Rounds thresholds to float32 so that no float32 score changes its side: up for `left`, down for `right`."""
     with np.errstate(over="ignore"):
         rounded = thresholds.astype(np.float32)
     wrong, towards = (rounded < thresholds, np.inf) if side == "left" else (rounded > thresholds, -np.inf)

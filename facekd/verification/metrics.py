@@ -1,9 +1,9 @@
-"""From comparison scores to verification metrics: TAR@FAR, ROC, EER, AUC and k-fold accuracy. Pure numpy.
+"""Computes TAR@FAR, ROC, EER and AUC from comparison scores. Pure numpy.
 
-Everywhere: a higher score means more alike, and a comparison is accepted when `score >= threshold`. Thresholds are in
-the units of the scores (cosine, where the scores are cosines) and are exact in the scores' own precision, so that
-applying a reported threshold to the same scores gives the reported numbers, for float32 scores too. (Where one kind is
-float32 and the other float64, both are taken as float64.)
+A higher score means more alike, and a comparison is accepted when `score >= threshold`. Thresholds are in the units of
+the scores (for example cosines) and exact in the scores' own precision: applying a reported threshold to the same
+scores gives the reported numbers, for float32 scores too. If one kind is float32 and the other float64, both are
+converted to float64.
 
 Glossary: genuine comparisons are two images of one subject (ISO/IEC 19795-1: mated), impostor comparisons images of
 two subjects (non-mated). FAR is the share of impostor comparisons accepted (per comparison: ISO's FMR); TAR is the
@@ -30,21 +30,21 @@ from facekd.verification.ranked_scores import RankedScores
 def tar_at_far(
     genuine: ArrayLike, impostor: ArrayLike, fars: float | Sequence[float] | np.ndarray, rule: Rule = "exact"
 ) -> list[TarAtFar]:
-    """True accept rate at given false accept rates.
+    """Computes the true accept rate at given false accept rates.
 
     With n impostor comparisons a FAR of f allows k = floor(f n) false accepts. Rule "exact" puts the threshold just
-    above the (k+1)-th highest impostor score: the largest TAR whose FAR does not exceed f. Where k is 0 the FAR is
-    not measurable, by either rule; nothing is interpolated. Rule "insightface" takes the ROC corner whose FAR is
-    *nearest* to f, which may exceed it (on small sets by points of TAR): use it only beside published tables that
-    were made so (IJB evaluation scripts of deepinsight/insightface).
+    above the (k+1)-th highest impostor score (`far_threshold`): the largest TAR whose FAR does not exceed f. If k is 0
+    the FAR is not measurable, by either rule; nothing is interpolated. Rule "insightface" takes the ROC corner whose
+    FAR is *nearest* to f, which may exceed it (on small sets by points of TAR): use it only beside published tables
+    that were made in the same way (IJB evaluation scripts of deepinsight/insightface).
 
     `ci95` is Wilson's interval of the TAR at the threshold taken. It treats genuine comparisons as independent and
-    the threshold as known; where subjects are known, `facekd.verification.bootstrap` gives the honest, wider one.
+    the threshold as known; if subjects are known, `facekd.verification.bootstrap` gives the honest, wider interval.
 
     Args:
         genuine: (G,) scores of genuine comparisons.
         impostor: (n,) scores of impostor comparisons.
-        fars: targets in (0, 1], in any order; results come in that order.
+        fars: targets in (0, 1], in any order; results have the same order.
         rule: "exact" or "insightface".
 
     Raises:
@@ -54,7 +54,7 @@ def tar_at_far(
 
 
 def roc_curve(genuine: ArrayLike, impostor: ArrayLike) -> RocCurve:
-    """The receiver operating characteristic: one point a distinct score, none dropped, none interpolated.
+    """Computes the receiver operating characteristic: a point for each distinct score, none dropped or interpolated.
 
     Args:
         genuine: (G,) scores.
@@ -72,7 +72,7 @@ def roc_curve(genuine: ArrayLike, impostor: ArrayLike) -> RocCurve:
 
 
 def equal_error_rate(genuine: ArrayLike, impostor: ArrayLike) -> float:
-    """The rate at which false accepts and false rejects are equally frequent; `equal_error_point` says where.
+    """Computes the rate at which false accepts and false rejects are equally frequent; see `equal_error_point`.
 
     Args:
         genuine: (G,) scores.
@@ -85,11 +85,11 @@ def equal_error_rate(genuine: ArrayLike, impostor: ArrayLike) -> float:
 
 
 def equal_error_point(genuine: ArrayLike, impostor: ArrayLike) -> EqualErrorPoint:
-    """Equal error rate and its threshold.
+    """Computes the equal error rate and its threshold.
 
-    FAR and FRR change in steps and seldom meet exactly: the EER is read where the straight line between the two
+    FAR and FRR change in steps and seldom meet exactly: the EER lies where the straight line between the two
     neighbouring operating points crosses FAR = FRR (what the usual brentq over an interpolated ROC finds). The
-    threshold is the achievable one of the two, FAR and FRR nearest to each other, midway to the next lower score.
+    threshold is that of the point where FAR and FRR are nearer to each other, moved midway to the next lower score.
 
     Args:
         genuine: (G,) scores.
@@ -102,7 +102,7 @@ def equal_error_point(genuine: ArrayLike, impostor: ArrayLike) -> EqualErrorPoin
 
 
 def area_under_roc(genuine: ArrayLike, impostor: ArrayLike) -> float:
-    """The chance that a genuine score exceeds an impostor score, ties counting half (Mann-Whitney).
+    """Computes the chance that a genuine score exceeds an impostor score, ties counting half (Mann-Whitney).
 
     Args:
         genuine: (G,) scores.

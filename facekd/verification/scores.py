@@ -1,4 +1,4 @@
-"""What goes into a verification metric, checked: scores, labels and folds. Pure numpy."""
+"""Checks the input of verification metrics: scores, labels and folds. Pure numpy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from facekd.errors import InputError
 
 
 def checked_scores(values: ArrayLike, name: str) -> np.ndarray:
-    """Finite float32 or float64 (n,), n >= 1; float32 stays float32. Raises `InputError` naming `name`."""
+    """Returns finite float32 or float64 (n,), n >= 1; float32 stays float32. Raises `InputError` naming `name`."""
     array = np.asarray(values)
     if array.ndim != 1:
         raise InputError(f"{name}: expected a one-dimensional array of scores, found shape {array.shape}")
@@ -30,14 +30,14 @@ def checked_scores(values: ArrayLike, name: str) -> np.ndarray:
 
 
 def checked_score_pair(genuine: ArrayLike, impostor: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Both kinds checked and of one dtype."""
+    """Returns both kinds, checked and of one dtype."""
     first, second = checked_scores(genuine, "genuine"), checked_scores(impostor, "impostor")
     dtype = np.result_type(first, second)  # a threshold just above a score must be so for both kinds
     return first.astype(dtype, copy=False), second.astype(dtype, copy=False)
 
 
 def checked_is_same(is_same: ArrayLike, num_pairs: int) -> np.ndarray:
-    """bool (N,) of bool or 0 / 1."""
+    """Returns labels, given as bool or 0 / 1, as bool (N,)."""
     array = np.asarray(is_same)
     if array.shape != (num_pairs,):
         raise InputError(f"is_same has shape {array.shape}; expected ({num_pairs},), one a score")
@@ -47,15 +47,16 @@ def checked_is_same(is_same: ArrayLike, num_pairs: int) -> np.ndarray:
 
 
 def fold_indices(num_pairs: int, folds: int | ArrayLike) -> np.ndarray:
-    """The fold, from 0, of each pair: int64 (N,).
+    """Returns the fold of each pair, from 0: int64 (N,).
 
     Args:
         num_pairs: N.
-        folds: a number of contiguous folds, or already (N,) fold numbers 0..K-1, none of them empty.
+        folds: number of contiguous folds, or (N,) fold numbers 0..K-1, with pairs in every fold.
 
     Raises:
         InputError: fewer than two folds, fewer pairs than folds, wrong length, an empty fold.
     """
+    # A number of folds: contiguous ones, the first larger by one pair where the division leaves a remainder.
     given = np.asarray(folds)
     if given.dtype.kind not in "iu":
         raise InputError(f"folds must be a number of folds or an integer array, found {folds!r}")
@@ -66,6 +67,7 @@ def fold_indices(num_pairs: int, folds: int | ArrayLike) -> np.ndarray:
         sizes = np.full(count, num_pairs // count)
         sizes[: num_pairs % count] += 1
         return np.repeat(np.arange(count), sizes)
+    # The fold of each pair, as recorded with a pack.
     if given.shape != (num_pairs,):
         raise InputError(f"fold numbers have shape {given.shape}; expected ({num_pairs},), one a pair")
     if num_pairs == 0 or given.min() < 0 or not np.array_equal(np.unique(given), np.arange(given.max() + 1)):

@@ -82,6 +82,7 @@ def resample(
         replicates: number of draws.
         seed: random seed of the draws.
     """
+    # What is the same for every draw: the comparisons in falling order, and how many each two units have.
     generator = np.random.default_rng(seed)
     total_of = ImpostorTotals(units.first, units.second, is_same, sum(units.groups) + 1)
     genuine = np.flatnonzero(is_same)
@@ -89,6 +90,7 @@ def resample(
     reach = max(max(fars), ranked.equal_error_point().far) * SLACK * ranked.impostor.size + EXTRA
     tail = _tail(ranked, scores, is_same, units, int(reach))
 
+    # The draws, as many at a time as the memory allows.
     tars, eers = [], []
     chunk = max(DRAWN_CHUNK // (total_of.num_units + genuine.size), 1)
     for start in range(0, replicates, chunk):
@@ -124,6 +126,7 @@ class ImpostorTotals:
             self._table = counts.reshape(num_units, num_units)
             np.fill_diagonal(self._table, 0)  # genuine comparisons are those of one unit
             return
+        # Many units with few comparisons each: a sparse matrix, in which repeated entries add up.
         impostor = np.flatnonzero(~is_same)
         ones, cells = np.ones(len(impostor)), (second[impostor], first[impostor])
         self._table = sparse.csr_array((ones, cells), shape=(num_units, num_units))
@@ -132,6 +135,7 @@ class ImpostorTotals:
         """Returns the total weights (R,) of draws (R, S)."""
         if isinstance(self._table, np.ndarray):
             return np.einsum("rs,rs->r", drawn @ self._table, drawn)
+        # In blocks, because each product is as large as its draws.
         blocks = np.array_split(drawn, max(len(drawn) // 50, 1))
         return np.concatenate([np.einsum("sr,sr->r", self._table @ block.T, block.T) for block in blocks])
 
@@ -167,14 +171,16 @@ class _Draws:
 
     def measure(self, tail: _Tail, fars: Sequence[float]) -> tuple[np.ndarray, np.ndarray] | None:
         """Returns (TAR (F, R), EER (R,)), or None if the tail is too short for some draw."""
+        # A draw without an answer yet is NaN; a FAR of 1 accepts everything.
         edges = _segment_edges(tail.scores)
         num_draws = len(self.drawn)
         allowed = np.stack([num_allowed_false_accepts(far, self.totals) for far in fars])
         tar = np.full((len(fars), num_draws), np.nan)
-        tar[allowed >= self.totals] = 1.0  # everything may be accepted
+        tar[allowed >= self.totals] = 1.0
         eer = np.full(num_draws, np.nan)
         above = np.zeros(num_draws)  # weight of the impostors above this segment
         for start, stop in pairwise(edges):
+            # The segment as a whole: the weight of its impostors in every draw.
             below = above + self._segment_weights(tail, start, stop)
             # Draws whose threshold lies in this segment: the weight of its impostors exceeds what is left of the limit.
             for row, limit in enumerate(allowed):
@@ -194,6 +200,7 @@ class _Draws:
 
     def _segment_weights(self, tail: _Tail, start: int, stop: int) -> np.ndarray:
         """Returns the weight (R,) of impostors `start` to `stop` in every draw."""
+        # How many comparisons each two units have in the segment, as a sparse matrix between the weights of both.
         rows, row = np.unique(tail.first[start:stop], return_inverse=True)
         ones = np.ones(stop - start, np.float32)
         shape = (len(rows), self.drawn.shape[1])
@@ -217,6 +224,7 @@ class _Draws:
         chunk = max(CELLS_CHUNK // (stop - start), 1)
         for begin in range(0, len(draws), chunk):
             some = slice(begin, begin + chunk)
+            # The first impostor that exceeds what is left is refused, and the genuine comparisons above it accepted.
             weights = self.drawn[draws[some]]
             sums = np.cumsum(weights[:, tail.first[start:stop]] * weights[:, tail.second[start:stop]], axis=1)
             refused = tail.scores[start + first_refused_position(sums, left[some])]
@@ -233,6 +241,7 @@ class _Draws:
         first_genuine = 0 if start == 0 else self._num_genuine(tail, start)
         some_genuine = slice(first_genuine, self._num_genuine(tail, stop))
         scores = np.concatenate([tail.scores[start:stop], self.genuine[some_genuine]])
+        # Where each distinct score ends, and how many comparisons of either kind are accepted there.
         order = np.argsort(-scores, kind="stable")
         falling = scores[order]
         ends = np.flatnonzero(np.append(falling[1:] < falling[:-1], True))
@@ -249,6 +258,7 @@ class _Draws:
             if impostors == 0 or total == 0:
                 found[position] = 0.0
                 continue
+            # FAR - FRR at each point, times both totals: exact whole numbers.
             excess = false_accepts * total - (total - true_accepts) * impostors
             after = max(int(np.argmax(excess >= 0)), 1)
             low, high = excess[after - 1], excess[after]
@@ -263,6 +273,7 @@ def _tail(ranked: RankedScores, scores: np.ndarray, is_same: np.ndarray, units: 
     chosen = ~is_same
     if not is_all:
         chosen &= scores >= ranked.impostor[ranked.impostor.size - count]
+    # Everything above the score of the count-th impostor, its ties included, sorted.
     pairs = np.flatnonzero(chosen)
     pairs = pairs[np.argsort(-scores[pairs], kind="stable")]
     return _Tail(scores[pairs], units.first[pairs].astype(np.int64), units.second[pairs].astype(np.int64), is_all)

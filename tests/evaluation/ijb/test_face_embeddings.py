@@ -61,7 +61,7 @@ def expected(protocol, images) -> np.ndarray:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 2e-3)])
 def test_rows_are_the_model_on_aligned_faces(root, embedder, tmp_path, monkeypatch, dtype, tolerance):
-    monkeypatch.setattr(module, "IMAGES_AT_ONCE", 7)
+    monkeypatch.setattr(module, "IMAGES_CHUNK", 7)
     protocol = load_protocol(root)
     embeddings = FaceEmbeddings(tmp_path / "cache", embedder, protocol, True, dtype)
     embeddings.prepare()
@@ -106,7 +106,7 @@ def test_another_model_or_preprocessing_has_files_of_its_own(root, model, embedd
 
 
 def test_shares_make_up_the_whole(root, embedder, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "IMAGES_AT_ONCE", 5)
+    monkeypatch.setattr(module, "IMAGES_CHUNK", 5)
     protocol = load_protocol(root)
     embeddings = FaceEmbeddings(tmp_path / "cache", embedder, protocol, False)
     embeddings.prepare()
@@ -181,7 +181,7 @@ SLOWED = """
 import sys, time
 from evaluation.ijb import face_embeddings as module
 from facekd.embedder.onnx_embedder import OnnxEmbedder
-module.IMAGES_AT_ONCE, module.SECONDS_BETWEEN_MARKS = 4, 0.0
+module.IMAGES_CHUNK, module.SECONDS_BETWEEN_MARKS = 4, 0.0
 embed = OnnxEmbedder.embed
 def slowly(self, images):
     time.sleep(0.2)

@@ -25,8 +25,8 @@ def pool(layout: Layout, root, poolings, dtype=np.float32):
 
 @pytest.mark.parametrize("rows_at_once", [1, 5, 1024])
 def test_equals_loops_over_faces_under_every_switch(tmp_path, monkeypatch, rows_at_once):
-    monkeypatch.setattr(module, "ROWS_AT_ONCE", rows_at_once)
-    monkeypatch.setattr(module, "ROWS_READ_AT_ONCE", 3)
+    monkeypatch.setattr(module, "ROWS_CHUNK", rows_at_once)
+    monkeypatch.setattr(module, "READ_CHUNK", 3)
     layout = make_layout(1)
     layout.point_order = np.random.default_rng(0).permutation(len(layout.names)).tolist()
     poolings = [*all_poolings(True), PRESETS["magface"]]

@@ -34,7 +34,7 @@ def test_pairs_are_read_as_int_reads_them(tmp_path_factory, rows, newline, space
     text = newline.join(space.join(map(str, row)) for row in rows) + (newline if last else "")
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ijb_text, "BYTES_AT_ONCE", at_once)
+        patch.setattr(ijb_text, "BYTES_CHUNK", at_once)
         first, second, is_same = read_pairs(path)
     assert list(zip(first.tolist(), second.tolist(), is_same.tolist(), strict=True)) == rows
     assert is_same.dtype == bool
@@ -59,7 +59,7 @@ def test_pairs_are_read_as_int_reads_them(tmp_path_factory, rows, newline, space
     ],
 )
 def test_a_broken_line_of_pairs_is_named(tmp_path, line, monkeypatch):
-    monkeypatch.setattr(ijb_text, "BYTES_AT_ONCE", 16)
+    monkeypatch.setattr(ijb_text, "BYTES_CHUNK", 16)
     path = tmp_path / "pairs.txt"
     path.write_text("10 20 1\n11 21 0\n12 22 0\n13 23 0\n" + line + "\n1 2 0\n")
     with pytest.raises(DataError, match=r"pairs\.txt, line 5: expected"):

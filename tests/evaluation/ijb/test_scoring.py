@@ -36,8 +36,8 @@ def draw(seed: int, coarse: bool, in_order: bool):
 @pytest.mark.parametrize("density", [0.01, 100.0], ids=["blocks", "gathered"])
 @pytest.mark.parametrize("in_order", [True, False])
 def test_scores_are_within_the_bound_of_float64(monkeypatch, density, in_order):
-    monkeypatch.setattr(ijb_scoring, "LEAST_DENSITY", density)
-    monkeypatch.setattr(ijb_scoring, "CELLS_AT_ONCE", 500)
+    monkeypatch.setattr(ijb_scoring, "MIN_DENSITY", density)
+    monkeypatch.setattr(ijb_scoring, "CELLS_CHUNK", 500)
     for seed in range(20):
         templates, first, second, _ = draw(seed, False, in_order)
         expected = np.einsum("pd,pd->p", templates[first], templates[second])

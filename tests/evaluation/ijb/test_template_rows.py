@@ -23,8 +23,8 @@ IDS = st.lists(st.integers(-3, 300), min_size=1, max_size=60)
 def test_rows_are_places_among_the_ids_that_occur(columns, dtype, step, largest_table):
     columns = [np.array(column, dtype) * dtype(step) for column in columns]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(template_rows, "LARGEST_TABLE", largest_table)
-        patch.setattr(template_rows, "IDS_AT_ONCE", 7)
+        patch.setattr(template_rows, "MAX_TABLE_ID", largest_table)
+        patch.setattr(template_rows, "IDS_CHUNK", 7)
         ids = distinct_ids(columns)
         np.testing.assert_array_equal(ids, np.unique(np.concatenate(columns)))
         assert ids.dtype == np.int64

@@ -39,7 +39,7 @@ def test_named_decimals_are_those_of_float(tmp_path_factory, lines, ending, tidy
         "".join(f"{name} {' '.join(values)}{ending}" for name, values in lines), newline="", encoding="utf8"
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ijb_text, "BYTES_AT_ONCE", at_once)
+        patch.setattr(ijb_text, "BYTES_CHUNK", at_once)
         names, values = read_named_numbers(path, 3, np.float64)
     assert names.tolist() == [name.encode() for name, _ in lines]
     np.testing.assert_array_equal(values, [[float(value) for value in row] for _, row in lines])  # to the last bit
@@ -62,7 +62,7 @@ def test_named_whole_numbers_are_those_of_int(tmp_path_factory, rows, largest):
 
 @pytest.mark.parametrize("odd", ["9.jpg 1.5", "9.jpg 1.5 2.5 3.5", "9.jpg 1.5 x.5", "9.jpg 1.5 2..5", "9.jpg 1.5 -.-"])
 def test_the_odd_line_is_named_by_number(tmp_path, monkeypatch, odd):
-    monkeypatch.setattr(ijb_text, "BYTES_AT_ONCE", 64)
+    monkeypatch.setattr(ijb_text, "BYTES_CHUNK", 64)
     path = tmp_path / "points.txt"
     lines = [f"{line}.jpg {line}.25 0.5" for line in range(40)]
     lines[30] = odd

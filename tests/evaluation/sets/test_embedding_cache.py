@@ -42,7 +42,7 @@ def test_the_mirror_image_is_embedded_and_added(pack):
 
 @pytest.mark.parametrize("images_at_once", [1, 7, 80, 1000])
 def test_batches_do_not_show(pack, monkeypatch, images_at_once):
-    monkeypatch.setattr("evaluation.sets.embedding_cache.IMAGES_AT_ONCE", images_at_once)
+    monkeypatch.setattr("evaluation.sets.embedding_cache.IMAGES_CHUNK", images_at_once)
     pair_set = load_pair_set(pack)
     [part] = embed_images(quarters, pair_set, 3, 20)
     np.testing.assert_array_equal(part, quarters(pair_set.decode(3, 20)))
@@ -63,7 +63,7 @@ def test_cached_embeddings_are_used_again_and_only_what_is_missing_is_embedded(t
 
 @pytest.mark.parametrize("images_at_once", [1, 5, 256])
 def test_an_image_in_several_pairs_is_embedded_once(tmp_path, pack, monkeypatch, images_at_once):
-    monkeypatch.setattr("evaluation.sets.embedding_cache.IMAGES_AT_ONCE", images_at_once)
+    monkeypatch.setattr("evaluation.sets.embedding_cache.IMAGES_CHUNK", images_at_once)
     images = list(load_pair_set(pack).images)
     which = np.random.default_rng(0).integers(0, 30, 40)
     write_pair_pack(tmp_path / "repeated.bin", [images[image] for image in which], np.arange(20) % 2 == 0)

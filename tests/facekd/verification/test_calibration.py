@@ -17,7 +17,7 @@ def test_two_gaussians_of_one_width_have_a_known_line(monkeypatch):
     # log N(s; 2, 1) - log N(s; 0, 1) = 2 s - 2
     assert found.slope == pytest.approx(2, rel=0.03) and found.intercept == pytest.approx(-2, rel=0.03)
     assert 0 < found.min_cllr <= found.cllr < found.min_cllr + 0.01
-    monkeypatch.setattr(calibration, "MOST_IMPOSTORS", 5_000)
+    monkeypatch.setattr(calibration, "MAX_IMPOSTORS", 5_000)
     thinned = calibrate(genuine, impostor)
     assert thinned.num_impostor_fitted == 5_000 and thinned.cllr == pytest.approx(found.cllr, abs=0.01)
 

@@ -50,7 +50,7 @@ def test_equals_loops(seed, coarse, several):
     gallery, probes = (vector / np.linalg.norm(vector, axis=1, keepdims=True) for vector in vectors)
     fpirs, ranks = (0.05, 0.1, 0.5), (1, 2, 5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(identification, "CELLS_AT_ONCE", 20)
+        patch.setattr(identification, "CELLS_CHUNK", 20)
         result = search(gallery, gallery_subjects, probes, probe_subjects)
     measured = measure_search(result, fpirs, ranks)
     tpirs, rates = naive(gallery, gallery_subjects, probes, probe_subjects, fpirs, ranks)

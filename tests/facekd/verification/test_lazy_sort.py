@@ -37,8 +37,8 @@ def test_answers_are_those_of_the_sorted_array(seed, size, num_digits, dtype, at
         [generator.choice(expected, 5), np.nextafter(expected[:2].astype(np.float64), 9), [-np.inf, np.inf, 0, 1e300]]
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ascending_scores, "SORTED_AT_ONCE", at_once)
-        patch.setattr(ascending_scores, "CUT_AT_ONCE", 7 * at_once)
+        patch.setattr(ascending_scores, "MAX_SORTED", at_once)
+        patch.setattr(ascending_scores, "CUT_CHUNK", 7 * at_once)
         scores = AscendingScores(given_scores.copy())
         for threshold in thresholds:
             for side in ("left", "right"):
@@ -69,7 +69,7 @@ def test_replaced_scores_are_among_the_others_in_order(seed, size, num_digits, a
     generator = np.random.default_rng(seed)
     expected = np.sort(draw(seed, size, num_digits, np.float32)).astype(np.float64)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ascending_scores, "SORTED_AT_ONCE", at_once)
+        patch.setattr(ascending_scores, "MAX_SORTED", at_once)
         scores = AscendingScores(generator.permutation(expected.astype(np.float32)), np.float64)
         for low, high in np.float32(np.sort(generator.normal(0, 0.3, (6, 2)), axis=1)).astype(np.float64):
             inside = (expected >= low) & (expected <= high)
