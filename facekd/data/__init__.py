@@ -1,1 +1,1 @@
-"""Where training images come from: RecordIO packs, image folders, generated faces."""
+"""Reads training images: RecordIO packs, image folders, generated faces."""

@@ -13,27 +13,27 @@ from facekd.errors import ConfigError
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The training images.
+    """Defines the training images.
 
     Args:
-        train: a folder with train.rec, a .rec file, a folder with one folder of images per identity or class (or with
-            such folders as train/ and val/), CIFAR's folder, or `synthetic:200x20` for 200 generated identities of 20
-            images.
-        image_size: height and width in pixels that the records must have.
-        mean: subtracted from each RGB channel, in units of 0..255; written into every exported model.
-        std: each channel is divided by it, same units.
-        resize: scale images of another size to `image_size` instead of refusing them.
-        center_crop: for classification: of image files of any size, take the square in the middle, this share of the
-            shorter side (0.875 is usual), scaled to `image_size`; in training `augmentation.resized_crop` takes another
-            box. 0 refuses images of another size.
-        held_out: this share of each class is not trained on, to choose the best checkpoint by; the same images for
-            every seed.
-        workers: loader processes per rank, at most one a core; 0 decodes in the training process.
+        train: path of the training images: a folder with train.rec, a .rec file, a folder with one folder of images per
+            identity or class (or with such folders as train/ and val/), CIFAR's folder; or `synthetic:200x20` for 200
+            generated identities with 20 images each.
+        image_size: height and width of the images in pixels.
+        mean: value subtracted from each RGB channel, in units of 0..255; written into every exported model.
+        std: value that each channel is divided by, in the same units.
+        resize: whether to scale images of another size to `image_size` instead of refusing them.
+        center_crop: for classification: take from image files of any size the square in the middle, this share of the
+            shorter side (0.875 is usual), scaled to `image_size`; in training, `augmentation.resized_crop` takes a
+            random box instead. 0 refuses images of another size.
+        held_out: share of each class that is not trained on, but used to choose the best checkpoint; the same images
+            for every seed.
+        workers: loader processes per rank, at most one per core; 0 decodes in the training process.
         shuffle: `full`: any image may follow any other. `sequential`, for packs on network or spinning disks: blocks of
-            neighbouring records, read in one go, change places and are shuffled through each other a window at a time.
-        shuffle_block: of `sequential`: neighbouring images in a block.
-        shuffle_window: of `sequential`: blocks in a window, which all fit in the page cache twice.
-        on_bad_record: `fail` stops at a record that cannot be decoded, `skip` uses the next and counts.
+            neighbouring records are read together and shuffled, and then the images within a window of blocks.
+        shuffle_block: for `sequential`: neighbouring images in a block.
+        shuffle_window: for `sequential`: blocks in a window; two windows should fit in the page cache.
+        on_bad_record: `fail` stops at an image that cannot be decoded; `skip` uses the next one and counts.
     """
 
     train: str = ""
@@ -50,6 +50,7 @@ class DataConfig:
     on_bad_record: Literal["fail", "skip"] = "fail"
 
     def __post_init__(self) -> None:
+        # The block shuffle checks its two numbers.
         BlockShuffle(self.shuffle_block, self.shuffle_window)
         unused = [key for key in ("shuffle_block", "shuffle_window") if getattr(self, key) != getattr(DataConfig, key)]
         if unused and self.shuffle != "sequential":
@@ -59,17 +60,17 @@ class DataConfig:
 
     @property
     def block_shuffle(self) -> BlockShuffle | None:
-        """The shape of a sequential shuffle; None where the shuffle is full."""
+        """The block shuffle of a sequential shuffle; None if the shuffle is full."""
         return BlockShuffle(self.shuffle_block, self.shuffle_window) if self.shuffle == "sequential" else None
 
 
 def open_training_data(data: DataConfig, which: Literal["train", "held_out", "test"] = "train") -> FaceDataset:
-    """Open the images that the `data` section names, without those held out; or these; or the test images.
+    """Opens the training images of the `data` section without those held out, or those held out, or the test images.
 
     Test images are never skipped: a bad one is an error whatever `on_bad_record` says.
 
     Raises:
-        DataError: see `facekd.data.datasets.open_dataset`; also where nothing can be held out.
+        DataError: as `facekd.data.datasets.open_dataset`; or nothing can be held out.
     """
     if which == "test":
         return open_dataset(data.train, data.image_size, resize=data.resize, center_crop=data.center_crop, split="test")

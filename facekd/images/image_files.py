@@ -61,7 +61,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class ImageFolders:
-    """Images one level below a folder.
+    """Holds the names of the images in the folders of a folder.
 
     Attributes:
         outside: names of the images that lie directly in it, sorted.

@@ -177,7 +177,7 @@ class RecordPack:
         return labels
 
     def labels_from(self, headers: RecordHeaders) -> np.ndarray:
-        """Labels as `labels` gives them, from `headers()` that have been read already."""
+        """Returns what `labels` returns, from the result of `headers()`."""
         first = headers.labels
         is_valid = headers.is_readable & ~headers.is_empty & np.isfinite(first) & (first >= 0)
         is_valid &= first == np.floor(first)
@@ -186,12 +186,12 @@ class RecordPack:
         return np.where(is_valid, first, -1).astype(np.int64)
 
     def headers(self) -> RecordHeaders:
-        """What the headers of all image records say, in one pass over the file; row i is image i."""
+        """Reads the headers of all image records in one pass over the file; row i is image i."""
         offsets = np.asarray(self.reader.index.offsets)[self._image_rows]
         return read_headers(self.reader, offsets, self.image_keys)
 
     def _report_invalid(self, images: np.ndarray) -> None:
-        """Raise, or add a warning, that these images (by number) have no usable label."""
+        """Raises, or adds a warning, because images (by number) have no usable label."""
         try:
             self.read_image(int(images[0]))
         except RecordError as error:

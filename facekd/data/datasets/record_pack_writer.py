@@ -116,7 +116,7 @@ class RecordPackWriter:
 
     @property
     def num_kept(self) -> int:
-        """After an exception in the block: how many images are there for the same job to go on after."""
+        """After an exception in the block, the number of images kept for the same job to continue from."""
         return self._writer.num_kept
 
     def add(
@@ -128,16 +128,16 @@ class RecordPackWriter:
         task: int | None = None,
         stamp: str = "",
     ) -> int:
-        """Append an image.
+        """Appends an image.
 
         Args:
-            label: its identity, from 0. InsightFace's layout takes them in ascending order; one that is passed
-                over has no images.
-            image_bytes: JPEG or PNG.
-            name: its path below the image folder, for the `.lst`; made up from label and key where left out.
-            key: of the record, in the im2rec layout only; by default the number of the image.
-            task: which of the job's tasks this is, in ascending order; those passed over are done with too.
-            stamp: what would show that the image has changed since, without tabs; see `is_unchanged`.
+            label: identity of the image, from 0. InsightFace's layout needs ascending labels; a label that is left out
+                has no images.
+            image_bytes: encoded image, JPEG or PNG.
+            name: path of the image below the image folder, for the `.lst`; by default made from label and key.
+            key: key of the record, in the im2rec layout only; by default the number of the image.
+            task: number of this task of the job, in ascending order; tasks in between count as done.
+            stamp: text without tabs that differs if the image has changed; see `is_unchanged`.
 
         Returns:
             The key of the record.

@@ -214,11 +214,13 @@ def _nose_surface(identity: Parameters, pose: Pose, width: np.ndarray) -> Layers
     y, out, tip = identity["nose_y"], identity["nose_protrusion"], identity["nose_tip"]
     bend, hole = identity["nose_bend"], identity["nostril"]
     layers: Layers = []
+    # Wings and ball.
     for side in (-1, 1):
         wing = ellipse(side * (width - 0.055) + bend * 0.5, y - 0.035, 0.06, 0.075, 10)
         layers.append(Layer(pose.on_surface(wing, 0.35 * out), skin * 0.93))
     ball = ellipse(bend, y - 0.06, tip * 1.15, 0.095, 14)
     layers.append(Layer(pose.on_surface(ball, 0.85 * out), skin * 1.02))
+    # Nostrils, the edge of the wings, and the base between them.
     for side in (-1, 1):
         nostril = ellipse(
             side * (0.42 * width + 0.02) + bend * 0.6,
