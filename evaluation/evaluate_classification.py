@@ -1,13 +1,11 @@
-"""Judge a classifier on the test images of a data set: top-1 and top-5, of its own head, a teacher's, or their mix.
+"""Verb `facekd evaluate classification`: evaluates a classifier on test images: top-1 and top-5.
 
-A user action: `facekd evaluate classification`, or `python evaluation/evaluate_classification.py`.
+The classifier is the model's own, a teacher's, or a mix of both. Also `python evaluation/evaluate_classification.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from evaluation.result_files import make_result, write_results
+from evaluation.shared_options import add_output_option
 from facekd import __version__
 from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.command_line import CommandParser
-from facekd.utils.files import sha256_of_file, write_json
+from facekd.utils.files import sha256_of_file
 from facekd.verification.proportions import wilson_interval
 from facekd.verification.top_k_accuracy import TOP_K
 
@@ -33,12 +33,14 @@ example:
   facekd evaluate classification --model runs/student --teacher-head runs/teacher --mix 0.5 --data /data/cifar \\
       --output results/student
 
-DIR/results.json (its keys: docs/results.md). The test images are CIFAR's, or val/ (else test/) beside train/. Mean,
-std, image size and centre crop are those the model was trained with."""
+The test images are those of CIFAR, or val/ (else test/) beside train/. Mean, std, image size and centre crop are
+those the model was trained with.
+
+writes DIR/results.json (its keys: docs/results.md)"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, load, classify, count, write, print."""
+    """Parses, loads, classifies, counts, writes and prints."""
     arguments = _parse(argv)
     # After parsing, because they import torch, which takes seconds: `--help` and a mistyped option answer at once.
     from evaluation.sets.class_ranks import rank_images
@@ -46,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     from facekd.embedder.checks import is_onnx_file
     from facekd.embedder.classifying_model import OnnxClassifier, open_classifying_model
 
+    # The model: ONNX gives logits, a checkpoint embeddings and classifiers.
     if is_onnx_file(Path(arguments.model)):
         if arguments.teacher_head:
             raise FacekdError(f"{arguments.model}: gives logits, no embeddings for --teacher-head; name a checkpoint")
@@ -53,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         file = resolve_checkpoint(arguments.model)
         model = open_classifying_model(file, arguments.teacher_head, arguments.mix, device=arguments.device)
+
+    # Rank the true class of every image under each head.
     dataset = _open_test_images(arguments, model.center_crop, model.preprocessing.image_size, model.resize)
     model.check_classes(dataset, arguments.data)
     ranks = rank_images(
@@ -63,9 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         progress=f"classifying for {Path(arguments.output).name}",
     )
     heads = {name: measure_ranks(found, dataset) for name, found in ranks.items()}
-    result = {
-        "format": RESULT_FORMAT,
-        "version": RESULT_VERSION,
+    content = {
         "model": {
             "path": str(file),
             "sha256": sha256_of_file(file),
@@ -81,19 +84,19 @@ def main(argv: list[str] | None = None) -> int:
             "center_crop": model.center_crop,
         },
         "heads": heads,
-        "software": {"facekd": __version__, **_versions()},
-        "command": shlex.join(["facekd", "evaluate", "classification", *(sys.argv[1:] if argv is None else argv)]),
     }
-    write_json(Path(arguments.output) / "results.json", result)
+    software = {"facekd": __version__, **_versions()}
+    result = make_result(RESULT_FORMAT, RESULT_VERSION, content, "evaluate classification", argv, software)
+    write_results(Path(arguments.output), result)
     print_heads(heads, f"{arguments.model} on {dataset.name}", len(dataset), dataset.num_classes)
     print(f"\nwritten to {arguments.output}")
     return 0
 
 
 def measure_ranks(ranks: np.ndarray, dataset: FaceDataset) -> dict[str, Any]:
-    """Counts, shares and 95 % intervals from the ranks of the true classes, (N,).
+    """Computes counts, shares and 95 % intervals from the ranks of the true classes, (N,).
 
-    `mean_class_top1` weighs classes alike however many images they have; classes without images are left out of it.
+    `mean_class_top1` weighs all classes alike, however many images they have; classes without images are left out.
     """
     labels, count = dataset.labels, len(ranks)
     images_of = np.bincount(labels, minlength=dataset.num_classes)
@@ -112,7 +115,7 @@ def measure_ranks(ranks: np.ndarray, dataset: FaceDataset) -> dict[str, Any]:
 
 
 def print_heads(heads: dict[str, Any], title: str, num_images: int, num_classes: int) -> None:
-    """Print a row a classifier."""
+    """Prints a table with one row per classifier."""
     table = Table(title=f"{title}: {num_images:,} images of {num_classes:,} classes", title_justify="left")
     for column in ("classifier", "top-1 %", "95 % interval", "top-5 %", "mean over classes %"):
         table.add_column(column, justify="left" if column == "classifier" else "right")
@@ -138,25 +141,31 @@ def _versions() -> dict[str, str]:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(
         prog="facekd evaluate classification",
-        description="Judge a classifier: top-1 and top-5 of its head, of a teacher's, or of their mix.",
+        description="Evaluates a classifier: top-1 and top-5 of its own head, of a teacher's, or of a mix of both.",
         example=EXAMPLE,
     )
     add = parser.add_argument
     add("--model", required=True, metavar="FILE", help="a checkpoint of a linear classifier, a run, or ONNX")
     add("--data", required=True, metavar="DIR", help="CIFAR's folder, or one with train/ and val/ in it")
-    add("--output", required=True, metavar="DIR", help="folder for results.json; made where it is missing")
+    add_output_option(parser)
     add("--split", choices=("test", "train"), default="test", help="which images (default: test)")
-    add("--teacher-head", metavar="FILE", help="a checkpoint whose classifier is tried on the model's embeddings too")
+    add("--teacher-head", metavar="FILE", help="also apply the classifier of this checkpoint to the model's embeddings")
     add(
         "--mix",
         type=float,
         nargs="+",
         default=[],
         metavar="A",
-        help="also (1 - A) times the model's probabilities plus A times the teacher head's",
+        help="also mix: (1 - A) times the model's probabilities plus A times those of the teacher's head",
     )
-    add("--batch-size", type=int, default=256, metavar="N", help="images at once (default: 256)")
-    add("--workers", type=int, default=4, metavar="N", help="processes that read, at most one a core (default: 4)")
+    add("--batch-size", type=int, default=256, metavar="N", help="images per batch (default: 256)")
+    add(
+        "--workers",
+        type=int,
+        default=4,
+        metavar="N",
+        help="reading processes, at most one per core (default: 4)",
+    )
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     arguments = parser.parse_args(argv)
     if arguments.batch_size < 1 or arguments.workers < 0:

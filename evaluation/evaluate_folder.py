@@ -1,114 +1,138 @@
-"""Judge a model on folders of aligned faces: all pairs 1:1, or closed-set identification as TinyFace has it.
+"""Verb `facekd evaluate folder`: evaluates a model on folders of aligned faces, by all pairs or by identification.
 
-A user action: `facekd evaluate folder`, or `python evaluation/evaluate_folder.py`.
+Identification is closed-set, as in TinyFace. Also `python evaluation/evaluate_folder.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 
 from evaluation.measures import add_intervals, measure_verification, verification_curves
 from evaluation.metric_options import add_metric_options, check_metric_options
-from evaluation.provenance import describe_model, describe_software, find_model
+from evaluation.provenance import describe_model, find_model
+from evaluation.result_files import make_result, write_results
 from evaluation.results.page import FOLDER_FORMAT, write_report
 from evaluation.results.tables import rank_table, summary_of, verification_table
 from evaluation.sets.embedding_cache import embed_pair_set
 from evaluation.sets.face_folder import FaceFolder
+from evaluation.shared_options import (
+    add_cache_switch,
+    add_flip_option,
+    add_model_option,
+    add_output_option,
+    add_report_switch,
+    embedding_text,
+)
 from facekd.embedder.model_options import add_model_options, open_model
 from facekd.errors import DataError, run_verb
 from facekd.utils.command_line import CommandParser
-from facekd.utils.files import atomic_open, write_json
 from facekd.verification.identification import search
 from facekd.verification.proportions import wilson_interval
 from facekd.verification.ranked_scores import RankedScores
 
+if TYPE_CHECKING:
+    from facekd.embedder import Embedder
+
 RESULT_VERSION = 1
-MOST_PAIRS = 100_000_000  # 14,000 images: scores, labels and people of as many pairs take 2 GB
+MAX_PAIRS = 100_000_000  # 14,000 images: scores, labels and people of that many pairs take 2 GB
 DEFAULT_RANKS = (1, 5, 10, 20)
-ROWS_AT_ONCE = 1024
+ROWS_CHUNK = 1024
 EXAMPLE = """\
 examples:
   all pairs of the images of a folder, PEOPLE/PERSON/*.jpg:
   facekd evaluate folder --model model.onnx --images PEOPLE --output runs/people
 
-  closed-set identification: gallery/ and probe/, one folder a person or PERSON_NUMBER.jpg, and distractors/ of anybody:
+  closed-set identification: gallery/ and probe/ with a folder per person or PERSON_NUMBER.jpg, and distractors/:
   facekd evaluate folder --model model.onnx --images TINYFACE --resize --output runs/tinyface
 
-Where the folder holds gallery/ and probe/ it is identification, else all pairs. Faces must be aligned
-(`facekd data align`); --resize enlarges small ones. DIR/results.json (its keys: docs/results.md), curves.npz;
-report.html, report.md and results.csv, which `facekd report DIR` makes again; embeddings are kept in DIR/embeddings.
+A folder with gallery/ and probe/ is evaluated by identification, any other by all pairs. Faces must be aligned
+(`facekd data align`); --resize enlarges small ones. Third-party models are evaluated the same way; pass their
+preprocessing as flags. If there are too few impostor pairs for a FAR, the report says so instead of printing a number.
+
+writes to DIR:
+  results.json         every number (its keys: docs/results.md)
+  curves.npz           the ROC
+  report.html, report.md, results.csv      `facekd report DIR` makes them again
+  embeddings/          another run does not need the model again
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, list, embed, compare, write, print."""
+    """Parses, lists the images, embeds, compares, writes and prints."""
     arguments = _parse(argv)
-    root = Path(arguments.images)
-    is_search = (root / "gallery").is_dir() and (root / "probe").is_dir()
+    root, output = Path(arguments.images), Path(arguments.output)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
+    is_search = (root / "gallery").is_dir() and (root / "probe").is_dir()
     model_file = find_model(arguments.model)
     embedder = open_model(model_file, arguments)
-    size = embedder.preprocessing.image_size
-    cache = Path(arguments.output) / "embeddings" if arguments.cache else None
+    folders = _Folders(arguments, embedder, is_search)
 
-    notes: list[str] = []
-
-    def embed(folder: Path, nobody: bool = False) -> tuple[FaceFolder, np.ndarray]:
-        faces = FaceFolder(folder, size, arguments.resize, arguments.images_per_person, nobody)
-        notes.extend(f"{folder}: {warning}" for warning in faces.warnings)
-        if not is_search and len(faces) * (len(faces) - 1) // 2 > MOST_PAIRS:
-            raise DataError(
-                f"{folder}: {len(faces):,} images make more than {MOST_PAIRS:,} pairs; --images-per-person takes fewer"
-            )
-        return faces, _unit(embed_pair_set(embedder, faces, arguments.flip, cache), faces, folder)
-
-    embedding = "f(x) + f(mirrored x)" if arguments.flip else "f(x)"
+    # Measure.
     if is_search:
-        found, curves = _identify(root, embed, arguments.ranks), {}
-        text = (
-            f"closed-set identification, cosine of {embedding}; a probe counts at the rank of its person's best image"
-        )
+        found, curves = _identify(root, folders.embed, arguments.ranks), {}
+        how = "a probe counts at the rank of its person's best image"
+        text = f"closed-set identification, cosine of {embedding_text(arguments.flip)}; {how}"
     else:
-        found, curves = _verify(*embed(root), arguments)
-        text = f"all pairs, cosine of {embedding}, TAR@FAR by the exact rule"
-    result = {
-        "format": FOLDER_FORMAT,
-        "version": RESULT_VERSION,
+        found, curves = _verify(*folders.embed(root), arguments)
+        text = f"all pairs, cosine of {embedding_text(arguments.flip)}, TAR@FAR by the exact rule"
+
+    # Write, then print the same.
+    content = {
         "model": describe_model(model_file, embedder),
         "images": str(root.resolve()),
         "protocol": {"text": text, "kind": "identification" if is_search else "all pairs", "flip": arguments.flip},
         **found,
-        "notes": notes,
-        "software": describe_software(),
-        "command": shlex.join(["facekd", "evaluate", "folder", *(sys.argv[1:] if argv is None else argv)]),
+        "notes": folders.notes,
     }
-    output = Path(arguments.output)
-    with atomic_open(output / "curves.npz") as stream:
-        np.savez(stream, **curves)  # type: ignore[arg-type]
-    write_json(output / "results.json", result)
+    result = make_result(FOLDER_FORMAT, RESULT_VERSION, content, "evaluate folder", argv)
+    write_results(output, result, curves=curves)
     if arguments.report:
         write_report(output)
-    console = Console(soft_wrap=True)
-    console.print(f"\n[bold]{root.name}[/bold]: {text}\n{summary_of(result)}", highlight=False)
-    table = rank_table(result) or verification_table(result)
-    console.print(table.to_markdown(), markup=False, highlight=False)
-    for note in notes:
-        console.print(f"warning: {note}", markup=False, highlight=False)
+    _print(result, root.name)
     print(f"written to {arguments.output}")
     return 0
 
 
+class _Folders:
+    """Lists and embeds folders of faces, and collects what is to be noted about them."""
+
+    def __init__(self, arguments: argparse.Namespace, embedder: Embedder, is_search: bool) -> None:
+        self.notes: list[str] = []
+        self._arguments = arguments
+        self._embedder = embedder
+        self._is_search = is_search
+        self._cache = Path(arguments.output) / "embeddings" if arguments.cache else None
+
+    def embed(self, folder: Path, nobody: bool = False) -> tuple[FaceFolder, np.ndarray]:
+        """Returns the images of a folder and their embeddings, float64 (N, D) of unit length."""
+        arguments, size = self._arguments, self._embedder.preprocessing.image_size
+        faces = FaceFolder(folder, size, arguments.resize, arguments.images_per_person, nobody)
+        self.notes.extend(f"{folder}: {warning}" for warning in faces.warnings)
+        if not self._is_search and len(faces) * (len(faces) - 1) // 2 > MAX_PAIRS:
+            raise DataError(
+                f"{folder}: {len(faces):,} images make more than {MAX_PAIRS:,} pairs; --images-per-person takes fewer"
+            )
+        return faces, _unit(embed_pair_set(self._embedder, faces, arguments.flip, self._cache), faces, folder)
+
+
+def _print(result: dict[str, Any], name: str) -> None:
+    console = Console(soft_wrap=True)
+    console.print(f"\n[bold]{name}[/bold]: {result['protocol']['text']}\n{summary_of(result)}", highlight=False)
+    table = rank_table(result) or verification_table(result)
+    console.print(table.to_markdown(), markup=False, highlight=False)
+    for note in result["notes"]:
+        console.print(f"warning: {note}", markup=False, highlight=False)
+
+
 def all_pairs(embeddings: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Every pair of different images, once.
+    """Compares every pair of different images, once.
 
     Args:
         embeddings: float64 (N, D) of unit length.
@@ -123,8 +147,8 @@ def all_pairs(embeddings: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, n
     scores = np.empty(count * (count - 1) // 2)
     first, second = (np.empty(len(scores), np.int32) for _ in range(2))
     place = 0
-    for start in range(0, count, ROWS_AT_ONCE):
-        block = embeddings[start : start + ROWS_AT_ONCE] @ embeddings[start:].T
+    for start in range(0, count, ROWS_CHUNK):
+        block = embeddings[start : start + ROWS_CHUNK] @ embeddings[start:].T
         for row in range(len(block)):
             own = block[row, row + 1 :]
             some = slice(place, place + len(own))
@@ -201,19 +225,25 @@ def _unit(embeddings: np.ndarray, faces: FaceFolder, folder: Path) -> np.ndarray
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(
         prog="facekd evaluate folder",
-        description="Judge a model on folders of aligned faces: all pairs, or identification (gallery/, probe/).",
+        description="Evaluates a model on folders of aligned faces: all pairs, or identification (gallery/, probe/).",
         example=EXAMPLE,
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="FILE", help="an ONNX file, anyone's, a facekd checkpoint, or a run's folder")
-    add("--images", required=True, metavar="DIR", help="the folder")
-    add("--output", required=True, metavar="DIR", help="folder for the results; made where it is missing")
-    add("--flip", action=argparse.BooleanOptionalAction, default=True, help="add the mirror image's embedding")
-    add("--images-per-person", type=int, metavar="N", help="the first N of each person (default: all)")
-    add("--ranks", type=_ranks, default=DEFAULT_RANKS, metavar="N,N", help="ranks (default: 1,5,10,20)")
+    add_model_option(parser)
+    add("--images", required=True, metavar="DIR", help="the folder of aligned faces")
+    add_output_option(parser)
+    add_flip_option(parser)
+    add("--images-per-person", type=int, metavar="N", help="take the first N images of each person (default: all)")
+    add(
+        "--ranks",
+        type=_ranks,
+        default=DEFAULT_RANKS,
+        metavar="N,N",
+        help="ranks to report (default: 1,5,10,20)",
+    )
     add_metric_options(parser)
-    add("--report", action=argparse.BooleanOptionalAction, default=True, help="write report.html, .md and results.csv")
-    add("--cache", action=argparse.BooleanOptionalAction, default=True, help="keep embeddings for another run")
+    add_report_switch(parser)
+    add_cache_switch(parser)
     add_model_options(parser)
     arguments = parser.parse_args(argv)
     if arguments.images_per_person is not None and arguments.images_per_person < 1:

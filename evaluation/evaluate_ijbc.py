@@ -1,13 +1,12 @@
-"""Judge a model on IJB-B, IJB-C, or any set in their layout: 1:1 verification and 1:N identification.
+"""Verb `facekd evaluate ijbc`: evaluates a model on IJB-B, IJB-C, or any set in their layout, 1:1 and 1:N.
 
-A user action: `facekd evaluate ijbc`, or `python evaluation/evaluate_ijbc.py`.
+Also `python evaluation/evaluate_ijbc.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -51,14 +50,13 @@ from evaluation.ijb.problems import (
 from evaluation.ijb.protocol import TARGETS, IjbProtocol, load_protocol
 from evaluation.measures import measure_verification, notes_on_ties, verification_curves
 from evaluation.metric_options import add_metric_options, check_metric_options
-from evaluation.provenance import describe_software
+from evaluation.result_files import make_result, write_results
 from evaluation.results.page import write_report
 from evaluation.results.terminal import print_ijb_results
+from evaluation.shared_options import add_model_option, add_output_option, add_report_switch, add_rule_option
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.command_line import CommandParser
-from facekd.utils.files import atomic_open, write_json
-from facekd.verification import RULES
 from facekd.verification.calibration import calibrate
 
 RESULT_FORMAT, RESULT_VERSION = "facekd-ijb", 1
@@ -66,30 +64,37 @@ EXAMPLE = """\
 examples:
   facekd evaluate ijbc --model model.onnx --root IJB_release/IJBC --target IJBC --output runs/ijbc
 
-  ready embeddings, rows as in ijbc_name_5pts_score.txt, every combination of the switches:
+  embeddings made elsewhere, rows as in ijbc_name_5pts_score.txt, under every combination of the switches:
   facekd evaluate ijbc --embeddings embeddings.npy --root IJB_release/IJBC --all-protocols --output runs/ijbc
 
-  as another tool scores, with its rule for the threshold, beside its published table:
+  as InsightFace scores, with its rule for the threshold, to compare with its published table:
   facekd evaluate ijbc --model r50.onnx --root IJBC --protocol-like insightface --rule insightface --output runs/r50
 
-  several processes embed together, then one scores:
+  four processes embed together, then one of them scores:
   python -m torch.distributed.run --nproc_per_node 4 -m evaluation.evaluate_ijbc --model ... --device cuda
 
-DIR/results.json (its keys: docs/results.md), scores.npy (a cosine a pair), curves.npz; report.html (a page with all
-of it, curves and the worst pairs), report.md and results.csv. Embeddings are kept in
-DIR/embeddings: the same command goes on after an interruption, and other switches do not need the model again.
+Third-party models are evaluated the same way; pass their preprocessing as flags. If there are too few impostor pairs
+for a FAR, the report says so instead of printing a number.
+
+writes to DIR:
+  results.json         every number (its keys: docs/results.md)
+  scores.npy           one cosine per pair
+  curves.npz           ROC, CMC and DET
+  report.html, report.md, results.csv
+  embeddings/          the same command resumes after an interruption, and other switches do not need the model again
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, evaluate; the binary copy of the text files is written meanwhile."""
+    """Parses and evaluates; the binary copy of the text files is written meanwhile."""
     arguments = _parse(argv)
     with ThreadPoolExecutor(1) as background:
-        return _evaluate(arguments, sys.argv[1:] if argv is None else argv, background)
+        return _evaluate(arguments, argv, background)
 
 
-def _evaluate(arguments: argparse.Namespace, argv: list[str], background: Executor) -> int:
-    """Read, embed, pool, score, measure, write, print."""
+def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background: Executor) -> int:
+    """Reads, embeds, pools, scores, measures, writes and prints."""
+    # The templates of the set, under each pooling that is asked for.
     seconds: dict[str, float] = {}
     with _timed(seconds, "read"):
         protocol = load_protocol(arguments.root, arguments.target, arguments.protocol_cache, background)
@@ -104,17 +109,17 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str], background: Execut
     with _timed(seconds, "pool"):
         kept, pooled = _pool(arguments, protocol, findings, rows, poolings)
 
-    output = Path(arguments.output)
+    # Their scores and measures.
     subjects, subjects_from = subjects_of_templates(protocol)
     measured = []
     for templates in pooled:
         found = _measure(arguments, protocol, kept, evaluated, templates, subjects, seconds)
-        # Scores and curves of the first alone are written; those of eight protocols would be a gigabyte.
+        # Only the first pooling's scores and curves are written: those of eight would be a gigabyte.
         measured.append(found if not measured else (found[0], None, {}))
     results, scores, curves = measured[0]
-    result = {
-        "format": RESULT_FORMAT,
-        "version": RESULT_VERSION,
+
+    # Write, then print the same.
+    content = {
         **source,
         "dataset": _describe_dataset(protocol, subjects, subjects_from),
         "problems": as_plain(findings.problems),
@@ -130,10 +135,10 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str], background: Execut
             if arguments.all_protocols
         ],
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
-        "software": describe_software(),
-        "command": shlex.join(["facekd", "evaluate", "ijbc", *argv]),
     }
-    _write(output, result, scores, curves)
+    output = Path(arguments.output)
+    result = make_result(RESULT_FORMAT, RESULT_VERSION, content, "evaluate ijbc", argv)
+    write_results(output, result, scores, curves)
     if arguments.report:
         write_report(output)
     print_ijb_results(result)
@@ -144,43 +149,49 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str], background: Execut
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(
         prog="facekd evaluate ijbc",
-        description="Judge a model on IJB-B, IJB-C, or any set in their layout: 1:1 TAR@FAR and 1:N TPIR@FPIR.",
+        description="Evaluates a model on IJB-B, IJB-C, or any set in their layout: 1:1 TAR@FAR, 1:N TPIR@FPIR.",
         example=EXAMPLE,
     )
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--model", metavar="FILE", help="an ONNX file, anyone's, a facekd checkpoint, or a run's folder"
-    )
+    add_model_option(source, required=False)
     source.add_argument(
         "--embeddings",
         metavar="FILE.npy",
-        help="ready embeddings instead: (N, D), or (N, 2D) with the mirror images' behind; rows as in "
-        "*_name_5pts_score.txt",
+        help="or embeddings made elsewhere: (N, D), or (N, 2D) with those of the mirror images in the second half; "
+        "rows as in *_name_5pts_score.txt",
     )
-    add("--root", required=True, metavar="DIR", help="the folder that holds meta/ and loose_crop/")
-    add("--target", choices=tuple(TARGETS), default="IJBC", help="whose file names are used (default: IJBC)")
-    add("--output", required=True, metavar="DIR", help="folder for the results; made where it is missing")
-    add("--protocol", choices=("1:1", "1:N", "both"), help="default: both where the 1:N files are there, else 1:1")
-    add("--rule", choices=RULES, default="exact", help="exact: the largest TAR whose FAR does not exceed the target "
-        "(default); insightface: the nearest ROC point, only to compare with tables made so")  # fmt: skip
+    add("--root", required=True, metavar="DIR", help="folder that holds meta/ and loose_crop/")
+    add("--target", choices=tuple(TARGETS), default="IJBC", help="whose names the files have (default: IJBC)")
+    add_output_option(parser)
+    add(
+        "--protocol",
+        choices=("1:1", "1:N", "both"),
+        help="default: both if the 1:N files are there, else 1:1",
+    )
+    add_rule_option(parser)
     add_metric_options(parser)
-    add("--calibrate", action="store_true", help="fit log-likelihood ratios to the scores, with Cllr")
-    add("--on-missing", choices=("fail", "drop"), default="fail", help="faces that cannot be used: stop (default), or "
-        "go on without them and say what that cost")  # fmt: skip
-    switches = parser.add_argument_group("faces to templates", "defaults as InsightFace's onnx_ijbc.py: all on")
+    add("--calibrate", action="store_true", help="fit log-likelihood ratios to the scores and report Cllr")
+    add("--on-missing", choices=("fail", "drop"), default="fail", help="at faces that cannot be used: stop "
+        "(default), or leave them out and report what that costs")  # fmt: skip
+    switches = parser.add_argument_group("faces to templates", "by default all on, as in InsightFace's onnx_ijbc.py")
     for name, what in (
-        ("keep-norm", "keep the length of a face's embedding as its weight"),
+        ("keep-norm", "weight a face by the length of its embedding"),
         ("weight-by-detection-score", "weight a face by the detector's score"),
-        ("flip-augment", "add the mirror image's embedding (default: on where there are any)"),
+        ("flip-augment", "add the embedding of the mirror image (default: if there is one)"),
     ):
         switches.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=what)
     switches.add_argument("--protocol-like", choices=tuple(PRESETS), help="the switches of another tool")
-    switches.add_argument("--all-protocols", action="store_true", help="score every combination of the three as well")
-    add("--embeddings-flipped", action=argparse.BooleanOptionalAction, default=None, help="say whether rows of "
-        "--embeddings hold mirror images' embeddings (default: look whether the halves agree)")  # fmt: skip
-    add("--report", action=argparse.BooleanOptionalAction, default=True, help="write report.html, .md and results.csv")
-    add("--protocol-cache", action=argparse.BooleanOptionalAction, default=True, help="keep the text files in binary")
+    switches.add_argument("--all-protocols", action="store_true", help="also score every combination of the three")
+    add("--embeddings-flipped", action=argparse.BooleanOptionalAction, default=None, help="whether rows of "
+        "--embeddings hold those of the mirror images too (default: found out by comparing the halves)")  # fmt: skip
+    add_report_switch(parser)
+    add(
+        "--protocol-cache",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the text files in binary too",
+    )
     add_embedding_options(parser)
     add_model_options(parser)
     arguments = parser.parse_args(argv)
@@ -213,7 +224,7 @@ def _pooling(arguments: argparse.Namespace, has_flipped: bool) -> Pooling:
 
 
 def _choose_poolings(arguments: argparse.Namespace, rows: EmbeddingRows) -> list[Pooling]:
-    """The one asked for first, then with `--all-protocols` the others."""
+    """Returns the pooling that is asked for, then, with `--all-protocols`, the others."""
     chosen = _pooling(arguments, rows.has_flipped)
     if not arguments.all_protocols:
         return [chosen]
@@ -223,12 +234,12 @@ def _choose_poolings(arguments: argparse.Namespace, rows: EmbeddingRows) -> list
 def _open_embeddings(
     arguments: argparse.Namespace, protocol: IjbProtocol, findings: Findings
 ) -> tuple[EmbeddingRows | None, dict[str, Any]]:
-    """Ready embeddings, or those of a model, made where they are missing; and what results.json says of them."""
+    """Returns the embeddings, made with the model if they are not given, and their entries in results.json."""
     if arguments.embeddings is None:
         flip = arguments.all_protocols or _pooling(arguments, True).flip_augment
         return embed_with_model(arguments, protocol, findings, flip)
     if int(os.environ.get("RANK", 0)) > 0:
-        return None, {}  # started several times over, though there is nothing to share
+        return None, {}  # several processes were started, but there is nothing to share
     rows = NpyRows(arguments.embeddings, None, arguments.embeddings_flipped, protocol.num_listed)
     status = Path(arguments.embeddings).stat()
     about = {
@@ -250,7 +261,7 @@ def _pool(
     rows: EmbeddingRows,
     poolings: list[Pooling],
 ) -> tuple[Kept, list[np.ndarray]]:
-    """What is left of the set, and its templates under each pooling; problems are said on the way."""
+    """Returns the usable part of the set and its templates under each pooling; prints problems on the way."""
     kept = settle(findings, arguments.on_missing)
     try:
         pooled = pool_templates(rows, _faces(protocol, kept), protocol.template_ids, poolings)
@@ -281,11 +292,14 @@ def _measure(
     subjects: np.ndarray,
     seconds: dict[str, float],
 ) -> tuple[dict[str, Any], np.ndarray | None, dict[str, np.ndarray]]:
-    """(results, scores, curves) under one pooling."""
+    """Returns results, scores and curves under one pooling."""
+    # Every key is there, whatever is evaluated.
     keys = ("num_pairs", "num_genuine", "num_impostor", "eer", "eer_threshold", "eer_ci95", "auc", "tar_at_far")
     results: dict[str, Any] = dict.fromkeys([*keys, "bootstrap", "calibration", "identification", "worst"])
     results["notes"] = []
     scores, curves = None, {}
+
+    # Verification.
     if evaluated != "1:N":
         with _timed(seconds, "score"):
             pairs = score_protocol(templates, protocol, kept, arguments.fars, arguments.rule)
@@ -301,6 +315,8 @@ def _measure(
             with _timed(seconds, "calibrate"):
                 results["calibration"] = asdict(calibrate(pairs.ranked.genuine, pairs.ranked.impostor))
         scores = pairs.scores
+
+    # Identification.
     if evaluated != "1:1":
         with _timed(seconds, "identify"):
             results["identification"], more = measure_identification(templates, protocol, kept)
@@ -312,6 +328,7 @@ def _describe_dataset(protocol: IjbProtocol, subjects: np.ndarray, subjects_from
     def about(some: Any) -> dict[str, int]:
         return {"num_templates": len(some), "num_subjects": len(np.unique(some.subjects))}
 
+    # A medium is counted once per template.
     has_face = np.unique(protocol.face_templates)
     order = np.lexsort((protocol.face_media, protocol.face_templates))
     template, medium = protocol.face_templates[order], protocol.face_media[order]
@@ -351,17 +368,6 @@ def _describe_protocol(arguments: argparse.Namespace, pooling: Pooling, evaluate
         "rule": arguments.rule,
         "evaluated": evaluated,
     }
-
-
-def _write(output: Path, result: dict[str, Any], scores: np.ndarray | None, curves: dict[str, np.ndarray]) -> None:
-    """results.json last: where it is, the rest is complete."""
-    output.mkdir(parents=True, exist_ok=True)
-    if scores is not None:
-        with atomic_open(output / "scores.npy") as stream:
-            np.save(stream, scores)
-    with atomic_open(output / "curves.npz") as stream:
-        np.savez(stream, **curves)  # type: ignore[arg-type]
-    write_json(output / "results.json", result)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
-"""Judge a model on LFW-style verification packs: accuracy, EER, AUC and TAR@FAR.
+"""Verb `facekd evaluate lfw`: evaluates a model on verification packs (.bin): accuracy, EER, AUC and TAR@FAR.
 
-A user action: `facekd evaluate lfw`, or `python evaluation/evaluate_lfw.py`.
+Also `python evaluation/evaluate_lfw.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,125 +15,142 @@ from rich.console import Console
 
 from evaluation.measures import LFW_FARS, measure_pairs
 from evaluation.metric_options import add_metric_options, check_metric_options
-from evaluation.provenance import describe_model, describe_software, find_model
+from evaluation.provenance import describe_model, find_model
+from evaluation.result_files import make_result, write_results
 from evaluation.results.figures import ScoredPairs, draw_pair_sets
 from evaluation.results.hardest_pairs import draw_hardest_pairs
 from evaluation.results.pack_names import PACK_NAMES
 from evaluation.results.terminal import accuracy_table, print_lfw_results
 from evaluation.sets.embedding_cache import cosine_scores, embed_pair_set
 from evaluation.sets.pair_set import PairSet, load_pair_set
+from evaluation.shared_options import (
+    add_cache_switch,
+    add_flip_option,
+    add_model_option,
+    add_output_option,
+    add_rule_option,
+    embedding_text,
+)
 from facekd.embedder.model_options import add_model_options, open_model
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.command_line import CommandParser
-from facekd.utils.files import atomic_open, sha256_of_file, write_json, write_text
-from facekd.verification import RULES
+from facekd.utils.files import sha256_of_file, write_json, write_text
 
 RESULT_FORMAT, SUMMARY_FORMAT, RESULT_VERSION = "facekd-verification", "facekd-verification-summary", 1
 EXAMPLE = """\
 example:
   facekd evaluate lfw --model model.onnx --pairs lfw.bin --output runs/lfw
 
-  the five usual packs in one folder, and the table as papers print it (table.md):
+  the five usual packs in one folder, with the table that papers print (table.md):
   facekd evaluate lfw --model model.onnx --pairs packs/ --output runs/five
 
-  a model of someone else's, scored without the mirror image, with intervals over subjects:
+  a third-party model, evaluated the same way: pass its preprocessing as flags
   facekd evaluate lfw --model other.onnx --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --color rgb \\
       --no-flip --pairs lfw.bin --names lfw_pairs.txt --output runs/other
 
-DIR/results.json (its keys: docs/results.md), scores.npy (a cosine a pair), roc.png, hardest_pairs.png. With several
-packs each has a folder DIR/NAME of its own, and DIR holds the summary. Embeddings are kept in DIR/embeddings: another
-run with other folds, FARs or rule does not need the model again.
+If there are too few impostor pairs for a FAR, the report says so instead of printing a number.
+
+writes to DIR:
+  results.json         every number (its keys: docs/results.md)
+  scores.npy           one cosine per pair
+  roc.png, hardest_pairs.png
+  embeddings/          another run with other folds, FARs or rule does not need the model again
+With several packs, each has its own folder DIR/NAME, and DIR holds the summary and table.md.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, load, embed, score, write, print."""
+    """Parses, loads the packs, embeds, scores, writes and prints."""
     arguments = parse(argv)
     output = Path(arguments.output)
-    pair_sets = _load_pair_sets(arguments)  # seconds, and where most mistakes show: before the model
+    pair_sets = _load_pair_sets(arguments)  # before the model: it takes seconds, and most mistakes show here
     output.mkdir(parents=True, exist_ok=True)
-    model_file = find_model(arguments.model)  # once: a run that is training may write a newer checkpoint meanwhile
+    model_file = find_model(arguments.model)  # once, because a run that still trains may write a newer checkpoint
     embedder = open_model(model_file, arguments)
     cache = None if not arguments.cache else arguments.embeddings or output / "embeddings"
     model = describe_model(model_file, embedder)
 
-    results, scored = [], []
+    # Each pack on its own.
+    scored: list[ScoredPairs] = []
     for pair_set in pair_sets:
         embeddings = embed_pair_set(embedder, pair_set, arguments.flip, cache)
         scores = cosine_scores(embeddings, pair_set)
-        measured = measure_pairs(
-            scores,
-            pair_set.is_same,
-            pair_set.fold_of,
-            arguments.fars,
-            arguments.rule,
-            pair_set.subjects,
-            arguments.bootstrap,
-            arguments.seed,
+        result = make_result(
+            RESULT_FORMAT, RESULT_VERSION, _measure(arguments, pair_set, scores, model), "evaluate lfw", argv
         )
-        result = {
-            "format": RESULT_FORMAT,
-            "version": RESULT_VERSION,
-            "model": model,
-            "pair_set": _describe_pair_set(pair_set),
-            "protocol": _describe_protocol(arguments, pair_set),
-            **measured,
-            "software": describe_software(),
-            "command": shlex.join(["facekd", "evaluate", "lfw", *(sys.argv[1:] if argv is None else argv)]),
-        }
         folder = output if len(pair_sets) == 1 else output / pair_set.name
         one = ScoredPairs(pair_set.name, scores, pair_set.is_same, result)
         _write(folder, pair_set, one, Path(arguments.model).name if arguments.pictures else None)
         print_lfw_results(result, pair_set.name, result["protocol"]["text"])
-        results.append(result)
         scored.append(one)
 
+    # All packs together.
     if len(pair_sets) > 1:
-        if arguments.pictures:
-            draw_pair_sets(output / "roc.png", scored, Path(arguments.model).name)
-        summary = {"format": SUMMARY_FORMAT, "version": RESULT_VERSION, "model": model, "pair_sets": results}
-        table = accuracy_table(results, Path(arguments.model).name)
-        write_text(output / "table.md", table.to_markdown())
-        write_json(output / "results.json", summary)
-        print()
-        table.print(Console(soft_wrap=True))
+        _write_summary(output, scored, model, Path(arguments.model).name, arguments.pictures)
     print(f"\nwritten to {output}")
     return 0
 
 
+def _measure(
+    arguments: argparse.Namespace, pair_set: PairSet, scores: np.ndarray, model: dict[str, Any]
+) -> dict[str, Any]:
+    """Returns the content of a pack's results.json."""
+    measured = measure_pairs(
+        scores,
+        pair_set.is_same,
+        pair_set.fold_of,
+        arguments.fars,
+        arguments.rule,
+        pair_set.subjects,
+        arguments.bootstrap,
+        arguments.seed,
+    )
+    about = {"pair_set": _describe_pair_set(pair_set), "protocol": _describe_protocol(arguments, pair_set)}
+    return {"model": model, **about, **measured}
+
+
+def _write_summary(
+    output: Path, scored: list[ScoredPairs], model: dict[str, Any], name: str, has_pictures: bool
+) -> None:
+    """Writes and prints what several packs give together: roc.png, table.md, results.json."""
+    if has_pictures:
+        draw_pair_sets(output / "roc.png", scored, name)
+    results = [one.result for one in scored]
+    table = accuracy_table(results, name)
+    write_text(output / "table.md", table.to_markdown())
+    summary = {"format": SUMMARY_FORMAT, "version": RESULT_VERSION, "model": model, "pair_sets": results}
+    write_json(output / "results.json", summary)
+    print()
+    table.print(Console(soft_wrap=True))
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parses the command line; ends with usage and a message where it is wrong."""
+    """Parses the command line; ends with a message where it is wrong."""
     parser = CommandParser(
         prog="facekd evaluate lfw",
         allow_abbrev=False,  # or a typo in a study that begins like an option would pass for it
-        description="Judge a model on LFW-style verification packs (.bin): accuracy, EER, AUC, TAR@FAR.",
+        description="Evaluates a model on verification packs (.bin): accuracy, EER, AUC, TAR@FAR.",
         example=EXAMPLE,
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="FILE", help="an ONNX file, anyone's, a facekd checkpoint, or a run's folder")
+    add_model_option(parser)
     add("--pairs", required=True, nargs="+", metavar="X.bin", help="verification packs, or a folder of them: lfw.bin, "
         "cfp_fp.bin, agedb_30.bin, calfw.bin, cplfw.bin")  # fmt: skip
-    add("--output", required=True, metavar="DIR", help="folder for the results; made where it is missing")
+    add_output_option(parser)
     add(
         "--names",
         nargs="+",
         metavar="TXT",
-        help="the list a pack was made from, one a pack ('-' for none): nameA<TAB>nameB<TAB>label; intervals then "
-        "resample subjects",
+        help="for each pack its list of names ('-' for none), lines nameA<TAB>nameB<TAB>label; intervals then "
+        "resample people, not pairs",
     )
-    add("--folds", type=int, default=10, help="contiguous folds of the accuracy (default: 10)")
-    add("--flip", action=argparse.BooleanOptionalAction, default=True, help="add the mirror image's embedding")
-    add(
-        "--rule",
-        choices=RULES,
-        default="exact",
-        help="exact: the largest TAR whose FAR does not exceed the target (default); insightface: the nearest ROC "
-        "point, only to compare with tables made so",
-    )
+    add("--folds", type=int, default=10, help="number of contiguous folds for the accuracy (default: 10)")
+    add_flip_option(parser)
+    add_rule_option(parser)
     add_metric_options(parser, LFW_FARS)
     add("--pictures", action=argparse.BooleanOptionalAction, default=True, help="draw roc.png and hardest_pairs.png")
-    add("--embeddings", metavar="DIR", help="where embeddings are kept (default: embeddings in the output folder)")
-    add("--cache", action=argparse.BooleanOptionalAction, default=True, help="keep embeddings for another run")
+    add("--embeddings", metavar="DIR", help="folder that keeps the embeddings (default: DIR/embeddings)")
+    add_cache_switch(parser)
     add_model_options(parser)
     arguments = parser.parse_args(argv)
     arguments.pairs = [pack for path in arguments.pairs for pack in _packs_of(Path(path))]
@@ -157,7 +172,7 @@ def _load_pair_sets(arguments: argparse.Namespace) -> list[PairSet]:
 
 
 def _packs_of(path: Path) -> list[str]:
-    """The packs that a word of `--pairs` stands for: of a folder the usual ones in it, or all where it has none."""
+    """Returns the packs that a word of `--pairs` names: of a folder the five usual ones, or all if none is there."""
     if not path.is_dir():
         return [str(path)]
     found = sorted(path.glob("*.bin"))
@@ -178,8 +193,8 @@ def _describe_pair_set(pair_set: PairSet) -> dict[str, Any]:
 
 
 def _describe_protocol(arguments: argparse.Namespace, pair_set: PairSet) -> dict[str, Any]:
-    embedding = "f(x) + f(mirrored x)" if arguments.flip else "f(x)"
-    text = f"cosine of {embedding}, {pair_set.num_folds} contiguous folds, TAR@FAR by the {arguments.rule} rule"
+    folds = f"{pair_set.num_folds} contiguous folds"
+    text = f"cosine of {embedding_text(arguments.flip)}, {folds}, TAR@FAR by the {arguments.rule} rule"
     return {
         "text": text,
         "score": "cosine",
@@ -190,13 +205,11 @@ def _describe_protocol(arguments: argparse.Namespace, pair_set: PairSet) -> dict
 
 
 def _write(folder: Path, pair_set: PairSet, one: ScoredPairs, title: str | None) -> None:
-    """results.json last: where it is, the rest is complete."""
-    with atomic_open(folder / "scores.npy") as stream:
-        np.save(stream, one.scores)
+    """Writes what one pack gives, results.json last; without a title there are no pictures."""
     if title is not None:
         draw_pair_sets(folder / "roc.png", [one], f"{title} on {one.name}")
         draw_hardest_pairs(folder / "hardest_pairs.png", pair_set, one.scores, one.result["eer_threshold"])
-    write_json(folder / "results.json", one.result)
+    write_results(folder, one.result, one.scores)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,18 @@ class CommandParser(argparse.ArgumentParser):
         """Parses as argparse does, after looking for options that do not exist."""
         return super().parse_intermixed_args(self._checked(args), namespace)
 
+    def format_help(self) -> str:
+        """Formats the help under a usage of one or two lines: what must be given, and `[options]`."""
+        groups = [group for group in self._mutually_exclusive_groups if group.required]
+        grouped = [action for group in groups for action in group._group_actions]
+        needed = [
+            action for action in self._actions if action.required or action in grouped or not action.option_strings
+        ]
+        formatter = self._get_formatter()
+        formatter.add_usage(None, needed, groups, prefix="")
+        self.usage = f"{formatter.format_help().strip()} [options]".replace("%", "%%")
+        return super().format_help()
+
     def error(self, message: str) -> NoReturn:
         """Prints one line, without the usage, and exits with status 2."""
         self.exit(2, f"error: {message} (`{self.prog} --help` lists the options)\n")
@@ -44,8 +56,9 @@ class CommandParser(argparse.ArgumentParser):
         known = [name for name in self._option_string_actions if name.startswith("--")]
         for word in words[: words.index("--")] if "--" in words else words:
             option = word.partition("=")[0]
-            # The beginning of an option is accepted; argparse itself refuses one that fits several.
-            if option.startswith("--") and not any(name.startswith(option) for name in known):
+            # The beginning of an option may be accepted; argparse itself refuses one that fits several.
+            is_known = any(name.startswith(option) for name in known) if self.allow_abbrev else option in known
+            if option.startswith("--") and not is_known:
                 self.error(f"{option} is not an option{did_you_mean(option, known)}")
         return words
 

@@ -1,0 +1,56 @@
+"""Adds the options that several evaluate verbs share, so that each reads the same everywhere."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from facekd.verification import RULES
+
+MODEL_HELP = "an ONNX file (any tool's), a facekd checkpoint, or the folder of a run: its latest checkpoint"
+
+
+def add_model_option(parser: Any, required: bool = True) -> None:
+    """Adds `--model` to a parser or to a group of one."""
+    more = {"required": True} if required else {}  # a member of an exclusive group must not have it
+    parser.add_argument("--model", metavar="FILE", help=MODEL_HELP, **more)
+
+
+def add_output_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--output`."""
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results; made if it is missing")
+
+
+def add_flip_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--flip`; `embedding_text` says in words what it chooses."""
+    _add_switch(parser, "--flip", "add the embedding of the mirror image")
+
+
+def add_rule_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--rule`."""
+    parser.add_argument(
+        "--rule",
+        choices=RULES,
+        default="exact",
+        help="how a FAR becomes a threshold. exact: the largest TAR whose FAR does not exceed the target (default); "
+        "insightface: the nearest point of the ROC, to compare with tables made that way",
+    )
+
+
+def add_cache_switch(parser: argparse.ArgumentParser) -> None:
+    """Adds `--cache`."""
+    _add_switch(parser, "--cache", "keep the embeddings, so that another run does not need the model")
+
+
+def add_report_switch(parser: argparse.ArgumentParser) -> None:
+    """Adds `--report`."""
+    _add_switch(parser, "--report", "write report.html, report.md and results.csv")
+
+
+def _add_switch(parser: argparse.ArgumentParser, name: str, what: str) -> None:
+    parser.add_argument(name, action=argparse.BooleanOptionalAction, default=True, help=f"{what} (default: yes)")
+
+
+def embedding_text(flip: bool) -> str:
+    """Returns the formula of the embedding that is compared, for the protocol in words."""
+    return "f(x) + f(mirrored x)" if flip else "f(x)"
