@@ -1,11 +1,11 @@
-"""Distillation losses: pure functions of what the student and a frozen teacher say about the same images.
+"""Holds the distillation losses: pure functions of student and teacher outputs for the same images.
 
-Every loss returns a 0-d tensor, computed in float32 (float64 where float64 is given) whatever autocast says. The
-teacher's side is detached: no gradient ever reaches it. A loss is a mean over the batch unless its docstring says
-otherwise. Embeddings come as the backbone gives them, not normalised.
+Every loss returns a 0-d tensor, computed in float32 (float64 for float64 input) whatever autocast says. The teacher's
+side is detached: no gradient reaches it. A loss is a mean over the batch unless its docstring says otherwise.
+Embeddings are passed as the backbone returns them, not normalised.
 
-Shapes: B batch, C classes, D the student's embedding size, E the teacher's. Equations, sources and what is our choice:
-docs/method.md. Everything is imported from here; the definitions are beside it, by subject.
+Shapes: B batch, C classes, D the student's embedding size, E the teacher's. Equations, sources and our own choices:
+docs/method.md. Import everything from here; it is defined in the files beside this one, by subject.
 """
 
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from facekd.utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from facekd.distillation.centres import adadistill, adadistill_centres, arcdistill
-    from facekd.distillation.contrastive import ContrastiveDistillation, contrastive_loss
+    from facekd.distillation.contrastive import ContrastiveDistillation, ContrastiveSettings, contrastive_loss
     from facekd.distillation.diagnostics import (
         HeadComparison,
         compare_classifiers,
@@ -31,6 +31,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "ContrastiveDistillation": "facekd.distillation.contrastive",
+        "ContrastiveSettings": "facekd.distillation.contrastive",
         "HeadComparison": "facekd.distillation.diagnostics",
         "LossWeights": "facekd.distillation.weights",
         "adadistill": "facekd.distillation.centres",
@@ -53,6 +54,7 @@ __getattr__ = lazy_names(
 
 __all__ = [
     "ContrastiveDistillation",
+    "ContrastiveSettings",
     "HeadComparison",
     "LossWeights",
     "adadistill",

@@ -1,4 +1,4 @@
-"""What the distillation losses share: precision, checks of shapes, and directions that are safe to differentiate."""
+"""Shares between the distillation losses: precision, checks of shapes, and directions safe to differentiate."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SMALLEST_NORM = 1e-12  # an embedding shorter than this has no direction
 
 
 def in_full_precision(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Run `function` outside autocast, which would turn its products into bfloat16 or float16.
+    """Wraps `function` to run outside autocast, which would compute its products in bfloat16 or float16.
 
-    The device is that of the first tensor among the arguments.
+    The device is the one of the first tensor among the arguments.
     """
 
     @functools.wraps(function)
@@ -33,9 +33,10 @@ def in_full_precision(function: Callable[Parameters, Result]) -> Callable[Parame
 
 
 def unit(rows: Tensor) -> Tensor:
-    """Vectors scaled to length 1 along the last dimension.
+    """Scales vectors to length 1 along the last dimension.
 
-    One shorter than 1e-12 becomes zero, with zero gradient; `functional.normalize` would pass 1e12 times the gradient.
+    A vector shorter than 1e-12 becomes zero, with zero gradient; `functional.normalize` would pass on 1e12 times the
+    gradient.
     """
     length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
     has_direction = length > SMALLEST_NORM
@@ -43,16 +44,16 @@ def unit(rows: Tensor) -> Tensor:
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """The tensor in float32, or as it is where it is float64."""
+    """Converts a tensor to float32; float64 stays float64."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def pair(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, Tensor]:
-    """Both sides in one dtype of at least float32, the teacher's detached, once they have been found fit."""
+    """Checks two sides; returns them in one dtype of at least float32, the teacher's detached."""
     for side, values in (("student", student), ("teacher", teacher)):
         if values.ndim != 2 or not values.is_floating_point():
             raise InputError(
-                f"{side} {what} must be floating, two-dimensional with a row an image; "
+                f"{side} {what} must be floating, two-dimensional with a row per image; "
                 f"found {values.dtype} of shape {tuple(values.shape)}"
             )
     if len(student) != len(teacher) or len(student) == 0:
@@ -65,12 +66,13 @@ def pair(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, Tensor]:
 
 
 def same_size(student: Tensor, teacher: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Checks two sides like `pair`, and that their embeddings have one size."""
     student_BD, teacher_BD = pair(student, teacher, "embeddings")
     if student_BD.shape[1] != teacher_BD.shape[1]:
         sizes = f"{student_BD.shape[1]} to {teacher_BD.shape[1]}"
         raise InputError(
             f"the student's embedding has {student_BD.shape[1]} values and the teacher's {teacher_BD.shape[1]}: "
-            f"loss.{name} compares them one by one; give the student a projection ({sizes}), or use rkd_distance, "
-            "rkd_angle, sp or crd, which take any two sizes"
+            f"loss.{name} compares them one by one; give the student a projection ({sizes}), or use a loss that "
+            "takes any two sizes, such as rkd_distance, rkd_angle, sp or crd"
         )
     return student_BD, teacher_BD

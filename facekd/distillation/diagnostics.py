@@ -1,4 +1,4 @@
-"""How far student and teacher are apart: pure functions to log and plot; nothing here is trained on.
+"""Measures how far student and teacher are apart: pure functions for logs and plots, never trained on.
 
 Shapes: B batch, C classes, D the student's embedding size, E the teacher's.
 """
@@ -18,7 +18,7 @@ from facekd.errors import InputError
 
 @dataclass(frozen=True)
 class HeadComparison:
-    """Two classifiers, row by row.
+    """Holds the comparison of two classifiers, row by row.
 
     Args:
         mean: mean over classes of the cosine between the two rows of a class.
@@ -41,7 +41,7 @@ class HeadComparison:
     cosine_per_class: Tensor
 
     def scalars(self) -> dict[str, float]:
-        """Everything but the cosines of single classes, for a log; what there is no bias for is left out."""
+        """Returns everything but the cosines per class, for a log; without biases their numbers are left out."""
         names = (field.name for field in dataclasses.fields(self) if field.name != "cosine_per_class")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
@@ -56,18 +56,18 @@ def compare_classifiers(
     *,
     every: Callable[[Tensor], Tensor] = Tensor.cpu,
 ) -> HeadComparison:
-    """Per-class cosine between two classifiers, as in the public code of arXiv:2201.06945.
+    """Computes the cosine per class between two classifiers, as in the public code of arXiv:2201.06945.
 
-    Only heads on the same embedding space compare: a head and its copy trained on, the student's and the teacher's
-    where one was started from or shared with the other. Two heads trained apart give cosines around 0, however alike
-    their embeddings are up to a rotation; `relation_similarity` of their rows sees through that.
+    This makes sense only for heads on the same embedding space: a head and a copy trained further, or the student's and
+    the teacher's where one started from the other or is shared. Two heads trained separately give cosines around 0 even
+    if their embeddings differ by a rotation only; `relation_similarity` of their rows is not affected by that.
 
     Args:
         first_weight: (C, D).
         second_weight: (C, D).
         first_bias: (C,) or None.
         second_bias: (C,) or None.
-        every: the cosines (C,) of these classes to those of all, on the CPU, where each process has some.
+        every: gathers the cosines of this process's classes to those (C,) of all, on the CPU.
 
     Raises:
         InputError: shapes that differ.
@@ -77,6 +77,7 @@ def compare_classifiers(
             f"classifiers of shapes {tuple(first_weight.shape)} and {tuple(second_weight.shape)} cannot be compared "
             "row by row: both must be (C, D) with the same classes and embedding size"
         )
+    # Rows, then biases where both have one.
     cosine_C = every((unit(at_least_float32(first_weight)) * unit(at_least_float32(second_weight))).sum(1))
     distance = mean_abs = bias_cosine = None
     if first_bias is not None and second_bias is not None:
@@ -104,7 +105,7 @@ def compare_classifiers(
 @torch.no_grad()
 @in_full_precision
 def embedding_similarity(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
-    """(B,) cosines between what student and teacher make of each image.
+    """Computes the cosine (B,) between student and teacher embedding of each image.
 
     Args:
         student_embedding: (B, D).
@@ -120,11 +121,12 @@ def embedding_similarity(student_embedding: Tensor, teacher_embedding: Tensor) -
 @torch.no_grad()
 @in_full_precision
 def relation_similarity(student_embedding: Tensor, teacher_embedding: Tensor) -> float:
-    """Linear CKA (Kornblith et al. 2019, arXiv:1905.00414), 0 to 1, on directions: are the same images alike to both?
+    """Computes linear CKA (Kornblith et al. 2019, arXiv:1905.00414) on directions: are the same images alike to both?
 
-    || S'T ||^2 / (|| S'S || || T'T ||), S and T the embeddings at length 1 with their mean over the batch taken off,
-    norms Frobenius's. 1 where the two differ by a rotation; D may differ from E. Small batches of large embeddings
-    come out high (around 0.5 for unrelated ones at B = D): compare figures of one batch size only.
+    || S'T ||^2 / (|| S'S || || T'T ||), with S and T the embeddings at length 1 minus their mean over the batch, and
+    Frobenius norms. It lies in 0 to 1, and is 1 where the two differ by a rotation; D may differ from E. Small batches
+    of large embeddings give high values (around 0.5 for unrelated ones at B = D): compare values of one batch
+    size only.
 
     Args:
         student_embedding: (B, D).

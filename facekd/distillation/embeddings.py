@@ -1,4 +1,4 @@
-"""Losses that compare one student embedding with one teacher embedding: L2, cosine, SimKD."""
+"""Compares each student embedding with the teacher's embedding of the same image: L2, cosine, SimKD."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from facekd.errors import InputError
 def embedding_l2(
     student_embedding: Tensor, teacher_embedding: Tensor, reduction: Literal["mean", "sum"] = "mean"
 ) -> Tensor:
-    """Squared distance between the directions of embeddings: sum_i || z_s/|z_s| - z_t/|z_t| ||^2, "L2E".
+    """Computes the squared distance between directions of embeddings, sum_i || z_s/|z_s| - z_t/|z_t| ||^2 ("L2E").
 
-    D of the general form of arXiv:2201.06945. The loss `kde` of its public code is "sum", which grows with the batch;
-    "mean" divides by B, so that a weight holds for any batch size, and is 2 `embedding_cosine`.
+    It is D of the general form of arXiv:2201.06945. The loss `kde` of its public code is "sum", which grows with the
+    batch; "mean" divides by B, so that a weight holds for any batch size, and equals 2 `embedding_cosine`.
 
     Args:
         student_embedding: (B, D).
@@ -38,7 +38,7 @@ def embedding_l2(
 
 @in_full_precision
 def embedding_cosine(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
-    """Mean of 1 - cos(z_s, z_t), in [0, 2]; D of the general form of arXiv:2201.06945, half the mean `embedding_l2`.
+    """Computes the mean of 1 - cos(z_s, z_t), in [0, 2]; D of arXiv:2201.06945, half the mean `embedding_l2`.
 
     Args:
         student_embedding: (B, D).
@@ -55,17 +55,17 @@ def embedding_cosine(student_embedding: Tensor, teacher_embedding: Tensor) -> Te
 def simkd(
     student_embedding: Tensor, teacher_embedding: Tensor, projector: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Mean squared difference of features, lengths included: mean (P(z_s) - z_t)^2 over B and E.
+    """Computes the mean squared difference of features, lengths included: mean (P(z_s) - z_t)^2 over B and E.
 
-    SimKD (Chen et al. 2022, arXiv:2203.14001), which aligns feature maps by a convolutional projector; here P works on
-    embeddings and a linear one folds into the student's last layer. The student then predicts with the teacher's
-    classifier. Scale: the authors' mean over all numbers, so E times less than a squared distance.
+    SimKD (Chen et al. 2022, arXiv:2203.14001) aligns feature maps by a convolutional projector. Here P works on
+    embeddings, and a linear P folds into the student's last layer. The student then predicts with the teacher's
+    classifier. The mean is over all numbers, as the authors take it, so E times smaller than a squared distance.
 
     Args:
         student_embedding: (B, D).
         teacher_embedding: (B, E).
-        projector: maps (B, D) to (B, E), such as `nn.Linear(D, E)`; its parameters belong in the optimiser. None where
-            the student's embedding has the teacher's size already.
+        projector: maps (B, D) to (B, E), such as `nn.Linear(D, E)`; put its parameters in the optimiser. None where the
+            student's embedding already has the teacher's size.
 
     Raises:
         InputError: shapes that differ, or sizes that differ after the projector.

@@ -1,34 +1,33 @@
-"""Losses that compare class scores: the temperature-scaled KL divergence of KD, and mixing of logits."""
+"""Compares class scores that are there as whole matrices: the KL divergence of KD, and the mix of two heads."""
 
 from __future__ import annotations
-
-import math
 
 from torch import Tensor
 from torch.nn import functional
 
 from facekd.distillation.checks import in_full_precision, pair
 from facekd.errors import InputError
+from facekd.head.chunked_loss import check_temperature
 
 
 @in_full_precision
 def kd_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
-    """Kullback-Leibler divergence between softened predictions (Hinton et al. 2015, arXiv:1503.02531, sec. 2).
+    """Computes the KL divergence of whole logits; training computes it as `KL` of `facekd/head/chunked_loss.py`.
 
+    Hinton et al. 2015, arXiv:1503.02531, sec. 2, between softened predictions:
     T^2 / B sum_i sum_c p_t(c) (log p_t(c) - log p_s(c)), p = softmax(logits / T): summed over classes, mean over the
-    batch. The factor T^2 keeps the size of the gradient where T changes. This is H of TH-KD (arXiv:2201.06945, eq. 1),
-    for the student's own head and, with the logits of the shared one, for the teacher's.
+    batch. The factor T^2 keeps the size of the gradient the same when T changes. This is H of TH-KD (arXiv:2201.06945,
+    eq. 1), for the student's own head or, with the logits of the shared one, for the teacher's.
 
     Args:
-        student_logits: (B, C), of a head on the student's embedding; without margin, as at inference.
-        teacher_logits: (B, C), of the teacher, over the same classes in the same order.
+        student_logits: (B, C), from a head on the student's embedding; without margin, as at inference.
+        teacher_logits: (B, C), from the teacher, over the same classes in the same order.
         temperature: T > 0. Scaled cosines (scale 64) are sharper than the logits of a linear layer, where 4 is usual.
 
     Raises:
         InputError: other shapes, another number of classes, or a temperature that is not positive.
     """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise InputError(f"temperature = {temperature}: give a positive number, 4 is usual")
+    check_temperature(temperature)
     student_BC, teacher_BC = pair(student_logits, teacher_logits, "logits")
     if student_BC.shape[1] != teacher_BC.shape[1]:
         raise InputError(
@@ -42,14 +41,14 @@ def kd_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4
 
 
 def mix(own: Tensor | None, shared: Tensor | None, a: float) -> Tensor:
-    """(1 - a) own + a shared: how TH-KD joins two heads (Ben-Baruch et al. 2022, arXiv:2201.06945, eq. 1 and 2).
+    """Computes (1 - a) own + a shared, the mix of two heads in TH-KD (Ben-Baruch et al. 2022, arXiv:2201.06945).
 
-    Eq. 1 mixes the two `kd_kl`, eq. 2 the two cross-entropies, and the prediction mixes the two softmaxes.
+    Eq. 1 mixes the two `kd_kl`, eq. 2 mixes the two cross-entropies, and the prediction mixes the two softmaxes.
 
     Args:
         own: from the student's own head, any shape; None only with a = 1, the student that has no head of its own.
         shared: from the teacher's frozen head on the student's embedding, same shape; None only with a = 0.
-        a: in [0, 1]. At either end the other argument is not touched, so that it may be infinite or absent.
+        a: in [0, 1]. At either end the other argument is not used, so it may be infinite or absent.
 
     Raises:
         InputError: a outside [0, 1], a missing argument, or shapes that differ.

@@ -1,41 +1,81 @@
-"""The `loss` section of a configuration: how much of which loss, and their weighted sum."""
+"""Defines the `loss` section of a configuration, and the table of what each loss needs.
+
+Nothing here needs torch, so that a configuration is read without it; facekd/distillation/losses.py computes the losses.
+
+To add a loss: write its function, give it a weight and a row of `LOSS_NEEDS` here, and a row in losses.py.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from facekd.errors import InputError
+from facekd.errors import ConfigError, InputError
+
+
+class Need(enum.Flag):
+    """Says what a loss needs besides the student's embedding."""
+
+    OWN_HEAD = enum.auto()  # the student's own classifier
+    TEACHER_HEAD = enum.auto()  # the teacher's frozen classifier
+    TEACHER_EMBEDDING = enum.auto()  # the teacher's embeddings of the same images
+    TEACHER_SPACE = enum.auto()  # the student's embedding in the teacher's space: projected where the sizes differ
+    ANGLES = enum.auto()  # a margin on angles to class centres, which a linear classifier does not have
+    MOVING_CENTRES = enum.auto()  # a copy of all the teacher's class centres on every process, moved by the loss
+    MEMORY = enum.auto()  # a remembered embedding of every training image
+
+
+_TAUGHT = Need.TEACHER_HEAD | Need.TEACHER_EMBEDDING
+_COMPARED = Need.TEACHER_EMBEDDING | Need.TEACHER_SPACE
+
+# The one table of losses: what each needs. Their weights are fields of `LossWeights` and their functions stand in
+# losses.py, under the same names.
+LOSS_NEEDS: dict[str, Need] = {
+    "ce": Need.OWN_HEAD,
+    "kl": Need.OWN_HEAD | _TAUGHT,
+    "th_ce": Need.TEACHER_HEAD | Need.TEACHER_SPACE,
+    "th_kl": _TAUGHT | Need.TEACHER_SPACE,
+    "embedding_l2": _COMPARED,
+    "embedding_cosine": _COMPARED,
+    "rkd_distance": Need.TEACHER_EMBEDDING,
+    "rkd_angle": Need.TEACHER_EMBEDDING,
+    "sp": Need.TEACHER_EMBEDDING,
+    "crd": Need.TEACHER_EMBEDDING | Need.MEMORY,
+    "arcdistill": Need.TEACHER_HEAD | Need.TEACHER_SPACE | Need.ANGLES,
+    "adadistill": _TAUGHT | Need.TEACHER_SPACE | Need.ANGLES | Need.MOVING_CENTRES,
+    "simkd": _COMPARED,
+}
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """The `loss` section of a configuration: the weight of each loss in the sum, and the temperature of the KL.
+    """Holds the `loss` section of a configuration: the weight of each loss in the sum, and the temperature of the KL.
 
     A loss of weight 0 is not computed. The mix of TH-KD (arXiv:2201.06945, eq. 1 and 2) with weights CE and alpha and
     share a is ce = CE (1 - a), th_ce = CE a, kl = alpha (1 - a), th_kl = alpha a.
 
     Args:
         ce: cross-entropy of the student's own head, with its margin.
-        kl: `kd_kl` of the student's own head and the teacher.
+        kl: KL divergence between teacher and student, each through its own head (Hinton's KD).
         th_ce: cross-entropy of the teacher's frozen head on the student's embedding.
-        th_kl: `kd_kl` of the teacher's frozen head on the student's embedding and the teacher.
-        embedding_l2: `embedding_l2`, the mean over the batch.
-        embedding_cosine: `embedding_cosine`.
-        rkd_distance: `rkd_distance`; published code uses 25 together with rkd_angle = 50.
-        rkd_angle: `rkd_angle`.
-        sp: `sp`; published code uses 3000.
-        crd: `ContrastiveDistillation`; published code uses 0.8.
-        arcdistill: `arcdistill`, on the teacher's frozen class centres.
-        adadistill: `adadistill`, on class centres that move; the authors use it alone (ce = 0).
-        simkd: `simkd`, the squared difference of features behind a projector.
+        th_kl: KL divergence between teacher and student, both through the teacher's frozen head.
+        embedding_l2: squared distance between the directions of the embeddings, mean over the batch.
+        embedding_cosine: 1 - cosine between the embeddings, mean over the batch.
+        rkd_distance: distances within the batch; published code uses 25 together with rkd_angle = 50.
+        rkd_angle: angles within the batch.
+        sp: similarities within the batch; published code uses 3000.
+        crd: contrastive distillation with a memory of all images; published code uses 0.8.
+        arcdistill: margin cross-entropy on the teacher's frozen class centres.
+        adadistill: the same on class centres that move; its authors use it alone (ce = 0).
+        simkd: squared difference of features behind a projector.
         temperature: T of kl and th_kl.
 
     Raises:
-        InputError: a weight that is negative or not finite, no weight at all, or a temperature not positive.
+        ConfigError: a weight that is negative or not finite, no weight at all, or a temperature not positive.
     """
 
     ce: float = 1.0
@@ -56,17 +96,25 @@ class LossWeights:
     def __post_init__(self) -> None:
         for name, weight in self._weights().items():
             if not math.isfinite(weight) or weight < 0:
-                raise InputError(f"loss.{name} = {weight}: a weight is a finite number, 0 (off) or more")
+                raise ConfigError(f"loss.{name} = {weight}: a weight is a finite number, 0 (off) or more")
         if not math.isfinite(self.temperature) or self.temperature <= 0:
-            raise InputError(f"loss.temperature = {self.temperature}: give a positive number, 4 is usual")
+            raise ConfigError(f"loss.temperature = {self.temperature}: give a positive number, 4 is usual")
         if not self.active:
             names = ", ".join(f"loss.{name}" for name in self._weights())
-            raise InputError(f"all weights under loss.* are 0, so nothing would be learned: raise one of {names}")
+            raise ConfigError(f"all weights under loss.* are 0, so nothing would be learned: raise one of {names}")
 
     @property
     def active(self) -> dict[str, float]:
         """The losses to compute and their weights: those above 0, in the order above."""
         return {name: weight for name, weight in self._weights().items() if weight > 0}
+
+    def needs(self, need: Need) -> bool:
+        """Returns whether an active loss needs any of these."""
+        return any(LOSS_NEEDS[name] & need for name in self.active)
+
+    def active_keys(self, need: Need | None = None) -> str:
+        """Lists the keys of the active losses that need any of these (None: of all), for messages."""
+        return ", ".join(f"loss.{name}" for name in self.active if need is None or LOSS_NEEDS[name] & need)
 
     def combine(self, terms: Mapping[str, Any]) -> Any:
         """Returns the weighted sum of losses, a 0-d tensor. (Tensors are `Any` here so that this file needs no torch.)

@@ -139,8 +139,13 @@ class KL:
     temperature: float = 4.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise InputError(f"temperature = {self.temperature}: give a positive number, 4 is usual")
+        check_temperature(self.temperature)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises InputError where a temperature is not a positive number."""
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise InputError(f"temperature = {temperature}: give a positive number, 4 is usual")
 
 
 def chunked_losses(

@@ -14,29 +14,29 @@ from facekd.checkpoints.shared_head import SharedHead, load_shared_head
 from facekd.data.datasets import FaceDataset
 from facekd.data.loading.sampler import PositionSampler
 from facekd.distillation.contrastive import ContrastiveDistillation
+from facekd.distillation.weights import LOSS_NEEDS, Need
 from facekd.distributed import AMP_DTYPES, World, gather_tensor_rows
 from facekd.embedder.checks import is_onnx_file
 from facekd.errors import TeacherError
-from facekd.head.classifier import LinearClassifier, MarginClassifier, build_classifier
+from facekd.head.classifier import build_classifier
 from facekd.teacher.teacher import open_teacher, teacher_fingerprint
-from facekd.training.distill_config import (
-    IN_TEACHER_SPACE,
-    OF_OWN_HEAD,
-    OF_TEACHER_HEAD,
-    WITHOUT_TEACHER_EMBEDDING,
-    DistillConfig,
-)
-from facekd.training.distiller import Distiller
+from facekd.training.distill_config import DistillConfig
+from facekd.training.distiller import Distiller, Head, Objective, StudentParts, TeacherParts
 from facekd.training.recognizer import backbone_arguments
 
 
 def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -> Distiller:
-    """The student with fresh weights, and everything it takes from its teacher."""
-    weights = config.effective_loss
-    asks_teacher = not set(weights.active) <= set(WITHOUT_TEACHER_EMBEDDING)  # else its classifier is all it takes
+    """Builds the student with fresh weights, and everything that it takes from its teacher.
+
+    Raises:
+        TeacherError: teacher and classifier do not fit together or do not fit the losses.
+    """
+    # The teacher's embeddings and its classifier, each only where it is needed. A student without a linear classifier
+    # of its own is evaluated by the teacher's, whatever it learns from.
+    loss = config.effective_loss
     sampler = PositionSampler(len(dataset), config.seed, 1, block_shuffle=config.data.block_shuffle)
     teacher = None
-    if asks_teacher:
+    if loss.needs(Need.TEACHER_EMBEDDING):
         autocast = AMP_DTYPES[config.precision]
         teacher = open_teacher(
             config.teacher,
@@ -47,64 +47,72 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
             world.device,
             images_per_call=config.batch_size_per_rank,  # as many as the student takes in one pass
         )
-    # A student that owns no linear classifier is recognised by the teacher's, whatever it learnt by.
-    is_borrower = config.head.kind == "linear" and not config.needs(OF_OWN_HEAD)
-    shared = _load_teacher_head(config, dataset) if config.needs(OF_TEACHER_HEAD) or is_borrower else None
+    is_borrower = config.head.kind == "linear" and not loss.needs(Need.OWN_HEAD)
+    shared = _load_teacher_head(config, dataset) if loss.needs(Need.TEACHER_HEAD) or is_borrower else None
     teacher_head = None
-    if shared is not None:  # the teacher's bias is as it is
+    if shared is not None:  # the teacher's bias stays as it is, whatever head.bias says
         teacher_head = shared.build(dataclasses.replace(config.head, bias=None), shared.embedding_size, world)
-    sizes = {
-        "the teacher's embeddings": teacher.embedding_size if teacher else None,
-        "the teacher's classifier": teacher_head.embedding_size if teacher_head else None,
-    }
-    known = {what: size for what, size in sizes.items() if size is not None}
-    if len(set(known.values())) > 1:
+    known = {part.embedding_size for part in (teacher, teacher_head) if part is not None}
+    if len(known) > 1:
         raise TeacherError(
             f"teacher.model gives embeddings of {teacher.embedding_size if teacher else 0}, teacher.head takes "
             f"{teacher_head.embedding_size if teacher_head else 0}: they are not of one model"
         )
-    student_size, teacher_size = config.backbone.embedding_size, next(iter(known.values()))
+    (teacher_size,) = known
 
-    torch.manual_seed(config.seed)  # the student starts as it would in training alone
-    backbone = build_backbone(**backbone_arguments(config))
-    head: MarginClassifier | LinearClassifier | None = None
-    if config.needs(OF_OWN_HEAD):
-        if config.shared_head:
-            head = load_shared_head(config.shared_head, dataset).build(config.head, student_size, world)
-        else:
-            head = build_classifier(config.head, student_size, dataset.num_classes, world)
-    elif config.shared_head:
-        raise TeacherError("shared_head is the student's classifier, but neither loss.ce nor loss.kl uses one")
-    projection = None
-    if student_size != teacher_size and config.needs(IN_TEACHER_SPACE):
-        projection = nn.Linear(student_size, teacher_size, bias=False)
-        nn.init.orthogonal_(projection.weight)  # keeps lengths and angles as far as the sizes allow
+    # The student, with the weights that it would start from in training alone.
+    torch.manual_seed(config.seed)
+    student = _build_student(config, world, dataset, teacher_size)
     contrastive = None
-    if "crd" in weights.active:
+    if loss.needs(Need.MEMORY):
         labels = torch.from_numpy(np.ascontiguousarray(dataset.labels))
+        student_size = config.backbone.embedding_size
         contrastive = ContrastiveDistillation(student_size, teacher_size, len(dataset), labels=labels, seed=config.seed)
         contrastive.gather_rows = lambda rows: gather_tensor_rows(rows, world)
     return Distiller(
-        backbone,
-        head,
-        teacher_head,
-        projection,
-        weights,
-        teacher,
+        student,
+        TeacherParts(teacher_head, teacher, teacher_fingerprint(teacher, shared)),
+        Objective(loss, config.margin_on_teacher_head, config.share),
         lambda positions: sampler.indices_at(positions.numpy()),
-        margin_on_teacher_head=config.margin_on_teacher_head,
-        share=config.share,
         contrastive=contrastive,
         gather_rows=lambda rows: gather_tensor_rows(rows, world),
-        teacher_fingerprint=teacher_fingerprint(teacher, shared),
     )
 
 
+def _build_student(config: DistillConfig, world: World, dataset: FaceDataset, teacher_size: int) -> StudentParts:
+    """Builds backbone, classifier and projection, each only where it is needed.
+
+    Raises:
+        TeacherError: a shared classifier for a student whose losses use none of its own.
+    """
+    size = config.backbone.embedding_size
+    backbone = build_backbone(**backbone_arguments(config))
+    head: Head | None = None
+    if config.effective_loss.needs(Need.OWN_HEAD):
+        if config.shared_head:
+            head = load_shared_head(config.shared_head, dataset).build(config.head, size, world)
+        else:
+            head = build_classifier(config.head, size, dataset.num_classes, world)
+    elif config.shared_head:
+        users = " nor ".join(f"loss.{name}" for name, need in LOSS_NEEDS.items() if need & Need.OWN_HEAD)
+        raise TeacherError(f"shared_head is the student's classifier, but neither {users} uses one")
+    projection = None
+    if size != teacher_size and config.effective_loss.needs(Need.TEACHER_SPACE):
+        projection = nn.Linear(size, teacher_size, bias=False)
+        nn.init.orthogonal_(projection.weight)  # keeps lengths and angles as far as the sizes allow
+    return StudentParts(backbone, head, projection)
+
+
 def _load_teacher_head(config: DistillConfig, dataset: FaceDataset) -> SharedHead:
+    """Loads the teacher's classifier from teacher.head, else from teacher.model.
+
+    Raises:
+        TeacherError: an ONNX file, which has no classifier.
+    """
     source = config.teacher.head or config.teacher.model
     if not config.teacher.head and is_onnx_file(Path(source)):
         raise TeacherError(
-            f"{source} is a backbone alone, and {config.effective_loss} ask for its classifier: set teacher.head to "
+            f"{source} is a backbone without a classifier, and {config.effective_loss} need one: set teacher.head to "
             f"what `facekd rebuild-head {source} --data {config.data.train} --output head.pt` writes"
         )
     return load_shared_head(source, dataset)

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from facekd.distillation import ContrastiveDistillation, contrastive_loss
+from facekd.distillation import ContrastiveDistillation, ContrastiveSettings, contrastive_loss
 from facekd.errors import InputError
 
 LABELS = torch.tensor([4, 4, 9, 4, 2, 9, 9, 2, 4, 4, 2, 9])  # of 12 images, neither sorted nor dense
@@ -17,8 +17,10 @@ INDICES = torch.tensor([7, 0, 5, 11])
 
 
 def build(**overrides):
-    settings = {"labels": LABELS, "projection_size": 4, "num_negatives": 6, "seed": 3, **overrides}
-    return ContrastiveDistillation(5, 3, 12, **settings).double()
+    given = {"labels": LABELS, "projection_size": 4, "num_negatives": 6, "seed": 3, **overrides}
+    labels, seed = given.pop("labels"), given.pop("seed")
+    settings = ContrastiveSettings(**given)
+    return ContrastiveDistillation(5, 3, 12, labels=labels, settings=settings, seed=seed).double()
 
 
 def embeddings(seed=0, batch=4, dtype=torch.float64):
@@ -40,13 +42,14 @@ def naive_step(module, student, teacher, indices, negatives):
     """Loss and both memories after the first training batch, one number at a time."""
     memories = [module.student_memory.tolist(), module.teacher_memory.tolist()]
     anchors = [projected(module.student_projection, student), projected(module.teacher_projection, teacher)]
-    num_images, num_negatives = module.num_images, module.num_negatives
+    num_images, num_negatives = module.num_images, module.settings.num_negatives
+    temperature, momentum = module.settings.temperature, module.settings.momentum
     noise = num_negatives / num_images
     loss = 0.0
     for side in (0, 1):
         scores = [
             [
-                math.exp(sum(a * b for a, b in zip(anchor, memories[1 - side][k], strict=True)) / module.temperature)
+                math.exp(sum(a * b for a, b in zip(anchor, memories[1 - side][k], strict=True)) / temperature)
                 for k in [index, *row]
             ]
             for anchor, index, row in zip(anchors[side], indices.tolist(), negatives.tolist(), strict=True)
@@ -58,7 +61,7 @@ def naive_step(module, student, teacher, indices, negatives):
     for side in (0, 1):
         for anchor, index in zip(anchors[side], indices.tolist(), strict=True):
             old = memories[side][index]
-            moved = [module.momentum * a + (1 - module.momentum) * b for a, b in zip(old, anchor, strict=True)]
+            moved = [momentum * a + (1 - momentum) * b for a, b in zip(old, anchor, strict=True)]
             memories[side][index] = [value / math.hypot(*moved) for value in moved]
     return loss, memories
 
@@ -113,7 +116,7 @@ def test_float32_under_autocast():
 
 def test_training_brings_student_and_teacher_together():
     torch.manual_seed(0)
-    module = ContrastiveDistillation(8, 6, 40, projection_size=8, num_negatives=20, seed=1)
+    module = ContrastiveDistillation(8, 6, 40, settings=ContrastiveSettings(8, 20), seed=1)
     images = torch.randn(40, 10)
     student, teacher = torch.nn.Linear(10, 8), torch.nn.Linear(10, 6).requires_grad_(False)
     optimiser = torch.optim.Adam([*student.parameters(), *module.parameters()], lr=0.02)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from facekd.distillation import LossWeights
-from facekd.errors import InputError
+from facekd.errors import ConfigError, InputError
 
 NAMES = [field.name for field in dataclasses.fields(LossWeights) if field.name != "temperature"]
 
@@ -17,18 +17,18 @@ NAMES = [field.name for field in dataclasses.fields(LossWeights) if field.name !
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf])
 def test_a_weight_that_is_negative_or_not_finite_is_refused_by_its_key(name, weight):
-    with pytest.raises(InputError, match=rf"^loss\.{name} = "):
+    with pytest.raises(ConfigError, match=rf"^loss\.{name} = "):
         LossWeights(**{name: weight})
 
 
 def test_weights_that_sum_to_nothing_are_refused():
-    with pytest.raises(InputError, match=r"loss\.\* are 0.*loss\.ce, loss\.kl"):
+    with pytest.raises(ConfigError, match=r"loss\.\* are 0.*loss\.ce, loss\.kl"):
         LossWeights(ce=0)
 
 
 @pytest.mark.parametrize("temperature", [0, -4, math.nan, math.inf])
 def test_a_temperature_that_is_not_positive_is_refused(temperature):
-    with pytest.raises(InputError, match=r"^loss\.temperature = "):
+    with pytest.raises(ConfigError, match=r"^loss\.temperature = "):
         LossWeights(temperature=temperature)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from facekd.distillation import kd_kl
 from facekd.errors import InputError
 from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
 from facekd.head.classifier import build_classifier
@@ -156,6 +158,53 @@ def test_gradcheck(config):
         return chunked_losses([CrossEntropy(logits), KL(logits, teacher, 2.0)], example.labels, chunk_size=3)
 
     assert torch.autograd.gradcheck(losses, arguments)
+
+
+@settings(max_examples=60, derandomize=True, deadline=None)
+@given(
+    batch=st.integers(1, 9),
+    classes=st.integers(1, 40),
+    chunk_size=st.integers(1, 50),
+    temperature=st.sampled_from([0.5, 1.0, 4.0, 20.0]),
+    scale=st.sampled_from([1.0, 16.0, 64.0]),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+    under_autocast=st.booleans(),
+    seed=st.integers(0, 10_000),
+)
+def test_kd_kl_of_whole_logits_is_the_kl_that_training_computes(
+    batch, classes, chunk_size, temperature, scale, dtype, under_autocast, seed
+):
+    torch.manual_seed(seed)
+    heads = [build_classifier(HeadConfig(scale=scale), 5, classes) for _ in range(2)]
+    student, teacher = torch.randn(batch, 5).to(dtype).requires_grad_(), torch.randn(batch, 5).to(dtype)
+    if dtype == torch.float64:
+        heads = [head.double() for head in heads]
+    with torch.autocast("cpu", torch.bfloat16, enabled=under_autocast):
+        term = KL(LazyLogits.of(heads[0], student), LazyLogits.of(heads[1], teacher), temperature)
+        (chunked,) = chunked_losses([term], chunk_size=chunk_size)
+        dense = kd_kl(heads[0](student), heads[1](teacher), temperature)
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-4
+    assert chunked.dtype == dense.dtype == torch.promote_types(dtype, torch.float32)
+    torch.testing.assert_close(chunked, dense, atol=tolerance, rtol=tolerance)
+    leaves = [student, heads[0].weight]
+    for mine, theirs in zip(torch.autograd.grad(chunked, leaves), torch.autograd.grad(dense, leaves), strict=True):
+        # Gradients carry scale * temperature; that of a bfloat16 embedding is rounded to 8 bits by both.
+        relative = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2**-8}[mine.dtype]
+        size = theirs.double().norm() + 1e-2 * scale * temperature
+        assert (mine - theirs).double().norm() <= relative * size
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_dense_scores_in_a_half_type_are_those_of_the_chunks(dtype):
+    torch.manual_seed(0)
+    head, embedding = build_classifier(HeadConfig(product="autocast", scale=16.0), 32, 50), torch.randn(8, 32)
+    labels = torch.randint(50, (8,))
+    with torch.autocast("cpu", dtype=dtype):
+        dense = F.cross_entropy(head(embedding), labels)
+        logits = dataclasses.replace(LazyLogits.of(head, embedding), margin=None)
+        (chunked,) = chunked_losses([CrossEntropy(logits)], labels, chunk_size=7)
+    # Only the target's score is computed apart, in float32.
+    torch.testing.assert_close(chunked, dense, atol=16 * 2**-8, rtol=0)
 
 
 def test_labels_on_the_borders_of_chunks():

@@ -1,0 +1,89 @@
+"""The tables of losses: their names agree, and what each needs is what it uses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from facekd.distillation import LossWeights
+from facekd.distillation.contrastive import ContrastiveDistillation, ContrastiveSettings
+from facekd.distillation.losses import CLASS_LOSSES, EMBEDDING_LOSSES, LossInputs, compute_losses
+from facekd.distillation.weights import LOSS_NEEDS, Need
+from facekd.head.classifier import MarginClassifier
+
+BATCH, SIZE, TEACHER_SIZE, CLASSES = 5, 6, 4, 9
+
+
+def offer(**missing: None) -> LossInputs:
+    """Everything that a step can offer, but for what is missing; the space of the teacher has another size."""
+    torch.manual_seed(0)
+    labels = torch.randint(CLASSES, (BATCH,))
+    teacher_head = MarginClassifier(TEACHER_SIZE, CLASSES).requires_grad_(False)
+    settings = ContrastiveSettings(projection_size=3, num_negatives=4)
+    offered = {
+        "student_BD": torch.randn(BATCH, SIZE, requires_grad=True),
+        "projected_BE": torch.randn(BATCH, TEACHER_SIZE, requires_grad=True),
+        "teacher_BE": torch.randn(BATCH, TEACHER_SIZE),
+        "labels_B": labels,
+        "indices_B": torch.arange(BATCH),
+        "positions_B": torch.arange(BATCH),
+        "own_head": MarginClassifier(SIZE, CLASSES),
+        "teacher_head": teacher_head,
+        "temperature": 4.0,
+        "margin_on_teacher_head": True,
+        "contrastive": ContrastiveDistillation(SIZE, TEACHER_SIZE, 2 * BATCH, settings=settings),
+        "centres_CE": teacher_head.weight.detach().clone(),
+        "gather_rows": lambda rows: rows,
+    }
+    return LossInputs(**{**offered, **missing})  # type: ignore[arg-type]
+
+
+def test_weights_needs_and_functions_have_the_same_names() -> None:
+    fields = [field.name for field in dataclasses.fields(LossWeights) if field.name != "temperature"]
+    assert list(LOSS_NEEDS) == fields
+    assert sorted([*CLASS_LOSSES, *EMBEDDING_LOSSES]) == sorted(fields)
+
+
+# What is offered for a need, and taken away where a loss does not have it.
+OFFERED = {
+    Need.OWN_HEAD: "own_head",
+    Need.TEACHER_HEAD: "teacher_head",
+    Need.TEACHER_EMBEDDING: "teacher_BE",
+    Need.MOVING_CENTRES: "centres_CE",
+    Need.MEMORY: "contrastive",
+}
+
+
+@pytest.mark.parametrize("name", LOSS_NEEDS)
+def test_a_loss_works_with_what_it_needs_and_with_nothing_less(name: str) -> None:
+    needs = LOSS_NEEDS[name]
+    unneeded = {argument: None for need, argument in OFFERED.items() if not needs & need}
+    inputs = offer(**unneeded)
+    (value,) = compute_losses(inputs, {name}).values()
+    assert value.ndim == 0 and value.dtype == torch.float32 and value.isfinite()
+    value.backward()
+    # The student learns through the embedding of the space that the table names.
+    grads = {True: inputs.projected_BE.grad, False: inputs.student_BD.grad}
+    assert grads[bool(needs & Need.TEACHER_SPACE)] is not None and grads[not needs & Need.TEACHER_SPACE] is None
+    for need, argument in OFFERED.items():
+        if needs & need:
+            with pytest.raises(AssertionError):
+                compute_losses(offer(**unneeded, **{argument: None}), {name})
+
+
+def test_only_active_losses_are_computed_and_all_at_once_equals_one_by_one() -> None:
+    together = compute_losses(offer(), LOSS_NEEDS.keys())
+    assert together.keys() == LOSS_NEEDS.keys()
+    for name, value in together.items():
+        alone = compute_losses(offer(), {name})
+        assert alone.keys() == {name}
+        torch.testing.assert_close(alone[name], value)
+
+
+def test_the_margin_on_the_teachers_head_can_be_left_out() -> None:
+    with_margin = compute_losses(offer(), {"th_ce", "arcdistill"})
+    without = compute_losses(dataclasses.replace(offer(), margin_on_teacher_head=False), {"th_ce", "arcdistill"})
+    assert torch.equal(with_margin["th_ce"], with_margin["arcdistill"])
+    assert without["th_ce"] < with_margin["th_ce"] and torch.equal(without["arcdistill"], with_margin["arcdistill"])
