@@ -30,6 +30,7 @@ class ConversionLog:
 
     def counts(self, file: Path) -> tuple[int, int] | None:
         """Returns the numbers of images and skipped images of a file that an earlier run finished, or None."""
+        # A file that was changed or removed since is written again.
         entry = self._finished.get(file.name)
         if entry is None or entry["stamp"] != file_stamp(file) or not entry["stamp"]:
             return None

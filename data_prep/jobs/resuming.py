@@ -65,6 +65,7 @@ def resuming(writer: Resumable, bad: BadRecords) -> Iterator[None]:
     """
     try:
         with writer:
+            # Tasks done by the earlier run that left no image are records it skipped.
             num_skipped = writer.next_task - writer.num_images
             if num_skipped and bad.policy == "fail":
                 writer.restart()

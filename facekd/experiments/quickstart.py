@@ -244,7 +244,7 @@ class Quickstart:
             "output": verification,
         }
         before = (RECIPES[name].title,) if is_trained else ()
-        log = folder / "judged.log"
+        log = folder / "evaluation.log"
         export = Step(f"export {name}", ("export", str(source), "--output", str(model)), model, before, log)
         words = ("evaluate", "lfw", *as_options(options))
         after = (export.title, "generate faces")

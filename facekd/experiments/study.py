@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None, parse_evaluation: Callable[[list[str]], 
             failed = _run(study, file)
     results = gather(study)
     if not any(method.get("packs") for method in results["methods"]):
-        why = f"{'; '.join(failed)} failed" if failed else "no run is judged yet; start without --report-only"
+        why = f"{'; '.join(failed)} failed" if failed else "no run is evaluated yet; start without --report-only"
         raise ConfigError(f"{study.output}: there is nothing to report: {why}")
     from facekd.experiments.study_report import to_markdown, write_report
 

@@ -117,6 +117,7 @@ class Study:
     @property
     def runs(self) -> list[Run]:
         """Returns every run, seed by seed so that a study in progress compares all methods; teachers go first."""
+        # The study's seeds come first, then those that single methods add.
         found: dict[tuple[str, int], Run] = {}
         seeds = dict.fromkeys(seed for method in self.methods.values() for seed in method.seeds)
         for seed in dict.fromkeys((*self.seeds, *seeds)):
@@ -163,6 +164,7 @@ class Study:
             raise ConfigError(f"{where} names no method{hint(name, self.methods)}; there are {', '.join(self.methods)}")
         if other.model:
             return self.run_of(name, 0)
+        # The seed named after @; else that of its only run; else the seed of the run that refers to it.
         number = int(wanted) if wanted is not None else other.seeds[0] if len(other.seeds) == 1 else seed
         if number not in other.seeds:
             seeds = ", ".join(map(str, other.seeds))
@@ -187,6 +189,7 @@ class Study:
     def words_of(self, run: Run) -> list[str]:
         """Returns the command of a run, without `facekd`."""
         method = run.method
+        # What comes later overrides: base, the method's own keys, and what the study sets itself.
         values = {**self.base, **method.config, "seed": run.seed, "output": run.folder}
         filled = {
             key: self.fill_in(value, method, run.seed) if isinstance(value, str) else value
@@ -239,14 +242,17 @@ class Study:
             )
             steps += [trained, export] if method.judge else [trained]
             before = (export.title,)
+        # Evaluate the exported model, or the model that exists already.
         if method.judge:
             words = ("evaluate", "lfw", *self._evaluate_options(run, model, threads))
+            # The word stays "judge", because it is how `steps.json` of a study in progress names the step.
             steps.append(Step(f"judge {run.title}", words, run.verification / "results.json", before, log))
         return steps
 
     def _evaluate_options(self, run: Run, model: str, threads: int | None) -> list[str]:
         """Returns the words after `facekd evaluate lfw`; true and false become `--key` and `--no-key`."""
         words = ["--model", model, "--pairs", *(pack.pairs for pack in self.packs)]
+        # One list for each pack, where "-" stands for none.
         if any(pack.names for pack in self.packs):
             words += ["--names", *(pack.names or "-" for pack in self.packs)]
         words += ["--output", str(run.verification)]

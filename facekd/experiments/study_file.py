@@ -180,6 +180,7 @@ def _method(name: str, file: MethodFile, seeds: tuple[int, ...]) -> Method:
         raise ConfigError(f"{where}: a model that exists already is not trained: leave out verb, config and recipe")
     if not file.model and not file.verb:
         raise ConfigError(f"{where}.verb: expected train or distill, found {file.verb!r}")
+    # A model that exists already counts as one run with seed 0.
     if file.seeds is not None:
         _check_seeds(file.seeds, f"{where}.seeds")
     return Method(
@@ -198,13 +199,14 @@ def _method(name: str, file: MethodFile, seeds: tuple[int, ...]) -> Method:
 def _reference(name: str, methods: Mapping[str, Method]) -> str:
     if name not in methods or methods[name].model or not methods[name].judge:
         raise ConfigError(
-            f"reference: {name!r} is not a method that is trained and judged{hint(name, methods)}; name the one "
+            f"reference: {name!r} is not a method that is trained and evaluated{hint(name, methods)}; name the one "
             f"that the others are compared with, the student trained alone. There are {', '.join(methods)}"
         )
     return name
 
 
 def _packs(files: tuple[str | PackFile, ...], output: str) -> tuple[Pack, ...]:
+    # A plain name is a pack without a list.
     if not files:
         raise ConfigError("packs: expected a list such as [{pairs: test.bin, names: test_pairs.txt}]")
     packs = []

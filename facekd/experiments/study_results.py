@@ -53,29 +53,30 @@ def paired_difference(
 def gather(study: Study) -> dict[str, Any]:
     """Returns the content of `results.json`: every run evaluated so far, and the statistics over them."""
     # The results of each run; a run counts once all packs are evaluated.
-    judged: dict[tuple[str, int], dict[str, Any]] = {}
+    evaluated: dict[tuple[str, int], dict[str, Any]] = {}
     missing = []
     for run in study.runs:
         if not run.method.judge:
             continue
         found = {pack.name: read_verification(study, run, pack.name) for pack in study.packs}
         if all(found.values()):
-            judged[run.method.name, run.seed] = found
+            evaluated[run.method.name, run.seed] = found
         else:
             missing.append(run.title)
     rates = {
         (run.method.name, run.seed): rate for run in study.runs if (rate := images_per_second(run.folder)) is not None
     }
+    # `reference` and `judged` are the names of the file format: the baseline, and whether a method is evaluated.
     return {
         "format": RESULT_FORMAT,
         "version": RESULT_VERSION,
         "title": study.title,
         "reference": study.reference,
         "seeds": list(study.seeds),
-        "packs": [_describe_pack(study, pack.name, judged) for pack in study.packs],
+        "packs": [_describe_pack(study, pack.name, evaluated) for pack in study.packs],
         "interval": INTERVAL,
         "missing": missing,
-        "methods": [_summarize(study, method, judged, rates) for method in study.methods.values()],
+        "methods": [_summarize(study, method, evaluated, rates) for method in study.methods.values()],
     }
 
 
@@ -96,8 +97,8 @@ def images_per_second(folder: Path) -> float | None:
     return statistics.median(rates) if rates else None
 
 
-def _describe_pack(study: Study, pack: str, judged: Mapping[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
-    results = [found[pack] for found in judged.values()]
+def _describe_pack(study: Study, pack: str, evaluated: Mapping[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+    results = [found[pack] for found in evaluated.values()]
     if not results:
         return {"name": pack}
     first = results[0]
@@ -112,7 +113,7 @@ def _describe_pack(study: Study, pack: str, judged: Mapping[tuple[str, int], dic
 def _summarize(
     study: Study,
     method: Method,
-    judged: Mapping[tuple[str, int], dict[str, Any]],
+    evaluated: Mapping[tuple[str, int], dict[str, Any]],
     rates: Mapping[tuple[str, int], float],
 ) -> dict[str, Any]:
     """Returns a method's entry in `results.json`: its cost, and per pack each measure over seeds."""
@@ -129,8 +130,8 @@ def _summarize(
     # For each pack the values by seed, their mean, and the difference to the baseline.
     summary["packs"] = {}
     for pack in study.packs:
-        of_method = {seed: found[pack.name] for (name, seed), found in judged.items() if name == method.name}
-        of_reference = {seed: found[pack.name] for (name, seed), found in judged.items() if name == study.reference}
+        of_method = {seed: found[pack.name] for (name, seed), found in evaluated.items() if name == method.name}
+        of_reference = {seed: found[pack.name] for (name, seed), found in evaluated.items() if name == study.reference}
         if not of_method:
             continue
         is_compared = bool(method.verb) and method.name != study.reference

@@ -69,6 +69,7 @@ def open_arrays(path: str | os.PathLike[str], verify: bool = False) -> tuple[dic
         DataError: the file is of another kind or version, cut short or damaged.
         OSError: the file cannot be opened.
     """
+    # The header: its kind and version, then its checksum.
     path = Path(path)
     with path.open("rb") as stream:
         start = stream.read(START_BYTES)
@@ -78,12 +79,14 @@ def open_arrays(path: str | os.PathLike[str], verify: bool = False) -> tuple[dic
         header = stream.read(length)
     if zlib.crc32(header) != checksum:
         raise DataError(f"{path}: is cut short or damaged in its first {START_BYTES + length:,} bytes")
+    # The size tells whether the file is whole without reading it.
     content = json.loads(header)
     whole = np.memmap(path, np.uint8, "r")
     if len(whole) != START_BYTES + length + content["num_bytes"]:
         raise DataError(
             f"{path}: is cut short: {len(whole):,} bytes, expected {START_BYTES + length + content['num_bytes']:,}"
         )
+    # Each array is a view of the mapped file.
     arrays = {}
     for name, place in content["arrays"].items():
         dtype, shape = np.dtype(place["dtype"]), tuple(place["shape"])

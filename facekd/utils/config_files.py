@@ -73,6 +73,7 @@ def parse_config(
     class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
         """Explains the keys by their docstrings, and prints description and epilog as they are."""
 
+    # One parser holds the options of all sections.
     words = sys.argv[1:] if argv is None else argv
     argv = file_first(["--help" if word == "--help-all" else word for word in words])
     example = "" if epilog else f"\n\nexample: {prog} configs/debug.yaml --seed 1"
@@ -87,6 +88,7 @@ def parse_config(
     )
     parser.add_argument("--config", action="config", help="a YAML file; CONFIG.yaml as the first word is the same")
     parser.add_class_arguments(config_class)
+    # Mistakes in the file as a file are reported first; which keys it has tells later errors apart from options.
     file, keys_of_file = None, set()
     if argv and not argv[0].startswith("-"):
         file = Path(argv[0])

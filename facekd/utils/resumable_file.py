@@ -59,6 +59,7 @@ class PartialFile:
         # Fixed names, so that what a killed run left is found, or overwritten, instead of filling the disk.
         self.partial_path = self.path.with_name(f".{self.path.name}.partial")
         self.journal_path = self.path.with_name(f".{self.path.name}.journal")
+        # Through JSON and back, so that it compares equal to what the journal holds.
         self._job = None if job is None else json.loads(json.dumps(job))
         self._stream: BinaryIO | None = self.partial_path.open("ab", buffering=1 << 20)
         # Between opening and locking, another writer may have finished this very file and renamed it into place.
@@ -114,6 +115,7 @@ class PartialFile:
         """Marks the bytes up to here as an entry; `words`, one line, come back from `entries` after a stop."""
         if self._job is None:
             return
+        # Lines wait until their bytes are flushed, because flushing for each entry would be slow.
         assert "\n" not in words
         self._pending.append(f"{self.position}\t{words}\n".encode("utf-8", "surrogateescape"))
         if self.position >= self._next_bytes or time.monotonic() >= self._next_time:
@@ -140,6 +142,7 @@ class PartialFile:
             self.partial_path.replace(self.path)
         except OSError as error:
             raise self._broken(error) from error
+        # Only now is the journal of no use: until the rename the same job could go on.
         stream, self._stream = self._stream, None
         stream.close()
         self._close_journal()
@@ -178,6 +181,7 @@ class PartialFile:
 
     def _append_to_journal(self) -> None:
         """Writes the pending lines, after the first line if there is none yet; durable."""
+        # Opened with the first line; what a cut line has left beyond the last whole one is removed.
         if self._journal_fd < 0:
             self._journal_fd = os.open(self.journal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             os.ftruncate(self._journal_fd, self._journal_end)
@@ -186,6 +190,7 @@ class PartialFile:
         if self._journal_end == 0:
             head = {"format": JOURNAL_FORMAT, "version": JOURNAL_VERSION, "job": self._job}
             lines = json.dumps(head).encode() + b"\n" + lines
+        # A full disk may take part of the lines; os.write says how many bytes it took.
         left = memoryview(lines)
         while left:
             left = left[os.write(self._journal_fd, left) :]
@@ -207,6 +212,7 @@ class PartialFile:
         if self._job is None or size == 0:
             return 0, 0, 0
         for end, _, line_end in self._journal_lines():
+            # Ends only grow and lie within the file; a line that says otherwise is damaged.
             if not position <= end <= size:
                 break
             position, count, journal_end = end, count + 1, line_end

@@ -1,4 +1,4 @@
-"""Work over threads and processes: results in order, and nobody at work after the block."""
+"""Checks that results come in order and that nothing is at work after the block."""
 
 from __future__ import annotations
 

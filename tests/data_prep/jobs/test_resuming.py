@@ -1,4 +1,4 @@
-"""Packing and converting after a kill, a full disk, a bad image: the same command again ends in the same bytes."""
+"""Checks that the same command ends in the same bytes after a kill, a full disk or a bad image."""
 
 from __future__ import annotations
 

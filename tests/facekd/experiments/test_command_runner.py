@@ -1,4 +1,4 @@
-"""Steps in processes of their own: order, what is done, failures, and what a stop signal does."""
+"""Checks in which order commands run, what is skipped, and what failures and stop signals do."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def step(folder: Path, name: str, *after: str, what: str = "touch", log: bool = 
 
 
 def runs(folder: Path, *names: str) -> list[int]:
-    """How often each step was run."""
+    """Returns how often each step was run."""
     return [len((folder / name).read_text()) if (folder / name).exists() else 0 for name in names]
 
 

@@ -1,4 +1,4 @@
-"""The quickstart, at a size that learns nothing but takes every step, and what a second run does."""
+"""Runs the quickstart at a size that learns nothing but takes every step, twice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_step_runs_once_and_lands_in_one_folder(tmp_path: Path, capfd: pyt
     stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*.onnx")}
     assert main(command) == 0
     second = capfd.readouterr().out
-    # Exports and judgings keep to their logs, and say nothing here.
+    # Exports and evaluations print to their logs, and nothing here.
     assert second.count("done before") == 10 and "\n== " not in second
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 

@@ -1,4 +1,4 @@
-"""SH-KD as one command: what each stage is told, and what cannot be."""
+"""Checks what each stage of SH-KD is told, and which pipelines are refused."""
 
 from __future__ import annotations
 

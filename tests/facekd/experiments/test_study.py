@@ -1,4 +1,4 @@
-"""A study: what its file stands for, its statistics against scipy's paired test, its report, and what cannot be."""
+"""Checks the commands a study stands for, its statistics, its report, and which files are refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PAIRS = 120
 
 
 def content(**changes: Any) -> dict[str, Any]:
-    """A study in plain values."""
+    """Returns a study in plain values."""
     return {
         "output": "runs/study",
         "seeds": [3, 4],
@@ -93,8 +93,8 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         ({"seeds": 3}, r"study.yaml: seeds: expected a list in brackets"),
         ({"seeds": [-1]}, "seeds: expected a list of whole numbers from 0"),
         ({"seeds": []}, "seeds: expected a list of whole numbers from 0"),
-        ({"reference": "alon"}, r"'alon' is not a method that is trained and judged \(did you mean 'alone'\?\)"),
-        ({"reference": "under"}, "'under' is not a method that is trained and judged"),
+        ({"reference": "alon"}, r"'alon' is not a method that is trained and evaluated \(did you mean 'alone'\?\)"),
+        ({"reference": "under"}, "'under' is not a method that is trained and evaluated"),
         ({"packs": []}, "packs: expected a list"),
         ({"packs": ["a/x.bin", "b/x.bin"]}, "two are the same"),
         ({"packs": [{"pair": "x.bin"}]}, r"study.yaml: 'packs.0.pair' is not .*; did you mean 'packs.0.pairs'\?"),
@@ -203,8 +203,8 @@ def test_the_mean_roc_takes_the_steps_of_each() -> None:
 
 
 @pytest.fixture
-def judged(tmp_path: Path) -> Path:
-    """A study whose runs are judged already, all but one: returns its file."""
+def evaluated(tmp_path: Path) -> Path:
+    """Writes a study whose runs are evaluated, all but one; returns its file."""
     is_same = np.arange(PAIRS) % 2 == 0
     write_pair_pack(tmp_path / "test.bin", [b"image"] * (2 * PAIRS), is_same)
     path = write(tmp_path, output=str(tmp_path), packs=["{study}/test.bin"])
@@ -225,8 +225,8 @@ def judged(tmp_path: Path) -> Path:
     return path
 
 
-def test_results_are_those_of_the_runs(judged: Path) -> None:
-    study = load_study(judged)
+def test_results_are_those_of_the_runs(evaluated: Path) -> None:
+    study = load_study(evaluated)
     results = gather(study)
     methods = {method["name"]: method for method in results["methods"]}
     assert results["missing"] == ["th_kd, seed 4"]
@@ -250,9 +250,9 @@ def test_results_are_those_of_the_runs(judged: Path) -> None:
     assert [point["tar"] is None for point in methods["alone"]["packs"]["test"]["tar_at_far"]] == [False, True]
 
 
-def test_the_report_of_what_is_there(judged: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["study", str(judged), "--report-only"]) == 0
-    folder = judged.parent
+def test_the_report_of_what_is_there(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", str(evaluated), "--report-only"]) == 0
+    folder = evaluated.parent
     table = (folder / "results.md").read_text()
     assert table in capsys.readouterr().out
     rows = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("| ")}
@@ -266,7 +266,7 @@ def test_the_report_of_what_is_there(judged: Path, capsys: pytest.CaptureFixture
 
 def test_nothing_to_report_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", str(write(tmp_path, output=str(tmp_path / "none"))), "--report-only"]) == 2
-    assert "no run is judged yet" in capsys.readouterr().err
+    assert "no run is evaluated yet" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Caches of arrays: valid for one source, kept in the user's folder where they must be, and never an error."""
+"""Checks that caches of arrays are valid for one source alone, may lie in the user's folder, and never raise errors."""
 
 from __future__ import annotations
 

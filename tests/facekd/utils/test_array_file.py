@@ -1,4 +1,4 @@
-"""Files of named arrays: what was written comes back mapped, and what is damaged or of another kind is refused."""
+"""Checks that files of named arrays come back mapped, and that damaged or foreign ones are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Checks that files and folders appear whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Locks hold against real second processes, end with a killed one, and do without where a file system has none."""
+"""Checks locks against real second processes, killed ones, and file systems without locks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ with open(sys.argv[1], "ab") as stream:
 
 
 def start_holder(script: str, *words: str) -> subprocess.Popen[bytes]:
-    """A second process that has taken the lock by the time this returns."""
+    """Starts a second process and returns when it holds the lock."""
     process = subprocess.Popen(
         [sys.executable, "-c", script, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path.cwd()
     )

@@ -1,4 +1,4 @@
-"""What a killed command started ends too: trainings after a checkpoint, by one process or several, and pool workers."""
+"""Checks that what a killed command started ends too: trainings, which save first, and pool workers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BASE = {
 
 
 def start(words: Sequence[str]) -> subprocess.Popen[bytes]:
-    """A facekd command whose output ends when the last process that writes to it does."""
+    """Starts a facekd command whose output ends when the last process that writes to it does."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "facekd", *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
@@ -47,7 +47,7 @@ def kill_when(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -
 
 
 def wait_until_free(lock: Path) -> None:
-    """Until nobody holds a lock, which goes with the process that does."""
+    """Waits until nobody holds a lock, which ends with the process that holds it."""
     deadline = time.monotonic() + PATIENCE
     with lock.open("r+") as file:
         while True:
@@ -59,7 +59,7 @@ def wait_until_free(lock: Path) -> None:
 
 
 def assert_stopped_by_word(run: Path) -> None:
-    """It has saved where it was, which no checkpoint by images or by the clock would have been."""
+    """Checks that a run saved where it was when it stopped, which is between two regular checkpoints."""
     assert load_checkpoint(run)["training"]["images_seen"] == read_log(run, "train")[-1]["images_seen"]
 
 

@@ -1,4 +1,4 @@
-"""Draws and permutations against plain-integer restatements of their papers, and their statistics."""
+"""Compares draws and permutations with plain-integer restatements of their papers, and checks their statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files written over hours: what a stopped run leaves is found by the same job, and by no other."""
+"""Checks that what an interrupted run leaves is found by the same job and by no other."""
 
 from __future__ import annotations
 

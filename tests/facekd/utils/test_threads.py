@@ -1,4 +1,4 @@
-"""Threads of generators: left half-way, they end without waiting, wherever that is."""
+"""Checks that an abandoned generator ends without waiting for its threads, wherever that happens."""
 
 from __future__ import annotations
 
