@@ -1,4 +1,4 @@
-"""Verb `facekd data make-ijb`: people's images, generated faces or drawn embeddings in the layout of IJB-B / IJB-C."""
+"""Verb `facekd data make-ijb`: lays out images of people, generated faces or drawn embeddings as IJB-B or IJB-C."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from data_prep.ijb_sets.drawn_embeddings import write_embeddings
 from data_prep.ijb_sets.plan import PUBLISHED, IjbPlan, plan_of_counts, plan_of_images
-from data_prep.ijb_sets.sources import LooseCrop, open_source
+from data_prep.ijb_sets.sources import LooseCrop, open_face_source
 from data_prep.ijb_sets.writer import count_templates, write_metadata
 from data_prep.jobs.ordered_work import by_processes
 from facekd.data.synthetic import MIN_SIZE
@@ -23,22 +23,22 @@ from facekd.utils.files import staged_folder, write_json, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
-ROWS_AT_ONCE = 64
+ROWS_CHUNK = 64
 SUMMARY = "layout.json"
 EXAMPLE = """examples:
   facekd data make-ijb synthetic:100x20 ijb                                 # generated faces, not aligned
   facekd data make-ijb faces_aligned ijb                                    # faces_aligned/PERSON/*.jpg
-  facekd data make-ijb photos ijb --landmarks landmarks.tsv --target IJBB   # photos and their landmarks
-  facekd data make-ijb --full-size big                                      # IJB-C's counts, embeddings for images
+  facekd data make-ijb photos ijb --landmarks landmarks.tsv --target IJBB   # photos with landmarks
+  facekd data make-ijb --full-size big                                      # IJB-C's size, drawn embeddings
   facekd evaluate ijbc --model model.onnx --root ijb --target IJBC --output results
 
 Writes to the output folder
   loose_crop/1.jpg ...      the images, in the order of the lists
   meta/                     ijbc_face_tid_mid.txt, ijbc_template_pair_label.txt, ijbc_name_5pts_score.txt, and
                             ijbc_1N_gallery_G1.csv, ijbc_1N_gallery_G2.csv, ijbc_1N_probe_mixed.csv
-  sources.tsv               which image of the source each one is
-  embeddings.npy            with --full-size: (N, 2D), the mirror images' behind, rows as in ijbc_name_5pts_score.txt
-  layout.json               what was asked for, and the counts
+  sources.tsv               the image of the source behind each image
+  embeddings.npy            with --full-size: (N, 2D), mirror images in the second half, rows as in *_5pts_score.txt
+  layout.json               the options, and the counts
 The same options give the same bytes."""
 
 
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         and not (is_ours and arguments.overwrite)
     ):
         remedy = "--overwrite replaces what is there" if is_ours else "choose an empty folder, or a new one"
-        raise DataError(f"{output} is there and not empty; {remedy}")
+        raise DataError(f"{output} exists and is not empty; {remedy}")
     with staged_folder(output) as staged:  # so that an interrupted run leaves no half of a set
         counts = _full_size(arguments, staged) if arguments.full_size else _of_images(arguments, staged)
         if output.exists():
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _of_images(arguments: argparse.Namespace, folder: Path) -> dict[str, int]:
-    source = open_source(
+    source = open_face_source(
         arguments.source, arguments.landmarks, arguments.on_missing, arguments.image_size, arguments.seed
     )
     plan = plan_of_images(source.labels, arguments.seed, arguments.largest_probe, arguments.impostors)
@@ -115,26 +115,26 @@ def _finish(
 
 
 def _write_images(arguments: argparse.Namespace, plan: IjbPlan, crops: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Write `{row + 1}.jpg`; returns the landmarks (M, 5, 2) and scores (M,) of the rows."""
+    """Writes each row's `{row + 1}.jpg`; returns the landmarks (M, 5, 2) and scores (M,) of the rows."""
     available = usable_cores()
-    blocks = [np.arange(start, min(start + ROWS_AT_ONCE, len(plan))) for start in range(0, len(plan), ROWS_AT_ONCE)]
+    blocks = [np.arange(start, min(start + ROWS_CHUNK, len(plan))) for start in range(0, len(plan), ROWS_CHUNK)]
     workers = min(available if arguments.workers is None else arguments.workers, len(blocks) // 4)
     options = (arguments.source, arguments.landmarks, "drop", arguments.image_size, arguments.seed)
     jobs = [(options, plan.sources[rows], rows + 1, crops) for rows in blocks]
     with by_processes(_write_block, jobs, workers, quiet_decoders) as results:
-        parts = list(track(results, "writing images", len(plan), ROWS_AT_ONCE))
+        parts = list(track(results, "writing images", len(plan), ROWS_CHUNK))
     landmarks, scores = (np.concatenate(values) for values in zip(*parts, strict=True))
     return landmarks, scores
 
 
-_opened: dict[Any, Any] = {}  # of this process, for its next block
+_opened: dict[Any, Any] = {}  # the source that this process has open, for its next block
 
 
 def _write_block(job: tuple[tuple[Any, ...], np.ndarray, np.ndarray, Path]) -> tuple[np.ndarray, np.ndarray]:
     options, sources, numbers, crops = job
     if options not in _opened:
         _opened.clear()
-        _opened[options] = open_source(*options)
+        _opened[options] = open_face_source(*options)
     found: list[LooseCrop] = []
     for index, number in zip(sources.tolist(), numbers.tolist(), strict=True):
         crop = _opened[options].read(index)
@@ -144,7 +144,7 @@ def _write_block(job: tuple[tuple[Any, ...], np.ndarray, np.ndarray, Path]) -> t
 
 
 def _remove(folder: Path) -> None:
-    """Remove an earlier layout, and nothing else that lies in the folder; its summary first."""
+    """Removes an earlier layout and nothing else in the folder; its summary first."""
     for name in (SUMMARY, "sources.tsv", "embeddings.npy"):
         (folder / name).unlink(missing_ok=True)
     for name in ("loose_crop", "meta"):
@@ -154,7 +154,7 @@ def _remove(folder: Path) -> None:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(
         prog="facekd data make-ijb",
-        description="Lay out images of people, generated faces or drawn embeddings as IJB-B and IJB-C are.",
+        description="Lays out images of people, generated faces or drawn embeddings as IJB-B or IJB-C.",
         example=EXAMPLE,
     )
     add = parser.add_argument
@@ -164,28 +164,45 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="a folder with one folder of images a person, a record pack, or synthetic:PEOPLExIMAGES",
     )
     add("output", type=Path, help="folder to write to, new or empty")
-    add("--target", choices=PUBLISHED, default="IJBC", help="whose file names are used (default %(default)s)")
+    add("--target", choices=PUBLISHED, default="IJBC", help="whose names the files get (default %(default)s)")
     add(
         "--landmarks",
         type=Path,
         metavar="FILE",
-        help="lines PERSON/IMAGE x1 y1 ... x5 y5 [score]; without it images are taken to be aligned to the template",
+        help="lines PERSON/IMAGE x1 y1 ... x5 y5 [score]; without it, images must be aligned to the template",
     )
     add(
         "--on-missing",
         choices=("fail", "drop"),
         default="fail",
-        help="an image without landmarks is an error, or is left out (default %(default)s)",
+        help="whether an image without landmarks is an error or is left out (default %(default)s)",
     )
-    add("--largest-probe", type=int, default=6, metavar="N", help="most images of a probe template (default 6)")
-    add("--impostors", type=int, metavar="N", help="impostor pairs (default: all of gallery x probe)")
+    add(
+        "--largest-probe",
+        type=int,
+        default=6,
+        metavar="N",
+        help="most images in a probe template (default 6)",
+    )
+    add("--impostors", type=int, metavar="N", help="number of impostor pairs (default: all of gallery x probe)")
     add("--image-size", type=int, default=112, metavar="PX", help="side of a generated face (default %(default)s)")
-    add("--full-size", action="store_true", help="the published counts, with embeddings in place of images")
-    add("--fraction", type=float, default=1.0, metavar="F", help="of the full size (default 1)")
-    add("--embedding-size", type=int, default=512, metavar="D", help="with --full-size (default %(default)s)")
-    add("--dtype", choices=("float32", "float16"), default="float32", help="with --full-size (default %(default)s)")
-    add("--seed", type=int, default=0, help="of everything that is drawn (default %(default)s)")
-    add("--workers", type=int, metavar="N", help="processes that write images (default: one a core)")
+    add("--full-size", action="store_true", help="the published size, with drawn embeddings in place of images")
+    add("--fraction", type=float, default=1.0, metavar="F", help="share of the full size (default 1)")
+    add(
+        "--embedding-size",
+        type=int,
+        default=512,
+        metavar="D",
+        help="with --full-size: D (default %(default)s)",
+    )
+    add(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="with --full-size: number type (default %(default)s)",
+    )
+    add("--seed", type=int, default=0, help="random seed (default %(default)s)")
+    add("--workers", type=int, metavar="N", help="processes that write images (default: one per core)")
     add("--overwrite", action="store_true", help="replace a layout that this command wrote there")
     arguments = parser.parse_args(argv)
     if arguments.full_size and arguments.source is not None:

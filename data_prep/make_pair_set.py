@@ -1,10 +1,11 @@
-"""Verb `facekd data make-pairs`: aligned faces, and a list of pairs or a draw, to a verification pack."""
+"""Verb `facekd data make-pairs`: makes a verification pack from aligned faces and a list of pairs, or a draw."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -27,8 +28,38 @@ from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
 
+@dataclass(frozen=True)
+class ChosenPairs:
+    """Holds the pairs that go into a pack.
+
+    Attributes:
+        names: files of the two images of each pair, relative to the folder.
+        is_same: bool (N,).
+        fold_of: int64 (N,).
+        subjects: (N, 2) people, or None if the names do not say.
+        num_dropped: pairs left out because an image is missing or unusable.
+    """
+
+    names: list[tuple[str, str]]
+    is_same: np.ndarray
+    fold_of: np.ndarray
+    subjects: np.ndarray | None
+    num_dropped: int = 0
+
+    def without(self, bad: set[str]) -> ChosenPairs:
+        """Returns the pairs that have none of these images, with their folds numbered without gaps."""
+        keep = np.array([not (a in bad or b in bad) for a, b in self.names])
+        return ChosenPairs(
+            [pair for pair, kept in zip(self.names, keep, strict=True) if kept],
+            self.is_same[keep],
+            np.unique(self.fold_of[keep], return_inverse=True)[1].astype(np.int64),
+            None if self.subjects is None else self.subjects[keep],
+            self.num_dropped + int((~keep).sum()),
+        )
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Make a verification pack; returns the exit status."""
+    """Makes a verification pack; returns the exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if (arguments.pairs is None) == (arguments.sample is None):
@@ -38,44 +69,45 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.output.exists() and not arguments.force:
         raise DataError(f"{arguments.output} is there already; choose another name, or replace it by --force")
     quiet_decoders()
-    if arguments.pairs is None:
-        names, is_same, fold_of = _sample(arguments)
-        subjects: np.ndarray | None = np.array([[subject_of(name) for name in pair] for pair in names])
-        missing = 0
-    else:
-        names, is_same, fold_of, subjects, missing = _listed(arguments)
-    images, is_bad = _read_images(arguments, sorted({name for pair in names for name in pair}))
-    keep = np.array([not (a in is_bad or b in is_bad) for a, b in names])
-    missing += int((~keep).sum())
-    if is_same[keep].all() or not is_same[keep].any():
-        kind = "genuine" if is_same[keep].any() else "impostor"
-        raise DataError(f"only {kind} pairs would be left of {len(names) + missing:,}; both kinds are needed")
-    names = [pair for pair, kept in zip(names, keep, strict=True) if kept]
-    is_same, fold_of = is_same[keep], _without_gaps(fold_of[keep])
-    subjects = None if subjects is None else subjects[keep]
-    encoded = [images[name] for pair in names for name in pair]
+
+    # Choose the pairs, then leave out those whose images cannot be used.
+    chosen = _sample(arguments) if arguments.pairs is None else _listed(arguments)
+    images, bad = _read_images(arguments, sorted({name for pair in chosen.names for name in pair}))
+    pairs = chosen.without(bad)
+    if pairs.is_same.all() or not pairs.is_same.any():
+        kind = "genuine" if pairs.is_same.any() else "impostor"
+        total = len(chosen.names) + chosen.num_dropped
+        raise DataError(f"only {kind} pairs would be left of {total:,}; both kinds are needed")
+
+    # Write the pack, and beside it who is compared.
+    encoded = [images[name] for pair in pairs.names for name in pair]
     if arguments.output.suffix == ".npz":
-        write_native_pair_pack(arguments.output, PairPack(encoded, is_same, subjects, fold_of))
+        pack = PairPack(encoded, pairs.is_same, pairs.subjects, pairs.fold_of)
+        write_native_pair_pack(arguments.output, pack)
     else:
-        write_pair_pack(arguments.output, encoded, is_same)
-    _report(arguments.output, names, is_same, fold_of, subjects, missing)
+        write_pair_pack(arguments.output, encoded, pairs.is_same)
+    _report(arguments.output, pairs)
     return 0
 
 
-def _sample(arguments: argparse.Namespace) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray]:
+def _sample(arguments: argparse.Namespace) -> ChosenPairs:
     listed = list_folder(arguments.folder)
     labels = np.array([image.label for image in listed])
     if arguments.sample == "all":
         numbers, is_same, fold_of = all_pairs(labels, arguments.folds, arguments.seed)
     else:
         numbers, is_same, fold_of = sample_pairs(labels, arguments.sample, arguments.folds, arguments.seed)
-    return [(listed[a].name, listed[b].name) for a, b in numbers.tolist()], is_same, fold_of
+    names = [(listed[a].name, listed[b].name) for a, b in numbers.tolist()]
+    return ChosenPairs(names, is_same, fold_of, np.array([[subject_of(name) for name in pair] for pair in names]))
 
 
-def _listed(
-    arguments: argparse.Namespace,
-) -> tuple[list[tuple[str, str]], np.ndarray, np.ndarray, np.ndarray | None, int]:
-    """Pairs of a list as files of the folder, their folds, their subjects where known, and how many were dropped."""
+def _listed(arguments: argparse.Namespace) -> ChosenPairs:
+    """Returns the pairs of a list whose images are in the folder.
+
+    Raises:
+        DataError: images are missing, and `--on-missing drop` was not given or would leave none.
+    """
+    # Read the list and find its images in the folder.
     pairs = read_pair_list(arguments.pairs, arguments.layout)
     print(f"{arguments.pairs}: {len(pairs.names):,} pairs, layout {pairs.layout}", file=sys.stderr)
     find = _Finder(arguments.folder)
@@ -88,16 +120,22 @@ def _listed(
             f"not hold: {', '.join(names[:3])}{f' and {len(names) - 3:,} more' if len(names) > 3 else ''}; "
             "--on-missing drop leaves such pairs out"
         )
+
+    # Put the pairs in the order of their folds.
     subjects = _subjects(pairs)
     order = _order(pairs, arguments.folds)
     fold_of = pairs.fold_of if pairs.fold_of is not None else _deal(pairs.is_same, arguments.folds, order)
     kept = np.array([number for number in order.tolist() if None not in found[number]])
     names = [(str(found[number][0]), str(found[number][1])) for number in kept.tolist()]
-    return names, pairs.is_same[kept], fold_of[kept], None if subjects is None else subjects[kept], len(lacking)
+    subjects = None if subjects is None else subjects[kept]
+    return ChosenPairs(names, pairs.is_same[kept], fold_of[kept], subjects, len(lacking))
 
 
 def _order(pairs: PairList, num_folds: int) -> np.ndarray:
-    """Pairs fold by fold: as listed where each contiguous fold holds both kinds, else a share of each kind in each."""
+    """Returns the order of the pairs, fold by fold.
+
+    They stay as listed if each contiguous fold then holds both kinds; otherwise each fold gets a share of each kind.
+    """
     count = len(pairs.names)
     if pairs.fold_of is not None:
         return np.argsort(pairs.fold_of, kind="stable")
@@ -118,7 +156,7 @@ def _order(pairs: PairList, num_folds: int) -> np.ndarray:
 
 
 def _deal(is_same: np.ndarray, num_folds: int, order: np.ndarray) -> np.ndarray:
-    """The fold of each pair, by position in the list, where `order` puts the pairs into contiguous folds."""
+    """Returns the fold of each pair, by position in the list, for pairs that `order` puts into contiguous folds."""
     count = len(order)
     fold_of = np.empty(count, dtype=np.int64)
     if np.array_equal(order, np.arange(count)):
@@ -130,14 +168,14 @@ def _deal(is_same: np.ndarray, num_folds: int, order: np.ndarray) -> np.ndarray:
 
 
 def _subjects(pairs: PairList) -> np.ndarray | None:
-    """Who is on the images, if their names say so and agree with the labels."""
+    """Returns who is on the images, if the names say so and agree with the labels."""
     subjects = pairs.subjects or [(subject_of(a), subject_of(b)) for a, b in pairs.names]
     agree = [None not in who and (who[0] == who[1]) == same for who, same in zip(subjects, pairs.is_same, strict=True)]
     return np.array(subjects, dtype=np.str_) if all(agree) else None
 
 
 class _Finder:
-    """Files of a folder by the names that lists use: with or without folders, with or without suffix."""
+    """Finds files of a folder by the names that lists use: with or without folders, with or without suffix."""
 
     def __init__(self, folder: Path) -> None:
         files = find_photos(folder)
@@ -175,21 +213,12 @@ def _read_images(arguments: argparse.Namespace, names: list[str]) -> tuple[dict[
     return images, bad
 
 
-def _without_gaps(fold_of: np.ndarray) -> np.ndarray:
-    return np.unique(fold_of, return_inverse=True)[1].astype(np.int64)
-
-
-def _report(
-    output: Path,
-    names: list[tuple[str, str]],
-    is_same: np.ndarray,
-    fold_of: np.ndarray,
-    subjects: np.ndarray | None,
-    missing: int,
-) -> None:
+def _report(output: Path, pairs: ChosenPairs) -> None:
+    """Prints what the pack holds, and writes the list of who is compared."""
+    names, is_same, fold_of, subjects = pairs.names, pairs.is_same, pairs.fold_of, pairs.subjects
     num_folds, num_genuine = int(fold_of.max()) + 1, int(is_same.sum())
     people = "" if subjects is None else f" of {len(np.unique(subjects)):,} people"
-    dropped = f", {missing:,} dropped" if missing else ""
+    dropped = f", {pairs.num_dropped:,} dropped" if pairs.num_dropped else ""
     print(
         f"{output}: {len(names):,} pairs{people}, {num_genuine:,} genuine, {len(names) - num_genuine:,} impostor, "
         f"{num_folds} folds{dropped}"
@@ -200,6 +229,8 @@ def _report(
     if subjects is None:
         print("note: the names do not say who is on the images, so no list of subjects is written")
         return
+
+    # PERSON/IMAGE, whatever folders the files lie in.
     lines = []
     for pair, who, same in zip(names, subjects.tolist(), is_same.tolist(), strict=True):
         shown = [f"{person}/{_below(name, person)}" for name, person in zip(pair, who, strict=True)]
@@ -226,38 +257,39 @@ def _num_pairs(text: str) -> int | str:
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="facekd data make-pairs",
-        description="Make a verification pack of aligned faces: .bin as InsightFace ships them, or facekd's own .npz.",
+        description="Makes a verification pack from aligned faces: .bin as InsightFace has them, or facekd's own .npz.",
         example="examples:\n"
         "  facekd data make-pairs lfw_aligned lfw.bin --pairs pairs.txt\n"
         "  facekd data make-pairs cfp_aligned cfp_fp.npz --pairs cfp-dataset/Protocol --layout cfp-fp\n"
-        "  facekd data make-pairs aligned mine.bin --sample 6000          # folds that share nobody\n\n"
+        "  facekd data make-pairs aligned mine.bin --sample 6000          # folds without common people\n\n"
         "Lists: LFW's pairs.txt, CFP's Protocol folder, CALFW's and CPLFW's two lines a pair, AgeDB's protocol\n"
-        "(.mat), and `image image label`. Beside the pack NAME_pairs.txt says who is compared.",
+        "(.mat), and lines `image image label`.\n\n"
+        "writes OUT, and beside it NAME_pairs.txt, who is compared, for `facekd evaluate lfw --names`",
     )
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="aligned faces, as `facekd data align` leaves them")
     add("output", type=Path, metavar="OUT", help="the pack to write, .bin or .npz")
     add("--pairs", type=Path, metavar="LIST", help="the list of pairs, CFP's folder Protocol, or AgeDB's .mat")
-    add("--layout", choices=LAYOUTS, help="of the list (default: found out; for CFP cfp-fp)")
+    add("--layout", choices=LAYOUTS, help="layout of the list (default: found out; for CFP cfp-fp)")
     add(
         "--sample",
         type=_num_pairs,
         metavar="N",
-        help="draw N pairs instead, half genuine, everybody alike; `all`: every pair, in folds that share people",
+        help="draw N pairs instead, half genuine, people evenly; `all`: every pair, in folds that share people",
     )
-    add("--folds", type=int, default=10, metavar="K", help="where the list has none, and for --sample (default: 10)")
-    add("--seed", type=int, default=0, help="of the draw (default: 0)")
+    add("--folds", type=int, default=10, metavar="K", help="folds, unless the list has its own (default: 10)")
+    add("--seed", type=int, default=0, help="random seed of the draw (default: 0)")
     add(
         "--on-missing",
         choices=("fail", "drop"),
         default="fail",
-        help="images that are not there or broken: stop, or leave out their pairs (default: fail)",
+        help="at images that are missing or broken: stop, or leave out their pairs (default: fail)",
     )
     add("--size", type=int, default=112, metavar="PX", help="side of the images (default: 112)")
-    add("--resize", action="store_true", help="scale images of another size instead of refusing them")
+    add("--resize", action="store_true", help="scale images of another size (default: refuse them)")
     add("--quality", type=int, default=95, metavar="Q", help="JPEG quality of scaled images (default: 95)")
     add("--workers", type=int, default=usable_cores(), metavar="N", help="threads (default: all cores)")
-    add("--force", action="store_true", help="replace a pack that is there")
+    add("--force", action="store_true", help="replace an existing pack")
     return parser
 
 

@@ -1,9 +1,9 @@
-"""Embeddings drawn in place of images, for IJB-style sets whose images nobody has: realistic in shape and difficulty.
+"""Draws embeddings for IJB-style sets whose images are not available, realistic in shape and difficulty.
 
-A subject is a direction with a decaying spectrum, so that some people are alike. What a template, a medium and an image
-add to it is noise of its own; a few templates are far worse than the others (profile, low resolution), which is where
-TAR is lost at strict FARs. Norms and detector scores fall with the noise, as those of real models do. Pooled and scored
-the usual way, a set of IJB-C's size gives a TAR of about 89, 92 and 95 % at FAR 1e-6, 1e-5 and 1e-4.
+A subject is a direction with a decaying spectrum, so that some people look alike. Each template, medium and image adds
+its own noise; a few templates are far worse than the others (profile, low resolution), and these cost TAR at strict
+FARs. Norms and detector scores fall with the noise, as with real models. Pooled and scored the usual way, a set of
+IJB-C's size gives a TAR of about 89, 92 and 95 % at FAR 1e-6, 1e-5 and 1e-4.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from data_prep.ijb_sets.plan import PROBE_ROLE, IjbPlan
 from facekd.utils.files import atomic_path
 from facekd.utils.progress import track
 
-ROWS_AT_ONCE = 8192
+ROWS_CHUNK = 8192
 MEDIA_POOL = 4096  # directions that media take their noise from
 SPECTRUM = 0.35  # how fast the variance of subjects decays over the dimensions
 TEMPLATE_NOISE, MEDIUM_NOISE, IMAGE_NOISE, MIRROR_NOISE = 0.75, 0.7, 0.9, 0.25
@@ -24,13 +24,13 @@ GALLERY_DIFFICULTY, PROBE_DIFFICULTY = 0.25, 0.75  # log-normal spread of the te
 
 
 def write_embeddings(path: Path, plan: IjbPlan, size: int = 512, seed: int = 0, dtype: str = "float32") -> np.ndarray:
-    """Write embeddings of all rows, (M, 2 size) with the mirror images' behind, as .npy.
+    """Writes the embeddings of all rows as .npy, (M, 2 size), with those of the mirror images in the second half.
 
     Args:
-        path: of the file.
+        path: the file to write.
         plan: the set.
-        size: D.
-        seed: of all draws; equal seeds give equal bytes.
+        size: D, numbers in an embedding.
+        seed: random seed of all draws; equal seeds give equal bytes.
         dtype: float32 or float16.
 
     Returns:
@@ -39,6 +39,7 @@ def write_embeddings(path: Path, plan: IjbPlan, size: int = 512, seed: int = 0, 
     Raises:
         OSError: the file cannot be written.
     """
+    # What subjects, templates and media add, drawn once.
     generator = np.random.default_rng([seed % 2**63, 0xE4B])
     subjects, subject_of = np.unique(plan.subject_ids, return_inverse=True)
     scale = np.arange(1, size + 1, dtype=np.float32) ** -SPECTRUM
@@ -51,10 +52,11 @@ def write_embeddings(path: Path, plan: IjbPlan, size: int = 512, seed: int = 0, 
     media_noise = MEDIUM_NOISE * _directions(generator, MEDIA_POOL, flat)
     detector = np.empty(len(plan))
 
+    # Row by row: noise of the image, the mirror image, and a norm and a score that fall with the noise.
     with atomic_path(path) as temporary:
         out = np.lib.format.open_memmap(temporary, "w+", np.dtype(dtype), (len(plan), 2 * size))
-        for start in track(range(0, len(plan), ROWS_AT_ONCE), "drawing embeddings", len(plan), ROWS_AT_ONCE):
-            rows = slice(start, min(start + ROWS_AT_ONCE, len(plan)))
+        for start in track(range(0, len(plan), ROWS_CHUNK), "drawing embeddings", len(plan), ROWS_CHUNK):
+            rows = slice(start, min(start + ROWS_CHUNK, len(plan)))
             templates = plan.templates[rows]
             count = len(templates)
             noise = generator.gamma(4.0, IMAGE_NOISE / 4, count).astype(np.float32)
@@ -73,14 +75,14 @@ def write_embeddings(path: Path, plan: IjbPlan, size: int = 512, seed: int = 0, 
 
 
 def _directions(generator: np.random.Generator, count: int, scale: np.ndarray) -> np.ndarray:
-    """Unit vectors (count, D), float32, spread over the dimensions as `scale` says."""
+    """Returns float32 unit vectors (count, D), spread over the dimensions in proportion to `scale`."""
     values = generator.standard_normal((count, len(scale)), np.float32) * scale
     values /= np.linalg.norm(values, axis=1, keepdims=True)
     return values
 
 
 def _noise(generator: np.random.Generator, count: int, size: int, length: np.ndarray) -> np.ndarray:
-    """Isotropic noise (count, D) of about the given lengths (count,)."""
+    """Returns isotropic noise (count, D) of about the given lengths (count,)."""
     values = generator.standard_normal((count, size), np.float32)
     values *= (length / np.sqrt(size)).astype(np.float32)[:, None]
     return values

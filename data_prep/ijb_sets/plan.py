@@ -1,9 +1,9 @@
-"""What an IJB-style set is made of: templates, media, galleries, probes and the pairs to compare. No files, no pixels.
+"""Plans an IJB-style set: its templates, media, galleries, probes and the pairs to compare; no files, no pixels.
 
-A subject has one gallery template, in one of two galleries that share nobody, and any number of probe templates. A
+A subject has one gallery template, in one of two galleries without common people, and any number of probe templates. A
 template holds images of several media (a photo, or frames of one video). The 1:1 list compares gallery templates with
-probe templates. Published counts: see `PUBLISHED`; NIST no longer hands the sets out, so sets of the same shape are
-made here.
+probe templates. Published counts: see `PUBLISHED`; NIST no longer distributes the sets, so sets of the same
+shape are made here.
 
 Shapes: M images (rows of the metadata), T templates, P pairs.
 """
@@ -17,19 +17,19 @@ import numpy as np
 from facekd.errors import DataError
 
 IDS_PER_TEMPLATE = 8.13  # ids of IJB-C's 23,124 templates run to about 188,000: never an index
-GALLERY_SHARE, MOST_GALLERY_IMAGES = 1 / 3, 8
+GALLERY_SHARE, MAX_GALLERY_IMAGES = 1 / 3, 8
 PROBE_ROLE = 2
 
 
 @dataclass(frozen=True)
 class Counts:
-    """The size of a set.
+    """Holds the size of a set.
 
     Attributes:
         images: M, rows of the metadata.
-        galleries: subjects, hence templates, of the two galleries.
-        probes: probe templates.
-        genuine, impostor: pairs of the 1:1 list.
+        galleries: number of subjects, and so of templates, of the two galleries.
+        probes: number of probe templates.
+        genuine, impostor: number of pairs in the 1:1 list.
     """
 
     images: int
@@ -39,7 +39,7 @@ class Counts:
     impostor: int
 
     def scaled(self, fraction: float) -> Counts:
-        """The counts of a smaller set of the same shape; pairs shrink with the number of possible ones."""
+        """Returns the counts of a smaller set of the same shape; pairs shrink with the number of possible pairs."""
         first, second, probes = (max(round(number * fraction), 2) for number in (*self.galleries, self.probes))
         genuine = min(round(self.genuine * fraction), probes)
         possible = (first + second) * probes - probes
@@ -50,7 +50,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Target:
-    """How the release names its files, and its published size."""
+    """Holds how the release names its files, and its published size."""
 
     prefix: str
     galleries: tuple[str, str]
@@ -66,15 +66,15 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class IjbPlan:
-    """A set, ready to be written.
+    """Holds a set, ready to be written.
 
     Attributes:
         template_ids: int64 (T,), sparse and in no order.
         subject_ids: int64 (T,), the subject of each template.
         roles: int8 (T,): 0 and 1 for the two galleries, 2 for probes.
-        templates: int64 (M,), for each row the position of its template in the arrays above.
+        templates: int64 (M,), position of each row's template in the arrays above.
         media_ids: int64 (M,); one id may occur in several templates of its subject, as in the release.
-        sources: int64 (M,), which image of the source each row shows; images may be left out, none is used twice.
+        sources: int64 (M,), the image of the source that each row shows; some may be left out, none is used twice.
         pairs: int64 (P, 2), positions of a gallery and a probe template.
         is_same: bool (P,).
     """
@@ -89,20 +89,20 @@ class IjbPlan:
     is_same: np.ndarray
 
     def __len__(self) -> int:
-        """Number of rows M."""
+        """Returns the number of rows, M."""
         return len(self.templates)
 
 
 def plan_of_images(
     labels: np.ndarray, seed: int = 0, largest_probe: int = 6, most_impostors: int | None = None
 ) -> IjbPlan:
-    """Distribute the images of known people: about a third of a person's images to the gallery, the others to probes.
+    """Plans a set from images of known people: about a third of a person's images are gallery, the others probes.
 
     Args:
-        labels: int (M,), who is in each image of the source; someone with one image is in a gallery and in no probe.
-        seed: of all draws.
-        largest_probe: most images of a probe template; sizes are drawn evenly from 1 to it.
-        most_impostors: pairs of the 1:1 list are all of gallery x probe, or this many impostors at most.
+        labels: int (M,), person on each image of the source; a person with one image is in a gallery and in no probe.
+        seed: random seed of all draws.
+        largest_probe: largest number of images in a probe template; sizes are drawn evenly from 1 to it.
+        most_impostors: largest number of impostor pairs in the 1:1 list; None takes all of gallery x probe.
 
     Raises:
         DataError: fewer than two people with two images: there would be no genuine or no impostor pair.
@@ -115,15 +115,18 @@ def plan_of_images(
             "people are needed, one image for the gallery and one to compare with it"
         )
     generator = np.random.default_rng([seed % 2**63, 0x1B])
-    # Those with probes first, dealt to the two galleries in turn, so that each probe has a mate in one of them.
+
+    # People with probes come first and are dealt to the two galleries in turn, so that each probe has a mate.
     order = generator.permutation(len(people))
     order = order[np.argsort(counts[order] < 2, kind="stable")]
     gallery_of = np.empty(len(people), np.int8)
     gallery_of[order] = np.arange(len(people)) % 2
+
+    # Each person's images: one gallery template, then probe templates of random sizes.
     subjects, roles, members = [], [], []
     for person, label in enumerate(people.tolist()):
         images = generator.permutation(np.flatnonzero(labels == label))
-        in_gallery = max(min(round(len(images) * GALLERY_SHARE), MOST_GALLERY_IMAGES), 1)
+        in_gallery = max(min(round(len(images) * GALLERY_SHARE), MAX_GALLERY_IMAGES), 1)
         rest = images[in_gallery:]
         cuts = np.cumsum(generator.integers(1, largest_probe + 1, len(rest)))
         probes = np.split(rest, cuts[cuts < len(rest)]) if len(rest) else []
@@ -134,6 +137,8 @@ def plan_of_images(
     plan = _with_ids(
         generator, np.array(subjects), np.array(roles, np.int8), templates, np.concatenate(members).astype(np.int64)
     )
+
+    # Each probe is compared with its mate; impostors are drawn, or all.
     num_genuine = int((plan.roles == PROBE_ROLE).sum())
     possible = (len(plan.roles) - num_genuine) * num_genuine - num_genuine
     wanted = possible if most_impostors is None else min(most_impostors, possible)
@@ -141,23 +146,27 @@ def plan_of_images(
 
 
 def plan_of_counts(counts: Counts, seed: int = 0) -> IjbPlan:
-    """A set of given counts, for embeddings that are drawn: template sizes are long-tailed, as frames of video are.
+    """Plans a set of given counts, for drawn embeddings: template sizes are long-tailed, as with frames of video.
 
     Args:
         counts: see `PUBLISHED` and `Counts.scaled`.
-        seed: of all draws.
+        seed: random seed of all draws.
 
     Raises:
         DataError: counts that contradict each other.
     """
     num_subjects, num_templates = sum(counts.galleries), sum(counts.galleries) + counts.probes
     if counts.images < num_templates or counts.genuine > counts.probes:
-        raise DataError(f"{counts}: needs at least an image a template, and at most a genuine pair a probe")
+        raise DataError(f"{counts}: needs at least one image per template, and at most one genuine pair per probe")
     generator = np.random.default_rng([seed % 2**63, 0x1C])
+
+    # One gallery template per subject, and probes of random subjects.
     subjects = np.concatenate([np.arange(num_subjects), generator.integers(num_subjects, size=counts.probes)])
     order = generator.permutation(num_subjects)
     roles = np.full(num_templates, PROBE_ROLE, np.int8)
     roles[order] = np.arange(num_subjects) >= counts.galleries[0]
+
+    # Template sizes are long-tailed; the rest follows from subjects and sizes.
     weights = generator.lognormal(0, 1.4, num_templates)
     sizes = 1 + generator.multinomial(counts.images - num_templates, weights / weights.sum())
     by_subject = np.argsort(subjects, kind="stable")
@@ -170,10 +179,10 @@ def plan_of_counts(counts: Counts, seed: int = 0) -> IjbPlan:
 def _with_ids(
     generator: np.random.Generator, subjects: np.ndarray, roles: np.ndarray, templates: np.ndarray, sources: np.ndarray
 ) -> IjbPlan:
-    """Media, ids and the order of the rows. `subjects` is grouped, `templates` ascending."""
+    """Adds media, ids and the order of the rows. `subjects` must be grouped, `templates` ascending."""
     num_templates, num_rows = len(subjects), len(templates)
     new_template = np.append(True, templates[1:] != templates[:-1])
-    # A medium is a run of rows; some go on in the subject's next template, as videos do.
+    # A medium is a run of rows; some continue in the subject's next template, as videos do.
     starts = new_template | (generator.random(num_rows) < 0.4)
     same_subject = np.append(False, subjects[templates[1:]] == subjects[templates[:-1]])
     goes_on = new_template & same_subject & (generator.random(num_rows) < 0.1)
@@ -181,7 +190,7 @@ def _with_ids(
     media_ids = _sparse_ids(generator, int(media[-1]) + 1, 1.3)[media]
     template_ids = _sparse_ids(generator, num_templates, IDS_PER_TEMPLATE)
     subject_ids = _sparse_ids(generator, int(subjects.max()) + 1, 2.0)[subjects]
-    # Rows in the order of template ids: people are then scattered, as in the release.
+    # Rows go by template id, which scatters people as in the release.
     order = np.argsort(template_ids[templates], kind="stable")
     empty = np.empty((0, 2), np.int64)
     return IjbPlan(
@@ -197,20 +206,23 @@ def _with_ids(
 
 
 def _sparse_ids(generator: np.random.Generator, count: int, spread: float) -> np.ndarray:
-    """`count` different ids from 1 on, in no order."""
+    """Returns `count` different ids from 1 on, in random order."""
     return generator.permutation(int(count * spread) + 1)[:count].astype(np.int64) + 1
 
 
 def _with_pairs(generator: np.random.Generator, plan: IjbPlan, num_genuine: int, num_impostor: int) -> IjbPlan:
-    """Draw the 1:1 list: by gallery template in order of id, then by probe id."""
+    """Draws the 1:1 list, ordered by the id of the gallery template, then by that of the probe."""
+    # Genuine pairs: which probes are compared with their mates.
     by_id = np.argsort(plan.template_ids)
     gallery = by_id[plan.roles[by_id] != PROBE_ROLE]
     probes = by_id[plan.roles[by_id] == PROBE_ROLE]
-    compared = np.ones(len(probes), bool)  # with its mate; the release leaves a few probes out
+    compared = np.ones(len(probes), bool)  # the release leaves a few probes out
     compared[generator.permutation(len(probes))[num_genuine:]] = False
     mates: dict[int, list[int]] = {}
     for position, subject in enumerate(plan.subject_ids[probes].tolist()):
         mates.setdefault(subject, []).append(position)
+
+    # Impostor pairs: shared out over the gallery templates.
     possible = np.array([len(probes) - len(mates.get(subject, ())) for subject in plan.subject_ids[gallery].tolist()])
     if num_impostor > possible.sum():
         raise DataError(f"{num_impostor:,} impostor pairs were asked for, and only {possible.sum():,} are possible")
@@ -231,7 +243,7 @@ def _with_pairs(generator: np.random.Generator, plan: IjbPlan, num_genuine: int,
 
 
 def _share_out(total: int, most: np.ndarray) -> np.ndarray:
-    """Whole numbers that sum to `total`, in proportion to `most` and none above it."""
+    """Returns whole numbers that sum to `total`, in proportion to `most` and never above it."""
     ends = np.floor(np.cumsum(most) * (total / most.sum()) + 1e-9).astype(np.int64)
     ends[-1] = total
     return np.diff(ends, prepend=0)

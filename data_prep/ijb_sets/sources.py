@@ -1,6 +1,6 @@
-"""Where the images of an IJB-style set come from: a folder of people, a record pack, or generated faces.
+"""Opens the images of an IJB-style set: a folder of people, a record pack, or generated faces.
 
-Each source gives, by the position of an image, an encoded loose crop, the five landmarks in it and a detector score.
+A source gives for each image an encoded loose crop, the five landmarks in it and a detector score.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from facekd.images.alignment import template
 from facekd.images.decoding import JPEG_START, decode_rgb
 
 JPEG_QUALITY = 95
-MARGIN = 0.25  # of the side of a face, added on each side of it in a loose crop
+MARGIN = 0.25  # added on each side of a face in a loose crop, as a share of the face's side
 SYNTHETIC = re.compile(r"synthetic:(\d+)x(\d+)")
 
 
 class LooseCrop(NamedTuple):
-    """One image of the set: JPEG bytes, landmarks (5, 2) in its pixels, the detector's score."""
+    """Holds one image of the set: JPEG bytes, landmarks (5, 2) in its pixels, the detector's score."""
 
     jpeg: bytes
     landmarks: np.ndarray
@@ -34,23 +34,23 @@ class LooseCrop(NamedTuple):
 
 
 class FaceSource(Protocol):
-    """Images of people by position."""
+    """Gives images of people by position."""
 
     labels: np.ndarray
     names: list[str]
 
     def read(self, index: int) -> LooseCrop:
-        """The image at `index`; raises `ImageError` for one that cannot be used."""
+        """Returns the image at `index`; raises `ImageError` if it cannot be used."""
         ...
 
 
 class GeneratedImages:
-    """Generated faces, `synthetic:PEOPLExIMAGES`, each turned and shifted in a wider crop as a detector leaves them.
+    """Generates faces, `synthetic:PEOPLExIMAGES`, each turned and shifted in a wider crop, as a detector leaves them.
 
     Args:
-        people, images: how many people, and images of each.
+        people, images: number of people, and of images of each.
         size: side of a face in pixels; the crop is half as wide again.
-        seed: of the population and of the crops.
+        seed: random seed of the population and of the crops.
     """
 
     def __init__(self, people: int, images: int, size: int, seed: int) -> None:
@@ -59,7 +59,7 @@ class GeneratedImages:
         self._images, self._size, self._seed = images, size, seed
 
     def read(self, index: int) -> LooseCrop:
-        """See `FaceSource`. Whether a face is hard to detect depends on its number alone."""
+        """Returns the image at `index`. Whether a face is hard to detect depends on its number alone."""
         person, image = divmod(index, self._images)
         pixels = render_faces(np.array([person]), np.array([image]), self._size, self._seed)[0]
         generator = np.random.default_rng([self._seed % 2**63, 0x1A, index])
@@ -68,16 +68,16 @@ class GeneratedImages:
 
 
 class FolderImages:
-    """A folder with one folder of images for each person.
+    """Reads a folder with one folder of images per person.
 
     Args:
         folder: its path.
-        landmarks: a file of landmarks (see `data_prep.photographs.landmark_files`), or None for images that are
-            aligned already.
-        on_missing: an image without landmarks is an error, or is left out.
+        landmarks: a file of landmarks (see `data_prep.photographs.landmark_files`); None means that the images are
+            aligned.
+        on_missing: whether an image without landmarks is an error ("fail") or is left out ("drop").
 
     Raises:
-        DataError: no images, or no landmarks for one.
+        DataError: there are no images, or one has no landmarks.
     """
 
     def __init__(self, folder: Path, landmarks: Path | None, on_missing: Literal["fail", "drop"] = "fail") -> None:
@@ -98,7 +98,7 @@ class FolderImages:
         self.labels = np.array([image.label for image in images])
 
     def read(self, index: int) -> LooseCrop:
-        """See `FaceSource`."""
+        """Returns the image at `index`, see `FaceSource`."""
         path = self._folder / self.names[index]
         try:
             content, pixels = _as_jpeg(path.read_bytes())
@@ -111,13 +111,13 @@ class FolderImages:
 
 
 class RecordImages:
-    """A pack of aligned faces in RecordIO.
+    """Reads a record pack of aligned faces.
 
     Args:
         path: a folder that holds train.rec, or a .rec file.
 
     Raises:
-        RecordError: no pack there, or a damaged one.
+        RecordError: there is no pack, or it is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -126,7 +126,7 @@ class RecordImages:
         self.names = [self._pack.describe_image(index) for index in range(self._pack.num_images)]
 
     def read(self, index: int) -> LooseCrop:
-        """See `FaceSource`."""
+        """Returns the image at `index`, see `FaceSource`."""
         try:
             content, pixels = _as_jpeg(self._pack.read_image(index)[0])
         except ImageError as error:
@@ -134,13 +134,13 @@ class RecordImages:
         return LooseCrop(content, _landmarks_of_aligned(pixels, self.names[index]), 1.0)
 
 
-def open_source(
+def open_face_source(
     source: str, landmarks: Path | None, on_missing: Literal["fail", "drop"], size: int, seed: int
 ) -> FaceSource:
-    """Open what the user named: `synthetic:PEOPLExIMAGES`, a record pack, or a folder of people.
+    """Opens what the user named: `synthetic:PEOPLExIMAGES`, a record pack, or a folder of people.
 
     Raises:
-        FacekdError: nothing of the kind is there; see the sources.
+        FacekdError: there is nothing of the kind; see the classes above.
     """
     if generated := SYNTHETIC.fullmatch(source):
         if landmarks is not None:
@@ -159,11 +159,11 @@ def open_source(
 
 
 def loosen(face: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Put an aligned face into a wider crop, turned, scaled and shifted a little.
+    """Places an aligned face in a wider crop, turned, scaled and shifted a little.
 
     Args:
         face: uint8 RGB (S, S, 3), aligned to the five-point template.
-        generator: of the draws.
+        generator: source of the random numbers.
 
     Returns:
         uint8 RGB (1.5 S, 1.5 S, 3), and the landmarks (5, 2) in it.
@@ -190,7 +190,7 @@ def _landmarks_of_aligned(pixels: np.ndarray, where: str) -> np.ndarray:
 
 
 def _as_jpeg(content: bytes) -> tuple[bytes, np.ndarray]:
-    """A JPEG's own bytes, or another image as JPEG; and its pixels, which shows that it decodes."""
+    """Returns an image as JPEG (a JPEG keeps its bytes) and its pixels, which proves that it decodes."""
     pixels = decode_rgb(content)
     return (content if content.startswith(JPEG_START) else _to_jpeg(pixels)), pixels
 

@@ -1,8 +1,10 @@
-"""AgeDB's protocol as its authors hand it out: `04_FINAL_protocol_30_years.mat`, pairs thirty years apart in ten folds.
+"""Reads AgeDB's protocol as its authors publish it: `04_FINAL_protocol_30_years.mat`.
 
-The file is not public and facekd has not seen it: its structure is what two independent programs read from it,
+It holds pairs of photos taken thirty years apart, in ten folds.
+
+The file is not public and was not available to us: its structure is what two independent programs read from it,
 InsightFace's `src/data/agedb2pack.py` (deepinsight/insightface) and a converter to LFW's `pairs.txt`. Fields are taken
-by their place, for neither says their names; whatever does not fit that structure is refused.
+by position, because neither program gives their names; any other structure is an error.
 """
 
 from __future__ import annotations
@@ -22,16 +24,17 @@ STRUCTURE = (
 
 
 def read_agedb_protocol(path: Path) -> PairList:
-    """The pairs of a protocol of AgeDB.
+    """Reads the pairs of an AgeDB protocol.
 
     Args:
-        path: the `.mat` file; names in it are those of the images without suffix, and begin with who is on them.
+        path: the `.mat` file; its names are those of the images without suffix, and begin with the person's name.
 
     Raises:
         DataError: no `.mat` file of that structure, or labels that the names contradict.
     """
-    from scipy.io import loadmat  # here: no other list needs it
+    from scipy.io import loadmat  # imported here because no other list needs it
 
+    # The .mat file.
     content = io.BytesIO(path.read_bytes())
     try:
         splits = loadmat(content)["splits"]
@@ -39,8 +42,10 @@ def read_agedb_protocol(path: Path) -> PairList:
         raise DataError(f"{path}: is no protocol of AgeDB: {STRUCTURE}") from None
     except NotImplementedError:
         raise DataError(f"{path}: is a .mat file of version 7.3; save it as -v7 in Matlab or Octave") from None
-    except Exception as error:  # a damaged one fails inside the reader in any way at all
+    except Exception as error:  # a damaged file can make the reader fail in any way
         raise DataError(f"{path}: is no whole .mat file: {error}") from error
+
+    # Its folds, one struct each.
     names: list[tuple[str, str]] = []
     is_same: list[bool] = []
     fold_of: list[int] = []
@@ -57,6 +62,8 @@ def read_agedb_protocol(path: Path) -> PairList:
         fold_of += [fold] * len(found)
     if not names:
         raise DataError(f"{path}: holds no pairs: {STRUCTURE}")
+
+    # The names say who is shown, and must agree with the labels.
     subjects = [(first.partition("_")[0], second.partition("_")[0]) for first, second in names]
     wrong = [i for i, (who, same) in enumerate(zip(subjects, is_same, strict=True)) if (who[0] == who[1]) != same]
     if wrong:
@@ -69,7 +76,7 @@ def read_agedb_protocol(path: Path) -> PairList:
 
 
 def _only(cell: np.ndarray) -> np.void:
-    """The struct in a 1 x 1 struct array."""
+    """Returns the struct in a 1 x 1 struct array."""
     if cell.size != 1 or cell.dtype.names is None or len(cell.dtype.names) < 2:
         raise ValueError(f"an array of shape {cell.shape} in place of a struct")
     return cell.ravel()[0]

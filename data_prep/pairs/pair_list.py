@@ -9,14 +9,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class PairList:
-    """N pairs as listed.
+    """Holds N pairs as a list gives them.
 
     Attributes:
-        names: N times the names of two images.
+        names: names of the two images of each pair.
         is_same: bool (N,).
-        fold_of: int64 (N,), or None where the list knows no folds.
+        fold_of: int64 (N,), or None if the list has no folds.
         layout: one of `LAYOUTS`.
-        subjects: N times who is on the two images, where the list itself says so.
+        subjects: the two people of each pair, if the list itself names them.
     """
 
     names: list[tuple[str, str]]

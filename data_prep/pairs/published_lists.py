@@ -1,6 +1,6 @@
-"""Lists of verification pairs as data sets publish them: LFW, CFP, CALFW / CPLFW, and lists of two names and a label.
+"""Reads lists of verification pairs as data sets publish them: LFW, CFP, CALFW, CPLFW, AgeDB, or two names and a label.
 
-Names of images are relative to the folder of the data set and come without suffix where the list gives none.
+Image names are relative to the folder of the data set, and have a suffix only if the list gives one.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ EXPECTED = (
 
 
 def read_pair_list(path: Path, layout: str | None = None) -> PairList:
-    """Read a list of pairs.
+    """Reads a list of pairs.
 
     Args:
         path: the file; or for CFP the folder `Protocol` (with `Split` and `Pair_list_*.txt`), for AgeDB the `.mat`.
-        layout: which kind it is; found out where None.
+        layout: one of `LAYOUTS`; None finds out from the content.
 
     Raises:
-        DataError: a line, or the whole, is of no known kind.
+        DataError: a line, or the whole file, is of no known kind.
         OSError: it cannot be read.
     """
     if path.is_dir() or (layout or "").startswith("cfp"):
         return _read_cfp(path, layout or "cfp-fp")
     if layout == "agedb" or (layout is None and path.suffix.lower() == ".mat"):
-        from data_prep.pairs.agedb import read_agedb_protocol  # here: it builds on this module
+        from data_prep.pairs.agedb import read_agedb_protocol  # imported here because it needs scipy
 
         return read_agedb_protocol(path)
     text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
@@ -68,12 +68,15 @@ def _detect(path: Path, rows: Rows) -> str:
 
 
 def _read_lfw(path: Path, rows: Rows) -> PairList:
-    """`pairs.txt`: folds and pairs of a kind a fold in the first line; then genuine and impostor pairs by turns."""
+    """Reads `pairs.txt`: folds and pairs per kind in the first line; each fold has genuine, then impostor pairs."""
+    # The first line, which some copies lack.
     head = _split(rows[0][1])
     folds: tuple[int, int] | None = None
     if len(head) <= 2 and all(_is_count(value) for value in head):
         folds = (1, int(head[0])) if len(head) == 1 else (int(head[0]), int(head[1]))
         rows = rows[1:]
+
+    # A line of three columns is a genuine pair, of four an impostor pair.
     names, is_same = [], []
     for number, line in rows:
         columns = _split(line)
@@ -86,17 +89,19 @@ def _read_lfw(path: Path, rows: Rows) -> PairList:
         is_same.append(len(columns) == 3)
     if folds is None:
         return PairList(names, np.array(is_same), None, "lfw")
+
+    # What the first line announces must be there, in its order.
     num_folds, per_kind = folds
     expected = np.tile(np.repeat([True, False], per_kind), num_folds)
     if len(names) != len(expected):
         raise DataError(
             f"{path}: its first line announces {num_folds} folds of {per_kind} genuine and {per_kind} impostor pairs, "
-            f"so {len(expected):,} in all, and it lists {len(names):,}; the file is cut short, or its first line wrong"
+            f"so {len(expected):,} in all, but it lists {len(names):,}; the file is cut short or its first line wrong"
         )
     if not np.array_equal(is_same, expected):
         first = int(np.argmax(np.array(is_same) != expected))
         raise DataError(
-            f"{path}, line {rows[first][0]}: should be {'a genuine' if expected[first] else 'an impostor'} pair, for "
+            f"{path}, line {rows[first][0]}: should be {'a genuine' if expected[first] else 'an impostor'} pair: "
             f"folds have {per_kind} genuine and then {per_kind} impostor pairs"
         )
     return PairList(names, expected, np.repeat(np.arange(num_folds), 2 * per_kind), "lfw")
@@ -107,7 +112,7 @@ def _lfw_name(person: str, number: str) -> str:
 
 
 def _read_two_lines(path: Path, rows: Rows) -> PairList:
-    """CALFW and CPLFW: `image label` twice a pair, label 0 for impostors, else the fold from 1 (or always 1)."""
+    """Reads CALFW or CPLFW: two lines `image label` per pair; label 0 for impostors, else the fold from 1 (or 1)."""
     if len(rows) % 2:
         raise DataError(f"{path} has {len(rows):,} lines, an odd number; a pair is two lines of `image label`")
     names, labels = [], []
@@ -124,7 +129,7 @@ def _read_two_lines(path: Path, rows: Rows) -> PairList:
 
 
 def _read_names(path: Path, rows: Rows) -> PairList:
-    """`image image label`, parted by tabs, commas or spaces; label 1 for one person, 0 or -1 for two."""
+    """Reads `image image label`, split at tabs, commas or spaces; label 1 means one person, 0 or -1 two."""
     names, is_same = [], []
     for number, line in rows:
         columns = _split(line)
@@ -136,7 +141,10 @@ def _read_names(path: Path, rows: Rows) -> PairList:
 
 
 def _read_cfp(path: Path, layout: str) -> PairList:
-    """CFP's `Protocol`: `Split/FP/01..10/{same,diff}.txt`, lines `i,j` into `Pair_list_F.txt` and `Pair_list_P.txt`."""
+    """Reads CFP's `Protocol`.
+
+    `Split/FP/01..10/{same,diff}.txt`, with lines `i,j` that number `Pair_list_F.txt` and `Pair_list_P.txt`.
+    """
     if not (path / "Split").is_dir():
         raise DataError(f"{path}: has no folder Split; expected the folder Protocol of CFP")
     kind = layout.removeprefix("cfp-").upper()
@@ -174,7 +182,7 @@ def _read_cfp_images(path: Path) -> dict[int, str]:
 
 
 def subject_of(name: str) -> str | None:
-    """Who an image shows, by its name: the first folder, or what LFW's and AgeDB's file names say; else None."""
+    """Returns who an image shows: its first folder, or what LFW's and AgeDB's file names say; None if neither."""
     path = PurePosixPath(name)
     if len(path.parts) > 1:
         return path.parts[0]

@@ -1,4 +1,4 @@
-"""Verification pairs drawn from labelled images: folds that share nobody, everybody in about as many pairs."""
+"""Draws verification pairs from labelled images: folds share no people, and people occur about equally often."""
 
 from __future__ import annotations
 
@@ -12,35 +12,40 @@ from facekd.errors import DataError
 def sample_pairs(
     labels: np.ndarray, num_pairs: int, num_folds: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw distinct pairs: K folds of disjoint people, each half genuine, then half impostor.
+    """Draws distinct pairs in K folds of different people, each fold half genuine, then half impostor.
 
     Within a fold the genuine pairs are dealt to the people in turn, and so are the impostor pairs (neighbours at a
-    growing distance in a random circle), so that nobody's images dominate.
+    growing distance in a random circle), so that no person's images dominate.
 
     Args:
         labels: int64 (M,), the identity of each image.
         num_pairs: N, a multiple of 2K.
         num_folds: K.
-        seed: of the draw.
+        seed: random seed of the draw.
 
     Returns:
         Image numbers int64 (N, 2), is_same bool (N,), fold_of int64 (N,), fold by fold.
 
     Raises:
-        DataError: too few people or images; the message says which numbers would do.
+        DataError: too few people or images; the message says which numbers work.
     """
     if num_folds < 2 or num_pairs < 2 * num_folds or num_pairs % (2 * num_folds):
         raise DataError(
             f"{num_pairs} pairs cannot be split into {num_folds} folds of equal halves; use a multiple of "
             f"{2 * max(num_folds, 2)}, and at least 2 folds"
         )
+
+    # The images of each person.
     generator = np.random.default_rng(seed)
     order = np.argsort(labels, kind="stable")
     identities, starts = np.unique(labels[order], return_index=True)
     images_of = dict(zip(identities.tolist(), np.split(order, starts[1:]), strict=True))
-    # People with several images are dealt first, so that every fold has its share of those who make genuine pairs.
+
+    # People with several images are dealt to the folds first: only they give genuine pairs, and every fold needs some.
     people = generator.permutation(identities)
     people = people[np.argsort([len(images_of[int(person)]) == 1 for person in people], kind="stable")]
+
+    # Each fold draws its genuine and its impostor pairs.
     wanted = num_pairs // (2 * num_folds)
     pairs, is_same = [], []
     for fold in range(num_folds):
@@ -58,7 +63,7 @@ def sample_pairs(
 
 
 def all_pairs(labels: np.ndarray, num_folds: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every pair of images, dealt at random to folds that share people; for small sets. Returns as `sample_pairs`."""
+    """Returns every pair of images as `sample_pairs` does, dealt at random to folds that share people."""
     first, second = np.triu_indices(len(labels), 1)
     same = labels[first] == labels[second]
     generator = np.random.default_rng(seed)
@@ -73,8 +78,9 @@ def all_pairs(labels: np.ndarray, num_folds: int, seed: int) -> tuple[np.ndarray
 
 
 def _genuine(members: list[np.ndarray], wanted: int, generator: np.random.Generator) -> list[tuple[int, int]]:
-    """Distinct pairs within people, dealt in turn."""
-    most = min(wanted, 4096)  # nobody needs all pairs of a thousand images
+    """Returns distinct pairs within people, one person after the other in turn."""
+    # Up to `most` pairs of each person, in random order.
+    most = min(wanted, 4096)  # not all pairs of a thousand images are needed
     queues = []
     for images in members:
         count = len(images) * (len(images) - 1) // 2
@@ -87,31 +93,32 @@ def _genuine(members: list[np.ndarray], wanted: int, generator: np.random.Genera
                 a, b = sorted(generator.choice(images, 2, replace=False).tolist())
                 drawn[a, b] = None
             queues.append(list(drawn))
+    # One pair of each person in turn.
     turns = max(map(len, queues), default=0)
     dealt = [queue[turn] for turn in range(turns) for queue in queues if turn < len(queue)]
     return dealt[:wanted]
 
 
 def _impostor(members: list[np.ndarray], wanted: int, generator: np.random.Generator) -> list[tuple[int, int]]:
-    """Distinct pairs across people: at distance 1, 2, ... in a circle, and around again with other images."""
+    """Returns distinct pairs of two people: neighbours at distance 1, 2, ... in a circle, over and over."""
     count = len(members)
     drawn: dict[tuple[int, int], None] = {}
     distances = range(1, count // 2 + 1)
     while len(drawn) < wanted and count > 1:
         before = len(drawn)
         for distance in distances:
-            # At half the circle, each couple would come twice.
+            # At half the circle, each pair of people would come twice.
             starts = range(count // 2 if 2 * distance == count else count)
             for start in starts:
                 one, other = members[start], members[(start + distance) % count]
-                for _ in range(8):  # a few tries for a pair not drawn yet
+                for _ in range(8):  # a few tries to find a pair that is not drawn yet
                     pair = int(generator.choice(one)), int(generator.choice(other))
                     if pair not in drawn:
                         drawn[pair] = None
                         break
                 if len(drawn) == wanted:
                     return list(drawn)
-        if len(drawn) == before:  # nearly all are drawn: take what is left in order
+        if len(drawn) == before:  # nearly all pairs are drawn: take those left in order
             for one, other in combinations(members, 2):
                 for pair in ((a, b) for a in one.tolist() for b in other.tolist()):
                     if pair not in drawn and pair[::-1] not in drawn:

@@ -85,7 +85,7 @@ def one_and_an_error(results: Iterator[Any], *_: Any) -> Iterator[Any]:
 @pytest.mark.parametrize("verb", [make_ijb_layout, synthesize_faces])
 def test_verbs_left_half_way_leave_no_process(verb: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(verb, "track", one_and_an_error)
-    size = "ROWS_AT_ONCE" if verb is make_ijb_layout else "PART_SIZE"
+    size = "ROWS_CHUNK" if verb is make_ijb_layout else "PART_SIZE"
     monkeypatch.setattr(verb, size, 2)
     words = ["synthetic:4x8", str(tmp_path / "out"), "--image-size", "32"]
     if verb is synthesize_faces:
