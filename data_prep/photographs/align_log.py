@@ -22,12 +22,12 @@ class Alignment:
     Attributes:
         photo: its name below the folder of photographs.
         stamp: `[bytes, modification time in ns]` of the file: a changed photograph is done again.
-        crop: name of the crop below the output folder; None where the photograph was set aside.
-        reason: why it was set aside, one of `align_faces.REASONS`; None where it was not.
+        crop: name of the crop below the output folder; None if the photograph was set aside.
+        reason: why it was set aside, one of `align_faces.REASONS`; None if it was not.
         detail: a sentence about that.
         landmarks: ten numbers x1 y1 ... x5 y5 in pixels of the photograph, upright.
-        score: of the detector; None where landmarks came without.
-        box: left, top, right, bottom; None where landmarks were given.
+        score: score of the detector; None if the landmarks came without one.
+        box: left, top, right, bottom; None if the landmarks were given.
         num_faces: number of faces found with a sufficient score.
     """
 
@@ -107,8 +107,8 @@ class AlignLog:
                     self.entries[entry.photo] = entry
             except (ValueError, TypeError, KeyError) as error:
                 raise DataError(
-                    f"{self.path}, line {number + 1}: is no log of an alignment ({error}); "
-                    "choose another output folder, or begin anew by --force"
+                    f"{self.path}, line {number + 1}: is not a log of an alignment ({error}); "
+                    "choose another output folder, or start again with --force"
                 ) from error
             end = stop
         return end
@@ -120,8 +120,8 @@ class AlignLog:
             name = different[0]
             raise DataError(
                 f"{self.path.parent} was aligned with {name} {found.get(name)!r}, and now it is "
-                f"{settings.get(name)!r}; crops of two kinds do not belong in one data set: choose another "
-                "output folder, or do all of it again by --force"
+                f"{settings.get(name)!r}; crops made in two ways do not belong in one data set: choose "
+                "another output folder, or align all photographs again with --force"
             )
 
 

@@ -49,7 +49,7 @@ def read_landmarks(path: Path) -> dict[str, GivenLandmarks]:
         # `./a.jpg` and `a.jpg` are one image.
         name = str(PurePosixPath(name))
         if name in found:
-            raise DataError(f"{path}, line {number}: {name} has landmarks already; give one face an image")
+            raise DataError(f"{path}, line {number}: {name} has landmarks already; give one face per image")
         landmarks = np.array(values[:NUM_VALUES]).reshape(NUM_LANDMARKS, 2)
         found[name] = GivenLandmarks(landmarks, values[NUM_VALUES] if len(values) > NUM_VALUES else None)
     if not found:

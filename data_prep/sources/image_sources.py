@@ -260,7 +260,7 @@ class TarSource:
                         current, fields = key, {}
                     fields[f".{extension.lower()}"] = (member.offset_data, member.size)
         except (tarfile.TarError, EOFError) as error:
-            raise DataError(f"{path}: is no whole tar file: {error}") from error
+            raise DataError(f"{path}: is not a complete tar file: {error}") from error
         self._finish(path, current, fields, file, labels)
 
     def _finish(self, path: Path, key: str, fields: dict[str, tuple[int, int]], file: int, labels: list[int]) -> None:

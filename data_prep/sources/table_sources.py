@@ -25,7 +25,7 @@ class TableSource:
         listed: list[Any] = []
         for path, table in zip(paths, tables, strict=True):
             if images not in table.column_names or labels not in table.column_names:
-                raise DataError(f"{path}: has columns {table.column_names}, and {paths[0]} has {images} and {labels}")
+                raise DataError(f"{path}: has columns {table.column_names}, but {paths[0]} has {images} and {labels}")
             self._chunks += table.column(images).chunks
             listed += table.column(labels).to_pylist()
         self._ends = np.cumsum([len(chunk) for chunk in self._chunks])
@@ -83,7 +83,7 @@ def _open(path: Path) -> Any:
             mapped.seek(0)
             return pyarrow.ipc.open_stream(mapped).read_all()
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: is no whole {path.suffix[1:]} file: {error}") from error
+        raise DataError(f"{path}: is not a complete {path.suffix[1:]} file: {error}") from error
 
 
 def _columns(table: Any, path: Path) -> tuple[str, str]:

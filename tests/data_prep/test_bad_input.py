@@ -176,6 +176,16 @@ def test_every_command_reads_the_same_images_of_a_folder(tmp_path: Path, run: Ru
     assert [line.split("\t")[:2] for line in aside] == [[name, "no_landmarks"] for name in images]
 
 
+def test_a_tiff_is_packed_and_comes_back_under_its_suffix(tmp_path: Path, run: Run) -> None:
+    content = cv2.imencode(".tiff", cv2.imdecode(np.frombuffer(picture(1), np.uint8), cv2.IMREAD_COLOR))[1].tobytes()
+    write(tmp_path / "faces", "Ada/1.tiff").write_bytes(content)
+    assert run(pack_records.main, tmp_path / "faces", tmp_path / "packed", "--size", 32)[0] == 0
+    (tmp_path / "packed" / "train.lst").unlink()  # with it, the names would come back as they were
+    assert run(unpack_records.main, tmp_path / "packed", tmp_path / "back")[0] == 0
+    [(name, unpacked)] = files_below(tmp_path / "back").items()
+    assert name.endswith(b".tif") and unpacked == content
+
+
 @pytest.mark.parametrize(
     ("file", "line"), [("some.lst", "1\t{0}\t{1}\n"), ("im2rec.lst", "{2}\t{1}\t{0}\n"), ("train.tsv", "{0}\t{1}\n")]
 )

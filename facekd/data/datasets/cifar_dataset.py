@@ -188,13 +188,13 @@ def _check_files(folder: Path, md5_of: dict[str, str], generated: dict[str, str]
     for name, md5 in md5_of.items():
         file = folder / name
         if not file.is_file():
-            raise DataError(f"{file}: missing; unpack the data set anew (it is never downloaded here)")
+            raise DataError(f"{file}: missing; unpack the data set again (facekd never downloads it)")
         found = hashlib.md5(file.read_bytes()).hexdigest()
         if found != md5:
             whose = f"the md5 that {GENERATED} lists" if generated is not None else "the official md5"
             raise DataError(
-                f"{file}: damaged or another file: its md5 is {found}, {whose} {md5 or '(none)'}. Unpack the data set "
-                "anew, or generate one: `facekd data synthesize-classification --help`"
+                f"{file}: damaged, or another file: its md5 is {found}, {whose} is {md5 or '(none)'}. Unpack the data "
+                "set again, or generate one: `facekd data synthesize-classification --help`"
             )
         if generated is not None:
             _refuse_code(file)
@@ -213,5 +213,5 @@ def _refuse_code(file: Path) -> None:
             _ArraysOnly(stream, encoding="latin1").load()
         except Exception as error:  # a damaged pickle can raise anything
             raise DataError(
-                f"{file}: refused, for it holds more than arrays and lists, and reading it could run code ({error})"
+                f"{file}: refused, because it holds more than arrays and lists, and reading it could run code ({error})"
             ) from error

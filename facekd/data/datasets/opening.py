@@ -61,7 +61,7 @@ def open_dataset(
     # CIFAR's pickles.
     if find_cifar(folder) is not None:
         if center_crop:
-            raise DataError(f"{path}: CIFAR's images have one size; center_crop has no use there, set it to 0")
+            raise DataError(f"{path}: CIFAR's images all have one size, so center_crop has no effect; set it to 0")
         return CifarDataset(folder, image_size, split, resize)
     # Image files: one folder per class, or train/ and val/ with such folders in them.
     classes = _subfolders(folder / "train")
@@ -79,7 +79,7 @@ def open_dataset(
 def _open_synthetic(path: str, image_size: int) -> SyntheticDataset:
     wanted = re.fullmatch(r"synthetic:\s*(\d+)\s*[xX×]\s*(\d+)\s*(?::\s*(\d+))?", path)
     if wanted is None:
-        raise DataError(f"{path}: generated faces are asked for as in synthetic:200x20 or synthetic:200x20:SEED")
+        raise DataError(f"{path}: for generated faces, write synthetic:200x20 or synthetic:200x20:SEED")
     num_identities, images_per_identity, seed = (int(number or 0) for number in wanted.groups())
     return SyntheticDataset(num_identities, images_per_identity, image_size, seed)
 

@@ -14,5 +14,5 @@ class Batch(NamedTuple):
     labels: torch.Tensor  # (B,) int64
     positions: torch.Tensor  # (B,) int64, 0-based places in the run
     flip: torch.Tensor  # (B,) bool: mirror these on the device (`to_model_input`)
-    bad_records: list[str]  # one line for each bad record that another image stands in for
+    bad_records: list[str]  # one line for each bad record that was replaced by another image
     on_device: tuple[torch.Tensor, torch.Tensor] | None = None  # images and flip, if they were sent ahead

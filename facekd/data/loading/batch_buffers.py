@@ -77,7 +77,7 @@ def _share(*tensors: torch.Tensor) -> None:
     except RuntimeError as error:  # torch takes all of the memory at once, so it fails here and not later
         needed = sum(tensor.nbytes for tensor in tensors) / 1e6
         raise TrainingError(
-            f"the batches of the loader need {needed:,.0f} MB of shared memory, which is not to be had ({error}). "
+            f"the batches of the loader need {needed:,.0f} MB of shared memory, and there is not enough ({error}). "
             f"{MEMORY_ADVICE}"
         ) from error
 

@@ -99,7 +99,7 @@ class PositionSampler:
     def __len__(self) -> int:
         """Returns the number of batches from `images_seen` to `total_images`."""
         if self.total_images is None:
-            raise TypeError("a sampler without total_images goes on for ever and has no length")
+            raise TypeError("a sampler without total_images never stops, so it has no length")
         return -(-max(0, self.total_images - self.images_seen) // self.global_batch_size)
 
     def indices_at(self, positions: ArrayLike) -> NDArray[np.int64]:

@@ -65,14 +65,14 @@ def parse_native_pair_pack(content: bytes, where: str) -> PairPack:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, MemoryError) as error:
         raise DataError(
-            f"{where}: not a readable pack of facekd ({error}); it is damaged or of another kind"
+            f"{where}: not a readable pack of facekd ({error}); it is damaged, or another kind of file"
         ) from error
     # It must be a pack of this version.
     missing = {"format", "version", "data", "offsets", "is_same"} - arrays.keys()
     if missing or str(arrays["format"]) != FORMAT:
-        raise DataError(f"{where}: is an archive of something else than verification pairs; expected {FORMAT}")
+        raise DataError(f"{where}: is an archive, but not of verification pairs; expected {FORMAT}")
     if arrays["version"].ndim or arrays["version"] != VERSION:
-        raise DataError(f"{where}: is a pack of version {arrays['version']}, and facekd here reads {VERSION}")
+        raise DataError(f"{where}: is a pack of version {arrays['version']}; this facekd reads version {VERSION}")
     # Cut the bytes into images.
     data, offsets = arrays["data"], arrays["offsets"]
     is_sound = data.dtype == np.uint8 and data.ndim == 1 and offsets.dtype == np.int64 and offsets.ndim == 1
@@ -91,7 +91,7 @@ def _check_sizes(content: bytes, where: str) -> None:
         announced = sum(member.file_size for member in archive.infolist())
     if announced > MAX_UNPACKED_RATIO * len(content) + FREE_UNPACKED_BYTES:
         raise DataError(
-            f"{where}: unpacks to {announced:,} bytes, and the file has {len(content):,}: it is made to exhaust the "
+            f"{where}: unpacks to {announced:,} bytes, but the file has {len(content):,}: it seems made to exhaust the "
             "memory"
         )
 

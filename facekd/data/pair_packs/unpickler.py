@@ -48,8 +48,8 @@ def _check_claims(content: bytes) -> None:
         building += BUILDING_OPCODES.get(opcode.name, 0)
         if building > allowed:
             raise pickle.UnpicklingError(
-                f"it builds more than {allowed:,} objects by byte {position:,}, far more than its images need: it is "
-                "made to exhaust the memory"
+                f"it builds more than {allowed:,} objects by byte {position:,}, far more than its images need: it "
+                "seems made to exhaust the memory"
             )
 
 
@@ -66,7 +66,7 @@ class _Budget:
         self._left -= len(content)
         if self._left < 0:
             raise pickle.UnpicklingError(
-                f"it copies the same bytes until they are more than the {self._limit:,} of the file: it is made to "
+                f"it copies the same bytes until they are more than the {self._limit:,} of the file: it seems made to "
                 "exhaust the memory"
             )
         return content

@@ -25,7 +25,7 @@ def parse_idx(idx_path: Path) -> tuple[np.ndarray, np.ndarray]:
         RecordError: the file is empty, a line is not two whole numbers, or an offset is impossible.
     """
     if idx_path.stat().st_size == 0:
-        raise RecordError(f"{idx_path} is empty: delete it, and `facekd data index` makes it anew from the .rec")
+        raise RecordError(f"{idx_path} is empty: delete it, and make it again from the .rec by `facekd data index`")
     # From the fastest reader, which takes what writers write, to the one that takes most.
     keys, offsets = _parse_runs(idx_path) or _parse_plain(idx_path.read_bytes()) or _parse_any(idx_path)
     wrong = np.flatnonzero((offsets < 0) | (offsets & 3 != 0))

@@ -136,7 +136,7 @@ def scan_records(rec_path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     offsets, lengths, flags, damage = _find_parts(rec_path)
     starts = np.flatnonzero((flags == WHOLE) | (flags == FIRST))
     if len(starts) == 0:
-        raise RecordError(f"{rec_path} holds no RecordIO record: its content is of another kind, or destroyed")
+        raise RecordError(f"{rec_path} holds no RecordIO record: it is another kind of file, or destroyed")
     is_closed = _closed_records(flags, starts)
     damage += [
         f"the record at offset {offsets[part]:,} is split and its last part is missing" for part in starts[~is_closed]

@@ -156,7 +156,7 @@ class RecordReader:
         if size < self._size:
             raise RecordError(
                 f"{describe_file(self.rec_path)} had {self._size:,} bytes when it was opened: something is writing to "
-                "it. Copy it again, whole, and start anew"
+                "it. Copy the whole file again, and start again"
             )
         if self._content is None:
             mapped = mmap.mmap(self._fd, self._size, prot=mmap.PROT_READ)

@@ -70,7 +70,7 @@ def test_official_files_are_known_by_torchvisions_md5(cifar_100: Path, tmp_path:
     folder.mkdir()
     for name in ("train", "test", "meta"):  # without the list of the generated ones they must be the official ones
         (folder / name).write_bytes((cifar_100 / "cifar-100-python" / name).read_bytes())
-    with pytest.raises(DataError, match=r"train: damaged or another file: its md5 is \w+, the official md5 16019d"):
+    with pytest.raises(DataError, match=r"train: damaged, or another file: its md5 is \w+, the official md5 is 16019d"):
         CifarDataset(folder)
 
 
@@ -161,7 +161,7 @@ def test_the_loader_takes_random_boxes_of_the_stored_image(tmp_path: Path) -> No
     ("make", "arguments", "message"),
     [
         ("cifar-100", {"image_size": 64}, "CIFAR's images have 32 pixels, not 64"),
-        ("cifar-100", {"image_size": 32, "center_crop": 0.875}, "center_crop has no use"),
+        ("cifar-100", {"image_size": 32, "center_crop": 0.875}, "center_crop has no effect"),
         ("plain", {"image_size": 32, "split": "test"}, "has no test images"),
         ("both", {"image_size": 32}, "holds CIFAR-10 and CIFAR-100"),
     ],

@@ -179,7 +179,7 @@ def test_generated_faces_are_those_of_the_renderer_however_they_are_batched():
 
 @pytest.mark.parametrize("path", ["synthetic:", "synthetic:20", "synthetic:20x", "synthetic:axb", "synthetic:2x2:x"])
 def test_a_misspelt_wish_for_generated_faces_shows_how(path):
-    with pytest.raises(DataError, match="as in synthetic:200x20"):
+    with pytest.raises(DataError, match="write synthetic:200x20"):
         open_dataset(path, 32)
 
 

@@ -41,7 +41,7 @@ def test_subjects_and_folds_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": np.array("other")}, "something else"),
+        ({"format": np.array("other")}, "not of verification pairs"),
         ({"version": np.array(2)}, "version 2"),
         ({"offsets": np.array([0, 3, 2, 12, 13])}, "offsets do not fit"),
         ({"offsets": np.array([0.0, 3, 10, 12, 13])}, "offsets do not fit"),

@@ -1,0 +1,93 @@
+"""The one rule of which files in a folder are images: suffixes, hidden names, links, order, and what is left out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from facekd.errors import DataError
+from facekd.images.image_files import IMAGE_SUFFIXES, is_image_name, list_by_folder, list_nested
+
+
+def make(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_suffixes_count_in_any_case(suffix: str) -> None:
+    assert is_image_name(f"a{suffix}") and is_image_name(f"a.b{suffix.upper()}")
+    assert not is_image_name(f"a{suffix}.txt") and not is_image_name(f"a{suffix[1:]}")
+
+
+def test_both_listings_give_the_same_images_in_the_same_order(tmp_path: Path) -> None:
+    # As text "Ada-2/1.jpg" would come before "Ada/1.jpg"; the order is that of the folders' names.
+    names = ["Ada/1.jpg", "Ada/2.PNG", "Ada-2/1.jpg", "bo/ü.gif"]
+    make(tmp_path, *reversed(names))
+    by_folder = list_by_folder(tmp_path).by_folder
+    assert [f"{folder}/{file}" for folder, files in by_folder.items() for file in files] == names
+    assert list_nested(tmp_path)[0] == names
+
+
+def test_whatever_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
+    make(
+        tmp_path, "a/1.jpg", "a/deeper/2.jpg", "a/.3.jpg", ".git/4.jpg", "5.jpg", "list.csv", "a/6", "a/7.txt", "a/8.md"
+    )
+    listing = list_by_folder(tmp_path)
+    assert (listing.by_folder, listing.outside) == ({"a": ["1.jpg"]}, ["5.jpg"])
+    assert listing.left_out.warnings() == [
+        "left out: 4 files that are not images (list.csv, a/6, a/7.txt, ...), 2 hidden files and folders (.git, "
+        "a/.3.jpg), 1 folder inside a folder (a/deeper)"
+    ]
+    found, left_out = list_nested(tmp_path)
+    assert found == ["5.jpg", "a/1.jpg", "a/deeper/2.jpg"]
+    assert "4 files that are not images" in left_out.warnings()[0]
+
+
+def test_a_clean_folder_gives_no_warning(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.jpg")
+    assert list_by_folder(tmp_path).left_out.warnings() == list_nested(tmp_path)[1].warnings() == []
+
+
+def test_names_that_are_no_unicode_are_listed_and_can_be_printed(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in (b"\xff.jpg", b"\xfe.txt"):
+        os.close(os.open(os.fsencode(tmp_path / "a") + b"/" + name, os.O_CREAT))
+    found, left_out = list_nested(tmp_path)
+    assert [os.fsencode(name) for name in found] == [b"a/\xff.jpg"]
+    assert left_out.warnings()[0].encode() == b"left out: 1 file that is not an image (a/\\udcfe.txt)"
+
+
+def test_links(tmp_path: Path) -> None:
+    make(tmp_path / "elsewhere", "cy/1.jpg")
+    root = tmp_path / "people"
+    make(root, "ada/1.jpg", "bo/1.jpg")
+    for link, target in (
+        ("cy", "../elsewhere/cy"),
+        ("bo/2.jpg", "../ada/1.jpg"),
+        ("bo/gone.jpg", "nowhere"),
+        ("bo/self.jpg", "self.jpg"),
+        ("bo/up", ".."),
+        ("gone", "nowhere"),
+    ):
+        (root / link).symlink_to(target)
+    names = ["ada/1.jpg", "bo/1.jpg", "bo/2.jpg", "bo/gone.jpg", "bo/self.jpg", "cy/1.jpg"]
+    by_folder = list_by_folder(root).by_folder
+    assert [f"{folder}/{file}" for folder, files in by_folder.items() for file in files] == names
+    found, left_out = list_nested(root)
+    assert found == names
+    assert left_out.warnings() == [
+        "left out: 1 file that is not an image (gone), 1 link to a folder listed already (bo/up)"
+    ]
+
+
+def test_two_names_for_one_folder_are_refused_where_they_would_be_two_people(tmp_path: Path) -> None:
+    make(tmp_path, "ada/1.jpg")
+    (tmp_path / "zoe").symlink_to("ada")
+    with pytest.raises(DataError, match=r"zoe and .*ada are one folder, by a link"):
+        list_by_folder(tmp_path)
+    found, left_out = list_nested(tmp_path)
+    assert found == ["ada/1.jpg"] and "1 link to a folder listed already (zoe)" in left_out.warnings()[0]
