@@ -207,7 +207,7 @@ def evaluated(tmp_path: Path) -> Path:
     """Writes a study whose runs are evaluated, all but one; returns its file."""
     is_same = np.arange(PAIRS) % 2 == 0
     write_pair_pack(tmp_path / "test.bin", [b"image"] * (2 * PAIRS), is_same)
-    path = write(tmp_path, output=str(tmp_path), packs=["{study}/test.bin"])
+    path = write(tmp_path, output=str(tmp_path), packs=["{study}/test.bin"], title="<b>Heads</b> & 'tails'")
     study = load_study(path)
     for number, run in enumerate(run for run in study.runs if run.method.judge):
         if (run.method.name, run.seed) == ("th_kd", 4):
@@ -261,6 +261,7 @@ def test_the_report_of_what_is_there(evaluated: Path, capsys: pytest.CaptureFixt
     assert "TAR % at FAR 0.1 " in rows["method"] and "FAR 0.01" not in rows["method"]
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
+    assert "<h1>&lt;b&gt;Heads&lt;/b&gt; &amp; &#39;tails&#39;</h1>" in page and "<b>" not in page
     assert json.loads((folder / "results.json").read_text())["format"] == "facekd-study"
 
 
