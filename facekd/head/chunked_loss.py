@@ -45,6 +45,7 @@ from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import LinearClassifier, MarginClassifier
 from facekd.labels import check_labels, labels_known_below
 
+# A margin as this file calls it:
 # (cosine (B, C), labels (B,), embedding (B, D) before it is normalised) -> cosine, such as
 # `MarginClassifier.apply_margin`. Here it is only given the target cosines: C = 1.
 TargetMargin = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -82,6 +83,7 @@ class LazyLogits:
     sample_C: Tensor | None = None
 
     def __post_init__(self) -> None:
+        # Shapes, and what only a plain or only a normalised head may have.
         embedding, weight = self.embedding_BD, self.weight_CD
         if embedding.ndim != 2 or weight.ndim != 2 or embedding.shape[1] != weight.shape[1]:
             raise InputError(
@@ -105,8 +107,10 @@ class LazyLogits:
         Raises:
             InputError: embeddings of another size.
         """
+        # A linear head has no margin, scale, precision of its own or shards.
         if isinstance(classifier, LinearClassifier):
             return cls(embedding_BD, classifier.weight, is_normalized=False, bias_C=classifier.bias)
+        # With partial FC, the centres of the drawn classes stand in for the weight.
         sample = classifier.sample
         return cls(
             embedding_BD,
@@ -172,12 +176,14 @@ def chunked_losses(
     plan, heads = _plan(terms, labels_B)
     device = heads[0].embedding_BD.device.type
     with torch.autocast(device, enabled=False):
-        # Precision, and the size of a chunk: its largest product has about CHUNK_ELEMENTS scores.
+        # float32 at least: half embeddings are converted, float64 ones make everything float64.
         dtype = torch.float32
         for head in heads:
             dtype = torch.promote_types(dtype, head.embedding_BD.dtype)
         shards = heads[0].shards
         plan.world = ALONE if shards is None else shards.world
+        # The chunk is sized so that its largest product, over the rows of all processes, has about CHUNK_ELEMENTS
+        # scores, but not so small that the overhead per chunk dominates.
         rows = max(len(product.heads) for product in plan.products) * heads[0].embedding_BD.shape[0] * plan.world.size
         if chunk_size is None:
             chunk_size = max(256, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cuda"]) // max(rows, 1))
@@ -191,7 +197,9 @@ def chunked_losses(
         embeddings = [functional.normalize(e) if h.is_normalized else e for h, e in zip(heads, raw, strict=True)]
         students = plan.student_heads
         embeddings = [e if i in students else e.detach() for i, e in enumerate(embeddings)]
-        # Targets: their logits with margin, computed apart from the pass.
+
+        # Targets: their logits with margin, computed apart from the pass. This is all that a margin needs, and the only
+        # place where it is applied.
         if labels_B is not None:
             plan.columns_B = _columns(heads[0], plan, labels_B)
             for index in {d.head for d in plan.distributions if d.is_cross_entropy}:
@@ -208,6 +216,7 @@ def chunked_losses(
 
 def _gathered(heads: Sequence[LazyLogits], dtype: torch.dtype) -> list[Tensor]:
     """Returns the embeddings by head, with shards those of all processes; each tensor is exchanged once."""
+    # By identity: student and teacher terms often name the same tensor.
     found: dict[int, Tensor] = {}
     for head in heads:
         if id(head.embedding_BD) not in found:
@@ -218,6 +227,7 @@ def _gathered(heads: Sequence[LazyLogits], dtype: torch.dtype) -> list[Tensor]:
 
 def _columns(head: LazyLogits, plan: Plan, labels_B: Tensor) -> Tensor:
     """Checks the labels and returns their places among the classes of this process."""
+    # Labels count the classes of the whole head, so they are checked before they become places.
     shards = head.shards
     check_labels(labels_B, plan.num_classes if shards is None else shards.num_classes)
     return labels_B if shards is None else shards.columns(shards.gather(labels_B), head.sample_C)
@@ -268,6 +278,7 @@ def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[
             distributions.append(found)
         return distributions.index(found)
 
+    # A term is a distribution, or a pair of them: cross-entropy against labels, KL against the teacher's.
     pairs: list[tuple[int, int | None]] = []
     for term in terms:
         if isinstance(term, CrossEntropy):
@@ -283,16 +294,19 @@ def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[
             "heads of one call must agree in images and classes, found (B, C) = "
             f"{', '.join(map(str, sorted(shapes)))}: student and teacher must share their identities"
         )
+    # Labels must be there where a cross-entropy needs them, one per image.
     ((batch_size, num_classes),) = shapes
     if any(d.is_cross_entropy for d in distributions) and labels_B is None:
         raise InputError("cross-entropy needs labels")
     if labels_B is not None and labels_B.shape[:1] != (batch_size,):
         raise InputError(f"{tuple(labels_B.shape)} labels for {batch_size} embeddings")
 
+    # One exchange over processes serves all heads, so they must be split over the same ones, with the same draw.
     if any(head.shards != heads[0].shards or head.sample_C is not heads[0].sample_C for head in heads):
         raise InputError("heads of one call must be split alike: all over the same processes, or none")
     # Heads with the same weight share a product; students come first, as only their rows get gradients.
     students = {distributions[student].head for student, _ in pairs}
+    # Identity of the weight counts, and whatever changes how it is multiplied.
     by_weight: dict[tuple, list[int]] = {}
     for index, head in enumerate(heads):
         key = (id(head.weight_CD), id(head.bias_C), head.is_normalized, head.product_dtype)
@@ -306,5 +320,6 @@ def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[
         )
         for indices in by_weight.values()
     ]
+    # Labels, targets, chunk size and world are filled in by the caller.
     scales = [head.scale for head in heads]
     return Plan(num_classes, scales, None, products, distributions, pairs), heads

@@ -65,6 +65,7 @@ def _logits_chunk(plan: Plan, distribution: Distribution, score_Bn: Tensor, star
 
     For a cross-entropy the target's logit, where it lies in this chunk, is replaced by the margined one.
     """
+    # The scale counts before the temperature, and the shift keeps exponentials in range.
     scale = plan.scales[distribution.head] / distribution.temperature
     logits_Bn = torch.add(-shift_B1, score_Bn, alpha=scale)
     if distribution.is_cross_entropy:
@@ -111,6 +112,7 @@ class ChunkedLosses(torch.autograd.Function):
                 maxima[index] = maximum_B1
                 exponentials.append(exponential_Bn)
                 rescales.append(rescale_B1)
+            # KL also needs the difference of logits, weighted by the teacher's exponentials.
             for term, (student, teacher) in enumerate(plan.terms):
                 if teacher is not None:
                     weighted_Bn = (logits[teacher] - logits[student]).mul_(exponentials[teacher])
@@ -119,6 +121,7 @@ class ChunkedLosses(torch.autograd.Function):
         _reduce_over_world(plan, maxima, sums, differences)
         losses = _losses_of_sums(plan, maxima, sums, differences)
 
+        # Backward needs the inputs, and per row only the maximum and the sum.
         norms = [scores.norm_C for scores in products]
         ctx.plan = plan
         ctx.num_inputs = len(tensors)

@@ -71,6 +71,7 @@ class ProductScores:
             bias_C: its bias.
             norm_C: lengths of the centres, where an earlier pass has computed them.
         """
+        # One matrix of all heads' rows, so that one product serves them.
         self.product = product
         stacked = [embeddings[index] for index in product.heads]
         self.embedding_RD = stacked[0] if len(stacked) == 1 else torch.cat(stacked)
@@ -109,6 +110,7 @@ class ProductGradients:
         # over processes afterwards. The gradient of a weight that only this process has is divided here instead.
         self.world_size = world_size
         self.scores = scores
+        # Students come first in a product, so their rows are its first rows.
         num_heads, num_students = len(scores.product.heads), scores.product.num_students
         self.rows = scores.embedding_RD.shape[0] // num_heads * num_students
         self.student_RD = scores.embedding_RD[: self.rows]

@@ -55,9 +55,11 @@ class ClassShards:
             sample_S: (S,) ascending places of the drawn classes, with partial FC; the result then counts within it, and
                 is -1 for a class that was not drawn.
         """
+        # Among all classes of this process.
         place_B = labels_B - self.start
         is_own_B = (place_B >= 0) & (place_B < self.stop - self.start)
         if sample_S is not None:
+            # Among the drawn ones, which ascend.
             if not len(sample_S):
                 return torch.full_like(labels_B, -1)
             found_B = torch.searchsorted(sample_S, place_B).clamp_(max=len(sample_S) - 1)

@@ -46,10 +46,10 @@ def diagnose(state: TrainingState, logbook: Logbook) -> None:
     assert isinstance(state.config, DistillConfig)
     assert isinstance(state.recognizer, Distiller)
     # With a sharded classifier every process knows only some of the classes, so all of them take part.
-    is_shared_out = bool(state.recognizer.sharded_heads)
-    if not state.config.diagnostics or not (state.world.is_main or is_shared_out):
+    is_sharded = bool(state.recognizer.sharded_heads)
+    if not state.config.diagnostics or not (state.world.is_main or is_sharded):
         return
-    if is_shared_out:
+    if is_sharded:
         copy_buffers_from_main(state.recognizer.backbone, state.world)
 
     # Numbers, for the log and the terminal.
@@ -95,6 +95,7 @@ def compare_on_images(state: TrainingState) -> tuple[dict[str, Any], Tensor | No
     """
     recognizer = state.recognizer
     assert isinstance(recognizer, Distiller)
+    # Embeddings of a sample, and the share of images that both classify alike.
     was_training = recognizer.training
     recognizer.eval()
     rows, agreed = [], []
@@ -111,6 +112,7 @@ def compare_on_images(state: TrainingState) -> tuple[dict[str, Any], Tensor | No
     recognizer.train(was_training)
     if not rows:
         return {}, None
+    # Similarities; the cosine only where both embeddings have one size.
     student, projected, teacher = (torch.cat(parts) for parts in zip(*rows, strict=True))
     values: dict[str, Any] = {"num_images": len(student)}
     if agreed:
@@ -128,6 +130,7 @@ def first_class(head: nn.Module, embedding_BD: Tensor) -> Tensor:
     shards = getattr(head, "shards", None)
     if shards is None or shards.world.size == 1:
         return head(embedding_BD).argmax(1)
+    # Each process finds its best class, then the best of these wins.
     assert isinstance(head, MarginClassifier)
     padded = nn.functional.pad(head.cosine(embedding_BD), (0, 1), value=-2.0)  # a process may have no class
     best_B, place_B = padded.max(1)
