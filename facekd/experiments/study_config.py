@@ -17,7 +17,8 @@ from typing import Any
 
 from facekd.errors import ConfigError
 from facekd.experiments.command_runner import Step, as_options, as_word
-from facekd.utils.config_files import hint, parse_config
+from facekd.utils.config_files import parse_config
+from facekd.utils.suggestions import did_you_mean
 
 VERBS = ("train", "distill")
 SET_BY_STUDY = ("model", "pairs", "names", "output", "threads")  # options of the evaluation that no file may give
@@ -161,7 +162,8 @@ class Study:
         where = f"methods.{method.name}: {match[0]}"
         other = self.methods.get(name)
         if other is None:
-            raise ConfigError(f"{where} names no method{hint(name, self.methods)}; there are {', '.join(self.methods)}")
+            meant = did_you_mean(name, self.methods) or "."
+            raise ConfigError(f"{where} names no method{meant} There are {', '.join(self.methods)}")
         if other.model:
             return self.run_of(name, 0)
         # The seed named after @; else that of its only run; else the seed of the run that refers to it.

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from facekd.errors import ConfigError
 from facekd.experiments.study_config import SET_BY_STUDY, Method, Pack, Study
-from facekd.utils.config_files import flatten, hint, parse_config, require
+from facekd.utils.config_files import flatten, parse_config, require
+from facekd.utils.suggestions import did_you_mean
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DESCRIPTION = "Train methods x seeds on one data set under one protocol, and report. The same command resumes."
@@ -199,8 +200,9 @@ def _method(name: str, file: MethodFile, seeds: tuple[int, ...]) -> Method:
 def _reference(name: str, methods: Mapping[str, Method]) -> str:
     if name not in methods or methods[name].model or not methods[name].judge:
         raise ConfigError(
-            f"reference: {name!r} is not a method that is trained and evaluated{hint(name, methods)}; name the one "
-            f"that the others are compared with, the student trained alone. There are {', '.join(methods)}"
+            f"reference: {name!r} is not a method that is trained and evaluated{did_you_mean(name, methods) or '.'} "
+            "Name the baseline that the others are compared with, the student trained alone. "
+            f"There are {', '.join(methods)}"
         )
     return name
 

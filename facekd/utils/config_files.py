@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,12 +31,6 @@ def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
 def check_number(key: str, value: float, is_good: bool, wanted: str) -> None:
     """Raises a ConfigError that names the key unless `value` is finite and good, such as "at least 0"."""
     require(math.isfinite(value) and is_good, f"{key} = {value}: give a number that is {wanted}")
-
-
-def hint(word: str, known: Iterable[str]) -> str:
-    """Returns ` (did you mean 'x'?)` for the known word nearest to `word`, or an empty string."""
-    close = nearest(word, known)
-    return f" (did you mean {close!r}?)" if close else ""
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

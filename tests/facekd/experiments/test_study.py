@@ -93,7 +93,10 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         ({"seeds": 3}, r"study.yaml: seeds: expected a list in brackets"),
         ({"seeds": [-1]}, "seeds: expected a list of whole numbers from 0"),
         ({"seeds": []}, "seeds: expected a list of whole numbers from 0"),
-        ({"reference": "alon"}, r"'alon' is not a method that is trained and evaluated \(did you mean 'alone'\?\)"),
+        (
+            {"reference": "alon"},
+            r"'alon' is not a method that is trained and evaluated; did you mean alone\? Name the baseline",
+        ),
         ({"reference": "under"}, "'under' is not a method that is trained and evaluated"),
         ({"packs": []}, "packs: expected a list"),
         ({"packs": ["a/x.bin", "b/x.bin"]}, "two are the same"),
@@ -114,7 +117,7 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         ({"methods": {"alone": {"verb": "train", "model": "x"}}}, "is not trained"),
         (
             {"methods": {"alone": {"verb": "train", "config": {"shared_head": "{alon}"}}}},
-            r"\{alon\} names no method \(did you mean 'alone'\?\)",
+            r"\{alon\} names no method; did you mean alone\? There are alone",
         ),
         (
             {"methods": {"alone": {"verb": "train", "config": {"shared_head": "{alone@9}"}}}},
