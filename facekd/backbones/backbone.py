@@ -1,28 +1,73 @@
-"""What every backbone is and offers: (B, 3, S, S) images in, (B, D) embeddings out."""
+"""Defines the base class of the backbones: (B, 3, S, S) images in, (B, D) embeddings out.
+
+To add a backbone, derive a class from `Backbone` in a file of its own and name it in `BACKBONES` (building.py). What it
+can be built with (image sizes, width, embedding size) is stated by the class itself.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from facekd.errors import ModelError
 
-# Every backbone here halves the image four times, so a side of 16 n ends in a map of n x n.
-TOTAL_STRIDE = 16
+
+@dataclass(frozen=True)
+class ImageSizes:
+    """The sides, in pixels, of the square images that a network takes.
+
+    Args:
+        smallest: the smallest side.
+        multiple_of: the side must be a multiple of this; for a network that flattens its last map, its total stride.
+        reason: the cause, for the message: "it halves the image four times".
+        advice: a usual size, for the message.
+    """
+
+    smallest: int
+    multiple_of: int
+    reason: str
+    advice: str
+
+    def check(self, name: str, image_size: int) -> None:
+        """Checks the side that the network `name` is to be built with.
+
+        Raises:
+            ModelError: it does not suit the network; the message says what does.
+        """
+        if image_size >= self.smallest and image_size % self.multiple_of == 0:
+            return
+        any_above = self.multiple_of == 1
+        wanted = (
+            f"at least {self.smallest}" if any_above else f"a multiple of {self.multiple_of} from {self.smallest} on"
+        )
+        raise ModelError(
+            f"backbone.image_size must be {wanted} for {name} ({self.reason}), not {image_size}: {self.advice}"
+        )
 
 
 class Backbone(nn.Module):
-    """Base of the backbones: remembers how it was built and checks what comes in.
+    """Remembers how a backbone was built and checks its input.
+
+    Every subclass is built as `cls(name, embedding_size=D, image_size=S, width=w, dropout=p)`.
 
     Attributes:
-        name: its name in `BACKBONES`, `"iresnet50"`.
+        image_sizes: the images it takes; here those of a network that halves the image four times.
+        takes_width: whether `width` may differ from 1.
+        name: its key in `BACKBONES`, `"iresnet50"`.
         embedding_size: D, the width of the embedding.
         image_size: S, the side of the square input in pixels.
-        width: the channel multiplier it was built with.
+        width: the channel multiplier that it was built with.
     """
+
+    image_sizes: ClassVar[ImageSizes] = ImageSizes(
+        32, 16, "it halves the image four times", "use 112, or 64 for a small model"
+    )
+    takes_width: ClassVar[bool] = True
 
     def __init__(self, name: str, embedding_size: int, image_size: int, width: float) -> None:
         super().__init__()
@@ -31,8 +76,13 @@ class Backbone(nn.Module):
         self.image_size = image_size
         self.width = width
 
+    @classmethod
+    def fixed_embedding_size(cls, name: str, width: float) -> int | None:
+        """Returns D where the architecture fixes it; None for networks with an embedding layer, as here."""
+        return None
+
     def check_images(self, images: torch.Tensor) -> None:
-        """Refuse images of another shape or type before a layer deep inside fails with a puzzle.
+        """Refuses images of another shape or type here, where the message can say what to do.
 
         Raises:
             ModelError: unless `images` is a float tensor of shape (B, 3, S, S).
@@ -51,11 +101,11 @@ class Backbone(nn.Module):
 
 
 def full_precision(tensor: torch.Tensor) -> contextlib.AbstractContextManager:
-    """Turn autocast off for a block, if it is on where `tensor` lives.
+    """Turns autocast off inside a block, if it is on for the device of `tensor`.
 
-    The embedding layer and its batch normalisation keep 32 bits: a margin of 0.5 radians at scale 64 leaves
-    little room for the 8 bits of a bfloat16 mantissa. Entering the context only where it is needed keeps
-    autocast nodes out of graphs exported to ONNX.
+    The embedding layer and its batch normalisation keep 32 bits: with a margin of 0.5 radians at scale 64, the 8 bits
+    of a bfloat16 mantissa are too few. The context is entered only if autocast is on, so exported ONNX graphs contain
+    no autocast nodes.
     """
     device = tensor.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -64,12 +114,12 @@ def full_precision(tensor: torch.Tensor) -> contextlib.AbstractContextManager:
 
 
 def initialize_convolutions(network: nn.Module) -> None:
-    """Draw the weights of all convolutions from N(0, 2 / fan_out) (He et al. 2015, equation 14).
+    """Draws the weights of all convolutions from N(0, 2 / fan_out) (He et al. 2015, equation 14).
 
-    As ArcFace's first release (MXNet) did. With the N(0, 0.1^2) of its PyTorch release training works as well, for a
-    normalisation follows every convolution, but in evaluation mode an untrained or barely trained deep network
-    overflows: its running variances of 1 are then far from the truth. The fan-out of a grouped convolution is that of
-    one of its groups; `nn.init.kaiming_normal_` takes that of all of them together.
+    ArcFace's first release (MXNet) did the same. The N(0, 0.1^2) of its PyTorch release trains as well, because a
+    normalisation follows every convolution. But in evaluation mode a deep network that is hardly trained overflows with
+    it: its running variances are still near 1, far from the true ones. The fan-out of a grouped convolution is that of
+    one group; `nn.init.kaiming_normal_` would take that of all groups together.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -79,5 +129,5 @@ def initialize_convolutions(network: nn.Module) -> None:
 
 
 def scale_channels(channels: int, width: float) -> int:
-    """Multiply a channel count by `width`, rounded to a multiple of 8 (what vector units like), at least 8."""
+    """Multiplies a channel count by `width`; rounds to a multiple of 8, which suits vector units, and to 8 at least."""
     return max(8, int(channels * width / 8 + 0.5) * 8)

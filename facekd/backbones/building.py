@@ -1,68 +1,64 @@
-"""Builds backbones by name and checks that they suit the image size."""
+"""Builds backbones by name, and checks what a network can be built with."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
-from functools import partial
 
-from facekd.backbones.backbone import TOTAL_STRIDE, Backbone
-from facekd.backbones.cifar import (
-    CIFAR_RESNETS,
-    CIFAR_STRIDE,
-    WIDE_RESNETS,
-    CifarResNet,
-    WideResNet,
-    cifar_embedding_size,
-)
-from facekd.backbones.iresnet import IRESNET_UNITS, IResNet
-from facekd.backbones.mobilefacenet import TRUNK_SCALE, MobileFaceNet
-from facekd.backbones.torchvision_models import SMALLEST_IMAGE, TORCHVISION_EMBEDDING_SIZES, TorchvisionBackbone
+from facekd.backbones.backbone import Backbone
+from facekd.backbones.cifar import CifarResNet, WideResNet
+from facekd.backbones.iresnet import IResNet
+from facekd.backbones.mobilefacenet import MobileFaceNet
+from facekd.backbones.torchvision_models import TORCHVISION_EMBEDDING_SIZES, TorchvisionBackbone
 from facekd.errors import ModelError
 
-BACKBONES: dict[str, Callable[..., Backbone]] = {
-    "mobilefacenet": partial(MobileFaceNet, "mobilefacenet", TRUNK_SCALE["mobilefacenet"]),
-    "mobilefacenet_0.45g": partial(MobileFaceNet, "mobilefacenet_0.45g", TRUNK_SCALE["mobilefacenet_0.45g"]),
-    "iresnet18": partial(IResNet, "iresnet18", IRESNET_UNITS["iresnet18"]),
-    "iresnet34": partial(IResNet, "iresnet34", IRESNET_UNITS["iresnet34"]),
-    "iresnet50": partial(IResNet, "iresnet50", IRESNET_UNITS["iresnet50"]),
-    "iresnet100": partial(IResNet, "iresnet100", IRESNET_UNITS["iresnet100"]),
-    "iresnet200": partial(IResNet, "iresnet200", IRESNET_UNITS["iresnet200"]),
-    **{name: partial(CifarResNet, name) for name in CIFAR_RESNETS},
-    **{name: partial(WideResNet, name) for name in WIDE_RESNETS},
-    **{name: partial(TorchvisionBackbone, name) for name in TORCHVISION_EMBEDDING_SIZES},
+BACKBONES: dict[str, type[Backbone]] = {
+    "mobilefacenet": MobileFaceNet,
+    "mobilefacenet_0.45g": MobileFaceNet,
+    "iresnet18": IResNet,
+    "iresnet34": IResNet,
+    "iresnet50": IResNet,
+    "iresnet100": IResNet,
+    "iresnet200": IResNet,
+    "resnet20": CifarResNet,
+    "resnet56": CifarResNet,
+    "resnet8x4": CifarResNet,
+    "resnet32x4": CifarResNet,
+    "wrn_16_2": WideResNet,
+    "wrn_40_2": WideResNet,
+    **dict.fromkeys(TORCHVISION_EMBEDDING_SIZES, TorchvisionBackbone),
 }
 
 
 def build_backbone(
     name: str, *, embedding_size: int = 512, image_size: int = 112, width: float = 1.0, dropout: float = 0.0
 ) -> Backbone:
-    """Build a backbone with fresh weights drawn from torch's global generator.
+    """Builds a backbone with fresh weights drawn from torch's global generator.
 
     Its `forward` takes normalised float images (B, 3, S, S) and returns un-normalised embeddings (B, D). Under
     autocast the last linear layer and normalisation of the face networks stay in 32 bits.
 
     Args:
         name: a key of `BACKBONES`.
-        embedding_size: D; for networks without an embedding layer what `fixed_embedding_size` says.
-        image_size: S in pixels: for the face networks a multiple of 16 (112 as the field does, 64 to train on a CPU),
-            for CIFAR's one of 4, for torchvision's from 32 on.
+        embedding_size: D; for a network without an embedding layer it must be `fixed_embedding_size(name, width)`.
+        image_size: S in pixels, one of the network's `image_sizes`: for face networks a multiple of 16 (112 as usual,
+            64 to train on a CPU), for CIFAR's a multiple of 4, for torchvision's 32 or more.
         width: multiplies the channels of every layer, rounded to multiples of 8; 1 for torchvision's networks.
-        dropout: probability of dropping a value before the embedding layer, or of the embedding where there is none.
+        dropout: probability of dropping a value before the embedding layer, or of the embedding if there is no such
+            layer.
 
     Raises:
-        ModelError: naming the argument that cannot be, and what would do.
+        ModelError: an argument does not suit the network; the message names it and says what does.
     """
     check_backbone(name, embedding_size=embedding_size, image_size=image_size, width=width, dropout=dropout)
-    return BACKBONES[name](embedding_size=embedding_size, image_size=image_size, width=width, dropout=dropout)
+    return BACKBONES[name](name, embedding_size=embedding_size, image_size=image_size, width=width, dropout=dropout)
 
 
 def check_backbone(name: str, *, embedding_size: int, image_size: int, width: float, dropout: float) -> None:
-    """Check the arguments of `build_backbone` without building, for a configuration to fail early.
+    """Checks the arguments of `build_backbone` without building, so that a config fails early.
 
     Raises:
-        ModelError: naming the configuration key to change.
+        ModelError: an argument does not suit the network; the message names the config key to change.
     """
     if name not in BACKBONES:
         close = difflib.get_close_matches(str(name), BACKBONES, n=1, cutoff=0.5)
@@ -72,9 +68,12 @@ def check_backbone(name: str, *, embedding_size: int, image_size: int, width: fl
         raise ModelError(f"backbone.width must be a positive number, not {width}")
     if not 0 <= dropout < 1:
         raise ModelError(f"backbone.dropout must be in [0, 1), not {dropout}")
-    _check_image_size(name, image_size)
-    if name in TORCHVISION_EMBEDDING_SIZES and width != 1:
-        raise ModelError(f"backbone.width = {width:g}: torchvision's {name} comes in one width, so leave it at 1")
+
+    # The rest depends on the network, whose class says what it takes.
+    network = BACKBONES[name]
+    network.image_sizes.check(name, image_size)
+    if width != 1 and not network.takes_width:
+        raise ModelError(f"backbone.width = {width:g}: {name} comes in one width, so leave it at 1")
     fixed = fixed_embedding_size(name, width)
     if fixed is not None and embedding_size != fixed:
         raise ModelError(
@@ -86,26 +85,5 @@ def check_backbone(name: str, *, embedding_size: int, image_size: int, width: fl
 
 
 def fixed_embedding_size(name: str, width: float = 1.0) -> int | None:
-    """D of a network without an embedding layer, which its architecture fixes; None for the face networks."""
-    if name in CIFAR_RESNETS or name in WIDE_RESNETS:
-        return cifar_embedding_size(name, width)
-    return TORCHVISION_EMBEDDING_SIZES.get(name)
-
-
-def _check_image_size(name: str, image_size: int) -> None:
-    if name in TORCHVISION_EMBEDDING_SIZES:
-        if image_size < SMALLEST_IMAGE:
-            raise ModelError(
-                f"backbone.image_size must be at least {SMALLEST_IMAGE} for {name}, not {image_size}: 224 is usual"
-            )
-    elif fixed_embedding_size(name) is not None:
-        if image_size < 2 * CIFAR_STRIDE or image_size % CIFAR_STRIDE:
-            raise ModelError(
-                f"backbone.image_size must be a multiple of {CIFAR_STRIDE} from {2 * CIFAR_STRIDE} on for {name} (it "
-                f"halves the image twice), not {image_size}: CIFAR's images have 32"
-            )
-    elif image_size < 2 * TOTAL_STRIDE or image_size % TOTAL_STRIDE:
-        raise ModelError(
-            f"backbone.image_size must be a multiple of {TOTAL_STRIDE} from {2 * TOTAL_STRIDE} on "
-            f"(the network halves the image four times), not {image_size}: use 112, or 64 for a small model"
-        )
+    """Returns D of a network whose architecture fixes it; None for networks with an embedding layer."""
+    return BACKBONES[name].fixed_embedding_size(name, width)

@@ -1,4 +1,4 @@
-"""The networks of CIFAR papers: ResNet (3 stages of basic units) and Wide ResNet, for images of about 32 pixels.
+"""Defines the networks of CIFAR papers: ResNet (3 stages of basic units) and Wide ResNet, for 32-pixel images.
 
 ResNet: He et al. 2016 (arXiv:1512.03385, section 4.2), with 1x1 convolutions as shortcuts, as in the released code of
 CRD and of "It's All in the Head" (arXiv:2201.06945); `resnet8x4` and `resnet32x4` are theirs, with four times the
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from facekd.backbones.backbone import Backbone, full_precision, initialize_convolutions, scale_channels
+from facekd.backbones.backbone import Backbone, ImageSizes, full_precision, initialize_convolutions, scale_channels
 
 # Convolutional depth, channels of the stem and of the three stages.
 CIFAR_RESNETS = {
@@ -27,36 +27,31 @@ CIFAR_RESNETS = {
 }
 # Depth and widening factor.
 WIDE_RESNETS = {"wrn_16_2": (16, 2), "wrn_40_2": (40, 2)}
-CIFAR_STRIDE = 4  # between the image and the last map
-
-
-def cifar_embedding_size(name: str, width: float) -> int:
-    """Channels of the last map, which is the size of the embedding."""
-    channels = CIFAR_RESNETS[name][1][-1] if name in CIFAR_RESNETS else 64 * WIDE_RESNETS[name][1]
-    return scale_channels(channels, width)
 
 
 class CifarBackbone(Backbone):
-    """What both families share: three stages, the last two halving the map, and the mean over the last one.
+    """Averages the last of three stages to an embedding, in both families; the last two stages halve the map.
 
     Args:
-        name: what it is called in messages and checkpoints.
-        embedding_size: D, the channels of the last map; given only to be recorded.
+        name: a key of `CIFAR_RESNETS` or `WIDE_RESNETS`.
+        embedding_size: D, the channels of the last map; the architecture fixes it, so it is only recorded.
         image_size: S in pixels, a multiple of 4.
         width: multiplies every channel count, the embedding's included.
         dropout: probability of dropping a value of the embedding; the papers have none.
     """
+
+    image_sizes: ClassVar = ImageSizes(8, 4, "it halves the image twice", "CIFAR's images have 32")
 
     def __init__(self, name: str, embedding_size: int, image_size: int, width: float, dropout: float) -> None:
         super().__init__(name, embedding_size, image_size, width)
         self.dropout = nn.Dropout(dropout)
 
     def last_map(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, D, S / 4, S / 4), activated."""
+        """Returns the last map (B, D, S / 4, S / 4), activated."""
         raise NotImplementedError
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Embed normalised images (B, 3, S, S): embeddings (B, D), in 32 bits."""
+        """Embeds normalised images (B, 3, S, S); returns embeddings (B, D) in 32 bits."""
         self.check_images(images)
         x = self.last_map(images)
         with full_precision(x):
@@ -86,9 +81,14 @@ class BasicUnit(nn.Module):
 
 
 class CifarResNet(CifarBackbone):
-    """A ResNet of depth 6 n + 2: a stem at full resolution and three stages of n basic units."""
+    """Stacks a stem at full resolution and three stages of n basic units: a ResNet of depth 6 n + 2."""
 
     norm_after: ClassVar = {"conv1": "bn1"}
+
+    @classmethod
+    def fixed_embedding_size(cls, name: str, width: float) -> int:
+        """Returns the number of channels of the last map."""
+        return scale_channels(CIFAR_RESNETS[name][1][-1], width)
 
     def __init__(
         self, name: str, embedding_size: int, image_size: int = 32, width: float = 1.0, dropout: float = 0.0
@@ -134,7 +134,12 @@ class WideUnit(nn.Module):
 
 
 class WideResNet(CifarBackbone):
-    """A Wide ResNet of depth 6 n + 4: a stem of 16 channels and three stages of n pre-activated units."""
+    """Stacks a stem of 16 channels and three stages of n pre-activated units: a Wide ResNet of depth 6 n + 4."""
+
+    @classmethod
+    def fixed_embedding_size(cls, name: str, width: float) -> int:
+        """Returns the number of channels of the last map."""
+        return scale_channels(64 * WIDE_RESNETS[name][1], width)
 
     def __init__(
         self, name: str, embedding_size: int, image_size: int = 32, width: float = 1.0, dropout: float = 0.0

@@ -1,4 +1,4 @@
-"""IR-ResNet: the residual network most published face models use.
+"""Defines IR-ResNet, the residual network that most published face models use.
 
 The "improved residual" unit of ArcFace (Deng et al. 2019, section 3.1 and its released models; the identity-mapping
 order of Han et al. 2017): BN - conv - BN - PReLU - conv - BN, with no activation after the sum, on a stem that keeps
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from facekd.backbones.activation import PReLU
-from facekd.backbones.backbone import TOTAL_STRIDE, Backbone, full_precision, initialize_convolutions, scale_channels
+from facekd.backbones.backbone import Backbone, full_precision, initialize_convolutions, scale_channels
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 # Residual units in each of the four stages.
@@ -55,11 +55,10 @@ class ResidualUnit(nn.Module):
 
 
 class IResNet(Backbone):
-    """An IR-ResNet of any depth.
+    """Computes embeddings by an IR-ResNet: a stem, four stages of residual units, an embedding layer.
 
     Args:
-        name: what it is called in messages and checkpoints.
-        units: residual units in each of the four stages.
+        name: a key of `IRESNET_UNITS`.
         embedding_size: D.
         image_size: S in pixels, a multiple of 16.
         width: multiplies every channel count (64, 128, 256, 512), not the embedding.
@@ -72,14 +71,14 @@ class IResNet(Backbone):
     def __init__(
         self,
         name: str,
-        units: tuple[int, int, int, int],
         embedding_size: int = 512,
         image_size: int = 112,
         width: float = 1.0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(name, embedding_size, image_size, width)
-        channels = [scale_channels(c, width) for c in STAGE_CHANNELS]
+        channels, units = [scale_channels(c, width) for c in STAGE_CHANNELS], IRESNET_UNITS[name]
+        # A stem at full resolution, and four stages that halve the map.
         self.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.prelu = PReLU(channels[0])
@@ -87,16 +86,17 @@ class IResNet(Backbone):
         self.layer2 = _make_stage(channels[0], channels[1], units[1])
         self.layer3 = _make_stage(channels[1], channels[2], units[2])
         self.layer4 = _make_stage(channels[2], channels[3], units[3])
+        # The last map, flattened, to the embedding.
         self.bn2 = nn.BatchNorm2d(channels[3])
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels[3] * (image_size // TOTAL_STRIDE) ** 2, embedding_size)
+        self.fc = nn.Linear(channels[3] * (image_size // self.image_sizes.multiple_of) ** 2, embedding_size)
         self.features = nn.BatchNorm1d(embedding_size)
-        # A gain per dimension would let training stretch the axes that the cosine compares: it stays 1.
+        # The gain of each dimension stays 1: training could otherwise stretch the axes that the cosine compares.
         self.features.weight.requires_grad_(False)
         initialize_convolutions(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Embed normalised images (B, 3, S, S): un-normalised embeddings (B, D)."""
+        """Embeds normalised images (B, 3, S, S); returns un-normalised embeddings (B, D)."""
         self.check_images(images)
         x = self.prelu(self.bn1(self.conv1(images)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))

@@ -1,6 +1,6 @@
-"""MobileFaceNet: inverted residual units and a depthwise map-sized convolution instead of pooling.
+"""Defines MobileFaceNet: inverted residual units, and a depthwise convolution of the whole map instead of pooling.
 
-"MobileFaceNet" is not one model. Two are offered, on one table of layers:
+Two networks go by this name; both are built from one table of layers:
 
 - `mobilefacenet`: Chen et al. 2018, table 1. Units run at 64 and 128 channels, expanded 2 or 4 times: about 1.0 M
   parameters at D = 128, 0.22 G multiply-adds.
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from facekd.backbones.activation import PReLU
-from facekd.backbones.backbone import TOTAL_STRIDE, Backbone, full_precision, initialize_convolutions, scale_channels
+from facekd.backbones.backbone import Backbone, full_precision, initialize_convolutions, scale_channels
 
 STEM_CHANNELS = 64
 LAST_CHANNELS = 512
@@ -30,12 +30,12 @@ UNITS = (
     (128, 512, 1, 2, False),
     (128, 256, 2, 1, True),
 )
-# How much wider than in the paper the channels between the units are.
+# How many times wider than in the paper the channels between the units are.
 TRUNK_SCALE = {"mobilefacenet": 1, "mobilefacenet_0.45g": 2}
 
 
 class ConvBlock(nn.Module):
-    """Convolution - BN, then PReLU unless `linear`. A kernel larger than 1 keeps the size (padding k // 2)."""
+    """Convolves and normalises, then applies PReLU unless `linear`; padding k // 2 keeps the size of the map."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class ConvBlock(nn.Module):
 
 
 class InvertedUnit(nn.Module):
-    """Widen by 1x1, filter by a depthwise 3x3, narrow by a linear 1x1; plus the input where `residual`."""
+    """Widens by 1x1, filters by a depthwise 3x3, narrows by a linear 1x1; adds the input if `residual`."""
 
     def __init__(self, in_channels: int, out_channels: int, inner_channels: int, stride: int, residual: bool) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class InvertedUnit(nn.Module):
 
 
 class UnitStack(nn.Module):
-    """Residual inverted units, one after another."""
+    """Applies residual inverted units one after another."""
 
     def __init__(self, channels: int, inner_channels: int, num_units: int) -> None:
         super().__init__()
@@ -90,10 +90,10 @@ class UnitStack(nn.Module):
 
 
 class EmbeddingHead(nn.Module):
-    """Global depthwise convolution, linear layer, BN: (B, C, n, n) -> (B, D).
+    """Maps (B, C, n, n) to (B, D) by a global depthwise convolution, a linear layer and a normalisation.
 
-    The depthwise kernel is as large as the map, so each place has its own weight where pooling would weigh all alike.
-    The linear layer is the paper's last 1x1 convolution, without a bias, which the normalisation after it would remove.
+    The depthwise kernel is as large as the map, so each place has its own weight; pooling would weigh all alike. The
+    linear layer is the paper's last 1x1 convolution, without a bias: the normalisation after it would remove one.
     """
 
     def __init__(self, channels: int, map_size: int, embedding_size: int, dropout: float) -> None:
@@ -111,11 +111,10 @@ class EmbeddingHead(nn.Module):
 
 
 class MobileFaceNet(Backbone):
-    """A MobileFaceNet.
+    """Computes embeddings by a MobileFaceNet: a stem, a table of inverted units, an embedding head.
 
     Args:
-        name: what it is called in messages and checkpoints.
-        trunk_scale: multiplies the channels between the units (1 in the paper, 2 in InsightFace's).
+        name: a key of `TRUNK_SCALE`.
         embedding_size: D.
         image_size: S in pixels, a multiple of 16.
         width: multiplies every channel count, inside and between the units, not the embedding.
@@ -125,7 +124,6 @@ class MobileFaceNet(Backbone):
     def __init__(
         self,
         name: str,
-        trunk_scale: int,
         embedding_size: int = 512,
         image_size: int = 112,
         width: float = 1.0,
@@ -133,6 +131,7 @@ class MobileFaceNet(Backbone):
     ) -> None:
         super().__init__(name, embedding_size, image_size, width)
         # The stem's second convolution is depthwise in the paper; with a doubled trunk each of its groups takes two.
+        trunk_scale = TRUNK_SCALE[name]
         stem_groups = scale_channels(STEM_CHANNELS, width)
         channels = stem_groups * trunk_scale
         self.layers = nn.ModuleList(
@@ -141,6 +140,7 @@ class MobileFaceNet(Backbone):
                 ConvBlock(channels, channels, kernel=3, groups=stem_groups),
             ]
         )
+        # The table of units.
         for out_channels, inner_channels, num_units, stride, residual in UNITS:
             out_channels = scale_channels(out_channels, width) * trunk_scale
             inner_channels = scale_channels(inner_channels, width)
@@ -149,13 +149,16 @@ class MobileFaceNet(Backbone):
             else:
                 self.layers.append(InvertedUnit(channels, out_channels, inner_channels, stride, residual=False))
             channels = out_channels
+        # The last map to the embedding.
         last_channels = scale_channels(LAST_CHANNELS, width)
         self.conv_sep = ConvBlock(channels, last_channels)
-        self.features = EmbeddingHead(last_channels, image_size // TOTAL_STRIDE, embedding_size, dropout)
+        self.features = EmbeddingHead(
+            last_channels, image_size // self.image_sizes.multiple_of, embedding_size, dropout
+        )
         initialize_convolutions(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Embed normalised images (B, 3, S, S): un-normalised embeddings (B, D)."""
+        """Embeds normalised images (B, 3, S, S); returns un-normalised embeddings (B, D)."""
         self.check_images(images)
         x = images
         for layer in self.layers:

@@ -1,13 +1,15 @@
-"""torchvision's classification networks as backbones: without the last linear layer, whose input is the embedding."""
+"""Turns torchvision's classification networks into backbones: the input of their last linear layer is the embedding."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from torch import nn
 
-from facekd.backbones.backbone import Backbone
+from facekd.backbones.backbone import Backbone, ImageSizes
 
-# Name in torchvision -> numbers that its last linear layer takes.
+# Name in torchvision -> input size of its last linear layer.
 TORCHVISION_EMBEDDING_SIZES = {
     "resnet18": 512,
     "resnet34": 512,
@@ -21,20 +23,22 @@ TORCHVISION_EMBEDDING_SIZES = {
     "shufflenet_v2_x1_0": 1024,
     "efficientnet_b0": 1280,
 }
-SMALLEST_IMAGE = 32  # these networks halve the image five times
 
 
 class TorchvisionBackbone(Backbone):
-    """A network of torchvision, with fresh weights, as images to embeddings.
+    """Computes embeddings by a network of torchvision with fresh weights.
 
     Args:
         name: a key of `TORCHVISION_EMBEDDING_SIZES`.
-        embedding_size: D, fixed by the network; given only to be recorded.
+        embedding_size: D; the network fixes it, so it is only recorded.
         image_size: S in pixels, from 32 on.
         width: 1; torchvision's networks come in the widths of their names.
-        dropout: probability of dropping a value of the embedding. Networks that have dropout before their classifier in
-            torchvision (mobilenet_v2 and efficientnet_b0 0.2) have none here unless it is asked for.
+        dropout: probability of dropping a value of the embedding. The dropout that torchvision puts before the
+            classifier (mobilenet_v2 and efficientnet_b0: 0.2) is not taken over.
     """
+
+    image_sizes: ClassVar = ImageSizes(32, 1, "it halves the image five times", "224 is usual")
+    takes_width: ClassVar = False
 
     def __init__(
         self, name: str, embedding_size: int, image_size: int = 224, width: float = 1.0, dropout: float = 0.0
@@ -46,14 +50,19 @@ class TorchvisionBackbone(Backbone):
         _remove_classifier(self.network)
         self.dropout = nn.Dropout(dropout)
 
+    @classmethod
+    def fixed_embedding_size(cls, name: str, width: float) -> int:
+        """Returns the input size of the network's last linear layer."""
+        return TORCHVISION_EMBEDDING_SIZES[name]
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Embed normalised images (B, 3, S, S): embeddings (B, D)."""
+        """Embeds normalised images (B, 3, S, S); returns embeddings (B, D)."""
         self.check_images(images)
         return self.dropout(self.network(images))
 
 
 def _remove_classifier(network: nn.Module) -> None:
-    """Put the identity in the place of the last linear layer, and of dropout in the sequence that ends in it."""
+    """Replaces the last linear layer by the identity, and any dropout in the sequence that ends in it."""
     name = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
     parent_name, _, own_name = name.rpartition(".")
     parent = network.get_submodule(parent_name)
