@@ -1,4 +1,4 @@
-"""What stands behind a result: the model and the versions of the software, for its record."""
+"""Describes what produced a result: the model and the software versions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def find_model(path: str) -> str:
-    """The file a model is opened from: `path`, or the latest checkpoint where it is the folder of a run."""
+    """Returns the model file: `path` itself, or the latest checkpoint if `path` is the folder of a run."""
     if not Path(path).is_dir():
         return path
     from facekd.checkpoints.run_folder import resolve_checkpoint
@@ -25,7 +25,7 @@ def find_model(path: str) -> str:
 
 
 def describe_model(path: str, embedder: Embedder) -> dict[str, Any]:
-    """The entry `model` of a result (docs/results.md)."""
+    """Returns the entry `model` of a result (docs/results.md)."""
     return {
         "path": str(path),
         "sha256": sha256_of_file(path),
@@ -38,7 +38,7 @@ def describe_model(path: str, embedder: Embedder) -> dict[str, Any]:
 
 
 def describe_software() -> dict[str, str]:
-    """The entry `software` of a result."""
+    """Returns the entry `software` of a result: versions by package."""
     # OpenCV decodes and resizes, and its versions differ in both; the runtimes differ in the last digits.
     found = {"facekd": __version__}
     for name in ("numpy", "scipy", "opencv-python-headless", "simplejpeg", "onnxruntime", "torch"):

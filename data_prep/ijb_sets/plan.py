@@ -49,7 +49,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Target:
+class Release:
     """Holds how the release names its files, and its published size."""
 
     prefix: str
@@ -58,9 +58,9 @@ class Target:
 
 
 PUBLISHED = {
-    "IJBC": Target("ijbc", ("G1", "G2"), Counts(469_375, (1_772, 1_759), 19_593, 19_557, 15_638_932)),
+    "IJBC": Release("ijbc", ("G1", "G2"), Counts(469_375, (1_772, 1_759), 19_593, 19_557, 15_638_932)),
     # The release gives the 1,845 subjects of both galleries; 931 and 914 are the split of its lists.
-    "IJBB": Target("ijbb", ("S1", "S2"), Counts(227_630, (931, 914), 10_270, 10_270, 8_000_000)),
+    "IJBB": Release("ijbb", ("S1", "S2"), Counts(227_630, (931, 914), 10_270, 10_270, 8_000_000)),
 }
 
 

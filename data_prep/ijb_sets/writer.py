@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.ijb_sets.plan import PROBE_ROLE, IjbPlan, Target
+from data_prep.ijb_sets.plan import PROBE_ROLE, IjbPlan, Release
 from facekd.utils.files import atomic_open
 from facekd.utils.progress import track
 
 PAIR_LINES_CHUNK = 100_000
 
 
-def write_metadata(folder: Path, plan: IjbPlan, target: Target, landmarks: np.ndarray, detector: np.ndarray) -> None:
+def write_metadata(folder: Path, plan: IjbPlan, target: Release, landmarks: np.ndarray, detector: np.ndarray) -> None:
     """Writes the `meta` folder of a set; row i of the plan is the image `{i + 1}.jpg`.
 
     Args:

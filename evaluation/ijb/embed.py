@@ -1,4 +1,4 @@
-"""The part of `facekd evaluate ijbc` that runs the model: its options, and the processes that share the work."""
+"""Runs the model for `facekd evaluate ijbc`: its options, and the processes that share the work."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from facekd.embedder.model_options import open_model
 
 
 def add_embedding_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--cache`, `--embedding-dtype` and `--workers`."""
+    """Adds `--cache`, `--embedding-dtype` and `--workers`."""
     add = parser.add_argument_group("embedding").add_argument
-    add("--cache", metavar="DIR", help="where embeddings are kept (default: embeddings in the output folder)")
-    add("--embedding-dtype", choices=("float32", "float16"), default="float32", help="in which (default: float32)")
+    add("--cache", metavar="DIR", help="folder of embeddings (default: embeddings in the output folder)")
+    add("--embedding-dtype", choices=("float32", "float16"), default="float32", help="their type (default: float32)")
     add("--workers", type=int, metavar="N", help="threads that decode and align (default: one a core, at most 8)")
 
 
 def embed_with_model(
     arguments: argparse.Namespace, protocol: IjbProtocol, findings: Findings, flip: bool
 ) -> tuple[NpyRows | None, dict[str, Any]]:
-    """Embed what of the set is not embedded yet, alone or with the other processes of this run.
+    """Embeds the faces that are not embedded yet, alone or together with the other processes of this run.
 
     Args:
-        arguments: parsed, with the options of `add_embedding_options` and of the model among them.
+        arguments: parsed arguments, including the options of `add_embedding_options` and of the model.
         protocol: the set.
         findings: the faces wanted; images that cannot be read are added to it.
-        flip: whether the mirror images are wanted too.
+        flip: whether to embed the mirror images too.
 
     Returns:
-        The embeddings and the entries `model` and `embeddings` of results.json; None for the first in all processes
-        but the main one, which alone goes on to score.
+        The embeddings, and the entries `model` and `embeddings` of results.json. Only the main process goes on to
+        score; in the others the embeddings are None.
 
     Raises:
-        ModelError, DataError: see there.
+        ModelError, DataError: see `open_model` and `FaceEmbeddings`.
     """
     with _together() as (share, wait):
         model_file = find_model(arguments.model)
@@ -51,15 +51,17 @@ def embed_with_model(
         folder = Path(arguments.cache) if arguments.cache else Path(arguments.output) / "embeddings"
         embeddings = FaceEmbeddings(folder, embedder, protocol, flip, arguments.embedding_dtype)
         wanted = np.unique(protocol.face_images[findings.keep_faces])
+        # One process makes the files, all look what is missing, and only then do the files change.
         if share.rank == 0:
             embeddings.prepare()
         wait()
         missing = embeddings.missing(wanted)
-        wait()  # until all have looked: from here on the files change
+        wait()
         embeddings.fill(missing, share, arguments.workers)
         wait()
     if share.rank != 0:
         return None, {}
+    # What is missing still could not be read.
     unreadable = embeddings.missing(missing)
     if unreadable.size:
         reasons = "; ".join(
@@ -72,17 +74,20 @@ def embed_with_model(
 
 @contextlib.contextmanager
 def _together() -> Iterator[tuple[Share, Any]]:
-    """This process's share, and a function that waits for the others; started by torch.distributed.run or alone."""
+    """Yields this process's share of the work and a function that waits for the other processes.
+
+    The processes are those that torch.distributed.run started, or this one alone.
+    """
     size, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     if size == 1:
         yield Share(), lambda: None
         return
-    # One GPU a process, before any library counts them; which, neither onnxruntime nor the embedder needs to know.
+    # Give each process one GPU, before any library counts them: every library then sees only that one.
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     gpus = visible.split(",") if visible else [str(number) for number in range(local + 1)]
     if local < len(gpus):
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local]
-    from facekd.distributed import join_world, wait_for_all  # here: torch, which an ONNX file alone does without
+    from facekd.distributed import join_world, wait_for_all  # imports torch: not at the top
 
     with join_world("cpu") as world:
         yield Share(world.rank, world.size), lambda: wait_for_all(world)

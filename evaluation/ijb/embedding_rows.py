@@ -1,4 +1,4 @@
-"""Embeddings in .npy files, read a block of rows at a time, so that gigabytes never lie in memory at once.
+"""Reads embeddings from .npy files a block of rows at a time, so that gigabytes never lie in memory at once.
 
 Shapes: N images, D embedding values.
 """
@@ -17,20 +17,20 @@ from facekd.errors import DataError
 
 # Mean cosine between the halves of a row: an image and its mirror image agree, unrelated values do not.
 HALVES_AGREE, HALVES_DIFFER = 0.3, 0.1
-ROWS_LOOKED_AT = 4096
+MAX_ROWS_COMPARED = 4096  # rows whose halves are compared
 
 
 class NpyRows:
-    """Embeddings (N, D), or (N, 2D) with those of the mirrored images behind, in one or two .npy files.
+    """Opens embeddings (N, D), or (N, 2D) with those of the mirror images behind, in one or two .npy files.
 
     Args:
-        path: of the embeddings.
-        mirrored_path: of those of the mirrored images, (N, D); None where `path` holds them or there are none.
-        holds_flipped: whether rows of `path` are (plain, mirrored); None to find out by whether the halves agree.
+        path: file of the embeddings.
+        mirrored_path: file of the mirror images' embeddings, (N, D); None if `path` holds them or there are none.
+        holds_flipped: whether rows of `path` are (plain, mirrored); None decides by whether the halves agree.
         num_rows: expected N.
 
     Raises:
-        DataError: no .npy file of numbers, of another shape, or whose halves neither agree nor differ.
+        DataError: not a .npy file of numbers, another shape, or halves that neither agree nor differ.
     """
 
     def __init__(
@@ -58,28 +58,31 @@ class NpyRows:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Of the file."""
+        """Returns the shape of the array in the file."""
         return self._plain.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the file."""
+        """Returns the type of the array in the file."""
         return self._plain.dtype
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Rows `start` to `stop`: plain (n, D), and mirrored (n, D) or None."""
+        """Reads rows `start` to `stop`: plain (n, D), and mirrored (n, D) or None."""
         block = self._plain.read(start, stop)
         if self._is_split:
             return block[:, : self.embedding_size], block[:, self.embedding_size :]
         return block, None if self._mirrored is None else self._mirrored.read(start, stop)
 
     def _halves_agree(self) -> bool:
+        """Tells whether the halves of the rows are an image and its mirror image, by their mean cosine."""
+        # Rows spread evenly over the file.
         size, num_rows = self._plain.shape[1] // 2, self._plain.shape[0]
-        step = max(num_rows // ROWS_LOOKED_AT, 1)
-        if num_rows <= ROWS_LOOKED_AT:
+        step = max(num_rows // MAX_ROWS_COMPARED, 1)
+        if num_rows <= MAX_ROWS_COMPARED:
             rows = self._plain.read(0, num_rows)
         else:
             rows = np.concatenate([self._plain.read(row, row + 1) for row in range(0, num_rows, step)])
+        # Rows without direction are no evidence.
         first, second = rows[:, :size].astype(np.float64), rows[:, size:].astype(np.float64)
         lengths = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
         usable = np.isfinite(lengths) & (lengths > 0)
@@ -99,7 +102,7 @@ class NpyRows:
 
 
 class _OpenNpy:
-    """A .npy file of which rows are read, not mapped: mapped pages would count as memory used."""
+    """Reads rows of a .npy file without mapping it: mapped pages would count as memory used."""
 
     def __init__(self, path: Path, num_rows: int | None) -> None:
         self.path = path

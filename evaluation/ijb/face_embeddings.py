@@ -1,8 +1,8 @@
-"""The faces of an IJB-style set through a model: aligned from their landmarks, embedded once, kept on disk.
+"""Embeds the faces of an IJB-style set: aligned by their landmarks, embedded once, kept on disk.
 
-Embeddings lie in .npy files of one row a listed image, beside a file of stamps: the size and modification time of the
-image each row was made from, written after the row. So a run killed at any moment goes on from what it had, several
-processes may fill the same files, and an image that was replaced is embedded again. Shapes: N images, D values.
+Embeddings lie in .npy files with one row for each listed image, beside a file of stamps: the size and modification time
+of the image each row was made from, written after the row. So a run killed at any moment continues from what it had,
+several processes may fill the same files, and a replaced image is embedded again. Shapes: N images, D values.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ from facekd.utils.progress import track
 from facekd.utils.threads import generator_threads
 
 IMAGES_CHUNK = 128
-BATCHES_AHEAD = 2  # decoded and aligned while the model runs
-SECONDS_BETWEEN_MARKS = 5.0  # what a kill costs at most
+BATCHES_AHEAD = 2  # batches decoded and aligned while the model runs
+SECONDS_BETWEEN_STAMPS = 5.0  # the most work that a kill loses
 MAX_FLOAT16 = 65504.0
 
 
 @dataclass(frozen=True)
 class Share:
-    """This process among those that embed together: it takes every `size`-th batch from `rank` on."""
+    """Describes this process's share of the batches: every `size`-th from `rank` on; by default all."""
 
     rank: int = 0
     size: int = 1
 
 
-ALONE = Share()
+EVERYTHING = Share()
 
 
 class FaceEmbeddings:
-    """The files of one model's embeddings of one set.
+    """Manages the files with one model's embeddings of one set.
 
     Args:
-        folder: where they are; made where it is missing.
+        folder: folder of the files; created if missing.
         embedder: the model.
         protocol: the set.
-        flip: whether the mirror images are wanted too.
+        flip: whether to embed the mirror images too.
         dtype: float32, or float16 for half the space.
     """
 
@@ -74,7 +74,7 @@ class FaceEmbeddings:
         self._folder = Path(folder)
 
     def prepare(self) -> None:
-        """Make what files are missing; by one process, before any calls `missing`."""
+        """Creates the missing files; one process calls this before any process calls `missing`."""
         about = {
             "model": self.embedder.fingerprint,
             "protocol": self.protocol.fingerprint,
@@ -84,6 +84,7 @@ class FaceEmbeddings:
             "opencv": cv2.__version__,
         }
         write_json(self._folder / f"{self.digest}.json", about)
+        # Embeddings and stamps belong together: if one is damaged, both start anew.
         for side in self.sides:
             wanted = {
                 self._file(side): (self.dtype, (self.protocol.num_listed, self.embedder.embedding_size)),
@@ -95,19 +96,19 @@ class FaceEmbeddings:
                         np.lib.format.open_memmap(temporary, "w+", dtype, shape).flush()
 
     def missing(self, images: np.ndarray) -> np.ndarray:
-        """Which of these images (rows) have no embedding yet, or one of another file than is there now."""
+        """Returns those of these images (rows) without an embedding, or whose file has changed since it was made."""
         stamps = self._stamps_of_files(images)
         done = np.ones(len(images), bool)
         for side in self.sides:
             done &= (np.load(self._file(f"{side}-stamps"), mmap_mode="r")[images] == stamps).all(axis=1)
         return images[~done]
 
-    def fill(self, images: np.ndarray, share: Share = ALONE, workers: int | None = None) -> None:
-        """Embed these images, or this process's share of them; those that cannot be read stay missing.
+    def fill(self, images: np.ndarray, share: Share = EVERYTHING, workers: int | None = None) -> None:
+        """Embeds these images, or this process's share of them; images that cannot be read stay missing.
 
         Raises:
-            DataError: an embedding beyond float16.
-            ModelError: the model fails, or returns what is not finite.
+            DataError: an embedding beyond the range of float16.
+            ModelError: the model fails, or returns values that are not finite.
         """
         batches = [images[start : start + IMAGES_CHUNK] for start in range(0, len(images), IMAGES_CHUNK)]
         mine = batches[share.rank :: share.size]
@@ -115,10 +116,11 @@ class FaceEmbeddings:
             return
         files = {side: np.lib.format.open_memmap(self._file(side), "r+") for side in self.sides}
         stamps = {side: np.lib.format.open_memmap(self._file(f"{side}-stamps"), "r+") for side in self.sides}
+        # Rows are stamped every few seconds, once they are safely on the disk.
         pending: list[tuple[np.ndarray, np.ndarray]] = []
         last = time.monotonic()
 
-        def mark() -> None:
+        def stamp_rows() -> None:
             for array in files.values():
                 array.flush()  # the rows before their stamps, so that a power cut cannot leave a stamp alone
             for rows, found in pending:
@@ -126,6 +128,7 @@ class FaceEmbeddings:
                     array[rows] = found
             pending.clear()
 
+        # Embed batch by batch, the next ones loading meanwhile; whatever ends this, the rows done are stamped.
         try:
             loaded = self._load_ahead(mine, workers or min(8, usable_cores()))
             if share.rank == 0:
@@ -137,19 +140,19 @@ class FaceEmbeddings:
                     given = np.ascontiguousarray(crops[:, :, ::-1]) if side == "mirrored" else crops
                     array[rows] = self._checked(self.embedder.embed(given), rows)
                 pending.append((rows, found))
-                if time.monotonic() - last > SECONDS_BETWEEN_MARKS:
-                    mark()
+                if time.monotonic() - last > SECONDS_BETWEEN_STAMPS:
+                    stamp_rows()
                     last = time.monotonic()
         finally:
-            mark()
+            stamp_rows()
 
     def why_unreadable(self, image: int) -> str:
-        """What is wrong with an image that stayed missing."""
+        """Says why an image stayed missing."""
         found = self._load(image)
         return found if isinstance(found, str) else "it could not be read before, and can now; run again"
 
     def rows(self) -> NpyRows:
-        """The embeddings, for pooling."""
+        """Opens the embeddings, for pooling."""
         mirrored = self._file("mirrored") if "mirrored" in self.sides else None
         return NpyRows(self._file("plain"), mirrored, False, self.protocol.num_listed)
 
@@ -157,6 +160,7 @@ class FaceEmbeddings:
         return self._folder / f"{self.digest}-{kind}.npy"
 
     def _stamps_of_files(self, images: np.ndarray) -> np.ndarray:
+        """Returns the sizes and modification times of the image files: int64 (n, 2), -1 without a file."""
         stamps = np.zeros((len(images), 2), np.int64)
         for position, image in enumerate(images.tolist()):
             try:
@@ -170,16 +174,18 @@ class FaceEmbeddings:
     def _load_ahead(
         self, batches: Sequence[np.ndarray], workers: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield (rows, crops, stamps) of the readable images of each batch, made while the caller is busy."""
+        """Yields (rows, crops, stamps) of the readable images of each batch, made while the caller is busy."""
         with generator_threads(workers) as pool:
             ahead: deque[tuple[np.ndarray, np.ndarray, list[Future[Any]]]] = deque()
             waiting = iter(batches)
             while True:
+                # Keep the threads busy a few batches ahead.
                 while len(ahead) <= BATCHES_AHEAD and (batch := next(waiting, None)) is not None:
                     futures = [pool.submit(self._load, image) for image in batch.tolist()]
                     ahead.append((batch, self._stamps_of_files(batch), futures))
                 if not ahead:
                     return
+                # Hand over the oldest batch, without the images that could not be read.
                 batch, stamps, futures = ahead.popleft()
                 faces = [future.result() for future in futures]
                 good = np.array([not isinstance(face, str) for face in faces])
@@ -187,7 +193,7 @@ class FaceEmbeddings:
                 yield batch[good], np.stack(crops) if crops else np.zeros(0, np.uint8), stamps[good]
 
     def _load(self, image: int) -> np.ndarray | str:
-        """The aligned crop; or what is wrong."""
+        """Returns the aligned crop, or what is wrong with the image."""
         try:
             pixels = decode_rgb(self.protocol.image_path(image).read_bytes())
             return align(pixels, self.protocol.landmarks[image], self.embedder.preprocessing.image_size)
@@ -197,6 +203,7 @@ class FaceEmbeddings:
             return str(error.strerror)
 
     def _checked(self, embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Returns the embeddings, after checking that the type of the file can hold them."""
         if self.dtype == np.float16:
             largest = np.abs(embeddings).max(axis=1)
             if (largest > MAX_FLOAT16).any():

@@ -1,10 +1,10 @@
-"""Faces to templates: the pooling of IJB, under every switch that the tools of the field disagree on.
+"""Pools faces into templates as IJB does, with a switch for each point on which the tools of the field disagree.
 
 A face's embedding is f(x), or f(x) + f(mirrored x); it may be normalised, and weighted by the detector's score. A
 template is the sum over its media of the mean over each medium's faces, normalised. All of that is a weighted sum over
-faces, so all templates are one sparse product, made a block of faces at a time; everything is float64, so that what
-is reported does not hang on rounding. The pooling is that of deepinsight/insightface (`onnx_ijbc.py`); what other
-tools do is in `PRESETS`.
+faces, so all templates together are one sparse product, computed a block of faces at a time. Everything is float64, so
+that results do not depend on rounding. The pooling is that of deepinsight/insightface (`onnx_ijbc.py`); `PRESETS` holds
+what other tools do.
 
 Shapes: N images, F faces, T templates, D embedding values.
 """
@@ -23,14 +23,14 @@ from scipy import sparse
 
 from facekd.errors import InputError
 
-ROWS_CHUNK = 1024  # of a sparse product
-READ_CHUNK = 256  # a block stays in the processor's cache
+ROWS_CHUNK = 1024  # image rows of one sparse product
+READ_CHUNK = 256  # image rows read together: they fit the processor's cache
 Block = tuple[int, int, int, int]  # image rows from, to; faces from, to in the order of their images
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """The switches. `keep_norm` keeps the length of a face's embedding, a sign of its quality, as its weight."""
+    """Holds the switches. `keep_norm` keeps the length of a face's embedding, a sign of its quality, as its weight."""
 
     keep_norm: bool = True
     weight_by_detection_score: bool = True
@@ -39,7 +39,7 @@ class Pooling:
 
     @property
     def name(self) -> str:
-        """In short, for tables and files."""
+        """Names the switches in short, for tables and files."""
         parts = [
             "norm" if self.keep_norm else "nonorm",
             "detector" if self.weight_by_detection_score else "nodetector",
@@ -49,7 +49,7 @@ class Pooling:
 
     @property
     def text(self) -> str:
-        """For people, on every output."""
+        """Describes the switches in words, for every output."""
         face = "f(x) + f(mirrored x)" if self.flip_augment else "f(x)"
         face += ", norm kept" if self.keep_norm else ", norm removed"
         face += ", times detector score" if self.weight_by_detection_score else ", no detector score"
@@ -69,13 +69,13 @@ PRESETS: dict[str, Pooling] = {
 
 
 def all_poolings(has_flipped: bool) -> list[Pooling]:
-    """Every combination of the three switches; half as many where there are no mirrored embeddings."""
+    """Returns every combination of the three switches; without mirrored embeddings, half as many."""
     flips = (True, False) if has_flipped else (False,)
     return [Pooling(*switches) for switches in product((True, False), (True, False), flips)]
 
 
 class EmbeddingRows(Protocol):
-    """Where embeddings are read from, a block of rows at a time."""
+    """Reads embeddings a block of rows at a time."""
 
     @property
     def embedding_size(self) -> int: ...
@@ -84,13 +84,13 @@ class EmbeddingRows(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]: ...
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Rows `start` to `stop`: plain (n, D), and mirrored (n, D) where there are any."""
+        """Reads rows `start` to `stop`: plain (n, D), and mirrored (n, D) or None."""
         ...
 
 
 @dataclass(frozen=True)
 class Faces:
-    """The faces to pool: image row, template row, media id and detector score of each, all (F,)."""
+    """Holds the faces to pool: image row, template row, media id and detector score of each, all (F,)."""
 
     images: np.ndarray
     templates: np.ndarray
@@ -102,7 +102,7 @@ class Faces:
 
 
 class UselessEmbeddingsError(InputError):
-    """Some embeddings are not finite, or all zeros. `images`: their rows, ascending."""
+    """Reports embeddings that are not finite or all zeros; `images` holds their rows, ascending."""
 
     def __init__(self, images: np.ndarray) -> None:
         super().__init__(f"{len(images):,} embeddings are all zeros or not finite, the first in row {images[0]}")
@@ -112,29 +112,31 @@ class UselessEmbeddingsError(InputError):
 def pool_templates(
     rows: EmbeddingRows, faces: Faces, template_ids: np.ndarray, poolings: Sequence[Pooling]
 ) -> list[np.ndarray]:
-    """Pool faces to templates of unit norm, under several switch settings in one pass over the embeddings.
+    """Pools faces into templates of unit norm, under several switch settings in one pass over the embeddings.
 
     Args:
         rows: the embeddings of the images.
-        faces: what to pool.
-        template_ids: (T,), for the messages.
-        poolings: at least one.
+        faces: the faces to pool.
+        template_ids: (T,), for messages.
+        poolings: switch settings, at least one.
 
     Returns:
-        One a pooling: float64 (T, D), unit rows; NaN rows for templates without a face.
+        For each setting float64 (T, D), unit rows; NaN rows for templates without a face.
 
     Raises:
-        UselessEmbeddingsError: embeddings of these faces that are not finite or all zeros: all of them, by row.
-        InputError: mirrored embeddings asked of rows that hold none; a template whose faces add up to nothing, or
+        UselessEmbeddingsError: embeddings of these faces are not finite or all zeros; it lists all of them.
+        InputError: mirrored embeddings are wanted but `rows` has none; the faces of a template add up to nothing, or
             to no finite number.
     """
     if any(pooling.flip_augment for pooling in poolings) and not rows.has_flipped:
         raise InputError("flip_augment needs embeddings of the mirrored images, and there are none; --no-flip-augment")
+    # Each face counts for one n-th if its medium shows n faces of the template.
     group_of, template_of_group, num_faces_of_group = _group_by_media(faces)
     share = 1.0 / num_faces_of_group[group_of]
     order = np.argsort(faces.images, kind="stable")
+    # Sum the weighted embeddings by template, or by medium first where media are normalised.
     pooled = []
-    for some in _at_once(poolings):
+    for some in _pooled_together(poolings):
         keys = [group_of if pooling.normalize_media else faces.templates for pooling in some]
         sizes = [len(template_of_group) if pooling.normalize_media else len(template_ids) for pooling in some]
         sums = [np.zeros((size, rows.embedding_size)) for size in sizes]
@@ -143,6 +145,7 @@ def pool_templates(
             _media_to_templates(total, template_of_group, len(template_ids)) if pooling.normalize_media else total
             for pooling, total in zip(some, sums, strict=True)
         ]
+    # Normalise; a template without a face has no embedding, and NaN makes any use of it visible.
     has_face = np.zeros(len(template_ids), bool)
     has_face[faces.templates] = True
     for templates, pooling in zip(pooled, poolings, strict=True):
@@ -158,8 +161,8 @@ def pool_templates(
     return pooled
 
 
-def _at_once(poolings: Sequence[Pooling]) -> Iterator[Sequence[Pooling]]:
-    """All of them together; those that need a sum a medium, which are large, one by one."""
+def _pooled_together(poolings: Sequence[Pooling]) -> Iterator[Sequence[Pooling]]:
+    """Yields the settings to pool together: all, or one by one if some need a sum for each medium, which is large."""
     plain = [pooling for pooling in poolings if not pooling.normalize_media]
     if len(plain) == len(poolings):
         yield poolings
@@ -168,14 +171,15 @@ def _at_once(poolings: Sequence[Pooling]) -> Iterator[Sequence[Pooling]]:
 
 
 def _group_by_media(faces: Faces) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(group of each face, template of each group, faces of each group): a group is one medium of one template."""
-    # One key of both sorts in a tenth of the time of two, for releases are nearly in order.
+    """Returns (group of each face, template of each group, faces in each group); a group is a medium of a template."""
+    # Sorting by one combined key takes a tenth of the time of sorting by two: releases are nearly in order.
     media, lowest = faces.media, int(faces.media.min())
     span = int(media.max()) - lowest + 1
     if span * (int(faces.templates.max()) + 1) >= 1 << 62:
         media, lowest, span = np.unique(media, return_inverse=True)[1], 0, len(media)
     order = np.argsort(faces.templates * np.int64(span) + (media - lowest), kind="stable")
     template, media = faces.templates[order], faces.media[order]
+    # A group starts where the template or the medium changes.
     starts = np.ones(len(template), bool)
     starts[1:] = (template[1:] != template[:-1]) | (media[1:] != media[:-1])
     group_of = np.empty(len(template), np.int64)
@@ -192,14 +196,26 @@ def _add_up(
     keys: Sequence[np.ndarray],
     sums: Sequence[np.ndarray],
 ) -> None:
+    """Adds the weighted embeddings of all faces to `sums`, one array for each pooling.
+
+    Args:
+        rows: the embeddings of the images.
+        faces: the faces.
+        order: (F,) positions of the faces, ordered by image.
+        share: (F,) the weight of each face within its medium.
+        poolings: the switch settings.
+        keys: for each setting (F,) the row of `sums` that a face belongs to.
+        sums: for each setting the sums, changed in place.
+    """
     images = faces.images[order]
     useless: list[np.ndarray] = []
     # The squares of float64 values can overflow.
     needs_lengths = any(not pooling.keep_norm for pooling in poolings) or rows.dtype == np.float64
     flips = {pooling.flip_augment for pooling in poolings}
-    own = threading.local()  # the sums of a block, kept between blocks: fresh memory costs as much as the sums
+    own = threading.local()  # memory of a block, reused: allocating it anew costs as much as the sums
 
     def one_block(block: Block) -> list[tuple[np.ndarray, np.ndarray]]:
+        # Read the embeddings of the block's images.
         start, stop, first, last = block
         some = order[first:last]
         columns = (faces.images[some] - start).astype(np.int32, copy=False)
@@ -210,12 +226,14 @@ def _add_up(
         norms = _lengths(embeddings) if needs_lengths else {}
         parts = []
         for pooling, key in zip(poolings, keys, strict=True):
+            # The weight of each face under these switches.
             weights = share[some]
             if pooling.weight_by_detection_score:
                 weights = weights * faces.detection_scores[some]
             if not pooling.keep_norm:
                 length = norms[pooling.flip_augment][columns]
                 weights = np.divide(weights, length, out=np.zeros_like(weights), where=length > 0)
+            # Sum by key: one sparse product of the weights with the embeddings.
             by_key = np.argsort(key[some], kind="stable")
             sorted_keys = key[some][by_key]
             starts = np.flatnonzero(np.diff(sorted_keys, prepend=-1))
@@ -223,15 +241,16 @@ def _add_up(
             matrix = sparse.csr_array((weights[by_key], columns[by_key], ends), shape=(len(starts), stop - start))
             with np.errstate(invalid="ignore", over="ignore"):
                 parts.append((sorted_keys[starts], matrix @ embeddings[pooling.flip_augment]))
+        # Name the rows that are of no use.
         if not norms and not all(np.isfinite(part).all() for _, part in parts):
-            norms = _lengths(embeddings)  # which rows are not finite
+            norms = _lengths(embeddings)
         for length in norms.values():
             bad |= ~np.isfinite(length)
         if bad.any() and bad[columns].any():
             useless.append(start + np.intersect1d(np.flatnonzero(bad), columns))
         return parts
 
-    # The blocks are added in their order, whichever is ready first: equal runs give equal bits.
+    # Blocks are added in order, whichever is ready first, so that equal runs give equal bits.
     with ThreadPoolExecutor(2) as pool:
         for parts in pool.map(one_block, _blocks(images)):
             for total, (targets, part) in zip(sums, parts, strict=True):
@@ -241,7 +260,7 @@ def _add_up(
 
 
 def _read_block(rows: EmbeddingRows, start: int, stop: int, embeddings: dict[bool, np.ndarray]) -> np.ndarray:
-    """Read rows into `embeddings`, by whether the mirrored ones are added; returns which are zeros: bool (n,)."""
+    """Reads rows into `embeddings`, keyed by whether mirrored ones are added; returns bool (n,), true for all zeros."""
     zeros = np.zeros(stop - start, bool)
     for first in range(start, stop, READ_CHUNK):
         last = min(first + READ_CHUNK, stop)
@@ -251,15 +270,17 @@ def _read_block(rows: EmbeddingRows, start: int, stop: int, embeddings: dict[boo
             np.copyto(embeddings[False][some], plain)
         if True in embeddings:
             assert flipped is not None
-            with np.errstate(invalid="ignore", over="ignore"):  # the caller looks for what is not finite
+            with np.errstate(invalid="ignore", over="ignore"):  # the caller checks for values that are not finite
                 np.add(plain, flipped, out=embeddings[True][some], dtype=np.float64)
         for part in (plain, flipped):
-            if part is not None and not (part[:, 0] != 0).all():  # of all rows, for a look at all values costs more
+            # Only if some row begins with a zero: examining all values costs more.
+            if part is not None and not (part[:, 0] != 0).all():
                 zeros[some] |= ~part.any(axis=1)
     return zeros
 
 
 def _media_to_templates(sums: np.ndarray, template_of_group: np.ndarray, num_templates: int) -> np.ndarray:
+    """Normalises the sum of each medium and adds them up by template."""
     norms = np.sqrt(np.einsum("gd,gd->g", sums, sums))
     weights = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
     ends = np.concatenate([[0], np.cumsum(np.bincount(template_of_group, minlength=num_templates))])
@@ -271,7 +292,7 @@ def _lengths(embeddings: dict[bool, np.ndarray]) -> dict[bool, np.ndarray]:
 
 
 def _blocks(images: np.ndarray) -> Iterator[Block]:
-    """Blocks of image rows that hold some of the ascending `images`."""
+    """Yields the blocks of image rows that contain some of the ascending `images`."""
     if not len(images):
         return
     end = int(images[-1]) + 1
@@ -285,7 +306,7 @@ def _blocks(images: np.ndarray) -> Iterator[Block]:
 def with_switches(
     base: Pooling, keep_norm: bool | None, weight_by_detection_score: bool | None, flip_augment: bool | None
 ) -> Pooling:
-    """`base` with those switches changed that are not None."""
+    """Returns `base` with the switches changed that are not None."""
     given = {
         "keep_norm": keep_norm,
         "weight_by_detection_score": weight_by_detection_score,

@@ -1,4 +1,4 @@
-"""What is wrong with an IJB-style set, and what leaving it out costs: never a number over fewer faces in silence.
+"""Finds what is wrong with an IJB-style set and says what is left out: no faces are dropped silently.
 
 Shapes: N images, F faces, T templates, P pairs.
 """
@@ -22,7 +22,7 @@ NUM_EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of oddity: `drop` leaves what it concerns out, `note` only says so."""
+    """Describes one kind of problem: with severity `drop` the data concerned is left out, with `note` it is kept."""
 
     kind: str
     count: int
@@ -33,7 +33,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Kept:
-    """What is left of a protocol: bool masks, and None where everything is."""
+    """Holds what is left of a protocol as bool masks; None if everything is."""
 
     faces: np.ndarray  # (F,)
     templates: np.ndarray  # (T,) those that have a face
@@ -42,7 +42,7 @@ class Kept:
 
 
 class Findings:
-    """Problems as they are found, and the faces that they take away."""
+    """Collects problems as they are found, and which faces remain."""
 
     def __init__(self, protocol: IjbProtocol) -> None:
         self.protocol = protocol
@@ -50,7 +50,7 @@ class Findings:
         self.keep_faces = np.ones(protocol.num_faces, bool)
 
     def drop_faces(self, kind: str, bad: np.ndarray, text: str) -> None:
-        """Leave out the faces of a bool mask (F,)."""
+        """Leaves out the faces of a bool mask (F,)."""
         if bad.any():
             faces = np.flatnonzero(bad)
             examples = tuple(self._face_name(int(face)) for face in faces[:NUM_EXAMPLES])
@@ -58,11 +58,11 @@ class Findings:
             self.keep_faces &= ~bad
 
     def drop_images(self, kind: str, images: np.ndarray, text: str) -> None:
-        """Leave out the faces of some images (rows of `image_names`)."""
+        """Leaves out the faces of some images (rows of `image_names`)."""
         self.drop_faces(kind, np.isin(self.protocol.face_images, images), text)
 
     def note(self, kind: str, count: int, text: str, examples: Sequence[str] = ()) -> None:
-        """Say something that changes nothing."""
+        """Adds a remark that changes nothing; none if `count` is 0."""
         if count:
             self.problems.append(Problem(kind, count, tuple(examples), "note", text))
 
@@ -73,14 +73,15 @@ class Findings:
 
 
 def find_problems(protocol: IjbProtocol, uses_images: bool, uses_detection_scores: bool) -> Findings:
-    """Everything that the lists alone, and a look into `loose_crop`, tell.
+    """Finds every problem that shows in the lists and in the file names of `loose_crop`.
 
     Args:
         protocol: the set.
-        uses_images: a model will embed them: they must be there, with sensible landmarks.
-        uses_detection_scores: faces will be weighted by them.
+        uses_images: whether a model will embed the images, which must then exist, with sensible landmarks.
+        uses_detection_scores: whether faces will be weighted by the detector's scores.
     """
     findings = Findings(protocol)
+    # Faces whose image or landmarks cannot be told, or that are listed twice.
     images = protocol.face_images
     unclear, unlisted = images < 0, images >= protocol.num_listed
     findings.drop_faces("unclear image", unclear, "their name has several lines of landmarks, and none can be told")
@@ -90,19 +91,18 @@ def find_problems(protocol: IjbProtocol, uses_images: bool, uses_detection_score
     _note_shared_images(findings, listed)
     for remark in protocol.remarks:
         findings.note("lists", 1, remark)
+    # Values that cannot be used: of faces that are listed.
     at = np.where(listed, images, 0)
     if uses_detection_scores:
         scores = protocol.detection_scores[at]
         bad = listed & ~(np.isfinite(scores) & (scores >= 0))
         findings.drop_faces("detector score", bad, "the detector's score is negative or no number")
-        findings.note(
-            "detector score", int((listed & (scores == 0)).sum()), "detector score 0: the face counts nothing"
-        )
+        findings.note("detector score", int((listed & (scores == 0)).sum()), "detector score 0: the face has no weight")
     if uses_images:
         fit = template_fit(protocol.landmarks.astype(np.float64))[at]
         findings.drop_faces("landmarks", listed & (fit == 0), "landmarks not finite, or all in one place: no crop")
         odd = int((listed & (fit > 0) & (fit < PLAUSIBLE_FIT)).sum())
-        findings.note("landmarks", odd, "unlike a face (left and right exchanged?); aligned by them all the same")
+        findings.note("landmarks", odd, "unlike a face (left and right exchanged?); used for alignment all the same")
         missing = _missing_images(protocol, np.unique(images[listed]))
         findings.drop_images("missing image", missing, f"not in {protocol.root / 'loose_crop'}")
     _note_pairs_and_galleries(findings)
@@ -111,11 +111,12 @@ def find_problems(protocol: IjbProtocol, uses_images: bool, uses_detection_score
 
 
 def settle(findings: Findings, on_missing: OnMissing) -> Kept:
-    """Fail with a list of all problems, or go on without what they concern.
+    """Fails with a list of all problems, or goes on without the data they concern.
 
     Raises:
-        DataError: something has to be left out and `on_missing` is "fail"; or nothing useful is left.
+        DataError: data has to be left out and `on_missing` is "fail"; or no face is left.
     """
+    # A template without faces goes, and a pair with such a template.
     protocol = findings.protocol
     has_face = np.zeros(len(protocol.template_ids), bool)
     has_face[protocol.face_templates[findings.keep_faces]] = True
@@ -124,6 +125,7 @@ def settle(findings: Findings, on_missing: OnMissing) -> Kept:
         pairs = has_face[protocol.pair_first] & has_face[protocol.pair_second]
         if pairs.all():
             pairs = None
+    # Count what that leaves out.
     lost = np.zeros(0, bool) if pairs is None else protocol.is_same[~pairs]
     used = _used_templates(protocol)
     dropped = {
@@ -135,6 +137,7 @@ def settle(findings: Findings, on_missing: OnMissing) -> Kept:
         "gallery_templates": sum(int((~has_face[g.templates]).sum()) for g in protocol.galleries.values()),
         "probe_templates": int((~has_face[protocol.probes.templates]).sum()) if protocol.probes else 0,
     }
+    # Report, and stop if that was not allowed.
     counts = [problem for problem in findings.problems if problem.severity == "drop"]
     templates_lost = np.flatnonzero(used & ~has_face)
     if templates_lost.size:
@@ -151,12 +154,12 @@ def settle(findings: Findings, on_missing: OnMissing) -> Kept:
 
 
 def as_plain(problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    """For JSON."""
+    """Returns the problems as plain values for JSON."""
     return [{**vars(problem), "examples": list(problem.examples)} for problem in problems]
 
 
 def text_of(problem: Problem) -> str:
-    """One line for the terminal."""
+    """Describes a problem in one line for the terminal."""
     examples = f" ({', '.join(problem.examples)}{', ...' if problem.count > len(problem.examples) else ''})"
     return f"{problem.kind}: {problem.count:,}, {problem.text}{examples if problem.examples else ''}"
 
@@ -166,7 +169,7 @@ def _list(problems: Sequence[Problem]) -> str:
 
 
 def describe_cost(protocol: IjbProtocol, dropped: dict[str, int]) -> str:
-    """One sentence on what is left out."""
+    """Says in one sentence what is left out."""
     return (
         f"without them {dropped['faces']:,} of {protocol.num_faces:,} faces, {dropped['templates']:,} templates and "
         f"{dropped['pairs']:,} of {protocol.num_pairs:,} pairs ({dropped['genuine']:,} genuine, "
@@ -175,6 +178,7 @@ def describe_cost(protocol: IjbProtocol, dropped: dict[str, int]) -> str:
 
 
 def _used_templates(protocol: IjbProtocol) -> np.ndarray:
+    """Returns bool (T,): which templates the pairs, the galleries or the probes name."""
     used = protocol.in_pairs.copy()
     for some in [*protocol.galleries.values(), *([protocol.probes] if protocol.probes else [])]:
         used[some.templates] = True
@@ -182,7 +186,7 @@ def _used_templates(protocol: IjbProtocol) -> np.ndarray:
 
 
 def _is_repeated(protocol: IjbProtocol) -> np.ndarray:
-    """All but the first of the faces that are one image in one template."""
+    """Returns bool (F,): faces that repeat an image within a template, all but the first."""
     key = protocol.face_images.astype(np.int64) * len(protocol.template_ids) + protocol.face_templates
     repeated = np.zeros(len(key), bool)
     if (key[1:] > key[:-1]).all():
@@ -193,6 +197,7 @@ def _is_repeated(protocol: IjbProtocol) -> np.ndarray:
 
 
 def _note_shared_images(findings: Findings, listed: np.ndarray) -> None:
+    """Notes images that are listed in several templates."""
     counts = np.bincount(findings.protocol.face_images[listed], minlength=1)
     text = "in several templates, as the lists say; scores of one image with itself are 1"
     shared = np.flatnonzero(counts > 1)
@@ -201,6 +206,7 @@ def _note_shared_images(findings: Findings, listed: np.ndarray) -> None:
 
 
 def _missing_images(protocol: IjbProtocol, wanted: np.ndarray) -> np.ndarray:
+    """Returns those of the wanted images (rows) that have no file. Lists the folder: faster than asking for each."""
     folder = protocol.root / "loose_crop"
     try:
         with os.scandir(folder) as entries:
@@ -217,6 +223,7 @@ def _missing_images(protocol: IjbProtocol, wanted: np.ndarray) -> np.ndarray:
 
 
 def _note_pairs_and_galleries(findings: Findings) -> None:
+    """Notes pairs of one template, templates that are gallery and probe, and subjects with several entries."""
     protocol = findings.protocol
     itself = int(np.count_nonzero(protocol.pair_first == protocol.pair_second))
     findings.note("pairs", itself, "compare a template with itself")
@@ -230,7 +237,7 @@ def _note_pairs_and_galleries(findings: Findings) -> None:
 
 
 def published_counts(protocol: IjbProtocol) -> dict[str, int]:
-    """The counts that `Target.counts` has, as they are here."""
+    """Returns the counts of this set under the keys of `Target.counts`."""
     counts = {
         "num_images": protocol.num_listed,
         "num_templates": np.count_nonzero(np.bincount(protocol.face_templates)),
@@ -247,12 +254,13 @@ def published_counts(protocol: IjbProtocol) -> dict[str, int]:
 
 
 def is_published(protocol: IjbProtocol) -> bool:
-    """Whether this is the published set and no other: two of its three sizes agree."""
+    """Tells whether this is meant to be the published set: two of its three sizes agree."""
     expected, found = TARGETS[protocol.target].counts, published_counts(protocol)
     return sum(found[key] == expected[key] for key in ("num_images", "num_templates", "num_pairs")) >= 2
 
 
 def _check_counts(findings: Findings) -> None:
+    """Reports counts that differ from those of the published set."""
     protocol = findings.protocol
     expected, found = TARGETS[protocol.target].counts, published_counts(protocol)
     wrong = [
@@ -266,9 +274,9 @@ def _check_counts(findings: Findings) -> None:
 
 
 def subjects_of_templates(protocol: IjbProtocol) -> tuple[np.ndarray, str]:
-    """The subject of each template, int32 (T,) from 0, and where it is known from: `1:N files` or `genuine pairs`.
+    """Returns the subject of each template, int32 (T,) from 0, and its source: `1:N files` or `genuine pairs`.
 
-    Where the 1:N files do not name every template of the pairs, or contradict the labels, templates joined by genuine
+    If the 1:N files do not name every template of the pairs, or contradict the labels, templates joined by genuine
     pairs are one subject.
     """
     named = [*protocol.galleries.values(), *([protocol.probes] if protocol.probes else [])]
@@ -276,7 +284,7 @@ def subjects_of_templates(protocol: IjbProtocol) -> tuple[np.ndarray, str]:
         subjects, complete = _named_subjects(protocol, named)
         if complete:
             return subjects, "1:N files"
-    from scipy import sparse  # here: only this needs it
+    from scipy import sparse  # not at the top: only this needs it
 
     count = len(protocol.template_ids)
     first, second = protocol.pair_first[protocol.is_same], protocol.pair_second[protocol.is_same]
@@ -285,6 +293,7 @@ def subjects_of_templates(protocol: IjbProtocol) -> tuple[np.ndarray, str]:
 
 
 def _named_subjects(protocol: IjbProtocol, named: Sequence[SubjectTemplates]) -> tuple[np.ndarray, bool]:
+    """Returns the subjects by the 1:N files, and whether they are complete and agree with the labels."""
     subjects = np.zeros(len(protocol.template_ids), np.int64)
     has_name = np.zeros(len(subjects), bool)
     for some in named:

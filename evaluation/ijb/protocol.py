@@ -1,7 +1,7 @@
-"""An IJB-B / IJB-C style protocol: the text files of a release as validated arrays, parsed once. No maths.
+"""Reads an IJB-B / IJB-C style protocol: the text files of a release as validated arrays, parsed once. No maths.
 
-Everything is joined by name and id, never by row: the image lists of a release are meant to agree line by line, and
-nobody would notice where they do not. Layout: docs/formats.md. Shapes: N images listed, F faces, T templates, P pairs.
+Everything is joined by name and id, never by row: the image lists of a release should agree line by line, and if they
+did not, nobody would notice. Layout: docs/formats.md. Shapes: N images listed, F faces, T templates, P pairs.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ CACHE_VERSION = 2
 
 @dataclass(frozen=True)
 class Target:
-    """What a set is called, and the counts of the published one."""
+    """Names a set, its files and galleries, and the counts of the published set."""
 
     name: str  # IJB-C
-    prefix: str  # of its files
+    prefix: str  # of the file names
     galleries: tuple[str, str]
     counts: Mapping[str, int]
 
@@ -73,7 +73,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class SubjectTemplates:
-    """The templates of a gallery, or the probes, each once: `templates` are rows of `template_ids`."""
+    """Holds the templates of a gallery, or the probes, each once; `templates` are rows of `template_ids`."""
 
     templates: np.ndarray  # int32 (n,)
     subjects: np.ndarray  # int64 (n,)
@@ -84,27 +84,27 @@ class SubjectTemplates:
 
 @dataclass(frozen=True)
 class IjbProtocol:
-    """The files of a release, joined. A face is a row of the template list; several may show one image.
+    """Holds the joined files of a release. A face is a row of the template list; several may show one image.
 
     Attributes:
         target: key of `TARGETS`.
         root: the folder that holds `meta` and `loose_crop`.
         fingerprint: hex digest over the content of the text files.
-        image_names: bytes (N + missing,): the lines of `*_name_5pts_score.txt` in their order, which is that of ready
-            embeddings, followed by the images that only the template list names.
-        num_listed: N.
+        image_names: bytes (N + missing,): the names of `*_name_5pts_score.txt` in its order, which is also that of
+            ready embeddings, followed by the images that only the template list names.
+        num_listed: number of listed images N.
         landmarks: float32 (N, 5, 2), pixels of the loose crop.
         detection_scores: float64 (N,).
-        face_images: int32 (F,) rows of `image_names`; -1 where a name stands for several lines and none can be told.
+        face_images: int32 (F,) rows of `image_names`; -1 if a name has several lines and the right one is unknown.
         face_templates: int32 (F,) rows of `template_ids`.
         face_media: int64 (F,) media ids.
-        template_ids: int64 (T,) ascending: all that any file names, also those without a face.
+        template_ids: int64 (T,) ascending: all ids in any file, including those without a face.
         pair_first, pair_second: (P,) rows of `template_ids`, in the order of the pair file.
         is_same: bool (P,).
         in_pairs: bool (T,): which templates the pair file names.
-        galleries: by name; empty where the 1:N files are absent.
-        probes: of the 1:N files.
-        remarks: what the join found: sentences, for the report.
+        galleries: galleries by name; empty without 1:N files.
+        probes: probes of the 1:N files.
+        remarks: sentences about what the join found, for the report.
     """
 
     target: str
@@ -128,28 +128,28 @@ class IjbProtocol:
 
     @property
     def num_faces(self) -> int:
-        """F."""
+        """Returns the number of faces F."""
         return len(self.face_images)
 
     @property
     def num_pairs(self) -> int:
-        """P."""
+        """Returns the number of pairs P."""
         return len(self.is_same)
 
     def image_name(self, image: int) -> str:
-        """As written in the lists."""
+        """Returns the name of an image as written in the lists."""
         return self.image_names[image].decode(errors="surrogateescape")
 
     def image_path(self, image: int) -> Path:
-        """The file of an image, in `loose_crop`."""
+        """Returns the file of an image, in `loose_crop`."""
         return self.root / "loose_crop" / self.image_name(image)
 
 
 def protocol_files(root: str | os.PathLike[str], target: str) -> dict[str, Path]:
-    """The text files of a release by role: `faces`, `points`, `pairs`, and where they are there `probes` and galleries.
+    """Returns the text files of a release by role: `faces`, `points`, `pairs`, and, if present, `probes` and galleries.
 
     Raises:
-        DataError: the folder, its `meta`, or one of the three lists of 1:1 is missing; or 1:N files in part.
+        DataError: the folder, its `meta`, or one of the three 1:1 lists is missing; or some of the 1:N files are.
     """
     root, prefix = Path(root), TARGETS[target].prefix
     meta = root / "meta"
@@ -158,6 +158,7 @@ def protocol_files(root: str | os.PathLike[str], target: str) -> dict[str, Path]
         hint = f"; it is in {root / inside[0]}, give that" if inside else ""
         found = "there is no such folder" if not root.exists() else f"{root} holds no folder `meta`"
         raise DataError(f"--root {root}: expected the folder that holds `meta` and `loose_crop`; {found}{hint}")
+    # The three lists of 1:1 are needed.
     needed = {
         "faces": meta / f"{prefix}_face_tid_mid.txt",
         "points": meta / f"{prefix}_name_5pts_score.txt",
@@ -168,6 +169,7 @@ def protocol_files(root: str | os.PathLike[str], target: str) -> dict[str, Path]
             others = [key for key, other in TARGETS.items() if any(meta.glob(f"{other.prefix}_*")) and key != target]
             hint = f"; the files here are those of --target {others[0]}" if others else ""
             raise DataError(f"{path}: is missing, one of the three lists of every release{hint}")
+    # The 1:N files may be absent, but only all together.
     names = {name: meta / f"{prefix}_1N_gallery_{name}.csv" for name in TARGETS[target].galleries}
     names["probes"] = meta / f"{prefix}_1N_probe_mixed.csv"
     present = {role: path for role, path in names.items() if path.is_file()}
@@ -180,13 +182,13 @@ def protocol_files(root: str | os.PathLike[str], target: str) -> dict[str, Path]
 def load_protocol(
     root: str | os.PathLike[str], target: str = "IJBC", use_cache: bool = True, background: Executor | None = None
 ) -> IjbProtocol:
-    """Read a release: from its binary copy where that is up to date, else from the text, which is then kept in binary.
+    """Reads a release from its binary copy if that is up to date, else from the text files, and then makes the copy.
 
     Args:
         root: the folder that holds `meta`.
         target: key of `TARGETS`.
-        use_cache: read and write the binary copy.
-        background: writes it, where given, while the caller goes on.
+        use_cache: whether to read and write the binary copy.
+        background: writes the copy, if given, while the caller goes on.
 
     Raises:
         DataError: see `protocol_files`; a line that cannot be read, naming it; a template that a 1:N file gives to
@@ -206,6 +208,7 @@ def load_protocol(
 
 
 def _parse(files: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    # Read the two long lists here, while another thread reads the short ones and hashes all.
     with ThreadPoolExecutor(1) as background:
         others = [role for role in files if role not in ("faces", "points", "pairs")]
         rows = {role: background.submit(read_template_subjects, files[role]) for role in others}
@@ -213,6 +216,7 @@ def _parse(files: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, np.ndar
         listed, values = read_named_numbers(files["points"], 11, np.float64)
         face_names, ids = read_named_numbers(files["faces"], 2, np.int64)
         first, second, is_same = read_pairs(files["pairs"])
+    # Images: the template list names them, the list of landmarks describes them.
     arrays: dict[str, np.ndarray] = {}
     images, names, remarks = _join_names(listed, values, face_names)
     arrays["image_names"] = names
@@ -222,6 +226,7 @@ def _parse(files: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, np.ndar
     arrays["face_media"] = ids[:, 1].copy()
     tables = {role: _once_each(*found.result(), files[role]) for role, found in rows.items()}
 
+    # Templates: ids of all files become rows of one ascending list.
     in_pairs = distinct_ids([first, second])
     lookup = TemplateRows(distinct_ids([ids[:, 0], in_pairs, *(table[0] for table in tables.values())]))
     arrays["template_ids"] = lookup.ids
@@ -242,16 +247,18 @@ def _parse(files: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, np.ndar
 def _join_names(
     listed: np.ndarray, values: np.ndarray, face_names: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """(image of each face, names of all images, remarks)."""
+    """Returns (image of each face, names of all images, remarks)."""
     remarks: list[str] = []
     order = np.argsort(listed, kind="stable")
     known = listed[order]
     repeated = bool((known[1:] == known[:-1]).any())
     if not repeated and np.array_equal(listed, face_names):  # as releases are: the lists agree line by line
         return np.arange(len(listed)), listed, remarks
+    # How many listed lines each face's name has, and the first of them.
     left = np.searchsorted(known, face_names, "left")
     count = np.searchsorted(known, face_names, "right") - left
     images = np.where(count > 0, order[np.minimum(left, len(order) - 1)], -1)
+    # Names that are not listed come behind those that are.
     names = listed
     absent = np.flatnonzero(count == 0)
     if absent.size:
@@ -275,7 +282,7 @@ def _tell_repeated_names(
     count: np.ndarray,
     images: np.ndarray,
 ) -> list[str]:
-    """Settle, in `images`, which line a face means whose name has several; returns what was done."""
+    """Decides, in `images`, which line a face means if its name has several; returns remarks on what was done."""
     alike = by_turn = unclear = 0
     for name in np.unique(face_names[count > 1]):
         faces = np.flatnonzero(face_names == name)
@@ -299,7 +306,7 @@ def _tell_repeated_names(
 
 
 def _once_each(templates: np.ndarray, subjects: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Rows a face -> rows a template."""
+    """Reduces one row for each face to one for each template, and checks that a template has one subject."""
     known, first, inverse = np.unique(templates, return_index=True, return_inverse=True)
     subject_of = subjects[first]
     odd = np.flatnonzero(subject_of[inverse] != subjects)
@@ -313,6 +320,7 @@ def _once_each(templates: np.ndarray, subjects: np.ndarray, path: Path) -> tuple
 
 
 def _from_arrays(root: Path, target: str, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> IjbProtocol:
+    # Names with a slash belong to galleries and probes.
     tables = {
         name.split("/")[0]: SubjectTemplates(array, arrays[name.replace("/templates", "/subjects")])
         for name, array in arrays.items()

@@ -1,12 +1,12 @@
-"""1:1 scores of templates: products of blocks of gallery and probe templates, never gathered rows of pairs.
+"""Scores pairs of templates by products of blocks of templates, fast in float32 and exact where it matters.
 
-The products are float32, which is fast, and every pair close enough to a threshold for its rounding to matter is
-scored again in float64, so that the metrics are exactly those of float64 scores. The closeness comes from a bound, not
-from experience: a float32 product of D numbers errs by at most g = (D + 4) u / (1 - (D + 4) u) times the lengths of
+The products are float32, and every pair close enough to a threshold for its rounding to matter is scored again in
+float64, so that the metrics are exactly those of float64 scores. How close follows from a bound, not from experience: a
+float32 product of D numbers errs by at most g = (D + 4) u / (1 - (D + 4) u) times the lengths of
 the two vectors, in whatever order it is summed (N. J. Higham, "Accuracy and stability of numerical algorithms", 2nd
 edition, section 3.1; u is half the distance from 1 to the next number; 4 covers the rounding of the vectors
-themselves and of the result). A threshold is an order statistic of the scores, so it is off by no more than one score
-may be: beyond twice the bound from it, a pair is on its right side already.
+themselves and of the result). A threshold is an order statistic of the scores, so its error is no larger than that of
+one score: a pair further from it than twice the bound is already on the right side.
 
 Shapes: T templates, P pairs, D embedding values.
 """
@@ -22,23 +22,23 @@ import numpy as np
 from facekd.verification import Rule
 from facekd.verification.ranked_scores import RankedScores
 
-CELLS_CHUNK = 8_000_000  # of a product: 32 MB
-PAIRS_CHUNK = 512  # of the float64 and of the scattered products: their rows stay in the processor's cache
-ROWS_CHUNK = 1 << 15  # numbers of templates converted at once, likewise
-# A cell of a product costs a hundredth of a pair whose two rows are gathered: below this density, gather.
+CELLS_CHUNK = 8_000_000  # cells of one product: 32 MB
+PAIRS_CHUNK = 512  # pairs of one float64 or gathered product: their rows stay in the processor's cache
+ROWS_CHUNK = 1 << 15  # template rows converted together, for the same reason
+# A cell of a product costs a hundredth of gathering the two rows of a pair: below this density of pairs, gather.
 MIN_DENSITY = 0.01
-Band = tuple[float, float]  # of scores, both ends in it
-MAX_RESCORED = 0.2  # share of pairs to score again from which on all are
+Band = tuple[float, float]  # a range of scores, ends included
+MAX_RESCORED = 0.2  # share of pairs to score again; if there are more, all are
 
 
 @dataclass(frozen=True)
 class RefinedScores:
-    """Scores of pairs, float32 but for some in float64: half the memory of as many float64 ones, and not copied.
+    """Holds scores of pairs in float32, some of them in float64 as well: half the memory of float64 scores.
 
     Attributes:
-        fast: (P,) those of all pairs.
-        pairs: (E,) ascending: which of them are exact.
-        exact: float64 (E,).
+        fast: (P,) scores of all pairs; not a copy.
+        pairs: (E,) the pairs with exact scores, ascending.
+        exact: float64 (E,) their scores.
     """
 
     fast: np.ndarray
@@ -46,13 +46,13 @@ class RefinedScores:
     exact: np.ndarray
 
     def as_float64(self) -> np.ndarray:
-        """All: float64 (P,)."""
+        """Returns the best scores of all pairs: float64 (P,)."""
         scores = self.fast.astype(np.float64)
         scores[self.pairs] = self.exact
         return scores
 
     def of(self, some: np.ndarray) -> np.ndarray:
-        """Those of some pairs: float64."""
+        """Returns the best scores of some pairs: float64."""
         scores = self.fast[some].astype(np.float64)
         if len(self.pairs):
             at = np.minimum(np.searchsorted(self.pairs, some), len(self.pairs) - 1)
@@ -61,30 +61,33 @@ class RefinedScores:
         return scores
 
     def with_more(self, pairs: np.ndarray, exact: np.ndarray) -> RefinedScores:
-        """With the exact scores of more pairs."""
+        """Returns these scores with the exact ones of more pairs."""
         both, values = np.concatenate([self.pairs, pairs]), np.concatenate([self.exact, exact])
         order = np.argsort(both, kind="stable")
         return RefinedScores(self.fast, both[order], values[order])
 
 
 def score_pairs(templates: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Cosines by float32 products: float32 (P,).
+    """Computes cosines by float32 products: float32 (P,).
 
     Args:
         templates: (T, D) of unit length.
-        first, second: integer (P,) rows of it, in any order; pairs grouped by `first` are fastest.
+        first, second: integer (P,) rows of `templates`, in any order; pairs grouped by `first` are fastest.
     """
     scores = np.empty(len(first), np.float32)
     if not len(first):
         return scores
+    # Pairs grouped by their first template: a row of a product holds all the scores of a group.
     rows, starts, order = _group(first, len(templates))
     columns, column_of = _distinct(second, len(templates))
+    # Few pairs of many templates: most cells of a product would be wasted.
     if len(first) < MIN_DENSITY * len(rows) * len(columns):
         single = templates.astype(np.float32)
         for start in range(0, len(first), PAIRS_CHUNK):
             some = slice(start, start + PAIRS_CHUNK)
             np.einsum("pd,pd->p", single[first[some]], single[second[some]], out=scores[some])
         return scores
+    # Products of a block of first templates with all second ones.
     across = np.empty((len(columns), templates.shape[1]), np.float32)
     for start in range(0, len(columns), PAIRS_CHUNK):
         across[start : start + PAIRS_CHUNK] = templates[columns[start : start + PAIRS_CHUNK]]
@@ -95,7 +98,7 @@ def score_pairs(templates: np.ndarray, first: np.ndarray, second: np.ndarray) ->
         np.matmul(templates[rows[low:high]].astype(np.float32), across.T, out=product[: high - low])
         for row, start, stop in zip(product, starts[low:high], starts[low + 1 : high + 1], strict=False):
             if order is None:
-                # In place; the cells are right by construction.
+                # "clip" writes in place, without a buffer; the indices are valid by construction.
                 np.take(row, column_of[second[start:stop]], out=scores[start:stop], mode="clip")
             else:
                 pairs = order[start:stop]
@@ -104,7 +107,7 @@ def score_pairs(templates: np.ndarray, first: np.ndarray, second: np.ndarray) ->
 
 
 def score_pairs_exactly(templates: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Cosines by float64 products, a pair at a time: float64 (P,), at most 1. `templates` is float64 (T, D)."""
+    """Computes cosines in float64, pair by pair: float64 (P,), at most 1. `templates` is float64 (T, D)."""
     scores = np.empty(len(first))
 
     def score(start: int) -> None:
@@ -125,18 +128,18 @@ def rank_pairs(
     fars: Sequence[float],
     rules: Sequence[Rule] = ("exact",),
 ) -> tuple[RefinedScores, RankedScores]:
-    """Scores of all pairs, those that decide a TAR at these FARs or the EER in float64.
+    """Scores all pairs, in float64 those that decide the TAR at these FARs or the EER.
 
     Args:
         templates: float64 (T, D) of unit length.
-        first, second: integer (P,) rows of it.
+        first, second: integer (P,) rows of `templates`.
         is_same: bool (P,).
         fars: targets.
-        rules: by which TAR@FAR will be asked for.
+        rules: the rules by which TAR@FAR will be measured.
 
     Returns:
-        scores: of the pairs, (P,); ranked: the same, ranked. `ranked.tar_at_far` and `ranked.equal_error_point` give
-        what they give for `score_pairs_exactly`; the AUC differs by less than 1e-6.
+        The scores of the pairs (P,), and the same scores ranked. `ranked.tar_at_far` and `ranked.equal_error_point`
+        return the same as with the scores of `score_pairs_exactly`; the AUC differs by less than 1e-6.
 
     Raises:
         InputError: pairs of one class only, or scores that are not finite.
@@ -148,17 +151,19 @@ def rank_pairs(
     exact = RefinedScores(scores, np.zeros(0, np.int64), np.zeros(0))
     reach = 2 * score_error(templates.shape[1])
     bands: list[Band] = []
+    # Refine until all scores that decide a threshold are exact; refining may move a threshold a little.
     while True:
         decisive = _decisive_bands(ranked, fars, rules, reach)
         if all(any(low <= first and last <= high for low, high in bands) for first, last in decisive):
             return exact, ranked
-        # A little more than is asked for: exact scores move the thresholds, by much less than they might.
+        # A little wider than needed: exact scores move the thresholds, by much less than the bound.
         margin = 0.05 * reach
         bands = _merge([*bands, *((low - margin, high + margin) for low, high in decisive)], 4 * reach)
-        # Between the exact scores and the others lies a margin wider than the error: the order changes in it only.
+        # Only within a margin wider than the error around the bands can exact scores change the order.
         wider = [(_single(low - reach), _single(high + reach)) for low, high in bands]
         near = _find_within(scores, wider)
         again = near[_is_within(scores[near], bands) & ~is_exact[near]]
+        # If there are many, score all pairs exactly and be done.
         if again.size > MAX_RESCORED * len(scores):
             found = score_pairs_exactly(templates, first, second)
             return RefinedScores(found, np.zeros(0, np.int64), np.zeros(0)), RankedScores(
@@ -166,6 +171,7 @@ def rank_pairs(
             )
         is_exact[again] = True
         exact = exact.with_more(again, score_pairs_exactly(templates, first[again], second[again]))
+        # Put the exact scores into the ranking.
         for low, high in wider:
             here = near[_is_within(scores[near], [(low, high)])]
             values = exact.of(here)
@@ -174,21 +180,22 @@ def rank_pairs(
 
 
 def score_error(embedding_size: int) -> float:
-    """The most by which a cosine of `score_pairs` can differ from that of the same templates in float64."""
+    """Returns the bound on how far a cosine of `score_pairs` can be from that of the same templates in float64."""
     unit = 2.0**-24
     terms = (embedding_size + 4) * unit
     return terms / (1 - terms)
 
 
 def _decisive_bands(ranked: RankedScores, fars: Sequence[float], rules: Sequence[Rule], reach: float) -> list[Band]:
+    """Returns the ranges of scores that must be exact, widened by `reach`."""
     ranges = [ranked.decisive_range(far, rule) for far in fars for rule in rules]
     found = [*filter(None, ranges), ranked.around_equal_error()]
-    # A hair more, for the limits are rounded to float32 when the scores are compared with them.
+    # A hair more, because the limits are rounded to float32 when scores are compared with them.
     return [(low - 1.01 * reach, high + 1.01 * reach) for low, high in found]
 
 
 def _merge(bands: list[Band], gap: float) -> list[Band]:
-    """The bands ascending, those closer than `gap` made one."""
+    """Returns the bands in ascending order, those closer than `gap` merged."""
     merged: list[Band] = []
     for low, high in sorted(bands):
         if merged and low - gap <= merged[-1][1]:
@@ -199,6 +206,7 @@ def _merge(bands: list[Band], gap: float) -> list[Band]:
 
 
 def _is_within(scores: np.ndarray, bands: list[Band]) -> np.ndarray:
+    """Tells which scores lie in a band."""
     within = np.zeros(len(scores), bool)
     for low, high in bands:
         within |= (scores >= np.float32(low)) & (scores <= np.float32(high))
@@ -206,7 +214,8 @@ def _is_within(scores: np.ndarray, bands: list[Band]) -> np.ndarray:
 
 
 def _find_within(scores: np.ndarray, bands: list[Band]) -> np.ndarray:
-    step = 1 << 18  # what is compared several times stays in the processor's cache
+    """Returns the positions of the scores that lie in a band."""
+    step = 1 << 18  # scores that are compared several times stay in the processor's cache
     parts = [
         start + np.flatnonzero(_is_within(scores[start : start + step], bands)) for start in range(0, len(scores), step)
     ]
@@ -218,9 +227,10 @@ def _single(value: float) -> float:
 
 
 def _split(scores: np.ndarray, is_same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(genuine, impostor) scores, the impostors out of order: a copy whose genuine are overwritten from its end.
+    """Returns (genuine, impostor) scores, the impostors out of order.
 
-    Picking 99.9 % of millions by a mask takes four times as long.
+    The impostors are a copy of all scores in which those from the end overwrite the genuine ones: picking 99.9 % of
+    millions by a mask would take four times as long.
     """
     genuine = np.flatnonzero(is_same)
     count = len(scores) - len(genuine)
@@ -230,9 +240,9 @@ def _split(scores: np.ndarray, is_same: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _group(rows: np.ndarray, count: int) -> tuple[np.ndarray, list[int], np.ndarray | None]:
-    """(the rows that occur, ascending; where the pairs of each begin, and the end; the order that groups them so)."""
+    """Returns (the rows that occur, ascending; where the pairs of each begin, and the end; the order to group them)."""
     order = None if bool((rows[1:] >= rows[:-1]).all()) else np.argsort(rows, kind="stable")
-    if order is None:  # by bisection: counting would convert millions of rows
+    if order is None:  # bisect: counting would convert millions of rows
         starts = np.append(np.searchsorted(rows, np.arange(count, dtype=rows.dtype)), len(rows))
     else:
         starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=count))])
@@ -241,7 +251,7 @@ def _group(rows: np.ndarray, count: int) -> tuple[np.ndarray, list[int], np.ndar
 
 
 def _distinct(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(the rows that occur, ascending; the place of each row among them)."""
+    """Returns (the rows that occur, ascending; the place of each row among them)."""
     seen = np.zeros(count, bool)
     for start in range(0, len(rows), ROWS_CHUNK):
         seen[rows[start : start + ROWS_CHUNK].astype(np.intp)] = True

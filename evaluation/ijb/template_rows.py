@@ -1,4 +1,4 @@
-"""Template ids, which are sparse, to rows of the ascending list of those that occur: for millions of ids at a time."""
+"""Maps template ids, which are sparse, to rows of the ascending list of known ids, millions at a time."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-MAX_TABLE_ID = 1 << 25  # ids up to here are looked up in a table, larger ones by bisection
-IDS_CHUNK = 1 << 16  # in the processor's cache
+MAX_TABLE_ID = 1 << 25  # smaller ids are looked up in a table, larger ones by bisection
+IDS_CHUNK = 1 << 16  # ids that fit the processor's cache
 
 
 def distinct_ids(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """The ids that occur in any of the columns, ascending: int64."""
+    """Returns the ids that occur in any of the columns, ascending: int64."""
     largest = max(int(column.max()) for column in columns)
     if min(int(column.min()) for column in columns) < 0 or largest >= MAX_TABLE_ID:
         return np.unique(np.concatenate([np.unique(column) for column in columns]).astype(np.int64))
@@ -24,7 +24,7 @@ def distinct_ids(columns: Sequence[np.ndarray]) -> np.ndarray:
 
 
 class TemplateRows:
-    """The rows of ids (T,), ascending: uint16 where they fit, else int32."""
+    """Looks up the rows of ids, given all ids (T,) in ascending order; rows are uint16 if they fit, else int32."""
 
     def __init__(self, ids: np.ndarray) -> None:
         self.ids = ids
@@ -35,7 +35,7 @@ class TemplateRows:
             self._table[ids] = np.arange(len(ids), dtype=self._dtype)
 
     def rows_of(self, ids: np.ndarray) -> np.ndarray:
-        """The row of each of some ids (n,), which must all be known."""
+        """Returns the row of each of some ids (n,), which must all be known."""
         rows = np.empty(len(ids), self._dtype)
 
         def look_up(start: int) -> None:

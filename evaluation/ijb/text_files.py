@@ -1,6 +1,6 @@
-"""The text files of an IJB release as arrays, at the speed of the disk; a line that is not as it should be is named.
+"""Reads the text files of an IJB release into arrays at the speed of the disk, and names any line that is wrong.
 
-The pair file of IJB-C has 15.7 million lines. Its numbers are converted here by arithmetic on eight bytes at a time, a
+The pair file of IJB-C has 15.7 million lines. Its numbers are converted by arithmetic on eight bytes at a time, a
 megabyte of text at a time: three times faster than numpy's own readers, and without a data-frame library.
 """
 
@@ -20,16 +20,16 @@ from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_
 from facekd.utils.processes import usable_cores
 
 BYTES_CHUNK = 1 << 20
-MAX_MMAP_THRESHOLD = 30 << 20  # bytes; mallopt(3): M_MMAP_THRESHOLD rises to at most 32 MB
-SHORTEST_PAIR = 6  # bytes of a line: two numbers, a label, what stands between and behind
+MAX_MMAP_THRESHOLD = 30 << 20  # bytes; mallopt(3): glibc raises M_MMAP_THRESHOLD to at most 32 MB
+SHORTEST_PAIR = 6  # bytes of the shortest line: two digits, a label, two spaces and a newline
 POWERS_OF_TEN = np.array([10.0**digits for digits in range(DIGITS_IN_A_WORD + 1)])
-LONGEST_NAME = 64  # bytes, for the fast way
+LONGEST_NAME = 64  # bytes of a name that the fast parser takes
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 Columns = tuple[np.ndarray, ...]
 
 
 def read_pairs(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Read `template template label` lines.
+    """Reads `template template label` lines.
 
     Returns:
         first, second: integer (P,) template ids; is_same: bool (P,).
@@ -37,6 +37,7 @@ def read_pairs(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np
     Raises:
         DataError: an empty file, or a line that is not two whole numbers and 0 or 1.
     """
+    # Room for as many lines as there can be; larger ids than int32 holds widen a column.
     path = Path(path)
     columns = [np.empty(path.stat().st_size // SHORTEST_PAIR + 1, dtype) for dtype in (np.int32, np.int32, bool)]
     count = 0
@@ -54,13 +55,13 @@ def read_pairs(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, np
 
 
 def read_named_numbers(path: str | os.PathLike[str], num_values: int, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Read lines of a name and `num_values` numbers.
+    """Reads lines of a name and `num_values` numbers.
 
     Returns:
         names: bytes (N,); values (N, num_values) of `dtype`.
 
     Raises:
-        DataError: an empty file, or a line with more or fewer values, or with something that is no number.
+        DataError: an empty file, or a line with more or fewer values, or with anything but numbers.
     """
     kind = np.dtype(dtype)
     parts = list(
@@ -77,17 +78,18 @@ def read_named_numbers(path: str | os.PathLike[str], num_values: int, dtype: Any
 
 
 def read_template_subjects(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Read the TEMPLATE_ID and SUBJECT_ID of each row of a 1:N file (comma-separated, one header line).
+    """Reads the TEMPLATE_ID and SUBJECT_ID of each row of a 1:N file (comma-separated, one header line).
 
-    The columns are found by those names; where the header has others, the first two are taken, as the peers do.
+    The columns are found by those names; if the header lacks them, the first two are taken, as other tools do.
 
     Returns:
-        template ids, subject ids: int64 (rows,), one row a face.
+        template ids, subject ids: int64 (rows,), one row for each face.
 
     Raises:
-        DataError: no rows, a row without them, or with something else than whole numbers.
+        DataError: no rows, or a row in which one of the two is missing or not a whole number.
     """
     path = Path(path)
+    # The fast parser, else line by line.
     tidy = _parse_tidy_subjects(_text_of(path))
     if tidy is not None:
         return tidy
@@ -110,7 +112,7 @@ def read_template_subjects(path: str | os.PathLike[str]) -> tuple[np.ndarray, np
 
 
 def _split_lines(path: Path) -> list[tuple[int, bytes]]:
-    """(number from 1, line) of the lines that are not blank."""
+    """Returns (number from 1, line) of the lines that are not blank."""
     text = _text_of(path)
     return [(number, line.strip()) for number, line in enumerate(text.split(b"\n"), 1) if line.strip()]
 
@@ -120,17 +122,19 @@ def _text_of(path: Path) -> bytes:
 
 
 def _subject_columns(header: bytes) -> list[int]:
+    """Returns the columns of the template and of the subject."""
     names = [name.strip(b" \"'").upper() for name in header.split(b",")]
     return [names.index(name) if name in names else at for at, name in enumerate((b"TEMPLATE_ID", b"SUBJECT_ID"))]
 
 
 def _parse_tidy_subjects(text: bytes) -> tuple[np.ndarray, np.ndarray] | None:
-    """Rows of as many fields as the header, ids of up to 8 digits without quotes; None where any is otherwise."""
+    """Parses rows with as many fields as the header and unquoted ids of up to 8 digits; None if any differs."""
     header, _, body = text.replace(b"\r\n", b"\n").partition(b"\n")
     width = header.count(b",") + 1
     if not body or width < 2:
         return None
     text = body if body.endswith(b"\n") else body + b"\n"
+    # Where each field ends; every row must have as many as the header.
     codes, words, _ = _as_words(text)
     ends = np.flatnonzero((codes == ord(",")) | (codes == ord("\n")))
     if ends.size % width:
@@ -149,9 +153,9 @@ def _parse_tidy_subjects(text: bytes) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _numbers(text: bytes, dtype: Any) -> np.ndarray | None:
-    """All numbers of a text; None where something in it is none."""
+    """Returns all numbers of a text, or None if it contains anything else."""
     if np.dtype(dtype).kind == "i":
-        # Through int(), "7.5" and 10^20 are errors; numpy would read the first as 7 and wrap the second.
+        # int() refuses "7.5" and 10^20; numpy would read the first as 7 and wrap the second.
         try:
             return np.array(list(map(int, text.split())), dtype)
         except (ValueError, OverflowError):
@@ -167,19 +171,19 @@ def _numbers(text: bytes, dtype: Any) -> np.ndarray | None:
 def _parse_runs(
     path: Path, parse_tidy: Callable[[bytes], Columns | None], parse_any: Callable[[bytes], Columns]
 ) -> Iterator[Columns]:
-    """Yield the columns of each run of lines that holds any: by the fast way, else by the one for all lines.
+    """Yields the columns of each run of lines that has any: by the fast parser, else by the one for all lines.
 
     Raises:
-        DataError: with the number of the line, where `parse_any` raises `_LineError`.
+        DataError: with the number of the line, if `parse_any` raises `_LineError`.
     """
-    # glibc gives memory back and takes it again for every run until it has seen a block of this size freed.
+    # Until glibc has seen a block of this size freed, it returns memory to the system and requests it for every run.
     np.empty(MAX_MMAP_THRESHOLD, np.uint8)
     with path.open("rb", buffering=0) as file, ThreadPoolExecutor(min(4, usable_cores())) as pool:
 
         def parse(bounds: tuple[int, int]) -> Columns:
             begin, end = bounds
             text = os.pread(file.fileno(), end - begin, begin)  # not mapped: that costs more than the copy
-            if b"\r" in text:  # looked for first, which takes a tenth of the time
+            if b"\r" in text:  # this test takes a tenth of the time of replacing
                 text = text.replace(b"\r\n", b"\n")
             if not text.endswith(b"\n"):
                 text += b"\n"
@@ -195,7 +199,7 @@ def _parse_runs(
 
 
 class _LineError(Exception):
-    """A line that is not what was `expected`; `offset` counts from the first line of the run."""
+    """Reports a line that is not what was `expected`; `offset` counts from the first line of the run."""
 
     def __init__(self, expected: str, offset: int, line: bytes) -> None:
         super().__init__(expected)
@@ -204,7 +208,7 @@ class _LineError(Exception):
 
 
 def _line_bounds(file: int) -> Iterator[tuple[int, int]]:
-    """Yield (begin, end) of runs of whole lines, about a megabyte each."""
+    """Yields (begin, end) of runs of whole lines, about a megabyte each."""
     size = os.fstat(file).st_size
     begin = len(BYTE_ORDER_MARK) if os.pread(file, len(BYTE_ORDER_MARK), 0) == BYTE_ORDER_MARK else 0
     while begin < size:
@@ -220,7 +224,7 @@ def _line_bounds(file: int) -> Iterator[tuple[int, int]]:
 
 
 def _parse_named(text: bytes, num_values: int, dtype: np.dtype[Any]) -> Columns:
-    """(names, values (n, V)) of any lines."""
+    """Parses any lines to (names, values (n, V))."""
     kind = "whole numbers" if dtype.kind == "i" else "numbers"
     names, rows = [], []
     for offset, line in enumerate(text.split(b"\n")):
@@ -237,11 +241,12 @@ def _parse_named(text: bytes, num_values: int, dtype: np.dtype[Any]) -> Columns:
 
 
 def _parse_tidy_named(text: bytes, num_values: int, dtype: np.dtype[Any]) -> Columns | None:
-    """Lines of `stem.ending value ... value newline`, one space between; None where any is otherwise.
+    """Parses lines of `stem.ending value ... value newline` with single spaces; None if any line differs.
 
-    Values are whole numbers where `dtype` is, else decimal numbers with digits on both sides of a point, 15 in all:
-    their digits are a whole number below 2^53, which divided by a power of ten is what correct rounding gives.
+    Values are whole numbers for an integer `dtype`, else decimals with digits on both sides of the point, 15 in all:
+    their digits form a whole number below 2^53, and dividing it by a power of ten rounds correctly.
     """
+    # Every line must have the same points and spaces, in the same order.
     codes, words, _ = _as_words(text)
     has_points = dtype.kind == "f"
     marks = np.flatnonzero((codes <= ord(" ")) | (codes == ord(".")))
@@ -252,6 +257,7 @@ def _parse_tidy_named(text: bytes, num_values: int, dtype: np.dtype[Any]) -> Col
     marks = marks.reshape(-1, len(expected))
     if (codes[marks] != expected).any():
         return None
+    # The values lie between those marks.
     line_starts = np.concatenate([[0], marks[:-1, -1] + 1])
     stride = 2 if has_points else 1
     values = np.empty((len(marks), num_values), dtype)
@@ -264,6 +270,7 @@ def _parse_tidy_named(text: bytes, num_values: int, dtype: np.dtype[Any]) -> Col
                 return None
             values[:, column] = whole
             continue
+        # Digits before and behind the point, and the sign.
         point = marks[:, 2 + stride * column]
         is_negative = codes[start] == ord("-")
         start = start + is_negative
@@ -279,14 +286,14 @@ def _parse_tidy_named(text: bytes, num_values: int, dtype: np.dtype[Any]) -> Col
 
 
 def _as_words(text: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(the bytes, the 8 from each offset on as one little-endian word, the 8 before it); zeros surround the text."""
+    """Returns (the bytes, the 8 bytes from each offset as a little-endian word, the 8 before it), padded with zeros."""
     padded = bytes(DIGITS_IN_A_WORD) + text + bytes(LONGEST_NAME + DIGITS_IN_A_WORD)
     words = np.ndarray((len(padded) - 7,), "<u8", buffer=padded, strides=(1,))
     return np.frombuffer(padded, np.uint8)[8 : 8 + len(text)], words[8:], words
 
 
 def _gather_bytes(words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
-    """Byte strings of 1 to LONGEST_NAME bytes; None where one is longer or empty."""
+    """Gathers byte strings of 1 to LONGEST_NAME bytes; None if one is longer or empty."""
     longest = int(lengths.max())
     if lengths.min() < 1 or longest > LONGEST_NAME:
         return None
@@ -299,7 +306,7 @@ def _gather_bytes(words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) ->
 
 
 def _parse_pairs(text: bytes) -> Columns:
-    """(first, second, labels) of any lines."""
+    """Parses any lines to (first, second, labels)."""
     rows = []
     for offset, line in enumerate(text.split(b"\n")):
         tokens = line.split()
@@ -318,25 +325,28 @@ def _parse_pairs(text: bytes) -> Columns:
 
 
 def _parse_tidy_pairs(text: bytes) -> Columns | None:
-    """Lines of exactly `digits space digits space 0-or-1 newline`, up to 8 digits; None where any is otherwise.
+    """Parses lines of exactly `digits space digits space 0-or-1 newline`, up to 8 digits; None if any line differs.
 
-    Only the ends of lines are searched for: the second number ends three bytes before, and how far it reaches is
-    found in the word that holds it. The first number is read where it differs from that of the line before.
+    Only the ends of lines are searched for. The second number ends three bytes before, and the word that holds it
+    tells its length. The first number is converted only where it differs from that of the line before.
     """
+    # The label, and the space before it.
     codes, words, words_before = _as_words(text)
     ends = np.flatnonzero(codes == ord("\n"))
     labels = codes[ends - 1] - np.uint8(ord("0"))
     if labels.max() > 1 or (codes[ends - 2] != ord(" ")).any():
         return None
+    # The second number: the digits at the end of the word before that space.
     values = words_before[ends - 2]
     others = ~values & each_byte(0x10)  # no digit has this bit clear, and a space has
-    for bits in (8, 16, 32):  # what lies before the last of them belongs to something else as well
+    for bits in (8, 16, 32):  # mark all bytes before the last one that is no digit
         others |= others >> np.uint64(bits)
     lengths = DIGITS_IN_A_WORD - np.bitwise_count(others).astype(np.int64)
     mask = ~((others >> np.uint64(4)) * np.uint64(0xFF))
     second = _word_to_numbers((values & mask) ^ (mask & each_byte(ord("0"))))
     if second is None or lengths.min() < 1:
         return None
+    # The first number: from the start of the line to the space before the second.
     starts = np.concatenate([[0], ends[:-1] + 1])
     spaces = ends - 3 - lengths
     lengths = spaces - starts
@@ -352,7 +362,7 @@ def _parse_tidy_pairs(text: bytes) -> Columns | None:
 
 
 def _digits_to_numbers(words: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
-    """int32 numbers of 1 to 8 decimal digits at `starts`; None where one is longer, empty, or no number."""
+    """Converts 1 to 8 decimal digits at `starts` to int32; None if one is longer, empty, or not a number."""
     if lengths.min() < 1 or lengths.max() > DIGITS_IN_A_WORD:
         return None
     shift = (64 - 8 * lengths.astype(np.int64, copy=False)).view(np.uint64)
@@ -365,5 +375,6 @@ def _word_to_numbers(words: np.ndarray) -> np.ndarray | None:
 
 
 def _shown(line: bytes) -> str:
+    """Returns a line as a message quotes it: at most 80 characters."""
     text = line.decode(errors="replace")
     return repr(text if len(text) <= 80 else text[:77] + "...")

@@ -1,4 +1,4 @@
-"""Images of a data set, classified: at which place the true class of each came out."""
+"""Classifies the images of a data set and returns the rank of the true class of each."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def rank_images(
     workers: int = 0,
     progress: str = "",
 ) -> dict[str, NDArray[np.int64]]:
-    """Classify images `start` to `stop` of a data set, in its order and as they are, without augmentation.
+    """Classifies images `start` to `stop` of a data set, in order and without augmentation.
 
     Args:
-        dataset: with at least one image.
-        classify: uint8 RGB (B, S, S, 3) to scores (B, C) by classifier.
+        dataset: the data set, with at least one image.
+        classify: uint8 RGB (B, S, S, 3) -> scores (B, C) by classifier.
         start: the first image.
-        stop: past the last image; None takes all.
-        batch_size: images at once.
-        workers: processes that read, at most one a core; 0 reads in this one.
-        progress: what is shown while it lasts; nothing where it is empty.
+        stop: one past the last image; None takes all.
+        batch_size: images classified together.
+        workers: reading processes, at most one for each core; 0 reads in this process.
+        progress: label of the progress bar; empty for none.
 
     Returns:
-        (stop - start,) by classifier: how many classes came before the true one.
+        For each classifier (stop - start,): how many classes came before the true one.
     """
     stop = len(dataset) if stop is None else stop
     sampler = PositionSampler(len(dataset), 0, batch_size, images_seen=start, total_images=stop, shuffle=False)

@@ -1,7 +1,7 @@
-"""Embed once, score many: images of a pair set to embeddings, kept on disk under what they depend on.
+"""Embeds the images of a pair set once and keeps the embeddings on disk, named by everything they depend on.
 
-An image that stands in several pairs is embedded once. Scoring under other folds, FARs or rules then reads the
-embeddings back and never touches the model. Shapes: M images, D embedding values, N pairs.
+An image in several pairs is embedded once. Scoring with other folds, FARs or rules then reads the embeddings back and
+never runs the model. Shapes: M images, D embedding values, N pairs.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Embed = Callable[[np.ndarray], np.ndarray]
 
 
 class EncodedImages(Protocol):
-    """Images that are decoded when they are needed: those of a pair set, or of a folder."""
+    """Provides images that are decoded when they are needed: those of a pair set, or of a folder."""
 
     @property
     def name(self) -> str: ...
     @property
     def images(self) -> Sequence[bytes]: ...
     def decode(self, start: int, stop: int) -> np.ndarray:
-        """Images `start` to `stop`: uint8 RGB (B, S, S, 3)."""
+        """Decodes images `start` to `stop`: uint8 RGB (B, S, S, 3)."""
         ...
 
 
@@ -46,14 +46,14 @@ def embed_images(
     mirrors: Sequence[bool] = (False,),
     show_progress: bool = False,
 ) -> list[np.ndarray]:
-    """Embed images `start` to `stop` of a pair set, a batch at a time; the next is decoded meanwhile.
+    """Embeds images `start` to `stop` of a pair set, batch by batch; the next batch is decoded meanwhile.
 
     Args:
         embed: uint8 RGB (B, S, S, 3) -> (B, D).
-        pair_set: whose images.
-        start, stop: which of its 2N images; all by default.
-        mirrors: False asks for the embedding of the images, True for that of their mirror images.
-        show_progress: on standard error.
+        pair_set: the images.
+        start, stop: range of its 2N images; all by default.
+        mirrors: False for the embeddings of the images, True for those of their mirror images.
+        show_progress: whether to show progress on standard error.
 
     Returns:
         For each of `mirrors`, float32 (M, D).
@@ -70,7 +70,7 @@ def embed_images(
 
 
 def _decoded_ahead(images: EncodedImages, start: int, stop: int) -> Iterator[np.ndarray]:
-    """Batches of pixels, one decoded while the one before is used: decoders let go of the interpreter."""
+    """Yields batches of pixels, decoding one while the one before is used: decoders release the interpreter lock."""
     pending = None
     with generator_threads(1) as ahead:
         for first in range(start, stop, IMAGES_CHUNK):
@@ -82,13 +82,14 @@ def _decoded_ahead(images: EncodedImages, start: int, stop: int) -> Iterator[np.
 
 
 def distinct_images(images: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
-    """Which images are equal.
+    """Finds equal images.
 
     Args:
-        images: M of them, or a digest of each.
+        images: M images, or a digest of each.
 
     Returns:
-        The place (M,) of each among the distinct ones, which are numbered as they first occur; and where that is (K,).
+        For each image its number among the distinct ones (M,), numbered as they first occur; and for each distinct
+        image the position of its first occurrence (K,).
     """
     numbers: dict[Hashable, int] = {}
     place_of = np.array([numbers.setdefault(image, len(numbers)) for image in images])
@@ -98,16 +99,17 @@ def distinct_images(images: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]
 def embed_pair_set(
     embedder: Embedder, pair_set: EncodedImages, flip: bool, cache: str | os.PathLike[str] | None = None
 ) -> np.ndarray:
-    """Embeddings (M, D) of all images of a set, equal ones embedded once, read from `cache` where they are there.
+    """Returns embeddings (M, D) of all images of a set, from `cache` if possible; equal images are embedded once.
 
     Args:
         embedder: the model.
-        pair_set: whose images; 2N for N pairs.
-        flip: add the embedding of the mirror image, f(x) + f(mirrored x): the field's LFW protocol.
-        cache: folder in which embeddings are kept, one file for the images and one for their mirror images. The
-            name of a file is a digest over weights, preprocessing, images and mirroring, so that a changed model or
-            pack never meets old embeddings.
+        pair_set: the images; 2N for N pairs.
+        flip: whether to add the embedding of the mirror image, f(x) + f(mirrored x): the field's LFW protocol.
+        cache: folder of kept embeddings, one file for the images and one for their mirror images. The name of a file
+            is a digest over weights, preprocessing, images and mirroring, so that a changed model or pack never uses
+            old embeddings.
     """
+    # Read what is kept.
     wanted = (False, True) if flip else (False,)
     contents = [hashlib.sha256(image).digest() for image in pair_set.images]
     known: dict[bool, np.ndarray] = {}
@@ -117,6 +119,7 @@ def embed_pair_set(
         files = {mirror: Path(cache) / f"{digest}-{'mirrored' if mirror else 'plain'}.npy" for mirror in wanted}
         shape = (len(pair_set.images), embedder.embedding_size)
         known = {mirror: array for mirror, file in files.items() if (array := _read_cached(file, shape)) is not None}
+    # Embed the rest, and keep it.
     missing = [mirror for mirror in wanted if mirror not in known]
     if missing:
         place_of, first = distinct_images(contents)
@@ -130,11 +133,11 @@ def embed_pair_set(
 
 
 def cosine_scores(embeddings: np.ndarray, pair_set: PairSet) -> np.ndarray:
-    """Cosine of the two embeddings of each pair: float64 (N,).
+    """Computes the cosine of the two embeddings of each pair: float64 (N,).
 
     Args:
         embeddings: (2N, D); images 2i and 2i + 1 are pair i.
-        pair_set: for the messages.
+        pair_set: the pair set, for messages.
 
     Raises:
         DataError: an embedding that is not finite or has no direction, naming its image and pair.
@@ -154,7 +157,7 @@ def cosine_scores(embeddings: np.ndarray, pair_set: PairSet) -> np.ndarray:
 
 
 class ImageSubset:
-    """Images of a set at ascending positions (M,)."""
+    """Provides the images of a set at ascending positions (M,)."""
 
     def __init__(self, whole: EncodedImages, positions: np.ndarray) -> None:
         self.name = whole.name
@@ -170,7 +173,9 @@ class ImageSubset:
         runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1)
         parts = [self._whole.decode(int(run[0]), int(run[-1]) + 1) for run in runs]
         if len({part.shape[1:] for part in parts}) > 1:
-            return self._whole.decode(int(positions[0]), int(positions[-1]) + 1)  # which names the one that differs
+            return self._whole.decode(
+                int(positions[0]), int(positions[-1]) + 1
+            )  # raises an error that names the image of another size
         return np.concatenate(parts)
 
 

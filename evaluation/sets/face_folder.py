@@ -1,6 +1,6 @@
-"""Folders of aligned faces as sets of images with a person each, read when they are needed.
+"""Reads folders of aligned faces as images with a person each, when they are needed.
 
-Either one folder of images for each person, or, as TinyFace is laid out, image files whose names begin with the person:
+There is either one folder of images for each person, or, as in TinyFace, image files whose names begin with the person:
 `12_1.jpg` shows person 12.
 """
 
@@ -19,14 +19,14 @@ from facekd.images.preprocessing import fit_images
 
 
 class FaceFolder:
-    """Images of a folder, and who is in them.
+    """Provides the images of a folder and who is in them.
 
     Args:
-        folder: of the images.
-        image_size: S the model takes.
-        resize: scale images of another size instead of refusing them.
-        at_most: images of a person, in order of their names; None for all.
-        nobody: the images show nobody known, as distractors do: names are not looked at, and there may be none.
+        folder: folder of the images.
+        image_size: image size S of the model.
+        resize: whether to scale images of another size instead of refusing them.
+        at_most: number of images to take of each person, in order of their names; None for all.
+        nobody: whether the images show unknown people, as distractors do; names are then ignored and may be anything.
 
     Attributes:
         warnings: a sentence about what in the folder is not read, if anything.
@@ -48,6 +48,7 @@ class FaceFolder:
                 f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); expected one folder of them for "
                 "each person, or files called PERSON_NUMBER.jpg"
             )
+        # The images person by person, in order of the names.
         kept: dict[str, list[str]] = {}
         for person, file in found:
             kept.setdefault(person, []).append(file)
@@ -61,10 +62,10 @@ class FaceFolder:
         return len(self.files)
 
     def decode(self, start: int, stop: int) -> np.ndarray:
-        """Images `start` to `stop`: uint8 RGB (B, S, S, 3).
+        """Decodes images `start` to `stop`: uint8 RGB (B, S, S, 3).
 
         Raises:
-            ImageError: one does not decode, or has another size; which one.
+            ImageError: an image cannot be decoded or has another size; the message names it.
         """
         batch = np.empty((stop - start, self._size, self._size, 3), np.uint8)
         for row, file in enumerate(self.files[start:stop]):
@@ -77,7 +78,7 @@ class FaceFolder:
 
 
 class _Files(Sequence[bytes]):
-    """The contents of files, read at each access: folders may be larger than memory."""
+    """Reads the contents of files at each access: folders may be larger than memory."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self._folder, self._names = folder, names
@@ -100,6 +101,7 @@ def _list(folder: Path, nobody: bool) -> tuple[list[tuple[str, str]], list[str]]
 
     `nobody` gives each image a person of its own.
     """
+    # Images in the folder itself, and images in a folder for each person; empty folders are reported.
     listing = list_by_folder(folder)
     loose = listing.outside
     nested = [(person, f"{person}/{file}") for person, files in listing.by_folder.items() for file in files]
@@ -109,6 +111,7 @@ def _list(folder: Path, nobody: bool) -> tuple[list[tuple[str, str]], list[str]]
     warnings = listing.left_out.warnings()
     if nobody:
         return [(file, file) for file in (*loose, *(file for _, file in nested))], warnings
+    # One of the two layouts, never both.
     if loose and nested:
         raise DataError(
             f"{folder}: holds folders and image files ({loose[0]}); give either one folder a person, or files "
@@ -116,6 +119,7 @@ def _list(folder: Path, nobody: bool) -> tuple[list[tuple[str, str]], list[str]]
         )
     if nested:
         return nested, warnings
+    # Names say who is in an image: PERSON_NUMBER.jpg.
     unnamed = [file for file in loose if not Path(file).stem.rpartition("_")[0]]
     if unnamed:
         raise DataError(

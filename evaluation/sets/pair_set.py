@@ -1,4 +1,4 @@
-"""Verification protocols: a `.bin` pack, and its list of names if any, into a validated `PairSet`. No maths."""
+"""Reads verification protocols: a pack, and its list of names if any, as a validated `PairSet`. No maths."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from facekd.verification import fold_indices
 
 @dataclass(frozen=True)
 class PairSet:
-    """N pairs of images and what is to be decided about them.
+    """Holds N pairs of images, their labels, folds and subjects.
 
     Attributes:
-        name: for tables and pictures; the file's name without `.bin` unless another is given.
-        path: of the pack.
+        name: name for tables and pictures; by default that of the file without `.bin`.
+        path: path of the pack.
         images: 2N encoded images; pair i is images 2i and 2i + 1.
         is_same: bool (N,), true for genuine pairs.
         fold_of: int64 (N,), the fold of each pair, from 0.
-        subjects: (N, 2) the names of the two subjects of each pair, or None where they are not known.
+        subjects: (N, 2) the names of the two subjects of each pair, or None if they are not known.
     """
 
     name: str
@@ -36,22 +36,22 @@ class PairSet:
     subjects: np.ndarray | None = None
 
     def __len__(self) -> int:
-        """Number of pairs N."""
+        """Returns the number of pairs N."""
         return len(self.is_same)
 
     @property
     def num_folds(self) -> int:
-        """K."""
+        """Returns the number of folds K."""
         return int(self.fold_of.max()) + 1
 
     @property
     def num_subjects(self) -> int | None:
-        """Distinct subjects, where their names are known."""
+        """Returns the number of distinct subjects, or None if their names are not known."""
         return None if self.subjects is None else len(np.unique(self.subjects))
 
     @property
     def num_subjects_in_several_folds(self) -> int | None:
-        """Subjects that a fold shares with those its threshold is chosen on: 0 in LFW's own protocol."""
+        """Counts the subjects that occur in several folds: 0 in LFW's own protocol, None if names are not known."""
         if self.subjects is None:
             return None
         pairs = np.column_stack([self.subjects.reshape(-1), np.repeat(self.fold_of, 2).astype(str)])
@@ -59,7 +59,7 @@ class PairSet:
         return int((counts > 1).sum())
 
     def decode(self, start: int, stop: int) -> np.ndarray:
-        """Images `start` to `stop` (of 2N) as uint8 RGB (B, H, W, 3)."""
+        """Decodes images `start` to `stop` (of 2N) to uint8 RGB (B, H, W, 3)."""
         return decode_images(self.images[start:stop], first_image=start, source=self.path)
 
 
@@ -69,22 +69,23 @@ def load_pair_set(
     names: str | os.PathLike[str] | None = None,
     name: str | None = None,
 ) -> PairSet:
-    """Read a verification pack and check that the protocol can be run on it.
+    """Reads a verification pack and checks that the protocol can be run on it.
 
     Args:
         path: the pack, `.bin` or `.npz`.
-        folds: number of contiguous folds, all with genuine and impostor pairs outside them; those that an `.npz`
-            records are used where there are as many.
-        names: a text file with a line a pair, `nameA<TAB>nameB<TAB>label`; the subject is the folder part of a name
-            (`Abel_Pacheco/Abel_Pacheco_0001.jpg`), the label 1 or 0 as in the pack.
-        name: what to call the set.
+        folds: number of contiguous folds; outside each there must be genuine and impostor pairs. If an `.npz` records
+            as many folds, those are used.
+        names: a text file with one line for each pair, `nameA<TAB>nameB<TAB>label`; the subject is the folder part of a
+            name (`Abel_Pacheco/Abel_Pacheco_0001.jpg`), the label 1 or 0 as in the pack.
+        name: name of the set.
 
     Raises:
-        DataError: only one kind of pair, or names that do not belong to the pack (which line, and how).
-        DataError: see `facekd.data.pair_packs.pair_pack.read_pair_pack`.
+        DataError: only one kind of pair; names that do not belong to the pack (which line, and why); or see
+            `facekd.data.pair_packs.reading.read_pair_pack`.
         InputError: more folds than pairs, or fewer than two.
         OSError: a file cannot be read.
     """
+    # A pack with both kinds of pairs.
     path = Path(path)
     pack = read_pair_pack(path)
     num_genuine = int(pack.is_same.sum())
@@ -94,6 +95,7 @@ def load_pair_set(
             f"{path}: all {len(pack):,} pairs are {present}, none is {absent}; verification metrics compare the two "
             "kinds: use a pack that holds both"
         )
+    # Subjects and folds: from the list of names and the arguments, or as the pack records them.
     subjects = pack.subjects if names is None else read_subjects(names, pack.is_same, path)
     fold_of = fold_indices(len(pack), folds)
     if pack.fold_of is not None and int(pack.fold_of.max()) + 1 == folds:
@@ -102,12 +104,13 @@ def load_pair_set(
 
 
 def read_subjects(path: str | os.PathLike[str], is_same: np.ndarray, pack_path: str | os.PathLike[str]) -> np.ndarray:
-    """Read the two subjects of each pair, (N, 2) str, and check every line against the labels of the pack.
+    """Reads the two subjects of each pair, (N, 2) str, and checks every line against the labels of the pack.
 
     Raises:
-        DataError: another number of lines than pairs, a line of another form, or one at odds with the pack.
+        DataError: the numbers of lines and pairs differ, or a line has another form or contradicts the pack.
         OSError: the file cannot be read.
     """
+    # One line for each pair; blank lines at the end are ignored.
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -120,6 +123,7 @@ def read_subjects(path: str | os.PathLike[str], is_same: np.ndarray, pack_path: 
             f"{path}: names {len(lines):,} pairs, but {pack_path} holds {len(is_same):,}; give the list that the pack "
             "was made from, a line a pair in the order of the pack"
         )
+    # Each line must say what the pack says.
     subjects = []
     for number, (line, same) in enumerate(zip(lines, is_same.tolist(), strict=True), start=1):
         fields = line.split("\t")

@@ -181,7 +181,7 @@ SLOWED = """
 import sys, time
 from evaluation.ijb import face_embeddings as module
 from facekd.embedder.onnx_embedder import OnnxEmbedder
-module.IMAGES_CHUNK, module.SECONDS_BETWEEN_MARKS = 4, 0.0
+module.IMAGES_CHUNK, module.SECONDS_BETWEEN_STAMPS = 4, 0.0
 embed = OnnxEmbedder.embed
 def slowly(self, images):
     time.sleep(0.2)
