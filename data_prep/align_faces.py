@@ -1,4 +1,4 @@
-"""Verb `facekd data align`: photographs to face crops, all turned and scaled to one template."""
+"""Verb `facekd data align`: cuts the face out of each photograph, turned and scaled to one template."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ REASONS = {
     "no_landmarks": "not in the landmark file",
     "unreadable": "cannot be read or decoded",
 }
-# A face far below the wanted score is told apart from none at all, so that the limit can be judged.
+# Faces far below --min-score are still found, to tell "only low scores" from "no face" when choosing the limit.
 LEAST_CANDIDATE_SCORE = 0.1
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides how crops look; recorded with them, and the same for all crops of a folder."""
+    """Holds what decides how crops look; recorded with them, and the same for all crops of a folder."""
 
     opencv: str
     template: str
@@ -61,7 +61,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Task:
-    """A photograph, where it lies, and where its crop goes."""
+    """Names a photograph, its file, and the file of its crop."""
 
     photo: str
     source: Path
@@ -70,7 +70,8 @@ class Task:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Align photographs; returns the exit status."""
+    """Aligns photographs; returns the exit status."""
+    # What to align, with what.
     parser = _parser()
     arguments = parser.parse_args(argv)
     _check(parser, arguments)
@@ -79,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = _settings(arguments, landmarks_from)
     quiet_decoders()
 
+    # Align what is not done yet, in order.
     with AlignLog(arguments.output, vars(settings), arguments.force) as log:
         tasks = _plan(photos, arguments.photos, arguments.output, settings.file_format)
         waiting = [task for task in tasks if not _is_done(task, log)]
@@ -86,6 +88,8 @@ def main(argv: list[str] | None = None) -> int:
             for result in track(results, "aligning photographs", len(waiting)):
                 log.add(result.result())
         done = [log.entries[task.photo] for task in tasks]
+
+    # Report.
     if arguments.set_aside is not None:
         _copy_aside(done, arguments.photos, arguments.set_aside)
     counts = _write_report(arguments.output, settings, done)
@@ -99,7 +103,8 @@ Finder = Callable[[str, np.ndarray], "Faces | GivenLandmarks | None"]
 
 
 def align_photo(task: Task, finder: Finder, settings: Settings) -> Alignment:
-    """Find the face of a photograph and write its crop; what is wrong with the photograph becomes its reason."""
+    """Finds the face of a photograph and writes its crop; if that fails, the result holds the reason."""
+    # Read it.
     stamp = [0, 0]
     try:
         status = task.source.stat()
@@ -107,8 +112,10 @@ def align_photo(task: Task, finder: Finder, settings: Settings) -> Alignment:
         image = decode_photo(task.source.read_bytes(), settings.exif)
     except ImageError as error:
         return Alignment(task.photo, stamp, reason="unreadable", detail=str(error))
-    except OSError as error:  # removed meanwhile, a broken link, no permission: no reason to lose the rest
+    except OSError as error:  # removed meanwhile, a broken link, no permission: the others can still be aligned
         return Alignment(task.photo, stamp, reason="unreadable", detail=str(error.strerror))
+
+    # Find its landmarks: those of the face to take, or those given.
     found = finder(task.photo, image)
     if found is None:
         return Alignment(task.photo, stamp, reason="no_landmarks")
@@ -122,6 +129,8 @@ def align_photo(task: Task, finder: Finder, settings: Settings) -> Alignment:
         landmarks, score, box, num_faces = found.landmarks, found.score, None, None
         if score is not None and score < settings.min_score:
             return Alignment(task.photo, stamp, reason="low_confidence", detail=f"its score is {score:.3f}")
+
+    # Refuse landmarks that are no face, else cut it out.
     facts: dict[str, Any] = {
         "landmarks": landmarks.round(3).ravel().tolist(),
         "score": None if score is None else round(score, 4),
@@ -142,7 +151,7 @@ def align_photo(task: Task, finder: Finder, settings: Settings) -> Alignment:
 def choose_face(
     faces: Faces, image_shape: tuple[int, ...], settings: Settings
 ) -> tuple[int | None, str | None, str | None, int]:
-    """Which face of a photograph to cut: `(number or None, reason, detail, how many had the score)`."""
+    """Chooses the face to cut out: returns `(number or None, reason, detail, how many reach --min-score)`."""
     if not len(faces):
         return None, "no_face", None, 0
     is_sure = faces.scores >= settings.min_score
@@ -160,8 +169,7 @@ def choose_face(
 
 
 def detect_at_two_sizes(detector: FaceDetector, image: np.ndarray, settings: Settings) -> Faces:
-    """Detect at `detector_size`, and where no face is sure at half of it: a face that fills the picture is too large
-    for the network at the first size, and is found at the second."""
+    """Detects at `detector_size`, then at half of it if no face is sure: a face may be too large for the first."""
     least = min(LEAST_CANDIDATE_SCORE, settings.min_score)
     found = detector.detect(image, least, settings.detector_size)
     if len(found) and found.scores.max() >= settings.min_score:
@@ -172,7 +180,7 @@ def detect_at_two_sizes(detector: FaceDetector, image: np.ndarray, settings: Set
 
 
 def _open_finder(arguments: argparse.Namespace) -> tuple[Finder, str]:
-    """How to find the landmarks of a photograph, and words for where they come from."""
+    """Returns a function that finds the landmarks of a photograph, and a description of their origin."""
     if arguments.landmarks is not None:
         given = read_landmarks(arguments.landmarks)
         digest = sha256_of_file(arguments.landmarks)[:16]
@@ -201,7 +209,7 @@ def _settings(arguments: argparse.Namespace, landmarks_from: str) -> Settings:
 
 
 def _plan(photos: list[str], root: Path, output: Path, file_format: str) -> list[Task]:
-    """Name the crops: as the photographs, unless two of a folder differ in their suffix alone."""
+    """Names the crops like the photographs, with their suffix too if two of a folder differ only in that."""
     stems = Counter(os.path.splitext(photo)[0] for photo in photos)  # noqa: PTH122
     tasks = []
     for photo in photos:
@@ -221,7 +229,7 @@ def _is_done(task: Task, log: AlignLog) -> bool:
         return False
     if entry.stamp != [status.st_size, status.st_mtime_ns]:
         return False
-    # A crop that was removed since, or left empty by a power cut, is made again.
+    # A crop that was removed, or left empty by a power cut, is made again.
     return entry.crop is None or (entry.crop == task.crop and task.target.exists() and task.target.stat().st_size > 0)
 
 
@@ -232,7 +240,7 @@ def _write_crop(path: Path, crop: np.ndarray, quality: int | None) -> None:
 
 
 def _copy_aside(done: list[Alignment], root: Path, folder: Path) -> None:
-    """Copy the photographs that were set aside to `folder/REASON/`, to be looked at."""
+    """Copies the photographs that were set aside to `folder/REASON/`, to be looked at."""
     for entry in track([entry for entry in done if entry.reason], "copying what was set aside"):
         target = folder / str(entry.reason) / entry.photo
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -253,7 +261,7 @@ def _write_report(output: Path, settings: Settings, done: list[Alignment]) -> di
 
 
 def _write_list(path: Path, text: str) -> None:
-    # Names that are no Unicode are kept readable in the list and whole in the log.
+    # Names that are not Unicode are readable in the list and complete in the log.
     write_text(path, text.encode("utf-8", "backslashreplace").decode())
 
 
@@ -291,41 +299,54 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="facekd data align",
-        description="Cut the face out of each photograph, turned and scaled to the five-point template.",
+        description="Cuts the face out of each photograph, turned and scaled to the five-point template.",
         example="examples:\n"
         "  facekd data align photos aligned --detector scrfd_2.5g_bnkps.onnx\n"
         "  facekd data align lfw aligned --landmarks lfw_landmarks.tsv\n\n"
-        "The folders below PHOTOS stay as they are, so that `facekd data pack` finds a folder for each person. Run\n"
-        f"again after a stop, it goes on where it was. OUT/{REPORT_NAME} has settings and counts,\n"
-        f"OUT/{SET_ASIDE_NAME} what was not aligned and why, OUT/align_log.jsonl all landmarks.",
+        "Subfolders are kept, so that `facekd data pack` finds one per person. After a stop, run the same command\n"
+        "again: it resumes.\n\n"
+        "writes OUT/**/*.jpg           the crops\n"
+        f"       OUT/{REPORT_NAME}  settings and counts\n"
+        f"       OUT/{SET_ASIDE_NAME}      what was not aligned, and why\n"
+        "       OUT/align_log.jsonl    all landmarks",
     )
     add = parser.add_argument
     add("photos", type=Path, metavar="PHOTOS", help="folder of photographs, searched with all its subfolders")
     add("output", type=Path, metavar="OUT", help="folder for the crops")
     add("--detector", type=Path, metavar="ONNX", help="face detector: SCRFD with landmarks (_bnkps), or YuNet")
-    add("--landmarks", type=Path, metavar="FILE", help="instead: lines of name, five points x y, perhaps a score")
+    add(
+        "--landmarks",
+        type=Path,
+        metavar="FILE",
+        help="or lines of name, five points x y and optionally a score",
+    )
     add("--size", type=int, default=112, metavar="PX", help="side of the crops (default: 112)")
     add(
         "--choose",
         choices=("largest", "centre", "score"),
         default="largest",
-        help="of several faces: the largest, the one nearest the centre, or the surest (default: largest)",
+        help="which of several faces: the largest, the one nearest the centre, or the surest (default: largest)",
     )
-    add("--min-score", type=float, default=0.5, metavar="S", help="less is set aside (default: 0.5)")
-    add("--min-face", type=float, default=0, metavar="PX", help="smaller faces are passed over (default: 0)")
+    add("--min-score", type=float, default=0.5, metavar="S", help="least score of a face (default: 0.5)")
+    add("--min-face", type=float, default=0, metavar="PX", help="least side of a face (default: 0)")
     add(
         "--detector-size",
         type=int,
         default=640,
         metavar="PX",
-        help="the longer side of a photograph as the detector sees it; half where no face is found (default: 640)",
+        help="longer side of the photograph in the detector; half of it if no face is found (default: 640)",
     )
-    add("--exif", action=argparse.BooleanOptionalAction, default=True, help="turn upright by EXIF (default: yes)")
-    add("--format", choices=("jpg", "png"), default="jpg", help="of the crops (default: jpg)")
-    add("--quality", type=int, default=95, metavar="Q", help="of JPEG crops (default: 95)")
-    add("--set-aside", type=Path, metavar="DIR", help="copy what was set aside to DIR/REASON")
+    add(
+        "--exif",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="turn upright by EXIF (default: yes)",
+    )
+    add("--format", choices=("jpg", "png"), default="jpg", help="format of the crops (default: jpg)")
+    add("--quality", type=int, default=95, metavar="Q", help="JPEG quality (default: 95)")
+    add("--set-aside", type=Path, metavar="DIR", help="copy photographs that were not aligned to DIR/REASON")
     add("--workers", type=int, default=usable_cores(), metavar="N", help="threads (default: all cores)")
-    add("--force", action="store_true", help="do everything again, also where OUT was aligned otherwise")
+    add("--force", action="store_true", help="align everything again, even if OUT was aligned with other settings")
     return parser
 
 

@@ -1,9 +1,10 @@
-"""Verb `facekd data clean`: a new pack without what lists say to drop, and with what they say to merge as one."""
+"""Verb `facekd data clean`: copies a pack without the images that lists drop, and merges the identities they merge."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
 from data_prep.jobs.resuming import resuming
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_sources import RecordSource, default_name
-from facekd.data.datasets.record_pack import open_record_pack
+from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
 from facekd.errors import DataError, FacekdError, RecordError, run_verb
 from facekd.images.decoding import decode_rgb
@@ -23,8 +24,23 @@ from facekd.utils.files import write_json
 from facekd.utils.progress import track
 
 
+@dataclass(frozen=True)
+class CleanPlan:
+    """Holds what goes into the new pack.
+
+    Attributes:
+        images: int64 (N,), images of the old pack in the order of writing.
+        labels: int64 (N,), their new labels.
+        old_labels: the old label of each new one.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    old_labels: np.ndarray
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Write the cleaned pack; returns the exit status."""
+    """Writes the cleaned pack; returns the exit status."""
     arguments = _parser().parse_args(argv)
     pack = open_record_pack(arguments.pack, arguments.on_bad_record)
     rec_path = rec_path_of(arguments.output)
@@ -34,6 +50,52 @@ def main(argv: list[str] | None = None) -> int:
         raise FacekdError(f"{rec_path} is there already; choose another place, or replace it by --force")
     changes = read_clean_lists(arguments.apply)
     source = RecordSource(pack)
+    plan = _plan(arguments, pack, source, changes)
+
+    # Write the pack, or go on with it.
+    bad = BadRecords(arguments.on_bad_record)
+    size = pack.property["height"] if pack.property else decode_rgb(pack.read_image(int(plan.images.min()))[0]).shape[0]
+    writer = RecordPackWriter(rec_path, size, pack.layout, _job(source, plan.images, plan.labels))
+    with resuming(writer, bad):
+        left = range(writer.next_task, len(plan.images))
+        for task in track(left, "writing records", len(left)):
+            image, label = int(plan.images[task]), int(plan.labels[task])
+            try:
+                content, _ = pack.read_image(image)
+            except RecordError as error:
+                bad.meet(error)
+                continue
+            name = source.name(image) or default_name(label, image, suffix_of(content))
+            key = int(pack.image_keys[image]) if pack.layout == "im2rec" else None
+            writer.add(label, content, name, key, task)
+
+    # Report what was done.
+    num_dropped = pack.num_images - len(plan.images)
+    report = {
+        "format": "facekd-cleaning",
+        "version": 1,
+        "pack": str(arguments.pack),
+        "lists": [str(path) for path in arguments.apply],
+        "images": writer.num_images,
+        "dropped": num_dropped,
+        "merged": len(changes.merges),
+        "skipped": len(bad),
+        "old_label_of": plan.old_labels.tolist(),
+    }
+    write_json(rec_path.parent / "clean_report.json", report)
+    print(
+        f"{rec_path}: {writer.num_images:,} images of {len(plan.old_labels):,} identities; "
+        f"{num_dropped:,} images dropped, {len(changes.merges):,} identities merged{bad.summary()}"
+    )
+    return 0
+
+
+def _plan(arguments: argparse.Namespace, pack: RecordPack, source: RecordSource, changes: Changes) -> CleanPlan:
+    """Returns the images that the lists leave, with their new labels.
+
+    Raises:
+        DataError: the lists name keys that the pack does not have, or leave no image.
+    """
     label_of = _merged(changes, source.labels, pack.num_classes)
     keep = (source.labels >= 0) & ~np.isin(pack.image_keys, list(changes.keys))
     keep &= ~np.isin(source.labels, list(changes.labels))
@@ -46,47 +108,14 @@ def main(argv: list[str] | None = None) -> int:
     kept = np.flatnonzero(keep)
     if not len(kept):
         raise DataError("the lists leave no image")
-    # Consecutive labels again: a classifier with empty classes would learn nothing of them.
+    # Labels are made consecutive again: a classifier would learn nothing of an empty class.
     old_labels, new_labels = np.unique(label_of[source.labels[kept]], return_inverse=True)
     order = np.argsort(new_labels, kind="stable") if pack.layout == "insightface" else np.arange(len(kept))
-    bad = BadRecords(arguments.on_bad_record)
-    size = pack.property["height"] if pack.property else decode_rgb(pack.read_image(int(kept[0]))[0]).shape[0]
-    job = _job(source, kept[order], new_labels[order])
-    writer = RecordPackWriter(rec_path, size, pack.layout, job)
-    with resuming(writer, bad):
-        left = order[writer.next_task :].tolist()
-        for task, row in enumerate(track(left, "writing records"), start=writer.next_task):
-            image, label = int(kept[row]), int(new_labels[row])
-            try:
-                content, _ = pack.read_image(image)
-            except RecordError as error:
-                bad.meet(error)
-                continue
-            name = source.name(image) or default_name(label, image, suffix_of(content))
-            key = int(pack.image_keys[image]) if pack.layout == "im2rec" else None
-            writer.add(label, content, name, key, task)
-    num_dropped = pack.num_images - len(kept)
-    report = {
-        "format": "facekd-cleaning",
-        "version": 1,
-        "pack": str(arguments.pack),
-        "lists": [str(path) for path in arguments.apply],
-        "images": writer.num_images,
-        "dropped": num_dropped,
-        "merged": len(changes.merges),
-        "skipped": len(bad),
-        "old_label_of": old_labels.tolist(),
-    }
-    write_json(rec_path.parent / "clean_report.json", report)
-    print(
-        f"{rec_path}: {writer.num_images:,} images of {len(old_labels):,} identities; {num_dropped:,} images dropped, "
-        f"{len(changes.merges):,} identities merged{bad.summary()}"
-    )
-    return 0
+    return CleanPlan(kept[order], new_labels[order], old_labels)
 
 
 def _job(source: RecordSource, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """All that decides what is written: the old pack, and which of its images go where."""
+    """Returns everything that decides what is written: the old pack, and which of its images go where."""
     digest = hashlib.sha256()
     for part in (images, labels):
         digest.update(np.ascontiguousarray(part, dtype="<i8").data)
@@ -94,7 +123,7 @@ def _job(source: RecordSource, images: np.ndarray, labels: np.ndarray) -> dict[s
 
 
 def _merged(changes: Changes, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """For each old label the lowest label of its person."""
+    """Returns for each old label the lowest label of the same person."""
     count = max(num_classes, int(labels.max()) + 1)
     parent = np.arange(count)
 
@@ -114,18 +143,26 @@ def _merged(changes: Changes, labels: np.ndarray, num_classes: int) -> np.ndarra
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="facekd data clean",
-        description="Write a new pack without what lists say to drop, merging what they say is one person.",
+        description="Copies a pack without the images that lists drop, and merges the identities they merge.",
         example="example:\n"
         "  facekd data inspect ms1mv3 --model teacher.onnx --report look/index.html   # writes look/*.tsv\n"
         "  facekd data clean ms1mv3 ms1mv3_clean --apply look/outliers.tsv\n\n"
-        "Look at the lists first, and take out the lines you do not agree with. The old pack stays as it is.\n"
-        "Run again after a stop or a full disk, it goes on where it was.",
+        "Look at the lists first and delete the lines you do not agree with. The old pack is never changed.\n"
+        "After a stop or a full disk, run the same command again: it resumes.\n\n"
+        "writes OUT/train.rec, .idx, .lst, property, and clean_report.json",
     )
     add = parser.add_argument
     add("pack", type=Path, metavar="PACK", help="a .rec file, or a folder that holds one")
     add("output", type=Path, metavar="OUT", help="folder for the new pack, or a name ending in .rec")
-    add("--apply", type=Path, nargs="+", required=True, metavar="LIST", help="lists of `facekd data inspect`, or yours")
-    add("--force", action="store_true", help="replace a pack that is there")
+    add(
+        "--apply",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="LIST",
+        help="lists of `facekd data inspect`, or your own",
+    )
+    add("--force", action="store_true", help="replace an existing pack")
     add_bad_record_option(parser)
     return parser
 

@@ -1,6 +1,6 @@
-"""Verb `facekd data convert`: labelled images of any kind to a record pack, to shards of one, or to WebDataset tars.
+"""Verb `facekd data convert`: converts labelled images of any kind to a record pack, its shards, or WebDataset tars.
 
-Merging, splitting, shuffling and re-encoding are options of it.
+On the way it can merge, split, shuffle and re-encode them.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ ROWS_ANNOUNCED = 1024
 
 @dataclass(frozen=True)
 class Plan:
-    """Which image of which source comes when, under which label.
+    """Holds the order of the images, their sources and their new labels.
 
     Attributes:
-        sources: what is read.
+        sources: the opened sources.
         source_of, image_of: int64 (N,), source and number in it of each image, in the order of writing.
         labels: int64 (N,), new labels.
-        num_classes: of the whole.
+        num_classes: number of identities in all.
     """
 
     sources: list[ImageSource]
@@ -62,7 +62,8 @@ class Plan:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert; returns the exit status."""
+    """Converts; returns the exit status."""
+    # What to convert.
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.shards < 1:
@@ -73,13 +74,16 @@ def main(argv: list[str] | None = None) -> int:
         print(
             f"{path}: {source.kind}, {len(source.labels):,} images, {source.num_classes:,} identities", file=sys.stderr
         )
-    # Shards and shuffled packs have no place for ranges of keys: each identity would be everywhere.
+
+    # InsightFace's layout gives each identity a range of keys, which shards and shuffled packs cannot have.
     plain = arguments.shards > 1 or arguments.shuffle
     if plain and arguments.layout == "insightface":
         parser.error("--layout insightface keeps the images of a person together, which --shards and --shuffle do not")
     layout: Layout = arguments.layout or ("im2rec" if plain else "insightface")
     plan = _plan(sources, arguments, group=layout == "insightface" and arguments.to == "records")
     job = _job(arguments, plan, layout)
+
+    # Write it, or go on where an earlier run stopped.
     folder = arguments.output.parent if arguments.output.suffix == ".rec" else arguments.output
     log = ConversionLog(folder, job)
     old = _files_there(arguments, log)
@@ -88,11 +92,13 @@ def main(argv: list[str] | None = None) -> int:
     num_written, written = _write(arguments, plan, layout, job, log, bad)
     if num_written == 0:
         raise DataError("none of the images could be used")
-    for file in set(old) - set(written):  # shards of another number would be read as part of the new ones
+    for file in set(old) - set(written):  # old shards of another number would be read with the new ones
         for companion in (file, file.with_suffix(".idx"), file.with_suffix(".lst")):
             companion.unlink(missing_ok=True)
     if arguments.output.suffix != ".rec":
         _remove_leftovers(folder)
+
+    # Report.
     report = {
         "format": "facekd-conversion",
         "version": 1,
@@ -113,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _job(arguments: argparse.Namespace, plan: Plan, layout: Layout) -> dict[str, Any]:
-    """All that decides what is written, but the content of image files, which are looked at one by one."""
+    """Returns everything that decides what is written, except image files, which are compared one by one."""
     order = hashlib.sha256()
     for part in (plan.source_of, plan.image_of, plan.labels):
         order.update(np.ascontiguousarray(part, dtype="<i8").data)
@@ -156,11 +162,11 @@ def _plan(sources: list[ImageSource], arguments: argparse.Namespace, group: bool
 def _contents(
     arguments: argparse.Namespace, plan: Plan, rows: range, bad: BadRecords
 ) -> Generator[tuple[int, str, bytes, str], None, None]:
-    """`(row, stamp, bytes, name)` of the images in `rows`; those that cannot be used are met by the policy."""
+    """Yields `(row, stamp, bytes, name)` of the images in `rows`; unusable ones are an error or are skipped."""
 
     def fetch(row: int) -> tuple[str, bytes]:
         source, image = plan.sources[int(plan.source_of[row])], int(plan.image_of[row])
-        stamp = source.stamp(image)  # before the content, which may change meanwhile
+        stamp = source.stamp(image)  # before reading, because the file may change meanwhile
         content = source.read(image)
         if arguments.reencode is None:
             return stamp, content
@@ -186,7 +192,7 @@ def _contents(
 
 
 def _announced(plan: Plan, rows: range) -> Iterator[int]:
-    """The rows; before each thousand the sources hear of the next, for shuffled records lie all over the disk."""
+    """Yields the rows, and tells the sources a thousand ahead: shuffled records lie all over the disk."""
     starts = range(rows.start, rows.stop, ROWS_ANNOUNCED)
 
     def announce(start: int) -> None:
@@ -203,10 +209,10 @@ def _announced(plan: Plan, rows: range) -> Iterator[int]:
 
 
 def reencode(content: bytes, quality: int) -> bytes:
-    """The image as JPEG of another quality.
+    """Encodes an image again, as JPEG of another quality.
 
     Raises:
-        ImageError: it does not decode.
+        ImageError: the image does not decode.
     """
     pixels = decode_rgb(content)
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
@@ -221,7 +227,7 @@ def _write(
     log: ConversionLog,
     bad: BadRecords,
 ) -> tuple[int, list[Path]]:
-    """Write the files that are not there yet; returns how many images all of them hold, and their paths."""
+    """Writes the files that are not finished yet; returns the number of images in all files, and their paths."""
     is_tar = arguments.to == "webdataset"
     size = 0 if is_tar else _image_size(plan)
     count = 0
@@ -251,12 +257,12 @@ def _write(
             description = f"writing file {number + 1} of {arguments.shards}" if arguments.shards > 1 else "writing"
             with contextlib.closing(_contents(arguments, plan, left, bad)) as contents:
                 for row, stamp, content, name in track(contents, description, len(left)):
-                    # Keys go on from shard to shard, so that a record is known by its key alone.
+                    # Keys continue from shard to shard, so that a key alone identifies a record.
                     key = row if is_tar or layout == "im2rec" else None
                     writer.add(int(plan.labels[row]), content, name, key, row - rows.start, stamp)  # type: ignore[arg-type]
             num_images = writer.num_images
         if not is_tar:
-            # Each shard would say only what it holds itself.
+            # The writer of a shard knows only that shard.
             write_text(path.parent / "property", f"{plan.num_classes},{size},{size}\n")
         log.add(path, num_images, len(bad) - num_bad_before)
         count += num_images
@@ -264,7 +270,7 @@ def _write(
 
 
 def _path_of(arguments: argparse.Namespace, number: int) -> Path:
-    """The file that part `number` goes to."""
+    """Returns the file of part `number`."""
     if arguments.to == "webdataset":
         return arguments.output / f"train-{number:06d}.tar"
     if arguments.shards == 1:
@@ -280,7 +286,7 @@ def _split(count: int, parts: int) -> list[range]:
 
 
 def _image_size(plan: Plan) -> int:
-    """Side of the first image that decodes, for the `property` file."""
+    """Returns the side of the first image that decodes, for the `property` file."""
     for source, image in zip(plan.source_of.tolist(), plan.image_of.tolist(), strict=True):
         try:
             return decode_rgb(plan.sources[source].read(image)).shape[0]
@@ -290,7 +296,7 @@ def _image_size(plan: Plan) -> int:
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:
-    """Refuse an output that cannot be, or is a source."""
+    """Refuses an output that cannot be written, or that is a source."""
     output: Path = arguments.output
     if output.is_file() and output.suffix != ".rec":
         raise DataError(f"{output} is a file; give a folder, or a name that ends in .rec")
@@ -302,7 +308,7 @@ def _check_paths(arguments: argparse.Namespace) -> None:
 
 
 def _files_there(arguments: argparse.Namespace, log: ConversionLog) -> list[Path]:
-    """Files that may be replaced; refuses to where nobody asked for it. What this job has finished is none of them."""
+    """Returns existing files that will be replaced, without those that this job finished; needs `--force`."""
     there = [file for file in _results_in(arguments.output) if log.counts(file) is None]
     if there and not arguments.force:
         raise DataError(f"{there[0]} is there already; choose another place, or replace it by --force")
@@ -310,7 +316,7 @@ def _files_there(arguments: argparse.Namespace, log: ConversionLog) -> list[Path
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove partial files of a conversion that was stopped and taken up with other options: nobody would miss them."""
+    """Removes partial files of a stopped conversion that was started again with other options."""
     for partial in folder.glob(".train-*.partial"):
         name = partial.name.removeprefix(".").removesuffix(".partial")
         if SHARD.fullmatch(name) or name.endswith(".tar"):
@@ -328,28 +334,37 @@ def _results_in(output: Path) -> list[Path]:
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="facekd data convert",
-        description="Labelled images of any kind to a record pack, its shards, or WebDataset tars.",
+        description="Converts labelled images of any kind to a record pack, its shards, or WebDataset tars.",
         example="examples:\n"
-        "  facekd data convert ms1mv3 shards --shards 16 --shuffle        # for reading from start to end\n"
-        "  facekd data convert ms1mv3 glint merged                        # labels go on after those of the first\n"
+        "  facekd data convert ms1mv3 shards --shards 16 --shuffle        # for sequential reading\n"
+        "  facekd data convert ms1mv3 glint merged                        # labels of glint come after ms1mv3's\n"
         "  facekd data convert ms1mv3 tars --to webdataset --shards 64\n"
         "  facekd data convert tars back\n"
         "  facekd data convert parquet_folder pack                        # needs pyarrow\n\n"
         "Sources: record packs and shards, WebDataset tars, folders of images, .lst, CVLface's train.tsv, Parquet and\n"
         "arrow. Image bytes are kept as they are unless --reencode is given. Training reads shards as one data set.\n"
-        "Run again after a stop or a full disk, it goes on where it was.",
+        "After a stop or a full disk, run the same command again: it resumes.\n\n"
+        "writes OUT/train*.rec, .idx, .lst, property, or train-*.tar; and convert_report.json",
     )
     add = parser.add_argument
     add("sources", type=Path, nargs="+", metavar="SOURCE", help="one or more data sets")
     add("output", type=Path, metavar="OUT", help="folder to write into, or a name ending in .rec")
     add("--to", choices=("records", "webdataset"), default="records", help="what to write (default: records)")
-    add("--layout", choices=("insightface", "im2rec"), help="of records (default: insightface; with shards im2rec)")
+    add(
+        "--layout",
+        choices=("insightface", "im2rec"),
+        help="default: insightface; with several files im2rec",
+    )
     add("--shards", type=int, default=1, metavar="S", help="split into S files (default: 1)")
     add("--shuffle", action="store_true", help="put the images in random order, for sequential reading")
-    add("--seed", type=int, default=0, help="of that order (default: 0)")
-    add("--same-labels", action="store_true", help="a label means the same person in all sources (default: offsets)")
-    add("--reencode", type=int, metavar="Q", help="decode, and encode as JPEG of quality Q")
-    add("--root", type=Path, metavar="DIR", help="what names in a .lst or .tsv are relative to")
+    add("--seed", type=int, default=0, help="random seed of that order (default: 0)")
+    add(
+        "--same-labels",
+        action="store_true",
+        help="a label is one person in all sources (default: in each)",
+    )
+    add("--reencode", type=int, metavar="Q", help="encode every image again as JPEG of quality Q")
+    add("--root", type=Path, metavar="DIR", help="folder that names in a .lst or .tsv are relative to")
     add("--workers", type=int, default=usable_cores(), metavar="N", help="threads (default: all cores)")
     add("--force", action="store_true", help="replace what is there")
     add_bad_record_option(parser)

@@ -1,4 +1,4 @@
-"""Verb `facekd data index`: write the `.idx` of a `.rec` file that has none, by scanning it."""
+"""Verb `facekd data index`: writes the missing `.idx` of a `.rec` file by scanning it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from facekd.utils.command_line import CommandParser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Scan a `.rec` file and write its index; returns the exit status."""
+    """Scans a `.rec` file and writes its index; returns the exit status."""
     parser = CommandParser(
         prog="facekd data index",
-        description="Write the .idx of a RecordIO file, found by scanning it.",
-        example="example:\n  facekd data index ms1mv3/train.rec",
+        description="Scans a RecordIO file and writes its index, one line `key offset` per record.",
+        example="example:\n  facekd data index ms1mv3/train.rec        # writes ms1mv3/train.idx",
     )
     parser.add_argument("rec", type=Path, metavar="REC", help="the .rec file, or a folder that holds one")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="where to write (default: beside it, .idx)")
-    parser.add_argument("--force", action="store_true", help="replace an .idx that is there and differs")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the index (default: beside REC, .idx)")
+    parser.add_argument("--force", action="store_true", help="replace an existing .idx that differs")
     add_bad_record_option(parser)
     arguments = parser.parse_args(argv)
 
+    # Scan the file; damaged parts stop the verb or are left out.
     rec_path = find_rec(arguments.rec)
     idx_path: Path = arguments.output or rec_path.with_suffix(".idx")
     keys, offsets, damage = scan_records(rec_path)
@@ -38,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         )
     for sentence in damage[:NUM_SHOWN]:
         print(f"skipped: {rec_path}: {sentence}", file=sys.stderr)
+
+    # An index that is there is kept if it is right.
     if idx_path.exists() and not arguments.force:
         if _is_same_index(idx_path, keys, offsets):
             print(f"{idx_path} is there and right: {len(keys):,} records")
@@ -54,7 +57,7 @@ def _is_same_index(idx_path: Path, keys: np.ndarray, offsets: np.ndarray) -> boo
         existing_keys, existing_offsets = parse_idx(idx_path)
     except RecordError:
         return False
-    # Rows may stand in any order: compare them as pairs.
+    # Rows may be in any order: compare them as pairs.
     mine, theirs = np.lexsort((offsets, keys)), np.lexsort((existing_offsets, existing_keys))
     return np.array_equal(keys[mine], existing_keys[theirs]) and np.array_equal(offsets[mine], existing_offsets[theirs])
 

@@ -1,4 +1,4 @@
-"""Verb `facekd data inspect`: what a RecordIO data set is, what is odd about it, and a picture of some of it."""
+"""Verb `facekd data inspect`: describes a record pack, warns of what is wrong with it, and draws some images."""
 
 from __future__ import annotations
 
@@ -22,12 +22,44 @@ from facekd.images.decoding import quiet_decoders
 from facekd.utils.command_line import CommandParser
 from facekd.utils.processes import usable_cores
 
-MOST_MEASURED = 20_000  # images the page measures without --check
+MAX_MEASURED = 20_000  # images that the page measures without --check
+DEFAULT_DRAWN = 64
 LAYOUT_NAMES = {"insightface": "InsightFace (header and identity records)", "im2rec": "im2rec (images only)"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print what a pack is; returns the exit status."""
+    """Describes a pack; returns the exit status."""
+    arguments = _parse(argv)
+    output: Path | None = arguments.output or arguments.picture
+    quiet_decoders()
+
+    # The summary.
+    pack = open_record_pack(arguments.path, on_bad_record="skip")
+    summary = summarize(pack, check_all=arguments.check)
+    if arguments.json:
+        print(json.dumps(summary, indent=2))
+    else:
+        print("\n".join(describe(summary)))
+
+    # The picture, the page and the lists.
+    if output is not None:
+        num_drawn = DEFAULT_DRAWN if arguments.sample is None else arguments.sample
+        rows = choose_images(pack.labels(), num_drawn, arguments.seed)
+        write_png(output, draw_contact_sheet(pack, rows))
+        drawn = sum(len(row) for row in rows)
+        print(f"{output}: {drawn:,} images of {len(rows):,} identities", file=sys.stderr)
+    if arguments.report is not None or arguments.lists is not None:
+        _look_closer(arguments, pack, summary)
+
+    # The exit status.
+    if summary["unusable"] and arguments.on_bad_record == "fail":
+        raise FacekdError(
+            f"{summary['unusable']:,} of {summary['decoded']:,} images looked at in {summary['rec']} are unusable"
+        )
+    return 0
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = _parser()
     # Intermixed, so that `PATH --sample 16 faces.png` and `PATH faces.png --sample 16` mean the same.
     arguments = parser.parse_intermixed_args(argv)
@@ -41,35 +73,16 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give --model or --embeddings, one of the two")
     if arguments.against is not None and not (arguments.model or arguments.embeddings):
         parser.error("--against needs --model, or --embeddings and --against-embeddings")
-    num_drawn = 64 if arguments.sample is None else arguments.sample
-    if num_drawn < 1:
-        parser.error(f"--sample {num_drawn}: draw at least one image")
-
-    quiet_decoders()
-    pack = open_record_pack(arguments.path, on_bad_record="skip")
-    summary = summarize(pack, check_all=arguments.check)
-    if arguments.json:
-        print(json.dumps(summary, indent=2))
-    else:
-        print("\n".join(describe(summary)))
-    if output is not None:
-        rows = choose_images(pack.labels(), num_drawn, arguments.seed)
-        write_png(output, draw_contact_sheet(pack, rows))
-        drawn = sum(len(row) for row in rows)
-        print(f"{output}: {drawn:,} images of {len(rows):,} identities", file=sys.stderr)
-    if arguments.report is not None or arguments.lists is not None:
-        _look_closer(arguments, pack, summary)
-    if summary["unusable"] and arguments.on_bad_record == "fail":
-        raise FacekdError(
-            f"{summary['unusable']:,} of {summary['decoded']:,} images looked at in {summary['rec']} are unusable"
-        )
-    return 0
+    if arguments.sample is not None and arguments.sample < 1:
+        parser.error(f"--sample {arguments.sample}: draw at least one image")
+    return arguments
 
 
 def _look_closer(arguments: argparse.Namespace, pack: RecordPack, summary: dict[str, Any]) -> None:
-    """Quality, duplicates, what a model says: lists, and the page."""
+    """Looks for bad images, duplicates and wrong labels; writes the lists and the page."""
+    # Quality and duplicates, of a sample unless every image is checked.
     folder: Path = arguments.lists or arguments.report.parent
-    num_measured = pack.num_images if arguments.check else min(pack.num_images, MOST_MEASURED)
+    num_measured = pack.num_images if arguments.check else min(pack.num_images, MAX_MEASURED)
     images = np.unique(np.linspace(0, pack.num_images - 1, num_measured).astype(np.int64))
     quality = measure_quality(pack, images, arguments.workers)
     usable = np.flatnonzero(quality.is_usable)
@@ -77,6 +90,8 @@ def _look_closer(arguments: argparse.Namespace, pack: RecordPack, summary: dict[
     duplicates = confirmed(pack, duplicates)
     listed = list_duplicates(folder, pack, duplicates)
     print(f"{'near duplicates:':<24} {len(duplicates):,} pairs: {listed}")
+
+    # What a model or its embeddings say of the labels.
     has_faces = arguments.model is not None or arguments.embeddings is not None
     findings = look_at_identities(arguments, pack, folder) if has_faces else []
     if arguments.report is not None:
@@ -85,7 +100,8 @@ def _look_closer(arguments: argparse.Namespace, pack: RecordPack, summary: dict[
 
 
 def describe(summary: dict[str, Any]) -> list[str]:
-    """The lines to print for a summary made by `summarize`."""
+    """Returns the lines to print for a summary made by `summarize`."""
+    # One line per property.
     others = summary["num_records"] - summary["num_images"] - summary["num_identity_records"]
     records = f"{summary['num_images']:,} images"
     if summary["layout"] == "insightface":
@@ -129,34 +145,52 @@ def _counts_text(counts: dict[str, int]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="facekd data inspect",
-        description="Say what a RecordIO data set holds: records, identities, sizes, formats, and anything odd.",
+        description="Describes a RecordIO data set: records, identities, sizes, formats, and warnings.",
         example="examples:\n  facekd data inspect ms1mv3\n  facekd data inspect ms1mv3 --sample 64 --output faces.png\n"
         "  facekd data inspect ms1mv3 --report look/index.html --model teacher.onnx --against lfw.bin",
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="a .rec file, or a folder that holds one")
     parser.add_argument("picture", type=Path, nargs="?", metavar="FILE.png", help="the same as --output FILE.png")
-    parser.add_argument("--sample", type=int, metavar="N", help="draw N images, a row per identity (default: 64)")
-    parser.add_argument("--output", type=Path, metavar="FILE.png", help="where to draw it")
-    parser.add_argument("--seed", type=int, default=0, help="which images are drawn (default: 0)")
+    parser.add_argument("--sample", type=int, metavar="N", help="draw N images, one row per identity (default: 64)")
+    parser.add_argument("--output", type=Path, metavar="FILE.png", help="draw a sample of the images into this file")
+    parser.add_argument("--seed", type=int, default=0, help="random seed that chooses them (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    parser.add_argument("--check", action="store_true", help="decode every image, and look for duplicates")
+    parser.add_argument("--check", action="store_true", help="decode every image and look for duplicates")
     parser.add_argument(
         "--on-bad-record",
         choices=("fail", "skip"),
         default="skip",
-        help="whether images that cannot be used make the exit status 2 (default: skip, they are counted)",
+        help="whether unusable images make the exit status 2 (fail) or are only counted (skip, the default)",
     )
     add = parser.add_argument_group("a closer look").add_argument
     add(
-        "--report", type=Path, metavar="FILE.html", help="write a page: quality, duplicates, faces; and lists beside it"
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="write a page on quality, duplicates, faces; lists beside it",
     )
-    add("--lists", type=Path, metavar="DIR", help="where the lists go, for `facekd data clean` (default: by the page)")
-    add("--model", metavar="FILE", help="look for wrong labels, and for people under two labels, with this model")
-    add("--embeddings", type=Path, metavar="NPY", help="instead of a model: embeddings, a row an image")
+    add(
+        "--lists",
+        type=Path,
+        metavar="DIR",
+        help="lists for `facekd data clean` (default: beside the page)",
+    )
+    add("--model", metavar="FILE", help="use this model to look for wrong labels and people under two labels")
+    add("--embeddings", type=Path, metavar="NPY", help="embeddings in place of a model, one row per image")
     add("--against", type=Path, metavar="BIN", help="look for people of this verification pack in the data set")
-    add("--against-embeddings", type=Path, metavar="NPY", help="of its images, beside --embeddings")
-    add("--merge-cosine", type=float, metavar="C", help="of two centres of one person (default: from the data)")
-    add("--overlap-cosine", type=float, metavar="C", help="of an image to a centre of its person (default: likewise)")
+    add("--against-embeddings", type=Path, metavar="NPY", help="embeddings of its images, with --embeddings")
+    add(
+        "--merge-cosine",
+        type=float,
+        metavar="C",
+        help="least cosine of two centres of one person (default: from data)",
+    )
+    add(
+        "--overlap-cosine",
+        type=float,
+        metavar="C",
+        help="least cosine of an image to its centre (default: from data)",
+    )
     add("--workers", type=int, default=usable_cores(), metavar="N", help="threads (default: all cores)")
     add_model_options(parser)
     return parser

@@ -1,4 +1,4 @@
-"""Verb `facekd data pack`: aligned faces in folders, or listed in an `.lst`, into RecordIO shards."""
+"""Verb `facekd data pack`: packs aligned faces, in folders or listed in an `.lst`, into RecordIO."""
 
 from __future__ import annotations
 
@@ -34,28 +34,30 @@ from facekd.utils.progress import track
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Pack images; returns the exit status."""
+    """Packs images; returns the exit status."""
+    # Which images go in, in which order, under which keys.
     arguments = _parser().parse_args(argv)
     images, root = _list_images(arguments)
     if arguments.layout == "insightface":
         images.sort(key=lambda image: image.label)  # stable: the order within an identity stays
-    # As im2rec does, the index of the list is the key of the record.
+    # As in im2rec, the index in the list is the key of the record.
     keys = {image.key for image in images}
     has_keys = arguments.layout == "im2rec" and None not in keys and len(keys) == len(images)
     bad = BadRecords(arguments.on_bad_record)
-    if bad.policy == "fail":  # at once, not when the image comes
+    if bad.policy == "fail":  # before anything is written
         for image in images:
             check_name(image.name)
     quiet_decoders()
 
     def prepare(image: ListedImage) -> tuple[str, bytes]:
         path = root / image.name
-        stamp = file_stamp(path)  # before the content, which may change meanwhile
+        stamp = file_stamp(path)  # before reading, because the file may change meanwhile
         return stamp, prepare_image(path, arguments.size, arguments.resize, arguments.quality)
 
     def is_unchanged(task: int, stamp: str) -> bool:
         return file_stamp(root / images[task].name) == stamp
 
+    # Pack them, or go on where an earlier run stopped.
     job = _job(arguments, images, root, has_keys)
     writer = RecordPackWriter(arguments.output, arguments.size, arguments.layout, job, is_unchanged)
     with resuming(writer, bad):
@@ -82,11 +84,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _job(arguments: argparse.Namespace, images: list[ListedImage], root: Path, has_keys: bool) -> dict[str, Any]:
-    """All that decides what is written, but the content of the images."""
+    """Returns everything that decides what is written, except the content of the images."""
     digest = hashlib.sha256()
     for image in images:
         digest.update(f"{image.label}\t{image.key}\t{image.name}\n".encode("utf-8", "surrogateescape"))
-    # What scales and encodes decides only where it is used.
+    # Quality and OpenCV matter only if images are scaled.
     scaling = [arguments.quality, cv2.__version__] if arguments.resize else None
     return {
         "verb": "pack",
@@ -122,27 +124,26 @@ def _list_images(arguments: argparse.Namespace) -> tuple[list[ListedImage], Path
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="facekd data pack",
-        description="Pack aligned face images into RecordIO: train.rec, train.idx, train.lst and property.",
+        description="Packs aligned face images into RecordIO, as training reads them.",
         example="examples:\n"
         "  facekd data pack faces_aligned shards                     # faces_aligned/PERSON/*.jpg\n"
         "  facekd data pack train.lst shards --root images --layout im2rec\n\n"
-        "Files that already have the right size go in byte for byte; every image is decoded once to check it.\n"
-        "Run again after a stop or a full disk, it goes on where it was.",
+        "Files of the right size go in byte for byte; every image is decoded once to check it. After a stop or a\n"
+        "full disk, run the same command again: it resumes.\n\n"
+        "writes OUT/train.rec, train.idx, train.lst and property",
     )
     parser.add_argument(
         "source", type=Path, metavar="FOLDER_OR_LST", help="folder with a subfolder of images per identity, or an .lst"
     )
-    parser.add_argument(
-        "output", type=Path, metavar="OUT", help="folder to write train.* into, or a name ending in .rec"
-    )
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder for the pack, or a name ending in .rec")
     parser.add_argument(
         "--layout",
         choices=("insightface", "im2rec"),
         default="insightface",
-        help="with InsightFace's header and identity records, or images only (default: insightface)",
+        help="insightface: with header and identity records (default); im2rec: images only",
     )
     parser.add_argument(
-        "--root", type=Path, metavar="DIR", help="what names in the .lst are relative to (default: its folder)"
+        "--root", type=Path, metavar="DIR", help="folder that the names in the .lst are relative to (default: its own)"
     )
     parser.add_argument("--size", type=int, default=112, metavar="PIXELS", help="side of the images (default: 112)")
     parser.add_argument(
@@ -151,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         default=False,
         help="scale images of another size instead of refusing them (default: no)",
     )
-    parser.add_argument("--force", action="store_true", help="replace a pack that is there")
+    parser.add_argument("--force", action="store_true", help="replace an existing pack")
     parser.add_argument("--quality", type=int, default=95, help="JPEG quality of scaled images (default: 95)")
     parser.add_argument(
         "--renumber",

@@ -1,6 +1,6 @@
-"""Generate a classification data set in the files of a real one: CIFAR-100, CIFAR-10, or folders of images.
+"""Verb `facekd data synthesize-classification`: generates a classification set in the files of CIFAR, or in folders.
 
-A user action: `facekd data synthesize-classification`. For trying out and testing what takes the real files.
+It serves to try out and test everything that takes the real files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from facekd.utils.progress import track
 LAYOUTS = (*CIFAR_FOLDERS, "folders")
 DEFAULT_CLASSES = {"cifar-100": 100, "cifar-10": 10, "folders": 10}
 COARSE_CLASSES = 20  # superclasses of CIFAR-100
-MAX_IMAGES = 100_000  # of a class: numbers of test images begin there
+MAX_IMAGES = 100_000  # per class; the numbers of test images begin here
 EXAMPLE = """\
 example:
   facekd data synthesize-classification --layout cifar-100 --images-per-class 20 --test-images-per-class 5 --output try
@@ -36,12 +36,12 @@ Writes to the output folder
   cifar-100-python/ or cifar-10-batches-py/    the pickles of the data set, and generated.json with the md5 of each, by
                                                which they are checked when they are read
   train/CLASS/, val/CLASS/                     with --layout folders: JPEGs of different sizes, and generated.json
-What is there already by the same options is kept; another set in the folder is refused."""
+A set made with the same options is kept; a different one in the folder is an error."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What determines a generated set."""
+    """Holds everything that determines a generated set."""
 
     layout: str
     classes: int
@@ -64,7 +64,7 @@ class Settings:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, generate, say what is there."""
+    """Generates a set, unless it is there already, and prints what it holds."""
     arguments = _parser().parse_args(argv)
     layout = arguments.layout
     settings = Settings(
@@ -84,12 +84,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def synthesize_classification(settings: Settings, output: Path) -> Path:
-    """Generate a set, or find that it is there; returns the folder to train on.
+    """Generates a set, unless it is there already; returns the folder to train on.
 
-    It is made beside its place and moved there whole, so that what is found under its name is complete.
+    It is made beside its final place and then renamed, so that a set under its name is always complete.
 
     Raises:
-        DataError: something else is there.
+        DataError: the folder holds something else.
     """
     is_cifar = settings.layout in CIFAR_FOLDERS
     folder = output / CIFAR_FOLDERS[settings.layout] if is_cifar else output
@@ -106,13 +106,13 @@ def synthesize_classification(settings: Settings, output: Path) -> Path:
         content = {"format": GENERATED_FORMAT, "version": 1, "settings": asdict(settings), "md5": md5}
         write_json(staged / GENERATED, content)
         if folder.exists():
-            folder.rmdir()  # empty, as was seen
+            folder.rmdir()  # empty, as checked above
         staged.rename(folder)
     return folder
 
 
 def _images(settings: Settings, is_test: bool) -> Iterator[tuple[int, int]]:
-    """Class and number of each image, classes in turn as in the real files, where they are mixed."""
+    """Yields class and number of each image, one class after the other in turn, as the real files mix them."""
     count = settings.test_images_per_class if is_test else settings.images_per_class
     pairs = [(label, number) for number in range(count) for label in range(settings.classes)]
     split = "test" if is_test else "training"
@@ -128,7 +128,8 @@ def _class_name(label: int) -> str:
 
 
 def _write_cifar(settings: Settings, folder: Path) -> dict[str, str]:
-    """Pickles with the keys of the real ones; returns the md5 of each."""
+    """Writes pickles with the keys of the real ones; returns the md5 of each."""
+    # The names of the classes.
     is_100 = settings.layout == "cifar-100"
     names = [_class_name(label) for label in range(settings.classes)]
     if is_100:
@@ -137,6 +138,8 @@ def _write_cifar(settings: Settings, folder: Path) -> dict[str, str]:
     else:
         meta = {"label_names": names, "num_cases_per_batch": 10_000, "num_vis": 3 * CIFAR_SIZE**2}
     files: dict[str, Any] = {"meta" if is_100 else "batches.meta": meta}
+
+    # The images, in the parts that the real set has.
     for is_test in (False, True):
         pairs = list(_images(settings, is_test))
         images = [_render(settings, *pair, is_test, CIFAR_SIZE, CIFAR_SIZE) for pair in pairs]
@@ -154,6 +157,8 @@ def _write_cifar(settings: Settings, folder: Path) -> dict[str, str]:
             filenames = [f"{_class_name(label)}_{number:05d}.png" for label, number in pairs[part]]
             files[name] = {"batch_label": name, "data": np.ascontiguousarray(rows[part]), "filenames": filenames}
             files[name] |= labelled
+
+    # The files.
     md5 = {}
     for name in cifar_files(settings.layout):
         content = pickle.dumps(files[name], protocol=2)
@@ -164,7 +169,7 @@ def _write_cifar(settings: Settings, folder: Path) -> dict[str, str]:
 
 
 def _write_folders(settings: Settings, folder: Path) -> dict[str, str]:
-    """train/CLASS/NUMBER.jpg and val/CLASS/NUMBER.jpg, sides from 1 to 1.6 times `size`; no md5, as for ImageNet."""
+    """Writes train/CLASS/NUMBER.jpg and val/CLASS/NUMBER.jpg, sides of 1 to 1.6 times `size`; returns no md5."""
     for is_test, split in ((False, "train"), (True, "val")):
         for label, number in _images(settings, is_test):
             stretch = 1 + 0.6 * ((7 * number + 3 * label) % 10) / 10
@@ -181,17 +186,17 @@ def _write_folders(settings: Settings, folder: Path) -> dict[str, str]:
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="facekd data synthesize-classification",
-        description="Generate a classification data set in the files of a real one.",
+        description="Generates a classification set in the files of CIFAR, or in folders of images.",
         example=EXAMPLE,
     )
     add = parser.add_argument
-    add("--layout", choices=LAYOUTS, default="cifar-100", help="of the files (default: %(default)s)")
+    add("--layout", choices=LAYOUTS, default="cifar-100", help="layout of the files (default: %(default)s)")
     add("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
-    add("--classes", type=int, metavar="N", help="classes (default: those of the data set; 10 for folders)")
-    add("--images-per-class", type=int, default=50, metavar="N", help="to train on (default: %(default)s)")
-    add("--test-images-per-class", type=int, default=10, metavar="N", help="to test (default: %(default)s)")
-    add("--size", type=int, metavar="PIXELS", help="shorter side, for folders (default: 96)")
-    add("--seed", type=int, default=0, metavar="N", help="which classes (default: %(default)s)")
+    add("--classes", type=int, metavar="N", help="number of classes (default: as CIFAR has; 10 for folders)")
+    add("--images-per-class", type=int, default=50, metavar="N", help="training images (default: %(default)s)")
+    add("--test-images-per-class", type=int, default=10, metavar="N", help="test images (default: %(default)s)")
+    add("--size", type=int, metavar="PIXELS", help="shorter side of the images in folders (default: 96)")
+    add("--seed", type=int, default=0, metavar="N", help="random seed of the classes (default: %(default)s)")
     return parser
 
 

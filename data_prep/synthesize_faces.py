@@ -1,4 +1,4 @@
-"""Verb: generate a data set of faces, training shards and a verification pack of people outside them."""
+"""Verb `facekd data synthesize`: generates faces: training shards, and a verification pack of other people."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from facekd.utils.files import atomic_open, atomic_path, sha256_of_file, staged_
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
-PART_SIZE = 1000  # images rendered between two points at which a killed run can go on
-# Test people are numbered from here: no training set, of any size, shares one, and all of a seed have the same ones.
+PART_SIZE = 1000  # images rendered between two points from which a killed run can resume
+# Test people are numbered from here: no training set, however large, contains one, and a seed always gives the same.
 FIRST_TEST_IDENTITY = 1 << 40
 SUMMARY = "synthesis.json"
 RECORD_FILES = ("train.rec", "train.idx", "train.lst", "property")
@@ -43,15 +43,15 @@ EXAMPLE = """example:
 
 Writes to the output folder
   train.rec, .idx, .lst, property   training shards in InsightFace's layout (--layout folders: train/IDENTITY/IMAGE.jpg)
-  test.bin, test_pairs.txt          verification pack, ten folds, of people who are not in training; and who they are
-  contact_sheet.png                 a look at some of them
-  synthesis.json                    what was asked for, counts, and the hash of every file
-The same options give the same bytes. A run that was stopped goes on where it was when the command is repeated."""
+  test.bin, test_pairs.txt          verification pack of ten folds of other people, and the list of who is compared
+  contact_sheet.png                 some of the training images
+  synthesis.json                    the options, counts, and the hash of every file
+The same options give the same bytes. After a stop, run the same command again: it resumes."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What determines every byte of a generated set."""
+    """Holds everything that determines the bytes of a generated set."""
 
     identities: int
     images_per_identity: int
@@ -74,7 +74,7 @@ class Settings:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run `facekd data synthesize`."""
+    """Generates a set, or goes on with one, and prints what it holds."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     settings = Settings(
@@ -100,13 +100,13 @@ def main(argv: list[str] | None = None) -> int:
 def synthesize(
     settings: Settings, output: str | os.PathLike[str], workers: int | None = None, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Generate a set, or go on with one, or find that it is there already.
+    """Generates a set, or goes on with one; one that is there already is kept.
 
     Args:
-        settings: what to make.
-        output: the folder.
-        workers: processes that render; None for one per processor, 0 for this process alone. The bytes are the same.
-        overwrite: replace another generated set that lies in the folder.
+        settings: what to generate.
+        output: folder to write to.
+        workers: processes that render; None takes one per processor, 0 only this one. The bytes are the same.
+        overwrite: replace another generated set in the folder.
 
     Returns:
         The content of `synthesis.json`.
@@ -122,6 +122,8 @@ def synthesize(
     plan = None
     if settings.pairs:
         plan = plan_pairs(settings.pairs, settings.test_identities, settings.test_images_per_identity, settings.seed)
+
+    # Is it there already? If not, render the parts that are missing.
     found = _read_summary(folder)
     if found is not None and found["settings"] == wanted and _is_whole(folder, found):
         return found
@@ -132,6 +134,7 @@ def synthesize(
     _render_parts(jobs, parts, workers)
     _remove_old(folder)
 
+    # Put the parts together.
     train_images = (image for job in jobs if not job.is_test for image in _read_part(parts / job.name))
     written = _write_train(train_images, settings, folder)
     if plan is not None:
@@ -139,6 +142,8 @@ def synthesize(
         _write_test(test_images, plan, settings, folder)
         written += TEST_FILES
     _write_contact_sheet(settings, folder / CONTACT_SHEET)
+
+    # The summary last: where it is, the set is complete.
     summary = {
         "settings": wanted,
         "train": {"identities": settings.identities, "images": num_train},
@@ -155,7 +160,7 @@ def synthesize(
 
 @dataclass(frozen=True)
 class _Job:
-    """A part: up to `PART_SIZE` images, numbered through the training or the test set."""
+    """Describes a part: up to `PART_SIZE` images, numbered through the training or the test set."""
 
     name: str
     is_test: bool
@@ -174,12 +179,12 @@ def _jobs(settings: Settings, num_train: int) -> list[_Job]:
 
 
 def _render_parts(jobs: list[_Job], parts: Path, workers: int | None) -> None:
-    """Render the parts that are not there yet."""
+    """Renders the parts that are not there yet."""
     missing = [job for job in jobs if not (parts / job.name).exists()]
     available = usable_cores()
     workers = min(available if workers is None else workers, len(missing))
     total = sum(job.stop - job.start for job in missing)
-    # On an error or Ctrl-C the parts that have not begun are not begun; those that are there serve the next run.
+    # After an error or Ctrl-C no new part is begun; the finished parts serve the next run.
     one_thread = partial(cv2.setNumThreads, 1)
     with by_processes(partial(_render_part, parts=parts), missing, workers, one_thread) as rendered:
         for _ in track(rendered, "rendering faces", total, PART_SIZE):
@@ -218,7 +223,7 @@ def _read_part(path: Path) -> Iterator[bytes]:
 
 
 def _write_train(images: Iterator[bytes], settings: Settings, folder: Path) -> list[str]:
-    """Write the training images; returns the names of the files, where they are few."""
+    """Writes the training images; returns the names of the files, unless they are many."""
     total = settings.identities * settings.images_per_identity
     named = (
         (number // settings.images_per_identity, f"{_name(number, settings.images_per_identity)}.jpg", image)
@@ -250,7 +255,7 @@ def _write_test(images: list[bytes], plan: PairPlan, settings: Settings, folder:
 
 
 def _write_contact_sheet(settings: Settings, path: Path) -> None:
-    """A row for each of some training people, some photos of each."""
+    """Draws some training people, one row each."""
     rows, columns = min(settings.identities, 10), min(settings.images_per_identity, 10)
     people, photos = np.divmod(np.arange(rows * columns), columns)
     images = render_faces(people, photos, settings.size, settings.seed)
@@ -268,7 +273,7 @@ def _name(number: int, per_identity: int) -> str:
 
 
 def _claim(folder: Path, parts: Path, wanted: dict[str, Any], found: dict[str, Any] | None, overwrite: bool) -> None:
-    """Make sure the folder is ours to write to, and that the parts in it belong to these settings."""
+    """Makes sure that the folder may be written to and that the parts in it belong to these settings."""
     stamp = parts / "settings.json"
     under_way = json.loads(stamp.read_text()) if stamp.exists() else None
     other = under_way or (found or {}).get("settings")
@@ -302,7 +307,7 @@ def _read_summary(folder: Path) -> dict[str, Any] | None:
 
 
 def _is_whole(folder: Path, summary: dict[str, Any]) -> bool:
-    """Whether what `synthesis.json` lists is there, by size; the hashes are for people and for doubts."""
+    """Tells whether the files that `synthesis.json` lists are there with their sizes; hashes are not compared."""
     sizes = ((folder / name, entry["bytes"]) for name, entry in summary["files"].items())
     if not all(path.is_file() and path.stat().st_size == size for path, size in sizes):
         return False
@@ -312,7 +317,7 @@ def _is_whole(folder: Path, summary: dict[str, Any]) -> bool:
 
 
 def _remove_old(folder: Path) -> None:
-    """Remove an earlier set, summary first, so that nothing of it is taken for a part of the new one."""
+    """Removes an earlier set, summary first, so that nothing of it is taken for a part of the new one."""
     for name in (SUMMARY, *RECORD_FILES, *TEST_FILES, CONTACT_SHEET):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "train", ignore_errors=True)
@@ -321,16 +326,16 @@ def _remove_old(folder: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="facekd data synthesize",
-        description="Generate faces: training shards, and a verification pack of people who are not in them.",
+        description="Generates faces: a training set, and a verification pack of people who are not in it.",
         example=EXAMPLE,
     )
-    parser.add_argument("--identities", type=int, required=True, metavar="N", help="people to train on")
-    parser.add_argument("--images-per-identity", type=int, required=True, metavar="N", help="photos of each of them")
+    parser.add_argument("--identities", type=int, required=True, metavar="N", help="number of people to train on")
+    parser.add_argument("--images-per-identity", type=int, required=True, metavar="N", help="photos of each")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument(
         "--size", type=int, default=112, metavar="PIXELS", help="side of the images (default %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the population (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default %(default)s)")
     parser.add_argument(
         "--test-identities", type=int, default=100, metavar="N", help="people in the test pack (default %(default)s)"
     )
@@ -339,7 +344,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=10,
         metavar="N",
-        help="photos of each of those (default %(default)s)",
+        help="photos of each of them (default %(default)s)",
     )
     parser.add_argument(
         "--pairs",
@@ -354,15 +359,18 @@ def _parser() -> argparse.ArgumentParser:
         default="records",
         help="training images as RecordIO or as folders of JPEGs (default %(default)s)",
     )
-    parser.add_argument("--quality", type=int, default=90, metavar="1-100", help="of the JPEGs (default %(default)s)")
+    parser.add_argument("--quality", type=int, default=90, metavar="1-100", help="JPEG quality (default %(default)s)")
     parser.add_argument(
         "--workers",
         type=int,
         metavar="N",
-        help="processes that render (default: one per processor; 0: none beside this)",
+        help="processes that render (default: one per core; 0: only this one)",
     )
     parser.add_argument(
-        "--overwrite", action=argparse.BooleanOptionalAction, default=False, help="replace what lies in the folder"
+        "--overwrite",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="replace the set in the folder",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Verb `facekd data unpack`: the images of RecordIO shards into one folder per identity."""
+"""Verb `facekd data unpack`: writes the images of a record pack into one folder per identity."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from facekd.utils.progress import track
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Unpack images; returns the exit status."""
+    """Unpacks images; returns the exit status."""
     arguments = _parser().parse_args(argv)
     pack = open_record_pack(arguments.path, arguments.on_bad_record)
     bad = BadRecords(arguments.on_bad_record)
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
             bad.meet(error)
             continue
         path = os.path.join(arguments.output, name_image(image, label, content))  # noqa: PTH118 - pathlib takes longer
-        # Left from an earlier run that was stopped: files are renamed into place, so one that is there is whole.
+        # An earlier run may have been stopped. Files are renamed into place, so one that is there is complete.
         if _has_size(path, len(content)):
             present += 1
             continue
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _choose_names(pack: RecordPack, wanted: bool | None) -> Callable[[int, int, bytes], str]:
-    """How to name the file of `(image, label, content)`: after the `.lst` if it fits, else by label and key."""
+    """Returns a function that names the file of `(image, label, content)`: by the `.lst` if it fits, else by number."""
     label_width = len(str(max(pack.num_classes - 1, 0)))
     key_width = len(str(int(pack.image_keys.max())))
 
@@ -59,7 +59,7 @@ def _choose_names(pack: RecordPack, wanted: bool | None) -> Callable[[int, int, 
         if wanted:
             raise DataError(f"no names for the images from {lst_path}: {error}") from error
         if lst_path.exists():
-            print(f"note: files are named by label and key, for {error}")
+            print(f"note: files are named by label and key, because {error}")
         return by_number
     return lambda image, label, content: names[image]
 
@@ -74,17 +74,18 @@ def _has_size(path: str, size: int) -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="facekd data unpack",
-        description="Write the images of RecordIO shards, byte for byte, into one folder per identity.",
+        description="Writes the images of a record pack, byte for byte, into one folder per identity.",
         example="example:\n  facekd data unpack ms1mv3 ms1mv3_images\n\n"
-        "Run again after a stop, it goes on where it was.",
+        "After a stop, run the same command again: it resumes.\n\n"
+        "writes OUT/IDENTITY/IMAGE.jpg",
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="a .rec file, or a folder that holds one")
-    parser.add_argument("output", type=Path, metavar="OUT", help="folder to write OUT/IDENTITY/IMAGE.jpg into")
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder for the images")
     parser.add_argument(
         "--names",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="name files after the .lst beside the .rec (default: if there is one that fits), or by label and key",
+        help="name files by the .lst beside the .rec (default: if it fits), or by label and key",
     )
     add_bad_record_option(parser)
     return parser

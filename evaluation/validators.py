@@ -1,4 +1,4 @@
-"""Benchmarks that run during training: handed to `facekd.training.loop`, which knows none of them."""
+"""Evaluates a model during training; the command hands these to the training loop, which knows no benchmark."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from facekd.verification.top_k_accuracy import top_k_accuracy
 
 
 class PairSetValidator:
-    """Verification on a `.bin` pack, its images shared out between the ranks.
+    """Evaluates verification on a `.bin` pack, its images shared between the ranks.
 
     An image that occurs in several pairs (a third of LFW's do) is embedded once, and while one batch is embedded the
-    next is decoded. The pack is read and checked here, so that a bad one stops a run before its first step.
+    next is decoded. The pack is read and checked at construction, so that a bad one stops a run before its first step.
 
     Args:
-        path: the pack.
+        path: the verification pack.
         flip: add the embedding of the mirror image.
-        name: for the log; the file's name without `.bin` by default.
-        folds: of the accuracy.
-        fars: for TAR@FAR; those that the pack has too few impostor pairs for are left out.
+        name: name in the log; by default that of the file without `.bin`.
+        folds: number of folds for the accuracy.
+        fars: FARs of TAR@FAR; those for which the pack has too few impostor pairs are left out.
 
     Raises:
         FacekdError: see `evaluation.sets.pair_set.load_pair_set`.
@@ -54,29 +54,33 @@ class PairSetValidator:
         world_size: int = 1,
         all_gather: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
     ) -> dict[str, float]:
-        """Embed this rank's share of the images, gather, and measure: the same values on every rank.
+        """Embeds this rank's share of the images, gathers all, and measures: every rank returns the same values.
 
         Args:
             embed: uint8 RGB (B, S, S, 3) -> (B, D).
-            rank: of this process.
+            rank: rank of this process.
             world_size: number of processes.
             all_gather: (M, D) of each rank -> all of them, in rank order; every rank gives the same M.
 
         Returns:
             `accuracy`, `accuracy_std`, `eer`, `auc`, and `tar_at_far_0.001` for each measurable FAR.
         """
+        # Embed a share.
         num_images = len(self._distinct)
         share = -(-num_images // world_size)
-        # Every rank embeds as many images, the last ones some again, so that shapes agree in the exchange.
+        # Every rank embeds equally many images, the last ranks some again, because the exchange needs equal shapes.
         start = min(rank * share, num_images - share)
         own = ImageSubset(self._pair_set, self._distinct[start : start + share])
         embeddings = sum(embed_images(embed, own, mirrors=self._mirrors))
+
+        # Put the shares of all ranks together.
         gathered = np.asarray(all_gather(np.asarray(embeddings))).reshape(world_size, share, -1)
         distinct = np.empty((num_images, gathered.shape[2]), np.float32)
         for other, rows in enumerate(gathered):
             first = min(other * share, num_images - share)
             distinct[first : first + share] = rows
 
+        # Measure.
         scores = cosine_scores(distinct[self._place_of], self._pair_set)
         measured = measure_pairs(scores, self._pair_set.is_same, self._pair_set.fold_of, self._fars, replicates=0)
         points = measured["tar_at_far"]
@@ -90,15 +94,15 @@ class PairSetValidator:
 
 
 class ClassificationValidator:
-    """Top-1 and top-5 of the classifiers in training, on images held out of training or on the test images.
+    """Evaluates top-1 and top-5 of the classifiers in training, on held-out images or on the test images.
 
     Args:
         data: the `data` section of the run.
         which: "held_out" or "test".
-        batch_size: images embedded at once.
+        batch_size: images per batch.
 
     Raises:
-        DataError: there are no such images.
+        DataError: the data set has no such images.
     """
 
     def __init__(self, data: DataConfig, which: Literal["held_out", "test"], batch_size: int = 256) -> None:
@@ -115,15 +119,16 @@ class ClassificationValidator:
         world_size: int = 1,
         all_gather: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
     ) -> dict[str, float]:
-        """Classify this rank's share of the images, gather the ranks of the true classes, and count.
+        """Classifies this rank's share of the images, gathers the ranks of the true classes, and counts.
 
         Returns:
-            `accuracy` and `top5` of the classifier to use, then `NAME_top1` and `NAME_top5` of each where there are
-            several. top5 only with more than 5 classes.
+            `accuracy` and `top5` of the classifier to use, then `NAME_top1` and `NAME_top5` of each if there are
+            several; top5 only with more than 5 classes.
         """
+        # Rank the true classes in a share.
         count = len(self._dataset)
         share = -(-count // world_size)
-        start = min(rank * share, count - share)  # as many on each rank, so that shapes agree in the exchange
+        start = min(rank * share, count - share)  # equally many on each rank, because the exchange needs equal shapes
         own = rank_images(
             self._dataset,
             lambda images: predict(embed(images)),
@@ -132,12 +137,16 @@ class ClassificationValidator:
             batch_size=self._batch_size,
             workers=self._workers,
         )
+
+        # Put the shares of all ranks together.
         names = list(own)
         gathered = np.asarray(all_gather(np.stack([own[name] for name in names], axis=1)))
         every = np.empty((count, len(names)), np.int64)
         for other, rows in enumerate(gathered.reshape(world_size, share, -1)):
             first = min(other * share, count - share)
             every[first : first + share] = rows
+
+        # Count.
         found: dict[str, float] = {}
         for column, name in enumerate(names):
             for k, accuracy in top_k_accuracy(every[:, column], self._dataset.num_classes).items():
