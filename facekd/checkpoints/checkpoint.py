@@ -1,19 +1,6 @@
-"""Checkpoints: one file of tensors and plain types, written atomically, read without running a pickle.
+"""Reads and writes checkpoints: one file of tensors and plain types, written atomically, read without running a pickle.
 
-A checkpoint is a dict:
-
-    format         "facekd-checkpoint"
-    version        1
-    config         {"backbone": {"name", "embedding_size", "image_size", "width", "dropout"}, ...} plain types
-    preprocessing  {"mean": [3], "std": [3], "color": "rgb"} in units of 0..255
-    backbone       state dict, as trained
-    ema            state dict of the moving average, or absent
-    projection     (E, D), where embeddings are projected before they are compared; folded into the backbone on loading,
-                   or kept behind it where the backbone has no embedding layer
-    ema_projection its moving average, or absent
-    head           state dict of the classifier, or absent for an imported backbone
-    head_shards    where the classifier's centres lie, if not under `head`: `facekd/checkpoints/head_shards.py`
-    training       optimiser, AMP scaler, images_seen and the rest of what an exact resume needs, or absent
+What the file holds is described in `facekd/checkpoints/contents.py`.
 """
 
 from __future__ import annotations
@@ -22,19 +9,39 @@ import os
 import pickle
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from facekd.checkpoints.contents import FORMAT, VERSION
+from facekd.checkpoints.contents import FORMAT, VERSION, Checkpoint, from_plain_fields, to_plain_fields
 from facekd.checkpoints.run_folder import not_written, resolve_checkpoint
 from facekd.errors import CheckpointError
 from facekd.utils.files import atomic_path
 
 
-def save_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    """Write a checkpoint atomically: a crash or a full disk leaves the previous file as it was."""
+def write_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint atomically: a crash or a full disk leaves the previous file as it was.
+
+    Raises:
+        CheckpointError: it could not be written.
+    """
+    save_checkpoint(path, to_plain_fields(checkpoint))
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Reads a checkpoint onto the CPU; the folder of a run means its latest checkpoint.
+
+    Raises:
+        CheckpointError: see `load_checkpoint`; also when a field is missing or of another type.
+    """
+    file = resolve_checkpoint(path)
+    return from_plain_fields(load_checkpoint(file), str(file))
+
+
+def save_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Writes the plain fields of a checkpoint, see `write_checkpoint`."""
     with atomic_path(path) as temporary:
         try:
             torch.save({"format": FORMAT, "version": VERSION, **content}, temporary)
@@ -44,25 +51,30 @@ def save_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> No
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU; a run's folder stands for its latest checkpoint.
+    """Reads the plain fields of a checkpoint; `read_checkpoint` gives them their types.
 
     Raises:
         CheckpointError: absent, damaged, not facekd's, or holding pickled code (which is never run).
     """
+    # Checks that torch leaves out: it reads a damaged archive without looking at the checksums.
     file = resolve_checkpoint(path)
     if not zipfile.is_zipfile(file):
         raise CheckpointError(f"{file}: not a checkpoint, or a truncated one (torch's files are zip archives)")
     if not _is_sound(file):
         raise CheckpointError(f"{file}: damaged: its bytes do not match their checksums")
+
+    # Only tensors and plain types are unpickled.
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{file}: refused, for it holds more than tensors and plain types, and loading it could run code"
+            f"{file}: refused, because it holds more than tensors and plain types, and loading it could run code"
             f"{_refused_name(error)}"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file}: damaged: {str(error).splitlines()[0]}") from error
+
+    # Is it facekd's, and of a version that this facekd knows?
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(
             f"{file}: not a facekd checkpoint; the weights of an InsightFace backbone come in by "
@@ -76,7 +88,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _is_sound(file: Path) -> bool:
-    """Whether the archive's checksums hold; torch writes them, and does not look at them when it reads."""
+    """Checks the archive's checksums, which torch writes but does not read."""
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.testzip() is None
@@ -85,6 +97,6 @@ def _is_sound(file: Path) -> bool:
 
 
 def _refused_name(error: Exception) -> str:
-    """What torch refused to load, where its long advice names it: `: posix.mkdir`."""
+    """Returns the name that torch refused to load, `: posix.mkdir`, or nothing where its long advice has none."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     return f": {found[1]}" if found else ""

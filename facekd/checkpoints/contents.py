@@ -1,14 +1,205 @@
-"""Names the fields, version and file suffixes of a checkpoint."""
+"""Describes what a checkpoint holds, and turns it into the plain dict of the file and back.
+
+Nothing else in facekd names a field of the file. `docs/formats.md` has the same fields as a table, and a test compares
+the two. Fields that a file has beyond these are ignored; a new one needs a default, so that older files still load.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from facekd.errors import CheckpointError
+
+if TYPE_CHECKING:  # torch costs seconds: `--help` does without
+    from torch import Tensor
+
 FORMAT = "facekd-checkpoint"
-
-
 VERSION = 1
-
-
 SUFFIX = ".pt"
+HEAD_SUFFIX = ".head"  # of the folder beside a checkpoint that `facekd.checkpoints.head_shards` writes
 
 
-HEAD_SUFFIX = ".head"  # of the folder beside it that `facekd.checkpoints.head_shards` writes
+@dataclass
+class HeadShards:
+    """Says where the classifier's rows lie if they are not in the file: `facekd/checkpoints/head_shards.py`.
+
+    Attributes:
+        folder: name of the folder beside the checkpoint.
+        shapes: rows and columns of each tensor, by its name.
+        checksums: CRC-32 of each file in the folder, by its name; empty in the oldest files.
+    """
+
+    folder: str
+    shapes: dict[str, list[int]]
+    checksums: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Progress:
+    """What an exact resume needs besides the weights.
+
+    Attributes:
+        images_seen: images that the run has trained on.
+        total_images: images that the run is to train on.
+        optimizer: state dict of the optimiser.
+        scaler: state dict of the gradient scaler; empty without one.
+        ema: state dict of the moving average, projection included; None without one.
+        best_accuracy: best validation accuracy so far; -1 before the first validation.
+        extras: what is learnt or counted beside backbone and head, a projection for instance.
+        losses_since_log: losses of each step since the last line of the log.
+        bad_records: a line for each record that could not be read.
+    """
+
+    images_seen: int
+    total_images: int
+    optimizer: dict[str, Any]
+    scaler: dict[str, Any]
+    ema: dict[str, Tensor] | None
+    best_accuracy: float
+    extras: dict[str, Tensor]
+    losses_since_log: list[list[float]]
+    bad_records: list[str]
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint holds. A field that is None is absent from the file.
+
+    Attributes:
+        config: the run's configuration in plain types; its `backbone` has all arguments that build the backbone.
+        preprocessing: `mean` and `std`, three numbers each in units of 0..255, and `color`.
+        backbone: state dict of the backbone, as trained; absent from what `facekd rebuild-head` writes.
+        ema: state dict of the backbone's moving average.
+        projection: (E, D), applied to embeddings before they are compared; loading folds it into the backbone, or puts
+            it behind a backbone that has no embedding layer.
+        ema_projection: the projection's moving average.
+        head: state dict of the classifier; without `weight` where `head_shards` has it.
+        head_shards: where the classifier's rows lie, if not under `head`.
+        num_classes: classes of the data.
+        labels_sha256: fingerprint of which image has which label.
+        identities_sha256: fingerprint of the names of the labels; None where the data has no names.
+        teacher_fingerprint: fingerprint of the model that was learnt from; empty without one.
+        training: what an exact resume needs; absent where there is no run to resume.
+        source: file, SHA-256 and framework of an imported backbone.
+    """
+
+    config: dict[str, Any] = field(default_factory=dict)
+    preprocessing: dict[str, Any] | None = None
+    backbone: dict[str, Tensor] | None = None
+    ema: dict[str, Tensor] | None = None
+    projection: Tensor | None = None
+    ema_projection: Tensor | None = None
+    head: dict[str, Tensor] | None = None
+    head_shards: HeadShards | None = None
+    num_classes: int | None = None
+    labels_sha256: str | None = None
+    identities_sha256: str | None = None
+    teacher_fingerprint: str | None = None
+    training: Progress | None = None
+    source: dict[str, str] | None = None
+
+    @property
+    def architecture(self) -> dict[str, Any] | None:
+        """All arguments that build the backbone; None where the file does not say."""
+        return self.config.get("backbone")
+
+    @property
+    def input_preprocessing(self) -> dict[str, Any]:
+        """`preprocessing`, or in the oldest files the config's."""
+        return self.preprocessing or self.config["preprocessing"]
+
+    @property
+    def head_kind(self) -> str:
+        """Returns "margin" or "linear"; files from before linear classifiers do not say, and hold margin ones."""
+        return self.config.get("head", {}).get("kind", "margin")
+
+    @property
+    def center_crop(self) -> float:
+        """Share of the shorter side that the run cuts test images to; 0 where they are not cut."""
+        return float(self.config.get("data", {}).get("center_crop", 0.0))
+
+    @property
+    def resize(self) -> bool:
+        """Whether the run resized images of another size."""
+        return bool(self.config.get("data", {}).get("resize", False))
+
+    @property
+    def head_folder(self) -> str | None:
+        """Name of the folder beside the checkpoint that holds the classifier's rows; None where there is none."""
+        return None if self.head_shards is None else self.head_shards.folder
+
+    @property
+    def identity_map(self) -> dict[str, str | None]:
+        """Both fingerprints of the labels, as `facekd.data.datasets.identity_map` compares them."""
+        return {"labels_sha256": self.labels_sha256, "identities_sha256": self.identities_sha256}
+
+
+def to_plain_fields(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Turns a checkpoint into the dict of the file, tensors uncopied; fields that are None are left out."""
+    fields = _shallow(checkpoint)
+    fields["head_shards"] = None if checkpoint.head_shards is None else _shallow(checkpoint.head_shards)
+    fields["training"] = None if checkpoint.training is None else _shallow(checkpoint.training)
+    content = {"format": FORMAT, "version": VERSION}
+    content |= {name: value for name, value in fields.items() if value is not None}
+    if checkpoint.labels_sha256 is not None:
+        content["identities_sha256"] = checkpoint.identities_sha256  # data without names is recorded as such
+    return content
+
+
+def from_plain_fields(content: Mapping[str, Any], where: str) -> Checkpoint:
+    """Checks the fields of a file and gives them their types.
+
+    Args:
+        content: what the file holds.
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: a field is missing or is no such thing as it should be.
+    """
+    values = _checked(Checkpoint, content, where)
+    for name, kind in (("head_shards", HeadShards), ("training", Progress)):
+        if values.get(name) is not None:
+            values[name] = kind(**_checked(kind, values[name], f"{where}: {name}"))
+    return Checkpoint(**values)
+
+
+# What a field must be, by the beginning of its annotation.
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "dict": dict,
+    "HeadShards": dict,
+    "Progress": dict,
+    "list": list,
+    "str": str,
+    "int": int,
+    "float": (int, float),
+}
+
+
+def _shallow(value: Any) -> dict[str, Any]:
+    return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
+
+
+def _checked(kind: type, content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields of `kind` that are in the file, each of the type it should be."""
+    import torch
+
+    values = {}
+    for item in dataclasses.fields(kind):
+        annotation = str(item.type)
+        is_optional = annotation.endswith("| None")
+        if item.name not in content:
+            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+                raise CheckpointError(f"{where}: damaged: it has no {item.name!r}")
+            continue
+        value = content[item.name]
+        expected = torch.Tensor if annotation.startswith("Tensor") else _TYPES[annotation.split(" ")[0].split("[")[0]]
+        if not (isinstance(value, expected) or (value is None and is_optional)):
+            wanted = "mapping" if expected is dict else annotation.removesuffix(" | None")
+            raise CheckpointError(
+                f"{where}: damaged: its {item.name!r} is a {type(value).__name__}, expected a {wanted}"
+            )
+        values[item.name] = value
+    return values

@@ -1,11 +1,12 @@
-"""Checkpoints of a head that is shared out over processes: each writes its own classes, any number reads them back.
+"""Saves a head that is shared out over processes: each writes its own classes, any number of processes reads them back.
 
-Beside `checkpoints/000.pt` lies the folder `000.head/`, with the centres and what the optimiser remembers of them as
-logical (C, D) tensors, written by `torch.distributed.checkpoint`. It is kept in safetensors files, for that library's
-own format is a pickle, and a checkpoint must not run code. The `.pt` is written last and names the folder under
-`head_shards`: without it the folder is a leftover, and one that is saved again names a new folder, so that the old one
-stays whole until then. On disk a head has no shards any more: 4 processes write it, 1, 2 or 3 read it, and so does a
-run whose head is not shared out.
+Beside `checkpoints/000.pt` lies the folder `000.head/`. It holds the centres and what the optimiser keeps of them as
+logical (C, D) tensors, written by `torch.distributed.checkpoint` into safetensors files: that library's own format is a
+pickle, and a checkpoint must not run code.
+
+The `.pt` is written last and names the folder under `head_shards`: a folder that no file names is a leftover. A
+checkpoint that is saved again names a new folder, so that the old one stays whole until then. On disk a head has no
+shards any more: 4 processes write it; 1, 2 or 3 read it, and so does a run whose head is not sharded.
 """
 
 from __future__ import annotations
@@ -14,13 +15,12 @@ import itertools
 import shutil
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from facekd.checkpoints.contents import HEAD_SUFFIX
+from facekd.checkpoints.contents import HEAD_SUFFIX, Checkpoint, HeadShards
 from facekd.distributed import (
     ALONE,
     World,
@@ -37,16 +37,17 @@ from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import MarginClassifier
 
 
-def detach_rows(content: dict[str, Any], head: MarginClassifier, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Take what has a row for each class out of a checkpoint's content, for `write_rows`.
+def detach_rows(checkpoint: Checkpoint, head: MarginClassifier, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Takes the tensors that have a row for each class out of a checkpoint, for `write_rows`.
 
     Args:
-        content: of a checkpoint, with `head` and `training`; changed in place.
-        head: a sharded one.
-        optimizer: that of the run.
+        checkpoint: has `head` and `training`; changed in place.
+        head: the run's classifier, a sharded one.
+        optimizer: the run's optimiser.
     """
-    rows = {"weight": content["head"].pop("weight")}
-    states = content["training"]["optimizer"]["state"]
+    assert checkpoint.head is not None and checkpoint.training is not None
+    rows = {"weight": checkpoint.head.pop("weight")}
+    states = checkpoint.training.optimizer["state"]
     index = _place_in(optimizer, head)
     if index in states:
         by_row = {
@@ -55,53 +56,54 @@ def detach_rows(content: dict[str, Any], head: MarginClassifier, optimizer: torc
             if isinstance(value, Tensor) and value.shape == head.weight.shape
         }
         rows |= {f"optimizer.{name}": value for name, value in by_row.items()}
-        # A new dict, for the old one is the optimiser's own.
+        # A new dict, because the old one is the optimiser's own.
         states[index] = {name: value for name, value in states[index].items() if name not in by_row}
     return rows
 
 
-def attach_rows(path: Path, content: dict[str, Any], head: MarginClassifier, optimizer: torch.optim.Optimizer) -> None:
-    """Put the rows that this process needs back into a checkpoint's content, however each of the two is shared out.
+def attach_rows(path: Path, checkpoint: Checkpoint, head: MarginClassifier, optimizer: torch.optim.Optimizer) -> None:
+    """Puts the rows that this process needs back into a checkpoint, whether file, run, both or neither are sharded.
 
     Args:
-        path: the checkpoint, for the folder beside it and for messages.
-        content: from `load_checkpoint`, with `training`; changed in place.
-        head: that of the run.
-        optimizer: that of the run.
+        path: the checkpoint's file, for the folder beside it and for messages.
+        checkpoint: has `head` and `training`; changed in place.
+        head: the run's classifier.
+        optimizer: the run's optimiser.
 
     Raises:
         CheckpointError: see `read_rows`.
     """
-    remembered = content["training"]["optimizer"]["state"].get(_place_in(optimizer, head), {})
-    if "head_shards" in content:
-        rows = read_rows(path, content, head.shards)
-        content["head"]["weight"] = rows.pop("weight")
-        remembered.update({name.removeprefix("optimizer."): value for name, value in rows.items()})
+    assert checkpoint.head is not None and checkpoint.training is not None
+    kept = checkpoint.training.optimizer["state"].get(_place_in(optimizer, head), {})
+    if checkpoint.head_shards is not None:
+        rows = read_rows(path, checkpoint.head_shards, head.shards)
+        checkpoint.head["weight"] = rows.pop("weight")
+        kept.update({name.removeprefix("optimizer."): value for name, value in rows.items()})
     elif head.shards is not None:
-        whole = content["head"]["weight"].shape
-        content["head"]["weight"] = head.shards.own(content["head"]["weight"])
-        for name, value in remembered.items():
+        whole = checkpoint.head["weight"].shape
+        checkpoint.head["weight"] = head.shards.own(checkpoint.head["weight"])
+        for name, value in kept.items():
             if isinstance(value, Tensor) and value.shape == whole:
-                remembered[name] = head.shards.own(value).clone()  # a view would keep all classes in memory
+                kept[name] = head.shards.own(value).clone()  # a view would keep all classes in memory
 
 
 def _place_in(optimizer: torch.optim.Optimizer, head: MarginClassifier) -> int:
-    """The number under which an optimiser's state dict has the head; -1 where the head does not learn."""
+    """Returns the number under which an optimiser's state dict has the head; -1 where the head does not learn."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return next((index for index, parameter in enumerate(parameters) if parameter is head.weight), -1)
 
 
-def write_rows(path: Path, rows: dict[str, Tensor], shards: ClassShards, images_seen: int) -> dict[str, Any]:
-    """Write rows of all processes into the folder that goes with a checkpoint; to be called by every process.
+def write_rows(path: Path, rows: dict[str, Tensor], shards: ClassShards, images_seen: int) -> HeadShards:
+    """Writes the rows of all processes into the folder beside a checkpoint; every process calls it.
 
     Args:
-        path: the checkpoint, which is to be written afterwards.
-        rows: by name, those of this process (C of it, D).
-        shards: whose.
-        images_seen: of the run, to tell folders apart.
+        path: the checkpoint's file, which is to be written afterwards.
+        rows: the rows of this process by name, each (its classes, D).
+        shards: which classes are whose.
+        images_seen: images the run has seen, to tell folders apart.
 
     Returns:
-        What the checkpoint has to say under `head_shards`.
+        The checkpoint's `head_shards`.
 
     Raises:
         CheckpointError: it could not be written; on every process, whichever of them could not.
@@ -109,6 +111,7 @@ def write_rows(path: Path, rows: dict[str, Tensor], shards: ClassShards, images_
     world = shards.world
     temporary = written = path.with_name(f".{path.stem}.tmp{HEAD_SUFFIX}")
     try:
+        # Written under a temporary name, and renamed when every process has written its rows.
         name = ""
         with failing_together(world):
             if world.is_main:
@@ -127,11 +130,8 @@ def write_rows(path: Path, rows: dict[str, Tensor], shards: ClassShards, images_
             f"{path}: its head could not be written ({_last_line(error)}); is the disk full? Free some space and run "
             "the same command again: it goes on from the last whole checkpoint"
         ) from error
-    return {
-        "folder": folder.name,
-        "shapes": {key: [shards.num_classes, value.shape[1]] for key, value in rows.items()},
-        "checksums": checksums,
-    }
+    shapes = {key: [shards.num_classes, value.shape[1]] for key, value in rows.items()}
+    return HeadShards(folder.name, shapes, checksums)
 
 
 def _last_line(error: Exception) -> str:
@@ -139,14 +139,14 @@ def _last_line(error: Exception) -> str:
 
 
 def _new_name(path: Path, images_seen: int) -> str:
-    """Of a folder that is not there yet: what the checkpoint as it was names stays whole until it is written over."""
+    """Returns a folder name not in use: the folder that the file names now stays whole until the file is replaced."""
     name = path.stem if path.stem.isdigit() else f"{path.stem}-{images_seen:012d}"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(name + HEAD_SUFFIX for name in names if not path.with_name(name + HEAD_SUFFIX).exists())
 
 
 def _checksums(folder: Path, world: World) -> dict[str, int]:
-    """CRC-32 by file name, which safetensors has none of; each process reads some of the files, and knows of all."""
+    """Computes the CRC-32 of each file, by name, as safetensors has no checksums; each process reads some files."""
     found = []
     with failing_together(world):
         for file in sorted(folder.iterdir())[world.rank :: world.size]:
@@ -158,20 +158,21 @@ def _checksums(folder: Path, world: World) -> dict[str, int]:
     return dict(gather_rows(np.array(found, dtype=object).reshape(-1, 2), world).tolist())
 
 
-def read_rows(path: Path, content: dict[str, Any], shards: ClassShards | None = None) -> dict[str, Tensor]:
-    """Rows that a checkpoint keeps in the folder beside it, by name.
+def read_rows(path: Path, stored: HeadShards, shards: ClassShards | None = None) -> dict[str, Tensor]:
+    """Reads the rows that a checkpoint keeps in the folder beside it, by name.
 
     Args:
-        path: the checkpoint.
-        content: what is in it.
-        shards: whose rows; None reads those of all classes.
+        path: the checkpoint's file.
+        stored: the checkpoint's `head_shards`.
+        shards: which classes to read; None reads all.
 
     Raises:
         CheckpointError: the folder is absent, incomplete or damaged; on every process, whichever of them found it so.
     """
-    folder, shapes = path.with_name(content["head_shards"]["folder"]), content["head_shards"]["shapes"]
+    folder, shapes = path.with_name(stored.folder), stored.shapes
     world = ALONE if shards is None else shards.world
     try:
+        # Are all rows there? The tensors they are read into are made on the way.
         with failing_together(world):
             if not folder.is_dir():
                 raise CheckpointError(f"{path}: its head lies in {folder.name} beside it, which is not there")
@@ -184,8 +185,10 @@ def read_rows(path: Path, content: dict[str, Any], shards: ClassShards | None = 
                         f"{folder}: incomplete: {held:,} of {count:,} rows of {key!r} are there; files are missing"
                     )
                 rows[key] = torch.empty(count if shards is None else shards.stop - shards.start, size, dtype=dtype)
+
+        # Damage is noticed before anything is read.
         for name, checksum in _checksums(folder, world).items():
-            if content["head_shards"].get("checksums", {}).get(name, checksum) != checksum:
+            if stored.checksums.get(name, checksum) != checksum:
                 raise CheckpointError(f"{folder}: damaged: the bytes of {name} do not match their checksum")
         with failing_together(world):
             read_rows_of_all(folder, rows, shapes["weight"][0], world)

@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facekd.checkpoints.contents import FORMAT
 from facekd.errors import ModelError, run_verb
 from facekd.utils.command_line import CommandParser
 from facekd.utils.files import sha256_of_file
@@ -76,7 +77,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             f"{path}: not a readable torch file ({reason}). Expected the state dict of an InsightFace backbone "
             "(backbone.pth or model.pt); check that the download is complete"
         ) from error
-    if isinstance(content, Mapping) and content.get("format") == "facekd-checkpoint":
+    if isinstance(content, Mapping) and content.get("format") == FORMAT:
         raise ModelError(f"{path}: is a facekd checkpoint already; use it as it is")
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -241,7 +242,8 @@ def main(argv: list[str] | None = None) -> int:
     backbone = import_backbone(source, arguments.name)
 
     from facekd.backbones import count_macs, count_parameters
-    from facekd.checkpoints.checkpoint import save_checkpoint
+    from facekd.checkpoints.checkpoint import write_checkpoint
+    from facekd.checkpoints.contents import Checkpoint
 
     architecture = {
         "name": backbone.name,
@@ -250,15 +252,13 @@ def main(argv: list[str] | None = None) -> int:
         "width": backbone.width,
         "dropout": 0.0,
     }
-    save_checkpoint(
-        output,
-        {
-            "config": {"backbone": architecture},
-            "preprocessing": PREPROCESSING,
-            "backbone": backbone.state_dict(),
-            "source": {"file": source.name, "sha256": sha256_of_file(source), "framework": "insightface arcface_torch"},
-        },
+    checkpoint = Checkpoint(
+        config={"backbone": architecture},
+        preprocessing=PREPROCESSING,
+        backbone=backbone.state_dict(),
+        source={"file": source.name, "sha256": sha256_of_file(source), "framework": "insightface arcface_torch"},
     )
+    write_checkpoint(output, checkpoint)
     size = backbone.image_size
     print(
         f"{backbone.name}: {count_parameters(backbone) / 1e6:.2f} M parameters, "

@@ -9,35 +9,40 @@ from torch import nn
 
 from facekd.backbones import ProjectedBackbone, fold_projection
 from facekd.backbones.building import build_backbone, fixed_embedding_size
-from facekd.checkpoints.checkpoint import load_checkpoint
+from facekd.checkpoints.checkpoint import read_checkpoint
 from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.errors import CheckpointError
 from facekd.images.preprocessing import Preprocessing
 
 
 def load_backbone(path: str | os.PathLike[str], *, ema: bool | None = None) -> tuple[nn.Module, Preprocessing]:
-    """Build the backbone of a checkpoint, in `eval()` mode, with its preprocessing.
+    """Builds the backbone of a checkpoint, in `eval()` mode, with its preprocessing.
 
     Args:
         path: a checkpoint, or the folder of a run.
-        ema: True asks for the moving average, False for the weights as trained; None takes the average if there is one.
+        ema: True takes the moving average, False the weights as trained; None takes the average if there is one.
 
     Raises:
-        CheckpointError: see `load_checkpoint`; also when the weights do not fit the recorded architecture.
+        CheckpointError: see `read_checkpoint`; also when the weights do not fit the recorded architecture.
     """
     file = resolve_checkpoint(path)
-    content = load_checkpoint(file)
-    if "backbone" not in content:
+    checkpoint = read_checkpoint(file)
+    if checkpoint.backbone is None:
         raise CheckpointError(f"{file}: holds no backbone; it was written by `facekd rebuild-head`, and is a head only")
-    if ema and not content.get("ema"):
+    if ema and not checkpoint.ema:
         raise CheckpointError(f"{file}: holds no moving average; train with --ema_half_life_images, or leave out --ema")
-    if not isinstance(content.get("config"), dict) or "backbone" not in content["config"]:
+    architecture = checkpoint.architecture
+    if architecture is None:
         raise CheckpointError(f"{file}: damaged: it does not say which backbone its weights are of")
-    is_average = bool(content.get("ema")) and ema is not False
-    architecture = content["config"]["backbone"]
+
+    # The moving average where there is one, unless the weights as trained are asked for.
+    weights, projection = checkpoint.backbone, checkpoint.projection
+    if checkpoint.ema and ema is not False:
+        weights, projection = checkpoint.ema, checkpoint.ema_projection
     backbone = build_backbone(**architecture)
-    load_weights(backbone, content["ema" if is_average else "backbone"], f"{file}: backbone")
-    projection = content.get("ema_projection" if is_average else "projection")
+    load_weights(backbone, weights, f"{file}: backbone")
+
+    # A projection becomes part of the last layer, where the backbone has one.
     if projection is not None and fixed_embedding_size(architecture["name"]) is not None:
         layer = nn.Linear(projection.shape[1], len(projection), bias=False)
         layer.load_state_dict({"weight": projection})
@@ -45,16 +50,16 @@ def load_backbone(path: str | os.PathLike[str], *, ema: bool | None = None) -> t
     elif projection is not None:
         folded = build_backbone(**{**architecture, "embedding_size": len(projection)})
         backbone = fold_projection(backbone, projection, folded)
-    image_size = content["config"]["backbone"]["image_size"]
-    recorded = content.get("preprocessing") or content["config"]["preprocessing"]
-    return backbone.eval(), Preprocessing(**recorded, image_size=image_size)
+    return backbone.eval(), Preprocessing(**checkpoint.input_preprocessing, image_size=architecture["image_size"])
 
 
 def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], what: str) -> None:
-    """Load a state dict, exactly: every name and shape must match.
+    """Loads a state dict exactly: every name and shape must match.
 
     Args:
-        what: begins the message, `"run/checkpoints/000.pt: backbone"`.
+        module: takes the weights.
+        weights: the state dict.
+        what: beginning of the message, `"run/checkpoints/000.pt: backbone"`.
 
     Raises:
         CheckpointError: naming the first tensors that do not fit.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from facekd.checkpoints.checkpoint import load_checkpoint
+from facekd.checkpoints.checkpoint import read_checkpoint
 from facekd.checkpoints.head_shards import read_rows
 from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.data.datasets import FaceDataset
@@ -106,22 +106,22 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
         CheckpointError: no classifier in it, or one of other identities.
     """
     file = resolve_checkpoint(path)
-    content = load_checkpoint(file)
-    weight = content.get("head", {}).get("weight")
-    if "head_shards" in content:
-        weight = read_rows(file, content)["weight"]
+    checkpoint = read_checkpoint(file)
+    head = checkpoint.head or {}
+    weight, bias, kind = head.get("weight"), head.get("bias"), checkpoint.head_kind
+    if checkpoint.head_shards is not None:
+        weight = read_rows(file, checkpoint.head_shards)["weight"]
     if weight is None:
         raise CheckpointError(
             f"{file}: holds no classifier. A model known only as a backbone gets one from its data: "
             "`facekd rebuild-head MODEL --data PACK --output head.pt`"
         )
-    kind, bias = content.get("config", {}).get("head", {}).get("kind", "margin"), content["head"].get("bias")
     if len(weight) != dataset.num_classes:
         raise CheckpointError(
             f"{file}: its classifier knows {len(weight):,} identities, {dataset.name} has {dataset.num_classes:,}. "
             "Teacher and student must share identities: train on the data it was trained on"
         )
-    if not is_same_identity_map(content, dataset):
+    if not is_same_identity_map(checkpoint.identity_map, dataset):
         raise CheckpointError(
             f"{file}: its classifier was made on other data than {dataset.name}: as many identities, but other images, "
             "names or another numbering. Class n must be the same person in both: train on the same pack"

@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from facekd.backbones import ProjectedBackbone
-from facekd.checkpoints.checkpoint import load_checkpoint
+from facekd.checkpoints.checkpoint import read_checkpoint
+from facekd.checkpoints.contents import Checkpoint
 from facekd.checkpoints.models import load_backbone
 from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.data.datasets import FaceDataset
@@ -39,7 +39,7 @@ class ClassifyingModel:
     def __init__(
         self,
         file: Path,
-        content: dict[str, Any],
+        checkpoint: Checkpoint,
         device: str,
         teacher_head: LinearClassifier | None = None,
         projection: nn.Linear | None = None,
@@ -47,14 +47,12 @@ class ClassifyingModel:
     ) -> None:
         backbone, self.preprocessing = load_backbone(file)
         self._embedder = TorchEmbedder(backbone, self.preprocessing, device, batch_size=256)
-        self._head = build_linear_head(content, file).to(device)
+        self._head = build_linear_head(checkpoint, file).to(device)
         self._teacher_head = None if teacher_head is None else teacher_head.to(device)
         self._projection = None if projection is None else projection.to(device)
         self._mixes = tuple(mixes)
-        self._file, self._content, self._device = file, content, device
-        data = content["config"].get("data", {})
-        self.center_crop = float(data.get("center_crop", 0.0))
-        self.resize = bool(data.get("resize", False))
+        self._file, self._checkpoint, self._device = file, checkpoint, device
+        self.center_crop, self.resize = checkpoint.center_crop, checkpoint.resize
         self.embedding_size = self._embedder.embedding_size
 
     @torch.inference_mode()
@@ -75,11 +73,11 @@ class ClassifyingModel:
         Raises:
             CheckpointError: other classes, or as many under other names.
         """
-        if dataset.num_classes != self._content["num_classes"]:
+        if dataset.num_classes != self._checkpoint.num_classes:
             raise CheckpointError(
-                f"{self._file}: knows {self._content['num_classes']} classes, {path} has {dataset.num_classes}"
+                f"{self._file}: knows {self._checkpoint.num_classes} classes, {path} has {dataset.num_classes}"
             )
-        names = self._content.get("identities_sha256"), identities_sha256(dataset)
+        names = self._checkpoint.identities_sha256, identities_sha256(dataset)
         if None not in names and names[0] != names[1]:
             raise CheckpointError(f"{self._file}: the classes of {path} have other names than those it was trained on")
 
@@ -102,13 +100,13 @@ def open_classifying_model(
         CheckpointError: no linear classifier in a file, or two that do not fit together.
     """
     file = resolve_checkpoint(path)
-    content = load_checkpoint(file)
+    checkpoint = read_checkpoint(file)
     if teacher_head is None:
-        return ClassifyingModel(file, content, device)
+        return ClassifyingModel(file, checkpoint, device)
     teacher_file = resolve_checkpoint(teacher_head)
-    teacher = load_checkpoint(teacher_file)
-    head, own = build_linear_head(teacher, teacher_file), build_linear_head(content, file)
-    same_names = content.get("identities_sha256") == teacher.get("identities_sha256")
+    teacher = read_checkpoint(teacher_file)
+    head, own = build_linear_head(teacher, teacher_file), build_linear_head(checkpoint, file)
+    same_names = checkpoint.identities_sha256 == teacher.identities_sha256
     if head.num_classes != own.num_classes or not same_names:
         raise CheckpointError(
             f"{teacher_file}: its classifier knows other classes than {file}: {head.num_classes} and {own.num_classes}"
@@ -116,29 +114,29 @@ def open_classifying_model(
         )
     projection = None
     if head.embedding_size != own.embedding_size:
-        weight = content.get("training", {}).get("extras", {}).get("projection.weight")
+        weight = None if checkpoint.training is None else checkpoint.training.extras.get("projection.weight")
         if weight is None or weight.shape != (head.embedding_size, own.embedding_size):
             raise CheckpointError(
                 f"{teacher_file}: its classifier takes embeddings of {head.embedding_size}, {file} gives "
                 f"{own.embedding_size} and has learnt no projection to them"
             )
         projection = _linear(weight)
-    return ClassifyingModel(file, content, device, head, projection, mixes)
+    return ClassifyingModel(file, checkpoint, device, head, projection, mixes)
 
 
-def build_linear_head(content: dict[str, Any], file: Path) -> LinearClassifier:
-    """The linear classifier of a checkpoint's content.
+def build_linear_head(checkpoint: Checkpoint, file: Path) -> LinearClassifier:
+    """Builds the linear classifier of a checkpoint, frozen.
 
     Raises:
         CheckpointError: it has none, or a margin classifier.
     """
-    weight, bias = (content.get("head", {}).get(name) for name in ("weight", "bias"))
-    kind = content.get("config", {}).get("head", {}).get("kind", "margin")
-    if weight is None or kind != "linear":
+    state = checkpoint.head or {}
+    weight, bias = state.get("weight"), state.get("bias")
+    if weight is None or checkpoint.head_kind != "linear":
         what = "no classifier" if weight is None else "a margin classifier, which is for faces"
         raise CheckpointError(f"{file}: holds {what}; train with head.kind = 'linear' to classify")
     head = LinearClassifier(weight.shape[1], len(weight), bias=bias is not None)
-    head.load_state_dict(content["head"])
+    head.load_state_dict(state)
     return head.requires_grad_(False)
 
 
@@ -207,7 +205,7 @@ def load_logit_network(path: str | os.PathLike[str]) -> tuple[LogitNetwork, Prep
     """
     file = resolve_checkpoint(path)
     backbone, preprocessing = load_backbone(file)
-    return LogitNetwork(backbone, build_linear_head(load_checkpoint(file), file)).eval(), preprocessing
+    return LogitNetwork(backbone, build_linear_head(read_checkpoint(file), file)).eval(), preprocessing
 
 
 def _linear(weight_ED: torch.Tensor) -> nn.Linear:

@@ -186,19 +186,20 @@ class Quickstart:
         import torch
 
         from facekd.backbones.building import build_backbone
-        from facekd.checkpoints.checkpoint import save_checkpoint
+        from facekd.checkpoints.checkpoint import write_checkpoint
+        from facekd.checkpoints.contents import Checkpoint
         from facekd.training.config import TrainConfig
         from facekd.training.recognizer import backbone_arguments
         from facekd.utils.config_files import parse_config
 
         config = parse_config(TrainConfig, as_options(self._train_options("arcface")), "facekd quickstart", "")
         torch.manual_seed(config.seed)
-        content = {
-            "config": {"backbone": backbone_arguments(config)},
-            "preprocessing": {"mean": list(config.data.mean), "std": list(config.data.std), "color": "rgb"},
-            "backbone": build_backbone(**backbone_arguments(config)).state_dict(),
-        }
-        save_checkpoint(self.folder / "untrained.pt", content)
+        untrained = Checkpoint(
+            config={"backbone": backbone_arguments(config)},
+            preprocessing={"mean": list(config.data.mean), "std": list(config.data.std), "color": "rgb"},
+            backbone=build_backbone(**backbone_arguments(config)).state_dict(),
+        )
+        write_checkpoint(self.folder / "untrained.pt", untrained)
 
     def _train_options(self, name: str) -> dict[str, Any]:
         """Returns the keys of a training: those of its recipe among those that all share."""

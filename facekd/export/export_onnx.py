@@ -1,4 +1,4 @@
-"""Export a checkpoint as one ONNX file that says how to use it, kept only if it computes what torch computes.
+"""Verb `facekd export`: writes a checkpoint as one ONNX file, kept only if it computes what torch computes.
 
 The file takes any batch, is self-contained, records its preprocessing and what its embeddings are, and was compared
 with torch at several batch sizes before it got its name. Input: `images`, float32 (batch, 3, S, S) already normalised;
@@ -37,10 +37,12 @@ from facekd.utils.files import atomic_path, sha256_of_file
 if TYPE_CHECKING:
     import torch
 
+    from facekd.checkpoints.contents import Checkpoint
+
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written.
+    """Says what was written.
 
     Attributes:
         path: the ONNX file.
@@ -56,7 +58,7 @@ class ExportReport:
 
 
 def export_checkpoint(
-    checkpoint: str | os.PathLike[str],
+    path: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
     normalize: bool = False,
@@ -64,28 +66,28 @@ def export_checkpoint(
     tolerance: float = TOLERANCE,
     embedding: bool = False,
 ) -> ExportReport:
-    """Export the backbone of a checkpoint, with its classifier where that is a linear one; see `export_backbone`.
+    """Exports the backbone of a checkpoint, with its classifier where that is a linear one; see `export_backbone`.
 
     Args:
-        checkpoint: a checkpoint, or the folder of a run (its latest checkpoint).
+        path: a checkpoint, or the folder of a run (its latest checkpoint).
         output: the `.onnx` file to write.
         normalize: divide each embedding by its L2 norm inside the graph.
-        ema: True asks for the moving average, False for the weights as trained; None takes the average if there is one.
+        ema: True takes the moving average, False the weights as trained; None takes the average if there is one.
         tolerance: see `export_backbone`.
-        embedding: leave a linear classifier out, for the embeddings.
+        embedding: leave a linear classifier out, so that the output is the embedding.
 
     Raises:
         CheckpointError: see `facekd.checkpoints.models.load_backbone`.
         ModelError: see `export_backbone`.
     """
-    from facekd.checkpoints.checkpoint import load_checkpoint
+    from facekd.checkpoints.checkpoint import read_checkpoint
     from facekd.checkpoints.models import load_backbone
     from facekd.checkpoints.run_folder import resolve_checkpoint
 
     _check_output(Path(output))
-    file = resolve_checkpoint(checkpoint)
-    content = load_checkpoint(file)
-    is_classifier = content["config"].get("head", {}).get("kind") == "linear" and not embedding
+    file = resolve_checkpoint(path)
+    checkpoint = read_checkpoint(file)
+    is_classifier = checkpoint.head_kind == "linear" and not embedding
     if is_classifier and normalize:
         raise ModelError(f"{output}: logits are not normalised; leave out --normalize, or export with --embedding")
     if is_classifier:
@@ -94,31 +96,36 @@ def export_checkpoint(
         backbone, preprocessing = load_logit_network(file)
     else:
         backbone, preprocessing = load_backbone(file, ema=ema)
-    averaged = bool(content.get("ema")) and ema is not False
-    metadata = {
-        "backbone": str(content["config"]["backbone"]["name"]),
-        "backbone_config": json.dumps(content["config"]["backbone"]),
-        "weights": "moving average" if averaged else "as trained",
-        "checkpoint": file.name,
-        "checkpoint_sha256": sha256_of_file(file),
-    }
-    if is_classifier:
-        metadata |= {
-            "output": LOGITS_NAME,
-            "num_classes": str(content["num_classes"]),
-            "center_crop": str(content["config"].get("data", {}).get("center_crop", 0.0)),
-            "input_semantics": "RGB, (x - mean) / std, x in 0..255; center_crop is the share of the shorter side seen",
-            "embedding_semantics": "logits: softmax gives probabilities of classes, argmax the class",
-        }
     return export_backbone(
         backbone,
         preprocessing,
         output,
         normalize=normalize,
-        metadata=metadata,
+        metadata=_describe_checkpoint(file, checkpoint, bool(checkpoint.ema) and ema is not False, is_classifier),
         tolerance=tolerance,
         output_name=LOGITS_NAME if is_classifier else OUTPUT_NAME,
     )
+
+
+def _describe_checkpoint(file: Path, checkpoint: Checkpoint, is_average: bool, is_classifier: bool) -> dict[str, str]:
+    """Says in `metadata_props` where the weights come from, and what the output means if it is logits."""
+    architecture = checkpoint.architecture or {}
+    metadata = {
+        "backbone": str(architecture["name"]),
+        "backbone_config": json.dumps(architecture),
+        "weights": "moving average" if is_average else "as trained",
+        "checkpoint": file.name,
+        "checkpoint_sha256": sha256_of_file(file),
+    }
+    if not is_classifier:
+        return metadata
+    return metadata | {
+        "output": LOGITS_NAME,
+        "num_classes": str(checkpoint.num_classes),
+        "center_crop": str(checkpoint.center_crop),
+        "input_semantics": "RGB, (x - mean) / std, x in 0..255; center_crop is the share of the shorter side seen",
+        "embedding_semantics": "logits: softmax gives probabilities of classes, argmax the class",
+    }
 
 
 def export_backbone(
@@ -131,7 +138,7 @@ def export_backbone(
     tolerance: float = TOLERANCE,
     output_name: str = OUTPUT_NAME,
 ) -> ExportReport:
-    """Write a backbone as a single ONNX file with a dynamic batch, and keep it only if it agrees with torch.
+    """Writes a backbone as a single ONNX file with a dynamic batch, and keeps it only if it agrees with torch.
 
     The backbone is not changed: a copy in evaluation mode, float32, on the CPU is exported.
 

@@ -164,19 +164,19 @@ def write_head(
     """Write the centres as a checkpoint that holds a classifier only."""
     import torch
 
-    from facekd.checkpoints.checkpoint import save_checkpoint
+    from facekd.checkpoints.checkpoint import write_checkpoint
+    from facekd.checkpoints.contents import Checkpoint
 
     summary = {key: report[key] for key in ("model", "data", "teacher", "threshold", "threshold_from", "accuracy")}
-    save_checkpoint(
-        path,
-        {
-            "head": {"weight": torch.from_numpy(centres.weight)},
-            "num_classes": len(centres.weight),
-            **identity_map,
-            "teacher_fingerprint": teacher_fingerprint,
-            "config": {"head": {"kind": "margin"}, "rebuilt_head": {**summary, "num_left_out": report["num_left_out"]}},
-        },
+    checkpoint = Checkpoint(
+        config={"head": {"kind": "margin"}, "rebuilt_head": {**summary, "num_left_out": report["num_left_out"]}},
+        head={"weight": torch.from_numpy(centres.weight)},
+        num_classes=len(centres.weight),
+        labels_sha256=identity_map["labels_sha256"],
+        identities_sha256=identity_map["identities_sha256"],
+        teacher_fingerprint=teacher_fingerprint,
     )
+    write_checkpoint(path, checkpoint)
 
 
 class _UnitEmbeddings:

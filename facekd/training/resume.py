@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from facekd.backbones import ProjectedBackbone
-from facekd.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from facekd.checkpoints.contents import HEAD_SUFFIX, SUFFIX
+from facekd.checkpoints.checkpoint import read_checkpoint, write_checkpoint
+from facekd.checkpoints.contents import HEAD_SUFFIX, SUFFIX, Checkpoint, Progress
 from facekd.checkpoints.head_shards import attach_rows, detach_rows, write_rows
 from facekd.checkpoints.models import load_weights
 from facekd.checkpoints.run_folder import (
@@ -24,7 +24,7 @@ from facekd.checkpoints.run_folder import (
     list_checkpoints,
     not_written,
 )
-from facekd.data.datasets.identity_map import identity_map, is_same_identity_map
+from facekd.data.datasets.identity_map import identities_sha256, is_same_identity_map, labels_sha256
 from facekd.distributed import failing_together, gather_rows
 from facekd.errors import CheckpointError
 from facekd.head.classifier import MarginClassifier
@@ -66,15 +66,15 @@ def save_state(state: TrainingState, name: str | None = None) -> Path:
     lines = gather_rows(np.array(state.bad_records, dtype=object), state.world).tolist()
     state.bad_records = lines if state.world.is_main else []
     head = state.recognizer.head
-    content = _content(state) if state.world.is_main or state.recognizer.sharded_heads else {}
+    checkpoint = _contents(state) if state.world.is_main or state.recognizer.sharded_heads else Checkpoint()
     if isinstance(head, MarginClassifier) and head.shards is not None:
-        rows = detach_rows(content, head, state.optimizer)
-        content["head_shards"] = write_rows(path, rows, head.shards, state.images_seen)
+        rows = detach_rows(checkpoint, head, state.optimizer)
+        checkpoint.head_shards = write_rows(path, rows, head.shards, state.images_seen)
     try:
         with failing_together(state.world):
             if state.world.is_main:
-                save_checkpoint(path, content)
-                forget_other_heads(path, content.get("head_shards", {}).get("folder"))
+                write_checkpoint(path, checkpoint)
+                forget_other_heads(path, checkpoint.head_folder)
                 if name is None:
                     keep_last(state.folder, state.config.checkpoint.keep)
     except OSError as error:
@@ -82,42 +82,41 @@ def save_state(state: TrainingState, name: str | None = None) -> Path:
     return path
 
 
-def _content(state: TrainingState) -> dict[str, Any]:
+def _contents(state: TrainingState) -> Checkpoint:
     data = state.config.data
-    return {
-        "config": {**to_plain(state.config), "backbone": backbone_arguments(state.config)},
-        "preprocessing": {"mean": list(data.mean), "std": list(data.std), "color": "rgb"},
+    return Checkpoint(
+        config={**to_plain(state.config), "backbone": backbone_arguments(state.config)},
+        preprocessing={"mean": list(data.mean), "std": list(data.std), "color": "rgb"},
         **_deployable(state),
-        "head": state.recognizer.head.state_dict(),
-        "num_classes": state.dataset.num_classes,
-        **identity_map(state.dataset),
-        "teacher_fingerprint": state.recognizer.teacher_fingerprint,
-        "training": {
-            "images_seen": state.images_seen,
-            "total_images": state.total_images,
-            "optimizer": state.optimizer.state_dict(),
-            "scaler": state.scaler.state_dict(),
-            "ema": state.ema.state_dict() if state.ema is not None else None,
-            "best_accuracy": state.best_accuracy,
-            "extras": _extras(state.recognizer),
-            "losses_since_log": list(state.losses_since_log),
-            "bad_records": list(state.bad_records),
-        },
-    }
+        head=state.recognizer.head.state_dict(),
+        num_classes=state.dataset.num_classes,
+        labels_sha256=labels_sha256(state.dataset),
+        identities_sha256=identities_sha256(state.dataset),
+        teacher_fingerprint=state.recognizer.teacher_fingerprint,
+        training=Progress(
+            images_seen=state.images_seen,
+            total_images=state.total_images,
+            optimizer=state.optimizer.state_dict(),
+            scaler=state.scaler.state_dict(),
+            ema=state.ema.state_dict() if state.ema is not None else None,
+            best_accuracy=state.best_accuracy,
+            extras=_extras(state.recognizer),
+            losses_since_log=list(state.losses_since_log),
+            bad_records=list(state.bad_records),
+        ),
+    )
 
 
 def _deployable(state: TrainingState) -> dict[str, Any]:
-    """Weights by which the checkpoint becomes a model: of the backbone, its average, and a projection behind them."""
+    """Returns the fields that make the checkpoint a model: backbone and projection, and the moving average of each."""
     found: dict[str, Any] = {}
-    for prefix, module in (("", state.recognizer.deployed), ("ema_", state.ema)):
-        if module is None:
-            continue
-        backbone = module.backbone if isinstance(module, ProjectedBackbone) else module
-        found[f"{prefix}backbone"] = backbone.state_dict()
+    fields = ((state.recognizer.deployed, "backbone", "projection"), (state.ema, "ema", "ema_projection"))
+    for module, backbone, projection in fields:
         if isinstance(module, ProjectedBackbone):
-            found[f"{prefix}projection"] = module.projection.weight.detach()
-    if "ema_backbone" in found:
-        found["ema"] = found.pop("ema_backbone")
+            found[projection] = module.projection.weight.detach()
+            module = module.backbone
+        if module is not None:
+            found[backbone] = module.state_dict()
     return found
 
 
@@ -141,25 +140,25 @@ def restore_latest(state: TrainingState) -> Path | None:
         return None
     path = found[-1]
     with _saying_what_to_do(found), failing_together(state.world):
-        content = load_checkpoint(path)
-    if "training" not in content:
+        checkpoint = read_checkpoint(path)
+    training = checkpoint.training
+    if training is None or checkpoint.backbone is None or checkpoint.head is None:
         raise CheckpointError(f"{path}: holds weights only, not a run to resume; choose another --output")
-    _check_same_run(path, content, state)
-    training = content["training"]
-    load_weights(state.recognizer.backbone, content["backbone"], f"{path}: backbone")
+    _check_same_run(path, checkpoint, state)
+    load_weights(state.recognizer.backbone, checkpoint.backbone, f"{path}: backbone")
     if isinstance(state.recognizer.head, MarginClassifier):
         with _saying_what_to_do(found):
-            attach_rows(path, content, state.recognizer.head, state.optimizer)
-    load_weights(state.recognizer.head, content["head"], f"{path}: head")
-    state.recognizer.load_state_dict(training["extras"], strict=False)
+            attach_rows(path, checkpoint, state.recognizer.head, state.optimizer)
+    load_weights(state.recognizer.head, checkpoint.head, f"{path}: head")
+    state.recognizer.load_state_dict(training.extras, strict=False)
     if state.ema is not None:
-        load_weights(state.ema, training["ema"], f"{path}: moving average")
-    state.optimizer.load_state_dict(training["optimizer"])
-    state.scaler.load_state_dict(training["scaler"])
-    state.images_seen = training["images_seen"]
-    state.best_accuracy = training["best_accuracy"]
-    state.losses_since_log = training["losses_since_log"]
-    state.bad_records = training["bad_records"] if state.world.is_main else []
+        load_weights(state.ema, training.ema or {}, f"{path}: moving average")
+    state.optimizer.load_state_dict(training.optimizer)
+    state.scaler.load_state_dict(training.scaler)
+    state.images_seen = training.images_seen
+    state.best_accuracy = training.best_accuracy
+    state.losses_since_log = training.losses_since_log
+    state.bad_records = training.bad_records if state.world.is_main else []
     return path
 
 
@@ -173,11 +172,11 @@ def _saying_what_to_do(found: list[Path]) -> Iterator[None]:
         raise CheckpointError(f"{error}. Delete {found[-1].name} and the same command {then}") from error
 
 
-def _check_same_run(path: Path, content: dict[str, Any], state: TrainingState) -> None:
+def _check_same_run(path: Path, checkpoint: Checkpoint, state: TrainingState) -> None:
     new = {**to_plain(state.config), "backbone": backbone_arguments(state.config)}
     changed = [
         f"{key} was {before}, now {after}"
-        for key, (before, after) in differences(with_defaults(content["config"], type(state.config)), new).items()
+        for key, (before, after) in differences(with_defaults(checkpoint.config, type(state.config)), new).items()
         if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in RESUMABLE_KEYS)
     ]
     if changed:
@@ -185,15 +184,16 @@ def _check_same_run(path: Path, content: dict[str, Any], state: TrainingState) -
             f"{state.folder} holds a run with another configuration: {'; '.join(changed)}. "
             "Give the old values to resume it, or another --output to start anew"
         )
-    if content["teacher_fingerprint"] != state.recognizer.teacher_fingerprint:
+    fingerprint = checkpoint.teacher_fingerprint or ""
+    if fingerprint != state.recognizer.teacher_fingerprint:
         raise CheckpointError(
             f"{path}: the run in this folder learnt from another teacher (fingerprint "
-            f"{content['teacher_fingerprint'][:12]}, now {state.recognizer.teacher_fingerprint[:12]}). Give the same, "
+            f"{fingerprint[:12]}, now {state.recognizer.teacher_fingerprint[:12]}). Give the same, "
             "or another --output to start anew"
         )
-    if not is_same_identity_map(content, state.dataset):
+    if not is_same_identity_map(checkpoint.identity_map, state.dataset):
         raise CheckpointError(
-            f"{path}: the run in this folder was trained on other data ({content['num_classes']} identities, now "
+            f"{path}: the run in this folder was trained on other data ({checkpoint.num_classes} identities, now "
             f"{state.dataset.num_classes} in {state.dataset.name}; labels or names differ). Give the same data, "
             "or another --output to start anew"
         )
@@ -212,4 +212,4 @@ def delete_leftovers(run_folder: Path) -> None:
             forget_other_heads(path, None)
         elif len(heads_of(path)) > 1:
             with contextlib.suppress(CheckpointError):  # unreadable, it does not say which is its own: all stay
-                forget_other_heads(path, load_checkpoint(path).get("head_shards", {}).get("folder"))
+                forget_other_heads(path, read_checkpoint(path).head_folder)

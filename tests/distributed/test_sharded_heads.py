@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from facekd.checkpoints.checkpoint import load_checkpoint
+from facekd.checkpoints.checkpoint import load_checkpoint, read_checkpoint
 from facekd.checkpoints.head_shards import read_rows
 from facekd.checkpoints.run_folder import list_checkpoints
 from facekd.checkpoints.shared_head import load_shared_head
@@ -43,12 +43,11 @@ def run_alone(words: list[str]) -> None:
 
 
 def head_of(run: Path) -> torch.Tensor:
-    content = load_checkpoint(run)
-    return (
-        read_rows(list_checkpoints(run)[-1], content)["weight"]
-        if "head_shards" in content
-        else content["head"]["weight"]
-    )
+    checkpoint = read_checkpoint(run)
+    if checkpoint.head_shards is not None:
+        return read_rows(list_checkpoints(run)[-1], checkpoint.head_shards)["weight"]
+    assert checkpoint.head is not None
+    return checkpoint.head["weight"]
 
 
 def assert_same_run(first: Path, second: Path, rtol: float = 1e-3) -> None:
@@ -249,12 +248,13 @@ def test_a_head_of_another_run_is_refused(tmp_path: Path) -> None:
     (other,) = (tmp_path / "8" / "checkpoints").glob("*.head")
     shutil.copytree(other, folder)
     (path,) = list_checkpoints(tmp_path / "16")
-    content = load_checkpoint(path)
+    stored = read_checkpoint(path).head_shards
+    assert stored is not None
     with pytest.raises(CheckpointError, match=r"head: damaged: the bytes of"):
-        read_rows(path, content)
-    content["head_shards"]["checksums"].clear()  # a reader's own complaint is no traceback either
+        read_rows(path, stored)
+    stored.checksums.clear()  # a reader's own complaint is no traceback either
     with pytest.raises(CheckpointError, match=r"head: damaged: .*[Ss]ize"):
-        read_rows(path, content)
+        read_rows(path, stored)
     # A run with such a checkpoint says which file is in the way.
     with pytest.raises(CheckpointError, match=r"Delete 000000000024\.pt and the same command starts anew"):
         run_alone(large)

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from facekd.checkpoints import head_shards
-from facekd.checkpoints.checkpoint import load_checkpoint
+from facekd.checkpoints.checkpoint import load_checkpoint, read_checkpoint
+from facekd.checkpoints.contents import HeadShards
 from facekd.checkpoints.head_shards import read_rows
 from facekd.data.datasets import SyntheticDataset
 from facekd.distributed import World
@@ -35,6 +36,12 @@ def fresh(tiny_arguments: list[str]) -> Callable[..., TrainingState]:
         return build_state(config, ALONE, SyntheticDataset(6, 6, 32, 1), 120)
 
     return build
+
+
+def load_head_shards(path: Path) -> HeadShards:
+    stored = read_checkpoint(path).head_shards
+    assert stored is not None
+    return stored
 
 
 def heads_in(folder: Path) -> list[str]:
@@ -67,7 +74,7 @@ def test_a_kill_while_it_is_saved_again_leaves_one_that_loads(
         shutil.copytree(tmp_path / "saved", state.folder)
         was_killed = killed_at_change(kills, lambda: save_state(state, name))
         for _ in range(2):  # as it was left, and as the next start clears it up
-            weight = read_rows(path, load_checkpoint(path))["weight"]
+            weight = read_rows(path, load_head_shards(path))["weight"]
             is_old, is_new = torch.equal(weight, before), torch.equal(weight, before + 1)
             assert is_old or is_new, f"killed at change {kills}"
             delete_leftovers(state.folder)
@@ -116,5 +123,5 @@ def test_a_process_that_is_gone_is_no_damage(
 
     monkeypatch.setattr(head_shards, "read_rows_of_all", lose_it)
     with pytest.raises(RuntimeError, match="Connection closed by peer") as raised:
-        read_rows(path, load_checkpoint(path))
+        read_rows(path, load_head_shards(path))
     assert "damaged" not in str(raised.value)

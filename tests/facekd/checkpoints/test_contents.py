@@ -1,0 +1,97 @@
+"""The fields of a checkpoint: described once, checked when they are read, listed in the documentation."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from facekd.checkpoints.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
+from facekd.checkpoints.contents import Checkpoint, HeadShards, Progress
+from facekd.errors import CheckpointError
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def full() -> Checkpoint:
+    weights = {"weight": torch.arange(6.0).reshape(2, 3)}
+    return Checkpoint(
+        config={"backbone": {"name": "mobilefacenet"}, "head": {"kind": "linear"}, "data": {"center_crop": 0.5}},
+        preprocessing={"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0], "color": "rgb"},
+        backbone=dict(weights),
+        head={},
+        head_shards=HeadShards("5.head", {"weight": [2, 3]}, {"a": 1}),
+        num_classes=2,
+        labels_sha256="abc",
+        teacher_fingerprint="",
+        training=Progress(5, 10, {"state": {}}, {}, None, -1.0, {}, [[0.5]], []),
+    )
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a.pt", full())
+    found, expected = read_checkpoint(tmp_path / "a.pt"), full()
+    assert found.backbone is not None and expected.backbone is not None
+    assert torch.equal(found.backbone.pop("weight"), expected.backbone.pop("weight"))
+    assert found == expected
+    assert (found.head_kind, found.center_crop, found.head_folder) == ("linear", 0.5, "5.head")
+
+
+def test_a_field_without_a_value_is_absent_from_the_file(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a.pt", full())
+    content = load_checkpoint(tmp_path / "a.pt")
+    assert content.keys() == {
+        *("format", "version", "config", "preprocessing", "backbone", "head", "head_shards", "num_classes"),
+        *("labels_sha256", "identities_sha256", "teacher_fingerprint", "training"),
+    }
+    assert content["identities_sha256"] is None and content["training"]["ema"] is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": [1]}, "its 'backbone' is a list, expected a mapping"),
+        ({"num_classes": "many"}, "its 'num_classes' is a str, expected a int"),
+        ({"projection": 3}, "its 'projection' is a int, expected a Tensor"),
+        ({"head_shards": {"folder": "5.head"}}, "head_shards: damaged: it has no 'shapes'"),
+        ({"training": {"images_seen": 3}}, "training: damaged: it has no 'total_images'"),
+        ({"config": "old"}, "its 'config' is a str, expected a mapping"),
+    ],
+)
+def test_a_field_that_is_not_what_it_should_be_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.pt", changes)
+    with pytest.raises(CheckpointError, match=f"a.pt.*{re.escape(message)}"):
+        read_checkpoint(tmp_path / "a.pt")
+
+
+def test_fields_of_a_later_facekd_are_ignored(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.pt", {"num_classes": 3, "something": "new"})
+    assert read_checkpoint(tmp_path / "a.pt") == Checkpoint(num_classes=3)
+
+
+def test_the_documentation_lists_the_same_fields() -> None:
+    text = (ROOT / "docs" / "formats.md").read_text()
+    section = text[text.index("## Checkpoints") :].split("\n## ")[0]
+    listed = re.findall(r"^\| `([\w.]+)` \|", section, re.MULTILINE)
+    own = [item.name for item in dataclasses.fields(Checkpoint)]
+    inner = [
+        f"{name}.{item.name}"
+        for name, kind in (("head_shards", HeadShards), ("training", Progress))
+        for item in dataclasses.fields(kind)
+    ]
+    assert sorted(listed) == sorted(["format", "version", *own, *inner])
+
+
+def test_only_one_file_touches_the_plain_fields() -> None:
+    plain = re.compile(r"\b(load_checkpoint|save_checkpoint|to_plain_fields|from_plain_fields)\b")
+    found = {
+        str(path.relative_to(ROOT))
+        for folder in ("facekd", "evaluation", "data_prep")
+        for path in (ROOT / folder).rglob("*.py")
+        if plain.search(path.read_text())
+    }
+    assert found == {"facekd/checkpoints/checkpoint.py", "facekd/checkpoints/contents.py"}
