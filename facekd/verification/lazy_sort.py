@@ -20,7 +20,7 @@ Side = Literal["left", "right"]
 
 
 class AscendingScores:
-    """Answers for scores (n,) which score has a rank, and which rank a score, as the sorted array would.
+    """Returns scores (n,) by rank, and ranks by score, as the sorted array would.
 
     Args:
         scores: finite float32 or float64 (n,), n >= 1; this object owns the array and may reorder it.

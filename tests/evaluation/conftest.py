@@ -1,4 +1,4 @@
-"""Small generated packs, and a model for them that is an ONNX file of a few hundred bytes."""
+"""Provides small generated packs, and a model for them: an ONNX file of a few hundred bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small set in IJB-C's layout, drawn, and every number of it by naive loops in float64."""
+"""Draws a small set in IJB-C's layout, and computes every number of it by naive loops in float64."""
 
 from __future__ import annotations
 

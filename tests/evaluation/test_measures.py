@@ -1,4 +1,4 @@
-"""What is reported of a pair set, as plain values."""
+"""Tests the plain values that are reported of a pair set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The third-party model on the first two folds of LFW, whose figures and embeddings are known."""
+"""Tests the third-party model on the first two folds of LFW, whose figures and embeddings are known."""
 
 from __future__ import annotations
 

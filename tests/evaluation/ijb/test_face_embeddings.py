@@ -1,4 +1,4 @@
-"""Faces of an IJB-style set through a model: alignment, cache, kill and resume, several processes, broken images."""
+"""Tests embedding the faces of an IJB-style set: alignment, cache, kill and resume, several processes, bad images."""
 
 from __future__ import annotations
 

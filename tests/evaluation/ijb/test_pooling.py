@@ -1,4 +1,4 @@
-"""Pooling against loops over faces, under every switch; and what must not change it."""
+"""Tests pooling against loops over faces, under every switch, and what must not change its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text files of a release: read right, joined by name, and refused where they are broken, naming the line."""
+"""Tests that the text files of a release are joined by name, and refused with the line if they are broken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocked float32 scores with float64 where it matters, against float64 alone."""
+"""Tests blocked float32 scores, with float64 where it matters, against float64 alone."""
 
 from __future__ import annotations
 

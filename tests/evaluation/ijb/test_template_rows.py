@@ -1,4 +1,4 @@
-"""Ids to rows, through a table or by bisection, against numpy's own."""
+"""Tests the rows of ids, through a table or by bisection, against numpy's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fast readers of the text files against one line at a time."""
+"""Tests the fast readers of the text files against reading one line at a time."""
 
 from __future__ import annotations
 

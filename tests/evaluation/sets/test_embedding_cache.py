@@ -1,4 +1,4 @@
-"""Embedding once and scoring many times."""
+"""Tests embedding once and scoring many times."""
 
 from __future__ import annotations
 

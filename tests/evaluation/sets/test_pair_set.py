@@ -1,4 +1,4 @@
-"""Packs and lists of names into validated pair sets."""
+"""Tests reading packs and lists of names as validated pair sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calibration against the closed form of two Gaussians, and the costs against their definition."""
+"""Tests calibration against the closed form for two Gaussians, and the costs against their definition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""1:N search against loops over probes and entries."""
+"""Tests 1:N search against loops over probes and entries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores sorted where they are asked about, against scores sorted everywhere."""
+"""Tests scores that are sorted only where they are asked about against scores sorted everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, scipy, naive loops and properties that must hold for any scores."""
+"""Tests metrics against scikit-learn, scipy, naive loops and properties that must hold for any scores."""
 
 from __future__ import annotations
 

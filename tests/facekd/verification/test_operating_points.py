@@ -1,4 +1,4 @@
-"""The rule that turns a FAR into a threshold: rounding, ties and FARs that cannot be measured, for all who use it."""
+"""Tests the rule that turns a FAR into a threshold: rounding, ties, FARs that cannot be measured, and its users."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paired bootstrap against a restatement that counts every comparison of every draw one by one."""
+"""Tests the paired bootstrap against a restatement that counts every comparison of every draw one by one."""
 
 from __future__ import annotations
 

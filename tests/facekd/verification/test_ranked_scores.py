@@ -1,4 +1,4 @@
-"""What is read off sorted scores, against plain counting; the ROC corners against a search that sees all of them."""
+"""Tests metrics of sorted scores against plain counting, and ROC corners against a search of the whole curve."""
 
 from __future__ import annotations
 

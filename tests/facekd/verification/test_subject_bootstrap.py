@@ -1,4 +1,4 @@
-"""Every draw of the bootstrap against the plain metrics of the comparisons, written out as often as they count."""
+"""Tests every draw of the bootstrap against plain metrics of comparisons written out as often as they count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks and top-k accuracy against scikit-learn and argmax."""
+"""Tests ranks and top-k accuracy against scikit-learn and argmax."""
 
 from __future__ import annotations
 
