@@ -126,9 +126,9 @@ def describe(summary: dict[str, Any]) -> list[str]:
         lines["duplicates"] = f"{summary['duplicates']:,}"
     if summary["property"]:
         lines["property"] = ",".join(str(value) for value in summary["property"].values())
-    oddities = summary["oddities"] or ["nothing"]
-    odd_lines = [f"{'' if number else 'odd':<12} {what}" for number, what in enumerate(oddities)]
-    return [f"{name:<12} {value}" for name, value in lines.items()] + odd_lines
+    warnings = summary["oddities"] or ["none"]  # the key of format 1
+    warning_lines = [f"{'' if number else 'warnings':<12} {what}" for number, what in enumerate(warnings)]
+    return [f"{name:<12} {value}" for name, value in lines.items()] + warning_lines
 
 
 def _spread_text(spread: dict[str, float] | None) -> str:

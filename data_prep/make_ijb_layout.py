@@ -205,6 +205,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--workers", type=int, metavar="N", help="processes that write images (default: one per core)")
     add("--overwrite", action="store_true", help="replace a layout that this command wrote there")
     arguments = parser.parse_args(argv)
+    _check(parser, arguments)
+    return arguments
+
+
+def _check(parser: CommandParser, arguments: argparse.Namespace) -> None:
+    """Ends with a message if options contradict each other or a value cannot be."""
     if arguments.full_size and arguments.source is not None:
         parser.error("--full-size draws embeddings: give the output folder alone")
     if not arguments.full_size and arguments.source is None:
@@ -218,7 +224,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         value = getattr(arguments, name)
         if value is not None and value < lowest:
             parser.error(f"--{name.replace('_', '-')} {value}: give at least {lowest}")
-    return arguments
 
 
 if __name__ == "__main__":

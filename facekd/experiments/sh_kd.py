@@ -20,6 +20,7 @@ from facekd.errors import ConfigError, run_verb
 from facekd.experiments.command_runner import CompletedSteps, Step, as_options, run_steps
 from facekd.training.config import TrainConfig
 from facekd.utils.config_files import config_keys, file_first, flatten, parse_config, require
+from facekd.utils.config_help import show_short_help
 from facekd.utils.locks import folder_lock
 
 # Stage -> the verb, and what the title says.
@@ -29,6 +30,11 @@ STAGES = {
     "distilled": ("distill", "distil a new student from that teacher"),
 }
 DESCRIPTION = "SH-KD: a student, a teacher under its frozen classifier, a new student. The same command resumes."
+MAIN_KEYS = {
+    "output": "folder of everything; the same command resumes it",
+    "head": "the new student keeps the shared classifier, or has its own",
+    "processes": "processes of each training, one per GPU",
+}
 EPILOG = """\
 example:
   facekd pipeline sh-kd configs/distill/ms1mv3_sh_kd_pipeline.yaml --data.train /data/ms1mv3
@@ -172,6 +178,7 @@ def load_pipeline(words: Sequence[str]) -> Pipeline:
     Raises:
         ConfigError: a bad file, a key that does not exist, or one that the pipeline sets itself.
     """
+    show_short_help(words, PipelineFile, "facekd pipeline sh-kd", DESCRIPTION, MAIN_KEYS, EPILOG)
     own, extra = _split_words(file_first(words))
     file = parse_config(PipelineFile, own, "facekd pipeline sh-kd", DESCRIPTION, EPILOG)
     base = flatten(file.base or {})
@@ -186,7 +193,7 @@ def load_pipeline(words: Sequence[str]) -> Pipeline:
 
 def _split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Returns the words for the pipeline itself and those for every stage; values follow their option."""
-    keys = (*config_keys(PipelineFile), "config", "help", "print_config")
+    keys = (*config_keys(PipelineFile), "config", "help", "help-all", "print_config")
     free = ("base.", *(f"{stage}.config." for stage in STAGES))  # sections whose keys are the verbs'
     own: list[str] = []
     extra: list[str] = []

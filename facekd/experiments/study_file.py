@@ -11,10 +11,18 @@ from typing import Any, Literal
 from facekd.errors import ConfigError
 from facekd.experiments.study_config import SET_BY_STUDY, Method, Pack, Study
 from facekd.utils.config_files import flatten, parse_config, require
+from facekd.utils.config_help import show_short_help
 from facekd.utils.suggestions import did_you_mean
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DESCRIPTION = "Train methods x seeds on one data set under one protocol, and report. The same command resumes."
+MAIN_KEYS = {
+    "output": "folder of everything; the same command resumes it",
+    "seeds": "seeds of every method that names none",
+    "jobs": "runs at the same time",
+    "threads": "computing threads of each run",
+    "report_only": "report what is there, run nothing",
+}
 EPILOG = """\
 example:
   facekd study configs/study/generated_faces.yaml --jobs 2
@@ -129,6 +137,7 @@ def parse_study(words: Sequence[str]) -> StudyFile:
     """
     # A switch without a value, as options of other verbs are.
     words = ["--report_only=true" if word == "--report-only" else word for word in words]
+    words = show_short_help(words, StudyFile, "facekd study", DESCRIPTION, MAIN_KEYS, EPILOG)
     return parse_config(StudyFile, words, "facekd study", DESCRIPTION, EPILOG)
 
 

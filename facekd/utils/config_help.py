@@ -52,13 +52,14 @@ def short_help(config_class: type, prog: str, description: str, main_keys: Mappi
     indent = 2 + max(len(f"--{key}") for key in main_keys) + 2
     for key, what in main_keys.items():
         choices, default = leaves[key]
-        parts = [what, ", ".join(choices), f"[{_shown(default)}]" if default else ""]
+        listed = ", ".join(choices)
+        parts = [what, f"({listed})" if what and choices else listed, f"[{_shown(default)}]" if default else ""]
         wrapped = textwrap.wrap(" ".join(filter(None, parts)), WIDTH - indent)
         lines.append(f"  --{key}".ljust(indent) + wrapped[0])
         lines += [" " * indent + line for line in wrapped[1:]]
 
     more = f"`{prog} --help-all` lists all {len(leaves)} keys by section;"
-    return "\n".join([*lines, "", more, "`--print_config` prints them as YAML.", notes.strip()])
+    return "\n".join([*lines, "", more, "`--print_config` prints them as YAML.", "", notes.strip()])
 
 
 def leaf_defaults(config_class: type, prefix: str = "") -> dict[str, tuple[tuple[str, ...], Any]]:

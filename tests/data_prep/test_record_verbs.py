@@ -221,7 +221,7 @@ def test_inspect_tells_what_a_pack_is(faces: Path, tmp_path: Path, run: Run) -> 
     facts = dict(line.split(None, 1) for line in out.splitlines() if not line.startswith("image"))
     assert status == 0
     assert facts["records"] == "13: 9 images, 3 identity records, 1 header"
-    assert facts["identities"] == "3" and facts["format"] == "JPEG" and facts["odd"] == "nothing"
+    assert facts["identities"] == "3" and facts["format"] == "JPEG" and facts["warnings"] == "none"
     assert "images each  min 2, median 3, max 4" in out and "112x112" in out
     summary = json.loads(run(inspect_records.main, tmp_path / "packed", "--json")[1])
     assert (summary["layout"], summary["num_images"], summary["num_classes"]) == ("insightface", 9, 3)

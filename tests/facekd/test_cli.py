@@ -58,8 +58,10 @@ def test_a_slip_gets_a_suggestion(typed: list[str], meant: str, capsys: pytest.C
 @pytest.mark.parametrize("verb", sorted(set(VERBS) - {"pipeline sh-kd"}))  # which hands unknown options to its stages
 def test_a_mistyped_option_gets_a_suggestion_and_no_usage(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with contextlib.suppress(SystemExit):
-        main([*verb.split(), "--help-all" if verb in ("train", "distill") else "--help"])
-    option = max(set(re.findall(r"--[a-z][a-z_-]{2,}", capsys.readouterr().out)) - {"--print_config"}, key=len)
+        main([*verb.split(), "--help-all" if verb in ("train", "distill", "study") else "--help"])
+    option = max(
+        set(re.findall(r"--[a-z][a-z_-]{2,}", capsys.readouterr().out)) - {"--print_config", "--help-all"}, key=len
+    )
     typed = option[:-2] + option[-1] + option[-2] + "x"
 
     try:
