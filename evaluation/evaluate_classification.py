@@ -17,7 +17,7 @@ from rich.table import Table
 from evaluation.result_files import make_result, write_results
 from evaluation.shared_options import add_output_option
 from facekd import __version__
-from facekd.data.datasets import FaceDataset, open_dataset
+from facekd.data.datasets import FaceDataset, open_dataset, print_warnings
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.command_line import CommandParser
 from facekd.utils.files import sha256_of_file
@@ -59,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # Rank the true class of every image under each head.
     dataset = _open_test_images(arguments, model.center_crop, model.preprocessing.image_size, model.resize)
+    print_warnings(dataset)
     model.check_classes(dataset, arguments.data)
     ranks = rank_images(
         dataset,

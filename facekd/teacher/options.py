@@ -60,9 +60,11 @@ def open_teacher_and_data(arguments: argparse.Namespace) -> tuple[Embedder, Face
         # The fingerprint tells whether a model resizes, so only one that has to is opened so.
         embedder = open_model(arguments.model, arguments, resize=True)
 
-    from facekd.data.datasets import open_dataset
+    from facekd.data.datasets import open_dataset, print_warnings
 
-    return embedder, open_dataset(arguments.data, data_size, arguments.on_bad_record, arguments.resize)
+    dataset = open_dataset(arguments.data, data_size, arguments.on_bad_record, arguments.resize)
+    print_warnings(dataset)
+    return embedder, dataset
 
 
 def read_batch_size(arguments: argparse.Namespace) -> int:

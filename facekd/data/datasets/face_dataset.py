@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from typing import Literal, Protocol, runtime_checkable
 
@@ -59,6 +61,13 @@ class FaceDataset(Protocol):
     def take_bad_records(self) -> list[str]:
         """Returns one line for each image that `load` has skipped since the last call, and forgets them."""
         ...
+
+
+def print_warnings(dataset: FaceDataset) -> None:
+    """Prints the warnings of a data set to the terminal; of processes that run together only rank 0 does."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        for warning in dataset.warnings:
+            print(f"warning: {dataset.name}: {warning}", file=sys.stderr)
 
 
 def put_into(out: NDArray[np.uint8] | None, images: NDArray[np.uint8]) -> NDArray[np.uint8]:

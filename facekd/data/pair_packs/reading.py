@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from facekd.data.pair_packs.npz_file import parse_native_pair_pack
 from facekd.data.pair_packs.pair_pack import PairPack, validate_pairs
 from facekd.data.pair_packs.unpickler import RefusedGlobalError, load_pairs
 from facekd.errors import DataError
@@ -33,8 +34,6 @@ def read_pair_pack(path: str | os.PathLike[str]) -> PairPack:
     path = Path(path)
     content = path.read_bytes()
     if content.startswith(ZIP_START):
-        from facekd.data.pair_packs.npz_file import parse_native_pair_pack  # here: it builds on this module
-
         return parse_native_pair_pack(content, str(path))
     # Anything else should be a pickle.
     try:

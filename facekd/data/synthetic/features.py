@@ -39,6 +39,7 @@ def eyes(identity: Parameters, nuisance: Parameters, pose: Pose) -> Layers:
 
 def _eye(identity: Parameters, nuisance: Parameters, pose: Pose, side: int) -> Layers:
     """Paints the left (-1) or the right (1) eye."""
+    # The edges of the lids, opened by expression.
     openness = identity["eye_openness"] * nuisance["eye_squint"] * (1 - 0.12 * np.clip(nuisance["smile"], 0, 1))
     openness = np.where(nuisance["is_blinking"], 0.006, openness)
     lid = _lid_points(identity, side)

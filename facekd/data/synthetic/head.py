@@ -159,6 +159,7 @@ def _hairline(identity: Parameters, nuisance: Parameters) -> np.ndarray:
     brow_line = np.where(has_fringe > 0, identity["fringe_y"], identity["hairline_y"])
     left_y, right_y = brow_line + fall * np.clip(2 * part, 0, 1), brow_line + fall * np.clip(-2 * part, 0, 1)
     temple_left, temple_right = left_y + 0.22 - recede, right_y + 0.22 - recede
+    # Hair covers the cheeks, and ends in sideburns.
     inner_x = width - 0.05 - cover
     sideburn = np.where(end > 0.5, inner_x - 0.02, width * 0.95)
     return smooth(

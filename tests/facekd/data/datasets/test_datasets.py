@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facekd.data.datasets import FolderDataset, RecordDataset, SyntheticDataset, open_dataset
+from facekd.data.datasets import FolderDataset, RecordDataset, SyntheticDataset, open_dataset, print_warnings
 from facekd.data.recordio import RecordReader, unpack
 from facekd.data.synthetic import render_faces
 from facekd.errors import DataError, RecordError
@@ -354,3 +354,14 @@ def test_a_dataset_sent_to_a_worker_reads_the_same_there(insightface_pack, tmp_p
         for ours, theirs in zip(dataset.load(np.arange(6)), sent.load(np.arange(6)), strict=True):
             np.testing.assert_array_equal(ours, theirs)
         np.testing.assert_array_equal(dataset.labels, sent.labels)
+
+
+def test_warnings_are_printed_by_the_first_process_only(tmp_path, capsys, monkeypatch):
+    (make_folder(tmp_path) / "list.csv").write_text("x")
+    dataset = FolderDataset(tmp_path, 32)
+    monkeypatch.setenv("RANK", "1")
+    print_warnings(dataset)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("RANK", "0")
+    print_warnings(dataset)
+    assert capsys.readouterr().err == f"warning: {tmp_path}: left out: 1 file that is not an image (list.csv)\n"
