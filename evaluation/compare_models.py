@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import numpy as np
 
 from evaluation.ijb.problems import subjects_of_templates
 from evaluation.ijb.protocol import load_protocol
+from evaluation.results.evaluated import Evaluated, check_comparable, load_results, match_by_set
 from evaluation.results.figures import Curve, draw_identification, draw_verification
-from evaluation.results.page import FOLDER_FORMAT, name_of, read_curves, read_result, write_report
+from evaluation.results.page import FOLDER_FORMAT, read_curves, read_result, write_report
 from evaluation.results.page import FORMAT as IJB_FORMAT
 from evaluation.results.tables import interval, percent
 from evaluation.sets.pair_set import load_pair_set
@@ -28,10 +28,8 @@ from facekd.verification import roc_curve
 from facekd.verification.bootstrap import MIN_SUBJECTS
 from facekd.verification.paired_bootstrap import PairedBootstrap, differences
 
-LFW_FORMAT, LFW_SUMMARY = "facekd-verification", "facekd-verification-summary"
 MAX_FAR_OF_LARGE_SETS = 1e-3  # tested by default on large sets: higher FARs take minutes
 MANY_PAIRS = 1_000_000  # what makes a set large
-DESCRIPTIONS = ("text", "like")  # keys of a protocol that describe it, and do not define it
 EXAMPLE = """examples:
   facekd report results/student                            # its report.html, report.md and results.csv again
   facekd report results/teacher results/student results/other --output comparison
@@ -39,33 +37,6 @@ EXAMPLE = """examples:
 
 Writes to the output folder comparison.html, comparison.md and comparison.json. The first model is the one that the
 others are compared with. All must have been evaluated on the same data by the same protocol."""
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """The results of one model on one set, and the folder that holds its scores."""
-
-    name: str
-    folder: Path
-    result: dict[str, Any]
-
-    @property
-    def data(self) -> tuple[str, str]:
-        """Returns the name of the set, and a digest of its content."""
-        if self.result["format"] == IJB_FORMAT:
-            dataset = self.result["dataset"]
-            return dataset["published"] or Path(dataset["root"]).name, dataset["fingerprint"]
-        return self.result["pair_set"]["name"], self.result["pair_set"]["sha256"]
-
-    def scores(self) -> np.ndarray | None:
-        """Reads the scores (P,) that the evaluation left; None if it left none."""
-        path = self.folder / "scores.npy"
-        try:
-            return np.load(path, allow_pickle=False)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); run the evaluation again") from error
 
 
 @dataclass(frozen=True)
@@ -134,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # Compare set by set.
     comparisons = []
-    for models in _matched([_load(folder) for folder in arguments.results], arguments.results):
+    for models in match_by_set([load_results(folder) for folder in arguments.results], arguments.results):
         check_comparable(models)
         tests, about = _test(models, arguments)
         one = Comparison(models, summary_table(models), tests, difference_tables(models, tests), about)
@@ -164,83 +135,6 @@ def _report_one(folder: str) -> int:
     for path in write_report(folder):
         print(path)
     return 0
-
-
-def _load(folder: str) -> list[Evaluated]:
-    """Reads the results of a folder: one, or one for each pack."""
-    result = read_result(folder)
-    if result["format"] == LFW_SUMMARY:
-        return [Evaluated(name_of(one), Path(folder) / one["pair_set"]["name"], one) for one in result["pair_sets"]]
-    if result["format"] not in (IJB_FORMAT, LFW_FORMAT):
-        raise DataError(f"{folder}: holds {result['format']}; IJB-style and LFW-style results can be compared")
-    return [Evaluated(name_of(result), Path(folder), result)]
-
-
-def _matched(loaded: list[list[Evaluated]], folders: list[str]) -> list[list[Evaluated]]:
-    """Groups results by set, and makes the names of the models differ.
-
-    Args:
-        loaded: the results in each folder.
-        folders: their names.
-
-    Returns:
-        For each set that all folders have, one result from each folder.
-    """
-    # Two files called model.onnx get the names of their folders too.
-    names = [results[0].name for results in loaded]
-    if max(Counter(names).values()) > 1:
-        names = [f"{name} ({Path(folder).name})" for name, folder in zip(names, folders, strict=True)]
-    if max(Counter(names).values()) > 1:
-        names = list(folders)
-    renamed = [
-        [Evaluated(name, one.folder, one.result) for one in results]
-        for name, results in zip(names, loaded, strict=True)
-    ]
-
-    # Single results are compared whatever their sets are called: `check_comparable` looks at the content.
-    if all(len(results) == 1 for results in renamed):
-        return [[results[0] for results in renamed]]
-    by_set = [{one.data[0]: one for one in results} for results in renamed]
-    shared = [name for name in by_set[0] if all(name in own for own in by_set)]
-    if not shared:
-        found = "; ".join(f"{folder}: {', '.join(own)}" for folder, own in zip(folders, by_set, strict=True))
-        raise DataError(
-            f"no set was evaluated in all of these folders ({found}); evaluate each model on the same packs"
-        )
-    return [[own[name] for own in by_set] for name in shared]
-
-
-def check_comparable(models: list[Evaluated]) -> None:
-    """Refuses results on other data or by another protocol than the first one's.
-
-    Raises:
-        DataError: naming both folders, and what differs.
-    """
-    first = models[0]
-    for other in models[1:]:
-        where = f"{first.folder} and {other.folder} cannot be compared"
-        if first.result["format"] != other.result["format"]:
-            raise DataError(f"{where}: {first.result['format']} results and {other.result['format']} results")
-        if first.data[1] != other.data[1]:
-            names = " and ".join(dict.fromkeys((first.data[0], other.data[0])))
-            raise DataError(
-                f"{where}: they were evaluated on different data ({names}; digests {first.data[1][:12]} and "
-                f"{other.data[1][:12]}); evaluate both on one set"
-            )
-        # The protocol, without the words that only describe it.
-        ours, theirs = (
-            {key: value for key, value in one.result["protocol"].items() if key not in DESCRIPTIONS}
-            for one in (first, other)
-        )
-        changed = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-        if changed:
-            listed = ", ".join(f"{key} is {ours.get(key)} and {theirs.get(key)}" for key in changed)
-            raise DataError(f"{where}: the protocols differ ({listed}); evaluate both by one protocol")
-        if first.result.get("dropped") != other.result.get("dropped"):
-            raise DataError(
-                f"{where}: different pairs were left out ({first.result.get('dropped')} and "
-                f"{other.result.get('dropped')}); mend the data, or evaluate both from the same images"
-            )
 
 
 def summary_table(models: list[Evaluated]) -> Table:
