@@ -58,26 +58,26 @@ class LossInputs:
 
     @property
     def taught_BE(self) -> Tensor:
-        """The teacher's embeddings, for losses that need them."""
+        """Returns the teacher's embeddings, for losses that need them."""
         assert self.teacher_BE is not None
         return self.teacher_BE
 
     # Cached, because terms that name the same object are computed once.
     @cached_property
     def own_logits(self) -> LazyLogits:
-        """The student's classifier on the student's embeddings."""
+        """Describes the logits of the student's classifier on the student's embeddings."""
         assert self.own_head is not None
         return LazyLogits.of(self.own_head, self.student_BD)
 
     @cached_property
     def shared_logits(self) -> LazyLogits:
-        """The teacher's classifier on the student's embeddings."""
+        """Describes the logits of the teacher's classifier on the student's embeddings."""
         assert self.teacher_head is not None
         return LazyLogits.of(self.teacher_head, self.projected_BE)
 
     @cached_property
     def teacher_logits(self) -> LazyLogits:
-        """The teacher's classifier on the teacher's embeddings."""
+        """Describes the logits of the teacher's classifier on the teacher's embeddings."""
         assert self.teacher_head is not None
         return LazyLogits.of(self.teacher_head, self.taught_BE)
 

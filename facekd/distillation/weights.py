@@ -105,7 +105,7 @@ class LossWeights:
 
     @property
     def active(self) -> dict[str, float]:
-        """The losses to compute and their weights: those above 0, in the order above."""
+        """Returns the losses to compute, with their weights: those above 0, in the order above."""
         return {name: weight for name, weight in self._weights().items() if weight > 0}
 
     def needs(self, need: Need) -> bool:
@@ -140,7 +140,7 @@ class LossWeights:
         return {name: getattr(self, name) for name in names}
 
     def __str__(self) -> str:
-        """The losses in a few words, for logs: "ce 1, kl 1.5 (T 4)"."""
+        """Describes the losses in a few words, for logs: "ce 1, kl 1.5 (T 4)"."""
         words = [f"{name} {weight:g}" for name, weight in self.active.items()]
         softened = f" (T {self.temperature:g})" if self.kl > 0 or self.th_kl > 0 else ""
         return ", ".join(words) + softened

@@ -31,12 +31,12 @@ class ClassShards:
 
     @property
     def start(self) -> int:
-        """Number of this process's first class."""
+        """Returns the number of this process's first class."""
         return min(self.world.rank * self._size, self.num_classes)
 
     @property
     def stop(self) -> int:
-        """One past its last class."""
+        """Returns the number of its last class plus one."""
         return min(self.start + self._size, self.num_classes)
 
     @property

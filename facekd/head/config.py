@@ -94,7 +94,7 @@ class HeadConfig:
             raise ConfigError(
                 f"head.sample_rate = {self.sample_rate} has no effect without head.sharded: set it to true"
             )
-        # Keys that default to None, because only some heads use them: is this one of those heads?
+        # Keys that only some heads use default to None; find out which of them this head uses.
         margin = MARGINS[self.margin]
         used = {entry.key(argument): False for entry in MARGINS.values() for argument in entry.parameters}
         used |= {margin.key(argument): is_margin for argument in margin.parameters}
@@ -106,7 +106,7 @@ class HeadConfig:
 
     @property
     def margin_arguments(self) -> dict[str, float]:
-        """The parameters of the margin by argument name, defaults where none is given."""
+        """Returns the margin's parameters by argument name, with defaults where none is given."""
         found = {}
         for argument, parameter in MARGINS[self.margin].parameters.items():
             given = self._given(argument)
@@ -117,7 +117,7 @@ class HeadConfig:
         return getattr(self, MARGINS[self.margin].key(argument))
 
     def __str__(self) -> str:
-        """The head in a few words, for logs: "arcface 0.5, scale 64"."""
+        """Describes the head in a few words, for logs: "arcface 0.5, scale 64"."""
         if self.kind == "linear":
             return "linear" if self.bias is not False else "linear without bias"
         arguments = self.margin_arguments

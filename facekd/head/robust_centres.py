@@ -71,7 +71,7 @@ class RobustCentres:
 
     @property
     def is_far(self) -> NDArray[np.bool_]:
-        """(N,) whether each image is further from its centre than the threshold; a few of these may be kept."""
+        """Marks the images (N,) that are further from their centre than the threshold; a few of these may be kept."""
         return self.cosine < self.threshold
 
 

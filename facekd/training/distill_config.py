@@ -107,7 +107,7 @@ class DistillConfig(TrainConfig):
 
     @property
     def effective_loss(self) -> LossWeights:
-        """`loss` with `share` worked in."""
+        """Returns the loss weights after `share` has been applied."""
         if self.share is None:
             return self.loss
         a, ce, kl = self.share, self.loss.ce, self.loss.kl

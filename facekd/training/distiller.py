@@ -157,7 +157,7 @@ class Distiller(Recognizer):
         return tuple(tensor.to(device, non_blocking=True) for tensor in targets)
 
     def check_targets(self) -> None:
-        """See `Recognizer.check_targets`."""
+        """Checks what the teacher has given, see `Recognizer.check_targets`."""
         if self._teacher is not None:
             self._teacher.check_finite()
 

@@ -1,4 +1,4 @@
-"""Sharded heads against whole ones: what each of some processes computes, for `test_sharded_heads.py`."""
+"""Compares sharded heads with whole ones, in each of several processes, for `test_sharded_heads.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZE, TEACHER_SIZE, ROWS = 7, 5, 4
 
 
 class Example:
-    """Embeddings of all processes, a head of their own and a teacher's frozen one, whole; drawn alike everywhere."""
+    """Holds the embeddings of all processes, a whole student's head and a teacher's frozen one; the same everywhere."""
 
     def __init__(self, world: World, config: HeadConfig, num_classes: int, rows: int, dtype: torch.dtype) -> None:
         torch.manual_seed(num_classes)
@@ -47,7 +47,7 @@ def losses_of(own: MarginClassifier, frozen: MarginClassifier, embedding, projec
 def compare(
     world: World, example: Example, rows: int, tolerance: float, chunk_size: int | None, by_norm: bool = False
 ) -> None:
-    """Losses and gradients of this process's part are those of one process with all rows and classes."""
+    """Compares losses and gradients of this process's part with those of one process with all rows and classes."""
 
     def assert_close(found: torch.Tensor, truth: torch.Tensor) -> None:
         if by_norm:
@@ -102,7 +102,7 @@ def compare(
 
 
 def compare_sampled(world: World, example: Example, rows: int, num_passes: int) -> None:
-    """Drawn classes, a step in several passes: losses and gradients are those of a head of these classes alone."""
+    """Compares a step of drawn classes, in several passes, with a head that has only these classes."""
     own, frozen = (example.sharded(head, world) for head in (example.own, example.frozen))
     shards = own.shards
     assert shards is not None
@@ -160,7 +160,7 @@ CONFIGS = [
 
 
 def check(world: World) -> None:
-    """Every kind of head, class counts that do not divide, in chunks and at once, drawn classes, half precision."""
+    """Checks every kind of head, class counts that do not divide, chunks, drawn classes and half precision."""
     for config in CONFIGS:
         for num_classes in (2, 5, 23, 40):  # 2 and 5 leave processes without classes
             for chunk_size in (3, None):

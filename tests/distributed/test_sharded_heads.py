@@ -1,4 +1,4 @@
-"""Heads shared out over processes: the numbers of whole ones, checkpoints that any number of processes goes on from."""
+"""Tests heads split over processes: same numbers as whole ones, and checkpoints for any number of processes."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ def assert_same_run(first: Path, second: Path, rtol: float = 1e-3) -> None:
 
 
 class Runs:
-    """Runs by two and by three processes that have ended, in a folder.
+    """Makes runs by two and by three processes in a folder, and finds them there.
 
     Args:
-        folder: of the runs, by name.
+        folder: folder of the runs; each has its name.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def make(self) -> None:
-        """Make all runs: those that go on from others after those."""
+        """Makes all runs; those that resume others come after them."""
         self.start(3, {"shards-3": ("shards", []), **{f"3-{name}": ("train", of_three(name)) for name in OPTIMIZERS}})
         for name in OPTIMIZERS:
             copy_up_to(24, self.folder / f"3-{name}", self.folder / f"2-{name}")
@@ -93,7 +93,7 @@ class Runs:
         self.start(2, cases)
 
     def start(self, count: int, cases: dict[str, tuple[str, list[str]]]) -> None:
-        """Make runs by so many processes."""
+        """Makes runs by `count` processes."""
         plan = [
             (name, verb, [] if verb == "shards" else train_arguments(self.folder / name, *words))
             for name, (verb, words) in cases.items()
@@ -104,7 +104,7 @@ class Runs:
             (self.folder / f"errors-{count}.{rank}").write_bytes(errors)
 
     def of(self, name: str, count: int) -> Path:
-        """The folder of a run, which every one of its processes has seen through."""
+        """Returns the folder of a run, once every one of its processes has reported success."""
         reports = [self.folder / f"{name}.{rank}" for rank in range(count)]
         said = [self.folder / f"errors-{count}.{rank}" for rank in range(count)]
         for report in reports:
@@ -133,7 +133,7 @@ def through(teacher: Path) -> list[str]:
 
 
 def copy_up_to(images: int, run: Path, copy: Path) -> None:
-    """Copy a run as it was after so many images."""
+    """Copies a run as it was after `images` images."""
     shutil.copytree(run, copy)
     for path in list_checkpoints(copy):
         if int(path.stem) > images:
@@ -142,7 +142,7 @@ def copy_up_to(images: int, run: Path, copy: Path) -> None:
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
-    """Made once, by whichever of pytest's own processes asks first; the others wait for it."""
+    """Makes the runs once, in whichever of pytest's own processes asks first; the others wait for it."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runs-of-several-processes"
     folder.mkdir(exist_ok=True)
@@ -284,7 +284,7 @@ def test_a_killed_process_is_started_again_and_the_run_is_the_uninterrupted_one(
 
 
 def worker_of(launcher: int, rank: int) -> int:
-    """The process that a launcher started for a rank, found by its environment."""
+    """Finds the process that a launcher started for a rank, by its environment."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])

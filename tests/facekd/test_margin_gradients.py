@@ -1,4 +1,4 @@
-"""Gradients of margins: finite differences, closed forms, the ends of the range, and straight-through."""
+"""Tests gradients of margins: finite differences, closed forms, the ends of the range, and straight-through."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SCALE = 64.0
 
 
 def target(margin_function, cosine, *args, **kwargs):
-    """What a margin makes of single cosines, as the target of rows with one other class."""
+    """Applies a margin to single cosines, each as the target of a row with one other class."""
     cosine = torch.as_tensor(cosine, dtype=kwargs.pop("dtype", torch.float64)).reshape(-1)
     both = torch.stack([cosine, torch.zeros_like(cosine)], dim=1)
     return margin_function(both, torch.zeros(len(cosine), dtype=torch.int64), *args, **kwargs)[:, 0]
 
 
 def slope(margin_function, cosine, *args, dtype=torch.float64, **kwargs):
-    """d margined / d cosine at single cosines."""
+    """Computes d margined / d cosine at single cosines."""
     cosine = torch.as_tensor(cosine, dtype=dtype).reshape(-1).requires_grad_()
     out = target(margin_function, cosine, *args, dtype=dtype, **kwargs)
     return torch.autograd.grad(out.sum(), cosine)[0]
@@ -159,7 +159,7 @@ def test_straight_through_is_the_published_gradient():
 
 def test_straight_through_equals_a_restatement_of_arcface_torch():
     def theirs(cosine, labels, margin):
-        """Arccos, add, cos, all outside autograd, written over the cosines: autograd sees only the scale."""
+        """Computes arccos, addition and cos outside autograd, so that autograd sees only the scale."""
         logits = cosine.clone()
         with torch.no_grad():
             angle = logits.arccos()

@@ -1,4 +1,4 @@
-"""Margins against closed forms and naive restatements, and the properties training relies on.
+"""Compares margins with closed forms and naive restatements; tests the properties that training relies on.
 
 Gradients are in test_margin_gradients.py.
 """
@@ -30,14 +30,14 @@ SCALE = 64.0
 
 
 def target(margin_function, cosine, *args, **kwargs):
-    """What a margin makes of single cosines, as the target of rows with one other class."""
+    """Applies a margin to single cosines, each as the target of a row with one other class."""
     cosine = torch.as_tensor(cosine, dtype=kwargs.pop("dtype", torch.float64)).reshape(-1)
     both = torch.stack([cosine, torch.zeros_like(cosine)], dim=1)
     return margin_function(both, torch.zeros(len(cosine), dtype=torch.int64), *args, **kwargs)[:, 0]
 
 
 def slope(margin_function, cosine, *args, dtype=torch.float64, **kwargs):
-    """d margined / d cosine at single cosines."""
+    """Computes d margined / d cosine at single cosines."""
     cosine = torch.as_tensor(cosine, dtype=dtype).reshape(-1).requires_grad_()
     out = target(margin_function, cosine, *args, dtype=dtype, **kwargs)
     return torch.autograd.grad(out.sum(), cosine)[0]
@@ -52,7 +52,7 @@ def random_batch(batch=12, classes=7, seed=0, dtype=torch.float64):
 
 
 def naive_combined(cosine, labels, m1, m2, m3):
-    """The definition, one number at a time, for angles that stay below pi; past it the guard of `combined`."""
+    """Computes the definition one number at a time, and past pi the guard of `combined`."""
     out = cosine.clone().numpy()
     for row, label in enumerate(labels.tolist()):
         theta = math.acos(out[row, label])
@@ -106,7 +106,7 @@ def test_guard_is_the_published_one_for_usual_margins():
 
 
 def by_name(name, cosine, labels, norms):
-    """A margin of the table, at a value that changes something."""
+    """Applies a margin of the table, at a value that changes something."""
     arguments = {"m2": 0.5} if name == "combined" else {}
     if MARGINS[name].needs_norms:
         arguments["norms"] = norms
@@ -328,7 +328,7 @@ def test_an_empty_batch_passes():
 
 
 def random_arguments(name, generator):
-    """Values of all parameters, drawn from their ranges."""
+    """Draws values of all parameters from their ranges."""
     found = {}
     for argument, parameter in MARGINS[name].parameters.items():
         high = min(parameter.high, parameter.low + 0.8)

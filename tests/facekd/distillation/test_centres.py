@@ -1,4 +1,4 @@
-"""ArcDistill and AdaDistill: against the classifier, against a naive loop, and how centres move."""
+"""Compares ArcDistill and AdaDistill with the classifier and with naive loops; tests how centres move."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cosine(a, b):
 
 
 def naive_centres(student, teacher, labels, centres):
-    """One image at a time, then the mean over the images of a class."""
+    """Moves centres one image at a time, then takes the mean over the images of a class."""
     wishes: dict[int, list[list[float]]] = {}
     for f_s, f_t, label in zip(student.tolist(), teacher.tolist(), labels.tolist(), strict=True):
         w = centres[label].tolist()

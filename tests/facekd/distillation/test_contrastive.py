@@ -1,4 +1,4 @@
-"""CRD against a naive loop; its memories, draws, checkpoints and refusals."""
+"""Compares CRD with a naive loop; tests its memories, draws, checkpoints and refusals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def projected(layer, embedding):
 
 
 def naive_step(module, student, teacher, indices, negatives):
-    """Loss and both memories after the first training batch, one number at a time."""
+    """Computes loss and both memories after the first training batch, one number at a time."""
     memories = [module.student_memory.tolist(), module.teacher_memory.tolist()]
     anchors = [projected(module.student_projection, student), projected(module.teacher_projection, teacher)]
     num_images, num_negatives = module.num_images, module.settings.num_negatives

@@ -1,4 +1,4 @@
-"""Head comparison and similarity: naive loops and closed forms."""
+"""Compares the diagnostics of heads and embeddings with naive loops and closed forms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of one image against itself: golden values of the public TH-KD code, naive loops, symmetries, refusals."""
+"""Tests losses that compare image by image: golden values of the public TH-KD code, naive loops, symmetries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAIRWISE = [embedding_l2, embedding_cosine, simkd, rkd_distance, rkd_angle, sp]
 
 
 def golden(rate: float, shift: float) -> torch.Tensor:
-    """The matrices of which the public code's losses are known: 2 sin(rate (5 i + j) + shift), 4 images, 5 classes."""
+    """Returns 2 sin(rate (5 i + j) + shift), 4 images x 5 classes: the public code's losses are known for these."""
     return torch.tensor(
         [[2 * math.sin(rate * (i * 5 + j) + shift) for j in range(5)] for i in range(4)], dtype=torch.float64
     )

@@ -1,4 +1,4 @@
-"""The tables of losses: their names agree, and what each needs is what it uses."""
+"""Tests the tables of losses: their names agree, and each loss uses exactly what its row says it needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCH, SIZE, TEACHER_SIZE, CLASSES = 5, 6, 4, 9
 
 
 def offer(**missing: None) -> LossInputs:
-    """Everything that a step can offer, but for what is missing; the space of the teacher has another size."""
+    """Returns everything that a step can offer, except what is missing; student and teacher differ in size."""
     torch.manual_seed(0)
     labels = torch.randint(CLASSES, (BATCH,))
     teacher_head = MarginClassifier(TEACHER_SIZE, CLASSES).requires_grad_(False)

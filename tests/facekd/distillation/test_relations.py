@@ -1,4 +1,4 @@
-"""Losses on relations inside the batch: naive loops over pairs and triples, invariances, memory in pieces."""
+"""Compares losses on relations in the batch with loops over pairs and triples; tests invariances and pieces."""
 
 from __future__ import annotations
 

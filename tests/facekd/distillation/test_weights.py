@@ -1,4 +1,4 @@
-"""The `loss` section: what it refuses, and the weighted sum."""
+"""Tests the `loss` section: what it refuses, and the weighted sum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses in class chunks against whole matrices: values, every gradient, and what is never allocated."""
+"""Compares losses in class chunks with those of whole matrices: values, all gradients, and what is never allocated."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def naive_kl(student_BC, teacher_BC, temperature):
 
 
 class Example:
-    """A student with a head of its own, a frozen teacher's head on its projected embedding, and the teacher's side."""
+    """Holds a student with its own head, a teacher's frozen head for its projected embedding, and teacher rows."""
 
     def __init__(self, config=None, *, batch=6, classes=23, size=5, teacher_size=4, seed=0, dtype=torch.float64):
         torch.manual_seed(seed)
@@ -273,7 +273,7 @@ def test_kl_of_a_head_with_itself_is_zero_and_has_no_gradient():
 
 
 class Watch(TorchDispatchMode):
-    """Elements of the largest tensor made, and the number of matrix products, while it is active."""
+    """Records the elements of the largest tensor made, and counts matrix products, while it is active."""
 
     def __init__(self):
         super().__init__()
@@ -339,7 +339,7 @@ def products_of(example, *names):
 
 
 def test_terms_of_the_same_heads_share_their_products():
-    """One chunk: a product a weight in forward and again in backward, and one for each gradient that is wanted."""
+    """Counts for one chunk: a product per weight in forward and again in backward, and one per gradient wanted."""
     example = Example(size=4)
     assert products_of(example, "ce") == 2 + 2  # scores twice, embedding, weight
     assert products_of(example, "th_ce") == 2 + 1  # frozen: no gradient of the weight

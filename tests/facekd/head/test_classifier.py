@@ -1,4 +1,4 @@
-"""Classifiers against numpy restatements, their precision under autocast, and the configurations they refuse."""
+"""Compares classifiers with numpy restatements; tests precision under autocast and the configurations refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawing classes for a step: which are drawn, and that those left out are left alone."""
+"""Tests partial FC: which classes are drawn for a step, and that the others do not change."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def embeddings(seed: int, count: int) -> torch.Tensor:
 
 
 class Run:
-    """A head of 40 classes and the embeddings of one class out of four at a time."""
+    """Trains a head of 40 classes with partial FC."""
 
     def __init__(self, optimizer: str = "sgd", config: HeadConfig = CONFIG, **more: float) -> None:
         torch.manual_seed(0)
@@ -72,7 +72,7 @@ class Run:
         set_learning_rate(self.optimizer, 0.05)
 
     def step(self, images_seen: int, labels: torch.Tensor) -> torch.Tensor:
-        """One update; returns the places of the classes that took part."""
+        """Runs one update; returns the places of the classes that took part."""
         embedding = embeddings(images_seen, len(labels))
         self.optimizer.zero_grad()
         with partial_fc_step([self.head], labels, self.optimizer, 7, images_seen):

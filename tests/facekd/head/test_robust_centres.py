@@ -1,4 +1,4 @@
-"""Class centres that strangers do not move, against the plain mean that they do, and against naive loops."""
+"""Tests that strangers do not move robust class centres, unlike plain means; compares them with naive loops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZE = 64
 def make_people(
     num_classes: int, images_each: int, spread: float = 0.8, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unit embeddings around random directions: (N, E), labels (N,), the true directions (C, E)."""
+    """Draws unit embeddings (N, E) around random directions; returns them, labels (N,), and the directions (C, E)."""
     generator = np.random.default_rng(seed)
     truth = normalized(generator.normal(size=(num_classes, SIZE)))
     labels = np.repeat(np.arange(num_classes), images_each)

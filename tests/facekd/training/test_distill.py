@@ -1,4 +1,4 @@
-"""Distillation: sharing classifiers, frozen for good, live and cached teachers, projections, and what cannot be."""
+"""Tests distillation: shared and frozen classifiers, live and cached teachers, projections, refused configurations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Distil = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def teacher(tiny_faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run: 24-dimensional embeddings, where the students have 16."""
+    """Trains a teacher with embeddings of 24 numbers; the students have 16."""
     folder = tmp_path_factory.mktemp("teacher")
     arguments = [
         *("--data.train", str(tiny_faces), "--data.image_size", "32", "--data.workers", "0", "--device", "cpu"),
