@@ -88,10 +88,11 @@ class RecordReader:
         self._open()
         self._size = os.fstat(self._fd).st_size
 
-        # Refuse files that do not fit together before the first record is read.
+        # Usually no record lies beyond the end, which the largest offset shows.
         offsets = np.asarray(self.index.offsets)
         is_whole = not len(offsets) or offsets.max() + FRAME_SIZE <= self._size
         self.num_beyond_end = 0 if is_whole else int((offsets + FRAME_SIZE > self._size).sum())
+        # Refuse files that do not fit together before the first record is read.
         try:
             check_index_fits(self.index, self.rec_path, self._fd, self._size)
             if not allow_truncated:
@@ -158,6 +159,7 @@ class RecordReader:
                 f"{describe_file(self.rec_path)} had {self._size:,} bytes when it was opened: something is writing to "
                 "it. Copy the whole file again, and start again"
             )
+        # Map the file once; it stays mapped until it is closed.
         if self._content is None:
             mapped = mmap.mmap(self._fd, self._size, prot=mmap.PROT_READ)
             mapped.madvise(mmap.MADV_RANDOM)  # otherwise each page that is read brings its neighbours along
@@ -199,6 +201,7 @@ class RecordReader:
             if is_extent:
                 self._check_length(block, end, expected_size, offset, key)
             return memoryview(block)[start:end]
+        # Otherwise it must be the first part of a split record.
         if flag != FIRST:
             raise self._damaged(offset, key, "starts with a continuation part", "the index points into a split record")
         return memoryview(self._join_parts(block, start, end, offset, key))
@@ -315,6 +318,7 @@ class RecordReader:
             flag, start, end = self._part(head, 0, position, offset, key)
             if flag not in (MIDDLE, LAST):
                 raise self._damaged(offset, key, f"is split and its part at byte {position:,} is missing", "corrupt")
+            # The payload of this part, without its frame.
             parts.append(self._fetch(position + FRAME_SIZE, end - start, offset, key))
             if flag == LAST:
                 return MAGIC_BYTES.join(parts)
@@ -328,6 +332,7 @@ class RecordReader:
         return _TruncatedError(*error.args)
 
     def _damaged(self, offset: int, key: int | None, what: str, cause: str) -> RecordError:
+        # The key is known unless the file is scanned.
         name = f"record {key}" if key is not None else "the record"
         return RecordError(f"{self.rec_path}: {name} at offset {offset:,} {what} ({cause})", key=key, offset=offset)
 
