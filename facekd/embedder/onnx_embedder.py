@@ -1,4 +1,4 @@
-"""ONNX files as embedders, run by onnxruntime: those of `facekd export`, and those of others.
+"""Embeds images with ONNX files by onnxruntime: those of `facekd export`, and those of others.
 
 Shapes: B images, D embedding values, S image size in pixels.
 """
@@ -9,60 +9,66 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from facekd.embedder.checks import check_batch_size, check_finite, is_onnx_file, start_fingerprint
+from facekd.embedder.interface import GivenPreprocessing
 from facekd.errors import ModelError
 from facekd.images.preprocessing import DEFAULTS, Preprocessing, fit_images, parse_metadata
 from facekd.utils.files import sha256_of_file
 
+if TYPE_CHECKING:  # `typing` has it from Python 3.11 on
+    from typing_extensions import Unpack
+
 
 class OnnxEmbedder:
-    """An ONNX file as an `Embedder`, run by onnxruntime: ours, or anyone's.
+    """Runs an ONNX file as an `Embedder`, whoever wrote it.
 
-    What the file records in its `metadata_props` is used; what is given here overrides it; what neither says is assumed
-    (127.5, RGB) and listed in `assumed`. Takes a dynamic batch or a fixed one of any size (the last batch is padded),
-    channels first or last, float32 or float16 input.
+    The preprocessing is what is given here, else what the file records in its `metadata_props`, else the usual values
+    (127.5, RGB), listed in `assumed`. The batch may be dynamic, or fixed at any size (the last batch is padded), the
+    channels first or last, the input float32 or float16.
 
     Args:
         path: the `.onnx` file.
-        mean, std, color, image_size: see `Preprocessing`; None to use what the file says.
-        batch_size: images run at once where the model's batch is dynamic.
-        threads: threads of onnxruntime; None for its own choice, the number of cores.
+        batch_size: images per call of a model with a dynamic batch.
+        threads: threads of onnxruntime; None means one a core.
         device: `"cpu"` or `"cuda"` (needs the onnxruntime-gpu package).
-        output: name of the output that is the embedding, where a model has several.
+        output: name of the output that is the embedding, for a model that has several.
         resize: resize images of another size instead of refusing them.
+        preprocessing: `mean`, `std`, `color`, `image_size` by hand, see `Preprocessing`; None means what the file says.
 
     Attributes:
         metadata: the file's `metadata_props`, name to text.
         assumed: names of the preprocessing fields that were neither recorded nor given.
 
     Raises:
-        ModelError: naming the file, and what about it cannot be used.
+        ModelError: names the file, and what in it cannot be used.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
-        mean: Sequence[float] | float | None = None,
-        std: Sequence[float] | float | None = None,
-        color: str | None = None,
-        image_size: int | None = None,
+        *,
         batch_size: int = 64,
         threads: int | None = None,
         device: str = "cpu",
         output: str | None = None,
         resize: bool = False,
+        **preprocessing: Unpack[GivenPreprocessing],
     ) -> None:
         check_batch_size(batch_size)
+        given = {name: preprocessing.pop(name, None) for name in ("mean", "std", "color", "image_size")}
+        if preprocessing:
+            raise TypeError(f"OnnxEmbedder takes no {', '.join(preprocessing)}")
         self.path = Path(path)
         self.resize = resize
         self._session = _open_session(self.path, threads, device)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.normalized = self.metadata.get("normalized", "false").lower() == "true"
 
+        # What the graph takes: one input, its type, its batch and its layout.
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             names = ", ".join(entry.name for entry in inputs) or "none"
@@ -73,7 +79,7 @@ class OnnxEmbedder:
         self.batch_size = fixed_batch or batch_size
         self._pad = fixed_batch is not None
 
-        given = {"mean": mean, "std": std, "color": color, "image_size": image_size}
+        # How images become that input, and which output is the embedding.
         self.preprocessing, self.assumed = _resolve_preprocessing(given, self.metadata, declared_size, self.path)
         self._output_name, self.embedding_size = _choose_output(self._session.get_outputs(), output, self.path)
         if not self.embedding_size:  # the file does not declare it: ask the graph
@@ -88,7 +94,7 @@ class OnnxEmbedder:
 
     @property
     def fingerprint(self) -> str:
-        """Over the bytes of the file (and of its external data, if any) and all that is done to the images."""
+        """Hashes the file, its external data if it has any, and the preprocessing."""
         if self._fingerprint is None:
             digest = start_fingerprint(self.preprocessing, self.normalized, self.resize, self._output_name)
             for file in (self.path, *_external_data_files(self.path)):
@@ -146,7 +152,7 @@ def _open_session(path: Path, threads: int | None, device: str) -> Any:
     if providers[0] not in onnxruntime.get_available_providers():
         raise ModelError("device is 'cuda' but this onnxruntime has no CUDA: pip install onnxruntime-gpu")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: warnings about unused initialisers of others' files help nobody
+    options.log_severity_level = 3  # errors only: warnings about unused initialisers in a file do not help its user
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
@@ -173,8 +179,8 @@ def _input_dtype(onnx_type: str, path: Path) -> type[np.floating[Any]]:
 
 
 def _read_input_shape(shape: Sequence[int | str | None], path: Path) -> tuple[int | None, int | None, bool]:
-    """Return (fixed batch or None, image size or None, channels_last)."""
-    # A dimension is fixed where it is a positive number; exporters write a name, None, 0 or -1 for the others.
+    """Returns (fixed batch or None, image size or None, channels_last)."""
+    # A fixed dimension is a positive number; for the others exporters write a name, None, 0 or -1.
     sizes = [size if isinstance(size, int) and size > 0 else None for size in shape]
     if len(sizes) != 4 or 3 not in (sizes[1], sizes[3]):
         raise ModelError(f"{path}: its input has shape {list(shape)}, expected (batch, 3, size, size)")
@@ -186,7 +192,7 @@ def _read_input_shape(shape: Sequence[int | str | None], path: Path) -> tuple[in
 
 
 def _choose_output(outputs: Sequence[Any], asked: str | None, path: Path) -> tuple[str, int]:
-    """Return (name of the output that is the embedding, its size, or 0 where the file does not declare it)."""
+    """Returns (name of the output that is the embedding, its size, or 0 where the file does not declare it)."""
     shapes = {entry.name: entry.shape for entry in outputs}
     if asked is not None and asked not in shapes:
         raise ModelError(f"{path}: has no output {asked!r}; it has {', '.join(shapes)}")
@@ -204,13 +210,16 @@ def _choose_output(outputs: Sequence[Any], asked: str | None, path: Path) -> tup
 def _resolve_preprocessing(
     given: Mapping[str, Any], metadata: Mapping[str, str], declared_size: int | None, path: Path
 ) -> tuple[Preprocessing, tuple[str, ...]]:
-    """Settle each field: given, else recorded, else assumed; return the fields and the names of those assumed."""
+    """Settles each field (given, else recorded, else assumed); returns the fields, and the names of those assumed."""
+    # What the file records, for the fields that are not given.
     unsaid = [name for name, value in given.items() if value is None]
     try:
         recorded = {name: parse_metadata(name, metadata[name]) for name in unsaid if name in metadata}
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     known = {**recorded, **{name: value for name, value in given.items() if value is not None}}
+
+    # The image size: the graph's own, and nothing may contradict it.
     if declared_size is not None:
         if known.setdefault("image_size", declared_size) != declared_size:
             said = "given" if given["image_size"] is not None else "recorded"
@@ -219,6 +228,8 @@ def _resolve_preprocessing(
         raise ModelError(
             f"{path}: takes images of any size and does not record one; give image_size (--image-size 112, say)"
         )
+
+    # The rest, and what has to be assumed of it.
     if ("mean" in known) != ("std" in known):
         missing = "std" if "mean" in known else "mean"
         raise ModelError(f"{path}: {missing} is neither given nor recorded; give mean and std together")
@@ -233,7 +244,7 @@ def _resolve_preprocessing(
 
 
 def _normalises_inside(path: Path) -> bool:
-    """Whether the graph itself scales its input first, as those converted from mxnet do: then it wants raw 0..255."""
+    """Tells whether the graph scales its input itself, as those converted from mxnet do: then it wants raw 0..255."""
     import onnx
 
     graph = onnx.load(str(path), load_external_data=False).graph

@@ -1,8 +1,8 @@
-"""Images to embeddings behind one interface, whether the model is a torch module or an ONNX file.
+"""Opens any model file as an `Embedder`, whether it holds a torch module or an ONNX graph.
 
-Every benchmark and validator asks for an `Embedder` and never learns which of the two it got. What an embedder needs to
-know beyond the weights (mean, std, colour order, image size) travels with the model: in the checkpoint, or in the
-`metadata_props` of an ONNX file written by `facekd export`. For ONNX files of others it is given by hand.
+Benchmarks and validators do not learn which of the two they got. What an embedder needs to know beyond the weights
+(mean, std, colour order, image size) travels with the model: in the checkpoint, or in the `metadata_props` of an ONNX
+file written by `facekd export`. For other ONNX files it is given by hand.
 
 Shapes: B images, D embedding values, S image size in pixels.
 """
@@ -12,15 +12,13 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from facekd.embedder.checks import is_onnx_file
+from facekd.embedder.interface import GivenPreprocessing
 from facekd.embedder.onnx_embedder import OnnxEmbedder
 from facekd.embedder.torch_embedder import TorchEmbedder
 from facekd.errors import ModelError
-
-if TYPE_CHECKING:
-    pass
 
 
 def open_embedder(
@@ -32,17 +30,18 @@ def open_embedder(
     image_size: int | None = None,
     device: str = "cpu",
     batch_size: int | None = None,
-    resize: bool = False,
     **options: Any,
 ) -> TorchEmbedder | OnnxEmbedder:
-    """Open a model as an embedder, by what the file holds: an ONNX graph or a facekd checkpoint.
+    """Opens a model as an embedder, by what the file holds: an ONNX graph or a facekd checkpoint.
 
     Args:
         path: an ONNX file, a checkpoint, or the folder of a run (its latest checkpoint).
-        mean, std, color, image_size: override what the file says; None to use it.
-        device, batch_size, resize: see the embedders; None takes the batch size of each.
-        options: for ONNX `threads`, `output`; for a checkpoint `normalize`, `autocast`, and `ema` (False for the
-            weights as trained where there is a moving average). None stands for the default, and is always taken.
+        mean, std, color, image_size: override what the file says; None means what it says.
+        device: where the model runs.
+        batch_size: images per call of the model; None means the embedder's default.
+        options: `resize` (resize images of another size instead of refusing them); for an ONNX file `threads` and
+            `output`; for a checkpoint `normalize`, `autocast` and `ema` (False takes the weights as trained where there
+            is a moving average). None means the default and is accepted for every option.
 
     Raises:
         ModelError: a file that is neither, or an option that this kind of model does not take.
@@ -52,7 +51,8 @@ def open_embedder(
     if is_onnx_file(path):
         _check_options(path, given, {"threads", "output"}, "an ONNX file")
         size = {} if batch_size is None else {"batch_size": batch_size}
-        return OnnxEmbedder(path, mean, std, color, image_size, device=device, resize=resize, **size, **given)
+        asked: GivenPreprocessing = {"mean": mean, "std": std, "color": color, "image_size": image_size}
+        return OnnxEmbedder(path, device=device, **asked, **size, **given)
     _check_options(path, given, {"normalize", "autocast", "ema"}, "a checkpoint")
     from facekd.checkpoints.models import load_backbone
 
@@ -63,9 +63,9 @@ def open_embedder(
         )
     changes = {"mean": mean, "std": std, "color": color}
     preprocessing = replace(preprocessing, **{name: value for name, value in changes.items() if value is not None})
-    return TorchEmbedder(module, preprocessing, device=device, batch_size=batch_size, resize=resize, **given)
+    return TorchEmbedder(module, preprocessing, device=device, batch_size=batch_size, **given)
 
 
 def _check_options(path: Path, given: dict[str, Any], known: set[str], kind: str) -> None:
-    for name in given.keys() - known:
+    for name in given.keys() - known - {"resize"}:  # which both kinds take
         raise ModelError(f"{path}: is {kind}, which takes no option {name!r} (it takes {', '.join(sorted(known))})")
