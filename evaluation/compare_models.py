@@ -292,7 +292,7 @@ def _curve(one: Evaluated) -> Curve:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(
         prog="facekd report",
-        description="Write the report of one evaluation, or compare several models evaluated alike.",
+        description="Writes the report of one evaluation, or compares several models evaluated alike.",
         example=EXAMPLE,
     )
     add = parser.add_argument

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from facekd.embedder.model_options import MODEL_HELP
 from facekd.verification import RULES
-
-MODEL_HELP = "an ONNX file (any tool's), a facekd checkpoint, or the folder of a run: its latest checkpoint"
 
 
 def add_model_option(parser: Any, required: bool = True) -> None:

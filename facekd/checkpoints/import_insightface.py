@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch costs seconds: `--help` does without
 
     from facekd.backbones import Backbone
 
-DESCRIPTION = "Turn a backbone trained with InsightFace's arcface_torch (r18 to r200, mbf) into a facekd checkpoint."
+DESCRIPTION = "Turns a backbone trained with InsightFace's arcface_torch (r18 to r200, mbf) into a facekd checkpoint."
 EPILOG = """example:
   facekd import glint360k_r50/backbone.pth --output teacher.pt
   facekd import ms1mv3_r100/backbone.pth --name iresnet100 --output teacher.pt

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # torch and onnxruntime cost seconds: `--help` does without
     from facekd.embedder import Embedder
 
+MODEL_HELP = "an ONNX file (any tool's), a facekd checkpoint, or the folder of a run: its latest checkpoint"
+
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add `--mean`, `--std`, `--color`, `--image-size`, `--resize`, `--batch-size`, `--device` and `--threads`."""

@@ -29,7 +29,7 @@ STAGES = {
     "teacher": ("train", "train a teacher under the student's classifier"),
     "distilled": ("distill", "distil a new student from that teacher"),
 }
-DESCRIPTION = "SH-KD: a student, a teacher under its frozen classifier, a new student. The same command resumes."
+DESCRIPTION = "Trains a student, a teacher under its frozen classifier, and a new student (SH-KD)."
 MAIN_KEYS = {
     "output": "folder of everything; the same command resumes it",
     "head": "the new student keeps the shared classifier, or has its own",

@@ -15,7 +15,7 @@ from facekd.utils.config_help import show_short_help
 from facekd.utils.suggestions import did_you_mean
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-DESCRIPTION = "Train methods x seeds on one data set under one protocol, and report. The same command resumes."
+DESCRIPTION = "Trains methods x seeds on one data set under one protocol, and reports."
 MAIN_KEYS = {
     "output": "folder of everything; the same command resumes it",
     "seeds": "seeds of every method that names none",

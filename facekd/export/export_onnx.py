@@ -197,7 +197,7 @@ def _check_output(output: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = CommandParser(
         prog="facekd export",
-        description="Write the backbone of a checkpoint as one ONNX file, checked against torch before it is kept.",
+        description="Writes the backbone of a checkpoint as one ONNX file, checked against torch before it is kept.",
         example="example:\n  facekd export runs/ms1mv3/checkpoints/best.pt --output mobilefacenet.onnx --normalize",
     )
     parser.add_argument("checkpoint", type=Path, help="a checkpoint (.pt), or the folder of a run: its latest one")

@@ -29,10 +29,10 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, open, embed what is not embedded yet, say what there is."""
     parser = CommandParser(
         prog="facekd cache-teacher",
-        description="Embed a training set and its mirror images once with a teacher, for distillation.",
+        description="Embeds a training set and its mirror images once with a teacher, for distillation.",
         example=EPILOG,
     )
-    parser.add_argument("model", metavar="MODEL", help="the teacher: an ONNX file, anyone's, or a facekd checkpoint")
+    parser.add_argument("model", metavar="MODEL", help="the teacher: an ONNX file (any tool's), a facekd checkpoint")
     add_data_options(parser)
     parser.add_argument("--output", required=True, metavar="FILE", help="the cache; it appears when it is complete")
     add_model_options(parser)

@@ -199,11 +199,11 @@ class _UnitEmbeddings:
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(
         prog="facekd rebuild-head",
-        description="Rebuild the classifier of a teacher published as a backbone only: class centres from data.",
+        description="Rebuilds the classifier of a teacher published as a backbone only: class centres from data.",
         example=EPILOG,
     )
     add = parser.add_argument
-    add("model", metavar="MODEL", help="the teacher: an ONNX file, anyone's, or a facekd checkpoint")
+    add("model", metavar="MODEL", help="the teacher: an ONNX file (any tool's), a facekd checkpoint")
     add_data_options(parser)
     add("--output", required=True, metavar="head.pt", help="the classifier; the report goes beside it, as .json")
     add(
@@ -222,7 +222,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         type=int,
         default=200_000,
         metavar="N",
-        help="images the centres are judged on, spread evenly (default: 200000)",
+        help="images the centres are evaluated on, spread evenly (default: 200000)",
     )
     add_model_options(parser)
     arguments = parser.parse_args(argv)

@@ -23,8 +23,8 @@ def make_parser(**options: bool) -> CommandParser:
         (["--model", "m", "--batch_size=3"], "--batch_size is not an option; did you mean --batch-size?"),
         (["--model", "m", "--xyz"], "--xyz is not an option"),
         (
-            ["--model", "m", "--rule", "insight"],
-            "argument --rule: invalid choice: 'insight'; did you mean",
+            ["--model", "m", "--rule", "exat"],
+            "argument --rule: invalid choice: 'exat'; did you mean exact?",
         ),
         ([], "the following arguments are required: --model"),
     ],
