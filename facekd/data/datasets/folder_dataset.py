@@ -42,6 +42,7 @@ class FolderDataset(EncodedDataset):
         center_crop: float = 0.0,
         identities: Sequence[str] | None = None,
     ) -> None:
+        # List the folder, and check that its subfolders are the classes expected.
         self.path = Path(path)
         listing = list_by_folder(self.path)
         here = listing.by_folder
@@ -72,6 +73,8 @@ class FolderDataset(EncodedDataset):
         self._paths = np.array(paths, dtype=np.bytes_)
         self._labels = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
         super().__init__(str(path), image_size, len(counts), on_bad_record, resize, center_crop)
+
+        # Warn about what is not read.
         for name in listing.outside:
             listing.left_out.add(Reason.OUTSIDE, name)
         self.warnings += listing.left_out.warnings()
