@@ -138,7 +138,8 @@ def run_here(way: str, root: Path) -> dict[str, Any]:
         _text_reader()
         tars = run_usual(root, seconds)
     else:
-        import scipy.sparse  # noqa: F401
+        import scipy.sparse
+        import scipy.stats  # noqa: F401
 
         tars = run_facekd(root, seconds)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
