@@ -1,7 +1,7 @@
-"""Processes that train together. The only file that names a collective.
+"""Joins processes that train together. No other file names a collective operation.
 
 A run started by `python -m torch.distributed.run --nproc_per_node N -m facekd train CONFIG` finds its rank in the
-environment; a plain `facekd train CONFIG` is a world of one, for which every function here is the identity.
+environment. A plain `facekd train CONFIG` is a world of one, in which every function here returns its input.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class World:
-    """This process among those that train together: `rank` of `size`, on `device`."""
+    """Says which process this is among those that train together: `rank` of `size`, on `device`."""
 
     rank: int
     size: int
@@ -36,22 +36,22 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the files and the log."""
+        """Tells whether this process writes the files and the log."""
         return self.rank == 0
 
 
-ALONE = World(0, 1, torch.device("cpu"))  # for what asks only who else is there
+ALONE = World(0, 1, torch.device("cpu"))  # for callers outside a run
 
 
 @contextlib.contextmanager
 def join_world(device: str = "auto") -> Iterator[World]:
-    """Join the other processes of this run, and leave them at the end.
+    """Joins the other processes of this run, and leaves them at the end.
 
     Args:
-        device: `"auto"` is the GPU of this process's local rank if there is one, else the CPU.
+        device: `"auto"` takes the GPU of this process's local rank if there is one, else the CPU.
 
     Raises:
-        FacekdError: a GPU is asked for and there is none for this rank.
+        FacekdError: this rank has no GPU of its own although the device asks for one, or the others cannot be reached.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     chosen = _choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
@@ -60,6 +60,8 @@ def join_world(device: str = "auto") -> Iterator[World]:
         return
     if re.fullmatch(r"cuda:\d+", device):
         raise FacekdError(f"device {device} is one GPU for {size} processes; use --device cuda, one for each")
+
+    # Find the others, at the address that the launcher gives.
     is_gpu = chosen.type == "cuda"
     try:
         dist.init_process_group(
@@ -67,6 +69,8 @@ def join_world(device: str = "auto") -> Iterator[World]:
         )
     except RuntimeError as error:
         raise FacekdError(f"rank {rank} did not reach the others: {str(error).splitlines()[0]}{_RESTARTED}") from error
+
+    # A process that is lost shows as a RuntimeError of an exchange; name it for what it is.
     try:
         yield World(rank, size, chosen)
     except RuntimeError as error:
@@ -76,23 +80,23 @@ def join_world(device: str = "auto") -> Iterator[World]:
                 f"({str(error).splitlines()[0].split('. ')[0]})"
             ) from error
         raise
-    # Left in peace only: to leave in an error would break the others' exchanges, and hide the cause behind theirs.
+    # Leave only without an error: otherwise the others' exchanges fail, and their errors hide the cause.
     dist.destroy_process_group()
 
 
-# Of https://github.com/pytorch/pytorch/issues/135712: processes started again find the addresses of those before them.
+# See https://github.com/pytorch/pytorch/issues/135712: restarted processes find the addresses of the dead ones.
 _RESTARTED = (
     ". Processes that the launcher starts again find each other only if TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is set "
     "for it: set that, and run the same command again"
     if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     else ""
 )
-# How gloo puts it, in a plain RuntimeError.
+# gloo reports a lost peer by these words, in a plain RuntimeError.
 _LOST_PEER = re.compile(r"connection (was )?(closed|reset|refused)", re.IGNORECASE)
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether an exchange failed because another process is gone."""
+    """Tells whether an exchange failed because another process is gone."""
     return isinstance(error, dist.DistError) or bool(isinstance(error, RuntimeError) and _LOST_PEER.search(str(error)))
 
 
@@ -108,7 +112,7 @@ def _choose_device(device: str, local_rank: int) -> torch.device:
             "from 0; start at most as many processes per node as there are GPUs"
         )
     torch.cuda.set_device(chosen)
-    torch.backends.cudnn.benchmark = True  # batches keep their shape, so the search for the best kernels pays
+    torch.backends.cudnn.benchmark = True  # batches keep their shape, so searching for the best kernels pays off
     return chosen
 
 
@@ -135,23 +139,24 @@ def replicate(
     return DistributedDataParallel(
         module,
         device_ids=[world.device.index] if world.device.type == "cuda" else None,
-        gradient_as_bucket_view=True,  # or what is exchanged is held twice: gigabytes, for a whole head of millions
+        gradient_as_bucket_view=True,  # else gradients are held twice: gigabytes for a whole head of millions
     )
 
 
 def make_scaler(world: World, *, enabled: bool) -> torch.amp.GradScaler:
-    """A scaler of the loss for fp16; in a world of several, one overflow anywhere skips the update everywhere.
+    """Builds the loss scaler for fp16; with several processes, an overflow in one skips the update in all.
 
-    Replicated gradients overflow together, those of a class shard only where it is held.
+    Replicated gradients overflow on all processes together, those of a class shard only where the shard is.
     """
     scaler = torch.amp.GradScaler if world.size == 1 else _ScalerOfAll
     return scaler(world.device.type, enabled=enabled)
 
 
 class _ScalerOfAll(torch.amp.GradScaler):
-    """One whose finding that gradients overflowed is that of all processes.
+    """Skips an update if the gradients of any process overflowed.
 
-    By the maximum: torch's `ShardedGradScaler` adds the findings up, and fused optimisers skip an update at exactly 1.
+    It takes the maximum of the findings: torch's `ShardedGradScaler` adds them up, but fused optimisers skip an update
+    only where the finding is exactly 1.
     """
 
     def _unscale_grads_(self, *args: Any, **kwargs: Any) -> dict[torch.device, torch.Tensor]:
@@ -162,12 +167,12 @@ class _ScalerOfAll(torch.amp.GradScaler):
 
 
 def without_gradient_exchange(module: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """Keep gradients local: for all but the last of the micro-batches that make up one step."""
+    """Keeps gradients local, for all but the last micro-batch of a step."""
     return module.no_sync() if isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
 
 
 def mean_over_world(values: torch.Tensor, world: World) -> torch.Tensor:
-    """Element-wise mean over the processes, the same on each."""
+    """Returns the element-wise mean over the processes, the same on each."""
     if world.size > 1:
         dist.all_reduce(values)
         values /= world.size
@@ -175,21 +180,21 @@ def mean_over_world(values: torch.Tensor, world: World) -> torch.Tensor:
 
 
 def sum_over_world(values: torch.Tensor, world: World) -> torch.Tensor:
-    """Element-wise sum over the processes, in place, the same on each."""
+    """Sums element-wise over the processes, in place; the result is the same on each."""
     if world.size > 1:
         dist.all_reduce(values)
     return values
 
 
 def max_over_world(values: torch.Tensor, world: World) -> torch.Tensor:
-    """Element-wise maximum over the processes, in place, the same on each."""
+    """Takes the element-wise maximum over the processes, in place; the result is the same on each."""
     if world.size > 1:
         dist.all_reduce(values, dist.ReduceOp.MAX)
     return values
 
 
 def gather_rows(rows: np.ndarray, world: World) -> np.ndarray:
-    """Concatenate (n_rank, ...) arrays over the ranks, in rank order, on every rank; n may differ between ranks."""
+    """Concatenates arrays (n, ...) over the ranks, in rank order, on every rank; n may differ between ranks."""
     if world.size == 1:
         return rows
     gathered: list[np.ndarray | None] = [None] * world.size
@@ -198,7 +203,7 @@ def gather_rows(rows: np.ndarray, world: World) -> np.ndarray:
 
 
 def gather_tensor_rows(rows: torch.Tensor, world: World) -> torch.Tensor:
-    """Concatenate tensors (n, ...) over the ranks, in rank order, on every rank; n is the same on all, no gradient."""
+    """Concatenates tensors (n, ...) over the ranks, in rank order, without gradient; n must be the same on all."""
     if world.size == 1:
         return rows
     gathered = [torch.empty_like(rows) for _ in range(world.size)]
@@ -207,7 +212,7 @@ def gather_tensor_rows(rows: torch.Tensor, world: World) -> torch.Tensor:
 
 
 def gather_with_gradient(rows: torch.Tensor, world: World) -> torch.Tensor:
-    """`gather_tensor_rows`, differentiable: the gradient of a row is the sum of what every process has for it."""
+    """Does what `gather_tensor_rows` does, with gradient: a row's gradient is the sum over all processes."""
     if world.size == 1:
         return rows
     gathered = _GatherRows.apply(rows, world)
@@ -230,16 +235,16 @@ class _GatherRows(torch.autograd.Function):
 
 
 def write_rows_of_all(folder: Path, rows: dict[str, torch.Tensor], count: int, world: World) -> None:
-    """Write tensors of `count` rows into a folder, each process its own; the split is that of `torch.chunk`.
+    """Writes tensors of `count` rows into a folder, each process its own rows, divided as `torch.chunk` does.
 
     Args:
-        folder: made if need be.
-        rows: by name, (n, ...) of this process.
-        count: of all processes.
-        world: who holds rows.
+        folder: created if it does not exist.
+        rows: this process's rows (n, ...) by name.
+        count: number of rows of all processes together.
+        world: the processes that hold rows.
 
     Raises:
-        OSError: on every process, where one of them could not write its own.
+        OSError: a process could not write its rows; raised on every process.
     """
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -251,16 +256,16 @@ def write_rows_of_all(folder: Path, rows: dict[str, torch.Tensor], count: int, w
 
 
 def read_rows_of_all(folder: Path, rows: dict[str, torch.Tensor], count: int, world: World) -> None:
-    """Fill tensors with the rows of this process, in place, from what any number of processes wrote.
+    """Fills tensors with this process's rows, in place, from a folder that any number of processes wrote.
 
     Args:
-        folder: that `write_rows_of_all` wrote.
-        rows: by name, (n, ...) of this process.
-        count: of all processes.
-        world: who reads; each does so by itself.
+        folder: written by `write_rows_of_all`.
+        rows: this process's rows (n, ...) by name.
+        count: number of rows of all processes together.
+        world: the processes that read, each by itself.
 
     Raises:
-        OSError: they could not be read, or are of another shape.
+        OSError: the rows could not be read, or have another shape.
     """
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
@@ -271,7 +276,7 @@ def read_rows_of_all(folder: Path, rows: dict[str, torch.Tensor], count: int, wo
 
 
 def rows_in_folder(folder: Path) -> dict[str, tuple[int, torch.dtype]]:
-    """How many rows of each tensor lie in a folder that `write_rows_of_all` wrote, and of which type."""
+    """Returns the number of rows and the dtype of each tensor in a folder that `write_rows_of_all` wrote."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -289,8 +294,8 @@ def _as_part(rows: torch.Tensor, count: int, world: World) -> torch.Tensor:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor, Shard
 
-    # Of the group there is: `init_device_mesh` makes another for each tensor where the run is on the CPU of a machine
-    # with a GPU, and none is ever freed.
+    # Use the existing group: for a CPU run on a machine with a GPU, `init_device_mesh` would make a group for each
+    # tensor, and never free one.
     assert dist.group.WORLD is not None
     mesh = DeviceMesh.from_group(dist.group.WORLD, rows.device.type)
     shape = torch.Size((count, *rows.shape[1:]))
@@ -299,7 +304,7 @@ def _as_part(rows: torch.Tensor, count: int, world: World) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without torch's remarks that there is no process group, which is so where one process runs alone."""
+    """Silences torch's warnings that there is no process group: one process alone has none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
@@ -307,7 +312,7 @@ def _quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _failures_as_os_errors() -> Iterator[None]:
-    """torch's exception for failures of any process is no `Exception`: it would pass by whoever handles those."""
+    """Turns torch's `CheckpointException` into OSError: it is no `Exception`, so handlers would miss it."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:
@@ -318,7 +323,7 @@ def _failures_as_os_errors() -> Iterator[None]:
 
 
 def broadcast_from_main(value: Value, world: World) -> Value:
-    """What the main process holds, on every process; for small plain objects."""
+    """Returns the main process's value on every process; for small plain objects."""
     if world.size == 1:
         return value
     box: list[Any] = [value]
@@ -328,13 +333,13 @@ def broadcast_from_main(value: Value, world: World) -> Value:
 
 @contextlib.contextmanager
 def failing_together(world: World) -> Iterator[None]:
-    """A block that fails everywhere if it fails anywhere: none goes on, to wait for a process that has stopped.
+    """Fails on every process if the block fails on one, so that none waits for a process that has stopped.
 
-    Processes wait for each other at its end, and must not within it.
+    Processes wait for each other at the end of the block, and must not do so inside it.
 
     Raises:
-        OSError | FacekdError: on every process, that of the first in which it failed. What is neither is raised as it
-            is where it happened, and named to the others.
+        OSError | FacekdError: on every process, the error of the first process that failed. Another kind of error is
+            raised unchanged on its own process, and described in a FacekdError on the others.
     """
     if world.size == 1:
         yield
@@ -355,14 +360,14 @@ def failing_together(world: World) -> Iterator[None]:
 
 
 def copy_buffers_from_main(module: nn.Module, world: World) -> None:
-    """Give every process the main one's buffers (the statistics of batch normalisation), in place."""
+    """Copies the main process's buffers (the statistics of batch normalisation) to every process, in place."""
     if world.size > 1:
         for buffer in module.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def wait_for_all(world: World) -> None:
-    """Return once every process is here."""
+    """Returns once every process has called it."""
     if world.size > 1:
         dist.barrier()
 

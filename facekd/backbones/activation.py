@@ -1,4 +1,4 @@
-"""PReLU, as torch's own but quicker to train on a CPU."""
+"""Computes PReLU as torch does, but trains faster on a CPU."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 
 class PReLU(nn.PReLU):
-    """`max(x, 0) + slope * min(x, 0)` with a learned slope for each channel (He et al. 2015), values as torch's.
+    """Computes `max(x, 0) + slope * min(x, 0)` with a learned slope per channel (He et al. 2015); values equal torch's.
 
-    On a CPU the backward kernel of torch's PReLU is not vectorised: it takes a quarter of the time of training a
-    MobileFaceNet, and the same gradient put together from vectorised ones a third of that (benchmarks/backbones.py
+    On a CPU the backward kernel of torch's PReLU is not vectorised and takes a quarter of the training time of a
+    MobileFaceNet. The same gradient from vectorised kernels takes a third of that (benchmarks/backbones.py
     `--compare-prelu`). On other devices, in graphs (export, compile) and without gradients this is `nn.PReLU`.
     """
 

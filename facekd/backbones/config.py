@@ -11,11 +11,11 @@ class BackboneConfig:
 
     Args:
         name: `mobilefacenet` (1.0 M), `mobilefacenet_0.45g` (2.06 M, InsightFace's), or `iresnet18` .. `iresnet200`;
-            for classification those of CIFAR papers, `resnet8x4`, `resnet32x4`, `resnet20`, `resnet56`, `wrn_16_2` and
+            for classification, those of CIFAR papers, `resnet8x4`, `resnet32x4`, `resnet20`, `resnet56`, `wrn_16_2` and
             `wrn_40_2`, or torchvision's `resnet50`, `mobilenet_v2` and others.
-        embedding_size: numbers in an embedding; fixed by the network for those of classification.
-        width: multiplies the channels of every layer.
-        dropout: before the embedding layer; of the embedding where there is no such layer.
+        embedding_size: numbers in an embedding; classification networks fix it.
+        width: factor of the channels of every layer.
+        dropout: probability of dropping a value before the embedding layer, or of the embedding if there is none.
     """
 
     name: str = "mobilefacenet"

@@ -1,4 +1,4 @@
-"""How large a backbone is and how much it computes."""
+"""Counts the parameters and the multiply-adds of a backbone."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import nn
 
 
 def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
-    """Number of parameters (not buffers); a parameter shared by two modules counts once."""
+    """Returns the number of parameters (not buffers); a parameter that two modules share counts once."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
 
 
 def count_macs(module: nn.Module, image_size: int) -> int:
-    """Multiply-adds of convolutions and linear layers for one image, the measure of the papers' tables.
+    """Returns the multiply-adds of convolutions and linear layers for one image, as tables in papers count them.
 
-    Normalisation, activations and sums are left out: they are a percent or two, and vanish or fuse at deployment.
+    Normalisation, activations and sums are left out: they are one or two percent, and are fused away at deployment.
 
     Args:
         module: takes (1, 3, image_size, image_size). It is run once in evaluation mode on zeros, and left as it was.
@@ -30,6 +30,7 @@ def count_macs(module: nn.Module, image_size: int) -> int:
         elif isinstance(layer, nn.Linear):
             macs += output.numel() * layer.in_features
 
+    # Run the module once with a hook on each layer, then put hooks and modes back as they were.
     like = next(module.parameters())
     training = {child: child.training for child in module.modules()}
     hooks = [child.register_forward_hook(add) for child in training if isinstance(child, (nn.Conv2d, nn.Linear))]

@@ -1,4 +1,4 @@
-"""Batch normalisations folded into the convolutions before them, as an ONNX runtime does: the same function, faster."""
+"""Folds batch normalisations into the convolutions before them, as ONNX runtimes do: the same function, but faster."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 @torch.no_grad()
 def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """A copy of a backbone, in evaluation mode, without the normalisations that directly follow a convolution.
+    """Returns a copy of a backbone, in evaluation mode, without the normalisations that directly follow a convolution.
 
-    In evaluation mode a normalisation multiplies and shifts each channel by numbers that do not change: so do the
-    convolution's weights and a bias. Embeddings differ by rounding. What the copy remembers of the statistics is of
-    now: it is for use at once.
+    In evaluation mode a normalisation scales and shifts each channel by constants; the convolution's weights and a bias
+    can do that as well. Embeddings differ by rounding. The copy holds the statistics of this moment, so use it at once.
 
     Args:
-        module: a backbone, or one with a projection; not changed.
+        module: a backbone, with or without a projection; not changed.
     """
     folded = copy.deepcopy(module).eval()
     for parent in folded.modules():
@@ -29,9 +28,9 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
 
 
 def _followers(parent: nn.Module) -> list[tuple[str, str]]:
-    """Names of the convolutions among a module's children, each with the normalisation that its output goes to.
+    """Returns the names of a module's convolutions, each with the name of the normalisation that takes its output.
 
-    In a `Sequential` that is the next child; other modules say so by `norm_after`, and what says nothing is left alone.
+    In a `Sequential` that is the next child. Other modules name it in `norm_after`; a module without is left alone.
     """
     named = getattr(parent, "norm_after", None)
     if named is None and type(parent).forward is nn.Sequential.forward:
@@ -50,8 +49,8 @@ def _followers(parent: nn.Module) -> list[tuple[str, str]]:
 def _fold(parent: nn.Module, convolution: str, norm: str) -> None:
     old, follower = parent.get_submodule(convolution), parent.get_submodule(norm)
     assert isinstance(old, nn.Conv2d) and isinstance(follower, nn.BatchNorm2d)
-    # Weights keep their place in memory's order: fusing leaves them in rows, and convolutions in channels_last are
-    # faster with weights that are too.
+    # Keep the memory format of the weights: fusing leaves them contiguous, and convolutions in channels_last are faster
+    # with weights in channels_last.
     in_channels_last = old.weight.is_contiguous(memory_format=torch.channels_last) and not old.weight.is_contiguous()
     new = fuse_conv_bn_eval(old, follower)
     if in_channels_last:

@@ -1,4 +1,4 @@
-"""A linear projection behind a backbone, folded into its last layer: deployment pays nothing for it."""
+"""Folds a linear projection behind a backbone into the backbone's last layer: it then costs nothing at deployment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from facekd.errors import ModelError
 
 
 class ProjectedBackbone(nn.Module):
-    """A backbone with a learned linear projection behind it, as it is trained: images to embeddings of another size.
+    """Computes embeddings of another size: a backbone with a learned linear projection behind it, as in training.
 
     Attributes:
         backbone: images to (B, D).
@@ -25,7 +25,7 @@ class ProjectedBackbone(nn.Module):
         self.embedding_size = projection.out_features
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Float images (B, 3, S, S) to projected embeddings (B, E), in 32 bits."""
+        """Returns projected embeddings (B, E), in 32 bits, of float images (B, 3, S, S)."""
         embedding_BD = self.backbone(images)
         with full_precision(embedding_BD):
             return self.projection(embedding_BD.float())
@@ -33,11 +33,11 @@ class ProjectedBackbone(nn.Module):
 
 @torch.no_grad()
 def fold_projection(backbone: Backbone, projection_ED: torch.Tensor, folded: Backbone) -> Backbone:
-    """Give `folded` the weights with which it computes `projection_ED @ backbone(images)` in evaluation mode.
+    """Gives `folded` the weights with which it computes `projection_ED @ backbone(images)` in evaluation mode.
 
-    Every backbone ends in a linear layer W and a batch normalisation, z = s (W h + b - mean) + beta with s = gamma /
+    Face networks end in a linear layer W and a batch normalisation, z = s (W h + b - mean) + beta with s = gamma /
     sqrt(variance + eps). So P z = (P s W) h + P (s (b - mean) + beta): a linear layer, and a normalisation that only
-    adds. Worked out in float64 and rounded once.
+    adds. The product is computed in float64 and rounded once.
 
     Args:
         backbone: embeds to D; not changed.
@@ -45,7 +45,7 @@ def fold_projection(backbone: Backbone, projection_ED: torch.Tensor, folded: Bac
         folded: a backbone of the same architecture that embeds to E; changed in place and returned.
 
     Raises:
-        ModelError: sizes that do not fit.
+        ModelError: the sizes do not fit, or the backbone does not end in a linear layer and a normalisation.
     """
     linear, norm = _last_layers(backbone)
     new_linear, new_norm = _last_layers(folded)
@@ -54,10 +54,12 @@ def fold_projection(backbone: Backbone, projection_ED: torch.Tensor, folded: Bac
             f"a projection of shape {tuple(projection_ED.shape)} does not lead from embeddings of "
             f"{backbone.embedding_size} to {folded.embedding_size}"
         )
+    # Copy every layer but the last two.
     untouched = {f"{linear}.weight", f"{linear}.bias", *(f"{norm}.{name}" for name in _NORM_NAMES)}
     weights = {name: value for name, value in backbone.state_dict().items() if name not in untouched}
     folded.load_state_dict(weights, strict=False)
 
+    # Multiply the projection into the linear layer, and what it adds into a constant.
     old_linear, old_norm = backbone.get_submodule(linear), backbone.get_submodule(norm)
     assert isinstance(old_linear, nn.Linear) and isinstance(old_norm, nn.BatchNorm1d)
     assert old_norm.running_mean is not None and old_norm.running_var is not None
@@ -66,6 +68,7 @@ def fold_projection(backbone: Backbone, projection_ED: torch.Tensor, folded: Bac
     bias = 0 if old_linear.bias is None else old_linear.bias.double()
     constant = projection @ (scale * (bias - old_norm.running_mean.double()) + old_norm.bias.double())
 
+    # The new normalisation neither centres nor scales: it adds the constant.
     target, shift = folded.get_submodule(new_linear), folded.get_submodule(new_norm)
     assert isinstance(target, nn.Linear) and isinstance(shift, nn.BatchNorm1d)
     assert shift.running_mean is not None and shift.running_var is not None
@@ -83,7 +86,7 @@ _NORM_NAMES = ("weight", "bias", "running_mean", "running_var", "num_batches_tra
 
 
 def _last_layers(backbone: Backbone) -> tuple[str, str]:
-    """Names of the linear layer and the batch normalisation that every backbone ends in."""
+    """Returns the names of the linear layer and the batch normalisation that a face network ends in."""
     linears = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
     norms = [name for name, module in backbone.named_modules() if isinstance(module, nn.BatchNorm1d)]
     if len(linears) != 1 or len(norms) != 1:

@@ -1,7 +1,7 @@
-"""The configuration of a run: frozen dataclasses, read from YAML and dotted overrides, checked before anything starts.
+"""Defines the config of a training run: frozen dataclasses, read from YAML and dotted overrides, checked at once.
 
-A section that belongs to one module is defined there (`HeadConfig` beside the classifier, `ScheduleConfig` beside the
-schedule); here they come together, with the checks that look at more than one of them.
+A section that belongs to one module is defined beside it (`HeadConfig` beside the classifier, `ScheduleConfig` with the
+schedule). This file joins the sections and checks what concerns more than one of them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from facekd.utils.config_files import require
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """What is measured during training.
+    """The `validation` section: what is measured during training.
 
     Args:
-        packs: verification packs (.bin); not the ones you will report, for the best checkpoint is chosen by them.
-        classification: top-1 and top-5 of a linear head on `held_out`, the images of data.held_out, or on `test`, the
-            test images beside data.train; what is chosen on `test` must not be reported on it.
-        every_images: how often, in images seen; 0 only at the end.
-        flip: add the embedding of the mirror image.
+        packs: verification packs (.bin). They choose the best checkpoint, so do not report results on them.
+        classification: measures top-1 and top-5 of a linear head, on the images of data.held_out (`held_out`) or on the
+            test images beside data.train (`test`); a checkpoint chosen on `test` must not be reported on it.
+        every_images: images between two validations; 0 validates only at the end.
+        flip: add the embedding of the mirrored image.
     """
 
     packs: tuple[str, ...] = ()
@@ -43,34 +43,34 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A backbone trained with a margin classifier.
+    """The config of `facekd train`: a backbone trained with a classifier.
 
     Args:
-        output: the folder of the run: checkpoints, log.jsonl, config.yaml, tensorboard. The same command resumes it.
+        output: folder of the run: checkpoints, log.jsonl, config.yaml, tensorboard. The same command resumes it.
         data: the training images.
-        augmentation: what is done to them.
-        backbone: images to embeddings.
-        head: the margin classifier.
-        shared_head: a checkpoint whose classifier is used, frozen, instead of a fresh one: the teacher of SH-KD is
-            trained under the student's.
-        optimizer: how gradients move the weights.
+        augmentation: random changes to the training images.
+        backbone: the network from images to embeddings.
+        head: the classifier on the embeddings.
+        shared_head: a checkpoint whose classifier is used, frozen, instead of a fresh one. SH-KD trains its teacher
+            with the student's classifier this way.
+        optimizer: turns gradients into updates.
         schedule: the learning rate as a function of images seen.
-        epochs: length of the run in passes over the data; or give `images`.
-        images: length of the run in images; 0 takes `epochs`.
-        global_batch_size: images behind one update, over all processes.
-        batch_size_per_rank: images per forward pass of a process; 0 is the global batch over the processes.
+        epochs: length of the run in passes over the data, if `images` is 0.
+        images: length of the run in images; 0 uses `epochs`.
+        global_batch_size: images per update, over all processes.
+        batch_size_per_rank: images per forward pass of a process; 0 takes the global batch divided by the processes.
             A smaller number accumulates gradients over several passes.
         precision: fp32; bf16 or fp16 autocast (fp16 with loss scaling, on a GPU only).
-        clip_norm: the backbone's gradient is scaled down to this norm, the head's never; 0 does not clip.
-        ema_half_life_images: a moving average of the backbone with this half-life is kept and exported; 0 keeps none.
+        clip_norm: the backbone's gradient is scaled down to this norm, the head's never; 0 turns it off.
+        ema_half_life_images: half-life of a moving average of the backbone, which is kept and exported; 0 keeps none.
         channels_last: memory layout of the convolutions; faster on GPUs and most CPUs.
-        compile: torch.compile the network; pays on long GPU runs.
-        seed: of the weights, the order of the images and the augmentation.
+        compile: compile the backbone by torch.compile; pays off in long GPU runs.
+        seed: random seed of the weights, the order of the images and the augmentation.
         device: auto, cpu, cuda or cuda:N.
-        validation: what is measured meanwhile.
-        checkpoint: what is kept.
-        log_every_images: a log line each so many images.
-        tensorboard: write TensorBoard events too.
+        validation: what is measured during training.
+        checkpoint: how often to save and how many to keep.
+        log_every_images: images between two log lines.
+        tensorboard: also write TensorBoard events.
     """
 
     output: str = ""
@@ -98,7 +98,14 @@ class TrainConfig:
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
-        require(bool(self.data.train), "data.train is empty: name the training images, `--data.train FOLDER`")
+        self._check_run()
+        self._check_data()
+        self._check_head_and_precision()
+        self._check_validation()
+        self._check_checkpoint()
+        self._check_backbone()
+
+    def _check_run(self) -> None:
         require(bool(self.output), "output is empty: name the folder of the run, `--output runs/NAME`")
         require(self.global_batch_size >= 1, f"global_batch_size must be at least 1, not {self.global_batch_size}")
         require(self.batch_size_per_rank >= 0, f"batch_size_per_rank cannot be negative ({self.batch_size_per_rank})")
@@ -112,41 +119,24 @@ class TrainConfig:
             value = getattr(self, name)
             require(math.isfinite(value) and value >= 0, f"{name} must not be negative ({value}); 0 turns it off")
         require(self.log_every_images >= 1, f"log_every_images must be at least 1, not {self.log_every_images}")
-        require(self.data.workers >= 0, f"data.workers must not be negative ({self.data.workers})")
-        require(min(self.data.std) > 0, f"data.std must be positive, not {list(self.data.std)}")
-        require(0 <= self.data.held_out < 1, f"data.held_out is a share below 1, not {self.data.held_out}")
-        require(0 <= self.data.center_crop <= 1, f"data.center_crop is a share, not {self.data.center_crop}")
-        require(
-            not (self.data.center_crop and self.data.resize),
-            "data.center_crop cuts images to shape and data.resize stretches them: choose one",
-        )
-        require(
-            self.validation.classification == "none" or self.head.kind == "linear",
-            f"validation.classification = {self.validation.classification!r} judges a linear head: set head.kind to "
-            "'linear', or measure faces by validation.packs",
-        )
-        require(
-            self.validation.classification != "held_out" or self.data.held_out > 0,
-            "validation.classification = 'held_out', but nothing is: set data.held_out, such as 0.1",
-        )
-        names = [Path(pack).stem for pack in self.validation.packs]
-        require(
-            len(set(names)) == len(names),
-            f"validation.packs: results go by file name, and two are the same ({', '.join(sorted(names))}); rename one",
-        )
-        require(self.checkpoint.keep >= 1, f"checkpoint.keep must be at least 1, not {self.checkpoint.keep}")
-        minutes = self.checkpoint.every_minutes
-        require(
-            math.isfinite(minutes) and minutes >= 0,
-            f"checkpoint.every_minutes must not be negative ({minutes}); 0 goes by images alone",
-        )
-        for section in ("checkpoint", "validation"):
-            every = getattr(self, section).every_images
-            require(every >= 0, f"{section}.every_images must not be negative ({every}); 0 is only at the end")
         require(
             bool(re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device)),
             f"device is {self.device!r}: auto, cpu, cuda, cuda:N",
         )
+
+    def _check_data(self) -> None:
+        data = self.data
+        require(bool(data.train), "data.train is empty: name the training images, `--data.train FOLDER`")
+        require(data.workers >= 0, f"data.workers must not be negative ({data.workers})")
+        require(min(data.std) > 0, f"data.std must be positive, not {list(data.std)}")
+        require(0 <= data.held_out < 1, f"data.held_out is a share below 1, not {data.held_out}")
+        require(0 <= data.center_crop <= 1, f"data.center_crop is a share, not {data.center_crop}")
+        require(
+            not (data.center_crop and data.resize),
+            "data.center_crop cuts images to shape and data.resize stretches them: choose one",
+        )
+
+    def _check_head_and_precision(self) -> None:
         require(
             not (self.precision == "fp16" and self.device == "cpu"),
             "precision fp16 needs a GPU (its gradients are scaled there); on a CPU use --precision bf16 or fp32",
@@ -161,9 +151,42 @@ class TrainConfig:
             "ema_half_life_images averages the backbone alone, and a linear classifier fits the backbone as trained: "
             "set it to 0 with head.kind = 'linear'",
         )
+
+    def _check_validation(self) -> None:
+        validation = self.validation
+        require(
+            validation.classification == "none" or self.head.kind == "linear",
+            f"validation.classification = {validation.classification!r} evaluates a linear head: set head.kind to "
+            "'linear', or measure faces by validation.packs",
+        )
+        require(
+            validation.classification != "held_out" or self.data.held_out > 0,
+            "validation.classification = 'held_out', but no images are held out: set data.held_out, such as 0.1",
+        )
+        names = [Path(pack).stem for pack in validation.packs]
+        require(
+            len(set(names)) == len(names),
+            f"validation.packs: results go by file name, and two are the same ({', '.join(sorted(names))}); rename one",
+        )
+        _check_interval("validation", validation.every_images)
+
+    def _check_checkpoint(self) -> None:
+        keep, minutes = self.checkpoint.keep, self.checkpoint.every_minutes
+        require(keep >= 1, f"checkpoint.keep must be at least 1, not {keep}")
+        require(
+            math.isfinite(minutes) and minutes >= 0,
+            f"checkpoint.every_minutes must not be negative ({minutes}); 0 goes by images alone",
+        )
+        _check_interval("checkpoint", self.checkpoint.every_images)
+
+    def _check_backbone(self) -> None:
         from facekd.backbones.building import check_backbone  # imports torch, which `--help` does without
 
         try:
             check_backbone(image_size=self.data.image_size, **asdict(self.backbone))
-        except ModelError as error:  # whose image_size is not a key of the backbone here
+        except ModelError as error:  # in a config, image_size is a key of the data section
             raise ConfigError(str(error).replace("backbone.image_size", "data.image_size")) from error
+
+
+def _check_interval(section: str, images: int) -> None:
+    require(images >= 0, f"{section}.every_images must not be negative ({images}); 0 is only at the end")

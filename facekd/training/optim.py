@@ -1,7 +1,7 @@
-"""Optimisers, parameter groups, learning rate as a pure function of images seen, and the moving average of weights.
+"""Builds optimisers and their parameter groups, and keeps the moving average of the weights.
 
-The clock is `images_seen`, the number of images consumed before the step in question: 0 for the first step. Nothing
-here holds a counter, so a resumed run and a run on another number of processes see the same learning rates.
+The clock is `images_seen`, the number of images consumed before a step: 0 for the first. Nothing here keeps a counter,
+so a resumed run, or one on another number of processes, sees the same decays.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ def parameter_groups(
     decay_norm_and_bias: bool = True,
     lr_scales: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Parameter groups for `build_optimizer`: one or two a module.
+    """Sorts parameters into groups for `build_optimizer`, one or two per module.
 
     Frozen parameters are left out. A parameter that two modules share (a shared classifier) belongs to the first.
 
     Args:
-        modules: by name, such as {"backbone": backbone, "head": classifier}; the order is that of the groups.
-        weight_decay: of every decayed parameter.
+        modules: modules by name, such as {"backbone": backbone, "head": classifier}, in the order of the groups.
+        weight_decay: weight decay of every decayed parameter.
         decay_norm_and_bias: False puts biases, normalisation layers and PReLU slopes in a group of their own, "<name>
             (no decay)", with weight decay 0. True by default, see `OptimizerConfig`.
-        lr_scales: by module name, what its learning rate is multiplied by; 1 where absent.
+        lr_scales: factors of the learning rate by module name; 1 for modules that are not named.
 
     Returns:
-        Groups with `params`, `weight_decay`, `name` and `lr_scale`; never an empty one.
+        Groups with `params`, `weight_decay`, `name` and `lr_scale`; none of them is empty.
 
     Raises:
-        ConfigError: nothing to train, or an lr scale for a module that is not there.
+        ConfigError: nothing to train, or an lr scale for an unknown module.
     """
     lr_scales = {} if lr_scales is None else dict(lr_scales)
     unknown = sorted(set(lr_scales) - set(modules))
@@ -49,6 +49,7 @@ def parameter_groups(
     groups: list[dict[str, Any]] = []
     taken: set[int] = set()
     for name, module in modules.items():
+        # Sort the parameters of one module; those that an earlier module took are not taken twice.
         decayed: list[Tensor] = []
         undecayed: list[Tensor] = []
         for owner in module.modules():
@@ -58,6 +59,8 @@ def parameter_groups(
                 taken.add(id(parameter))
                 is_plain = decay_norm_and_bias or not _is_norm_or_bias(owner, parameter_name, parameter)
                 (decayed if is_plain else undecayed).append(parameter)
+
+        # Make a group of each sort that is not empty.
         lr_scale = lr_scales.get(name, 1.0)
         if decayed:
             groups.append({"params": decayed, "weight_decay": weight_decay, "name": name, "lr_scale": lr_scale})
@@ -70,13 +73,13 @@ def parameter_groups(
 
 
 def build_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimiser a configuration asks for.
+    """Builds the optimiser that a config asks for.
 
-    Its learning rate is NaN until `set_learning_rate` gives one, so that forgetting to is noticed at the first step.
+    Its learning rate is NaN until `set_learning_rate` sets one, so the first step shows if nobody did.
 
     Args:
-        config: which optimiser.
-        groups: from `parameter_groups`, each with its own weight decay.
+        config: the `optimizer` section.
+        groups: groups from `parameter_groups`, each with its own weight decay.
     """
     is_fused = config.implementation == "fused"
     implementation: dict[str, Any] = {"fused": True} if is_fused else {"foreach": config.implementation == "foreach"}
@@ -85,8 +88,8 @@ def build_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> to
     else:
         optimizer = torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.nesterov, **implementation)
         if is_fused and config.momentum:
-            # The fused form takes memory for the momentum in its first step and fills it there, unless a loss scaler
-            # says that the gradients overflowed: then the second step would read what happened to lie in it.
+            # The fused form allocates the momentum in its first step and fills it there, but not if a loss scaler finds
+            # that the gradients overflowed: the second step would then read uninitialised memory.
             for parameter in (parameter for group in groups for parameter in group["params"]):
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     set_learning_rate(optimizer, math.nan)
@@ -94,22 +97,22 @@ def build_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> to
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group its learning rate, `lr` times the group's `lr_scale` (1 where it has none)."""
+    """Sets the learning rate of every group to `lr` times the group's `lr_scale` (1 if it has none)."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def ema_decay(images: int, half_life_images: float, images_seen: int | None = None) -> float:
-    """The share of the old average that survives a step of `images` images.
+    """Returns the share of the old average that is kept in a step of `images` images.
 
     Args:
-        images: the global batch size of the step.
-        half_life_images: after how many images a weight counts half; independent of the batch size.
-        images_seen: images consumed before the step. When given, the average starts as the plain mean of what it has
-            seen (0 at the first step), so the random initial weights leave no trace; None turns that off.
+        images: global batch size of the step.
+        half_life_images: number of images after which a weight counts half; independent of the batch size.
+        images_seen: images consumed before the step. If given, the average starts as the plain mean of the weights so
+            far (0 at the first step), so the random initial weights leave no trace; None turns this off.
 
     Raises:
-        ConfigError: a half-life or a number of images that is not positive.
+        ConfigError: the half-life or the number of images is not positive.
     """
     if images < 1 or not half_life_images > 0:
         raise ConfigError(f"{images} images a step, half-life of {half_life_images}: both must be positive")
@@ -119,18 +122,18 @@ def ema_decay(images: int, half_life_images: float, images_seen: int | None = No
 
 @torch.no_grad()
 def ema_update(ema_module: nn.Module, module: nn.Module, decay: float) -> None:
-    """Move the averaged module towards the module: average = decay * average + (1 - decay) * new.
+    """Moves the averaged module towards the module: average = decay * average + (1 - decay) * new.
 
-    Parameters and floating buffers (the statistics of batch normalisation) are averaged, other buffers copied. The
-    averaged module keeps its own dtype.
+    Parameters and floating-point buffers (the statistics of batch normalisation) are averaged, other buffers are
+    copied. The averaged module keeps its own dtype.
 
     Args:
         ema_module: a deep copy of `module` made before training; changed in place.
-        module: as it is after the step.
-        decay: in [0, 1], from `ema_decay`.
+        module: the module after the step.
+        decay: share of the old average, in [0, 1], from `ema_decay`.
 
     Raises:
-        ConfigError: the two modules do not have the same tensors, or a decay out of range.
+        ConfigError: the modules have different tensors, or the decay is out of range.
     """
     if not 0 <= decay <= 1:
         raise ConfigError(f"decay = {decay} is outside [0, 1]")

@@ -15,16 +15,16 @@ class OptimizerConfig:
 
     Args:
         name: "sgd" or "adamw".
-        momentum: of SGD.
-        nesterov: Nesterov's momentum, SGD only.
-        betas: of AdamW.
-        eps: of AdamW.
+        momentum: momentum of SGD.
+        nesterov: use Nesterov's momentum; SGD only.
+        betas: decay rates of the two moments of AdamW.
+        eps: AdamW's constant in the denominator.
         weight_decay: coupled (added to the gradient) for SGD, decoupled for AdamW.
         decay_norm_and_bias: also decay biases, normalisation layers and PReLU slopes. True by default because the
-            published face recipes, whose figures ours are compared with, decay everything.
-        implementation: which of torch's. "fused" takes one pass over weight, gradient and momentum and no memory
-            besides; "foreach" goes by operation over many tensors at once, "loop" tensor by tensor. They differ by
-            rounding.
+            published face recipes, which our results are compared with, decay everything.
+        implementation: torch's implementation. "fused" makes one pass over weight, gradient and momentum and needs no
+            extra memory; "foreach" applies each operation to many tensors at once, "loop" to one tensor at a time.
+            Their results differ by rounding.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"

@@ -32,10 +32,10 @@ from facekd.training.recognizer import Recognizer, backbone_arguments
 from facekd.training.state import TrainingState
 from facekd.utils.config_files import differences, to_plain, with_defaults
 
-# What a resumed run may change, for it does not alter what is learnt: where it runs, what it measures, what it keeps.
-# A change of batch_size_per_rank or of the number of processes alters batch normalisation's batches, and only those.
+# Keys that a resumed run may change, because they do not alter what is learnt: where the run computes, what it measures
+# and what it keeps. Another batch_size_per_rank or number of processes alters the batches of batch normalisation alone.
 RESUMABLE_KEYS = (
-    # A run that met no bad record did not depend on what is done with one; one that did, by `fail`, stopped there.
+    # A run that met no bad record does not depend on `on_bad_record`; one that met one, with `fail`, stopped there.
     *(
         "output",
         "data.train",
@@ -52,17 +52,20 @@ RESUMABLE_KEYS = (
 
 
 def save_state(state: TrainingState, name: str | None = None) -> Path:
-    """Write a checkpoint of the run and return when every rank may go on.
+    """Writes a checkpoint of the run; returns when every rank may go on.
 
     Args:
         state: the run.
-        name: `"best"` for `checkpoints/best.pt`; by default the file is named by images seen, and old ones go.
+        name: `"best"` writes `checkpoints/best.pt`; by default the file is named by images seen, and old ones are
+            deleted.
 
     Raises:
-        CheckpointError: it could not be written; on every rank, whichever of them could not.
+        CheckpointError: a rank could not write it; raised on every rank.
     """
     path = checkpoint_path(state.folder, state.images_seen)
     path = path if name is None else path.with_stem(name)
+
+    # Bring together what the ranks hold apart: their bad records, and their shards of the classes.
     lines = gather_rows(np.array(state.bad_records, dtype=object), state.world).tolist()
     state.bad_records = lines if state.world.is_main else []
     head = state.recognizer.head
@@ -70,6 +73,8 @@ def save_state(state: TrainingState, name: str | None = None) -> Path:
     if isinstance(head, MarginClassifier) and head.shards is not None:
         rows = detach_rows(checkpoint, head, state.optimizer)
         checkpoint.head_shards = write_rows(path, rows, head.shards, state.images_seen)
+
+    # The main process writes the file; then it deletes what the new checkpoint replaces.
     try:
         with failing_together(state.world):
             if state.world.is_main:
@@ -83,6 +88,7 @@ def save_state(state: TrainingState, name: str | None = None) -> Path:
 
 
 def _contents(state: TrainingState) -> Checkpoint:
+    """Returns what a checkpoint of the run holds."""
     data = state.config.data
     return Checkpoint(
         config={**to_plain(state.config), "backbone": backbone_arguments(state.config)},
@@ -121,7 +127,7 @@ def _deployable(state: TrainingState) -> dict[str, Any]:
 
 
 def _extras(recognizer: Recognizer) -> dict[str, torch.Tensor]:
-    """What is learnt or counted beside backbone and head, AdaFace's statistics on a teacher's frozen head included."""
+    """Returns what is learnt outside backbone and head, and AdaFace's statistics on a frozen teacher head."""
     kept = {name for name, _ in recognizer.named_buffers()}
     kept |= {name for name, value in recognizer.named_parameters() if value.requires_grad}
     own = ("backbone.", "head.")
@@ -129,15 +135,17 @@ def _extras(recognizer: Recognizer) -> dict[str, torch.Tensor]:
 
 
 def restore_latest(state: TrainingState) -> Path | None:
-    """Bring a fresh state to where the run in its folder last saved; returns that checkpoint, or None if there is none.
+    """Restores a fresh state from the newest checkpoint in its folder; returns its path, or None if there is none.
 
     Raises:
-        CheckpointError: the run was started with another configuration or other data (the message says what differs),
-            or the newest checkpoint is damaged.
+        CheckpointError: the run was started with another config or other data (the message says what differs), or the
+            newest checkpoint is damaged.
     """
     found = list_checkpoints(state.folder)
     if not found:
         return None
+
+    # Read the newest checkpoint, and make sure that it belongs to this run.
     path = found[-1]
     with _saying_what_to_do(found), failing_together(state.world):
         checkpoint = read_checkpoint(path)
@@ -145,6 +153,8 @@ def restore_latest(state: TrainingState) -> Path | None:
     if training is None or checkpoint.backbone is None or checkpoint.head is None:
         raise CheckpointError(f"{path}: holds weights only, not a run to resume; choose another --output")
     _check_same_run(path, checkpoint, state)
+
+    # Load the weights; those of a sharded head lie in files of their own.
     load_weights(state.recognizer.backbone, checkpoint.backbone, f"{path}: backbone")
     if isinstance(state.recognizer.head, MarginClassifier):
         with _saying_what_to_do(found):
@@ -153,6 +163,8 @@ def restore_latest(state: TrainingState) -> Path | None:
     state.recognizer.load_state_dict(training.extras, strict=False)
     if state.ema is not None:
         load_weights(state.ema, training.ema or {}, f"{path}: moving average")
+
+    # Load the optimiser, the loss scaler and the counters.
     state.optimizer.load_state_dict(training.optimizer)
     state.scaler.load_state_dict(training.scaler)
     state.images_seen = training.images_seen
@@ -164,7 +176,7 @@ def restore_latest(state: TrainingState) -> Path | None:
 
 @contextlib.contextmanager
 def _saying_what_to_do(found: list[Path]) -> Iterator[None]:
-    """Add to what is wrong with the newest of a run's checkpoints how to go on without it."""
+    """Adds to an error about the newest checkpoint how to continue without it."""
     try:
         yield
     except CheckpointError as error:
@@ -173,6 +185,7 @@ def _saying_what_to_do(found: list[Path]) -> Iterator[None]:
 
 
 def _check_same_run(path: Path, checkpoint: Checkpoint, state: TrainingState) -> None:
+    """Checks that config, teacher and data are those of the run that wrote the checkpoint."""
     new = {**to_plain(state.config), "backbone": backbone_arguments(state.config)}
     changed = [
         f"{key} was {before}, now {after}"
@@ -200,7 +213,7 @@ def _check_same_run(path: Path, checkpoint: Checkpoint, state: TrainingState) ->
 
 
 def delete_leftovers(run_folder: Path) -> None:
-    """Delete what a process killed while it saved has left half-written; for the sole owner of the run only."""
+    """Deletes half-written files that a process killed while saving left behind; only the owner of the folder may."""
     folder = run_folder / "checkpoints"
     for path in folder.glob(f".*.tmp{SUFFIX}"):
         path.unlink(missing_ok=True)

@@ -12,17 +12,17 @@ from facekd.utils.config_files import check_choice, check_number
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The `schedule` section of a configuration.
+    """The `schedule` section of a config.
 
     Args:
         name: "linear" (to `final_lr`), "cosine", "polynomial", "step" or "constant".
-        lr: the peak learning rate, for the global batch size as it is (nothing is rescaled behind your back).
-        final_lr: where linear, cosine and polynomial end.
-        warmup_images: how many images the rise to the peak takes, 0 for none. The decay starts where it ends.
-        warmup_start: the share of the peak the very first step uses; above 0, so that no step is wasted.
-        milestones: of "step": where the rate drops, all as shares of the run (0 < m < 1) or all as images (m >= 1).
-        gamma: of "step": what the rate is multiplied by at each milestone.
-        power: of "polynomial".
+        lr: the peak learning rate, used as given: it is not rescaled with the batch size.
+        final_lr: the learning rate at the end of linear, cosine and polynomial.
+        warmup_images: number of images over which the rate rises to its peak; 0 for none. The decay starts after them.
+        warmup_start: learning rate of the first step as a share of the peak; above 0, so that no step is wasted.
+        milestones: for "step", where the rate drops: all as shares of the run (0 < m < 1), or all as images (m >= 1).
+        gamma: for "step", the factor of the rate at each milestone.
+        power: exponent of "polynomial".
     """
 
     name: Literal["linear", "cosine", "polynomial", "step", "constant"] = "linear"
@@ -63,7 +63,7 @@ class ScheduleConfig:
             raise ConfigError(f"schedule.milestones = {milestones}: give them in rising order, each once")
 
     def check(self, total_images: int) -> None:
-        """Check the schedule against the length of the run, before it starts.
+        """Checks the schedule against the length of the run, before the run starts.
 
         Raises:
             ConfigError: the warm-up does not fit in the run, or a milestone lies outside it or in the warm-up.
@@ -85,11 +85,11 @@ class ScheduleConfig:
 
 
 def learning_rate(config: ScheduleConfig, images_seen: int, total_images: int) -> float:
-    """The learning rate of the step that starts after `images_seen` images.
+    """Returns the learning rate of the step that starts after `images_seen` images.
 
     With a warm-up of W images the rate rises in a straight line from warmup_start * lr at image 0 to lr at image W; the
-    decay then runs over what is left, t = (images_seen - W) / (total_images - W). Past the end it stays where it ended.
-    Pure: depends on nothing but its arguments.
+    decay then runs over the rest, t = (images_seen - W) / (total_images - W). Past the end the rate stays at its last
+    value. The function is pure: it depends on nothing but its arguments.
 
     Args:
         config: the schedule.
@@ -97,7 +97,7 @@ def learning_rate(config: ScheduleConfig, images_seen: int, total_images: int) -
         total_images: length of the run in images.
 
     Returns:
-        The rate, at least 0. Linear to 0 reaches 0 only after the last step.
+        The rate, at least 0. A linear decay to 0 reaches 0 only after the last step.
 
     Raises:
         ConfigError: a negative clock, or a schedule that does not fit in the run.
@@ -118,5 +118,5 @@ def learning_rate(config: ScheduleConfig, images_seen: int, total_images: int) -
         "cosine": (1 - math.cos(math.pi * progress)) / 2,
         "polynomial": 1 - (1 - progress) ** config.power,
     }[config.name]
-    # Down from the peak, not up from the end: rounding leaves the peak exact and the fall monotone.
+    # Computed down from the peak, not up from the end, so that rounding keeps the peak exact and the fall monotone.
     return max(config.final_lr, config.lr - (config.lr - config.final_lr) * fallen)

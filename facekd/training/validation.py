@@ -1,6 +1,6 @@
-"""Validation during training: what a validator is, and how the validators of a run are called.
+"""Validates during training: defines what a validator is, and calls the validators of a run.
 
-The benchmarks themselves belong to the evaluation harness, which hands them in.
+The benchmarks themselves belong to the evaluation harness, which passes them in.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from facekd.training.logbook import Logbook
 from facekd.training.resume import save_state
 from facekd.training.state import TrainingState
 
-IMAGES_AT_ONCE = {"cuda": 256}  # enough to keep one busy; elsewhere the embedder's own choice
+BATCH_SIZE = {"cuda": 256}  # enough to keep a GPU busy; elsewhere the embedder chooses
 
 
 class Validator(Protocol):
-    """Measures embeddings during training. It is called on every rank, and splits the images between them."""
+    """Measures embeddings during training. It is called on every rank and divides the images among the ranks."""
 
     name: str
 
@@ -36,11 +36,11 @@ class Validator(Protocol):
         world_size: int,
         all_gather: Callable[[np.ndarray], np.ndarray],
     ) -> dict[str, float]:
-        """Named results, among them `accuracy` (0 to 1), the same on every rank.
+        """Returns named results, among them `accuracy` (0 to 1), the same on every rank.
 
         Args:
             embed: uint8 RGB (B, S, S, 3) to embeddings (B, D).
-            rank: of this process.
+            rank: rank of this process.
             world_size: number of processes.
             all_gather: concatenates the rows of every rank, in rank order.
         """
@@ -49,7 +49,7 @@ class Validator(Protocol):
 
 @runtime_checkable
 class HeadValidator(Protocol):
-    """Measures classifiers during training; called like a `Validator`, and given what they say of embeddings."""
+    """Measures classifiers during training; called like a `Validator`, and also given their predictions."""
 
     name: str
 
@@ -61,12 +61,12 @@ class HeadValidator(Protocol):
         world_size: int,
         all_gather: Callable[[np.ndarray], np.ndarray],
     ) -> dict[str, float]:
-        """Named results, among them `accuracy` (0 to 1), the same on every rank.
+        """Returns named results, among them `accuracy` (0 to 1), the same on every rank.
 
         Args:
             embed: see `Validator`.
-            predict: embeddings (B, D) to probabilities (B, C) by classifier, the one to use first.
-            rank: of this process.
+            predict: embeddings (B, D) to the probabilities (B, C) of each classifier; the first is the one to use.
+            rank: rank of this process.
             world_size: number of processes.
             all_gather: see `Validator`.
         """
@@ -74,18 +74,18 @@ class HeadValidator(Protocol):
 
 
 def validate(state: TrainingState, validators: Sequence[Validator | HeadValidator], logbook: Logbook) -> None:
-    """Run the validators on every rank, log what they say and what it cost; keep `best.pt` by their mean accuracy."""
+    """Runs the validators on every rank, logs their results and the time; keeps `best.pt` by their mean accuracy."""
     started = time.perf_counter()
     config, world = state.config, state.world
-    # Since the last step each rank has batch statistics of its own. Judged is what will be saved: the main process's.
+    # Since the last step each rank has its own batch statistics. Evaluate what will be saved: the main process's.
     copy_buffers_from_main(state.evaluated, world)
     preprocessing = Preprocessing(config.data.mean, config.data.std, "rgb", config.data.image_size)
     embedder = TorchEmbedder(
-        # A tenth faster. What is compiled, which the average is not, has its own way and would be compiled anew.
+        # Folding is a tenth faster. A compiled model is used as it is: its folded copy would be compiled anew.
         state.evaluated if config.compile and state.ema is None else fold_batch_norms(state.evaluated),
         preprocessing,
         world.device,
-        batch_size=IMAGES_AT_ONCE.get(world.device.type),
+        batch_size=BATCH_SIZE.get(world.device.type),
         autocast=AMP_DTYPES[config.precision],
         resize=config.data.resize,
     )
@@ -98,6 +98,7 @@ def validate(state: TrainingState, validators: Sequence[Validator | HeadValidato
         found = state.recognizer.predictions(torch.from_numpy(embeddings).to(world.device))
         return {name: probabilities.cpu().numpy() for name, probabilities in found.items()}
 
+    # Every rank runs every validator, each on its share of the images.
     results = {
         validator.name: validator.measure_heads(embedder.embed, predict, world.rank, world.size, gather)
         if isinstance(validator, HeadValidator)
@@ -105,8 +106,11 @@ def validate(state: TrainingState, validators: Sequence[Validator | HeadValidato
         for validator in validators
     }
     seconds = time.perf_counter() - started
-    # The main process's figure, lest ranks on unlike machines differ in the last bit, and so in whether to save.
+    # All ranks take the main process's accuracy: on unlike machines theirs may differ in the last bit, and so would the
+    # decision to save.
     accuracy = broadcast_from_main(math.fsum(result["accuracy"] for result in results.values()) / len(results), world)
+
+    # Log, and keep the checkpoint if it is the best so far.
     flat = {f"{name}/{key}": value for name, result in results.items() for key, value in result.items()}
     logbook.record("validation", state.images_seen, {**flat, "seconds": round(seconds, 2)})
     for name, result in results.items():

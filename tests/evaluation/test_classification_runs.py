@@ -241,7 +241,7 @@ def test_folders_of_images_of_any_size_and_a_torchvision_network(tmp_path: Path)
         ({"loss__kl": 1, "margin_on_teacher_head": "false"}, "has no effect with head.kind = 'linear'"),
         ({"loss__kl": 1, "ema_half_life_images": 100}, "averages the backbone alone"),
         ({"loss__kl": 1, "validation__classification": "held_out"}, r"set data\.held_out"),
-        ({"loss__kl": 1, "head__kind": "margin", "validation__classification": "test"}, "judges a linear head"),
+        ({"loss__kl": 1, "head__kind": "margin", "validation__classification": "test"}, "evaluates a linear head"),
         ({"loss__kl": 1, "backbone__embedding_size": 128}, "must be 64 for resnet8x4 at width 0.25"),
         ({"loss__kl": 1, "data__held_out": 1}, "a share below 1"),
     ],
