@@ -12,6 +12,7 @@ import pytest
 from facekd.checkpoints.shared_head import SharedHead
 from facekd.distillation.weights import LossWeights
 from facekd.head.classifier import MarginClassifier
+from facekd.head.config import HeadConfig
 from facekd.training import loop, state, train_step
 
 
@@ -77,7 +78,10 @@ def lengthen_half_life(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def widen_margin(monkeypatch: pytest.MonkeyPatch) -> None:
-    change_head(monkeypatch, lambda config: dataclasses.replace(config, margin_value=1.02 * config.value))
+    def change(config: HeadConfig) -> HeadConfig:
+        return dataclasses.replace(config, margin_value=1.02 * config.margin_arguments["margin"])
+
+    change_head(monkeypatch, change)
 
 
 def raise_scale(monkeypatch: pytest.MonkeyPatch) -> None:
