@@ -1,4 +1,4 @@
-"""Verb: turn a backbone trained with InsightFace's arcface_torch into a facekd checkpoint."""
+"""Verb `facekd import`: turns a backbone trained with InsightFace's arcface_torch into a facekd checkpoint."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NAMES_SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class BackboneShape:
-    """What the names and shapes of a state dict say about the network that wrote it.
+    """Says what network wrote a state dict, going by names and shapes.
 
     Attributes:
         name: key of `facekd.backbones.BACKBONES`, or None where facekd has no such network.
@@ -55,7 +55,7 @@ class BackboneShape:
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """Read the named tensors of a backbone: from a bare state dict or a training checkpoint, wrapped or not.
+    """Reads the named tensors of a backbone from a bare state dict or a training checkpoint, wrapped or not.
 
     Only tensors and plain containers are unpickled.
 
@@ -96,7 +96,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 
 def recognize_backbone(state: Mapping[str, torch.Tensor]) -> BackboneShape | None:
-    """Tell which network wrote a state dict, from the names and shapes in it; None if it is of neither family."""
+    """Recognises the network that wrote a state dict by its names and shapes; None if it is of neither family."""
     if {"layer1.0.prelu.weight", "conv1.weight", "fc.weight", "features.weight"} <= state.keys():
         return _recognize_iresnet(state)
     if {"conv_sep.layers.0.weight", "layers.1.layers.0.weight", "features.layers.2.weight"} <= state.keys():
@@ -152,11 +152,11 @@ def _count_children(state: Mapping[str, torch.Tensor], module: str) -> int:
 
 
 def import_backbone(path: Path, name: str | None = None) -> Backbone:
-    """Build the backbone a file was written from and load its weights, in float32 and evaluation mode.
+    """Builds the backbone that a file was written from and loads its weights, in float32 and evaluation mode.
 
     Args:
         path: an arcface_torch `backbone.pth`, `model.pt` or `checkpoint_gpu_0.pt`.
-        name: the backbone it must be, a key of `facekd.backbones.BACKBONES`; recognised from the file where None.
+        name: the backbone it must be, a key of `facekd.backbones.BACKBONES`; None means recognise it from the file.
             Embedding size, image size and width always come from the file.
 
     Raises:
@@ -199,7 +199,7 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
 
 
 def _differences(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
-    """Say how two state dicts differ, the first names of each kind; empty where one fits the other."""
+    """Says how two state dicts differ, with the first names of each kind; empty if they fit."""
     missing = [name for name in expected if name not in found and not name.endswith(".num_batches_tracked")]
     extra = [name for name in found if name not in expected]
     reshaped = [
@@ -217,7 +217,7 @@ def _some(names: Collection[Any]) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The options of `facekd import`."""
+    """Defines the options of `facekd import`."""
     parser = CommandParser(
         prog="facekd import",
         description=DESCRIPTION,
@@ -234,7 +234,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Import one backbone: read, recognise, check, write."""
+    """Imports one backbone: reads, recognises, checks, writes."""
     arguments = make_parser().parse_args(argv)
     source, output = arguments.backbone, arguments.output
     if output.exists() and source.exists() and output.samefile(source):

@@ -13,12 +13,12 @@ from facekd.errors import CheckpointError
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """What is kept.
+    """Says when checkpoints are written and how many are kept.
 
     Args:
-        every_images: a checkpoint each so many images seen, besides the one at the end; 0 goes by the clock alone.
-        every_minutes: a checkpoint each so many minutes too: what a kill costs at most; 0 goes by images alone.
-        keep: how many of the newest stay; `best.pt`, by validation accuracy, stays besides.
+        every_images: write one after each so many images, besides the one at the end; 0 goes by the clock alone.
+        every_minutes: also write one each so many minutes, the most that a kill can cost; 0 goes by images alone.
+        keep: how many of the newest to keep, besides `best.pt`, the best by validation accuracy.
     """
 
     every_images: int = 0
@@ -27,7 +27,7 @@ class CheckpointConfig:
 
 
 def not_written(path: Path, error: Exception) -> CheckpointError:
-    """What to raise where a checkpoint could not be written, which says what the run goes on from."""
+    """Returns the error for a checkpoint that could not be written; it says what the run continues from."""
     return CheckpointError(
         f"{path}: could not be written ({str(error).splitlines()[0]}); is the disk full? Free some space and "
         f"run the same command again: {_what_is_left(path.parent.parent)}"
@@ -36,11 +36,11 @@ def not_written(path: Path, error: Exception) -> CheckpointError:
 
 def _what_is_left(run_folder: Path) -> str:
     found = list_checkpoints(run_folder)
-    return f"it goes on from {found[-1].name}" if found else "it starts anew, for there is no earlier checkpoint"
+    return f"it goes on from {found[-1].name}" if found else "it starts anew, because there is no earlier checkpoint"
 
 
 def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """The checkpoint file meant by `path`: itself, or the latest of the run whose folder it is."""
+    """Returns the checkpoint file that `path` means: itself, or the latest of a run if it is the run's folder."""
     file = Path(path)
     if file.is_dir():
         found = list_checkpoints(file)
@@ -53,28 +53,28 @@ def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
 
 
 def checkpoint_path(run_folder: Path, images_seen: int) -> Path:
-    """Where a run keeps the checkpoint taken after so many images; the names sort by age."""
+    """Returns where a run keeps the checkpoint taken after so many images; the names sort by age."""
     return run_folder / "checkpoints" / f"{images_seen:012d}{SUFFIX}"
 
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
-    """The numbered checkpoints of a run, oldest first; `best.pt` is not among them."""
+    """Lists the numbered checkpoints of a run, oldest first, without `best.pt`."""
     return sorted(path for path in (run_folder / "checkpoints").glob(f"*{SUFFIX}") if path.stem.isdigit())
 
 
 def keep_last(run_folder: Path, count: int) -> None:
-    """Delete all but the `count` newest numbered checkpoints."""
+    """Deletes all but the `count` newest numbered checkpoints."""
     for path in list_checkpoints(run_folder)[:-count]:
         path.unlink(missing_ok=True)
         forget_other_heads(path, None)
 
 
 def forget_other_heads(path: Path, folder: str | None) -> None:
-    """Delete the folders of earlier heads of a checkpoint that was written over, such as `best.pt`.
+    """Deletes the head folders of earlier states of a checkpoint that was replaced, such as `best.pt`.
 
     Args:
         path: the checkpoint, as it is now.
-        folder: the one it names; None where its head lies in the file, or it is gone itself.
+        folder: the folder it names, which stays; None if its head is in the file, or the file is gone.
     """
     for other in heads_of(path):
         if other.name != folder:
@@ -82,4 +82,5 @@ def forget_other_heads(path: Path, folder: str | None) -> None:
 
 
 def heads_of(path: Path) -> list[Path]:
+    """Lists the head folders beside a checkpoint, of its present state and of earlier ones."""
     return [*path.parent.glob(f"{path.stem}{HEAD_SUFFIX}"), *path.parent.glob(f"{path.stem}-*{HEAD_SUFFIX}")]

@@ -1,8 +1,8 @@
-"""Classifier sharing: which classifier belongs to whom, taken from where, and that it stays as it was.
+"""Shares a trained classifier: takes it from a checkpoint, checks that it fits the data, and keeps it frozen.
 
 "It's All in the Head: Representation Knowledge Distillation through Classifier Sharing" (arXiv:2201.06945). In TH-KD
 the student's embeddings also pass through the teacher's classifier; in SH-KD a teacher is trained under the student's.
-Either way a classifier changes hands frozen, and both parties must mean the same person by the same class number.
+Teacher and student must use the same identity labels; facekd verifies this.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from facekd.head.config import HeadConfig
 
 @dataclass(frozen=True)
 class SharedHead:
-    """A classifier that was trained or computed elsewhere.
+    """Holds a classifier that was trained or computed elsewhere.
 
     Attributes:
         weight_CD: (C, D) float32, the class centres.
-        source: where it came from, for messages.
-        kind: "margin", compared with by angle, or "linear", a plain layer.
-        bias_C: (C,) float32, of a linear one that has a bias.
+        source: file it came from, for messages.
+        kind: "margin" (embeddings are compared by angle) or "linear" (a plain layer).
+        bias_C: (C,) float32, if it is a linear one with a bias.
     """
 
     weight_CD: torch.Tensor
@@ -42,12 +42,12 @@ class SharedHead:
 
     @property
     def embedding_size(self) -> int:
-        """D, the embeddings it takes."""
+        """Returns D, the size of the embeddings it takes."""
         return self.weight_CD.shape[1]
 
     @property
     def fingerprint(self) -> str:
-        """Of the centres and the bias, whole, however they are shared out afterwards."""
+        """Hashes all centres and the bias, however they are shared out afterwards."""
         digest = hashlib.sha256()
         for part in (self.weight_CD, self.bias_C):
             if part is not None:
@@ -57,12 +57,12 @@ class SharedHead:
     def build(
         self, config: HeadConfig, embedding_size: int, world: World | None = None
     ) -> MarginClassifier | LinearClassifier:
-        """A classifier with these centres and the margin and scale of `config`, frozen: no gradient, no decay.
+        """Builds a classifier with these centres and the margin and scale of `config`, frozen: no gradient, no decay.
 
         Args:
-            config: margin and scale; of a linear classifier nothing, for the layer is all there is, bias included.
-            embedding_size: of the embeddings that will be given to it.
-            world: over which the classes are shared out, if `config` says so.
+            config: margin and scale; for a linear classifier nothing is taken from it.
+            embedding_size: size of the embeddings that the classifier will be given.
+            world: processes that the classes are shared out over, if `config` says so.
 
         Raises:
             CheckpointError: it takes embeddings of another size, is of another kind than `config`, or has a bias where
@@ -96,11 +96,11 @@ class SharedHead:
 
 
 def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> SharedHead:
-    """Read the classifier of a checkpoint, and make sure that its classes are those of the data.
+    """Reads the classifier of a checkpoint, and checks that its classes are those of the data.
 
     Args:
         path: a checkpoint or the folder of a run, or the file that `facekd rebuild-head` writes.
-        dataset: what will be trained on.
+        dataset: the training set.
 
     Raises:
         CheckpointError: no classifier in it, or one of other identities.

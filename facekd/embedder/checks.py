@@ -15,7 +15,7 @@ from facekd.images.preprocessing import Preprocessing
 
 
 def is_onnx_file(path: Path) -> bool:
-    """Whether a model is an ONNX graph; False for a checkpoint, or a folder (which may be a run's).
+    """Tells whether a model is an ONNX graph; False for a checkpoint, or a folder (which may be a run's).
 
     Raises:
         ModelError: no such file, or one that is neither.
@@ -39,6 +39,7 @@ def is_onnx_file(path: Path) -> bool:
 
 
 def check_finite(embeddings: np.ndarray, model: str) -> np.ndarray:
+    """Returns the embeddings (B, D), or raises a ModelError that names the first that is not finite."""
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
     if bad.size:
         raise ModelError(
@@ -49,9 +50,11 @@ def check_finite(embeddings: np.ndarray, model: str) -> np.ndarray:
 
 
 def check_batch_size(batch_size: int) -> None:
+    """Refuses a batch size below 1 with a ModelError."""
     if batch_size < 1:
         raise ModelError(f"batch_size is {batch_size}: expected at least 1")
 
 
 def start_fingerprint(preprocessing: Preprocessing, *rest: Any) -> hashlib._Hash:
+    """Starts the hash of an embedder with its preprocessing and options; the caller adds the weights."""
     return hashlib.sha256(json.dumps([asdict(preprocessing), *rest], sort_keys=True).encode())

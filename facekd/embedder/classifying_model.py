@@ -1,4 +1,4 @@
-"""A trained backbone with its linear classifier, as one thing that classifies images.
+"""Classifies images with a trained backbone and its linear classifier.
 
 Shapes: B images, C classes, D embedding, E the embedding that a teacher's classifier takes.
 """
@@ -27,11 +27,11 @@ from facekd.head.classifier import LinearClassifier
 
 
 class ClassifyingModel:
-    """Images to probabilities, by the model's own classifier, a teacher's, and their mixes.
+    """Turns images into probabilities by the model's own classifier, a teacher's, and mixes of the two.
 
     Attributes:
         preprocessing: mean, std and size that the backbone was trained with.
-        center_crop: share of the shorter side that test images are cut to; 0 where images come in one size.
+        center_crop: share of the shorter side that test images are cut to; 0 for images of one size.
         resize: whether images of another size are stretched.
         embedding_size: D.
     """
@@ -57,7 +57,7 @@ class ClassifyingModel:
 
     @torch.inference_mode()
     def classify(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """uint8 RGB (B, S, S, 3) to probabilities (B, C) by classifier: `head`, `teacher_head`, `mix A`."""
+        """Returns probabilities (B, C) of uint8 RGB (B, S, S, 3), by classifier: `head`, `teacher_head`, `mix A`."""
         embedding_BD = torch.from_numpy(self._embedder.embed(images)).to(self._device)
         found = {"head": self._head(embedding_BD).softmax(1)}
         if self._teacher_head is not None:
@@ -68,7 +68,7 @@ class ClassifyingModel:
         return {name: probabilities.cpu().numpy() for name, probabilities in found.items()}
 
     def check_classes(self, dataset: FaceDataset, path: str | os.PathLike[str]) -> None:
-        """Make sure that class n of the model is class n of the data.
+        """Checks that class n of the model is class n of the data.
 
         Raises:
             CheckpointError: other classes, or as many under other names.
@@ -88,11 +88,11 @@ def open_classifying_model(
     mixes: Sequence[float] = (),
     device: str = "cpu",
 ) -> ClassifyingModel:
-    """Open a checkpoint of a linear classifier, with another's classifier beside its own if asked for.
+    """Opens a checkpoint of a linear classifier, with a teacher's classifier beside its own if asked for.
 
     Args:
         path: a checkpoint, or the folder of a run.
-        teacher_head: a checkpoint whose classifier is put on the model's embeddings too.
+        teacher_head: a checkpoint whose classifier is applied to the model's embeddings as well.
         mixes: shares a of (1 - a) p_s + a p_s^TH (arXiv:2201.06945).
         device: where to run.
 
@@ -141,10 +141,10 @@ def build_linear_head(checkpoint: Checkpoint, file: Path) -> LinearClassifier:
 
 
 class OnnxClassifier:
-    """An ONNX file that gives logits (`facekd export` of a classifier, or anyone's), called like a `ClassifyingModel`.
+    """Runs an ONNX file that gives logits, from `facekd export` or any other tool, like a `ClassifyingModel`.
 
     Args:
-        path: the file; preprocessing and centre crop are what it records.
+        path: the file, which records preprocessing and centre crop.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -156,11 +156,11 @@ class OnnxClassifier:
         self.embedding_size = self._embedder.embedding_size
 
     def classify(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """uint8 RGB (B, S, S, 3) to logits (B, C), under the name `head`."""
+        """Returns logits (B, C) of uint8 RGB (B, S, S, 3), under the name `head`."""
         return {"head": self._embedder.embed(images)}
 
     def check_classes(self, dataset: FaceDataset, path: str | os.PathLike[str]) -> None:
-        """Make sure that there is a logit for each class of the data.
+        """Checks that there is a logit for each class of the data.
 
         Raises:
             CheckpointError: another number of them.
@@ -173,11 +173,11 @@ class OnnxClassifier:
 
 
 class LogitNetwork(nn.Module):
-    """Images (B, 3, S, S) to logits (B, C): backbone and classifier, a projection between them worked into the latter.
+    """Computes logits (B, C) of images (B, 3, S, S); a projection behind the backbone is folded into the classifier.
 
     Args:
-        backbone: images to embeddings.
-        head: its classifier.
+        backbone: turns images into embeddings.
+        head: classifies them.
     """
 
     def __init__(self, backbone: nn.Module, head: LinearClassifier) -> None:
@@ -198,7 +198,7 @@ class LogitNetwork(nn.Module):
 
 
 def load_logit_network(path: str | os.PathLike[str]) -> tuple[LogitNetwork, Preprocessing]:
-    """Backbone and classifier of a checkpoint as one module in evaluation mode, with its preprocessing.
+    """Loads backbone and classifier of a checkpoint as one module in evaluation mode, with its preprocessing.
 
     Raises:
         CheckpointError: see `load_backbone`; also where there is no linear classifier.

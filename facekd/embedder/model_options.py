@@ -1,4 +1,4 @@
-"""The command-line options that say how a model is opened, shared by every verb that embeds images with one."""
+"""Defines the command-line options that say how to open a model, for every verb that embeds images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODEL_HELP = "an ONNX file (any tool's), a facekd checkpoint, or the folder of a
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--mean`, `--std`, `--color`, `--image-size`, `--resize`, `--batch-size`, `--device` and `--threads`."""
+    """Adds `--mean`, `--std`, `--color`, `--image-size`, `--resize`, `--batch-size`, `--device` and `--threads`."""
     add = parser.add_argument_group("the model", "overriding what its file records").add_argument
     add(
         "--mean", type=comma_separated, metavar="R,G,B", help="subtracted, in units of 0..255; one number for all three"
@@ -40,12 +40,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = None) -> Embedder:
-    """Open a model as the options of `add_model_options` say; what had to be assumed about it is printed.
+    """Opens a model as the options of `add_model_options` say, and prints what had to be assumed about it.
 
     Args:
         path: an ONNX file, or a facekd checkpoint.
-        arguments: parsed, with those options among them.
-        resize: in place of `arguments.resize`.
+        arguments: parsed command line with those options.
+        resize: overrides `arguments.resize`.
 
     Raises:
         ModelError: see `facekd.embedder.open_embedder`.
@@ -72,7 +72,7 @@ def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = N
 
 
 def comma_separated(text: str) -> tuple[float, ...]:
-    """Numbers of an option such as `127.5,127.5,127.5`, for argparse's `type`."""
+    """Parses an option such as `127.5,127.5,127.5`, for argparse's `type`."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -80,7 +80,7 @@ def comma_separated(text: str) -> tuple[float, ...]:
 
 
 def _number_of_threads(text: str) -> int:
-    highest = 4 * (os.cpu_count() or 1)  # more only hinder each other, and thousands seem to hang
+    highest = 4 * (os.cpu_count() or 1)  # more slow each other down, and with thousands the program seems to hang
     if not text.isdigit() or not 1 <= int(text) <= highest:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {highest}; leave it out for one a core")
     return int(text)
@@ -93,7 +93,7 @@ def _one_or_three(values: Sequence[float] | None) -> Sequence[float] | float | N
 def _to_grey_levels(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[Sequence[float] | None, Sequence[float] | None]:
-    """Accept torchvision's 0..1 units too: a std below one grey level can mean nothing else. Said, never silent."""
+    """Converts torchvision's 0..1 units, which a std below one grey level must be in, and says so on standard error."""
     if mean is None or std is None or max(std) >= 1 or min(std) <= 0 or not all(0 <= value <= 1 for value in mean):
         return mean, std
     mean, std = [255 * value for value in mean], [255 * value for value in std]

@@ -61,7 +61,7 @@ class OnnxEmbedder:
         check_batch_size(batch_size)
         given = {name: preprocessing.pop(name, None) for name in ("mean", "std", "color", "image_size")}
         if preprocessing:
-            raise TypeError(f"OnnxEmbedder takes no {', '.join(preprocessing)}")
+            raise ModelError(f"{path}: an ONNX file takes no option {', '.join(preprocessing)}")
         self.path = Path(path)
         self.resize = resize
         self._session = _open_session(self.path, threads, device)

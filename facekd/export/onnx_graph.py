@@ -28,6 +28,7 @@ OUTPUT_NAME, LOGITS_NAME = "embedding", "logits"
 
 
 def with_normalize(backbone: torch.nn.Module) -> torch.nn.Module:
+    """Puts a division by the L2 norm behind a backbone, in evaluation mode."""
     import torch
 
     class Normalized(torch.nn.Module):
@@ -42,6 +43,7 @@ def with_normalize(backbone: torch.nn.Module) -> torch.nn.Module:
 
 
 def describe(preprocessing: Preprocessing, embedding_size: int, normalize: bool) -> dict[str, str]:
+    """Describes input and output of the model in the words of `metadata_props`."""
     order = "R, G, B" if preprocessing.color == "rgb" else "B, G, R"
     norm = "of unit L2 norm" if normalize else "not normalised: divide by the L2 norm before comparing"
     return {
@@ -57,6 +59,7 @@ def describe(preprocessing: Preprocessing, embedding_size: int, normalize: bool)
 
 
 def to_onnx(module: torch.nn.Module, example: torch.Tensor, output: Path, output_name: str) -> onnx.ModelProto:
+    """Exports a module with a dynamic batch; a ModelError says why torch cannot."""
     import torch
 
     try:
@@ -80,7 +83,7 @@ def to_onnx(module: torch.nn.Module, example: torch.Tensor, output: Path, output
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's notes on its own deprecations: what matters about the result is checked afterwards."""
+    """Silences the exporter's notes on its own deprecations; `check_model` checks the result."""
     names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
     levels = {name: logging.getLogger(name).level for name in names}
     try:
@@ -95,6 +98,7 @@ def _quiet() -> Iterator[None]:
 
 
 def finish_model(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    """Replaces what the exporter notes in a model by facekd's metadata."""
     # The exporter notes for every node where in the source it came from: paths of the machine that exported, and size.
     entries: list[Any] = [*model.graph.node, *model.graph.input, *model.graph.output]
     entries += [*model.graph.value_info, *model.graph.initializer, model.graph]
@@ -108,7 +112,7 @@ def finish_model(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
 
 
 def check_model(model: onnx.ModelProto, output: Path) -> None:
-    """Check that the graph is what was asked for: the exporter changes the opset silently, and may fix the batch."""
+    """Checks that the graph is as asked for: the exporter changes the opset silently, and may fix the batch."""
     import onnx
 
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
@@ -126,4 +130,5 @@ def check_model(model: onnx.ModelProto, output: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message that says something, else the error's name."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

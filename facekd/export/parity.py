@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from facekd.embedder import OnnxEmbedder, Preprocessing
 from facekd.errors import ModelError
 
-if TYPE_CHECKING:
-    pass
-
-
-# One, for exporters specialise on it; two, the batch traced; seven, divisible by neither.
+# One, because exporters specialise on it; two, the batch that is traced; seven, a multiple of neither.
 PARITY_BATCHES = (1, 2, 7)
 
 
@@ -24,8 +19,10 @@ TOLERANCE = 1e-3
 
 
 def probe_images(size: int) -> np.ndarray:
-    # Noise over a gradient of a different brightness in each image: embeddings differ between the images of a batch,
-    # so that a graph that mixes up or repeats its rows cannot pass.
+    """Draws test images, uint8 (7, size, size, 3): noise over a gradient of another brightness in each image.
+
+    Embeddings differ between the images of a batch, so a graph that mixes up or repeats its rows cannot pass.
+    """
     generator = np.random.default_rng(0)
     count = max(PARITY_BATCHES)
     ramp = np.linspace(0, 160, size)[None, :, None, None] * np.linspace(0.2, 1, count)[:, None, None, None]
@@ -35,7 +32,13 @@ def probe_images(size: int) -> np.ndarray:
 def measure_parity(
     file: Path, expected: Mapping[int, np.ndarray], images: np.ndarray, preprocessing: Preprocessing, output: Path
 ) -> dict[int, float]:
-    # The written file is opened as any user would, so that what it records is compared along with its graph.
+    """Measures the largest relative error of each batch size in `expected`, torch's embeddings by batch size.
+
+    The written file is opened as any user would open it, so its preprocessing is compared along with its graph.
+
+    Raises:
+        ModelError: it cannot be opened or run, or records another preprocessing.
+    """
     try:
         embedder = OnnxEmbedder(file, batch_size=max(expected))
         found = {count: embedder.embed(images[:count]) for count in expected}

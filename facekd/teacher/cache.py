@@ -1,6 +1,6 @@
-"""A teacher's embeddings of a training set, computed once per image and flip, in steps that survive being killed.
+"""Writes a teacher's embeddings of images and their mirror images to a file; a killed run continues where it was.
 
-What the file holds, and reading it, is `facekd.teacher.cache_file`; its public names are here as well.
+`facekd.teacher.cache_file` describes the file and reads it; its public names are here as well.
 
 Not a `facekd.utils.resumable_file.PartialFile`: rows of one size need only a count, and a file begun with another
 teacher, which may be days of work, is refused where that one would overwrite it.
@@ -69,16 +69,16 @@ def write_teacher_cache(
     show_progress: bool = True,
     seconds_between_saves: float = SECONDS_BETWEEN_SAVES,
 ) -> TeacherCache:
-    """Embed a data set, or what is left of it after an interruption; a finished cache is opened as it is.
+    """Embeds a data set, or the rest of it after an interruption; a finished cache is opened as it is.
 
     Args:
-        path: the file to write; complete from the moment it is there.
-        embedder: the teacher. Images of another size than it takes are resized only if it was opened so.
-        dataset: the images; a row of the cache for each, in its order.
+        path: the file to write; it appears when it is complete.
+        embedder: the teacher. Images of another size are resized only if it was opened with `resize`.
+        dataset: the images; the cache has a row for each, in the same order.
         batch_size: images read at once.
-        workers: processes that read and decode; 0 does both in this one.
-        show_progress: with the time left, on standard error.
-        seconds_between_saves: what a kill may cost, at most.
+        workers: processes that read and decode; 0 means this process does both.
+        show_progress: show progress and the time left on standard error.
+        seconds_between_saves: the most work, in seconds, that a kill can cost.
 
     Raises:
         TeacherError: a cache of another teacher or data set is at `path`, another process is writing it, the disk
@@ -111,7 +111,7 @@ def write_teacher_cache(
 def _read_from(
     dataset: FaceDataset, start: int, batch_size: int, workers: int, show_progress: bool, name: str
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]]:
-    """Images from number `start` on in order, their numbers, and whether another image stands in for each."""
+    """Yields images from number `start` on, their numbers, and whether another image stands in for each."""
     count = len(dataset)
     sampler = PositionSampler(count, 0, batch_size, images_seen=start, total_images=count, shuffle=False)
     batches = make_loader(dataset, sampler, Augmentation(flip=False), workers=workers)
@@ -129,7 +129,7 @@ def _read_from(
 
 
 class _Writer:
-    """The unfinished cache: rows in `FILE.partial`, and in `FILE.progress` how many of them are safe."""
+    """Writes the unfinished cache: rows to `FILE.partial`, and to `FILE.progress` how many of them are safe."""
 
     def __init__(
         self, path: Path, stream: BinaryIO, teacher: dict[str, Any], data: dict[str, Any], seconds_between_saves: float
@@ -181,7 +181,7 @@ class _Writer:
         indices: NDArray[np.int64],
         is_replaced: NDArray[np.bool_],
     ) -> None:
-        """Append the embeddings of the next images, plain and mirrored, each (B, E)."""
+        """Appends the embeddings of the next images, plain and mirrored, each (B, E)."""
         rows = np.stack(embeddings, axis=1)
         self.stream.write(_to_float16(rows, indices).tobytes())
         self.rows_done += len(indices)
@@ -190,15 +190,15 @@ class _Writer:
             self.save()
 
     def save(self) -> None:
-        """Make the rows so far safe, then say so: in this order a power cut loses only what was not said."""
+        """Syncs the rows to disk, then records how many there are: after a power cut every recorded row is there."""
         if not self.rows_done:
-            return  # nothing done claims nothing: the file may yet be of another teacher
+            return  # without rows the file does not belong to this teacher yet
         self._sync()
         write_json(beside(self.path, "progress"), {"trailer": self._trailer(), "rows_done": self.rows_done})
         self.last_save = time.monotonic()
 
     def complete(self) -> None:
-        """Write the trailer and give the file its name."""
+        """Writes the trailer and gives the file its final name."""
         text = json.dumps(self._trailer()).encode() + b"\n"
         self.stream.write(text + f"{len(text):016x}".encode() + END_MARK)
         self._sync()
@@ -220,7 +220,7 @@ class _Writer:
 
 
 def _to_float16(rows: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArray[np.float16]:
-    """Round embeddings (B, 2, E), unless they would lose more than half precision's last digit."""
+    """Rounds embeddings (B, 2, E) to float16; refuses values that would lose more than its last digit."""
     largest = np.abs(rows).max(axis=(1, 2))
     if (largest > LARGEST_FLOAT16).any():
         first = int((largest > LARGEST_FLOAT16).argmax())
@@ -229,6 +229,8 @@ def _to_float16(rows: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArra
             f"precision's {LARGEST_FLOAT16:,.0f}: a cache cannot hold this teacher's un-normalised embeddings. "
             "Export it with --normalize, or distil with the teacher itself"
         )
+
+    # Short embeddings fall among the subnormals, where rounding changes their direction.
     halves = rows.astype("<f2")
     lengths = np.linalg.norm(rows, axis=2)
     errors = np.linalg.norm(halves.astype(np.float32) - rows, axis=2)

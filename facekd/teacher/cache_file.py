@@ -1,4 +1,4 @@
-"""The file of a teacher cache: a teacher's embeddings of a training set, memory-mapped.
+"""Reads a teacher cache: the file with a teacher's embeddings of a training set, memory-mapped.
 
 The file: float16 (N, 2, E), row after row, [plain, mirrored], starting at byte 0; then a trailer, one line of JSON
 that says whose embeddings of what they are; then the length of that JSON in 16 hexadecimal digits, and the 16 bytes
@@ -36,7 +36,7 @@ IMAGES_IN_FINGERPRINT = 256
 
 
 class TeacherCache:
-    """A finished cache, opened by `open_teacher_cache`. Pickles as its path: any process may have its own.
+    """Looks up embeddings in a finished cache. It pickles as its path, so each process can open its own.
 
     Attributes:
         path: the file.
@@ -44,8 +44,8 @@ class TeacherCache:
         embedding_size: E.
         teacher: the teacher's "fingerprint", "preprocessing", "embedding_size" and "normalized".
         data: the data set's "name", "num_images", "num_classes", "image_size", "labels_sha256", "images_sha256".
-        replaced: (K,) numbers of the images that could not be read, in whose rows another image stands: the one that a
-            data set opened with `on_bad_record="skip"` gives in training as well.
+        replaced: (K,) numbers of the images that could not be read. Their rows hold another image, the same that a data
+            set opened with `on_bad_record="skip"` gives in training.
 
     Raises:
         TeacherError: not a cache, one that is not whole, or one of a later version.
@@ -69,11 +69,11 @@ class TeacherCache:
         return _reopen, (self.path, self._trailer)
 
     def lookup(self, indices: ArrayLike, flip: ArrayLike = False) -> NDArray[np.float32]:
-        """The teacher's embeddings of some images, float32 (B, E), as the teacher gave them up to half precision.
+        """Returns the teacher's embeddings of images, float32 (B, E), to half precision.
 
         Args:
             indices: image numbers in the data set (B,); a CPU tensor does as well.
-            flip: whether each is seen mirrored, (B,) bool, or one for all.
+            flip: True for the mirror image, (B,) bool, or one for all.
 
         Raises:
             TeacherError: a number outside the data set, or a row that holds no embedding.
@@ -83,7 +83,7 @@ class TeacherCache:
         return self._sound(rows.astype(np.float32), indices)
 
     def lookup_both(self, indices: ArrayLike) -> NDArray[np.float32]:
-        """The embeddings of images and of their mirror images, float32 (B, 2, E); see `lookup`."""
+        """Returns the embeddings of images and of their mirror images, float32 (B, 2, E); see `lookup`."""
         indices = self._checked(indices)
         return self._sound(self._rows[indices].astype(np.float32), indices)
 
@@ -111,13 +111,13 @@ class TeacherCache:
 def open_teacher_cache(
     path: str | os.PathLike[str], dataset: FaceDataset, embedder_fingerprint: str | None = None
 ) -> TeacherCache:
-    """Open a cache for a data set, or refuse it.
+    """Opens a cache, and checks that it is of this data set.
 
     Args:
         path: a file written by `facekd.teacher.cache.write_teacher_cache` (`facekd cache-teacher`).
-        dataset: what will be looked up. It may be opened at another image size or on_bad_record than the cache was
-            made with: it is the same data where labels and encoded images are the same.
-        embedder_fingerprint: `Embedder.fingerprint` of the teacher it should be of; None takes any.
+        dataset: the images to look up. Image size and on_bad_record may differ from when the cache was made: it is the
+            same data if labels and encoded images are the same.
+        embedder_fingerprint: `Embedder.fingerprint` of the teacher that must have made it; None accepts any.
 
     Raises:
         TeacherError: the cache is of another teacher or data set (it says which), or not whole.
@@ -129,7 +129,7 @@ def open_teacher_cache(
 
 
 def describe_teacher(embedder: Embedder) -> dict[str, Any]:
-    """Which teacher this is, in plain types: what the trailer of a cache holds of it."""
+    """Describes a teacher in plain types, for the trailer of a cache."""
     preprocessing = embedder.preprocessing
     return {
         "fingerprint": embedder.fingerprint,
@@ -145,7 +145,7 @@ def describe_teacher(embedder: Embedder) -> dict[str, Any]:
 
 
 def describe_data(dataset: FaceDataset) -> dict[str, Any]:
-    """Which data set this is, in plain types: what the trailer of a cache holds of it."""
+    """Describes a data set in plain types, for the trailer of a cache."""
     return {
         "name": dataset.name,
         "num_images": len(dataset),
@@ -157,10 +157,10 @@ def describe_data(dataset: FaceDataset) -> dict[str, Any]:
 
 
 def images_sha256(dataset: FaceDataset) -> str:
-    """Fingerprint of the images themselves: other photos, crops or compression under the same labels differ in it.
+    """Computes a fingerprint of the images, which other photos, crops or compression under the same labels change.
 
-    Over the encoded bytes of up to 256 images spread evenly over the data set, the first and the last among them, so
-    a few images changed among millions may go unnoticed. Over pixels where images are rendered, not encoded.
+    It covers the encoded bytes of up to 256 images spread evenly over the data set, first and last included, so a few
+    changed images among millions can go unnoticed. Rendered images, which have no encoded bytes, go by their pixels.
     """
     count = len(dataset)
     digest = hashlib.sha256(str(count).encode())
@@ -185,7 +185,7 @@ def check_claim(
     wanted_data: dict[str, Any],
     remedy: str = "Give the one it was made of, or make another cache with `facekd cache-teacher`, under another name",
 ) -> None:
-    """Refuse a file of another teacher or data set, saying which, and how it differs."""
+    """Refuses a file of another teacher or data set; the message says which, and how it differs."""
     if wanted_teacher is not None and teacher["fingerprint"] != wanted_teacher["fingerprint"]:
         changed = [
             f"{key} {teacher[key]} there, {wanted_teacher[key]} here"
@@ -238,7 +238,7 @@ def _read_trailer(path: Path) -> dict[str, Any]:
 
 
 def check_version(path: Path, trailer: dict[str, Any]) -> None:
-    """Refuse a trailer that is not one, or of a later facekd."""
+    """Refuses a trailer of another format, or of a later facekd."""
     if trailer["format"] != FORMAT:
         raise TeacherError(f"{path}: not a teacher cache (its format is {trailer['format']!r})")
     if trailer["version"] > VERSION:
@@ -255,5 +255,5 @@ def _reopen(path: Path, trailer: dict[str, Any]) -> TeacherCache:
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """`FILE.partial` or `FILE.progress`: what an unfinished cache is kept in."""
+    """Returns the path of `FILE.partial` or `FILE.progress`, which hold an unfinished cache."""
     return path.with_name(f"{path.name}.{suffix}")

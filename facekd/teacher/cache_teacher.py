@@ -1,16 +1,11 @@
-"""Verb: embed a training set once with a teacher, so that distillation need not run it at every step."""
+"""Verb `facekd cache-teacher`: embeds a training set once, so that distillation need not run the teacher."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import run_verb
 from facekd.teacher.options import add_data_options, open_teacher_and_data, read_batch_size, read_workers
 from facekd.utils.command_line import CommandParser
-
-if TYPE_CHECKING:  # torch costs seconds: `--help` does without
-    pass
 
 NUM_NAMED = 3
 EPILOG = """example:
@@ -26,7 +21,7 @@ command goes on with an interrupted one.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, open, embed what is not embedded yet, say what there is."""
+    """Parses, opens model and data, embeds what is not embedded yet, and prints what the cache holds."""
     parser = CommandParser(
         prog="facekd cache-teacher",
         description="Embeds a training set and its mirror images once with a teacher, for distillation.",

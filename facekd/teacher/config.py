@@ -8,18 +8,18 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """The teacher: evaluated, never trained.
+    """Names the teacher, which is evaluated and never trained.
 
     Args:
-        model: a checkpoint, the folder of a run, or an ONNX file, anyone's.
-        head: where its classifier is, if not in `model`: what `facekd rebuild-head` writes.
-        cache: what `facekd cache-teacher` wrote of it; used instead of running it.
-        cache_despite_augmentation: use the cache although images are augmented by more than the flip: the teacher then
-            speaks of the image as it was before.
+        model: a checkpoint, the folder of a run, or any ONNX file.
+        head: its classifier, written by `facekd rebuild-head`, if `model` has none.
+        cache: its embeddings, written by `facekd cache-teacher`; used instead of running it.
+        cache_despite_augmentation: use the cache although images are augmented by more than the flip; its embeddings
+            are those of the images before augmentation.
         resize: resize images to the teacher's input size where it differs.
-        mean: for an ONNX file that does not record it, in units of 0..255.
-        std: likewise.
-        color: likewise.
+        mean: mean in units of 0..255, for an ONNX file that does not record it.
+        std: standard deviation in the same units, likewise.
+        color: channel order, likewise.
     """
 
     model: str = ""

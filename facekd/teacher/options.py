@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # torch costs seconds: `--help` does without
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add `--data` and how to read it: what a verb that embeds a training set asks for."""
+    """Adds `--data` and how to read it, for verbs that embed a training set."""
     add = parser.add_argument
     add(
         "--data",
@@ -26,19 +26,19 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--data-size",
         type=int,
         metavar="PX",
-        help="open the images at this size; another than the teacher's, which is the default, needs --resize",
+        help="open the images at this size (default: the teacher's); another size needs --resize",
     )
     add(
         "--on-bad-record",
         choices=("fail", "skip"),
         default="fail",
-        help="what to do at an image that cannot be read; skip puts the next good one in its place, as training does",
+        help="what to do about an image that cannot be read; skip takes the next good one instead, as training does",
     )
     add("--workers", type=int, metavar="N", help="processes that read images (default: 4 with --device cuda, else 0)")
 
 
 def open_teacher_and_data(arguments: argparse.Namespace) -> tuple[Embedder, FaceDataset]:
-    """Open what `add_data_options` and `add_model_options` ask for.
+    """Opens the model and the data that the options of `add_data_options` and `add_model_options` name.
 
     Without `--resize` nothing is resized. With it, images of another size than `--data-size` are resized to it as
     they are read, and from there to the teacher's input size where the two differ.
@@ -68,14 +68,14 @@ def open_teacher_and_data(arguments: argparse.Namespace) -> tuple[Embedder, Face
 
 
 def read_batch_size(arguments: argparse.Namespace) -> int:
-    """Images read at once: whole batches of the model, and enough that the reading costs little."""
+    """Returns how many images to read at once: whole batches of the model, and enough that reading costs little."""
     if arguments.batch_size is None:
         return 256  # whole batches of any default
     return arguments.batch_size * max(1, 256 // arguments.batch_size)
 
 
 def read_workers(arguments: argparse.Namespace) -> int:
-    """Processes that read: none beside a teacher that takes all cores itself."""
+    """Returns how many processes read images: none beside a teacher that takes all cores itself."""
     if arguments.workers is not None:
         return arguments.workers
     from facekd.utils.processes import usable_cores

@@ -1,4 +1,4 @@
-"""Verb: the classifier of a teacher that was published as a backbone only, rebuilt as class centres from data."""
+"""Verb `facekd rebuild-head`: computes class centres from data, for a teacher published without a classifier."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     from facekd.data.datasets import FaceDataset
     from facekd.teacher.cache import TeacherCache
 
-IMAGES_AT_ONCE = 1024
+IMAGES_CHUNK = 1024
 NUM_LISTED = 10
 REPORT_FORMAT, REPORT_VERSION = "facekd-rebuilt-head-report", 1
 EPILOG = """example:
   facekd rebuild-head teacher.onnx --data ms1mv3 --output teacher_head.pt --cache ms1mv3.teacher
 
-The centre of an identity is the mean direction of its images, strangers left out; the scheme and its sources are in
-docs/method.md. teacher_head.pt holds the classifier, teacher_head.json what it makes of the data: top-1 accuracy, and
-every image and identity far from its centre. The same command goes on with an interrupted one.
+The centre of an identity is the mean direction of its images without outliers; the scheme and its sources are in
+docs/method.md. teacher_head.pt holds the classifier. teacher_head.json has its top-1 accuracy on the data, and every
+image and identity far from its centre. After an interruption the same command continues.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, embed or look up, compute the centres, judge them, write, print."""
+    """Embeds or looks up the images, computes the centres, evaluates them, writes and prints."""
     arguments = _parse(argv)
     output = Path(arguments.output)
     embedder, dataset = open_teacher_and_data(arguments)
     labels = dataset.labels
-    _check_identities(dataset, labels)  # before hours of embedding
+    _check_identities(dataset, labels)  # fails here rather than after hours of embedding
 
     from facekd.data.datasets.identity_map import identity_map
     from facekd.teacher.cache import write_teacher_cache
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         cache_path, embedder, dataset, batch_size=read_batch_size(arguments), workers=read_workers(arguments)
     )
     labels = labels.copy()
-    labels[cache.replaced] = -1  # in their rows stand other images
+    labels[cache.replaced] = -1  # their rows hold other images
     _check_identities(dataset, labels)
 
     embeddings = _UnitEmbeddings(cache)
@@ -82,17 +82,17 @@ def main(argv: list[str] | None = None) -> int:
 def measure_accuracy(
     centres: RobustCentres, embeddings: _UnitEmbeddings, labels: NDArray[np.int64], at_most: int
 ) -> dict[str, Any]:
-    """Top-1 accuracy over all images, or `at_most` spread evenly: with each image in its centre, and without.
+    """Computes top-1 accuracy over all images, or `at_most` spread evenly: with each image in its centre, and without.
 
-    "top1" flatters, for each image has a part in its own centre; "top1_leave_one_out" is what to expect of images that
-    had none. Mislabelled images count as errors in both.
+    "top1" is too good, because each image contributes to its own centre; "top1_leave_one_out" is what to expect of
+    images that did not. Mislabelled images count as errors in both.
     """
     labelled = np.flatnonzero(labels >= 0)
     chosen = labelled[np.unique(np.linspace(0, len(labelled) - 1, min(at_most, len(labelled))).astype(np.int64))]
     correct = correct_left_out = alone = 0
-    starts = range(0, len(chosen), IMAGES_AT_ONCE)
-    for start in track(starts, "classifying by the centres", len(chosen), IMAGES_AT_ONCE):
-        nearest = find_nearest_centres(centres, embeddings, labels, chosen[start : start + IMAGES_AT_ONCE])
+    starts = range(0, len(chosen), IMAGES_CHUNK)
+    for start in track(starts, "classifying by the centres", len(chosen), IMAGES_CHUNK):
+        nearest = find_nearest_centres(centres, embeddings, labels, chosen[start : start + IMAGES_CHUNK])
         correct += int(nearest.is_correct.sum())
         correct_left_out += int((nearest.is_correct_left_out & ~nearest.is_alone).sum())
         alone += int(nearest.is_alone.sum())
@@ -107,7 +107,7 @@ def measure_accuracy(
 
 
 def list_far_identities(centres: RobustCentres, labels: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """Identities of which a quarter of the images or more, and at least two, lie far from the centre; worst first."""
+    """Lists identities with at least two images, and a quarter of all, far from the centre; worst first."""
     labelled = labels >= 0
     num_classes = len(centres.weight)
     images = np.bincount(labels[labelled], minlength=num_classes)
@@ -131,12 +131,12 @@ def list_far_identities(centres: RobustCentres, labels: NDArray[np.int64]) -> li
 def list_far_images(
     centres: RobustCentres, embeddings: _UnitEmbeddings, labels: NDArray[np.int64], dataset: FaceDataset
 ) -> list[dict[str, Any]]:
-    """Images below the threshold, furthest first, with the identity they look most like instead."""
+    """Lists images below the threshold, furthest first, with the identity they are nearest to instead."""
     far = np.flatnonzero(centres.is_far)
     far = far[np.argsort(centres.cosine[far], kind="stable")]
     listed = []
-    for start in range(0, len(far), IMAGES_AT_ONCE):
-        images = far[start : start + IMAGES_AT_ONCE]
+    for start in range(0, len(far), IMAGES_CHUNK):
+        images = far[start : start + IMAGES_CHUNK]
         nearest: NearestCentres = find_nearest_centres(centres, embeddings, labels, images)
         for place, image in enumerate(images.tolist()):
             other = int(nearest.nearest_other[place])
@@ -161,7 +161,7 @@ def write_head(
     identity_map: dict[str, str | None],
     report: dict[str, Any],
 ) -> None:
-    """Write the centres as a checkpoint that holds a classifier only."""
+    """Writes the centres as a checkpoint that holds a classifier only."""
     import torch
 
     from facekd.checkpoints.checkpoint import write_checkpoint
@@ -180,7 +180,7 @@ def write_head(
 
 
 class _UnitEmbeddings:
-    """Image numbers (B,) to unit f(x) + f(mirrored x), (B, E), from a cache."""
+    """Turns image numbers (B,) into unit f(x) + f(mirrored x), (B, E), from a cache."""
 
     def __init__(self, cache: TeacherCache) -> None:
         self.cache = cache
