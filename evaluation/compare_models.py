@@ -19,11 +19,11 @@ from evaluation.results.tables import interval, percent
 from evaluation.sets.pair_set import load_pair_set
 from facekd.embedder.model_options import comma_separated
 from facekd.errors import DataError, FacekdError, run_verb
+from facekd.pages.figures import to_png
+from facekd.pages.html import Picture, write_page
+from facekd.pages.tables import Table
 from facekd.utils.command_line import CommandParser
-from facekd.utils.figures import to_png
 from facekd.utils.files import write_json, write_text
-from facekd.utils.html import Picture, write_page
-from facekd.utils.tables import Table
 from facekd.verification import roc_curve
 from facekd.verification.bootstrap import MIN_SUBJECTS
 from facekd.verification.paired_bootstrap import PairedBootstrap, differences

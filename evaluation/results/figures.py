@@ -1,6 +1,6 @@
 """Draws the figures of verification and identification results: one model, or several models or packs together.
 
-The style, and what the figures of other reports share, is in `facekd/utils/figures.py`. To add a plot to a report,
+The style, and what the figures of other reports share, is in `facekd/pages/figures.py`. To add a plot to a report,
 write a function here that returns a figure, and show it in `evaluation/results/page.py`.
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facekd.utils.figures import (
+from facekd.pages.figures import (
     LINE_WIDTH,
     MARKED_VALUE,
     PAIR,

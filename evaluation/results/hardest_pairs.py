@@ -8,7 +8,7 @@ import numpy as np
 
 from evaluation.results.figures import IMPOSTOR_COLOR
 from evaluation.sets.pair_set import PairSet
-from facekd.utils.figures import save_figure
+from facekd.pages.figures import save_figure
 
 INCHES = 1.25  # width and height of one image
 HEADING_INCHES = 0.45

@@ -29,10 +29,10 @@ from evaluation.results.tables import (
 )
 from evaluation.results.template_strips import MAX_IMAGES, show_worst_pairs
 from facekd.errors import DataError
-from facekd.utils.figures import to_png
+from facekd.pages.figures import to_png
+from facekd.pages.html import Picture, write_page
+from facekd.pages.tables import Table
 from facekd.utils.files import write_text
-from facekd.utils.html import Picture, write_page
-from facekd.utils.tables import Table
 
 FORMAT, FOLDER_FORMAT, NEWEST_VERSION = "facekd-ijb", "facekd-folder", 1
 FOLDER_COUNTS = ("num_images", "num_people", "num_gallery", "num_distractors", "num_probes")

@@ -11,7 +11,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from facekd.utils.tables import Table
+from facekd.pages.tables import Table
 
 VERIFICATION, IDENTIFICATION, DATA = "1:1 verification", "1:N identification", "Data"  # titles of tables
 CSV_HEAD: Sequence[str] = (

@@ -13,8 +13,8 @@ from evaluation.ijb.protocol import IjbProtocol, load_protocol
 from facekd.errors import FacekdError
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
-from facekd.utils.html import Picture
-from facekd.utils.tables import Table
+from facekd.pages.html import Picture
+from facekd.pages.tables import Table
 
 MAX_IMAGES = 6  # shown of one template
 MAX_STRIPS = 8  # shown of each kind

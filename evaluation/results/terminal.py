@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from evaluation.results.pack_names import PACK_NAMES, pretty_name
 from evaluation.results.tables import interval, percent
-from facekd.utils.tables import Table
+from facekd.pages.tables import Table
 
 MAX_FOLDS = 20  # printed one by one; of more folds only the range is
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from facekd.data.pair_packs.reading import read_pair_pack
+from facekd.pages.figures import SINGLE, RocLine, draw_losses, draw_roc, new_figure, to_png
+from facekd.pages.html import Picture, write_page
+from facekd.pages.tables import Table
 from facekd.training.logbook import read_log
-from facekd.utils.figures import SINGLE, RocLine, draw_losses, draw_roc, new_figure, to_png
-from facekd.utils.html import Picture, write_page
-from facekd.utils.tables import Table
 from facekd.verification import roc_curve
 
 if TYPE_CHECKING:

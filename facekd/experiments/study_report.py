@@ -10,11 +10,11 @@ import numpy as np
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.experiments.study_config import Study
 from facekd.experiments.study_results import verification_folder
+from facekd.pages.figures import RocLine, draw_losses, draw_roc, label_axes, new_figure, to_png
+from facekd.pages.html import Picture, write_page
+from facekd.pages.tables import Table
 from facekd.training.logbook import read_log
-from facekd.utils.figures import RocLine, draw_losses, draw_roc, label_axes, new_figure, to_png
 from facekd.utils.files import write_json, write_text
-from facekd.utils.html import Picture, write_page
-from facekd.utils.tables import Table
 from facekd.verification.operating_points import first_refused_score, num_accepted_above, num_allowed_false_accepts
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""Holds helpers that know nothing of faces: files, locks, processes, progress, pages, configs."""
+"""Holds helpers that know nothing of faces: files, locks, processes, progress, config files."""

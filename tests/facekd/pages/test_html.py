@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from jinja2 import TemplateError
 
-from facekd.utils.html import TEMPLATES, Picture, render_page, write_page
-from facekd.utils.tables import Table
+from facekd.pages.html import TEMPLATES, Picture, render_page, write_page
+from facekd.pages.tables import Table
 
 HOSTILE = """<script>alert("1")</script> 'quoted' "twice" & <img src=x onerror=alert(2)>"""
 HOSTILE_TABLE = Table(HOSTILE, ["", HOSTILE], [[HOSTILE, HOSTILE], ["number", "1"]])

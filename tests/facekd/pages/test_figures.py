@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from facekd.utils.figures import (
+from facekd.pages.figures import (
     SINGLE,
     RocLine,
     RocPoint,
@@ -72,7 +72,7 @@ def test_loss_curves_are_written_whole(tmp_path: Path) -> None:
 def test_matplotlib_is_loaded_by_the_first_figure_and_not_before() -> None:
     code = (
         "import sys, facekd.experiments.study_report, facekd.experiments.quickstart_report, evaluation.results.page, "
-        "evaluation.results.hardest_pairs, data_prep.inspection.page, facekd.utils.figures as figures\n"
+        "evaluation.results.hardest_pairs, data_prep.inspection.page, facekd.pages.figures as figures\n"
         "before = 'matplotlib' in sys.modules\n"
         "figures.new_figure(figures.SINGLE)\n"
         "print(before, 'matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules)"

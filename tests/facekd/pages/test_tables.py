@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from facekd.utils.tables import Table
+from facekd.pages.tables import Table
 
 TABLE = Table(
     "Results",
