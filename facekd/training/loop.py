@@ -141,10 +141,7 @@ def fit(
     validators: Sequence[Validator | HeadValidator],
     stop_signal: Sequence[int] = (),
 ) -> None:
-    """Repeats fetch, step, maybe log, maybe validate, maybe save, until `total_images` or a signal.
-
-    `stop_signal` is empty until a signal asks this process to stop.
-    """
+    """Repeats fetch, step, maybe log, validate and save, until `total_images` or until `stop_signal` holds a signal."""
     config, total_images = state.config, state.total_images
     stopwatch = Stopwatch()
     save_timer, say_timer = Timer(60 * config.checkpoint.every_minutes), Timer(SECONDS_BETWEEN_LINES)
