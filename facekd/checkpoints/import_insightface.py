@@ -79,6 +79,8 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         ) from error
     if isinstance(content, Mapping) and content.get("format") == FORMAT:
         raise ModelError(f"{path}: is a facekd checkpoint already; use it as it is")
+
+    # A training checkpoint keeps the backbone under one of a few names, and wrappers add prefixes to its tensors.
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -178,6 +180,8 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
             f"{path}: {looks}, which facekd does not have; it has "
             f"{', '.join(name for name in BACKBONES if fixed_embedding_size(name) is None)} with InsightFace's names"
         )
+
+    # Build that network, and check that every tensor fits it.
     sizes = (
         {"embedding_size": found.embedding_size, "image_size": found.image_size, "width": found.width} if found else {}
     )

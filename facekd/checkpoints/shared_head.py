@@ -68,6 +68,7 @@ class SharedHead:
             CheckpointError: it takes embeddings of another size, is of another kind than `config`, or has a bias where
                 `config` rules it out, or none where it asks for one.
         """
+        # Does it fit the configuration?
         num_classes, own_size = self.weight_CD.shape
         if self.kind != config.kind:
             raise CheckpointError(
@@ -85,6 +86,8 @@ class SharedHead:
             raise CheckpointError(f"{self.source}: its classifier {has} bias, head.bias is {config.bias}: remove that")
         if self.kind == "linear":
             config = replace(config, bias=self.bias_C is not None)
+
+        # A fresh classifier, which takes over the centres that belong to this process.
         head = build_classifier(config, embedding_size, num_classes, world)
         shards = getattr(head, "shards", None)
         with torch.no_grad():
@@ -116,6 +119,8 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
             f"{file}: holds no classifier. A model known only as a backbone gets one from its data: "
             "`facekd rebuild-head MODEL --data PACK --output head.pt`"
         )
+
+    # Are its classes those of the data?
     if len(weight) != dataset.num_classes:
         raise CheckpointError(
             f"{file}: its classifier knows {len(weight):,} identities, {dataset.name} has {dataset.num_classes:,}. "
@@ -126,6 +131,8 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
             f"{file}: its classifier was made on other data than {dataset.name}: as many identities, but other images, "
             "names or another numbering. Class n must be the same person in both: train on the same pack"
         )
+
+    # Can its centres be learnt from?
     if not (torch.isfinite(weight).all() and (bias is None or torch.isfinite(bias).all())):
         raise CheckpointError(f"{file}: its classifier has values that are not finite; rebuild or retrain it")
     if kind == "margin" and (weight.norm(dim=1) == 0).any():

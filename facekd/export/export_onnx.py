@@ -158,6 +158,7 @@ def export_backbone(
 
     output = Path(output)
     _check_output(output)
+    # What torch gives for a few images is what the file has to give.
     module = copy.deepcopy(backbone).cpu().float().eval()
     if normalize:
         module = with_normalize(module)
@@ -167,12 +168,16 @@ def export_backbone(
         expected = {count: reference.embed(images[:count]) for count in PARITY_BATCHES}
     except (ModelError, RuntimeError) as error:
         raise ModelError(f"{output}: not exported, the backbone itself fails in torch: {first_line(error)}") from error
+
+    # The graph, with what a user of the file has to know about it.
     size = next(iter(expected.values())).shape[1]
     recorded = {**describe(preprocessing, size, normalize), **(metadata or {})}
     example = torch.zeros(2, 3, preprocessing.image_size, preprocessing.image_size)
     model = to_onnx(module, example, output, output_name)
     finish_model(model, recorded)
     check_model(model, output)
+
+    # The file gets its name only if it agrees with torch.
     with atomic_path(output) as temporary:
         temporary.write_bytes(model.SerializeToString())
         parity = measure_parity(temporary, expected, images, preprocessing, output)

@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     labels[cache.replaced] = -1  # their rows hold other images
     _check_identities(dataset, labels)
 
+    # The classifier, and how well it does on the images it was made from.
     embeddings = _UnitEmbeddings(cache)
     centres = robust_centres(embeddings, labels, dataset.num_classes, arguments.min_cosine, track)
     accuracy = measure_accuracy(centres, embeddings, labels, arguments.judge_images)
@@ -71,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
         "far_identities": list_far_identities(centres, labels),
         "far_images": list_far_images(centres, embeddings, labels, dataset),
     }
+
+    # The report first: where the classifier is, the report is too.
     write_json(output.with_suffix(".json"), report)
     write_head(output, centres, cache.teacher["fingerprint"], identity_map(dataset), report)
     if not arguments.cache:
