@@ -311,6 +311,7 @@ def _parser() -> argparse.ArgumentParser:
         "       OUT/align_log.jsonl    all landmarks",
     )
     add = parser.add_argument
+    # The photographs, and where their faces come from.
     add("photos", type=Path, metavar="PHOTOS", help="folder of photographs, searched with all its subfolders")
     add("output", type=Path, metavar="OUT", help="folder for the crops")
     add("--detector", type=Path, metavar="ONNX", help="face detector: SCRFD with landmarks (_bnkps), or YuNet")
@@ -320,6 +321,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="or lines of name, five points x y and optionally a score",
     )
+    # Which face is taken, and how large it must be.
     add("--size", type=int, default=112, metavar="PX", help="side of the crops (default: 112)")
     add(
         "--choose",
@@ -342,6 +344,7 @@ def _parser() -> argparse.ArgumentParser:
         default=True,
         help="turn upright by EXIF (default: yes)",
     )
+    # How crops are written, and what happens to the rest.
     add("--format", choices=("jpg", "png"), default="jpg", help="format of the crops (default: jpg)")
     add("--quality", type=int, default=95, metavar="Q", help="JPEG quality (default: 95)")
     add("--set-aside", type=Path, metavar="DIR", help="copy photographs that were not aligned to DIR/REASON")

@@ -176,6 +176,7 @@ def _contents(
             where = arguments.sources[int(plan.source_of[row])]
             raise ImageError(f"{where}: image {image} ({source.name(image) or 'without name'}): {error}") from error
 
+    # Threads fetch ahead; what they found is checked and named here, in order.
     several = len(plan.sources) > 1
     with in_order(fetch, _announced(plan, rows), arguments.workers) as results:
         for row, result in zip(rows, results, strict=True):
@@ -347,6 +348,7 @@ def _parser() -> argparse.ArgumentParser:
         "writes OUT/train*.rec, .idx, .lst, property, or train-*.tar; and convert_report.json",
     )
     add = parser.add_argument
+    # What is read, and what is written.
     add("sources", type=Path, nargs="+", metavar="SOURCE", help="one or more data sets")
     add("output", type=Path, metavar="OUT", help="folder to write into, or a name ending in .rec")
     add("--to", choices=("records", "webdataset"), default="records", help="what to write (default: records)")
@@ -355,6 +357,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=("insightface", "im2rec"),
         help="default: insightface; with several files im2rec",
     )
+    # Order, labels and pixels of the new data set.
     add("--shards", type=int, default=1, metavar="S", help="split into S files (default: 1)")
     add("--shuffle", action="store_true", help="put the images in random order, for sequential reading")
     add("--seed", type=int, default=0, help="random seed of that order (default: 0)")
@@ -365,6 +368,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--reencode", type=int, metavar="Q", help="encode every image again as JPEG of quality Q")
     add("--root", type=Path, metavar="DIR", help="folder that names in a .lst or .tsv are relative to")
+    # How it is written.
     add("--workers", type=int, default=usable_cores(), metavar="N", help="threads (default: all cores)")
     add("--force", action="store_true", help="replace what is there")
     add_bad_record_option(parser)

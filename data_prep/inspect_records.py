@@ -149,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         example="examples:\n  facekd data inspect ms1mv3\n  facekd data inspect ms1mv3 --sample 64 --output faces.png\n"
         "  facekd data inspect ms1mv3 --report look/index.html --model teacher.onnx --against lfw.bin",
     )
+    # The pack, a picture of a sample of it, and plain checks.
     parser.add_argument("path", type=Path, metavar="PATH", help="a .rec file, or a folder that holds one")
     parser.add_argument("picture", type=Path, nargs="?", metavar="FILE.png", help="the same as --output FILE.png")
     parser.add_argument("--sample", type=int, metavar="N", help="draw N images, one row per identity (default: 64)")
@@ -162,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         default="skip",
         help="whether unusable images make the exit status 2 (fail) or are only counted (skip, the default)",
     )
+    # What takes a model, or a look at every pixel.
     add = parser.add_argument_group("a closer look").add_argument
     add(
         "--report",

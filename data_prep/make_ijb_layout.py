@@ -158,6 +158,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         example=EXAMPLE,
     )
     add = parser.add_argument
+    # What is laid out, and where.
     add(
         "source",
         nargs="?",
@@ -177,6 +178,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default="fail",
         help="whether an image without landmarks is an error or is left out (default %(default)s)",
     )
+    # How many images and pairs the set has.
     add(
         "--largest-probe",
         type=int,
@@ -186,6 +188,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--impostors", type=int, metavar="N", help="number of impostor pairs (default: all of gallery x probe)")
     add("--image-size", type=int, default=112, metavar="PX", help="side of a generated face (default %(default)s)")
+    # Sets of the published size, with drawn embeddings.
     add("--full-size", action="store_true", help="the published size, with drawn embeddings in place of images")
     add("--fraction", type=float, default=1.0, metavar="F", help="share of the full size (default 1)")
     add(
@@ -202,6 +205,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="with --full-size: number type (default %(default)s)",
     )
     add("--seed", type=int, default=0, help="random seed (default %(default)s)")
+    # How it is written.
     add("--workers", type=int, metavar="N", help="processes that write images (default: one per core)")
     add("--overwrite", action="store_true", help="replace a layout that this command wrote there")
     arguments = parser.parse_args(argv)

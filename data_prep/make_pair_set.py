@@ -267,8 +267,10 @@ def _parser() -> argparse.ArgumentParser:
         "writes OUT, and beside it NAME_pairs.txt, who is compared, for `facekd evaluate lfw --names`",
     )
     add = parser.add_argument
+    # The faces, and the pack to write.
     add("folder", type=Path, metavar="FOLDER", help="aligned faces, as `facekd data align` leaves them")
     add("output", type=Path, metavar="OUT", help="the pack to write, .bin or .npz")
+    # Which pairs: listed or drawn, and in which folds.
     add("--pairs", type=Path, metavar="LIST", help="the list of pairs, CFP's folder Protocol, or AgeDB's .mat")
     add("--layout", choices=LAYOUTS, help="layout of the list (default: found out; for CFP cfp-fp)")
     add(
@@ -285,9 +287,11 @@ def _parser() -> argparse.ArgumentParser:
         default="fail",
         help="at images that are missing or broken: stop, or leave out their pairs (default: fail)",
     )
+    # What the images in the pack look like.
     add("--size", type=int, default=112, metavar="PX", help="side of the images (default: 112)")
     add("--resize", action="store_true", help="scale images of another size (default: refuse them)")
     add("--quality", type=int, default=95, metavar="Q", help="JPEG quality of scaled images (default: 95)")
+    # How it is written.
     add("--workers", type=int, default=usable_cores(), metavar="N", help="threads (default: all cores)")
     add("--force", action="store_true", help="replace an existing pack")
     return parser

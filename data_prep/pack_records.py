@@ -132,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         "full disk, run the same command again: it resumes.\n\n"
         "writes OUT/train.rec, train.idx, train.lst and property",
     )
+    # The images, and the pack to write.
     parser.add_argument(
         "source", type=Path, metavar="FOLDER_OR_LST", help="folder with a subfolder of images per identity, or an .lst"
     )
@@ -145,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--root", type=Path, metavar="DIR", help="folder that the names in the .lst are relative to (default: its own)"
     )
+    # What the images in the pack look like.
     parser.add_argument("--size", type=int, default=112, metavar="PIXELS", help="side of the images (default: 112)")
     parser.add_argument(
         "--resize",
@@ -154,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--force", action="store_true", help="replace an existing pack")
     parser.add_argument("--quality", type=int, default=95, help="JPEG quality of scaled images (default: 95)")
+    # Labels, and how the pack is written.
     parser.add_argument(
         "--renumber",
         action=argparse.BooleanOptionalAction,

@@ -329,6 +329,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Generates faces: a training set, and a verification pack of people who are not in it.",
         example=EXAMPLE,
     )
+    # The training set.
     parser.add_argument("--identities", type=int, required=True, metavar="N", help="number of people to train on")
     parser.add_argument("--images-per-identity", type=int, required=True, metavar="N", help="photos of each")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
@@ -336,6 +337,7 @@ def _parser() -> argparse.ArgumentParser:
         "--size", type=int, default=112, metavar="PIXELS", help="side of the images (default %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default %(default)s)")
+    # The verification pack of other people.
     parser.add_argument(
         "--test-identities", type=int, default=100, metavar="N", help="people in the test pack (default %(default)s)"
     )
@@ -353,6 +355,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="test pairs, half genuine; 0 for no pack (default %(default)s)",
     )
+    # How both are written.
     parser.add_argument(
         "--layout",
         choices=("records", "folders"),

@@ -296,6 +296,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         example=EXAMPLE,
     )
     add = parser.add_argument
+    # What to report or compare, and how the differences are tested.
     add("results", nargs="+", metavar="DIR", help="output folders of `facekd evaluate ijbc` or `facekd evaluate lfw`")
     add("--output", metavar="DIR", help="folder for the comparison; needed with two or more results")
     add(
@@ -314,6 +315,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="random seed of the draws (default %(default)s)")
     add("--names", metavar="X.txt", help="LFW-style results: the pack's list of names, so that people are resampled")
     arguments = parser.parse_args(argv)
+    # What a parser cannot express: combinations and ranges.
     if len(arguments.results) > 1 and not arguments.output:
         parser.error("--output: give a folder for the comparison")
     if len(arguments.results) == 1 and arguments.output:

@@ -146,10 +146,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         example=EXAMPLE,
     )
     add = parser.add_argument
+    # What to evaluate, on what, and where the results go.
     add("--model", required=True, metavar="FILE", help="a checkpoint of a linear classifier, a run, or ONNX")
     add("--data", required=True, metavar="DIR", help="CIFAR's folder, or one with train/ and val/ in it")
     add_output_option(parser)
     add("--split", choices=("test", "train"), default="test", help="which images (default: test)")
+    # Other classifiers on the same embeddings.
     add("--teacher-head", metavar="FILE", help="also apply the classifier of this checkpoint to the model's embeddings")
     add(
         "--mix",
@@ -159,6 +161,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="A",
         help="also mix: (1 - A) times the model's probabilities plus A times those of the teacher's head",
     )
+    # How the model is run.
     add("--batch-size", type=int, default=256, metavar="N", help="images per batch (default: 256)")
     add(
         "--workers",
@@ -169,6 +172,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     arguments = parser.parse_args(argv)
+    # What a parser cannot express: combinations and ranges.
     if arguments.batch_size < 1 or arguments.workers < 0:
         parser.error("--batch-size takes 1 or more, --workers 0 or more")
     if arguments.mix and not arguments.teacher_head:

@@ -229,6 +229,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         example=EXAMPLE,
     )
     add = parser.add_argument
+    # What to evaluate, on what, and where the results go.
     add_model_option(parser)
     add("--images", required=True, metavar="DIR", help="the folder of aligned faces")
     add_output_option(parser)
@@ -246,6 +247,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add_cache_switch(parser)
     add_model_options(parser)
     arguments = parser.parse_args(argv)
+    # What a parser cannot express: combinations and ranges.
     if arguments.images_per_person is not None and arguments.images_per_person < 1:
         parser.error("--images-per-person: give at least 1")
     check_metric_options(parser, arguments)

@@ -153,6 +153,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         example=EXAMPLE,
     )
     add = parser.add_argument
+    # The embeddings: from a model, or ready.
     source = parser.add_mutually_exclusive_group(required=True)
     add_model_option(source, required=False)
     source.add_argument(
@@ -161,6 +162,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="or embeddings made elsewhere: (N, D), or (N, 2D) with those of the mirror images in the second half; "
         "rows as in *_name_5pts_score.txt",
     )
+    # The data set, and what is measured on it.
     add("--root", required=True, metavar="DIR", help="folder that holds meta/ and loose_crop/")
     add("--target", choices=tuple(TARGETS), default="IJBC", help="whose names the files have (default: IJBC)")
     add_output_option(parser)
@@ -174,6 +176,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--calibrate", action="store_true", help="fit log-likelihood ratios to the scores and report Cllr")
     add("--on-missing", choices=("fail", "drop"), default="fail", help="at faces that cannot be used: stop "
         "(default), or leave them out and report what that costs")  # fmt: skip
+    # How faces become templates: the three switches in which tools differ.
     switches = parser.add_argument_group("faces to templates", "by default all on, as in InsightFace's onnx_ijbc.py")
     for name, what in (
         ("keep-norm", "weight a face by the length of its embedding"),
@@ -185,6 +188,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     switches.add_argument("--all-protocols", action="store_true", help="also score every combination of the three")
     add("--embeddings-flipped", action=argparse.BooleanOptionalAction, default=None, help="whether rows of "
         "--embeddings hold those of the mirror images too (default: found out by comparing the halves)")  # fmt: skip
+    # What is written, and how the model is run.
     add_report_switch(parser)
     add(
         "--protocol-cache",
@@ -196,6 +200,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add_model_options(parser)
     arguments = parser.parse_args(argv)
     check_metric_options(parser, arguments)
+    # What a parser cannot express: combinations and ranges.
     for name in ("threads", "workers"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             parser.error(f"--{name} {value}: give at least 1, or leave it out")

@@ -133,6 +133,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         example=EXAMPLE,
     )
     add = parser.add_argument
+    # What to evaluate, on what, and where the results go.
     add_model_option(parser)
     add("--pairs", required=True, nargs="+", metavar="X.bin", help="verification packs, or a folder of them: lfw.bin, "
         "cfp_fp.bin, agedb_30.bin, calfw.bin, cplfw.bin")  # fmt: skip
@@ -144,16 +145,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="for each pack its list of names ('-' for none), lines nameA<TAB>nameB<TAB>label; intervals then "
         "resample people, not pairs",
     )
+    # How accuracy and TAR@FAR are measured.
     add("--folds", type=int, default=10, help="number of contiguous folds for the accuracy (default: 10)")
     add_flip_option(parser)
     add_rule_option(parser)
     add_metric_options(parser, LFW_FARS)
+    # What is drawn and kept, and how the model is run.
     add("--pictures", action=argparse.BooleanOptionalAction, default=True, help="draw roc.png and hardest_pairs.png")
     add("--embeddings", metavar="DIR", help="folder that keeps the embeddings (default: DIR/embeddings)")
     add_cache_switch(parser)
     add_model_options(parser)
     arguments = parser.parse_args(argv)
     arguments.pairs = [pack for path in arguments.pairs for pack in _packs_of(Path(path))]
+    # What a parser cannot express: combinations and ranges.
     if arguments.names is not None and len(arguments.names) != len(arguments.pairs):
         parser.error(f"--names: {len(arguments.names)} given for {len(arguments.pairs)} packs; '-' stands for none")
     check_metric_options(parser, arguments)

@@ -101,8 +101,10 @@ def _identity_warnings(pack: RecordPack, labels: np.ndarray) -> list[str]:
     """
     if len(pack.identity_keys) == 0 or pack.num_images >= EXACT_FLOAT32_INTEGERS:
         return []  # float32 cannot hold the ranges of so many images
+    # The label of the image under each key; -1 where there is no image.
     by_key = np.full(int(pack.image_keys.max()) + 2, -1, dtype=np.int64)
     by_key[pack.image_keys] = labels
+    # A range must be sound, and all images in it must have one label.
     wrong: list[int] = []
     unreadable = num_covered = 0
     for key in track(pack.identity_keys.tolist(), "reading identity records"):
@@ -120,6 +122,7 @@ def _identity_warnings(pack: RecordPack, labels: np.ndarray) -> list[str]:
         is_one_identity = len(inside) == 0 or (inside == inside[0]).all()
         if not is_one_identity:
             wrong.append(key)
+    # Say what was found; a gap matters only if every record could be read.
     found = []
     if unreadable:
         found.append(f"{unreadable:,} identity records cannot be read")
