@@ -142,7 +142,7 @@ class Pipeline:
             ConfigError: what the verb would say, after the name of the stage; or stages that share a classifier but
                 have different embedding sizes.
         """
-        from facekd.training.distill_config import DistillConfig
+        from facekd.training.config.distill_config import DistillConfig
 
         # Each stage by itself.
         sizes = {}

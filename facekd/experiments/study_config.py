@@ -272,7 +272,7 @@ class Study:
             ConfigError: what the verb would say, after the name of the method.
         """
         from facekd.training.config import TrainConfig
-        from facekd.training.distill_config import DistillConfig
+        from facekd.training.config.distill_config import DistillConfig
 
         classes = {"train": TrainConfig, "distill": DistillConfig}
         for method in self.methods.values():

@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from facekd.errors import run_verb
-from facekd.training.distill_config import DistillConfig
-from facekd.training.main_keys import DISTILL_KEYS, DISTILL_NOTES
+from facekd.training.config.distill_config import DistillConfig
+from facekd.training.config.main_keys import DISTILL_KEYS, DISTILL_NOTES
 from facekd.utils.config_files import parse_config
 from facekd.utils.config_help import show_short_help
 

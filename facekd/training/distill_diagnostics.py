@@ -23,7 +23,7 @@ from facekd.distributed import copy_buffers_from_main, gather_rows
 from facekd.head.classifier import LinearClassifier, MarginClassifier
 from facekd.images.model_input import to_model_input
 from facekd.pages.figures import draw_histogram, new_figure, save_figure
-from facekd.training.distill_config import DistillConfig
+from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distiller import Distiller
 from facekd.training.state import TrainingState
 

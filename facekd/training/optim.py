@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from facekd.errors import ConfigError
-from facekd.training.optim_config import OptimizerConfig
+from facekd.training.config.optim_config import OptimizerConfig
 
 
 def parameter_groups(

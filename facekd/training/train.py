@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from facekd.errors import run_verb
 from facekd.training.config import TrainConfig
-from facekd.training.main_keys import TRAIN_KEYS, TRAIN_NOTES
+from facekd.training.config.main_keys import TRAIN_KEYS, TRAIN_NOTES
 from facekd.utils.config_files import parse_config
 from facekd.utils.config_help import show_short_help
 

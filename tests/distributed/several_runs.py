@@ -23,7 +23,7 @@ from facekd.distributed import World, broadcast_from_main, join_world, wait_for_
 from facekd.errors import FacekdError
 from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
-from facekd.training.distill_config import DistillConfig
+from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distill_diagnostics import diagnose
 from facekd.training.loop import train
 from facekd.utils.config_files import parse_config

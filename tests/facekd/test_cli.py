@@ -14,7 +14,7 @@ import pytest
 from facekd.cli import VERBS, main
 from facekd.errors import FacekdError, run_verb
 from facekd.training.config import TrainConfig
-from facekd.training.distill_config import DistillConfig
+from facekd.training.config.distill_config import DistillConfig
 from facekd.utils.config_help import leaf_defaults
 
 

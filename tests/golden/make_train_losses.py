@@ -26,7 +26,7 @@ from facekd.distributed import World
 from facekd.images.model_input import to_model_input
 from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
-from facekd.training.distill_config import DistillConfig
+from facekd.training.config.distill_config import DistillConfig
 from facekd.training.logbook import read_log
 from facekd.training.loop import train
 from facekd.training.recognizer import build_recognizer

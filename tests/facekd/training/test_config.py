@@ -9,7 +9,7 @@ import pytest
 
 from facekd.errors import ConfigError, FacekdError, ModelError
 from facekd.training.config import TrainConfig
-from facekd.training.distill_config import DistillConfig
+from facekd.training.config.distill_config import DistillConfig
 from facekd.utils.config_files import config_keys, differences, parse_config, to_plain, to_yaml
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml"))

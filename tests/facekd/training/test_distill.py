@@ -21,8 +21,8 @@ from facekd.errors import CheckpointError, ConfigError, TeacherError
 from facekd.teacher.cache import write_teacher_cache
 from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
+from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distill import main
-from facekd.training.distill_config import DistillConfig
 from facekd.training.logbook import read_log
 from facekd.training.loop import train
 from facekd.training.state import build_state

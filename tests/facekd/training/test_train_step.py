@@ -16,7 +16,7 @@ from facekd.distributed import World
 from facekd.errors import InputError
 from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
-from facekd.training.distill_config import DistillConfig
+from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distiller import Distiller
 from facekd.training.loop import make_run_loader
 from facekd.training.resume import save_state

@@ -18,7 +18,7 @@ from facekd.data.config import DataConfig
 from facekd.errors import ConfigError, ModelError
 from facekd.head.config import HeadConfig
 from facekd.images.config import Augmentation
-from facekd.training.optim_config import OptimizerConfig
+from facekd.training.config.optim_config import OptimizerConfig
 from facekd.training.schedule import ScheduleConfig
 from facekd.utils.config_files import require
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from facekd.distillation.weights import LOSS_NEEDS, LossWeights, Need
 from facekd.teacher.config import TeacherConfig
-from facekd.training.config import TrainConfig
+from facekd.training.config.train_config import TrainConfig
 from facekd.utils.config_files import require
 
 
