@@ -1,8 +1,8 @@
-"""How many images a second small backbones train at on a CPU: what the quickstart's model is chosen by.
+"""Measures how many images a second small backbones train at on a CPU, which the quickstart's model was chosen by.
 
-A step is forward, backward and SGD of the backbone and a small classifier on images already in memory: no loading,
-no augmentation. Backbones and modes take turns, so that another program's load hits all alike; the best round is
-reported beside the median, for on a shared machine the best is what the code can do.
+A step is forward, backward and SGD of the backbone and a small classifier on images already in memory, without loading
+or augmentation. Modes take turns, so that other load on the machine falls on all of them. The best round is reported
+beside the median, because on a shared machine it comes closest to the speed of the code alone.
 
     python benchmarks/backbones.py --threads 2 --rounds 5
     python benchmarks/backbones.py --backbones mobilefacenet:64:0.5 iresnet18:64:0.25 --modes bf16+channels_last
@@ -16,14 +16,17 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from measuring import take_turns
 from torch import nn
 from torch.nn import functional as F
+from usual_model import replace_prelu
 
 from facekd.backbones import count_macs, count_parameters
-from facekd.backbones.activation import PReLU
 from facekd.backbones.building import build_backbone
+from facekd.errors import run_verb
 from facekd.utils.files import write_json
 
 # name:image size:width
@@ -42,17 +45,8 @@ EMBEDDING_SIZE = 128
 NUM_CLASSES = 200
 
 
-def replace_prelu(module: nn.Module) -> None:
-    """Swap facekd's PReLU for torch's."""
-    for name, child in module.named_children():
-        if isinstance(child, PReLU):
-            setattr(module, name, nn.PReLU(child.num_parameters))
-        else:
-            replace_prelu(child)
-
-
 def make_step(spec: str, mode: str, batch_size: int) -> tuple[Callable[[], None], nn.Module, int]:
-    """A training step of one backbone in one mode, the backbone, and its image size."""
+    """Returns a training step of one backbone in one mode, the backbone, and its image size."""
     name, size, width = spec.split(":")
     image_size = int(size)
     torch.manual_seed(0)
@@ -78,7 +72,7 @@ def make_step(spec: str, mode: str, batch_size: int) -> tuple[Callable[[], None]
 
 
 def measure(step: Callable[[], None], seconds: float, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds a step takes by `clock`, over as many steps as fit in `seconds` (at least one)."""
+    """Returns the seconds a step takes by `clock`, over as many steps as fit in `seconds` (at least one)."""
     start = clock()
     steps = 0
     while steps == 0 or clock() - start < seconds:
@@ -87,8 +81,33 @@ def measure(step: Callable[[], None], seconds: float, clock: Callable[[], float]
     return (clock() - start) / steps
 
 
+def measure_backbone(
+    spec: str, modes: list[str], options: argparse.Namespace, clock: Callable[[], float]
+) -> dict[str, Any]:
+    """Measures one backbone in all modes in turns; returns its size and its images a second by mode."""
+    steps, backbone, image_size = {}, None, 0
+    for mode in modes:
+        steps[mode], backbone, image_size = make_step(spec, mode, options.batch_size)
+        steps[mode]()  # the first step chooses kernels and allocates
+    assert backbone is not None
+    sides = {mode: lambda step=steps[mode]: measure(step, options.seconds, clock) for mode in modes}
+    times = take_turns(sides, options.rounds)
+    return {
+        "backbone": spec,
+        "parameters": count_parameters(backbone),
+        "macs": count_macs(backbone, image_size),
+        "images_per_second": {
+            mode: {
+                "best": options.batch_size / min(times[mode]),
+                "median": options.batch_size / statistics.median(times[mode]),
+            }
+            for mode in modes
+        },
+    }
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Measure and print a table."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=DEFAULT_BACKBONES, metavar="NAME:SIZE:WIDTH")
     parser.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
@@ -100,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--cpu-time",
         action="store_true",
-        help="count the processor's time, not the wall's: on a busy machine, with --threads 1 (waiting threads spin)",
+        help="measure processor time instead of wall-clock time, for a busy machine; needs --threads 1",
     )
     parser.add_argument(
         "--json", "--output", dest="output", type=Path, metavar="FILE.json", help="write the figures here as well"
@@ -111,36 +130,16 @@ def main(argv: list[str] | None = None) -> int:
         modes = [variant for mode in modes for variant in (mode, f"{mode}+torch_prelu")]
 
     if options.cpu_time and options.threads != 1:
-        parser.error("--cpu-time wants --threads 1: threads that wait for each other spin, which would count")
+        parser.error("--cpu-time needs --threads 1: threads that wait for each other spin, and that would be counted")
     clock = time.process_time if options.cpu_time else time.perf_counter
     torch.set_num_threads(options.threads)
-    # A CPU spends many times longer on denormals, which vanishing gradients are full of.
+    # Vanishing gradients are full of denormals, which take a CPU many times longer.
     torch.set_flush_denormal(True)
     rows = []
     print(f"torch {torch.__version__}, {options.threads} threads, batch {options.batch_size}; images/s, best (median)")
     print(f"{'backbone:size:width':28} {'params':>8} {'MMACs':>7}  " + "  ".join(f"{mode:>30}" for mode in modes))
     for spec in options.backbones:
-        steps, backbone, image_size = {}, None, 0
-        for mode in modes:
-            steps[mode], backbone, image_size = make_step(spec, mode, options.batch_size)
-            steps[mode]()  # the first step chooses kernels and allocates
-        times: dict[str, list[float]] = {mode: [] for mode in modes}
-        for _ in range(options.rounds):
-            for mode in modes:
-                times[mode].append(measure(steps[mode], options.seconds, clock))
-        assert backbone is not None
-        row = {
-            "backbone": spec,
-            "parameters": count_parameters(backbone),
-            "macs": count_macs(backbone, image_size),
-            "images_per_second": {
-                mode: {
-                    "best": options.batch_size / min(times[mode]),
-                    "median": options.batch_size / statistics.median(times[mode]),
-                }
-                for mode in modes
-            },
-        }
+        row = measure_backbone(spec, modes, options, clock)
         rows.append(row)
         speeds = (row["images_per_second"][mode] for mode in modes)
         cells = "  ".join(format(f"{s['best']:.0f} ({s['median']:.0f})", ">20") for s in speeds)
@@ -151,4 +150,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_verb(main))

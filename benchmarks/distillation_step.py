@@ -1,12 +1,11 @@
-"""What a step of distillation costs beside a step of plain training: teacher cached, and teacher live.
+"""Measures a step of distillation beside a step of plain training, with the teacher cached and with it live.
 
-The same student takes the same batches by `facekd.training.train_step` in each form, and the forms take turns batch by
-batch, so
-that whatever else the machine does falls on all of them. Loading is left out, for it is the same for all. The figure is
-the time of a form over that of plain training, turn by turn.
+The same student trains on the same batches by `facekd.training.train_step` in each form. The forms take turns batch by
+batch, so that other load on the machine falls on all of them. Loading is the same for all and is left out. The figure
+is the time of a form over that of plain training, turn by turn.
 
-Weights are random, which changes no time. The number of classes is the `property` file's to say, so that a large head
-can be measured without as many people.
+Weights are random, which does not change the time. The number of classes is written into the pack's `property` file, so
+that a large head can be measured without that many people.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loader import write_generated_pack
+from generated_pack import write_generated_pack
+from measuring import ratios
 
 from facekd.backbones import count_parameters
 from facekd.backbones.building import build_backbone
@@ -52,7 +52,7 @@ FORMS = {
 
 
 def make_teacher(path: Path, name: str, size: int, dataset: FaceDataset) -> None:
-    """A checkpoint of a teacher with random weights, its classifier included."""
+    """Writes a checkpoint of a teacher with random weights, including its classifier."""
     architecture: dict[str, Any] = {"name": name, "embedding_size": EMBEDDING_SIZE, "image_size": size}
     architecture |= {"width": 1.0, "dropout": 0.0}
     head = torch.randn(dataset.num_classes, EMBEDDING_SIZE)
@@ -64,11 +64,15 @@ def make_teacher(path: Path, name: str, size: int, dataset: FaceDataset) -> None
 
 
 def build_states(arguments: argparse.Namespace, folder: Path, dataset: FaceDataset) -> dict[str, TrainingState]:
-    """Plain training, and each form with its teacher live and cached."""
+    """Builds plain training, and each form with its teacher cached and live."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     world, teacher, cache = World(0, 1, device), folder / "teacher.pt", folder / "teacher.cache"
+
+    # The teacher, and the cache of its embeddings.
     make_teacher(teacher, arguments.teacher, arguments.image_size, dataset)
     write_teacher_cache(cache, open_embedder(teacher, device=str(device)), dataset)
+
+    # The options that plain training and all forms have in common.
     common = [
         *("--output", str(folder), "--data.train", str(folder), "--data.image_size", str(arguments.image_size)),
         *("--backbone.name", arguments.student, "--backbone.embedding_size", str(EMBEDDING_SIZE)),
@@ -87,14 +91,14 @@ def build_states(arguments: argparse.Namespace, folder: Path, dataset: FaceDatas
 
 
 def seconds_of(state: TrainingState, batch: Batch) -> float:
-    """Of one step."""
+    """Measures one step."""
     start = time.perf_counter()
     train_step(state, batch, 1e-3)  # reads numbers back, so a GPU is done when it returns
     return time.perf_counter() - start
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, measure in turns, print and write."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
         epilog="example:\n  python benchmarks/distillation_step.py --classes 93431 --turns 5",
@@ -111,6 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     with tempfile.TemporaryDirectory() as scratch:
+        # A small pack that says it has as many identities as the head shall have classes.
         folder = Path(scratch)
         write_generated_pack(folder, 4 * arguments.batch_size, arguments.image_size)
         (folder / "property").write_text(f"{arguments.classes},{arguments.image_size},{arguments.image_size}\n")
@@ -126,11 +131,11 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{arguments.batch_size}, {arguments.precision}, {torch.get_num_threads()} threads, {arguments.turns} turns")
     results = {}
     for name, own in seconds.items():
-        ratios = [mine / plain for mine, plain in zip(own[1:], seconds["plain"][1:], strict=True)]
-        results[name] = {"seconds": own[1:], "ratios": ratios}
+        over_plain = ratios(own[1:], seconds["plain"][1:])
+        results[name] = {"seconds": own[1:], "ratios": over_plain}
         rate = arguments.batch_size / statistics.median(own[1:])
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        print(f"{name:<28}{rate:8,.0f} images/s   {statistics.median(ratios):5.2f} of plain ({spread})")
+        spread = f"{min(over_plain):.2f} to {max(over_plain):.2f}"
+        print(f"{name:<28}{rate:8,.0f} images/s   {statistics.median(over_plain):5.2f} of plain ({spread})")
     if arguments.output:
         write_json(
             arguments.output, {"torch": torch.__version__, "arguments": vars(arguments) | {"output": None}} | results

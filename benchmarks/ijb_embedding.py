@@ -1,10 +1,10 @@
-"""What the IJB harness adds to the model: reading, decoding, aligning, mirroring, writing and marking each image.
+"""Measures what evaluation on IJB adds to the time of the model alone: reading, decoding, aligning, flipping, storing.
 
-A set in IJB layout is generated (`facekd data make-ijb synthetic:...`) and embedded, both sides, into a new cache by
-what `facekd evaluate ijbc` uses; beside it a bare onnxruntime session, of the default options as the harness's is,
-runs on the same images prepared before, in the same batches. The two take turns in one process, each turn against the
-mean of the two bare runs around it, so that another program's load hits both alike; the embeddings must be the same to
-the bit.
+A set in IJB layout is generated (`facekd data make-ijb synthetic:...`). The harness, which is the code of `facekd
+evaluate ijbc`, embeds each image and its mirror image into a new cache. Beside it a bare onnxruntime session, with
+default options like the harness's, embeds the same images in the same batches, prepared beforehand. The two take turns
+in one process; each turn of the harness is compared with the mean of the bare runs before and after it. Their
+embeddings must be equal to the bit.
 
     python benchmarks/ijb_embedding.py --turns 5
     python benchmarks/ijb_embedding.py --model model.onnx --people 100 --output ijb_embedding.json
@@ -39,8 +39,8 @@ IMAGES_A_PERSON = 8
 
 
 def prepare(protocol: IjbProtocol, embedder: OnnxEmbedder) -> list[np.ndarray]:
-    """The input of the model, both sides, in batches: float32 (B, 3, S, S) each."""
-    size, at_once = embedder.preprocessing.image_size, embedder.batch_size
+    """Returns the model's input in batches of float32 (B, 3, S, S): all images, then all mirror images."""
+    size, chunk = embedder.preprocessing.image_size, embedder.batch_size
     crops = np.stack(
         [
             align(decode_rgb(protocol.image_path(image).read_bytes()), protocol.landmarks[image], size)
@@ -49,14 +49,14 @@ def prepare(protocol: IjbProtocol, embedder: OnnxEmbedder) -> list[np.ndarray]:
     )
     sides = (crops, crops[:, :, ::-1])
     return [
-        np.ascontiguousarray(embedder.preprocessing.apply(np.ascontiguousarray(side[start : start + at_once])))
+        np.ascontiguousarray(embedder.preprocessing.apply(np.ascontiguousarray(side[start : start + chunk])))
         for side in sides
-        for start in range(0, len(crops), at_once)
+        for start in range(0, len(crops), chunk)
     ]
 
 
 def run_bare(session: onnxruntime.InferenceSession, batches: list[np.ndarray]) -> tuple[float, np.ndarray]:
-    """(seconds, embeddings (2N, D)) of the session alone."""
+    """Runs the session alone; returns seconds and embeddings (2N, D)."""
     name = session.get_inputs()[0].name
     start = time.perf_counter()
     found = [np.asarray(session.run(None, {name: batch})[0]) for batch in batches]
@@ -64,7 +64,7 @@ def run_bare(session: onnxruntime.InferenceSession, batches: list[np.ndarray]) -
 
 
 def run_harness(protocol: IjbProtocol, embedder: OnnxEmbedder, folder: Path) -> tuple[float, np.ndarray]:
-    """(seconds, embeddings (2N, D)) of the harness, into a new cache."""
+    """Runs the harness into a new cache; returns seconds and embeddings (2N, D)."""
     embeddings = FaceEmbeddings(folder, embedder, protocol, flip=True)
     start = time.perf_counter()
     embeddings.prepare()
@@ -76,18 +76,21 @@ def run_harness(protocol: IjbProtocol, embedder: OnnxEmbedder, folder: Path) -> 
 
 
 def compare(model: Path, people: int, turns: int, scratch: Path) -> dict[str, Any]:
-    """Take turns.
+    """Measures both in turns.
 
     Raises:
-        FacekdError: the two give other embeddings.
+        FacekdError: `model` is a checkpoint, or the two give different embeddings.
     """
+    # A generated set, the harness's embedder, and the bare session with its input prepared.
     make_ijb_layout([f"synthetic:{people}x{IMAGES_A_PERSON}", str(scratch / "set")])
     protocol = load_protocol(scratch / "set", "IJBC")
     embedder = open_embedder(model)
     if not isinstance(embedder, OnnxEmbedder):
-        raise FacekdError(f"{model}: is a checkpoint; export it first, the bare session needs an ONNX file")
+        raise FacekdError(f"{model}: is a checkpoint, and the bare session needs an ONNX file; export it first")
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     batches = prepare(protocol, embedder)
+
+    # One bare run warms up; then every run of the harness stands between two bare ones.
     run_bare(session, batches)
     bare, harness = [run_bare(session, batches)[0]], []
     for turn in range(turns):
@@ -96,22 +99,28 @@ def compare(model: Path, people: int, turns: int, scratch: Path) -> dict[str, An
         seconds, expected = run_bare(session, batches)
         bare.append(seconds)
         if not np.array_equal(found, expected):
-            raise FacekdError("the harness and the bare session give other embeddings: nothing to compare")
+            raise FacekdError(
+                "the harness and the bare session give different embeddings, so their speed is not compared"
+            )
     ratios = [2 * own / (before + after) for own, before, after in zip(harness, bare[:-1], bare[1:], strict=True)]
     return {"images": protocol.num_listed, "harness": harness, "bare": bare, "ratios": ratios}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, make model and set, compare, print."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(
-        description="Embedding an IJB set, the harness beside the bare onnxruntime session.",
+        description="Measures embedding an IJB set by the harness beside a bare onnxruntime session.",
         epilog="example:\n  python benchmarks/ijb_embedding.py --turns 5 --output ijb_embedding.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", type=Path, help="an ONNX file (default: an untrained backbone, exported here)")
-    parser.add_argument("--backbone", default="mobilefacenet", help="without --model (default %(default)s)")
-    parser.add_argument("--people", type=int, default=40, help=f"{IMAGES_A_PERSON} images each (default %(default)s)")
-    parser.add_argument("--turns", type=int, default=5, help="default %(default)s")
+    parser.add_argument(
+        "--backbone", default="mobilefacenet", help="backbone if --model is not given (default %(default)s)"
+    )
+    parser.add_argument(
+        "--people", type=int, default=40, help=f"people with {IMAGES_A_PERSON} images each (default %(default)s)"
+    )
+    parser.add_argument("--turns", type=int, default=5, help="runs of the harness (default %(default)s)")
     parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:

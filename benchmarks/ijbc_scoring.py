@@ -1,15 +1,13 @@
-"""IJB-C 1:1 from cached embeddings to TAR@FAR: facekd beside the algorithm usual in the field, stage by stage.
+"""Measures IJB-C 1:1 scoring from cached embeddings to TAR@FAR: facekd beside the usual algorithm, stage by stage.
 
-The usual algorithm is written out below from the description of the protocol in docs/formats.md, as the evaluation
-scripts of the field do it: a loop over templates that searches all rows for each, pairs gathered in batches of
-100,000 and multiplied row by row, scikit-learn's `roc_curve`, the point nearest to the FAR asked for. facekd does what
-`facekd evaluate ijbc` does, its checks of the data included.
+The usual algorithm, restated below, is that of published evaluation scripts: a loop over templates that searches all
+rows for each, pairs gathered in batches of 100,000 and multiplied row by row, scikit-learn's `roc_curve`, and the point
+nearest to each FAR. It reads the text files with pandas if that is installed, else with numpy. facekd does what `facekd
+evaluate ijbc` does, including its checks of the data.
 
-Each runs in a process of its own, so that each has its own peak memory, one after the other in one run; both must give
-the same TAR at every FAR under the `insightface` rule, or nothing is reported. Starting Python and importing libraries
-is on neither clock. Beside the wall clock stands processor time, of all threads: on a machine that has other work, the
-wall clock measures that too, and most of all for the side that uses all cores. The text files are read with pandas on
-the usual side where it is installed, else with numpy.
+Each run is a process of its own with its own peak memory. Both ways must give the same TAR at every FAR under the
+`insightface` rule, or nothing is reported. Starting Python and importing libraries is not timed. Processor time of all
+threads is reported too: on a busy machine wall-clock time includes waiting, mostly of the way that uses all cores.
 """
 
 from __future__ import annotations
@@ -36,14 +34,14 @@ from facekd.errors import FacekdError, run_verb
 from facekd.utils.files import write_json
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-PAIRS_AT_ONCE = 100_000  # of the usual way
+PAIRS_CHUNK = 100_000  # pairs that the usual way gathers at a time
 PREFIX = "ijbc"
 STAGES = ("parse", "check", "pool", "score", "measure", "write")
 WAYS = ("facekd parsed", "facekd", "usual")
 
 
 def run_usual(root: Path, seconds: dict[str, float]) -> dict[float, float]:
-    """The usual way; returns TAR by FAR."""
+    """Runs the usual algorithm; returns TAR by FAR, and adds the seconds of each stage to `seconds`."""
     from sklearn.metrics import roc_curve
     from sklearn.preprocessing import normalize
 
@@ -72,8 +70,8 @@ def run_usual(root: Path, seconds: dict[str, float]) -> dict[float, float]:
         row_of = np.zeros(int(unique_templates.max()) + 1, np.int64)
         row_of[unique_templates] = np.arange(len(unique_templates))
         scores = np.zeros(len(first))
-        for start in range(0, len(first), PAIRS_AT_ONCE):
-            some = slice(start, start + PAIRS_AT_ONCE)
+        for start in range(0, len(first), PAIRS_CHUNK):
+            some = slice(start, start + PAIRS_CHUNK)
             scores[some] = np.sum(pooled[row_of[first[some]]] * pooled[row_of[second[some]]], axis=-1)
     with _timed(seconds, "measure"):
         false_rate, true_rate, _ = roc_curve(label, scores)
@@ -82,7 +80,7 @@ def run_usual(root: Path, seconds: dict[str, float]) -> dict[float, float]:
 
 
 def run_facekd(root: Path, seconds: dict[str, float]) -> dict[float, float]:
-    """What `facekd evaluate ijbc --protocol 1:1 --rule insightface` does; returns TAR by FAR."""
+    """Does what `facekd evaluate ijbc --protocol 1:1 --rule insightface` does; returns TAR by FAR like `run_usual`."""
     from evaluation.ijb.embedding_rows import NpyRows
     from evaluation.ijb.metrics import score_protocol
     from evaluation.ijb.pooling import Faces, Pooling, pool_templates
@@ -105,12 +103,13 @@ def run_facekd(root: Path, seconds: dict[str, float]) -> dict[float, float]:
         pairs = score_protocol(templates, protocol, kept, FARS, "insightface")
     with _timed(seconds, "measure"):
         measured = measure_verification(pairs.ranked, FARS, "insightface")
-    with _timed(seconds, "write"):  # what is left of writing the binary copy, which went on meanwhile
+    with _timed(seconds, "write"):  # the rest of writing the binary copy, which ran in the background
         background.shutdown()
     return {point["far"]: point["tar"] for point in measured["tar_at_far"]}
 
 
 def _text_reader() -> Callable[[Path, tuple[int, ...], Any], np.ndarray]:
+    """Returns a function that reads columns of a text file."""
     try:
         import pandas  # type: ignore[import-not-found]
     except ImportError:
@@ -122,6 +121,7 @@ def _text_reader() -> Callable[[Path, tuple[int, ...], Any], np.ndarray]:
 
 @contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Adds the wall-clock and processor seconds of a `with` block to `seconds`."""
     start, spent = time.perf_counter(), time.process_time()
     yield
     seconds[stage] = time.perf_counter() - start
@@ -129,7 +129,7 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 
 def run_here(way: str, root: Path) -> dict[str, Any]:
-    """One way in this process: seconds by stage, TARs, and the peak memory of the process in bytes."""
+    """Runs one way in this process; returns seconds by stage, TARs, and the peak memory of the process in bytes."""
     seconds: dict[str, float] = {}
     if way == "usual":
         import sklearn.metrics
@@ -155,12 +155,14 @@ def run_here(way: str, root: Path) -> dict[str, Any]:
 
 
 def run_apart(way: str, root: Path) -> dict[str, Any]:
-    """One way in a process of its own."""
+    """Runs one way in a process of its own."""
     cache = root / "meta" / f"{PREFIX}.facekd-protocol"
     if way == "facekd":
         cache.unlink(missing_ok=True)
     elif way == "facekd parsed" and not cache.exists():
-        raise FacekdError(f"{cache}: is not there, though the text files were parsed; can {cache.parent} be written?")
+        raise FacekdError(
+            f"{cache}: does not exist although the text files were parsed; check that {cache.parent} is writable"
+        )
     command = [sys.executable, __file__, "--root", str(root), "--way", way]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
@@ -170,7 +172,7 @@ def run_apart(way: str, root: Path) -> dict[str, Any]:
 
 
 def warm(root: Path) -> None:
-    """Read every file once, so that it is in memory: the other way may have pushed it out."""
+    """Reads every file once, so that it is in the page cache whatever ran before."""
     for path in (root / "embeddings.npy", *(root / "meta").iterdir()):
         with path.open("rb") as stream:
             while stream.read(1 << 24):
@@ -178,10 +180,10 @@ def warm(root: Path) -> None:
 
 
 def compare(root: Path, turns: int) -> dict[str, Any]:
-    """Take turns; the usual way once, for it takes minutes, between as many turns of facekd before and after.
+    """Runs the usual way once, as it takes minutes, and `turns` of facekd before it and after it.
 
     Raises:
-        FacekdError: the two ways give another TAR somewhere.
+        FacekdError: the two ways give different TARs.
     """
     order = ["facekd", *["facekd parsed"] * turns, "usual", "facekd", *["facekd parsed"] * turns]
     runs = []
@@ -193,20 +195,24 @@ def compare(root: Path, turns: int) -> dict[str, Any]:
         print(text, file=sys.stderr, flush=True)
     expected = next(run["tar"] for run in runs if run["way"] == "usual")
     for run in runs:
-        # On a part of the set the strictest FARs allow no false accept: facekd then gives no number, rightly.
+        # In a part of the set too few impostor pairs exist for the strictest FARs; facekd then gives None.
         if any(own not in (tar, None) for (_, own), (_, tar) in zip(run["tar"], expected, strict=True)):
-            raise FacekdError(f"the ways disagree, so there is nothing to compare: {run['tar']} and {expected}")
+            raise FacekdError(
+                f"the two ways give different TARs, so their speed is not compared: {run['tar']} and {expected}"
+            )
     measured = next(run["tar"] for run in runs if run["way"] == "facekd")
     return {"runs": runs, "tar": [[far, tar] for far, tar in measured if tar is not None]}
 
 
 def summary(runs: list[dict[str, Any]]) -> list[str]:
-    """The table of docs/benchmarks.md: medians, and the range of the ratio."""
+    """Formats the table of docs/benchmarks.md: medians, and the range of the ratio."""
     own = {way: [run for run in runs if run["way"] == way] for way in WAYS}
     lines = ["| stage, s | facekd, parsed before | facekd, text files | the usual way |", "|---|---|---|---|"]
     for stage in STAGES:
         cells = [statistics.median(run["seconds"].get(stage, 0.0) for run in own[way]) for way in WAYS]
         lines.append(f"| {stage} | " + " | ".join(f"{cell:.2f}" if cell else "-" for cell in cells) + " |")
+
+    # The sums and their ratios.
     totals = {way: [run["total"] for run in own[way]] for way in WAYS}
     lines.append("| **sum** | " + " | ".join(f"{statistics.median(totals[way]):.2f}" for way in WAYS) + " |")
     usual = statistics.median(totals["usual"])
@@ -215,6 +221,8 @@ def summary(runs: list[dict[str, Any]]) -> list[str]:
         ratios = [usual / total for total in totals[way]]
         cells.append(f"{statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f} in {len(ratios)})")
     lines.append(f"| times faster | {' | '.join(cells)} | 1 |")
+
+    # Processor time and memory.
     processor = {way: statistics.median(run["processor"] for run in own[way]) for way in WAYS}
     lines.append("| processor seconds, all threads | " + " | ".join(f"{processor[way]:.1f}" for way in WAYS) + " |")
     lines.append("| times fewer | " + " | ".join(f"{processor['usual'] / processor[way]:.1f}" for way in WAYS) + " |")
@@ -224,15 +232,24 @@ def summary(runs: list[dict[str, Any]]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, make the set where none is given, run, check, print."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(
-        description="IJB-C scoring at full size, facekd beside the usual algorithm.",
+        description="Measures IJB-C scoring at full size, facekd beside the usual algorithm.",
         epilog="example:\n  python benchmarks/ijbc_scoring.py --turns 5 --output ijbc_scoring.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--root", type=Path, help="a set of `facekd data make-ijb --full-size`; made where left out")
-    parser.add_argument("--fraction", type=float, default=1.0, help="of the full size, without --root (default 1)")
-    parser.add_argument("--turns", type=int, default=3, help="of facekd, before and after the other (default 3)")
+    parser.add_argument(
+        "--root", type=Path, help="a set made by `facekd data make-ijb --full-size` (default: made here)"
+    )
+    parser.add_argument(
+        "--fraction",
+        type=float,
+        default=1.0,
+        help="size of the set made here, as a fraction of the full size (default 1)",
+    )
+    parser.add_argument(
+        "--turns", type=int, default=3, help="turns of facekd before the usual way, and as many after it (default 3)"
+    )
     parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)

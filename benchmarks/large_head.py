@@ -1,22 +1,23 @@
-"""What a classifier of very many classes costs, beside the usual form and beside the floor: memory and time of a step.
+"""Measures memory and time of a step of a head of very many classes, beside the usual form and a lower bound.
 
-A step is forward and backward of the losses, from embeddings to the gradients of embeddings and student weight: no
-backbone, no optimiser. Two sets of losses, each in facekd's form, chunk by chunk, and in another from whole matrices:
+A step is forward and backward of the losses, from embeddings to the gradients of embeddings and student weight, without
+backbone and optimiser. Two sets of losses are measured, each chunk by chunk as in facekd and from whole matrices:
 
-    ce       ArcFace cross-entropy of one trainable head; the other is the field's most used head (`usual_head.py`):
-             normalised centres, all cosines turned to angles and back in place and past autograd, softmax of the lot
-    distil   that, KL to the teacher, and cross-entropy and KL of the student on the teacher's frozen head; the other
-             makes each matrix once and lets go of what is not needed any more
+    ce       ArcFace cross-entropy of one trainable head. The usual form is the most used head (`usual_model.py`): it
+             normalises the centres, turns all cosines to angles and back in place and hidden from autograd, and takes
+             the softmax of the whole matrix
+    distil   the same, KL to the teacher, and cross-entropy and KL of the student on the teacher's frozen head. The
+             usual form computes each matrix once and frees what it no longer needs
 
-Each measurement is a fresh process. Its memory is the peak of resident memory during the step over that just before
-it, when the weights exist and a small step has woken threads and libraries; `working` leaves out the gradient of the
-weight as well, which every form must hand back. Forms take turns, so that another program's load hits both alike.
-On a GPU, which is taken where there is one, memory is that of torch's allocator, and the clock waits for the device.
+Each measurement is a fresh process. Its memory is the peak of resident memory during the step minus that just before
+it, when the weights exist and a small step has started threads and libraries; `working` also leaves out the gradient of
+the weight, which every form must return. Forms take turns, so that other load on the machine falls on both. On a GPU,
+the default if there is one, memory is that of torch's allocator, and the clock waits for the device.
 
-The floor is what no form can do without: the products of forward and backward, 6 B C D operations a trained head and
-4 a frozen one (2 for the teacher's own logits), at the rate of large square products on this machine; or the bytes of
-the weights read twice and of the gradient written once, at the rate of large copies; whichever takes longer. Both
-rates are measured in the same run. Products are in float32; on a GPU add `--product autocast` for bfloat16.
+The floor is a lower bound for every form, the longer of two times: the products of forward and backward (6 B C D
+operations for a trained head, 4 for a frozen one and 2 for the teacher's logits) at the rate of large square products
+on this machine; or reading the weights twice and writing the gradient once, at the rate of large copies. Both rates are
+measured in the same run. Products are in float32; on a GPU add `--product autocast` for bfloat16.
 
     python benchmarks/large_head.py
     python benchmarks/large_head.py --classes 93431 --embedding-size 512 --batch-size 128 1024 --cases ce
@@ -35,10 +36,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from measuring import Table, ratios, report, spread, take_turns
+from measuring import Table, ratios, report, reset_peak, spread, status_bytes, take_turns, wait_for
 from torch import Tensor
 from torch.nn import functional as F
-from usual_head import usual_cosine, usual_cross_entropy
+from usual_model import usual_cosine, usual_cross_entropy
 
 from facekd.errors import FacekdError, run_verb
 from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
@@ -48,14 +49,15 @@ from facekd.utils.progress import track
 
 FORMS = ("usual", "chunked")
 CASES = ("ce", "distil")
-WEIGHTS = (1.0, 1.5, 1.0, 0.02)
+WEIGHTS = (1.0, 1.5, 1.0, 0.02)  # of the losses in their sum
 TEMPERATURE = 4.0
-# Operations a sum of products, B C D of them: forward, and backward to embeddings and, where trained, to the weight.
+# Operations of a step, in units of B C D: forward, backward to the embeddings, and to the weight if it is trained.
 OPERATIONS = {"ce": 6, "distil": 6 + 4 + 2}
 HEADS = {"ce": 1, "distil": 2}
 
 
 def whole_kl(student_BC: Tensor, teacher_BC: Tensor) -> Tensor:
+    """Computes the KL loss from whole (B, C) matrices: the usual side's, restated."""
     student_BC, teacher_BC = (F.log_softmax(logits / TEMPERATURE, 1) for logits in (student_BC, teacher_BC))
     return F.kl_div(student_BC, teacher_BC, reduction="batchmean", log_target=True) * TEMPERATURE**2
 
@@ -63,7 +65,7 @@ def whole_kl(student_BC: Tensor, teacher_BC: Tensor) -> Tensor:
 def usual_losses(
     case: str, own: MarginClassifier, frozen: MarginClassifier, embedding: Tensor, teacher: Tensor, labels: Tensor
 ) -> tuple[Tensor, ...]:
-    """The same numbers from whole matrices."""
+    """Computes the losses of a case from whole matrices."""
     half = torch.bfloat16 if own.config.product == "autocast" else None
     if case == "ce":
         return (
@@ -82,6 +84,7 @@ def usual_losses(
 def losses_in_chunks(
     case: str, own: MarginClassifier, frozen: MarginClassifier, embedding: Tensor, teacher: Tensor, labels: Tensor
 ) -> tuple[Tensor, ...]:
+    """Computes the losses of a case chunk by chunk, as facekd trains."""
     own_logits = LazyLogits.of(own, embedding)
     if case == "ce":
         return chunked_losses([CrossEntropy(own_logits)], labels)
@@ -95,26 +98,14 @@ def losses_in_chunks(
     return chunked_losses(terms, labels)
 
 
-def length(gradient: Tensor | None) -> Tensor:
+def norm(gradient: Tensor | None) -> Tensor:
+    """Returns the norm of a gradient, which must exist."""
     assert gradient is not None
     return gradient.norm()
 
 
-def reset_peak() -> int:
-    """Resident bytes now; from here on `peak` counts anew."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return status_bytes("VmRSS")
-
-
-def status_bytes(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise SystemExit(f"/proc/self/status has no {name}: this benchmark needs Linux")
-
-
 def measure(case: str, form: str, sizes: Sequence[int], steps: int, product: str, device: torch.device) -> dict:
-    """One process: seconds of each step after the first, memory of them all, and the losses."""
+    """Measures one form in this process: seconds of each step after the first, peak memory of all, and the losses."""
     batch_size, embedding_size, num_classes = sizes
     losses_of = usual_losses if form == "usual" else losses_in_chunks
     config = HeadConfig(gradient="straight_through", product=product)  # type: ignore[arg-type]
@@ -138,14 +129,14 @@ def measure(case: str, form: str, sizes: Sequence[int], steps: int, product: str
         wait_for(device)
         seconds = time.perf_counter() - start
         gradients = [embedding.grad, own.weight.grad]
-        return seconds, tuple(
-            float(number) for number in (*(loss.detach() for loss in losses), *map(length, gradients))
-        )
+        return seconds, tuple(float(number) for number in (*(loss.detach() for loss in losses), *map(norm, gradients)))
 
+    # A small step starts threads and libraries, so that their memory is not counted.
     step(head(300), head(300).requires_grad_(False))
     own = head(num_classes)
     frozen = head(num_classes if case == "distil" else 1).requires_grad_(False)
 
+    # Memory is counted from here, when the weights exist.
     is_gpu = device.type == "cuda"
     if is_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -155,13 +146,8 @@ def measure(case: str, form: str, sizes: Sequence[int], steps: int, product: str
     return {"seconds": [seconds for seconds, _ in found[1:]], "bytes": memory, "numbers": found[-1][1]}
 
 
-def wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def machine_rates(product: str, device: torch.device) -> dict[str, float]:
-    """Operations a second of large square products, and bytes a second of large copies, of each the best of 5."""
+    """Measures the operations a second of large products and the bytes a second of large copies, each the best of 5."""
     dtype = torch.bfloat16 if product == "autocast" else torch.float32
     size = 8192 if device.type == "cuda" else 2048
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -185,6 +171,7 @@ def machine_rates(product: str, device: torch.device) -> dict[str, float]:
 
 
 def floor_seconds(case: str, sizes: Sequence[int], rates: dict[str, float]) -> float:
+    """Returns the lower bound for the time of a step."""
     batch_size, embedding_size, num_classes = sizes
     operations = OPERATIONS[case] * batch_size * embedding_size * num_classes
     weight = 4 * embedding_size * num_classes
@@ -192,6 +179,7 @@ def floor_seconds(case: str, sizes: Sequence[int], rates: dict[str, float]) -> f
 
 
 def in_fresh_process(*arguments: object) -> dict:
+    """Runs this file with the given arguments and returns the JSON it prints."""
     words = [sys.executable, __file__, *map(str, arguments)]
     finished = subprocess.run(words, capture_output=True, text=True)
     if finished.returncode:
@@ -200,7 +188,7 @@ def in_fresh_process(*arguments: object) -> dict:
 
 
 def compare(case: str, sizes: tuple[int, int, int], args: argparse.Namespace) -> dict:
-    """Both forms in turns, a process each."""
+    """Measures both forms in turns, each in a fresh process."""
     options = ("--threads", args.threads, "--device", args.device, "--product", args.product, "--steps", args.steps)
     sides = {form: lambda form=form: in_fresh_process("--measure", case, form, *sizes, *options) for form in FORMS}
     found = take_turns(sides, args.rounds)
@@ -226,6 +214,7 @@ COLUMNS = (
 
 
 def cells(row: dict, rates: dict[str, float]) -> list[str]:
+    """Formats a result as a row under COLUMNS."""
     ours, usual, floor = row["chunked"], row["usual"], floor_seconds(row["case"], row["sizes"], rates)
     return [
         row["case"],
@@ -243,15 +232,17 @@ def cells(row: dict, rates: dict[str, float]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, measure in turns, print and write."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--classes", type=int, nargs="+", default=[10_000, 93_431, 360_232])
     parser.add_argument("--embedding-size", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--batch-size", type=int, nargs="+", default=[128])
     parser.add_argument("--cases", choices=CASES, nargs="+", default=list(CASES))
     parser.add_argument("--product", choices=("float32", "autocast"), default="float32", help="see `head.product`")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps a process, after one that is not")
-    parser.add_argument("--rounds", type=int, default=3, help="processes a form")
+    parser.add_argument(
+        "--steps", type=int, default=3, help="timed steps of each process, after one to warm up (default: 3)"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each form (default: 3)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help=f"default here: {device}")

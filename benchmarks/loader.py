@@ -1,18 +1,18 @@
-"""Images a second of facekd's loader, beside its limit and its peers, in one run on one machine.
+"""Measures how many images a second facekd's loader delivers, beside its limit and its peers on the same machine.
 
     limit         a bare loop of the fastest decoder over JPEGs in memory, in as many processes as there are workers
     facekd        batches ready for the device: uint8 images, which of them to flip, labels
-    facekd float  the same, mirrored and normalised on the CPU, where the two below end
-    per sample    the pipeline of InsightFace's `MXFaceDataset` and its descendants, written out below: one record at a
+    facekd float  the same, flipped and normalised on the CPU, as the two below deliver them
+    per sample    the pipeline of InsightFace's `MXFaceDataset` and its descendants (`usual_loader.py`): one record at a
                   time to a PIL image, torchvision's flip, `ToTensor` and `Normalize`, and a collate of float tensors
-    mxnet         `ImageRecordIter`, its threads in C++, in an environment of its own (`make .venv-mxnet/.installed`)
+    mxnet         `ImageRecordIter` with threads in C++, in an environment of its own (`make .venv-mxnet/.installed`)
 
-All read one plain record pack, the page cache holding it. The per-sample pipeline is given facekd's own record reader,
-so that the difference is the pipeline alone. The sides take turns, so that whatever else the machine does falls on all.
-Before anything is timed, pixels are compared: a fast loader of other images would prove nothing.
+All read one plain record pack from the page cache. The per-sample pipeline reads through facekd's record reader, so
+that only the pipelines differ. The sides take turns, so that other load on the machine falls on all of them. Pixels are
+compared before anything is timed.
 
-The processor's time is counted too, workers included, though not the batches they had ready when the clock started: on
-a busy machine it says more than the clock.
+Processor time is reported too and is more reliable on a busy machine. It includes the workers, but not the batches
+they had ready when the clock started.
 """
 
 from __future__ import annotations
@@ -35,13 +35,24 @@ import cv2
 import numpy as np
 import simplejpeg
 import torch
-from measuring import Seconds, Table, processor_seconds, ratios, report, spread, take_turns, timed
+from generated_pack import write_generated_pack
+from measuring import (
+    MXNET_PYTHON,
+    Seconds,
+    Table,
+    processor_seconds,
+    ratios,
+    report,
+    spread,
+    take_turns,
+    timed,
+)
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from torch.utils.data import DataLoader
 from torchvision.io import decode_jpeg
+from usual_loader import PerSampleDataset
 
-from facekd.data.datasets import FaceDataset, RecordDataset, open_dataset
+from facekd.data.datasets import FaceDataset, RecordDataset
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.loading.loader import make_loader
 from facekd.data.loading.sampler import PositionSampler
@@ -50,32 +61,11 @@ from facekd.errors import FacekdError, run_verb
 from facekd.images.augmentation import Augmentation
 from facekd.images.model_input import to_model_input
 from facekd.utils.processes import usable_cores
-from facekd.utils.progress import track
 
 WARM_UP = 12  # batches
-JPEG_QUALITY = 96  # of generated faces: about 6.6 kB each, as in MS1MV3
-MXNET_PYTHON = Path(".venv-mxnet/bin/python")
+MAX_IN_MEMORY = 1024  # JPEGs that the limit and the decoders go through
 MXNET_SIDE = Path(__file__).with_name("loader_mxnet_side.py")
 GOALS = {"limit": "at least 0.9", "per sample": "at least 3", "mxnet": "at least 1"}
-
-
-class PerSampleDataset(Dataset):
-    """The peers' way: one record, one PIL image, one float tensor at a time."""
-
-    def __init__(self, path: Path, flip: bool) -> None:
-        self.pack = open_record_pack(path)
-        steps = [transforms.RandomHorizontalFlip()] if flip else []
-        self.transform: Callable[[Image.Image], torch.Tensor] = transforms.Compose(
-            [*steps, transforms.ToTensor(), transforms.Normalize([0.5, 0.5, 0.5], [0.5, 0.5, 0.5])]
-        )
-
-    def __len__(self) -> int:
-        return self.pack.num_images
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        encoded, label = self.pack.read_image(index)
-        image = Image.open(io.BytesIO(encoded)).convert("RGB")
-        return self.transform(image), torch.tensor(label)
 
 
 def our_batches(dataset: FaceDataset, batch_size: int, workers: int, num_batches: int) -> Iterable[torch.Tensor]:
@@ -98,7 +88,7 @@ def per_sample_batches(path: Path, batch_size: int, workers: int, num_batches: i
 
 
 def image_seconds(batches: Iterable[torch.Tensor], batch_size: int) -> Seconds:
-    """Seconds an image after the first batches: starting workers and touching their memory is no part of it."""
+    """Measures the seconds an image, not counting the first batches, in which workers start and touch memory."""
     iterator = iter(batches)
     for _ in range(WARM_UP):
         next(iterator)
@@ -114,11 +104,13 @@ def decode_all(encoded: list[bytes], repeats: int) -> None:
 
 
 def limit_seconds(encoded: list[bytes], processes: int, num_images: int) -> Seconds:
-    """Seconds an image of nothing but decoding, in so many processes at once; 0 is this one."""
+    """Measures the seconds an image that decoding alone takes, in `processes` at once; 0 means in this one."""
     repeats = max(1, round(num_images / max(1, processes) / len(encoded)))
     if processes == 0:
         clock, used = timed(lambda: decode_all(encoded, repeats))
         return clock / (repeats * len(encoded)), used / (repeats * len(encoded))
+
+    # Two barriers: all processes are ready before the clock starts, and start decoding together.
     context = multiprocessing.get_context("fork")
     ready, go = context.Barrier(processes + 1), context.Barrier(processes + 1)
 
@@ -149,7 +141,7 @@ def mxnet_seconds(path: Path, size: int, batch_size: int, workers: int, num_batc
 
 
 def largest_difference(path: Path, dataset: RecordDataset, num_images: int = 256) -> float:
-    """Largest difference of a value between the two pipelines, flips aside."""
+    """Returns the largest difference of a value between facekd's pipeline and the per-sample one, without flips."""
     indices = np.linspace(0, len(dataset) - 1, min(num_images, len(dataset))).astype(np.int64)
     ours = to_model_input(torch.from_numpy(dataset.load(indices)[0]))
     others = PerSampleDataset(path, flip=False)
@@ -157,7 +149,7 @@ def largest_difference(path: Path, dataset: RecordDataset, num_images: int = 256
 
 
 def compare_decoders(encoded: list[bytes], turns: int) -> tuple[Table, dict[str, list[float]]]:
-    """Images a processor second of the decoders that are installed, one thread, pixels compared first."""
+    """Measures the images a processor second of each decoder on one thread, after comparing their pixels."""
 
     def by_torchvision(jpeg: bytes) -> np.ndarray:
         pixels: Any = decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8))
@@ -170,11 +162,13 @@ def compare_decoders(encoded: list[bytes], turns: int) -> tuple[Table, dict[str,
         "PIL": lambda jpeg: np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")),
     }
     warnings.simplefilter("ignore")  # torchvision announces the end of its JPEG functions
-    reference = next(iter(decoders.values()))
+    first_decoder = next(iter(decoders.values()))
     same = {
-        name: all(np.array_equal(decode(jpeg), reference(jpeg)) for jpeg in encoded[:200])
+        name: all(np.array_equal(decode(jpeg), first_decoder(jpeg)) for jpeg in encoded[:200])
         for name, decode in decoders.items()
     }
+
+    # Rates are by processor time.
     sides = {
         name: lambda decode=decode: timed(lambda: [decode(jpeg).size for jpeg in encoded])
         for name, decode in decoders.items()
@@ -190,20 +184,8 @@ def compare_decoders(encoded: list[bytes], turns: int) -> tuple[Table, dict[str,
     return Table(title, ["decoder", "speed over the first", "images/s", "the same pixels"], rows), rates
 
 
-def write_generated_pack(folder: Path, num_images: int, size: int) -> Path:
-    """A plain pack of generated faces, so that the benchmark runs without data."""
-    dataset = open_dataset(f"synthetic:{-(-num_images // 4)}x4", size)
-    with RecordWriter(folder / "train.rec") as writer:
-        for start in track(range(0, num_images, 64), "rendering faces", num_images, 64):
-            images, labels = dataset.load(np.arange(start, min(start + 64, num_images)))
-            for key, image, label in zip(range(start, num_images), images, labels, strict=False):
-                _, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-                writer.write(key, pack(Header(0, float(label), key, 0), encoded.tobytes()))
-    return folder / "train.rec"
-
-
 def copy_pack(source: Path, folder: Path, num_images: int) -> Path:
-    """Images from all over a pack as a plain one: mxnet's iterator stumbles over InsightFace's empty records."""
+    """Copies images from all over a pack into a plain one, as mxnet's iterator fails on InsightFace's empty records."""
     images = open_record_pack(source)
     numbers = np.unique(np.linspace(0, images.num_images - 1, num_images).astype(np.int64))
     with RecordWriter(folder / "train.rec") as writer:
@@ -214,10 +196,10 @@ def copy_pack(source: Path, folder: Path, num_images: int) -> Path:
 
 
 def compare_loaders(path: Path, workers: int, arguments: argparse.Namespace) -> tuple[list[list[str]], dict]:
-    """One row for each side beside facekd's loader, and the seconds behind them."""
+    """Measures all sides in turns; returns one row for each peer, and the seconds behind the rows."""
     size, batch_size, count = arguments.image_size, arguments.batch_size, arguments.num_batches + WARM_UP
     dataset = RecordDataset(path, size)
-    encoded = [bytes(dataset.read_encoded(index)[0]) for index in range(min(len(dataset), 1024))]
+    encoded = [bytes(dataset.read_encoded(index)[0]) for index in range(min(len(dataset), MAX_IN_MEMORY))]
     sides: dict[str, Callable[[], Seconds]] = {
         "limit": lambda: limit_seconds(encoded, workers, count * batch_size),
         "facekd": lambda: image_seconds(our_batches(dataset, batch_size, workers, count), batch_size),
@@ -239,29 +221,32 @@ def compare_loaders(path: Path, workers: int, arguments: argparse.Namespace) -> 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, measure in turns, print and write."""
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="example:\n  python benchmarks/loader.py --data ms1m-retinaface-t1 --workers 8 --json loader.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--data", type=Path, help="record pack to take images from; generated faces where it is left out"
-    )
-    parser.add_argument("--image-size", type=int, default=112, help="side of its images in pixels (default: 112)")
-    parser.add_argument("--num-images", type=int, default=2048, help="images, which all sides read (default: 2048)")
+    parser.add_argument("--data", type=Path, help="record pack to take images from (default: generated faces)")
+    parser.add_argument("--image-size", type=int, default=112, help="side of the images in pixels (default: 112)")
+    parser.add_argument("--num-images", type=int, default=2048, help="images that all sides read (default: 2048)")
     parser.add_argument("--batch-size", type=int, default=128, help="images a batch (default: 128)")
     parser.add_argument("--num-batches", type=int, default=40, help="batches a turn (default: 40)")
     parser.add_argument("--turns", type=int, default=5, help="turns of each side (default: 5)")
     parser.add_argument(
-        "--workers", type=int, nargs="+", default=[0, usable_cores()], help="processes (default: 0 and all cores)"
+        "--workers",
+        type=int,
+        nargs="+",
+        default=[0, usable_cores()],
+        help="worker processes (default: 0 and all cores)",
     )
     parser.add_argument("--json", "--output", dest="json", type=Path, help="write the numbers to this JSON file")
     arguments = parser.parse_args(argv)
-    torch.set_num_threads(1)  # what happens on the device is no part of this
+    torch.set_num_threads(1)  # the loaders are measured, not torch's threads
     cv2.setNumThreads(1)
 
     with tempfile.TemporaryDirectory() as scratch:
+        # Make the pack, and refuse to time pipelines that deliver other pixels.
         if arguments.data:
             path = copy_pack(arguments.data, Path(scratch), arguments.num_images)
         else:
@@ -269,13 +254,18 @@ def main(argv: list[str] | None = None) -> int:
         dataset = RecordDataset(path, arguments.image_size)
         difference = largest_difference(path, dataset)
         if difference > 1e-6:
-            print(f"the two pipelines disagree by up to {difference:g}: nothing to compare", file=sys.stderr)
+            print(
+                f"the two pipelines give pixels that differ by up to {difference:g}, so their speed is not compared",
+                file=sys.stderr,
+            )
             return 1
-        encoded = [bytes(dataset.read_encoded(index)[0]) for index in range(min(len(dataset), 1024))]
+        encoded = [bytes(dataset.read_encoded(index)[0]) for index in range(min(len(dataset), MAX_IN_MEMORY))]
         kilobytes = statistics.mean(map(len, encoded)) / 1000
         print(f"{len(dataset):,} images of {kilobytes:.1f} kB; pixels agree within {difference:.1g}")
         if not MXNET_PYTHON.exists():
-            print(f"mxnet is left out: there is no {MXNET_PYTHON}; `make .venv-mxnet/.installed` makes it")
+            print(f"mxnet is left out: {MXNET_PYTHON} does not exist; create it by `make .venv-mxnet/.installed`")
+
+        # Measure the decoders, then the loaders for each number of workers.
         decoders, decoder_rates = compare_decoders(encoded, arguments.turns)
         rows, seconds = [], {}
         for workers in arguments.workers:

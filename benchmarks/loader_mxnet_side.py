@@ -1,8 +1,8 @@
-"""mxnet's half of `loader.py`: runs in the environment that has mxnet, without facekd.
+"""Runs mxnet's side of `loader.py` in the environment that has mxnet, without facekd.
 
     python loader_mxnet_side.py PACK.rec SIZE BATCH_SIZE THREADS NUM_BATCHES
 
-prints seconds an image, by the clock and of the processor, after the first batch.
+prints the seconds an image after the first batch, as wall-clock time and processor time.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What the benchmarks share: turns summed up in a cell, a table for eyes, and the same table in a JSON file."""
+"""Shared by the benchmarks: takes turns, measures time and memory, and reports tables as text and as JSON."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from typing import Any, NamedTuple
 
 import torch
 
+from facekd.errors import FacekdError
 from facekd.utils.files import write_json
 
-Seconds = tuple[float, float]  # by the clock, of the processor
+Seconds = tuple[float, float]  # wall-clock time, processor time
+MXNET_PYTHON = Path(".venv-mxnet/bin/python")  # made by `make .venv-mxnet/.installed`
 
 
 class Table(NamedTuple):
-    """Cells as they are shown."""
+    """Holds a title, column titles and formatted cells."""
 
     title: str
     columns: Sequence[str]
@@ -33,17 +35,17 @@ class Table(NamedTuple):
 
 
 def spread(values: Sequence[float], decimals: int = 2) -> str:
-    """`median (lowest to highest)`."""
+    """Formats values as `median (lowest to highest)`."""
     return f"{statistics.median(values):,.{decimals}f} ({min(values):,.{decimals}f} to {max(values):,.{decimals}f})"
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
-    """Turn by turn."""
+    """Divides two lists of measurements turn by turn."""
     return [one / other for one, other in zip(numerators, denominators, strict=True)]
 
 
 def processor_seconds() -> float:
-    """Of this process and its children, those that have ended included; of living ones on Linux only."""
+    """Returns the processor time of this process and its children; living children are counted on Linux only."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     ticks = 0
     for child in multiprocessing.active_children():
@@ -55,14 +57,14 @@ def processor_seconds() -> float:
 
 
 def timed(work: Callable[[], Any]) -> Seconds:
-    """What a piece of work takes."""
+    """Runs a piece of work and returns its wall-clock and processor time."""
     start, used = time.perf_counter(), processor_seconds()
     work()
     return time.perf_counter() - start, processor_seconds() - used
 
 
 def take_turns(sides: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, list[Any]]:
-    """Call each side once a turn, so that whatever else the machine does falls on all of them."""
+    """Calls each side once a turn, so that other load on the machine falls on all of them."""
     found: dict[str, list[Any]] = {name: [] for name in sides}
     for _ in range(turns):
         for name, side in sides.items():
@@ -70,8 +72,28 @@ def take_turns(sides: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, 
     return found
 
 
+def wait_for(device: torch.device) -> None:
+    """Waits until a GPU has finished its work; returns at once on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def reset_peak() -> int:
+    """Returns the resident bytes and resets the kernel's peak, which `status_bytes("VmHWM")` reads; Linux only."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return status_bytes("VmRSS")
+
+
+def status_bytes(name: str) -> int:
+    """Returns a memory figure of this process from /proc/self/status, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise FacekdError(f"/proc/self/status has no {name}: this benchmark needs Linux")
+
+
 def machine() -> dict[str, Any]:
-    """What the figures depend on besides the code."""
+    """Describes what the figures depend on besides the code: processor, load, GPU, Python, torch."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -88,7 +110,7 @@ def machine() -> dict[str, Any]:
 
 
 def report(tables: Sequence[Table], path: Path | None, **figures: Any) -> None:
-    """Print the tables; write them with the figures behind them where a path is given."""
+    """Prints the tables; if a path is given, also writes them there with the raw figures."""
     for table in tables:
         print(f"\n{table.title}\n\n{table.markdown()}", flush=True)
     if path is not None:

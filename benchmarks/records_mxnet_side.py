@@ -1,7 +1,7 @@
-"""The mxnet half of `records.py`: runs in the environment that has mxnet, and imports nothing of facekd.
+"""Runs mxnet's side of `records.py` in the environment that has mxnet, without facekd.
 
-A request a line on standard input, `{"do": name, ...}`; an answer a line on standard output: what the action returned,
-and the seconds it took, by the clock and of the processor.
+Reads one request a line from standard input, `{"do": name, ...}`, and writes one answer a line to standard output: the
+action's result and the seconds it took, as wall-clock time and processor time.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from mxnet import recordio  # noqa: E402
 
 
 class Stopwatch:
-    """Seconds since it was made, by the clock and of the processor."""
+    """Returns the wall-clock and processor seconds since it was created."""
 
     def __init__(self):
         self.start = time.perf_counter(), time.process_time()

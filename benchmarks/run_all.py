@@ -1,8 +1,8 @@
-"""Run every benchmark at a quick setting and write what it found into docs/benchmarks.md: what `make bench` does.
+"""Runs every benchmark at a quick setting and writes the results into docs/benchmarks.md, as `make bench` does.
 
-Each benchmark runs in a process of its own. Its tables replace what stands between its two markers in the page,
-`<!-- bench:NAME -->` and `<!-- /bench -->`, with commit, machine, date and command above them; all else in the page is
-written by hand and stays. What fails, or does not fit in the time, is said there instead of a table.
+Each benchmark runs in a process of its own. Its command, commit, date, machine and tables replace what stands between
+its two markers in the page, `<!-- bench:NAME -->` and `<!-- /bench -->`; the rest of the page is written by hand and is
+kept. If a benchmark fails or does not fit in the time, a sentence that says so takes the place of its tables.
 
     python benchmarks/run_all.py                       # all, in under 15 minutes on 2 quiet cores
     python benchmarks/run_all.py --only loader records
@@ -22,8 +22,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from loader import MXNET_PYTHON
-from measuring import Table, machine
+from measuring import MXNET_PYTHON, Table, machine
 
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.files import write_text
@@ -34,11 +33,11 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 
 
 class Benchmark(NamedTuple):
-    """One file of this folder at a quick setting."""
+    """Describes how to run one file of this folder at a quick setting."""
 
     name: str
     words: str  # the file and its options
-    seconds: int  # about what it takes on 2 quiet cores
+    seconds: int  # expected on 2 quiet cores
     json_option: str = "--json"
     needs_mxnet: bool = False
 
@@ -68,12 +67,12 @@ BENCHMARKS = (
 
 
 def run(benchmark: Benchmark, scratch: Path, limit: float) -> tuple[str, bool]:
-    """What goes between the markers, and whether all is well."""
+    """Runs a benchmark; returns what goes between its markers, and whether nothing went wrong."""
     if limit <= 0:
-        return "Left out: the time was up.", False
+        return "Left out: no time was left.", False
     if benchmark.needs_mxnet and not MXNET_PYTHON.exists():
         return (
-            f"Left out: it needs mxnet in an environment that `make {MXNET_PYTHON.parent.parent}/.installed` makes.",
+            f"Left out: it needs mxnet; create its environment by `make {MXNET_PYTHON.parent.parent}/.installed`.",
             True,
         )
     found = scratch / f"{benchmark.name}.json"
@@ -86,12 +85,13 @@ def run(benchmark: Benchmark, scratch: Path, limit: float) -> tuple[str, bool]:
         return f"Left out: `python benchmarks/{benchmark.words}` did not end within {format_duration(limit)}.", False
     if finished.returncode:
         print(finished.stdout + finished.stderr, file=sys.stderr)
-        last = (finished.stderr.strip().splitlines() or ["it gave no reason"])[-1]
+        last = (finished.stderr.strip().splitlines() or ["it printed no error"])[-1]
         return f"`python benchmarks/{benchmark.words}` failed: {last[:300]}", False
-    return f"{_origin(benchmark, time.monotonic() - start)}\n\n{_tables(found, finished.stdout)}", True
+    return f"{_origin(benchmark, time.monotonic() - start)}\n\n{tables_of(found, finished.stdout)}", True
 
 
 def _origin(benchmark: Benchmark, seconds: float) -> str:
+    """Formats the command, commit, date and machine of a result."""
     about = machine()
     where = about["gpu"] or f"CPU: {about['cores']} cores of {about['processor']}, load {about['load']} at the end"
     return (
@@ -100,13 +100,17 @@ def _origin(benchmark: Benchmark, seconds: float) -> str:
     )
 
 
-def _tables(found: Path, printed: str) -> str:
+def tables_of(found: Path, printed: str) -> str:
+    """Returns the tables in a benchmark's JSON file as Markdown, or what it printed if there are none."""
     content = json.loads(found.read_text())
-    printed = re.sub(rf"{re.escape(tempfile.gettempdir())}/\w+/", "", printed).strip()  # folders that are gone by now
+    printed = re.sub(
+        rf"{re.escape(tempfile.gettempdir())}/\w+/", "", printed
+    ).strip()  # temporary folders no longer exist
     tables = content.get("tables") if isinstance(content, dict) else None
     if not tables and "\n|--" not in printed:
         return f"```\n{printed}\n```"
-    if not tables:  # lines of text and a table among them
+    # Separate text from a printed table by blank lines, as Markdown needs.
+    if not tables:
         lines = printed.splitlines()
         breaks = ["\n" if one.startswith("|") and other.startswith("|") else "\n\n" for one, other in pairwise(lines)]
         return "".join(line + end for line, end in zip(lines, [*breaks, ""], strict=True))
@@ -114,7 +118,7 @@ def _tables(found: Path, printed: str) -> str:
 
 
 def commit() -> str:
-    """The commit of the checkout, and whether it was changed since."""
+    """Returns the commit of the checkout, followed by "with changes" if its code was changed since."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout.strip()
@@ -126,34 +130,41 @@ def commit() -> str:
 
 
 def put_into_page(page: str, name: str, content: str) -> str:
-    """The page with what stands between the markers of a benchmark replaced.
+    """Returns the page with the text between a benchmark's markers replaced.
 
     Raises:
-        FacekdError: the markers are not there, once and in order.
+        FacekdError: the page does not have the two markers once and in order.
     """
     start, end = f"<!-- bench:{name} -->", "<!-- /bench -->"
     pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
     blocks = pattern.findall(page)
     if len(blocks) != 1 or blocks[0].count("<!-- bench:") != 1:
         raise FacekdError(
-            f"docs/benchmarks.md should hold one `{start}` with `{end}` after it; put them where it belongs"
+            f"docs/benchmarks.md should hold one `{start}` with `{end}` after it; add both where the results belong"
         )
     return pattern.sub(lambda _: f"{start}\n\n{content}\n\n{end}", page)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run, and write the page after each, so that an interrupted run keeps what it has."""
+    """Runs the chosen benchmarks and writes the page after each, so that an interrupted run keeps its results."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = [benchmark.name for benchmark in BENCHMARKS]
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--minutes", type=float, default=15.0, help="time for all of them (default: 15)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=names,
+        default=names,
+        metavar="NAME",
+        help=f"run only these (default: all): {', '.join(names)}",
+    )
+    parser.add_argument("--minutes", type=float, default=15.0, help="time limit for all of them together (default: 15)")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page to write into (default: docs/benchmarks.md)")
     arguments = parser.parse_args(argv)
     chosen = [benchmark for benchmark in BENCHMARKS if benchmark.name in arguments.only]
-    for benchmark in chosen:  # before anything is run
+    for benchmark in chosen:  # refuse a page without markers before anything runs
         put_into_page(arguments.page.read_text(encoding="utf-8"), benchmark.name, "")
 
     start, is_whole = time.monotonic(), True

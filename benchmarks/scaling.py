@@ -1,21 +1,21 @@
-"""How training scales with processes: measured on this machine, and worked out for machines we do not have.
+"""Measures how training scales from one process to two, and calculates what the head would cost on many GPUs.
 
 Measured: a training step (backbone, head of --classes, optimiser; no loading) by one process and by two, with the same
-global batch. The head is copied to both (its gradient is exchanged) or shared out over them. One thread a process, so
-two processes are twice the machine. Configurations take turns, each turn a fresh launch of its processes.
+global batch. The head is copied to both, which exchange its gradient, or shared out over them. Each process has one
+thread, so two processes have twice the cores. Configurations take turns, and each turn starts new processes.
 
-Worked out: memory, exchange and time of the head on 8, 64 and 512 GPUs, from the sizes alone. The figures of a GPU are
-assumptions, printed above the table, and can be given; nothing in it was measured. What is counted:
+Calculated: memory, exchange and time of the head on 8, 64 and 512 GPUs, from the sizes alone. The speeds of a GPU are
+assumptions that options can change; they are printed above the table. Nothing in that table was measured. It counts:
 
-    memory   of the head on a process: weight, gradient, momentum in float32, one chunk of scores, and the embeddings
-             of all processes with their gradients, raw and normalised; not the copy of the gradient to which an
-             optimiser that is not fused adds the weight decay
-    copied   weight, gradient and momentum where every process holds the whole head
+    memory   of the shared-out head on a process: weight, gradient, momentum in float32, one chunk of scores, and the
+             embeddings of all processes with their gradients, raw and normalised; not the copy of the gradient to
+             which an optimiser that is not fused adds the weight decay
+    copied   weight, gradient and momentum if every process holds the whole head
     exchange bytes that one process sends a step. Shared out: its embeddings to all and their gradients back, and a few
-             numbers a row; copied: the gradient of the whole head. The backbone's own gradient comes on top of both
-    products four of 2 B D C / n operations: forward, again in backward, and two for the gradients. The rate assumed is
-             that of half types (`head.product: autocast`)
-    traffic  the head's weight read twice, its gradient written, and read, weight and momentum updated by SGD
+             numbers a row; copied: the gradient of the whole head. Both need the backbone's gradient as well
+    products four of 2 B D C / n operations: forward, again in backward, and two for the gradients. The assumed rate is
+             that of half-precision types (`head.product: autocast`)
+    traffic  the head's weight read twice, its gradient written; then gradient read, weight and momentum updated by SGD
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --simulate-only --matrix-rate 400e12 --bandwidth 3e12 --network 50e9
@@ -37,7 +37,8 @@ from measuring import Table, ratios, report, spread, take_turns
 
 from facekd.backbones.building import build_backbone
 from facekd.distributed import World, join_world, replicate, wait_for_all
-from facekd.errors import run_verb
+from facekd.errors import FacekdError, run_verb
+from facekd.head.chunked_loss import CHUNK_ELEMENTS
 from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
 from facekd.training.recognizer import Recognizer
@@ -47,14 +48,14 @@ CONFIGURATIONS = {
     "2 processes, head copied": (2, "copied"),
     "2 processes, head shared out": (2, "shared"),
 }
-# Identities and batch a GPU as the recipes have them; 10 and 100 million are where nobody has been with public data.
+# Identities and batch a GPU of published recipes; no public data set has 10 or 100 million identities.
 IDENTITIES = {"MS1MV3": 93_431, "Glint360K": 360_232, "WebFace42M": 2_059_906, "10 M": 10**7, "100 M": 10**8}
 GPUS = (8, 64, 512)
-EMBEDDING_SIZE, BATCH_PER_GPU, CHUNK_ELEMENTS = 512, 128, 2**24
+EMBEDDING_SIZE, BATCH_PER_GPU = 512, 128
 
 
 def one_process(world: World, arguments: argparse.Namespace) -> float:
-    """Images a second over all processes, after a step to warm up."""
+    """Trains in this process; returns the images a second of all processes, after a step to warm up."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     head = build_classifier(
@@ -81,7 +82,7 @@ def one_process(world: World, arguments: argparse.Namespace) -> float:
 
 
 def launch(size: int, head: str, arguments: argparse.Namespace) -> float:
-    """Start the processes of a configuration, and take the figure that the first prints."""
+    """Starts the processes of a configuration; returns the images a second that the first prints."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -99,11 +100,12 @@ def launch(size: int, head: str, arguments: argparse.Namespace) -> float:
     ]
     printed = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
-        raise SystemExit(f"a process of {size} with the head {head} failed; its message is above")
+        raise FacekdError(f"one of {size} processes with the head {head} failed; its message is above")
     return float(printed[0].split()[-1])
 
 
 def measured(arguments: argparse.Namespace) -> Table:
+    """Measures all configurations in turns."""
     found = take_turns(
         {name: lambda c=c: launch(*c, arguments) for name, c in CONFIGURATIONS.items()},
         arguments.turns,  # type: ignore[misc]
@@ -119,13 +121,18 @@ def measured(arguments: argparse.Namespace) -> Table:
 
 
 def simulated(arguments: argparse.Namespace) -> Table:
+    """Calculates memory, exchange and time of the head for each number of identities and GPUs."""
     rows = []
     size, batch = EMBEDDING_SIZE, BATCH_PER_GPU
     for name, classes in IDENTITIES.items():
         for gpus in GPUS:
+            # Bytes held: rows of all processes, classes of one process, and a chunk of scores.
             everyone, own = batch * gpus, -(-classes // gpus)
-            chunk = min(own, max(256, CHUNK_ELEMENTS // everyone)) * everyone * 4 * 4  # scores, exponentials, gradient
+            chunk = (
+                min(own, max(256, CHUNK_ELEMENTS["cuda"] // everyone)) * everyone * 4 * 4
+            )  # scores, exponentials, gradient
             gathered = 4 * everyone * size * 4
+            # Bytes sent, and seconds of products and memory traffic.
             shared = (gpus - 1) * batch * (2 * size * 4 + 8 + 3 * 4)
             copied = 2 * (gpus - 1) / gpus * classes * size * 4
             products = 4 * 2 * everyone * size * own / arguments.matrix_rate
@@ -155,25 +162,28 @@ def simulated(arguments: argparse.Namespace) -> Table:
         "copied, ms",
     ]
     title = (
-        f"Worked out, not measured: D = {size}, {batch} images a GPU, {arguments.matrix_rate / 1e12:g} T operations/s "
+        f"Calculated, not measured: D = {size}, {batch} images a GPU, {arguments.matrix_rate / 1e12:g} T operations/s "
         f"in products, {arguments.bandwidth / 1e12:g} TB/s of memory, {arguments.network / 1e9:g} GB/s of network a GPU"
     )
     return Table(title, columns, rows)
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--classes", type=int, default=20_000)
-    parser.add_argument("--embedding-size", type=int, default=128)
-    parser.add_argument("--batch-size", type=int, default=32, help="over all processes")
-    parser.add_argument("--steps", type=int, default=6, help="timed ones a turn")
-    parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--simulate-only", action="store_true")
+    parser.add_argument("--classes", type=int, default=20_000, help="of the measured head (default: 20,000)")
+    parser.add_argument("--embedding-size", type=int, default=128, help="of the measured head (default: 128)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images of all processes together (default: 32)")
+    parser.add_argument("--steps", type=int, default=6, help="timed steps a turn (default: 6)")
+    parser.add_argument("--turns", type=int, default=3, help="turns of each configuration (default: 3)")
+    parser.add_argument("--simulate-only", action="store_true", help="only calculate, measure nothing")
     parser.add_argument("--matrix-rate", type=float, default=400e12, help="operations a second that products reach")
     parser.add_argument("--bandwidth", type=float, default=2.5e12, help="bytes a second of a GPU's memory")
     parser.add_argument("--network", type=float, default=40e9, help="bytes a second that a GPU sends to others")
-    parser.add_argument("--head", choices=("copied", "shared"), help=argparse.SUPPRESS)  # of a process that is launched
-    parser.add_argument("--json", type=Path, help="write tables and machine here")
+    parser.add_argument(
+        "--head", choices=("copied", "shared"), help=argparse.SUPPRESS
+    )  # given to the processes started here
+    parser.add_argument("--json", type=Path, help="write the tables to this JSON file")
     arguments = parser.parse_args(argv)
     if arguments.head:
         with join_world("cpu") as world:

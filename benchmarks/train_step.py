@@ -1,19 +1,18 @@
-"""Images a second of a training step, loading included, beside a plain restatement of the field's usual loop.
+"""Measures training steps, loading included, in images a second, beside a restatement of the usual training loop.
 
 Both train the same backbone under an ArcFace head of as many classes, and take turns in one process, step by step. With
---workers a turn is as many steps as there are workers, after those on batches that were loaded in the others' turns:
+--workers a turn is as many steps as there are workers, after the steps on batches loaded during the others' turns:
 
     facekd  `facekd.training.train_step` fed by facekd's loader: the configuration's defaults, and variants of them
-    usual   written out below: PIL and float tensors one at a time, (B, C) cosines with the margin on them,
-            cross-entropy, torch's PReLU and memory layout, SGD; on a GPU fp16, the head's product included, and a
-            gradient scaler, on a CPU fp32. The variant beside it there is "fp16 half-head"
+    usual   restated below: PIL and float tensors one at a time, (B, C) cosines with the margin on them, cross-entropy,
+            torch's PReLU and memory layout, SGD; on a CPU fp32; on a GPU fp16 (the head's product too) and a gradient
+            scaler, for which the matching variant of facekd is "fp16 half-head"
 
-Where the time of facekd's step goes is measured part by part: waiting for the loader, forward and backward of the
-backbone, and of the head from given embeddings, and the optimiser, each as a share of the whole step. Memory is that of
-a GPU's allocator, from the second step on; on a CPU the peak of resident memory over that before the model was made, in
-a process for each.
+The parts of facekd's step are measured as shares of the whole step: waiting for the loader, forward and backward of the
+backbone, of the head from given embeddings, and the optimiser. Memory on a GPU is that of torch's allocator from the
+second step on; on a CPU the peak of resident memory minus that before the model was built, in a process for each side.
 
-On a CPU the defaults are small; on a GPU:
+The defaults are small on a CPU; on a GPU:
 
     python benchmarks/train_step.py --batch-size 128 --turns 50 --workers 8 \
         --variants bf16 "fp16 half-head" foreach "bf16 compile"
@@ -34,12 +33,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from backbones import replace_prelu
-from large_head import reset_peak, status_bytes
-from loader import PerSampleDataset, write_generated_pack
-from measuring import Table, ratios, report, spread
+from generated_pack import write_generated_pack
+from measuring import Table, ratios, report, reset_peak, spread, status_bytes
 from torch.utils.data import DataLoader, RandomSampler
-from usual_head import usual_cross_entropy
+from usual_loader import PerSampleDataset
+from usual_model import replace_prelu, usual_cross_entropy
 
 from facekd.backbones.building import build_backbone
 from facekd.data.datasets import open_dataset
@@ -71,7 +69,7 @@ VARIANTS = {
 
 
 class UsualLoop:
-    """What the field's training scripts do in a step."""
+    """Loads and trains as published training scripts do."""
 
     def __init__(self, backbone: str, arguments: argparse.Namespace, device: torch.device) -> None:
         size, self.device = arguments.image_size, device
@@ -95,6 +93,7 @@ class UsualLoop:
         self.batches = iter(self.loader)
 
     def step(self) -> None:
+        """Loads a batch and takes a step."""
         images, labels = (tensor.to(self.device, non_blocking=True) for tensor in next(self.batches))
         with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
             embedding = self.backbone(images)
@@ -106,11 +105,11 @@ class UsualLoop:
         torch.nn.utils.clip_grad_norm_(self.backbone.parameters(), CLIP_NORM)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        loss.item()  # they log it
+        loss.item()  # the scripts log it
 
 
 class OurLoop:
-    """facekd's loader and step."""
+    """Loads and trains by facekd."""
 
     def __init__(self, backbone: str, variant: str, arguments: argparse.Namespace, device: torch.device) -> None:
         words = [
@@ -130,13 +129,15 @@ class OurLoop:
         self.waited: list[float] = []
 
     def step(self) -> None:
+        """Takes a step and notes how long it waited for the loader."""
         start = time.perf_counter()
         batch = next(self.batches)
         self.waited.append(time.perf_counter() - start)
         train_step(self.state, batch, LR)
 
     def parts(self, turns: int) -> dict[str, list[float]]:
-        """Seconds of each part on its own."""
+        """Measures the seconds of backbone, head and optimiser, each on its own."""
+        # One batch on the device, and embeddings for the head.
         state = self.state
         batch, device = next(self.batches), state.world.device
         layout = torch.channels_last if state.config.channels_last else torch.contiguous_format
@@ -163,6 +164,7 @@ class OurLoop:
             state.optimizer.step()
             state.optimizer.zero_grad(set_to_none=True)
 
+        # Measure the parts in turns; a learning rate of 0 keeps the weights.
         set_learning_rate(state.optimizer, 0.0)
         found: dict[str, list[float]] = {"backbone": [], "head": [], "optimiser": []}
         for turn in range(turns + 1):  # the first is a warm-up; the optimiser uses the gradients of the two before it
@@ -174,7 +176,7 @@ class OurLoop:
 
 
 def seconds_of(work: Callable[[], None], device: torch.device) -> float:
-    """By the clock on a CPU; by events around the work on a GPU, and waited for."""
+    """Measures some work by the clock on a CPU, and by events around it on a GPU."""
     if device.type == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize()
@@ -189,10 +191,10 @@ def seconds_of(work: Callable[[], None], device: torch.device) -> float:
 
 
 def seconds_of_turn(loop: UsualLoop | OurLoop, workers: int, device: torch.device) -> float:
-    """Of a step, in a turn that no loading of another's turn helps: workers have two batches each ready by then."""
+    """Measures a step, after using up the batches (two a worker) that were loaded during the others' turns."""
     for _ in range(2 * workers):
         loop.step()
-    steps = max(1, workers)  # they finish in bursts
+    steps = max(1, workers)  # workers finish in bursts
 
     def work() -> None:
         for _ in range(steps):
@@ -202,14 +204,15 @@ def seconds_of_turn(loop: UsualLoop | OurLoop, workers: int, device: torch.devic
 
 
 def build(side: str, backbone: str, arguments: argparse.Namespace, device: torch.device) -> UsualLoop | OurLoop:
+    """Builds the loop of a side: `usual`, `facekd`, or the name of a variant."""
     if side == "usual":
         return UsualLoop(backbone, arguments, device)
     return OurLoop(backbone, "" if side == "facekd" else side, arguments, device)
 
 
 def peak_bytes(side: str, backbone: str, arguments: argparse.Namespace, device: torch.device) -> int:
-    """Of two steps: model, gradients, momentum, activations and a batch."""
-    gc.collect()  # a compiled module holds itself: the loops before this one would be let go of somewhere in between
+    """Returns the peak memory of two steps: model, gradients, momentum, activations and a batch."""
+    gc.collect()  # compiled modules refer to themselves; without this, earlier ones could be freed meanwhile
     if device.type == "cuda":
         torch.cuda.empty_cache()
         before = torch.cuda.memory_allocated()
@@ -218,12 +221,13 @@ def peak_bytes(side: str, backbone: str, arguments: argparse.Namespace, device: 
     loop = build(side, backbone, arguments, device)
     loop.step()
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()  # the search for the best kernels tries some that take a lot
+        torch.cuda.reset_peak_memory_stats()  # the search for the best kernels may use much memory
     loop.step()
     return (torch.cuda.max_memory_allocated() if device.type == "cuda" else status_bytes("VmHWM")) - before
 
 
 def peak_bytes_in_process(side: str, backbone: str, arguments: argparse.Namespace) -> int:
+    """Returns `peak_bytes` measured in a fresh process."""
     words = {name: getattr(arguments, name) for name in ("data", "image_size", "classes", "batch_size", "workers")}
     options = [word for name, value in words.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     command = [sys.executable, __file__, "--measure", side, backbone, *options]
@@ -231,10 +235,12 @@ def peak_bytes_in_process(side: str, backbone: str, arguments: argparse.Namespac
 
 
 def compare(backbone: str, sides: list[str], arguments: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Seconds of each side's steps in turns, of the parts of ours, and peak memory."""
+    """Measures the seconds of each side's steps in turns, of the parts of facekd's step, and peak memory."""
     loops = {side: build(side, backbone, arguments, device) for side in sides}
     for loop in loops.values():
         loop.step()  # the first step chooses kernels and starts workers
+
+    # Time: all sides in turns, then the parts of facekd's step.
     seconds: dict[str, list[float]] = {side: [] for side in sides}
     ours = loops["facekd"]
     assert isinstance(ours, OurLoop)
@@ -244,6 +250,8 @@ def compare(backbone: str, sides: list[str], arguments: argparse.Namespace, devi
             seconds[side].append(seconds_of_turn(loops[side], arguments.workers, device))
         waited.append(statistics.fmean(ours.waited[-max(1, arguments.workers) :]))
     parts = {"waiting for data": waited, **ours.parts(max(1, arguments.turns // 2))}
+
+    # Memory: the loops above are freed first.
     loops.clear()
     del ours, loop
     memory = {}
@@ -259,6 +267,7 @@ def compare(backbone: str, sides: list[str], arguments: argparse.Namespace, devi
 
 
 def tables_of(found: dict[str, dict[str, Any]], arguments: argparse.Namespace, device: torch.device) -> list[Table]:
+    """Formats the results of all backbones."""
     speed, shares = [], []
     for backbone, result in found.items():
         usual, ours = result["seconds"]["usual"], result["seconds"]["facekd"]
@@ -288,7 +297,7 @@ def tables_of(found: dict[str, dict[str, Any]], arguments: argparse.Namespace, d
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, measure in turns, print and write."""
+    """Runs the benchmark."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     is_gpu = device.type == "cuda"
     parser = argparse.ArgumentParser(
@@ -298,16 +307,18 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), help=f"default: {' '.join(BACKBONES)}")
     parser.add_argument("--classes", type=int, default=93_431, help="identities (default: 93,431, as in MS1MV3)")
-    parser.add_argument("--batch-size", type=int, default=128 if is_gpu else 8, help="images (128; on a CPU 8)")
+    parser.add_argument("--batch-size", type=int, default=128 if is_gpu else 8, help="images a batch (128; on a CPU 8)")
     parser.add_argument("--image-size", type=int, default=112, help="in pixels (default: 112)")
     parser.add_argument("--turns", type=int, default=50 if is_gpu else 3, help="turns of each side (50; on a CPU 3)")
-    parser.add_argument("--workers", type=int, default=8 if is_gpu else 0, help="of the loaders (8; on a CPU 0)")
+    parser.add_argument(
+        "--workers", type=int, default=8 if is_gpu else 0, help="processes of each loader (8; on a CPU 0)"
+    )
     parser.add_argument(
         "--variants",
         nargs="*",
         default=[],
         metavar="WORDS",
-        help=f"more forms of facekd's, each one or several of {', '.join(VARIANTS)}, in quotes where several",
+        help=f"further variants of facekd's step, each one or more of {', '.join(VARIANTS)} (quote several together)",
     )
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory")
     parser.add_argument("--data", type=Path, help="a .rec file alone in its folder (default: generated faces)")
@@ -317,9 +328,9 @@ def main(argv: list[str] | None = None) -> int:
     for variant in arguments.variants:
         for name in variant.split():
             if name not in VARIANTS:
-                parser.error(f"no variant is called {name!r}; there are {', '.join(VARIANTS)}")
+                parser.error(f"unknown variant {name!r}; known are {', '.join(VARIANTS)}")
     torch.set_flush_denormal(True)
-    torch.backends.cudnn.benchmark = is_gpu  # as in training; no less in the usual loop's
+    torch.backends.cudnn.benchmark = is_gpu  # as training scripts set it, facekd's and the usual
     if arguments.measure:
         side, backbone = arguments.measure
         print(peak_bytes(side, backbone, arguments, device))

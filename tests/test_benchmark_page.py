@@ -1,4 +1,4 @@
-"""docs/benchmarks.md: a place for what each benchmark finds, and nothing else in the page touched."""
+"""Tests that docs/benchmarks.md has a place for the results of each benchmark, and that nothing else is written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def run_all(monkeypatch):
     import run_all  # type: ignore[import-not-found]
 
     yield run_all
-    for name in ("run_all", "loader", "measuring"):
+    for name in ("run_all", "measuring"):
         sys.modules.pop(name, None)
 
 
@@ -68,13 +68,14 @@ def test_what_fails_is_said_in_its_place(run_all, tmp_path):
     assert not is_fine
     assert content.startswith("`python benchmarks/validation.py --no-such-option` failed: ")
     assert "unrecognized arguments" in content
-    assert run_all.run(broken, tmp_path, 0.0) == ("Left out: the time was up.", False)
+    assert run_all.run(broken, tmp_path, 0.0) == ("Left out: no time was left.", False)
 
 
 def test_tables_are_shown_as_tables_and_anything_else_as_it_was_printed(run_all, tmp_path):
     found = tmp_path / "found.json"
     found.write_text('{"tables": [{"title": "Speed", "columns": ["a", "b"], "rows": [["1", "2"]]}]}')
-    assert run_all._tables(found, "") == "Speed:\n\n| a | b |\n| --- | --- |\n| 1 | 2 |"
+    assert run_all.tables_of(found, "") == "Speed:\n\n| a | b |\n| --- | --- |\n| 1 | 2 |"
     found.write_text('{"rows": []}')
-    assert run_all._tables(found, "printed\n") == "```\nprinted\n```"
-    assert run_all._tables(found, "one\ntwo\n| a |\n|---|\n| 1 |\nend\n") == "one\n\ntwo\n\n| a |\n|---|\n| 1 |\n\nend"
+    assert run_all.tables_of(found, "printed\n") == "```\nprinted\n```"
+    printed = "one\ntwo\n| a |\n|---|\n| 1 |\nend\n"
+    assert run_all.tables_of(found, printed) == "one\n\ntwo\n\n| a |\n|---|\n| 1 |\n\nend"
