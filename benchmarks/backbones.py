@@ -125,6 +125,8 @@ def main(argv: list[str] | None = None) -> int:
         "--json", "--output", dest="output", type=Path, metavar="FILE.json", help="write the figures here as well"
     )
     options = parser.parse_args(argv)
+
+    # --compare-prelu doubles the modes; --cpu-time changes the clock.
     modes = list(options.modes)
     if options.compare_prelu:
         modes = [variant for mode in modes for variant in (mode, f"{mode}+torch_prelu")]
@@ -135,6 +137,8 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     # Vanishing gradients are full of denormals, which take a CPU many times longer.
     torch.set_flush_denormal(True)
+
+    # One row a backbone, printed as soon as it is measured.
     rows = []
     print(f"torch {torch.__version__}, {options.threads} threads, batch {options.batch_size}; images/s, best (median)")
     print(f"{'backbone:size:width':28} {'params':>8} {'MMACs':>7}  " + "  ".join(f"{mode:>30}" for mode in modes))

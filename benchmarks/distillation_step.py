@@ -127,6 +127,8 @@ def main(argv: list[str] | None = None) -> int:
         for batch in make_loader(dataset, sampler, Augmentation(), 0, 0):
             for name, state in states.items():
                 seconds[name].append(seconds_of(state, batch))
+
+    # Print the ratios to plain training, without the warm-up.
     print(f"{arguments.student} at {arguments.image_size} pixels, {arguments.classes:,} classes, batch of ", end="")
     print(f"{arguments.batch_size}, {arguments.precision}, {torch.get_num_threads()} threads, {arguments.turns} turns")
     results = {}

@@ -123,12 +123,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=5, help="runs of the harness (default %(default)s)")
     parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
     arguments = parser.parse_args(argv)
+
+    # Measure, with an untrained model if none is given.
     with tempfile.TemporaryDirectory() as scratch:
         model = arguments.model
         if model is None:
             model = Path(scratch) / "model.onnx"
             export_backbone(build_backbone(arguments.backbone, embedding_size=512), Preprocessing(), model)
         found = compare(model, arguments.people, max(arguments.turns, 1), Path(scratch))
+
+    # Print times an image and their ratio.
     ratios, images = found["ratios"], found["images"]
     for name in ("bare", "harness"):
         each = [1000 * seconds / images for seconds in found[name]]

@@ -53,6 +53,7 @@ def run_usual(root: Path, seconds: dict[str, float]) -> dict[float, float]:
         detector = read(meta / f"{PREFIX}_name_5pts_score.txt", (11,), np.float64)[:, 0].astype(np.float32)
         pairs = read(meta / f"{PREFIX}_template_pair_label.txt", (0, 1, 2), np.int64)
         first, second, label = pairs[:, 0], pairs[:, 1], pairs[:, 2]
+    # Embeddings with their mirror images' added, weighted by detector score; a mean a medium, a sum a template.
     with _timed(seconds, "pool"):
         both = np.load(root / "embeddings.npy")
         size = both.shape[1] // 2
@@ -66,6 +67,7 @@ def run_usual(root: Path, seconds: dict[str, float]) -> dict[float, float]:
             means = [own[own_media == medium].mean(axis=0) for medium in np.unique(own_media)]
             pooled[row] = np.sum(means, axis=0)
         pooled = normalize(pooled)
+    # Cosines of the pairs, in batches.
     with _timed(seconds, "score"):
         row_of = np.zeros(int(unique_templates.max()) + 1, np.int64)
         row_of[unique_templates] = np.arange(len(unique_templates))
@@ -73,6 +75,7 @@ def run_usual(root: Path, seconds: dict[str, float]) -> dict[float, float]:
         for start in range(0, len(first), PAIRS_CHUNK):
             some = slice(start, start + PAIRS_CHUNK)
             scores[some] = np.sum(pooled[row_of[first[some]]] * pooled[row_of[second[some]]], axis=-1)
+    # The point of the ROC curve nearest to each FAR.
     with _timed(seconds, "measure"):
         false_rate, true_rate, _ = roc_curve(label, scores)
         false_rate, true_rate = np.flipud(false_rate), np.flipud(true_rate)
@@ -88,6 +91,7 @@ def run_facekd(root: Path, seconds: dict[str, float]) -> dict[float, float]:
     from evaluation.ijb.protocol import load_protocol
     from evaluation.measures import measure_verification
 
+    # Parse, check and pool; the binary copy of the text files is written in the background.
     background = ThreadPoolExecutor(1)
     with _timed(seconds, "parse"):
         protocol = load_protocol(root, "IJBC", background=background)
@@ -99,6 +103,7 @@ def run_facekd(root: Path, seconds: dict[str, float]) -> dict[float, float]:
         images = protocol.face_images
         faces = Faces(images, protocol.face_templates, protocol.face_media, protocol.detection_scores[images])
         [templates] = pool_templates(rows, faces, protocol.template_ids, [Pooling(True, True, True)])
+    # Score and measure.
     with _timed(seconds, "score"):
         pairs = score_protocol(templates, protocol, kept, FARS, "insightface")
     with _timed(seconds, "measure"):
@@ -253,9 +258,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="write the numbers to this JSON file")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if arguments.way:
+    if arguments.way:  # a process that `run_apart` started
         print(json.dumps(run_here(arguments.way, arguments.root)))
         return 0
+
+    # Measure, with a generated set if none is given.
     with tempfile.TemporaryDirectory() as scratch:
         root = arguments.root
         if root is None:

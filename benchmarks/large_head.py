@@ -251,11 +251,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    if args.measure:
+    if args.measure:  # a process that `in_fresh_process` started
         case, form, *sizes = args.measure
         print(json.dumps(measure(case, form, list(map(int, sizes)), args.steps, args.product, device)))
         return 0
 
+    # Measure the machine's rates for the floor, then every case at every size.
     rates = machine_rates(args.product, device)
     all_sizes = itertools.product(args.batch_size, args.embedding_size, args.classes)
     jobs = [(case, sizes) for sizes in all_sizes for case in args.cases]

@@ -65,22 +65,26 @@ from facekd.utils.processes import usable_cores
 WARM_UP = 12  # batches
 MAX_IN_MEMORY = 1024  # JPEGs that the limit and the decoders go through
 MXNET_SIDE = Path(__file__).with_name("loader_mxnet_side.py")
+COLUMNS = ["workers", "which", "speed, by the clock", "by the processor's time", "goal", "images/s", "of the peer"]
 GOALS = {"limit": "at least 0.9", "per sample": "at least 3", "mxnet": "at least 1"}
 
 
 def our_batches(dataset: FaceDataset, batch_size: int, workers: int, num_batches: int) -> Iterable[torch.Tensor]:
+    """Yields uint8 images from facekd's loader."""
     sampler = PositionSampler(len(dataset), 0, batch_size, total_images=num_batches * batch_size)
     for batch in make_loader(dataset, sampler, Augmentation(), 0, workers):
         yield batch.images
 
 
 def our_float_batches(dataset: FaceDataset, batch_size: int, workers: int, num_batches: int) -> Iterable[torch.Tensor]:
+    """Yields flipped and normalised images from facekd's loader."""
     sampler = PositionSampler(len(dataset), 0, batch_size, total_images=num_batches * batch_size)
     for batch in make_loader(dataset, sampler, Augmentation(), 0, workers):
         yield to_model_input(batch.images, batch.flip)
 
 
 def per_sample_batches(path: Path, batch_size: int, workers: int, num_batches: int) -> Iterable[torch.Tensor]:
+    """Yields flipped and normalised images from the per-sample pipeline."""
     dataset = PerSampleDataset(path, flip=True)
     order = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=num_batches * batch_size)
     for images, _ in DataLoader(dataset, batch_size, sampler=order, num_workers=workers):
@@ -98,6 +102,7 @@ def image_seconds(batches: Iterable[torch.Tensor], batch_size: int) -> Seconds:
 
 
 def decode_all(encoded: list[bytes], repeats: int) -> None:
+    """Decodes all JPEGs `repeats` times."""
     for _ in range(repeats):
         for jpeg in encoded:
             simplejpeg.decode_jpeg(jpeg, "RGB")
@@ -130,6 +135,7 @@ def limit_seconds(encoded: list[bytes], processes: int, num_images: int) -> Seco
 
 
 def mxnet_seconds(path: Path, size: int, batch_size: int, workers: int, num_batches: int) -> Seconds:
+    """Measures the seconds an image of mxnet's iterator in its environment."""
     words = [path, size, batch_size, max(1, workers), num_batches]
     finished = subprocess.run(
         [str(MXNET_PYTHON), "-W", "ignore", str(MXNET_SIDE), *map(str, words)], capture_output=True, text=True
@@ -275,9 +281,8 @@ def main(argv: list[str] | None = None) -> int:
         f"Loading, {len(dataset):,} JPEGs of {arguments.image_size} pixels and {kilobytes:.1f} kB, batches of "
         f"{arguments.batch_size}, {arguments.num_batches} a turn, {arguments.turns} turns"
     )
-    columns = ["workers", "which", "speed, by the clock", "by the processor's time", "goal", "images/s", "of the peer"]
     report(
-        [Table(title, columns, rows), decoders],
+        [Table(title, COLUMNS, rows), decoders],
         arguments.json,
         kilobytes=kilobytes,
         seconds_per_image=seconds,

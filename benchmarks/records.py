@@ -20,7 +20,6 @@ import contextlib
 import hashlib
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -33,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import MXNET_PYTHON, Seconds
+from measuring import MXNET_PYTHON, Seconds, machine, spread
 
 from data_prep import unpack_records
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
@@ -178,6 +177,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--scratch", type=Path, help="folder for the packs (default: the system's, often /tmp)")
     parser.add_argument("--json", "--output", dest="json", type=Path, help="write the numbers to this JSON file")
     arguments = parser.parse_args(argv)
+
+    # Measure, print and write.
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         stages = _measure(arguments, Path(scratch))
     _print(stages, arguments.turns)
@@ -187,6 +188,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _measure(arguments: argparse.Namespace, scratch: Path) -> list[Stage]:
+    """Makes the packs, compares what both sides read, and runs all stages in turns."""
     os.environ["XDG_CACHE_HOME"] = str(scratch / "cache")
 
     # The packs: records of 100 bytes to open and scan, records as large as faces to read.
@@ -286,22 +288,19 @@ def _similarity_work() -> Work:
 
 
 def _print(stages: list[Stage], turns: int) -> None:
+    """Prints the table."""
     print(
         f"medians (lowest to highest of {turns} turns); processor: ratio of processor times instead of wall-clock times"
     )
     print(f"{'':<21}{'facekd, 1/s':>14}{'peer, 1/s':>12}{'ratio':>28}{'processor':>28}")
     for stage in stages:
         rates = [statistics.median(stage.rates(side, 0)) for side in (stage.ours, stage.peer)]
-        ratios = [_spread(stage.ratios(kind)) for kind in (0, 1)]
+        ratios = [spread(stage.ratios(kind), 0 if max(stage.ratios(kind)) >= 100 else 2) for kind in (0, 1)]
         print(f"{stage.name:<21}{rates[0]:>14,.0f}{rates[1]:>12,.0f}{ratios[0]:>28}{ratios[1]:>28}")
 
 
-def _spread(values: list[float]) -> str:
-    digits = 0 if max(values) >= 100 else 2
-    return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
-
-
 def _as_json(stages: list[Stage], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Collects the settings, the machine and the figures of all stages."""
     results = {}
     for stage in stages:
         ratios = {"ratio": stage.ratios(0), "processor_ratio": stage.ratios(1)}
@@ -314,9 +313,8 @@ def _as_json(stages: list[Stage], arguments: argparse.Namespace) -> dict[str, An
                 for name, values in ratios.items()
             },
         }
-    machine = {"processors": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()}
-    return {"settings": settings, "machine": machine, "seconds": ["clock", "processor"], "stages": results}
+    return {"settings": settings, "machine": machine(), "seconds": ["clock", "processor"], "stages": results}
 
 
 def _check_same(mxnet: MxnetSide, data: RecordPack, images: np.ndarray) -> None:

@@ -163,10 +163,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=15.0, help="time limit for all of them together (default: 15)")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page to write into (default: docs/benchmarks.md)")
     arguments = parser.parse_args(argv)
+
     chosen = [benchmark for benchmark in BENCHMARKS if benchmark.name in arguments.only]
     for benchmark in chosen:  # refuse a page without markers before anything runs
         put_into_page(arguments.page.read_text(encoding="utf-8"), benchmark.name, "")
 
+    # Run each in the time that is left, and write its results at once.
     start, is_whole = time.monotonic(), True
     with tempfile.TemporaryDirectory() as scratch:
         for number, benchmark in enumerate(chosen):

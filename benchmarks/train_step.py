@@ -268,6 +268,7 @@ def compare(backbone: str, sides: list[str], arguments: argparse.Namespace, devi
 
 def tables_of(found: dict[str, dict[str, Any]], arguments: argparse.Namespace, device: torch.device) -> list[Table]:
     """Formats the results of all backbones."""
+    # One row a backbone and side of speed and memory, and one a backbone of shares.
     speed, shares = [], []
     for backbone, result in found.items():
         usual, ours = result["seconds"]["usual"], result["seconds"]["facekd"]
@@ -280,6 +281,8 @@ def tables_of(found: dict[str, dict[str, Any]], arguments: argparse.Namespace, d
         whole = statistics.median(ours)
         cells = [f"{100 * statistics.median(part) / whole:.1f} %" for part in result["parts"].values()]
         shares.append([backbone, *cells, f"{whole * 1000:,.0f}"])
+
+    # The setting stands in the title.
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     setting = f"{where}, {arguments.classes:,} classes, batches of {arguments.batch_size}, {arguments.turns} turns"
     return [
@@ -329,12 +332,16 @@ def main(argv: list[str] | None = None) -> int:
         for name in variant.split():
             if name not in VARIANTS:
                 parser.error(f"unknown variant {name!r}; known are {', '.join(VARIANTS)}")
+
+    # Settings that both sides share.
     torch.set_flush_denormal(True)
     torch.backends.cudnn.benchmark = is_gpu  # as training scripts set it, facekd's and the usual
-    if arguments.measure:
+    if arguments.measure:  # a process that `peak_bytes_in_process` started
         side, backbone = arguments.measure
         print(peak_bytes(side, backbone, arguments, device))
         return 0
+
+    # Measure, with a generated pack if none is given; its `property` file states the number of classes.
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.data is None:
             arguments.data = write_generated_pack(Path(scratch), 256, arguments.image_size)

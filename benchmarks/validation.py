@@ -42,7 +42,7 @@ from facekd.embedder import TorchEmbedder
 from facekd.errors import run_verb
 from facekd.images.model_input import to_model_input
 from facekd.images.preprocessing import Preprocessing
-from facekd.training.validation import IMAGES_AT_ONCE
+from facekd.training.validation import BATCH_SIZE
 
 PACK_IMAGES, TRAIN_IMAGES, RANKS, USUAL_BATCH = 7 * 6_000 * 2, 2_000 * 512, 8, 10
 LFW_DISTINCT = 0.66  # share of the images of two folds of LFW that are distinct
@@ -78,7 +78,7 @@ def validate_with_facekd(
         fold_batch_norms(backbone),
         Preprocessing(image_size=size),
         device,
-        batch_size=IMAGES_AT_ONCE.get(device.type),
+        batch_size=BATCH_SIZE.get(device.type),
         autocast=dtype,
     )
     validator(embedder.embed)
@@ -180,6 +180,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", "--output", dest="json", type=Path, help="write the numbers to this JSON file")
     arguments = parser.parse_args(argv)
     torch.set_flush_denormal(True)
+
+    # Measure and report every backbone.
     figures = {name: measure(name, arguments, device) for name in arguments.backbones}
     rows = [row for name, seconds in figures.items() for row in rows_of(name, seconds)]
     where = torch.cuda.get_device_name() if is_gpu else f"CPU, {torch.get_num_threads()} threads"

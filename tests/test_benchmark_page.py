@@ -1,7 +1,9 @@
-"""Tests that docs/benchmarks.md has a place for the results of each benchmark, and that nothing else is written."""
+"""Tests that docs/benchmarks.md has a place for each benchmark, and that benchmarks import only what exists."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import sys
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from facekd.errors import FacekdError
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("facekd", "evaluation", "data_prep")
 
 
 @pytest.fixture
@@ -79,3 +82,12 @@ def test_tables_are_shown_as_tables_and_anything_else_as_it_was_printed(run_all,
     assert run_all.tables_of(found, "printed\n") == "```\nprinted\n```"
     printed = "one\ntwo\n| a |\n|---|\n| 1 |\nend\n"
     assert run_all.tables_of(found, printed) == "one\n\ntwo\n\n| a |\n|---|\n| 1 |\n\nend"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_benchmark_imports_from_the_project_exists(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in PACKAGES:
+            module = importlib.import_module(node.module)
+            for name in [alias.name for alias in node.names if not hasattr(module, alias.name)]:
+                importlib.import_module(f"{node.module}.{name}")
