@@ -175,8 +175,7 @@ def rank_pairs(
         for low, high in wider:
             here = near[_is_within(scores[near], [(low, high)])]
             values = exact.of(here)
-            ranked.genuine.replace(low, high, values[is_same[here]])
-            ranked.impostor.replace(low, high, values[~is_same[here]])
+            ranked.replace(low, high, values[is_same[here]], values[~is_same[here]])
 
 
 def score_error(embedding_size: int) -> float:

@@ -66,8 +66,8 @@ def roc_curve(genuine: ArrayLike, impostor: ArrayLike) -> RocCurve:
     ranked = RankedScores(genuine, impostor)
     values = np.unique(np.concatenate([ranked.genuine, ranked.impostor]))[::-1]
     threshold = np.concatenate([just_above(values[:1]), values])
-    false_accepts = ranked.impostor.size - ranked.impostor.rank(threshold, side="left")
-    true_accepts = ranked.genuine.size - ranked.genuine.rank(threshold, side="left")
+    false_accepts = ranked.impostor.size - np.searchsorted(ranked.impostor, threshold, side="left")
+    true_accepts = ranked.genuine.size - np.searchsorted(ranked.genuine, threshold, side="left")
     return RocCurve(false_accepts / ranked.impostor.size, true_accepts / ranked.genuine.size, threshold)
 
 

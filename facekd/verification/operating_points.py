@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from facekd.errors import InputError
-from facekd.verification.lazy_sort import AscendingScores
 from facekd.verification.scores import checked_scores
 
 Rule = Literal["exact", "insightface"]
@@ -96,10 +95,10 @@ def far_threshold(impostor: ArrayLike, far: float) -> float | None:
         return None
     if allowed == scores.size:
         return -math.inf
-    return float(just_above(first_refused_score(AscendingScores(scores.copy()), allowed)))
+    return float(just_above(first_refused_score(np.sort(scores), allowed)))
 
 
-def first_refused_score(impostor: AscendingScores | np.ndarray, allowed: Any) -> Any:
+def first_refused_score(impostor: np.ndarray, allowed: Any) -> Any:
     """Returns the score of the first refused impostor; the threshold lies just above it.
 
     Args:

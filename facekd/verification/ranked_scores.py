@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from facekd.errors import InputError
-from facekd.verification.lazy_sort import AscendingScores
 from facekd.verification.operating_points import (
     RULES,
     EqualErrorPoint,
@@ -38,25 +37,45 @@ class RankedScores:
     """Holds genuine (G,) and impostor (n,) scores in ascending order and measures them.
 
     Args:
-        genuine, impostor: the scores, in any order.
+        genuine, impostor: the scores, in any order; they are copied.
         to_refine: the scores are float32 approximations; some will later be replaced by exact float64 values
-            (`AscendingScores.replace`). All answers are float64, and the arrays are reordered in place, not copied.
+            (`replace`). All answers are float64.
+
+    Attributes:
+        genuine, impostor: the scores, ascending, of one dtype.
 
     Raises:
         InputError: no scores of a kind, or non-finite ones.
     """
 
     def __init__(self, genuine: ArrayLike, impostor: ArrayLike, to_refine: bool = False) -> None:
-        kinds = checked_score_pair(genuine, impostor)
-        # Sorting is in place: without `to_refine` the caller's arrays must stay as they are.
-        self.genuine, self.impostor = (
-            AscendingScores(kind, np.float64) if to_refine else AscendingScores(kind.copy()) for kind in kinds
-        )
+        # numpy sorts float32 twice as fast as float64, and float64 holds every float32 number exactly.
+        first, second = (np.sort(kind) for kind in checked_score_pair(genuine, impostor))
+        dtype = np.float64 if to_refine else first.dtype
+        self.genuine, self.impostor = first.astype(dtype, copy=False), second.astype(dtype, copy=False)
+
+    def replace(self, low: float, high: float, genuine: np.ndarray, impostor: np.ndarray) -> None:
+        """Replaces the scores from `low` to `high` by as many others within the same limits; needs `to_refine`.
+
+        Args:
+            low, high: the limits, both included.
+            genuine, impostor: the new scores of each kind, float64, in any order.
+
+        Raises:
+            ValueError: another number of scores of a kind than lie within the limits.
+        """
+        for scores, new in ((self.genuine, genuine), (self.impostor, impostor)):
+            begin, end = np.searchsorted(scores, low, side="left"), np.searchsorted(scores, high, side="right")
+            if end - begin != len(new):
+                raise ValueError(f"{len(new):,} scores for the {end - begin:,} from {low} to {high}")
+            # The other scores lie beyond the limits, so all stay in order.
+            scores[begin:end] = np.sort(new)
 
     def accepted(self, threshold: Any) -> tuple[int, int]:
         """Returns (false accepts, true accepts) at a threshold of the scores' own dtype."""
-        false_accepts = self.impostor.size - self.impostor.rank(threshold, side="left")
-        true_accepts = self.genuine.size - self.genuine.rank(threshold, side="left")
+        # Python's integers: `_excess` multiplies them, and results.json holds them.
+        false_accepts = self.impostor.size - int(np.searchsorted(self.impostor, threshold, side="left"))
+        true_accepts = self.genuine.size - int(np.searchsorted(self.genuine, threshold, side="left"))
         return false_accepts, true_accepts
 
     def tar_at_far(self, fars: float | Sequence[float] | np.ndarray, rule: Rule = "exact") -> list[TarAtFar]:
@@ -99,8 +118,8 @@ class RankedScores:
     def num_tied_at(self, threshold: float) -> int:
         """Returns how many impostors share the highest score below a threshold, and so are refused together."""
         # The ranks of that score: from the first of its equals to the threshold.
-        end = self.impostor.rank(self.impostor.dtype.type(threshold), side="left")
-        return 0 if end == 0 else end - self.impostor.rank(self.impostor[end - 1], side="left")
+        end = int(np.searchsorted(self.impostor, self.impostor.dtype.type(threshold), side="left"))
+        return 0 if end == 0 else end - int(np.searchsorted(self.impostor, self.impostor[end - 1], side="left"))
 
     def equal_error_point(self) -> EqualErrorPoint:
         """Computes the equal error rate and its threshold; see `facekd.verification.equal_error_point`."""
@@ -134,8 +153,8 @@ class RankedScores:
     def area_under_roc(self) -> float:
         """Computes the area under the ROC; see `facekd.verification.area_under_roc`."""
         # For each genuine score, the impostors below it count one and those equal to it one half.
-        below = self.impostor.rank(self.genuine, side="left").sum(dtype=np.int64)
-        not_above = self.impostor.rank(self.genuine, side="right").sum(dtype=np.int64)
+        below = np.searchsorted(self.impostor, self.genuine, side="left").sum(dtype=np.int64)
+        not_above = np.searchsorted(self.impostor, self.genuine, side="right").sum(dtype=np.int64)
         return float((int(below) + int(not_above)) / (2 * self.genuine.size * self.impostor.size))
 
     def thinned_roc(self, num_points: int = 1000) -> RocCurve:
@@ -150,8 +169,8 @@ class RankedScores:
         thresholds = [just_above(first_refused_score(self.impostor, false_accepts)), self.genuine[rejects]]
         least = np.minimum(self.genuine[0], self.impostor[0])
         threshold = np.unique(np.concatenate([*thresholds, [least]]))[::-1]
-        far = 1 - self.impostor.rank(threshold, side="left") / self.impostor.size
-        tar = 1 - self.genuine.rank(threshold, side="left") / self.genuine.size
+        far = 1 - np.searchsorted(self.impostor, threshold, side="left") / self.impostor.size
+        tar = 1 - np.searchsorted(self.genuine, threshold, side="left") / self.genuine.size
         return RocCurve(far, tar, threshold)
 
     def histogram(self, num_bins: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -162,7 +181,7 @@ class RankedScores:
         # Each count is the difference between the ranks of two edges; the outer edges enclose all scores.
         inner = edges[1:-1].astype(self.genuine.dtype)
         counts = [
-            np.diff(scores.rank(inner, side="left"), prepend=0, append=scores.size)
+            np.diff(np.searchsorted(scores, inner, side="left"), prepend=0, append=scores.size)
             for scores in (self.genuine, self.impostor)
         ]
         return edges, counts[0], counts[1]
@@ -222,16 +241,21 @@ class RankedScores:
     def _impostors_to_a_genuine(self, false_accepts: int) -> int:
         """Returns how many impostors lie between a point of the curve and the nearest genuine score, a corner."""
         # The genuine scores on either side of the impostor at this point.
-        at = self.genuine.rank(self.impostor[max(self.impostor.size - 1 - false_accepts, 0)])
+        at = int(np.searchsorted(self.genuine, self.impostor[max(self.impostor.size - 1 - false_accepts, 0)]))
         beside = self.genuine[np.clip([at - 1, at], 0, self.genuine.size - 1)]
-        return int(np.abs(self.impostor.size - self.impostor.rank(beside) - false_accepts).min())
+        return int(np.abs(self.impostor.size - np.searchsorted(self.impostor, beside) - false_accepts).min())
 
     def _window(self, low: Any, high: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns (false accepts, true accepts, threshold) of the distinct scores from `high` down to `low`."""
-        inside = [scores.between(low, high) for scores in (self.genuine, self.impostor)]
+        # Limits of the scores' own dtype: numpy would otherwise convert all the scores.
+        low, high = self.impostor.dtype.type(low), self.impostor.dtype.type(high)
+        inside = [
+            scores[np.searchsorted(scores, low, side="left") : np.searchsorted(scores, high, side="right")]
+            for scores in (self.genuine, self.impostor)
+        ]
         threshold = np.unique(np.concatenate(inside))[::-1]
-        false_accepts = self.impostor.size - self.impostor.rank(threshold, side="left")
-        true_accepts = self.genuine.size - self.genuine.rank(threshold, side="left")
+        false_accepts = self.impostor.size - np.searchsorted(self.impostor, threshold, side="left")
+        true_accepts = self.genuine.size - np.searchsorted(self.genuine, threshold, side="left")
         return false_accepts.astype(np.int64), true_accepts.astype(np.int64), threshold
 
     def _excess(self, false_accepts: int, true_accepts: int) -> int:
@@ -243,10 +267,10 @@ class RankedScores:
         # FAR >= FRR up to some score. Bisect the genuine scores first: they are few, and leave few impostors.
         last = self._last_acceptable(self.genuine, -1, self.genuine.size)
         candidates = [self.genuine[last]] if last >= 0 else []
-        inside = self.impostor.rank(candidates[0], side="right") - 1 if candidates else -1
+        inside = int(np.searchsorted(self.impostor, candidates[0], side="right")) - 1 if candidates else -1
         outside = self.impostor.size
         if last + 1 < self.genuine.size:
-            outside = self.impostor.rank(self.genuine[last + 1], side="left")
+            outside = int(np.searchsorted(self.impostor, self.genuine[last + 1], side="left"))
         # Then the impostors between the two genuine scores found.
         at = self._last_acceptable(self.impostor, inside, outside)
         if at >= 0:
@@ -256,11 +280,11 @@ class RankedScores:
         above = [
             scores[at]
             for scores in (self.genuine, self.impostor)
-            if (at := scores.rank(after, side="right")) < scores.size
+            if (at := np.searchsorted(scores, after, side="right")) < scores.size
         ]
         return after, min(above) if above else None
 
-    def _last_acceptable(self, scores: AscendingScores, inside: int, outside: int) -> int:
+    def _last_acceptable(self, scores: np.ndarray, inside: int, outside: int) -> int:
         """Bisects for the last rank with FAR >= FRR: true at `inside`, false at `outside`; both may be off the ends."""
         while outside - inside > 1:
             middle = (inside + outside) // 2
@@ -274,6 +298,8 @@ class RankedScores:
         """Returns the highest score of either kind below a score, or None."""
         # Below the first of the scores that equal it.
         below = [
-            scores[at - 1] for scores in (self.genuine, self.impostor) if (at := scores.rank(score, side="left")) > 0
+            scores[at - 1]
+            for scores in (self.genuine, self.impostor)
+            if (at := np.searchsorted(scores, score, side="left")) > 0
         ]
         return max(below) if below else None
