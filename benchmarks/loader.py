@@ -201,6 +201,13 @@ def copy_pack(source: Path, folder: Path, num_images: int) -> Path:
     return folder / "train.rec"
 
 
+def make_pack(arguments: argparse.Namespace, folder: Path) -> Path:
+    """Writes the pack that all sides read: images of --data, or generated faces."""
+    if arguments.data:
+        return copy_pack(arguments.data, folder, arguments.num_images)
+    return write_generated_pack(folder, arguments.num_images, arguments.image_size)
+
+
 def compare_loaders(path: Path, workers: int, arguments: argparse.Namespace) -> tuple[list[list[str]], dict]:
     """Measures all sides in turns; returns one row for each peer, and the seconds behind the rows."""
     size, batch_size, count = arguments.image_size, arguments.batch_size, arguments.num_batches + WARM_UP
@@ -253,10 +260,7 @@ def main(argv: list[str] | None = None) -> int:
 
     with tempfile.TemporaryDirectory() as scratch:
         # Make the pack, and refuse to time pipelines that deliver other pixels.
-        if arguments.data:
-            path = copy_pack(arguments.data, Path(scratch), arguments.num_images)
-        else:
-            path = write_generated_pack(Path(scratch), arguments.num_images, arguments.image_size)
+        path = make_pack(arguments, Path(scratch))
         dataset = RecordDataset(path, arguments.image_size)
         difference = largest_difference(path, dataset)
         if difference > 1e-6:
