@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: takes turns, measures time and memory, and reports tables as text and as JSON."""
+"""Provides what the benchmarks share: turns, measures of time and memory, tables as text and as JSON."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Verbs that are run once per data set: pack, unpack, index, inspect, synthesize."""
+"""Holds the verbs that are run once per data set: pack, unpack, index, inspect, synthesize."""

@@ -71,7 +71,7 @@ class Task:
 
 def main(argv: list[str] | None = None) -> int:
     """Aligns photographs; returns the exit status."""
-    # What to align, with what.
+    # Choose the photographs, and the source of their landmarks.
     parser = _parser()
     arguments = parser.parse_args(argv)
     _check(parser, arguments)
@@ -104,7 +104,7 @@ Finder = Callable[[str, np.ndarray], "Faces | GivenLandmarks | None"]
 
 def align_photo(task: Task, finder: Finder, settings: Settings) -> Alignment:
     """Finds the face of a photograph and writes its crop; if that fails, the result holds the reason."""
-    # Read it.
+    # Read the photograph.
     stamp = [0, 0]
     try:
         status = task.source.stat()
@@ -130,7 +130,7 @@ def align_photo(task: Task, finder: Finder, settings: Settings) -> Alignment:
         if score is not None and score < settings.min_score:
             return Alignment(task.photo, stamp, reason="low_confidence", detail=f"its score is {score:.3f}")
 
-    # Refuse landmarks that are no face, else cut it out.
+    # Refuse landmarks that do not fit a face; otherwise cut the face out.
     facts: dict[str, Any] = {
         "landmarks": landmarks.round(3).ravel().tolist(),
         "score": None if score is None else round(score, 4),
@@ -319,7 +319,7 @@ def _parser() -> argparse.ArgumentParser:
         "--landmarks",
         type=Path,
         metavar="FILE",
-        help="or lines of name, five points x y and optionally a score",
+        help="instead of a detector: lines with a name, five points x y and optionally a score",
     )
     # Which face is taken, and how large it must be.
     add("--size", type=int, default=112, metavar="PX", help="side of the crops (default: 112)")

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     source = RecordSource(pack)
     plan = _plan(arguments, pack, source, changes)
 
-    # Write the pack, or go on with it.
+    # Write the pack, or continue an earlier run.
     bad = BadRecords(arguments.on_bad_record)
     size = pack.property["height"] if pack.property else decode_rgb(pack.read_image(int(plan.images.min()))[0]).shape[0]
     writer = RecordPackWriter(rec_path, size, pack.layout, _job(source, plan.images, plan.labels))

@@ -63,7 +63,7 @@ class Plan:
 
 def main(argv: list[str] | None = None) -> int:
     """Converts; returns the exit status."""
-    # What to convert.
+    # Open the sources, and choose the images and their order.
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.shards < 1:

@@ -154,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("picture", type=Path, nargs="?", metavar="FILE.png", help="the same as --output FILE.png")
     parser.add_argument("--sample", type=int, metavar="N", help="draw N images, one row per identity (default: 64)")
     parser.add_argument("--output", type=Path, metavar="FILE.png", help="draw a sample of the images into this file")
-    parser.add_argument("--seed", type=int, default=0, help="random seed that chooses them (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of that choice (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument("--check", action="store_true", help="decode every image and look for duplicates")
     parser.add_argument(

@@ -43,7 +43,7 @@ The same options give the same bytes."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Plan, write images or embeddings, write the lists."""
+    """Plans the set, writes images or embeddings, and writes the lists."""
     arguments = _parse(argv)
     output: Path = arguments.output
     is_ours = (output / SUMMARY).exists()
@@ -162,10 +162,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add(
         "source",
         nargs="?",
-        help="a folder with one folder of images a person, a record pack, or synthetic:PEOPLExIMAGES",
+        help="a folder with one folder of images per person, a record pack, or synthetic:PEOPLExIMAGES",
     )
     add("output", type=Path, help="folder to write to, new or empty")
-    add("--target", choices=PUBLISHED, default="IJBC", help="whose names the files get (default %(default)s)")
+    add("--target", choices=PUBLISHED, default="IJBC", help="the set that the file names carry (default %(default)s)")
     add(
         "--landmarks",
         type=Path,
@@ -196,7 +196,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         type=int,
         default=512,
         metavar="D",
-        help="with --full-size: D (default %(default)s)",
+        help="with --full-size: size of an embedding (default %(default)s)",
     )
     add(
         "--dtype",

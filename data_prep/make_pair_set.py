@@ -285,7 +285,7 @@ def _parser() -> argparse.ArgumentParser:
         "--on-missing",
         choices=("fail", "drop"),
         default="fail",
-        help="at images that are missing or broken: stop, or leave out their pairs (default: fail)",
+        help="if images are missing or broken: stop, or leave out their pairs (default: fail)",
     )
     # What the images in the pack look like.
     add("--size", type=int, default=112, metavar="PX", help="side of the images (default: 112)")

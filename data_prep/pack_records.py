@@ -35,7 +35,7 @@ from facekd.utils.progress import track
 
 def main(argv: list[str] | None = None) -> int:
     """Packs images; returns the exit status."""
-    # Which images go in, in which order, under which keys.
+    # Choose the images, their order and their keys.
     arguments = _parser().parse_args(argv)
     images, root = _list_images(arguments)
     if arguments.layout == "insightface":

@@ -123,7 +123,7 @@ def synthesize(
     if settings.pairs:
         plan = plan_pairs(settings.pairs, settings.test_identities, settings.test_images_per_identity, settings.seed)
 
-    # Is it there already? If not, render the parts that are missing.
+    # Keep a set that is complete; otherwise render the missing parts.
     found = _read_summary(folder)
     if found is not None and found["settings"] == wanted and _is_whole(folder, found):
         return found

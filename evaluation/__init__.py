@@ -1,1 +1,1 @@
-"""The evaluation harness: protocols, scoring and reports. Depends on facekd, never the reverse."""
+"""Evaluates models: protocols, scoring and reports. It depends on facekd, never the reverse."""

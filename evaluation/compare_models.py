@@ -41,7 +41,7 @@ others are compared with. All must have been evaluated on the same data by the s
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several models on one set: the tables that are shown, and the tests behind them.
+    """Holds the comparison of several models on one set: the tables that are shown, and the tests behind them.
 
     Attributes:
         models: the first is the one that the others are compared with.
@@ -199,7 +199,7 @@ def _test(models: list[Evaluated], arguments: argparse.Namespace) -> tuple[list[
     Returns:
         The differences, and a sentence on how they were tested; no differences, and why they were not tested.
     """
-    # Every model needs its scores, and the set has to be at its place.
+    # Tests need the scores of every model, and the set where it was.
     if models[0].result.get("eer") is None:
         return [], "Differences were not tested: there are no 1:1 results."
     found = [one.scores() for one in models]

@@ -188,7 +188,7 @@ def _identify(root: Path, embed: Any, ranks: Sequence[int]) -> dict[str, Any]:
         distractors, more = embed(root / "distractors", nobody=True)
         num_distractors = len(distractors)
         gallery_embeddings = np.concatenate([gallery_embeddings, more])
-        # A name with a slash is nobody's: a distractor cannot be taken for a person of the gallery.
+        # No person's name holds a slash, so a distractor cannot be taken for a person of the gallery.
         people += [f"/{file}" for file in distractors.files]
     lacking = sorted(set(probes.people.tolist()) - set(people))
     if lacking:

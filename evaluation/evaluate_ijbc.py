@@ -164,7 +164,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     # The data set, and what is measured on it.
     add("--root", required=True, metavar="DIR", help="folder that holds meta/ and loose_crop/")
-    add("--target", choices=tuple(TARGETS), default="IJBC", help="whose names the files have (default: IJBC)")
+    add("--target", choices=tuple(TARGETS), default="IJBC", help="the set that the file names carry (default: IJBC)")
     add_output_option(parser)
     add(
         "--protocol",
@@ -174,8 +174,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add_rule_option(parser)
     add_metric_options(parser)
     add("--calibrate", action="store_true", help="fit log-likelihood ratios to the scores and report Cllr")
-    add("--on-missing", choices=("fail", "drop"), default="fail", help="at faces that cannot be used: stop "
-        "(default), or leave them out and report what that costs")  # fmt: skip
+    add("--on-missing", choices=("fail", "drop"), default="fail", help="if faces cannot be used: stop "
+        "(default), or leave them out and report how much is lost")  # fmt: skip
     # How faces become templates: the three switches in which tools differ.
     switches = parser.add_argument_group("faces to templates", "by default all on, as in InsightFace's onnx_ijbc.py")
     for name, what in (
@@ -184,7 +184,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         ("flip-augment", "add the embedding of the mirror image (default: if there is one)"),
     ):
         switches.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=what)
-    switches.add_argument("--protocol-like", choices=tuple(PRESETS), help="the switches of another tool")
+    switches.add_argument("--protocol-like", choices=tuple(PRESETS), help="pool as another tool does")
     switches.add_argument("--all-protocols", action="store_true", help="also score every combination of the three")
     add("--embeddings-flipped", action=argparse.BooleanOptionalAction, default=None, help="whether rows of "
         "--embeddings hold those of the mirror images too (default: found out by comparing the halves)")  # fmt: skip

@@ -128,7 +128,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parses the command line; ends with a message where it is wrong."""
     parser = CommandParser(
         prog="facekd evaluate lfw",
-        allow_abbrev=False,  # or a typo in a study that begins like an option would pass for it
+        allow_abbrev=False,  # otherwise a typo in a study could pass as the short form of an option
         description="Evaluates a model on verification packs (.bin): accuracy, EER, AUC, TAR@FAR.",
         example=EXAMPLE,
     )

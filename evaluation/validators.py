@@ -66,7 +66,7 @@ class PairSetValidator:
         Returns:
             `accuracy`, `accuracy_std`, `eer`, `auc`, and `tar_at_far_0.001` for each measurable FAR.
         """
-        # Embed a share.
+        # Embed this rank's share of the images.
         num_images = len(self._distinct)
         share = -(-num_images // world_size)
         # Every rank embeds equally many images, the last ranks some again, because the exchange needs equal shapes.
@@ -128,7 +128,7 @@ class ClassificationValidator:
             `accuracy` and `top5` of the classifier to use, then `NAME_top1` and `NAME_top5` of each if there are
             several; top5 only with more than 5 classes.
         """
-        # Rank the true classes in a share.
+        # Rank the true classes in this rank's share of the images.
         count = len(self._dataset)
         share = -(-count // world_size)
         start = min(rank * share, count - share)  # equally many on each rank, because the exchange needs equal shapes
@@ -149,7 +149,7 @@ class ClassificationValidator:
             first = min(other * share, count - share)
             every[first : first + share] = rows
 
-        # Count.
+        # Count the correct images.
         found: dict[str, float] = {}
         for column, name in enumerate(names):
             for k, accuracy in top_k_accuracy(every[:, column], self._dataset.num_classes).items():

@@ -1,3 +1,3 @@
-"""facekd: face verification, trained, distilled through a shared margin classifier, exported and judged."""
+"""Trains, distils, exports and evaluates face-verification models."""
 
 __version__ = "0.1.0"

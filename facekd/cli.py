@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from facekd.training.config import TrainConfig
     from facekd.training.validation import HeadValidator, Validator
 
-# What the user types -> the module whose `main(argv)` does it, and what it does, by the job it belongs to.
+# By job: verb -> (the module whose `main(argv)` runs it, what it does).
 MENU: dict[str, dict[str, tuple[str, str]]] = {
     "Start here": {
         "quickstart": ("facekd.experiments.quickstart", "the whole method on generated faces, on a CPU"),
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    # The menu, the version.
+    # Print the menu or the version.
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_menu())
         return 0
@@ -76,7 +76,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"facekd {__version__}")
         return 0
 
-    # A verb of two words or of one.
+    # Find the verb: it has two words or one.
     for words in (2, 1):
         name = " ".join(arguments[:words])
         if name in VERBS:
@@ -101,14 +101,14 @@ def _load(name: str) -> Callable[[list[str]], int]:
 
 
 def _parse_evaluation(words: list[str]) -> object:
-    # A study knows no benchmark either; the verb that evaluates its runs checks the options given for that.
+    # A study does not import the benchmarks either: the verb that evaluates its runs checks their options.
     from evaluation.evaluate_lfw import parse
 
     return parse(words)
 
 
 def _make_validators(config: TrainConfig) -> list[Validator | HeadValidator]:
-    # Training knows no benchmark; here it is given those of the harness.
+    # Training does not import the benchmarks: pass it the validators of the harness.
     from evaluation.validators import ClassificationValidator, PairSetValidator
 
     wanted = config.validation

@@ -70,7 +70,7 @@ def join_world(device: str = "auto") -> Iterator[World]:
     except RuntimeError as error:
         raise FacekdError(f"rank {rank} did not reach the others: {str(error).splitlines()[0]}{_RESTARTED}") from error
 
-    # A process that is lost shows as a RuntimeError of an exchange; name it for what it is.
+    # A lost process shows up as a RuntimeError of an exchange: report it as a lost process.
     try:
         yield World(rank, size, chosen)
     except RuntimeError as error:
@@ -312,7 +312,7 @@ def _quietly() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _failures_as_os_errors() -> Iterator[None]:
-    """Turns torch's `CheckpointException` into OSError: it is no `Exception`, so handlers would miss it."""
+    """Turns torch's `CheckpointException` into OSError: it is not an `Exception`, so handlers would miss it."""
     from torch.distributed.checkpoint.api import CheckpointException
 
     try:

@@ -111,7 +111,7 @@ def run_verb(main: Callable[[], int | None]) -> int:
 
 
 def _file_in_the_way(path: str | bytes | None) -> Path | None:
-    """Returns the first file on the way from the root to `path`, which keeps a folder from being created there."""
+    """Returns the first parent of `path` that is a file, so that no folder can be created there."""
     if not path:
         return None
     place = Path(os.fsdecode(path))

@@ -19,7 +19,7 @@ NUM_ARGUMENTS = {"drop": 1, "drop-identity": 1, "merge": 2}
 
 @dataclass
 class Changes:
-    """The records to drop by key, the identities to drop by label, and pairs of labels that are one person."""
+    """Lists records to drop by key, identities to drop by label, and pairs of labels that are one person."""
 
     keys: set[int] = field(default_factory=set)
     labels: set[int] = field(default_factory=set)
@@ -36,7 +36,7 @@ def read_clean_lists(paths: Sequence[Path]) -> Changes:
     """Reads lists; an action that several of them name is done once.
 
     Raises:
-        DataError: a line is no action.
+        DataError: a line is not an action.
         OSError: a list cannot be read.
     """
     changes = Changes()

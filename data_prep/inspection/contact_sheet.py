@@ -50,7 +50,7 @@ def choose_images(labels: np.ndarray, num_images: int, seed: int = 0) -> list[li
 
 
 class Guest(NamedTuple):
-    """An image from elsewhere that is shown in a row of images of the pack."""
+    """Describes an image from elsewhere that is shown in a row of images of the pack."""
 
     encoded: bytes
     caption: str

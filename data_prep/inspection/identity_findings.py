@@ -22,7 +22,7 @@ STRANGER_QUANTILE = 0.999
 
 @dataclass(frozen=True)
 class Centres:
-    """Robust centres of the identities that have images, and the embeddings behind them.
+    """Holds robust centres of the identities that have images, and the embeddings behind them.
 
     Attributes:
         units: float32 (N, E), unit embeddings; rows of images without label are not used.
@@ -75,7 +75,7 @@ def find_centres(embeddings: np.ndarray, labels: np.ndarray) -> Centres:
 
 @dataclass(frozen=True)
 class Outlier:
-    """An image far from the others of its identity, or nearer to another identity.
+    """Describes an image far from the others of its identity, or nearer to another identity.
 
     Attributes:
         image: its number.
@@ -138,7 +138,7 @@ def find_merges(found: Centres, min_cosine: float | None = None) -> tuple[list[t
 
 @dataclass(frozen=True)
 class Overlap:
-    """An identity that other images come near: its label, the numbers of those images, and the highest cosine."""
+    """Describes an identity that other images come near: its label, those images, and the highest cosine."""
 
     label: int
     images: list[int]
@@ -229,7 +229,7 @@ def load_embeddings(path: Path, count: int) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise DataError(f"{path}: is no whole .npy of numbers: {error}") from error
+        raise DataError(f"{path}: is not a whole .npy file of numbers: {error}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim != 2 or len(array) != count:
         found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
         raise DataError(f"{path}: holds {found}; expected floats ({count}, E), a row for each image")

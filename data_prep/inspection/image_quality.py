@@ -26,7 +26,7 @@ STANDARD_LUMINANCE_SUM = 3688
 
 @dataclass(frozen=True)
 class Quality:
-    """The quality of N images; NaN, 0 or False for an image that cannot be decoded.
+    """Holds the quality of N images; NaN, 0 or False for an image that cannot be decoded.
 
     Attributes:
         images: int64 (N,), their numbers in the pack.

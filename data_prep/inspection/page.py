@@ -23,7 +23,7 @@ QUANTILES = {"least": 0, "5 %": 0.05, "median": 0.5, "95 %": 0.95, "most": 1}
 
 
 class Finding(NamedTuple):
-    """Something that a model found in a data set: a heading, an explanation, and rows of images to show."""
+    """Describes what a model found in a data set: a heading, an explanation, and rows of images to show."""
 
     title: str
     explanation: str
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """A measured value of each image or identity; a wide range is drawn on a logarithmic axis."""
+    """Holds a measured value of each image or identity; a wide range is drawn on a logarithmic axis."""
 
     title: str
     values: np.ndarray

@@ -54,7 +54,7 @@ def files_fingerprint(paths: list[Path]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def resuming(writer: Resumable, bad: BadRecords) -> Iterator[None]:
-    """Runs the block with `writer` open, going on after what an earlier run has written.
+    """Runs the block with `writer` open; it continues after what an earlier run has written.
 
     Says how many images were found; when an exception ends the block, says how many are kept and how to go on.
 

@@ -38,7 +38,7 @@ def list_folder(root: Path) -> list[ListedImage]:
         DataError: there are no subfolders with images, or two of them are one folder.
     """
     listing = list_by_folder(root)
-    # A folder without images is no identity.
+    # A folder without images is not an identity.
     with_images = {folder: files for folder, files in listing.by_folder.items() if files}
     images = [
         ListedImage(f"{folder}/{file}", label)

@@ -23,8 +23,8 @@ def add_embedding_options(parser: argparse.ArgumentParser) -> None:
     """Adds `--cache`, `--embedding-dtype` and `--workers`."""
     add = parser.add_argument_group("embedding").add_argument
     add("--cache", metavar="DIR", help="folder of embeddings (default: embeddings in the output folder)")
-    add("--embedding-dtype", choices=("float32", "float16"), default="float32", help="their type (default: float32)")
-    add("--workers", type=int, metavar="N", help="threads that decode and align (default: one a core, at most 8)")
+    add("--embedding-dtype", choices=("float32", "float16"), default="float32", help="number type (default: float32)")
+    add("--workers", type=int, metavar="N", help="threads that decode and align (default: one per core, at most 8)")
 
 
 def embed_with_model(
@@ -51,7 +51,7 @@ def embed_with_model(
         folder = Path(arguments.cache) if arguments.cache else Path(arguments.output) / "embeddings"
         embeddings = FaceEmbeddings(folder, embedder, protocol, flip, arguments.embedding_dtype)
         wanted = np.unique(protocol.face_images[findings.keep_faces])
-        # One process makes the files, all look what is missing, and only then do the files change.
+        # One process creates the files, all check what is missing, and only then do the files change.
         if share.rank == 0:
             embeddings.prepare()
         wait()

@@ -82,7 +82,7 @@ class NpyRows:
             rows = self._plain.read(0, num_rows)
         else:
             rows = np.concatenate([self._plain.read(row, row + 1) for row in range(0, num_rows, step)])
-        # Rows without direction are no evidence.
+        # Rows without direction say nothing about mirroring.
         first, second = rows[:, :size].astype(np.float64), rows[:, size:].astype(np.float64)
         lengths = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
         usable = np.isfinite(lengths) & (lengths > 0)

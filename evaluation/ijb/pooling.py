@@ -241,7 +241,7 @@ def _add_up(
             matrix = sparse.csr_array((weights[by_key], columns[by_key], ends), shape=(len(starts), stop - start))
             with np.errstate(invalid="ignore", over="ignore"):
                 parts.append((sorted_keys[starts], matrix @ embeddings[pooling.flip_augment]))
-        # Name the rows that are of no use.
+        # Report the rows that cannot be used.
         if not norms and not all(np.isfinite(part).all() for _, part in parts):
             norms = _lengths(embeddings)
         for length in norms.values():

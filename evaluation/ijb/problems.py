@@ -147,7 +147,7 @@ def settle(findings: Findings, on_missing: OnMissing) -> Kept:
         findings.problems.append(counts[-1])
     if counts and on_missing == "fail":
         cost = describe_cost(protocol, dropped)
-        raise DataError(f"{protocol.root}: {_list(counts)}\n{cost}\n--on-missing drop goes on so")
+        raise DataError(f"{protocol.root}: {_list(counts)}\n{cost}\n--on-missing drop continues without that data")
     if not findings.keep_faces.any():
         raise DataError(f"{protocol.root}: no face is left:\n{_list(counts)}")
     return Kept(findings.keep_faces, has_face, pairs, dropped)

@@ -339,7 +339,7 @@ def _parse_tidy_pairs(text: bytes) -> Columns | None:
     # The second number: the digits at the end of the word before that space.
     values = words_before[ends - 2]
     others = ~values & each_byte(0x10)  # no digit has this bit clear, and a space has
-    for bits in (8, 16, 32):  # mark all bytes before the last one that is no digit
+    for bits in (8, 16, 32):  # mark all bytes before the last non-digit
         others |= others >> np.uint64(bits)
     lengths = DIGITS_IN_A_WORD - np.bitwise_count(others).astype(np.int64)
     mask = ~((others >> np.uint64(4)) * np.uint64(0xFF))

@@ -19,7 +19,7 @@ DESCRIPTIONS = ("text", "like")  # keys of a protocol that describe it, and do n
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The results of one model on one set, and the folder that holds its scores."""
+    """Holds the results of one model on one set, and the folder of its scores."""
 
     name: str
     folder: Path

@@ -40,7 +40,7 @@ GALLERY_STYLES = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True)
 class Curve:
-    """The curves of one model: the arrays of its `curves.npz`, and the `tar_at_far` of its `results.json`."""
+    """Holds the curves of one model: arrays of its `curves.npz`, and the `tar_at_far` of its `results.json`."""
 
     name: str
     curves: Mapping[str, np.ndarray]
@@ -53,7 +53,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """The scores of one pair set: its name, scores (N,), labels (N,) and measured result."""
+    """Holds the scores of one pair set: its name, scores (N,), labels (N,) and measured result."""
 
     name: str
     scores: np.ndarray

@@ -23,7 +23,7 @@ HEADINGS = {"genuine": "Genuine pairs, lowest scores", "impostor": "Impostor pai
 
 @dataclass(frozen=True)
 class WorstPairs:
-    """The worst pairs as pictures or, if their images cannot be had, as a table.
+    """Holds the worst pairs as pictures or, if their images are not available, as a table.
 
     Attributes:
         table: row of the pair file, score and templates of each pair.
@@ -93,7 +93,7 @@ def _as_table(worst: dict[str, Any]) -> Table:
 
 
 class _TemplateImages:
-    """Reads and aligns the images of a template, those that can be had."""
+    """Reads and aligns the available images of a template."""
 
     def __init__(self, protocol: IjbProtocol) -> None:
         self._protocol = protocol
@@ -115,5 +115,5 @@ class _TemplateImages:
                 pixels = decode_rgb(self._protocol.image_path(image).read_bytes())
                 found.append(align(pixels, self._protocol.landmarks[image]))
             except (FacekdError, OSError):
-                continue  # the evaluation has reported it; here it is only not shown
+                continue  # the evaluation has reported it already; here it is just left out
         return found

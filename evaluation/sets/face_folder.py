@@ -114,7 +114,7 @@ def _list(folder: Path, nobody: bool) -> tuple[list[tuple[str, str]], list[str]]
     # One of the two layouts, never both.
     if loose and nested:
         raise DataError(
-            f"{folder}: holds folders and image files ({loose[0]}); give either one folder a person, or files "
+            f"{folder}: holds folders and image files ({loose[0]}); give either one folder per person, or files "
             "called PERSON_NUMBER.jpg"
         )
     if nested:
@@ -124,6 +124,6 @@ def _list(folder: Path, nobody: bool) -> tuple[list[tuple[str, str]], list[str]]
     if unnamed:
         raise DataError(
             f"{folder}: {len(unnamed):,} of {len(loose):,} names do not say who is in the image, the first "
-            f"{unnamed[0]}; expected one folder a person, or PERSON_NUMBER.jpg"
+            f"{unnamed[0]}; expected one folder per person, or PERSON_NUMBER.jpg"
         )
     return [(Path(file).stem.rpartition("_")[0], file) for file in loose], warnings

@@ -69,7 +69,7 @@ def check_backbone(name: str, *, embedding_size: int, image_size: int, width: fl
     if not 0 <= dropout < 1:
         raise ModelError(f"backbone.dropout must be in [0, 1), not {dropout}")
 
-    # The rest depends on the network, whose class says what it takes.
+    # The other limits depend on the network; its class states them.
     network = BACKBONES[name]
     network.image_sizes.check(name, image_size)
     if width != 1 and not network.takes_width:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """The network from images to embeddings.
+    """Selects the network that turns images into embeddings.
 
     Args:
         name: `mobilefacenet` (1.0 M), `mobilefacenet_0.45g` (2.06 M, InsightFace's), or `iresnet18` .. `iresnet200`;

@@ -74,7 +74,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file}: damaged: {str(error).splitlines()[0]}") from error
 
-    # Is it facekd's, and of a version that this facekd knows?
+    # Check that it is facekd's, and of a known version.
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(
             f"{file}: not a facekd checkpoint; the weights of an InsightFace backbone come in by "

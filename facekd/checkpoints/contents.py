@@ -39,7 +39,7 @@ class HeadShards:
 
 @dataclass
 class Progress:
-    """What an exact resume needs besides the weights.
+    """Holds what an exact resume needs besides the weights.
 
     Attributes:
         images_seen: images that the run has trained on.
@@ -66,7 +66,7 @@ class Progress:
 
 @dataclass
 class Checkpoint:
-    """What a checkpoint holds. A field that is None is absent from the file.
+    """Describes the content of a checkpoint; a field that is None is absent from the file.
 
     Attributes:
         config: the run's configuration in plain types; its `backbone` has all arguments that build the backbone.
@@ -157,7 +157,7 @@ def from_plain_fields(content: Mapping[str, Any], where: str) -> Checkpoint:
         where: the file, for messages.
 
     Raises:
-        CheckpointError: a field is missing or is no such thing as it should be.
+        CheckpointError: a field is missing or has the wrong type.
     """
     values = _checked(Checkpoint, content, where)
     for name, kind in (("head_shards", HeadShards), ("training", Progress)):
@@ -166,7 +166,7 @@ def from_plain_fields(content: Mapping[str, Any], where: str) -> Checkpoint:
     return Checkpoint(**values)
 
 
-# What a field must be, by the beginning of its annotation.
+# The type that a field must have, by the beginning of its annotation.
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "dict": dict,
     "HeadShards": dict,
@@ -183,7 +183,7 @@ def _shallow(value: Any) -> dict[str, Any]:
 
 
 def _checked(kind: type, content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The fields of `kind` that are in the file, each of the type it should be."""
+    """Returns the fields of `kind` that are in the file, after checking their types."""
     import torch
 
     values = {}

@@ -172,7 +172,7 @@ def read_rows(path: Path, stored: HeadShards, shards: ClassShards | None = None)
     folder, shapes = path.with_name(stored.folder), stored.shapes
     world = ALONE if shards is None else shards.world
     try:
-        # Are all rows there? The tensors they are read into are made on the way.
+        # Check that all rows are there, and allocate the tensors they are read into.
         with failing_together(world):
             if not folder.is_dir():
                 raise CheckpointError(f"{path}: its head lies in {folder.name} beside it, which is not there")

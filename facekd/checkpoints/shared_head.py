@@ -68,7 +68,7 @@ class SharedHead:
             CheckpointError: it takes embeddings of another size, is of another kind than `config`, or has a bias where
                 `config` rules it out, or none where it asks for one.
         """
-        # Does it fit the configuration?
+        # Check that it fits the configuration.
         num_classes, own_size = self.weight_CD.shape
         if self.kind != config.kind:
             raise CheckpointError(
@@ -106,7 +106,7 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
         dataset: the training set.
 
     Raises:
-        CheckpointError: no classifier in it, or one of other identities.
+        CheckpointError: the file holds no classifier, or one of other identities.
     """
     file = resolve_checkpoint(path)
     checkpoint = read_checkpoint(file)
@@ -120,7 +120,7 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
             "`facekd rebuild-head MODEL --data PACK --output head.pt`"
         )
 
-    # Are its classes those of the data?
+    # Check that its classes are those of the data.
     if len(weight) != dataset.num_classes:
         raise CheckpointError(
             f"{file}: its classifier knows {len(weight):,} identities, {dataset.name} has {dataset.num_classes:,}. "
@@ -132,7 +132,7 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
             "names or another numbering. Class n must be the same person in both: train on the same pack"
         )
 
-    # Can its centres be learnt from?
+    # Check that its centres can be learnt from.
     if not (torch.isfinite(weight).all() and (bias is None or torch.isfinite(bias).all())):
         raise CheckpointError(f"{file}: its classifier has values that are not finite; rebuild or retrain it")
     if kind == "margin" and (weight.norm(dim=1) == 0).any():

@@ -1,4 +1,4 @@
-"""Shares between the distillation losses: precision, checks of shapes, and directions safe to differentiate."""
+"""Holds what the distillation losses share: full precision, checks of shapes, and directions safe to differentiate."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def embedding_similarity(student_embedding: Tensor, teacher_embedding: Tensor) -
 @torch.no_grad()
 @in_full_precision
 def relation_similarity(student_embedding: Tensor, teacher_embedding: Tensor) -> float:
-    """Computes linear CKA (Kornblith et al. 2019, arXiv:1905.00414) on directions: are the same images alike to both?
+    """Computes linear CKA (Kornblith et al. 2019, arXiv:1905.00414) on directions: do both find the same images alike?
 
     || S'T ||^2 / (|| S'S || || T'T ||), with S and T the embeddings at length 1 minus their mean over the batch, and
     Frobenius norms. It lies in 0 to 1, and is 1 where the two differ by a rotation; D may differ from E. Small batches

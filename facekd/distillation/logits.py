@@ -1,4 +1,4 @@
-"""Compares class scores that are there as whole matrices: the KL divergence of KD, and the mix of two heads."""
+"""Computes losses on whole matrices of logits: the KL divergence of KD, and the mix of two heads."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from facekd.head.classifier import LinearClassifier, MarginClassifier
 
 @dataclass(frozen=True)
 class LossInputs:
-    """Holds what a step offers to its losses; None where no active loss needs it (`facekd.distillation.weights.Need`).
+    """Holds the inputs of a step's losses; None where no active loss needs it (`facekd.distillation.weights.Need`).
 
     Args:
         student_BD: the student's embeddings.

@@ -1,4 +1,4 @@
-"""Checks that all embedders share, and the fingerprint they start from."""
+"""Holds the checks that all embedders share, and starts their fingerprints."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from facekd.images.preprocessing import Preprocessing
 
 
 class GivenPreprocessing(TypedDict, total=False):
-    """Fields of `Preprocessing` given by hand; what is left out or None is taken from the model's file."""
+    """Holds `Preprocessing` fields given by hand; what is left out or None is taken from the model's file."""
 
     mean: Sequence[float] | float | None
     std: Sequence[float] | float | None

@@ -22,7 +22,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--std", type=comma_separated, metavar="R,G,B", help="divided by, in units of 0..255")
     add("--color", choices=("rgb", "bgr"), help="the order in which the model takes its channels")
-    add("--image-size", type=int, metavar="PX", help="input size, for a file that does not say")
+    add("--image-size", type=int, metavar="PX", help="input size, for a file that does not record it")
     add(
         "--resize",
         action=argparse.BooleanOptionalAction,
@@ -33,10 +33,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=int,
         metavar="N",
-        help="images at once, for a model of dynamic batch (default: 16 of a checkpoint on a CPU, else 64)",
+        help="images at once, for a model with a dynamic batch (default: 16 for a checkpoint on a CPU, else 64)",
     )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (default: cpu)")
-    add("--threads", type=_number_of_threads, help="threads of onnxruntime (default: one a core)")
+    add("--threads", type=_number_of_threads, help="threads of onnxruntime (default: one per core)")
 
 
 def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = None) -> Embedder:

@@ -33,7 +33,7 @@ class OnnxEmbedder:
     Args:
         path: the `.onnx` file.
         batch_size: images per call of a model with a dynamic batch.
-        threads: threads of onnxruntime; None means one a core.
+        threads: threads of onnxruntime; None means one per core.
         device: `"cpu"` or `"cuda"` (needs the onnxruntime-gpu package).
         output: name of the output that is the embedding, for a model that has several.
         resize: resize images of another size instead of refusing them.

@@ -1,6 +1,6 @@
 """Opens any model file as an `Embedder`, whether it holds a torch module or an ONNX graph.
 
-Benchmarks and validators do not learn which of the two they got. What an embedder needs to know beyond the weights
+Benchmarks and validators need not know which kind they got. What an embedder needs besides the weights
 (mean, std, colour order, image size) travels with the model: in the checkpoint, or in the `metadata_props` of an ONNX
 file written by `facekd export`. For other ONNX files it is given by hand.
 

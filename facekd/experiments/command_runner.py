@@ -243,7 +243,7 @@ def _settle(one: _Running, completed: CompletedSteps, outcome: Outcome, keep_goi
         print(f"   {title}{format_duration(seconds)}", flush=True)
         return
     if status in (130, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM):
-        raise KeyboardInterrupt  # someone stopped the step: not a failure, and no other step should start
+        raise KeyboardInterrupt  # the user stopped the step: not a failure, but no other step should start
     outcome.failed.append(step.title)
     message = f"the step {step.title!r} failed (status {status})"
     if step.output is None:

@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class Quickstart:
-    """Knows the steps and gathers their results."""
+    """Builds the steps of the quickstart and gathers their results."""
 
     def __init__(self, folder: Path, size: Size, seed: int) -> None:
         self.folder = folder

@@ -97,7 +97,7 @@ class Study:
         output: the folder of everything.
         title: title of the report.
         seeds: seeds of every method that names none of its own.
-        reference: the method that differences are to: the student trained alone.
+        reference: the baseline that methods are compared with; usually the student trained alone.
         base: dotted keys of every run.
         prepare: `facekd` commands to run first, without the word facekd.
         packs: packs that models are evaluated on.
@@ -185,7 +185,7 @@ class Study:
         return REFERENCE.sub(replace, text)
 
     def model_of(self, run: Run) -> str:
-        """Returns what a model is opened by: the folder of a run, or the file of a model that exists already."""
+        """Returns the path of a model: the folder of a run, or the file of a model that exists already."""
         return run.method.model.replace("{study}", str(self.output)) or str(run.folder)
 
     def words_of(self, run: Run) -> list[str]:

@@ -98,7 +98,7 @@ class StudyFile:
         output: the folder of everything.
         title: title of the report; the folder's name by default.
         seeds: seeds of every method that names none of its own.
-        reference: the method that differences are to: the student trained alone.
+        reference: the baseline that methods are compared with; usually the student trained alone.
         base: keys of `facekd train` for every run, in sections or dotted.
         prepare: `facekd` commands to run first, without the word facekd.
         packs: verification packs to evaluate on; a name, or pairs and names.

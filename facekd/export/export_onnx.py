@@ -227,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
         help="largest relative error |onnx - torch| / |torch| allowed (default: %(default)s)",
     )
     parser.add_argument(
-        "--embedding", action="store_true", help="of an image classifier: leave its head out, for the embeddings"
+        "--embedding", action="store_true", help="for an image classifier: leave its head out and export the embeddings"
     )
     arguments = parser.parse_args(argv)
 

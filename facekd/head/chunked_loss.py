@@ -135,7 +135,7 @@ class KL:
     """Asks for KL(teacher || student) at a temperature, times its square (Hinton et al. 2015, arXiv:1503.02531).
 
     It is summed over classes and averaged over the batch, without a margin on either side. The teacher's side gets no
-    gradient. `facekd.distillation.kd_kl` is the same for logits that are there already.
+    gradient. `facekd.distillation.kd_kl` computes the same from whole matrices of logits.
     """
 
     student: LazyLogits

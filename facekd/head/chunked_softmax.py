@@ -29,7 +29,7 @@ from facekd.head.class_scores import Product, ProductGradients, ProductScores
 
 @dataclass(frozen=True)
 class Distribution:
-    """A softmax over the logits of a head; in that of a cross-entropy the target logit has its margin."""
+    """Describes a softmax over the logits of a head; for a cross-entropy, the target logit has its margin."""
 
     head: int
     temperature: float
@@ -38,7 +38,7 @@ class Distribution:
 
 @dataclass
 class Plan:
-    """What one pass computes: terms made of distributions, distributions of heads, heads of products."""
+    """Lists what one pass computes: terms refer to distributions, distributions to heads, heads to products."""
 
     num_classes: int  # of this process
     scales: list[float]  # by head
@@ -223,7 +223,7 @@ def _backward(
 
 
 def _row_factors(plan: Plan, grad_KB: Tensor, sums: Sequence[Tensor]) -> dict[int, dict[int, Tensor]]:
-    """Computes by head and distribution the factor (B, 1) of its exponentials in the gradient by the head's scores.
+    """Computes for each head and distribution the factor (B, 1) of its exponentials in the gradient of the scores.
 
     That gradient is a weighted sum of exponentials: with p = exponential / sum, d CE = scale (p - 1[target]) and
     d KL T^2 = scale T (p_student - p_teacher).
@@ -240,7 +240,7 @@ def _row_factors(plan: Plan, grad_KB: Tensor, sums: Sequence[Tensor]) -> dict[in
 
 
 def _target_exponentials(plan: Plan, maxima: Sequence[Tensor], sums: Sequence[Tensor]) -> dict[int, Tensor]:
-    """Computes by cross-entropy what stands in for the target's exponential in the gradient: sum * slope * (p - 1)."""
+    """Computes for each cross-entropy what replaces the target's exponential in the gradient: sum * slope * (p - 1)."""
     found = {}
     for index, distribution in enumerate(plan.distributions):
         if distribution.is_cross_entropy:

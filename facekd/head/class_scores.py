@@ -17,7 +17,7 @@ NORM_EPSILON = 1e-12  # that of torch.nn.functional.normalize
 
 @dataclass
 class Product:
-    """Heads that have the same weight, so that one matrix product per chunk serves them; students come first."""
+    """Groups heads that have the same weight, so that one product per chunk serves them; students come first."""
 
     heads: list[int]
     num_students: int
@@ -165,6 +165,6 @@ class ProductGradients:
 def _half_product(first: Tensor, second: Tensor, dtype: torch.dtype) -> Tensor:
     """Multiplies two matrices in their half type; returns another type, on a GPU the float32 sums without rounding."""
     has_output_type = first.is_cuda and dtype == torch.float32 and first.dtype != dtype
-    if has_output_type and not torch.is_grad_enabled():  # autograd does not know this form
+    if has_output_type and not torch.is_grad_enabled():  # autograd has no derivative for this form
         return torch.mm(first, second, out_dtype=dtype)
     return (first @ second).to(dtype)

@@ -23,7 +23,7 @@ of affine equivariant estimators of multivariate location and covariance matrice
 4. Repeat steps 2 and 3 with the threshold computed from the kept images, until it settles: with many strangers the
    first threshold is too low.
 
-In a class of two images that disagree nobody can tell which one is wrong: both are kept, and both are reported.
+If the two images of a class disagree, nothing shows which one is wrong: both are kept, and both are reported.
 
 Shapes: N images, C classes, E embedding size, n images of one class.
 """
@@ -42,7 +42,7 @@ DEVIATIONS = 5.0  # how far below the median the threshold lies
 MAD_TO_DEVIATION = 1.4826  # median absolute deviation to standard deviation, for normal numbers
 SMALLEST_SPREAD = 0.1  # in cosine: the threshold is at least this far below the median
 MAX_ROUNDS = 20  # of one iteration
-MAX_THRESHOLDS = 5  # how often step 4 computes a threshold
+MAX_THRESHOLDS = 5  # the most thresholds that step 4 computes
 THRESHOLD_SETTLES = 0.01  # a change smaller than this ends step 4
 NUM_NAMED = 10  # classes that a message lists
 CLASSES_CHUNK = 8192  # columns of one block of cosines
@@ -116,7 +116,7 @@ def robust_centres(
         track: shows progress over a range, with a short description.
 
     Raises:
-        InputError: classes without images, by number; or a threshold that is no cosine.
+        InputError: classes without images, by number; or a threshold that is not a cosine.
     """
     if min_cosine is not None and not -1 <= min_cosine <= 1:
         raise InputError(f"min_cosine is {min_cosine}: expected a cosine, from -1 to 1")

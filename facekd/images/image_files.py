@@ -94,7 +94,7 @@ def list_by_folder(root: Path) -> ImageFolders:
         by_folder[folder], deeper = read_folder(root / folder, left_out, f"{folder}/")
         for name in deeper:
             left_out.add(Reason.TOO_DEEP, f"{folder}/{name}")
-        # An empty folder is nobody, so two links to one do no harm.
+        # An empty folder names no person, so two links to one do no harm.
         other = seen.setdefault(_identity(root / folder), folder) if by_folder[folder] else folder
         if other != folder:
             raise DataError(

@@ -89,7 +89,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 @dataclass(frozen=True)
 class RocPoint:
-    """A single TAR@FAR, drawn as a marker, with its 95 % interval if there is one."""
+    """Describes a single TAR@FAR, drawn as a marker, with its 95 % interval if there is one."""
 
     far: float
     tar: float
@@ -98,7 +98,7 @@ class RocPoint:
 
 @dataclass(frozen=True)
 class RocLine:
-    """A ROC to draw.
+    """Describes a ROC curve to draw.
 
     Attributes:
         label: its entry in the legend.
@@ -116,7 +116,7 @@ class RocLine:
 
     @property
     def left_edge(self) -> float:
-        """The FAR where the line starts: half of one false accept. Nothing was measured to the left of one."""
+        """Returns the FAR where the line starts, half of one false accept: nothing was measured below one."""
         far = np.asarray(self.far)
         positive = far[far > 0]
         return float(positive.min()) / 2 if positive.size else 0.25

@@ -23,7 +23,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG that is stored inside the page, and the caption below it.
+    """Holds a PNG that is stored inside the page, and the caption below it.
 
     Attributes:
         png: the bytes of the file.

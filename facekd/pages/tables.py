@@ -1,4 +1,4 @@
-"""A table of text, and the forms it is written in: Markdown, the terminal, and (through its template) HTML."""
+"""Defines a table of text and writes it as Markdown, to the terminal and, through its template, as HTML."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NO_NUMBER = ("", "-", "n/a", "not measurable")
 
 @dataclass(frozen=True)
 class Table:
-    """A heading, and rows of text under column names; the first column names the row.
+    """Holds a heading and rows of text under column names; the first column names the row.
 
     Attributes:
         title: the heading above the table; empty for none.

@@ -247,7 +247,7 @@ def _to_float16(rows: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArra
 
 @contextmanager
 def _sole_writer(partial: Path) -> Iterator[BinaryIO]:
-    """Open the unfinished rows for this process alone; the lock goes with the process, however it ends."""
+    """Opens the unfinished rows for this process alone; the lock ends with the process, even by SIGKILL."""
     with partial.open("ab") as stream:
         if not lock_open_file(stream):
             raise TeacherError(f"{partial}: another process is writing this cache; wait for it")

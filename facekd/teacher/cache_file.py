@@ -1,7 +1,7 @@
 """Reads a teacher cache: the file with a teacher's embeddings of a training set, memory-mapped.
 
 The file: float16 (N, 2, E), row after row, [plain, mirrored], starting at byte 0; then a trailer, one line of JSON
-that says whose embeddings of what they are; then the length of that JSON in 16 hexadecimal digits, and the 16 bytes
+that names the teacher and the data; then the length of that JSON in 16 hexadecimal digits, and the 16 bytes
 `facekd teacher` and two line ends. The trailer is written last, so a file that has one is whole. While a cache is being
 computed its rows lie in `FILE.partial` and `FILE.progress` says how many of them are finished: after a kill or a power
 cut the same command goes on from there. See docs/method.md for what half precision costs.

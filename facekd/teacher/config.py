@@ -19,7 +19,7 @@ class TeacherConfig:
         resize: resize images to the teacher's input size where it differs.
         mean: mean in units of 0..255, for an ONNX file that does not record it.
         std: standard deviation in the same units, likewise.
-        color: channel order, likewise.
+        color: channel order, for an ONNX file that does not record it.
     """
 
     model: str = ""

@@ -72,7 +72,7 @@ class LiveTeacher:
         parts = zip(images.split(chunk), flip.split(chunk), strict=True)
         embedding_BE = torch.cat([self._embedder.embed_tensor(*part) for part in parts])
 
-        # A device is asked later: the copy is under way, and the step that follows waits for the device anyway.
+        # On a device this check comes later: the copy is under way, and the next step waits for the device anyway.
         is_finite = embedding_BE.isfinite().all(dim=1).to("cpu", non_blocking=True)
         copied = None if is_on_host else torch.cuda.current_stream(self._embedder.device).record_event()
         self._unchecked = is_finite, copied, batch.positions
@@ -101,7 +101,7 @@ class LiveTeacher:
 
 
 def _mirrored(batch: Batch) -> np.ndarray:
-    """The images of a batch on the host, mirrored as its `flip` says: uint8 RGB (B, S, S, 3)."""
+    """Returns the images of a batch on the host, mirrored as its `flip` says: uint8 RGB (B, S, S, 3)."""
     images, flip = batch.images.numpy(), batch.flip.numpy()
     return np.ascontiguousarray(np.where(flip[:, None, None, None], images[:, :, ::-1], images))
 

@@ -63,7 +63,7 @@ class Recognizer(nn.Module):
     @property
     def sharded_heads(self) -> list[MarginClassifier]:
         """Returns the classifiers whose classes are divided among the processes."""
-        # `children` counts once a classifier that is the student's and the teacher's at the same time.
+        # `children` lists a classifier only once, even if student and teacher share it.
         return [child for child in self.children() if isinstance(child, MarginClassifier) and child.shards is not None]
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -224,5 +224,5 @@ def delete_leftovers(run_folder: Path) -> None:
         if not path.exists():
             forget_other_heads(path, None)
         elif len(heads_of(path)) > 1:
-            with contextlib.suppress(CheckpointError):  # unreadable, it does not say which is its own: all stay
+            with contextlib.suppress(CheckpointError):  # an unreadable checkpoint names no folder: keep all
                 forget_other_heads(path, read_checkpoint(path).head_folder)

@@ -12,7 +12,7 @@ from facekd.utils.config_files import check_choice, check_number
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The `schedule` section of a config.
+    """Holds the `schedule` section of a config.
 
     Args:
         name: "linear" (to `final_lr`), "cosine", "polynomial", "step" or "constant".

@@ -22,7 +22,7 @@ from facekd.training.recognizer import Recognizer, build_recognizer
 
 @dataclass
 class TrainingState:
-    """A run between two steps.
+    """Holds a training run between two steps.
 
     Attributes:
         recognizer: the backbone and head that are trained; distillation puts a `Distiller` here.

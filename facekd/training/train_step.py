@@ -42,7 +42,7 @@ def train_step(
 
     Raises:
         TrainingError: the loss or the gradient is not finite; raised before the weights change.
-        InputError: a label that no class has; likewise.
+        InputError: a label that no class has; raised before the weights change.
     """
     config, optimizer, scaler = state.config, state.optimizer, state.scaler
     _seed_step(state)
@@ -151,7 +151,7 @@ def _require_finite(state: TrainingState, loss: float, norm: float, lr: float) -
     is_norm_fine = math.isfinite(norm) or (state.scaler.is_enabled() and state.scaler.get_scale() > 1)
     if math.isfinite(loss) and is_norm_fine:
         return
-    state.recognizer.check_targets()  # where a teacher is to blame, this says so
+    state.recognizer.check_targets()  # if the teacher caused it, this error says so
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
     step = state.images_seen // state.config.global_batch_size
     raise TrainingError(

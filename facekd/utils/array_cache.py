@@ -68,5 +68,5 @@ def _places(beside: Path) -> list[Path]:
 
 
 def _is_writable(folder: Path) -> bool:
-    # A folder without any write bit asks to be left alone, though root could write to it.
+    # Leave a folder without any write bit alone, even if root could write to it.
     return bool(folder.stat().st_mode & 0o222) and os.access(folder, os.W_OK)

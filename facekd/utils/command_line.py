@@ -11,7 +11,7 @@ from facekd.utils.suggestions import did_you_mean
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An argparse parser as every verb uses it.
+    """Parses the command line of a verb; every verb uses it.
 
     Description and example are printed as they are written. An error is one line, with exit status 2, and says what a
     mistyped option or choice was most likely meant to be.

@@ -78,7 +78,7 @@ def parse_config(
         epilog=epilog,
         formatter_class=Formatter,
         exit_on_error=False,
-        allow_abbrev=False,  # or `--batch_size` would quietly mean batch_size_per_rank
+        allow_abbrev=False,  # otherwise `--batch_size` would silently mean batch_size_per_rank
     )
     parser.add_argument("--config", action="config", help="a YAML file; CONFIG.yaml as the first word is the same")
     parser.add_class_arguments(config_class)

@@ -22,7 +22,7 @@ def folder_lock(folder: Path, what: str, active: bool = True) -> Iterator[None]:
 
     Args:
         folder: the folder to lock; created if it does not exist.
-        what: who is refused and why, for the message: `"study is at work"`.
+        what: what another process does there, for the message: `"study is at work"`.
         active: False holds nothing. Of several processes that train together, only the main one locks.
 
     Raises:

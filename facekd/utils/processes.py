@@ -82,7 +82,7 @@ def stop_on_signal() -> Iterator[list[int]]:
         if not received:
             first = time.monotonic()
         received.append(number)
-        # Someone insists: hand the signal to the handler that was there before, which usually ends the process.
+        # A repeated signal: hand it to the previous handler, which usually ends the process.
         if time.monotonic() - first > SECONDS_OF_ONE_STOP:
             signal.signal(number, previous[number])
             signal.raise_signal(number)

@@ -142,7 +142,7 @@ class PartialFile:
             self.partial_path.replace(self.path)
         except OSError as error:
             raise self._broken(error) from error
-        # Only now is the journal of no use: until the rename the same job could go on.
+        # Delete the journal only now: until the rename, the same job could continue from it.
         stream, self._stream = self._stream, None
         stream.close()
         self._close_journal()
@@ -231,7 +231,7 @@ class PartialFile:
                 else:
                     end, _, words = line[:-1].partition(b"\t")
                     yield int(end), words, line_end
-        except (FileNotFoundError, ValueError):  # a damaged line ends what is believed
+        except (FileNotFoundError, ValueError):  # nothing after a damaged line is trusted
             return
 
 

@@ -1,4 +1,4 @@
-"""A thread pool that is safe inside a generator that may be abandoned before it is exhausted."""
+"""Provides a thread pool that is safe inside a generator that may be abandoned before it is exhausted."""
 
 from __future__ import annotations
 

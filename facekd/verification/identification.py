@@ -159,7 +159,7 @@ def _tpir(first: np.ndarray, impostor: np.ndarray, fpir: float) -> dict[str, Any
             f"positives at FPIR {fpir:g}",
         }
     # A probe is identified if its mate comes first and reaches the threshold.
-    threshold = max(threshold, -1.0)  # the lowest cosine, should every non-mated probe be allowed
+    threshold = max(threshold, -1.0)  # the lowest cosine, if every non-mated probe may be accepted
     successes, false_positives = int((first >= threshold).sum()), int((impostor >= threshold).sum())
     return {
         **point,

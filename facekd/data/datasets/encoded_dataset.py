@@ -108,7 +108,7 @@ class EncodedDataset(ABC):
                 f"the first is {labels[first]}, of {self.describe(first)}. {self.advice_on_labels()}"
             )
         self.load(np.zeros(1, dtype=np.int64))
-        self.take_bad_records()  # they will be met and counted again
+        self.take_bad_records()  # they will be read and counted again
 
     def __len__(self) -> int:
         return len(self.labels)

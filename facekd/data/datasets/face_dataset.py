@@ -32,7 +32,7 @@ class FaceDataset(Protocol):
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The labels of all images, (N,), each 0 <= label < num_classes."""
+        """Returns the labels of all images, (N,), each 0 <= label < num_classes."""
         ...
 
     def __len__(self) -> int:

@@ -41,7 +41,7 @@ class SyntheticDataset:
 
     @property
     def identities(self) -> list[str]:
-        """The name of each label; another population has other people."""
+        """Returns the name of each label; another population has other people."""
         return [f"person {number} of population {self.seed}" for number in range(self.num_classes)]
 
     @property

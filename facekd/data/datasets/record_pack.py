@@ -132,7 +132,7 @@ class RecordPack:
         starts = ends - sizes
         encoded = [content[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         if not is_sound.all():
-            # Split, unusual or bad: the careful way reads the record, or says what is wrong.
+            # Split, unusual or bad: read the record with every check, which says what is wrong.
             for slot in np.flatnonzero(~is_sound).tolist():
                 image_bytes, labels[slot] = self.read_image(int(images[slot]))
                 encoded[slot] = memoryview(image_bytes)

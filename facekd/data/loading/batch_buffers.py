@@ -1,4 +1,4 @@
-"""Keeps the memory that batches are decoded into, over and over, by the workers or in the main process.
+"""Keeps the memory that batches are decoded into, and reuses it for later batches.
 
 New memory for each batch would cost more than writing the pixels: the kernel clears and maps page by page, in the
 process that writes and again in the one that reads. Here the memory of a few batches is shared with the workers once. A
@@ -83,7 +83,7 @@ def _share(*tensors: torch.Tensor) -> None:
 
 
 class BatchBuffers:
-    """Knows, in the main process, which slots are free: those not taken, and those whose batch is no longer held.
+    """Tracks in the main process which slots are free: those not taken, and those whose batch is no longer held.
 
     Args:
         slots: the memory.

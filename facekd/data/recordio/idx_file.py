@@ -131,7 +131,7 @@ def _numbers_in_column(codes: np.ndarray, begin: int, num_digits: int, stride: i
 
 
 def _digits(codes: np.ndarray, begin: int, num_digits: int, stride: int, count: int) -> np.ndarray | None:
-    """Does the same for up to eight digits, which are one 64-bit word."""
+    """Reads numbers of up to eight digits like `_numbers_in_column`: their characters are one 64-bit word."""
     words = np.ndarray((count,), "<u8", codes.data, begin, (stride,)) ^ each_byte(ord("0"))
     words <<= np.uint64(
         8 * (DIGITS_IN_A_WORD - num_digits)

@@ -65,7 +65,7 @@ def load_index(rec_path: Path, idx_path: Path | None, min_rows_to_cache: int = M
         RecordError: the `.idx` is not an index, or the `.rec` holds no records.
     """
     cache, source = rec_path.with_name(f"{rec_path.stem}.facekd-index"), {"stamp": stamp_of(rec_path, idx_path)}
-    # Not verified, which would read it all: every record is checked when it is read.
+    # Checksums are not verified, because that reads the whole cache; records are checked when they are read.
     if (cached := load_cached(cache, source)) is not None:
         arrays = cached[1]
         return RecordIndex(arrays["keys"], arrays["offsets"], arrays["extents"], idx_path, is_cached=True)
@@ -170,7 +170,7 @@ def _find_parts(rec_path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, lis
     following = np.append(offsets[1:], size)
     if len(offsets) and offsets[0] == 0 and np.array_equal(ends, following):
         return offsets, lengths, flags, []
-    # Otherwise walk from record to record, and after a gap go on at the next magic number.
+    # Otherwise walk from record to record; after a gap, continue at the next magic number.
     keep, damage = _walk(offsets, ends, size)
     return offsets[keep], lengths[keep], flags[keep], damage
 

@@ -38,7 +38,7 @@ def render_texture(
     angles = uniform(seed, "texture.angle", classes, 0, math.pi)
     frequencies = uniform(seed, "texture.frequency", classes, 1.5, 5.0)
     colors = uniform(seed, "texture.color", classes[:, None] * 3 + np.arange(3), -1, 1)
-    # What is different about this image.
+    # Draw how this image differs from others of its class.
     image_seed = int(random_words(seed, "texture.image", label * 2**31 + number))
     waves = np.arange(NUM_WAVES)
     angles = angles + uniform(image_seed, "turn", waves, -0.15, 0.15)

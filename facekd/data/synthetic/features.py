@@ -127,7 +127,7 @@ def _crease(identity: Parameters, pose: Pose, lid: LidPoints, openness: np.ndarr
 
 
 def _socket(identity: Parameters, pose: Pose, side: int) -> Layers:
-    """Shades the socket, and below the eye what age or little sleep leaves there."""
+    """Shades the eye socket, and the bags under the eye that come with age or lack of sleep."""
     x, y, width = side * identity["eye_x"], side * identity["asymmetry"], identity["eye_width"]
     socket = -0.16 - 1.6 * np.clip(-identity["eye_depth"], 0, 1)
     circles = ellipse(x - side * 0.03, y + 0.165, 0.8 * width, 0.04, 10)

@@ -11,7 +11,7 @@ from facekd.utils.config_files import check_choice, check_number
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """The `optimizer` section of a configuration. The learning rate lives in `ScheduleConfig`.
+    """Holds the `optimizer` section of a configuration; the learning rate is in `ScheduleConfig`.
 
     Args:
         name: "sgd" or "adamw".

@@ -25,7 +25,7 @@ from facekd.utils.config_files import require
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """The `validation` section: what is measured during training.
+    """Defines the `validation` section: what is measured during training.
 
     Args:
         packs: verification packs (.bin). They choose the best checkpoint, so do not report results on them.
@@ -43,7 +43,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The config of `facekd train`: a backbone trained with a classifier.
+    """Configures `facekd train`: a backbone trained with a classifier.
 
     Args:
         output: folder of the run: checkpoints, log.jsonl, config.yaml, tensorboard. The same command resumes it.
