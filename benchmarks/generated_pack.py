@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from facekd.data.datasets import open_dataset
 from facekd.data.recordio import Header, RecordWriter, pack
+from facekd.images.encoding import encode_jpeg
 from facekd.utils.progress import track
 
 JPEG_QUALITY = 96  # gives about 6.6 kB a face, as in MS1MV3
@@ -22,6 +22,5 @@ def write_generated_pack(folder: Path, num_images: int, size: int) -> Path:
         for start in track(range(0, num_images, RENDER_CHUNK), "rendering faces", num_images, RENDER_CHUNK):
             images, labels = dataset.load(np.arange(start, min(start + RENDER_CHUNK, num_images)))
             for key, image, label in zip(range(start, num_images), images, labels, strict=False):
-                _, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-                writer.write(key, pack(Header(0, float(label), key, 0), encoded.tobytes()))
+                writer.write(key, pack(Header(0, float(label), key, 0), encode_jpeg(image, JPEG_QUALITY)))
     return folder / "train.rec"

@@ -23,6 +23,7 @@ from data_prep.photographs.photos import decode_photo, find_photos
 from facekd.errors import DataError, ImageError, run_verb
 from facekd.images.alignment import align, is_plausible, template_fit
 from facekd.images.decoding import quiet_decoders
+from facekd.images.encoding import encode_jpeg, encode_png
 from facekd.utils.command_line import CommandParser
 from facekd.utils.files import sha256_of_file, write_json, write_small_file, write_text
 from facekd.utils.processes import usable_cores
@@ -234,9 +235,7 @@ def _is_done(task: Task, log: AlignLog) -> bool:
 
 
 def _write_crop(path: Path, crop: np.ndarray, quality: int | None) -> None:
-    options = [] if quality is None else [cv2.IMWRITE_JPEG_QUALITY, quality]
-    encoded = cv2.imencode(path.suffix, np.ascontiguousarray(crop[..., ::-1]), options)[1]
-    write_small_file(os.fspath(path), encoded.tobytes())
+    write_small_file(os.fspath(path), encode_png(crop) if quality is None else encode_jpeg(crop, quality))
 
 
 def _copy_aside(done: list[Alignment], root: Path, folder: Path) -> None:

@@ -30,6 +30,7 @@ from facekd.data.datasets.record_pack_writer import Layout, RecordPackWriter, re
 from facekd.data.datasets.sharded_records import SHARD, shard_path
 from facekd.errors import DataError, FacekdError, ImageError, InUseError, run_verb
 from facekd.images.decoding import decode_rgb, quiet_decoders
+from facekd.images.encoding import encode_jpeg
 from facekd.utils.command_line import CommandParser
 from facekd.utils.files import write_json, write_text
 from facekd.utils.processes import usable_cores
@@ -215,9 +216,7 @@ def reencode(content: bytes, quality: int) -> bytes:
     Raises:
         ImageError: the image does not decode.
     """
-    pixels = decode_rgb(content)
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    return cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+    return encode_jpeg(decode_rgb(content), quality)
 
 
 def _write(

@@ -22,8 +22,9 @@ from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.data.synthetic import MIN_SIZE, render_faces
 from facekd.data.synthetic.pairs import PairPlan, plan_pairs
 from facekd.errors import DataError, run_verb
+from facekd.images.encoding import encode_jpeg, encode_png
 from facekd.utils.command_line import CommandParser
-from facekd.utils.files import atomic_open, atomic_path, sha256_of_file, staged_folder, write_json, write_text
+from facekd.utils.files import atomic_open, sha256_of_file, staged_folder, write_json, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
@@ -200,17 +201,10 @@ def _render_part(job: _Job, parts: Path) -> None:
     encoded = []
     for rows in np.array_split(np.arange(len(people)), math.ceil(len(people) / 100)):
         images = render_faces(people[rows], photos[rows], settings.size, settings.seed)
-        encoded += [_encode(image, settings.quality) for image in images]
+        encoded += [encode_jpeg(image, settings.quality) for image in images]
     with atomic_open(parts / job.name) as stream:
         content = np.frombuffer(b"".join(encoded), np.uint8)
         np.savez(stream, lengths=np.array([len(image) for image in encoded]), content=content)
-
-
-def _encode(image: np.ndarray, quality: int) -> bytes:
-    encoded, content = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not encoded:
-        raise DataError("OpenCV could not encode a JPEG")
-    return content.tobytes()
 
 
 def _read_part(path: Path) -> Iterator[bytes]:
@@ -263,8 +257,8 @@ def _write_contact_sheet(settings: Settings, path: Path) -> None:
     sheet = (
         images.reshape(rows, columns, side, side, 3).transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 3)
     )
-    with atomic_path(path) as temporary:
-        cv2.imwrite(str(temporary), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    with atomic_open(path) as stream:
+        stream.write(encode_png(sheet))
 
 
 def _name(number: int, per_identity: int) -> str:

@@ -19,6 +19,7 @@ from facekd.data.synthetic import render_faces
 from facekd.errors import DataError, ImageError
 from facekd.images.alignment import template
 from facekd.images.decoding import JPEG_START, decode_rgb
+from facekd.images.encoding import encode_jpeg
 
 JPEG_QUALITY = 95
 MARGIN = 0.25  # added on each side of a face in a loose crop, as a share of the face's side
@@ -64,7 +65,7 @@ class GeneratedImages:
         pixels = render_faces(np.array([person]), np.array([image]), self._size, self._seed)[0]
         generator = np.random.default_rng([self._seed % 2**63, 0x1A, index])
         crop, landmarks = loosen(pixels, generator)
-        return LooseCrop(_to_jpeg(crop), landmarks, float(1 - 0.45 * generator.beta(1.5, 6)))
+        return LooseCrop(encode_jpeg(crop, JPEG_QUALITY), landmarks, float(1 - 0.45 * generator.beta(1.5, 6)))
 
 
 class FolderImages:
@@ -192,9 +193,4 @@ def _landmarks_of_aligned(pixels: np.ndarray, where: str) -> np.ndarray:
 def _as_jpeg(content: bytes) -> tuple[bytes, np.ndarray]:
     """Returns an image as JPEG (a JPEG keeps its bytes) and its pixels, which proves that it decodes."""
     pixels = decode_rgb(content)
-    return (content if content.startswith(JPEG_START) else _to_jpeg(pixels)), pixels
-
-
-def _to_jpeg(pixels: np.ndarray) -> bytes:
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    return cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+    return (content if content.startswith(JPEG_START) else encode_jpeg(pixels, JPEG_QUALITY)), pixels

@@ -12,6 +12,7 @@ import numpy as np
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.errors import ImageError, RecordError
 from facekd.images.decoding import decode_rgb
+from facekd.images.encoding import encode_png
 from facekd.utils.files import atomic_open
 
 TILE = 112
@@ -83,11 +84,6 @@ def draw_contact_sheet(pack: RecordPack, rows: Sequence[Row]) -> np.ndarray:
             sheet[top : top + TILE, left : left + TILE] = _tile(pack, image)
             _write(sheet, caption, left + 1, top + TILE + 11, FAINT, 0.36)
     return sheet
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """Returns uint8 RGB (H, W, 3) as the bytes of a PNG."""
-    return cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes()
 
 
 def write_png(path: Path, image: np.ndarray) -> None:

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.inspection.contact_sheet import Row, choose_images, draw_contact_sheet, encode_png
+from data_prep.inspection.contact_sheet import Row, choose_images, draw_contact_sheet
 from data_prep.inspection.image_quality import Quality
 from facekd.data.datasets.record_pack import RecordPack
+from facekd.images.encoding import encode_png
 from facekd.pages.figures import draw_histogram, new_figure, to_png
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table

@@ -8,6 +8,7 @@ import cv2
 
 from facekd.errors import ImageError
 from facekd.images.decoding import decode_rgb
+from facekd.images.encoding import encode_jpeg
 
 
 def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
@@ -45,8 +46,7 @@ def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
     # Scale it: averaging over areas suits shrinking, but makes enlarged images blocky.
     method = cv2.INTER_AREA if height > size else cv2.INTER_CUBIC
     scaled = cv2.resize(pixels, (size, size), interpolation=method)
-    encoded = cv2.imencode(".jpg", cv2.cvtColor(scaled, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return encoded.tobytes()
+    return encode_jpeg(scaled, quality)
 
 
 # The first bytes of each format; none begins like another.

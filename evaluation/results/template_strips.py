@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 
 from evaluation.ijb.protocol import IjbProtocol, load_protocol
 from facekd.errors import FacekdError
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
+from facekd.images.encoding import encode_png
 from facekd.pages.html import Picture
 from facekd.pages.tables import Table
 
@@ -80,7 +80,7 @@ def join_templates(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) ->
     for start, images in ((0, first), (width + gap, second)):
         for column, image in enumerate(images[:MAX_IMAGES]):
             canvas[:, start + column * step : start + column * step + size] = image
-    return cv2.imencode(".png", canvas[..., ::-1])[1].tobytes()
+    return encode_png(canvas)
 
 
 def _as_table(worst: dict[str, Any]) -> Table:
