@@ -20,7 +20,7 @@ from facekd.data.datasets.cifar_dataset import CIFAR_FOLDERS, CIFAR_SIZE, GENERA
 from facekd.data.synthetic.class_textures import render_texture
 from facekd.errors import DataError, run_verb
 from facekd.utils.command_line import CommandParser
-from facekd.utils.files import atomic_open, staged_folder, write_json
+from facekd.utils.files import atomic_open, read_json, staged_folder, write_json
 from facekd.utils.progress import track
 
 LAYOUTS = (*CIFAR_FOLDERS, "folders")
@@ -89,14 +89,13 @@ def synthesize_classification(settings: Settings, output: Path) -> Path:
     It is made beside its final place and then renamed, so that a set under its name is always complete.
 
     Raises:
-        DataError: the folder holds something else.
+        DataError: the folder holds something else, or its list is damaged.
     """
     is_cifar = settings.layout in CIFAR_FOLDERS
     folder = output / CIFAR_FOLDERS[settings.layout] if is_cifar else output
     if (folder / GENERATED).is_file():
-        import json
-
-        if json.loads((folder / GENERATED).read_text()).get("settings") == asdict(settings):
+        remedy = "choose another --output, or delete the folder"
+        if read_json(folder / GENERATED, "the list of a generated set", remedy).get("settings") == asdict(settings):
             return folder
         raise DataError(f"{folder}: holds another generated set; choose another --output, or delete it")
     if folder.exists() and any(folder.iterdir()):

@@ -24,7 +24,7 @@ from facekd.data.synthetic.pairs import PairPlan, plan_pairs
 from facekd.errors import DataError, run_verb
 from facekd.images.encoding import encode_jpeg, encode_png
 from facekd.utils.command_line import CommandParser
-from facekd.utils.files import atomic_open, sha256_of_file, staged_folder, write_json, write_text
+from facekd.utils.files import atomic_open, read_json, sha256_of_file, staged_folder, write_json, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
@@ -269,7 +269,7 @@ def _name(number: int, per_identity: int) -> str:
 def _claim(folder: Path, parts: Path, wanted: dict[str, Any], found: dict[str, Any] | None, overwrite: bool) -> None:
     """Makes sure that the folder may be written to and that the parts in it belong to these settings."""
     stamp = parts / "settings.json"
-    under_way = json.loads(stamp.read_text()) if stamp.exists() else None
+    under_way = read_json(stamp, "the settings of a generated set") if stamp.exists() else None
     other = under_way or (found or {}).get("settings")
     if other is not None and other != wanted and not overwrite:
         changed = [

@@ -6,7 +6,6 @@ without the model. The images of the worst pairs of an IJB-style set are added i
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from facekd.errors import DataError
 from facekd.pages.figures import to_png
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
-from facekd.utils.files import write_text
+from facekd.utils.files import read_json, write_text
 
 FORMAT, FOLDER_FORMAT, NEWEST_VERSION = "facekd-ijb", "facekd-folder", 1
 FOLDER_COUNTS = ("num_images", "num_people", "num_gallery", "num_distractors", "num_probes")
@@ -47,12 +46,10 @@ def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(folder) / "results.json"
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path, "the results of an evaluation", "run the evaluation again")
     except FileNotFoundError:
         raise DataError(f"{path}: no results there; give the --output folder of a finished evaluation") from None
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON ({error}); run the evaluation again") from error
-    if not isinstance(result, dict) or not str(result.get("format", "")).startswith("facekd-"):
+    if not str(result.get("format", "")).startswith("facekd-"):
         raise DataError(f"{path}: names no format, so it was not written by `facekd evaluate`")
     if result.get("version", 0) > NEWEST_VERSION:
         raise DataError(f"{path}: version {result['version']} of {result['format']}; this facekd reads up to 1")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from facekd.errors import TrainingError
-from facekd.utils.files import write_json
+from facekd.utils.files import read_json, write_json
 from facekd.utils.processes import start_tied
 from facekd.utils.progress import format_duration
 
@@ -85,13 +85,8 @@ class CompletedSteps:
         self._same_command_only = same_command_only
         self._done: dict[str, Any] = {}
         if self._file.exists():
-            try:
-                self._done = json.loads(self._file.read_text())["steps"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise TrainingError(
-                    f"{self._file}: not a list of steps ({error}). Delete it and run the same command again: each "
-                    "step is then checked anew"
-                ) from error
+            remedy = "delete it and run the same command again: each step is then checked anew"
+            self._done = read_json(self._file, "a list of steps", remedy, ("steps",), TrainingError)["steps"]
 
     def is_done(self, step: Step) -> bool:
         """Returns whether a step can be skipped.

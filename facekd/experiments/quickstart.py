@@ -8,7 +8,6 @@ same command are skipped and training resumes where it stopped, so the same comm
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from facekd.errors import run_verb
 from facekd.experiments.command_runner import CompletedSteps, Step, as_options, run_steps
 from facekd.utils.command_line import CommandParser
-from facekd.utils.files import write_json
+from facekd.utils.files import read_json, write_json
 from facekd.utils.locks import folder_lock
 from facekd.utils.progress import format_duration
 
@@ -253,15 +252,12 @@ class Quickstart:
 
     def _result(self, name: str, method: str) -> dict[str, Any]:
         model, verification = self.folder / name / "model.onnx", self.folder / name / "verification"
-        results = json.loads((verification / "results.json").read_text())
+        measures = ("accuracy", "eer", "eer_ci95", "auc", "tar_at_far")
+        results = read_json(verification / "results.json", "the results of an evaluation", keys=measures)
         return {
             "name": name,
             "method": method,
-            "accuracy": results["accuracy"],
-            "eer": results["eer"],
-            "eer_ci95": results["eer_ci95"],
-            "auc": results["auc"],
-            "tar_at_far": results["tar_at_far"],
+            **{measure: results[measure] for measure in measures},
             "onnx": str(model.relative_to(self.folder)),
         }
 

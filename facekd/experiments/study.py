@@ -8,7 +8,6 @@ Each run is a `facekd train` or `facekd distill` command in its own process, the
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 import sys
@@ -23,7 +22,7 @@ from facekd.experiments.study_config import VERBS, Study
 from facekd.experiments.study_file import StudyFile, make_study, parse_study
 from facekd.experiments.study_results import gather
 from facekd.training.logbook import read_log
-from facekd.utils.files import write_json
+from facekd.utils.files import read_json, write_json
 from facekd.utils.locks import folder_lock
 from facekd.utils.progress import format_duration
 
@@ -58,7 +57,10 @@ def main(argv: list[str] | None = None, parse_evaluation: Callable[[list[str]], 
 
     conditions = study.output / CONDITIONS
     results["command"] = shlex.join(["facekd", "study", *words])
-    results["conditions"] = json.loads(conditions.read_text()) if conditions.exists() else None
+    results["conditions"] = None
+    if conditions.exists():
+        remedy = "delete it, or start without --report-only, which writes it again"
+        results["conditions"] = read_json(conditions, "a description of the machine", remedy)
     write_report(study, results)
     print("\n" + to_markdown(results))
     print(f"report: {study.output / 'report.html'}, {study.output / 'results.md'}, {study.output / 'results.json'}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from facekd.experiments.study_config import Method, Run, Study
 from facekd.training.logbook import read_log
+from facekd.utils.files import read_json
 
 RESULT_FORMAT, RESULT_VERSION = "facekd-study", 1
 INTERVAL = (
@@ -81,9 +81,16 @@ def gather(study: Study) -> dict[str, Any]:
 
 
 def read_verification(study: Study, run: Run, pack: str) -> dict[str, Any] | None:
-    """Returns the results of a run on a pack, or None if it has not been evaluated yet."""
+    """Returns the results of a run on a pack, or None if it has not been evaluated yet.
+
+    Raises:
+        DataError: the file is damaged.
+    """
     path = verification_folder(study, run, pack) / "results.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    remedy = "delete it and run the study again, which then evaluates this run again"
+    return read_json(path, "the results of an evaluation", remedy, ("accuracy", "eer", "tar_at_far"))
 
 
 def verification_folder(study: Study, run: Run, pack: str) -> Path:

@@ -41,7 +41,7 @@ from facekd.teacher.cache_file import (
     describe_teacher,
     open_teacher_cache,
 )
-from facekd.utils.files import write_json
+from facekd.utils.files import read_json, write_json
 from facekd.utils.locks import lock_open_file
 from facekd.utils.progress import track
 
@@ -156,13 +156,14 @@ class _Writer:
 
     def _resume(self) -> None:
         file = beside(self.path, "progress")
+        what, remedy = "the progress of a cache", f"delete it and {self.stream.name}"
         try:
-            progress = json.loads(file.read_text())
+            progress = read_json(file, what, remedy, ("trailer", "rows_done"), TeacherError)
             claim, rows_done, replaced = progress["trailer"], progress["rows_done"], progress["trailer"]["replaced"]
         except FileNotFoundError:
             return
-        except (ValueError, KeyError, TypeError) as error:
-            raise TeacherError(f"{file}: damaged ({error}); delete it and {self.stream.name}") from error
+        except (KeyError, TypeError) as error:
+            raise TeacherError(f"{file}: damaged, not {what} ({error}); {remedy}") from error
         check_version(file, claim)
         partial = Path(self.stream.name)
         remedy = f"Give the one it was begun with, or delete {partial.name} and {file.name} to start anew"

@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from facekd.errors import DataError, FacekdError
 
 
 @contextlib.contextmanager
@@ -89,6 +91,38 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes strict JSON atomically, indented for people; refuses NaN and infinity, which JSON does not have."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(
+    path: str | os.PathLike[str],
+    what: str,
+    remedy: str = "delete it and run the same command again",
+    keys: Collection[str] = (),
+    error: type[FacekdError] = DataError,
+) -> dict[str, Any]:
+    """Reads a JSON object, as `write_json` writes it.
+
+    Args:
+        path: the file.
+        what: what the file should be, for the message: "a list of steps".
+        remedy: what to do about a damaged file, for the message.
+        keys: keys that the object must have.
+        error: class of the error.
+
+    Raises:
+        FacekdError: of class `error`, if the file is not UTF-8, not JSON, nested too deeply, not an object, or lacks a
+            key.
+        OSError: the file is missing or cannot be read.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as cause:  # a wrong byte is a ValueError, too
+        raise error(f"{path}: damaged, not {what} (is not JSON: {cause}); {remedy}") from cause
+    if not isinstance(value, dict):
+        raise error(f"{path}: damaged, not {what} (expected a JSON object, found {type(value).__name__}); {remedy}")
+    if missing := [key for key in keys if key not in value]:
+        raise error(f"{path}: damaged, not {what} (it lacks {', '.join(missing)}); {remedy}")
+    return value
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:

@@ -8,7 +8,6 @@ such a list, so the files of a generated set are also searched for anything but 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import pickle
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from facekd.data.datasets.face_dataset import put_into
 from facekd.errors import DataError
 from facekd.images.crops import ResizedCrop, cut_and_scale
+from facekd.utils.files import read_json
 
 Split = Literal["train", "test"]
 CIFAR_SIZE = 32
@@ -175,13 +175,14 @@ def _generated_md5(folder: Path) -> dict[str, str] | None:
     file = folder / GENERATED
     if not file.exists():
         return None
+    what, remedy = "the list of a generated set", "delete it, or generate again"
+    content = read_json(file, what, remedy, ("format", "md5"))
+    if content["format"] != GENERATED_FORMAT:
+        raise DataError(f"{file}: not {what} (format is {content['format']!r}); {remedy}")
     try:
-        content = json.loads(file.read_text())
-        if content["format"] != GENERATED_FORMAT:
-            raise ValueError(f"format is {content['format']!r}")
         return dict(content["md5"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file}: not the list of a generated set ({error}); delete it, or generate again") from error
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file}: not {what} ({error}); {remedy}") from error
 
 
 def _check_files(folder: Path, md5_of: dict[str, str], generated: dict[str, str] | None) -> None:

@@ -171,7 +171,8 @@ def test_a_result_of_one_protocol_alone(evaluated: Path, tmp_path: Path) -> None
     [
         (None, "no results there"),
         ("{", "is not JSON"),
-        ("[]", "names no format"),
+        ("[]", "expected a JSON object, found list"),
+        ("{}", "names no format"),
         ('{"format": "facekd-ijb", "version": 2}', "version 2"),
         ('{"format": "facekd-verification", "version": 1}', "this report is for those of facekd-ijb"),
     ],

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from facekd.utils.files import atomic_open, atomic_path, sha256_of_file, staged_folder, write_json, write_small_file
+from facekd.errors import DataError, TrainingError
+from facekd.utils.files import (
+    atomic_open,
+    atomic_path,
+    read_json,
+    sha256_of_file,
+    staged_folder,
+    write_json,
+    write_small_file,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -42,6 +51,39 @@ def test_json_is_strict(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         write_json(tmp_path / "b.json", float("nan"))
     assert not (tmp_path / "b.json").exists()
+
+
+def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:
+    value = {"name": "Zo\N{LATIN SMALL LETTER E WITH DIAERESIS}", "tar": None, "fars": [1e-6, 1]}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json", "a result", keys=("name", "tar")) == value
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "b.json", "a result")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "is not JSON"),
+        (b'{"steps": [', "is not JSON"),
+        (b'{"steps": "\xff"}', "is not JSON: 'utf-8' codec can't decode"),
+        (b'{"steps": ' + b"[" * 200_000, "is not JSON: maximum recursion depth"),
+        (b'["steps"]', "expected a JSON object, found list"),
+        (b'{"done": []}', "it lacks steps"),
+    ],
+    ids=["empty", "cut short", "bad UTF-8", "nested too deeply", "no object", "key missing"],
+)
+def test_a_damaged_json_file_is_named_with_what_was_expected_and_what_to_do(
+    tmp_path: Path, content: bytes, found: str
+) -> None:
+    path = tmp_path / "steps.json"
+    path.write_bytes(content)
+    with pytest.raises(TrainingError) as caught:
+        read_json(path, "a list of steps", "start anew", ("steps",), TrainingError)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: damaged, not a list of steps ({found}") and message.endswith("; start anew")
+    with pytest.raises(DataError, match="delete it and run the same command again"):
+        read_json(path, "a list of steps", keys=("steps",))
 
 
 def test_sha256(tmp_path: Path) -> None:
