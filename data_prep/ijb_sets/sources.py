@@ -18,8 +18,9 @@ from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.synthetic import render_faces
 from facekd.errors import DataError, ImageError
 from facekd.images.alignment import template
-from facekd.images.decoding import JPEG_START, decode_rgb
+from facekd.images.decoding import decode_rgb
 from facekd.images.encoding import encode_jpeg
+from facekd.images.jpeg import JPEG_START
 
 JPEG_QUALITY = 95
 MARGIN = 0.25  # added on each side of a face in a loose crop, as a share of the face's side

@@ -10,10 +10,9 @@ import numpy as np
 
 from facekd.errors import DataError, ImageError
 from facekd.images.image_files import IMAGE_SUFFIXES, list_nested
+from facekd.images.jpeg import JPEG_END, JPEG_START, jpeg_segments
 
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 START_OF_SCAN = 0xDA
-STANDALONE_MARKERS = frozenset({0x01, *range(0xD0, 0xDA)})
 
 
 def find_photos(root: Path) -> list[str]:
@@ -63,15 +62,5 @@ def decode_photo(content: bytes, exif: bool = True) -> np.ndarray:
 
 def _first_scan(content: bytes) -> int:
     """Returns where the pixel data of a JPEG begins; a thumbnail stored before it has an end marker too."""
-    position = len(JPEG_START)
-    while position + 4 <= len(content) and content[position] == 0xFF:
-        marker = content[position + 1]
-        if marker == START_OF_SCAN:
-            return position
-        if marker == 0xFF:  # fill byte
-            position += 1
-        elif marker in STANDALONE_MARKERS:
-            position += 2
-        else:
-            position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-    return len(content)
+    scans = (position for marker, position in jpeg_segments(content) if marker == START_OF_SCAN)
+    return next(scans, len(content))

@@ -12,8 +12,8 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from facekd.errors import ImageError, ImageSizeError
+from facekd.images.jpeg import JPEG_END, JPEG_START, jpeg_segments
 
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 JFIF_SEGMENT, TABLES_SEGMENT = b"\xff\xe0\x00\x10", b"\xff\xdb"
 APPLICATION_SEGMENTS, EXIF_SEGMENT, COMMENT_SEGMENT = range(0xE0, 0xF0), 0xE1, 0xFE
 PIXEL_MARKERS = range(0xD0, 0xDA)
@@ -76,18 +76,12 @@ def _is_for_libjpeg(data: bytes | bytearray | memoryview) -> bool:
         return False
     if head[2:6] == JFIF_SEGMENT and head[20:] == TABLES_SEGMENT:  # written by libjpeg, so nearly all JPEGs
         return True
-    # Walk through the segments up to the first that is not an application's.
-    place = 2
-    while len(segment := bytes(data[place : place + 8])) == 8:
-        marker = segment[1]
-        if segment[:2] == b"\xff\xff":  # fill byte before a marker
-            place += 1
-            continue
-        if marker == EXIF_SEGMENT and segment[4:] == b"Exif":
+    # Look for Exif data up to the first segment that is not an application's.
+    for marker, position in jpeg_segments(data):
+        if marker == EXIF_SEGMENT and data[position + 4 : position + 8] == b"Exif":
             return False
         if marker not in APPLICATION_SEGMENTS and marker != COMMENT_SEGMENT:
             return True
-        place += 2 + int.from_bytes(segment[2:4], "big")
     return True
 
 
