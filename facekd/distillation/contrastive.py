@@ -364,7 +364,7 @@ def _random_words(seed: int, positions: Tensor, counters: Tensor) -> Tensor:
 
 
 def _mix64(words: Tensor) -> Tensor:
-    """Mixes the bits of 64-bit words by SplitMix64's finaliser."""
+    """Mixes the bits of 64-bit words by SplitMix64's finaliser, as `facekd.utils.randomness.mix64` does in numpy."""
     words = (words ^ _shift(words, 30)) * _MIX_1
     words = (words ^ _shift(words, 27)) * _MIX_2
     return words ^ _shift(words, 31)

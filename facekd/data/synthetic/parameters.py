@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+from facekd.utils.randomness import GOLDEN_GAMMA, mix64
+
 HAIR_STYLES = ("bald", "cropped", "side_part", "fringe", "long_straight", "long_wavy", "curly", "tied_back", "receding")
 HAIR_STYLE_SHARES = (0.06, 0.13, 0.16, 0.12, 0.14, 0.12, 0.10, 0.09, 0.08)
 FACIAL_HAIR = ("none", "stubble", "moustache", "goatee", "beard")
@@ -235,13 +236,13 @@ def sample_nuisances(identity_numbers: np.ndarray, image_numbers: np.ndarray, se
 
 
 class _Draw:
-    """Draws uniform numbers by hashing (seed, stream, row numbers, name) with the finaliser of splitmix64."""
+    """Draws uniform numbers by hashing (seed, stream, row numbers, name) with SplitMix64."""
 
     def __init__(self, seed: int, stream: str, *row_numbers: np.ndarray) -> None:
         key = _mix(np.uint64((seed + 0x5851F42D4C957F2D) % 2**64) ^ np.uint64(zlib.crc32(stream.encode())))
         keys = np.broadcast_to(key, np.shape(row_numbers[0]))
         for numbers in row_numbers:
-            keys = _mix(keys + (np.asarray(numbers).astype(np.uint64) + np.uint64(1)) * GOLDEN)
+            keys = _mix(keys + (np.asarray(numbers).astype(np.uint64) + np.uint64(1)) * GOLDEN_GAMMA)
         self.keys = keys
 
     def uniform(self, name: str, low: float = 0.0, high: float = 1.0) -> np.ndarray:
@@ -249,7 +250,7 @@ class _Draw:
 
     def uniform_block(self, name: str, num_columns: int, low: float, high: float) -> np.ndarray:
         counters = np.uint64(zlib.crc32(name.encode())) * np.uint64(1 << 20) + np.arange(num_columns, dtype=np.uint64)
-        bits = _mix(self.keys[:, None] ^ _mix(counters * GOLDEN)[None, :])
+        bits = _mix(self.keys[:, None] ^ _mix(counters * GOLDEN_GAMMA)[None, :])
         return low + (high - low) * ((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
     def choice(self, name: str, shares: tuple[float, ...]) -> np.ndarray:
@@ -258,9 +259,6 @@ class _Draw:
 
 
 def _mix(values: np.ndarray | np.uint64) -> np.ndarray:
-    """Applies the finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
-    with np.errstate(over="ignore"):
-        values = np.asarray(values, np.uint64) + GOLDEN
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    """Takes one step of SplitMix64 from each state: adds the golden gamma, and mixes the bits."""
+    with np.errstate(over="ignore"):  # numpy warns when a single number wraps around
+        return mix64(np.asarray(values, np.uint64) + GOLDEN_GAMMA)

@@ -6,11 +6,13 @@ import copy
 import io
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from facekd.distillation import ContrastiveDistillation, ContrastiveSettings, contrastive_loss
 from facekd.errors import InputError
+from facekd.utils.randomness import GOLDEN_GAMMA, mix64
 
 LABELS = torch.tensor([4, 4, 9, 4, 2, 9, 9, 2, 4, 4, 2, 9])  # of 12 images, neither sorted nor dense
 INDICES = torch.tensor([7, 0, 5, 11])
@@ -163,6 +165,17 @@ def test_draws_hang_on_seed_and_position_alone():
     assert torch.equal(whole, torch.cat(parts))  # as on two processes
     assert not torch.equal(whole, module.draw_negatives(INDICES, positions + 4)[0])
     assert not torch.equal(whole, build(seed=4).draw_negatives(INDICES, positions)[0])
+
+
+@pytest.mark.parametrize("seed", [0, 3, 2**63 - 1])
+@pytest.mark.parametrize("position", [0, 11, 2**40 + 7])
+def test_draws_are_the_words_of_splitmix64_in_numpy(seed, position):
+    settings = ContrastiveSettings(projection_size=1, num_negatives=500, shared_negatives=True)
+    module = ContrastiveDistillation(5, 3, 65_537, settings=settings, seed=seed)
+    drawn, _ = module.draw_negatives(INDICES, torch.full((4,), position))
+    key = mix64(np.array([position], np.uint64) * GOLDEN_GAMMA + np.uint64(seed))
+    words = mix64(key + np.arange(1, 501, dtype=np.uint64) * GOLDEN_GAMMA) >> np.uint64(1)
+    np.testing.assert_array_equal(drawn.numpy().astype(np.uint64), words % np.uint64(65_537))
 
 
 def test_one_seed_one_run_whatever_the_global_generator():
