@@ -134,7 +134,7 @@ def _write_block(job: tuple[tuple[Any, ...], np.ndarray, np.ndarray, Path]) -> t
     options, sources, numbers, crops = job
     if options not in _opened:
         _opened.clear()
-        _opened[options] = open_face_source(*options)
+        _opened[options] = open_face_source(*options, warn=False)  # the main process has warned
     found: list[LooseCrop] = []
     for index, number in zip(sources.tolist(), numbers.tolist(), strict=True):
         crop = _opened[options].read(index)

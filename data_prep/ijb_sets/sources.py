@@ -77,13 +77,20 @@ class FolderImages:
         landmarks: a file of landmarks (see `data_prep.photographs.landmark_files`); None means that the images are
             aligned.
         on_missing: whether an image without landmarks is an error ("fail") or is left out ("drop").
+        warn: print what of the folder is left out.
 
     Raises:
         DataError: there are no images, or one has no landmarks.
     """
 
-    def __init__(self, folder: Path, landmarks: Path | None, on_missing: Literal["fail", "drop"] = "fail") -> None:
-        images = list_folder(folder)
+    def __init__(
+        self,
+        folder: Path,
+        landmarks: Path | None,
+        on_missing: Literal["fail", "drop"] = "fail",
+        warn: bool = True,
+    ) -> None:
+        images = list_folder(folder, warn)
         self._folder = folder
         self._landmarks = None if landmarks is None else read_landmarks(landmarks)
         self.num_dropped = 0
@@ -137,9 +144,11 @@ class RecordImages:
 
 
 def open_face_source(
-    source: str, landmarks: Path | None, on_missing: Literal["fail", "drop"], size: int, seed: int
+    source: str, landmarks: Path | None, on_missing: Literal["fail", "drop"], size: int, seed: int, *, warn: bool = True
 ) -> FaceSource:
     """Opens what the user named: `synthetic:PEOPLExIMAGES`, a record pack, or a folder of people.
+
+    With `warn`, what is left out of a folder is printed.
 
     Raises:
         FacekdError: there is nothing of the kind; see the classes above.
@@ -157,7 +166,7 @@ def open_face_source(
         return RecordImages(path)
     if not path.is_dir():
         raise DataError(f"{path}: expected a folder with one folder of images for each person, or a .rec file")
-    return FolderImages(path, landmarks, on_missing)
+    return FolderImages(path, landmarks, on_missing, warn)
 
 
 def loosen(face: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

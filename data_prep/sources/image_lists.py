@@ -26,10 +26,10 @@ class ListedImage(NamedTuple):
 LST_COLUMNS = {"insightface": "aligned path label", "im2rec": "index label path"}
 
 
-def list_folder(root: Path) -> list[ListedImage]:
+def list_folder(root: Path, warn: bool = True) -> list[ListedImage]:
     """Lists the images of a folder with one subfolder per identity; labels number the subfolders in sorted order.
 
-    `facekd.images.image_files` says which files are images; what is left out is named on the terminal.
+    `facekd.images.image_files` says which files are images; with `warn`, what is left out is named on the terminal.
 
     AgeDB comes without subfolders, and its file names say who is on the image, how old, and of which sex:
     `0_MariaCallas_35_f.jpg`. A folder of such names alone is read as that; labels number the people in sorted order.
@@ -59,7 +59,7 @@ def list_folder(root: Path) -> list[ListedImage]:
         listing.left_out.add(Reason.OUTSIDE, name)
     for name in sorted(listing.by_folder.keys() - with_images.keys()):
         listing.left_out.add(Reason.EMPTY, name)
-    for warning in listing.left_out.warnings():
+    for warning in listing.left_out.warnings() if warn else ():
         print(f"warning: {root}: {warning}", file=sys.stderr)
     return images
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Callable
 
 from facekd.backbones.backbone import Backbone
 from facekd.backbones.cifar import CifarResNet, WideResNet
@@ -51,7 +52,8 @@ def build_backbone(
         ModelError: an argument does not suit the network; the message names it and says what does.
     """
     check_backbone(name, embedding_size=embedding_size, image_size=image_size, width=width, dropout=dropout)
-    return BACKBONES[name](name, embedding_size=embedding_size, image_size=image_size, width=width, dropout=dropout)
+    network: Callable[..., Backbone] = BACKBONES[name]
+    return network(name, embedding_size=embedding_size, image_size=image_size, width=width, dropout=dropout)
 
 
 def check_backbone(name: str, *, embedding_size: int, image_size: int, width: float, dropout: float) -> None:

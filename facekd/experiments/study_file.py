@@ -20,7 +20,7 @@ MAIN_KEYS = {
     "output": "folder of everything; the same command resumes it",
     "seeds": "seeds of every method that names none",
     "jobs": "runs at the same time",
-    "threads": "computing threads of each run",
+    "threads": "computing threads of each run [the cores over the jobs]",
     "report_only": "report what is there, run nothing",
 }
 EPILOG = """\
@@ -42,7 +42,8 @@ CONFIG.yaml
     external: {model: teacher.onnx, evaluate: {mean: 127.5, std: 127.5}}                 evaluated, not trained
 
 In a value, {teacher} is the folder of that method's run with the same seed, or of its only run; {teacher@0} is the run
-with seed 0; {study} is the output folder.
+with seed 0; {study} is the output folder. A method may also have recipe: FILE.yaml (which config
+overrides), judge: false (trained, not evaluated), note: TEXT.
 
 Runs go seed by seed, so that a study in progress compares all methods. What it leaves in the output folder:
   runs/METHOD/seed-N/   the run, output.log, model.onnx, verification/

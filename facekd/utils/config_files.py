@@ -87,7 +87,8 @@ def parse_config(
     if argv and not argv[0].startswith("-"):
         file = Path(argv[0])
         content = _read_yaml(file, config_class)
-        keys_of_file = {*content, *flatten(content)}
+        given_as_options = {word[2:].partition("=")[0] for word in argv[1:] if word.startswith("--")}
+        keys_of_file = {*content, *flatten(content)} - given_as_options  # an option replaces the file's value
         argv = ["--config", argv[0], *argv[1:]]
     try:
         values = parser.instantiate(parser.parse_args(argv))

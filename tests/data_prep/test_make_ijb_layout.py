@@ -149,6 +149,13 @@ def test_aligned_photos_keep_their_bytes_and_get_the_templates_landmarks(tmp_pat
     assert len(probes) == 2
 
 
+def test_what_is_left_out_of_a_folder_is_said_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    people = write_people(tmp_path / "people", {"ann": 3, "bob": 3})
+    (people / "ann" / "notes.txt").write_text("not a face")
+    assert main([str(people), str(tmp_path / "ijb"), "--workers", "1"]) == 0
+    assert capfd.readouterr().err.count("left out: 1 file that is not an image (ann/notes.txt)") == 1
+
+
 def test_given_landmarks_go_with_their_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     people = write_people(tmp_path / "people", {"ann": 3, "bob": 3}, (60, 50), ".png")
     names = sorted(str(path.relative_to(people)) for path in people.rglob("*.png"))

@@ -97,6 +97,16 @@ def test_a_typo_inside_a_section_of_a_file_is_found_too(tmp_path: Path) -> None:
         parse(str(tmp_path / "c.yaml"))
 
 
+def test_a_wrong_value_is_blamed_on_the_file_only_where_it_stands_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("output: a\ndata: {train: d}\nschedule: {lr: abc}\n")
+    with pytest.raises(ConfigError, match=r"^\S*c\.yaml: schedule\.lr: .*abc"):
+        parse(str(tmp_path / "c.yaml"))
+    (tmp_path / "c.yaml").write_text("output: a\ndata: {train: d}\nschedule: {lr: 0.1}\n")
+    for option in (["--schedule.lr", "abc"], ["--schedule.lr=abc"]):
+        with pytest.raises(ConfigError, match=r"^schedule\.lr: .*abc"):
+            parse(str(tmp_path / "c.yaml"), *option)
+
+
 def test_absent_and_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such configuration file"):
         parse("nowhere.yaml")
