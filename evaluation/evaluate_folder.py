@@ -35,6 +35,7 @@ from facekd.utils.command_line import CommandParser
 from facekd.verification.identification import search
 from facekd.verification.proportions import wilson_interval
 from facekd.verification.ranked_scores import RankedScores
+from facekd.verification.scores import unit_rows
 
 if TYPE_CHECKING:
     from facekd.embedder import Embedder
@@ -119,7 +120,8 @@ class _Folders:
             raise DataError(
                 f"{folder}: {len(faces):,} images make more than {MAX_PAIRS:,} pairs; --images-per-person takes fewer"
             )
-        return faces, _unit(embed_pair_set(self._embedder, faces, arguments.flip, self._cache), faces, folder)
+        embeddings = embed_pair_set(self._embedder, faces, arguments.flip, self._cache)
+        return faces, unit_rows(embeddings.astype(np.float64), lambda rows: _no_direction(rows, faces, folder))
 
 
 def _print(result: dict[str, Any], name: str) -> None:
@@ -210,16 +212,11 @@ def _identify(root: Path, embed: Any, ranks: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _unit(embeddings: np.ndarray, faces: FaceFolder, folder: Path) -> np.ndarray:
-    values = embeddings.astype(np.float64)
-    norms = np.linalg.norm(values, axis=1)
-    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
-    if bad.size:
-        raise DataError(
-            f"{folder / faces.files[bad[0]]}: its embedding has no direction (all zeros, or not finite), as have "
-            f"{bad.size - 1:,} more: the model is broken or its preprocessing wrong"
-        )
-    return values / norms[:, None]
+def _no_direction(rows: np.ndarray, faces: FaceFolder, folder: Path) -> DataError:
+    return DataError(
+        f"{folder / faces.files[rows[0]]}: its embedding has no direction (all zeros, or not finite), as have "
+        f"{rows.size - 1:,} more: the model is broken or its preprocessing wrong"
+    )
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -21,7 +21,7 @@ from evaluation.results.figures import ScoredPairs, draw_pair_sets
 from evaluation.results.hardest_pairs import draw_hardest_pairs
 from evaluation.results.pack_names import PACK_NAMES
 from evaluation.results.terminal import accuracy_table, print_lfw_results
-from evaluation.sets.embedding_cache import cosine_scores, embed_pair_set
+from evaluation.sets.embedding_cache import embed_pair_set
 from evaluation.sets.pair_set import PairSet, load_pair_set
 from evaluation.shared_options import (
     add_cache_switch,
@@ -35,6 +35,7 @@ from facekd.embedder.model_options import add_model_options, open_model
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.command_line import CommandParser
 from facekd.utils.files import sha256_of_file, write_json, write_text
+from facekd.verification.scores import cosines
 
 RESULT_FORMAT, SUMMARY_FORMAT, RESULT_VERSION = "facekd-verification", "facekd-verification-summary", 1
 EXAMPLE = """\
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     scored: list[ScoredPairs] = []
     for pair_set in pair_sets:
         embeddings = embed_pair_set(embedder, pair_set, arguments.flip, cache)
-        scores = cosine_scores(embeddings, pair_set)
+        scores = cosines(embeddings[0::2], embeddings[1::2], pair_set.path)
         result = make_result(
             RESULT_FORMAT, RESULT_VERSION, _measure(arguments, pair_set, scores, model), "evaluate lfw", argv
         )

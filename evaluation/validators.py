@@ -10,10 +10,11 @@ import numpy as np
 
 from evaluation.measures import measure_pairs
 from evaluation.sets.class_ranks import rank_images
-from evaluation.sets.embedding_cache import Embed, ImageSubset, cosine_scores, distinct_images, embed_images
+from evaluation.sets.embedding_cache import Embed, ImageSubset, distinct_images, embed_images
 from evaluation.sets.pair_set import load_pair_set
 from facekd.data.config import DataConfig, open_training_data
 from facekd.data.datasets import print_warnings
+from facekd.verification.scores import cosines
 from facekd.verification.top_k_accuracy import top_k_accuracy
 
 
@@ -82,7 +83,8 @@ class PairSetValidator:
             distinct[first : first + share] = rows
 
         # Measure.
-        scores = cosine_scores(distinct[self._place_of], self._pair_set)
+        places = self._place_of
+        scores = cosines(distinct[places[0::2]], distinct[places[1::2]], self._pair_set.path)
         measured = measure_pairs(scores, self._pair_set.is_same, self._pair_set.fold_of, self._fars, replicates=0)
         points = measured["tar_at_far"]
         return {

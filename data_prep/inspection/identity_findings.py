@@ -14,6 +14,7 @@ import numpy as np
 from facekd.errors import DataError
 from facekd.head.robust_centres import RobustCentres, find_nearest_centres, robust_centres
 from facekd.utils.progress import track
+from facekd.verification.scores import unit_rows
 
 ROW_CHUNK = 4096
 # The share of training images that stay farther from the nearest stranger than the limit for an overlap.
@@ -56,14 +57,11 @@ def find_centres(embeddings: np.ndarray, labels: np.ndarray) -> Centres:
         )
 
     # Normalise; embeddings without a direction are refused if they belong to an identity.
-    units = embeddings.astype(np.float32)
-    norms = np.linalg.norm(units, axis=1, keepdims=True)
-    bad = ~(np.isfinite(norms[:, 0]) & (norms[:, 0] > 0)) & (labels >= 0)
-    if bad.any():
-        raise DataError(
-            f"{int(bad.sum()):,} embeddings are not finite or zero, first that of image {int(bad.argmax())}"
-        )
-    units /= np.where(norms > 0, norms, 1)
+    units = unit_rows(
+        embeddings.astype(np.float32, copy=False),
+        lambda rows: DataError(f"{rows.size:,} embeddings are not finite or zero, first that of image {rows[0]}"),
+        needed=labels >= 0,
+    )
 
     # Number the identities that have images without gaps.
     classes = np.unique(labels[labels >= 0])
@@ -161,10 +159,10 @@ def find_overlap(found: Centres, others: np.ndarray, min_cosine: float | None = 
     if others.ndim != 2 or others.shape[1] != found.units.shape[1]:
         raise DataError(f"embeddings of shape {others.shape} and {found.units.shape} are of two models")
     limit = _stranger_limit(found) if min_cosine is None else min_cosine
-    norms = np.maximum(np.linalg.norm(others, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     near: dict[int, list[tuple[int, float]]] = {}  # by label: numbers and cosines of images
     for start in range(0, len(others), ROW_CHUNK):
-        block = (others[start : start + ROW_CHUNK] / norms[start : start + ROW_CHUNK]) @ found.centres.weight.T
+        units = unit_rows(others[start : start + ROW_CHUNK], None)  # an embedding of zeros comes near nobody
+        block = units @ found.centres.weight.T
         nearest = block.argmax(axis=1)
         for row in np.flatnonzero(block[np.arange(len(block)), nearest] > limit).tolist():
             label = int(found.classes[nearest[row]])

@@ -15,9 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from evaluation.sets.pair_set import PairSet
 from facekd.embedder import Embedder
-from facekd.errors import DataError
 from facekd.utils.files import atomic_open
 from facekd.utils.progress import track
 from facekd.utils.threads import generator_threads
@@ -130,30 +128,6 @@ def embed_pair_set(
             with atomic_open(files[mirror]) as stream:
                 np.save(stream, known[mirror])
     return known[False] + known[True] if flip else known[False]
-
-
-def cosine_scores(embeddings: np.ndarray, pair_set: PairSet) -> np.ndarray:
-    """Computes the cosine of the two embeddings of each pair: float64 (N,).
-
-    Args:
-        embeddings: (2N, D); images 2i and 2i + 1 are pair i.
-        pair_set: the pair set, for messages.
-
-    Raises:
-        DataError: an embedding that is not finite or has no direction, naming its image and pair.
-    """
-    norms = np.linalg.norm(embeddings.astype(np.float64), axis=1)
-    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
-    if bad.size:
-        first = int(bad[0])
-        found = "all zeros" if norms[first] == 0 else "not finite"
-        raise DataError(
-            f"{pair_set.path}: the embeddings of {bad.size:,} of {len(norms):,} images have no direction; the first, "
-            f"image {first} (pair {first // 2}), is {found}: the model is broken or its preprocessing wrong"
-        )
-    products = np.einsum("nd,nd->n", embeddings[0::2].astype(np.float64), embeddings[1::2].astype(np.float64))
-    # Rounding can leave the cosine of two equal images a hair above 1.
-    return np.clip(products / (norms[0::2] * norms[1::2]), -1.0, 1.0)
 
 
 class ImageSubset:

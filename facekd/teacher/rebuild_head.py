@@ -16,6 +16,7 @@ from facekd.teacher.options import add_data_options, open_teacher_and_data, read
 from facekd.utils.command_line import CommandParser
 from facekd.utils.files import write_json
 from facekd.utils.progress import track
+from facekd.verification.scores import unit_rows
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     from facekd.data.datasets import FaceDataset
@@ -190,13 +191,13 @@ class _UnitEmbeddings:
 
     def __call__(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
         summed = self.cache.lookup_both(images).sum(axis=1)
-        lengths = np.linalg.norm(summed, axis=1, keepdims=True)
-        if not lengths.all():
-            raise InputError(
-                f"{self.cache.path}: the embeddings of image {images[int(lengths[:, 0].argmin())]} and of its mirror "
-                "image cancel out: the model is broken or its preprocessing wrong"
-            )
-        return summed / lengths
+        return unit_rows(
+            summed,
+            lambda rows: InputError(
+                f"{self.cache.path}: the embeddings of image {images[rows[0]]} and of its mirror image cancel out: "
+                "the model is broken or its preprocessing wrong"
+            ),
+        )
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -1,11 +1,65 @@
-"""Checks the input of verification metrics: scores, labels and folds. Pure numpy."""
+"""Computes cosines, and checks the input of verification metrics: embeddings, scores, labels and folds. Pure numpy."""
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import ArrayLike
+import os
+from collections.abc import Callable
 
-from facekd.errors import InputError
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from facekd.errors import DataError, FacekdError, InputError
+
+
+def unit_rows(
+    embeddings: np.ndarray,
+    refusal: Callable[[NDArray[np.int64]], FacekdError] | None,
+    needed: NDArray[np.bool_] | None = None,
+) -> np.ndarray:
+    """Divides each embedding by its length.
+
+    Args:
+        embeddings: float (N, D).
+        refusal: makes the error to raise from the rows without a direction (all zeros, or not finite), ascending; with
+            None such rows are not refused.
+        needed: (N,), whether a row must have a direction; by default every row must.
+
+    Returns:
+        (N, D) of the type of `embeddings`; zeros stay zeros.
+    """
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    bad = np.flatnonzero(~_has_direction(lengths[:, 0]) & (True if needed is None else needed))
+    if bad.size and refusal is not None:
+        raise refusal(bad)
+    return embeddings / np.where(lengths > 0, lengths, 1)
+
+
+def cosines(first: np.ndarray, second: np.ndarray, where: str | os.PathLike[str]) -> np.ndarray:
+    """Computes the cosine of the two embeddings of each pair: float64 (N,).
+
+    Args:
+        first, second: (N, D); messages call the images of pair i 2i and 2i + 1.
+        where: the pair set, for messages.
+
+    Raises:
+        DataError: an embedding that is not finite or has no direction, naming its image and pair.
+    """
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    lengths = np.stack([np.linalg.norm(side, axis=1) for side in (first, second)], axis=1)
+    bad = np.flatnonzero(~_has_direction(lengths))
+    if bad.size:
+        image = int(bad[0])
+        found = "all zeros" if lengths.flat[image] == 0 else "not finite"
+        raise DataError(
+            f"{where}: the embeddings of {bad.size:,} of {lengths.size:,} images have no direction; the first, "
+            f"image {image} (pair {image // 2}), is {found}: the model is broken or its preprocessing wrong"
+        )
+    # Rounding can leave the cosine of two equal images a hair above 1.
+    return np.clip(np.einsum("nd,nd->n", first, second) / (lengths[:, 0] * lengths[:, 1]), -1.0, 1.0)
+
+
+def _has_direction(lengths: np.ndarray) -> NDArray[np.bool_]:
+    return np.isfinite(lengths) & (lengths > 0)
 
 
 def checked_scores(values: ArrayLike, name: str) -> np.ndarray:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from evaluation.sets.embedding_cache import cosine_scores, embed_images
+from evaluation.sets.embedding_cache import embed_images
 from evaluation.sets.pair_set import load_pair_set
 from evaluation.validators import PairSetValidator
 from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.errors import DataError
 from facekd.verification import equal_error_rate, kfold_accuracy
+from facekd.verification.scores import cosines
 from tests.evaluation.conftest import make_pack, quarters
 
 
@@ -40,7 +41,7 @@ def run_on(validator: PairSetValidator, embed: Callable, world_size: int) -> lis
 def test_measures_what_the_metrics_say(pack, flip):
     pair_set = load_pair_set(pack)
     embeddings = sum(embed_images(quarters, pair_set, mirrors=(False, True) if flip else (False,)))
-    scores = cosine_scores(embeddings, pair_set)
+    scores = cosines(embeddings[0::2], embeddings[1::2], pair_set.path)
     found = PairSetValidator(pack, flip=flip)(quarters)
     assert found["accuracy"] == kfold_accuracy(scores, pair_set.is_same, 10).mean
     assert found["eer"] == equal_error_rate(scores[pair_set.is_same], scores[~pair_set.is_same])
@@ -83,7 +84,8 @@ def test_an_image_of_several_pairs_is_embedded_once(tmp_path, pack, world_size):
     found = run_on(PairSetValidator(path), embed, world_size)[0]
     assert sum(seen) == 2 * 2 * world_size * -(-14 // world_size)  # with mirror images, and `run_on` plays twice
     pair_set = load_pair_set(path)
-    scores = cosine_scores(sum(embed_images(quarters, pair_set, mirrors=(False, True))), pair_set)
+    embeddings = sum(embed_images(quarters, pair_set, mirrors=(False, True)))
+    scores = cosines(embeddings[0::2], embeddings[1::2], path)
     assert found["accuracy"] == kfold_accuracy(scores, pair_set.is_same, 10).mean
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluation.sets.embedding_cache import cosine_scores, embed_images, embed_pair_set
+from evaluation.sets.embedding_cache import embed_images, embed_pair_set
 from evaluation.sets.pair_set import load_pair_set
 from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.errors import DataError
@@ -108,24 +108,3 @@ def test_a_damaged_cache_is_embedded_again(tmp_path, pack, damage, capsys):
     assert embedder.num_images == 80
     assert "embedding again" in capsys.readouterr().err
     np.testing.assert_array_equal(np.load(file), expected)
-
-
-def test_cosines_are_those_of_each_pair(pack):
-    pair_set = load_pair_set(pack)
-    embeddings = np.random.default_rng(0).normal(size=(80, 12)).astype(np.float32)
-    naive = [
-        float(np.dot(first, second) / np.sqrt(np.dot(first, first) * np.dot(second, second)))
-        for first, second in zip(embeddings[0::2].astype(float), embeddings[1::2].astype(float), strict=True)
-    ]
-    np.testing.assert_allclose(cosine_scores(embeddings, pair_set), naive, atol=1e-12)
-    np.testing.assert_allclose(cosine_scores(embeddings * 37, pair_set), naive, atol=1e-7)
-    embeddings[1::2] = embeddings[0::2]
-    assert cosine_scores(embeddings, pair_set).max() <= 1
-
-
-@pytest.mark.parametrize(("value", "found"), [(0, "all zeros"), (np.nan, "not finite"), (np.inf, "not finite")])
-def test_an_embedding_without_direction_is_refused_naming_its_pair(pack, value, found):
-    embeddings = np.ones((80, 12), np.float32)
-    embeddings[[31, 50]] = value
-    with pytest.raises(DataError, match=rf"2 of 80 images .* image 31 \(pair 15\), is {found}"):
-        cosine_scores(embeddings, load_pair_set(pack))
