@@ -287,23 +287,7 @@ def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[
             student = distribution(term.student, term.temperature, False)
             pairs.append((student, distribution(term.teacher, term.temperature, False)))
 
-    # All heads must have the same images and classes.
-    shapes = {(head.embedding_BD.shape[0], head.weight_CD.shape[0]) for head in heads}
-    if len(shapes) > 1:
-        raise InputError(
-            "heads of one call must agree in images and classes, found (B, C) = "
-            f"{', '.join(map(str, sorted(shapes)))}: student and teacher must share their identities"
-        )
-    # Labels must be there where a cross-entropy needs them, one per image.
-    ((batch_size, num_classes),) = shapes
-    if any(d.is_cross_entropy for d in distributions) and labels_B is None:
-        raise InputError("cross-entropy needs labels")
-    if labels_B is not None and labels_B.shape[:1] != (batch_size,):
-        raise InputError(f"{tuple(labels_B.shape)} labels for {batch_size} embeddings")
-
-    # One exchange over processes serves all heads, so they must be split over the same ones, with the same draw.
-    if any(head.shards != heads[0].shards or head.sample_C is not heads[0].sample_C for head in heads):
-        raise InputError("heads of one call must be split alike: all over the same processes, or none")
+    num_classes = _check_fit(heads, labels_B, any(d.is_cross_entropy for d in distributions))
     # Heads with the same weight share a product; students come first, as only their rows get gradients.
     students = {distributions[student].head for student, _ in pairs}
     # Identity of the weight counts, and whatever changes how it is multiplied.
@@ -323,3 +307,25 @@ def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[
     # Labels, targets, chunk size and world are filled in by the caller.
     scales = [head.scale for head in heads]
     return Plan(num_classes, scales, None, products, distributions, pairs), heads
+
+
+def _check_fit(heads: Sequence[LazyLogits], labels_B: Tensor | None, needs_labels: bool) -> int:
+    """Checks that heads and labels of one call fit each other; returns C, the number of classes."""
+    # All heads must have the same images and classes.
+    shapes = {(head.embedding_BD.shape[0], head.weight_CD.shape[0]) for head in heads}
+    if len(shapes) > 1:
+        raise InputError(
+            "heads of one call must agree in images and classes, found (B, C) = "
+            f"{', '.join(map(str, sorted(shapes)))}: student and teacher must share their identities"
+        )
+    # Labels must be there where a cross-entropy needs them, one per image.
+    ((batch_size, num_classes),) = shapes
+    if needs_labels and labels_B is None:
+        raise InputError("cross-entropy needs labels")
+    if labels_B is not None and labels_B.shape[:1] != (batch_size,):
+        raise InputError(f"{tuple(labels_B.shape)} labels for {batch_size} embeddings")
+
+    # One exchange over processes serves all heads, so they must be split over the same ones, with the same draw.
+    if any(head.shards != heads[0].shards or head.sample_C is not heads[0].sample_C for head in heads):
+        raise InputError("heads of one call must be split alike: all over the same processes, or none")
+    return num_classes
