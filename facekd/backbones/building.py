@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
 
@@ -12,6 +11,7 @@ from facekd.backbones.iresnet import IResNet
 from facekd.backbones.mobilefacenet import MobileFaceNet
 from facekd.backbones.torchvision_models import TORCHVISION_EMBEDDING_SIZES, TorchvisionBackbone
 from facekd.errors import ModelError
+from facekd.utils.suggestions import nearest
 
 BACKBONES: dict[str, type[Backbone]] = {
     "mobilefacenet": MobileFaceNet,
@@ -63,8 +63,8 @@ def check_backbone(name: str, *, embedding_size: int, image_size: int, width: fl
         ModelError: an argument does not suit the network; the message names the config key to change.
     """
     if name not in BACKBONES:
-        close = difflib.get_close_matches(str(name), BACKBONES, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        close = nearest(str(name), BACKBONES)
+        hint = f"did you mean {close!r}? " if close else ""
         raise ModelError(f"backbone.name {name!r} is unknown: {hint}there are {', '.join(BACKBONES)}")
     if not (math.isfinite(width) and width > 0):
         raise ModelError(f"backbone.width must be a positive number, not {width}")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from facekd.errors import InputError
 from facekd.images.augmentation import IMAGES_IN_CACHE
 from facekd.utils.randomness import uniform
 
@@ -34,7 +35,7 @@ def to_model_input(
     dtype: torch.dtype = torch.float32,
     memory_format: torch.memory_format = torch.channels_last,
 ) -> torch.Tensor:
-    """Mirrors and normalises a batch on the device where it is: (pixel - mean) / std.
+    """Mirrors and normalises a batch on its device, (pixel - mean) / std; `Preprocessing.apply` is the form in numpy.
 
     Args:
         images: (B, H, W, 3) uint8 RGB.
@@ -48,14 +49,14 @@ def to_model_input(
         (B, 3, H, W).
 
     Raises:
-        ValueError: images are not uint8 (B, H, W, 3), or mean or std does not fit.
+        InputError: images are not uint8 (B, H, W, 3), or mean or std does not fit.
     """
     # Check the arguments.
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"images must be uint8 (B, H, W, 3), found {images.dtype} {tuple(images.shape)}")
+        raise InputError(f"images must be uint8 (B, H, W, 3), found {images.dtype} {tuple(images.shape)}")
     mean_3, std_3 = _three("mean", mean), _three("std", std)
     if 0.0 in std_3:
-        raise ValueError(f"std must not be zero, found {std_3}")
+        raise InputError(f"std must not be zero, found {std_3}")
     batch_size, height, width, _ = images.shape
     mask = None if flip is None else flip.to(images.device, torch.uint8).mul(255)[:, None, None, None]
     mean_row, std_row = _row_constants(mean_3, std_3, width, images.device)
@@ -76,7 +77,7 @@ def to_model_input(
 def _three(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
     values = tuple(float(v) for v in value) if isinstance(value, Sequence) else (float(value),) * 3
     if len(values) != 3:
-        raise ValueError(f"{name} must be one number or three (R, G, B), found {len(values)}")
+        raise InputError(f"{name} must be one number or three (R, G, B), found {len(values)}")
     return values
 
 

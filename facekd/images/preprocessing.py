@@ -61,7 +61,14 @@ class Preprocessing:
         return 1 if self.color == "rgb" else -1
 
     def apply(self, images: np.ndarray) -> np.ndarray:
-        """Turns uint8 RGB (B, S, S, 3) into the model's float32 (B, 3, S, S), contiguous."""
+        """Normalises a batch for the model, (pixel - mean) / std; `model_input.to_model_input` is the form in torch.
+
+        Args:
+            images: (B, S, S, 3) uint8 RGB.
+
+        Returns:
+            (B, 3, S, S) float32, contiguous, the channels in the model's order.
+        """
         step = self.channel_step
         planes = np.moveaxis(images[..., ::step], -1, 1).astype(np.float32, order="C")
         planes -= np.asarray(self.mean, np.float32)[::step].reshape(3, 1, 1)

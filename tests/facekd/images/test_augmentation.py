@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from facekd.errors import ConfigError
+from facekd.errors import ConfigError, InputError
 from facekd.images.augmentation import Augmentation, augment
 from facekd.images.model_input import flip_mask, to_model_input
+from facekd.images.preprocessing import Preprocessing
 from tests.facekd.data.conftest import make_photo
 
 KINDS = ("crop", "low_resolution", "color_jitter", "blur", "jpeg")
@@ -193,6 +194,15 @@ def test_model_input_is_the_normalised_mirrored_batch(mean, std):
     np.testing.assert_array_equal(images, batch_of(4, 9))
 
 
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+def test_model_input_equals_the_preprocessing_of_a_deployed_model(color):
+    preprocessing = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), color, 9)
+    images = batch_of(4, 9)
+    # A model that takes BGR gets the same numbers, its channels the other way round.
+    expected = to_model_input(torch.from_numpy(images), mean=preprocessing.mean, std=preprocessing.std).numpy()
+    np.testing.assert_array_equal(preprocessing.apply(images), expected[:, :: preprocessing.channel_step])
+
+
 def test_model_input_in_another_type_and_layout_is_the_same_numbers():
     images, flip = torch.from_numpy(batch_of(3)), torch.tensor([True, False, False])
     whole = to_model_input(images, flip)
@@ -221,5 +231,5 @@ def test_model_input_made_first_without_gradients_serves_training_later():
     ],
 )
 def test_model_input_refuses_what_does_not_fit(images, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         to_model_input(images, **options)
