@@ -15,7 +15,7 @@ from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
 from facekd.training.logbook import read_log
 from facekd.utils.files import write_json, write_text
-from facekd.verification.operating_points import first_refused_score, num_accepted_above, num_allowed_false_accepts
+from facekd.verification.metrics import tar_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -231,22 +231,10 @@ def draw_rocs(study: Study, results: Mapping[str, Any], pack: str) -> Figure:
         for seed in found["eer"]["values"]:
             run = study.run_of(method["name"], int(seed))
             scores = np.load(verification_folder(study, run, pack) / "scores.npy")
-            curves.append(tar_at(scores[is_same], scores[~is_same], fars))
+            curves.append(tar_curve(scores[is_same], scores[~is_same], fars))
         label = f"{method['name']}, EER {100 * found['eer']['mean']:.2f} % (n {len(curves)})"
         band = np.min(curves, axis=0), np.max(curves, axis=0)
         lines.append(RocLine(label, fars, np.mean(curves, axis=0), band=band))
     figure, [axes] = new_figure((8, 5))
     draw_roc(axes, lines, pack)
     return figure
-
-
-def tar_at(genuine: np.ndarray, impostor: np.ndarray, fars: np.ndarray) -> np.ndarray:
-    """Returns the largest true accept rate whose false accept rate does not exceed each of `fars`, by the ROC's steps.
-
-    Args:
-        genuine: (G,) scores.
-        impostor: (I,) scores.
-        fars: (F,) false accept rates in (0, 1].
-    """
-    refused = first_refused_score(np.append(-np.inf, np.sort(impostor)), num_allowed_false_accepts(fars, len(impostor)))
-    return num_accepted_above(np.sort(genuine)[::-1], refused) / len(genuine)

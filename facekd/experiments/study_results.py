@@ -26,19 +26,19 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def paired_difference(
-    values: Mapping[int, float], reference: Mapping[int, float], lower_is_better: bool
+    values: Mapping[int, float], baseline: Mapping[int, float], lower_is_better: bool
 ) -> dict[str, Any] | None:
     """Returns method minus baseline over the seeds that both have; None if they share no seed.
 
     Args:
         values: values of the method by seed.
-        reference: values of the baseline by seed.
+        baseline: values of the baseline by seed.
         lower_is_better: whether a lower value is better, to count the seeds in which the method is better.
     """
-    seeds = [seed for seed in values if seed in reference]
+    seeds = [seed for seed in values if seed in baseline]
     if not seeds:
         return None
-    differences = [values[seed] - reference[seed] for seed in seeds]
+    differences = [values[seed] - baseline[seed] for seed in seeds]
     mean, std = mean_and_std(differences)
     interval = None
     if std is not None:
@@ -138,18 +138,18 @@ def _summarize(
     summary["packs"] = {}
     for pack in study.packs:
         of_method = {seed: found[pack.name] for (name, seed), found in evaluated.items() if name == method.name}
-        of_reference = {seed: found[pack.name] for (name, seed), found in evaluated.items() if name == study.reference}
+        of_baseline = {seed: found[pack.name] for (name, seed), found in evaluated.items() if name == study.reference}
         if not of_method:
             continue
         is_compared = bool(method.verb) and method.name != study.reference
 
         def over_seeds(measure: Any, lower_is_better: bool = False) -> dict[str, Any] | None:
             values = {seed: measure(result) for seed, result in of_method.items()}  # noqa: B023 - called at once
-            references = {seed: measure(result) for seed, result in of_reference.items()}  # noqa: B023
-            if None in (*values.values(), *references.values()):
+            baselines = {seed: measure(result) for seed, result in of_baseline.items()}  # noqa: B023
+            if None in (*values.values(), *baselines.values()):
                 return None  # this FAR cannot be measured on this pack
             mean, std = mean_and_std(list(values.values()))
-            difference = paired_difference(values, references, lower_is_better) if is_compared else None  # noqa: B023
+            difference = paired_difference(values, baselines, lower_is_better) if is_compared else None  # noqa: B023
             by_seed = {str(seed): value for seed, value in values.items()}
             return {"n": len(values), "mean": mean, "std": std, "values": by_seed, "difference": difference}
 

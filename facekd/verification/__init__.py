@@ -1,7 +1,14 @@
 """Computes verification metrics from comparison scores: TAR@FAR, ROC, EER, k-fold accuracy and intervals."""
 
 from facekd.verification.kfold import KFoldAccuracy, kfold_accuracy
-from facekd.verification.metrics import area_under_roc, equal_error_point, equal_error_rate, roc_curve, tar_at_far
+from facekd.verification.metrics import (
+    area_under_roc,
+    equal_error_point,
+    equal_error_rate,
+    roc_curve,
+    tar_at_far,
+    tar_curve,
+)
 from facekd.verification.operating_points import (
     RULES,
     EqualErrorPoint,
@@ -30,5 +37,6 @@ __all__ = [
     "num_allowed_false_accepts",
     "roc_curve",
     "tar_at_far",
+    "tar_curve",
     "wilson_interval",
 ]

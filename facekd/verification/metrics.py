@@ -22,7 +22,10 @@ from facekd.verification.operating_points import (
     RocCurve,
     Rule,
     TarAtFar,
+    first_refused_score,
     just_above,
+    num_accepted_above,
+    num_allowed_false_accepts,
 )
 from facekd.verification.ranked_scores import RankedScores
 
@@ -51,6 +54,26 @@ def tar_at_far(
         InputError: no scores of a kind, non-finite scores, a FAR outside (0, 1], an unknown rule.
     """
     return RankedScores(genuine, impostor).tar_at_far(fars, rule)
+
+
+def tar_curve(genuine: np.ndarray, impostor: np.ndarray, fars: np.ndarray) -> np.ndarray:
+    """Computes the true accept rate at many false accept rates at once, to draw a curve; no intervals.
+
+    The values are those of `tar_at_far` by rule "exact", except where a FAR allows no false accept and so cannot be
+    measured: there the curve has the TAR above the highest impostor score.
+
+    Args:
+        genuine: (G,) floating scores of genuine comparisons, in any order.
+        impostor: (n,) floating scores of impostor comparisons, in any order.
+        fars: (F,) false accept rates in (0, 1].
+
+    Returns:
+        (F,) true accept rates.
+    """
+    # A lowest impostor of minus infinity is the first refused one where a FAR allows all the others.
+    rising = np.append(-np.inf, np.sort(impostor))
+    refused = first_refused_score(rising, num_allowed_false_accepts(fars, len(impostor)))
+    return num_accepted_above(np.sort(genuine)[::-1], refused) / len(genuine)
 
 
 def roc_curve(genuine: ArrayLike, impostor: ArrayLike) -> RocCurve:

@@ -19,7 +19,6 @@ from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.errors import ConfigError
 from facekd.experiments.command_runner import CompletedSteps, run_steps
 from facekd.experiments.study_file import load_study, parse_study
-from facekd.experiments.study_report import tar_at
 from facekd.experiments.study_results import gather, paired_difference
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -197,12 +196,6 @@ def test_the_interval_is_that_of_a_paired_t_test(count: int) -> None:
     single = paired_difference({1: 0.5}, {1: 0.25, 2: 0.1}, lower_is_better=True)
     assert single == {"n": 1, "mean": 0.25, "ci95": None, "better_in": 0}
     assert paired_difference({1: 0.5}, {2: 0.1}, lower_is_better=True) is None
-
-
-def test_the_mean_roc_takes_the_steps_of_each() -> None:
-    genuine, impostor = np.array([0.9, 0.8, 0.3]), np.array([0.85, 0.5, 0.4, 0.1])
-    # No impostor: above 0.85. One of four: above 0.5. All: everything.
-    assert tar_at(genuine, impostor, np.array([0.2, 0.25, 0.3, 1])) == pytest.approx([1 / 3, 2 / 3, 2 / 3, 1])
 
 
 @pytest.fixture

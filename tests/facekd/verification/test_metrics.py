@@ -26,6 +26,7 @@ from facekd.verification import (
     num_allowed_false_accepts,
     roc_curve,
     tar_at_far,
+    tar_curve,
     wilson_interval,
 )
 
@@ -54,6 +55,23 @@ def naive_largest_tar(genuine: np.ndarray, impostor: np.ndarray, allowed: int) -
         if sum(score >= threshold for score in impostor.tolist()) <= allowed
     ]
     return max(tars)
+
+
+class TestTarCurve:
+    @quick
+    @given(both_kinds, st.lists(st.floats(0.01, 1), min_size=1, max_size=9))
+    def test_it_equals_tar_at_far_wherever_a_far_is_measurable(self, scores, fars):
+        genuine, impostor = scores
+        fars = np.array([*fars, 1.0, 1 / impostor.size])
+        above_all = float((genuine > impostor.max()).mean())
+        expected = [above_all if point.tar is None else point.tar for point in tar_at_far(genuine, impostor, fars)]
+        np.testing.assert_array_equal(tar_curve(genuine, impostor, fars), expected)
+
+    def test_it_takes_the_steps_of_the_roc(self):
+        genuine, impostor = np.array([0.9, 0.8, 0.3]), np.array([0.85, 0.5, 0.4, 0.1])
+        # No impostor: above 0.85. One of four: above 0.5. All: everything.
+        found = tar_curve(genuine, impostor, np.array([0.2, 0.25, 0.3, 1]))
+        assert found == pytest.approx([1 / 3, 2 / 3, 2 / 3, 1])
 
 
 class TestTarAtFar:
