@@ -27,6 +27,7 @@ from facekd.embedder import Embedder
 from facekd.errors import DataError, ImageError
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
+from facekd.images.preprocessing import mirror
 from facekd.utils.files import atomic_path, write_json
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
@@ -137,7 +138,7 @@ class FaceEmbeddings:
                 if not len(rows):
                     continue
                 for side, array in files.items():
-                    given = np.ascontiguousarray(crops[:, :, ::-1]) if side == "mirrored" else crops
+                    given = mirror(crops) if side == "mirrored" else crops
                     array[rows] = self._checked(self.embedder.embed(given), rows)
                 pending.append((rows, found))
                 if time.monotonic() - last > SECONDS_BETWEEN_STAMPS:

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from facekd.embedder import Embedder
+from facekd.images.preprocessing import mirror
 from facekd.utils.files import atomic_open
 from facekd.utils.progress import track
 from facekd.utils.threads import generator_threads
@@ -62,8 +63,8 @@ def embed_images(
     if show_progress:
         batches = track(batches, f"embedding {pair_set.name}", stop - start, IMAGES_CHUNK)
     for images in batches:
-        for part, mirror in zip(parts, mirrors, strict=True):
-            part.append(embed(np.ascontiguousarray(images[:, :, ::-1]) if mirror else images))
+        for part, is_mirrored in zip(parts, mirrors, strict=True):
+            part.append(embed(mirror(images) if is_mirrored else images))
     return [np.concatenate(part).astype(np.float32, copy=False) for part in parts]
 
 
@@ -114,19 +115,19 @@ def embed_pair_set(
     files: dict[bool, Path] = {}
     if cache is not None:
         digest = _digest(embedder, contents)
-        files = {mirror: Path(cache) / f"{digest}-{'mirrored' if mirror else 'plain'}.npy" for mirror in wanted}
+        files = {side: Path(cache) / f"{digest}-{'mirrored' if side else 'plain'}.npy" for side in wanted}
         shape = (len(pair_set.images), embedder.embedding_size)
-        known = {mirror: array for mirror, file in files.items() if (array := _read_cached(file, shape)) is not None}
+        known = {side: array for side, file in files.items() if (array := _read_cached(file, shape)) is not None}
     # Embed the rest, and keep it.
-    missing = [mirror for mirror in wanted if mirror not in known]
+    missing = [side for side in wanted if side not in known]
     if missing:
         place_of, first = distinct_images(contents)
         embedded = embed_images(embedder.embed, ImageSubset(pair_set, first), mirrors=missing, show_progress=True)
-        known.update((mirror, array[place_of]) for mirror, array in zip(missing, embedded, strict=True))
-    for mirror in missing:
-        if mirror in files:
-            with atomic_open(files[mirror]) as stream:
-                np.save(stream, known[mirror])
+        known.update((side, array[place_of]) for side, array in zip(missing, embedded, strict=True))
+    for side in missing:
+        if side in files:
+            with atomic_open(files[side]) as stream:
+                np.save(stream, known[side])
     return known[False] + known[True] if flip else known[False]
 
 

@@ -7,7 +7,7 @@ from typing import Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
-from facekd.images.preprocessing import Preprocessing
+from facekd.images.preprocessing import Preprocessing, mirror
 
 
 class GivenPreprocessing(TypedDict, total=False):
@@ -47,4 +47,4 @@ class Embedder(Protocol):
 
 def embed_with_flip(embedder: Embedder, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Embeds the images and their mirror images; returns two float32 (B, D): plain, flipped."""
-    return embedder.embed(images), embedder.embed(np.ascontiguousarray(images[:, :, ::-1]))
+    return embedder.embed(images), embedder.embed(mirror(images))

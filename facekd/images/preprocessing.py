@@ -128,6 +128,11 @@ def fit_images(images: np.ndarray, size: int, resize: bool) -> np.ndarray:
     return resized
 
 
+def mirror(images: np.ndarray) -> np.ndarray:
+    """Mirrors images (B, H, W, 3) left and right; the result is contiguous."""
+    return np.ascontiguousarray(images[:, :, ::-1])
+
+
 def _three_numbers(name: str, value: Any) -> tuple[float, float, float]:
     try:
         numbers = np.broadcast_to(np.asarray(value, np.float64), (3,)).tolist()

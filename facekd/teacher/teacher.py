@@ -20,7 +20,7 @@ from facekd.data.loading.sampler import PositionSampler
 from facekd.embedder import OnnxEmbedder, TorchEmbedder, open_embedder
 from facekd.embedder.checks import is_onnx_file
 from facekd.errors import ModelError, TeacherError
-from facekd.images.preprocessing import fit_images
+from facekd.images.preprocessing import fit_images, mirror
 from facekd.teacher.cache import open_teacher_cache
 from facekd.teacher.config import TeacherConfig
 
@@ -102,8 +102,9 @@ class LiveTeacher:
 
 def _mirrored(batch: Batch) -> np.ndarray:
     """Returns the images of a batch on the host, mirrored as its `flip` says: uint8 RGB (B, S, S, 3)."""
-    images, flip = batch.images.numpy(), batch.flip.numpy()
-    return np.ascontiguousarray(np.where(flip[:, None, None, None], images[:, :, ::-1], images))
+    images, flip = batch.images.numpy().copy(), batch.flip.numpy()
+    images[flip] = mirror(images[flip])
+    return images
 
 
 class CachedTeacher:
