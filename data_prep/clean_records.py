@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from data_prep.inspection.clean_lists import Changes, read_clean_lists
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
-from data_prep.jobs.resuming import resuming
+from data_prep.jobs.resuming import digest_of, resuming
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_sources import RecordSource, default_name
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
@@ -116,10 +115,7 @@ def _plan(arguments: argparse.Namespace, pack: RecordPack, source: RecordSource,
 
 def _job(source: RecordSource, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Returns everything that decides what is written: the old pack, and which of its images go where."""
-    digest = hashlib.sha256()
-    for part in (images, labels):
-        digest.update(np.ascontiguousarray(part, dtype="<i8").data)
-    return {"verb": "clean", "source": source.fingerprint(), "images": digest.hexdigest()}
+    return {"verb": "clean", "source": source.fingerprint(), "images": digest_of((images, labels))}
 
 
 def _merged(changes: Changes, labels: np.ndarray, num_classes: int) -> np.ndarray:

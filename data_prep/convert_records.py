@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import sys
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import numpy as np
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
 from data_prep.jobs.conversion_log import ConversionLog
 from data_prep.jobs.ordered_work import in_order
-from data_prep.jobs.resuming import resuming
+from data_prep.jobs.resuming import digest_of, resuming
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_lists import check_name
 from data_prep.sources.image_sources import ImageSource, default_name, open_source
@@ -121,16 +120,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _job(arguments: argparse.Namespace, plan: Plan, layout: Layout) -> dict[str, Any]:
     """Returns everything that decides what is written, except image files, which are compared one by one."""
-    order = hashlib.sha256()
-    for part in (plan.source_of, plan.image_of, plan.labels):
-        order.update(np.ascontiguousarray(part, dtype="<i8").data)
     return {
         "verb": "convert",
         "to": arguments.to,
         "layout": layout,
         "shards": arguments.shards,
         "sources": [source.fingerprint() for source in plan.sources],
-        "order": order.hexdigest(),
+        "order": digest_of((plan.source_of, plan.image_of, plan.labels)),
         "num_classes": plan.num_classes,
         "encoding": None if arguments.reencode is None else [arguments.reencode, cv2.__version__],
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import cv2
 
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
 from data_prep.jobs.ordered_work import in_order
-from data_prep.jobs.resuming import file_stamp, resuming
+from data_prep.jobs.resuming import digest_of, file_stamp, resuming
 from data_prep.sources.encoded_images import prepare_image
 from data_prep.sources.image_lists import (
     LST_COLUMNS,
@@ -85,15 +84,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _job(arguments: argparse.Namespace, images: list[ListedImage], root: Path, has_keys: bool) -> dict[str, Any]:
     """Returns everything that decides what is written, except the content of the images."""
-    digest = hashlib.sha256()
-    for image in images:
-        digest.update(f"{image.label}\t{image.key}\t{image.name}\n".encode("utf-8", "surrogateescape"))
+    lines = (f"{image.label}\t{image.key}\t{image.name}\n" for image in images)
     # Quality and OpenCV matter only if images are scaled.
     scaling = [arguments.quality, cv2.__version__] if arguments.resize else None
     return {
         "verb": "pack",
         "root": os.fsencode(root.resolve()).hex(),
-        "images": digest.hexdigest(),
+        "images": digest_of(line.encode("utf-8", "surrogateescape") for line in lines),
         "has_keys": has_keys,
         "scaling": scaling,
     }

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from data_prep.jobs.bad_records import BadRecords
 from facekd.utils.files import stamp_of
@@ -50,6 +53,18 @@ def file_stamp(path: Path) -> str:
 def files_fingerprint(paths: list[Path]) -> dict[str, Any]:
     """Returns names, sizes and times of the files that a source consists of, for a job's description."""
     return {"files": [[os.fsencode(path.resolve()).hex(), file_stamp(path)] for path in paths]}
+
+
+def digest_of(parts: Iterable[bytes | np.ndarray]) -> str:
+    """Returns the SHA-256 of long lists as one hexadecimal string, for a job's description.
+
+    Args:
+        parts: bytes, or arrays of integers, which are hashed as little-endian int64; one after another.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part, dtype="<i8").data)
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ The formats are record packs, shards of a record pack, WebDataset tars, folders 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import tarfile
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data_prep.jobs.resuming import file_stamp, files_fingerprint
+from data_prep.jobs.resuming import digest_of, file_stamp, files_fingerprint
 from data_prep.sources.image_lists import ListedImage, check_one_label, list_folder, names_from_lst, read_lst
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
@@ -192,10 +191,8 @@ class ListSource:
         return self._images[image].name
 
     def fingerprint(self) -> dict[str, Any]:
-        names = hashlib.sha256()
-        for image in self._images:
-            names.update(os.fsencode(image.name) + b"\n")
-        return {"root": os.fsencode(self.root.resolve()).hex(), "names": names.hexdigest()}
+        names = digest_of(os.fsencode(image.name) + b"\n" for image in self._images)
+        return {"root": os.fsencode(self.root.resolve()).hex(), "names": names}
 
     def stamp(self, image: int) -> str:
         return file_stamp(self.root / self._images[image].name)
