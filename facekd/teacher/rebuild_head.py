@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     # The classifier, and how well it does on the images it was made from.
     embeddings = _UnitEmbeddings(cache)
     centres = robust_centres(embeddings, labels, dataset.num_classes, arguments.min_cosine, track)
-    accuracy = measure_accuracy(centres, embeddings, labels, arguments.judge_images)
+    accuracy = measure_accuracy(centres, embeddings, labels, arguments.evaluation_images)
     report = {
         "format": REPORT_FORMAT,
         "version": REPORT_VERSION,
@@ -222,18 +222,20 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="leave out images below this cosine to their centre (default: from the data, see docs/method.md)",
     )
     add(
-        "--judge-images",
+        "--evaluation-images",
         type=int,
         default=200_000,
         metavar="N",
         help="images the centres are evaluated on, spread evenly (default: 200000)",
     )
+    # The name that this option had at first, so that old command lines work.
+    add("--judge-images", dest="evaluation_images", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add_model_options(parser)
     arguments = parser.parse_args(argv)
     if Path(arguments.output).suffix == ".json":
         parser.error(f"--output {arguments.output}: the report is written under that name; call the classifier .pt")
-    if arguments.judge_images < 1:
-        parser.error(f"--judge-images {arguments.judge_images}: give at least 1")
+    if arguments.evaluation_images < 1:
+        parser.error(f"--evaluation-images {arguments.evaluation_images}: give at least 1")
     if arguments.min_cosine is not None and not -1 <= arguments.min_cosine <= 1:
         parser.error(f"--min-cosine {arguments.min_cosine}: a cosine lies between -1 and 1")
     return arguments

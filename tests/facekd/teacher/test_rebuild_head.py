@@ -142,6 +142,18 @@ def test_identities_without_images_are_named(
     assert not output.exists()
 
 
+def test_the_number_of_images_to_evaluate_on_goes_by_its_name_and_by_its_old_one(
+    rebuild: Callable[..., Path], tiny_faces: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--evaluation-images", "--judge-images"):
+        report = json.loads(rebuild(tiny_faces, option, "10").with_suffix(".json").read_text())
+        assert report["accuracy"]["num_images"] == 10
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    assert "--evaluation-images" in printed and "--judge-images" not in printed
+
+
 def test_unreadable_images_count_for_nothing(rebuild: Callable[..., Path], tiny_faces: Path, tmp_path: Path) -> None:
     mixed = tmp_path / "mixed"
     shutil.copytree(tiny_faces, mixed)
