@@ -8,7 +8,7 @@ import numpy as np
 
 from evaluation.results.figures import IMPOSTOR_COLOR
 from evaluation.sets.pair_set import PairSet
-from facekd.pages.figures import save_figure
+from facekd.pages.figures import new_figure, save_figure
 
 INCHES = 1.25  # width and height of one image
 HEADING_INCHES = 0.45
@@ -28,8 +28,6 @@ def draw_hardest_pairs(
         threshold: pairs on the wrong side of it are marked as errors.
         count: how many pairs of each kind are drawn.
     """
-    from matplotlib.figure import Figure
-
     # Choose the pairs and decode their images.
     genuine, impostor = np.flatnonzero(pair_set.is_same), np.flatnonzero(~pair_set.is_same)
     rows = [
@@ -42,11 +40,11 @@ def draw_hardest_pairs(
     size = max(max(image.shape[1:3]) for image in images.values())
     step, gap, heading = size * 1.06, size * 0.22, size * 0.26
     height = 2 * (heading + gap + 2 * step)
-    figure = Figure(figsize=(INCHES * count, INCHES * height / step + HEADING_INCHES))
-    # All images go on one pair of axes: a subplot for each would cost seconds.
-    axes = figure.add_axes((0.01, 0.01, 0.98, 1 - HEADING_INCHES / figure.get_figheight()))
+    title = f"{pair_set.name}: the hardest pairs; red: wrong at threshold {threshold:.3f}"
+    # All images go on one pair of axes, which fills the figure: a subplot for each would cost seconds.
+    figure, [axes] = new_figure((INCHES * count, INCHES * height / step + HEADING_INCHES), title=title)
+    axes.set_position((0.01, 0.01, 0.98, 1 - HEADING_INCHES / figure.get_figheight()))
     axes.set_axis_off()
-    figure.suptitle(f"{pair_set.name}: the hardest pairs; red: wrong at threshold {threshold:.3f}", fontsize=11)
 
     # Draw each pair under its number and score.
     for row, (label, pairs) in enumerate(rows):
