@@ -32,8 +32,9 @@ class Need(enum.Flag):
 _TAUGHT = Need.TEACHER_HEAD | Need.TEACHER_EMBEDDING
 _COMPARED = Need.TEACHER_EMBEDDING | Need.TEACHER_SPACE
 
-# The one table of losses: what each needs. Their weights are fields of `LossWeights` and their functions stand in
-# losses.py, under the same names.
+# What each loss needs, by its name in the configuration: half of the table of losses. The other half, the functions, is
+# `CLASS_LOSSES` and `EMBEDDING_LOSSES` of losses.py, which needs torch. tests/facekd/distillation/test_losses.py holds
+# the names in both and the fields of `LossWeights` the same, and each function to the needs stated here.
 LOSS_NEEDS: dict[str, Need] = {
     "ce": Need.OWN_HEAD,
     "kl": Need.OWN_HEAD | _TAUGHT,
