@@ -34,7 +34,7 @@ from facekd.utils.command_line import CommandParser
 from facekd.utils.files import write_json, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
-from facekd.utils.resumable_file import PartialFile
+from facekd.utils.resumable_file import ResumableFile
 
 REPORT_NAME = "convert_report.json"
 ROWS_ANNOUNCED = 1024
@@ -317,7 +317,7 @@ def _remove_leftovers(folder: Path) -> None:
         name = partial.name.removeprefix(".").removesuffix(".partial")
         if SHARD.fullmatch(name) or name.endswith(".tar"):
             with contextlib.suppress(InUseError):
-                PartialFile(folder / name).abort()
+                ResumableFile(folder / name).abort()
 
 
 def _results_in(output: Path) -> list[Path]:

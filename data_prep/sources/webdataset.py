@@ -12,7 +12,7 @@ from typing import Any
 
 from data_prep.sources.encoded_images import suffix_of
 from facekd.utils.progress import track
-from facekd.utils.resumable_file import PartialFile
+from facekd.utils.resumable_file import ResumableFile
 
 
 class TarPackWriter:
@@ -24,7 +24,7 @@ class TarPackWriter:
     def __init__(self, path: Path, job: Mapping[str, Any], is_unchanged: Callable[[int, str], bool]) -> None:
         """Starts writing, or continues what an earlier run of the same job has left."""
         # Start again if one of its images has changed since.
-        self._file = PartialFile(path, job)
+        self._file = ResumableFile(path, job)
         found = [words.split("\t", 1) for _, words in self._file.entries()]
         if not all(is_unchanged(int(task), stamp) for task, stamp in track(found, "checking images written before")):
             found = []

@@ -2,7 +2,7 @@
 
 `facekd.teacher.cache_file` describes the file and reads it; its public names are here as well.
 
-Not a `facekd.utils.resumable_file.PartialFile`: rows of one size need only a count, and a file begun with another
+Not a `facekd.utils.resumable_file.ResumableFile`: rows of one size need only a count, and a file begun with another
 teacher, which may be days of work, is refused where that one would overwrite it.
 
 Shapes: N images of the data set, B of them at once, E teacher's embedding size.

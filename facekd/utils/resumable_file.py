@@ -1,8 +1,8 @@
 """Writes a file over hours so that the same job can go on from what an interrupted run left.
 
-Who resumes how: record packs, tars and the files of `data convert` are `PartialFile`s. These keep their own state:
+Who resumes how: record packs, tars and the files of `data convert` are `ResumableFile`s. These keep their own state:
 
-    data_prep/jobs/conversion_log    which of several files are finished; each of them is a `PartialFile`
+    data_prep/jobs/conversion_log    which of several files are finished; each of them is a `ResumableFile`
     data_prep/photographs/align_log  the log is also a result for users: its settings are checked
     facekd/teacher/cache             rows of one size need only a count; those of another teacher are refused
     evaluation/ijb/face_embeddings   several processes fill rows of the same file in any order
@@ -28,7 +28,7 @@ CHECKPOINT_SECONDS = 2.0
 JOURNAL_FORMAT, JOURNAL_VERSION = "facekd-journal", 1
 
 
-class PartialFile:
+class ResumableFile:
     """Holds a file in progress: its bytes in `.NAME.partial` and, if a job is named, its entries in `.NAME.journal`.
 
     The first line of the journal describes the job that writes the file. Each further line stands for an entry: where

@@ -100,7 +100,7 @@ def test_a_stop_signal_on_one_rank_stops_both_after_a_checkpoint(pack: Path, tmp
     assert load_checkpoint(run)["training"]["images_seen"] == read_log(run, "train")[-1]["images_seen"]
 
 
-def test_what_is_judged_is_what_is_saved(pack: Path, tmp_path: Path) -> None:
+def test_what_is_evaluated_is_what_is_saved(pack: Path, tmp_path: Path) -> None:
     # Each rank embeds half the pack, and would by itself do so with batch statistics of its own.
     run = tmp_path / "run"
     words = [*TRAIN, *train_arguments(run, "--validation.packs", f"[{pack}]", "--images", "60")]

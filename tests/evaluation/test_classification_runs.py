@@ -1,4 +1,4 @@
-"""Classification from files to figures: a teacher, TH-KD and SH-KD students with linear heads, judged and exported."""
+"""Classification from files to figures: a teacher, TH-KD and SH-KD students with linear heads, evaluation, export."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def images_to_test(data: Path) -> tuple[torch.Tensor, np.ndarray]:
     return to_model_input(torch.from_numpy(images)), labels
 
 
-def test_a_teacher_learns_and_is_judged_as_counted_by_hand(data: Path, teacher: Path, tmp_path: Path) -> None:
+def test_a_teacher_learns_and_is_evaluated_as_counted_by_hand(data: Path, teacher: Path, tmp_path: Path) -> None:
     validated = read_log(teacher, "validation")[-1]
     assert validated["held_out/accuracy"] > 0.5
     assert (teacher / "checkpoints" / "best.pt").exists()  # chosen on 12 images that were not trained on

@@ -208,7 +208,7 @@ def test_images_of_another_size_are_resized_only_when_asked(model, tmp_path, cap
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_a_checkpoint_or_the_folder_of_its_run_is_judged_as_an_onnx_file_is(pack, tmp_path, folder):
+def test_a_checkpoint_or_the_folder_of_its_run_is_evaluated_as_an_onnx_file_is(pack, tmp_path, folder):
     import torch
 
     from facekd.backbones.building import build_backbone

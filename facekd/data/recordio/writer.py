@@ -13,7 +13,7 @@ import numpy as np
 from facekd.data.recordio.format import frame
 from facekd.data.recordio.idx_file import write_idx
 from facekd.errors import InUseError, RecordError
-from facekd.utils.resumable_file import PartialFile
+from facekd.utils.resumable_file import ResumableFile
 
 
 class RecordWriter:
@@ -21,7 +21,7 @@ class RecordWriter:
 
     As a context manager it closes at the end of the block. On an exception it removes what it wrote, and files that
     were there before stay. With a job, it keeps what took more than a few seconds instead, and continues from there
-    when the same job is started again (`PartialFile`).
+    when the same job is started again (`ResumableFile`).
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RecordWriter:
         self.rec_path = Path(rec_path)
         self.idx_path = Path(idx_path) if idx_path is not None else self.rec_path.with_suffix(".idx")
         try:
-            self._file = PartialFile(self.rec_path, job)
+            self._file = ResumableFile(self.rec_path, job)
         except InUseError as error:
             raise RecordError(str(error)) from error
         # Records of an earlier run of this job lie one after the other from the start of the file.

@@ -15,28 +15,28 @@ import pytest
 
 from data_prep import clean_records, convert_records, pack_records
 from facekd.data.datasets.record_pack import open_record_pack
-from facekd.utils import resumable_file as partial_file
+from facekd.utils import resumable_file
 
 Run = Callable[..., tuple[int, str, str]]
 NUM_IMAGES = 40
 # Runs a verb that notes each image at once, and is killed at the 25th, or has a disk of 60 kB.
 CHILD = """
 import functools, importlib, os, resource, signal, sys
-from facekd.utils import resumable_file as partial_file
+from facekd.utils import resumable_file
 from facekd.errors import run_verb
 verb, trouble, *arguments = sys.argv[1:]
-partial_file.CHECKPOINT_BYTES = 1
+resumable_file.CHECKPOINT_BYTES = 1
 if trouble == "full":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
 else:
-    note, left = partial_file.PartialFile.note, [25]
+    note, left = resumable_file.ResumableFile.note, [25]
     def dying(self, words):
         note(self, words)
         left[0] -= 1
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-    partial_file.PartialFile.note = dying
+    resumable_file.ResumableFile.note = dying
 sys.exit(run_verb(functools.partial(importlib.import_module("data_prep." + verb).main, arguments)))
 """
 
@@ -131,7 +131,7 @@ def test_shards_of_a_stopped_conversion_give_way_to_others(photos: Path, tmp_pat
 
 @pytest.fixture
 def note_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partial_file, "CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr(resumable_file, "CHECKPOINT_BYTES", 1)
     monkeypatch.setattr(os, "fsync", lambda file: None)  # nobody cuts the power of a test
 
 

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 
 from facekd.errors import InUseError
-from facekd.utils import resumable_file as partial_file
-from facekd.utils.resumable_file import PartialFile
+from facekd.utils import resumable_file
+from facekd.utils.resumable_file import ResumableFile
 
 JOB = {"source": "a", "sizes": [1, 2]}
 
 
 @pytest.fixture(autouse=True)
 def checkpoint_at_each_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partial_file, "CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr(resumable_file, "CHECKPOINT_BYTES", 1)
 
 
-def write_some(path: Path, contents: list[bytes], job: dict | None = JOB) -> PartialFile:
-    file = PartialFile(path, job)
+def write_some(path: Path, contents: list[bytes], job: dict | None = JOB) -> ResumableFile:
+    file = ResumableFile(path, job)
     for number, content in enumerate(contents):
         file.write(content)
         file.note(f"entry {number}\té\udcff")
@@ -43,13 +43,13 @@ def test_the_same_job_goes_on_after_the_last_entry(tmp_path: Path) -> None:
     first.write(b"half of an entry")
     first.abort()
     assert first.num_kept == 2
-    again = PartialFile(tmp_path / "a.bin", dict(reversed(JOB.items())))
+    again = ResumableFile(tmp_path / "a.bin", dict(reversed(JOB.items())))
     assert list(again.entries()) == [(3, "entry 0\té\udcff"), (8, "entry 1\té\udcff")]
     assert (again.num_found, again.position, again.tell()) == (2, 8, 8)
     again.write(b"end")
     again.note("entry 2")
     again.abort()
-    last = PartialFile(tmp_path / "a.bin", JOB)
+    last = ResumableFile(tmp_path / "a.bin", JOB)
     assert [end for end, _ in last.entries()] == [3, 8, 11]
     last.put_in_place()
     assert (tmp_path / "a.bin").read_bytes() == b"onethreeend"
@@ -58,7 +58,7 @@ def test_the_same_job_goes_on_after_the_last_entry(tmp_path: Path) -> None:
 def test_another_job_and_none_begin_anew(tmp_path: Path) -> None:
     for job in ({**JOB, "source": "b"}, None):
         write_some(tmp_path / "a.bin", [b"one"]).abort()
-        other = PartialFile(tmp_path / "a.bin", job)
+        other = ResumableFile(tmp_path / "a.bin", job)
         assert (other.num_found, other.position, list(other.entries())) == (0, 0, [])
         other.write(b"new")
         other.put_in_place()
@@ -68,12 +68,12 @@ def test_another_job_and_none_begin_anew(tmp_path: Path) -> None:
 
 def test_a_restart_forgets(tmp_path: Path) -> None:
     write_some(tmp_path / "a.bin", [b"one", b"two"]).abort()
-    again = PartialFile(tmp_path / "a.bin", JOB)
+    again = ResumableFile(tmp_path / "a.bin", JOB)
     again.restart()
     again.write(b"new")
     again.note("entry 0")
     again.abort()
-    assert list(PartialFile(tmp_path / "a.bin", JOB).entries()) == [(3, "entry 0")]
+    assert list(ResumableFile(tmp_path / "a.bin", JOB).entries()) == [(3, "entry 0")]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_damaged_journal_is_believed_as_far_as_it_goes(tmp_path: Path, damage,
     write_some(tmp_path / "a.bin", [b"one", b"two"]).abort()
     journal = tmp_path / ".a.bin.journal"
     journal.write_bytes(damage(journal.read_bytes()))
-    again = PartialFile(tmp_path / "a.bin", JOB)
+    again = ResumableFile(tmp_path / "a.bin", JOB)
     assert [end for end, _ in again.entries()] == expected
     again.write(b"end")
     again.note("last")
@@ -104,27 +104,27 @@ def test_a_damaged_journal_is_believed_as_far_as_it_goes(tmp_path: Path, damage,
 def test_a_journal_without_its_file_is_of_no_use(tmp_path: Path) -> None:
     write_some(tmp_path / "a.bin", [b"one", b"two"]).abort()
     (tmp_path / ".a.bin.partial").unlink()
-    assert PartialFile(tmp_path / "a.bin", JOB).num_found == 0
+    assert ResumableFile(tmp_path / "a.bin", JOB).num_found == 0
 
 
 def test_what_took_no_time_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partial_file, "CHECKPOINT_BYTES", 1000)
+    monkeypatch.setattr(resumable_file, "CHECKPOINT_BYTES", 1000)
     file = write_some(tmp_path / "a.bin", [b"one", b"two"])
     file.abort()
     assert file.num_kept == 0 and names_in(tmp_path) == []
 
 
 def test_what_takes_long_is_noted_by_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partial_file, "CHECKPOINT_BYTES", 1000)
-    monkeypatch.setattr(partial_file, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(resumable_file, "CHECKPOINT_BYTES", 1000)
+    monkeypatch.setattr(resumable_file, "CHECKPOINT_SECONDS", 0.0)
     file = write_some(tmp_path / "a.bin", [b"one", b"two"])
     file.abort()
-    assert file.num_kept == PartialFile(tmp_path / "a.bin", JOB).num_found == 2
+    assert file.num_kept == ResumableFile(tmp_path / "a.bin", JOB).num_found == 2
 
 
 def test_two_do_not_write_one_file(tmp_path: Path) -> None:
     first = write_some(tmp_path / "a.bin", [b"one"])
     with pytest.raises(InUseError, match=r"another process is writing .*a\.bin"):
-        PartialFile(tmp_path / "a.bin", JOB)
+        ResumableFile(tmp_path / "a.bin", JOB)
     first.put_in_place()
     assert (tmp_path / "a.bin").read_bytes() == b"one"

@@ -300,7 +300,7 @@ class TestKFoldAccuracy:
     def test_a_constant_score_is_right_for_one_kind_only(self):
         assert kfold_accuracy(np.zeros(20), np.tile([True, False], 10), 5).mean == 0.5
 
-    def test_every_pair_is_judged_once_by_the_fold_it_is_in(self):
+    def test_every_pair_is_evaluated_once_by_the_fold_it_is_in(self):
         # Fold 1 is labelled the other way round: its accuracy shows that its own labels were not looked at.
         scores = np.array([0.1, 0.9, 0.9, 0.1, 0.9, 0.1])
         is_same = np.array([True, False, True, False, True, False])
