@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.data.datasets import FaceDataset
-from facekd.data.loading.loader import make_loader
-from facekd.data.loading.sampler import PositionSampler
-from facekd.images.augmentation import Augmentation
+from facekd.data.loading.in_order import read_in_order
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.verification.top_k_accuracy import true_class_ranks
@@ -41,13 +39,11 @@ def rank_images(
         For each classifier (stop - start,): how many classes came before the true one.
     """
     stop = len(dataset) if stop is None else stop
-    sampler = PositionSampler(len(dataset), 0, batch_size, images_seen=start, total_images=stop, shuffle=False)
-    loader = make_loader(dataset, sampler, Augmentation(flip=False), workers=min(workers, usable_cores()))
-    batches = track(loader, progress, stop - start, batch_size) if progress else loader
+    batches = read_in_order(dataset, start, stop, batch_size, min(workers, usable_cores()))
+    if progress:
+        batches = track(batches, progress, stop - start, batch_size)
     parts: dict[str, list[NDArray[np.int64]]] = {}
     for batch in batches:
-        keep = batch.positions.numpy() < stop  # the sampler fills the last batch from the start again
-        labels = batch.labels.numpy()[keep]
-        for name, scores in classify(np.ascontiguousarray(batch.images.numpy()[keep])).items():
-            parts.setdefault(name, []).append(true_class_ranks(scores, labels))
+        for name, scores in classify(batch.images.numpy()).items():
+            parts.setdefault(name, []).append(true_class_ranks(scores, batch.labels.numpy()))
     return {name: np.concatenate(found) for name, found in parts.items()}

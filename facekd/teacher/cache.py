@@ -24,11 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.data.datasets import FaceDataset
-from facekd.data.loading.loader import make_loader
-from facekd.data.loading.sampler import PositionSampler
+from facekd.data.loading.in_order import read_in_order
 from facekd.embedder import Embedder, embed_with_flip
 from facekd.errors import TeacherError
-from facekd.images.augmentation import Augmentation
 from facekd.teacher.cache_file import (
     END_MARK,
     FORMAT,
@@ -113,19 +111,18 @@ def _read_from(
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]]:
     """Yields images from number `start` on, their numbers, and whether another image stands in for each."""
     count = len(dataset)
-    sampler = PositionSampler(count, 0, batch_size, images_seen=start, total_images=count, shuffle=False)
-    batches = make_loader(dataset, sampler, Augmentation(flip=False), workers=workers)
-    steps = track(batches, f"embedding for {name}", count - start, batch_size) if show_progress else batches
-    for batch in steps:
-        keep = batch.positions.numpy() < count  # the sampler fills the last batch from the start again
-        indices = batch.positions.numpy()[keep]
+    batches = read_in_order(dataset, start, count, batch_size, workers)
+    if show_progress:
+        batches = track(batches, f"embedding for {name}", count - start, batch_size)
+    for batch in batches:
+        indices = batch.positions.numpy()
         is_replaced = np.zeros(len(indices), dtype=np.bool_)
         if batch.bad_records:  # rare: only now is it worth asking image by image
             dataset.take_bad_records()
             for place, index in enumerate(indices):
                 dataset.load(np.array([index]))
                 is_replaced[place] = bool(dataset.take_bad_records())
-        yield batch.images.numpy()[keep], indices, is_replaced
+        yield batch.images.numpy(), indices, is_replaced
 
 
 class _Writer:
