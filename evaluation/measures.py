@@ -43,9 +43,11 @@ def measure_pairs(
     Raises:
         InputError: see the functions of `facekd.verification` and `facekd.verification.bootstrap`.
     """
+    # The point estimates, with Wilson's intervals at the threshold taken.
     accuracy = kfold_accuracy(scores, is_same, fold_of)
     ranked = RankedScores(scores[is_same], scores[~is_same])
     measured = measure_verification(ranked, fars, rule, accuracy)
+    # Bootstrap intervals, which let the threshold vary too.
     if replicates:
         columns = None if subjects is None else (subjects[:, 0], subjects[:, 1])
         add_intervals(measured, ranked, scores, is_same, columns, replicates, seed, if_few="pairs")

@@ -32,6 +32,7 @@ def make_result(
         argv: its options; None takes those of this process.
         software: versions of the libraries; None lists those of an evaluation of embeddings.
     """
+    # Software and command come last, so that a reader sees the measures first.
     words = sys.argv[1:] if argv is None else argv
     return {
         "format": kind,

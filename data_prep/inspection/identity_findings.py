@@ -202,6 +202,7 @@ def embed_images(
     Returns:
         Embeddings float32 (N, E), and bool (N,) which images could be read; the rows of the others are zero.
     """
+    # Embed chunk by chunk the images that can be read.
     rows: list[np.ndarray] = []
     usable = np.zeros(count, dtype=bool)
     for start in track(range(0, count, 64), what, count, 64):
@@ -213,6 +214,8 @@ def embed_images(
             usable[list(decoded)] = True
     if not rows:
         raise DataError("none of the images can be decoded")
+
+    # One row per image, zero for those that could not be read.
     embeddings = np.zeros((count, rows[0].shape[1]), dtype=np.float32)
     embeddings[usable] = np.concatenate(rows)
     return embeddings, usable

@@ -60,10 +60,12 @@ def measure_quality(pack: RecordPack, images: np.ndarray, workers: int) -> Quali
             luma = cv2.cvtColor(decode_rgb(content), cv2.COLOR_RGB2GRAY)
         except FacekdError:
             return None
+        # Sharpness depends on the resolution, so all images are compared at one size.
         seen = luma if luma.shape == (112, 112) else cv2.resize(luma, (112, 112), interpolation=cv2.INTER_AREA)
         sharpness = float(cv2.Laplacian(seen, cv2.CV_64F).var())
         return float(luma.mean()), sharpness, jpeg_quality(content), perceptual_hash(luma)
 
+    # NaN marks images that cannot be decoded.
     count = len(images)
     columns = np.full((3, count), np.nan)
     hashes, is_usable = np.zeros(count, dtype=np.uint64), np.zeros(count, dtype=bool)

@@ -59,6 +59,7 @@ def write_report(
         findings: what a model found.
         seed: random seed of the images drawn at random.
     """
+    # The page in its order: facts, distributions of the measures, duplicates, findings, and images to look at.
     measures = _measures(pack, quality)
     write_page(
         path,

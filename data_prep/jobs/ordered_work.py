@@ -39,6 +39,7 @@ def in_order(
     pool = ThreadPoolExecutor(workers)
 
     def results() -> Iterator[Future[Result]]:
+        # Take a task only when the window has room; the oldest result leaves first.
         waiting: deque[Future[Result]] = deque()
         for task in tasks:
             waiting.append(pool.submit(work, task))
@@ -47,6 +48,7 @@ def in_order(
         while waiting:
             yield waiting.popleft()
 
+    # A caller that leaves early must not wait for tasks that have not begun.
     try:
         yield results()
     finally:

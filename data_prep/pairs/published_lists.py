@@ -147,9 +147,11 @@ def _read_cfp(path: Path, layout: str) -> PairList:
     """
     if not (path / "Split").is_dir():
         raise DataError(f"{path}: has no folder Split; expected the folder Protocol of CFP")
+    # "FF" pairs two frontal views, "FP" a frontal one with a profile.
     kind = layout.removeprefix("cfp-").upper()
     first, second = (_read_cfp_images(path / f"Pair_list_{view}.txt") for view in kind)
     folds = sorted(folder for folder in (path / "Split" / kind).iterdir() if folder.is_dir())
+    # Each fold is a folder with a file of genuine and one of impostor pairs.
     names, is_same, fold_of = [], [], []
     for fold, folder in enumerate(folds):
         for file, same in (("same.txt", True), ("diff.txt", False)):

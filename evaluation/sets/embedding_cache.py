@@ -57,11 +57,13 @@ def embed_images(
     Returns:
         For each of `mirrors`, float32 (M, D).
     """
+    # A thread decodes the next batch while this one is embedded.
     stop = len(pair_set.images) if stop is None else stop
     parts: list[list[np.ndarray]] = [[] for _ in mirrors]
     batches = _decoded_ahead(pair_set, start, stop)
     if show_progress:
         batches = track(batches, f"embedding {pair_set.name}", stop - start, IMAGES_CHUNK)
+    # Each batch is embedded once as it is or mirrored, or both.
     for images in batches:
         for part, is_mirrored in zip(parts, mirrors, strict=True):
             part.append(embed(mirror(images) if is_mirrored else images))

@@ -1,6 +1,6 @@
-"""Reads and writes checkpoints: one file of tensors and plain types, written atomically, read without running a pickle.
+"""Reads and writes checkpoints: files of tensors and plain types, written atomically, read without running a pickle.
 
-What the file holds is described in `facekd/checkpoints/contents.py`.
+`facekd/checkpoints/contents.py` describes the fields.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def write_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> No
     """Writes a checkpoint atomically: a crash or a full disk leaves the previous file as it was.
 
     Raises:
-        CheckpointError: it could not be written.
+        CheckpointError: the file could not be written.
     """
     save_checkpoint(path, to_plain_fields(checkpoint))
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Reads a checkpoint onto the CPU; the folder of a run means its latest checkpoint.
+    """Reads a checkpoint onto the CPU; for the folder of a run, its latest checkpoint.
 
     Raises:
         CheckpointError: see `load_checkpoint`; also when a field is missing or of another type.
@@ -54,9 +54,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads the plain fields of a checkpoint; `read_checkpoint` gives them their types.
 
     Raises:
-        CheckpointError: absent, damaged, not facekd's, or holding pickled code (which is never run).
+        CheckpointError: the file is absent, damaged, not facekd's, or holds pickled code (which is never run).
     """
-    # Checks that torch leaves out: it reads a damaged archive without looking at the checksums.
+    # Verify the checksums first: torch reads a damaged archive without looking at them.
     file = resolve_checkpoint(path)
     if not zipfile.is_zipfile(file):
         raise CheckpointError(f"{file}: not a checkpoint, or a truncated one (torch's files are zip archives)")
@@ -74,10 +74,10 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file}: damaged: {str(error).splitlines()[0]}") from error
 
-    # Check that it is facekd's, and of a known version.
+    # The file must be facekd's, and of a version that this facekd knows.
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(
-            f"{file}: not a facekd checkpoint; the weights of an InsightFace backbone come in by "
+            f"{file}: not a facekd checkpoint; import the weights of an InsightFace backbone with "
             "`facekd import BACKBONE.pth --name iresnet50 --output checkpoint.pt`"
         )
     if not isinstance(content.get("version"), int):
@@ -88,7 +88,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _is_sound(file: Path) -> bool:
-    """Checks the archive's checksums, which torch writes but does not read."""
+    """Tells whether the archive's bytes match its checksums, which torch writes but does not check."""
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.testzip() is None
@@ -97,6 +97,6 @@ def _is_sound(file: Path) -> bool:
 
 
 def _refused_name(error: Exception) -> str:
-    """Returns the name that torch refused to load, `: posix.mkdir`, or nothing where its long advice has none."""
+    """Returns the name that torch refused to load, as `: posix.mkdir`; empty if its message names none."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     return f": {found[1]}" if found else ""

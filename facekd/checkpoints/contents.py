@@ -1,7 +1,7 @@
 """Describes what a checkpoint holds, and turns it into the plain dict of the file and back.
 
 Nothing else in facekd names a field of the file. `docs/formats.md` has the same fields as a table, and a test compares
-the two. Fields that a file has beyond these are ignored; a new one needs a default, so that older files still load.
+the two. Unknown fields in a file are ignored. A new field needs a default, so that older files still load.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEAD_SUFFIX = ".head"  # of the folder beside a checkpoint that `facekd.checkpoi
 
 @dataclass
 class HeadShards:
-    """Says where the classifier's rows lie if they are not in the file: `facekd/checkpoints/head_shards.py`.
+    """Says where the classifier's rows are stored if not in the file itself; see `facekd/checkpoints/head_shards.py`.
 
     Attributes:
         folder: name of the folder beside the checkpoint.
@@ -66,7 +66,7 @@ class Progress:
 
 @dataclass
 class Checkpoint:
-    """Describes the content of a checkpoint; a field that is None is absent from the file.
+    """Holds the contents of a checkpoint. A field that is None is absent from the file.
 
     Attributes:
         config: the run's configuration in plain types; its `backbone` has all arguments that build the backbone.
@@ -77,11 +77,11 @@ class Checkpoint:
             it behind a backbone that has no embedding layer.
         ema_projection: the projection's moving average.
         head: state dict of the classifier; without `weight` where `head_shards` has it.
-        head_shards: where the classifier's rows lie, if not under `head`.
+        head_shards: where the classifier's rows are stored, if not under `head`.
         num_classes: classes of the data.
         labels_sha256: fingerprint of which image has which label.
         identities_sha256: fingerprint of the names of the labels; None where the data has no names.
-        teacher_fingerprint: fingerprint of the model that was learnt from; empty without one.
+        teacher_fingerprint: fingerprint of the teacher; empty without one.
         training: what an exact resume needs; absent where there is no run to resume.
         source: file, SHA-256 and framework of an imported backbone.
     """
@@ -103,42 +103,42 @@ class Checkpoint:
 
     @property
     def architecture(self) -> dict[str, Any] | None:
-        """All arguments that build the backbone; None where the file does not say."""
+        """Returns all arguments that build the backbone; None if the file does not record them."""
         return self.config.get("backbone")
 
     @property
     def input_preprocessing(self) -> dict[str, Any]:
-        """`preprocessing`, or in the oldest files the config's."""
+        """Returns `preprocessing`; the oldest files have it in their config."""
         return self.preprocessing or self.config["preprocessing"]
 
     @property
     def head_kind(self) -> str:
-        """Returns "margin" or "linear"; files from before linear classifiers do not say, and hold margin ones."""
+        """Returns "margin" or "linear"; older files do not say, and hold margin classifiers."""
         return self.config.get("head", {}).get("kind", "margin")
 
     @property
     def center_crop(self) -> float:
-        """Share of the shorter side that the run cuts test images to; 0 where they are not cut."""
+        """Returns the share of the shorter side that the run crops test images to; 0 means no crop."""
         return float(self.config.get("data", {}).get("center_crop", 0.0))
 
     @property
     def resize(self) -> bool:
-        """Whether the run resized images of another size."""
+        """Tells whether the run resized images of another size."""
         return bool(self.config.get("data", {}).get("resize", False))
 
     @property
     def head_folder(self) -> str | None:
-        """Name of the folder beside the checkpoint that holds the classifier's rows; None where there is none."""
+        """Returns the name of the folder beside the checkpoint that holds the classifier's rows; None without one."""
         return None if self.head_shards is None else self.head_shards.folder
 
     @property
     def identity_map(self) -> dict[str, str | None]:
-        """Both fingerprints of the labels, as `facekd.data.datasets.identity_map` compares them."""
+        """Returns both fingerprints of the labels, as `facekd.data.datasets.identity_map` compares them."""
         return {"labels_sha256": self.labels_sha256, "identities_sha256": self.identities_sha256}
 
 
 def to_plain_fields(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Turns a checkpoint into the dict of the file, tensors uncopied; fields that are None are left out."""
+    """Turns a checkpoint into the dict of the file without copying tensors; leaves out fields that are None."""
     fields = _shallow(checkpoint)
     fields["head_shards"] = None if checkpoint.head_shards is None else _shallow(checkpoint.head_shards)
     fields["training"] = None if checkpoint.training is None else _shallow(checkpoint.training)

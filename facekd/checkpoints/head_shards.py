@@ -1,12 +1,12 @@
-"""Saves a head that is shared out over processes: each writes its own classes, any number of processes reads them back.
+"""Saves a head that is sharded over processes: each writes its own classes, and any number of processes reads them.
 
-Beside `checkpoints/000.pt` lies the folder `000.head/`. It holds the centres and what the optimiser keeps of them as
-logical (C, D) tensors, written by `torch.distributed.checkpoint` into safetensors files: that library's own format is a
-pickle, and a checkpoint must not run code.
+Beside `checkpoints/000.pt` lies the folder `000.head/`. It holds the centres and their optimiser state as logical
+(C, D) tensors, written by `torch.distributed.checkpoint` into safetensors files, because that library's own format is a
+pickle and a checkpoint must not run code.
 
-The `.pt` is written last and names the folder under `head_shards`: a folder that no file names is a leftover. A
-checkpoint that is saved again names a new folder, so that the old one stays whole until then. On disk a head has no
-shards any more: 4 processes write it; 1, 2 or 3 read it, and so does a run whose head is not sharded.
+The `.pt` is written last and names the folder under `head_shards`, so a folder that no file names is a leftover. When a
+checkpoint is saved again it names a new folder, and the old one stays whole until then. The files do not depend on the
+number of processes: 4 may write them and 1, 2 or 3 read them, and so may a run whose head is not sharded.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from facekd.head.classifier import MarginClassifier
 
 
 def detach_rows(checkpoint: Checkpoint, head: MarginClassifier, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Takes the tensors that have a row for each class out of a checkpoint, for `write_rows`.
+    """Removes the tensors that have one row per class from a checkpoint and returns them, for `write_rows`.
 
     Args:
         checkpoint: has `head` and `training`; changed in place.
-        head: the run's classifier, a sharded one.
+        head: the run's classifier, which is sharded.
         optimizer: the run's optimiser.
     """
     assert checkpoint.head is not None and checkpoint.training is not None
@@ -62,7 +62,7 @@ def detach_rows(checkpoint: Checkpoint, head: MarginClassifier, optimizer: torch
 
 
 def attach_rows(path: Path, checkpoint: Checkpoint, head: MarginClassifier, optimizer: torch.optim.Optimizer) -> None:
-    """Puts the rows that this process needs back into a checkpoint, whether file, run, both or neither are sharded.
+    """Puts the rows that this process needs back into a checkpoint, whether or not the file or the run is sharded.
 
     Args:
         path: the checkpoint's file, for the folder beside it and for messages.
@@ -88,7 +88,7 @@ def attach_rows(path: Path, checkpoint: Checkpoint, head: MarginClassifier, opti
 
 
 def _place_in(optimizer: torch.optim.Optimizer, head: MarginClassifier) -> int:
-    """Returns the number under which an optimiser's state dict has the head; -1 where the head does not learn."""
+    """Returns the head's index in an optimiser's state dict; -1 if the head does not learn."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return next((index for index, parameter in enumerate(parameters) if parameter is head.weight), -1)
 
@@ -97,21 +97,21 @@ def write_rows(path: Path, rows: dict[str, Tensor], shards: ClassShards, images_
     """Writes the rows of all processes into the folder beside a checkpoint; every process calls it.
 
     Args:
-        path: the checkpoint's file, which is to be written afterwards.
+        path: the checkpoint's file, which the caller writes afterwards.
         rows: the rows of this process by name, each (its classes, D).
-        shards: which classes are whose.
+        shards: which process has which classes.
         images_seen: images the run has seen, to tell folders apart.
 
     Returns:
         The checkpoint's `head_shards`.
 
     Raises:
-        CheckpointError: it could not be written; on every process, whichever of them could not.
+        CheckpointError: a process could not write its rows; raised on every process.
     """
     world = shards.world
     temporary = written = path.with_name(f".{path.stem}.tmp{HEAD_SUFFIX}")
     try:
-        # Written under a temporary name, and renamed when every process has written its rows.
+        # Write under a temporary name, and rename the folder when every process has written its rows.
         name = ""
         with failing_together(world):
             if world.is_main:
@@ -123,12 +123,12 @@ def write_rows(path: Path, rows: dict[str, Tensor], shards: ClassShards, images_
             if world.is_main:
                 written = temporary.rename(folder)
         checksums = _checksums(folder, world)
-    except OSError as error:  # a peer that is gone is another error, and not the disk's fault
-        if world.is_main:  # every process is done with it by now; on a full disk its space is wanted
+    except OSError as error:  # a lost peer raises another error, which is not the disk's fault
+        if world.is_main:  # no process uses it any more, and a full disk needs its space
             shutil.rmtree(written, ignore_errors=True)
         raise CheckpointError(
             f"{path}: its head could not be written ({_last_line(error)}); is the disk full? Free some space and run "
-            "the same command again: it goes on from the last whole checkpoint"
+            "the same command again: it continues from the last whole checkpoint"
         ) from error
     shapes = {key: [shards.num_classes, value.shape[1]] for key, value in rows.items()}
     return HeadShards(folder.name, shapes, checksums)
@@ -139,14 +139,14 @@ def _last_line(error: Exception) -> str:
 
 
 def _new_name(path: Path, images_seen: int) -> str:
-    """Returns a folder name not in use: the folder that the file names now stays whole until the file is replaced."""
+    """Returns an unused folder name, so that the present folder stays whole until the file is replaced."""
     name = path.stem if path.stem.isdigit() else f"{path.stem}-{images_seen:012d}"
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(name + HEAD_SUFFIX for name in names if not path.with_name(name + HEAD_SUFFIX).exists())
 
 
 def _checksums(folder: Path, world: World) -> dict[str, int]:
-    """Computes the CRC-32 of each file, by name, as safetensors has no checksums; each process reads some files."""
+    """Computes the CRC-32 of each file by name, because safetensors has none; each process reads some files."""
     found = []
     with failing_together(world):
         for file in sorted(folder.iterdir())[world.rank :: world.size]:
@@ -167,26 +167,26 @@ def read_rows(path: Path, stored: HeadShards, shards: ClassShards | None = None)
         shards: which classes to read; None reads all.
 
     Raises:
-        CheckpointError: the folder is absent, incomplete or damaged; on every process, whichever of them found it so.
+        CheckpointError: the folder is absent, incomplete or damaged; raised on every process, whichever found it.
     """
     folder, shapes = path.with_name(stored.folder), stored.shapes
     world = ALONE if shards is None else shards.world
     try:
-        # Check that all rows are there, and allocate the tensors they are read into.
+        # Check that all rows are there, and allocate the tensors to read them into.
         with failing_together(world):
             if not folder.is_dir():
-                raise CheckpointError(f"{path}: its head lies in {folder.name} beside it, which is not there")
+                raise CheckpointError(f"{path}: its head is in {folder.name} beside it, which is missing")
             found = rows_in_folder(folder)
             rows = {}
             for key, (count, size) in shapes.items():
                 held, dtype = found.get(key, (0, torch.float32))
                 if held != count:
                     raise CheckpointError(
-                        f"{folder}: incomplete: {held:,} of {count:,} rows of {key!r} are there; files are missing"
+                        f"{folder}: incomplete: {held:,} of {count:,} rows of {key!r} found; files are missing"
                     )
                 rows[key] = torch.empty(count if shards is None else shards.stop - shards.start, size, dtype=dtype)
 
-        # Damage is noticed before anything is read.
+        # Verify the checksums before reading anything.
         for name, checksum in _checksums(folder, world).items():
             if stored.checksums.get(name, checksum) != checksum:
                 raise CheckpointError(f"{folder}: damaged: the bytes of {name} do not match their checksum")
@@ -194,8 +194,8 @@ def read_rows(path: Path, stored: HeadShards, shards: ClassShards | None = None)
             read_rows_of_all(folder, rows, shapes["weight"][0], world)
     except CheckpointError:
         raise
-    except Exception as error:  # safetensors has errors of its own, and torch wraps them in others
+    except Exception as error:  # safetensors has its own errors, which torch wraps in others
         if is_lost_peer(error):
-            raise  # nothing is wrong with the checkpoint
+            raise  # the checkpoint is not at fault
         raise CheckpointError(f"{folder}: damaged: {_last_line(error)}") from error
     return rows

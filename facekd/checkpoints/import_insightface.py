@@ -26,9 +26,9 @@ EPILOG = """example:
   facekd import glint360k_r50/backbone.pth --output teacher.pt
   facekd import ms1mv3_r100/backbone.pth --name iresnet100 --output teacher.pt
 """
-# Where trainers keep the backbone's tensors inside a larger file; "state_dict_backbone" is arcface_torch's own.
+# Keys under which trainers store the backbone in a larger file; "state_dict_backbone" is arcface_torch's.
 WRAPPERS = ("state_dict_backbone", "state_dict", "backbone", "model")
-# What wrappers put before every name: distributed training, torch.compile.
+# Prefixes that wrappers add to every name: distributed training, torch.compile.
 PREFIXES = ("module.", "_orig_mod.")
 # arcface_torch's input: RGB, scaled to [-1, 1].
 PREPROCESSING: dict[str, Any] = {"mean": [127.5] * 3, "std": [127.5] * 3, "color": "rgb"}
@@ -37,10 +37,10 @@ NAMES_SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class BackboneShape:
-    """Says what network wrote a state dict, going by names and shapes.
+    """Describes the network that wrote a state dict, recognised by names and shapes.
 
     Attributes:
-        name: key of `facekd.backbones.BACKBONES`, or None where facekd has no such network.
+        name: key of `facekd.backbones.BACKBONES`, or None if facekd has no such network.
         description: for messages, `"iresnet50 (512-d, 112 pixels)"`.
         embedding_size: D.
         image_size: side of the input in pixels.
@@ -60,16 +60,17 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     Only tensors and plain containers are unpickled.
 
     Raises:
-        ModelError: the file is not a torch file, holds code, or no state dict.
+        ModelError: the file is not a torch file, holds code, or has no state dict.
     """
     import torch
 
+    # Load the file, but never run code from it.
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"{path}: not a file of plain tensors. A pickle can run code, so whole modules are refused: "
-            "where you trust it, load it with the code that wrote it and save `model.state_dict()`"
+            f"{path}: not a file of plain tensors. A pickle can run code, so whole modules are refused; "
+            "if you trust it, load it with the code that wrote it and save `model.state_dict()`"
         ) from error
     except (RuntimeError, EOFError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "it ends early"
@@ -78,7 +79,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             "(backbone.pth or model.pt); check that the download is complete"
         ) from error
     if isinstance(content, Mapping) and content.get("format") == FORMAT:
-        raise ModelError(f"{path}: is a facekd checkpoint already; use it as it is")
+        raise ModelError(f"{path}: is already a facekd checkpoint; use it as it is")
 
     # A training checkpoint keeps the backbone under one of a few names, and wrappers add prefixes to its tensors.
     for key in WRAPPERS:
@@ -91,6 +92,8 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             f"{path}: expected a state dict (names to tensors), bare or under one of {', '.join(WRAPPERS)}, "
             f"found {found}"
         )
+
+    # The tensors under their plain names.
     state = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
@@ -98,7 +101,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 
 def recognize_backbone(state: Mapping[str, torch.Tensor]) -> BackboneShape | None:
-    """Recognises the network that wrote a state dict by its names and shapes; None if it is of neither family."""
+    """Recognises the network that wrote a state dict by its names and shapes; None if it belongs to neither family."""
     if {"layer1.0.prelu.weight", "conv1.weight", "fc.weight", "features.weight"} <= state.keys():
         return _recognize_iresnet(state)
     if {"conv_sep.layers.0.weight", "layers.1.layers.0.weight", "features.layers.2.weight"} <= state.keys():
@@ -127,7 +130,7 @@ def _recognize_iresnet(state: Mapping[str, torch.Tensor]) -> BackboneShape | Non
 def _recognize_mobilefacenet(state: Mapping[str, torch.Tensor]) -> BackboneShape:
     from facekd.backbones.mobilefacenet import STEM_CHANNELS, TRUNK_SCALE, UNITS
 
-    # The stem's second convolution shows the trunk's scale: it has as many channels a group.
+    # The stem's second convolution shows the trunk's scale: it has that many channels per group.
     channels, trunk_scale = state["layers.1.layers.0.weight"].shape[:2]
     units = tuple(_count_children(state, f"layers.{2 + i}.layers") for i, unit in enumerate(UNITS) if unit[-1])
     expected = tuple(unit[2] for unit in UNITS if unit[-1])
@@ -158,17 +161,18 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
 
     Args:
         path: an arcface_torch `backbone.pth`, `model.pt` or `checkpoint_gpu_0.pt`.
-        name: the backbone it must be, a key of `facekd.backbones.BACKBONES`; None means recognise it from the file.
+        name: expected backbone, a key of `facekd.backbones.BACKBONES`; None recognises it from the file.
             Embedding size, image size and width always come from the file.
 
     Raises:
-        ModelError: the file is unreadable, of another architecture, or holds values that are not finite.
-        ModelError: `name` is unknown.
+        ModelError: `name` is unknown, or the file is unreadable, of another architecture, or has values that are not
+            finite.
     """
     import torch
 
     from facekd.backbones.building import BACKBONES, build_backbone, check_backbone, fixed_embedding_size
 
+    # Which network the file is from: the one asked for, or the one its shapes show.
     if name is not None:
         check_backbone(name, embedding_size=512, image_size=112, width=1.0, dropout=0.0)
     state = read_state_dict(path)
@@ -188,7 +192,7 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
     try:
         backbone = build_backbone(wanted, **sizes)
     except ModelError as error:
-        raise ModelError(f"{path}: its shapes ask for a backbone that cannot be: {error}") from error
+        raise ModelError(f"{path}: its shapes ask for an impossible backbone: {error}") from error
     differences = _differences(backbone.state_dict(), state)
     if differences:
         looks = f"looks like {found.description}" if found else f"is of an unknown network (its names: {_some(state)})"
@@ -196,14 +200,14 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
         raise ModelError(f"{path}: does not fit {wanted}, it {looks}{hint}. Tensors: {differences}")
     bad = next((key for key, value in state.items() if not bool(torch.isfinite(value).all())), None)
     if bad is not None:
-        raise ModelError(f"{path}: {bad} holds NaN or infinity; that training had failed, use another file")
-    # Old files lack the counters of batch normalisation, which only a momentum of None would read.
+        raise ModelError(f"{path}: {bad} holds NaN or infinity, so that training failed; use another file")
+    # Old files lack the counters of batch normalisation, which are only used when momentum is None.
     backbone.load_state_dict(backbone.state_dict() | state)
     return backbone.eval()
 
 
 def _differences(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
-    """Says how two state dicts differ, with the first names of each kind; empty if they fit."""
+    """Says how two state dicts differ, with the first names of each kind; empty if they match."""
     missing = [name for name in expected if name not in found and not name.endswith(".num_batches_tracked")]
     extra = [name for name in found if name not in expected]
     reshaped = [
@@ -231,14 +235,15 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, required=True, metavar="CHECKPOINT.pt", help="checkpoint to write")
     parser.add_argument(
         "--name",
-        help="the backbone it must be: iresnet18, 34, 50, 100 or 200, mobilefacenet_0.45g, mobilefacenet "
+        help="expected backbone: iresnet18, 34, 50, 100 or 200, mobilefacenet_0.45g, mobilefacenet "
         "(default: recognised from the names and shapes in the file)",
     )
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Imports one backbone: reads, recognises, checks, writes."""
+    """Imports one backbone: reads, recognises and checks it, and writes the checkpoint."""
+    # Read and recognise the backbone, which must not be overwritten by its own import.
     arguments = make_parser().parse_args(argv)
     source, output = arguments.backbone, arguments.output
     if output.exists() and source.exists() and output.samefile(source):
@@ -249,6 +254,7 @@ def main(argv: list[str] | None = None) -> int:
     from facekd.checkpoints.checkpoint import write_checkpoint
     from facekd.checkpoints.contents import Checkpoint
 
+    # The checkpoint, with all arguments that build this backbone again and where it came from.
     architecture = {
         "name": backbone.name,
         "embedding_size": backbone.embedding_size,

@@ -16,37 +16,38 @@ from facekd.images.preprocessing import Preprocessing
 
 
 def load_backbone(path: str | os.PathLike[str], *, ema: bool | None = None) -> tuple[nn.Module, Preprocessing]:
-    """Builds the backbone of a checkpoint, in `eval()` mode, with its preprocessing.
+    """Builds the backbone of a checkpoint in evaluation mode, and returns it with its preprocessing.
 
     Args:
         path: a checkpoint, or the folder of a run.
         ema: True takes the moving average, False the weights as trained; None takes the average if there is one.
 
     Raises:
-        CheckpointError: see `read_checkpoint`; also when the weights do not fit the recorded architecture.
+        CheckpointError: see `read_checkpoint`; also if the weights do not fit the architecture, or `ema` asks for
+            a moving average that is not there.
     """
     file = resolve_checkpoint(path)
     checkpoint = read_checkpoint(file)
     if checkpoint.backbone is None:
-        raise CheckpointError(f"{file}: holds no backbone; it was written by `facekd rebuild-head`, and is a head only")
+        raise CheckpointError(f"{file}: holds no backbone, only a head; it was written by `facekd rebuild-head`")
     if ema and not checkpoint.ema:
         raise CheckpointError(f"{file}: holds no moving average; train with --ema_half_life_images, or leave out --ema")
     architecture = checkpoint.architecture
     if architecture is None:
-        raise CheckpointError(f"{file}: damaged: it does not say which backbone its weights are of")
+        raise CheckpointError(f"{file}: damaged: it does not say which backbone its weights belong to")
 
-    # The moving average where there is one, unless the weights as trained are asked for.
+    # The moving average if there is one, unless the weights as trained are asked for.
     weights, projection = checkpoint.backbone, checkpoint.projection
     if checkpoint.ema and ema is not False:
         weights, projection = checkpoint.ema, checkpoint.ema_projection
     backbone = build_backbone(**architecture)
     load_weights(backbone, weights, f"{file}: backbone")
 
-    # A projection becomes part of the last layer, where the backbone has one.
+    # Fold a projection into the last layer, or put it behind a backbone that has none.
     if projection is not None and fixed_embedding_size(architecture["name"]) is not None:
         layer = nn.Linear(projection.shape[1], len(projection), bias=False)
         layer.load_state_dict({"weight": projection})
-        backbone = ProjectedBackbone(backbone, layer)  # no last layer to fold it into
+        backbone = ProjectedBackbone(backbone, layer)
     elif projection is not None:
         folded = build_backbone(**{**architecture, "embedding_size": len(projection)})
         backbone = fold_projection(backbone, projection, folded)
@@ -59,11 +60,12 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], what: str)
     Args:
         module: takes the weights.
         weights: the state dict.
-        what: beginning of the message, `"run/checkpoints/000.pt: backbone"`.
+        what: beginning of the error message, `"run/checkpoints/000.pt: backbone"`.
 
     Raises:
-        CheckpointError: naming the first tensors that do not fit.
+        CheckpointError: the tensors do not fit; names the first of them.
     """
+    # Compare names and shapes.
     own = module.state_dict()
     missing = [name for name in own if name not in weights]
     extra = [name for name in weights if name not in own]
@@ -72,6 +74,8 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], what: str)
         for name in own
         if name in weights and weights[name].shape != own[name].shape
     ]
+
+    # The message lists up to three tensors of each kind.
     problems = [
         f"{len(found)} {label} ({'; '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
         for label, found in (("missing", missing), ("unexpected", extra), ("of another shape", reshaped))

@@ -16,9 +16,9 @@ class CheckpointConfig:
     """Says when checkpoints are written and how many are kept.
 
     Args:
-        every_images: write one after each so many images, besides the one at the end; 0 goes by the clock alone.
-        every_minutes: also write one each so many minutes, the most that a kill can cost; 0 goes by images alone.
-        keep: how many of the newest to keep, besides `best.pt`, the best by validation accuracy.
+        every_images: images between checkpoints; 0 goes by the clock alone. One is always written at the end.
+        every_minutes: minutes between checkpoints, the most that a kill can cost; 0 goes by images alone.
+        keep: number of newest checkpoints to keep, besides `best.pt`, the best by validation accuracy.
     """
 
     every_images: int = 0
@@ -27,7 +27,7 @@ class CheckpointConfig:
 
 
 def not_written(path: Path, error: Exception) -> CheckpointError:
-    """Returns the error for a checkpoint that could not be written; it says what the run continues from."""
+    """Returns the error for a checkpoint that could not be written; it says where the run will continue."""
     return CheckpointError(
         f"{path}: could not be written ({str(error).splitlines()[0]}); is the disk full? Free some space and "
         f"run the same command again: {_what_is_left(path.parent.parent)}"
@@ -36,11 +36,11 @@ def not_written(path: Path, error: Exception) -> CheckpointError:
 
 def _what_is_left(run_folder: Path) -> str:
     found = list_checkpoints(run_folder)
-    return f"it goes on from {found[-1].name}" if found else "it starts anew, because there is no earlier checkpoint"
+    return f"it continues from {found[-1].name}" if found else "it starts anew, because there is no earlier checkpoint"
 
 
 def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
-    """Returns the checkpoint file that `path` means: itself, or the latest of a run if it is the run's folder."""
+    """Returns the checkpoint file that `path` means: the file itself, or the latest one in a run's folder."""
     file = Path(path)
     if file.is_dir():
         found = list_checkpoints(file)
@@ -53,7 +53,7 @@ def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
 
 
 def checkpoint_path(run_folder: Path, images_seen: int) -> Path:
-    """Returns where a run keeps the checkpoint taken after so many images; the names sort by age."""
+    """Returns the path of the checkpoint taken after `images_seen` images; names sort by age."""
     return run_folder / "checkpoints" / f"{images_seen:012d}{SUFFIX}"
 
 
@@ -70,11 +70,11 @@ def keep_last(run_folder: Path, count: int) -> None:
 
 
 def forget_other_heads(path: Path, folder: str | None) -> None:
-    """Deletes the head folders of earlier states of a checkpoint that was replaced, such as `best.pt`.
+    """Deletes the head folders that earlier versions of a checkpoint, such as `best.pt`, left behind.
 
     Args:
-        path: the checkpoint, as it is now.
-        folder: the folder it names, which stays; None if its head is in the file, or the file is gone.
+        path: the checkpoint.
+        folder: the folder that it names now, which is kept; None if it names none or was deleted.
     """
     for other in heads_of(path):
         if other.name != folder:
@@ -82,5 +82,5 @@ def forget_other_heads(path: Path, folder: str | None) -> None:
 
 
 def heads_of(path: Path) -> list[Path]:
-    """Lists the head folders beside a checkpoint, of its present state and of earlier ones."""
+    """Lists the head folders beside a checkpoint, of this version and of earlier ones."""
     return [*path.parent.glob(f"{path.stem}{HEAD_SUFFIX}"), *path.parent.glob(f"{path.stem}-*{HEAD_SUFFIX}")]

@@ -30,9 +30,9 @@ class SharedHead:
 
     Attributes:
         weight_CD: (C, D) float32, the class centres.
-        source: file it came from, for messages.
+        source: file that it came from, for messages.
         kind: "margin" (embeddings are compared by angle) or "linear" (a plain layer).
-        bias_C: (C,) float32, if it is a linear one with a bias.
+        bias_C: (C,) float32; None without a bias.
     """
 
     weight_CD: torch.Tensor
@@ -42,12 +42,12 @@ class SharedHead:
 
     @property
     def embedding_size(self) -> int:
-        """Returns D, the size of the embeddings it takes."""
+        """Returns D, the size of the embeddings that it takes."""
         return self.weight_CD.shape[1]
 
     @property
     def fingerprint(self) -> str:
-        """Hashes all centres and the bias, however they are shared out afterwards."""
+        """Hashes all centres and the bias, regardless of how they are sharded later."""
         digest = hashlib.sha256()
         for part in (self.weight_CD, self.bias_C):
             if part is not None:
@@ -57,23 +57,22 @@ class SharedHead:
     def build(
         self, config: HeadConfig, embedding_size: int, world: World | None = None
     ) -> MarginClassifier | LinearClassifier:
-        """Builds a classifier with these centres and the margin and scale of `config`, frozen: no gradient, no decay.
+        """Builds a frozen classifier (no gradient, no decay) with these centres and the margin and scale of `config`.
 
         Args:
-            config: margin and scale; for a linear classifier nothing is taken from it.
-            embedding_size: size of the embeddings that the classifier will be given.
-            world: processes that the classes are shared out over, if `config` says so.
+            config: margin and scale; a linear classifier takes nothing from it.
+            embedding_size: size of the embeddings that the backbone gives.
+            world: processes to shard the classes over, if `config` says so.
 
         Raises:
-            CheckpointError: it takes embeddings of another size, is of another kind than `config`, or has a bias where
-                `config` rules it out, or none where it asks for one.
+            CheckpointError: embedding size, kind or bias of the classifier differ from what `config` asks for.
         """
-        # Check that it fits the configuration.
+        # The stored classifier must fit the configuration.
         num_classes, own_size = self.weight_CD.shape
         if self.kind != config.kind:
             raise CheckpointError(
-                f"{self.source}: its classifier is a {self.kind} one, head.kind is {config.kind!r}: a margin one "
-                "compares angles, a linear one adds up, and neither can stand in for the other. Set head.kind to "
+                f"{self.source}: its classifier is a {self.kind} one, head.kind is {config.kind!r}, and neither can "
+                "replace the other: a margin classifier compares angles, a linear one adds up. Set head.kind to "
                 f"{self.kind!r}, or share a classifier trained with head.kind = {config.kind!r}"
             )
         if own_size != embedding_size:
@@ -83,11 +82,13 @@ class SharedHead:
             )
         if config.bias is not None and config.bias != (self.bias_C is not None):
             has = "has no" if self.bias_C is None else "has a"
-            raise CheckpointError(f"{self.source}: its classifier {has} bias, head.bias is {config.bias}: remove that")
+            raise CheckpointError(
+                f"{self.source}: its classifier {has} bias, head.bias is {config.bias}: remove head.bias"
+            )
         if self.kind == "linear":
             config = replace(config, bias=self.bias_C is not None)
 
-        # A fresh classifier, which takes over the centres that belong to this process.
+        # Copy the centres of this process into a new classifier.
         head = build_classifier(config, embedding_size, num_classes, world)
         shards = getattr(head, "shards", None)
         with torch.no_grad():
@@ -99,15 +100,16 @@ class SharedHead:
 
 
 def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> SharedHead:
-    """Reads the classifier of a checkpoint, and checks that its classes are those of the data.
+    """Reads the classifier of a checkpoint and checks that its classes are those of the data.
 
     Args:
         path: a checkpoint or the folder of a run, or the file that `facekd rebuild-head` writes.
         dataset: the training set.
 
     Raises:
-        CheckpointError: the file holds no classifier, or one of other identities.
+        CheckpointError: the file has no classifier, or one with other identities or unusable values.
     """
+    # The class centres, from the file or from the folder beside it.
     file = resolve_checkpoint(path)
     checkpoint = read_checkpoint(file)
     head = checkpoint.head or {}
@@ -116,23 +118,24 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
         weight = read_rows(file, checkpoint.head_shards)["weight"]
     if weight is None:
         raise CheckpointError(
-            f"{file}: holds no classifier. A model known only as a backbone gets one from its data: "
+            f"{file}: holds no classifier. Compute one for a backbone from its training data: "
             "`facekd rebuild-head MODEL --data PACK --output head.pt`"
         )
 
-    # Check that its classes are those of the data.
+    # Class n must be the same person in the checkpoint and in the data.
     if len(weight) != dataset.num_classes:
         raise CheckpointError(
-            f"{file}: its classifier knows {len(weight):,} identities, {dataset.name} has {dataset.num_classes:,}. "
-            "Teacher and student must share identities: train on the data it was trained on"
+            f"{file}: its classifier has {len(weight):,} identities, {dataset.name} has {dataset.num_classes:,}. "
+            "Teacher and student must share identities: train on the same data"
         )
     if not is_same_identity_map(checkpoint.identity_map, dataset):
         raise CheckpointError(
-            f"{file}: its classifier was made on other data than {dataset.name}: as many identities, but other images, "
-            "names or another numbering. Class n must be the same person in both: train on the same pack"
+            f"{file}: its classifier was made from other data than {dataset.name}: as many "
+            "identities, but other images, names or numbers. Class n must be the same person in both: train on the "
+            "same pack"
         )
 
-    # Check that its centres can be learnt from.
+    # A student cannot learn from broken centres.
     if not (torch.isfinite(weight).all() and (bias is None or torch.isfinite(bias).all())):
         raise CheckpointError(f"{file}: its classifier has values that are not finite; rebuild or retrain it")
     if kind == "margin" and (weight.norm(dim=1) == 0).any():

@@ -1,4 +1,4 @@
-"""Holds the checks that all embedders share, and starts their fingerprints."""
+"""Provides the checks that all embedders share, and the start of their fingerprints."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from facekd.images.preprocessing import Preprocessing
 
 
 def is_onnx_file(path: Path) -> bool:
-    """Tells whether a model is an ONNX graph; False for a checkpoint, or a folder (which may be a run's).
+    """Tells whether a model is an ONNX file; returns False for a checkpoint and for a folder, which may be a run's.
 
     Raises:
-        ModelError: no such file, or one that is neither.
+        ModelError: the file does not exist, or is neither an ONNX file nor a checkpoint.
     """
     if path.is_dir():
         return False
@@ -56,5 +56,5 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def start_fingerprint(preprocessing: Preprocessing, *rest: Any) -> hashlib._Hash:
-    """Starts the hash of an embedder with its preprocessing and options; the caller adds the weights."""
+    """Starts an embedder's fingerprint with its preprocessing and options; the caller adds the weights."""
     return hashlib.sha256(json.dumps([asdict(preprocessing), *rest], sort_keys=True).encode())

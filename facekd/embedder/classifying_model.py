@@ -27,12 +27,12 @@ from facekd.head.classifier import LinearClassifier
 
 
 class ClassifyingModel:
-    """Turns images into probabilities by the model's own classifier, a teacher's, and mixes of the two.
+    """Computes class probabilities with the model's own classifier, a teacher's, and mixes of the two.
 
     Attributes:
         preprocessing: mean, std and size that the backbone was trained with.
-        center_crop: share of the shorter side that test images are cut to; 0 for images of one size.
-        resize: whether images of another size are stretched.
+        center_crop: share of the shorter side that test images are cropped to; 0 means no crop.
+        resize: whether images of another size are stretched to the model's.
         embedding_size: D.
     """
 
@@ -57,7 +57,7 @@ class ClassifyingModel:
 
     @torch.inference_mode()
     def classify(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns probabilities (B, C) of uint8 RGB (B, S, S, 3), by classifier: `head`, `teacher_head`, `mix A`."""
+        """Returns probabilities (B, C) of uint8 RGB (B, S, S, 3) by classifier: `head`, `teacher_head`, `mix A`."""
         embedding_BD = torch.from_numpy(self._embedder.embed(images)).to(self._device)
         found = {"head": self._head(embedding_BD).softmax(1)}
         if self._teacher_head is not None:
@@ -71,15 +71,15 @@ class ClassifyingModel:
         """Checks that class n of the model is class n of the data.
 
         Raises:
-            CheckpointError: other classes, or as many under other names.
+            CheckpointError: the number of classes differs, or their names do.
         """
         if dataset.num_classes != self._checkpoint.num_classes:
             raise CheckpointError(
-                f"{self._file}: knows {self._checkpoint.num_classes} classes, {path} has {dataset.num_classes}"
+                f"{self._file}: has {self._checkpoint.num_classes} classes, {path} has {dataset.num_classes}"
             )
         names = self._checkpoint.identities_sha256, identities_sha256(dataset)
         if None not in names and names[0] != names[1]:
-            raise CheckpointError(f"{self._file}: the classes of {path} have other names than those it was trained on")
+            raise CheckpointError(f"{self._file}: was trained on classes with other names than those of {path}")
 
 
 def open_classifying_model(
@@ -88,16 +88,16 @@ def open_classifying_model(
     mixes: Sequence[float] = (),
     device: str = "cpu",
 ) -> ClassifyingModel:
-    """Opens a checkpoint of a linear classifier, with a teacher's classifier beside its own if asked for.
+    """Opens a checkpoint that has a linear classifier; `teacher_head` adds a teacher's classifier beside it.
 
     Args:
         path: a checkpoint, or the folder of a run.
         teacher_head: a checkpoint whose classifier is applied to the model's embeddings as well.
-        mixes: shares a of (1 - a) p_s + a p_s^TH (arXiv:2201.06945).
+        mixes: weights a of the mixes (1 - a) p_s + a p_s^TH (arXiv:2201.06945).
         device: where to run.
 
     Raises:
-        CheckpointError: no linear classifier in a file, or two that do not fit together.
+        CheckpointError: a file has no linear classifier, or the two classifiers do not fit together.
     """
     file = resolve_checkpoint(path)
     checkpoint = read_checkpoint(file)
@@ -105,30 +105,33 @@ def open_classifying_model(
         return ClassifyingModel(file, checkpoint, device)
     teacher_file = resolve_checkpoint(teacher_head)
     teacher = read_checkpoint(teacher_file)
+    # Both classifiers must know the same classes under the same numbers.
     head, own = build_linear_head(teacher, teacher_file), build_linear_head(checkpoint, file)
     same_names = checkpoint.identities_sha256 == teacher.identities_sha256
     if head.num_classes != own.num_classes or not same_names:
         raise CheckpointError(
-            f"{teacher_file}: its classifier knows other classes than {file}: {head.num_classes} and {own.num_classes}"
+            f"{teacher_file}: its classifier has other classes than {file}: {head.num_classes} and {own.num_classes}"
             f"{'' if same_names else ', under other names'}"
         )
+
+    # Embeddings of another size pass through the projection that the student learnt in its training.
     projection = None
     if head.embedding_size != own.embedding_size:
         weight = None if checkpoint.training is None else checkpoint.training.extras.get("projection.weight")
         if weight is None or weight.shape != (head.embedding_size, own.embedding_size):
             raise CheckpointError(
-                f"{teacher_file}: its classifier takes embeddings of {head.embedding_size}, {file} gives "
-                f"{own.embedding_size} and has learnt no projection to them"
+                f"{teacher_file}: its classifier takes embeddings of {head.embedding_size}; {file} gives "
+                f"{own.embedding_size} and has no projection to that size"
             )
         projection = _linear(weight)
     return ClassifyingModel(file, checkpoint, device, head, projection, mixes)
 
 
 def build_linear_head(checkpoint: Checkpoint, file: Path) -> LinearClassifier:
-    """Builds the linear classifier of a checkpoint, frozen.
+    """Builds the linear classifier of a checkpoint and freezes it.
 
     Raises:
-        CheckpointError: it has none, or a margin classifier.
+        CheckpointError: the checkpoint has no classifier, or a margin classifier.
     """
     state = checkpoint.head or {}
     weight, bias = state.get("weight"), state.get("bias")
@@ -141,10 +144,10 @@ def build_linear_head(checkpoint: Checkpoint, file: Path) -> LinearClassifier:
 
 
 class OnnxClassifier:
-    """Runs an ONNX file that gives logits, from `facekd export` or any other tool, like a `ClassifyingModel`.
+    """Runs an ONNX file whose output is logits, from `facekd export` or any other tool, like a `ClassifyingModel`.
 
     Args:
-        path: the file, which records preprocessing and centre crop.
+        path: the ONNX file; it records the preprocessing and the centre crop.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -156,28 +159,28 @@ class OnnxClassifier:
         self.embedding_size = self._embedder.embedding_size
 
     def classify(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns logits (B, C) of uint8 RGB (B, S, S, 3), under the name `head`."""
+        """Returns the logits (B, C) of uint8 RGB images (B, S, S, 3) under the name `head`."""
         return {"head": self._embedder.embed(images)}
 
     def check_classes(self, dataset: FaceDataset, path: str | os.PathLike[str]) -> None:
         """Checks that there is a logit for each class of the data.
 
         Raises:
-            CheckpointError: another number of them.
+            CheckpointError: the numbers differ.
         """
         if self.embedding_size != dataset.num_classes:
             raise CheckpointError(
-                f"{self._file}: gives {self.embedding_size} values, {path} has {dataset.num_classes} classes; export a "
-                "classifier without --embedding"
+                f"{self._file}: gives {self.embedding_size} values, but {path} has {dataset.num_classes} classes; "
+                "export a classifier without --embedding"
             )
 
 
 class LogitNetwork(nn.Module):
-    """Computes logits (B, C) of images (B, 3, S, S); a projection behind the backbone is folded into the classifier.
+    """Computes logits (B, C) from images (B, 3, S, S); folds a projection behind the backbone into the classifier.
 
     Args:
         backbone: turns images into embeddings.
-        head: classifies them.
+        head: linear classifier of the embeddings.
     """
 
     def __init__(self, backbone: nn.Module, head: LinearClassifier) -> None:
@@ -197,14 +200,18 @@ class LogitNetwork(nn.Module):
         return self.head(self.backbone(images))
 
 
-def load_logit_network(path: str | os.PathLike[str]) -> tuple[LogitNetwork, Preprocessing]:
+def load_logit_network(path: str | os.PathLike[str], *, ema: bool | None = None) -> tuple[LogitNetwork, Preprocessing]:
     """Loads backbone and classifier of a checkpoint as one module in evaluation mode, with its preprocessing.
+
+    Args:
+        path: a checkpoint, or the folder of a run.
+        ema: which weights of the backbone to take, see `load_backbone`; the classifier has no moving average.
 
     Raises:
         CheckpointError: see `load_backbone`; also where there is no linear classifier.
     """
     file = resolve_checkpoint(path)
-    backbone, preprocessing = load_backbone(file)
+    backbone, preprocessing = load_backbone(file, ema=ema)
     return LogitNetwork(backbone, build_linear_head(read_checkpoint(file), file)).eval(), preprocessing
 
 

@@ -1,4 +1,4 @@
-"""Defines the `Embedder` protocol, by which every benchmark and validator uses a model."""
+"""Defines the `Embedder` protocol, through which benchmarks and validators use a model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from facekd.images.preprocessing import Preprocessing, mirror
 
 
 class GivenPreprocessing(TypedDict, total=False):
-    """Holds `Preprocessing` fields given by hand; what is left out or None is taken from the model's file."""
+    """Lists the fields of `Preprocessing` that a caller may set; the model's file supplies those left out or None."""
 
     mean: Sequence[float] | float | None
     std: Sequence[float] | float | None
@@ -21,14 +21,14 @@ class GivenPreprocessing(TypedDict, total=False):
 
 @runtime_checkable
 class Embedder(Protocol):
-    """Turns images into embeddings; every benchmark and validator takes one.
+    """Turns images into embeddings, whatever file the model comes from.
 
     Attributes:
         embedding_size: D.
-        preprocessing: how images become the model's input, and the image size it takes.
+        preprocessing: mean, std, channel order and image size of the model's input.
         normalized: whether embeddings have unit L2 norm; if so, `f(x) + f(flipped x)` weighs both alike.
-        fingerprint: hex digest over weights and preprocessing. Equal fingerprints give equal embeddings, so it is the
-            key under which embeddings may be cached.
+        fingerprint: hex digest of weights and preprocessing. Models with equal fingerprints give equal embeddings, so
+            embeddings may be cached under it.
     """
 
     @property
@@ -41,7 +41,7 @@ class Embedder(Protocol):
     def fingerprint(self) -> str: ...
 
     def embed(self, images: np.ndarray) -> np.ndarray:
-        """Embeds uint8 RGB images (B, S, S, 3), any B, in batches; returns float32 (B, D)."""
+        """Embeds uint8 RGB images (B, S, S, 3) for any B, in batches; returns float32 (B, D)."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Defines the command-line options that say how to open a model, for every verb that embeds images."""
+"""Defines the command-line options for opening a model, shared by all verbs that embed images."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ MODEL_HELP = "an ONNX file (any tool's), a facekd checkpoint, or the folder of a
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Adds `--mean`, `--std`, `--color`, `--image-size`, `--resize`, `--batch-size`, `--device` and `--threads`."""
+    # Preprocessing first, then how the model runs.
     add = parser.add_argument_group("the model", "overriding what its file records").add_argument
     add(
-        "--mean", type=comma_separated, metavar="R,G,B", help="subtracted, in units of 0..255; one number for all three"
+        "--mean",
+        type=comma_separated,
+        metavar="R,G,B",
+        help="mean to subtract, in units of 0..255; one number for all three",
     )
-    add("--std", type=comma_separated, metavar="R,G,B", help="divided by, in units of 0..255")
-    add("--color", choices=("rgb", "bgr"), help="the order in which the model takes its channels")
-    add("--image-size", type=int, metavar="PX", help="input size, for a file that does not record it")
+    add("--std", type=comma_separated, metavar="R,G,B", help="standard deviation to divide by, in units of 0..255")
+    add("--color", choices=("rgb", "bgr"), help="channel order of the model's input")
+    add("--image-size", type=int, metavar="PX", help="input size, if the model's file does not record it")
     add(
         "--resize",
         action=argparse.BooleanOptionalAction,
@@ -33,14 +37,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--batch-size",
         type=int,
         metavar="N",
-        help="images at once, for a model with a dynamic batch (default: 16 for a checkpoint on a CPU, else 64)",
+        help="images per call of a model with a dynamic batch (default: 16 for a checkpoint on a CPU, else 64)",
     )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (default: cpu)")
     add("--threads", type=_number_of_threads, help="threads of onnxruntime (default: one per core)")
 
 
 def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = None) -> Embedder:
-    """Opens a model as the options of `add_model_options` say, and prints what had to be assumed about it.
+    """Opens a model with the options of `add_model_options`, and prints the preprocessing that had to be assumed.
 
     Args:
         path: an ONNX file, or a facekd checkpoint.
@@ -52,6 +56,7 @@ def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = N
     """
     from facekd.embedder import open_embedder
 
+    # Options that were not given are None: the model's file decides.
     mean, std = _to_grey_levels(arguments.mean, arguments.std)
     embedder = open_embedder(
         path,
@@ -64,6 +69,8 @@ def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = N
         resize=arguments.resize if resize is None else resize,
         threads=arguments.threads,
     )
+
+    # A wrong guess only lowers accuracy, so users must see it.
     assumed = getattr(embedder, "assumed", ())
     if assumed:
         used = ", ".join(f"{name} {getattr(embedder.preprocessing, name)}" for name in assumed)
@@ -80,9 +87,9 @@ def comma_separated(text: str) -> tuple[float, ...]:
 
 
 def _number_of_threads(text: str) -> int:
-    highest = 4 * (os.cpu_count() or 1)  # more slow each other down, and with thousands the program seems to hang
+    highest = 4 * (os.cpu_count() or 1)  # more threads slow each other down; with thousands the program seems to hang
     if not text.isdigit() or not 1 <= int(text) <= highest:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {highest}; leave it out for one a core")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {highest}; leave it out for one per core")
     return int(text)
 
 
@@ -93,7 +100,7 @@ def _one_or_three(values: Sequence[float] | None) -> Sequence[float] | float | N
 def _to_grey_levels(
     mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> tuple[Sequence[float] | None, Sequence[float] | None]:
-    """Converts torchvision's 0..1 units, which a std below one grey level must be in, and says so on standard error."""
+    """Converts torchvision's 0..1 units, recognised by a std below 1, and says so on standard error."""
     if mean is None or std is None or max(std) >= 1 or min(std) <= 0 or not all(0 <= value <= 1 for value in mean):
         return mean, std
     mean, std = [255 * value for value in mean], [255 * value for value in std]

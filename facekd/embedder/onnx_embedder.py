@@ -1,4 +1,4 @@
-"""Embeds images with ONNX files by onnxruntime: those of `facekd export`, and those of others.
+"""Embeds images with ONNX files in onnxruntime, whether from `facekd export` or another tool.
 
 Shapes: B images, D embedding values, S image size in pixels.
 """
@@ -26,9 +26,9 @@ if TYPE_CHECKING:  # `typing` has it from Python 3.11 on
 class OnnxEmbedder:
     """Runs an ONNX file as an `Embedder`, whoever wrote it.
 
-    The preprocessing is what is given here, else what the file records in its `metadata_props`, else the usual values
-    (127.5, RGB), listed in `assumed`. The batch may be dynamic, or fixed at any size (the last batch is padded), the
-    channels first or last, the input float32 or float16.
+    Each preprocessing value comes from the arguments, else from the file's `metadata_props`, else it is the usual one
+    (127.5, RGB) and listed in `assumed`. The batch may be dynamic or fixed at any size (the last batch is padded), the
+    channels may come first or last, and the input may be float32 or float16.
 
     Args:
         path: the `.onnx` file.
@@ -37,14 +37,14 @@ class OnnxEmbedder:
         device: `"cpu"` or `"cuda"` (needs the onnxruntime-gpu package).
         output: name of the output that is the embedding, for a model that has several.
         resize: resize images of another size instead of refusing them.
-        preprocessing: `mean`, `std`, `color`, `image_size` by hand, see `Preprocessing`; None means what the file says.
+        preprocessing: `mean`, `std`, `color`, `image_size`, see `Preprocessing`; None takes the value from the file.
 
     Attributes:
         metadata: the file's `metadata_props`, name to text.
         assumed: names of the preprocessing fields that were neither recorded nor given.
 
     Raises:
-        ModelError: names the file, and what in it cannot be used.
+        ModelError: the file cannot be used; the message says why.
     """
 
     def __init__(
@@ -62,13 +62,15 @@ class OnnxEmbedder:
         given = {name: preprocessing.pop(name, None) for name in ("mean", "std", "color", "image_size")}
         if preprocessing:
             raise ModelError(f"{path}: an ONNX file takes no option {', '.join(preprocessing)}")
+
+        # The session, and what the file says about itself.
         self.path = Path(path)
         self.resize = resize
         self._session = _open_session(self.path, threads, device)
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.normalized = self.metadata.get("normalized", "false").lower() == "true"
 
-        # What the graph takes: one input, its type, its batch and its layout.
+        # The graph's input: exactly one, with its type, batch and layout.
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             names = ", ".join(entry.name for entry in inputs) or "none"
@@ -79,10 +81,10 @@ class OnnxEmbedder:
         self.batch_size = fixed_batch or batch_size
         self._pad = fixed_batch is not None
 
-        # How images become that input, and which output is the embedding.
+        # The preprocessing that makes this input from images, and the output that is the embedding.
         self.preprocessing, self.assumed = _resolve_preprocessing(given, self.metadata, declared_size, self.path)
         self._output_name, self.embedding_size = _choose_output(self._session.get_outputs(), output, self.path)
-        if not self.embedding_size:  # the file does not declare it: ask the graph
+        if not self.embedding_size:  # the file does not declare it: run the graph once
             self.embedding_size = self._run(self.preprocessing.blank()).shape[1]
         recorded = self.metadata.get("embedding_size")
         if recorded is not None and recorded != str(self.embedding_size):
@@ -106,7 +108,7 @@ class OnnxEmbedder:
         """See `Embedder.embed`.
 
         Raises:
-            ModelError: images of another type or size, a graph that fails on them, or an embedding not finite.
+            ModelError: the images have another type or size, the graph fails on them, or an embedding is not finite.
         """
         images = fit_images(images, self.preprocessing.image_size, self.resize)
         embeddings = np.empty((len(images), self.embedding_size), np.float32)
@@ -115,6 +117,7 @@ class OnnxEmbedder:
         return check_finite(embeddings, str(self.path))
 
     def _run(self, images: np.ndarray) -> np.ndarray:
+        # The input as the graph wants it: a full batch, its layout and its type.
         count = len(images)
         if self._pad and count < self.batch_size:
             images = np.concatenate([images, np.repeat(images[-1:], self.batch_size - count, axis=0)])
@@ -122,15 +125,19 @@ class OnnxEmbedder:
         if self._channels_last:
             x = np.moveaxis(x, 1, -1)
         x = np.ascontiguousarray(x, self._input_dtype)
-        # Some exports declare a dynamic batch and hold a fixed one inside: they fail, or fold the batch into D.
+
+        # Some exports declare a dynamic batch but contain a fixed one: they fail, or fold the batch into D.
         advice = "" if len(x) == 1 else "; if the graph holds a fixed batch of 1 inside, open it with batch_size=1"
         try:
             embedding = np.asarray(self._session.run([self._output_name], {self._input_name: x})[0])
         except Exception as error:  # onnxruntime's exceptions share no narrower base
             raise ModelError(f"{self.path}: onnxruntime fails on input {x.shape}: {error}{advice}") from error
+
+        # One embedding per image, each of the declared size.
         if sum(length > 1 for length in embedding.shape[1:]) > 1:
             raise ModelError(
-                f"{self.path}: output {self._output_name!r} has shape {embedding.shape}: a map, not an embedding"
+                f"{self.path}: output {self._output_name!r} has shape {embedding.shape}: "
+                "this is a feature map, not an embedding"
             )
         size = self.embedding_size or embedding.size // len(x)
         if embedding.ndim < 2 or len(embedding) != len(x) or embedding.size != len(x) * size:
@@ -148,7 +155,7 @@ def _open_session(path: Path, threads: int | None, device: str) -> Any:
 
     providers = {"cpu": ["CPUExecutionProvider"], "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"]}.get(device)
     if providers is None:
-        raise ModelError(f"device is {device!r}: for an ONNX file expected cpu or cuda")
+        raise ModelError(f"device is {device!r}; expected cpu or cuda for an ONNX file")
     if providers[0] not in onnxruntime.get_available_providers():
         raise ModelError("device is 'cuda' but this onnxruntime has no CUDA: pip install onnxruntime-gpu")
     options = onnxruntime.SessionOptions()
@@ -158,7 +165,7 @@ def _open_session(path: Path, threads: int | None, device: str) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no narrower base
-        raise ModelError(f"{path}: onnxruntime cannot open it, is the file whole? {error}") from error
+        raise ModelError(f"{path}: onnxruntime cannot open it; is the file complete? {error}") from error
 
 
 def _external_data_files(path: Path) -> list[Path]:
@@ -192,7 +199,7 @@ def _read_input_shape(shape: Sequence[int | str | None], path: Path) -> tuple[in
 
 
 def _choose_output(outputs: Sequence[Any], asked: str | None, path: Path) -> tuple[str, int]:
-    """Returns (name of the output that is the embedding, its size, or 0 where the file does not declare it)."""
+    """Returns the name of the output that is the embedding, and its size (0 if the file does not declare it)."""
     shapes = {entry.name: entry.shape for entry in outputs}
     if asked is not None and asked not in shapes:
         raise ModelError(f"{path}: has no output {asked!r}; it has {', '.join(shapes)}")
@@ -210,8 +217,8 @@ def _choose_output(outputs: Sequence[Any], asked: str | None, path: Path) -> tup
 def _resolve_preprocessing(
     given: Mapping[str, Any], metadata: Mapping[str, str], declared_size: int | None, path: Path
 ) -> tuple[Preprocessing, tuple[str, ...]]:
-    """Settles each field (given, else recorded, else assumed); returns the fields, and the names of those assumed."""
-    # What the file records, for the fields that are not given.
+    """Takes each field as given, else as recorded, else assumes it; returns them and the names of those assumed."""
+    # Fields that are not given come from the file.
     unsaid = [name for name, value in given.items() if value is None]
     try:
         recorded = {name: parse_metadata(name, metadata[name]) for name in unsaid if name in metadata}
@@ -219,7 +226,7 @@ def _resolve_preprocessing(
         raise ModelError(f"{path}: {error}") from error
     known = {**recorded, **{name: value for name, value in given.items() if value is not None}}
 
-    # The image size: the graph's own, and nothing may contradict it.
+    # The image size is the graph's own where it is fixed; nothing may contradict it.
     if declared_size is not None:
         if known.setdefault("image_size", declared_size) != declared_size:
             said = "given" if given["image_size"] is not None else "recorded"
@@ -229,7 +236,7 @@ def _resolve_preprocessing(
             f"{path}: takes images of any size and does not record one; give image_size (--image-size 112, say)"
         )
 
-    # The rest, and what has to be assumed of it.
+    # The other fields; those that nobody states are assumed.
     if ("mean" in known) != ("std" in known):
         missing = "std" if "mean" in known else "mean"
         raise ModelError(f"{path}: {missing} is neither given nor recorded; give mean and std together")
@@ -244,7 +251,7 @@ def _resolve_preprocessing(
 
 
 def _normalises_inside(path: Path) -> bool:
-    """Tells whether the graph scales its input itself, as those converted from mxnet do: then it wants raw 0..255."""
+    """Tells whether the graph scales its input itself and so wants raw 0..255, as models converted from mxnet do."""
     import onnx
 
     graph = onnx.load(str(path), load_external_data=False).graph

@@ -1,8 +1,8 @@
 """Opens any model file as an `Embedder`, whether it holds a torch module or an ONNX graph.
 
-Benchmarks and validators need not know which kind they got. What an embedder needs besides the weights
-(mean, std, colour order, image size) travels with the model: in the checkpoint, or in the `metadata_props` of an ONNX
-file written by `facekd export`. For other ONNX files it is given by hand.
+Benchmarks and validators use both in the same way. The preprocessing (mean, std, colour order, image size) is stored
+with the model: in the checkpoint, or in the `metadata_props` of an ONNX file that `facekd export` wrote. For other ONNX
+files the caller gives it.
 
 Shapes: B images, D embedding values, S image size in pixels.
 """
@@ -32,40 +32,42 @@ def open_embedder(
     batch_size: int | None = None,
     **options: Any,
 ) -> TorchEmbedder | OnnxEmbedder:
-    """Opens a model as an embedder, by what the file holds: an ONNX graph or a facekd checkpoint.
+    """Opens an ONNX file or a facekd checkpoint as an embedder; the file's content decides which it is.
 
     Args:
         path: an ONNX file, a checkpoint, or the folder of a run (its latest checkpoint).
-        mean, std, color, image_size: override what the file says; None means what it says.
+        mean, std, color, image_size: override what the file says; None keeps what it says.
         device: where the model runs.
         batch_size: images per call of the model; None means the embedder's default.
         options: `resize` (resize images of another size instead of refusing them); for an ONNX file `threads` and
-            `output`; for a checkpoint `normalize`, `autocast` and `ema` (False takes the weights as trained where there
-            is a moving average). None means the default and is accepted for every option.
+            `output`; for a checkpoint `normalize`, `autocast` and `ema` (False takes the weights as trained even if
+            there is a moving average). None means the default and is accepted for every option.
 
     Raises:
-        ModelError: a file that is neither, or an option that this kind of model does not take.
+        ModelError: the file is neither, or does not take one of the options.
     """
     path = Path(path)
     given = {name: value for name, value in options.items() if value is not None}
+
+    # An ONNX file brings its own network and usually its preprocessing.
     if is_onnx_file(path):
         _check_options(path, given, {"threads", "output"}, "an ONNX file")
         size = {} if batch_size is None else {"batch_size": batch_size}
         asked: GivenPreprocessing = {"mean": mean, "std": std, "color": color, "image_size": image_size}
         return OnnxEmbedder(path, device=device, **asked, **size, **given)
+
+    # A checkpoint needs its backbone built, whose image size is fixed.
     _check_options(path, given, {"normalize", "autocast", "ema"}, "a checkpoint")
     from facekd.checkpoints.models import load_backbone
 
     module, preprocessing = load_backbone(path, ema=given.pop("ema", None))
     if image_size not in (None, preprocessing.image_size):
-        raise ModelError(
-            f"{path}: the backbone takes images of {preprocessing.image_size} pixels; image_size {image_size} cannot be"
-        )
+        raise ModelError(f"{path}: the backbone takes images of {preprocessing.image_size} pixels, not {image_size}")
     changes = {"mean": mean, "std": std, "color": color}
     preprocessing = replace(preprocessing, **{name: value for name, value in changes.items() if value is not None})
     return TorchEmbedder(module, preprocessing, device=device, batch_size=batch_size, **given)
 
 
 def _check_options(path: Path, given: dict[str, Any], known: set[str], kind: str) -> None:
-    for name in given.keys() - known - {"resize"}:  # which both kinds take
+    for name in given.keys() - known - {"resize"}:  # both kinds take `resize`
         raise ModelError(f"{path}: is {kind}, which takes no option {name!r} (it takes {', '.join(sorted(known))})")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 
-# Images per call. On a CPU more would only take longer: the memory of large activations is cleared for each batch.
+# Images per call. On a CPU larger batches are slower, because the memory of large activations is cleared each time.
 CPU_CHUNK = 16
 DEVICE_CHUNK = 64
 
@@ -25,8 +25,8 @@ class TorchEmbedder:
     """Wraps a torch module as an `Embedder`.
 
     Args:
-        module: float (B, 3, S, S) -> embedding (B, D). It is neither copied nor changed. It is in evaluation mode only
-            during a call, so a module that is being trained can be embedded with.
+        module: float (B, 3, S, S) -> embedding (B, D). Neither copied nor changed; it is in evaluation mode only
+            during a call, so it may be a module in training.
         preprocessing: mean, std, colour order and image size that the module was trained with.
         device: where to run; the module is moved there.
         batch_size: images per call of the module; None means 16 on a CPU and 64 elsewhere.
@@ -77,7 +77,7 @@ class TorchEmbedder:
         """See `Embedder.embed`.
 
         Raises:
-            ModelError: images of another type or size, or an embedding that is not finite.
+            ModelError: the images have another type or size, or an embedding is not finite.
         """
         images = fit_images(images, self.preprocessing.image_size, self.resize)
         embeddings = np.empty((len(images), self.embedding_size), np.float32)
@@ -98,10 +98,10 @@ class TorchEmbedder:
             flip: (B,) bool, True for images to mirror first; None mirrors none.
 
         Returns:
-            float32 (B, D) on the device, without gradient. Whether the values are finite is for the caller to check.
+            float32 (B, D) on the device, without gradient. The caller checks that the values are finite.
 
         Raises:
-            ModelError: the module returns another shape.
+            ModelError: the module returns a tensor that is not (B, D).
         """
         import torch
 
@@ -109,7 +109,7 @@ class TorchEmbedder:
 
         step = self.preprocessing.channel_step
         with _evaluation_mode(self._module), torch.inference_mode():
-            # uint8 crosses to the device, a quarter of the bytes; the permuted view is channels_last as it stands.
+            # Images travel to the device as uint8, a quarter of the bytes; the permuted view is already channels_last.
             pixels = images.to(self.device, non_blocking=True)
             if step == -1:
                 pixels = pixels.flip(3)
@@ -117,6 +117,7 @@ class TorchEmbedder:
                 flip = flip.to(self.device, non_blocking=True)
             inputs = to_model_input(pixels, flip, self.preprocessing.mean[::step], self.preprocessing.std[::step])
 
+            # One call of the module, in half precision if asked for.
             enabled = self._autocast is not None
             with torch.autocast(self.device.type, dtype=self._autocast, enabled=enabled):
                 embedding = self._module(inputs)
@@ -133,7 +134,7 @@ class TorchEmbedder:
 
 @contextlib.contextmanager
 def _evaluation_mode(module: torch.nn.Module) -> Iterator[None]:
-    """Puts a module in evaluation mode and afterwards gives each submodule back its own (some may be frozen)."""
+    """Puts a module in evaluation mode, and afterwards restores the mode of each submodule (some may be frozen)."""
     training = [child for child in module.modules() if child.training]
     module.eval()
     try:

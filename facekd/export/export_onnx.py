@@ -1,8 +1,10 @@
-"""Verb `facekd export`: writes a checkpoint as one ONNX file, kept only if it computes what torch computes.
+"""Verb `facekd export`: writes a checkpoint as one ONNX file, kept only if its output agrees with torch's.
 
-The file takes any batch, is self-contained, records its preprocessing and what its embeddings are, and was compared
-with torch at several batch sizes before it got its name. Input: `images`, float32 (batch, 3, S, S) already normalised;
-output: `embedding` (batch, D), or of a classifier `logits` (batch, C).
+The file takes any batch, is self-contained, and records its preprocessing and what its output means. It is compared
+with torch at several batch sizes before it gets its final name.
+
+Input: `images`, float32 (batch, 3, S, S), already normalised. Output: `embedding` (batch, D), or for a classifier
+`logits` (batch, C).
 """
 
 from __future__ import annotations
@@ -42,12 +44,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """Says what was written.
+    """Describes an ONNX file that was written.
 
     Attributes:
         path: the ONNX file.
         num_bytes: its size.
-        parity: batch size -> largest relative error |onnx - torch| / |torch| (L2, by image) in that batch.
+        parity: batch size -> largest relative error |onnx - torch| / |torch| (L2 per image) in that batch.
         metadata: the `metadata_props` written.
     """
 
@@ -66,13 +68,14 @@ def export_checkpoint(
     tolerance: float = TOLERANCE,
     embedding: bool = False,
 ) -> ExportReport:
-    """Exports the backbone of a checkpoint, with its classifier where that is a linear one; see `export_backbone`.
+    """Exports the backbone of a checkpoint, together with its classifier if that is linear; see `export_backbone`.
 
     Args:
         path: a checkpoint, or the folder of a run (its latest checkpoint).
         output: the `.onnx` file to write.
         normalize: divide each embedding by its L2 norm inside the graph.
-        ema: True takes the moving average, False the weights as trained; None takes the average if there is one.
+        ema: True takes the backbone's moving average, False its weights as trained; None takes the average if there is
+            one. A classifier has no moving average.
         tolerance: see `export_backbone`.
         embedding: leave a linear classifier out, so that the output is the embedding.
 
@@ -84,16 +87,19 @@ def export_checkpoint(
     from facekd.checkpoints.models import load_backbone
     from facekd.checkpoints.run_folder import resolve_checkpoint
 
+    # A linear classifier is exported along with the backbone, and its logits are not normalised.
     _check_output(Path(output))
     file = resolve_checkpoint(path)
     checkpoint = read_checkpoint(file)
     is_classifier = checkpoint.head_kind == "linear" and not embedding
     if is_classifier and normalize:
-        raise ModelError(f"{output}: logits are not normalised; leave out --normalize, or export with --embedding")
+        raise ModelError(f"{output}: logits cannot be normalised; leave out --normalize, or export with --embedding")
+
+    # One module from images to output, with the weights that were asked for.
     if is_classifier:
         from facekd.embedder.classifying_model import load_logit_network
 
-        backbone, preprocessing = load_logit_network(file)
+        backbone, preprocessing = load_logit_network(file, ema=ema)
     else:
         backbone, preprocessing = load_backbone(file, ema=ema)
     return export_backbone(
@@ -108,7 +114,7 @@ def export_checkpoint(
 
 
 def _describe_checkpoint(file: Path, checkpoint: Checkpoint, is_average: bool, is_classifier: bool) -> dict[str, str]:
-    """Says in `metadata_props` where the weights come from, and what the output means if it is logits."""
+    """Returns the `metadata_props` that say where the weights come from and, for a classifier, what its logits mean."""
     architecture = checkpoint.architecture or {}
     metadata = {
         "backbone": str(architecture["name"]),
@@ -140,7 +146,7 @@ def export_backbone(
 ) -> ExportReport:
     """Writes a backbone as a single ONNX file with a dynamic batch, and keeps it only if it agrees with torch.
 
-    The backbone is not changed: a copy in evaluation mode, float32, on the CPU is exported.
+    The backbone is not changed: a float32 copy in evaluation mode on the CPU is exported.
 
     Args:
         backbone: float (B, 3, S, S) -> embedding (B, D).
@@ -149,7 +155,7 @@ def export_backbone(
         normalize: divide each embedding by its L2 norm inside the graph.
         metadata: more entries for `metadata_props`.
         tolerance: largest relative error |onnx - torch| / |torch| allowed, at batch 1, 2 and 7.
-        output_name: of the graph's output.
+        output_name: name of the graph's output.
 
     Raises:
         ModelError: the backbone cannot be exported, the file is not what was asked for, or parity fails.
@@ -158,7 +164,7 @@ def export_backbone(
 
     output = Path(output)
     _check_output(output)
-    # What torch gives for a few images is what the file has to give.
+    # Torch's output for a few images, which the file must reproduce.
     module = copy.deepcopy(backbone).cpu().float().eval()
     if normalize:
         module = with_normalize(module)
@@ -169,7 +175,7 @@ def export_backbone(
     except (ModelError, RuntimeError) as error:
         raise ModelError(f"{output}: not exported, the backbone itself fails in torch: {first_line(error)}") from error
 
-    # The graph, with what a user of the file has to know about it.
+    # The graph, with the metadata that its users need.
     size = next(iter(expected.values())).shape[1]
     recorded = {**describe(preprocessing, size, normalize), **(metadata or {})}
     example = torch.zeros(2, 3, preprocessing.image_size, preprocessing.image_size)
@@ -177,7 +183,7 @@ def export_backbone(
     finish_model(model, recorded)
     check_model(model, output)
 
-    # The file gets its name only if it agrees with torch.
+    # The file gets its final name only if it agrees with torch.
     with atomic_path(output) as temporary:
         temporary.write_bytes(model.SerializeToString())
         parity = measure_parity(temporary, expected, images, preprocessing, output)
@@ -194,15 +200,20 @@ def export_backbone(
 
 def _check_output(output: Path) -> None:
     if output.suffix.lower() != ".onnx":
-        raise ModelError(f"{output}: the output must be named *.onnx, for runtimes choose the reader by it")
+        raise ModelError(
+            f"{output}: the output must be named *.onnx, because runtimes choose their reader by that suffix"
+        )
     if output.is_dir():
-        raise ModelError(f"{output}: is a folder; name the file to write in it, such as {output / 'model.onnx'}")
+        raise ModelError(f"{output}: is a folder; name a file in it, such as {output / 'model.onnx'}")
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Exports a checkpoint and prints what the file is and how well it agrees with torch."""
+    # What to export, where to, and how.
     parser = CommandParser(
         prog="facekd export",
-        description="Writes the backbone of a checkpoint as one ONNX file, checked against torch before it is kept.",
+        description="Writes a checkpoint's backbone, with its classifier if that is linear, as one ONNX file, checked "
+        "against torch before it is kept.",
         example="example:\n  facekd export runs/ms1mv3/checkpoints/best.pt --output mobilefacenet.onnx --normalize",
     )
     parser.add_argument("checkpoint", type=Path, help="a checkpoint (.pt), or the folder of a run: its latest one")
@@ -211,14 +222,14 @@ def main(argv: list[str] | None = None) -> int:
         "--normalize",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="divide embeddings by their L2 norm inside the graph; by default they keep their norm",
+        help="divide embeddings by their L2 norm inside the graph (default: keep their norm)",
     )
     parser.add_argument(
         "--ema",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="export the moving average of the weights, or the weights as trained; by default the average if there is "
-        "one",
+        help="export the moving average of the weights, or the weights as trained (default: the average, if "
+        "there is one)",
     )
     parser.add_argument(
         "--tolerance",
@@ -227,7 +238,9 @@ def main(argv: list[str] | None = None) -> int:
         help="largest relative error |onnx - torch| / |torch| allowed (default: %(default)s)",
     )
     parser.add_argument(
-        "--embedding", action="store_true", help="for an image classifier: leave its head out and export the embeddings"
+        "--embedding",
+        action="store_true",
+        help="for an image classifier: leave its head out, so that the output is the embedding",
     )
     arguments = parser.parse_args(argv)
 
@@ -240,6 +253,7 @@ def main(argv: list[str] | None = None) -> int:
         embedding=arguments.embedding,
     )
 
+    # What a user of the file needs to know.
     facts = report.metadata
     size, color = facts["image_size"], facts["color"]
     norm = "unit norm" if facts["normalized"] == "true" else "norm kept"

@@ -28,7 +28,7 @@ OUTPUT_NAME, LOGITS_NAME = "embedding", "logits"
 
 
 def with_normalize(backbone: torch.nn.Module) -> torch.nn.Module:
-    """Puts a division by the L2 norm behind a backbone, in evaluation mode."""
+    """Returns a module, in evaluation mode, that divides a backbone's embeddings by their L2 norm."""
     import torch
 
     class Normalized(torch.nn.Module):
@@ -43,7 +43,7 @@ def with_normalize(backbone: torch.nn.Module) -> torch.nn.Module:
 
 
 def describe(preprocessing: Preprocessing, embedding_size: int, normalize: bool) -> dict[str, str]:
-    """Describes input and output of the model in the words of `metadata_props`."""
+    """Returns the `metadata_props` that describe the model's input and output."""
     order = "R, G, B" if preprocessing.color == "rgb" else "B, G, R"
     norm = "of unit L2 norm" if normalize else "not normalised: divide by the L2 norm before comparing"
     return {
@@ -59,7 +59,7 @@ def describe(preprocessing: Preprocessing, embedding_size: int, normalize: bool)
 
 
 def to_onnx(module: torch.nn.Module, example: torch.Tensor, output: Path, output_name: str) -> onnx.ModelProto:
-    """Exports a module with a dynamic batch; a ModelError says why torch cannot."""
+    """Exports a module with a dynamic batch; raises a ModelError if torch cannot."""
     import torch
 
     try:
@@ -77,13 +77,13 @@ def to_onnx(module: torch.nn.Module, example: torch.Tensor, output: Path, output
             )
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise ModelError(f"{output}: torch cannot export this backbone: {first_line(error)}") from error
-    assert program is not None  # for dynamo=True it always returns one
+    assert program is not None  # with dynamo=True it always returns one
     return program.model_proto
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the exporter's notes on its own deprecations; `check_model` checks the result."""
+    """Silences the exporter's warnings about its own deprecations; `check_model` checks the result."""
     names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
     levels = {name: logging.getLogger(name).level for name in names}
     try:
@@ -98,8 +98,8 @@ def _quiet() -> Iterator[None]:
 
 
 def finish_model(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
-    """Replaces what the exporter notes in a model by facekd's metadata."""
-    # The exporter notes for every node where in the source it came from: paths of the machine that exported, and size.
+    """Replaces the exporter's notes in a model with facekd's metadata."""
+    # The exporter records the source line of every node, which leaks paths of this machine and makes the file larger.
     entries: list[Any] = [*model.graph.node, *model.graph.input, *model.graph.output]
     entries += [*model.graph.value_info, *model.graph.initializer, model.graph]
     for entry in entries:
@@ -112,7 +112,7 @@ def finish_model(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
 
 
 def check_model(model: onnx.ModelProto, output: Path) -> None:
-    """Checks that the graph is as asked for: the exporter changes the opset silently, and may fix the batch."""
+    """Checks that a graph is valid and has the opset and the dynamic batch; the exporter may change them silently."""
     import onnx
 
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
@@ -122,7 +122,7 @@ def check_model(model: onnx.ModelProto, output: Path) -> None:
         if not value.type.tensor_type.shape.dim[0].dim_param:
             raise ModelError(f"{output}: not kept, the batch of {value.name!r} is fixed in the graph")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        raise ModelError(f"{output}: not kept, weights would lie outside the file")
+        raise ModelError(f"{output}: not kept, its weights would be stored outside the file")
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
@@ -130,5 +130,5 @@ def check_model(model: onnx.ModelProto, output: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Returns the first line of an error's message that says something, else the error's name."""
+    """Returns the first line of an error's message that is not blank, or else the name of its class."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""Measures how far an ONNX file's outputs are from those of torch."""
+"""Measures how far the outputs of an ONNX file are from those of torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from facekd.embedder import OnnxEmbedder, Preprocessing
 from facekd.errors import ModelError
 
-# One, because exporters specialise on it; two, the batch that is traced; seven, a multiple of neither.
+# 1, because exporters specialise on it; 2, the batch that is traced; 7, which is not a multiple of 2.
 PARITY_BATCHES = (1, 2, 7)
 
 
@@ -19,7 +19,7 @@ TOLERANCE = 1e-3
 
 
 def probe_images(size: int) -> np.ndarray:
-    """Draws test images, uint8 (7, size, size, 3): noise over a gradient of another brightness in each image.
+    """Draws test images, uint8 (7, size, size, 3): noise over a gradient whose brightness differs from image to image.
 
     Embeddings differ between the images of a batch, so a graph that mixes up or repeats its rows cannot pass.
     """
@@ -32,12 +32,12 @@ def probe_images(size: int) -> np.ndarray:
 def measure_parity(
     file: Path, expected: Mapping[int, np.ndarray], images: np.ndarray, preprocessing: Preprocessing, output: Path
 ) -> dict[int, float]:
-    """Measures the largest relative error of each batch size in `expected`, torch's embeddings by batch size.
+    """Computes the largest relative error at each batch size in `expected`, which maps it to torch's embeddings.
 
     The written file is opened as any user would open it, so its preprocessing is compared along with its graph.
 
     Raises:
-        ModelError: it cannot be opened or run, or records another preprocessing.
+        ModelError: the file cannot be opened or run, or records another preprocessing.
     """
     try:
         embedder = OnnxEmbedder(file, batch_size=max(expected))

@@ -1,11 +1,11 @@
-"""Writes a teacher's embeddings of images and their mirror images to a file; a killed run continues where it was.
+"""Writes a teacher's embeddings of images and their mirror images to a file; an interrupted run continues.
 
-`facekd.teacher.cache_file` describes the file and reads it; its public names are here as well.
+`facekd.teacher.cache_file` describes and reads the file; its public names are available here as well.
 
-Not a `facekd.utils.resumable_file.ResumableFile`: rows of one size need only a count, and a file begun with another
-teacher, which may be days of work, is refused where that one would overwrite it.
+This is not a `facekd.utils.resumable_file.ResumableFile`, because rows of one size need only a count, and because a
+file begun with another teacher, which may be days of work, must be refused and not overwritten.
 
-Shapes: N images of the data set, B of them at once, E teacher's embedding size.
+Shapes: N images of the data set, B images of a batch, E the teacher's embedding size.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ __all__ = [
 ]
 
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
-# Rounding to float16 moves a vector by at most 2^-11 of its length, unless its values fall among the subnormals.
+# Rounding to float16 moves a vector by at most 2^-11 of its length, unless its values become subnormal.
 LARGEST_ROUNDING = 2.0**-10
 SECONDS_BETWEEN_SAVES = 15.0
 
@@ -67,41 +67,44 @@ def write_teacher_cache(
     show_progress: bool = True,
     seconds_between_saves: float = SECONDS_BETWEEN_SAVES,
 ) -> TeacherCache:
-    """Embeds a data set, or the rest of it after an interruption; a finished cache is opened as it is.
+    """Embeds a data set, or the rest of it after an interruption; opens a cache that is already complete.
 
     Args:
         path: the file to write; it appears when it is complete.
         embedder: the teacher. Images of another size are resized only if it was opened with `resize`.
         dataset: the images; the cache has a row for each, in the same order.
-        batch_size: images read at once.
-        workers: processes that read and decode; 0 means this process does both.
-        show_progress: show progress and the time left on standard error.
+        batch_size: images per batch.
+        workers: processes that read and decode; 0 reads and decodes in this process.
+        show_progress: whether to show progress and the time left on standard error.
         seconds_between_saves: the most work, in seconds, that a kill can cost.
 
     Raises:
-        TeacherError: a cache of another teacher or data set is at `path`, another process is writing it, the disk
-            is too small, or the embeddings do not fit into half precision.
-        DataError, ModelError: an image that cannot be read or embedded.
+        TeacherError: `path` is the cache of another teacher or data set, another process is writing it, the disk is
+            too small, or the embeddings do not fit into half precision.
+        DataError, ModelError: an image cannot be read or embedded.
     """
+    # A complete cache is used if it belongs to this teacher and data set.
     path = Path(path)
     teacher, data = describe_teacher(embedder), describe_data(dataset)
     if path.exists():
         cache = TeacherCache(path)
         check_claim(path, cache.teacher, cache.data, teacher, data)
         return cache
+
+    # Write what is missing, as the only process to do so.
     path.parent.mkdir(parents=True, exist_ok=True)
     with _sole_writer(beside(path, "partial")) as stream:
-        if not path.exists():  # another process may have finished it while this one came to the lock
+        if not path.exists():  # another process may have finished it before this one got the lock
             writer = _Writer(path, stream, teacher, data, seconds_between_saves)
             if writer.rows_done and show_progress:
-                print(f"{path}: going on at image {writer.rows_done:,} of {data['num_images']:,}", file=sys.stderr)
+                print(f"{path}: continuing at image {writer.rows_done:,} of {data['num_images']:,}", file=sys.stderr)
             try:
                 for images, indices, is_replaced in _read_from(
                     dataset, writer.rows_done, batch_size, workers, show_progress, path.name
                 ):
                     writer.add(embed_with_flip(embedder, images), indices, is_replaced)
             finally:
-                writer.save()  # also when an image or Ctrl-C ends it: what is done is done
+                writer.save()  # also after an error or Ctrl-C, to keep what is done
             writer.complete()
     return TeacherCache(path)
 
@@ -109,7 +112,7 @@ def write_teacher_cache(
 def _read_from(
     dataset: FaceDataset, start: int, batch_size: int, workers: int, show_progress: bool, name: str
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]]:
-    """Yields images from number `start` on, their numbers, and whether another image stands in for each."""
+    """Yields images from number `start` on, their numbers, and whether each was replaced by another image."""
     count = len(dataset)
     batches = read_in_order(dataset, start, count, batch_size, workers)
     if show_progress:
@@ -117,7 +120,7 @@ def _read_from(
     for batch in batches:
         indices = batch.positions.numpy()
         is_replaced = np.zeros(len(indices), dtype=np.bool_)
-        if batch.bad_records:  # rare: only now is it worth asking image by image
+        if batch.bad_records:  # rare, so images are checked one by one only now
             dataset.take_bad_records()
             for place, index in enumerate(indices):
                 dataset.load(np.array([index]))
@@ -126,7 +129,7 @@ def _read_from(
 
 
 class _Writer:
-    """Writes the unfinished cache: rows to `FILE.partial`, and to `FILE.progress` how many of them are safe."""
+    """Writes an unfinished cache: the rows to `FILE.partial`, and the number of rows on disk to `FILE.progress`."""
 
     def __init__(
         self, path: Path, stream: BinaryIO, teacher: dict[str, Any], data: dict[str, Any], seconds_between_saves: float
@@ -148,7 +151,7 @@ class _Writer:
                 f"{path}: needs {needed / 1e9:.1f} GB more and the disk has {free / 1e9:.1f} GB free; free some, or "
                 "choose another --output"
             )
-        stream.truncate(self.rows_done * self.row_bytes)  # what lies beyond may be half a row
+        stream.truncate(self.rows_done * self.row_bytes)  # the rest may be half a row
         stream.seek(0, os.SEEK_END)
 
     def _resume(self) -> None:
@@ -163,12 +166,12 @@ class _Writer:
             raise TeacherError(f"{file}: damaged, not {what} ({error}); {remedy}") from error
         check_version(file, claim)
         partial = Path(self.stream.name)
-        remedy = f"Give the one it was begun with, or delete {partial.name} and {file.name} to start anew"
+        remedy = f"Give the one that it was begun with, or delete {partial.name} and {file.name} to start anew"
         check_claim(partial, claim["teacher"], claim["data"], self.teacher, self.data, remedy)
         size = os.fstat(self.stream.fileno()).st_size
         if size < rows_done * self.row_bytes:
             raise TeacherError(
-                f"{self.stream.name}: holds {size:,} bytes, and by {file.name} {rows_done:,} rows of "
+                f"{self.stream.name}: holds {size:,} bytes, but {file.name} says that {rows_done:,} rows of "
                 f"{self.row_bytes:,} bytes are finished; delete both to start anew"
             )
         self.rows_done, self.replaced = rows_done, replaced
@@ -188,9 +191,9 @@ class _Writer:
             self.save()
 
     def save(self) -> None:
-        """Syncs the rows to disk, then records how many there are: after a power cut every recorded row is there."""
+        """Syncs the rows to disk, then records their number, so that every recorded row survives a power cut."""
         if not self.rows_done:
-            return  # without rows the file does not belong to this teacher yet
+            return  # a file without rows does not belong to this teacher yet
         self._sync()
         write_json(beside(self.path, "progress"), {"trailer": self._trailer(), "rows_done": self.rows_done})
         self.last_save = time.monotonic()
@@ -219,6 +222,7 @@ class _Writer:
 
 def _to_float16(rows: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArray[np.float16]:
     """Rounds embeddings (B, 2, E) to float16; refuses values that would lose more than its last digit."""
+    # Values beyond the range of float16 would become infinite.
     largest = np.abs(rows).max(axis=(1, 2))
     if (largest > LARGEST_FLOAT16).any():
         first = int((largest > LARGEST_FLOAT16).argmax())
@@ -228,7 +232,7 @@ def _to_float16(rows: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArra
             "Export it with --normalize, or distil with the teacher itself"
         )
 
-    # Short embeddings fall among the subnormals, where rounding changes their direction.
+    # Values of short embeddings become subnormal, and rounding them changes the direction.
     halves = rows.astype("<f2")
     lengths = np.linalg.norm(rows, axis=2)
     errors = np.linalg.norm(halves.astype(np.float32) - rows, axis=2)
@@ -245,13 +249,13 @@ def _to_float16(rows: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArra
 
 @contextmanager
 def _sole_writer(partial: Path) -> Iterator[BinaryIO]:
-    """Opens the unfinished rows for this process alone; the lock ends with the process, even by SIGKILL."""
+    """Opens `FILE.partial` for this process alone; the lock ends with the process, however that ends."""
     with partial.open("ab") as stream:
         if not lock_open_file(stream):
             raise TeacherError(f"{partial}: another process is writing this cache; wait for it")
         try:
             yield stream
         finally:
-            with suppress(FileNotFoundError):  # it has its final name by now
+            with suppress(FileNotFoundError):  # it already has its final name
                 if partial.stat().st_size == 0:
                     partial.unlink()

@@ -1,15 +1,15 @@
-"""Reads a teacher cache: the file with a teacher's embeddings of a training set, memory-mapped.
+"""Reads a teacher cache: a memory-mapped file with a teacher's embeddings of a training set.
 
-The file: float16 (N, 2, E), row after row, [plain, mirrored], starting at byte 0; then a trailer, one line of JSON
-that names the teacher and the data; then the length of that JSON in 16 hexadecimal digits, and the 16 bytes
-`facekd teacher` and two line ends. The trailer is written last, so a file that has one is whole. While a cache is being
-computed its rows lie in `FILE.partial` and `FILE.progress` says how many of them are finished: after a kill or a power
-cut the same command goes on from there. See docs/method.md for what half precision costs.
+The file holds float16 (N, 2, E), row after row, [plain, mirrored], from byte 0; then a trailer, one line of JSON that
+names the teacher and the data set; then the length of that JSON in 16 hexadecimal digits, and the 16 bytes
+`facekd teacher` and two line ends. The trailer is written last, so a file that has one is complete. Until then the rows
+are in `FILE.partial`, and `FILE.progress` says how many are finished: after a kill or a power cut the same command
+continues from there. docs/method.md says what half precision costs.
 
-Not a `facekd.utils.array_file`: rows are appended as they are computed, and which images were replaced is known only at
-the end. A checksum of tens of gigabytes would never be verified; `lookup` notices holes instead.
+This is not a `facekd.utils.array_file`, because rows are appended as they are computed, and because only the end shows
+which images were replaced. Nobody would verify a checksum of tens of gigabytes; `lookup` notices holes instead.
 
-Shapes: N images of the data set, B of them asked for, E teacher's embedding size.
+Shapes: N images of the data set, B images asked for, E the teacher's embedding size.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ IMAGES_IN_FINGERPRINT = 256
 
 
 class TeacherCache:
-    """Looks up embeddings in a finished cache. It pickles as its path, so each process can open its own.
+    """Looks up embeddings in a finished cache. It is pickled as its path, so that each process opens its own.
 
     Attributes:
         path: the file.
@@ -44,11 +44,11 @@ class TeacherCache:
         embedding_size: E.
         teacher: the teacher's "fingerprint", "preprocessing", "embedding_size" and "normalized".
         data: the data set's "name", "num_images", "num_classes", "image_size", "labels_sha256", "images_sha256".
-        replaced: (K,) numbers of the images that could not be read. Their rows hold another image, the same that a data
-            set opened with `on_bad_record="skip"` gives in training.
+        replaced: (K,) numbers of the images that could not be read. Their rows hold another image, the same one that a
+            data set opened with `on_bad_record="skip"` gives in training.
 
     Raises:
-        TeacherError: not a cache, one that is not whole, or one of a later version.
+        TeacherError: the file is not a cache, is incomplete, or is of a later version.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -69,14 +69,14 @@ class TeacherCache:
         return _reopen, (self.path, self._trailer)
 
     def lookup(self, indices: ArrayLike, flip: ArrayLike = False) -> NDArray[np.float32]:
-        """Returns the teacher's embeddings of images, float32 (B, E), to half precision.
+        """Returns the teacher's embeddings of images, float32 (B, E) with half precision.
 
         Args:
-            indices: image numbers in the data set (B,); a CPU tensor does as well.
-            flip: True for the mirror image, (B,) bool, or one for all.
+            indices: (B,) image numbers in the data set; a CPU tensor is accepted as well.
+            flip: True for the mirror image; (B,) bool, or one value for all.
 
         Raises:
-            TeacherError: a number outside the data set, or a row that holds no embedding.
+            TeacherError: a number is outside the data set, or a row holds no embedding.
         """
         indices = self._checked(indices)
         rows = self._rows[indices, np.broadcast_to(np.asarray(flip, dtype=np.bool_), indices.shape).astype(np.intp)]
@@ -100,7 +100,7 @@ class TeacherCache:
         return indices.astype(np.int64, copy=False)
 
     def _sound(self, rows: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        # What was written is finite and not zero. A hole in a copied or restored file reads as zeros.
+        # Written rows are finite and not zero, whereas a hole in a copied or restored file reads as zeros.
         is_sound = np.isfinite(rows).all(axis=-1) & rows.any(axis=-1)
         if not is_sound.all():
             first = indices[~is_sound.reshape(len(indices), -1).all(axis=1)][0]
@@ -111,16 +111,16 @@ class TeacherCache:
 def open_teacher_cache(
     path: str | os.PathLike[str], dataset: FaceDataset, embedder_fingerprint: str | None = None
 ) -> TeacherCache:
-    """Opens a cache, and checks that it is of this data set.
+    """Opens a cache and checks that it belongs to this data set.
 
     Args:
         path: a file written by `facekd.teacher.cache.write_teacher_cache` (`facekd cache-teacher`).
-        dataset: the images to look up. Image size and on_bad_record may differ from when the cache was made: it is the
-            same data if labels and encoded images are the same.
+        dataset: the images to look up. Only labels and encoded images must be those the cache was made from; image size
+            and on_bad_record may differ.
         embedder_fingerprint: `Embedder.fingerprint` of the teacher that must have made it; None accepts any.
 
     Raises:
-        TeacherError: the cache is of another teacher or data set (it says which), or not whole.
+        TeacherError: the cache belongs to another teacher or data set (the message says which), or is incomplete.
     """
     cache = TeacherCache(path)
     teacher = None if embedder_fingerprint is None else {**cache.teacher, "fingerprint": embedder_fingerprint}
@@ -157,10 +157,10 @@ def describe_data(dataset: FaceDataset) -> dict[str, Any]:
 
 
 def images_sha256(dataset: FaceDataset) -> str:
-    """Computes a fingerprint of the images, which other photos, crops or compression under the same labels change.
+    """Computes a fingerprint of the images, which changes with photos, crops and compression, not with labels.
 
     It covers the encoded bytes of up to 256 images spread evenly over the data set, first and last included, so a few
-    changed images among millions can go unnoticed. Rendered images, which have no encoded bytes, go by their pixels.
+    changed images among millions can go unnoticed. Rendered images have no encoded bytes; their pixels count.
     """
     count = len(dataset)
     digest = hashlib.sha256(str(count).encode())
@@ -169,7 +169,7 @@ def images_sha256(dataset: FaceDataset) -> str:
             try:
                 content = dataset.read_encoded(index)[0]
             except (RecordError, OSError):
-                content = b"unreadable"  # whether that is an error is for `load` to say
+                content = b"unreadable"  # `load` decides whether this is an error
         else:
             content = dataset.load(np.array([index]))[0].tobytes()
         digest.update(len(content).to_bytes(8, "little"))
@@ -186,6 +186,7 @@ def check_claim(
     remedy: str = "Give the one it was made of, or make another cache with `facekd cache-teacher`, under another name",
 ) -> None:
     """Refuses a file of another teacher or data set; the message says which, and how it differs."""
+    # The same weights, used in the same way, have the same fingerprint.
     if wanted_teacher is not None and teacher["fingerprint"] != wanted_teacher["fingerprint"]:
         changed = [
             f"{key} {teacher[key]} there, {wanted_teacher[key]} here"
@@ -197,6 +198,8 @@ def check_claim(
             f"{path}: is the cache of another teacher (fingerprint {teacher['fingerprint'][:12]} there, "
             f"{wanted_teacher['fingerprint'][:12]} here; {shown}). {remedy}"
         )
+
+    # Compare the data from coarse to fine, so that the message names the plainest difference.
     for key, what in (
         ("num_images", "number of images"),
         ("num_classes", "number of identities"),
@@ -213,7 +216,7 @@ def check_claim(
 
 def _read_trailer(path: Path) -> dict[str, Any]:
     if not path.exists() and beside(path, "partial").exists():
-        raise TeacherError(f"{path}: is not finished; the same `facekd cache-teacher` command goes on with it")
+        raise TeacherError(f"{path}: is not finished; run the same `facekd cache-teacher` command again to continue")
     if not path.is_file():
         raise TeacherError(f"{path}: no such teacher cache; `facekd cache-teacher` makes one")
     size = path.stat().st_size

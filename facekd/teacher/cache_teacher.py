@@ -1,4 +1,4 @@
-"""Verb `facekd cache-teacher`: embeds a training set once, so that distillation need not run the teacher."""
+"""Verb `facekd cache-teacher`: embeds a training set once, so that distillation does not need to run the teacher."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ NUM_NAMED = 3
 EPILOG = """example:
   facekd cache-teacher teacher.pt --data ms1mv3 --output ms1mv3.teacher --device cuda --workers 8
 
-  someone else's ONNX model, whose file does not say how it wants its images:
+  a third-party ONNX model whose file does not record its preprocessing:
   facekd cache-teacher other.onnx --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --color rgb \\
       --data lfw --output lfw.teacher
 
-The file takes 4 bytes per image and value of the embedding: 10.6 GB for 5.18 million images and 512 values. The same
-command goes on with an interrupted one.
+The file takes 4 bytes per image and embedding value: 10.6 GB for 5.18 million images and 512 values. After an
+interruption the same command continues.
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses, opens model and data, embeds what is not embedded yet, and prints what the cache holds."""
+    """Embeds the images that are not embedded yet, and prints what the cache holds."""
+    # The options, the model and the data.
     parser = CommandParser(
         prog="facekd cache-teacher",
         description="Embeds a training set and its mirror images once with a teacher, for distillation.",
@@ -29,13 +30,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("model", metavar="MODEL", help="the teacher: an ONNX file (any tool's), a facekd checkpoint")
     add_data_options(parser)
-    parser.add_argument("--output", required=True, metavar="FILE", help="the cache; it appears when it is complete")
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help="the cache to write; it appears when it is complete"
+    )
     add_model_options(parser)
     arguments = parser.parse_args(argv)
     embedder, dataset = open_teacher_and_data(arguments)
 
     from facekd.teacher.cache import write_teacher_cache
 
+    # Embed, and say which images could not be.
     cache = write_teacher_cache(
         arguments.output, embedder, dataset, batch_size=read_batch_size(arguments), workers=read_workers(arguments)
     )
@@ -45,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     if len(cache.replaced):
         named = "; ".join(dataset.describe(index) for index in cache.replaced[:NUM_NAMED].tolist())
-        print(f"{len(cache.replaced):,} images cannot be read, and the next good one stands in for each: {named}")
+        print(f"{len(cache.replaced):,} images cannot be read and were replaced by the next good one: {named}")
     return 0
 
 

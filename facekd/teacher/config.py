@@ -8,17 +8,17 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """Names the teacher, which is evaluated and never trained.
+    """Names the teacher, which is run but never trained.
 
     Args:
         model: a checkpoint, the folder of a run, or any ONNX file.
-        head: its classifier, written by `facekd rebuild-head`, if `model` has none.
-        cache: its embeddings, written by `facekd cache-teacher`; used instead of running it.
-        cache_despite_augmentation: use the cache although images are augmented by more than the flip; its embeddings
-            are those of the images before augmentation.
-        resize: resize images to the teacher's input size where it differs.
+        head: the teacher's classifier, written by `facekd rebuild-head`, if `model` has none.
+        cache: the teacher's embeddings, written by `facekd cache-teacher`; used instead of running the model.
+        cache_despite_augmentation: use the cache although images are augmented by more than the flip; it holds
+            embeddings of the images before augmentation.
+        resize: resize images to the teacher's input size if it differs.
         mean: mean in units of 0..255, for an ONNX file that does not record it.
-        std: standard deviation in the same units, likewise.
+        std: standard deviation in the same units, for an ONNX file that does not record it.
         color: channel order, for an ONNX file that does not record it.
     """
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # torch costs seconds: `--help` does without
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `--data` and how to read it, for verbs that embed a training set."""
+    """Adds `--data` and the options for reading it, for verbs that embed a training set."""
     add = parser.add_argument
     add(
         "--data",
@@ -32,20 +32,21 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         "--on-bad-record",
         choices=("fail", "skip"),
         default="fail",
-        help="what to do about an image that cannot be read; skip takes the next good one instead, as training does",
+        help="what to do with an image that cannot be read; skip takes the next good one instead, as training does",
     )
     add("--workers", type=int, metavar="N", help="processes that read images (default: 4 with --device cuda, else 0)")
 
 
 def open_teacher_and_data(arguments: argparse.Namespace) -> tuple[Embedder, FaceDataset]:
-    """Opens the model and the data that the options of `add_data_options` and `add_model_options` name.
+    """Opens the model and the data named by the options of `add_data_options` and `add_model_options`.
 
-    Without `--resize` nothing is resized. With it, images of another size than `--data-size` are resized to it as
-    they are read, and from there to the teacher's input size where the two differ.
+    Without `--resize` nothing is resized. With it, images of another size are resized to `--data-size` when they are
+    read, and from there to the teacher's input size if the two differ.
 
     Raises:
-        FacekdError: a size that does not fit, or anything about model or data that cannot be used.
+        FacekdError: a size does not fit, or the model or the data cannot be used.
     """
+    # The teacher, and the size at which it sees the images.
     if arguments.batch_size is not None and arguments.batch_size < 1:
         raise FacekdError(f"--batch-size {arguments.batch_size}: give at least 1")
     embedder = open_model(arguments.model, arguments, resize=False)
@@ -57,9 +58,10 @@ def open_teacher_and_data(arguments: argparse.Namespace) -> tuple[Embedder, Face
                 f"--data-size {data_size}: the teacher takes images of {teacher_size} pixels; leave it out, or add "
                 "--resize to have them resized for the teacher"
             )
-        # The fingerprint tells whether a model resizes, so only one that has to is opened so.
+        # Resizing is part of the fingerprint, so a model is opened with it only if it has to resize.
         embedder = open_model(arguments.model, arguments, resize=True)
 
+    # The images, with warnings about what looks wrong in them.
     from facekd.data.datasets import open_dataset, print_warnings
 
     dataset = open_dataset(arguments.data, data_size, arguments.on_bad_record, arguments.resize)
@@ -68,14 +70,14 @@ def open_teacher_and_data(arguments: argparse.Namespace) -> tuple[Embedder, Face
 
 
 def read_batch_size(arguments: argparse.Namespace) -> int:
-    """Returns how many images to read at once: whole batches of the model, and enough that reading costs little."""
+    """Returns the number of images to read at once: whole batches of the model, about 256 images."""
     if arguments.batch_size is None:
-        return 256  # whole batches of any default
+        return 256  # a multiple of both default batch sizes
     return arguments.batch_size * max(1, 256 // arguments.batch_size)
 
 
 def read_workers(arguments: argparse.Namespace) -> int:
-    """Returns how many processes read images: none beside a teacher that takes all cores itself."""
+    """Returns the number of processes that read images: none on a CPU, where the teacher uses all cores itself."""
     if arguments.workers is not None:
         return arguments.workers
     from facekd.utils.processes import usable_cores

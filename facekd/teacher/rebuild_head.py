@@ -1,4 +1,4 @@
-"""Verb `facekd rebuild-head`: computes class centres from data, for a teacher published without a classifier."""
+"""Verb `facekd rebuild-head`: computes class centres from data for a teacher published without a classifier."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ image and identity far from its centre. After an interruption the same command c
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Embeds or looks up the images, computes the centres, evaluates them, writes and prints."""
+    """Embeds or looks up the images, computes and evaluates the centres, and writes and prints the results."""
+    # The teacher and the data.
     arguments = _parse(argv)
     output = Path(arguments.output)
     embedder, dataset = open_teacher_and_data(arguments)
@@ -45,16 +46,16 @@ def main(argv: list[str] | None = None) -> int:
     from facekd.data.datasets.identity_map import identity_map
     from facekd.teacher.cache import write_teacher_cache
 
-    # Without a cache to keep, embeddings lie beside the output until it is written, so that a kill costs little.
+    # Without --cache, the embeddings are kept beside the output until it is written, so that a kill costs little.
     cache_path = Path(arguments.cache) if arguments.cache else output.with_name(f"{output.name}.embeddings")
     cache = write_teacher_cache(
         cache_path, embedder, dataset, batch_size=read_batch_size(arguments), workers=read_workers(arguments)
     )
     labels = labels.copy()
-    labels[cache.replaced] = -1  # their rows hold other images
+    labels[cache.replaced] = -1  # the rows of these hold other images
     _check_identities(dataset, labels)
 
-    # The classifier, and how well it does on the images it was made from.
+    # The centres, and their accuracy on the images they were made from.
     embeddings = _UnitEmbeddings(cache)
     centres = robust_centres(embeddings, labels, dataset.num_classes, arguments.min_cosine, track)
     accuracy = measure_accuracy(centres, embeddings, labels, arguments.evaluation_images)
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         "far_images": list_far_images(centres, embeddings, labels, dataset),
     }
 
-    # The report first: where the classifier is, the report is too.
+    # Write the report first, so that no classifier exists without its report.
     write_json(output.with_suffix(".json"), report)
     write_head(output, centres, cache.teacher["fingerprint"], identity_map(dataset), report)
     if not arguments.cache:
@@ -86,10 +87,10 @@ def main(argv: list[str] | None = None) -> int:
 def measure_accuracy(
     centres: RobustCentres, embeddings: _UnitEmbeddings, labels: NDArray[np.int64], at_most: int
 ) -> dict[str, Any]:
-    """Computes top-1 accuracy over all images, or `at_most` spread evenly: with each image in its centre, and without.
+    """Computes top-1 accuracy over at most `at_most` evenly spread images, with and without each image in its centre.
 
-    "top1" is too good, because each image contributes to its own centre; "top1_leave_one_out" is what to expect of
-    images that did not. Mislabelled images count as errors in both.
+    "top1" is too high, because each image contributes to its own centre; "top1_leave_one_out" is what to expect of
+    images that did not contribute. Mislabelled images count as errors in both.
     """
     labelled = np.flatnonzero(labels >= 0)
     chosen = labelled[np.unique(np.linspace(0, len(labelled) - 1, min(at_most, len(labelled))).astype(np.int64))]
@@ -111,7 +112,7 @@ def measure_accuracy(
 
 
 def list_far_identities(centres: RobustCentres, labels: NDArray[np.int64]) -> list[dict[str, Any]]:
-    """Lists identities with at least two images, and a quarter of all, far from the centre; worst first."""
+    """Lists identities with at least two images and at least a quarter of all far from the centre, worst first."""
     labelled = labels >= 0
     num_classes = len(centres.weight)
     images = np.bincount(labels[labelled], minlength=num_classes)
@@ -135,7 +136,7 @@ def list_far_identities(centres: RobustCentres, labels: NDArray[np.int64]) -> li
 def list_far_images(
     centres: RobustCentres, embeddings: _UnitEmbeddings, labels: NDArray[np.int64], dataset: FaceDataset
 ) -> list[dict[str, Any]]:
-    """Lists images below the threshold, furthest first, with the identity they are nearest to instead."""
+    """Lists images below the threshold, furthest first, with the nearest other identity of each."""
     far = np.flatnonzero(centres.is_far)
     far = far[np.argsort(centres.cosine[far], kind="stable")]
     listed = []
@@ -184,7 +185,7 @@ def write_head(
 
 
 class _UnitEmbeddings:
-    """Turns image numbers (B,) into unit f(x) + f(mirrored x), (B, E), from a cache."""
+    """Looks up images (B,) in a cache and returns their f(x) + f(mirrored x), normalised, (B, E)."""
 
     def __init__(self, cache: TeacherCache) -> None:
         self.cache = cache
@@ -206,15 +207,22 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         description="Rebuilds the classifier of a teacher published as a backbone only: class centres from data.",
         example=EPILOG,
     )
+    # What to read and where to write.
     add = parser.add_argument
     add("model", metavar="MODEL", help="the teacher: an ONNX file (any tool's), a facekd checkpoint")
     add_data_options(parser)
-    add("--output", required=True, metavar="head.pt", help="the classifier; the report goes beside it, as .json")
+    add(
+        "--output",
+        required=True,
+        metavar="head.pt",
+        help="the classifier to write; the report is written beside it as .json",
+    )
     add(
         "--cache",
         metavar="FILE",
-        help="embeddings of `facekd cache-teacher`, made here where they are missing, and kept for distillation",
+        help="embeddings from `facekd cache-teacher`; computed here if missing, and kept for distillation",
     )
+    # How to compute and evaluate the centres.
     add(
         "--min-cosine",
         type=float,
@@ -226,14 +234,15 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         type=int,
         default=200_000,
         metavar="N",
-        help="images the centres are evaluated on, spread evenly (default: 200000)",
+        help="number of images to evaluate the centres on, spread evenly (default: 200000)",
     )
     # The name that this option had at first, so that old command lines work.
     add("--judge-images", dest="evaluation_images", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add_model_options(parser)
     arguments = parser.parse_args(argv)
+    # What argparse cannot check.
     if Path(arguments.output).suffix == ".json":
-        parser.error(f"--output {arguments.output}: the report is written under that name; call the classifier .pt")
+        parser.error(f"--output {arguments.output}: the report takes this name; call the classifier .pt")
     if arguments.evaluation_images < 1:
         parser.error(f"--evaluation-images {arguments.evaluation_images}: give at least 1")
     if arguments.min_cosine is not None and not -1 <= arguments.min_cosine <= 1:
@@ -255,6 +264,7 @@ def _check_identities(dataset: FaceDataset, labels: NDArray[np.int64]) -> None:
 
 
 def _print(report: dict[str, Any], output: Path) -> None:
+    # How well the centres classify the images.
     accuracy = report["accuracy"]
     print(f"{report['data']['num_classes']:,} class centres from {report['num_images']:,} images, flip-averaged")
     print(f"  top-1 by the nearest centre   {accuracy['top1']:.2%} of {accuracy['num_images']:,} images")
@@ -264,11 +274,14 @@ def _print(report: dict[str, Any], output: Path) -> None:
             f"{accuracy['num_images_left_out']:,} images"
         )
     if accuracy["num_alone_in_their_class"]:
-        print(f"  {accuracy['num_alone_in_their_class']:,} images are alone in their class and cannot be left out")
+        print(
+            f"  {accuracy['num_alone_in_their_class']:,} images are the only one of their class and cannot be left out"
+        )
     print(
         f"  far from their centre         {len(report['far_images']):,} images below cosine {report['threshold']:.3f}; "
         f"{report['num_left_out']:,} left out of the centres"
     )
+    # The worst images and identities, to look at first.
     for entry in report["far_images"][:NUM_LISTED]:
         other = ""
         if entry["nearest_other"] is not None:

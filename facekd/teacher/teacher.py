@@ -28,12 +28,12 @@ from facekd.teacher.config import TeacherConfig
 class LiveTeacher:
     """Runs the teacher on each batch.
 
-    A torch teacher takes the images that already lie on the device, and its embeddings stay there: nothing waits for
-    the device. An ONNX teacher, or one whose images are resized, goes through the host.
+    A torch teacher takes images that are already on the device, and its embeddings stay there, so nothing waits for the
+    device. An ONNX teacher, or one whose images are resized, runs through the host.
 
     Args:
         embedder: the teacher.
-        describe: what to call the image at a position of the run, for error messages.
+        describe: names the image at a position of the run, for error messages.
         images_per_call: images that a torch teacher embeds at once on a GPU; 0 means the whole batch.
     """
 
@@ -54,7 +54,7 @@ class LiveTeacher:
             float32 (B, E); on the device of a torch teacher, on the CPU from an ONNX file.
 
         Raises:
-            ModelError: an embedding that is not finite, see `check_finite`.
+            ModelError: an embedding is not finite, see `check_finite`.
         """
         self.check_finite()
         if isinstance(self._embedder, OnnxEmbedder):
@@ -67,12 +67,13 @@ class LiveTeacher:
             images = torch.from_numpy(fit_images(_mirrored(batch), size, self._embedder.resize))
             flip = torch.zeros(len(images), dtype=torch.bool)
 
+        # On a GPU a large batch may be embedded in parts, to save memory.
         is_on_host = self._embedder.device.type == "cpu"
         chunk = self._embedder.batch_size if is_on_host else self._images_per_call or len(images)
         parts = zip(images.split(chunk), flip.split(chunk), strict=True)
         embedding_BE = torch.cat([self._embedder.embed_tensor(*part) for part in parts])
 
-        # On a device this check comes later: the copy is under way, and the next step waits for the device anyway.
+        # On a GPU the check comes later: the copy runs meanwhile, and the next step waits for the device anyway.
         is_finite = embedding_BE.isfinite().all(dim=1).to("cpu", non_blocking=True)
         copied = None if is_on_host else torch.cuda.current_stream(self._embedder.device).record_event()
         self._unchecked = is_finite, copied, batch.positions
@@ -81,10 +82,10 @@ class LiveTeacher:
         return embedding_BE
 
     def check_finite(self) -> None:
-        """Checks the embeddings of the last batch; on a GPU `embed` leaves that to the next batch, or to the caller.
+        """Checks the last batch's embeddings; on a GPU `embed` leaves this to its next call, or to the caller.
 
         Raises:
-            ModelError: some are not finite; names the images.
+            ModelError: some are not finite; the message names the first image.
         """
         if self._unchecked is None:
             return
@@ -137,12 +138,12 @@ def open_teacher(
     device: torch.device,
     images_per_call: int = 0,
 ) -> LiveTeacher | CachedTeacher | None:
-    """Opens the teacher that a config names; None where it names neither a model nor a cache.
+    """Opens the teacher that a config names; returns None if it names neither a model nor a cache.
 
     Args:
         teacher: the config's `teacher:` section.
-        dataset: the student's training set; a cache must be of the same images.
-        sampler: the order of images in the run; it tells which image is at a position.
+        dataset: the student's training set; a cache must be of these images.
+        sampler: order of images in the run; it says which image is at a position.
         image_size: side of the student's images in pixels.
         autocast: half-precision type that a live torch model computes in; None means full precision.
         device: where a live model runs.
@@ -150,8 +151,9 @@ def open_teacher(
 
     Raises:
         TeacherError: the teacher takes images of another size.
-        FacekdError: a model or a cache that cannot be opened, or a cache of other images or another model.
+        FacekdError: the model or the cache cannot be opened, or the cache is of other images or another model.
     """
+    # The model, which also proves that a cache is its own.
     embedder = None
     if teacher.model:
         # A cache is computed in full precision, and its fingerprint says so; an ONNX file has its own precision.
@@ -166,6 +168,8 @@ def open_teacher(
             resize=teacher.resize,
             **options,
         )
+
+    # A cache is used instead of the model; a model must take the student's images.
     if teacher.cache:
         return CachedTeacher(teacher.cache, dataset, embedder, sampler)
     if embedder is None:
@@ -183,5 +187,5 @@ def open_teacher(
 
 
 def teacher_fingerprint(teacher: LiveTeacher | CachedTeacher | None, head: SharedHead | None) -> str:
-    """Joins the fingerprints of the teacher's backbone and classifier: a resumed run must learn from the same two."""
+    """Joins the fingerprints of the teacher's backbone and classifier; a resumed run must learn from the same two."""
     return f"{teacher.fingerprint if teacher else ''}:{head.fingerprint if head else ''}"

@@ -220,7 +220,7 @@ def test_a_head_with_parts_missing_is_refused(runs: Runs, tmp_path: Path) -> Non
     with pytest.raises(CheckpointError, match=r"head: damaged"):
         load_shared_head(tmp_path / "run", dataset)
     shutil.rmtree(folder)
-    with pytest.raises(CheckpointError, match="which is not there"):
+    with pytest.raises(CheckpointError, match="which is missing"):
         load_shared_head(tmp_path / "run", dataset)
 
 

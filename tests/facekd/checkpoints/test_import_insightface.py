@@ -356,7 +356,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
 def test_a_facekd_checkpoint_is_not_imported_twice(tmp_path):
     source, output = save(tmp_path / "backbone.pth", small_iresnet()), tmp_path / "teacher.pt"
     main([str(source), "--output", str(output)])
-    assert "facekd checkpoint already" in refusal(output)
+    assert "already a facekd checkpoint" in refusal(output)
 
 
 def test_a_failed_import_leaves_the_earlier_output(tmp_path, capsys):

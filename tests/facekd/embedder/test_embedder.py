@@ -176,7 +176,7 @@ def test_flags_override_a_checkpoint_where_they_can(run_folder: Path) -> None:
     assert embedder.preprocessing == Preprocessing(IMAGENET["mean"], 128, "rgb", 32)  # type: ignore[arg-type]
     assert embedder.normalized
     assert open_embedder(run_folder, image_size=32).preprocessing.image_size == 32
-    with pytest.raises(ModelError, match="takes images of 32 pixels; image_size 112 cannot be"):
+    with pytest.raises(ModelError, match="takes images of 32 pixels, not 112"):
         open_embedder(run_folder, image_size=112)
     with pytest.raises(ModelError, match="is a checkpoint, which takes no option 'threads'"):
         open_embedder(run_folder, threads=2)

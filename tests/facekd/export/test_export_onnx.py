@@ -54,6 +54,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def classifier(checkpoint: Path) -> Path:
+    """The same run as one of image classification: a linear classifier behind the backbone."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["config"] = {**content["config"], "head": {"kind": "linear"}, "data": {"center_crop": 0.875}}
+    content |= {"head": {"weight": torch.randn(5, 16), "bias": torch.randn(5)}, "num_classes": 5}
+    path = checkpoint.with_name("classifier.pt")
+    save_checkpoint(path, content)
+    return path
+
+
+@pytest.fixture(scope="module")
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "model.onnx"
     assert run_verb(lambda: main([str(checkpoint.parent.parent), "--output", str(path)])) == 0
@@ -219,7 +230,7 @@ def test_outputs_and_checkpoints_that_cannot_be(checkpoint: Path, tmp_path: Path
     with pytest.raises(ModelError, match=r"must be named \*\.onnx"):
         export_checkpoint(checkpoint, tmp_path / "model.pt")
     (tmp_path / "folder.onnx").mkdir()
-    with pytest.raises(ModelError, match=r"is a folder; name the file to write in it"):
+    with pytest.raises(ModelError, match=r"is a folder; name a file in it"):
         export_checkpoint(checkpoint, tmp_path / "folder.onnx")
     with pytest.raises(CheckpointError, match=r"absent\.pt: no such checkpoint"):
         export_checkpoint(tmp_path / "absent.pt", tmp_path / "model.onnx")
@@ -259,3 +270,31 @@ def test_every_backbone_exports(name: str, size: int, tmp_path: Path) -> None:
     expected = TorchEmbedder(backbone, Preprocessing(image_size=size)).embed(images)
     found = OnnxEmbedder(report.path).embed(images)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("option", "field", "weights"),
+    [([], "ema", "moving average"), (["--ema"], "ema", "moving average"), (["--no-ema"], "backbone", "as trained")],
+)
+def test_a_classifier_is_exported_with_the_weights_that_were_asked_for(
+    classifier: Path, tmp_path: Path, option: list[str], field: str, weights: str
+) -> None:
+    path = tmp_path / "classifier.onnx"
+    assert main([str(classifier), "--output", str(path), *option]) == 0
+    found = OnnxEmbedder(path)
+    assert found.metadata["weights"] == weights
+    content = torch.load(classifier, weights_only=True)
+    backbone = build_backbone(**BACKBONE)
+    backbone.load_state_dict(content[field])
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    embeddings = TorchEmbedder(backbone, found.preprocessing).embed(images)
+    expected = embeddings @ content["head"]["weight"].numpy().T + content["head"]["bias"].numpy()
+    np.testing.assert_allclose(found.embed(images), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_classifier_without_a_moving_average_refuses_ema(classifier: Path, tmp_path: Path) -> None:
+    content = torch.load(classifier, weights_only=True)
+    del content["ema"]
+    save_checkpoint(tmp_path / "no_average.pt", content)
+    with pytest.raises(CheckpointError, match="holds no moving average"):
+        main([str(tmp_path / "no_average.pt"), "--output", str(tmp_path / "model.onnx"), "--ema"])
