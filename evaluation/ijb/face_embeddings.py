@@ -7,9 +7,7 @@ several processes may fill the same files, and a replaced image is embedded agai
 
 from __future__ import annotations
 
-import hashlib
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,6 +21,7 @@ import numpy as np
 
 from evaluation.ijb.embedding_rows import NpyRows
 from evaluation.ijb.protocol import IjbProtocol
+from evaluation.kept_arrays import name_of, read_if_whole
 from facekd.embedder import Embedder
 from facekd.errors import DataError, ImageError
 from facekd.images.alignment import align
@@ -218,15 +217,9 @@ class FaceEmbeddings:
 
 def _digest(embedder: Embedder, protocol: IjbProtocol, dtype: np.dtype[Any]) -> str:
     text = f"{embedder.fingerprint} {protocol.fingerprint} {dtype} OpenCV {cv2.__version__.split('.')[0]}"
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return name_of([text.encode()])
 
 
 def _is_sound(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, EOFError) as error:
-        print(f"{path}: unreadable ({error}); embedding again", file=sys.stderr)
-        return False
-    return array.dtype == dtype and array.shape == shape
+    array = read_if_whole(path, "r")
+    return array is not None and array.dtype == dtype and array.shape == shape

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from evaluation.kept_arrays import name_of, read_if_whole
 from facekd.embedder import Embedder
 from facekd.images.preprocessing import mirror
 from facekd.utils.files import atomic_open
@@ -116,7 +117,7 @@ def embed_pair_set(
     known: dict[bool, np.ndarray] = {}
     files: dict[bool, Path] = {}
     if cache is not None:
-        digest = _digest(embedder, contents)
+        digest = name_of([embedder.fingerprint.encode(), *contents])
         files = {side: Path(cache) / f"{digest}-{'mirrored' if side else 'plain'}.npy" for side in wanted}
         shape = (len(pair_set.images), embedder.embedding_size)
         known = {side: array for side, file in files.items() if (array := _read_cached(file, shape)) is not None}
@@ -156,17 +157,9 @@ class ImageSubset:
         return np.concatenate(parts)
 
 
-def _digest(embedder: Embedder, contents: Sequence[bytes]) -> str:
-    return hashlib.sha256(b"".join([embedder.fingerprint.encode(), *contents])).hexdigest()[:32]
-
-
 def _read_cached(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    try:
-        array = np.load(file, allow_pickle=False)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError) as error:
-        print(f"{file}: unreadable ({error}); embedding again", file=sys.stderr)
+    array = read_if_whole(file)
+    if array is None:
         return None
     if array.shape != shape or array.dtype != np.float32:
         print(f"{file}: holds {array.dtype} {array.shape}, expected {shape}; embedding again", file=sys.stderr)
