@@ -42,6 +42,7 @@ def rank_images(
     batches = read_in_order(dataset, start, stop, batch_size, min(workers, usable_cores()))
     if progress:
         batches = track(batches, progress, stop - start, batch_size)
+    # Keep the ranks of the true classes only: the scores of all images would fill the memory.
     parts: dict[str, list[NDArray[np.int64]]] = {}
     for batch in batches:
         for name, scores in classify(batch.images.numpy()).items():
