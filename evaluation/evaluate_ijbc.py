@@ -176,16 +176,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--calibrate", action="store_true", help="fit log-likelihood ratios to the scores and report Cllr")
     add("--on-missing", choices=("fail", "drop"), default="fail", help="if faces cannot be used: stop "
         "(default), or leave them out and report how much is lost")  # fmt: skip
-    # How faces become templates: the three switches in which tools differ.
-    switches = parser.add_argument_group("faces to templates", "by default all on, as in InsightFace's onnx_ijbc.py")
-    for name, what in (
-        ("keep-norm", "weight a face by the length of its embedding"),
-        ("weight-by-detection-score", "weight a face by the detector's score"),
-        ("flip-augment", "add the embedding of the mirror image (default: if there is one)"),
-    ):
-        switches.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=what)
-    switches.add_argument("--protocol-like", choices=tuple(PRESETS), help="pool as another tool does")
-    switches.add_argument("--all-protocols", action="store_true", help="also score every combination of the three")
+    _add_pooling_switches(parser)
     add("--embeddings-flipped", action=argparse.BooleanOptionalAction, default=None, help="whether rows of "
         "--embeddings hold those of the mirror images too (default: found out by comparing the halves)")  # fmt: skip
     # What is written, and how the model is run.
@@ -207,6 +198,19 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     if arguments.embeddings is None and arguments.embeddings_flipped is not None:
         parser.error("--embeddings-flipped is about --embeddings; --model embeds the mirror images itself")
     return arguments
+
+
+def _add_pooling_switches(parser: CommandParser) -> None:
+    """Adds how faces become templates: the three switches in which tools differ."""
+    switches = parser.add_argument_group("faces to templates", "by default all on, as in InsightFace's onnx_ijbc.py")
+    for name, what in (
+        ("keep-norm", "weight a face by the length of its embedding"),
+        ("weight-by-detection-score", "weight a face by the detector's score"),
+        ("flip-augment", "add the embedding of the mirror image (default: if there is one)"),
+    ):
+        switches.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=what)
+    switches.add_argument("--protocol-like", choices=tuple(PRESETS), help="pool as another tool does")
+    switches.add_argument("--all-protocols", action="store_true", help="also score every combination of the three")
 
 
 @contextmanager

@@ -226,21 +226,9 @@ def _add_up(
         norms = _lengths(embeddings) if needs_lengths else {}
         parts = []
         for pooling, key in zip(poolings, keys, strict=True):
-            # The weight of each face under these switches.
-            weights = share[some]
-            if pooling.weight_by_detection_score:
-                weights = weights * faces.detection_scores[some]
-            if not pooling.keep_norm:
-                length = norms[pooling.flip_augment][columns]
-                weights = np.divide(weights, length, out=np.zeros_like(weights), where=length > 0)
-            # Sum by key: one sparse product of the weights with the embeddings.
-            by_key = np.argsort(key[some], kind="stable")
-            sorted_keys = key[some][by_key]
-            starts = np.flatnonzero(np.diff(sorted_keys, prepend=-1))
-            ends = np.append(starts, len(some)).astype(np.int32)
-            matrix = sparse.csr_array((weights[by_key], columns[by_key], ends), shape=(len(starts), stop - start))
-            with np.errstate(invalid="ignore", over="ignore"):
-                parts.append((sorted_keys[starts], matrix @ embeddings[pooling.flip_augment]))
+            lengths = None if pooling.keep_norm else norms[pooling.flip_augment][columns]
+            weights = _face_weights(pooling, share[some], faces.detection_scores[some], lengths)
+            parts.append(_sum_by_key(key[some], weights, columns, embeddings[pooling.flip_augment]))
         # Report the rows that cannot be used.
         if not norms and not all(np.isfinite(part).all() for _, part in parts):
             norms = _lengths(embeddings)
@@ -257,6 +245,39 @@ def _add_up(
                 total[targets] += part
     if useless:
         raise UselessEmbeddingsError(np.sort(np.concatenate(useless)))
+
+
+def _face_weights(
+    pooling: Pooling, share: np.ndarray, detection_scores: np.ndarray, lengths: np.ndarray | None
+) -> np.ndarray:
+    """Computes the weight of each face (n,) under some switches; `lengths` divides it, but for those of length 0."""
+    weights = share * detection_scores if pooling.weight_by_detection_score else share
+    if lengths is not None:
+        weights = np.divide(weights, lengths, out=np.zeros_like(weights), where=lengths > 0)
+    return weights
+
+
+def _sum_by_key(
+    keys: np.ndarray, weights: np.ndarray, columns: np.ndarray, embeddings: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sums the weighted embeddings of the faces of each key, by one sparse product.
+
+    Args:
+        keys: (n,) the key of each face.
+        weights: (n,) its weight.
+        columns: int32 (n,) its row of `embeddings`.
+        embeddings: float64 (B, D).
+
+    Returns:
+        The K distinct keys, ascending, and their sums (K, D).
+    """
+    by_key = np.argsort(keys, kind="stable")
+    sorted_keys = keys[by_key]
+    starts = np.flatnonzero(np.diff(sorted_keys, prepend=-1))
+    ends = np.append(starts, len(keys)).astype(np.int32)
+    matrix = sparse.csr_array((weights[by_key], columns[by_key], ends), shape=(len(starts), len(embeddings)))
+    with np.errstate(invalid="ignore", over="ignore"):
+        return sorted_keys[starts], matrix @ embeddings
 
 
 def _read_block(rows: EmbeddingRows, start: int, stop: int, embeddings: dict[bool, np.ndarray]) -> np.ndarray:
