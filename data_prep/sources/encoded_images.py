@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from facekd.errors import ImageError
 from facekd.images.decoding import decode_rgb
@@ -46,7 +47,7 @@ def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
     # Scale it: averaging over areas suits shrinking, but makes enlarged images blocky.
     method = cv2.INTER_AREA if height > size else cv2.INTER_CUBIC
     scaled = cv2.resize(pixels, (size, size), interpolation=method)
-    return encode_jpeg(scaled, quality)
+    return encode_jpeg(np.asarray(scaled, dtype=np.uint8), quality)
 
 
 # The first bytes of each format; none begins like another.

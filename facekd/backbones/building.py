@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 from facekd.backbones.backbone import Backbone
 from facekd.backbones.cifar import CifarResNet, WideResNet
@@ -52,7 +53,7 @@ def build_backbone(
         ModelError: an argument does not suit the network; the message names it and says what does.
     """
     check_backbone(name, embedding_size=embedding_size, image_size=image_size, width=width, dropout=dropout)
-    network: Callable[..., Backbone] = BACKBONES[name]
+    network = cast("Callable[..., Backbone]", BACKBONES[name])  # every subclass takes dropout as well
     return network(name, embedding_size=embedding_size, image_size=image_size, width=width, dropout=dropout)
 
 
