@@ -32,7 +32,7 @@ from facekd.export.onnx_graph import (
     to_onnx,
     with_normalize,
 )
-from facekd.export.parity import PARITY_BATCHES, TOLERANCE, measure_parity, probe_images
+from facekd.export.parity import PARITY_BATCHES, TOLERANCE, check_parity, measure_parity, probe_images
 from facekd.utils.command_line import CommandParser
 from facekd.utils.files import atomic_path, sha256_of_file
 
@@ -187,13 +187,7 @@ def export_backbone(
     with atomic_path(output) as temporary:
         temporary.write_bytes(model.SerializeToString())
         parity = measure_parity(temporary, expected, images, preprocessing, output)
-        worst = max(parity, key=lambda count: parity[count])
-        if not parity[worst] <= tolerance:
-            raise ModelError(
-                f"{output}: not kept, the ONNX model differs from torch: relative error {parity[worst]:.2e} at batch "
-                f"{worst}, at most {tolerance:g} allowed. Report it as a defect of facekd, or raise --tolerance "
-                "if you know why it differs"
-            )
+        check_parity(parity, tolerance, output)
         num_bytes = temporary.stat().st_size
     return ExportReport(output, num_bytes, parity, recorded)
 

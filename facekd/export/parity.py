@@ -53,3 +53,18 @@ def measure_parity(
         scale = np.maximum(np.linalg.norm(reference, axis=1), np.finfo(np.float32).tiny)
         errors[count] = float(np.max(difference / scale))
     return errors
+
+
+def check_parity(parity: Mapping[int, float], tolerance: float, output: Path) -> None:
+    """Refuses a file whose outputs differ too much from torch's; NaN counts as too much.
+
+    Raises:
+        ModelError: the relative error of some batch size exceeds `tolerance`.
+    """
+    worst = max(parity, key=lambda count: parity[count])
+    if not parity[worst] <= tolerance:
+        raise ModelError(
+            f"{output}: not kept, the ONNX model differs from torch: relative error {parity[worst]:.2e} at batch "
+            f"{worst}, at most {tolerance:g} allowed. Report it as a defect of facekd, or raise --tolerance if "
+            "you know why it differs"
+        )

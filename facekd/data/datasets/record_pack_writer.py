@@ -111,7 +111,7 @@ class RecordPackWriter:
 
     @property
     def partial_path(self) -> Path:
-        """Where the records are until the writer is closed."""
+        """Names the file that holds the records until the writer is closed."""
         return self._writer.partial_path
 
     @property
