@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import numpy as np
@@ -40,7 +41,7 @@ def _check_claims(content: bytes) -> None:
     """Refuses a pickle whose opcodes would reserve far more memory than the file has bytes."""
     building = 0
     allowed = FREE_BUILDING_OPCODES + len(content) // BYTES_FOR_A_BUILDING_OPCODE
-    for opcode, argument, position in pickletools.genops(content):
+    for opcode, argument, position in _opcodes(content):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
             raise pickle.UnpicklingError(
                 f"opcode {opcode.name} at byte {position:,} names place {argument:,} of the memo"
@@ -51,6 +52,31 @@ def _check_claims(content: bytes) -> None:
                 f"it builds more than {allowed:,} objects by byte {position:,}, far more than its images need: it "
                 "seems made to exhaust the memory"
             )
+
+
+def _opcodes(content: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int]]:
+    """Yields each opcode with its argument and position, as `pickletools.genops` does, which cannot read every pack.
+
+    Python 2 wrote its default protocol as text, with images as quoted strings in which some bytes stand as they are;
+    `genops` takes those for ASCII. The unpickler reads them by itself, so here they are only stepped over.
+    """
+    stream = io.BytesIO(content)
+    while True:
+        position = stream.tell()
+        code = stream.read(1)
+        opcode = pickletools.code2op.get(code.decode("latin1"))
+        if opcode is None:
+            found = f"opcode {code!r}" if code else "the end of the file"
+            raise pickle.UnpicklingError(f"at byte {position:,} is {found}; expected an opcode")
+        argument = None
+        if opcode.name == "STRING":
+            if not stream.readline().endswith(b"\n"):
+                raise pickle.UnpicklingError(f"the text at byte {position:,} does not end")
+        elif opcode.arg is not None:
+            argument = opcode.arg.reader(stream)
+        yield opcode, argument, position
+        if opcode.name == "STOP":
+            return
 
 
 class _Budget:

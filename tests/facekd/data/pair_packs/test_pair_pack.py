@@ -82,6 +82,57 @@ def test_reads_what_python_2_wrote(tmp_path: Path) -> None:
         assert pack.is_same.tolist() == LABELS
 
 
+def python2_text(content: bytes) -> bytes:
+    """The opcode S with the argument that Python 2's `repr` gives: printable ASCII as it is, the rest escaped."""
+    quote = b'"' if b"'" in content and b'"' not in content else b"'"
+    escapes = {0x5C: rb"\\", 0x0A: rb"\n", 0x0D: rb"\r", 0x09: rb"\t", quote[0]: b"\\" + quote}
+    shown = (escapes.get(b) or (bytes([b]) if 32 <= b < 127 else b"\\x%02x" % b) for b in content)
+    return b"S" + quote + b"".join(shown) + quote + b"\n"
+
+
+def python2_text_array(content: bytes, shape: bytes) -> bytes:
+    """numpy uint8 array as Python 2's pickle writes it under protocol 0, without the memo."""
+    empty = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+    dtype = b"cnumpy\ndtype\n(S'u1'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\nI0\ntb"
+    return empty + b"(I1\n" + shape + dtype + b"I00\n" + python2_text(content) + b"tb"
+
+
+EVERY_BYTE = [bytes(range(256)), b"'quoted\"\n\\x00", b"\xff\xd8it's\r\t", b"\\\\'"]
+
+
+@pytest.mark.parametrize("labels", [b"(lp9\nI01\naI00\na", b"(lI1\naI0\na", b"(I01\nI00\nt"])
+def test_reads_what_python_2_wrote_as_text(tmp_path: Path, labels: bytes) -> None:
+    """Protocol 0, the default of Python 2: strings in quotes, booleans as I01 and I00."""
+    images = b"".join(python2_text(image) + b"p%d\na" % place for place, image in enumerate(EVERY_BYTE, start=1))
+    pack = read_pair_pack(written(tmp_path, b"((lp0\n" + images + labels + b"tp12\n."))
+    assert pack.images == EVERY_BYTE and pack.is_same.tolist() == [True, False]
+    # Bytes above 127 that stand as they are, which some writers leave.
+    raw = b"".join(b"S'" + image + b"'\na" for image in IMAGES)
+    assert read_pair_pack(written(tmp_path, b"((l" + raw + labels + b"t.")).images == IMAGES
+    # Arrays (n,) and (n, 1), as cv2.imencode and np.fromfile made them.
+    for shape in (b"(I%d\nt", b"(I%d\nI1\nt"):
+        arrays = b"".join(python2_text_array(image, shape % len(image)) + b"a" for image in EVERY_BYTE)
+        assert read_pair_pack(written(tmp_path, b"((l" + arrays + labels + b"t.")).images == EVERY_BYTE
+
+
+def test_reads_binary_strings_beside_text_booleans(tmp_path: Path) -> None:
+    """Protocol 1 of Python 2: short strings by U, long ones by T, booleans still as I01."""
+    longer = IMAGES[0] * 100
+    strings = b"".join(python2_string(image) for image in IMAGES[1:])
+    content = b"(](T" + struct.pack("<i", len(longer)) + longer + strings + b"e](I01\nI00\net."
+    pack = read_pair_pack(written(tmp_path, content))
+    assert pack.images == [longer, *IMAGES[1:]] and pack.is_same.tolist() == [True, False]
+
+
+def test_text_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
+    images = b"".join(python2_text(image) + b"a" for image in IMAGES)
+    content = b"((l" + images + b"(lI01\naI00\nat."
+    assert read_pair_pack(written(tmp_path, content)).images == IMAGES
+    for length in range(len(content)):
+        with pytest.raises(DataError, match=r"pack\.bin: not a readable verification pack"):
+            read_pair_pack(written(tmp_path, content[:length]))
+
+
 @pytest.mark.parametrize(
     ("file", "num_pairs", "num_genuine"), [("lfw_folds12.bin", 1200, 600), ("small_lfw.bin", 10, 10)]
 )
@@ -137,6 +188,8 @@ def test_code_in_a_pack_is_refused_and_not_run(tmp_path: Path, protocol: int) ->
     [
         (b"cos\nsystem\n(S'true'\ntR.", "os.system"),
         (b"(S'true'\nios\nsystem\n.", "os.system"),
+        (b"((lS'\\xff\\xd8'\nacos\nsystem\n(S'\xff'\ntRa(lI01\nat.", "os.system"),
+        (b"((lS'\xff'\naccopy_reg\n_reconstructor\n(cos\nsystem\ntR(lI01\nat.", "copy_reg._reconstructor"),
         (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x011\x85R.", "builtins.eval"),
         (b"c__builtin__\ngetattr\n.", "__builtin__.getattr"),
         (b"\x80\x04\x8c\x05numpy\x8c\x04load\x93.", "numpy.load"),
