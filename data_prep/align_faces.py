@@ -24,7 +24,7 @@ from facekd.errors import DataError, ImageError, run_verb
 from facekd.images.alignment import align, is_plausible, template_fit
 from facekd.images.decoding import quiet_decoders
 from facekd.images.encoding import encode_jpeg, encode_png
-from facekd.utils.command_line import CommandParser
+from facekd.utils.command_line import JPEG_QUALITY, THREADS, CommandParser, real_number, whole_number
 from facekd.utils.files import sha256_of_file, write_json, write_small_file, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
@@ -280,16 +280,6 @@ def _print(output: Path, counts: dict[str, int], num_before: int, set_aside: Pat
 def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     if (arguments.detector is None) == (arguments.landmarks is None):
         parser.error("give --detector MODEL.onnx or --landmarks FILE, one of the two")
-    for name, least, most in (
-        ("size", 16, 2048),
-        ("detector_size", 64, 8192),
-        ("quality", 1, 100),
-        ("workers", 1, 4096),
-    ):
-        if not least <= getattr(arguments, name) <= most:
-            parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)}: expected {least} to {most}")
-    if not 0 <= arguments.min_score <= 1:
-        parser.error(f"--min-score {arguments.min_score}: scores are 0 to 1")
     source, output = arguments.photos.resolve(), arguments.output.resolve()
     if output == source or output.is_relative_to(source) or source.is_relative_to(output):
         parser.error(f"{arguments.output} and {arguments.photos} overlap: crops would be taken for photographs")
@@ -321,18 +311,18 @@ def _parser() -> argparse.ArgumentParser:
         help="instead of a detector: lines with a name, five points x y and optionally a score",
     )
     # Which face is taken, and how large it must be.
-    add("--size", type=int, default=112, metavar="PX", help="side of the crops (default: 112)")
+    add("--size", type=whole_number(16, 2048), default=112, metavar="PX", help="side of the crops (default: 112)")
     add(
         "--choose",
         choices=("largest", "centre", "score"),
         default="largest",
         help="which of several faces: the largest, the one nearest the centre, or the surest (default: largest)",
     )
-    add("--min-score", type=float, default=0.5, metavar="S", help="least score of a face (default: 0.5)")
-    add("--min-face", type=float, default=0, metavar="PX", help="least side of a face (default: 0)")
+    add("--min-score", type=real_number(0, 1), default=0.5, metavar="S", help="least score of a face (default: 0.5)")
+    add("--min-face", type=real_number(0, 8192), default=0, metavar="PX", help="least side of a face (default: 0)")
     add(
         "--detector-size",
-        type=int,
+        type=whole_number(64, 8192),
         default=640,
         metavar="PX",
         help="longer side of the photograph in the detector; half of it if no face is found (default: 640)",
@@ -345,9 +335,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     # How crops are written, and what happens to the rest.
     add("--format", choices=("jpg", "png"), default="jpg", help="format of the crops (default: jpg)")
-    add("--quality", type=int, default=95, metavar="Q", help="JPEG quality (default: 95)")
+    add("--quality", type=JPEG_QUALITY, default=95, metavar="Q", help="JPEG quality (default: 95)")
     add("--set-aside", type=Path, metavar="DIR", help="copy photographs that were not aligned to DIR/REASON")
-    add("--workers", type=int, default=usable_cores(), metavar="N", help="threads (default: all cores)")
+    add("--workers", type=THREADS, default=usable_cores(), metavar="N", help="threads (default: all cores)")
     add("--force", action="store_true", help="align everything again, even if OUT was aligned with other settings")
     return parser
 

@@ -30,7 +30,7 @@ from facekd.data.datasets.sharded_records import SHARD, shard_path
 from facekd.errors import DataError, FacekdError, ImageError, InUseError, run_verb
 from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.images.encoding import encode_jpeg
-from facekd.utils.command_line import CommandParser
+from facekd.utils.command_line import JPEG_QUALITY, SEED, THREADS, CommandParser, whole_number
 from facekd.utils.files import write_json, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
@@ -353,18 +353,18 @@ def _parser() -> argparse.ArgumentParser:
         help="default: insightface; with several files im2rec",
     )
     # Order, labels and pixels of the new data set.
-    add("--shards", type=int, default=1, metavar="S", help="split into S files (default: 1)")
+    add("--shards", type=whole_number(1, 100_000), default=1, metavar="S", help="split into S files (default: 1)")
     add("--shuffle", action="store_true", help="put the images in random order, for sequential reading")
-    add("--seed", type=int, default=0, help="random seed of that order (default: 0)")
+    add("--seed", type=SEED, default=0, help="random seed of that order (default: 0)")
     add(
         "--same-labels",
         action="store_true",
         help="a label is one person in all sources (default: in each)",
     )
-    add("--reencode", type=int, metavar="Q", help="encode every image again as JPEG of quality Q")
+    add("--reencode", type=JPEG_QUALITY, metavar="Q", help="encode every image again as JPEG of quality Q")
     add("--root", type=Path, metavar="DIR", help="folder that names in a .lst or .tsv are relative to")
     # How it is written.
-    add("--workers", type=int, default=usable_cores(), metavar="N", help="threads (default: all cores)")
+    add("--workers", type=THREADS, default=usable_cores(), metavar="N", help="threads (default: all cores)")
     add("--force", action="store_true", help="replace what is there")
     add_bad_record_option(parser)
     return parser

@@ -19,7 +19,7 @@ from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
 from facekd.images.decoding import quiet_decoders
-from facekd.utils.command_line import CommandParser
+from facekd.utils.command_line import COSINE, SEED, THREADS, CommandParser, whole_number
 from facekd.utils.processes import usable_cores
 
 MAX_MEASURED = 20_000  # images that the page measures without --check
@@ -73,8 +73,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("give --model or --embeddings, one of the two")
     if arguments.against is not None and not (arguments.model or arguments.embeddings):
         parser.error("--against needs --model, or --embeddings and --against-embeddings")
-    if arguments.sample is not None and arguments.sample < 1:
-        parser.error(f"--sample {arguments.sample}: draw at least one image")
     return arguments
 
 
@@ -152,9 +150,11 @@ def _parser() -> argparse.ArgumentParser:
     # The pack, a picture of a sample of it, and plain checks.
     parser.add_argument("path", type=Path, metavar="PATH", help="a .rec file, or a folder that holds one")
     parser.add_argument("picture", type=Path, nargs="?", metavar="FILE.png", help="the same as --output FILE.png")
-    parser.add_argument("--sample", type=int, metavar="N", help="draw N images, one row per identity (default: 64)")
+    parser.add_argument(
+        "--sample", type=whole_number(1, 10_000), metavar="N", help="draw N images, one row per identity (default: 64)"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE.png", help="draw a sample of the images into this file")
-    parser.add_argument("--seed", type=int, default=0, help="random seed of that choice (default: 0)")
+    parser.add_argument("--seed", type=SEED, default=0, help="random seed of that choice (default: 0)")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument("--check", action="store_true", help="decode every image and look for duplicates")
     parser.add_argument(
@@ -183,17 +183,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--against-embeddings", type=Path, metavar="NPY", help="embeddings of its images, with --embeddings")
     add(
         "--merge-cosine",
-        type=float,
+        type=COSINE,
         metavar="C",
         help="least cosine of two centres of one person (default: from data)",
     )
     add(
         "--overlap-cosine",
-        type=float,
+        type=COSINE,
         metavar="C",
         help="least cosine of an image to its centre (default: from data)",
     )
-    add("--workers", type=int, default=usable_cores(), metavar="N", help="threads (default: all cores)")
+    add("--workers", type=THREADS, default=usable_cores(), metavar="N", help="threads (default: all cores)")
     add_model_options(parser)
     return parser
 

@@ -18,7 +18,7 @@ from facekd.data.synthetic import MIN_SIZE
 from facekd.errors import DataError, run_verb
 from facekd.images.alignment import template
 from facekd.images.decoding import quiet_decoders
-from facekd.utils.command_line import CommandParser
+from facekd.utils.command_line import COUNT, PROCESSES, SEED, CommandParser, real_number, whole_number
 from facekd.utils.files import staged_folder, write_json, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
@@ -181,19 +181,31 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     # How many images and pairs the set has.
     add(
         "--largest-probe",
-        type=int,
+        type=COUNT,
         default=6,
         metavar="N",
         help="most images in a probe template (default 6)",
     )
-    add("--impostors", type=int, metavar="N", help="number of impostor pairs (default: all of gallery x probe)")
-    add("--image-size", type=int, default=112, metavar="PX", help="side of a generated face (default %(default)s)")
+    add("--impostors", type=COUNT, metavar="N", help="number of impostor pairs (default: all of gallery x probe)")
+    add(
+        "--image-size",
+        type=whole_number(MIN_SIZE, 8192),
+        default=112,
+        metavar="PX",
+        help="side of a generated face (default %(default)s)",
+    )
     # Sets of the published size, with drawn embeddings.
     add("--full-size", action="store_true", help="the published size, with drawn embeddings in place of images")
-    add("--fraction", type=float, default=1.0, metavar="F", help="share of the full size (default 1)")
+    add(
+        "--fraction",
+        type=real_number(0, 1, above=True),
+        default=1.0,
+        metavar="F",
+        help="share of the full size (default 1)",
+    )
     add(
         "--embedding-size",
-        type=int,
+        type=whole_number(2, 65_536),
         default=512,
         metavar="D",
         help="with --full-size: size of an embedding (default %(default)s)",
@@ -204,9 +216,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default="float32",
         help="with --full-size: number type (default %(default)s)",
     )
-    add("--seed", type=int, default=0, help="random seed (default %(default)s)")
+    add("--seed", type=SEED, default=0, help="random seed (default %(default)s)")
     # How it is written.
-    add("--workers", type=int, metavar="N", help="processes that write images (default: one per core)")
+    add("--workers", type=PROCESSES, metavar="N", help="processes that write images (default: one per core)")
     add("--overwrite", action="store_true", help="replace a layout that this command wrote there")
     arguments = parser.parse_args(argv)
     _check(parser, arguments)
@@ -221,13 +233,8 @@ def _check(parser: CommandParser, arguments: argparse.Namespace) -> None:
         parser.error("give a source and an output folder, or --full-size and an output folder")
     if arguments.full_size and arguments.landmarks:
         parser.error("--landmarks go with a folder of photos, not with --full-size")
-    if not 0 < arguments.fraction <= 1 or (arguments.fraction != 1 and not arguments.full_size):
-        parser.error("--fraction: between 0 and 1, and with --full-size")
-    checks = (("largest_probe", 1), ("impostors", 1), ("image_size", MIN_SIZE), ("embedding_size", 2), ("workers", 0))
-    for name, lowest in (*checks, ("seed", 0)):
-        value = getattr(arguments, name)
-        if value is not None and value < lowest:
-            parser.error(f"--{name.replace('_', '-')} {value}: give at least {lowest}")
+    if arguments.fraction != 1 and not arguments.full_size:
+        parser.error("--fraction goes with --full-size")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from facekd.data.pair_packs.pair_pack import PairPack, write_pair_pack
 from facekd.errors import DataError, ImageError, run_verb
 from facekd.images.decoding import quiet_decoders
 from facekd.images.image_files import is_image_name
-from facekd.utils.command_line import CommandParser
+from facekd.utils.command_line import IMAGE_SIDE, JPEG_QUALITY, SEED, THREADS, CommandParser, whole_number
 from facekd.utils.files import write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
@@ -249,9 +249,9 @@ def _num_pairs(text: str) -> int | str:
     if text == "all":
         return text
     try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of pairs nor `all`") from None
+        return whole_number(2, 10**9)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; or `all`") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -279,8 +279,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="draw N pairs instead, half genuine, people evenly; `all`: every pair, in folds that share people",
     )
-    add("--folds", type=int, default=10, metavar="K", help="folds, unless the list has its own (default: 10)")
-    add("--seed", type=int, default=0, help="random seed of the draw (default: 0)")
+    add(
+        "--folds",
+        type=whole_number(2, 10_000),
+        default=10,
+        metavar="K",
+        help="folds, unless the list has its own (default: 10)",
+    )
+    add("--seed", type=SEED, default=0, help="random seed of the draw (default: 0)")
     add(
         "--on-missing",
         choices=("fail", "drop"),
@@ -288,11 +294,11 @@ def _parser() -> argparse.ArgumentParser:
         help="if images are missing or broken: stop, or leave out their pairs (default: fail)",
     )
     # What the images in the pack look like.
-    add("--size", type=int, default=112, metavar="PX", help="side of the images (default: 112)")
+    add("--size", type=IMAGE_SIDE, default=112, metavar="PX", help="side of the images (default: 112)")
     add("--resize", action="store_true", help="scale images of another size (default: refuse them)")
-    add("--quality", type=int, default=95, metavar="Q", help="JPEG quality of scaled images (default: 95)")
+    add("--quality", type=JPEG_QUALITY, default=95, metavar="Q", help="JPEG quality of scaled images (default: 95)")
     # How it is written.
-    add("--workers", type=int, default=usable_cores(), metavar="N", help="threads (default: all cores)")
+    add("--workers", type=THREADS, default=usable_cores(), metavar="N", help="threads (default: all cores)")
     add("--force", action="store_true", help="replace an existing pack")
     return parser
 

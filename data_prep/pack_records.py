@@ -27,7 +27,7 @@ from data_prep.sources.image_lists import (
 from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
 from facekd.errors import DataError, FacekdError, ImageError, run_verb
 from facekd.images.decoding import quiet_decoders
-from facekd.utils.command_line import CommandParser
+from facekd.utils.command_line import IMAGE_SIDE, JPEG_QUALITY, THREADS, CommandParser
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
@@ -144,7 +144,9 @@ def _parser() -> argparse.ArgumentParser:
         "--root", type=Path, metavar="DIR", help="folder that the names in the .lst are relative to (default: its own)"
     )
     # What the images in the pack look like.
-    parser.add_argument("--size", type=int, default=112, metavar="PIXELS", help="side of the images (default: 112)")
+    parser.add_argument(
+        "--size", type=IMAGE_SIDE, default=112, metavar="PIXELS", help="side of the images (default: 112)"
+    )
     parser.add_argument(
         "--resize",
         action=argparse.BooleanOptionalAction,
@@ -152,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         help="scale images of another size instead of refusing them (default: no)",
     )
     parser.add_argument("--force", action="store_true", help="replace an existing pack")
-    parser.add_argument("--quality", type=int, default=95, help="JPEG quality of scaled images (default: 95)")
+    parser.add_argument("--quality", type=JPEG_QUALITY, default=95, help="JPEG quality of scaled images (default: 95)")
     # Labels, and how the pack is written.
     parser.add_argument(
         "--renumber",
@@ -161,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         help="make the labels of an .lst consecutive (default: no)",
     )
     parser.add_argument(
-        "--workers", type=int, default=usable_cores(), metavar="N", help="threads that read and check images"
+        "--workers", type=THREADS, default=usable_cores(), metavar="N", help="threads that read and check images"
     )
     add_bad_record_option(parser)
     return parser

@@ -19,7 +19,7 @@ import numpy as np
 from facekd.data.datasets.cifar_dataset import CIFAR_FOLDERS, CIFAR_SIZE, GENERATED, GENERATED_FORMAT, cifar_files
 from facekd.data.synthetic.class_textures import render_texture
 from facekd.errors import DataError, run_verb
-from facekd.utils.command_line import CommandParser
+from facekd.utils.command_line import SEED, CommandParser, whole_number
 from facekd.utils.files import atomic_open, read_json, staged_folder, write_json
 from facekd.utils.progress import track
 
@@ -51,16 +51,10 @@ class Settings:
     seed: int
 
     def __post_init__(self) -> None:
-        for name in ("images_per_class", "test_images_per_class"):
-            if not 1 <= getattr(self, name) < MAX_IMAGES:
-                raise DataError(f"--{name.replace('_', '-')} {getattr(self, name)}: give 1 to {MAX_IMAGES - 1:,}")
-        most = DEFAULT_CLASSES[self.layout] if self.layout in CIFAR_FOLDERS else 10_000
-        if not 2 <= self.classes <= most:
-            raise DataError(f"--classes {self.classes}: {self.layout} takes 2 to {most:,}")
+        if self.layout in CIFAR_FOLDERS and self.classes > DEFAULT_CLASSES[self.layout]:
+            raise DataError(f"--classes {self.classes}: {self.layout} takes 2 to {DEFAULT_CLASSES[self.layout]}")
         if self.layout in CIFAR_FOLDERS and self.size != CIFAR_SIZE:
             raise DataError(f"--size {self.size}: CIFAR's images have {CIFAR_SIZE} pixels")
-        if self.size < 8:
-            raise DataError(f"--size {self.size}: give at least 8 pixels")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -191,11 +185,33 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--layout", choices=LAYOUTS, default="cifar-100", help="layout of the files (default: %(default)s)")
     add("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
-    add("--classes", type=int, metavar="N", help="number of classes (default: as CIFAR has; 10 for folders)")
-    add("--images-per-class", type=int, default=50, metavar="N", help="training images (default: %(default)s)")
-    add("--test-images-per-class", type=int, default=10, metavar="N", help="test images (default: %(default)s)")
-    add("--size", type=int, metavar="PIXELS", help="shorter side of the images in folders (default: 96)")
-    add("--seed", type=int, default=0, metavar="N", help="random seed of the classes (default: %(default)s)")
+    add(
+        "--classes",
+        type=whole_number(2, 10_000),
+        metavar="N",
+        help="number of classes (default: as CIFAR has; 10 for folders)",
+    )
+    add(
+        "--images-per-class",
+        type=whole_number(1, MAX_IMAGES - 1),
+        default=50,
+        metavar="N",
+        help="training images (default: %(default)s)",
+    )
+    add(
+        "--test-images-per-class",
+        type=whole_number(1, MAX_IMAGES - 1),
+        default=10,
+        metavar="N",
+        help="test images (default: %(default)s)",
+    )
+    add(
+        "--size",
+        type=whole_number(8, 8192),
+        metavar="PIXELS",
+        help="shorter side of the images in folders (default: 96)",
+    )
+    add("--seed", type=SEED, default=0, metavar="N", help="random seed of the classes (default: %(default)s)")
     return parser
 
 

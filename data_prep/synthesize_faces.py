@@ -23,7 +23,7 @@ from facekd.data.synthetic import MIN_SIZE, render_faces
 from facekd.data.synthetic.pairs import PairPlan, plan_pairs
 from facekd.errors import DataError, run_verb
 from facekd.images.encoding import encode_jpeg, encode_png
-from facekd.utils.command_line import CommandParser
+from facekd.utils.command_line import COUNT, JPEG_QUALITY, PROCESSES, SEED, CommandParser, whole_number
 from facekd.utils.files import atomic_open, read_json, sha256_of_file, staged_folder, write_json, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
@@ -64,14 +64,6 @@ class Settings:
     layout: str
     quality: int
     renderer: int = RENDERER
-
-    def __post_init__(self) -> None:
-        for name, lowest in (("identities", 1), ("images_per_identity", 1), ("size", MIN_SIZE), ("pairs", 0)):
-            if getattr(self, name) < lowest:
-                option = "--" + name.replace("_", "-")
-                raise DataError(f"{option} is {getattr(self, name)}; it must be at least {lowest}")
-        if not 1 <= self.quality <= 100:
-            raise DataError(f"--quality is {self.quality}; JPEG quality is 1 to 100")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,8 +109,6 @@ def synthesize(
         OSError: the files cannot be written; what was rendered is kept for the next attempt.
     """
     folder = Path(output)
-    if workers is not None and workers < 0:
-        raise DataError(f"--workers is {workers}; it must be 0 or more")
     wanted = asdict(settings)
     plan = None
     if settings.pairs:
@@ -324,27 +314,31 @@ def _parser() -> argparse.ArgumentParser:
         example=EXAMPLE,
     )
     # The training set.
-    parser.add_argument("--identities", type=int, required=True, metavar="N", help="number of people to train on")
-    parser.add_argument("--images-per-identity", type=int, required=True, metavar="N", help="photos of each")
+    parser.add_argument("--identities", type=COUNT, required=True, metavar="N", help="number of people to train on")
+    parser.add_argument("--images-per-identity", type=COUNT, required=True, metavar="N", help="photos of each")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write to")
     parser.add_argument(
-        "--size", type=int, default=112, metavar="PIXELS", help="side of the images (default %(default)s)"
+        "--size",
+        type=whole_number(MIN_SIZE, 8192),
+        default=112,
+        metavar="PIXELS",
+        help="side of the images (default %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default %(default)s)")
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="random seed (default %(default)s)")
     # The verification pack of other people.
     parser.add_argument(
-        "--test-identities", type=int, default=100, metavar="N", help="people in the test pack (default %(default)s)"
+        "--test-identities", type=COUNT, default=100, metavar="N", help="people in the test pack (default %(default)s)"
     )
     parser.add_argument(
         "--test-images-per-identity",
-        type=int,
+        type=COUNT,
         default=10,
         metavar="N",
         help="photos of each of them (default %(default)s)",
     )
     parser.add_argument(
         "--pairs",
-        type=int,
+        type=whole_number(0, 10**9),
         default=6000,
         metavar="N",
         help="test pairs, half genuine; 0 for no pack (default %(default)s)",
@@ -356,10 +350,12 @@ def _parser() -> argparse.ArgumentParser:
         default="records",
         help="training images as RecordIO or as folders of JPEGs (default %(default)s)",
     )
-    parser.add_argument("--quality", type=int, default=90, metavar="1-100", help="JPEG quality (default %(default)s)")
+    parser.add_argument(
+        "--quality", type=JPEG_QUALITY, default=90, metavar="1-100", help="JPEG quality (default %(default)s)"
+    )
     parser.add_argument(
         "--workers",
-        type=int,
+        type=PROCESSES,
         metavar="N",
         help="processes that render (default: one per core; 0: only this one)",
     )

@@ -17,15 +17,14 @@ from evaluation.results.page import FOLDER_FORMAT, read_curves, read_result, wri
 from evaluation.results.page import FORMAT as IJB_FORMAT
 from evaluation.results.tables import interval, percent
 from evaluation.sets.pair_set import load_pair_set
-from facekd.embedder.model_options import comma_separated
 from facekd.errors import DataError, FacekdError, run_verb
 from facekd.pages.figures import to_png
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
-from facekd.utils.command_line import CommandParser
+from facekd.utils.command_line import FAR_LIST, SEED, CommandParser, whole_number
 from facekd.utils.files import write_json, write_text
 from facekd.verification import roc_curve
-from facekd.verification.bootstrap import MIN_SUBJECTS
+from facekd.verification.bootstrap import MIN_DRAWS, MIN_SUBJECTS
 from facekd.verification.paired_bootstrap import PairedBootstrap, differences
 
 MAX_FAR_OF_LARGE_SETS = 1e-3  # tested by default on large sets: higher FARs take minutes
@@ -301,18 +300,18 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--output", metavar="DIR", help="folder for the comparison; needed with two or more results")
     add(
         "--fars",
-        type=comma_separated,
+        type=FAR_LIST,
         metavar="F,F",
         help="FARs to test at (default: those measured, up to 1e-3 on large sets)",
     )
     add(
         "--draws",
-        type=int,
+        type=whole_number(MIN_DRAWS, 1_000_000),
         default=1000,
         metavar="N",
         help="draws of the bootstrap, at least 100 (default %(default)s)",
     )
-    add("--seed", type=int, default=0, help="random seed of the draws (default %(default)s)")
+    add("--seed", type=SEED, default=0, help="random seed of the draws (default %(default)s)")
     add("--names", metavar="X.txt", help="LFW-style results: the pack's list of names, so that people are resampled")
     arguments = parser.parse_args(argv)
     # What a parser cannot express: combinations and ranges.
@@ -320,12 +319,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--output: give a folder for the comparison")
     if len(arguments.results) == 1 and arguments.output:
         parser.error("--output: the report of one result goes into its own folder; name two or more to compare")
-    if arguments.draws < 100:
-        parser.error(f"--draws {arguments.draws}: give at least 100")
-    if arguments.seed < 0:
-        parser.error(f"--seed {arguments.seed}: give a whole number from 0")
-    if arguments.fars is not None and not all(0 < far <= 1 for far in arguments.fars):
-        parser.error("--fars: each must lie in (0, 1]")
     return arguments
 
 

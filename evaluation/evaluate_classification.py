@@ -19,7 +19,7 @@ from evaluation.shared_options import add_output_option
 from facekd import __version__
 from facekd.data.datasets import FaceDataset, open_dataset, print_warnings
 from facekd.errors import FacekdError, run_verb
-from facekd.utils.command_line import CommandParser
+from facekd.utils.command_line import COUNT, PROCESSES, CommandParser, real_number
 from facekd.utils.files import sha256_of_file
 from facekd.verification.proportions import wilson_interval
 from facekd.verification.top_k_accuracy import TOP_K
@@ -155,17 +155,17 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--teacher-head", metavar="FILE", help="also apply the classifier of this checkpoint to the model's embeddings")
     add(
         "--mix",
-        type=float,
+        type=real_number(0, 1),
         nargs="+",
         default=[],
         metavar="A",
         help="also mix: (1 - A) times the model's probabilities plus A times those of the teacher's head",
     )
     # How the model is run.
-    add("--batch-size", type=int, default=256, metavar="N", help="images per batch (default: 256)")
+    add("--batch-size", type=COUNT, default=256, metavar="N", help="images per batch (default: 256)")
     add(
         "--workers",
-        type=int,
+        type=PROCESSES,
         default=4,
         metavar="N",
         help="reading processes, at most one per core (default: 4)",
@@ -173,12 +173,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     arguments = parser.parse_args(argv)
     # What a parser cannot express: combinations and ranges.
-    if arguments.batch_size < 1 or arguments.workers < 0:
-        parser.error("--batch-size takes 1 or more, --workers 0 or more")
     if arguments.mix and not arguments.teacher_head:
         parser.error("--mix joins two classifiers: name the other by --teacher-head")
-    if not all(0 <= a <= 1 for a in arguments.mix):
-        parser.error("--mix: A lies in [0, 1]")
     return arguments
 
 

@@ -31,7 +31,7 @@ from evaluation.shared_options import (
 )
 from facekd.embedder.model_options import add_model_options, open_model
 from facekd.errors import DataError, run_verb
-from facekd.utils.command_line import CommandParser
+from facekd.utils.command_line import COUNT, CommandParser, comma_separated
 from facekd.verification.identification import search
 from facekd.verification.proportions import wilson_interval
 from facekd.verification.ranked_scores import RankedScores
@@ -231,10 +231,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--images", required=True, metavar="DIR", help="the folder of aligned faces")
     add_output_option(parser)
     add_flip_option(parser)
-    add("--images-per-person", type=int, metavar="N", help="take the first N images of each person (default: all)")
+    add("--images-per-person", type=COUNT, metavar="N", help="take the first N images of each person (default: all)")
     add(
         "--ranks",
-        type=_ranks,
+        type=comma_separated(COUNT, "1,5,10"),
         default=DEFAULT_RANKS,
         metavar="N,N",
         help="ranks to report (default: 1,5,10,20)",
@@ -244,21 +244,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add_cache_switch(parser)
     add_model_options(parser)
     arguments = parser.parse_args(argv)
-    # What a parser cannot express: combinations and ranges.
-    if arguments.images_per_person is not None and arguments.images_per_person < 1:
-        parser.error("--images-per-person: give at least 1")
     check_metric_options(parser, arguments)
     return arguments
-
-
-def _ranks(text: str) -> tuple[int, ...]:
-    try:
-        ranks = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        ranks = (0,)
-    if min(ranks) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of ranks such as 1,5,10")
-    return ranks
 
 
 if __name__ == "__main__":

@@ -192,9 +192,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     check_metric_options(parser, arguments)
     # What a parser cannot express: combinations and ranges.
-    for name in ("threads", "workers"):
-        if (value := getattr(arguments, name)) is not None and value < 1:
-            parser.error(f"--{name} {value}: give at least 1, or leave it out")
     if arguments.embeddings is None and arguments.embeddings_flipped is not None:
         parser.error("--embeddings-flipped is about --embeddings; --model embeds the mirror images itself")
     return arguments

@@ -33,7 +33,7 @@ from evaluation.shared_options import (
 )
 from facekd.embedder.model_options import add_model_options, open_model
 from facekd.errors import FacekdError, run_verb
-from facekd.utils.command_line import CommandParser
+from facekd.utils.command_line import CommandParser, whole_number
 from facekd.utils.files import sha256_of_file, write_json, write_text
 from facekd.verification.scores import cosines
 
@@ -147,7 +147,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "resample people, not pairs",
     )
     # How accuracy and TAR@FAR are measured.
-    add("--folds", type=int, default=10, help="number of contiguous folds for the accuracy (default: 10)")
+    add(
+        "--folds",
+        type=whole_number(2, 10_000),
+        default=10,
+        help="number of contiguous folds for the accuracy (default: 10)",
+    )
     add_flip_option(parser)
     add_rule_option(parser)
     add_metric_options(parser, LFW_FARS)

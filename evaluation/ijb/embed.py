@@ -17,6 +17,7 @@ from evaluation.ijb.problems import NUM_EXAMPLES, Findings
 from evaluation.ijb.protocol import IjbProtocol
 from evaluation.provenance import describe_model, find_model
 from facekd.embedder.model_options import open_model
+from facekd.utils.command_line import THREADS
 
 
 def add_embedding_options(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +25,7 @@ def add_embedding_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("embedding").add_argument
     add("--cache", metavar="DIR", help="folder of embeddings (default: embeddings in the output folder)")
     add("--embedding-dtype", choices=("float32", "float16"), default="float32", help="number type (default: float32)")
-    add("--workers", type=int, metavar="N", help="threads that decode and align (default: one per core, at most 8)")
+    add("--workers", type=THREADS, metavar="N", help="threads that decode and align (default: one per core, at most 8)")
 
 
 def embed_with_model(

@@ -8,9 +8,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from facekd.utils.command_line import COUNT, IMAGE_SIDE, comma_separated, real_number, whole_number
+
 if TYPE_CHECKING:  # torch and onnxruntime cost seconds: `--help` does without
     from facekd.embedder import Embedder
 
+# Means may be negative, for models that take other units; more threads than this slow each other down.
+GREY_LEVELS = comma_separated(real_number(-1e6, 1e6), "127.5,127.5,127.5")
+MAX_THREADS = 4 * (os.cpu_count() or 1)
 MODEL_HELP = "an ONNX file (any tool's), a facekd checkpoint, or the folder of a run: its latest checkpoint"
 
 
@@ -20,13 +25,13 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the model", "overriding what its file records").add_argument
     add(
         "--mean",
-        type=comma_separated,
+        type=GREY_LEVELS,
         metavar="R,G,B",
         help="mean to subtract, in units of 0..255; one number for all three",
     )
-    add("--std", type=comma_separated, metavar="R,G,B", help="standard deviation to divide by, in units of 0..255")
+    add("--std", type=GREY_LEVELS, metavar="R,G,B", help="standard deviation to divide by, in units of 0..255")
     add("--color", choices=("rgb", "bgr"), help="channel order of the model's input")
-    add("--image-size", type=int, metavar="PX", help="input size, if the model's file does not record it")
+    add("--image-size", type=IMAGE_SIDE, metavar="PX", help="input size, if the model's file does not record it")
     add(
         "--resize",
         action=argparse.BooleanOptionalAction,
@@ -35,12 +40,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--batch-size",
-        type=int,
+        type=COUNT,
         metavar="N",
         help="images per call of a model with a dynamic batch (default: 16 for a checkpoint on a CPU, else 64)",
     )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (default: cpu)")
-    add("--threads", type=_number_of_threads, help="threads of onnxruntime (default: one per core)")
+    add("--threads", type=whole_number(1, MAX_THREADS), help="threads of onnxruntime (default: one per core)")
 
 
 def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = None) -> Embedder:
@@ -76,21 +81,6 @@ def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = N
         used = ", ".join(f"{name} {getattr(embedder.preprocessing, name)}" for name in assumed)
         print(f"{path} does not record its preprocessing; assumed: {used}", file=sys.stderr)
     return embedder
-
-
-def comma_separated(text: str) -> tuple[float, ...]:
-    """Parses an option such as `127.5,127.5,127.5`, for argparse's `type`."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 127.5,127.5,127.5") from None
-
-
-def _number_of_threads(text: str) -> int:
-    highest = 4 * (os.cpu_count() or 1)  # more threads slow each other down; with thousands the program seems to hang
-    if not text.isdigit() or not 1 <= int(text) <= highest:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {highest}; leave it out for one per core")
-    return int(text)
 
 
 def _one_or_three(values: Sequence[float] | None) -> Sequence[float] | float | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from facekd.errors import run_verb
 from facekd.experiments.command_runner import CompletedSteps, Step, as_options, run_steps
-from facekd.utils.command_line import CommandParser
+from facekd.utils.command_line import SEED, CommandParser
 from facekd.utils.files import read_json, write_json
 from facekd.utils.locks import folder_lock
 from facekd.utils.progress import format_duration
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", default="runs/quickstart", help="folder for everything (%(default)s)")
     parser.add_argument("--size", choices=SIZES, default="small", help="how much to generate and train (%(default)s)")
     parser.add_argument(
-        "--seed", type=int, default=0, help="random seed of the faces and of the training (%(default)s)"
+        "--seed", type=SEED, default=0, help="random seed of the faces and of the training (%(default)s)"
     )
     arguments = parser.parse_args(argv)
     Quickstart(Path(arguments.output), SIZES[arguments.size], arguments.seed).run()

@@ -33,7 +33,7 @@ from facekd.export.onnx_graph import (
     with_normalize,
 )
 from facekd.export.parity import PARITY_BATCHES, TOLERANCE, check_parity, measure_parity, probe_images
-from facekd.utils.command_line import CommandParser
+from facekd.utils.command_line import CommandParser, real_number
 from facekd.utils.files import atomic_path, sha256_of_file
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=real_number(0, 1, above=True),
         default=TOLERANCE,
         help="largest relative error |onnx - torch| / |torch| allowed (default: %(default)s)",
     )

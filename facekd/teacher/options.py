@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from facekd.embedder.model_options import open_model
 from facekd.errors import FacekdError
+from facekd.utils.command_line import IMAGE_SIDE, PROCESSES
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     from facekd.data.datasets import FaceDataset
@@ -24,7 +25,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--data-size",
-        type=int,
+        type=IMAGE_SIDE,
         metavar="PX",
         help="open the images at this size (default: the teacher's); another size needs --resize",
     )
@@ -34,7 +35,12 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         default="fail",
         help="what to do with an image that cannot be read; skip takes the next good one instead, as training does",
     )
-    add("--workers", type=int, metavar="N", help="processes that read images (default: 4 with --device cuda, else 0)")
+    add(
+        "--workers",
+        type=PROCESSES,
+        metavar="N",
+        help="processes that read images (default: 4 with --device cuda, else 0)",
+    )
 
 
 def open_teacher_and_data(arguments: argparse.Namespace) -> tuple[Embedder, FaceDataset]:
@@ -47,8 +53,6 @@ def open_teacher_and_data(arguments: argparse.Namespace) -> tuple[Embedder, Face
         FacekdError: a size does not fit, or the model or the data cannot be used.
     """
     # The teacher, and the size at which it sees the images.
-    if arguments.batch_size is not None and arguments.batch_size < 1:
-        raise FacekdError(f"--batch-size {arguments.batch_size}: give at least 1")
     embedder = open_model(arguments.model, arguments, resize=False)
     teacher_size = embedder.preprocessing.image_size
     data_size = arguments.data_size or teacher_size

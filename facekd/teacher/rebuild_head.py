@@ -13,7 +13,7 @@ from facekd.embedder.model_options import add_model_options
 from facekd.errors import InputError, run_verb
 from facekd.head.robust_centres import NearestCentres, RobustCentres, find_nearest_centres, robust_centres
 from facekd.teacher.options import add_data_options, open_teacher_and_data, read_batch_size, read_workers
-from facekd.utils.command_line import CommandParser
+from facekd.utils.command_line import COSINE, COUNT, CommandParser
 from facekd.utils.files import write_json
 from facekd.utils.progress import track
 from facekd.verification.scores import unit_rows
@@ -225,28 +225,24 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     # How to compute and evaluate the centres.
     add(
         "--min-cosine",
-        type=float,
+        type=COSINE,
         metavar="X",
         help="leave out images below this cosine to their centre (default: from the data, see docs/method.md)",
     )
     add(
         "--evaluation-images",
-        type=int,
+        type=COUNT,
         default=200_000,
         metavar="N",
         help="number of images to evaluate the centres on, spread evenly (default: 200000)",
     )
     # The name that this option had at first, so that old command lines work.
-    add("--judge-images", dest="evaluation_images", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    add("--judge-images", dest="evaluation_images", type=COUNT, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add_model_options(parser)
     arguments = parser.parse_args(argv)
     # What argparse cannot check.
     if Path(arguments.output).suffix == ".json":
         parser.error(f"--output {arguments.output}: the report takes this name; call the classifier .pt")
-    if arguments.evaluation_images < 1:
-        parser.error(f"--evaluation-images {arguments.evaluation_images}: give at least 1")
-    if arguments.min_cosine is not None and not -1 <= arguments.min_cosine <= 1:
-        parser.error(f"--min-cosine {arguments.min_cosine}: a cosine lies between -1 and 1")
     return arguments
 
 

@@ -3,11 +3,73 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from facekd.utils.suggestions import did_you_mean
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Returns a `type` for an option that takes a whole number from `least` to `most`, both included."""
+    expected = f"a whole number from {least:,}" + (f" to {most:,}" if most is not None else "")
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise _unexpected(text, expected) from None
+        if value < least or (most is not None and value > most):
+            raise _unexpected(text, expected)
+        return value
+
+    return parse
+
+
+def real_number(least: float, most: float = math.inf, above: bool = False) -> Callable[[str], float]:
+    """Returns a `type` for an option that takes a finite number from `least` to `most`; with `above`, not `least`."""
+    expected = f"a number {'above' if above else 'from'} {least:g}"
+    if most < math.inf:
+        expected += f"{', at most' if above else ' to'} {most:g}"
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise _unexpected(text, expected) from None
+        if not (least < value if above else least <= value) or not value <= most or math.isinf(value):
+            raise _unexpected(text, expected)
+        return value
+
+    return parse
+
+
+def comma_separated(parse: Callable[[str], float], example: str) -> Callable[[str], tuple[float, ...]]:
+    """Returns a `type` for an option that takes numbers with commas between, each checked by `parse`."""
+
+    def parse_all(text: str) -> tuple[float, ...]:
+        try:
+            return tuple(parse(part) for part in text.split(","))
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{error}; several with commas between, such as {example}") from None
+
+    return parse_all
+
+
+def _unexpected(text: str, expected: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"expected {expected}, found {text!r}")
+
+
+# The numbers that many verbs take. No option has plain `int` or `float` as its type: a test walks through all of them.
+SEED = whole_number(0, 2**64 - 1)
+THREADS = whole_number(1, 4096)
+PROCESSES = whole_number(0, 4096)  # 0: the verb works alone
+IMAGE_SIDE = whole_number(1, 8192)  # pixels
+JPEG_QUALITY = whole_number(1, 100)
+COUNT = whole_number(1, 10**9)
+COSINE = real_number(-1, 1)
+FAR_LIST = comma_separated(real_number(0, 1, above=True), "0.1,0.01")
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -242,8 +242,8 @@ def test_photographs_that_differ_in_suffix_only_have_crops_of_their_own(tmp_path
     [
         ((), "one of the two"),
         (("--detector", "a", "--landmarks", "b"), "one of the two"),
-        (("--detector", "a", "--min-score", "3"), "scores are 0 to 1"),
-        (("--detector", "a", "--size", "0"), "--size 0: expected 16"),
+        (("--detector", "a", "--min-score", "3"), "--min-score: expected a number from 0 to 1, found '3'"),
+        (("--detector", "a", "--size", "0"), "--size: expected a whole number from 16 to 2,048, found '0'"),
     ],
 )
 def test_unclear_questions_are_refused(

@@ -149,7 +149,7 @@ def test_several_packs_have_a_folder_each_and_a_summary(model, pack, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--folds", "1"], "folds must lie between 2 and the 40 pairs"),
+        (["--folds", "41"], "folds must lie between 2 and the 40 pairs"),
         (["--model", "nowhere.onnx"], "nowhere.onnx: no such file"),
         (["--pairs", "nowhere.bin"], "No such file or directory: nowhere.bin"),
         (["--image-size", "112"], "takes 16 pixels, but image_size 112 is given"),
@@ -167,13 +167,13 @@ def test_mistakes_are_one_line_and_write_no_result(evaluate, tmp_path, capsys, a
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--fars", "0.1,zero"], "not a list of numbers"),
-        (["--fars", "0"], "each must lie in"),
+        (["--fars", "0.1,zero"], "expected a number above 0, at most 1, found 'zero'"),
+        (["--fars", "0"], "expected a number above 0, at most 1, found '0'"),
         (["--bootstrap", "7"], "at least 100"),
         (["--names", "a.txt", "b.txt"], "2 given for 1 packs"),
-        (["--seed", "-1"], "--seed -1: give a whole number from 0"),
-        (["--threads", "0"], "'0' is not a number from 1 to"),
-        (["--threads", "100000"], "'100000' is not a number from 1 to"),
+        (["--seed", "-1"], "--seed: expected a whole number from 0"),
+        (["--threads", "0"], "--threads: expected a whole number from 1 to"),
+        (["--threads", "100000"], "found '100000'"),
     ],
 )
 def test_impossible_options_are_refused_before_anything_is_read(evaluate, capsys, arguments, message):

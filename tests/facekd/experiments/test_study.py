@@ -150,7 +150,7 @@ def test_a_typo_in_a_method_is_found_before_anything_runs(tmp_path: Path, capsys
     [
         ({"folsd": 2}, r"evaluate: .*--folsd.* \(?did you mean --folds\?.*`facekd evaluate lfw --help`"),
         ({"fold": 2}, r"evaluate: --fold is not an option; did you mean --folds\?.*`facekd evaluate lfw --help`"),
-        ({"folds": "two"}, "evaluate: argument --folds: invalid int value: 'two'"),
+        ({"folds": "two"}, "evaluate: argument --folds: expected a whole number from 2 to 10,000, found 'two'"),
         ({"bootstrap": 3}, "evaluate: --bootstrap 3: give 0, or at least 100 draws"),
         ({"color": "grey"}, "evaluate: argument --color: invalid choice: 'grey'"),
     ],
