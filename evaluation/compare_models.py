@@ -11,10 +11,10 @@ import numpy as np
 
 from evaluation.ijb.problems import subjects_of_templates
 from evaluation.ijb.protocol import load_protocol
+from evaluation.result_files import FOLDER_FORMAT, IJB_FORMAT
 from evaluation.results.evaluated import Evaluated, check_comparable, load_results, match_by_set
 from evaluation.results.figures import Curve, draw_identification, draw_verification
-from evaluation.results.page import FOLDER_FORMAT, read_curves, read_result, write_report
-from evaluation.results.page import FORMAT as IJB_FORMAT
+from evaluation.results.page import read_curves, read_result, write_report
 from evaluation.results.tables import interval, percent
 from evaluation.sets.pair_set import load_pair_set
 from facekd.errors import DataError, FacekdError, run_verb
@@ -22,7 +22,8 @@ from facekd.pages.figures import to_png
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
 from facekd.utils.command_line import FAR_LIST, SEED, CommandParser, whole_number
-from facekd.utils.files import write_json, write_text
+from facekd.utils.files import write_text
+from facekd.utils.result_folder import finish_results, start_results
 from facekd.verification import roc_curve
 from facekd.verification.bootstrap import MIN_DRAWS, MIN_SUBJECTS
 from facekd.verification.paired_bootstrap import PairedBootstrap, differences
@@ -113,6 +114,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # Write the same in three forms.
     output = Path(arguments.output)
+    start_results(output, ("comparison.html", "comparison.md"), mark="comparison.json")
     names = " and ".join(model.name for model in comparisons[0].models)
     pages = [one.to_page() for one in comparisons]
     write_page(output / "comparison.html", "comparison", title=f"Comparison of {names}", sets=pages)
@@ -120,7 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     markdown += [f"# {one.title}\n\nProtocol: {one.protocol['text']}.\n\n{one.to_text()}\n" for one in comparisons]
     write_text(output / "comparison.md", "\n".join(markdown))
     content = [one.to_json() for one in comparisons]
-    write_json(output / "comparison.json", {"format": "facekd-comparison", "version": 1, "sets": content})
+    whole = {"format": "facekd-comparison", "version": 1, "sets": content}
+    finish_results(output, whole, mark="comparison.json")
     print(f"\nwritten to {output}")
     return 0
 

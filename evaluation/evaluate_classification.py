@@ -14,17 +14,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.result_files import make_result, write_results
+from evaluation.result_files import CLASSIFICATION_FORMAT, make_result, start_evaluation
 from evaluation.shared_options import add_output_option
 from facekd import __version__
 from facekd.data.datasets import FaceDataset, open_dataset, print_warnings
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.command_line import COUNT, PROCESSES, CommandParser, real_number
 from facekd.utils.files import sha256_of_file
+from facekd.utils.result_folder import finish_results
 from facekd.verification.proportions import wilson_interval
 from facekd.verification.top_k_accuracy import TOP_K
 
-RESULT_FORMAT, RESULT_VERSION = "facekd-classification", 1
+RESULT_VERSION = 1
 EXAMPLE = """\
 example:
   facekd evaluate classification --model runs/student --data /data/cifar --output results/student
@@ -87,8 +88,9 @@ def main(argv: list[str] | None = None) -> int:
         "heads": heads,
     }
     software = {"facekd": __version__, **_versions()}
-    result = make_result(RESULT_FORMAT, RESULT_VERSION, content, "evaluate classification", argv, software)
-    write_results(Path(arguments.output), result)
+    result = make_result(CLASSIFICATION_FORMAT, RESULT_VERSION, content, "evaluate classification", argv, software)
+    start_evaluation(Path(arguments.output))
+    finish_results(Path(arguments.output), result)
     print_heads(heads, f"{arguments.model} on {dataset.name}", len(dataset), dataset.num_classes)
     print(f"\nwritten to {arguments.output}")
     return 0

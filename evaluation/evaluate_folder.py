@@ -16,8 +16,8 @@ from rich.console import Console
 from evaluation.measures import add_intervals, measure_verification, verification_curves
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.provenance import describe_model, find_model
-from evaluation.result_files import make_result, write_results
-from evaluation.results.page import FOLDER_FORMAT, write_report
+from evaluation.result_files import FOLDER_FORMAT, make_result, start_evaluation, write_arrays
+from evaluation.results.page import write_report
 from evaluation.results.tables import rank_table, summary_of, verification_table
 from evaluation.sets.embedding_cache import embed_pair_set
 from evaluation.sets.face_folder import FaceFolder
@@ -32,6 +32,7 @@ from evaluation.shared_options import (
 from facekd.embedder.model_options import add_model_options, open_model
 from facekd.errors import DataError, run_verb
 from facekd.utils.command_line import COUNT, CommandParser, comma_separated
+from facekd.utils.result_folder import finish_results
 from facekd.verification.identification import search
 from facekd.verification.proportions import wilson_interval
 from facekd.verification.ranked_scores import RankedScores
@@ -93,9 +94,11 @@ def main(argv: list[str] | None = None) -> int:
         "notes": folders.notes,
     }
     result = make_result(FOLDER_FORMAT, RESULT_VERSION, content, "evaluate folder", argv)
-    write_results(output, result, curves=curves)
+    start_evaluation(output)
+    write_arrays(output, curves=curves)
     if arguments.report:
-        write_report(output)
+        write_report(output, result)
+    finish_results(output, result)
     _print(result, root.name)
     print(f"written to {arguments.output}")
     return 0

@@ -50,16 +50,17 @@ from evaluation.ijb.problems import (
 from evaluation.ijb.protocol import TARGETS, IjbProtocol, load_protocol
 from evaluation.measures import measure_verification, notes_on_ties, verification_curves
 from evaluation.metric_options import add_metric_options, check_metric_options
-from evaluation.result_files import make_result, write_results
+from evaluation.result_files import IJB_FORMAT, make_result, start_evaluation, write_arrays
 from evaluation.results.page import write_report
 from evaluation.results.terminal import print_ijb_results
 from evaluation.shared_options import add_model_option, add_output_option, add_report_switch, add_rule_option
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.command_line import CommandParser
+from facekd.utils.result_folder import finish_results
 from facekd.verification.calibration import calibrate
 
-RESULT_FORMAT, RESULT_VERSION = "facekd-ijb", 1
+RESULT_VERSION = 1
 EXAMPLE = """\
 examples:
   facekd evaluate ijbc --model model.onnx --root IJB_release/IJBC --target IJBC --output runs/ijbc
@@ -137,10 +138,12 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }
     output = Path(arguments.output)
-    result = make_result(RESULT_FORMAT, RESULT_VERSION, content, "evaluate ijbc", argv)
-    write_results(output, result, scores, curves)
+    result = make_result(IJB_FORMAT, RESULT_VERSION, content, "evaluate ijbc", argv)
+    start_evaluation(output)
+    write_arrays(output, scores, curves)
     if arguments.report:
-        write_report(output)
+        write_report(output, result)
+    finish_results(output, result)
     print_ijb_results(result)
     print(f"\nwritten to {output}")
     return 0

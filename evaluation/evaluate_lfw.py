@@ -16,7 +16,7 @@ from rich.console import Console
 from evaluation.measures import LFW_FARS, measure_pairs
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.provenance import describe_model, find_model
-from evaluation.result_files import make_result, write_results
+from evaluation.result_files import LFW_FORMAT, SUMMARY_FORMAT, make_result, start_evaluation, write_arrays
 from evaluation.results.figures import ScoredPairs, draw_pair_sets
 from evaluation.results.hardest_pairs import draw_hardest_pairs
 from evaluation.results.pack_names import PACK_NAMES
@@ -34,10 +34,11 @@ from evaluation.shared_options import (
 from facekd.embedder.model_options import add_model_options, open_model
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.command_line import CommandParser, whole_number
-from facekd.utils.files import sha256_of_file, write_json, write_text
+from facekd.utils.files import sha256_of_file, write_text
+from facekd.utils.result_folder import finish_results
 from facekd.verification.scores import cosines
 
-RESULT_FORMAT, SUMMARY_FORMAT, RESULT_VERSION = "facekd-verification", "facekd-verification-summary", 1
+RESULT_VERSION = 1
 EXAMPLE = """\
 example:
   facekd evaluate lfw --model model.onnx --pairs lfw.bin --output runs/lfw
@@ -77,10 +78,13 @@ def main(argv: list[str] | None = None) -> int:
         embeddings = embed_pair_set(embedder, pair_set, arguments.flip, cache)
         scores = cosines(embeddings[0::2], embeddings[1::2], pair_set.path)
         result = make_result(
-            RESULT_FORMAT, RESULT_VERSION, _measure(arguments, pair_set, scores, model), "evaluate lfw", argv
+            LFW_FORMAT, RESULT_VERSION, _measure(arguments, pair_set, scores, model), "evaluate lfw", argv
         )
-        folder = output if len(pair_sets) == 1 else output / pair_set.name
         one = ScoredPairs(pair_set.name, scores, pair_set.is_same, result)
+        # Earlier results stay until the first new ones are there.
+        if not scored and len(pair_sets) > 1:
+            start_evaluation(output, [other.name for other in pair_sets])
+        folder = output if len(pair_sets) == 1 else output / pair_set.name
         _write(folder, pair_set, one, Path(arguments.model).name if arguments.pictures else None)
         print_lfw_results(result, pair_set.name, result["protocol"]["text"])
         scored.append(one)
@@ -120,7 +124,7 @@ def _write_summary(
     table = accuracy_table(results, name)
     write_text(output / "table.md", table.to_markdown())
     summary = {"format": SUMMARY_FORMAT, "version": RESULT_VERSION, "model": model, "pair_sets": results}
-    write_json(output / "results.json", summary)
+    finish_results(output, summary)
     print()
     table.print(Console(soft_wrap=True))
 
@@ -216,10 +220,12 @@ def _describe_protocol(arguments: argparse.Namespace, pair_set: PairSet) -> dict
 
 def _write(folder: Path, pair_set: PairSet, one: ScoredPairs, title: str | None) -> None:
     """Writes what one pack gives, results.json last; without a title there are no pictures."""
+    start_evaluation(folder)
+    write_arrays(folder, one.scores)
     if title is not None:
         draw_pair_sets(folder / "roc.png", [one], f"{title} on {one.name}")
         draw_hardest_pairs(folder / "hardest_pairs.png", pair_set, one.scores, one.result["eer_threshold"])
-    write_results(folder, one.result, one.scores)
+    finish_results(folder, one.result)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
-"""Puts together and writes what an evaluation leaves in its output folder."""
+"""Puts together and writes what an evaluation leaves in its output folder.
+
+Every evaluation calls `start_evaluation`, writes its files, and ends with `finish_results`, which writes results.json.
+"""
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,7 +15,25 @@ from typing import Any
 import numpy as np
 
 from evaluation.provenance import describe_software
-from facekd.utils.files import atomic_open, write_json
+from facekd.errors import DataError
+from facekd.utils.files import atomic_open, read_json
+from facekd.utils.result_folder import MARK, start_results
+
+# Formats of results.json that an evaluation writes, and so may replace.
+LFW_FORMAT, SUMMARY_FORMAT = "facekd-verification", "facekd-verification-summary"
+IJB_FORMAT, FOLDER_FORMAT, CLASSIFICATION_FORMAT = "facekd-ijb", "facekd-folder", "facekd-classification"
+FORMATS = (LFW_FORMAT, SUMMARY_FORMAT, IJB_FORMAT, FOLDER_FORMAT, CLASSIFICATION_FORMAT)
+# Every other file that some evaluation writes into its output folder; a new one must be named here.
+FILES = (
+    "scores.npy",
+    "curves.npz",
+    "roc.png",
+    "hardest_pairs.png",
+    "table.md",
+    "report.html",
+    "report.md",
+    "results.csv",
+)
 
 
 def make_result(
@@ -34,27 +56,50 @@ def make_result(
     """
     # Software and command come last, so that a reader sees the measures first.
     words = sys.argv[1:] if argv is None else argv
-    return {
+    result = {
         "format": kind,
         "version": version,
         **content,
         "software": describe_software() if software is None else dict(software),
         "command": shlex.join(["facekd", *verb.split(), *words]),
     }
+    return json.loads(json.dumps(result))  # a page made of it equals one made of the file: lists, no tuples
 
 
-def write_results(
-    folder: Path,
-    result: Mapping[str, Any],
-    scores: np.ndarray | None = None,
-    curves: Mapping[str, np.ndarray] | None = None,
+def start_evaluation(folder: Path, parts: Sequence[str] = ()) -> None:
+    """Withdraws the results of an earlier evaluation in a folder, and removes all its files but the embeddings.
+
+    Args:
+        folder: output folder of the evaluation; created if missing.
+        parts: names of the packs that will have a folder each in it.
+
+    Raises:
+        DataError: the folder holds results of something else than an evaluation.
+    """
+    earlier = _earlier_results(folder)
+    packs = [one["pair_set"]["name"] for one in earlier.get("pair_sets", ())]
+    start_results(folder, FILES, [*parts, *packs])
+
+
+def write_arrays(
+    folder: Path, scores: np.ndarray | None = None, curves: Mapping[str, np.ndarray] | None = None
 ) -> None:
-    """Writes scores.npy and curves.npz, where given, then results.json: where that is, the rest is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Writes scores.npy and curves.npz, where given; curves without an array leave no file."""
     if scores is not None:
         with atomic_open(folder / "scores.npy") as stream:
             np.save(stream, scores)
-    if curves is not None:
+    if curves:
         with atomic_open(folder / "curves.npz") as stream:
             np.savez(stream, **curves)  # type: ignore[arg-type]
-    write_json(folder / "results.json", result)
+
+
+def _earlier_results(folder: Path) -> dict[str, Any]:
+    """Returns what results.json of a folder says; nothing if there is none, or a damaged one."""
+    try:
+        found = read_json(folder / MARK, "the results of an evaluation")
+    except (FileNotFoundError, DataError):
+        return {}
+    if found.get("format") not in FORMATS:
+        kind = found.get("format", "none given")
+        raise DataError(f"{folder / MARK}: is not of an evaluation (format: {kind}); choose another --output")
+    return found

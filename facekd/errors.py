@@ -99,7 +99,7 @@ def run_verb(main: Callable[[], int | None]) -> int:
         if error.errno == errno.ENOSPC:
             _report(
                 f"no space left on the device while writing {error.filename or 'a file'}; "
-                "earlier results are intact, free some space and run the same command again"
+                "free some space and run the same command again"
             )
         elif isinstance(error, FileExistsError | NotADirectoryError) and (file := _file_in_the_way(error.filename)):
             _report(f"{file} is a file, and a folder is needed there: give another name, or move the file away")

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.results.page import FORMAT as IJB_FORMAT
+from evaluation.result_files import IJB_FORMAT, LFW_FORMAT, SUMMARY_FORMAT
 from evaluation.results.page import name_of, read_result
 from facekd.errors import DataError
 
-LFW_FORMAT, LFW_SUMMARY = "facekd-verification", "facekd-verification-summary"
 DESCRIPTIONS = ("text", "like")  # keys of a protocol that describe it, and do not define it
 
 
@@ -47,7 +46,7 @@ class Evaluated:
 def load_results(folder: str) -> list[Evaluated]:
     """Reads the results of a folder: one, or one for each pack."""
     result = read_result(folder)
-    if result["format"] == LFW_SUMMARY:
+    if result["format"] == SUMMARY_FORMAT:
         return [Evaluated(name_of(one), Path(folder) / one["pair_set"]["name"], one) for one in result["pair_sets"]]
     if result["format"] not in (IJB_FORMAT, LFW_FORMAT):
         raise DataError(f"{folder}: holds {result['format']}; IJB-style and LFW-style results can be compared")

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.result_files import FOLDER_FORMAT, IJB_FORMAT
 from evaluation.results.figures import Curve, draw_histograms, draw_identification, draw_verification
 from evaluation.results.tables import (
     DATA,
@@ -32,8 +33,9 @@ from facekd.pages.figures import to_png
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
 from facekd.utils.files import read_json, write_text
+from facekd.utils.result_folder import is_unfinished
 
-FORMAT, FOLDER_FORMAT, NEWEST_VERSION = "facekd-ijb", "facekd-folder", 1
+NEWEST_VERSION = 1
 FOLDER_COUNTS = ("num_images", "num_people", "num_gallery", "num_distractors", "num_probes")
 FILES = ("results.csv", "report.md", "report.html")
 
@@ -48,6 +50,10 @@ def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         result = read_json(path, "the results of an evaluation", "run the evaluation again")
     except FileNotFoundError:
+        if is_unfinished(Path(folder)):
+            raise DataError(
+                f"{folder}: its evaluation was stopped before all files were written; run the evaluation again"
+            ) from None
         raise DataError(f"{path}: no results there; give the --output folder of a finished evaluation") from None
     if not str(result.get("format", "")).startswith("facekd-"):
         raise DataError(f"{path}: names no format, so it was not written by `facekd evaluate`")
@@ -72,8 +78,12 @@ def read_curves(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise DataError(f"{path}: cannot be read ({error}); run the evaluation again") from error
 
 
-def write_report(folder: str | os.PathLike[str]) -> list[Path]:
+def write_report(folder: str | os.PathLike[str], result: dict[str, Any] | None = None) -> list[Path]:
     """Writes CSV, Markdown and HTML into the output folder of an evaluation.
+
+    Args:
+        folder: the output folder, with the curves in it.
+        result: what its results.json will hold, before that is written; None reads the file.
 
     Returns:
         The files written.
@@ -83,9 +93,9 @@ def write_report(folder: str | os.PathLike[str]) -> list[Path]:
         OSError: a file cannot be written.
     """
     folder = Path(folder)
-    result = read_result(folder)
-    if result["format"] not in (FORMAT, FOLDER_FORMAT):
-        known = f"{FORMAT} and {FOLDER_FORMAT}"
+    result = read_result(folder) if result is None else result
+    if result["format"] not in (IJB_FORMAT, FOLDER_FORMAT):
+        known = f"{IJB_FORMAT} and {FOLDER_FORMAT}"
         raise DataError(f"{folder}: holds results of {result['format']}; this report is for those of {known}")
 
     # The numbers as CSV and Markdown, then the page with pictures.

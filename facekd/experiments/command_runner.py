@@ -105,9 +105,20 @@ class CompletedSteps:
                     "Choose another --output, or delete the folder"
                 )
             return False
+        if entry.get("unfinished"):
+            return False
         # Numbers grow with every completed step, so a dependency that has run again since has another number.
         built_on = {title: self._done.get(title, {}).get("number") for title in step.after}
         return step.makes.exists() and entry["after"] == built_on
+
+    def withdraw(self, step: Step) -> None:
+        """Records that a step done before is being done again: until it ends, what it makes may be half old.
+
+        Its number stays, so that the steps built on it are done again even if this one is stopped.
+        """
+        if step.title in self._done:
+            self._done[step.title]["unfinished"] = True
+            write_json(self._file, {"steps": self._done})
 
     def add(self, step: Step, seconds: float) -> None:
         """Records that a step is done."""
@@ -189,6 +200,7 @@ def run_steps(
                             print(f"-- {step.title}: done before", flush=True)
                         outcome.done.append(step.title)
                         continue
+                    completed.withdraw(step)
                     running.append(_start(step, environment))
                 # Nothing runs and nothing can start: the steps that are left depend on a failed one.
                 if not running:

@@ -16,9 +16,10 @@ from typing import Any
 from facekd.errors import run_verb
 from facekd.experiments.command_runner import CompletedSteps, Step, as_options, run_steps
 from facekd.utils.command_line import SEED, CommandParser
-from facekd.utils.files import read_json, write_json
+from facekd.utils.files import read_json
 from facekd.utils.locks import folder_lock
 from facekd.utils.progress import format_duration
+from facekd.utils.result_folder import finish_results, start_results
 
 EXAMPLE = """\
 example:
@@ -145,8 +146,9 @@ class Quickstart:
             run_steps(self.evaluations(), completed, jobs=2, threads=threads, done=trained.done)
         models = [self._result("untrained", "random weights")]
         models += [self._result(name, recipe.method) for name, recipe in RECIPES.items() if recipe.evaluated]
-        write_json(self.folder / "results.json", {"schema": 1, "seed": self.seed, "models": models})
+        start_results(self.folder, ("report.html",))
         write_report(self.folder, models)
+        finish_results(self.folder, {"schema": 1, "seed": self.seed, "models": models})
         print(_table(models))
         print(f"\nreport: {self.folder / 'report.html'}   ({format_duration(time.monotonic() - started)})")
 

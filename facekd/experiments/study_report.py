@@ -14,7 +14,8 @@ from facekd.pages.figures import RocLine, draw_losses, draw_roc, label_axes, new
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
 from facekd.training.logbook import read_log
-from facekd.utils.files import write_json, write_text
+from facekd.utils.files import write_text
+from facekd.utils.result_folder import finish_results, start_results
 from facekd.verification.metrics import tar_curve
 
 if TYPE_CHECKING:
@@ -26,9 +27,10 @@ PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 def write_report(study: Study, results: dict[str, Any]) -> None:
     """Writes results.md, report.html and results.json into the folder of the study."""
+    start_results(study.output, ("results.md", "report.html"))
     write_text(study.output / "results.md", to_markdown(results))
     _write_page(study, results)
-    write_json(study.output / "results.json", results)  # last: once it is there, the rest is complete
+    finish_results(study.output, results)
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:

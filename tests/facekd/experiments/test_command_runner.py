@@ -58,6 +58,26 @@ def test_what_is_done_is_skipped_and_what_builds_on_a_new_run_is_not(tmp_path: P
     assert runs(tmp_path, "a", "b", "c") == [1, 2, 1]  # a anew, so b again
 
 
+def test_a_step_stopped_while_it_is_done_again_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [step(tmp_path, "a", what="wait"), step(tmp_path, "b", "a")]
+
+    def stop(*_: object) -> None:
+        if (tmp_path / "a.ready").exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps_module, "LAUNCH", (sys.executable, "-c", SCRIPT.replace("wait", "never")))
+        run_steps(steps, CompletedSteps(tmp_path))
+    assert runs(tmp_path, "a", "b") == [1, 1]
+    (tmp_path / "a").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        run_steps(steps, CompletedSteps(tmp_path), on_poll=stop)
+    assert (tmp_path / "a").read_text() == "stopped"  # what it makes is there, though not whole
+    monkeypatch.setattr(steps_module, "LAUNCH", (sys.executable, "-c", SCRIPT.replace("wait", "never")))
+    run_steps(steps, CompletedSteps(tmp_path))
+    assert (tmp_path / "a").read_text() == "stoppedx" and runs(tmp_path, "b") == [2]
+
+
 def test_another_command_is_run_or_refused(tmp_path: Path) -> None:
     run_steps([step(tmp_path, "a")], CompletedSteps(tmp_path))
     other = Step("a", ("touch", str(tmp_path / "a"), "more"), tmp_path / "a", (), tmp_path / "log")

@@ -1,0 +1,79 @@
+"""Replaces the results in a folder so that a stop at any moment cannot leave old numbers beside new files.
+
+The mark of complete results, `results.json`, is withdrawn before anything else changes and written after everything
+else. Meanwhile a hidden file says that the folder is being filled; it also tells the next command that the files there
+are facekd's own, which may be removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from facekd.utils.files import write_json
+
+MARK = "results.json"
+
+
+def start_results(folder: Path, files: Iterable[str] = (), parts: Iterable[str] = (), mark: str = MARK) -> None:
+    """Withdraws the results of a folder, then removes the files that belonged to them.
+
+    Only files named here are removed, and only from folders that hold results of facekd or unfinished ones: whatever
+    else lies there stays.
+
+    Args:
+        folder: folder of the results; created if missing.
+        files: names of the other files that results may consist of, whether they will be written again or not.
+        parts: names of folders in it that hold results of their own, which belong to these as well.
+        mark: name of the file that is there only when the results are complete.
+    """
+    has_results = _has_results(folder, mark)
+    # What a run that was stopped has left is remembered until some run completes.
+    unfinished = _unfinished(folder, mark)
+    names = {name for name in (*parts, *_parts_of(unfinished)) if Path(name).name == name}
+    write_json(unfinished, {"parts": sorted(names)})
+    (folder / mark).unlink(missing_ok=True)
+    if not has_results:
+        return
+    for name in names:
+        part = folder / name
+        if _has_results(part, mark):
+            _remove(part, (mark, *files, _unfinished(part, mark).name))
+            with contextlib.suppress(OSError):  # somebody else's files are in it
+                part.rmdir()
+    _remove(folder, files)
+
+
+def finish_results(folder: Path, results: Mapping[str, Any], mark: str = MARK) -> None:
+    """Writes the mark, which says that all other files are there."""
+    write_json(folder / mark, results)
+    _unfinished(folder, mark).unlink(missing_ok=True)
+
+
+def is_unfinished(folder: Path, mark: str = MARK) -> bool:
+    """Tells whether a command that wrote results into a folder was stopped before it had written all."""
+    return _unfinished(folder, mark).exists() and not (folder / mark).exists()
+
+
+def _has_results(folder: Path, mark: str) -> bool:
+    return (folder / mark).exists() or _unfinished(folder, mark).exists()
+
+
+def _unfinished(folder: Path, mark: str) -> Path:
+    return folder / f".{mark}.unfinished"
+
+
+def _parts_of(unfinished: Path) -> list[str]:
+    try:
+        return [str(name) for name in json.loads(unfinished.read_text(encoding="utf-8"))["parts"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        with contextlib.suppress(IsADirectoryError):  # not written by facekd
+            (folder / name).unlink(missing_ok=True)
