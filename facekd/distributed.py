@@ -7,10 +7,12 @@ environment. A plain `facekd train CONFIG` is a world of one, in which every fun
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -202,13 +204,45 @@ def gather_rows(rows: np.ndarray, world: World) -> np.ndarray:
     return np.concatenate([part for part in gathered if part is not None])
 
 
+_rows_of_ranks: ContextVar[tuple[int, ...] | None] = ContextVar("rows of ranks", default=None)
+
+
+@contextlib.contextmanager
+def rows_of_ranks(counts: Sequence[int]) -> Iterator[None]:
+    """Says how many rows each process has in the gathers of a block; elsewhere all have the same number.
+
+    Telling each other instead would make a GPU wait in each gather.
+    """
+    token = _rows_of_ranks.set(tuple(counts))
+    try:
+        yield
+    finally:
+        _rows_of_ranks.reset(token)
+
+
+def slices_of_ranks(count: int, world: World) -> list[slice]:
+    """Returns which of `count` gathered rows came from each process."""
+    counts = _rows_of_ranks.get() or (count // world.size,) * world.size
+    assert len(counts) == world.size and sum(counts) == count, (counts, count, world)
+    return [slice(stop - own, stop) for own, stop in zip(counts, itertools.accumulate(counts), strict=True)]
+
+
 def gather_tensor_rows(rows: torch.Tensor, world: World) -> torch.Tensor:
-    """Concatenates tensors (n, ...) over the ranks, in rank order, without gradient; n must be the same on all."""
+    """Concatenates tensors (n, ...) over the ranks, in rank order, without gradient; for n see `rows_of_ranks`."""
     if world.size == 1:
         return rows
-    gathered = [torch.empty_like(rows) for _ in range(world.size)]
-    dist.all_gather(gathered, rows.detach().contiguous())
-    return torch.cat(gathered)
+    counts = _rows_of_ranks.get() or (len(rows),) * world.size
+    assert counts[world.rank] == len(rows), (counts, rows.shape, world)
+    filled = _filled_up(rows.detach(), max(counts))
+    gathered = [torch.empty_like(filled) for _ in counts]
+    dist.all_gather(gathered, filled)
+    return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
+
+
+def _filled_up(rows: torch.Tensor, count: int) -> torch.Tensor:
+    """Returns `count` contiguous rows, as exchanges need as many of all processes: those given, then zeros."""
+    missing = count - len(rows)
+    return torch.cat([rows, rows.new_zeros(missing, *rows.shape[1:])]) if missing else rows.contiguous()
 
 
 def gather_with_gradient(rows: torch.Tensor, world: World) -> torch.Tensor:
@@ -223,15 +257,17 @@ def gather_with_gradient(rows: torch.Tensor, world: World) -> torch.Tensor:
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, rows: torch.Tensor, world: World) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.world = world
-        return gather_tensor_rows(rows, world)
+        gathered = gather_tensor_rows(rows, world)
+        ctx.world, ctx.slices = world, slices_of_ranks(len(gathered), world)
+        return gathered
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        parts = [part.contiguous() for part in grad.chunk(ctx.world.size)]
-        summed = torch.empty_like(parts[0])
-        dist.reduce_scatter(summed, parts)
-        return summed, None
+        parts = [grad[part] for part in ctx.slices]
+        filled = [_filled_up(part, max(map(len, parts))) for part in parts]
+        summed = torch.empty_like(filled[0])
+        dist.reduce_scatter(summed, filled)
+        return summed[: len(parts[ctx.world.rank])], None
 
 
 def write_rows_of_all(folder: Path, rows: dict[str, torch.Tensor], count: int, world: World) -> None:

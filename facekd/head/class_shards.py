@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from facekd.distributed import World, gather_tensor_rows, gather_with_gradient
+from facekd.distributed import World, gather_tensor_rows, gather_with_gradient, slices_of_ranks
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,9 @@ class ClassShards:
         return place_B.masked_fill(~is_own_B, -1)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Gathers (n, ...) rows to (world * n, ...) on every process; gradients come back summed over processes."""
+        """Gathers (n, ...) rows to those of all processes, on each; gradients come back summed over processes."""
         return gather_with_gradient(rows, self.world) if rows.requires_grad else gather_tensor_rows(rows, self.world)
 
     def own_rows(self, count: int) -> slice:
         """Returns which of `count` gathered rows came from this process."""
-        size = count // self.world.size
-        return slice(self.world.rank * size, (self.world.rank + 1) * size)
+        return slices_of_ranks(count, self.world)[self.world.rank]

@@ -20,7 +20,7 @@ from facekd.checkpoints.run_folder import list_checkpoints
 from facekd.data.config import open_training_data
 from facekd.data.datasets import FaceDataset
 from facekd.data.loading.loader import BatchLoader, make_loader
-from facekd.data.loading.sampler import PositionSampler
+from facekd.data.loading.sampler import PositionSampler, shares
 from facekd.distributed import World, broadcast_from_main, join_world
 from facekd.errors import TrainingError
 from facekd.training.config import TrainConfig
@@ -230,24 +230,41 @@ def _crossed(every: int, before: int, after: int) -> bool:
 
 
 def _check_batch_size(config: TrainConfig, world: World) -> None:
-    """Checks that the global batch divides among the processes into forward passes of two images or more."""
-    per_rank, rest = divmod(config.global_batch_size, world.size)
-    if rest:
+    """Checks that the global batch gives every process forward passes of two images or more.
+
+    Then all make as many passes: shares differ by one image at most, which alone would be a pass of a single image.
+
+    Raises:
+        TrainingError: it does not; the message says what does.
+    """
+    # Every process needs two images. A resumed run cannot change the global batch, only the number of processes.
+    given = shares(config.global_batch_size, world.size)
+    over = f"global_batch_size = {config.global_batch_size} over {world.size} process{'es' if world.size > 1 else ''}"
+    most = config.global_batch_size // 2
+    if given[-1] < 2:
+        remedy = f"start at most {most}" if most else "raise global_batch_size"
         raise TrainingError(
-            f"global_batch_size = {config.global_batch_size} does not divide among {world.size} processes; "
-            f"change it to {max(per_rank, 1) * world.size}, or the number of processes"
+            f"{over} leaves {'no image' if given[-1] == 0 else 'a single image'} for some, from which batch "
+            f"normalisation cannot take statistics: {remedy}"
         )
-    size = config.batch_size_per_rank or per_rank
-    if size > per_rank:
+
+    # And its share must divide into passes of two images or more.
+    size = config.batch_size_per_rank or given[0]
+    if size > given[0]:
         raise TrainingError(
             f"batch_size_per_rank = {size} is more than a process's share of global_batch_size = "
-            f"{config.global_batch_size}, which is {per_rank}: lower it, or leave it at 0 for the whole share"
+            f"{config.global_batch_size}, which is {given[0]}: lower it, or leave it at 0 for the whole share"
         )
-    if 1 in (min(size, per_rank), per_rank % size):
+
+    def has_single(size: int) -> bool:
+        return any(share % size == 1 for share in given) or size == 1
+
+    if has_single(size):
+        fitting = next((smaller for smaller in range(size - 1, 1, -1) if not has_single(smaller)), 0)
         raise TrainingError(
-            f"global_batch_size = {config.global_batch_size} over {world.size} processes, with batch_size_per_rank = "
-            f"{config.batch_size_per_rank}, makes a forward pass of a single image, from which batch normalisation "
-            "cannot take statistics; change one of the two"
+            f"{over}, with batch_size_per_rank = {config.batch_size_per_rank}, makes a forward pass of a single image, "
+            f"from which batch normalisation cannot take statistics: set batch_size_per_rank to "
+            f"{f'{fitting}, or to ' if fitting else ''}0 for the whole share"
         )
 
 
@@ -275,8 +292,9 @@ def _require_same_start(config: TrainConfig, world: World, dataset: FaceDataset)
 def _summary_lines(state: TrainingState) -> str:
     """Describes data, backbone, head and length of the run, for the head of the log."""
     config, world, dataset = state.config, state.world, state.dataset
-    per_rank = config.global_batch_size // world.size
-    passes = -(-per_rank // (config.batch_size_per_rank or per_rank))
+    given = shares(config.global_batch_size, world.size)
+    passes = -(-given[0] // (config.batch_size_per_rank or given[0]))
+    uneven = f" with {given[0]} or {given[-1]}" if given[0] != given[-1] else ""
     epochs = state.total_images / len(dataset)
     who = "identities" if config.head.kind == "margin" else "classes"
     warnings = "".join(f"warning    {warning}\n" for warning in dataset.warnings)
@@ -287,7 +305,7 @@ def _summary_lines(state: TrainingState) -> str:
         f"{config.data.image_size} pixels -> {config.backbone.embedding_size}\n"
         f"head       {config.head}, {config.precision} on {world.device}\n"
         f"run        {state.total_images:,} images ({epochs:.2f} epochs), {config.global_batch_size:,} a step "
-        f"({world.size} processes x {passes} passes), into {state.folder}"
+        f"({world.size} processes{uneven} x {passes} passes), into {state.folder}"
         f"{state.recognizer.summary_lines}"
     )
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from facekd.data.loading.loader import Batch
-from facekd.distributed import AMP_DTYPES, mean_over_world, sum_over_world, without_gradient_exchange
+from facekd.data.loading.sampler import shares
+from facekd.distributed import (
+    AMP_DTYPES,
+    mean_over_world,
+    rows_of_ranks,
+    sum_over_world,
+    without_gradient_exchange,
+)
 from facekd.errors import TrainingError
 from facekd.head.partial_fc import partial_fc_step
 from facekd.images.model_input import to_model_input
@@ -72,13 +79,19 @@ def train_step(
     return values, norms, requested
 
 
-def _drawn_classes(state: TrainingState, batch: Batch) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _drawn_classes(state: TrainingState, batch: Batch) -> Iterator[None]:
     """Draws the classes that take part in this step, if `head.sample_rate` is below 1."""
-    config = state.config
+    config, heads = state.config, state.recognizer.sharded_heads
     if config.head.sample_rate == 1:
-        return contextlib.nullcontext()
+        yield
+        return
     labels = batch.labels.to(state.world.device, non_blocking=True)
-    return partial_fc_step(state.recognizer.sharded_heads, labels, state.optimizer, config.seed, state.images_seen)
+    with (
+        rows_of_ranks(shares(config.global_batch_size, state.world.size)),
+        partial_fc_step(heads, labels, state.optimizer, config.seed, state.images_seen),
+    ):
+        yield
 
 
 def _clip_gradients(state: TrainingState) -> dict[str, float]:
@@ -106,9 +119,14 @@ def _clip_gradients(state: TrainingState) -> dict[str, float]:
 
 
 def _accumulate_gradients(state: TrainingState, batch: Batch) -> torch.Tensor:
-    """Computes the gradients of the mean loss over this rank's batch, one pass per micro-batch; returns the losses."""
-    config, device = state.config, state.world.device
-    size = config.batch_size_per_rank or len(batch.labels)
+    """Computes this rank's part of the gradients, one pass per micro-batch.
+
+    Returns:
+        This rank's losses. The mean of losses and gradients over the ranks is that of the global batch.
+    """
+    config, world, device = state.config, state.world, state.world.device
+    shared = shares(config.global_batch_size, world.size)
+    size = config.batch_size_per_rank or shared[0]
     starts = range(0, len(batch.labels), size)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     dtype = AMP_DTYPES[config.precision]
@@ -127,12 +145,13 @@ def _accumulate_gradients(state: TrainingState, batch: Batch) -> torch.Tensor:
         )
         labels = batch.labels[part].to(device, non_blocking=True)
 
-        # Weigh its loss by its size, since the last one may be smaller; exchange gradients once, in the last pass.
-        share = len(labels) / len(batch.labels)
+        # Weigh its loss by its size: passes differ in it, and so do the shares of ranks, whose gradients are averaged.
+        # Gradients are exchanged once, in the last pass. All ranks make as many passes: `_check_batch_size`.
+        weight = len(labels) * world.size / config.global_batch_size
         exchange = contextlib.nullcontext() if start == starts[-1] else without_gradient_exchange(state.replica)
-        with exchange:
+        with exchange, rows_of_ranks([max(0, min(size, share - start)) for share in shared]):
             with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                losses = state.replica(images, labels, *(target[part] for target in targets)) * share
+                losses = state.replica(images, labels, *(target[part] for target in targets)) * weight
             state.scaler.scale(losses[0]).backward()
         total += losses.detach()
     return total

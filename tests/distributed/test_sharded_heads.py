@@ -72,14 +72,15 @@ class Runs:
 
     def make(self) -> None:
         """Makes all runs; those that resume others come after them."""
-        self.start(3, {"shards-3": ("shards", []), **{f"3-{name}": ("train", of_three(name)) for name in OPTIMIZERS}})
+        cases = {"shards-3": ("shards", []), **{f"3-{name}": ("train", of_three(name)) for name in OPTIMIZERS}}
+        self.start(3, cases | {f"uneven-{name}": ("train", [*UNEVEN, *words]) for name, words in HEADS.items()})
         for name in OPTIMIZERS:
             copy_up_to(24, self.folder / f"3-{name}", self.folder / f"2-{name}")
         run_alone(train_arguments(self.folder / "whole", *ON_THE_WAY))
         copy_up_to(24, self.folder / "whole", self.folder / "from-whole")
         distillation = [*through(self.folder / "teacher"), *SHARDED]
         gentle = [*GENTLE, "--images", "60", *SHARDED]
-        cases: dict[str, tuple[str, list[str]]] = {"shards-2": ("shards", []), "gentle": ("train", gentle)}
+        cases = {"shards-2": ("shards", []), "gentle": ("train", gentle)}
         cases |= {"teacher": ("train", [*gentle, "--backbone.embedding_size", "24"])}
         cases |= {"student": ("distill", distillation), "from-whole": ("train", [*ON_THE_WAY, *SHARDED])}
         cases |= {f"2-{name}": ("train", of_three(name)) for name in OPTIMIZERS}
@@ -121,6 +122,11 @@ def four_a_pass(optimizer: str) -> list[str]:
     # However many processes share the 24 of a step: batch normalisation sees the same batches.
     words = [*GENTLE, "--images", "72", "--global_batch_size", "24", "--batch_size_per_rank", "4"]
     return [*words, "--schedule.lr", "0.0005", "--optimizer.name", optimizer]
+
+
+# Three processes take 7, 7 and 6 images of a batch of 20, as one takes them in three passes.
+UNEVEN = [*GENTLE, "--images", "60", "--global_batch_size", "20", "--log_every_images", "20", "--schedule.lr", "0.0005"]
+HEADS = {"whole": (), "sharded": SHARDED, "drawn": (*SHARDED, "--head.sample_rate", "0.9")}  # "drawn" takes all
 
 
 def of_three(optimizer: str) -> list[str]:
@@ -192,6 +198,12 @@ def test_a_run_goes_on_with_another_number_of_processes(optimizer: str, runs: Ru
         assert_same_run(run, tmp_path / "one", rtol=1e-2)
         left = sorted(path.name for path in (run / "checkpoints").glob("*.head"))
         assert left == [f"{images:012d}.head" for images in ((24,) if run.name == "whole" else (24, 48, 72))]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_batch_that_does_not_divide_gives_the_run_of_one_process(head: str, runs: Runs, tmp_path: Path) -> None:
+    run_alone(train_arguments(tmp_path / "one", *UNEVEN, "--batch_size_per_rank", "7"))
+    assert_same_run(runs.of(f"uneven-{head}", 3), tmp_path / "one")
 
 
 def test_a_whole_head_is_shared_out_on_the_way(runs: Runs) -> None:

@@ -28,17 +28,23 @@ class SampledBatch(NamedTuple):
     indices: NDArray[np.int64]  # (B,) image numbers in the data set
 
 
+def shares(batch_size: int, world_size: int) -> list[int]:
+    """Returns how many images of a global batch each rank takes: as many, or one more on the first ranks."""
+    share, rest = divmod(batch_size, world_size)
+    return [share + (rank < rest) for rank in range(world_size)]
+
+
 class PositionSampler:
     """Iterates over one rank's batches, from `images_seen` to the end of the run.
 
-    Rank r takes the r-th contiguous slice of each global batch. Batches are always full and may straddle two epochs;
-    across ranks, each image is read exactly once in each stretch of `num_images` positions. The sampler has no state:
+    Rank r takes the r-th contiguous slice of each global batch (`shares`). Batches are always full and may straddle two
+    epochs; across ranks, each image is read exactly once in each stretch of `num_images` positions. The sampler has no state:
     every `iter()` starts again at `images_seen`.
 
     Args:
         num_images: N, images in the data set.
         seed: random seed of the order, 0 <= seed < 2**64.
-        global_batch_size: images in a batch over all ranks; a multiple of `world_size`.
+        global_batch_size: images in a batch over all ranks, at least one for each.
         rank: number of this process, 0 <= rank < world_size.
         world_size: number of processes.
         images_seen: position to start from, over all ranks. Any value resumes; if it is a whole number of batches, the
@@ -71,11 +77,9 @@ class PositionSampler:
             raise InputError(f"seed must be from 0 to 2**64 - 1, found {seed}")
         if world_size < 1 or not 0 <= rank < world_size:
             raise InputError(f"rank must be from 0 to world_size - 1, found rank {rank} of world_size {world_size}")
-        if global_batch_size < 1 or global_batch_size % world_size:
+        if global_batch_size < world_size:
             raise InputError(
-                f"the global batch size must be a positive multiple of the world size, so that every process gets as "
-                f"many images: found {global_batch_size} images over {world_size} processes; change the global batch "
-                f"size to {max(1, round(global_batch_size / world_size)) * world_size}, or the number of processes"
+                f"a global batch of {global_batch_size} images over {world_size} processes leaves some without an image"
             )
         if images_seen < 0 or (total_images is not None and total_images < 0):
             raise InputError(
@@ -94,7 +98,7 @@ class PositionSampler:
     @property
     def batch_size_per_rank(self) -> int:
         """The number of images this rank reads in each batch."""
-        return self.global_batch_size // self.world_size
+        return shares(self.global_batch_size, self.world_size)[self.rank]
 
     def __len__(self) -> int:
         """Returns the number of batches from `images_seen` to `total_images`."""
@@ -134,7 +138,7 @@ class PositionSampler:
         batch_size = self.batch_size_per_rank
         batches_per_chunk = max(1, POSITIONS_CHUNK // batch_size)
         batches_left = None if self.total_images is None else len(self)
-        first = self.images_seen + self.rank * batch_size
+        first = self.images_seen + sum(shares(self.global_batch_size, self.world_size)[: self.rank])
         while batches_left is None or batches_left > 0:
             count = batches_per_chunk if batches_left is None else min(batches_per_chunk, batches_left)
             starts = first + np.arange(count, dtype=np.int64) * self.global_batch_size

@@ -303,9 +303,19 @@ def test_a_bad_record_may_be_skipped_from_where_it_stopped_the_run(
         assert entry["count"] in (2, 3) and len(entry["records"]) == 1
 
 
-def test_a_pass_of_one_image_is_refused(tiny_config: Configure) -> None:
-    with pytest.raises(TrainingError, match=r"batch_size_per_rank = 11, makes a forward pass of a single image"):
-        train(tiny_config(batch_size_per_rank=11), ALONE)
+@pytest.mark.parametrize(
+    ("processes", "size", "message"),
+    [
+        (1, 11, r"batch_size_per_rank = 11, makes a forward pass of a single image.* to 10, or to 0 for the whole"),
+        (5, 2, r"over 5 processes, with batch_size_per_rank = 2, makes .* set batch_size_per_rank to 0 for the whole"),
+        (5, 4, r"batch_size_per_rank = 4 is more than a process's share of global_batch_size = 12, which is 3"),
+        (7, 0, r"global_batch_size = 12 over 7 processes leaves a single image for some.*: start at most 6"),
+        (13, 0, r"over 13 processes leaves no image for some.*: start at most 6"),
+    ],
+)
+def test_a_pass_of_one_image_is_refused(processes: int, size: int, message: str, tiny_config: Configure) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train(tiny_config(batch_size_per_rank=size), World(0, processes, ALONE.device))
 
 
 def test_a_gpu_out_of_memory_says_what_to_change(tiny_arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
