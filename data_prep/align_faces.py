@@ -25,7 +25,7 @@ from facekd.images.alignment import align, is_plausible, template_fit
 from facekd.images.decoding import quiet_decoders
 from facekd.images.encoding import encode_jpeg, encode_png
 from facekd.utils.command_line import JPEG_QUALITY, THREADS, CommandParser, real_number, whole_number
-from facekd.utils.files import sha256_of_file, write_json, write_small_file, write_text
+from facekd.utils.files import sha256_of_file, stamp_of, write_json, write_small_file, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
@@ -106,10 +106,9 @@ Finder = Callable[[str, np.ndarray], "Faces | GivenLandmarks | None"]
 def align_photo(task: Task, finder: Finder, settings: Settings) -> Alignment:
     """Finds the face of a photograph and writes its crop; if that fails, the result holds the reason."""
     # Read the photograph.
-    stamp = [0, 0]
+    stamp = list(stamp_of(None))
     try:
-        status = task.source.stat()
-        stamp = [status.st_size, status.st_mtime_ns]
+        stamp = list(stamp_of(task.source))
         image = decode_photo(task.source.read_bytes(), settings.exif)
     except ImageError as error:
         return Alignment(task.photo, stamp, reason="unreadable", detail=str(error))
@@ -225,10 +224,11 @@ def _is_done(task: Task, log: AlignLog) -> bool:
     if entry is None:
         return False
     try:
-        status = task.source.stat()
+        stamp = list(stamp_of(task.source))
     except OSError:
         return False
-    if entry.stamp != [status.st_size, status.st_mtime_ns]:
+    # Logs of an earlier facekd hold size and modification time alone.
+    if entry.stamp != stamp[: max(len(entry.stamp), 2)]:
         return False
     # A crop that was removed, or left empty by a power cut, is made again.
     return entry.crop is None or (entry.crop == task.crop and task.target.exists() and task.target.stat().st_size > 0)

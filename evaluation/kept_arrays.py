@@ -1,14 +1,22 @@
-"""Names and reads the .npy files in which embeddings are kept, so that a damaged or foreign one is made again."""
+"""Names, writes and reads the .npy files in which embeddings are kept; a damaged or foreign one is made again.
+
+A file from `write_kept` ends in a mark and the CRC-32 of everything before it, which `np.load` does not look at.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
+
+from facekd.utils.files import atomic_open
+
+END_MARK = b"facekd crc32"
 
 
 def name_of(parts: Iterable[bytes]) -> str:
@@ -16,12 +24,26 @@ def name_of(parts: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()[:32]
 
 
-def read_if_whole(file: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray | None:
-    """Reads an array; returns None where there is no file, or an unreadable one, which is printed."""
+def write_kept(file: Path, array: np.ndarray) -> None:
+    """Writes an array for `read_kept`, atomically."""
+    content = io.BytesIO()
+    np.save(content, array)
+    content.write(END_MARK + zlib.crc32(content.getbuffer()).to_bytes(4, "little"))
+    with atomic_open(file) as stream:
+        stream.write(content.getbuffer())
+
+
+def read_kept(file: Path) -> np.ndarray | None:
+    """Reads an array; returns None where there is no file, or one that cannot be used, which is printed."""
     try:
-        return np.load(file, mmap_mode=mmap_mode, allow_pickle=False)
+        content = file.read_bytes()
+        array, mark, checksum = content[: -len(END_MARK) - 4], content[-len(END_MARK) - 4 : -4], content[-4:]
+        if mark == END_MARK and checksum == zlib.crc32(array).to_bytes(4, "little"):
+            return np.load(io.BytesIO(array), allow_pickle=False)
+        problem = "its checksum is missing or wrong"
     except FileNotFoundError:
         return None
     except (OSError, ValueError, EOFError) as error:
-        print(f"{file}: unreadable ({error}); embedding again", file=sys.stderr)
-        return None
+        problem = str(error)
+    print(f"{file}: cannot be used ({problem}); embedding again", file=sys.stderr)
+    return None

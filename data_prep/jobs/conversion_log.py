@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.jobs.resuming import file_stamp
-from facekd.utils.files import write_json
+from facekd.utils.files import is_sealed, sealed, write_json
 
 LOG_NAME = ".convert_progress.json"
 
@@ -39,7 +39,7 @@ class ConversionLog:
     def add(self, file: Path, images: int, skipped: int) -> None:
         """Records that a file is finished."""
         self._finished[file.name] = {"stamp": file_stamp(file), "images": images, "skipped": skipped}
-        write_json(self.path, {"job": self._job, "finished": self._finished})
+        write_json(self.path, sealed({"job": self._job, "finished": self._finished}))
 
     def remove(self) -> None:
         """Removes the log when the conversion is done."""
@@ -47,7 +47,7 @@ class ConversionLog:
 
     def _load(self) -> dict[str, dict[str, Any]]:
         try:
-            log = json.loads(self.path.read_text())
-            return dict(log["finished"]) if log["job"] == self._job else {}
-        except (OSError, ValueError, KeyError, TypeError):
+            log = json.loads(self.path.read_bytes())
+            return dict(log["finished"]) if is_sealed(log) and log["job"] == self._job else {}
+        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
             return {}

@@ -43,7 +43,7 @@ class Resumable(contextlib.AbstractContextManager[Any], Protocol):
 
 
 def file_stamp(path: Path) -> str:
-    """Returns size and time of a file, which tell whether it has changed since; empty if the file is gone."""
+    """Returns the stamp of a file as text (`stamp_of`); empty if the file is gone."""
     try:
         return ":".join(map(str, stamp_of(path)))
     except OSError:
@@ -51,7 +51,7 @@ def file_stamp(path: Path) -> str:
 
 
 def files_fingerprint(paths: list[Path]) -> dict[str, Any]:
-    """Returns names, sizes and times of the files that a source consists of, for a job's description."""
+    """Returns names and stamps of the files that a source consists of, for a job's description."""
     return {"files": [[os.fsencode(path.resolve()).hex(), file_stamp(path)] for path in paths]}
 
 

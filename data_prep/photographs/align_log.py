@@ -21,7 +21,7 @@ class Alignment:
 
     Attributes:
         photo: its name below the folder of photographs.
-        stamp: `[bytes, modification time in ns]` of the file: a changed photograph is done again.
+        stamp: the numbers of `stamp_of` for the file: a changed photograph is done again.
         crop: name of the crop below the output folder; None if the photograph was set aside.
         reason: why it was set aside, one of `align_faces.REASONS`; None if it was not.
         detail: a sentence about that.

@@ -1,14 +1,19 @@
 """Embeds the faces of an IJB-style set: aligned by their landmarks, embedded once, kept on disk.
 
-Embeddings lie in .npy files with one row for each listed image, beside a file of stamps: the size and modification time
-of the image each row was made from, written after the row. So a run killed at any moment continues from what it had,
-several processes may fill the same files, and a replaced image is embedded again. Shapes: N images, D values.
+Embeddings lie in .npy files with one row for each listed image, beside a file of stamps, written after the row: the
+stamp of the image it was made from (`stamp_of`) and the CRC-32 of the row. So a run killed at any moment continues from
+what it had, several processes may fill the same files, and a replaced image or a damaged row is embedded again.
+Shapes: N images, D values.
 """
 
 from __future__ import annotations
 
+import io
+import math
 import os
+import sys
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -21,21 +26,23 @@ import numpy as np
 
 from evaluation.ijb.embedding_rows import NpyRows
 from evaluation.ijb.protocol import IjbProtocol
-from evaluation.kept_arrays import name_of, read_if_whole
+from evaluation.kept_arrays import name_of
 from facekd.embedder import Embedder
 from facekd.errors import DataError, ImageError
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
 from facekd.images.preprocessing import mirror
-from facekd.utils.files import atomic_path, write_json
+from facekd.utils.files import atomic_path, stamp_of, write_json
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.utils.threads import generator_threads
 
 IMAGES_CHUNK = 128
 BATCHES_AHEAD = 2  # batches decoded and aligned while the model runs
+ROWS_CHUNK = 4096
 SECONDS_BETWEEN_STAMPS = 5.0  # the most work that a kill loses
 MAX_FLOAT16 = 65504.0
+STAMP_SIZE = len(stamp_of(None))
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class FaceEmbeddings:
         for side in self.sides:
             wanted = {
                 self._file(side): (self.dtype, (self.protocol.num_listed, self.embedder.embedding_size)),
-                self._file(f"{side}-stamps"): (np.dtype(np.int64), (self.protocol.num_listed, 2)),
+                self._file(f"{side}-stamps"): (np.dtype(np.int64), (self.protocol.num_listed, STAMP_SIZE + 1)),
             }
             if not all(_is_sound(path, *kind) for path, kind in wanted.items()):
                 for path, (dtype, shape) in wanted.items():
@@ -96,11 +103,23 @@ class FaceEmbeddings:
                         np.lib.format.open_memmap(temporary, "w+", dtype, shape).flush()
 
     def missing(self, images: np.ndarray) -> np.ndarray:
-        """Returns those of these images (rows) without an embedding, or whose file has changed since it was made."""
+        """Returns those of these images (rows) without a sound embedding, or whose file has changed since it was made.
+
+        Reads the embeddings, to check them; damaged ones are counted in a printed line.
+        """
         stamps = self._stamps_of_files(images)
         done = np.ones(len(images), bool)
         for side in self.sides:
-            done &= (np.load(self._file(f"{side}-stamps"), mmap_mode="r")[images] == stamps).all(axis=1)
+            kept = np.load(self._file(f"{side}-stamps"), mmap_mode="r")[images]
+            is_stamped = (kept[:, :-1] == stamps).all(axis=1)
+            embeddings = np.load(self._file(side), mmap_mode="r")
+            is_sound = np.ones(len(images), bool)
+            for start in range(0, len(images), ROWS_CHUNK):
+                part = slice(start, start + ROWS_CHUNK)
+                is_sound[part] = _checksums(embeddings[images[part]]) == kept[part, -1]
+            if num_damaged := int((is_stamped & ~is_sound).sum()):
+                print(f"{self._file(side)}: {num_damaged:,} rows are damaged; embedding them again", file=sys.stderr)
+            done &= is_stamped & is_sound
         return images[~done]
 
     def fill(self, images: np.ndarray, share: Share = EVERYTHING, workers: int | None = None) -> None:
@@ -124,8 +143,8 @@ class FaceEmbeddings:
             for array in files.values():
                 array.flush()  # the rows before their stamps, so that a power cut cannot leave a stamp alone
             for rows, found in pending:
-                for array in stamps.values():
-                    array[rows] = found
+                for side, array in stamps.items():
+                    array[rows] = np.column_stack([found, _checksums(files[side][rows])])
             pending.clear()
 
         # Embed batch by batch, the next ones loading meanwhile; whatever ends this, the rows done are stamped.
@@ -160,14 +179,13 @@ class FaceEmbeddings:
         return self._folder / f"{self.digest}-{kind}.npy"
 
     def _stamps_of_files(self, images: np.ndarray) -> np.ndarray:
-        """Returns the sizes and modification times of the image files: int64 (n, 2), -1 without a file."""
-        stamps = np.zeros((len(images), 2), np.int64)
+        """Returns the stamps of the image files: int64 (n, STAMP_SIZE), -1 without a file."""
+        stamps = np.zeros((len(images), STAMP_SIZE), np.int64)
         for position, image in enumerate(images.tolist()):
             try:
-                status = self.protocol.image_path(image).stat()
+                stamps[position] = stamp_of(self.protocol.image_path(image))
             except OSError:
                 continue
-            stamps[position] = status.st_size, max(status.st_mtime_ns, 1)
         stamps[(stamps == 0).all(axis=1)] = -1  # no file: never equal to a row's
         return stamps
 
@@ -220,6 +238,26 @@ def _digest(embedder: Embedder, protocol: IjbProtocol, dtype: np.dtype[Any]) -> 
     return name_of([text.encode()])
 
 
+def _checksums(rows: np.ndarray) -> np.ndarray:
+    """Returns the CRC-32 of each row (n, D): int64 (n,)."""
+    return np.array([zlib.crc32(row) for row in np.ascontiguousarray(rows)], np.int64)
+
+
 def _is_sound(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
-    array = read_if_whole(path, "r")
-    return array is not None and array.dtype == dtype and array.shape == shape
+    """Tells whether a file holds an array of this kind; says so if it is there and does not."""
+    # Compare the header as bytes, because numpy's parser meets a damaged one with any kind of exception.
+    header = io.BytesIO()
+    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, about)
+    size = len(header.getvalue()) + dtype.itemsize * math.prod(shape)
+    try:
+        with path.open("rb") as stream:
+            is_sound = stream.read(len(header.getvalue())) == header.getvalue() and path.stat().st_size == size
+    except FileNotFoundError:
+        return False
+    except OSError:
+        is_sound = False
+    if not is_sound:
+        kind = f"an array of {dtype} {shape}"
+        print(f"{path}: is damaged or from another version, not {kind}; embedding again", file=sys.stderr)
+    return is_sound

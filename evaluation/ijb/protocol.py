@@ -194,11 +194,11 @@ def load_protocol(
         DataError: see `protocol_files`; a line that cannot be read, naming it; a template that a 1:N file gives to
             two subjects.
     """
-    # The copy is valid while the text files have the sizes and times recorded in it.
+    # The copy is valid while the text files have the stamps recorded in it.
     files = protocol_files(root, target)
     cache = Path(root) / "meta" / f"{TARGETS[target].prefix}.facekd-protocol"
     source = {"version": CACHE_VERSION, **{role: stamp_of(path) for role, path in sorted(files.items())}}
-    if use_cache and (found := load_cached(cache, source, verify=True)) is not None:
+    if use_cache and (found := load_cached(cache, source)) is not None:
         return _from_arrays(Path(root), target, *found)
     # Otherwise read the text files, and save the copy now or in the background.
     about, arrays = _parse(files)

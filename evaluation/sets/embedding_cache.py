@@ -15,10 +15,9 @@ from typing import Protocol
 
 import numpy as np
 
-from evaluation.kept_arrays import name_of, read_if_whole
+from evaluation.kept_arrays import name_of, read_kept, write_kept
 from facekd.embedder import Embedder
 from facekd.images.preprocessing import mirror
-from facekd.utils.files import atomic_open
 from facekd.utils.progress import track
 from facekd.utils.threads import generator_threads
 
@@ -129,8 +128,7 @@ def embed_pair_set(
         known.update((side, array[place_of]) for side, array in zip(missing, embedded, strict=True))
     for side in missing:
         if side in files:
-            with atomic_open(files[side]) as stream:
-                np.save(stream, known[side])
+            write_kept(files[side], known[side])
     return known[False] + known[True] if flip else known[False]
 
 
@@ -158,7 +156,7 @@ class ImageSubset:
 
 
 def _read_cached(file: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    array = read_if_whole(file)
+    array = read_kept(file)
     if array is None:
         return None
     if array.shape != shape or array.dtype != np.float32:

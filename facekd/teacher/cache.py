@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,11 +36,12 @@ from facekd.teacher.cache_file import (
     beside,
     check_claim,
     check_version,
+    checksums_of,
     describe_data,
     describe_teacher,
     open_teacher_cache,
 )
-from facekd.utils.files import read_json, write_json
+from facekd.utils.files import is_sealed, read_json, sealed, write_json
 from facekd.utils.locks import lock_open_file
 from facekd.utils.progress import track
 
@@ -55,6 +57,7 @@ LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 # Rounding to float16 moves a vector by at most 2^-11 of its length, unless its values become subnormal.
 LARGEST_ROUNDING = 2.0**-10
 SECONDS_BETWEEN_SAVES = 15.0
+ROWS_CHUNK = 4096
 
 
 def write_teacher_cache(
@@ -159,6 +162,8 @@ class _Writer:
         what, remedy = "the progress of a cache", f"delete it and {self.stream.name}"
         try:
             progress = read_json(file, what, remedy, ("trailer", "rows_done"), TeacherError)
+            if "crc32" in progress and not is_sealed(progress):
+                raise TypeError("its checksum differs")
             claim, rows_done, replaced = progress["trailer"], progress["rows_done"], progress["trailer"]["replaced"]
         except FileNotFoundError:
             return
@@ -195,13 +200,19 @@ class _Writer:
         if not self.rows_done:
             return  # a file without rows does not belong to this teacher yet
         self._sync()
-        write_json(beside(self.path, "progress"), {"trailer": self._trailer(), "rows_done": self.rows_done})
+        progress = {"trailer": self._trailer(), "rows_done": self.rows_done}
+        write_json(beside(self.path, "progress"), sealed(progress))
         self.last_save = time.monotonic()
 
     def complete(self) -> None:
-        """Writes the trailer and gives the file its final name."""
-        text = json.dumps(self._trailer()).encode() + b"\n"
-        self.stream.write(text + f"{len(text):016x}".encode() + END_MARK)
+        """Writes checksums and trailer, and gives the file its final name."""
+        self.stream.flush()
+        shape = (self.data["num_images"], 2, self.teacher["embedding_size"])
+        rows = np.memmap(self.stream.name, "<f2", "r", shape=shape)
+        checksums = np.concatenate([checksums_of(rows[i : i + ROWS_CHUNK]) for i in range(0, len(rows), ROWS_CHUNK)])
+        trailer = sealed({**self._trailer(), "checksums_crc32": zlib.crc32(checksums)})
+        text = json.dumps(trailer).encode() + b"\n"
+        self.stream.write(checksums.tobytes() + text + f"{len(text):016x}".encode() + END_MARK)
         self._sync()
         Path(self.stream.name).replace(self.path)
         beside(self.path, "progress").unlink(missing_ok=True)

@@ -1,13 +1,14 @@
 """Reads a teacher cache: a memory-mapped file with a teacher's embeddings of a training set.
 
-The file holds float16 (N, 2, E), row after row, [plain, mirrored], from byte 0; then a trailer, one line of JSON that
-names the teacher and the data set; then the length of that JSON in 16 hexadecimal digits, and the 16 bytes
-`facekd teacher` and two line ends. The trailer is written last, so a file that has one is complete. Until then the rows
-are in `FILE.partial`, and `FILE.progress` says how many are finished: after a kill or a power cut the same command
-continues from there. docs/method.md says what half precision costs.
+The file holds float16 (N, 2, E), row after row, [plain, mirrored], from byte 0; then uint32 (N, 2), the CRC-32 of each
+embedding; then a trailer, one line of JSON that names the teacher and the data set and has the checksums of itself and
+of those; then the length of that JSON in 16 hexadecimal digits, and the 16 bytes `facekd teacher` and two line ends.
+The trailer is written last, so a file that has one is complete. Until then the rows are in `FILE.partial`, and
+`FILE.progress` says how many are finished: after a kill or a power cut the same command continues from there.
+docs/method.md says what half precision costs. Version 1 had no checksums, and is still read.
 
 This is not a `facekd.utils.array_file`, because rows are appended as they are computed, and because only the end shows
-which images were replaced. Nobody would verify a checksum of tens of gigabytes; `lookup` notices holes instead.
+which images were replaced. Nobody would verify one checksum of tens of gigabytes; `lookup` verifies what it returns.
 
 Shapes: N images of the data set, B images asked for, E the teacher's embedding size.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,14 @@ from facekd.data.datasets import EncodedDataset, FaceDataset
 from facekd.data.datasets.identity_map import labels_sha256
 from facekd.embedder import Embedder
 from facekd.errors import RecordError, TeacherError
+from facekd.utils.files import is_sealed
 
-FORMAT, VERSION = "facekd-teacher-cache", 1
+FORMAT, VERSION = "facekd-teacher-cache", 2
 END_MARK = b"facekd teacher\n\n"
 END_LENGTH = 16 + len(END_MARK)
 # Enough to notice another alignment, compression or order; few enough to read in a second from a network disk.
 IMAGES_IN_FINGERPRINT = 256
+REMEDY = "delete it and make it again with `facekd cache-teacher`"
 
 
 class TeacherCache:
@@ -61,6 +65,11 @@ class TeacherCache:
         self.replaced = np.array(self._trailer["replaced"], dtype=np.int64)
         shape = (self.num_images, 2, self.embedding_size)
         self._rows: NDArray[np.float16] = np.memmap(self.path, dtype="<f2", mode="r", shape=shape)
+        self._checksums: NDArray[np.uint32] | None = None
+        if self._trailer["version"] > 1:
+            self._checksums = np.memmap(self.path, "<u4", "r", self._rows.nbytes, (self.num_images, 2))
+            if zlib.crc32(self._checksums) != self._trailer["checksums_crc32"]:
+                raise TeacherError(f"{self.path}: damaged: its checksums are; {REMEDY}")
 
     def __len__(self) -> int:
         return self.num_images
@@ -79,13 +88,13 @@ class TeacherCache:
             TeacherError: a number is outside the data set, or a row holds no embedding.
         """
         indices = self._checked(indices)
-        rows = self._rows[indices, np.broadcast_to(np.asarray(flip, dtype=np.bool_), indices.shape).astype(np.intp)]
-        return self._sound(rows.astype(np.float32), indices)
+        side = np.broadcast_to(np.asarray(flip, dtype=np.bool_), indices.shape).astype(np.intp)
+        return self._sound(self._rows[indices, side], indices, side)
 
     def lookup_both(self, indices: ArrayLike) -> NDArray[np.float32]:
         """Returns the embeddings of images and of their mirror images, float32 (B, 2, E); see `lookup`."""
         indices = self._checked(indices)
-        return self._sound(self._rows[indices].astype(np.float32), indices)
+        return self._sound(self._rows[indices], indices, slice(None))
 
     def _checked(self, indices: ArrayLike) -> NDArray[np.int64]:
         indices = np.asarray(indices)
@@ -99,13 +108,25 @@ class TeacherCache:
             )
         return indices.astype(np.int64, copy=False)
 
-    def _sound(self, rows: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _sound(
+        self, rows: NDArray[np.float16], indices: NDArray[np.int64], side: NDArray[np.intp] | slice
+    ) -> NDArray[np.float32]:
+        """Returns rows [indices, side] as float32, after checking them."""
         # Written rows are finite and not zero, whereas a hole in a copied or restored file reads as zeros.
-        is_sound = np.isfinite(rows).all(axis=-1) & rows.any(axis=-1)
+        wide = rows.astype(np.float32)
+        is_sound = np.isfinite(wide).all(axis=-1) & wide.any(axis=-1)
+        if self._checksums is not None:
+            is_sound &= checksums_of(rows) == self._checksums[indices, side]
         if not is_sound.all():
             first = indices[~is_sound.reshape(len(indices), -1).all(axis=1)][0]
-            raise TeacherError(f"{self.path}: damaged: no embedding at image {first}; delete it and make it again")
-        return rows
+            raise TeacherError(f"{self.path}: damaged: the embedding of image {first} is not what was made; {REMEDY}")
+        return wide
+
+
+def checksums_of(rows: NDArray[np.float16]) -> NDArray[np.uint32]:
+    """Returns the CRC-32 of each embedding (..., E): uint32 (...)."""
+    each = np.ascontiguousarray(rows).reshape(-1, rows.shape[-1])
+    return np.array([zlib.crc32(row) for row in each], "<u4").reshape(rows.shape[:-1])
 
 
 def open_teacher_cache(
@@ -230,10 +251,13 @@ def _read_trailer(path: Path) -> dict[str, Any]:
             stream.seek(size - END_LENGTH - length)
             trailer = json.loads(stream.read(length))
             check_version(path, trailer)
+            if trailer["version"] > 1 and not is_sealed(trailer):
+                raise ValueError("its checksum differs")
             rows, columns = trailer["data"]["num_images"], trailer["teacher"]["embedding_size"]
-        except (ValueError, OSError, KeyError, TypeError) as error:
-            raise TeacherError(f"{path}: damaged: its trailer cannot be read ({error})") from error
-    if size != rows * 2 * columns * 2 + length + END_LENGTH:
+        except (ValueError, RecursionError, OverflowError, OSError, KeyError, TypeError) as error:
+            raise TeacherError(f"{path}: damaged: its trailer cannot be read ({error}); {REMEDY}") from error
+    checksums = rows * 2 * 4 if trailer["version"] > 1 else 0
+    if size != rows * 2 * columns * 2 + checksums + length + END_LENGTH:
         raise TeacherError(
             f"{path}: damaged: {size:,} bytes do not hold {rows:,} images of 2 x {columns} values and the trailer"
         )
@@ -241,7 +265,12 @@ def _read_trailer(path: Path) -> dict[str, Any]:
 
 
 def check_version(path: Path, trailer: dict[str, Any]) -> None:
-    """Refuses a trailer of another format, or of a later facekd."""
+    """Refuses a trailer of another format, or of a later facekd.
+
+    Raises:
+        TeacherError: it is.
+        KeyError, TypeError: it does not say.
+    """
     if trailer["format"] != FORMAT:
         raise TeacherError(f"{path}: not a teacher cache (its format is {trailer['format']!r})")
     if trailer["version"] > VERSION:

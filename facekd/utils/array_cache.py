@@ -18,26 +18,23 @@ from facekd.errors import DataError
 from facekd.utils.array_file import open_arrays, save_arrays
 
 
-def load_cached(
-    beside: Path, source: Mapping[str, Any], verify: bool = False
-) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """Returns (about, arrays) as `save_cached` wrote them, mapped and not read; None if there is no valid cache.
+def load_cached(beside: Path, source: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """Returns (about, arrays) as `save_cached` wrote them, mapped and verified; None if there is no valid cache.
 
     Args:
         beside: name of the cache beside the user's files.
         source: what identifies the files read, such as `stamp_of` them; a cache with another source is stale.
-        verify: check the arrays' checksums, which reads them.
     """
     source = {key: list(value) if isinstance(value, tuple) else value for key, value in source.items()}
     for place in _places(beside):
         try:
-            about, arrays = open_arrays(place, verify)
+            about, arrays = open_arrays(place)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, DataError) as error:
             print(f"{place}: cannot be used ({error}); reading the original files again", file=sys.stderr)
             continue
-        if about["source"] == source:
+        if about.get("source") == source:
             return about, arrays
     return None
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -125,6 +126,17 @@ def read_json(
     return value
 
 
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """Returns an object with a key "crc32" more: the checksum of the others as JSON, for `is_sealed`."""
+    content = json.dumps({key: item for key, item in value.items() if key != "crc32"}, sort_keys=True)
+    return {**value, "crc32": zlib.crc32(content.encode())}
+
+
+def is_sealed(value: dict[str, Any]) -> bool:
+    """Tells whether an object read from JSON is as `sealed` made it."""
+    return value.get("crc32") == sealed(value)["crc32"]
+
+
 def sha256_of_file(path: str | os.PathLike[str]) -> str:
     """Returns the hexadecimal SHA-256 of a file's content."""
     digest = hashlib.sha256()
@@ -135,9 +147,14 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
 
 
 def stamp_of(*paths: Path | None) -> tuple[int, ...]:
-    """Returns sizes and modification times (ns) of files, which tell whether they have changed; zeros for None."""
+    """Returns three numbers for each file, which tell whether it has changed; zeros for None.
+
+    They are its size, its modification time and its change time in ns. Copying tools restore the modification time (`cp
+    -p`, `rsync -t`, `tar x`), so a replaced file of the same size may keep it; nothing can set the change time. A file
+    that was only moved to another disk counts as changed.
+    """
     stamp: list[int] = []
     for path in paths:
         status = path.stat() if path is not None else None
-        stamp += [status.st_size, status.st_mtime_ns] if status else [0, 0]
+        stamp += [status.st_size, status.st_mtime_ns, status.st_ctime_ns] if status else [0, 0, 0]
     return tuple(stamp)

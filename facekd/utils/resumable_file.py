@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,16 +27,16 @@ from facekd.utils.locks import is_file_at, lock_open_file
 
 CHECKPOINT_BYTES = 16 << 20
 CHECKPOINT_SECONDS = 2.0
-JOURNAL_FORMAT, JOURNAL_VERSION = "facekd-journal", 1
+JOURNAL_FORMAT, JOURNAL_VERSION = "facekd-journal", 2
 
 
 class ResumableFile:
     """Holds a file in progress: its bytes in `.NAME.partial` and, if a job is named, its entries in `.NAME.journal`.
 
     The first line of the journal describes the job that writes the file. Each further line stands for an entry: where
-    its bytes end, and a note of the writer. A line is written only after the bytes before it have reached the device,
-    every few seconds or megabytes. So whatever ends a run, a kill, a full disk or a power cut, the journal never
-    claims bytes that are not there; bytes beyond its last line are written again.
+    its bytes end, a note of the writer, and the CRC-32 of all lines so far. A line is written only after the bytes
+    before it have reached the device, every few seconds or megabytes. So whatever ends a run, a kill, a full disk or a
+    power cut, the journal never claims bytes that are not there; bytes beyond its last sound line are written again.
 
     Attributes:
         path: name of the finished file.
@@ -72,6 +73,7 @@ class ResumableFile:
         self.num_kept = 0
         self._is_broken = False
         self._pending: list[bytes] = []
+        self._checksum = 0
         self.position, self.num_found, self._journal_end = self._find()
         self._num_journaled = self.num_found
         self._journal_fd = -1
@@ -87,13 +89,13 @@ class ResumableFile:
     def entries(self) -> Iterator[tuple[int, str]]:
         """Yields `(end, words)` of the entries found, in order: where in the file each ends, and its note."""
         if self.num_found:
-            for end, words, _ in self._journal_lines(self.num_found):
+            for end, words, _, _ in self._journal_lines(self.num_found):
                 yield end, words.decode("utf-8", "surrogateescape")
 
     def restart(self) -> None:
         """Forgets what was found; writing starts from the beginning."""
         assert self._stream is not None
-        self.position = self.num_found = self._num_journaled = self._journal_end = 0
+        self.position = self.num_found = self._num_journaled = self._journal_end = self._checksum = 0
         self._stream.truncate(0)
         self.journal_path.unlink(missing_ok=True)
         self._postpone()
@@ -118,7 +120,7 @@ class ResumableFile:
             return
         # Lines wait until their bytes are flushed, because flushing for each entry would be slow.
         assert "\n" not in words
-        self._pending.append(f"{self.position}\t{words}\n".encode("utf-8", "surrogateescape"))
+        self._pending.append(f"{self.position}\t{words}\t".encode("utf-8", "surrogateescape"))
         if self.position >= self._next_bytes or time.monotonic() >= self._next_time:
             self.checkpoint()
 
@@ -187,16 +189,22 @@ class ResumableFile:
             self._journal_fd = os.open(self.journal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             os.ftruncate(self._journal_fd, self._journal_end)
             os.lseek(self._journal_fd, self._journal_end, os.SEEK_SET)
-        lines = b"".join(self._pending)
+        found, checksum = [], self._checksum
         if self._journal_end == 0:
             head = {"format": JOURNAL_FORMAT, "version": JOURNAL_VERSION, "job": self._job}
-            lines = json.dumps(head).encode() + b"\n" + lines
+            found = [json.dumps(head).encode() + b"\n"]
+            checksum = zlib.crc32(found[0])
+        for line in self._pending:
+            checksum = zlib.crc32(line, checksum)
+            found.append(b"%s%08x\n" % (line, checksum))
+        lines = b"".join(found)
         # A full disk may take part of the lines; os.write says how many bytes it took.
         left = memoryview(lines)
         while left:
             left = left[os.write(self._journal_fd, left) :]
         os.fsync(self._journal_fd)
         self._journal_end += len(lines)
+        self._checksum = checksum
         self._num_journaled += len(self._pending)
         self._pending.clear()
 
@@ -212,15 +220,20 @@ class ResumableFile:
         position = count = journal_end = 0
         if self._job is None or size == 0:
             return 0, 0, 0
-        for end, _, line_end in self._journal_lines():
+        for end, _, line_end, checksum in self._journal_lines():
             # Ends only grow and lie within the file; a line that says otherwise is damaged.
             if not position <= end <= size:
                 break
             position, count, journal_end = end, count + 1, line_end
+            self._checksum = checksum
         return position, count, journal_end
 
-    def _journal_lines(self, limit: int | None = None) -> Iterator[tuple[int, bytes, int]]:
-        """Yields `(end, words, where the line ends)` of each whole line; nothing if the journal is of another job."""
+    def _journal_lines(self, limit: int | None = None) -> Iterator[tuple[int, bytes, int, int]]:
+        """Yields `(end, words, where the line ends, checksum)` of each line up to the first that is cut or damaged.
+
+        Yields nothing if the journal is of another job.
+        """
+        checksum = 0
         try:
             for number, (line, line_end) in enumerate(whole_lines(self.journal_path)):
                 if limit is not None and number > limit:
@@ -229,9 +242,14 @@ class ResumableFile:
                     expected = {"format": JOURNAL_FORMAT, "version": JOURNAL_VERSION, "job": self._job}
                     if json.loads(line) != expected:
                         return
+                    checksum = zlib.crc32(line)
                 else:
-                    end, _, words = line[:-1].partition(b"\t")
-                    yield int(end), words, line_end
+                    content, signature = line[:-9], line[-9:-1]
+                    checksum = zlib.crc32(content, checksum)
+                    if signature != b"%08x" % checksum:
+                        return
+                    end, _, words = content[:-1].partition(b"\t")
+                    yield int(end), words, line_end, checksum
         except (FileNotFoundError, ValueError):  # nothing after a damaged line is trusted
             return
 

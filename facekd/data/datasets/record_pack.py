@@ -168,7 +168,7 @@ class RecordPack:
     def _labels(self) -> np.ndarray:
         rec_path = self.reader.rec_path
         cache, source = rec_path.with_suffix(".facekd-labels"), {"stamp": stamp_of(rec_path, self.reader.index.source)}
-        cached = load_cached(cache, source, verify=True)
+        cached = load_cached(cache, source)
         if cached is not None and cached[1]["labels"].shape == (self.num_images,):
             return cached[1]["labels"]
         labels = self.labels_from(self.headers())

@@ -65,7 +65,6 @@ def load_index(rec_path: Path, idx_path: Path | None, min_rows_to_cache: int = M
         RecordError: the `.idx` is not an index, or the `.rec` holds no records.
     """
     cache, source = rec_path.with_name(f"{rec_path.stem}.facekd-index"), {"stamp": stamp_of(rec_path, idx_path)}
-    # Checksums are not verified, because that reads the whole cache; records are checked when they are read.
     if (cached := load_cached(cache, source)) is not None:
         arrays = cached[1]
         return RecordIndex(arrays["keys"], arrays["offsets"], arrays["extents"], idx_path, is_cached=True)

@@ -128,6 +128,22 @@ def test_damaged_files_are_made_again(root, embedder, tmp_path, capsys):
     assert len(embeddings.missing(wanted(protocol))) == protocol.num_listed
 
 
+def test_whatever_byte_is_damaged_the_rows_stay_right(root, embedder, tmp_path):
+    protocol = load_protocol(root)
+    embeddings = FaceEmbeddings(tmp_path / "cache", embedder, protocol, False)
+    embeddings.prepare()
+    embeddings.fill(wanted(protocol)[:4])
+    expected = embeddings.rows().read(0, 4)[0].copy()
+    generator = np.random.default_rng(0)
+    for file in sorted((tmp_path / "cache").glob("*.npy")):
+        whole = file.read_bytes()
+        for place in [*range(0, 128, 4), *generator.integers(128, 128 + 4 * 32, 20).tolist()]:
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+            embeddings.prepare()
+            embeddings.fill(embeddings.missing(wanted(protocol)[:4]))
+            np.testing.assert_allclose(embeddings.rows().read(0, 4)[0], expected, rtol=1e-6)
+
+
 def test_half_precision_that_would_overflow_is_refused(root, embedder, tmp_path, monkeypatch):
     protocol = load_protocol(root)
     embeddings = FaceEmbeddings(tmp_path / "cache", embedder, protocol, False, "float16")

@@ -94,6 +94,17 @@ def test_another_model_or_another_pack_never_meets_old_embeddings(tmp_path):
     np.testing.assert_array_equal(found, quarters(load_pair_set(other_pack).decode(0, 80)))
 
 
+def test_whatever_byte_is_damaged_the_embeddings_stay_right(tmp_path, pack):
+    pair_set, cache = load_pair_set(pack), tmp_path / "cache"
+    expected = embed_pair_set(CountingEmbedder(), pair_set, False, cache)
+    [file] = cache.iterdir()
+    whole = file.read_bytes()
+    places = [*range(0, 128, 7), *range(128, len(whole), 301), *range(len(whole) - 16, len(whole), 3)]
+    for content in [whole[:p] + bytes([whole[p] ^ 1 << p % 8]) + whole[p + 1 :] for p in places] + [whole[:-1]]:
+        file.write_bytes(content)
+        np.testing.assert_array_equal(embed_pair_set(CountingEmbedder(), pair_set, False, cache), expected)
+
+
 @pytest.mark.parametrize("damage", [b"", b"not numpy", "another shape"])
 def test_a_damaged_cache_is_embedded_again(tmp_path, pack, damage, capsys):
     pair_set, cache = load_pair_set(pack), tmp_path / "cache"

@@ -82,7 +82,8 @@ def test_the_file_alone_remains_and_numpy_reads_it(tmp_path: Path, dataset: Face
     assert [file.name for file in tmp_path.iterdir()] == ["cache"]
     rows = np.memmap(tmp_path / "cache", np.float16, mode="r", shape=(len(dataset), 2, DIMENSIONS))
     np.testing.assert_array_equal(cache.lookup(np.arange(len(dataset)), True), rows[:, 1].astype(np.float32))
-    assert json.loads((tmp_path / "cache").read_bytes()[rows.nbytes :].splitlines()[0])["format"]
+    after_checksums = rows.nbytes + len(dataset) * 2 * 4
+    assert json.loads((tmp_path / "cache").read_bytes()[after_checksums:].split(b"\n")[0])["format"]
 
 
 def test_a_finished_cache_is_not_computed_again(tmp_path: Path, dataset: FaceDataset) -> None:
@@ -214,7 +215,7 @@ def test_files_that_are_not_whole_are_refused(tmp_path: Path, dataset: FaceDatas
         (whole[:-1], "cut short"),
         (whole[100:], "damaged: .* bytes do not hold"),
         (b"", "not a teacher cache"),
-        (whole.replace(b'"version": 1', b'"version": 9'), "version 9, this facekd reads up to 1"),
+        (whole.replace(b'"version": 2', b'"version": 9'), "version 9, this facekd reads up to 2"),
         (whole[:-32] + b"f" * 16 + whole[-16:], "damaged: its trailer"),
     ):
         path.write_bytes(content)
@@ -222,10 +223,25 @@ def test_files_that_are_not_whole_are_refused(tmp_path: Path, dataset: FaceDatas
             open_teacher_cache(path, dataset)
     path.write_bytes(bytes(96) + whole[96:])  # the two embeddings of the first image
     cache = open_teacher_cache(path, dataset)
-    with pytest.raises(TeacherError, match="no embedding at image 0"):
+    with pytest.raises(TeacherError, match="the embedding of image 0 is not what was made"):
         cache.lookup([0])
     with pytest.raises(TeacherError, match="no such teacher cache"):
         open_teacher_cache(tmp_path / "absent", dataset)
+
+
+def test_whatever_byte_is_damaged_the_embeddings_are_right_or_refused(tmp_path: Path, dataset: FaceDataset) -> None:
+    path = tmp_path / "cache"
+    expected = write(path, Projection(), dataset).lookup_both(np.arange(42))
+    whole, generator = path.read_bytes(), np.random.default_rng(0)
+    places = np.concatenate([generator.integers(0, len(whole), 300), np.arange(len(whole) - 900, len(whole))])
+    num_refused = 0
+    for place in places.tolist():
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        try:
+            np.testing.assert_array_equal(open_teacher_cache(path, dataset).lookup_both(np.arange(42)), expected)
+        except TeacherError:
+            num_refused += 1
+    assert num_refused >= len(places) - 2  # all but the case of letters in a hexadecimal digit
 
 
 def test_a_cache_travels_to_another_process(tmp_path: Path, dataset: FaceDataset) -> None:

@@ -22,7 +22,7 @@ def test_a_cache_is_valid_for_its_source_alone(tmp_path: Path, home: Path) -> No
     cache = tmp_path / "list.facekd-rows"
     assert load_cached(cache, {"stamp": (1, 2)}) is None
     assert save_cached(cache, {"stamp": (1, 2)}, ARRAYS, {"fingerprint": "f"})
-    found = load_cached(cache, {"stamp": (1, 2)}, verify=True)
+    found = load_cached(cache, {"stamp": (1, 2)})
     assert found is not None and found[0]["fingerprint"] == "f" and found[1]["rows"].tolist() == [0, 1, 2]
     assert load_cached(cache, {"stamp": (1, 3)}) is None
     assert cache.exists() and not home.exists()
@@ -39,6 +39,23 @@ def test_read_only_folders_of_one_name_do_not_share_a_cache(tmp_path: Path, home
     finally:
         for name in "ab":
             (tmp_path / name).chmod(0o755)
+
+
+def test_whatever_byte_is_damaged_the_arrays_are_right_or_read_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "list.facekd-rows"
+    save_cached(cache, {"stamp": (1, 2)}, ARRAYS, {"fingerprint": "f"})
+    whole = cache.read_bytes()
+    damaged = [whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :] for at in range(len(whole))]
+    for content in [*damaged, *(whole[:length] for length in range(len(whole)))]:
+        cache.write_bytes(content)
+        found = load_cached(cache, {"stamp": (1, 2)})
+        said = capsys.readouterr().err
+        if found is None:
+            assert said.count("\n") == 1 and said.startswith(f"{cache}: cannot be used")
+        else:  # padding between the arrays
+            assert said == "" and found[0]["fingerprint"] == "f" and found[1]["rows"].tolist() == [0, 1, 2]
 
 
 def test_a_damaged_cache_is_reported_and_ignored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,9 +24,8 @@ def write(folder: Path) -> Path:
     return folder / "arrays"
 
 
-@pytest.mark.parametrize("verify", [False, True])
-def test_arrays_come_back_mapped_and_read_only(tmp_path: Path, verify: bool) -> None:
-    about, arrays = open_arrays(write(tmp_path), verify)
+def test_arrays_come_back_mapped_and_read_only(tmp_path: Path) -> None:
+    about, arrays = open_arrays(write(tmp_path))
     assert about == {"what": "é", "stamp": [1, 2]} and list(arrays) == list(ARRAYS)
     for name, array in ARRAYS.items():
         assert arrays[name].dtype == array.dtype
@@ -44,14 +43,13 @@ def test_a_damaged_header_is_always_noticed(tmp_path: Path) -> None:
         open_arrays(path)
 
 
-def test_a_damaged_array_is_noticed_where_it_is_verified(tmp_path: Path) -> None:
+def test_a_damaged_array_is_noticed(tmp_path: Path) -> None:
     path = write(tmp_path)
     content = bytearray(path.read_bytes())
     content[content.index(ARRAYS["rows"].tobytes())] ^= 1
     path.write_bytes(content)
-    assert open_arrays(path)[1]["rows"][0, 0] == 1
     with pytest.raises(DataError, match="the checksum of 'rows' differs"):
-        open_arrays(path, verify=True)
+        open_arrays(path)
 
 
 @pytest.mark.parametrize(

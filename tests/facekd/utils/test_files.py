@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from facekd.utils.files import (
     read_json,
     sha256_of_file,
     staged_folder,
+    stamp_of,
     write_json,
     write_small_file,
 )
@@ -114,3 +116,18 @@ def test_a_staged_folder_starts_empty_and_leaves_nothing(tmp_path: Path) -> None
         (staged / "image").write_bytes(b"image")
         raise KeyboardInterrupt
     assert [file.name for file in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_stamp_tells_a_replaced_file_of_the_same_size_and_time(tmp_path: Path) -> None:
+    path, other = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(b"one")
+    before = stamp_of(path, None)
+    assert before == stamp_of(path, None) and len(before) == 6
+    other.write_bytes(b"two")
+    os.utime(other, ns=(before[1], before[1]))  # as `cp -p`, `rsync -t` and `tar x` restore it
+    other.replace(path)
+    assert path.stat().st_mtime_ns == before[1] and stamp_of(path, None) != before
+    again = stamp_of(path)
+    path.write_bytes(b"six")
+    os.utime(path, ns=(before[1], before[1]))
+    assert stamp_of(path) != again

@@ -81,8 +81,9 @@ def test_a_restart_forgets(tmp_path: Path) -> None:
     [
         (lambda content: content[:-1], [3]),  # cut within a line
         (lambda content: content + b"8", [3, 6]),
-        (lambda content: content + b"9\tbeyond the end of the file\n", [3, 6]),
-        (lambda content: content + b"4\tbackwards\n", [3, 6]),
+        (lambda content: content + b"9\tunsigned\n", [3, 6]),
+        (lambda content: content.replace(b"6\t", b"5\t"), [3]),
+        (lambda content: content.replace(b"entry 0", b"entry 1"), []),
         (lambda content: content + b"x\tno number\n", [3, 6]),
         (lambda content: content.replace(b"facekd", b"facekx"), []),
         (lambda content: b"no JSON\n" + content, []),
