@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ from facekd.distributed import failing_together, gather_rows
 from facekd.errors import CheckpointError
 from facekd.head.classifier import MarginClassifier
 from facekd.training.recognizer import Recognizer, backbone_arguments
+from facekd.training.schedule import ScheduleConfig, first_change, learning_rate
 from facekd.training.state import TrainingState
 from facekd.utils.config_files import differences, to_plain, with_defaults
 
@@ -49,6 +51,8 @@ RESUMABLE_KEYS = (
     *("batch_size_per_rank", "device", "compile", "channels_last", "head.sharded"),
     *("validation", "checkpoint", "log_every_images", "tensorboard"),
 )
+# Keys that it may change as long as the learning rates of its past steps stay what they were: its length and schedule.
+LENGTH_KEYS = ("images", "epochs", "schedule")
 
 
 def save_state(state: TrainingState, name: str | None = None) -> Path:
@@ -187,14 +191,21 @@ def _saying_what_to_do(found: list[Path]) -> Iterator[None]:
 def _check_same_run(path: Path, checkpoint: Checkpoint, state: TrainingState) -> None:
     """Checks that config, teacher and data are those of the run that wrote the checkpoint."""
     new = {**to_plain(state.config), "backbone": backbone_arguments(state.config)}
-    changed = [
-        f"{key} was {before}, now {after}"
-        for key, (before, after) in differences(with_defaults(checkpoint.config, type(state.config)), new).items()
-        if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in RESUMABLE_KEYS)
-    ]
-    if changed:
+    old = with_defaults(checkpoint.config, type(state.config))
+    changed = {
+        key: f"{key} was {before}, now {after}"
+        for key, (before, after) in differences(old, new).items()
+        if not _is_among(key, RESUMABLE_KEYS)
+    }
+    of_length = [what for key, what in changed.items() if _is_among(key, LENGTH_KEYS)]
+    others = [what for key, what in changed.items() if not _is_among(key, LENGTH_KEYS)]
+    # Another length or schedule is fine as long as it would not have changed the past.
+    reason = ""
+    if of_length and not others and checkpoint.training is not None:
+        reason = _conflict_of_lengths(checkpoint.training, old["schedule"], state)
+    if others or reason:
         raise CheckpointError(
-            f"{state.folder} holds a run with another configuration: {'; '.join(changed)}. "
+            f"{state.folder} holds a run with another configuration: {'; '.join(others + of_length)}{reason}. "
             "Give the old values to resume it, or another --output to start anew"
         )
     fingerprint = checkpoint.teacher_fingerprint or ""
@@ -210,6 +221,33 @@ def _check_same_run(path: Path, checkpoint: Checkpoint, state: TrainingState) ->
             f"{state.dataset.num_classes} in {state.dataset.name}; labels or names differ). Give the same data, "
             "or another --output to start anew"
         )
+
+
+def _is_among(key: str, allowed: tuple[str, ...]) -> bool:
+    """Tells whether a dotted key is one of those allowed, or lies in one of the sections allowed."""
+    return any(key == name or key.startswith(f"{name}.") for name in allowed)
+
+
+def _conflict_of_lengths(training: Progress, old_schedule: dict[str, Any], state: TrainingState) -> str:
+    """Says why a run cannot get the length and schedule of the new config; empty if it can."""
+    # It cannot end before where it is.
+    if training.images_seen > state.total_images:
+        return f"; it has seen {training.images_seen:,} images, and cannot end at {state.total_images:,}"
+
+    # It must have had the learning rates that a run begun with the new config would have had.
+    known = {item.name for item in dataclasses.fields(ScheduleConfig)}
+    before = ScheduleConfig(**{name: value for name, value in old_schedule.items() if name in known})
+    after = state.config.schedule
+    steps = range(0, training.images_seen, state.config.global_batch_size)
+    image = first_change(before, training.total_images, after, state.total_images, steps)
+    if image is None:
+        return ""
+    rates = learning_rate(before, image, training.total_images), learning_rate(after, image, state.total_images)
+    return (
+        f"; it has already had another learning rate than that asks for, {rates[0]:.4g} at image {image:,} and not "
+        f"{rates[1]:.4g}. Only with schedule.name constant, or step with milestones in images, can a run be made longer "
+        "at any time; linear, cosine and polynomial fall over the whole length"
+    )
 
 
 def delete_leftovers(run_folder: Path) -> None:

@@ -120,3 +120,21 @@ def learning_rate(config: ScheduleConfig, images_seen: int, total_images: int) -
     }[config.name]
     # Computed down from the peak, not up from the end, so that rounding keeps the peak exact and the fall monotone.
     return max(config.final_lr, config.lr - (config.lr - config.final_lr) * fallen)
+
+
+def first_change(
+    before: ScheduleConfig, total_before: int, after: ScheduleConfig, total_after: int, steps: range
+) -> int | None:
+    """Finds the first step at which two schedules give different learning rates; None if none does.
+
+    Args:
+        before: a schedule.
+        total_before: length of its run in images.
+        after: another schedule.
+        total_after: length of its run in images.
+        steps: images seen before each step.
+    """
+    for images in steps:
+        if learning_rate(before, images, total_before) != learning_rate(after, images, total_after):
+            return images
+    return None

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from facekd.errors import ConfigError
-from facekd.training.schedule import ScheduleConfig, learning_rate
+from facekd.training.schedule import ScheduleConfig, first_change, learning_rate
 
 TOTAL = 10_000
 
@@ -176,3 +176,11 @@ def test_schedules_that_do_not_fit_the_run(config, total, message):
 def test_a_clock_below_zero():
     with pytest.raises(ConfigError, match="images_seen = -1"):
         learning_rate(ScheduleConfig(), -1, 10)
+
+
+@given(schedules, st.integers(1, 3 * TOTAL), st.integers(10, 3000))
+def test_the_first_change_is_where_the_rates_part(config, longer, step):
+    assume(longer > max(config.warmup_images, 1))
+    steps = range(0, TOTAL, step)
+    apart = [i for i in steps if learning_rate(config, i, TOTAL) != learning_rate(config, i, longer)]
+    assert first_change(config, TOTAL, config, longer, steps) == (apart[0] if apart else None)

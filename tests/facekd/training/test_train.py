@@ -335,6 +335,44 @@ def test_resuming_with_another_configuration_is_refused(tiny_config: Configure) 
         train(tiny_config(backbone__width=0.25), ALONE)
 
 
+LONGER = [
+    # Begun with, and gone on with; the warm-up ends at image 24 and the run at 120.
+    ({"schedule__name": "constant", "images": 0, "epochs": 2}, {"images": 0, "epochs": 4}),
+    ({"schedule__name": "step", "schedule__milestones": "[60]"}, {"schedule__milestones": "[60, 132]", "images": 180}),
+    ({"schedule__name": "constant"}, {"images": 180, "schedule__name": "step", "schedule__milestones": "[120]"}),
+    ({"schedule__warmup_images": 119}, {"images": 180, "schedule__warmup_images": 119}),  # decays only afterwards
+]
+
+
+@pytest.mark.parametrize(("begun", "longer"), LONGER)
+def test_a_finished_run_is_made_longer_bit_for_bit(
+    begun: dict[str, object], longer: dict[str, object], tiny_config: Configure, tmp_path: Path
+) -> None:
+    train(tiny_config(**begun), ALONE)
+    config = tiny_config(**begun | longer)
+    assert train(config, ALONE) == 0
+    whole = tiny_config(**begun | longer, output=tmp_path / "whole")
+    train(whole, ALONE)
+    assert losses(config.output) == losses(whole.output) and losses(whole.output)[-1][0] > 130
+    assert_same_weights(final_weights(config.output), final_weights(whole.output))
+
+
+def test_a_length_that_would_have_changed_the_past_is_refused(tiny_config: Configure, tmp_path: Path) -> None:
+    constant = {"output": tmp_path / "constant", "schedule__name": "constant"}
+    for begun in ({}, constant):
+        train(tiny_config(**begun), ALONE)
+    refusals: list[tuple[dict[str, object], str]] = [
+        # Linear from 0.05 at image 24 to 0 at the end: the first step after the peak is at 36.
+        ({"images": 180}, r"images was 120, now 180; .* rate than .* 0\.04375 at image 36 and not 0\.04615\. Only"),
+        ({**constant, "schedule__lr": 0.06}, r"schedule\.lr was 0\.05, now 0\.06; .* at image 0 "),
+        ({**constant, "images": 60}, r"it has seen 120 images, and cannot end at 60"),
+        ({**constant, "images": 180, "seed": 8}, r"configuration: seed was 7, now 8; images was 120, now 180\. "),
+    ]
+    for changed, message in refusals:
+        with pytest.raises(CheckpointError, match=message):
+            train(tiny_config(**changed), ALONE)
+
+
 def test_resuming_on_other_data_is_refused(tiny_config: Configure, tiny_faces: Path, tmp_path: Path) -> None:
     train(tiny_config(), ALONE)
     other = tmp_path / "other"
