@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -45,7 +46,8 @@ class Alignment:
 class AlignLog:
     """Writes and reads the log in an output folder: its first line holds the settings, each other one an `Alignment`.
 
-    A line that a killed run left unfinished is dropped, and its photograph is aligned again.
+    A last line that a killed run left unfinished is dropped; a damaged one is counted in a printed line, and left as it
+    is. Their photographs are aligned again.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], restart: bool = False) -> None:
@@ -96,21 +98,27 @@ class AlignLog:
 
     def _load(self, settings: dict[str, Any]) -> int:
         """Reads the entries; returns the offset at which the last whole line ends."""
-        end = 0
+        end = num_damaged = 0
         for number, (line, stop) in enumerate(whole_lines(self.path)):
+            end = stop
             try:
                 value = json.loads(line)
                 if number == 0:
                     self._check(value["settings"], settings)
-                else:
-                    entry = Alignment(**value)
-                    self.entries[entry.photo] = entry
-            except (ValueError, TypeError, KeyError) as error:
-                raise DataError(
-                    f"{self.path}, line {number + 1}: is not a log of an alignment ({error}); "
-                    "choose another output folder, or start again with --force"
-                ) from error
-            end = stop
+                    continue
+                entry = Alignment(**value)
+                if not isinstance(entry.photo, str) or not isinstance(entry.stamp, list):
+                    raise TypeError("no photograph and stamp")
+                self.entries[entry.photo] = entry
+            except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+                if number == 0:
+                    raise DataError(
+                        f"{self.path}: its first line, the settings, is damaged ({error}); choose another output "
+                        "folder, or start again with --force"
+                    ) from error
+                num_damaged += 1
+        if num_damaged:
+            print(f"{self.path}: {num_damaged:,} lines are damaged; aligning their photographs again", file=sys.stderr)
         return end
 
     def _check(self, found: dict[str, Any], settings: dict[str, Any]) -> None:

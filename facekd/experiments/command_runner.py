@@ -87,6 +87,13 @@ class CompletedSteps:
         if self._file.exists():
             remedy = "delete it and run the same command again: each step is then checked anew"
             self._done = read_json(self._file, "a list of steps", remedy, ("steps",), TrainingError)["steps"]
+            kinds = {"command": list, "number": int, "after": dict}
+            entries = self._done.values() if isinstance(self._done, dict) else [None]
+            if not all(
+                isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
+                for entry in entries
+            ):
+                raise TrainingError(f"{self._file}: damaged, not a list of steps; {remedy}")
 
     def is_done(self, step: Step) -> bool:
         """Returns whether a step can be skipped.

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from facekd.data.pair_packs.reading import read_pair_pack
+from facekd.experiments.study_results import read_scores
 from facekd.pages.figures import SINGLE, RocLine, draw_losses, draw_roc, new_figure, to_png
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
@@ -37,7 +36,7 @@ def write_report(folder: Path, models: list[dict[str, Any]]) -> None:
             "is where both errors are equal. The untrained network shows how far one gets without learning.",
         ),
         Picture(
-            to_png(draw_losses({name: read_log(folder / name, "train") for name in trained})),
+            to_png(draw_losses({name: read_log(folder / name, "train", ("loss",)) for name in trained})),
             "Loss during training. Margins differ in how much they demand, so compare the shapes, not the heights.",
         ),
         Picture(_read_first(folder / "data", "*.png"), "Training data: each row is a person."),
@@ -78,7 +77,7 @@ def _draw_rocs(folder: Path, models: list[dict[str, Any]]) -> Figure:
     is_same = read_pair_pack(folder / "data" / "test.bin").is_same
     lines = []
     for model in models:
-        scores = np.load(folder / model["name"] / "verification" / "scores.npy")
+        scores = read_scores(folder / model["name"] / "verification", len(is_same))
         curve = roc_curve(scores[is_same], scores[~is_same])
         lines.append(RocLine(f"{model['name']}, EER {model['eer']:.2%}", curve.far, curve.tar))
     figure, [axes] = new_figure(SINGLE)

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from facekd.errors import ConfigError, run_verb
 from facekd.experiments.command_runner import CompletedSteps, Step, run_steps
@@ -60,7 +59,8 @@ def main(argv: list[str] | None = None, parse_evaluation: Callable[[list[str]], 
     results["conditions"] = None
     if conditions.exists():
         remedy = "delete it, or start without --report-only, which writes it again"
-        results["conditions"] = read_json(conditions, "a description of the machine", remedy)
+        keys = ("gpus", "processor", "jobs", "threads")
+        results["conditions"] = read_json(conditions, "a description of the machine", remedy, keys)
     write_report(study, results)
     print("\n" + to_markdown(results))
     print(f"report: {study.output / 'report.html'}, {study.output / 'results.md'}, {study.output / 'results.json'}")
@@ -148,7 +148,7 @@ class _Watch:
 
 def _progress(folder: Path) -> tuple[float, float | None]:
     """Returns the share of its images that a training has seen, and its images per second, from its log."""
-    entries: list[dict[str, Any]] = read_log(folder, "train")
+    entries = read_log(folder, "train", ("seconds_left", "images_per_second"))
     if not entries:
         return 0.0, None
     last = entries[-1]

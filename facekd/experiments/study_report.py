@@ -9,7 +9,7 @@ import numpy as np
 
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.experiments.study_config import Study
-from facekd.experiments.study_results import verification_folder
+from facekd.experiments.study_results import read_scores, verification_folder
 from facekd.pages.figures import RocLine, draw_losses, draw_roc, label_axes, new_figure, to_png
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
@@ -160,7 +160,9 @@ def _write_page(study: Study, results: Mapping[str, Any]) -> None:
             packs.append({"name": pack["name"], "description": description, "table": table, "pictures": pictures})
 
     # The loss curves of the first seed.
-    logs = {run.method.name: read_log(run.folder, "train") for run in study.runs if run.seed == study.seeds[0]}
+    logs = {
+        run.method.name: read_log(run.folder, "train", ("loss",)) for run in study.runs if run.seed == study.seeds[0]
+    }
     logs = {name: entries for name, entries in logs.items() if entries}
     losses = None
     if logs:
@@ -232,7 +234,7 @@ def draw_rocs(study: Study, results: Mapping[str, Any], pack: str) -> Figure:
         curves = []
         for seed in found["eer"]["values"]:
             run = study.run_of(method["name"], int(seed))
-            scores = np.load(verification_folder(study, run, pack) / "scores.npy")
+            scores = read_scores(verification_folder(study, run, pack), len(is_same))
             curves.append(tar_curve(scores[is_same], scores[~is_same], fars))
         label = f"{method['name']}, EER {100 * found['eer']['mean']:.2f} % (n {len(curves)})"
         band = np.min(curves, axis=0), np.max(curves, axis=0)

@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from facekd.errors import DataError
 from facekd.experiments.study_config import Method, Run, Study
 from facekd.training.logbook import read_log
 from facekd.utils.files import read_json
@@ -93,6 +96,23 @@ def read_verification(study: Study, run: Run, pack: str) -> dict[str, Any] | Non
     return read_json(path, "the results of an evaluation", remedy, ("accuracy", "eer", "tar_at_far"))
 
 
+def read_scores(folder: Path, num_pairs: int) -> np.ndarray:
+    """Returns the scores of an evaluation, float64 (num_pairs,).
+
+    Raises:
+        DataError: the file is missing or damaged, or holds another number of scores.
+    """
+    path = folder / "scores.npy"
+    try:
+        scores = np.load(path, allow_pickle=False)
+        problem = f"it holds {scores.dtype} {scores.shape}, expected ({num_pairs},)"
+        if scores.dtype == np.float64 and scores.shape == (num_pairs,):
+            return scores
+    except Exception as error:  # numpy's parser meets a damaged header with any kind of exception
+        problem = str(error)
+    raise DataError(f"{path}: damaged ({problem}); delete {folder} and run the same command again")
+
+
 def verification_folder(study: Study, run: Run, pack: str) -> Path:
     """Returns the folder with the results of a run on a pack."""
     return run.verification if len(study.packs) == 1 else run.verification / pack
@@ -100,7 +120,7 @@ def verification_folder(study: Study, run: Run, pack: str) -> Path:
 
 def images_per_second(folder: Path) -> float | None:
     """Returns the median over the log lines of a training, which brief other work on the machine does not change."""
-    rates = [entry["images_per_second"] for entry in read_log(folder, "train")]
+    rates = [entry["images_per_second"] for entry in read_log(folder, "train", ("images_per_second",))]
     return statistics.median(rates) if rates else None
 
 

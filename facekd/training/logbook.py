@@ -1,7 +1,8 @@
 """Writes the log of a run: console lines for people, JSON lines for programs, TensorBoard events for curves.
 
-`log.jsonl` holds one object per line, each with `images_seen`. When a run resumes, the entries after the checkpoint it
-resumes from are dropped, so the file reads as if the run had never stopped.
+`log.jsonl` holds one object per line, each with `kind` and `images_seen`. When a run resumes, the entries after the
+checkpoint it resumes from are dropped, so the file reads as if the run had never stopped; all other lines stay as they
+are, even those that cannot be read. No trouble with a log stops a run: it is said once, and training goes on.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from facekd.utils.files import write_text
+from facekd.utils.files import atomic_open
 from facekd.utils.progress import format_duration
 
 
@@ -41,14 +42,22 @@ class Logbook:
         if not active:
             return
 
-        # Open the files; a resumed run first drops the entries that it will write again.
+        # A resumed run first drops the entries that it will write again.
         self._path = folder / "log.jsonl"
-        _drop_entries_after(self._path, images_seen)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file: BinaryIO | None = None
+        self._is_cut = self._has_warned = False
+        try:
+            if num_unreadable := _drop_entries_after(self._path, images_seen):
+                self.say(
+                    f"{self._path}: {num_unreadable:,} lines cannot be read; they are kept and left out of reports"
+                )
+        except OSError as error:
+            self._warn(error)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # importing it takes half a second: not for other verbs
 
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=images_seen + 1)
+            with self._without_tensorboard_if_it_fails():
+                self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=images_seen + 1)
 
         # Start the bar last: an error above must not leave one behind.
         if self._console.is_terminal:
@@ -76,22 +85,51 @@ class Logbook:
             return
         finite = {name: None if _is_not_finite(value) else value for name, value in values.items()}
         # json writes floats by repr, so they read back bit for bit.
-        self._file.write(json.dumps({"kind": kind, "images_seen": images_seen, **finite}) + "\n")
-        self._file.flush()
-        if self._writer is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._writer.add_scalar(f"{kind}/{name}", value, images_seen)
-            self._writer.flush()  # unasked it waits for two minutes, and a kill would lose what it holds
+        self._append(json.dumps({"kind": kind, "images_seen": images_seen, **finite}).encode() + b"\n")
+        with self._without_tensorboard_if_it_fails():
+            if self._writer is not None:
+                for name, value in values.items():
+                    if isinstance(value, int | float):
+                        self._writer.add_scalar(f"{kind}/{name}", value, images_seen)
+                self._writer.flush()  # unasked it waits for two minutes, and a kill would lose what it holds
 
     def close(self) -> None:
         """Closes the files and removes the bar."""
         if self._bar is not None:
             self._bar.stop()
-        if self.active:
-            self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+        if self.active and self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()
+        with self._without_tensorboard_if_it_fails():
+            if self._writer is not None:
+                self._writer.close()
+
+    def _append(self, line: bytes) -> None:
+        """Appends a line at once; where the last one was cut by a full disk, on a line of its own."""
+        try:
+            if self._file is None:
+                self._file = self._path.open("ab", buffering=0)
+            whole = b"\n" + line if self._is_cut else line
+            self._is_cut = (self._file.write(whole) or 0) < len(whole)
+        except OSError as error:
+            self._warn(error)
+
+    def _warn(self, error: OSError) -> None:
+        if not self._has_warned:
+            self.say(
+                f"warning: {self._path} cannot be written ({error.strerror}); training goes on without those lines"
+            )
+        self._has_warned = True
+
+    @contextlib.contextmanager
+    def _without_tensorboard_if_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            self.say(
+                f"warning: tensorboard/ cannot be written ({error.strerror or error}); training goes on without it"
+            )
 
     def __enter__(self) -> Logbook:
         return self
@@ -100,31 +138,68 @@ class Logbook:
         self.close()
 
 
-def read_log(folder: str | Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """Reads the entries of a run's `log.jsonl`, oldest first, of one kind (`"train"`, `"validation"`) or of all.
+def read_log(folder: str | Path, kind: str | None = None, numbers: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Reads the entries of a run's `log.jsonl`, oldest first; lines that cannot be read are left out.
 
-    A last line that a kill cut short is left out.
+    Args:
+        folder: folder of the run; without a log in it there are no entries.
+        kind: entries of one kind (`"train"`, `"validation"`); None takes all.
+        numbers: take only entries in which these keys hold numbers.
+
+    Raises:
+        OSError: there is a log, and it cannot be opened.
     """
     path = Path(folder) / "log.jsonl"
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if kind in (None, entry["kind"]):
-            entries.append(entry)
-    return entries
+    if not path.exists():
+        return []
+    entries = (_entry(line) for line in path.read_bytes().split(b"\n"))
+    return [
+        entry
+        for entry in entries
+        if entry is not None and kind in (None, entry["kind"]) and all(_is_number(entry.get(key)) for key in numbers)
+    ]
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """Returns the entry in a line of a log; None for a line that holds none."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):  # not JSON, or not UTF-8
+        return None
+    is_entry = isinstance(entry, dict) and isinstance(entry.get("kind"), str) and _is_number(entry.get("images_seen"))
+    return entry if is_entry else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_not_finite(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
 
-def _drop_entries_after(path: Path, images_seen: int) -> None:
-    if path.exists():
-        kept = [json.dumps(entry) + "\n" for entry in read_log(path.parent) if entry["images_seen"] <= images_seen]
-        write_text(path, "".join(kept))
+def _drop_entries_after(path: Path, images_seen: int) -> int:
+    """Removes the entries after `images_seen`, and a last line that a kill cut short; leaves all other lines alone.
+
+    Returns:
+        The number of lines that hold no entry.
+
+    Raises:
+        OSError: the log cannot be read or written.
+    """
+    if not path.exists():
+        return 0
+    *lines, last = path.read_bytes().split(b"\n")
+    lines += [last] if _entry(last) else []
+    entries = [_entry(line) for line in lines]
+    kept = [
+        line + b"\n"
+        for line, entry in zip(lines, entries, strict=True)
+        if entry is None or entry["images_seen"] <= images_seen
+    ]
+    with atomic_open(path) as stream:
+        stream.writelines(kept)
+    return sum(entry is None and bool(line.strip()) for line, entry in zip(lines, entries, strict=True))
 
 
 class Stopwatch:

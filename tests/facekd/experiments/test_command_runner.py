@@ -137,8 +137,11 @@ def test_a_stop_signal_reaches_the_running_step_and_nothing_else_starts(tmp_path
     assert runs(tmp_path, "b") == [0] and not (tmp_path / "steps.json").exists()
 
 
-def test_a_damaged_record_is_reported(tmp_path: Path) -> None:
-    (tmp_path / "steps.json").write_text("[")
+@pytest.mark.parametrize(
+    "content", ["[", '{"steps": []}', '{"steps": {"a": 1}}', '{"steps": {"a": {"command": [], "after": {}}}}']
+)
+def test_a_damaged_record_is_reported(tmp_path: Path, content: str) -> None:
+    (tmp_path / "steps.json").write_text(content)
     with pytest.raises(TrainingError, match="not a list of steps"):
         CompletedSteps(tmp_path)
 

@@ -27,6 +27,68 @@ def test_entries_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> N
     assert read_log(tmp_path, "validation") == []
 
 
+LINES = [b'{"kind": "train", "images_seen": %d, "loss": 1.50}' % images_seen for images_seen in (10, 20, 30)]
+UNREADABLE = [
+    b"\xff\xfe\xff",
+    b"[1, 2]",
+    b"7",
+    b'{"images_seen": 15}',
+    b'{"kind": "train"}',
+    b'{"kind": "tr',
+    b"[" * 9999,
+]
+ODD = '{"kind": "note", "images_seen": 12, "words": "a\u2028b\x85c"}'.encode()
+
+
+@pytest.mark.parametrize("bad", UNREADABLE)
+def test_a_line_that_cannot_be_read_costs_no_other(tmp_path: Path, bad: bytes, capsys: pytest.CaptureFixture) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b"\n".join([LINES[0], bad, ODD, LINES[1], LINES[2], bad]))
+    assert [entry["images_seen"] for entry in read_log(tmp_path, "train")] == [10, 20, 30]
+    assert read_log(tmp_path, "note")[0]["words"] == "a\u2028b\x85c"
+    with Logbook(tmp_path, total_images=100, images_seen=20, tensorboard=False) as logbook:
+        logbook.record("train", 25, {"loss": 1.5})
+    # All other lines stay byte for byte; the last one, cut, is gone.
+    expected = [LINES[0], bad, ODD, LINES[1], b'{"kind": "train", "images_seen": 25, "loss": 1.5}', b""]
+    assert log.read_bytes() == b"\n".join(expected)
+    assert capsys.readouterr().err.count("1 lines cannot be read") == 1
+
+
+def test_entries_without_the_numbers_asked_for_are_left_out(tmp_path: Path) -> None:
+    other = b'{"kind": "train", "images_seen": 40, "loss": null}\n{"kind": "train", "images_seen": 50}\n'
+    (tmp_path / "log.jsonl").write_bytes(b"\n".join([*LINES, other]))
+    assert [entry["images_seen"] for entry in read_log(tmp_path, "train", ("loss",))] == [10, 20, 30]
+
+
+def test_a_log_that_cannot_be_written_stops_no_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "log.jsonl").mkdir()
+    (tmp_path / "tensorboard").write_text("a file in the way")
+    with Logbook(tmp_path, total_images=100) as logbook:
+        logbook.record("train", 10, {"loss": 1.0})
+        logbook.record("train", 20, {"loss": 1.0})
+    said = capsys.readouterr().err
+    assert said.count("log.jsonl cannot be written") == said.count("tensorboard/ cannot be written") == 1
+
+
+def test_a_full_disk_costs_the_lines_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with Logbook(tmp_path, total_images=100, tensorboard=False) as logbook:
+        logbook.record("train", 10, {"loss": 1.0})
+        assert logbook._file is not None
+        whole = logbook._file
+
+        class Full:
+            def write(self, line: bytes) -> int:
+                return whole.write(line[:9])
+
+            def close(self) -> None: ...
+
+        logbook._file = Full()  # type: ignore[assignment]
+        logbook.record("train", 20, {"loss": 1.0})
+        logbook._file = whole
+        logbook.record("train", 30, {"loss": 1.0})
+    assert [entry["images_seen"] for entry in read_log(tmp_path)] == [10, 30]
+
+
 def test_the_log_is_strict_json(tmp_path: Path) -> None:
     with Logbook(tmp_path, total_images=1, tensorboard=False) as logbook:
         logbook.record("train", 1, {"loss": 1.0, "gradient_norm": float("inf")})
