@@ -19,7 +19,7 @@ from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_o
 from facekd.errors import DataError, FacekdError, RecordError, run_verb
 from facekd.images.decoding import decode_rgb
 from facekd.utils.command_line import CommandParser
-from facekd.utils.files import write_json
+from facekd.utils.files import json_bytes
 from facekd.utils.progress import track
 
 
@@ -45,8 +45,6 @@ def main(argv: list[str] | None = None) -> int:
     rec_path = rec_path_of(arguments.output)
     if rec_path.resolve().parent == pack.reader.rec_path.resolve().parent:
         raise FacekdError(f"{arguments.output} lies beside the old pack, which is never touched: choose another folder")
-    if rec_path.exists() and not arguments.force:
-        raise FacekdError(f"{rec_path} is there already; choose another place, or replace it by --force")
     changes = read_clean_lists(arguments.apply)
     source = RecordSource(pack)
     plan = _plan(arguments, pack, source, changes)
@@ -54,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     # Write the pack, or continue an earlier run.
     bad = BadRecords(arguments.on_bad_record)
     size = pack.property["height"] if pack.property else decode_rgb(pack.read_image(int(plan.images.min()))[0]).shape[0]
-    writer = RecordPackWriter(rec_path, size, pack.layout, _job(source, plan.images, plan.labels))
+    job = _job(source, plan.images, plan.labels)
+    writer = RecordPackWriter(rec_path, size, pack.layout, job, replace=arguments.force)
     with resuming(writer, bad):
         left = range(writer.next_task, len(plan.images))
         for task in track(left, "writing records", len(left)):
@@ -68,20 +67,20 @@ def main(argv: list[str] | None = None) -> int:
             key = int(pack.image_keys[image]) if pack.layout == "im2rec" else None
             writer.add(label, content, name, key, task)
 
-    # Report what was done.
-    num_dropped = pack.num_images - len(plan.images)
-    report = {
-        "format": "facekd-cleaning",
-        "version": 1,
-        "pack": str(arguments.pack),
-        "lists": [str(path) for path in arguments.apply],
-        "images": writer.num_images,
-        "dropped": num_dropped,
-        "merged": len(changes.merges),
-        "skipped": len(bad),
-        "old_label_of": plan.old_labels.tolist(),
-    }
-    write_json(rec_path.parent / "clean_report.json", report)
+        # Report what was done, in a file that is put in place with the pack.
+        num_dropped = pack.num_images - len(plan.images)
+        report = {
+            "format": "facekd-cleaning",
+            "version": 1,
+            "pack": str(arguments.pack),
+            "lists": [str(path) for path in arguments.apply],
+            "images": writer.num_images,
+            "dropped": num_dropped,
+            "merged": len(changes.merges),
+            "skipped": len(bad),
+            "old_label_of": plan.old_labels.tolist(),
+        }
+        writer.add_file("clean_report.json", json_bytes(report))
     print(
         f"{rec_path}: {writer.num_images:,} images of {len(plan.old_labels):,} identities; "
         f"{num_dropped:,} images dropped, {len(changes.merges):,} identities merged{bad.summary()}"

@@ -31,10 +31,10 @@ from facekd.errors import DataError, FacekdError, ImageError, InUseError, run_ve
 from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.images.encoding import encode_jpeg
 from facekd.utils.command_line import JPEG_QUALITY, SEED, THREADS, CommandParser, whole_number
-from facekd.utils.files import write_json, write_text
+from facekd.utils.files import write_json
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
-from facekd.utils.resumable_file import ResumableFile
+from facekd.utils.resumable_file import LEFTOVERS, discard, forget_journal
 
 REPORT_NAME = "convert_report.json"
 ROWS_ANNOUNCED = 1024
@@ -89,12 +89,10 @@ def main(argv: list[str] | None = None) -> int:
     old = _files_there(arguments, log)
     quiet_decoders()
     bad = BadRecords(arguments.on_bad_record)
-    num_written, written = _write(arguments, plan, layout, job, log, bad)
+    num_written = _write(arguments, plan, layout, job, log, bad, old)
     if num_written == 0:
         raise DataError("none of the images could be used")
-    for file in set(old) - set(written):  # old shards of another number would be read with the new ones
-        for companion in (file, file.with_suffix(".idx"), file.with_suffix(".lst")):
-            companion.unlink(missing_ok=True)
+    _remove_results(old)
     if arguments.output.suffix != ".rec":
         _remove_leftovers(folder)
 
@@ -222,17 +220,17 @@ def _write(
     job: dict[str, Any],
     log: ConversionLog,
     bad: BadRecords,
-) -> tuple[int, list[Path]]:
-    """Writes the files that are not finished yet; returns the number of images in all files, and their paths."""
+    old: list[Path],
+) -> int:
+    """Writes the files that are not finished yet, in place of `old` ones; returns the number of images in all."""
     is_tar = arguments.to == "webdataset"
     size = 0 if is_tar else _image_size(plan)
     count = 0
-    written: list[Path] = []
     for number, rows in enumerate(_split(len(plan), arguments.shards)):
         path = _path_of(arguments, number)
-        written.append(path)
         finished = log.counts(path)
         if finished is not None:
+            forget_journal(path)
             count += finished[0]
             bad.num_before += finished[1]
             continue
@@ -246,8 +244,15 @@ def _write(
         writer = (
             TarPackWriter(path, part, is_unchanged)
             if is_tar
-            else RecordPackWriter(path, size, layout, part, is_unchanged)
+            else RecordPackWriter(path, size, layout, part, is_unchanged, plan.num_classes)
         )
+
+        def announce(path: Path = path, writer: Any = writer, num_bad_before: int = num_bad_before) -> None:
+            log.add(path, writer.partial_path, writer.num_images, len(bad) - num_bad_before)
+            _remove_results(old)
+            old.clear()
+
+        writer.before_in_place = announce
         with resuming(writer, bad):
             left = rows[writer.next_task :]
             description = f"writing file {number + 1} of {arguments.shards}" if arguments.shards > 1 else "writing"
@@ -257,12 +262,8 @@ def _write(
                     key = row if is_tar or layout == "im2rec" else None
                     writer.add(int(plan.labels[row]), content, name, key, row - rows.start, stamp)  # type: ignore[arg-type]
             num_images = writer.num_images
-        if not is_tar:
-            # The writer of a shard knows only that shard.
-            write_text(path.parent / "property", f"{plan.num_classes},{size},{size}\n")
-        log.add(path, num_images, len(bad) - num_bad_before)
         count += num_images
-    return count, written
+    return count
 
 
 def _path_of(arguments: argparse.Namespace, number: int) -> Path:
@@ -311,13 +312,20 @@ def _files_there(arguments: argparse.Namespace, log: ConversionLog) -> list[Path
     return there
 
 
+def _remove_results(files: list[Path]) -> None:
+    """Removes old packs or tars, which would be read with the new ones; companions last, which alone nobody reads."""
+    for file in files:
+        for part in (file, file.with_suffix(".idx"), file.with_suffix(".lst")):
+            part.unlink(missing_ok=True)
+
+
 def _remove_leftovers(folder: Path) -> None:
-    """Removes partial files of a stopped conversion that was started again with other options."""
-    for partial in folder.glob(".train-*.partial"):
-        name = partial.name.removeprefix(".").removesuffix(".partial")
+    """Removes what is left of a stopped conversion that was started again with other options."""
+    names = {hidden.name[1:].rpartition(".")[0] for kind in LEFTOVERS for hidden in folder.glob(f".train-*.{kind}")}
+    for name in names:
         if SHARD.fullmatch(name) or name.endswith(".tar"):
             with contextlib.suppress(InUseError):
-                ResumableFile(folder / name).abort()
+                discard(folder / name)
 
 
 def _results_in(output: Path) -> list[Path]:

@@ -24,7 +24,7 @@ from data_prep.sources.image_lists import (
     read_lst_and_kind,
     renumber,
 )
-from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
+from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.errors import DataError, FacekdError, ImageError, run_verb
 from facekd.images.decoding import quiet_decoders
 from facekd.utils.command_line import IMAGE_SIDE, JPEG_QUALITY, THREADS, CommandParser
@@ -58,7 +58,9 @@ def main(argv: list[str] | None = None) -> int:
 
     # Pack them, or go on where an earlier run stopped.
     job = _job(arguments, images, root, has_keys)
-    writer = RecordPackWriter(arguments.output, arguments.size, arguments.layout, job, is_unchanged)
+    writer = RecordPackWriter(
+        arguments.output, arguments.size, arguments.layout, job, is_unchanged, replace=arguments.force
+    )
     with resuming(writer, bad):
         tasks = range(writer.next_task, len(images))
         todo = (images[task] for task in tasks)
@@ -112,9 +114,6 @@ def _list_images(arguments: argparse.Namespace) -> tuple[list[ListedImage], Path
     check_labels(images, source)
     if arguments.output.exists() and arguments.output.is_file() and arguments.output.suffix != ".rec":
         raise FacekdError(f"{arguments.output} is a file; give a folder, or a name that ends in .rec")
-    rec_path = rec_path_of(arguments.output)
-    if rec_path.exists() and not arguments.force:
-        raise FacekdError(f"{rec_path} is there already; choose another place, or replace it by --force")
     return images, root
 
 

@@ -1,6 +1,8 @@
 """Records which files of a conversion are finished, so that an interrupted one goes on with the next.
 
-The file in progress resumes by itself (`facekd/utils/resumable_file.py`).
+The file in progress resumes by itself (`facekd/utils/resumable_file.py`). A file is recorded just before it gets its
+name, by a stamp that renaming keeps. So the log is there before the first file is, and until the last one, the
+report and all else are there: files under their names are no result yet while it is.
 """
 
 from __future__ import annotations
@@ -9,14 +11,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data_prep.jobs.resuming import file_stamp
-from facekd.utils.files import is_sealed, sealed, write_json
+from facekd.errors import DataError
+from facekd.utils.files import is_sealed, sealed, stamp_to_rename, write_json
 
 LOG_NAME = ".convert_progress.json"
 
 
 class ConversionLog:
-    """Keeps `.convert_progress.json` in the output folder, from the first finished file to the end of the conversion.
+    """Keeps `.convert_progress.json` in the output folder, from before the first file is there to the very end.
 
     Args:
         folder: the output folder.
@@ -32,14 +34,27 @@ class ConversionLog:
         """Returns the numbers of images and skipped images of a file that an earlier run finished, or None."""
         # A file that was changed or removed since is written again.
         entry = self._finished.get(file.name)
-        if entry is None or entry["stamp"] != file_stamp(file) or not entry["stamp"]:
+        if entry is None or not file.is_file() or entry["stamp"] != stamp_to_rename(file.stat()):
             return None
         return entry["images"], entry["skipped"]
 
-    def add(self, file: Path, images: int, skipped: int) -> None:
-        """Records that a file is finished."""
-        self._finished[file.name] = {"stamp": file_stamp(file), "images": images, "skipped": skipped}
+    def add(self, file: Path, partial: Path, images: int, skipped: int) -> None:
+        """Records that a file is finished, which is still called `partial`."""
+        self._finished[file.name] = {"stamp": stamp_to_rename(partial.stat()), "images": images, "skipped": skipped}
         write_json(self.path, sealed({"job": self._job, "finished": self._finished}))
+
+    @staticmethod
+    def refuse_unfinished(folder: Path) -> None:
+        """Refuses a folder of files that a stopped conversion left, because some are missing.
+
+        Raises:
+            DataError: the log of a conversion is there.
+        """
+        if (folder / LOG_NAME).exists():
+            raise DataError(
+                f"{folder} holds a part of what a conversion was to write there; run that `facekd data convert` again, "
+                f"which goes on (or delete {folder / LOG_NAME} to use the files as they are)"
+            )
 
     def remove(self) -> None:
         """Removes the log when the conversion is done."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data_prep.jobs.conversion_log import ConversionLog
 from data_prep.jobs.resuming import digest_of, file_stamp, files_fingerprint
 from data_prep.sources.image_lists import ListedImage, check_one_label, list_folder, names_from_lst, read_lst
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
@@ -96,6 +97,7 @@ def open_source(path: Path, root: Path | None = None) -> ImageSource:
         return ListSource(root or path, check_one_label(read_tsv(tsv), tsv), "train.tsv")
     tars = sorted(file for file in path.glob("*.tar") if not file.name.startswith("."))
     if tars:
+        ConversionLog.refuse_unfinished(path)
         return TarSource(tars)
     tables = _find_tables(path)
     if tables:

@@ -23,6 +23,7 @@ class TarPackWriter:
 
     def __init__(self, path: Path, job: Mapping[str, Any], is_unchanged: Callable[[int, str], bool]) -> None:
         """Starts writing, or continues what an earlier run of the same job has left."""
+        self.before_in_place: Callable[[], None] | None = None
         # Start again if one of its images has changed since.
         self._file = ResumableFile(path, job)
         found = [words.split("\t", 1) for _, words in self._file.entries()]
@@ -68,7 +69,7 @@ class TarPackWriter:
         try:
             if kind is None:
                 self._archive.close()  # writes two blocks of zeros, and padding
-                self._file.put_in_place()
+                self._file.put_in_place(self.before_in_place)
         finally:
             self._file.abort()  # does nothing once the file is in place
 

@@ -90,8 +90,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes strict JSON atomically, indented for people; refuses NaN and infinity, which JSON does not have."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Writes `json_bytes` atomically."""
+    with atomic_open(path) as stream:
+        stream.write(json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Returns strict JSON, indented for people; refuses NaN and infinity, which JSON does not have."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def read_json(
@@ -158,3 +164,8 @@ def stamp_of(*paths: Path | None) -> tuple[int, ...]:
         status = path.stat() if path is not None else None
         stamp += [status.st_size, status.st_mtime_ns, status.st_ctime_ns] if status else [0, 0, 0]
     return tuple(stamp)
+
+
+def stamp_to_rename(status: os.stat_result) -> str:
+    """Returns inode, size and modification time of a file, which stay when it is renamed; see `stamp_of`."""
+    return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}"

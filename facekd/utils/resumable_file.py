@@ -18,16 +18,19 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from facekd.errors import InUseError
+from facekd.utils.files import stamp_to_rename
 from facekd.utils.locks import is_file_at, lock_open_file
 
 CHECKPOINT_BYTES = 16 << 20
 CHECKPOINT_SECONDS = 2.0
 JOURNAL_FORMAT, JOURNAL_VERSION = "facekd-journal", 2
+LEFTOVERS = ("partial", "journal")  # the suffixes of what a stopped run may leave
+FINISHED = "finished"  # begins the last line of a journal: stamp of the file that is about to get its name
 
 
 class ResumableFile:
@@ -37,6 +40,9 @@ class ResumableFile:
     its bytes end, a note of the writer, and the CRC-32 of all lines so far. A line is written only after the bytes
     before it have reached the device, every few seconds or megabytes. So whatever ends a run, a kill, a full disk or a
     power cut, the journal never claims bytes that are not there; bytes beyond its last sound line are written again.
+
+    Files that belong to this one (`companion`) get their names just before it does, and the journal goes last. So a
+    file under its name has all of them, and a run that ends in between is finished by the same job.
 
     Attributes:
         path: name of the finished file.
@@ -60,15 +66,11 @@ class ResumableFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Fixed names, so that what a killed run left is found, or overwritten, instead of filling the disk.
         self.partial_path = self.path.with_name(f".{self.path.name}.partial")
-        self.journal_path = self.path.with_name(f".{self.path.name}.journal")
+        self.journal_path = _journal_path(self.path)
         # Through JSON and back, so that it compares equal to what the journal holds.
         self._job = None if job is None else json.loads(json.dumps(job))
-        self._stream: BinaryIO | None = self.partial_path.open("ab", buffering=1 << 20)
-        # Between opening and locking, another writer may have finished this very file and renamed it into place.
-        if not (lock_open_file(self._stream) and is_file_at(self._stream, self.partial_path)):
-            self._stream.close()
-            self._stream = None
-            raise InUseError(f"another process is writing {self.path} (it holds {self.partial_path})")
+        self._companions: dict[Path, Path] = {}
+        self._stream: BinaryIO | None = self._open()
         # Find the entries of an earlier run, and cut off the bytes that belong to none.
         self.num_kept = 0
         self._is_broken = False
@@ -136,16 +138,52 @@ class ResumableFile:
             raise self._broken(error) from error
         self._postpone()
 
-    def put_in_place(self) -> None:
-        """Renames the finished file to its name, durably."""
-        assert self._stream is not None
+    @contextlib.contextmanager
+    def companion(self, path: Path) -> Iterator[BinaryIO]:
+        """Opens a file that belongs to this one, for writing; `put_in_place` gives both their names.
+
+        Args:
+            path: its name, replaced if it is there.
+        """
+        self._companions[path] = staged = path.with_name(f".{self.path.name}.{path.name}.partial")
         try:
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
+            with staged.open("wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            self._is_broken = True
+            error.filename = str(path)
+            raise
+
+    def put_in_place(self, before: Callable[[], None] | None = None) -> None:
+        """Gives the finished file and its companions their names, durably; the file itself comes last.
+
+        Args:
+            before: called when everything is written and nothing has got its name.
+        """
+        assert self._stream is not None
+        # From here on, the same job finds whatever is done and does the rest, wherever this run ends.
+        self.checkpoint()
+        try:
+            if self._job is not None:
+                self._pending.append(f"{FINISHED}\t{stamp_to_rename(os.fstat(self._stream.fileno()))}\t".encode())
+                self._append_to_journal()
+                self._num_journaled -= 1  # it is no entry
+        except OSError as error:
+            raise self._broken(error) from error
+        if before is not None:
+            before()
+        try:
+            # An old file goes first: a reader finds no file rather than one with the companions of another.
+            if self._companions:
+                self.path.unlink(missing_ok=True)
+            for path, staged in self._companions.items():
+                staged.replace(path)
             self.partial_path.replace(self.path)
         except OSError as error:
             raise self._broken(error) from error
-        # Delete the journal only now: until the rename, the same job could continue from it.
+        # Delete the journal only now: until here, the same job could continue from it.
         stream, self._stream = self._stream, None
         stream.close()
         self._close_journal()
@@ -164,12 +202,31 @@ class ResumableFile:
             self.num_kept = self._num_journaled
         self._stream = None
         self._close_journal()
+        for staged in self._companions.values():
+            staged.unlink(missing_ok=True)
         if not self.num_kept:
             self.partial_path.unlink(missing_ok=True)
             self.journal_path.unlink(missing_ok=True)
         # Closing flushes the buffer, which fails again on a full disk and no longer matters.
         with contextlib.suppress(OSError):
             stream.close()
+
+    def _open(self) -> BinaryIO:
+        """Opens and locks the partial file.
+
+        A file that got its name, but whose journal the run could not delete, becomes partial again. The end of the job
+        is then done once more, with all that follows it.
+        """
+        is_unannounced = is_unfinished_result(self.path, self._job)
+        stream = (self.path if is_unannounced else self.partial_path).open("ab", buffering=1 << 20)
+        # Between opening and locking, another writer may have finished this very file and renamed it into place.
+        if lock_open_file(stream):
+            if is_unannounced and is_file_at(stream, self.path) and is_unfinished_result(self.path, self._job):
+                self.path.replace(self.partial_path)
+            if is_file_at(stream, self.partial_path):
+                return stream
+        stream.close()
+        raise InUseError(f"another process is writing {self.path} (it holds {self.partial_path})")
 
     def _postpone(self) -> None:
         """Sets when the next checkpoint is due."""
@@ -191,8 +248,7 @@ class ResumableFile:
             os.lseek(self._journal_fd, self._journal_end, os.SEEK_SET)
         found, checksum = [], self._checksum
         if self._journal_end == 0:
-            head = {"format": JOURNAL_FORMAT, "version": JOURNAL_VERSION, "job": self._job}
-            found = [json.dumps(head).encode() + b"\n"]
+            found = [json.dumps(_head(self._job)).encode() + b"\n"]
             checksum = zlib.crc32(found[0])
         for line in self._pending:
             checksum = zlib.crc32(line, checksum)
@@ -239,8 +295,7 @@ class ResumableFile:
                 if limit is not None and number > limit:
                     return
                 if number == 0:
-                    expected = {"format": JOURNAL_FORMAT, "version": JOURNAL_VERSION, "job": self._job}
-                    if json.loads(line) != expected:
+                    if json.loads(line) != _head(self._job):
                         return
                     checksum = zlib.crc32(line)
                 else:
@@ -252,6 +307,45 @@ class ResumableFile:
                     yield int(end), words, line_end, checksum
         except (FileNotFoundError, ValueError):  # nothing after a damaged line is trusted
             return
+
+
+def is_unfinished_result(path: Path, job: Mapping[str, Any] | None) -> bool:
+    """Returns whether a run of this job gave `path` its name and was stopped before it deleted the journal."""
+    try:
+        with _journal_path(path).open("rb") as stream:
+            head = stream.readline()
+            stream.seek(-min(stream.seek(0, os.SEEK_END), 100), os.SEEK_END)
+            last = stream.read()
+        finished = f"\n{FINISHED}\t{stamp_to_rename(path.stat())}\t".encode()
+        return last[:-9].endswith(finished) and json.loads(head) == json.loads(json.dumps(_head(job)))
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def discard(path: Path) -> None:
+    """Removes what a stopped run left of a file.
+
+    Raises:
+        InUseError: another process is writing it.
+    """
+    file = ResumableFile(path)
+    staged = [hidden for hidden in path.parent.glob(".*.partial") if hidden.name.startswith(f".{path.name}.")]
+    file.abort()
+    for hidden in staged:
+        hidden.unlink(missing_ok=True)
+
+
+def forget_journal(path: Path) -> None:
+    """Deletes the journal of a finished file that is recorded elsewhere, if a stopped run left it."""
+    _journal_path(path).unlink(missing_ok=True)
+
+
+def _journal_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.journal")
+
+
+def _head(job: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"format": JOURNAL_FORMAT, "version": JOURNAL_VERSION, "job": job}
 
 
 def whole_lines(path: Path) -> Iterator[tuple[bytes, int]]:

@@ -13,8 +13,8 @@ import numpy as np
 from facekd.data.recordio.format import Header, pack
 from facekd.data.recordio.writer import RecordWriter
 from facekd.errors import RecordError
-from facekd.utils.files import atomic_open, write_text
 from facekd.utils.progress import track
+from facekd.utils.resumable_file import is_unfinished_result
 
 Layout = Literal["insightface", "im2rec"]
 
@@ -44,6 +44,7 @@ class RecordPackWriter:
     Attributes:
         next_task: the task to continue with: 0, or the one after the last image that an earlier run has written.
         num_found: number of images of that run.
+        before_in_place: called when all files are written and none has its name, if a caller sets it.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class RecordPackWriter:
         layout: Layout = "insightface",
         job: Mapping[str, Any] | None = None,
         is_unchanged: Callable[[int, str], bool] | None = None,
+        num_classes: int | None = None,
+        replace: bool = True,
     ) -> None:
         """Starts writing, or continues an earlier run.
 
@@ -64,15 +67,22 @@ class RecordPackWriter:
                 to them. None keeps nothing of a run that is stopped.
             is_unchanged: called for each image of an earlier run with its task and the stamp given to `add`; if it
                 returns False for one, everything is written again.
+            num_classes: number of identities, for `property`, if the images are not of all; by default the highest
+                label plus one.
+            replace: whether to replace a pack that is there already, if it is not the end of this very job.
 
         Raises:
-            RecordError: another process is writing there.
+            RecordError: another process is writing there, or a pack is there that `replace` does not allow to replace.
         """
         self.rec_path = rec_path_of(output)
         self.image_size = image_size
         self.layout = layout
+        self.before_in_place: Callable[[], None] | None = None
+        self._declared_classes = num_classes
         # Open the files; with a job, the images of an earlier run are in them.
         whole_job = None if job is None else {"layout": layout, "image_size": image_size, **job}
+        if not replace and self.rec_path.exists() and not is_unfinished_result(self.rec_path, whole_job):
+            raise RecordError(f"{self.rec_path} is there already; choose another place, or replace it by --force")
         self._writer = RecordWriter(self.rec_path, job=whole_job)
         self._begin()
         # Start again if one of those has changed since.
@@ -177,6 +187,15 @@ class RecordPackWriter:
         self._next_key += 1
         self._highest_label = max(self._highest_label, label)
 
+    def add_file(self, name: str, content: bytes) -> None:
+        """Adds a file to the folder of the pack, put in place with it: before the `.rec`, which says that all is done.
+
+        Args:
+            name: its name.
+            content: what is in it.
+        """
+        self._writer.add_file(self.rec_path.parent / name, content)
+
     def close(self) -> None:
         """Writes the records that follow the images, and puts all files in place."""
         if self.num_images == 0:
@@ -185,18 +204,15 @@ class RecordPackWriter:
         try:
             if self.layout == "insightface":
                 self._write_identities()
+            # Names of files need not be Unicode; readers of the list get their bytes back.
+            lines = ("\n".join(self._list) + "\n").encode("utf-8", "surrogateescape")
+            self.add_file(self.rec_path.with_suffix(".lst").name, lines)
+            num_classes = self.num_classes if self._declared_classes is None else self._declared_classes
+            self.add_file("property", f"{num_classes},{self.image_size},{self.image_size}\n".encode())
         except BaseException:
             self.abort()
             raise
-        try:
-            with atomic_open(self.rec_path.with_suffix(".lst")) as stream:
-                # Names of files need not be Unicode; readers of the list get their bytes back.
-                stream.write(("\n".join(self._list) + "\n").encode("utf-8", "surrogateescape"))
-            write_text(self.rec_path.parent / "property", f"{self.num_classes},{self.image_size},{self.image_size}\n")
-        except OSError:
-            self.abort()
-            raise
-        self._writer.close()  # last: until now the same job can continue
+        self._writer.close(self.before_in_place)
 
     def abort(self) -> None:
         """Stops: removes what was written, or keeps it for the same job if it took a while."""

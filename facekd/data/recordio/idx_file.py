@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -43,11 +44,14 @@ def parse_idx(idx_path: Path) -> tuple[np.ndarray, np.ndarray]:
 def write_idx(idx_path: Path, keys: np.ndarray, offsets: np.ndarray) -> None:
     """Writes an `.idx` file atomically, as mxnet does: lines of `key<tab>offset` in the given order."""
     with atomic_open(idx_path) as stream:
-        for start in range(0, len(keys), 1 << 16):
-            rows = zip(
-                keys[start : start + (1 << 16)].tolist(), offsets[start : start + (1 << 16)].tolist(), strict=True
-            )
-            stream.write("".join(f"{key}\t{offset}\n" for key, offset in rows).encode())
+        write_idx_lines(stream, keys, offsets)
+
+
+def write_idx_lines(stream: BinaryIO, keys: np.ndarray, offsets: np.ndarray) -> None:
+    """Writes what `write_idx` does to an open file."""
+    for start in range(0, len(keys), 1 << 16):
+        rows = zip(keys[start : start + (1 << 16)].tolist(), offsets[start : start + (1 << 16)].tolist(), strict=True)
+        stream.write("".join(f"{key}\t{offset}\n" for key, offset in rows).encode())
 
 
 def _parse_runs(idx_path: Path) -> tuple[np.ndarray, np.ndarray] | None:

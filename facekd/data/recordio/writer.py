@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from facekd.data.recordio.format import frame
-from facekd.data.recordio.idx_file import write_idx
+from facekd.data.recordio.idx_file import write_idx_lines
 from facekd.errors import InUseError, RecordError
 from facekd.utils.resumable_file import ResumableFile
 
@@ -112,30 +112,34 @@ class RecordWriter:
             self._file.note(f"{key}\t{note}")
         return offset
 
-    def close(self) -> None:
-        """Finishes both files and puts them in place."""
+    def add_file(self, path: Path, content: bytes) -> None:
+        """Adds a file that belongs to the records: it gets its name when they do."""
+        with self._file.companion(path) as stream:
+            stream.write(content)
+
+    def close(self, before: Callable[[], None] | None = None) -> None:
+        """Finishes all files and puts them in place, the `.rec` last.
+
+        Args:
+            before: called when everything is written and nothing is in place.
+        """
         if not self._file.is_open:
             return
-        staged = self._staged_idx
         try:
-            self._file.checkpoint()
-            # A stop in between leaves a .rec without .idx, which is readable, but never the .idx of another file.
             keys = np.fromiter(self._offsets.keys(), dtype=np.int64, count=len(self._offsets))
             offsets = np.fromiter(self._offsets.values(), dtype=np.int64, count=len(self._offsets))
-            write_idx(staged, keys, offsets)
-            self.idx_path.unlink(missing_ok=True)
-            self._file.put_in_place()
-            staged.replace(self.idx_path)
-        except OSError as error:
+            with self._file.companion(self.idx_path) as stream:
+                write_idx_lines(stream, keys, offsets)
+            self._file.put_in_place(before)
+        except BaseException as error:
             self.abort()
-            error.filename = str(self.rec_path)
+            if isinstance(error, OSError):
+                error.filename = str(self.rec_path)
             raise
 
     def abort(self) -> None:
         """Stops writing; earlier files of the same names stay."""
-        if self._file.is_open:
-            self._staged_idx.unlink(missing_ok=True)
-            self._file.abort()
+        self._file.abort()
 
     def __enter__(self) -> RecordWriter:
         return self
@@ -145,7 +149,3 @@ class RecordWriter:
             self.close()
         else:
             self.abort()
-
-    @property
-    def _staged_idx(self) -> Path:
-        return self.idx_path.with_name(f".{self.idx_path.name}.partial")
