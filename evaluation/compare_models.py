@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.ijb.problems import subjects_of_templates
-from evaluation.ijb.protocol import load_protocol
 from evaluation.result_files import FOLDER_FORMAT, IJB_FORMAT
 from evaluation.results.evaluated import Evaluated, check_comparable, load_results, match_by_set
 from evaluation.results.figures import Curve, draw_identification, draw_verification
 from evaluation.results.page import read_curves, read_result, write_report
+from evaluation.results.pairs_of_result import ResultPairs, load_pairs
 from evaluation.results.tables import interval, percent
-from evaluation.sets.pair_set import load_pair_set
 from facekd.errors import DataError, FacekdError, run_verb
 from facekd.pages.figures import to_png
 from facekd.pages.html import Picture, write_page
@@ -40,22 +38,44 @@ others are compared with. All must have been evaluated on the same data by the s
 
 
 @dataclass(frozen=True)
+class ScoredModels:
+    """Holds the models that are compared on one set, and the scores that they left.
+
+    Attributes:
+        models: their results.
+        scores: (P,) of each model; None for one that left none, or if the pairs are not known.
+        pairs: the pairs of the set; None if it is not at its place.
+        why_no_pairs: why not.
+    """
+
+    models: list[Evaluated]
+    scores: list[np.ndarray | None]
+    pairs: ResultPairs | None
+    why_no_pairs: str = ""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Holds the comparison of several models on one set: the tables that are shown, and the tests behind them.
 
     Attributes:
-        models: the first is the one that the others are compared with.
+        scored: the models; the first is the one that the others are compared with.
         summary: one row for each model.
         tests: for each other model its differences, FAR by FAR; empty if nothing was tested.
         differences: a table of the tests for each other model.
         about: how the differences were tested, or why they were not.
     """
 
-    models: list[Evaluated]
+    scored: ScoredModels
     summary: Table
     tests: list[list[Any]]
     differences: list[Table]
     about: str
+
+    @property
+    def models(self) -> list[Evaluated]:
+        """Returns the models."""
+        return self.scored.models
 
     @property
     def title(self) -> str:
@@ -91,7 +111,7 @@ class Comparison:
             "title": self.title,
             "protocol": self.protocol["text"],
             "summary": self.summary,
-            "pictures": _pictures(self.models),
+            "pictures": _pictures(self.scored),
             "differences": self.differences,
             "about": self.about,
         }
@@ -107,8 +127,9 @@ def main(argv: list[str] | None = None) -> int:
     comparisons = []
     for models in match_by_set([load_results(folder) for folder in arguments.results], arguments.results):
         check_comparable(models)
-        tests, about = _test(models, arguments)
-        one = Comparison(models, summary_table(models), tests, difference_tables(models, tests), about)
+        scored = _read_scored(models, arguments.names)
+        tests, about = _test(scored, arguments)
+        one = Comparison(scored, summary_table(models), tests, difference_tables(models, tests), about)
         print(f"\n{one.title}: {one.protocol['text']}\n{one.to_text()}")
         comparisons.append(one)
 
@@ -134,6 +155,9 @@ def _report_one(folder: str) -> int:
         raise DataError(
             f"{folder}: a single LFW-style result has its pictures beside it already; name two or more to compare them"
         )
+    # Where the set is still at its place, the scores are counted again first.
+    if result["format"] == IJB_FORMAT and result.get("eer") is not None:
+        _read_scored(load_results(folder), None)
     for path in write_report(folder):
         print(path)
     return 0
@@ -195,24 +219,37 @@ def _verdict(entry: Any, first: str, second: str) -> str:
     return f"{second if entry.difference > 0 else first} is better"
 
 
-def _test(models: list[Evaluated], arguments: argparse.Namespace) -> tuple[list[list[Any]], str]:
+def _read_scored(models: list[Evaluated], names: str | None) -> ScoredModels:
+    """Reads the scores of models on one set, and counts them again.
+
+    Raises:
+        DataError: the scores of a model are not those of its results.
+    """
+    without: list[np.ndarray | None] = [None] * len(models)
+    if models[0].result.get("eer") is None:
+        return ScoredModels(models, without, None, "there are no 1:1 results")
+    try:
+        pairs = load_pairs(models[0].result, names)
+    except (FacekdError, OSError) as error:
+        return ScoredModels(models, without, None, f"the data is not at its place: {error}")
+    return ScoredModels(models, [one.scores(pairs) for one in models], pairs)
+
+
+def _test(scored: ScoredModels, arguments: argparse.Namespace) -> tuple[list[list[Any]], str]:
     """Tests the differences of each other model from the first.
 
     Returns:
         The differences, and a sentence on how they were tested; no differences, and why they were not tested.
     """
-    # Tests need the scores of every model, and the set where it was.
-    if models[0].result.get("eer") is None:
-        return [], "Differences were not tested: there are no 1:1 results."
-    found = [one.scores() for one in models]
-    scores = [own for own in found if own is not None]
-    if len(scores) < len(found):
-        lacking = ", ".join(str(one.folder) for one, own in zip(models, found, strict=True) if own is None)
+    # Tests need the set where it was, and the scores of every model.
+    models, pairs = scored.models, scored.pairs
+    if pairs is None:
+        return [], f"Differences were not tested: {scored.why_no_pairs}."
+    scores = [own for own in scored.scores if own is not None]
+    if len(scores) < len(models):
+        lacking = ", ".join(str(one.folder) for one, own in zip(models, scored.scores, strict=True) if own is None)
         return [], f"Differences were not tested: no scores.npy in {lacking}."
-    try:
-        is_same, subjects = _comparisons(models[0], arguments.names)
-    except (FacekdError, OSError) as error:
-        return [], f"Differences were not tested, since the data is not at its place: {error}"
+    is_same, subjects = pairs.is_same, pairs.subjects
 
     # Pairs that were left out of the evaluation have no score.
     kept = np.isfinite(scores[0])
@@ -250,23 +287,9 @@ def _fars(models: list[Evaluated], wanted: tuple[float, ...] | None, num_pairs: 
     return small or measured[:1]
 
 
-def _comparisons(one: Evaluated, names: str | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Reads which pairs are genuine, bool (P,), and the two people of each pair, (P, 2), or None if not known."""
-    if one.result["format"] == IJB_FORMAT:
-        dataset = one.result["dataset"]
-        protocol = load_protocol(dataset["root"], dataset["target"])
-        if protocol.fingerprint != dataset["fingerprint"]:
-            raise DataError(f"{dataset['root']}: its lists have changed since the evaluation")
-        subjects, _ = subjects_of_templates(protocol)
-        subjects = np.stack([subjects[protocol.pair_first], subjects[protocol.pair_second]], axis=1)
-        fits = np.array_equal(subjects[:, 0] == subjects[:, 1], protocol.is_same)
-        return protocol.is_same, subjects if fits else None
-    pair_set = load_pair_set(one.result["pair_set"]["path"], one.result["protocol"]["folds"], names)
-    return pair_set.is_same, pair_set.subjects
-
-
-def _pictures(models: list[Evaluated]) -> list[Picture]:
-    curves = [_curve(one) for one in models]
+def _pictures(scored: ScoredModels) -> list[Picture]:
+    pairs = None if scored.pairs is None else scored.pairs.is_same
+    curves = [_curve(one, scores, pairs) for one, scores in zip(scored.models, scored.scores, strict=True)]
     figures = []
     if all("roc_far" in curve.curves for curve in curves):
         figures.append((draw_verification(curves), "The models over each other, on the same comparisons."))
@@ -275,17 +298,12 @@ def _pictures(models: list[Evaluated]) -> list[Picture]:
     return [Picture(to_png(figure), text) for figure, text in figures if figure is not None]
 
 
-def _curve(one: Evaluated) -> Curve:
-    """Returns the curves of a model; without any if its scores or the set are gone."""
+def _curve(one: Evaluated, scores: np.ndarray | None, is_same: np.ndarray | None) -> Curve:
+    """Returns the curves of a model: those that it left or, for a pack, those of its scores, if there are any."""
     points = one.result.get("tar_at_far") or []
     if one.result["format"] == IJB_FORMAT:
-        return Curve(one.name, read_curves(one.folder), points)
-    scores = one.scores()
-    try:
-        is_same, _ = _comparisons(one, None)
-    except (FacekdError, OSError):
-        return Curve(one.name, {}, points)
-    if scores is None:
+        return Curve(one.name, read_curves(one.folder, one.result), points)
+    if scores is None or is_same is None:
         return Curve(one.name, {}, points)
     curve = roc_curve(scores[is_same], scores[~is_same])
     return Curve(one.name, {"roc_far": curve.far, "roc_tar": curve.tar}, points)

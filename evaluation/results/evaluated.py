@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,21 @@ import numpy as np
 
 from evaluation.result_files import IJB_FORMAT, LFW_FORMAT, SUMMARY_FORMAT
 from evaluation.results.page import name_of, read_result
+from evaluation.results.pairs_of_result import ResultPairs
 from facekd.errors import DataError
+from facekd.verification.kept_scores import check_scores, read_scores
 
 DESCRIPTIONS = ("text", "like")  # keys of a protocol that describe it, and do not define it
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Holds the results of one model on one set, and the folder of its scores."""
+    """Holds the results of one model on one set, the folder of its scores, and the file of the results."""
 
     name: str
     folder: Path
     result: dict[str, Any]
+    file: Path
 
     @property
     def data(self) -> tuple[str, str]:
@@ -32,25 +35,28 @@ class Evaluated:
             return dataset["published"] or Path(dataset["root"]).name, dataset["fingerprint"]
         return self.result["pair_set"]["name"], self.result["pair_set"]["sha256"]
 
-    def scores(self) -> np.ndarray | None:
-        """Reads the scores (P,) that the evaluation left; None if it left none."""
-        path = self.folder / "scores.npy"
-        try:
-            return np.load(path, allow_pickle=False)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); run the evaluation again") from error
+    def scores(self, pairs: ResultPairs) -> np.ndarray | None:
+        """Reads the scores (P,) that the evaluation left, and counts them again; None if it left none.
+
+        Raises:
+            DataError: they cannot be read, or are not those of the results.
+        """
+        scores = read_scores(self.folder)
+        if scores is not None:
+            check_scores(scores, pairs.is_same, self.result, self.folder, self.file, pairs.fold_of)
+        return scores
 
 
 def load_results(folder: str) -> list[Evaluated]:
     """Reads the results of a folder: one, or one for each pack."""
-    result = read_result(folder)
+    result, file = read_result(folder), Path(folder) / "results.json"
     if result["format"] == SUMMARY_FORMAT:
-        return [Evaluated(name_of(one), Path(folder) / one["pair_set"]["name"], one) for one in result["pair_sets"]]
+        return [
+            Evaluated(name_of(one), Path(folder) / one["pair_set"]["name"], one, file) for one in result["pair_sets"]
+        ]
     if result["format"] not in (IJB_FORMAT, LFW_FORMAT):
         raise DataError(f"{folder}: holds {result['format']}; IJB-style and LFW-style results can be compared")
-    return [Evaluated(name_of(result), Path(folder), result)]
+    return [Evaluated(name_of(result), Path(folder), result, file)]
 
 
 def match_by_set(loaded: list[list[Evaluated]], folders: list[str]) -> list[list[Evaluated]]:
@@ -69,10 +75,7 @@ def match_by_set(loaded: list[list[Evaluated]], folders: list[str]) -> list[list
         names = [f"{name} ({Path(folder).name})" for name, folder in zip(names, folders, strict=True)]
     if max(Counter(names).values()) > 1:
         names = list(folders)
-    renamed = [
-        [Evaluated(name, one.folder, one.result) for one in results]
-        for name, results in zip(names, loaded, strict=True)
-    ]
+    renamed = [[replace(one, name=name) for one in results] for name, results in zip(names, loaded, strict=True)]
 
     # Single results are compared whatever their sets are called: `check_comparable` looks at the content.
     if all(len(results) == 1 for results in renamed):

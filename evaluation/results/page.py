@@ -34,6 +34,7 @@ from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
 from facekd.utils.files import read_json, write_text
 from facekd.utils.result_folder import is_unfinished
+from facekd.verification.kept_scores import check_curves
 
 NEWEST_VERSION = 1
 FOLDER_COUNTS = ("num_images", "num_people", "num_gallery", "num_distractors", "num_probes")
@@ -62,20 +63,22 @@ def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return result
 
 
-def read_curves(folder: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Reads the arrays of `curves.npz`; returns none if the file is absent.
+def read_curves(folder: str | os.PathLike[str], result: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Reads the arrays of `curves.npz`, which belong to a result; returns none if the file is absent.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or is of other results.
     """
     path = Path(folder) / "curves.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            curves = {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path}: cannot be read ({error}); run the evaluation again") from error
+    check_curves(curves, result, Path(folder))
+    return curves
 
 
 def write_report(folder: str | os.PathLike[str], result: dict[str, Any] | None = None) -> list[Path]:
@@ -112,7 +115,7 @@ def write_report(folder: str | os.PathLike[str], result: dict[str, Any] | None =
         tables=tables,
         titles={"verification": VERIFICATION, "data": DATA},
         compared="templates, made by the protocol above," if "dataset" in result else "images",
-        pictures=_pictures(result, read_curves(folder)),
+        pictures=_pictures(result, read_curves(folder, result)),
         worst=show_worst_pairs(result),
         max_images=MAX_IMAGES,
         reasons=reasons_of(result),

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facekd.data.pair_packs.reading import read_pair_pack
-from facekd.experiments.study_results import read_scores
 from facekd.pages.figures import SINGLE, RocLine, draw_losses, draw_roc, new_figure, to_png
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
 from facekd.training.logbook import read_log
 from facekd.verification import roc_curve
+from facekd.verification.kept_scores import read_checked_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,7 +77,9 @@ def _draw_rocs(folder: Path, models: list[dict[str, Any]]) -> Figure:
     is_same = read_pair_pack(folder / "data" / "test.bin").is_same
     lines = []
     for model in models:
-        scores = read_scores(folder / model["name"] / "verification", len(is_same))
+        verification = folder / model["name"] / "verification"
+        remedy = f"delete {verification} and run the same command again"
+        scores = read_checked_scores(verification, model, is_same, remedy)
         curve = roc_curve(scores[is_same], scores[~is_same])
         lines.append(RocLine(f"{model['name']}, EER {model['eer']:.2%}", curve.far, curve.tar))
     figure, [axes] = new_figure(SINGLE)

@@ -9,13 +9,14 @@ import numpy as np
 
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.experiments.study_config import Study
-from facekd.experiments.study_results import read_scores, verification_folder
+from facekd.experiments.study_results import REMEDY, read_verification, verification_folder
 from facekd.pages.figures import RocLine, draw_losses, draw_roc, label_axes, new_figure, to_png
-from facekd.pages.html import Picture, write_page
+from facekd.pages.html import Picture, render_page
 from facekd.pages.tables import Table
 from facekd.training.logbook import read_log
 from facekd.utils.files import write_text
 from facekd.utils.result_folder import finish_results, start_results
+from facekd.verification.kept_scores import read_checked_scores
 from facekd.verification.metrics import tar_curve
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 def write_report(study: Study, results: dict[str, Any]) -> None:
     """Writes results.md, report.html and results.json into the folder of the study."""
+    page = _render_page(study, results)  # first, because it reads the runs' scores, which may be damaged
     start_results(study.output, ("results.md", "report.html"))
     write_text(study.output / "results.md", to_markdown(results))
-    _write_page(study, results)
+    write_text(study.output / "report.html", page)
     finish_results(study.output, results)
 
 
@@ -149,7 +151,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _write_page(study: Study, results: Mapping[str, Any]) -> None:
+def _render_page(study: Study, results: Mapping[str, Any]) -> str:
     # A section for each pack.
     packs = []
     for pack in results["packs"]:
@@ -171,8 +173,7 @@ def _write_page(study: Study, results: Mapping[str, Any]) -> None:
             "shapes, not heights."
         )
         losses = Picture(to_png(draw_losses(logs)), caption)
-    write_page(
-        study.output / "report.html",
+    return render_page(
         "study",
         title=results["title"],
         packs=packs,
@@ -234,7 +235,9 @@ def draw_rocs(study: Study, results: Mapping[str, Any], pack: str) -> Figure:
         curves = []
         for seed in found["eer"]["values"]:
             run = study.run_of(method["name"], int(seed))
-            scores = read_scores(verification_folder(study, run, pack), len(is_same))
+            result = read_verification(study, run, pack)
+            assert result is not None  # its EER is among the values
+            scores = read_checked_scores(verification_folder(study, run, pack), result, is_same, REMEDY)
             curves.append(tar_curve(scores[is_same], scores[~is_same], fars))
         label = f"{method['name']}, EER {100 * found['eer']['mean']:.2f} % (n {len(curves)})"
         band = np.min(curves, axis=0), np.max(curves, axis=0)

@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from facekd.errors import DataError
 from facekd.experiments.study_config import Method, Run, Study
 from facekd.training.logbook import read_log
 from facekd.utils.files import read_json
 
 RESULT_FORMAT, RESULT_VERSION = "facekd-study", 1
+REMEDY = "delete results.json there and run the study again, which then evaluates this run again"
 INTERVAL = (
     "95 % interval of the mean difference over seeds (Student's t, n - 1 degrees of freedom, paired by seed: same "
     "weights to start from where the networks are the same, same order of images). It covers what changes from one "
@@ -92,25 +90,7 @@ def read_verification(study: Study, run: Run, pack: str) -> dict[str, Any] | Non
     path = verification_folder(study, run, pack) / "results.json"
     if not path.exists():
         return None
-    remedy = "delete it and run the study again, which then evaluates this run again"
-    return read_json(path, "the results of an evaluation", remedy, ("accuracy", "eer", "tar_at_far"))
-
-
-def read_scores(folder: Path, num_pairs: int) -> np.ndarray:
-    """Returns the scores of an evaluation, float64 (num_pairs,).
-
-    Raises:
-        DataError: the file is missing or damaged, or holds another number of scores.
-    """
-    path = folder / "scores.npy"
-    try:
-        scores = np.load(path, allow_pickle=False)
-        problem = f"it holds {scores.dtype} {scores.shape}, expected ({num_pairs},)"
-        if scores.dtype == np.float64 and scores.shape == (num_pairs,):
-            return scores
-    except Exception as error:  # numpy's parser meets a damaged header with any kind of exception
-        problem = str(error)
-    raise DataError(f"{path}: damaged ({problem}); delete {folder} and run the same command again")
+    return read_json(path, "the results of an evaluation", REMEDY, ("accuracy", "eer", "tar_at_far"))
 
 
 def verification_folder(study: Study, run: Run, pack: str) -> Path:

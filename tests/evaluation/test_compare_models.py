@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from data_prep.make_ijb_layout import main as make_ijb
 from evaluation.compare_models import main
 from evaluation.evaluate_ijbc import main as evaluate_ijbc
 from evaluation.evaluate_lfw import main as evaluate_lfw
-from facekd.errors import FacekdError
+from facekd.errors import DataError, FacekdError
 from tests.evaluation.conftest import make_model, make_pack
 
 
@@ -105,6 +106,17 @@ def test_where_scores_or_data_are_gone_the_table_remains(ijb: Path, tmp_path: Pa
     assert "bad.npy (one)" in text and "bad.npy (two)" in text  # told apart by their folders
 
 
+@pytest.mark.parametrize("of", ["scores.npy", "curves.npz"])
+def test_scores_or_curves_of_another_model_are_refused(ijb: Path, tmp_path: Path, of: str) -> None:
+    shutil.copytree(ijb / "bad", tmp_path / "other")
+    shutil.copy(ijb / "good" / of, tmp_path / "other" / of)
+    files = f"{tmp_path / 'other' / 'results.json'} and {tmp_path / 'other' / of} do not belong together"
+    with pytest.raises(DataError, match=f"{files}.*run the evaluation again"):
+        main([str(ijb / "good"), str(tmp_path / "other"), "--output", str(tmp_path / "out")])
+    with pytest.raises(DataError, match=files):
+        main([str(tmp_path / "other")])
+
+
 @pytest.fixture(scope="module")
 def lfw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of two models on two packs: the same network, the second with half of its input's channels swapped."""
@@ -124,6 +136,61 @@ def test_two_models_on_several_packs(lfw: Path, tmp_path: Path) -> None:
     assert all("people are not known" in one["about"] for one in content["sets"])
     page = (tmp_path / "comparison.html").read_text()
     assert page.count("data:image/png;base64,") == 2 and "accuracy %" in page
+
+
+def _scores_of_another(scores: np.ndarray) -> None:
+    scores[:] = scores[::-1].copy()  # of as many genuine pairs, but others: every second pair is one
+
+
+def _one_score_higher(scores: np.ndarray) -> None:
+    scores[np.argmin(np.where(np.arange(len(scores)) % 2, np.inf, scores))] = 1.0  # the worst genuine pair
+
+
+def _a_pair_left_out(scores: np.ndarray) -> None:
+    scores[0] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("change_scores", "message"),
+    [
+        (_scores_of_another, "is .* % in the first, and .* % by the second"),
+        (_one_score_higher, "the EER is .* % in the first"),
+        (_a_pair_left_out, "60 genuine and 60 impostor pairs in the first, 59 and 60 in the second"),
+    ],
+)
+def test_results_that_the_scores_do_not_give_are_refused(
+    lfw: Path, tmp_path: Path, change_scores: Callable[[np.ndarray], None], message: str
+) -> None:
+    shutil.copytree(lfw / "b", tmp_path / "b")
+    file = tmp_path / "b" / "second" / "scores.npy"
+    scores = np.load(file)
+    change_scores(scores)
+    np.save(file, scores)
+    both = f"{tmp_path / 'b' / 'results.json'} and {file} do not belong together: "
+    with pytest.raises(DataError, match=both + ".*" + message):
+        main([str(lfw / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "out"), "--draws", "100"])
+
+
+@pytest.mark.parametrize("damage", [b"", b"not numpy", "two columns", "cut"])
+def test_damaged_scores_are_named(lfw: Path, tmp_path: Path, damage: bytes | str) -> None:
+    shutil.copytree(lfw / "b" / "first", tmp_path / "b")
+    file = tmp_path / "b" / "scores.npy"
+    if isinstance(damage, bytes):
+        file.write_bytes(damage)
+    else:
+        np.save(file, np.load(file).reshape(-1, 2) if damage == "two columns" else np.load(file)[:-1])
+    with pytest.raises(DataError, match=f"{file}.*run the evaluation again"):
+        main([str(lfw / "a" / "first"), str(tmp_path / "b"), "--output", str(tmp_path / "out")])
+
+
+def test_a_pack_that_has_changed_is_not_taken_for_the_one_evaluated(lfw: Path, tmp_path: Path) -> None:
+    make_pack(tmp_path, 120, 60, 5, "first")
+    for name in ("a", "b"):
+        shutil.copytree(lfw / name / "first", tmp_path / name)
+        change(tmp_path / name, ("pair_set", "path"), str(tmp_path / "first.bin"))
+    assert main([str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "out")]) == 0
+    [compared] = json.loads((tmp_path / "out" / "comparison.json").read_text())["sets"]
+    assert compared["differences"] is None and "first.bin: has changed since the evaluation" in compared["about"]
 
 
 def test_names_make_it_a_test_over_people(lfw: Path, tmp_path: Path) -> None:

@@ -261,6 +261,22 @@ def test_the_report_of_what_is_there(evaluated: Path, capsys: pytest.CaptureFixt
     assert json.loads((folder / "results.json").read_text())["format"] == "facekd-study"
 
 
+def test_scores_of_another_run_are_refused(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = load_study(evaluated)
+    assert main(["study", str(evaluated), "--report-only"]) == 0
+    before = (evaluated.parent / "report.html").read_bytes()
+    one, other = (study.run_of("alone", seed).verification for seed in (3, 4))
+    (other / "scores.npy").write_bytes((one / "scores.npy").read_bytes())
+    assert main(["study", str(evaluated), "--report-only"]) == 2
+    error = capsys.readouterr().err
+    assert f"{other / 'results.json'} and {other / 'scores.npy'} do not belong together" in error
+    assert "delete results.json there and run the study again" in error
+    (other / "scores.npy").write_bytes(b"")
+    assert main(["study", str(evaluated), "--report-only"]) == 2
+    assert f"{other / 'scores.npy'}: cannot be read" in capsys.readouterr().err
+    assert (evaluated.parent / "report.html").read_bytes() == before
+
+
 def test_nothing_to_report_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", str(write(tmp_path, output=str(tmp_path / "none"))), "--report-only"]) == 2
     assert "no run is evaluated yet" in capsys.readouterr().err

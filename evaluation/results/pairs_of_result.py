@@ -1,0 +1,56 @@
+"""Opens the pairs that a result was measured on, to count its scores again or to test them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluation.ijb.problems import subjects_of_templates
+from evaluation.ijb.protocol import load_protocol
+from evaluation.result_files import IJB_FORMAT
+from evaluation.sets.pair_set import load_pair_set
+from facekd.errors import DataError
+from facekd.utils.files import sha256_of_file
+
+
+@dataclass(frozen=True)
+class ResultPairs:
+    """Holds the pairs of a result.
+
+    Attributes:
+        is_same: bool (P,), true for genuine pairs.
+        subjects: (P, 2) the two people of each pair, or None if they are not known.
+        fold_of: (P,) the fold of each pair, or None if the protocol has none.
+    """
+
+    is_same: np.ndarray
+    subjects: np.ndarray | None
+    fold_of: np.ndarray | None
+
+
+def load_pairs(result: dict[str, Any], names: str | None = None) -> ResultPairs:
+    """Opens the pairs that a result was measured on.
+
+    Args:
+        result: the content of a results.json, IJB-style or of one LFW-style pack.
+        names: for an LFW-style pack its list of names.
+
+    Raises:
+        FacekdError, OSError: the set is gone, damaged, or another one than was evaluated.
+    """
+    if result["format"] == IJB_FORMAT:
+        dataset = result["dataset"]
+        protocol = load_protocol(dataset["root"], dataset["target"])
+        if protocol.fingerprint != dataset["fingerprint"]:
+            raise DataError(f"{dataset['root']}: its lists have changed since the evaluation")
+        subjects, _ = subjects_of_templates(protocol)
+        subjects = np.stack([subjects[protocol.pair_first], subjects[protocol.pair_second]], axis=1)
+        fits = np.array_equal(subjects[:, 0] == subjects[:, 1], protocol.is_same)
+        return ResultPairs(protocol.is_same, subjects if fits else None, None)
+    path = result["pair_set"]["path"]
+    if sha256_of_file(path) != result["pair_set"]["sha256"]:
+        raise DataError(f"{path}: has changed since the evaluation")
+    pair_set = load_pair_set(path, result["protocol"]["folds"], names)
+    return ResultPairs(pair_set.is_same, pair_set.subjects, pair_set.fold_of)
