@@ -19,10 +19,10 @@ from data_prep.jobs.ordered_work import in_order
 from data_prep.photographs.align_log import AlignLog, Alignment
 from data_prep.photographs.face_detectors import FaceDetector, Faces, open_detector
 from data_prep.photographs.landmark_files import GivenLandmarks, read_landmarks
-from data_prep.photographs.photos import decode_photo, find_photos
+from data_prep.photographs.photos import find_photos
 from facekd.errors import DataError, ImageError, run_verb
 from facekd.images.alignment import align, is_plausible, template_fit
-from facekd.images.decoding import quiet_decoders
+from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.images.encoding import encode_jpeg, encode_png
 from facekd.utils.command_line import JPEG_QUALITY, THREADS, CommandParser, real_number, whole_number
 from facekd.utils.files import sha256_of_file, stamp_of, write_json, write_small_file, write_text
@@ -109,7 +109,7 @@ def align_photo(task: Task, finder: Finder, settings: Settings) -> Alignment:
     stamp = list(stamp_of(None))
     try:
         stamp = list(stamp_of(task.source))
-        image = decode_photo(task.source.read_bytes(), settings.exif)
+        image = decode_rgb(task.source.read_bytes(), settings.exif)
     except ImageError as error:
         return Alignment(task.photo, stamp, reason="unreadable", detail=str(error))
     except OSError as error:  # removed meanwhile, a broken link, no permission: the others can still be aligned

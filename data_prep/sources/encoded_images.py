@@ -10,6 +10,7 @@ import numpy as np
 from facekd.errors import ImageError
 from facekd.images.decoding import decode_rgb
 from facekd.images.encoding import encode_jpeg
+from facekd.images.heif import AVIF_BRANDS, is_heif
 
 
 def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
@@ -59,9 +60,14 @@ SUFFIX_BY_START = {
     b"GIF8": ".gif",
     b"II*\0": ".tif",
     b"MM\0*": ".tif",
+    b"\0\0\0\x0cjP  ": ".jp2",
+    b"\xff\x4f\xff\x51": ".j2k",
+    **{f"P{number}".encode(): suffix for number, suffix in enumerate(2 * (".pbm", ".pgm", ".ppm"), start=1)},
 }
 
 
 def suffix_of(image_bytes: bytes) -> str:
     """Returns the file suffix for encoded image bytes, `.bin` if the format is unknown."""
+    if is_heif(image_bytes):  # the only ones that begin with their length
+        return ".avif" if image_bytes[8:12] in AVIF_BRANDS else ".heic"
     return next((suffix for start, suffix in SUFFIX_BY_START.items() if image_bytes.startswith(start)), ".bin")

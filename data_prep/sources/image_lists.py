@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.errors import DataError
-from facekd.images.image_files import IMAGE_SUFFIXES, Reason, list_by_folder
+from facekd.images.image_files import Reason, list_by_folder
 
 AGEDB_NAME = re.compile(r"\d+_(?P<who>.+)_(?P<age>\d+)_(?P<sex>[mfMF])")
 
@@ -50,8 +50,8 @@ def list_folder(root: Path, warn: bool = True) -> list[ListedImage]:
         images, outside = _list_agedb(outside), []
     if not images:
         raise DataError(
-            f"{root} should hold one subfolder of images ({', '.join(IMAGE_SUFFIXES)}) for each identity, or images "
-            "named as AgeDB's (number_name_age_sex)"
+            f"{root} should hold one subfolder of images for each identity, or images "
+            f"named as AgeDB's (number_name_age_sex){listing.explain()}"
         )
 
     # Say what is not in the list.

@@ -14,7 +14,7 @@ import numpy as np
 
 from facekd.errors import DataError, FacekdError, ImageError
 from facekd.images.decoding import decode_rgb
-from facekd.images.image_files import IMAGE_SUFFIXES, Reason, list_by_folder
+from facekd.images.image_files import Reason, list_by_folder
 from facekd.images.preprocessing import fit_images
 
 
@@ -43,11 +43,6 @@ class FaceFolder:
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder")
         found, self.warnings = _list(folder, nobody)
-        if not found:
-            raise DataError(
-                f"{folder}: holds no images ({', '.join(IMAGE_SUFFIXES)}); expected one folder of them for "
-                "each person, or files called PERSON_NUMBER.jpg"
-            )
         # The images person by person, in order of the names.
         kept: dict[str, list[str]] = {}
         for person, file in found:
@@ -105,6 +100,11 @@ def _list(folder: Path, nobody: bool) -> tuple[list[tuple[str, str]], list[str]]
     listing = list_by_folder(folder)
     loose = listing.outside
     nested = [(person, f"{person}/{file}") for person, files in listing.by_folder.items() for file in files]
+    if not loose and not nested:
+        raise DataError(
+            f"{folder}: holds no images; expected one folder of them for each person, or files "
+            f" called PERSON_NUMBER.jpg{listing.explain()}"
+        )
     for person, files in listing.by_folder.items():
         if not files:
             listing.left_out.add(Reason.EMPTY, person)

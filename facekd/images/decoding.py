@@ -12,22 +12,32 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from facekd.errors import ImageError, ImageSizeError
+from facekd.images.heif import decode_heif, is_heif
 from facekd.images.jpeg import JPEG_END, JPEG_START, jpeg_segments
 
 JFIF_SEGMENT, TABLES_SEGMENT = b"\xff\xe0\x00\x10", b"\xff\xdb"
-APPLICATION_SEGMENTS, EXIF_SEGMENT, COMMENT_SEGMENT = range(0xE0, 0xF0), 0xE1, 0xFE
+APPLICATION_SEGMENTS, EXIF_SEGMENT, COMMENT_SEGMENT, START_OF_SCAN = range(0xE0, 0xF0), 0xE1, 0xFE, 0xDA
 PIXEL_MARKERS = range(0xD0, 0xDA)
 MAX_PIXELS = 2**30  # the limit of OpenCV: a few hostile bytes can announce an image of gigabytes
 
 
-def decode_rgb(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
-    """Decodes one JPEG, PNG, ... to uint8 RGB (H, W, 3), turned upright as its Exif data say.
+def decode_rgb(data: bytes | bytearray | memoryview, exif: bool = True) -> NDArray[np.uint8]:
+    """Decodes one JPEG, PNG, ... to uint8 RGB (H, W, 3); every command decodes images here.
+
+    Grey becomes three equal channels, CMYK is converted, 16 bits are cut to 8, transparency is dropped, and the first
+    frame of an animation is taken.
+
+    Args:
+        data: the bytes of the file.
+        exif: whether to turn the image upright as its Exif data say.
 
     Raises:
         ImageError: there are no bytes, the format is unknown, the file is cut short, or the decoder met damage in a
             JPEG (libjpeg alone would invent the pixels from there on and print a warning). JPEG has no checksums, so
             damage that happens to decode is not noticed; nor is any in an image with Exif data that is not cut short.
     """
+    if is_heif(data):
+        return decode_heif(data, exif)
     if _is_for_libjpeg(data):
         try:
             height, width, *_ = simplejpeg.decode_jpeg_header(data)
@@ -35,7 +45,7 @@ def decode_rgb(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
                 return simplejpeg.decode_jpeg(data, "RGB")
         except ValueError as error:
             _refuse_damage(data, str(error))
-    return _decode_by_opencv(data)
+    return _decode_by_opencv(data, exif)
 
 
 def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, resize: bool = False) -> None:
@@ -97,17 +107,22 @@ def _refuse_damage(data: bytes | bytearray | memoryview, met: str) -> None:
 
 
 def _refuse_cut_short(data: bytes | bytearray | memoryview) -> None:
-    # Inside a JPEG's pixel data 0xFF is always followed by 0x00 or a restart marker, so the end marker is the end.
-    if data[:2] == JPEG_START and data[-2:] != JPEG_END and bytes(data).rfind(JPEG_END) < 0:
+    # Inside a JPEG's pixel data 0xFF is always followed by 0x00 or a restart marker, so the end marker is the end. A
+    # thumbnail before the pixels has an end marker, too.
+    if data[:2] != JPEG_START or data[-2:] == JPEG_END:
+        return
+    scans = (position for marker, position in jpeg_segments(data) if marker == START_OF_SCAN)
+    if bytes(data).rfind(JPEG_END) < next(scans, len(data)):
         raise ImageError(f"its JPEG is cut short: no end marker in {len(data):,} bytes")
 
 
-def _decode_by_opencv(data: bytes | bytearray | memoryview) -> NDArray[np.uint8]:
+def _decode_by_opencv(data: bytes | bytearray | memoryview, exif: bool) -> NDArray[np.uint8]:
     if len(data) == 0:
         raise ImageError("it holds no image bytes")
     _refuse_cut_short(data)
+    flags = cv2.IMREAD_COLOR_RGB | (0 if exif else cv2.IMREAD_IGNORE_ORIENTATION)
     try:
-        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
+        image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     except cv2.error as error:  # a header that announces more pixels than OpenCV agrees to
         raise ImageError(f"its {len(data):,} bytes do not decode as an image: {error.err}") from error
     if image is None:

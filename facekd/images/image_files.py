@@ -1,7 +1,8 @@
 """Lists the image files of a folder. Every command that reads folders lists them here, by one rule:
 
 - A file is an image if its name ends in one of `IMAGE_SUFFIXES`, in upper or lower case. Whether it decodes shows when
-  it is read. A link that leads nowhere, or to itself, is an image that cannot be read if it is named like one.
+  it is read. A link that leads nowhere, or to itself, is an image that cannot be read if it is named like one. A pipe,
+  a socket or a device is left out, whatever its name.
 - Names that begin with a dot are hidden and left out: `.DS_Store`, `.ipynb_checkpoints`, `._1.jpg`.
 - Links to folders are followed. `list_by_folder` refuses two names for one folder; `list_nested` enters it once, so
   that loops of links end.
@@ -17,17 +18,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Literal
 
 from facekd.errors import DataError
+from facekd.images.heif import AVIF_SUFFIXES, HEIC_SUFFIXES, READABLE_SUFFIXES, REMEDY
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+# What the decoder reads; formats whose pixels are floating-point numbers are not among them.
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".j2k"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+    *READABLE_SUFFIXES,
+)
+UNREADABLE_SUFFIXES = tuple({*HEIC_SUFFIXES, *AVIF_SUFFIXES} - {*READABLE_SUFFIXES})
 MAX_EXAMPLES = 3  # names in a message for each reason
+MAX_COUNTED = 100_000  # images in folders that are too deep; a message needs no more
 
 
 class Reason(Enum):
     """Says why a name is left out, for one name and for several."""
 
     NOT_AN_IMAGE = "file that is not an image", "files that are not images"
+    NO_SUFFIX = "file whose name has no suffix", "files whose names have no suffix"
+    UNREADABLE = f"HEIC or AVIF image, which {REMEDY} reads", f"HEIC or AVIF images, which {REMEDY} reads"
+    SPECIAL = "pipe, socket or device", "pipes, sockets and devices"
     HIDDEN = "hidden file or folder", "hidden files and folders"
     OUTSIDE = "image outside the folders", "images outside the folders"
     TOO_DEEP = "folder inside a folder", "folders inside folders"
@@ -36,11 +49,16 @@ class Reason(Enum):
 
 
 class LeftOut:
-    """Counts what a listing leaves out, and keeps the first names for each reason."""
+    """Counts what a listing leaves out, and keeps the first names for each reason.
+
+    Attributes:
+        images_too_deep: number of images in folders inside folders, up to `MAX_COUNTED`.
+    """
 
     def __init__(self) -> None:
         self._counts: Counter[Reason] = Counter()
         self._examples: dict[Reason, list[str]] = defaultdict(list)
+        self.images_too_deep = 0
 
     def add(self, reason: Reason, name: str) -> None:
         """Notes a name, relative to the folder listed."""
@@ -54,9 +72,13 @@ class LeftOut:
         for reason in Reason:
             if count := self._counts[reason]:
                 names = ", ".join(self._examples[reason]) + (", ..." if count > MAX_EXAMPLES else "")
-                parts.append(f"{count:,} {reason.value[count > 1]} ({names})")
-        # Names need not be Unicode, and the sentence goes to terminals and into JSON.
-        return [f"left out: {', '.join(parts)}".encode("utf-8", "backslashreplace").decode()] if parts else []
+                what = reason.value[count > 1]
+                if reason is Reason.TOO_DEEP and self.images_too_deep:
+                    what += f", with {_count_text(self.images_too_deep)} in {'them' if count > 1 else 'it'}"
+                parts.append(f"{count:,} {what} ({names})")
+        advice = "; move images up into the folder of their person, or give the folder whose subfolders are the people"
+        advice = advice if self.images_too_deep else ""
+        return [_printable(f"left out: {', '.join(parts)}{advice}")] if parts else []
 
 
 @dataclass(frozen=True)
@@ -64,14 +86,40 @@ class ImageFolders:
     """Holds the names of the images in the folders of a folder.
 
     Attributes:
+        root: the folder.
         outside: names of the images that lie directly in it, sorted.
         by_folder: names of the images in each of its folders, sorted; empty for a folder without images.
         left_out: everything else in it and in its folders.
     """
 
+    root: Path
     outside: list[str]
     by_folder: dict[str, list[str]]
     left_out: LeftOut
+
+    def explain(self) -> str:
+        """Returns what is there in place of folders with images, to be put behind an error: `; ...`."""
+        # Folders of people one level deeper, or more.
+        parents = {} if any(self.by_folder.values()) else _parents_of_people(self.root)
+        if parents:
+            found = [
+                f"{parent} has {people:,} {'folder' if people == 1 else 'folders'} with {_count_text(images)}"
+                for parent, (people, images) in list(parents.items())[:MAX_EXAMPLES]
+            ]
+            more = ", ..." if len(parents) > MAX_EXAMPLES else ""
+            return _printable(
+                f"; its images lie deeper: {', '.join(found)}{more}; give the folder whose subfolders are the people, "
+                "or move the images up"
+            )
+        # Images of one person, or no image at all.
+        if self.outside and not any(self.by_folder.values()):
+            return _printable(f"; it holds {_count_text(len(self.outside))} itself, such as {self.outside[0]}")
+        return explain_no_images(self.left_out)
+
+
+def explain_no_images(left_out: LeftOut) -> str:
+    """Returns which files are images, and what was left out, to be put behind an error that there are none."""
+    return "".join(f"; {part}" for part in (f"images end in {', '.join(IMAGE_SUFFIXES)}", *left_out.warnings()))
 
 
 def is_image_name(name: str) -> bool:
@@ -94,6 +142,9 @@ def list_by_folder(root: Path) -> ImageFolders:
         by_folder[folder], deeper = read_folder(root / folder, left_out, f"{folder}/")
         for name in deeper:
             left_out.add(Reason.TOO_DEEP, f"{folder}/{name}")
+            if not (root / folder / name).is_symlink():
+                most = MAX_COUNTED - left_out.images_too_deep
+                left_out.images_too_deep += sum(count for _, count in _images_below(root / folder / name, most))
         # An empty folder names no person, so two links to one do no harm.
         other = seen.setdefault(_identity(root / folder), folder) if by_folder[folder] else folder
         if other != folder:
@@ -101,7 +152,7 @@ def list_by_folder(root: Path) -> ImageFolders:
                 f"{root / folder} and {root / other} are one folder, by a link, and would be two identities with the "
                 "same images; remove the link"
             )
-    return ImageFolders(outside, by_folder, left_out)
+    return ImageFolders(root, outside, by_folder, left_out)
 
 
 def list_nested(root: Path) -> tuple[list[str], LeftOut]:
@@ -150,31 +201,80 @@ def read_folder(folder: Path, left_out: LeftOut, prefix: str = "") -> tuple[list
     Raises:
         OSError: it cannot be read.
     """
-    images, folders, hidden, others = [], [], [], []
+    images, folders = [], []
+    others: list[tuple[Reason, str]] = []
     # Known without asking the disk again for each file, which matters for millions of them.
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
-                hidden.append(entry.name)
-            elif _is_folder(entry):
+                others.append((Reason.HIDDEN, entry.name))
+            elif (kind := _kind_of(entry)) == "folder":
                 folders.append(entry.name)
+            elif kind == "special":
+                others.append((Reason.SPECIAL, entry.name))
             elif is_image_name(entry.name):
                 images.append(entry.name)
+            elif entry.name.lower().endswith(UNREADABLE_SUFFIXES):
+                others.append((Reason.UNREADABLE, entry.name))
             else:
-                others.append(entry.name)
+                has_no_suffix = kind == "file" and "." not in entry.name
+                others.append((Reason.NO_SUFFIX if has_no_suffix else Reason.NOT_AN_IMAGE, entry.name))
     # The order of a folder on disk is arbitrary; that of the examples in a message is not.
-    for reason, names in ((Reason.HIDDEN, hidden), (Reason.NOT_AN_IMAGE, others)):
-        for name in sorted(names):
-            left_out.add(reason, prefix + name)
+    for reason, name in sorted(others, key=lambda other: other[1]):
+        left_out.add(reason, prefix + name)
     return sorted(images), sorted(folders)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Returns whether an entry is a folder or a link to one; a link to nowhere, or to itself, is neither."""
+def _kind_of(entry: os.DirEntry[str]) -> Literal["folder", "file", "special", "broken"]:
+    """Returns what an entry, or what it links to, is; a link to nowhere, or to itself, is broken.
+
+    "special" is a pipe, a socket or a device: opening it could wait for ever.
+    """
     try:
-        return entry.is_dir()
-    except OSError:  # raised for a link to itself
-        return False
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        entry.stat()
+    except OSError:
+        return "broken"
+    return "special"
+
+
+def _images_below(root: Path, most: int) -> Iterator[tuple[str, int]]:
+    """Yields the folders below `root`, itself included, that hold images, and their number, until `most` are met.
+
+    Links are not followed. The counts add up to `most` at most.
+    """
+    for place, folders, files in os.walk(root):
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        count = min(most, sum(is_image_name(file) and not file.startswith(".") for file in files))
+        if not most:
+            return
+        if count:
+            yield place, count
+            most -= count
+
+
+def _parents_of_people(root: Path) -> dict[str, tuple[int, int]]:
+    """Returns, for each folder below `root` whose folders hold images, the number of these folders and images."""
+    found: dict[str, tuple[int, int]] = {}
+    for place, count in _images_below(root, MAX_COUNTED):
+        parent = os.path.dirname(place)  # noqa: PTH120
+        if Path(place) != root and Path(parent) != root:
+            people, images = found.get(parent, (0, 0))
+            found[parent] = people + 1, images + count
+    return found
+
+
+def _count_text(images: int) -> str:
+    more = " or more" if images >= MAX_COUNTED else ""
+    return f"{images:,}{more} image{'' if images == 1 else 's'}"
+
+
+def _printable(text: str) -> str:
+    # Names need not be Unicode, and the sentence goes to terminals and into JSON.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _identity(folder: Path) -> tuple[int, int]:

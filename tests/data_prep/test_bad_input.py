@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import unicodedata
 from collections.abc import Callable, Iterator
@@ -12,12 +13,14 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_prep import align_faces, convert_records, inspect_records, pack_records, unpack_records
 from data_prep.sources.image_lists import list_folder, read_lst_and_kind
 from evaluation.sets.face_folder import FaceFolder
 from facekd.data.datasets import FolderDataset, open_dataset
 from facekd.data.datasets.record_pack import open_record_pack
+from facekd.images.image_files import IMAGE_SUFFIXES
 
 Run = Callable[..., tuple[int, str, str]]
 NAMES = [
@@ -111,7 +114,8 @@ def test_links_in_a_loop_end(tmp_path: Path, run: Run, verb: ModuleType) -> None
     again = (*options, "--on-bad-record", "skip")
     status, out, err = run(verb.main, tmp_path / "faces", tmp_path / "bad", *again)
     assert status == 0 and "2 images of 2 identities" in out and out.rstrip().endswith("4 skipped")
-    assert "folders inside folders (Ada/back, Bob/folder.jpg, " in err
+    assert "left out: 2 files that are not images (itself, nowhere), " in err
+    assert " folders inside folders, with " in err and " in them (Ada/back, Bob/folder.jpg, " in err
 
 
 def test_links_in_a_loop_end_when_aligning(tmp_path: Path, run: Run, scrfd: Path) -> None:
@@ -152,7 +156,8 @@ def test_every_command_reads_the_same_images_of_a_folder(tmp_path: Path, run: Ru
     (faces / "itself").symlink_to("itself")
     (faces / "Bob" / "nowhere").symlink_to("gone")
     left_out = (
-        "left out: 5 files that are not images (itself, Ada/jpg, Bob/a.txt, ...), "
+        "left out: 4 files that are not images (itself, Bob/a.txt, Bob/b.jpg.txt, ...), "
+        "1 file whose name has no suffix (Ada/jpg), "
         "3 hidden files and folders (.ipynb_checkpoints, Ada/.DS_Store, Ada/._1.JPG)"
     )
 
@@ -176,14 +181,21 @@ def test_every_command_reads_the_same_images_of_a_folder(tmp_path: Path, run: Ru
     assert [line.split("\t")[:2] for line in aside] == [[name, "no_landmarks"] for name in images]
 
 
-def test_a_tiff_is_packed_and_comes_back_under_its_suffix(tmp_path: Path, run: Run) -> None:
-    content = cv2.imencode(".tiff", cv2.imdecode(np.frombuffer(picture(1), np.uint8), cv2.IMREAD_COLOR))[1].tobytes()
-    write(tmp_path / "faces", "Ada/1.tiff").write_bytes(content)
+@pytest.mark.parametrize("suffix", [".tif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".gif", ".webp", ".bmp", ".avif"])
+def test_an_image_of_any_format_is_packed_and_comes_back_under_its_suffix(
+    tmp_path: Path, run: Run, suffix: str
+) -> None:
+    if suffix not in IMAGE_SUFFIXES:
+        pytest.skip("this Pillow reads no AVIF")
+    image = Image.open(io.BytesIO(picture(1))).convert({".pgm": "L", ".pbm": "1"}.get(suffix, "RGB"))
+    content = io.BytesIO()
+    image.save(content, Image.registered_extensions()[suffix], **({"no_jp2": True} if suffix == ".j2k" else {}))
+    write(tmp_path / "faces", f"Ada/1{suffix}").write_bytes(content.getvalue())
     assert run(pack_records.main, tmp_path / "faces", tmp_path / "packed", "--size", 32)[0] == 0
     (tmp_path / "packed" / "train.lst").unlink()  # with it, the names would come back as they were
     assert run(unpack_records.main, tmp_path / "packed", tmp_path / "back")[0] == 0
     [(name, unpacked)] = files_below(tmp_path / "back").items()
-    assert name.endswith(b".tif") and unpacked == content
+    assert name.decode().endswith(suffix) and unpacked == content.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -225,6 +237,9 @@ class Entry(NamedTuple):
 
     def is_dir(self) -> bool:
         return False
+
+    def is_file(self) -> bool:
+        return True
 
 
 class Entries:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from facekd.data.datasets.encoded_dataset import EncodedDataset
 from facekd.data.datasets.face_dataset import OnBadRecord
 from facekd.errors import DataError
-from facekd.images.image_files import IMAGE_SUFFIXES, Reason, list_by_folder
+from facekd.images.image_files import Reason, list_by_folder
 
 
 class FolderDataset(EncodedDataset):
@@ -46,8 +46,8 @@ class FolderDataset(EncodedDataset):
         self.path = Path(path)
         listing = list_by_folder(self.path)
         here = listing.by_folder
-        if not here:
-            raise DataError(f"{path} holds no subfolders; expected one for each identity, with its images in it")
+        if not any(here.values()):
+            raise DataError(f"{path} holds no folders with images; expected one for each identity{listing.explain()}")
         self.identities: list[str] = list(here if identities is None else identities)
         unknown = sorted(here.keys() - set(self.identities))
         if unknown:
@@ -55,8 +55,8 @@ class FolderDataset(EncodedDataset):
         empty = [name for name, files in here.items() if not files]
         if empty:
             raise DataError(
-                f"identity folder {self.path / empty[0]} holds no image ({', '.join(IMAGE_SUFFIXES)}); every class "
-                "needs at least one, so add images or remove the folder"
+                f"identity folder {self.path / empty[0]} holds no image; every class "
+                f"needs at least one, so add images or remove the folder{listing.explain()}"
             )
 
         # Images lie identity by identity; an identity without a folder here has none.

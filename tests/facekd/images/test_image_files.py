@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
+import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from facekd.errors import DataError
+from facekd.images.decoding import decode_rgb
+from facekd.images.heif import HEIC_SUFFIXES
 from facekd.images.image_files import IMAGE_SUFFIXES, is_image_name, list_by_folder, list_nested
 
 
@@ -21,6 +27,19 @@ def make(root: Path, *names: str) -> None:
 def test_suffixes_count_in_any_case(suffix: str) -> None:
     assert is_image_name(f"a{suffix}") and is_image_name(f"a.b{suffix.upper()}")
     assert not is_image_name(f"a{suffix}.txt") and not is_image_name(f"a{suffix[1:]}")
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_every_suffix_listed_is_of_a_format_that_decodes(suffix: str) -> None:
+    if suffix in HEIC_SUFFIXES:
+        pytest.skip("no encoder")
+    pixels = np.full((16, 16, 3), 200, np.uint8)
+    image = Image.fromarray(pixels).convert({".pgm": "L", ".pbm": "1"}.get(suffix, "RGB"))
+    stream = io.BytesIO()
+    Image.init()
+    image.save(stream, Image.EXTENSION[suffix])
+    expected = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(decode_rgb(stream.getvalue()) - expected).max() <= 4
 
 
 def test_both_listings_give_the_same_images_in_the_same_order(tmp_path: Path) -> None:
@@ -39,12 +58,13 @@ def test_whatever_is_left_out_is_counted_and_named(tmp_path: Path) -> None:
     listing = list_by_folder(tmp_path)
     assert (listing.by_folder, listing.outside) == ({"a": ["1.jpg"]}, ["5.jpg"])
     assert listing.left_out.warnings() == [
-        "left out: 4 files that are not images (list.csv, a/6, a/7.txt, ...), 2 hidden files and folders (.git, "
-        "a/.3.jpg), 1 folder inside a folder (a/deeper)"
+        "left out: 3 files that are not images (list.csv, a/7.txt, a/8.md), 1 file whose name has no suffix (a/6), 2 "
+        "hidden files and folders (.git, a/.3.jpg), 1 folder inside a folder, with 1 image in it (a/deeper); move "
+        "images up into the folder of their person, or give the folder whose subfolders are the people"
     ]
     found, left_out = list_nested(tmp_path)
     assert found == ["5.jpg", "a/1.jpg", "a/deeper/2.jpg"]
-    assert "4 files that are not images" in left_out.warnings()[0]
+    assert "3 files that are not images" in left_out.warnings()[0]
 
 
 def test_a_clean_folder_gives_no_warning(tmp_path: Path) -> None:
@@ -91,3 +111,45 @@ def test_two_names_for_one_folder_are_refused_where_they_would_be_two_people(tmp
         list_by_folder(tmp_path)
     found, left_out = list_nested(tmp_path)
     assert found == ["ada/1.jpg"] and "1 link to a folder listed already (zoe)" in left_out.warnings()[0]
+
+
+def test_pipes_sockets_and_devices_are_left_out_whatever_their_names(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.jpg")
+    os.mkfifo(tmp_path / "a" / "2.jpg")
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.bind(str(tmp_path / "a" / "3.png"))
+    (tmp_path / "a" / "4.jpg").symlink_to("/dev/zero")
+    listing = list_by_folder(tmp_path)
+    assert listing.by_folder == {"a": ["1.jpg"]}
+    said = ["left out: 3 pipes, sockets and devices (a/2.jpg, a/3.png, a/4.jpg)"]
+    assert listing.left_out.warnings() == list_nested(tmp_path)[1].warnings() == said
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ["train/ada/1.jpg", "train/ada/2.jpg", "train/bo/1.jpg", "val/ada/3.jpg", "val/.hidden/4.jpg"],
+            "; its images lie deeper: {root}/train has 2 folders with 3 images, {root}/val has 1 folder with 1 image; "
+            "give the folder whose subfolders are the people, or move the images up",
+        ),
+        (
+            ["x/y/ada/1.jpg"],
+            "; its images lie deeper: {root}/x/y has 1 folder with 1 image; give the folder whose subfolders are the "
+            "people, or move the images up",
+        ),
+        (["1.jpg", "2.jpg", "list.txt"], "; it holds 2 images itself, such as 1.jpg"),
+        (["ada/list.txt"], "left out: 1 file that is not an image (ada/list.txt)"),
+        ([], "; images end in .jpg, .jpeg, "),
+    ],
+)
+def test_an_error_says_where_the_images_are(tmp_path: Path, names: list[str], said: str) -> None:
+    make(tmp_path, *names)
+    assert said.format(root=tmp_path) in list_by_folder(tmp_path).explain()
+
+
+def test_an_endless_number_of_images_too_deep_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facekd.images.image_files.MAX_COUNTED", 5)
+    make(tmp_path, *(f"ada/video{v}/{frame}.jpg" for v in range(4) for frame in range(3)), "ada/1.jpg")
+    [said] = list_by_folder(tmp_path).left_out.warnings()
+    assert said.startswith("left out: 4 folders inside folders, with 5 or more images in them (ada/video0, ")

@@ -154,14 +154,14 @@ def test_names_in_any_script_are_read(tmp_path):
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: (path / "stray.jpg").write_bytes(b"x")])
 def test_a_folder_without_subfolders_says_what_was_expected(tmp_path, make):
     make(tmp_path)
-    with pytest.raises(DataError, match="holds no subfolders; expected one for each identity"):
+    with pytest.raises(DataError, match="holds no folders with images; expected one for each identity"):
         FolderDataset(tmp_path, 32)
 
 
 def test_an_identity_without_images_is_named(tmp_path):
     make_folder(tmp_path)
     (tmp_path / "nobody").mkdir()
-    with pytest.raises(DataError, match=r"nobody holds no image \(\.jpg"):
+    with pytest.raises(DataError, match=r"nobody holds no image; every class needs at least one.*images end in .jpg, "):
         FolderDataset(tmp_path, 32)
 
 
