@@ -81,6 +81,7 @@ class Checkpoint:
         num_classes: classes of the data.
         labels_sha256: fingerprint of which image has which label.
         identities_sha256: fingerprint of the names of the labels; None where the data has no names.
+        images_sha256: fingerprint of the images trained on; absent where they are generated, and in older files.
         teacher_fingerprint: fingerprint of the teacher; empty without one.
         training: what an exact resume needs; absent where there is no run to resume.
         source: file, SHA-256 and framework of an imported backbone.
@@ -97,6 +98,7 @@ class Checkpoint:
     num_classes: int | None = None
     labels_sha256: str | None = None
     identities_sha256: str | None = None
+    images_sha256: str | None = None
     teacher_fingerprint: str | None = None
     training: Progress | None = None
     source: dict[str, str] | None = None

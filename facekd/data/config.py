@@ -34,6 +34,8 @@ class DataConfig:
         shuffle_block: for `sequential`: neighbouring images in a block.
         shuffle_window: for `sequential`: blocks in a window; two windows should fit in the page cache.
         on_bad_record: `fail` stops at an image that cannot be decoded; `skip` uses the next one and counts.
+        accept_changed: whether a resumed run may go on with other images under the same labels, such as the same ones
+            encoded anew; otherwise that is an error.
     """
 
     train: str = ""
@@ -48,6 +50,7 @@ class DataConfig:
     shuffle_block: int = 1024
     shuffle_window: int = 64
     on_bad_record: Literal["fail", "skip"] = "fail"
+    accept_changed: bool = False
 
     def __post_init__(self) -> None:
         # The block shuffle checks its two numbers.

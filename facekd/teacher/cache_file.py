@@ -15,7 +15,6 @@ Shapes: N images of the data set, B images asked for, E the teacher's embedding 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import zlib
@@ -25,17 +24,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from facekd.data.datasets import EncodedDataset, FaceDataset
-from facekd.data.datasets.identity_map import labels_sha256
+from facekd.data.datasets import FaceDataset
+from facekd.data.datasets.identity_map import images_sha256, labels_sha256
 from facekd.embedder import Embedder
-from facekd.errors import RecordError, TeacherError
+from facekd.errors import TeacherError
 from facekd.utils.files import is_sealed
 
 FORMAT, VERSION = "facekd-teacher-cache", 2
 END_MARK = b"facekd teacher\n\n"
 END_LENGTH = 16 + len(END_MARK)
-# Enough to notice another alignment, compression or order; few enough to read in a second from a network disk.
-IMAGES_IN_FINGERPRINT = 256
 REMEDY = "delete it and make it again with `facekd cache-teacher`"
 
 
@@ -175,27 +172,6 @@ def describe_data(dataset: FaceDataset) -> dict[str, Any]:
         "labels_sha256": labels_sha256(dataset),
         "images_sha256": images_sha256(dataset),
     }
-
-
-def images_sha256(dataset: FaceDataset) -> str:
-    """Computes a fingerprint of the images, which changes with photos, crops and compression, not with labels.
-
-    It covers the encoded bytes of up to 256 images spread evenly over the data set, first and last included, so a few
-    changed images among millions can go unnoticed. Rendered images have no encoded bytes; their pixels count.
-    """
-    count = len(dataset)
-    digest = hashlib.sha256(str(count).encode())
-    for index in np.unique(np.linspace(0, count - 1, IMAGES_IN_FINGERPRINT).round().astype(np.int64)).tolist():
-        if isinstance(dataset, EncodedDataset):
-            try:
-                content = dataset.read_encoded(index)[0]
-            except (RecordError, OSError):
-                content = b"unreadable"  # `load` decides whether this is an error
-        else:
-            content = dataset.load(np.array([index]))[0].tobytes()
-        digest.update(len(content).to_bytes(8, "little"))
-        digest.update(content)
-    return digest.hexdigest()
 
 
 def check_claim(

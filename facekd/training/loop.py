@@ -19,6 +19,7 @@ from facekd.backbones import count_parameters
 from facekd.checkpoints.run_folder import list_checkpoints
 from facekd.data.config import open_training_data
 from facekd.data.datasets import FaceDataset
+from facekd.data.datasets.identity_map import identity_map, stored_images_sha256
 from facekd.data.loading.loader import BatchLoader, make_loader
 from facekd.data.loading.sampler import PositionSampler, shares
 from facekd.distributed import World, broadcast_from_main, join_world
@@ -274,13 +275,21 @@ def round_up(images: int, batch_size: int) -> int:
 
 
 def _require_same_start(config: TrainConfig, world: World, dataset: FaceDataset) -> None:
-    """Checks that every rank sees the same newest checkpoint and as many records as the main process.
+    """Checks that every rank sees the same newest checkpoint, and the same records, as the main process.
 
     This comes before anything is restored: sharded heads are read by all ranks together, from one checkpoint.
     """
+    if world.size == 1:
+        return
     found = list_checkpoints(Path(config.output))
-    mine = (int(found[-1].stem) if found else 0, len(dataset))
+    data = {**identity_map(dataset), "images": stored_images_sha256(dataset)}
+    mine = (int(found[-1].stem) if found else 0, len(dataset), data)
     main = broadcast_from_main(mine, world)
+    if mine[:2] == main[:2] and mine != main:
+        raise TrainingError(
+            f"data.train ({config.data.train}) holds other images, labels or names on rank {world.rank} than on the "
+            "main process; it must be the same on every machine: put it on a shared file system, or copy it again"
+        )
     if mine != main:
         raise TrainingError(
             f"rank {world.rank} is at image {mine[0]:,} of a run over {mine[1]:,} records, the main process at "

@@ -47,6 +47,7 @@ RESUMABLE_KEYS = (
         "diagnostics",
         "data.workers",
         "data.on_bad_record",
+        "data.accept_changed",
     ),
     *("batch_size_per_rank", "device", "compile", "channels_last", "head.sharded"),
     *("validation", "checkpoint", "log_every_images", "tensorboard"),
@@ -102,6 +103,7 @@ def _contents(state: TrainingState) -> Checkpoint:
         num_classes=state.dataset.num_classes,
         labels_sha256=labels_sha256(state.dataset),
         identities_sha256=identities_sha256(state.dataset),
+        images_sha256=state.images_sha256,
         teacher_fingerprint=state.recognizer.teacher_fingerprint,
         training=Progress(
             images_seen=state.images_seen,
@@ -221,6 +223,24 @@ def _check_same_run(path: Path, checkpoint: Checkpoint, state: TrainingState) ->
             f"{state.dataset.num_classes} in {state.dataset.name}; labels or names differ). Give the same data, "
             "or another --output to start anew"
         )
+    _check_images(path, checkpoint, state)
+
+
+def _check_images(path: Path, checkpoint: Checkpoint, state: TrainingState) -> None:
+    """Checks that the images are those of the run that wrote the checkpoint; files of an older facekd do not say.
+
+    With `data.accept_changed`, a warning takes the place of the error.
+    """
+    if checkpoint.images_sha256 in (None, state.images_sha256):
+        return
+    what = f"the images of {state.dataset.name} are not those that the run was trained on so far, under the same labels"
+    if state.config.data.accept_changed:
+        state.dataset.warnings.append(f"{what}; it goes on because of data.accept_changed")
+        return
+    raise CheckpointError(
+        f"{path}: {what}: they, or their order, were replaced, or they were encoded or cropped anew. Give the same "
+        "images, or go on with these by --data.accept_changed true, or start anew in another --output"
+    )
 
 
 def _is_among(key: str, allowed: tuple[str, ...]) -> bool:
@@ -245,8 +265,8 @@ def _conflict_of_lengths(training: Progress, old_schedule: dict[str, Any], state
     rates = learning_rate(before, image, training.total_images), learning_rate(after, image, state.total_images)
     return (
         f"; it has already had another learning rate than that asks for, {rates[0]:.4g} at image {image:,} and not "
-        f"{rates[1]:.4g}. Only with schedule.name constant, or step with milestones in images, can a run be made longer "
-        "at any time; linear, cosine and polynomial fall over the whole length"
+        f"{rates[1]:.4g}. Only with schedule.name constant, or step with milestones in images, can a run be made "
+        "longer at any time; linear, cosine and polynomial fall over the whole length"
     )
 
 

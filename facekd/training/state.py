@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from facekd.data.datasets import FaceDataset
+from facekd.data.datasets.identity_map import stored_images_sha256
 from facekd.distributed import World, make_scaler, replicate
 from facekd.training.config import TrainConfig
 from facekd.training.optim import build_optimizer, parameter_groups
@@ -51,6 +53,11 @@ class TrainingState:
     def folder(self) -> Path:
         """Returns the folder of the run."""
         return Path(self.config.output)
+
+    @cached_property
+    def images_sha256(self) -> str | None:
+        """Returns the fingerprint of the images trained on; None where they are generated."""
+        return stored_images_sha256(self.dataset)
 
     @property
     def evaluated(self) -> nn.Module:

@@ -38,8 +38,8 @@ class PositionSampler:
     """Iterates over one rank's batches, from `images_seen` to the end of the run.
 
     Rank r takes the r-th contiguous slice of each global batch (`shares`). Batches are always full and may straddle two
-    epochs; across ranks, each image is read exactly once in each stretch of `num_images` positions. The sampler has no state:
-    every `iter()` starts again at `images_seen`.
+    epochs; across ranks, each image is read exactly once in each stretch of `num_images` positions. The sampler has no
+    state: every `iter()` starts again at `images_seen`.
 
     Args:
         num_images: N, images in the data set.

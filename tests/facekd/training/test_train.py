@@ -12,15 +12,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
-from facekd.checkpoints.checkpoint import load_checkpoint
+from facekd.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from facekd.checkpoints.models import load_backbone
 from facekd.checkpoints.run_folder import checkpoint_path, list_checkpoints
 from facekd.data.datasets import open_dataset
+from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.distributed import World
 from facekd.errors import CheckpointError, FacekdError, InUseError, TrainingError
 from facekd.training.config import TrainConfig
@@ -382,6 +384,72 @@ def test_resuming_on_other_data_is_refused(tiny_config: Configure, tiny_faces: P
             (other / person.name / image.name).write_bytes(image.read_bytes())
     with pytest.raises(CheckpointError, match="other data"):
         train(tiny_config(data__train=other), ALONE)
+
+
+def repacked(faces: Path, output: Path) -> Path:
+    """Writes the files of an image folder into a pack as they are."""
+    with RecordPackWriter(output, 32) as writer:
+        for label, person in enumerate(sorted(faces.iterdir())):
+            for image in sorted(person.iterdir()):
+                writer.add(label, image.read_bytes(), image.name)
+    return output
+
+
+def test_the_same_images_elsewhere_are_gone_on_with(tiny_config: Configure, tiny_faces: Path, tmp_path: Path) -> None:
+    common = {"schedule__name": "constant", "schedule__warmup_images": 0, "images": 24}
+    train(tiny_config(**common), ALONE)
+    moved = shutil.copytree(tiny_faces, tmp_path / "moved", copy_function=shutil.copyfile)  # with times of their own
+    for images, place in ((48, moved), (72, repacked(tiny_faces, tmp_path / "pack"))):
+        assert train(tiny_config(**common | {"images": images, "data__train": place}), ALONE) == 0
+        assert load_checkpoint(tmp_path / "run")["training"]["images_seen"] == images
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Exchanges two files."""
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+
+
+def test_images_replaced_under_a_run_are_noticed(
+    tiny_config: Configure, tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    faces = shutil.copytree(tiny_faces, tmp_path / "faces")
+    common = {"schedule__name": "constant", "schedule__warmup_images": 0, "data__train": faces}
+    train(tiny_config(**common, images=24), ALONE)
+    # The labels are what they were, and so are names and sizes of all files: two images of a person change places.
+    exchange(faces / "person_2" / "1.png", faces / "person_2" / "4.png")
+    with pytest.raises(CheckpointError, match=r"the images of .*faces are not those .* --data\.accept_changed true"):
+        train(tiny_config(**common, images=48), ALONE)
+    assert train(tiny_config(**common, images=48, data__accept_changed="true"), ALONE) == 0
+    assert "warning    the images of" in capsys.readouterr().err
+    # From then on these are the images of the run.
+    assert train(tiny_config(**common, images=72), ALONE) == 0
+    exchange(faces / "person_2" / "1.png", faces / "person_2" / "4.png")
+    with pytest.raises(CheckpointError, match="are not those"):
+        train(tiny_config(**common, images=96), ALONE)
+    # A checkpoint of an older facekd does not say which they were.
+    file = list_checkpoints(tmp_path / "run")[-1]
+    content = load_checkpoint(file)
+    del content["images_sha256"]
+    save_checkpoint(file, content)
+    assert train(tiny_config(**common, images=96), ALONE) == 0
+
+
+def test_processes_with_other_images_are_refused(
+    tiny_config: Configure, tiny_faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on two machines, each with a data set of its own: this process gets what the main one has sent.
+    faces = shutil.copytree(tiny_faces, tmp_path / "faces")
+    sent = []
+    monkeypatch.setattr("facekd.training.loop.broadcast_from_main", lambda value, _: sent.append(value) or sent[0])
+    # Building the state comes next, and joins the processes.
+    monkeypatch.setattr("facekd.training.loop.build_state", mock.Mock(side_effect=NotImplementedError))
+    with pytest.raises(NotImplementedError):
+        train(tiny_config(data__train=faces), World(1, 2, ALONE.device))
+    exchange(faces / "person_2" / "1.png", faces / "person_2" / "4.png")
+    with pytest.raises(TrainingError, match="holds other images, labels or names on rank 1 than on the main"):
+        train(tiny_config(data__train=faces), World(1, 2, ALONE.device))
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tiny_config: Configure) -> None:
