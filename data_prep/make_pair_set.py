@@ -19,6 +19,12 @@ from data_prep.sources.encoded_images import prepare_image
 from data_prep.sources.image_lists import list_folder
 from facekd.data.pair_packs.npz_file import write_native_pair_pack
 from facekd.data.pair_packs.pair_pack import PairPack, write_pair_pack
+from facekd.data.pair_packs.people import (
+    contradicted_labels,
+    count_people,
+    describe_contradiction,
+    warn_of_few_people,
+)
 from facekd.errors import DataError, ImageError, run_verb
 from facekd.images.decoding import quiet_decoders
 from facekd.images.image_files import is_image_name
@@ -26,6 +32,10 @@ from facekd.utils.command_line import IMAGE_SIDE, JPEG_QUALITY, SEED, THREADS, C
 from facekd.utils.files import write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
+from facekd.verification import balanced_folds, fold_indices
+from facekd.verification.kfold import describe_fold, one_kind_folds
+
+MAX_CONTRADICTED = 0.5  # share of either kind of pair up to which labels, not names, are taken for wrong
 
 
 @dataclass(frozen=True)
@@ -122,56 +132,44 @@ def _listed(arguments: argparse.Namespace) -> ChosenPairs:
         )
 
     # Put the pairs in the order of their folds.
-    subjects = _subjects(pairs)
-    order = _order(pairs, arguments.folds)
-    fold_of = pairs.fold_of if pairs.fold_of is not None else _deal(pairs.is_same, arguments.folds, order)
+    subjects = _subjects(pairs, arguments.pairs)
+    fold_of = pairs.fold_of if pairs.fold_of is not None else _fold(pairs.is_same, arguments.folds)
+    order = np.argsort(fold_of, kind="stable")
     kept = np.array([number for number in order.tolist() if None not in found[number]])
     names = [(str(found[number][0]), str(found[number][1])) for number in kept.tolist()]
     subjects = None if subjects is None else subjects[kept]
     return ChosenPairs(names, pairs.is_same[kept], fold_of[kept], subjects, len(lacking))
 
 
-def _order(pairs: PairList, num_folds: int) -> np.ndarray:
-    """Returns the order of the pairs, fold by fold.
-
-    They stay as listed if each contiguous fold then holds both kinds; otherwise each fold gets a share of each kind.
-    """
-    count = len(pairs.names)
-    if pairs.fold_of is not None:
-        return np.argsort(pairs.fold_of, kind="stable")
-    if not 2 <= num_folds <= min(int(pairs.is_same.sum()), int((~pairs.is_same).sum())):
-        raise DataError(
-            f"{num_folds} folds of {int(pairs.is_same.sum())} genuine and {int((~pairs.is_same).sum())} impostor pairs "
-            "cannot be made; give --folds a number from 2, with pairs of both kinds for each fold"
-        )
-    contiguous = np.arange(count) * num_folds // count
-    if all(0 < pairs.is_same[contiguous == fold].mean() < 1 for fold in range(num_folds)):
-        return np.arange(count)
+def _fold(is_same: np.ndarray, num_folds: int) -> np.ndarray:
+    """Returns the fold of each pair: contiguous ones if each then holds both kinds, else a share of each kind."""
+    contiguous = fold_indices(len(is_same), num_folds)
+    if not one_kind_folds(is_same, contiguous).size:
+        return contiguous
+    fold_of = balanced_folds(is_same, num_folds)
     print("note: the list holds genuine and impostor pairs apart; every fold is given a share of both", file=sys.stderr)
-    share = np.empty(count, dtype=np.int64)
-    for kind in (True, False):
-        members = np.flatnonzero(pairs.is_same == kind)
-        share[members] = np.arange(len(members)) * num_folds // len(members)
-    return np.lexsort((np.arange(count), ~pairs.is_same, share))
-
-
-def _deal(is_same: np.ndarray, num_folds: int, order: np.ndarray) -> np.ndarray:
-    """Returns the fold of each pair, by position in the list, for pairs that `order` puts into contiguous folds."""
-    count = len(order)
-    fold_of = np.empty(count, dtype=np.int64)
-    if np.array_equal(order, np.arange(count)):
-        return order * num_folds // count
-    for kind in (True, False):
-        members = order[is_same[order] == kind]
-        fold_of[members] = np.arange(len(members)) * num_folds // len(members)
     return fold_of
 
 
-def _subjects(pairs: PairList) -> np.ndarray | None:
-    """Returns who is on the images, if the names say so and agree with the labels."""
+def _subjects(pairs: PairList, where: Path) -> np.ndarray | None:
+    """Returns who is on the images, if the names say so; a few labels that contradict the names are reported."""
     subjects = pairs.subjects or [(subject_of(a), subject_of(b)) for a, b in pairs.names]
-    agree = [None not in who and (who[0] == who[1]) == same for who, same in zip(subjects, pairs.is_same, strict=True)]
-    return np.array(subjects, dtype=np.str_) if all(agree) else None
+    if any(None in who for who in subjects):
+        return None
+    people = np.array(subjects, dtype=np.str_)
+    odd = contradicted_labels(people, pairs.is_same)
+    if not odd.size:
+        return people
+    # Names that say who it is are right about most pairs of either kind; folders of anything else are not.
+    is_odd = np.isin(np.arange(len(people)), odd)
+    if max(is_odd[pairs.is_same == kind].mean() for kind in np.unique(pairs.is_same)) < MAX_CONTRADICTED:
+        print(
+            f"warning: {where}: {odd.size:,} of {len(people):,} labels contradict the names of the images: the first, "
+            f"{describe_contradiction(people, pairs.is_same, int(odd[0]))} ({' and '.join(pairs.names[odd[0]])}); the "
+            "labels are kept; correct the list, or expect wrong error rates",
+            file=sys.stderr,
+        )
+    return None
 
 
 class _Finder:
@@ -217,17 +215,36 @@ def _report(output: Path, pairs: ChosenPairs) -> None:
     """Prints what the pack holds, and writes the list of who is compared."""
     names, is_same, fold_of, subjects = pairs.names, pairs.is_same, pairs.fold_of, pairs.subjects
     num_folds, num_genuine = int(fold_of.max()) + 1, int(is_same.sum())
-    people = "" if subjects is None else f" of {len(np.unique(subjects)):,} people"
+    num_impostor = len(names) - num_genuine
+    counted = None if subjects is None else count_people(subjects, is_same, fold_of)
+    of_people, of_one, of_two = "", "", ""
+    if counted is not None:
+        of_people = f" of {counted.num_people:,} people"
+        of_one = f" of {counted.num_genuine_people:,} people"
+        of_two = f" of {counted.num_impostor_people_pairs:,} pairs of people"
     dropped = f", {pairs.num_dropped:,} dropped" if pairs.num_dropped else ""
     print(
-        f"{output}: {len(names):,} pairs{people}, {num_genuine:,} genuine, {len(names) - num_genuine:,} impostor, "
-        f"{num_folds} folds{dropped}"
+        f"{output}: {len(names):,} pairs{of_people}, {num_genuine:,} genuine{of_one}, {num_impostor:,} impostor"
+        f"{of_two}, {num_folds} folds{dropped}"
     )
+
+    # What makes the pack doubtful: few people, and folds of one kind or of sizes that a .bin cannot say.
+    for warning in [] if counted is None else warn_of_few_people(counted, num_genuine, num_impostor):
+        print(f"warning: {warning}", file=sys.stderr)
     sizes = np.bincount(fold_of)
     if output.suffix == ".bin" and sizes.min() != sizes.max():
         print("note: the folds differ in size, which a .bin cannot say; an .npz keeps them")
+    if (one_kind := one_kind_folds(is_same, fold_of)).size:
+        print(
+            f"warning: {one_kind.size} of {num_folds} folds hold one kind of pair only, the first "
+            f"{describe_fold(is_same, fold_of, int(one_kind[0]))}; `facekd evaluate lfw` balances them",
+            file=sys.stderr,
+        )
     if subjects is None:
-        print("note: the names do not say who is on the images, so no list of subjects is written")
+        print(
+            "note: the names do not say who is on the images, or not what the labels say, so no list of subjects is "
+            "written"
+        )
         return
 
     # PERSON/IMAGE, whatever folders the files lie in.

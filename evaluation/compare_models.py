@@ -258,7 +258,7 @@ def _test(scored: ScoredModels, arguments: argparse.Namespace) -> tuple[list[lis
     is_same, scores = is_same[kept], [own[kept] for own in scores]
 
     # Resample people if there are enough of them, and comparisons if not.
-    note = ""
+    note = f" ({pairs.why_no_subjects})" if pairs.why_no_subjects else ""
     if subjects is not None:
         subjects = np.unique(subjects[kept], return_inverse=True)[1].reshape(-1, 2)
         known = len(np.unique(subjects[is_same, 0]))

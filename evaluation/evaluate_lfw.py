@@ -39,6 +39,7 @@ from facekd.utils.result_folder import finish_results
 from facekd.verification.scores import cosines
 
 RESULT_VERSION = 1
+BALANCED = "balanced folds (genuine and impostor pairs each cut into contiguous parts)"
 EXAMPLE = """\
 example:
   facekd evaluate lfw --model model.onnx --pairs lfw.bin --output runs/lfw
@@ -111,7 +112,7 @@ def _measure(
         arguments.seed,
     )
     about = {"pair_set": _describe_pair_set(pair_set), "protocol": _describe_protocol(arguments, pair_set)}
-    return {"model": model, **about, **measured}
+    return {"model": model, **about, **measured, "notes": list(pair_set.warnings)}
 
 
 def _write_summary(
@@ -151,11 +152,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "resample people, not pairs",
     )
     # How accuracy and TAR@FAR are measured.
+    add("--folds", type=whole_number(2, 10_000), default=10, help="number of folds for the accuracy (default: 10)")
     add(
-        "--folds",
-        type=whole_number(2, 10_000),
-        default=10,
-        help="number of contiguous folds for the accuracy (default: 10)",
+        "--fold-kind",
+        choices=("auto", "contiguous", "balanced"),
+        default="auto",
+        help="contiguous: ranges of the pairs, or the folds that the pack records; balanced: genuine and impostor "
+        "pairs each cut into contiguous parts; auto: contiguous if each fold then holds both kinds, else balanced "
+        "(default)",
     )
     add_flip_option(parser)
     add_rule_option(parser)
@@ -180,7 +184,7 @@ def _load_pair_sets(arguments: argparse.Namespace) -> list[PairSet]:
         raise FacekdError(f"--pairs: two packs are called {repeated[0]}, and results go by that name; rename one")
     names = arguments.names or ["-"] * len(arguments.pairs)
     return [
-        load_pair_set(path, arguments.folds, None if list_path == "-" else list_path)
+        load_pair_set(path, arguments.folds, None if list_path == "-" else list_path, fold_kind=arguments.fold_kind)
         for path, list_path in zip(arguments.pairs, names, strict=True)
     ]
 
@@ -197,23 +201,27 @@ def _packs_of(path: Path) -> list[str]:
 
 
 def _describe_pair_set(pair_set: PairSet) -> dict[str, Any]:
+    people = pair_set.people
     return {
         "name": pair_set.name,
         "path": str(pair_set.path),
         "sha256": sha256_of_file(pair_set.path),
-        "num_subjects": pair_set.num_subjects,
+        "num_subjects": people and people.num_people,
+        "num_genuine_people": people and people.num_genuine_people,
+        "num_impostor_people_pairs": people and people.num_impostor_people_pairs,
         "num_subjects_in_several_folds": pair_set.num_subjects_in_several_folds,
     }
 
 
 def _describe_protocol(arguments: argparse.Namespace, pair_set: PairSet) -> dict[str, Any]:
-    folds = f"{pair_set.num_folds} contiguous folds"
+    folds = f"{pair_set.num_folds} {BALANCED if pair_set.fold_kind == 'balanced' else 'contiguous folds'}"
     text = f"cosine of {embedding_text(arguments.flip)}, {folds}, TAR@FAR by the {arguments.rule} rule"
     return {
         "text": text,
         "score": "cosine",
         "flip": arguments.flip,
         "folds": pair_set.num_folds,
+        "fold_kind": pair_set.fold_kind,
         "rule": arguments.rule,
     }
 

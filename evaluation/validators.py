@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -28,7 +29,8 @@ class PairSetValidator:
         path: the verification pack.
         flip: add the embedding of the mirror image.
         name: name in the log; by default that of the file without `.bin`.
-        folds: number of folds for the accuracy.
+        folds: number of folds for the accuracy; fewer where the pack has not as many pairs of each kind. They are
+            balanced where contiguous ones would not all hold both kinds, with a warning.
         fars: FARs of TAR@FAR; those for which the pack has too few impostor pairs are left out.
 
     Raises:
@@ -43,7 +45,10 @@ class PairSetValidator:
         folds: int = 10,
         fars: Sequence[float] = (1e-2, 1e-3),
     ) -> None:
-        self._pair_set = load_pair_set(path, folds, name=name)
+        self._pair_set = load_pair_set(path, folds, name=name, fewer_folds=True)
+        if int(os.environ.get("RANK", 0)) == 0:
+            for warning in self._pair_set.warnings:
+                print(f"warning: {warning}", file=sys.stderr)
         self._mirrors = (False, True) if flip else (False,)
         self._fars = tuple(fars)
         self.name = self._pair_set.name

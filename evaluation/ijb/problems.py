@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from evaluation.ijb.protocol import TARGETS, IjbProtocol, SubjectTemplates
+from evaluation.ijb.protocol import TARGETS, IjbProtocol
 from facekd.errors import DataError
 from facekd.images.alignment import PLAUSIBLE_FIT, template_fit
+from facekd.verification.label_consistency import contradicted_impostors, join_by_genuine
 
 OnMissing = Literal["fail", "drop"]
 NUM_EXAMPLES = 5
@@ -89,6 +90,7 @@ def find_problems(protocol: IjbProtocol, uses_images: bool, uses_detection_score
     listed = ~(unclear | unlisted)
     findings.drop_faces("repeated face", listed & _is_repeated(protocol), "listed twice in one template")
     _note_shared_images(findings, listed)
+    _note_images_of_two_subjects(findings, listed)
     for remark in protocol.remarks:
         findings.note("lists", 1, remark)
     # Values that cannot be used: of faces that are listed.
@@ -106,6 +108,7 @@ def find_problems(protocol: IjbProtocol, uses_images: bool, uses_detection_score
         missing = _missing_images(protocol, np.unique(images[listed]))
         findings.drop_images("missing image", missing, f"not in {protocol.root / 'loose_crop'}")
     _note_pairs_and_galleries(findings)
+    _note_labels(findings)
     _check_counts(findings)
     return findings
 
@@ -276,33 +279,101 @@ def _check_counts(findings: Findings) -> None:
 def subjects_of_templates(protocol: IjbProtocol) -> tuple[np.ndarray, str]:
     """Returns the subject of each template, int32 (T,) from 0, and its source: `1:N files` or `genuine pairs`.
 
-    If the 1:N files do not name every template of the pairs, or contradict the labels, templates joined by genuine
-    pairs are one subject.
+    If the 1:N files do not name every template of the pairs, or contradict the labels (see `find_problems`), templates
+    joined by genuine pairs are one subject.
     """
-    named = [*protocol.galleries.values(), *([protocol.probes] if protocol.probes else [])]
-    if named:
-        subjects, complete = _named_subjects(protocol, named)
-        if complete:
-            return subjects, "1:N files"
-    from scipy import sparse  # not at the top: only this needs it
-
+    named = _named_subjects(protocol)
+    if named.names_all_pairs and not _contradicted_pairs(protocol, named).size:
+        return np.unique(named.subjects, return_inverse=True)[1].astype(np.int32), "1:N files"
     count = len(protocol.template_ids)
-    first, second = protocol.pair_first[protocol.is_same], protocol.pair_second[protocol.is_same]
-    links = sparse.coo_array((np.ones(len(first), np.int8), (first, second)), shape=(count, count))
-    return sparse.csgraph.connected_components(links, directed=False)[1].astype(np.int32), "genuine pairs"
+    return join_by_genuine(protocol.pair_first, protocol.pair_second, protocol.is_same, count), "genuine pairs"
 
 
-def _named_subjects(protocol: IjbProtocol, named: Sequence[SubjectTemplates]) -> tuple[np.ndarray, bool]:
-    """Returns the subjects by the 1:N files, and whether they are complete and agree with the labels."""
+@dataclass(frozen=True)
+class _NamedSubjects:
+    """Holds who the templates show by the 1:N files."""
+
+    subjects: np.ndarray  # int64 (T,), 0 where there is no name
+    has_name: np.ndarray  # bool (T,)
+    names_all_pairs: bool  # every template of the pairs has one name
+    conflicts: tuple[str, ...]  # templates that two files give to two subjects, in words
+
+
+def _named_subjects(protocol: IjbProtocol) -> _NamedSubjects:
     subjects = np.zeros(len(protocol.template_ids), np.int64)
     has_name = np.zeros(len(subjects), bool)
-    for some in named:
-        if (has_name[some.templates] & (subjects[some.templates] != some.subjects)).any():
-            return subjects, False
-        subjects[some.templates] = some.subjects
+    conflicts: list[str] = []
+    for some in [*protocol.galleries.values(), *([protocol.probes] if protocol.probes else [])]:
+        odd = has_name[some.templates] & (subjects[some.templates] != some.subjects)
+        conflicts += [
+            f"template {protocol.template_ids[template]}: subjects {subjects[template]} and {subject}"
+            for template, subject in zip(some.templates[odd].tolist(), some.subjects[odd].tolist(), strict=True)
+        ]
+        subjects[some.templates] = np.where(odd, subjects[some.templates], some.subjects)
         has_name[some.templates] = True
-    if not (has_name[protocol.pair_first].all() and has_name[protocol.pair_second].all()):
-        return subjects, False
-    subjects = np.unique(subjects, return_inverse=True)[1].astype(np.int32)
-    agrees = (subjects[protocol.pair_first] == subjects[protocol.pair_second]) == protocol.is_same
-    return subjects, bool(agrees.all())
+    complete = not conflicts and bool(has_name[protocol.in_pairs].all())
+    return _NamedSubjects(subjects, has_name, complete, tuple(conflicts))
+
+
+def _contradicted_pairs(protocol: IjbProtocol, named: _NamedSubjects) -> np.ndarray:
+    """Returns the rows of pairs whose label is not what the 1:N files say of its two templates."""
+    first, second = protocol.pair_first, protocol.pair_second
+    agrees = (named.subjects[first] == named.subjects[second]) == protocol.is_same
+    if not named.names_all_pairs:
+        agrees |= ~(named.has_name[first] & named.has_name[second])
+    return np.flatnonzero(~agrees)
+
+
+def _note_labels(findings: Findings) -> None:
+    """Notes labels of pairs, names of templates and shared images that contradict each other."""
+    protocol = findings.protocol
+    ids, kinds = protocol.template_ids, ("impostor", "genuine")
+    pairs = [protocol.pair_first, protocol.pair_second]
+    named = _named_subjects(protocol)
+    if not named.has_name.any():
+        # Only the labels themselves can tell.
+        odd = contradicted_impostors(*pairs, protocol.is_same, len(ids))
+        text = (
+            f"of {protocol.num_pairs:,} are labelled impostor and compare templates that genuine pairs join to one "
+            "subject: some of these labels are wrong, and the error rates with them"
+        )
+        examples = [
+            f"row {row + 1}: templates {ids[pairs[0][row]]} and {ids[pairs[1][row]]}" for row in odd[:NUM_EXAMPLES]
+        ]
+        findings.note("pair labels", len(odd), text, examples)
+        return
+
+    # Labels against the subjects of the 1:N files.
+    odd = _contradicted_pairs(protocol, named)
+    examples = []
+    for row in odd[:NUM_EXAMPLES].tolist():
+        first, second = (int(side[row]) for side in pairs)
+        who = [int(named.subjects[first]), int(named.subjects[second])]
+        shown = f"both of subject {who[0]}" if who[0] == who[1] else f"of subjects {who[0]} and {who[1]}"
+        kind = kinds[int(protocol.is_same[row])]
+        examples.append(f"row {row + 1}: templates {ids[first]} and {ids[second]}, {shown}, labelled {kind}")
+    text = (
+        f"of {protocol.num_pairs:,} labels contradict the subjects of the 1:N files; they are used as they are, so the "
+        "error rates are wrong by as much"
+    )
+    findings.note("pair labels", len(odd), text, examples)
+
+    # The 1:N files against each other and the pairs.
+    text = "templates are given to two subjects by two 1:N files; the first is used for pairs"
+    findings.note("1:N files", len(named.conflicts), text, named.conflicts[:NUM_EXAMPLES])
+    unnamed = np.flatnonzero(protocol.in_pairs & ~named.has_name)
+    text = "templates of the pairs have no subject in the 1:N files, so their labels cannot be checked"
+    findings.note("1:N files", len(unnamed), text, [f"template {ids[row]}" for row in unnamed[:NUM_EXAMPLES]])
+
+
+def _note_images_of_two_subjects(findings: Findings, listed: np.ndarray) -> None:
+    """Notes images that are listed in templates of two subjects."""
+    protocol = findings.protocol
+    named = _named_subjects(protocol)
+    known = listed & named.has_name[protocol.face_templates]
+    images, subjects = protocol.face_images[known], named.subjects[protocol.face_templates[known]]
+    order = np.lexsort((subjects, images))
+    images, subjects = images[order], subjects[order]
+    odd = np.unique(images[1:][(images[1:] == images[:-1]) & (subjects[1:] != subjects[:-1])])
+    text = "in templates of two subjects, by the 1:N files: an image of a face shows one person"
+    findings.note("shared image", len(odd), text, [protocol.image_name(int(image)) for image in odd[:NUM_EXAMPLES]])

@@ -164,9 +164,15 @@ def _problems(result: dict[str, Any]) -> Table | None:
     if not problems:
         return None
     rows = [
-        [f"{problem['kind']} ({problem['severity']})", f"{problem['count']:,}", problem["text"]] for problem in problems
+        [
+            f"{problem['kind']} ({problem['severity']})",
+            f"{problem['count']:,}",
+            problem["text"],
+            "; ".join(problem["examples"]),
+        ]
+        for problem in problems
     ]
-    return Table("Warnings about the data", ["", "count", "what"], rows)
+    return Table("Warnings about the data", ["", "count", "what", "the first"], rows)
 
 
 def _markdown(result: dict[str, Any], tables: list[Table]) -> str:

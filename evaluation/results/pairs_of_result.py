@@ -23,11 +23,13 @@ class ResultPairs:
         is_same: bool (P,), true for genuine pairs.
         subjects: (P, 2) the two people of each pair, or None if they are not known.
         fold_of: (P,) the fold of each pair, or None if the protocol has none.
+        why_no_subjects: why they are not known, if there is more to say than that.
     """
 
     is_same: np.ndarray
     subjects: np.ndarray | None
     fold_of: np.ndarray | None
+    why_no_subjects: str = ""
 
 
 def load_pairs(result: dict[str, Any], names: str | None = None) -> ResultPairs:
@@ -48,9 +50,13 @@ def load_pairs(result: dict[str, Any], names: str | None = None) -> ResultPairs:
         subjects, _ = subjects_of_templates(protocol)
         subjects = np.stack([subjects[protocol.pair_first], subjects[protocol.pair_second]], axis=1)
         fits = np.array_equal(subjects[:, 0] == subjects[:, 1], protocol.is_same)
-        return ResultPairs(protocol.is_same, subjects if fits else None, None)
+        if not fits:
+            return ResultPairs(protocol.is_same, None, None, "the labels contradict the subjects")
+        return ResultPairs(protocol.is_same, subjects, None)
     path = result["pair_set"]["path"]
     if sha256_of_file(path) != result["pair_set"]["sha256"]:
         raise DataError(f"{path}: has changed since the evaluation")
-    pair_set = load_pair_set(path, result["protocol"]["folds"], names)
+    # The folds as they were: balanced ones are recorded as such.
+    kind = "balanced" if result["protocol"].get("fold_kind") == "balanced" else "contiguous"
+    pair_set = load_pair_set(path, result["protocol"]["folds"], names, fold_kind=kind)
     return ResultPairs(pair_set.is_same, pair_set.subjects, pair_set.fold_of)

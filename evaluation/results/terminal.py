@@ -42,8 +42,12 @@ def print_lfw_results(result: dict[str, Any], title: str, protocol: str, console
     console = console or Console(soft_wrap=True)
     accuracy = result["accuracy"]
     low, high = min(accuracy["thresholds"]), max(accuracy["thresholds"])
+    of_one, of_two = "", ""
+    if (pair_set := result.get("pair_set", {})).get("num_genuine_people") is not None:
+        of_one = f" of {pair_set['num_genuine_people']:,} people"
+        of_two = f" of {pair_set['num_impostor_people_pairs']:,} pairs of people"
     lines = [
-        f"pairs     {result['num_genuine']:,} genuine, {result['num_impostor']:,} impostor",
+        f"pairs     {result['num_genuine']:,} genuine{of_one}, {result['num_impostor']:,} impostor{of_two}",
         f"accuracy  {100 * accuracy['mean']:.2f} % +- {100 * accuracy['std']:.2f} over {len(accuracy['folds'])} folds, "
         f"thresholds {low:.4f} to {high:.4f}",
         f"folds     {_folds_text(accuracy['folds'])}",
@@ -56,6 +60,8 @@ def print_lfw_results(result: dict[str, Any], title: str, protocol: str, console
         _say(console, line)
     _print_operating_points(result["tar_at_far"], console)
     _say(console, _how_intervals_were_made(result))
+    for note in result.get("notes", []):
+        _say(console, f"warning: {note}")
 
 
 def accuracy_table(results: Sequence[dict[str, Any]], model: str) -> Table:

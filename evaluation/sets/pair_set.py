@@ -6,13 +6,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from facekd.data.pair_packs.pair_pack import decode_images
+from evaluation.sets.embedding_cache import distinct_images
+from facekd.data.pair_packs.pair_pack import PairPack, decode_images
+from facekd.data.pair_packs.people import PeopleCompared, count_people, warn_of_few_people
 from facekd.data.pair_packs.reading import read_pair_pack
-from facekd.errors import DataError
-from facekd.verification import fold_indices
+from facekd.errors import DataError, InputError
+from facekd.verification import balanced_folds, fold_indices
+from facekd.verification.kfold import describe_fold, one_kind_folds
+from facekd.verification.label_consistency import contradicted_impostors
+
+FoldKind = Literal["auto", "contiguous", "balanced"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,9 @@ class PairSet:
         is_same: bool (N,), true for genuine pairs.
         fold_of: int64 (N,), the fold of each pair, from 0.
         subjects: (N, 2) the names of the two subjects of each pair, or None if they are not known.
+        fold_kind: how the folds were made: "contiguous" ranges of the pairs, as "recorded" in the pack, or "balanced",
+            where genuine and impostor pairs are each cut into contiguous parts.
+        warnings: sentences about what in the pack makes its numbers doubtful.
     """
 
     name: str
@@ -34,6 +44,8 @@ class PairSet:
     is_same: np.ndarray
     fold_of: np.ndarray
     subjects: np.ndarray | None = None
+    fold_kind: str = "contiguous"
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Returns the number of pairs N."""
@@ -45,9 +57,9 @@ class PairSet:
         return int(self.fold_of.max()) + 1
 
     @property
-    def num_subjects(self) -> int | None:
-        """Returns the number of distinct subjects, or None if their names are not known."""
-        return None if self.subjects is None else len(np.unique(self.subjects))
+    def people(self) -> PeopleCompared | None:
+        """Counts the people behind the pairs; returns None if their names are not known."""
+        return None if self.subjects is None else count_people(self.subjects, self.is_same, self.fold_of)
 
     @property
     def num_subjects_in_several_folds(self) -> int | None:
@@ -68,21 +80,25 @@ def load_pair_set(
     folds: int = 10,
     names: str | os.PathLike[str] | None = None,
     name: str | None = None,
+    fold_kind: FoldKind = "auto",
+    fewer_folds: bool = False,
 ) -> PairSet:
     """Reads a verification pack and checks that the protocol can be run on it.
 
     Args:
         path: the pack, `.bin` or `.npz`.
-        folds: number of contiguous folds; outside each there must be genuine and impostor pairs. If an `.npz` records
-            as many folds, those are used.
+        folds: number of folds; if an `.npz` records as many, its own count as contiguous ones.
         names: a text file with one line for each pair, `nameA<TAB>nameB<TAB>label`; the subject is the folder part of a
             name (`Abel_Pacheco/Abel_Pacheco_0001.jpg`), the label 1 or 0 as in the pack.
         name: name of the set.
+        fold_kind: "contiguous"; "balanced", see `facekd.verification.balanced_folds`; or "auto", which takes contiguous
+            folds if each holds both kinds of pair, and otherwise balanced ones, with a warning.
+        fewer_folds: whether to take fewer folds where there are not enough pairs of a kind for all of them.
 
     Raises:
         DataError: only one kind of pair; names that do not belong to the pack (which line, and why); or see
             `facekd.data.pair_packs.reading.read_pair_pack`.
-        InputError: more folds than pairs, or fewer than two.
+        InputError: fewer than two folds, or more than there are pairs, or pairs of a kind for balanced ones.
         OSError: a file cannot be read.
     """
     # A pack with both kinds of pairs.
@@ -97,10 +113,80 @@ def load_pair_set(
         )
     # Subjects and folds: from the list of names and the arguments, or as the pack records them.
     subjects = pack.subjects if names is None else read_subjects(names, pack.is_same, path)
-    fold_of = fold_indices(len(pack), folds)
-    if pack.fold_of is not None and int(pack.fold_of.max()) + 1 == folds:
-        fold_of = pack.fold_of  # the pack's own, which may differ in size
-    return PairSet(name or path.stem, path, pack.images, pack.is_same, fold_of, subjects)
+    warnings = []
+    most = min(num_genuine, len(pack) - num_genuine)
+    if fewer_folds and 2 <= most < folds:
+        warnings.append(f"{path}: holds only {most} pairs of a kind; {most} folds are used instead of {folds}")
+        folds = most
+    fold_of, made, about = _folds_of(pack, folds, fold_kind, path)
+    # What else makes the numbers doubtful.
+    warnings += [*about, *(f"{path}: {warning}" for warning in _doubtful_images(pack, subjects))]
+    if subjects is not None:
+        counted = count_people(subjects, pack.is_same, fold_of)
+        few = warn_of_few_people(counted, num_genuine, len(pack) - num_genuine)
+        warnings += [f"{path}: {warning}" for warning in few]
+    return PairSet(name or path.stem, path, pack.images, pack.is_same, fold_of, subjects, made, tuple(warnings))
+
+
+def _doubtful_images(pack: PairPack, subjects: np.ndarray | None) -> list[str]:
+    """Returns a sentence for each way in which equal images contradict the labels, or make a pair worthless."""
+    place_of, first_at = distinct_images(pack.images)
+    first, second, is_same = place_of[0::2], place_of[1::2], pack.is_same
+    warnings = []
+    # Labels that cannot all be right.
+    odd = contradicted_impostors(first, second, is_same, len(first_at))
+    if odd.size:
+        warnings.append(
+            "pairs labelled impostor whose images are one, or are joined to one person by genuine pairs: "
+            f"{odd.size:,} of {len(pack):,}, the first pair {odd[0]}; some of these labels are wrong"
+        )
+    itself = np.flatnonzero((first == second) & is_same)
+    if itself.size:
+        warnings.append(
+            f"genuine pairs that compare an image with itself: {itself.size:,}, the first pair {itself[0]}; any model "
+            "accepts them"
+        )
+    # One image under several names.
+    if subjects is not None:
+        people = np.unique(subjects, return_inverse=True)[1].reshape(-1)
+        named = np.unique(np.column_stack([place_of, people]), axis=0)[:, 0]
+        several = np.unique(named[1:][named[1:] == named[:-1]])
+        if several.size:
+            image = int(first_at[several[0]])
+            shown = sorted(set(subjects.reshape(-1)[place_of == several[0]].tolist()))
+            warnings.append(
+                f"images under several names: {several.size:,}, the first image {image} (pair {image // 2}): "
+                f"{', '.join(shown[:3])}"
+            )
+    return warnings
+
+
+def _folds_of(pack: PairPack, folds: int, kind: FoldKind, path: Path) -> tuple[np.ndarray, str, list[str]]:
+    """Returns the fold of each pair (N,), how they were made, and warnings about them."""
+    try:
+        if kind == "balanced":
+            return balanced_folds(pack.is_same, folds), "balanced", []
+        # Contiguous ones, or the pack's own, which may differ in size.
+        fold_of, made = fold_indices(len(pack), folds), "contiguous"
+        if pack.fold_of is not None and int(pack.fold_of.max()) + 1 == folds:
+            fold_of, made = pack.fold_of, "recorded"
+        one_kind = one_kind_folds(pack.is_same, fold_of)
+        if not one_kind.size:
+            return fold_of, made, []
+        about = (
+            f"{path}: {one_kind.size} of its {folds} {made} folds hold one kind of pair only, the first "
+            f"{describe_fold(pack.is_same, fold_of, int(one_kind[0]))}, which misplaces the thresholds of the accuracy"
+        )
+        if kind == "contiguous":
+            remedy = "take the accuracy of --fold-kind balanced, which gives each fold a share of both kinds"
+            return fold_of, made, [f"{about}; {remedy}"]
+        instead = (
+            "genuine and impostor pairs were each cut into contiguous parts instead (`facekd evaluate lfw --fold-kind "
+            f"balanced`; `--fold-kind contiguous` keeps the {made} ones)"
+        )
+        return balanced_folds(pack.is_same, folds), "balanced", [f"{about}; {instead}"]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def read_subjects(path: str | os.PathLike[str], is_same: np.ndarray, pack_path: str | os.PathLike[str]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Computes verification metrics from comparison scores: TAR@FAR, ROC, EER, k-fold accuracy and intervals."""
 
-from facekd.verification.kfold import KFoldAccuracy, kfold_accuracy
+from facekd.verification.kfold import KFoldAccuracy, balanced_folds, kfold_accuracy
 from facekd.verification.metrics import (
     area_under_roc,
     equal_error_point,
@@ -29,6 +29,7 @@ __all__ = [
     "Rule",
     "TarAtFar",
     "area_under_roc",
+    "balanced_folds",
     "equal_error_point",
     "equal_error_rate",
     "far_threshold",

@@ -38,12 +38,19 @@ def kfold_accuracy(scores: ArrayLike, is_same: ArrayLike, folds: int | ArrayLike
         folds: number of folds (contiguous, the first N mod folds of them one larger), or (N,) the fold of each pair.
 
     Raises:
-        InputError: shapes disagree, non-finite scores, one fold, fewer pairs than folds, or folds whose
-            complement lacks genuine or impostor pairs (no threshold can be learnt there).
+        InputError: shapes disagree, non-finite scores, one fold, fewer pairs than folds, a number of folds of which
+            one would hold a single kind of pair (see `balanced_folds`), or folds whose complement lacks genuine or
+            impostor pairs (no threshold can be learnt there).
     """
     scores = checked_scores(scores, "scores")
     is_same = checked_is_same(is_same, scores.size)
     fold_of = fold_indices(scores.size, folds)
+    if np.ndim(folds) == 0 and (one_kind := one_kind_folds(is_same, fold_of)).size:
+        raise InputError(
+            f"{one_kind.size} of {folds} contiguous folds hold one kind of pair only, the first "
+            f"{describe_fold(is_same, fold_of, int(one_kind[0]))}, so thresholds would be chosen on too many of the "
+            "other kind; pass balanced_folds(is_same, K), or the fold of each pair"
+        )
     order = np.argsort(scores, kind="stable")  # sorted once for all folds
     accuracies, thresholds = [], []
     for fold in range(int(fold_of.max()) + 1):
@@ -54,8 +61,7 @@ def kfold_accuracy(scores: ArrayLike, is_same: ArrayLike, folds: int | ArrayLike
             kind = "genuine" if genuine_share == 0 else "impostor"
             raise InputError(
                 f"without fold {fold + 1} of {int(fold_of.max()) + 1} no {kind} pairs remain to choose a threshold "
-                "from: folds are contiguous, so each must hold both kinds; check the order of the pairs or use "
-                "another number of folds"
+                "from: each fold must hold both kinds, as those of balanced_folds do"
             )
         threshold = _most_accurate_threshold(scores[others], is_same[others])
         # Evaluate it on this one.
@@ -63,6 +69,55 @@ def kfold_accuracy(scores: ArrayLike, is_same: ArrayLike, folds: int | ArrayLike
         accuracies.append(float(np.mean((scores[inside] >= threshold) == is_same[inside])))
         thresholds.append(float(threshold))
     return KFoldAccuracy(float(np.mean(accuracies)), float(np.std(accuracies)), tuple(accuracies), tuple(thresholds))
+
+
+def one_kind_folds(is_same: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
+    """Returns the numbers of the folds that hold genuine pairs only or impostor pairs only, ascending.
+
+    The accuracy of such a fold says little: the other folds have too few pairs of its kind, so the threshold chosen on
+    them is shifted against it, and a weak model is wrong about nearly all of its pairs.
+
+    Args:
+        is_same: bool (N,).
+        fold_of: int64 (N,), the fold of each pair, from 0.
+    """
+    sizes = np.bincount(fold_of)
+    num_genuine = np.bincount(fold_of[is_same], minlength=len(sizes))
+    return np.flatnonzero((sizes > 0) & ((num_genuine == 0) | (num_genuine == sizes)))
+
+
+def describe_fold(is_same: np.ndarray, fold_of: np.ndarray, fold: int) -> str:
+    """Writes what a fold holds, numbered from 1 as people count: `fold 1 (600 genuine, 0 impostor)`."""
+    inside = is_same[fold_of == fold]
+    return f"fold {fold + 1} ({int(inside.sum()):,} genuine, {int((~inside).sum()):,} impostor)"
+
+
+def balanced_folds(is_same: ArrayLike, folds: int) -> np.ndarray:
+    """Cuts genuine and impostor pairs, each kind by itself, into contiguous parts: int64 (N,), the fold of each pair.
+
+    Every fold then holds its share of both kinds, whatever the order of the pairs.
+
+    Args:
+        is_same: (N,) bool or 0 / 1.
+        folds: number of folds K.
+
+    Raises:
+        InputError: fewer than two folds, or fewer genuine or impostor pairs than folds.
+    """
+    is_same = checked_is_same(is_same, np.size(is_same))
+    num_genuine, num_impostor = int(is_same.sum()), int((~is_same).sum())
+    most = min(num_genuine, num_impostor)
+    if not 2 <= folds <= most:
+        remedy = f"take 2 to {most:,} folds" if most >= 2 else "at least two pairs of each kind are needed"
+        raise InputError(
+            f"{folds} folds of {num_genuine:,} genuine and {num_impostor:,} impostor pairs cannot be made, since each "
+            f"must hold both kinds; {remedy}"
+        )
+    fold_of = np.empty(is_same.size, np.int64)
+    for kind in (True, False):
+        members = np.flatnonzero(is_same == kind)
+        fold_of[members] = fold_indices(members.size, folds)
+    return fold_of
 
 
 def _most_accurate_threshold(scores: np.ndarray, is_same: np.ndarray) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,11 @@ def test_lfw_pairs_become_a_pack(faces: Path, tmp_path: Path, run: Run, suffix: 
     (tmp_path / "pairs.txt").write_text(LFW)
     out = tmp_path / f"lfw{suffix}"
     status, text, err = run(make_pair_set.main, faces, out, "--pairs", tmp_path / "pairs.txt")
-    assert status == 0 and "8 pairs of 6 people, 4 genuine, 4 impostor, 2 folds" in text and "layout lfw" in err
+    assert (
+        status == 0
+        and "8 pairs of 6 people, 4 genuine of 4 people, 4 impostor of 4 pairs of people, 2 folds" in text
+        and "layout lfw" in err
+    )
     pack = read_pair_pack(out)
     assert pack.is_same.tolist() == [True, True, False, False] * 2
     assert pack.images[:2] == [content(faces, "Ada_Lovelace", 1), content(faces, "Ada_Lovelace", 4)]
@@ -237,7 +242,7 @@ def test_all_pairs_of_a_small_set() -> None:
 
 def test_sampling_from_a_folder(faces: Path, tmp_path: Path, run: Run) -> None:
     status, text, _ = run(make_pair_set.main, faces, tmp_path / "s.bin", "--sample", 24, "--folds", 2)
-    assert status == 0 and "24 pairs of 6 people, 12 genuine, 12 impostor, 2 folds" in text
+    assert status == 0 and "24 pairs of 6 people, 12 genuine of 6 people, 12 impostor of 6 pairs of people" in text
     pair_set = load_pair_set(tmp_path / "s.bin", 2, tmp_path / "s_pairs.txt")
     assert pair_set.num_subjects_in_several_folds == 0
     first = (tmp_path / "s.bin").read_bytes()
@@ -245,3 +250,47 @@ def test_sampling_from_a_folder(faces: Path, tmp_path: Path, run: Run) -> None:
     assert (tmp_path / "s.bin").read_bytes() == first
     run(make_pair_set.main, faces, tmp_path / "s.bin", "--sample", 24, "--folds", 2, "--force", "--seed", 1)
     assert (tmp_path / "s.bin").read_bytes() != first
+
+
+def test_few_pairs_of_people_are_said_and_that_the_folds_limit_them(faces: Path, tmp_path: Path, run: Run) -> None:
+    """Three folds of two people each allow three pairs of people, however many pairs of images are drawn."""
+    arguments = (faces, tmp_path / "s.npz", "--sample", 96, "--folds")
+    status, text, _ = run(make_pair_set.main, *arguments, 2)
+    assert status == 2  # six images of pairs a person: too few genuine ones for 96
+    status, text, err = run(make_pair_set.main, faces, tmp_path / "s.npz", "--sample", 72, "--folds", 3)
+    assert status == 0 and "36 genuine of 6 people, 36 impostor of 3 pairs of people, 3 folds" in text
+    assert "pairs of people in the 36 impostor pairs: only 3," in err and "36 genuine pairs: only 6" in err
+    assert "6 people make 15, but folds that share nobody allow 3: take fewer folds" in err
+    assert load_pair_set(tmp_path / "s.npz", 3).people.num_impostor_people_pairs == 3  # type: ignore[union-attr]
+    # All pairs: 15 pairs of people, with 16 comparisons each.
+    status, text, err = run(make_pair_set.main, faces, tmp_path / "all.npz", "--sample", "all", "--folds", 3)
+    assert "240 impostor of 15 pairs of people" in text and "impostor pairs: only 15," in err and "folds" not in err
+
+
+def test_labels_that_contradict_the_names_are_reported(faces: Path, tmp_path: Path, run: Run) -> None:
+    rows = [f"{person}/{person}_0001.jpg {person}/{person}_0002.jpg 1" for person in PEOPLE]
+    rows += [f"{PEOPLE[i]}/{PEOPLE[i]}_0003.jpg {PEOPLE[i - 1]}/{PEOPLE[i - 1]}_0004.jpg 0" for i in range(6)]
+    rows[2] = rows[2][:-1] + "0"
+    (tmp_path / "list.txt").write_text("\n".join(rows))
+    arguments = (faces, tmp_path / "x.npz", "--pairs", tmp_path / "list.txt", "--folds", 2)
+    status, text, err = run(make_pair_set.main, *arguments)
+    assert status == 0 and "list.txt: 1 of 12 labels contradict the names of the images" in err
+    assert "pair 2, labelled impostor, compares Cyd with Cyd (Cyd/Cyd_0001.jpg and Cyd/Cyd_0002.jpg)" in err
+    assert "no list of subjects is written" in text and read_pair_pack(tmp_path / "x.npz").subjects is None
+    # Folders that are no people say nothing about the labels.
+    flat = tmp_path / "flat" / "images"
+    flat.mkdir(parents=True)
+    for file in faces.rglob("*.jpg"):
+        (flat / file.name).write_bytes(file.read_bytes())
+    rows[2] = rows[2][:-1] + "1"
+    text = "\n".join(re.sub(r"\w+/", "images/", row) for row in rows)
+    (tmp_path / "list.txt").write_text(text)
+    status, _, err = run(make_pair_set.main, flat.parent, tmp_path / "y.npz", *arguments[2:])
+    assert status == 0 and "contradict the names" not in err
+
+
+def test_folds_left_with_one_kind_are_said(faces: Path, tmp_path: Path, run: Run) -> None:
+    (tmp_path / "pairs.txt").write_text(LFW.replace("Eve\t3\t4", "Eve\t3\t9").replace("Cyd\t1\t2", "Cyd\t1\t9"))
+    arguments = (faces, tmp_path / "x.npz", "--pairs", tmp_path / "pairs.txt", "--on-missing", "drop")
+    status, _, err = run(make_pair_set.main, *arguments)
+    assert status == 0 and "1 of 2 folds hold one kind of pair only, the first fold 2 (0 genuine, 2 impostor)" in err

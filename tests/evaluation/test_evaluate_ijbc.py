@@ -152,6 +152,82 @@ def test_plain_embeddings_are_scored_without_mirror_images(evaluate, capsys):
     assert "--no-flip-augment" in capsys.readouterr().err
 
 
+def problems_of(results: dict, kind: str) -> list[dict]:
+    return [problem for problem in results["problems"] if problem["kind"] == kind]
+
+
+def test_labels_that_contradict_the_1n_files_are_a_problem_of_the_report(evaluate, capsys):
+    layout = make_layout(0)
+    _, clean = evaluate(layout)
+    assert problems_of(clean, "pair labels") == [] and "pair labels" not in capsys.readouterr().err
+    flipped = [3, 10, 44]
+    for row in flipped:
+        first, second, label = layout.pairs[row]
+        layout.pairs[row] = (first, second, 1 - label)
+    status, results = evaluate(layout, "--report")
+    [problem] = problems_of(results, "pair labels")
+    assert status == 0 and (problem["count"], problem["severity"]) == (3, "note")
+    first, second, label = layout.pairs[3]
+    subject_of = dict([*layout.galleries["G1"], *layout.galleries["G2"], *layout.probes])
+    who = (subject_of[first], subject_of[second])
+    shown = f"both of subject {who[0]}" if who[0] == who[1] else f"of subjects {who[0]} and {who[1]}"
+    kind = "genuine" if label else "impostor"
+    assert problem["examples"][0] == f"row 4: templates {first} and {second}, {shown}, labelled {kind}"
+    error = capsys.readouterr().err
+    assert f"pair labels: 3, of {len(layout.pairs):,} labels contradict the subjects" in error
+    for place in (error, *((evaluate.out / name).read_text() for name in ("report.html", "report.md"))):
+        assert problem["examples"][0] in place
+    assert results["eer"] > clean["eer"] and results["dataset"]["subjects_from"] == "genuine pairs"
+
+
+def test_labels_that_contradict_one_another_are_found_without_1n_files(evaluate):
+    layout = make_layout(4)
+    genuine = [row for row, (*_, label) in enumerate(layout.pairs) if label]
+    first, second, _ = layout.pairs[genuine[0]]
+    layout.pairs += [(first, second, 0), (second, first, 0)]
+    root = layout.write(evaluate.root)
+    for name in ("gallery_G1", "gallery_G2", "probe_mixed"):
+        (root / "meta" / f"ijbc_1N_{name}.csv").unlink()
+    layout.write = lambda root: root  # type: ignore[method-assign]
+    [problem] = problems_of(evaluate(layout)[1], "pair labels")
+    count = len(layout.pairs)
+    assert problem["count"] == 2 and "genuine pairs join to one subject" in problem["text"]
+    assert problem["examples"] == [
+        f"row {count - 1}: templates {first} and {second}",
+        f"row {count}: templates {second} and {first}",
+    ]
+
+
+def test_1n_files_that_contradict_each_other_or_lack_templates_are_noted(evaluate):
+    layout = make_layout(0)
+    template, subject = layout.galleries["G1"][0]
+    layout.probes.append((template, subject + 1))
+    texts = {problem["text"]: problem for problem in problems_of(evaluate(layout)[1], "1:N files")}
+    [problem] = [found for text, found in texts.items() if "two subjects by two 1:N files" in text]
+    assert problem["examples"] == [f"template {template}: subjects {subject} and {subject + 1}"]
+    layout = make_layout(0)
+    lacking = layout.probes[0][0]
+    layout.probes = [row for row in layout.probes if row[0] != lacking]
+    texts = {problem["text"]: problem for problem in problems_of(evaluate(layout)[1], "1:N files")}
+    [problem] = [found for text, found in texts.items() if "no subject in the 1:N files" in text]
+    assert (problem["count"], problem["examples"]) == (1, [f"template {lacking}"])
+
+
+def test_an_image_in_templates_of_two_subjects_is_noted(evaluate):
+    layout = make_layout(0)
+    subject_of = dict([*layout.galleries["G1"], *layout.galleries["G2"], *layout.probes])
+    other = next(
+        i for i, template in enumerate(layout.templates) if subject_of[template] != subject_of[layout.templates[0]]
+    )
+    name = layout.names[0]
+    # The list of landmarks names the image once; the list of faces has it in two templates.
+    layout.point_order = [i for i in range(len(layout.names)) if i != other]
+    layout.names[other] = name
+    found = problems_of(evaluate(layout)[1], "shared image")
+    assert [(problem["count"], problem["examples"]) for problem in found] == [(1, [name])] * 2
+    assert "templates of two subjects" in found[1]["text"]
+
+
 def break_embeddings(layout, value):
     layout.plain[[4, 5]] = value
 

@@ -15,6 +15,9 @@ import pytest
 from evaluation.evaluate_lfw import main
 from evaluation.measures import measure_pairs
 from evaluation.sets.pair_set import load_pair_set
+from facekd.data.pair_packs.npz_file import write_native_pair_pack
+from facekd.data.pair_packs.pair_pack import PairPack, write_pair_pack
+from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.errors import FacekdError, run_verb
 from facekd.verification import kfold_accuracy
 from tests.evaluation.conftest import make_pack, quarters
@@ -131,6 +134,58 @@ def test_mean_and_std_in_fractions_are_taken_so_and_it_is_said(evaluate, capsys)
     assert fractions["model"]["preprocessing"]["mean"] == pytest.approx([123.675, 116.28, 103.53])
 
 
+@pytest.fixture
+def genuine_first(pack) -> Path:
+    """The pack with its genuine pairs before the others, as some lists have them, and its list of names."""
+    content = read_pair_pack(pack)
+    order = np.argsort(~content.is_same, kind="stable")
+    path = pack.with_name("sorted.bin")
+    images = [content.images[2 * pair + side] for pair in order.tolist() for side in (0, 1)]
+    write_pair_pack(path, images, content.is_same[order])
+    lines = pack.with_suffix(".txt").read_text().splitlines()
+    path.with_suffix(".txt").write_text("\n".join(lines[pair] for pair in order.tolist()))
+    return path
+
+
+def test_folds_of_one_kind_are_balanced_and_it_is_said(evaluate, pack, genuine_first, capsys):
+    _, mixed = evaluate()
+    assert mixed["protocol"]["fold_kind"] == "contiguous" and mixed["notes"] == []
+    capsys.readouterr()
+    _, found = evaluate("--pairs", str(genuine_first))
+    assert found["accuracy"] == mixed["accuracy"] and found["eer"] == mixed["eer"]
+    assert found["protocol"]["fold_kind"] == "balanced"
+    assert "10 balanced folds (genuine and impostor pairs each cut" in found["protocol"]["text"]
+    said = capsys.readouterr().out
+    assert "warning: " in said and "sorted.bin: 10 of its 10 contiguous folds hold one kind of pair only" in said
+    assert "fold 1 (4 genuine, 0 impostor)" in said and "--fold-kind contiguous" in found["notes"][0]
+    # Asked for, they are used without a word; and contiguous ones with one.
+    assert evaluate("--pairs", str(genuine_first), "--fold-kind", "balanced")[1]["notes"] == []
+    assert evaluate("--fold-kind", "balanced")[1]["accuracy"] == mixed["accuracy"]
+    _, kept = evaluate("--pairs", str(genuine_first), "--fold-kind", "contiguous")
+    assert kept["protocol"]["fold_kind"] == "contiguous" and "take the accuracy of --fold-kind" in kept["notes"][0]
+    assert kept["accuracy"] != found["accuracy"]
+
+
+def test_recorded_folds_of_one_kind_are_balanced_too(evaluate, genuine_first, tmp_path, capsys):
+    content = read_pair_pack(genuine_first)
+    path = tmp_path / "recorded.npz"
+    for fold_of, made in ((np.arange(40) // 4, "balanced"), (np.arange(40) % 10, "recorded")):
+        write_native_pair_pack(path, PairPack(content.images, content.is_same, None, fold_of))
+        _, results = evaluate("--pairs", str(path))
+        assert results["protocol"]["fold_kind"] == made
+        assert ("10 of its 10 recorded folds" in capsys.readouterr().out) is (made == "balanced")
+
+
+def test_fewer_pairs_of_a_kind_than_folds_are_refused_with_the_number_to_take(evaluate, pack, tmp_path, capsys):
+    content = read_pair_pack(pack)
+    path = tmp_path / "few.bin"
+    write_pair_pack(path, content.images, np.arange(40) < 5)
+    status, _ = evaluate("--pairs", str(path))
+    assert status == 2 and "few.bin: 10 folds of 5 genuine and 35 impostor" in (said := capsys.readouterr().err)
+    assert "take 2 to 5 folds" in said
+    assert evaluate("--pairs", str(path), "--folds", "5")[0] == 0
+
+
 def test_several_packs_have_a_folder_each_and_a_summary(model, pack, tmp_path):
     other, output = make_pack(tmp_path, seed=1, noise=60, name="hard"), tmp_path / "out"
     names = ["--names", str(pack.with_suffix(".txt")), "-"]
@@ -192,9 +247,6 @@ def test_two_packs_of_one_name_are_refused(model, pack, tmp_path, capsys):
 
 def test_images_of_another_size_are_resized_only_when_asked(model, tmp_path, capsys):
     pack = make_pack(tmp_path, name="large")
-    from facekd.data.pair_packs.pair_pack import write_pair_pack
-    from facekd.data.pair_packs.reading import read_pair_pack
-
     content = read_pair_pack(pack)
     large = [
         cv2.imencode(".png", cv2.resize(cv2.imdecode(np.frombuffer(image, np.uint8), 1), (48, 48)))[1].tobytes()

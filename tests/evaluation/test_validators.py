@@ -115,3 +115,22 @@ def test_a_bad_pack_stops_the_run_before_it_starts(tmp_path, pack):
     write_pair_pack(path, read_pair_pack(pack).images, np.ones(40, bool))
     with pytest.raises(DataError, match="all 40 pairs are genuine"):
         PairSetValidator(path)
+
+
+def test_a_pack_with_its_genuine_pairs_first_is_measured_in_balanced_folds(tmp_path, pack, capsys):
+    content, path = read_pair_pack(pack), tmp_path / "sorted.bin"
+    order = np.argsort(~content.is_same, kind="stable")
+    images = [content.images[2 * pair + side] for pair in order.tolist() for side in (0, 1)]
+    write_pair_pack(path, images, content.is_same[order])
+    expected = PairSetValidator(pack)(quarters)
+    assert capsys.readouterr().err == ""
+    assert PairSetValidator(path)(quarters) == expected
+    assert "warning: " in (said := capsys.readouterr().err) and "10 of its 10 contiguous folds" in said
+
+
+def test_a_pack_with_few_genuine_pairs_has_fewer_folds(tmp_path, pack, capsys):
+    path = tmp_path / "few.bin"
+    write_pair_pack(path, read_pair_pack(pack).images, np.arange(40) < 5)
+    found = PairSetValidator(path)(quarters)
+    assert 0 <= found["accuracy"] <= 1
+    assert "5 folds are used instead of 10" in capsys.readouterr().err

@@ -14,6 +14,7 @@ import zipfile
 import numpy as np
 
 from facekd.data.pair_packs.pair_pack import PairPack, validate_pairs
+from facekd.data.pair_packs.people import contradicted_labels, describe_contradiction
 from facekd.errors import DataError
 from facekd.utils.files import atomic_open
 
@@ -56,7 +57,8 @@ def parse_native_pair_pack(content: bytes, where: str) -> PairPack:
         where: name of the file, for messages.
 
     Raises:
-        DataError: it is another archive, damaged, or of a later version, or its arrays do not fit together.
+        DataError: it is another archive, damaged, or of a later version, its arrays do not fit together, or its labels
+            contradict its subjects.
     """
     # Unpack the arrays.
     try:
@@ -97,11 +99,17 @@ def _check_sizes(content: bytes, where: str) -> None:
 
 
 def _check_shapes(arrays: dict[str, np.ndarray], num_pairs: int, where: str) -> None:
-    """Raises unless folds and subjects, if there are any, fit the pairs."""
+    """Raises unless folds and subjects, if there are any, fit the pairs and their labels."""
     for name, shape, kind in (("fold_of", (num_pairs,), "i"), ("subjects", (num_pairs, 2), "U")):
         array = arrays.get(name)
         if array is not None and (array.shape != shape or array.dtype.kind != kind):
             raise DataError(f"{where}: {name} has shape {array.shape} and type {array.dtype}; expected {shape}")
+    subjects, is_same = arrays.get("subjects"), arrays["is_same"].astype(bool)
+    if subjects is not None and (odd := contradicted_labels(subjects, is_same)).size:
+        raise DataError(
+            f"{where}: {odd.size:,} of its {num_pairs:,} labels contradict its subjects: the first, "
+            f"{describe_contradiction(subjects, is_same, int(odd[0]))}; correct the label or the name"
+        )
     folds = arrays.get("fold_of")
     if folds is not None and len(folds) and not np.array_equal(np.unique(folds), np.arange(folds.max() + 1)):
         raise DataError(f"{where}: its folds are {np.unique(folds).tolist()[:9]}; expected 0, 1, 2, ... without gaps")

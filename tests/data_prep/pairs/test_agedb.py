@@ -112,7 +112,9 @@ def test_the_protocol_becomes_a_pack(tmp_path: Path, run: Run) -> None:
     path = protocol(tmp_path / "a.mat", [fold(pairs) for pairs in FOLDS])
     out = tmp_path / "agedb_30.npz"
     status, said, err = run(make_pair_set.main, tmp_path / "03_Protocol_Images", out, "--pairs", path, "--size", 32)
-    assert status == 0 and "5 pairs of 3 people, 3 genuine, 2 impostor, 2 folds" in said, err
+    assert (
+        status == 0 and "5 pairs of 3 people, 3 genuine of 3 people, 2 impostor of 2 pairs of people, 2 folds" in said
+    ), err
     pack = read_pair_pack(out)
     assert pack.images[2] == (tmp_path / "03_Protocol_Images" / "Maria_x_0_5_f.jpg").read_bytes()
     assert pack.fold_of is not None and pack.fold_of.tolist() == [0, 0, 1, 1, 1]

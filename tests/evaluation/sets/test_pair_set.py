@@ -16,7 +16,7 @@ def test_a_pack_becomes_a_pair_set(pack):
     assert (pair_set.name, len(pair_set), len(pair_set.images), pair_set.num_folds) == ("pairs", 40, 80, 4)
     np.testing.assert_array_equal(pair_set.fold_of, np.repeat(range(4), 10))
     np.testing.assert_array_equal(pair_set.is_same, np.arange(40) % 2 == 0)
-    assert pair_set.subjects is pair_set.num_subjects is pair_set.num_subjects_in_several_folds is None
+    assert pair_set.subjects is pair_set.people is pair_set.num_subjects_in_several_folds is None
     assert pair_set.decode(78, 80).shape == (2, 16, 16, 3)
     assert load_pair_set(pack, name="mine").name == "mine"
 
@@ -25,7 +25,7 @@ def test_names_give_the_subjects(pack):
     pair_set = load_pair_set(pack, names=pack.with_suffix(".txt"))
     assert pair_set.subjects[0].tolist() == ["person_0", "person_0"]
     assert pair_set.subjects[1].tolist() == ["person_2", "person_3"]
-    assert (pair_set.num_subjects, pair_set.num_subjects_in_several_folds) == (60, 0)
+    assert (pair_set.people.num_people, pair_set.num_subjects_in_several_folds) == (60, 0)
 
 
 def test_subjects_shared_between_folds_are_counted(tmp_path, pack):
@@ -52,6 +52,56 @@ def test_names_of_another_pack_are_refused_naming_the_line(pack, change, message
     names.write_text("\n".join(change(names.read_text().splitlines())))
     with pytest.raises(DataError, match=message):
         load_pair_set(pack, names=names)
+
+
+def warnings_of(path, images, is_same, **more) -> str:
+    write_pair_pack(path, images, is_same)
+    return "\n".join(load_pair_set(path, folds=2, **more).warnings)
+
+
+def test_equal_images_that_contradict_the_labels_are_counted(pack, tmp_path):
+    whole = read_pair_pack(pack)
+    images, path = list(whole.images), tmp_path / "doubtful.bin"
+    assert warnings_of(path, images, whole.is_same) == ""
+    # Pair 1 is labelled impostor and shows the two images of genuine pair 0; pair 3 an image and itself.
+    images[2:4] = images[1], images[0]
+    images[6:8] = images[6], images[6]
+    said = warnings_of(path, images, whole.is_same)
+    assert "joined to one person by genuine pairs: 2 of 40, the first pair 1; some of these labels" in said
+    # Pair 5 joins an image of pair 0 with one of pair 2, both genuine, and pair 7 calls their other images two people.
+    images = list(whole.images)
+    is_same = whole.is_same.copy()
+    is_same[5] = True
+    images[10:12] = images[0], images[4]
+    images[14:16] = images[1], images[5]
+    assert "by genuine pairs: 1 of 40, the first pair 7;" in warnings_of(path, images, is_same)
+
+
+def test_genuine_pairs_of_one_image_are_counted(pack, tmp_path):
+    whole = read_pair_pack(pack)
+    images = list(whole.images)
+    images[5] = images[4]
+    said = warnings_of(tmp_path / "same.bin", images, whole.is_same)
+    assert "genuine pairs that compare an image with itself: 1, the first pair 2" in said
+
+
+def test_an_image_under_two_names_is_named(pack, tmp_path):
+    whole = read_pair_pack(pack)
+    images = list(whole.images)
+    images[6] = images[0]
+    said = warnings_of(tmp_path / "twice.bin", images, whole.is_same, names=pack.with_suffix(".txt"))
+    assert "images under several names: 1, the first image 0 (pair 0): person_0, person_6" in said
+
+
+def test_few_people_behind_many_pairs_are_counted(pack, tmp_path):
+    names = tmp_path / "few.txt"
+    lines = ["a/1\ta/2\t1", "b/1\tc/1\t0"] * 20
+    names.write_text("\n".join(lines))
+    pair_set = load_pair_set(pack, folds=2, names=names)
+    assert (pair_set.people.num_genuine_people, pair_set.people.num_impostor_people_pairs) == (1, 1)
+    said = "\n".join(pair_set.warnings)
+    assert "people in the 20 genuine pairs: only 1," in said
+    assert "pairs of people in the 20 impostor pairs: only 1," in said and "3 people make 3" in said
 
 
 def test_names_that_are_no_text_are_refused(pack):

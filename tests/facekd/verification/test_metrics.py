@@ -19,6 +19,7 @@ from sklearn.model_selection import KFold
 from facekd.errors import FacekdError, InputError
 from facekd.verification import (
     area_under_roc,
+    balanced_folds,
     equal_error_point,
     equal_error_rate,
     fold_indices,
@@ -339,7 +340,39 @@ class TestKFoldAccuracy:
 
     def test_folds_that_leave_one_kind_to_learn_from_are_refused(self):
         with pytest.raises(InputError, match="without fold 1 of 2 no genuine pairs remain"):
-            kfold_accuracy([0.9, 0.8, 0.1, 0.2], [1, 1, 0, 0], 2)
+            kfold_accuracy([0.9, 0.8, 0.1, 0.2], [1, 1, 0, 0], [0, 0, 1, 1])
+
+    def test_a_number_of_folds_that_would_hold_one_kind_is_refused(self):
+        is_same = np.arange(40) < 20
+        with pytest.raises(InputError, match=r"10 of 10 .*fold 1 \(4 genuine, 0 impostor\).*balanced_folds"):
+            kfold_accuracy(np.arange(40.0), is_same, 10)
+
+    @pytest.mark.parametrize("folds", [2, 3, 10])
+    def test_balanced_folds_do_not_depend_on_how_the_kinds_are_ordered(self, folds):
+        generator = np.random.default_rng(5)
+        mixed = np.tile([True, False], 300)
+        scores = generator.normal(0.4 * mixed, 1)  # a weak model: about 58 % at its best threshold
+        order = np.argsort(~mixed, kind="stable")  # all genuine pairs first
+        expected = kfold_accuracy(scores, mixed, fold_indices(300, folds).repeat(2))
+        found = kfold_accuracy(scores[order], mixed[order], balanced_folds(mixed[order], folds))
+        assert found == expected and 0.5 < found.mean < 0.65
+        # What contiguous folds of that order would have said, and why they are refused.
+        assert kfold_accuracy(scores[order], mixed[order], fold_indices(600, 10)).mean < 0.45
+
+    @given(st.integers(2, 12), st.integers(0, 60), st.integers(0, 60), st.randoms())
+    def test_balanced_folds_share_each_kind_out_evenly(self, folds, num_genuine, num_impostor, random):
+        is_same = [True] * (num_genuine + 2) + [False] * (num_impostor + 2)
+        random.shuffle(is_same)
+        labels = np.array(is_same)
+        if folds > min(labels.sum(), (~labels).sum()):
+            with pytest.raises(InputError, match="take 2 to"):
+                balanced_folds(labels, folds)
+            return
+        fold_of = balanced_folds(labels, folds)
+        for kind in (True, False):
+            sizes = np.bincount(fold_of[labels == kind], minlength=folds)
+            assert sizes.min() >= 1 and sizes.max() - sizes.min() <= 1
+            assert (np.diff(fold_of[labels == kind]) >= 0).all()
 
     @pytest.mark.parametrize("is_same", [[1, 0, 1], [2, 0, 1, 0], [0.5, 0, 1, 0]])
     def test_labels_of_another_number_or_kind_are_refused(self, is_same):

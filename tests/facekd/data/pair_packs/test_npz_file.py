@@ -49,6 +49,10 @@ def test_subjects_and_folds_are_kept(tmp_path: Path) -> None:
         ({"is_same": np.array([2, 0])}, "label of pair 0"),
         ({"fold_of": np.array([0, 2])}, "without gaps"),
         ({"subjects": np.array([["a", "b"]])}, "subjects has shape"),
+        (
+            {"subjects": np.array([["a", "a"], ["b", "b"]])},
+            "1 of its 2 labels contradict its subjects: the first, pair 1, labelled impostor, compares b with b",
+        ),
         ({"is_same": np.array([True, None], dtype=object)}, "not a readable pack"),
     ],
 )
