@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from facekd.errors import ImageError, ImageSizeError
 from facekd.images.heif import decode_heif, is_heif
-from facekd.images.jpeg import JPEG_END, JPEG_START, jpeg_segments
+from facekd.images.jpeg import JPEG_END, JPEG_START, exif_orientation, jpeg_segments
 
 JFIF_SEGMENT, TABLES_SEGMENT = b"\xff\xe0\x00\x10", b"\xff\xdb"
-APPLICATION_SEGMENTS, EXIF_SEGMENT, COMMENT_SEGMENT, START_OF_SCAN = range(0xE0, 0xF0), 0xE1, 0xFE, 0xDA
+START_OF_SCAN = 0xDA
 PIXEL_MARKERS = range(0xD0, 0xDA)
 MAX_PIXELS = 2**30  # the limit of OpenCV: a few hostile bytes can announce an image of gigabytes
 
@@ -34,15 +34,16 @@ def decode_rgb(data: bytes | bytearray | memoryview, exif: bool = True) -> NDArr
     Raises:
         ImageError: there are no bytes, the format is unknown, the file is cut short, or the decoder met damage in a
             JPEG (libjpeg alone would invent the pixels from there on and print a warning). JPEG has no checksums, so
-            damage that happens to decode is not noticed; nor is any in an image with Exif data that is not cut short.
+            damage that happens to decode is not noticed.
     """
     if is_heif(data):
         return decode_heif(data, exif)
-    if _is_for_libjpeg(data):
+    if data[:2] == JPEG_START:
         try:
             height, width, *_ = simplejpeg.decode_jpeg_header(data)
             if int(height) * int(width) <= MAX_PIXELS:
-                return simplejpeg.decode_jpeg(data, "RGB")
+                pixels = simplejpeg.decode_jpeg(data, "RGB")
+                return _turn_upright(pixels, _orientation(data)) if exif else pixels
         except ValueError as error:
             _refuse_damage(data, str(error))
     return _decode_by_opencv(data, exif)
@@ -60,7 +61,7 @@ def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, re
         ImageError: the bytes do not decode.
         ImageSizeError: the image has another size, and `resize` is False.
     """
-    if not resize and _is_for_libjpeg(data):
+    if not resize and data[:2] == JPEG_START and _orientation(data) == 1:
         try:  # straight into place: a copy into a batch, too large for the nearest cache, costs a twentieth of decoding
             if simplejpeg.decode_jpeg(data, "RGB", buffer=out).shape == out.shape:
                 return
@@ -76,23 +77,24 @@ def decode_into(out: NDArray[np.uint8], data: bytes | bytearray | memoryview, re
     out[:] = image
 
 
-def _is_for_libjpeg(data: bytes | bytearray | memoryview) -> bool:
-    """Returns whether this is a JPEG without Exif data. Exif data may ask to turn the image, which OpenCV does.
-
-    They are in one of the application segments, which come before the tables and the pixels.
-    """
+def _orientation(data: bytes | bytearray | memoryview) -> int:
+    """Returns how to turn the pixels of a JPEG, see `exif_orientation`; at once for those that libjpeg wrote."""
     head = bytes(data[:22])
-    if head[:2] != JPEG_START:
-        return False
-    if head[2:6] == JFIF_SEGMENT and head[20:] == TABLES_SEGMENT:  # written by libjpeg, so nearly all JPEGs
-        return True
-    # Look for Exif data up to the first segment that is not an application's.
-    for marker, position in jpeg_segments(data):
-        if marker == EXIF_SEGMENT and data[position + 4 : position + 8] == b"Exif":
-            return False
-        if marker not in APPLICATION_SEGMENTS and marker != COMMENT_SEGMENT:
-            return True
-    return True
+    if head[2:6] == JFIF_SEGMENT and head[20:] == TABLES_SEGMENT:  # nearly all JPEGs: no room for Exif data
+        return 1
+    return exif_orientation(data)
+
+
+def _turn_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Returns pixels (H, W, 3) turned as their Exif orientation says: 5 to 8 swap rows and columns."""
+    if orientation == 1:
+        return pixels
+    turned = pixels.transpose(1, 0, 2) if orientation >= 5 else pixels
+    if orientation in (2, 3, 6, 7):
+        turned = turned[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        turned = turned[::-1]
+    return np.ascontiguousarray(turned)
 
 
 def _refuse_damage(data: bytes | bytearray | memoryview, met: str) -> None:

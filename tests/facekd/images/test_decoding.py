@@ -104,6 +104,17 @@ def test_damage_that_the_decoder_meets_is_refused():
             decode(damaged)
 
 
+def test_damage_in_a_photo_with_exif_data_is_refused_too():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = saved(photo_of(64), format="JPEG", quality=95, exif=exif.tobytes())
+    start = len(data) // 2
+    damaged = data[:start] + b"\xff\xd9" + data[start + 2 :]
+    for decode in (decode_rgb, lambda broken: decode_into(np.empty((64, 64, 3), np.uint8), broken)):
+        with pytest.raises(ImageError, match=r"its JPEG is damaged \(libjpeg: .*remature end"):
+            decode(damaged)
+
+
 def test_pixel_data_that_is_left_over_is_damage():
     data = saved(photo_of(64), format="JPEG", quality=95)
     with pytest.raises(ImageError, match="extraneous bytes before marker 0xd9"):
