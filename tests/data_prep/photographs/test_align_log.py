@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.photographs.align_log import Alignment, AlignLog
+from data_prep.photographs.align_log import AlignLog, Alignment
 from facekd.errors import DataError
 
 SETTINGS = {"size": 112}
@@ -34,5 +34,5 @@ def test_a_damaged_line_costs_its_photograph_alone(tmp_path: Path, bad: bytes, c
 def test_without_its_settings_a_log_is_refused(tmp_path: Path) -> None:
     lines = write(tmp_path)
     (tmp_path / "align_log.jsonl").write_bytes(b"\n".join([b"[]", *lines[1:]]))
-    with pytest.raises(DataError, match="its first line, the settings, is damaged.*--force"):
+    with pytest.raises(DataError, match=r"its first line, the settings, is damaged.*--force"):
         AlignLog(tmp_path, SETTINGS)
