@@ -34,6 +34,8 @@ def describe_model(path: str, embedder: Embedder) -> dict[str, Any]:
         "normalized": embedder.normalized,
         "preprocessing": asdict(embedder.preprocessing),
         "assumed": list(getattr(embedder, "assumed", ())),
+        "input_arithmetic": getattr(embedder, "input_arithmetic", None),
+        "output": getattr(embedder, "output", None),
     }
 
 

@@ -20,7 +20,7 @@ MODEL_HELP = "an ONNX file (any tool's), a facekd checkpoint, or the folder of a
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `--mean`, `--std`, `--color`, `--image-size`, `--resize`, `--batch-size`, `--device` and `--threads`."""
+    """Adds `--mean`, `--std`, `--color`, `--image-size`, `--embedding-output`, `--resize`, and how the model is run."""
     # Preprocessing first, then how the model runs.
     add = parser.add_argument_group("the model", "overriding what its file records").add_argument
     add(
@@ -32,6 +32,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--std", type=GREY_LEVELS, metavar="R,G,B", help="standard deviation to divide by, in units of 0..255")
     add("--color", choices=("rgb", "bgr"), help="channel order of the model's input")
     add("--image-size", type=IMAGE_SIDE, metavar="PX", help="input size, if the model's file does not record it")
+    add(
+        "--embedding-output",
+        metavar="NAME",
+        help="output that is the embedding, if an ONNX file has several and it is not plain which",
+    )
     add(
         "--resize",
         action=argparse.BooleanOptionalAction,
@@ -49,7 +54,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = None) -> Embedder:
-    """Opens a model with the options of `add_model_options`, and prints the preprocessing that had to be assumed.
+    """Opens a model with the options of `add_model_options`, and prints what it had to assume or found in the graph.
 
     Args:
         path: an ONNX file, or a facekd checkpoint.
@@ -73,14 +78,24 @@ def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = N
         batch_size=arguments.batch_size,
         resize=arguments.resize if resize is None else resize,
         threads=arguments.threads,
+        output=arguments.embedding_output,
     )
 
+    report_preprocessing(path, embedder)
+    return embedder
+
+
+def report_preprocessing(path: str, embedder: Embedder) -> None:
+    """Prints what preprocessing was assumed for a model, or found in its graph; of several processes one prints."""
     # A wrong guess only lowers accuracy, so users must see it.
+    if int(os.environ.get("RANK", 0)) > 0:
+        return
     assumed = getattr(embedder, "assumed", ())
     if assumed:
         used = ", ".join(f"{name} {getattr(embedder.preprocessing, name)}" for name in assumed)
         print(f"{path} does not record its preprocessing; assumed: {used}", file=sys.stderr)
-    return embedder
+    for remark in getattr(embedder, "remarks", ()):
+        print(f"{path}: {remark}", file=sys.stderr)
 
 
 def _one_or_three(values: Sequence[float] | None) -> Sequence[float] | float | None:

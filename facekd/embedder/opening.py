@@ -70,4 +70,7 @@ def open_embedder(
 
 def _check_options(path: Path, given: dict[str, Any], known: set[str], kind: str) -> None:
     for name in given.keys() - known - {"resize"}:  # both kinds take `resize`
-        raise ModelError(f"{path}: is {kind}, which takes no option {name!r} (it takes {', '.join(sorted(known))})")
+        on_command_line = {"output": " (--embedding-output)", "threads": " (--threads)"}.get(name, "")
+        raise ModelError(
+            f"{path}: is {kind}, which takes no option {name!r}{on_command_line} (it takes {', '.join(sorted(known))})"
+        )

@@ -43,7 +43,8 @@ class TeacherCache:
         path: the file.
         num_images: N.
         embedding_size: E.
-        teacher: the teacher's "fingerprint", "preprocessing", "embedding_size" and "normalized".
+        teacher: the teacher's "fingerprint", "preprocessing", "embedding_size" and "normalized"; also
+            "input_arithmetic" and "output" of an ONNX file by others.
         data: the data set's "name", "num_images", "num_classes", "image_size", "labels_sha256", "images_sha256".
         replaced: (K,) numbers of the images that could not be read. Their rows hold another image, the same one that a
             data set opened with `on_bad_record="skip"` gives in training.
@@ -148,7 +149,9 @@ def open_teacher_cache(
 
 def describe_teacher(embedder: Embedder) -> dict[str, Any]:
     """Describes a teacher in plain types, for the trailer of a cache."""
+    # What most teachers do not have is left out, so that their trailers stay as they were.
     preprocessing = embedder.preprocessing
+    arithmetic, output = getattr(embedder, "input_arithmetic", None), getattr(embedder, "output", "embedding")
     return {
         "fingerprint": embedder.fingerprint,
         "embedding_size": embedder.embedding_size,
@@ -159,6 +162,8 @@ def describe_teacher(embedder: Embedder) -> dict[str, Any]:
             "color": preprocessing.color,
             "image_size": preprocessing.image_size,
         },
+        **({} if arithmetic is None else {"input_arithmetic": arithmetic}),
+        **({} if output == "embedding" else {"output": output}),
     }
 
 

@@ -20,6 +20,7 @@ class TeacherConfig:
         mean: mean in units of 0..255, for an ONNX file that does not record it.
         std: standard deviation in the same units, for an ONNX file that does not record it.
         color: channel order, for an ONNX file that does not record it.
+        embedding_output: output that is the embedding, for an ONNX file that has several.
     """
 
     model: str = ""
@@ -30,3 +31,4 @@ class TeacherConfig:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     color: Literal["rgb", "bgr"] | None = None
+    embedding_output: str = ""

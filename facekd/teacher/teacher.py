@@ -19,6 +19,7 @@ from facekd.data.loading.loader import Batch
 from facekd.data.loading.sampler import PositionSampler
 from facekd.embedder import OnnxEmbedder, TorchEmbedder, open_embedder
 from facekd.embedder.checks import is_onnx_file
+from facekd.embedder.model_options import report_preprocessing
 from facekd.errors import ModelError, TeacherError
 from facekd.images.preprocessing import fit_images, mirror
 from facekd.teacher.cache import open_teacher_cache
@@ -166,8 +167,10 @@ def open_teacher(
             color=teacher.color,
             device=str(device),
             resize=teacher.resize,
+            output=teacher.embedding_output or None,
             **options,
         )
+        report_preprocessing(teacher.model, embedder)
 
     # A cache is used instead of the model; a model must take the student's images.
     if teacher.cache:

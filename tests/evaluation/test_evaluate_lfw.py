@@ -10,7 +10,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from evaluation.evaluate_lfw import main
 from evaluation.measures import measure_pairs
@@ -121,6 +123,39 @@ def test_preprocessing_flags_reach_the_model(evaluate, tmp_path, capsys):
         evaluate(*flags, output="other")
         other = np.load(tmp_path / "other" / "scores.npy")
         assert np.abs(other - np.load(tmp_path / "default" / "scores.npy")).max() > 1e-3
+
+
+def test_what_the_graph_itself_does_is_said_and_recorded(model, pack, tmp_path, capsys):
+    # The same model behind a normalisation, with a second output: the length of the embedding.
+    graph = onnx.load(model)
+    graph.graph.node[0].input[0] = "normal"
+    graph.graph.node.insert(0, helper.make_node("Div", ["centred", "half"], ["normal"]))
+    graph.graph.node.insert(0, helper.make_node("Sub", ["images", "half"], ["centred"]))
+    graph.graph.node.append(helper.make_node("ReduceL2", ["feature"], ["norm"], axes=[1]))
+    graph.graph.initializer.append(numpy_helper.from_array(np.float32(127.5), "half"))
+    graph.graph.output.append(helper.make_tensor_value_info("norm", TensorProto.FLOAT, ["batch", 1]))
+    graph.graph.node[-2].output[0] = graph.graph.output[0].name = "feature"
+    onnx.save(graph, tmp_path / "inside.onnx")
+
+    def run(file: Path, *extra: str) -> tuple[dict, str]:
+        arguments = ["--model", str(file), "--pairs", str(pack), "--output", str(tmp_path / "out"), "--no-pictures"]
+        assert main([*arguments, "--bootstrap", "0", *extra]) == 0
+        return json.loads((tmp_path / "out" / "results.json").read_text()), capsys.readouterr().err
+
+    plain, _ = run(model)
+    assert plain["model"]["input_arithmetic"] is None and plain["model"]["output"] == "embedding"
+    inside, said = run(tmp_path / "inside.onnx")
+    assert (
+        "inside.onnx: the graph itself does (x - 127.5) / 127.5: it takes raw pixels 0..255; passed with mean 0" in said
+    )
+    assert "the embedding is its output feature; norm left out" in said and "assumed: color rgb" in said
+    assert inside["accuracy"] == plain["accuracy"] and inside["eer"] == plain["eer"]
+    assert inside["model"]["input_arithmetic"]["mean"] == pytest.approx([127.5] * 3)
+    assert inside["model"]["preprocessing"]["std"] == [1, 1, 1] and inside["model"]["output"] == "feature"
+    _, said = run(tmp_path / "inside.onnx", "--embedding-output", "feature", "--mean", "127.5", "--std", "127.5")
+    assert "warning: the graph itself does" in said and "normalised twice" in said
+    with pytest.raises(FacekdError, match="has no output 'fc1'; it has feature, norm"):
+        run(tmp_path / "inside.onnx", "--embedding-output", "fc1")
 
 
 def test_mean_and_std_in_fractions_are_taken_so_and_it_is_said(evaluate, capsys):

@@ -59,8 +59,9 @@ def write_model(
         helper.make_node("Reshape", ["pooled", "flat"], ["means"]),
         helper.make_node("MatMul", ["means", "weight"], ["fc1"]),
     ]
-    # Identity keeps the first node on the image something other than arithmetic, as a convolution would be.
-    nodes.insert(len(nodes) - 4, helper.make_node("Identity", [image], ["normal"]))
+    # The first layer: a convolution that changes nothing.
+    initializers.append(numpy_helper.from_array(np.eye(3, dtype=dtype)[:, :, None, None], "first_layer"))
+    nodes.insert(len(nodes) - 4, helper.make_node("Conv", [image, "first_layer"], ["normal"]))
     outputs = [helper.make_tensor_value_info("fc1", kind, [batch, 5 if declare_output else "size"])]
     if more_outputs:
         nodes.append(helper.make_node("ReduceL2", ["fc1"], ["norm"], axes=[1]))
@@ -217,6 +218,28 @@ def test_image_size_of_a_model_that_takes_any(tmp_path: Path) -> None:
     assert OnnxEmbedder(path, image_size=6).embed(make_images(2, size=6)).shape == (2, 5)
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_model_of_112_x_96_gets_the_middle_columns(tmp_path: Path, channels_last: bool) -> None:
+    def write(path: Path, width: int) -> OnnxEmbedder:
+        model = onnx.load(write_model(path, size=112, channels_last=channels_last))
+        model.graph.input[0].type.tensor_type.shape.dim[2 if channels_last else 3].dim_value = width
+        onnx.save(model, path)
+        return OnnxEmbedder(path)
+
+    narrow, square = write(tmp_path / "narrow.onnx", 96), write(tmp_path / "square.onnx", 112)
+    images = make_images(3, size=112)
+    assert narrow.preprocessing.image_size == 112 and square.remarks == ()
+    assert "takes 112 x 96: columns 8 to 104 of the images" in narrow.remarks
+    # The network sees only these columns, and averages over them.
+    found = narrow.embed(images)
+    images[:, :, :8], images[:, :, 104:] = 0, 255
+    np.testing.assert_array_equal(narrow.embed(images), found)
+    expected = (images[:, :, 8:104].mean(axis=(1, 2)) - 127.5) / 127.5 @ WEIGHT.astype(np.float64)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    # Mirrored, they are the same columns.
+    np.testing.assert_allclose(embed_with_flip(narrow, images)[1], found, rtol=1e-4, atol=1e-4)
+
+
 def test_images_are_resized_only_on_request(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.onnx")
     # Each pixel repeated twice: averaged back to the original, exactly.
@@ -239,12 +262,28 @@ def test_arrays_that_are_not_images_are_refused(tmp_path: Path, images: np.ndarr
         OnnxEmbedder(write_model(tmp_path / "m.onnx")).embed(images)
 
 
-def test_a_model_of_several_outputs_wants_a_choice(tmp_path: Path) -> None:
-    path = write_model(tmp_path / "m.onnx", more_outputs=True)
-    with pytest.raises(ModelError, match=r"has 2 outputs .*fc1.*norm.*output=NAME"):
-        OnnxEmbedder(path)
-    assert open_embedder(path, output="fc1").embed(make_images(4)).shape == (4, 5)
+@pytest.mark.parametrize("declare", [True, False])
+def test_of_a_feature_and_its_norm_the_feature_is_taken(tmp_path: Path, declare: bool) -> None:
+    path = write_model(tmp_path / "m.onnx", more_outputs=True, declare_output=declare)
+    embedder = OnnxEmbedder(path)
+    assert embedder.output == "fc1" and embedder.embed(make_images(4)).shape == (4, 5)
+    assert "the embedding is its output fc1; norm left out" in embedder.remarks
+    named = open_embedder(path, output="fc1")
+    assert named.fingerprint == embedder.fingerprint and "norm" not in "".join(getattr(named, "remarks", ()))
     assert open_embedder(path, output="norm").embed(make_images(4)).shape == (4, 1)
+    assert open_embedder(path, output="norm").fingerprint != embedder.fingerprint
+
+
+def test_a_model_of_several_features_wants_a_choice(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "m.onnx", more_outputs=True)
+    model = onnx.load(path)
+    model.graph.output.append(helper.make_tensor_value_info("means", TensorProto.FLOAT, ["batch", 3]))
+    onnx.save(model, path)
+    with pytest.raises(
+        ModelError, match=r"has 3 outputs \(fc1 .*means .*--embedding-output NAME \(in Python output=NAME"
+    ):
+        OnnxEmbedder(path)
+    assert open_embedder(path, output="means").embed(make_images(4)).shape == (4, 3)
 
 
 def test_an_undeclared_embedding_size_is_asked_of_the_graph(tmp_path: Path) -> None:
@@ -307,8 +346,11 @@ def test_input_shapes_that_are_not_images_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ModelError, match=r"expected \(batch, 3, size, size\)"):
         OnnxEmbedder(write(["n", 512]))
-    with pytest.raises(ModelError, match="112 x 96; only square"):
-        OnnxEmbedder(write([1, 3, 112, 96]))
+    for height, width in ((112, 80), (96, 112), (7, 6)):
+        with pytest.raises(
+            ModelError, match=rf"{height} x {width} \(height x width\); supported are squares, and 112 x 96"
+        ):
+            OnnxEmbedder(write([1, 3, height, width]))
     with pytest.raises(ModelError, match=r"tensor\(uint8\), expected tensor\(float\)"):
         OnnxEmbedder(write([1, 3, 112, 112], TensorProto.UINT8))
 
