@@ -21,6 +21,7 @@ from facekd.images.alignment import template
 from facekd.images.decoding import decode_rgb
 from facekd.images.encoding import encode_jpeg
 from facekd.images.jpeg import JPEG_START
+from facekd.utils.files import require_regular_file
 
 JPEG_QUALITY = 95
 MARGIN = 0.25  # added on each side of a face in a loose crop, as a share of the face's side
@@ -109,6 +110,7 @@ class FolderImages:
     def read(self, index: int) -> LooseCrop:
         """Returns the image at `index`, see `FaceSource`."""
         path = self._folder / self.names[index]
+        require_regular_file(path)
         try:
             content, pixels = _as_jpeg(path.read_bytes())
         except ImageError as error:

@@ -13,6 +13,7 @@ import numpy as np
 
 from facekd.errors import DataError
 from facekd.head.robust_centres import RobustCentres, find_nearest_centres, robust_centres
+from facekd.utils.files import require_regular_file
 from facekd.utils.progress import track
 from facekd.verification.scores import unit_rows
 
@@ -227,6 +228,7 @@ def load_embeddings(path: Path, count: int) -> np.ndarray:
     Raises:
         DataError: the array has another shape or type, or the file holds no array.
     """
+    require_regular_file(path)
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:

@@ -13,6 +13,7 @@ import numpy as np
 from data_prep.pairs.pair_list import PairList
 from data_prep.sources.image_lists import AGEDB_NAME
 from facekd.errors import DataError
+from facekd.utils.files import require_regular_file
 
 LFW_NAME = re.compile(r"(?P<who>.+)_\d+")
 LAYOUTS = ("lfw", "cfp-fp", "cfp-ff", "two-lines", "names", "agedb")
@@ -33,6 +34,7 @@ def read_pair_list(path: Path, layout: str | None = None) -> PairList:
         DataError: a line, or the whole file, is of no known kind.
         OSError: it cannot be read.
     """
+    require_regular_file(path)
     if path.is_dir() or (layout or "").startswith("cfp"):
         return _read_cfp(path, layout or "cfp-fp")
     if layout == "agedb" or (layout is None and path.suffix.lower() == ".mat"):

@@ -16,6 +16,7 @@ import numpy as np
 
 from facekd.errors import ModelError
 from facekd.images.alignment import NUM_LANDMARKS
+from facekd.utils.files import require_regular_file
 
 STRIDES = (8, 16, 32)
 SMALLEST_INPUT = 64
@@ -71,6 +72,7 @@ def open_detector(path: Path) -> FaceDetector:
     """
     import onnxruntime
 
+    require_regular_file(path)
     if not path.is_file():
         raise ModelError(f"{path}: no such file; expected a face detector in ONNX, SCRFD with landmarks or YuNet")
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from facekd.errors import ImageError
+from facekd.errors import DataError, ImageError
 from facekd.images.decoding import decode_rgb
 from facekd.images.encoding import encode_jpeg
 from facekd.images.heif import AVIF_BRANDS, is_heif
+from facekd.utils.files import require_regular_file
 
 
 def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
@@ -27,7 +28,10 @@ def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
     """
     # Read the file.
     try:
+        require_regular_file(path)
         content = path.read_bytes()
+    except DataError as error:
+        raise ImageError(str(error)) from error
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such image, though it is listed") from error
     except OSError as error:  # a link to itself, no permission: no reason to lose the other images

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.errors import DataError
 from facekd.images.image_files import Reason, list_by_folder
+from facekd.utils.files import require_regular_file
 
 AGEDB_NAME = re.compile(r"\d+_(?P<who>.+)_(?P<age>\d+)_(?P<sex>[mfMF])")
 
@@ -93,6 +94,7 @@ def read_lst_and_kind(path: Path) -> tuple[list[ListedImage], str]:
     kind = None
     if path.suffix.lower() == ".rec":
         raise DataError(f"{path}: is RecordIO already; `facekd data unpack` makes folders of images of it")
+    require_regular_file(path)
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").split("\n"), start=1):
         line = line.rstrip("\r")
         if not line.strip():

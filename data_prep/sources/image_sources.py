@@ -21,6 +21,7 @@ from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
 from facekd.errors import DataError
 from facekd.images.image_files import IMAGE_SUFFIXES
+from facekd.utils.files import require_regular_file
 
 LABEL_SUFFIXES = (".cls", ".json")
 
@@ -71,6 +72,7 @@ def open_source(path: Path, root: Path | None = None) -> ImageSource:
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
+    require_regular_file(path)
     # A file.
     suffix = path.suffix.lower() if path.is_file() else ""
     if suffix == ".tar":
@@ -184,6 +186,7 @@ class ListSource:
 
     def read(self, image: int) -> bytes:
         path = self.root / self._images[image].name
+        require_regular_file(path)
         try:
             return path.read_bytes()
         except OSError as error:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import DataError
+from facekd.utils.files import require_regular_file
 
 # Mean cosine between the halves of a row: an image and its mirror image agree, unrelated values do not.
 HALVES_AGREE, HALVES_DIFFER = 0.3, 0.1
@@ -106,6 +107,7 @@ class _OpenNpy:
 
     def __init__(self, path: Path, num_rows: int | None) -> None:
         self.path = path
+        require_regular_file(path)
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:

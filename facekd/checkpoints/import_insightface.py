@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from facekd.checkpoints.contents import FORMAT
 from facekd.errors import ModelError, run_verb
 from facekd.utils.command_line import CommandParser
-from facekd.utils.files import sha256_of_file
+from facekd.utils.files import require_regular_file, sha256_of_file
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     import torch
@@ -65,6 +65,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     import torch
 
     # Load the file, but never run code from it.
+    require_regular_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

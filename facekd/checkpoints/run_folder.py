@@ -9,6 +9,7 @@ from pathlib import Path
 
 from facekd.checkpoints.contents import HEAD_SUFFIX, SUFFIX
 from facekd.errors import CheckpointError
+from facekd.utils.files import require_regular_file
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def resolve_checkpoint(path: str | os.PathLike[str]) -> Path:
         return found[-1]
     if not file.exists():
         raise CheckpointError(f"{file}: no such checkpoint")
+    require_regular_file(file)
     return file
 
 

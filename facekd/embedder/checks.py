@@ -12,6 +12,7 @@ import numpy as np
 
 from facekd.errors import ModelError
 from facekd.images.preprocessing import Preprocessing
+from facekd.utils.files import require_regular_file
 
 
 def is_onnx_file(path: Path) -> bool:
@@ -24,6 +25,7 @@ def is_onnx_file(path: Path) -> bool:
         return False
     if not path.exists():
         raise ModelError(f"{path}: no such file; expected an ONNX file or a checkpoint")
+    require_regular_file(path)
     with path.open("rb") as stream:
         head = stream.read(24)
     if head.startswith(b"version https://git-lfs"):

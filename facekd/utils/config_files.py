@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from facekd.errors import ConfigError, FacekdError
+from facekd.utils.files import require_regular_file
 from facekd.utils.suggestions import did_you_mean, nearest
 
 Config = TypeVar("Config")
@@ -113,6 +114,7 @@ def _read_yaml(path: Path, config_class: type) -> dict[str, Any]:
     """Reads a file and checks that it is one, and that its sections and entries are, before its keys are parsed."""
     import yaml
 
+    require_regular_file(path)
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file; configs/ holds examples to start from")
     try:

@@ -7,12 +7,33 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from facekd.errors import DataError, FacekdError
+
+
+def require_regular_file(path: str | os.PathLike[str]) -> None:
+    """Refuses a named pipe, a socket or a device, at which opening or reading could wait for ever.
+
+    Files and folders pass, and so does what is not there or cannot be read: opening it says more. What a shell passes
+    on, `<(command)` or `/dev/stdin`, has a writer at its other end and passes, too.
+
+    Raises:
+        DataError: `path` is one.
+    """
+    name = os.fspath(path)
+    try:
+        mode = os.stat(name).st_mode  # noqa: PTH116 - called for each of millions of images
+    except OSError:
+        return
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or name.startswith(("/dev/fd/", "/proc/")) or name == "/dev/stdin":
+        return
+    kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+    raise DataError(f"{name}: is {kind}, and a file is needed; write what comes out of it into a file, and give that")
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from facekd.data.datasets.generated_dataset import SyntheticDataset
 from facekd.data.datasets.record_dataset import RecordDataset
 from facekd.errors import DataError
 from facekd.images.image_files import LeftOut, read_folder
+from facekd.utils.files import require_regular_file
 
 
 def open_dataset(
@@ -55,6 +56,7 @@ def open_dataset(
             "for each identity, CIFAR's folder, or synthetic:IDENTITIESxIMAGES"
         )
     # Records.
+    require_regular_file(folder)
     if folder.is_file() or any(folder.glob("*.rec")):
         _require_train(path, split)
         return RecordDataset(folder, image_size, on_bad_record, resize)

@@ -19,7 +19,7 @@ from facekd.data.recordio.headers import RecordHeaders, gather_headers, read_hea
 from facekd.data.recordio.index import MIN_ROWS
 from facekd.errors import RecordError
 from facekd.utils.array_cache import load_cached, save_cached
-from facekd.utils.files import stamp_of
+from facekd.utils.files import require_regular_file, stamp_of
 
 Layout = Literal["insightface", "im2rec"]
 
@@ -315,6 +315,7 @@ def find_rec(path: str | os.PathLike[str]) -> Path:
         RecordError: there is none, or several and none is `train.rec`.
     """
     path = Path(path)
+    require_regular_file(path)
     if path.is_file():
         return path
     if not path.is_dir():

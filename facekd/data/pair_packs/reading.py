@@ -9,6 +9,7 @@ from facekd.data.pair_packs.npz_file import parse_native_pair_pack
 from facekd.data.pair_packs.pair_pack import PairPack, validate_pairs
 from facekd.data.pair_packs.unpickler import RefusedGlobalError, load_pairs
 from facekd.errors import DataError
+from facekd.utils.files import require_regular_file
 
 ZIP_START = b"PK\x03\x04"
 
@@ -32,6 +33,7 @@ def read_pair_pack(path: str | os.PathLike[str]) -> PairPack:
     """
     # facekd's own packs are zip archives.
     path = Path(path)
+    require_regular_file(path)
     content = path.read_bytes()
     if content.startswith(ZIP_START):
         return parse_native_pair_pack(content, str(path))

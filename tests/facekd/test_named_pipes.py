@@ -1,0 +1,84 @@
+"""A named pipe in place of a file, at which opening would wait for ever: every verb says what it is, in one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from facekd.cli import main
+from facekd.errors import DataError
+from facekd.utils.files import require_regular_file
+
+
+@pytest.fixture(autouse=True)
+def a_verb_that_waits_fails() -> Iterator[None]:
+    def give_up(*_: object) -> None:
+        raise AssertionError("it waits for ever")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "data pack {}.lst out",
+        "data convert {}.rec out",
+        "data convert {}.tar out",
+        "data convert {}.tsv out",
+        "data inspect {}.rec",
+        "data index {}.rec",
+        "data align . ../out --landmarks {}.txt",
+        "data align . ../out --detector {}.onnx",
+        "data make-pairs . out.bin --pairs {}.txt",
+        "data make-pairs . out.bin --pairs {}.mat",
+        "evaluate lfw --model m.onnx --pairs {}.bin --output out",
+        "evaluate folder --model {}.onnx --images . --output out",
+        "evaluate classification --model {}.pt --data . --output out",
+        "train {}.yaml",
+        "train --data.train {}.rec --output out",
+        "study {}.yaml",
+        "export {}.pt --output out.onnx",
+        "import {}.pth --output out.pt",
+    ],
+)
+def test_a_named_pipe_is_named(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "photo.jpg").write_bytes(b"x")
+    pipe = next(word for word in words.split() if "{}" in word).format("pipe")
+    os.mkfifo(pipe)
+    assert main(words.format("pipe").split()) == 2
+    assert f"error: {pipe}: is a named pipe, and a file is needed; write" in capsys.readouterr().err
+
+
+def test_a_listed_image_that_is_a_pipe_is_a_bad_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "1.jpg")
+    (tmp_path / "a.lst").write_text("1\t1.jpg\t0\n")
+    assert main(["data", "pack", str(tmp_path / "a.lst"), str(tmp_path / "out")]) == 2
+    assert f"{tmp_path / '1.jpg'}: is a named pipe" in capsys.readouterr().err
+    assert main(["data", "convert", str(tmp_path / "a.lst"), str(tmp_path / "out")]) == 2
+
+
+def test_what_is_refused_and_what_passes(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as stream:
+        stream.bind(str(tmp_path / "s"))
+    for path, kind in ((tmp_path / "s", "a socket"), (Path("/dev/null"), "a device")):
+        with pytest.raises(DataError, match=f"{path}: is {kind}, and a file is needed"):
+            require_regular_file(path)
+    (tmp_path / "f").write_bytes(b"")
+    reading, writing = os.pipe()  # as the shell gives `<(command)`
+    for path in (tmp_path, tmp_path / "f", tmp_path / "absent", f"/dev/fd/{reading}"):
+        require_regular_file(path)
+    os.close(reading)
+    os.close(writing)
