@@ -100,7 +100,14 @@ class Comparison:
         return {
             "data": self.title,
             "protocol": self.protocol,
-            "models": [{"name": one.name, "folder": str(one.folder)} for one in self.models],
+            "models": [
+                {
+                    "name": one.name,
+                    "folder": str(one.folder),
+                    "assumed": (one.result.get("model") or {}).get("assumed", []),
+                }
+                for one in self.models
+            ],
             "differences": tested or None,
             "about": self.about,
         }
@@ -185,7 +192,7 @@ def summary_table(models: list[Evaluated]) -> Table:
             columns.append([percent(mean["tpir_at_fpir"][index]["tpir"]) for mean in means])
         head.append("rank-1 %")
         columns.append([percent(mean["rank"][0]["rate"]) for mean in means])
-    rows = [[one.name, *cells] for one, cells in zip(models, zip(*columns, strict=True), strict=True)]
+    rows = [[one.shown_name, *cells] for one, cells in zip(models, zip(*columns, strict=True), strict=True)]
     return Table("Results", head, rows)
 
 
@@ -302,11 +309,11 @@ def _curve(one: Evaluated, scores: np.ndarray | None, is_same: np.ndarray | None
     """Returns the curves of a model: those that it left or, for a pack, those of its scores, if there are any."""
     points = one.result.get("tar_at_far") or []
     if one.result["format"] == IJB_FORMAT:
-        return Curve(one.name, read_curves(one.folder, one.result), points)
+        return Curve(one.shown_name, read_curves(one.folder, one.result), points)
     if scores is None or is_same is None:
-        return Curve(one.name, {}, points)
+        return Curve(one.shown_name, {}, points)
     curve = roc_curve(scores[is_same], scores[~is_same])
-    return Curve(one.name, {"roc_far": curve.far, "roc_tar": curve.tar}, points)
+    return Curve(one.shown_name, {"roc_far": curve.far, "roc_tar": curve.tar}, points)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

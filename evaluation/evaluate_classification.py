@@ -14,10 +14,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from evaluation.provenance import name_with_assumptions
 from evaluation.result_files import CLASSIFICATION_FORMAT, make_result, start_evaluation
 from evaluation.shared_options import add_output_option
 from facekd import __version__
 from facekd.data.datasets import FaceDataset, open_dataset, print_warnings
+from facekd.embedder.model_options import report_preprocessing
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.command_line import COUNT, PROCESSES, CommandParser, real_number
 from facekd.utils.files import sha256_of_file
@@ -54,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.teacher_head:
             raise FacekdError(f"{arguments.model}: gives logits, no embeddings for --teacher-head; name a checkpoint")
         file, model = Path(arguments.model), OnnxClassifier(arguments.model)
+        report_preprocessing(file, model)
     else:
         file = resolve_checkpoint(arguments.model)
         model = open_classifying_model(file, arguments.teacher_head, arguments.mix, device=arguments.device)
@@ -76,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
             "sha256": sha256_of_file(file),
             "embedding_size": model.embedding_size,
             "preprocessing": asdict(model.preprocessing),
+            "assumed": list(getattr(model, "assumed", ())),
             "teacher_head": str(arguments.teacher_head) if arguments.teacher_head else None,
         },
         "data": {
@@ -91,7 +95,8 @@ def main(argv: list[str] | None = None) -> int:
     result = make_result(CLASSIFICATION_FORMAT, RESULT_VERSION, content, "evaluate classification", argv, software)
     start_evaluation(Path(arguments.output))
     finish_results(Path(arguments.output), result)
-    print_heads(heads, f"{arguments.model} on {dataset.name}", len(dataset), dataset.num_classes)
+    named = name_with_assumptions(arguments.model, content["model"])
+    print_heads(heads, f"{named} on {dataset.name}", len(dataset), dataset.num_classes)
     print(f"\nwritten to {arguments.output}")
     return 0
 

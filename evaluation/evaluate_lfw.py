@@ -15,7 +15,7 @@ from rich.console import Console
 
 from evaluation.measures import LFW_FARS, measure_pairs
 from evaluation.metric_options import add_metric_options, check_metric_options
-from evaluation.provenance import describe_model, find_model
+from evaluation.provenance import describe_model, find_model, name_with_assumptions
 from evaluation.result_files import LFW_FORMAT, SUMMARY_FORMAT, make_result, start_evaluation, write_arrays
 from evaluation.results.figures import ScoredPairs, draw_pair_sets
 from evaluation.results.hardest_pairs import draw_hardest_pairs
@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     embedder = open_model(model_file, arguments)
     cache = None if not arguments.cache else arguments.embeddings or output / "embeddings"
     model = describe_model(model_file, embedder)
+    name = name_with_assumptions(Path(arguments.model).name, model)
 
     # Each pack on its own.
     scored: list[ScoredPairs] = []
@@ -86,13 +87,13 @@ def main(argv: list[str] | None = None) -> int:
         if not scored and len(pair_sets) > 1:
             start_evaluation(output, [other.name for other in pair_sets])
         folder = output if len(pair_sets) == 1 else output / pair_set.name
-        _write(folder, pair_set, one, Path(arguments.model).name if arguments.pictures else None)
+        _write(folder, pair_set, one, name if arguments.pictures else None)
         print_lfw_results(result, pair_set.name, result["protocol"]["text"])
         scored.append(one)
 
     # All packs together.
     if len(pair_sets) > 1:
-        _write_summary(output, scored, model, Path(arguments.model).name, arguments.pictures)
+        _write_summary(output, scored, model, name, arguments.pictures)
     print(f"\nwritten to {output}")
     return 0
 
@@ -226,13 +227,14 @@ def _describe_protocol(arguments: argparse.Namespace, pair_set: PairSet) -> dict
     }
 
 
-def _write(folder: Path, pair_set: PairSet, one: ScoredPairs, title: str | None) -> None:
-    """Writes what one pack gives, results.json last; without a title there are no pictures."""
+def _write(folder: Path, pair_set: PairSet, one: ScoredPairs, model: str | None) -> None:
+    """Writes what one pack gives, results.json last; without a name of the model there are no pictures."""
     start_evaluation(folder)
     write_arrays(folder, one.scores)
-    if title is not None:
-        draw_pair_sets(folder / "roc.png", [one], f"{title} on {one.name}")
-        draw_hardest_pairs(folder / "hardest_pairs.png", pair_set, one.scores, one.result["eer_threshold"])
+    if model is not None:
+        draw_pair_sets(folder / "roc.png", [one], f"{model} on {one.name}")
+        threshold = one.result["eer_threshold"]
+        draw_hardest_pairs(folder / "hardest_pairs.png", pair_set, one.scores, threshold, model=model)
     finish_results(folder, one.result)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,6 +38,31 @@ def describe_model(path: str, embedder: Embedder) -> dict[str, Any]:
         "input_arithmetic": getattr(embedder, "input_arithmetic", None),
         "output": getattr(embedder, "output", None),
     }
+
+
+def name_with_assumptions(name: str, model: Mapping[str, Any] | None) -> str:
+    """Returns the name of a model as tables and pictures show it: with what was assumed of it, if anything.
+
+    Args:
+        name: the name.
+        model: the entry `model` of a result, or None.
+    """
+    assumed = (model or {}).get("assumed")
+    return f"{name} (assumed: {', '.join(assumed)})" if assumed else name
+
+
+def describe_assumptions(model: Mapping[str, Any] | None) -> str:
+    """Says which preprocessing of a model was assumed, beside the numbers that depend on it; empty if none was."""
+    assumed = (model or {}).get("assumed")
+    if model is None or not assumed:
+        return ""
+    values = [_as_text(model["preprocessing"][name]) for name in assumed]
+    used = "; ".join(f"{name} {value}" for name, value in zip(assumed, values, strict=True))
+    return f"preprocessing assumed, not recorded: {used}; if that is wrong, the model may be better than these numbers"
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else ", ".join(f"{number:g}" for number in value)
 
 
 def describe_software() -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.provenance import name_with_assumptions
 from evaluation.result_files import IJB_FORMAT, LFW_FORMAT, SUMMARY_FORMAT
 from evaluation.results.page import name_of, read_result
 from evaluation.results.pairs_of_result import ResultPairs
@@ -26,6 +27,11 @@ class Evaluated:
     folder: Path
     result: dict[str, Any]
     file: Path
+
+    @property
+    def shown_name(self) -> str:
+        """Returns the name for tables and pictures, with what was assumed of the model."""
+        return name_with_assumptions(self.name, self.result.get("model"))
 
     @property
     def data(self) -> tuple[str, str]:

@@ -68,9 +68,9 @@ class ScoredPairs:
         return RocLine(label, curve.far, curve.tar, _measured(self.result["tar_at_far"]))
 
 
-def draw_verification(models: Sequence[Curve]) -> Figure:
+def draw_verification(models: Sequence[Curve], title: str = "") -> Figure:
     """Draws ROC and DET side by side, on logarithmic axes."""
-    figure, [left, right] = new_figure(PAIR, columns=2)
+    figure, [left, right] = new_figure(PAIR, columns=2, title=title)
     lines = [model.roc_line() for model in models]
     draw_roc(left, lines, ROC_TITLE)
     _draw_det(right, lines)
@@ -97,7 +97,10 @@ def draw_pair_sets(path: str | os.PathLike[str], sets: Sequence[ScoredPairs], ti
 
 
 def draw_histograms(
-    curves: Mapping[str, np.ndarray], thresholds: Sequence[tuple[str, float]], counts: tuple[int, int]
+    curves: Mapping[str, np.ndarray],
+    thresholds: Sequence[tuple[str, float]],
+    counts: tuple[int, int],
+    title: str = "",
 ) -> Figure:
     """Draws the score densities of both kinds, linear and logarithmic, the second with the thresholds.
 
@@ -105,8 +108,9 @@ def draw_histograms(
         curves: `histogram_edges`, `histogram_genuine`, `histogram_impostor`.
         thresholds: the label and the place of each line.
         counts: how many genuine and impostor comparisons there are, for the legend.
+        title: a heading above both.
     """
-    figure, [left, right] = new_figure(PAIR, columns=2)
+    figure, [left, right] = new_figure(PAIR, columns=2, title=title)
     edges = np.asarray(curves["histogram_edges"], float)
     kinds = []
     for label, color, total in (("impostor", IMPOSTOR_COLOR, counts[1]), ("genuine", GENUINE_COLOR, counts[0])):
@@ -120,7 +124,7 @@ def draw_histograms(
     return figure
 
 
-def draw_identification(models: Sequence[Curve]) -> Figure | None:
+def draw_identification(models: Sequence[Curve], title: str = "") -> Figure | None:
     """Draws CMC and DIR (TPIR over FPIR), one line for each gallery; None if no model has them."""
     lines = [
         (model, name.removeprefix("cmc_"), f"C{number}")
@@ -130,7 +134,7 @@ def draw_identification(models: Sequence[Curve]) -> Figure | None:
     ]
     if not lines:
         return None
-    figure, [left, right] = new_figure(PAIR, columns=2)
+    figure, [left, right] = new_figure(PAIR, columns=2, title=title)
     styles: dict[str, str] = {}
     right_edge, ranks = 1.0, 2
     for model, gallery, color in lines:

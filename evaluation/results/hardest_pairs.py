@@ -15,7 +15,12 @@ HEADING_INCHES = 0.45
 
 
 def draw_hardest_pairs(
-    path: str | os.PathLike[str], pair_set: PairSet, scores: np.ndarray, threshold: float, count: int = 8
+    path: str | os.PathLike[str],
+    pair_set: PairSet,
+    scores: np.ndarray,
+    threshold: float,
+    count: int = 8,
+    model: str = "",
 ) -> None:
     """Writes a PNG of the genuine pairs with the lowest scores and the impostor pairs with the highest.
 
@@ -27,6 +32,7 @@ def draw_hardest_pairs(
         scores: (N,) the score of each pair.
         threshold: pairs on the wrong side of it are marked as errors.
         count: how many pairs of each kind are drawn.
+        model: name of the model, for the title.
     """
     # Choose the pairs and decode their images.
     genuine, impostor = np.flatnonzero(pair_set.is_same), np.flatnonzero(~pair_set.is_same)
@@ -40,7 +46,8 @@ def draw_hardest_pairs(
     size = max(max(image.shape[1:3]) for image in images.values())
     step, gap, heading = size * 1.06, size * 0.22, size * 0.26
     height = 2 * (heading + gap + 2 * step)
-    title = f"{pair_set.name}: the hardest pairs; red: wrong at threshold {threshold:.3f}"
+    whose = f" of {model}" if model else ""
+    title = f"{pair_set.name}: the hardest pairs{whose}; red: wrong at threshold {threshold:.3f}"
     # All images go on one pair of axes, which fills the figure: a subplot for each would cost seconds.
     figure, [axes] = new_figure((INCHES * count, INCHES * height / step + HEADING_INCHES), title=title)
     axes.set_position((0.01, 0.01, 0.98, 1 - HEADING_INCHES / figure.get_figheight()))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.provenance import name_with_assumptions
 from evaluation.result_files import FOLDER_FORMAT, IJB_FORMAT
 from evaluation.results.figures import Curve, draw_histograms, draw_identification, draw_verification
 from evaluation.results.tables import (
@@ -185,20 +186,24 @@ def _markdown(result: dict[str, Any], tables: list[Table]) -> str:
 
 def _pictures(result: dict[str, Any], curves: dict[str, np.ndarray]) -> dict[str, list[Picture]]:
     """Draws the figures of the page, by the title of the table that each follows."""
-    model = Curve(name_of(result), curves, result.get("tar_at_far") or [])
+    name = name_of(result)
+    model = Curve(name, curves, result.get("tar_at_far") or [])
+    # A picture may be shown without its page, so it says itself what was assumed.
+    named = name_with_assumptions(name, result.get("model"))
+    title = named if named != name else ""
     verification, identification = [], []
     if result.get("tar_at_far") and "roc_far" in curves:
         caption = "Grey: fewer than one false accept. The exact operating points, thinned; nothing is interpolated."
-        verification.append(Picture(to_png(draw_verification([model])), caption))
+        verification.append(Picture(to_png(draw_verification([model], title)), caption))
     if result.get("tar_at_far") and "histogram_edges" in curves:
         thresholds = [
             (f"FAR {point['far']:g}", point["threshold"])
             for point in result["tar_at_far"]
             if point["threshold"] is not None
         ]
-        figure = draw_histograms(curves, thresholds, (result["num_genuine"], result["num_impostor"]))
+        figure = draw_histograms(curves, thresholds, (result["num_genuine"], result["num_impostor"]), title)
         verification.append(Picture(to_png(figure), "Scores of both kinds, each with unit area."))
-    figure = draw_identification([model]) if result.get("identification") else None
+    figure = draw_identification([model], title) if result.get("identification") else None
     if figure is not None:
         caption = (
             "Left: the share of mated probes whose mate is among the first. Right: with a threshold, against the false "

@@ -11,6 +11,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from evaluation.provenance import describe_assumptions
 from facekd.pages.tables import Table
 
 VERIFICATION, IDENTIFICATION, DATA = "1:1 verification", "1:N identification", "Data"  # titles of tables
@@ -94,7 +95,12 @@ def rank_table(result: dict[str, Any]) -> Table | None:
 
 
 def summary_of(result: dict[str, Any]) -> str:
-    """Says in one line what was compared, and the EER and AUC."""
+    """Says in one line what was compared, the EER and AUC, and what was assumed of the model."""
+    assumptions = describe_assumptions(result.get("model"))
+    return _what_was_compared(result) + (f" The {assumptions}." if assumptions else "")
+
+
+def _what_was_compared(result: dict[str, Any]) -> str:
     text = f"{result['num_people']:,} people, {result['num_images']:,} images; " if "num_images" in result else ""
     if result.get("rank"):
         text += f"{result['num_people']:,} people, {result['num_gallery']:,} gallery images, "

@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from evaluation.provenance import describe_assumptions
 from evaluation.results.pack_names import PACK_NAMES, pretty_name
 from evaluation.results.tables import interval, percent
 from facekd.pages.tables import Table
@@ -27,6 +28,8 @@ def print_ijb_results(result: dict[str, Any], console: Console | None = None) ->
         f"{dataset['num_faces']:,} faces, {dataset['num_templates']:,} templates, {dataset['num_subjects']:,} subjects "
         f"(from {dataset['subjects_from']})",
     )
+    if assumptions := describe_assumptions(result.get("model")):
+        _say(console, assumptions)
     if result["tar_at_far"] is not None:
         _print_verification(result, console)
     if result["identification"] is not None:
@@ -46,8 +49,10 @@ def print_lfw_results(result: dict[str, Any], title: str, protocol: str, console
     if (pair_set := result.get("pair_set", {})).get("num_genuine_people") is not None:
         of_one = f" of {pair_set['num_genuine_people']:,} people"
         of_two = f" of {pair_set['num_impostor_people_pairs']:,} pairs of people"
+    assumptions = describe_assumptions(result.get("model"))
     lines = [
         f"pairs     {result['num_genuine']:,} genuine{of_one}, {result['num_impostor']:,} impostor{of_two}",
+        *([f"model     {assumptions}"] if assumptions else []),
         f"accuracy  {100 * accuracy['mean']:.2f} % +- {100 * accuracy['std']:.2f} over {len(accuracy['folds'])} folds, "
         f"thresholds {low:.4f} to {high:.4f}",
         f"folds     {_folds_text(accuracy['folds'])}",

@@ -147,13 +147,18 @@ class OnnxClassifier:
     """Runs an ONNX file whose output is logits, from `facekd export` or any other tool, like a `ClassifyingModel`.
 
     Args:
-        path: the ONNX file; it records the preprocessing and the centre crop.
+        path: the ONNX file; one of facekd records the preprocessing and the centre crop.
+
+    Attributes:
+        assumed: names of the preprocessing fields that neither the file nor its graph says.
+        remarks: what its user should know, one sentence each.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._embedder = OnnxEmbedder(path)
         self._file = Path(path)
         self.preprocessing = self._embedder.preprocessing
+        self.assumed, self.remarks = self._embedder.assumed, self._embedder.remarks
         self.center_crop = float(self._embedder.metadata.get("center_crop", 0.0))
         self.resize = False
         self.embedding_size = self._embedder.embedding_size

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from facekd.utils.command_line import COUNT, IMAGE_SIDE, comma_separated, real_number, whole_number
 
@@ -85,7 +85,7 @@ def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = N
     return embedder
 
 
-def report_preprocessing(path: str, embedder: Embedder) -> None:
+def report_preprocessing(path: str | os.PathLike[str], embedder: Any) -> None:
     """Prints what preprocessing was assumed for a model, or found in its graph; of several processes one prints."""
     # A wrong guess only lowers accuracy, so users must see it.
     if int(os.environ.get("RANK", 0)) > 0:

@@ -79,7 +79,7 @@ def _table(results: Mapping[str, Any], pack: str) -> Table:
         own = found.get(method["name"])
         if own is None:
             continue
-        row = [method["name"], str(own["eer"]["n"])]
+        row = [f"{method['name']}{' (preprocessing assumed)' if method['assumed'] else ''}", str(own["eer"]["n"])]
         for measure in (own["eer"], own["accuracy"], *(own["tar_at_far"][number]["tar"] for number in measurable)):
             row += [_value(measure), _difference(measure["difference"])]
         rows.append([*row, _speed(method["cost"])])
@@ -143,6 +143,14 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
             "Training speed: median over the log lines of a run, mean over seeds; after the comma its ratio to "
             f"{results['reference']} of the same seed.{machine}"
         )
+
+    # Models of others, whose numbers depend on a guess.
+    notes += [
+        f"{method['name']}: its model's file does not record {', '.join(method['assumed'])}: assumed; if that is "
+        "wrong, the model may be better than these numbers. The method's `evaluate` takes mean, std and color."
+        for method in results["methods"]
+        if method.get("assumed")
+    ]
 
     # Notes of the study itself.
     notes += [f"{method['name']}: {method['note']}." for method in results["methods"] if method["note"]]

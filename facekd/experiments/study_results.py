@@ -134,6 +134,8 @@ def _summarize(
     }
     if not method.judge:
         return summary
+    own = [result for (name, _), found in evaluated.items() if name == method.name for result in found.values()]
+    summary["assumed"] = sorted({name for result in own for name in (result.get("model") or {}).get("assumed", ())})
     # For each pack the values by seed, their mean, and the difference to the baseline.
     summary["packs"] = {}
     for pack in study.packs:

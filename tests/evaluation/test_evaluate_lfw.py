@@ -350,7 +350,7 @@ def test_a_folder_of_packs_gives_the_table_of_papers(
     head, _, row = ([cell.strip() for cell in line] for line in rows)
     assert head == ["accuracy %", "LFW", "AgeDB-30", "CALFW", "mean"]
     values = [accuracy["lfw"], accuracy["agedb_30"], accuracy["calfw"], sum(accuracy.values()) / 3]
-    assert row == ["quarters.onnx", *(f"{value:.2f}" for value in values)]
+    assert row == ["quarters.onnx (assumed: mean, std, color)", *(f"{value:.2f}" for value in values)]
     assert "AgeDB-30" in capsys.readouterr().out
 
 

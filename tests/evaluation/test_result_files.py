@@ -32,7 +32,8 @@ def lfw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Evaluate packs `easy` and `hard`, or one of them, into one folder; pictures are drawn as text, to save time."""
     monkeypatch.setattr("evaluation.evaluate_lfw.draw_pair_sets", lambda path, sets, _: path.write_text(str(sets)))
     monkeypatch.setattr(
-        "evaluation.evaluate_lfw.draw_hardest_pairs", lambda path, _, scores, *rest: path.write_text(f"{scores} {rest}")
+        "evaluation.evaluate_lfw.draw_hardest_pairs",
+        lambda path, _, scores, *rest, model: path.write_text(f"{scores} {rest}"),
     )
     model = make_model(tmp_path / "quarters.onnx")
     packs = {name: make_pack(tmp_path, noise=noise, name=name) for name, noise in (("easy", 20), ("hard", 90))}

@@ -261,6 +261,19 @@ def test_the_report_of_what_is_there(evaluated: Path, capsys: pytest.CaptureFixt
     assert json.loads((folder / "results.json").read_text())["format"] == "facekd-study"
 
 
+def test_what_was_assumed_of_a_model_is_said_beside_it(evaluated: Path) -> None:
+    file = load_study(evaluated).run_of("outside", 0).verification / "results.json"
+    result = json.loads(file.read_text())
+    file.write_text(json.dumps({**result, "model": {"assumed": ["mean", "std"]}}))
+    assert main(["study", str(evaluated), "--report-only"]) == 0
+    for name in ("results.md", "report.html"):
+        text = (evaluated.parent / name).read_text()
+        assert "outside (preprocessing assumed)" in text and "alone (preprocessing assumed)" not in text
+        assert "does not record mean, std: assumed" in text
+    methods = json.loads((evaluated.parent / "results.json").read_text())["methods"]
+    assert [method["assumed"] for method in methods if "packs" in method] == [[], [], [], [], ["mean", "std"]]
+
+
 def test_scores_of_another_run_are_refused(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = load_study(evaluated)
     assert main(["study", str(evaluated), "--report-only"]) == 0
