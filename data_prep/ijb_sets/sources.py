@@ -197,7 +197,8 @@ def _landmarks_of_aligned(pixels: np.ndarray, where: str) -> np.ndarray:
     height, width = pixels.shape[:2]
     if height != width:
         raise ImageError(
-            f"{where}: is {width}x{height} pixels, so it is not an aligned face; give --landmarks, or align the images"
+            f"{where}: is {width}x{height} pixels, so it is not an aligned face; give --landmarks, or "
+            "align the images (`facekd data align`)"
         )
     return template(width)
 

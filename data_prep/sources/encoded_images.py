@@ -46,8 +46,8 @@ def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
         return content
     if not resize:
         raise ImageError(
-            f"{path}: the image is {width}x{height} and the data set {size}x{size} pixels. Faces have to be aligned "
-            "first; --resize scales them as they are, --size sets another size"
+            f"{path}: the image is {width}x{height} and the data set {size}x{size} pixels. Photographs have "
+            "to be aligned first, by `facekd data align`; --resize scales images as they are, --size sets another size"
         )
     # Scale it: averaging over areas suits shrinking, but makes enlarged images blocky.
     method = cv2.INTER_AREA if height > size else cv2.INTER_CUBIC

@@ -116,7 +116,8 @@ def fit_images(images: np.ndarray, size: int, resize: bool) -> np.ndarray:
     if not resize:
         raise ModelError(
             f"images are {height} x {width}, the model takes {size} x {size}: "
-            "align the faces to that size, or have them scaled (resize=True; --resize on the command line)"
+            "align the faces to that size (`facekd data align`), or have them scaled (resize=True; --resize on the "
+            "command line)"
         )
     import cv2
 

@@ -15,11 +15,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import align_faces, convert_records, inspect_records, pack_records, unpack_records
+from data_prep import (
+    align_faces,
+    convert_records,
+    inspect_records,
+    make_ijb_layout,
+    make_pair_set,
+    pack_records,
+    unpack_records,
+)
 from data_prep.sources.image_lists import list_folder, read_lst_and_kind
 from evaluation.sets.face_folder import FaceFolder
 from facekd.data.datasets import FolderDataset, open_dataset
 from facekd.data.datasets.record_pack import open_record_pack
+from facekd.errors import DataError, ImageError
 from facekd.images.image_files import IMAGE_SUFFIXES
 
 Run = Callable[..., tuple[int, str, str]]
@@ -266,3 +275,17 @@ def test_a_million_files_in_one_folder(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "a.lst").write_text(lines)
     listed, kind = read_lst_and_kind(tmp_path / "a.lst")
     assert kind == "im2rec" and len(listed) == 1_000_000 and listed[-1] == ("Ada/0999999.JPG", 999, 999_999)
+
+
+def test_unaligned_photographs_are_sent_to_align(tmp_path: Path, run: Run) -> None:
+    photo = cv2.imencode(".jpg", np.zeros((40, 60, 3), np.uint8))[1].tobytes()
+    for name in (f"{person}/{number}.jpg" for person in "abcd" for number in (1, 2)):
+        write(tmp_path / "faces", name).write_bytes(photo)
+    for verb, words in ((pack_records, ()), (make_pair_set, ("--sample", 4, "--folds", 2)), (make_ijb_layout, ())):
+        out = tmp_path / ("out.bin" if verb is make_pair_set else verb.__name__)
+        status, _, err = run(verb.main, tmp_path / "faces", out, *words)
+        assert status == 2 and "`facekd data align`" in err and "60x40" in err, err
+    with pytest.raises(DataError, match=r"60x40 pixels, expected 112x112.*aligned first, by `facekd data align`"):
+        open_dataset(tmp_path / "faces", 112)
+    with pytest.raises(ImageError, match=r"1\.jpg: images are 40 x 60.*align the faces to that size \(`facekd data al"):
+        FaceFolder(tmp_path / "faces", 112).decode(0, 1)

@@ -190,7 +190,8 @@ class EncodedDataset(ABC):
     def _advice(self, error: Exception) -> str:
         if isinstance(error, ImageSizeError):
             return (
-                f"; set the image size to that of the data, or have the data resized to {self.image_size} pixels (for "
-                "classification, data.center_crop takes images of any size)"
+                f"; set the image size to that of the data, or have the data resized to {self.image_size} pixels. "
+                "Photographs have to be aligned first, by `facekd data align` (for classification, data.center_crop "
+                "takes images of any size)"
             )
         return "; to go on without such images, set on_bad_record to skip"
