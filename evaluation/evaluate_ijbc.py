@@ -6,7 +6,6 @@ Also `python evaluation/evaluate_ijbc.py`.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -57,6 +56,7 @@ from evaluation.shared_options import add_model_option, add_output_option, add_r
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.command_line import CommandParser
+from facekd.utils.processes import launcher_number
 from facekd.utils.result_folder import finish_results
 from facekd.verification.calibration import calibrate
 
@@ -247,7 +247,7 @@ def _open_embeddings(
     if arguments.embeddings is None:
         flip = arguments.all_protocols or _pooling(arguments, True).flip_augment
         return embed_with_model(arguments, protocol, findings, flip)
-    if int(os.environ.get("RANK", 0)) > 0:
+    if launcher_number("RANK", 0) > 0:
         return None, {}  # several processes were started, but there is nothing to share
     rows = NpyRows(arguments.embeddings, None, arguments.embeddings_flipped, protocol.num_listed)
     status = Path(arguments.embeddings).stat()

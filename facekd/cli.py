@@ -5,6 +5,8 @@ This is the only file that uses facekd, evaluation and data_prep together.
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -75,6 +77,15 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(f"facekd {__version__}")
         return 0
+
+    # torch.distributed.launch adds the rank as an option, and sets it in the environment as well.
+    if local_ranks := [word for word in arguments if re.fullmatch(r"--local[-_]rank(=.*)?", word)]:
+        if "LOCAL_RANK" not in os.environ or "=" not in local_ranks[0]:
+            raise FacekdError(
+                f"{local_ranks[0]} is an option of torch.distributed.launch; facekd finds its rank in the environment: "
+                "start it by `torchrun --nproc_per_node N -m facekd VERB ...`"
+            )
+        return _dispatch([word for word in arguments if word not in local_ranks])
 
     # Find the verb: it has two words or one.
     for words in (2, 1):

@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from facekd.errors import FacekdError
+from facekd.utils.processes import launched_as
 
 Value = TypeVar("Value")
 
@@ -53,10 +54,12 @@ def join_world(device: str = "auto") -> Iterator[World]:
         device: `"auto"` takes the GPU of this process's local rank if there is one, else the CPU.
 
     Raises:
-        FacekdError: this rank has no GPU of its own although the device asks for one, or the others cannot be reached.
+        FacekdError: the environment describes no place among processes, this rank has no GPU of its own although the
+            device asks for one, or the others cannot be reached.
     """
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    chosen = _choose_device(device, int(os.environ.get("LOCAL_RANK", 0)))
+    launched = launched_as()
+    rank, size = launched.rank, launched.size
+    chosen = _choose_device(device, launched.local_rank)
     if size == 1:
         yield World(0, 1, chosen)
         return
@@ -90,7 +93,7 @@ def join_world(device: str = "auto") -> Iterator[World]:
 _RESTARTED = (
     ". Processes that the launcher starts again find each other only if TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is set "
     "for it: set that, and run the same command again"
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
     else ""
 )
 # gloo reports a lost peer by these words, in a plain RuntimeError.
@@ -111,7 +114,8 @@ def _choose_device(device: str, local_rank: int) -> torch.device:
     if (chosen.index or 0) >= torch.cuda.device_count():
         raise FacekdError(
             f"local rank {local_rank} has no GPU {chosen.index}: this machine has {torch.cuda.device_count()}, counted "
-            "from 0; start at most as many processes per node as there are GPUs"
+            "from 0; start at most as many processes per node as there are GPUs (or unset LOCAL_RANK, if no launcher "
+            "set it)"
         )
     torch.cuda.set_device(chosen)
     torch.backends.cudnn.benchmark = True  # batches keep their shape, so searching for the best kernels pays off

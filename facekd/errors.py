@@ -120,9 +120,15 @@ def _file_in_the_way(path: str | bytes | None) -> Path | None:
 
 def _report(message: str) -> None:
     """Prints an error with the rank it comes from, if several processes run together."""
-    if int(os.environ.get("LOCAL_RANK", 0)) > 0:
+    if _rank("LOCAL_RANK") > 0:
         # Processes that train together usually fail alike, and the launcher ends all once the first has failed. By
         # waiting, the others let the first report alone; a process with an error of its own reports it afterwards.
         time.sleep(SECONDS_FOR_THE_FIRST)
-    rank = int(os.environ.get("RANK", 0))
+    rank = _rank("RANK")
     print(f"error: {f'(rank {rank}) ' if rank else ''}{message}", file=sys.stderr, flush=True)
+
+
+def _rank(variable: str) -> int:
+    """Returns a rank that the launcher set in the environment; 0 for none, or for what is no rank."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdecimal() else 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from facekd.errors import DataError
-from facekd.utils.files import require_regular_file, write_text
+from facekd.utils.files import read_text_file, write_text
 
 NUM_ARGUMENTS = {"drop": 1, "drop-identity": 1, "merge": 2}
 
@@ -42,8 +42,7 @@ def read_clean_lists(paths: Sequence[Path]) -> Changes:
     changes = Changes()
     # Numbers behind the action are its arguments; everything after them is evidence and is not read.
     for path in paths:
-        require_regular_file(path)
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        for number, line in enumerate(read_text_file(path).split("\n"), start=1):
             if not line.strip() or line.startswith("#"):
                 continue
             action, *rest = line.strip().split("\t")

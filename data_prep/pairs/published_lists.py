@@ -13,7 +13,7 @@ import numpy as np
 from data_prep.pairs.pair_list import PairList
 from data_prep.sources.image_lists import AGEDB_NAME
 from facekd.errors import DataError
-from facekd.utils.files import require_regular_file
+from facekd.utils.files import read_text_file, require_regular_file
 
 LFW_NAME = re.compile(r"(?P<who>.+)_\d+")
 LAYOUTS = ("lfw", "cfp-fp", "cfp-ff", "two-lines", "names", "agedb")
@@ -41,7 +41,7 @@ def read_pair_list(path: Path, layout: str | None = None) -> PairList:
         from data_prep.pairs.agedb import read_agedb_protocol  # imported here because it needs scipy
 
         return read_agedb_protocol(path)
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    text = read_text_file(path, has_file_names=True)
     rows = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
     rows = [(number, line) for number, line in rows if line and not line.startswith("#")]
     if not rows:
@@ -157,7 +157,7 @@ def _read_cfp(path: Path, layout: str) -> PairList:
     names, is_same, fold_of = [], [], []
     for fold, folder in enumerate(folds):
         for file, same in (("same.txt", True), ("diff.txt", False)):
-            for number, line in enumerate((folder / file).read_text().split(), start=1):
+            for number, line in enumerate(read_text_file(folder / file).split(), start=1):
                 try:
                     i, j = (int(value) for value in line.split(","))
                     names.append((first[i], second[j]))
@@ -174,7 +174,7 @@ def _read_cfp(path: Path, layout: str) -> PairList:
 
 def _read_cfp_images(path: Path) -> dict[int, str]:
     images = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_text_file(path, has_file_names=True).split("\n"), start=1):
         columns = line.split()
         if not columns:
             continue

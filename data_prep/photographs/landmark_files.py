@@ -9,7 +9,7 @@ import numpy as np
 
 from facekd.errors import DataError
 from facekd.images.alignment import NUM_LANDMARKS
-from facekd.utils.files import require_regular_file
+from facekd.utils.files import read_text_file
 
 NUM_VALUES = 2 * NUM_LANDMARKS
 EXPECTED = "expected `name x1 y1 ... x5 y5`, tabs or spaces between, perhaps a score at the end"
@@ -35,8 +35,7 @@ def read_landmarks(path: Path) -> dict[str, GivenLandmarks]:
         OSError: the file cannot be read.
     """
     found: dict[str, GivenLandmarks] = {}
-    require_regular_file(path)
-    text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    text = read_text_file(path, has_file_names=True)
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip() or line.startswith("#"):
             continue

@@ -11,7 +11,7 @@ from facekd.errors import DataError, ImageError
 from facekd.images.decoding import decode_rgb
 from facekd.images.encoding import encode_jpeg
 from facekd.images.heif import AVIF_BRANDS, is_heif
-from facekd.utils.files import require_regular_file
+from facekd.utils.files import encoding_hint, require_regular_file
 
 
 def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
@@ -33,7 +33,7 @@ def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
     except DataError as error:
         raise ImageError(str(error)) from error
     except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such image, though it is listed") from error
+        raise ImageError(f"{path}: no such image, though it is listed{encoding_hint(str(path))}") from error
     except OSError as error:  # a link to itself, no permission: no reason to lose the other images
         raise ImageError(f"{path}: {error.strerror}") from error
     # Decode it, and check its size.

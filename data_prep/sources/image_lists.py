@@ -11,7 +11,7 @@ from typing import NamedTuple
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.errors import DataError
 from facekd.images.image_files import Reason, list_by_folder
-from facekd.utils.files import require_regular_file
+from facekd.utils.files import read_text_file
 
 AGEDB_NAME = re.compile(r"\d+_(?P<who>.+)_(?P<age>\d+)_(?P<sex>[mfMF])")
 
@@ -94,8 +94,7 @@ def read_lst_and_kind(path: Path) -> tuple[list[ListedImage], str]:
     kind = None
     if path.suffix.lower() == ".rec":
         raise DataError(f"{path}: is RecordIO already; `facekd data unpack` makes folders of images of it")
-    require_regular_file(path)
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="surrogateescape").split("\n"), start=1):
+    for number, line in enumerate(read_text_file(path, has_file_names=True).split("\n"), start=1):
         line = line.rstrip("\r")
         if not line.strip():
             continue
@@ -193,7 +192,7 @@ def names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
         order = (pack.image_keys - 1).tolist()  # line n, counted from 1, is key n
     else:
         # The first column of im2rec is the key; lines and records may both be shuffled.
-        lines = lst_path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        lines = read_text_file(lst_path, has_file_names=True).split("\n")
         line_of_key = {line.partition("\t")[0]: number for number, line in enumerate(filter(str.strip, lines))}
         order = [line_of_key.get(str(key), -1) for key in pack.image_keys.tolist()]
     if min(order) < 0 or max(order) >= len(listed):

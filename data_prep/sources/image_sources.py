@@ -21,7 +21,7 @@ from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
 from facekd.errors import DataError
 from facekd.images.image_files import IMAGE_SUFFIXES
-from facekd.utils.files import require_regular_file
+from facekd.utils.files import read_text_file, require_regular_file
 
 LABEL_SUFFIXES = (".cls", ".json")
 
@@ -299,7 +299,7 @@ def read_tsv(path: Path) -> list[ListedImage]:
         DataError: a line has another form.
     """
     rows: list[tuple[str, str]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n"), start=1):
+    for number, line in enumerate(read_text_file(path, has_file_names=True).split("\n"), start=1):
         columns = line.rstrip("\r").split("\t")
         if columns == [""]:
             continue

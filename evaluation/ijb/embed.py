@@ -18,6 +18,7 @@ from evaluation.ijb.protocol import IjbProtocol
 from evaluation.provenance import describe_model, find_model
 from facekd.embedder.model_options import open_model
 from facekd.utils.command_line import THREADS
+from facekd.utils.processes import launched_as
 
 
 def add_embedding_options(parser: argparse.ArgumentParser) -> None:
@@ -79,8 +80,9 @@ def _together() -> Iterator[tuple[Share, Any]]:
 
     The processes are those that torch.distributed.run started, or this one alone.
     """
-    size, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
-    if size == 1:
+    launched = launched_as()
+    local = launched.local_rank
+    if launched.size == 1:
         yield Share(), lambda: None
         return
     # Give each process one GPU, before any library counts them: every library then sees only that one.

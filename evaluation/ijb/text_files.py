@@ -6,6 +6,7 @@ megabyte of text at a time: three times faster than numpy's own readers, and wit
 
 from __future__ import annotations
 
+import codecs
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ MAX_MMAP_THRESHOLD = 30 << 20  # bytes; mallopt(3): glibc raises M_MMAP_THRESHOL
 SHORTEST_PAIR = 6  # bytes of the shortest line: two digits, a label, two spaces and a newline
 POWERS_OF_TEN = np.array([10.0**digits for digits in range(DIGITS_IN_A_WORD + 1)])
 LONGEST_NAME = 64  # bytes of a name that the fast parser takes
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = codecs.BOM_UTF8
 Columns = tuple[np.ndarray, ...]
 
 
@@ -118,7 +119,14 @@ def _split_lines(path: Path) -> list[tuple[int, bytes]]:
 
 
 def _text_of(path: Path) -> bytes:
-    return path.read_bytes().removeprefix(BYTE_ORDER_MARK)
+    text = path.read_bytes()
+    _refuse_utf16(path, text[:2])
+    return text.removeprefix(BYTE_ORDER_MARK)
+
+
+def _refuse_utf16(path: Path, start: bytes) -> None:
+    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise DataError(f"{path}: is UTF-16; convert it by `iconv -f UTF-16 -t UTF-8`")
 
 
 def _subject_columns(header: bytes) -> list[int]:
@@ -179,6 +187,7 @@ def _parse_runs(
     # Until glibc has seen a block of this size freed, it returns memory to the system and requests it for every run.
     np.empty(MAX_MMAP_THRESHOLD, np.uint8)
     with path.open("rb", buffering=0) as file, ThreadPoolExecutor(min(4, usable_cores())) as pool:
+        _refuse_utf16(path, os.pread(file.fileno(), 2, 0))
 
         def parse(bounds: tuple[int, int]) -> Columns:
             begin, end = bounds

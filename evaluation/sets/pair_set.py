@@ -15,7 +15,7 @@ from facekd.data.pair_packs.pair_pack import PairPack, decode_images
 from facekd.data.pair_packs.people import PeopleCompared, count_people, warn_of_few_people
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.errors import DataError, InputError
-from facekd.utils.files import require_regular_file
+from facekd.utils.files import read_text_file
 from facekd.verification import balanced_folds, fold_indices
 from facekd.verification.kfold import describe_fold, one_kind_folds
 from facekd.verification.label_consistency import contradicted_impostors
@@ -199,11 +199,7 @@ def read_subjects(path: str | os.PathLike[str], is_same: np.ndarray, pack_path: 
     """
     # One line for each pair; blank lines at the end are ignored.
     path = Path(path)
-    require_regular_file(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not text: {error}; expected lines nameA<TAB>nameB<TAB>label") from error
+    lines = read_text_file(path).split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
     if len(lines) != len(is_same):

@@ -9,6 +9,7 @@ from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.data.datasets.subset_dataset import hold_out
 from facekd.data.loading.block_shuffle import BlockShuffle
 from facekd.errors import ConfigError
+from facekd.utils.config_files import path_field
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class DataConfig:
             encoded anew; otherwise that is an error.
     """
 
-    train: str = ""
+    train: str = path_field()
     image_size: int = 112
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)

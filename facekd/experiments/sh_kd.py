@@ -19,7 +19,7 @@ from typing import Any, Literal
 from facekd.errors import ConfigError, run_verb
 from facekd.experiments.command_runner import CompletedSteps, Step, as_options, run_steps
 from facekd.training.config import TrainConfig
-from facekd.utils.config_files import config_keys, file_first, flatten, parse_config, require
+from facekd.utils.config_files import config_keys, file_first, flatten, parse_config, path_field, require
 from facekd.utils.config_help import show_short_help
 from facekd.utils.locks import folder_lock
 
@@ -61,7 +61,7 @@ class StageFile:
         config: keys of the verb, in sections or dotted, that override the recipe.
     """
 
-    recipe: str | None = ""
+    recipe: str | None = path_field()
     config: dict[str, Any] | None = None
 
 
@@ -79,7 +79,7 @@ class PipelineFile:
         distilled: the new student.
     """
 
-    output: str = ""
+    output: str = path_field()
     head: Literal["shared", "free"] = "shared"
     processes: int = 1
     base: dict[str, Any] | None = None

@@ -17,12 +17,12 @@ from typing import Any
 
 from facekd.errors import ConfigError
 from facekd.experiments.command_runner import Step, as_options, as_word
-from facekd.utils.config_files import parse_config
+from facekd.utils.config_files import expand_path, parse_config
 from facekd.utils.suggestions import did_you_mean
 
 VERBS = ("train", "distill")
 SET_BY_STUDY = ("model", "pairs", "names", "output", "threads")  # options of the evaluation that no file may give
-REFERENCE = re.compile(r"\{([A-Za-z0-9][A-Za-z0-9_.-]*)(?:@(\d+))?\}")
+REFERENCE = re.compile(r"(?<!\$)\{([A-Za-z0-9][A-Za-z0-9_.-]*)(?:@(\d+))?\}")
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,8 @@ class Study:
         """
         steps: list[Step] = []
         for number, command in enumerate(self.prepare, start=1):
-            words = tuple(shlex.split(command.replace("{study}", shlex.quote(str(self.output)))))
+            split = [expand_path(word, f"prepare {number}") for word in shlex.split(command)]
+            words = tuple(word.replace("{study}", str(self.output)) for word in split)
             before = tuple(step.title for step in steps)
             makes = Path(words[words.index("--output") + 1]) if "--output" in words[:-1] else self.output
             title = f"prepare {number}: {' '.join(words[:2])}"

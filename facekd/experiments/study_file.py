@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from facekd.errors import ConfigError
 from facekd.experiments.study_config import SET_BY_STUDY, Method, Pack, Study
-from facekd.utils.config_files import flatten, parse_config, require
+from facekd.utils.config_files import flatten, parse_config, path_field, require
 from facekd.utils.config_help import show_short_help
 from facekd.utils.suggestions import did_you_mean
 
@@ -62,8 +62,8 @@ class PackFile:
         names: the list the pack was made from; empty if there is none.
     """
 
-    pairs: str
-    names: str | None = ""
+    pairs: str = path_field(MISSING)
+    names: str | None = path_field()
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ class MethodFile:
     """
 
     verb: Literal["train", "distill", ""] = ""
-    recipe: str | None = ""
+    recipe: str | None = path_field()
     config: dict[str, Any] | None = None
     seeds: tuple[int, ...] | None = None
     judge: bool = True
     note: str | None = ""
-    model: str | None = ""
+    model: str | None = path_field()
     evaluate: dict[str, Any] | None = None
 
 
@@ -110,13 +110,13 @@ class StudyFile:
         report_only: report what is there, run nothing.
     """
 
-    output: str = ""
+    output: str = path_field()
     title: str | None = ""
     seeds: tuple[int, ...] = ()
     reference: str = ""
     base: dict[str, Any] | None = None
     prepare: tuple[str, ...] | None = ()
-    packs: tuple[str | PackFile, ...] = field(default=(), metadata={"entries": PackFile})
+    packs: tuple[str | PackFile, ...] = field(default=(), metadata={"entries": PackFile, "path": True})
     evaluate: dict[str, Any] | None = None
     methods: dict[str, MethodFile] = field(default_factory=dict, metadata={"entries": MethodFile})
     jobs: int = 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from facekd.utils.config_files import path_field
+
 
 @dataclass(frozen=True)
 class TeacherConfig:
@@ -23,9 +25,9 @@ class TeacherConfig:
         embedding_output: output that is the embedding, for an ONNX file that has several.
     """
 
-    model: str = ""
-    head: str = ""
-    cache: str = ""
+    model: str = path_field()
+    head: str = path_field()
+    cache: str = path_field()
     cache_despite_augmentation: bool = False
     resize: bool = False
     mean: tuple[float, float, float] | None = None

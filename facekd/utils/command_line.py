@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -55,6 +56,11 @@ def comma_separated(parse: Callable[[str], float], example: str) -> Callable[[st
             raise argparse.ArgumentTypeError(f"{error}; several with commas between, such as {example}") from None
 
     return parse_all
+
+
+def _expand_home(word: str) -> str:
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + equals + (os.path.expanduser(value) if value.startswith("~") else value)  # noqa: PTH111
 
 
 def _unexpected(text: str, expected: str) -> argparse.ArgumentTypeError:
@@ -113,8 +119,11 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (`{self.prog} --help` lists the options)\n")
 
     def _checked(self, args: Sequence[str] | None) -> list[str]:
-        """Refuses an option that does not exist, because argparse would first complain of what else is missing."""
-        words = sys.argv[1:] if args is None else list(args)
+        """Refuses an option that does not exist, because argparse would first complain of what else is missing.
+
+        Also expands `~` at the beginning of a word or value, which a shell leaves in `--output=~/x` and in quotes.
+        """
+        words = [_expand_home(word) for word in (sys.argv[1:] if args is None else args)]
         known = [name for name in self._option_string_actions if name.startswith("--")]
         for word in words[: words.index("--")] if "--" in words else words:
             option = word.partition("=")[0]

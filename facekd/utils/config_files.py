@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
 import sys
+import tempfile
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from facekd.errors import ConfigError, FacekdError
-from facekd.utils.files import require_regular_file
-from facekd.utils.suggestions import did_you_mean, nearest
+from facekd.utils.files import read_text_file, require_regular_file
+from facekd.utils.suggestions import did_you_mean, nearest, verb_of_keys, why_no_config
 
 Config = TypeVar("Config")
 
@@ -32,6 +35,58 @@ def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
 def check_number(key: str, value: float, is_good: bool, wanted: str) -> None:
     """Raises a ConfigError that names the key unless `value` is finite and good, such as "at least 0"."""
     require(math.isfinite(value) and is_good, f"{key} = {value}: give a number that is {wanted}")
+
+
+def path_field(default: Any = "") -> Any:
+    """Returns a field of a config that holds a path, or several; `parse_config` expands `~` and `$VAR` in it."""
+    return field(default=default, metadata={"path": True})
+
+
+def expand_path(path: str, key: str) -> str:
+    """Returns a path with `$VAR` and `${VAR}` replaced, `$$` meaning one `$`, and then a leading `~`.
+
+    Args:
+        path: as the user wrote it.
+        key: where, for messages.
+
+    Raises:
+        ConfigError: there is no such variable, or no such user.
+    """
+
+    def value_of(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name and not os.environ.get(name):
+            raise ConfigError(
+                f"{key} is {path!r}, and the environment variable {name} is not set: set it, or write $$ for a plain $"
+            )
+        return os.environ[name] if name else "$"
+
+    found = re.sub(r"\$(?:\$|([A-Za-z_]\w*)|\{(\w+)\})", value_of, path)
+    expanded = os.path.expanduser(found)  # noqa: PTH111 - Path would drop a trailing slash and the dot of ./~
+    if expanded == found and found.startswith("~"):
+        raise ConfigError(f"{key} is {path!r}, and there is no such user; write ./{found} for a folder of that name")
+    return expanded
+
+
+def _expand_paths(values: Any, config_class: type, origin: Callable[[str], str], prefix: str = "") -> None:
+    """Expands, in place, the paths among parsed values: those of `path_field`s, in sections and entries as well."""
+
+    def expanded(value: Any, key: str) -> Any:
+        if isinstance(value, tuple | list):
+            return type(value)(expanded(one, key) for one in value)
+        return expand_path(value, origin(key) + key) if isinstance(value, str) else value
+
+    for item in fields(config_class):
+        key, value = prefix + item.name, values[item.name]
+        if item.metadata.get("path"):
+            values[item.name] = value = expanded(value, key)
+        if "entries" in item.metadata:
+            entries = value.items() if isinstance(value, dict) else enumerate(value)
+            for name, entry in entries:
+                if not isinstance(entry, str):
+                    _expand_paths(entry, item.metadata["entries"], origin, f"{key}.{name}.")
+        elif callable(item.default_factory) and is_dataclass(default := item.default_factory()):
+            _expand_paths(value, type(default), origin, f"{key}.")
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -70,7 +125,7 @@ def parse_config(
 
     # One parser holds the options of all sections.
     words = sys.argv[1:] if argv is None else argv
-    argv = file_first(["--help" if word == "--help-all" else word for word in words])
+    argv = _config_first(["--help" if word == "--help-all" else word for word in words])
     example = "" if epilog else f"\n\nexample: {prog} configs/debug.yaml --seed 1"
     parser = ArgumentParser(
         prog=prog,
@@ -87,12 +142,14 @@ def parse_config(
     file, keys_of_file = None, set()
     if argv and not argv[0].startswith("-"):
         file = Path(argv[0])
-        content = _read_yaml(file, config_class)
+        content = _read_yaml(file, config_class, prog)
         given_as_options = {word[2:].partition("=")[0] for word in argv[1:] if word.startswith("--")}
         keys_of_file = {*content, *flatten(content)} - given_as_options  # an option replaces the file's value
-        argv = ["--config", argv[0], *argv[1:]]
     try:
-        values = parser.instantiate(parser.parse_args(argv))
+        with _as_plain_utf8(file) as plain:
+            parsed = parser.parse_args(argv if plain is None else ["--config", str(plain), *argv[1:]])
+        _expand_paths(parsed, config_class, lambda key: f"{file}: " if key in keys_of_file else "")
+        values = parser.instantiate(parsed)
         return config_class(**{item.name: values[item.name] for item in fields(config_class)})  # type: ignore[arg-type]
     except FacekdError:
         raise
@@ -110,19 +167,48 @@ def file_first(argv: Sequence[str]) -> list[str]:
     return list(argv)
 
 
-def _read_yaml(path: Path, config_class: type) -> dict[str, Any]:
+def _config_first(argv: Sequence[str]) -> list[str]:
+    """Returns the words with `--config FILE` at their beginning as plain FILE, and a `~` in it expanded."""
+    words = file_first(argv)
+    if words and words[0].startswith("--config="):
+        words[0] = words[0].partition("=")[2]
+    elif len(words) > 1 and words[0] == "--config":
+        del words[0]
+    if words and not words[0].startswith("-"):
+        words[0] = os.path.expanduser(words[0])  # noqa: PTH111
+    return words
+
+
+@contextlib.contextmanager
+def _as_plain_utf8(path: Path | None) -> Iterator[Path | None]:
+    """Yields a file for jsonargparse, which reads plain UTF-8 alone: the file itself, or a copy for the time."""
+    if path is None or path.read_bytes() == (text := read_text_file(path, error=ConfigError)).encode():
+        yield path
+        return
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as copy:
+        copy.write(text)
+        copy.flush()
+        yield Path(copy.name)
+
+
+def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:
     """Reads a file and checks that it is one, and that its sections and entries are, before its keys are parsed."""
     import yaml
 
     require_regular_file(path)
+    if problem := why_no_config(path, prog):
+        raise ConfigError(f"{path} {problem}")
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file; configs/ holds examples to start from")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(read_text_file(path, error=ConfigError))
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds no configuration; expected lines such as `output: runs/mine`")
+    verb = verb_of_keys([str(key) for key in content], [item.name for item in fields(config_class)])
+    if verb is not None and verb != prog:
+        raise ConfigError(f"{path} is a configuration of `{verb}`, not of `{prog}`; run `{verb} {path}`")
     for item in fields(config_class):
         found = content.get(item.name, {})
         is_section = callable(item.default_factory) and is_dataclass(item.default_factory())
@@ -232,10 +318,23 @@ def _plain(value: Any) -> Any:
 
 
 def to_yaml(config: Any) -> str:
-    """Writes a config as YAML that `parse_config` reads back."""
+    """Writes a config as YAML that `parse_config` reads back; its paths are expanded, and mean the same anywhere."""
     import yaml
 
-    return yaml.safe_dump(to_plain(config), sort_keys=False)
+    plain = to_plain(config)
+    _protect_paths(plain, type(config))
+    return yaml.safe_dump(plain, sort_keys=False)
+
+
+def _protect_paths(plain: dict[str, Any], config_class: type) -> None:
+    """Doubles, in place, each `$` in the paths of a plain config, so that `expand_path` gives it back."""
+    for item in fields(config_class):
+        value = plain[item.name]
+        if item.metadata.get("path"):
+            paths = [one.replace("$", "$$") for one in ([value] if isinstance(value, str) else value)]
+            plain[item.name] = paths[0] if isinstance(value, str) else paths
+        elif callable(item.default_factory) and is_dataclass(default := item.default_factory()):
+            _protect_paths(value, type(default))
 
 
 def with_defaults(plain: dict[str, Any], config_class: type) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def short_help(config_class: type, prog: str, description: str, main_keys: Mappi
     leaves = leaf_defaults(config_class)
     lines = [f"usage: {prog} CONFIG.yaml [--key value ...]", "", description, ""]
     lines += [
-        "A key is a line of CONFIG.yaml or an option; options win.",
+        "A key is a line of CONFIG.yaml or an option; options win. Paths take ~ and $VAR.",
         "What most people set, with defaults in brackets:",
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import json
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from facekd.errors import DataError, FacekdError
+
+CONVERT = "convert it, such as by `iconv -f LATIN1 -t UTF-8`"
 
 
 def require_regular_file(path: str | os.PathLike[str]) -> None:
@@ -110,6 +113,51 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         stream.write(text.encode())
 
 
+def read_text_file(
+    path: str | os.PathLike[str], *, has_file_names: bool = False, error: type[FacekdError] = DataError
+) -> str:
+    r"""Reads a text that a person or another tool has written, with `\n` at the ends of its lines.
+
+    UTF-8 with or without a byte order mark is understood, and UTF-16 and UTF-32 with one. Split the text at `\n`:
+    `splitlines` splits at characters within names as well.
+
+    Args:
+        path: the file.
+        has_file_names: the text may hold names of files, which on Linux are any bytes: those that are not UTF-8 become
+            surrogates, as in Python's own file names.
+        error: class of the error.
+
+    Raises:
+        FacekdError: of class `error`, if the text has another encoding; it names the line.
+        OSError: the file is missing or cannot be read.
+    """
+    require_regular_file(path)
+    content = Path(path).read_bytes()
+    # UTF-32 first: its mark begins like that of UTF-16.
+    marks = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be"}
+    marks |= {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+    mark, encoding = next(((mark, name) for mark, name in marks.items() if content.startswith(mark)), (b"", "utf-8"))
+    is_utf8 = encoding == "utf-8"
+    if is_utf8 and 0 in content:
+        number = content.count(b"\n", 0, content.index(0)) + 1
+        advice = CONVERT.replace("LATIN1", "UTF-16LE")
+        raise error(f"{path}: is not text: line {number} has a zero byte; if it is UTF-16, {advice}")
+    try:
+        text = content[len(mark) :].decode(encoding, "surrogateescape" if has_file_names and is_utf8 else "strict")
+    except UnicodeDecodeError as cause:
+        number = content[len(mark) :][: cause.start].decode(encoding, "replace").count("\n") + 1
+        if not is_utf8:
+            raise error(f"{path}: begins as {encoding[:6].upper()} and is not that at line {number}") from cause
+        raise error(f"{path}: is not UTF-8 at line {number}; {CONVERT}") from cause
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def encoding_hint(name: str) -> str:
+    """Returns advice for the message that a listed file does not exist, if its name is not UTF-8; else nothing."""
+    is_utf8 = all(not 0xDC80 <= ord(letter) <= 0xDCFF for letter in name)
+    return "" if is_utf8 else f". Its list is not UTF-8: {CONVERT}"
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Writes `json_bytes` atomically."""
     with atomic_open(path) as stream:
@@ -143,7 +191,7 @@ def read_json(
         OSError: the file is missing or cannot be read.
     """
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_bytes())  # in any encoding of Unicode
     except (ValueError, RecursionError) as cause:  # a wrong byte is a ValueError, too
         raise error(f"{path}: damaged, not {what} (is not JSON: {cause}); {remedy}") from cause
     if not isinstance(value, dict):

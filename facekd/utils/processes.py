@@ -15,10 +15,66 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO
+
+from facekd.errors import FacekdError
 
 VARIABLE = "FACEKD_ENDS_WITH_STDIN"
 SECONDS_OF_ONE_STOP = 2.0  # stop signals that arrive within this time count as one request
+
+
+@dataclass(frozen=True)
+class LaunchedAs:
+    """Says which of the processes that a launcher started together this one is: `rank` of `size`."""
+
+    rank: int
+    size: int
+    local_rank: int  # among those on this machine
+
+
+def launched_as() -> LaunchedAs:
+    """Returns this process's place as torch.distributed.run describes it in the environment; without it, one of one.
+
+    Raises:
+        FacekdError: the variables are no numbers, or describe no place: one of them is left over, or missing.
+    """
+    rank, size, local_rank = (
+        launcher_number("RANK", 0),
+        launcher_number("WORLD_SIZE", 1),
+        launcher_number("LOCAL_RANK", 0),
+    )
+    advice = (
+        "start the processes by `torchrun --nproc_per_node N -m facekd ...`, or unset RANK, WORLD_SIZE and LOCAL_RANK "
+        "to run one alone"
+    )
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if size > 1 and missing:
+        raise FacekdError(f"the environment says WORLD_SIZE={size}, but not {' and '.join(missing)}: {advice}")
+    if size < 1 or not 0 <= rank < size or local_rank < 0:
+        said = "" if os.environ.get("WORLD_SIZE") else " (WORLD_SIZE is not set)"
+        raise FacekdError(
+            f"the environment says RANK={rank}, WORLD_SIZE={size}{said}, LOCAL_RANK={local_rank}, and ranks count from "
+            f"0 to WORLD_SIZE - 1: {advice}"
+        )
+    if size > 1:
+        launcher_number("MASTER_PORT", 0)
+    return LaunchedAs(rank, size, local_rank)
+
+
+def launcher_number(name: str, default: int) -> int:
+    """Returns the whole number in an environment variable of the launcher; `default` if it is unset or empty.
+
+    Raises:
+        FacekdError: it holds something else.
+    """
+    text = os.environ.get(name) or str(default)
+    try:
+        return int(text)
+    except ValueError:
+        raise FacekdError(
+            f"the environment variable {name} should be a whole number, and is {text!r}: unset it"
+        ) from None
 
 
 def start_tied(

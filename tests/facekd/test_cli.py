@@ -140,3 +140,32 @@ def test_a_file_in_the_place_of_a_folder_is_named(
     assert run_verb(lambda: (file / below).mkdir(parents=True, exist_ok=True)) == 2
     assert capsys.readouterr().err.startswith(f"error: {file} is a file, and a folder is needed there")
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "words", [["--local-rank=0", "train"], ["train", "--local_rank=0"], ["train", "--local-rank", "0"]]
+)
+def test_the_option_of_the_old_launcher_is_explained(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "is an option of torch.distributed.launch" in said and "torchrun" in said and said.count("\n") == 1
+
+
+def test_the_old_launcher_itself_is_understood(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert main(["--local-rank=0", "train", "--output", "x"]) == 2
+    assert "data.train is empty" in capsys.readouterr().err
+
+
+def test_an_error_is_reported_whatever_the_environment_holds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "x")
+    monkeypatch.setenv("LOCAL_RANK", "y")
+    assert main(["train"]) == 2
+    assert capsys.readouterr().err.startswith("error: ")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Literal, Protocol, runtime_checkable
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.images.crops import ResizedCrop
+from facekd.utils.processes import launcher_number
 
 OnBadRecord = Literal["fail", "skip"]
 
@@ -65,7 +65,7 @@ class FaceDataset(Protocol):
 
 def print_warnings(dataset: FaceDataset) -> None:
     """Prints the warnings of a data set to the terminal; of processes that run together only rank 0 does."""
-    if int(os.environ.get("RANK", 0)) == 0:
+    if launcher_number("RANK", 0) == 0:
         for warning in dataset.warnings:
             print(f"warning: {dataset.name}: {warning}", file=sys.stderr)
 

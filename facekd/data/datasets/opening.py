@@ -55,6 +55,16 @@ def open_dataset(
             f"no data at {path}; expected a .rec file, a folder that holds one, a folder with a subfolder of images "
             "for each identity, CIFAR's folder, or synthetic:IDENTITIESxIMAGES"
         )
+    if folder.suffix == ".bin":
+        raise DataError(f"{path}: is a verification pack, not training images; it belongs in validation.packs")
+    is_tar = (
+        ".tar" in folder.suffixes if folder.is_file() else any(folder.glob("*.tar")) and not any(folder.glob("*.rec"))
+    )
+    if is_tar:
+        raise DataError(
+            f"{path}: tar files are for other loaders, and facekd trains on records: make some with `facekd data "
+            f"convert {path} OUT`, and give OUT"
+        )
     # Records.
     require_regular_file(folder)
     if folder.is_file() or any(folder.glob("*.rec")):

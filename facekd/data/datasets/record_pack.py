@@ -17,9 +17,9 @@ from facekd.data.recordio import RecordReader
 from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, unpack, unpack_labelled
 from facekd.data.recordio.headers import RecordHeaders, gather_headers, read_headers
 from facekd.data.recordio.index import MIN_ROWS
-from facekd.errors import RecordError
+from facekd.errors import DataError, RecordError
 from facekd.utils.array_cache import load_cached, save_cached
-from facekd.utils.files import require_regular_file, stamp_of
+from facekd.utils.files import read_text_file, require_regular_file, stamp_of
 
 Layout = Literal["insightface", "im2rec"]
 
@@ -335,7 +335,11 @@ def read_property(path: Path, warnings: list[str]) -> dict[str, Any] | None:
     """Reads the `property` file: `num_classes,height,width`. Lines that some tools add after it are ignored."""
     if not path.is_file():
         return None
-    line = path.read_text(errors="replace").partition("\n")[0].strip()
+    try:
+        line = read_text_file(path).partition("\n")[0].strip()
+    except DataError as error:
+        warnings.append(str(error))
+        return None
     try:
         num_classes, height, width = (int(number) for number in line.split(",")[:3])
     except ValueError:

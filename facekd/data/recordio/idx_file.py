@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -10,7 +11,7 @@ import numpy as np
 
 from facekd.errors import RecordError
 from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_words
-from facekd.utils.files import atomic_open
+from facekd.utils.files import atomic_open, read_text_file
 
 TAB, NEWLINE = b"\t\n"
 BYTES_CHUNK = 1 << 18  # fits in the cache of the processor
@@ -162,7 +163,8 @@ def _parse_any(idx_path: Path) -> tuple[np.ndarray, np.ndarray]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)  # before numpy 2.3 it reads 1.5 as 1, and warns
         try:
-            table = np.loadtxt(idx_path, dtype=np.int64, ndmin=2, comments=None)
+            text = io.StringIO(read_text_file(idx_path, error=RecordError))
+            table = np.loadtxt(text, dtype=np.int64, ndmin=2, comments=None)
         except (ValueError, OverflowError, DeprecationWarning) as error:
             raise RecordError(f"{idx_path} is not an index, which has lines of `key<tab>offset`: {error}") from error
     if table.shape[1] != 2:

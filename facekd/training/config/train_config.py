@@ -20,7 +20,7 @@ from facekd.head.config import HeadConfig
 from facekd.images.config import Augmentation
 from facekd.training.config.optim_config import OptimizerConfig
 from facekd.training.schedule import ScheduleConfig
-from facekd.utils.config_files import require
+from facekd.utils.config_files import path_field, require
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ValidationConfig:
         flip: add the embedding of the mirrored image.
     """
 
-    packs: tuple[str, ...] = ()
+    packs: tuple[str, ...] = path_field(())
     classification: Literal["none", "held_out", "test"] = "none"
     every_images: int = 0
     flip: bool = True
@@ -73,12 +73,12 @@ class TrainConfig:
         tensorboard: also write TensorBoard events.
     """
 
-    output: str = ""
+    output: str = path_field()
     data: DataConfig = field(default_factory=DataConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
-    shared_head: str = ""
+    shared_head: str = path_field()
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     epochs: float = 20.0

@@ -53,6 +53,15 @@ def write(folder: Path, **changes: Any) -> Path:
     return path
 
 
+def test_variables_and_references_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("teacher", "/from the environment")
+    prepare = ["data synthesize --output ${teacher}/x {study}/$teacher"]
+    study = load_study(write(tmp_path, base={"data.train": "${teacher}/x"}, prepare=prepare))
+    words = [step.words for step in study.steps()]
+    assert words[0][3:] == ("/from the environment/x", "runs/study//from the environment")
+    assert next(found for found in words if found[0] == "train")[2] == "${teacher}/x"  # the training expands it
+
+
 def test_a_file_stands_for_commands_seed_by_seed_and_teachers_first(tmp_path: Path) -> None:
     study = load_study(write(tmp_path), "out put")
     steps = study.steps(threads=2)

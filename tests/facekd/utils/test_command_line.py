@@ -64,3 +64,12 @@ def test_the_usage_names_what_must_be_given(capsys: pytest.CaptureFixture[str]) 
 def test_the_nearest_word_ignores_the_kind_of_dash() -> None:
     assert nearest("on-bad-recrd", ["on_bad_record", "output"]) == "on_bad_record"
     assert did_you_mean("qqq", ["output"]) == ""
+
+
+def test_home_is_expanded_where_a_shell_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = make_parser()
+    parser.add_argument("files", nargs="*")
+    parsed = parser.parse_args(["--model=~/m.onnx", "~/a", "b~", "./~/c"])
+    assert (parsed.model, parsed.files) == ("/home/me/m.onnx", ["/home/me/a", "b~", "./~/c"])
+    assert parser.parse_args(["--model", "~"]).model == "/home/me"

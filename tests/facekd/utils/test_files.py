@@ -12,7 +12,9 @@ from facekd.errors import DataError, TrainingError
 from facekd.utils.files import (
     atomic_open,
     atomic_path,
+    encoding_hint,
     read_json,
+    read_text_file,
     sha256_of_file,
     staged_folder,
     stamp_of,
@@ -131,3 +133,32 @@ def test_a_stamp_tells_a_replaced_file_of_the_same_size_and_time(tmp_path: Path)
     path.write_bytes(b"six")
     os.utime(path, ns=(before[1], before[1]))
     assert stamp_of(path) != again
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_texts_are_read_in_the_encoding_that_they_announce(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.txt").write_bytes("é\u2028\x85\r\nb\rc\n".encode(encoding))
+    assert read_text_file(tmp_path / "a.txt") == "é\u2028\x85\nb\nc\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a\nb\n\xfc\n", "a.txt: is not UTF-8 at line 3; convert it, such as by `iconv -f LATIN1"),
+        (b"\xef\xbb\xbfa\n\xfc", "is not UTF-8 at line 2"),
+        ("a\nb\n".encode("utf-16-le"), "is not text: line 1 has a zero byte; if it is UTF-16, .*UTF-16LE"),
+        ("a\nb".encode("utf-16") + b"\n", "begins as UTF-16 and is not that at line 2"),
+        (b"\xff\xfe\xff", "begins as UTF-16 and is not that at line 1"),
+    ],
+)
+def test_other_texts_are_refused_with_the_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_text_file(tmp_path / "a.txt")
+
+
+def test_names_of_files_may_be_any_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfM\xfcller.jpg\n")
+    text = read_text_file(tmp_path / "a.txt", has_file_names=True)
+    assert os.fsencode(text) == b"M\xfcller.jpg\n"
+    assert "iconv" in encoding_hint(text) and encoding_hint("Müller.jpg") == ""

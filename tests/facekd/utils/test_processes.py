@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from facekd.checkpoints.checkpoint import load_checkpoint
+from facekd.errors import FacekdError
 from facekd.training.logbook import read_log
+from facekd.utils.processes import LaunchedAs, launched_as
 
 PATIENCE = 300  # seconds: a loaded machine takes many to start processes
 BASE = {
@@ -94,3 +96,51 @@ def test_pool_workers_of_a_killed_command_end(tmp_path: Path) -> None:
     process = start(["data", "synthesize", *size, "--output", str(tmp_path / "faces")])
     kill_when(lambda: any(tmp_path.rglob("*.npz")), process)
     process.communicate(timeout=PATIENCE)
+
+
+LAUNCHED = {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+
+
+def set_environment(monkeypatch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({}, LaunchedAs(0, 1, 0)),
+        ({"RANK": "", "WORLD_SIZE": "1"}, LaunchedAs(0, 1, 0)),
+        ({"RANK": "0"}, LaunchedAs(0, 1, 0)),
+        ({**LAUNCHED, "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}, LaunchedAs(5, 8, 1)),
+    ],
+)
+def test_the_place_among_processes_comes_from_the_launcher(
+    values: dict[str, str], expected: LaunchedAs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_environment(monkeypatch, values)
+    assert launched_as() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"WORLD_SIZE": "4"}, "says WORLD_SIZE=4, but not RANK and MASTER_ADDR and MASTER_PORT: start .*torchrun"),
+        ({"WORLD_SIZE": "4", "RANK": "0"}, "not MASTER_ADDR and MASTER_PORT: "),
+        ({"RANK": "3"}, r"RANK=3, WORLD_SIZE=1 \(WORLD_SIZE is not set\)"),
+        ({**LAUNCHED, "RANK": "4", "WORLD_SIZE": "4"}, "RANK=4, WORLD_SIZE=4"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1"),
+        ({"WORLD_SIZE": "four"}, "WORLD_SIZE should be a whole number, and is 'four'"),
+        ({"RANK": "1.0"}, "RANK should be a whole number"),
+        ({**LAUNCHED, "RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "x"}, "MASTER_PORT should be a whole number"),
+    ],
+)
+def test_a_place_that_cannot_be_is_an_error(
+    values: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_environment(monkeypatch, values)
+    with pytest.raises(FacekdError, match=message):
+        launched_as()

@@ -195,6 +195,14 @@ def test_open_dataset_chooses_by_what_is_there(insightface_pack, tmp_path):
     assert isinstance(open_dataset(make_folder(tmp_path / "people"), 32), FolderDataset)
     with pytest.raises(DataError, match=r"no data at .*nowhere; expected a \.rec file"):
         open_dataset(tmp_path / "nowhere", 32)
+    (tmp_path / "tars").mkdir()
+    for file in (tmp_path / "tars" / "train-000.tar", tmp_path / "lfw.bin"):
+        file.touch()
+    for path in (tmp_path / "tars", tmp_path / "tars" / "train-000.tar"):
+        with pytest.raises(DataError, match=rf"{path}: tar files are for .*`facekd data convert {path} OUT`"):
+            open_dataset(path, 32)
+    with pytest.raises(DataError, match=r"lfw.bin: is a verification pack"):
+        open_dataset(tmp_path / "lfw.bin", 32)
 
 
 def test_another_image_size_fails_at_once_and_says_what_to_do(insightface_pack):
