@@ -1,38 +1,51 @@
-"""Verb `facekd import`: turns a backbone trained with InsightFace's arcface_torch into a facekd checkpoint."""
+"""Verb `facekd import`: turns a backbone trained with InsightFace's arcface_torch into a facekd checkpoint.
+
+A training checkpoint also has the classifier, which is kept (`facekd/checkpoints/insightface_files.py`).
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import math
-import pickle
 import re
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facekd.checkpoints.contents import FORMAT
+from facekd.checkpoints.insightface_files import (
+    JoinedClassifier,
+    join_classifier,
+    read_torch_file,
+    some_of,
+    tensors_of,
+)
 from facekd.errors import ModelError, run_verb
 from facekd.utils.command_line import CommandParser
-from facekd.utils.files import require_regular_file, sha256_of_file
+from facekd.utils.files import sha256_of_file
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     import torch
 
     from facekd.backbones import Backbone
+    from facekd.checkpoints.contents import Checkpoint
+    from facekd.data.datasets import FaceDataset
 
 DESCRIPTION = "Turns a backbone trained with InsightFace's arcface_torch (r18 to r200, mbf) into a facekd checkpoint."
 EPILOG = """example:
   facekd import glint360k_r50/backbone.pth --output teacher.pt
   facekd import ms1mv3_r100/backbone.pth --name iresnet100 --output teacher.pt
+  facekd import run/checkpoint_gpu_0.pt --data ms1mv3 --output teacher.pt
+
+A checkpoint_gpu_N.pt also has the classifier of its training, or the part of process N: with the files of all
+processes in one folder, the classifier is kept. `facekd distill` can use it if --data names the data it was trained on.
 """
 # Keys under which trainers store the backbone in a larger file; "state_dict_backbone" is arcface_torch's.
 WRAPPERS = ("state_dict_backbone", "state_dict", "backbone", "model")
-# Prefixes that wrappers add to every name: distributed training, torch.compile.
-PREFIXES = ("module.", "_orig_mod.")
 # arcface_torch's input: RGB, scaled to [-1, 1].
 PREPROCESSING: dict[str, Any] = {"mean": [127.5] * 3, "std": [127.5] * 3, "color": "rgb"}
-NAMES_SHOWN = 3
+IMAGES_LOOKED_AT = 64  # to see whether the classifier knows them; a second on a CPU
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,47 +70,22 @@ class BackboneShape:
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Reads the named tensors of a backbone from a bare state dict or a training checkpoint, wrapped or not.
 
-    Only tensors and plain containers are unpickled.
-
     Raises:
-        ModelError: the file is not a torch file, holds code, or has no state dict.
+        ModelError: the file cannot be read (see `read_torch_file`), or has no state dict.
     """
-    import torch
-
-    # Load the file, but never run code from it.
-    require_regular_file(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path}: not a file of plain tensors. A pickle can run code, so whole modules are refused; "
-            "if you trust it, load it with the code that wrote it and save `model.state_dict()`"
-        ) from error
-    except (RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it ends early"
-        raise ModelError(
-            f"{path}: not a readable torch file ({reason}). Expected the state dict of an InsightFace backbone "
-            "(backbone.pth or model.pt); check that the download is complete"
-        ) from error
-    if isinstance(content, Mapping) and content.get("format") == FORMAT:
-        raise ModelError(f"{path}: is already a facekd checkpoint; use it as it is")
-
     # A training checkpoint keeps the backbone under one of a few names, and wrappers add prefixes to its tensors.
+    content = read_torch_file(path)
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    if not isinstance(content, Mapping) or not any(isinstance(value, torch.Tensor) for value in content.values()):
-        found = f"keys {_some(content)}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+    state = tensors_of(content) if isinstance(content, Mapping) else {}
+    if not state:
+        found = f"keys {some_of(content)}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
         raise ModelError(
             f"{path}: expected a state dict (names to tensors), bare or under one of {', '.join(WRAPPERS)}, "
             f"found {found}"
         )
-
-    # The tensors under their plain names.
-    state = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 
@@ -180,7 +168,9 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
     found = recognize_backbone(state)
     wanted = name or (found.name if found else None)
     if wanted is None:
-        looks = f"looks like {found.description}" if found else f"is of an unknown network (its names: {_some(state)})"
+        looks = (
+            f"looks like {found.description}" if found else f"is of an unknown network (its names: {some_of(state)})"
+        )
         raise ModelError(
             f"{path}: {looks}, which facekd does not have; it has "
             f"{', '.join(name for name in BACKBONES if fixed_embedding_size(name) is None)} with InsightFace's names"
@@ -196,7 +186,9 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
         raise ModelError(f"{path}: its shapes ask for an impossible backbone: {error}") from error
     differences = _differences(backbone.state_dict(), state)
     if differences:
-        looks = f"looks like {found.description}" if found else f"is of an unknown network (its names: {_some(state)})"
+        looks = (
+            f"looks like {found.description}" if found else f"is of an unknown network (its names: {some_of(state)})"
+        )
         hint = f"; try --name {found.name}" if found and found.name not in (None, wanted) else ""
         raise ModelError(f"{path}: does not fit {wanted}, it {looks}{hint}. Tensors: {differences}")
     bad = next((key for key, value in state.items() if not bool(torch.isfinite(value).all())), None)
@@ -205,6 +197,10 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
     # Old files lack the counters of batch normalisation, which are only used when momentum is None.
     backbone.load_state_dict(backbone.state_dict() | state)
     return backbone.eval()
+
+
+def _appearance(found: BackboneShape | None, state: Mapping[str, torch.Tensor]) -> str:
+    return f"looks like {found.description}" if found else f"is of an unknown network (its names: {some_of(state)})"
 
 
 def _differences(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
@@ -217,12 +213,7 @@ def _differences(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch
         if name in found and found[name].shape != value.shape
     ]
     kinds = (("missing", missing), ("not part of it", extra), ("of another shape", reshaped))
-    return "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds if names)
-
-
-def _some(names: Collection[Any]) -> str:
-    shown = ", ".join(str(name) for name in list(names)[:NAMES_SHOWN])
-    return shown + (", ..." if len(names) > NAMES_SHOWN else "") if names else "none"
+    return "; ".join(f"{len(names)} {kind} ({some_of(names)})" for kind, names in kinds if names)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -239,11 +230,16 @@ def make_parser() -> argparse.ArgumentParser:
         help="expected backbone: iresnet18, 34, 50, 100 or 200, mobilefacenet_0.45g, mobilefacenet "
         "(default: recognised from the names and shapes in the file)",
     )
+    parser.add_argument(
+        "--data",
+        metavar="PACK",
+        help="the training set of the classifier in the file, with the same identities under the same labels",
+    )
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Imports one backbone: reads, recognises and checks it, and writes the checkpoint."""
+    """Imports one model: reads, recognises and checks backbone and classifier, and writes the checkpoint."""
     # Read and recognise the backbone, which must not be overwritten by its own import.
     arguments = make_parser().parse_args(argv)
     source, output = arguments.backbone, arguments.output
@@ -269,14 +265,80 @@ def main(argv: list[str] | None = None) -> int:
         backbone=backbone.state_dict(),
         source={"file": source.name, "sha256": sha256_of_file(source), "framework": "insightface arcface_torch"},
     )
+    said = _add_classifier(checkpoint, source, backbone, arguments.data)
     write_checkpoint(output, checkpoint)
     size = backbone.image_size
     print(
         f"{backbone.name}: {count_parameters(backbone) / 1e6:.2f} M parameters, "
         f"{count_macs(backbone, size) / 1e9:.3g} GMACs at {size} pixels, embedding of {backbone.embedding_size}"
     )
-    print(f"wrote {output}")
+    print(f"{said}wrote {output}")
     return 0
+
+
+def _add_classifier(checkpoint: Checkpoint, source: Path, backbone: Backbone, data: str | None) -> str:
+    """Puts the classifier of a training checkpoint into ours, if it is there; returns a line that says so.
+
+    Raises:
+        ModelError: `data` is given, and there is no classifier, or none that fits it.
+    """
+    from facekd.data.datasets import open_dataset
+    from facekd.data.datasets.identity_map import identity_map
+
+    # The classifier, from this file and those beside it.
+    dataset = open_dataset(data, backbone.image_size, resize=True) if data else None
+    found = join_classifier(source, dataset.num_classes if dataset else None)
+    if found and found.weight_CD is not None and found.weight_CD.shape[1] != backbone.embedding_size:
+        sizes = f"embeddings of {found.weight_CD.shape[1]}, and the backbone gives {backbone.embedding_size}"
+        found = JoinedClassifier(problem=f"it takes {sizes}")
+    if dataset is not None and (found is None or found.weight_CD is None):
+        problem = f"its classifier cannot be used: {found.problem}" if found else "has no classifier to use with --data"
+        raise ModelError(f"{source}: {problem}. Leave --data out to import the backbone alone")
+    if found is None:
+        return ""
+    if found.weight_CD is None:
+        print(f"warning: {source}: the classifier is left out, because {found.problem}", file=sys.stderr)
+        return ""
+
+    # What it is, and whose classes it has: without data, nobody can tell.
+    checkpoint.config["head"] = {"kind": "margin"}
+    checkpoint.head = {"weight": found.weight_CD}
+    checkpoint.num_classes = len(found.weight_CD)
+    files = f"{found.files[0]}{f' to {found.files[-1]}' if len(found.files) > 1 else ''}"
+    said = f"classifier of {checkpoint.num_classes:,} identities, from {files}"
+    if dataset is None:
+        return f"{said}; to distil through it, import with --data, the data that it was trained on\n"
+    fingerprints = identity_map(dataset)
+    checkpoint.labels_sha256 = fingerprints["labels_sha256"]
+    checkpoint.identities_sha256 = fingerprints["identities_sha256"]
+    recognised, looked_at = _count_recognised(backbone, found.weight_CD, dataset)
+    if recognised < looked_at / 2:
+        print(
+            f"warning: {data}: the classifier recognises {recognised} of {looked_at} images; are its labels those of "
+            "the data that it was trained on?",
+            file=sys.stderr,
+        )
+    return f"{said}; it recognises {recognised} of {looked_at} images of {data}\n"
+
+
+def _count_recognised(backbone: Backbone, weight_CD: torch.Tensor, dataset: FaceDataset) -> tuple[int, int]:
+    """Counts the images that a classifier gives their own label, among a few spread over a data set.
+
+    Returns:
+        Their number, and the number of images looked at.
+    """
+    import numpy as np
+    import torch
+    from torch.nn import functional
+
+    from facekd.images.model_input import to_model_input
+
+    places = np.unique(np.linspace(0, len(dataset) - 1, IMAGES_LOOKED_AT).round().astype(np.int64))
+    images, labels = dataset.load(places)
+    with torch.inference_mode():
+        pixels = to_model_input(torch.from_numpy(images), mean=PREPROCESSING["mean"], std=PREPROCESSING["std"])
+        scores_BC = functional.linear(backbone(pixels), functional.normalize(weight_CD))
+        return int((scores_BC.argmax(1) == torch.from_numpy(labels)).sum()), len(labels)
 
 
 if __name__ == "__main__":

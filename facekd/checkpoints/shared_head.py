@@ -128,6 +128,11 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
             f"{file}: its classifier has {len(weight):,} identities, {dataset.name} has {dataset.num_classes:,}. "
             "Teacher and student must share identities: train on the same data"
         )
+    if checkpoint.labels_sha256 is None:
+        raise CheckpointError(
+            f"{file}: does not say whose classes its classifier has; import the model again with `--data "
+            f"{dataset.name}`, if it was trained on that"
+        )
     if not is_same_identity_map(checkpoint.identity_map, dataset):
         raise CheckpointError(
             f"{file}: its classifier was made from other data than {dataset.name}: as many "

@@ -7,8 +7,10 @@ the embedding from such a dict with functional calls alone. Neither uses facekd'
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -17,7 +19,12 @@ from facekd.backbones.building import build_backbone
 from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.checkpoints.import_insightface import import_backbone, main, recognize_backbone
 from facekd.checkpoints.models import load_backbone
+from facekd.checkpoints.shared_head import load_shared_head
+from facekd.data.datasets import SyntheticDataset, open_dataset
+from facekd.embedder import open_embedder
 from facekd.errors import CheckpointError, ModelError, run_verb
+from facekd.training.distill import main as distill
+from facekd.training.logbook import read_log
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -374,6 +381,106 @@ def test_a_failed_import_leaves_the_earlier_output(tmp_path, capsys):
     load_checkpoint(output)
     with pytest.raises(CheckpointError):
         load_checkpoint(bad)
+
+
+def write_ranks(folder: Path, weight_CD: torch.Tensor, count: int) -> Path:
+    """What the processes of arcface_torch write: each the backbone and its rows; returns the file of the first."""
+    folder.mkdir(exist_ok=True)
+    backbone = fill(state_dict_of_mbf(16, 32))
+    for rank in range(count):
+        start = len(weight_CD) // count * rank + min(rank, len(weight_CD) % count)
+        stop = start + len(weight_CD) // count + (rank < len(weight_CD) % count)
+        rows = weight_CD[start:stop].clone()
+        content = {"epoch": 3, "global_step": 500, "state_dict_backbone": backbone}
+        content |= {"state_dict_softmax_fc": {"weight": rows}, "state_lr_scheduler": {"last_epoch": 500}}
+        content["state_optimizer"] = {"state": {0: {"momentum_buffer": torch.zeros_like(rows)}}, "param_groups": []}
+        torch.save(content, folder / f"checkpoint_gpu_{rank}.pt")
+    return folder / "checkpoint_gpu_0.pt"
+
+
+@pytest.mark.parametrize(("count", "rank"), [(1, 0), (3, 0), (3, 2)])
+def test_the_classifier_of_all_ranks_is_joined(tmp_path, capsys, count, rank):
+    weight = torch.randn(7, 16)
+    write_ranks(tmp_path / "run", weight, count)
+    assert main([str(tmp_path / "run" / f"checkpoint_gpu_{rank}.pt"), "--output", str(tmp_path / "out.pt")]) == 0
+    content = load_checkpoint(tmp_path / "out.pt")
+    assert torch.equal(content["head"]["weight"], weight) and content["num_classes"] == 7
+    said = capsys.readouterr()
+    files = "checkpoint_gpu_0.pt" + (" to checkpoint_gpu_2.pt" if count == 3 else "")
+    assert f"classifier of 7 identities, from {files}; to distil through it, import with --data" in said.out
+    assert not said.err
+    # Whose classes they are was not said.
+    with pytest.raises(CheckpointError, match="import the model again with `--data synthetic"):
+        load_shared_head(tmp_path / "out.pt", SyntheticDataset(7, 1, 32))
+
+
+def of_another_step(file: Path) -> None:
+    torch.save(torch.load(file) | {"global_step": 900}, file)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (Path.unlink, r"its parts in checkpoint_gpu_1\.pt are missing beside checkpoint_gpu_0\.pt"),
+        (of_another_step, r"checkpoint_gpu_1\.pt beside checkpoint_gpu_0\.pt is of another run or step"),
+        (lambda file: file.write_bytes(b"half"), r"checkpoint_gpu_1\.pt beside checkpoint_gpu_0\.pt cannot be read"),
+        (lambda file: write_ranks(file.parent, torch.ones(2, 16), 2), r"its parts have 1, 1, 2 rows"),
+        (lambda file: write_ranks(file.parent, torch.ones(9, 8), 3), r"it takes embeddings of 8, and the .* gives 16"),
+        (lambda file: write_ranks(file.parent, torch.full((9, 16), torch.nan), 3), r"it holds NaN"),
+    ],
+)
+def test_a_classifier_that_cannot_be_joined_is_left_out_and_said(tmp_path, capsys, change, message):
+    source = write_ranks(tmp_path / "run", torch.randn(7, 16), 3)
+    change(source.with_name("checkpoint_gpu_1.pt"))
+    assert main([str(source), "--output", str(tmp_path / "out.pt")]) == 0
+    assert "head" not in load_checkpoint(tmp_path / "out.pt")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {source}: the classifier is left out, because ")
+    assert re.search(message, line)
+
+
+def fitted_classifier(backbone: Path, faces: Path) -> torch.Tensor:
+    """Centres (6, 16) that put every embedding of a network with random weights into its own class."""
+    dataset = open_dataset(faces, 32)
+    images, labels = dataset.load(np.arange(len(dataset)))
+    embedding = F.normalize(torch.from_numpy(open_embedder(str(backbone)).embed(images)))
+    weight = torch.nn.Parameter(torch.eye(6, 16))
+    optimizer = torch.optim.Adam([weight], lr=0.2)
+    for _ in range(100):
+        optimizer.zero_grad()
+        F.cross_entropy(64 * embedding @ F.normalize(weight).T, torch.from_numpy(labels)).backward()
+        optimizer.step()
+    return weight.detach()
+
+
+def test_a_student_learns_through_an_imported_classifier(tmp_path, capsys, tiny_faces, tiny_arguments):
+    # Four processes have 2, 2, 1 and 1 of the 6 identities.
+    source = write_ranks(tmp_path / "run", torch.ones(6, 16), 4)
+    main([str(source), "--output", str(tmp_path / "backbone.pt")])
+    weight = fitted_classifier(tmp_path / "backbone.pt", tiny_faces)
+    write_ranks(tmp_path / "run", weight, 4)
+    capsys.readouterr()
+    teacher = tmp_path / "teacher.pt"
+    assert main([str(source), "--data", str(tiny_faces), "--output", str(teacher)]) == 0
+    said = capsys.readouterr()
+    assert "it recognises 42 of 42 images of" in said.out and not said.err
+    assert torch.equal(load_shared_head(teacher, open_dataset(tiny_faces, 32)).weight_CD, weight)
+    words = [*tiny_arguments, "--images", "36", "--output", str(tmp_path / "student"), "--share", "0.5"]
+    assert distill([*words, "--teacher.model", str(teacher), "--loss.kl", "0.5"]) == 0
+    assert read_log(tmp_path / "student", "train")[-1]["loss_th_ce"] > 0
+
+    # Labels in another order are seen; data of other identities, and ranks that the data misses, are refused.
+    write_ranks(tmp_path / "run", weight.roll(1, 0), 4)
+    main([str(source), "--data", str(tiny_faces), "--output", str(teacher)])
+    assert re.search(r"warning: .* recognises \d of 42 images; are its labels those", capsys.readouterr().err)
+    with pytest.raises(ModelError, match=r"have 2, 2, 1, \.\.\. rows, .* 5 identities of the data\. Leave --data"):
+        main([str(source), "--data", "synthetic:5x1", "--output", str(teacher)])
+    source.with_name("checkpoint_gpu_3.pt").unlink()
+    with pytest.raises(ModelError, match=r"in checkpoint_gpu_3\.pt are missing beside .* the 6 identities of the data"):
+        main([str(source), "--data", str(tiny_faces), "--output", str(teacher)])
+    torch.save(fill(state_dict_of_mbf(16, 32)), tmp_path / "backbone.pth")
+    with pytest.raises(ModelError, match="has no classifier to use with --data"):
+        main([str(tmp_path / "backbone.pth"), "--data", str(tiny_faces), "--output", str(teacher)])
 
 
 def test_an_unknown_name_is_refused_before_reading(tmp_path):
