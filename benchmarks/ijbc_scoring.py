@@ -84,12 +84,12 @@ def run_usual(root: Path, seconds: dict[str, float]) -> dict[float, float]:
 
 def run_facekd(root: Path, seconds: dict[str, float]) -> dict[float, float]:
     """Does what `facekd evaluate ijbc --protocol 1:1 --rule insightface` does; returns TAR by FAR like `run_usual`."""
-    from evaluation.ijb.embedding_rows import NpyRows
     from evaluation.ijb.metrics import score_protocol
     from evaluation.ijb.pooling import Faces, Pooling, pool_templates
     from evaluation.ijb.problems import find_problems, settle
     from evaluation.ijb.protocol import load_protocol
     from evaluation.measures import measure_verification
+    from evaluation.sets.embedding_rows import NpyRows
 
     # Parse, check and pool; the binary copy of the text files is written in the background.
     background = ThreadPoolExecutor(1)

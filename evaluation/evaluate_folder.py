@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -21,12 +21,15 @@ from evaluation.results.page import write_report
 from evaluation.results.tables import rank_table, summary_of, verification_table
 from evaluation.sets.embedding_cache import embed_pair_set
 from evaluation.sets.face_folder import FaceFolder
+from evaluation.sets.given_embeddings import read_named_embeddings, rows_by_name
 from evaluation.shared_options import (
     add_cache_switch,
     add_flip_option,
+    add_halves_option,
     add_model_option,
     add_output_option,
     add_report_switch,
+    check_halves_option,
     embedding_text,
 )
 from facekd.embedder.model_options import add_model_options, open_model
@@ -37,9 +40,6 @@ from facekd.verification.identification import search
 from facekd.verification.proportions import wilson_interval
 from facekd.verification.ranked_scores import RankedScores
 from facekd.verification.scores import unit_rows
-
-if TYPE_CHECKING:
-    from facekd.embedder import Embedder
 
 RESULT_VERSION = 1
 MAX_PAIRS = 100_000_000  # 14,000 images: scores, labels and people of that many pairs take 2 GB
@@ -52,6 +52,9 @@ examples:
 
   closed-set identification: gallery/ and probe/ with a folder per person or PERSON_NUMBER.jpg, and distractors/:
   facekd evaluate folder --model model.onnx --images TINYFACE --resize --output runs/tinyface
+
+  embeddings made elsewhere, as np.savez("people.npz", names=["PERSON/1.jpg", ...], embeddings=...) writes them:
+  facekd evaluate folder --embeddings people.npz --images PEOPLE --output runs/elsewhere
 
 A folder with gallery/ and probe/ is evaluated by identification, any other by all pairs. Faces must be aligned
 (`facekd data align`); --resize enlarges small ones. Third-party models are evaluated the same way; pass their
@@ -72,24 +75,23 @@ def main(argv: list[str] | None = None) -> int:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     is_search = (root / "gallery").is_dir() and (root / "probe").is_dir()
-    model_file = find_model(arguments.model)
-    embedder = open_model(model_file, arguments)
-    folders = _Folders(arguments, embedder, is_search)
+    source = _Model(arguments) if arguments.embeddings is None else _Given(arguments)
+    folders = _Folders(arguments, source, is_search)
 
     # Measure.
     if is_search:
         found, curves = _identify(root, folders.embed, arguments.ranks), {}
         how = "a probe counts at the rank of its person's best image"
-        text = f"closed-set identification, cosine of {embedding_text(arguments.flip)}; {how}"
+        text = f"closed-set identification, cosine of {embedding_text(source.flip)}; {how}"
     else:
         found, curves = _verify(*folders.embed(root), arguments)
-        text = f"all pairs, cosine of {embedding_text(arguments.flip)}, TAR@FAR by the exact rule"
+        text = f"all pairs, cosine of {embedding_text(source.flip)}, TAR@FAR by the exact rule"
 
     # Write, then print the same.
     content = {
-        "model": describe_model(model_file, embedder),
+        **source.entries,
         "images": str(root.resolve()),
-        "protocol": {"text": text, "kind": "identification" if is_search else "all pairs", "flip": arguments.flip},
+        "protocol": {"text": text, "kind": "identification" if is_search else "all pairs", "flip": source.flip},
         **found,
         "notes": folders.notes,
     }
@@ -104,26 +106,58 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+class _Model:
+    """Embeds the images of a folder with a model, from the cache where they are there."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        model_file = find_model(arguments.model)
+        self._embedder = open_model(model_file, arguments)
+        self._cache = Path(arguments.output) / "embeddings" if arguments.cache else None
+        self.flip = arguments.flip is not False
+        self.image_size = self._embedder.preprocessing.image_size
+        self.entries = {"model": describe_model(model_file, self._embedder), "embeddings": None}
+
+    def embed(self, faces: FaceFolder, folder: Path) -> np.ndarray:
+        """Returns the embeddings of the images, (N, D)."""
+        return embed_pair_set(self._embedder, faces, self.flip, self._cache)
+
+
+class _Given:
+    """Looks up embeddings that were made elsewhere by the names of the images below `--images`."""
+
+    image_size = 1  # images are listed, and not decoded
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._path, self._root, self._asked = arguments.embeddings, Path(arguments.images), arguments.flip
+        self._given, self._places = read_named_embeddings(arguments.embeddings, arguments.embeddings_flipped)
+        self.flip = self._given.compared(arguments.flip, slice(0, 0))[1]
+        self.entries = {"model": None, "embeddings": self._given.about}
+
+    def embed(self, faces: FaceFolder, folder: Path) -> np.ndarray:
+        """Returns the embeddings of the images, (N, D)."""
+        names = [(folder / file).relative_to(self._root).as_posix() for file in faces.files]
+        return self._given.compared(self._asked, rows_by_name(self._places, names, self._path))[0]
+
+
 class _Folders:
     """Lists and embeds folders of faces, and collects what is to be noted about them."""
 
-    def __init__(self, arguments: argparse.Namespace, embedder: Embedder, is_search: bool) -> None:
+    def __init__(self, arguments: argparse.Namespace, source: _Model | _Given, is_search: bool) -> None:
         self.notes: list[str] = []
         self._arguments = arguments
-        self._embedder = embedder
+        self._source = source
         self._is_search = is_search
-        self._cache = Path(arguments.output) / "embeddings" if arguments.cache else None
 
     def embed(self, folder: Path, nobody: bool = False) -> tuple[FaceFolder, np.ndarray]:
         """Returns the images of a folder and their embeddings, float64 (N, D) of unit length."""
-        arguments, size = self._arguments, self._embedder.preprocessing.image_size
+        arguments, size = self._arguments, self._source.image_size
         faces = FaceFolder(folder, size, arguments.resize, arguments.images_per_person, nobody)
         self.notes.extend(f"{folder}: {warning}" for warning in faces.warnings)
         if not self._is_search and len(faces) * (len(faces) - 1) // 2 > MAX_PAIRS:
             raise DataError(
                 f"{folder}: {len(faces):,} images make more than {MAX_PAIRS:,} pairs; --images-per-person takes fewer"
             )
-        embeddings = embed_pair_set(self._embedder, faces, arguments.flip, self._cache)
+        embeddings = self._source.embed(faces, folder)
         return faces, unit_rows(embeddings.astype(np.float64), lambda rows: _no_direction(rows, faces, folder))
 
 
@@ -230,10 +264,18 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     # What to evaluate, on what, and where the results go.
-    add_model_option(parser)
+    source = parser.add_mutually_exclusive_group(required=True)
+    add_model_option(source, required=False)
+    source.add_argument(
+        "--embeddings",
+        metavar="X.npz",
+        help="or embeddings made elsewhere: `names`, the files below --images, and `embeddings`, (N, D), or (N, 2D) "
+        "with those of the mirror images in the second half",
+    )
     add("--images", required=True, metavar="DIR", help="the folder of aligned faces")
     add_output_option(parser)
     add_flip_option(parser)
+    add_halves_option(parser)
     add("--images-per-person", type=COUNT, metavar="N", help="take the first N images of each person (default: all)")
     add(
         "--ranks",
@@ -246,7 +288,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add_report_switch(parser)
     add_cache_switch(parser)
     add_model_options(parser)
+    parser.set_defaults(flip=None)  # with given embeddings: add those of the mirror images if there are any
     arguments = parser.parse_args(argv)
+    check_halves_option(parser, arguments, arguments.embeddings is not None)
     check_metric_options(parser, arguments)
     return arguments
 

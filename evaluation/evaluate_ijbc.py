@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from evaluation.ijb.embed import add_embedding_options, embed_with_model
-from evaluation.ijb.embedding_rows import NpyRows
 from evaluation.ijb.metrics import (
     add_bootstrap,
     find_worst,
@@ -52,7 +51,15 @@ from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.result_files import IJB_FORMAT, make_result, start_evaluation, write_arrays
 from evaluation.results.page import write_report
 from evaluation.results.terminal import print_ijb_results
-from evaluation.shared_options import add_model_option, add_output_option, add_report_switch, add_rule_option
+from evaluation.sets.embedding_rows import NpyRows
+from evaluation.shared_options import (
+    add_halves_option,
+    add_model_option,
+    add_output_option,
+    add_report_switch,
+    add_rule_option,
+    check_halves_option,
+)
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.command_line import CommandParser
@@ -180,8 +187,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--on-missing", choices=("fail", "drop"), default="fail", help="if faces cannot be used: stop "
         "(default), or leave them out and report how much is lost")  # fmt: skip
     _add_pooling_switches(parser)
-    add("--embeddings-flipped", action=argparse.BooleanOptionalAction, default=None, help="whether rows of "
-        "--embeddings hold those of the mirror images too (default: found out by comparing the halves)")  # fmt: skip
+    add_halves_option(parser)
     # What is written, and how the model is run.
     add_report_switch(parser)
     add(
@@ -195,8 +201,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     check_metric_options(parser, arguments)
     # What a parser cannot express: combinations and ranges.
-    if arguments.embeddings is None and arguments.embeddings_flipped is not None:
-        parser.error("--embeddings-flipped is about --embeddings; --model embeds the mirror images itself")
+    check_halves_option(parser, arguments, arguments.embeddings is not None)
     return arguments
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,19 @@ from evaluation.result_files import LFW_FORMAT, SUMMARY_FORMAT, make_result, sta
 from evaluation.results.figures import ScoredPairs, draw_pair_sets
 from evaluation.results.hardest_pairs import draw_hardest_pairs
 from evaluation.results.pack_names import PACK_NAMES
+from evaluation.results.page import name_of
 from evaluation.results.terminal import accuracy_table, print_lfw_results
 from evaluation.sets.embedding_cache import embed_pair_set
+from evaluation.sets.given_embeddings import read_embeddings_of_pack
 from evaluation.sets.pair_set import PairSet, load_pair_set
 from evaluation.shared_options import (
     add_cache_switch,
     add_flip_option,
+    add_halves_option,
     add_model_option,
     add_output_option,
     add_rule_option,
+    check_halves_option,
     embedding_text,
 )
 from facekd.embedder.model_options import add_model_options, open_model
@@ -38,6 +43,8 @@ from facekd.utils.files import sha256_of_file, write_text
 from facekd.utils.result_folder import finish_results
 from facekd.verification.scores import cosines
 
+Entries = dict[str, Any]  # of results.json
+Embedded = tuple[np.ndarray, bool, Entries]  # embeddings, whether those of mirror images are added, more entries
 RESULT_VERSION = 1
 BALANCED = "balanced folds (genuine and impostor pairs each cut into contiguous parts)"
 EXAMPLE = """\
@@ -50,6 +57,9 @@ example:
   a third-party model, evaluated the same way: pass its preprocessing as flags
   facekd evaluate lfw --model other.onnx --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375 --color rgb \\
       --no-flip --pairs lfw.bin --names lfw_pairs.txt --output runs/other
+
+  embeddings made elsewhere, rows in the order of the images of the pack:
+  facekd evaluate lfw --embeddings lfw.npy --pairs lfw.bin --output runs/elsewhere
 
 If there are too few impostor pairs for a FAR, the report says so instead of printing a number.
 
@@ -68,40 +78,58 @@ def main(argv: list[str] | None = None) -> int:
     output = Path(arguments.output)
     pair_sets = _load_pair_sets(arguments)  # before the model: it takes seconds, and most mistakes show here
     output.mkdir(parents=True, exist_ok=True)
-    model_file = find_model(arguments.model)  # once, because a run that still trains may write a newer checkpoint
-    embedder = open_model(model_file, arguments)
-    cache = None if not arguments.cache else arguments.embeddings or output / "embeddings"
-    model = describe_model(model_file, embedder)
-    name = name_with_assumptions(Path(arguments.model).name, model)
+    embed, source = _open_source(arguments, output)
+    title = source["model"] and name_with_assumptions(Path(arguments.model).name, source["model"])
 
     # Each pack on its own.
     scored: list[ScoredPairs] = []
-    for pair_set in pair_sets:
-        embeddings = embed_pair_set(embedder, pair_set, arguments.flip, cache)
+    for number, pair_set in enumerate(pair_sets):
+        embeddings, flip, about = embed(number, pair_set)
         scores = cosines(embeddings[0::2], embeddings[1::2], pair_set.path)
-        result = make_result(
-            LFW_FORMAT, RESULT_VERSION, _measure(arguments, pair_set, scores, model), "evaluate lfw", argv
-        )
+        content = {**source, **about, **_measure(arguments, pair_set, scores, flip)}
+        result = make_result(LFW_FORMAT, RESULT_VERSION, content, "evaluate lfw", argv)
         one = ScoredPairs(pair_set.name, scores, pair_set.is_same, result)
         # Earlier results stay until the first new ones are there.
         if not scored and len(pair_sets) > 1:
             start_evaluation(output, [other.name for other in pair_sets])
         folder = output if len(pair_sets) == 1 else output / pair_set.name
-        _write(folder, pair_set, one, name if arguments.pictures else None)
+        _write(folder, pair_set, one, (title or name_of(result)) if arguments.pictures else None)
         print_lfw_results(result, pair_set.name, result["protocol"]["text"])
         scored.append(one)
 
     # All packs together.
     if len(pair_sets) > 1:
-        _write_summary(output, scored, model, name, arguments.pictures)
+        _write_summary(output, scored, source["model"], title or "embeddings made elsewhere", arguments.pictures)
     print(f"\nwritten to {output}")
     return 0
 
 
-def _measure(
-    arguments: argparse.Namespace, pair_set: PairSet, scores: np.ndarray, model: dict[str, Any]
-) -> dict[str, Any]:
-    """Returns the content of a pack's results.json."""
+def _open_source(arguments: argparse.Namespace, output: Path) -> tuple[Callable[[int, PairSet], Embedded], Entries]:
+    """Opens the model, or nothing where embeddings are given.
+
+    Returns:
+        A function that embeds a pack, given by its number and itself, and the entries of every results.json.
+    """
+    if arguments.given:
+        return lambda number, pair_set: _read_given(arguments, number, pair_set), {"model": None}
+    model_file = find_model(arguments.model)  # once, because a run that still trains may write a newer checkpoint
+    embedder = open_model(model_file, arguments)
+    cache = None if not arguments.cache else arguments.embeddings or output / "embeddings"
+    flip = arguments.flip is not False
+
+    def embed(number: int, pair_set: PairSet) -> Embedded:
+        return embed_pair_set(embedder, pair_set, flip, cache), flip, {"embeddings": None}
+
+    return embed, {"model": describe_model(model_file, embedder)}
+
+
+def _read_given(arguments: argparse.Namespace, number: int, pair_set: PairSet) -> Embedded:
+    given = read_embeddings_of_pack(arguments.given[number], arguments.embeddings_flipped, len(pair_set.images))
+    return *given.compared(arguments.flip), {"embeddings": given.about}
+
+
+def _measure(arguments: argparse.Namespace, pair_set: PairSet, scores: np.ndarray, flip: bool) -> Entries:
+    """Returns what a pack's results.json says of the pack and its scores."""
     measured = measure_pairs(
         scores,
         pair_set.is_same,
@@ -112,12 +140,12 @@ def _measure(
         arguments.bootstrap,
         arguments.seed,
     )
-    about = {"pair_set": _describe_pair_set(pair_set), "protocol": _describe_protocol(arguments, pair_set)}
-    return {"model": model, **about, **measured, "notes": list(pair_set.warnings)}
+    about = {"pair_set": _describe_pair_set(pair_set), "protocol": _describe_protocol(arguments, pair_set, flip)}
+    return {**about, **measured, "notes": list(pair_set.warnings)}
 
 
 def _write_summary(
-    output: Path, scored: list[ScoredPairs], model: dict[str, Any], name: str, has_pictures: bool
+    output: Path, scored: list[ScoredPairs], model: Entries | None, name: str, has_pictures: bool
 ) -> None:
     """Writes and prints what several packs give together: roc.png, table.md, results.json."""
     if has_pictures:
@@ -141,7 +169,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     # What to evaluate, on what, and where the results go.
-    add_model_option(parser)
+    add_model_option(parser, required=False)
     add("--pairs", required=True, nargs="+", metavar="X.bin", help="verification packs, or a folder of them: lfw.bin, "
         "cfp_fp.bin, agedb_30.bin, calfw.bin, cplfw.bin")  # fmt: skip
     add_output_option(parser)
@@ -167,16 +195,43 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_metric_options(parser, LFW_FARS)
     # What is drawn and kept, and how the model is run.
     add("--pictures", action=argparse.BooleanOptionalAction, default=True, help="draw roc.png and hardest_pairs.png")
-    add("--embeddings", metavar="DIR", help="folder that keeps the embeddings (default: DIR/embeddings)")
+    add(
+        "--embeddings",
+        nargs="+",
+        metavar="DIR|X.npy",
+        help="with --model the folder that keeps the embeddings (default: DIR/embeddings); or instead of --model for "
+        "each pack a file of embeddings made elsewhere: (2N, D), those of pair 0 first, or (2N, 2D) with those of the "
+        "mirror images in the second half",
+    )
+    add_halves_option(parser)
     add_cache_switch(parser)
     add_model_options(parser)
+    parser.set_defaults(flip=None)  # with given embeddings: add those of the mirror images if there are any
     arguments = parser.parse_args(argv)
     arguments.pairs = [pack for path in arguments.pairs for pack in _packs_of(Path(path))]
     # What a parser cannot express: combinations and ranges.
+    _tell_folder_from_files(parser, arguments)
     if arguments.names is not None and len(arguments.names) != len(arguments.pairs):
         parser.error(f"--names: {len(arguments.names)} given for {len(arguments.pairs)} packs; '-' stands for none")
     check_metric_options(parser, arguments)
     return arguments
+
+
+def _tell_folder_from_files(parser: CommandParser, arguments: argparse.Namespace) -> None:
+    """Puts into `given` the files of `--embeddings`, and leaves in `embeddings` the folder, if one was named."""
+    words = arguments.embeddings or []
+    arguments.given = [word for word in words if word.endswith(".npy") or Path(word).is_file()]
+    arguments.embeddings = None if arguments.given or not words else words[0]
+    check_halves_option(parser, arguments, bool(arguments.given))
+    if not arguments.given:
+        if len(words) > 1:
+            parser.error(f"--embeddings: {len(words)} folders are given; give one, or a file X.npy for each pack")
+        if arguments.model is None:
+            parser.error("give --model FILE, or --embeddings with a file X.npy of embeddings for each pack")
+    elif arguments.model is not None:
+        parser.error(f"--embeddings {arguments.given[0]} holds embeddings: give that file or --model, one of the two")
+    elif len(words) != len(arguments.pairs) or len(arguments.given) != len(words):
+        parser.error(f"--embeddings: {len(arguments.given)} files are given for {len(arguments.pairs)} packs")
 
 
 def _load_pair_sets(arguments: argparse.Namespace) -> list[PairSet]:
@@ -214,13 +269,13 @@ def _describe_pair_set(pair_set: PairSet) -> dict[str, Any]:
     }
 
 
-def _describe_protocol(arguments: argparse.Namespace, pair_set: PairSet) -> dict[str, Any]:
+def _describe_protocol(arguments: argparse.Namespace, pair_set: PairSet, flip: bool) -> dict[str, Any]:
     folds = f"{pair_set.num_folds} {BALANCED if pair_set.fold_kind == 'balanced' else 'contiguous folds'}"
-    text = f"cosine of {embedding_text(arguments.flip)}, {folds}, TAR@FAR by the {arguments.rule} rule"
+    text = f"cosine of {embedding_text(flip)}, {folds}, TAR@FAR by the {arguments.rule} rule"
     return {
         "text": text,
         "score": "cosine",
-        "flip": arguments.flip,
+        "flip": flip,
         "folds": pair_set.num_folds,
         "fold_kind": pair_set.fold_kind,
         "rule": arguments.rule,

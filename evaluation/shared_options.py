@@ -25,6 +25,19 @@ def add_flip_option(parser: argparse.ArgumentParser) -> None:
     _add_switch(parser, "--flip", "add the embedding of the mirror image")
 
 
+def add_halves_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--embeddings-flipped`; `check_halves_option` checks that there is something that it is about."""
+    parser.add_argument("--embeddings-flipped", action=argparse.BooleanOptionalAction, default=None, help="whether "
+        "rows of --embeddings hold those of the mirror images too (default: found out by comparing the "
+        "halves)")  # fmt: skip
+
+
+def check_halves_option(parser: argparse.ArgumentParser, arguments: argparse.Namespace, is_given: bool) -> None:
+    """Exits with a message of the parser if `--embeddings-flipped` is given, and embeddings are not."""
+    if not is_given and arguments.embeddings_flipped is not None:
+        parser.error("--embeddings-flipped is about --embeddings; --model embeds the mirror images itself")
+
+
 def add_rule_option(parser: argparse.ArgumentParser) -> None:
     """Adds `--rule`."""
     parser.add_argument(

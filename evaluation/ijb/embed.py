@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.ijb.embedding_rows import NpyRows
 from evaluation.ijb.face_embeddings import FaceEmbeddings, Share
 from evaluation.ijb.problems import NUM_EXAMPLES, Findings
 from evaluation.ijb.protocol import IjbProtocol
 from evaluation.provenance import describe_model, find_model
+from evaluation.sets.embedding_rows import NpyRows
 from facekd.embedder.model_options import open_model
 from facekd.utils.command_line import THREADS
 from facekd.utils.processes import launched_as

@@ -24,9 +24,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from evaluation.ijb.embedding_rows import NpyRows
 from evaluation.ijb.protocol import IjbProtocol
 from evaluation.kept_arrays import name_of
+from evaluation.sets.embedding_rows import NpyRows
 from facekd.embedder import Embedder
 from facekd.errors import DataError, ImageError
 from facekd.images.alignment import align

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from itertools import combinations
 from pathlib import Path
@@ -225,3 +226,68 @@ def test_options_that_make_no_sense(extra: list[str], capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         main(["--model", "m", "--images", "i", "--output", "o", *extra])
     assert "`facekd evaluate folder --help` lists the options" in capsys.readouterr().err
+
+
+def given(tmp_path: Path, images: Path, out: Path, names: list[str], plain: np.ndarray, *extra: str) -> dict:
+    """Evaluates embeddings by name, and returns the results."""
+    np.savez(tmp_path / "given.npz", names=np.array(names), embeddings=plain)
+    arguments = ["--embeddings", str(tmp_path / "given.npz"), "--images", str(images), "--output", str(out)]
+    assert main([*arguments, "--bootstrap", "0", "--no-report", *extra]) == 0
+    return results(out)
+
+
+def test_given_embeddings_give_what_the_model_gave(tmp_path: Path, model: Path) -> None:
+    people = tmp_path / "people"
+    for person in range(6):
+        for number in range(3):
+            write(people, f"{person}/{number}.png", face(person, number))
+    arguments = ["--model", str(model), "--images", str(people), "--bootstrap", "0", "--output"]
+    assert main([*arguments, str(tmp_path / "out")]) == 0
+    kept = tmp_path / "out" / "embeddings"
+    plain, mirrored = (np.load(next(kept.glob(f"*-{side}.npy"))) for side in ("plain", "mirrored"))
+    names = FaceFolder(people, SIZE).files
+    # In another order, and with a row that nobody asks for.
+    order = np.random.default_rng(0).permutation(len(names))
+    both = np.vstack([np.hstack([plain, mirrored])[order], np.ones((1, 24), np.float32)])
+    listed = [*(names[row] for row in order), "nobody/1.png"]
+    found = given(tmp_path, people, tmp_path / "given", listed, both, "--embeddings-flipped")
+    expected = results(tmp_path / "out")
+    for key in ("eer", "auc", "tar_at_far", "num_images", "num_people", "protocol"):
+        assert found[key] == expected[key]
+    digest = hashlib.sha256((tmp_path / "given.npz").read_bytes()).hexdigest()
+    assert found["model"] is None and found["embeddings"]["sha256"] == digest
+    assert main([*arguments, str(tmp_path / "out"), "--no-flip"]) == 0
+    found = given(tmp_path, people, tmp_path / "given", names, plain, "--no-embeddings-flipped")
+    assert found["protocol"] == results(tmp_path / "out")["protocol"] and found["protocol"]["flip"] is False
+    assert found["tar_at_far"] == results(tmp_path / "out")["tar_at_far"]
+
+
+def test_given_embeddings_are_searched_by_their_whole_names(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    names, rows = [], []
+    for person in range(5):
+        center = generator.standard_normal(16)
+        for folder in ("gallery", "probe"):
+            write(tmp_path / "set", f"{folder}/{person}/1.png", face(person, 0))
+            names.append(f"{folder}/{person}/1.png")
+            rows.append(center + 0.1 * generator.standard_normal(16))
+    found = given(tmp_path, tmp_path / "set", tmp_path / "out", names, np.array(rows), "--no-embeddings-flipped")
+    assert found["rank"][0]["rate"] == 1 and found["num_probes"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"names": ["a/1.png"], "embeddings": np.ones((1, 3))}, "no embeddings of 1 of 2 images, the first a/2.png"),
+        ({"names": ["a/1.png"] * 2, "embeddings": np.ones((2, 3))}, "names a/1.png twice"),
+        ({"names": ["a/1.png"], "embeddings": np.ones((2, 3))}, "expected text .M,. and real numbers"),
+        ({"names": [1, 2], "embeddings": np.ones((2, 3))}, "expected text"),
+        ({"embeddings": np.ones((2, 3))}, "is not a .npz of `names` and `embeddings`"),
+    ],
+)
+def test_given_embeddings_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict, message: str) -> None:
+    for number in (1, 2):
+        write(tmp_path / "people", f"a/{number}.png", face(0, number))
+    np.savez(tmp_path / "given.npz", **arrays)
+    with pytest.raises(FacekdError, match=message):
+        main(["--embeddings", str(tmp_path / "given.npz"), "--images", str(tmp_path / "people"), "--output", "out"])

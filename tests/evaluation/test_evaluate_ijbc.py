@@ -313,7 +313,7 @@ def test_a_set_of_other_embeddings_is_refused(evaluate, capsys):
     np.save(root / "embeddings.npy", np.load(root / "embeddings.npy")[:-1])
     layout.write = lambda root: root  # type: ignore[method-assign]
     assert evaluate(layout)[0] == 2
-    assert "the set lists" in capsys.readouterr().err
+    assert "image that the set lists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

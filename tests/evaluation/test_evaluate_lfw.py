@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -234,6 +235,99 @@ def test_several_packs_have_a_folder_each_and_a_summary(model, pack, tmp_path):
         assert (folder / "scores.npy").exists() and (folder / "roc.png").exists()
     assert cv2.imread(str(output / "roc.png")).std() > 5
     assert summary["pair_sets"][0]["eer"] < summary["pair_sets"][1]["eer"]
+
+
+@pytest.fixture
+def made_elsewhere(evaluate, tmp_path) -> tuple[dict, np.ndarray, np.ndarray]:
+    """The results of a model, and its embeddings of the images and of their mirror images, as it left them."""
+    _, results = evaluate(output="by the model")
+    kept = tmp_path / "by the model" / "embeddings"
+    return results, *(np.load(next(kept.glob(f"*-{side}.npy"))) for side in ("plain", "mirrored"))
+
+
+def run_given(tmp_path: Path, pack: Path, rows: np.ndarray, *extra: str) -> tuple[int, dict]:
+    np.save(tmp_path / "made elsewhere.npy", rows)
+    arguments = ["--embeddings", str(tmp_path / "made elsewhere.npy"), "--pairs", str(pack), "--bootstrap", "100"]
+    out = tmp_path / "given"
+    (out / "results.json").unlink(missing_ok=True)
+    status = run_verb(lambda: main([*arguments, "--no-pictures", "--output", str(out), *extra]))
+    return status, json.loads((out / "results.json").read_text()) if status == 0 else {}
+
+
+def test_given_embeddings_give_what_the_model_gave(made_elsewhere, evaluate, tmp_path, pack, capsys):
+    expected, plain, mirrored = made_elsewhere
+    measures = ("accuracy", "eer", "eer_ci95", "auc", "tar_at_far", "protocol", "num_pairs")
+    both = np.hstack([plain, mirrored])
+    status, found = run_given(tmp_path, pack, both, "--embeddings-flipped")
+    assert status == 0 and {key: found[key] for key in measures} == {key: expected[key] for key in measures}
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "given" / "scores.npy"), np.load(tmp_path / "by the model" / "scores.npy")
+    )
+    content = (tmp_path / "made elsewhere.npy").read_bytes()
+    assert found["model"] is None and found["embeddings"] == {
+        "path": str(tmp_path / "made elsewhere.npy"),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "shape": [80, 24],
+        "dtype": "float32",
+        "holds": "plain+flipped",
+        "embedding_size": 12,
+    }
+    # Without mirror images: left out when asked, or because there are none.
+    _, unflipped = evaluate("--no-flip", output="unflipped")
+    for rows, flags in ((both, ["--embeddings-flipped", "--no-flip"]), (plain, ["--no-embeddings-flipped"])):
+        _, found = run_given(tmp_path, pack, rows, *flags)
+        assert {key: found[key] for key in measures} == {key: unflipped[key] for key in measures}
+    assert run_given(tmp_path, pack, plain, "--no-embeddings-flipped", "--flip")[0] == 2
+    assert "holds no embeddings of mirror images" in capsys.readouterr().err
+
+
+def test_given_embeddings_of_several_packs_and_with_pictures(made_elsewhere, tmp_path, pack):
+    _, plain, _ = made_elsewhere
+    other = make_pack(tmp_path, seed=1, name="other")
+    np.save(tmp_path / "plain.npy", plain)
+    np.save(tmp_path / "other.npy", plain[::-1])
+    files = ["--embeddings", str(tmp_path / "plain.npy"), str(tmp_path / "other.npy"), "--no-embeddings-flipped"]
+    out = tmp_path / "two"
+    assert main([*files, "--pairs", str(pack), str(other), "--output", str(out), "--bootstrap", "0"]) == 0
+    summary = json.loads((out / "results.json").read_text())
+    names = [Path(entry["embeddings"]["path"]).name for entry in summary["pair_sets"]]
+    assert summary["model"] is None and names == ["plain.npy", "other.npy"]
+    assert "embeddings made elsewhere" in (out / "table.md").read_text() and (out / "roc.png").exists()
+
+
+def test_a_folder_of_embeddings_is_still_the_cache(evaluate, tmp_path):
+    assert evaluate("--embeddings", str(tmp_path / "kept"))[0] == 0
+    assert len(list((tmp_path / "kept").glob("*.npy"))) == 2 and not (tmp_path / "out" / "embeddings").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--pairs", "x.bin"], "give --model FILE, or --embeddings with a file X.npy"),
+        (["--pairs", "x.bin", "--model", "m.onnx", "--embeddings", "x.npy"], "that file or --model, one of the two"),
+        (["--pairs", "x.bin", "--embeddings", "x.npy", "y.npy"], "2 files are given for 1 packs"),
+        (["--pairs", "x.bin", "--model", "m.onnx", "--embeddings", "a", "b"], "2 folders are given"),
+        (["--pairs", "x.bin", "--model", "m.onnx", "--embeddings-flipped"], "--embeddings-flipped is about"),
+    ],
+)
+def test_words_of_embeddings_that_make_no_sense_are_refused(words, message, capsys):
+    with pytest.raises(SystemExit):
+        main([*words, "--output", "out"])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.ones((79, 4)), "holds 79 rows; expected 80, one for each image of the pack"),
+        (np.ones((80, 4), np.int64), "expected real numbers"),
+        (np.ones((80, 3)), "rows of 3 values cannot be two embeddings"),
+    ],
+)
+def test_given_embeddings_that_do_not_fit_are_refused(tmp_path, pack, capsys, rows, message):
+    assert run_given(tmp_path, pack, rows, "--embeddings-flipped")[0] == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
 
 
 @pytest.mark.parametrize(

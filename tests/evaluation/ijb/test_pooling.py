@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from evaluation.ijb import pooling as module
-from evaluation.ijb.embedding_rows import NpyRows
 from evaluation.ijb.pooling import PRESETS, Faces, Pooling, UselessEmbeddingsError, all_poolings, pool_templates
 from evaluation.ijb.protocol import load_protocol
+from evaluation.sets.embedding_rows import NpyRows
 from facekd.errors import DataError, InputError
 from tests.evaluation.ijb_layout import Layout, make_layout, naive_templates
 
@@ -117,9 +117,48 @@ def test_halves_that_agree_are_mirror_images(tmp_path, capsys):
     assert (both.has_flipped, both.embedding_size) == (True, 32)
     assert (plain.has_flipped, plain.embedding_size) == (False, 32)
     assert "taken as an image and its mirror image, 32 values each" in capsys.readouterr().err
-    np.save(tmp_path / "unclear.npy", np.hstack([one, 0.2 * one + generator.standard_normal((500, 32))]))
+    np.save(tmp_path / "unclear.npy", np.hstack([one, 0.25 * one + generator.standard_normal((500, 32))]))
     with pytest.raises(DataError, match="--embeddings-flipped or --no-embeddings-flipped"):
         NpyRows(tmp_path / "unclear.npy", holds_flipped=None)
+
+
+def embeddings_of(kind: str, generator: np.random.Generator) -> np.ndarray:
+    """Rows (1200, 128) of 200 people: one embedding, or two of 64 values."""
+    people = np.repeat(generator.standard_normal((200, 128)), 6, axis=0)
+    one = people + 0.7 * generator.standard_normal(people.shape)
+    mirrored = one[:, :64] + 0.5 * generator.standard_normal((1200, 64))
+    return {
+        "one": one,
+        "one, never negative": np.maximum(one, 0),
+        "one, with a large common mean": one + 10 * generator.standard_normal(128),
+        "one, with a constant offset": one + 50,
+        "mirrored": np.hstack([one[:, :64], mirrored]),
+        "mirrored, never negative": np.maximum(np.hstack([one[:, :64], mirrored]), 0),
+        "mirrored, with a constant offset": np.hstack([one[:, :64], mirrored]) + 50,
+        "mirrored, identical": np.hstack([one[:, :64], one[:, :64]]),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("one", "one, never negative", "one, with a large common mean", "one, with a constant offset"),
+        *("mirrored", "mirrored, never negative", "mirrored, with a constant offset", "mirrored, identical"),
+    ],
+)
+@pytest.mark.parametrize("seed", range(3))
+def test_halves_are_told_whatever_all_embeddings_have_in_common(tmp_path, kind, seed):
+    np.save(tmp_path / "x.npy", embeddings_of(kind, np.random.default_rng(seed)).astype(np.float32))
+    rows = NpyRows(tmp_path / "x.npy", holds_flipped=None)
+    assert rows.has_flipped is kind.startswith("mirrored")
+
+
+@pytest.mark.parametrize("rows", [np.ones((50, 8)), np.ones((1, 8))])
+def test_halves_without_a_control_are_asked_about(tmp_path, rows):
+    np.save(tmp_path / "x.npy", rows)
+    with pytest.raises(DataError, match=r"it cannot be told .*--embeddings-flipped or --no-embeddings-flipped"):
+        NpyRows(tmp_path / "x.npy", holds_flipped=None)
+    assert NpyRows(tmp_path / "x.npy", holds_flipped=True).embedding_size == 4
 
 
 def test_column_major_files_are_read_too(tmp_path):
@@ -133,7 +172,7 @@ def test_column_major_files_are_read_too(tmp_path):
     [
         (np.zeros((3, 4), np.int64), "expected real numbers"),
         (np.zeros(3), "expected real numbers"),
-        (np.zeros((2, 4)), "holds 2 rows, and the set lists 3 images"),
+        (np.zeros((2, 4)), "holds 2 rows; expected 3, one for each image that the set lists"),
         (b"no numbers", "not a whole .npy file"),
     ],
 )

@@ -16,8 +16,10 @@ import numpy as np
 from facekd.errors import DataError
 from facekd.utils.files import require_regular_file
 
-# Mean cosine between the halves of a row: an image and its mirror image agree, unrelated values do not.
-HALVES_AGREE, HALVES_DIFFER = 0.3, 0.1
+# How far the halves of a row agree beyond those of different rows, from 0 to 1: an image and its mirror image agree
+# well, the halves of one embedding as little as those of strangers.
+HALVES_AGREE, HALVES_DIFFER = 0.3, 0.2
+STANDARD_ERRORS = 2  # by which few rows must clear these bounds
 MAX_ROWS_COMPARED = 4096  # rows whose halves are compared
 
 
@@ -29,6 +31,7 @@ class NpyRows:
         mirrored_path: file of the mirror images' embeddings, (N, D); None if `path` holds them or there are none.
         holds_flipped: whether rows of `path` are (plain, mirrored); None decides by whether the halves agree.
         num_rows: expected N.
+        rows_are: what the rows go by, for messages.
 
     Raises:
         DataError: not a .npy file of numbers, another shape, or halves that neither agree nor differ.
@@ -40,13 +43,14 @@ class NpyRows:
         mirrored_path: str | os.PathLike[str] | None = None,
         holds_flipped: bool | None = False,
         num_rows: int | None = None,
+        rows_are: str = "one for each image that the set lists, by the lines of *_name_5pts_score.txt",
     ) -> None:
         self.path = Path(path)
-        self._plain = _OpenNpy(self.path, num_rows)
-        self._mirrored = None if mirrored_path is None else _OpenNpy(Path(mirrored_path), num_rows)
+        self._plain = _OpenNpy(self.path, num_rows, rows_are)
+        self._mirrored = None if mirrored_path is None else _OpenNpy(Path(mirrored_path), num_rows, rows_are)
         width = self._plain.shape[1]
         if holds_flipped is None:
-            holds_flipped = width % 2 == 0 and self._halves_agree()
+            holds_flipped = width % 2 == 0 and halves_agree(self._sample(), self.path)
         if holds_flipped and width % 2:
             raise DataError(f"{path}: rows of {width} values cannot be two embeddings of equal size")
         self._is_split = holds_flipped
@@ -74,38 +78,61 @@ class NpyRows:
             return block[:, : self.embedding_size], block[:, self.embedding_size :]
         return block, None if self._mirrored is None else self._mirrored.read(start, stop)
 
-    def _halves_agree(self) -> bool:
-        """Tells whether the halves of the rows are an image and its mirror image, by their mean cosine."""
-        # Rows spread evenly over the file.
-        size, num_rows = self._plain.shape[1] // 2, self._plain.shape[0]
-        step = max(num_rows // MAX_ROWS_COMPARED, 1)
+    def _sample(self) -> np.ndarray:
+        """Returns rows spread evenly over the file."""
+        num_rows = self._plain.shape[0]
         if num_rows <= MAX_ROWS_COMPARED:
-            rows = self._plain.read(0, num_rows)
-        else:
-            rows = np.concatenate([self._plain.read(row, row + 1) for row in range(0, num_rows, step)])
-        # Rows without direction say nothing about mirroring.
-        first, second = rows[:, :size].astype(np.float64), rows[:, size:].astype(np.float64)
-        lengths = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
-        usable = np.isfinite(lengths) & (lengths > 0)
-        if not usable.any():
+            return self._plain.read(0, num_rows)
+        step = num_rows // MAX_ROWS_COMPARED
+        return np.concatenate([self._plain.read(row, row + 1) for row in range(0, num_rows, step)])
+
+
+def halves_agree(rows: np.ndarray, path: Path) -> bool:
+    """Tells whether the halves of rows (n, 2D) are an image and its mirror image, or parts of one embedding.
+
+    The two halves of a row are compared, and as a control halves of different rows: values that are never negative, or
+    that share a large mean, make any two halves alike. Of the distance from the control to full agreement, halves that
+    are an image and its mirror image cover most, and parts of one embedding nothing.
+
+    Raises:
+        DataError: it cannot be told.
+    """
+    size = rows.shape[1] // 2
+    first, second = rows[:, :size].astype(np.float64), rows[:, size:].astype(np.float64)
+    # Rows without direction say nothing about mirroring.
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = [np.linalg.norm(half, axis=1) for half in (first, second)]
+    usable = np.isfinite(lengths[0] * lengths[1]) & (lengths[0] * lengths[1] > 0)
+    if not usable.any():
+        return False
+    first, second = (half[usable] / own[usable, None] for half, own in zip((first, second), lengths, strict=True))
+    # Halves of one row, and the mean over all halves of different rows.
+    own = np.einsum("nd,nd->n", first, second)
+    count = len(own)
+    others = (first.sum(axis=0) @ second.sum(axis=0) - own.sum()) / max(count * (count - 1), 1)
+    room = 1 - others
+    found = f"those of a row have a mean cosine of {own.mean():.2f}"
+    if count > 1 and room > 1e-9:
+        found += f", those of different rows {others:.2f}"
+        agreement, error = (own.mean() - others) / room, STANDARD_ERRORS * own.std() / np.sqrt(count) / room
+        if agreement - error >= HALVES_AGREE:
+            what = f"an image and its mirror image, {size} values each"
+            print(f"{path}: rows taken as {what} (of their halves, {found})", file=sys.stderr)
+            return True
+        if abs(agreement) + error <= HALVES_DIFFER:
+            what = f"one embedding of {2 * size} values"
+            print(f"{path}: rows taken as {what} (of their halves, {found})", file=sys.stderr)
             return False
-        cosine = float(((first * second).sum(axis=1)[usable] / lengths[usable]).mean())
-        if HALVES_DIFFER < abs(cosine) < HALVES_AGREE:
-            raise DataError(
-                f"{self.path}: the halves of its rows of {2 * size} values have a mean cosine of {cosine:.2f}, too "
-                f"much for one embedding and too little for an image and its mirror image; say which they are with "
-                "--embeddings-flipped or --no-embeddings-flipped"
-            )
-        agree = cosine >= HALVES_AGREE
-        what = f"an image and its mirror image, {size} values each" if agree else f"one embedding of {2 * size} values"
-        print(f"{self.path}: rows taken as {what} (mean cosine of their halves {cosine:.2f})", file=sys.stderr)
-        return agree
+    raise DataError(
+        f"{path}: it cannot be told whether rows of {2 * size} values are one embedding, or an image and its mirror "
+        f"image: of their halves, {found}; say which with --embeddings-flipped or --no-embeddings-flipped"
+    )
 
 
 class _OpenNpy:
     """Reads rows of a .npy file without mapping it: mapped pages would count as memory used."""
 
-    def __init__(self, path: Path, num_rows: int | None) -> None:
+    def __init__(self, path: Path, num_rows: int | None, rows_are: str) -> None:
         self.path = path
         require_regular_file(path)
         try:
@@ -116,10 +143,7 @@ class _OpenNpy:
             shape = getattr(array, "shape", None)
             raise DataError(f"{path}: expected real numbers (N, D), found {getattr(array, 'dtype', '')} {shape}")
         if num_rows is not None and len(array) != num_rows:
-            raise DataError(
-                f"{path}: holds {len(array):,} rows, and the set lists {num_rows:,} images; rows go by the lines of "
-                "*_name_5pts_score.txt"
-            )
+            raise DataError(f"{path}: holds {len(array):,} rows; expected {num_rows:,}, {rows_are}")
         self.shape: tuple[int, int] = array.shape
         self.dtype = array.dtype
         self._whole = None if array.flags.c_contiguous else array
