@@ -20,6 +20,7 @@ from data_prep.photographs.align_log import AlignLog, Alignment
 from data_prep.photographs.face_detectors import FaceDetector, Faces, open_detector
 from data_prep.photographs.landmark_files import GivenLandmarks, read_landmarks
 from data_prep.photographs.photos import find_photos
+from data_prep.sources.encoded_images import FirstImageNote
 from facekd.errors import DataError, ImageError, run_verb
 from facekd.images.alignment import align, is_plausible, template_fit
 from facekd.images.decoding import decode_rgb, quiet_decoders
@@ -85,7 +86,8 @@ def main(argv: list[str] | None = None) -> int:
     with AlignLog(arguments.output, vars(settings), arguments.force) as log:
         tasks = _plan(photos, arguments.photos, arguments.output, settings.file_format)
         waiting = [task for task in tasks if not _is_done(task, log)]
-        with in_order(lambda task: align_photo(task, finder, settings), waiting, arguments.workers) as results:
+        note = FirstImageNote()
+        with in_order(lambda task: align_photo(task, finder, settings, note), waiting, arguments.workers) as results:
             for result in track(results, "aligning photographs", len(waiting)):
                 log.add(result.result())
         done = [log.entries[task.photo] for task in tasks]
@@ -103,13 +105,15 @@ def main(argv: list[str] | None = None) -> int:
 Finder = Callable[[str, np.ndarray], "Faces | GivenLandmarks | None"]
 
 
-def align_photo(task: Task, finder: Finder, settings: Settings) -> Alignment:
+def align_photo(task: Task, finder: Finder, settings: Settings, note: FirstImageNote) -> Alignment:
     """Finds the face of a photograph and writes its crop; if that fails, the result holds the reason."""
     # Read the photograph.
     stamp = list(stamp_of(None))
     try:
         stamp = list(stamp_of(task.source))
-        image = decode_rgb(task.source.read_bytes(), settings.exif)
+        content = task.source.read_bytes()
+        image = decode_rgb(content, settings.exif)
+        note.look(task.source, content)
     except ImageError as error:
         return Alignment(task.photo, stamp, reason="unreadable", detail=str(error))
     except OSError as error:  # removed meanwhile, a broken link, no permission: the others can still be aligned

@@ -15,7 +15,7 @@ from data_prep.pairs.pair_list import PairList
 from data_prep.pairs.published_lists import LAYOUTS, read_pair_list, subject_of
 from data_prep.pairs.sampling import all_pairs, sample_pairs
 from data_prep.photographs.photos import find_photos
-from data_prep.sources.encoded_images import prepare_image
+from data_prep.sources.encoded_images import FirstImageNote, prepare_image
 from data_prep.sources.image_lists import list_folder
 from facekd.data.pair_packs.npz_file import write_native_pair_pack
 from facekd.data.pair_packs.pair_pack import PairPack, write_pair_pack
@@ -194,8 +194,10 @@ def _stem(name: str) -> str:
 
 
 def _read_images(arguments: argparse.Namespace, names: list[str]) -> tuple[dict[str, bytes], set[str]]:
+    note = FirstImageNote()
+
     def prepare(name: str) -> bytes:
-        return prepare_image(arguments.folder / name, arguments.size, arguments.resize, arguments.quality)
+        return prepare_image(arguments.folder / name, arguments.size, arguments.resize, arguments.quality, note)
 
     images: dict[str, bytes] = {}
     bad: set[str] = set()

@@ -13,7 +13,7 @@ import cv2
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
 from data_prep.jobs.ordered_work import in_order
 from data_prep.jobs.resuming import digest_of, file_stamp, resuming
-from data_prep.sources.encoded_images import prepare_image
+from data_prep.sources.encoded_images import FirstImageNote, prepare_image
 from data_prep.sources.image_lists import (
     LST_COLUMNS,
     ListedImage,
@@ -48,10 +48,12 @@ def main(argv: list[str] | None = None) -> int:
             check_name(image.name)
     quiet_decoders()
 
+    note = FirstImageNote()
+
     def prepare(image: ListedImage) -> tuple[str, bytes]:
         path = root / image.name
         stamp = file_stamp(path)  # before reading, because the file may change meanwhile
-        return stamp, prepare_image(path, arguments.size, arguments.resize, arguments.quality)
+        return stamp, prepare_image(path, arguments.size, arguments.resize, arguments.quality, note)
 
     def is_unchanged(task: int, stamp: str) -> bool:
         return file_stamp(root / images[task].name) == stamp

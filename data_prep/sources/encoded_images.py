@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -10,11 +12,32 @@ import numpy as np
 from facekd.errors import DataError, ImageError
 from facekd.images.decoding import decode_rgb
 from facekd.images.encoding import encode_jpeg
+from facekd.images.frames import holds_several_images
 from facekd.images.heif import AVIF_BRANDS, is_heif
 from facekd.utils.files import encoding_hint, require_regular_file
 
 
-def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
+class FirstImageNote:
+    """Says once a run that a file holds several images, of which the first is taken; threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_said = False
+
+    def look(self, path: Path, content: bytes) -> None:
+        """Looks at the content of a file, until one was met."""
+        if self._is_said or not holds_several_images(content):
+            return
+        with self._lock:
+            if not self._is_said:
+                self._is_said = True
+                message = (
+                    "holds several images (an animation, or pages); of this and any other such file the first is taken"
+                )
+                print(f"note: {path} {message}", file=sys.stderr)
+
+
+def prepare_image(path: Path, size: int, resize: bool, quality: int, note: FirstImageNote) -> bytes:
     """Returns the bytes of an image for a record: those of the file if the image has the right size.
 
     Args:
@@ -22,6 +45,7 @@ def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
         size: side of the data set's images in pixels.
         resize: whether to scale images of another size and encode them as JPEG.
         quality: JPEG quality of scaled images.
+        note: says if a file holds several images.
 
     Raises:
         ImageError: the file does not decode, or has another size and `resize` is False.
@@ -41,6 +65,7 @@ def prepare_image(path: Path, size: int, resize: bool, quality: int) -> bytes:
         pixels = decode_rgb(content)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error
+    note.look(path, content)
     height, width = pixels.shape[:2]
     if (height, width) == (size, size):
         return content

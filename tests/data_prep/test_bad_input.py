@@ -29,6 +29,7 @@ from evaluation.sets.face_folder import FaceFolder
 from facekd.data.datasets import FolderDataset, open_dataset
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.errors import DataError, ImageError
+from facekd.images.decoding import decode_rgb
 from facekd.images.image_files import IMAGE_SUFFIXES
 
 Run = Callable[..., tuple[int, str, str]]
@@ -289,3 +290,17 @@ def test_unaligned_photographs_are_sent_to_align(tmp_path: Path, run: Run) -> No
         open_dataset(tmp_path / "faces", 112)
     with pytest.raises(ImageError, match=r"1\.jpg: images are 40 x 60.*align the faces to that size \(`facekd data al"):
         FaceFolder(tmp_path / "faces", 112).decode(0, 1)
+
+
+def test_that_the_first_of_several_images_is_taken_is_said_once(tmp_path: Path, run: Run, scrfd: Path) -> None:
+    shades = [Image.fromarray(np.full((32, 32, 3), shade, np.uint8)) for shade in (200, 100)]
+    for name, shown in (("a/1.gif", shades), ("a/2.tif", shades), ("b/1.gif", shades[:1])):
+        write(tmp_path / "faces", name)
+        shown[0].save(tmp_path / "faces" / name, save_all=True, append_images=shown[1:])
+    status, _, err = run(pack_records.main, tmp_path / "faces", tmp_path / "packed", "--size", 32, "--workers", 1)
+    assert status == 0 and err.count("holds several images") == 1
+    assert f"note: {tmp_path / 'faces' / 'a/1.gif'} holds several images (an animation, or pages)" in err
+    pack = open_record_pack(tmp_path / "packed")
+    assert [int(decode_rgb(pack.read_image(number)[0]).max()) for number in range(3)] == [200, 200, 200]
+    _, _, err = run(align_faces.main, tmp_path / "faces", tmp_path / "aligned", "--detector", scrfd)
+    assert err.count("holds several images") == 1
