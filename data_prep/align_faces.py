@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from data_prep.jobs.ordered_work import in_order
+from data_prep.jobs.places import check_apart
 from data_prep.photographs.align_log import AlignLog, Alignment
 from data_prep.photographs.face_detectors import FaceDetector, Faces, open_detector
 from data_prep.photographs.landmark_files import GivenLandmarks, read_landmarks
@@ -284,9 +285,9 @@ def _print(output: Path, counts: dict[str, int], num_before: int, set_aside: Pat
 def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     if (arguments.detector is None) == (arguments.landmarks is None):
         parser.error("give --detector MODEL.onnx or --landmarks FILE, one of the two")
-    source, output = arguments.photos.resolve(), arguments.output.resolve()
-    if output == source or output.is_relative_to(source) or source.is_relative_to(output):
-        parser.error(f"{arguments.output} and {arguments.photos} overlap: crops would be taken for photographs")
+    check_apart(arguments.output, arguments.photos)
+    if arguments.set_aside is not None:
+        check_apart(arguments.set_aside, arguments.photos)
 
 
 def _parser() -> argparse.ArgumentParser:

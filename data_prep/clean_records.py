@@ -11,12 +11,13 @@ import numpy as np
 
 from data_prep.inspection.clean_lists import Changes, read_clean_lists
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
+from data_prep.jobs.places import check_apart
 from data_prep.jobs.resuming import digest_of, resuming
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_sources import RecordSource, default_name
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
-from facekd.errors import DataError, FacekdError, RecordError, run_verb
+from facekd.errors import DataError, RecordError, run_verb
 from facekd.images.decoding import decode_rgb
 from facekd.utils.command_line import CommandParser
 from facekd.utils.files import json_bytes
@@ -41,10 +42,9 @@ class CleanPlan:
 def main(argv: list[str] | None = None) -> int:
     """Writes the cleaned pack; returns the exit status."""
     arguments = _parser().parse_args(argv)
+    check_apart(arguments.output, arguments.pack)
     pack = open_record_pack(arguments.pack, arguments.on_bad_record)
     rec_path = rec_path_of(arguments.output)
-    if rec_path.resolve().parent == pack.reader.rec_path.resolve().parent:
-        raise FacekdError(f"{arguments.output} lies beside the old pack, which is never touched: choose another folder")
     changes = read_clean_lists(arguments.apply)
     source = RecordSource(pack)
     plan = _plan(arguments, pack, source, changes)

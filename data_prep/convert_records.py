@@ -20,6 +20,7 @@ import numpy as np
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
 from data_prep.jobs.conversion_log import ConversionLog
 from data_prep.jobs.ordered_work import in_order
+from data_prep.jobs.places import check_apart
 from data_prep.jobs.resuming import digest_of, resuming
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_lists import check_name
@@ -293,15 +294,13 @@ def _image_size(plan: Plan) -> int:
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:
-    """Refuses an output that cannot be written, or that is a source."""
+    """Refuses an output that cannot be written, or that overlaps with a source."""
     output: Path = arguments.output
     if output.is_file() and output.suffix != ".rec":
         raise DataError(f"{output} is a file; give a folder, or a name that ends in .rec")
     if output.suffix == ".rec" and (arguments.shards > 1 or arguments.to == "webdataset"):
         raise DataError(f"{output}: several files need a folder; give a name that does not end in .rec")
-    inputs = [path.resolve() for path in arguments.sources]
-    if output.resolve() in inputs or any(file.resolve() in inputs for file in _results_in(output)):
-        raise DataError(f"{output} is a source itself; sources are never touched: choose another output")
+    check_apart(output, *arguments.sources, arguments.root)
 
 
 def _files_there(arguments: argparse.Namespace, log: ConversionLog) -> list[Path]:

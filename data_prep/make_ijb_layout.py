@@ -14,6 +14,7 @@ from data_prep.ijb_sets.plan import PUBLISHED, IjbPlan, plan_of_counts, plan_of_
 from data_prep.ijb_sets.sources import LooseCrop, open_face_source
 from data_prep.ijb_sets.writer import count_templates, write_metadata
 from data_prep.jobs.ordered_work import by_processes
+from data_prep.jobs.places import check_apart
 from facekd.data.synthetic import MIN_SIZE
 from facekd.errors import DataError, run_verb
 from facekd.images.alignment import template
@@ -24,7 +25,7 @@ from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
 ROWS_CHUNK = 64
-SUMMARY = "layout.json"
+SUMMARY, UNFINISHED = "layout.json", ".make_ijb_unfinished"
 EXAMPLE = """examples:
   facekd data make-ijb synthetic:100x20 ijb                                 # generated faces, not aligned
   facekd data make-ijb faces_aligned ijb                                    # faces_aligned/PERSON/*.jpg
@@ -46,21 +47,26 @@ def main(argv: list[str] | None = None) -> int:
     """Plans the set, writes images or embeddings, and writes the lists."""
     arguments = _parse(argv)
     output: Path = arguments.output
-    is_ours = (output / SUMMARY).exists()
+    if not arguments.full_size:
+        check_apart(output, Path(arguments.source), arguments.landmarks)
+    is_ours, unfinished = (output / SUMMARY).exists(), output / UNFINISHED
     if (
         output.exists()
         and any(output.iterdir() if output.is_dir() else [output])
         and not (is_ours and arguments.overwrite)
+        and not unfinished.exists()
     ):
         remedy = "--overwrite replaces what is there" if is_ours else "choose an empty folder, or a new one"
         raise DataError(f"{output} exists and is not empty; {remedy}")
     with staged_folder(output) as staged:  # so that an interrupted run leaves no half of a set
         counts = _full_size(arguments, staged) if arguments.full_size else _of_images(arguments, staged)
-        if output.exists():
-            _remove(output)
+        # While this mark is there, what is beside it is no set, and the next run replaces it.
         output.mkdir(exist_ok=True)
+        unfinished.touch()
+        _remove(output)
         for part in sorted(staged.iterdir(), key=lambda path: path.name == SUMMARY):  # the summary last
             part.replace(output / part.name)
+        unfinished.unlink()
     print(
         f"{output}: {counts['images']:,} images, {counts['subjects']:,} subjects, {counts['templates']:,} templates "
         f"(galleries {counts['gallery_1']:,} + {counts['gallery_2']:,}, probes {counts['probes']:,}), "

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from data_prep.jobs.ordered_work import in_order
+from data_prep.jobs.places import check_apart
 from data_prep.pairs.pair_list import PairList
 from data_prep.pairs.published_lists import LAYOUTS, read_pair_list, subject_of
 from data_prep.pairs.sampling import all_pairs, sample_pairs
@@ -29,7 +30,7 @@ from facekd.errors import DataError, ImageError, run_verb
 from facekd.images.decoding import quiet_decoders
 from facekd.images.image_files import is_image_name
 from facekd.utils.command_line import IMAGE_SIDE, JPEG_QUALITY, SEED, THREADS, CommandParser, whole_number
-from facekd.utils.files import write_text
+from facekd.utils.files import replace_together, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.verification import balanced_folds, fold_indices
@@ -76,6 +77,9 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give --pairs LIST or --sample N, one of the two")
     if arguments.output.suffix not in (".bin", ".npz"):
         parser.error(f"{arguments.output}: the name should end in .bin (InsightFace's pickle) or .npz (facekd's own)")
+    names_path = arguments.output.with_name(f"{arguments.output.stem}_pairs.txt")
+    for file in (arguments.output, names_path):
+        check_apart(file, arguments.folder, arguments.pairs)
     if arguments.output.exists() and not arguments.force:
         raise DataError(f"{arguments.output} is there already; choose another name, or replace it by --force")
     quiet_decoders()
@@ -91,12 +95,23 @@ def main(argv: list[str] | None = None) -> int:
 
     # Write the pack, and beside it who is compared.
     encoded = [images[name] for pair in pairs.names for name in pair]
-    if arguments.output.suffix == ".npz":
-        pack = PairPack(encoded, pairs.is_same, pairs.subjects, pairs.fold_of)
-        write_native_pair_pack(arguments.output, pack)
-    else:
-        write_pair_pack(arguments.output, encoded, pairs.is_same)
-    _report(arguments.output, pairs)
+    pack_file, names_file = (
+        path.with_name(f".{path.stem}.partial{path.suffix}") for path in (arguments.output, names_path)
+    )
+    try:
+        if arguments.output.suffix == ".npz":
+            pack = PairPack(encoded, pairs.is_same, pairs.subjects, pairs.fold_of)
+            write_native_pair_pack(pack_file, pack)
+        else:
+            write_pair_pack(pack_file, encoded, pairs.is_same)
+        if pairs.subjects is not None:
+            write_text(names_file, _names_text(pairs, pairs.subjects))
+        replace_together(arguments.output, pack_file, {names_path: None if pairs.subjects is None else names_file})
+    except BaseException:
+        pack_file.unlink(missing_ok=True)
+        names_file.unlink(missing_ok=True)
+        raise
+    _report(arguments.output, names_path, pairs)
     return 0
 
 
@@ -213,8 +228,17 @@ def _read_images(arguments: argparse.Namespace, names: list[str]) -> tuple[dict[
     return images, bad
 
 
-def _report(output: Path, pairs: ChosenPairs) -> None:
-    """Prints what the pack holds, and writes the list of who is compared."""
+def _names_text(pairs: ChosenPairs, subjects: np.ndarray) -> str:
+    """Returns the list of who is compared: PERSON/IMAGE, whatever folders the files lie in."""
+    lines = []
+    for pair, who, same in zip(pairs.names, subjects.tolist(), pairs.is_same.tolist(), strict=True):
+        shown = [f"{person}/{_below(name, person)}" for name, person in zip(pair, who, strict=True)]
+        lines.append(f"{shown[0]}\t{shown[1]}\t{int(same)}\n")
+    return "".join(lines).encode("utf-8", "backslashreplace").decode()
+
+
+def _report(output: Path, names_path: Path, pairs: ChosenPairs) -> None:
+    """Prints what the pack and the list beside it hold."""
     names, is_same, fold_of, subjects = pairs.names, pairs.is_same, pairs.fold_of, pairs.subjects
     num_folds, num_genuine = int(fold_of.max()) + 1, int(is_same.sum())
     num_impostor = len(names) - num_genuine
@@ -247,17 +271,8 @@ def _report(output: Path, pairs: ChosenPairs) -> None:
             "note: the names do not say who is on the images, or not what the labels say, so no list of subjects is "
             "written"
         )
-        return
-
-    # PERSON/IMAGE, whatever folders the files lie in.
-    lines = []
-    for pair, who, same in zip(names, subjects.tolist(), is_same.tolist(), strict=True):
-        shown = [f"{person}/{_below(name, person)}" for name, person in zip(pair, who, strict=True)]
-        lines.append(f"{shown[0]}\t{shown[1]}\t{int(same)}\n")
-    text = "".join(lines).encode("utf-8", "backslashreplace").decode()
-    names_path = output.with_name(f"{output.stem}_pairs.txt")
-    write_text(names_path, text)
-    print(f"{names_path}: who they are, for `facekd evaluate lfw --names`")
+    else:
+        print(f"{names_path}: who they are, for `facekd evaluate lfw --names`")
 
 
 def _below(name: str, person: str) -> str:

@@ -12,6 +12,7 @@ import cv2
 
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
 from data_prep.jobs.ordered_work import in_order
+from data_prep.jobs.places import check_apart
 from data_prep.jobs.resuming import digest_of, file_stamp, resuming
 from data_prep.sources.encoded_images import FirstImageNote, prepare_image
 from data_prep.sources.image_lists import (
@@ -102,6 +103,7 @@ def _job(arguments: argparse.Namespace, images: list[ListedImage], root: Path, h
 
 def _list_images(arguments: argparse.Namespace) -> tuple[list[ListedImage], Path]:
     source: Path = arguments.source
+    check_apart(arguments.output, source, arguments.root)
     if not source.exists():
         raise DataError(f"{source}: no such folder or .lst file")
     if source.is_dir():

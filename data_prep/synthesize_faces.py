@@ -115,10 +115,11 @@ def synthesize(
         plan = plan_pairs(settings.pairs, settings.test_identities, settings.test_images_per_identity, settings.seed)
 
     # Keep a set that is complete; otherwise render the missing parts.
-    found = _read_summary(folder)
+    found, parts = _read_summary(folder), folder / ".synthesis"
     if found is not None and found["settings"] == wanted and _is_whole(folder, found):
+        if _settings_of(parts) in (None, wanted):  # a run was stopped while it removed its parts
+            shutil.rmtree(parts, ignore_errors=True)
         return found
-    parts = folder / ".synthesis"
     _claim(folder, parts, wanted, found, overwrite)
     num_train = settings.identities * settings.images_per_identity
     jobs = _jobs(settings, num_train)
@@ -258,8 +259,7 @@ def _name(number: int, per_identity: int) -> str:
 
 def _claim(folder: Path, parts: Path, wanted: dict[str, Any], found: dict[str, Any] | None, overwrite: bool) -> None:
     """Makes sure that the folder may be written to and that the parts in it belong to these settings."""
-    stamp = parts / "settings.json"
-    under_way = read_json(stamp, "the settings of a generated set") if stamp.exists() else None
+    under_way = _settings_of(parts)
     other = under_way or (found or {}).get("settings")
     if other is not None and other != wanted and not overwrite:
         changed = [
@@ -276,7 +276,12 @@ def _claim(folder: Path, parts: Path, wanted: dict[str, Any], found: dict[str, A
         )
     if under_way != wanted:
         shutil.rmtree(parts, ignore_errors=True)
-        write_json(stamp, wanted)
+        write_json(parts / "settings.json", wanted)
+
+
+def _settings_of(parts: Path) -> dict[str, Any] | None:
+    stamp = parts / "settings.json"
+    return read_json(stamp, "the settings of a generated set") if stamp.exists() else None
 
 
 def _read_summary(folder: Path) -> dict[str, Any] | None:

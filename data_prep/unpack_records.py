@@ -3,26 +3,51 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
+from data_prep.jobs.places import check_apart
+from data_prep.jobs.resuming import files_fingerprint
 from data_prep.sources.encoded_images import suffix_of
-from data_prep.sources.image_lists import names_from_lst
+from data_prep.sources.image_lists import check_people, names_from_lst
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.errors import DataError, RecordError, run_verb
 from facekd.utils.command_line import CommandParser
-from facekd.utils.files import write_small_file
+from facekd.utils.files import is_sealed, sealed, write_json, write_small_file
 from facekd.utils.progress import track
+
+PROGRESS_NAME = ".unpack_progress.json"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Unpacks images; returns the exit status."""
     arguments = _parser().parse_args(argv)
+    check_apart(arguments.output, arguments.path)
     pack = open_record_pack(arguments.path, arguments.on_bad_record)
-    bad = BadRecords(arguments.on_bad_record)
     name_image = _choose_names(pack, arguments.names)
+
+    # Go on where an earlier run of this job was stopped. Otherwise the folder must not hold the images of another.
+    rec_path = pack.reader.rec_path
+    files = [rec_path, *(rec_path.with_suffix(suffix) for suffix in (".idx", ".lst"))]
+    job = {"verb": "unpack", **files_fingerprint(files), "by": name_image.__name__}
+    progress = arguments.output / PROGRESS_NAME
+    is_ours = _job_in(progress) == job
+    if not is_ours and not arguments.force:
+        _check_used_folder(arguments.output, pack, name_image)
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        write_json(progress, sealed({"job": job}))
+        is_ours = True
+    elif not is_ours:
+        progress.unlink(missing_ok=True)
+
+    # Write what is missing.
+    bad = BadRecords(arguments.on_bad_record)
     written = present = 0
     for image in track(range(pack.num_images), "unpacking images", pack.num_images):
         try:
@@ -31,37 +56,85 @@ def main(argv: list[str] | None = None) -> int:
             bad.meet(error)
             continue
         path = os.path.join(arguments.output, name_image(image, label, content))  # noqa: PTH118 - pathlib takes longer
-        # An earlier run may have been stopped. Files are renamed into place, so one that is there is complete.
-        if _has_size(path, len(content)):
+        # Files are renamed into place, so one that this job has left there is complete.
+        if is_ours and _has_size(path, len(content)):
             present += 1
             continue
         write_small_file(path, content)
         written += 1
+    progress.unlink(missing_ok=True)
     already = f", {present:,} were there already" if present else ""
     print(f"{arguments.output}: {written:,} images written{already}{bad.summary()}")
     return 0
 
 
-def _choose_names(pack: RecordPack, wanted: bool | None) -> Callable[[int, int, bytes], str]:
+NameImage = Callable[[int, int, bytes], str]
+
+
+def _choose_names(pack: RecordPack, wanted: bool | None) -> NameImage:
     """Returns a function that names the file of `(image, label, content)`: by the `.lst` if it fits, else by number."""
     label_width = len(str(max(pack.num_classes - 1, 0)))
-    key_width = len(str(int(pack.image_keys.max())))
+    # A key that occurs twice would name two images.
+    keys = pack.image_keys
+    numbers = keys if len(np.unique(keys)) == len(keys) else np.arange(len(keys))
+    number_width = len(str(int(numbers.max())))
 
     def by_number(image: int, label: int, content: bytes) -> str:
-        return f"{label:0{label_width}d}/{int(pack.image_keys[image]):0{key_width}d}{suffix_of(content)}"
+        return f"{label:0{label_width}d}/{int(numbers[image]):0{number_width}d}{suffix_of(content)}"
 
     if wanted is False:
         return by_number
     lst_path = pack.reader.rec_path.with_suffix(".lst")
     try:
         names = names_from_lst(pack, lst_path)
+        check_people(names, pack.labels().tolist())
     except (OSError, DataError) as error:
         if wanted:
             raise DataError(f"no names for the images from {lst_path}: {error}") from error
         if lst_path.exists():
-            print(f"note: files are named by label and key, because {error}")
+            print(f"note: files are named by label and key, because in {lst_path.name} {error}")
         return by_number
-    return lambda image, label, content: names[image]
+
+    def by_list(image: int, label: int, content: bytes) -> str:
+        return names[image]
+
+    return by_list
+
+
+def _job_in(progress: Path) -> dict[str, Any] | None:
+    """Returns the job that the progress file of a stopped run names; None without one."""
+    try:
+        found = json.loads(progress.read_bytes())
+        return found["job"] if is_sealed(found) else None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _check_used_folder(output: Path, pack: RecordPack, name_image: NameImage) -> None:
+    """Refuses a folder that holds anything but images of this pack; reads those that are there.
+
+    Raises:
+        DataError: a file there has another content, or is none of the pack.
+    """
+    num_there = sum(1 for _, _, names in os.walk(output) for name in names if not name.startswith("."))
+    if not num_there:
+        return
+    remedy = "choose an empty folder, or write every image anew by --force (files of other names stay)"
+    num_known = 0
+    for image in track(range(pack.num_images), "comparing images that are there", pack.num_images):
+        try:
+            content, label = pack.read_image(image)
+        except RecordError:  # met again, by the policy, when images are written
+            continue
+        path = output / name_image(image, label, content)
+        if path.is_file():
+            if path.read_bytes() != content:
+                raise DataError(f"{path} is there and is not that image of {pack.reader.rec_path}; {remedy}")
+            num_known += not path.name.startswith(".")
+    if num_known < num_there:
+        raise DataError(
+            f"{output} holds {num_there - num_known:,} files that are not of {pack.reader.rec_path}; {remedy}"
+        )
 
 
 def _has_size(path: str, size: int) -> bool:
@@ -76,7 +149,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="facekd data unpack",
         description="Writes the images of a record pack, byte for byte, into one folder per identity.",
         example="example:\n  facekd data unpack ms1mv3 ms1mv3_images\n\n"
-        "After a stop, run the same command again: it resumes.\n\n"
+        "After a stop, run the same command again: it resumes. Files that are there from elsewhere are compared, and\n"
+        "refused if they are not those of the pack.\n\n"
         "writes OUT/IDENTITY/IMAGE.jpg",
     )
     parser.add_argument("path", type=Path, metavar="PATH", help="a .rec file, or a folder that holds one")
@@ -85,8 +159,9 @@ def _parser() -> argparse.ArgumentParser:
         "--names",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="name files by the .lst beside the .rec (default: if it fits), or by label and key",
+        help="name files by the .lst beside the .rec (default: if its folders are the people), or by label and key",
     )
+    parser.add_argument("--force", action="store_true", help="write into a folder that holds other files")
     add_bad_record_option(parser)
     return parser
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -154,6 +156,37 @@ def check_one_label(images: list[ListedImage], source: Path) -> list[ListedImage
     return images
 
 
+def check_people(names: list[str], labels: Iterable[int]) -> None:
+    """Refuses names by which files would not be the people of the labels, each person one label and one label a person.
+
+    A person is a folder, or who AgeDB's file names say if no name has a folder: as `list_folder` reads them.
+
+    Args:
+        names: paths of images with `/` between folders.
+        labels: their labels; images without a label (-1) are passed over.
+
+    Raises:
+        DataError: a person has two labels, a label has two people, or a name does not say who it is.
+    """
+    people = [posixpath.normpath(posixpath.dirname(name)) for name in names]
+    if all(person == "." for person in people):
+        found = [AGEDB_NAME.fullmatch(posixpath.splitext(name)[0]) for name in names]
+        people = [name["who"] if name else "." for name in found]
+    label_of: dict[str, int] = {}
+    person_of: dict[int, str] = {}
+    for name, person, label in zip(names, people, labels, strict=True):
+        if label < 0:
+            continue
+        if person == ".":
+            raise DataError(f"{name!r} lies in no folder, so folders do not say who is on an image")
+        if label_of.setdefault(person, label) != label:
+            raise DataError(f"{person!r} holds images of labels {label_of[person]} and {label}, so it is no person")
+        if person_of.setdefault(label, person) != person:
+            raise DataError(
+                f"label {label} has images in {person_of[label]!r} and {person!r}, which would be two people"
+            )
+
+
 def check_name(name: str) -> None:
     """Refuses a name that an `.lst` cannot hold.
 
@@ -201,6 +234,7 @@ def names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
     # Check each name and label.
     labels = pack.labels().tolist()
     names = []
+    places = set()
     for image, line in enumerate(order):
         name, label = listed[line].name, listed[line].label
         if labels[image] not in (label, -1):
@@ -211,6 +245,7 @@ def names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
         if path.is_absolute() or ".." in path.parts:
             raise DataError(f"{lst_path} has the name {name!r}, which leads out of the output folder")
         names.append(name)
-    if len(set(names)) != len(names):
+        places.add(str(path))
+    if len(places) != len(names):
         raise DataError(f"{lst_path} lists some names twice")
     return names

@@ -92,6 +92,9 @@ def write_teacher_cache(
     if path.exists():
         cache = TeacherCache(path)
         check_claim(path, cache.teacher, cache.data, teacher, data)
+        # A run that was stopped right after it had finished the file left its progress.
+        if not beside(path, "partial").exists():
+            beside(path, "progress").unlink(missing_ok=True)
         return cache
 
     # Write what is missing, as the only process to do so.

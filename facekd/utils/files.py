@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -67,6 +67,28 @@ def atomic_open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Opens `path` for writing bytes atomically; see `atomic_path`."""
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         yield stream
+
+
+def replace_together(main: Path, staged: Path, others: Mapping[Path, Path | None]) -> None:
+    """Gives files that belong together their names, so that the main one never lies beside files of another result.
+
+    Args:
+        main: name that gets its file last: where it is, all are. An old file of this name is removed first.
+        staged: the file for it, complete.
+        others: for each other name the file for it, complete; None removes an old one.
+
+    Raises:
+        OSError: a file cannot be renamed.
+    """
+    for path, file in others.items():
+        if file is None and main.exists():
+            path.unlink(missing_ok=True)
+    if others:
+        main.unlink(missing_ok=True)
+    for path, file in others.items():
+        if file is not None:
+            file.replace(path)
+    staged.replace(main)
 
 
 def write_small_file(path: str, content: bytes) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from facekd.errors import InUseError
-from facekd.utils.files import stamp_to_rename
+from facekd.utils.files import replace_together, stamp_to_rename
 from facekd.utils.locks import is_file_at, lock_open_file
 
 CHECKPOINT_BYTES = 16 << 20
@@ -175,12 +175,7 @@ class ResumableFile:
         if before is not None:
             before()
         try:
-            # An old file goes first: a reader finds no file rather than one with the companions of another.
-            if self._companions:
-                self.path.unlink(missing_ok=True)
-            for path, staged in self._companions.items():
-                staged.replace(path)
-            self.partial_path.replace(self.path)
+            replace_together(self.path, self.partial_path, self._companions)
         except OSError as error:
             raise self._broken(error) from error
         # Delete the journal only now: until here, the same job could continue from it.

@@ -252,9 +252,6 @@ def test_unclear_questions_are_refused(
     with pytest.raises(SystemExit):
         align_faces.main([str(photos), str(tmp_path / "out"), *arguments])
     assert message in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        align_faces.main([str(photos), str(photos / "out"), "--detector", "a"])
-    assert "overlap" in capsys.readouterr().err
 
 
 def test_a_run_without_a_single_face_fails(tmp_path: Path, scrfd: Path, run: Run) -> None:

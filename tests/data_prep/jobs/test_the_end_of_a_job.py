@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep import convert_records, pack_records
+from data_prep import convert_records, make_ijb_layout, make_pair_set, pack_records
 
 Run = Callable[..., tuple[int, str, str]]
 # Runs a verb that is killed before rename or deletion 1, 2, ..., each time on a copy of `before`, and then runs it once
@@ -38,9 +38,10 @@ def run(kill_at):
     def dying(act):
         @functools.wraps(act)
         def die_or_act(*given, **options):
-            left[0] -= 1
-            if left[0] == 0:
-                os._exit(99)
+            if str(given[0]).startswith(str(out)):
+                left[0] -= 1
+                if left[0] == 0:
+                    os._exit(99)
             return act(*given, **options)
         return die_or_act
     for name in NAMES:
@@ -130,7 +131,6 @@ def test_a_pack_is_replaced_whole(photos: Path, tmp_path: Path, run: Run) -> Non
     ("options", "is_old"),
     [
         ((), True),
-        (("--shards", 2), False),
         (("--shards", 2), True),
         (("--to", "webdataset", "--shards", 2), True),
     ],
@@ -161,3 +161,33 @@ def test_a_cleaning_is_finished(photos: Path, tmp_path: Path, run: Run) -> None:
     arguments = (tmp_path / "pack", tmp_path / "out", "--apply", tmp_path / "drop.tsv")
     states = kill_everywhere("clean_records", tmp_path / "none", tmp_path / "out", *arguments)
     assert_never_mixed(states, (*PACK, "clean_report.json"))
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_verification_pack_is_finished(photos: Path, tmp_path: Path, run: Run, is_old: bool) -> None:
+    options = ("--sample", "all", "--folds", 2, "--size", 32, "--workers", 1)
+    if is_old:
+        others = make_photos(tmp_path / "others", 1)
+        assert run(make_pair_set.main, others, tmp_path / "old" / "mine.bin", *options, "--seed", 1)[0] == 0
+    more = ("--force",) if is_old else ()
+    arguments = (photos, tmp_path / "out" / "mine.bin", *options, *more)
+    states = kill_everywhere("make_pair_set", tmp_path / "old", tmp_path / "out", *arguments)
+    assert_never_mixed(states, ("mine.bin", "mine_pairs.txt"))
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_an_ijb_layout_is_finished(photos: Path, tmp_path: Path, run: Run, is_old: bool) -> None:
+    if is_old:
+        others = make_photos(tmp_path / "others", 1)
+        assert run(make_ijb_layout.main, others, tmp_path / "old", "--workers", 0, "--seed", 3)[0] == 0
+    arguments = (photos, tmp_path / "out", "--workers", 0, *(("--overwrite",) if is_old else ()))
+    states = kill_everywhere("make_ijb_layout", tmp_path / "old", tmp_path / "out", *arguments)
+    assert_never_mixed(states, ("layout.json", "sources.tsv", "meta/ijbc_face_tid_mid.txt", "loose_crop/1.jpg"))
+
+
+def test_a_generated_set_is_finished(tmp_path: Path) -> None:
+    options = ("--identities", 2, "--images-per-identity", 2, "--size", 48, "--pairs", 0, "--workers", 0)
+    states = kill_everywhere(
+        "synthesize_faces", tmp_path / "none", tmp_path / "out", "--output", tmp_path / "out", *options
+    )
+    assert_never_mixed(states, ("synthesis.json", *PACK, "contact_sheet.png"))

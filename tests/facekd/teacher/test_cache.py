@@ -113,6 +113,31 @@ def test_after_kill_9_the_rest_is_computed_and_the_file_is_the_same(tmp_path: Pa
     assert sorted(file.name for file in tmp_path.iterdir()) == ["at_once", "cache"]
 
 
+def test_a_run_stopped_after_the_rename_leaves_nothing_in_the_way(
+    tmp_path: Path, dataset: FaceDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+
+    def interrupted(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "cache.progress":
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "cache", Projection(), dataset)
+    monkeypatch.undo()
+    assert (tmp_path / "cache.progress").exists()
+    again = Projection()
+    write(tmp_path / "cache", again, dataset)
+    assert again.num_images == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["cache"]
+    # So the file can be deleted and written anew.
+    (tmp_path / "cache").unlink()
+    write(tmp_path / "cache", again, dataset)
+    assert again.num_images == 2 * len(dataset)
+
+
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path, dataset: FaceDataset) -> None:
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "cache", Projection(stop_after=4), dataset, seconds_between_saves=1e9)
