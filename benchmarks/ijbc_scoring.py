@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import peak_of_program
 
 from data_prep.make_ijb_layout import main as make_ijb_layout
 from facekd.errors import FacekdError, run_verb
@@ -147,7 +147,6 @@ def run_here(way: str, root: Path) -> dict[str, Any]:
         import scipy.stats  # noqa: F401
 
         tars = run_facekd(root, seconds)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     total, processor = (sum(seconds.get(stage + kind, 0.0) for stage in STAGES) for kind in ("", " cpu"))
     return {
         "way": way,
@@ -155,7 +154,7 @@ def run_here(way: str, root: Path) -> dict[str, Any]:
         "total": total,
         "processor": processor,
         "tar": list(tars.items()),
-        "peak": peak,
+        "peak": peak_of_program(),
     }
 
 

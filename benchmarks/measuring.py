@@ -1,4 +1,7 @@
-"""Provides what the benchmarks share: turns, measures of time and memory, tables as text and as JSON."""
+"""Provides what the benchmarks share: turns, measures of time and memory, tables as text and as JSON.
+
+torch is imported only where it is needed, for it would count in the memory of a benchmark that does without.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,17 @@ import os
 import platform
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from facekd.errors import FacekdError
 from facekd.utils.files import write_json
+
+if TYPE_CHECKING:
+    import torch
 
 Seconds = tuple[float, float]  # wall-clock time, processor time
 MXNET_PYTHON = Path(".venv-mxnet/bin/python")  # made by `make .venv-mxnet/.installed`
@@ -74,6 +79,8 @@ def take_turns(sides: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, 
 
 def wait_for(device: torch.device) -> None:
     """Waits until a GPU has finished its work; returns at once on a CPU."""
+    import torch
+
     if device.type == "cuda":
         torch.cuda.synchronize()
 
@@ -92,8 +99,20 @@ def status_bytes(name: str) -> int:
     raise FacekdError(f"/proc/self/status has no {name}: this benchmark needs Linux")
 
 
+def peak_of_program() -> int:
+    """Returns the most resident bytes that this process had since its program started.
+
+    On Linux `ru_maxrss` may be that of the process that started this one, which it takes over.
+    """
+    if sys.platform == "linux":
+        return status_bytes("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def machine() -> dict[str, Any]:
     """Describes what the figures depend on besides the code: processor, load, GPU, Python, torch."""
+    import torch
+
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
