@@ -28,6 +28,7 @@ from data_prep.sources.image_lists import (
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.errors import DataError, FacekdError, ImageError, run_verb
 from facekd.images.decoding import quiet_decoders
+from facekd.images.image_files import is_image_name
 from facekd.utils.command_line import IMAGE_SIDE, JPEG_QUALITY, THREADS, CommandParser
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
@@ -107,7 +108,9 @@ def _list_images(arguments: argparse.Namespace) -> tuple[list[ListedImage], Path
     if not source.exists():
         raise DataError(f"{source}: no such folder or .lst file")
     if source.is_dir():
-        images, root = list_folder(source), source
+        images, root = _list_folder(source), source
+    elif is_image_name(source.name):
+        raise DataError(f"{source}: is one image; give the folder that holds a folder of images for each person")
     else:
         images, kind = read_lst_and_kind(source)
         check_one_label(images, source)
@@ -119,6 +122,18 @@ def _list_images(arguments: argparse.Namespace) -> tuple[list[ListedImage], Path
     if arguments.output.exists() and arguments.output.is_file() and arguments.output.suffix != ".rec":
         raise FacekdError(f"{arguments.output} is a file; give a folder, or a name that ends in .rec")
     return images, root
+
+
+def _list_folder(source: Path) -> list[ListedImage]:
+    try:
+        return list_folder(source)
+    except DataError as error:
+        if packs := sorted(source.glob("*.rec")):
+            raise DataError(
+                f"{source}: holds a record pack, {packs[0].name}, and no folders of images; `facekd data unpack` makes "
+                "such folders of it, `facekd data convert` another pack"
+            ) from error
+        raise
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,7 +18,9 @@ def find_photos(root: Path) -> list[str]:
         DataError: there is no such folder, or no photograph in it.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder; expected a folder of photographs")
+        raise DataError(
+            f"{root}: {'is a file' if root.exists() else 'no such folder'}; expected a folder of photographs"
+        )
     found, left_out = list_nested(root)
     if not found:
         raise DataError(f"{root} holds no photographs, neither do its subfolders{explain_no_images(left_out)}")

@@ -188,9 +188,12 @@ class ListSource:
         path = self.root / self._images[image].name
         require_regular_file(path)
         try:
-            return path.read_bytes()
+            content = path.read_bytes()
         except OSError as error:
             raise DataError(f"{path}: {error.strerror}") from error
+        if not content:
+            raise DataError(f"{path}: the file is empty")
+        return content
 
     def name(self, image: int) -> str:
         return self._images[image].name

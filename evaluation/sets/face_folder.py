@@ -41,7 +41,7 @@ class FaceFolder:
         self.name = folder.name
         self._folder, self._size, self._resize = folder, image_size, resize
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder")
+            raise DataError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; expected one of images")
         found, self.warnings = _list(folder, nobody)
         # The images person by person, in order of the names.
         kept: dict[str, list[str]] = {}

@@ -128,9 +128,17 @@ def _decode_by_opencv(data: bytes | bytearray | memoryview, exif: bool) -> NDArr
     except cv2.error as error:  # a header that announces more pixels than OpenCV agrees to
         raise ImageError(f"its {len(data):,} bytes do not decode as an image: {error.err}") from error
     if image is None:
-        start = bytes(data[:16]).hex(" ")
-        raise ImageError(f"its {len(data):,} bytes do not decode as an image (they start with {start})")
+        raise ImageError(f"its {len(data):,} bytes do not decode as an image ({_guess_content(bytes(data[:100]))})")
     return image  # type: ignore[return-value]
+
+
+def _guess_content(start: bytes) -> str:
+    """Returns what a file that is no image seems to be instead, by its first bytes."""
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer: fetch the image with `git lfs pull`"
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "it is a web page: fetch the image again"
+    return f"they start with {start[:16].hex(' ')}"
 
 
 @contextlib.contextmanager

@@ -304,3 +304,27 @@ def test_that_the_first_of_several_images_is_taken_is_said_once(tmp_path: Path, 
     assert [int(decode_rgb(pack.read_image(number)[0]).max()) for number in range(3)] == [200, 200, 200]
     _, _, err = run(align_faces.main, tmp_path / "faces", tmp_path / "aligned", "--detector", scrfd)
     assert err.count("holds several images") == 1
+
+
+def test_an_empty_file_is_a_bad_image_of_convert_too(tmp_path: Path, run: Run) -> None:
+    write(tmp_path / "faces", "a/1.jpg")
+    write(tmp_path / "faces", "a/2.jpg").write_bytes(b"")
+    status, _, err = run(convert_records.main, tmp_path / "faces", tmp_path / "out")
+    assert status == 2 and f"{tmp_path / 'faces' / 'a/2.jpg'}: the file is empty" in err
+    status, out, _ = run(convert_records.main, tmp_path / "faces", tmp_path / "out", "--on-bad-record", "skip")
+    assert status == 0 and out.rstrip().endswith("1 skipped")
+
+
+def test_a_file_or_a_pack_in_place_of_a_folder_of_people(tmp_path: Path, run: Run) -> None:
+    photo = write(tmp_path / "faces", "a/1.jpg")
+    assert run(pack_records.main, tmp_path / "faces", tmp_path / "packed", "--size", 32)[0] == 0
+    for source, message in (
+        (photo, "1.jpg: is one image; give the folder that holds a folder of images for each person"),
+        (tmp_path / "packed", "packed: holds a record pack, train.rec, and no folders of images; `facekd data unpack`"),
+    ):
+        status, _, err = run(pack_records.main, source, tmp_path / "out", "--size", 32)
+        assert status == 2 and message in err
+    status, _, err = run(align_faces.main, photo, tmp_path / "out", "--landmarks", "none")
+    assert status == 2 and "1.jpg: is a file; expected a folder of photographs" in err
+    with pytest.raises(DataError, match=r"1\.jpg: is a file; expected one of images"):
+        FaceFolder(photo, 32)

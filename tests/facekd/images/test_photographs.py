@@ -83,6 +83,8 @@ def test_exif_orientation_is_respected_or_not_as_asked(orientation: int) -> None
         (b"", "holds no image bytes"),
         (b"GIF89a", "do not decode"),
         (b"no image at all", "do not decode"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "fetch the image with `git lfs pull`"),
+        (b"\n<!DOCTYPE html><title>Not found</title>", "it is a web page: fetch the image again"),
         (encoded(picture(), "PNG")[:60], "do not decode|does not decode"),
     ],
 )
