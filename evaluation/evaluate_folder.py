@@ -31,6 +31,7 @@ from evaluation.shared_options import (
     add_report_switch,
     check_halves_option,
     embedding_text,
+    rule_text,
 )
 from facekd.embedder.model_options import add_model_options, open_model
 from facekd.errors import DataError, run_verb
@@ -85,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         text = f"closed-set identification, cosine of {embedding_text(source.flip)}; {how}"
     else:
         found, curves = _verify(*folders.embed(root), arguments)
-        text = f"all pairs, cosine of {embedding_text(source.flip)}, TAR@FAR by the exact rule"
+        text = f"all pairs, cosine of {embedding_text(source.flip)}, {rule_text('exact')}"
 
     # Write, then print the same.
     content = {

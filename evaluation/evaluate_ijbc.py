@@ -31,6 +31,7 @@ from evaluation.ijb.pooling import (
     Pooling,
     UselessEmbeddingsError,
     all_poolings,
+    notes_on_norms,
     pool_templates,
     with_switches,
 )
@@ -59,6 +60,7 @@ from evaluation.shared_options import (
     add_report_switch,
     add_rule_option,
     check_halves_option,
+    rule_text,
 )
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
@@ -125,6 +127,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
         # Only the first pooling's scores and curves are written: those of eight would be a gigabyte.
         measured.append(found if not measured else (found[0], None, {}))
     results, scores, curves = measured[0]
+    results["notes"] += notes_on_norms(rows, np.unique(protocol.face_images[kept.faces]), poolings)
 
     # Write, then print the same.
     content = {
@@ -372,7 +375,7 @@ def _describe_protocol(arguments: argparse.Namespace, pooling: Pooling, evaluate
     target = TARGETS[arguments.target].name
     return {
         "text": f"{target} {'1:1 and 1:N' if evaluated == 'both' else evaluated}; {pooling.text}; "
-        f"TAR@FAR by the {arguments.rule} rule",
+        f"{rule_text(arguments.rule)}",
         "name": pooling.name,
         "keep_norm": pooling.keep_norm,
         "weight_by_detection_score": pooling.weight_by_detection_score,

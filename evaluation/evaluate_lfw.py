@@ -35,6 +35,7 @@ from evaluation.shared_options import (
     add_rule_option,
     check_halves_option,
     embedding_text,
+    rule_text,
 )
 from facekd.embedder.model_options import add_model_options, open_model
 from facekd.errors import FacekdError, run_verb
@@ -271,7 +272,7 @@ def _describe_pair_set(pair_set: PairSet) -> dict[str, Any]:
 
 def _describe_protocol(arguments: argparse.Namespace, pair_set: PairSet, flip: bool) -> dict[str, Any]:
     folds = f"{pair_set.num_folds} {BALANCED if pair_set.fold_kind == 'balanced' else 'contiguous folds'}"
-    text = f"cosine of {embedding_text(flip)}, {folds}, TAR@FAR by the {arguments.rule} rule"
+    text = f"cosine of {embedding_text(flip)}, {folds}, {rule_text(arguments.rule)}"
     return {
         "text": text,
         "score": "cosine",

@@ -1,6 +1,6 @@
 """Names, writes and reads the .npy files in which embeddings are kept; a damaged or foreign one is made again.
 
-A file from `write_kept` ends in a mark and the CRC-32 of everything before it, which `np.load` does not look at.
+A file from `write_kept` ends in a mark and the CRC-32 of its name and of all before it, where `np.load` does not look.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def write_kept(file: Path, array: np.ndarray) -> None:
     """Writes an array for `read_kept`, atomically."""
     content = io.BytesIO()
     np.save(content, array)
-    content.write(END_MARK + zlib.crc32(content.getbuffer()).to_bytes(4, "little"))
+    content.write(END_MARK + _checksum(file, content.getbuffer()))
     with atomic_open(file) as stream:
         stream.write(content.getbuffer())
 
@@ -38,7 +38,7 @@ def read_kept(file: Path) -> np.ndarray | None:
     try:
         content = file.read_bytes()
         array, mark, checksum = content[: -len(END_MARK) - 4], content[-len(END_MARK) - 4 : -4], content[-4:]
-        if mark == END_MARK and checksum == zlib.crc32(array).to_bytes(4, "little"):
+        if mark == END_MARK and checksum == _checksum(file, array):
             return np.load(io.BytesIO(array), allow_pickle=False)
         problem = "its checksum is missing or wrong"
     except FileNotFoundError:
@@ -47,3 +47,8 @@ def read_kept(file: Path) -> np.ndarray | None:
         problem = str(error)
     print(f"{file}: cannot be used ({problem}); embedding again", file=sys.stderr)
     return None
+
+
+def _checksum(file: Path, content: bytes | memoryview) -> bytes:
+    """Returns the CRC-32 of the name of a file and its content: sound embeddings of another model are not these."""
+    return zlib.crc32(content, zlib.crc32(file.name.encode())).to_bytes(4, "little")

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from facekd.embedder.model_options import MODEL_HELP
-from facekd.verification import RULES
+from facekd.verification import RULES, Rule
 
 
 def add_model_option(parser: Any, required: bool = True) -> None:
@@ -44,9 +44,16 @@ def add_rule_option(parser: argparse.ArgumentParser) -> None:
         "--rule",
         choices=RULES,
         default="exact",
-        help="how a FAR becomes a threshold. exact: the largest TAR whose FAR does not exceed the target (default); "
-        "insightface: the nearest point of the ROC, to compare with tables made that way",
+        help="how a FAR becomes a threshold, for TAR@FAR alone: accuracy, EER and AUC do not depend on it. exact: the "
+        "largest TAR whose FAR does not exceed the target (default); insightface: the nearest point of the ROC, to "
+        "compare with TARs in tables made that way",
     )
+
+
+def rule_text(rule: Rule) -> str:
+    """Returns what `--rule` chooses, and what it leaves alone, for the protocol in words."""
+    alone = "" if rule == "exact" else " (accuracy, EER and AUC do not depend on it)"
+    return f"TAR@FAR by the {rule} rule{alone}"
 
 
 def add_cache_switch(parser: argparse.ArgumentParser) -> None:

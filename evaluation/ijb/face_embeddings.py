@@ -116,7 +116,7 @@ class FaceEmbeddings:
             is_sound = np.ones(len(images), bool)
             for start in range(0, len(images), ROWS_CHUNK):
                 part = slice(start, start + ROWS_CHUNK)
-                is_sound[part] = _checksums(embeddings[images[part]]) == kept[part, -1]
+                is_sound[part] = _checksums(embeddings[images[part]], self._seed(side)) == kept[part, -1]
             if num_damaged := int((is_stamped & ~is_sound).sum()):
                 print(f"{self._file(side)}: {num_damaged:,} rows are damaged; embedding them again", file=sys.stderr)
             done &= is_stamped & is_sound
@@ -144,7 +144,7 @@ class FaceEmbeddings:
                 array.flush()  # the rows before their stamps, so that a power cut cannot leave a stamp alone
             for rows, found in pending:
                 for side, array in stamps.items():
-                    array[rows] = np.column_stack([found, _checksums(files[side][rows])])
+                    array[rows] = np.column_stack([found, _checksums(files[side][rows], self._seed(side))])
             pending.clear()
 
         # Embed batch by batch, the next ones loading meanwhile; whatever ends this, the rows done are stamped.
@@ -174,6 +174,10 @@ class FaceEmbeddings:
         """Opens the embeddings, for pooling."""
         mirrored = self._file("mirrored") if "mirrored" in self.sides else None
         return NpyRows(self._file("plain"), mirrored, False, self.protocol.num_listed)
+
+    def _seed(self, side: str) -> int:
+        """Returns what the checksums of rows begin with, so that rows of another model or side are not these."""
+        return zlib.crc32(self._file(side).name.encode())
 
     def _file(self, kind: str) -> Path:
         return self._folder / f"{self.digest}-{kind}.npy"
@@ -238,9 +242,9 @@ def _digest(embedder: Embedder, protocol: IjbProtocol, dtype: np.dtype[Any]) -> 
     return name_of([text.encode()])
 
 
-def _checksums(rows: np.ndarray) -> np.ndarray:
-    """Returns the CRC-32 of each row (n, D): int64 (n,)."""
-    return np.array([zlib.crc32(row) for row in np.ascontiguousarray(rows)], np.int64)
+def _checksums(rows: np.ndarray, seed: int) -> np.ndarray:
+    """Returns the CRC-32 of each row (n, D), begun with `seed`: int64 (n,)."""
+    return np.array([zlib.crc32(row, seed) for row in np.ascontiguousarray(rows)], np.int64)
 
 
 def _is_sound(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:

@@ -25,6 +25,8 @@ from facekd.errors import InputError
 
 ROWS_CHUNK = 1024  # image rows of one sparse product
 READ_CHUNK = 256  # image rows read together: they fit the processor's cache
+ROWS_SAMPLED = 4096  # image rows whose lengths are examined
+UNIT_ROUNDING = 1e-3  # float16 embeddings of unit length are that near to it
 Block = tuple[int, int, int, int]  # image rows from, to; faces from, to in the order of their images
 
 
@@ -298,6 +300,29 @@ def _read_block(rows: EmbeddingRows, start: int, stop: int, embeddings: dict[boo
             if part is not None and not (part[:, 0] != 0).all():
                 zeros[some] |= ~part.any(axis=1)
     return zeros
+
+
+def notes_on_norms(rows: EmbeddingRows, images: np.ndarray, poolings: Sequence[Pooling]) -> list[str]:
+    """Says where keeping the norm has no effect, or another than it is kept for: embeddings that all have unit length.
+
+    Args:
+        rows: the embeddings of the images.
+        images: ascending image rows of the faces; up to `ROWS_SAMPLED` of them, evenly spread, are examined.
+        poolings: the switch settings that are scored.
+    """
+    flips = sorted({pooling.flip_augment for pooling in poolings if pooling.keep_norm})
+    chosen = images[:: max(-(-len(images) // ROWS_SAMPLED), 1)]
+    for image in chosen.tolist() if flips else ():
+        for part in rows.read(image, image + 1):
+            if part is not None and abs(float(np.linalg.norm(part.astype(np.float64))) - 1) > UNIT_ROUNDING:
+                return []
+    why = "all embeddings have unit length already, so the model normalises them itself and their quality is lost"
+    effects = {
+        False: f"norm kept: the switch does nothing here, because {why}",
+        True: "norm kept: f(x) + f(mirrored x) is longer only where the two agree, not where the face is better, "
+        f"because {why}",
+    }
+    return [effects[flip] for flip in flips]
 
 
 def _media_to_templates(sums: np.ndarray, template_of_group: np.ndarray, num_templates: int) -> np.ndarray:

@@ -183,6 +183,8 @@ def _how_intervals_were_made(result: dict[str, Any]) -> str:
     if not kinds:
         return "intervals: none, since no FAR could be measured"
     text = f"intervals: {', '.join(kinds)}"
+    if bootstrap and bootstrap["resampled"] and kinds == ["wilson"]:
+        text += f" (TAR), {bootstrap['resampled'].removesuffix('s')} bootstrap (EER)"
     if bootstrap and bootstrap["resampled"] == "subjects":
         text += f", {bootstrap['num_subjects']:,} subjects, {bootstrap['replicates']:,} draws"
     elif bootstrap:

@@ -109,6 +109,27 @@ def test_presets_score_as_their_tools(evaluate, preset):
     np.testing.assert_allclose(evaluate.scores(), naive_scores(layout, naive_templates(layout, *switches)), atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_keeping_norms_that_are_all_1_is_said_to_do_nothing(evaluate, capsys, dtype):
+    layout = make_layout(0)
+    for part in (layout.plain, layout.mirrored):
+        part[:] = (part / np.linalg.norm(part, axis=1, keepdims=True)).astype(dtype)
+    note = "norm kept: the switch does nothing here, because all embeddings have unit length already"
+    _, results = evaluate(layout, "--no-flip-augment", "--report")
+    assert len(results["notes"]) == 1 and results["notes"][0].startswith(note)
+    assert f"note: {note}" in capsys.readouterr().out
+    assert note in (evaluate.out / "report.html").read_text() and note in (evaluate.out / "report.md").read_text()
+    _, without = evaluate(layout, "--no-flip-augment", "--no-keep-norm")
+    assert without["notes"] == [] and without["eer"] == results["eer"]
+    # With mirror images the sums differ in length, but say nothing about quality.
+    _, flipped = evaluate(layout)
+    assert "is longer only where the two agree" in flipped["notes"][0]
+    assert len(evaluate(layout, "--all-protocols")[1]["notes"]) == 2
+    # One face of another length is enough.
+    layout.plain[3] *= 1.01
+    assert evaluate(layout, "--no-flip-augment")[1]["notes"] == []
+
+
 def test_insightface_rule_is_written_beside_its_numbers(evaluate):
     layout = make_layout(3)
     _, results = evaluate(layout, "--rule", "insightface")
@@ -116,6 +137,8 @@ def test_insightface_rule_is_written_beside_its_numbers(evaluate):
     expected = tar_at_far(scores[labels], scores[~labels], [0.1, 0.01], "insightface")
     assert [point["tar"] for point in results["tar_at_far"][:2]] == [point.tar for point in expected]
     assert results["tar_at_far"][0]["rule"] == "insightface" and "insightface rule" in results["protocol"]["text"]
+    _, exact = evaluate(layout)
+    assert (exact["eer"], exact["auc"]) == (results["eer"], results["auc"])
 
 
 @pytest.mark.parametrize(("asked", "one", "many"), [("1:1", True, False), ("1:N", False, True), ("both", True, True)])

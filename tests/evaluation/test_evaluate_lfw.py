@@ -115,6 +115,22 @@ def test_a_second_run_under_other_flags_does_not_need_the_model_again(evaluate, 
         evaluate("--no-cache")
 
 
+def test_the_rule_is_about_tars_alone_and_says_so(evaluate, capsys):
+    _, exact = evaluate("--fars", "0.14")
+    _, other = evaluate("--fars", "0.14", "--rule", "insightface")
+    # 2.8 of 20 impostors: two may be accepted, and three are nearer.
+    assert [entry["tar_at_far"][0]["false_accepts"] for entry in (exact, other)] == [2, 3]
+    assert all(exact[key] == other[key] for key in ("accuracy", "eer", "eer_threshold", "auc"))
+    said = "TAR@FAR by the insightface rule (accuracy, EER and AUC do not depend on it)"
+    printed = capsys.readouterr().out
+    assert other["protocol"]["text"].endswith(said) and said in printed
+    assert "intervals: wilson (TAR), pair bootstrap (EER), 100 draws" in printed
+    assert exact["protocol"]["text"].endswith("TAR@FAR by the exact rule")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "accuracy, EER and AUC do not depend on it" in " ".join(capsys.readouterr().out.split())
+
+
 def test_preprocessing_flags_reach_the_model(evaluate, tmp_path, capsys):
     _, default = evaluate(output="default")
     assert "assumed: mean" in capsys.readouterr().err and default["model"]["assumed"] == ["mean", "std", "color"]

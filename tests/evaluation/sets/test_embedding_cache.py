@@ -120,3 +120,14 @@ def test_a_damaged_cache_is_embedded_again(tmp_path, pack, damage, capsys):
     assert embedder.num_images == 80
     assert "embedding again" in capsys.readouterr().err
     np.testing.assert_array_equal(np.load(file), expected)
+
+
+def test_embeddings_of_another_model_under_this_ones_name_are_made_again(tmp_path, pack, capsys):
+    pair_set, cache = load_pair_set(pack), tmp_path / "cache"
+    expected = embed_pair_set(CountingEmbedder(), pair_set, True, cache)
+    plain, mirrored = (next(cache.glob(f"*-{side}.npy")) for side in ("plain", "mirrored"))
+    plain.write_bytes(mirrored.read_bytes())  # sound, and of the right shape
+    embedder = CountingEmbedder()
+    np.testing.assert_array_equal(embed_pair_set(embedder, pair_set, True, cache), expected)
+    assert embedder.num_images == 80
+    assert f"{plain}: cannot be used (its checksum is missing or wrong); embedding again" in capsys.readouterr().err
