@@ -101,6 +101,8 @@ def run_verb(main: Callable[[], int | None]) -> int:
                 f"no space left on the device while writing {error.filename or 'a file'}; "
                 "free some space and run the same command again"
             )
+        elif error.errno in (errno.EMFILE, errno.ENFILE):
+            _report(f"more files would be open at the same time than the system allows ({error}); see `ulimit -n`")
         elif isinstance(error, FileExistsError | NotADirectoryError) and (file := _file_in_the_way(error.filename)):
             _report(f"{file} is a file, and a folder is needed there: give another name, or move the file away")
         elif error.filename is not None:

@@ -21,7 +21,7 @@ from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
 from facekd.errors import DataError
 from facekd.images.image_files import IMAGE_SUFFIXES
-from facekd.utils.files import read_text_file, require_regular_file
+from facekd.utils.files import allow_open_files, read_text_file, require_regular_file
 
 LABEL_SUFFIXES = (".cls", ".json")
 
@@ -220,6 +220,7 @@ class TarSource:
         self._places: list[tuple[int, int, int]] = []  # file, offset, size
         self._files: list[int] = []
         self._paths = paths
+        allow_open_files(len(paths), str(paths[0].parent))
         for path in paths:
             self._index(path, labels)
         if not labels:

@@ -9,6 +9,7 @@ import numpy as np
 
 from data_prep.jobs.resuming import files_fingerprint
 from facekd.errors import DataError
+from facekd.utils.files import allow_open_files
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "jpg", "bytes"), ("label", "labels", "identity", "id", "cls")
 
@@ -19,6 +20,7 @@ class TableSource:
     def __init__(self, paths: list[Path]) -> None:
         self.kind = f"{paths[0].suffix[1:]} table"
         # The columns must have the same names in all files.
+        allow_open_files(len(paths), str(paths[0].parent))
         tables = [_open(path) for path in paths]
         images, labels = _columns(tables[0], paths[0])
         self._chunks: list[Any] = []

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import shutil
 import stat
 import zlib
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from facekd.errors import DataError, FacekdError
+
+SPARE_FILES = 128  # open files of everything else: libraries, logs, pipes to processes
 
 CONVERT = "convert it, such as by `iconv -f LATIN1 -t UTF-8`"
 
@@ -89,6 +92,33 @@ def replace_together(main: Path, staged: Path, others: Mapping[Path, Path | None
         if file is not None:
             file.replace(path)
     staged.replace(main)
+
+
+def allow_open_files(count: int, what: str, most_each: int = 1) -> None:
+    """Raises the number of files that this process may have open, as far as the system lets it.
+
+    Args:
+        count: number of files that will be opened and kept open.
+        what: names them, for the message.
+        most_each: the most entries that each may take in the table of open files; mapping one takes another entry.
+
+    Raises:
+        DataError: the system does not allow so many.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    table = Path("/proc/self/fd")
+    num_open = sum(1 for _ in table.iterdir()) if table.is_dir() else 0
+    wanted = num_open + count * most_each + SPARE_FILES
+    if soft == unlimited or wanted <= soft:
+        return
+    if hard != unlimited and num_open + count > hard:
+        raise DataError(
+            f"{what}: its {count:,} files have to be open at the same time, and this system allows a process {hard:,} "
+            "open files (`ulimit -Hn`); raise that limit, or make fewer and larger files where it is higher "
+            "(`facekd data convert --shards`)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == unlimited else min(wanted, hard), hard))
 
 
 def write_small_file(path: str, content: bytes) -> None:

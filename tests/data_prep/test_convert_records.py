@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from data_prep import convert_records, pack_records, unpack_records
 from data_prep.sources.image_sources import read_tsv
 from facekd.data.datasets import open_dataset
 from facekd.data.datasets.record_pack import open_record_pack
+from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
 from facekd.errors import DataError, RecordError
 from facekd.images.decoding import decode_rgb
@@ -241,3 +244,48 @@ def test_the_real_pack_comes_back_to_the_byte(
     assert run(convert_records.main, source, tmp_path / "there", *options)[0] == 0
     assert run(convert_records.main, tmp_path / "there", tmp_path / "back")[0] == 0
     assert_same_pack(source, tmp_path / "back")
+
+
+# Reads shards and tars in a process that may open 60 files, of which the system allows as many as are named.
+FEW_FILES = """
+import functools, os, resource, sys
+import numpy as np
+from data_prep.convert_records import main
+from facekd.data.datasets import open_dataset
+from facekd.errors import run_verb
+os.fsync = lambda file: None  # nobody cuts the power of a test
+allowed, folder = int(sys.argv[1]), sys.argv[2]
+if allowed == 0:
+    sys.exit(main([folder + "/pack", folder + "/shards", "--shards", "80"])
+             or main([folder + "/pack", folder + "/tars", "--shards", "80", "--to", "webdataset"]))
+resource.setrlimit(resource.RLIMIT_NOFILE, (60, allowed))
+def read():
+    data = open_dataset(folder + "/shards", 32)
+    print(len(data.load(np.arange(len(data)))[0]))
+for number, act in enumerate([
+    functools.partial(main, [folder + "/shards", f"{folder}/a{allowed}"]),
+    functools.partial(main, [folder + "/tars", f"{folder}/b{allowed}"]),
+    read,
+]):
+    print("status", run_verb(act))
+"""
+
+
+def test_more_shards_than_a_process_may_open(tmp_path: Path) -> None:
+    with RecordPackWriter(tmp_path / "pack", 32) as writer:
+        for number in range(80):
+            writer.add(number // 40, picture(number), f"{number // 40}/{number}.jpg")
+
+    def run_with(allowed: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", FEW_FILES, str(allowed), str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    assert run_with(0).returncode == 0
+    enough, too_few = run_with(1000), run_with(70)
+    assert enough.stdout.count("status 0") == 3 and "\n80\n" in enough.stdout, enough.stderr
+    assert_same_pack(tmp_path / "pack", tmp_path / "a1000")
+    assert_same_pack(tmp_path / "pack", tmp_path / "b1000")
+    assert too_few.stdout == "status 2\n" * 3
+    lines = too_few.stderr.splitlines()
+    assert len(lines) == 3 and all("its 80 files have to be open at the same time" in line for line in lines), lines
+    assert "allows a process 70 open files (`ulimit -Hn`)" in lines[0]

@@ -12,6 +12,7 @@ import numpy as np
 
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack, read_property
 from facekd.errors import RecordError
+from facekd.utils.files import allow_open_files
 
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.rec")
 
@@ -55,6 +56,7 @@ class ShardedRecords:
 
     Raises:
         RecordError: there are no shards, some are missing, or one is damaged.
+        DataError: there are more than the system lets a process open.
     """
 
     def __init__(self, folder: str | os.PathLike[str], on_bad_record: Literal["fail", "skip"] = "fail") -> None:
@@ -63,6 +65,8 @@ class ShardedRecords:
         paths = find_shards(folder)
         if not paths:
             raise RecordError(f"{folder} holds no shards named train-00000-of-0000N.rec")
+        # Each is open, and mapped with its index and its labels.
+        allow_open_files(len(paths), str(folder), most_each=4)
         self.packs: list[RecordPack] = [open_record_pack(path, on_bad_record) for path in paths]
         self._ends = np.cumsum([pack.num_images for pack in self.packs])
         self.property = read_property(self.folder / "property", [])
