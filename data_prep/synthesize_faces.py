@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from facekd.data.synthetic import MIN_SIZE, render_faces
 from facekd.data.synthetic.pairs import PairPlan, plan_pairs
 from facekd.errors import DataError, run_verb
 from facekd.images.encoding import encode_jpeg, encode_png
+from facekd.utils.array_file import open_arrays, save_arrays
 from facekd.utils.command_line import COUNT, JPEG_QUALITY, PROCESSES, SEED, CommandParser, whole_number
 from facekd.utils.files import atomic_open, read_json, sha256_of_file, staged_folder, write_json, write_text
 from facekd.utils.processes import usable_cores
@@ -164,15 +166,15 @@ class _Job:
 def _jobs(settings: Settings, num_train: int) -> list[_Job]:
     num_test = settings.test_identities * settings.test_images_per_identity
     return [
-        _Job(f"{name}-{start // PART_SIZE:07d}.npz", name == "test", start, min(start + PART_SIZE, total), settings)
+        _Job(f"{name}-{start // PART_SIZE:07d}.part", name == "test", start, min(start + PART_SIZE, total), settings)
         for name, total in (("train", num_train), ("test", num_test))
         for start in range(0, total, PART_SIZE)
     ]
 
 
 def _render_parts(jobs: list[_Job], parts: Path, workers: int | None) -> None:
-    """Renders the parts that are not there yet."""
-    missing = [job for job in jobs if not (parts / job.name).exists()]
+    """Renders the parts that are not there yet, and again those that are damaged."""
+    missing = [job for job in jobs if not _is_sound(parts / job.name)]
     available = usable_cores()
     workers = min(available if workers is None else workers, len(missing))
     total = sum(job.stop - job.start for job in missing)
@@ -193,14 +195,24 @@ def _render_part(job: _Job, parts: Path) -> None:
     for rows in np.array_split(np.arange(len(people)), math.ceil(len(people) / 100)):
         images = render_faces(people[rows], photos[rows], settings.size, settings.seed)
         encoded += [encode_jpeg(image, settings.quality) for image in images]
-    with atomic_open(parts / job.name) as stream:
-        content = np.frombuffer(b"".join(encoded), np.uint8)
-        np.savez(stream, lengths=np.array([len(image) for image in encoded]), content=content)
+    content = np.frombuffer(b"".join(encoded), np.uint8)
+    save_arrays(parts / job.name, {}, {"lengths": np.array([len(image) for image in encoded]), "content": content})
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        open_arrays(path)
+    except FileNotFoundError:
+        return False
+    except DataError as error:
+        print(f"{error}; rendering it again", file=sys.stderr)
+        return False
+    return True
 
 
 def _read_part(path: Path) -> Iterator[bytes]:
-    with np.load(path) as part:
-        content, ends = part["content"].tobytes(), np.cumsum(part["lengths"])
+    part = open_arrays(path)[1]
+    content, ends = part["content"].tobytes(), np.cumsum(part["lengths"])
     start = 0
     for end in ends.tolist():
         yield content[start:end]

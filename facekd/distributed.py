@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from facekd.errors import FacekdError
-from facekd.utils.processes import launched_as
+from facekd.utils.processes import launched_as, saying_that_it_waits
 
 Value = TypeVar("Value")
 
@@ -69,10 +69,11 @@ def join_world(device: str = "auto") -> Iterator[World]:
     # Find the others, at the address that the launcher gives.
     is_gpu = chosen.type == "cuda"
     try:
-        dist.init_process_group(
-            "nccl" if is_gpu else "gloo", rank=rank, world_size=size, device_id=chosen if is_gpu else None
-        )
-    except RuntimeError as error:
+        with saying_that_it_waits(launched):
+            dist.init_process_group(
+                "nccl" if is_gpu else "gloo", rank=rank, world_size=size, device_id=chosen if is_gpu else None
+            )
+    except (RuntimeError, ValueError) as error:
         raise FacekdError(f"rank {rank} did not reach the others: {str(error).splitlines()[0]}{_RESTARTED}") from error
 
     # A lost process shows up as a RuntimeError of an exchange: report it as a lost process.

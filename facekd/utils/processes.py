@@ -11,6 +11,7 @@ import atexit
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from typing import IO
 from facekd.errors import FacekdError
 
 VARIABLE = "FACEKD_ENDS_WITH_STDIN"
+SECONDS_OF_SILENCE = 20.0
 SECONDS_OF_ONE_STOP = 2.0  # stop signals that arrive within this time count as one request
 
 
@@ -60,6 +62,23 @@ def launched_as() -> LaunchedAs:
     if size > 1:
         launcher_number("MASTER_PORT", 0)
     return LaunchedAs(rank, size, local_rank)
+
+
+@contextmanager
+def saying_that_it_waits(launched: LaunchedAs) -> Iterator[None]:
+    """Says, if the block takes long, that it waits for the other processes, in case there are none."""
+    address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    text = (
+        f"process {launched.rank} of {launched.size} waits for the others at {address}, as the environment says (to "
+        "run one alone, stop it and unset WORLD_SIZE)"
+    )
+    timer = threading.Timer(SECONDS_OF_SILENCE, lambda: print(text, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def launcher_number(name: str, default: int) -> int:

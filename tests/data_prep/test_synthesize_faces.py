@@ -153,6 +153,9 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, generated: Path, mon
     assert not (tmp_path / "train.rec").exists()
     with pytest.raises(DataError, match="seed 2 instead of 9"):  # its parts are not taken for another set's
         synthesize(with_settings(seed=9), tmp_path, workers=0)
+    damaged = min((tmp_path / ".synthesis").glob("train*"))
+    damaged.write_bytes(damaged.read_bytes()[:-70] + bytes(70))
+    rendered.remove(10)  # the damaged part is rendered again
     rest = []
     monkeypatch.setattr(synthesize_faces, "render_faces", lambda p, *r: rest.append(len(p)) or render_faces(p, *r))
     synthesize(SMALL, tmp_path, workers=0)

@@ -55,16 +55,7 @@ def open_dataset(
             f"no data at {path}; expected a .rec file, a folder that holds one, a folder with a subfolder of images "
             "for each identity, CIFAR's folder, or synthetic:IDENTITIESxIMAGES"
         )
-    if folder.suffix == ".bin":
-        raise DataError(f"{path}: is a verification pack, not training images; it belongs in validation.packs")
-    is_tar = (
-        ".tar" in folder.suffixes if folder.is_file() else any(folder.glob("*.tar")) and not any(folder.glob("*.rec"))
-    )
-    if is_tar:
-        raise DataError(
-            f"{path}: tar files are for other loaders, and facekd trains on records: make some with `facekd data "
-            f"convert {path} OUT`, and give OUT"
-        )
+    _refuse_other_kinds(folder)
     # Records.
     require_regular_file(folder)
     if folder.is_file() or any(folder.glob("*.rec")):
@@ -86,6 +77,18 @@ def open_dataset(
     if held_back is None:
         raise DataError(f"{path}: holds train/ but neither val/ nor test/, so there is nothing to evaluate on")
     return FolderDataset(held_back, image_size, on_bad_record, resize, center_crop, classes)
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Says where files of facekd that hold images, but are no training set, belong."""
+    if path.suffix == ".bin":
+        raise DataError(f"{path}: is a verification pack, not training images; it belongs in validation.packs")
+    is_tar = ".tar" in path.suffixes if path.is_file() else any(path.glob("*.tar")) and not any(path.glob("*.rec"))
+    if is_tar:
+        raise DataError(
+            f"{path}: tar files are for other loaders, and facekd trains on records: make some with `facekd data "
+            f"convert {path} OUT`, and give OUT"
+        )
 
 
 def _open_synthetic(path: str, image_size: int) -> SyntheticDataset:

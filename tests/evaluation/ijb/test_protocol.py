@@ -160,6 +160,24 @@ def test_a_damaged_binary_copy_is_read_past(tmp_path, capsys):
         assert "reading the original files again" in capsys.readouterr().err
 
 
+def test_whatever_byte_of_the_binary_copy_is_damaged_the_protocol_is_right(tmp_path):
+    root = make_layout(1).write(tmp_path)
+    before = load_protocol(root)
+    copy = root / "meta" / "ijbc.facekd-protocol"
+    whole, generator = copy.read_bytes(), np.random.default_rng(0)
+    cuts = [whole[:length] for length in (0, 5, 12, 14, 16, 17, 900)]
+    flips = [
+        whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :]
+        for place in [*range(16), *generator.integers(0, len(whole), 40).tolist()]
+    ]
+    for content in cuts + flips:
+        copy.write_bytes(content)
+        found = load_protocol(root)
+        assert found.fingerprint == before.fingerprint
+        for name in ("image_names", "landmarks", "pair_first", "pair_second", "is_same", "face_media"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(before, name))
+
+
 def test_a_read_only_set_is_kept_in_the_users_cache(tmp_path, monkeypatch):
     root = make_layout(1).write(tmp_path / "set")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

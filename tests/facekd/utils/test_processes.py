@@ -16,7 +16,8 @@ import yaml
 from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.errors import FacekdError
 from facekd.training.logbook import read_log
-from facekd.utils.processes import LaunchedAs, launched_as
+from facekd.utils import processes
+from facekd.utils.processes import LaunchedAs, launched_as, saying_that_it_waits
 
 PATIENCE = 300  # seconds: a loaded machine takes many to start processes
 BASE = {
@@ -94,7 +95,7 @@ def test_all_processes_of_a_killed_pipeline_end(processes: int, tmp_path: Path) 
 def test_pool_workers_of_a_killed_command_end(tmp_path: Path) -> None:
     size = ("--identities", "5000", "--images-per-identity", "50", "--size", "64", "--workers", "2")
     process = start(["data", "synthesize", *size, "--output", str(tmp_path / "faces")])
-    kill_when(lambda: any(tmp_path.rglob("*.npz")), process)
+    kill_when(lambda: any(tmp_path.rglob("*.part")), process)
     process.communicate(timeout=PATIENCE)
 
 
@@ -144,3 +145,16 @@ def test_a_place_that_cannot_be_is_an_error(
     set_environment(monkeypatch, values)
     with pytest.raises(FacekdError, match=message):
         launched_as()
+
+
+def test_a_process_that_waits_long_for_others_says_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_environment(monkeypatch, LAUNCHED)
+    with saying_that_it_waits(LaunchedAs(0, 2, 0)):
+        pass
+    monkeypatch.setattr(processes, "SECONDS_OF_SILENCE", 0.0)
+    assert capsys.readouterr().err == ""
+    with saying_that_it_waits(LaunchedAs(0, 2, 0)):
+        time.sleep(0.2)
+    assert capsys.readouterr().err.startswith("process 0 of 2 waits for the others at localhost:29500")

@@ -164,6 +164,18 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, damage: str) -> None:
     assert load_index(rec, rec.with_suffix(".idx"), min_rows_to_cache=1).is_cached
 
 
+def test_whatever_byte_of_the_cache_is_damaged_the_index_is_right(tmp_path: Path) -> None:
+    rec = write_records(tmp_path / "a.rec", [b"one", b"two", b"three" * 9])
+    expected = load_index(rec, rec.with_suffix(".idx"), min_rows_to_cache=1)
+    cache = tmp_path / "a.facekd-index"
+    whole = cache.read_bytes()
+    for place in range(0, len(whole), 9):
+        cache.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        found = load_index(rec, rec.with_suffix(".idx"), min_rows_to_cache=1)
+        for name in ("keys", "offsets", "extents"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
 def test_a_read_only_folder_is_left_alone(tmp_path: Path, own_cache_folder: Path) -> None:
     folder = tmp_path / "data"
     rec = write_records(folder / "a.rec", [b"one", b"two"])
