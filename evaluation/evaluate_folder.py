@@ -6,6 +6,7 @@ Identification is closed-set, as in TinyFace. Also `python evaluation/evaluate_f
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,7 @@ class _Folders:
         self._arguments = arguments
         self._source = source
         self._is_search = is_search
+        self._first_with: dict[bytes, tuple[str, Path]] = {}  # person and file, by a digest of the embedding
 
     def embed(self, folder: Path, nobody: bool = False) -> tuple[FaceFolder, np.ndarray]:
         """Returns the images of a folder and their embeddings, float64 (N, D) of unit length."""
@@ -159,7 +161,28 @@ class _Folders:
                 f"{folder}: {len(faces):,} images make more than {MAX_PAIRS:,} pairs; --images-per-person takes fewer"
             )
         embeddings = self._source.embed(faces, folder)
+        self._compare_rows(faces, folder, embeddings)
         return faces, unit_rows(embeddings.astype(np.float64), lambda rows: _no_direction(rows, faces, folder))
+
+    def _compare_rows(self, faces: FaceFolder, folder: Path, embeddings: np.ndarray) -> None:
+        """Notes images whose embedding equals that of an earlier one: the same photograph, mostly."""
+        equal: dict[bool, list[str]] = {True: [], False: []}
+        for person, file, row in zip(faces.people.tolist(), faces.files, embeddings, strict=True):
+            other, first = self._first_with.setdefault(hashlib.sha256(row.tobytes()).digest(), (person, folder / file))
+            if first != folder / file:
+                equal[person == other].append(f"{folder / file} as {first}")
+        for is_same, found in equal.items():
+            if not found:
+                continue
+            what, why = (
+                ("another image of the same person", "any model accepts such a pair")
+                if is_same
+                else (
+                    "an image of somebody else",
+                    "one photograph under two names, or a model that tells nothing apart",
+                )
+            )
+            self.notes.append(f"images embedded exactly as {what}: {len(found):,}, the first {found[0]}; {why}")
 
 
 def _print(result: dict[str, Any], name: str) -> None:
@@ -209,9 +232,12 @@ def _verify(
             "of them with two images"
         )
     ranked = RankedScores(scores[is_same], scores[~is_same])
+    num_people = len(np.unique(faces.people))
     found = {
         "num_images": len(faces),
-        "num_people": len(np.unique(faces.people)),
+        "num_people": num_people,
+        "num_genuine_people": len(np.unique(first[is_same])),
+        "num_impostor_people_pairs": num_people * (num_people - 1) // 2,
         **measure_verification(ranked, arguments.fars, "exact"),
     }
     if arguments.bootstrap:

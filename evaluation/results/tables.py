@@ -110,8 +110,12 @@ def _what_was_compared(result: dict[str, Any]) -> str:
     text += f"EER {percent(result['eer'])} %"
     if result.get("eer_ci95"):
         text += f" (95 % interval {interval(result['eer_ci95'])})"
+    text += f", AUC {result['auc']:.6f}; {result['num_genuine']:,} genuine"
+    if "num_genuine_people" not in result:
+        return text + f" and {result['num_impostor']:,} impostor pairs."
     return text + (
-        f", AUC {result['auc']:.6f}; {result['num_genuine']:,} genuine and {result['num_impostor']:,} impostor pairs."
+        f" pairs of {result['num_genuine_people']:,} people, and {result['num_impostor']:,} impostor pairs of "
+        f"{result['num_impostor_people_pairs']:,} pairs of people."
     )
 
 

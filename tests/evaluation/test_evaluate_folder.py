@@ -228,6 +228,33 @@ def test_options_that_make_no_sense(extra: list[str], capsys: pytest.CaptureFixt
     assert "`facekd evaluate folder --help` lists the options" in capsys.readouterr().err
 
 
+def test_equal_images_are_counted_by_whose_they_are(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = tmp_path / "people"
+    for person in range(3):
+        for number in range(2):
+            write(people, f"{person}/{number}.png", face(person, number))
+    write(people, "2/2.png", face(2, 1))
+    write(people, "1/2.png", face(0, 1))
+    assert main(["--model", str(model), "--images", str(people), "--output", str(tmp_path / "out")]) == 0
+    found = results(tmp_path / "out")
+    same, other = found["notes"]
+    assert f"same person: 1, the first {people / '2/2.png'} as {people / '2/1.png'}; any model" in same
+    assert f"somebody else: 1, the first {people / '1/2.png'} as {people / '0/1.png'}; one photograph" in other
+    assert (found["num_genuine_people"], found["num_impostor_people_pairs"]) == (3, 3)
+    assert "genuine pairs of 3 people" in (said := capsys.readouterr().out) and "of 3 pairs of people" in said
+
+
+def test_a_probe_that_is_in_the_gallery_is_noted(tmp_path: Path, model: Path) -> None:
+    for person in range(3):
+        write(tmp_path / "set" / "gallery", f"{person}/1.png", face(person, 0))
+        write(tmp_path / "set" / "probe", f"{person}/1.png", face(person, 0 if person == 1 else 1))
+    assert main(["--model", str(model), "--images", str(tmp_path / "set"), "--output", str(tmp_path / "out")]) == 0
+    [note] = results(tmp_path / "out")["notes"]
+    assert "same person: 1," in note and "probe/1/1.png as " in note and "gallery/1/1.png" in note
+
+
 def given(tmp_path: Path, images: Path, out: Path, names: list[str], plain: np.ndarray, *extra: str) -> dict:
     """Evaluates embeddings by name, and returns the results."""
     np.savez(tmp_path / "given.npz", names=np.array(names), embeddings=plain)

@@ -11,6 +11,7 @@ import pytest
 
 from evaluation.evaluate_lfw import main
 from evaluation.measures import measure_pairs
+from evaluation.sets.embedding_rows import NpyRows
 from evaluation.sets.pair_set import PairSet, load_pair_set
 from facekd.embedder import embed_with_flip, open_embedder
 
@@ -71,3 +72,25 @@ def test_the_verb_gives_the_known_figures_and_embeddings(real_data: RealData, tm
     for golden_name, ending in (("plain", "plain"), ("flipped", "mirrored")):
         [file] = (tmp_path / "embeddings").glob(f"*-{ending}.npy")
         assert cosines(np.load(file), golden[golden_name]).min() >= 0.999
+
+
+def test_embeddings_made_elsewhere_are_recognised_and_give_the_known_figures(
+    real_data: RealData, tmp_path: Path
+) -> None:
+    with np.load(real_data(EMBEDDINGS)) as kept:
+        plain, flipped = (kept[name].astype(np.float32) for name in ("plain", "flipped"))
+    rows = {
+        "both": np.hstack([plain, flipped]),
+        "both, never negative": np.maximum(np.hstack([plain, flipped]), 0),
+        "one": plain,
+        "one, never negative": np.maximum(plain, 0),
+    }
+    for name, some in rows.items():
+        np.save(tmp_path / "rows.npy", some)
+        assert NpyRows(tmp_path / "rows.npy", holds_flipped=None).has_flipped is name.startswith("both"), name
+    np.save(tmp_path / "rows.npy", rows["both"])
+    arguments = ["--pairs", str(real_data(PACK)), "--folds", "2", "--no-flip", "--no-pictures", "--bootstrap", "0"]
+    assert main([*arguments, "--embeddings", str(tmp_path / "rows.npy"), "--output", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert found["accuracy"]["folds"] == [0.99, 0.995] and found["eer"] == 0.01
+    assert found["embeddings"]["holds"] == "plain+flipped" and found["protocol"]["flip"] is False
