@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
     root, output = Path(arguments.images), Path(arguments.output)
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
+        raise DataError(f"{root}: {'is a file' if root.exists() else 'no such folder'}; expected one of aligned faces")
     is_search = (root / "gallery").is_dir() and (root / "probe").is_dir()
     source = _Model(arguments) if arguments.embeddings is None else _Given(arguments)
     folders = _Folders(arguments, source, is_search)
