@@ -128,6 +128,13 @@ class TrainConfig:
         data = self.data
         require(bool(data.train), "data.train is empty: name the training images, `--data.train FOLDER`")
         require(data.workers >= 0, f"data.workers must not be negative ({data.workers})")
+        for name, number, most in (
+            ("data.workers", data.workers, 4096),
+            ("data.image_size", data.image_size, 8192),
+            ("backbone.embedding_size", self.backbone.embedding_size, 65_536),
+            ("backbone.width", self.backbone.width, 64),
+        ):
+            require(number <= most, f"{name} must be at most {most:,}, not {number:,}: more would fill the memory")
         require(min(data.std) > 0, f"data.std must be positive, not {list(data.std)}")
         require(0 <= data.held_out < 1, f"data.held_out is a share below 1, not {data.held_out}")
         require(0 <= data.center_crop <= 1, f"data.center_crop is a share, not {data.center_crop}")
