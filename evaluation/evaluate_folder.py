@@ -17,7 +17,7 @@ from rich.console import Console
 from evaluation.measures import add_intervals, measure_verification, verification_curves
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.provenance import describe_model, find_model
-from evaluation.result_files import FOLDER_FORMAT, make_result, start_evaluation, write_arrays
+from evaluation.result_files import FOLDER_FORMAT, check_output, make_result, start_evaluation, write_arrays
 from evaluation.results.page import write_report
 from evaluation.results.tables import rank_table, summary_of, verification_table
 from evaluation.sets.embedding_cache import embed_pair_set
@@ -76,6 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     root, output = Path(arguments.images), Path(arguments.output)
     if not root.is_dir():
         raise DataError(f"{root}: {'is a file' if root.exists() else 'no such folder'}; expected one of aligned faces")
+    check_output(output)
     is_search = (root / "gallery").is_dir() and (root / "probe").is_dir()
     source = _Model(arguments) if arguments.embeddings is None else _Given(arguments)
     folders = _Folders(arguments, source, is_search)

@@ -17,7 +17,14 @@ from rich.console import Console
 from evaluation.measures import LFW_FARS, measure_pairs
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.provenance import describe_model, find_model, name_with_assumptions
-from evaluation.result_files import LFW_FORMAT, SUMMARY_FORMAT, make_result, start_evaluation, write_arrays
+from evaluation.result_files import (
+    LFW_FORMAT,
+    SUMMARY_FORMAT,
+    check_output,
+    make_result,
+    start_evaluation,
+    write_arrays,
+)
 from evaluation.results.figures import ScoredPairs, draw_pair_sets
 from evaluation.results.hardest_pairs import draw_hardest_pairs
 from evaluation.results.pack_names import PACK_NAMES
@@ -78,6 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     output = Path(arguments.output)
     pair_sets = _load_pair_sets(arguments)  # before the model: it takes seconds, and most mistakes show here
+    check_output(output, [pair_set.name for pair_set in pair_sets] if len(pair_sets) > 1 else ())
     output.mkdir(parents=True, exist_ok=True)
     embed, source = _open_source(arguments, output)
     title = source["model"] and name_with_assumptions(Path(arguments.model).name, source["model"])

@@ -1,6 +1,7 @@
 """Puts together and writes what an evaluation leaves in its output folder.
 
-Every evaluation calls `start_evaluation`, writes its files, and ends with `finish_results`, which writes results.json.
+Every evaluation calls `check_output` first. Once it has its numbers it calls `start_evaluation`, writes its files, and
+ends with `finish_results`, which writes results.json.
 """
 
 from __future__ import annotations
@@ -64,6 +65,20 @@ def make_result(
         "command": shlex.join(["facekd", *verb.split(), *words]),
     }
     return json.loads(json.dumps(result))  # a page made of it equals one made of the file: lists, no tuples
+
+
+def check_output(folder: Path, parts: Sequence[str] = ()) -> None:
+    """Refuses an output folder with results of something else than an evaluation, before hours of embedding.
+
+    Args:
+        folder: output folder of the evaluation, which need not exist.
+        parts: names of the packs that will have a folder each in it.
+
+    Raises:
+        DataError: naming the file.
+    """
+    for place in (folder, *(folder / part for part in parts)):
+        _earlier_results(place)
 
 
 def start_evaluation(folder: Path, parts: Sequence[str] = ()) -> None:

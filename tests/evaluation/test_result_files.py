@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from evaluation.compare_models import main as report
+from evaluation.evaluate_classification import main as evaluate_classification
 from evaluation.evaluate_folder import main as evaluate_folder
 from evaluation.evaluate_ijbc import main as evaluate_ijbc
 from evaluation.evaluate_lfw import main as evaluate_lfw
@@ -117,13 +119,28 @@ def test_an_evaluation_that_fails_leaves_the_results_it_found(
 
 
 @pytest.mark.parametrize("found", ['{"format": "facekd-study"}', '{"results": []}'])
-def test_results_of_something_else_are_refused(lfw: Callable[..., int], tmp_path: Path, found: str) -> None:
+def test_results_of_something_else_are_refused_before_the_work(
+    lfw: Callable[..., int], tmp_path: Path, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facekd.embedder.OnnxEmbedder.embed", stop)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "results.json").write_text(found)
     (tmp_path / "out" / "report.html").write_text("mine")
     assert lfw("easy") == 2
     assert (tmp_path / "out" / "results.json").read_text() == found
     assert (tmp_path / "out" / "report.html").read_text() == "mine"
+    words = ["--output", str(tmp_path / "out"), "--model", "nowhere.onnx"]
+    for evaluate, data in (
+        (evaluate_folder, ["--images", str(tmp_path)]),
+        (evaluate_ijbc, ["--root", str(tmp_path)]),
+        (evaluate_classification, ["--data", str(tmp_path)]),
+    ):
+        with pytest.raises(DataError, match=r"out/results.json: is not of an evaluation .*; choose another --output"):
+            evaluate([*words, *data])
+    # A folder of the name of a pack that holds something else.
+    shutil.copytree(tmp_path / "out", tmp_path / "several" / "hard")
+    assert lfw("easy", "hard", output="several") == 2
+    assert set(content(tmp_path / "several")) == {"hard/results.json", "hard/report.html"}
 
 
 def test_an_ijb_set_evaluated_by_1n_alone_keeps_no_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
