@@ -32,6 +32,7 @@ from evaluation.shared_options import (
     add_report_switch,
     check_halves_option,
     embedding_text,
+    refuse_preprocessing,
     rule_text,
 )
 from facekd.embedder.model_options import add_model_options, open_model
@@ -319,6 +320,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.set_defaults(flip=None)  # with given embeddings: add those of the mirror images if there are any
     arguments = parser.parse_args(argv)
     check_halves_option(parser, arguments, arguments.embeddings is not None)
+    if arguments.embeddings is not None:
+        refuse_preprocessing(parser, arguments)
     check_metric_options(parser, arguments)
     return arguments
 

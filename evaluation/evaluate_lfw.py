@@ -42,6 +42,7 @@ from evaluation.shared_options import (
     add_rule_option,
     check_halves_option,
     embedding_text,
+    refuse_preprocessing,
     rule_text,
 )
 from facekd.embedder.model_options import add_model_options, open_model
@@ -241,6 +242,8 @@ def _tell_folder_from_files(parser: CommandParser, arguments: argparse.Namespace
         parser.error(f"--embeddings {arguments.given[0]} holds embeddings: give that file or --model, one of the two")
     elif len(words) != len(arguments.pairs) or len(arguments.given) != len(words):
         parser.error(f"--embeddings: {len(arguments.given)} files are given for {len(arguments.pairs)} packs")
+    else:
+        refuse_preprocessing(parser, arguments)
 
 
 def _load_pair_sets(arguments: argparse.Namespace) -> list[PairSet]:

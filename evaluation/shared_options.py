@@ -38,6 +38,14 @@ def check_halves_option(parser: argparse.ArgumentParser, arguments: argparse.Nam
         parser.error("--embeddings-flipped is about --embeddings; --model embeds the mirror images itself")
 
 
+def refuse_preprocessing(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Exits with a message of the parser if options say how images become input, where no model is run."""
+    for name in ("mean", "std", "color", "image_size", "embedding_output", "resize"):
+        if getattr(arguments, name):
+            option = "--" + name.replace("_", "-")
+            parser.error(f"{option} is about a model, and --embeddings gives embeddings that are made already")
+
+
 def add_rule_option(parser: argparse.ArgumentParser) -> None:
     """Adds `--rule`."""
     parser.add_argument(

@@ -302,6 +302,15 @@ def test_given_embeddings_are_searched_by_their_whole_names(tmp_path: Path) -> N
     assert found["rank"][0]["rate"] == 1 and found["num_probes"] == 5
 
 
+@pytest.mark.parametrize("flags", [["--resize"], ["--mean", "0", "--std", "1"], ["--model", "m.onnx"]])
+def test_options_of_a_model_are_refused_beside_given_embeddings(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--embeddings", "x.npz", "--images", "people", "--output", "out", *flags])
+    assert flags[0] in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [

@@ -324,6 +324,7 @@ def test_a_folder_of_embeddings_is_still_the_cache(evaluate, tmp_path):
         (["--pairs", "x.bin", "--embeddings", "x.npy", "y.npy"], "2 files are given for 1 packs"),
         (["--pairs", "x.bin", "--model", "m.onnx", "--embeddings", "a", "b"], "2 folders are given"),
         (["--pairs", "x.bin", "--model", "m.onnx", "--embeddings-flipped"], "--embeddings-flipped is about"),
+        (["--pairs", "x.bin", "--embeddings", "x.npy", "--color", "bgr"], "--color is about a model"),
     ],
 )
 def test_words_of_embeddings_that_make_no_sense_are_refused(words, message, capsys):
