@@ -37,7 +37,10 @@ def draw_hardest_pairs(
     # Choose the pairs and decode their images.
     genuine, impostor = np.flatnonzero(pair_set.is_same), np.flatnonzero(~pair_set.is_same)
     rows = [
-        ("genuine pairs, lowest scores", genuine[np.argsort(scores[genuine], kind="stable")][:count]),
+        (
+            f"genuine pairs, lowest scores; red: wrong at threshold {threshold:.3f}",
+            genuine[np.argsort(scores[genuine], kind="stable")][:count],
+        ),
         ("impostor pairs, highest scores", impostor[np.argsort(-scores[impostor], kind="stable")][:count]),
     ]
     images = {int(pair): pair_set.decode(2 * int(pair), 2 * int(pair) + 2) for _, pairs in rows for pair in pairs}
@@ -46,8 +49,7 @@ def draw_hardest_pairs(
     size = max(max(image.shape[1:3]) for image in images.values())
     step, gap, heading = size * 1.06, size * 0.22, size * 0.26
     height = 2 * (heading + gap + 2 * step)
-    whose = f" of {model}" if model else ""
-    title = f"{pair_set.name}: the hardest pairs{whose}; red: wrong at threshold {threshold:.3f}"
+    title = f"{pair_set.name}: the hardest pairs{f' of {model}' if model else ''}"
     # All images go on one pair of axes, which fills the figure: a subplot for each would cost seconds.
     figure, [axes] = new_figure((INCHES * count, INCHES * height / step + HEADING_INCHES), title=title)
     axes.set_position((0.01, 0.01, 0.98, 1 - HEADING_INCHES / figure.get_figheight()))
