@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     rec_path = rec_path_of(arguments.output)
     changes = read_clean_lists(arguments.apply)
     source = RecordSource(pack)
+    changes.check_pack(pack.image_keys, source.labels, arguments.pack)
     plan = _plan(arguments, pack, source, changes)
 
     # Write the pack, or continue an earlier run.

@@ -201,7 +201,18 @@ class _Finder:
             if key in self._whole:
                 return self._whole[key]
         last = PurePosixPath(name).name
-        return self._last.get(_stem(last) if is_image_name(last) else last)
+        found = self._last.get(_stem(last) if is_image_name(last) else last)
+        return found if found is not None and _may_be(name, found) else None
+
+
+def _may_be(name: str, file: str) -> bool:
+    """Returns whether a file of the same name as a listed image may be it: 1.jpg of Bob is not 1.jpg of Ada."""
+    listed, there = PurePosixPath(name).parts[:-1], PurePosixPath(file).parts[:-1]
+    count = min(len(listed), len(there))
+    if listed[len(listed) - count :] == there[len(there) - count :]:
+        return True
+    # The folders differ; but a name such as Ada_0001 says itself that the file lies in the right one.
+    return subject_of(PurePosixPath(file).name) == there[0]
 
 
 def _stem(name: str) -> str:

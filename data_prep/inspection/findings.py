@@ -36,7 +36,7 @@ def list_duplicates(folder: Path, pack: RecordPack, duplicates: np.ndarray) -> P
     rows = [
         ("drop", keys[second], keys[first], labels[second], labels[first]) for second, first in sorted(later.items())
     ]
-    write_clean_list(path, comments, rows)
+    write_clean_list(path, pack, comments, rows)
     return path
 
 
@@ -80,7 +80,7 @@ def look_at_identities(arguments: argparse.Namespace, pack: RecordPack, folder: 
 
             count = len(others_pack.images)
             others, _ = embed_images(embedder.embed, read_other, count, f"embedding {arguments.against.name}")
-        findings.append(_overlap(found, others, others_pack, folder, arguments))
+        findings.append(_overlap(found, pack, others, others_pack, folder, arguments))
     for title, explanation, _ in findings:
         print(f"{title + ':':<24} {explanation}")
     return findings
@@ -104,7 +104,7 @@ def _outliers(found: Centres, pack: RecordPack, folder: Path) -> Finding:
         )
         for o in outliers
     ]
-    write_clean_list(path, comments, rows)
+    write_clean_list(path, pack, comments, rows)
     text = f"{len(outliers):,} images are below {found.centres.threshold:.3f} or nearer to another identity: {path}"
     shown = [[o.image, *_examples(found, int(found.labels[o.image]), o.image, 3)] for o in outliers[:12]]
     return Finding("Likely mislabelled", text, shown)
@@ -117,14 +117,19 @@ def _merges(found: Centres, pack: RecordPack, folder: Path, min_cosine: float | 
         "identities that are likely one person, the nearest first",
         "merge LABEL  OTHER  cosine of their centres",
     )
-    write_clean_list(path, comments, [("merge", one, other, f"{cosine:.3f}") for one, other, cosine in merges])
+    write_clean_list(path, pack, comments, [("merge", one, other, f"{cosine:.3f}") for one, other, cosine in merges])
     text = f"{len(merges):,} pairs of identities have centres at a cosine of {limit:.3f} or more: {path}"
     shown = [[*_examples(found, one, -1, 4), *_examples(found, other, -1, 4)] for one, other, _ in merges[:12]]
     return Finding("Likely one person", text, shown)
 
 
 def _overlap(
-    found: Centres, others: np.ndarray, others_pack: PairPack, folder: Path, arguments: argparse.Namespace
+    found: Centres,
+    pack: RecordPack,
+    others: np.ndarray,
+    others_pack: PairPack,
+    folder: Path,
+    arguments: argparse.Namespace,
 ) -> Finding:
     overlaps, limit = find_overlap(found, others, arguments.overlap_cosine)
     path = folder / "overlap.tsv"
@@ -137,7 +142,7 @@ def _overlap(
         ("drop-identity", o.label, len(o.images), f"{o.cosine:.3f}", ",".join(map(str, o.images[:20])))
         for o in overlaps
     ]
-    write_clean_list(path, comments, rows)
+    write_clean_list(path, pack, comments, rows)
     text = (
         f"{num_images:,} of {len(others):,} images of {arguments.against} ({num_images / len(others):.2%}) are nearer "
         f"than {limit:.3f} to {len(overlaps):,} identities; about 0.1 % would be with nobody in common: {path}"

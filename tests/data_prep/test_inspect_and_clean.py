@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,6 +161,13 @@ def test_the_page_and_the_lists_and_the_cleaning(faulty: tuple[Path, np.ndarray]
     report = json.loads((tmp_path / "clean" / "clean_report.json").read_text())
     assert report["old_label_of"] == sorted(numbers)
     assert (tmp_path / "clean" / "train.lst").read_text().startswith("1\tp00/000.jpg\t0\n")
+
+    # In the cleaned pack, the same keys and labels are others.
+    status, _, err = run(clean_records.main, tmp_path / "clean", tmp_path / "twice", "--apply", look / "merge.tsv")
+    assert status == 2 and "merge.tsv: was made for another pack (120 images, keys and labels" in err
+    assert f"than {tmp_path / 'clean'} (112 images" in err and not (tmp_path / "twice").exists()
+    shutil.copytree(pack, tmp_path / "copy")
+    assert run(clean_records.main, tmp_path / "copy", tmp_path / "of_copy", "--apply", look / "merge.tsv")[0] == 0
 
 
 def test_cleaning_refuses_what_does_not_belong(faulty: tuple[Path, np.ndarray], tmp_path: Path, run: Run) -> None:

@@ -141,6 +141,24 @@ def test_lists_of_two_names_and_a_label(faces: Path, tmp_path: Path, run: Run, s
     assert pack.images[3] == content(faces, "Fay", 4)
 
 
+def test_an_image_of_another_person_is_not_the_one_listed(tmp_path: Path, run: Run) -> None:
+    files = ("Ada/1", "Ada/2", "Bob/3", "Bob/4", "Cyd/Cyd_0005", "Cyd/Cyd_0006")
+    for number, name in enumerate(files):
+        (tmp_path / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "faces" / f"{name}.jpg").write_bytes(picture(number))
+    arguments = (tmp_path / "faces", tmp_path / "out.npz", "--pairs", tmp_path / "list.txt", "--folds", 2)
+    # The folders of a list may be longer or shorter than those of the files, and a name may say who it is.
+    rows = ["Ada/1 2.jpg 1", "x/Ada/1.jpg 3 0", "Bob/3 x/Bob/4 1", "pictures/Cyd_0005 Cyd_0006.jpg 0"]
+    (tmp_path / "list.txt").write_text("\n".join(rows))
+    assert run(make_pair_set.main, *arguments)[0] == 0
+    named = [files.index(name) for name in ("Ada/1", "Ada/2", "Ada/1", "Bob/3", "Bob/3", "Bob/4", *files[4:])]
+    assert read_pair_pack(tmp_path / "out.npz").images == [picture(number) for number in named]
+    # Bob has no 1.jpg, though only one file is called so.
+    (tmp_path / "list.txt").write_text("\n".join([*rows, "Bob/1 Bob/3 1"]))
+    status, _, err = run(make_pair_set.main, *arguments, "--force")
+    assert status == 2 and "1 of 5 pairs" in err and "does not hold: Bob/1;" in err
+
+
 def test_what_is_missing_is_named_or_dropped(faces: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "pairs.txt").write_text(LFW.replace("Eve\t3\t4", "Eve\t3\t9"))
     status, _, err = run(make_pair_set.main, faces, tmp_path / "x.npz", "--pairs", tmp_path / "pairs.txt")
