@@ -318,7 +318,10 @@ def _named_subjects(protocol: IjbProtocol) -> _NamedSubjects:
 def _contradicted_pairs(protocol: IjbProtocol, named: _NamedSubjects) -> np.ndarray:
     """Returns the rows of pairs whose label is not what the 1:N files say of its two templates."""
     first, second = protocol.pair_first, protocol.pair_second
-    agrees = (named.subjects[first] == named.subjects[second]) == protocol.is_same
+    # As small numbers: there are millions of pairs.
+    known, codes = np.unique(named.subjects, return_inverse=True)
+    codes = codes.astype(np.uint16 if len(known) <= 1 << 16 else np.int32)
+    agrees = (codes[first] == codes[second]) == protocol.is_same
     if not named.names_all_pairs:
         agrees |= ~(named.has_name[first] & named.has_name[second])
     return np.flatnonzero(~agrees)
