@@ -14,16 +14,15 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
+from facekd.embedder.onnx_session import STRIDES, face_detector_kind, open_session
 from facekd.errors import ModelError
 from facekd.images.alignment import NUM_LANDMARKS
 from facekd.utils.files import require_regular_file
 
-STRIDES = (8, 16, 32)
 SMALLEST_INPUT = 64
 # The values that the networks were published with (deepinsight/insightface scrfd.py, opencv_zoo yunet.py).
 SCRFD_MEAN, SCRFD_STD, SCRFD_OVERLAP = 127.5, 128.0, 0.4
 YUNET_OVERLAP, YUNET_CANDIDATES = 0.3, 5000
-YUNET_OUTPUTS = frozenset(f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in STRIDES)
 
 
 @dataclass(frozen=True)
@@ -70,36 +69,33 @@ def open_detector(path: Path) -> FaceDetector:
     Raises:
         ModelError: no such file, no ONNX, or a network of another kind.
     """
-    import onnxruntime
-
     require_regular_file(path)
     if not path.is_file():
         raise ModelError(f"{path}: no such file; expected a face detector in ONNX, SCRFD with landmarks or YuNet")
-
-    # Open the network.
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1  # images are the parallelism
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no narrower base
-        raise ModelError(f"{path}: onnxruntime cannot open it, is the file whole? {error}") from error
+    session = open_session(path, threads=1)  # images are the parallelism
 
     # Tell the kind by the names and sizes of the outputs.
-    names = [output.name for output in session.get_outputs()]
-    if frozenset(names) >= YUNET_OUTPUTS:
+    kind = face_detector_kind(session)
+    if kind == "yunet":
         return YunetDetector(path)
-    if sorted(_last_sizes(session)) == [1] * 3 + [4] * 3 + [2 * NUM_LANDMARKS] * 3:
+    if kind == "scrfd":
         return ScrfdDetector(path, session)
 
     # Neither: say what was found.
-    advice = ""
-    if sorted(_last_sizes(session)) == [1] * 3 + [4] * 3:
-        advice = ": an SCRFD without landmarks, and faces are aligned by landmarks; take the one called ..._bnkps"
-    raise ModelError(
-        f"{path}: is neither SCRFD with five landmarks (9 outputs of 1, 4 and 10 values) nor YuNet (cls_8 ... kps_32); "
-        f"its outputs are {', '.join(names[:12])}{advice}"
-    )
+    outputs = session.get_outputs()
+    expected = "SCRFD with five landmarks (9 outputs of 1, 4 and 10 values) or YuNet (cls_8 ... kps_32)"
+    if kind == "scrfd without landmarks":
+        raise ModelError(
+            f"{path}: is an SCRFD without landmarks, and faces are aligned by landmarks; take the one called ..._bnkps"
+        )
+    vectors = [output for output in outputs if len(output.shape) == 2 and output.shape[1] not in (1, 4, 10)]
+    if len(vectors) == 1 and len(outputs) <= 2:
+        raise ModelError(
+            f"{path}: is no face detector but returns one vector of {vectors[0].shape[1]} values for an image, as "
+            f"models that embed aligned faces do (`facekd evaluate` takes it); expected {expected}"
+        )
+    names = ", ".join(output.name for output in outputs[:12])
+    raise ModelError(f"{path}: is no known face detector, its outputs are {names}; expected {expected}")
 
 
 class ScrfdDetector:
@@ -235,9 +231,3 @@ def _scale(image: np.ndarray, scale: float) -> np.ndarray:
     if size == (width, height):
         return image
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-
-
-def _last_sizes(session: Any) -> list[int]:
-    """Returns the last dimension of each output, 0 if it is not fixed."""
-    shapes = [output.shape for output in session.get_outputs()]
-    return [shape[-1] if shape and isinstance(shape[-1], int) else 0 for shape in shapes]

@@ -16,9 +16,17 @@ from typing import Any
 import torch
 
 from facekd.checkpoints.contents import FORMAT, VERSION, Checkpoint, from_plain_fields, to_plain_fields
+from facekd.checkpoints.file_kinds import OLD_TORCH_FILE, ONNX_FILE, TORCH_FILE, TORCHSCRIPT, describe_file
 from facekd.checkpoints.run_folder import not_written, resolve_checkpoint
 from facekd.errors import CheckpointError
 from facekd.utils.files import atomic_path
+
+# What to do with files of other kinds that hold a model.
+INSTEAD = {
+    ONNX_FILE: "; the evaluate verbs, cache-teacher and teacher.model take it as it is",
+    OLD_TORCH_FILE: "; `facekd import` reads the weights of an InsightFace backbone from it",
+    TORCHSCRIPT: "; save the module's state_dict() and `facekd import` it, or export it to ONNX with torch.onnx.export",
+}
 
 
 def write_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
@@ -56,8 +64,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is absent, damaged, not facekd's, or holds pickled code (which is never run).
     """
-    # Verify the checksums first: torch reads a damaged archive without looking at them.
+    # Name what is no torch file, then verify the checksums: torch reads a damaged archive without looking at them.
     file = resolve_checkpoint(path)
+    kind = describe_file(file)
+    if kind not in (TORCH_FILE, ""):
+        raise CheckpointError(f"{file}: is {kind}, not a checkpoint{INSTEAD.get(kind, '')}")
     if not zipfile.is_zipfile(file):
         raise CheckpointError(f"{file}: not a checkpoint, or a truncated one (torch's files are zip archives)")
     if not _is_sound(file):

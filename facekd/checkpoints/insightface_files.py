@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facekd.checkpoints.contents import FORMAT
+from facekd.checkpoints.file_kinds import OLD_TORCH_FILE, ONNX_FILE, TORCH_FILE, describe_file
 from facekd.errors import FacekdError, ModelError
-from facekd.utils.files import require_regular_file
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     import torch
@@ -51,8 +51,15 @@ def read_torch_file(path: Path) -> Any:
     """
     import torch
 
+    # Only a torch file can be one.
+    kind = describe_file(path)
+    if kind not in (TORCH_FILE, OLD_TORCH_FILE, ""):
+        advice = "; it needs no import: evaluate and cache-teacher take it as it is" if kind == ONNX_FILE else ""
+        raise ModelError(
+            f"{path}: is {kind}; expected the state dict of an InsightFace backbone (backbone.pth or model.pt){advice}"
+        )
+
     # Load the file, but never run code from it.
-    require_regular_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

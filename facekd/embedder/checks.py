@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from facekd.checkpoints.file_kinds import ONNX_FILE, describe_file
 from facekd.errors import ModelError
 from facekd.images.preprocessing import Preprocessing
 from facekd.utils.files import require_regular_file
@@ -32,12 +33,11 @@ def is_onnx_file(path: Path) -> bool:
         raise ModelError(f"{path}: is a Git LFS pointer, not the model itself; fetch it with `git lfs pull`")
     if head.startswith((b"PK\x03\x04", b"\x80")):  # torch.save writes a zip archive; before 1.6 it was a bare pickle
         return False
-    # A serialised ONNX model starts with its first field, ir_version: tag 0x08.
-    if path.suffix.lower() == ".onnx" or head.startswith(b"\x08"):
+    kind = describe_file(path)
+    if path.suffix.lower() == ".onnx" or kind == ONNX_FILE:
         return True
-    if not head:
-        raise ModelError(f"{path}: is empty; expected an ONNX file or a checkpoint")
-    raise ModelError(f"{path}: is neither an ONNX file nor a checkpoint (it starts with {head[:4].hex(' ')})")
+    found = f"is {kind}" if kind else f"is of an unknown kind (it starts with {head[:4].hex(' ')})"
+    raise ModelError(f"{path}: {found}; expected an ONNX file or a checkpoint")
 
 
 def check_finite(embeddings: np.ndarray, model: str) -> np.ndarray:

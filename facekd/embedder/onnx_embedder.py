@@ -17,7 +17,7 @@ from facekd.embedder.checks import check_batch_size, check_finite, is_onnx_file,
 from facekd.embedder.input_arithmetic import InputArithmetic, read_input_arithmetic
 from facekd.embedder.interface import GivenPreprocessing
 from facekd.embedder.onnx_preprocessing import resolve_preprocessing
-from facekd.embedder.onnx_session import brief, external_data_files, load_graph, open_session
+from facekd.embedder.onnx_session import brief, external_data_files, face_detector_kind, load_graph, open_session
 from facekd.errors import ModelError
 from facekd.images.preprocessing import fit_images
 from facekd.utils.files import sha256_of_file
@@ -77,6 +77,11 @@ class OnnxEmbedder:
         if not is_onnx_file(self.path):
             raise ModelError(f"{self.path}: is a checkpoint, not an ONNX file; use `open_embedder`, or `facekd export`")
         self._session = open_session(self.path, threads, device)
+        if face_detector_kind(self._session):
+            raise ModelError(
+                f"{self.path}: finds faces in photographs and does not tell people apart; it belongs to "
+                "`facekd data align --detector`, and the model to evaluate is the one that embeds aligned faces"
+            )
         model = load_graph(self.path)
         self._files = [self.path, *external_data_files(self.path, model)]
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from facekd.checkpoints.file_kinds import ONNX_FILE, describe_file
 from facekd.errors import ModelError
 
 if TYPE_CHECKING:
@@ -41,6 +42,30 @@ def open_session(path: Path, threads: int | None = None, device: str = "cpu") ->
         raise ModelError(f"{path}: onnxruntime cannot open it: {_reason(path, str(error))}") from error
 
 
+STRIDES = (8, 16, 32)
+YUNET_OUTPUTS = frozenset(f"{kind}_{stride}" for kind in ("cls", "obj", "bbox", "kps") for stride in STRIDES)
+
+
+def face_detector_kind(session: Any) -> str:
+    """Tells by its outputs what face detector a network is.
+
+    Returns:
+        `"scrfd"`, `"scrfd without landmarks"`, `"yunet"`, `"other"` for one that returns boxes otherwise, or `""`.
+    """
+    outputs = session.get_outputs()
+    if frozenset(output.name for output in outputs) >= YUNET_OUTPUTS:
+        return "yunet"
+    last = [output.shape[-1] if output.shape else 0 for output in outputs]
+    sizes = sorted(size if isinstance(size, int) else 0 for size in last)
+    if sizes == [1] * 3 + [4] * 3 + [10] * 3:
+        return "scrfd"
+    if sizes == [1] * 3 + [4] * 3:
+        return "scrfd without landmarks"
+    # RetinaFace, UltraFace and their like: boxes (1, N, 4) beside their scores.
+    has_boxes = any(len(output.shape) == 3 and output.shape[-1] == 4 for output in outputs)
+    return "other" if has_boxes and len(outputs) > 1 else ""
+
+
 def load_graph(path: Path) -> onnx.ModelProto:
     """Reads an ONNX file without the data that lie beside it."""
     import onnx
@@ -64,7 +89,9 @@ def _reason(path: Path, message: str) -> str:
     try:
         model = load_graph(path)
     except DecodeError:
-        size = path.stat().st_size
+        kind, size = describe_file(path), path.stat().st_size
+        if kind not in (ONNX_FILE, ""):
+            return f"it is {kind}, not an ONNX model"
         return f"its {size:,} bytes are not a whole ONNX model; was it copied or downloaded completely?"
     if not model.graph.node:
         return "it holds no graph; was it copied or downloaded completely?"

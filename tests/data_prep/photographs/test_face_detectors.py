@@ -92,10 +92,19 @@ def test_what_is_no_detector_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         open_detector(tmp_path / "absent.onnx")
     (tmp_path / "text.onnx").write_text("not a model")
-    with pytest.raises(ModelError, match=r"text\.onnx: onnxruntime cannot open it"):
+    with pytest.raises(
+        ModelError, match=r"text\.onnx: onnxruntime cannot open it: it is a text file, not an ONNX model"
+    ):
         open_detector(tmp_path / "text.onnx")
-    with pytest.raises(ModelError, match=r"neither SCRFD with five landmarks .* its outputs are o0"):
-        open_detector(save_outputs(tmp_path / "embedder.onnx", [128]))
+    for sizes in ([128], [512, 1]):  # a feature alone, or beside its norm
+        with pytest.raises(
+            ModelError, match=r"no face detector but returns one vector of (128|512) values .*expected SCRFD"
+        ):
+            open_detector(save_outputs(tmp_path / "embedder.onnx", sizes))
+    with pytest.raises(
+        ModelError, match="no known face detector, its outputs are o0, o1, o2; expected SCRFD with five"
+    ):
+        open_detector(save_outputs(tmp_path / "other.onnx", [3, 3, 5]))
     with pytest.raises(ModelError, match="SCRFD without landmarks"):
         open_detector(save_outputs(tmp_path / "boxes.onnx", [1, 1, 1, 4, 4, 4]))
     pretender = open_detector(save_outputs(tmp_path / "pretender.onnx", [1, 1, 1, 4, 4, 4, 10, 10, 10]))

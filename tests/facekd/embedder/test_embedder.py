@@ -187,7 +187,7 @@ def test_files_that_are_no_model(tmp_path: Path) -> None:
         open_embedder(tmp_path / "absent.onnx")
     text = tmp_path / "notes.txt"
     text.write_text("hello")
-    with pytest.raises(ModelError, match="neither an ONNX file nor a checkpoint"):
+    with pytest.raises(ModelError, match="is a text file; expected an ONNX file or a checkpoint"):
         open_embedder(text)
     text.write_text("")
     with pytest.raises(ModelError, match=r"notes\.txt: is empty"):

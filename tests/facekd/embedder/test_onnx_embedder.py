@@ -245,7 +245,10 @@ def test_images_are_resized_only_on_request(tmp_path: Path) -> None:
     # Each pixel repeated twice: averaged back to the original, exactly.
     small = make_images(3)
     large = small.repeat(2, axis=1).repeat(2, axis=2)
-    with pytest.raises(ModelError, match="images are 16 x 16, the model takes 8 x 8"):
+    with pytest.raises(
+        ModelError,
+        match="images are 16 x 16, the model takes 8 x 8: align the faces to that size",
+    ):
         OnnxEmbedder(path).embed(large)
     resizing = OnnxEmbedder(path, resize=True)
     np.testing.assert_array_equal(resizing.embed(large), resizing.embed(small))

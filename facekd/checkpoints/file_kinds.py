@@ -1,0 +1,67 @@
+"""Tells what kind of file was given in the place of a model, for messages that name the right mistake."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from facekd.utils.files import require_regular_file
+
+ONNX_FILE, TORCH_FILE, OLD_TORCH_FILE = "an ONNX file", "a torch file", "a torch file as written before torch 1.6"
+TORCHSCRIPT = "a TorchScript archive"
+# The first bytes of files that people mix up with models.
+STARTS = {
+    b"\x0a\x23\xd7\xce": "a .rec pack of images",
+    b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19": OLD_TORCH_FILE,
+    b"\x80": "a pickle, as verification packs (.bin) are",
+    b"\x12\x01\x00\x00\x00\x00\x00\x00": "an mxnet .params file",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "a numpy array",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself (fetch it with `git lfs pull`)",
+    b"\x08": ONNX_FILE,  # a serialised model starts with its first field, ir_version
+}
+CACHE_END = b"facekd teacher\n\n"
+
+
+def describe_file(path: Path) -> str:
+    """Returns what a file is, as `an ONNX file`, by its content; empty if that shows nothing known."""
+    require_regular_file(path)
+    if path.is_dir():
+        return "a folder"
+    with path.open("rb") as stream:
+        head = stream.read(4096)
+        stream.seek(max(0, path.stat().st_size - len(CACHE_END)))
+        end = stream.read()
+    if not head:
+        return "empty"
+    if end == CACHE_END:
+        return "a teacher cache"
+    if zipfile.is_zipfile(path):
+        return _describe_zip(path)
+    found = next((kind for start, kind in STARTS.items() if head.startswith(start)), "")
+    return found or ("a text file" if _is_text(head) else "")
+
+
+def _describe_zip(path: Path) -> str:
+    """Returns what a zip archive holds; torch's files are such archives."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.rpartition("/")[2] for name in archive.namelist()]
+    except (zipfile.BadZipFile, NotImplementedError):
+        return TORCH_FILE  # damaged, as its reader will find out
+    if "constants.pkl" in names:
+        return TORCHSCRIPT
+    if "data.pkl" in names:
+        return TORCH_FILE
+    return "an archive of numpy arrays" if any(name.endswith(".npy") for name in names) else "a zip archive of no model"
+
+
+def _is_text(head: bytes) -> bool:
+    """Tells whether bytes are text in UTF-8, which may be cut in the middle of a character."""
+    if min(head) < 9:
+        return False
+    try:
+        head.decode()
+    except UnicodeDecodeError as error:
+        return error.start >= len(head) - 3
+    return True

@@ -1,0 +1,150 @@
+"""Why an ONNX file cannot be opened or run, in the words of the message."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from facekd.embedder import OnnxEmbedder
+from facekd.errors import ModelError
+
+HERE = f"onnxruntime {onnxruntime.__version__}".replace(".", r"\.")
+
+
+def write(path: Path, *, operator: str = "Flatten", domain: str = "", opset: int = 11, ir_version: int = 6) -> Path:
+    """A convolution, and one node whose operator may not exist."""
+    weight = np.random.default_rng(0).normal(size=(5, 3, 8, 8)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["data", "weight"], ["features"]),
+        helper.make_node(operator, ["features"], ["fc1"], domain=domain),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("fc1", TensorProto.FLOAT, ["batch", 5])],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=ir_version), str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"opset": 99, "ir_version": 8},
+            rf"its opset \(ai\.onnx 99\) is newer than {HERE} knows; update it \(pip install",
+        ),
+        ({"ir_version": 99}, rf"its IR version 99 is newer than {HERE} knows; update it"),
+        ({"operator": "NoSuchOperator"}, rf"{HERE} has no operator NoSuchOperator \(the file's opset is 11\)"),
+        ({"operator": "Warp", "domain": "my.ops"}, rf"{HERE} has no operator my\.ops:Warp \(the file's opset is 11\)"),
+    ],
+)
+def test_what_this_onnxruntime_does_not_know_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=rf"m\.onnx: onnxruntime cannot open it: {message}") as raised:
+        OnnxEmbedder(write(tmp_path / "m.onnx", **changes))
+    assert "complete" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_weights_left_behind_or_cut_short_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx")
+    onnx.save_model(onnx.load(path), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert OnnxEmbedder(path).embed(np.zeros((2, 8, 8, 3), np.uint8)).shape == (2, 5)
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(weights.read_bytes()[:50])
+    with pytest.raises(ModelError, match=r"m\.onnx: .*the weights beside it do not fit it, copy them again"):
+        OnnxEmbedder(path)
+    weights.unlink()
+    with pytest.raises(ModelError, match=rf"its weights lie in weights\.bin, missing in {tmp_path}; copy them there"):
+        OnnxEmbedder(path)
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [(slice(0, -40), "are not a whole ONNX model; was it copied"), (slice(0, 2), "holds no graph; was it copied")],
+)
+def test_a_file_cut_short_is_said_to_be(tmp_path: Path, cut: slice, message: str) -> None:
+    path = write(tmp_path / "m.onnx")
+    path.write_bytes(path.read_bytes()[cut])
+    with pytest.raises(ModelError, match=message):
+        OnnxEmbedder(path)
+
+
+def test_a_text_file_with_the_suffix_of_a_model_is_a_text_file(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_text("<html>404: not found</html>")
+    with pytest.raises(ModelError, match=r"m\.onnx: onnxruntime cannot open it: it is a text file, not an ONNX model"):
+        OnnxEmbedder(tmp_path / "m.onnx")
+
+
+def test_an_error_that_has_nothing_to_do_with_the_batch_gives_no_advice_about_it(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx")
+    model = onnx.load(path)
+    model.graph.node[1].CopyFrom(helper.make_node("Reshape", ["features", "shape"], ["fc1"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 4], np.int64), "shape"))
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"m\.onnx: onnxruntime fails on input \(3, 3, 8, 8\): ") as raised:
+        OnnxEmbedder(path).embed(np.zeros((3, 8, 8, 3), np.uint8))
+    assert "batch" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("installed", "message"),
+    [
+        (["onnxruntime"], "pip uninstall -y onnxruntime, then pip install onnxruntime-gpu"),
+        (
+            ["onnxruntime", "onnxruntime-gpu"],
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu",
+        ),
+        (["onnxruntime-gpu"], "onnxruntime-gpu is installed but finds no CUDA"),
+    ],
+)
+def test_why_there_is_no_cuda(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: list[str], message: str
+) -> None:
+    def version(name: str) -> str:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr("facekd.embedder.onnx_session.version", version)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(ModelError) as raised:
+        OnnxEmbedder(write(tmp_path / "m.onnx"), device="cuda")
+    assert message in str(raised.value)
+
+
+DETECTORS: dict[str, dict[str, list[int]]] = {
+    "scrfd": {f"{size}_{step}": [3, size] for size in (1, 4, 10) for step in (8, 16, 32)},
+    "scrfd without landmarks": {f"{size}_{step}": [3, size] for size in (1, 4) for step in (8, 16, 32)},
+    "yunet": {
+        f"{kind}_{step}": [1, 3, size]
+        for kind, size in (("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10))
+        for step in (8, 16, 32)
+    },
+    "retinaface": {"loc": [1, 3, 4], "conf": [1, 3, 2], "landms": [1, 3, 10]},
+}
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_a_face_detector_in_the_place_of_a_model_is_called_one(tmp_path: Path, kind: str) -> None:
+    nodes, outputs = [], []
+    for name, shape in DETECTORS[kind].items():
+        value = numpy_helper.from_array(np.zeros(shape, np.float32))
+        nodes.append(helper.make_node("Constant", [], [name], value=value))
+        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, "height", "width"])
+    graph = helper.make_graph(nodes, "detector", [image], outputs)
+    path = tmp_path / "d.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+    with pytest.raises(ModelError, match=r"d\.onnx: finds faces in photographs .* `facekd data align --detector`"):
+        OnnxEmbedder(path)
