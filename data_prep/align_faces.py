@@ -89,8 +89,12 @@ def main(argv: list[str] | None = None) -> int:
         waiting = [task for task in tasks if not _is_done(task, log)]
         note = FirstImageNote()
         with in_order(lambda task: align_photo(task, finder, settings, note), waiting, arguments.workers) as results:
-            for result in track(results, "aligning photographs", len(waiting)):
-                log.add(result.result())
+            for task, result in zip(waiting, track(results, "aligning photographs", len(waiting)), strict=True):
+                entry = result.result()
+                # A crop of an earlier run, of the photograph before it changed or by other settings, must not stay.
+                if entry.crop is None:
+                    task.target.unlink(missing_ok=True)
+                log.add(entry)
         done = [log.entries[task.photo] for task in tasks]
 
     # Report.

@@ -25,6 +25,7 @@ from data_prep.jobs.resuming import digest_of, resuming
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_lists import check_name
 from data_prep.sources.image_sources import ImageSource, default_name, open_source
+from data_prep.sources.people import describe_other_people
 from data_prep.sources.webdataset import TarPackWriter
 from facekd.data.datasets.record_pack_writer import Layout, RecordPackWriter, rec_path_of
 from facekd.data.datasets.sharded_records import SHARD, shard_path
@@ -75,6 +76,8 @@ def main(argv: list[str] | None = None) -> int:
         print(
             f"{path}: {source.kind}, {len(source.labels):,} images, {source.num_classes:,} identities", file=sys.stderr
         )
+    if arguments.same_labels and (problem := describe_other_people(dict(zip(arguments.sources, sources, strict=True)))):
+        print(f"warning: {problem}", file=sys.stderr)
 
     # InsightFace's layout gives each identity a range of keys, which shards and shuffled packs cannot have.
     plain = arguments.shards > 1 or arguments.shuffle

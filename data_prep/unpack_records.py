@@ -15,7 +15,8 @@ from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
 from data_prep.jobs.places import check_apart
 from data_prep.jobs.resuming import files_fingerprint
 from data_prep.sources.encoded_images import suffix_of
-from data_prep.sources.image_lists import check_people, names_from_lst
+from data_prep.sources.image_lists import names_from_lst
+from data_prep.sources.people import people_of
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.errors import DataError, RecordError, run_verb
 from facekd.utils.command_line import CommandParser
@@ -87,7 +88,7 @@ def _choose_names(pack: RecordPack, wanted: bool | None) -> NameImage:
     lst_path = pack.reader.rec_path.with_suffix(".lst")
     try:
         names = names_from_lst(pack, lst_path)
-        check_people(names, pack.labels().tolist())
+        people_of(names, pack.labels().tolist())  # refuses folders that are not the people
     except (OSError, DataError) as error:
         if wanted:
             raise DataError(f"no names for the images from {lst_path}: {error}") from error

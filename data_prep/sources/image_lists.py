@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import posixpath
 import re
 import sys
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -154,37 +152,6 @@ def check_one_label(images: list[ListedImage], source: Path) -> list[ListedImage
             f"one of them is wrong ({len(contradictions):,} such lines); take the wrong lines out"
         )
     return images
-
-
-def check_people(names: list[str], labels: Iterable[int]) -> None:
-    """Refuses names by which files would not be the people of the labels, each person one label and one label a person.
-
-    A person is a folder, or who AgeDB's file names say if no name has a folder: as `list_folder` reads them.
-
-    Args:
-        names: paths of images with `/` between folders.
-        labels: their labels; images without a label (-1) are passed over.
-
-    Raises:
-        DataError: a person has two labels, a label has two people, or a name does not say who it is.
-    """
-    people = [posixpath.normpath(posixpath.dirname(name)) for name in names]
-    if all(person == "." for person in people):
-        found = [AGEDB_NAME.fullmatch(posixpath.splitext(name)[0]) for name in names]
-        people = [name["who"] if name else "." for name in found]
-    label_of: dict[str, int] = {}
-    person_of: dict[int, str] = {}
-    for name, person, label in zip(names, people, labels, strict=True):
-        if label < 0:
-            continue
-        if person == ".":
-            raise DataError(f"{name!r} lies in no folder, so folders do not say who is on an image")
-        if label_of.setdefault(person, label) != label:
-            raise DataError(f"{person!r} holds images of labels {label_of[person]} and {label}, so it is no person")
-        if person_of.setdefault(label, person) != person:
-            raise DataError(
-                f"label {label} has images in {person_of[label]!r} and {person!r}, which would be two people"
-            )
 
 
 def check_name(name: str) -> None:

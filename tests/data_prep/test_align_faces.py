@@ -190,6 +190,10 @@ def test_crops_of_two_kinds_are_not_mixed(photos: Path, tmp_path: Path, scrfd: P
     assert status == 2 and "image_size 112" in err and "96" in err and "--force" in err
     assert run(align_faces.main, photos, out, "--detector", scrfd, *FLAGS, "--size", 96, "--force")[0] == 0
     assert read(out / "Ada" / "one face.png").shape == (96, 96, 3)
+    # A photograph that has no face any more has no crop either.
+    save(photos / "Ada" / "one face.png", paint())
+    assert run(align_faces.main, photos, out, "--detector", scrfd, *FLAGS, "--size", 96)[0] == 0
+    assert not (out / "Ada" / "one face.png").exists() and (out / "Ada" / "été.png").exists()
 
 
 def test_landmarks_may_be_given(photos: Path, tmp_path: Path, run: Run) -> None:

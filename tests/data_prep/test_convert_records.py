@@ -129,7 +129,10 @@ def test_merged_packs_have_labels_of_their_own(pack: Path, tmp_path: Path, run: 
     assert [source["first_label"] for source in report["sources"]] == [0, 3] and report["num_classes"] == 5
     assert run(unpack_records.main, tmp_path / "merged", tmp_path / "images", "--names")[0] == 0
     assert (tmp_path / "images" / "1_Ada" / "0 é.jpg").exists()
-    run(convert_records.main, pack, other, tmp_path / "same", "--same-labels")
+    _, _, err = run(convert_records.main, pack, other, tmp_path / "same", "--same-labels")
+    warning = f"but label 1 is 'Bob' in {pack} and 'Zoe' in {other}\n"
+    assert f"warning: --same-labels takes a label for one person in all sources, {warning}" in err
+    assert "warning" not in run(convert_records.main, pack, pack, tmp_path / "twice", "--same-labels")[2]
     assert [label for _, label in content_of(tmp_path / "same")] == [0] * 5 + [1] * 5 + [2] * 4
 
 

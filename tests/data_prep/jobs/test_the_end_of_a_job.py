@@ -191,3 +191,8 @@ def test_a_generated_set_is_finished(tmp_path: Path) -> None:
         "synthesize_faces", tmp_path / "none", tmp_path / "out", "--output", tmp_path / "out", *options
     )
     assert_never_mixed(states, ("synthesis.json", *PACK, "contact_sheet.png"))
+
+
+def test_an_unpacking_is_finished(photos: Path, tmp_path: Path, run: Run) -> None:
+    assert run(pack_records.main, photos, tmp_path / "pack", "--size", 32)[0] == 0
+    kill_everywhere("unpack_records", tmp_path / "none", tmp_path / "out", tmp_path / "pack", tmp_path / "out")
