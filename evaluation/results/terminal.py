@@ -94,7 +94,8 @@ def _print_verification(result: dict[str, Any], console: Console) -> None:
     if bootstrap and bootstrap["num_subjects"]:
         kinds.append(f"{bootstrap['num_subjects']:,} subjects, {bootstrap['replicates']:,} draws")
     if kinds:
-        _say(console, f"intervals: {', '.join(kinds)}")
+        note = f" ({bootstrap['note']})" if bootstrap and bootstrap["note"] else ""
+        _say(console, f"intervals: {', '.join(kinds)}{note}")
     if result["calibration"]:
         found = result["calibration"]
         _say(

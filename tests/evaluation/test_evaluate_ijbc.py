@@ -196,7 +196,8 @@ def test_labels_that_contradict_the_1n_files_are_a_problem_of_the_report(evaluat
     shown = f"both of subject {who[0]}" if who[0] == who[1] else f"of subjects {who[0]} and {who[1]}"
     kind = "genuine" if label else "impostor"
     assert problem["examples"][0] == f"row 4: templates {first} and {second}, {shown}, labelled {kind}"
-    error = capsys.readouterr().err
+    out, error = capsys.readouterr()
+    assert "intervals: wilson (the labels of the pairs contradict each other's subjects" in out
     assert f"pair labels: 3, of {len(layout.pairs):,} labels contradict the subjects" in error
     for place in (error, *((evaluate.out / name).read_text() for name in ("report.html", "report.md"))):
         assert problem["examples"][0] in place
