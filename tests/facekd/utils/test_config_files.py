@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,24 @@ loss: {embedding_l2: 1}
     assert config.data.train == "/data/faces/ms1mv3"
     assert config.validation.packs == (f"{home}/lfw.bin", "/data/faces/agedb.bin", "./~/c$d.bin")
     assert (config.teacher.model, config.teacher.cache) == (home, "")
+
+
+def path_keys(config_class: type, prefix: str = "") -> set[str]:
+    found = set()
+    for item in fields(config_class):
+        default = item.default_factory() if callable(item.default_factory) else item.default
+        if is_dataclass(default):
+            found |= path_keys(type(default), f"{prefix}{item.name}.")
+        elif item.metadata.get("path"):
+            found.add(prefix + item.name)
+    return found
+
+
+def test_every_key_that_holds_a_path_is_one_of_those() -> None:
+    trained = {"output", "data.train", "shared_head", "validation.packs"}
+    assert path_keys(TrainConfig) == trained
+    assert path_keys(DistillConfig) == trained | {"teacher.model", "teacher.head", "teacher.cache"}
+    assert path_keys(PipelineFile) == {"output", "student.recipe", "teacher.recipe", "distilled.recipe"}
 
 
 def test_a_written_config_means_the_same_in_another_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
