@@ -264,8 +264,8 @@ def _conflict_of_lengths(training: Progress, old_schedule: dict[str, Any], state
         return ""
     rates = learning_rate(before, image, training.total_images), learning_rate(after, image, state.total_images)
     return (
-        f"; it has already had another learning rate than that asks for, {rates[0]:.4g} at image {image:,} and not "
-        f"{rates[1]:.4g}. Only with schedule.name constant, or step with milestones in images, can a run be made "
+        f"; its learning rate so far would have been another, {rates[1]:.4g} at image {image:,} where it was "
+        f"{rates[0]:.4g}. Only with schedule.name constant, or step with milestones in images, can a run be made "
         "longer at any time; linear, cosine and polynomial fall over the whole length"
     )
 
