@@ -15,6 +15,7 @@ from data_prep.jobs.places import check_apart
 from data_prep.jobs.resuming import digest_of, resuming
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_sources import RecordSource, default_name
+from facekd.data.datasets.class_counts import ClassCounts, print_contents
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
 from facekd.errors import DataError, RecordError, run_verb
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     rec_path = rec_path_of(arguments.output)
     changes = read_clean_lists(arguments.apply)
     source = RecordSource(pack)
+    print_contents(arguments.pack, pack.class_counts, [*source.warnings, *source.class_warnings()])
     changes.check_pack(pack.image_keys, source.labels, arguments.pack)
     plan = _plan(arguments, pack, source, changes)
 
@@ -95,7 +97,6 @@ def _plan(arguments: argparse.Namespace, pack: RecordPack, source: RecordSource,
     Raises:
         DataError: the lists name keys that the pack does not have, or leave no image.
     """
-    label_of = _merged(changes, source.labels, pack.num_classes)
     keep = (source.labels >= 0) & ~np.isin(pack.image_keys, list(changes.keys))
     keep &= ~np.isin(source.labels, list(changes.labels))
     unknown = changes.keys - set(pack.image_keys.tolist())
@@ -108,7 +109,8 @@ def _plan(arguments: argparse.Namespace, pack: RecordPack, source: RecordSource,
     if not len(kept):
         raise DataError("the lists leave no image")
     # Labels are made consecutive again: a classifier would learn nothing of an empty class.
-    old_labels, new_labels = np.unique(label_of[source.labels[kept]], return_inverse=True)
+    merged = _merged(changes, source.labels[kept], pack.class_counts)
+    old_labels, new_labels = np.unique(merged, return_inverse=True)
     order = np.argsort(new_labels, kind="stable") if pack.layout == "insightface" else np.arange(len(kept))
     return CleanPlan(kept[order], new_labels[order], old_labels)
 
@@ -118,22 +120,23 @@ def _job(source: RecordSource, images: np.ndarray, labels: np.ndarray) -> dict[s
     return {"verb": "clean", "source": source.fingerprint(), "images": digest_of((images, labels))}
 
 
-def _merged(changes: Changes, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns for each old label the lowest label of the same person."""
-    count = max(num_classes, int(labels.max()) + 1)
-    parent = np.arange(count)
+def _merged(changes: Changes, labels: np.ndarray, counts: ClassCounts) -> np.ndarray:
+    """Returns the labels (N,) with each replaced by the lowest label of the same person."""
+    parent: dict[int, int] = {}  # of labels that are merged with a lower one
 
     def root(label: int) -> int:
-        while parent[label] != label:
-            label = int(parent[label])
+        while label in parent:
+            label = parent[label]
         return label
 
     for pair in changes.merges:
-        if max(pair) >= count:
-            raise DataError(f"merge {pair[0]} {pair[1]}: the pack has labels up to {count - 1} only")
+        if max(pair) >= counts.num_classes:
+            raise DataError(f"merge {pair[0]} {pair[1]}: the pack has labels up to {counts.num_classes - 1} only")
         low, high = sorted(root(label) for label in pair)
-        parent[high] = low
-    return np.array([root(label) for label in range(count)])
+        if low != high:
+            parent[high] = low
+    present, number = np.unique(labels, return_inverse=True)
+    return np.array([root(label) for label in present.tolist()])[number]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -25,10 +25,13 @@ from data_prep.jobs.resuming import digest_of, resuming
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_lists import check_name
 from data_prep.sources.image_sources import ImageSource, default_name, open_source
+from data_prep.sources.new_labels import NewLabels, combine_labels
 from data_prep.sources.people import describe_other_people
 from data_prep.sources.webdataset import TarPackWriter
+from facekd.data.datasets.class_counts import count_classes, print_contents
 from facekd.data.datasets.record_pack_writer import Layout, RecordPackWriter, rec_path_of
 from facekd.data.datasets.sharded_records import SHARD, shard_path
+from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS
 from facekd.errors import DataError, FacekdError, ImageError, InUseError, run_verb
 from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.images.encoding import encode_jpeg
@@ -51,6 +54,7 @@ class Plan:
         source_of, image_of: int64 (N,), source and number in it of each image, in the order of writing.
         labels: int64 (N,), new labels.
         num_classes: number of identities in all.
+        new: the new labels in the order of the sources.
     """
 
     sources: list[ImageSource]
@@ -58,6 +62,7 @@ class Plan:
     image_of: np.ndarray
     labels: np.ndarray
     num_classes: int
+    new: NewLabels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,13 +76,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.shards < 1:
         parser.error(f"--shards {arguments.shards}: expected at least 1")
     _check_paths(arguments)
-    sources = [open_source(path, arguments.root) for path in arguments.sources]
-    for path, source in zip(arguments.sources, sources, strict=True):
-        print(
-            f"{path}: {source.kind}, {len(source.labels):,} images, {source.num_classes:,} identities", file=sys.stderr
-        )
-    if arguments.same_labels and (problem := describe_other_people(dict(zip(arguments.sources, sources, strict=True)))):
-        print(f"warning: {problem}", file=sys.stderr)
+    if arguments.labels_from is not None and len(arguments.sources) > 1:
+        parser.error("--labels-from says who is in one pack; convert the packs one by one")
+    sources = _open_sources(arguments)
 
     # InsightFace's layout gives each identity a range of keys, which shards and shuffled packs cannot have.
     plain = arguments.shards > 1 or arguments.shuffle
@@ -105,8 +106,8 @@ def main(argv: list[str] | None = None) -> int:
         "format": "facekd-conversion",
         "version": 1,
         "sources": [
-            {"path": str(path), "kind": source.kind, "images": len(source.labels), "first_label": offset}
-            for path, source, offset in zip(arguments.sources, sources, _offsets(sources, arguments), strict=True)
+            {"path": str(path), "kind": source.kind, "images": len(source.labels), **labels}
+            for path, source, labels in zip(arguments.sources, sources, plan.new.described(), strict=True)
         ],
         "images": num_written,
         "num_classes": plan.num_classes,
@@ -118,6 +119,22 @@ def main(argv: list[str] | None = None) -> int:
     log.remove()
     print(f"{arguments.output}: {num_written:,} images of {plan.num_classes:,} identities{bad.summary()}")
     return 0
+
+
+def _open_sources(arguments: argparse.Namespace) -> list[ImageSource]:
+    """Opens the sources, and says what is in them and what is unusual."""
+    sources = [
+        open_source(path, arguments.root, arguments.on_bad_record, arguments.labels_from) for path in arguments.sources
+    ]
+    for path, source in zip(arguments.sources, sources, strict=True):
+        counts = count_classes(source.labels, source.num_classes)
+        found = [] if arguments.renumber and counts.num_present > 1 else source.class_warnings()
+        print_contents(path, counts, [*source.warnings, *found], source.kind)
+        if not arguments.renumber:
+            counts.check(str(path), "Mend them, or make the labels consecutive by --renumber")
+    if arguments.same_labels and (problem := describe_other_people(dict(zip(arguments.sources, sources, strict=True)))):
+        print(f"warning: {problem}", file=sys.stderr)
+    return sources
 
 
 def _job(arguments: argparse.Namespace, plan: Plan, layout: Layout) -> dict[str, Any]:
@@ -134,28 +151,24 @@ def _job(arguments: argparse.Namespace, plan: Plan, layout: Layout) -> dict[str,
     }
 
 
-def _offsets(sources: list[ImageSource], arguments: argparse.Namespace) -> list[int]:
-    if arguments.same_labels:
-        return [0] * len(sources)
-    return np.cumsum([0, *(source.num_classes for source in sources)])[:-1].tolist()
-
-
 def _plan(sources: list[ImageSource], arguments: argparse.Namespace, group: bool) -> Plan:
-    offsets = _offsets(sources, arguments)
     source_of = np.concatenate([np.full(len(source.labels), number) for number, source in enumerate(sources)])
     image_of = np.concatenate([np.arange(len(source.labels)) for source in sources])
-    for path, source in zip(arguments.sources, sources, strict=True):
-        if (source.labels < 0).any():
-            raise DataError(f"{path}: {int((source.labels < 0).sum()):,} images have no label from 0")
-    labels = np.concatenate([source.labels + offset for source, offset in zip(sources, offsets, strict=True)])
-    num_classes = max(source.num_classes + offset for source, offset in zip(sources, offsets, strict=True))
+    new = combine_labels(sources, arguments.same_labels, arguments.renumber)
+    labels, num_classes = new.labels, new.num_classes
+    if arguments.to == "records" and labels.max() >= EXACT_FLOAT32_INTEGERS:
+        raise DataError(
+            f"labels up to {labels.max():,} do not fit into records, whose float32 rounds from "
+            f"{EXACT_FLOAT32_INTEGERS:,} on; make them consecutive by --renumber"
+        )
     if arguments.shuffle:
         order = np.random.default_rng(arguments.seed).permutation(len(labels))
     elif group:
         order = np.argsort(labels, kind="stable")
+        num_classes = int(labels.max()) + 1  # the layout has an identity record for each class up to the last image's
     else:
         order = np.arange(len(labels))
-    return Plan(sources, source_of[order], image_of[order], labels[order], num_classes)
+    return Plan(sources, source_of[order], image_of[order], labels[order], num_classes, new)
 
 
 def _contents(
@@ -346,7 +359,8 @@ def _parser() -> argparse.ArgumentParser:
         "  facekd data convert ms1mv3 glint merged                        # labels of glint come after ms1mv3's\n"
         "  facekd data convert ms1mv3 tars --to webdataset --shards 64\n"
         "  facekd data convert tars back\n"
-        "  facekd data convert parquet_folder pack                        # needs pyarrow\n\n"
+        "  facekd data convert parquet_folder pack                        # needs pyarrow\n"
+        "  facekd data convert dcface pack --labels-from dcface/list.txt  # the records do not say who is who\n\n"
         "Sources: record packs and shards, WebDataset tars, folders of images, .lst, CVLface's train.tsv, Parquet and\n"
         "arrow. Image bytes are kept as they are unless --reencode is given. Training reads shards as one data set.\n"
         "After a stop or a full disk, run the same command again: it resumes.\n\n"
@@ -370,6 +384,17 @@ def _parser() -> argparse.ArgumentParser:
         "--same-labels",
         action="store_true",
         help="a label is one person in all sources (default: in each)",
+    )
+    add(
+        "--renumber",
+        action="store_true",
+        help="make labels consecutive, in their order; convert_report.json has the old ones",
+    )
+    add(
+        "--labels-from",
+        type=Path,
+        metavar="LIST",
+        help="who is on which image: lines `key folder/image` beside a pack whose records do not say it (DCFace)",
     )
     add("--reencode", type=JPEG_QUALITY, metavar="Q", help="encode every image again as JPEG of quality Q")
     add("--root", type=Path, metavar="DIR", help="folder that names in a .lst or .tsv are relative to")

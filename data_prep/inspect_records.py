@@ -105,12 +105,13 @@ def describe(summary: dict[str, Any]) -> list[str]:
     if summary["layout"] == "insightface":
         records += f", {summary['num_identity_records']:,} identity records, {others:,} header"
     labels = "none usable" if summary["labels"] is None else "{:,} to {:,}".format(*summary["labels"])
+    num_classes = max(summary["num_classes"], 0 if summary["labels"] is None else summary["labels"][1] + 1)
     looked_at = "all" if summary["decoded"] == summary["num_images"] else f"{summary['decoded']:,} sampled"
     lines = {
         "file": f"{summary['rec']}, {summary['bytes'] / 1e6:,.1f} MB",
         "layout": LAYOUT_NAMES[summary["layout"]],
         "records": f"{summary['num_records']:,}: {records}",
-        "identities": f"{summary['num_classes']:,}",
+        "identities": f"{summary['num_identities_with_images']:,} of {num_classes:,} classes have images",
         "images each": _spread_text(summary["images_per_identity"]),
         "labels": f"{labels} ({summary['label_form']})",
         "image bytes": _spread_text(summary["image_bytes"]),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
 from data_prep.jobs.ordered_work import in_order
@@ -25,6 +25,7 @@ from data_prep.sources.image_lists import (
     read_lst_and_kind,
     renumber,
 )
+from facekd.data.datasets.class_counts import count_classes, print_contents, warn_of_one_class
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.errors import DataError, FacekdError, ImageError, run_verb
 from facekd.images.decoding import quiet_decoders
@@ -108,14 +109,16 @@ def _list_images(arguments: argparse.Namespace) -> tuple[list[ListedImage], Path
     if not source.exists():
         raise DataError(f"{source}: no such folder or .lst file")
     if source.is_dir():
-        images, root = _list_folder(source), source
+        images, root, columns = _list_folder(source), source, "folder of images"
     elif is_image_name(source.name):
         raise DataError(f"{source}: is one image; give the folder that holds a folder of images for each person")
     else:
         images, kind = read_lst_and_kind(source)
         check_one_label(images, source)
         root = arguments.root or source.parent
-        print(f"{source}: {len(images):,} images, columns `{LST_COLUMNS[kind]}` ({kind})", file=sys.stderr)
+        columns = f"columns `{LST_COLUMNS[kind]}` ({kind})"
+    counts = count_classes(np.array([image.label for image in images], dtype=np.int64))
+    print_contents(source, counts, warn_of_one_class(counts, lambda: "Is every image in its place?"), columns)
     if arguments.renumber:
         images = renumber(images)
     check_labels(images, source)

@@ -17,6 +17,7 @@ from data_prep.jobs.resuming import files_fingerprint
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_lists import names_from_lst
 from data_prep.sources.people import people_of
+from facekd.data.datasets.class_counts import print_contents
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.errors import DataError, RecordError, run_verb
 from facekd.utils.command_line import CommandParser
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     check_apart(arguments.output, arguments.path)
     pack = open_record_pack(arguments.path, arguments.on_bad_record)
+    print_contents(arguments.path, pack.class_counts, [*pack.warnings, *pack.class_warnings()])
     name_image = _choose_names(pack, arguments.names)
 
     # Go on where an earlier run of this job was stopped. Otherwise the folder must not hold the images of another.

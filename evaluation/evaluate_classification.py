@@ -18,7 +18,7 @@ from evaluation.provenance import name_with_assumptions
 from evaluation.result_files import CLASSIFICATION_FORMAT, check_output, make_result, start_evaluation
 from evaluation.shared_options import add_output_option
 from facekd import __version__
-from facekd.data.datasets import FaceDataset, open_dataset, print_warnings
+from facekd.data.datasets import FaceDataset, open_dataset, print_summary
 from facekd.embedder.model_options import report_preprocessing
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.command_line import COUNT, PROCESSES, CommandParser, real_number
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # Rank the true class of every image under each head.
     dataset = _open_test_images(arguments, model.center_crop, model.preprocessing.image_size, model.resize)
-    print_warnings(dataset)
+    print_summary(dataset)
     model.check_classes(dataset, arguments.data)
     ranks = rank_images(
         dataset,

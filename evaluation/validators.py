@@ -14,7 +14,7 @@ from evaluation.sets.class_ranks import rank_images
 from evaluation.sets.embedding_cache import Embed, ImageSubset, distinct_images, embed_images
 from evaluation.sets.pair_set import load_pair_set
 from facekd.data.config import DataConfig, open_training_data
-from facekd.data.datasets import print_warnings
+from facekd.data.datasets import print_summary
 from facekd.verification.scores import cosines
 from facekd.verification.top_k_accuracy import top_k_accuracy
 
@@ -116,7 +116,7 @@ class ClassificationValidator:
     def __init__(self, data: DataConfig, which: Literal["held_out", "test"], batch_size: int = 256) -> None:
         self._dataset = open_training_data(data, which)
         if which == "test":  # the run has printed those of the training images
-            print_warnings(self._dataset)
+            print_summary(self._dataset)
         self._batch_size = batch_size
         self._workers = data.workers
         self.name = which

@@ -6,7 +6,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+
+from facekd.data.recordio import Header, RecordWriter, pack
 
 ROOT = Path(__file__).resolve().parent.parent
 # Real faces and models carry no licence that lets the project ship them: tests that need them skip without them.
@@ -36,3 +40,27 @@ def real_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture
+def write_records() -> Callable[..., Path]:
+    """Writes train.rec from rows `(key, label or labels, image)`, and `property` if it is given; returns the folder.
+
+    An image is the number of a generated JPEG of 32 pixels; None is a record without an image.
+    """
+
+    def write(folder: Path, rows: list[tuple[int, object, int | None]], announced: str | None = None) -> Path:
+        folder.mkdir(parents=True)
+        with RecordWriter(folder / "train.rec") as writer:
+            for key, labels, number in rows:
+                given = float(labels) if isinstance(labels, (int, float)) else np.array(labels, np.float32)
+                image = b""
+                if number is not None:
+                    coarse = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+                    image = cv2.imencode(".jpg", cv2.resize(coarse, (32, 32)))[1].tobytes()
+                writer.write(key, pack(Header(0, given, key, 0), image))
+        if announced is not None:
+            (folder / "property").write_text(announced)
+        return folder
+
+    return write

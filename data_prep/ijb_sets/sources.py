@@ -14,6 +14,7 @@ import numpy as np
 
 from data_prep.photographs.landmark_files import read_landmarks
 from data_prep.sources.image_lists import list_folder
+from facekd.data.datasets.class_counts import print_contents
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.synthetic import render_faces
 from facekd.errors import DataError, ImageError
@@ -134,6 +135,8 @@ class RecordImages:
     def __init__(self, path: Path) -> None:
         self._pack = open_record_pack(path)
         self.labels = self._pack.labels()
+        self.counts = self._pack.class_counts
+        self.warnings = [*self._pack.warnings, *self._pack.class_warnings()]
         self.names = [self._pack.describe_image(index) for index in range(self._pack.num_images)]
 
     def read(self, index: int) -> LooseCrop:
@@ -150,7 +153,7 @@ def open_face_source(
 ) -> FaceSource:
     """Opens what the user named: `synthetic:PEOPLExIMAGES`, a record pack, or a folder of people.
 
-    With `warn`, what is left out of a folder is printed.
+    With `warn`, what is left out of a folder is printed, and what is in a pack.
 
     Raises:
         FacekdError: there is nothing of the kind; see the classes above.
@@ -165,7 +168,10 @@ def open_face_source(
     if path.suffix == ".rec" or (path / "train.rec").exists():
         if landmarks is not None:
             raise DataError(f"{path} is a record pack, whose faces are aligned: --landmarks go with a folder")
-        return RecordImages(path)
+        images = RecordImages(path)
+        if warn:
+            print_contents(path, images.counts, images.warnings)
+        return images
     if not path.is_dir():
         raise DataError(f"{path}: expected a folder with one folder of images for each person, or a .rec file")
     return FolderImages(path, landmarks, on_missing, warn)

@@ -90,9 +90,9 @@ def write_report(
 def _measures(pack: RecordPack, quality: Quality) -> list[Measure]:
     """Returns what is measured, without the values of images that cannot be decoded."""
     labels = pack.labels()
-    counts = np.bincount(labels[labels >= 0])
+    counts = np.unique(labels[labels >= 0], return_counts=True)[1]
     measures = (
-        Measure("images per identity", counts[counts > 0].astype(float), True),
+        Measure("images per identity", counts.astype(float), True),
         Measure("brightness (mean luma, 0..255)", quality.brightness, False),
         Measure("sharpness (variance of the Laplacian; low is blurred)", quality.sharpness, True),
         Measure("JPEG quality", quality.jpeg_quality, False),

@@ -37,10 +37,9 @@ def summarize(pack: RecordPack, check_all: bool = False) -> dict[str, Any]:
     labels = pack.labels_from(headers)
     warnings = list(pack.warnings)
     usable = labels[labels >= 0]
-    counts = np.bincount(usable) if len(usable) else np.zeros(0, dtype=np.int64)
-    counts_present = counts[counts > 0]
+    present, counts = np.unique(usable, return_counts=True)
     num_classes = pack.num_classes
-    warnings += _label_warnings(counts, num_classes)
+    warnings += _label_warnings(pack, present, counts)
     warnings += _identity_warnings(pack, labels)
     images = _decode_images(pack, check_all)
     warnings += images.pop("oddities")
@@ -53,8 +52,8 @@ def summarize(pack: RecordPack, check_all: bool = False) -> dict[str, Any]:
         "num_images": pack.num_images,
         "num_identity_records": len(pack.identity_keys),
         "num_classes": num_classes,
-        "num_identities_with_images": len(counts_present),
-        "images_per_identity": _spread(counts_present),
+        "num_identities_with_images": len(present),
+        "images_per_identity": _spread(counts),
         "image_bytes": _spread(headers.image_sizes[headers.is_readable & ~headers.is_empty]),
         "labels": [int(usable.min()), int(usable.max())] if len(usable) else None,
         "label_form": _label_form(headers),
@@ -77,17 +76,17 @@ def _label_form(headers: RecordHeaders) -> str:
     return ", ".join(forms)
 
 
-def _label_warnings(counts: np.ndarray, num_classes: int) -> list[str]:
+def _label_warnings(pack: RecordPack, present: np.ndarray, counts: np.ndarray) -> list[str]:
+    """Returns sentences about the labels that occur, `present`, and how many images each has, `counts`."""
     found = []
-    if len(counts) > num_classes:
-        num_over = int(counts[num_classes:].sum())
+    num_classes = pack.num_classes
+    num_over = int(counts[present >= num_classes].sum())
+    if num_over:
         found.append(
-            f"{num_over:,} images have labels of {num_classes:,} or more (up to {len(counts) - 1:,}), out of range for "
+            f"{num_over:,} images have labels of {num_classes:,} or more (up to {present[-1]:,}), out of range for "
             f"{num_classes:,} classes"
         )
-    num_unused = num_classes - int((counts[:num_classes] > 0).sum())
-    if num_unused > 0:
-        found.append(f"{num_unused:,} of {num_classes:,} classes have no image")
+    found += pack.class_warnings()
     num_single = int((counts == 1).sum())
     if num_single:
         found.append(f"{num_single:,} identities have a single image")
@@ -101,9 +100,9 @@ def _identity_warnings(pack: RecordPack, labels: np.ndarray) -> list[str]:
     """
     if len(pack.identity_keys) == 0 or pack.num_images >= EXACT_FLOAT32_INTEGERS:
         return []  # float32 cannot hold the ranges of so many images
-    # The label of the image under each key; -1 where there is no image.
-    by_key = np.full(int(pack.image_keys.max()) + 2, -1, dtype=np.int64)
-    by_key[pack.image_keys] = labels
+    # The labels in the order of the keys: a range of keys is a slice of it.
+    order = np.argsort(pack.image_keys, kind="stable")
+    keys, labels_by_key = pack.image_keys[order], labels[order]
     # A range must be sound, and all images in it must have one label.
     wrong: list[int] = []
     unreadable = num_covered = 0
@@ -117,7 +116,7 @@ def _identity_warnings(pack: RecordPack, labels: np.ndarray) -> list[str]:
         if image_bytes or len(bounds) < 2 or not np.isfinite(bounds).all():
             wrong.append(key)
             continue
-        inside = by_key[max(int(bounds[0]), 0) : max(int(bounds[1]), 0)]
+        inside = labels_by_key[slice(*np.searchsorted(keys, bounds[:2]))]
         num_covered += len(inside)
         is_one_identity = len(inside) == 0 or (inside == inside[0]).all()
         if not is_one_identity:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
+
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.errors import DataError
 from facekd.images.image_files import Reason, list_by_folder
@@ -24,6 +26,8 @@ class ListedImage(NamedTuple):
     key: int | None = None
 
 
+LARGEST_LABEL = (1 << 53) - 1
+MAX_DIGITS = 18  # of a key that fits in 64 bits
 LST_COLUMNS = {"insightface": "aligned path label", "im2rec": "index label path"}
 
 
@@ -115,11 +119,22 @@ def read_lst_and_kind(path: Path) -> tuple[list[ListedImage], str]:
         # Labels are whole numbers, though they may be written as 3.0.
         if not _is_number(label) or float(label) < 0 or not float(label).is_integer():
             raise DataError(f"{path}, line {number}: label {label!r} of {name} is no whole number from 0")
-        is_key = found == "im2rec" and columns[0].strip().isascii() and columns[0].strip().isdigit()
-        images.append(ListedImage(name, int(float(label)), int(columns[0]) if is_key else None))
+        value = check_label(int(float(label)), f"{path}, line {number}: {name}")
+        images.append(ListedImage(name, value, int(columns[0]) if found == "im2rec" and _is_key(columns[0]) else None))
     if not images:
         raise DataError(f"{path} lists no images")
     return images, str(kind)
+
+
+def check_label(label: int, where: str) -> int:
+    """Returns a label unless it is negative, or so large that two of them could become one number.
+
+    Raises:
+        DataError: the label is outside 0 to 2^53 - 1, up to which a float64 holds every whole number.
+    """
+    if not 0 <= label <= LARGEST_LABEL:
+        raise DataError(f"{where} has label {label}; labels are whole numbers from 0 to {LARGEST_LABEL}")
+    return label
 
 
 def check_labels(images: list[ListedImage], source: Path) -> None:
@@ -170,6 +185,11 @@ def renumber(images: list[ListedImage]) -> list[ListedImage]:
     return [image._replace(label=new_label[image.label]) for image in images]
 
 
+def _is_key(text: str) -> bool:
+    text = text.strip()
+    return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+
+
 def _is_number(text: str) -> bool:
     try:
         float(text)
@@ -216,3 +236,45 @@ def names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
     if len(places) != len(names):
         raise DataError(f"{lst_path} lists some names twice")
     return names
+
+
+def labels_from_key_list(pack: RecordPack, path: Path) -> tuple[np.ndarray, list[str]]:
+    """Returns labels, int64 (N,), and names of a pack's images from a list of `key<tab>folder/image` lines.
+
+    DCFace is published so: every record has label 0, and `list.txt` says which image a record is. The person is the
+    folder that the line names; labels number the folders in sorted order. Further columns are not read.
+
+    Raises:
+        DataError: a line has another form, a key has two lines that differ, or an image of the pack has no line.
+    """
+    # The path of each key.
+    path_of: dict[int, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n"), start=1):
+        key, _, rest = line.rstrip("\r").partition("\t")
+        name = rest.partition("\t")[0]
+        if not line.strip():
+            continue
+        if not _is_key(key) or "/" not in name:
+            raise DataError(
+                f"{path}, line {number}: {line[:80]!r}; expected `key folder/image`, parted by a tab: the key of a "
+                "record, and the image with the folder of the person"
+            )
+        if path_of.setdefault(int(key), name) != name:
+            raise DataError(f"{path}, line {number}: record {key} is {name}, and {path_of[int(key)]} in a line before")
+
+    # Each image of the pack must have one.
+    keys = pack.image_keys.tolist()
+    missing = [key for key in keys if key not in path_of]
+    if missing:
+        raise DataError(
+            f"{path} has no line for {len(missing):,} of the {len(keys):,} images of {pack.reader.rec_path}, first "
+            f"record {missing[0]}: it is the list of another pack, or not complete"
+        )
+    names = [path_of[key] for key in keys]
+    people = [name.rpartition("/")[0] for name in names]
+    label_of = {person: label for label, person in enumerate(sorted(set(people)))}
+    # Names that lead out of a folder, or are there twice, are no use as names of files.
+    is_usable = len(set(names)) == len(names) and not any(
+        PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts for name in names
+    )
+    return np.array([label_of[person] for person in people], dtype=np.int64), names if is_usable else []

@@ -10,14 +10,24 @@ import json
 import os
 import tarfile
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from data_prep.jobs.conversion_log import ConversionLog
 from data_prep.jobs.resuming import digest_of, file_stamp, files_fingerprint
-from data_prep.sources.image_lists import ListedImage, check_one_label, list_folder, names_from_lst, read_lst
-from facekd.data.datasets.record_pack import RecordPack, open_record_pack
+from data_prep.sources.image_lists import (
+    MAX_DIGITS,
+    ListedImage,
+    check_label,
+    check_one_label,
+    labels_from_key_list,
+    list_folder,
+    names_from_lst,
+    read_lst,
+)
+from facekd.data.datasets.class_counts import count_classes
+from facekd.data.datasets.record_pack import RecordPack, class_warnings, open_record_pack
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
 from facekd.errors import DataError
 from facekd.images.image_files import IMAGE_SUFFIXES
@@ -31,13 +41,19 @@ class ImageSource(Protocol):
 
     Attributes:
         kind: the format, in words.
-        labels: int64 (N,), from 0.
+        labels: int64 (N,), from 0; -1 for a record without a usable label, which `read` refuses.
         num_classes: number of identities.
+        warnings: sentences for people about what is unusual.
     """
 
     kind: str
     labels: np.ndarray
     num_classes: int
+    warnings: list[str]
+
+    def class_warnings(self) -> list[str]:
+        """Returns sentences about classes without images, or a single class."""
+        ...
 
     def read(self, image: int) -> bytes:
         """Returns the encoded bytes of an image; raises a `FacekdError` that names it if it cannot be read."""
@@ -60,19 +76,30 @@ class ImageSource(Protocol):
         ...
 
 
-def open_source(path: Path, root: Path | None = None) -> ImageSource:
+def open_source(
+    path: Path,
+    root: Path | None = None,
+    on_bad_record: Literal["fail", "skip"] = "fail",
+    labels_from: Path | None = None,
+) -> ImageSource:
     """Opens labelled images; the suffix of a file, or the content of a folder, decides the format.
 
     Args:
         path: a file or folder.
         root: folder that names in an `.lst` or `train.tsv` are relative to; by default that of the list.
+        on_bad_record: see `open_record_pack`.
+        labels_from: a list that says who is on the image of each record of a pack; see `read_key_list`.
 
     Raises:
-        DataError: there is nothing at `path`, or nothing of a known format.
+        DataError: there is nothing at `path`, nothing of a known format, or no single pack for `labels_from`.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     require_regular_file(path)
+    if labels_from is not None:
+        if find_shards(path) or not (path.suffix.lower() == ".rec" or any(path.glob("*.rec"))):
+            raise DataError(f"{path}: is no single record pack, and a list of labels goes with the records of one")
+        return ListLabelledSource(open_record_pack(path, on_bad_record), labels_from)
     # A file.
     suffix = path.suffix.lower() if path.is_file() else ""
     if suffix == ".tar":
@@ -86,14 +113,14 @@ def open_source(path: Path, root: Path | None = None) -> ImageSource:
     if suffix == ".tsv":
         return ListSource(root or path.parent, check_one_label(read_tsv(path), path), "train.tsv")
     if suffix == ".rec":
-        return RecordSource(open_record_pack(path))
+        return RecordSource(open_record_pack(path, on_bad_record))
     if suffix:
         raise DataError(f"{path}: expected .rec, .tar, .lst, .tsv, .parquet or .arrow, or a folder")
     # A folder: the first of these that it holds.
     if find_shards(path):
-        return ShardSource(ShardedRecords(path))
+        return ShardSource(ShardedRecords(path, on_bad_record))
     if any(path.glob("*.rec")):
-        return RecordSource(open_record_pack(path))
+        return RecordSource(open_record_pack(path, on_bad_record))
     if (path / "train.tsv").is_file():
         tsv = path / "train.tsv"
         return ListSource(root or path, check_one_label(read_tsv(tsv), tsv), "train.tsv")
@@ -127,7 +154,11 @@ class RecordSource:
         self.pack = pack
         self.labels = pack.labels()
         self.num_classes = pack.num_classes
+        self.warnings = pack.warnings
         self._names = _names_of(pack)
+
+    def class_warnings(self) -> list[str]:
+        return self.pack.class_warnings()
 
     def read(self, image: int) -> bytes:
         return self.pack.read_image(image)[0]
@@ -145,6 +176,23 @@ class RecordSource:
         self.pack.will_read(images)
 
 
+class ListLabelledSource(RecordSource):
+    """Reads a record pack in which a text file beside it, not the records, says who is on which image."""
+
+    def __init__(self, pack: RecordPack, list_path: Path) -> None:
+        super().__init__(pack)
+        self.kind = f"{self.kind}, labels from {list_path}"
+        self.labels, self._names = labels_from_key_list(pack, list_path)
+        self.num_classes = int(self.labels.max()) + 1
+        self._list_path = list_path
+
+    def class_warnings(self) -> list[str]:
+        return _class_warnings(self, self._list_path)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return files_fingerprint([*_files_of(self.pack), self._list_path])
+
+
 class ShardSource:
     """Reads the shards of one record pack."""
 
@@ -154,7 +202,11 @@ class ShardSource:
         self.records = records
         self.labels = records.labels()
         self.num_classes = records.num_classes
+        self.warnings = records.warnings
         self._names = [_names_of(pack) for pack in records.packs]
+
+    def class_warnings(self) -> list[str]:
+        return self.records.class_warnings()
 
     def read(self, image: int) -> bytes:
         return self.records.read_image(image)[0]
@@ -183,6 +235,10 @@ class ListSource:
         self._images = images
         self.labels = np.array([image.label for image in images], dtype=np.int64)
         self.num_classes = int(self.labels.max()) + 1
+        self.warnings: list[str] = []
+
+    def class_warnings(self) -> list[str]:
+        return _class_warnings(self, self.root)
 
     def read(self, image: int) -> bytes:
         path = self.root / self._images[image].name
@@ -227,6 +283,10 @@ class TarSource:
             raise DataError(f"{paths[0]}: holds no labelled images; expected members KEY.jpg with KEY.cls or KEY.json")
         self.labels = np.array(labels, dtype=np.int64)
         self.num_classes = int(self.labels.max()) + 1
+        self.warnings: list[str] = []
+
+    def class_warnings(self) -> list[str]:
+        return _class_warnings(self, self._paths[0].parent)
 
     def read(self, image: int) -> bytes:
         file, offset, size = self._places[image]
@@ -282,9 +342,7 @@ class TarSource:
             raise DataError(
                 f"{path}: sample {key.lstrip('/')} has no label (KEY.cls or `label` in KEY.json)"
             ) from error
-        if label < 0:
-            raise DataError(f"{path}: sample {key.lstrip('/')} has label {label}; labels start at 0")
-        labels.append(label)
+        labels.append(check_label(label, f"{path}: sample {key.lstrip('/')}"))
         name = described.get("name", "") if isinstance(described, dict) else ""
         self._names.append(name if isinstance(name, str) else "")
         self._places.append((file, *image))
@@ -314,10 +372,15 @@ def read_tsv(path: Path) -> list[ListedImage]:
         rows.append((columns[-2], columns[-1]))
     if not rows:
         raise DataError(f"{path} lists no images")
-    if all(label.isascii() and label.isdigit() for _, label in rows):
-        return [ListedImage(name, int(label)) for name, label in rows]
+    if all(label.isascii() and label.isdigit() and len(label) <= MAX_DIGITS for _, label in rows):
+        return [ListedImage(name, check_label(int(label), f"{path}: {name}")) for name, label in rows]
     numbers = {label: number for number, label in enumerate(sorted({label for _, label in rows}))}
     return [ListedImage(name, numbers[label]) for name, label in rows]
+
+
+def _class_warnings(source: ImageSource, path: Path) -> list[str]:
+    counts = count_classes(source.labels, source.num_classes)
+    return class_warnings(counts, path, lambda: f"Look at {path}: are the labels right?")
 
 
 def _files_of(pack: RecordPack) -> list[Path]:

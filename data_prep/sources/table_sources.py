@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 
 from data_prep.jobs.resuming import files_fingerprint
+from data_prep.sources.image_lists import check_label
+from facekd.data.datasets.class_counts import count_classes
+from facekd.data.datasets.record_pack import class_warnings
 from facekd.errors import DataError
 from facekd.utils.files import allow_open_files
 
@@ -36,12 +39,14 @@ class TableSource:
         if missing is not None:
             raise DataError(f"{paths[0]}: row {missing} has no {labels}")
         if all(isinstance(label, int) and label >= 0 for label in listed):
+            check_label(max(listed, default=0), str(paths[0]))
             self.labels = np.array(listed, dtype=np.int64)
         else:
             self.labels = np.unique([str(label) for label in listed], return_inverse=True)[1].astype(np.int64)
         if not len(self.labels):
             raise DataError(f"{paths[0]}: holds no rows")
         self.num_classes = int(self.labels.max()) + 1
+        self.warnings: list[str] = []
         self._source = paths[0]
         self._paths = paths
 
@@ -60,6 +65,10 @@ class TableSource:
 
     def stamp(self, image: int) -> str:
         return ""
+
+    def class_warnings(self) -> list[str]:
+        counts = count_classes(self.labels, self.num_classes)
+        return class_warnings(counts, self._source, lambda: f"Is every label in {self._source} right?")
 
     def will_read(self, images: np.ndarray) -> None:
         pass  # pyarrow maps the file, and does not say where the rows are

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from facekd.data.datasets import FaceDataset, open_dataset
+from facekd.data.datasets.class_counts import require_two_classes
 from facekd.data.datasets.subset_dataset import hold_out
 from facekd.data.loading.block_shuffle import BlockShuffle
 from facekd.errors import ConfigError
@@ -74,11 +75,13 @@ def open_training_data(data: DataConfig, which: Literal["train", "held_out", "te
     Test images are never skipped: a bad one is an error whatever `on_bad_record` says.
 
     Raises:
-        DataError: as `facekd.data.datasets.open_dataset`; or nothing can be held out.
+        DataError: as `facekd.data.datasets.open_dataset`; fewer than two classes to train on; or nothing can be held
+            out.
     """
     if which == "test":
         return open_dataset(data.train, data.image_size, resize=data.resize, center_crop=data.center_crop, split="test")
     dataset = open_dataset(data.train, data.image_size, data.on_bad_record, data.resize, data.center_crop)
     if which == "train":
+        require_two_classes(dataset)
         return hold_out(dataset, data.held_out)[0] if data.held_out else dataset
     return hold_out(dataset, data.held_out)[1]

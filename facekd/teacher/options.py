@@ -43,11 +43,15 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_teacher_and_data(arguments: argparse.Namespace) -> tuple[Embedder, FaceDataset]:
+def open_teacher_and_data(arguments: argparse.Namespace, learns_classes: bool = False) -> tuple[Embedder, FaceDataset]:
     """Opens the model and the data named by the options of `add_data_options` and `add_model_options`.
 
     Without `--resize` nothing is resized. With it, images of another size are resized to `--data-size` when they are
     read, and from there to the teacher's input size if the two differ.
+
+    Args:
+        arguments: the parsed options.
+        learns_classes: whether to refuse data in which fewer than two classes have images, instead of a warning.
 
     Raises:
         FacekdError: a size does not fit, or the model or the data cannot be used.
@@ -66,10 +70,13 @@ def open_teacher_and_data(arguments: argparse.Namespace) -> tuple[Embedder, Face
         embedder = open_model(arguments.model, arguments, resize=True)
 
     # The images, with warnings about what looks wrong in them.
-    from facekd.data.datasets import open_dataset, print_warnings
+    from facekd.data.datasets import open_dataset, print_summary
+    from facekd.data.datasets.class_counts import require_two_classes
 
     dataset = open_dataset(arguments.data, data_size, arguments.on_bad_record, arguments.resize)
-    print_warnings(dataset)
+    if learns_classes:
+        require_two_classes(dataset)
+    print_summary(dataset)
     return embedder, dataset
 
 

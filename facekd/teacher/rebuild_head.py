@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     # The teacher and the data.
     arguments = _parse(argv)
     output = Path(arguments.output)
-    embedder, dataset = open_teacher_and_data(arguments)
+    embedder, dataset = open_teacher_and_data(arguments, learns_classes=True)
     labels = dataset.labels
     _check_identities(dataset, labels)  # fails here rather than after hours of embedding
 
@@ -255,7 +255,7 @@ def _check_identities(dataset: FaceDataset, labels: NDArray[np.int64]) -> None:
     raise InputError(
         f"{dataset.name}: {len(empty):,} of {dataset.num_classes:,} identities have no image to compute a centre from: "
         f"labels {named}{', ...' if len(empty) > NUM_LISTED else ''}. Add images of them, or make the pack again "
-        "without them"
+        "without them (`facekd data convert PACK OUT --renumber`)"
     )
 
 

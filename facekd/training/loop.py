@@ -19,6 +19,7 @@ from facekd.backbones import count_parameters
 from facekd.checkpoints.run_folder import list_checkpoints
 from facekd.data.config import open_training_data
 from facekd.data.datasets import FaceDataset
+from facekd.data.datasets.class_counts import count_classes_of
 from facekd.data.datasets.identity_map import identity_map, stored_images_sha256
 from facekd.data.loading.loader import BatchLoader, make_loader
 from facekd.data.loading.sampler import PositionSampler, shares
@@ -305,10 +306,9 @@ def _summary_lines(state: TrainingState) -> str:
     passes = -(-given[0] // (config.batch_size_per_rank or given[0]))
     uneven = f" with {given[0]} or {given[-1]}" if given[0] != given[-1] else ""
     epochs = state.total_images / len(dataset)
-    who = "identities" if config.head.kind == "margin" else "classes"
     warnings = "".join(f"warning    {warning}\n" for warning in dataset.warnings)
     return (
-        f"data       {dataset.name}: {len(dataset):,} images of {dataset.num_classes:,} {who}\n"
+        f"data       {dataset.name}: {count_classes_of(dataset)}\n"
         f"{warnings}"
         f"backbone   {config.backbone.name}: {count_parameters(state.recognizer.backbone) / 1e6:.2f} M parameters, "
         f"{config.data.image_size} pixels -> {config.backbone.embedding_size}\n"

@@ -137,7 +137,9 @@ def _pairs_as_units(scores: np.ndarray, is_same: np.ndarray) -> Units:
 
 def _renumber(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Numbers the subjects that occur from 0 without gaps, in their order."""
-    if first.dtype.kind not in "iu" or second.dtype.kind not in "iu":
+    is_numbered = first.dtype.kind in "iu" and second.dtype.kind in "iu" and min(first.min(), second.min()) >= 0
+    # Numbers far beyond how many there are would take memory for all in between.
+    if not is_numbered or max(first.max(), second.max()) > (1 << 20) + 4 * first.size:
         known, codes = np.unique(np.concatenate([first, second]), return_inverse=True)
         return codes[: first.size], codes[first.size :], known.size
     # Millions of numbers: marking those that occur is much faster than sorting them.

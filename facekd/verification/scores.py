@@ -124,7 +124,8 @@ def fold_indices(num_pairs: int, folds: int | ArrayLike) -> np.ndarray:
     # The fold of each pair, as recorded with a pack.
     if given.shape != (num_pairs,):
         raise InputError(f"fold numbers have shape {given.shape}; expected ({num_pairs},), one a pair")
-    if num_pairs == 0 or given.min() < 0 or not np.array_equal(np.unique(given), np.arange(given.max() + 1)):
+    distinct = np.unique(given)
+    if num_pairs == 0 or not np.array_equal(distinct, np.arange(len(distinct))):
         raise InputError("fold numbers must run from 0 to K-1 with pairs in each fold")
     if given.max() == 0:
         raise InputError("at least two folds are needed: the threshold of one is chosen on the others")

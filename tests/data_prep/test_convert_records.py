@@ -121,7 +121,7 @@ def test_a_shuffled_conversion_asks_for_each_image_once_and_ahead(
 def test_merged_packs_have_labels_of_their_own(pack: Path, tmp_path: Path, run: Run) -> None:
     other = make_faces(tmp_path / "other", {"Ada": 2, "Zoe": 3}, 500)
     status, _, err = run(convert_records.main, pack, other, tmp_path / "merged")
-    assert status == 0 and "record pack (insightface), 9 images" in err and "folder of images, 5 images" in err
+    assert status == 0 and "record pack (insightface): 9 images" in err and "folder of images: 5 images" in err
     merged = content_of(tmp_path / "merged")
     assert [label for _, label in merged] == [0] * 3 + [1] * 2 + [2] * 4 + [3] * 2 + [4] * 3
     assert merged[9][0] == (other / "Ada" / "0 é.jpg").read_bytes()

@@ -221,7 +221,11 @@ def test_inspect_tells_what_a_pack_is(faces: Path, tmp_path: Path, run: Run) -> 
     facts = dict(line.split(None, 1) for line in out.splitlines() if not line.startswith("image"))
     assert status == 0
     assert facts["records"] == "13: 9 images, 3 identity records, 1 header"
-    assert facts["identities"] == "3" and facts["format"] == "JPEG" and facts["warnings"] == "none"
+    assert (
+        facts["identities"] == "3 of 3 classes have images"
+        and facts["format"] == "JPEG"
+        and facts["warnings"] == "none"
+    )
     assert "images each  min 2, median 3, max 4" in out and "112x112" in out
     summary = json.loads(run(inspect_records.main, tmp_path / "packed", "--json")[1])
     assert (summary["layout"], summary["num_images"], summary["num_classes"]) == ("insightface", 9, 3)
@@ -243,7 +247,7 @@ def test_inspect_finds_what_is_odd(tmp_path: Path, run: Run) -> None:
     assert status == 0
     for finding in (
         "1 images have labels of 3 or more (up to 9), out of range for 3 classes",
-        "1 of 3 classes have no image",
+        "7 of 10 classes have no image (labels go up to 9)",
         "1 identities have a single image",
         "1 of 6 images looked at are unusable, first: ",
         "record 5 at offset",

@@ -1,8 +1,9 @@
 """Opens labelled images, whatever format they are in: `open_dataset(path, image_size)`."""
 
 from facekd.data.datasets.cifar_dataset import CifarDataset, Split
+from facekd.data.datasets.class_counts import print_summary
 from facekd.data.datasets.encoded_dataset import EncodedDataset
-from facekd.data.datasets.face_dataset import FaceDataset, OnBadRecord, print_warnings
+from facekd.data.datasets.face_dataset import FaceDataset, OnBadRecord
 from facekd.data.datasets.folder_dataset import FolderDataset
 from facekd.data.datasets.generated_dataset import SyntheticDataset
 from facekd.data.datasets.opening import open_dataset
@@ -18,5 +19,5 @@ __all__ = [
     "Split",
     "SyntheticDataset",
     "open_dataset",
-    "print_warnings",
+    "print_summary",
 ]

@@ -88,7 +88,11 @@ class EncodedDataset(ABC):
 
     @abstractmethod
     def advice_on_labels(self) -> str:
-        """Returns a sentence about labels beyond `num_classes`: where that number comes from, and what to correct."""
+        """Returns a sentence on labels and `num_classes` that do not fit: where the number is from, what to correct."""
+
+    @abstractmethod
+    def advice_on_one_class(self) -> str:
+        """Returns a sentence on what to do if all images have one label."""
 
     def check(self) -> None:
         """Checks the labels of all images and the pixels of the first, so that errors come before the first batch.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Literal, Protocol, runtime_checkable
 
@@ -10,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.images.crops import ResizedCrop
-from facekd.utils.processes import launcher_number
 
 OnBadRecord = Literal["fail", "skip"]
 
@@ -61,13 +59,6 @@ class FaceDataset(Protocol):
     def take_bad_records(self) -> list[str]:
         """Returns one line for each image that `load` has skipped since the last call, and forgets them."""
         ...
-
-
-def print_warnings(dataset: FaceDataset) -> None:
-    """Prints the warnings of a data set to the terminal; of processes that run together only rank 0 does."""
-    if launcher_number("RANK", 0) == 0:
-        for warning in dataset.warnings:
-            print(f"warning: {dataset.name}: {warning}", file=sys.stderr)
 
 
 def put_into(out: NDArray[np.uint8] | None, images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from facekd.data.datasets.class_counts import count_classes, warn_of_one_class
 from facekd.data.datasets.encoded_dataset import EncodedDataset
 from facekd.data.datasets.face_dataset import OnBadRecord
 from facekd.errors import DataError
@@ -78,6 +79,8 @@ class FolderDataset(EncodedDataset):
         for name in listing.outside:
             listing.left_out.add(Reason.OUTSIDE, name)
         self.warnings += listing.left_out.warnings()
+        if identities is None:
+            self.warnings += warn_of_one_class(count_classes(self._labels), self.advice_on_one_class)
         self.check()
 
     @property
@@ -100,3 +103,7 @@ class FolderDataset(EncodedDataset):
     def advice_on_labels(self) -> str:
         """See `EncodedDataset.advice_on_labels`."""
         return f"The number of classes, {self.num_classes:,}, is the number of subfolders"
+
+    def advice_on_one_class(self) -> str:
+        """See `EncodedDataset.advice_on_one_class`."""
+        return f"{self.path} should hold one subfolder for each person, and holds {', '.join(self.identities[:3])} only"

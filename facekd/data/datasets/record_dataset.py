@@ -26,7 +26,8 @@ class RecordDataset(EncodedDataset):
         resize: see `EncodedDataset`.
 
     Raises:
-        DataError: labels do not fit the number of classes, or images have another size.
+        DataError: labels do not fit the number of classes, there are too many of those for the images (see
+            `ClassCounts`), or images have another size.
         RecordError: there is no pack, or it is damaged.
     """
 
@@ -42,8 +43,9 @@ class RecordDataset(EncodedDataset):
         is_usable = self.pack.labels() >= 0
         # The images of the pack that are in the data set; None, which costs nothing, if all are.
         self._kept = None if is_usable.all() else np.flatnonzero(is_usable)
-        self.warnings = list(self.pack.warnings)
         self.check()
+        self.pack.class_counts.check(self.name, self.advice_on_labels())
+        self.warnings = [*self.pack.warnings, *self.pack.class_warnings()]
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -77,8 +79,17 @@ class RecordDataset(EncodedDataset):
 
     def advice_on_labels(self) -> str:
         """See `EncodedDataset.advice_on_labels`."""
-        source = "the pack's identity records" if len(self.pack.identity_keys) else "the `property` file beside it"
+        source = "of the highest label, plus one"
+        if len(self.pack.identity_keys):
+            source = "of the pack's identity records"
+        elif self.pack.property is not None:
+            source = "in the `property` file beside it"
         return (
-            f"The number of classes, {self.num_classes:,}, is that of {source}: correct it there, or make the pack "
-            f"again; `facekd data inspect {self.name}` shows what is in it"
+            f"The number of classes, {self.num_classes:,}, is that {source}: correct it there, or make the pack again "
+            f"(`facekd data convert {self.name} OUT --renumber` makes the labels consecutive); `facekd data inspect "
+            f"{self.name}` shows what is in it"
         )
+
+    def advice_on_one_class(self) -> str:
+        """See `EncodedDataset.advice_on_one_class`."""
+        return self.pack.advice_on_one_class()

@@ -7,21 +7,25 @@ identity; im2rec's holds images only. `docs/formats.md` has the details and thei
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from facekd.data.datasets.class_counts import ClassCounts, count_classes, warn_of_one_class
+from facekd.data.datasets.record_layout import Layout, count_runs, find_layout
 from facekd.data.recordio import RecordReader
-from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, unpack, unpack_labelled
+from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, are_labels, unpack_labelled
 from facekd.data.recordio.headers import RecordHeaders, gather_headers, read_headers
 from facekd.data.recordio.index import MIN_ROWS
 from facekd.errors import DataError, RecordError
 from facekd.utils.array_cache import load_cached, save_cached
 from facekd.utils.files import read_text_file, require_regular_file, stamp_of
 
-Layout = Literal["insightface", "im2rec"]
+KEY_AND_PATH = re.compile(r"\d+\t[^\t]*/[^\t]+")  # a line of a list that says whose image a record is
 
 
 class RecordPack:
@@ -50,9 +54,8 @@ class RecordPack:
         if num_repeated:
             self.warnings.append(f"{num_repeated:,} keys occur more than once in the .idx; each row counts as a record")
         # Tell images from other records.
-        self._is_header_lost = False
-        self.layout: Layout
-        self.layout, self._image_rows, self._identity_rows, self._declared_classes = self._find_layout()
+        self._layout = find_layout(reader, self.warnings)
+        self._image_rows, self._declared_classes = self._layout.image_rows, self._layout.declared_classes
         if len(self._image_rows) == 0:
             raise RecordError(f"{reader.rec_path} holds no images")
         self._check_property()
@@ -60,6 +63,10 @@ class RecordPack:
     def __reduce__(self) -> tuple[type[RecordPack], tuple[RecordReader, str]]:
         # A worker finds the rows again from the index it maps, which is faster than sending them.
         return RecordPack, (self.reader, self.on_bad_record)
+
+    @property
+    def layout(self) -> Layout:
+        return self._layout.name
 
     @property
     def num_images(self) -> int:
@@ -77,16 +84,39 @@ class RecordPack:
 
     @cached_property
     def identity_keys(self) -> np.ndarray:
-        return np.asarray(self.reader.keys)[self._identity_rows]
+        return np.asarray(self.reader.keys)[self._layout.identity_rows]
 
     @cached_property
     def num_classes(self) -> int:
         """The number of identities: declared by an InsightFace pack or `property`, else the highest label plus one."""
+        if self._layout.num_appended:
+            return max(self._declared_classes or 0, int(self.labels().max()) + 1)
         if self._declared_classes:
             return self._declared_classes
         if self.property is not None:
             return int(self.property["num_classes"])
         return int(self.labels().max()) + 1
+
+    @cached_property
+    def class_counts(self) -> ClassCounts:
+        """How many classes there are, and how many have images."""
+        return count_classes(self.labels(), self.num_classes)
+
+    def class_warnings(self) -> list[str]:
+        """Returns sentences for people about classes without images, or a single class."""
+        counts, path = self.class_counts, self.reader.rec_path
+        num_runs = count_runs(self.reader, self._layout) if counts.num_present < counts.num_classes else 0
+        if counts.num_present < 2 or num_runs <= counts.num_present:
+            return class_warnings(counts, path, self.advice_on_one_class)
+        return [
+            f"{num_runs:,} identity records stand for the images of {counts.num_present:,} people, a record for each "
+            "run of images of a person: the pack was made of a list that does not keep a person's images together. "
+            f"{counts.num_classes:,} classes would be trained; `facekd data convert {path} OUT --renumber` groups them"
+        ]
+
+    def advice_on_one_class(self) -> str:
+        """Returns a sentence on what to do if all images have one label."""
+        return advice_on_one_class(self.reader.rec_path)
 
     def read_image(self, image: int) -> tuple[bytes, int]:
         """Returns the encoded bytes of image number `image`, and its label.
@@ -101,8 +131,12 @@ class RecordPack:
             if error.key is not None and error.offset is not None:
                 raise
             raise self._bad_record(row, str(error)) from error
-        if not (label >= 0 and label.is_integer()):
-            raise self._bad_record(row, f"its label is {label}, and labels are whole numbers from 0")
+        if not (0 <= label < EXACT_FLOAT32_INTEGERS and label.is_integer()):
+            raise self._bad_record(
+                row,
+                f"its label is {label}, and labels are whole numbers from 0 to {EXACT_FLOAT32_INTEGERS - 1:,}, beyond "
+                "which float32 rounds",
+            )
         if not image_bytes:
             raise self._bad_record(row, "it holds no image, only a header")
         return image_bytes, int(label)
@@ -128,7 +162,7 @@ class RecordPack:
         labels, sizes = headers.labels, headers.image_sizes
         # Sound records are whole, as long as the index says, and have a label that is a whole number from 0.
         is_sound = headers.is_readable & (sizes > 0) & ((ends + 3) // 4 * 4 == offsets + extents)
-        is_sound &= np.isfinite(labels) & (labels >= 0) & (labels == np.floor(labels))
+        is_sound &= are_labels(labels)
         starts = ends - sizes
         encoded = [content[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
         if not is_sound.all():
@@ -169,8 +203,9 @@ class RecordPack:
         rec_path = self.reader.rec_path
         cache, source = rec_path.with_suffix(".facekd-labels"), {"stamp": stamp_of(rec_path, self.reader.index.source)}
         cached = load_cached(cache, source)
-        if cached is not None and cached[1]["labels"].shape == (self.num_images,):
-            return cached[1]["labels"]
+        found = None if cached is None else cached[1]["labels"]
+        if found is not None and found.shape == (self.num_images,) and are_labels(found).all():
+            return found
         labels = self.labels_from(self.headers())
         if self.num_images >= MIN_ROWS and (labels >= 0).all():
             save_cached(cache, source, {"labels": labels})
@@ -179,8 +214,7 @@ class RecordPack:
     def labels_from(self, headers: RecordHeaders) -> np.ndarray:
         """Returns what `labels` returns, from the result of `headers()`."""
         first = headers.labels
-        is_valid = headers.is_readable & ~headers.is_empty & np.isfinite(first) & (first >= 0)
-        is_valid &= first == np.floor(first)
+        is_valid = headers.is_readable & ~headers.is_empty & are_labels(first)
         if not is_valid.all():
             self._report_invalid(np.flatnonzero(~is_valid))
         return np.where(is_valid, first, -1).astype(np.int64)
@@ -208,80 +242,6 @@ class RecordPack:
             )
         self.warnings.append(message)
 
-    def _find_layout(self) -> tuple[Layout, np.ndarray, np.ndarray, int | None]:
-        """Returns the layout, the rows of images and of identity records, and the number of declared classes."""
-        # Without a header record it is an im2rec pack, unless the header was lost at the end of the file.
-        keys = np.asarray(self.reader.keys)
-        every_row = np.arange(len(keys))
-        head = self._header_record(keys)
-        if head is None:
-            is_identity = self._identities_without_header(keys)
-            layout: Layout = "insightface" if is_identity.any() else "im2rec"
-            return layout, every_row[~is_identity], every_row[is_identity], int(is_identity.sum()) or None
-        # InsightFace: images come first, then the identity records.
-        header_row, labels = head
-        first_identity = self._first_identity_key(keys, float(labels[0]))
-        is_image = keys < first_identity
-        is_image[header_row] = False
-        is_identity = keys >= first_identity
-        num_identities = int(is_identity.sum())
-        # Compare with what the header record says, as far as float32 can say it.
-        declared = round(float(labels[1]) - float(labels[0])) if len(labels) > 1 else num_identities
-        is_exact = len(labels) > 1 and labels[1] <= EXACT_FLOAT32_INTEGERS
-        if num_identities and declared != num_identities and is_exact:
-            self.warnings.append(
-                f"the header record announces {declared:,} identity records and there are {num_identities:,}"
-            )
-        expected_images = first_identity - 1
-        if int(is_image.sum()) != expected_images and labels[0] < EXACT_FLOAT32_INTEGERS:
-            self.warnings.append(
-                f"the header record announces {expected_images:,} images and there are {int(is_image.sum()):,}"
-            )
-        return "insightface", every_row[is_image], every_row[is_identity], num_identities or declared or None
-
-    def _header_record(self, keys: np.ndarray) -> tuple[int, np.ndarray] | None:
-        """Returns row and labels of InsightFace's header record (key 0, with labels and no image); None without one."""
-        rows = np.flatnonzero(keys == 0)
-        if len(rows) == 0:
-            return None
-        try:
-            header, image_bytes = unpack(self.reader.read_row(int(rows[-1])))
-        except RecordError as error:
-            self.warnings.append(f"the record under key 0 cannot be read, so the layout is a guess: {error}")
-            self._is_header_lost = True
-            return None
-        if header.flag == 0 or image_bytes:
-            return None
-        labels = np.asarray(header.label)
-        if not np.isfinite(labels).all() or labels[0] < 1:
-            raise RecordError(
-                f"{self.reader.rec_path}: the header record (key 0) should give the first identity key, and says "
-                f"{labels.tolist()}",
-                key=0,
-            )
-        return int(rows[-1]), labels
-
-    def _identities_without_header(self, keys: np.ndarray) -> np.ndarray:
-        """Returns which rows, bool, are identity records of a pack whose header record, written last, is lost."""
-        if not self._is_header_lost:
-            return np.zeros(len(keys), dtype=bool)
-        headers = read_headers(self.reader, np.asarray(self.reader.index.offsets), keys)
-        return headers.is_empty & (headers.num_labels == 2)
-
-    def _first_identity_key(self, keys: np.ndarray, announced: float) -> int:
-        """Returns the key of the first identity record.
-
-        The header gives it in float32, which is exact only up to 2^24. Above, the records nearby are looked at: an
-        identity record holds no image.
-        """
-        if announced < EXACT_FLOAT32_INTEGERS:
-            return int(announced)
-        near = np.unique(keys[np.abs(keys - announced) <= np.spacing(np.float32(announced)) + 1])
-        for key in near.tolist():
-            if not unpack(self.reader.read_view(key))[1]:
-                return key
-        return int(announced)
-
     def _check_property(self) -> None:
         if self.property is None or not self._declared_classes:
             return
@@ -306,6 +266,39 @@ def open_record_pack(path: str | os.PathLike[str], on_bad_record: Literal["fail"
         RecordError: there is no data set at `path`; see `RecordReader` for what else is refused.
     """
     return RecordPack(RecordReader(find_rec(path), allow_truncated=on_bad_record == "skip"), on_bad_record)
+
+
+def class_warnings(counts: ClassCounts, path: Path, advice_on_one: Callable[[], str]) -> list[str]:
+    """Returns sentences about classes of the data at `path` that have no image, or about a single class."""
+    num_empty = counts.num_classes - counts.num_present
+    if counts.num_present < 2 or not num_empty:
+        return warn_of_one_class(counts, advice_on_one)
+    announced = counts.num_classes > counts.largest + 1
+    why = ", and `property` or the identity records announce more classes" if announced else ""
+    return [
+        f"{num_empty:,} of {counts.num_classes:,} classes have no image (labels go up to {counts.largest:,}{why}): "
+        f"right for part of a larger set; else `facekd data convert {path} OUT --renumber` makes the labels consecutive"
+    ]
+
+
+def advice_on_one_class(path: Path) -> str:
+    """Returns a sentence on what to do if all images of a pack have one label; `path` is its file or a shard's."""
+    found = find_key_list(path.parent)
+    if found is None:
+        return f"Add images of others, or mend the labels; `facekd data inspect {path}` shows what is in the pack"
+    return (
+        f"{found} seems to say who is on the image of each record; `facekd data convert {path} OUT --labels-from "
+        f"{found}` makes a pack with labels from its folders"
+    )
+
+
+def find_key_list(folder: Path) -> Path | None:
+    """Returns the text file beside a pack that has lines of `key<tab>folder/image`, as DCFace's list.txt; or None."""
+    for path in sorted(file for file in folder.iterdir() if file.suffix in (".txt", ".tsv") and file.is_file()):
+        with path.open(encoding="utf-8", errors="surrogateescape") as stream:
+            if KEY_AND_PATH.match(stream.readline(1000)):
+                return path
+    return None
 
 
 def find_rec(path: str | os.PathLike[str]) -> Path:

@@ -6,17 +6,16 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from facekd.data.recordio.format import Header, pack
+from facekd.data.datasets.record_layout import Layout
+from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, Header, pack
 from facekd.data.recordio.writer import RecordWriter
 from facekd.errors import RecordError
 from facekd.utils.progress import track
 from facekd.utils.resumable_file import is_unfinished_result
-
-Layout = Literal["insightface", "im2rec"]
 
 
 def rec_path_of(output: str | os.PathLike[str]) -> Path:
@@ -163,6 +162,12 @@ class RecordPackWriter:
             raise RecordError(f"{self.rec_path}: {name} has no bytes", key=key)
         if label < 0:
             raise RecordError(f"{self.rec_path}: {name} has label {label}; labels start at 0", key=key)
+        if label >= EXACT_FLOAT32_INTEGERS:
+            raise RecordError(
+                f"{self.rec_path}: {name} has label {label}; labels are below {EXACT_FLOAT32_INTEGERS:,}, beyond which "
+                "float32, which records hold them in, rounds",
+                key=key,
+            )
         if any(character in name for character in "\t\n\r"):
             raise RecordError(f"{self.rec_path}: {name!r}: names with tabs or line breaks do not fit a .lst", key=key)
         if self.layout == "insightface":

@@ -10,7 +10,14 @@ from typing import Literal
 
 import numpy as np
 
-from facekd.data.datasets.record_pack import RecordPack, open_record_pack, read_property
+from facekd.data.datasets.class_counts import ClassCounts, count_classes
+from facekd.data.datasets.record_pack import (
+    RecordPack,
+    advice_on_one_class,
+    class_warnings,
+    open_record_pack,
+    read_property,
+)
 from facekd.errors import RecordError
 from facekd.utils.files import allow_open_files
 
@@ -99,6 +106,19 @@ class ShardedRecords:
     @cached_property
     def _labels(self) -> np.ndarray:
         return np.concatenate([pack.labels() for pack in self.packs])
+
+    @cached_property
+    def class_counts(self) -> ClassCounts:
+        """See `RecordPack.class_counts`."""
+        return count_classes(self.labels(), self.num_classes)
+
+    def class_warnings(self) -> list[str]:
+        """See `RecordPack.class_warnings`."""
+        return class_warnings(self.class_counts, self.folder, self.advice_on_one_class)
+
+    def advice_on_one_class(self) -> str:
+        """See `RecordPack.advice_on_one_class`."""
+        return advice_on_one_class(self.packs[0].reader.rec_path)
 
     def labels(self) -> np.ndarray:
         """See `RecordPack.labels`."""

@@ -111,5 +111,6 @@ def _check_shapes(arrays: dict[str, np.ndarray], num_pairs: int, where: str) -> 
             f"{describe_contradiction(subjects, is_same, int(odd[0]))}; correct the label or the name"
         )
     folds = arrays.get("fold_of")
-    if folds is not None and len(folds) and not np.array_equal(np.unique(folds), np.arange(folds.max() + 1)):
-        raise DataError(f"{where}: its folds are {np.unique(folds).tolist()[:9]}; expected 0, 1, 2, ... without gaps")
+    distinct = np.unique([] if folds is None else folds)
+    if not np.array_equal(distinct, np.arange(len(distinct))):
+        raise DataError(f"{where}: its folds are {distinct.tolist()[:9]}; expected 0, 1, 2, ... without gaps")

@@ -115,6 +115,11 @@ def first_label(header: Header) -> float:
     return float(header.label if header.flag == 0 else np.asarray(header.label)[0])
 
 
+def are_labels(values: np.ndarray) -> np.ndarray:
+    """Returns which values, of any shape, can be labels: whole numbers from 0 that float32 does not round."""
+    return (values >= 0) & (values < EXACT_FLOAT32_INTEGERS) & (values == np.floor(values))
+
+
 def padded(length: int) -> int:
     """Returns `length` rounded up to a multiple of 4 bytes, which is what a part occupies."""
     return (length + 3) & ~3

@@ -21,6 +21,7 @@ from facekd.embedder import embed_with_flip, open_embedder
 from facekd.errors import CheckpointError, run_verb
 from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
+from facekd.teacher import cache_teacher
 from facekd.teacher.rebuild_head import main
 
 
@@ -175,3 +176,20 @@ def test_centres_of_real_faces_classify_them(real_data: Callable[[str], Path], t
     # LFW itself has an image under a wrong name among these: it looks like another identity, not at all like its own.
     worst = report["far_images"][0]
     assert worst["cosine"] < 0.1 < 0.8 < worst["nearest_other_cosine"]
+
+
+def test_one_identity_makes_no_head_and_is_said_of_a_cache(
+    rebuild: Callable[..., Path],
+    model: Path,
+    tmp_path: Path,
+    write_records: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pack = write_records(tmp_path / "pack", [(key, 0, key) for key in range(4)])
+    assert not rebuild(pack, status=2).exists()
+    assert "all images have label 0, and from a single class nothing can be learnt" in capsys.readouterr().err
+    command = [str(model), "--data", str(pack), "--output", str(tmp_path / "cache"), "--threads", "1"]
+    assert run_verb(lambda: cache_teacher.main(command)) == 0
+    said = capsys.readouterr().err
+    assert f"data: {pack}: 4 images, 1 of 1 classes have any, labels 0 to 0" in said
+    assert f"warning: {pack}: all images have label 0" in said

@@ -17,7 +17,7 @@ from facekd.checkpoints.models import load_backbone
 from facekd.data.datasets import open_dataset
 from facekd.distributed import World
 from facekd.embedder import open_embedder
-from facekd.errors import CheckpointError, ConfigError, TeacherError
+from facekd.errors import CheckpointError, ConfigError, DataError, TeacherError
 from facekd.teacher.cache import write_teacher_cache
 from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
@@ -311,3 +311,11 @@ def test_diagnostics_are_drawn_where_sizes_agree_and_can_be_turned_off(distil: D
     assert picture is not None and picture.shape[1] > 2 * picture.shape[0]  # two diagrams beside each other
     silent = distil("silent", backbone__embedding_size=24, loss__kl=1, diagnostics="false")
     assert not read_log(silent, "agreement") and not (silent / "diagnostics.png").exists()
+
+
+def test_one_identity_is_nothing_to_distil(
+    tiny_arguments: list[str], teacher: Path, tmp_path: Path, write_records: Callable[..., Path]
+) -> None:
+    pack = write_records(tmp_path / "pack", [(key, 0, key) for key in range(6)])
+    with pytest.raises(DataError, match="all images have label 0, and from a single class nothing can be learnt"):
+        main([*tiny_arguments, "--teacher.model", str(teacher), "--loss.kl", "1", "--data.train", str(pack)])

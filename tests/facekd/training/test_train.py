@@ -24,7 +24,7 @@ from facekd.checkpoints.run_folder import checkpoint_path, list_checkpoints
 from facekd.data.datasets import open_dataset
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.distributed import World
-from facekd.errors import CheckpointError, FacekdError, InUseError, TrainingError
+from facekd.errors import CheckpointError, FacekdError, InUseError, TrainingError, run_verb
 from facekd.training.config import TrainConfig
 from facekd.training.logbook import read_log
 from facekd.training.loop import make_run_loader, round_up, train
@@ -72,9 +72,15 @@ def wait_for_log(output: Path, entries: int) -> None:
         time.sleep(0.005)
 
 
-def test_the_loss_falls_and_the_log_says_how_it_went(tiny_config: Configure) -> None:
+def test_the_loss_falls_and_the_log_says_how_it_went(
+    tiny_config: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tiny_config(images=600)
     assert train(config, ALONE) == 0
+    assert (
+        f"data       {config.data.train}: 42 images, 6 of 6 classes have any, labels 0 to 5\n"
+        in capsys.readouterr().err
+    )
     entries = read_log(config.output, "train")
     assert [entry["images_seen"] for entry in entries] == list(range(12, 601, 12))
     assert np.mean([entry["loss"] for entry in entries[-5:]]) < 0.5 * entries[0]["loss"]
@@ -501,3 +507,15 @@ def test_fp16_on_a_cpu_is_refused(tiny_config: Configure) -> None:
 
 def test_images_are_rounded_up_to_whole_batches() -> None:
     assert [round_up(n, 12) for n in (1, 12, 13)] == [12, 12, 24]
+
+
+def test_one_identity_is_refused_before_anything_is_written(
+    tiny_arguments: list[str],
+    tmp_path: Path,
+    write_records: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pack = write_records(tmp_path / "pack", [(key, 0, key) for key in range(6)])
+    assert run_verb(lambda: main([*tiny_arguments, "--data.train", str(pack)])) == 2
+    assert "all images have label 0, and from a single class nothing can be learnt" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.yaml").exists()

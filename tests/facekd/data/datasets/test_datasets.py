@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facekd.data.datasets import FolderDataset, RecordDataset, SyntheticDataset, open_dataset, print_warnings
+from facekd.data.datasets import FolderDataset, RecordDataset, SyntheticDataset, open_dataset, print_summary
 from facekd.data.recordio import RecordReader, unpack
 from facekd.data.synthetic import render_faces
 from facekd.errors import DataError, RecordError
@@ -368,8 +368,11 @@ def test_warnings_are_printed_by_the_first_process_only(tmp_path, capsys, monkey
     (make_folder(tmp_path) / "list.csv").write_text("x")
     dataset = FolderDataset(tmp_path, 32)
     monkeypatch.setenv("RANK", "1")
-    print_warnings(dataset)
+    print_summary(dataset)
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("RANK", "0")
-    print_warnings(dataset)
-    assert capsys.readouterr().err == f"warning: {tmp_path}: left out: 1 file that is not an image (list.csv)\n"
+    print_summary(dataset)
+    assert capsys.readouterr().err == (
+        f"data: {tmp_path}: 6 images, 3 of 3 classes have any, labels 0 to 2\n"
+        f"warning: {tmp_path}: left out: 1 file that is not an image (list.csv)\n"
+    )
