@@ -78,7 +78,7 @@ def test_a_folder(model: Path, tmp_path: Path, titles: list[str], capsys: pytest
     assert evaluate_folder([*words, "--bootstrap", "0"]) == 0
     reports = [(tmp_path / "out" / f"report.{end}").read_text() for end in ("html", "md")]
     for text in (capsys.readouterr().out, *reports):
-        assert f"impostor pairs. The {SENTENCE}" in text
+        assert f". The {SENTENCE}" in text
     assert titles == [NAME, NAME]
 
 
