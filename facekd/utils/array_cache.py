@@ -32,7 +32,8 @@ def load_cached(beside: Path, source: Mapping[str, Any]) -> tuple[dict[str, Any]
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, DataError) as error:
-            print(f"{place}: cannot be used ({error}); reading the original files again", file=sys.stderr)
+            problem = str(error).removeprefix(f"{place}: ")
+            print(f"{place}: cannot be used ({problem}); reading the original files again", file=sys.stderr)
             continue
         if about.get("source") == source:
             return about, arrays
