@@ -271,11 +271,10 @@ def _decide(lines: dict[str, tuple[np.ndarray, np.ndarray, bool]], nodes: list[o
     fitting = [unit for unit, (mean, std, _) in read.items() if _unit_made_for(mean, std) == unit]
 
     # A clip, cast or quantisation alone: the largest range that it leaves as it is.
-    if not fitting:
-        fitting = [unit for unit, (mean, std, _) in read.items() if _unit_made_for(mean, std) == "-1..1"][:1]
-        if not fitting or not np.allclose(read[fitting[0]][1], 1, atol=TOLERANCE):
-            return unclear
-    if len(fitting) > 1:
+    for unit, (mean, std, reverses) in {} if fitting else read.items():
+        if np.allclose(mean / UNITS[unit][1], 0, atol=TOLERANCE) and np.allclose(std, 1, atol=TOLERANCE):
+            return InputArithmetic((0.0,) * 3, (1.0,) * 3, unit, reverses)
+    if len(fitting) != 1:
         return unclear
     mean, std, reverses = read[fitting[0]]
     return InputArithmetic(tuple(mean.tolist()), tuple(std.tolist()), fitting[0], reverses)

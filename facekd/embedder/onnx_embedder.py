@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ class OnnxEmbedder:
     Each preprocessing value comes from the arguments, else from the file's `metadata_props`, else from what the graph
     itself does to its input (see `input_arithmetic`), else it is the usual one (127.5, RGB) and listed in `assumed`.
     The batch may be dynamic or fixed at any size (the last batch is padded), the channels may come first or last, and
-    the input may be float32 or float16, square or 112 x 96 (the middle columns of the images).
+    the input may be float32, float16 or bytes, square or 112 x 96 (the middle columns of the images).
 
     Args:
         path: the `.onnx` file.
@@ -104,6 +105,10 @@ class OnnxEmbedder:
         self.preprocessing, self.assumed, self.remarks = resolve_preprocessing(
             given, self.metadata, declared_size, arithmetic, self.path
         )
+        if self._input_dtype is np.uint8 and (self.preprocessing.mean, self.preprocessing.std) != ((0,) * 3, (1,) * 3):
+            raise ModelError(
+                f"{self.path}: its input is bytes, so it takes raw pixels: give --mean 0 --std 1, or neither"
+            )
         if self._columns != slice(None):
             start, stop = self._columns.start, self._columns.stop
             self.remarks += (f"takes {declared_size} x {stop - start}: columns {start} to {stop} of the images",)
@@ -143,7 +148,9 @@ class OnnxEmbedder:
     def _read_arithmetic(self, model: onnx.ModelProto, side: int) -> InputArithmetic:
         batch, width = self.batch_size if self._pad else 1, len(range(side)[self._columns])
         shape = (batch, side, width, 3) if self._channels_last else (batch, 3, side, width)
-        return read_input_arithmetic(model, self.path.parent, shape, 3 if self._channels_last else 1)
+        arithmetic = read_input_arithmetic(model, self.path.parent, shape, 3 if self._channels_last else 1)
+        is_bytes = self._input_dtype is np.uint8  # which hold nothing but raw pixels
+        return replace(arithmetic, takes="0..255") if is_bytes and not arithmetic.problem else arithmetic
 
     def _run(self, images: np.ndarray) -> np.ndarray:
         """Embeds one batch of images (B, S, S, 3); returns float32 (B, D)."""
@@ -227,10 +234,14 @@ def _is_declared(shape: Sequence[Any]) -> bool:
     return len(shape) > 0 and all(isinstance(size, int) and size > 0 for size in shape[1:])
 
 
-def _input_dtype(onnx_type: str, path: Path) -> type[np.floating[Any]]:
-    dtypes: dict[str, type[np.floating[Any]]] = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+def _input_dtype(onnx_type: str, path: Path) -> type[np.number[Any]]:
+    dtypes: dict[str, type[np.number[Any]]] = {
+        "tensor(float)": np.float32,
+        "tensor(float16)": np.float16,
+        "tensor(uint8)": np.uint8,
+    }
     if onnx_type not in dtypes:
-        raise ModelError(f"{path}: its input is {onnx_type}, expected tensor(float) or tensor(float16)")
+        raise ModelError(f"{path}: its input is {onnx_type}, expected {', '.join(dtypes)}")
     return dtypes[onnx_type]
 
 

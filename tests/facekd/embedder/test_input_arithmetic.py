@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from facekd.embedder import OnnxEmbedder
 from facekd.errors import ModelError
+from facekd.teacher.cache_file import describe_teacher
 
 SIZE = 8
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
@@ -48,7 +49,8 @@ def constants() -> dict[str, np.ndarray]:
 
 def write(path: Path, text: str, *, image: str = "batch,3,8,8", kind: str = "float", bgr: bool = False) -> Path:
     """A small convolutional network behind nodes that make `normal` from `data`, written in ONNX's own notation."""
-    graph = onnx.parser.parse_graph(f"g ({kind}[{image}] data) => ({kind}[batch,4] y) {{ {text} {NETWORK} }}")
+    output = "float" if kind == "uint8" else kind
+    graph = onnx.parser.parse_graph(f"g ({kind}[{image}] data) => ({output}[batch,4] y) {{ {text} {NETWORK} }}")
     arrays = constants()
     if bgr:
         arrays["kernels"] = arrays["kernels"][:, ::-1]
@@ -107,6 +109,7 @@ def test_a_graph_that_normalises_gets_raw_pixels_however_it_is_spelt(tmp_path: P
     np.testing.assert_allclose(found["std"], STD, rtol=1e-4)
     line = "the graph itself does (x - [123.7, 116.3, 103.5]) / [58.4, 57.12, 57.38]: it takes raw pixels 0..255"
     assert embedder.remarks[0].startswith(line)
+    assert describe_teacher(embedder)["input_arithmetic"] == found
 
 
 @pytest.mark.parametrize(
@@ -137,6 +140,19 @@ def test_half_precision_channels_last_fixed_batches_and_weights_beside_the_file(
     np.testing.assert_allclose(OnnxEmbedder(beside).embed(IMAGES), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_graph_of_bytes_gets_bytes(tmp_path: Path) -> None:
+    before = "i = Cast<to = 1>(data) c = Sub(i, mean3) d = Div(c, std3) normal = Transpose<perm = [0, 3, 1, 2]>(d)"
+    path = write(tmp_path / "m.onnx", before, image="batch,8,8,3", kind="uint8")
+    np.testing.assert_allclose(OnnxEmbedder(path).embed(IMAGES), plain(tmp_path), rtol=1e-4, atol=1e-4)
+    assert "takes raw pixels 0..255; passed with mean 0 and std 1" in OnnxEmbedder(path).remarks[0]
+    with pytest.raises(
+        ModelError, match="its input is bytes, so it takes raw pixels: give --mean 0 --std 1, or neither"
+    ):
+        OnnxEmbedder(path, mean=127.5, std=127.5)
+    unscaled = OnnxEmbedder(write(tmp_path / "u.onnx", "normal = Cast<to = 1>(data)", kind="uint8"))
+    np.testing.assert_allclose(unscaled.embed(IMAGES), plain(tmp_path, 0, 1), rtol=1e-4, atol=1e-2)
+
+
 def test_an_image_of_means_is_understood(tmp_path: Path) -> None:
     embedder = OnnxEmbedder(write(tmp_path / "m.onnx", "c = Sub(data, ramp) normal = Div(c, std)"))
     assert embedder.preprocessing.std == (1, 1, 1)
@@ -161,8 +177,15 @@ def test_a_graph_made_for_0_to_1_gets_that(tmp_path: Path, before: str, mean: An
     assert "takes pixels scaled to 0..1" in embedder.remarks[0]
 
 
-def test_bytes_without_arithmetic_are_raw_pixels(tmp_path: Path) -> None:
-    before = "q = QuantizeLinear(data, one, zero_point) normal = DequantizeLinear(q, one, zero_point)"
+@pytest.mark.parametrize(
+    "before",
+    [
+        "q = QuantizeLinear(data, one, zero_point) normal = DequantizeLinear(q, one, zero_point)",
+        "b = Cast<to = 2>(data) normal = Cast<to = 1>(b)",
+        "normal = Clip(data, low, high)",
+    ],
+)
+def test_bytes_without_arithmetic_are_raw_pixels(tmp_path: Path, before: str) -> None:
     embedder = OnnxEmbedder(write(tmp_path / "m.onnx", before))
     np.testing.assert_allclose(embedder.embed(IMAGES), plain(tmp_path, 0, 1), rtol=1e-4, atol=1e-2)
 

@@ -354,8 +354,8 @@ def test_input_shapes_that_are_not_images_are_refused(tmp_path: Path) -> None:
             ModelError, match=rf"{height} x {width} \(height x width\); supported are squares, and 112 x 96"
         ):
             OnnxEmbedder(write([1, 3, height, width]))
-    with pytest.raises(ModelError, match=r"tensor\(uint8\), expected tensor\(float\)"):
-        OnnxEmbedder(write([1, 3, 112, 112], TensorProto.UINT8))
+    with pytest.raises(ModelError, match=r"tensor\(int64\), expected tensor\(float\)"):
+        OnnxEmbedder(write([1, 3, 112, 112], TensorProto.INT64))
 
 
 def test_fingerprint_follows_weights_and_preprocessing_not_the_name(tmp_path: Path) -> None:

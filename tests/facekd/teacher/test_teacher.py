@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -96,6 +97,28 @@ def test_an_onnx_teacher_gives_its_embedders_embeddings(model: Path, tmp_path: P
     batch = make_batch(FLIPS["some"])
     found = open_live(TeacherConfig(model=str(tmp_path / "model.onnx"))).embed(batch)
     np.testing.assert_array_equal(found.numpy(), open_embedder(tmp_path / "model.onnx").embed(seen(batch)))
+
+
+def test_the_output_of_an_onnx_teacher_is_chosen_and_what_was_assumed_is_said(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A foreign file: no records, and two outputs of several values.
+    path = tmp_path / "model.onnx"
+    export_checkpoint(model, path)
+    foreign = onnx.load(path)
+    del foreign.metadata_props[:]
+    feature = next(node for node in foreign.graph.node if "embedding" in node.output)
+    feature.output[list(feature.output).index("embedding")] = foreign.graph.output[0].name = "feature"
+    foreign.graph.node.append(onnx.helper.make_node("Neg", ["feature"], ["negative"]))
+    foreign.graph.output.append(onnx.helper.make_tensor_value_info("negative", 1, ["batch", 16]))
+    onnx.save(foreign, path)
+    with pytest.raises(ModelError, match="say which is the embedding"):
+        open_live(TeacherConfig(model=str(path)))
+    batch = make_batch(FLIPS["some"])
+    found = [open_live(TeacherConfig(model=str(path), embedding_output=name)) for name in ("feature", "negative")]
+    assert "model.onnx does not record its preprocessing; assumed: mean (127.5" in capsys.readouterr().err
+    np.testing.assert_array_equal(found[0].embed(batch).numpy(), -found[1].embed(batch).numpy())
+    assert found[0].fingerprint != found[1].fingerprint
 
 
 def test_images_that_lie_on_the_device_are_taken_from_there(model: Path) -> None:
