@@ -26,7 +26,9 @@ def people_of(names: list[str], labels: Iterable[int]) -> dict[int, str]:
     Raises:
         DataError: a person has two labels, a label has two people, or a name does not say who it is.
     """
-    people = [posixpath.normpath(posixpath.dirname(name)) for name in names]
+    folders = [name.rpartition("/")[0] for name in names]
+    person_in = {folder: posixpath.normpath(folder) for folder in set(folders)}
+    people = [person_in[folder] for folder in folders]
     if all(person == "." for person in people):
         found = [AGEDB_NAME.fullmatch(posixpath.splitext(name)[0]) for name in names]
         people = [name["who"] if name else "." for name in found]

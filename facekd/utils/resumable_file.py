@@ -6,6 +6,8 @@ Who resumes how: record packs, tars and the files of `data convert` are `Resumab
     data_prep/photographs/align_log  the log is also a result for users: its settings are checked
     facekd/teacher/cache             rows of one size need only a count; those of another teacher are refused
     evaluation/ijb/face_embeddings   several processes fill rows of the same file in any order
+    data_prep/unpack_records         millions of small files; `.unpack_progress.json` in the folder names the job
+    data_prep/make_ijb_layout        starts anew; a mark in the folder says that what is there is no whole set
     data_prep/synthesize_faces       processes write parts, each a file, in any order; `settings.json` says of which set
     experiments/command_runner       steps are whole commands, each of which resumes by itself
     training                         checkpoints
