@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # `typing` has it from Python 3.11 on
 
 
+BATCH_CHECKED = 4  # images that show whether an embedding depends on its batch
+# Quantisation with scales of the batch leaves cosines above 0.999; statistics of the batch change them to 0.9 and less.
+SAME_EMBEDDING = 0.99
+
+
 class OnnxEmbedder:
     """Runs an ONNX file as an `Embedder`, whoever wrote it.
 
@@ -122,6 +127,7 @@ class OnnxEmbedder:
                 "the file was altered after its export, export it again"
             )
         self._fingerprint: str | None = None
+        self._is_checked = False
 
     @property
     def fingerprint(self) -> str:
@@ -137,13 +143,19 @@ class OnnxEmbedder:
         """See `Embedder.embed`.
 
         Raises:
-            ModelError: the images have another type or size, the graph fails on them, or an embedding is not finite.
+            ModelError: the images have another type or size, the graph fails on them, an embedding is not finite, or
+                the embedding of the first image depends on the other images in its batch.
         """
         images = fit_images(images, self.preprocessing.image_size, self.resize)
         embeddings = np.empty((len(images), self.embedding_size), np.float32)
         for start in range(0, len(images), self.batch_size):
             embeddings[start : start + self.batch_size] = self._run(images[start : start + self.batch_size])
-        return check_finite(embeddings, str(self.path))
+        check_finite(embeddings, str(self.path))
+        # Once is enough, and only where the batch itself runs.
+        if not self._is_checked and len(images):
+            self._check_independence(images[:1], min(len(images), self.batch_size, BATCH_CHECKED))
+            self._is_checked = True
+        return embeddings
 
     def _read_arithmetic(self, model: onnx.ModelProto, side: int) -> InputArithmetic:
         batch, width = self.batch_size if self._pad else 1, len(range(side)[self._columns])
@@ -151,6 +163,26 @@ class OnnxEmbedder:
         arithmetic = read_input_arithmetic(model, self.path.parent, shape, 3 if self._channels_last else 1)
         is_bytes = self._input_dtype is np.uint8  # which hold nothing but raw pixels
         return replace(arithmetic, takes="0..255") if is_bytes and not arithmetic.problem else arithmetic
+
+    def _check_independence(self, image: np.ndarray, size: int) -> None:
+        """Checks that an image (1, S, S, 3) has the same embedding in a batch of others, of `size` in all.
+
+        A graph exported in training mode normalises by the statistics of the batch: its accuracy depends on the batch
+        size, and no error says so.
+        """
+        size = self.batch_size if self._pad else size
+        if size == 1:
+            return
+        noise = np.random.default_rng(0).integers(0, 256, (size - 1, *image.shape[1:]), dtype=np.uint8)
+        alone, among = self._run(image)[0], self._run(np.concatenate([image, noise]))[0]
+        lengths = float(np.linalg.norm(alone) * np.linalg.norm(among))
+        cosine = float(alone @ among) / lengths if lengths > 0 else float(np.array_equal(alone, among))
+        if cosine < SAME_EMBEDDING:
+            raise ModelError(
+                f"{self.path}: an image has another embedding when it shares a batch with others (cosine {cosine:.3f} "
+                "to the one it has alone), so its scores mean nothing: the graph was exported in training mode, or "
+                "mixes the images of a batch; export it again after model.eval()"
+            )
 
     def _run(self, images: np.ndarray) -> np.ndarray:
         """Embeds one batch of images (B, S, S, 3); returns float32 (B, D)."""

@@ -77,6 +77,31 @@ def write_model(
     return path
 
 
+def write_in_training_mode(path: Path, batch: int | str) -> Path:
+    """A graph exported in training mode: it normalises by the statistics of the batch."""
+    nodes = [
+        helper.make_node("Conv", ["data", "first_layer"], ["conv"]),
+        helper.make_node(
+            "BatchNormalization", ["conv", "one", "zero", "zero", "one"], ["x", "new_mean", "new_var"], training_mode=1
+        ),
+        helper.make_node("Relu", ["x"], ["relu"]),
+        helper.make_node("GlobalAveragePool", ["relu"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["means"]),
+        helper.make_node("MatMul", ["means", "weight"], ["fc1"]),
+    ]
+    ones = np.ones(3, np.float32)
+    constants = {"first_layer": np.diag(ones)[:, :, None, None], "one": ones, "zero": 0 * ones, "weight": WEIGHT}
+    graph = helper.make_graph(
+        nodes,
+        "training",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, [batch, 3, SIZE, SIZE])],
+        [helper.make_tensor_value_info("fc1", TensorProto.FLOAT, [batch, 5])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8), str(path))
+    return path
+
+
 def expected_embedding(images: np.ndarray, mean: Any, std: Any, color: str = "rgb") -> np.ndarray:
     """The same by hand, one image, one channel at a time."""
     rows = []
@@ -404,3 +429,12 @@ def test_a_third_party_model_reproduces_its_golden_embeddings(real_data: Any, co
     swapped = OnnxEmbedder(embedder.path, mean=IMAGENET_MEAN, std=IMAGENET_STD, color="bgr").embed(images[:20])
     assert cosine(swapped, golden["plain"][:20]).max() < 0.999
     assert cosine(OnnxEmbedder(embedder.path).embed(images[:20]), golden["plain"][:20]).min() < 0.999
+
+
+@pytest.mark.parametrize("batch", ["batch", 3])
+def test_a_graph_in_training_mode_is_refused_because_embeddings_depend_on_the_batch(tmp_path, batch):
+    embedder = OnnxEmbedder(write_in_training_mode(tmp_path / "training.onnx", batch), mean=127.5, std=127.5)
+    images = make_images(6)
+    images[0, ..., 0] //= 3  # an image unlike the others
+    with pytest.raises(ModelError, match=r"shares a batch with others .*model.eval\(\)"):
+        embedder.embed(images)
