@@ -93,18 +93,8 @@ class OnnxEmbedder:
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.normalized = self.metadata.get("normalized", "false").lower() == "true"
 
-        # The graph's input: exactly one, with its type, batch and layout.
-        inputs = self._session.get_inputs()
-        if len(inputs) != 1:
-            names = ", ".join(entry.name for entry in inputs) or "none"
-            raise ModelError(f"{self.path}: expected a model with one input, the images; found {names}")
-        self._input_name: str = inputs[0].name
-        self._input_dtype = _input_dtype(inputs[0].type, self.path)
-        fixed_batch, declared_size, self._columns, self._channels_last = _read_input_shape(inputs[0].shape, self.path)
-        self.batch_size = fixed_batch or batch_size
-        self._pad = fixed_batch is not None
-
-        # The preprocessing that makes this input from images.
+        # The graph's input, and the preprocessing that makes it from images.
+        declared_size = self._read_input(batch_size)
         arithmetic = self._read_arithmetic(model, declared_size or given["image_size"] or 112)
         self.input_arithmetic = None if arithmetic.is_plain else arithmetic.to_dict()
         self.preprocessing, self.assumed, self.remarks = resolve_preprocessing(
@@ -156,6 +146,19 @@ class OnnxEmbedder:
             self._check_independence(images[:1], min(len(images), self.batch_size, BATCH_CHECKED))
             self._is_checked = True
         return embeddings
+
+    def _read_input(self, batch_size: int) -> int | None:
+        """Takes type, batch and layout of the graph's only input; returns its image size if that is fixed."""
+        inputs = self._session.get_inputs()
+        if len(inputs) != 1:
+            names = ", ".join(entry.name for entry in inputs) or "none"
+            raise ModelError(f"{self.path}: expected a model with one input, the images; found {names}")
+        self._input_name: str = inputs[0].name
+        self._input_dtype = _input_dtype(inputs[0].type, self.path)
+        fixed_batch, declared_size, self._columns, self._channels_last = _read_input_shape(inputs[0].shape, self.path)
+        self.batch_size = fixed_batch or batch_size
+        self._pad = fixed_batch is not None
+        return declared_size
 
     def _read_arithmetic(self, model: onnx.ModelProto, side: int) -> InputArithmetic:
         batch, width = self.batch_size if self._pad else 1, len(range(side)[self._columns])
