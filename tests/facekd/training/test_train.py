@@ -374,7 +374,7 @@ def test_a_length_that_would_have_changed_the_past_is_refused(tiny_config: Confi
         ({"images": 180}, r"images was 120, now 180; .* another, 0\.04615 at image 36 where it was 0\.04375\. Only"),
         (
             {**constant, "schedule__lr": 0.06},
-            r"schedule\.lr was 0\.05, now 0\.06; .*, 0\.0006 at image 0 where it was 0\.0005\. ",
+            r"lr was 0\.05, now 0\.06; .* 0\.0006 at image 0 where it was 0\.0005\. ",
         ),
         ({**constant, "images": 60}, r"it has seen 120 images, and cannot end at 60"),
         ({**constant, "images": 180, "seed": 8}, r"configuration: seed was 7, now 8; images was 120, now 180\. "),
