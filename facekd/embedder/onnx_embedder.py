@@ -18,7 +18,14 @@ from facekd.embedder.checks import check_batch_size, check_finite, is_onnx_file,
 from facekd.embedder.input_arithmetic import InputArithmetic, read_input_arithmetic
 from facekd.embedder.interface import GivenPreprocessing
 from facekd.embedder.onnx_preprocessing import resolve_preprocessing
-from facekd.embedder.onnx_session import brief, external_data_files, face_detector_kind, load_graph, open_session
+from facekd.embedder.onnx_session import (
+    brief,
+    external_data_files,
+    face_detector_kind,
+    is_in_training_mode,
+    load_graph,
+    open_session,
+)
 from facekd.errors import ModelError
 from facekd.images.preprocessing import fit_images
 from facekd.utils.files import sha256_of_file
@@ -89,6 +96,11 @@ class OnnxEmbedder:
                 "`facekd data align --detector`, and the model to evaluate is the one that embeds aligned faces"
             )
         model = load_graph(self.path)
+        if is_in_training_mode(model):
+            raise ModelError(
+                f"{self.path}: was exported in training mode, so the embedding of an image depends on the other images "
+                "in its batch; export it again after model.eval()"
+            )
         self._files = [self.path, *external_data_files(self.path, model)]
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
         self.normalized = self.metadata.get("normalized", "false").lower() == "true"
@@ -137,15 +149,14 @@ class OnnxEmbedder:
                 the embedding of the first image depends on the other images in its batch.
         """
         images = fit_images(images, self.preprocessing.image_size, self.resize)
-        embeddings = np.empty((len(images), self.embedding_size), np.float32)
-        for start in range(0, len(images), self.batch_size):
-            embeddings[start : start + self.batch_size] = self._run(images[start : start + self.batch_size])
-        check_finite(embeddings, str(self.path))
-        # Once is enough, and only where the batch itself runs.
+        # Before anything else, because a graph that keeps something of each batch soon agrees with itself.
         if not self._is_checked and len(images):
             self._check_independence(images[:1], min(len(images), self.batch_size, BATCH_CHECKED))
             self._is_checked = True
-        return embeddings
+        embeddings = np.empty((len(images), self.embedding_size), np.float32)
+        for start in range(0, len(images), self.batch_size):
+            embeddings[start : start + self.batch_size] = self._run(images[start : start + self.batch_size])
+        return check_finite(embeddings, str(self.path))
 
     def _read_input(self, batch_size: int) -> int | None:
         """Takes type, batch and layout of the graph's only input; returns its image size if that is fixed."""
@@ -170,21 +181,20 @@ class OnnxEmbedder:
     def _check_independence(self, image: np.ndarray, size: int) -> None:
         """Checks that an image (1, S, S, 3) has the same embedding in a batch of others, of `size` in all.
 
-        A graph exported in training mode normalises by the statistics of the batch: its accuracy depends on the batch
-        size, and no error says so.
+        Otherwise its accuracy would depend on the batch size, and no error would say so.
         """
         size = self.batch_size if self._pad else size
         if size == 1:
             return
         noise = np.random.default_rng(0).integers(0, 256, (size - 1, *image.shape[1:]), dtype=np.uint8)
-        alone, among = self._run(image)[0], self._run(np.concatenate([image, noise]))[0]
+        among, alone = self._run(np.concatenate([image, noise]))[0], self._run(image)[0]
         lengths = float(np.linalg.norm(alone) * np.linalg.norm(among))
         cosine = float(alone @ among) / lengths if lengths > 0 else float(np.array_equal(alone, among))
         if cosine < SAME_EMBEDDING:
             raise ModelError(
                 f"{self.path}: an image has another embedding when it shares a batch with others (cosine {cosine:.3f} "
-                "to the one it has alone), so its scores mean nothing: the graph was exported in training mode, or "
-                "mixes the images of a batch; export it again after model.eval()"
+                "to the one it has alone), so its scores mean nothing: the graph mixes the images of a batch; export it "
+                "again with a dynamic batch, or open it with batch_size=1 (--batch-size 1)"
             )
 
     def _run(self, images: np.ndarray) -> np.ndarray:

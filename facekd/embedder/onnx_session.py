@@ -152,3 +152,16 @@ def _builds() -> list[str]:
             continue
         found.append(name)
     return found
+
+
+def is_in_training_mode(model: onnx.ModelProto) -> bool:
+    """Tells whether a graph was exported in training mode: it then normalises by the statistics of each batch.
+
+    onnxruntime even keeps what it gathers, so that the same image has another embedding the next time.
+    """
+    norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    return any(
+        len([name for name in node.output if name]) > 1
+        or any(entry.name == "training_mode" and entry.i for entry in node.attribute)
+        for node in norms
+    )

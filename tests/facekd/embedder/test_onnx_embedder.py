@@ -77,13 +77,22 @@ def write_model(
     return path
 
 
-def write_in_training_mode(path: Path, batch: int | str) -> Path:
-    """A graph exported in training mode: it normalises by the statistics of the batch."""
+def write_mixing(path: Path, op_type: str, batch: int | str) -> Path:
+    """A graph that normalises by the statistics of its batch: exported in training mode, or so by design."""
+    norms = {
+        "BatchNormalization": [
+            helper.make_node(
+                "BatchNormalization", ["conv", "one", "zero", "zero", "one"], ["x", "mean", "var"], training_mode=1
+            )
+        ],
+        "ReduceMean": [
+            helper.make_node("ReduceMean", ["conv"], ["mean"], axes=[0, 2, 3]),
+            helper.make_node("Sub", ["conv", "mean"], ["x"]),
+        ],
+    }
     nodes = [
         helper.make_node("Conv", ["data", "first_layer"], ["conv"]),
-        helper.make_node(
-            "BatchNormalization", ["conv", "one", "zero", "zero", "one"], ["x", "new_mean", "new_var"], training_mode=1
-        ),
+        *norms[op_type],
         helper.make_node("Relu", ["x"], ["relu"]),
         helper.make_node("GlobalAveragePool", ["relu"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["means"]),
@@ -431,10 +440,18 @@ def test_a_third_party_model_reproduces_its_golden_embeddings(real_data: Any, co
     assert cosine(OnnxEmbedder(embedder.path).embed(images[:20]), golden["plain"][:20]).min() < 0.999
 
 
+@pytest.mark.parametrize("batch", ["batch", 1, 3])
+def test_a_graph_exported_in_training_mode_is_refused(tmp_path, batch):
+    with pytest.raises(ModelError, match=r"exported in training mode.*model.eval\(\)"):
+        OnnxEmbedder(write_mixing(tmp_path / "training.onnx", "BatchNormalization", batch))
+
+
 @pytest.mark.parametrize("batch", ["batch", 3])
-def test_a_graph_in_training_mode_is_refused_because_embeddings_depend_on_the_batch(tmp_path, batch):
-    embedder = OnnxEmbedder(write_in_training_mode(tmp_path / "training.onnx", batch), mean=127.5, std=127.5)
+def test_a_graph_that_mixes_the_images_of_a_batch_is_refused(tmp_path, batch):
+    path = write_mixing(tmp_path / "mixing.onnx", "ReduceMean", batch)
     images = make_images(6)
     images[0, ..., 0] //= 3  # an image unlike the others
-    with pytest.raises(ModelError, match=r"shares a batch with others .*model.eval\(\)"):
-        embedder.embed(images)
+    with pytest.raises(ModelError, match="another embedding when it shares a batch with others"):
+        OnnxEmbedder(path, mean=127.5, std=127.5).embed(images)
+    if batch == "batch":
+        assert OnnxEmbedder(path, mean=127.5, std=127.5, batch_size=1).embed(images).shape == (6, 5)
