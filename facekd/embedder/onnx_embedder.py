@@ -193,8 +193,8 @@ class OnnxEmbedder:
         if cosine < SAME_EMBEDDING:
             raise ModelError(
                 f"{self.path}: an image has another embedding when it shares a batch with others (cosine {cosine:.3f} "
-                "to the one it has alone), so its scores mean nothing: the graph mixes the images of a batch; export it "
-                "again with a dynamic batch, or open it with batch_size=1 (--batch-size 1)"
+                "to the one it has alone), so its scores mean nothing: the graph mixes the images of a batch; export "
+                "it again with a dynamic batch, or open it with batch_size=1 (--batch-size 1)"
             )
 
     def _run(self, images: np.ndarray) -> np.ndarray:
