@@ -151,3 +151,9 @@ def test_the_true_tar_is_inside_about_as_often_as_claimed(impostors_a_pair):
     print(f"coverage over {trials} simulated sets: {held}")
     assert held["subject"] >= 0.87 * trials
     assert held["wilson"] <= 0.7 * trials
+
+
+def test_large_subject_numbers_take_no_memory() -> None:
+    scores, is_same, (first, second) = simulate(0, num_subjects=15, genuine_each=4)
+    small = bootstrap_intervals(scores, is_same, [0.1], (first, second), replicates=100)
+    assert bootstrap_intervals(scores, is_same, [0.1], (first + (1 << 45), second + (1 << 45)), replicates=100) == small

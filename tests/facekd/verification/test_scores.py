@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from facekd.errors import DataError, InputError
-from facekd.verification.scores import cosines, unit_rows
+from facekd.verification.scores import cosines, fold_indices, unit_rows
 
 
 def test_cosines_are_those_of_each_pair():
@@ -42,3 +42,9 @@ def test_rows_become_unit_vectors_unless_they_have_no_direction():
     units = unit_rows(embeddings, None)
     assert units.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(units, axis=1), [1, 1, 0, 1, np.nan, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("folds", [[0, 0, 2], [0, 1, -1], [0, 1, 1 << 45]])
+def test_fold_numbers_have_no_gaps_and_take_no_memory(folds: list[int]) -> None:
+    with pytest.raises(InputError, match="from 0 to K-1"):
+        fold_indices(3, folds)

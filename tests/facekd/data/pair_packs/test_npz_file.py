@@ -48,6 +48,7 @@ def test_subjects_and_folds_are_kept(tmp_path: Path) -> None:
         ({"is_same": np.array([True])}, "4 images, so 2 pairs, but 1 labels"),
         ({"is_same": np.array([2, 0])}, "label of pair 0"),
         ({"fold_of": np.array([0, 2])}, "without gaps"),
+        ({"fold_of": np.array([0, 1 << 45])}, "without gaps"),  # more numbers than there is memory
         ({"subjects": np.array([["a", "b"]])}, "subjects has shape"),
         (
             {"subjects": np.array([["a", "a"], ["b", "b"]])},
