@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from facekd.errors import TrainingError
+from facekd.utils.config_files import protect_path
 from facekd.utils.files import read_json, write_json
 from facekd.utils.processes import start_tied
 from facekd.utils.progress import format_duration
@@ -63,6 +64,14 @@ class Step:
 def as_options(values: dict[str, Any]) -> list[str]:
     """Converts `{"data.workers": 1}` to `["--data.workers", "1"]`, writing values as YAML and JSON both read them."""
     return [word for key, value in values.items() for word in (f"--{key}", as_word(value))]
+
+
+def as_config_options(values: dict[str, Any]) -> list[str]:
+    """Does what `as_options` does for a verb with a config, which expands `$` and `~` in paths: a Path stays as it is.
+
+    A string is as a user wrote it, and is expanded by the verb.
+    """
+    return as_options({key: protect_path(value) if isinstance(value, Path) else value for key, value in values.items()})
 
 
 def as_word(value: Any) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from facekd.errors import run_verb
-from facekd.experiments.command_runner import CompletedSteps, Step, as_options, run_steps
+from facekd.experiments.command_runner import CompletedSteps, Step, as_config_options, as_options, run_steps
 from facekd.utils.command_line import SEED, CommandParser
 from facekd.utils.files import read_json
 from facekd.utils.locks import folder_lock
@@ -161,7 +161,7 @@ class Quickstart:
                 words = ("cache-teacher", str(self.folder / "arcface"), "--data", str(data), "--output", str(cache))
                 steps.append(Step("cache the teacher", words, cache, (RECIPES["arcface"].title,)))
             before = ("cache the teacher" if other == "cache" else RECIPES[other].title for other in recipe.after)
-            words = (recipe.verb, *as_options(self._train_options(name)))
+            words = (recipe.verb, *as_config_options(self._train_options(name)))
             steps.append(Step(RECIPES[name].title, words, self.folder / name, ("generate faces", *before)))
         return steps
 
@@ -193,7 +193,8 @@ class Quickstart:
         from facekd.training.recognizer import backbone_arguments
         from facekd.utils.config_files import parse_config
 
-        config = parse_config(TrainConfig, as_options(self._train_options("arcface")), "facekd quickstart", "")
+        words = as_config_options(self._train_options("arcface"))
+        config = parse_config(TrainConfig, words, "facekd quickstart", "")
         torch.manual_seed(config.seed)
         untrained = Checkpoint(
             config={"backbone": backbone_arguments(config)},
@@ -207,7 +208,7 @@ class Quickstart:
         size, recipe = self.size, RECIPES[name]
         images = size.student_images if recipe.is_student or recipe.after else size.images
         # Put folders in the place of `{arcface}` and the like.
-        places = {other: str(self.folder / other) for other in RECIPES} | {"cache": str(self.folder / "teacher.cache")}
+        places = {other: self.folder / other for other in RECIPES} | {"cache": self.folder / "teacher.cache"}
         config = {
             key: places[value[1:-1]] if isinstance(value, str) and value.startswith("{") else value
             for key, value in recipe.config.items()

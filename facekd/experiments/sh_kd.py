@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from facekd.errors import ConfigError, run_verb
-from facekd.experiments.command_runner import CompletedSteps, Step, as_options, run_steps
+from facekd.experiments.command_runner import CompletedSteps, Step, as_config_options, run_steps
 from facekd.training.config import TrainConfig
 from facekd.utils.config_files import config_keys, file_first, flatten, parse_config, path_field, require
 from facekd.utils.config_help import show_short_help
@@ -114,15 +114,16 @@ class Pipeline:
 
     def words_of(self, stage: str) -> list[str]:
         """Returns the command of a stage, without `facekd`."""
-        student = str(self.output / "student")
+        student = self.output / "student"
         handed_on: dict[str, Any] = {"output": self.output / stage}
         if stage == "teacher":
             handed_on["shared_head"] = student
         if stage == "distilled":
-            handed_on["teacher.model"] = str(self.output / "teacher")
+            handed_on["teacher.model"] = self.output / "teacher"
             handed_on["shared_head"] = student if self.head == "shared" else ""
         recipe = [self.recipes[stage]] if self.recipes[stage] else []
-        return [STAGES[stage][0], *recipe, *as_options(self.configs[stage]), *self.extra, *as_options(handed_on)]
+        options = as_config_options(self.configs[stage])
+        return [STAGES[stage][0], *recipe, *options, *self.extra, *as_config_options(handed_on)]
 
     def steps(self) -> list[Step]:
         """Returns the stages, then the export of the new student."""

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from facekd.errors import ConfigError
-from facekd.experiments.command_runner import Step, as_options, as_word
-from facekd.utils.config_files import expand_path, parse_config
+from facekd.experiments.command_runner import Step, as_config_options, as_word
+from facekd.utils.config_files import expand_path, parse_config, protect_path
 from facekd.utils.suggestions import did_you_mean
 
 VERBS = ("train", "distill")
@@ -173,14 +173,19 @@ class Study:
             raise ConfigError(f"{where} asks for seed {number}, but {name} runs with {seeds}; write {{{name}@SEED}}")
         return self.run_of(name, number)
 
-    def fill_in(self, text: str, method: Method, seed: int) -> str:
-        """Replaces `{method}`, `{method@seed}` and `{study}` by folders; a model that exists already by its file."""
+    def fill_in(self, text: str, method: Method, seed: int, write: Callable[[str], str] = str) -> str:
+        """Replaces `{method}`, `{method@seed}` and `{study}` by folders; a model that exists already by its file.
+
+        Args:
+            text: a value of a method's config.
+            method: the method.
+            seed: the seed of its run.
+            write: writes the path of a folder or file as its reader expects it.
+        """
 
         def replace(match: re.Match[str]) -> str:
-            if match[1] == "study":
-                return str(self.output)
-            run = self._referred(match, method, seed)
-            return self.model_of(run)
+            is_study = match[1] == "study"
+            return write(str(self.output) if is_study else self.model_of(self._referred(match, method, seed)))
 
         return REFERENCE.sub(replace, text)
 
@@ -194,11 +199,11 @@ class Study:
         # What comes later overrides: base, the method's own keys, and what the study sets itself.
         values = {**self.base, **method.config, "seed": run.seed, "output": run.folder}
         filled = {
-            key: self.fill_in(value, method, run.seed) if isinstance(value, str) else value
+            key: self.fill_in(value, method, run.seed, protect_path) if isinstance(value, str) else value
             for key, value in values.items()
         }
         recipe = [self.fill_in(method.recipe, method, run.seed)] if method.recipe else []
-        return [method.verb, *recipe, *as_options(filled)]
+        return [method.verb, *recipe, *as_config_options(filled)]
 
     def steps(self, threads: int | None = None) -> list[Step]:
         """Returns all steps: prepare, then for each run train or distil, export, evaluate.

@@ -68,6 +68,12 @@ def expand_path(path: str, key: str) -> str:
     return expanded
 
 
+def protect_path(path: str | os.PathLike[str]) -> str:
+    """Returns a path as it must be written for `expand_path` to give it back."""
+    text = os.fspath(path).replace("$", "$$")
+    return f"./{text}" if text.startswith("~") else text
+
+
 def _expand_paths(values: Any, config_class: type, origin: Callable[[str], str], prefix: str = "") -> None:
     """Expands, in place, the paths among parsed values: those of `path_field`s, in sections and entries as well."""
 
@@ -327,12 +333,11 @@ def to_yaml(config: Any) -> str:
 
 
 def _protect_paths(plain: dict[str, Any], config_class: type) -> None:
-    """Doubles, in place, each `$` in the paths of a plain config, so that `expand_path` gives it back."""
+    """Rewrites, in place, the paths of a plain config so that `expand_path` gives them back."""
     for item in fields(config_class):
         value = plain[item.name]
         if item.metadata.get("path"):
-            paths = [one.replace("$", "$$") for one in ([value] if isinstance(value, str) else value)]
-            plain[item.name] = paths[0] if isinstance(value, str) else paths
+            plain[item.name] = protect_path(value) if isinstance(value, str) else [protect_path(one) for one in value]
         elif callable(item.default_factory) and is_dataclass(default := item.default_factory()):
             _protect_paths(value, type(default))
 

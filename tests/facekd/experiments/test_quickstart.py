@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from facekd.cli import main
+from facekd.experiments.quickstart import SIZES, Quickstart
+from facekd.training.config.distill_config import DistillConfig
+from facekd.utils.config_files import parse_config
 
 
 @pytest.mark.slow
@@ -38,6 +41,13 @@ def test_every_step_runs_once_and_lands_in_one_folder(tmp_path: Path, capfd: pyt
 
     assert main([*command, "--seed", "1"]) == 2
     assert "holds results of another kind" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["a$b", "~c", "./~c"])
+def test_a_folder_of_any_name_reaches_the_trainings_as_it_is(folder: str) -> None:
+    step = next(step for step in Quickstart(Path(folder), SIZES["tiny"], 0).trainings() if step.words[0] == "distill")
+    config = parse_config(DistillConfig, list(step.words[1:]), "facekd distill", "")
+    assert Path(config.output) == step.makes and Path(config.teacher.model).parent == Path(folder)
 
 
 def test_a_failed_step_says_so_and_is_not_marked_done(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

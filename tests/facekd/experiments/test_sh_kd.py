@@ -14,6 +14,8 @@ from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.embedder import open_embedder
 from facekd.errors import ConfigError
 from facekd.experiments.sh_kd import load_pipeline, main
+from facekd.training.config.distill_config import DistillConfig
+from facekd.utils.config_files import parse_config
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -44,6 +46,16 @@ def test_each_stage_gets_the_run_before_it(tmp_path: Path, head: str, shared: st
     by = ["--output", "runs/sh/distilled", "--teacher.model", "runs/sh/teacher", "--shared_head", shared]
     assert list(distilled.words) == ["distill", *base, "--loss.embedding_l2", "1", *seed, *by]
     assert distilled.after == (student.title, teacher.title) and export.after == (distilled.title,)
+
+
+def test_a_folder_with_a_dollar_sign_reaches_the_stages_as_it_is(tmp_path: Path) -> None:
+    pipeline = load_pipeline([write(tmp_path, output="runs/a$$b")])
+    pipeline.check()
+    student, _, distilled, export = pipeline.steps()
+    config = parse_config(DistillConfig, list(distilled.words[1:]), "facekd distill", "")
+    assert (config.output, config.shared_head) == ("runs/a$b/distilled", "runs/a$b/student")
+    assert config.teacher.model == "runs/a$b/teacher" and student.makes == Path("runs/a$b/student")
+    assert export.words[1] == "runs/a$b/distilled"  # a verb without a config expands nothing
 
 
 def test_the_pipeline_that_comes_along_parses() -> None:

@@ -20,6 +20,8 @@ from facekd.errors import ConfigError
 from facekd.experiments.command_runner import CompletedSteps, run_steps
 from facekd.experiments.study_file import load_study, parse_study
 from facekd.experiments.study_results import gather, paired_difference
+from facekd.training.config import TrainConfig
+from facekd.utils.config_files import parse_config
 
 ROOT = Path(__file__).resolve().parents[3]
 FARS = (0.1, 0.01)
@@ -60,6 +62,15 @@ def test_variables_and_references_do_not_meet(tmp_path: Path, monkeypatch: pytes
     words = [step.words for step in study.steps()]
     assert words[0][3:] == ("/from the environment/x", "runs/study//from the environment")
     assert next(found for found in words if found[0] == "train")[2] == "${teacher}/x"  # the training expands it
+
+
+def test_a_folder_with_a_dollar_sign_reaches_every_verb_as_it_is(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, output="a$$b", seeds=[0]))
+    study.check_configs()
+    words = {step.title: step.words for step in study.steps()}
+    trained = parse_config(TrainConfig, list(words["train under, seed 0"][1:]), "facekd train", "")
+    assert (trained.output, trained.shared_head) == ("a$b/runs/under/seed-0", "a$b/runs/alone/seed-0")
+    assert words["export alone, seed 0"][1] == "a$b/runs/alone/seed-0"
 
 
 def test_a_file_stands_for_commands_seed_by_seed_and_teachers_first(tmp_path: Path) -> None:
