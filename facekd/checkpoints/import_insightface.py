@@ -168,11 +168,8 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
     found = recognize_backbone(state)
     wanted = name or (found.name if found else None)
     if wanted is None:
-        looks = (
-            f"looks like {found.description}" if found else f"is of an unknown network (its names: {some_of(state)})"
-        )
         raise ModelError(
-            f"{path}: {looks}, which facekd does not have; it has "
+            f"{path}: {_appearance(found, state)}, which facekd does not have; it has "
             f"{', '.join(name for name in BACKBONES if fixed_embedding_size(name) is None)} with InsightFace's names"
         )
 
@@ -186,11 +183,8 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
         raise ModelError(f"{path}: its shapes ask for an impossible backbone: {error}") from error
     differences = _differences(backbone.state_dict(), state)
     if differences:
-        looks = (
-            f"looks like {found.description}" if found else f"is of an unknown network (its names: {some_of(state)})"
-        )
         hint = f"; try --name {found.name}" if found and found.name not in (None, wanted) else ""
-        raise ModelError(f"{path}: does not fit {wanted}, it {looks}{hint}. Tensors: {differences}")
+        raise ModelError(f"{path}: does not fit {wanted}, it {_appearance(found, state)}{hint}. Tensors: {differences}")
     bad = next((key for key, value in state.items() if not bool(torch.isfinite(value).all())), None)
     if bad is not None:
         raise ModelError(f"{path}: {bad} holds NaN or infinity, so that training failed; use another file")
@@ -200,6 +194,7 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
 
 
 def _appearance(found: BackboneShape | None, state: Mapping[str, torch.Tensor]) -> str:
+    """Says which network the tensors look like, for messages."""
     return f"looks like {found.description}" if found else f"is of an unknown network (its names: {some_of(state)})"
 
 

@@ -152,7 +152,7 @@ def _part_in(content: Any) -> tuple[torch.Tensor, Any, Any] | None:
     """Returns a file's rows of the classifier, its epoch and its step; None if it has no classifier."""
     state = content.get(CLASSIFIER) if isinstance(content, Mapping) else None
     weight = tensors_of(state).get("weight") if isinstance(state, Mapping) else None
-    if weight is None or weight.ndim != 2:
+    if weight is None or weight.ndim != 2 or not weight.numel():
         return None
     return weight, content.get("epoch"), content.get("global_step")
 

@@ -49,7 +49,7 @@ class Logbook:
         try:
             if num_unreadable := _drop_entries_after(self._path, images_seen):
                 self.say(
-                    f"{self._path}: {num_unreadable:,} lines cannot be read; they are kept and left out of reports"
+                    f"{self._path}: lines that cannot be read are kept, and left out of reports: {num_unreadable:,}"
                 )
         except OSError as error:
             self._warn(error)
@@ -171,7 +171,7 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
 def _is_not_finite(value: Any) -> bool:

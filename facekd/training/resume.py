@@ -238,8 +238,9 @@ def _check_images(path: Path, checkpoint: Checkpoint, state: TrainingState) -> N
         state.dataset.warnings.append(f"{what}; it goes on because of data.accept_changed")
         return
     raise CheckpointError(
-        f"{path}: {what}: they, or their order, were replaced, or they were encoded or cropped anew. Give the same "
-        "images, or go on with these by --data.accept_changed true, or start anew in another --output"
+        f"{path}: {what}: they, or their order, were replaced, some were damaged, or they were "
+        "encoded or cropped anew. Give the same images, or go on with these by "
+        "--data.accept_changed true, or start anew in another --output"
     )
 
 

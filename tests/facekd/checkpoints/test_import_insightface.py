@@ -426,6 +426,7 @@ def of_another_step(file: Path) -> None:
         (lambda file: file.write_bytes(b"half"), r"checkpoint_gpu_1\.pt beside checkpoint_gpu_0\.pt cannot be read"),
         (lambda file: write_ranks(file.parent, torch.ones(2, 16), 2), r"its parts have 1, 1, 2 rows"),
         (lambda file: write_ranks(file.parent, torch.ones(9, 8), 3), r"it takes embeddings of 8, and the .* gives 16"),
+        (lambda file: write_ranks(file.parent, torch.ones(0, 16), 3), "state_dict_softmax_fc has no weight"),
         (lambda file: write_ranks(file.parent, torch.full((9, 16), torch.nan), 3), r"it holds NaN"),
     ],
 )

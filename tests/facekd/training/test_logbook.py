@@ -33,6 +33,8 @@ UNREADABLE = [
     b"[1, 2]",
     b"7",
     b'{"images_seen": 15}',
+    b'{"kind": "train", "images_seen": NaN}',
+    b'{"kind": "train", "images_seen": Infinity}',
     b'{"kind": "train"}',
     b'{"kind": "tr',
     b"[" * 9999,
@@ -51,7 +53,7 @@ def test_a_line_that_cannot_be_read_costs_no_other(tmp_path: Path, bad: bytes, c
     # All other lines stay byte for byte; the last one, cut, is gone.
     expected = [LINES[0], bad, ODD, LINES[1], b'{"kind": "train", "images_seen": 25, "loss": 1.5}', b""]
     assert log.read_bytes() == b"\n".join(expected)
-    assert capsys.readouterr().err.count("1 lines cannot be read") == 1
+    assert capsys.readouterr().err.count("and left out of reports: 1\n") == 1
 
 
 def test_entries_without_the_numbers_asked_for_are_left_out(tmp_path: Path) -> None:
