@@ -195,9 +195,8 @@ def run_steps(
     Raises:
         TrainingError: a step failed, without `keep_going`.
     """
-    environment = SECONDS_TO_SAVE | os.environ
-    if threads is not None:
-        environment |= {name: str(threads) for name in THREAD_VARIABLES}
+    variables = {} if threads is None else dict.fromkeys(THREAD_VARIABLES, str(threads))
+    environment = SECONDS_TO_SAVE | os.environ | variables
     outcome = Outcome(done=list(done))
     waiting = list(steps)
     running: list[_Running] = []
