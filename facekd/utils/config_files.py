@@ -152,8 +152,8 @@ def parse_config(
         given_as_options = {word[2:].partition("=")[0] for word in argv[1:] if word.startswith("--")}
         keys_of_file = {*content, *flatten(content)} - given_as_options  # an option replaces the file's value
     try:
-        with _as_plain_utf8(file) as plain:
-            parsed = parser.parse_args(argv if plain is None else ["--config", str(plain), *argv[1:]])
+        with _as_plain_files(argv, lambda path: _read_yaml(path, config_class, prog)) as plain:
+            parsed = parser.parse_args(plain)
         _expand_paths(parsed, config_class, lambda key: f"{file}: " if key in keys_of_file else "")
         values = parser.instantiate(parsed)
         return config_class(**{item.name: values[item.name] for item in fields(config_class)})  # type: ignore[arg-type]
@@ -186,15 +186,28 @@ def _config_first(argv: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _as_plain_utf8(path: Path | None) -> Iterator[Path | None]:
-    """Yields a file for jsonargparse, which reads plain UTF-8 alone: the file itself, or a copy for the time."""
-    if path is None or path.read_bytes() == (text := read_text_file(path, error=ConfigError)).encode():
-        yield path
-        return
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8") as copy:
-        copy.write(text)
-        copy.flush()
-        yield Path(copy.name)
+def _as_plain_files(argv: Sequence[str], check: Callable[[Path], object]) -> Iterator[list[str]]:
+    """Yields the words for jsonargparse: each file named by `--config`, or by the first word, checked and plain.
+
+    It reads plain UTF-8 alone, so that files in another encoding give way to copies for the time.
+    """
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--config=") else [word])]
+    if words and not words[0].startswith("-"):
+        words.insert(0, "--config")
+    with contextlib.ExitStack() as stack:
+        for place in [number + 1 for number, word in enumerate(words[:-1]) if word == "--config"]:
+            words[place] = os.path.expanduser(words[place])  # noqa: PTH111
+            if not os.path.exists(words[place]):  # noqa: PTH110 - it may be YAML itself, too long for a name
+                continue
+            path = Path(words[place])
+            check(path)
+            text = read_text_file(path, error=ConfigError)
+            if path.read_bytes() != text.encode():
+                copy = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8"))
+                copy.write(text)
+                copy.flush()
+                words[place] = copy.name
+        yield words
 
 
 def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:

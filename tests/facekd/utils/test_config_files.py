@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 
-from facekd.errors import ConfigError
+from facekd.errors import ConfigError, FacekdError
 from facekd.experiments.sh_kd import PipelineFile
 from facekd.experiments.study_file import StudyFile
 from facekd.training.config import DistillConfig, TrainConfig
@@ -111,6 +112,17 @@ def test_a_file_is_read_in_any_encoding_that_it_announces(tmp_path: Path, encodi
     file = tmp_path / "run.yaml"
     file.write_text("# é\noutput: runs/é\ndata: {train: x}\n", encoding=encoding)
     assert parse(file).output == "runs/é"
+
+
+def test_a_file_after_other_options_is_read_like_one_before_them(tmp_path: Path, home: str) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "run.yaml").write_text("output: runs/é\ndata: {train: x}\nseed: 2\n", encoding="utf-16")
+    config = parse("--epochs", "3", "--seed", "1", "--config", "~/run.yaml", "--config", '{"log_every_images": 5}')
+    assert (config.output, config.epochs, config.seed, config.log_every_images) == ("runs/é", 3, 2, 5)
+    for name in ("train.rec", "pipe.yaml"):
+        (os.mkfifo if name == "pipe.yaml" else Path.touch)(tmp_path / name)
+        with pytest.raises(FacekdError, match=f"{name}:? is a (record file|named pipe)"):
+            parse("--seed", "1", f"--config={tmp_path / name}")
 
 
 def test_another_encoding_is_named_with_the_line(tmp_path: Path) -> None:
