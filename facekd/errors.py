@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+LONGEST_MESSAGE = 4000
 SECONDS_FOR_THE_FIRST = float(os.environ.get("FACEKD_SECONDS_FOR_THE_FIRST", 2.0))
 
 
@@ -120,8 +121,29 @@ def _file_in_the_way(path: str | bytes | None) -> Path | None:
     return next((part for part in (*reversed(place.parents), place) if part.is_file()), None)
 
 
+def printable(text: str, longest: int = LONGEST_MESSAGE) -> str:
+    """Returns text that a terminal shows as it is: characters that it would obey are written as escapes.
+
+    Args:
+        text: any text; names of files and contents of strangers' files hold anything. Line ends stay.
+        longest: the middle of a longer text is left out, and the number of characters said.
+    """
+    if len(text) > longest:
+        half = longest // 2
+        text = f"{text[:half]} ... ({len(text) - 2 * half:,} more characters) ... {text[-half:]}"
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or character == "\n"
+        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for character in text
+    )
+
+
 def _report(message: str) -> None:
     """Prints an error with the rank it comes from, if several processes run together."""
+    message = printable(message)
     if _rank("LOCAL_RANK") > 0:
         # Processes that train together usually fail alike, and the launcher ends all once the first has failed. By
         # waiting, the others let the first report alone; a process with an error of its own reports it afterwards.

@@ -13,7 +13,7 @@ import numpy as np
 
 from facekd.errors import DataError
 from facekd.head.robust_centres import RobustCentres, find_nearest_centres, robust_centres
-from facekd.utils.files import require_regular_file
+from facekd.utils.npy_files import read_npy
 from facekd.utils.progress import track
 from facekd.verification.scores import unit_rows
 
@@ -226,14 +226,17 @@ def load_embeddings(path: Path, count: int) -> np.ndarray:
     """Reads embeddings made elsewhere: a `.npy` of floats (N, E), in the order of the images of the data set.
 
     Raises:
-        DataError: the array has another shape or type, or the file holds no array.
+        DataError: the array has another shape or type, a value that is not finite, or the file holds no array.
     """
-    require_regular_file(path)
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise DataError(f"{path}: is not a whole .npy file of numbers: {error}") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.ndim != 2 or len(array) != count:
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "an archive"
-        raise DataError(f"{path}: holds {found}; expected floats ({count}, E), a row for each image")
-    return array.astype(np.float32)
+    array = read_npy(path, "write it by np.save")
+    if array.dtype.kind != "f" or array.ndim != 2 or len(array) != count:
+        raise DataError(
+            f"{path}: holds {array.dtype} {array.shape}; expected floats ({count}, E), a row for each image"
+        )
+    with np.errstate(over="ignore"):  # beyond the range of float32: infinite, and found below
+        embeddings = array.astype(np.float32)
+    if (bad := np.flatnonzero(~np.isfinite(embeddings).all(axis=1))).size:
+        raise DataError(
+            f"{path}: the embeddings of {bad.size:,} images are not finite, first row {bad[0]}; make them again"
+        )
+    return embeddings

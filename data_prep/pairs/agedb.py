@@ -16,6 +16,9 @@ import numpy as np
 
 from data_prep.pairs.pair_list import PairList
 from facekd.errors import DataError
+from facekd.utils.apart import run_apart
+from facekd.utils.files import require_regular_file
+from facekd.utils.foreign import shown
 
 STRUCTURE = (
     "expected `splits`, a cell of folds, each a struct of a 2 x N cell of faces (a struct of name and age) and N "
@@ -32,36 +35,15 @@ def read_agedb_protocol(path: Path) -> PairList:
     Raises:
         DataError: no `.mat` file of that structure, or labels that the names contradict.
     """
-    from scipy.io import loadmat  # imported here because no other list needs it
-
-    # The .mat file.
-    content = io.BytesIO(path.read_bytes())
-    try:
-        splits = loadmat(content)["splits"]
-    except KeyError:
-        raise DataError(f"{path}: is no protocol of AgeDB: {STRUCTURE}") from None
-    except NotImplementedError:
-        raise DataError(f"{path}: is a .mat file of version 7.3; save it as -v7 in Matlab or Octave") from None
-    except Exception as error:  # a damaged file can make the reader fail in any way
-        raise DataError(f"{path}: is no whole .mat file: {error}") from error
-
-    # Its folds, one struct each.
-    names: list[tuple[str, str]] = []
-    is_same: list[bool] = []
-    fold_of: list[int] = []
-    for fold, cell in enumerate(splits.ravel()):
-        try:
-            faces, labels = _only(cell)[0], np.asarray(_only(cell)[1], dtype=np.float64).ravel()
-            if faces.ndim != 2 or faces.shape != (2, len(labels)) or not np.isin(labels, (-1, 1)).all():
-                raise ValueError(f"faces of shape {faces.shape} and {len(labels)} labels")
-            found = [(_name(faces[0, pair]), _name(faces[1, pair])) for pair in range(len(labels))]
-        except (IndexError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{path}: fold {fold + 1} is no fold of AgeDB ({error}): {STRUCTURE}") from error
-        names += found
-        is_same += (labels == 1).tolist()
-        fold_of += [fold] * len(found)
-    if not names:
+    # scipy parses .mat files in C, where a damaged one can crash the process.
+    require_regular_file(path)
+    path.stat()  # a missing file is the system's own error
+    rows = run_apart(__name__, "parse_protocol", str(path), "a protocol of AgeDB")
+    if not rows:
         raise DataError(f"{path}: holds no pairs: {STRUCTURE}")
+    names = [(first, second) for first, second, _, _ in rows]
+    is_same = [same for _, _, same, _ in rows]
+    fold_of = [fold for *_, fold in rows]
 
     # The names say who is shown, and must agree with the labels.
     subjects = [(first.partition("_")[0], second.partition("_")[0]) for first, second in names]
@@ -73,6 +55,38 @@ def read_agedb_protocol(path: Path) -> PairList:
             f"and {names[first][1]}, which is {1 if is_same[first] else -1}; the file is damaged, or of another kind"
         )
     return PairList(names, np.array(is_same), np.array(fold_of), "agedb", subjects)
+
+
+def parse_protocol(file: str) -> list[tuple[str, str, bool, int]]:
+    """Returns (name, other name, whether they are one person, fold) of each pair; called in a process of its own.
+
+    Raises:
+        DataError: no `.mat` file of that structure.
+    """
+    from scipy.io import loadmat  # imported here because no other list needs it
+
+    path = Path(file)
+    try:
+        splits = loadmat(io.BytesIO(path.read_bytes()))["splits"]
+    except KeyError:
+        raise DataError(f"{path}: is no protocol of AgeDB: {STRUCTURE}") from None
+    except NotImplementedError:
+        raise DataError(f"{path}: is a .mat file of version 7.3; save it as -v7 in Matlab or Octave") from None
+    except (Exception, MemoryError) as error:  # a damaged file can make the reader fail in any way
+        raise DataError(f"{path}: is no whole .mat file: {shown(error)}") from error
+
+    # Its folds, one struct each.
+    rows: list[tuple[str, str, bool, int]] = []
+    for fold, cell in enumerate(splits.ravel()):
+        try:
+            faces, labels = _only(cell)[0], np.asarray(_only(cell)[1], dtype=np.float64).ravel()
+            if faces.ndim != 2 or faces.shape != (2, len(labels)) or not np.isin(labels, (-1, 1)).all():
+                raise ValueError(f"faces of shape {faces.shape} and {len(labels)} labels")
+            for pair, label in enumerate(labels.tolist()):
+                rows.append((_name(faces[0, pair]), _name(faces[1, pair]), label == 1, fold))
+        except (IndexError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"{path}: fold {fold + 1} is no fold of AgeDB ({shown(error)}): {STRUCTURE}") from error
+    return rows
 
 
 def _only(cell: np.ndarray) -> np.void:

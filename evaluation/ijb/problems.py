@@ -331,7 +331,7 @@ def _note_labels(findings: Findings) -> None:
     """Notes labels of pairs, names of templates and shared images that contradict each other."""
     protocol = findings.protocol
     ids, kinds = protocol.template_ids, ("impostor", "genuine")
-    pairs = [protocol.pair_first, protocol.pair_second]
+    pairs = (protocol.pair_first, protocol.pair_second)
     named = _named_subjects(protocol)
     if not named.has_name.any():
         # Only the labels themselves can tell.

@@ -103,8 +103,8 @@ def read_template_subjects(path: str | os.PathLike[str]) -> tuple[np.ndarray, np
     for number, line in lines[1:]:
         fields = line.split(b",", last)
         try:
-            values.append([int(fields[column].strip(b" \"'")) for column in columns])
-        except (ValueError, IndexError):
+            values.append([np.int64(int(fields[column].strip(b" \"'"))) for column in columns])
+        except (ValueError, IndexError, OverflowError):
             raise DataError(
                 f"{path}, line {number}: expected a row with whole TEMPLATE_ID and SUBJECT_ID: {_shown(line)}"
             ) from None

@@ -34,6 +34,7 @@ from facekd.pages.figures import to_png
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
 from facekd.utils.files import read_json, write_text
+from facekd.utils.npy_files import read_npz
 from facekd.utils.result_folder import is_unfinished
 from facekd.verification.kept_scores import check_curves
 
@@ -72,12 +73,9 @@ def read_curves(folder: str | os.PathLike[str], result: dict[str, Any]) -> dict[
     """
     path = Path(folder) / "curves.npz"
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            curves = {name: arrays[name] for name in arrays.files}
+        curves = read_npz(path, "run the evaluation again")
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); run the evaluation again") from error
     check_curves(curves, result, Path(folder))
     return curves
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import DataError
-from facekd.utils.files import require_regular_file
+from facekd.utils.npy_files import read_npy
 
 # How far the halves of a row agree beyond those of different rows, from 0 to 1: an image and its mirror image agree
 # well, the halves of one embedding as little as those of strangers.
@@ -134,11 +134,7 @@ class _OpenNpy:
 
     def __init__(self, path: Path, num_rows: int | None, rows_are: str) -> None:
         self.path = path
-        require_regular_file(path)
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise DataError(f"{path}: is not a whole .npy file of numbers ({error})") from error
+        array = read_npy(path, "write it by np.save", mmap_mode="r")
         if not isinstance(array, np.memmap) or array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
             shape = getattr(array, "shape", None)
             raise DataError(f"{path}: expected real numbers (N, D), found {getattr(array, 'dtype', '')} {shape}")

@@ -6,7 +6,6 @@ Shapes: M images, D embedding values. A row holds one embedding, or that of the 
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from evaluation.sets.embedding_rows import NpyRows, halves_agree
 from facekd.errors import DataError, InputError
 from facekd.utils.files import sha256_of_file
+from facekd.utils.npy_files import read_npz
 
 
 @dataclass(frozen=True)
@@ -82,16 +82,11 @@ def read_named_embeddings(
         DataError: not such a file, a name that is there twice, or halves that are not clear.
     """
     path = Path(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            names, rows = archive["names"], archive["embeddings"]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path}: is not a .npz of `names` and `embeddings` ({error}); write it by np.savez(path, names=..., "
-            "embeddings=...)"
-        ) from error
+    remedy = "write it by np.savez(path, names=..., embeddings=...)"
+    arrays = read_npz(path, remedy)
+    if missing := {"names", "embeddings"} - arrays.keys():
+        raise DataError(f"{path}: holds no {' and no '.join(sorted(missing))}; {remedy}")
+    names, rows = arrays["names"], arrays["embeddings"]
     # One name for each row.
     if rows.ndim != 2 or rows.dtype.kind != "f" or 0 in rows.shape or names.shape != rows.shape[:1]:
         raise DataError(

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 from facekd.checkpoints.contents import FORMAT, VERSION, Checkpoint, from_plain_fields, to_plain_fields
-from facekd.checkpoints.file_kinds import OLD_TORCH_FILE, ONNX_FILE, TORCH_FILE, TORCHSCRIPT, describe_file
+from facekd.checkpoints.file_kinds import OLD_TORCH_FILE, ONNX_FILE, TORCH_FILE, TORCHSCRIPT, describe_file, is_zip
 from facekd.checkpoints.run_folder import not_written, resolve_checkpoint
 from facekd.errors import CheckpointError
 from facekd.utils.files import atomic_path
+from facekd.utils.foreign import reading
 
 # What to do with files of other kinds that hold a model.
 INSTEAD = {
@@ -69,21 +70,20 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     kind = describe_file(file)
     if kind not in (TORCH_FILE, ""):
         raise CheckpointError(f"{file}: is {kind}, not a checkpoint{INSTEAD.get(kind, '')}")
-    if not zipfile.is_zipfile(file):
+    if not is_zip(file):
         raise CheckpointError(f"{file}: not a checkpoint, or a truncated one (torch's files are zip archives)")
     if not _is_sound(file):
         raise CheckpointError(f"{file}: damaged: its bytes do not match their checksums")
 
     # Only tensors and plain types are unpickled.
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{file}: refused, because it holds more than tensors and plain types, and loading it could run code"
-            f"{_refused_name(error)}"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{file}: damaged: {str(error).splitlines()[0]}") from error
+    with reading(file, "a checkpoint", CheckpointError, "use the checkpoint before it, or copy it again"):
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{file}: refused, because it holds more than tensors and plain types, and loading it could run code"
+                f"{_refused_name(error)}"
+            ) from error
 
     # The file must be facekd's, and of a version that this facekd knows.
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -103,7 +103,7 @@ def _is_sound(file: Path) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.testzip() is None
-    except (zipfile.BadZipFile, NotImplementedError, EOFError):
+    except Exception:  # a damaged archive can make zipfile raise anything: zlib.error, UnicodeDecodeError, ...
         return False
 
 

@@ -36,10 +36,18 @@ def describe_file(path: Path) -> str:
         return "empty"
     if end == CACHE_END:
         return "a teacher cache"
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         return _describe_zip(path)
     found = next((kind for start, kind in STARTS.items() if head.startswith(start)), "")
     return found or ("a text file" if _is_text(head) else "")
+
+
+def is_zip(path: Path) -> bool:
+    """Tells whether a file is a zip archive, as torch's files are."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # one that says it spans several disks
+        return False
 
 
 def _describe_zip(path: Path) -> str:
@@ -47,8 +55,8 @@ def _describe_zip(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.rpartition("/")[2] for name in archive.namelist()]
-    except (zipfile.BadZipFile, NotImplementedError):
-        return TORCH_FILE  # damaged, as its reader will find out
+    except Exception:  # a damaged archive can make zipfile raise anything
+        return TORCH_FILE  # as its reader will find out
     if "constants.pkl" in names:
         return TORCHSCRIPT
     if "data.pkl" in names:

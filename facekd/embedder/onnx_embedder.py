@@ -107,7 +107,7 @@ class OnnxEmbedder:
 
         # The graph's input, and the preprocessing that makes it from images.
         declared_size = self._read_input(batch_size)
-        arithmetic = self._read_arithmetic(model, declared_size or given["image_size"] or 112)
+        arithmetic = self._read_arithmetic(model, declared_size or int(given["image_size"] or 112))  # type: ignore[arg-type]
         self.input_arithmetic = None if arithmetic.is_plain else arithmetic.to_dict()
         self.preprocessing, self.assumed, self.remarks = resolve_preprocessing(
             given, self.metadata, declared_size, arithmetic, self.path

@@ -213,7 +213,7 @@ class _Writer:
         shape = (self.data["num_images"], 2, self.teacher["embedding_size"])
         rows = np.memmap(self.stream.name, "<f2", "r", shape=shape)
         checksums = np.concatenate([checksums_of(rows[i : i + ROWS_CHUNK]) for i in range(0, len(rows), ROWS_CHUNK)])
-        trailer = sealed({**self._trailer(), "checksums_crc32": zlib.crc32(checksums)})
+        trailer = sealed({**self._trailer(), "checksums_crc32": zlib.crc32(checksums.data)})
         text = json.dumps(trailer).encode() + b"\n"
         self.stream.write(checksums.tobytes() + text + f"{len(text):016x}".encode() + END_MARK)
         self._sync()

@@ -66,7 +66,7 @@ class TeacherCache:
         self._checksums: NDArray[np.uint32] | None = None
         if self._trailer["version"] > 1:
             self._checksums = np.memmap(self.path, "<u4", "r", self._rows.nbytes, (self.num_images, 2))
-            if zlib.crc32(self._checksums) != self._trailer["checksums_crc32"]:
+            if zlib.crc32(self._checksums.data) != self._trailer["checksums_crc32"]:
                 raise TeacherError(f"{self.path}: damaged: its checksums are; {REMEDY}")
 
     def __len__(self) -> int:
@@ -124,7 +124,7 @@ class TeacherCache:
 def checksums_of(rows: NDArray[np.float16]) -> NDArray[np.uint32]:
     """Returns the CRC-32 of each embedding (..., E): uint32 (...)."""
     each = np.ascontiguousarray(rows).reshape(-1, rows.shape[-1])
-    return np.array([zlib.crc32(row) for row in each], "<u4").reshape(rows.shape[:-1])
+    return np.array([zlib.crc32(row.data) for row in each], "<u4").reshape(rows.shape[:-1])
 
 
 def open_teacher_cache(
@@ -235,6 +235,7 @@ def _read_trailer(path: Path) -> dict[str, Any]:
             if trailer["version"] > 1 and not is_sealed(trailer):
                 raise ValueError("its checksum differs")
             rows, columns = trailer["data"]["num_images"], trailer["teacher"]["embedding_size"]
+            np.array(trailer["replaced"], dtype=np.int64)
         except (ValueError, RecursionError, OverflowError, OSError, KeyError, TypeError) as error:
             raise TeacherError(f"{path}: damaged: its trailer cannot be read ({error}); {REMEDY}") from error
     checksums = rows * 2 * 4 if trailer["version"] > 1 else 0

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import DataError
+from facekd.utils.npy_files import read_npy
 from facekd.verification.kfold import kfold_accuracy
 from facekd.verification.ranked_scores import RankedScores
 
@@ -28,12 +29,10 @@ def read_scores(folder: Path, remedy: str = REMEDY) -> np.ndarray | None:
     """
     path = folder / "scores.npy"
     try:
-        scores = np.load(path, allow_pickle=False)
+        scores = read_npy(path, remedy)
     except FileNotFoundError:
         return None
-    except Exception as error:  # numpy's parser meets a damaged header with any kind of exception
-        raise DataError(f"{path}: cannot be read ({error}); {remedy}") from error
-    if not isinstance(scores, np.ndarray) or scores.ndim != 1 or scores.dtype.kind != "f":
+    if scores.ndim != 1 or scores.dtype.kind != "f":
         raise DataError(f"{path}: expected one score for each pair; {remedy}")
     return scores
 

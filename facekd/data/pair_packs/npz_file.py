@@ -17,6 +17,7 @@ from facekd.data.pair_packs.pair_pack import PairPack, validate_pairs
 from facekd.data.pair_packs.people import contradicted_labels, describe_contradiction
 from facekd.errors import DataError
 from facekd.utils.files import atomic_open
+from facekd.utils.foreign import reading
 
 FORMAT, VERSION = "facekd-pair-pack", 1
 MAX_UNPACKED_RATIO, FREE_UNPACKED_BYTES = 4, 64 << 20
@@ -61,14 +62,10 @@ def parse_native_pair_pack(content: bytes, where: str) -> PairPack:
             contradict its subjects.
     """
     # Unpack the arrays.
-    try:
+    with reading(where, "a pack of facekd"):
         _check_sizes(content, where)
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, MemoryError) as error:
-        raise DataError(
-            f"{where}: not a readable pack of facekd ({error}); it is damaged, or another kind of file"
-        ) from error
     # It must be a pack of this version.
     missing = {"format", "version", "data", "offsets", "is_same"} - arrays.keys()
     if missing or str(arrays["format"]) != FORMAT:

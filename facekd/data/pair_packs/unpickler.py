@@ -22,6 +22,7 @@ BUILDING_OPCODES = {
     **dict.fromkeys(("REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "INST", "OBJ"), 1),
     **dict.fromkeys(("EMPTY_DICT", "DICT", "EMPTY_SET", "FROZENSET"), 4),
 }
+OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 FREE_BUILDING_OPCODES = 10_000
 BYTES_FOR_A_BUILDING_OPCODE = 4
 
@@ -64,7 +65,7 @@ def _opcodes(content: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int]
     while True:
         position = stream.tell()
         code = stream.read(1)
-        opcode = pickletools.code2op.get(code.decode("latin1"))
+        opcode = OPCODES.get(code.decode("latin1"))
         if opcode is None:
             found = f"opcode {code!r}" if code else "the end of the file"
             raise pickle.UnpicklingError(f"at byte {position:,} is {found}; expected an opcode")

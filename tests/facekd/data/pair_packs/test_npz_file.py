@@ -54,7 +54,7 @@ def test_subjects_and_folds_are_kept(tmp_path: Path) -> None:
             {"subjects": np.array([["a", "a"], ["b", "b"]])},
             "1 of its 2 labels contradict its subjects: the first, pair 1, labelled impostor, compares b with b",
         ),
-        ({"is_same": np.array([True, None], dtype=object)}, "not a readable pack"),
+        ({"is_same": np.array([True, None], dtype=object)}, "cannot be read as a pack"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(change: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:

@@ -333,7 +333,7 @@ def test_wrong_contents_are_named(tmp_path: Path, content: object, says: str) ->
 
 
 def test_another_kind_of_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="another kind of file"):
+    with pytest.raises(DataError, match="damaged or of another kind"):
         read_pair_pack(written(tmp_path, b"PK\x03\x04 a zip"))
     with pytest.raises(FileNotFoundError):
         read_pair_pack(tmp_path / "absent.bin")

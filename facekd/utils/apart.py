@@ -1,0 +1,57 @@
+"""Runs a function in a process of its own, with limits, because a parser in C may crash or take all memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from facekd.errors import DataError
+
+MEGABYTES, SECONDS = 4096, 120
+CODE = """
+import importlib, json, resource, sys
+module, name, megabytes, seconds = sys.argv[1:5]
+resource.setrlimit(resource.RLIMIT_AS, (int(megabytes) << 20,) * 2)
+resource.setrlimit(resource.RLIMIT_CPU, (int(seconds),) * 2)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+from facekd.errors import FacekdError
+try:
+    result = {"value": getattr(importlib.import_module(module), name)(*sys.argv[5:])}
+except FacekdError as error:
+    result = {"error": str(error)}
+print(json.dumps(result))
+"""
+
+
+def run_apart(module: str, name: str, path: str, expected: str) -> Any:
+    """Calls a function that reads a file in another process; returns its result, which goes through JSON.
+
+    Not through a pickle, because the file may have taken over the process that parsed it.
+
+    Args:
+        module, name: where the function is, and its name; it takes the path, as text.
+        path: the file.
+        expected: what the file should be, for the message.
+
+    Raises:
+        DataError: the function raised a FacekdError, or its process crashed or went beyond its limits.
+    """
+    command = [sys.executable, "-c", CODE, module, name, str(MEGABYTES), str(SECONDS), path]
+    # Threads of a linear algebra library would only reserve memory.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    try:
+        result = json.loads(done.stdout)
+    except ValueError:
+        met = done.stderr.decode(errors="replace").strip().splitlines()
+        why = f"signal {-done.returncode}" if done.returncode < 0 else met[-1] if met else f"status {done.returncode}"
+        raise DataError(
+            f"{path}: cannot be read as {expected}: its parser ended with {why}; the file is damaged, or made to do "
+            "harm"
+        ) from None
+    if "error" in result:
+        raise DataError(result["error"])
+    return result["value"]

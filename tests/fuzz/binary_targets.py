@@ -1,0 +1,247 @@
+"""Lists the readers of binary files: packs, caches, arrays, archives, checkpoints, images."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from data_prep.inspection.identity_findings import load_embeddings
+from data_prep.pairs.agedb import read_agedb_protocol
+from data_prep.sources.image_sources import open_source
+from evaluation.kept_arrays import read_kept, write_kept
+from evaluation.sets.embedding_rows import NpyRows
+from facekd.checkpoints.checkpoint import read_checkpoint
+from facekd.checkpoints.import_insightface import read_state_dict
+from facekd.data.datasets.record_pack import open_record_pack
+from facekd.data.pair_packs.npz_file import write_native_pair_pack
+from facekd.data.pair_packs.pair_pack import PairPack, decode_images
+from facekd.data.pair_packs.reading import read_pair_pack
+from facekd.data.recordio import Header, pack
+from facekd.images.decoding import decode_rgb
+from facekd.teacher.cache_file import TeacherCache
+from facekd.utils.array_cache import load_cached, save_cached
+from tests.fuzz.target import Target
+
+MAGIC = (0xCED7230A).to_bytes(4, "little")
+CACHED = {"labels": np.arange(40, dtype=np.int64), "keys": np.arange(7, dtype=np.uint32)[:, None]}
+
+
+def encoded(suffix: str = ".jpg", size: int = 8) -> bytes:
+    """Encodes a small picture."""
+    picture = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    return cv2.imencode(suffix, picture)[1].tobytes()
+
+
+def record(label: Any, content: bytes, key: int) -> bytes:
+    """Returns the bytes of a record that needs no splitting."""
+    payload = pack(Header(0, label, key, 0), content)
+    return MAGIC + len(payload).to_bytes(4, "little") + payload + bytes(-len(payload) % 4)
+
+
+def rec_seeds() -> list[bytes]:
+    """Returns an im2rec file and one of InsightFace's layout, without .idx."""
+    image = encoded()
+    plain = b"".join(record(float(key % 2), image, key) for key in range(4))
+    # InsightFace numbers records from 0 only by its .idx, so without one this is a file of odd records.
+    people = [record(np.array([1.0, 3.0]), b"", 5), record(np.array([3.0, 5.0]), b"", 6)]
+    return [plain, plain + b"".join(people) + record(np.array([5.0, 7.0]), b"", 0)]
+
+
+def _idx_seeds() -> list[bytes]:
+    lengths = np.cumsum([0, *(len(record(0.0, encoded(), 0)) for _ in range(3))])
+    return ["".join(f"{key}\t{offset}\n" for key, offset in enumerate(lengths)).encode()]
+
+
+def _read_pack(path: Path) -> list[tuple[bytes, int]]:
+    found = open_record_pack(path.with_name("train.rec"), "fail")
+    labels = found.labels().tolist()
+    images = [found.read_image(image) for image in range(min(found.num_images, 50))]
+    assert labels[: len(images)] == [label for _, label in images]
+    return images
+
+
+def _check_records(content: bytes, images: list[tuple[bytes, int]]) -> None:
+    """Every image returned must lie in the file as it is, split records aside."""
+    for image, _ in images:
+        assert MAGIC in content
+        assert image in content or len(content) > len(image)
+
+
+def _cache_seeds() -> list[bytes]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cache"
+        save_cached(path, {"stamp": [1, 2]}, CACHED)
+        return [path.read_bytes()]
+
+
+def _check_cache(_: bytes, found: Any) -> None:
+    """A damaged cache is read as none, never as other values."""
+    if found is not None:
+        for name, array in CACHED.items():
+            np.testing.assert_array_equal(found[1][name], array)
+
+
+def _kept_seeds() -> list[bytes]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kept.npy"
+        write_kept(path, np.arange(12, dtype=np.float32).reshape(3, 4))
+        return [path.read_bytes()]
+
+
+def _check_kept(_: bytes, found: Any) -> None:
+    """A damaged array is read as none, never as other values."""
+    if found is not None:
+        np.testing.assert_array_equal(found, np.arange(12, dtype=np.float32).reshape(3, 4))
+
+
+def _bin_seeds() -> list[bytes]:
+    images = [encoded(".png", 4) for _ in range(4)]
+    arrays = [np.frombuffer(image, np.uint8) for image in images]
+    forms: list[Any] = [
+        (images, [True, False]),
+        (arrays, np.array([True, False]).tolist()),
+        (images, [np.True_, np.False_]),
+    ]
+    return [pickle.dumps(form, protocol) for form in forms for protocol in (2, 4)]
+
+
+def _npz_seeds() -> list[bytes]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pack.npz"
+        write_native_pair_pack(path, PairPack([encoded(".png", 4)] * 4, np.array([True, False])))
+        return [path.read_bytes()]
+
+
+def _read_pairs(path: Path) -> int:
+    found = read_pair_pack(path)
+    decode_images(found.images[:2], source=path)
+    return len(found)
+
+
+def _npy_seeds() -> list[bytes]:
+    seeds = []
+    for dtype in (np.float32, np.float16, np.float64):
+        stream = io.BytesIO()
+        np.save(stream, np.ones((4, 8), dtype))
+        seeds.append(stream.getvalue())
+    return seeds
+
+
+def _tar_seeds() -> list[bytes]:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for number in range(2):
+            for suffix, content in ((".jpg", encoded()), (".cls", str(number).encode())):
+                member = tarfile.TarInfo(f"{number:06d}{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return [stream.getvalue()]
+
+
+def _read_source(path: Path) -> int:
+    source = open_source(path)
+    return sum(len(source.read(image)) for image in range(min(len(source.labels), 20)))
+
+
+def _mat_seeds() -> list[bytes]:
+    from scipy.io import savemat
+
+    def face(name: str) -> np.ndarray:
+        return np.array([[(name, 20)]], dtype=[("name", object), ("age", object)])
+
+    names = np.empty((2, 2), dtype=object)
+    for place, name in zip(np.ndindex(2, 2), ("1_Ann_30", "2_Bob_30", "1_Ann_60", "3_Cid_60"), strict=True):
+        names[place] = face(name)
+    cell = np.empty((1, 1), dtype=object)
+    cell[0, 0] = np.array([[(names, np.array([[1.0, -1.0]]))]], dtype=[("faces", object), ("labels", object)])
+    stream = io.BytesIO()
+    savemat(stream, {"splits": cell})
+    return [stream.getvalue()]
+
+
+def _teacher_seeds() -> list[bytes]:
+    import json
+
+    trailer = json.dumps(
+        {
+            "format": "facekd-teacher-cache",
+            "version": 1,
+            "teacher": {"embedding_size": 4, "fingerprint": "f", "normalized": False, "preprocessing": {}},
+            "data": {"num_images": 3, "num_classes": 2},
+            "replaced": [],
+        }
+    ).encode()
+    return [np.ones(3 * 2 * 4, "<f2").tobytes() + trailer + f"{len(trailer):016x}".encode() + b"facekd teacher\n\n"]
+
+
+def _checkpoint_seeds() -> list[bytes]:
+    stream = io.BytesIO()
+    content = {"format": "facekd-checkpoint", "version": 1, "config": {"backbone": {"name": "mobilefacenet"}}}
+    torch.save({**content, "backbone": {"weight": torch.ones(2, 2)}}, stream)
+    return [stream.getvalue()]
+
+
+def _state_seeds() -> list[bytes]:
+    seeds = []
+    for zipped in (True, False):
+        stream = io.BytesIO()
+        torch.save({"conv1.weight": torch.ones(2, 2)}, stream, _use_new_zipfile_serialization=zipped)
+        seeds.append(stream.getvalue())
+    return seeds
+
+
+TARGETS = [
+    Target("rec", "train.rec", _read_pack, rec_seeds, _check_records),
+    Target(
+        "idx",
+        "train.idx",
+        _read_pack,
+        _idx_seeds,
+        prepare=lambda folder: (folder / "train.rec").write_bytes(rec_seeds()[0]) and None,
+        is_named=False,  # the .rec may be named instead
+    ),
+    Target(
+        "cache",
+        "cache",
+        lambda path: load_cached(path, {"stamp": [1, 2]}),
+        _cache_seeds,
+        _check_cache,
+    ),
+    Target("pairs_bin", "pack.bin", _read_pairs, _bin_seeds),
+    Target("pairs_npz", "pack.npz", _read_pairs, _npz_seeds),
+    Target("npy", "embeddings.npy", lambda path: load_embeddings(path, 4), _npy_seeds),
+    Target("npy_rows", "embeddings.npy", lambda path: NpyRows(path, None, False, 4).read(0, 4), _npy_seeds),
+    Target("npy_kept", "kept.npy", read_kept, _kept_seeds, _check_kept),
+    Target("tar", "train.tar", _read_source, _tar_seeds),
+    Target("mat", "agedb.mat", read_agedb_protocol, _mat_seeds, copies=2),
+    Target("teacher_cache", "teacher.cache", lambda path: TeacherCache(path).lookup_both(np.arange(3)), _teacher_seeds),
+    Target("checkpoint", "model.pt", read_checkpoint, _checkpoint_seeds),
+    Target("state_dict", "backbone.pth", read_state_dict, _state_seeds),
+    Target(
+        "jpeg",
+        "a.jpg",
+        lambda path: decode_rgb(path.read_bytes()),
+        lambda: [encoded(), encoded(size=40)],
+        is_named=False,
+    ),
+    Target(
+        "png",
+        "a.png",
+        lambda path: decode_rgb(path.read_bytes()),
+        lambda: [encoded(".png"), encoded(".bmp")],
+        is_named=False,
+    ),
+]

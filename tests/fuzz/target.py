@@ -1,0 +1,131 @@
+"""Says what a fuzz target is, and what a reader of foreign bytes may do with them.
+
+A reader returns, or raises an error meant for the user. Anything else, a crash, a hang, a traceback or memory far
+beyond the size of the file, is a fault of facekd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facekd.errors import FacekdError
+
+
+@dataclass(frozen=True)
+class Target:
+    """Names a reader and what it is fed.
+
+    Attributes:
+        name: name of the target.
+        file_name: name that the bytes get in an empty folder; its suffix matters to some readers.
+        read: called with the path of that file.
+        seeds: makes valid files of the kind, from which mutations start.
+        check: an oracle, called with the bytes and what `read` returned; raises AssertionError if they disagree.
+        prepare: fills the folder with what belongs beside the file.
+        copies: damaged copies that the default suite reads; few for a slow reader.
+        is_named: whether errors must name the file; False where the reader gets text and no path.
+    """
+
+    name: str
+    file_name: str
+    read: Callable[[Path], Any]
+    seeds: Callable[[], list[bytes]]
+    check: Callable[[bytes, Any], None] | None = None
+    prepare: Callable[[Path], None] | None = None
+    copies: int = 150
+    is_named: bool = True
+
+
+class TargetRunner:
+    """Feeds one target with bytes, in a folder of its own in memory where the system has one."""
+
+    def __init__(self, target: Target) -> None:
+        shm = Path("/dev/shm")
+        self.target = target
+        self.folder = Path(tempfile.mkdtemp(prefix="facekd-fuzz-", dir=shm if shm.is_dir() else None))
+        if target.prepare is not None:
+            target.prepare(self.folder)
+
+    def feed(self, content: bytes) -> bool:
+        """Reads the bytes; returns whether the reader accepted them.
+
+        Raises:
+            AssertionError: the oracle disagrees, or an error is no message for people.
+            Exception: what the reader should have turned into a message.
+        """
+        path = self.folder / self.target.file_name
+        path.write_bytes(content)
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):
+                result = self.target.read(path)
+        except FacekdError as error:
+            # What a terminal would obey is escaped where errors are printed; which file it was must be said.
+            assert str(error).strip(), "an error without a message"
+            assert not self.target.is_named or path.name in str(error), f"does not name the file: {error}"
+            return False
+        except OSError as error:
+            # The operating system's own errors reach the user with the name of the file.
+            if error.filename is None:
+                raise
+            return False
+        if self.target.check is not None:
+            self.target.check(content, result)
+        return True
+
+    def close(self) -> None:
+        """Removes the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> TargetRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def mutations(seeds: list[bytes], count: int, seed: int = 0) -> Iterator[bytes]:
+    """Yields `count` damaged copies of the seeds: flipped bits, other bytes, cuts, repeats, splices, large numbers."""
+    import random
+
+    random_state = random.Random(seed)
+    for _ in range(count):
+        content = bytearray(random_state.choice(seeds))
+        for _ in range(random_state.choice((1, 1, 1, 2, 4))):
+            _damage(content, seeds, random_state)
+        yield bytes(content)
+
+
+def _damage(content: bytearray, seeds: list[bytes], random_state: Any) -> None:
+    if not content:
+        content.extend(random_state.randbytes(8))
+        return
+    place = random_state.randrange(len(content))
+    length = random_state.randrange(1, 9)
+    kind = random_state.randrange(8)
+    if kind == 0:
+        content[place] ^= 1 << random_state.randrange(8)
+    elif kind == 1:
+        content[place : place + length] = random_state.randbytes(length)
+    elif kind == 2:
+        del content[place:]
+    elif kind == 3:
+        del content[place : place + length]
+    elif kind == 4:
+        content[place:place] = content[place : place + 8 * length]
+    elif kind == 5:
+        other = random_state.choice(seeds)
+        start = random_state.randrange(len(other) or 1)
+        content[place : place + 8 * length] = other[start : start + 8 * length]
+    elif kind == 6:
+        content[place : place + 4] = random_state.choice((b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80"))
+    else:
+        content[place : place + 1] = random_state.choice(
+            (b"9" * 30, b"-1", b"1e308", b"nan", b"\n", b"\t", b"\x1b[31m")
+        )
