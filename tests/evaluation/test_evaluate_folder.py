@@ -318,7 +318,7 @@ def test_options_of_a_model_are_refused_beside_given_embeddings(
         ({"names": ["a/1.png"] * 2, "embeddings": np.ones((2, 3))}, "names a/1.png twice"),
         ({"names": ["a/1.png"], "embeddings": np.ones((2, 3))}, "expected text .M,. and real numbers"),
         ({"names": [1, 2], "embeddings": np.ones((2, 3))}, "expected text"),
-        ({"embeddings": np.ones((2, 3))}, "is not a .npz of `names` and `embeddings`"),
+        ({"embeddings": np.ones((2, 3))}, "holds no names; write it by np.savez"),
     ],
 )
 def test_given_embeddings_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict, message: str) -> None:

@@ -173,7 +173,7 @@ def test_column_major_files_are_read_too(tmp_path):
         (np.zeros((3, 4), np.int64), "expected real numbers"),
         (np.zeros(3), "expected real numbers"),
         (np.zeros((2, 4)), "holds 2 rows; expected 3, one for each image that the set lists"),
-        (b"no numbers", "not a whole .npy file"),
+        (b"no numbers", "cannot be read as a .npy file of numbers"),
     ],
 )
 def test_a_file_that_holds_no_such_embeddings_is_refused(tmp_path, content, message):
