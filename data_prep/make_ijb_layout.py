@@ -200,7 +200,19 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="PX",
         help="side of a generated face (default %(default)s)",
     )
-    # Sets of the published size, with drawn embeddings.
+    _add_full_size_options(parser)
+    add("--seed", type=SEED, default=0, help="random seed (default %(default)s)")
+    # How it is written.
+    add("--workers", type=PROCESSES, metavar="N", help="processes that write images (default: one per core)")
+    add("--overwrite", action="store_true", help="replace a layout that this command wrote there")
+    arguments = parser.parse_args(argv)
+    _check(parser, arguments)
+    return arguments
+
+
+def _add_full_size_options(parser: CommandParser) -> None:
+    """Adds the options of sets of the published size, with drawn embeddings in place of images."""
+    add = parser.add_argument
     add("--full-size", action="store_true", help="the published size, with drawn embeddings in place of images")
     add(
         "--fraction",
@@ -222,13 +234,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default="float32",
         help="with --full-size: number type (default %(default)s)",
     )
-    add("--seed", type=SEED, default=0, help="random seed (default %(default)s)")
-    # How it is written.
-    add("--workers", type=PROCESSES, metavar="N", help="processes that write images (default: one per core)")
-    add("--overwrite", action="store_true", help="replace a layout that this command wrote there")
-    arguments = parser.parse_args(argv)
-    _check(parser, arguments)
-    return arguments
 
 
 def _check(parser: CommandParser, arguments: argparse.Namespace) -> None:
