@@ -186,7 +186,7 @@ def renumber(images: list[ListedImage]) -> list[ListedImage]:
 
 
 def _is_key(text: str) -> bool:
-    text = text.strip()
+    text = text.strip(" ")
     return text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
 
 
@@ -249,7 +249,7 @@ def labels_from_key_list(pack: RecordPack, path: Path) -> tuple[np.ndarray, list
     """
     # The path of each key.
     path_of: dict[int, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n"), start=1):
+    for number, line in enumerate(read_text_file(path, has_file_names=True).split("\n"), start=1):
         key, _, rest = line.rstrip("\r").partition("\t")
         name = rest.partition("\t")[0]
         if not line.strip():
