@@ -94,12 +94,13 @@ def _read_lfw(path: Path, rows: Rows) -> PairList:
 
     # What the first line announces must be there, in its order.
     num_folds, per_kind = folds
-    expected = np.tile(np.repeat([True, False], per_kind), num_folds)
-    if len(names) != len(expected):
+    announced = 2 * num_folds * per_kind
+    if len(names) != announced:
         raise DataError(
             f"{path}: its first line announces {num_folds} folds of {per_kind} genuine and {per_kind} impostor pairs, "
-            f"so {len(expected):,} in all, but it lists {len(names):,}; the file is cut short or its first line wrong"
+            f"so {announced:,} in all, but it lists {len(names):,}; the file is cut short or its first line wrong"
         )
+    expected = np.tile(np.repeat([True, False], per_kind), num_folds)
     if not np.array_equal(is_same, expected):
         first = int(np.argmax(np.array(is_same) != expected))
         raise DataError(
@@ -205,4 +206,4 @@ def _split(line: str) -> list[str]:
 
 
 def _is_count(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+    return text.isascii() and text.isdigit() and len(text) <= 18

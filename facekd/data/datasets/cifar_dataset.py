@@ -1,27 +1,28 @@
-"""Reads CIFAR-10 and CIFAR-100 as they are distributed: folders of Python pickles, checked and read by torchvision.
+"""Reads CIFAR-10 and CIFAR-100 as they are distributed: folders of Python pickles with known md5.
 
-A pickle can run code when it is read, so a file is read only if its md5 is known. torchvision has the md5 of the
-official files; a set made by `facekd data synthesize-classification` has its own in `generated.json`. Anyone can write
-such a list, so the files of a generated set are also searched for anything but arrays.
+torchvision has the md5 of the official files; a set made by `facekd data synthesize-classification` has its own in
+`generated.json`. Anyone can write such a list, and a pickle can run code when it is read, so all files are read by the
+unpickler of verification packs, which knows only inert stand-ins for numpy's classes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from facekd.data.datasets.face_dataset import put_into
+from facekd.data.pair_packs.unpickler import ArrayStandIn, RefusedGlobalError, load_pairs
 from facekd.errors import DataError
 from facekd.images.crops import ResizedCrop, cut_and_scale
 from facekd.utils.files import read_json
+from facekd.utils.foreign import reading, shown
 
 Split = Literal["train", "test"]
 CIFAR_SIZE = 32
@@ -29,14 +30,7 @@ CIFAR_FOLDERS = {"cifar-100": "cifar-100-python", "cifar-10": "cifar-10-batches-
 GENERATED = "generated.json"  # describes a generated set
 GENERATED_FORMAT = "facekd-generated-classification"
 _META_FILES = {"meta": "cifar-100", "batches.meta": "cifar-10"}
-# The only names in a pickle of a dictionary of lists and arrays.
-_HARMLESS = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),
-}
+ROW_BYTES = 3 * CIFAR_SIZE**2
 
 
 class CifarDataset:
@@ -70,12 +64,9 @@ class CifarDataset:
         self.name = f"{folder} ({split}; {origin})"
         self.warnings: list[str] = []
         self.image_size = image_size
-        self.identities: list[str] = list(read.classes)
+        self.identities: list[str] = read.classes
         self.num_classes = len(self.identities)
-        self._images: NDArray[np.uint8] = read.data
-        self._labels = np.asarray(read.targets, dtype=np.int64)
-        if len(self._labels) == 0 or self._labels.min() < 0 or self._labels.max() >= self.num_classes:
-            raise DataError(f"{self.name}: labels are not from 0 to {self.num_classes - 1}, or there are none")
+        self._images, self._labels = read.images, read.labels
         self._split = split
 
     @property
@@ -147,27 +138,69 @@ def _readers() -> dict[str, Any]:
     return {"cifar-10": CIFAR10, "cifar-100": CIFAR100}
 
 
-def _read(folder: Path, split: Split) -> tuple[Any, bool]:
-    """Returns torchvision's data set, and whether it is a generated one."""
-    # Check the files before any is read.
+class _Cifar(NamedTuple):
+    """Holds images uint8 (N, 32, 32, 3), labels int64 (N,), and the names of the classes."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: list[str]
+
+
+def _read(folder: Path, split: Split) -> tuple[_Cifar, bool]:
+    """Returns the set, and whether it is a generated one."""
+    # Read and check every file once; what is parsed is what was checked.
     kind = cifar_kind(folder)
     md5_of = cifar_files(kind)
     generated = _generated_md5(folder)
-    _check_files(folder, md5_of if generated is None else {name: generated.get(name, "") for name in md5_of}, generated)
-    # Have torchvision read them; for a generated set it must expect other md5 sums.
+    known = md5_of if generated is None else {name: generated.get(name, "") for name in md5_of}
+    contents = {name: _checked(folder / name, md5, generated is not None) for name, md5 in known.items()}
+    # Parse them: no class of numpy sees what they hold.
     reader = _readers()[kind]
-    known = md5_of if generated is None else generated
-    attributes: dict[str, Any] = {
-        "base_folder": folder.absolute().name,
-        "train_list": [[name, known[name]] for name, _ in reader.train_list],
-        "test_list": [[name, known[name]] for name, _ in reader.test_list],
-        "meta": {**reader.meta, "md5": known[reader.meta["filename"]]},
-    }
+    meta_name, batch_list = reader.meta["filename"], reader.train_list if split == "train" else reader.test_list
+    parts, labels = [], []
+    with reading(folder, f"the files of {kind}", remedy="unpack the data set again"):
+        meta = _load(contents[meta_name], folder / meta_name)
+        classes = [_text(name) for name in _field(meta, reader.meta["key"], folder / meta_name)]
+        for name, _ in batch_list:
+            batch = _load(contents[name], folder / name)
+            data = _field(batch, "data", folder / name)
+            parts.append(_pixels(data.resolve() if isinstance(data, ArrayStandIn) else data, folder / name))
+            labels += _field(batch, "fine_labels" if kind == "cifar-100" else "labels", folder / name)
+            if len(labels) != sum(len(part) for part in parts):
+                raise DataError(f"{folder / name}: holds {len(parts[-1]):,} images and another number of labels")
+    if not all(type(label) is int and 0 <= label < len(classes) for label in labels) or not labels:
+        raise DataError(f"{folder}: labels are not whole numbers from 0 to {len(classes) - 1}, or there are none")
+    return _Cifar(np.concatenate(parts), np.array(labels, dtype=np.int64), classes), generated is not None
+
+
+def _load(content: bytes, file: Path) -> Any:
     try:
-        read = type(reader.__name__, (reader,), attributes)(folder.absolute().parent, train=split == "train")
-    except (RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise DataError(f"{folder}: does not read as {kind}: {error}") from error
-    return read, generated is not None
+        return load_pairs(content)
+    except RefusedGlobalError as error:
+        raise DataError(
+            f"{file}: refused, because it asks for {shown(error)}, which CIFAR does not need and which could run code"
+        ) from None
+
+
+def _field(content: Any, name: str, file: Path) -> Any:
+    """Returns a value of a file's dictionary, whose keys are bytes if Python 2 wrote it."""
+    if isinstance(content, dict):
+        for key in (name, name.encode()):
+            if key in content:
+                return content[key]
+    raise DataError(f"{file}: holds no {name!r}; expected a dictionary of CIFAR's")
+
+
+def _pixels(data: Any, file: Path) -> NDArray[np.uint8]:
+    """Returns rows of 3 x 32 x 32 bytes, planes of red, green and blue, as images (N, 32, 32, 3)."""
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != ROW_BYTES:
+        found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
+        raise DataError(f"{file}: its data are {found}; expected uint8 (N, {ROW_BYTES})")
+    return np.ascontiguousarray(data.reshape(-1, 3, CIFAR_SIZE, CIFAR_SIZE).transpose(0, 2, 3, 1))
+
+
+def _text(name: Any) -> str:
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
 
 
 def _generated_md5(folder: Path) -> dict[str, str] | None:
@@ -185,34 +218,16 @@ def _generated_md5(folder: Path) -> dict[str, str] | None:
         raise DataError(f"{file}: not {what} ({error}); {remedy}") from error
 
 
-def _check_files(folder: Path, md5_of: dict[str, str], generated: dict[str, str] | None) -> None:
-    for name, md5 in md5_of.items():
-        file = folder / name
-        if not file.is_file():
-            raise DataError(f"{file}: missing; unpack the data set again (facekd never downloads it)")
-        found = hashlib.md5(file.read_bytes()).hexdigest()
-        if found != md5:
-            whose = f"the md5 that {GENERATED} lists" if generated is not None else "the official md5"
-            raise DataError(
-                f"{file}: damaged, or another file: its md5 is {found}, {whose} is {md5 or '(none)'}. Unpack the data "
-                "set again, or generate one: `facekd data synthesize-classification --help`"
-            )
-        if generated is not None:
-            _refuse_code(file)
-
-
-class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _HARMLESS:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return super().find_class(module, name)
-
-
-def _refuse_code(file: Path) -> None:
-    with file.open("rb") as stream:
-        try:
-            _ArraysOnly(stream, encoding="latin1").load()
-        except Exception as error:  # a damaged pickle can raise anything
-            raise DataError(
-                f"{file}: refused, because it holds more than arrays and lists, and reading it could run code ({error})"
-            ) from error
+def _checked(file: Path, md5: str, is_generated: bool) -> bytes:
+    """Returns the content of a file if its md5 is as known."""
+    if not file.is_file():
+        raise DataError(f"{file}: missing; unpack the data set again (facekd never downloads it)")
+    content = file.read_bytes()
+    found = hashlib.md5(content).hexdigest()
+    if found != md5:
+        whose = f"the md5 that {GENERATED} lists" if is_generated else "the official md5"
+        raise DataError(
+            f"{file}: damaged, or another file: its md5 is {found}, {whose} is {shown(md5) or '(none)'}. Unpack the "
+            "data set again, or generate one: `facekd data synthesize-classification --help`"
+        )
+    return content

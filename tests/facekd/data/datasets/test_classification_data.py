@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
+import shutil
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -89,25 +92,74 @@ def test_a_damaged_or_missing_file_is_named(cifar_100: Path, tmp_path: Path) -> 
         CifarDataset(tmp_path)
 
 
-def test_a_pickle_that_could_run_code_is_never_read(cifar_100: Path, tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple:
-            return os.mkdir, (str(tmp_path / "it ran"),)
-
-    import hashlib
-
-    folder = tmp_path / "cifar-100-python"
-    folder.mkdir()
-    for file in (cifar_100 / "cifar-100-python").iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    content = pickle.dumps({"data": Evil(), "fine_labels": [0]}, protocol=2)
-    (folder / "train").write_bytes(content)
-    listed = json.loads((folder / "generated.json").read_text())
+def with_training_file(generated: Path, folder: Path, content: bytes) -> Path:
+    """Copies a generated set and puts a stranger's file in it, under the md5 that the set lists for itself."""
+    copy = folder / "cifar-100-python"
+    shutil.copytree(generated / "cifar-100-python", copy)
+    (copy / "train").write_bytes(content)
+    listed = json.loads((copy / "generated.json").read_text())
     listed["md5"]["train"] = hashlib.md5(content).hexdigest()
-    (folder / "generated.json").write_text(json.dumps(listed))
-    with pytest.raises(DataError, match=r"could run code \(it names \w+\.mkdir\)"):
+    (copy / "generated.json").write_text(json.dumps(listed))
+    return copy
+
+
+def pickled(data: Any, labels: Any) -> bytes:
+    return pickle.dumps({"data": data, "fine_labels": labels}, protocol=2)
+
+
+class Evil:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, ("it ran",)
+
+
+# numpy's own dtype would take these bytes for pointers to objects.
+POINTERS = (
+    b"\x80\x02}(X\x04\0\0\0datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\x01b\x87R"
+    b"(K\x01K\x01M\0\x0c\x86cnumpy\ndtype\nU\x02O8K\0K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff"
+    b"K\x3ft\x89T\0\x60\0\0" + b"A" * 8 * 3072 + b"tbX\x0b\0\0\0fine_labels]K\0au."
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickled(Evil(), [0]), r"asks for \w+\.mkdir.* could run code"),
+        (POINTERS, "cannot be read as the files of cifar-100|its data are"),
+        (
+            pickled(np.zeros((1, 3072), np.uint8), [100]),
+            "labels are not whole",
+        ),
+        (
+            pickled(np.zeros((2, 3072), np.uint8), [0]),
+            "another number of labels",
+        ),
+        (pickled(np.zeros((1, 3072), np.int8), [0]), "its data are int8"),
+        (pickle.dumps([1, 2], protocol=2), "holds no 'data'"),
+        (b"\x80\x02}(", "cannot be read as the files of cifar-100"),
+    ],
+)
+def test_a_pickle_of_a_stranger_is_read_without_harm(
+    content: bytes, message: str, cifar_100: Path, tmp_path: Path
+) -> None:
+    folder = with_training_file(cifar_100, tmp_path, content)
+    with pytest.raises(DataError, match=message):
         CifarDataset(folder)
-    assert not (tmp_path / "it ran").exists()
+    assert not Path("it ran").exists()
+
+
+def test_a_pickle_as_python_2_wrote_it_is_read(cifar_100: Path, tmp_path: Path) -> None:
+    # The official files: byte strings for keys and names, arrays of numpy.core.
+    data = bytes(range(256)) * 12
+    content = (
+        b"\x80\x02}q\x01(U\x04dataq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\0\x85U\x01b\x87R"
+        b"(K\x01K\x01M\0\x0c\x86cnumpy\ndtype\nU\x02u1K\0K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff"
+        b"K\0tb\x89T\0\x0c\0\0" + data + b"tbU\x0bfine_labels]K\x03aU\tfilenames]U\x05a.pngau."
+    )
+    found = CifarDataset(with_training_file(cifar_100, tmp_path, content))
+    images, labels = found.load(np.array([0]))
+    np.testing.assert_array_equal(images[0], np.frombuffer(data, np.uint8).reshape(3, 32, 32).transpose(1, 2, 0))
+    assert labels.tolist() == [3]
+    assert pickle.loads(content, encoding="latin1")["data"].tobytes() == data
 
 
 def test_generating_twice_keeps_what_is_there(cifar_100: Path, capsys: pytest.CaptureFixture[str]) -> None:
