@@ -12,13 +12,13 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from facekd.errors import ImageError, ImageSizeError
+from facekd.images.announced_size import check_announced_size
 from facekd.images.heif import decode_heif, is_heif
 from facekd.images.jpeg import JPEG_END, JPEG_START, exif_orientation, jpeg_segments
 
 JFIF_SEGMENT, TABLES_SEGMENT = b"\xff\xe0\x00\x10", b"\xff\xdb"
 START_OF_SCAN = 0xDA
 PIXEL_MARKERS = range(0xD0, 0xDA)
-MAX_PIXELS = 2**30  # the limit of OpenCV: a few hostile bytes can announce an image of gigabytes
 
 
 def decode_rgb(data: bytes | bytearray | memoryview, exif: bool = True) -> NDArray[np.uint8]:
@@ -32,18 +32,18 @@ def decode_rgb(data: bytes | bytearray | memoryview, exif: bool = True) -> NDArr
         exif: whether to turn the image upright as its Exif data say.
 
     Raises:
-        ImageError: there are no bytes, the format is unknown, the file is cut short, or the decoder met damage in a
+        ImageError: there are no bytes, the format is unknown, the file is cut short, it announces far more pixels than
+            its bytes can hold (see `announced_size`), or the decoder met damage in a
             JPEG (libjpeg alone would invent the pixels from there on and print a warning). JPEG has no checksums, so
             damage that happens to decode is not noticed.
     """
+    check_announced_size(data)
     if is_heif(data):
         return decode_heif(data, exif)
     if data[:2] == JPEG_START:
         try:
-            height, width, *_ = simplejpeg.decode_jpeg_header(data)
-            if int(height) * int(width) <= MAX_PIXELS:
-                pixels = simplejpeg.decode_jpeg(data, "RGB")
-                return _turn_upright(pixels, _orientation(data)) if exif else pixels
+            pixels = simplejpeg.decode_jpeg(data, "RGB")
+            return _turn_upright(pixels, _orientation(data)) if exif else pixels
         except ValueError as error:
             _refuse_damage(data, str(error))
     return _decode_by_opencv(data, exif)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from facekd.errors import ConfigError, FacekdError
 from facekd.utils.files import read_text_file, require_regular_file
+from facekd.utils.foreign import shown
 from facekd.utils.suggestions import did_you_mean, nearest, verb_of_keys, why_no_config
 
 Config = TypeVar("Config")
@@ -225,6 +226,7 @@ def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds no configuration; expected lines such as `output: runs/mine`")
+    _check_keys(path, content)
     verb = verb_of_keys([str(key) for key in content], [item.name for item in fields(config_class)])
     if verb is not None and verb != prog:
         raise ConfigError(f"{path} is a configuration of `{verb}`, not of `{prog}`; run `{verb} {path}`")
@@ -236,6 +238,16 @@ def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:
         if "entries" in item.metadata:
             _check_entries(path, item.name, found, item.metadata["entries"])
     return content
+
+
+def _check_keys(path: Path, section: dict[Any, Any], place: str = "") -> None:
+    """Refuses keys that YAML does not read as text, such as 5, null and yes."""
+    for key, value in section.items():
+        if not isinstance(key, str):
+            where = f" below {shown(place)}" if place else ""
+            raise ConfigError(f"{path}: the key {shown(key)}{where} is no text: a key is a name; write it in quotes")
+        if isinstance(value, dict):
+            _check_keys(path, value, f"{place}.{key}" if place else key)
 
 
 def _check_entries(path: Path, name: str, found: Any, entry_class: type) -> None:

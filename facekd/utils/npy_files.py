@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from facekd.errors import DataError
 from facekd.utils.files import require_regular_file
-from facekd.utils.foreign import reading
+from facekd.utils.foreign import reading, shown
 
 
 def read_npy(path: str | os.PathLike[str], remedy: str, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
@@ -47,4 +47,12 @@ def read_npz(path: str | os.PathLike[str], remedy: str) -> dict[str, np.ndarray]
         if isinstance(archive, np.ndarray):
             raise DataError(f"{os.fspath(path)}: is one array (.npy); expected an archive (.npz)")
         with archive:
-            return {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
+    return only_arrays(path, arrays)
+
+
+def only_arrays(path: str | os.PathLike[str], members: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Refuses an archive in which a member is no array: numpy returns the bytes of a file of another kind."""
+    if odd := [name for name, value in members.items() if not isinstance(value, np.ndarray)]:
+        raise DataError(f"{os.fspath(path)}: {shown(odd[0])} in it is no array of numbers; the file is damaged")
+    return members

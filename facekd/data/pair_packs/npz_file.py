@@ -18,6 +18,7 @@ from facekd.data.pair_packs.people import contradicted_labels, describe_contradi
 from facekd.errors import DataError
 from facekd.utils.files import atomic_open
 from facekd.utils.foreign import reading
+from facekd.utils.npy_files import only_arrays
 
 FORMAT, VERSION = "facekd-pair-pack", 1
 MAX_UNPACKED_RATIO, FREE_UNPACKED_BYTES = 4, 64 << 20
@@ -65,7 +66,7 @@ def parse_native_pair_pack(content: bytes, where: str) -> PairPack:
     with reading(where, "a pack of facekd"):
         _check_sizes(content, where)
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+            arrays = only_arrays(where, {name: archive[name] for name in archive.files})
     # It must be a pack of this version.
     missing = {"format", "version", "data", "offsets", "is_same"} - arrays.keys()
     if missing or str(arrays["format"]) != FORMAT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -137,12 +138,34 @@ def test_padding_between_the_segments_is_harmless():
     np.testing.assert_array_equal(decode_rgb(data[:tables] + b"\0\0\0" + data[tables:]), decode_rgb(data))
 
 
-def test_a_header_of_gigabytes_is_refused_before_they_are_asked_for():
-    data = bytearray(saved(photo_of(), format="JPEG"))
-    frame = data.index(b"\xff\xc0")
-    data[frame + 5 : frame + 9] = (65500).to_bytes(2, "big") * 2
-    with pytest.raises(ImageError, match="do not decode as an image"):
-        decode_rgb(bytes(data))
+def announcing(side: int, **options) -> bytes:
+    """A small image whose header announces `side` x `side` pixels."""
+    data = bytearray(saved(photo_of(), **options))
+    if options["format"] == "JPEG":
+        frame = data.index(b"\xff\xc0")
+        data[frame + 5 : frame + 9] = side.to_bytes(2, "big") * 2
+    elif options["format"] == "PNG":
+        data[16:24] = side.to_bytes(4, "big") * 2
+    else:
+        data[18:26] = side.to_bytes(4, "little") * 2
+    return bytes(data)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "BMP"])
+@pytest.mark.parametrize("side", [8000, 32000, 65000])
+def test_more_pixels_than_the_bytes_can_hold_are_refused_before_memory_is_asked_for(file_format, side):
+    data = announcing(side, format=file_format)
+    tracemalloc.start()
+    with pytest.raises(ImageError, match=r"bytes announce [\d,]+ x [\d,]+ pixels, and at most 33,554,432 are read"):
+        decode_rgb(data)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+
+
+def test_a_large_photo_of_one_colour_is_read():
+    black = np.zeros((6000, 6000, 3), np.uint8)
+    for options in ({"format": "JPEG", "quality": 30}, {"format": "PNG"}):
+        assert decode_rgb(saved(black, **options)).shape == (6000, 6000, 3)
 
 
 @pytest.mark.parametrize(("data", "message"), [(b"", "holds no image bytes"), (b"GIF, not", "47 49 46 2c 20 6e 6f 74")])
