@@ -180,7 +180,7 @@ def test_a_clock_below_zero():
 
 @given(schedules, st.integers(1, 3 * TOTAL), st.integers(10, 3000))
 def test_the_first_change_is_where_the_rates_part(config, longer, step):
-    assume(longer > max(config.warmup_images, 1))
+    assume(longer > 1 and all(config.warmup_images < share * longer for share in (1, *config.milestones)))
     steps = range(0, TOTAL, step)
     apart = [i for i in steps if learning_rate(config, i, TOTAL) != learning_rate(config, i, longer)]
     assert first_change(config, TOTAL, config, longer, steps) == (apart[0] if apart else None)
