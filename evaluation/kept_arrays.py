@@ -40,7 +40,7 @@ def read_kept(file: Path) -> np.ndarray | None:
         array, mark, checksum = content[: -len(END_MARK) - 4], content[-len(END_MARK) - 4 : -4], content[-4:]
         if mark == END_MARK and checksum == _checksum(file, array):
             return np.load(io.BytesIO(array), allow_pickle=False)
-        problem = "its checksum is missing or wrong"
+        problem = "damaged, or of an earlier facekd"
     except FileNotFoundError:
         return None
     except (OSError, ValueError, EOFError) as error:

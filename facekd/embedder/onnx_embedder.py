@@ -29,6 +29,7 @@ from facekd.embedder.onnx_session import (
 from facekd.errors import ModelError
 from facekd.images.preprocessing import fit_images
 from facekd.utils.files import sha256_of_file
+from facekd.verification.scores import unit_rows
 
 if TYPE_CHECKING:
     import onnx
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
 
 
 BATCH_CHECKED = 4  # images that show whether an embedding depends on its batch
-# Quantisation with scales of the batch leaves cosines above 0.999; statistics of the batch change them to 0.9 and less.
-SAME_EMBEDDING = 0.99
+# How far an embedding may move with its batch, as a share of the distance between images. Dynamic quantisation, whose
+# scales are those of the batch, moves them by 0.1; statistics of the batch by 0.35 and more.
+MOST_MOVED = 0.25
 
 
 class OnnxEmbedder:
@@ -187,14 +189,15 @@ class OnnxEmbedder:
         if size == 1:
             return
         noise = np.random.default_rng(0).integers(0, 256, (size - 1, *image.shape[1:]), dtype=np.uint8)
-        among, alone = self._run(np.concatenate([image, noise]))[0], self._run(image)[0]
-        lengths = float(np.linalg.norm(alone) * np.linalg.norm(among))
-        cosine = float(alone @ among) / lengths if lengths > 0 else float(np.array_equal(alone, among))
-        if cosine < SAME_EMBEDDING:
+        among = unit_rows(self._run(np.concatenate([image, noise])), None)
+        alone = unit_rows(self._run(image), None)[0]
+        apart = float(np.median(np.linalg.norm(among[1:] - among[0], axis=1)))
+        moved = float(np.linalg.norm(among[0] - alone))
+        if moved > max(MOST_MOVED * apart, 1e-3):
             raise ModelError(
-                f"{self.path}: an image has another embedding when it shares a batch with others (cosine {cosine:.3f} "
-                "to the one it has alone), so its scores mean nothing: the graph mixes the images of a batch; export "
-                "it again with a dynamic batch, or open it with batch_size=1 (--batch-size 1)"
+                f"{self.path}: an image has another embedding when it shares a batch with others (it moves by "
+                f"{moved:.2f}, where images are {apart:.2f} apart), so its scores mean nothing: the graph mixes the "
+                "images of a batch; export it again with a dynamic batch, or open it with batch_size=1 (--batch-size 1)"
             )
 
     def _run(self, images: np.ndarray) -> np.ndarray:

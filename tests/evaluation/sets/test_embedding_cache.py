@@ -130,4 +130,4 @@ def test_embeddings_of_another_model_under_this_ones_name_are_made_again(tmp_pat
     embedder = CountingEmbedder()
     np.testing.assert_array_equal(embed_pair_set(embedder, pair_set, True, cache), expected)
     assert embedder.num_images == 80
-    assert f"{plain}: cannot be used (its checksum is missing or wrong); embedding again" in capsys.readouterr().err
+    assert f"{plain}: cannot be used (damaged, or of an earlier facekd); embedding again" in capsys.readouterr().err

@@ -282,6 +282,6 @@ def test_a_dynamically_quantised_network_is_plain(tmp_path: Path) -> None:
     for offset, node in enumerate(nodes):
         model.graph.node.insert(start + offset, node)
     onnx.save(model, path)
-    embedder = OnnxEmbedder(path, batch_size=1)
+    embedder = OnnxEmbedder(path)
     assert embedder.input_arithmetic is None and embedder.preprocessing.mean == (127.5,) * 3
     assert np.isfinite(embedder.embed(IMAGES)).all()

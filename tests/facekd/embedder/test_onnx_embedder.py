@@ -455,3 +455,25 @@ def test_a_graph_that_mixes_the_images_of_a_batch_is_refused(tmp_path, batch):
         OnnxEmbedder(path, mean=127.5, std=127.5).embed(images)
     if batch == "batch":
         assert OnnxEmbedder(path, mean=127.5, std=127.5, batch_size=1).embed(images).shape == (6, 5)
+
+
+def test_a_model_quantised_by_the_batch_is_not_refused(real_data: Any, tmp_path: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # Give the model a dynamic batch, which is fixed in the shapes of its input, output and only Reshape.
+    model = onnx.load(real_data("models/mobilefacenet_128_fixed_batch.onnx"))
+    for port in (*model.graph.input[:1], *model.graph.output):
+        port.type.tensor_type.shape.dim[0].dim_param = "batch"
+    shapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
+    for node in model.graph.node:
+        if node.output[0] in shapes:
+            node.attribute[0].t.CopyFrom(numpy_helper.from_array(np.array([-1, 128], np.int64)))
+    onnx.save(model, tmp_path / "dynamic.onnx")
+    quantize_dynamic(tmp_path / "dynamic.onnx", tmp_path / "int8.onnx", weight_type=QuantType.QInt8)
+
+    # Scales are those of the batch: an image moves by a tenth of the distance between images.
+    images = decode_images(read_pair_pack(real_data("lfw_pairs/lfw_folds12.bin")).images[:12])
+    given = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "color": "rgb"}
+    for first in range(0, 12, 3):
+        embedder = OnnxEmbedder(tmp_path / "int8.onnx", batch_size=4, threads=1, **given)
+        assert embedder.embed(np.roll(images, -first, axis=0)[:4]).shape == (4, 128)
