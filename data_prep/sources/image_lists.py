@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import sys
 from pathlib import Path, PurePosixPath
@@ -271,7 +272,7 @@ def labels_from_key_list(pack: RecordPack, path: Path) -> tuple[np.ndarray, list
             f"record {missing[0]}: it is the list of another pack, or not complete"
         )
     names = [path_of[key] for key in keys]
-    people = [name.rpartition("/")[0] for name in names]
+    people = [posixpath.normpath(name.rpartition("/")[0]) for name in names]
     label_of = {person: label for label, person in enumerate(sorted(set(people)))}
     # Names that lead out of a folder, or are there twice, are no use as names of files.
     is_usable = len(set(names)) == len(names) and not any(

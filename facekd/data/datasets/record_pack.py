@@ -295,7 +295,7 @@ def advice_on_one_class(path: Path) -> str:
 def find_key_list(folder: Path) -> Path | None:
     """Returns the text file beside a pack that has lines of `key<tab>folder/image`, as DCFace's list.txt; or None."""
     for path in sorted(file for file in folder.iterdir() if file.suffix in (".txt", ".tsv") and file.is_file()):
-        with path.open(encoding="utf-8", errors="surrogateescape") as stream:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
             if KEY_AND_PATH.match(stream.readline(1000)):
                 return path
     return None
