@@ -20,6 +20,7 @@ from data_prep.sources.people import people_of
 from facekd.data.datasets.class_counts import print_contents
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.errors import DataError, RecordError, run_verb
+from facekd.images.image_files import is_listed_name
 from facekd.utils.command_line import CommandParser
 from facekd.utils.files import is_sealed, sealed, write_json, write_small_file
 from facekd.utils.progress import track
@@ -91,6 +92,9 @@ def _choose_names(pack: RecordPack, wanted: bool | None) -> NameImage:
     try:
         names = names_from_lst(pack, lst_path)
         people_of(names, pack.labels().tolist())  # refuses folders that are not the people
+        for name in names:
+            if not is_listed_name(name):
+                raise DataError(f"{name!r} is hidden or does not end like an image, so listings would leave it out")
     except (OSError, DataError) as error:
         if wanted:
             raise DataError(f"no names for the images from {lst_path}: {error}") from error

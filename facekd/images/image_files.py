@@ -127,6 +127,16 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
+def is_listed_name(name: str) -> bool:
+    """Returns whether a listing takes an image of this name: it ends like an image's, and no part of it is hidden.
+
+    Args:
+        name: path below the folder to be listed, with `/` between folders and without `..`.
+    """
+    is_hidden = any(part.startswith(".") and part != "." for part in name.split("/"))
+    return not is_hidden and name.lower().endswith((*IMAGE_SUFFIXES, *UNREADABLE_SUFFIXES))
+
+
 def list_by_folder(root: Path) -> ImageFolders:
     """Lists the images in the folders of `root` (usually one per person), and those directly in it.
 

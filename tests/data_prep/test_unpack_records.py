@@ -58,6 +58,9 @@ def test_folders_that_are_dates_are_not_people(tmp_path: Path, run: Run) -> None
         ([(0, "1.jpg"), (1, "2.jpg")], "'1.jpg' lies in no folder"),
         ([(0, "0_Ada_30_f.jpg"), (1, "1_Ada_31_f.jpg")], "'Ada' holds images of labels 0 and 1"),
         ([(0, "a/1.jpg"), (0, "./a/1.jpg")], "lists some names twice"),
+        ([(0, "a/1.jpg"), (1, "b/1")], "'b/1' is hidden or does not end like an image"),
+        ([(0, "a/1.jpg"), (1, "b/1.npy")], "'b/1.npy' is hidden or does not end like an image"),
+        ([(0, "a/1.jpg"), (1, ".b/1.jpg")], "'.b/1.jpg' is hidden or does not end like an image"),
     ],
 )
 def test_names_are_used_where_folders_are_the_people(tmp_path: Path, run: Run, rows: Rows, message: str) -> None:
@@ -66,6 +69,13 @@ def test_names_are_used_where_folders_are_the_people(tmp_path: Path, run: Run, r
     assert status == 0 and message in out
     labels = [int(name.partition("/")[0]) for name in sorted(files_below(tmp_path / "images"))]
     assert labels == [label for label, _ in rows]
+
+
+@pytest.mark.parametrize("name", ["b/1.JPG", "./b/1.png", "b/c/1.heic"])
+def test_names_that_listings_take_are_kept(tmp_path: Path, run: Run, name: str) -> None:
+    source = write_pack(tmp_path / "pack", [(0, "a/1.jpg"), (1, name)])
+    status, out, _ = run(unpack_records.main, source, tmp_path / "images")
+    assert status == 0 and "note" not in out and (tmp_path / "images" / name).is_file()
 
 
 def test_packed_again_three_people_are_three(tmp_path: Path, run: Run, real_data: Callable[[str], Path]) -> None:
