@@ -6,9 +6,7 @@ The formats are record packs, shards of a record pack, WebDataset tars, folders 
 
 from __future__ import annotations
 
-import json
 import os
-import tarfile
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
@@ -26,14 +24,12 @@ from data_prep.sources.image_lists import (
     names_from_lst,
     read_lst,
 )
+from data_prep.sources.webdataset import TarSource
 from facekd.data.datasets.class_counts import count_classes
 from facekd.data.datasets.record_pack import RecordPack, class_warnings, open_record_pack
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
 from facekd.errors import DataError
-from facekd.images.image_files import IMAGE_SUFFIXES
-from facekd.utils.files import allow_open_files, read_text_file, require_regular_file
-
-LABEL_SUFFIXES = (".cls", ".json")
+from facekd.utils.files import read_text_file, require_regular_file
 
 
 class ImageSource(Protocol):
@@ -263,93 +259,6 @@ class ListSource:
 
     def will_read(self, images: np.ndarray) -> None:
         pass  # each file would have to be opened, which the reading threads do
-
-
-class TarSource:
-    """Reads WebDataset tars: `KEY.jpg` with `KEY.cls` (the label as text), or with `label` and `name` in `KEY.json`."""
-
-    kind = "WebDataset"
-
-    def __init__(self, paths: list[Path]) -> None:
-        labels: list[int] = []
-        self._names: list[str] = []
-        self._places: list[tuple[int, int, int]] = []  # file, offset, size
-        self._files: list[int] = []
-        self._paths = paths
-        allow_open_files(len(paths), str(paths[0].parent))
-        for path in paths:
-            self._index(path, labels)
-        if not labels:
-            raise DataError(f"{paths[0]}: holds no labelled images; expected members KEY.jpg with KEY.cls or KEY.json")
-        self.labels = np.array(labels, dtype=np.int64)
-        self.num_classes = int(self.labels.max()) + 1
-        self.warnings: list[str] = []
-
-    def class_warnings(self) -> list[str]:
-        return _class_warnings(self, self._paths[0].parent)
-
-    def read(self, image: int) -> bytes:
-        file, offset, size = self._places[image]
-        return os.pread(file, size, offset)
-
-    def name(self, image: int) -> str:
-        return self._names[image]
-
-    def fingerprint(self) -> dict[str, Any]:
-        return files_fingerprint(self._paths)
-
-    def stamp(self, image: int) -> str:
-        return ""
-
-    def will_read(self, images: np.ndarray) -> None:
-        for image in images.tolist():
-            file, offset, size = self._places[image]
-            os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)
-
-    def _index(self, path: Path, labels: list[int]) -> None:
-        """Finds the samples of one tar: members of a sample have one key and follow each other."""
-        file = os.open(path, os.O_RDONLY)
-        self._files.append(file)
-        current = ""
-        fields: dict[str, tuple[int, int]] = {}
-        try:
-            with tarfile.open(path, "r:") as archive:
-                for member in archive:
-                    if not member.isfile():
-                        continue
-                    # In WebDataset the key ends at the first dot of the file name.
-                    folder, _, base = member.name.rpartition("/")
-                    stem, _, extension = base.partition(".")
-                    key = f"{folder}/{stem}"
-                    if key != current:
-                        self._finish(path, current, fields, file, labels)
-                        current, fields = key, {}
-                    fields[f".{extension.lower()}"] = (member.offset_data, member.size)
-        except (tarfile.TarError, EOFError) as error:
-            raise DataError(f"{path}: is not a complete tar file: {error}") from error
-        self._finish(path, current, fields, file, labels)
-
-    def _finish(self, path: Path, key: str, fields: dict[str, tuple[int, int]], file: int, labels: list[int]) -> None:
-        """Records a sample whose members are `fields`: where its image is, its label and its name."""
-        image = next((place for name, place in fields.items() if name in IMAGE_SUFFIXES), None)
-        if image is None:
-            return
-        content = {name: os.pread(file, fields[name][1], fields[name][0]) for name in LABEL_SUFFIXES if name in fields}
-        try:
-            described = json.loads(content[".json"]) if ".json" in content else {}
-            label = int(content[".cls"]) if ".cls" in content else int(described["label"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path}: sample {key.lstrip('/')} has no label (KEY.cls or `label` in KEY.json)"
-            ) from error
-        labels.append(check_label(label, f"{path}: sample {key.lstrip('/')}"))
-        name = described.get("name", "") if isinstance(described, dict) else ""
-        self._names.append(name if isinstance(name, str) else "")
-        self._places.append((file, *image))
-
-    def __del__(self) -> None:
-        for file in self._files:
-            os.close(file)
 
 
 def read_tsv(path: Path) -> list[ListedImage]:

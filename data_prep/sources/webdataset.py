@@ -1,18 +1,30 @@
-"""Writes labelled images as a WebDataset tar; a run that is stopped can be continued."""
+"""Reads labelled images from WebDataset tars, and writes such tars; writing can be stopped and continued."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
+from data_prep.jobs.resuming import files_fingerprint
 from data_prep.sources.encoded_images import suffix_of
+from data_prep.sources.image_lists import check_label
+from facekd.data.datasets.class_counts import count_classes
+from facekd.data.datasets.record_pack import class_warnings
+from facekd.errors import DataError
+from facekd.images.image_files import IMAGE_SUFFIXES
+from facekd.utils.files import allow_open_files
 from facekd.utils.progress import track
 from facekd.utils.resumable_file import ResumableFile
+
+LABEL_SUFFIXES = (".cls", ".json")
 
 
 class TarPackWriter:
@@ -82,3 +94,102 @@ class TarPackWriter:
         member.size = len(content)
         self._archive.addfile(member, io.BytesIO(content))
         self._archive.members.clear()  # tarfile keeps them for reading; millions would fill the memory
+
+
+class TarSource:
+    """Reads WebDataset tars: `KEY.jpg` with `KEY.cls` (the label as text), or with `label` and `name` in `KEY.json`."""
+
+    kind = "WebDataset"
+
+    def __init__(self, paths: list[Path]) -> None:
+        labels: list[int] = []
+        self._names: list[str] = []
+        self._places: list[tuple[int, int, int]] = []  # file, offset, size
+        self._files: list[int] = []
+        self._paths = paths
+        self._num_left_out, self._first_left_out = 0, ""
+        allow_open_files(len(paths), str(paths[0].parent))
+        for path in paths:
+            self._index(path, labels)
+        if not labels:
+            raise DataError(f"{paths[0]}: holds no labelled images; expected members KEY.jpg with KEY.cls or KEY.json")
+        self.labels = np.array(labels, dtype=np.int64)
+        self.num_classes = int(self.labels.max()) + 1
+        self.warnings: list[str] = []
+        if self._num_left_out:
+            what = f"{self._num_left_out:,} of the labelled samples, which have no image that can be read"
+            self.warnings.append(f"left out: {what}, first {self._first_left_out}")
+
+    def class_warnings(self) -> list[str]:
+        counts = count_classes(self.labels, self.num_classes)
+        path = self._paths[0] if len(self._paths) == 1 else self._paths[0].parent
+        return class_warnings(counts, path, lambda: f"Look at {path}: are the labels right?")
+
+    def read(self, image: int) -> bytes:
+        file, offset, size = self._places[image]
+        return os.pread(file, size, offset)
+
+    def name(self, image: int) -> str:
+        return self._names[image]
+
+    def fingerprint(self) -> dict[str, Any]:
+        return files_fingerprint(self._paths)
+
+    def stamp(self, image: int) -> str:
+        return ""
+
+    def will_read(self, images: np.ndarray) -> None:
+        for image in images.tolist():
+            file, offset, size = self._places[image]
+            os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)
+
+    def _index(self, path: Path, labels: list[int]) -> None:
+        """Finds the samples of one tar: members of a sample have one key and follow each other."""
+        file = os.open(path, os.O_RDONLY)
+        self._files.append(file)
+        current = ""
+        fields: dict[str, tuple[int, int]] = {}
+        try:
+            with tarfile.open(path, "r:") as archive:
+                for member in archive:
+                    if not member.isfile():
+                        continue
+                    # In WebDataset the key ends at the first dot of the file name.
+                    folder, _, base = member.name.rpartition("/")
+                    stem, _, extension = base.partition(".")
+                    key = f"{folder}/{stem}"
+                    if key != current:
+                        self._finish(path, current, fields, file, labels)
+                        current, fields = key, {}
+                    fields[f".{extension.lower()}"] = (member.offset_data, member.size)
+        except (tarfile.TarError, EOFError) as error:
+            raise DataError(f"{path}: is not a complete tar file: {error}") from error
+        self._finish(path, current, fields, file, labels)
+
+    def _finish(self, path: Path, key: str, fields: dict[str, tuple[int, int]], file: int, labels: list[int]) -> None:
+        """Records a sample whose members are `fields`: where its image is, its label and its name."""
+        image = next((place for name, place in fields.items() if name in IMAGE_SUFFIXES), None)
+        where = f"{path}: sample {key.lstrip('/')}"
+        if image is None:
+            # A lone .json may be about the whole tar.
+            if ".cls" in fields or (".json" in fields and len(fields) > 1):
+                self._num_left_out += 1
+                self._first_left_out = self._first_left_out or f"{where} ({', '.join(fields)})"
+            return
+        content = {name: os.pread(file, fields[name][1], fields[name][0]) for name in LABEL_SUFFIXES if name in fields}
+        try:
+            described = json.loads(content[".json"]) if ".json" in content else {}
+            found = content[".cls"] if ".cls" in content else described["label"]
+            label = int(found)
+            if isinstance(found, bool) or (isinstance(found, float) and label != found):
+                raise ValueError(found)  # 1.7 is nobody's label
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise DataError(f"{where} has no label (a whole number in KEY.cls, or `label` in KEY.json)") from error
+        labels.append(check_label(label, where))
+        name = described.get("name", "") if isinstance(described, dict) else ""
+        self._names.append(name if isinstance(name, str) else "")
+        self._places.append((file, *image))
+
+    def __del__(self) -> None:
+        for file in self._files:
+            os.close(file)

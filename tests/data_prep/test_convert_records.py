@@ -171,27 +171,45 @@ def test_train_tsv_of_all_forms(tmp_path: Path, run: Run) -> None:
         read_tsv(faces / "train.tsv")
 
 
-def test_tars_of_others(tmp_path: Path, run: Run) -> None:
-    def write(path: Path, members: list[tuple[str, bytes]]) -> None:
-        with tarfile.open(path, "w") as archive:
-            for name, content in members:
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
 
+
+def test_tars_of_others(tmp_path: Path, run: Run) -> None:
     a, b = picture(1), picture(2)
-    write(
+    write_tar(
         tmp_path / "x.tar",
         [("d/0001.cls", b" 1\n"), ("d/0001.jpg", a), ("d/0002.jpg", b), ("d/0002.json", b'{"label": 0}')],
     )
     assert run(convert_records.main, tmp_path / "x.tar", tmp_path / "out")[0] == 0
     assert content_of(tmp_path / "out") == [(b, 0), (a, 1)]
-    write(tmp_path / "y.tar", [("1.jpg", a)])
+    write_tar(tmp_path / "y.tar", [("1.jpg", a)])
     status, _, err = run(convert_records.main, tmp_path / "y.tar", tmp_path / "out2")
     assert status == 2 and "sample 1 has no label" in err
     (tmp_path / "z.tar").write_bytes((tmp_path / "x.tar").read_bytes()[:700])
     status, _, err = run(convert_records.main, tmp_path / "z.tar", tmp_path / "out3")
     assert status == 2 and "z.tar" in err
+
+
+def test_samples_of_a_tar_that_are_left_out_are_named(tmp_path: Path, run: Run) -> None:
+    image = picture(1)
+    others = [("1.img", image), ("1.cls", b"1"), ("2.cls", b"2"), ("shapes.json", b"[]"), ("about.txt", b"")]
+    tar = tmp_path / "x.tar"
+    write_tar(tar, [("0.jpg", image), ("0.cls", b"0"), *others, ("3.jpg", image), ("3.json", b'{"label": 1.0}')])
+    status, out, err = run(convert_records.main, tar, tmp_path / "out")
+    left_out = "left out: 2 of the labelled samples, which have no image that can be read, first"
+    assert status == 0 and "2 images of 2 identities" in out and f"{left_out} {tar}: sample 1 (.img, .cls)" in err
+
+
+@pytest.mark.parametrize("label", [b"1.7", b"true", b"Infinity", b"NaN", b"[1]", b"null"])
+def test_a_label_in_a_tar_that_is_no_whole_number_is_refused(tmp_path: Path, run: Run, label: bytes) -> None:
+    write_tar(tmp_path / "x.tar", [("0.jpg", picture(1)), ("0.json", b'{"label": ' + label + b"}")])
+    status, _, err = run(convert_records.main, tmp_path / "x.tar", tmp_path / "out")
+    assert status == 2 and "sample 0 has no label (a whole number" in err
 
 
 def test_tables_of_images_and_labels(tmp_path: Path, run: Run) -> None:
