@@ -2,19 +2,24 @@
 
 Each target runs in a process of its own, with limits for memory and for the time of a single input, from the seeds of
 `text_targets` and `binary_targets` and what earlier runs have found. An input that breaks a reader is kept in
-`fuzz_findings/`, printed with the exception, and ends with status 1.
+`fuzz_findings/`, printed with the exception, and ends with status 1. `fuzz_findings/` also keeps the inputs that
+reached new code, and a log of all runs, which `--summary` adds up.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
 import re
+import resource
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
+from typing import Any
 
 FINDINGS = Path("fuzz_findings")
+LOG = FINDINGS / "runs.jsonl"
 MEGABYTES, SECONDS_AN_INPUT = 3000, 20
 
 
@@ -23,10 +28,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("targets", nargs="*", help="names of targets (default: all)")
     parser.add_argument("--seconds", type=int, default=60, help="time for each target (default: 60)")
+    parser.add_argument("--summary", action="store_true", help="only add up the runs so far, as a table")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         _fuzz_here(arguments.targets[0], arguments.seconds)
+        return 0
+    if arguments.summary:
+        print(_summary())
         return 0
 
     # One process after the other: a target may end its process in any way.
@@ -38,9 +47,12 @@ def main() -> int:
         parser.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     broken = []
     for name in arguments.targets or known:
-        status, executions, last = _fuzz_apart(name, arguments.seconds)
-        print(f"{name:<16} {executions:>10,} inputs  {'ok' if status == 0 else 'BROKEN: ' + last}", flush=True)
-        if status != 0:
+        run, last = _fuzz_apart(name, arguments.seconds)
+        counted = f"{run['inputs']:>10,} inputs {run['cpu_seconds']:>6,.0f} CPU s"
+        print(f"{name:<16} {counted}  {'BROKEN: ' + last if run['broken'] else 'ok'}", flush=True)
+        with LOG.open("a", encoding="utf-8") as log:
+            log.write(json.dumps(run) + "\n")
+        if run["broken"]:
             broken.append(name)
     print(
         f"{len(broken)} of {len(arguments.targets or known)} targets broken; inputs in {FINDINGS}"
@@ -50,15 +62,40 @@ def main() -> int:
     return 1 if broken else 0
 
 
-def _fuzz_apart(name: str, seconds: int) -> tuple[int, int, str]:
-    """Runs a target in another process; returns its status, the number of inputs, and the exception if one escaped."""
+def _fuzz_apart(name: str, seconds: int) -> tuple[dict[str, Any], str]:
+    """Runs a target in another process; returns the line for the log, and the exception if one escaped."""
+    FINDINGS.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "tests.fuzz.run", "--one", name, "--seconds", str(seconds)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     counts = re.findall(r"(?:#|stat::number_of_executed_units:\s*)(\d+)", done.stderr)
     lines = [
         line for line in (done.stdout + done.stderr).splitlines() if re.match(r"\w*(Error|Exception)\b|.*ERROR:", line)
     ]
-    return done.returncode, int(counts[-1]) if counts else 0, lines[0][:160] if lines else ""
+    run = {
+        "target": name,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "cpu_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 1),
+        "inputs": int(counts[-1]) if counts else 0,
+        "broken": done.returncode != 0,
+    }
+    return run, lines[0][:160] if lines else ""
+
+
+def _summary() -> str:
+    """Adds up the runs in the log: a Markdown table with CPU time, inputs and broken runs of each target."""
+    totals: dict[str, list[float]] = {}
+    for line in LOG.read_text(encoding="utf-8").splitlines():
+        run = json.loads(line)
+        total = totals.setdefault(run["target"], [0.0, 0, 0])
+        for place, key in enumerate(("cpu_seconds", "inputs", "broken")):
+            total[place] += run[key]
+    rows = [
+        f"| `{name}` | {seconds / 60:.1f} | {inputs:,.0f} | {broken:.0f} |"
+        for name, (seconds, inputs, broken) in sorted(totals.items())
+    ]
+    return "\n".join(["| target | CPU minutes | inputs | broken runs |", "|---|---:|---:|---:|", *rows])
 
 
 def _fuzz_here(name: str, seconds: int) -> None:
@@ -69,10 +106,11 @@ def _fuzz_here(name: str, seconds: int) -> None:
         from tests.fuzz.target import TargetRunner
         from tests.fuzz.text_targets import TARGETS as TEXT
     target = next(target for target in (*TEXT, *BINARY) if target.name == name)
-    FINDINGS.mkdir(exist_ok=True)
-    with TargetRunner(target) as runner, tempfile.TemporaryDirectory() as corpus:
+    corpus = FINDINGS / "corpus" / name
+    corpus.mkdir(parents=True, exist_ok=True)
+    with TargetRunner(target) as runner:
         for number, seed in enumerate(target.seeds()):
-            (Path(corpus) / f"seed_{number}").write_bytes(seed)
+            (corpus / f"seed_{number}").write_bytes(seed)
         options = [
             f"-max_total_time={seconds}",
             f"-rss_limit_mb={MEGABYTES}",
@@ -81,7 +119,7 @@ def _fuzz_here(name: str, seconds: int) -> None:
             "-print_final_stats=1",
             "-max_len=65536",
         ]
-        atheris.Setup([name, corpus, *options], lambda content: runner.feed(content) and None)
+        atheris.Setup([name, str(corpus), *options], lambda content: runner.feed(content) and None)
         atheris.Fuzz()
 
 
