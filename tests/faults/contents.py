@@ -1,0 +1,90 @@
+"""Says what a folder of results holds, so that two runs of one command can be compared.
+
+Files are compared byte by byte, except for the times of day and durations in them, and weights, of which the tensors
+and values are compared: torch writes the name of a temporary file into its archives, and safetensors orders its header
+at random.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+# What a run measures about itself.
+MEASURED = ("images_per_second", "data_wait", "seconds_left", "seconds", "number", "cost")
+# TensorBoard's events carry times, in their names as well; onnxruntime keeps files of its own in the user's cache. Logs
+# of steps say how often a step was started.
+LEFT_OUT = ("events.out.tfevents.*", ".onnxruntime/*")
+UNCOMPARED = ("*.log", ".lock")
+DURATION = re.compile(rb"\b\d+(\.\d+)? (s|ms|min|h)\b|\b\d+ min \d+ s\b")
+
+
+def contents_of(folder: Path) -> dict[str, str]:
+    """Returns for each file below `folder` its name relative to it, and a fingerprint of what has to agree."""
+    return {
+        str(path.relative_to(folder)): fingerprint(path)
+        for path in sorted(folder.rglob("*"))
+        if (path.is_symlink() or path.is_file()) and not any(map(path.match, LEFT_OUT))
+    }
+
+
+def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+    """Says in which files two folders differ, in a line each; nothing if they agree."""
+    lines = [f"{name}: is missing" for name in expected if name not in found]
+    lines += [f"{name}: should not be there" for name in found if name not in expected]
+    return lines + [f"{name}: differs" for name in expected if found.get(name, expected[name]) != expected[name]]
+
+
+def fingerprint(path: Path) -> str:
+    """Returns a fingerprint of a file's content, without what differs between two runs that agree."""
+    if any(path.match(pattern) for pattern in UNCOMPARED):
+        return "not compared"
+    try:
+        return hashlib.sha256(_comparable(path)).hexdigest()[:16]
+    except Exception as error:  # a file that no longer is what its name says
+        return f"unreadable: {type(error).__name__}: {error}"
+
+
+def _comparable(path: Path) -> bytes:
+    if path.suffix == ".pt":
+        import torch
+
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(values, dict) and "head_shards" in values:  # checksums of whole files
+            values["head_shards"] = {**values["head_shards"], "checksums": sorted(values["head_shards"]["checksums"])}
+        return _described(values).encode()
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return _described(dict(sorted(load_file(path).items()))).encode()
+    if path.suffix == ".jsonl":
+        values = [json.loads(line) for line in path.read_bytes().splitlines()]
+        return "\n".join(json.dumps(_without_measured(value)) for value in values).encode()
+    if path.suffix == ".json":
+        return json.dumps(_without_measured(json.loads(path.read_bytes()))).encode()
+    if path.suffix in (".html", ".md"):
+        return DURATION.sub(b"(a duration)", path.read_bytes())
+    return path.read_bytes()
+
+
+def _without_measured(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_measured(item) for key, item in value.items() if key not in MEASURED}
+    return [_without_measured(item) for item in value] if isinstance(value, list) else value
+
+
+def _described(value: Any) -> str:
+    """Describes plain values and tensors; two descriptions are equal if the values are, to the bit."""
+    if hasattr(value, "detach"):
+        import torch
+
+        content = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return f"{value.dtype}{tuple(value.shape)}{hashlib.sha256(content).hexdigest()}"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key!r}:{_described(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(_described, value)) + "]"
+    return repr(value)

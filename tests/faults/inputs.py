@@ -1,0 +1,129 @@
+"""Makes the tiny inputs that the commands of `commands.py` read: faces, photographs, models, results, configs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.faults.commands import MEASURE, PEOPLE, SMALL, environment
+
+PIPELINE = """\
+output: out
+base:
+  data: {train: "@/faces", image_size: 32, workers: 0}
+  backbone: {width: 0.125, embedding_size: 16}
+  head: {margin_value: 0.2, scale: 16}
+  schedule: {lr: 0.01}
+  images: 48
+  global_batch_size: 12
+  log_every_images: 24
+  checkpoint: {every_images: 24}
+  device: cpu
+  tensorboard: false
+teacher: {config: {backbone.width: 0.25}}
+distilled: {config: {loss: {embedding_l2: 1}}}
+"""
+STUDY = """\
+output: out
+seeds: [0, 1]
+reference: alone
+prepare:
+  - data synthesize --output {study}/data --size 32 --identities 8 --images-per-identity 6 --pairs 40
+base:
+  data: {train: "{study}/data", image_size: 32, workers: 0}
+  backbone: {width: 0.125, embedding_size: 16}
+  head.scale: 16
+  schedule.lr: 0.05
+  images: 48
+  global_batch_size: 12
+  checkpoint: {every_images: 24}
+  device: cpu
+  tensorboard: false
+packs: ["{study}/data/test.bin"]
+evaluate: {fars: [0.1], bootstrap: 0, pictures: false, folds: 2}
+methods:
+  alone: {verb: train}
+  l2: {verb: distill, config: {teacher.model: "{alone}", loss: {embedding_l2: 1}}}
+"""
+CLASSIFIER = (
+    "--data.image_size 32 --data.workers 0 --device cpu --backbone.name resnet8x4 --backbone.embedding_size 256 "
+    "--head.kind linear --images 16 --global_batch_size 8 --log_every_images 8 --tensorboard false"
+)
+
+
+def prepare_inputs(folder: Path) -> Path:
+    """Makes the inputs, unless they are there; returns the folder.
+
+    Raises:
+        CalledProcessError: one of the commands that make them failed.
+    """
+    folder = folder.resolve()
+    if (folder / "complete").exists():
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+    # Generated people: a pack, with a verification pack of others; folders; IJB's layout; a classification set.
+    _run(folder, f"data synthesize --identities 8 {PEOPLE} --test-identities 20 --pairs 40 --output faces")
+    _run(folder, "data unpack faces folders")
+    _run(folder, "data make-ijb folders ijb --image-size 32 --workers 1")
+    _run(
+        folder,
+        "data synthesize-classification --layout cifar-10 --images-per-class 6 --test-images-per-class 3 "
+        "--output cifar",
+    )
+    _run(
+        folder,
+        "data synthesize --identities 3 --images-per-identity 4 --size 112 --workers 0 --pairs 0 --layout folders "
+        "--output generated",
+    )
+
+    # Models of a few thousand weights, and results to report and to compare.
+    _run(folder, f"train --data.train faces {SMALL} --tensorboard false --output teacher")
+    _run(folder, "export teacher --output model.onnx")
+    _run(folder, "cache-teacher teacher --data faces --output teacher.cache")
+    _run(folder, f"train --data.train cifar {CLASSIFIER} --output classifier")
+    measure = f"--model model.onnx --pairs faces/test.bin --folds 2 {MEASURE} --threads 1 --no-pictures"
+    _run(folder, f"evaluate lfw {measure} --output lfw-results")
+    _run(folder, f"evaluate lfw {measure} --no-flip --output lfw-results-other")
+    _run(folder, f"evaluate ijbc --model model.onnx --root ijb {MEASURE} --workers 1 --resize --output ijb-results")
+    _write_files(folder)
+    (folder / "complete").touch()
+    return folder
+
+
+def _run(folder: Path, words: str) -> None:
+    command = [sys.executable, "-m", "facekd", *words.split()]
+    done = subprocess.run(command, cwd=folder, env=environment(folder), check=False, capture_output=True, text=True)
+    if done.returncode:
+        print(done.stdout + done.stderr, file=sys.stderr)
+        done.check_returncode()
+
+
+def _write_files(folder: Path) -> None:
+    """Writes what no verb makes: photographs with landmarks, two packs, a list to clean by, weights, configs."""
+    import numpy as np
+    import torch
+
+    from facekd.images.alignment import template
+    from tests.facekd.checkpoints.test_import_insightface import fill, state_dict_of_mbf
+
+    # "Photographs": generated faces, whose landmarks are the template's, moved by up to two pixels.
+    shutil.move(folder / "generated" / "train", folder / "photos")
+    generator = np.random.default_rng(0)
+    lines = []
+    for path in sorted((folder / "photos").rglob("*.jpg")):
+        points = template(112) + generator.normal(0, 0.7, (5, 2))
+        lines.append("\t".join([str(path.relative_to(folder / "photos")), *(f"{x:.3f}" for x in points.ravel())]))
+    # The last photograph has no landmarks, so that it is set aside.
+    (folder / "landmarks.tsv").write_text("\n".join(lines[:-1]) + "\n")
+
+    (folder / "packs").mkdir()
+    for name in ("lfw", "cfp_fp"):
+        shutil.copy(folder / "faces" / "test.bin", folder / "packs" / f"{name}.bin")
+    (folder / "drop.tsv").write_text("drop\t3\ndrop\t17\n")
+    torch.save(fill(state_dict_of_mbf(16, 32, (1, 1, 1), 1)), folder / "backbone.pth")
+    (folder / "pipeline.yaml").write_text(PIPELINE.replace("@", str(folder)))
+    (folder / "study.yaml").write_text(STUDY)
