@@ -20,6 +20,7 @@ from facekd.utils.foreign import shown
 from facekd.utils.suggestions import did_you_mean, nearest, verb_of_keys, why_no_config
 
 Config = TypeVar("Config")
+LONGEST_PROBLEM = 800  # characters of a message of jsonargparse, which repeats the value
 
 
 def require(condition: bool, message: str) -> None:
@@ -127,6 +128,8 @@ def parse_config(
     """
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+    from facekd.utils.yaml_files import MODE
+
     class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
         """Explains the keys by their docstrings, and prints description and epilog as they are."""
 
@@ -140,6 +143,7 @@ def parse_config(
         description=description,
         epilog=epilog,
         formatter_class=Formatter,
+        parser_mode=MODE,
         exit_on_error=False,
         allow_abbrev=False,  # otherwise `--batch_size` would silently mean batch_size_per_rank
     )
@@ -213,17 +217,14 @@ def _as_plain_files(argv: Sequence[str], check: Callable[[Path], object]) -> Ite
 
 def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:
     """Reads a file and checks that it is one, and that its sections and entries are, before its keys are parsed."""
-    import yaml
+    from facekd.utils.yaml_files import read_yaml
 
     require_regular_file(path)
     if problem := why_no_config(path, prog):
         raise ConfigError(f"{path} {problem}")
     if not path.is_file():
         raise ConfigError(f"{path}: no such configuration file; configs/ holds examples to start from")
-    try:
-        content = yaml.safe_load(read_text_file(path, error=ConfigError))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds no configuration; expected lines such as `output: runs/mine`")
     _check_keys(path, content)
@@ -234,18 +235,20 @@ def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:
         found = content.get(item.name, {})
         is_section = callable(item.default_factory) and is_dataclass(item.default_factory())
         if is_section and not isinstance(found, dict):
-            raise ConfigError(f"{path}: {item.name} is a section: expected keys below it, not {found!r}")
+            raise ConfigError(f"{path}: {item.name} is a section: expected keys below it, not {shown(repr(found))}")
         if "entries" in item.metadata:
             _check_entries(path, item.name, found, item.metadata["entries"])
     return content
 
 
 def _check_keys(path: Path, section: dict[Any, Any], place: str = "") -> None:
-    """Refuses keys that YAML does not read as text, such as 5, null and yes."""
+    """Refuses keys that YAML does not read as text, such as 5, null and yes, and texts that are no names."""
     for key, value in section.items():
+        where = f" below {shown(place)}" if place else ""
         if not isinstance(key, str):
-            where = f" below {shown(place)}" if place else ""
             raise ConfigError(f"{path}: the key {shown(key)}{where} is no text: a key is a name; write it in quotes")
+        if not re.fullmatch(r"[\w.-]+", key):
+            raise ConfigError(f"{path}: '{shown(key)}'{where} is no key: keys are of letters, digits, dots, - and _")
         if isinstance(value, dict):
             _check_keys(path, value, f"{place}.{key}" if place else key)
 
@@ -254,14 +257,16 @@ def _check_entries(path: Path, name: str, found: Any, entry_class: type) -> None
     """Parses each entry of a section by itself, because jsonargparse would not say which of them is wrong."""
     from jsonargparse import ArgumentParser
 
+    from facekd.utils.yaml_files import MODE
+
     entries = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
     for key, entry in entries:
         if isinstance(found, list) and not isinstance(entry, dict):
             continue  # a plain value; whether the field takes one is checked with the rest
         place = f"{name}.{key}"
         if not isinstance(entry, dict):
-            raise ConfigError(f"{path}: {place} is a section: expected keys below it, not {entry!r}")
-        parser = ArgumentParser(exit_on_error=False)
+            raise ConfigError(f"{path}: {place} is a section: expected keys below it, not {shown(repr(entry))}")
+        parser = ArgumentParser(exit_on_error=False, parser_mode=MODE)
         parser.add_class_arguments(entry_class)
         try:
             parser.instantiate(parser.parse_object(entry))
@@ -307,8 +312,8 @@ def _readable(
             )
     # A value that a key cannot have.
     if wrong := re.search(r'Parser key "([\w.]+)": (.*)', message):
-        return ConfigError(f"{at(wrong[1])}{prefix}{wrong[1]}: {_without_types(wrong[2])}")
-    return ConfigError(message)
+        return ConfigError(f"{at(wrong[1])}{prefix}{wrong[1]}: {shown(_without_types(wrong[2]), LONGEST_PROBLEM)}")
+    return ConfigError(shown(message, LONGEST_PROBLEM))
 
 
 def _without_types(message: str) -> str:

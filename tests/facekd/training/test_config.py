@@ -114,7 +114,7 @@ def test_absent_and_broken_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such configuration file"):
         parse("nowhere.yaml")
     (tmp_path / "c.yaml").write_text("output: [unclosed\n")
-    with pytest.raises(ConfigError, match=r"c\.yaml: not YAML: .*line 2"):
+    with pytest.raises(ConfigError, match=r"c\.yaml: not YAML, line 2: "):
         parse(str(tmp_path / "c.yaml"))
     (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match=r"c\.yaml: begins as UTF-16"):
