@@ -126,7 +126,9 @@ def _choose_device(device: str, local_rank: int) -> torch.device:
 def replicate(
     module: nn.Module, world: World, rank_invariant_buffers: tuple[str, ...] = (), own: tuple[str, ...] = ()
 ) -> nn.Module:
-    """Wraps a module so that its gradients are averaged over the world; returns it unchanged in a world of one.
+    """Wraps a module so that its gradients are averaged over the world.
+
+    Returns it unchanged in a world of one, and where no gradient is to be exchanged: all is frozen or in `own`.
 
     Args:
         module: on the device of this process.
@@ -136,7 +138,7 @@ def replicate(
         own: names of parameters that belong to this process alone, such as its shard of the classes: neither they nor
             their gradients are exchanged.
     """
-    if world.size == 1:
+    if world.size == 1 or not any(p.requires_grad for name, p in module.named_parameters() if name not in own):
         return module
     buffers = [
         name for name, _ in module.named_buffers() if rank_invariant_buffers and name.startswith(rank_invariant_buffers)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -58,6 +60,8 @@ class Backbone(nn.Module):
     Attributes:
         image_sizes: the images it takes; here those of a network that halves the image four times.
         takes_width: whether `width` may differ from 1.
+        parts: names of its modules by part, `stem`, `stage1` and so on, in the order of the forward pass; empty where a
+            network is not divided.
         name: its key in `BACKBONES`, `"iresnet50"`.
         embedding_size: D, the width of the embedding.
         image_size: S, the side of the square input in pixels.
@@ -68,6 +72,7 @@ class Backbone(nn.Module):
         32, 16, "it halves the image four times", "use 112, or 64 for a small model"
     )
     takes_width: ClassVar[bool] = True
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
     def __init__(self, name: str, embedding_size: int, image_size: int, width: float) -> None:
         super().__init__()

@@ -84,6 +84,7 @@ class CifarResNet(CifarBackbone):
     """Stacks a stem at full resolution and three stages of n basic units: a ResNet of depth 6 n + 2."""
 
     norm_after: ClassVar = {"conv1": "bn1"}
+    parts: ClassVar = {"stem": ("conv1", "bn1"), **{f"stage{number}": (f"layer{number}",) for number in (1, 2, 3)}}
 
     @classmethod
     def fixed_embedding_size(cls, name: str, width: float) -> int:
@@ -135,6 +136,9 @@ class WideUnit(nn.Module):
 
 class WideResNet(CifarBackbone):
     """Stacks a stem of 16 channels and three stages of n pre-activated units: a Wide ResNet of depth 6 n + 4."""
+
+    # The normalisation before the mean belongs to the last stage: its units end without one.
+    parts: ClassVar = {"stem": ("conv1",), "stage1": ("block1",), "stage2": ("block2",), "stage3": ("block3", "bn1")}
 
     @classmethod
     def fixed_embedding_size(cls, name: str, width: float) -> int:

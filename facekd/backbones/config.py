@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+from facekd.utils.config_files import path_field, to_plain
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,17 @@ class BackboneConfig:
         embedding_size: numbers in an embedding; classification networks fix it.
         width: factor of the channels of every layer.
         dropout: probability of dropping a value before the embedding layer, or of the embedding if there is none.
+        weights: a checkpoint or the folder of a run to start from, what `facekd import` writes among them; by default
+            the weights are fresh. A resumed run does not read it.
     """
 
     name: str = "mobilefacenet"
     embedding_size: int = 512
     width: float = 1.0
     dropout: float = 0.0
+    weights: str = path_field()
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Returns the arguments of `build_backbone` that this section has: all but the weights to start from."""
+        return {key: value for key, value in to_plain(self).items() if key != "weights"}

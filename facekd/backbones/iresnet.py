@@ -67,6 +67,11 @@ class IResNet(Backbone):
     """
 
     norm_after: ClassVar = {"conv1": "bn1"}
+    parts: ClassVar = {
+        "stem": ("conv1", "bn1", "prelu"),
+        **{f"stage{number}": (f"layer{number}",) for number in (1, 2, 3, 4)},
+        "embedding": ("bn2", "fc", "features"),
+    }
 
     def __init__(
         self,

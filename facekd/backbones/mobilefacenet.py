@@ -12,6 +12,8 @@ Modules carry the names used by InsightFace's released PyTorch weights, so that 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
@@ -120,6 +122,13 @@ class MobileFaceNet(Backbone):
         width: multiplies every channel count, inside and between the units, not the embedding.
         dropout: probability of dropping a value before the embedding layer (the paper has none).
     """
+
+    # A stage begins with a strided unit.
+    parts: ClassVar = {
+        "stem": ("layers.0", "layers.1"),
+        **{f"stage{number}": (f"layers.{2 * number}", f"layers.{2 * number + 1}") for number in (1, 2, 3)},
+        "embedding": ("conv_sep", "features"),
+    }
 
     def __init__(
         self,

@@ -85,6 +85,9 @@ class Checkpoint:
         teacher_fingerprint: fingerprint of the teacher; empty without one.
         training: what an exact resume needs; absent where there is no run to resume.
         source: file, SHA-256 and framework of an imported backbone.
+        identities: names of the labels, in order; absent where the data has no names, and in older files.
+        started_from: whose weights the run began with: for `backbone` and `head` the `file`, its `sha256`, and for a
+            head the number of `classes` that were taken from it. Absent where all weights were fresh.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
@@ -102,6 +105,8 @@ class Checkpoint:
     teacher_fingerprint: str | None = None
     training: Progress | None = None
     source: dict[str, str] | None = None
+    identities: list[str] | None = None
+    started_from: dict[str, dict[str, Any]] | None = None
 
     @property
     def architecture(self) -> dict[str, Any] | None:

@@ -278,7 +278,7 @@ def _add_classifier(checkpoint: Checkpoint, source: Path, backbone: Backbone, da
         ModelError: `data` is given, and there is no classifier, or none that fits it.
     """
     from facekd.data.datasets import open_dataset
-    from facekd.data.datasets.identity_map import identity_map
+    from facekd.data.datasets.identity_map import people_fields
 
     # The classifier, from this file and those beside it.
     dataset = open_dataset(data, backbone.image_size, resize=True) if data else None
@@ -303,9 +303,8 @@ def _add_classifier(checkpoint: Checkpoint, source: Path, backbone: Backbone, da
     said = f"classifier of {checkpoint.num_classes:,} identities, from {files}"
     if dataset is None:
         return f"{said}; to distil through it, import with --data, the data that it was trained on\n"
-    fingerprints = identity_map(dataset)
-    checkpoint.labels_sha256 = fingerprints["labels_sha256"]
-    checkpoint.identities_sha256 = fingerprints["identities_sha256"]
+    for name, value in people_fields(dataset).items():
+        setattr(checkpoint, name, value)
     recognised, looked_at = _count_recognised(backbone, found.weight_CD, dataset)
     if recognised < looked_at / 2:
         print(

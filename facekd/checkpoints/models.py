@@ -75,9 +75,9 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], what: str)
         if name in weights and weights[name].shape != own[name].shape
     ]
 
-    # The message lists up to three tensors of each kind.
+    # The message lists up to five tensors of each kind.
     problems = [
-        f"{len(found)} {label} ({'; '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
+        f"{len(found)} {label} ({'; '.join(found[:5])}{', ...' if len(found) > 5 else ''})"
         for label, found in (("missing", missing), ("unexpected", extra), ("of another shape", reshaped))
         if found
     ]

@@ -14,14 +14,16 @@ from dataclasses import dataclass, replace
 import torch
 
 from facekd.checkpoints.checkpoint import read_checkpoint
+from facekd.checkpoints.contents import Checkpoint
 from facekd.checkpoints.head_shards import read_rows
 from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.data.datasets import FaceDataset
-from facekd.data.datasets.identity_map import is_same_identity_map
+from facekd.data.datasets.identity_map import identities_of, is_same_identity_map
 from facekd.distributed import World
 from facekd.errors import CheckpointError
 from facekd.head.classifier import LinearClassifier, MarginClassifier, build_classifier
 from facekd.head.config import HeadConfig
+from facekd.utils.foreign import shown
 
 
 @dataclass(frozen=True)
@@ -67,29 +69,12 @@ class SharedHead:
         Raises:
             CheckpointError: embedding size, kind or bias of the classifier differ from what `config` asks for.
         """
-        # The stored classifier must fit the configuration.
-        num_classes, own_size = self.weight_CD.shape
-        if self.kind != config.kind:
-            raise CheckpointError(
-                f"{self.source}: its classifier is a {self.kind} one, head.kind is {config.kind!r}, and neither can "
-                "replace the other: a margin classifier compares angles, a linear one adds up. Set head.kind to "
-                f"{self.kind!r}, or share a classifier trained with head.kind = {config.kind!r}"
-            )
-        if own_size != embedding_size:
-            raise CheckpointError(
-                f"{self.source}: its classifier takes embeddings of {own_size}, the backbone gives {embedding_size}: "
-                f"set backbone.embedding_size to {own_size}"
-            )
-        if config.bias is not None and config.bias != (self.bias_C is not None):
-            has = "has no" if self.bias_C is None else "has a"
-            raise CheckpointError(
-                f"{self.source}: its classifier {has} bias, head.bias is {config.bias}: remove head.bias"
-            )
+        self.check_fit(config, embedding_size)
         if self.kind == "linear":
             config = replace(config, bias=self.bias_C is not None)
 
         # Copy the centres of this process into a new classifier.
-        head = build_classifier(config, embedding_size, num_classes, world)
+        head = build_classifier(config, embedding_size, len(self.weight_CD), world)
         shards = getattr(head, "shards", None)
         with torch.no_grad():
             head.weight.copy_(self.weight_CD if shards is None else shards.own(self.weight_CD))
@@ -97,6 +82,29 @@ class SharedHead:
                 assert isinstance(head, LinearClassifier) and head.bias is not None
                 head.bias.copy_(self.bias_C)
         return head.requires_grad_(False)
+
+    def check_fit(self, config: HeadConfig, embedding_size: int) -> None:
+        """Checks that it is a classifier of the kind and size that a config asks for.
+
+        Raises:
+            CheckpointError: embedding size, kind or bias differ.
+        """
+        if self.kind != config.kind:
+            raise CheckpointError(
+                f"{self.source}: its classifier is a {self.kind} one, head.kind is {config.kind!r}, and neither can "
+                "replace the other: a margin classifier compares angles, a linear one adds up. Set head.kind to "
+                f"{self.kind!r}, or share a classifier trained with head.kind = {config.kind!r}"
+            )
+        if self.embedding_size != embedding_size:
+            raise CheckpointError(
+                f"{self.source}: its classifier takes embeddings of {self.embedding_size}, the backbone gives "
+                f"{embedding_size}: set backbone.embedding_size to {self.embedding_size}"
+            )
+        if config.bias is not None and config.bias != (self.bias_C is not None):
+            has = "has no" if self.bias_C is None else "has a"
+            raise CheckpointError(
+                f"{self.source}: its classifier {has} bias, head.bias is {config.bias}: remove head.bias"
+            )
 
 
 def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> SharedHead:
@@ -108,6 +116,38 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
 
     Raises:
         CheckpointError: the file has no classifier, or one with other identities or unusable values.
+    """
+    head, checkpoint = read_classifier(path)
+    file, count = head.source, len(head.weight_CD)
+
+    # Class n must be the same person in the checkpoint and in the data.
+    if count != dataset.num_classes:
+        raise CheckpointError(
+            f"{file}: its classifier has {count:,} identities, {dataset.name} has {dataset.num_classes:,}. "
+            "Teacher and student must share identities: train on the same data"
+        )
+    if checkpoint.labels_sha256 is None:
+        raise CheckpointError(
+            f"{file}: does not say whose classes its classifier has; import the model again with `--data "
+            f"{dataset.name}`, if it was trained on that"
+        )
+    if not is_same_identity_map(checkpoint.identity_map, dataset):
+        raise CheckpointError(
+            f"{file}: its classifier was made from other data than {dataset.name}: as many "
+            "identities, but other images, names or numbers. Class n must be the same person in both: train on the "
+            "same pack"
+        )
+    return head
+
+
+def read_classifier(path: str | os.PathLike[str]) -> tuple[SharedHead, Checkpoint]:
+    """Reads the classifier of a checkpoint, with the checkpoint, which says whose classes it has.
+
+    Args:
+        path: a checkpoint or the folder of a run, or the file that `facekd rebuild-head` writes.
+
+    Raises:
+        CheckpointError: the file has no classifier, or one with unusable values.
     """
     # The class centres, from the file or from the folder beside it.
     file = resolve_checkpoint(path)
@@ -122,27 +162,50 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
             "`facekd rebuild-head MODEL --data PACK --output head.pt`"
         )
 
-    # Class n must be the same person in the checkpoint and in the data.
-    if len(weight) != dataset.num_classes:
-        raise CheckpointError(
-            f"{file}: its classifier has {len(weight):,} identities, {dataset.name} has {dataset.num_classes:,}. "
-            "Teacher and student must share identities: train on the same data"
-        )
-    if checkpoint.labels_sha256 is None:
-        raise CheckpointError(
-            f"{file}: does not say whose classes its classifier has; import the model again with `--data "
-            f"{dataset.name}`, if it was trained on that"
-        )
-    if not is_same_identity_map(checkpoint.identity_map, dataset):
-        raise CheckpointError(
-            f"{file}: its classifier was made from other data than {dataset.name}: as many "
-            "identities, but other images, names or numbers. Class n must be the same person in both: train on the "
-            "same pack"
-        )
-
-    # A student cannot learn from broken centres.
+    # Nobody can learn from broken centres.
     if not (torch.isfinite(weight).all() and (bias is None or torch.isfinite(bias).all())):
         raise CheckpointError(f"{file}: its classifier has values that are not finite; rebuild or retrain it")
     if kind == "margin" and (weight.norm(dim=1) == 0).any():
         raise CheckpointError(f"{file}: its classifier has a centre that is zero; rebuild or retrain it")
-    return SharedHead(weight.float(), str(file), kind, None if bias is None else bias.float())
+    return SharedHead(weight.float(), str(file), kind, None if bias is None else bias.float()), checkpoint
+
+
+def find_same_people(head: SharedHead, checkpoint: Checkpoint, dataset: FaceDataset) -> torch.Tensor:
+    """Finds for each class of the data the class of the same person in a stored classifier.
+
+    The same data has the same classes. Other data is compared by the names of the people, where both have names.
+
+    Args:
+        head: the stored classifier.
+        checkpoint: where it comes from.
+        dataset: the training set.
+
+    Returns:
+        (C,) int64: for each label of the data the row of the stored classifier; -1 where it does not know the person.
+
+    Raises:
+        CheckpointError: the checkpoint does not say whose classes it has, or has nobody of the data.
+    """
+    if is_same_identity_map(checkpoint.identity_map, dataset) and len(head.weight_CD) == dataset.num_classes:
+        return torch.arange(dataset.num_classes)
+
+    # Other data: only names tell who is who.
+    stored, wanted = checkpoint.identities, identities_of(dataset)
+    if stored is None or wanted is None:
+        lacking = head.source if stored is None else dataset.name
+        raise CheckpointError(
+            f"{head.source}: its classifier was trained on other data than {dataset.name}, and {lacking} does not name "
+            "its people, so nobody can be found again. Leave out head.weights to start with fresh class centres"
+        )
+    if len(stored) != len(head.weight_CD):
+        raise CheckpointError(
+            f"{head.source}: damaged: it names {len(stored):,} people, and its classifier has {len(head.weight_CD):,}"
+        )
+    row_of = {name: row for row, name in enumerate(stored)}
+    found = torch.tensor([row_of.get(name, -1) for name in wanted], dtype=torch.int64)
+    if (found < 0).all():
+        raise CheckpointError(
+            f"{head.source}: its classifier knows nobody of {dataset.name} by name (its first is {shown(stored[0])!r}, "
+            f"theirs {shown(wanted[0])!r}). Leave out head.weights to start with fresh class centres"
+        )
+    return found

@@ -8,7 +8,7 @@ from typing import Literal
 
 from facekd.errors import ConfigError
 from facekd.margin_values import MARGINS, Gradient, MarginName
-from facekd.utils.config_files import check_choice
+from facekd.utils.config_files import check_choice, path_field
 
 DEFAULT_NORM_MOMENTUM = 0.01
 
@@ -40,6 +40,8 @@ class HeadConfig:
         sharded: split the classes of a "margin" head over the processes; for heads too large to copy to each.
         sample_rate: partial FC (arXiv:2203.15565): share of a sharded head's classes that take part in a step, drawn
             anew for each step; the classes of the batch always do. 1 takes all.
+        weights: a checkpoint or the folder of a run whose classifier to start from, where it has the same people; by
+            default the class centres are fresh. A resumed run does not read it.
     """
 
     kind: Literal["margin", "linear"] = "margin"
@@ -56,6 +58,7 @@ class HeadConfig:
     bias: bool | None = None
     sharded: bool = False
     sample_rate: float = 1.0
+    weights: str = path_field()
 
     def __post_init__(self) -> None:
         check_choice("head.kind", self.kind, ("margin", "linear"))

@@ -43,7 +43,6 @@ def main(argv: list[str] | None = None) -> int:
     labels = dataset.labels
     _check_identities(dataset, labels)  # fails here rather than after hours of embedding
 
-    from facekd.data.datasets.identity_map import identity_map
     from facekd.teacher.cache import write_teacher_cache
 
     # Without --cache, the embeddings are kept beside the output until it is written, so that a kill costs little.
@@ -77,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # Write the report first, so that no classifier exists without its report.
     write_json(output.with_suffix(".json"), report)
-    write_head(output, centres, cache.teacher["fingerprint"], identity_map(dataset), report)
+    write_head(output, centres, cache.teacher["fingerprint"], dataset, report)
     if not arguments.cache:
         cache_path.unlink()
     _print(report, output)
@@ -163,7 +162,7 @@ def write_head(
     path: Path,
     centres: RobustCentres,
     teacher_fingerprint: str,
-    identity_map: dict[str, str | None],
+    dataset: FaceDataset,
     report: dict[str, Any],
 ) -> None:
     """Writes the centres as a checkpoint that holds a classifier only."""
@@ -171,14 +170,14 @@ def write_head(
 
     from facekd.checkpoints.checkpoint import write_checkpoint
     from facekd.checkpoints.contents import Checkpoint
+    from facekd.data.datasets.identity_map import people_fields
 
     summary = {key: report[key] for key in ("model", "data", "teacher", "threshold", "threshold_from", "accuracy")}
     checkpoint = Checkpoint(
         config={"head": {"kind": "margin"}, "rebuilt_head": {**summary, "num_left_out": report["num_left_out"]}},
         head={"weight": torch.from_numpy(centres.weight)},
         num_classes=len(centres.weight),
-        labels_sha256=identity_map["labels_sha256"],
-        identities_sha256=identity_map["identities_sha256"],
+        **people_fields(dataset),
         teacher_fingerprint=teacher_fingerprint,
     )
     write_checkpoint(path, checkpoint)

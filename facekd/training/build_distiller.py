@@ -23,6 +23,7 @@ from facekd.teacher.teacher import open_teacher, teacher_fingerprint
 from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distiller import Distiller, Head, Objective, StudentParts, TeacherParts
 from facekd.training.recognizer import backbone_arguments
+from facekd.training.starting_weights import start_from_weights
 
 
 def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -> Distiller:
@@ -69,7 +70,7 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
         student_size = config.backbone.embedding_size
         contrastive = ContrastiveDistillation(student_size, teacher_size, len(dataset), labels=labels, seed=config.seed)
         contrastive.gather_rows = lambda rows: gather_tensor_rows(rows, world)
-    return Distiller(
+    distiller = Distiller(
         student,
         TeacherParts(teacher_head, teacher, teacher_fingerprint(teacher, shared)),
         Objective(loss, config.margin_on_teacher_head, config.share),
@@ -77,6 +78,8 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
         contrastive=contrastive,
         gather_rows=lambda rows: gather_tensor_rows(rows, world),
     )
+    start_from_weights(distiller, config, dataset)
+    return distiller
 
 
 def _build_student(config: DistillConfig, world: World, dataset: FaceDataset, teacher_size: int) -> StudentParts:
@@ -93,9 +96,10 @@ def _build_student(config: DistillConfig, world: World, dataset: FaceDataset, te
             head = load_shared_head(config.shared_head, dataset).build(config.head, size, world)
         else:
             head = build_classifier(config.head, size, dataset.num_classes, world)
-    elif config.shared_head:
+    elif config.shared_head or config.head.weights:
         users = " nor ".join(f"loss.{name}" for name, need in LOSS_NEEDS.items() if need & Need.OWN_HEAD)
-        raise TeacherError(f"shared_head is the student's classifier, but neither {users} uses one")
+        key = "shared_head is" if config.shared_head else "head.weights are for"
+        raise TeacherError(f"{key} the student's classifier, but neither {users} uses one")
     projection = None
     if size != teacher_size and config.effective_loss.needs(Need.TEACHER_SPACE):
         projection = nn.Linear(size, teacher_size, bias=False)

@@ -30,10 +30,11 @@ from facekd.training.logbook import Logbook, Stopwatch, Timer, train_line
 from facekd.training.recognizer import Recognizer, build_recognizer
 from facekd.training.resume import delete_leftovers, restore_latest, save_state
 from facekd.training.schedule import learning_rate
+from facekd.training.starting_weights import describe_start
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
 from facekd.training.validation import HeadValidator, Validator, validate
-from facekd.utils.config_files import to_yaml
+from facekd.utils.config_files import require, to_yaml
 from facekd.utils.files import write_text
 from facekd.utils.locks import folder_lock
 from facekd.utils.processes import stop_on_signal, usable_cores
@@ -103,6 +104,11 @@ def train(
         dataset = open_training_data(config.data)
         total_images = round_up(config.images or round(config.epochs * len(dataset)), config.global_batch_size)
         config.schedule.check(total_images)
+        require(
+            config.head_warmup_images < total_images,
+            f"head_warmup_images = {config.head_warmup_images:,} leaves nothing of a run of {total_images:,} images to "
+            "the backbone: shorten the warm-up or lengthen the run",
+        )
         _require_same_start(config, world, dataset)
         state = build_state(config, world, dataset, total_images, make_recognizer(config, world, dataset))
         resumed_from = restore_latest(state)
@@ -121,6 +127,8 @@ def train(
             logbook.say(_summary_lines(state))
             if resumed_from:
                 logbook.say(f"resuming from {resumed_from} at {state.images_seen:,} of {total_images:,} images")
+                if config.backbone.weights or config.head.weights:
+                    logbook.say("backbone.weights and head.weights are not read again: the checkpoint has the weights")
 
             # Train; a run that was complete already has nothing left to do.
             if state.images_seen < total_images:
@@ -315,7 +323,7 @@ def _summary_lines(state: TrainingState) -> str:
         f"head       {config.head}, {config.precision} on {world.device}\n"
         f"run        {state.total_images:,} images ({epochs:.2f} epochs), {config.global_batch_size:,} a step "
         f"({world.size} processes{uneven} x {passes} passes), into {state.folder}"
-        f"{state.recognizer.summary_lines}"
+        f"{state.recognizer.summary_lines}{describe_start(state.recognizer.started_from)}"
     )
 
 

@@ -16,7 +16,7 @@ from facekd.distributed import World
 from facekd.head.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
 from facekd.head.classifier import MarginClassifier, build_classifier
 from facekd.training.config import TrainConfig
-from facekd.utils.config_files import to_plain
+from facekd.training.starting_weights import start_from_weights
 
 
 class Recognizer(nn.Module):
@@ -28,6 +28,7 @@ class Recognizer(nn.Module):
         rank_invariant_buffers: prefixes of the names of buffers that every rank computes alike, so that they need not
             be sent from the main rank.
         summary_lines: lines for the head of the log, each after a line break.
+        started_from: whose weights the run began with, see `Checkpoint.started_from`.
     """
 
     loss_names: tuple[str, ...] = ("loss",)
@@ -39,6 +40,7 @@ class Recognizer(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.started_from: dict[str, dict[str, Any]] = {}
 
     @property
     def deployed(self) -> nn.Module:
@@ -82,9 +84,11 @@ def build_recognizer(config: TrainConfig, world: World, dataset: FaceDataset) ->
     head = build_classifier(config.head, size, dataset.num_classes, world)
     if config.shared_head:
         head = load_shared_head(config.shared_head, dataset).build(config.head, size, world)
-    return Recognizer(backbone, head)
+    recognizer = Recognizer(backbone, head)
+    start_from_weights(recognizer, config, dataset)
+    return recognizer
 
 
 def backbone_arguments(config: TrainConfig) -> dict[str, Any]:
     """Returns the arguments of `build_backbone`; checkpoints record the architecture by them."""
-    return {**to_plain(config.backbone), "image_size": config.data.image_size}
+    return {**config.backbone.architecture, "image_size": config.data.image_size}

@@ -25,7 +25,7 @@ from facekd.checkpoints.run_folder import (
     list_checkpoints,
     not_written,
 )
-from facekd.data.datasets.identity_map import identities_sha256, is_same_identity_map, labels_sha256
+from facekd.data.datasets.identity_map import is_same_identity_map, people_fields
 from facekd.distributed import failing_together, gather_rows
 from facekd.errors import CheckpointError
 from facekd.head.classifier import MarginClassifier
@@ -44,6 +44,9 @@ RESUMABLE_KEYS = (
         "teacher.model",
         "teacher.head",
         "teacher.cache",
+        # Where the first weights came from; the checkpoint has those of now.
+        "backbone.weights",
+        "head.weights",
         "diagnostics",
         "data.workers",
         "data.on_bad_record",
@@ -101,10 +104,10 @@ def _contents(state: TrainingState) -> Checkpoint:
         **_deployable(state),
         head=state.recognizer.head.state_dict(),
         num_classes=state.dataset.num_classes,
-        labels_sha256=labels_sha256(state.dataset),
-        identities_sha256=identities_sha256(state.dataset),
+        **people_fields(state.dataset),
         images_sha256=state.images_sha256,
         teacher_fingerprint=state.recognizer.teacher_fingerprint,
+        started_from=state.recognizer.started_from or None,
         training=Progress(
             images_seen=state.images_seen,
             total_images=state.total_images,
@@ -170,6 +173,8 @@ def restore_latest(state: TrainingState) -> Path | None:
     if state.ema is not None:
         load_weights(state.ema, training.ema or {}, f"{path}: moving average")
 
+    state.recognizer.started_from = checkpoint.started_from or {}
+
     # Load the optimiser, the loss scaler and the counters.
     state.optimizer.load_state_dict(training.optimizer)
     state.scaler.load_state_dict(training.scaler)
@@ -192,7 +197,7 @@ def _saying_what_to_do(found: list[Path]) -> Iterator[None]:
 
 def _check_same_run(path: Path, checkpoint: Checkpoint, state: TrainingState) -> None:
     """Checks that config, teacher and data are those of the run that wrote the checkpoint."""
-    new = {**to_plain(state.config), "backbone": backbone_arguments(state.config)}
+    new = {**to_plain(state.config), "backbone": {**backbone_arguments(state.config), "weights": ""}}
     old = with_defaults(checkpoint.config, type(state.config))
     changed = {
         key: f"{key} was {before}, now {after}"

@@ -18,6 +18,7 @@ from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.identity_map import stored_images_sha256
 from facekd.distributed import World, make_scaler, replicate
 from facekd.training.config import TrainConfig
+from facekd.training.freezing import freeze
 from facekd.training.optim import build_optimizer, parameter_groups
 from facekd.training.recognizer import Recognizer, build_recognizer
 
@@ -71,6 +72,8 @@ def build_state(
     """Builds a fresh run, the same on every rank; distillation passes its own recognizer."""
     recognizer = recognizer or build_recognizer(config, world, dataset)
 
+    freeze(recognizer.backbone, config.freeze)
+
     # Move the module to the device before the optimiser and the average are built on its parameters.
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     recognizer = recognizer.to(world.device).to(memory_format=memory_format)  # type: ignore[call-overload]
@@ -78,6 +81,7 @@ def build_state(
         dict(recognizer.named_children()),
         config.optimizer.weight_decay,
         decay_norm_and_bias=config.optimizer.decay_norm_and_bias,
+        lr_scales={"backbone": config.optimizer.backbone_lr_factor},
     )
     average = copy.deepcopy(recognizer.deployed).requires_grad_(False).eval() if config.ema_half_life_images else None
     if config.compile:

@@ -23,6 +23,7 @@ from facekd.errors import TrainingError
 from facekd.head.partial_fc import partial_fc_step
 from facekd.images.model_input import to_model_input
 from facekd.labels import labels_checked
+from facekd.training.freezing import drop_kept_gradients, set_training_mode
 from facekd.training.optim import ema_decay, ema_update, set_learning_rate
 from facekd.training.state import TrainingState
 
@@ -53,6 +54,7 @@ def train_step(
     """
     config, optimizer, scaler = state.config, state.optimizer, state.scaler
     _seed_step(state)
+    set_training_mode(state)
     set_learning_rate(optimizer, lr)
     optimizer.zero_grad(set_to_none=True)
     # Labels are checked here, on the host: a check on the device would make every pass wait for it.
@@ -65,6 +67,7 @@ def train_step(
         values, requested = means[: len(losses)], [share > 0 for share in means[len(losses) :]]
 
         # Clip the gradients, refuse what is not finite, and step.
+        drop_kept_gradients(state)
         scaler.unscale_(optimizer)
         norms = _clip_gradients(state)
         _require_finite(state, values[0], sum(norms.values()), lr)
@@ -108,7 +111,7 @@ def _clip_gradients(state: TrainingState) -> dict[str, float]:
     others = [p.grad for p in trained if id(p) not in inside | shards]
 
     # Clip the backbone; then measure the rest: parameters that every process has, and this process's class shards.
-    norm = clip_grad_norm_(backbone.parameters(), state.config.clip_norm or math.inf)
+    norm = clip_grad_norm_(backbone.parameters(), state.config.clip_norm or math.inf).to(state.world.device)
     square = get_total_norm(others).square() if others else torch.zeros_like(norm)
     if heads:
         own = [p.grad for p in trained if id(p) in shards]

@@ -84,6 +84,7 @@ class Runs:
         cases |= {"teacher": ("train", [*gentle, "--backbone.embedding_size", "24"])}
         cases |= {"student": ("distill", distillation), "from-whole": ("train", [*ON_THE_WAY, *SHARDED])}
         cases |= {f"2-{name}": ("train", of_three(name)) for name in OPTIMIZERS}
+        cases |= {name: ("train", [*started(self.folder, name), *SHARDED]) for name in STARTS}
         short = [*GENTLE, "--images", "24", *SHARDED]
         cases |= {"short": ("train", short)}
         cases |= {failure: (failure, short) for failure in SAVING}
@@ -127,6 +128,15 @@ def four_a_pass(optimizer: str) -> list[str]:
 # Three processes take 7, 7 and 6 images of a batch of 20, as one takes them in three passes.
 UNEVEN = [*GENTLE, "--images", "60", "--global_batch_size", "20", "--log_every_images", "20", "--schedule.lr", "0.0005"]
 HEADS = {"whole": (), "sharded": SHARDED, "drawn": (*SHARDED, "--head.sample_rate", "0.9")}  # "drawn" takes all
+
+
+# Runs that begin with the weights of "gentle".
+STARTS = {"frozen": ("--freeze", "[backbone]"), "warmed-up": ("--head_warmup_images", "24")}
+
+
+def started(folder: Path, name: str) -> list[str]:
+    weights = [word for part in ("backbone", "head") for word in (f"--{part}.weights", str(folder / "gentle"))]
+    return [*GENTLE, "--images", "48", *weights, *STARTS[name]]
 
 
 def of_three(optimizer: str) -> list[str]:
@@ -174,6 +184,17 @@ def test_two_processes_with_shards_equal_one_with_the_whole(runs: Runs, tmp_path
     # Six images a pass either way, so batch normalisation sees the same batches.
     run_alone(train_arguments(tmp_path / "one", *GENTLE, "--images", "60", "--batch_size_per_rank", "6"))
     assert_same_run(runs.of("gentle", 2), tmp_path / "one")
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_two_processes_start_from_weights_as_one_does(name: str, runs: Runs, tmp_path: Path) -> None:
+    two = runs.of(name, 2)
+    run_alone(train_arguments(tmp_path / "one", *started(runs.folder, name), "--batch_size_per_rank", "6"))
+    assert_same_run(two, tmp_path / "one")
+    started_from = load_checkpoint(two)["started_from"]
+    assert started_from == load_checkpoint(tmp_path / "one")["started_from"] and started_from["head"]["classes"] == 6
+    before, after = load_checkpoint(runs.of("gentle", 2))["ema"], load_checkpoint(two)["backbone"]
+    assert all(torch.equal(before[key], after[key]) for key in before) == (name == "frozen")
 
 
 def test_distillation_through_shared_and_sharded_heads(runs: Runs, tmp_path: Path) -> None:

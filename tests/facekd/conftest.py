@@ -28,17 +28,21 @@ def tiny_faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tiny_arguments(tiny_faces: Path, tmp_path: Path) -> list[str]:
+def tiny_words(faces: Path, output: Path) -> list[str]:
     """The command line of a run of 10 steps of 12 images (2.9 epochs), logged at every step."""
     return [
-        *("--data.train", str(tiny_faces), "--data.image_size", "32", "--data.workers", "0"),
-        *("--output", str(tmp_path / "run"), "--tensorboard", "false", "--device", "cpu"),
+        *("--data.train", str(faces), "--data.image_size", "32", "--data.workers", "0"),
+        *("--output", str(output), "--tensorboard", "false", "--device", "cpu"),
         *("--backbone.name", "mobilefacenet", "--backbone.width", "0.125", "--backbone.embedding_size", "16"),
         *("--backbone.dropout", "0.2", "--head.scale", "16", "--head.margin_value", "0.2"),
         *("--schedule.lr", "0.05", "--schedule.warmup_images", "24", "--images", "120", "--global_batch_size", "12"),
         *("--log_every_images", "12", "--checkpoint.every_images", "24", "--seed", "7"),
     ]
+
+
+@pytest.fixture
+def tiny_arguments(tiny_faces: Path, tmp_path: Path) -> list[str]:
+    return tiny_words(tiny_faces, tmp_path / "run")
 
 
 @pytest.fixture

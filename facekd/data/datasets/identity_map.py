@@ -26,9 +26,14 @@ def labels_sha256(dataset: FaceDataset) -> str:
     return hashlib.sha256(labels.tobytes()).hexdigest()
 
 
+def identities_of(dataset: FaceDataset) -> list[str] | None:
+    """Returns the names behind the labels, in order; None for a pack, whose records hold numbers only."""
+    return getattr(_whole(dataset), "identities", None)
+
+
 def identities_sha256(dataset: FaceDataset) -> str | None:
     """Returns a fingerprint of the names behind the labels; None for a pack, whose records hold numbers only."""
-    names: list[str] | None = getattr(_whole(dataset), "identities", None)
+    names = identities_of(dataset)
     return None if names is None else hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -68,6 +73,11 @@ def _whole(dataset: FaceDataset) -> FaceDataset:
 def identity_map(dataset: FaceDataset) -> dict[str, str | None]:
     """Returns both fingerprints, as checkpoints record them."""
     return {"labels_sha256": labels_sha256(dataset), "identities_sha256": identities_sha256(dataset)}
+
+
+def people_fields(dataset: FaceDataset) -> dict[str, Any]:
+    """Returns the fields of a checkpoint that say whose classes its classifier has: both fingerprints and the names."""
+    return {**identity_map(dataset), "identities": identities_of(dataset)}
 
 
 def is_same_identity_map(recorded: Mapping[str, Any], dataset: FaceDataset) -> bool:

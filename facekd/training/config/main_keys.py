@@ -8,6 +8,7 @@ TRAIN_KEYS = {
     "data.image_size": "pixels of the images",
     "backbone.name": "or mobilefacenet_0.45g, iresnet18 to iresnet200",
     "backbone.embedding_size": "numbers in an embedding",
+    "backbone.weights": "trained weights to start from; also head.weights, freeze, head_warmup_images",
     "head.margin": "",
     "head.margin_value": "[arcface 0.5, cosface 0.35, adaface 0.4]",
     "epochs": "length of the run",

@@ -25,6 +25,8 @@ class OptimizerConfig:
         implementation: torch's implementation. "fused" makes one pass over weight, gradient and momentum and needs no
             extra memory; "foreach" applies each operation to many tensors at once, "loop" to one tensor at a time.
             Their results differ by rounding.
+        backbone_lr_factor: factor on the learning rate of the backbone, such as 0.1 to fine-tune it gently beside a
+            fresh classifier.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -35,6 +37,7 @@ class OptimizerConfig:
     weight_decay: float = 5e-4
     decay_norm_and_bias: bool = True
     implementation: Literal["fused", "foreach", "loop"] = "fused"
+    backbone_lr_factor: float = 1.0
 
     def __post_init__(self) -> None:
         check_choice("optimizer.name", self.name, ("sgd", "adamw"))
@@ -44,5 +47,7 @@ class OptimizerConfig:
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"optimizer.betas = {list(self.betas)}: give two numbers in [0, 1)")
         check_choice("optimizer.implementation", self.implementation, ("fused", "foreach", "loop"))
+        factor = self.backbone_lr_factor
+        check_number("optimizer.backbone_lr_factor", factor, factor > 0, "positive (freeze [backbone] stops it)")
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise ConfigError("optimizer.nesterov = true needs optimizer.name = sgd and optimizer.momentum above 0")

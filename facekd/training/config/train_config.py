@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +53,10 @@ class TrainConfig:
         head: the classifier on the embeddings.
         shared_head: a checkpoint whose classifier is used, frozen, instead of a fresh one. SH-KD trains its teacher
             with the student's classifier this way.
+        freeze: parts of the backbone that keep the weights they start with: `backbone` for all, `norms` for its batch
+            normalisations, or parts by name, `stem`, `stage1` and so on. Their statistics do not move either.
+        head_warmup_images: images at the beginning during which only the classifier learns, so that fresh centres do
+            not spoil a trained backbone; 0 for none.
         optimizer: turns gradients into updates.
         schedule: the learning rate as a function of images seen.
         epochs: length of the run in passes over the data, if `images` is 0.
@@ -79,6 +83,8 @@ class TrainConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     shared_head: str = path_field()
+    freeze: tuple[str, ...] = ()
+    head_warmup_images: int = 0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     epochs: float = 20.0
@@ -104,6 +110,7 @@ class TrainConfig:
         self._check_validation()
         self._check_checkpoint()
         self._check_backbone()
+        self._check_start()
 
     def _check_run(self) -> None:
         require(bool(self.output), "output is empty: name the folder of the run, `--output runs/NAME`")
@@ -190,9 +197,30 @@ class TrainConfig:
         from facekd.backbones.building import check_backbone  # imports torch, which `--help` does without
 
         try:
-            check_backbone(image_size=self.data.image_size, **asdict(self.backbone))
+            check_backbone(image_size=self.data.image_size, **self.backbone.architecture)
         except ModelError as error:  # in a config, image_size is a key of the data section
             raise ConfigError(str(error).replace("backbone.image_size", "data.image_size")) from error
+
+    def _check_start(self) -> None:
+        from facekd.backbones.building import BACKBONES
+
+        # Names of parts depend on the network.
+        known = ("backbone", "norms", *BACKBONES[self.backbone.name].parts)
+        unknown = sorted(set(self.freeze) - set(known))
+        require(not unknown, f"freeze names {', '.join(unknown)}, and {self.backbone.name} has {', '.join(known)}")
+
+        # What would have no effect, or contradict something else, is a mistake.
+        is_frozen = "backbone" in self.freeze
+        require(
+            not (is_frozen and (self.optimizer.backbone_lr_factor != 1 or self.head_warmup_images)),
+            "optimizer.backbone_lr_factor and head_warmup_images have no effect on a backbone that is frozen as a "
+            "whole: remove them, or take `backbone` out of freeze",
+        )
+        require(self.head_warmup_images >= 0, f"head_warmup_images must not be negative ({self.head_warmup_images})")
+        require(
+            not (self.shared_head and self.head.weights),
+            "shared_head is a classifier that stays as it is, head.weights one to start from: give one of them",
+        )
 
 
 def _check_interval(section: str, images: int) -> None:

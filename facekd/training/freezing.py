@@ -1,0 +1,64 @@
+"""Keeps parts of a backbone as they are: for the whole run (`freeze`), or at its beginning (`head_warmup_images`).
+
+A part that is kept has no gradient and is in evaluation mode, so that the statistics of its normalisations stay, too,
+and nothing is dropped in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from facekd.backbones import Backbone
+
+if TYPE_CHECKING:
+    from facekd.training.state import TrainingState
+
+
+def freeze(backbone: Backbone, names: Sequence[str]) -> None:
+    """Takes the gradient from parts of a backbone.
+
+    Args:
+        backbone: changed in place.
+        names: `backbone` for all of it, `norms` for its batch normalisations, and keys of its `parts`.
+    """
+    for module in _modules(backbone, names):
+        module.requires_grad_(False)
+
+
+def set_training_mode(state: TrainingState) -> None:
+    """Puts the backbone into training mode, and what is kept as it is in this step into evaluation mode."""
+    config, backbone = state.config, state.recognizer.backbone
+    if not (config.freeze or config.head_warmup_images):
+        return
+    backbone.train(not is_head_warmup(state))
+    assert isinstance(backbone, Backbone)
+    for module in _modules(backbone, config.freeze):
+        module.eval()
+
+
+def is_head_warmup(state: TrainingState) -> bool:
+    """Tells whether only the classifier learns in the step that comes next."""
+    return state.images_seen < state.config.head_warmup_images
+
+
+def drop_kept_gradients(state: TrainingState) -> None:
+    """Drops the gradients of the backbone in the head's warm-up, so that no optimiser moves or decays it.
+
+    They are computed all the same: processes that exchange gradients expect those of the same parameters in every step.
+    """
+    if is_head_warmup(state):
+        for parameter in state.recognizer.backbone.parameters():
+            parameter.grad = None
+
+
+def _modules(backbone: Backbone, names: Sequence[str]) -> Iterator[nn.Module]:
+    for name in names:
+        if name == "backbone":
+            yield backbone
+        elif name == "norms":
+            yield from (module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._NormBase))
+        else:
+            yield from (backbone.get_submodule(path) for path in backbone.parts[name])

@@ -1,0 +1,105 @@
+"""Starts a run from weights that were trained elsewhere: a backbone's, and a classifier's of the same people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from facekd.checkpoints.models import load_backbone, load_weights
+from facekd.checkpoints.run_folder import list_checkpoints, resolve_checkpoint
+from facekd.checkpoints.shared_head import find_same_people, read_classifier
+from facekd.data.datasets import FaceDataset
+from facekd.errors import CheckpointError
+from facekd.head.classifier import LinearClassifier, MarginClassifier
+from facekd.training.config import TrainConfig
+from facekd.utils.files import sha256_of_file
+
+if TYPE_CHECKING:
+    from facekd.training.recognizer import Recognizer
+
+
+def start_from_weights(recognizer: Recognizer, config: TrainConfig, dataset: FaceDataset) -> None:
+    """Replaces the fresh weights by those that `backbone.weights` and `head.weights` name, and records where from.
+
+    A run that has a checkpoint goes on from that, and reads neither.
+
+    Args:
+        recognizer: the run's modules, with fresh weights; changed in place.
+        config: the config of the run.
+        dataset: the training set, whose people the classifier must know.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, of another architecture or of other people, or holds values that
+            are not finite.
+    """
+    if list_checkpoints(Path(config.output)):
+        return
+    if config.backbone.weights:
+        recognizer.started_from["backbone"] = _load_backbone(recognizer.backbone, config)
+    if config.head.weights:
+        recognizer.started_from["head"] = _load_head(recognizer.head, config, dataset)
+
+
+def describe_start(started_from: dict[str, dict[str, Any]]) -> str:
+    """Says whose weights a run began with, a line for each, for the head of the log; each after a line break."""
+    lines = []
+    for part, source in started_from.items():
+        classes = f", {source['classes']:,} classes" if "classes" in source else ""
+        lines.append(f"\nstart      {part} from {source['file']} (sha256 {source['sha256'][:12]}{classes})")
+    return "".join(lines)
+
+
+def _load_backbone(backbone: torch.nn.Module, config: TrainConfig) -> dict[str, Any]:
+    """Loads the weights that would be exported: the moving average if there is one, with a projection folded in."""
+    file = resolve_checkpoint(config.backbone.weights)
+    trained, preprocessing = load_backbone(file)
+
+    # The images of the run must look to the backbone as those did that it was trained on.
+    if preprocessing.color != "rgb":
+        raise CheckpointError(f"{file}: its backbone takes {preprocessing.color} images, and facekd trains on rgb ones")
+    for key, wanted in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+        given = tuple(getattr(config.data, key))
+        if given != tuple(wanted):
+            raise CheckpointError(
+                f"{file}: its backbone was trained with data.{key} = {list(wanted)}, and data.{key} is {list(given)}: "
+                "give it the same"
+            )
+
+    # The weights, if the networks are the same and training can start from them.
+    weights = trained.state_dict()
+    load_weights(backbone, weights, f"{file} (backbone.weights)")
+    if broken := [name for name, value in weights.items() if not torch.isfinite(value).all()]:
+        raise CheckpointError(
+            f"{file} (backbone.weights): {len(broken)} tensors have values that are not finite, the first is "
+            f"{broken[0]}: take an earlier checkpoint, from before the training broke"
+        )
+    return {"file": str(file), "sha256": sha256_of_file(file)}
+
+
+def _load_head(head: torch.nn.Module, config: TrainConfig, dataset: FaceDataset) -> dict[str, Any]:
+    """Loads the class centres of the same people, wherever the classifier of the file has them."""
+    stored, checkpoint = read_classifier(config.head.weights)
+    assert isinstance(head, MarginClassifier | LinearClassifier)
+    stored.check_fit(config.head, config.backbone.embedding_size)
+    source_of_C = find_same_people(stored, checkpoint, dataset)
+
+    # Each process takes the rows of its own classes; people whom the file does not know keep fresh centres.
+    shards = getattr(head, "shards", None)
+    source = source_of_C if shards is None else shards.own(source_of_C)
+    known = (source >= 0).nonzero().flatten()
+    with torch.no_grad():
+        head.weight[known] = stored.weight_CD[source[known]]
+        if isinstance(head, LinearClassifier) and head.bias is not None and stored.bias_C is not None:
+            head.bias[known] = stored.bias_C[source[known]]
+        _copy_norm_statistics(head, checkpoint.head or {})
+    file = Path(stored.source)
+    return {"file": str(file), "sha256": sha256_of_file(file), "classes": int((source_of_C >= 0).sum())}
+
+
+def _copy_norm_statistics(head: torch.nn.Module, stored: dict[str, torch.Tensor]) -> None:
+    """Copies AdaFace's running mean and deviation of norms, where both classifiers keep them."""
+    for name, value in head.named_buffers():
+        if name in stored:
+            value.copy_(stored[name])
