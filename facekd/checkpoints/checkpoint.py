@@ -6,9 +6,6 @@
 from __future__ import annotations
 
 import os
-import pickle
-import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +13,12 @@ from typing import Any
 import torch
 
 from facekd.checkpoints.contents import FORMAT, VERSION, Checkpoint, from_plain_fields, to_plain_fields
-from facekd.checkpoints.file_kinds import OLD_TORCH_FILE, ONNX_FILE, TORCH_FILE, TORCHSCRIPT, describe_file, is_zip
+from facekd.checkpoints.file_kinds import OLD_TORCH_FILE, ONNX_FILE, TORCH_FILE, TORCHSCRIPT, describe_file
 from facekd.checkpoints.run_folder import not_written, resolve_checkpoint
+from facekd.checkpoints.torch_files import read_torch_file
 from facekd.errors import CheckpointError
 from facekd.utils.files import atomic_path
-from facekd.utils.foreign import reading
+from facekd.utils.foreign import shown
 
 # What to do with files of other kinds that hold a model.
 INSTEAD = {
@@ -65,25 +63,12 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is absent, damaged, not facekd's, or holds pickled code (which is never run).
     """
-    # Name what is no torch file, then verify the checksums: torch reads a damaged archive without looking at them.
+    # Name what is no torch file.
     file = resolve_checkpoint(path)
     kind = describe_file(file)
     if kind not in (TORCH_FILE, ""):
         raise CheckpointError(f"{file}: is {kind}, not a checkpoint{INSTEAD.get(kind, '')}")
-    if not is_zip(file):
-        raise CheckpointError(f"{file}: not a checkpoint, or a truncated one (torch's files are zip archives)")
-    if not _is_sound(file):
-        raise CheckpointError(f"{file}: damaged: its bytes do not match their checksums")
-
-    # Only tensors and plain types are unpickled.
-    with reading(file, "a checkpoint", CheckpointError, "use the checkpoint before it, or copy it again"):
-        try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise CheckpointError(
-                f"{file}: refused, because it holds more than tensors and plain types, and loading it could run code"
-                f"{_refused_name(error)}"
-            ) from error
+    content = read_torch_file(file, "a checkpoint", CheckpointError, "use the checkpoint before it, or copy it again")
 
     # The file must be facekd's, and of a version that this facekd knows.
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -91,23 +76,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{file}: not a facekd checkpoint; import the weights of an InsightFace backbone with "
             "`facekd import BACKBONE.pth --name iresnet50 --output checkpoint.pt`"
         )
-    if not isinstance(content.get("version"), int):
-        raise CheckpointError(f"{file}: damaged: its version is {content.get('version')!r}, not a number")
+    if type(content.get("version")) is not int:
+        raise CheckpointError(f"{file}: damaged: its version is {shown(content.get('version'))}, not a whole number")
     if content["version"] > VERSION:
         raise CheckpointError(f"{file}: checkpoint version {content['version']}, this facekd reads up to {VERSION}")
     return content
-
-
-def _is_sound(file: Path) -> bool:
-    """Tells whether the archive's bytes match its checksums, which torch writes but does not check."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return archive.testzip() is None
-    except Exception:  # a damaged archive can make zipfile raise anything: zlib.error, UnicodeDecodeError, ...
-        return False
-
-
-def _refused_name(error: Exception) -> str:
-    """Returns the name that torch refused to load, as `: posix.mkdir`; empty if its message names none."""
-    found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return f": {found[1]}" if found else ""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from facekd.checkpoints.insightface_files import (
     JoinedClassifier,
     join_classifier,
-    read_torch_file,
+    read_insightface_file,
     some_of,
     tensors_of,
 )
@@ -71,10 +71,10 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Reads the named tensors of a backbone from a bare state dict or a training checkpoint, wrapped or not.
 
     Raises:
-        ModelError: the file cannot be read (see `read_torch_file`), or has no state dict.
+        ModelError: the file cannot be read (see `read_insightface_file`), or has no state dict.
     """
     # A training checkpoint keeps the backbone under one of a few names, and wrappers add prefixes to its tensors.
-    content = read_torch_file(path)
+    content = read_insightface_file(path)
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

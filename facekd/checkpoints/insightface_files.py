@@ -7,7 +7,6 @@ neither C nor W.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from facekd.checkpoints.contents import FORMAT
 from facekd.checkpoints.file_kinds import OLD_TORCH_FILE, ONNX_FILE, TORCH_FILE, describe_file
+from facekd.checkpoints.torch_files import read_torch_file
 from facekd.errors import FacekdError, ModelError
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
@@ -43,14 +43,12 @@ class JoinedClassifier:
     problem: str = ""
 
 
-def read_torch_file(path: Path) -> Any:
+def read_insightface_file(path: Path) -> Any:
     """Reads a torch file; only tensors and plain containers are unpickled.
 
     Raises:
         ModelError: it is not a torch file, holds code, or is a checkpoint of facekd.
     """
-    import torch
-
     # Only a torch file can be one.
     kind = describe_file(path)
     if kind not in (TORCH_FILE, OLD_TORCH_FILE, ""):
@@ -59,22 +57,9 @@ def read_torch_file(path: Path) -> Any:
             f"{path}: is {kind}; expected the state dict of an InsightFace backbone (backbone.pth or model.pt){advice}"
         )
 
-    # Load the file, but never run code from it.
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path}: not a file of plain tensors. A pickle can run code, so whole modules are refused; "
-            "if you trust it, load it with the code that wrote it and save `model.state_dict()`"
-        ) from error
-    except OSError:
-        raise
-    except Exception as error:  # bytes that are no pickle can raise anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it ends early"
-        raise ModelError(
-            f"{path}: not a readable torch file ({reason}). Expected the state dict of an InsightFace backbone "
-            "(backbone.pth or model.pt); check that the download is complete"
-        ) from error
+    remedy = "give the backbone.pth or model.pt of arcface_torch, and check that its download is complete"
+    trusted = "; if you trust it, load it with the code that wrote it and save `model.state_dict()`"
+    content = read_torch_file(path, "the state dict of an InsightFace backbone", ModelError, remedy, trusted)
     if isinstance(content, Mapping) and content.get("format") == FORMAT:
         raise ModelError(f"{path}: is already a facekd checkpoint; use it as it is")
     return content
@@ -106,7 +91,7 @@ def join_classifier(path: Path, num_classes: int | None = None) -> JoinedClassif
     import torch
 
     # The part in the file itself, and the files of the other ranks.
-    content = read_torch_file(path)
+    content = read_insightface_file(path)
     if not isinstance(content, Mapping) or CLASSIFIER not in content:
         return None
     own = _part_in(content)
@@ -125,7 +110,7 @@ def join_classifier(path: Path, num_classes: int | None = None) -> JoinedClassif
     parts = {}
     for number, file in sorted(files.items()):
         try:
-            part = own if number == rank else _part_in(read_torch_file(file))
+            part = own if number == rank else _part_in(read_insightface_file(file))
         except FacekdError:
             return JoinedClassifier(problem=f"{file.name} beside {path.name} cannot be read")
         if part is None or part[1:] != own[1:] or part[0].shape[1] != own[0].shape[1]:

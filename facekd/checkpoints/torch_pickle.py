@@ -1,0 +1,296 @@
+"""Goes through the pickle of a torch file with inert stand-ins, so that torch only unpickles what is known to be sane.
+
+`torch.load` runs no code, but what it builds may be far larger than the file: a tensor of a million rows over four
+numbers (stride 0), lists that each hold the one before twice, a byte array of any length. Here tensors are counted
+instead of made, and everything that would not stay near the size of the file is refused.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+LARGEST_PICKLE = 32 << 20  # bytes; the pickle of a network is 0.1 MB, and a training adds its losses and bad records
+LONGEST_NUMBER = 9  # bytes: 64 bits and a sign
+DEEPEST = 100  # containers within containers
+# Tensors may share their numbers, such as tied weights do; all together they hold at most so many times the file.
+LARGEST_TENSORS, FREE_TENSOR_BYTES = 4, 1 << 20
+# Opcodes of one or two bytes that make an object of 50 bytes or more; a tensor needs about nine in 50 bytes.
+BUILDING_OPCODES = b"".join(
+    getattr(pickle, name)
+    for name in (
+        *("MARK", "EMPTY_LIST", "LIST", "EMPTY_DICT", "DICT", "EMPTY_SET", "FROZENSET", "TUPLE", "TUPLE1", "TUPLE2"),
+        *("TUPLE3", "GLOBAL", "STACK_GLOBAL", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD", "INST", "OBJ"),
+    )
+)
+# Opcodes that allocate what they claim, convert any number of digits, or hash keys of any kind; torch writes none.
+UNUSED_OPCODES = (
+    *(pickle.LONG4, pickle.LONG, pickle.INT),
+    *(pickle.DICT, pickle.BYTEARRAY8, pickle.FROZENSET, pickle.ADDITEMS),
+)
+FREE_OBJECTS, BYTES_AN_OBJECT = 10_000, 4
+
+ITEM_BYTES = {
+    **dict.fromkeys(("BoolStorage", "ByteStorage", "CharStorage", "UntypedStorage"), 1),
+    **dict.fromkeys(("ShortStorage", "HalfStorage", "BFloat16Storage"), 2),
+    **dict.fromkeys(("IntStorage", "FloatStorage"), 4),
+    **dict.fromkeys(("LongStorage", "DoubleStorage", "ComplexFloatStorage"), 8),
+    "ComplexDoubleStorage": 16,
+}
+# What torch rebuilds tensors of other kinds with, for messages.
+OTHER_TENSORS = {
+    "torch._utils._rebuild_sparse_tensor": "sparse",
+    "torch._utils._rebuild_qtensor": "quantized",
+    "torch._utils._rebuild_nested_tensor": "nested",
+    "torch._utils._rebuild_meta_tensor_no_storage": "without values (on the device meta)",
+}
+TENSOR_CLASSES = ("torch.Tensor", "torch.nn.parameter.Parameter")
+DTYPE = re.compile(r"torch\.(bool|b?float\d+\w*|complex\d+|u?int\d+)")
+
+
+class RefusedError(pickle.UnpicklingError):
+    """Says in a clause why a pickle is refused: "it nests more than 100 deep"."""
+
+
+class CodeError(RefusedError):
+    """Raised if the pickle names something that is no tensor and no plain type; the message is that name."""
+
+
+class _Fixed:
+    """Is the base of stand-ins: nothing in a pickle may alter them, which the BUILD opcode would."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> NoReturn:
+        raise RefusedError(f"it alters a {type(self).__name__.strip('_').lower()}")
+
+
+class _Storage(_Fixed):
+    """Stands in for the numbers that one or several tensors show."""
+
+    __slots__ = ("item_bytes", "num_items")
+
+    def __init__(self, num_items: int, item_bytes: int) -> None:
+        self.num_items, self.item_bytes = num_items, item_bytes
+
+
+class _Tensor(_Fixed):
+    """Stands in for a tensor of `num_bytes`."""
+
+    __slots__ = ("num_bytes",)
+
+    def __init__(self, num_bytes: int) -> None:
+        self.num_bytes = num_bytes
+
+
+class _Mapping(dict):
+    """Stands in for an OrderedDict, whose attributes nobody needs."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+class _Global(_Fixed):
+    """Stands in for what the pickle names."""
+
+    __slots__ = ("_call", "name")
+
+    def __init__(self, name: str, call: Callable[..., Any] | None = None) -> None:
+        self.name, self._call = name, call
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._call is None:
+            raise CodeError(self.name)
+        return self._call(*arguments)
+
+
+class PickleScan(pickle._Unpickler):  # Python's own form, whose memo takes any number; the C form would allocate it
+    """Goes through one pickle; `storages` has the bytes of the tensors' storages by key, as the pickle states them.
+
+    Args:
+        stream: binary; stands at the beginning of the pickle, and afterwards behind its end.
+        pickle_bytes: size of the pickle, or more.
+        file_bytes: size of the whole file.
+    """
+
+    def __init__(self, stream: Any, pickle_bytes: int, file_bytes: int) -> None:
+        super().__init__(stream, encoding="utf-8", errors="replace")
+        self.storages: dict[str, int] = {}
+        self._file_bytes = file_bytes
+        self._objects_left = FREE_OBJECTS + pickle_bytes // BYTES_AN_OBJECT
+        self._copies_left = self._values_left = FREE_OBJECTS + pickle_bytes
+        self._tensor_bytes_left = self._tensor_bytes = LARGEST_TENSORS * file_bytes + FREE_TENSOR_BYTES
+        calls: dict[str, Callable[..., Any]] = {
+            "collections.OrderedDict": lambda *arguments: _Mapping(*map(self._copied, arguments)),
+            "collections.Counter": lambda *arguments: _Mapping(*map(self._copied, arguments)),
+            "builtins.set": lambda *arguments: set(*map(self._copied, arguments)),
+            "builtins.complex": complex,
+            "torch.Size": lambda sizes: tuple(self._copied(sizes)),
+            "torch.device": lambda *_: None,
+            "_codecs.encode": self._encoded,
+            "torch._utils._rebuild_tensor": self._tensor,
+            "torch._utils._rebuild_tensor_v2": self._tensor,
+            "torch._utils._rebuild_parameter": _same_tensor,
+            "torch._utils._rebuild_parameter_with_state": _same_tensor,
+            "torch._tensor._rebuild_from_type_v2": self._tensor_of_type,
+        }
+        self._globals = {name: _Global(name, call) for name, call in calls.items()}
+
+    def load(self) -> Any:
+        """Returns what the pickle holds, with stand-ins in the place of tensors.
+
+        Raises:
+            RefusedError: torch would build something from it that is not near the size of the file, or no plain type.
+            Exception: the pickle is damaged; anything can be raised (EOFError, IndexError, TypeError, ...).
+        """
+        content = super().load()
+        self._tensor_bytes_left = self._tensor_bytes
+        self._check(content, 0)
+        return content
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{'builtins' if module == '__builtin__' else module}.{name}"
+        if full in self._globals:
+            return self._globals[full]
+        if full in OTHER_TENSORS:
+            raise RefusedError(f"it holds a tensor that is {OTHER_TENSORS[full]}; expected dense ones")
+        is_storage = module in ("torch", "torch.storage") and name in ITEM_BYTES
+        if not (is_storage or full in TENSOR_CLASSES or DTYPE.fullmatch(full)):
+            raise CodeError(full)
+        return self._globals.setdefault(full, _Global(full))
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        """Notes the storage that torch would load here."""
+        what, kind, key, _location, num_items, *views = pid
+        if what != "storage" or not isinstance(kind, _Global) or not isinstance(key, str) or any(views):
+            raise RefusedError("it refers to something that is no storage of a tensor")
+        item_bytes = ITEM_BYTES.get(kind.name.rpartition(".")[2])
+        if item_bytes is None or type(num_items) is not int or num_items < 0:
+            raise RefusedError("a storage has no size")
+        num_bytes = num_items * item_bytes
+        if num_bytes > self._file_bytes:
+            raise RefusedError(f"its tensors claim {num_bytes:,} bytes, and the file has {self._file_bytes:,}")
+        if self.storages.setdefault(key, num_bytes) != num_bytes:
+            raise RefusedError("two tensors give the same storage different sizes")
+        return _Storage(num_items, item_bytes)
+
+    def _tensor(self, storage: Any, offset: Any, sizes: Any, strides: Any, *_: Any) -> _Tensor:
+        """Checks that a tensor lies within its storage, and counts its bytes."""
+        places = (offset, *sizes, *strides)
+        if not isinstance(storage, _Storage) or len(sizes) != len(strides) or len(sizes) > 64:
+            raise RefusedError("a tensor has no storage, or no shape")
+        if not all(type(number) is int and 0 <= number < 2**62 for number in places):
+            raise RefusedError("a tensor has a size, a stride or an offset that is no whole number from 0 on")
+        count, last = 1, offset
+        for size, stride in zip(sizes, strides, strict=True):
+            count, last = min(count * size, 2**62), last + (size - 1) * stride
+        if count and last >= storage.num_items:
+            raise RefusedError(f"a tensor of shape {tuple(sizes)} reaches beyond the end of its storage")
+        self._spend_tensor(count * storage.item_bytes, f"a tensor of shape {tuple(sizes)}")
+        return _Tensor(count * storage.item_bytes)
+
+    def _tensor_of_type(self, rebuild: Any, kind: Any, arguments: Any, _state: Any) -> _Tensor:
+        if not isinstance(kind, _Global) or kind.name not in TENSOR_CLASSES:
+            raise RefusedError("it holds a tensor of a class of its own")
+        return _same_tensor(rebuild(*arguments))
+
+    def _spend_tensor(self, num_bytes: int, what: str) -> None:
+        self._tensor_bytes_left -= num_bytes
+        if self._tensor_bytes_left < 0:
+            raise RefusedError(
+                f"its tensors would take more than {self._tensor_bytes:,} bytes, far more than the file holds, from "
+                f"{what} on: it repeats the same numbers"
+            )
+
+    def _copied(self, items: Any) -> Any:
+        """Counts items that are copied into another container."""
+        self._copies_left -= len(items)
+        if self._copies_left < 0:
+            raise RefusedError("it copies the same items again and again")
+        for key in items:
+            _check_key(key[0] if isinstance(key, list | tuple) and key else key)
+        return items
+
+    def _encoded(self, text: Any, encoding: Any) -> bytes:
+        """Returns bytes as Python 3 writes them in protocol 2."""
+        if not isinstance(text, str) or encoding != "latin1":
+            raise RefusedError("it encodes something that is no bytes")
+        self._copies_left -= len(text)
+        if self._copies_left < 0:
+            raise RefusedError("it copies the same bytes again and again")
+        return text.encode("latin1")
+
+    def _check(self, value: Any, depth: int) -> None:
+        """Counts all values as often as they are met: who walks through the content later meets them as often."""
+        self._values_left -= 1
+        if self._values_left < 0:
+            raise RefusedError("it holds the same containers again and again")
+        if depth > DEEPEST:
+            raise RefusedError(f"it nests more than {DEEPEST} deep")
+        if isinstance(value, _Tensor):
+            self._spend_tensor(value.num_bytes, "one that stands in several places")
+        elif isinstance(value, dict):
+            for item in value.values():
+                self._check(item, depth + 1)
+        elif isinstance(value, list | tuple | set):
+            for item in value:
+                self._check(item, depth + 1)
+
+
+def _same_tensor(tensor: Any, *_: Any) -> _Tensor:
+    if not isinstance(tensor, _Tensor):
+        raise RefusedError("it makes a parameter of something that is no tensor")
+    return tensor
+
+
+def _check_key(key: Any) -> None:
+    """Refuses keys whose hashes a stranger can choose, because finding equal ones apart takes for ever."""
+    if not isinstance(key, str | int | float | bool | bytes | None):
+        raise RefusedError(f"it has a {type(key).__name__} as a key")
+
+
+def _counted(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    def load_and_count(scan: Any) -> None:
+        scan._objects_left -= 1
+        if scan._objects_left < 0:
+            raise RefusedError("it makes far more objects than its tensors need")
+        load(scan)
+
+    return load_and_count
+
+
+def _load_items(scan: Any) -> None:
+    for key in scan.stack[::2]:  # since the last mark
+        _check_key(key)
+    DISPATCH[pickle.SETITEMS[0]](scan)
+
+
+def _load_item(scan: Any) -> None:
+    _check_key(scan.stack[-2])
+    DISPATCH[pickle.SETITEM[0]](scan)
+
+
+def _load_number(scan: Any) -> None:
+    length = scan.read(1)[0]
+    if length > LONGEST_NUMBER:
+        raise RefusedError(f"it has a whole number of {length} bytes; expected {LONGEST_NUMBER} at most")
+    scan.append(pickle.decode_long(scan.read(length)))
+
+
+def _refuse(scan: Any) -> None:
+    raise RefusedError("it has a number of any length, or something else that torch never writes")
+
+
+DISPATCH: dict[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
+PickleScan.dispatch = {
+    **DISPATCH,
+    **{code: _counted(DISPATCH[code]) for code in BUILDING_OPCODES},
+    pickle.SETITEM[0]: _load_item,
+    pickle.SETITEMS[0]: _load_items,
+    pickle.LONG1[0]: _load_number,
+    **dict.fromkeys(b"".join(UNUSED_OPCODES), _refuse),
+}
