@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MXNET_PYTHON ?= $(PYTHON)
 
-.PHONY: help install quickstart test test-slow test-mxnet fuzz check format bench clean
+.PHONY: help install quickstart test test-slow test-mxnet fuzz faults check format bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test-slow    the tests, the slow ones too"
 	@echo "make test-mxnet   packs exchanged with mxnet 1.9.1 itself, in an environment of its own"
 	@echo "make fuzz         the readers of foreign files against damaged ones: SECONDS=60 for each of 30, TARGETS=\"rec idx\" for some"
+	@echo "make faults       every command killed, out of space and failing to read: KILLS=12 a command, VERBS=\"train pack\" for some"
 	@echo "make check        lint, format and types"
 	@echo "make format       let ruff rewrite the sources"
 	@echo "make bench        the benchmarks, in under 15 minutes on 2 quiet cores; writes the tables of docs/benchmarks.md"
@@ -55,6 +56,12 @@ SECONDS ?= 60
 fuzz: install
 	@$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/pip install -q --disable-pip-version-check atheris
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(TARGETS)
+
+# Outcomes are kept in FAULTS_FOLDER: a stopped run goes on, and a new one wants another folder.
+KILLS ?= 12
+FAULTS_FOLDER ?= /tmp/facekd-faults
+faults: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.run --kills $(KILLS) --jobs 2 --folder $(FAULTS_FOLDER) $(VERBS)
 
 check: install
 	$(BIN)/ruff check .

@@ -95,7 +95,7 @@ def _choose_names(pack: RecordPack, wanted: bool | None) -> NameImage:
         for name in names:
             if not is_listed_name(name):
                 raise DataError(f"{name!r} is hidden or does not end like an image, so listings would leave it out")
-    except (OSError, DataError) as error:
+    except (FileNotFoundError, DataError) as error:
         if wanted:
             raise DataError(f"no names for the images from {lst_path}: {error}") from error
         if lst_path.exists():

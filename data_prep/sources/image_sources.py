@@ -300,7 +300,7 @@ def _files_of(pack: RecordPack) -> list[Path]:
 def _names_of(pack: RecordPack) -> list[str]:
     try:
         return names_from_lst(pack, pack.reader.rec_path.with_suffix(".lst"))
-    except (OSError, DataError):
+    except (FileNotFoundError, DataError):
         return []
 
 

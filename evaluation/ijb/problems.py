@@ -214,7 +214,7 @@ def _missing_images(protocol: IjbProtocol, wanted: np.ndarray) -> np.ndarray:
     try:
         with os.scandir(folder) as entries:
             present = {os.fsencode(entry.name) for entry in entries}
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         present = set()
     names = protocol.image_names[wanted].tolist()
     missing = [

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from data_prep import pack_records, unpack_records
+from data_prep import convert_records, pack_records, unpack_records
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.data.recordio import Header, RecordWriter, pack
@@ -46,6 +47,16 @@ def test_folders_that_are_dates_are_not_people(tmp_path: Path, run: Run) -> None
     status, out, err = run(unpack_records.main, source, tmp_path / "named", "--names")
     assert status == 2 and "no names for the images from" in err and "which would be two people" in err
     assert not (tmp_path / "named").exists()
+
+
+@pytest.mark.parametrize("verb", [unpack_records, convert_records])
+def test_a_list_of_names_that_cannot_be_read_is_no_missing_one(tmp_path: Path, run: Run, verb: Any) -> None:
+    source = write_pack(tmp_path / "pack", [(0, "a/1.jpg"), (1, "b/1.jpg")])
+    (source / "train.lst").unlink()
+    (source / "train.lst").mkdir()  # it cannot be read even by the superuser
+    status, _, err = run(verb.main, source, tmp_path / "out")
+    assert status == 2 and "pack/train.lst" in err
+    assert not (tmp_path / "out" / "0").exists() and not (tmp_path / "out" / "train.rec").exists()
 
 
 @pytest.mark.parametrize(

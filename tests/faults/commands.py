@@ -105,7 +105,7 @@ TABLE = (
     Command("pack", "data pack {in}/folders out --size 32 --workers 1", ("train.rec",)),
     Command("unpack", "data unpack {in}/faces out", ()),
     Command("index", "data index {in}/faces/train.rec --output out/train.idx", ("train.idx",)),
-    Command("clean", "data clean {in}/faces out --apply {in}/drop.tsv", ("clean_report.json",)),
+    Command("clean", "data clean {in}/faces out --apply {in}/drop.tsv", ("train.rec",)),
     Command("convert", "data convert {in}/faces out --shuffle --reencode 80 --workers 1", ("convert_report.json",)),
     Command("convert-shards", "data convert {in}/faces out --shards 3 --workers 1", ("convert_report.json",)),
     Command(

@@ -18,14 +18,18 @@ MEASURED = ("images_per_second", "data_wait", "seconds_left", "seconds", "number
 # TensorBoard's events carry times, in their names as well; onnxruntime keeps files of its own in the user's cache. Logs
 # of steps say how often a step was started.
 LEFT_OUT = ("events.out.tfevents.*", ".onnxruntime/*")
-UNCOMPARED = ("*.log", ".lock")
-DURATION = re.compile(rb"\b\d+(\.\d+)? (s|ms|min|h)\b|\b\d+ min \d+ s\b")
+# Caches hold times at which files changed.
+UNCOMPARED = ("*.log", ".lock", "*-stamps.npy", "*.facekd-protocol")
+DURATION = re.compile(
+    rb"\b\d+(\.\d+)? (s|ms|min|h)\b|\b\d+ min \d+ s\b"
+    rb"|\b(read|embed|pool|score|measure|calibrate|identify|protocols)( \\| |</td><td[^>]*>)[\d.]+"
+)
 
 
 def contents_of(folder: Path) -> dict[str, str]:
     """Returns for each file below `folder` its name relative to it, and a fingerprint of what has to agree."""
     return {
-        str(path.relative_to(folder)): fingerprint(path)
+        str(path.relative_to(folder)): fingerprint(path, folder)
         for path in sorted(folder.rglob("*"))
         if (path.is_symlink() or path.is_file()) and not any(map(path.match, LEFT_OUT))
     }
@@ -38,17 +42,22 @@ def differences(found: dict[str, str], expected: dict[str, str]) -> list[str]:
     return lines + [f"{name}: differs" for name in expected if found.get(name, expected[name]) != expected[name]]
 
 
-def fingerprint(path: Path) -> str:
-    """Returns a fingerprint of a file's content, without what differs between two runs that agree."""
-    if any(path.match(pattern) for pattern in UNCOMPARED):
+def fingerprint(path: Path, folder: Path) -> str:
+    """Returns a fingerprint of a file's content, without what differs between two runs that agree.
+
+    Args:
+        path: the file.
+        folder: the attempt's folder, whose absolute path may be written in the file.
+    """
+    if any(map(path.match, UNCOMPARED)) or path.is_relative_to(folder / "cache"):
         return "not compared"
     try:
-        return hashlib.sha256(_comparable(path)).hexdigest()[:16]
+        return hashlib.sha256(_comparable(path, str(folder).encode())).hexdigest()[:16]
     except Exception as error:  # a file that no longer is what its name says
         return f"unreadable: {type(error).__name__}: {error}"
 
 
-def _comparable(path: Path) -> bytes:
+def _comparable(path: Path, folder: bytes) -> bytes:
     if path.suffix == ".pt":
         import torch
 
@@ -61,12 +70,12 @@ def _comparable(path: Path) -> bytes:
 
         return _described(dict(sorted(load_file(path).items()))).encode()
     if path.suffix == ".jsonl":
-        values = [json.loads(line) for line in path.read_bytes().splitlines()]
+        values = [json.loads(line.replace(folder, b"")) for line in path.read_bytes().splitlines()]
         return "\n".join(json.dumps(_without_measured(value)) for value in values).encode()
     if path.suffix == ".json":
-        return json.dumps(_without_measured(json.loads(path.read_bytes()))).encode()
+        return json.dumps(_without_measured(json.loads(path.read_bytes().replace(folder, b"")))).encode()
     if path.suffix in (".html", ".md"):
-        return DURATION.sub(b"(a duration)", path.read_bytes())
+        return DURATION.sub(b"(a duration)", path.read_bytes().replace(folder, b""))
     return path.read_bytes()
 
 

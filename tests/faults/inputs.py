@@ -85,9 +85,9 @@ def prepare_inputs(folder: Path) -> Path:
     _run(folder, "export teacher --output model.onnx")
     _run(folder, "cache-teacher teacher --data faces --output teacher.cache")
     _run(folder, f"train --data.train cifar {CLASSIFIER} --output classifier")
-    measure = f"--model model.onnx --pairs faces/test.bin --folds 2 {MEASURE} --threads 1 --no-pictures"
-    _run(folder, f"evaluate lfw {measure} --output lfw-results")
-    _run(folder, f"evaluate lfw {measure} --no-flip --output lfw-results-other")
+    measure = f"--pairs faces/test.bin --folds 2 {MEASURE} --no-pictures"
+    _run(folder, f"evaluate lfw --model model.onnx {measure} --threads 1 --output lfw-results")
+    _run(folder, f"evaluate lfw --model teacher/checkpoints/{24:012d}.pt {measure} --output lfw-results-other")
     _run(folder, f"evaluate ijbc --model model.onnx --root ijb {MEASURE} --workers 1 --resize --output ijb-results")
     _write_files(folder)
     (folder / "complete").touch()
@@ -124,6 +124,6 @@ def _write_files(folder: Path) -> None:
     for name in ("lfw", "cfp_fp"):
         shutil.copy(folder / "faces" / "test.bin", folder / "packs" / f"{name}.bin")
     (folder / "drop.tsv").write_text("drop\t3\ndrop\t17\n")
-    torch.save(fill(state_dict_of_mbf(16, 32, (1, 1, 1), 1)), folder / "backbone.pth")
+    torch.save(fill(state_dict_of_mbf(16, 32)), folder / "backbone.pth")
     (folder / "pipeline.yaml").write_text(PIPELINE.replace("@", str(folder)))
     (folder / "study.yaml").write_text(STUDY)

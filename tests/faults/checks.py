@@ -1,0 +1,85 @@
+"""Says what must hold after a fault, and after the same command has run again."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.faults.attempts import Ended
+from tests.faults.commands import Command
+from tests.faults.contents import differences
+
+# Results that grow or are replaced while a command is at work; each version of them is whole.
+GROWING = ("*.jsonl", "steps.json", "best.pt", "config.yaml")
+
+
+def found_after_fault(command: Command, found: dict[str, str], expected: dict[str, str]) -> list[str]:
+    """Returns what is half, and shown as whole: a mark of complete results beside others, a half file under its name.
+
+    Args:
+        command: the command that was broken.
+        found, expected: contents of its folder now, and when it was not disturbed.
+    """
+    lines = []
+    for name, content in found.items():
+        path = Path(name)
+        is_hidden = any(part.startswith(".") for part in path.parts)
+        if path.parts[0] in ("tmp", "cache") or is_hidden or content == "not compared":
+            continue
+        grows = any(map(path.match, GROWING))
+        if content.startswith("unreadable") or (name in expected and content != expected[name] and not grows):
+            lines.append(f"half under its name: {name} ({content})")
+    marks = [mark for mark in command.done if _below(mark) in found]
+    wrong = [
+        line
+        for line in differences(found, expected)
+        if not line.endswith("should not be there") and not line.startswith(("tmp/", "cache/"))
+    ]
+    return lines + [f"shown as done: {mark} is there, but {line}" for mark in marks for line in wrong[:3]]
+
+
+def found_after_rerun(
+    ended: Ended, before: dict[str, str], found: dict[str, str], expected: dict[str, str]
+) -> list[str]:
+    """Returns how the second run differs from an undisturbed one.
+
+    Args:
+        ended: how it ended. It may refuse to replace results that the first run had completed before it was killed.
+        before, found, expected: contents of the folder before it, after it, and when nothing was disturbed.
+    """
+    lines = [f"process left: {stray}" for stray in ended.strays]
+    is_complete = not differences(before, expected) and re.search("--(force|overwrite)", ended.output)
+    if ended.status != 0 and not is_complete:
+        return [*lines, f"the same command again: status {ended.status}: {last_lines(ended.output)}"]
+    return lines + [f"after the same command again: {line}" for line in differences(found, expected)]
+
+
+def found_in_message(ended: Ended, names: list[str]) -> list[str]:
+    """Returns what is wrong with how a command ended that could not read or write a file.
+
+    Args:
+        ended: how it ended; with status 0 it must have got along, which the contents show.
+        names: names of files of which the message should give one.
+    """
+    if ended.status == 0:
+        return []
+    lines = []
+    if ended.status != 2:
+        lines.append(f"status {ended.status} instead of 2: {last_lines(ended.output)}")
+    if "Traceback" in ended.output:
+        lines.append(f"a traceback: {last_lines(ended.output)}")
+    said = [line for line in ended.output.splitlines() if re.search(r"\berror: ", line)]
+    if not said:
+        lines.append(f"no sentence: {last_lines(ended.output)}")
+    elif not any(name in " ".join(said) for name in names):
+        lines.append(f"names none of {', '.join(sorted(set(names))[:3])}: {said[-1][:200]}")
+    return lines
+
+
+def last_lines(output: str) -> str:
+    """Returns the end of what a command printed, in one line."""
+    return " / ".join(output.strip().splitlines()[-3:])[-300:]
+
+
+def _below(mark: str) -> str:
+    return mark.removeprefix("../") if mark.startswith("../") else f"out/{mark}"

@@ -1,0 +1,264 @@
+"""Breaks facekd's commands and checks that the same command run again gives the undisturbed result.
+
+    python -m tests.faults.run [VERB ...] [--kills N] [--failures N] [--jobs N] [--folder DIR]
+
+Each command of `commands.py` runs undisturbed. Then it is killed at the calls that change its results and at random
+times, its disk is filled, its writes and reads fail. After each of these nothing half may be shown as done, and the
+same command must end with status 0 and the same results, with no file or process left over. Outcomes are kept in the
+folder, so a stopped run goes on; `--report` prints their table. Ends with status 1 if something was found.
+
+Commands that import much are forked from a server, except for every fifth attempt (see `server.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.faults.attempts import Ended, Fault, Runner, build_shim
+from tests.faults.checks import found_after_fault, found_after_rerun, found_in_message
+from tests.faults.commands import COMMANDS, Command
+from tests.faults.contents import contents_of, differences
+from tests.faults.inputs import prepare_inputs
+from tests.faults.plan import failures, kills
+from tests.faults.small_disk import SmallDisk, can_mount
+
+FRESH_EACH = 5  # of how many attempts one is a fresh process throughout
+
+
+class Campaign:
+    """Runs all attempts on one command and keeps their outcomes.
+
+    Args:
+        command: the command.
+        folder: folder of the command's attempts.
+        runner: runs them.
+        fresh: start a fresh process for every attempt.
+    """
+
+    def __init__(self, command: Command, folder: Path, runner: Runner, fresh: bool) -> None:
+        self.command, self.folder, self.runner, self.fresh = command, folder, runner, fresh
+        folder.mkdir(parents=True, exist_ok=True)
+        self._outcomes = folder / "outcomes.jsonl"
+        self.outcomes = _lines_of(self._outcomes)
+
+    def measure(self) -> dict:
+        """Runs the command undisturbed, unless it is known what it does then; returns calls, contents and seconds."""
+        known = self.folder / "undisturbed.json"
+        if known.exists():
+            return json.loads(known.read_text())
+        # A fresh process and a forked one must agree; the third run says what is read.
+        results = []
+        for fault, forked in ((Fault(), False), (Fault(), not self.fresh), (Fault(where="inputs"), not self.fresh)):
+            attempt = self.command.start_in(self.folder / "attempt", self.runner.inputs)
+            ended = self.runner.run(self.command, attempt, fault, forked, 900)
+            if ended.status != 0:
+                raise SystemExit(f"{self.command.name}: fails undisturbed: status {ended.status}\n{ended.output}")
+            results.append((ended, contents_of(attempt)))
+        (first_run, first), (second_run, second), (reading, _) = results
+        if found := differences(second, first):
+            raise SystemExit(f"{self.command.name}: two undisturbed runs differ: {found}")
+        value = {
+            "calls": second_run.calls,
+            "reads": reading.calls,
+            "contents": second,
+            "seconds": first_run.seconds,
+            "seconds_forked": second_run.seconds,
+            "bytes": _size_of(self.folder / "attempt"),
+        }
+        known.write_text(json.dumps(value))
+        return value
+
+    def _is_forked(self, undisturbed: dict) -> bool:
+        """Tells whether the next attempt is forked: most are, if that is faster."""
+        is_faster = undisturbed["seconds_forked"] < 0.8 * undisturbed["seconds"]
+        return is_faster and not self.fresh and self.command.processes == 1 and len(self.outcomes) % FRESH_EACH != 0
+
+    def try_fault(self, fault: Fault, undisturbed: dict) -> None:
+        """Lets a fault happen, runs the command again, and keeps what was found."""
+        key = asdict(fault)
+        if any(outcome["fault"] == key for outcome in self.outcomes):
+            return
+        forked = self._is_forked(undisturbed)
+        attempt = self.command.start_in(self.folder / "attempt", self.runner.inputs)
+        limit = 60 + 20 * undisturbed["seconds"]
+        usual = undisturbed["seconds_forked" if forked else "seconds"]
+        ended = self.runner.run(self.command, attempt, fault, forked, limit, usual)
+        hit = _call_at(ended, fault)
+        contents = contents_of(attempt)
+        # What the fault has left, and how it was told.
+        if ended.status == 0:
+            found = [f"status 0, but {line}" for line in differences(contents, undisturbed["contents"])]
+        else:
+            found = found_after_fault(self.command, contents, undisturbed["contents"])
+        found += [f"process left: {stray}" for stray in ended.strays]
+        if fault.how in ("error", "errors", "short"):
+            found += found_in_message(ended, _names_of(hit, contents))
+        # The same command again.
+        if ended.status != 0:
+            again = self.runner.run(self.command, attempt, Fault(), forked, limit)
+            found += found_after_rerun(again, contents, contents_of(attempt), undisturbed["contents"])
+        self._keep(fault, ended, hit, forked, found)
+
+    def fill_disk(self, fault: Fault, undisturbed: dict) -> None:
+        """Runs the command on a disk too small for it, then again with space; keeps what was found."""
+        if any(outcome["fault"] == asdict(fault) for outcome in self.outcomes):
+            return
+        limit = 60 + 20 * undisturbed["seconds"]
+        forked = self._is_forked(undisturbed)
+        with SmallDisk(self.folder / "disk") as disk:
+            attempt = self.command.start_in(disk.folder / "attempt", self.runner.inputs)
+            disk.leave(fault.at)
+            ended = self.runner.run(self.command, attempt, fault, forked, limit)
+            contents = contents_of(attempt)
+            disk.leave(1 << 30)
+            if ended.status == 0:
+                found = [f"status 0, but {line}" for line in differences(contents, undisturbed["contents"])]
+            else:
+                found = found_after_fault(self.command, contents, undisturbed["contents"])
+                found += found_in_message(ended, ["out", *_names_of("", undisturbed["contents"])])
+                again = self.runner.run(self.command, attempt, Fault(), forked, limit)
+                found += found_after_rerun(again, contents, contents_of(attempt), undisturbed["contents"])
+        self._keep(fault, ended, f"{fault.at:,} bytes free", forked, found)
+
+    def _keep(self, fault: Fault, ended: Ended, hit: str, forked: bool, found: list[str]) -> None:
+        outcome = {
+            "command": self.command.name,
+            "fault": asdict(fault),
+            "hit": hit,
+            "forked": forked,
+            "status": ended.status,
+            "found": found,
+        }
+        self.outcomes.append(outcome)
+        with self._outcomes.open("a") as stream:
+            stream.write(json.dumps(outcome) + "\n")
+        if found:
+            print(f"{self.command.name}: {fault.how} at {fault.at} ({hit}), status {ended.status}", flush=True)
+            for line in found[:6]:
+                print(f"    {line}", flush=True)
+
+
+def main() -> int:
+    """Runs all commands, or those named; returns 1 if something was found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("verbs", nargs="*", help="names in commands.py (default: all but those that take minutes)")
+    parser.add_argument("--kills", type=int, default=12, help="SIGKILLs a command, a quarter at random times")
+    parser.add_argument("--failures", type=int, default=4, help="failing calls of each kind a command, and full disks")
+    parser.add_argument("--jobs", type=int, default=1, help="commands under test at once (default: 1)")
+    parser.add_argument("--folder", type=Path, default=Path("/tmp/facekd-faults"), help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the moments")
+    parser.add_argument("--fresh", action="store_true", help="no forked processes")
+    parser.add_argument("--report", action="store_true", help="only print the table of the outcomes in the folder")
+    arguments = parser.parse_args()
+    chosen = arguments.verbs or [name for name, command in COMMANDS.items() if not command.expensive]
+    if unknown := set(chosen) - set(COMMANDS):
+        parser.error(f"no command {', '.join(sorted(unknown))}; there are {', '.join(COMMANDS)}")
+    folder = arguments.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not arguments.report:
+        shim = build_shim(folder)
+        if shim is None:
+            print("the fault injection needs Linux and a C compiler (cc)")
+            return 0
+        inputs = prepare_inputs(folder / "inputs")
+        if arguments.jobs > 1:
+            _share_out(chosen, arguments)
+        else:
+            _run_all(chosen, arguments, shim, inputs)
+    return print_report(folder, chosen)
+
+
+def _run_all(chosen: list[str], arguments: argparse.Namespace, shim: Path, inputs: Path) -> None:
+    folder = arguments.folder.resolve()
+    runner = Runner(shim, folder / f"runner-{os.getpid()}", inputs)
+    try:
+        for name in chosen:
+            campaign = Campaign(COMMANDS[name], folder / name, runner, arguments.fresh)
+            _run_campaign(campaign, arguments)
+            print(_row(name, campaign.outcomes), flush=True)
+    finally:
+        runner.close()
+        shutil.rmtree(runner.folder, ignore_errors=True)
+
+
+def _run_campaign(campaign: Campaign, arguments: argparse.Namespace) -> None:
+    """Runs all attempts on one command."""
+    undisturbed = campaign.measure()
+    timed = arguments.kills // 4
+    plan = kills(campaign.command, undisturbed["calls"], arguments.kills - timed, timed, arguments.seed)
+    plan += failures(undisturbed["calls"], undisturbed["reads"], arguments.failures)
+    for fault in plan:
+        campaign.try_fault(fault, undisturbed)
+    if arguments.failures and can_mount(campaign.folder):
+        for part in range(arguments.failures):
+            campaign.fill_disk(Fault("full", undisturbed["bytes"] * part // arguments.failures), undisturbed)
+    elif arguments.failures:
+        print("no full disks: mounting a tmpfs is not allowed here")
+    shutil.rmtree(campaign.folder / "attempt", ignore_errors=True)
+
+
+def _share_out(chosen: list[str], arguments: argparse.Namespace) -> None:
+    """Runs the commands in several processes of this program, each of which takes its share."""
+    options = ["--kills", str(arguments.kills), "--failures", str(arguments.failures), "--seed", str(arguments.seed)]
+    options += ["--folder", str(arguments.folder), *(["--fresh"] if arguments.fresh else [])]
+    shares = [chosen[start :: arguments.jobs] for start in range(arguments.jobs)]
+    running = [
+        subprocess.Popen([sys.executable, "-m", "tests.faults.run", *share, *options]) for share in shares if share
+    ]
+    for process in running:
+        process.wait()
+
+
+def print_report(folder: Path, chosen: list[str]) -> int:
+    """Prints the table of the outcomes; returns 1 if something was found, else 0."""
+    everything = {name: _lines_of(folder / name / "outcomes.jsonl") for name in chosen}
+    print("| command | kills | failing calls | full disks | fresh processes | survived | found |")
+    print("|---|---|---|---|---|---|---|")
+    for name, outcomes in everything.items():
+        print(_row(name, outcomes))
+    print(_row("all", [outcome for outcomes in everything.values() for outcome in outcomes]))
+    return int(any(outcome["found"] for outcomes in everything.values() for outcome in outcomes))
+
+
+def _row(name: str, outcomes: list[dict]) -> str:
+    kinds = [outcome["fault"]["how"] for outcome in outcomes]
+    counts = [
+        sum(kind in some for kind in kinds)
+        for some in (("group", "self", "time"), ("error", "errors", "short"), ("full",))
+    ]
+    fresh = sum(not outcome["forked"] for outcome in outcomes)
+    found = sum(bool(outcome["found"]) for outcome in outcomes)
+    return f"| {name} | {' | '.join(map(str, counts))} | {fresh} | {len(outcomes) - found} | {found} |"
+
+
+def _call_at(ended: Ended, fault: Fault) -> str:
+    if fault.how in ("time", "none"):
+        return f"{fault.at / 10:.0f} % of the time"
+    return next((f"{call[2]} {call[3]}" for call in ended.calls if call[0] == str(fault.at)), "never reached")
+
+
+def _names_of(hit: str, contents: dict[str, str]) -> list[str]:
+    """Returns names that a message may give for a file: its own, and those of results that it may be staged for."""
+    path = Path(hit.partition(" ")[2] or "x")
+    names = {part.lstrip(".") for part in path.parts if part != "/"}
+    stem = path.name.lstrip(".").split(".")[0]
+    return sorted(names | ({stem} if stem else set()) | {Path(name).name for name in contents if not hit})
+
+
+def _size_of(folder: Path) -> int:
+    return sum(-(-path.stat().st_size // 4096) * 4096 for path in folder.rglob("*") if path.is_file())
+
+
+def _lines_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

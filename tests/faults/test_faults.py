@@ -1,0 +1,117 @@
+"""Kills one small command at each call that changes its results; `make faults` does that to all, and more."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from data_prep import index_records
+from facekd.data.datasets.record_pack_writer import RecordPackWriter
+from facekd.errors import run_verb
+from tests.faults.attempts import Ended, Fault, Runner, build_shim
+from tests.faults.checks import found_after_fault, found_after_rerun, found_in_message
+from tests.faults.commands import COMMANDS
+from tests.faults.contents import contents_of, differences
+from tests.faults.plan import failures, kills
+
+INDEX = COMMANDS["index"]
+WHOLE = {"out/train.idx": "0", "out/log.jsonl": "0"}
+
+
+def test_every_verb_is_among_the_commands() -> None:
+    from facekd.cli import VERBS
+
+    words = [command.words for command in COMMANDS.values()]
+    assert not [verb for verb in VERBS if not any(text.startswith(f"{verb} ") for text in words)]
+
+
+@pytest.mark.slow
+def test_a_command_killed_at_its_calls_is_repeated_to_the_same_bytes(tmp_path: Path) -> None:
+    shim = build_shim(tmp_path)
+    if shim is None:
+        pytest.skip("needs Linux and cc")
+    inputs = tmp_path / "inputs"
+    with RecordPackWriter(inputs / "faces", 32) as writer:
+        writer.add(0, b"\xff\xd8\xff", "a/1.jpg")
+    assert run_verb(lambda: index_records.main([str(inputs / "faces"), "--output", str(tmp_path / "train.idx")])) == 0
+
+    runner = Runner(shim, tmp_path / "runner", inputs)
+    attempt = INDEX.start_in(tmp_path / "attempt", inputs)
+    ended = runner.run(INDEX, attempt, Fault(), forked=False, limit=60)
+    expected = contents_of(attempt)
+    assert ended.status == 0 and (attempt / "out" / "train.idx").read_bytes() == (tmp_path / "train.idx").read_bytes()
+
+    rename = next(number for number, call in enumerate(ended.calls, 1) if call[2].startswith("rename"))
+    for fault in (Fault("group", rename), Fault("errors", rename - 2, 28)):
+        attempt = INDEX.start_in(attempt, inputs)
+        broken = runner.run(INDEX, attempt, fault, forked=False, limit=60)
+        assert broken.status == (-9 if fault.how == "group" else 2)
+        left = contents_of(attempt)
+        assert not found_after_fault(INDEX, left, expected)
+        assert fault.how == "group" or not found_in_message(broken, ["train.idx"])
+        again = runner.run(INDEX, attempt, Fault(), forked=False, limit=60)
+        assert again.status == 0
+        assert not differences(
+            {name: text for name, text in contents_of(attempt).items() if ".tmp" not in name}, expected
+        )
+
+
+def ended(status: int = 0, output: str = "") -> Ended:
+    return Ended(status, output, [], [], 1.0)
+
+
+def test_what_is_half_is_found() -> None:
+    clean = COMMANDS["clean"]
+    assert not found_after_fault(INDEX, {}, WHOLE) and not found_after_fault(INDEX, WHOLE, WHOLE)
+    assert found_after_fault(INDEX, WHOLE | {"out/train.idx": "1"}, WHOLE)
+    assert found_after_fault(clean, {"out/train.rec": "0"}, {"out/train.rec": "0", "out/train.idx": "0"})
+    assert not found_after_fault(clean, {"out/train.idx": "0"}, {"out/train.rec": "0", "out/train.idx": "0"})
+    assert not found_after_fault(INDEX, {"out/log.jsonl": "1"}, WHOLE)  # it grows
+
+
+def test_what_differs_after_the_second_run_is_found() -> None:
+    assert not found_after_rerun(ended(), {}, WHOLE, WHOLE)
+    assert found_after_rerun(ended(), {}, WHOLE | {"out/.train.1.tmp.idx": "0"}, WHOLE)
+    assert found_after_rerun(ended(2, "error: out is there already; --force"), {}, WHOLE, WHOLE)
+    assert not found_after_rerun(ended(2, "error: out is there already; --force"), WHOLE, WHOLE, WHOLE)
+    assert found_after_rerun(dataclasses.replace(ended(), strays=["python"]), {}, WHOLE, WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("status", "output", "is_good"),
+    [
+        (2, "error: no space left on the device while writing out/train.idx", True),
+        (2, "error: something went wrong", False),
+        (1, "Traceback (most recent call last)\nOSError: train.idx", False),
+        (1, "error: no space left on the device while writing out/train.idx", False),
+    ],
+)
+def test_a_message_names_the_file(status: int, output: str, is_good: bool) -> None:
+    assert (not found_in_message(ended(status, output), ["train.idx"])) == is_good
+
+
+def test_times_and_paths_do_not_count(tmp_path: Path) -> None:
+    for name, seconds in (("a", 1.5), ("b", 2.5)):
+        (tmp_path / name).mkdir()
+        text = f'{{"loss": 1.0, "seconds": {seconds}, "root": "{tmp_path / name}/x"}}\n'
+        (tmp_path / name / "log.jsonl").write_text(text)
+        (tmp_path / name / "data.bin").write_bytes(b"0")
+    first, second = contents_of(tmp_path / "a"), contents_of(tmp_path / "b")
+    assert not differences(first, second)
+    (tmp_path / "b" / "data.bin").write_bytes(b"1")
+    (tmp_path / "b" / "log.jsonl").write_text('{"loss": 2.0}\n')
+    found = differences(contents_of(tmp_path / "b"), first)
+    assert found == ["data.bin: differs", "log.jsonl: differs"]
+
+
+def test_the_plan_aims_at_turns_and_meets_each_file() -> None:
+    names = ["open64", "write", "write", "fsync", "rename", "unlink"]
+    calls = [[str(number), "1", name, "/out/a" if number < 4 else "/out/b"] for number, name in enumerate(names, 1)]
+    plan = kills(INDEX, calls, aimed=4, timed=2, seed=0)
+    assert {4, 5, 6} <= {fault.at for fault in plan if fault.how == "group"} and len(plan) == 6
+    assert plan == kills(INDEX, calls, aimed=4, timed=2, seed=0)
+    assert plan[4:] != kills(INDEX, calls, aimed=4, timed=2, seed=1)[4:]
+    kinds = {(fault.how, fault.where) for fault in failures(calls, [["1", "1", "read", "/x"]], 2)}
+    assert kinds == {("errors", "attempt"), ("error", "attempt"), ("short", "attempt"), ("error", "inputs")}
