@@ -22,6 +22,7 @@ from data_prep.photographs.face_detectors import FaceDetector, Faces, open_detec
 from data_prep.photographs.landmark_files import GivenLandmarks, read_landmarks
 from data_prep.photographs.photos import find_photos
 from data_prep.sources.encoded_images import FirstImageNote
+from facekd.embedder.onnx_file import read_onnx_file
 from facekd.errors import DataError, ImageError, run_verb
 from facekd.images.alignment import align, is_plausible, template_fit
 from facekd.images.decoding import decode_rgb, quiet_decoders
@@ -196,7 +197,7 @@ def _open_finder(arguments: argparse.Namespace) -> tuple[Finder, str]:
         return lambda name, image: given.get(name), f"file {arguments.landmarks.name} (sha256 {digest})"
     detector = open_detector(arguments.detector)
     settings = _settings(arguments, "")
-    digest = sha256_of_file(arguments.detector)[:16]
+    digest = read_onnx_file(arguments.detector).sha256[:16]
     source = f"{detector.kind} {arguments.detector.name} (sha256 {digest})"
     return lambda name, image: detect_at_two_sizes(detector, image, settings), source
 

@@ -20,9 +20,10 @@ from facekd.errors import DataError, run_verb
 from facekd.images.alignment import template
 from facekd.images.decoding import quiet_decoders
 from facekd.utils.command_line import COUNT, PROCESSES, SEED, CommandParser, real_number, whole_number
-from facekd.utils.files import staged_folder, write_json, write_text
+from facekd.utils.files import write_json, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
+from facekd.utils.temporaries import temporary_folder
 
 ROWS_CHUNK = 64
 SUMMARY, UNFINISHED = "layout.json", ".make_ijb_unfinished"
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     ):
         remedy = "--overwrite replaces what is there" if is_ours else "choose an empty folder, or a new one"
         raise DataError(f"{output} exists and is not empty; {remedy}")
-    with staged_folder(output) as staged:  # so that an interrupted run leaves no half of a set
+    with temporary_folder(output) as staged:  # so that an interrupted run leaves no half of a set
         counts = _full_size(arguments, staged) if arguments.full_size else _of_images(arguments, staged)
         # While this mark is there, what is beside it is no set, and the next run replaces it.
         output.mkdir(exist_ok=True)

@@ -30,7 +30,7 @@ from facekd.errors import DataError, ImageError, run_verb
 from facekd.images.decoding import quiet_decoders
 from facekd.images.image_files import is_image_name
 from facekd.utils.command_line import IMAGE_SIDE, JPEG_QUALITY, SEED, THREADS, CommandParser, whole_number
-from facekd.utils.files import replace_together, write_text
+from facekd.utils.files import atomic_open_together
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.verification import balanced_folds, fold_indices
@@ -95,22 +95,14 @@ def main(argv: list[str] | None = None) -> int:
 
     # Write the pack, and beside it who is compared.
     encoded = [images[name] for pair in pairs.names for name in pair]
-    pack_file, names_file = (
-        path.with_name(f".{path.stem}.partial{path.suffix}") for path in (arguments.output, names_path)
-    )
-    try:
+    with atomic_open_together(arguments.output, {names_path: pairs.subjects is not None}) as streams:
         if arguments.output.suffix == ".npz":
             pack = PairPack(encoded, pairs.is_same, pairs.subjects, pairs.fold_of)
-            write_native_pair_pack(pack_file, pack)
+            write_native_pair_pack(streams[arguments.output], pack)
         else:
-            write_pair_pack(pack_file, encoded, pairs.is_same)
+            write_pair_pack(streams[arguments.output], encoded, pairs.is_same)
         if pairs.subjects is not None:
-            write_text(names_file, _names_text(pairs, pairs.subjects))
-        replace_together(arguments.output, pack_file, {names_path: None if pairs.subjects is None else names_file})
-    except BaseException:
-        pack_file.unlink(missing_ok=True)
-        names_file.unlink(missing_ok=True)
-        raise
+            streams[names_path].write(_names_text(pairs, pairs.subjects).encode())
     _report(arguments.output, names_path, pairs)
     return 0
 

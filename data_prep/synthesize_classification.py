@@ -20,8 +20,9 @@ from facekd.data.datasets.cifar_dataset import CIFAR_FOLDERS, CIFAR_SIZE, GENERA
 from facekd.data.synthetic.class_textures import render_texture
 from facekd.errors import DataError, run_verb
 from facekd.utils.command_line import SEED, CommandParser, whole_number
-from facekd.utils.files import atomic_open, read_json, staged_folder, write_json
+from facekd.utils.files import atomic_open, read_json, write_json
 from facekd.utils.progress import track
+from facekd.utils.temporaries import temporary_folder
 
 LAYOUTS = (*CIFAR_FOLDERS, "folders")
 DEFAULT_CLASSES = {"cifar-100": 100, "cifar-10": 10, "folders": 10}
@@ -94,7 +95,7 @@ def synthesize_classification(settings: Settings, output: Path) -> Path:
         raise DataError(f"{folder}: holds another generated set; choose another --output, or delete it")
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder}: holds files from elsewhere; choose another --output")
-    with staged_folder(folder) as staged:
+    with temporary_folder(folder) as staged:
         md5 = _write_cifar(settings, staged) if is_cifar else _write_folders(settings, staged)
         content = {"format": GENERATED_FORMAT, "version": 1, "settings": asdict(settings), "md5": md5}
         write_json(staged / GENERATED, content)

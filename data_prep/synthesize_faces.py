@@ -26,9 +26,10 @@ from facekd.errors import DataError, run_verb
 from facekd.images.encoding import encode_jpeg, encode_png
 from facekd.utils.array_file import open_arrays, save_arrays
 from facekd.utils.command_line import COUNT, JPEG_QUALITY, PROCESSES, SEED, CommandParser, whole_number
-from facekd.utils.files import atomic_open, read_json, sha256_of_file, staged_folder, write_json, write_text
+from facekd.utils.files import atomic_open, read_json, sha256_of_file, write_json, write_text
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
+from facekd.utils.temporaries import temporary_folder
 
 PART_SIZE = 1000  # images rendered between two points from which a killed run can resume
 # Test people are numbered from here: no training set, however large, contains one, and a seed always gives the same.
@@ -231,7 +232,7 @@ def _write_train(images: Iterator[bytes], settings: Settings, folder: Path) -> l
             for label, name, image in named:
                 writer.add(label, image, name)
         return list(RECORD_FILES)
-    with staged_folder(folder / "train") as staged:
+    with temporary_folder(folder / "train") as staged:
         for _, name, image in named:
             path = staged / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from facekd.errors import DataError
 from facekd.utils.resumable_file import whole_lines
+from facekd.utils.temporaries import open_own_file
 
 LOG_NAME = "align_log.jsonl"
 
@@ -69,7 +70,7 @@ class AlignLog:
         end = 0
         if self.path.exists():
             end = self._load(settings)
-        self._stream: BinaryIO = self.path.open("ab")
+        self._stream: BinaryIO = open_own_file(self.path)
         self._stream.truncate(end)
         if end == 0:
             self._write({"settings": settings})

@@ -14,12 +14,16 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from facekd.embedder.onnx_session import STRIDES, face_detector_kind, open_session
+from facekd.embedder.onnx_file import read_onnx_file
+from facekd.embedder.onnx_session import STRIDES, brief, face_detector_kind, open_session
 from facekd.errors import ModelError
 from facekd.images.alignment import NUM_LANDMARKS
+from facekd.images.preprocessing import LARGEST_SIZE
 from facekd.utils.files import require_regular_file
+from facekd.utils.foreign import shown
 
 SMALLEST_INPUT = 64
+SCRFD_ENDS = [(size,) for size in (1, 4, 10) for _ in STRIDES]
 # The values that the networks were published with (deepinsight/insightface scrfd.py, opencv_zoo yunet.py).
 SCRFD_MEAN, SCRFD_STD, SCRFD_OVERLAP = 127.5, 128.0, 0.4
 YUNET_OVERLAP, YUNET_CANDIDATES = 0.3, 5000
@@ -72,7 +76,7 @@ def open_detector(path: Path) -> FaceDetector:
     require_regular_file(path)
     if not path.is_file():
         raise ModelError(f"{path}: no such file; expected a face detector in ONNX, SCRFD with landmarks or YuNet")
-    session = open_session(path, threads=1)  # images are the parallelism
+    session = open_session(read_onnx_file(path), threads=1)  # images are the parallelism
 
     # Tell the kind by the names and sizes of the outputs.
     kind = face_detector_kind(session)
@@ -94,7 +98,7 @@ def open_detector(path: Path) -> FaceDetector:
             f"{path}: is no face detector but returns one vector of {vectors[0].shape[1]} values for an image, as "
             f"models that embed aligned faces do (`facekd evaluate` takes it); expected {expected}"
         )
-    names = ", ".join(output.name for output in outputs[:12])
+    names = shown(", ".join(output.name for output in outputs))
     raise ModelError(f"{path}: is no known face detector, its outputs are {names}; expected {expected}")
 
 
@@ -110,14 +114,18 @@ class ScrfdDetector:
     def __init__(self, path: Path, session: Any) -> None:
         self.path = path
         self._session = session
-        image = session.get_inputs()[0]
+        inputs = session.get_inputs()
+        if len(inputs) != 1:
+            raise ModelError(f"{path}: takes {len(inputs):,} inputs; a face detector takes one, the image")
+        image = inputs[0]
         self._input_name: str = image.name
         fixed = image.shape[2:] if len(image.shape) == 4 else []
         self._fixed_size: int | None = None
         if all(isinstance(side, int) and side > 0 for side in fixed) and fixed:
-            if fixed[0] != fixed[1] or fixed[0] % STRIDES[-1]:
+            if fixed[0] != fixed[1] or fixed[0] % STRIDES[-1] or fixed[0] > LARGEST_SIZE:
                 raise ModelError(
-                    f"{path}: takes images of {fixed[1]}x{fixed[0]}; expected a square, or any size, in steps of 32"
+                    f"{path}: takes images of {fixed[1]}x{fixed[0]}; expected a square, or any size, in steps of 32 "
+                    f"and at most {LARGEST_SIZE:,} pixels"
                 )
             self._fixed_size = int(fixed[0])
 
@@ -133,10 +141,14 @@ class ScrfdDetector:
         try:
             outputs = self._session.run(None, {self._input_name: np.ascontiguousarray(blob)})
         except Exception as error:
-            raise ModelError(f"{self.path}: fails on an image of {side}x{side} pixels: {error}") from error
+            raise ModelError(f"{self.path}: fails on an image of {side}x{side} pixels: {brief(str(error))}") from error
+
+        outputs = [np.asarray(output) for output in outputs]
+        if sorted(output.shape[-1:] for output in outputs) != sorted(SCRFD_ENDS) or outputs[0].dtype.kind != "f":
+            raise ModelError(f"{self.path}: returns other values than it declares, on an image of {side}x{side} pixels")
 
         # Keep the best of overlapping faces, and go back to pixels of the image.
-        scores, boxes, landmarks = self._decode([np.asarray(output) for output in outputs], side)
+        scores, boxes, landmarks = self._decode(outputs, side)
         kept = scores >= least_score
         boxes, landmarks, scores = boxes[kept], landmarks[kept], scores[kept]
         best = without_overlaps(boxes, scores, SCRFD_OVERLAP)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -17,7 +17,7 @@ from facekd.checkpoints.file_kinds import OLD_TORCH_FILE, ONNX_FILE, TORCH_FILE,
 from facekd.checkpoints.run_folder import not_written, resolve_checkpoint
 from facekd.checkpoints.torch_files import read_torch_file
 from facekd.errors import CheckpointError
-from facekd.utils.files import atomic_path
+from facekd.utils.files import atomic_open
 from facekd.utils.foreign import shown
 
 # What to do with files of other kinds that hold a model.
@@ -49,12 +49,30 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 def save_checkpoint(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Writes the plain fields of a checkpoint, see `write_checkpoint`."""
-    with atomic_path(path) as temporary:
+    with atomic_open(path) as stream:
+        # Through a stream, because torch would write the name of the file, which is random, into the file.
+        output = _Output(stream)
         try:
-            torch.save({"format": FORMAT, "version": VERSION, **content}, temporary)
+            torch.save({"format": FORMAT, "version": VERSION, **content}, output)  # pyright: ignore[reportArgumentType]
         except RuntimeError as error:
             # torch reports a failed write (a full disk above all) as a RuntimeError of its zip writer.
-            raise not_written(Path(path), error) from error
+            raise not_written(Path(path), output.error or error) from error
+
+
+class _Output:
+    """Passes bytes on to a stream, and keeps the error of a failed write, in whose place torch reports another."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.error: OSError | None = None
+        self._stream = stream
+        self.flush = stream.flush
+
+    def write(self, content: bytes) -> int:
+        try:
+            return self._stream.write(content)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

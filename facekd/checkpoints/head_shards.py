@@ -11,7 +11,9 @@ number of processes: 4 may write them and 1, 2 or 3 read them, and so may a run 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import shutil
 import zlib
 from pathlib import Path
@@ -35,6 +37,8 @@ from facekd.distributed import (
 from facekd.errors import CheckpointError
 from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import MarginClassifier
+from facekd.utils.files import sync_folder, sync_tree
+from facekd.utils.temporaries import temporary_folder
 
 
 def detach_rows(checkpoint: Checkpoint, head: MarginClassifier, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -109,22 +113,27 @@ def write_rows(path: Path, rows: dict[str, Tensor], shards: ClassShards, images_
         CheckpointError: a process could not write its rows; raised on every process.
     """
     world = shards.world
-    temporary = written = path.with_name(f".{path.stem}.tmp{HEAD_SUFFIX}")
+    written: Path | None = None
     try:
-        # Write under a temporary name, and rename the folder when every process has written its rows.
-        name = ""
-        with failing_together(world):
-            if world.is_main:
-                shutil.rmtree(temporary, ignore_errors=True)
-                name = _new_name(path, images_seen)
-        folder = path.with_name(broadcast_from_main(name, world))
-        write_rows_of_all(temporary, rows, shards.num_classes, world)
-        with failing_together(world):
-            if world.is_main:
-                written = temporary.rename(folder)
+        # The main process makes a temporary folder, which is renamed when every process has written its rows.
+        with contextlib.ExitStack() as stack:
+            name = staged_name = ""
+            with failing_together(world):
+                if world.is_main:
+                    made = stack.enter_context(temporary_folder(path.with_suffix(HEAD_SUFFIX)))
+                    staged_name = os.fspath(made.relative_to(path.parent))
+                    name = _new_name(path, images_seen)
+            name, staged_name = broadcast_from_main((name, staged_name), world)
+            folder, staged = path.with_name(name), path.parent / staged_name
+            write_rows_of_all(staged, rows, shards.num_classes, world)
+            with failing_together(world):
+                if world.is_main:
+                    sync_tree(staged)
+                    written = staged.rename(folder)
+                    sync_folder(folder.parent)
         checksums = _checksums(folder, world)
     except OSError as error:  # a lost peer raises another error, which is not the disk's fault
-        if world.is_main:  # no process uses it any more, and a full disk needs its space
+        if written is not None:  # no process uses it any more, and a full disk needs its space
             shutil.rmtree(written, ignore_errors=True)
         raise CheckpointError(
             f"{path}: its head could not be written ({_last_line(error)}); is the disk full? Free some space and run "

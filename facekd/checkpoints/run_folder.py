@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import dataclass
@@ -29,9 +30,13 @@ class CheckpointConfig:
 
 def not_written(path: Path, error: Exception) -> CheckpointError:
     """Returns the error for a checkpoint that could not be written; it says where the run will continue."""
+    remedy = "is the disk full? Free some space and"
+    if isinstance(error, OSError) and error.errno not in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = "mend that and"
+    why = (isinstance(error, OSError) and error.strerror) or str(error).splitlines()[0]
     return CheckpointError(
-        f"{path}: could not be written ({str(error).splitlines()[0]}); is the disk full? Free some space and "
-        f"run the same command again: {_what_is_left(path.parent.parent)}"
+        f"{path}: could not be written ({why}); {remedy} run the same command again: "
+        f"{_what_is_left(path.parent.parent)}"
     )
 
 

@@ -22,8 +22,9 @@ from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.identity_map import identities_sha256
 from facekd.distillation.logits import mix
 from facekd.embedder import OnnxEmbedder, Preprocessing, TorchEmbedder
-from facekd.errors import CheckpointError
+from facekd.errors import CheckpointError, ModelError
 from facekd.head.classifier import LinearClassifier
+from facekd.utils.foreign import shown
 
 
 class ClassifyingModel:
@@ -159,7 +160,7 @@ class OnnxClassifier:
         self._file = Path(path)
         self.preprocessing = self._embedder.preprocessing
         self.assumed, self.remarks = self._embedder.assumed, self._embedder.remarks
-        self.center_crop = float(self._embedder.metadata.get("center_crop", 0.0))
+        self.center_crop = _read_center_crop(self._embedder.metadata.get("center_crop", "0"), self._file)
         self.resize = False
         self.embedding_size = self._embedder.embedding_size
 
@@ -178,6 +179,17 @@ class OnnxClassifier:
                 f"{self._file}: gives {self.embedding_size} values, but {path} has {dataset.num_classes} classes; "
                 "export a classifier without --embedding"
             )
+
+
+def _read_center_crop(text: str, path: Path) -> float:
+    """Returns the share of the shorter side that an ONNX file records; 0 means no crop."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ModelError(f"{path}: records center_crop {shown(text)}, expected a share from 0 to 1; export it again")
+    return share
 
 
 class LogitNetwork(nn.Module):

@@ -18,6 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from facekd.embedder.onnx_file import OnnxFile, load_external_data
+from facekd.embedder.onnx_session import brief
+from facekd.utils.foreign import shown
+
 if TYPE_CHECKING:
     import onnx
 
@@ -88,18 +92,16 @@ class InputArithmetic:
         return {**kept, "text": str(self)} if not self.problem else {"text": str(self)}
 
 
-def read_input_arithmetic(
-    model: onnx.ModelProto, folder: Path, shape: Sequence[int], channel_axis: int
-) -> InputArithmetic:
+def read_input_arithmetic(file: OnnxFile, shape: Sequence[int], channel_axis: int) -> InputArithmetic:
     """Measures what a graph does to its input before its first layer.
 
     Args:
-        model: the graph; its external data need not be loaded.
-        folder: where its external data lie.
+        file: the ONNX file.
         shape: a shape that its input can have, of 4 dimensions.
         channel_axis: which of them is the channels'.
     """
     # Cut the nodes before the first layer out; most graphs have none.
+    model = file.model
     if model.functions:
         import onnx.inliner
 
@@ -112,10 +114,10 @@ def read_input_arithmetic(
 
     # Run them on images of one colour. Units that a clip, a cast or a quantisation spoils do not give straight lines.
     try:
-        run = _Runner(model, folder, nodes, ends, shape, channel_axis)
+        run = _Runner(model, file.path, nodes, ends, shape, channel_axis)
         lines = {unit: _fit(run, *limits) for unit, limits in UNITS.items()}
     except Exception as error:  # onnxruntime's exceptions share no narrower base
-        return InputArithmetic(problem=f"its first nodes cannot be run alone: {str(error).splitlines()[0]}")
+        return InputArithmetic(problem=f"its first nodes cannot be run alone: {brief(str(error) or repr(error))}")
     return _decide({unit: line for unit, line in lines.items() if line is not None}, nodes)
 
 
@@ -123,7 +125,7 @@ def _cut(graph: onnx.GraphProto) -> tuple[list[onnx.NodeProto], list[str], str]:
     """Returns the nodes before the first layer, the tensors that the first layers read, and a problem or ''."""
     # Follow the pixels; what depends on no pixel, such as a constant or the input's shape, is fixed.
     fixed = {tensor.name for tensor in graph.initializer} | {tensor.values.name for tensor in graph.sparse_initializer}
-    pixels = {next(entry.name for entry in graph.input if entry.name not in fixed)}
+    pixels = set([entry.name for entry in graph.input if entry.name not in fixed][:1])
     made_by: dict[str, onnx.NodeProto] = {}
     ends: list[str] = []
     for node in graph.node:
@@ -137,7 +139,7 @@ def _cut(graph: onnx.GraphProto) -> tuple[list[onnx.NodeProto], list[str], str]:
         elif found:
             ends += found
             if not LAYER.search(node.op_type):
-                return [], [], f"a node of type {node.op_type} reads them"
+                return [], [], f"a node of type {shown(node.op_type)} reads them"
 
     # Keep what leads to the ends, in the order of the graph.
     needed, waiting = set[int](), list(ends)
@@ -165,14 +167,12 @@ class _Runner:
     def __init__(
         self,
         model: onnx.ModelProto,
-        folder: Path,
+        path: Path,
         nodes: list[onnx.NodeProto],
         ends: list[str],
         shape: Sequence[int],
         channel_axis: int,
     ) -> None:
-        import onnx
-        import onnx.external_data_helper
         import onnxruntime
         from onnx import helper
 
@@ -200,11 +200,7 @@ class _Runner:
             opset_imports=model.opset_import,
             ir_version=model.ir_version,
         )
-        for tensor in part.graph.initializer:
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-                tensor.data_location = onnx.TensorProto.DEFAULT
-                del tensor.external_data[:]
+        load_external_data(part, path)
 
         # A session of its own.
         options = onnxruntime.SessionOptions()

@@ -17,25 +17,21 @@ import numpy as np
 from facekd.embedder.checks import check_batch_size, check_finite, is_onnx_file, start_fingerprint
 from facekd.embedder.input_arithmetic import InputArithmetic, read_input_arithmetic
 from facekd.embedder.interface import GivenPreprocessing
+from facekd.embedder.onnx_file import OnnxFile, read_onnx_file
 from facekd.embedder.onnx_preprocessing import resolve_preprocessing
-from facekd.embedder.onnx_session import (
-    brief,
-    external_data_files,
-    face_detector_kind,
-    is_in_training_mode,
-    load_graph,
-    open_session,
-)
+from facekd.embedder.onnx_session import brief, face_detector_kind, is_in_training_mode, open_session
 from facekd.errors import ModelError
 from facekd.images.preprocessing import fit_images
 from facekd.utils.files import sha256_of_file
+from facekd.utils.foreign import LONGEST_NAME, shown
 from facekd.verification.scores import unit_rows
 
 if TYPE_CHECKING:
-    import onnx
     from typing_extensions import Unpack  # `typing` has it from Python 3.11 on
 
 
+MOST_VALUES = 1 << 28  # in one input, 1 GiB
+MOST_BELIEVED = 1 << 16  # values of an embedding that a file declares, and for which memory is taken unseen
 BATCH_CHECKED = 4  # images that show whether an embedding depends on its batch
 # How far an embedding may move with its batch, as a share of the distance between images. Dynamic quantisation, whose
 # scales are those of the batch, moves them by 0.1; statistics of the batch by 0.35 and more.
@@ -91,25 +87,24 @@ class OnnxEmbedder:
         self.resize = resize
         if not is_onnx_file(self.path):
             raise ModelError(f"{self.path}: is a checkpoint, not an ONNX file; use `open_embedder`, or `facekd export`")
-        self._session = open_session(self.path, threads, device)
+        file = read_onnx_file(self.path)
+        self._session = open_session(file, threads, device)
         if face_detector_kind(self._session):
             raise ModelError(
                 f"{self.path}: finds faces in photographs and does not tell people apart; it belongs to "
                 "`facekd data align --detector`, and the model to evaluate is the one that embeds aligned faces"
             )
-        model = load_graph(self.path)
-        if is_in_training_mode(model):
+        if is_in_training_mode(file.model):
             raise ModelError(
                 f"{self.path}: was exported in training mode, so the embedding of an image depends on the other images "
                 "in its batch; export it again after model.eval()"
             )
-        self._files = [self.path, *external_data_files(self.path, model)]
-        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+        self._files, self.metadata = file.files, file.metadata
         self.normalized = self.metadata.get("normalized", "false").lower() == "true"
 
         # The graph's input, and the preprocessing that makes it from images.
         declared_size = self._read_input(batch_size)
-        arithmetic = self._read_arithmetic(model, declared_size or int(given["image_size"] or 112))  # type: ignore[arg-type]
+        arithmetic = self._read_arithmetic(file, declared_size or int(given["image_size"] or 112))  # type: ignore[arg-type]
         self.input_arithmetic = None if arithmetic.is_plain else arithmetic.to_dict()
         self.preprocessing, self.assumed, self.remarks = resolve_preprocessing(
             given, self.metadata, declared_size, arithmetic, self.path
@@ -127,7 +122,7 @@ class OnnxEmbedder:
         recorded = self.metadata.get("embedding_size")
         if recorded is not None and recorded != str(self.embedding_size):
             raise ModelError(
-                f"{self.path}: records embedding_size {recorded} but returns {self.embedding_size} values; "
+                f"{self.path}: records embedding_size {shown(recorded)} but returns {self.embedding_size} values; "
                 "the file was altered after its export, export it again"
             )
         self._fingerprint: str | None = None
@@ -164,19 +159,24 @@ class OnnxEmbedder:
         """Takes type, batch and layout of the graph's only input; returns its image size if that is fixed."""
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
-            names = ", ".join(entry.name for entry in inputs) or "none"
+            names = shown(", ".join(entry.name for entry in inputs)) or "none"
             raise ModelError(f"{self.path}: expected a model with one input, the images; found {names}")
         self._input_name: str = inputs[0].name
         self._input_dtype = _input_dtype(inputs[0].type, self.path)
         fixed_batch, declared_size, self._columns, self._channels_last = _read_input_shape(inputs[0].shape, self.path)
         self.batch_size = fixed_batch or batch_size
         self._pad = fixed_batch is not None
+        if (fixed_batch or 1) * (declared_size or 1) ** 2 * 3 > MOST_VALUES:
+            raise ModelError(
+                f"{self.path}: its input has shape {_shape_text(inputs[0].shape)}, which is more than {MOST_VALUES:,} "
+                "values; export it again with a dynamic batch, for images of the size that it was trained on"
+            )
         return declared_size
 
-    def _read_arithmetic(self, model: onnx.ModelProto, side: int) -> InputArithmetic:
+    def _read_arithmetic(self, file: OnnxFile, side: int) -> InputArithmetic:
         batch, width = self.batch_size if self._pad else 1, len(range(side)[self._columns])
         shape = (batch, side, width, 3) if self._channels_last else (batch, 3, side, width)
-        arithmetic = read_input_arithmetic(model, self.path.parent, shape, 3 if self._channels_last else 1)
+        arithmetic = read_input_arithmetic(file, shape, 3 if self._channels_last else 1)
         is_bytes = self._input_dtype is np.uint8  # which hold nothing but raw pixels
         return replace(arithmetic, takes="0..255") if is_bytes and not arithmetic.problem else arithmetic
 
@@ -207,15 +207,17 @@ class OnnxEmbedder:
         embedding = self._call([self.output], x)[0]
 
         # One embedding per image, each of the declared size.
+        if embedding.dtype.kind not in "fiub":
+            raise ModelError(f"{self.path}: output '{shown(self.output)}' holds {embedding.dtype}, not numbers")
         if sum(length > 1 for length in embedding.shape[1:]) > 1:
             raise ModelError(
-                f"{self.path}: output {self.output!r} has shape {embedding.shape}: "
+                f"{self.path}: output '{shown(self.output)}' has shape {embedding.shape}: "
                 "this is a feature map, not an embedding"
             )
         size = self.embedding_size
         if embedding.ndim < 2 or len(embedding) != len(x) or embedding.size != len(x) * size:
             raise ModelError(
-                f"{self.path}: output {self.output!r} has shape {embedding.shape} for {len(x)} images, "
+                f"{self.path}: output '{shown(self.output)}' has shape {embedding.shape} for {len(x)} images, "
                 f"expected ({len(x)}, {size}){self._batch_advice([self.output], x)}"
             )
         return embedding.reshape(len(x), -1)[:count].astype(np.float32, copy=False)
@@ -245,7 +247,7 @@ class OnnxEmbedder:
             alone = self._call(outputs, x[:1])[0]
         except ModelError:  # the batch is not what it fails on
             return ""
-        fits = len(alone) == 1 and alone.size == self.embedding_size
+        fits = alone.shape[:1] == (1,) and alone.size == self.embedding_size
         return "; the graph holds a fixed batch of 1 inside: open it with batch_size=1 (--batch-size 1)" if fits else ""
 
     def _choose_output(self, asked: str | None) -> tuple[str, int]:
@@ -253,10 +255,12 @@ class OnnxEmbedder:
         # An output of that name is the embedding, and so is the only one.
         shapes: dict[str, Sequence[Any]] = {entry.name: entry.shape for entry in self._session.get_outputs()}
         if asked is not None and asked not in shapes:
-            raise ModelError(f"{self.path}: has no output {asked!r}; it has {', '.join(shapes)}")
+            raise ModelError(f"{self.path}: has no output {asked!r}; it has {shown(', '.join(shapes))}")
         if asked is None:
             asked = "embedding" if "embedding" in shapes else next(iter(shapes)) if len(shapes) == 1 else None
 
+        if not shapes:
+            raise ModelError(f"{self.path}: has no outputs; export it again")
         # Sizes that the file does not declare show when the graph runs.
         wanted = list(shapes) if asked is None else [asked]
         if not all(_is_declared(shapes[name]) for name in wanted):
@@ -268,18 +272,24 @@ class OnnxEmbedder:
         # Of several, as a feature and its norm, the only one with more than one value.
         vectors = [name for name, shape in shapes.items() if math.prod(shape[1:]) > 1]
         if len(vectors) != 1 or sum(length > 1 for length in shapes[vectors[0]][1:]) > 1:
-            found = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+            found = shown(", ".join(f"{name} {list(shape)}" for name, shape in shapes.items()), 2 * LONGEST_NAME)
             raise ModelError(
                 f"{self.path}: has {len(shapes)} outputs ({found}); say which is the embedding: "
                 "--embedding-output NAME (in Python output=NAME)"
             )
-        others = ", ".join(name for name in shapes if name != vectors[0])
-        self.remarks += (f"the embedding is its output {vectors[0]}; {others} left out",)
+        others = shown(", ".join(name for name in shapes if name != vectors[0]))
+        self.remarks += (f"the embedding is its output {shown(vectors[0])}; {others} left out",)
         return vectors[0], math.prod(shapes[vectors[0]][1:])
 
 
 def _is_declared(shape: Sequence[Any]) -> bool:
-    return len(shape) > 0 and all(isinstance(size, int) and size > 0 for size in shape[1:])
+    """Tells whether a shape says how many values an output has for an image; so many must first be seen."""
+    is_known = len(shape) > 0 and all(isinstance(size, int) and size > 0 for size in shape[1:])
+    return is_known and math.prod(shape[1:]) <= MOST_BELIEVED
+
+
+def _shape_text(shape: Sequence[Any]) -> str:
+    return shown(list(shape))
 
 
 def _input_dtype(onnx_type: str, path: Path) -> type[np.number[Any]]:
@@ -289,7 +299,7 @@ def _input_dtype(onnx_type: str, path: Path) -> type[np.number[Any]]:
         "tensor(uint8)": np.uint8,
     }
     if onnx_type not in dtypes:
-        raise ModelError(f"{path}: its input is {onnx_type}, expected {', '.join(dtypes)}")
+        raise ModelError(f"{path}: its input is {shown(onnx_type)}, expected {', '.join(dtypes)}")
     return dtypes[onnx_type]
 
 
@@ -298,7 +308,7 @@ def _read_input_shape(shape: Sequence[int | str | None], path: Path) -> tuple[in
     # A fixed dimension is a positive number; for the others exporters write a name, None, 0 or -1.
     sizes = [size if isinstance(size, int) and size > 0 else None for size in shape]
     if len(sizes) != 4 or 3 not in (sizes[1], sizes[3]):
-        raise ModelError(f"{path}: its input has shape {list(shape)}, expected (batch, 3, size, size)")
+        raise ModelError(f"{path}: its input has shape {_shape_text(shape)}, expected (batch, 3, size, size)")
     channels_last = sizes[1] != 3
     height, width = sizes[1:3] if channels_last else sizes[2:4]
     if height is None or width is None or height == width:

@@ -11,6 +11,7 @@ import numpy as np
 from facekd.embedder.input_arithmetic import TAKEN_AS, InputArithmetic
 from facekd.errors import ModelError
 from facekd.images.preprocessing import DEFAULTS, Preprocessing, parse_metadata
+from facekd.utils.foreign import shown
 
 # Mean and std outside the graph that give it what it takes.
 OUTSIDE = {"0..255": (0.0, 1.0), "0..1": (0.0, 255.0)}
@@ -52,12 +53,12 @@ def resolve_preprocessing(
 
     # The graph shows others; those that nothing shows are assumed.
     has_mean = "mean" in known
-    shown = {} if has_mean else _read_from_graph(arithmetic, "color" in known, path)
+    from_graph = {} if has_mean else _read_from_graph(arithmetic, "color" in known, path)
     if arithmetic.color and "color" not in known:
-        shown["color"] = arithmetic.color
-    assumed = tuple(name for name in DEFAULTS if name not in known and name not in shown)
+        from_graph["color"] = arithmetic.color
+    assumed = tuple(name for name in DEFAULTS if name not in known and name not in from_graph)
     try:
-        preprocessing = Preprocessing(**{**DEFAULTS, **shown, **known})
+        preprocessing = Preprocessing(**{**DEFAULTS, **from_graph, **known})
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     said = ("given" if given["mean"] is not None else "recorded") if has_mean else ""
@@ -69,7 +70,8 @@ def _settle_size(known: dict[str, Any], given: Mapping[str, Any], declared_size:
     if declared_size is not None:
         if known.setdefault("image_size", declared_size) != declared_size:
             said = "given" if given["image_size"] is not None else "recorded"
-            raise ModelError(f"{path}: takes {declared_size} pixels, but image_size {known['image_size']} is {said}")
+            other = shown(known["image_size"])
+            raise ModelError(f"{path}: takes {declared_size} pixels, but image_size {other} is {said}")
     elif "image_size" not in known:
         raise ModelError(
             f"{path}: takes images of any size and does not record one; give image_size (--image-size 112, say)"

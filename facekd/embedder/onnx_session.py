@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facekd.checkpoints.file_kinds import ONNX_FILE, describe_file
+from facekd.embedder.onnx_file import OnnxFile
 from facekd.errors import ModelError
+from facekd.utils.foreign import shown
 
 if TYPE_CHECKING:
     import onnx
 
+LONGEST_MESSAGE, LONGEST_SHOWN = 3000, 600  # characters of onnxruntime's messages that are looked at, and shown
 
-def open_session(path: Path, threads: int | None = None, device: str = "cpu") -> Any:
+
+def open_session(file: OnnxFile, threads: int | None = None, device: str = "cpu") -> Any:
     """Opens an ONNX file as an onnxruntime `InferenceSession`.
 
     Args:
-        path: the file.
+        file: the file, as `read_onnx_file` has checked it.
         threads: threads of onnxruntime; None means one per core.
         device: `"cpu"` or `"cuda"`.
 
@@ -36,10 +38,11 @@ def open_session(path: Path, threads: int | None = None, device: str = "cpu") ->
     options.log_severity_level = 4  # warnings about a file do not help its user, and errors are raised and told by us
     if threads is not None:
         options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # and not its own, whatever the name
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        return onnxruntime.InferenceSession(str(file.path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no narrower base
-        raise ModelError(f"{path}: onnxruntime cannot open it: {_reason(path, str(error))}") from error
+        raise ModelError(f"{file.path}: onnxruntime cannot open it: {_reason(file, str(error))}") from error
 
 
 STRIDES = (8, 16, 32)
@@ -66,56 +69,26 @@ def face_detector_kind(session: Any) -> str:
     return "other" if has_boxes and len(outputs) > 1 else ""
 
 
-def load_graph(path: Path) -> onnx.ModelProto:
-    """Reads an ONNX file without the data that lie beside it."""
-    import onnx
-
-    return onnx.load(str(path), load_external_data=False)
-
-
-def external_data_files(path: Path, model: onnx.ModelProto) -> list[Path]:
-    """Lists the files beside an ONNX file that hold its weights, by name."""
-    tensors = model.graph.initializer
-    locations = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
-    return [path.parent / location for location in sorted(locations)]
-
-
-def _reason(path: Path, message: str) -> str:
+def _reason(file: OnnxFile, message: str) -> str:
     """Returns why onnxruntime refuses a file, and what to do."""
     import onnxruntime
-    from google.protobuf.message import DecodeError
 
-    # A file cut short is no message of protobuf's any more.
-    try:
-        model = load_graph(path)
-    except DecodeError:
-        kind, size = describe_file(path), path.stat().st_size
-        if kind not in (ONNX_FILE, ""):
-            return f"it is {kind}, not an ONNX model"
-        return f"its {size:,} bytes are not a whole ONNX model; was it copied or downloaded completely?"
-    if not model.graph.node:
-        return "it holds no graph; was it copied or downloaded completely?"
-
-    # Weights beside the file are easily left behind.
-    missing = [file.name for file in external_data_files(path, model) if not file.is_file()]
-    if missing:
-        more = f" and {len(missing) - 3:,} more" if len(missing) > 3 else ""
-        return f"its weights lie in {', '.join(missing[:3])}{more}, missing in {path.parent}; copy them there"
-    if "External initializer" in message:
-        return f"the weights beside it do not fit it, copy them again: {brief(message)}"
+    # A message may quote megabytes of the file, on which the patterns below would take for ever.
+    message = message.replace(f"Load model from {file.path} ", "").replace("failed:", "")[:LONGEST_MESSAGE]
+    model = file.model
 
     # A newer exporter writes what this onnxruntime does not know.
     here = f"onnxruntime {onnxruntime.__version__}"
     remedy = f"update it (pip install -U {' '.join(_builds()) or 'onnxruntime'})"
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     if "opset" in message.lower() and "under development" in message:
-        shown = ", ".join(f"{domain} {number}" for domain, number in opsets.items())
-        return f"its opset ({shown}) is newer than {here} knows; {remedy}, or export with a lower opset_version"
+        listed = shown(", ".join(f"{domain} {number}" for domain, number in opsets.items()))
+        return f"its opset ({listed}) is newer than {here} knows; {remedy}, or export with a lower opset_version"
     if "Unsupported model IR version" in message:
         return f"its IR version {model.ir_version} is newer than {here} knows; {remedy}, or export with an older onnx"
     unknown = re.search(r"No Op registered for (\S+)|error: (\S+?)\(.*is not a registered function", message)
     if unknown:
-        name = unknown[1] or unknown[2]
+        name = shown(unknown[1] or unknown[2])
         return (
             f"{here} has no operator {name} (the file's opset is {opsets.get('ai.onnx', 'not stated')}); "
             "export with operators of ONNX itself, or update onnxruntime if the operator is a newer one"
@@ -124,9 +97,12 @@ def _reason(path: Path, message: str) -> str:
 
 
 def brief(message: str) -> str:
-    """Returns onnxruntime's message on one line, without the places in its own source code."""
-    message = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |\S+\.(?:cc|h):\d+ |/onnxruntime_src\S+ ", "", message)
-    return " ".join(message.split())
+    """Returns onnxruntime's message on one line, without the places in its own source code, as `shown` shows it."""
+    ours = (
+        r"\[ONNXRuntimeError\] : \d+ : \w+ : |\S+\.(?:cc|h):\d+ |/onnxruntime_src\S+ |\bonnxruntime::[\w:]+\([^()]*\) "
+    )
+    message = re.sub(ours, "", message[:LONGEST_MESSAGE])
+    return shown(" ".join(message.split()), LONGEST_SHOWN)
 
 
 def _cuda_remedy() -> str:

@@ -25,6 +25,7 @@ from facekd.utils.config_files import protect_path
 from facekd.utils.files import read_json, write_json
 from facekd.utils.processes import start_tied
 from facekd.utils.progress import format_duration
+from facekd.utils.temporaries import open_own_file
 
 SECONDS_BETWEEN_POLLS = 0.05
 NUM_LOG_LINES = 15  # shown of a failed step
@@ -247,7 +248,7 @@ def _start(step: Step, environment: dict[str, str]) -> _Running:
         sink = None
         if step.output is not None:
             step.output.parent.mkdir(parents=True, exist_ok=True)
-            sink = stack.enter_context(step.output.open("ab"))
+            sink = stack.enter_context(open_own_file(step.output))
             sink.write(f"\n$ {shown}\n".encode())
             sink.flush()
         process = start_tied(command, environment, sink)

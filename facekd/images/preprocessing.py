@@ -15,7 +15,11 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import ModelError
+from facekd.utils.foreign import shown
 
+LARGEST_SIZE = 8192  # pixels, as for all sides of images
+LARGEST_LEVEL = 1e6  # of mean and std, for models that take other units
+LONGEST_VALUE = 1000  # characters of a value in `metadata_props`
 COLORS = ("rgb", "bgr")
 # Assumed for a model that does not say: the convention of the field, see docs/deployment.md.
 DEFAULTS: Mapping[str, Any] = {"mean": (127.5, 127.5, 127.5), "std": (127.5, 127.5, 127.5), "color": "rgb"}
@@ -51,9 +55,13 @@ class Preprocessing:
                 "(multiply values meant for 0..1 images by 255; give std itself, not its inverse)"
             )
         if self.color not in COLORS:
-            raise ModelError(f"color is {self.color!r}: expected rgb or bgr")
-        if isinstance(self.image_size, bool) or not isinstance(self.image_size, int) or self.image_size < 1:
-            raise ModelError(f"image_size is {self.image_size!r}: expected a number of pixels, such as 112")
+            raise ModelError(f"color is {_shown(self.color)}: expected rgb or bgr")
+        is_whole = isinstance(self.image_size, int) and not isinstance(self.image_size, bool)
+        if not is_whole or not 1 <= self.image_size <= LARGEST_SIZE:
+            raise ModelError(
+                f"image_size is {_shown(self.image_size)}: expected a number of pixels, such as 112, and at most "
+                f"{LARGEST_SIZE:,}"
+            )
 
     @property
     def channel_step(self) -> int:
@@ -94,10 +102,12 @@ def parse_metadata(name: str, text: str) -> Any:
     if name == "color":
         return text.lower()
     try:
+        if len(text) > LONGEST_VALUE:
+            raise ValueError
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # lists in lists, or a number of thousands of digits
         raise ModelError(
-            f"metadata_props {name} is {text!r}, expected a number or [R, G, B]; give {name} by hand"
+            f"metadata_props {name} is {_shown(text)}, expected a number or [R, G, B]; give {name} by hand"
         ) from error
 
 
@@ -136,9 +146,19 @@ def mirror(images: np.ndarray) -> np.ndarray:
 
 def _three_numbers(name: str, value: Any) -> tuple[float, float, float]:
     try:
-        numbers = np.broadcast_to(np.asarray(value, np.float64), (3,)).tolist()
-    except (TypeError, ValueError):
-        numbers = [math.nan]
-    if not all(math.isfinite(number) for number in numbers):
-        raise ModelError(f"{name} is {value!r}: expected one number, or three (R, G, B) in units of 0..255")
+        values = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+        numbers = [math.nan if isinstance(number, bool | str) else float(number) for number in values]
+    except (TypeError, ValueError, OverflowError):  # text, lists in a list, a number of hundreds of digits
+        numbers = []
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3 or not all(abs(number) <= LARGEST_LEVEL for number in numbers):  # NaN is no number, either
+        raise ModelError(f"{name} is {_shown(value)}: expected one number, or three (R, G, B) in units of 0..255")
     return (numbers[0], numbers[1], numbers[2])
+
+
+def _shown(value: Any) -> str:
+    try:
+        return shown(repr(value))
+    except ValueError:  # Python does not write numbers of over 4,300 digits
+        return "a number of thousands of digits"

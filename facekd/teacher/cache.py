@@ -44,6 +44,7 @@ from facekd.teacher.cache_file import (
 from facekd.utils.files import is_sealed, read_json, sealed, write_json
 from facekd.utils.locks import lock_open_file
 from facekd.utils.progress import track
+from facekd.utils.temporaries import open_own_file
 
 __all__ = [
     "TeacherCache",
@@ -264,7 +265,7 @@ def _to_float16(rows: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArra
 @contextmanager
 def _sole_writer(partial: Path) -> Iterator[BinaryIO]:
     """Opens `FILE.partial` for this process alone; the lock ends with the process, however that ends."""
-    with partial.open("ab") as stream:
+    with open_own_file(partial) as stream:
         if not lock_open_file(stream):
             raise TeacherError(f"{partial}: another process is writing this cache; wait for it")
         try:

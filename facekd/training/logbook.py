@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from facekd.utils.files import atomic_open
 from facekd.utils.progress import format_duration
+from facekd.utils.temporaries import open_own_file
 
 
 class Logbook:
@@ -108,7 +109,7 @@ class Logbook:
         """Appends a line at once; where the last one was cut by a full disk, on a line of its own."""
         try:
             if self._file is None:
-                self._file = self._path.open("ab", buffering=0)
+                self._file = open_own_file(self._path, buffering=0)
             whole = b"\n" + line if self._is_cut else line
             self._is_cut = (self._file.write(whole) or 0) < len(whole)
         except OSError as error:

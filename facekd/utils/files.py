@@ -1,14 +1,23 @@
-"""Writes files and folders so that a reader sees the old content or the new, never half of one."""
+"""Writes files and folders so that a reader sees the old content or the new, never half of one.
+
+What holds for every file that is written whole (`atomic_path` and what is built on it):
+
+- A new file has the permissions that the umask gives, and one that replaces another has those of the other.
+- A link under the name is replaced, and the file that it leads to stays as it is: nobody can lead a write elsewhere.
+- A file that may not be written is not replaced either. A device, a pipe or a folder is refused.
+- When the function returns, content and name are on the device, so marks written after it tell the truth even after a
+  power cut. `write_small_file` alone leaves that to the system.
+"""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import resource
-import shutil
 import stat
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -16,6 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from facekd.errors import DataError, FacekdError
+from facekd.utils.temporaries import TemporaryFile
 
 SPARE_FILES = 128  # open files of everything else: libraries, logs, pipes to processes
 
@@ -42,37 +52,134 @@ def require_regular_file(path: str | os.PathLike[str]) -> None:
     raise DataError(f"{name}: is {kind}, and a file is needed; write what comes out of it into a file, and give that")
 
 
+def mode_to_keep(path: str | os.PathLike[str]) -> int | None:
+    """Checks that a new file may take this name; returns the permissions of the file that it replaces, or None.
+
+    Raises:
+        DataError: the name stands for a device, a named pipe or a socket.
+        OSError: it is a folder, or a file that may not be written.
+    """
+    name = os.fspath(path)
+    try:
+        mode = os.lstat(name).st_mode
+    except OSError:
+        return None  # absent; or creating the file says more
+    if stat.S_ISLNK(mode):
+        folder = os.path.realpath(os.path.dirname(name))  # noqa: PTH120
+        if folder != "/dev" and not folder.startswith("/proc/"):
+            return None
+        mode = stat.S_IFCHR  # /dev/stdout and its kind
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{name}: is no plain file, and a whole file is to take its name; give the name of a new one")
+    if not os.access(name, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+    return stat.S_IMODE(mode)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes the entries of a folder to the device: files that were renamed there keep their names in a power cut."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return  # it may be written to, but not read
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):  # not offered for folders
+            error.filename = str(folder)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Flushes all files and folders in a folder to the device, for the mark that will say that they are there."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with open(os.path.join(place, name), "rb") as stream:  # noqa: PTH118, PTH123
+                os.fsync(stream.fileno())
+        sync_folder(Path(place))
+
+
+@contextlib.contextmanager
+def _new_file(path: str | os.PathLike[str]) -> Iterator[TemporaryFile]:
+    """Yields an empty file beside `path`, to be filled and flushed; it gets the name if the block succeeds."""
+    target = Path(path)
+    mode = mode_to_keep(target)
+    missing = [folder for folder in target.parents if not folder.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = None
+    try:
+        temporary = TemporaryFile(target, mode)
+        yield temporary
+        temporary.replace(target)
+        for folder in (target.parent, *(folder.parent for folder in missing)):
+            sync_folder(folder)
+    except OSError as error:
+        # Name the file that the user asked for, whatever the temporary one is called.
+        if temporary is None or error.filename in (None, temporary.path):
+            error.filename, error.filename2 = str(target), None
+        raise
+    finally:
+        if temporary is not None:
+            temporary.discard()
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path in the same folder; renames it to `path` if the block succeeds, else removes it.
 
-    The data is flushed to the device before the rename, so that a power cut leaves one version whole.
+    The path is that of an empty file, and its suffix is that of `path`. What the block has written is flushed to the
+    device before the file gets its name, and the name as well before the function returns.
+
+    Raises:
+        DataError: `path` is a device, a named pipe or a socket.
+        OSError: the file cannot be written.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last: some writers (numpy, OpenCV, onnx) choose the format by it.
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
-    try:
-        yield temporary
-        with temporary.open("rb") as stream:
+    with _new_file(path) as temporary:
+        yield Path(temporary.path)
+        # By its name, because the block may have put another file in its place.
+        with open(temporary.path, "rb") as stream:  # noqa: PTH123
             os.fsync(stream.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        if error.filename in (None, str(temporary)):  # name the file the user asked for
-            error.filename = str(target)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_open(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Opens `path` for writing bytes atomically; see `atomic_path`."""
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+    with _new_file(path) as temporary, open(temporary.descriptor, "w+b", closefd=False) as stream:
         yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
-def replace_together(main: Path, staged: Path, others: Mapping[Path, Path | None]) -> None:
+@contextlib.contextmanager
+def atomic_open_together(main: Path, others: Mapping[Path, bool]) -> Iterator[Mapping[Path, BinaryIO]]:
+    """Opens files that belong together for writing, atomically; see `replace_together`.
+
+    Args:
+        main: the main one.
+        others: the others; True opens one, False removes an old one if the block succeeds.
+    """
+    wanted = [main, *(path for path, is_wanted in others.items() if is_wanted)]
+    staged: dict[Path, TemporaryFile] = {}
+    with contextlib.ExitStack() as stack:
+        for path in wanted:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            staged[path] = TemporaryFile(path, mode_to_keep(path))
+            stack.callback(staged[path].discard)
+        streams = {path: open(file.descriptor, "w+b", closefd=False) for path, file in staged.items()}  # noqa: SIM115
+        yield streams
+        for stream in streams.values():
+            stream.flush()
+            os.fsync(stream.fileno())
+        replace_together(main, staged[main], {path: staged.get(path) for path in others})
+
+
+def replace_together(
+    main: Path, staged: Path | TemporaryFile, others: Mapping[Path, Path | TemporaryFile | None]
+) -> None:
     """Gives files that belong together their names, so that the main one never lies beside files of another result.
 
     Args:
@@ -91,7 +198,10 @@ def replace_together(main: Path, staged: Path, others: Mapping[Path, Path | None
     for path, file in others.items():
         if file is not None:
             file.replace(path)
+    for folder in {path.parent for path in others}:
+        sync_folder(folder)
     staged.replace(main)
+    sync_folder(main.parent)
 
 
 def allow_open_files(count: int, what: str, most_each: int = 1) -> None:
@@ -126,37 +236,34 @@ def write_small_file(path: str, content: bytes) -> None:
 
     A power cut may leave an empty file, which the caller must notice when it runs again. Creates the folder.
     """
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.partial")  # noqa: PTH118
+    temporary = None
     try:
+        mode = mode_to_keep(path)
         try:
-            stream = open(temporary, "wb")  # noqa: PTH123, SIM115
+            temporary = TemporaryFile(path, mode)
         except FileNotFoundError:
-            os.makedirs(folder, exist_ok=True)  # noqa: PTH103
-            stream = open(temporary, "wb")  # noqa: PTH123, SIM115
-        with stream:
-            stream.write(content)
-        os.replace(temporary, path)  # noqa: PTH105
+            os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+            temporary = TemporaryFile(path, mode)
+        left = memoryview(content)
+        while left:  # a full disk may take a part
+            left = left[os.write(temporary.descriptor, left) :]
+        temporary.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)  # noqa: PTH107
-        error.filename = path
+        error.filename, error.filename2 = path, None
         raise
+    finally:
+        if temporary is not None:
+            temporary.discard()
 
 
 @contextlib.contextmanager
-def staged_folder(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `folder`, to be filled and moved into place; removes what is left of it.
-
-    What a killed run left there is removed first.
-    """
-    staged = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    try:
-        yield staged
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+def opened(target: str | os.PathLike[str] | BinaryIO) -> Iterator[BinaryIO]:
+    """Yields a stream that is open already, or opens a path for writing atomically."""
+    if isinstance(target, str | os.PathLike):
+        with atomic_open(target) as stream:
+            yield stream
+    else:
+        yield target
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

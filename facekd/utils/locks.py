@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import errno
 import fcntl
 import os
@@ -34,6 +35,8 @@ def folder_lock(folder: Path, what: str, active: bool = True) -> Iterator[None]:
     from filelock import FileLock, Timeout  # here: the import takes longer than most commands need to say `--help`
 
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / ".lock").is_symlink():
+        raise InUseError(f"{folder / '.lock'}: a link lies where facekd makes a file of its own; remove it")
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
@@ -48,19 +51,32 @@ def folder_lock(folder: Path, what: str, active: bool = True) -> Iterator[None]:
         lock.release()
 
 
+class Lock(enum.Enum):
+    """Says whether this process has locked a file."""
+
+    HELD = "held by this process"
+    TAKEN = "held by another process"
+    IMPOSSIBLE = "the file system has no locks"
+
+
+def lock_descriptor(descriptor: int) -> Lock:
+    """Locks an open file until it is closed, if no other process has locked it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return Lock.TAKEN
+    except OSError:
+        return Lock.IMPOSSIBLE
+    return Lock.HELD
+
+
 def lock_open_file(stream: BinaryIO) -> bool:
     """Locks the file behind `stream` until it is closed; returns False if another process has locked it.
 
     `filelock` opens a lock file of its own and leaves it there. This locks the data file itself, so nothing is left
-    beside it and the lock moves with the file when it is renamed.
+    beside it and the lock moves with the file when it is renamed. A file system without locks gives no protection.
     """
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # a file system without locks
-    return True
+    return lock_descriptor(stream.fileno()) is not Lock.TAKEN
 
 
 def is_file_at(stream: BinaryIO, path: Path) -> bool:

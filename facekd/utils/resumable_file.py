@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from facekd.errors import InUseError
-from facekd.utils.files import replace_together, stamp_to_rename
+from facekd.utils.files import mode_to_keep, replace_together, stamp_to_rename
 from facekd.utils.locks import is_file_at, lock_open_file
+from facekd.utils.temporaries import TemporaryFile, hidden_name, open_own_descriptor, open_own_file
 
 CHECKPOINT_BYTES = 16 << 20
 CHECKPOINT_SECONDS = 2.0
@@ -63,15 +64,18 @@ class ResumableFile:
 
         Raises:
             InUseError: another process is writing this file.
+            DataError: `path` is a device, a named pipe or a socket.
+            OSError: the file cannot be written, or what is there may not be replaced.
         """
         self.path = Path(path)
+        mode_to_keep(self.path)  # refuses what cannot take the name at the end
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # Fixed names, so that what a killed run left is found, or overwritten, instead of filling the disk.
-        self.partial_path = self.path.with_name(f".{self.path.name}.partial")
+        self.partial_path = self.path.with_name(hidden_name(self.path.name, ".partial"))
         self.journal_path = _journal_path(self.path)
         # Through JSON and back, so that it compares equal to what the journal holds.
         self._job = None if job is None else json.loads(json.dumps(job))
-        self._companions: dict[Path, Path] = {}
+        self._companions: dict[Path, TemporaryFile] = {}
         self._stream: BinaryIO | None = self._open()
         # Find the entries of an earlier run, and cut off the bytes that belong to none.
         self.num_kept = 0
@@ -147,9 +151,9 @@ class ResumableFile:
         Args:
             path: its name, replaced if it is there.
         """
-        self._companions[path] = staged = path.with_name(f".{self.path.name}.{path.name}.partial")
         try:
-            with staged.open("wb") as stream:
+            staged = self._companions[path] = TemporaryFile(path, mode_to_keep(path))
+            with open(staged.descriptor, "wb", closefd=False) as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -177,12 +181,15 @@ class ResumableFile:
         if before is not None:
             before()
         try:
+            if (mode := mode_to_keep(self.path)) is not None:
+                os.fchmod(self._stream.fileno(), mode)
             replace_together(self.path, self.partial_path, self._companions)
         except OSError as error:
             raise self._broken(error) from error
         # Delete the journal only now: until here, the same job could continue from it.
         stream, self._stream = self._stream, None
         stream.close()
+        self._discard_companions()
         self._close_journal()
         self.journal_path.unlink(missing_ok=True)
 
@@ -199,8 +206,7 @@ class ResumableFile:
             self.num_kept = self._num_journaled
         self._stream = None
         self._close_journal()
-        for staged in self._companions.values():
-            staged.unlink(missing_ok=True)
+        self._discard_companions()
         if not self.num_kept:
             self.partial_path.unlink(missing_ok=True)
             self.journal_path.unlink(missing_ok=True)
@@ -215,7 +221,7 @@ class ResumableFile:
         is then done once more, with all that follows it.
         """
         is_unannounced = is_unfinished_result(self.path, self._job)
-        stream = (self.path if is_unannounced else self.partial_path).open("ab", buffering=1 << 20)
+        stream = open_own_file(self.path if is_unannounced else self.partial_path, buffering=1 << 20)
         # Between opening and locking, another writer may have finished this very file and renamed it into place.
         if lock_open_file(stream):
             if is_unannounced and is_file_at(stream, self.path) and is_unfinished_result(self.path, self._job):
@@ -240,7 +246,7 @@ class ResumableFile:
         """Writes the pending lines, after the first line if there is none yet; durable."""
         # Opened with the first line; what a cut line has left beyond the last whole one is removed.
         if self._journal_fd < 0:
-            self._journal_fd = os.open(self.journal_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._journal_fd = open_own_descriptor(self.journal_path, os.O_RDWR)
             os.ftruncate(self._journal_fd, self._journal_end)
             os.lseek(self._journal_fd, self._journal_end, os.SEEK_SET)
         found, checksum = [], self._checksum
@@ -260,6 +266,11 @@ class ResumableFile:
         self._checksum = checksum
         self._num_journaled += len(self._pending)
         self._pending.clear()
+
+    def _discard_companions(self) -> None:
+        """Removes the companions that have not got their names."""
+        for staged in self._companions.values():
+            staged.discard()
 
     def _close_journal(self) -> None:
         if self._journal_fd >= 0:
@@ -325,11 +336,7 @@ def discard(path: Path) -> None:
     Raises:
         InUseError: another process is writing it.
     """
-    file = ResumableFile(path)
-    staged = [hidden for hidden in path.parent.glob(".*.partial") if hidden.name.startswith(f".{path.name}.")]
-    file.abort()
-    for hidden in staged:
-        hidden.unlink(missing_ok=True)
+    ResumableFile(path).abort()
 
 
 def forget_journal(path: Path) -> None:
@@ -338,7 +345,7 @@ def forget_journal(path: Path) -> None:
 
 
 def _journal_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.journal")
+    return path.with_name(hidden_name(path.name, ".journal"))
 
 
 def _head(job: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -59,7 +59,7 @@ SAVING: dict[str, tuple[int, Callable[[], contextlib.AbstractContextManager[Any]
     "fail-on-full-disk": (1, full_disk),
     "fail-on-naming-the-head": (0, lambda: refusing("rename", ".head")),
     "fail-on-checking-the-head": (1, lambda: refusing("iterdir", ".head")),
-    "fail-on-naming-the-file": (0, lambda: refusing("replace", ".pt")),
+    "fail-on-naming-the-file": (0, lambda: mock.patch("os.replace", side_effect=OSError(errno.EDQUOT, "quota"))),
 }
 RESUMING: dict[str, tuple[int, Callable[[], contextlib.AbstractContextManager[Any]]]] = {
     "fail-on-finding-the-file": (1, lambda: refusing("exists", ".pt")),

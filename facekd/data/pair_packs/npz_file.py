@@ -10,13 +10,14 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+from typing import BinaryIO
 
 import numpy as np
 
 from facekd.data.pair_packs.pair_pack import PairPack, validate_pairs
 from facekd.data.pair_packs.people import contradicted_labels, describe_contradiction
 from facekd.errors import DataError
-from facekd.utils.files import atomic_open
+from facekd.utils.files import opened
 from facekd.utils.foreign import reading
 from facekd.utils.npy_files import only_arrays
 
@@ -24,17 +25,17 @@ FORMAT, VERSION = "facekd-pair-pack", 1
 MAX_UNPACKED_RATIO, FREE_UNPACKED_BYTES = 4, 64 << 20
 
 
-def write_native_pair_pack(path: str | os.PathLike[str], pack: PairPack) -> None:
+def write_native_pair_pack(target: str | os.PathLike[str] | BinaryIO, pack: PairPack) -> None:
     """Writes a verification pack as `.npz`, atomically.
 
     Args:
-        path: the file.
+        target: the file, or a stream.
         pack: the pairs; `fold_of` and `subjects` may be None.
 
     Raises:
         DataError: the counts do not fit together, or an image is empty.
     """
-    checked = validate_pairs((pack.images, list(pack.is_same)), str(path))
+    checked = validate_pairs((pack.images, list(pack.is_same)), str(target))
     arrays = {
         "format": np.array(FORMAT),
         "version": np.array(VERSION),
@@ -46,8 +47,8 @@ def write_native_pair_pack(path: str | os.PathLike[str], pack: PairPack) -> None
         arrays["fold_of"] = np.asarray(pack.fold_of, dtype=np.int64)
     if pack.subjects is not None:
         arrays["subjects"] = np.asarray(pack.subjects, dtype=np.str_)
-    _check_shapes(arrays, len(checked), str(path))
-    with atomic_open(path) as stream:
+    _check_shapes(arrays, len(checked), str(target))
+    with opened(target) as stream:
         np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
 
 

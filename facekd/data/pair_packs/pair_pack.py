@@ -11,14 +11,14 @@ import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from facekd.data.pair_packs.unpickler import ArrayStandIn
 from facekd.errors import DataError, ImageError
 from facekd.images.decoding import decode_rgb
-from facekd.utils.files import atomic_open
+from facekd.utils.files import opened
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,22 @@ class PairPack:
 
 
 def write_pair_pack(
-    path: str | os.PathLike[str], images: Sequence[bytes | np.ndarray], is_same: Sequence[bool] | np.ndarray
+    target: str | os.PathLike[str] | BinaryIO,
+    images: Sequence[bytes | np.ndarray],
+    is_same: Sequence[bool] | np.ndarray,
 ) -> None:
     """Writes a verification pack that InsightFace's readers and `read_pair_pack` load, atomically.
 
     Args:
-        path: the `.bin` file; an old one is replaced when the new one is complete.
+        target: the `.bin` file; an old one is replaced when the new one is complete. Or a stream.
         images: 2N encoded images, bytes or uint8 arrays (n,) / (n, 1); pair i is images 2i and 2i + 1.
         is_same: N booleans (or 0 / 1).
 
     Raises:
         DataError: the counts do not match, or an image is empty or is not bytes.
     """
-    pack = validate_pairs((list(images), list(is_same)), str(path))
-    with atomic_open(path) as stream:
+    pack = validate_pairs((list(images), list(is_same)), str(target))
+    with opened(target) as stream:
         # Protocol 4 stores bytes as they are, and any Python 3 reads it.
         pickle.dump((pack.images, pack.is_same.tolist()), stream, protocol=4)
 

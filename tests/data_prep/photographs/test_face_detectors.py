@@ -92,9 +92,7 @@ def test_what_is_no_detector_is_said(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         open_detector(tmp_path / "absent.onnx")
     (tmp_path / "text.onnx").write_text("not a model")
-    with pytest.raises(
-        ModelError, match=r"text\.onnx: onnxruntime cannot open it: it is a text file, not an ONNX model"
-    ):
+    with pytest.raises(ModelError, match=r"text\.onnx: is a text file, not an ONNX model"):
         open_detector(tmp_path / "text.onnx")
     for sizes in ([128], [512, 1]):  # a feature alone, or beside its norm
         with pytest.raises(
@@ -110,6 +108,21 @@ def test_what_is_no_detector_is_said(tmp_path: Path) -> None:
     pretender = open_detector(save_outputs(tmp_path / "pretender.onnx", [1, 1, 1, 4, 4, 4, 10, 10, 10]))
     with pytest.raises(ModelError, match="no whole number of anchors"):
         pretender.detect(paint(), 0.5, 128)
+
+
+def test_a_detector_that_names_another_file_or_takes_no_image_is_refused(tmp_path: Path) -> None:
+    path = save_outputs(tmp_path / "d.onnx", [1, 1, 1, 4, 4, 4, 10, 10, 10])
+    model = onnx.load(path)
+    model.graph.ClearField("input")
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"d\.onnx: takes 0 inputs; a face detector takes one"):
+        open_detector(path)
+    tensor = model.graph.node[0].attribute[0].t
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/dev/zero")
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"d\.onnx: refused: the data of tensor 'v0' are said to lie in '/dev/zero'"):
+        open_detector(path)
 
 
 def test_a_real_face_is_found_alike_by_real_scrfd_and_the_published_landmarks(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,17 @@ import pytest
 from facekd.errors import DataError, TrainingError
 from facekd.utils.files import (
     atomic_open,
+    atomic_open_together,
     atomic_path,
     encoding_hint,
     read_json,
     read_text_file,
     sha256_of_file,
-    staged_folder,
     stamp_of,
     write_json,
     write_small_file,
 )
+from facekd.utils.resumable_file import ResumableFile
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -107,17 +109,103 @@ def test_small_files_are_whole_or_absent_and_name_the_file_the_user_asked_for(tm
     assert caught.value.filename == str(tmp_path / "file" / "1.jpg")
 
 
-def test_a_staged_folder_starts_empty_and_leaves_nothing(tmp_path: Path) -> None:
-    (tmp_path / ".set.partial" / "of a killed run").mkdir(parents=True)
-    with staged_folder(tmp_path / "set") as staged:
-        assert staged.parent == tmp_path and list(staged.iterdir()) == []
-        (staged / "image").write_bytes(b"image")
-        staged.rename(tmp_path / "set")
-    assert [file.name for file in tmp_path.iterdir()] == ["set"]
-    with pytest.raises(KeyboardInterrupt), staged_folder(tmp_path / "other") as staged:
-        (staged / "image").write_bytes(b"image")
-        raise KeyboardInterrupt
-    assert [file.name for file in tmp_path.iterdir()] == ["set"]
+def test_permissions_are_those_of_the_umask_or_of_the_file_replaced(tmp_path: Path) -> None:
+    paths = {name: tmp_path / name for name in ("opened", "whole", "small", "together", "beside", "partial.rec")}
+    previous = os.umask(0o027)
+    try:
+        for _ in range(2):
+            write_json(paths["whole"], {})
+            write_small_file(str(paths["small"]), b"one")
+            with atomic_open_together(paths["together"], {paths["beside"]: True}):
+                pass
+            ResumableFile(paths["partial.rec"]).put_in_place()
+            paths["opened"].write_bytes(b"")  # what Python's own `open` does
+            assert len({path.stat().st_mode for path in paths.values()}) == 1
+            for path in paths.values():
+                path.chmod(0o604)
+        assert {path.stat().st_mode & 0o777 for path in paths.values()} == {0o604}
+    finally:
+        os.umask(previous)
+
+
+WRITERS = {
+    "whole": lambda path: write_json(path, {"new": 1}),
+    "by path": lambda path: _write_by_path(path),
+    "small": lambda path: write_small_file(str(path), b"new"),
+    "together": lambda path: _write_together(path),
+    "resumable": lambda path: ResumableFile(path).put_in_place(),
+}
+
+
+def _write_by_path(path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(b"new")
+
+
+def _write_together(path: Path) -> None:
+    with atomic_open_together(path, {path.with_name("beside"): True}) as streams:
+        streams[path].write(b"new")
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    victim, target = tmp_path / "victim", tmp_path / "out" / "a.json"
+    target.parent.mkdir()
+    victim.write_text("old")
+    target.symlink_to(victim)
+    write(target)
+    assert victim.read_text() == "old" and target.is_file() and not target.is_symlink()
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_what_is_no_plain_file_is_refused_and_stays(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    pipe, folder = tmp_path / "pipe", tmp_path / "folder"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    for place in (pipe, Path("/dev/null"), Path("/dev/stdout"), Path("/proc/self/fd/1")):
+        with pytest.raises(DataError, match=f"^{place}: is no plain file"):
+            write(place)
+    with pytest.raises(IsADirectoryError) as caught:
+        write(folder)
+    assert caught.value.filename == str(folder)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_file_that_may_not_be_written_is_not_replaced(
+    tmp_path: Path, write: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("kept")
+    path.chmod(0o444)
+    monkeypatch.setattr(os, "access", lambda name, _: Path(name).stat().st_mode & 0o222 != 0)  # root may do all
+    with pytest.raises(PermissionError) as caught:
+        write(path)
+    assert caught.value.filename == str(path) and path.read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "name", ["n" * 250 + ".json", "n." + "s" * 253, "\N{GREEK SMALL LETTER ALPHA}" * 127, "\udcff.a"]
+)
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_names_may_be_as_long_as_the_file_system_allows_and_any_bytes(
+    tmp_path: Path, write: Callable[[Path], None], name: str
+) -> None:
+    write(tmp_path / name)
+    assert (tmp_path / name).is_file()
+
+
+def test_content_and_name_are_on_the_device_when_a_write_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, events = tmp_path / "new" / "run" / "a.json", []
+    replace = os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: events.append(str(Path(f"/proc/self/fd/{file}").readlink())))
+    monkeypatch.setattr(os, "replace", lambda source, target: (events.append("rename"), replace(source, target)))
+    write_json(path, {})
+    written, renamed, *folders = events
+    assert ".tmp" in written and renamed == "rename"
+    assert folders == [str(path.parent), str(path.parent.parent), str(tmp_path)]  # two of them are new
 
 
 def test_a_stamp_tells_a_replaced_file_of_the_same_size_and_time(tmp_path: Path) -> None:
