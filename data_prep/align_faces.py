@@ -29,6 +29,7 @@ from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.images.encoding import encode_jpeg, encode_png
 from facekd.utils.command_line import JPEG_QUALITY, THREADS, CommandParser, real_number, whole_number
 from facekd.utils.files import sha256_of_file, stamp_of, write_json, write_small_file, write_text
+from facekd.utils.output_lock import folder_lock
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
@@ -74,11 +75,17 @@ class Task:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Aligns photographs; returns the exit status."""
-    # Choose the photographs, and the source of their landmarks.
+    """Parses and aligns; returns the exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     _check(parser, arguments)
+    with folder_lock(arguments.output, "alignment is at work"):
+        return _align_all(arguments)
+
+
+def _align_all(arguments: argparse.Namespace) -> int:
+    """Aligns the photographs that are not done yet, and reports on all."""
+    # Choose the photographs, and the source of their landmarks.
     photos = find_photos(arguments.photos)
     finder, landmarks_from = _open_finder(arguments)
     settings = _settings(arguments, landmarks_from)

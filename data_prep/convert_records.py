@@ -37,6 +37,7 @@ from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.images.encoding import encode_jpeg
 from facekd.utils.command_line import JPEG_QUALITY, SEED, THREADS, CommandParser, whole_number
 from facekd.utils.files import write_json
+from facekd.utils.output_lock import folder_lock
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.utils.resumable_file import LEFTOVERS, discard, forget_journal
@@ -69,8 +70,7 @@ class Plan:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Converts; returns the exit status."""
-    # Open the sources, and choose the images and their order.
+    """Parses and converts; returns the exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.shards < 1:
@@ -78,6 +78,14 @@ def main(argv: list[str] | None = None) -> int:
     _check_paths(arguments)
     if arguments.labels_from is not None and len(arguments.sources) > 1:
         parser.error("--labels-from says who is in one pack; convert the packs one by one")
+    folder = arguments.output.parent if arguments.output.suffix == ".rec" else arguments.output
+    with folder_lock(folder, "conversion is at work"):
+        return _convert(parser, arguments, folder)
+
+
+def _convert(parser: argparse.ArgumentParser, arguments: argparse.Namespace, folder: Path) -> int:
+    """Writes the files that are not finished yet, and the report."""
+    # Open the sources, and choose the images and their order.
     sources = _open_sources(arguments)
 
     # InsightFace's layout gives each identity a range of keys, which shards and shuffled packs cannot have.
@@ -89,7 +97,6 @@ def main(argv: list[str] | None = None) -> int:
     job = _job(arguments, plan, layout)
 
     # Write it, or go on where an earlier run stopped.
-    folder = arguments.output.parent if arguments.output.suffix == ".rec" else arguments.output
     log = ConversionLog(folder, job)
     old = _files_there(arguments, log)
     quiet_decoders()

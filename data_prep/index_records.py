@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from facekd.data.recordio.idx_file import parse_idx, write_idx
 from facekd.data.recordio.index import scan_records
 from facekd.errors import RecordError, run_verb
 from facekd.utils.command_line import CommandParser
+from facekd.utils.output_lock import file_lock
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Scans a `.rec` file and writes its index; returns the exit status."""
+    """Parses, and writes the index of a `.rec` file; returns the exit status."""
     parser = CommandParser(
         prog="facekd data index",
         description="Scans a RecordIO file and writes its index, one line `key offset` per record.",
@@ -28,9 +30,16 @@ def main(argv: list[str] | None = None) -> int:
     add_bad_record_option(parser)
     arguments = parser.parse_args(argv)
 
-    # Scan the file; damaged parts stop the verb or are left out.
+    # An index that is there is only compared, which needs no place to write.
     rec_path = find_rec(arguments.rec)
     idx_path: Path = arguments.output or rec_path.with_suffix(".idx")
+    with file_lock(idx_path, active=arguments.force or not idx_path.exists()):
+        return _index(arguments, rec_path, idx_path)
+
+
+def _index(arguments: argparse.Namespace, rec_path: Path, idx_path: Path) -> int:
+    """Scans the file and writes its index, or compares the one that is there."""
+    # Damaged parts stop the verb or are left out.
     keys, offsets, damage = scan_records(rec_path)
     if damage and arguments.on_bad_record == "fail":
         raise RecordError(

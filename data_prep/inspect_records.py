@@ -20,6 +20,7 @@ from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
 from facekd.images.decoding import quiet_decoders
 from facekd.utils.command_line import COSINE, SEED, THREADS, CommandParser, whole_number
+from facekd.utils.output_lock import folder_lock
 from facekd.utils.processes import usable_cores
 
 MAX_MEASURED = 20_000  # images that the page measures without --check
@@ -49,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
         drawn = sum(len(row) for row in rows)
         print(f"{output}: {drawn:,} images of {len(rows):,} identities", file=sys.stderr)
     if arguments.report is not None or arguments.lists is not None:
-        _look_closer(arguments, pack, summary)
+        folder: Path = arguments.lists or arguments.report.parent
+        with folder_lock(folder, "inspection writes lists"):
+            _look_closer(arguments, pack, summary, folder)
 
     # The exit status.
     if summary["unusable"] and arguments.on_bad_record == "fail":
@@ -76,10 +79,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _look_closer(arguments: argparse.Namespace, pack: RecordPack, summary: dict[str, Any]) -> None:
-    """Looks for bad images, duplicates and wrong labels; writes the lists and the page."""
+def _look_closer(arguments: argparse.Namespace, pack: RecordPack, summary: dict[str, Any], folder: Path) -> None:
+    """Looks for bad images, duplicates and wrong labels; writes the lists, into `folder`, and the page."""
     # Quality and duplicates, of a sample unless every image is checked.
-    folder: Path = arguments.lists or arguments.report.parent
     num_measured = pack.num_images if arguments.check else min(pack.num_images, MAX_MEASURED)
     images = np.unique(np.linspace(0, pack.num_images - 1, num_measured).astype(np.int64))
     quality = measure_quality(pack, images, arguments.workers)

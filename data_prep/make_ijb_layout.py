@@ -21,6 +21,7 @@ from facekd.images.alignment import template
 from facekd.images.decoding import quiet_decoders
 from facekd.utils.command_line import COUNT, PROCESSES, SEED, CommandParser, real_number, whole_number
 from facekd.utils.files import write_json, write_text
+from facekd.utils.output_lock import file_lock
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.utils.temporaries import temporary_folder
@@ -45,11 +46,17 @@ The same options give the same bytes."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Plans the set, writes images or embeddings, and writes the lists."""
+    """Parses and makes the set; returns the exit status."""
     arguments = _parse(argv)
     output: Path = arguments.output
     if not arguments.full_size:
         check_apart(output, Path(arguments.source), arguments.landmarks)
+    with file_lock(output, "command makes a set in this folder"):
+        return _make_layout(arguments, output)
+
+
+def _make_layout(arguments: argparse.Namespace, output: Path) -> int:
+    """Plans the set, writes images or embeddings and the lists, and puts them in place."""
     is_ours, unfinished = (output / SUMMARY).exists(), output / UNFINISHED
     if (
         output.exists()

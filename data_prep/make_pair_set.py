@@ -31,6 +31,7 @@ from facekd.images.decoding import quiet_decoders
 from facekd.images.image_files import is_image_name
 from facekd.utils.command_line import IMAGE_SIDE, JPEG_QUALITY, SEED, THREADS, CommandParser, whole_number
 from facekd.utils.files import atomic_open_together
+from facekd.utils.output_lock import file_lock
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.verification import balanced_folds, fold_indices
@@ -70,7 +71,7 @@ class ChosenPairs:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Makes a verification pack; returns the exit status."""
+    """Parses and makes a verification pack; returns the exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if (arguments.pairs is None) == (arguments.sample is None):
@@ -80,6 +81,12 @@ def main(argv: list[str] | None = None) -> int:
     names_path = arguments.output.with_name(f"{arguments.output.stem}_pairs.txt")
     for file in (arguments.output, names_path):
         check_apart(file, arguments.folder, arguments.pairs)
+    with file_lock(arguments.output):
+        return _make_pair_set(arguments, names_path)
+
+
+def _make_pair_set(arguments: argparse.Namespace, names_path: Path) -> int:
+    """Chooses the pairs, reads their images and writes the pack."""
     if arguments.output.exists() and not arguments.force:
         raise DataError(f"{arguments.output} is there already; choose another name, or replace it by --force")
     quiet_decoders()

@@ -21,6 +21,7 @@ from facekd.data.synthetic.class_textures import render_texture
 from facekd.errors import DataError, run_verb
 from facekd.utils.command_line import SEED, CommandParser, whole_number
 from facekd.utils.files import atomic_open, read_json, write_json
+from facekd.utils.output_lock import file_lock
 from facekd.utils.progress import track
 from facekd.utils.temporaries import temporary_folder
 
@@ -88,6 +89,12 @@ def synthesize_classification(settings: Settings, output: Path) -> Path:
     """
     is_cifar = settings.layout in CIFAR_FOLDERS
     folder = output / CIFAR_FOLDERS[settings.layout] if is_cifar else output
+    with file_lock(folder, "command generates a set in this folder"):
+        return _synthesize_in(folder, settings, is_cifar)
+
+
+def _synthesize_in(folder: Path, settings: Settings, is_cifar: bool) -> Path:
+    """Generates the set of `synthesize_classification`, as the only process that does."""
     if (folder / GENERATED).is_file():
         remedy = "choose another --output, or delete the folder"
         if read_json(folder / GENERATED, "the list of a generated set", remedy).get("settings") == asdict(settings):

@@ -27,6 +27,7 @@ from facekd.images.encoding import encode_jpeg, encode_png
 from facekd.utils.array_file import open_arrays, save_arrays
 from facekd.utils.command_line import COUNT, JPEG_QUALITY, PROCESSES, SEED, CommandParser, whole_number
 from facekd.utils.files import atomic_open, read_json, sha256_of_file, write_json, write_text
+from facekd.utils.output_lock import folder_lock
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.utils.temporaries import temporary_folder
@@ -112,12 +113,20 @@ def synthesize(
         OSError: the files cannot be written; what was rendered is kept for the next attempt.
     """
     folder = Path(output)
-    wanted = asdict(settings)
     plan = None
     if settings.pairs:
         plan = plan_pairs(settings.pairs, settings.test_identities, settings.test_images_per_identity, settings.seed)
 
+    with folder_lock(folder, "command generates faces"):
+        return _synthesize_in(folder, settings, plan, workers, overwrite)
+
+
+def _synthesize_in(
+    folder: Path, settings: Settings, plan: PairPlan | None, workers: int | None, overwrite: bool
+) -> dict[str, Any]:
+    """Generates the set of `synthesize`, as the only process that does."""
     # Keep a set that is complete; otherwise render the missing parts.
+    wanted = asdict(settings)
     found, parts = _read_summary(folder), folder / ".synthesis"
     if found is not None and found["settings"] == wanted and _is_whole(folder, found):
         if _settings_of(parts) in (None, wanted):  # a run was stopped while it removed its parts

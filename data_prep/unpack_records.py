@@ -23,15 +23,22 @@ from facekd.errors import DataError, RecordError, run_verb
 from facekd.images.image_files import is_listed_name
 from facekd.utils.command_line import CommandParser
 from facekd.utils.files import is_sealed, sealed, write_json, write_small_file
+from facekd.utils.output_lock import folder_lock
 from facekd.utils.progress import track
 
 PROGRESS_NAME = ".unpack_progress.json"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Unpacks images; returns the exit status."""
+    """Parses and unpacks; returns the exit status."""
     arguments = _parser().parse_args(argv)
     check_apart(arguments.output, arguments.path)
+    with folder_lock(arguments.output, "command unpacks"):
+        return _unpack(arguments)
+
+
+def _unpack(arguments: argparse.Namespace) -> int:
+    """Writes the images that are not there yet."""
     pack = open_record_pack(arguments.path, arguments.on_bad_record)
     print_contents(arguments.path, pack.class_counts, [*pack.warnings, *pack.class_warnings()])
     name_image = _choose_names(pack, arguments.names)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.result_files import FOLDER_FORMAT, IJB_FORMAT
+from evaluation.result_files import FOLDER_FORMAT, IJB_FORMAT, lock_output
 from evaluation.results.evaluated import Evaluated, check_comparable, load_results, match_by_set
 from evaluation.results.figures import Curve, draw_identification, draw_verification
 from evaluation.results.page import read_curves, read_result, write_report
@@ -128,9 +128,15 @@ def main(argv: list[str] | None = None) -> int:
     """Parses, and writes the report of one result or the comparison of several."""
     arguments = _parse(argv)
     if len(arguments.results) == 1:
-        return _report_one(arguments.results[0])
+        read_result(arguments.results[0])  # a folder without results is refused before anything is written there
+        with lock_output(Path(arguments.results[0])):
+            return _report_one(arguments.results[0])
+    with lock_output(Path(arguments.output)):
+        return _compare(arguments)
 
-    # Compare set by set.
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """Compares the models set by set, prints and writes."""
     comparisons = []
     for models in match_by_set([load_results(folder) for folder in arguments.results], arguments.results):
         check_comparable(models)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.provenance import name_with_assumptions
-from evaluation.result_files import CLASSIFICATION_FORMAT, check_output, make_result, start_evaluation
+from evaluation.result_files import CLASSIFICATION_FORMAT, check_output, lock_output, make_result, start_evaluation
 from evaluation.shared_options import add_output_option
 from facekd import __version__
 from facekd.data.datasets import FaceDataset, open_dataset, print_summary
@@ -43,8 +43,14 @@ writes DIR/results.json (its keys: docs/results.md)"""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses, loads, classifies, counts, writes and prints."""
+    """Parses and evaluates."""
     arguments = _parse(argv)
+    with lock_output(Path(arguments.output)):
+        return _evaluate(arguments, argv)
+
+
+def _evaluate(arguments: argparse.Namespace, argv: list[str] | None) -> int:
+    """Loads, classifies, counts, writes and prints."""
     check_output(Path(arguments.output))
     # After parsing, because they import torch, which takes seconds: `--help` and a mistyped option answer at once.
     from evaluation.sets.class_ranks import rank_images

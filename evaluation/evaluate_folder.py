@@ -17,7 +17,14 @@ from rich.console import Console
 from evaluation.measures import add_intervals, measure_verification, verification_curves
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.provenance import describe_model, find_model
-from evaluation.result_files import FOLDER_FORMAT, check_output, make_result, start_evaluation, write_arrays
+from evaluation.result_files import (
+    FOLDER_FORMAT,
+    check_output,
+    lock_output,
+    make_result,
+    start_evaluation,
+    write_arrays,
+)
 from evaluation.results.page import write_report
 from evaluation.results.tables import rank_table, summary_of, verification_table
 from evaluation.sets.embedding_cache import embed_pair_set
@@ -72,9 +79,15 @@ writes to DIR:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses, lists the images, embeds, compares, writes and prints."""
+    """Parses and evaluates."""
     arguments = _parse(argv)
-    root, output = Path(arguments.images), Path(arguments.output)
+    with lock_output(Path(arguments.output)):
+        return _evaluate(arguments, argv, Path(arguments.output))
+
+
+def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Path) -> int:
+    """Lists the images, embeds, compares, writes and prints."""
+    root = Path(arguments.images)
     if not root.is_dir():
         raise DataError(f"{root}: {'is a file' if root.exists() else 'no such folder'}; expected one of aligned faces")
     check_output(output)

@@ -49,7 +49,7 @@ from evaluation.ijb.problems import (
 from evaluation.ijb.protocol import TARGETS, IjbProtocol, load_protocol
 from evaluation.measures import measure_verification, notes_on_ties, verification_curves
 from evaluation.metric_options import add_metric_options, check_metric_options
-from evaluation.result_files import IJB_FORMAT, check_output, make_result, start_evaluation, write_arrays
+from evaluation.result_files import IJB_FORMAT, check_output, lock_output, make_result, start_evaluation, write_arrays
 from evaluation.results.page import write_report
 from evaluation.results.terminal import print_ijb_results
 from evaluation.sets.embedding_rows import NpyRows
@@ -98,8 +98,9 @@ writes to DIR:
 def main(argv: list[str] | None = None) -> int:
     """Parses and evaluates; the binary copy of the text files is written meanwhile."""
     arguments = _parse(argv)
-    check_output(Path(arguments.output))
-    with ThreadPoolExecutor(1) as background:
+    is_main = launcher_number("RANK", 0) == 0
+    with lock_output(Path(arguments.output), active=is_main), ThreadPoolExecutor(1) as background:
+        check_output(Path(arguments.output))
         return _evaluate(arguments, argv, background)
 
 

@@ -21,6 +21,7 @@ from evaluation.result_files import (
     LFW_FORMAT,
     SUMMARY_FORMAT,
     check_output,
+    lock_output,
     make_result,
     start_evaluation,
     write_arrays,
@@ -82,12 +83,16 @@ With several packs, each has its own folder DIR/NAME, and DIR holds the summary 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses, loads the packs, embeds, scores, writes and prints."""
+    """Parses and evaluates."""
     arguments = parse(argv)
-    output = Path(arguments.output)
+    with lock_output(Path(arguments.output)):
+        return _evaluate(arguments, argv, Path(arguments.output))
+
+
+def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Path) -> int:
+    """Loads the packs, embeds, scores, writes and prints."""
     pair_sets = _load_pair_sets(arguments)  # before the model: it takes seconds, and most mistakes show here
     check_output(output, [pair_set.name for pair_set in pair_sets] if len(pair_sets) > 1 else ())
-    output.mkdir(parents=True, exist_ok=True)
     embed, source = _open_source(arguments, output)
     title = source["model"] and name_with_assumptions(Path(arguments.model).name, source["model"])
 

@@ -1,7 +1,7 @@
 """Puts together and writes what an evaluation leaves in its output folder.
 
-Every evaluation calls `check_output` first. Once it has its numbers it calls `start_evaluation`, writes its files, and
-ends with `finish_results`, which writes results.json.
+Every evaluation holds `lock_output` and calls `check_output` first. Once it has its numbers it calls
+`start_evaluation`, writes its files, and ends with `finish_results`, which writes results.json.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from evaluation.provenance import describe_software
 from facekd.errors import DataError
 from facekd.utils.files import atomic_open, read_json
+from facekd.utils.output_lock import folder_lock
 from facekd.utils.result_folder import MARK, start_results
 
 # Formats of results.json that an evaluation writes, and so may replace.
@@ -65,6 +67,20 @@ def make_result(
         "command": shlex.join(["facekd", *verb.split(), *words]),
     }
     return json.loads(json.dumps(result))  # a page made of it equals one made of the file: lists, no tuples
+
+
+def lock_output(folder: Path, active: bool = True) -> AbstractContextManager[None]:
+    """Locks an output folder for one evaluation or report, from before its results are looked at to the end.
+
+    Args:
+        folder: output folder; created if missing.
+        active: False locks nothing: of several processes that embed together, only the main one locks.
+
+    Raises:
+        InUseError: another process evaluates into the folder.
+        DataError: the folder cannot be written to.
+    """
+    return folder_lock(folder, "evaluation or report is at work", active)
 
 
 def check_output(folder: Path, parts: Sequence[str] = ()) -> None:

@@ -24,6 +24,7 @@ from facekd.checkpoints.insightface_files import (
 from facekd.errors import ModelError, run_verb
 from facekd.utils.command_line import CommandParser
 from facekd.utils.files import sha256_of_file
+from facekd.utils.output_lock import file_lock
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     import torch
@@ -234,13 +235,18 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Imports one model: reads, recognises and checks backbone and classifier, and writes the checkpoint."""
-    # Read and recognise the backbone, which must not be overwritten by its own import.
+    """Parses and imports one model; returns the exit status."""
     arguments = make_parser().parse_args(argv)
     source, output = arguments.backbone, arguments.output
     if output.exists() and source.exists() and output.samefile(source):
         raise ModelError(f"--output {output} is the file to import: give it another name")
-    backbone = import_backbone(source, arguments.name)
+    with file_lock(output):
+        return _import(source, output, arguments.name, arguments.data)
+
+
+def _import(source: Path, output: Path, name: str | None, data: str | None) -> int:
+    """Reads, recognises and checks backbone and classifier, and writes the checkpoint."""
+    backbone = import_backbone(source, name)
 
     from facekd.backbones import count_macs, count_parameters
     from facekd.checkpoints.checkpoint import write_checkpoint
@@ -260,7 +266,7 @@ def main(argv: list[str] | None = None) -> int:
         backbone=backbone.state_dict(),
         source={"file": source.name, "sha256": sha256_of_file(source), "framework": "insightface arcface_torch"},
     )
-    said = _add_classifier(checkpoint, source, backbone, arguments.data)
+    said = _add_classifier(checkpoint, source, backbone, data)
     write_checkpoint(output, checkpoint)
     size = backbone.image_size
     print(

@@ -17,7 +17,7 @@ from facekd.errors import run_verb
 from facekd.experiments.command_runner import CompletedSteps, Step, as_config_options, as_options, run_steps
 from facekd.utils.command_line import SEED, CommandParser
 from facekd.utils.files import read_json
-from facekd.utils.locks import folder_lock
+from facekd.utils.output_lock import folder_lock
 from facekd.utils.progress import format_duration
 from facekd.utils.result_folder import finish_results, start_results
 
@@ -144,11 +144,11 @@ class Quickstart:
             # One export or evaluation leaves a core idle, two at once do not; each prints to its log.
             threads = max(1, usable_cores() // 2)
             run_steps(self.evaluations(), completed, jobs=2, threads=threads, done=trained.done)
-        models = [self._result("untrained", "random weights")]
-        models += [self._result(name, recipe.method) for name, recipe in RECIPES.items() if recipe.evaluated]
-        start_results(self.folder, ("report.html",))
-        write_report(self.folder, models)
-        finish_results(self.folder, {"schema": 1, "seed": self.seed, "models": models})
+            models = [self._result("untrained", "random weights")]
+            models += [self._result(name, recipe.method) for name, recipe in RECIPES.items() if recipe.evaluated]
+            start_results(self.folder, ("report.html",))
+            write_report(self.folder, models)
+            finish_results(self.folder, {"schema": 1, "seed": self.seed, "models": models})
         print(_table(models))
         print(f"\nreport: {self.folder / 'report.html'}   ({format_duration(time.monotonic() - started)})")
 

@@ -21,7 +21,7 @@ from facekd.experiments.command_runner import CompletedSteps, Step, as_config_op
 from facekd.training.config import TrainConfig
 from facekd.utils.config_files import config_keys, file_first, flatten, parse_config, path_field, require
 from facekd.utils.config_help import show_short_help
-from facekd.utils.locks import folder_lock
+from facekd.utils.output_lock import folder_lock
 
 # Stage -> the verb, and what the title says.
 STAGES = {

@@ -22,7 +22,7 @@ from facekd.experiments.study_file import StudyFile, make_study, parse_study
 from facekd.experiments.study_results import gather
 from facekd.training.logbook import read_log
 from facekd.utils.files import read_json, write_json
-from facekd.utils.locks import folder_lock
+from facekd.utils.output_lock import folder_lock
 from facekd.utils.progress import format_duration
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -40,14 +40,19 @@ def main(argv: list[str] | None = None, parse_evaluation: Callable[[list[str]], 
     words = sys.argv[1:] if argv is None else argv
     file = parse_study(words)
     study = make_study(file)
-    failed: list[str] = []
+    # Mistakes show now, not after hours of training.
     if not file.report_only:
-        # Mistakes show now, not after hours of training.
         study.check_configs()
         if parse_evaluation is not None:
             study.check_evaluation(parse_evaluation)
-        with folder_lock(study.output, "study is at work"):
-            failed = _run(study, file)
+    with folder_lock(study.output, "study is at work"):
+        failed = [] if file.report_only else _run(study, file)
+        _report(study, failed, words)
+    return 1 if failed else 0
+
+
+def _report(study: Study, failed: list[str], words: Sequence[str]) -> None:
+    """Writes and prints what the evaluated runs say."""
     results = gather(study)
     if not any(method.get("packs") for method in results["methods"]):
         why = f"{'; '.join(failed)} failed" if failed else "no run is evaluated yet; start without --report-only"
@@ -64,7 +69,6 @@ def main(argv: list[str] | None = None, parse_evaluation: Callable[[list[str]], 
     write_report(study, results)
     print("\n" + to_markdown(results))
     print(f"report: {study.output / 'report.html'}, {study.output / 'results.md'}, {study.output / 'results.json'}")
-    return 1 if failed else 0
 
 
 def _run(study: Study, file: StudyFile) -> list[str]:

@@ -35,6 +35,7 @@ from facekd.export.onnx_graph import (
 from facekd.export.parity import PARITY_BATCHES, TOLERANCE, check_parity, measure_parity, probe_images
 from facekd.utils.command_line import CommandParser, real_number
 from facekd.utils.files import atomic_path, sha256_of_file
+from facekd.utils.output_lock import file_lock
 
 if TYPE_CHECKING:
     import torch
@@ -238,14 +239,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
 
-    report = export_checkpoint(
-        arguments.checkpoint,
-        arguments.output,
-        normalize=arguments.normalize,
-        ema=arguments.ema,
-        tolerance=arguments.tolerance,
-        embedding=arguments.embedding,
-    )
+    _check_output(arguments.output)
+    with file_lock(arguments.output):
+        report = export_checkpoint(
+            arguments.checkpoint,
+            arguments.output,
+            normalize=arguments.normalize,
+            ema=arguments.ema,
+            tolerance=arguments.tolerance,
+            embedding=arguments.embedding,
+        )
 
     # What a user of the file needs to know.
     facts = report.metadata

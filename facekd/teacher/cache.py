@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from facekd.data.datasets import FaceDataset
 from facekd.data.loading.in_order import read_in_order
 from facekd.embedder import Embedder, embed_with_flip
-from facekd.errors import TeacherError
+from facekd.errors import InUseError, TeacherError
 from facekd.teacher.cache_file import (
     END_MARK,
     FORMAT,
@@ -83,8 +83,9 @@ def write_teacher_cache(
         seconds_between_saves: the most work, in seconds, that a kill can cost.
 
     Raises:
-        TeacherError: `path` is the cache of another teacher or data set, another process is writing it, the disk is
-            too small, or the embeddings do not fit into half precision.
+        InUseError: another process is writing it.
+        TeacherError: `path` is the cache of another teacher or data set, the disk is too small, or the embeddings do
+            not fit into half precision.
         DataError, ModelError: an image cannot be read or embedded.
     """
     # A complete cache is used if it belongs to this teacher and data set.
@@ -267,7 +268,7 @@ def _sole_writer(partial: Path) -> Iterator[BinaryIO]:
     """Opens `FILE.partial` for this process alone; the lock ends with the process, however that ends."""
     with open_own_file(partial) as stream:
         if not lock_open_file(stream):
-            raise TeacherError(f"{partial}: another process is writing this cache; wait for it")
+            raise InUseError(f"{partial}: another process is writing this cache; wait until it has ended")
         try:
             yield stream
         finally:

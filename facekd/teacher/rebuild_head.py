@@ -15,6 +15,7 @@ from facekd.head.robust_centres import NearestCentres, RobustCentres, find_neare
 from facekd.teacher.options import add_data_options, open_teacher_and_data, read_batch_size, read_workers
 from facekd.utils.command_line import COSINE, COUNT, CommandParser
 from facekd.utils.files import write_json
+from facekd.utils.output_lock import file_lock
 from facekd.utils.progress import track
 from facekd.verification.scores import unit_rows
 
@@ -35,10 +36,15 @@ image and identity far from its centre. After an interruption the same command c
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Parses and computes a classifier; returns the exit status."""
+    arguments = _parse(argv)
+    with file_lock(Path(arguments.output)):
+        return _rebuild(arguments, Path(arguments.output))
+
+
+def _rebuild(arguments: argparse.Namespace, output: Path) -> int:
     """Embeds or looks up the images, computes and evaluates the centres, and writes and prints the results."""
     # The teacher and the data.
-    arguments = _parse(argv)
-    output = Path(arguments.output)
     embedder, dataset = open_teacher_and_data(arguments, learns_classes=True)
     labels = dataset.labels
     _check_identities(dataset, labels)  # fails here rather than after hours of embedding

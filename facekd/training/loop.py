@@ -36,7 +36,7 @@ from facekd.training.train_step import train_step
 from facekd.training.validation import HeadValidator, Validator, validate
 from facekd.utils.config_files import require, to_yaml
 from facekd.utils.files import write_text
-from facekd.utils.locks import folder_lock
+from facekd.utils.output_lock import folder_lock
 from facekd.utils.processes import stop_on_signal, usable_cores
 from facekd.utils.progress import SECONDS_BETWEEN_LINES
 

@@ -71,7 +71,8 @@ class RecordPackWriter:
             replace: whether to replace a pack that is there already, if it is not the end of this very job.
 
         Raises:
-            RecordError: another process is writing there, or a pack is there that `replace` does not allow to replace.
+            InUseError: another process is writing there.
+            RecordError: a pack is there that `replace` does not allow to replace.
         """
         self.rec_path = rec_path_of(output)
         self.image_size = image_size
@@ -80,9 +81,15 @@ class RecordPackWriter:
         self._declared_classes = num_classes
         # Open the files; with a job, the images of an earlier run are in them.
         whole_job = None if job is None else {"layout": layout, "image_size": image_size, **job}
+        taken = RecordError(f"{self.rec_path} is there already; choose another place, or replace it by --force")
         if not replace and self.rec_path.exists() and not is_unfinished_result(self.rec_path, whole_job):
-            raise RecordError(f"{self.rec_path} is there already; choose another place, or replace it by --force")
+            raise taken
         self._writer = RecordWriter(self.rec_path, job=whole_job)
+        # Another process may have finished the pack before the writer got its lock. The end of this very job is none:
+        # the writer has made it partial again.
+        if not replace and self.rec_path.exists():
+            self._writer.abort()
+            raise taken
         self._begin()
         # Start again if one of those has changed since.
         if is_unchanged is not None:

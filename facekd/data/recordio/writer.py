@@ -12,7 +12,7 @@ import numpy as np
 
 from facekd.data.recordio.format import frame
 from facekd.data.recordio.idx_file import write_idx_lines
-from facekd.errors import InUseError, RecordError
+from facekd.errors import RecordError
 from facekd.utils.resumable_file import ResumableFile
 
 
@@ -38,14 +38,11 @@ class RecordWriter:
             job: everything that decides what will be written; None keeps nothing of a run that is stopped.
 
         Raises:
-            RecordError: another process is writing this file.
+            InUseError: another process is writing this file.
         """
         self.rec_path = Path(rec_path)
         self.idx_path = Path(idx_path) if idx_path is not None else self.rec_path.with_suffix(".idx")
-        try:
-            self._file = ResumableFile(self.rec_path, job)
-        except InUseError as error:
-            raise RecordError(str(error)) from error
+        self._file = ResumableFile(self.rec_path, job)
         # Records of an earlier run of this job lie one after the other from the start of the file.
         self._offsets: dict[int, int] = {}
         self._is_noting = True

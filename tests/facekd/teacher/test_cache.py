@@ -17,7 +17,7 @@ import torch
 
 from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.embedder import Embedder, Preprocessing, embed_with_flip
-from facekd.errors import TeacherError, run_verb
+from facekd.errors import InUseError, TeacherError, run_verb
 from facekd.teacher.cache import TeacherCache, open_teacher_cache, write_teacher_cache
 from facekd.teacher.cache_teacher import main
 
@@ -159,7 +159,7 @@ def test_an_unfinished_cache_of_another_teacher_is_not_continued(tmp_path: Path,
 def test_two_processes_do_not_write_one_cache(tmp_path: Path, dataset: FaceDataset) -> None:
     class Meddler(Projection):
         def embed(self, images: np.ndarray) -> np.ndarray:
-            with pytest.raises(TeacherError, match="another process is writing"):
+            with pytest.raises(InUseError, match="another process is writing"):
                 write(tmp_path / "cache", Projection(), dataset)
             return super().embed(images)
 

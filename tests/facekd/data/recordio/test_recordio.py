@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from facekd.data.recordio import Header, RecordReader, RecordWriter, first_label, pack, unpack
 from facekd.data.recordio.format import frame
-from facekd.errors import RecordError
+from facekd.errors import InUseError, RecordError
 
 MAGIC = bytes.fromhex("0a23d7ce")
 # Payloads in which the magic number turns up at every alignment.
@@ -330,7 +330,7 @@ def test_a_full_disk_is_reported_and_nothing_is_lost(tmp_path: Path) -> None:
 def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
     with RecordWriter(tmp_path / "a.rec") as writer:
         writer.write(0, b"first")
-        with pytest.raises(RecordError, match=r"another process is writing .*a.rec"):
+        with pytest.raises(InUseError, match=r"another process is writing .*a.rec"):
             RecordWriter(tmp_path / "a.rec")
         writer.write(1, b"still first")
     assert RecordReader(tmp_path / "a.rec").read(1) == b"still first"

@@ -1,0 +1,134 @@
+"""Checks the locks of outputs against real second processes, killed ones, and file systems without locks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from facekd.errors import DataError, FacekdError, InUseError
+from facekd.utils.output_lock import file_lock, folder_lock
+from tests.facekd.utils.test_locks import end, start_holder
+
+HOLD_FOLDER = """
+import os, sys, time
+from pathlib import Path
+from facekd.utils.output_lock import folder_lock
+with folder_lock(Path(sys.argv[1]), "study is at work"):
+    if sys.argv[2:] == ["fork"] and os.fork() == 0:
+        os.close(1)
+        time.sleep(5)  # a worker that outlives the process that was killed
+        os._exit(0)
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "run"  # is created
+    process = start_holder(HOLD_FOLDER, str(folder))
+    message = (
+        rf"{folder}: another study is at work in this folder \(process {process.pid}\); wait until it has ended, or "
+        "choose another place"
+    )
+    with pytest.raises(InUseError, match=message), folder_lock(folder, "study is at work"):
+        pass
+    end(process)
+    with folder_lock(folder, "study is at work"):
+        pass
+    assert not folder.parent.exists()  # it was created for the lock, and nothing was written into it
+
+
+def test_the_lock_of_a_file_lies_beside_it_and_names_another_machine(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "model.onnx"
+    with file_lock(path):
+        lock = tmp_path / "new" / ".model.onnx.lock"
+        lock.write_text("12 node-7\n")
+        with pytest.raises(InUseError, match=r"model.onnx: .* \(process 12 on node-7\); wait"), file_lock(path):
+            pass
+        lock.write_bytes(b"\x1b[2J of another program")
+        with pytest.raises(InUseError, match=r"model.onnx: another command writes this file; wait"), file_lock(path):
+            pass
+        path.touch()
+        with file_lock(path.with_name("other.onnx")):
+            assert lock.exists()
+    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
+
+
+def test_many_processes_that_lock_and_remove_one_lock_never_hold_it_together(tmp_path: Path) -> None:
+    def work() -> None:
+        for _ in range(200):
+            with contextlib.suppress(InUseError), folder_lock(tmp_path / "run", "study is at work"):
+                mark = os.open(tmp_path / "run" / "mark", os.O_CREAT | os.O_EXCL)  # fails if another is here
+                os.close(mark)
+                (tmp_path / "run" / "mark").unlink()
+
+    processes = [get_context("fork").Process(target=work) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_place_that_cannot_be_written_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(path: Path, *_: object) -> int:
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(os, "open", refuse)
+    message = rf"model.onnx: cannot be written \({os.strerror(code)}: .*\); choose another"
+    with pytest.raises(DataError, match=message), file_lock(tmp_path / "model.onnx"):
+        pass
+
+
+@pytest.mark.parametrize("words", [[], ["fork"]])
+def test_the_lock_ends_with_a_killed_process_though_a_forked_one_lives_on(tmp_path: Path, words: list[str]) -> None:
+    process = start_holder(HOLD_FOLDER, str(tmp_path), *words)
+    process.kill()
+    end(process)
+    with folder_lock(tmp_path, "study is at work"):
+        pass
+
+
+def test_one_process_may_lock_again_but_not_twice(tmp_path: Path) -> None:
+    for _ in range(2):
+        with folder_lock(tmp_path, "study is at work"), pytest.raises(FacekdError, match="another study is at work"):
+            folder_lock(tmp_path, "study is at work").__enter__()
+
+
+def test_processes_that_are_not_the_main_one_take_no_lock(tmp_path: Path) -> None:
+    with folder_lock(tmp_path, "process is training"), folder_lock(tmp_path, "process is training", active=False):
+        pass
+    with folder_lock(tmp_path / "absent", "process is training", active=False):
+        assert not (tmp_path / "absent").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError), folder_lock(tmp_path / "file", "study is at work"):
+        pass
+
+
+def test_a_file_system_without_locks_is_worked_on_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_file: object, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with folder_lock(tmp_path, "study is at work"):
+        pass
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / ".lock").symlink_to("precious")
+    with pytest.raises(OSError, match="a link or a device lies where"), folder_lock(tmp_path, "study is at work"):
+        pass
+    assert (tmp_path / "precious").read_text() == "mine"
