@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from facekd.errors import FacekdError
-from facekd.utils.processes import launched_as, saying_that_it_waits
+from facekd.utils.processes import PATIENCE_VARIABLE, launched_as, saying_that_it_waits, seconds_until_given_up
 
 Value = TypeVar("Value")
 
@@ -71,7 +72,11 @@ def join_world(device: str = "auto") -> Iterator[World]:
     try:
         with saying_that_it_waits(launched):
             dist.init_process_group(
-                "nccl" if is_gpu else "gloo", rank=rank, world_size=size, device_id=chosen if is_gpu else None
+                "nccl" if is_gpu else "gloo",
+                rank=rank,
+                world_size=size,
+                timeout=timedelta(seconds=seconds_until_given_up()),
+                device_id=chosen if is_gpu else None,
             )
     except (RuntimeError, ValueError) as error:
         raise FacekdError(f"rank {rank} did not reach the others: {str(error).splitlines()[0]}{_RESTARTED}") from error
@@ -80,6 +85,12 @@ def join_world(device: str = "auto") -> Iterator[World]:
     try:
         yield World(rank, size, chosen)
     except RuntimeError as error:
+        if _SILENT_PEER.search(str(error)):
+            raise FacekdError(
+                f"another process of this run has not answered for {seconds_until_given_up():,} s: it is stopped, or "
+                "its machine, disk or network does not answer. End it, and run the same command again, which resumes "
+                f"(to wait longer, set {PATIENCE_VARIABLE})"
+            ) from error
         if is_lost_peer(error):
             raise FacekdError(
                 "another process of this run is gone, and what it said tells why; the same command resumes "
@@ -98,12 +109,16 @@ _RESTARTED = (
     else ""
 )
 # gloo reports a lost peer by these words, in a plain RuntimeError.
-_LOST_PEER = re.compile(r"connection (was )?(closed|reset|refused)", re.IGNORECASE)
+_LOST_PEER = re.compile(r"connection (was )?(closed|reset|refused)|pair closure|broken pipe", re.IGNORECASE)
+_SILENT_PEER = re.compile(r"timed out waiting", re.IGNORECASE)
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Tells whether an exchange failed because another process is gone."""
-    return isinstance(error, dist.DistError) or bool(isinstance(error, RuntimeError) and _LOST_PEER.search(str(error)))
+    """Tells whether an exchange failed because another process is gone, or does not answer."""
+    if isinstance(error, dist.DistError):
+        return True
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    return bool(_LOST_PEER.search(said) or _SILENT_PEER.search(said))
 
 
 def _choose_device(device: str, local_rank: int) -> torch.device:

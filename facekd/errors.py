@@ -75,6 +75,10 @@ class TrainingError(FacekdError):
     """Reports a training run, or a command started by another, that cannot start or continue."""
 
 
+class WorkerError(FacekdError):
+    """Reports a process that worked for this one and was killed, or that has not answered for very long."""
+
+
 class InUseError(FacekdError):
     """Reports a folder or file that another process is using."""
 

@@ -6,17 +6,22 @@ would end wherever Python collects it, where waiting for threads may take foreve
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from facekd.utils.processes import end_with_pool
+from facekd.errors import WorkerError
+from facekd.utils.processes import describe_end, end_with_pool, is_stopped, wait_for_worker
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+WHO = "a process that works for this one"
 READ_AHEAD = 64  # tasks per worker in flight: enough to keep the threads busy, and little memory
 
 
@@ -61,8 +66,9 @@ def by_processes(
 ) -> Iterator[Iterator[Result]]:
     """Yields results of `work` in order, computed by processes; all results may wait in memory.
 
-    An exception of `work` is raised where its result is asked for. When the block ends, in whatever way, tasks that
-    have not begun are dropped and no process is left. None is left either if this process is killed.
+    An exception of `work` is raised where its result is asked for; a WorkerError, if a process was killed or none has
+    answered for very long. When the block ends, in whatever way, tasks that have not begun are dropped and no process
+    is left. None is left either if this process is killed.
 
     Args:
         work: called with each task; a module's function, because processes find it by name.
@@ -75,10 +81,39 @@ def by_processes(
         return
     # Spawned, not forked: OpenCV's thread pool does not survive a fork.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (start,))
+    processes: dict[int, Any] = {}  # by id; the pool forgets those of a pool that broke
+
+    def results() -> Iterator[Result]:
+        try:
+            futures = [pool.submit(work, task) for task in tasks]
+            processes.update(pool._processes or {})
+            for future in futures:
+                wait_for_worker(partial(_is_done, future), WHO, lambda: [*processes])
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise _killed(list(processes.values())) from error
+
     try:
-        yield pool.map(work, tasks)
+        yield results()
     finally:
+        for process in processes.values():
+            if is_stopped(process.pid):  # it would not end by itself
+                process.kill()
         pool.shutdown(cancel_futures=True)
+
+
+def _is_done(future: Future[Any], seconds: float) -> bool:
+    return bool(wait([future], seconds).done)
+
+
+def _killed(processes: list[Any]) -> WorkerError:
+    """Returns an error that names the process by whose end a pool broke; the others were then told to end."""
+    for process in processes:
+        process.join(5)
+    codes = {process.pid: process.exitcode for process in processes}
+    first = next((pid for pid, code in codes.items() if code not in (None, 0, -signal.SIGTERM)), None)
+    how = "has ended" if first is None else f"(process {first}) {describe_end(codes[first])}"
+    return WorkerError(f"{WHO} {how}; run the same command again, with fewer --workers if memory is short")
 
 
 def _start_worker(start: Callable[[], object]) -> None:

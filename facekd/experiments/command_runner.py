@@ -23,7 +23,7 @@ from typing import Any
 from facekd.errors import TrainingError
 from facekd.utils.config_files import protect_path
 from facekd.utils.files import read_json, write_json
-from facekd.utils.processes import start_tied
+from facekd.utils.processes import describe_end, start_tied
 from facekd.utils.progress import format_duration
 from facekd.utils.temporaries import open_own_file
 
@@ -268,7 +268,7 @@ def _settle(one: _Running, completed: CompletedSteps, outcome: Outcome, keep_goi
     if status in (130, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM):
         raise KeyboardInterrupt  # the user stopped the step: not a failure, but no other step should start
     outcome.failed.append(step.title)
-    message = f"the step {step.title!r} failed (status {status})"
+    message = f"the step {step.title!r} failed: its process {describe_end(status)}"
     if step.output is None:
         message += "; its output is above"
     else:

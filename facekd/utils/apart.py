@@ -9,8 +9,9 @@ import sys
 from typing import Any
 
 from facekd.errors import DataError
+from facekd.utils.processes import describe_end
 
-MEGABYTES, SECONDS = 4096, 120
+MEGABYTES, SECONDS, SECONDS_IN_ALL = 4096, 120, 600
 CODE = """
 import importlib, json, resource, sys
 module, name, megabytes, seconds = sys.argv[1:5]
@@ -42,15 +43,22 @@ def run_apart(module: str, name: str, path: str, expected: str) -> Any:
     command = [sys.executable, "-c", CODE, module, name, str(MEGABYTES), str(SECONDS), path]
     # Threads of a linear algebra library would only reserve memory.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    try:
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=SECONDS_IN_ALL
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DataError(
+            f"{path}: cannot be read as {expected}: its parser has not ended after {SECONDS_IN_ALL} s, as if it were "
+            "stopped or the disk did not answer; run the same command again"
+        ) from error
     try:
         result = json.loads(done.stdout)
     except ValueError:
         met = done.stderr.decode(errors="replace").strip().splitlines()
-        why = f"signal {-done.returncode}" if done.returncode < 0 else met[-1] if met else f"status {done.returncode}"
+        why = describe_end(done.returncode) if done.returncode < 0 or not met else f"ended with {met[-1]}"
         raise DataError(
-            f"{path}: cannot be read as {expected}: its parser ended with {why}; the file is damaged, or made to do "
-            "harm"
+            f"{path}: cannot be read as {expected}: its parser {why}; the file is damaged, or made to do harm"
         ) from None
     if "error" in result:
         raise DataError(result["error"])

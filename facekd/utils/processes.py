@@ -14,16 +14,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
-from facekd.errors import FacekdError
+from facekd.errors import FacekdError, WorkerError
 
 VARIABLE = "FACEKD_ENDS_WITH_STDIN"
 SECONDS_OF_SILENCE = 20.0
 SECONDS_OF_ONE_STOP = 2.0  # stop signals that arrive within this time count as one request
+# A process that another waits for is said to be silent after this time, and given up after that in the variable below.
+SECONDS_UNTIL_SAID = 60.0
+SECONDS_UNTIL_GIVEN_UP = 1800
+PATIENCE_VARIABLE = "FACEKD_SECONDS_UNTIL_GIVEN_UP"
+# What usually ends a process by these signals.
+CAUSES = {
+    signal.SIGKILL: "as the system does when memory has run out",
+    signal.SIGBUS: "as the system does when a file has become shorter while it was read, when shared memory (/dev/shm) "
+    "has run out, or when a disk fails",
+    signal.SIGSEGV: "by a defect of a library, or of the machine",
+}
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,74 @@ def _stop_at_end_of_input() -> None:
     while os.read(0, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def seconds_until_given_up() -> int:
+    """Returns after how many seconds without an answer a process that others wait for is given up.
+
+    Raises:
+        FacekdError: the environment variable that sets it holds something else than a whole number.
+    """
+    return max(1, launcher_number(PATIENCE_VARIABLE, SECONDS_UNTIL_GIVEN_UP))
+
+
+def wait_for_worker(is_ready: Callable[[float], bool], who: str, processes: Callable[[], Sequence[int]]) -> None:
+    """Waits until a process that works for this one has answered; after a minute it says that it waits.
+
+    Args:
+        is_ready: waits that many seconds at most, and returns whether there is an answer.
+        who: names the process, for the message: `"worker 1 of the loader"`.
+        processes: returns the ids of the processes that the answer may come from.
+
+    Raises:
+        WorkerError: there is no answer for very long, half an hour by default.
+    """
+    started = time.monotonic()
+    given_up = seconds_until_given_up()
+    pause = min(SECONDS_UNTIL_SAID, given_up)
+    if is_ready(pause):
+        return
+    print(f"{who} {_silent_for(started, processes())}; waiting", file=sys.stderr, flush=True)
+    while not is_ready(pause):
+        if time.monotonic() - started >= given_up:
+            raise WorkerError(
+                f"{who} {_silent_for(started, processes())}, and is given up; the same command goes on from what was "
+                f"saved (to wait longer, set {PATIENCE_VARIABLE})"
+            )
+
+
+def _silent_for(started: float, processes: Sequence[int]) -> str:
+    stopped = [str(pid) for pid in processes if is_stopped(pid)]
+    why = (
+        f"it is stopped, and `kill -CONT {' '.join(stopped)}` lets it go on"
+        if stopped
+        else "the machine is overloaded, or its disk or network does not answer"
+    )
+    return f"has not answered for {time.monotonic() - started:.0f} s: {why}"
+
+
+def is_stopped(pid: int) -> bool:
+    """Tells whether a process is stopped, as by SIGSTOP or a debugger."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stream:  # noqa: PTH123
+            return stream.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):
+        return False
+
+
+def describe_end(status: int) -> str:
+    """Says how a process ended, and what usually ends one so: "was ended by SIGKILL, as ...".
+
+    Args:
+        status: its exit status; negative for the signal that ended it, as `subprocess` and `multiprocessing` say it.
+    """
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        number = signal.Signals(-status)
+    except ValueError:
+        return f"was ended by signal {-status}"
+    return f"was ended by {number.name}" + (f", {CAUSES[number]}" if number in CAUSES else "")
 
 
 def end_with_pool() -> None:

@@ -100,6 +100,30 @@ def test_a_stop_signal_on_one_rank_stops_both_after_a_checkpoint(pack: Path, tmp
     assert load_checkpoint(run)["training"]["images_seen"] == read_log(run, "train")[-1]["images_seen"]
 
 
+@pytest.mark.slow
+def test_a_stopped_rank_is_given_up_in_a_sentence_and_the_run_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FACEKD_SECONDS_UNTIL_GIVEN_UP", "20")
+    words = [*TRAIN, *train_arguments(tmp_path / "run", "--images", "120", "--checkpoint.every_images", "24")]
+    main, other = start_both(words)
+    deadline = time.monotonic() + PATIENCE
+    while not list_checkpoints(tmp_path / "run"):
+        assert time.monotonic() < deadline and main.poll() is None
+        time.sleep(0.01)
+    other.send_signal(signal.SIGSTOP)
+    _, errors = main.communicate(timeout=PATIENCE)
+    said = errors.decode().splitlines()
+    assert (
+        main.returncode == 2 and "another process of this run has not answered for 20 s: it is stopped" in said[-1]
+    ), said
+    other.kill()
+    other.communicate()
+    for process in start_both(words):
+        _, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, errors.decode()
+
+
 def test_what_is_evaluated_is_what_is_saved(pack: Path, tmp_path: Path) -> None:
     # Each rank embeds half the pack, and would by itself do so with batch statistics of its own.
     run = tmp_path / "run"

@@ -20,8 +20,9 @@ import torch
 import torch.multiprocessing
 
 from facekd.data.loading.batch_buffers import MEMORY_ADVICE
-from facekd.errors import FacekdError, TrainingError
+from facekd.errors import FacekdError, WorkerError
 from facekd.images.decoding import one_decoder_thread, quiet_decoders
+from facekd.utils.processes import describe_end, wait_for_worker
 
 
 class TracebackInWorker(Exception):
@@ -72,7 +73,7 @@ class BatchWorkers:
         """Has the next worker fill a slot.
 
         Raises:
-            TrainingError: the worker is gone.
+            WorkerError: the worker is gone.
         """
         worker = self._next % len(self._processes)
         self._next += 1
@@ -86,12 +87,14 @@ class BatchWorkers:
         """Waits for the oldest request, and returns what `fill` returned for it.
 
         Raises:
-            TrainingError: the worker is gone.
+            WorkerError: the worker is gone, or has not answered for very long.
             Exception: whatever `fill` raised.
         """
         worker = self._asked.popleft()
+        connection = self._connections[worker]
         try:
-            found = self._connections[worker].recv()
+            wait_for_worker(connection.poll, self._name(worker), lambda: [self._processes[worker].pid])
+            found = connection.recv()
         except (EOFError, OSError) as error:
             raise self._gone(worker) from error
         if isinstance(found, FacekdError):
@@ -100,17 +103,17 @@ class BatchWorkers:
             raise found.error from TracebackInWorker(f"\n{found.traceback}")
         return found
 
-    def _gone(self, worker: int) -> TrainingError:
+    def _name(self, worker: int) -> str:
+        return f"worker {worker} of the loader (process {self._processes[worker].pid})"
+
+    def _gone(self, worker: int) -> WorkerError:
         process = self._processes[worker]
         process.join(5)
-        who, code = f"worker {worker} of the loader (process {process.pid})", process.exitcode
+        who, code = self._name(worker), process.exitcode
         if code is not None and code >= 0:
-            return TrainingError(f"{who} ended with status {code}; what it printed may say why")
-        how = "stopped answering" if code is None else f"was ended by {signal.Signals(-code).name}"
-        return TrainingError(
-            f"{who} {how}. A worker that is killed has usually run out of memory, or of shared memory (/dev/shm). "
-            f"{MEMORY_ADVICE}"
-        )
+            return WorkerError(f"{who} {describe_end(code)}; what it printed may say why")
+        how = "stopped answering" if code is None else describe_end(code)
+        return WorkerError(f"{who} {how}. {MEMORY_ADVICE}")
 
 
 class _Defect:

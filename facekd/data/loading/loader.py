@@ -59,7 +59,7 @@ class BatchLoader:
 
         Raises:
             FacekdError: an error in a worker, raised here as if it had happened here.
-            TrainingError: a worker was killed.
+            WorkerError: a worker was killed, or has not answered for very long.
         """
         # Memory for the batches in progress, the one handed out, and the one before it, which the caller's loop
         # variable still holds.

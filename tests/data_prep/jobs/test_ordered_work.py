@@ -14,6 +14,7 @@ import pytest
 
 from data_prep import make_ijb_layout, synthesize_faces
 from data_prep.jobs.ordered_work import by_processes, in_order
+from facekd.errors import WorkerError
 from facekd.utils.processes import end_with_pool
 
 
@@ -74,6 +75,25 @@ def test_processes_give_results_in_order_and_are_gone_when_one_fails(tmp_path: P
             found.extend(os.waitstatus_to_exitcode(status) for status in results)
         assert found == [1, 2] and not active_children()
         assert len(list(tmp_path.iterdir())) < 40  # what had not begun was dropped
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            "kill -KILL $PPID; sleep 9",
+            r"\(process \d+\) was ended by SIGKILL, as the system does when memory has run out",
+        ),
+        ("kill -STOP $PPID", r"has not answered for \d+ s: it is stopped, and `kill -CONT \d+` lets it go on"),
+    ],
+)
+def test_a_process_that_is_killed_or_stopped_is_named(command: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACEKD_SECONDS_UNTIL_GIVEN_UP", "20")
+    tasks = ["true", command, *["true"] * 9]
+    with pytest.raises(WorkerError, match=said), by_processes(os.system, tasks, 2, end_with_pool) as results:
+        list(results)
+    assert not active_children()
 
 
 def one_and_an_error(results: Iterator[Any], *_: Any) -> Iterator[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,9 +21,10 @@ from facekd.data.datasets import FaceDataset, RecordDataset
 from facekd.data.loading import loader as loader_module
 from facekd.data.loading.loader import Batch, make_loader
 from facekd.data.loading.sampler import PositionSampler
-from facekd.errors import DataError, TrainingError
+from facekd.errors import DataError, TrainingError, WorkerError
 from facekd.images.augmentation import Augmentation, augment
 from facekd.images.model_input import flip_mask
+from facekd.utils import processes
 from tests.facekd.data.datasets.test_datasets import BROKEN
 
 EVERYTHING = Augmentation(crop=0.5, low_resolution=0.5, color_jitter=0.5, blur=0.5, jpeg=0.5)
@@ -221,6 +223,14 @@ class Dying(Blank):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Stopping(Blank):
+    """One whose reading stops the process, as a debugger or a batch system does."""
+
+    def load(self, indices, crops=None, out=None):
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return super().load(indices, crops, out)
+
+
 class Complaining(Blank):
     """One with much to say of every batch."""
 
@@ -229,8 +239,33 @@ class Complaining(Blank):
 
 
 def test_a_killed_worker_is_explained():
-    with pytest.raises(TrainingError, match=r"SIGKILL.*out of memory, or of shared memory \(/dev/shm"):
+    with pytest.raises(WorkerError, match=r"SIGKILL, as the system does when memory has run out\. .*--shm-size"):
         batches_of(Dying(), workers=1, start_method="fork")
+
+
+def test_a_stopped_worker_is_given_up_in_a_sentence(monkeypatch, capsys):
+    monkeypatch.setenv("FACEKD_SECONDS_UNTIL_GIVEN_UP", "1")
+    said = (
+        r"worker 0 of the loader \(process (\d+)\) has not answered for \d+ s: it is stopped, and `kill -CONT \1` lets"
+    )
+    with pytest.raises(WorkerError, match=said):
+        batches_of(Stopping(), workers=1, start_method="fork")
+    assert re.search(rf"{said} it go on; waiting", capsys.readouterr().err)
+    assert not multiprocessing.active_children()
+
+
+def test_a_stopped_worker_that_goes_on_is_waited_for(monkeypatch, capsys):
+    monkeypatch.setattr(processes, "SECONDS_UNTIL_SAID", 0.1)
+
+    def let_all_go_on() -> None:
+        while not is_over.wait(0.2):
+            for process in multiprocessing.active_children():
+                os.kill(process.pid, signal.SIGCONT)  # type: ignore[arg-type]
+
+    is_over = threading.Event()
+    threading.Thread(target=let_all_go_on, daemon=True).start()
+    assert len(batches_of(Stopping(), workers=1, start_method="fork")) == 5
+    is_over.set()
 
 
 def test_too_little_shared_memory_is_explained(dataset, monkeypatch):
@@ -263,9 +298,7 @@ def test_a_defect_that_cannot_be_sent_is_told(dataset, error):
 
 def test_a_worker_that_leaves_by_itself_is_not_said_to_lack_memory(dataset):
     dataset.load = lambda *_: os._exit(3)  # type: ignore[assignment]
-    with pytest.raises(
-        TrainingError, match=r"worker 0 of the loader .* ended with status 3; what it printed"
-    ) as raised:
+    with pytest.raises(WorkerError, match=r"worker 0 of the loader .* ended with status 3; what it printed") as raised:
         batches_of(dataset, workers=1, start_method="fork")
     assert "memory" not in str(raised.value)
 
