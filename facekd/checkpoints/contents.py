@@ -7,6 +7,7 @@ the two. Unknown fields in a file are ignored. A new field needs a default, so t
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -149,6 +150,10 @@ def to_plain_fields(checkpoint: Checkpoint) -> dict[str, Any]:
     fields = _shallow(checkpoint)
     fields["head_shards"] = None if checkpoint.head_shards is None else _shallow(checkpoint.head_shards)
     fields["training"] = None if checkpoint.training is None else _shallow(checkpoint.training)
+    for section, name in PACKED:
+        where = fields if section is None else fields[section]
+        if where is not None and len(where[name] or ()) > LONG_LIST:
+            where[name] = _pack(where[name])
     content = {"format": FORMAT, "version": VERSION}
     content |= {name: value for name, value in fields.items() if value is not None}
     if checkpoint.labels_sha256 is not None:
@@ -166,11 +171,43 @@ def from_plain_fields(content: Mapping[str, Any], where: str) -> Checkpoint:
     Raises:
         CheckpointError: a field is missing or has the wrong type.
     """
+    content = dict(content)
+    for section, name in PACKED:
+        holder = content if section is None else content.get(section)
+        if isinstance(holder, dict) and name in holder:
+            content_of = {**holder, name: _unpack(holder[name], f"{where}: damaged: its {name!r}")}
+            content = content_of if section is None else {**content, section: content_of}
     values = _checked(Checkpoint, content, where)
     for name, kind in (("head_shards", HeadShards), ("training", Progress)):
         if values.get(name) is not None:
             values[name] = kind(**_checked(kind, values[name], f"{where}: {name}"))
     return Checkpoint(**values)
+
+
+# Lists that grow with the data or the run, by section and name. Long ones are a tensor of bytes in the file, as JSON:
+# what is no tensor stands in the file's pickle, of which only so much is read.
+PACKED = ((None, "identities"), ("training", "losses_since_log"), ("training", "bad_records"))
+LONG_LIST = 10_000
+
+
+def _pack(values: list[Any]) -> Tensor:
+    import torch
+
+    return torch.frombuffer(bytearray(json.dumps(values).encode()), dtype=torch.uint8)
+
+
+def _unpack(value: Any, where: str) -> Any:
+    """Returns the list that `_pack` made a tensor of; a list is returned as it is."""
+    import torch
+
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.dtype != torch.uint8 or value.ndim != 1:
+        raise CheckpointError(f"{where} is {value.dtype} of {tuple(value.shape)}, expected bytes")
+    try:
+        return json.loads(value.numpy().tobytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{where} is not JSON") from error
 
 
 # The type that a field must have, by the beginning of its annotation.

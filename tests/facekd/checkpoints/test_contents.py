@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from facekd.checkpoints.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
-from facekd.checkpoints.contents import Checkpoint, HeadShards, Progress
+from facekd.checkpoints.contents import Checkpoint, HeadShards, Progress, from_plain_fields
 from facekd.errors import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -95,3 +96,26 @@ def test_only_one_file_touches_the_plain_fields() -> None:
         if plain.search(path.read_text())
     }
     assert found == {"facekd/checkpoints/checkpoint.py", "facekd/checkpoints/contents.py"}
+
+
+def test_long_lists_do_not_stand_in_the_pickle(tmp_path: Path) -> None:
+    # A pickle of more than 32 MiB is not read, so that nothing that grows may stand in it.
+    names = [f"person {number} \udcff\n" for number in range(1000)] * 50
+    losses = [[1 / 3, 1e-300], [float("inf"), 0.1]]
+    progress = Progress(
+        *(24, 48, {}, {}, None, -1.0, {}), losses_since_log=losses * 20_000, bad_records=["record 5: \x00"] * 20_000
+    )
+    path = tmp_path / "long.pt"
+    write_checkpoint(path, Checkpoint(identities=names, training=progress))
+    with zipfile.ZipFile(path) as archive:
+        assert next(info for info in archive.infolist() if info.filename.endswith("data.pkl")).file_size < 10_000
+    found = read_checkpoint(path)
+    assert found.identities == names and found.training == progress
+
+
+def test_short_lists_and_damaged_long_ones() -> None:
+    content = {"format": "facekd-checkpoint", "version": 1, "identities": ["a", "b"]}
+    assert from_plain_fields(content, "old.pt").identities == ["a", "b"]
+    for wrong in (torch.zeros(2), torch.zeros(2, 2, dtype=torch.uint8), torch.tensor([91, 91], dtype=torch.uint8), 5):
+        with pytest.raises(CheckpointError, match=r"old.pt: damaged: its 'identities'"):
+            from_plain_fields({**content, "identities": wrong}, "old.pt")
