@@ -8,6 +8,7 @@ Any other exception that escapes is a defect of facekd and keeps its traceback.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import time
@@ -15,6 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 LONGEST_MESSAGE = 4000
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+# A device or a mount fails, and no program: what says so is for the user, although it names no file.
+DEVICE_FAILS = (errno.EIO, errno.EROFS, errno.ESTALE, errno.EFBIG, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO)
 SECONDS_FOR_THE_FIRST = float(os.environ.get("FACEKD_SECONDS_FOR_THE_FIRST", 2.0))
 
 
@@ -101,20 +105,45 @@ def run_verb(main: Callable[[], int | None]) -> int:
         return 141  # the reader of our output has gone (`facekd ... | head`): nothing to report
     except OSError as error:
         # Operating-system errors that name a file, or whose cause is known, are the user's to fix as well.
-        if error.errno == errno.ENOSPC:
+        file = error.filename or file_at_fault(error)
+        if error.errno in NO_SPACE:
             _report(
-                f"no space left on the device while writing {error.filename or 'a file'}; "
+                f"no space left on the device while writing {file or 'a file'}; "
                 "free some space and run the same command again"
             )
         elif error.errno in (errno.EMFILE, errno.ENFILE):
             _report(f"more files would be open at the same time than the system allows ({error}); see `ulimit -n`")
-        elif isinstance(error, FileExistsError | NotADirectoryError) and (file := _file_in_the_way(error.filename)):
-            _report(f"{file} is a file, and a folder is needed there: give another name, or move the file away")
+        elif isinstance(error, FileExistsError | NotADirectoryError) and (way := _file_in_the_way(error.filename)):
+            _report(f"{way} is a file, and a folder is needed there: give another name, or move the file away")
         elif error.filename is not None:
             _report(f"{error.strerror}: {error.filename}")
+        elif error.errno in DEVICE_FAILS:
+            _report(
+                f"{error.strerror} while reading or writing {file or 'a file'}: look at the disk or the network mount, "
+                "then run the same command again"
+            )
         else:
             raise
     return 2
+
+
+def file_at_fault(error: OSError) -> str | None:
+    """Returns the name of the file that was being read or written; the system's errors name it on opening alone.
+
+    It is that of the innermost open file among the variables of the functions that the error has passed, or of the path
+    that pathlib has opened by itself.
+    """
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        frame = trace.tb_frame
+        names = [
+            value.name for value in frame.f_locals.values() if isinstance(value, io.IOBase) and hasattr(value, "name")
+        ]
+        if str(frame.f_globals.get("__name__")).startswith("pathlib"):
+            names += [str(value) for value in frame.f_locals.values() if isinstance(value, Path)]
+        found = next((name for name in reversed(names) if isinstance(name, str)), found)
+        trace = trace.tb_next
+    return found
 
 
 def _file_in_the_way(path: str | bytes | None) -> Path | None:

@@ -16,7 +16,7 @@ from functools import partial
 from multiprocessing import get_context
 from typing import Any, TypeVar
 
-from facekd.errors import WorkerError
+from facekd.errors import WorkerError, file_at_fault
 from facekd.utils.processes import describe_end, end_with_pool, is_stopped, wait_for_worker
 
 Task = TypeVar("Task")
@@ -85,7 +85,7 @@ def by_processes(
 
     def results() -> Iterator[Result]:
         try:
-            futures = [pool.submit(work, task) for task in tasks]
+            futures = [pool.submit(_work_apart, work, task) for task in tasks]
             processes.update(pool._processes or {})
             for future in futures:
                 wait_for_worker(partial(_is_done, future), WHO, lambda: [*processes])
@@ -114,6 +114,15 @@ def _killed(processes: list[Any]) -> WorkerError:
     first = next((pid for pid, code in codes.items() if code not in (None, 0, -signal.SIGTERM)), None)
     how = "has ended" if first is None else f"(process {first}) {describe_end(codes[first])}"
     return WorkerError(f"{WHO} {how}; run the same command again, with fewer --workers if memory is short")
+
+
+def _work_apart(work: Callable[[Task], Result], task: Task) -> Result:
+    """Calls `work` in a worker, and notes the file of a failed write: the main process gets no traceback to find it."""
+    try:
+        return work(task)
+    except OSError as error:
+        error.filename = error.filename or file_at_fault(error)
+        raise
 
 
 def _start_worker(start: Callable[[], object]) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,6 +114,25 @@ for words in ([], ["data"], *(verb.split() for verb in VERBS)):
     assert (finished.returncode, finished.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("verb", "message"),
+    [
+        (lambda: Path("/dev/full").write_bytes(b"0"), "no space left on the device while writing /dev/full; free"),
+        (
+            lambda: Path("/proc/self/mem").read_bytes(),
+            "Input/output error while reading or writing /proc/self/mem: look",
+        ),
+        (lambda: shutil.copyfile(__file__, "/dev/full"), "while writing /dev/full; free"),
+    ],
+)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_failing_device_is_named_by_the_file(
+    verb: Callable[[], Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_verb(lambda: verb() and 0) == 2  # the system's own error names no file
+    assert message in capsys.readouterr().err
+
+
 def test_errors_for_people_become_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     def fail_with(error: BaseException) -> int:
         def verb() -> int:
@@ -124,6 +146,8 @@ def test_errors_for_people_become_one_line(capsys: pytest.CaptureFixture[str]) -
     assert "no space left on the device while writing model.onnx" in capsys.readouterr().err
     assert fail_with(PermissionError(errno.EACCES, "Permission denied", "out")) == 2
     assert "Permission denied: out" in capsys.readouterr().err
+    assert fail_with(OSError(errno.EIO, "Input/output error")) == 2
+    assert "error: Input/output error while reading or writing a file: look at the disk" in capsys.readouterr().err
     assert fail_with(KeyboardInterrupt()) == 130
     assert run_verb(lambda: None) == 0
     with pytest.raises(ZeroDivisionError):  # a defect of ours keeps its traceback

@@ -15,9 +15,9 @@ from typing import Any
 
 # What a run measures about itself.
 MEASURED = ("images_per_second", "data_wait", "seconds_left", "seconds", "number", "cost")
-# TensorBoard's events carry times, in their names as well; onnxruntime keeps files of its own in the user's cache. Logs
-# of steps say how often a step was started.
-LEFT_OUT = ("events.out.tfevents.*", ".onnxruntime/*")
+# TensorBoard's events carry times, in their names as well; onnxruntime keeps files of its own in the user's cache;
+# Python tries out a folder for temporary files by a small one. Logs of steps say how often a step was started.
+LEFT_OUT = ("events.out.tfevents.*", ".onnxruntime/*", "tmp/????????")
 # Caches hold times at which files changed.
 UNCOMPARED = ("*.log", ".lock", "*-stamps.npy", "*.facekd-protocol")
 DURATION = re.compile(

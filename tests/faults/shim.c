@@ -206,7 +206,7 @@ WRITER(pwrite64, (int file, const void *bytes, size_t size, off64_t place), (fil
             va_end(rest); \
         } \
         char path[PATH_MAX]; \
-        int kind = flags & (O_CREAT | O_TRUNC) ? WRITES | SPACE : READS; \
+        int kind = flags & (O_CREAT | O_TRUNC | __O_TMPFILE) ? WRITES | SPACE : READS; \
         return find(folder, file, path) && meet(#name, path, kind) == 1 ? -1 : real words; \
     }
 OPENER(open, AT_FDCWD, (const char *file, int flags, ...), (file, flags, mode))
