@@ -13,12 +13,15 @@ from tests.faults.contents import differences
 GROWING = ("*.jsonl", "steps.json", "best.pt", "config.yaml")
 
 
-def found_after_fault(command: Command, found: dict[str, str], expected: dict[str, str]) -> list[str]:
+def found_after_fault(
+    command: Command, found: dict[str, str], expected: dict[str, str], old: dict[str, str]
+) -> list[str]:
     """Returns what is half, and shown as whole: a mark of complete results beside others, a half file under its name.
 
     Args:
         command: the command that was broken.
         found, expected: contents of its folder now, and when it was not disturbed.
+        old: contents before it began, which were the results of another command.
     """
     lines = []
     for name, content in found.items():
@@ -27,15 +30,24 @@ def found_after_fault(command: Command, found: dict[str, str], expected: dict[st
         if path.parts[0] in ("tmp", "cache") or is_hidden or content == "not compared":
             continue
         grows = any(map(path.match, GROWING))
-        if content.startswith("unreadable") or (name in expected and content != expected[name] and not grows):
+        is_known = content in (expected.get(name, content), old.get(name))
+        if content.startswith("unreadable") or (not is_known and not grows):
             lines.append(f"half under its name: {name} ({content})")
     marks = [mark for mark in command.done if _below(mark) in found]
-    wrong = [
+    wrong = _missing_from(found, expected)
+    # Where there were results before, the mark may be theirs.
+    if old and not _missing_from(found, old):
+        wrong = []
+    return lines + [f"shown as done: {mark} is there, but {line}" for mark in marks for line in wrong[:3]]
+
+
+def _missing_from(found: dict[str, str], whole: dict[str, str]) -> list[str]:
+    """Returns what is missing from whole results, or differs; more files may be there."""
+    return [
         line
-        for line in differences(found, expected)
+        for line in differences(found, whole)
         if not line.endswith("should not be there") and not line.startswith(("tmp/", "cache/"))
     ]
-    return lines + [f"shown as done: {mark} is there, but {line}" for mark in marks for line in wrong[:3]]
 
 
 def found_after_rerun(

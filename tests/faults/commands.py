@@ -30,6 +30,7 @@ class Command:
         words: words after `facekd`; `{in}` stands for the folder of the inputs, and results are below `out/`.
         done: results, below `out/`, that may be there only when all are complete.
         needs: inputs that are copied into the attempt's folder, because the command keeps something beside them.
+        over: words of another command that has left its results below `out/` before this one begins; empty for none.
         processes: number of processes that run it together.
         expensive: whether it takes minutes, and is left out unless asked for.
     """
@@ -38,14 +39,18 @@ class Command:
     words: str
     done: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    over: str = ""
     processes: int = 1
     expensive: bool = False
 
     def argv(self, inputs: Path) -> list[str]:
         """Returns the words after the interpreter's name."""
         launch = [*LAUNCH_MANY, str(self.processes)] if self.processes > 1 else []
-        words = [word.replace("{in}", str(inputs)) for word in self.words.split()]
-        return [*launch, "-m", "facekd", *words]
+        return [*launch, "-m", "facekd", *_filled_in(self.words, inputs)]
+
+    def argv_before(self, inputs: Path) -> list[str]:
+        """Returns the words of the command that has left its results before; see `over`."""
+        return ["-m", "facekd", *_filled_in(self.over, inputs)]
 
     def start_in(self, folder: Path, inputs: Path) -> Path:
         """Makes the empty folder of an attempt and returns it."""
@@ -57,6 +62,10 @@ class Command:
             else:
                 shutil.copy2(inputs / name, folder / name)
         return folder
+
+
+def _filled_in(words: str, inputs: Path) -> list[str]:
+    return [word.replace("{in}", str(inputs)) for word in words.split()]
 
 
 def environment(attempt: Path, **more: str) -> dict[str, str]:
@@ -192,6 +201,64 @@ TABLE = (
         "compare",
         "report {in}/lfw-results {in}/lfw-results-other --draws 100 --output out",
         ("comparison.json",),
+    ),
+    # Over the results of another command, which must stay whole until the new ones are.
+    Command(
+        "pack-over",
+        "data pack {in}/folders out --size 32 --workers 1 --force",
+        ("train.rec",),
+        over="data pack {in}/folders out --size 32 --workers 1 --layout im2rec",
+    ),
+    Command(
+        "convert-over",
+        "data convert {in}/faces out --shards 2 --workers 1 --force",
+        ("convert_report.json",),
+        over="data convert {in}/faces out --shards 2 --shuffle --workers 1",
+    ),
+    Command(
+        "make-pairs-over",
+        "data make-pairs {in}/folders out/p.bin --sample 20 --folds 2 --size 32 --workers 1 --force",
+        ("p.bin",),
+        over="data make-pairs {in}/folders out/p.bin --sample 16 --folds 2 --size 32 --workers 1",
+    ),
+    Command(
+        "make-ijb-over",
+        "data make-ijb {in}/folders out --image-size 32 --workers 1 --overwrite",
+        ("layout.json",),
+        over="data make-ijb {in}/folders out --image-size 32 --workers 1 --seed 1",
+    ),
+    Command(
+        "synthesize-over",
+        f"data synthesize --identities 8 {PEOPLE} --test-identities 20 --pairs 20 --output out --overwrite",
+        ("synthesis.json",),
+        over=f"data synthesize --identities 9 {PEOPLE} --test-identities 20 --pairs 20 --output out",
+    ),
+    Command(
+        "export-over",
+        "export {in}/teacher --output out/model.onnx --normalize",
+        ("model.onnx",),
+        over="export {in}/teacher --output out/model.onnx",
+    ),
+    Command(
+        "evaluate-lfw-over",
+        f"evaluate lfw --model {{in}}/model.onnx --pairs {{in}}/faces/test.bin --folds 2 {MEASURE} --no-pictures "
+        "--threads 1 --output out",
+        ("results.json",),
+        over=f"evaluate lfw --model {{in}}/model.onnx --pairs {{in}}/packs --folds 2 {MEASURE} --no-flip --threads 1 "
+        "--output out",
+    ),
+    Command(
+        "evaluate-folder-over",
+        f"evaluate folder --model {{in}}/model.onnx --images {{in}}/folders {MEASURE} --threads 1 --output out",
+        ("results.json",),
+        over=f"evaluate folder --model {{in}}/model.onnx --images {{in}}/folders {MEASURE} --no-flip --threads 1 "
+        "--output out",
+    ),
+    Command(
+        "compare-over",
+        "report {in}/lfw-results {in}/lfw-results-other --draws 100 --output out",
+        ("comparison.json",),
+        over="report {in}/lfw-results {in}/lfw-results-other --draws 200 --output out",
     ),
     # Many commands as one.
     Command("pipeline", "pipeline sh-kd {in}/pipeline.yaml", ("model.onnx",), expensive=True),

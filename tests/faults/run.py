@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tests.faults.attempts import Ended, Fault, Runner, build_shim
 from tests.faults.checks import found_after_fault, found_after_rerun, found_in_message
-from tests.faults.commands import COMMANDS, Command
+from tests.faults.commands import COMMANDS, Command, environment
 from tests.faults.contents import contents_of, differences
 from tests.faults.inputs import prepare_inputs
 from tests.faults.plan import failures, kills
@@ -56,7 +56,8 @@ class Campaign:
         # A fresh process and a forked one must agree; the third run says what is read.
         results = []
         for fault, forked in ((Fault(), False), (Fault(), not self.fresh), (Fault(where="inputs"), not self.fresh)):
-            attempt = self.command.start_in(self.folder / "attempt", self.runner.inputs)
+            attempt = self._start_in(self.folder / "attempt")
+            old = contents_of(attempt)
             ended = self.runner.run(self.command, attempt, fault, forked, 900)
             if ended.status != 0:
                 raise SystemExit(f"{self.command.name}: fails undisturbed: status {ended.status}\n{ended.output}")
@@ -68,12 +69,26 @@ class Campaign:
             "calls": second_run.calls,
             "reads": reading.calls,
             "contents": second,
+            "old": {name: content for name, content in old.items() if name.startswith("out/")},
             "seconds": first_run.seconds,
             "seconds_forked": second_run.seconds,
             "bytes": _size_of(self.folder / "attempt"),
         }
         known.write_text(json.dumps(value))
         return value
+
+    def _start_in(self, attempt: Path) -> Path:
+        """Makes the folder of an attempt, with the results of the other command that it begins over."""
+        self.command.start_in(attempt, self.runner.inputs)
+        if self.command.over:
+            before = self.folder / "before"
+            if not before.exists():
+                argv = [sys.executable, *self.command.argv_before(self.runner.inputs)]
+                start = self.command.start_in(self.folder / "before.partial", self.runner.inputs)
+                subprocess.run(argv, cwd=start, env=environment(start), check=True, stdout=subprocess.DEVNULL)
+                start.rename(before)
+            shutil.copytree(before / "out", attempt / "out")
+        return attempt
 
     def _is_forked(self, undisturbed: dict) -> bool:
         """Tells whether the next attempt is forked: most are, if that is faster."""
@@ -86,7 +101,7 @@ class Campaign:
         if any(outcome["fault"] == key for outcome in self.outcomes):
             return
         forked = self._is_forked(undisturbed)
-        attempt = self.command.start_in(self.folder / "attempt", self.runner.inputs)
+        attempt = self._start_in(self.folder / "attempt")
         limit = 60 + 20 * undisturbed["seconds"]
         usual = undisturbed["seconds_forked" if forked else "seconds"]
         ended = self.runner.run(self.command, attempt, fault, forked, limit, usual)
@@ -96,7 +111,7 @@ class Campaign:
         if ended.status == 0:
             found = [f"status 0, but {line}" for line in differences(contents, undisturbed["contents"])]
         else:
-            found = found_after_fault(self.command, contents, undisturbed["contents"])
+            found = found_after_fault(self.command, contents, undisturbed["contents"], undisturbed["old"])
         found += [f"process left: {stray}" for stray in ended.strays]
         if fault.how in ("error", "errors", "short"):
             found += found_in_message(ended, _names_of(hit, contents))
@@ -113,7 +128,7 @@ class Campaign:
         limit = 60 + 20 * undisturbed["seconds"]
         forked = self._is_forked(undisturbed)
         with SmallDisk(self.folder / "disk") as disk:
-            attempt = self.command.start_in(disk.folder / "attempt", self.runner.inputs)
+            attempt = self._start_in(disk.folder / "attempt")
             disk.leave(fault.at)
             ended = self.runner.run(self.command, attempt, fault, forked, limit)
             contents = contents_of(attempt)
@@ -121,7 +136,7 @@ class Campaign:
             if ended.status == 0:
                 found = [f"status 0, but {line}" for line in differences(contents, undisturbed["contents"])]
             else:
-                found = found_after_fault(self.command, contents, undisturbed["contents"])
+                found = found_after_fault(self.command, contents, undisturbed["contents"], undisturbed["old"])
                 found += found_in_message(ended, ["out", *_names_of("", undisturbed["contents"])])
                 again = self.runner.run(self.command, attempt, Fault(), forked, limit)
                 found += found_after_rerun(again, contents, contents_of(attempt), undisturbed["contents"])

@@ -49,7 +49,7 @@ def test_a_command_killed_at_its_calls_is_repeated_to_the_same_bytes(tmp_path: P
         broken = runner.run(INDEX, attempt, fault, forked=False, limit=60)
         assert broken.status == (-9 if fault.how == "group" else 2)
         left = contents_of(attempt)
-        assert not found_after_fault(INDEX, left, expected)
+        assert not found_after_fault(INDEX, left, expected, {})
         assert fault.how == "group" or not found_in_message(broken, ["train.idx"])
         again = runner.run(INDEX, attempt, Fault(), forked=False, limit=60)
         assert again.status == 0
@@ -64,11 +64,19 @@ def ended(status: int = 0, output: str = "") -> Ended:
 
 def test_what_is_half_is_found() -> None:
     clean = COMMANDS["clean"]
-    assert not found_after_fault(INDEX, {}, WHOLE) and not found_after_fault(INDEX, WHOLE, WHOLE)
-    assert found_after_fault(INDEX, WHOLE | {"out/train.idx": "1"}, WHOLE)
-    assert found_after_fault(clean, {"out/train.rec": "0"}, {"out/train.rec": "0", "out/train.idx": "0"})
-    assert not found_after_fault(clean, {"out/train.idx": "0"}, {"out/train.rec": "0", "out/train.idx": "0"})
-    assert not found_after_fault(INDEX, {"out/log.jsonl": "1"}, WHOLE)  # it grows
+    assert not found_after_fault(INDEX, {}, WHOLE, {}) and not found_after_fault(INDEX, WHOLE, WHOLE, {})
+    assert found_after_fault(INDEX, WHOLE | {"out/train.idx": "1"}, WHOLE, {})
+    assert found_after_fault(clean, {"out/train.rec": "0"}, {"out/train.rec": "0", "out/train.idx": "0"}, {})
+    assert not found_after_fault(clean, {"out/train.idx": "0"}, {"out/train.rec": "0", "out/train.idx": "0"}, {})
+    assert not found_after_fault(INDEX, {"out/log.jsonl": "1"}, WHOLE, {})  # it grows
+
+
+def test_old_results_are_whole_or_gone() -> None:
+    new, old = {"out/train.rec": "1", "out/train.idx": "1"}, {"out/train.rec": "0", "out/train.idx": "0"}
+    clean = COMMANDS["clean"]
+    assert not any(found_after_fault(clean, left, new, old) for left in (old, new, {}, {"out/train.idx": "0"}))
+    assert found_after_fault(clean, {"out/train.rec": "0", "out/train.idx": "1"}, new, old)
+    assert found_after_fault(clean, {"out/train.idx": "2"}, new, old)
 
 
 def test_what_differs_after_the_second_run_is_found() -> None:
