@@ -21,6 +21,7 @@ from facekd import __version__
 from facekd.data.datasets import FaceDataset, open_dataset, print_summary
 from facekd.embedder.model_options import report_preprocessing
 from facekd.errors import FacekdError, run_verb
+from facekd.plugins import add_plugin_option
 from facekd.utils.command_line import COUNT, PROCESSES, CommandParser, real_number
 from facekd.utils.files import sha256_of_file
 from facekd.utils.result_folder import finish_results
@@ -162,6 +163,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     # What to evaluate, on what, and where the results go.
     add("--model", required=True, metavar="FILE", help="a checkpoint of a linear classifier, a run, or ONNX")
+    add_plugin_option(parser)
     add("--data", required=True, metavar="DIR", help="CIFAR's folder, or one with train/ and val/ in it")
     add_output_option(parser)
     add("--split", choices=("test", "train"), default="test", help="which images (default: test)")

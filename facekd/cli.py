@@ -60,6 +60,11 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
         "report": ("evaluation.compare_models", "the page of an evaluation; or models compared"),
     },
 }
+# Verbs that take `--plugin`: they build models or open them.
+PLUGIN_VERBS = {
+    *("train", "distill", "pipeline sh-kd", "study", "export", "cache-teacher", "rebuild-head", "data inspect"),
+    *("evaluate lfw", "evaluate ijbc", "evaluate folder", "evaluate classification"),
+}
 VERBS: dict[str, tuple[str, str]] = {name: verb for verbs in MENU.values() for name, verb in verbs.items()}
 
 
@@ -91,7 +96,7 @@ def _dispatch(arguments: list[str]) -> int:
     for words in (2, 1):
         name = " ".join(arguments[:words])
         if name in VERBS:
-            return _load(name)(arguments[words:])
+            return _load(name)(_without_plugins(name, arguments[words:]))
 
     # The first word of a group, or a mistyped verb.
     group = [verb for verb in VERBS if verb.startswith(f"{arguments[0]} ")]
@@ -102,6 +107,16 @@ def _dispatch(arguments: list[str]) -> int:
     close = nearest(asked, VERBS)
     hint = f"; did you mean `facekd {close}`?" if close else ""
     raise FacekdError(f"there is no `facekd {asked}`{hint} (`facekd --help` lists the verbs)")
+
+
+def _without_plugins(verb: str, words: list[str]) -> list[str]:
+    """Loads the plug-ins that the words name, for a verb that builds or opens models; returns the other words."""
+    is_asked = any(word.partition("=")[0] == "--plugin" for word in words)
+    if verb not in PLUGIN_VERBS or not (is_asked or os.environ.get("FACEKD_PLUGINS")) or {"-h", "--help"} & {*words}:
+        return words
+    from facekd.plugins import take_plugins  # imports torch, in most cases
+
+    return take_plugins(words)
 
 
 def _load(name: str) -> Callable[[list[str]], int]:

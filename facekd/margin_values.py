@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from facekd.errors import InputError
 
@@ -92,11 +92,6 @@ MARGINS: dict[str, Margin] = {
         needs_norms=True,
     ),
 }
-
-if TYPE_CHECKING:
-    MarginName = str
-else:  # the choices that the command line offers
-    MarginName = Literal[tuple(MARGINS)]
 
 
 def check_margin_value(margin: str, argument: str, value: float) -> None:

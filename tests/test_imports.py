@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "facekd.verification",
     ),
     ("facekd.backbones", "facekd.head", "facekd.distillation", "facekd.data"),
+    ("facekd.plugins",),
     ("facekd.checkpoints",),
     ("facekd.embedder",),
     ("facekd.teacher", "facekd.export"),

@@ -87,6 +87,8 @@ class Checkpoint:
         training: what an exact resume needs; absent where there is no run to resume.
         source: file, SHA-256 and framework of an imported backbone.
         identities: names of the labels, in order; absent where the data has no names, and in older files.
+        plugins: for each name that a plug-in `provides`, such as "backbone tiny", its `name` and `sha256`; absent
+            where there is none.
         started_from: whose weights the run began with: for `backbone` and `head` the `file`, its `sha256`, and for a
             head the number of `classes` that were taken from it. Absent where all weights were fresh.
     """
@@ -108,6 +110,7 @@ class Checkpoint:
     source: dict[str, str] | None = None
     identities: list[str] | None = None
     started_from: dict[str, dict[str, Any]] | None = None
+    plugins: list[dict[str, str]] | None = None
 
     @property
     def architecture(self) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from facekd.checkpoints.checkpoint import read_checkpoint
 from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.errors import CheckpointError
 from facekd.images.preprocessing import Preprocessing
+from facekd.plugins import require_plugins
 
 
 def load_backbone(path: str | os.PathLike[str], *, ema: bool | None = None) -> tuple[nn.Module, Preprocessing]:
@@ -35,6 +36,8 @@ def load_backbone(path: str | os.PathLike[str], *, ema: bool | None = None) -> t
     architecture = checkpoint.architecture
     if architecture is None:
         raise CheckpointError(f"{file}: damaged: it does not say which backbone its weights belong to")
+
+    require_plugins(checkpoint.plugins, [f"backbone {architecture.get('name')}"], str(file))
 
     # The moving average if there is one, unless the weights as trained are asked for.
     weights, projection = checkpoint.backbone, checkpoint.projection

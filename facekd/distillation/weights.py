@@ -11,7 +11,7 @@ import dataclasses
 import enum
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from facekd.errors import ConfigError, InputError
@@ -73,6 +73,7 @@ class LossWeights:
         arcdistill: margin cross-entropy on the teacher's frozen class centres.
         adadistill: the same on class centres that move; its authors use it alone (ce = 0).
         simkd: squared difference of features behind a projector.
+        plugin: weights of losses that plug-ins define, by name; see docs/extending.md.
         temperature: T of kl and th_kl.
 
     Raises:
@@ -93,8 +94,12 @@ class LossWeights:
     adadistill: float = 0.0
     simkd: float = 0.0
     temperature: float = 4.0
+    plugin: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        own = {item.name for item in dataclasses.fields(self)}
+        if unknown := [name for name in self.plugin if name in own or name not in LOSS_NEEDS]:
+            raise ConfigError(f"loss.plugin.{unknown[0]}: no plug-in that is loaded defines a loss {unknown[0]!r}")
         for name, weight in self._weights().items():
             if not math.isfinite(weight) or weight < 0:
                 raise ConfigError(f"loss.{name} = {weight}: a weight is a finite number, 0 (off) or more")
@@ -137,8 +142,8 @@ class LossWeights:
         return total
 
     def _weights(self) -> dict[str, float]:
-        names = (field.name for field in dataclasses.fields(self) if field.name != "temperature")
-        return {name: getattr(self, name) for name in names}
+        names = (item.name for item in dataclasses.fields(self) if item.name not in ("temperature", "plugin"))
+        return {name: getattr(self, name) for name in names} | self.plugin
 
     def __str__(self) -> str:
         """Describes the losses in a few words, for logs: "ce 1, kl 1.5 (T 4)"."""

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from facekd.plugins import add_plugin_option
 from facekd.utils.command_line import COUNT, IMAGE_SIDE, comma_separated, real_number, whole_number
 
 if TYPE_CHECKING:  # torch and onnxruntime cost seconds: `--help` does without
@@ -21,6 +22,7 @@ MODEL_HELP = "an ONNX file (any tool's), a facekd checkpoint, or the folder of a
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Adds `--mean`, `--std`, `--color`, `--image-size`, `--embedding-output`, `--resize`, and how the model is run."""
+    add_plugin_option(parser)
     # Preprocessing first, then how the model runs.
     add = parser.add_argument_group("the model", "overriding what its file records").add_argument
     add(

@@ -33,6 +33,7 @@ from facekd.export.onnx_graph import (
     with_normalize,
 )
 from facekd.export.parity import PARITY_BATCHES, TOLERANCE, check_parity, measure_parity, probe_images
+from facekd.plugins import add_plugin_option
 from facekd.utils.command_line import CommandParser, real_number
 from facekd.utils.files import atomic_path, sha256_of_file
 from facekd.utils.output_lock import file_lock
@@ -213,6 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("checkpoint", type=Path, help="a checkpoint (.pt), or the folder of a run: its latest one")
     parser.add_argument("--output", type=Path, required=True, metavar="MODEL.onnx", help="the ONNX file to write")
+    add_plugin_option(parser)
     parser.add_argument(
         "--normalize",
         action=argparse.BooleanOptionalAction,

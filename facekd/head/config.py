@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from facekd.errors import ConfigError
-from facekd.margin_values import MARGINS, Gradient, MarginName
+from facekd.margin_values import MARGINS, Gradient
 from facekd.utils.config_files import check_choice, path_field
 
 DEFAULT_NORM_MOMENTUM = 0.01
@@ -45,7 +45,7 @@ class HeadConfig:
     """
 
     kind: Literal["margin", "linear"] = "margin"
-    margin: MarginName = "arcface"
+    margin: str = "arcface"
     margin_value: float | None = None
     m1: float | None = None
     m2: float | None = None

@@ -29,6 +29,7 @@ from facekd.data.datasets.identity_map import is_same_identity_map, people_field
 from facekd.distributed import failing_together, gather_rows
 from facekd.errors import CheckpointError
 from facekd.head.classifier import MarginClassifier
+from facekd.plugins import plugins_of, require_plugins
 from facekd.training.recognizer import Recognizer, backbone_arguments
 from facekd.training.schedule import ScheduleConfig, first_change, learning_rate
 from facekd.training.state import TrainingState
@@ -108,6 +109,7 @@ def _contents(state: TrainingState) -> Checkpoint:
         images_sha256=state.images_sha256,
         teacher_fingerprint=state.recognizer.teacher_fingerprint,
         started_from=state.recognizer.started_from or None,
+        plugins=plugins_of(_names_in_tables(state)) or None,
         training=Progress(
             images_seen=state.images_seen,
             total_images=state.total_images,
@@ -120,6 +122,13 @@ def _contents(state: TrainingState) -> Checkpoint:
             bad_records=list(state.bad_records),
         ),
     )
+
+
+def _names_in_tables(state: TrainingState) -> list[str]:
+    """Returns what the run uses that a plug-in may have added."""
+    config = state.config
+    losses = [f"loss {name.removeprefix('loss_')}" for name in state.recognizer.loss_names]
+    return [f"backbone {config.backbone.name}", f"margin {config.head.margin}", *losses]
 
 
 def _deployable(state: TrainingState) -> dict[str, Any]:
@@ -162,6 +171,7 @@ def restore_latest(state: TrainingState) -> Path | None:
     if training is None or checkpoint.backbone is None or checkpoint.head is None:
         raise CheckpointError(f"{path}: holds weights only, not a run to resume; choose another --output")
     _check_same_run(path, checkpoint, state)
+    require_plugins(checkpoint.plugins, _names_in_tables(state), str(path))
 
     # Load the weights; those of a sharded head lie in files of their own.
     load_weights(state.recognizer.backbone, checkpoint.backbone, f"{path}: backbone")

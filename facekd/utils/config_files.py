@@ -31,7 +31,8 @@ def require(condition: bool, message: str) -> None:
 
 def check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     """Raises a ConfigError that names the key unless `value` is one of the choices."""
-    require(value in choices, f"{key} = {value!r}: choose one of {', '.join(choices)}")
+    meant = did_you_mean(str(value), choices)
+    require(value in choices, f"{key} = {shown(repr(value))}: choose one of {', '.join(choices)}{meant}")
 
 
 def check_number(key: str, value: float, is_good: bool, wanted: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from facekd.margin_values import MARGINS
+
 TRAIN_KEYS = {
     "data.train": "a .rec file, a folder with train.rec, a folder of one folder per person, or synthetic:200x20",
     "output": "folder of the run; the same command resumes it",
@@ -9,7 +11,7 @@ TRAIN_KEYS = {
     "backbone.name": "or mobilefacenet_0.45g, iresnet18 to iresnet200",
     "backbone.embedding_size": "numbers in an embedding",
     "backbone.weights": "trained weights to start from; also head.weights, freeze, head_warmup_images",
-    "head.margin": "",
+    "head.margin": ", ".join(MARGINS),
     "head.margin_value": "[arcface 0.5, cosface 0.35, adaface 0.4]",
     "epochs": "length of the run",
     "images": "its length in images, in place of epochs",
@@ -23,6 +25,7 @@ TRAIN_KEYS = {
 }
 TRAIN_NOTES = """\
 To resume, run the same command again. Next: `facekd export runs/NAME`.
+Backbones, margins, losses of your own: --plugin FILE.py (docs/extending.md).
 
 examples:
   facekd train configs/debug.yaml         # generated faces, about a minute
@@ -45,6 +48,7 @@ DISTILL_KEYS = {
 }
 DISTILL_NOTES = """\
 To resume, run the same command again. Next: `facekd export runs/NAME`.
+Backbones, margins, losses of your own: --plugin FILE.py (docs/extending.md).
 
 example:
   facekd distill configs/distill/ms1mv3_th_kd.yaml --data.train /data/ms1mv3 \\

@@ -56,7 +56,10 @@ def test_every_published_config_states_its_claim(path: Path) -> None:
     ("arguments", "message"),
     [
         (["--head.margn", "1"], r"'head\.margn' is not a configuration key; did you mean 'head\.margin'"),
-        (["--head.margin", "arcfac"], r"head\.margin: expected one of 'none', 'arcface'.*; did you mean arcface\?"),
+        (
+            ["--head.margin", "arcfac"],
+            r"head\.margin = 'arcfac': choose one of none, arcface.*; did you mean arcface\?",
+        ),
         (["--data.on-bad-record", "skp"], r"data\.on_bad_record"),
         (["--on-bad-record", "skip"], r"did you mean 'data\.on_bad_record'"),
         (["--data.image_size", "abc"], r"data\.image_size"),
