@@ -10,10 +10,13 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from facekd.utils.stopping import StopSignal, interrupted_by_signals, outliving_the_terminal
 
 LONGEST_MESSAGE = 4000
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -92,15 +95,20 @@ def run_verb(main: Callable[[], int | None]) -> int:
 
     Returns:
         The exit status: what `main` returned (0 for None); 2 for a `FacekdError` or an operating-system error; 130
-        after Ctrl-C; 141 if the reader of our output has gone.
+        after Ctrl-C, 143 after SIGTERM, 129 after a hang-up; 141 if the reader of our output has gone.
     """
+    with outliving_the_terminal(), interrupted_by_signals():
+        return _status_of(main)
+
+
+def _status_of(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except FacekdError as error:
         _report(str(error))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        return 130
+        return 128 + (error.number if isinstance(error, StopSignal) else signal.SIGINT)
     except BrokenPipeError:
         return 141  # the reader of our output has gone (`facekd ... | head`): nothing to report
     except OSError as error:
@@ -151,7 +159,7 @@ def _file_in_the_way(path: str | bytes | None) -> Path | None:
     if not path:
         return None
     place = Path(os.fsdecode(path))
-    return next((part for part in (*reversed(place.parents), place) if part.is_file()), None)
+    return next((part for part in (*reversed(place.parents), place) if part.exists() and not part.is_dir()), None)
 
 
 def printable(text: str, longest: int = LONGEST_MESSAGE) -> str:

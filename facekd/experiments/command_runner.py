@@ -11,11 +11,10 @@ import contextlib
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from facekd.utils.config_files import protect_path
 from facekd.utils.files import read_json, write_json
 from facekd.utils.processes import describe_end, start_tied
 from facekd.utils.progress import format_duration
+from facekd.utils.stopping import STOP_SIGNALS, StopSignal, heeded_signals, interrupted_by_signals, stop_signal_of
 from facekd.utils.temporaries import open_own_file
 
 SECONDS_BETWEEN_POLLS = 0.05
@@ -181,8 +181,8 @@ def run_steps(
 ) -> Outcome:
     """Runs the steps that are not done, in the given order, but never a step before those it depends on.
 
-    On a stop signal, the running steps are told to save and stop; then KeyboardInterrupt is raised. If this process is
-    killed, they save and stop as well.
+    On a stop signal, the running steps are told to save and stop; then KeyboardInterrupt (for another signal than
+    Ctrl-C, its subclass StopSignal) is raised. If this process is killed, they save and stop as well.
 
     Args:
         steps: steps in any order; every title in `after` must be among them or in `done`.
@@ -196,12 +196,11 @@ def run_steps(
     Raises:
         TrainingError: a step failed, without `keep_going`.
     """
-    variables = {} if threads is None else dict.fromkeys(THREAD_VARIABLES, str(threads))
-    environment = SECONDS_TO_SAVE | os.environ | variables
+    environment = _environment(threads)
     outcome = Outcome(done=list(done))
     waiting = list(steps)
     running: list[_Running] = []
-    with _stopping_on_signals():
+    with interrupted_by_signals():
         try:
             while waiting or running:
                 # Take note of the processes that have ended.
@@ -229,6 +228,14 @@ def run_steps(
             _stop(running)
             raise
     return outcome
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    """Returns the environment of the steps, each of which has that many computing threads."""
+    variables = {} if threads is None else dict.fromkeys(THREAD_VARIABLES, str(threads))
+    if len(heeded_signals()) < len(STOP_SIGNALS):  # under `nohup`, of which torch's launcher takes no notice
+        variables |= {"PET_SIGNALS_TO_HANDLE": "SIGTERM,SIGINT,SIGQUIT"}
+    return SECONDS_TO_SAVE | os.environ | variables
 
 
 def _next_ready(waiting: list[Step], outcome: Outcome) -> Step | None:
@@ -265,8 +272,8 @@ def _settle(one: _Running, completed: CompletedSteps, outcome: Outcome, keep_goi
         title = f"{step.title}: " if step.output is not None or quiet_before else ""
         print(f"   {title}{format_duration(seconds)}", flush=True)
         return
-    if status in (130, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM):
-        raise KeyboardInterrupt  # the user stopped the step: not a failure, but no other step should start
+    if (number := stop_signal_of(status)) is not None:
+        raise StopSignal(number)  # the user stopped the step: not a failure, but no other step should start
     outcome.failed.append(step.title)
     message = f"the step {step.title!r} failed: its process {describe_end(status)}"
     if step.output is None:
@@ -287,17 +294,3 @@ def _stop(running: list[_Running]) -> None:
     for one in running:
         one.process.wait()
         one.close()
-
-
-@contextlib.contextmanager
-def _stopping_on_signals() -> Iterator[None]:
-    """Makes SIGTERM raise KeyboardInterrupt as Ctrl-C does, so that the running steps are told to save."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

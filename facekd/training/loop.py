@@ -7,9 +7,9 @@ step, log, validate and save. Below them are the checks made before a run starts
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,9 @@ from facekd.training.validation import HeadValidator, Validator, validate
 from facekd.utils.config_files import require, to_yaml
 from facekd.utils.files import write_text
 from facekd.utils.output_lock import folder_lock
-from facekd.utils.processes import stop_on_signal, usable_cores
+from facekd.utils.processes import usable_cores
 from facekd.utils.progress import SECONDS_BETWEEN_LINES
+from facekd.utils.stopping import STOP_SIGNALS, stop_on_signal
 
 MakeValidators = Callable[[Any], Sequence[Validator | HeadValidator]]
 MakeRecognizer = Callable[[Any, World, FaceDataset], Recognizer]
@@ -130,9 +131,10 @@ def train(
                 if config.backbone.weights or config.head.weights:
                     logbook.say("backbone.weights and head.weights are not read again: the checkpoint has the weights")
 
+            stopped_by = 0
             # Train; a run that was complete already has nothing left to do.
             if state.images_seen < total_images:
-                fit(state, logbook, validators, stop_signal)
+                stopped_by = fit(state, logbook, validators, stop_signal)
                 _say_bad_records(state, logbook)
                 if at_end is not None and state.images_seen >= total_images:
                     at_end(state, logbook)
@@ -140,7 +142,7 @@ def train(
             # Say how it ended.
             if state.images_seen < total_images:
                 logbook.say(f"stopped by a signal at {state.images_seen:,} images; the same command resumes")
-                return 128 + (stop_signal[0] if stop_signal else signal.SIGTERM)
+                return 128 + stopped_by
             logbook.say(f"done: {state.images_seen:,} images; export with `facekd export {state.folder}`")
             return 0
 
@@ -150,17 +152,18 @@ def fit(
     logbook: Logbook,
     validators: Sequence[Validator | HeadValidator],
     stop_signal: Sequence[int] = (),
-) -> None:
-    """Repeats fetch, step, maybe log, validate and save, until `total_images` or until `stop_signal` holds a signal."""
+) -> int:
+    """Repeats fetch, step, maybe log, validate and save, until `total_images` or until `stop_signal` holds a signal.
+
+    Returns:
+        The number of the signal that any process has received; 0 if the run is complete.
+    """
     config, total_images = state.config, state.total_images
     stopwatch = Stopwatch()
     save_timer, say_timer = Timer(60 * config.checkpoint.every_minutes), Timer(SECONDS_BETWEEN_LINES)
     images_timed_from = state.images_seen
     batches = iter(make_run_loader(state))
-
-    def stop_and_save_requests() -> tuple[bool, bool]:
-        return bool(stop_signal), save_timer.is_due
-
+    requests = partial(_stop_and_save_requests, stop_signal, save_timer)
     while state.images_seen < total_images:
         # Fetch a batch, and count how long the loop waits for it: a faster loader would save that time.
         with stopwatch.waiting():
@@ -170,7 +173,8 @@ def fit(
         # Update the weights. All ranks agree there on whether to stop and whether to save.
         images_before = state.images_seen
         lr = learning_rate(config.schedule, images_before, total_images)
-        losses, gradient_norms, (is_stopping, is_save_due) = train_step(state, batch, lr, stop_and_save_requests)
+        losses, gradient_norms, requested = train_step(state, batch, lr, requests)
+        *is_stopped_by, is_save_due = requested
         state.losses_since_log.append(losses)
         is_last = state.images_seen >= total_images
 
@@ -197,12 +201,13 @@ def fit(
 
         # Save a checkpoint at the end, when stopping, and when the clock or the number of images asks for one.
         is_due = is_save_due or _crossed(config.checkpoint.every_images, images_before, state.images_seen)
-        if is_last or is_stopping or is_due:
+        if is_last or any(is_stopped_by) or is_due:
             with stopwatch.paused():
                 save_state(state)
             save_timer.restart()
-        if is_stopping:
-            return
+        if any(is_stopped_by):
+            return STOP_SIGNALS[is_stopped_by.index(True)]
+    return 0
 
 
 def make_run_loader(state: TrainingState) -> BatchLoader:
@@ -226,6 +231,11 @@ def make_run_loader(state: TrainingState) -> BatchLoader:
         workers=min(config.data.workers, usable_cores()),
         device=world.device,
     )
+
+
+def _stop_and_save_requests(stop_signal: Sequence[int], save_timer: Timer) -> list[bool]:
+    """Returns for each signal whether this process has received it, and whether the clock asks for a checkpoint."""
+    return [*(number in stop_signal for number in STOP_SIGNALS), save_timer.is_due]
 
 
 def _mean_losses(state: TrainingState) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Makes child processes exit when their parent dies, even by SIGKILL, and turns stop signals into a request to save.
+"""Makes child processes exit when their parent dies, even by SIGKILL, and says which of several processes this one is.
 
 The parent holds one end of a pipe, and the child has the other end as its standard input. Nothing is ever written to
 it. When the parent ends, the system closes its end, and the child reads the end of the input. Processes that a launcher
@@ -7,7 +7,6 @@ starts inherit that standard input, so they end as well.
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import subprocess
@@ -23,7 +22,6 @@ from facekd.errors import FacekdError, WorkerError
 
 VARIABLE = "FACEKD_ENDS_WITH_STDIN"
 SECONDS_OF_SILENCE = 20.0
-SECONDS_OF_ONE_STOP = 2.0  # stop signals that arrive within this time count as one request
 # A process that another waits for is said to be silent after this time, and given up after that in the variable below.
 SECONDS_UNTIL_SAID = 60.0
 SECONDS_UNTIL_GIVEN_UP = 1800
@@ -203,10 +201,13 @@ def describe_end(status: int) -> str:
 
 
 def end_with_pool() -> None:
-    """Makes a spawned worker of a process pool exit as soon as the process that owns the pool is gone.
+    """Makes a spawned worker of a process pool exit as soon as the process that owns the pool is gone, and no earlier.
 
-    Workers wait for tasks on a pipe of which each holds both ends, so without this they would wait forever.
+    Workers wait for tasks on a pipe of which each holds both ends, so without this they would wait forever. Ctrl-C and
+    a hang-up reach every process of the terminal: the owner says what happens to its workers. SIGTERM ends them.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from multiprocessing import parent_process  # here: every command imports this file
 
     parent = parent_process()
@@ -217,45 +218,6 @@ def end_with_pool() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in the yielded list, so that a training loop can save and stop.
-
-    A signal repeated more than two seconds after the first acts as usual. Earlier ones do not, because one Ctrl-C or
-    `scancel` arrives twice: from the terminal or scheduler, and from the launcher. The second may arrive when the run
-    has saved and is exiting, so after a signal the handlers stay in place beyond the block.
-    """
-    received: list[int] = []
-    previous = {}
-    first = 0.0
-
-    def note(number: int, _frame: object) -> None:
-        nonlocal first
-        if not received:
-            first = time.monotonic()
-        received.append(number)
-        # A repeated signal: hand it to the previous handler, which usually ends the process.
-        if time.monotonic() - first > SECONDS_OF_ONE_STOP:
-            signal.signal(number, previous[number])
-            signal.raise_signal(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        if received:
-            atexit.register(_ignore_stop_signals)  # at exit the interpreter would restore the fatal defaults
-        else:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-
-def _ignore_stop_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def usable_cores() -> int:

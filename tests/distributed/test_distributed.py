@@ -93,10 +93,10 @@ def test_a_stop_signal_on_one_rank_stops_both_after_a_checkpoint(pack: Path, tmp
     while len(read_log(run, "train")) < 3:
         assert time.monotonic() < deadline and all(process.poll() is None for process in processes)
         time.sleep(0.01)
-    processes[1].send_signal(signal.SIGTERM)
+    processes[1].send_signal(signal.SIGHUP)
     for process in processes:
         _, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 128 + signal.SIGTERM, errors.decode()
+        assert process.returncode == 128 + signal.SIGHUP, errors.decode()
     assert load_checkpoint(run)["training"]["images_seen"] == read_log(run, "train")[-1]["images_seen"]
 
 

@@ -23,6 +23,7 @@ from facekd.data.loading.batch_buffers import MEMORY_ADVICE
 from facekd.errors import FacekdError, WorkerError
 from facekd.images.decoding import one_decoder_thread, quiet_decoders
 from facekd.utils.processes import describe_end, wait_for_worker
+from facekd.utils.stopping import STOP_SIGNALS
 
 
 class TracebackInWorker(Exception):
@@ -134,10 +135,10 @@ def _work(fill: Fill, connection: Connection, inherited: list[Connection]) -> No
         end.close()
     quiet_decoders()
     torch.set_num_threads(1)  # the workers are the parallelism
-    # Ctrl-C reaches every process of the terminal. The main one ends the workers, so none prints a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A batch system sends SIGTERM to every process. The main one still needs batches until it has saved.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C and a hang-up reach every process of the terminal, and a batch system sends SIGTERM to every process. The
+    # main one ends the workers, and still needs batches until it has saved.
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     # Answer each request with a result, a message for the user, or a defect.
     while True:
         try:

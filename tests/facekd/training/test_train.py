@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -139,6 +140,29 @@ def test_sigterm_saves_before_stopping(tiny_arguments: list[str], tiny_config: C
     run.send_signal(signal.SIGTERM)  # the launcher's, when all is saved
     errors += run.stderr.read()
     assert run.wait() == 128 + signal.SIGTERM, errors.decode()
+    assert load_checkpoint(tmp_path / "run")["training"]["images_seen"] == losses(tmp_path / "run")[-1][0]
+
+
+# A session of its own, whose terminal is the standard input: when the other end is closed, it gets SIGHUP.
+IN_A_TERMINAL = """
+import os, sys
+os.setsid()
+os.close(os.open(os.ttyname(0), os.O_RDWR))
+os.execvp(sys.executable, [sys.executable, "-m", "facekd", "train", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.slow
+def test_a_terminal_that_goes_away_costs_no_work(tiny_arguments: list[str], tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    arguments = [*tiny_arguments, "--images", "120000", "--checkpoint.every_images", "0"]
+    command = [sys.executable, "-c", IN_A_TERMINAL, *arguments, "--output", str(tmp_path / "run")]
+    run = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    while len(losses(tmp_path / "run")) < 3:
+        os.read(ours, 1 << 16)  # a full terminal would stop the run
+    os.close(ours)
+    assert run.wait(120) == 128 + signal.SIGHUP
     assert load_checkpoint(tmp_path / "run")["training"]["images_seen"] == losses(tmp_path / "run")[-1][0]
 
 
