@@ -32,6 +32,10 @@ from tests.faults.small_disk import SmallDisk, can_mount
 FRESH_EACH = 5  # of how many attempts one is a fresh process throughout
 
 
+class CommandFails(Exception):
+    """Reports a command that fails undisturbed, or gives two results."""
+
+
 class Campaign:
     """Runs all attempts on one command and keeps their outcomes.
 
@@ -60,11 +64,11 @@ class Campaign:
             old = contents_of(attempt)
             ended = self.runner.run(self.command, attempt, fault, forked, 900)
             if ended.status != 0:
-                raise SystemExit(f"{self.command.name}: fails undisturbed: status {ended.status}\n{ended.output}")
+                raise CommandFails(f"{self.command.name}: fails undisturbed: status {ended.status}\n{ended.output}")
             results.append((ended, contents_of(attempt)))
         (first_run, first), (second_run, second), (reading, _) = results
         if found := differences(second, first):
-            raise SystemExit(f"{self.command.name}: two undisturbed runs differ: {found}")
+            raise CommandFails(f"{self.command.name}: two undisturbed runs differ: {found}")
         value = {
             "calls": second_run.calls,
             "reads": reading.calls,
@@ -114,7 +118,7 @@ class Campaign:
             found = found_after_fault(self.command, contents, undisturbed["contents"], undisturbed["old"])
         found += [f"process left: {stray}" for stray in ended.strays]
         if fault.how in ("error", "errors", "short"):
-            found += found_in_message(ended, _names_of(hit, contents))
+            found += found_in_message(ended, _names_of(ended, fault))
         # The same command again.
         if ended.status != 0:
             again = self.runner.run(self.command, attempt, Fault(), forked, limit)
@@ -137,7 +141,7 @@ class Campaign:
                 found = [f"status 0, but {line}" for line in differences(contents, undisturbed["contents"])]
             else:
                 found = found_after_fault(self.command, contents, undisturbed["contents"], undisturbed["old"])
-                found += found_in_message(ended, ["out", *_names_of("", undisturbed["contents"])])
+                found += found_in_message(ended, ["out", *map(_last_part, undisturbed["contents"])])
                 again = self.runner.run(self.command, attempt, Fault(), forked, limit)
                 found += found_after_rerun(again, contents, contents_of(attempt), undisturbed["contents"])
         self._keep(fault, ended, f"{fault.at:,} bytes free", forked, found)
@@ -196,7 +200,10 @@ def _run_all(chosen: list[str], arguments: argparse.Namespace, shim: Path, input
     try:
         for name in chosen:
             campaign = Campaign(COMMANDS[name], folder / name, runner, arguments.fresh)
-            _run_campaign(campaign, arguments)
+            try:
+                _run_campaign(campaign, arguments)
+            except CommandFails as error:
+                print(error, flush=True)
             print(_row(name, campaign.outcomes), flush=True)
     finally:
         runner.close()
@@ -259,12 +266,19 @@ def _call_at(ended: Ended, fault: Fault) -> str:
     return next((f"{call[2]} {call[3]}" for call in ended.calls if call[0] == str(fault.at)), "never reached")
 
 
-def _names_of(hit: str, contents: dict[str, str]) -> list[str]:
-    """Returns names that a message may give for a file: its own, and those of results that it may be staged for."""
-    path = Path(hit.partition(" ")[2] or "x")
-    names = {part.lstrip(".") for part in path.parts if part != "/"}
-    stem = path.name.lstrip(".").split(".")[0]
-    return sorted(names | ({stem} if stem else set()) | {Path(name).name for name in contents if not hit})
+def _names_of(ended: Ended, fault: Fault) -> list[str]:
+    """Returns names that a message may give: those of the file that failed, or of one that failed after it.
+
+    A temporary file stands for the result that begins with the same word.
+    """
+    is_lasting = fault.how == "errors"
+    hit = [call[3] for call in ended.calls if int(call[0]) == fault.at or (is_lasting and int(call[0]) > fault.at)]
+    parts = {part for path in hit for part in Path(path).parts if part.strip("/.")}
+    return sorted(parts | {part.lstrip(".").split(".")[0] for part in parts})
+
+
+def _last_part(name: str) -> str:
+    return Path(name).name
 
 
 def _size_of(folder: Path) -> int:
