@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
-from data_prep.jobs.conversion_log import ConversionLog
+from data_prep.jobs.conversion_log import REPORT_NAME, ConversionLog
 from data_prep.jobs.ordered_work import in_order
 from data_prep.jobs.places import check_apart
 from data_prep.jobs.resuming import digest_of, resuming
@@ -42,7 +42,6 @@ from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.utils.resumable_file import LEFTOVERS, discard, forget_journal
 
-REPORT_NAME = "convert_report.json"
 ROWS_ANNOUNCED = 1024
 
 

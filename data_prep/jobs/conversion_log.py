@@ -15,6 +15,7 @@ from facekd.errors import DataError
 from facekd.utils.files import is_sealed, sealed, stamp_to_rename, write_json
 
 LOG_NAME = ".convert_progress.json"
+REPORT_NAME = "convert_report.json"
 
 
 class ConversionLog:
@@ -39,9 +40,10 @@ class ConversionLog:
         return entry["images"], entry["skipped"]
 
     def add(self, file: Path, partial: Path, images: int, skipped: int) -> None:
-        """Records that a file is finished, which is still called `partial`."""
+        """Records that a file is finished, which is still called `partial`; the report of replaced files is withdrawn."""
         self._finished[file.name] = {"stamp": stamp_to_rename(partial.stat()), "images": images, "skipped": skipped}
         write_json(self.path, sealed({"job": self._job, "finished": self._finished}))
+        self.path.with_name(REPORT_NAME).unlink(missing_ok=True)
 
     @staticmethod
     def refuse_unfinished(folder: Path) -> None:

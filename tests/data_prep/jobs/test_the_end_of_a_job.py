@@ -149,6 +149,11 @@ def test_a_conversion_is_finished(photos: Path, tmp_path: Path, run: Run, option
         assert all(file == old.get(name) for name, file in there.items()) or there.items() <= new.items()
         if 0 < len(there) < len(main) and "webdataset" in options and there.items() <= new.items():
             assert ".convert_progress.json" in state
+    # The report is that of the files beside it.
+    for state in killed:
+        if state.get("convert_report.json") == old.get("convert_report.json") and is_old:
+            shown = {name: digest for name, digest in old.items() if not name.startswith(".")}
+            assert shown.items() <= state.items()
     for name in main if "webdataset" not in options else ():
         stem = name.removesuffix("rec")
         assert_never_mixed(states, (name, f"{stem}idx", f"{stem}lst"))
