@@ -40,7 +40,7 @@ class ConversionLog:
         return entry["images"], entry["skipped"]
 
     def add(self, file: Path, partial: Path, images: int, skipped: int) -> None:
-        """Records that a file is finished, which is still called `partial`; the report of replaced files is withdrawn."""
+        """Records that a file is finished, still called `partial`; withdraws the report of the files it replaces."""
         self._finished[file.name] = {"stamp": stamp_to_rename(partial.stat()), "images": images, "skipped": skipped}
         write_json(self.path, sealed({"job": self._job, "finished": self._finished}))
         self.path.with_name(REPORT_NAME).unlink(missing_ok=True)

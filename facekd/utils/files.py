@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from facekd.errors import DataError, FacekdError
-from facekd.utils.temporaries import TemporaryFile
+from facekd.utils.temporaries import NAME, TemporaryFile
 
 SPARE_FILES = 128  # open files of everything else: libraries, logs, pipes to processes
 
@@ -164,17 +164,23 @@ def atomic_open_together(main: Path, others: Mapping[Path, bool]) -> Iterator[Ma
     """
     wanted = [main, *(path for path, is_wanted in others.items() if is_wanted)]
     staged: dict[Path, TemporaryFile] = {}
-    with contextlib.ExitStack() as stack:
-        for path in wanted:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            staged[path] = TemporaryFile(path, mode_to_keep(path))
-            stack.callback(staged[path].discard)
-        streams = {path: open(file.descriptor, "w+b", closefd=False) for path, file in staged.items()}  # noqa: SIM115
-        yield streams
-        for stream in streams.values():
-            stream.flush()
-            os.fsync(stream.fileno())
-        replace_together(main, staged[main], {path: staged.get(path) for path in others})
+    try:
+        with contextlib.ExitStack() as stack:
+            for path in wanted:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                staged[path] = TemporaryFile(path, mode_to_keep(path))
+                stack.callback(staged[path].discard)
+            streams = {path: open(file.descriptor, "w+b", closefd=False) for path, file in staged.items()}  # noqa: SIM115
+            yield streams
+            for stream in streams.values():
+                stream.flush()
+                os.fsync(stream.fileno())
+            replace_together(main, staged[main], {path: staged.get(path) for path in others})
+    except OSError as error:
+        # Name a file that the user knows; which of them did not fit makes no difference.
+        if error.filename is None or NAME.fullmatch(Path(error.filename).name):
+            error.filename, error.filename2 = str(main), None
+        raise
 
 
 def replace_together(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -140,6 +141,13 @@ WRITERS = {
 def _write_by_path(path: Path) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(b"new")
+
+
+def test_files_written_together_name_the_main_one_when_the_disk_is_full(tmp_path: Path) -> None:
+    main = tmp_path / "main.npz"
+    with pytest.raises(OSError) as met, atomic_open_together(main, {tmp_path / "beside": True}):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a write to any of them: it names no file
+    assert met.value.filename == str(main) and not list(tmp_path.iterdir())
 
 
 def _write_together(path: Path) -> None:
