@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import shutil
@@ -311,9 +310,8 @@ def _read_summary(folder: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        summary = json.loads(path.read_text())
-        return summary if {"settings", "files"} <= summary.keys() else None
-    except (ValueError, AttributeError):
+        return read_json(path, "the summary of a generated set", keys=("settings", "files"))
+    except DataError:
         return None
 
 

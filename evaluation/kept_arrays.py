@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from facekd.errors import DataError
 from facekd.utils.files import atomic_open
+from facekd.utils.foreign import reading
 
 END_MARK = b"facekd crc32"
 
@@ -39,11 +41,12 @@ def read_kept(file: Path) -> np.ndarray | None:
         content = file.read_bytes()
         array, mark, checksum = content[: -len(END_MARK) - 4], content[-len(END_MARK) - 4 : -4], content[-4:]
         if mark == END_MARK and checksum == _checksum(file, array):
-            return np.load(io.BytesIO(array), allow_pickle=False)
+            with reading(file, "an array"):
+                return np.load(io.BytesIO(array), allow_pickle=False)
         problem = "damaged, or of an earlier facekd"
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, DataError) as error:
         problem = str(error)
     print(f"{file}: cannot be used ({problem}); embedding again", file=sys.stderr)
     return None

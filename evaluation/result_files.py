@@ -19,6 +19,7 @@ import numpy as np
 from evaluation.provenance import describe_software
 from facekd.errors import DataError
 from facekd.utils.files import atomic_open, read_json
+from facekd.utils.foreign import shown
 from facekd.utils.output_lock import folder_lock
 from facekd.utils.result_folder import MARK, start_results
 
@@ -108,8 +109,7 @@ def start_evaluation(folder: Path, parts: Sequence[str] = ()) -> None:
         DataError: the folder holds results of something else than an evaluation.
     """
     earlier = _earlier_results(folder)
-    packs = [one["pair_set"]["name"] for one in earlier.get("pair_sets", ())]
-    start_results(folder, FILES, [*parts, *packs])
+    start_results(folder, FILES, [*parts, *_packs_of(earlier)])
 
 
 def write_arrays(
@@ -124,6 +124,14 @@ def write_arrays(
             np.savez(stream, **curves)  # type: ignore[arg-type]
 
 
+def _packs_of(result: dict[str, Any]) -> list[str]:
+    """Returns the names of the packs that results of several are of; none of results that are damaged."""
+    try:
+        return [str(one["pair_set"]["name"]) for one in result.get("pair_sets", ())]
+    except (KeyError, TypeError):
+        return []
+
+
 def _earlier_results(folder: Path) -> dict[str, Any]:
     """Returns what results.json of a folder says; nothing if there is none, or a damaged one."""
     try:
@@ -131,6 +139,6 @@ def _earlier_results(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, DataError):
         return {}
     if found.get("format") not in FORMATS:
-        kind = found.get("format", "none given")
+        kind = shown(found.get("format", "none given"))
         raise DataError(f"{folder / MARK}: is not of an evaluation (format: {kind}); choose another --output")
     return found

@@ -10,6 +10,7 @@ says for which it was made, by a digest of all keys and labels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,10 @@ from data_prep.jobs.resuming import digest_of
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.errors import DataError
 from facekd.utils.files import read_text_file, write_text
+from facekd.utils.foreign import shown
 
 PACK_MARK = "# pack:"
+NUMBER = re.compile(r"\d{1,18}", re.ASCII)
 NUM_ARGUMENTS = {"drop": 1, "drop-identity": 1, "merge": 2}
 
 
@@ -84,10 +87,10 @@ def read_clean_lists(paths: Sequence[Path]) -> Changes:
                 continue
             action, *rest = line.strip().split("\t")
             count = NUM_ARGUMENTS.get(action)
-            if count is None or len(rest) < count or not all(value.isdecimal() for value in rest[:count]):
+            if count is None or len(rest) < count or not all(NUMBER.fullmatch(value) for value in rest[:count]):
                 raise DataError(
-                    f"{path}, line {number}: {line[:80]!r}; expected drop KEY, drop-identity LABEL or merge LABEL "
-                    "LABEL, parted by tabs"
+                    f"{path}, line {number}: '{shown(line, 80)}'; expected drop KEY, drop-identity LABEL or merge "
+                    "LABEL LABEL, parted by tabs"
                 )
             values = [int(value) for value in rest[:count]]
             if action == "drop":

@@ -65,6 +65,11 @@ class ConversionLog:
     def _load(self) -> dict[str, dict[str, Any]]:
         try:
             log = json.loads(self.path.read_bytes())
-            return dict(log["finished"]) if is_sealed(log) and log["job"] == self._job else {}
-        except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+            if not is_sealed(log) or log["job"] != self._job:
+                return {}
+            return {
+                str(name): {"stamp": entry["stamp"], "images": int(entry["images"]), "skipped": int(entry["skipped"])}
+                for name, entry in log["finished"].items()
+            }
+        except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError, AttributeError):
             return {}

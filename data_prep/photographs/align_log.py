@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from data_prep.photographs.landmark_files import NUM_VALUES
 from facekd.errors import DataError
 from facekd.utils.resumable_file import whole_lines
 from facekd.utils.temporaries import open_own_file
@@ -108,8 +109,8 @@ class AlignLog:
                     self._check(value["settings"], settings)
                     continue
                 entry = Alignment(**value)
-                if not isinstance(entry.photo, str) or not isinstance(entry.stamp, list):
-                    raise TypeError("no photograph and stamp")
+                if not _is_sound(entry):
+                    raise TypeError("values of other kinds")
                 self.entries[entry.photo] = entry
             except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
                 if number == 0:
@@ -132,6 +133,20 @@ class AlignLog:
                 f"{settings.get(name)!r}; crops made in two ways do not belong in one data set: choose "
                 "another output folder, or align all photographs again with --force"
             )
+
+
+def _is_sound(entry: Alignment) -> bool:
+    """Tells whether the values of an entry that was read are of the kinds that one has."""
+    texts = (entry.crop, entry.reason, entry.detail)
+    numbers = (entry.score, entry.num_faces, *(entry.landmarks or ()), *(entry.box or ()))
+    return (
+        isinstance(entry.photo, str)
+        and isinstance(entry.stamp, list)
+        and all(isinstance(text, str | None) for text in texts)
+        and all(isinstance(values, list | None) for values in (entry.landmarks, entry.box))
+        and (entry.landmarks is None or len(entry.landmarks) == NUM_VALUES)
+        and all(isinstance(number, int | float | None) for number in numbers)
+    )
 
 
 def _comparable(name: str, settings: dict[str, Any]) -> Any:

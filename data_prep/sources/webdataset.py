@@ -16,15 +16,19 @@ import numpy as np
 from data_prep.jobs.resuming import files_fingerprint
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_lists import check_label
+from data_prep.sources.tar_members import list_members
 from facekd.data.datasets.class_counts import count_classes
 from facekd.data.datasets.record_pack import class_warnings
 from facekd.errors import DataError
 from facekd.images.image_files import IMAGE_SUFFIXES
 from facekd.utils.files import allow_open_files
+from facekd.utils.foreign import shown
 from facekd.utils.progress import track
 from facekd.utils.resumable_file import ResumableFile
 
 LABEL_SUFFIXES = (".cls", ".json")
+MAX_LABEL_BYTES = 1 << 20
+LONGEST_NAME = 4096  # of a path on Linux
 
 
 class TarPackWriter:
@@ -149,33 +153,30 @@ class TarSource:
         self._files.append(file)
         current = ""
         fields: dict[str, tuple[int, int]] = {}
-        try:
-            with tarfile.open(path, "r:") as archive:
-                for member in archive:
-                    if not member.isfile():
-                        continue
-                    # In WebDataset the key ends at the first dot of the file name.
-                    folder, _, base = member.name.rpartition("/")
-                    stem, _, extension = base.partition(".")
-                    key = f"{folder}/{stem}"
-                    if key != current:
-                        self._finish(path, current, fields, file, labels)
-                        current, fields = key, {}
-                    fields[f".{extension.lower()}"] = (member.offset_data, member.size)
-        except (tarfile.TarError, EOFError) as error:
-            raise DataError(f"{path}: is not a complete tar file: {error}") from error
+        for member in list_members(path):
+            # In WebDataset the key ends at the first dot of the file name.
+            folder, _, base = member.name.rpartition("/")
+            stem, _, extension = base.partition(".")
+            key = f"{folder}/{stem}"
+            if key != current:
+                self._finish(path, current, fields, file, labels)
+                current, fields = key, {}
+            fields[f".{extension.lower()}"] = (member.offset, member.size)
         self._finish(path, current, fields, file, labels)
 
     def _finish(self, path: Path, key: str, fields: dict[str, tuple[int, int]], file: int, labels: list[int]) -> None:
         """Records a sample whose members are `fields`: where its image is, its label and its name."""
         image = next((place for name, place in fields.items() if name in IMAGE_SUFFIXES), None)
-        where = f"{path}: sample {key.lstrip('/')}"
+        where = f"{path}: sample {shown(key.lstrip('/'))}"
         if image is None:
             # A lone .json may be about the whole tar.
             if ".cls" in fields or (".json" in fields and len(fields) > 1):
                 self._num_left_out += 1
-                self._first_left_out = self._first_left_out or f"{where} ({', '.join(fields)})"
+                self._first_left_out = self._first_left_out or f"{where} ({shown(', '.join(fields))})"
             return
+        if long := [name for name in LABEL_SUFFIXES if name in fields and fields[name][1] > MAX_LABEL_BYTES]:
+            size = fields[long[0]][1]
+            raise DataError(f"{where}: its {long[0]} has {size:,} bytes; a label takes at most {MAX_LABEL_BYTES:,}")
         content = {name: os.pread(file, fields[name][1], fields[name][0]) for name in LABEL_SUFFIXES if name in fields}
         try:
             described = json.loads(content[".json"]) if ".json" in content else {}
@@ -187,7 +188,7 @@ class TarSource:
             raise DataError(f"{where} has no label (a whole number in KEY.cls, or `label` in KEY.json)") from error
         labels.append(check_label(label, where))
         name = described.get("name", "") if isinstance(described, dict) else ""
-        self._names.append(name if isinstance(name, str) else "")
+        self._names.append(name if isinstance(name, str) and len(name) <= LONGEST_NAME else "")
         self._places.append((file, *image))
 
     def __del__(self) -> None:

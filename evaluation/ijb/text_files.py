@@ -18,6 +18,7 @@ import numpy as np
 
 from facekd.errors import DataError
 from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_words
+from facekd.utils.foreign import shown
 from facekd.utils.processes import usable_cores
 
 BYTES_CHUNK = 1 << 20
@@ -25,6 +26,7 @@ MAX_MMAP_THRESHOLD = 30 << 20  # bytes; mallopt(3): glibc raises M_MMAP_THRESHOL
 SHORTEST_PAIR = 6  # bytes of the shortest line: two digits, a label, two spaces and a newline
 POWERS_OF_TEN = np.array([10.0**digits for digits in range(DIGITS_IN_A_WORD + 1)])
 LONGEST_NAME = 64  # bytes of a name that the fast parser takes
+MAX_NAME = 512  # bytes of any name: arrays give each as much room as the longest takes
 BYTE_ORDER_MARK = codecs.BOM_UTF8
 Columns = tuple[np.ndarray, ...]
 
@@ -241,6 +243,8 @@ def _parse_named(text: bytes, num_values: int, dtype: np.dtype[Any]) -> Columns:
         if not name:
             continue
         values = _numbers(b" ".join(tokens), dtype) if len(tokens) == num_values else None
+        if len(name) > MAX_NAME:
+            raise _LineError(f"a name of at most {MAX_NAME} bytes, found {len(name):,}", offset, line.strip())
         if values is None or len(values) != num_values:
             found = "" if len(tokens) == num_values else f", found {len(tokens) + 1} columns"
             raise _LineError(f"a name and {num_values} {kind}{found}", offset, line.strip())
@@ -385,5 +389,4 @@ def _word_to_numbers(words: np.ndarray) -> np.ndarray | None:
 
 def _shown(line: bytes) -> str:
     """Returns a line as a message quotes it: at most 80 characters."""
-    text = line.decode(errors="replace")
-    return repr(text if len(text) <= 80 else text[:77] + "...")
+    return f"'{shown(line.decode(errors='replace'), 80)}'"

@@ -16,6 +16,7 @@ import numpy as np
 from evaluation.sets.embedding_rows import NpyRows, halves_agree
 from facekd.errors import DataError, InputError
 from facekd.utils.files import sha256_of_file
+from facekd.utils.foreign import shown
 from facekd.utils.npy_files import read_npz
 
 
@@ -95,11 +96,11 @@ def read_named_embeddings(
         )
     if names.dtype.kind not in "US":
         raise DataError(f"{path}: names are {names.dtype}; expected text, the file of each image below --images")
-    listed = [name.decode() if isinstance(name, bytes) else name for name in names.tolist()]
+    listed = [os.fsdecode(name) for name in names.tolist()]  # names of files are any bytes
     places = {name: row for row, name in enumerate(listed)}
     if len(places) < len(listed):
         twice = next(name for row, name in enumerate(listed) if places[name] != row)
-        raise DataError(f"{path}: names {twice} twice; give each image once")
+        raise DataError(f"{path}: names {shown(twice)} twice; give each image once")
     # One embedding in a row, or two.
     width = rows.shape[1]
     if holds_flipped is None:

@@ -16,9 +16,12 @@ from facekd.data.pair_packs.people import PeopleCompared, count_people, warn_of_
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.errors import DataError, InputError
 from facekd.utils.files import read_text_file
+from facekd.utils.foreign import shown
 from facekd.verification import balanced_folds, fold_indices
 from facekd.verification.kfold import describe_fold, one_kind_folds
 from facekd.verification.label_consistency import contradicted_impostors
+
+MAX_SUBJECT = 255  # characters, as of the name of a folder: arrays give each as much room as the longest takes
 
 FoldKind = Literal["auto", "contiguous", "balanced"]
 
@@ -212,7 +215,9 @@ def read_subjects(path: str | os.PathLike[str], is_same: np.ndarray, pack_path: 
     for number, (line, same) in enumerate(zip(lines, is_same.tolist(), strict=True), start=1):
         fields = line.split("\t")
         if len(fields) != 3 or fields[2].strip() not in ("0", "1"):
-            raise DataError(f"{path}: line {number} is {line!r}; expected nameA<TAB>nameB<TAB>label, label 0 or 1")
+            raise DataError(
+                f"{path}: line {number} is '{shown(line)}'; expected nameA<TAB>nameB<TAB>label, label 0 or 1"
+            )
         first, second = (_subject_of(field.strip(), path, number) for field in fields[:2])
         if (fields[2].strip() == "1") != same:
             raise DataError(
@@ -222,8 +227,8 @@ def read_subjects(path: str | os.PathLike[str], is_same: np.ndarray, pack_path: 
         if (first == second) != same:
             kind = "genuine" if same else "impostor"
             raise DataError(
-                f"{path}: line {number} is a pair of {first} and {second}, labelled {kind}; the subject is the folder "
-                "part of the name: correct the name or the label"
+                f"{path}: line {number} is a pair of {shown(first)} and {shown(second)}, labelled {kind}; the "
+                "subject is the folder part of the name: correct the name or the label"
             )
         subjects.append((first, second))
     return np.array(subjects)
@@ -232,5 +237,10 @@ def read_subjects(path: str | os.PathLike[str], is_same: np.ndarray, pack_path: 
 def _subject_of(name: str, path: Path, number: int) -> str:
     subject, slash, image = name.rpartition("/")
     if not (subject and slash and image):
-        raise DataError(f"{path}: line {number}: {name!r} has no folder part; expected SUBJECT/IMAGE")
+        raise DataError(f"{path}: line {number}: '{shown(name)}' has no folder part; expected SUBJECT/IMAGE")
+    if len(subject) > MAX_SUBJECT:
+        raise DataError(
+            f"{path}: line {number}: the subject '{shown(subject)}' has {len(subject):,} characters; the most are "
+            f"{MAX_SUBJECT}"
+        )
     return subject

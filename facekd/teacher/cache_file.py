@@ -29,6 +29,7 @@ from facekd.data.datasets.identity_map import images_sha256, labels_sha256
 from facekd.embedder import Embedder
 from facekd.errors import TeacherError
 from facekd.utils.files import is_sealed
+from facekd.utils.foreign import shown
 
 FORMAT, VERSION = "facekd-teacher-cache", 2
 END_MARK = b"facekd teacher\n\n"
@@ -235,6 +236,8 @@ def _read_trailer(path: Path) -> dict[str, Any]:
             if trailer["version"] > 1 and not is_sealed(trailer):
                 raise ValueError("its checksum differs")
             rows, columns = trailer["data"]["num_images"], trailer["teacher"]["embedding_size"]
+            if not all(type(count) is int and count > 0 for count in (rows, columns)):
+                raise ValueError(f"{shown(rows)} images of {shown(columns)} values")
             np.array(trailer["replaced"], dtype=np.int64)
         except (ValueError, RecursionError, OverflowError, OSError, KeyError, TypeError) as error:
             raise TeacherError(f"{path}: damaged: its trailer cannot be read ({error}); {REMEDY}") from error

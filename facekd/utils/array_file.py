@@ -22,6 +22,7 @@ import numpy as np
 
 from facekd.errors import DataError
 from facekd.utils.files import atomic_open
+from facekd.utils.foreign import reading, shown
 
 MAGIC = b"facekda2"
 START_BYTES = len(MAGIC) + 8
@@ -78,22 +79,32 @@ def open_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
         header = stream.read(length)
     if len(header) != length or zlib.crc32(header) != checksum:
         raise DataError(f"{path}: is cut short or damaged in its first {START_BYTES + length:,} bytes")
-    # The size tells whether the file is whole without reading it.
-    content = json.loads(header)
-    whole = np.memmap(path, np.uint8, "r")
-    if len(whole) != START_BYTES + length + content["num_bytes"]:
-        raise DataError(
-            f"{path}: is cut short: {len(whole):,} bytes, expected {START_BYTES + length + content['num_bytes']:,}"
-        )
-    # Each array is a view of the mapped file.
-    arrays = {}
-    for name, place in content["arrays"].items():
-        dtype, shape = np.dtype(place["dtype"]), tuple(place["shape"])
-        begin = START_BYTES + length + place["offset"]
-        end = begin + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-        # A plain array over the map: picking elements of a memmap object is several times slower.
-        found = np.asarray(whole[begin:end])
-        if zlib.crc32(found.data) != place["crc32"]:
-            raise DataError(f"{path}: is damaged: the checksum of {name!r} differs")
-        arrays[name] = found.view(dtype).reshape(shape)
-    return content["about"], arrays
+    # Checksums tell damage, not who wrote the file: one from elsewhere may describe any arrays.
+    with reading(path, "a header of arrays", remedy="delete it"):
+        content = json.loads(header)
+        # The size tells whether the file is whole without reading it.
+        whole = np.memmap(path, np.uint8, "r")
+        if len(whole) != START_BYTES + length + content["num_bytes"]:
+            raise DataError(
+                f"{path}: is cut short: {len(whole):,} bytes, expected {START_BYTES + length + content['num_bytes']:,}"
+            )
+        # Each array is a view of the mapped file.
+        arrays = {
+            name: _array_at(path, name, whole[START_BYTES + length :], place)
+            for name, place in content["arrays"].items()
+        }
+        return dict(content["about"]), arrays
+
+
+def _array_at(path: Path, name: str, content: np.ndarray, place: Mapping[str, Any]) -> np.ndarray:
+    """Returns the array at a place that the header describes, as a view of the bytes behind the header."""
+    dtype, shape = np.dtype(place["dtype"]), tuple(place["shape"])
+    begin = place["offset"]
+    end = begin + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    if dtype.hasobject or not 0 <= begin <= end <= len(content):
+        raise DataError(f"{path}: describes {shown(name)} as {dtype} {shown(shape)} at {begin:,}, which is not in it")
+    # A plain array over the map: picking elements of a memmap object is several times slower.
+    found = np.asarray(content[begin:end])
+    if zlib.crc32(found.data) != place["crc32"]:
+        raise DataError(f"{path}: is damaged: the checksum of '{shown(name)}' differs")
+    return found.view(dtype).reshape(shape)

@@ -33,7 +33,8 @@ def start_results(folder: Path, files: Iterable[str] = (), parts: Iterable[str] 
     has_results = _has_results(folder, mark)
     # What a run that was stopped has left is remembered until some run completes.
     unfinished = _unfinished(folder, mark)
-    names = {name for name in (*parts, *_parts_of(unfinished)) if Path(name).name == name}
+    # A file from elsewhere may name what is not in the folder.
+    names = {name for name in (*parts, *_parts_of(unfinished)) if Path(name).name == name and name != ".."}
     write_json(unfinished, {"parts": sorted(names)})
     (folder / mark).unlink(missing_ok=True)
     if not has_results:
@@ -68,8 +69,8 @@ def _unfinished(folder: Path, mark: str) -> Path:
 
 def _parts_of(unfinished: Path) -> list[str]:
     try:
-        return [str(name) for name in json.loads(unfinished.read_text(encoding="utf-8"))["parts"]]
-    except (OSError, ValueError, KeyError, TypeError):
+        return [str(name) for name in json.loads(unfinished.read_bytes())["parts"]]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return []
 
 

@@ -24,7 +24,9 @@ from facekd.data.recordio.index import MIN_ROWS
 from facekd.errors import DataError, RecordError
 from facekd.utils.array_cache import load_cached, save_cached
 from facekd.utils.files import read_text_file, require_regular_file, stamp_of
+from facekd.utils.foreign import shown
 
+PROPERTY = re.compile(r"(?P<num_classes>-?\d{1,18})\s*,\s*(?P<height>-?\d{1,18})\s*,\s*(?P<width>-?\d{1,18})(?!\d)")
 KEY_AND_PATH = re.compile(r"\d+\t[^\t]*/[^\t]+")  # a line of a list that says whose image a record is
 
 
@@ -333,9 +335,8 @@ def read_property(path: Path, warnings: list[str]) -> dict[str, Any] | None:
     except DataError as error:
         warnings.append(str(error))
         return None
-    try:
-        num_classes, height, width = (int(number) for number in line.split(",")[:3])
-    except ValueError:
-        warnings.append(f"`property` should read num_classes,height,width and reads {line[:60]!r}")
+    found = PROPERTY.match(line)
+    if found is None:
+        warnings.append(f"`property` should read num_classes,height,width and reads '{shown(line, 60)}'")
         return None
-    return {"num_classes": num_classes, "height": height, "width": width}
+    return {name: int(number) for name, number in found.groupdict().items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -12,12 +13,14 @@ import numpy as np
 from facekd.errors import RecordError
 from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_words
 from facekd.utils.files import atomic_open, read_text_file
+from facekd.utils.foreign import shown
 
 TAB, NEWLINE = b"\t\n"
 BYTES_CHUNK = 1 << 18  # fits in the cache of the processor
 MAX_LINE = 64  # bytes; a key and an offset of 16 digits each take 34
 MIN_LINES_IN_A_RUN = 64  # on average; with fewer, numpy's reader is faster
 RUNS_TO_TRY = 64
+MAX_DIGITS = 18  # of a number that fits in 64 bits
 
 
 def parse_idx(idx_path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -145,9 +148,13 @@ def _digits(codes: np.ndarray, begin: int, num_digits: int, stride: int, count: 
 
 
 def _parse_plain(content: bytes) -> tuple[np.ndarray, np.ndarray] | None:
-    """Reads lines with one tab each, in any order, three times as fast as `loadtxt`; None for other lines."""
-    num_lines = content.count(b"\n") + (not content.endswith(b"\n"))
-    if content.count(b"\t") != num_lines:
+    """Reads lines of digits, a tab and digits, in any order, twice as fast as `loadtxt`; None for other lines."""
+    content = content.replace(b"\r\n", b"\n")
+    if not content.endswith(b"\n"):
+        content += b"\n"
+    # A tab and the end of a line take turns, and digits alone stand between them.
+    num_lines = content.count(b"\n")
+    if content.translate(None, b"0123456789") != b"\t\n" * num_lines:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)  # numpy's report of text that it cannot read
@@ -155,7 +162,10 @@ def _parse_plain(content: bytes) -> tuple[np.ndarray, np.ndarray] | None:
             numbers = np.fromstring(content, dtype=np.int64, sep=" ")
         except (ValueError, DeprecationWarning):
             return None
-    return _columns(numbers.reshape(num_lines, 2)) if len(numbers) == 2 * num_lines else None
+    # Nothing stood between two of them, or numpy cut a number to the largest that it holds.
+    if len(numbers) != 2 * num_lines or numbers.max() >= 10**MAX_DIGITS:
+        return None
+    return _columns(numbers.reshape(num_lines, 2))
 
 
 def _parse_any(idx_path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -166,12 +176,19 @@ def _parse_any(idx_path: Path) -> tuple[np.ndarray, np.ndarray]:
             text = io.StringIO(read_text_file(idx_path, error=RecordError))
             table = np.loadtxt(text, dtype=np.int64, ndmin=2, comments=None)
         except (ValueError, OverflowError, DeprecationWarning) as error:
-            raise RecordError(f"{idx_path} is not an index, which has lines of `key<tab>offset`: {error}") from error
+            raise RecordError(_wrong_line(idx_path, shown(error))) from error
     if table.shape[1] != 2:
-        raise RecordError(
-            f"{idx_path} is not an index: its lines should hold 2 numbers, key and offset, not {table.shape[1]}"
-        )
+        raise RecordError(_wrong_line(idx_path, f"its lines hold {table.shape[1]} numbers"))
     return _columns(table)
+
+
+def _wrong_line(idx_path: Path, problem: str) -> str:
+    """Returns a message that names the first line which is not two whole numbers; the problem if there is none."""
+    for number, line in enumerate(read_text_file(idx_path, error=RecordError).split("\n"), start=1):
+        if line.strip() and not re.fullmatch(r"\s*[-+]?\d{1,18}\s+[-+]?\d{1,18}\s*", line, re.ASCII):
+            problem = f"line {number} is '{shown(line, 80)}'"
+            break
+    return f"{idx_path} is not an index, which has lines of `key<tab>offset`: {problem}"
 
 
 def _columns(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,14 @@ def write(folder: Path) -> list[bytes]:
     return log.path.read_bytes().split(b"\n")
 
 
-@pytest.mark.parametrize("bad", [b"\xff\xfe", b"7", b"[]", b'{"photo": "b.jpg"}', b'{"photo": 3, "stamp": 4}', b"["])
+@pytest.mark.parametrize(
+    "bad",
+    [b"\xff\xfe", b"7", b"[]", b'{"photo": "b.jpg"}', b'{"photo": 3, "stamp": 4}', b"[", b"[" * 100_000, b"9" * 5000]
+    + [
+        b'{"photo": "b.jpg", "stamp": [1], "%s": %s}' % (name, value)
+        for name, value in ((b"crop", b"[]"), (b"landmarks", b'"abc"'), (b"landmarks", b"[1]"), (b"score", b'"x"'))
+    ],
+)
 def test_a_damaged_line_costs_its_photograph_alone(tmp_path: Path, bad: bytes, capsys: pytest.CaptureFixture) -> None:
     lines = write(tmp_path)
     lines[2] = bad

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from facekd.errors import DataError
-from facekd.utils.array_file import open_arrays, save_arrays
+from facekd.utils.array_file import MAGIC, open_arrays, save_arrays
 
 ARRAYS = {
     "rows": np.arange(12, dtype=np.int64).reshape(3, 4),
@@ -67,4 +68,24 @@ def test_what_is_cut_or_of_another_kind_is_refused(tmp_path: Path, change, messa
     path = write(tmp_path)
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(DataError, match=message):
+        open_arrays(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 100_000,
+        b"[]",
+        b'{"about": 5, "num_bytes": 0, "arrays": {}}',
+        b'{"about": {}, "num_bytes": 0, "arrays": {"a": 5}}',
+        b'{"about": {}, "num_bytes": 0, "arrays": {"a": {"dtype": "O", "shape": [1], "offset": 0, "crc32": 0}}}',
+        b'{"about": {}, "num_bytes": 0, "arrays": {"a": {"dtype": "<f4", "shape": [8], "offset": -32, "crc32": 0}}}',
+        b'{"about": {}, "num_bytes": 0, "arrays": {"a": {"dtype": "<f4", "shape": [-1], "offset": 0, "crc32": 0}}}',
+        b'{"about": {}, "num_bytes": 0, "arrays": {"a": {"dtype": "<f4", "shape": [1' + b"0" * 5000 + b"]}}}",
+    ],
+)
+def test_a_header_from_elsewhere_with_a_right_checksum_is_refused_too(header: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(MAGIC + len(header).to_bytes(4, "little") + zlib.crc32(header).to_bytes(4, "little") + header)
+    with pytest.raises(DataError, match=str(path)):
         open_arrays(path)

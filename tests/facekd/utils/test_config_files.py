@@ -64,7 +64,7 @@ def path_keys(config_class: type, prefix: str = "") -> set[str]:
 
 
 def test_every_key_that_holds_a_path_is_one_of_those() -> None:
-    trained = {"output", "data.train", "shared_head", "validation.packs"}
+    trained = {"output", "data.train", "shared_head", "validation.packs", "backbone.weights", "head.weights"}
     assert path_keys(TrainConfig) == trained
     assert path_keys(DistillConfig) == trained | {"teacher.model", "teacher.head", "teacher.cache"}
     assert path_keys(PipelineFile) == {"output", "student.recipe", "teacher.recipe", "distilled.recipe"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from facekd.utils.result_folder import finish_results, is_unfinished, start_results
 
 FILES = ("scores", "page")
@@ -66,3 +68,16 @@ def test_another_mark_is_other_results(tmp_path: Path) -> None:
     start_results(tmp_path, ("comparison",), mark="comparison.json")
     assert not is_unfinished(tmp_path) and is_unfinished(tmp_path, "comparison.json")
     assert (tmp_path / "results.json").exists() and (tmp_path / "page").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ['{"parts": [".."]}', '{"parts": ["../other", "/etc"]}', "[" * 100_000, '{"parts": 5}']
+)
+def test_a_file_from_elsewhere_cannot_name_what_lies_outside(content: str, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("{}")
+    (tmp_path / "scores.npy").write_text("ours")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner/.results.json.unfinished").write_text(content)
+    start_results(tmp_path / "inner", ["scores.npy"])
+    assert (tmp_path / "results.json").read_text() == "{}"
+    assert (tmp_path / "scores.npy").read_text() == "ours"

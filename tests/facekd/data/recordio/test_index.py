@@ -107,9 +107,12 @@ def test_indexes_of_other_tools_are_read(tmp_path: Path, text: str) -> None:
     ("text", "message"),
     [
         ("", "a.idx is empty"),
-        ("1\t0\nx\t4\n", r"a.idx is not an index.*'x'.*row 1"),
+        ("1\t0\nx\t4\n", r"a.idx is not an index.*: line 2 is 'x\\t4'"),
         ("1\t0\n2\t4\t5\n", "a.idx is not an index"),
-        ("1\t0\t1\n2\t4\t5\n", "2 numbers, key and offset, not 3"),
+        ("1\t0\t1\n2\t4\t5\n", r"line 1 is '1\\t0\\t1'"),
+        ("0\t0\n1 8\t16\n\t24\n", r"line 2 is '1 8\\t16'"),  # the numbers of two lines, but not two in each
+        ("0-4\t\n8\t16\n", r"line 1 is '0-4\\t'"),
+        ("99999999999999999999\t0\n7\t16\n", r"line 1 is '99999999999999999999\\t0'"),
         ("1\t0\n2\t1.5\n", "a.idx is not an index"),
         ("1\t0\n2\t-4\n", "line 2: key 2 has offset -4"),
         ("1\t0\n2\t7\n", "line 2: key 2 has offset 7, and records start at multiples of 4"),
