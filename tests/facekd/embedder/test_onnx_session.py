@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,15 @@ def write(path: Path, *, operator: str = "Flatten", domain: str = "", opset: int
     opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=ir_version), str(path))
     return path
+
+
+def test_onnxruntime_reports_nothing_and_keeps_no_identifier(tmp_path: Path) -> None:
+    write(tmp_path / "model.onnx")
+    code = "import facekd, onnxruntime as o; o.InferenceSession('model.onnx', providers=['CPUExecutionProvider'])"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
 @pytest.mark.parametrize(
