@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MXNET_PYTHON ?= $(PYTHON)
 
-.PHONY: help install quickstart test test-slow test-mxnet fuzz faults check format bench clean
+.PHONY: help install quickstart test test-slow test-mxnet fuzz faults mutants coverage check format bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,8 @@ help:
 	@echo "make test-mxnet   packs exchanged with mxnet 1.9.1 itself, in an environment of its own"
 	@echo "make fuzz         the readers of foreign files against damaged ones: SECONDS=60 for each of 30, TARGETS=\"rec idx\" for some"
 	@echo "make faults       every command killed, out of space and failing to read: KILLS=12 a command, VERBS=\"train pack\" for some"
+	@echo "make mutants      small changes of the code, one at a time, which the tests must notice: SAMPLE=40 in each file, MODULES=\"margins head\" for some"
+	@echo "make coverage     the tests, and the share of branches that they take in each package: PYTEST=--runslow for the slow ones too"
 	@echo "make check        lint, format and types"
 	@echo "make format       let ruff rewrite the sources"
 	@echo "make bench        the benchmarks, in under 15 minutes on 2 quiet cores; writes the tables of docs/benchmarks.md"
@@ -62,6 +64,24 @@ KILLS ?= 12
 FAULTS_FOLDER ?= /tmp/facekd-faults
 faults: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.run --kills $(KILLS) --jobs 2 --folder $(FAULTS_FOLDER) $(VERBS)
+
+# mutmut copies the code and forks: like atheris, nothing that everyone needs. Its names of mutants are its version's.
+MUTMUT := 3.8.1
+SAMPLE ?= 40
+mutants: install
+	@$(BIN)/pip freeze | grep -qx 'mutmut==$(MUTMUT)' || \
+		$(BIN)/pip install -q --disable-pip-version-check mutmut==$(MUTMUT)
+	$(BIN)/python -m tests.mutation.run --sample $(SAMPLE) $(MODULES)
+
+# Every package on its own, so that one cannot hide behind another. Twice the time of the tests alone.
+coverage: install
+	@$(BIN)/python -c "import coverage" 2>/dev/null || $(BIN)/pip install -q --disable-pip-version-check 'coverage>=7.10'
+	@$(BIN)/coverage erase
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n auto --dist worksteal $(PYTEST)
+	@$(BIN)/coverage combine -q
+	@status=0; for package in facekd evaluation data_prep; do \
+		$(BIN)/coverage report --skip-covered --sort=cover --fail-under=90 --include="$$package/*" || status=1; \
+	done; exit $$status
 
 check: install
 	$(BIN)/ruff check .

@@ -56,7 +56,7 @@ def mix(own: Tensor | None, shared: Tensor | None, a: float) -> Tensor:
     if not 0 <= a <= 1:
         raise InputError(f"a = {a} is outside [0, 1]: 0 is the student's own head, 1 the shared one")
     if (own is None and a < 1) or (shared is None and a > 0):
-        missing = "own" if own is None else "shared"
+        missing = "own" if own is None and a < 1 else "shared"
         raise InputError(f"a = {a} mixes two heads, but nothing was given for the {missing} one")
     if own is not None and shared is not None and own.shape != shared.shape:
         raise InputError(f"mix needs one shape, found own {tuple(own.shape)} and shared {tuple(shared.shape)}")

@@ -20,7 +20,7 @@ from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
 from facekd.labels import check_labels, labels_checked
 from facekd.margin_values import MARGINS, Margin, Parameter
-from facekd.margins import MARGIN_FUNCTIONS, adaface, arcface, combined, cosface, no_margin
+from facekd.margins import MARGIN_FUNCTIONS, adaface, arcface, combined, cosface, no_margin, norm_statistics
 from facekd.training.config import TrainConfig
 from facekd.training.config.main_keys import TRAIN_KEYS
 from facekd.utils.config_files import parse_config
@@ -88,6 +88,9 @@ def test_m2_counts_beside_m3():
 def test_defaults_are_those_of_the_papers():
     assert target(arcface, 0.5).item() == pytest.approx(math.cos(math.pi / 3 + 0.5))
     assert target(cosface, 0.5).item() == pytest.approx(0.5 - 0.35)
+    cosine, labels, norms = random_batch(seed=2)
+    assert torch.equal(combined(cosine, labels), cosine)
+    assert torch.equal(adaface(cosine, labels, norms), adaface(cosine, labels, norms, margin=0.4, h=0.333))
 
 
 @given(theta=st.floats(0, math.pi), margin=st.floats(0, 3.1))
@@ -197,7 +200,8 @@ def test_adaface_corner_cases_of_its_paper():
     # g = -1 is ArcFace, g = 0 is CosFace, and g = 1 a negative angle with twice the additive margin.
     at = {"norm_mean": 50.0, "norm_std": 1.0}
     low, middle, high = (torch.tensor([norm]) for norm in (1.0, 50.0, 99.0))
-    assert target(adaface, 0.3, low, 0.4, 1.0, **at).item() == pytest.approx(target(arcface, 0.3, 0.4).item())
+    for cosine in (0.3, -0.95):  # at -0.95 the angle exceeds pi, where the guard is ArcFace's too
+        assert target(adaface, cosine, low, 0.4, 1.0, **at).item() == pytest.approx(target(arcface, cosine, 0.4).item())
     assert target(adaface, 0.3, middle, 0.4, 1.0, **at).item() == pytest.approx(target(cosface, 0.3, 0.4).item())
     expected = math.cos(math.acos(0.3) - 0.4) - 0.8
     assert target(adaface, 0.3, high, 0.4, 1.0, **at).item() == pytest.approx(expected)
@@ -210,6 +214,10 @@ def test_adaface_takes_statistics_from_the_batch_unless_given():
     torch.testing.assert_close(adaface(cosine, labels, norms[:, None]), given_batch)
     alone = adaface(cosine[:1], labels[:1], norms[:1])  # no deviation to speak of: g = 0
     torch.testing.assert_close(alone, cosface(cosine[:1], labels[:1], 0.4))
+    assert norm_statistics(torch.tensor([1.0, 4.0]))[1].item() == pytest.approx(3 / math.sqrt(2))
+    # Half-precision norms are averaged in the precision of the cosines.
+    half = norms.half()
+    torch.testing.assert_close(adaface(cosine, labels, half), adaface(cosine, labels, half.double()), rtol=0, atol=0)
 
 
 # ---- precision -------------------------------------------------------------------------------------------------------

@@ -169,6 +169,8 @@ def test_sizes_and_labels_are_checked():
         arcdistill(student[:, :3], LABELS, centres)
     with pytest.raises(InputError, match=r"loss.adadistill.*projection \(3 to 4\)"):
         adadistill(student[:, :3], teacher, LABELS, centres)
+    with pytest.raises(InputError, match=r"loss.adadistill needs one size"):
+        adadistill_centres(student, teacher, LABELS, centres[:, :3])
     with pytest.raises(InputError, match=r"class centres of shape \(C, D\)"):
         arcdistill(student, LABELS, centres[0])
     with pytest.raises(InputError, match="5 labels for 6"):

@@ -306,5 +306,20 @@ def test_a_batch_is_checked():
         module(student, teacher, INDICES, torch.arange(4.0))
     with pytest.raises(InputError, match="contrasts images"):
         ContrastiveDistillation(5, 3, 1)
+    with pytest.raises(InputError, match="student_size of at least 1, found 0"):
+        ContrastiveDistillation(0, 3, 12)
+    with pytest.raises(InputError, match="teacher_size of at least 1, found 0"):
+        ContrastiveDistillation(5, 0, 12)
     with pytest.raises(InputError, match="contrastive_loss needs"):
         contrastive_loss(torch.zeros(3), torch.zeros(4, 2), 10)
+
+
+def test_projections_start_as_torchs_linear_layers_do_and_memories_with_rows_of_about_length_1():
+    module = ContrastiveDistillation(400, 100, 300)
+    for layer, bound in ((module.student_projection, 1 / 20), (module.teacher_projection, 1 / 10)):
+        assert layer.weight.abs().max() <= bound and layer.bias.abs().max() <= bound
+        assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+        assert abs(layer.weight.mean().item()) < bound / 50
+    for memory in (module.student_memory, module.teacher_memory):
+        assert memory.norm(dim=1).mean().item() == pytest.approx(1, rel=0.02)
+        assert abs(memory.mean().item()) < 0.01

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -16,8 +17,8 @@ from facekd.head.classifier import MarginClassifier
 BATCH, SIZE, TEACHER_SIZE, CLASSES = 5, 6, 4, 9
 
 
-def offer(**missing: None) -> LossInputs:
-    """Returns everything that a step can offer, except what is missing; student and teacher differ in size."""
+def offer(**changes: object) -> LossInputs:
+    """Returns all that a step can offer, with changes (None: missing); student and teacher differ in size."""
     torch.manual_seed(0)
     labels = torch.randint(CLASSES, (BATCH,))
     teacher_head = MarginClassifier(TEACHER_SIZE, CLASSES).requires_grad_(False)
@@ -37,7 +38,7 @@ def offer(**missing: None) -> LossInputs:
         "centres_CE": teacher_head.weight.detach().clone(),
         "gather_rows": lambda rows: rows,
     }
-    return LossInputs(**{**offered, **missing})  # type: ignore[arg-type]
+    return LossInputs(**{**offered, **changes})  # type: ignore[arg-type]
 
 
 def test_weights_needs_and_functions_have_the_same_names() -> None:
@@ -87,3 +88,22 @@ def test_the_margin_on_the_teachers_head_can_be_left_out() -> None:
     without = compute_losses(dataclasses.replace(offer(), margin_on_teacher_head=False), {"th_ce", "arcdistill"})
     assert torch.equal(with_margin["th_ce"], with_margin["arcdistill"])
     assert without["th_ce"] < with_margin["th_ce"] and torch.equal(without["arcdistill"], with_margin["arcdistill"])
+
+
+def test_contrastive_negatives_follow_the_positions_of_the_images_in_the_run() -> None:
+    later = dataclasses.replace(offer(), positions_B=torch.arange(BATCH) + 70)
+    plain = offer()
+    assert plain.contrastive is not None and plain.teacher_BE is not None
+    expected = plain.contrastive(plain.student_BD, plain.teacher_BE, plain.indices_B, later.positions_B)
+    assert torch.equal(compute_losses(later, {"crd"})["crd"], expected)
+    assert not torch.equal(compute_losses(offer(), {"crd"})["crd"], expected)
+
+
+def test_adadistill_is_the_margin_loss_on_the_centres_that_it_has_moved() -> None:
+    inputs = offer()
+    found = compute_losses(inputs, {"adadistill"})["adadistill"]
+    moved = copy.deepcopy(inputs.teacher_head)
+    assert isinstance(moved, MarginClassifier) and inputs.centres_CE is not None
+    assert not torch.equal(inputs.centres_CE, moved.weight)
+    moved.weight.copy_(inputs.centres_CE)
+    assert torch.equal(found, compute_losses(offer(teacher_head=moved), {"arcdistill"})["arcdistill"])

@@ -30,6 +30,7 @@ def test_weights_that_sum_to_nothing_are_refused():
 def test_a_temperature_that_is_not_positive_is_refused(temperature):
     with pytest.raises(ConfigError, match=r"^loss\.temperature = "):
         LossWeights(temperature=temperature)
+    assert LossWeights(temperature=0.5).temperature == 0.5  # any positive one will do
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -58,7 +58,7 @@ def test_equals_loops(seed, coarse, several):
         assert [point["tpir"] for point in measured["tpir_at_fpir"]] == pytest.approx(tpirs)
         assert [entry["rate"] for entry in measured["rank"]] == pytest.approx(rates)
     for point in measured["tpir_at_fpir"]:
-        assert (point["reason"] is None) == (point["tpir"] is not None)
+        assert (point["reason"] is None) == (point["tpir"] is not None) == (point["ci95"] is not None)
         if point["tpir"] is not None:
             assert point["achieved_fpir"] <= point["fpir"]
             first = (result.mate_ranks == 1) & (result.mate_scores >= point["threshold"])

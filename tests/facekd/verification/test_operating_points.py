@@ -63,7 +63,12 @@ def test_a_far_that_allows_no_impostor_has_no_threshold_and_one_that_allows_all_
 
 @pytest.mark.parametrize(
     ("impostor", "far", "message"),
-    [([], 0.1, "no scores"), ([math.nan], 0.1, "not finite"), ([0.5], 0, "FAR must lie"), ([0.5], 1.1, "FAR must lie")],
+    [
+        ([], 0.1, "^impostor: no scores"),
+        ([math.nan], 0.1, "not finite"),
+        ([0.5], 0, "FAR must lie"),
+        ([0.5], 1.1, "FAR must lie"),
+    ],
 )
 def test_bad_scores_and_fars_are_refused(impostor, far, message):
     with pytest.raises(InputError, match=message):

@@ -48,3 +48,9 @@ def test_rows_become_unit_vectors_unless_they_have_no_direction():
 def test_fold_numbers_have_no_gaps_and_take_no_memory(folds: list[int]) -> None:
     with pytest.raises(InputError, match="from 0 to K-1"):
         fold_indices(3, folds)
+
+
+def test_folds_are_int64_whatever_they_were() -> None:
+    assert fold_indices(7, 3).tolist() == [0, 0, 0, 1, 1, 2, 2]
+    given = fold_indices(4, np.array([1, 0, 1, 2], np.uint8))
+    assert given.dtype == fold_indices(7, 3).dtype == np.int64 and given.tolist() == [1, 0, 1, 2]

@@ -19,6 +19,7 @@ def test_top_k_is_that_of_scikit_learn() -> None:
             top_k_accuracy_score(labels, scores, k=k, labels=np.arange(12))
         )
     assert top_k_accuracy(ranks, 5).keys() == {1}  # all five of five are no measurement
+    assert true_class_ranks(np.zeros((0, 12)), []).shape == (0,)
 
 
 def test_a_model_that_says_the_same_of_all_classes_is_not_always_right() -> None:

@@ -1,0 +1,19 @@
+"""Names what mutation testing covers: for each subject its files, and the tests that must notice a change in them."""
+
+from __future__ import annotations
+
+SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "margins": (
+        ("facekd/margins.py",),
+        ("tests/facekd/test_margins.py", "tests/facekd/test_margin_gradients.py"),
+    ),
+    "verification": (("facekd/verification/*.py",), ("tests/facekd/verification",)),
+    "recordio": (("facekd/data/recordio/*.py",), ("tests/facekd/data/recordio",)),
+    "templates": (
+        ("evaluation/ijb/pooling.py", "evaluation/ijb/template_rows.py"),
+        ("tests/evaluation/ijb/test_pooling.py", "tests/evaluation/ijb/test_template_rows.py"),
+    ),
+    "sharing": (("facekd/distillation/*.py",), ("tests/facekd/distillation",)),
+    "head": (("facekd/head/*.py",), ("tests/facekd/head",)),
+    "distiller": (("facekd/training/distiller.py",), ("tests/facekd/training/test_distill.py",)),
+}
