@@ -15,9 +15,9 @@ from typing import Any
 
 # What a run measures about itself.
 MEASURED = ("images_per_second", "data_wait", "seconds_left", "seconds", "number", "cost")
-# TensorBoard's events carry times, in their names as well; onnxruntime keeps files of its own; Python tries out a
-# folder for temporary files by a small one. A lock is held by a process: that it is free again, the second run shows.
-LEFT_OUT = ("events.out.tfevents.*", ".onnxruntime/*", "tmp/.ses", "tmp/????????", "*.lock")
+# TensorBoard's events carry times, in their names too; Python tries out a folder for temporary files by a small one.
+# A lock is held by a process: that it is free again, the second run shows.
+LEFT_OUT = ("events.out.tfevents.*", "tmp/????????", "*.lock")
 # Logs of steps say how often a step was started; caches hold times at which files changed.
 UNCOMPARED = ("*.log", "*-stamps.npy", "*.facekd-protocol")
 DURATION = re.compile(

@@ -67,10 +67,10 @@ __attribute__((visibility("default"))) void faults_configure(void) {
 
 __attribute__((constructor)) static void start(void) { faults_configure(); }
 
-/* Not watched are temporary files of libraries, and the database that a thread of onnxruntime writes when it likes. */
+/* Temporary files of libraries are not watched. */
 static int is_watched(const char *path) {
     if (strncmp(path, watch, watch_length) || (path[watch_length] != '/' && path[watch_length])) return 0;
-    return strncmp(path + watch_length, "/tmp/", 5) && !strstr(path + watch_length, "/Microsoft");
+    return strncmp(path + watch_length, "/tmp/", 5);
 }
 
 /* Makes a path absolute; returns whether it lies in the folder. */
