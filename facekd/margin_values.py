@@ -58,12 +58,18 @@ class Margin:
         needs_norms: it also takes `norms`, `norm_mean` and `norm_std`, for which the classifier keeps statistics.
         needs_a_value: its defaults change nothing, so a configuration must give at least one value.
         example: what to write for the most common use; part of the message where no value is given.
+        draws_margins: in training each image has a margin of its own, drawn from a normal distribution; the function
+            takes them as `margins`.
+        changes_others: the cosines of other classes change, too, by the function of the same name in
+            `facekd.margins.OTHER_COSINES`; the classifier keeps a running mean of the target cosines for it.
     """
 
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     needs_norms: bool = False
     needs_a_value: bool = False
     example: str = ""
+    draws_margins: bool = False
+    changes_others: bool = False
 
     def key(self, argument: str) -> str:
         """Returns the key of the `head` section that sets a parameter."""
@@ -90,6 +96,23 @@ MARGINS: dict[str, Margin] = {
             "h": Parameter(0.333, 1e-6, math.inf, "1 / standard deviations"),
         },
         needs_norms=True,
+    ),
+    "curricularface": Margin(
+        {"margin": Parameter(0.5, 0.0, math.pi, "radians", key="margin_value")}, changes_others=True
+    ),
+    "elastic_arcface": Margin(
+        {
+            "margin": Parameter(0.5, 0.0, 1.0, "radians", key="margin_value"),
+            "std": Parameter(0.0125, 0.0, 0.2, "radians", includes_high=True, key="margin_std"),
+        },
+        draws_margins=True,
+    ),
+    "elastic_cosface": Margin(
+        {
+            "margin": Parameter(0.35, 0.0, 1.0, "units of cosine", includes_high=True, key="margin_value"),
+            "std": Parameter(0.0125, 0.0, 0.2, "units of cosine", includes_high=True, key="margin_std"),
+        },
+        draws_margins=True,
     ),
 }
 

@@ -2,6 +2,7 @@
 
 Every margin takes cosines (B, C) and labels (B,), replaces the one cosine of each row that belongs to the row's label,
 and returns a new (B, C) tensor; multiply it by the scale and pass it to cross-entropy. Nothing is modified in place.
+What CurricularFace does to the cosines of other classes is a function of its own, in `OTHER_COSINES`.
 Values and gradients are computed in float32 (float64 for float64 input), whatever autocast says.
 
 Training applies the same functions to the target cosines alone, as (B, 1) with labels of 0
@@ -182,6 +183,119 @@ def adaface(
     return _replace_target(cosine, labels, target_B, margined_B, gradient)
 
 
+def curricularface(cosine: Tensor, labels: Tensor, margin: float = 0.5, *, gradient: Gradient = "exact") -> Tensor:
+    """Adds `arcface`'s margin to the target; what is CurricularFace's own is in `harder_others` (arXiv:2004.00288).
+
+    Args:
+        cosine: (B, C), floating.
+        labels: (B,), int64, each in [0, C).
+        margin: radians, in [0, pi).
+        gradient: as in `arcface`.
+
+    Returns:
+        (B, C) margined cosines, float32 or float64.
+
+    Raises:
+        InputError: wrong shape or dtype, a label out of range, or a margin out of range.
+    """
+    check_margin_value("curricularface", "margin", margin)
+    return combined(cosine, labels, 1.0, margin, 0.0, gradient=gradient)
+
+
+def harder_others(
+    cosine: Tensor, margined: Tensor, *, mean_target: Tensor | float, margin: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Raises the cosines of other classes that come nearer than the margined target, the more the later in training.
+
+    CurricularFace (Huang et al. 2020, arXiv:2004.00288, eq. 4 and 5): where cos(theta_j) > cos(theta_y + m) the cosine
+    becomes cos(theta_j) (t + cos(theta_j)), with t the running mean of the target cosines. No gradient flows through
+    the comparison or through t. The margined target of the comparison has `arcface`'s guard; that of the authors' code
+    has none, which differs only past pi.
+
+    Args:
+        cosine: (B, n), cosines of other classes; a target among them is replaced afterwards.
+        margined: (B, 1), margined target cosines.
+        mean_target: t, 0-d.
+        margin: radians; has no effect here.
+
+    Returns:
+        The new cosines, and their slopes by the old ones, (B, n) each.
+    """
+    is_hard = cosine > margined
+    return (
+        torch.where(is_hard, cosine * (mean_target + cosine), cosine),
+        torch.where(is_hard, mean_target + 2 * cosine, 1.0),
+    )
+
+
+def elastic_arcface(
+    cosine: Tensor,
+    labels: Tensor,
+    margin: float = 0.5,
+    std: float = 0.0125,
+    *,
+    margins: Tensor | None = None,
+    gradient: Gradient = "exact",
+) -> Tensor:
+    """Adds an angular margin drawn anew for each image (ElasticFace-Arc, Boutros et al. 2022, arXiv:2109.09416, eq. 6).
+
+    The target becomes cos(theta + m) with m from N(margin, std). Past pi it has `arcface`'s guard.
+
+    Args:
+        cosine: (B, C), floating.
+        labels: (B,), int64, each in [0, C).
+        margin: mean of the margins, radians, in [0, 1).
+        std: standard deviation of the margins, radians, in [0, 0.2]; whoever draws them uses it.
+        margins: (B,), the margins drawn, each in [-1, 1]; None takes `margin` for all.
+        gradient: as in `arcface`.
+
+    Returns:
+        (B, C) margined cosines, float32 or float64.
+
+    Raises:
+        InputError: wrong shape or dtype, a label out of range, or a margin out of range.
+    """
+    check_margin_value("elastic_arcface", "margin", margin)
+    check_margin_value("elastic_arcface", "std", std)
+    cosine = _checked(cosine, labels)
+    target_B = cosine.gather(1, labels[:, None]).squeeze(1)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and gradient == "exact"):
+        margined_B = _add_small_angle(target_B, _margins_of(target_B, margin, margins))
+    return _replace_target(cosine, labels, target_B, margined_B, gradient)
+
+
+def elastic_cosface(
+    cosine: Tensor,
+    labels: Tensor,
+    margin: float = 0.35,
+    std: float = 0.0125,
+    *,
+    margins: Tensor | None = None,
+    gradient: Gradient = "exact",
+) -> Tensor:
+    """Subtracts a cosine margin drawn anew for each image (ElasticFace-Cos, arXiv:2109.09416, eq. 7).
+
+    The target becomes cos(theta) - m with m from N(margin, std); arguments as in `elastic_arcface`, in units of cosine.
+
+    Raises:
+        InputError: wrong shape or dtype, a label out of range, or a margin out of range.
+    """
+    check_margin_value("elastic_cosface", "margin", margin)
+    check_margin_value("elastic_cosface", "std", std)
+    cosine = _checked(cosine, labels)
+    target_B = cosine.gather(1, labels[:, None]).squeeze(1)
+    return _replace_target(cosine, labels, target_B, target_B - _margins_of(target_B, margin, margins), gradient)
+
+
+def _margins_of(target_B: Tensor, margin: float, margins: Tensor | None) -> Tensor:
+    """Returns a margin for each row: those drawn, or the same one for all."""
+    if margins is None:
+        return torch.full_like(target_B, margin)
+    if margins.shape != target_B.shape:
+        raise InputError(f"{tuple(margins.shape)} margins for {len(target_B)} images: give one for each")
+    return margins.detach().to(target_B.dtype)
+
+
 def norm_statistics(norms: Tensor) -> tuple[Tensor, Tensor]:
     """Computes mean and standard deviation of a batch of embedding norms as AdaFace does (clipped to 0.001 .. 100).
 
@@ -200,7 +314,14 @@ MARGIN_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "cosface": cosface,
     "combined": combined,
     "adaface": adaface,
+    "curricularface": curricularface,
+    "elastic_arcface": elastic_arcface,
+    "elastic_cosface": elastic_cosface,
 }
+
+# What margins with `changes_others` do to the cosines of other classes: (cosine (B, n), margined target (B, 1)) and the
+# margin's arguments -> new cosines and their slopes. Elementwise, so that training does it chunk by chunk.
+OTHER_COSINES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"curricularface": harder_others}
 
 
 class _SineOfCosine(torch.autograd.Function):

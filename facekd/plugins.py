@@ -193,14 +193,20 @@ def _known_margins() -> Iterable[str]:
 
 def _add_margin(name: str, row: Any) -> str:
     from facekd.margin_values import MARGINS, Margin
-    from facekd.margins import MARGIN_FUNCTIONS
+    from facekd.margins import MARGIN_FUNCTIONS, OTHER_COSINES
 
-    if not (isinstance(row, tuple) and len(row) == 2 and isinstance(row[0], Margin) and callable(row[1])):
-        return "is no pair of a facekd.margin_values.Margin and a function"
+    is_row = isinstance(row, tuple) and len(row) in (2, 3) and isinstance(row[0], Margin)
+    if not (is_row and all(map(callable, row[1:])) and (len(row) == 3) == row[0].changes_others):
+        return (
+            "is no pair of a facekd.margin_values.Margin and a function; a Margin with changes_others has two "
+            "functions, the second one for the cosines of other classes"
+        )
     known = {argument for margin in MARGINS.values() for argument in map(margin.key, margin.parameters)}
     if unknown := [key for key in map(row[0].key, row[0].parameters) if key not in known]:
         return f"has a parameter with the key {unknown[0]}, and the head section has {', '.join(sorted(known))}"
-    MARGINS[name], MARGIN_FUNCTIONS[name] = row
+    MARGINS[name], MARGIN_FUNCTIONS[name], *others = row
+    if others:
+        OTHER_COSINES[name] = others[0]
     return ""
 
 

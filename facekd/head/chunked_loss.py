@@ -37,18 +37,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from facekd.distributed import ALONE
+from facekd.distributed import ALONE, sum_over_world
 from facekd.errors import InputError
 from facekd.head.chunked_softmax import ChunkedLosses, Distribution, Plan
 from facekd.head.class_scores import Product
 from facekd.head.class_shards import ClassShards
-from facekd.head.classifier import LinearClassifier, MarginClassifier
+from facekd.head.classifier import LinearClassifier, MarginClassifier, OtherCosines
 from facekd.labels import check_labels, labels_known_below
 
 # A margin as this file calls it:
 # (cosine (B, C), labels (B,), embedding (B, D) before it is normalised) -> cosine, such as
 # `MarginClassifier.apply_margin`. Here it is only given the target cosines: C = 1.
 TargetMargin = Callable[[Tensor, Tensor, Tensor], Tensor]
+MakeOthers = Callable[[Tensor, Tensor], OtherCosines]
 
 CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}  # scores of one product; on a CPU such a block stays in the cache
 
@@ -70,6 +71,8 @@ class LazyLogits:
         product_dtype: a half type for the product of embeddings and centres; everything else stays float32.
         shards: which classes `weight_CD` holds, where they are split over processes.
         sample_C: (C,) with `shards` and partial FC, the places of the drawn classes, whose centres `weight_CD` holds.
+        others: with a margin, makes the function that changes the scores of other classes, from the target's cosines
+            and the same with margin; such as `MarginClassifier.make_others`.
     """
 
     embedding_BD: Tensor
@@ -81,6 +84,7 @@ class LazyLogits:
     product_dtype: torch.dtype | None = None
     shards: ClassShards | None = None
     sample_C: Tensor | None = None
+    others: MakeOthers | None = None
 
     def __post_init__(self) -> None:
         # Shapes, and what only a plain or only a normalised head may have.
@@ -117,6 +121,7 @@ class LazyLogits:
             classifier.weight if sample is None else sample.weight_SD,
             scale=classifier.scale,
             margin=classifier.apply_margin,
+            others=classifier.make_others if classifier.changes_others else None,
             product_dtype=classifier.product_dtype(embedding_BD.device.type),
             shards=classifier.shards,
             sample_C=None if sample is None else sample.places_S,
@@ -198,12 +203,15 @@ def chunked_losses(
         students = plan.student_heads
         embeddings = [e if i in students else e.detach() for i, e in enumerate(embeddings)]
 
-        # Targets: their logits with margin, computed apart from the pass. This is all that a margin needs, and the only
-        # place where it is applied.
+        # Targets: their logits with margin, computed apart from the pass. This is all that most margins need, and the
+        # only place where they are applied. Others also change the scores of other classes, in the pass.
         if labels_B is not None:
             plan.columns_B = _columns(heads[0], plan, labels_B)
             for index in {d.head for d in plan.distributions if d.is_cross_entropy}:
-                plan.targets[index] = _target_logits(heads[index], embeddings[index].detach(), raw[index], plan)
+                target, plan.targets[index] = _target_logits(heads[index], embeddings[index].detach(), raw[index], plan)
+                if (make_others := heads[index].others) is not None:
+                    margined_B = plan.targets[index][0] / heads[index].scale
+                    plan.others[index] = make_others(*sum_over_world(torch.stack([target, margined_B]), plan.world))
 
         # The pass itself; with shards it returns the losses of all processes' rows.
         firsts = [heads[product.heads[0]] for product in plan.products]
@@ -233,10 +241,12 @@ def _columns(head: LazyLogits, plan: Plan, labels_B: Tensor) -> Tensor:
     return labels_B if shards is None else shards.columns(shards.gather(labels_B), head.sample_C)
 
 
-def _target_logits(head: LazyLogits, embedding_BD: Tensor, raw_BD: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
-    """Computes the margined target logits (B,) and the slopes (B,) of the margined scores by the scores.
+def _target_logits(
+    head: LazyLogits, embedding_BD: Tensor, raw_BD: Tensor, plan: Plan
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Computes target scores (B,), and margined target logits (B,) with the slopes (B,) of these scores.
 
-    Where the target is a class of another process, its logit is 0 here: they are added up over processes.
+    Where the target is a class of another process, score and logit are 0 here: they are added up over processes.
     """
     # The target's score alone, from its own class centre; for classes of other processes some row stands in.
     assert plan.columns_B is not None
@@ -253,13 +263,15 @@ def _target_logits(head: LazyLogits, embedding_BD: Tensor, raw_BD: Tensor, plan:
         if head.bias_C is not None:
             score_B = score_B + head.bias_C[column_B]
     if head.margin is None:
-        return torch.where(is_own_B, score_B * head.scale, 0), torch.ones_like(score_B)
+        logit_B = torch.where(is_own_B, score_B * head.scale, 0)
+        return torch.where(is_own_B, score_B, 0), (logit_B, torch.ones_like(score_B))
     # The margin sees (B, 1) cosines with label 0, and autograd computes its slope.
     with torch.enable_grad(), labels_known_below(1):
         score_B1 = score_B[:, None].requires_grad_()
         margined_B1 = head.margin(score_B1, torch.zeros_like(column_B), raw_BD)
         (slope_B1,) = torch.autograd.grad(margined_B1.sum(), score_B1)
-    return torch.where(is_own_B, margined_B1.detach()[:, 0] * head.scale, 0), slope_B1[:, 0]
+    logit_B = torch.where(is_own_B, margined_B1.detach()[:, 0] * head.scale, 0)
+    return torch.where(is_own_B, score_B, 0), (logit_B, slope_B1[:, 0])
 
 
 def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[Plan, list[LazyLogits]]:

@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from facekd.distributed import ALONE, World, max_over_world, sum_over_world
 from facekd.head.class_scores import Product, ProductGradients, ProductScores
+from facekd.head.classifier import OtherCosines
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Plan:
     distributions: list[Distribution]
     terms: list[tuple[int, int | None]]  # distributions of student and teacher; a cross-entropy has no teacher
     targets: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # by head: logits (B,) and slopes (B,)
+    others: dict[int, OtherCosines] = field(default_factory=dict)  # by head, what changes scores that are no targets
     chunk_size: int = 0
     world: World = ALONE
 
@@ -65,6 +67,8 @@ def _logits_chunk(plan: Plan, distribution: Distribution, score_Bn: Tensor, star
 
     For a cross-entropy the target's logit, where it lies in this chunk, is replaced by the margined one.
     """
+    if distribution.is_cross_entropy and distribution.head in plan.others:
+        score_Bn = plan.others[distribution.head](score_Bn)[0]
     # The scale counts before the temperature, and the shift keeps exponentials in range.
     scale = plan.scales[distribution.head] / distribution.temperature
     logits_Bn = torch.add(-shift_B1, score_Bn, alpha=scale)
@@ -200,6 +204,8 @@ def _backward(
         exponentials = []
         for index, distribution in enumerate(plan.distributions):
             exponential_Bn = _logits_chunk(plan, distribution, score_of[distribution.head], start, maxima[index]).exp_()
+            if distribution.is_cross_entropy and distribution.head in plan.others:
+                exponential_Bn.mul_(plan.others[distribution.head](score_of[distribution.head])[1])
             if index in target_exponentials:
                 _put_targets(plan, exponential_Bn, start, target_exponentials[index])
             exponentials.append(exponential_Bn)

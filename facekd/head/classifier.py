@@ -11,6 +11,7 @@ are class centres.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -24,8 +25,11 @@ from facekd.head.class_shards import ClassShards
 from facekd.head.config import DEFAULT_NORM_MOMENTUM, HeadConfig
 from facekd.labels import check_labels
 from facekd.margin_values import MARGINS
-from facekd.margins import MARGIN_FUNCTIONS, norm_statistics
+from facekd.margins import MARGIN_FUNCTIONS, OTHER_COSINES, norm_statistics
 
+TARGET_MOMENTUM = 0.01  # share of a new batch in CurricularFace's running mean, as its authors have it
+# Cosines (B, n) of some classes -> what they become in training, and the slope of that.
+OtherCosines = Callable[[Tensor], tuple[Tensor, Tensor]]
 ROWS_CHUNK = 2**16  # rows of a fresh weight that are drawn at a time
 
 
@@ -52,6 +56,7 @@ class MarginClassifier(nn.Module):
         sample: with partial FC, the classes that take part in the current step (`facekd.head.partial_fc`).
         norm_mean: () float32, running mean of embedding norms; exists with AdaFace only, and is in its state dict.
         norm_std: () float32, their running standard deviation.
+        mean_target: () float32, running mean of the target cosines; exists with CurricularFace only, likewise.
 
     Raises:
         InputError: sizes below 1.
@@ -60,6 +65,7 @@ class MarginClassifier(nn.Module):
 
     norm_mean: Tensor
     norm_std: Tensor
+    mean_target: Tensor
     sample: SampledRows | None = None
 
     def __init__(
@@ -82,6 +88,8 @@ class MarginClassifier(nn.Module):
         if MARGINS[self.config.margin].needs_norms:
             self.register_buffer("norm_mean", torch.tensor(20.0))  # the authors' code starts here
             self.register_buffer("norm_std", torch.tensor(100.0))
+        if MARGINS[self.config.margin].changes_others:
+            self.register_buffer("mean_target", torch.tensor(0.0))
 
     def forward(self, embedding_BD: Tensor, labels_B: Tensor | None = None) -> Tensor:
         """Computes dense logits; training computes the same in class chunks (`chunked_losses` of `LazyLogits.of`).
@@ -101,7 +109,8 @@ class MarginClassifier(nn.Module):
             raise InputError("a head split over processes has no logits of all classes: use chunked_losses")
         cosine_BC = self.cosine(embedding_BD)
         if labels_B is not None:
-            cosine_BC = self.apply_margin(cosine_BC, labels_B, embedding_BD)
+            margined_BC = self.apply_margin(cosine_BC, labels_B, embedding_BD)
+            cosine_BC = self._with_others(cosine_BC, margined_BC, labels_B) if self.changes_others else margined_BC
         return cosine_BC * self.scale
 
     def cosine(self, embedding_BD: Tensor) -> Tensor:
@@ -143,7 +152,54 @@ class MarginClassifier(nn.Module):
             mean, std = self.norm_mean.to(cosine_BC.dtype), self.norm_std.to(cosine_BC.dtype)
             norms = {"norms": norms_B, "norm_mean": mean, "norm_std": std}
         function, arguments = MARGIN_FUNCTIONS[self.config.margin], self.config.margin_arguments
+        if MARGINS[self.config.margin].draws_margins and self.training:
+            drawn_B = torch.normal(arguments["margin"], arguments["std"], labels_B.shape, device=labels_B.device)
+            norms = {"margins": drawn_B.clamp(-1, 1)}
         return function(cosine_BC, labels_B, **norms, **arguments, gradient=self.config.gradient)
+
+    @property
+    def changes_others(self) -> bool:
+        """Tells whether cosines of other classes than the target are changed in training."""
+        return MARGINS[self.config.margin].changes_others or self.config.filter_above > 0
+
+    def make_others(self, target_B: Tensor, margined_B: Tensor) -> OtherCosines:
+        """Returns the function that changes the cosines of other classes in this pass.
+
+        In training mode it moves the running mean of the target cosines first.
+
+        Args:
+            target_B: (B,) target cosines, of the images of all processes where the classes are split.
+            margined_B: (B,) the same with margin.
+
+        Returns:
+            A function from cosines (B, n) of any n classes to the new ones and their slopes; targets among them are to
+            be replaced.
+        """
+        name, arguments = self.config.margin, self.config.margin_arguments
+        margined_B1 = margined_B.detach()[:, None]
+        if MARGINS[name].changes_others:
+            if self.training and len(target_B):
+                with torch.no_grad():
+                    self.mean_target.lerp_(target_B.detach().mean().to(self.mean_target.dtype), TARGET_MOMENTUM)
+            arguments = {**arguments, "mean_target": self.mean_target.to(margined_B1.dtype, copy=True)}
+
+        def change(cosine_Bn: Tensor) -> tuple[Tensor, Tensor]:
+            new_Bn, slope_Bn = cosine_Bn, torch.ones_like(cosine_Bn)
+            if MARGINS[name].changes_others:
+                new_Bn, slope_Bn = OTHER_COSINES[name](cosine_Bn, margined_B1, **arguments)
+            if self.config.filter_above:
+                is_same = cosine_Bn > self.config.filter_above
+                new_Bn, slope_Bn = new_Bn.masked_fill(is_same, 0.0), slope_Bn.masked_fill(is_same, 0.0)
+            return new_Bn, slope_Bn
+
+        return change
+
+    def _with_others(self, cosine_BC: Tensor, margined_BC: Tensor, labels_B: Tensor) -> Tensor:
+        """Changes the cosines of other classes and puts the margined targets among them."""
+        target_B1, margined_B1 = (values.gather(1, labels_B[:, None]) for values in (cosine_BC, margined_BC))
+        return self.make_others(target_B1[:, 0], margined_B1[:, 0])(cosine_BC)[0].scatter(
+            1, labels_B[:, None], margined_B1
+        )
 
     @torch.no_grad()
     def _update_norm_statistics(self, norms_B: Tensor) -> None:

@@ -23,16 +23,19 @@ class HeadConfig:
         kind: "margin" (normalised embeddings and centres, for faces) or "linear" (a plain layer, for image
             classification).
         margin: which margin, a name of `facekd.margin_values.MARGINS`; "none" is the normalised softmax.
-        margin_value: radians for ArcFace, units of cosine for CosFace, both for AdaFace; by default the paper's value
-            (0.5, 0.35, 0.4).
+        margin_value: radians for ArcFace, CurricularFace and elastic_arcface, units of cosine for CosFace and
+            elastic_cosface, both for AdaFace; by default the paper's value (0.5, 0.35, 0.4).
         m1: factor on the angle, only for "combined"; default 1.
         m2: radians, only for "combined"; default 0.
         m3: units of cosine, only for "combined"; default 0.
         scale: factor on the margined cosines. 64 is usual for faces; with few identities a smaller one is worth trying,
             see docs/method.md.
         gradient: "exact", or "straight_through" as arcface_torch computes it.
+        margin_std: ElasticFace's standard deviation of the margins, which are drawn for each image (default 0.0125).
         h: AdaFace's concentration (default 0.333).
         norm_momentum: share of the new batch in AdaFace's running mean and deviation of norms (default 0.01).
+        filter_above: inter-class filtering, as in arcface_torch: another class that an image comes nearer to than this
+            cosine is taken for the same person under a second label, and its cosine counts as 0; 0 turns it off.
         product: precision of the product of embeddings and centres under autocast: "float32", or "autocast" for its
             half type, meant for very many classes; with bfloat16 each cosine is off by up to 0.002. At `precision`
             fp32 there is no autocast, and a run refuses this value.
@@ -52,8 +55,10 @@ class HeadConfig:
     m3: float | None = None
     scale: float = 64.0
     gradient: Gradient = "exact"
+    margin_std: float | None = None
     h: float | None = None
     norm_momentum: float | None = None
+    filter_above: float = 0.0
     product: Literal["float32", "autocast"] = "float32"
     bias: bool | None = None
     sharded: bool = False
@@ -69,6 +74,8 @@ class HeadConfig:
             raise ConfigError(f"head.scale = {self.scale}: give a positive number, 64 is usual")
         if not 0 < self.sample_rate <= 1:
             raise ConfigError(f"head.sample_rate = {self.sample_rate} is outside (0, 1]: it is a share of the classes")
+        if not 0 <= self.filter_above < 1:
+            raise ConfigError(f"head.filter_above = {self.filter_above} is outside [0, 1): it is a cosine, 0 for none")
         self._refuse_unused()
         if self.kind == "linear":
             return
@@ -90,7 +97,7 @@ class HeadConfig:
         """Refuses values that the head would ignore: they are mistakes, and something else would be trained."""
         is_margin = self.kind == "margin"
         if not is_margin:
-            for name in ("margin", "scale", "gradient", "product", "sharded", "sample_rate"):
+            for name in ("margin", "scale", "gradient", "filter_above", "product", "sharded", "sample_rate"):
                 if getattr(self, name) != getattr(type(self), name):
                     raise ConfigError(f"head.{name} = {getattr(self, name)} has no effect with head.kind = 'linear'")
         if self.sample_rate < 1 and not self.sharded:

@@ -74,7 +74,7 @@ def compare(
             )
             for part in (slice(r * rows, (r + 1) * rows) for r in range(world.size))
         ]
-        if example.config.margin != "adaface"
+        if example.config.margin not in WITH_STATISTICS
         else [expected] * world.size
     )
 
@@ -84,7 +84,7 @@ def compare(
     # Scaled as a loss scaler would, and unlike on each process's own: only the gradient may carry it.
     (losses * weights).sum().backward()
 
-    if example.config.margin != "adaface":
+    if example.config.margin not in WITH_STATISTICS:
         assert_close(losses, expected_rows[world.rank])
     assert own.shards is not None and example.own.weight.grad is not None
     assert own.weight.grad is not None and part[0].grad is not None and part[1].grad is not None
@@ -95,8 +95,7 @@ def compare(
     summed = part[1].grad.clone()
     torch.distributed.all_reduce(summed) if world.size > 1 else None
     assert_close(summed / world.size, whole[1].grad)
-    if example.config.margin == "adaface":
-        torch.testing.assert_close((own.norm_mean, own.norm_std), (example.own.norm_mean, example.own.norm_std))
+    torch.testing.assert_close(dict(own.named_buffers()), dict(example.own.named_buffers()))
     example.own.weight.grad = None
     assert torch.equal(first_class(own, example.embedding), example.own.cosine(example.embedding).argmax(1))
 
@@ -156,7 +155,10 @@ CONFIGS = [
     HeadConfig(margin="combined", m1=1.1, m2=0.2, m3=0.1),
     HeadConfig(margin="adaface"),
     HeadConfig(margin="none", scale=20.0),
+    HeadConfig(margin="curricularface", scale=32.0),
+    HeadConfig(margin="cosface", scale=32.0, filter_above=0.4),
 ]
+WITH_STATISTICS = ("adaface", "curricularface")
 
 
 def check(world: World) -> None:

@@ -20,7 +20,16 @@ from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
 from facekd.labels import check_labels, labels_checked
 from facekd.margin_values import MARGINS, Margin, Parameter
-from facekd.margins import MARGIN_FUNCTIONS, adaface, arcface, combined, cosface, no_margin, norm_statistics
+from facekd.margins import (
+    MARGIN_FUNCTIONS,
+    OTHER_COSINES,
+    adaface,
+    arcface,
+    combined,
+    cosface,
+    no_margin,
+    norm_statistics,
+)
 from facekd.training.config import TrainConfig
 from facekd.training.config.main_keys import TRAIN_KEYS
 from facekd.utils.config_files import parse_config
@@ -359,6 +368,7 @@ def test_defaults_of_the_table_are_in_range_and_those_of_the_function(name):
         assert signature[argument].default == parameter.default
         assert margin.key(argument) in {field.name for field in dataclasses.fields(HeadConfig)}
     others = {"cosine", "labels", "gradient"} | ({"norms", "norm_mean", "norm_std"} if margin.needs_norms else set())
+    others |= {"margins"} if margin.draws_margins else set()
     assert signature.keys() == others | margin.parameters.keys()
 
 
@@ -382,6 +392,8 @@ def assert_chunked_equals_dense(config, seed, dtype=torch.float64):
     if MARGINS[config.margin].needs_norms:  # statistics that the norms differ from
         head.norm_mean.fill_(2.0)
         head.norm_std.fill_(1.0)
+    if MARGINS[config.margin].changes_others:
+        head.mean_target.fill_(0.3)
     embedding = (torch.randn(9, 6, dtype=dtype) * 2).requires_grad_()
     labels = torch.randint(23, (9,))
     dense = torch.nn.functional.cross_entropy(head(embedding, labels), labels)
@@ -432,3 +444,91 @@ def test_the_command_line_offers_the_margins_of_the_table():
 
 def test_every_name_of_a_margin_has_its_formula() -> None:
     assert tuple(MARGIN_FUNCTIONS) == tuple(MARGINS)
+    assert list(OTHER_COSINES) == [name for name, margin in MARGINS.items() if margin.changes_others]
+
+
+# ---- CurricularFace, ElasticFace, filtering --------------------------------------------------------------------------
+
+
+def test_curricularface_is_the_published_formula():
+    # The paper's eq. 4 and 5 with the running mean of its section 3.3, number by number; two batches of training.
+    torch.manual_seed(0)
+    config = HeadConfig(margin="curricularface", margin_value=0.4, scale=8.0)
+    head, embedding = build_classifier(config, 3, 5).double(), torch.randn(2, 20, 3, dtype=torch.float64)
+    labels, mean = torch.randint(5, (2, 20)), 0.0
+    for embedding_BD, labels_B in zip(embedding, labels, strict=True):
+        logits = head(embedding_BD, labels_B)
+        cosine = [
+            [float(torch.cosine_similarity(one, centre, dim=0)) for centre in head.weight.detach()]
+            for one in embedding_BD
+        ]
+        mean = 0.01 * sum(row[y] for row, y in zip(cosine, labels_B, strict=True)) / 20 + 0.99 * mean
+        hard = 0
+        for row, label, found in zip(cosine, labels_B.tolist(), logits, strict=True):
+            theta = math.acos(row[label])
+            margined = math.cos(theta + 0.4) if theta + 0.4 < math.pi else row[label] - 0.4 * math.sin(0.4)
+            expected = [margined if j == label else c * (mean + c) if c > margined else c for j, c in enumerate(row)]
+            hard += sum(j != label and c > margined for j, c in enumerate(row))
+            assert found.tolist() == pytest.approx([8 * value for value in expected], abs=1e-6)
+        assert hard > 10
+        assert head.mean_target.item() == pytest.approx(mean, abs=1e-7)
+    head.eval()
+    head(embedding[0], labels[0])
+    assert head.mean_target.item() == pytest.approx(mean, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["elastic_arcface", "elastic_cosface"])
+def test_elasticface_takes_the_margins_it_is_given(name):
+    cosine, labels, _ = random_batch()
+    plain = {"elastic_arcface": arcface, "elastic_cosface": cosface}[name]
+    assert torch.allclose(MARGIN_FUNCTIONS[name](cosine, labels, 0.3), plain(cosine, labels, 0.3), atol=1e-12)
+    margins = torch.linspace(0, 0.9, 12, dtype=torch.float64)
+    found = MARGIN_FUNCTIONS[name](cosine, labels, 0.3, margins=margins)
+    for row, margin in enumerate(margins.tolist()):
+        expected = plain(cosine[row : row + 1], labels[row : row + 1], margin)
+        torch.testing.assert_close(found[row : row + 1], expected)
+    with pytest.raises(InputError, match=r"\(3,\) margins for 12 images"):
+        MARGIN_FUNCTIONS[name](cosine, labels, 0.3, margins=margins[:3])
+
+
+def test_elasticface_draws_in_training_alone_and_by_the_seed():
+    config = HeadConfig(margin="elastic_cosface", margin_value=0.3, margin_std=0.05, scale=1.0)
+    head = build_classifier(config, 4, 3).double()
+    embedding, labels = torch.randn(4000, 4, dtype=torch.float64), torch.randint(3, (4000,))
+    plain = head.cosine(embedding).gather(1, labels[:, None])[:, 0]
+
+    def margins():
+        return plain - head(embedding, labels).gather(1, labels[:, None])[:, 0]
+
+    torch.manual_seed(1)
+    drawn = margins()
+    assert drawn.mean().item() == pytest.approx(0.3, abs=0.004) and drawn.std().item() == pytest.approx(0.05, abs=0.003)
+    assert not torch.allclose(margins(), drawn)
+    torch.manual_seed(1)
+    assert torch.allclose(margins(), drawn)
+    assert torch.allclose(head.eval()(embedding, labels), head(embedding, labels))
+    assert torch.allclose(margins(), torch.full((4000,), 0.3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", ["none", "arcface", "curricularface"])
+def test_filtering_takes_near_classes_for_the_same_person(name):
+    config = HeadConfig(margin=name, scale=16.0, filter_above=0.3)
+    assert_chunked_equals_dense(config, 0)
+    head = build_classifier(config, 6, 23).double().eval()
+    embedding, labels = torch.randn(9, 6, dtype=torch.float64), torch.randint(23, (9,))
+    cosine, found = head.cosine(embedding), head(embedding, labels) / 16
+    is_target = torch.nn.functional.one_hot(labels, 23).bool()
+    is_near = (cosine > 0.3) & ~is_target
+    assert is_near.sum() > 5 and (found[is_near] == 0).all()
+    torch.testing.assert_close(found[is_target], head.apply_margin(cosine, labels, embedding)[is_target])
+    # Nothing that is filtered is learnt from: with all others filtered, no centre but the target's moves.
+    config = HeadConfig(margin="none", scale=16.0, filter_above=1e-9)
+    head = build_classifier(config, 2, 3).double()
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[1.0, 0.1], [1.0, -0.1], [0.9, 0.2]]))
+    logits = LazyLogits.of(head, torch.tensor([[1.0, 0.0]]).double())
+    chunked_losses([CrossEntropy(logits)], torch.tensor([1]))[0].backward()
+    assert head.weight.grad[1].abs().sum() > 0 and head.weight.grad[[0, 2]].abs().sum() == 0
+    for wrong in (-0.1, 1.0, math.nan):
+        with pytest.raises(ConfigError, match=r"head\.filter_above = "):
+            HeadConfig(filter_above=wrong)

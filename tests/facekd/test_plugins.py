@@ -22,9 +22,11 @@ from facekd.cli import main
 from facekd.distillation.losses import EMBEDDING_LOSSES
 from facekd.distillation.weights import LOSS_NEEDS
 from facekd.errors import CheckpointError, ConfigError
+from facekd.head.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
+from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
 from facekd.margin_values import MARGINS
-from facekd.margins import MARGIN_FUNCTIONS
+from facekd.margins import MARGIN_FUNCTIONS, OTHER_COSINES
 from facekd.utils.files import sha256_of_file
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -40,7 +42,7 @@ MARGINS = {"less": (Margin({"margin": Parameter(0.1, 0.0, 1.0, "units of cosine"
 @pytest.fixture(autouse=True)
 def tables() -> Iterator[None]:
     """Gives facekd's tables back as they were."""
-    held = (BACKBONES, MARGINS, MARGIN_FUNCTIONS, LOSS_NEEDS, EMBEDDING_LOSSES, plugins._loaded)
+    held = (BACKBONES, MARGINS, MARGIN_FUNCTIONS, OTHER_COSINES, LOSS_NEEDS, EMBEDDING_LOSSES, plugins._loaded)
     before = [dict(table) for table in held]
     with mock.patch.dict(os.environ):
         os.environ.pop(plugins.VARIABLE, None)
@@ -120,6 +122,24 @@ def test_a_margin_goes_through_training_and_its_range_is_checked(
     with pytest.raises(ConfigError, match=r"head\.margin_value = 2 is outside \[0, 1\)"):
         HeadConfig(margin="less", margin_value=2)
     assert read_checkpoint(Path(tiny_arguments[tiny_arguments.index("--output") + 1])).plugins is not None
+
+
+def test_mv_softmax_is_the_published_formula() -> None:
+    plugins.load_plugin(str(EXAMPLES / "mv_softmax_margin.py"))
+    torch.manual_seed(0)
+    head = build_classifier(HeadConfig(margin="mv_softmax", margin_value=0.2, scale=1.0), 3, 6).double()
+    embedding, labels = torch.randn(9, 3, dtype=torch.float64), torch.randint(6, (9,))
+    found, hard = head(embedding, labels), 0
+    for row, label, cosine in zip(found.tolist(), labels.tolist(), head.cosine(embedding).tolist(), strict=True):
+        margined = cosine[label] - 0.2
+        for j, value in enumerate(cosine):
+            is_hard = j != label and value > margined
+            hard += is_hard
+            assert row[j] == pytest.approx(margined if j == label else 1.12 * value + 0.12 if is_hard else value)
+    assert hard > 5
+    terms = [CrossEntropy(LazyLogits.of(head, embedding))]
+    dense = torch.nn.functional.cross_entropy(found, labels)
+    torch.testing.assert_close(chunked_losses(terms, labels, chunk_size=2)[0], dense)
 
 
 def test_a_loss_has_a_weight_and_a_column_in_the_log(tiny_arguments: list[str], tmp_path: Path) -> None:
