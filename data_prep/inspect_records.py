@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
 from facekd.images.decoding import quiet_decoders
 from facekd.utils.command_line import COSINE, SEED, THREADS, CommandParser, whole_number
-from facekd.utils.output_lock import folder_lock
+from facekd.utils.output_lock import file_lock, folder_lock
 from facekd.utils.processes import usable_cores
 
 MAX_MEASURED = 20_000  # images that the page measures without --check
@@ -29,9 +30,21 @@ LAYOUT_NAMES = {"insightface": "InsightFace (header and identity records)", "im2
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Describes a pack; returns the exit status."""
+    """Parses and describes a pack; returns the exit status."""
+    # What is to be written is locked before anything is read, which may take hours.
     arguments = _parse(argv)
     output: Path | None = arguments.output or arguments.picture
+    lists: Path | None = arguments.lists or (arguments.report and arguments.report.parent)
+    with contextlib.ExitStack() as locks:
+        if lists is not None:
+            locks.enter_context(folder_lock(lists, "inspection writes lists"))
+        if output is not None:
+            locks.enter_context(file_lock(output))
+        return _inspect(arguments, output, lists)
+
+
+def _inspect(arguments: argparse.Namespace, output: Path | None, lists: Path | None) -> int:
+    """Describes a pack, and writes a picture into `output` and lists into the folder `lists` if they are given."""
     quiet_decoders()
 
     # The summary.
@@ -49,10 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         write_png(output, draw_contact_sheet(pack, rows))
         drawn = sum(len(row) for row in rows)
         print(f"{output}: {drawn:,} images of {len(rows):,} identities", file=sys.stderr)
-    if arguments.report is not None or arguments.lists is not None:
-        folder: Path = arguments.lists or arguments.report.parent
-        with folder_lock(folder, "inspection writes lists"):
-            _look_closer(arguments, pack, summary, folder)
+    if lists is not None:
+        _look_closer(arguments, pack, summary, lists)
 
     # The exit status.
     if summary["unusable"] and arguments.on_bad_record == "fail":

@@ -25,6 +25,7 @@ from facekd.plugins import add_plugin_option
 from facekd.utils.command_line import COUNT, PROCESSES, CommandParser, real_number
 from facekd.utils.files import sha256_of_file
 from facekd.utils.result_folder import finish_results
+from facekd.utils.unchanged import unchanged
 from facekd.verification.proportions import wilson_interval
 from facekd.verification.top_k_accuracy import TOP_K
 
@@ -60,14 +61,17 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None) -> int:
     from facekd.embedder.classifying_model import OnnxClassifier, open_classifying_model
 
     # The model: ONNX gives logits, a checkpoint embeddings and classifiers.
-    if is_onnx_file(Path(arguments.model)):
-        if arguments.teacher_head:
-            raise FacekdError(f"{arguments.model}: gives logits, no embeddings for --teacher-head; name a checkpoint")
-        file, model = Path(arguments.model), OnnxClassifier(arguments.model)
-        report_preprocessing(file, model)
-    else:
-        file = resolve_checkpoint(arguments.model)
-        model = open_classifying_model(file, arguments.teacher_head, arguments.mix, device=arguments.device)
+    is_onnx = is_onnx_file(Path(arguments.model))
+    if is_onnx and arguments.teacher_head:
+        raise FacekdError(f"{arguments.model}: gives logits, no embeddings for --teacher-head; name a checkpoint")
+    file = Path(arguments.model) if is_onnx else resolve_checkpoint(arguments.model)
+    with unchanged(file):
+        if is_onnx:
+            model = OnnxClassifier(arguments.model)
+            report_preprocessing(file, model)
+        else:
+            model = open_classifying_model(file, arguments.teacher_head, arguments.mix, device=arguments.device)
+        digest = sha256_of_file(file)
 
     # Rank the true class of every image under each head.
     dataset = _open_test_images(arguments, model.center_crop, model.preprocessing.image_size, model.resize)
@@ -84,7 +88,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None) -> int:
     content = {
         "model": {
             "path": str(file),
-            "sha256": sha256_of_file(file),
+            "sha256": digest,
             "embedding_size": model.embedding_size,
             "preprocessing": asdict(model.preprocessing),
             "assumed": list(getattr(model, "assumed", ())),

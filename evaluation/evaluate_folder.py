@@ -16,7 +16,7 @@ from rich.console import Console
 
 from evaluation.measures import add_intervals, measure_verification, verification_curves
 from evaluation.metric_options import add_metric_options, check_metric_options
-from evaluation.provenance import describe_model, find_model
+from evaluation.provenance import open_described_model
 from evaluation.result_files import (
     FOLDER_FORMAT,
     check_output,
@@ -42,7 +42,7 @@ from evaluation.shared_options import (
     refuse_preprocessing,
     rule_text,
 )
-from facekd.embedder.model_options import add_model_options, open_model
+from facekd.embedder.model_options import add_model_options
 from facekd.errors import DataError, run_verb
 from facekd.utils.command_line import COUNT, CommandParser, comma_separated
 from facekd.utils.result_folder import finish_results
@@ -127,12 +127,11 @@ class _Model:
     """Embeds the images of a folder with a model, from the cache where they are there."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
-        model_file = find_model(arguments.model)
-        self._embedder = open_model(model_file, arguments)
+        self._embedder, model = open_described_model(arguments.model, arguments)
         self._cache = Path(arguments.output) / "embeddings" if arguments.cache else None
         self.flip = arguments.flip is not False
         self.image_size = self._embedder.preprocessing.image_size
-        self.entries = {"model": describe_model(model_file, self._embedder), "embeddings": None}
+        self.entries = {"model": model, "embeddings": None}
 
     def embed(self, faces: FaceFolder, folder: Path) -> np.ndarray:
         """Returns the embeddings of the images, (N, D)."""

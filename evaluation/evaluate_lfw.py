@@ -16,7 +16,7 @@ from rich.console import Console
 
 from evaluation.measures import LFW_FARS, measure_pairs
 from evaluation.metric_options import add_metric_options, check_metric_options
-from evaluation.provenance import describe_model, find_model, name_with_assumptions
+from evaluation.provenance import name_with_assumptions, open_described_model
 from evaluation.result_files import (
     LFW_FORMAT,
     SUMMARY_FORMAT,
@@ -46,10 +46,10 @@ from evaluation.shared_options import (
     refuse_preprocessing,
     rule_text,
 )
-from facekd.embedder.model_options import add_model_options, open_model
+from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.command_line import CommandParser, whole_number
-from facekd.utils.files import sha256_of_file, write_text
+from facekd.utils.files import write_text
 from facekd.utils.result_folder import finish_results
 from facekd.verification.scores import cosines
 
@@ -127,15 +127,14 @@ def _open_source(arguments: argparse.Namespace, output: Path) -> tuple[Callable[
     """
     if arguments.given:
         return lambda number, pair_set: _read_given(arguments, number, pair_set), {"model": None}
-    model_file = find_model(arguments.model)  # once, because a run that still trains may write a newer checkpoint
-    embedder = open_model(model_file, arguments)
+    embedder, model = open_described_model(arguments.model, arguments)
     cache = None if not arguments.cache else arguments.embeddings or output / "embeddings"
     flip = arguments.flip is not False
 
     def embed(number: int, pair_set: PairSet) -> Embedded:
         return embed_pair_set(embedder, pair_set, flip, cache), flip, {"embeddings": None}
 
-    return embed, {"model": describe_model(model_file, embedder)}
+    return embed, {"model": model}
 
 
 def _read_given(arguments: argparse.Namespace, number: int, pair_set: PairSet) -> Embedded:
@@ -278,7 +277,7 @@ def _describe_pair_set(pair_set: PairSet) -> dict[str, Any]:
     return {
         "name": pair_set.name,
         "path": str(pair_set.path),
-        "sha256": sha256_of_file(pair_set.path),
+        "sha256": pair_set.sha256,
         "num_subjects": people and people.num_people,
         "num_genuine_people": people and people.num_genuine_people,
         "num_impostor_people_pairs": people and people.num_impostor_people_pairs,

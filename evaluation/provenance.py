@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facekd import __version__
+from facekd.embedder.model_options import open_model
 from facekd.utils.files import sha256_of_file
+from facekd.utils.unchanged import unchanged
 
 if TYPE_CHECKING:
     from facekd.embedder import Embedder
@@ -25,8 +28,24 @@ def find_model(path: str) -> str:
     return str(resolve_checkpoint(path))
 
 
-def describe_model(path: str, embedder: Embedder) -> dict[str, Any]:
-    """Returns the entry `model` of a result (docs/results.md)."""
+def open_described_model(path: str, options: argparse.Namespace) -> tuple[Embedder, dict[str, Any]]:
+    """Opens a model for an evaluation, and returns it with the entry `model` of a result (docs/results.md).
+
+    Args:
+        path: the file, or the folder of a run, of which the newest checkpoint is taken.
+        options: the options of `add_model_options`.
+
+    Raises:
+        ModelError: see `open_model`.
+        DataError: the file was replaced meanwhile, so that the checksum would be of another model.
+    """
+    file = find_model(path)  # once, because a run that still trains may write a newer checkpoint
+    with unchanged(file):
+        embedder = open_model(file, options)
+        return embedder, _describe_model(file, embedder)
+
+
+def _describe_model(path: str, embedder: Embedder) -> dict[str, Any]:
     return {
         "path": str(path),
         "sha256": sha256_of_file(path),

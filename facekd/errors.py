@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from facekd.utils.bus_error import explain_bus_errors
 from facekd.utils.stopping import StopSignal, interrupted_by_signals, outliving_the_terminal
 
 LONGEST_MESSAGE = 4000
@@ -97,6 +98,8 @@ def run_verb(main: Callable[[], int | None]) -> int:
         The exit status: what `main` returned (0 for None); 2 for a `FacekdError` or an operating-system error; 130
         after Ctrl-C, 143 after SIGTERM, 129 after a hang-up; 141 if the reader of our output has gone.
     """
+    rank = _rank("RANK")
+    explain_bus_errors(f"error: {f'(rank {rank}) ' if rank else ''}")
     with outliving_the_terminal(), interrupted_by_signals():
         return _status_of(main)
 

@@ -14,9 +14,8 @@ import numpy as np
 from evaluation.ijb.face_embeddings import FaceEmbeddings, Share
 from evaluation.ijb.problems import NUM_EXAMPLES, Findings
 from evaluation.ijb.protocol import IjbProtocol
-from evaluation.provenance import describe_model, find_model
+from evaluation.provenance import open_described_model
 from evaluation.sets.embedding_rows import NpyRows
-from facekd.embedder.model_options import open_model
 from facekd.utils.command_line import THREADS
 from facekd.utils.processes import launched_as
 
@@ -48,8 +47,7 @@ def embed_with_model(
         ModelError, DataError: see `open_model` and `FaceEmbeddings`.
     """
     with _together() as (share, wait):
-        model_file = find_model(arguments.model)
-        embedder = open_model(model_file, arguments)
+        embedder, model = open_described_model(arguments.model, arguments)
         folder = Path(arguments.cache) if arguments.cache else Path(arguments.output) / "embeddings"
         embeddings = FaceEmbeddings(folder, embedder, protocol, flip, arguments.embedding_dtype)
         wanted = np.unique(protocol.face_images[findings.keep_faces])
@@ -71,7 +69,7 @@ def embed_with_model(
             for image in unreadable[:NUM_EXAMPLES]
         )
         findings.drop_images("unreadable image", unreadable, reasons)
-    return embeddings.rows(), {"model": describe_model(model_file, embedder), "embeddings": None}
+    return embeddings.rows(), {"model": model, "embeddings": None}
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from evaluation.ijb.text_files import read_named_numbers, read_pairs, read_templ
 from facekd.errors import DataError
 from facekd.utils.array_cache import load_cached, save_cached
 from facekd.utils.files import sha256_of_file, stamp_of
+from facekd.utils.unchanged import unchanged
 
 __all__ = ["TARGETS", "DataError", "IjbProtocol", "SubjectTemplates", "Target", "load_protocol"]
 
@@ -211,7 +212,7 @@ def load_protocol(
 
 def _parse(files: Mapping[str, Path]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     # Read the two long lists here, while another thread reads the short ones and hashes all.
-    with ThreadPoolExecutor(1) as background:
+    with unchanged(*files.values()), ThreadPoolExecutor(1) as background:
         others = [role for role in files if role not in ("faces", "points", "pairs")]
         rows = {role: background.submit(read_template_subjects, files[role]) for role in others}
         hashes = {role: background.submit(sha256_of_file, path) for role, path in sorted(files.items())}

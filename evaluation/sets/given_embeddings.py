@@ -18,6 +18,7 @@ from facekd.errors import DataError, InputError
 from facekd.utils.files import sha256_of_file
 from facekd.utils.foreign import shown
 from facekd.utils.npy_files import read_npz
+from facekd.utils.unchanged import unchanged
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,10 @@ def read_embeddings_of_pack(
     Raises:
         DataError: not a .npy file of numbers, another number of rows, or halves that are not clear.
     """
-    rows = NpyRows(path, None, holds_flipped, num_images, "one for each image of the pack, those of pair 0 first")
-    plain, mirrored = rows.read(0, num_images)
-    return _given(Path(path), plain, mirrored, rows.shape, rows.dtype)
+    with unchanged(path):
+        rows = NpyRows(path, None, holds_flipped, num_images, "one for each image of the pack, those of pair 0 first")
+        plain, mirrored = rows.read(0, num_images)
+        return _given(Path(path), plain, mirrored, rows.shape, rows.dtype)
 
 
 def read_named_embeddings(
@@ -82,7 +84,11 @@ def read_named_embeddings(
     Raises:
         DataError: not such a file, a name that is there twice, or halves that are not clear.
     """
-    path = Path(path)
+    with unchanged(path):
+        return _read_named(Path(path), holds_flipped)
+
+
+def _read_named(path: Path, holds_flipped: bool | None) -> tuple[GivenEmbeddings, dict[str, int]]:
     remedy = "write it by np.savez(path, names=..., embeddings=...)"
     arrays = read_npz(path, remedy)
     if missing := {"names", "embeddings"} - arrays.keys():

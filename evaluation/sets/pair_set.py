@@ -15,8 +15,9 @@ from facekd.data.pair_packs.pair_pack import PairPack, decode_images
 from facekd.data.pair_packs.people import PeopleCompared, count_people, warn_of_few_people
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.errors import DataError, InputError
-from facekd.utils.files import read_text_file
+from facekd.utils.files import read_text_file, sha256_of_file
 from facekd.utils.foreign import shown
+from facekd.utils.unchanged import unchanged
 from facekd.verification import balanced_folds, fold_indices
 from facekd.verification.kfold import describe_fold, one_kind_folds
 from facekd.verification.label_consistency import contradicted_impostors
@@ -40,6 +41,7 @@ class PairSet:
         fold_kind: how the folds were made: "contiguous" ranges of the pairs, as "recorded" in the pack, or "balanced",
             where genuine and impostor pairs are each cut into contiguous parts.
         warnings: sentences about what in the pack makes its numbers doubtful.
+        sha256: of the file that the images were read from.
     """
 
     name: str
@@ -50,6 +52,7 @@ class PairSet:
     subjects: np.ndarray | None = None
     fold_kind: str = "contiguous"
     warnings: tuple[str, ...] = ()
+    sha256: str = ""
 
     def __len__(self) -> int:
         """Returns the number of pairs N."""
@@ -107,7 +110,8 @@ def load_pair_set(
     """
     # A pack with both kinds of pairs.
     path = Path(path)
-    pack = read_pair_pack(path)
+    with unchanged(path):
+        pack, digest = read_pair_pack(path), sha256_of_file(path)
     num_genuine = int(pack.is_same.sum())
     if num_genuine in (0, len(pack)):
         present, absent = ("impostor", "genuine") if num_genuine == 0 else ("genuine", "impostor")
@@ -129,7 +133,7 @@ def load_pair_set(
         counted = count_people(subjects, pack.is_same, fold_of)
         few = warn_of_few_people(counted, num_genuine, len(pack) - num_genuine)
         warnings += [f"{path}: {warning}" for warning in few]
-    return PairSet(name or path.stem, path, pack.images, pack.is_same, fold_of, subjects, made, tuple(warnings))
+    return PairSet(name or path.stem, path, pack.images, pack.is_same, fold_of, subjects, made, tuple(warnings), digest)
 
 
 def _doubtful_images(pack: PairPack, subjects: np.ndarray | None) -> list[str]:

@@ -37,6 +37,7 @@ from facekd.plugins import add_plugin_option
 from facekd.utils.command_line import CommandParser, real_number
 from facekd.utils.files import atomic_path, sha256_of_file
 from facekd.utils.output_lock import file_lock
+from facekd.utils.unchanged import unchanged
 
 if TYPE_CHECKING:
     import torch
@@ -92,24 +93,27 @@ def export_checkpoint(
     # A linear classifier is exported along with the backbone, and its logits are not normalised.
     _check_output(Path(output))
     file = resolve_checkpoint(path)
-    checkpoint = read_checkpoint(file)
-    is_classifier = checkpoint.head_kind == "linear" and not embedding
-    if is_classifier and normalize:
-        raise ModelError(f"{output}: logits cannot be normalised; leave out --normalize, or export with --embedding")
+    with unchanged(file):  # which is read three times; a run that still trains replaces best.pt
+        checkpoint = read_checkpoint(file)
+        is_classifier = checkpoint.head_kind == "linear" and not embedding
+        if is_classifier and normalize:
+            raise ModelError(
+                f"{output}: logits cannot be normalised; leave out --normalize, or export with --embedding"
+            )
+        # One module from images to output, with the weights that were asked for.
+        if is_classifier:
+            from facekd.embedder.classifying_model import load_logit_network
 
-    # One module from images to output, with the weights that were asked for.
-    if is_classifier:
-        from facekd.embedder.classifying_model import load_logit_network
-
-        backbone, preprocessing = load_logit_network(file, ema=ema)
-    else:
-        backbone, preprocessing = load_backbone(file, ema=ema)
+            backbone, preprocessing = load_logit_network(file, ema=ema)
+        else:
+            backbone, preprocessing = load_backbone(file, ema=ema)
+        metadata = _describe_checkpoint(file, checkpoint, bool(checkpoint.ema) and ema is not False, is_classifier)
     return export_backbone(
         backbone,
         preprocessing,
         output,
         normalize=normalize,
-        metadata=_describe_checkpoint(file, checkpoint, bool(checkpoint.ema) and ema is not False, is_classifier),
+        metadata=metadata,
         tolerance=tolerance,
         output_name=LOGITS_NAME if is_classifier else OUTPUT_NAME,
     )

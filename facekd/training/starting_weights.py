@@ -15,6 +15,7 @@ from facekd.errors import CheckpointError
 from facekd.head.classifier import LinearClassifier, MarginClassifier
 from facekd.training.config import TrainConfig
 from facekd.utils.files import sha256_of_file
+from facekd.utils.unchanged import unchanged
 
 if TYPE_CHECKING:
     from facekd.training.recognizer import Recognizer
@@ -54,7 +55,8 @@ def describe_start(started_from: dict[str, dict[str, Any]]) -> str:
 def _load_backbone(backbone: torch.nn.Module, config: TrainConfig) -> dict[str, Any]:
     """Loads the weights that would be exported: the moving average if there is one, with a projection folded in."""
     file = resolve_checkpoint(config.backbone.weights)
-    trained, preprocessing = load_backbone(file)
+    with unchanged(file):
+        (trained, preprocessing), digest = load_backbone(file), sha256_of_file(file)
 
     # The images of the run must look to the backbone as those did that it was trained on.
     if preprocessing.color != "rgb":
@@ -75,12 +77,14 @@ def _load_backbone(backbone: torch.nn.Module, config: TrainConfig) -> dict[str, 
             f"{file} (backbone.weights): {len(broken)} tensors have values that are not finite, the first is "
             f"{broken[0]}: take an earlier checkpoint, from before the training broke"
         )
-    return {"file": str(file), "sha256": sha256_of_file(file)}
+    return {"file": str(file), "sha256": digest}
 
 
 def _load_head(head: torch.nn.Module, config: TrainConfig, dataset: FaceDataset) -> dict[str, Any]:
     """Loads the class centres of the same people, wherever the classifier of the file has them."""
     stored, checkpoint = read_classifier(config.head.weights)
+    file = Path(stored.source)
+    digest = sha256_of_file(file)  # now, before the file may be replaced
     assert isinstance(head, MarginClassifier | LinearClassifier)
     stored.check_fit(config.head, config.backbone.embedding_size)
     source_of_C = find_same_people(stored, checkpoint, dataset)
@@ -94,8 +98,7 @@ def _load_head(head: torch.nn.Module, config: TrainConfig, dataset: FaceDataset)
         if isinstance(head, LinearClassifier) and head.bias is not None and stored.bias_C is not None:
             head.bias[known] = stored.bias_C[source[known]]
         _copy_norm_statistics(head, checkpoint.head or {})
-    file = Path(stored.source)
-    return {"file": str(file), "sha256": sha256_of_file(file), "classes": int((source_of_C >= 0).sum())}
+    return {"file": str(file), "sha256": digest, "classes": int((source_of_C >= 0).sum())}
 
 
 def _copy_norm_statistics(head: torch.nn.Module, stored: dict[str, torch.Tensor]) -> None:

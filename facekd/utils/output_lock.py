@@ -44,10 +44,12 @@ def folder_lock(folder: Path, what: str, active: bool = True) -> Iterator[None]:
 
 @contextmanager
 def file_lock(path: Path, what: str = "command writes this file", active: bool = True) -> Iterator[None]:
-    """Holds `.NAME.lock` beside a file, or beside a folder that is made elsewhere and renamed; see `folder_lock`."""
+    """Holds `.NAME.lock` beside a file, or beside a folder that is filled elsewhere first; see `folder_lock`."""
     if not active:
         yield
         return
+    if path.is_dir() and not os.access(path, os.W_OK):
+        raise DataError(f"{path}: is a folder that cannot be written; choose another place, or allow it")
     # A path such as `..` or `/` has no name: beside it is in its folder.
     place = path if path.name else path.resolve()
     with _held_lock(path, place.with_name(hidden_name(place.name, ".lock")), f"another {what}"):

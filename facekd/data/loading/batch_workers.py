@@ -22,6 +22,7 @@ import torch.multiprocessing
 from facekd.data.loading.batch_buffers import MEMORY_ADVICE
 from facekd.errors import FacekdError, WorkerError
 from facekd.images.decoding import one_decoder_thread, quiet_decoders
+from facekd.utils.bus_error import end_by_bus_errors
 from facekd.utils.processes import describe_end, wait_for_worker
 from facekd.utils.stopping import STOP_SIGNALS
 
@@ -134,6 +135,7 @@ def _work(fill: Fill, connection: Connection, inherited: list[Connection]) -> No
     for end in inherited:
         end.close()
     quiet_decoders()
+    end_by_bus_errors()
     torch.set_num_threads(1)  # the workers are the parallelism
     # Ctrl-C and a hang-up reach every process of the terminal, and a batch system sends SIGTERM to every process. The
     # main one ends the workers, and still needs batches until it has saved.

@@ -85,6 +85,7 @@ class RecordReader:
         self._content: memoryview | None = None
         self._row_of: dict[int, int] | np.ndarray | None = None
         self.index: RecordIndex = load_index(self.rec_path, self._idx_path)
+        self._stamp: tuple[int, int] | None = None
         self._open()
         self._size = os.fstat(self._fd).st_size
 
@@ -148,13 +149,13 @@ class RecordReader:
             extents: int64 (B,), their lengths in bytes.
 
         Raises:
-            RecordError: the file has become shorter since it was opened.
+            RecordError: the file has another size than when it was opened.
         """
         if self._fd < 0:
             self._open()
         # Touching mapped bytes that are no longer in the file would kill the process.
         size = os.fstat(self._fd).st_size
-        if size < self._size:
+        if size != self._size:
             raise RecordError(
                 f"{describe_file(self.rec_path)} had {self._size:,} bytes when it was opened: something is writing to "
                 "it. Copy the whole file again, and start again"
@@ -259,6 +260,13 @@ class RecordReader:
     def _open(self) -> None:
         # Closed on exec: commands started later do not keep the file open.
         self._fd = os.open(self.rec_path, os.O_RDONLY | os.O_CLOEXEC)
+        # Opened again, as in a spawned worker, it must still be the file that the index was read for.
+        status = os.fstat(self._fd)
+        stamp = (status.st_size, status.st_mtime_ns)
+        if self._stamp not in (None, stamp):
+            self.close()
+            raise RecordError(f"{self.rec_path}: was replaced or changed since it was opened; start again")
+        self._stamp = stamp
 
     def _fetch(self, position: int, size: int, offset: int, key: int | None) -> bytes:
         """Reads exactly `size` bytes at byte `position`; `offset` and `key` are those of the record, for messages."""

@@ -132,3 +132,12 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None
     with pytest.raises(OSError, match="a link or a device lies where"), folder_lock(tmp_path, "study is at work"):
         pass
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_a_folder_that_is_to_be_filled_and_cannot_be_written_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "set").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "set" or mode != os.W_OK)  # root may do all
+    with pytest.raises(DataError, match="set: is a folder that cannot be written"), file_lock(tmp_path / "set"):
+        pass

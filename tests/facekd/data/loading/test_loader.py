@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from facekd.data.datasets import FaceDataset, RecordDataset
 from facekd.data.loading import loader as loader_module
 from facekd.data.loading.loader import Batch, make_loader
 from facekd.data.loading.sampler import PositionSampler
-from facekd.errors import DataError, TrainingError, WorkerError
+from facekd.errors import DataError, TrainingError, WorkerError, run_verb
 from facekd.images.augmentation import Augmentation, augment
 from facekd.images.model_input import flip_mask
 from facekd.utils import processes
@@ -223,6 +224,18 @@ class Dying(Blank):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Shrinking(Blank):
+    """One whose file is cut off while it is read."""
+
+    def load(self, indices, crops=None, out=None):
+        with tempfile.NamedTemporaryFile() as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+            mapped = np.memmap(file.name, np.uint8, "r")
+            os.truncate(file.name, 0)
+            return out, np.full(len(indices), mapped.sum())
+
+
 class Stopping(Blank):
     """One whose reading stops the process, as a debugger or a batch system does."""
 
@@ -241,6 +254,29 @@ class Complaining(Blank):
 def test_a_killed_worker_is_explained():
     with pytest.raises(WorkerError, match=r"SIGKILL, as the system does when memory has run out\. .*--shm-size"):
         batches_of(Dying(), workers=1, start_method="fork")
+
+
+def test_a_worker_whose_file_becomes_shorter_is_explained(capfd):
+    with pytest.raises(WorkerError, match=r"was ended by SIGBUS, as the system does when a file has become shorter"):
+        run_verb_of(lambda: batches_of(Shrinking(), workers=1, start_method="fork"))
+    assert not capfd.readouterr().err  # the worker itself says nothing
+
+
+def run_verb_of(work):
+    """Runs `work` as a verb is run, and raises what it raises."""
+    raised = []
+
+    def main() -> None:
+        try:
+            work()
+        except WorkerError as error:
+            raised.append(error)
+
+    try:
+        assert run_verb(main) == 0
+    finally:
+        signal.signal(signal.SIGBUS, signal.SIG_DFL)
+    raise raised[0]
 
 
 def test_a_stopped_worker_is_given_up_in_a_sentence(monkeypatch, capsys):

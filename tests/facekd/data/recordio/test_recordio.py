@@ -336,6 +336,17 @@ def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
     assert RecordReader(tmp_path / "a.rec").read(1) == b"still first"
 
 
+def test_a_reader_sent_to_a_worker_refuses_a_file_that_was_replaced(tmp_path: Path) -> None:
+    for payload in (b"first", b"other"):  # of the same size
+        with RecordWriter(tmp_path / "a.rec") as writer:
+            writer.write(0, payload)
+        if payload == b"first":
+            sent = pickle.dumps(RecordReader(tmp_path / "a.rec"))
+            assert pickle.loads(sent).read(0) == b"first"
+    with pytest.raises(RecordError, match=r"a\.rec: was replaced or changed since it was opened; start again"):
+        pickle.loads(sent).read(0)
+
+
 def test_unusable_keys_are_refused(tmp_path: Path) -> None:
     with RecordWriter(tmp_path / "a.rec") as writer:
         writer.write(3, b"")
