@@ -147,9 +147,7 @@ def file_at_fault(error: OSError) -> str | None:
     found, trace = None, error.__traceback__
     while trace is not None:
         frame = trace.tb_frame
-        names = [
-            value.name for value in frame.f_locals.values() if isinstance(value, io.IOBase) and hasattr(value, "name")
-        ]
+        names = [getattr(value, "name", None) for value in frame.f_locals.values() if isinstance(value, io.IOBase)]
         if str(frame.f_globals.get("__name__")).startswith("pathlib"):
             names += [str(value) for value in frame.f_locals.values() if isinstance(value, Path)]
         found = next((name for name in reversed(names) if isinstance(name, str)), found)
