@@ -23,7 +23,7 @@ from data_prep.photographs.landmark_files import GivenLandmarks, read_landmarks
 from data_prep.photographs.photos import find_photos
 from data_prep.sources.encoded_images import FirstImageNote
 from facekd.embedder.onnx_file import read_onnx_file
-from facekd.errors import DataError, ImageError, run_verb
+from facekd.errors import DataError, ImageError, is_device_failure, run_verb
 from facekd.images.alignment import align, is_plausible, template_fit
 from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.images.encoding import encode_jpeg, encode_png
@@ -130,6 +130,8 @@ def align_photo(task: Task, finder: Finder, settings: Settings, note: FirstImage
     except ImageError as error:
         return Alignment(task.photo, stamp, reason="unreadable", detail=str(error))
     except OSError as error:  # removed meanwhile, a broken link, no permission: the others can still be aligned
+        if is_device_failure(error):
+            raise
         return Alignment(task.photo, stamp, reason="unreadable", detail=str(error.strerror))
 
     # Find its landmarks: those of the face to take, or those given.

@@ -21,8 +21,7 @@ from facekd.utils.stopping import StopSignal, interrupted_by_signals, outliving_
 
 LONGEST_MESSAGE = 4000
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-# A device or a mount fails, and no program: what says so is for the user, although it names no file.
-DEVICE_FAILS = (errno.EIO, errno.EROFS, errno.ESTALE, errno.EFBIG, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO)
+_DEVICE_FAILS = (errno.EIO, errno.EROFS, errno.ESTALE, errno.EFBIG, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO)
 SECONDS_FOR_THE_FIRST = float(os.environ.get("FACEKD_SECONDS_FOR_THE_FIRST", 2.0))
 
 
@@ -128,7 +127,7 @@ def _status_of(main: Callable[[], int | None]) -> int:
             _report(f"{way} is a file, and a folder is needed there: give another name, or move the file away")
         elif error.filename is not None:
             _report(f"{error.strerror}: {error.filename}")
-        elif error.errno in DEVICE_FAILS:
+        elif is_device_failure(error):
             _report(
                 f"{error.strerror} while reading or writing {file or 'a file'}: look at the disk or the network mount, "
                 "then run the same command again"
@@ -136,6 +135,15 @@ def _status_of(main: Callable[[], int | None]) -> int:
         else:
             raise
     return 2
+
+
+def is_device_failure(error: BaseException) -> bool:
+    """Tells whether a disk or a network mount fails, rather than a file being bad, missing or forbidden.
+
+    What can do without a bad image must not do without one that the device does not give today: the same command would
+    have another result tomorrow.
+    """
+    return isinstance(error, OSError) and error.errno in _DEVICE_FAILS
 
 
 def file_at_fault(error: OSError) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from facekd.errors import DataError, ImageError
+from facekd.errors import DataError, ImageError, is_device_failure
 from facekd.images.decoding import decode_rgb
 from facekd.images.encoding import encode_jpeg
 from facekd.images.frames import holds_several_images
@@ -59,6 +59,8 @@ def prepare_image(path: Path, size: int, resize: bool, quality: int, note: First
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such image, though it is listed{encoding_hint(str(path))}") from error
     except OSError as error:  # a link to itself, no permission: no reason to lose the other images
+        if is_device_failure(error):
+            raise
         raise ImageError(f"{path}: {error.strerror}") from error
     # Decode it, and check its size.
     try:

@@ -28,7 +28,7 @@ from data_prep.sources.webdataset import TarSource
 from facekd.data.datasets.class_counts import count_classes
 from facekd.data.datasets.record_pack import RecordPack, class_warnings, open_record_pack
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
-from facekd.errors import DataError
+from facekd.errors import DataError, is_device_failure
 from facekd.utils.files import read_text_file, require_regular_file
 
 
@@ -242,6 +242,8 @@ class ListSource:
         try:
             content = path.read_bytes()
         except OSError as error:
+            if is_device_failure(error):
+                raise
             raise DataError(f"{path}: {error.strerror}") from error
         if not content:
             raise DataError(f"{path}: the file is empty")

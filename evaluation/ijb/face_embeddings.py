@@ -28,7 +28,7 @@ from evaluation.ijb.protocol import IjbProtocol
 from evaluation.kept_arrays import name_of
 from evaluation.sets.embedding_rows import NpyRows
 from facekd.embedder import Embedder
-from facekd.errors import DataError, ImageError
+from facekd.errors import DataError, ImageError, is_device_failure
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
 from facekd.images.preprocessing import mirror
@@ -222,6 +222,8 @@ class FaceEmbeddings:
         except ImageError as error:
             return str(error)
         except OSError as error:
+            if is_device_failure(error):
+                raise
             return str(error.strerror)
 
     def _checked(self, embeddings: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -61,6 +61,20 @@ def photos(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux, to have a file that cannot be read")
+def test_a_photograph_that_the_device_does_not_give_is_not_set_aside(
+    photos: Path, tmp_path: Path, scrfd: Path, run: Run
+) -> None:
+    lost = photos / "Bob" / "lost.png"
+    lost.symlink_to("/proc/self/mem")
+    arguments = (photos, tmp_path / "out", "--detector", scrfd, *FLAGS)
+    status, _, err = run(align_faces.main, *arguments)
+    assert status == 2 and f"Input/output error while reading or writing {lost}" in err
+    lost.unlink()
+    save(lost, paint((6, 7, 255, 0)))
+    assert run(align_faces.main, *arguments)[0] == 0 and (tmp_path / "out" / "Bob" / "lost.png").exists()
+
+
 def test_faces_are_cut_and_the_rest_is_listed(photos: Path, tmp_path: Path, scrfd: Path, run: Run) -> None:
     out, aside = tmp_path / "out", tmp_path / "aside"
     status, text, _ = run(align_faces.main, photos, out, "--detector", scrfd, "--set-aside", aside, *FLAGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -170,6 +171,19 @@ def test_what_is_missing_is_named_or_dropped(faces: Path, tmp_path: Path, run: R
     assert "folds differ in size" in run(make_pair_set.main, faces, tmp_path / "x.bin", *arguments[2:])[1]
     status, _, err = run(make_pair_set.main, *arguments)
     assert status == 2 and "is there already" in err
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux, to have a file that cannot be read")
+def test_an_image_that_the_device_does_not_give_is_not_dropped(faces: Path, tmp_path: Path, run: Run) -> None:
+    copy = shutil.copytree(faces, tmp_path / "copy")
+    lost = next(copy.rglob("Bob_0001.jpg"))
+    lost.unlink()
+    lost.symlink_to("/proc/self/mem")
+    (tmp_path / "pairs.txt").write_text(LFW)
+    arguments = (copy, tmp_path / "x.bin", "--pairs", tmp_path / "pairs.txt", "--on-missing", "drop")
+    status, _, err = run(make_pair_set.main, *arguments)
+    assert status == 2 and f"Input/output error while reading or writing {lost}" in err
+    assert not (tmp_path / "x.bin").exists()
 
 
 def test_a_broken_image_is_named_or_its_pairs_dropped(faces: Path, tmp_path: Path, run: Run) -> None:

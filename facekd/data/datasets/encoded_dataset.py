@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.data.datasets.face_dataset import OnBadRecord
-from facekd.errors import DataError, ImageError, ImageSizeError, RecordError
+from facekd.errors import DataError, ImageError, ImageSizeError, RecordError, is_device_failure
 from facekd.images.crops import ResizedCrop, cut_and_scale, middle_box
 from facekd.images.decoding import decode_into, decode_rgb
 
@@ -165,6 +165,8 @@ class EncodedDataset(ABC):
                 self._decode(encoded, out, crop)
             except (ImageError, RecordError, OSError) as error:
                 problem = self._explain(candidate, error)
+                if is_device_failure(error):
+                    raise DataError(f"{problem}; look at the disk or the network mount") from error
                 if self.on_bad_record == "fail":
                     raise DataError(f"{problem}{self._advice(error)}") from error
                 self._bad_records.append(problem)

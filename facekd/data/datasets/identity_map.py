@@ -14,7 +14,7 @@ import numpy as np
 from facekd.data.datasets.encoded_dataset import EncodedDataset
 from facekd.data.datasets.face_dataset import FaceDataset
 from facekd.data.datasets.generated_dataset import SyntheticDataset
-from facekd.errors import RecordError
+from facekd.errors import RecordError, is_device_failure
 
 # Enough to notice another alignment, compression or order; few enough to read in a second from a network disk.
 IMAGES_IN_FINGERPRINT = 256
@@ -51,7 +51,9 @@ def images_sha256(dataset: FaceDataset) -> str:
         if isinstance(dataset, EncodedDataset):
             try:
                 content = dataset.read_encoded(index)[0]
-            except (RecordError, OSError):
+            except (RecordError, OSError) as error:
+                if is_device_failure(error):
+                    raise
                 content = b"unreadable"  # `load` decides whether this is an error
         else:
             content = dataset.load(np.array([index]))[0].tobytes()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from facekd.data.datasets import FolderDataset, RecordDataset, SyntheticDataset, open_dataset, print_summary
+from facekd.data.datasets.identity_map import images_sha256
 from facekd.data.recordio import RecordReader, unpack
 from facekd.data.synthetic import render_faces
 from facekd.errors import DataError, RecordError
@@ -133,6 +135,17 @@ def test_a_link_that_leads_nowhere_is_a_bad_image(tmp_path):
     skipping = FolderDataset(tmp_path, 32, on_bad_record="skip")
     assert skipping.load(np.array([7]))[1].tolist() == [0]
     assert "itself.png: Too many levels of symbolic links" in skipping.take_bad_records()[0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux, to have a file that cannot be read")
+def test_an_image_that_the_device_does_not_give_is_never_skipped(tmp_path):
+    make_folder(tmp_path)
+    (tmp_path / "bo" / "lost.png").symlink_to("/proc/self/mem")
+    dataset = FolderDataset(tmp_path, 32, on_bad_record="skip")
+    with pytest.raises(DataError, match=r"bo/lost\.png: Input/output error; look at the disk"):
+        dataset.load(np.arange(len(dataset)))
+    with pytest.raises(OSError):  # nor does it become a part of the fingerprint
+        images_sha256(dataset)
 
 
 def test_two_links_to_one_folder_are_not_two_identities(tmp_path):
