@@ -29,6 +29,7 @@ from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.images.encoding import encode_jpeg, encode_png
 from facekd.utils.command_line import JPEG_QUALITY, THREADS, CommandParser, real_number, whole_number
 from facekd.utils.files import sha256_of_file, stamp_of, write_json, write_small_file, write_text
+from facekd.utils.held_folders import make_folder
 from facekd.utils.output_lock import folder_lock
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
@@ -261,7 +262,7 @@ def _copy_aside(done: list[Alignment], root: Path, folder: Path) -> None:
     """Copies the photographs that were set aside to `folder/REASON/`, to be looked at."""
     for entry in track([entry for entry in done if entry.reason], "copying what was set aside"):
         target = folder / str(entry.reason) / entry.photo
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         with contextlib.suppress(FileNotFoundError):  # a broken link
             shutil.copyfile(root / entry.photo, target)
 

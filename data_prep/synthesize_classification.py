@@ -179,8 +179,7 @@ def _write_folders(settings: Settings, folder: Path) -> dict[str, str]:
             image = _render(settings, label, number, is_test, height, width)
             file = folder / split / _class_name(label) / f"{number:05d}.jpg"
             file.parent.mkdir(parents=True, exist_ok=True)
-            if not cv2.imwrite(str(file), image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]):
-                raise DataError(f"{file}: could not be written")
+            file.write_bytes(cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
     return {}
 
 

@@ -23,6 +23,7 @@ from facekd.errors import DataError, RecordError, run_verb
 from facekd.images.image_files import is_listed_name
 from facekd.utils.command_line import CommandParser
 from facekd.utils.files import is_sealed, sealed, write_json, write_small_file
+from facekd.utils.held_folders import make_folder
 from facekd.utils.output_lock import folder_lock
 from facekd.utils.progress import track
 
@@ -51,7 +52,7 @@ def _unpack(arguments: argparse.Namespace) -> int:
     is_ours = _job_in(progress) == job
     if not is_ours and not arguments.force:
         _check_used_folder(arguments.output, pack, name_image)
-        arguments.output.mkdir(parents=True, exist_ok=True)
+        make_folder(arguments.output)
         write_json(progress, sealed({"job": job}))
         is_ours = True
     elif not is_ours:

@@ -14,6 +14,7 @@ import numpy as np
 
 from data_prep.ijb_sets.plan import PROBE_ROLE, IjbPlan
 from facekd.utils.files import atomic_path
+from facekd.utils.mapped_arrays import create_npy
 from facekd.utils.progress import track
 
 ROWS_CHUNK = 8192
@@ -54,7 +55,7 @@ def write_embeddings(path: Path, plan: IjbPlan, size: int = 512, seed: int = 0, 
 
     # Row by row: noise of the image, the mirror image, and a norm and a score that fall with the noise.
     with atomic_path(path) as temporary:
-        out = np.lib.format.open_memmap(temporary, "w+", np.dtype(dtype), (len(plan), 2 * size))
+        out = create_npy(temporary, np.dtype(dtype), (len(plan), 2 * size))
         for start in track(range(0, len(plan), ROWS_CHUNK), "drawing embeddings", len(plan), ROWS_CHUNK):
             rows = slice(start, min(start + ROWS_CHUNK, len(plan)))
             templates = plan.templates[rows]

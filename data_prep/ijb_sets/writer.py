@@ -11,6 +11,7 @@ import numpy as np
 
 from data_prep.ijb_sets.plan import PROBE_ROLE, IjbPlan, Release
 from facekd.utils.files import atomic_open
+from facekd.utils.held_folders import make_folder
 from facekd.utils.progress import track
 
 PAIR_LINES_CHUNK = 100_000
@@ -30,7 +31,7 @@ def write_metadata(folder: Path, plan: IjbPlan, target: Release, landmarks: np.n
         OSError: a file cannot be written.
     """
     # Which image belongs to which template and medium.
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     template_ids = plan.template_ids[plan.templates].tolist()
     rows = zip(range(1, len(plan) + 1), template_ids, plan.media_ids.tolist(), strict=True)
     _write_lines(folder / f"{target.prefix}_face_tid_mid.txt", (f"{row}.jpg {tid} {mid}\n" for row, tid, mid in rows))

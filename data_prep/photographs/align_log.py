@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from data_prep.photographs.landmark_files import NUM_VALUES
 from facekd.errors import DataError
+from facekd.utils.held_folders import check_held
 from facekd.utils.resumable_file import whole_lines
 from facekd.utils.temporaries import open_own_file
 
@@ -91,6 +92,7 @@ class AlignLog:
         self.close()
 
     def _write(self, line: dict[str, Any]) -> None:
+        check_held(self.path)
         try:
             self._stream.write(json.dumps(line).encode() + b"\n")
             self._stream.flush()

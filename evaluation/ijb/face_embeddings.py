@@ -33,6 +33,8 @@ from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
 from facekd.images.preprocessing import mirror
 from facekd.utils.files import atomic_path, stamp_of, write_json
+from facekd.utils.held_folders import check_held
+from facekd.utils.mapped_arrays import create_npy, map_for_writing
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.utils.threads import generator_threads
@@ -100,7 +102,7 @@ class FaceEmbeddings:
             if not all(_is_sound(path, *kind) for path, kind in wanted.items()):
                 for path, (dtype, shape) in wanted.items():
                     with atomic_path(path) as temporary:
-                        np.lib.format.open_memmap(temporary, "w+", dtype, shape).flush()
+                        create_npy(temporary, dtype, shape).flush()
 
     def missing(self, images: np.ndarray) -> np.ndarray:
         """Returns those of these images (rows) without a sound embedding, or whose file has changed since it was made.
@@ -133,13 +135,14 @@ class FaceEmbeddings:
         mine = batches[share.rank :: share.size]
         if not mine:
             return
-        files = {side: np.lib.format.open_memmap(self._file(side), "r+") for side in self.sides}
-        stamps = {side: np.lib.format.open_memmap(self._file(f"{side}-stamps"), "r+") for side in self.sides}
+        files = {side: map_for_writing(self._file(side)) for side in self.sides}
+        stamps = {side: map_for_writing(self._file(f"{side}-stamps")) for side in self.sides}
         # Rows are stamped every few seconds, once they are safely on the disk.
         pending: list[tuple[np.ndarray, np.ndarray]] = []
         last = time.monotonic()
 
         def stamp_rows() -> None:
+            check_held(self._folder)
             for array in files.values():
                 array.flush()  # the rows before their stamps, so that a power cut cannot leave a stamp alone
             for rows, found in pending:

@@ -22,6 +22,7 @@ from typing import Any
 from facekd.errors import TrainingError
 from facekd.utils.config_files import protect_path
 from facekd.utils.files import read_json, write_json
+from facekd.utils.held_folders import check_held, make_folder
 from facekd.utils.processes import describe_end, start_tied
 from facekd.utils.progress import format_duration
 from facekd.utils.stopping import STOP_SIGNALS, StopSignal, heeded_signals, interrupted_by_signals, stop_signal_of
@@ -91,6 +92,7 @@ class CompletedSteps:
     """
 
     def __init__(self, folder: Path, same_command_only: bool = False) -> None:
+        self.folder = folder
         self._file = folder / "steps.json"
         self._same_command_only = same_command_only
         self._done: dict[str, Any] = {}
@@ -221,6 +223,7 @@ def run_steps(
                 if not running:
                     outcome.left_out += [step.title for step in waiting]
                     break
+                check_held(completed.folder)
                 if on_poll is not None:
                     on_poll([one.step for one in running], waiting)
                 time.sleep(SECONDS_BETWEEN_POLLS)
@@ -254,7 +257,7 @@ def _start(step: Step, environment: dict[str, str]) -> _Running:
     with contextlib.ExitStack() as stack:
         sink = None
         if step.output is not None:
-            step.output.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(step.output.parent)
             sink = stack.enter_context(open_own_file(step.output))
             sink.write(f"\n$ {shown}\n".encode())
             sink.flush()

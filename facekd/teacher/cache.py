@@ -42,7 +42,8 @@ from facekd.teacher.cache_file import (
     open_teacher_cache,
 )
 from facekd.utils.files import is_sealed, read_json, sealed, write_json
-from facekd.utils.locks import lock_open_file
+from facekd.utils.held_folders import check_held, held_folder, make_folder
+from facekd.utils.locks import is_file_at, lock_open_file
 from facekd.utils.progress import track
 from facekd.utils.temporaries import open_own_file
 
@@ -100,8 +101,8 @@ def write_teacher_cache(
         return cache
 
     # Write what is missing, as the only process to do so.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _sole_writer(beside(path, "partial")) as stream:
+    make_folder(path.parent)
+    with held_folder(path.parent), _sole_writer(beside(path, "partial")) as stream:
         if not path.exists():  # another process may have finished it before this one got the lock
             writer = _Writer(path, stream, teacher, data, seconds_between_saves)
             if writer.rows_done and show_progress:
@@ -204,6 +205,11 @@ class _Writer:
         """Syncs the rows to disk, then records their number, so that every recorded row survives a power cut."""
         if not self.rows_done:
             return  # a file without rows does not belong to this teacher yet
+        check_held(self.path)
+        if not is_file_at(self.stream, Path(self.stream.name)):
+            raise TeacherError(
+                f"{self.stream.name}: was deleted or moved while it was written; run the same command again"
+            )
         self._sync()
         progress = {"trailer": self._trailer(), "rows_done": self.rows_done}
         write_json(beside(self.path, "progress"), sealed(progress))

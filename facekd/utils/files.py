@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from facekd.errors import DataError, FacekdError
+from facekd.utils.held_folders import make_folder
 from facekd.utils.temporaries import NAME, TemporaryFile
 
 SPARE_FILES = 128  # open files of everything else: libraries, logs, pipes to processes
@@ -109,7 +110,7 @@ def _new_file(path: str | os.PathLike[str]) -> Iterator[TemporaryFile]:
     target = Path(path)
     mode = mode_to_keep(target)
     missing = [folder for folder in target.parents if not folder.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     temporary = None
     try:
         temporary = TemporaryFile(target, mode)
@@ -167,7 +168,7 @@ def atomic_open_together(main: Path, others: Mapping[Path, bool]) -> Iterator[Ma
     try:
         with contextlib.ExitStack() as stack:
             for path in wanted:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
                 staged[path] = TemporaryFile(path, mode_to_keep(path))
                 stack.callback(staged[path].discard)
             streams = {path: open(file.descriptor, "w+b", closefd=False) for path, file in staged.items()}  # noqa: SIM115
@@ -248,7 +249,7 @@ def write_small_file(path: str, content: bytes) -> None:
         try:
             temporary = TemporaryFile(path, mode)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+            make_folder(os.path.dirname(path))  # noqa: PTH120
             temporary = TemporaryFile(path, mode)
         left = memoryview(content)
         while left:  # a full disk may take a part

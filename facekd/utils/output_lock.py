@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from facekd.errors import DataError, InUseError
+from facekd.utils.held_folders import held_folder, make_folder
 from facekd.utils.locks import Lock, is_descriptor_at, lock_descriptor
 from facekd.utils.temporaries import hidden_name, open_own_descriptor
 
@@ -71,7 +72,8 @@ def _held_lock(place: Path, lock_path: Path, other: str) -> Iterator[None]:
         raise InUseError(f"{place}: {other}{_holder(lock_path)}; wait until it has ended, or choose another place")
     _held.add(descriptor)
     try:
-        yield
+        with held_folder(lock_path.parent):
+            yield
     finally:
         # Removed while it is locked: whoever opened it meanwhile sees that it is gone, and makes a new one.
         with contextlib.suppress(OSError):
@@ -87,7 +89,7 @@ def _held_lock(place: Path, lock_path: Path, other: str) -> Iterator[None]:
 def _acquire(lock_path: Path) -> int | None:
     """Creates and locks a file that says who holds it; returns its descriptor, or None if another process holds it."""
     while True:
-        lock_path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(lock_path.parent)
         try:
             descriptor = open_own_descriptor(lock_path, os.O_RDWR)
         except FileNotFoundError:  # the process that had created the folder has just removed it

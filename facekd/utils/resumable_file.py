@@ -24,8 +24,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from facekd.errors import InUseError
+from facekd.errors import DataError, InUseError
 from facekd.utils.files import mode_to_keep, replace_together, stamp_to_rename
+from facekd.utils.held_folders import check_held, make_folder
 from facekd.utils.locks import is_file_at, lock_open_file
 from facekd.utils.temporaries import TemporaryFile, hidden_name, open_own_descriptor, open_own_file
 
@@ -69,7 +70,7 @@ class ResumableFile:
         """
         self.path = Path(path)
         mode_to_keep(self.path)  # refuses what cannot take the name at the end
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         # Fixed names, so that what a killed run left is found, or overwritten, instead of filling the disk.
         self.partial_path = self.path.with_name(hidden_name(self.path.name, ".partial"))
         self.journal_path = _journal_path(self.path)
@@ -133,8 +134,14 @@ class ResumableFile:
             self.checkpoint()
 
     def checkpoint(self) -> None:
-        """Flushes the bytes to the device, then records their entries in the journal."""
+        """Flushes the bytes to the device, then records their entries in the journal.
+
+        Raises:
+            DataError: the file, or its folder, was deleted or moved meanwhile.
+            OSError: it cannot be written.
+        """
         assert self._stream is not None
+        self._require_there()
         try:
             self._stream.flush()
             os.fsync(self._stream.fileno())
@@ -230,6 +237,20 @@ class ResumableFile:
                 return stream
         stream.close()
         raise InUseError(f"another process is writing {self.path} (it holds {self.partial_path})")
+
+    def _require_there(self) -> None:
+        """Checks that what is written can still be found: by a later run, and at the end."""
+        assert self._stream is not None
+        try:
+            check_held(self.path)
+            if not is_file_at(self._stream, self.partial_path):
+                raise DataError(
+                    f"{self.partial_path}: was deleted or moved while it was written, or its folder was; nothing more "
+                    "was written. Run the same command again"
+                )
+        except DataError:
+            self._is_broken = True
+            raise
 
     def _postpone(self) -> None:
         """Sets when the next checkpoint is due."""

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from facekd.utils.held_folders import check_held, make_folder
 from facekd.utils.locks import Lock, lock_descriptor
 
 NAME = re.compile(r"\..*\.(?P<host>[0-9a-f]{8})-[0-9a-f]{12}\.tmp(\.[^.]+)?", re.DOTALL)
@@ -56,6 +57,7 @@ class TemporaryFile:
         Raises:
             OSError: the file cannot be created.
         """
+        check_held(target)
         folder, name = os.path.split(os.fspath(target))
         self._has_name = False
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -136,7 +138,7 @@ def temporary_folder(target: Path) -> Iterator[Path]:
     Args:
         target: file or folder; the folder that holds it is created if missing.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     path, _ = _create(os.fspath(target.parent), target.name, lambda path: os.mkdir(path))  # noqa: PTH102
     outer = Path(path)
     descriptor = -1

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from facekd.errors import TrainingError
+from facekd.errors import DataError, TrainingError
 from facekd.experiments import command_runner as steps_module
 from facekd.experiments.command_runner import CompletedSteps, Step, as_options, run_steps
+from facekd.utils.held_folders import held_folder
 
 # In place of facekd: `touch FILE`, `fail FILE`, or `wait FILE`, which leaves FILE when it is told to stop.
 SCRIPT = """
@@ -90,7 +91,7 @@ def test_another_command_is_run_or_refused(tmp_path: Path) -> None:
 
 def test_a_failure_stops_or_leaves_out_what_builds_on_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = [step(tmp_path, "a", what="fail"), step(tmp_path, "b", "a"), step(tmp_path, "c")]
-    with pytest.raises(TrainingError, match=r"'a' failed \(status 2\); the end of .*log"):
+    with pytest.raises(TrainingError, match=r"'a' failed: its process ended with status 2; the end of .*log"):
         run_steps(steps, CompletedSteps(tmp_path))
     assert runs(tmp_path, "b", "c") == [0, 0]
     outcome = run_steps(steps, CompletedSteps(tmp_path), keep_going=True)
@@ -135,6 +136,19 @@ def test_a_stop_signal_reaches_the_running_step_and_nothing_else_starts(tmp_path
     stopper.join()
     assert (tmp_path / "a").read_text() == "stopped"
     assert runs(tmp_path, "b") == [0] and not (tmp_path / "steps.json").exists()
+
+
+def test_a_folder_that_is_moved_stops_the_running_step(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+
+    def move_when_ready(_running: object, _waiting: object) -> None:
+        if (tmp_path / "a.ready").exists():
+            folder.rename(tmp_path / "moved")
+
+    with held_folder(folder), pytest.raises(DataError, match=f"^{folder}: was moved to {tmp_path / 'moved'} while"):
+        run_steps([step(tmp_path, "a", what="wait")], CompletedSteps(folder), on_poll=move_when_ready)
+    assert (tmp_path / "a").read_text() == "stopped" and not folder.exists()
 
 
 @pytest.mark.parametrize(

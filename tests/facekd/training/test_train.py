@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -25,7 +26,7 @@ from facekd.checkpoints.run_folder import checkpoint_path, list_checkpoints
 from facekd.data.datasets import open_dataset
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.distributed import World
-from facekd.errors import CheckpointError, FacekdError, InUseError, TrainingError, run_verb
+from facekd.errors import CheckpointError, DataError, FacekdError, InUseError, TrainingError, run_verb
 from facekd.training.config import TrainConfig
 from facekd.training.logbook import read_log
 from facekd.training.loop import make_run_loader, round_up, train
@@ -164,6 +165,22 @@ def test_a_terminal_that_goes_away_costs_no_work(tiny_arguments: list[str], tmp_
     os.close(ours)
     assert run.wait(120) == 128 + signal.SIGHUP
     assert load_checkpoint(tmp_path / "run")["training"]["images_seen"] == losses(tmp_path / "run")[-1][0]
+
+
+def test_a_run_whose_folder_is_deleted_ends_and_does_not_make_it_again(tiny_config: Configure) -> None:
+    config = tiny_config(checkpoint__every_images=24)
+
+    def delete_and_step(state: TrainingState, *given: Any) -> Any:
+        if state.images_seen == 36:
+            shutil.rmtree(config.output)
+        return train_step(state, *given)
+
+    with (
+        mock.patch("facekd.training.loop.train_step", delete_and_step),
+        pytest.raises(DataError, match="was deleted while this command was writing into it"),
+    ):
+        train(config, ALONE)
+    assert not Path(config.output).exists()
 
 
 def test_the_same_command_after_the_end_trains_no_further(tiny_config: Configure) -> None:

@@ -1,0 +1,50 @@
+"""Maps arrays in `.npy` files for writing, with their room on the disk set aside first.
+
+A file may have holes, and writing to one through a map when the disk is full ends the process by SIGBUS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def create_npy(path: str | os.PathLike[str], dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
+    """Creates a `.npy` file of zeros, maps it for writing, and returns the array.
+
+    Raises:
+        OSError: the file cannot be written, or the disk has no room for it.
+    """
+    with open(path, "wb") as stream:  # noqa: PTH123
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        num_bytes = stream.tell() + np.dtype(dtype).itemsize * math.prod(shape)
+        stream.flush()
+        with _naming(path):
+            os.truncate(stream.fileno(), num_bytes)
+    return map_for_writing(path)
+
+
+@contextlib.contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Names the file in an error of the block about its descriptor."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = os.fspath(path)
+        raise
+
+
+def map_for_writing(path: str | os.PathLike[str]) -> np.memmap:
+    """Maps the array of a `.npy` file for writing, after the disk has set room aside for all of it.
+
+    Raises:
+        OSError: the file cannot be written, or the disk has no room for it.
+    """
+    with open(path, "r+b") as stream, _naming(path):  # noqa: PTH123
+        os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
+    return np.lib.format.open_memmap(path, "r+")

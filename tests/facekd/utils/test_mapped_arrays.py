@@ -1,0 +1,45 @@
+"""Checks that arrays mapped for writing have their room on the disk first: without it a full disk ends the process."""
+
+from __future__ import annotations
+
+import errno
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facekd.utils.mapped_arrays import create_npy, map_for_writing
+
+SHAPE = (1000, 512)
+
+
+def test_a_new_array_has_its_room_and_is_read_as_numpy_writes_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    array = create_npy(path, np.dtype("<f4"), SHAPE)
+    assert path.stat().st_blocks * 512 >= path.stat().st_size > array.nbytes == 4 * 512_000
+    array[7] = 7
+    array.flush()
+    np.save(tmp_path / "b.npy", np.where(np.arange(1000)[:, None] == 7, 7, np.zeros(SHAPE, "<f4")).astype("<f4"))
+    assert path.read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+def test_an_array_with_holes_gets_its_room_and_keeps_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.lib.format.open_memmap(path, "w+", np.int64, SHAPE)[3] = 3  # as an earlier facekd made them
+    assert path.stat().st_blocks * 512 < path.stat().st_size
+    array = map_for_writing(path)
+    assert path.stat().st_blocks * 512 >= path.stat().st_size
+    assert array[3].tolist() == [3] * 512 and array.sum() == 3 * 512
+
+
+def test_too_little_room_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError) as caught:
+            create_npy(path, np.dtype("<f4"), SHAPE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG and caught.value.filename == str(path)
