@@ -62,6 +62,8 @@ class Margin:
             takes them as `margins`.
         changes_others: the cosines of other classes change, too, by the function of the same name in
             `facekd.margins.OTHER_COSINES`; the classifier keeps a running mean of the target cosines for it.
+        learns_norms: it takes `norms`, through which the loss has a gradient, and the function of the same name in
+            `facekd.margins.NORM_LOSSES` is added to the loss.
     """
 
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
@@ -70,6 +72,7 @@ class Margin:
     example: str = ""
     draws_margins: bool = False
     changes_others: bool = False
+    learns_norms: bool = False
 
     def key(self, argument: str) -> str:
         """Returns the key of the `head` section that sets a parameter."""
@@ -99,6 +102,16 @@ MARGINS: dict[str, Margin] = {
     ),
     "curricularface": Margin(
         {"margin": Parameter(0.5, 0.0, math.pi, "radians", key="margin_value")}, changes_others=True
+    ),
+    "magface": Margin(
+        {
+            "margin_low": Parameter(0.45, 0.0, 1.0, "radians"),
+            "margin_high": Parameter(0.8, 0.0, 1.0, "radians"),
+            "norm_low": Parameter(10.0, 1e-3, 1e6, "norms of embeddings"),
+            "norm_high": Parameter(110.0, 1e-3, 1e6, "norms of embeddings"),
+            "norm_weight": Parameter(35.0, 0.0, 1e6, "a factor on the loss of the norm"),
+        },
+        learns_norms=True,
     ),
     "elastic_arcface": Margin(
         {

@@ -228,6 +228,92 @@ def harder_others(
     )
 
 
+def magface(
+    cosine: Tensor,
+    labels: Tensor,
+    norms: Tensor,
+    margin_low: float = 0.45,
+    margin_high: float = 0.8,
+    norm_low: float = 10.0,
+    norm_high: float = 110.0,
+    norm_weight: float = 35.0,
+    *,
+    gradient: Gradient = "exact",
+) -> Tensor:
+    """Adds an angular margin that grows with the norm (MagFace, Meng et al. 2021, arXiv:2103.06627, eq. 4 and 9).
+
+    The target becomes cos(theta + m(a)), where m rises in a straight line from `margin_low` at the norm `norm_low` to
+    `margin_high` at `norm_high`; a is the norm within these limits, and the gradient flows through it. Past pi it has
+    `arcface`'s guard; the authors' code takes cos(theta) there. `magface_norm_loss` belongs to it.
+
+    Args:
+        cosine: (B, C), floating.
+        labels: (B,), int64, each in [0, C).
+        norms: (B,) or (B, 1), L2 norms of the embeddings before normalisation.
+        margin_low: radians, in [0, 1).
+        margin_high: radians, in [0, 1), above `margin_low`.
+        norm_low: lowest norm that counts.
+        norm_high: highest norm that counts, above `norm_low`.
+        norm_weight: weight of `magface_norm_loss`; has no effect here.
+        gradient: as in `arcface`.
+
+    Returns:
+        (B, C) margined cosines, float32 or float64.
+
+    Raises:
+        InputError: wrong shape or dtype, a label or a number out of range.
+    """
+    _check_magface(margin_low, margin_high, norm_low, norm_high, norm_weight)
+    cosine = _checked(cosine, labels)
+    if norms.numel() != labels.numel():
+        raise InputError(f"magface needs one norm per image: {labels.numel()} labels but norms of {tuple(norms.shape)}")
+    norms_B = norms.to(cosine.dtype).reshape(-1).clamp(norm_low, norm_high)
+    margins_B = margin_low + (margin_high - margin_low) * (norms_B - norm_low) / (norm_high - norm_low)
+    target_B = cosine.gather(1, labels[:, None]).squeeze(1)
+    margined_B = _add_small_angle(target_B, margins_B)
+    if gradient == "straight_through":  # by the cosine alone: the norm is what MagFace learns by
+        by_norm_B = _add_small_angle(target_B.detach(), margins_B)
+        margined_B = by_norm_B + (target_B - target_B.detach())
+        gradient = "exact"
+    return _replace_target(cosine, labels, target_B, margined_B, gradient)
+
+
+def magface_norm_loss(
+    norms: Tensor,
+    margin_low: float = 0.45,
+    margin_high: float = 0.8,
+    norm_low: float = 10.0,
+    norm_high: float = 110.0,
+    norm_weight: float = 35.0,
+) -> Tensor:
+    """Computes what MagFace adds to each image's loss: norm_weight (1 / a + a / norm_high^2) (arXiv:2103.06627, eq. 6).
+
+    It falls as the norm a rises to `norm_high`, and has no gradient beyond the limits.
+
+    Args:
+        norms: (B,), L2 norms of the embeddings.
+        margin_low, margin_high, norm_low, norm_high, norm_weight: see `magface`.
+
+    Returns:
+        (B,) losses.
+    """
+    _check_magface(margin_low, margin_high, norm_low, norm_high, norm_weight)
+    norms_B = norms.clamp(norm_low, norm_high)
+    return norm_weight * (1 / norms_B + norms_B / norm_high**2)
+
+
+def _check_magface(
+    margin_low: float, margin_high: float, norm_low: float, norm_high: float, norm_weight: float
+) -> None:
+    given = locals()
+    for name, value in given.items():
+        check_margin_value("magface", name, value)
+    for name in ("margin", "norm"):
+        low, high = given[f"{name}_low"], given[f"{name}_high"]
+        if not low < high:
+            raise InputError(f"{name}_low of magface = {low} must be below {name}_high = {high}")
+
+
 def elastic_arcface(
     cosine: Tensor,
     labels: Tensor,
@@ -315,9 +401,13 @@ MARGIN_FUNCTIONS: dict[str, Callable[..., Tensor]] = {
     "combined": combined,
     "adaface": adaface,
     "curricularface": curricularface,
+    "magface": magface,
     "elastic_arcface": elastic_arcface,
     "elastic_cosface": elastic_cosface,
 }
+
+# What margins with `learns_norms` add to the loss of each image: (norms (B,)) and the margin's arguments -> (B,).
+NORM_LOSSES: dict[str, Callable[..., Tensor]] = {"magface": magface_norm_loss}
 
 # What margins with `changes_others` do to the cosines of other classes: (cosine (B, n), margined target (B, 1)) and the
 # margin's arguments -> new cosines and their slopes. Elementwise, so that training does it chunk by chunk.

@@ -91,7 +91,9 @@ def compute_losses(inputs: LossInputs, active: Container[str]) -> dict[str, Tens
 
 def _th_ce(inputs: LossInputs) -> CrossEntropy:
     logits = inputs.shared_logits
-    return CrossEntropy(logits if inputs.margin_on_teacher_head else replace(logits, margin=None, others=None))
+    return CrossEntropy(
+        logits if inputs.margin_on_teacher_head else replace(logits, margin=None, others=None, norm_loss=None)
+    )
 
 
 def _crd(inputs: LossInputs) -> Tensor:

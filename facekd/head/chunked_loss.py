@@ -73,6 +73,8 @@ class LazyLogits:
         sample_C: (C,) with `shards` and partial FC, the places of the drawn classes, whose centres `weight_CD` holds.
         others: with a margin, makes the function that changes the scores of other classes, from the target's cosines
             and the same with margin; such as `MarginClassifier.make_others`.
+        norm_loss: with a margin through whose norms the loss has a gradient, what is added to the loss of each image,
+            (B, D) -> (B,).
     """
 
     embedding_BD: Tensor
@@ -85,6 +87,7 @@ class LazyLogits:
     shards: ClassShards | None = None
     sample_C: Tensor | None = None
     others: MakeOthers | None = None
+    norm_loss: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         # Shapes, and what only a plain or only a normalised head may have.
@@ -122,6 +125,7 @@ class LazyLogits:
             scale=classifier.scale,
             margin=classifier.apply_margin,
             others=classifier.make_others if classifier.changes_others else None,
+            norm_loss=classifier.norm_loss if classifier.learns_norms else None,
             product_dtype=classifier.product_dtype(embedding_BD.device.type),
             shards=classifier.shards,
             sample_C=None if sample is None else sample.places_S,
@@ -205,21 +209,49 @@ def chunked_losses(
 
         # Targets: their logits with margin, computed apart from the pass. This is all that most margins need, and the
         # only place where they are applied. Others also change the scores of other classes, in the pass.
+        by_norms: dict[int, Tensor] = {}  # target scores of the heads through whose norms there is a gradient
         if labels_B is not None:
             plan.columns_B = _columns(heads[0], plan, labels_B)
             for index in {d.head for d in plan.distributions if d.is_cross_entropy}:
-                target, plan.targets[index] = _target_logits(heads[index], embeddings[index].detach(), raw[index], plan)
-                if (make_others := heads[index].others) is not None:
+                target, plan.targets[index] = _target_logits(
+                    heads[index], embeddings[index].detach(), raw[index].detach(), plan
+                )
+                if heads[index].others is not None or heads[index].norm_loss is not None:
                     margined_B = plan.targets[index][0] / heads[index].scale
-                    plan.others[index] = make_others(*sum_over_world(torch.stack([target, margined_B]), plan.world))
+                    target, margined_B = sum_over_world(torch.stack([target, margined_B]), plan.world)
+                if (make_others := heads[index].others) is not None:
+                    plan.others[index] = make_others(target, margined_B)
+                if heads[index].norm_loss is not None:
+                    by_norms[index] = target
 
         # The pass itself; with shards it returns the losses of all processes' rows.
         firsts = [heads[product.heads[0]] for product in plan.products]
         losses_KB = ChunkedLosses.apply(plan, *embeddings, *(h.weight_CD for h in firsts), *(h.bias_C for h in firsts))
         assert isinstance(losses_KB, Tensor)
         if shards is not None:
-            losses_KB = losses_KB[:, shards.own_rows(losses_KB.shape[1])]
-        return losses_KB.mean(1).unbind(0)
+            own_rows = shards.own_rows(losses_KB.shape[1])
+            losses_KB = losses_KB[:, own_rows]
+            by_norms = {index: target[own_rows] for index, target in by_norms.items()}
+        losses = list(losses_KB.unbind(0))
+        for term, (student, teacher) in enumerate(plan.terms):
+            index = plan.distributions[student].head
+            if teacher is None and index in by_norms:
+                losses[term] = losses[term] + _through_norms(heads[index], by_norms[index], losses[term], dtype)
+        return tuple(loss_B.mean() for loss_B in losses)
+
+
+def _through_norms(head: LazyLogits, target_B: Tensor, loss_B: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns the loss of the norms (B,), and adds the gradient that the cross-entropy has through them, of value 0.
+
+    The target's logit t depends on the norm by its margin, and d CE / d t = p - 1 with p = exp(-CE).
+    """
+    assert head.margin is not None and head.norm_loss is not None
+    embedding_BD = head.embedding_BD.to(dtype)
+    with labels_known_below(1):
+        label_B = torch.zeros(len(target_B), dtype=torch.int64, device=target_B.device)
+        logit_B = head.margin(target_B[:, None], label_B, embedding_BD)[:, 0] * head.scale
+    slope_B = (-loss_B.detach()).expm1()
+    return slope_B * (logit_B - logit_B.detach()) + head.norm_loss(embedding_BD)
 
 
 def _gathered(heads: Sequence[LazyLogits], dtype: torch.dtype) -> list[Tensor]:

@@ -25,7 +25,7 @@ from facekd.head.class_shards import ClassShards
 from facekd.head.config import DEFAULT_NORM_MOMENTUM, HeadConfig
 from facekd.labels import check_labels
 from facekd.margin_values import MARGINS
-from facekd.margins import MARGIN_FUNCTIONS, OTHER_COSINES, norm_statistics
+from facekd.margins import MARGIN_FUNCTIONS, NORM_LOSSES, OTHER_COSINES, norm_statistics
 
 TARGET_MOMENTUM = 0.01  # share of a new batch in CurricularFace's running mean, as its authors have it
 # Cosines (B, n) of some classes -> what they become in training, and the slope of that.
@@ -138,8 +138,8 @@ class MarginClassifier(nn.Module):
         Args:
             cosine_BC: (B, C) cosines.
             labels_B: (B,), int64.
-            embedding_BD: (B, D), the embeddings of the cosines; only AdaFace uses them, for their norms. In training
-                mode it also moves the running statistics.
+            embedding_BD: (B, D), the embeddings of the cosines; AdaFace and MagFace use their norms. In training mode
+                AdaFace also moves the running statistics.
 
         Returns:
             (B, C) margined cosines, not scaled.
@@ -155,7 +155,19 @@ class MarginClassifier(nn.Module):
         if MARGINS[self.config.margin].draws_margins and self.training:
             drawn_B = torch.normal(arguments["margin"], arguments["std"], labels_B.shape, device=labels_B.device)
             norms = {"margins": drawn_B.clamp(-1, 1)}
+        if MARGINS[self.config.margin].learns_norms:
+            norms = {"norms": torch.linalg.vector_norm(embedding_BD.to(cosine_BC.dtype), dim=1)}
         return function(cosine_BC, labels_B, **norms, **arguments, gradient=self.config.gradient)
+
+    @property
+    def learns_norms(self) -> bool:
+        """Tells whether the loss has a gradient through the norms of the embeddings."""
+        return MARGINS[self.config.margin].learns_norms
+
+    def norm_loss(self, embedding_BD: Tensor) -> Tensor:
+        """Computes what a margin that learns norms adds to the loss of each image, (B,), from embeddings (B, D)."""
+        norms_B = torch.linalg.vector_norm(embedding_BD, dim=1)
+        return NORM_LOSSES[self.config.margin](norms_B, **self.config.margin_arguments)
 
     @property
     def changes_others(self) -> bool:

@@ -32,6 +32,11 @@ class HeadConfig:
             see docs/method.md.
         gradient: "exact", or "straight_through" as arcface_torch computes it.
         margin_std: ElasticFace's standard deviation of the margins, which are drawn for each image (default 0.0125).
+        margin_low: MagFace's margin at the norm `norm_low`, in radians (default 0.45).
+        margin_high: its margin at the norm `norm_high` (default 0.8).
+        norm_low: MagFace's lowest norm (default 10).
+        norm_high: its highest norm (default 110).
+        norm_weight: weight of MagFace's loss of the norm (default 35).
         h: AdaFace's concentration (default 0.333).
         norm_momentum: share of the new batch in AdaFace's running mean and deviation of norms (default 0.01).
         filter_above: inter-class filtering, as in arcface_torch: another class that an image comes nearer to than this
@@ -56,6 +61,11 @@ class HeadConfig:
     scale: float = 64.0
     gradient: Gradient = "exact"
     margin_std: float | None = None
+    margin_low: float | None = None
+    margin_high: float | None = None
+    norm_low: float | None = None
+    norm_high: float | None = None
+    norm_weight: float | None = None
     h: float | None = None
     norm_momentum: float | None = None
     filter_above: float = 0.0
@@ -90,6 +100,10 @@ class HeadConfig:
             fault = parameter.find_fault(key, self.margin_arguments[argument])
             if fault:
                 raise ConfigError(fault)
+        for name in ("margin", "norm"):
+            low, high = (self.margin_arguments.get(f"{name}_{end}", end == "high") for end in ("low", "high"))
+            if not low < high:
+                raise ConfigError(f"head.{name}_low = {low} must be below head.{name}_high = {high}")
         if self.norm_momentum is not None and not 0 < self.norm_momentum <= 1:
             raise ConfigError(f"head.norm_momentum = {self.norm_momentum} is outside (0, 1]")
 

@@ -157,6 +157,7 @@ CONFIGS = [
     HeadConfig(margin="none", scale=20.0),
     HeadConfig(margin="curricularface", scale=32.0),
     HeadConfig(margin="cosface", scale=32.0, filter_above=0.4),
+    HeadConfig(margin="magface", scale=32.0, norm_low=2.0, norm_high=20.0, norm_weight=3.0),
 ]
 WITH_STATISTICS = ("adaface", "curricularface")
 

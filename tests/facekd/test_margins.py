@@ -22,6 +22,7 @@ from facekd.labels import check_labels, labels_checked
 from facekd.margin_values import MARGINS, Margin, Parameter
 from facekd.margins import (
     MARGIN_FUNCTIONS,
+    NORM_LOSSES,
     OTHER_COSINES,
     adaface,
     arcface,
@@ -120,7 +121,7 @@ def test_guard_is_the_published_one_for_usual_margins():
 def by_name(name, cosine, labels, norms):
     """Applies a margin of the table, at a value that changes something."""
     arguments = {"m2": 0.5} if name == "combined" else {}
-    if MARGINS[name].needs_norms:
+    if MARGINS[name].needs_norms or MARGINS[name].learns_norms:
         arguments["norms"] = norms
     return MARGIN_FUNCTIONS[name](cosine, labels, **arguments)
 
@@ -350,6 +351,9 @@ def random_arguments(name, generator):
     for argument, parameter in MARGINS[name].parameters.items():
         high = min(parameter.high, parameter.low + 0.8)
         found[argument] = parameter.low + float(torch.rand((), generator=generator)) * (high - parameter.low)
+    for low in [argument for argument in found if argument.endswith("_low")]:  # of a pair
+        high = low.replace("_low", "_high")
+        found[low], found[high] = sorted((found[low], found[high]))
     return found
 
 
@@ -369,6 +373,7 @@ def test_defaults_of_the_table_are_in_range_and_those_of_the_function(name):
         assert margin.key(argument) in {field.name for field in dataclasses.fields(HeadConfig)}
     others = {"cosine", "labels", "gradient"} | ({"norms", "norm_mean", "norm_std"} if margin.needs_norms else set())
     others |= {"margins"} if margin.draws_margins else set()
+    others |= {"norms"} if margin.learns_norms else set()
     assert signature.keys() == others | margin.parameters.keys()
 
 
@@ -379,7 +384,7 @@ def test_values_outside_the_range_of_the_table_are_refused_by_function_and_confi
         wrong = [parameter.low - 0.1, math.nan, math.inf]
         wrong += [parameter.high + 0.1] if parameter.includes_high else [parameter.high]
         for value in wrong:
-            more = {"norms": norms} if MARGINS[name].needs_norms else {}
+            more = {"norms": norms} if MARGINS[name].needs_norms or MARGINS[name].learns_norms else {}
             with pytest.raises(InputError, match=rf"^{argument} of {name} = "):
                 MARGIN_FUNCTIONS[name](cosine, labels, **more, **{argument: value})
             with pytest.raises(ConfigError, match=rf"^head\.{MARGINS[name].key(argument)} = "):
@@ -397,6 +402,8 @@ def assert_chunked_equals_dense(config, seed, dtype=torch.float64):
     embedding = (torch.randn(9, 6, dtype=dtype) * 2).requires_grad_()
     labels = torch.randint(23, (9,))
     dense = torch.nn.functional.cross_entropy(head(embedding, labels), labels)
+    if head.learns_norms:
+        dense = dense + head.norm_loss(embedding).mean()
     (chunked,) = chunked_losses([CrossEntropy(LazyLogits.of(head, embedding))], labels, chunk_size=5)
     torch.testing.assert_close(chunked, dense)
     leaves = [embedding, head.weight]
@@ -415,6 +422,7 @@ def test_every_margin_works_through_configuration_classifier_and_chunked_loss(na
     cosine, labels, norms = random_batch()
     embedding = norms[:, None] * torch.eye(4, dtype=torch.float64)[0]
     more = {"norms": norms, "norm_mean": head.norm_mean, "norm_std": head.norm_std} if MARGINS[name].needs_norms else {}
+    more |= {"norms": norms} if MARGINS[name].learns_norms else {}
     expected = MARGIN_FUNCTIONS[name](cosine, labels, **more, **arguments, gradient=gradient)
     torch.testing.assert_close(head.apply_margin(cosine, labels, embedding), expected)
     assert_chunked_equals_dense(config, seed)
@@ -444,7 +452,59 @@ def test_the_command_line_offers_the_margins_of_the_table():
 
 def test_every_name_of_a_margin_has_its_formula() -> None:
     assert tuple(MARGIN_FUNCTIONS) == tuple(MARGINS)
+    assert list(NORM_LOSSES) == [name for name, margin in MARGINS.items() if margin.learns_norms]
     assert list(OTHER_COSINES) == [name for name, margin in MARGINS.items() if margin.changes_others]
+
+
+# ---- MagFace ---------------------------------------------------------------------------------------------------------
+
+
+def test_magface_is_the_published_formula():
+    # Their margin, eq. 9, and loss, eq. 4 to 6, number by number, at norms below, within and above the limits.
+    def theirs(embedding, centres, label, scale):
+        norm = min(max(math.dist(embedding, [0] * len(embedding)), 10), 110)
+        margin = (0.8 - 0.45) / (110 - 10) * (norm - 10) + 0.45
+        cosines = [float(torch.cosine_similarity(torch.tensor(embedding), centre, dim=0)) for centre in centres]
+        terms = [math.exp(scale * value) for value in cosines]
+        terms[label] = math.exp(scale * math.cos(math.acos(cosines[label]) + margin))
+        return -math.log(terms[label] / sum(terms)) + 35 * (1 / norm + norm / 110**2)
+
+    torch.manual_seed(0)
+    head = build_classifier(HeadConfig(margin="magface", scale=8.0), 3, 4).double()
+    embedding = torch.nn.functional.normalize(torch.randn(6, 3, dtype=torch.float64))
+    embedding = embedding * torch.tensor([3.0, 10.5, 40.0, 80.0, 109.0, 200.0])[:, None]
+    labels = head.cosine(embedding).argmax(1)  # theta + m below pi
+    (loss,) = chunked_losses([CrossEntropy(LazyLogits.of(head, embedding))], labels)
+    expected = [
+        theirs(row, head.weight.detach(), label, 8.0)
+        for row, label in zip(embedding.tolist(), labels.tolist(), strict=True)
+    ]
+    assert loss.item() == pytest.approx(sum(expected) / 6)
+
+
+@pytest.mark.parametrize("gradient", ["exact", "straight_through"])
+def test_magface_learns_the_norm(gradient):
+    config = HeadConfig(margin="magface", scale=4.0, gradient=gradient, norm_weight=5.0)
+    head = build_classifier(config, 4, 6).double()
+    embedding = torch.nn.functional.normalize(torch.randn(8, 4, dtype=torch.float64))
+    embedding = (embedding * torch.linspace(15, 100, 8, dtype=torch.float64)[:, None]).requires_grad_()
+    labels = torch.randint(6, (8,))
+    (loss,) = chunked_losses([CrossEntropy(LazyLogits.of(head, embedding))], labels)
+    (found,) = torch.autograd.grad(loss, embedding)
+    unit = torch.nn.functional.normalize(embedding.detach())
+    # By the length of one embedding at a time, against finite differences: the direction keeps its cosines.
+    for row in range(8):
+        values = []
+        for step in (-1e-4, 1e-4):
+            moved = embedding.detach().clone()
+            moved[row] += step * unit[row]
+            values.append(chunked_losses([CrossEntropy(LazyLogits.of(head, moved))], labels)[0].item())
+        along = float(found[row] @ unit[row])
+        assert along == pytest.approx((values[1] - values[0]) / 2e-4, rel=1e-5) and abs(along) > 1e-6
+    with pytest.raises(ConfigError, match=r"head\.margin_low = 0.5 must be below head.margin_high = 0.2"):
+        HeadConfig(margin="magface", margin_low=0.5, margin_high=0.2)
+    with pytest.raises(InputError, match="norm_low of magface = 20 must be below norm_high = 10"):
+        MARGIN_FUNCTIONS["magface"](torch.zeros(1, 2), torch.tensor([0]), torch.ones(1), norm_low=20, norm_high=10)
 
 
 # ---- CurricularFace, ElasticFace, filtering --------------------------------------------------------------------------
