@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from facekd.backbones import count_parameters
-from facekd.checkpoints.run_folder import list_checkpoints
+from facekd.checkpoints.run_folder import keep_last, list_checkpoints
 from facekd.data.config import open_training_data
 from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.class_counts import count_classes_of
@@ -117,6 +117,7 @@ def train(
         # Only now write to the folder: everything that could be refused has been checked.
         if world.is_main:
             delete_leftovers(state.folder)
+            keep_last(state.folder, config.checkpoint.keep)  # a run may be stopped before it deletes the oldest
             write_text(state.folder / "config.yaml", to_yaml(config))
         with Logbook(
             state.folder,

@@ -16,8 +16,9 @@ from typing import Any
 # What a run measures about itself.
 MEASURED = ("images_per_second", "data_wait", "seconds_left", "seconds", "number", "cost")
 # TensorBoard's events carry times, in their names too; Python tries out a folder for temporary files by a small one.
-# A lock is held by a process: that it is free again, the second run shows.
-LEFT_OUT = ("events.out.tfevents.*", "tmp/????????", "*.lock")
+# A lock is held by a process: that it is free again, the second run shows. The empty folder around one is removed by
+# the next command that writes beside it, and a command that finds everything done writes nothing.
+LEFT_OUT = ("events.out.tfevents.*", "tmp/????????", "*.lock", "*.tmp/lock")
 # Logs of steps say how often a step was started; caches hold times at which files changed.
 UNCOMPARED = ("*.log", "*-stamps.npy", "*.facekd-protocol")
 DURATION = re.compile(
