@@ -64,6 +64,9 @@ KILLS ?= 12
 FAULTS_FOLDER ?= /tmp/facekd-faults
 faults: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.run --kills $(KILLS) --jobs 2 --folder $(FAULTS_FOLDER) $(VERBS)
+	$(BIN)/python -m tests.faults.two_runs --work $(FAULTS_FOLDER)/runs $(VERBS)
+	$(BIN)/python -m tests.faults.unreadable --work $(FAULTS_FOLDER)/runs $(VERBS)
+	$(BIN)/python -m tests.faults.stopped --work $(FAULTS_FOLDER)/runs $(VERBS)
 
 # mutmut copies the code and forks: like atheris, nothing that everyone needs. Its names of mutants are its version's.
 MUTMUT := 3.8.1
