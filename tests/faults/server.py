@@ -17,7 +17,7 @@ import json
 import os
 import sys
 import threading
-from importlib import import_module
+from importlib import import_module, reload
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ def _become(request: dict[str, Any]) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
+    reload(sys.modules["facekd"])  # sets variables for the libraries
     with Path(os.devnull).open("rb") as nothing, Path(request["log"]).open("ab") as log:
         os.dup2(nothing.fileno(), 0)
         os.dup2(log.fileno(), 1)
