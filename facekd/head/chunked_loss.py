@@ -207,22 +207,11 @@ def chunked_losses(
         students = plan.student_heads
         embeddings = [e if i in students else e.detach() for i, e in enumerate(embeddings)]
 
-        # Targets: their logits with margin, computed apart from the pass. This is all that most margins need, and the
-        # only place where they are applied. Others also change the scores of other classes, in the pass.
-        by_norms: dict[int, Tensor] = {}  # target scores of the heads through whose norms there is a gradient
+        # Targets: their logits with margin, computed apart from the pass.
+        by_norms: dict[int, Tensor] = {}
         if labels_B is not None:
             plan.columns_B = _columns(heads[0], plan, labels_B)
-            for index in {d.head for d in plan.distributions if d.is_cross_entropy}:
-                target, plan.targets[index] = _target_logits(
-                    heads[index], embeddings[index].detach(), raw[index].detach(), plan
-                )
-                if heads[index].others is not None or heads[index].norm_loss is not None:
-                    margined_B = plan.targets[index][0] / heads[index].scale
-                    target, margined_B = sum_over_world(torch.stack([target, margined_B]), plan.world)
-                if (make_others := heads[index].others) is not None:
-                    plan.others[index] = make_others(target, margined_B)
-                if heads[index].norm_loss is not None:
-                    by_norms[index] = target
+            by_norms = _find_targets(plan, heads, embeddings, raw)
 
         # The pass itself; with shards it returns the losses of all processes' rows.
         firsts = [heads[product.heads[0]] for product in plan.products]
@@ -230,14 +219,46 @@ def chunked_losses(
         assert isinstance(losses_KB, Tensor)
         if shards is not None:
             own_rows = shards.own_rows(losses_KB.shape[1])
-            losses_KB = losses_KB[:, own_rows]
-            by_norms = {index: target[own_rows] for index, target in by_norms.items()}
+            losses_KB, by_norms = losses_KB[:, own_rows], {index: found[own_rows] for index, found in by_norms.items()}
         losses = list(losses_KB.unbind(0))
         for term, (student, teacher) in enumerate(plan.terms):
             index = plan.distributions[student].head
             if teacher is None and index in by_norms:
                 losses[term] = losses[term] + _through_norms(heads[index], by_norms[index], losses[term], dtype)
         return tuple(loss_B.mean() for loss_B in losses)
+
+
+def _find_targets(
+    plan: Plan, heads: Sequence[LazyLogits], embeddings: Sequence[Tensor], raw: Sequence[Tensor]
+) -> dict[int, Tensor]:
+    """Computes the margined targets of each cross-entropy and puts them into the plan.
+
+    This is all that most margins need, and the only place where they are applied. Some also change the scores of other
+    classes in the pass, by a function of each row's target, or have a gradient through the norms of the embeddings.
+
+    Args:
+        plan: changed in place.
+        heads: heads of the plan.
+        embeddings: embeddings (B, D) by head, as they are multiplied.
+        raw: the same before they are normalised.
+
+    Returns:
+        By head, for those with a gradient through the norms, the target scores (B,).
+    """
+    by_norms: dict[int, Tensor] = {}
+    for index in {d.head for d in plan.distributions if d.is_cross_entropy}:
+        head = heads[index]
+        target_B, plan.targets[index] = _target_logits(head, embeddings[index].detach(), raw[index].detach(), plan)
+        if head.others is None and head.norm_loss is None:
+            continue
+        # These need the targets of all rows in every process, and now.
+        margined_B = plan.targets[index][0] / head.scale
+        target_B, margined_B = sum_over_world(torch.stack([target_B, margined_B]), plan.world)
+        if head.others is not None:
+            plan.others[index] = head.others(target_B, margined_B)
+        if head.norm_loss is not None:
+            by_norms[index] = target_B
+    return by_norms
 
 
 def _through_norms(head: LazyLogits, target_B: Tensor, loss_B: Tensor, dtype: torch.dtype) -> Tensor:

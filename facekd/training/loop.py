@@ -34,7 +34,7 @@ from facekd.training.starting_weights import describe_start
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
 from facekd.training.validation import HeadValidator, Validator, validate
-from facekd.utils.config_files import require, to_yaml
+from facekd.utils.config_files import to_yaml
 from facekd.utils.files import write_text
 from facekd.utils.output_lock import folder_lock
 from facekd.utils.processes import usable_cores
@@ -104,12 +104,7 @@ def train(
         # Build the run, or bring it back from its newest checkpoint.
         dataset = open_training_data(config.data)
         total_images = round_up(config.images or round(config.epochs * len(dataset)), config.global_batch_size)
-        config.schedule.check(total_images)
-        require(
-            config.head_warmup_images < total_images,
-            f"head_warmup_images = {config.head_warmup_images:,} leaves nothing of a run of {total_images:,} images to "
-            "the backbone: shorten the warm-up or lengthen the run",
-        )
+        config.check_length(total_images)
         _require_same_start(config, world, dataset)
         state = build_state(config, world, dataset, total_images, make_recognizer(config, world, dataset))
         resumed_from = restore_latest(state)
@@ -129,8 +124,6 @@ def train(
             logbook.say(_summary_lines(state))
             if resumed_from:
                 logbook.say(f"resuming from {resumed_from} at {state.images_seen:,} of {total_images:,} images")
-                if config.backbone.weights or config.head.weights:
-                    logbook.say("backbone.weights and head.weights are not read again: the checkpoint has the weights")
 
             stopped_by = 0
             # Train; a run that was complete already has nothing left to do.
@@ -334,7 +327,8 @@ def _summary_lines(state: TrainingState) -> str:
         f"head       {config.head}, {config.precision} on {world.device}\n"
         f"run        {state.total_images:,} images ({epochs:.2f} epochs), {config.global_batch_size:,} a step "
         f"({world.size} processes{uneven} x {passes} passes), into {state.folder}"
-        f"{state.recognizer.summary_lines}{describe_start(state.recognizer.started_from)}"
+        f"{state.recognizer.summary_lines}"
+        f"{describe_start(state.recognizer.started_from, is_resumed=state.images_seen > 0)}"
     )
 
 

@@ -43,12 +43,16 @@ def start_from_weights(recognizer: Recognizer, config: TrainConfig, dataset: Fac
         recognizer.started_from["head"] = _load_head(recognizer.head, config, dataset)
 
 
-def describe_start(started_from: dict[str, dict[str, Any]]) -> str:
-    """Says whose weights a run began with, a line for each, for the head of the log; each after a line break."""
+def describe_start(started_from: dict[str, dict[str, Any]], is_resumed: bool) -> str:
+    """Says whose weights a run began with, a line for each, for the head of the log; each after a line break.
+
+    A resumed run does not read them again, and says so.
+    """
     lines = []
     for part, source in started_from.items():
         classes = f", {source['classes']:,} classes" if "classes" in source else ""
-        lines.append(f"\nstart      {part} from {source['file']} (sha256 {source['sha256'][:12]}{classes})")
+        again = "; not read again" if is_resumed else ""
+        lines.append(f"\nstart      {part} from {source['file']} (sha256 {source['sha256'][:12]}{classes}{again})")
     return "".join(lines)
 
 

@@ -112,6 +112,19 @@ class TrainConfig:
         self._check_backbone()
         self._check_start()
 
+    def check_length(self, total_images: int) -> None:
+        """Checks what has to fit into the length of the run, in images, which depends on the data.
+
+        Raises:
+            ConfigError: the schedule or the head's warm-up does not.
+        """
+        self.schedule.check(total_images)
+        require(
+            self.head_warmup_images < total_images,
+            f"head_warmup_images = {self.head_warmup_images:,} leaves nothing of a run of {total_images:,} images to "
+            "the backbone: shorten the warm-up or lengthen the run",
+        )
+
     def _check_run(self) -> None:
         require(bool(self.output), "output is empty: name the folder of the run, `--output runs/NAME`")
         require(self.global_batch_size >= 1, f"global_batch_size must be at least 1, not {self.global_batch_size}")
