@@ -333,17 +333,21 @@ def read_rows_of_all(folder: Path, rows: dict[str, torch.Tensor], count: int, wo
         load(logical, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=True)
 
 
-def rows_in_folder(folder: Path) -> dict[str, tuple[int, torch.dtype]]:
-    """Returns the number of rows and the dtype of each tensor in a folder that `write_rows_of_all` wrote."""
+def parts_in_folder(folder: Path) -> dict[str, list[tuple[tuple[int, ...], tuple[int, ...], torch.dtype]]]:
+    """Reads the headers in a folder that `write_rows_of_all` wrote: for each tensor where its parts begin, their sizes
+    and types, in ascending order."""
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-    found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    return {
-        name: (sum(chunk.sizes[0] for chunk in item.chunks), item.properties.dtype)
-        for name, item in found.items()
+    found = HuggingFaceStorageReader(str(folder)).read_metadata()
+    places: dict[Any, Any] = found.storage_data
+    dtypes = {(index.fqn, tuple(index.offset)): place.dtype for index, place in places.items()}
+    parts = {
+        name: [(tuple(part.offsets), tuple(part.sizes), dtypes[name, tuple(part.offsets)]) for part in item.chunks]
+        for name, item in found.state_dict_metadata.items()
         if isinstance(item, TensorStorageMetadata)
     }
+    return {name: sorted(items, key=lambda part: part[:2]) for name, items in parts.items()}
 
 
 def _as_part(rows: torch.Tensor, count: int, world: World) -> torch.Tensor:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from facekd.errors import CheckpointError
+from facekd.utils.foreign import shown
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     from torch import Tensor
@@ -248,5 +249,17 @@ def _checked(kind: type, content: Mapping[str, Any], where: str) -> dict[str, An
             raise CheckpointError(
                 f"{where}: damaged: its {item.name!r} is a {type(value).__name__}, expected a {wanted}"
             )
+        if annotation.startswith("dict[str, Tensor]"):
+            _check_tensors(value or {}, f"{where}: damaged: its {item.name!r}")
         values[item.name] = value
     return values
+
+
+def _check_tensors(value: dict[Any, Any], where: str) -> None:
+    """Checks that a mapping holds tensors, each with a name."""
+    import torch
+
+    for name, entry in value.items():
+        if not (isinstance(name, str) and isinstance(entry, torch.Tensor)):
+            found = f"a {type(entry).__name__} under '{shown(name)}'"
+            raise CheckpointError(f"{where} has {found}, expected tensors with names")

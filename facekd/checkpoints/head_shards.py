@@ -17,6 +17,7 @@ import os
 import shutil
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,15 +31,18 @@ from facekd.distributed import (
     failing_together,
     gather_rows,
     is_lost_peer,
+    parts_in_folder,
     read_rows_of_all,
-    rows_in_folder,
     write_rows_of_all,
 )
 from facekd.errors import CheckpointError
 from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import MarginClassifier
 from facekd.utils.files import sync_folder, sync_tree
+from facekd.utils.foreign import shown
 from facekd.utils.temporaries import temporary_folder
+
+ROW_DTYPES = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
 
 
 def detach_rows(checkpoint: Checkpoint, head: MarginClassifier, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -83,7 +87,7 @@ def attach_rows(path: Path, checkpoint: Checkpoint, head: MarginClassifier, opti
         rows = read_rows(path, checkpoint.head_shards, head.shards)
         checkpoint.head["weight"] = rows.pop("weight")
         kept.update({name.removeprefix("optimizer."): value for name, value in rows.items()})
-    elif head.shards is not None:
+    elif head.shards is not None and "weight" in checkpoint.head:
         whole = checkpoint.head["weight"].shape
         checkpoint.head["weight"] = head.shards.own(checkpoint.head["weight"])
         for name, value in kept.items():
@@ -158,7 +162,7 @@ def _checksums(folder: Path, world: World) -> dict[str, int]:
     """Computes the CRC-32 of each file by name, because safetensors has none; each process reads some files."""
     found = []
     with failing_together(world):
-        for file in sorted(folder.iterdir())[world.rank :: world.size]:
+        for file in _row_files(folder)[world.rank :: world.size]:
             checksum = 0
             with file.open("rb") as stream:
                 while block := stream.read(1 << 20):
@@ -178,33 +182,98 @@ def read_rows(path: Path, stored: HeadShards, shards: ClassShards | None = None)
     Raises:
         CheckpointError: the folder is absent, incomplete or damaged; raised on every process, whichever found it.
     """
-    folder, shapes = path.with_name(stored.folder), stored.shapes
     world = ALONE if shards is None else shards.world
     try:
-        # Check that all rows are there, and allocate the tensors to read them into.
+        # Check that all rows are there, before memory is taken for any.
         with failing_together(world):
+            count, size = _check_description(path, stored, shards)
+            folder = path.with_name(stored.folder)
             if not folder.is_dir():
-                raise CheckpointError(f"{path}: its head is in {folder.name} beside it, which is missing")
-            found = rows_in_folder(folder)
-            rows = {}
-            for key, (count, size) in shapes.items():
-                held, dtype = found.get(key, (0, torch.float32))
-                if held != count:
-                    raise CheckpointError(
-                        f"{folder}: incomplete: {held:,} of {count:,} rows of {key!r} found; files are missing"
-                    )
-                rows[key] = torch.empty(count if shards is None else shards.stop - shards.start, size, dtype=dtype)
+                raise CheckpointError(f"{path}: its head is in {shown(stored.folder)} beside it, which is missing")
+            _check_files(folder, stored)
+            parts = parts_in_folder(folder)
+            dtypes = {key: _check_rows(folder, key, parts.get(key, []), count, size) for key in stored.shapes}
+            held = count if shards is None else shards.stop - shards.start
+            rows = {key: torch.empty(held, size, dtype=dtype) for key, dtype in dtypes.items()}
 
         # Verify the checksums before reading anything.
         for name, checksum in _checksums(folder, world).items():
             if stored.checksums.get(name, checksum) != checksum:
                 raise CheckpointError(f"{folder}: damaged: the bytes of {name} do not match their checksum")
         with failing_together(world):
-            read_rows_of_all(folder, rows, shapes["weight"][0], world)
+            read_rows_of_all(folder, rows, count, world)
     except CheckpointError:
         raise
     except Exception as error:  # safetensors has its own errors, which torch wraps in others
         if is_lost_peer(error):
             raise  # the checkpoint is not at fault
-        raise CheckpointError(f"{folder}: damaged: {_last_line(error)}") from error
+        place = path.with_name(stored.folder)
+        raise CheckpointError(f"{place}: damaged: {shown(_last_line(error))}") from error
     return rows
+
+
+def _check_description(path: Path, stored: HeadShards, shards: ClassShards | None) -> tuple[int, int]:
+    """Checks what a checkpoint says of its head; returns the numbers of rows and of columns."""
+    if Path(stored.folder).name != stored.folder or not stored.folder.endswith(HEAD_SUFFIX):
+        raise CheckpointError(
+            f"{path}: damaged: its head is said to be in '{shown(stored.folder)}', expected a folder beside it, named "
+            f"*{HEAD_SUFFIX}"
+        )
+    shape = stored.shapes.get("weight")
+    others = [key for key, other in stored.shapes.items() if other != shape or not _is_row_name(key)]
+    if not isinstance(shape, list | tuple) or [type(n) for n in shape] != [int, int] or min(shape) < 1 or others:
+        raise CheckpointError(
+            f"{path}: damaged: its head has tensors of the shapes {shown(stored.shapes)}, expected 'weight' with a row "
+            "for each class, and the optimiser's with as many"
+        )
+    count, size = shape
+    if shards is not None and count != shards.num_classes:
+        raise CheckpointError(f"{path}: its head has {count:,} classes, this run's has {shards.num_classes:,}")
+    return count, size
+
+
+def _is_row_name(key: object) -> bool:
+    return key == "weight" or (isinstance(key, str) and key.startswith("optimizer."))
+
+
+def _row_files(folder: Path) -> list[Path]:
+    """Lists the files that hold rows, by name; torch reads those with this suffix."""
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _check_files(folder: Path, stored: HeadShards) -> None:
+    """Checks that a folder holds nothing to read but regular files that the checkpoint names."""
+    for file in _row_files(folder):
+        if not file.is_file():
+            raise CheckpointError(f"{folder}: damaged: {shown(file.name)} is no regular file")
+        if stored.checksums and file.name not in stored.checksums:
+            raise CheckpointError(
+                f"{folder}: holds {shown(file.name)}, which is not of this checkpoint; move it out of the folder"
+            )
+
+
+def _check_rows(folder: Path, key: str, parts: list[Any], count: int, size: int) -> torch.dtype:
+    """Checks that the parts of a tensor are its rows, each once; returns their type."""
+    parts = [part for part in parts if 0 not in part[1]]
+    held = sum(sizes[0] if sizes else 0 for _, sizes, _ in parts)
+    if held < count:
+        raise CheckpointError(
+            f"{folder}: incomplete: {held:,} of {count:,} rows of '{shown(key)}' found; files are missing"
+        )
+
+    # Rows that lie in no part would be whatever was in memory.
+    row, kinds = 0, {dtype for _, _, dtype in parts}
+    for first, sizes, _ in parts:
+        if first != (row, 0) or sizes[1:] != (size,):
+            raise CheckpointError(
+                f"{folder}: damaged: a part of '{shown(key)}' begins at {shown(first)} and is of size {shown(sizes)}, "
+                f"expected rows of {size:,} from row {row:,} on"
+            )
+        row += sizes[0]
+    if row != count or len(kinds) != 1 or not kinds <= ROW_DTYPES:
+        listed = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+        raise CheckpointError(
+            f"{folder}: damaged: it has {row:,} rows of '{shown(key)}', of type {listed}; expected {count:,} rows of "
+            "one type of real numbers"
+        )
+    return kinds.pop()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -163,11 +164,38 @@ def read_classifier(path: str | os.PathLike[str]) -> tuple[SharedHead, Checkpoin
         )
 
     # Nobody can learn from broken centres.
+    check_classifier(weight, bias, file)
     if not (torch.isfinite(weight).all() and (bias is None or torch.isfinite(bias).all())):
         raise CheckpointError(f"{file}: its classifier has values that are not finite; rebuild or retrain it")
     if kind == "margin" and (weight.norm(dim=1) == 0).any():
         raise CheckpointError(f"{file}: its classifier has a centre that is zero; rebuild or retrain it")
     return SharedHead(weight.float(), str(file), kind, None if bias is None else bias.float()), checkpoint
+
+
+def check_classifier(weight: torch.Tensor, bias: torch.Tensor | None, file: Path) -> None:
+    """Checks that a stored classifier has the shape of one.
+
+    Args:
+        weight: should be (C, D), of real numbers.
+        bias: should be (C,), of real numbers, or None.
+        file: where they come from, for messages.
+
+    Raises:
+        CheckpointError: they are something else.
+    """
+    found = [weight] if bias is None else [weight, bias]
+    is_real = all(tensor.is_floating_point() and tensor.layout == torch.strided for tensor in found)
+    if (
+        not is_real
+        or weight.ndim != 2
+        or 0 in weight.shape
+        or any(tensor.shape != weight.shape[:1] for tensor in found[1:])
+    ):
+        listed = ", ".join(f"{shown(list(tensor.shape))} of {tensor.dtype}" for tensor in found)
+        raise CheckpointError(
+            f"{file}: damaged: its classifier is {listed}; expected real numbers, a row for each class"
+            f"{'' if bias is None else ', and a bias for each'}"
+        )
 
 
 def find_same_people(head: SharedHead, checkpoint: Checkpoint, dataset: FaceDataset) -> torch.Tensor:

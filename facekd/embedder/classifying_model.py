@@ -16,8 +16,9 @@ from torch import nn
 from facekd.backbones import ProjectedBackbone
 from facekd.checkpoints.checkpoint import read_checkpoint
 from facekd.checkpoints.contents import Checkpoint
-from facekd.checkpoints.models import load_backbone
+from facekd.checkpoints.models import load_backbone, load_weights
 from facekd.checkpoints.run_folder import resolve_checkpoint
+from facekd.checkpoints.shared_head import check_classifier
 from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.identity_map import identities_sha256
 from facekd.distillation.logits import mix
@@ -139,8 +140,9 @@ def build_linear_head(checkpoint: Checkpoint, file: Path) -> LinearClassifier:
     if weight is None or checkpoint.head_kind != "linear":
         what = "no classifier" if weight is None else "a margin classifier, which is for faces"
         raise CheckpointError(f"{file}: holds {what}; train with head.kind = 'linear' to classify")
+    check_classifier(weight, bias, file)
     head = LinearClassifier(weight.shape[1], len(weight), bias=bias is not None)
-    head.load_state_dict(state)
+    load_weights(head, state, f"{file}: classifier")
     return head.requires_grad_(False)
 
 

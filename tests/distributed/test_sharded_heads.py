@@ -283,10 +283,7 @@ def test_a_head_of_another_run_is_refused(tmp_path: Path) -> None:
     (path,) = list_checkpoints(tmp_path / "16")
     stored = read_checkpoint(path).head_shards
     assert stored is not None
-    with pytest.raises(CheckpointError, match=r"head: damaged: the bytes of"):
-        read_rows(path, stored)
-    stored.checksums.clear()  # a reader's own complaint is no traceback either
-    with pytest.raises(CheckpointError, match=r"head: damaged: .*[Ss]ize"):
+    with pytest.raises(CheckpointError, match=r"head: damaged: a part of 'weight' .* expected rows of 16 from row 0"):
         read_rows(path, stored)
     # A run with such a checkpoint says which file is in the way.
     with pytest.raises(CheckpointError, match=r"Delete 000000000024\.pt and the same command starts anew"):

@@ -56,6 +56,8 @@ def test_a_field_without_a_value_is_absent_from_the_file(tmp_path: Path) -> None
     ("changes", "message"),
     [
         ({"backbone": [1]}, "its 'backbone' is a list, expected a mapping"),
+        ({"head": {"weight": [1, 2]}}, "its 'head' has a list under 'weight', expected tensors with names"),
+        ({"backbone": {3: torch.ones(1)}}, "its 'backbone' has a Tensor under '3', expected tensors with names"),
         ({"num_classes": "many"}, "its 'num_classes' is a str, expected a int"),
         ({"projection": 3}, "its 'projection' is a int, expected a Tensor"),
         ({"head_shards": {"folder": "5.head"}}, "head_shards: damaged: it has no 'shapes'"),

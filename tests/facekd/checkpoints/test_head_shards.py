@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from facekd.checkpoints import head_shards
-from facekd.checkpoints.checkpoint import load_checkpoint, read_checkpoint
-from facekd.checkpoints.contents import HeadShards
+from facekd.checkpoints.checkpoint import load_checkpoint, read_checkpoint, write_checkpoint
+from facekd.checkpoints.contents import Checkpoint, HeadShards
 from facekd.checkpoints.head_shards import read_rows
+from facekd.checkpoints.shared_head import read_classifier
 from facekd.data.datasets import SyntheticDataset
 from facekd.distributed import World
+from facekd.embedder.classifying_model import build_linear_head
+from facekd.errors import CheckpointError
+from facekd.head.class_shards import ClassShards
 from facekd.training.config import TrainConfig
 from facekd.training.resume import delete_leftovers, save_state
 from facekd.training.state import TrainingState, build_state
@@ -125,3 +134,137 @@ def test_a_process_that_is_gone_is_no_damage(
     with pytest.raises(RuntimeError, match="Connection closed by peer") as raised:
         read_rows(path, load_head_shards(path))
     assert "damaged" not in str(raised.value)
+
+
+# A folder as strangers may make it. Rows of the first file are all 1, of the second all 2, and so on.
+Parts = Sequence[tuple[int, int]]  # first row and number of rows of each file
+WHOLE: Parts = ((0, 3), (3, 3))
+
+
+def write_head(
+    folder: Path, parts: Parts = WHOLE, key: str = "weight", dtype: torch.dtype = torch.float32, columns: int = 4
+) -> HeadShards:
+    folder.mkdir(exist_ok=True)
+    for number, (first, count) in enumerate(parts, 1):
+        info = json.dumps({key: {"saved_offsets": [first, 0]}})
+        rows = {key: torch.full((count, columns), number, dtype=dtype)}
+        name = f"shard-{number:05d}-model-00001-of-00001.safetensors"
+        save_file(rows, folder / name, metadata={"DCP_SHARDING_INFO": info, "DCP_VERSION": "1.0", "format": "pt"})
+    return HeadShards(folder.name, {"weight": [6, 4]})
+
+
+@pytest.mark.parametrize("parts", [WHOLE, ((3, 3), (0, 3)), ((0, 6),), ((5, 1), (0, 4), (4, 1))], ids=str)
+def test_rows_may_be_divided_in_any_way(tmp_path: Path, parts: Parts) -> None:
+    stored = write_head(tmp_path / "0.head", parts)
+    expected = torch.zeros(6)
+    for number, (first, count) in enumerate(parts, 1):
+        expected[first : first + count] = number
+    assert torch.equal(read_rows(tmp_path / "0.pt", stored)["weight"], expected[:, None].expand(6, 4))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (((0, 2), (1, 2), (4, 2)), r"a part of 'weight' begins at \(1, 0\)"),  # as many rows as expected, one in none
+        (((0, 3), (0, 3)), r"begins at \(0, 0\) and is of size \(3, 4\), expected rows of 4 from row 3 on"),
+        (((0, 3), (1 << 40, 3)), r"begins at \(1099511627776, 0\)"),
+        (((0, 3), (-3, 3)), r"begins at \(-3, 0\)"),
+        (((0, 6), (6, 3)), "it has 9 rows of 'weight', of type float32; expected 6"),
+        (((0, 3),), "incomplete: 3 of 6 rows of 'weight' found"),
+    ],
+    ids=str,
+)
+def test_every_row_lies_in_one_part(tmp_path: Path, parts: Parts, message: str) -> None:
+    stored = write_head(tmp_path / "0.head", parts)
+    with pytest.raises(CheckpointError, match=rf"0\.head: .*{message}"):
+        read_rows(tmp_path / "0.pt", stored)
+
+
+@pytest.mark.parametrize("folder", ["../0.head", "/0.head", "sub/0.head", "", ".", "..", "0.hea", "a" * 5000])
+def test_a_head_lies_beside_its_checkpoint(tmp_path: Path, folder: str) -> None:
+    stored = dataclasses.replace(write_head(tmp_path / "0.head"), folder=folder)
+    with pytest.raises(CheckpointError, match=r"0\.pt: damaged: its head is said to be in '.*expected a folder beside"):
+        read_rows(tmp_path / "0.pt", stored)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        *({"weight": shape} for shape in ([], [6], [6, 4, 1], [6, 0], [-6, 4], [6.0, 4], [True, 4], "64", None)),
+        {},
+        {"x": [6, 4]},
+        {"weight": [6, 4], "x": [6, 4]},
+        {"weight": [6, 4], "optimizer.m": [3, 4]},
+    ],
+    ids=str,
+)
+def test_shapes_that_are_none_are_damage(tmp_path: Path, shapes: dict[str, Any]) -> None:
+    stored = dataclasses.replace(write_head(tmp_path / "0.head"), shapes=shapes)
+    with pytest.raises(CheckpointError, match=r"0\.pt: damaged: its head has tensors of the shapes \{"):
+        read_rows(tmp_path / "0.pt", stored)
+
+
+def test_memory_is_taken_for_what_the_files_hold_not_for_what_is_said(tmp_path: Path) -> None:
+    stored = write_head(tmp_path / "0.head")
+    with pytest.raises(CheckpointError, match=r"damaged: a part .* expected rows of 1,099,511,627,776 from row 0 on"):
+        read_rows(tmp_path / "0.pt", dataclasses.replace(stored, shapes={"weight": [6, 1 << 40]}))
+    write_head(tmp_path / "1.head", ((0, 1 << 40),), columns=0)
+    with pytest.raises(CheckpointError, match=r"incomplete: 0 of 1,099,511,627,776 rows"):
+        read_rows(tmp_path / "1.pt", HeadShards("1.head", {"weight": [1 << 40, 4]}))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.float8_e4m3fn])
+def test_rows_are_real_numbers_of_one_type(tmp_path: Path, dtype: torch.dtype) -> None:
+    stored = write_head(tmp_path / "0.head", dtype=dtype)
+    with pytest.raises(CheckpointError, match=r"of type \w+; expected 6 rows of one type of real numbers"):
+        read_rows(tmp_path / "0.pt", stored)
+    write_head(tmp_path / "0.head", WHOLE[:1], dtype=torch.float64)
+    with pytest.raises(CheckpointError, match=r"of type .*, .*float64|of type float64, "):
+        read_rows(tmp_path / "0.pt", stored)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_only_regular_files_are_read(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    stored = write_head(tmp_path / "0.head")
+    make(tmp_path / "0.head" / "notes")  # which no one reads
+    assert read_rows(tmp_path / "0.pt", stored)["weight"].shape == (6, 4)
+    make(tmp_path / "0.head" / "x.safetensors")
+    with pytest.raises(CheckpointError, match=r"0\.head: damaged: x\.safetensors is no regular file"):
+        read_rows(tmp_path / "0.pt", stored)
+
+
+def test_a_file_that_the_checkpoint_does_not_name_is_not_read_as_part_of_the_head(tmp_path: Path) -> None:
+    stored = write_head(tmp_path / "0.head")
+    names = sorted(file.name for file in (tmp_path / "0.head").iterdir())
+    checksums = {name: zlib.crc32((tmp_path / "0.head" / name).read_bytes()) for name in names}
+    stored = dataclasses.replace(stored, checksums=checksums)
+    read_rows(tmp_path / "0.pt", stored)
+    (tmp_path / "0.head" / names[1]).rename(tmp_path / "0.head" / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"0\.head: holds other\.safetensors, which is not of this checkpoint"):
+        read_rows(tmp_path / "0.pt", stored)
+
+
+def test_a_head_of_another_number_of_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"0\.pt: its head has 6 classes, this run's has 7"):
+        read_rows(tmp_path / "0.pt", write_head(tmp_path / "0.head"), ClassShards(7, ALONE))
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias"),
+    [
+        (torch.ones(6), None),
+        (torch.ones(6, 2, 2), None),
+        (torch.ones(0, 4), None),
+        (torch.ones(6, 4, dtype=torch.int64), None),
+        (torch.ones(6, 4).to_sparse(), None),
+        (torch.ones(6, 4), torch.ones(5)),
+    ],
+)
+def test_a_classifier_is_a_matrix(tmp_path: Path, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    state = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    checkpoint = Checkpoint(config={"head": {"kind": "linear"}}, head=state)
+    write_checkpoint(tmp_path / "0.pt", checkpoint)
+    with pytest.raises(CheckpointError, match=r"0\.pt: .*"):
+        read_classifier(tmp_path / "0.pt")
+    with pytest.raises(CheckpointError, match=r"damaged: its classifier is .* expected real numbers, a row for each"):
+        build_linear_head(checkpoint, tmp_path / "0.pt")
