@@ -17,6 +17,7 @@ from evaluation.ijb.protocol import IjbProtocol
 from evaluation.provenance import open_described_model
 from evaluation.sets.embedding_rows import NpyRows
 from facekd.utils.command_line import THREADS
+from facekd.utils.output_lock import folder_lock
 from facekd.utils.processes import launched_as
 
 
@@ -51,14 +52,16 @@ def embed_with_model(
         folder = Path(arguments.cache) if arguments.cache else Path(arguments.output) / "embeddings"
         embeddings = FaceEmbeddings(folder, embedder, protocol, flip, arguments.embedding_dtype)
         wanted = np.unique(protocol.face_images[findings.keep_faces])
-        # One process creates the files, all check what is missing, and only then do the files change.
-        if share.rank == 0:
-            embeddings.prepare()
-        wait()
-        missing = embeddings.missing(wanted)
-        wait()
-        embeddings.fill(missing, share, arguments.workers)
-        wait()
+        # One process creates the files, all check what is missing, and only then do the files change. A folder of
+        # --cache may be that of another evaluation, which must not create them anew meanwhile.
+        with folder_lock(folder, "evaluation embeds", active=share.rank == 0):
+            if share.rank == 0:
+                embeddings.prepare()
+            wait()
+            missing = embeddings.missing(wanted)
+            wait()
+            embeddings.fill(missing, share, arguments.workers)
+            wait()
     if share.rank != 0:
         return None, {}
     # What is missing still could not be read.

@@ -154,11 +154,10 @@ def wait_for_worker(is_ready: Callable[[float], bool], who: str, processes: Call
     """
     started = time.monotonic()
     given_up = seconds_until_given_up()
-    pause = min(SECONDS_UNTIL_SAID, given_up)
-    if is_ready(pause):
+    if is_ready(min(SECONDS_UNTIL_SAID, given_up)):
         return
     print(f"{who} {_silent_for(started, processes())}; waiting", file=sys.stderr, flush=True)
-    while not is_ready(pause):
+    while not is_ready(max(0.0, min(SECONDS_UNTIL_SAID, started + given_up - time.monotonic()))):
         if time.monotonic() - started >= given_up:
             raise WorkerError(
                 f"{who} {_silent_for(started, processes())}, and is given up; the same command goes on from what was "

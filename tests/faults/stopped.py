@@ -58,7 +58,6 @@ class Scenario:
 
 
 LOADING = varied("train", {"--data.workers 0": "--data.workers 1"})
-CACHING = dataclasses.replace(COMMANDS["cache-teacher"], words=COMMANDS["cache-teacher"].words + " --workers 1")
 POOL = varied("synthesize", {"--identities 8": "--identities 800", "--workers 0": "--workers 2"})
 RANKS = varied("train-sharded")
 SCENARIOS = {
@@ -66,7 +65,6 @@ SCENARIOS = {
     "train: worker stopped for a while": Scenario(LOADING, "worker", signal.SIGSTOP, True),
     "train: worker stopped": Scenario(LOADING, "worker", signal.SIGSTOP),
     "train: worker killed": Scenario(LOADING, "worker", signal.SIGKILL),
-    "cache-teacher: worker killed": Scenario(CACHING, "worker", signal.SIGKILL),
     "synthesize: worker killed": Scenario(POOL, "worker", signal.SIGKILL),
     "synthesize: worker stopped": Scenario(POOL, "worker", signal.SIGSTOP),
     "train-sharded: rank stopped for a while": Scenario(RANKS, "rank 1", signal.SIGSTOP, True),
@@ -93,9 +91,11 @@ def find(whom: str, main: int, mark: str) -> int | None:
     """Returns the process that a signal should meet, or None if it is not there yet."""
     if whom == "main":
         return main
-    for pid, (parent, words, variables) in processes_of(mark).items():
-        is_helper = b"resource_tracker" in words or b"forkserver" in words
-        if whom == "worker" and parent == main and not is_helper:
+    found = processes_of(mark)
+    for pid, (parent, words, variables) in found.items():
+        # Forked, it has the words of the main process; spawned, those of multiprocessing. Others are helpers.
+        is_worker = parent == main and (b"spawn_main" in words or words == found.get(main, (0, b""))[1])
+        if whom == "worker" and is_worker:
             return pid
         if whom == "rank 1" and b"\0RANK=1\0" in b"\0" + variables + b"\0":
             return pid

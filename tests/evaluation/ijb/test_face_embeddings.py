@@ -22,6 +22,7 @@ from facekd.embedder import open_embedder
 from facekd.errors import DataError, run_verb
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
+from facekd.utils.output_lock import folder_lock
 from tests.evaluation.conftest import quarters
 from tests.evaluation.ijb_layout import make_layout
 
@@ -57,6 +58,14 @@ def expected(protocol, images) -> np.ndarray:
         pixels = decode_rgb(protocol.image_path(image).read_bytes())
         crops.append(align(pixels, protocol.landmarks[image], 16))
     return quarters(np.stack(crops)), quarters(np.stack(crops)[:, :, ::-1])
+
+
+def test_a_cache_that_another_evaluation_fills_is_refused(root, model, tmp_path, capsys):
+    words = ["--model", str(model), "--root", str(root), "--output", str(tmp_path / "out"), "--no-report"]
+    with folder_lock(tmp_path / "cache", "evaluation embeds"):
+        assert run_verb(lambda: main([*words, "--cache", str(tmp_path / "cache")])) == 2
+    assert "cache: another evaluation embeds in this folder (process " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float16", 2e-3)])
