@@ -281,7 +281,7 @@ def _write_report(output: Path, settings: Settings, done: list[Alignment]) -> di
 
 def _write_list(path: Path, text: str) -> None:
     # Names that are not Unicode are readable in the list and complete in the log.
-    write_text(path, text.encode("utf-8", "backslashreplace").decode())
+    write_text(path, text)
 
 
 def _print(output: Path, counts: dict[str, int], num_before: int, set_aside: Path | None) -> None:

@@ -109,7 +109,7 @@ def _make_pair_set(arguments: argparse.Namespace, names_path: Path) -> int:
         else:
             write_pair_pack(streams[arguments.output], encoded, pairs.is_same)
         if pairs.subjects is not None:
-            streams[names_path].write(_names_text(pairs, pairs.subjects).encode())
+            streams[names_path].write(_names_text(pairs, pairs.subjects).encode("utf-8", "backslashreplace"))
     _report(arguments.output, names_path, pairs)
     return 0
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from evaluation.provenance import name_with_assumptions
 from evaluation.result_files import CLASSIFICATION_FORMAT, check_output, lock_output, make_result, start_evaluation
@@ -21,10 +19,13 @@ from facekd import __version__
 from facekd.data.datasets import FaceDataset, open_dataset, print_summary
 from facekd.embedder.model_options import report_preprocessing
 from facekd.errors import FacekdError, run_verb
+from facekd.pages.tables import Table
 from facekd.plugins import add_plugin_option
 from facekd.utils.command_line import COUNT, PROCESSES, CommandParser, real_number
 from facekd.utils.files import sha256_of_file
+from facekd.utils.foreign import shown
 from facekd.utils.result_folder import finish_results
+from facekd.utils.terminal import console, say
 from facekd.utils.unchanged import unchanged
 from facekd.verification.proportions import wilson_interval
 from facekd.verification.top_k_accuracy import TOP_K
@@ -136,15 +137,14 @@ def measure_ranks(ranks: np.ndarray, dataset: FaceDataset) -> dict[str, Any]:
 
 def print_heads(heads: dict[str, Any], title: str, num_images: int, num_classes: int) -> None:
     """Prints a table with one row per classifier."""
-    table = Table(title=f"{title}: {num_images:,} images of {num_classes:,} classes", title_justify="left")
-    for column in ("classifier", "top-1 %", "95 % interval", "top-5 %", "mean over classes %"):
-        table.add_column(column, justify="left" if column == "classifier" else "right")
+    rows = []
     for name, found in heads.items():
         low, high = found["top1_interval"]
         top5 = f"{100 * found['top5']:.2f}" if "top5" in found else "-"
         row = f"{100 * found['top1']:.2f}", f"{100 * low:.2f} - {100 * high:.2f}", top5
-        table.add_row(name, *row, f"{100 * found['mean_class_top1']:.2f}")
-    Console(soft_wrap=True).print(table)
+        rows.append([name, *row, f"{100 * found['mean_class_top1']:.2f}"])
+    say(console(), f"{shown(title)}: {num_images:,} images of {num_classes:,} classes")
+    Table("", ["classifier", "top-1 %", "95 % interval", "top-5 %", "mean over classes %"], rows).print(console())
 
 
 def _open_test_images(arguments: argparse.Namespace, center_crop: float, size: int, resize: bool) -> FaceDataset:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from evaluation.measures import add_intervals, measure_verification, verification_curves
 from evaluation.metric_options import add_metric_options, check_metric_options
@@ -45,7 +44,9 @@ from evaluation.shared_options import (
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import DataError, run_verb
 from facekd.utils.command_line import COUNT, CommandParser, comma_separated
+from facekd.utils.foreign import shown
 from facekd.utils.result_folder import finish_results
+from facekd.utils.terminal import console, say
 from facekd.verification.identification import search
 from facekd.verification.proportions import wilson_interval
 from facekd.verification.ranked_scores import RankedScores
@@ -200,12 +201,11 @@ class _Folders:
 
 
 def _print(result: dict[str, Any], name: str) -> None:
-    console = Console(soft_wrap=True)
-    console.print(f"\n[bold]{name}[/bold]: {result['protocol']['text']}\n{summary_of(result)}", highlight=False)
+    say(console(), f": {result['protocol']['text']}\n{summary_of(result)}", bold=f"\n{shown(name)}")
     table = rank_table(result) or verification_table(result)
-    console.print(table.to_markdown(), markup=False, highlight=False)
+    say(console(), table.to_markdown())
     for note in result["notes"]:
-        console.print(f"warning: {note}", markup=False, highlight=False)
+        say(console(), f"warning: {note}")
 
 
 def all_pairs(embeddings: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

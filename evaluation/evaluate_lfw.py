@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from evaluation.measures import LFW_FARS, measure_pairs
 from evaluation.metric_options import add_metric_options, check_metric_options
@@ -51,6 +50,7 @@ from facekd.errors import FacekdError, run_verb
 from facekd.utils.command_line import CommandParser, whole_number
 from facekd.utils.files import write_text
 from facekd.utils.result_folder import finish_results
+from facekd.utils.terminal import console
 from facekd.verification.scores import cosines
 
 Entries = dict[str, Any]  # of results.json
@@ -170,7 +170,7 @@ def _write_summary(
     summary = {"format": SUMMARY_FORMAT, "version": RESULT_VERSION, "model": model, "pair_sets": results}
     finish_results(output, summary)
     print()
-    table.print(Console(soft_wrap=True))
+    table.print(console())
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

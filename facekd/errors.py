@@ -18,8 +18,8 @@ from pathlib import Path
 
 from facekd.utils.bus_error import explain_bus_errors
 from facekd.utils.stopping import StopSignal, interrupted_by_signals, outliving_the_terminal
+from facekd.utils.terminal import printable, printable_streams
 
-LONGEST_MESSAGE = 4000
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _DEVICE_FAILS = (errno.EIO, errno.EROFS, errno.ESTALE, errno.EFBIG, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO)
 SECONDS_FOR_THE_FIRST = float(os.environ.get("FACEKD_SECONDS_FOR_THE_FIRST", 2.0))
@@ -99,7 +99,7 @@ def run_verb(main: Callable[[], int | None]) -> int:
     """
     rank = _rank("RANK")
     explain_bus_errors(f"error: {f'(rank {rank}) ' if rank else ''}")
-    with outliving_the_terminal(), interrupted_by_signals():
+    with outliving_the_terminal(), printable_streams(), interrupted_by_signals():
         return _status_of(main)
 
 
@@ -169,26 +169,6 @@ def _file_in_the_way(path: str | bytes | None) -> Path | None:
         return None
     place = Path(os.fsdecode(path))
     return next((part for part in (*reversed(place.parents), place) if part.exists() and not part.is_dir()), None)
-
-
-def printable(text: str, longest: int = LONGEST_MESSAGE) -> str:
-    """Returns text that a terminal shows as it is: characters that it would obey are written as escapes.
-
-    Args:
-        text: any text; names of files and contents of strangers' files hold anything. Line ends stay.
-        longest: the middle of a longer text is left out, and the number of characters said.
-    """
-    if len(text) > longest:
-        half = longest // 2
-        text = f"{text[:half]} ... ({len(text) - 2 * half:,} more characters) ... {text[-half:]}"
-    if text.isprintable():
-        return text
-    return "".join(
-        character
-        if character.isprintable() or character == "\n"
-        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for character in text
-    )
 
 
 def _report(message: str) -> None:

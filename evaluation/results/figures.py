@@ -22,6 +22,7 @@ from facekd.pages.figures import (
     RocLine,
     RocPoint,
     draw_roc,
+    in_legend,
     label_axes,
     new_figure,
     save_figure,
@@ -140,7 +141,7 @@ def draw_identification(models: Sequence[Curve], title: str = "") -> Figure | No
     for model, gallery, color in lines:
         style = styles.setdefault(gallery, GALLERY_STYLES[len(styles) % len(GALLERY_STYLES)])
         label = gallery if len(models) == 1 else f"{model.name}, {gallery}"
-        drawn = {"ls": style, "lw": LINE_WIDTH, "color": color, "label": label}
+        drawn = {"ls": style, "lw": LINE_WIDTH, "color": color, "label": in_legend(label)}
         cmc = np.asarray(model.curves[f"cmc_{gallery}"])
         left.plot(np.arange(1, len(cmc) + 1), cmc, **drawn)
         ranks = max(ranks, len(cmc))
@@ -176,7 +177,7 @@ def _draw_det(axes: Axes, lines: Sequence[RocLine]) -> None:
         far, tar = staircase(line.far, line.tar, line.left_edge)
         missed = 1 - tar
         far, missed = far[missed > 0], missed[missed > 0]
-        axes.step(far, missed, where="post", lw=LINE_WIDTH, color=f"C{number}", label=line.label)
+        axes.step(far, missed, where="post", lw=LINE_WIDTH, color=f"C{number}", label=in_legend(line.label))
         if len(missed):
             lowest, highest = min(lowest, float(missed.min())), max(highest, float(missed.max()))
     if lowest == 1.0:  # nowhere a false reject: a logarithmic axis has no place for that

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
 
 from evaluation.provenance import describe_assumptions
 from evaluation.results.pack_names import PACK_NAMES, pretty_name
 from evaluation.results.tables import interval, percent
 from facekd.pages.tables import Table
+from facekd.utils.foreign import shown
+from facekd.utils.terminal import console as make_console
+from facekd.utils.terminal import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 MAX_FOLDS = 20  # printed one by one; of more folds only the range is
 
 
 def print_ijb_results(result: dict[str, Any], console: Console | None = None) -> None:
     """Prints the results of `facekd evaluate ijbc`: the set, the protocol, TAR@FAR, TPIR@FPIR, and notes on them."""
-    console = console or Console(soft_wrap=True)
+    console = console or make_console()
     dataset = result["dataset"]
     name = dataset["published"] or f"a set in the layout of {dataset['target']}"
-    _print_title(console, name, result["protocol"]["text"])
-    _say(
+    say(console, f": {result['protocol']['text']}", bold=f"\n{shown(name)}")
+    say(
         console,
         f"{dataset['num_faces']:,} faces, {dataset['num_templates']:,} templates, {dataset['num_subjects']:,} subjects "
         f"(from {dataset['subjects_from']})",
     )
     if assumptions := describe_assumptions(result.get("model")):
-        _say(console, assumptions)
+        say(console, assumptions)
     if result["tar_at_far"] is not None:
         _print_verification(result, console)
     if result["identification"] is not None:
@@ -37,12 +41,12 @@ def print_ijb_results(result: dict[str, Any], console: Console | None = None) ->
     if result["protocols"]:
         _print_protocols(result["protocols"], console)
     for note in result["notes"]:
-        _say(console, f"note: {note}")
+        say(console, f"note: {note}")
 
 
 def print_lfw_results(result: dict[str, Any], title: str, protocol: str, console: Console | None = None) -> None:
     """Prints accuracy, EER, AUC and TAR@FAR on one pack, with the folds, thresholds and comparisons behind them."""
-    console = console or Console(soft_wrap=True)
+    console = console or make_console()
     accuracy = result["accuracy"]
     low, high = min(accuracy["thresholds"]), max(accuracy["thresholds"])
     of_one, of_two = "", ""
@@ -60,13 +64,13 @@ def print_lfw_results(result: dict[str, Any], title: str, protocol: str, console
         f"{result['eer_threshold']:.4f}",
         f"AUC       {result['auc']:.6f}",
     ]
-    _print_title(console, title, protocol)
+    say(console, f": {protocol}", bold=f"\n{shown(title)}")
     for line in lines:
-        _say(console, line)
+        say(console, line)
     _print_operating_points(result["tar_at_far"], console)
-    _say(console, _how_intervals_were_made(result))
+    say(console, _how_intervals_were_made(result))
     for note in result.get("notes", []):
-        _say(console, f"warning: {note}")
+        say(console, f"warning: {note}")
 
 
 def accuracy_table(results: Sequence[dict[str, Any]], model: str) -> Table:
@@ -83,7 +87,7 @@ def accuracy_table(results: Sequence[dict[str, Any]], model: str) -> Table:
 
 def _print_verification(result: dict[str, Any], console: Console) -> None:
     """Prints the 1:1 part of an IJB-style evaluation."""
-    _say(
+    say(
         console,
         f"1:1  {result['num_genuine']:,} genuine, {result['num_impostor']:,} impostor pairs; "
         f"EER {100 * result['eer']:.3f} %{_in_parentheses(result['eer_ci95'])}; AUC {result['auc']:.6f}",
@@ -95,10 +99,10 @@ def _print_verification(result: dict[str, Any], console: Console) -> None:
         kinds.append(f"{bootstrap['num_subjects']:,} subjects, {bootstrap['replicates']:,} draws")
     if kinds:
         note = f" ({bootstrap['note']})" if bootstrap and bootstrap["note"] else ""
-        _say(console, f"intervals: {', '.join(kinds)}{note}")
+        say(console, f"intervals: {', '.join(kinds)}{note}")
     if result["calibration"]:
         found = result["calibration"]
-        _say(
+        say(
             console,
             f"log-likelihood ratio = {found['slope']:.3f} x score {found['intercept']:+.3f}; Cllr {found['cllr']:.4f}, "
             f"at best {found['min_cllr']:.4f} bits",
@@ -123,7 +127,7 @@ def _print_operating_points(points: Sequence[dict[str, Any]], console: Console) 
         Table("", ["FAR", "TAR %", "95 % interval", "threshold", "false accepts", "achieved FAR"], rows).print(console)
     for point in points:
         if point["reason"]:
-            _say(console, point["reason"])
+            say(console, point["reason"])
 
 
 def _print_identification(identification: dict[str, Any], console: Console) -> None:
@@ -139,7 +143,7 @@ def _print_identification(identification: dict[str, Any], console: Console) -> N
     for name, measured in identification.items():
         for point in measured["tpir_at_fpir"]:
             if point["reason"] and name != "mean":
-                _say(console, f"{name}: {point['reason']}")
+                say(console, f"{name}: {point['reason']}")
 
 
 def _print_protocols(protocols: list[dict[str, Any]], console: Console) -> None:
@@ -154,14 +158,6 @@ def _print_protocols(protocols: list[dict[str, Any]], console: Console) -> None:
         rows.append([entry["protocol"]["name"], *map(percent, values)])
     head = ["TAR % at FAR", *(f"{point['far']:g}" for point in points), *(["TPIR %"] if has_search else [])]
     Table("", head, rows).print(console)
-
-
-def _print_title(console: Console, name: str, protocol: str) -> None:
-    console.print(f"\n[bold]{escape(name)}[/bold]: {escape(protocol)}", highlight=False)
-
-
-def _say(console: Console, sentence: str) -> None:
-    console.print(sentence, markup=False, highlight=False)  # names may hold brackets, which are no markup
 
 
 def _folds_text(folds: Sequence[float]) -> str:

@@ -127,8 +127,8 @@ def rows_by_name(places: dict[str, int], wanted: Sequence[str], path: str | os.P
     lacking = [name for name in wanted if name not in places]
     if lacking:
         raise DataError(
-            f"{path}: has no embeddings of {len(lacking):,} of {len(wanted):,} images, the first {lacking[0]}; names "
-            "are the files below --images, such as PERSON/IMAGE.jpg"
+            f"{path}: has no embeddings of {len(lacking):,} of {len(wanted):,} images, the first {shown(lacking[0])}; "
+            "names are the files below --images, such as PERSON/IMAGE.jpg"
         )
     return np.array([places[name] for name in wanted])
 

@@ -259,7 +259,7 @@ def _start(step: Step, environment: dict[str, str]) -> _Running:
         if step.output is not None:
             make_folder(step.output.parent)
             sink = stack.enter_context(open_own_file(step.output))
-            sink.write(f"\n$ {shown}\n".encode())
+            sink.write(f"\n$ {shown}\n".encode("utf-8", "backslashreplace"))
             sink.flush()
         process = start_tied(command, environment, sink)
     return _Running(step, process, time.monotonic())

@@ -22,6 +22,7 @@ from typing import Literal
 
 from facekd.errors import DataError
 from facekd.images.heif import AVIF_SUFFIXES, HEIC_SUFFIXES, READABLE_SUFFIXES, REMEDY
+from facekd.utils.terminal import printable
 
 # What the decoder reads; formats whose pixels are floating-point numbers are not among them.
 IMAGE_SUFFIXES = (
@@ -78,7 +79,7 @@ class LeftOut:
                 parts.append(f"{count:,} {what} ({names})")
         advice = "; move images up into the folder of their person, or give the folder whose subfolders are the people"
         advice = advice if self.images_too_deep else ""
-        return [_printable(f"left out: {', '.join(parts)}{advice}")] if parts else []
+        return [printable(f"left out: {', '.join(parts)}{advice}")] if parts else []
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,13 @@ class ImageFolders:
                 for parent, (people, images) in list(parents.items())[:MAX_EXAMPLES]
             ]
             more = ", ..." if len(parents) > MAX_EXAMPLES else ""
-            return _printable(
+            return printable(
                 f"; its images lie deeper: {', '.join(found)}{more}; give the folder whose subfolders are the people, "
                 "or move the images up"
             )
         # Images of one person, or no image at all.
         if self.outside and not any(self.by_folder.values()):
-            return _printable(f"; it holds {_count_text(len(self.outside))} itself, such as {self.outside[0]}")
+            return printable(f"; it holds {_count_text(len(self.outside))} itself, such as {self.outside[0]}")
         return explain_no_images(self.left_out)
 
 
@@ -280,11 +281,6 @@ def _parents_of_people(root: Path) -> dict[str, tuple[int, int]]:
 def _count_text(images: int) -> str:
     more = " or more" if images >= MAX_COUNTED else ""
     return f"{images:,}{more} image{'' if images == 1 else 's'}"
-
-
-def _printable(text: str) -> str:
-    # Names need not be Unicode, and the sentence goes to terminals and into JSON.
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _identity(folder: Path) -> tuple[int, int]:

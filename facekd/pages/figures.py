@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from facekd.utils.files import atomic_path
+from facekd.utils.foreign import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 LegendPlace = Literal["best", "upper left", "upper right", "lower right"]
 DPI = 110
@@ -26,6 +29,7 @@ SINGLE, PAIR = (8.0, 4.6), (11.0, 4.6)  # inches: a figure with one pair of axes
 LEFT, RIGHT, BOTTOM, TOP, GAP = 0.72, 0.17, 0.55, 0.38, 0.85  # inches around and between the axes
 LINE_WIDTH, MARKER_SIZE = 1.6, 4
 TITLE_SIZE, LEGEND_SIZE = 10, 8
+LONGEST_LABEL = 160  # characters
 REFERENCE_LINE = {"ls": ":", "lw": 0.9, "color": "0.4"}
 MARKED_VALUE = {"ls": "--", "lw": 1}
 
@@ -77,14 +81,38 @@ def label_axes(axes: Axes, title: str, x: str, y: str, legend_at: LegendPlace | 
 def to_png(figure: Figure) -> bytes:
     """Returns the figure as the bytes of a PNG."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI)
+    _save(figure, stream)
     return stream.getvalue()
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Writes the figure as a PNG, atomically."""
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
+        _save(figure, temporary)
+
+
+def _save(figure: Figure, to: Any) -> None:
+    """Writes a PNG in which names of files and people are shown as they are: a `$` in them begins no formula."""
+    for axes in figure.axes:
+        legend = axes.get_legend()
+        labels = [axes.title, axes.xaxis.label, axes.yaxis.label]
+        for text in (*labels, *axes.texts, *(legend.get_texts() if legend else ())):
+            _show_plainly(text)
+    for text in figure.texts:
+        _show_plainly(text)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it is drawn as a box
+        figure.savefig(to, format="png", dpi=DPI)
+
+
+def _show_plainly(text: Text) -> None:
+    text.set_parse_math(False)
+    text.set_text(shown(text.get_text(), LONGEST_LABEL))
+
+
+def in_legend(label: str) -> str:
+    """Returns a label for a line; matplotlib would leave one that begins with `_` out of the legend."""
+    return f" {label}" if label.startswith("_") else label
 
 
 @dataclass(frozen=True)
@@ -150,7 +178,7 @@ def draw_roc(axes: Axes, lines: Sequence[RocLine], title: str, legend_at: Legend
     for number, line in enumerate(lines):
         color = f"C{number}"
         far, tar = staircase(line.far, line.tar, line.left_edge)
-        axes.step(far, tar, where="post", lw=LINE_WIDTH, color=color, label=line.label)
+        axes.step(far, tar, where="post", lw=LINE_WIDTH, color=color, label=in_legend(line.label))
         lowest = min(lowest, float(tar[0]))
         if line.band is not None:
             low, high = line.band
@@ -180,7 +208,9 @@ def draw_losses(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """
     figure, [axes] = new_figure((8, 3.4))
     for name, entries in logs.items():
-        axes.plot([entry["images_seen"] for entry in entries], [entry["loss"] for entry in entries], label=name)
+        axes.plot(
+            [entry["images_seen"] for entry in entries], [entry["loss"] for entry in entries], label=in_legend(name)
+        )
     label_axes(axes, "", "images seen", "loss", "upper right")
     return figure
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facekd.utils.files import write_text
+from facekd.utils.terminal import printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -54,6 +55,11 @@ def write_page(path: str | os.PathLike[str], template: str, **values: Any) -> No
     write_text(path, render_page(template, **values))
 
 
+def _as_text(value: Any) -> Any:
+    """Returns a value as a page shows it: names may hold what no text in UTF-8 can, or what turns its direction."""
+    return printable(value, len(value)) if type(value) is str else value
+
+
 @cache
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -61,6 +67,7 @@ def _environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
+        finalize=_as_text,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

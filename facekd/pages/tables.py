@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from facekd.utils.foreign import shown
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 # A cell that reads as a number, perhaps with a unit or an interval behind it. Longer cells are sentences.
 NUMBER = re.compile("[-+\N{MINUS SIGN}]?[0-9].{0,39}")
+LONGEST_CELL = 1000
 NO_NUMBER = ("", "-", "n/a", "not measurable")
 
 
@@ -28,6 +31,12 @@ class Table:
     title: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+    def __post_init__(self) -> None:
+        # A name of a file or a person may hold anything, and stands here once for the terminal and for both pages.
+        object.__setattr__(self, "title", shown(self.title, LONGEST_CELL))
+        object.__setattr__(self, "head", [shown(name, LONGEST_CELL) for name in self.head])
+        object.__setattr__(self, "rows", [[shown(cell, LONGEST_CELL) for cell in row] for row in self.rows])
 
     @property
     def is_number(self) -> list[bool]:
@@ -47,16 +56,21 @@ class Table:
 
     def print(self, console: Console) -> None:
         """Prints the table, without its heading, in columns that do not wrap."""
+        from rich.measure import Measurement
         from rich.table import Table as RichTable
         from rich.text import Text
 
-        shown = RichTable(box=None, pad_edge=False)
+        table = RichTable(box=None, pad_edge=False)
         for name, is_number in zip(self.head, self.is_number, strict=True):
-            shown.add_column(Text(name), justify="right" if is_number else "left", no_wrap=True)
+            table.add_column(Text(name), justify="right" if is_number else "left", no_wrap=True)
         for row in self.rows:
-            shown.add_row(*(Text(cell) for cell in row))  # Text: a name in brackets is no markup
-        console.print(shown)
+            table.add_row(*(Text(shown(cell)) for cell in row))  # Text: a name in brackets is no markup
+        # rich would cut cells, numbers as well, to fit them all into the width of the terminal.
+        wide = console.options.update(max_width=LONGEST_CELL * len(self.head))
+        before, console.width = console.width, max(Measurement.get(console, wide, table).maximum, console.width)
+        console.print(table)
+        console.width = before
 
 
 def _pipes(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -15,12 +15,13 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from facekd.utils.files import atomic_open
+from facekd.utils.foreign import shown
 from facekd.utils.progress import format_duration
 from facekd.utils.temporaries import open_own_file
+from facekd.utils.terminal import console, say
 
 
 class Logbook:
@@ -37,7 +38,7 @@ class Logbook:
         """
         self.active = active
         self.total_images = total_images
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console(stderr=True)
         self._writer = None
         self._bar: Progress | None = None
         if not active:
@@ -70,7 +71,7 @@ class Logbook:
     def say(self, text: str) -> None:
         """Prints a line for the person watching."""
         if self.active:
-            self._console.print(text, markup=False)
+            say(self._console, text)
 
     def advance(self, images_seen: int) -> None:
         """Moves the progress bar, if there is a terminal to show one."""
@@ -91,7 +92,7 @@ class Logbook:
             if self._writer is not None:
                 for name, value in values.items():
                     if isinstance(value, int | float):
-                        self._writer.add_scalar(f"{kind}/{name}", value, images_seen)
+                        self._writer.add_scalar(shown(f"{kind}/{name}"), value, images_seen)
                 self._writer.flush()  # unasked it waits for two minutes, and a kill would lose what it holds
 
     def close(self) -> None:

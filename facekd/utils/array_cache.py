@@ -61,7 +61,7 @@ def save_cached(
 def _places(beside: Path) -> list[Path]:
     """Returns the places to try: beside the data; for data on a read-only mount, the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
-    digest = hashlib.sha256(str(beside.resolve()).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(beside.resolve())).hexdigest()[:16]
     return [beside, Path(home) / "facekd" / f"{digest}-{beside.name}"]
 
 

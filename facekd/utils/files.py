@@ -274,9 +274,9 @@ def opened(target: str | os.PathLike[str] | BinaryIO) -> Iterator[BinaryIO]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes UTF-8 text atomically."""
+    """Writes UTF-8 text atomically; bytes of file names that are not UTF-8 become escapes."""
     with atomic_open(path) as stream:
-        stream.write(text.encode())
+        stream.write(text.encode("utf-8", "backslashreplace"))
 
 
 def read_text_file(

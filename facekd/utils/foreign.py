@@ -10,7 +10,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from facekd.errors import DataError, FacekdError, printable
+from facekd.errors import DataError, FacekdError
+from facekd.utils.terminal import printable
 
 LONGEST_NAME = 200
 

@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from facekd.utils.foreign import shown
+from facekd.utils.terminal import console, printable_streams
 
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 10.0
@@ -38,12 +40,13 @@ def track(items: Iterable[Item], description: str, total: int | None = None, uni
     if total is None and hasattr(items, "__len__"):
         total = len(items) * unit_size  # type: ignore[arg-type]
     show = _bar if sys.stderr.isatty() else _lines
-    yield from show(items, description, total, unit_size)
+    yield from show(items, shown(description), total, unit_size)
 
 
 def _bar(items: Iterable[Item], description: str, total: int | None, unit_size: int) -> Iterator[Item]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    # While a bar is shown, rich takes over what is printed, to put it above the bar.
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress, printable_streams():
         task = progress.add_task(description, total=total)
         for item in items:
             yield item

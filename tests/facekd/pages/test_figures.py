@@ -79,3 +79,15 @@ def test_matplotlib_is_loaded_by_the_first_figure_and_not_before() -> None:
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.split() == ["False", "True", "False"]
+
+
+def test_names_are_drawn_as_they_are_and_none_is_missing_in_the_legend(recwarn: pytest.WarningsRecorder) -> None:
+    names = ["$\\frac$", "$x^$", "_under", "\x1b[31m\u202e", "\udcff", "名", "n" * 3_000_000]
+    figure = draw_losses({name: [{"images_seen": 1, "loss": 2.0}, {"images_seen": 2, "loss": 1.0}] for name in names})
+    figure.axes[0].set_title("$\\nonsense{")
+    figure.suptitle("_$\\frac$")
+    assert to_png(figure).startswith(b"\x89PNG")
+    shown = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert shown[:6] == ["$\\frac$", "$x^$", " _under", "\\x1b[31m\\u202e", "\\udcff", "名"]
+    assert len(shown[6]) < 300
+    assert not recwarn.list

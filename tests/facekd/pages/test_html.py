@@ -138,3 +138,8 @@ def test_no_template_marks_a_value_as_safe() -> None:
     for file in TEMPLATES.iterdir():
         text = file.read_text()
         assert "safe" not in text and "autoescape" not in text, file.name
+
+
+def test_names_that_no_utf8_holds_and_that_turn_the_text_are_escaped(tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", "comparison", title="a\udcff\u202e<b>\x1b[31m", sets=[])
+    assert "<h1>a\\udcff\\u202e&lt;b&gt;\\x1b[31m</h1>" in (tmp_path / "page.html").read_text()
