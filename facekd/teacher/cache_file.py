@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 import zlib
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,9 @@ class TeacherCache:
         self.embedding_size: int = self.teacher["embedding_size"]
         self.replaced = np.array(self._trailer["replaced"], dtype=np.int64)
         shape = (self.num_images, 2, self.embedding_size)
+        self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._file)
+        self._size = os.fstat(self._file).st_size
         self._rows: NDArray[np.float16] = np.memmap(self.path, dtype="<f2", mode="r", shape=shape)
         self._checksums: NDArray[np.uint32] | None = None
         if self._trailer["version"] > 1:
@@ -96,6 +100,12 @@ class TeacherCache:
         return self._sound(self._rows[indices], indices, slice(None))
 
     def _checked(self, indices: ArrayLike) -> NDArray[np.int64]:
+        # Touching mapped rows that are no longer in the file would end the process.
+        if os.fstat(self._file).st_size != self._size:
+            raise TeacherError(
+                f"{self.path}: had {self._size:,} bytes when it was opened, and has others now: something is writing "
+                "to it. Copy or make it again, and run the same command again"
+            )
         indices = np.asarray(indices)
         if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
             raise TeacherError(f"image numbers must be whole, (B,); found {indices.dtype} of shape {indices.shape}")

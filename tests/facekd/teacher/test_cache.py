@@ -166,6 +166,13 @@ def test_two_processes_do_not_write_one_cache(tmp_path: Path, dataset: FaceDatas
     assert len(write(tmp_path / "cache", Meddler(), dataset)) == len(dataset)
 
 
+def test_a_cache_that_is_cut_off_while_it_is_used_is_named(tmp_path: Path, dataset: FaceDataset) -> None:
+    cache = write(tmp_path / "cache", Projection(), dataset)
+    os.truncate(tmp_path / "cache", 0)
+    with pytest.raises(TeacherError, match=r"cache: had [\d,]+ bytes when it was opened, and has others now"):
+        cache.lookup([0])
+
+
 def test_another_teacher_is_refused(tmp_path: Path, dataset: FaceDataset) -> None:
     write(tmp_path / "cache", Projection(), dataset)
     assert len(open_teacher_cache(tmp_path / "cache", dataset, Projection().fingerprint)) == len(dataset)
