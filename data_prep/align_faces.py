@@ -33,6 +33,7 @@ from facekd.utils.held_folders import make_folder
 from facekd.utils.output_lock import folder_lock
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
+from facekd.utils.syncing import sync_file_system
 
 REPORT_NAME, SET_ASIDE_NAME = "align_report.json", "set_aside.tsv"
 REPORT_FORMAT, REPORT_VERSION = "facekd-alignment", 1
@@ -109,6 +110,7 @@ def _align_all(arguments: argparse.Namespace) -> int:
     # Report.
     if arguments.set_aside is not None:
         _copy_aside(done, arguments.photos, arguments.set_aside)
+    sync_file_system(arguments.output)  # the crops before the report that says that they are there
     counts = _write_report(arguments.output, settings, done)
     _print(arguments.output, counts, len(tasks) - len(waiting), arguments.set_aside)
     if not counts["aligned"]:

@@ -24,6 +24,7 @@ from facekd.utils.files import write_json, write_text
 from facekd.utils.output_lock import file_lock
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
+from facekd.utils.syncing import sync_file_system
 from facekd.utils.temporaries import temporary_folder
 
 ROWS_CHUNK = 64
@@ -68,6 +69,7 @@ def _make_layout(arguments: argparse.Namespace, output: Path) -> int:
         raise DataError(f"{output} exists and is not empty; {remedy}")
     with temporary_folder(output) as staged:  # so that an interrupted run leaves no half of a set
         counts = _full_size(arguments, staged) if arguments.full_size else _of_images(arguments, staged)
+        sync_file_system(staged)
         # While this mark is there, what is beside it is no set, and the next run replaces it.
         output.mkdir(exist_ok=True)
         unfinished.touch()

@@ -23,6 +23,7 @@ from facekd.utils.command_line import SEED, CommandParser, whole_number
 from facekd.utils.files import atomic_open, read_json, write_json
 from facekd.utils.output_lock import file_lock
 from facekd.utils.progress import track
+from facekd.utils.syncing import sync_file_system
 from facekd.utils.temporaries import temporary_folder
 
 LAYOUTS = (*CIFAR_FOLDERS, "folders")
@@ -106,6 +107,7 @@ def _synthesize_in(folder: Path, settings: Settings, is_cifar: bool) -> Path:
         md5 = _write_cifar(settings, staged) if is_cifar else _write_folders(settings, staged)
         content = {"format": GENERATED_FORMAT, "version": 1, "settings": asdict(settings), "md5": md5}
         write_json(staged / GENERATED, content)
+        sync_file_system(staged)
         if folder.exists():
             folder.rmdir()  # empty, as checked above
         staged.rename(folder)

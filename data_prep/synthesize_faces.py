@@ -29,6 +29,7 @@ from facekd.utils.files import atomic_open, read_json, sha256_of_file, write_jso
 from facekd.utils.output_lock import folder_lock
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
+from facekd.utils.syncing import sync_file_system
 from facekd.utils.temporaries import temporary_folder
 
 PART_SIZE = 1000  # images rendered between two points from which a killed run can resume
@@ -245,6 +246,7 @@ def _write_train(images: Iterator[bytes], settings: Settings, folder: Path) -> l
             path = staged / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(image)
+        sync_file_system(staged)
         staged.replace(folder / "train")
     return []
 

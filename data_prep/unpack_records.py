@@ -26,6 +26,7 @@ from facekd.utils.files import is_sealed, sealed, write_json, write_small_file
 from facekd.utils.held_folders import make_folder
 from facekd.utils.output_lock import folder_lock
 from facekd.utils.progress import track
+from facekd.utils.syncing import sync_file_system
 
 PROGRESS_NAME = ".unpack_progress.json"
 
@@ -74,6 +75,7 @@ def _unpack(arguments: argparse.Namespace) -> int:
             continue
         write_small_file(path, content)
         written += 1
+    sync_file_system(arguments.output)  # what the mark says is missing must not be missing without it
     progress.unlink(missing_ok=True)
     already = f", {present:,} were there already" if present else ""
     print(f"{arguments.output}: {written:,} images written{already}{bad.summary()}")

@@ -38,8 +38,8 @@ from facekd.distributed import (
 from facekd.errors import CheckpointError
 from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import MarginClassifier
-from facekd.utils.files import sync_folder, sync_tree
 from facekd.utils.foreign import shown
+from facekd.utils.syncing import sync_folder, sync_tree
 from facekd.utils.temporaries import temporary_folder
 
 ROW_DTYPES = {torch.float32, torch.float64, torch.float16, torch.bfloat16}

@@ -6,7 +6,7 @@ What holds for every file that is written whole (`atomic_path` and what is built
 - A link under the name is replaced, and the file that it leads to stays as it is: nobody can lead a write elsewhere.
 - A file that may not be written is not replaced either. A device, a pipe or a folder is refused.
 - When the function returns, content and name are on the device, so marks written after it tell the truth even after a
-  power cut. `write_small_file` alone leaves that to the system.
+  power cut. `write_small_file` alone leaves that to the system: `facekd.utils.syncing` flushes all of them at the end.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any, BinaryIO
 
 from facekd.errors import DataError, FacekdError
 from facekd.utils.held_folders import make_folder
+from facekd.utils.syncing import sync_folder
 from facekd.utils.temporaries import NAME, TemporaryFile
 
 SPARE_FILES = 128  # open files of everything else: libraries, logs, pipes to processes
@@ -77,31 +78,6 @@ def mode_to_keep(path: str | os.PathLike[str]) -> int | None:
     if not os.access(name, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
     return stat.S_IMODE(mode)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flushes the entries of a folder to the device: files that were renamed there keep their names in a power cut."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except PermissionError:
-        return  # it may be written to, but not read
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):  # not offered for folders
-            error.filename = str(folder)
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def sync_tree(folder: Path) -> None:
-    """Flushes all files and folders in a folder to the device, for the mark that will say that they are there."""
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with open(os.path.join(place, name), "rb") as stream:  # noqa: PTH118, PTH123
-                os.fsync(stream.fileno())
-        sync_folder(Path(place))
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from facekd.utils.files import write_json
+from facekd.utils.syncing import sync_folder
 
 MARK = "results.json"
 
@@ -37,6 +38,7 @@ def start_results(folder: Path, files: Iterable[str] = (), parts: Iterable[str] 
     names = {name for name in (*parts, *_parts_of(unfinished)) if Path(name).name == name and name != ".."}
     write_json(unfinished, {"parts": sorted(names)})
     (folder / mark).unlink(missing_ok=True)
+    sync_folder(folder)  # or a power cut might bring back the mark, beside new files
     if not has_results:
         return
     for name in names:

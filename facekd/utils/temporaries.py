@@ -2,8 +2,8 @@
 
 A temporary lies in the folder of its target and is called `.STEM.HOST-RANDOM.tmp.SUFFIX`, where HOST stands for the
 machine. It is created only where nothing has that name, so that a link which somebody has planted is never followed.
-Its process holds a lock on it; a folder is held by the lock on the file `lock` in it, because network file systems lock
-no folders.
+Its process holds a lock on it; a folder is held by the lock on the file `.lock` in it, because network file systems
+lock no folders.
 
 A process removes its temporaries however it ends, except by a kill. What was left then is removed by the first process
 that writes into the same folder again, on these conditions: the name has the form above, the file belongs to the same
@@ -34,7 +34,7 @@ NAME = re.compile(r"\..*\.(?P<host>[0-9a-f]{8})-[0-9a-f]{12}\.tmp(\.[^.]+)?", re
 LONGEST_SUFFIX = 16  # bytes; what follows the last point of a longer name is no format
 ROOM = 100  # bytes of a name that every file system allows
 SECONDS_UNTIL_LEFT = 86400.0  # of a temporary on another machine, or on a file system without locks
-LOCK = "lock"
+LOCK = ".lock"
 LONGEST_NAME = 255  # bytes
 _swept: set[str] = set()  # folders in which this process has looked for leftovers
 
@@ -146,7 +146,7 @@ def temporary_folder(target: Path) -> Iterator[Path]:
         descriptor = os.open(outer / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         lock_descriptor(descriptor)
         sweep(os.fspath(target.parent), os.fstat(descriptor).st_mtime)
-        content = outer / "content"
+        content = outer / target.name
         content.mkdir()
         yield content
     finally:

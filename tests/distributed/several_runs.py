@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import resource
 import signal
 import sys
@@ -54,12 +55,24 @@ def refusing(method: str, suffix: str) -> contextlib.AbstractContextManager[Any]
     return mock.patch.object(Path, method, refuse)
 
 
+def refusing_checkpoints() -> contextlib.AbstractContextManager[Any]:
+    """A checkpoint does not get its name."""
+    usual = os.replace
+
+    def refuse(source: str, target: str | Path) -> None:
+        if Path(target).suffix == ".pt":
+            raise OSError(errno.EDQUOT, "Disk quota exceeded", source)
+        usual(source, target)
+
+    return mock.patch("os.replace", refuse)
+
+
 # Of which process, and what; 0 is the main one.
 SAVING: dict[str, tuple[int, Callable[[], contextlib.AbstractContextManager[Any]]]] = {
     "fail-on-full-disk": (1, full_disk),
     "fail-on-naming-the-head": (0, lambda: refusing("rename", ".head")),
     "fail-on-checking-the-head": (1, lambda: refusing("iterdir", ".head")),
-    "fail-on-naming-the-file": (0, lambda: mock.patch("os.replace", side_effect=OSError(errno.EDQUOT, "quota"))),
+    "fail-on-naming-the-file": (0, refusing_checkpoints),
 }
 RESUMING: dict[str, tuple[int, Callable[[], contextlib.AbstractContextManager[Any]]]] = {
     "fail-on-finding-the-file": (1, lambda: refusing("exists", ".pt")),
