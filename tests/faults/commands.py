@@ -31,6 +31,7 @@ class Command:
         done: results, below `out/`, that may be there only when all are complete.
         needs: inputs that are copied into the attempt's folder, because the command keeps something beside them.
         over: words of another command that has left its results below `out/` before this one begins; empty for none.
+        spares: part of the paths of inputs without which it gets along: pictures on a page.
         processes: number of processes that run it together.
         expensive: whether it takes minutes, and is left out unless asked for.
     """
@@ -40,6 +41,7 @@ class Command:
     done: tuple[str, ...]
     needs: tuple[str, ...] = ()
     over: str = ""
+    spares: str = ""
     processes: int = 1
     expensive: bool = False
 
@@ -196,7 +198,7 @@ TABLE = (
         "evaluate classification --model {in}/classifier --data {in}/cifar --workers 0 --output out",
         ("results.json",),
     ),
-    Command("report", "report ijb-results", ("../ijb-results/report.html",), needs=("ijb-results",)),
+    Command("report", "report ijb-results", ("../ijb-results/report.html",), ("ijb-results",), spares="/loose_crop/"),
     Command(
         "compare",
         "report {in}/lfw-results {in}/lfw-results-other --draws 100 --output out",

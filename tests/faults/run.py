@@ -112,8 +112,10 @@ class Campaign:
         hit = _call_at(ended, fault)
         contents = contents_of(attempt)
         # What the fault has left, and how it was told.
+        is_spared = fault.where == "inputs" and self.command.spares and self.command.spares in hit
         if ended.status == 0:
-            found = [f"status 0, but {line}" for line in differences(contents, undisturbed["contents"])]
+            changed = [] if is_spared else differences(contents, undisturbed["contents"])
+            found = [f"status 0, but {line}" for line in changed]
         else:
             found = found_after_fault(self.command, contents, undisturbed["contents"], undisturbed["old"])
         found += [f"process left: {stray}" for stray in ended.strays]
