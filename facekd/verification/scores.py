@@ -27,11 +27,12 @@ def unit_rows(
     Returns:
         (N, D) of the type of `embeddings`; zeros stay zeros.
     """
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    moderate = _moderate_rows(embeddings)
+    lengths = np.linalg.norm(moderate, axis=1, keepdims=True)
     bad = np.flatnonzero(~_has_direction(lengths[:, 0]) & (True if needed is None else needed))
     if bad.size and refusal is not None:
         raise refusal(bad)
-    return embeddings / np.where(lengths > 0, lengths, 1)
+    return (moderate / np.where(lengths > 0, lengths, 1)).astype(embeddings.dtype, copy=False)
 
 
 def cosines(first: np.ndarray, second: np.ndarray, where: str | os.PathLike[str]) -> np.ndarray:
@@ -44,7 +45,7 @@ def cosines(first: np.ndarray, second: np.ndarray, where: str | os.PathLike[str]
     Raises:
         DataError: an embedding that is not finite or has no direction, naming its image and pair.
     """
-    first, second = first.astype(np.float64), second.astype(np.float64)
+    first, second = _moderate_rows(first.astype(np.float64)), _moderate_rows(second.astype(np.float64))
     lengths = np.stack([np.linalg.norm(side, axis=1) for side in (first, second)], axis=1)
     bad = np.flatnonzero(~_has_direction(lengths))
     if bad.size:
@@ -56,6 +57,24 @@ def cosines(first: np.ndarray, second: np.ndarray, where: str | os.PathLike[str]
         )
     # Rounding can leave the cosine of two equal images a hair above 1.
     return np.clip(np.einsum("nd,nd->n", first, second) / (lengths[:, 0] * lengths[:, 1]), -1.0, 1.0)
+
+
+def _moderate_rows(embeddings: np.ndarray) -> np.ndarray:
+    """Returns float32 or float64 rows of the same directions, whose squares can be added up.
+
+    Squares overflow in float16 from 256 on, and vanish in float32 below 1e-23. Rows of such sizes are multiplied by a
+    power of two, which is exact.
+    """
+    rows = embeddings.astype(np.float32) if embeddings.dtype == np.float16 else embeddings
+    if not rows.size:
+        return rows
+    peaks = np.maximum(rows.max(axis=1), -rows.min(axis=1))
+    most = np.finfo(rows.dtype).max ** 0.25
+    extreme = np.isfinite(peaks) & (peaks > 0) & ((peaks > most) | (peaks < 1 / most))
+    if extreme.any():
+        rows = rows.copy()
+        rows[extreme] = np.ldexp(rows[extreme], -np.frexp(peaks[extreme])[1][:, None])
+    return rows
 
 
 def _has_direction(lengths: np.ndarray) -> NDArray[np.bool_]:

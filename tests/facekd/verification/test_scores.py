@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from facekd.errors import DataError, InputError
 from facekd.verification.scores import cosines, fold_indices, unit_rows
@@ -42,6 +44,28 @@ def test_rows_become_unit_vectors_unless_they_have_no_direction():
     units = unit_rows(embeddings, None)
     assert units.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(units, axis=1), [1, 1, 0, 1, np.nan, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1 << 30), place=st.floats(0, 1), size=st.sampled_from([1, 3, 64]))
+def test_directions_of_huge_and_of_denormal_embeddings_are_those_of_moderate_ones(dtype, seed, place, size):
+    # From the smallest normal numbers to a quarter of the largest, in powers of two, which change no other bit.
+    info = np.finfo(dtype)
+    lowest, highest = np.log2([float(info.smallest_normal) * 16, float(info.max) / 4])
+    moderate = np.random.default_rng(seed).uniform(1, 2, (2, 5, size)).astype(dtype)
+    extreme = np.ldexp(moderate, int(lowest + place * (highest - lowest))).astype(dtype)
+    extreme[0, 0] = np.ldexp(moderate[0, 0], 3)
+    assert np.isfinite(extreme).all()
+    wide = moderate.astype(np.float64)
+    expected = np.einsum("nd,nd->n", *wide) / np.linalg.norm(wide, axis=2).prod(axis=0)
+    np.testing.assert_allclose(cosines(*extreme, "pack"), expected, rtol=1e-13)
+    units = unit_rows(extreme[0], InputError)
+    assert units.dtype == dtype
+    naive = wide[0] / np.linalg.norm(wide[0], axis=1, keepdims=True)
+    np.testing.assert_allclose(units, naive, rtol=4 * float(info.eps), atol=float(info.smallest_subnormal))
+    # The very smallest numbers have few bits, but a direction.
+    assert unit_rows(np.full((1, 1), info.smallest_subnormal), InputError) == 1
 
 
 @pytest.mark.parametrize("folds", [[0, 0, 2], [0, 1, -1], [0, 1, 1 << 45]])
