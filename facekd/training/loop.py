@@ -7,6 +7,7 @@ step, log, validate and save. Below them are the checks made before a run starts
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -70,7 +71,7 @@ def run_training(
         if make_validators is None:
             raise TrainingError(f"the validation section needs the evaluation harness: start by `{prog}`")
         validators = make_validators(config)
-    with join_world(config.device) as world:
+    with join_world(config.device) as world, deterministic_kernels(config.deterministic):
         try:
             return train(config, world, validators, make_recognizer, at_end)
         except torch.OutOfMemoryError as error:
@@ -324,7 +325,8 @@ def _summary_lines(state: TrainingState) -> str:
         f"{warnings}"
         f"backbone   {config.backbone.name}: {count_parameters(state.recognizer.backbone) / 1e6:.2f} M parameters, "
         f"{config.data.image_size} pixels -> {config.backbone.embedding_size}\n"
-        f"head       {config.head}, {config.precision} on {world.device}\n"
+        f"head       {config.head}, {config.precision} on {world.device}"
+        f"{', deterministic kernels' if config.deterministic else ''}\n"
         f"run        {state.total_images:,} images ({epochs:.2f} epochs), {config.global_batch_size:,} a step "
         f"({world.size} processes{uneven} x {passes} passes), into {state.folder}"
         f"{state.recognizer.summary_lines}"
@@ -354,3 +356,36 @@ def flush_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(was_flushing)
+
+
+@contextmanager
+def deterministic_kernels(wanted: bool) -> Iterator[None]:
+    """Keeps torch, inside a block, to kernels that give the same bits in every run on the same hardware and software.
+
+    Enter it before the first product on a GPU: cuBLAS reads its setting there. docs/scale.md says what remains.
+
+    Raises:
+        TrainingError: an operator was called that has no deterministic kernel.
+    """
+    if not wanted:
+        yield
+        return
+    # With workspaces of its own choice, cuBLAS may add up in another order each time.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic, torch.get_deterministic_debug_mode()
+    # The search for the fastest kernel goes by time, so that another may win in the next run.
+    cudnn.benchmark, cudnn.deterministic = False, True
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise TrainingError(
+            f"with --deterministic true, torch refuses a kernel: {str(error).splitlines()[0].split('. ')[0]}. Take "
+            "another backbone or loss, or leave --deterministic out: two runs on a GPU then differ by rounding"
+        ) from error
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before[:2]
+        torch.set_deterministic_debug_mode(before[2])

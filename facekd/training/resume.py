@@ -53,7 +53,7 @@ RESUMABLE_KEYS = (
         "data.on_bad_record",
         "data.accept_changed",
     ),
-    *("batch_size_per_rank", "device", "compile", "channels_last", "head.sharded"),
+    *("batch_size_per_rank", "device", "compile", "deterministic", "channels_last", "head.sharded"),
     *("validation", "checkpoint", "log_every_images", "tensorboard"),
 )
 # Keys that it may change as long as the learning rates of its past steps stay what they were: its length and schedule.

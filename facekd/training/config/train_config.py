@@ -69,6 +69,8 @@ class TrainConfig:
         ema_half_life_images: half-life of a moving average of the backbone, which is kept and exported; 0 keeps none.
         channels_last: memory layout of the convolutions; faster on GPUs and most CPUs.
         compile: compile the backbone by torch.compile; pays off in long GPU runs.
+        deterministic: use only GPU kernels that give the same bits in every run, which is slower; an operator that has
+            none is an error (docs/scale.md). On a CPU runs are the same without it.
         seed: random seed of the weights, the order of the images and the augmentation.
         device: auto, cpu, cuda or cuda:N.
         validation: what is measured during training.
@@ -96,6 +98,7 @@ class TrainConfig:
     ema_half_life_images: int = 0
     channels_last: bool = True
     compile: bool = False
+    deterministic: bool = False
     seed: int = 0
     device: str = "auto"
     validation: ValidationConfig = field(default_factory=ValidationConfig)
