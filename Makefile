@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 MXNET_PYTHON ?= $(PYTHON)
 
-.PHONY: help install quickstart test test-slow test-mxnet fuzz faults mutants coverage check format bench clean
+.PHONY: help install quickstart test test-slow test-mxnet test-versions test-package fuzz faults mutants coverage check format bench \
+	soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +13,8 @@ help:
 	@echo "make test         the tests"
 	@echo "make test-slow    the tests, the slow ones too"
 	@echo "make test-mxnet   packs exchanged with mxnet 1.9.1 itself, in an environment of its own"
+	@echo "make test-versions  the tests under Python 3.10 to 3.14, with the lowest and the newest dependencies: PYTHONS=..., TESTS=..."
+	@echo "make test-package   builds sdist and wheel, and uses the wheel in an environment of its own"
 	@echo "make fuzz         the readers of foreign files against damaged ones: SECONDS=60 for each of 30, TARGETS=\"rec idx\" for some"
 	@echo "make faults       every command killed, out of space and failing to read: KILLS=12 a command, VERBS=\"train pack\" for some"
 	@echo "make mutants      small changes of the code, one at a time, which the tests must notice: SAMPLE=40 in each file, MODULES=\"margins head\" for some"
@@ -19,6 +22,7 @@ help:
 	@echo "make check        lint, format and types"
 	@echo "make format       let ruff rewrite the sources"
 	@echo "make bench        the benchmarks, in under 15 minutes on 2 quiet cores; writes the tables of docs/benchmarks.md"
+	@echo "make soak         an hour of training (MINUTES=60): does memory, files, threads or the time of an image grow?"
 	@echo "make clean        remove the environments (runs/ stays)"
 
 install: $(VENV)/.installed
@@ -52,6 +56,16 @@ test-slow: install
 
 test-mxnet: install .venv-mxnet/.installed
 	$(BIN)/pytest tests/interop --runslow
+
+# uv installs from a shared cache by hard links: ten environments with a torch each take the space and time of a few.
+$(BIN)/uv: | install
+	$(BIN)/pip install -q --disable-pip-version-check uv
+
+test-versions: install $(BIN)/uv
+	$(BIN)/python -m tests.versions $(if $(PYTHONS),--pythons $(PYTHONS)) $(if $(SETS),--sets $(SETS)) -- $(TESTS)
+
+test-package: install $(BIN)/uv
+	$(BIN)/python -m tests.package
 
 # atheris has no wheel for some platforms, so it is no part of the environment that everyone installs.
 SECONDS ?= 60
@@ -98,5 +112,9 @@ format: install
 bench: install
 	$(BIN)/python benchmarks/run_all.py
 
+MINUTES ?= 60
+soak: install
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
+
 clean:
-	rm -rf $(VENV) .venv-mxnet build dist *.egg-info
+	rm -rf $(VENV) .venv-mxnet .venv-versions build dist *.egg-info

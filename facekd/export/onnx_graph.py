@@ -59,7 +59,7 @@ def describe(preprocessing: Preprocessing, embedding_size: int, normalize: bool)
 
 
 def to_onnx(module: torch.nn.Module, example: torch.Tensor, output: Path, output_name: str) -> onnx.ModelProto:
-    """Exports a module with a dynamic batch; raises a ModelError if torch cannot."""
+    """Exports a module with a dynamic batch; raises a ModelError if torch cannot, or only with a newer onnxscript."""
     import torch
 
     try:
@@ -75,6 +75,11 @@ def to_onnx(module: torch.nn.Module, example: torch.Tensor, output: Path, output
                 output_names=[output_name],
                 verbose=False,
             )
+    except ImportError as error:  # each torch names the part of onnxscript that it needs
+        raise ModelError(
+            f"{output}: the exporter of torch {torch.__version__} does not find its part of onnxscript ({error}): "
+            "`pip install --upgrade onnxscript onnx`"
+        ) from error
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         raise ModelError(f"{output}: torch cannot export this backbone: {first_line(error)}") from error
     assert program is not None  # with dynamo=True it always returns one

@@ -21,6 +21,7 @@ from facekd.utils.suggestions import did_you_mean, nearest, verb_of_keys, why_no
 
 Config = TypeVar("Config")
 LONGEST_PROBLEM = 800  # characters of a message of jsonargparse, which repeats the value
+SHIPPED_CONFIGS = Path(__file__).resolve().parent.parent / "configs"  # the examples, in an installed facekd as well
 
 
 def require(condition: bool, message: str) -> None:
@@ -187,8 +188,18 @@ def _config_first(argv: Sequence[str]) -> list[str]:
     elif len(words) > 1 and words[0] == "--config":
         del words[0]
     if words and not words[0].startswith("-"):
-        words[0] = os.path.expanduser(words[0])  # noqa: PTH111
+        words[0] = _find_config(words[0])
     return words
+
+
+def _find_config(path: str) -> str:
+    """Returns the path of a config with `~` expanded; if there is no configs/NAME, that of the example of this name."""
+    found = os.path.expanduser(path)  # noqa: PTH111
+    folder, _, name = found.partition("/")
+    shipped = SHIPPED_CONFIGS / name
+    if folder == "configs" and not os.path.exists(found) and shipped.is_file():  # noqa: PTH110
+        return str(shipped)
+    return found
 
 
 @contextlib.contextmanager
@@ -202,7 +213,7 @@ def _as_plain_files(argv: Sequence[str], check: Callable[[Path], object]) -> Ite
         words.insert(0, "--config")
     with contextlib.ExitStack() as stack:
         for place in [number + 1 for number, word in enumerate(words[:-1]) if word == "--config"]:
-            words[place] = os.path.expanduser(words[place])  # noqa: PTH111
+            words[place] = _find_config(words[place])
             if not os.path.exists(words[place]):  # noqa: PTH110 - it may be YAML itself, too long for a name
                 continue
             path = Path(words[place])
@@ -224,7 +235,7 @@ def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:
     if problem := why_no_config(path, prog):
         raise ConfigError(f"{path} {problem}")
     if not path.is_file():
-        raise ConfigError(f"{path}: no such configuration file; configs/ holds examples to start from")
+        raise ConfigError(f"{path}: no such configuration file; examples to start from lie in {SHIPPED_CONFIGS}")
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds no configuration; expected lines such as `output: runs/mine`")

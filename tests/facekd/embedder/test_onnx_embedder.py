@@ -528,7 +528,7 @@ def test_a_model_quantised_by_the_batch_is_not_refused(real_data: Any, tmp_path:
         if node.output[0] in shapes:
             node.attribute[0].t.CopyFrom(numpy_helper.from_array(np.array([-1, 128], np.int64)))
     onnx.save(model, tmp_path / "dynamic.onnx")
-    quantize_dynamic(tmp_path / "dynamic.onnx", tmp_path / "int8.onnx", weight_type=QuantType.QInt8)
+    quantize_dynamic(tmp_path / "dynamic.onnx", tmp_path / "int8.onnx", weight_type=QuantType.QUInt8)
 
     # Scales are those of the batch: an image moves by a tenth of the distance between images.
     images = decode_images(read_pair_pack(real_data("lfw_pairs/lfw_folds12.bin")).images[:12])

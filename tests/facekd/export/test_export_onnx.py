@@ -226,6 +226,14 @@ def test_backbones_that_cannot_be_exported_leave_nothing(backbone: nn.Module, me
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_onnxscript_too_old_for_torch_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As torch 2.11 does with onnxscript 0.5.
+    absent = ModuleNotFoundError("No module named 'onnxscript._framework_apis.torch_2_11'")
+    monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: (_ for _ in ()).throw(absent))
+    with pytest.raises(ModelError, match=r"m\.onnx: .*torch_2_11.*`pip install --upgrade onnxscript onnx`"):
+        export_backbone(FixedBatch(), Preprocessing(image_size=16), tmp_path / "m.onnx")
+
+
 def test_outputs_and_checkpoints_that_cannot_be(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"must be named \*\.onnx"):
         export_checkpoint(checkpoint, tmp_path / "model.pt")

@@ -169,3 +169,18 @@ def test_what_is_no_config_is_told_what_it_is(tmp_path: Path) -> None:
         parse(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"is a record file: give it as `--data.train .*train.rec`"):
         parse(tmp_path / "train.rec")
+
+
+def test_an_example_config_is_found_by_its_name_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    example = parse(ROOT / "configs" / "debug.yaml")
+    assert parse("configs/debug.yaml") == parse("--config", "configs/debug.yaml") == example
+    assert parse("configs/train/ms1mv3_iresnet50_arcface.yaml").backbone.name == "iresnet50"
+    with pytest.raises(ConfigError, match=r"^configs/absent\.yaml: no such .*; examples to start from lie in /.*"):
+        parse("configs/absent.yaml")
+    # The user's own file of that name goes first.
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "debug.yaml").write_text("output: mine\ndata: {train: mine}\n")
+    assert parse("configs/debug.yaml").output == "mine"

@@ -20,7 +20,7 @@ from facekd.utils.terminal import printable
 @given(st.text())
 def test_what_is_shown_is_one_line_that_a_terminal_does_not_obey(text):
     assert shown(text).isprintable()
-    if text.isprintable():
+    if text.isprintable() and len(text) <= 200:  # longer ones are cut
         assert shown(text) == text
 
 

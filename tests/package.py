@@ -1,0 +1,117 @@
+"""Builds what would be published, and uses it as a stranger would: `python -m tests.package [--python PYTHON]`.
+
+The source archive is built, the wheel from it; their files are compared with the repository. The wheel is installed
+into an environment of its own, `.venv-versions/package`, without the optional packages. There, in a folder without the
+repository, every verb explains itself, the quickstart runs at its smallest size, an example config trains by its name,
+and a model of the run is evaluated on the generated pack. The status is 1 if anything of that is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from facekd.cli import VERBS
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = ROOT / ".venv-versions" / "package"
+PACKAGES = ("facekd", "evaluation", "data_prep")
+
+
+def main() -> int:
+    """Builds, compares, installs and uses; returns 1 if something is wrong, after saying what."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--python", default=sys.executable, help="interpreter of the environment (default: this one)")
+    parser.add_argument("--uv", default=str(Path(sys.executable).parent / "uv"), help="default: beside this Python")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        subprocess.run([arguments.uv, "build", "-q", "--out-dir", str(folder / "dist"), str(ROOT)], check=True)
+        wheel, archive = next(folder.glob("dist/*.whl")), next(folder.glob("dist/*.tar.gz"))
+        problems = [*compare(wheel, archive), *check_description(arguments.uv, wheel, archive)]
+        problems = problems or list(use(install(arguments.uv, arguments.python, wheel), folder / "elsewhere"))
+    print("\n".join(problems) or "all ok")
+    return 1 if problems else 0
+
+
+def compare(wheel: Path, archive: Path) -> Iterator[str]:
+    """Yields what is missing from the two files or does not belong there."""
+    belongs = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for pattern in ("*.py", "*.j2", "py.typed")
+        for path in (ROOT / package).rglob(pattern)
+    }
+    belongs |= {f"facekd/configs/{path.relative_to(ROOT / 'configs')}" for path in (ROOT / "configs").rglob("*.yaml")}
+    with zipfile.ZipFile(wheel) as opened:
+        names = {name for name in opened.namelist() if ".dist-info/" not in name}
+        licences = [name for name in opened.namelist() if name.endswith("/licenses/LICENSE")]
+    with tarfile.open(archive) as opened:
+        members = {member.name.partition("/")[2] for member in opened if member.isfile()}
+    yield from (f"{wheel.name} lacks {name}" for name in sorted(belongs - names))
+    yield from (f"{wheel.name} has {name}, which does not belong there" for name in sorted(names - belongs))
+    yield from () if licences else (f"{wheel.name} lacks the licence",)
+    yield from (f"{archive.name} lacks {name}" for name in sorted((belongs | {"LICENSE", "README.md"}) - members))
+    yield from (f"{archive.name} has {name}: the tests do not belong there" for name in members if "tests/" in name)
+    print(f"{wheel.name}: {len(names)} files, {archive.name}: {len(members)} files", flush=True)
+
+
+def check_description(uv: str, wheel: Path, archive: Path) -> Iterator[str]:
+    """Yields what an index of packages would say against the description."""
+    done = subprocess.run(
+        [uv, "tool", "run", "-q", "twine", "check", "--strict", str(wheel), str(archive)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        yield done.stdout + done.stderr
+
+
+def install(uv: str, python: str, wheel: Path) -> Path:
+    """Installs the wheel and what it requires into a new environment; returns the folder of its commands."""
+    subprocess.run([uv, "venv", "-q", "--clear", "-p", python, str(ENVIRONMENT)], check=True)
+    subprocess.run([uv, "pip", "install", "-q", "-p", str(ENVIRONMENT / "bin" / "python"), str(wheel)], check=True)
+    return ENVIRONMENT / "bin"
+
+
+def use(commands: Path, folder: Path) -> Iterator[str]:
+    """Runs commands in a folder that knows nothing of the repository; yields those that fail, and their output."""
+    folder.mkdir()
+    # One thread: torch's own wait for each other busily, on a machine with other load for ever.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    environment.pop("PYTHONPATH", None)
+    lines = [
+        "--version",
+        *(f"{verb} --help" for verb in VERBS),
+        "quickstart --size tiny --output quick",
+        "train configs/debug.yaml --images 64 --schedule.warmup_images 0 --output run",
+        "evaluate lfw --model quick/student/model.onnx --pairs quick/data/test.bin --output results",
+        "report results",
+    ]
+    for line in lines:
+        start = time.monotonic()
+        done = subprocess.run(
+            [str(commands / "facekd"), *line.split()],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        print(f"facekd {line}: status {done.returncode}, {time.monotonic() - start:.1f} s", flush=True)
+        if done.returncode:
+            yield f"facekd {line} ended with status {done.returncode}:\n{done.stdout}{done.stderr}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
