@@ -146,7 +146,7 @@ class HeadConfig:
             return "linear" if self.bias is not False else "linear without bias"
         arguments = self.margin_arguments
         if "margin" in arguments:
-            values = f"{arguments['margin']:g}" if arguments["margin"] else ""
+            values = f"{arguments['margin']:g}"
         else:
             values = ", ".join(f"{name} {value:g}" for name, value in arguments.items())
         return f"{self.margin}{f' {values}' if values else ''}, scale {self.scale:g}"

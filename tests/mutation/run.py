@@ -92,13 +92,13 @@ def _try_subject(
     os.chdir(WORK / subject)
     reset_config()
     reasons = {file: {change for row in explained.get(file, []) for change in row["changes"]} for file in files}
-    everything = {file: _mutants(file) for file in files}
+    everything = {file: mutants for file in files if (mutants := _mutants(file))}
     sample = {file: _sample(mutants, arguments.sample, arguments.seed) for file, mutants in everything.items()}
 
     # mutmut tries what it is given by name, even if it has a verdict: those that have one are left out here.
     names = [
         mutant.name
-        for file in files
+        for file in sample
         for mutant in sample[file]
         if mutant.status not in KILLED and not (mutant.status == "survived" and mutant.change in reasons[file])
     ]
@@ -107,13 +107,13 @@ def _try_subject(
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORK / subject / "mutants")}
         command = [str(Path(sys.executable).with_name("mutmut")), "run", "--max-children", str(arguments.processes)]
         subprocess.run([*command, *names], env=environment, check=True)
-        sample = {file: _sample(_mutants(file), arguments.sample, arguments.seed) for file in files}
+        sample = {file: _sample(_mutants(file), arguments.sample, arguments.seed) for file in sample}
 
     # The verdicts, against the list of reasons.
-    new: dict[str, dict[str, list[str]]] = {file: {} for file in files}
+    new: dict[str, dict[str, list[str]]] = {file: {} for file in sample}
     old: dict[str, list[str]] = {}
     print(f"\n{'file':<46}{'mutants':>8}{'tried':>7}{'killed':>8}{'explained':>11}{'new':>5}")
-    for file in files:
+    for file in sample:
         survivors = {mutant.change for mutant in sample[file] if mutant.status not in KILLED}
         killed = {mutant.change for mutant in sample[file]} - survivors
         for mutant in sample[file]:

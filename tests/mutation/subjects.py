@@ -15,5 +15,5 @@ SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "sharing": (("facekd/distillation/*.py",), ("tests/facekd/distillation",)),
     "head": (("facekd/head/*.py",), ("tests/facekd/head",)),
-    "distiller": (("facekd/training/distiller.py",), ("tests/facekd/training/test_distill.py",)),
+    "distiller": (("facekd/training/distiller.py",), ("tests/facekd/training/test_distiller.py",)),
 }

@@ -67,6 +67,19 @@ def test_adaface_is_the_sum_of_both_sides_and_presets_differ():
     assert len({pooling.name for pooling in PRESETS.values()}) == len(PRESETS)
 
 
+def test_names_and_texts_say_each_switch():
+    assert PRESETS["insightface"].name == "norm+detector+flip"
+    assert PRESETS["insightface"].text == (
+        "face = f(x) + f(mirrored x), norm kept, times detector score; template = sum over media of means over faces; "
+        "cosine"
+    )
+    plain = Pooling(False, False, False, normalize_media=True)
+    assert plain.name == "nonorm+nodetector+noflip+mediaunit"
+    assert plain.text == (
+        "face = f(x), norm removed, no detector score; template = sum over media of unit means over faces; cosine"
+    )
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
 @pytest.mark.parametrize("side", ["plain", "mirrored"])
 def test_useless_embeddings_are_named_by_row(tmp_path, value, side):

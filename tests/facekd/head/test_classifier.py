@@ -320,6 +320,7 @@ def test_a_linear_configuration_is_no_margin_classifier():
 
 def test_heads_say_what_they_are():
     assert str(HeadConfig()) == "arcface 0.5, scale 64"
+    assert str(HeadConfig(margin_value=0.0)) == "arcface 0, scale 64"
     assert str(HeadConfig(margin="none", scale=20.0)) == "none, scale 20"
     assert str(HeadConfig(margin="combined", m2=0.3, m3=0.2)) == "combined m1 1, m2 0.3, m3 0.2, scale 64"
     assert str(HeadConfig(kind="linear", bias=False)) == "linear without bias"

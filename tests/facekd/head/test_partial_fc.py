@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -35,6 +36,25 @@ def test_every_class_is_held_once_and_split_as_torch_chunk_does(num_classes: int
         assert ((columns >= 0).sum(0) == 1).all()
         owner, column = columns.max(0).indices, columns.max(0).values
         assert [int(parts[o][c]) for o, c in zip(owner, column, strict=True)] == labels.tolist()
+
+
+@pytest.mark.parametrize("drawn", [[], [0], [1, 3], [0, 1, 2, 3]])
+def test_a_label_is_found_among_the_drawn_classes_of_its_process_alone(drawn: list[int]) -> None:
+    labels = torch.arange(11)
+    for rank in range(3):
+        shards = ClassShards(11, World(rank, 3, CPU))
+        own = [drawn_class for drawn_class in drawn if shards.start + drawn_class < shards.stop]
+        expected = [own.index(label - shards.start) if label - shards.start in own else -1 for label in range(11)]
+        assert shards.columns(labels, torch.tensor(own, dtype=torch.int64)).tolist() == expected
+
+
+def test_a_process_alone_gathers_its_own_rows() -> None:
+    shards = ClassShards(11, ALONE)
+    rows = embeddings(0, 3)
+    assert torch.equal(shards.gather(rows), rows) and shards.own_rows(3) == slice(0, 3)
+    shards.gather(rows.requires_grad_()).square().sum().backward()
+    assert rows.grad is not None
+    torch.testing.assert_close(rows.grad, 2 * rows.detach())
 
 
 @settings(deadline=None)
@@ -136,6 +156,10 @@ def test_the_draw_follows_from_the_seed_and_images_seen() -> None:
     labels = torch.arange(8)
     assert torch.equal(Run().step(16, labels), Run().step(16, labels))
     assert not torch.equal(Run().step(16, labels), Run().step(24, labels))
+    # Runs of earlier versions go on with the same draws.
+    word = int(np.random.SeedSequence([7, 16, 0, 0x5EED]).generate_state(1, np.uint64)[0])
+    expected = draw_places(labels, 40, CONFIG.sample_rate, torch.Generator().manual_seed(word >> 1))
+    assert torch.equal(Run().step(16, labels), expected)
 
 
 def test_a_step_that_fails_changes_nothing() -> None:

@@ -61,6 +61,7 @@ def test_without_strangers_the_centres_are_the_plain_means() -> None:
     assert found.is_kept.all()
     np.testing.assert_allclose(found.weight, plain_means(units, labels, 30), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(found.weight, axis=1), 1, atol=1e-6)
+    assert found.weight.dtype == found.cosine.dtype == np.float32
 
 
 def test_a_stranger_among_three_is_left_out() -> None:
