@@ -137,7 +137,8 @@ class Runner:
     def close(self) -> None:
         """Ends the server."""
         if self._server is not None and self._server.stdin is not None:
-            self._server.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # it has ended already
+                self._server.stdin.close()
             self._server.wait()
             self._server = None
 
