@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not arguments.names or name.startswith(tuple(arguments.names)):
             command = scenario.command
             if command.words not in alone:
-                alone[command.words] = undisturbed(command, work / "stopped" / "alone", inputs)[0]
+                alone[command.words] = undisturbed(command, work / "stopped" / "attempt", inputs)[0]
             said = check(scenario, work / "stopped", inputs, alone[command.words])
             failed += not said.startswith("ok: ")
             print(f"{name}\t{said}", flush=True)

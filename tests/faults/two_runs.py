@@ -156,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands = [COMMANDS[name] for name in pair]
         for command in commands:
             if command.name not in alone:
-                alone[command.name] = undisturbed(command, work / "alone", inputs)
+                alone[command.name] = undisturbed(command, work / "pair", inputs)
         for share in SHARES:
             seconds = share * alone[pair[0]][1]
             said = check_pair(commands, seconds, work / "pair", inputs, [alone[name][0] for name in set(pair)])

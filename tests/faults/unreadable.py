@@ -91,7 +91,7 @@ def broken(path: Path) -> Iterator[str]:
 
 def check(command: Command, work: Path, inputs: Path) -> Iterator[tuple[str, str]]:
     """Yields for each scenario its name and what went wrong, after `ok: ` if nothing did."""
-    expected, seconds = undisturbed(command, work / "alone", inputs)
+    expected, seconds = undisturbed(command, work / "attempt", inputs)
 
     # Inputs that cannot be written, those copied into the attempt included.
     attempt = command.start_in(work / "attempt", inputs)
