@@ -27,6 +27,7 @@ from facekd.checkpoints.checkpoint import save_checkpoint
 from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.data.datasets.identity_map import identity_map
 from facekd.data.loading.loader import Batch, make_loader
+from facekd.data.loading.orders import FullShuffle
 from facekd.data.loading.sampler import PositionSampler
 from facekd.distributed import World
 from facekd.embedder import open_embedder
@@ -122,7 +123,9 @@ def main(argv: list[str] | None = None) -> int:
         dataset = open_dataset(folder, arguments.image_size)
         states = build_states(arguments, folder, dataset)
         steps = arguments.turns + 1  # the first is a warm-up
-        sampler = PositionSampler(len(dataset), 0, arguments.batch_size, total_images=steps * arguments.batch_size)
+        sampler = PositionSampler(
+            FullShuffle(len(dataset), 0), arguments.batch_size, total_images=steps * arguments.batch_size
+        )
         seconds: dict[str, list[float]] = {name: [] for name in states}
         for batch in make_loader(dataset, sampler, Augmentation(), 0, 0):
             for name, state in states.items():

@@ -55,6 +55,7 @@ from usual_loader import PerSampleDataset
 from facekd.data.datasets import FaceDataset, RecordDataset
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.loading.loader import make_loader
+from facekd.data.loading.orders import FullShuffle
 from facekd.data.loading.sampler import PositionSampler
 from facekd.data.recordio import Header, RecordWriter, pack
 from facekd.errors import FacekdError, run_verb
@@ -71,14 +72,14 @@ GOALS = {"limit": "at least 0.9", "per sample": "at least 3", "mxnet": "at least
 
 def our_batches(dataset: FaceDataset, batch_size: int, workers: int, num_batches: int) -> Iterable[torch.Tensor]:
     """Yields uint8 images from facekd's loader."""
-    sampler = PositionSampler(len(dataset), 0, batch_size, total_images=num_batches * batch_size)
+    sampler = PositionSampler(FullShuffle(len(dataset), 0), batch_size, total_images=num_batches * batch_size)
     for batch in make_loader(dataset, sampler, Augmentation(), 0, workers):
         yield batch.images
 
 
 def our_float_batches(dataset: FaceDataset, batch_size: int, workers: int, num_batches: int) -> Iterable[torch.Tensor]:
     """Yields flipped and normalised images from facekd's loader."""
-    sampler = PositionSampler(len(dataset), 0, batch_size, total_images=num_batches * batch_size)
+    sampler = PositionSampler(FullShuffle(len(dataset), 0), batch_size, total_images=num_batches * batch_size)
     for batch in make_loader(dataset, sampler, Augmentation(), 0, workers):
         yield to_model_input(batch.images, batch.flip)
 

@@ -42,6 +42,7 @@ from usual_model import replace_prelu, usual_cross_entropy
 from facekd.backbones.building import build_backbone
 from facekd.data.datasets import open_dataset
 from facekd.data.loading.loader import Batch, make_loader
+from facekd.data.loading.orders import FullShuffle
 from facekd.data.loading.sampler import PositionSampler
 from facekd.distributed import AMP_DTYPES, World
 from facekd.errors import run_verb
@@ -122,7 +123,7 @@ class OurLoop:
         config, world = parse_config(TrainConfig, words, "", ""), World(0, 1, device)
         dataset = open_dataset(arguments.data.parent, arguments.image_size)
         self.state: TrainingState = build_state(config, world, dataset, 10**9, build_recognizer(config, world, dataset))
-        sampler = PositionSampler(len(dataset), SEED, arguments.batch_size)
+        sampler = PositionSampler(FullShuffle(len(dataset), SEED), arguments.batch_size)
         self.batches: Iterator[Batch] = iter(
             make_loader(dataset, sampler, Augmentation(), SEED, arguments.workers, device)
         )

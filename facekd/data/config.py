@@ -9,6 +9,7 @@ from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.data.datasets.class_counts import require_two_classes
 from facekd.data.datasets.subset_dataset import hold_out
 from facekd.data.loading.block_shuffle import BlockShuffle
+from facekd.data.loading.orders import BlockOrder, FullShuffle, Order, PeopleShuffle
 from facekd.errors import ConfigError
 from facekd.utils.config_files import path_field
 
@@ -35,6 +36,9 @@ class DataConfig:
             neighbouring records are read together and shuffled, and then the images within a window of blocks.
         shuffle_block: for `sequential`: neighbouring images in a block.
         shuffle_window: for `sequential`: blocks in a window; two windows should fit in the page cache.
+        images_each: P-K sampling: K images of a person are read one after the other, so that a batch has
+            global_batch_size / K people; every person comes as often as the others, however many images there are. 0
+            shuffles the images.
         on_bad_record: `fail` stops at an image that cannot be decoded; `skip` uses the next one and counts.
         accept_changed: whether a resumed run may go on with other images under the same labels, such as the same ones
             encoded anew; otherwise that is an error.
@@ -51,22 +55,30 @@ class DataConfig:
     shuffle: Literal["full", "sequential"] = "full"
     shuffle_block: int = 1024
     shuffle_window: int = 64
+    images_each: int = 0
     on_bad_record: Literal["fail", "skip"] = "fail"
     accept_changed: bool = False
 
     def __post_init__(self) -> None:
         # The block shuffle checks its two numbers.
         BlockShuffle(self.shuffle_block, self.shuffle_window)
+        if self.images_each < 0:
+            raise ConfigError(f"data.images_each must not be negative ({self.images_each}); 0 shuffles the images")
+        if self.images_each and self.shuffle == "sequential":
+            raise ConfigError("data.images_each reads images from all over the pack, and data.shuffle is sequential")
         unused = [key for key in ("shuffle_block", "shuffle_window") if getattr(self, key) != getattr(DataConfig, key)]
         if unused and self.shuffle != "sequential":
             raise ConfigError(
                 f"data.{unused[0]} has no effect unless data.shuffle is sequential: set that or remove it"
             )
 
-    @property
-    def block_shuffle(self) -> BlockShuffle | None:
-        """The block shuffle of a sequential shuffle; None if the shuffle is full."""
-        return BlockShuffle(self.shuffle_block, self.shuffle_window) if self.shuffle == "sequential" else None
+    def make_order(self, dataset: FaceDataset, seed: int) -> Order:
+        """Returns the order in which a run reads the images of a data set."""
+        if self.images_each:
+            return PeopleShuffle(dataset.labels, seed, self.images_each)
+        if self.shuffle == "sequential":
+            return BlockOrder(len(dataset), seed, BlockShuffle(self.shuffle_block, self.shuffle_window))
+        return FullShuffle(len(dataset), seed)
 
 
 def open_training_data(data: DataConfig, which: Literal["train", "held_out", "test"] = "train") -> FaceDataset:

@@ -35,7 +35,7 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
     # The teacher's embeddings and its classifier, each only where it is needed. A student without a linear classifier
     # of its own is evaluated by the teacher's, whatever it learns from.
     loss = config.effective_loss
-    sampler = PositionSampler(len(dataset), config.seed, 1, block_shuffle=config.data.block_shuffle)
+    sampler = PositionSampler(config.data.make_order(dataset, config.seed), 1)
     teacher = None
     if loss.needs(Need.TEACHER_EMBEDDING):
         autocast = AMP_DTYPES[config.precision]

@@ -143,9 +143,7 @@ def _sample(state: TrainingState) -> list[Batch]:
     config = state.config
     size = min(64, len(state.dataset))
     count = max(1, min(SAMPLE, len(state.dataset)) // size)
-    sampler = PositionSampler(
-        len(state.dataset), config.seed, size, total_images=count * size, block_shuffle=config.data.block_shuffle
-    )
+    sampler = PositionSampler(config.data.make_order(state.dataset, config.seed), size, total_images=count * size)
     batches = iter(make_loader(state.dataset, sampler, config.augmentation, config.seed, workers=0))
     return [next(batches) for _ in range(count)]
 

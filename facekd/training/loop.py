@@ -209,14 +209,12 @@ def make_run_loader(state: TrainingState) -> BatchLoader:
     """Builds the loader of this rank's batches, from `state.images_seen` to the end of the run."""
     config, world = state.config, state.world
     sampler = PositionSampler(
-        len(state.dataset),
-        config.seed,
+        config.data.make_order(state.dataset, config.seed),
         config.global_batch_size,
         world.rank,
         world.size,
         images_seen=state.images_seen,
         total_images=state.total_images,
-        block_shuffle=config.data.block_shuffle,
     )
     return make_loader(
         state.dataset,

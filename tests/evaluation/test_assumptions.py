@@ -124,6 +124,7 @@ def test_a_teacher(
     import torch
 
     from facekd.data.datasets import open_dataset
+    from facekd.data.loading.orders import FullShuffle
     from facekd.data.loading.sampler import PositionSampler
     from facekd.teacher.config import TeacherConfig
     from facekd.teacher.teacher import open_teacher
@@ -135,7 +136,7 @@ def test_a_teacher(
 
     def warning_of(**config: object) -> str:
         teacher = TeacherConfig(model=str(model), **config)  # type: ignore[arg-type]
-        open_teacher(teacher, dataset, PositionSampler(2, 0, 1), SIZE, None, torch.device("cpu"))
+        open_teacher(teacher, dataset, PositionSampler(FullShuffle(2, 0), 1), SIZE, None, torch.device("cpu"))
         return capsys.readouterr().err
 
     warning = f"{model} does not record its preprocessing; assumed: mean (127.5, 127.5, 127.5)"

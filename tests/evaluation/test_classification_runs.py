@@ -19,6 +19,7 @@ from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.cli import _make_validators
 from facekd.data.datasets import open_dataset
 from facekd.data.loading.loader import make_loader
+from facekd.data.loading.orders import FullShuffle
 from facekd.data.loading.sampler import PositionSampler
 from facekd.distributed import World
 from facekd.embedder import OnnxEmbedder
@@ -124,7 +125,7 @@ def test_the_loss_is_the_published_sum(data: Path, teacher: Path, tmp_path: Path
     config = parse_config(DistillConfig, argv, "facekd distill", "")
     dataset = open_dataset(data, 32)
     distiller = build_distiller(config, ALONE, dataset).eval()
-    sampler = PositionSampler(len(dataset), 0, 20, total_images=20)
+    sampler = PositionSampler(FullShuffle(len(dataset), 0), 20, total_images=20)
     batch = next(iter(make_loader(dataset, sampler, Augmentation(flip=False))))
     images = to_model_input(batch.images)
     found = distiller(images, batch.labels, *distiller.targets(batch))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from facekd.data.datasets import FaceDataset
 from facekd.data.loading.batch import Batch
 from facekd.data.loading.loader import make_loader
+from facekd.data.loading.orders import DatasetOrder
 from facekd.data.loading.sampler import PositionSampler
 from facekd.images.augmentation import Augmentation
 
@@ -24,7 +25,7 @@ def read_in_order(dataset: FaceDataset, start: int, stop: int, batch_size: int, 
     Yields:
         Batches whose positions are the numbers of the images; their memory is not reused.
     """
-    sampler = PositionSampler(len(dataset), 0, batch_size, images_seen=start, total_images=stop, shuffle=False)
+    sampler = PositionSampler(DatasetOrder(len(dataset)), batch_size, images_seen=start, total_images=stop)
     for batch in make_loader(dataset, sampler, Augmentation(flip=False), workers=workers):
         keep = batch.positions < stop  # the sampler fills the last batch from the start again
         yield Batch(batch.images[keep], batch.labels[keep], batch.positions[keep], batch.flip[keep], batch.bad_records)

@@ -15,6 +15,7 @@ from facekd.data.loading.batch import Batch
 from facekd.data.loading.batch_buffers import BatchBuffers, BatchSlots
 from facekd.data.loading.batch_workers import BatchWorkers
 from facekd.data.loading.gpu_prefetch import GpuPrefetcher
+from facekd.data.loading.orders import BlockOrder
 from facekd.data.loading.sampler import PositionSampler, SampledBatch
 from facekd.errors import TrainingError
 from facekd.images.augmentation import Augmentation, augment
@@ -213,15 +214,15 @@ class _Reader:
 
 def in_reading_order(sampler: PositionSampler, dataset: FaceDataset) -> Iterator[SampledBatch]:
     """Yields the batches of a sampler; with a block shuffle, requests each window of images before it is needed."""
-    reads_ahead = sampler.block_shuffle is not None and isinstance(dataset, ReadsAhead)
+    order = sampler.order
     asked_for = -1  # the last window requested
     for sampled in sampler:
-        if reads_ahead:
+        if isinstance(order, BlockOrder) and isinstance(dataset, ReadsAhead):
             # The windows that this batch reads: one, or two where it straddles their border.
-            here = sampler.windows_of(int(sampled.positions[0]), int(sampled.positions[-1]))
+            here = order.windows_of(int(sampled.positions[0]), int(sampled.positions[-1]))
             asked_for = max(asked_for, here.start - 1)
             while asked_for < here.stop:  # including the next window, which is read while these are trained on
                 asked_for += 1
-                for stretch in sampler.stretches_of(asked_for):
-                    dataset.read_ahead(*stretch)  # type: ignore[attr-defined]  # asked above
+                for stretch in order.stretches_of(asked_for):
+                    dataset.read_ahead(*stretch)
         yield sampled

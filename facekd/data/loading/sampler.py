@@ -1,8 +1,7 @@
 """Decides which image is read when, as a function of the position in the run.
 
-Position p (0-based, over the whole run) belongs to epoch p // N and is that epoch's permutation of the N images at
-p % N. So one number, `images_seen`, resumes a run, and a run with another number of processes sees the same images in
-the same steps.
+The order (`facekd/data/loading/orders.py`) says which image is read at a position p, 0-based over the whole run. So one
+number, `images_seen`, resumes a run, and a run with another number of processes sees the same images in the same steps.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from facekd.data.loading.block_shuffle import BlockShuffle
+from facekd.data.loading.orders import Order
 from facekd.errors import InputError
-from facekd.utils.randomness import permute
 
 # Positions computed together: with fewer, numpy's cost per call dominates.
 POSITIONS_CHUNK = 16384
@@ -38,12 +36,10 @@ class PositionSampler:
     """Iterates over one rank's batches, from `images_seen` to the end of the run.
 
     Rank r takes the r-th contiguous slice of each global batch (`shares`). Batches are always full and may straddle two
-    epochs; across ranks, each image is read exactly once in each stretch of `num_images` positions. The sampler has no
-    state: every `iter()` starts again at `images_seen`.
+    epochs. The sampler has no state: every `iter()` starts again at `images_seen`.
 
     Args:
-        num_images: N, images in the data set.
-        seed: random seed of the order, 0 <= seed < 2**64.
+        order: which image is read at which position.
         global_batch_size: images in a batch over all ranks, at least one for each.
         rank: number of this process, 0 <= rank < world_size.
         world_size: number of processes.
@@ -51,8 +47,6 @@ class PositionSampler:
             batches are those of the original run.
         total_images: position to stop at, over all ranks; the last batch is always full, and may go beyond it. None
             never stops.
-        shuffle: whether to shuffle; False reads the images in the order of the data set in every epoch.
-        block_shuffle: shuffles blocks of neighbours instead of images, for disks that are slow at random access.
 
     Raises:
         InputError: an argument is out of range; the message names it.
@@ -60,21 +54,14 @@ class PositionSampler:
 
     def __init__(
         self,
-        num_images: int,
-        seed: int,
+        order: Order,
         global_batch_size: int,
         rank: int = 0,
         world_size: int = 1,
         images_seen: int = 0,
         total_images: int | None = None,
-        shuffle: bool = True,
-        block_shuffle: BlockShuffle | None = None,
     ) -> None:
         # Check every argument, so that the message can name it.
-        if num_images < 1:
-            raise InputError(f"the data set holds no images to sample (num_images is {num_images})")
-        if not 0 <= seed < 1 << 64:
-            raise InputError(f"seed must be from 0 to 2**64 - 1, found {seed}")
         if world_size < 1 or not 0 <= rank < world_size:
             raise InputError(f"rank must be from 0 to world_size - 1, found rank {rank} of world_size {world_size}")
         if global_batch_size < world_size:
@@ -85,15 +72,12 @@ class PositionSampler:
             raise InputError(
                 f"images_seen and total_images must not be negative, found {images_seen} and {total_images}"
             )
-        self.num_images = num_images
-        self.seed = seed
+        self.order = order
         self.global_batch_size = global_batch_size
         self.rank = rank
         self.world_size = world_size
         self.images_seen = images_seen
         self.total_images = total_images
-        self.shuffle = shuffle
-        self.block_shuffle = block_shuffle
 
     @property
     def batch_size_per_rank(self) -> int:
@@ -108,30 +92,7 @@ class PositionSampler:
 
     def indices_at(self, positions: ArrayLike) -> NDArray[np.int64]:
         """Returns the images (B,) read at any positions (B,) of the run, past or future, on any rank."""
-        epochs, ranks_in_epoch = np.divmod(np.asarray(positions, dtype=np.int64), self.num_images)
-        if not self.shuffle:
-            return ranks_in_epoch
-        if self.block_shuffle is not None:
-            return self.block_shuffle.permute(self.seed, epochs, ranks_in_epoch, self.num_images)
-        return permute(self.seed, epochs, ranks_in_epoch, self.num_images)
-
-    def windows_of(self, first: int, last: int) -> range:
-        """Returns the windows that contain positions `first` to `last`, numbered through all epochs."""
-        assert self.block_shuffle is not None
-        size = self.block_shuffle.window_size
-        in_epoch = -(-self.num_images // size)
-
-        def window(position: int) -> int:
-            epoch, rank = divmod(position, self.num_images)
-            return epoch * in_epoch + rank // size
-
-        return range(window(first), window(last) + 1)
-
-    def stretches_of(self, window: int) -> list[tuple[int, int]]:
-        """Returns `(first, end)`, end not included, of the stretches of images that a window reads."""
-        assert self.block_shuffle is not None
-        in_epoch = -(-self.num_images // self.block_shuffle.window_size)
-        return self.block_shuffle.stretches(self.seed, *divmod(window, in_epoch), self.num_images)
+        return self.order.images_at(positions)
 
     def __iter__(self) -> Iterator[SampledBatch]:
         # Whole chunks of batches are computed together: see POSITIONS_CHUNK.

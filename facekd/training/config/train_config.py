@@ -159,6 +159,10 @@ class TrainConfig:
         ):
             require(number <= most, f"{name} must be at most {most:,}, not {number:,}: more would fill the memory")
         require(min(data.std) > 0, f"data.std must be positive, not {list(data.std)}")
+        require(
+            not data.images_each or self.global_batch_size % data.images_each == 0,
+            f"global_batch_size = {self.global_batch_size} is no multiple of data.images_each = {data.images_each}",
+        )
         require(0 <= data.held_out < 1, f"data.held_out is a share below 1, not {data.held_out}")
         require(0 <= data.center_crop <= 1, f"data.center_crop is a share, not {data.center_crop}")
         require(

@@ -13,6 +13,7 @@ from facekd.backbones.building import build_backbone
 from facekd.checkpoints.checkpoint import save_checkpoint
 from facekd.data.datasets import SyntheticDataset
 from facekd.data.loading.batch import Batch
+from facekd.data.loading.orders import FullShuffle
 from facekd.data.loading.sampler import PositionSampler
 from facekd.embedder import open_embedder
 from facekd.errors import ModelError, TeacherError
@@ -60,7 +61,7 @@ def seen(batch: Batch) -> np.ndarray:
 def open_live(
     config: TeacherConfig, size: int = SIZE, autocast: torch.dtype | None = None, device: torch.device = CPU
 ) -> LiveTeacher:
-    sampler = PositionSampler(len(DATASET), 3, 1)
+    sampler = PositionSampler(FullShuffle(len(DATASET), 3), 1)
     teacher = open_teacher(config, DATASET, sampler, size, autocast, device)
     assert isinstance(teacher, LiveTeacher)
     return teacher
@@ -152,7 +153,7 @@ def spoil(teacher: LiveTeacher) -> None:
 def test_an_embedding_that_is_not_finite_names_the_image(model: Path) -> None:
     teacher = open_live(TeacherConfig(model=str(model)))
     spoil(teacher)
-    image = int(PositionSampler(len(DATASET), 3, 1).indices_at(np.array([102]))[0])
+    image = int(PositionSampler(FullShuffle(len(DATASET), 3), 1).indices_at(np.array([102]))[0])
     with pytest.raises(ModelError, match=f"1 of 21 embeddings are not finite.*{DATASET.describe(image)}"):
         teacher.embed(broken(make_batch(FLIPS["none"])))
 

@@ -23,6 +23,7 @@ from facekd.data.datasets.cifar_dataset import CifarDataset, cifar_files
 from facekd.data.datasets.identity_map import identity_map
 from facekd.data.datasets.subset_dataset import hold_out
 from facekd.data.loading.loader import make_loader
+from facekd.data.loading.orders import FullShuffle
 from facekd.data.loading.sampler import PositionSampler
 from facekd.data.synthetic.class_textures import render_texture
 from facekd.errors import DataError
@@ -197,7 +198,7 @@ def test_image_folders_with_their_test_images(tmp_path: Path) -> None:
 
 def test_the_loader_takes_random_boxes_of_the_stored_image(tmp_path: Path) -> None:
     dataset = open_dataset(generate(tmp_path, "folders", "--size", "24"), 16, center_crop=0.875)
-    sampler = PositionSampler(len(dataset), 3, 10, total_images=20)
+    sampler = PositionSampler(FullShuffle(len(dataset), 3), 10, total_images=20)
     batches = list(make_loader(dataset, sampler, Augmentation(resized_crop=0.2), seed=3))
     assert isinstance(dataset, FolderDataset)
     for batch in batches:

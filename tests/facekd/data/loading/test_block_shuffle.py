@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekd.data.config import DataConfig
-from facekd.data.datasets import RecordDataset
+from facekd.data.datasets import RecordDataset, SyntheticDataset
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.datasets.subset_dataset import SubsetDataset
 from facekd.data.loading.block_shuffle import BlockShuffle
 from facekd.data.loading.loader import make_loader
+from facekd.data.loading.orders import BlockOrder, FullShuffle
 from facekd.data.loading.sampler import PositionSampler
 from facekd.errors import ConfigError
 
@@ -60,9 +61,8 @@ def test_blocks_and_windows_are_shuffled_and_epochs_differ():
 @given(SHAPES, SEEDS, st.integers(1, 90), st.integers(1, 4), st.integers(1, 4), st.integers(0, 6))
 def test_ranks_are_disjoint_and_a_resumed_run_goes_on_as_the_whole_one(shape, seed, num_images, share, ranks, done):
     def batches(rank: int, size: int, images_seen: int = 0) -> list[list[int]]:
-        sampler = PositionSampler(
-            num_images, seed, share * ranks, rank, size, images_seen, 8 * share * ranks, block_shuffle=shape
-        )
+        order = BlockOrder(num_images, seed, shape)
+        sampler = PositionSampler(order, share * ranks, rank, size, images_seen, 8 * share * ranks)
         return [batch.indices.tolist() for batch in sampler]
 
     whole = batches(0, 1)
@@ -77,10 +77,10 @@ def test_ranks_are_disjoint_and_a_resumed_run_goes_on_as_the_whole_one(shape, se
 
 
 def test_the_order_is_pinned_so_that_an_upgrade_does_not_change_a_resumed_run():
-    sampler = PositionSampler(11, 3, 1, block_shuffle=BlockShuffle(2, 3))
-    assert sampler.indices_at(np.arange(22)).tolist() == PINNED
-    large = PositionSampler(42_474_557, 2024, 1, block_shuffle=BlockShuffle())
-    assert large.indices_at([0, 1, 42_474_556, 42_474_557, 10**12]).tolist() == PINNED_LARGE
+    small = BlockOrder(11, 3, BlockShuffle(2, 3))
+    assert small.images_at(np.arange(22)).tolist() == PINNED
+    large = BlockOrder(42_474_557, 2024, BlockShuffle())
+    assert large.images_at([0, 1, 42_474_556, 42_474_557, 10**12]).tolist() == PINNED_LARGE
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -88,7 +88,8 @@ def test_a_loader_resumed_within_a_window_gives_the_rest_of_the_run(insightface_
     dataset = RecordDataset(insightface_pack(), 32)
 
     def batches(images_seen: int = 0, workers: int = 0) -> list[tuple]:
-        sampler = PositionSampler(12, 5, 4, images_seen=images_seen, total_images=48, block_shuffle=BlockShuffle(2, 3))
+        order = BlockOrder(12, 5, BlockShuffle(2, 3))
+        sampler = PositionSampler(order, 4, images_seen=images_seen, total_images=48)
         loader = make_loader(dataset, sampler, seed=5, workers=workers, start_method="fork" if workers else None)
         return [(batch.positions.tolist(), batch.labels.tolist(), batch.images.numpy().tobytes()) for batch in loader]
 
@@ -108,7 +109,7 @@ def test_windows_are_asked_for_before_they_are_read(insightface_pack, monkeypatc
     dataset = RecordDataset(path, 32)
     whole = SubsetDataset(dataset, np.array([0, 2, 3, 5, 7, 8, 9, 11]), "part") if is_subset else dataset
     shape = BlockShuffle(2, 2)
-    sampler = PositionSampler(len(whole), 1, 4, total_images=4, block_shuffle=shape)
+    sampler = PositionSampler(BlockOrder(len(whole), 1, shape), 4, total_images=4)
     (place,) = open_record_pack(path).locations(np.arange(12))
     spans = list(zip(place[1].tolist(), (place[1] + place[2]).tolist(), strict=True))
     monkeypatch.setattr(dataset, "read_many", lambda indices: pytest.fail("read before it was asked for"))
@@ -125,9 +126,11 @@ def test_windows_are_asked_for_before_they_are_read(insightface_pack, monkeypatc
 
 
 def test_the_shape_is_in_the_data_section():
-    assert DataConfig().block_shuffle is None
-    config = DataConfig(shuffle="sequential", shuffle_block=256, shuffle_window=8)
-    assert config.block_shuffle == BlockShuffle(256, 8)
+    dataset = SyntheticDataset(3, 4, 32)
+    assert type(DataConfig().make_order(dataset, 5)) is FullShuffle
+    order = DataConfig(shuffle="sequential", shuffle_block=256, shuffle_window=8).make_order(dataset, 5)
+    assert isinstance(order, BlockOrder) and (order.num_images, order.seed) == (12, 5)
+    assert order.shape == BlockShuffle(256, 8)
     with pytest.raises(ConfigError, match=r"data\.shuffle_block has no effect unless data.shuffle is sequential"):
         DataConfig(shuffle_block=256)
     with pytest.raises(ConfigError, match=r"data\.shuffle_block and data.shuffle_window must be at least 1"):

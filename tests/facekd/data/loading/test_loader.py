@@ -21,6 +21,7 @@ import torch
 from facekd.data.datasets import FaceDataset, RecordDataset
 from facekd.data.loading import loader as loader_module
 from facekd.data.loading.loader import Batch, make_loader
+from facekd.data.loading.orders import FullShuffle
 from facekd.data.loading.sampler import PositionSampler
 from facekd.errors import DataError, TrainingError, WorkerError, run_verb
 from facekd.images.augmentation import Augmentation, augment
@@ -55,7 +56,7 @@ def batches_of(
     **sampling,
 ) -> list[Batch]:
     sampling = {"global_batch_size": 6, "total_images": 30} | sampling
-    sampler = PositionSampler(len(dataset), SEED, **sampling)
+    sampler = PositionSampler(FullShuffle(len(dataset), SEED), **sampling)
     return list(make_loader(dataset, sampler, augmentation, SEED, workers, start_method=start_method))
 
 
@@ -76,7 +77,7 @@ def test_a_batch_holds_what_sampler_dataset_and_augmentation_say(dataset):
     assert len(batches) == 5
     for number, batch in enumerate(batches):
         positions = np.arange(6) + 6 * number
-        indices = PositionSampler(12, SEED, 6).indices_at(positions)
+        indices = PositionSampler(FullShuffle(12, SEED), 6).indices_at(positions)
         images, labels = dataset.load(indices)
         augment(EVERYTHING, images, SEED, positions)
         assert batch.positions.tolist() == positions.tolist()
@@ -89,7 +90,7 @@ def test_a_batch_holds_what_sampler_dataset_and_augmentation_say(dataset):
 def test_without_augmentation_the_images_are_the_files_and_only_flips_remain(dataset):
     plain = batches_of(dataset, None)
     for batch in plain:
-        indices = PositionSampler(12, SEED, 6).indices_at(batch.positions.numpy())
+        indices = PositionSampler(FullShuffle(12, SEED), 6).indices_at(batch.positions.numpy())
         np.testing.assert_array_equal(batch.images.numpy(), dataset.load(indices)[0])
     assert any(batch.flip.any() for batch in plain)
     assert not any(batch.flip.any() for batch in batches_of(dataset, Augmentation(flip=False)))
@@ -104,7 +105,7 @@ def test_workers_may_be_forked_while_opencv_has_threads_here(dataset):
     """A forked process that sets OpenCV's number of threads hangs or crashes if it has inherited a pool of them."""
     threads_before = cv2.getNumThreads()
     large = np.zeros((600, 600, 3), np.uint8)
-    sampler = PositionSampler(12, SEED, 6, total_images=12)
+    sampler = PositionSampler(FullShuffle(12, SEED), 6, total_images=12)
     try:
         cv2.setNumThreads(8)
         for _ in range(8):
@@ -131,7 +132,7 @@ def test_workers_started_afresh_give_the_batches_of_none(dataset, start_method, 
 def test_several_loaders_read_one_file_at_once(dataset):
     """The shared file offset of apache/mxnet#9974: forked readers of one open file must not disturb each other."""
     expected = batches_of(dataset, total_images=240)
-    sampler = PositionSampler(12, SEED, 6, total_images=240)
+    sampler = PositionSampler(FullShuffle(12, SEED), 6, total_images=240)
     loaders = [iter(make_loader(dataset, sampler, EVERYTHING, SEED, 2, start_method="fork")) for _ in range(2)]
     for batches in zip(expected, *loaders, strict=True):
         assert_same([batches[1]], [batches[0]])
@@ -155,7 +156,7 @@ def test_a_resumed_loader_goes_on_in_the_middle_of_an_epoch(dataset, done):
 
 
 def test_iterating_again_starts_again_and_the_length_is_the_samplers(dataset):
-    loader = make_loader(dataset, PositionSampler(12, SEED, 6, total_images=30), EVERYTHING, SEED)
+    loader = make_loader(dataset, PositionSampler(FullShuffle(12, SEED), 6, total_images=30), EVERYTHING, SEED)
     assert len(loader) == 5
     assert_same(list(loader), list(loader))
 
@@ -175,7 +176,7 @@ def test_skipped_records_arrive_with_their_batch_once_for_each_time_they_were_du
     with_bad = [batch for batch in batches if batch.bad_records]
     assert sum(len(batch.bad_records) for batch in batches) == 3  # 36 images are three epochs
     for batch in with_bad:
-        assert 4 in PositionSampler(12, SEED, 6).indices_at(batch.positions.numpy())
+        assert 4 in PositionSampler(FullShuffle(12, SEED), 6).indices_at(batch.positions.numpy())
         assert all("record 5 at offset" in line for line in batch.bad_records)
 
 
@@ -340,7 +341,7 @@ def test_a_worker_that_leaves_by_itself_is_not_said_to_lack_memory(dataset):
 
 
 def test_leaving_early_ends_the_workers(dataset):
-    sampler = PositionSampler(12, SEED, 6)  # without end
+    sampler = PositionSampler(FullShuffle(12, SEED), 6)  # without end
     batches = iter(make_loader(dataset, sampler, workers=2, start_method="fork"))
     next(batches)
     assert len(multiprocessing.active_children()) == 2
@@ -351,13 +352,13 @@ def test_leaving_early_ends_the_workers(dataset):
 @pytest.mark.parametrize("arguments", [{"workers": -1}, {"workers": 2, "prefetch": 0}])
 def test_numbers_that_cannot_work_are_refused(dataset, arguments):
     with pytest.raises(TrainingError, match="workers must be 0 or more and prefetch 1 or more"):
-        make_loader(dataset, PositionSampler(12, SEED, 6), **arguments)
+        make_loader(dataset, PositionSampler(FullShuffle(12, SEED), 6), **arguments)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_memory_of_a_batch_is_used_again_once_nobody_holds_it(dataset, workers):
     expected = batches_of(dataset, total_images=120)
-    sampler = PositionSampler(12, SEED, 6, total_images=120)
+    sampler = PositionSampler(FullShuffle(12, SEED), 6, total_images=120)
     places = set()
     for ours, theirs in zip(make_loader(dataset, sampler, EVERYTHING, SEED, workers), expected, strict=True):
         assert_same([ours], [theirs])
@@ -368,7 +369,7 @@ def test_the_memory_of_a_batch_is_used_again_once_nobody_holds_it(dataset, worke
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_view_of_the_images_keeps_them_from_being_overwritten(dataset, workers):
     expected = batches_of(dataset, total_images=120)
-    sampler = PositionSampler(12, SEED, 6, total_images=120)
+    sampler = PositionSampler(FullShuffle(12, SEED), 6, total_images=120)
     views = [batch.images[2:4, 5:] for batch in make_loader(dataset, sampler, EVERYTHING, SEED, workers)]
     for view, batch in zip(views, expected, strict=True):
         assert torch.equal(view, batch.images[2:4, 5:])
@@ -396,7 +397,7 @@ class Sender:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_for_a_gpu_are_sent_ahead_by_a_thread(dataset, workers, monkeypatch):
     monkeypatch.setattr(loader_module, "GpuPrefetcher", Sender)
-    sampler = PositionSampler(12, SEED, 6, total_images=60)
+    sampler = PositionSampler(FullShuffle(12, SEED), 6, total_images=60)
     sent = list(make_loader(dataset, sampler, EVERYTHING, SEED, workers, device=GPU))
     expected = batches_of(dataset, total_images=60)
     assert_same(sent, expected)
@@ -407,7 +408,7 @@ def test_batches_for_a_gpu_are_sent_ahead_by_a_thread(dataset, workers, monkeypa
 
 def test_leaving_early_while_a_batch_is_being_sent_ends_the_workers(dataset, monkeypatch):
     monkeypatch.setattr(loader_module, "GpuPrefetcher", Sender)
-    batches = iter(make_loader(dataset, PositionSampler(12, SEED, 6), workers=2, device=GPU))
+    batches = iter(make_loader(dataset, PositionSampler(FullShuffle(12, SEED), 6), workers=2, device=GPU))
     next(batches)
     batches.close()  # type: ignore[attr-defined]
     assert not multiprocessing.active_children()
@@ -418,11 +419,11 @@ def test_a_bad_record_met_ahead_is_reported_when_it_is_due(insightface_pack, mon
     dataset = RecordDataset(insightface_pack({4: BROKEN}), 32)
     due = next(
         number
-        for number, sampled in enumerate(PositionSampler(12, 1, 2, total_images=12))
+        for number, sampled in enumerate(PositionSampler(FullShuffle(12, 1), 2, total_images=12))
         if 4 in sampled.indices.tolist()
     )
     assert due > 0
-    batches = iter(make_loader(dataset, PositionSampler(12, 1, 2), seed=1, workers=2, device=GPU))
+    batches = iter(make_loader(dataset, PositionSampler(FullShuffle(12, 1), 2), seed=1, workers=2, device=GPU))
     assert len([next(batches) for _ in range(due)]) == due
     with pytest.raises(DataError, match="record 5 at offset"):
         next(batches)
@@ -434,11 +435,12 @@ def test_workers_end_with_a_program_that_leaves_its_loop_or_is_killed(insightfac
 import os, sys
 from facekd.data.datasets import RecordDataset
 from facekd.data.loading.loader import make_loader
+from facekd.data.loading.orders import FullShuffle
 from facekd.data.loading.sampler import PositionSampler
 
 if __name__ == "__main__":
-    loader = make_loader(RecordDataset({str(insightface_pack())!r}, 32), PositionSampler(12, 0, 6), workers=2,
-                         start_method="fork")
+    sampler = PositionSampler(FullShuffle(12, 0), 6)
+    loader = make_loader(RecordDataset({str(insightface_pack())!r}, 32), sampler, workers=2, start_method="fork")
     batches, others = iter(loader), iter(loader)  # workers of the second inherit what the first has open
     next(batches), next(others)
     import multiprocessing
@@ -472,6 +474,6 @@ def is_alive(pid: int) -> bool:
 def test_a_report_longer_than_a_pipe_holds_blocks_nobody():
     """What is wrong with a batch of bad records is longer than the system keeps between two processes."""
     dataset = Complaining()
-    sampler = PositionSampler(4, SEED, 4, total_images=40)
+    sampler = PositionSampler(FullShuffle(4, SEED), 4, total_images=40)
     batches = list(make_loader(dataset, sampler, Augmentation(flip=False), SEED, 2, start_method="fork"))
     assert [len(batch.bad_records[0]) for batch in batches] == [500_000] * 10
