@@ -13,17 +13,22 @@ Commands that import much are forked from a server, except for every fifth attem
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
+from facekd.utils.files import sha256_of_file
+from tests.faults import contents
 from tests.faults.attempts import Ended, Fault, Runner, build_shim
 from tests.faults.checks import found_after_fault, found_after_rerun, found_in_message
-from tests.faults.commands import COMMANDS, Command, environment
+from tests.faults.commands import COMMANDS, ROOT, Command, environment
 from tests.faults.contents import contents_of, differences
 from tests.faults.inputs import prepare_inputs
 from tests.faults.plan import failures, kills
@@ -55,8 +60,9 @@ class Campaign:
     def measure(self) -> dict:
         """Runs the command undisturbed, unless it is known what it does then; returns calls, contents and seconds."""
         known = self.folder / "undisturbed.json"
-        if known.exists():
-            return json.loads(known.read_text())
+        rules = sha256_of_file(contents.__file__)
+        if known.exists() and (value := json.loads(known.read_text())).get("rules") == rules:
+            return value
         # A fresh process and a forked one must agree; the third run says what is read.
         results = []
         for fault, forked in ((Fault(), False), (Fault(), not self.fresh), (Fault(where="inputs"), not self.fresh)):
@@ -70,6 +76,7 @@ class Campaign:
         if found := differences(second, first):
             raise CommandFails(f"{self.command.name}: two undisturbed runs differ: {found}")
         value = {
+            "rules": rules,  # by which contents were compared then
             "calls": second_run.calls,
             "reads": reading.calls,
             "contents": second,
@@ -110,21 +117,21 @@ class Campaign:
         usual = undisturbed["seconds_forked" if forked else "seconds"]
         ended = self.runner.run(self.command, attempt, fault, forked, limit, usual)
         hit = _call_at(ended, fault)
-        contents = contents_of(attempt)
+        left = contents_of(attempt)
         # What the fault has left, and how it was told.
         is_spared = fault.where == "inputs" and self.command.spares and self.command.spares in hit
         if ended.status == 0:
-            changed = [] if is_spared else differences(contents, undisturbed["contents"])
+            changed = [] if is_spared else differences(left, undisturbed["contents"])
             found = [f"status 0, but {line}" for line in changed]
         else:
-            found = found_after_fault(self.command, contents, undisturbed["contents"], undisturbed["old"])
+            found = found_after_fault(self.command, left, undisturbed["contents"], undisturbed["old"])
         found += [f"process left: {stray}" for stray in ended.strays]
         if fault.how in ("error", "errors", "short"):
             found += found_in_message(ended, _names_of(ended, fault))
         # The same command again.
         if ended.status != 0:
             again = self.runner.run(self.command, attempt, Fault(), forked, limit)
-            found += found_after_rerun(again, contents, contents_of(attempt), undisturbed["contents"])
+            found += found_after_rerun(again, left, contents_of(attempt), undisturbed["contents"])
         self._keep(fault, ended, hit, forked, found)
 
     def fill_disk(self, fault: Fault, undisturbed: dict) -> None:
@@ -137,20 +144,21 @@ class Campaign:
             attempt = self._start_in(disk.folder / "attempt")
             disk.leave(fault.at)
             ended = self.runner.run(self.command, attempt, fault, forked, limit)
-            contents = contents_of(attempt)
+            left = contents_of(attempt)
             disk.leave(1 << 30)
             if ended.status == 0:
-                found = [f"status 0, but {line}" for line in differences(contents, undisturbed["contents"])]
+                found = [f"status 0, but {line}" for line in differences(left, undisturbed["contents"])]
             else:
-                found = found_after_fault(self.command, contents, undisturbed["contents"], undisturbed["old"])
+                found = found_after_fault(self.command, left, undisturbed["contents"], undisturbed["old"])
                 found += found_in_message(ended, ["out", *map(_last_part, undisturbed["contents"])])
                 again = self.runner.run(self.command, attempt, Fault(), forked, limit)
-                found += found_after_rerun(again, contents, contents_of(attempt), undisturbed["contents"])
+                found += found_after_rerun(again, left, contents_of(attempt), undisturbed["contents"])
         self._keep(fault, ended, f"{fault.at:,} bytes free", forked, found)
 
     def _keep(self, fault: Fault, ended: Ended, hit: str, forked: bool, found: list[str]) -> None:
         outcome = {
             "command": self.command.name,
+            "commit": _commit(),
             "fault": asdict(fault),
             "hit": hit,
             "forked": forked,
@@ -242,11 +250,13 @@ def _share_out(chosen: list[str], arguments: argparse.Namespace) -> None:
 
 def print_report(folder: Path, chosen: list[str]) -> int:
     """Prints the table of the outcomes; returns 1 if something was found, else 0."""
+    print(f"{platform.node()}, {os.cpu_count()} cores, {time.strftime('%Y-%m-%d')}, commit {_commit()}\n")
     everything = {name: _lines_of(folder / name / "outcomes.jsonl") for name in chosen}
     print("| command | kills | failing calls | full disks | fresh processes | survived | found |")
     print("|---|---|---|---|---|---|---|")
     for name, outcomes in everything.items():
-        print(_row(name, outcomes))
+        if outcomes:
+            print(_row(name, outcomes))
     print(_row("all", [outcome for outcomes in everything.values() for outcome in outcomes]))
     return int(any(outcome["found"] for outcomes in everything.values() for outcome in outcomes))
 
@@ -260,6 +270,13 @@ def _row(name: str, outcomes: list[dict]) -> str:
     fresh = sum(not outcome["forked"] for outcome in outcomes)
     found = sum(bool(outcome["found"]) for outcome in outcomes)
     return f"| {name} | {' | '.join(map(str, counts))} | {fresh} | {len(outcomes) - found} | {found} |"
+
+
+@functools.cache
+def _commit() -> str:
+    """Returns the commit of this checkout; empty outside of git."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _call_at(ended: Ended, fault: Fault) -> str:
