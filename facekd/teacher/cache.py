@@ -45,6 +45,7 @@ from facekd.utils.files import is_sealed, read_json, sealed, write_json
 from facekd.utils.held_folders import check_held, held_folder, make_folder
 from facekd.utils.locks import is_file_at, lock_open_file
 from facekd.utils.progress import track
+from facekd.utils.syncing import sync_folder
 from facekd.utils.temporaries import open_own_file
 
 __all__ = [
@@ -226,6 +227,7 @@ class _Writer:
         self.stream.write(checksums.tobytes() + text + f"{len(text):016x}".encode() + END_MARK)
         self._sync()
         Path(self.stream.name).replace(self.path)
+        sync_folder(self.path.parent)
         beside(self.path, "progress").unlink(missing_ok=True)
 
     def _trailer(self) -> dict[str, Any]:

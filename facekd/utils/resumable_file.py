@@ -158,6 +158,7 @@ class ResumableFile:
         Args:
             path: its name, replaced if it is there.
         """
+        self._require_there()
         try:
             staged = self._companions[path] = TemporaryFile(path, mode_to_keep(path))
             with open(staged.descriptor, "wb", closefd=False) as stream:

@@ -17,7 +17,7 @@ import torch
 
 from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.embedder import Embedder, Preprocessing, embed_with_flip
-from facekd.errors import InUseError, TeacherError, run_verb
+from facekd.errors import FacekdError, InUseError, TeacherError, run_verb
 from facekd.teacher.cache import TeacherCache, open_teacher_cache, write_teacher_cache
 from facekd.teacher.cache_teacher import main
 
@@ -144,6 +144,18 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path, dataset: FaceDataset) -> None
     rest = Projection()
     write(tmp_path / "cache", rest, dataset)
     assert rest.num_images == 2 * (len(dataset) - 10)
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_not_made_again(tmp_path: Path, dataset: FaceDataset) -> None:
+    class Deleting(Projection):
+        def embed(self, images: np.ndarray) -> np.ndarray:
+            if self.num_calls == 4:
+                shutil.rmtree(tmp_path / "out")
+            return super().embed(images)
+
+    with pytest.raises(FacekdError, match="out: was deleted while this command was writing into it"):
+        write(tmp_path / "out" / "cache", Deleting(), dataset)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unfinished_cache_of_another_teacher_is_not_continued(tmp_path: Path, dataset: FaceDataset) -> None:
