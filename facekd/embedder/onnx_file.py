@@ -107,7 +107,7 @@ def load_external_data(part: Message, path: Path) -> None:
         ModelError: see `read_onnx_file`.
     """
     files: dict[str, Path] = {}
-    for tensor in list(_tensors(part, path)):
+    for tensor in _tensors(part, path):
         place = _find_data(tensor, path, files)
         if place is not None:
             with place.file.open("rb") as stream:
@@ -159,9 +159,9 @@ def _walk(root: Message, path: Path) -> Iterator[Any]:
                         raise ModelError(f"{path}: damaged: its {field.name} '{found}' is not UTF-8; fetch it again")
 
 
-def _tensors(root: Message, path: Path) -> Iterator[Any]:
-    """Yields all tensors in a message: constants of graphs at any depth, of functions and of attributes."""
-    return (message for message in _walk(root, path) if message.DESCRIPTOR.full_name == "onnx.TensorProto")
+def _tensors(root: Message, path: Path) -> list[Any]:
+    """Lists all tensors in a message, whose text is UTF-8: of graphs at any depth, of functions and of attributes."""
+    return [message for message in _walk(root, path) if message.DESCRIPTOR.full_name == "onnx.TensorProto"]
 
 
 def _num_nodes_written_out(model: onnx.ModelProto, path: Path) -> int:

@@ -40,9 +40,10 @@ def main() -> int:
 
     # One process after the other: a target may end its process in any way.
     from tests.fuzz.binary_targets import TARGETS as BINARY
+    from tests.fuzz.model_targets import TARGETS as MODELS
     from tests.fuzz.text_targets import TARGETS as TEXT
 
-    known = [target.name for target in (*TEXT, *BINARY)]
+    known = [target.name for target in (*TEXT, *BINARY, *MODELS)]
     if unknown := set(arguments.targets) - set(known):
         parser.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     broken = []
@@ -103,9 +104,10 @@ def _fuzz_here(name: str, seconds: int) -> None:
 
     with atheris.instrument_imports(include=["facekd", "evaluation", "data_prep"]):
         from tests.fuzz.binary_targets import TARGETS as BINARY
+        from tests.fuzz.model_targets import TARGETS as MODELS
         from tests.fuzz.target import TargetRunner
         from tests.fuzz.text_targets import TARGETS as TEXT
-    target = next(target for target in (*TEXT, *BINARY) if target.name == name)
+    target = next(target for target in (*TEXT, *BINARY, *MODELS) if target.name == name)
     corpus = FINDINGS / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
     with TargetRunner(target) as runner:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.fuzz.binary_targets import TARGETS as BINARY
+from tests.fuzz.model_targets import TARGETS as MODELS
 from tests.fuzz.target import Target, TargetRunner, mutations
 from tests.fuzz.text_targets import TARGETS as TEXT
 
 
-@pytest.mark.parametrize("target", [*TEXT, *BINARY], ids=lambda target: target.name)
+@pytest.mark.parametrize("target", [*TEXT, *BINARY, *MODELS], ids=lambda target: target.name)
 def test_damaged_files_end_in_a_sentence(target: Target) -> None:
     seeds = target.seeds()
     with TargetRunner(target) as runner:

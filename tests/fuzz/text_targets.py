@@ -18,7 +18,6 @@ from evaluation.results.page import read_result
 from evaluation.sets.pair_set import read_subjects
 from facekd.data.datasets.record_pack import read_property
 from facekd.experiments.study_file import load_study
-from facekd.images.preprocessing import parse_metadata
 from facekd.training.logbook import read_log
 from facekd.utils.resumable_file import ResumableFile
 from tests.fuzz.target import Target
@@ -111,13 +110,6 @@ TARGETS = [
         lambda: lines("TEMPLATE_ID,SUBJECT_ID,FILENAME", "1,10,a.jpg", "2,11,b.jpg"),
     ),
     Target("property", "property", lambda path: read_property(path, []), lambda: lines("85742,112,112")),
-    Target(
-        "metadata",
-        "mean",
-        lambda path: parse_metadata("mean", path.read_text("latin-1")),
-        lambda: [b"[1.0, 2, 3]"],
-        is_named=False,
-    ),
     Target(
         "log",
         "log.jsonl",

@@ -210,9 +210,10 @@ def test_functions_that_grow_without_end_are_refused(path: Path) -> None:
         OnnxEmbedder(write(path, grown))
 
 
-@pytest.mark.parametrize("text", [b"images", b"Flatten", b"embedding"])
+@pytest.mark.parametrize("text", [b"images", b"Flatten", b"embedding", b"weights", b"location"])
 def test_text_that_is_not_utf8_is_damage(path: Path, text: bytes) -> None:
-    path.write_bytes(make().SerializeToString().replace(text, text[:-1] + b"\xff"))
+    content = make(outside("w", "weights")).SerializeToString()
+    path.write_bytes(content.replace(text, text[:-1] + b"\xff"))
     with pytest.raises(ModelError, match=r"m\.onnx: damaged: its \w+ '.*' is not UTF-8"):
         OnnxEmbedder(path)
 
