@@ -12,6 +12,7 @@ from facekd.backbones.iresnet import IResNet
 from facekd.backbones.mobilefacenet import MobileFaceNet
 from facekd.backbones.torchvision_models import TORCHVISION_EMBEDDING_SIZES, TorchvisionBackbone
 from facekd.errors import ModelError
+from facekd.utils.foreign import shown
 from facekd.utils.suggestions import nearest
 
 BACKBONES: dict[str, type[Backbone]] = {
@@ -66,7 +67,7 @@ def check_backbone(name: str, *, embedding_size: int, image_size: int, width: fl
     if name not in BACKBONES:
         close = nearest(str(name), BACKBONES)
         hint = f"did you mean {close!r}? " if close else ""
-        raise ModelError(f"backbone.name {name!r} is unknown: {hint}there are {', '.join(BACKBONES)}")
+        raise ModelError(f"backbone.name {shown(name)!r} is unknown: {hint}there are {', '.join(BACKBONES)}")
     if not (math.isfinite(width) and width > 0):
         raise ModelError(f"backbone.width must be a positive number, not {width}")
     if not 0 <= dropout < 1:

@@ -10,10 +10,11 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from facekd.errors import CheckpointError
 from facekd.utils.foreign import shown
+from facekd.utils.typed_values import Plain, Range, find_fault
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     from torch import Tensor
@@ -22,6 +23,59 @@ FORMAT = "facekd-checkpoint"
 VERSION = 1
 SUFFIX = ".pt"
 HEAD_SUFFIX = ".head"  # of the folder beside a checkpoint that `facekd.checkpoints.head_shards` writes
+
+
+class _Name(TypedDict):
+    name: str
+
+
+class Architecture(_Name, total=False):
+    """Describes `config["backbone"]`, the arguments of `build_backbone`, which checks their values."""
+
+    embedding_size: int
+    image_size: int
+    width: float
+    dropout: float
+
+
+class _Head(TypedDict, total=False):
+    kind: Literal["margin", "linear"]
+
+
+class _Data(TypedDict, total=False):
+    center_crop: Annotated[float, Range(0, 1)]
+    resize: bool
+
+
+class Sections(TypedDict, total=False):
+    """Describes what is used of `config`, apart from comparing it with that of a resumed run."""
+
+    backbone: Architecture
+    head: _Head
+    data: _Data
+    schedule: dict[str, Plain]
+    preprocessing: dict[str, Plain]
+
+
+class _Group(TypedDict, total=False):
+    params: list[int]
+
+
+class OptimizerState(TypedDict, total=False):
+    """Describes the state dict of an optimiser: the tensors of each parameter by its number, and which it trains."""
+
+    state: dict[int, dict[str, Any]]
+    param_groups: list[_Group]
+
+
+class ScalerState(TypedDict, total=False):
+    """Describes the state dict of a gradient scaler; empty without one."""
+
+    scale: Annotated[float, Range(2.0**-126, 2.0**127)]
+    growth_factor: Annotated[float, Range(1, 2.0**20)]
+    backoff_factor: Annotated[float, Range(2.0**-20, 1)]
+    growth_interval: Annotated[int, Range(1)]
+    _growth_tracker: Annotated[int, Range(0)]
 
 
 @dataclass
@@ -55,10 +109,10 @@ class Progress:
         bad_records: a line for each record that could not be read.
     """
 
-    images_seen: int
-    total_images: int
-    optimizer: dict[str, Any]
-    scaler: dict[str, Any]
+    images_seen: Annotated[int, Range(0)]
+    total_images: Annotated[int, Range(1)]
+    optimizer: OptimizerState
+    scaler: ScalerState
     ema: dict[str, Tensor] | None
     best_accuracy: float
     extras: dict[str, Tensor]
@@ -94,15 +148,15 @@ class Checkpoint:
             head the number of `classes` that were taken from it. Absent where all weights were fresh.
     """
 
-    config: dict[str, Any] = field(default_factory=dict)
-    preprocessing: dict[str, Any] | None = None
+    config: dict[str, Plain] = field(default_factory=dict)  # `Sections` has what is used of it
+    preprocessing: dict[str, Plain] | None = None
     backbone: dict[str, Tensor] | None = None
     ema: dict[str, Tensor] | None = None
     projection: Tensor | None = None
     ema_projection: Tensor | None = None
     head: dict[str, Tensor] | None = None
     head_shards: HeadShards | None = None
-    num_classes: int | None = None
+    num_classes: Annotated[int, Range(1)] | None = None
     labels_sha256: str | None = None
     identities_sha256: str | None = None
     images_sha256: str | None = None
@@ -110,7 +164,7 @@ class Checkpoint:
     training: Progress | None = None
     source: dict[str, str] | None = None
     identities: list[str] | None = None
-    started_from: dict[str, dict[str, Any]] | None = None
+    started_from: dict[str, dict[str, Plain]] | None = None
     plugins: list[dict[str, str]] | None = None
 
     @property
@@ -121,7 +175,7 @@ class Checkpoint:
     @property
     def input_preprocessing(self) -> dict[str, Any]:
         """Returns `preprocessing`; the oldest files have it in their config."""
-        return self.preprocessing or self.config["preprocessing"]
+        return self.preprocessing or self.config.get("preprocessing", {})
 
     @property
     def head_kind(self) -> str:
@@ -175,16 +229,26 @@ def from_plain_fields(content: Mapping[str, Any], where: str) -> Checkpoint:
     Raises:
         CheckpointError: a field is missing or has the wrong type.
     """
+    # Long lists are packed.
     content = dict(content)
     for section, name in PACKED:
         holder = content if section is None else content.get(section)
         if isinstance(holder, dict) and name in holder:
             content_of = {**holder, name: _unpack(holder[name], f"{where}: damaged: its {name!r}")}
             content = content_of if section is None else {**content, section: content_of}
-    values = _checked(Checkpoint, content, where)
+
+    # Names and types.
+    import torch
+
+    fault = find_fault(content, Checkpoint, names={"Tensor": torch.Tensor}) or _fault_of_config(content)
+    if fault:
+        raise CheckpointError(f"{where}: damaged: {fault}")
+
+    # The two parts that have types of their own.
+    values = _known(Checkpoint, content)
     for name, kind in (("head_shards", HeadShards), ("training", Progress)):
         if values.get(name) is not None:
-            values[name] = kind(**_checked(kind, values[name], f"{where}: {name}"))
+            values[name] = kind(**_known(kind, values[name]))
     return Checkpoint(**values)
 
 
@@ -214,52 +278,16 @@ def _unpack(value: Any, where: str) -> Any:
         raise CheckpointError(f"{where} is not JSON") from error
 
 
-# The type that a field must have, by the beginning of its annotation.
-_TYPES: dict[str, type | tuple[type, ...]] = {
-    "dict": dict,
-    "HeadShards": dict,
-    "Progress": dict,
-    "list": list,
-    "str": str,
-    "int": int,
-    "float": (int, float),
-}
+def _fault_of_config(content: Mapping[str, Any]) -> str:
+    config = content.get("config", {})
+    fault = find_fault(config, Sections, "config")
+    unknown = config.get("backbone", {}).keys() - Architecture.__annotations__.keys() if not fault else ()
+    return fault or (f"its 'config.backbone' has {shown(min(unknown))!r}, which no backbone takes" if unknown else "")
 
 
 def _shallow(value: Any) -> dict[str, Any]:
     return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
 
 
-def _checked(kind: type, content: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Returns the fields of `kind` that are in the file, after checking their types."""
-    import torch
-
-    values = {}
-    for item in dataclasses.fields(kind):
-        annotation = str(item.type)
-        is_optional = annotation.endswith("| None")
-        if item.name not in content:
-            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-                raise CheckpointError(f"{where}: damaged: it has no {item.name!r}")
-            continue
-        value = content[item.name]
-        expected = torch.Tensor if annotation.startswith("Tensor") else _TYPES[annotation.split(" ")[0].split("[")[0]]
-        if not (isinstance(value, expected) or (value is None and is_optional)):
-            wanted = "mapping" if expected is dict else annotation.removesuffix(" | None")
-            raise CheckpointError(
-                f"{where}: damaged: its {item.name!r} is a {type(value).__name__}, expected a {wanted}"
-            )
-        if annotation.startswith("dict[str, Tensor]"):
-            _check_tensors(value or {}, f"{where}: damaged: its {item.name!r}")
-        values[item.name] = value
-    return values
-
-
-def _check_tensors(value: dict[Any, Any], where: str) -> None:
-    """Checks that a mapping holds tensors, each with a name."""
-    import torch
-
-    for name, entry in value.items():
-        if not (isinstance(name, str) and isinstance(entry, torch.Tensor)):
-            found = f"a {type(entry).__name__} under '{shown(name)}'"
-            raise CheckpointError(f"{where} has {found}, expected tensors with names")
+def _known(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {item.name: content[item.name] for item in dataclasses.fields(kind) if item.name in content}

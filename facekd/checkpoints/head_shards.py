@@ -82,7 +82,7 @@ def attach_rows(path: Path, checkpoint: Checkpoint, head: MarginClassifier, opti
         CheckpointError: see `read_rows`.
     """
     assert checkpoint.head is not None and checkpoint.training is not None
-    kept = checkpoint.training.optimizer["state"].get(_place_in(optimizer, head), {})
+    kept = checkpoint.training.optimizer.get("state", {}).get(_place_in(optimizer, head), {})
     if checkpoint.head_shards is not None:
         rows = read_rows(path, checkpoint.head_shards, head.shards)
         checkpoint.head["weight"] = rows.pop("weight")

@@ -18,12 +18,12 @@ from facekd.checkpoints.insightface_files import (
     JoinedClassifier,
     join_classifier,
     read_insightface_file,
-    some_of,
     tensors_of,
 )
 from facekd.errors import ModelError, run_verb
 from facekd.utils.command_line import CommandParser
 from facekd.utils.files import sha256_of_file
+from facekd.utils.foreign import some_of
 from facekd.utils.output_lock import file_lock
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
@@ -106,21 +106,28 @@ def _recognize_iresnet(state: Mapping[str, torch.Tensor]) -> BackboneShape | Non
     name = next((name for name, known in IRESNET_UNITS.items() if known == units), None)
     if f"layer4.{units[3] - 1}.conv2.weight" not in state:
         return None
-    last_channels = state[f"layer4.{units[3] - 1}.conv2.weight"].shape[0]
-    embedding_size, map_values = state["fc.weight"].shape
+    last, fc, first = (
+        state[name].shape for name in (f"layer4.{units[3] - 1}.conv2.weight", "fc.weight", "conv1.weight")
+    )
+    if (len(last), len(fc), len(first)) != (4, 2, 4) or 0 in (*last, *fc, *first):
+        return None
+    last_channels, (embedding_size, map_values) = last[0], fc
     return _shape(
         name,
         f"an IR-ResNet with {units} units",
         embedding_size,
         map_side=math.isqrt(map_values // last_channels),
-        width=state["conv1.weight"].shape[0] / STAGE_CHANNELS[0],
+        width=first[0] / STAGE_CHANNELS[0],
     )
 
 
-def _recognize_mobilefacenet(state: Mapping[str, torch.Tensor]) -> BackboneShape:
+def _recognize_mobilefacenet(state: Mapping[str, torch.Tensor]) -> BackboneShape | None:
     from facekd.backbones.mobilefacenet import STEM_CHANNELS, TRUNK_SCALE, UNITS
 
     # The stem's second convolution shows the trunk's scale: it has that many channels per group.
+    names = ("layers.1.layers.0.weight", "features.layers.0.layers.0.weight", "features.layers.2.weight")
+    if any(name not in state or state[name].ndim < 2 or not state[name].numel() for name in names):
+        return None
     channels, trunk_scale = state["layers.1.layers.0.weight"].shape[:2]
     units = tuple(_count_children(state, f"layers.{2 + i}.layers") for i, unit in enumerate(UNITS) if unit[-1])
     expected = tuple(unit[2] for unit in UNITS if unit[-1])
@@ -158,9 +165,8 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
         ModelError: `name` is unknown, or the file is unreadable, of another architecture, or has values that are not
             finite.
     """
-    import torch
-
     from facekd.backbones.building import BACKBONES, build_backbone, check_backbone, fixed_embedding_size
+    from facekd.checkpoints.models import find_misfit, find_not_finite, load_weights, plan_backbone
 
     # Which network the file is from: the one asked for, or the one its shapes show.
     if name is not None:
@@ -174,42 +180,27 @@ def import_backbone(path: Path, name: str | None = None) -> Backbone:
             f"{', '.join(name for name in BACKBONES if fixed_embedding_size(name) is None)} with InsightFace's names"
         )
 
-    # Build that network, and check that every tensor fits it.
+    # Build that network around its tensors.
     sizes = (
         {"embedding_size": found.embedding_size, "image_size": found.image_size, "width": found.width} if found else {}
     )
     try:
-        backbone = build_backbone(wanted, **sizes)
+        plan = plan_backbone({"name": wanted, **sizes})
     except ModelError as error:
         raise ModelError(f"{path}: its shapes ask for an impossible backbone: {error}") from error
-    differences = _differences(backbone.state_dict(), state)
-    if differences:
+    if misfit := find_misfit(plan.state_dict(), state):
         hint = f"; try --name {found.name}" if found and found.name not in (None, wanted) else ""
-        raise ModelError(f"{path}: does not fit {wanted}, it {_appearance(found, state)}{hint}. Tensors: {differences}")
-    bad = next((key for key, value in state.items() if not bool(torch.isfinite(value).all())), None)
-    if bad is not None:
-        raise ModelError(f"{path}: {bad} holds NaN or infinity, so that training failed; use another file")
-    # Old files lack the counters of batch normalisation, which are only used when momentum is None.
-    backbone.load_state_dict(backbone.state_dict() | state)
+        raise ModelError(f"{path}: does not fit {wanted}, it {_appearance(found, state)}{hint}: {misfit}")
+    backbone = build_backbone(wanted, **sizes)
+    load_weights(backbone, state, str(path))
+    if broken := find_not_finite(state):
+        raise ModelError(f"{path}: {broken} holds NaN or infinity, so that training failed; use another file")
     return backbone.eval()
 
 
 def _appearance(found: BackboneShape | None, state: Mapping[str, torch.Tensor]) -> str:
     """Says which network the tensors look like, for messages."""
     return f"looks like {found.description}" if found else f"is of an unknown network (its names: {some_of(state)})"
-
-
-def _differences(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> str:
-    """Says how two state dicts differ, with the first names of each kind; empty if they match."""
-    missing = [name for name in expected if name not in found and not name.endswith(".num_batches_tracked")]
-    extra = [name for name in found if name not in expected]
-    reshaped = [
-        f"{name} is {tuple(found[name].shape)}, expected {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in found and found[name].shape != value.shape
-    ]
-    kinds = (("missing", missing), ("not part of it", extra), ("of another shape", reshaped))
-    return "; ".join(f"{len(names)} {kind} ({some_of(names)})" for kind, names in kinds if names)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ neither C nor W.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from facekd.checkpoints.contents import FORMAT
 from facekd.checkpoints.file_kinds import OLD_TORCH_FILE, ONNX_FILE, TORCH_FILE, describe_file
 from facekd.checkpoints.torch_files import read_torch_file
 from facekd.errors import FacekdError, ModelError
+from facekd.utils.foreign import some_of
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     import torch
@@ -24,8 +25,7 @@ if TYPE_CHECKING:  # torch costs seconds: `--help` does without
 # Prefixes that wrappers add to every name: distributed training, torch.compile.
 PREFIXES = ("module.", "_orig_mod.")
 CLASSIFIER = "state_dict_softmax_fc"
-NAME_OF_RANK = re.compile(r"checkpoint_gpu_(\d+)\.pt")
-NAMES_SHOWN = 3
+NAME_OF_RANK = re.compile(r"checkpoint_gpu_(\d{1,5})\.pt")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def join_classifier(path: Path, num_classes: int | None = None) -> JoinedClassif
     own = _part_in(content)
     del content  # it is large
     if own is None:
-        return JoinedClassifier(problem=f"its {CLASSIFIER} has no weight (C, D)")
+        return JoinedClassifier(problem=f"its {CLASSIFIER} has no weight (C, D) of floating-point numbers")
     match = NAME_OF_RANK.fullmatch(path.name)
     if match is None:
         files = {0: path}
@@ -137,9 +137,10 @@ def _part_in(content: Any) -> tuple[torch.Tensor, Any, Any] | None:
     """Returns a file's rows of the classifier, its epoch and its step; None if it has no classifier."""
     state = content.get(CLASSIFIER) if isinstance(content, Mapping) else None
     weight = tensors_of(state).get("weight") if isinstance(state, Mapping) else None
-    if weight is None or weight.ndim != 2 or not weight.numel():
+    if weight is None or weight.ndim != 2 or not weight.numel() or not weight.is_floating_point():
         return None
-    return weight, content.get("epoch"), content.get("global_step")
+    epoch, step = (value if type(value) is int else None for value in map(content.get, ("epoch", "global_step")))
+    return weight, epoch, step
 
 
 def _missing_ranks(rows: dict[int, int], num_classes: int | None) -> list[int] | None:
@@ -156,9 +157,3 @@ def _missing_ranks(rows: dict[int, int], num_classes: int | None) -> list[int] |
         if all(count == share + (rank < rest) for rank, count in rows.items()):
             return sorted(set(range(size)) - rows.keys())
     return None
-
-
-def some_of(names: Collection[Any], most: int = NAMES_SHOWN) -> str:
-    """Lists the first few of some names, for messages."""
-    shown = ", ".join(str(name) for name in list(names)[:most])
-    return shown + (", ..." if len(names) > most else "") if names else "none"

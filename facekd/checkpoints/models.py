@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from facekd.backbones import ProjectedBackbone, fold_projection
-from facekd.backbones.building import build_backbone, fixed_embedding_size
+from facekd.backbones import Backbone, ProjectedBackbone, fold_projection
+from facekd.backbones.building import BACKBONES, build_backbone, fixed_embedding_size
 from facekd.checkpoints.checkpoint import read_checkpoint
+from facekd.checkpoints.contents import Checkpoint
 from facekd.checkpoints.run_folder import resolve_checkpoint
-from facekd.errors import CheckpointError
+from facekd.errors import CheckpointError, ModelError
 from facekd.images.preprocessing import Preprocessing
 from facekd.plugins import require_plugins
+from facekd.utils.foreign import shown, some_of
+
+LARGEST_EMBEDDING = 8192  # values; a projection to more would make a network far larger than its file
+PREPROCESSING_KEYS = {"mean": None, "std": None, "color": None}.keys()
+MIN_WEIGHT_BYTES = 2  # bytes of a number; one of 8 bits means nothing without its scale
 
 
 def load_backbone(path: str | os.PathLike[str], *, ema: bool | None = None) -> tuple[nn.Module, Preprocessing]:
@@ -43,22 +52,80 @@ def load_backbone(path: str | os.PathLike[str], *, ema: bool | None = None) -> t
     weights, projection = checkpoint.backbone, checkpoint.projection
     if checkpoint.ema and ema is not False:
         weights, projection = checkpoint.ema, checkpoint.ema_projection
+    try:
+        require_fit(plan_backbone(architecture).state_dict(), weights, f"{file}: backbone")
+    except ModelError as error:
+        raise CheckpointError(f"{file}: damaged: {error}") from error
     backbone = build_backbone(**architecture)
     load_weights(backbone, weights, f"{file}: backbone")
-
-    # Fold a projection into the last layer, or put it behind a backbone that has none.
-    if projection is not None and fixed_embedding_size(architecture["name"]) is not None:
-        layer = nn.Linear(projection.shape[1], len(projection), bias=False)
-        layer.load_state_dict({"weight": projection})
-        backbone = ProjectedBackbone(backbone, layer)
-    elif projection is not None:
-        folded = build_backbone(**{**architecture, "embedding_size": len(projection)})
-        backbone = fold_projection(backbone, projection, folded)
-    return backbone.eval(), Preprocessing(**checkpoint.input_preprocessing, image_size=architecture["image_size"])
+    module = backbone if projection is None else _with_projection(backbone, architecture, projection, file)
+    if broken := find_not_finite(module.state_dict()):
+        raise CheckpointError(
+            f"{file}: {broken} holds NaN or infinity: take an earlier checkpoint, from before the training broke"
+        )
+    return module.eval(), _preprocessing(file, checkpoint, backbone.image_size)
 
 
-def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], what: str) -> None:
-    """Loads a state dict exactly: every name and shape must match.
+def plan_backbone(architecture: Mapping[str, Any]) -> Backbone:
+    """Builds a backbone without numbers, on the device meta, for `find_misfit`: it takes no memory, whatever its size.
+
+    A plug-in's network is built as it is, because not every network can be built without numbers.
+
+    Args:
+        architecture: the arguments of `build_backbone`, which a stranger's file may state.
+
+    Raises:
+        ModelError: they are impossible.
+    """
+    network = BACKBONES.get(architecture["name"])
+    if network is not None and not network.__module__.startswith("facekd."):
+        return build_backbone(**architecture)
+    try:
+        with torch.device("meta"):
+            return build_backbone(**architecture)
+    except (RuntimeError, OverflowError, TypeError) as error:  # of torch, for sizes beyond 64 bits
+        raise ModelError("the sizes of its backbone are far beyond any network") from error
+
+
+def _with_projection(
+    backbone: Backbone, architecture: Mapping[str, Any], projection: torch.Tensor, file: Path
+) -> nn.Module:
+    """Folds a projection into the last layer of a backbone, or puts it behind one that has no embedding layer."""
+    if not (projection.ndim == 2 and projection.is_floating_point() and 1 <= len(projection) <= LARGEST_EMBEDDING):
+        raise CheckpointError(
+            f"{file}: damaged: its projection is {_type_of(projection)} {tuple(projection.shape)}, expected numbers "
+            f"of shape (E, {backbone.embedding_size}), with E up to {LARGEST_EMBEDDING:,}"
+        )
+    layer = nn.Linear(projection.shape[1], len(projection), bias=False)
+    layer.load_state_dict({"weight": projection})
+    try:
+        if fixed_embedding_size(backbone.name) is None:
+            folded = build_backbone(**{**architecture, "embedding_size": len(projection)})
+            return fold_projection(backbone, projection, folded)
+        return ProjectedBackbone(backbone, layer)
+    except ModelError as error:
+        raise CheckpointError(f"{file}: damaged: {error}") from error
+
+
+def _preprocessing(file: Path, checkpoint: Checkpoint, image_size: int) -> Preprocessing:
+    found = checkpoint.input_preprocessing
+    if found.keys() != PREPROCESSING_KEYS:
+        raise CheckpointError(
+            f"{file}: damaged: its preprocessing has {some_of(found)}, expected {', '.join(PREPROCESSING_KEYS)}"
+        )
+    try:
+        return Preprocessing(**found, image_size=image_size)
+    except ModelError as error:
+        raise CheckpointError(f"{file}: damaged: its preprocessing: {error}") from error
+
+
+def find_not_finite(weights: Mapping[str, torch.Tensor]) -> str:
+    """Returns the name of the first tensor with a value that is NaN or infinite; empty if there is none."""
+    return next((shown(name) for name, value in weights.items() if not bool(torch.isfinite(value).all())), "")
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, torch.Tensor], what: str) -> None:
+    """Loads a state dict exactly: every name and shape must match, see `find_misfit`.
 
     Args:
         module: takes the weights.
@@ -68,25 +135,53 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], what: str)
     Raises:
         CheckpointError: the tensors do not fit; names the first of them.
     """
-    # Compare names and shapes.
     own = module.state_dict()
-    missing = [name for name in own if name not in weights]
-    extra = [name for name in weights if name not in own]
-    reshaped = [
-        f"{name} is {tuple(weights[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own
-        if name in weights and weights[name].shape != own[name].shape
-    ]
+    require_fit(own, weights, what)
+    module.load_state_dict({**{name: value for name, value in own.items() if _is_counter(name)}, **weights})
 
-    # The message lists up to five tensors of each kind.
-    problems = [
-        f"{len(found)} {label} ({'; '.join(found[:5])}{', ...' if len(found) > 5 else ''})"
-        for label, found in (("missing", missing), ("unexpected", extra), ("of another shape", reshaped))
-        if found
-    ]
-    if problems:
+
+def require_fit(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor], what: str) -> None:
+    """Refuses weights that do not fit a network's state dict; see `load_weights`."""
+    if misfit := find_misfit(own, weights):
         raise CheckpointError(
-            f"{what} does not fit this architecture: tensors {', '.join(problems)}. "
+            f"{what} does not fit this architecture: {misfit}. "
             "The checkpoint was made with another backbone, width, embedding size or number of classes"
         )
-    module.load_state_dict(weights)
+
+
+def find_misfit(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> str:
+    """Compares the names, shapes and types of weights with those of a network, which may be on the device meta.
+
+    Floating-point weights may have another precision, but whole numbers, booleans and complex numbers are no weights.
+    Old files lack the counters of batch normalisations, which are only used when their momentum is None.
+
+    Returns:
+        Up to three tensors of each kind that do not fit, as `tensors 1 missing (conv1.weight)`; empty if all fit.
+    """
+    both = [(name, value, weights[name]) for name, value in own.items() if name in weights]
+    problems = {
+        "missing": [name for name in own if name not in weights and not _is_counter(name)],
+        "unexpected": [name for name in weights if name not in own],
+        "of another shape": [
+            f"{name} is {tuple(found.shape)}, expected {tuple(expected.shape)}"
+            for name, expected, found in both
+            if found.shape != expected.shape
+        ],
+        "of another type": [
+            f"{name} is {_type_of(found)}, expected {_type_of(expected)}"
+            for name, expected, found in both
+            if found.is_floating_point() != expected.is_floating_point()
+            or found.dtype.itemsize < MIN_WEIGHT_BYTES
+            or found.is_complex()
+        ],
+    }
+    listed = [f"{len(names)} {kind} ({some_of(names)})" for kind, names in problems.items() if names]
+    return f"tensors {', '.join(listed)}" if listed else ""
+
+
+def _is_counter(name: str) -> bool:
+    return name.endswith(".num_batches_tracked")
+
+
+def _type_of(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -11,12 +11,14 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from facekd.checkpoints.checkpoint import read_checkpoint
 from facekd.checkpoints.contents import Checkpoint
 from facekd.checkpoints.head_shards import read_rows
+from facekd.checkpoints.models import MIN_WEIGHT_BYTES
 from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.identity_map import identities_of, is_same_identity_map
@@ -25,6 +27,8 @@ from facekd.errors import CheckpointError
 from facekd.head.classifier import LinearClassifier, MarginClassifier, build_classifier
 from facekd.head.config import HeadConfig
 from facekd.utils.foreign import shown
+
+NORM_STATISTICS = ("norm_mean", "norm_std")  # of AdaFace
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def read_classifier(path: str | os.PathLike[str]) -> tuple[SharedHead, Checkpoin
         )
 
     # Nobody can learn from broken centres.
-    check_classifier(weight, bias, file)
+    check_classifier(file, checkpoint, weight)
     if not (torch.isfinite(weight).all() and (bias is None or torch.isfinite(bias).all())):
         raise CheckpointError(f"{file}: its classifier has values that are not finite; rebuild or retrain it")
     if kind == "margin" and (weight.norm(dim=1) == 0).any():
@@ -172,29 +176,31 @@ def read_classifier(path: str | os.PathLike[str]) -> tuple[SharedHead, Checkpoin
     return SharedHead(weight.float(), str(file), kind, None if bias is None else bias.float()), checkpoint
 
 
-def check_classifier(weight: torch.Tensor, bias: torch.Tensor | None, file: Path) -> None:
-    """Checks that a stored classifier has the shape of one.
+def check_classifier(file: Path, checkpoint: Checkpoint, weight: torch.Tensor) -> None:
+    """Checks that a stored classifier has the shape of one, with as many classes as the checkpoint says.
 
     Args:
-        weight: should be (C, D), of real numbers.
-        bias: should be (C,), of real numbers, or None.
-        file: where they come from, for messages.
+        file: the checkpoint's file, for messages.
+        checkpoint: its contents.
+        weight: the class centres, from the file or from the folder beside it.
 
     Raises:
-        CheckpointError: they are something else.
+        CheckpointError: it has not.
     """
-    found = [weight] if bias is None else [weight, bias]
-    is_real = all(tensor.is_floating_point() and tensor.layout == torch.strided for tensor in found)
-    if (
-        not is_real
-        or weight.ndim != 2
-        or 0 in weight.shape
-        or any(tensor.shape != weight.shape[:1] for tensor in found[1:])
-    ):
-        listed = ", ".join(f"{shown(list(tensor.shape))} of {tensor.dtype}" for tensor in found)
+    kind, count = checkpoint.head_kind, len(weight) if weight.ndim else 0
+    shapes: dict[str, Any] = {"weight": tuple(weight.shape) if weight.ndim == 2 and weight.numel() else "(C, D)"}
+    shapes |= {"bias": (count,)} if kind == "linear" else dict.fromkeys(NORM_STATISTICS, ())
+    for name, value in {**(checkpoint.head or {}), "weight": weight}.items():
+        is_number = value.is_floating_point() and value.dtype.itemsize >= MIN_WEIGHT_BYTES
+        is_number &= value.layout == torch.strided
+        if not is_number or tuple(value.shape) != shapes.get(name):
+            found = f"'head.{shown(name)}' is {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+            wanted = f"numbers of shape {shapes[name]}" if name in shapes else f"no such tensor in a {kind} classifier"
+            raise CheckpointError(f"{file}: damaged: its {found}, expected {wanted}")
+    if checkpoint.num_classes not in (None, count):
         raise CheckpointError(
-            f"{file}: damaged: its classifier is {listed}; expected real numbers, a row for each class"
-            f"{'' if bias is None else ', and a bias for each'}"
+            f"{file}: damaged: its classifier has {count:,} classes, and its 'num_classes' says "
+            f"{checkpoint.num_classes:,}"
         )
 
 

@@ -2,7 +2,8 @@
 
 Anyone can write such a file. Before torch reads it, the archive is checked (members as they are, which together are no
 larger than the file), and so is the pickle in it (`facekd/checkpoints/torch_pickle.py`). At most, a file takes
-`LARGEST_TENSORS` times its size, and 20 times its pickle, which may have 32 MiB.
+`LARGEST_TENSORS` times its size, and 20 times its pickle, which
+has 32 MiB at most.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from facekd.checkpoints.file_kinds import OLD_TORCH_FILE, describe_file, is_zip
-from facekd.checkpoints.torch_pickle import LARGEST_PICKLE, CodeError, PickleScan, RefusedError
+from facekd.checkpoints.torch_pickle import LARGEST_PICKLE, LEAVES, CodeError, PickleScan, RefusedError
 from facekd.errors import FacekdError
 from facekd.utils.foreign import reading, shown
 
@@ -150,6 +151,8 @@ def _plain(value: Any, tensor: type[torch.Tensor]) -> Any:
         return value.detach()
     if isinstance(value, dict):
         return {key: _plain(item, tensor) for key, item in dict.items(value)}
+    if isinstance(value, list | tuple) and LEAVES.issuperset(map(type, value)):
+        return tuple(value) if isinstance(value, tuple) else value
     if isinstance(value, list):
         return [_plain(item, tensor) for item in list.__iter__(value)]
     if isinstance(value, tuple):

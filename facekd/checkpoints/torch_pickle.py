@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-LARGEST_PICKLE = 32 << 20  # bytes; the pickle of a network is 0.1 MB, and a training adds its losses and bad records
+LARGEST_PICKLE = 32 << 20  # bytes; the pickle of a network has 0.1 MB, and long lists are kept outside
 LONGEST_NUMBER = 9  # bytes: 64 bits and a sign
 DEEPEST = 100  # containers within containers
 # Tensors may share their numbers, such as tied weights do; all together they hold at most so many times the file.
@@ -46,6 +46,8 @@ OTHER_TENSORS = {
     "torch._utils._rebuild_nested_tensor": "nested",
     "torch._utils._rebuild_meta_tensor_no_storage": "without values (on the device meta)",
 }
+CONTAINERS = (dict, list, tuple, set)
+LEAVES = frozenset({str, int, float, bool, bytes, complex, type(None)})
 TENSOR_CLASSES = ("torch.Tensor", "torch.nn.parameter.Parameter")
 DTYPE = re.compile(r"torch\.(bool|b?float\d+\w*|complex\d+|u?int\d+)")
 
@@ -226,18 +228,18 @@ class PickleScan(pickle._Unpickler):  # Python's own form, whose memo takes any 
 
     def _check(self, value: Any, depth: int) -> None:
         """Counts all values as often as they are met: who walks through the content later meets them as often."""
-        self._values_left -= 1
-        if self._values_left < 0:
-            raise RefusedError("it holds the same containers again and again")
-        if depth > DEEPEST:
-            raise RefusedError(f"it nests more than {DEEPEST} deep")
         if isinstance(value, _Tensor):
             self._spend_tensor(value.num_bytes, "one that stands in several places")
-        elif isinstance(value, dict):
-            for item in value.values():
-                self._check(item, depth + 1)
-        elif isinstance(value, list | tuple | set):
-            for item in value:
+        if not isinstance(value, CONTAINERS):
+            return
+        if depth > DEEPEST:
+            raise RefusedError(f"it nests more than {DEEPEST} deep")
+        self._values_left -= len(value) + 1
+        if self._values_left < 0:
+            raise RefusedError("it holds the same containers again and again")
+        items = value.values() if isinstance(value, dict) else value
+        if not LEAVES.issuperset(map(type, items)):  # which is quick, for lists of a million names
+            for item in items:
                 self._check(item, depth + 1)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from facekd.backbones import ProjectedBackbone
 from facekd.checkpoints.checkpoint import read_checkpoint
 from facekd.checkpoints.contents import Checkpoint
-from facekd.checkpoints.models import load_backbone, load_weights
+from facekd.checkpoints.models import find_not_finite, load_backbone, load_weights
 from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.checkpoints.shared_head import check_classifier
 from facekd.data.datasets import FaceDataset
@@ -120,7 +120,8 @@ def open_classifying_model(
     projection = None
     if head.embedding_size != own.embedding_size:
         weight = None if checkpoint.training is None else checkpoint.training.extras.get("projection.weight")
-        if weight is None or weight.shape != (head.embedding_size, own.embedding_size):
+        shape = (head.embedding_size, own.embedding_size)
+        if weight is None or weight.shape != shape or not weight.is_floating_point():
             raise CheckpointError(
                 f"{teacher_file}: its classifier takes embeddings of {head.embedding_size}; {file} gives "
                 f"{own.embedding_size} and has no projection to that size"
@@ -133,16 +134,18 @@ def build_linear_head(checkpoint: Checkpoint, file: Path) -> LinearClassifier:
     """Builds the linear classifier of a checkpoint and freezes it.
 
     Raises:
-        CheckpointError: the checkpoint has no classifier, or a margin classifier.
+        CheckpointError: the checkpoint has no classifier, a margin classifier, or one of impossible shapes or values.
     """
     state = checkpoint.head or {}
     weight, bias = state.get("weight"), state.get("bias")
     if weight is None or checkpoint.head_kind != "linear":
         what = "no classifier" if weight is None else "a margin classifier, which is for faces"
         raise CheckpointError(f"{file}: holds {what}; train with head.kind = 'linear' to classify")
-    check_classifier(weight, bias, file)
+    check_classifier(file, checkpoint, weight)
     head = LinearClassifier(weight.shape[1], len(weight), bias=bias is not None)
-    load_weights(head, state, f"{file}: classifier")
+    load_weights(head, state, f"{file}: head")
+    if broken := find_not_finite(head.state_dict()):
+        raise CheckpointError(f"{file}: its head.{broken} holds NaN or infinity: take an earlier checkpoint")
     return head.requires_grad_(False)
 
 

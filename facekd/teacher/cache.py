@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +33,14 @@ from facekd.teacher.cache_file import (
     FORMAT,
     VERSION,
     TeacherCache,
+    Trailer,
     beside,
     check_claim,
     check_version,
     checksums_of,
     describe_data,
     describe_teacher,
+    find_fault_of_trailer,
     open_teacher_cache,
 )
 from facekd.utils.files import is_sealed, read_json, sealed, write_json
@@ -47,6 +49,7 @@ from facekd.utils.locks import is_file_at, lock_open_file
 from facekd.utils.progress import track
 from facekd.utils.syncing import sync_folder
 from facekd.utils.temporaries import open_own_file
+from facekd.utils.typed_values import Range, find_fault
 
 __all__ = [
     "TeacherCache",
@@ -138,6 +141,13 @@ def _read_from(
         yield batch.images.numpy(), indices, is_replaced
 
 
+class Progress(TypedDict):
+    """Describes the JSON of `FILE.progress`; of an earlier facekd it has no checksum."""
+
+    trailer: Trailer
+    rows_done: Annotated[int, Range(0)]
+
+
 class _Writer:
     """Writes an unfinished cache: the rows to `FILE.partial`, and the number of rows on disk to `FILE.progress`."""
 
@@ -169,14 +179,18 @@ class _Writer:
         what, remedy = "the progress of a cache", f"delete it and {self.stream.name}"
         try:
             progress = read_json(file, what, remedy, ("trailer", "rows_done"), TeacherError)
-            if "crc32" in progress and not is_sealed(progress):
-                raise TypeError("its checksum differs")
-            claim, rows_done, replaced = progress["trailer"], progress["rows_done"], progress["trailer"]["replaced"]
         except FileNotFoundError:
             return
-        except (KeyError, TypeError) as error:
-            raise TeacherError(f"{file}: damaged, not {what} ({error}); {remedy}") from error
-        check_version(file, claim)
+        claim, rows_done = progress["trailer"], progress["rows_done"]
+        if isinstance(claim, dict):
+            check_version(file, claim)
+        fault = find_fault(progress, Progress) or find_fault_of_trailer({"checksums_crc32": 0, **claim})
+        if not fault and "crc32" in progress and not is_sealed(progress):
+            fault = "its checksum differs"
+        if not fault and rows_done > claim["data"]["num_images"]:
+            fault = f"its 'rows_done' is {rows_done:,}, of {claim['data']['num_images']:,} images"
+        if fault:
+            raise TeacherError(f"{file}: damaged, not {what} ({fault}); {remedy}")
         partial = Path(self.stream.name)
         remedy = f"Give the one that it was begun with, or delete {partial.name} and {file.name} to start anew"
         check_claim(partial, claim["teacher"], claim["data"], self.teacher, self.data, remedy)
@@ -186,7 +200,7 @@ class _Writer:
                 f"{self.stream.name}: holds {size:,} bytes, but {file.name} says that {rows_done:,} rows of "
                 f"{self.row_bytes:,} bytes are finished; delete both to start anew"
             )
-        self.rows_done, self.replaced = rows_done, replaced
+        self.rows_done, self.replaced = rows_done, list(claim["replaced"])
 
     def add(
         self,

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import weakref
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,11 +32,49 @@ from facekd.embedder import Embedder
 from facekd.errors import TeacherError
 from facekd.utils.files import is_sealed
 from facekd.utils.foreign import shown
+from facekd.utils.typed_values import Plain, Range, find_fault
 
 FORMAT, VERSION = "facekd-teacher-cache", 2
 END_MARK = b"facekd teacher\n\n"
 END_LENGTH = 16 + len(END_MARK)
+HEXADECIMAL = re.compile(rb"[0-9a-f]{16}")
+FREE_TRAILER_BYTES = 1 << 16
+LARGEST_EMBEDDING = 1 << 20  # values; twice as many half-precision numbers make a row
 REMEDY = "delete it and make it again with `facekd cache-teacher`"
+
+
+class Teacher(TypedDict):
+    """Describes the teacher of a cache; `describe_teacher` makes it."""
+
+    fingerprint: str
+    embedding_size: Annotated[int, Range(1, LARGEST_EMBEDDING)]
+    normalized: bool
+    preprocessing: dict[str, Plain]
+
+
+class Data(TypedDict):
+    """Describes the data set of a cache; `describe_data` makes it."""
+
+    name: str
+    num_images: Annotated[int, Range(1)]
+    num_classes: Annotated[int, Range(1)]
+    image_size: Annotated[int, Range(1)]
+    labels_sha256: str
+    images_sha256: str
+
+
+class _Claim(TypedDict):
+    format: Literal["facekd-teacher-cache"]
+    version: Annotated[int, Range(1)]
+    teacher: Teacher
+    data: Data
+    replaced: list[Annotated[int, Range(0)]]
+
+
+class Trailer(_Claim, total=False):
+    """Describes the JSON at the end of a cache."""
+
+    checksums_crc32: int
 
 
 class TeacherCache:
@@ -202,14 +241,14 @@ def check_claim(
     # The same weights, used in the same way, have the same fingerprint.
     if wanted_teacher is not None and teacher["fingerprint"] != wanted_teacher["fingerprint"]:
         changed = [
-            f"{key} {teacher[key]} there, {wanted_teacher[key]} here"
+            f"{key} {shown(teacher[key])} there, {wanted_teacher[key]} here"
             for key in ("embedding_size", "normalized", "preprocessing")
             if teacher[key] != wanted_teacher[key]
         ]
-        shown = "; ".join(changed) or "the weights or their use differ"
+        difference = "; ".join(changed) or "the weights or their use differ"
         raise TeacherError(
             f"{path}: is the cache of another teacher (fingerprint {teacher['fingerprint'][:12]} there, "
-            f"{wanted_teacher['fingerprint'][:12]} here; {shown}). {remedy}"
+            f"{wanted_teacher['fingerprint'][:12]} here; {difference}). {remedy}"
         )
 
     # Compare the data from coarse to fine, so that the message names the plainest difference.
@@ -222,7 +261,7 @@ def check_claim(
         if data[key] != wanted_data[key]:
             numbers = f" ({data[key]:,} there, {wanted_data[key]:,} here)" if isinstance(data[key], int) else ""
             raise TeacherError(
-                f"{path}: is the cache of another data set, {data['name']}; its {what} differ from those of "
+                f"{path}: is the cache of another data set, {shown(data['name'])}; its {what} differ from those of "
                 f"{wanted_data['name']}{numbers}. {remedy}"
             )
 
@@ -238,19 +277,23 @@ def _read_trailer(path: Path) -> dict[str, Any]:
         end = stream.read()
         if not end.endswith(END_MARK) or len(end) != END_LENGTH:
             raise TeacherError(f"{path}: not a teacher cache, or one cut short (its end mark is missing)")
+        # How long the trailer is, in 16 digits; the rows of the images that it may list take far more bytes.
+        length = int(end[:16], 16) if HEXADECIMAL.fullmatch(end[:16]) else size
+        if length > min(size - END_LENGTH, size // 2 + FREE_TRAILER_BYTES):
+            raise TeacherError(f"{path}: damaged: its trailer cannot be read (its length is not that of one); {REMEDY}")
         try:
-            length = int(end[:16], 16)
             stream.seek(size - END_LENGTH - length)
             trailer = json.loads(stream.read(length))
-            check_version(path, trailer)
-            if trailer["version"] > 1 and not is_sealed(trailer):
-                raise ValueError("its checksum differs")
-            rows, columns = trailer["data"]["num_images"], trailer["teacher"]["embedding_size"]
-            if not all(type(count) is int and count > 0 for count in (rows, columns)):
-                raise ValueError(f"{shown(rows)} images of {shown(columns)} values")
-            np.array(trailer["replaced"], dtype=np.int64)
-        except (ValueError, RecursionError, OverflowError, OSError, KeyError, TypeError) as error:
-            raise TeacherError(f"{path}: damaged: its trailer cannot be read ({error}); {REMEDY}") from error
+        except (ValueError, RecursionError, OSError) as error:
+            raise TeacherError(f"{path}: damaged: its trailer cannot be read ({shown(error)}); {REMEDY}") from error
+    if isinstance(trailer, dict):
+        check_version(path, trailer)
+    fault = find_fault_of_trailer(trailer)
+    if not fault and trailer["version"] > 1 and not is_sealed(trailer):
+        fault = "its checksum differs"
+    if fault:
+        raise TeacherError(f"{path}: damaged: its trailer cannot be read ({fault}); {REMEDY}")
+    rows, columns = trailer["data"]["num_images"], trailer["teacher"]["embedding_size"]
     checksums = rows * 2 * 4 if trailer["version"] > 1 else 0
     if size != rows * 2 * columns * 2 + checksums + length + END_LENGTH:
         raise TeacherError(
@@ -259,16 +302,26 @@ def _read_trailer(path: Path) -> dict[str, Any]:
     return trailer
 
 
+def find_fault_of_trailer(trailer: Any) -> str:
+    """Returns the first thing in which a trailer differs from `Trailer`, as a clause; empty if there is none."""
+    fault = find_fault(trailer, Trailer)
+    if fault:
+        return fault
+    outside = [number for number in trailer["replaced"] if number >= trailer["data"]["num_images"]]
+    if outside:
+        return f"its 'replaced' has image {outside[0]:,}, and there are {trailer['data']['num_images']:,}"
+    return "it has no 'checksums_crc32'" if trailer["version"] > 1 and "checksums_crc32" not in trailer else ""
+
+
 def check_version(path: Path, trailer: dict[str, Any]) -> None:
     """Refuses a trailer of another format, or of a later facekd.
 
     Raises:
         TeacherError: it is.
-        KeyError, TypeError: it does not say.
     """
-    if trailer["format"] != FORMAT:
-        raise TeacherError(f"{path}: not a teacher cache (its format is {trailer['format']!r})")
-    if trailer["version"] > VERSION:
+    if trailer.get("format") != FORMAT:
+        raise TeacherError(f"{path}: not a teacher cache (its format is {shown(trailer.get('format'))!r})")
+    if type(trailer.get("version")) is int and trailer["version"] > VERSION:
         raise TeacherError(
             f"{path}: teacher cache version {trailer['version']}, this facekd reads up to {VERSION}; update facekd"
         )

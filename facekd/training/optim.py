@@ -16,6 +16,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from facekd.errors import ConfigError
 from facekd.training.config.optim_config import OptimizerConfig
+from facekd.utils.foreign import some_of
 
 
 def parameter_groups(
@@ -94,6 +95,39 @@ def build_optimizer(config: OptimizerConfig, groups: list[dict[str, Any]]) -> to
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     set_learning_rate(optimizer, math.nan)
     return optimizer
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, found: Mapping[str, Any]) -> str:
+    """Loads the buffers of each parameter from a state dict, if all of them fit.
+
+    Hyperparameters stay those that the optimiser was built with: a run goes on only with the config it was begun with.
+
+    Args:
+        optimizer: takes the buffers.
+        found: what `optimizer.state_dict` returned, as a checkpoint holds it.
+
+    Returns:
+        A clause that names the first thing that does not fit; empty if all is loaded.
+    """
+    own = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if [group.get("params") for group in found.get("param_groups", ())] != [g["params"] for g in own["param_groups"]]:
+        return "its optimiser trains other tensors"
+
+    # Each buffer has the shape of its parameter, but for the number of steps.
+    names = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.AdamW) else {"momentum_buffer"}
+    for index, entries in found.get("state", {}).items():
+        buffers = {name: value for name, value in entries.items() if value is not None}
+        if not 0 <= index < len(parameters):
+            return f"its optimiser has buffers for tensor {index}, and there are {len(parameters)}"
+        if buffers and buffers.keys() != names:
+            return f"its optimiser has {some_of(buffers)} for tensor {index}, expected {', '.join(sorted(names))}"
+        for name, value in buffers.items():
+            shape = () if name == "step" else tuple(parameters[index].shape)
+            if not (isinstance(value, Tensor) and value.is_floating_point() and tuple(value.shape) == shape):
+                return f"its optimiser's {name} for tensor {index} is not floating-point numbers of shape {shape}"
+    optimizer.load_state_dict({"state": found.get("state", {}), "param_groups": own["param_groups"]})
+    return ""
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

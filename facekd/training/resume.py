@@ -16,7 +16,7 @@ from facekd.backbones import ProjectedBackbone
 from facekd.checkpoints.checkpoint import read_checkpoint, write_checkpoint
 from facekd.checkpoints.contents import HEAD_SUFFIX, SUFFIX, Checkpoint, Progress
 from facekd.checkpoints.head_shards import attach_rows, detach_rows, write_rows
-from facekd.checkpoints.models import load_weights
+from facekd.checkpoints.models import find_misfit, load_weights
 from facekd.checkpoints.run_folder import (
     checkpoint_path,
     forget_other_heads,
@@ -27,13 +27,15 @@ from facekd.checkpoints.run_folder import (
 )
 from facekd.data.datasets.identity_map import is_same_identity_map, people_fields
 from facekd.distributed import failing_together, gather_rows
-from facekd.errors import CheckpointError
+from facekd.errors import CheckpointError, FacekdError
 from facekd.head.classifier import MarginClassifier
 from facekd.plugins import plugins_of, require_plugins
+from facekd.training.optim import load_optimizer
 from facekd.training.recognizer import Recognizer, backbone_arguments
 from facekd.training.schedule import ScheduleConfig, first_change, learning_rate
 from facekd.training.state import TrainingState
 from facekd.utils.config_files import differences, to_plain, with_defaults
+from facekd.utils.foreign import shown, some_of
 
 # Keys that a resumed run may change, because they do not alter what is learnt: where the run computes, what it measures
 # and what it keeps. Another batch_size_per_rank or number of processes alters the batches of batch normalisation alone.
@@ -173,26 +175,47 @@ def restore_latest(state: TrainingState) -> Path | None:
     _check_same_run(path, checkpoint, state)
     require_plugins(checkpoint.plugins, _names_in_tables(state), str(path))
 
-    # Load the weights; those of a sharded head lie in files of their own.
+    # Load the weights, the optimiser, the loss scaler and the counters.
+    with _saying_what_to_do(found):
+        _load_weights(path, checkpoint, state)
+        _load_training(path, training, state)
+    state.recognizer.started_from = checkpoint.started_from or {}
+    return path
+
+
+def _load_weights(path: Path, checkpoint: Checkpoint, state: TrainingState) -> None:
+    """Loads all that is learnt; the rows of a sharded head lie in files of their own."""
+    training, head = checkpoint.training, state.recognizer.head
+    assert training is not None and checkpoint.backbone is not None and checkpoint.head is not None
     load_weights(state.recognizer.backbone, checkpoint.backbone, f"{path}: backbone")
-    if isinstance(state.recognizer.head, MarginClassifier):
-        with _saying_what_to_do(found):
-            attach_rows(path, checkpoint, state.recognizer.head, state.optimizer)
-    load_weights(state.recognizer.head, checkpoint.head, f"{path}: head")
-    state.recognizer.load_state_dict(training.extras, strict=False)
+    if isinstance(head, MarginClassifier):
+        attach_rows(path, checkpoint, head, state.optimizer)
+    load_weights(head, checkpoint.head, f"{path}: head")
     if state.ema is not None:
         load_weights(state.ema, training.ema or {}, f"{path}: moving average")
 
-    state.recognizer.started_from = checkpoint.started_from or {}
+    # An older file may lack some of what is beside the two.
+    own = _extras(state.recognizer)
+    extras = {name: value for name, value in training.extras.items() if name in own}
+    if misfit := find_misfit({name: own[name] for name in extras}, extras):
+        raise CheckpointError(f"{path}: what was learnt beside backbone and head does not fit the run: {misfit}")
+    state.recognizer.load_state_dict(extras, strict=False)
 
-    # Load the optimiser, the loss scaler and the counters.
-    state.optimizer.load_state_dict(training.optimizer)
-    state.scaler.load_state_dict(training.scaler)
+
+def _load_training(path: Path, training: Progress, state: TrainingState) -> None:
+    """Loads the optimiser, the loss scaler and the counters."""
+    fault = load_optimizer(state.optimizer, training.optimizer)
+    if not fault and state.scaler.is_enabled() and training.scaler.keys() != state.scaler.state_dict().keys():
+        fault = f"its scaler has {some_of(training.scaler)}, expected {', '.join(state.scaler.state_dict())}"
+    if not fault and {len(losses) for losses in training.losses_since_log} - {len(state.recognizer.loss_names)}:
+        fault = f"its 'training.losses_since_log' has not {len(state.recognizer.loss_names)} losses for each step"
+    if fault:
+        raise CheckpointError(f"{path}: damaged, or of another run: {fault}")
+    state.scaler.load_state_dict(dict(training.scaler))
     state.images_seen = training.images_seen
     state.best_accuracy = training.best_accuracy
     state.losses_since_log = training.losses_since_log
     state.bad_records = training.bad_records if state.world.is_main else []
-    return path
 
 
 @contextlib.contextmanager
@@ -210,7 +233,7 @@ def _check_same_run(path: Path, checkpoint: Checkpoint, state: TrainingState) ->
     new = {**to_plain(state.config), "backbone": {**backbone_arguments(state.config), "weights": ""}}
     old = with_defaults(checkpoint.config, type(state.config))
     changed = {
-        key: f"{key} was {before}, now {after}"
+        key: f"{shown(key)} was {shown(before)}, now {shown(after)}"
         for key, (before, after) in differences(old, new).items()
         if not _is_among(key, RESUMABLE_KEYS)
     }
@@ -272,7 +295,10 @@ def _conflict_of_lengths(training: Progress, old_schedule: dict[str, Any], state
 
     # It must have had the learning rates that a run begun with the new config would have had.
     known = {item.name for item in dataclasses.fields(ScheduleConfig)}
-    before = ScheduleConfig(**{name: value for name, value in old_schedule.items() if name in known})
+    try:
+        before = ScheduleConfig(**{name: value for name, value in old_schedule.items() if name in known})
+    except (FacekdError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{state.folder}: its checkpoint is damaged: its config.schedule: {error}") from error
     after = state.config.schedule
     steps = range(0, training.images_seen, state.config.global_batch_size)
     image = first_change(before, training.total_images, after, state.total_images, steps)

@@ -390,7 +390,8 @@ def with_defaults(plain: dict[str, Any], config_class: type) -> dict[str, Any]:
     for item in fields(config_class):
         default = item.default_factory() if callable(item.default_factory) else item.default
         if is_dataclass(default):
-            found[item.name] = with_defaults(found.get(item.name, {}), type(default))
+            section = found.get(item.name, {})  # what is no section differs from one, which `differences` tells
+            found[item.name] = with_defaults(section, type(default)) if isinstance(section, dict) else section
         elif item.name not in found:
             found[item.name] = _plain(default)
     return found

@@ -7,8 +7,10 @@ the terminal or turn the direction of writing, and may be megabytes long.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 from facekd.errors import DataError, FacekdError
 from facekd.utils.terminal import printable
@@ -19,6 +21,12 @@ LONGEST_NAME = 200
 def shown(text: object, longest: int = LONGEST_NAME) -> str:
     """Returns foreign text as a terminal may show it: on one line, without control characters, and not too long."""
     return printable(str(text), longest).replace("\n", "\\n")
+
+
+def some_of(names: Collection[Any], most: int = 3) -> str:
+    """Lists the first few of some names of a stranger's file, for messages."""
+    listed = ", ".join(shown(name) for name in itertools.islice(names, most))
+    return listed + (", ..." if len(names) > most else "") if names else "none"
 
 
 @contextlib.contextmanager

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import tarfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 import torch
 
 from data_prep.inspection.identity_findings import load_embeddings
@@ -17,17 +20,23 @@ from data_prep.pairs.agedb import read_agedb_protocol
 from data_prep.sources.image_sources import open_source
 from evaluation.kept_arrays import read_kept, write_kept
 from evaluation.sets.embedding_rows import NpyRows
+from facekd.backbones.building import BACKBONES
 from facekd.checkpoints.checkpoint import read_checkpoint
 from facekd.checkpoints.import_insightface import read_state_dict
+from facekd.checkpoints.models import load_backbone
+from facekd.checkpoints.shared_head import read_classifier
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.pair_packs.npz_file import write_native_pair_pack
 from facekd.data.pair_packs.pair_pack import PairPack, decode_images
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.data.recordio import Header, pack
+from facekd.embedder.classifying_model import load_logit_network
 from facekd.images.decoding import decode_rgb
-from facekd.teacher.cache_file import TeacherCache
+from facekd.teacher.cache_file import TeacherCache, check_claim
 from facekd.utils.array_cache import load_cached, save_cached
+from facekd.utils.files import sealed
 from tests.fuzz.target import Target
+from tests.hostile_values import ARCHITECTURE, KINDS, Tiny, changed, check_ends_in_a_sentence, places
 
 MAGIC = (0xCED7230A).to_bytes(4, "little")
 CACHED = {"labels": np.arange(40, dtype=np.int64), "keys": np.arange(7, dtype=np.uint32)[:, None]}
@@ -172,19 +181,121 @@ def _mat_seeds() -> list[bytes]:
     return [stream.getvalue()]
 
 
-def _teacher_seeds() -> list[bytes]:
-    import json
+TEACHER_ROWS = (np.arange(3 * 2 * 4) + 1).astype("<f2").reshape(3, 2, 4)
+TEACHER_TRAILER: dict[str, Any] = {
+    "format": "facekd-teacher-cache",
+    "version": 1,
+    "teacher": {"embedding_size": 4, "fingerprint": "f", "normalized": False, "preprocessing": {"mean": [1.0]}},
+    "data": {
+        "name": "pack",
+        "num_images": 3,
+        "num_classes": 2,
+        "image_size": 32,
+        "labels_sha256": "a",
+        "images_sha256": "b",
+    },
+    "replaced": [1],
+}
 
-    trailer = json.dumps(
-        {
-            "format": "facekd-teacher-cache",
-            "version": 1,
-            "teacher": {"embedding_size": 4, "fingerprint": "f", "normalized": False, "preprocessing": {}},
-            "data": {"num_images": 3, "num_classes": 2},
-            "replaced": [],
-        }
-    ).encode()
-    return [np.ones(3 * 2 * 4, "<f2").tobytes() + trailer + f"{len(trailer):016x}".encode() + b"facekd teacher\n\n"]
+
+def teacher_cache(trailer: Any, version: int) -> bytes:
+    """Returns a teacher cache with a trailer, which is sealed if it can be."""
+    rows, checksums = TEACHER_ROWS.tobytes(), b""
+    if version > 1:
+        checksums = b"".join(zlib.crc32(row.tobytes()).to_bytes(4, "little") for row in TEACHER_ROWS.reshape(6, 4))
+        if isinstance(trailer, dict):
+            trailer = sealed({"checksums_crc32": zlib.crc32(checksums), **trailer})
+    text = json.dumps(trailer).encode()
+    return rows + checksums + text + f"{len(text):016x}".encode() + b"facekd teacher\n\n"
+
+
+def _teacher_seeds() -> list[bytes]:
+    return [teacher_cache({**TEACHER_TRAILER, "version": version}, version) for version in (1, 2)]
+
+
+def _read_teacher(path: Path) -> tuple[np.ndarray, dict[str, Any], dict[str, Any]]:
+    cache = TeacherCache(path)
+    check_claim(path, cache.teacher, cache.data, None, cache.data)
+    assert ((cache.replaced >= 0) & (cache.replaced < cache.num_images)).all()
+    return cache.lookup_both(np.arange(cache.num_images)), cache.teacher, cache.data
+
+
+def _check_teacher(content: bytes, found: Any) -> None:
+    """Embeddings are those of the bytes; where there are checksums, those that were written."""
+    rows, teacher, data = found
+    stored = np.frombuffer(content[: rows.size * 2], "<f2").reshape(rows.shape)
+    np.testing.assert_array_equal(rows, stored.astype(np.float32))
+    assert rows.shape == (data["num_images"], 2, teacher["embedding_size"])
+    assert f"{teacher['fingerprint']} {data['name']} {data['num_classes']:,}"
+    if b'"version": 2' in content:
+        np.testing.assert_array_equal(stored, TEACHER_ROWS)
+
+
+def _change(content: Any, choices: bytes) -> Any:
+    """Returns a copy of a content in which leaves are changed as the bytes say, two for each change."""
+    for place, kind in zip(choices[:8:2], choices[1:8:2], strict=False):
+        found = list(places(content))
+        if not found:
+            break
+        names = sorted(KINDS)
+        content = changed(content, found[place % len(found)], KINDS[names[kind % len(names)]])
+    return content
+
+
+def _read_changed_teacher(path: Path) -> Any:
+    trailer = _change(TEACHER_TRAILER, path.read_bytes())
+    version = 2 if path.stat().st_size % 2 else 1
+    try:
+        path.write_bytes(teacher_cache({**trailer, "version": version}, version))
+    except (TypeError, AttributeError):  # what JSON cannot hold
+        return None
+    found = _read_teacher(path)
+    _check_teacher(path.read_bytes(), found)
+    return found
+
+
+def _whole_checkpoint() -> dict[str, Any]:
+    """Returns the content of a checkpoint with every field that a stranger could change."""
+    weights = Tiny(**ARCHITECTURE).state_dict()
+    return {
+        "format": "facekd-checkpoint",
+        "version": 1,
+        "backbone": weights,
+        "ema": weights,
+        "config": {"backbone": ARCHITECTURE, "head": {"kind": "linear"}, "data": {"center_crop": 0.5}},
+        "preprocessing": {"mean": [1.0], "std": [1.0], "color": "rgb"},
+        "projection": torch.eye(4),
+        "head": {"weight": torch.ones(3, 4)},
+        "num_classes": 3,
+        "identities": ["a"],
+        "labels_sha256": "a",
+        "head_shards": {"folder": "5.head", "shapes": {"weight": [3, 4]}, "checksums": {"a": 1}},
+        "training": {
+            "images_seen": 5,
+            "total_images": 9,
+            "scaler": {},
+            "ema": None,
+            "best_accuracy": 0.5,
+            "optimizer": {"state": {0: {}}, "param_groups": [{"params": [0]}]},
+            "extras": {},
+            "losses_since_log": [[1.0]],
+            "bad_records": ["a"],
+        },
+    }
+
+
+def _read_changed_checkpoint(path: Path) -> Any:
+    """Writes a checkpoint whose leaves are changed, by torch.save, and reads it as all verbs do."""
+    choices = path.read_bytes()
+    content = _whole_checkpoint()
+    if len(choices) % 2:
+        del content["head_shards"]
+    torch.save(_change(content, choices), path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "tiny", Tiny)
+        for read in (read_checkpoint, read_classifier, load_logit_network, load_backbone):
+            check_ends_in_a_sentence(read, path, "changed")
+        return load_backbone(path)
 
 
 def _checkpoint_seeds() -> list[bytes]:
@@ -227,7 +338,9 @@ TARGETS = [
     Target("npy_kept", "kept.npy", read_kept, _kept_seeds, _check_kept),
     Target("tar", "train.tar", _read_source, _tar_seeds),
     Target("mat", "agedb.mat", read_agedb_protocol, _mat_seeds, copies=2),
-    Target("teacher_cache", "teacher.cache", lambda path: TeacherCache(path).lookup_both(np.arange(3)), _teacher_seeds),
+    Target("teacher_cache", "teacher.cache", _read_teacher, _teacher_seeds, _check_teacher),
+    Target("teacher_trailer", "teacher.cache", _read_changed_teacher, lambda: [b""]),
+    Target("checkpoint_leaf", "model.pt", _read_changed_checkpoint, lambda: [b""], copies=20),
     Target("checkpoint", "model.pt", read_checkpoint, _checkpoint_seeds),
     Target("state_dict", "backbone.pth", read_state_dict, _state_seeds),
     Target(

@@ -144,7 +144,8 @@ def test_what_a_kill_left_half_written_goes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_readable", [True, False])
 def test_of_the_folders_of_best_only_its_own_stays(is_readable: bool, tmp_path: Path) -> None:
     folder = tmp_path / "checkpoints"
-    save_checkpoint(folder / "best.pt", {"head_shards": {"folder": "best-000000000005.head", "shapes": {}}})
+    shards = {"folder": "best-000000000005.head", "shapes": {"weight": [2, 3]}}
+    save_checkpoint(folder / "best.pt", {"head_shards": shards})
     for images_seen in (3, 5, 9):  # 3: killed before it was deleted; 9: killed before best.pt was written
         (folder / f"best-{images_seen:012d}.head").mkdir()
     if not is_readable:
