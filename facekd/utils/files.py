@@ -75,7 +75,7 @@ def mode_to_keep(path: str | os.PathLike[str]) -> int | None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
     if not stat.S_ISREG(mode):
         raise DataError(f"{name}: is no plain file, and a whole file is to take its name; give the name of a new one")
-    if not os.access(name, os.W_OK):
+    if not os.access(name, os.W_OK) and not os.statvfs(name).f_flag & os.ST_RDONLY:  # creating a file says more there
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
     return stat.S_IMODE(mode)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from facekd.errors import DataError
 
+_JUST_A_PLACE = getattr(os, "O_PATH", os.O_RDONLY)  # on Linux a folder need not be readable for it
 # Folder -> where it is without links, and an open descriptor, by which it is found wherever it is moved.
 _held: dict[str, tuple[str, int]] = {}
 
@@ -25,7 +26,7 @@ def held_folder(folder: Path) -> Iterator[None]:
         yield
         return
     real = os.path.realpath(place)
-    _held[place] = real, os.open(real, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    _held[place] = real, os.open(real, _JUST_A_PLACE | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield
     finally:

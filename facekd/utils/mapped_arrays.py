@@ -46,5 +46,6 @@ def map_for_writing(path: str | os.PathLike[str]) -> np.memmap:
         OSError: the file cannot be written, or the disk has no room for it.
     """
     with open(path, "r+b") as stream, _naming(path):  # noqa: PTH123
-        os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
     return np.lib.format.open_memmap(path, "r+")

@@ -28,7 +28,7 @@ from facekd.errors import DataError, InUseError
 from facekd.utils.files import mode_to_keep, replace_together, stamp_to_rename
 from facekd.utils.held_folders import check_held, make_folder
 from facekd.utils.locks import is_file_at, lock_open_file
-from facekd.utils.temporaries import TemporaryFile, hidden_name, open_own_descriptor, open_own_file
+from facekd.utils.temporaries import TemporaryFile, hidden_name, open_own_descriptor, open_own_file, set_mode
 
 CHECKPOINT_BYTES = 16 << 20
 CHECKPOINT_SECONDS = 2.0
@@ -189,8 +189,7 @@ class ResumableFile:
         if before is not None:
             before()
         try:
-            if (mode := mode_to_keep(self.path)) is not None:
-                os.fchmod(self._stream.fileno(), mode)
+            set_mode(self._stream.fileno(), mode_to_keep(self.path))
             replace_together(self.path, self.partial_path, self._companions)
         except OSError as error:
             raise self._broken(error) from error

@@ -70,8 +70,7 @@ class TemporaryFile:
             return descriptor
 
         self.path, self.descriptor = _create(folder, name, create)
-        if mode is not None:
-            os.fchmod(self.descriptor, mode)
+        set_mode(self.descriptor, mode)
         sweep(folder, os.fstat(self.descriptor).st_mtime)
 
     def replace(self, target: str | os.PathLike[str]) -> None:
@@ -87,6 +86,13 @@ class TemporaryFile:
         if self.descriptor >= 0:
             os.close(self.descriptor)
         self._has_name, self.descriptor = True, -1
+
+
+def set_mode(descriptor: int, mode: int | None) -> None:
+    """Gives a file the permissions of the one that it will replace, where the file system has permissions."""
+    if mode is not None:
+        with contextlib.suppress(OSError):  # some mounts of other systems' disks refuse
+            os.fchmod(descriptor, mode)
 
 
 def hidden_name(name: str, end: str) -> str:
