@@ -113,7 +113,9 @@ def check_pair(
         time.sleep(delay if len(processes) == 1 else 0)
     ends = [wait(process) for process in processes]
     problems = [
-        f"{command.name}: {found}" for command, end in zip(commands, ends, strict=True) if (found := end.problem())
+        f"{command.name}: {found}"
+        for command, end in zip(commands, ends, strict=True)
+        if (found := end.problem(command.processes > 1))
     ]
     if all(end.status for end in ends):
         problems.append(f"neither succeeded: {ends[0].complaint} / {ends[1].complaint}")
