@@ -31,6 +31,7 @@ import numpy as np
 from generated_pack import write_generated_pack
 from measuring import Table, report
 
+from facekd.checkpoints.run_folder import list_checkpoints
 from facekd.data.datasets import open_dataset
 from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.errors import FacekdError, run_verb
@@ -39,13 +40,14 @@ from facekd.pages.figures import LINE_WIDTH, label_axes, new_figure, save_figure
 from facekd.training.logbook import read_log
 
 WARM_UP = 1 / 3  # share of the time: allocators and caches fill up
+MOST_QUEUED = 0.1
 IMAGE_SIZE, PEOPLE, PAIRS = 32, 200, 40
 KB, MB, TICKS = 1024, 1024**2, os.sysconf("SC_CLK_TCK")
 OPTIONS = """
 --data.image_size 32 --data.workers 2 --backbone.name mobilefacenet --backbone.width 0.125 --backbone.embedding_size 64
 --head.margin_value 0.3 --schedule.name constant --schedule.lr 0.01 --schedule.warmup_images 640 --images 1000000000
 --global_batch_size 32 --log_every_images 128 --validation.every_images 1280 --checkpoint.every_images 1280
---ema_half_life_images 10000 --device cpu
+--checkpoint.keep 1 --ema_half_life_images 10000 --device cpu
 """
 
 
@@ -110,7 +112,11 @@ class Sampler:
         )
         if clock < self.window or images == 0:
             return {}
-        return {"images_per_second": images / (clock - queued), "images_per_cpu_second": images / processor}
+        return {
+            "images_per_second": images / (clock - queued),
+            "images_per_cpu_second": images / processor,
+            "queued_share": queued / clock,
+        }
 
 
 def _tree(pid: int) -> list[int]:
@@ -163,10 +169,14 @@ def robust_slope(seconds: np.ndarray, values: np.ndarray) -> float:
 def judge(samples: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
     """Judges every series after the warm-up: median, change until the end, change per hour, tolerance, `is_fine`.
 
+    Where other load makes the main process queue for more than a tenth of the time, speed by the clock is not judged:
+    the workers queue as well, and the main process waits for them. Its `is_fine` is None then.
+
     Raises:
         FacekdError: too few samples to tell anything.
     """
     end = max(sample["seconds"] for sample in samples)
+    busy = float(np.median([s["queued_share"] for s in samples if "queued_share" in s] or [0.0])) > MOST_QUEUED
     verdicts = []
     for name, series in WATCHED.items():
         rows = [(s["seconds"], s[name]) for s in samples if name in s and s["seconds"] >= WARM_UP * end]
@@ -182,7 +192,7 @@ def judge(samples: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
                 "change": change,
                 "change_per_hour": 3600 * slope,
                 "allowed": allowed,
-                "is_fine": bool(series.is_worse * change <= allowed),
+                "is_fine": None if busy and name == "images_per_second" else bool(series.is_worse * change <= allowed),
             }
         )
     return verdicts
@@ -197,7 +207,7 @@ def table(verdicts: Sequence[dict[str, Any]], minutes: float, count: int) -> Tab
             f"{verdict['change']:+,.2f}",
             f"{'-' if WATCHED[verdict['series']].is_worse < 0 else '+'}{verdict['allowed']:,.2f}",
             f"{verdict['change_per_hour']:+,.2f}",
-            "yes" if verdict["is_fine"] else "NO",
+            {True: "yes", False: "NO", None: "not judged: other load"}[verdict["is_fine"]],
         ]
         for verdict in verdicts
     ]
@@ -247,10 +257,10 @@ def soak(minutes: float, every: float, inject: str, folder: Path) -> list[dict[s
         process = subprocess.Popen(command, stdout=stream, stderr=stream)
     sampler, samples = Sampler(process.pid, run, min(60.0, 8 * minutes)), []
     try:
-        # Sample until the time is over; it begins with the first log line, when everything has been built.
+        # Sample until the time is over; it begins when everything has been done once, the first checkpoint last.
         end = None
         while process.poll() is None and (end is None or time.monotonic() < end):
-            if end is None and read_log(run, "train"):
+            if end is None and list_checkpoints(run):
                 end, sampler.start = time.monotonic() + 60 * minutes, time.monotonic()
             if end is not None:
                 samples.append(sampler.sample())
@@ -309,7 +319,7 @@ def main() -> int:
     draw(samples, arguments.output / "soak.png")
     shown = table(verdicts, arguments.minutes, len(samples))
     report([shown], arguments.output / "soak.json", verdicts=verdicts, samples=samples)
-    return 0 if all(verdict["is_fine"] for verdict in verdicts) else 1
+    return 1 if any(verdict["is_fine"] is False for verdict in verdicts) else 0
 
 
 if __name__ == "__main__":

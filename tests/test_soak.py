@@ -42,6 +42,7 @@ def an_hour(**growth: float) -> list[dict[str, float]]:
     for second in range(0, 3600, 10):
         sample = {name: value * (1 + 0.01 * random.standard_normal()) for name, value in STEADY.items()}
         sample |= {name: float(STEADY[name]) for name in ("files", "threads", "processes", "folder_files")}
+        sample["queued_share"] = 0.02
         sample["main_mb"] -= 200 * np.exp(-second / 200)
         if second % 70 == 0:
             sample |= {"main_mb": sample["main_mb"] + 80, "files": sample["files"] + 2, "folder_files": 9.0}
@@ -74,6 +75,13 @@ def test_what_grows_is_found_and_nothing_else(soak, growth):
 
 def test_becoming_faster_and_smaller_is_fine(soak):
     assert all(v["is_fine"] for v in soak.judge(an_hour(images_per_second=30, main_mb=-300, files=-5)))
+
+
+def test_the_clock_is_not_judged_on_a_busy_machine(soak):
+    verdicts = soak.judge(an_hour(images_per_second=-30, queued_share=0.8))
+    assert [v["series"] for v in verdicts if v["is_fine"] is None] == ["images_per_second"]
+    assert all(v["is_fine"] for v in verdicts if v["series"] != "images_per_second")
+    assert "not judged" in soak.table(verdicts, 60, 360).markdown()
 
 
 def test_too_few_samples_are_refused(soak):

@@ -30,6 +30,7 @@ from facekd.errors import CheckpointError, DataError, FacekdError, InUseError, T
 from facekd.training.config import TrainConfig
 from facekd.training.logbook import read_log
 from facekd.training.loop import make_run_loader, round_up, train
+from facekd.training.resume import restore_latest, save_state
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train import main
 from facekd.training.train_step import train_step
@@ -318,6 +319,17 @@ def test_a_scaled_loss_trains_as_a_plain_one(tiny_config: Configure) -> None:
         results.append(np.array([(loss, norms["gradient_norm"]) for (loss,), norms, _ in steps]))
     assert (results[0][:, 1] > 0.5).all()
     np.testing.assert_allclose(results[0], results[1], rtol=1e-4)
+
+
+def test_a_resumed_run_keeps_the_scale_that_fell(tiny_config: Configure) -> None:
+    config = tiny_config(batch_size_per_rank=6)
+    state = state_with_scaler(config, 2.0**127)
+    train_step(state, next(iter(make_run_loader(state))), 0.1)
+    save_state(state)
+    resumed = state_with_scaler(config, 2.0**10)
+    assert restore_latest(resumed) is not None
+    assert resumed.scaler.get_scale() == 2.0**126
+    assert resumed.scaler.state_dict() == state.scaler.state_dict()
 
 
 def test_a_gradient_that_is_infinite_at_any_scale_stops(tiny_config: Configure) -> None:
