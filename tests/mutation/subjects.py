@@ -8,7 +8,10 @@ SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("tests/facekd/test_margins.py", "tests/facekd/test_margin_gradients.py"),
     ),
     "verification": (("facekd/verification/*.py",), ("tests/facekd/verification",)),
-    "recordio": (("facekd/data/recordio/*.py",), ("tests/facekd/data/recordio",)),
+    "recordio": (
+        ("facekd/data/recordio/*.py",),
+        ("tests/facekd/data/recordio", "tests/facekd/data/datasets/test_reading_by_the_batch.py"),
+    ),
     "templates": (
         ("evaluation/ijb/pooling.py", "evaluation/ijb/template_rows.py"),
         ("tests/evaluation/ijb/test_pooling.py", "tests/evaluation/ijb/test_template_rows.py"),

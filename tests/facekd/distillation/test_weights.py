@@ -33,6 +33,12 @@ def test_a_temperature_that_is_not_positive_is_refused(temperature):
     assert LossWeights(temperature=0.5).temperature == 0.5  # any positive one will do
 
 
+@pytest.mark.parametrize("name", ["nothing", "ce", "temperature"])
+def test_a_plug_ins_weight_is_that_of_a_loss_which_a_plug_in_defines(name):
+    with pytest.raises(ConfigError, match=rf"^loss\.plugin\.{name}: no plug-in that is loaded defines"):
+        LossWeights(plugin={name: 1.0})
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_any_loss_may_stand_alone(name):
     assert LossWeights(**{"ce": 0, name: 0.5}).active == {name: 0.5}
