@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import sys
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -173,7 +174,8 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
+    # Whole numbers of JSON may have thousands of digits, which no float, and so no curve, can show.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_not_finite(value: Any) -> bool:

@@ -7,14 +7,14 @@ import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from facekd.backbones import ProjectedBackbone
 from facekd.checkpoints.checkpoint import read_checkpoint, write_checkpoint
-from facekd.checkpoints.contents import HEAD_SUFFIX, SUFFIX, Checkpoint, Progress
+from facekd.checkpoints.contents import HEAD_SUFFIX, SUFFIX, Checkpoint, OptimizerState, Progress, ScalerState
 from facekd.checkpoints.head_shards import attach_rows, detach_rows, write_rows
 from facekd.checkpoints.models import find_misfit, load_weights
 from facekd.checkpoints.run_folder import (
@@ -115,8 +115,8 @@ def _contents(state: TrainingState) -> Checkpoint:
         training=Progress(
             images_seen=state.images_seen,
             total_images=state.total_images,
-            optimizer=state.optimizer.state_dict(),
-            scaler=state.scaler.state_dict(),
+            optimizer=cast("OptimizerState", state.optimizer.state_dict()),
+            scaler=cast("ScalerState", state.scaler.state_dict()),
             ema=state.ema.state_dict() if state.ema is not None else None,
             best_accuracy=state.best_accuracy,
             extras=_extras(state.recognizer),

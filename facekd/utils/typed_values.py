@@ -98,7 +98,7 @@ def _check_mapping(value: Any, kind: Any, place: str, names: Mapping[str, Any]) 
     is_dict = typing.get_origin(kind) is dict
     key_kind = typing.get_args(kind)[0] if is_dict else str
     if odd := [key for key in value if type(key) is not key_kind]:
-        raise _FaultError(f"its {place or 'content'!r} has the key {_found(odd[0])}, expected {WORDS[key_kind]}")
+        raise _FaultError(f"its '{shown(place) or 'content'}' has the key {_found(odd[0])}, expected {WORDS[key_kind]}")
     prefix = f"{place}." if place else ""
     if is_dict:
         for key, item in value.items():
@@ -108,7 +108,7 @@ def _check_mapping(value: Any, kind: Any, place: str, names: Mapping[str, Any]) 
         if name in value:
             _check(value[name], item_kind, f"{prefix}{name}", names)
         elif is_required:
-            raise _FaultError(f"it has no {prefix + name!r}")
+            raise _FaultError(f"it has no '{shown(prefix + name)}'")
 
 
 def _items_of(kind: Any, names: Mapping[str, Any]) -> dict[str, tuple[Any, bool]]:
@@ -144,7 +144,7 @@ def _check_json(value: Any, place: str) -> None:
 
 
 def _fault(value: Any, wanted: str, place: str) -> _FaultError:
-    return _FaultError(f"its {shown(place) or 'content'!r} is {_found(value)}, expected {wanted}")
+    return _FaultError(f"its '{shown(place) or 'content'}' is {_found(value)}, expected {wanted}")
 
 
 def _found(value: Any) -> str:
@@ -152,5 +152,5 @@ def _found(value: Any) -> str:
     if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**63):
         return str(value)
     if isinstance(value, str):
-        return repr(shown(value, LONGEST_VALUE))
+        return f"'{shown(value, LONGEST_VALUE)}'"
     return "a number of far too many digits" if isinstance(value, int) else f"a {type(value).__name__.lower()}"

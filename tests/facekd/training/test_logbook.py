@@ -35,6 +35,8 @@ UNREADABLE = [
     b'{"images_seen": 15}',
     b'{"kind": "train", "images_seen": NaN}',
     b'{"kind": "train", "images_seen": Infinity}',
+    b'{"kind": "train", "images_seen": 1' + b"0" * 400 + b"}",
+    b'{"kind": "train", "images_seen": 1' + b"0" * 5000 + b"}",
     b'{"kind": "train"}',
     b'{"kind": "tr',
     b"[" * 9999,
