@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from facekd import __version__
 from facekd.embedder.model_options import open_model
 from facekd.utils.files import sha256_of_file
+from facekd.utils.foreign import shown
 from facekd.utils.unchanged import unchanged
 
 if TYPE_CHECKING:
@@ -75,13 +76,15 @@ def describe_assumptions(model: Mapping[str, Any] | None) -> str:
     assumed = (model or {}).get("assumed")
     if model is None or not assumed:
         return ""
-    values = [_as_text(model["preprocessing"][name]) for name in assumed]
+    values = [_as_text((model.get("preprocessing") or {}).get(name)) for name in assumed]
     used = "; ".join(f"{name} {value}" for name, value in zip(assumed, values, strict=True))
     return f"preprocessing assumed, not recorded: {used}; if that is wrong, the model may be better than these numbers"
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else ", ".join(f"{number:g}" for number in value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_as_text, value))
+    return f"{value:g}" if isinstance(value, int | float) else shown(value)
 
 
 def describe_software() -> dict[str, str]:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from data_prep.photographs.landmark_files import NUM_VALUES
 from facekd.errors import DataError
+from facekd.utils.foreign import shown
 from facekd.utils.held_folders import check_held
 from facekd.utils.resumable_file import whole_lines
 from facekd.utils.temporaries import open_own_file
@@ -131,8 +132,8 @@ class AlignLog:
         if different:
             name = different[0]
             raise DataError(
-                f"{self.path.parent} was aligned with {name} {found.get(name)!r}, and now it is "
-                f"{settings.get(name)!r}; crops made in two ways do not belong in one data set: choose "
+                f"{self.path.parent} was aligned with {shown(name)} {shown(found.get(name))}, and now it is "
+                f"{settings.get(name)}; crops made in two ways do not belong in one data set: choose "
                 "another output folder, or align all photographs again with --force"
             )
 

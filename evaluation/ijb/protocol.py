@@ -22,6 +22,7 @@ from evaluation.ijb.text_files import read_named_numbers, read_pairs, read_templ
 from facekd.errors import DataError
 from facekd.utils.array_cache import load_cached, save_cached
 from facekd.utils.files import sha256_of_file, stamp_of
+from facekd.utils.foreign import shown
 from facekd.utils.unchanged import unchanged
 
 __all__ = ["TARGETS", "DataError", "IjbProtocol", "SubjectTemplates", "Target", "load_protocol"]
@@ -152,6 +153,8 @@ def protocol_files(root: str | os.PathLike[str], target: str) -> dict[str, Path]
     Raises:
         DataError: the folder, its `meta`, or one of the three 1:1 lists is missing; or some of the 1:N files are.
     """
+    if target not in TARGETS:
+        raise DataError(f"{root}: there is no set called '{shown(target)}'; expected one of {', '.join(TARGETS)}")
     root, prefix = Path(root), TARGETS[target].prefix
     meta = root / "meta"
     if not meta.is_dir():

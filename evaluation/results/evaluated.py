@@ -13,7 +13,9 @@ from evaluation.provenance import name_with_assumptions
 from evaluation.result_files import IJB_FORMAT, LFW_FORMAT, SUMMARY_FORMAT
 from evaluation.results.page import name_of, read_result
 from evaluation.results.pairs_of_result import ResultPairs
+from evaluation.results.schema import check_result
 from facekd.errors import DataError
+from facekd.utils.foreign import shown
 from facekd.verification.kept_scores import check_scores, read_scores
 
 DESCRIPTIONS = ("text", "like")  # keys of a protocol that describe it, and do not define it
@@ -38,7 +40,7 @@ class Evaluated:
         """Returns the name of the set, and a digest of its content."""
         if self.result["format"] == IJB_FORMAT:
             dataset = self.result["dataset"]
-            return dataset["published"] or Path(dataset["root"]).name, dataset["fingerprint"]
+            return dataset.get("published") or Path(dataset["root"]).name, dataset["fingerprint"]
         return self.result["pair_set"]["name"], self.result["pair_set"]["sha256"]
 
     def scores(self, pairs: ResultPairs) -> np.ndarray | None:
@@ -56,12 +58,13 @@ class Evaluated:
 def load_results(folder: str) -> list[Evaluated]:
     """Reads the results of a folder: one, or one for each pack."""
     result, file = read_result(folder), Path(folder) / "results.json"
+    if result["format"] not in (IJB_FORMAT, LFW_FORMAT, SUMMARY_FORMAT):
+        raise DataError(f"{folder}: holds {shown(result['format'])}; IJB-style and LFW-style results can be compared")
+    check_result(file, result)
     if result["format"] == SUMMARY_FORMAT:
         return [
             Evaluated(name_of(one), Path(folder) / one["pair_set"]["name"], one, file) for one in result["pair_sets"]
         ]
-    if result["format"] not in (IJB_FORMAT, LFW_FORMAT):
-        raise DataError(f"{folder}: holds {result['format']}; IJB-style and LFW-style results can be compared")
     return [Evaluated(name_of(result), Path(folder), result, file)]
 
 

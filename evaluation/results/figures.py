@@ -162,7 +162,7 @@ def draw_identification(models: Sequence[Curve], title: str = "") -> Figure | No
 
 
 def _measured(points: Sequence[dict[str, Any]]) -> list[RocPoint]:
-    return [RocPoint(point["far"], point["tar"], point["ci95"]) for point in points if point["tar"] is not None]
+    return [RocPoint(point["far"], point["tar"], point.get("ci95")) for point in points if point.get("tar") is not None]
 
 
 def _kinds(is_same: np.ndarray) -> list[tuple[str, str, np.ndarray]]:

@@ -15,6 +15,7 @@ import numpy as np
 from evaluation.provenance import name_with_assumptions
 from evaluation.result_files import FOLDER_FORMAT, IJB_FORMAT
 from evaluation.results.figures import Curve, draw_histograms, draw_identification, draw_verification
+from evaluation.results.schema import check_result
 from evaluation.results.tables import (
     DATA,
     IDENTIFICATION,
@@ -34,6 +35,7 @@ from facekd.pages.figures import to_png
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
 from facekd.utils.files import read_json, write_text
+from facekd.utils.foreign import shown
 from facekd.utils.npy_files import read_npz
 from facekd.utils.result_folder import is_unfinished
 from facekd.verification.kept_scores import check_curves
@@ -60,8 +62,9 @@ def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise DataError(f"{path}: no results there; give the --output folder of a finished evaluation") from None
     if not str(result.get("format", "")).startswith("facekd-"):
         raise DataError(f"{path}: names no format, so it was not written by `facekd evaluate`")
-    if result.get("version", 0) > NEWEST_VERSION:
-        raise DataError(f"{path}: version {result['version']} of {result['format']}; this facekd reads up to 1")
+    version = result.get("version", 0)
+    if not isinstance(version, int) or version > NEWEST_VERSION:
+        raise DataError(f"{path}: version {shown(version)} of {shown(result['format'])}; this facekd reads up to 1")
     return result
 
 
@@ -76,8 +79,28 @@ def read_curves(folder: str | os.PathLike[str], result: dict[str, Any]) -> dict[
         curves = read_npz(path, "run the evaluation again")
     except FileNotFoundError:
         return {}
+    _check_kinds(path, curves)
     check_curves(curves, result, Path(folder))
     return curves
+
+
+def _check_kinds(path: Path, curves: dict[str, np.ndarray]) -> None:
+    """Refuses arrays that no curve has: those of a file that was not written by an evaluation."""
+    for name, array in curves.items():
+        if array.dtype.kind not in "fiu" or array.ndim != 1 or not array.size or not np.isfinite(array).all():
+            raise DataError(f"{path}: {shown(name)} is {array.dtype} {array.shape}; expected finite numbers in a row")
+    # Curves are two arrays of one length, and histograms have an edge more than counts.
+    sizes = {name: array.size for name, array in curves.items()}
+    pairs = [("roc_far", "roc_tar", 0)]
+    pairs += [("histogram_edges", f"histogram_{kind}", 1) for kind in ("genuine", "impostor")]
+    galleries = [name.removeprefix("cmc_") for name in sizes if name.startswith("cmc_")]
+    pairs += [(f"dir_{gallery}_fpir", f"dir_{gallery}_tpir", 0) for gallery in galleries]
+    for first, second, more in pairs:
+        needed = first.startswith("dir") or first in sizes or second in sizes
+        if needed and (first not in sizes or sizes[first] - more != sizes.get(second)):
+            raise DataError(
+                f"{path}: {shown(first)} and {shown(second)} do not belong together; run the evaluation again"
+            )
 
 
 def write_report(folder: str | os.PathLike[str], result: dict[str, Any] | None = None) -> list[Path]:
@@ -98,7 +121,8 @@ def write_report(folder: str | os.PathLike[str], result: dict[str, Any] | None =
     result = read_result(folder) if result is None else result
     if result["format"] not in (IJB_FORMAT, FOLDER_FORMAT):
         known = f"{IJB_FORMAT} and {FOLDER_FORMAT}"
-        raise DataError(f"{folder}: holds results of {result['format']}; this report is for those of {known}")
+        raise DataError(f"{folder}: holds results of {shown(result['format'])}; this report is for those of {known}")
+    check_result(folder / "results.json", result)
 
     # The numbers as CSV and Markdown, then the page with pictures.
     write_text(folder / "results.csv", to_csv(result))
@@ -118,7 +142,7 @@ def write_report(folder: str | os.PathLike[str], result: dict[str, Any] | None =
         worst=show_worst_pairs(result),
         max_images=MAX_IMAGES,
         reasons=reasons_of(result),
-        command=result.get("command", ""),
+        command=result.get("command") or "",
     )
     return [folder / name for name in FILES]
 
@@ -126,12 +150,12 @@ def write_report(folder: str | os.PathLike[str], result: dict[str, Any] | None =
 def name_of(result: dict[str, Any]) -> str:
     """Returns the file name of the model, or of the embeddings, that was evaluated."""
     source = result.get("model") or result.get("embeddings") or {}
-    return Path(source.get("path", "embeddings")).name
+    return Path(source.get("path") or "embeddings").name
 
 
 def _title(result: dict[str, Any]) -> str:
     dataset = result.get("dataset") or {"published": None, "root": result["images"]}
-    return f"{name_of(result)} on {dataset['published'] or Path(dataset['root']).name}"
+    return f"{name_of(result)} on {dataset.get('published') or Path(dataset['root']).name}"
 
 
 def _tables(result: dict[str, Any]) -> list[Table]:
@@ -178,7 +202,7 @@ def _markdown(result: dict[str, Any], tables: list[Table]) -> str:
     parts = [f"# {_title(result)}", "", f"Protocol: {result['protocol']['text']}.", "", summary_of(result), ""]
     parts += [f"- {note}" for note in [*(result.get("notes") or []), *reasons_of(result)]]
     parts += ["", *(table.to_markdown() for table in tables)]
-    parts += ["## Command", "", "```", result.get("command", ""), "```", ""]
+    parts += ["## Command", "", "```", result.get("command") or "", "```", ""]
     return "\n".join(parts)
 
 

@@ -42,11 +42,11 @@ def verification_table(result: dict[str, Any]) -> Table:
             [
                 f"{point['far']:g}",
                 percent(point["tar"]),
-                interval(point["ci95"]),
+                interval(point.get("ci95")),
                 repr(point["threshold"]),
                 f"{point['false_accepts']:,} of {point['num_impostor']:,}",
                 f"{point['achieved_far']:.3g}",
-                point["interval"] or "",
+                point.get("interval") or "",
             ]
         )
     head = ["FAR", "TAR %", "95 % interval", "threshold", "false accepts", "achieved FAR", "interval by"]
@@ -82,7 +82,9 @@ def identification_table(result: dict[str, Any]) -> Table | None:
         ("num_mated", "mated probes"),
         ("num_nonmated", "non-mated probes"),
     ):
-        rows.append([label, *(f"{gallery[key]:,}" if key in gallery else "" for gallery in galleries.values())])
+        rows.append(
+            [label, *(f"{gallery[key]:,}" if gallery.get(key) is not None else "" for gallery in galleries.values())]
+        )
     return Table(IDENTIFICATION, ["", *galleries], rows)
 
 
@@ -130,9 +132,9 @@ def protocols_table(result: dict[str, Any]) -> Table | None:
     fars = [point["far"] for point in measured[0]["tar_at_far"]]
     rows = [
         [
-            entry["protocol"]["name"] if isinstance(entry["protocol"], dict) else str(entry["protocol"]),
+            _name_of(entry["protocol"]),
             *(percent(point["tar"]) for point in entry["tar_at_far"]),
-            percent(entry["eer"]),
+            percent(entry.get("eer")),
         ]
         for entry in measured
     ]
@@ -164,7 +166,7 @@ def to_csv(result: dict[str, Any]) -> str:
     written = set()
     for run in [result, *(result.get("protocols") or [])]:
         protocol = run["protocol"]
-        name = protocol.get("name") or protocol["text"] if isinstance(protocol, dict) else str(protocol)
+        name = _name_of(protocol)
         if name not in written:  # the result itself is one of its protocols
             written.add(name)
             writer.writerows({"protocol": name, **row} for row in _csv_rows(run))
@@ -182,11 +184,11 @@ def _csv_rows(run: dict[str, Any]) -> list[dict[str, Any]]:
                 "metric": "tar",
                 "target": point["far"],
                 "value": point["tar"],
-                **_bounds(point["ci95"]),
+                **_bounds(point.get("ci95")),
                 "threshold": point["threshold"],
                 "errors": point["false_accepts"],
                 "achieved": point["achieved_far"],
-                "note": point["reason"],
+                "note": point.get("reason"),
             }
         )
     for metric in ("eer", "auc"):
@@ -219,6 +221,10 @@ def _csv_rows(run: dict[str, Any]) -> list[dict[str, Any]]:
         for point in gallery["rank"]:
             rows.append({"metric": "rank", "gallery": name, "target": point["rank"], "value": point["rate"]})
     return rows
+
+
+def _name_of(protocol: Any) -> str:
+    return protocol.get("name") or protocol["text"] if isinstance(protocol, dict) else str(protocol)
 
 
 def _bounds(ci95: Sequence[float] | None) -> dict[str, float]:

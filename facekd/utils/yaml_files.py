@@ -55,7 +55,10 @@ def load_yaml(text: str) -> Any:
         ValueError, OverflowError: a number is none.
     """
     _check(text)
-    return get_loader("yaml")(text)
+    try:
+        return get_loader("yaml")(text)
+    except TypeError as error:  # jsonargparse joins the only key with a text
+        raise yaml.YAMLError("its only key is no text") from error
 
 
 class YamlLimitError(yaml.MarkedYAMLError):

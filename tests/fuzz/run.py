@@ -1,7 +1,7 @@
 """Fuzzes the readers of foreign files with atheris: `python -m tests.fuzz.run [--seconds N] [TARGET ...]`.
 
 Each target runs in a process of its own, with limits for memory and for the time of a single input, from the seeds of
-`text_targets` and `binary_targets` and what earlier runs have found. An input that breaks a reader is kept in
+the `*_targets` and what earlier runs have found. An input that breaks a reader is kept in
 `fuzz_findings/`, printed with the exception, and ends with status 1. `fuzz_findings/` also keeps the inputs that
 reached new code, and a log of all runs, which `--summary` adds up.
 """
@@ -41,9 +41,10 @@ def main() -> int:
     # One process after the other: a target may end its process in any way.
     from tests.fuzz.binary_targets import TARGETS as BINARY
     from tests.fuzz.model_targets import TARGETS as MODELS
+    from tests.fuzz.set_targets import TARGETS as SETS
     from tests.fuzz.text_targets import TARGETS as TEXT
 
-    known = [target.name for target in (*TEXT, *BINARY, *MODELS)]
+    known = [target.name for target in (*TEXT, *BINARY, *MODELS, *SETS)]
     if unknown := set(arguments.targets) - set(known):
         parser.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     broken = []
@@ -105,9 +106,10 @@ def _fuzz_here(name: str, seconds: int) -> None:
     with atheris.instrument_imports(include=["facekd", "evaluation", "data_prep"]):
         from tests.fuzz.binary_targets import TARGETS as BINARY
         from tests.fuzz.model_targets import TARGETS as MODELS
+        from tests.fuzz.set_targets import TARGETS as SETS
         from tests.fuzz.target import TargetRunner
         from tests.fuzz.text_targets import TARGETS as TEXT
-    target = next(target for target in (*TEXT, *BINARY, *MODELS) if target.name == name)
+    target = next(target for target in (*TEXT, *BINARY, *MODELS, *SETS) if target.name == name)
     corpus = FINDINGS / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
     with TargetRunner(target) as runner:

@@ -9,17 +9,23 @@ from typing import Any
 import numpy as np
 
 from data_prep.inspection.clean_lists import read_clean_lists
+from data_prep.jobs.conversion_log import ConversionLog
 from data_prep.pairs.published_lists import read_pair_list
+from data_prep.photographs.align_log import AlignLog, Alignment
 from data_prep.photographs.landmark_files import read_landmarks
-from data_prep.sources.image_lists import read_lst
+from data_prep.sources.image_lists import labels_from_key_list, read_lst
 from data_prep.sources.image_sources import read_tsv
 from evaluation.ijb.text_files import read_named_numbers, read_pairs, read_template_subjects
 from evaluation.results.page import read_result
 from evaluation.sets.pair_set import read_subjects
-from facekd.data.datasets.record_pack import read_property
+from facekd.data.datasets.record_pack import open_record_pack, read_property
+from facekd.data.recordio.idx_file import parse_idx
 from facekd.experiments.study_file import load_study
 from facekd.training.logbook import read_log
+from facekd.utils.files import sealed
 from facekd.utils.resumable_file import ResumableFile
+from facekd.utils.yaml_files import MAX_VALUES, read_yaml
+from tests.fuzz.binary_targets import rec_seeds
 from tests.fuzz.target import Target
 
 STUDY = b"""\
@@ -67,6 +73,70 @@ def _check_pairs(content: bytes, result: Any) -> None:
 def _journal_seed() -> list[bytes]:
     head = {"format": "facekd-journal", "version": 1, "job": {"verb": "pack"}}
     return [json.dumps(head).encode() + b"\n16\t0 a\n32\t1 b\n48\t2 c\n"]
+
+
+def _check_idx(content: bytes, result: Any) -> None:
+    """Compares with Python's own parsing, a line at a time."""
+    text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    rows = [[int(word) for word in line.split()] for line in text.split("\n") if line.strip()]
+    keys, offsets = result
+    assert [[key, offset] for key, offset in zip(keys.tolist(), offsets.tolist(), strict=True)] == rows
+
+
+def _check_yaml(_: bytes, result: Any) -> None:
+    """Walks through all values, those that aliases repeat each time: there must be few."""
+    left, count = [result], 0
+    while left:
+        value = left.pop()
+        count += 1
+        assert count <= 2 * MAX_VALUES
+        if isinstance(value, dict | list):
+            left += [*value, *value.values()] if isinstance(value, dict) else value
+
+
+def _read_key_list(path: Path) -> Any:
+    labels, names = labels_from_key_list(open_record_pack(path.with_name("train.rec"), "fail"), path)
+    return labels.tolist(), names
+
+
+def _check_key_list(content: bytes, result: Any) -> None:
+    """Has the people of two records alike exactly where their folders are."""
+    labels, names = result
+    text = content.decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n").replace("\r", "\n")
+    words = [line.split("\t") for line in text.split("\n") if line.strip()]
+    path_of = {int(row[0]): row[1] for row in words}
+    assert (len(labels) == 4 and not names) or names == [path_of[key] for key in range(4)]
+
+
+def _align_log(path: Path) -> dict[str, Alignment]:
+    with AlignLog(path.parent, {"size": 112}) as log:
+        return log.entries
+
+
+def _check_align_log(_: bytes, entries: Any) -> None:
+    """Damage may cost entries, and leaves none of other kinds."""
+    for name, entry in entries.items():
+        assert isinstance(name, str) and isinstance(entry.stamp, list)
+        assert all(isinstance(text, str | None) for text in (entry.crop, entry.reason, entry.detail))
+        np.array(entry.landmarks or [0], np.float64), np.array(entry.box or [0], np.float64)
+
+
+def _align_seed() -> list[bytes]:
+    rows = [
+        {"settings": {"size": 112}},
+        {"photo": "a.jpg", "stamp": [1, 2, 3], "crop": "a.png", "landmarks": [1.5] * 10, "score": 0.9, "num_faces": 1},
+        {"photo": "b.jpg", "stamp": [1, 2, 3], "reason": "no_face", "box": [1, 2, 3, 4]},
+    ]
+    return ["".join(json.dumps(row) + "\n" for row in rows).encode()]
+
+
+def _conversion_log(path: Path) -> tuple[int, int] | None:
+    return ConversionLog(path.parent, {"verb": "convert"}).counts(path.parent / "a.rec")
+
+
+def _conversion_seed() -> list[bytes]:
+    entry = {"stamp": "?", "images": 3, "skipped": 1}
+    return [json.dumps(sealed({"job": {"verb": "convert"}, "finished": {"a.rec": entry}})).encode()]
 
 
 LST = lines("1\tann/1.jpg\t0", "1\tann/2.jpg\t0", "1\tbob/1.jpg\t1")
@@ -125,5 +195,28 @@ TARGETS = [
         lambda: [b'{"format": "facekd-ijb", "version": 1, "tar": {"0.001": 0.5}}'],
     ),
     Target("study", "study.yaml", lambda path: load_study(path), lambda: [STUDY], copies=20, is_named=False),
+    Target(
+        "yaml",
+        "c.yaml",
+        read_yaml,
+        lambda: [
+            STUDY,
+            b"a: &a {x: 1, y: [2, 1e-4, *b]}\n".replace(b"*b", b"'[1, 2]'") + b"b: {<<: *a, x: [*a, *a]}\n",
+        ],
+        _check_yaml,
+    ),
+    Target(
+        "idx_text", "a.idx", parse_idx, lambda: lines("0\t0", "1\t16", "12\t2048") + lines("3 4", "1  0"), _check_idx
+    ),
+    Target(
+        "key_list",
+        "list.txt",
+        _read_key_list,
+        lambda: lines("0\tann/1.jpg", "1\tbob/1.jpg\tx", "2\tann/2.jpg", "3\tbob/2.jpg", "4\tcid/1.jpg"),
+        _check_key_list,
+        prepare=lambda folder: (folder / "train.rec").write_bytes(rec_seeds()[0]) and None,
+    ),
+    Target("align_log", "align_log.jsonl", _align_log, _align_seed, _check_align_log, is_named=False),
+    Target("conversion_log", ".convert_progress.json", _conversion_log, _conversion_seed),
     Target("journal", ".train.rec.journal", _journal, _journal_seed),
 ]

@@ -173,8 +173,10 @@ def _parse_any(idx_path: Path) -> tuple[np.ndarray, np.ndarray]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)  # before numpy 2.3 it reads 1.5 as 1, and warns
         try:
-            text = io.StringIO(read_text_file(idx_path, error=RecordError))
-            table = np.loadtxt(text, dtype=np.int64, ndmin=2, comments=None)
+            text = read_text_file(idx_path, error=RecordError)
+            if not text.strip():
+                raise RecordError(f"{idx_path} holds no lines: delete it, and make it again by `facekd data index`")
+            table = np.loadtxt(io.StringIO(text), dtype=np.int64, ndmin=2, comments=None)
         except (ValueError, OverflowError, DeprecationWarning) as error:
             raise RecordError(_wrong_line(idx_path, shown(error))) from error
     if table.shape[1] != 2:
