@@ -45,7 +45,7 @@ def _network(beside: str = "", scaled: bool = False) -> bytes:
         nodes.append(helper.make_node("Constant", [], ["k"], value=outside))
         nodes.append(helper.make_node("If", ["always"], ["b"], then_branch=branch, else_branch=branch))
     if scaled:
-        constants.append(numpy_helper.from_array(np.float32(1 / 255), "s"))
+        constants.append(numpy_helper.from_array(np.array(1 / 255, np.float32), "s"))
         body = [helper.make_node("Mul", ["x", "s"], ["y"])]
         functions.append(helper.make_function("my", "F", ["x", "s"], ["y"], body, [helper.make_opsetid("", 18)]))
         nodes.append(helper.make_node("F", ["images", "s"], ["scaled"], domain="my"))
