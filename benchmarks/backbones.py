@@ -27,7 +27,7 @@ from usual_model import replace_prelu
 from facekd.backbones import count_macs, count_parameters
 from facekd.backbones.building import build_backbone
 from facekd.errors import run_verb
-from facekd.utils.files import write_json
+from facekd.files.writing import write_json
 
 # name:image size:width
 DEFAULT_BACKBONES = (

@@ -24,6 +24,7 @@ from measuring import ratios
 from facekd.backbones import count_parameters
 from facekd.backbones.building import build_backbone
 from facekd.checkpoints.checkpoint import save_checkpoint
+from facekd.commands.config_files import parse_config
 from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.data.datasets.identity_map import identity_map
 from facekd.data.loading.loader import Batch, make_loader
@@ -32,6 +33,7 @@ from facekd.data.loading.sampler import PositionSampler
 from facekd.distributed import World
 from facekd.embedder import open_embedder
 from facekd.errors import run_verb
+from facekd.files.writing import write_json
 from facekd.images.augmentation import Augmentation
 from facekd.teacher.cache import write_teacher_cache
 from facekd.training.build_distiller import build_distiller
@@ -40,8 +42,6 @@ from facekd.training.config.distill_config import DistillConfig
 from facekd.training.recognizer import build_recognizer
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
-from facekd.utils.config_files import parse_config
-from facekd.utils.files import write_json
 
 EMBEDDING_SIZE = 512
 FORMS = {

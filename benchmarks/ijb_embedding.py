@@ -30,10 +30,10 @@ from facekd.embedder import open_embedder
 from facekd.embedder.onnx_embedder import OnnxEmbedder
 from facekd.errors import FacekdError, run_verb
 from facekd.export.export_onnx import export_backbone
+from facekd.files.writing import write_json
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
 from facekd.images.preprocessing import Preprocessing
-from facekd.utils.files import write_json
 
 IMAGES_A_PERSON = 8
 

@@ -31,7 +31,7 @@ from measuring import peak_of_program
 
 from data_prep.make_ijb_layout import main as make_ijb_layout
 from facekd.errors import FacekdError, run_verb
-from facekd.utils.files import write_json
+from facekd.files.writing import write_json
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 PAIRS_CHUNK = 100_000  # pairs that the usual way gathers at a time

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from facekd.errors import FacekdError
-from facekd.utils.files import write_json
+from facekd.files.writing import write_json
 
 if TYPE_CHECKING:
     import torch

@@ -39,8 +39,8 @@ from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.recordio import Header, RecordReader, RecordWriter, pack
 from facekd.data.recordio.index import scan_records
 from facekd.errors import FacekdError, run_verb
+from facekd.files.writing import write_json
 from facekd.images.alignment import similarity_transforms, template
-from facekd.utils.files import write_json
 
 BATCH_SIZE = 128
 

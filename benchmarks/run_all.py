@@ -25,7 +25,7 @@ from typing import NamedTuple
 from measuring import MXNET_PYTHON, Table, machine
 
 from facekd.errors import FacekdError, run_verb
-from facekd.utils.files import write_text
+from facekd.files.writing import write_text
 from facekd.utils.progress import format_duration
 
 ROOT = Path(__file__).resolve().parent.parent

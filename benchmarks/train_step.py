@@ -40,6 +40,7 @@ from usual_loader import PerSampleDataset
 from usual_model import replace_prelu, usual_cross_entropy
 
 from facekd.backbones.building import build_backbone
+from facekd.commands.config_files import parse_config
 from facekd.data.datasets import open_dataset
 from facekd.data.loading.loader import Batch, make_loader
 from facekd.data.loading.orders import FullShuffle
@@ -53,7 +54,6 @@ from facekd.training.optim import set_learning_rate
 from facekd.training.recognizer import build_recognizer
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
-from facekd.utils.config_files import parse_config
 from facekd.utils.progress import track
 
 BACKBONES = ("mobilefacenet", "iresnet50", "iresnet100")

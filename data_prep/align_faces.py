@@ -22,18 +22,19 @@ from data_prep.photographs.face_detectors import FaceDetector, Faces, open_detec
 from data_prep.photographs.landmark_files import GivenLandmarks, read_landmarks
 from data_prep.photographs.photos import find_photos
 from data_prep.sources.encoded_images import FirstImageNote
+from facekd.commands.command_line import JPEG_QUALITY, THREADS, CommandParser, real_number, whole_number
 from facekd.embedder.onnx_file import read_onnx_file
 from facekd.errors import DataError, ImageError, is_device_failure, run_verb
+from facekd.files.held_folders import make_folder
+from facekd.files.output_lock import folder_lock
+from facekd.files.reading import sha256_of_file, stamp_of
+from facekd.files.syncing import sync_file_system
+from facekd.files.writing import write_json, write_small_file, write_text
 from facekd.images.alignment import align, is_plausible, template_fit
 from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.images.encoding import encode_jpeg, encode_png
-from facekd.utils.command_line import JPEG_QUALITY, THREADS, CommandParser, real_number, whole_number
-from facekd.utils.files import sha256_of_file, stamp_of, write_json, write_small_file, write_text
-from facekd.utils.held_folders import make_folder
-from facekd.utils.output_lock import folder_lock
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
-from facekd.utils.syncing import sync_file_system
 
 REPORT_NAME, SET_ASIDE_NAME = "align_report.json", "set_aside.tsv"
 REPORT_FORMAT, REPORT_VERSION = "facekd-alignment", 1

@@ -15,13 +15,13 @@ from data_prep.jobs.places import check_apart
 from data_prep.jobs.resuming import digest_of, resuming
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_sources import RecordSource, default_name
+from facekd.commands.command_line import CommandParser
 from facekd.data.datasets.class_counts import ClassCounts, print_contents
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
 from facekd.errors import DataError, RecordError, run_verb
+from facekd.files.writing import json_bytes
 from facekd.images.decoding import decode_rgb
-from facekd.utils.command_line import CommandParser
-from facekd.utils.files import json_bytes
 from facekd.utils.progress import track
 
 

@@ -28,19 +28,19 @@ from data_prep.sources.image_sources import ImageSource, default_name, open_sour
 from data_prep.sources.new_labels import NewLabels, combine_labels
 from data_prep.sources.people import describe_other_people
 from data_prep.sources.webdataset import TarPackWriter
+from facekd.commands.command_line import JPEG_QUALITY, SEED, THREADS, CommandParser, whole_number
 from facekd.data.datasets.class_counts import count_classes, print_contents
 from facekd.data.datasets.record_pack_writer import Layout, RecordPackWriter, rec_path_of
 from facekd.data.datasets.sharded_records import SHARD, shard_path
 from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS
 from facekd.errors import DataError, FacekdError, ImageError, InUseError, run_verb
+from facekd.files.output_lock import folder_lock
+from facekd.files.resumable_file import LEFTOVERS, discard, forget_journal
+from facekd.files.writing import write_json
 from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.images.encoding import encode_jpeg
-from facekd.utils.command_line import JPEG_QUALITY, SEED, THREADS, CommandParser, whole_number
-from facekd.utils.files import write_json
-from facekd.utils.output_lock import folder_lock
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
-from facekd.utils.resumable_file import LEFTOVERS, discard, forget_journal
 
 ROWS_ANNOUNCED = 1024
 

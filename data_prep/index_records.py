@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.jobs.bad_records import NUM_SHOWN, add_bad_record_option
+from facekd.commands.command_line import CommandParser
 from facekd.data.datasets.record_pack import find_rec
 from facekd.data.recordio.idx_file import parse_idx, write_idx
 from facekd.data.recordio.index import scan_records
 from facekd.errors import RecordError, run_verb
-from facekd.utils.command_line import CommandParser
-from facekd.utils.output_lock import file_lock
+from facekd.files.output_lock import file_lock
 
 
 def main(argv: list[str] | None = None) -> int:

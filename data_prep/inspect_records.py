@@ -16,12 +16,12 @@ from data_prep.inspection.findings import list_duplicates, look_at_identities
 from data_prep.inspection.image_quality import confirmed, measure_quality, near_duplicates
 from data_prep.inspection.page import write_report
 from data_prep.inspection.record_summary import summarize
+from facekd.commands.command_line import COSINE, SEED, THREADS, CommandParser, whole_number
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
+from facekd.files.output_lock import file_lock, folder_lock
 from facekd.images.decoding import quiet_decoders
-from facekd.utils.command_line import COSINE, SEED, THREADS, CommandParser, whole_number
-from facekd.utils.output_lock import file_lock, folder_lock
 from facekd.utils.processes import usable_cores
 
 MAX_MEASURED = 20_000  # images that the page measures without --check

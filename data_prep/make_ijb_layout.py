@@ -15,17 +15,17 @@ from data_prep.ijb_sets.sources import LooseCrop, open_face_source
 from data_prep.ijb_sets.writer import count_templates, write_metadata
 from data_prep.jobs.ordered_work import by_processes
 from data_prep.jobs.places import check_apart
+from facekd.commands.command_line import COUNT, PROCESSES, SEED, CommandParser, real_number, whole_number
 from facekd.data.synthetic import MIN_SIZE
 from facekd.errors import DataError, run_verb
+from facekd.files.output_lock import file_lock
+from facekd.files.syncing import sync_file_system
+from facekd.files.temporaries import temporary_folder
+from facekd.files.writing import write_json, write_text
 from facekd.images.alignment import template
 from facekd.images.decoding import quiet_decoders
-from facekd.utils.command_line import COUNT, PROCESSES, SEED, CommandParser, real_number, whole_number
-from facekd.utils.files import write_json, write_text
-from facekd.utils.output_lock import file_lock
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
-from facekd.utils.syncing import sync_file_system
-from facekd.utils.temporaries import temporary_folder
 
 ROWS_CHUNK = 64
 SUMMARY, UNFINISHED = "layout.json", ".make_ijb_unfinished"

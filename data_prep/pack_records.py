@@ -25,12 +25,12 @@ from data_prep.sources.image_lists import (
     read_lst_and_kind,
     renumber,
 )
+from facekd.commands.command_line import IMAGE_SIDE, JPEG_QUALITY, THREADS, CommandParser
 from facekd.data.datasets.class_counts import count_classes, print_contents, warn_of_one_class
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.errors import DataError, FacekdError, ImageError, run_verb
 from facekd.images.decoding import quiet_decoders
 from facekd.images.image_files import is_image_name
-from facekd.utils.command_line import IMAGE_SIDE, JPEG_QUALITY, THREADS, CommandParser
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 

@@ -16,15 +16,16 @@ from typing import Any
 import cv2
 import numpy as np
 
+from facekd.commands.command_line import SEED, CommandParser, whole_number
 from facekd.data.datasets.cifar_dataset import CIFAR_FOLDERS, CIFAR_SIZE, GENERATED, GENERATED_FORMAT, cifar_files
 from facekd.data.synthetic.class_textures import render_texture
 from facekd.errors import DataError, run_verb
-from facekd.utils.command_line import SEED, CommandParser, whole_number
-from facekd.utils.files import atomic_open, read_json, write_json
-from facekd.utils.output_lock import file_lock
+from facekd.files.output_lock import file_lock
+from facekd.files.reading import read_json
+from facekd.files.syncing import sync_file_system
+from facekd.files.temporaries import temporary_folder
+from facekd.files.writing import atomic_open, write_json
 from facekd.utils.progress import track
-from facekd.utils.syncing import sync_file_system
-from facekd.utils.temporaries import temporary_folder
 
 LAYOUTS = (*CIFAR_FOLDERS, "folders")
 DEFAULT_CLASSES = {"cifar-100": 100, "cifar-10": 10, "folders": 10}

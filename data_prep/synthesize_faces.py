@@ -17,20 +17,21 @@ import cv2
 import numpy as np
 
 from data_prep.jobs.ordered_work import by_processes
+from facekd.commands.command_line import COUNT, JPEG_QUALITY, PROCESSES, SEED, CommandParser, whole_number
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.data.synthetic import MIN_SIZE, render_faces
 from facekd.data.synthetic.pairs import PairPlan, plan_pairs
 from facekd.errors import DataError, run_verb
+from facekd.files.array_file import open_arrays, save_arrays
+from facekd.files.output_lock import folder_lock
+from facekd.files.reading import read_json, sha256_of_file
+from facekd.files.syncing import sync_file_system
+from facekd.files.temporaries import temporary_folder
+from facekd.files.writing import atomic_open, write_json, write_text
 from facekd.images.encoding import encode_jpeg, encode_png
-from facekd.utils.array_file import open_arrays, save_arrays
-from facekd.utils.command_line import COUNT, JPEG_QUALITY, PROCESSES, SEED, CommandParser, whole_number
-from facekd.utils.files import atomic_open, read_json, sha256_of_file, write_json, write_text
-from facekd.utils.output_lock import folder_lock
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
-from facekd.utils.syncing import sync_file_system
-from facekd.utils.temporaries import temporary_folder
 
 PART_SIZE = 1000  # images rendered between two points from which a killed run can resume
 # Test people are numbered from here: no training set, however large, contains one, and a seed always gives the same.

@@ -17,16 +17,17 @@ from data_prep.jobs.resuming import files_fingerprint
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_lists import names_from_lst
 from data_prep.sources.people import people_of
+from facekd.commands.command_line import CommandParser
 from facekd.data.datasets.class_counts import print_contents
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.errors import DataError, RecordError, run_verb
+from facekd.files.held_folders import make_folder
+from facekd.files.output_lock import folder_lock
+from facekd.files.reading import is_sealed, sealed
+from facekd.files.syncing import sync_file_system
+from facekd.files.writing import write_json, write_small_file
 from facekd.images.image_files import is_listed_name
-from facekd.utils.command_line import CommandParser
-from facekd.utils.files import is_sealed, sealed, write_json, write_small_file
-from facekd.utils.held_folders import make_folder
-from facekd.utils.output_lock import folder_lock
 from facekd.utils.progress import track
-from facekd.utils.syncing import sync_file_system
 
 PROGRESS_NAME = ".unpack_progress.json"
 

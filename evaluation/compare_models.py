@@ -15,13 +15,13 @@ from evaluation.results.figures import Curve, draw_identification, draw_verifica
 from evaluation.results.page import read_curves, read_result, write_report
 from evaluation.results.pairs_of_result import ResultPairs, load_pairs
 from evaluation.results.tables import interval, percent
+from facekd.commands.command_line import FAR_LIST, SEED, CommandParser, whole_number
 from facekd.errors import DataError, FacekdError, run_verb
+from facekd.files.result_folder import finish_results, start_results
+from facekd.files.writing import write_text
 from facekd.pages.figures import to_png
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
-from facekd.utils.command_line import FAR_LIST, SEED, CommandParser, whole_number
-from facekd.utils.files import write_text
-from facekd.utils.result_folder import finish_results, start_results
 from facekd.verification import roc_curve
 from facekd.verification.bootstrap import MIN_DRAWS, MIN_SUBJECTS
 from facekd.verification.paired_bootstrap import PairedBootstrap, differences

@@ -16,17 +16,17 @@ from evaluation.provenance import name_with_assumptions
 from evaluation.result_files import CLASSIFICATION_FORMAT, check_output, lock_output, make_result, start_evaluation
 from evaluation.shared_options import add_output_option
 from facekd import __version__
+from facekd.commands.command_line import COUNT, PROCESSES, CommandParser, real_number
 from facekd.data.datasets import FaceDataset, open_dataset, print_summary
 from facekd.embedder.model_options import report_preprocessing
 from facekd.errors import FacekdError, run_verb
+from facekd.files.reading import sha256_of_file
+from facekd.files.result_folder import finish_results
+from facekd.files.unchanged import unchanged
 from facekd.pages.tables import Table
 from facekd.plugins import add_plugin_option
-from facekd.utils.command_line import COUNT, PROCESSES, CommandParser, real_number
-from facekd.utils.files import sha256_of_file
 from facekd.utils.foreign import shown
-from facekd.utils.result_folder import finish_results
 from facekd.utils.terminal import console, say
-from facekd.utils.unchanged import unchanged
 from facekd.verification.proportions import wilson_interval
 from facekd.verification.top_k_accuracy import TOP_K
 

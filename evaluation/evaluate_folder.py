@@ -41,11 +41,11 @@ from evaluation.shared_options import (
     refuse_preprocessing,
     rule_text,
 )
+from facekd.commands.command_line import COUNT, CommandParser, comma_separated
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import DataError, run_verb
-from facekd.utils.command_line import COUNT, CommandParser, comma_separated
+from facekd.files.result_folder import finish_results
 from facekd.utils.foreign import shown
-from facekd.utils.result_folder import finish_results
 from facekd.utils.terminal import console, say
 from facekd.verification.identification import search
 from facekd.verification.proportions import wilson_interval

@@ -62,11 +62,11 @@ from evaluation.shared_options import (
     check_halves_option,
     rule_text,
 )
+from facekd.commands.command_line import CommandParser
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
-from facekd.utils.command_line import CommandParser
+from facekd.files.result_folder import finish_results
 from facekd.utils.processes import launcher_number
-from facekd.utils.result_folder import finish_results
 from facekd.verification.calibration import calibrate
 
 RESULT_VERSION = 1

@@ -45,11 +45,11 @@ from evaluation.shared_options import (
     refuse_preprocessing,
     rule_text,
 )
+from facekd.commands.command_line import CommandParser, whole_number
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
-from facekd.utils.command_line import CommandParser, whole_number
-from facekd.utils.files import write_text
-from facekd.utils.result_folder import finish_results
+from facekd.files.result_folder import finish_results
+from facekd.files.writing import write_text
 from facekd.utils.terminal import console
 from facekd.verification.scores import cosines
 

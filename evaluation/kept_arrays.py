@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from facekd.errors import DataError
-from facekd.utils.files import atomic_open
+from facekd.files.writing import atomic_open
 from facekd.utils.foreign import reading
 
 END_MARK = b"facekd crc32"

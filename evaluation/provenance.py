@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from facekd import __version__
 from facekd.embedder.model_options import open_model
-from facekd.utils.files import sha256_of_file
+from facekd.files.reading import sha256_of_file
+from facekd.files.unchanged import unchanged
 from facekd.utils.foreign import shown
-from facekd.utils.unchanged import unchanged
 
 if TYPE_CHECKING:
     from facekd.embedder import Embedder

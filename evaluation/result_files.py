@@ -18,10 +18,11 @@ import numpy as np
 
 from evaluation.provenance import describe_software
 from facekd.errors import DataError
-from facekd.utils.files import atomic_open, read_json
+from facekd.files.output_lock import folder_lock
+from facekd.files.reading import read_json
+from facekd.files.result_folder import MARK, start_results
+from facekd.files.writing import atomic_open
 from facekd.utils.foreign import shown
-from facekd.utils.output_lock import folder_lock
-from facekd.utils.result_folder import MARK, start_results
 
 # Formats of results.json that an evaluation writes, and so may replace.
 LFW_FORMAT, SUMMARY_FORMAT = "facekd-verification", "facekd-verification-summary"

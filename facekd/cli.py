@@ -14,8 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from facekd import __version__
+from facekd.commands.suggestions import nearest
 from facekd.errors import FacekdError, run_verb
-from facekd.utils.suggestions import nearest
 
 if TYPE_CHECKING:
     from facekd.training.config import TrainConfig

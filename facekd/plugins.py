@@ -27,10 +27,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from facekd.commands.suggestions import did_you_mean
 from facekd.errors import CheckpointError, ConfigError
-from facekd.utils.files import require_regular_file, sha256_of_file
+from facekd.files.reading import require_regular_file, sha256_of_file
 from facekd.utils.foreign import shown
-from facekd.utils.suggestions import did_you_mean
 
 VARIABLE = "FACEKD_PLUGINS"
 GROUP = "facekd.plugins"

@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # From the bottom up. A folder may import folders of its own row and of those above it in this list.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("facekd.errors", "facekd.utils"),
+    ("facekd.files",),
+    ("facekd.commands",),
     ("facekd.pages",),
     (
         "facekd.labels",

@@ -19,7 +19,7 @@ from evaluation.sets.pair_set import read_subjects
 from facekd.data.datasets.record_pack import read_property
 from facekd.data.recordio.idx_file import parse_idx
 from facekd.errors import FacekdError
-from facekd.utils.files import encoding_hint
+from facekd.files.reading import encoding_hint
 
 NAMES = "Mü\u2028/1.jpg\tMü\u2028/2.jpg\t1\nMü\u2028/1.jpg\tb/1.jpg\t0\n"
 READERS: dict[str, tuple[Callable[[Path], Any], str]] = {

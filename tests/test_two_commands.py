@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from facekd.cli import VERBS, main
-from facekd.utils.output_lock import file_lock, folder_lock
+from facekd.files.output_lock import file_lock, folder_lock
 
 # `in` does not exist: a verb that looked at it first would say so. What ends in a suffix is a file.
 OUTPUTS = {

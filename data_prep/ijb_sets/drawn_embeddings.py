@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.ijb_sets.plan import PROBE_ROLE, IjbPlan
-from facekd.utils.files import atomic_path
-from facekd.utils.mapped_arrays import create_npy
+from facekd.files.mapped_arrays import create_npy
+from facekd.files.writing import atomic_path
 from facekd.utils.progress import track
 
 ROWS_CHUNK = 8192

@@ -18,11 +18,11 @@ from facekd.data.datasets.class_counts import print_contents
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.synthetic import render_faces
 from facekd.errors import DataError, ImageError
+from facekd.files.reading import require_regular_file
 from facekd.images.alignment import template
 from facekd.images.decoding import decode_rgb
 from facekd.images.encoding import encode_jpeg
 from facekd.images.jpeg import JPEG_START
-from facekd.utils.files import require_regular_file
 from facekd.utils.foreign import shown
 
 JPEG_QUALITY = 95

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.ijb_sets.plan import PROBE_ROLE, IjbPlan, Release
-from facekd.utils.files import atomic_open
-from facekd.utils.held_folders import make_folder
+from facekd.files.held_folders import make_folder
+from facekd.files.writing import atomic_open
 from facekd.utils.progress import track
 
 PAIR_LINES_CHUNK = 100_000

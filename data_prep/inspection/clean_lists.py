@@ -20,7 +20,8 @@ import numpy as np
 from data_prep.jobs.resuming import digest_of
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.errors import DataError
-from facekd.utils.files import read_text_file, write_text
+from facekd.files.reading import read_text_file
+from facekd.files.writing import write_text
 from facekd.utils.foreign import shown
 
 PACK_MARK = "# pack:"

@@ -11,9 +11,9 @@ import numpy as np
 
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.errors import ImageError, RecordError
+from facekd.files.writing import atomic_open
 from facekd.images.decoding import decode_rgb
 from facekd.images.encoding import encode_png
-from facekd.utils.files import atomic_open
 
 TILE = 112
 PER_ROW = 8

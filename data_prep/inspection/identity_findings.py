@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from facekd.errors import DataError
+from facekd.files.npy_files import read_npy
 from facekd.head.robust_centres import RobustCentres, find_nearest_centres, robust_centres
-from facekd.utils.npy_files import read_npy
 from facekd.utils.progress import track
 from facekd.verification.scores import unit_rows
 

@@ -1,6 +1,6 @@
 """Records which files of a conversion are finished, so that an interrupted one goes on with the next.
 
-The file in progress resumes by itself (`facekd/utils/resumable_file.py`). A file is recorded just before it gets its
+The file in progress resumes by itself (`facekd/files/resumable_file.py`). A file is recorded just before it gets its
 name, by a stamp that renaming keeps. So the log is there before the first file is, and until the last one, the
 report and all else are there: files under their names are no result yet while it is.
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from facekd.errors import DataError
-from facekd.utils.files import is_sealed, sealed, stamp_to_rename, write_json
+from facekd.files.reading import is_sealed, sealed, stamp_to_rename
+from facekd.files.writing import write_json
 
 LOG_NAME = ".convert_progress.json"
 REPORT_NAME = "convert_report.json"

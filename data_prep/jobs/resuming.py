@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from data_prep.jobs.bad_records import BadRecords
-from facekd.utils.files import stamp_of
+from facekd.files.reading import stamp_of
 
 
 class Resumable(contextlib.AbstractContextManager[Any], Protocol):

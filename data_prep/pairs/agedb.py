@@ -16,8 +16,8 @@ import numpy as np
 
 from data_prep.pairs.pair_list import PairList
 from facekd.errors import DataError
+from facekd.files.reading import require_regular_file
 from facekd.utils.apart import run_apart
-from facekd.utils.files import require_regular_file
 from facekd.utils.foreign import shown
 
 STRUCTURE = (

@@ -13,7 +13,7 @@ import numpy as np
 from data_prep.pairs.pair_list import PairList
 from data_prep.sources.image_lists import AGEDB_NAME
 from facekd.errors import DataError
-from facekd.utils.files import read_text_file, require_regular_file
+from facekd.files.reading import read_text_file, require_regular_file
 
 LFW_NAME = re.compile(r"(?P<who>.+)_\d+")
 LAYOUTS = ("lfw", "cfp-fp", "cfp-ff", "two-lines", "names", "agedb")

@@ -12,10 +12,10 @@ from typing import Any, BinaryIO
 
 from data_prep.photographs.landmark_files import NUM_VALUES
 from facekd.errors import DataError
+from facekd.files.held_folders import check_held
+from facekd.files.resumable_file import whole_lines
+from facekd.files.temporaries import open_own_file
 from facekd.utils.foreign import shown
-from facekd.utils.held_folders import check_held
-from facekd.utils.resumable_file import whole_lines
-from facekd.utils.temporaries import open_own_file
 
 LOG_NAME = "align_log.jsonl"
 

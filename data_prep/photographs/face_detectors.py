@@ -17,9 +17,9 @@ import numpy as np
 from facekd.embedder.onnx_file import read_onnx_file
 from facekd.embedder.onnx_session import STRIDES, brief, face_detector_kind, open_session
 from facekd.errors import ModelError
+from facekd.files.reading import require_regular_file
 from facekd.images.alignment import NUM_LANDMARKS
 from facekd.images.preprocessing import LARGEST_SIZE
-from facekd.utils.files import require_regular_file
 from facekd.utils.foreign import shown
 
 SMALLEST_INPUT = 64

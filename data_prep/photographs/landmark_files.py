@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from facekd.errors import DataError
+from facekd.files.reading import read_text_file
 from facekd.images.alignment import NUM_LANDMARKS
-from facekd.utils.files import read_text_file
 
 NUM_VALUES = 2 * NUM_LANDMARKS
 EXPECTED = "expected `name x1 y1 ... x5 y5`, tabs or spaces between, perhaps a score at the end"

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 
 from facekd.errors import DataError, ImageError, is_device_failure
+from facekd.files.reading import encoding_hint, require_regular_file
 from facekd.images.decoding import decode_rgb
 from facekd.images.encoding import encode_jpeg
 from facekd.images.frames import holds_several_images
 from facekd.images.heif import AVIF_BRANDS, is_heif
-from facekd.utils.files import encoding_hint, require_regular_file
 
 
 class FirstImageNote:

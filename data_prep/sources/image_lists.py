@@ -13,8 +13,8 @@ import numpy as np
 
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.errors import DataError
+from facekd.files.reading import read_text_file
 from facekd.images.image_files import Reason, list_by_folder
-from facekd.utils.files import read_text_file
 
 AGEDB_NAME = re.compile(r"\d+_(?P<who>.+)_(?P<age>\d+)_(?P<sex>[mfMF])")
 

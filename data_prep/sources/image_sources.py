@@ -29,7 +29,7 @@ from facekd.data.datasets.class_counts import count_classes
 from facekd.data.datasets.record_pack import RecordPack, class_warnings, open_record_pack
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
 from facekd.errors import DataError, is_device_failure
-from facekd.utils.files import read_text_file, require_regular_file
+from facekd.files.reading import read_text_file, require_regular_file
 
 
 class ImageSource(Protocol):

@@ -12,7 +12,7 @@ from data_prep.sources.image_lists import check_label
 from facekd.data.datasets.class_counts import count_classes
 from facekd.data.datasets.record_pack import class_warnings
 from facekd.errors import DataError
-from facekd.utils.files import allow_open_files
+from facekd.files.reading import allow_open_files
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "jpg", "bytes"), ("label", "labels", "identity", "id", "cls")
 

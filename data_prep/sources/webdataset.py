@@ -20,11 +20,11 @@ from data_prep.sources.tar_members import list_members
 from facekd.data.datasets.class_counts import count_classes
 from facekd.data.datasets.record_pack import class_warnings
 from facekd.errors import DataError
+from facekd.files.reading import allow_open_files
+from facekd.files.resumable_file import ResumableFile
 from facekd.images.image_files import IMAGE_SUFFIXES
-from facekd.utils.files import allow_open_files
 from facekd.utils.foreign import shown
 from facekd.utils.progress import track
-from facekd.utils.resumable_file import ResumableFile
 
 LABEL_SUFFIXES = (".cls", ".json")
 MAX_LABEL_BYTES = 1 << 20

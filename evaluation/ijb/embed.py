@@ -16,8 +16,8 @@ from evaluation.ijb.problems import NUM_EXAMPLES, Findings
 from evaluation.ijb.protocol import IjbProtocol
 from evaluation.provenance import open_described_model
 from evaluation.sets.embedding_rows import NpyRows
-from facekd.utils.command_line import THREADS
-from facekd.utils.output_lock import folder_lock
+from facekd.commands.command_line import THREADS
+from facekd.files.output_lock import folder_lock
 from facekd.utils.processes import launched_as
 
 

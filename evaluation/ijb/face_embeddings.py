@@ -29,12 +29,13 @@ from evaluation.kept_arrays import name_of
 from evaluation.sets.embedding_rows import NpyRows
 from facekd.embedder import Embedder
 from facekd.errors import DataError, ImageError, is_device_failure
+from facekd.files.held_folders import check_held
+from facekd.files.mapped_arrays import create_npy, map_for_writing
+from facekd.files.reading import stamp_of
+from facekd.files.writing import atomic_path, write_json
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
 from facekd.images.preprocessing import mirror
-from facekd.utils.files import atomic_path, stamp_of, write_json
-from facekd.utils.held_folders import check_held
-from facekd.utils.mapped_arrays import create_npy, map_for_writing
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.utils.threads import generator_threads

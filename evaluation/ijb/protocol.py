@@ -20,10 +20,10 @@ import numpy as np
 from evaluation.ijb.template_rows import TemplateRows, distinct_ids
 from evaluation.ijb.text_files import read_named_numbers, read_pairs, read_template_subjects
 from facekd.errors import DataError
-from facekd.utils.array_cache import load_cached, save_cached
-from facekd.utils.files import sha256_of_file, stamp_of
+from facekd.files.array_cache import load_cached, save_cached
+from facekd.files.reading import sha256_of_file, stamp_of
+from facekd.files.unchanged import unchanged
 from facekd.utils.foreign import shown
-from facekd.utils.unchanged import unchanged
 
 __all__ = ["TARGETS", "DataError", "IjbProtocol", "SubjectTemplates", "Target", "load_protocol"]
 

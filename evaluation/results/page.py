@@ -31,13 +31,14 @@ from evaluation.results.tables import (
 )
 from evaluation.results.template_strips import MAX_IMAGES, show_worst_pairs
 from facekd.errors import DataError
+from facekd.files.npy_files import read_npz
+from facekd.files.reading import read_json
+from facekd.files.result_folder import is_unfinished
+from facekd.files.writing import write_text
 from facekd.pages.figures import to_png
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
-from facekd.utils.files import read_json, write_text
 from facekd.utils.foreign import shown
-from facekd.utils.npy_files import read_npz
-from facekd.utils.result_folder import is_unfinished
 from facekd.verification.kept_scores import check_curves
 
 NEWEST_VERSION = 1

@@ -12,7 +12,7 @@ from evaluation.ijb.protocol import load_protocol
 from evaluation.result_files import IJB_FORMAT
 from evaluation.sets.pair_set import load_pair_set
 from facekd.errors import DataError
-from facekd.utils.files import sha256_of_file
+from facekd.files.reading import sha256_of_file
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import DataError
-from facekd.utils.npy_files import read_npy
+from facekd.files.npy_files import read_npy
 
 # How far the halves of a row agree beyond those of different rows, from 0 to 1: an image and its mirror image agree
 # well, the halves of one embedding as little as those of strangers.

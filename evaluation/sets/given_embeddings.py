@@ -15,10 +15,10 @@ import numpy as np
 
 from evaluation.sets.embedding_rows import NpyRows, halves_agree
 from facekd.errors import DataError, InputError
-from facekd.utils.files import sha256_of_file
+from facekd.files.npy_files import read_npz
+from facekd.files.reading import sha256_of_file
+from facekd.files.unchanged import unchanged
 from facekd.utils.foreign import shown
-from facekd.utils.npy_files import read_npz
-from facekd.utils.unchanged import unchanged
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from facekd.data.pair_packs.pair_pack import PairPack, decode_images
 from facekd.data.pair_packs.people import PeopleCompared, count_people, warn_of_few_people
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.errors import DataError, InputError
-from facekd.utils.files import read_text_file, sha256_of_file
+from facekd.files.reading import read_text_file, sha256_of_file
+from facekd.files.unchanged import unchanged
 from facekd.utils.foreign import shown
-from facekd.utils.unchanged import unchanged
 from facekd.verification import balanced_folds, fold_indices
 from facekd.verification.kfold import describe_fold, one_kind_folds
 from facekd.verification.label_consistency import contradicted_impostors

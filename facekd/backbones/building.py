@@ -11,9 +11,9 @@ from facekd.backbones.cifar import CifarResNet, WideResNet
 from facekd.backbones.iresnet import IResNet
 from facekd.backbones.mobilefacenet import MobileFaceNet
 from facekd.backbones.torchvision_models import TORCHVISION_EMBEDDING_SIZES, TorchvisionBackbone
+from facekd.commands.suggestions import nearest
 from facekd.errors import ModelError
 from facekd.utils.foreign import shown
-from facekd.utils.suggestions import nearest
 
 BACKBONES: dict[str, type[Backbone]] = {
     "mobilefacenet": MobileFaceNet,

@@ -17,7 +17,7 @@ from facekd.checkpoints.file_kinds import OLD_TORCH_FILE, ONNX_FILE, TORCH_FILE,
 from facekd.checkpoints.run_folder import not_written, resolve_checkpoint
 from facekd.checkpoints.torch_files import read_torch_file
 from facekd.errors import CheckpointError
-from facekd.utils.files import atomic_open
+from facekd.files.writing import atomic_open
 from facekd.utils.foreign import shown
 
 # What to do with files of other kinds that hold a model.

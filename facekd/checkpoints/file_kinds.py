@@ -6,7 +6,7 @@ import struct
 import zipfile
 from pathlib import Path
 
-from facekd.utils.files import require_regular_file
+from facekd.files.reading import require_regular_file
 
 ONNX_FILE, TORCH_FILE, OLD_TORCH_FILE = "an ONNX file", "a torch file", "a torch file as written before torch 1.6"
 TORCHSCRIPT = "a TorchScript archive"

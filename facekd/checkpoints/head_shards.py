@@ -36,11 +36,11 @@ from facekd.distributed import (
     write_rows_of_all,
 )
 from facekd.errors import CheckpointError
+from facekd.files.syncing import sync_folder, sync_tree
+from facekd.files.temporaries import temporary_folder
 from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import MarginClassifier
 from facekd.utils.foreign import shown
-from facekd.utils.syncing import sync_folder, sync_tree
-from facekd.utils.temporaries import temporary_folder
 
 ROW_DTYPES = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
 

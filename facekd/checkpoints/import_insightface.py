@@ -20,11 +20,11 @@ from facekd.checkpoints.insightface_files import (
     read_insightface_file,
     tensors_of,
 )
+from facekd.commands.command_line import CommandParser
 from facekd.errors import ModelError, run_verb
-from facekd.utils.command_line import CommandParser
-from facekd.utils.files import sha256_of_file
+from facekd.files.output_lock import file_lock
+from facekd.files.reading import sha256_of_file
 from facekd.utils.foreign import some_of
-from facekd.utils.output_lock import file_lock
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     import torch

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from facekd.checkpoints.contents import HEAD_SUFFIX, SUFFIX
 from facekd.errors import CheckpointError
-from facekd.utils.files import require_regular_file
+from facekd.files.reading import require_regular_file
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from facekd.commands.config_files import path_field
 from facekd.data.datasets import FaceDataset, open_dataset
 from facekd.data.datasets.class_counts import require_two_classes
 from facekd.data.datasets.subset_dataset import hold_out
 from facekd.data.loading.block_shuffle import BlockShuffle
 from facekd.data.loading.orders import BlockOrder, FullShuffle, Order, PeopleShuffle
 from facekd.errors import ConfigError
-from facekd.utils.config_files import path_field
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy as np
 
 from facekd.checkpoints.file_kinds import ONNX_FILE, describe_file
 from facekd.errors import ModelError
+from facekd.files.reading import require_regular_file
 from facekd.images.preprocessing import Preprocessing
-from facekd.utils.files import require_regular_file
 
 
 def is_onnx_file(path: Path) -> bool:

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from facekd.commands.command_line import COUNT, IMAGE_SIDE, comma_separated, real_number, whole_number
 from facekd.plugins import add_plugin_option
-from facekd.utils.command_line import COUNT, IMAGE_SIDE, comma_separated, real_number, whole_number
 
 if TYPE_CHECKING:  # torch and onnxruntime cost seconds: `--help` does without
     from facekd.embedder import Embedder

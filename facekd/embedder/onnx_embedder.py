@@ -21,8 +21,8 @@ from facekd.embedder.onnx_file import OnnxFile, read_onnx_file
 from facekd.embedder.onnx_preprocessing import resolve_preprocessing
 from facekd.embedder.onnx_session import brief, face_detector_kind, is_in_training_mode, open_session
 from facekd.errors import ModelError
+from facekd.files.reading import sha256_of_file
 from facekd.images.preprocessing import fit_images
-from facekd.utils.files import sha256_of_file
 from facekd.utils.foreign import LONGEST_NAME, shown
 from facekd.verification.scores import unit_rows
 

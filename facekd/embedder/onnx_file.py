@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from facekd.checkpoints.file_kinds import ONNX_FILE, describe_file
 from facekd.errors import ModelError
-from facekd.utils.files import require_regular_file, sha256_of_file
+from facekd.files.reading import require_regular_file, sha256_of_file
 from facekd.utils.foreign import shown
 
 if TYPE_CHECKING:

@@ -19,14 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from facekd.commands.config_files import protect_path
 from facekd.errors import TrainingError
-from facekd.utils.config_files import protect_path
-from facekd.utils.files import read_json, write_json
-from facekd.utils.held_folders import check_held, make_folder
+from facekd.files.held_folders import check_held, make_folder
+from facekd.files.reading import read_json
+from facekd.files.temporaries import open_own_file
+from facekd.files.writing import write_json
 from facekd.utils.processes import describe_end, start_tied
 from facekd.utils.progress import format_duration
 from facekd.utils.stopping import STOP_SIGNALS, StopSignal, heeded_signals, interrupted_by_signals, stop_signal_of
-from facekd.utils.temporaries import open_own_file
 
 SECONDS_BETWEEN_POLLS = 0.05
 NUM_LOG_LINES = 15  # shown of a failed step

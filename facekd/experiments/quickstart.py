@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from facekd.commands.command_line import SEED, CommandParser
 from facekd.errors import run_verb
 from facekd.experiments.command_runner import CompletedSteps, Step, as_config_options, as_options, run_steps
-from facekd.utils.command_line import SEED, CommandParser
-from facekd.utils.files import read_json
-from facekd.utils.output_lock import folder_lock
+from facekd.files.output_lock import folder_lock
+from facekd.files.reading import read_json
+from facekd.files.result_folder import finish_results, start_results
 from facekd.utils.progress import format_duration
-from facekd.utils.result_folder import finish_results, start_results
 
 EXAMPLE = """\
 example:
@@ -189,9 +189,9 @@ class Quickstart:
         from facekd.backbones.building import build_backbone
         from facekd.checkpoints.checkpoint import write_checkpoint
         from facekd.checkpoints.contents import Checkpoint
+        from facekd.commands.config_files import parse_config
         from facekd.training.config import TrainConfig
         from facekd.training.recognizer import backbone_arguments
-        from facekd.utils.config_files import parse_config
 
         words = as_config_options(self._train_options("arcface"))
         config = parse_config(TrainConfig, words, "facekd quickstart", "")

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from facekd.commands.config_files import config_keys, file_first, flatten, parse_config, path_field, require
+from facekd.commands.config_help import show_short_help
 from facekd.errors import ConfigError, run_verb
 from facekd.experiments.command_runner import CompletedSteps, Step, as_config_options, run_steps
+from facekd.files.output_lock import folder_lock
 from facekd.training.config import TrainConfig
-from facekd.utils.config_files import config_keys, file_first, flatten, parse_config, path_field, require
-from facekd.utils.config_help import show_short_help
-from facekd.utils.output_lock import folder_lock
 
 # Stage -> the verb, and what the title says.
 STAGES = {

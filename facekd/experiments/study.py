@@ -20,9 +20,10 @@ from facekd.experiments.command_runner import CompletedSteps, Step, run_steps
 from facekd.experiments.study_config import VERBS, Study
 from facekd.experiments.study_file import StudyFile, make_study, parse_study
 from facekd.experiments.study_results import gather
+from facekd.files.output_lock import folder_lock
+from facekd.files.reading import read_json
+from facekd.files.writing import write_json
 from facekd.training.logbook import read_log
-from facekd.utils.files import read_json, write_json
-from facekd.utils.output_lock import folder_lock
 from facekd.utils.progress import format_duration
 
 SECONDS_BETWEEN_LINES = 30.0

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from facekd.commands.config_files import expand_path, parse_config, protect_path
+from facekd.commands.suggestions import did_you_mean
 from facekd.errors import ConfigError
 from facekd.experiments.command_runner import Step, as_config_options, as_word
-from facekd.utils.config_files import expand_path, parse_config, protect_path
-from facekd.utils.suggestions import did_you_mean
 
 VERBS = ("train", "distill")
 SET_BY_STUDY = ("model", "pairs", "names", "output", "threads")  # options of the evaluation that no file may give

@@ -8,11 +8,11 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from facekd.commands.config_files import flatten, parse_config, path_field, require
+from facekd.commands.config_help import show_short_help
+from facekd.commands.suggestions import did_you_mean
 from facekd.errors import ConfigError
 from facekd.experiments.study_config import SET_BY_STUDY, Method, Pack, Study
-from facekd.utils.config_files import flatten, parse_config, path_field, require
-from facekd.utils.config_help import show_short_help
-from facekd.utils.suggestions import did_you_mean
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DESCRIPTION = "Trains methods x seeds on one data set under one protocol, and reports."

@@ -10,12 +10,12 @@ import numpy as np
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.experiments.study_config import Study
 from facekd.experiments.study_results import REMEDY, read_verification, verification_folder
+from facekd.files.result_folder import finish_results, start_results
+from facekd.files.writing import write_text
 from facekd.pages.figures import RocLine, draw_losses, draw_roc, label_axes, new_figure, to_png
 from facekd.pages.html import Picture, render_page
 from facekd.pages.tables import Table
 from facekd.training.logbook import read_log
-from facekd.utils.files import write_text
-from facekd.utils.result_folder import finish_results, start_results
 from facekd.verification.kept_scores import read_checked_scores
 from facekd.verification.metrics import tar_curve
 

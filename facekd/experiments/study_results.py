@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from facekd.experiments.study_config import Method, Run, Study
+from facekd.files.reading import read_json
 from facekd.training.logbook import read_log
-from facekd.utils.files import read_json
 
 RESULT_FORMAT, RESULT_VERSION = "facekd-study", 1
 REMEDY = "delete results.json there and run the study again, which then evaluates this run again"

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from facekd.commands.command_line import CommandParser, real_number
 from facekd.embedder import Preprocessing, TorchEmbedder
 from facekd.errors import ModelError, run_verb
 from facekd.export.onnx_graph import (
@@ -33,11 +34,11 @@ from facekd.export.onnx_graph import (
     with_normalize,
 )
 from facekd.export.parity import PARITY_BATCHES, TOLERANCE, check_parity, measure_parity, probe_images
+from facekd.files.output_lock import file_lock
+from facekd.files.reading import sha256_of_file
+from facekd.files.unchanged import unchanged
+from facekd.files.writing import atomic_path
 from facekd.plugins import add_plugin_option
-from facekd.utils.command_line import CommandParser, real_number
-from facekd.utils.files import atomic_path, sha256_of_file
-from facekd.utils.output_lock import file_lock
-from facekd.utils.unchanged import unchanged
 
 if TYPE_CHECKING:
     import torch

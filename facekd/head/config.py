@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from facekd.commands.config_files import check_choice, path_field
 from facekd.errors import ConfigError
 from facekd.margin_values import MARGINS, Gradient
-from facekd.utils.config_files import check_choice, path_field
 
 DEFAULT_NORM_MOMENTUM = 0.01
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from facekd.utils.files import atomic_path
+from facekd.files.writing import atomic_path
 from facekd.utils.foreign import shown
 
 if TYPE_CHECKING:

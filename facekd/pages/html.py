@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facekd.utils.files import write_text
+from facekd.files.writing import write_text
 from facekd.utils.terminal import printable
 
 if TYPE_CHECKING:

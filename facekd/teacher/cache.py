@@ -2,7 +2,7 @@
 
 `facekd.teacher.cache_file` describes and reads the file; its public names are available here as well.
 
-This is not a `facekd.utils.resumable_file.ResumableFile`, because rows of one size need only a count, and because a
+This is not a `facekd.files.resumable_file.ResumableFile`, because rows of one size need only a count, and because a
 file begun with another teacher, which may be days of work, must be refused and not overwritten.
 
 Shapes: N images of the data set, B images of a batch, E the teacher's embedding size.
@@ -28,6 +28,12 @@ from facekd.data.datasets import FaceDataset
 from facekd.data.loading.in_order import read_in_order
 from facekd.embedder import Embedder, embed_with_flip
 from facekd.errors import InUseError, TeacherError
+from facekd.files.held_folders import check_held, held_folder, make_folder
+from facekd.files.locks import is_file_at, lock_open_file
+from facekd.files.reading import is_sealed, read_json, sealed
+from facekd.files.syncing import sync_folder
+from facekd.files.temporaries import open_own_file
+from facekd.files.writing import write_json
 from facekd.teacher.cache_file import (
     END_MARK,
     FORMAT,
@@ -43,12 +49,7 @@ from facekd.teacher.cache_file import (
     find_fault_of_trailer,
     open_teacher_cache,
 )
-from facekd.utils.files import is_sealed, read_json, sealed, write_json
-from facekd.utils.held_folders import check_held, held_folder, make_folder
-from facekd.utils.locks import is_file_at, lock_open_file
 from facekd.utils.progress import track
-from facekd.utils.syncing import sync_folder
-from facekd.utils.temporaries import open_own_file
 from facekd.utils.typed_values import Range, find_fault
 
 __all__ = [

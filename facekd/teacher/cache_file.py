@@ -7,7 +7,7 @@ The trailer is written last, so a file that has one is complete. Until then the 
 `FILE.progress` says how many are finished: after a kill or a power cut the same command continues from there.
 docs/method.md says what half precision costs. Version 1 had no checksums, and is still read.
 
-This is not a `facekd.utils.array_file`, because rows are appended as they are computed, and because only the end shows
+This is not a `facekd.files.array_file`, because rows are appended as they are computed, and because only the end shows
 which images were replaced. Nobody would verify one checksum of tens of gigabytes; `lookup` verifies what it returns.
 
 Shapes: N images of the data set, B images asked for, E the teacher's embedding size.
@@ -30,7 +30,7 @@ from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.identity_map import images_sha256, labels_sha256
 from facekd.embedder import Embedder
 from facekd.errors import TeacherError
-from facekd.utils.files import is_sealed
+from facekd.files.reading import is_sealed
 from facekd.utils.foreign import shown
 from facekd.utils.typed_values import Plain, Range, find_fault
 

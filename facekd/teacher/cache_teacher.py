@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from facekd.commands.command_line import CommandParser
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import run_verb
 from facekd.teacher.options import add_data_options, open_teacher_and_data, read_batch_size, read_workers
-from facekd.utils.command_line import CommandParser
 
 NUM_NAMED = 3
 EPILOG = """example:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from facekd.utils.config_files import path_field
+from facekd.commands.config_files import path_field
 
 
 @dataclass(frozen=True)

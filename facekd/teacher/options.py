@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from facekd.commands.command_line import IMAGE_SIDE, PROCESSES
 from facekd.embedder.model_options import open_model
 from facekd.errors import FacekdError
-from facekd.utils.command_line import IMAGE_SIDE, PROCESSES
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     from facekd.data.datasets import FaceDataset

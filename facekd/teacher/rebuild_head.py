@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facekd.commands.command_line import COSINE, COUNT, CommandParser
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import InputError, run_verb
+from facekd.files.output_lock import file_lock
+from facekd.files.writing import write_json
 from facekd.head.robust_centres import NearestCentres, RobustCentres, find_nearest_centres, robust_centres
 from facekd.teacher.options import add_data_options, open_teacher_and_data, read_batch_size, read_workers
-from facekd.utils.command_line import COSINE, COUNT, CommandParser
-from facekd.utils.files import write_json
-from facekd.utils.output_lock import file_lock
 from facekd.utils.progress import track
 from facekd.verification.scores import unit_rows
 

@@ -18,10 +18,10 @@ from typing import Any, BinaryIO
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from facekd.utils.files import atomic_open
+from facekd.files.temporaries import open_own_file
+from facekd.files.writing import atomic_open
 from facekd.utils.foreign import shown
 from facekd.utils.progress import format_duration
-from facekd.utils.temporaries import open_own_file
 from facekd.utils.terminal import console, say
 
 

@@ -18,6 +18,7 @@ import torch
 
 from facekd.backbones import count_parameters
 from facekd.checkpoints.run_folder import keep_last, list_checkpoints
+from facekd.commands.config_files import to_yaml
 from facekd.data.config import open_training_data
 from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.class_counts import count_classes_of
@@ -26,6 +27,8 @@ from facekd.data.loading.loader import BatchLoader, make_loader
 from facekd.data.loading.sampler import PositionSampler, shares
 from facekd.distributed import World, broadcast_from_main, join_world
 from facekd.errors import TrainingError
+from facekd.files.output_lock import folder_lock
+from facekd.files.writing import write_text
 from facekd.training.config import TrainConfig
 from facekd.training.logbook import Logbook, Stopwatch, Timer, train_line
 from facekd.training.recognizer import Recognizer, build_recognizer
@@ -35,9 +38,6 @@ from facekd.training.starting_weights import describe_start
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
 from facekd.training.validation import HeadValidator, Validator, validate
-from facekd.utils.config_files import to_yaml
-from facekd.utils.files import write_text
-from facekd.utils.output_lock import folder_lock
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import SECONDS_BETWEEN_LINES
 from facekd.utils.stopping import STOP_SIGNALS, stop_on_signal

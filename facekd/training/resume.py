@@ -25,6 +25,7 @@ from facekd.checkpoints.run_folder import (
     list_checkpoints,
     not_written,
 )
+from facekd.commands.config_files import differences, to_plain, with_defaults
 from facekd.data.datasets.identity_map import is_same_identity_map, people_fields
 from facekd.distributed import failing_together, gather_rows
 from facekd.errors import CheckpointError, FacekdError
@@ -34,7 +35,6 @@ from facekd.training.optim import load_optimizer
 from facekd.training.recognizer import Recognizer, backbone_arguments
 from facekd.training.schedule import ScheduleConfig, first_change, learning_rate
 from facekd.training.state import TrainingState
-from facekd.utils.config_files import differences, to_plain, with_defaults
 from facekd.utils.foreign import shown, some_of
 
 # Keys that a resumed run may change, because they do not alter what is learnt: where the run computes, what it measures

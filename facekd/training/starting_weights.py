@@ -12,10 +12,10 @@ from facekd.checkpoints.run_folder import list_checkpoints, resolve_checkpoint
 from facekd.checkpoints.shared_head import find_same_people, read_classifier
 from facekd.data.datasets import FaceDataset
 from facekd.errors import CheckpointError
+from facekd.files.reading import sha256_of_file
+from facekd.files.unchanged import unchanged
 from facekd.head.classifier import LinearClassifier, MarginClassifier
 from facekd.training.config import TrainConfig
-from facekd.utils.files import sha256_of_file
-from facekd.utils.unchanged import unchanged
 
 if TYPE_CHECKING:
     from facekd.training.recognizer import Recognizer

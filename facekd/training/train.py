@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from facekd.commands.config_files import parse_config
+from facekd.commands.config_help import show_short_help
 from facekd.errors import run_verb
 from facekd.training.config import TrainConfig
 from facekd.training.config.main_keys import TRAIN_KEYS, TRAIN_NOTES
-from facekd.utils.config_files import parse_config
-from facekd.utils.config_help import show_short_help
 
 if TYPE_CHECKING:
     from facekd.training.loop import MakeValidators

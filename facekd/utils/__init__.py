@@ -1,1 +1,1 @@
-"""Holds helpers that know nothing of faces: files, locks, processes, progress, config files."""
+"""Holds tools that know nothing of faces: processes, progress, random numbers, text of strangers."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import DataError
-from facekd.utils.npy_files import read_npy
+from facekd.files.npy_files import read_npy
 from facekd.verification.kfold import kfold_accuracy
 from facekd.verification.ranked_scores import RankedScores
 

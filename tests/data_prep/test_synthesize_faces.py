@@ -22,7 +22,7 @@ from facekd.data.recordio import RecordReader, unpack
 from facekd.data.synthetic import render_faces
 from facekd.data.synthetic.pairs import plan_pairs
 from facekd.errors import DataError, run_verb
-from facekd.utils.files import sha256_of_file
+from facekd.files.reading import sha256_of_file
 
 SMALL = Settings(
     identities=3,

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from facekd.checkpoints.checkpoint import load_checkpoint
+from facekd.commands.config_files import parse_config
 from facekd.distributed import World
 from facekd.training.config import TrainConfig
 from facekd.training.distill import main
 from facekd.training.logbook import read_log
 from facekd.training.loop import train
-from facekd.utils.config_files import parse_config
 from tests.distributed.test_distributed import PATIENCE, start_both, train_arguments
 
 DISTILL = ("-m", "facekd", "distill")

@@ -21,13 +21,13 @@ from evaluation.validators import PairSetValidator
 from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.checkpoints.models import load_backbone
 from facekd.checkpoints.run_folder import list_checkpoints
+from facekd.commands.config_files import parse_config
 from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.distributed import World
 from facekd.embedder import TorchEmbedder
 from facekd.training.config import TrainConfig
 from facekd.training.logbook import read_log
 from facekd.training.loop import train
-from facekd.utils.config_files import parse_config
 
 HERE = Path(__file__).parent
 TRAIN = ("-m", "facekd", "train")

@@ -20,6 +20,7 @@ from facekd.checkpoints.checkpoint import load_checkpoint, read_checkpoint
 from facekd.checkpoints.head_shards import read_rows
 from facekd.checkpoints.run_folder import list_checkpoints
 from facekd.checkpoints.shared_head import load_shared_head
+from facekd.commands.config_files import parse_config
 from facekd.data.datasets import SyntheticDataset
 from facekd.distributed import World
 from facekd.errors import CheckpointError
@@ -27,7 +28,6 @@ from facekd.training.config import TrainConfig
 from facekd.training.distill import main as distill
 from facekd.training.logbook import read_log
 from facekd.training.loop import train
-from facekd.utils.config_files import parse_config
 from tests.distributed import shards
 from tests.distributed.several_runs import RESUMING, SAVING
 from tests.distributed.test_distributed import HERE, PATIENCE, TRAIN, start_both, train_arguments

@@ -17,6 +17,7 @@ from data_prep.synthesize_classification import main as synthesize
 from evaluation.evaluate_classification import main as evaluate
 from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.cli import _make_validators
+from facekd.commands.config_files import parse_config
 from facekd.data.datasets import open_dataset
 from facekd.data.loading.loader import make_loader
 from facekd.data.loading.orders import FullShuffle
@@ -34,7 +35,6 @@ from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distill import main as distill
 from facekd.training.logbook import read_log
 from facekd.training.train import main as train
-from facekd.utils.config_files import parse_config
 
 ALONE = World(0, 1, torch.device("cpu"))
 SMALL = {"backbone__name": "resnet8x4", "backbone__width": 0.25, "backbone__embedding_size": 64}

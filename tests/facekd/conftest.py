@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from facekd.commands.config_files import parse_config
 from facekd.training.config import TrainConfig
-from facekd.utils.config_files import parse_config
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from facekd.cli import VERBS, main
+from facekd.commands.config_help import leaf_defaults
 from facekd.errors import FacekdError, run_verb
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
-from facekd.utils.config_help import leaf_defaults
 
 
 def test_the_menu_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

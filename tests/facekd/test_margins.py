@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from facekd.commands.config_files import parse_config
 from facekd.errors import ConfigError, FacekdError, InputError
 from facekd.head.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
 from facekd.head.classifier import build_classifier
@@ -33,7 +34,6 @@ from facekd.margins import (
 )
 from facekd.training.config import TrainConfig
 from facekd.training.config.main_keys import TRAIN_KEYS
-from facekd.utils.config_files import parse_config
 
 LABEL = torch.tensor([0])
 SCALE = 64.0

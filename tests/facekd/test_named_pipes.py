@@ -12,7 +12,7 @@ import pytest
 
 from facekd.cli import main
 from facekd.errors import DataError
-from facekd.utils.files import require_regular_file
+from facekd.files.reading import require_regular_file
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 
 from facekd.cli import VERBS, main
-from facekd.utils.command_line import CommandParser
+from facekd.commands.command_line import CommandParser
 
 # Their options are keys of a config, checked by `tests/facekd/training/test_config.py` and `experiments/test_study.py`.
 CONFIG_VERBS = {"train", "distill", "pipeline sh-kd", "study"}

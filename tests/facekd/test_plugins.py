@@ -22,12 +22,12 @@ from facekd.cli import main
 from facekd.distillation.losses import EMBEDDING_LOSSES
 from facekd.distillation.weights import LOSS_NEEDS
 from facekd.errors import CheckpointError, ConfigError
+from facekd.files.reading import sha256_of_file
 from facekd.head.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
 from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
 from facekd.margin_values import MARGINS
 from facekd.margins import MARGIN_FUNCTIONS, OTHER_COSINES
-from facekd.utils.files import sha256_of_file
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PLAIN = EXAMPLES / "plain_backbone.py"

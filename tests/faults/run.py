@@ -24,7 +24,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from facekd.utils.files import sha256_of_file
+from facekd.files.reading import sha256_of_file
 from tests.faults import contents
 from tests.faults.attempts import Ended, Fault, Runner, build_shim
 from tests.faults.checks import found_after_fault, found_after_rerun, found_in_message

@@ -31,10 +31,10 @@ from facekd.data.pair_packs.pair_pack import PairPack, decode_images
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.data.recordio import Header, pack
 from facekd.embedder.classifying_model import load_logit_network
+from facekd.files.array_cache import load_cached, save_cached
+from facekd.files.reading import sealed
 from facekd.images.decoding import decode_rgb
 from facekd.teacher.cache_file import TeacherCache, check_claim
-from facekd.utils.array_cache import load_cached, save_cached
-from facekd.utils.files import sealed
 from tests.fuzz.target import Target
 from tests.hostile_values import ARCHITECTURE, KINDS, Tiny, changed, check_ends_in_a_sentence, places
 

@@ -18,8 +18,8 @@ from facekd.checkpoints.contents import HeadShards, from_plain_fields
 from facekd.checkpoints.head_shards import read_rows
 from facekd.embedder import OnnxEmbedder
 from facekd.embedder.onnx_file import OnnxFile, load_external_data, read_onnx_file
+from facekd.files.reading import read_json
 from facekd.images.preprocessing import Preprocessing, parse_metadata
-from facekd.utils.files import read_json
 from tests.fuzz.target import Target
 
 WEIGHTS = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)

@@ -18,13 +18,13 @@ from data_prep.sources.image_sources import read_tsv
 from evaluation.ijb.text_files import read_named_numbers, read_pairs, read_template_subjects
 from evaluation.results.page import read_result
 from evaluation.sets.pair_set import read_subjects
+from facekd.commands.yaml_files import MAX_VALUES, read_yaml
 from facekd.data.datasets.record_pack import open_record_pack, read_property
 from facekd.data.recordio.idx_file import parse_idx
 from facekd.experiments.study_file import load_study
+from facekd.files.reading import sealed
+from facekd.files.resumable_file import ResumableFile
 from facekd.training.logbook import read_log
-from facekd.utils.files import sealed
-from facekd.utils.resumable_file import ResumableFile
-from facekd.utils.yaml_files import MAX_VALUES, read_yaml
 from tests.fuzz.binary_targets import rec_seeds
 from tests.fuzz.target import Target
 

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.checkpoints.models import load_backbone
+from facekd.commands.config_files import parse_config
 from facekd.data.config import open_training_data
 from facekd.distributed import World
 from facekd.images.model_input import to_model_input
@@ -30,7 +31,6 @@ from facekd.training.config.distill_config import DistillConfig
 from facekd.training.logbook import read_log
 from facekd.training.loop import train
 from facekd.training.recognizer import build_recognizer
-from facekd.utils.config_files import parse_config
 
 PATH = Path(__file__).with_name("train_losses.json")
 ALONE = World(0, 1, torch.device("cpu"))

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from facekd.data.datasets.face_dataset import put_into
 from facekd.data.pair_packs.unpickler import ArrayStandIn, RefusedGlobalError, load_pairs
 from facekd.errors import DataError
+from facekd.files.reading import read_json
 from facekd.images.crops import ResizedCrop, cut_and_scale
-from facekd.utils.files import read_json
 from facekd.utils.foreign import reading, shown
 
 Split = Literal["train", "test"]

@@ -16,8 +16,8 @@ from facekd.data.datasets.folder_dataset import FolderDataset
 from facekd.data.datasets.generated_dataset import SyntheticDataset
 from facekd.data.datasets.record_dataset import RecordDataset
 from facekd.errors import DataError
+from facekd.files.reading import require_regular_file
 from facekd.images.image_files import LeftOut, read_folder
-from facekd.utils.files import require_regular_file
 
 
 def open_dataset(

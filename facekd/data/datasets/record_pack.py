@@ -22,8 +22,8 @@ from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, are_labels, unpa
 from facekd.data.recordio.headers import RecordHeaders, gather_headers, read_headers
 from facekd.data.recordio.index import MIN_ROWS
 from facekd.errors import DataError, RecordError
-from facekd.utils.array_cache import load_cached, save_cached
-from facekd.utils.files import read_text_file, require_regular_file, stamp_of
+from facekd.files.array_cache import load_cached, save_cached
+from facekd.files.reading import read_text_file, require_regular_file, stamp_of
 from facekd.utils.foreign import shown
 
 PROPERTY = re.compile(r"(?P<num_classes>-?\d{1,18})\s*,\s*(?P<height>-?\d{1,18})\s*,\s*(?P<width>-?\d{1,18})(?!\d)")

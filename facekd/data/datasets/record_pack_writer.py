@@ -14,8 +14,8 @@ from facekd.data.datasets.record_layout import Layout
 from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, Header, pack
 from facekd.data.recordio.writer import RecordWriter
 from facekd.errors import RecordError
+from facekd.files.resumable_file import is_unfinished_result
 from facekd.utils.progress import track
-from facekd.utils.resumable_file import is_unfinished_result
 
 
 def rec_path_of(output: str | os.PathLike[str]) -> Path:

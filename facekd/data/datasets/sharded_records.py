@@ -19,7 +19,7 @@ from facekd.data.datasets.record_pack import (
     read_property,
 )
 from facekd.errors import RecordError
-from facekd.utils.files import allow_open_files
+from facekd.files.reading import allow_open_files
 
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.rec")
 

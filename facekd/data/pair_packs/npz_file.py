@@ -16,9 +16,9 @@ import numpy as np
 from facekd.data.pair_packs.pair_pack import PairPack, validate_pairs
 from facekd.data.pair_packs.people import contradicted_labels, describe_contradiction
 from facekd.errors import DataError
-from facekd.utils.files import opened
+from facekd.files.npy_files import unpack_npz
+from facekd.files.writing import opened
 from facekd.utils.foreign import reading
-from facekd.utils.npy_files import unpack_npz
 
 FORMAT, VERSION = "facekd-pair-pack", 1
 MAX_UNPACKED_RATIO = 4  # encoded images do not get smaller in a zip

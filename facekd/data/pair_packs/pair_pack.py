@@ -17,8 +17,8 @@ import numpy as np
 
 from facekd.data.pair_packs.unpickler import ArrayStandIn
 from facekd.errors import DataError, ImageError
+from facekd.files.writing import opened
 from facekd.images.decoding import decode_rgb
-from facekd.utils.files import opened
 
 
 @dataclass(frozen=True)

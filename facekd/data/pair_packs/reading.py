@@ -9,7 +9,7 @@ from facekd.data.pair_packs.npz_file import parse_native_pair_pack
 from facekd.data.pair_packs.pair_pack import PairPack, validate_pairs
 from facekd.data.pair_packs.unpickler import RefusedGlobalError, load_pairs
 from facekd.errors import DataError
-from facekd.utils.files import require_regular_file
+from facekd.files.reading import require_regular_file
 
 ZIP_START = b"PK\x03\x04"
 

@@ -11,8 +11,9 @@ from typing import BinaryIO
 import numpy as np
 
 from facekd.errors import RecordError
+from facekd.files.reading import read_text_file
+from facekd.files.writing import atomic_open
 from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_words
-from facekd.utils.files import atomic_open, read_text_file
 from facekd.utils.foreign import shown
 
 TAB, NEWLINE = b"\t\n"

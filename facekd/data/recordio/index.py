@@ -23,8 +23,8 @@ from facekd.data.recordio.format import (
 )
 from facekd.data.recordio.idx_file import parse_idx
 from facekd.errors import RecordError
-from facekd.utils.array_cache import load_cached, save_cached
-from facekd.utils.files import stamp_of
+from facekd.files.array_cache import load_cached, save_cached
+from facekd.files.reading import stamp_of
 from facekd.utils.progress import track
 
 # Reading fewer rows than this from text takes milliseconds; a file beside the user's would be clutter.

@@ -13,7 +13,7 @@ import numpy as np
 from facekd.data.recordio.format import frame
 from facekd.data.recordio.idx_file import write_idx_lines
 from facekd.errors import RecordError
-from facekd.utils.resumable_file import ResumableFile
+from facekd.files.resumable_file import ResumableFile
 
 
 class RecordWriter:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
+from facekd.commands.config_files import require
 from facekd.distillation.weights import LOSS_NEEDS, LossWeights, Need
 from facekd.teacher.config import TeacherConfig
 from facekd.training.config.train_config import TrainConfig
-from facekd.utils.config_files import require
 
 
 @dataclass(frozen=True)

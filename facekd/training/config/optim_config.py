@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from facekd.commands.config_files import check_choice, check_number
 from facekd.errors import ConfigError
-from facekd.utils.config_files import check_choice, check_number
 
 
 @dataclass(frozen=True)

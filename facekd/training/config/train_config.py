@@ -14,13 +14,13 @@ from typing import Literal
 
 from facekd.backbones.config import BackboneConfig
 from facekd.checkpoints.run_folder import CheckpointConfig
+from facekd.commands.config_files import path_field, require
 from facekd.data.config import DataConfig
 from facekd.errors import ConfigError, ModelError
 from facekd.head.config import HeadConfig
 from facekd.images.config import Augmentation
 from facekd.training.config.optim_config import OptimizerConfig
 from facekd.training.schedule import ScheduleConfig
-from facekd.utils.config_files import path_field, require
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ import pytest
 
 from data_prep import clean_records, convert_records, pack_records
 from facekd.data.datasets.record_pack import open_record_pack
-from facekd.utils import resumable_file
+from facekd.files import resumable_file
 
 Run = Callable[..., tuple[int, str, str]]
 NUM_IMAGES = 40
 # Runs a verb that notes each image at once, and is killed at the 25th, or has a disk of 60 kB.
 CHILD = """
 import functools, importlib, os, resource, signal, sys
-from facekd.utils import resumable_file
+from facekd.files import resumable_file
 from facekd.errors import run_verb
 verb, trouble, *arguments = sys.argv[1:]
 resumable_file.CHECKPOINT_BYTES = 1

@@ -20,9 +20,9 @@ from evaluation.ijb.face_embeddings import FaceEmbeddings, Share
 from evaluation.ijb.protocol import load_protocol
 from facekd.embedder import open_embedder
 from facekd.errors import DataError, run_verb
+from facekd.files.output_lock import folder_lock
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
-from facekd.utils.output_lock import folder_lock
 from tests.evaluation.conftest import quarters
 from tests.evaluation.ijb_layout import make_layout
 

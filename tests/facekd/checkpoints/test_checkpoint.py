@@ -15,8 +15,8 @@ from facekd.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from facekd.checkpoints.models import load_backbone, load_weights
 from facekd.checkpoints.run_folder import checkpoint_path, keep_last, list_checkpoints
 from facekd.errors import CheckpointError
+from facekd.files.writing import atomic_path
 from facekd.training.resume import delete_leftovers
-from facekd.utils.files import atomic_path
 
 ARCHITECTURE = {"name": "mobilefacenet", "embedding_size": 16, "image_size": 32, "width": 0.125, "dropout": 0.0}
 

@@ -21,6 +21,7 @@ from facekd.checkpoints.checkpoint import load_checkpoint, read_checkpoint, writ
 from facekd.checkpoints.contents import Checkpoint, HeadShards
 from facekd.checkpoints.head_shards import read_rows
 from facekd.checkpoints.shared_head import read_classifier
+from facekd.commands.config_files import parse_config
 from facekd.data.datasets import SyntheticDataset
 from facekd.distributed import World
 from facekd.embedder.classifying_model import build_linear_head
@@ -29,7 +30,6 @@ from facekd.head.class_shards import ClassShards
 from facekd.training.config import TrainConfig
 from facekd.training.resume import delete_leftovers, save_state
 from facekd.training.state import TrainingState, build_state
-from facekd.utils.config_files import parse_config
 
 ALONE = World(0, 1, torch.device("cpu"))
 CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")  # of a file system, as Python audits them

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from facekd.embedder import OnnxEmbedder
 from facekd.embedder.onnx_file import read_onnx_file
 from facekd.errors import ModelError
-from facekd.utils.files import sha256_of_file
+from facekd.files.reading import sha256_of_file
 
 WEIGHT = np.random.default_rng(0).normal(size=(4, 3, 8, 8)).astype(np.float32)
 SCALE = np.full(1, 1 / 255, np.float32)

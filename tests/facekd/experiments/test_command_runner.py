@@ -13,7 +13,7 @@ import pytest
 from facekd.errors import DataError, TrainingError
 from facekd.experiments import command_runner as steps_module
 from facekd.experiments.command_runner import CompletedSteps, Step, as_options, run_steps
-from facekd.utils.held_folders import held_folder
+from facekd.files.held_folders import held_folder
 
 # In place of facekd: `touch FILE`, `fail FILE`, or `wait FILE`, which leaves FILE when it is told to stop.
 SCRIPT = """

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from facekd.cli import main
+from facekd.commands.config_files import parse_config
 from facekd.experiments.quickstart import SIZES, Quickstart
 from facekd.training.config.distill_config import DistillConfig
-from facekd.utils.config_files import parse_config
 
 
 @pytest.mark.slow

@@ -11,11 +11,11 @@ import torch
 import yaml
 
 from facekd.checkpoints.checkpoint import load_checkpoint
+from facekd.commands.config_files import parse_config
 from facekd.embedder import open_embedder
 from facekd.errors import ConfigError
 from facekd.experiments.sh_kd import load_pipeline, main
 from facekd.training.config.distill_config import DistillConfig
-from facekd.utils.config_files import parse_config
 
 ROOT = Path(__file__).resolve().parents[3]
 

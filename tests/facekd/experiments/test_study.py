@@ -15,13 +15,13 @@ from scipy import stats
 from evaluation.evaluate_lfw import parse
 from evaluation.measures import measure_pairs
 from facekd.cli import main
+from facekd.commands.config_files import parse_config
 from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.errors import ConfigError
 from facekd.experiments.command_runner import CompletedSteps, run_steps
 from facekd.experiments.study_file import load_study, parse_study
 from facekd.experiments.study_results import gather, paired_difference
 from facekd.training.config import TrainConfig
-from facekd.utils.config_files import parse_config
 
 ROOT = Path(__file__).resolve().parents[3]
 FARS = (0.1, 0.01)

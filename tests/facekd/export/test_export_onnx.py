@@ -21,7 +21,7 @@ from facekd.checkpoints.checkpoint import save_checkpoint
 from facekd.embedder import OnnxEmbedder, Preprocessing, TorchEmbedder, open_embedder
 from facekd.errors import CheckpointError, ModelError, run_verb
 from facekd.export.export_onnx import export_backbone, export_checkpoint, main
-from facekd.utils.files import sha256_of_file
+from facekd.files.reading import sha256_of_file
 
 BACKBONE = {"name": "iresnet18", "embedding_size": 16, "image_size": 32, "width": 0.125, "dropout": 0.4}
 PREPROCESSING = {"mean": [120.0, 110.0, 100.0], "std": [60.0, 59.0, 58.0], "color": "bgr"}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from facekd.commands.config_files import config_keys, differences, parse_config, to_plain, to_yaml
 from facekd.errors import ConfigError, FacekdError, ModelError
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
-from facekd.utils.config_files import config_keys, differences, parse_config, to_plain, to_yaml
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml"))
 

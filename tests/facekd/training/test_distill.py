@@ -14,6 +14,7 @@ import torch
 from facekd.backbones.building import build_backbone
 from facekd.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from facekd.checkpoints.models import load_backbone
+from facekd.commands.config_files import parse_config
 from facekd.data.datasets import open_dataset
 from facekd.distributed import World
 from facekd.embedder import open_embedder
@@ -26,7 +27,6 @@ from facekd.training.distill import main
 from facekd.training.logbook import read_log
 from facekd.training.loop import train
 from facekd.training.state import build_state
-from facekd.utils.config_files import parse_config
 
 ALONE = World(0, 1, torch.device("cpu"))
 Distil = Callable[..., Path]

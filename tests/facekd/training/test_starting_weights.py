@@ -11,17 +11,17 @@ import torch
 
 from facekd.checkpoints.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 from facekd.checkpoints.models import load_backbone
+from facekd.commands.config_files import parse_config
 from facekd.data.config import open_training_data
 from facekd.distributed import World
 from facekd.errors import CheckpointError, ConfigError, TeacherError
+from facekd.files.reading import sha256_of_file
 from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
 from facekd.training.logbook import read_log
 from facekd.training.loop import train
 from facekd.training.recognizer import build_recognizer
-from facekd.utils.config_files import parse_config
-from facekd.utils.files import sha256_of_file
 from tests.facekd.conftest import tiny_words
 
 ALONE = World(0, 1, torch.device("cpu"))

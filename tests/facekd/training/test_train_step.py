@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from facekd.commands.config_files import parse_config
 from facekd.data.datasets import open_dataset
 from facekd.distributed import World
 from facekd.errors import InputError
@@ -22,7 +23,6 @@ from facekd.training.loop import make_run_loader
 from facekd.training.resume import save_state
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
-from facekd.utils.config_files import parse_config
 
 ALONE = World(0, 1, torch.device("cpu"))
 HEADS = [

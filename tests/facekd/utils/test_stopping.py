@@ -18,7 +18,7 @@ VERB = """
 import os, sys, time
 from pathlib import Path
 from facekd.errors import run_verb
-from facekd.utils.files import atomic_open
+from facekd.files.writing import atomic_open
 folder = Path(sys.argv[1])
 def main():
     try:

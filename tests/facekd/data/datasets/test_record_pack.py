@@ -14,7 +14,7 @@ from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.data.recordio import Header, RecordReader, RecordWriter, pack, unpack
 from facekd.errors import RecordError
-from facekd.utils.array_file import open_arrays, save_arrays
+from facekd.files.array_file import open_arrays, save_arrays
 
 MAGIC = bytes.fromhex("0a23d7ce")
 IMAGES = [f"image {number}".encode() * (number + 1) for number in range(7)]

@@ -73,7 +73,7 @@ def test_neighbours_are_read_ahead_by_one_request(tmp_path: Path, monkeypatch: p
 
 
 def test_a_job_that_goes_on_indexes_the_records_that_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facekd.utils.resumable_file.CHECKPOINT_BYTES", 1)  # keep even so short a run
+    monkeypatch.setattr("facekd.files.resumable_file.CHECKPOINT_BYTES", 1)  # keep even so short a run
     path = tmp_path / "train.rec"
     notes = ["", "a note\twith a tab", "another"]
     with pytest.raises(ZeroDivisionError), RecordWriter(path, job={"command": "the same"}) as writer:

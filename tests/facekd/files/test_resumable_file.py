@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from facekd.errors import InUseError
-from facekd.utils import resumable_file
-from facekd.utils.resumable_file import ResumableFile
+from facekd.files import resumable_file
+from facekd.files.resumable_file import ResumableFile
 
 JOB = {"source": "a", "sizes": [1, 2]}
 

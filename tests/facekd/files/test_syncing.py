@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from facekd.utils.result_folder import finish_results, start_results
-from facekd.utils.syncing import sync_file_system, sync_folder, sync_tree
+from facekd.files.result_folder import finish_results, start_results
+from facekd.files.syncing import sync_file_system, sync_folder, sync_tree
 
 
 def watch(monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -27,8 +27,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from facekd.utils.held_folders import check_held, make_folder
-from facekd.utils.locks import Lock, lock_descriptor
+from facekd.files.held_folders import check_held, make_folder
+from facekd.files.locks import Lock, lock_descriptor
 
 NAME = re.compile(r"\..*\.(?P<host>[0-9a-f]{8})-[0-9a-f]{12}\.tmp(\.[^.]+)?", re.DOTALL)
 LONGEST_SUFFIX = 16  # bytes; what follows the last point of a longer name is no format

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import DataError
-from facekd.utils.files import atomic_open
+from facekd.files.writing import atomic_open
 from facekd.utils.foreign import reading, shown
 
 MAGIC = b"facekda2"

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from facekd.utils.suggestions import did_you_mean
+from facekd.commands.suggestions import did_you_mean
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from facekd.errors import DataError
-from facekd.utils.files import atomic_open_together, write_json, write_small_file
-from facekd.utils.held_folders import check_held, held_folder, make_folder
-from facekd.utils.output_lock import folder_lock
-from facekd.utils.resumable_file import ResumableFile
-from facekd.utils.temporaries import temporary_folder
+from facekd.files.held_folders import check_held, held_folder, make_folder
+from facekd.files.output_lock import folder_lock
+from facekd.files.resumable_file import ResumableFile
+from facekd.files.temporaries import temporary_folder
+from facekd.files.writing import atomic_open_together, write_json, write_small_file
 
 
 def delete(folder: Path) -> None:

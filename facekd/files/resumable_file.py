@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from facekd.errors import DataError, InUseError
-from facekd.utils.files import mode_to_keep, replace_together, stamp_to_rename
-from facekd.utils.held_folders import check_held, make_folder
-from facekd.utils.locks import is_file_at, lock_open_file
-from facekd.utils.temporaries import TemporaryFile, hidden_name, open_own_descriptor, open_own_file, set_mode
+from facekd.files.held_folders import check_held, make_folder
+from facekd.files.locks import is_file_at, lock_open_file
+from facekd.files.reading import stamp_to_rename
+from facekd.files.temporaries import TemporaryFile, hidden_name, open_own_descriptor, open_own_file, set_mode
+from facekd.files.writing import mode_to_keep, replace_together
 
 CHECKPOINT_BYTES = 16 << 20
 CHECKPOINT_SECONDS = 2.0

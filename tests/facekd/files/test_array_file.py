@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from facekd.errors import DataError
-from facekd.utils.array_file import MAGIC, open_arrays, save_arrays
+from facekd.files.array_file import MAGIC, open_arrays, save_arrays
 
 ARRAYS = {
     "rows": np.arange(12, dtype=np.int64).reshape(3, 4),

@@ -11,19 +11,9 @@ from pathlib import Path
 import pytest
 
 from facekd.errors import DataError, TrainingError
-from facekd.utils.files import (
-    atomic_open,
-    atomic_open_together,
-    atomic_path,
-    encoding_hint,
-    read_json,
-    read_text_file,
-    sha256_of_file,
-    stamp_of,
-    write_json,
-    write_small_file,
-)
-from facekd.utils.resumable_file import ResumableFile
+from facekd.files.reading import encoding_hint, read_json, read_text_file, sha256_of_file, stamp_of
+from facekd.files.resumable_file import ResumableFile
+from facekd.files.writing import atomic_open, atomic_open_together, atomic_path, write_json, write_small_file
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

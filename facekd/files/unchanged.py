@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from facekd.errors import DataError
-from facekd.utils.files import stamp_of
+from facekd.files.reading import stamp_of
 
 
 @contextlib.contextmanager

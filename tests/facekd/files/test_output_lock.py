@@ -10,15 +10,15 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from tests.facekd.utils.test_locks import end, start_holder
 
 from facekd.errors import DataError, FacekdError, InUseError
-from facekd.utils.output_lock import file_lock, folder_lock
-from tests.facekd.utils.test_locks import end, start_holder
+from facekd.files.output_lock import file_lock, folder_lock
 
 HOLD_FOLDER = """
 import os, sys, time
 from pathlib import Path
-from facekd.utils.output_lock import folder_lock
+from facekd.files.output_lock import folder_lock
 with folder_lock(Path(sys.argv[1]), "study is at work"):
     if sys.argv[2:] == ["fork"] and os.fork() == 0:
         os.close(1)

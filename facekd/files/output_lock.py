@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from facekd.errors import DataError, InUseError
-from facekd.utils.held_folders import held_folder, make_folder
-from facekd.utils.locks import Lock, is_descriptor_at, lock_descriptor
-from facekd.utils.temporaries import hidden_name, open_own_descriptor
+from facekd.files.held_folders import held_folder, make_folder
+from facekd.files.locks import Lock, is_descriptor_at, lock_descriptor
+from facekd.files.temporaries import hidden_name, open_own_descriptor
 
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
 LONGEST_HOLDER = 300  # bytes read of what a lock file says about its process

@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import get_loader, set_loader
 
 from facekd.errors import ConfigError
-from facekd.utils.files import read_text_file
+from facekd.files.reading import read_text_file
 from facekd.utils.foreign import shown
 
 MODE = "facekd"  # name of `load_yaml` for jsonargparse

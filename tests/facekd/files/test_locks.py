@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from facekd.utils.locks import is_file_at, lock_open_file
+from facekd.files.locks import is_file_at, lock_open_file
 
 HOLD_FILE = """
 import sys
-from facekd.utils.locks import lock_open_file
+from facekd.files.locks import lock_open_file
 with open(sys.argv[1], "ab") as stream:
     assert lock_open_file(stream)
     print("held", flush=True)

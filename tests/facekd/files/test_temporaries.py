@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from facekd.utils import temporaries
-from facekd.utils.files import write_json, write_small_file
-from facekd.utils.temporaries import TemporaryFile, hidden_name, open_own_file, temporary_folder
+from facekd.files import temporaries
+from facekd.files.temporaries import TemporaryFile, hidden_name, open_own_file, temporary_folder
+from facekd.files.writing import write_json, write_small_file
 
 WRITER = """
 import sys
 from pathlib import Path
-from facekd.utils.files import atomic_open
-from facekd.utils.temporaries import TemporaryFile, temporary_folder
+from facekd.files.writing import atomic_open
+from facekd.files.temporaries import TemporaryFile, temporary_folder
 folder = Path(sys.argv[1])
 small = TemporaryFile(folder / "1.jpg")
 with atomic_open(folder / "a.json") as stream, temporary_folder(folder / "set") as staged:

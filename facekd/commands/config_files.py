@@ -14,10 +14,10 @@ from dataclasses import asdict, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from facekd.commands.suggestions import did_you_mean, nearest, verb_of_keys, why_no_config
 from facekd.errors import ConfigError, FacekdError
-from facekd.utils.files import read_text_file, require_regular_file
+from facekd.files.reading import read_text_file, require_regular_file
 from facekd.utils.foreign import shown
-from facekd.utils.suggestions import did_you_mean, nearest, verb_of_keys, why_no_config
 
 Config = TypeVar("Config")
 LONGEST_PROBLEM = 800  # characters of a message of jsonargparse, which repeats the value
@@ -130,7 +130,7 @@ def parse_config(
     """
     from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-    from facekd.utils.yaml_files import MODE
+    from facekd.commands.yaml_files import MODE
 
     class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
         """Explains the keys by their docstrings, and prints description and epilog as they are."""
@@ -229,7 +229,7 @@ def _as_plain_files(argv: Sequence[str], check: Callable[[Path], object]) -> Ite
 
 def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:
     """Reads a file and checks that it is one, and that its sections and entries are, before its keys are parsed."""
-    from facekd.utils.yaml_files import read_yaml
+    from facekd.commands.yaml_files import read_yaml
 
     require_regular_file(path)
     if problem := why_no_config(path, prog):
@@ -269,7 +269,7 @@ def _check_entries(path: Path, name: str, found: Any, entry_class: type) -> None
     """Parses each entry of a section by itself, because jsonargparse would not say which of them is wrong."""
     from jsonargparse import ArgumentParser
 
-    from facekd.utils.yaml_files import MODE
+    from facekd.commands.yaml_files import MODE
 
     entries = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
     for key, entry in entries:

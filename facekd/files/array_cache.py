@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import DataError
-from facekd.utils.array_file import open_arrays, save_arrays
+from facekd.files.array_file import open_arrays, save_arrays
 
 
 def load_cached(beside: Path, source: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:

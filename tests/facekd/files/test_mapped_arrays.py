@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facekd.utils.mapped_arrays import create_npy, map_for_writing
+from facekd.files.mapped_arrays import create_npy, map_for_writing
 
 SHAPE = (1000, 512)
 

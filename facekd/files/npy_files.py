@@ -11,7 +11,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from facekd.errors import DataError
-from facekd.utils.files import require_regular_file
+from facekd.files.reading import require_regular_file
 from facekd.utils.foreign import reading, shown
 
 NPY_START = b"\x93NUMPY"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from facekd.utils.command_line import CommandParser
-from facekd.utils.suggestions import did_you_mean, nearest
+from facekd.commands.command_line import CommandParser
+from facekd.commands.suggestions import did_you_mean, nearest
 
 
 def make_parser(**options: bool) -> CommandParser:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facekd.utils.array_cache import load_cached, save_cached
+from facekd.files.array_cache import load_cached, save_cached
 
 ARRAYS = {"rows": np.arange(3)}
 

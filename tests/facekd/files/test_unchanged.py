@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from facekd.errors import DataError
-from facekd.utils.unchanged import unchanged
+from facekd.files.unchanged import unchanged
 
 
 def replace_by_rename(path: Path) -> None:

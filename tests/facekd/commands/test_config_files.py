@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from facekd.commands.config_files import expand_path, parse_config, to_yaml
 from facekd.errors import ConfigError, FacekdError
 from facekd.experiments.sh_kd import PipelineFile
 from facekd.experiments.study_file import StudyFile
 from facekd.training.config import DistillConfig, TrainConfig
-from facekd.utils.config_files import expand_path, parse_config, to_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from facekd.errors import DataError
-from facekd.utils.npy_files import FREE_UNPACKED_BYTES, read_npz
+from facekd.files.npy_files import FREE_UNPACKED_BYTES, read_npz
 
 
 def npy(array: np.ndarray) -> bytes:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from jsonargparse import get_loader
 
+from facekd.commands.config_files import parse_config
+from facekd.commands.yaml_files import load_yaml, read_yaml
 from facekd.errors import ConfigError
-from facekd.utils.config_files import parse_config
-from facekd.utils.yaml_files import load_yaml, read_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from facekd.utils.result_folder import finish_results, is_unfinished, start_results
+from facekd.files.result_folder import finish_results, is_unfinished, start_results
 
 FILES = ("scores", "page")
 

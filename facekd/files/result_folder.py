@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from facekd.utils.files import write_json
-from facekd.utils.syncing import sync_folder
+from facekd.files.syncing import sync_folder
+from facekd.files.writing import write_json
 
 MARK = "results.json"
 
