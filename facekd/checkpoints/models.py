@@ -168,7 +168,7 @@ def find_misfit(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Ten
     Old files lack the counters of batch normalisations, which are only used when their momentum is None.
 
     Returns:
-        Up to three tensors of each kind that do not fit, as `tensors 1 missing (conv1.weight)`; empty if all fit.
+        Up to five tensors of each kind that do not fit, as `tensors 1 missing (conv1.weight)`; empty if all fit.
     """
     both = [(name, value, weights[name]) for name, value in own.items() if name in weights]
     problems = {
@@ -182,13 +182,17 @@ def find_misfit(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Ten
         "of another type": [
             f"{name} is {_type_of(found)}, expected {_type_of(expected)}"
             for name, expected, found in both
-            if found.is_floating_point() != expected.is_floating_point()
-            or found.dtype.itemsize < MIN_WEIGHT_BYTES
-            or found.is_complex()
+            if _is_of_another_type(found, expected)
         ],
     }
-    listed = [f"{len(names)} {kind} ({some_of(names)})" for kind, names in problems.items() if names]
+    listed = [f"{len(names)} {kind} ({some_of(names, 5)})" for kind, names in problems.items() if names]
     return f"tensors {', '.join(listed)}" if listed else ""
+
+
+def _is_of_another_type(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    if expected.is_floating_point():
+        return not found.is_floating_point() or found.dtype.itemsize < MIN_WEIGHT_BYTES
+    return found.dtype != expected.dtype
 
 
 def _is_counter(name: str) -> bool:

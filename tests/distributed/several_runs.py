@@ -71,7 +71,7 @@ def refusing_checkpoints() -> contextlib.AbstractContextManager[Any]:
 SAVING: dict[str, tuple[int, Callable[[], contextlib.AbstractContextManager[Any]]]] = {
     "fail-on-full-disk": (1, full_disk),
     "fail-on-naming-the-head": (0, lambda: refusing("rename", ".head")),
-    "fail-on-checking-the-head": (1, lambda: refusing("iterdir", ".head")),
+    "fail-on-checking-the-head": (1, lambda: refusing("glob", ".head")),
     "fail-on-naming-the-file": (0, refusing_checkpoints),
 }
 RESUMING: dict[str, tuple[int, Callable[[], contextlib.AbstractContextManager[Any]]]] = {

@@ -10,10 +10,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from tests.facekd.utils.test_locks import end, start_holder
 
 from facekd.errors import DataError, FacekdError, InUseError
 from facekd.files.output_lock import file_lock, folder_lock
+from tests.facekd.files.test_locks import end, start_holder
 
 HOLD_FOLDER = """
 import os, sys, time

@@ -145,7 +145,7 @@ def test_statistics_of_norms_come_with_the_classifier(tiny_config: Configure, tm
             {"backbone__width": 0.25},
             r"backbone.weights\) does not fit this architecture: tensors .* of another shape \(lay",
         ),
-        ({"backbone__name": "iresnet18"}, r"missing \((\S+; ){4}\S+, \.\.\.\)"),
+        ({"backbone__name": "iresnet18"}, r"missing \((\S+, ){5}\.\.\.\)"),
         (
             {"data__mean": "[0,0,0]"},
             r"trained with data.mean = \[127.5, 127.5, 127.5\], and data.mean is \[0.0, 0.0, 0.0\]",
@@ -165,7 +165,7 @@ def test_weights_that_are_not_finite_are_refused(trained: Path, tiny_config: Con
         content["ema"]["features.layers.2.weight"][0, 0] = torch.nan
 
     broken = edited(trained, tmp_path / "broken.pt", break_one)
-    with pytest.raises(CheckpointError, match=r"broken.pt.*1 tensors have values.*first is features.layers.2.weight"):
+    with pytest.raises(CheckpointError, match=r"broken.pt: features.layers.2.weight holds NaN or infinity"):
         start(tiny_config(backbone__weights=broken))
 
 
