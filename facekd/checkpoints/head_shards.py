@@ -55,7 +55,7 @@ def detach_rows(checkpoint: Checkpoint, head: MarginClassifier, optimizer: torch
     """
     assert checkpoint.head is not None and checkpoint.training is not None
     rows = {"weight": checkpoint.head.pop("weight")}
-    states = checkpoint.training.optimizer["state"]
+    states = checkpoint.training.optimizer.get("state", {})
     index = _place_in(optimizer, head)
     if index in states:
         by_row = {

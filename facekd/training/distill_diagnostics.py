@@ -19,12 +19,13 @@ from facekd.distillation.diagnostics import (
     embedding_similarity,
     relation_similarity,
 )
-from facekd.distributed import copy_buffers_from_main, gather_rows
+from facekd.distributed import broadcast_from_main, copy_buffers_from_main, gather_rows
 from facekd.head.classifier import LinearClassifier, MarginClassifier
 from facekd.images.model_input import to_model_input
 from facekd.pages.figures import draw_histogram, new_figure, save_figure
 from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distiller import Distiller
+from facekd.training.logbook import kinds_logged_at
 from facekd.training.state import TrainingState
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def diagnose(state: TrainingState, logbook: Logbook) -> None:
 
     `log.jsonl` gets `heads` (cosines class by class, if both classifiers exist and have one shape) and `agreement`
     (share of images with the same first class, cosine between the embeddings, similarity of the relations between
-    images). The run's folder gets `diagnostics.png`.
+    images). The run's folder gets `diagnostics.png`. Does nothing where a run that is complete has all of them.
     """
     assert isinstance(state.config, DistillConfig)
     assert isinstance(state.recognizer, Distiller)
@@ -49,16 +50,24 @@ def diagnose(state: TrainingState, logbook: Logbook) -> None:
     is_sharded = bool(state.recognizer.sharded_heads)
     if not state.config.diagnostics or not (state.world.is_main or is_sharded):
         return
+    logged, is_drawn = kinds_logged_at(state.folder, state.images_seen), (state.folder / PICTURE).exists()
+    if is_sharded:
+        logged, is_drawn = broadcast_from_main((logged, is_drawn), state.world)
+    if is_drawn and logged & {"heads", "agreement"}:
+        return
     if is_sharded:
         copy_buffers_from_main(state.recognizer.backbone, state.world)
 
-    # Numbers, for the log and the terminal.
+    # Numbers, for the log and the terminal; those that a killed run has logged are not logged again. The picture comes
+    # last and says that all is there, so one of a shorter run goes first.
+    if state.world.is_main:
+        (state.folder / PICTURE).unlink(missing_ok=True)
     heads = compare_heads(state.recognizer)
-    if heads is not None:
+    if heads is not None and "heads" not in logged:
         logbook.record("heads", state.images_seen, heads.scalars())
         logbook.say(f"student's and teacher's classifier, class by class: {_in_words(heads.scalars())}")
     values, cosine_B = compare_on_images(state)
-    if values:
+    if values and "agreement" not in logged:
         logbook.record("agreement", state.images_seen, values)
         logbook.say(f"student and teacher on {values['num_images']} training images: {_in_words(values)}")
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from facekd.training.state import TrainingState
 
 
-def freeze(backbone: Backbone, names: Sequence[str]) -> None:
+def freeze(backbone: nn.Module, names: Sequence[str]) -> None:
     """Takes the gradient from parts of a backbone.
 
     Args:
@@ -34,7 +34,6 @@ def set_training_mode(state: TrainingState) -> None:
     if not (config.freeze or config.head_warmup_images):
         return
     backbone.train(not is_head_warmup(state))
-    assert isinstance(backbone, Backbone)
     for module in _modules(backbone, config.freeze):
         module.eval()
 
@@ -54,11 +53,12 @@ def drop_kept_gradients(state: TrainingState) -> None:
             parameter.grad = None
 
 
-def _modules(backbone: Backbone, names: Sequence[str]) -> Iterator[nn.Module]:
+def _modules(backbone: nn.Module, names: Sequence[str]) -> Iterator[nn.Module]:
     for name in names:
         if name == "backbone":
             yield backbone
         elif name == "norms":
             yield from (module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._NormBase))
         else:
+            assert isinstance(backbone, Backbone)
             yield from (backbone.get_submodule(path) for path in backbone.parts[name])

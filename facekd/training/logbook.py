@@ -163,6 +163,11 @@ def read_log(folder: str | Path, kind: str | None = None, numbers: Collection[st
     ]
 
 
+def kinds_logged_at(folder: str | Path, images_seen: int) -> set[str]:
+    """Returns the kinds of the entries that a run's log has at a number of images seen."""
+    return {entry["kind"] for entry in read_log(folder) if entry.get("images_seen") == images_seen}
+
+
 def _entry(line: bytes) -> dict[str, Any] | None:
     """Returns the entry in a line of a log; None for a line that holds none."""
     try:

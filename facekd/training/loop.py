@@ -30,7 +30,7 @@ from facekd.errors import TrainingError
 from facekd.files.output_lock import folder_lock
 from facekd.files.writing import write_text
 from facekd.training.config import TrainConfig
-from facekd.training.logbook import Logbook, Stopwatch, Timer, train_line
+from facekd.training.logbook import Logbook, Stopwatch, Timer, kinds_logged_at, train_line
 from facekd.training.recognizer import Recognizer, build_recognizer
 from facekd.training.resume import delete_leftovers, restore_latest, save_state
 from facekd.training.schedule import learning_rate
@@ -126,13 +126,13 @@ def train(
             if resumed_from:
                 logbook.say(f"resuming from {resumed_from} at {state.images_seen:,} of {total_images:,} images")
 
+            # Train. What follows the last image is done again where a run was killed there, and left where it is done.
             stopped_by = 0
-            # Train; a run that was complete already has nothing left to do.
             if state.images_seen < total_images:
                 stopped_by = fit(state, logbook, validators, stop_signal)
-                _say_bad_records(state, logbook)
-                if at_end is not None and state.images_seen >= total_images:
-                    at_end(state, logbook)
+            _say_bad_records(state, logbook)
+            if at_end is not None and state.images_seen >= total_images:
+                at_end(state, logbook)
 
             # Say how it ended.
             if state.images_seen < total_images:
@@ -335,7 +335,7 @@ def _summary_lines(state: TrainingState) -> str:
 def _say_bad_records(state: TrainingState, logbook: Logbook) -> None:
     """Says and logs which bad records were skipped."""
     lines = state.bad_records  # saving gathered those of every rank on the main process
-    if not lines:
+    if not lines or "bad_records" in kinds_logged_at(state.folder, state.images_seen):
         return
     distinct = sorted(set(lines))
     logbook.record("bad_records", state.images_seen, {"count": len(lines), "records": distinct})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,30 @@ def test_diagnostics_are_those_of_the_models_left_behind(distil: Distil, teacher
     alignment = np.sum(kernels[0] * kernels[1]) / (np.linalg.norm(kernels[0]) * np.linalg.norm(kernels[1]))
     assert found["relation_similarity"] == pytest.approx(alignment, rel=1e-3)
     assert "embedding_cosine" not in found and not (folder / "diagnostics.png").exists()  # 16 against 24 numbers
+
+
+def test_diagnostics_that_a_kill_prevented_are_made_by_the_same_command(distil: Distil) -> None:
+    options = {"backbone__embedding_size": 24, "loss__kl": 1, "images": 36}
+    folder = distil("killed", **options)
+    log, picture = folder / "log.jsonl", folder / "diagnostics.png"
+    whole, drawn = log.read_bytes(), picture.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    assert [json.loads(line)["kind"] for line in lines[-2:]] == ["heads", "agreement"]
+    # Killed after the last checkpoint: before the first of the entries, before the second, before the picture.
+    for left in (lines[:-2], lines[:-1], lines):
+        log.write_bytes(b"".join(left))
+        picture.unlink()
+        distil("killed", **options)
+        assert (without_times(log.read_bytes()), picture.read_bytes()) == (without_times(whole), drawn)
+    # Nothing is left to do, and nothing is done again.
+    before = picture.stat().st_mtime_ns
+    distil("killed", **options)
+    assert picture.stat().st_mtime_ns == before and without_times(log.read_bytes()) == without_times(whole)
+
+
+def without_times(log: bytes) -> list[dict[str, Any]]:
+    entries = [json.loads(line) for line in log.splitlines()]
+    return [{key: value for key, value in entry.items() if key not in ("time", "seconds")} for entry in entries]
 
 
 def test_diagnostics_are_drawn_where_sizes_agree_and_can_be_turned_off(distil: Distil) -> None:
