@@ -10,6 +10,7 @@ from tests.faults.commands import Command
 from tests.faults.contents import differences
 
 # Results that grow or are replaced while a command is at work; each version of them is whole.
+LOG = "log.jsonl"
 GROWING = ("*.jsonl", "steps.json", "best.pt", "config.yaml")
 
 
@@ -64,6 +65,11 @@ def found_after_rerun(
     if ended.status != 0 and not is_complete:
         return [*lines, f"the same command again: status {ended.status}: {last_lines(ended.output)}"]
     return lines + [f"after the same command again: {line}" for line in differences(found, expected)]
+
+
+def is_said_loss(ended: Ended, hit: str, difference: str) -> bool:
+    """Tells whether lines of a log could not be written, and the command said so and went on, as it promises."""
+    return LOG in hit and LOG in difference and LOG in ended.output
 
 
 def found_in_message(ended: Ended, names: list[str]) -> list[str]:

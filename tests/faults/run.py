@@ -27,7 +27,7 @@ from pathlib import Path
 from facekd.files.reading import sha256_of_file
 from tests.faults import contents
 from tests.faults.attempts import Ended, Fault, Runner, build_shim
-from tests.faults.checks import found_after_fault, found_after_rerun, found_in_message
+from tests.faults.checks import found_after_fault, found_after_rerun, found_in_message, is_said_loss
 from tests.faults.commands import COMMANDS, ROOT, Command, environment
 from tests.faults.contents import contents_of, differences
 from tests.faults.inputs import prepare_inputs
@@ -122,7 +122,7 @@ class Campaign:
         is_spared = fault.where == "inputs" and self.command.spares and self.command.spares in hit
         if ended.status == 0:
             changed = [] if is_spared else differences(left, undisturbed["contents"])
-            found = [f"status 0, but {line}" for line in changed]
+            found = [f"status 0, but {line}" for line in changed if not is_said_loss(ended, hit, line)]
         else:
             found = found_after_fault(self.command, left, undisturbed["contents"], undisturbed["old"])
         found += [f"process left: {stray}" for stray in ended.strays]
