@@ -24,11 +24,9 @@ from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.identity_map import identities_of, is_same_identity_map
 from facekd.distributed import World
 from facekd.errors import CheckpointError
-from facekd.head.classifier import LinearClassifier, MarginClassifier, build_classifier
+from facekd.head.classifier import STATISTICS, LinearClassifier, MarginClassifier, build_classifier
 from facekd.head.config import HeadConfig
 from facekd.utils.foreign import shown
-
-NORM_STATISTICS = ("norm_mean", "norm_std")  # of AdaFace
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,7 @@ def check_classifier(file: Path, checkpoint: Checkpoint, weight: torch.Tensor) -
     """
     kind, count = checkpoint.head_kind, len(weight) if weight.ndim else 0
     shapes: dict[str, Any] = {"weight": tuple(weight.shape) if weight.ndim == 2 and weight.numel() else "(C, D)"}
-    shapes |= {"bias": (count,)} if kind == "linear" else dict.fromkeys(NORM_STATISTICS, ())
+    shapes |= {"bias": (count,)} if kind == "linear" else dict.fromkeys(STATISTICS, ())
     for name, value in {**(checkpoint.head or {}), "weight": weight}.items():
         is_number = value.is_floating_point() and value.dtype.itemsize >= MIN_WEIGHT_BYTES
         is_number &= value.layout == torch.strided

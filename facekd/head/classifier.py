@@ -27,6 +27,8 @@ from facekd.labels import check_labels
 from facekd.margin_values import MARGINS
 from facekd.margins import MARGIN_FUNCTIONS, NORM_LOSSES, OTHER_COSINES, norm_statistics
 
+# What some margins keep beside the centres, and where the authors' code starts: AdaFace's norms, CurricularFace's mean.
+STATISTICS = {"norm_mean": 20.0, "norm_std": 100.0, "mean_target": 0.0}
 TARGET_MOMENTUM = 0.01  # share of a new batch in CurricularFace's running mean, as its authors have it
 # Cosines (B, n) of some classes -> what they become in training, and the slope of that.
 OtherCosines = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -86,10 +88,13 @@ class MarginClassifier(nn.Module):
         self.shards = shards
         self.weight = nn.Parameter(_draw_centres(num_classes, embedding_size, shards))
         if MARGINS[self.config.margin].needs_norms:
-            self.register_buffer("norm_mean", torch.tensor(20.0))  # the authors' code starts here
-            self.register_buffer("norm_std", torch.tensor(100.0))
+            self._register_statistics("norm_mean", "norm_std")
         if MARGINS[self.config.margin].changes_others:
-            self.register_buffer("mean_target", torch.tensor(0.0))
+            self._register_statistics("mean_target")
+
+    def _register_statistics(self, *names: str) -> None:
+        for name in names:
+            self.register_buffer(name, torch.tensor(STATISTICS[name]))
 
     def forward(self, embedding_BD: Tensor, labels_B: Tensor | None = None) -> Tensor:
         """Computes dense logits; training computes the same in class chunks (`chunked_losses` of `LazyLogits.of`).

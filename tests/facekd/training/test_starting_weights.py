@@ -9,13 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from facekd.checkpoints.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from facekd.checkpoints.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
+from facekd.checkpoints.contents import Checkpoint
 from facekd.checkpoints.models import load_backbone
+from facekd.checkpoints.shared_head import read_classifier
 from facekd.commands.config_files import parse_config
 from facekd.data.config import open_training_data
 from facekd.distributed import World
 from facekd.errors import CheckpointError, ConfigError, TeacherError
 from facekd.files.reading import sha256_of_file
+from facekd.head.classifier import build_classifier
+from facekd.head.config import HeadConfig
+from facekd.margin_values import MARGINS
 from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
@@ -127,6 +132,13 @@ def test_a_classifier_of_other_people_is_refused(
     damaged = edited(trained, tmp_path / "damaged.pt", lambda content: content["identities"].pop())
     with pytest.raises(CheckpointError, match="it names 5 people, and its classifier has 6"):
         start(tiny_config(data__train=strangers, head__weights=damaged))
+
+
+@pytest.mark.parametrize("margin", [name for name in MARGINS if name != "combined"])
+def test_the_classifier_of_every_margin_can_be_started_from(margin: str, tmp_path: Path) -> None:
+    head = build_classifier(HeadConfig(margin=margin), 8, 5)
+    write_checkpoint(tmp_path / "a.pt", Checkpoint(config={"head": {"kind": "margin"}}, head=head.state_dict()))
+    assert torch.equal(read_classifier(tmp_path / "a.pt")[0].weight_CD, head.weight)
 
 
 def test_statistics_of_norms_come_with_the_classifier(tiny_config: Configure, tmp_path: Path) -> None:
