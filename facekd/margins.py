@@ -120,11 +120,7 @@ def combined(
     check_margin_value("combined", "m1", m1)
     check_margin_value("combined", "m2", m2)
     check_margin_value("combined", "m3", m3)
-    cosine = _checked(cosine, labels)
-    target_B = cosine.gather(1, labels[:, None]).squeeze(1)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and gradient == "exact"):
-        margined_B = _add_angle(target_B, m1, m2) - m3
-    return _replace_target(cosine, labels, target_B, margined_B, gradient)
+    return _with_margin(cosine, labels, lambda target_B: _add_angle(target_B, m1, m2) - m3, gradient)
 
 
 def adaface(
@@ -166,21 +162,18 @@ def adaface(
     check_margin_value("adaface", "margin", margin)
     check_margin_value("adaface", "h", h)
     cosine = _checked(cosine, labels)
-    if norms.numel() != labels.numel():
-        raise InputError(f"adaface needs one norm per image: {labels.numel()} labels but norms of {tuple(norms.shape)}")
-
     # Quality in [-1, 1]: how many 1 / h standard deviations the norm lies above the mean.
-    norms_B = norms.detach().to(cosine.dtype).reshape(-1).clamp(*NORM_RANGE)
+    norms_B = _norms_of("adaface", norms.detach(), cosine).clamp(*NORM_RANGE)
     batch_mean, batch_std = norm_statistics(norms_B)
     mean = batch_mean if norm_mean is None else norm_mean
     std = batch_std if norm_std is None else norm_std
     quality_B = ((norms_B - mean) / (std + NORM_EPSILON) * h).clamp(-1, 1)
 
-    # The margin itself; straight-through adds its own slope in `_replace_target`.
-    target_B = cosine.gather(1, labels[:, None]).squeeze(1)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and gradient == "exact"):
-        margined_B = _add_small_angle(target_B, -margin * quality_B) - (margin + margin * quality_B)
-    return _replace_target(cosine, labels, target_B, margined_B, gradient)
+    # The margin itself.
+    def add_margin(target_B: Tensor) -> Tensor:
+        return _add_small_angle(target_B, -margin * quality_B) - (margin + margin * quality_B)
+
+    return _with_margin(cosine, labels, add_margin, gradient)
 
 
 def curricularface(cosine: Tensor, labels: Tensor, margin: float = 0.5, *, gradient: Gradient = "exact") -> Tensor:
@@ -265,17 +258,9 @@ def magface(
     """
     _check_magface(margin_low, margin_high, norm_low, norm_high, norm_weight)
     cosine = _checked(cosine, labels)
-    if norms.numel() != labels.numel():
-        raise InputError(f"magface needs one norm per image: {labels.numel()} labels but norms of {tuple(norms.shape)}")
-    norms_B = norms.to(cosine.dtype).reshape(-1).clamp(norm_low, norm_high)
+    norms_B = _norms_of("magface", norms, cosine).clamp(norm_low, norm_high)
     margins_B = margin_low + (margin_high - margin_low) * (norms_B - norm_low) / (norm_high - norm_low)
-    target_B = cosine.gather(1, labels[:, None]).squeeze(1)
-    margined_B = _add_small_angle(target_B, margins_B)
-    if gradient == "straight_through":  # by the cosine alone: the norm is what MagFace learns by
-        by_norm_B = _add_small_angle(target_B.detach(), margins_B)
-        margined_B = by_norm_B + (target_B - target_B.detach())
-        gradient = "exact"
-    return _replace_target(cosine, labels, target_B, margined_B, gradient)
+    return _with_margin(cosine, labels, lambda target_B: _add_small_angle(target_B, margins_B), gradient)
 
 
 def magface_norm_loss(
@@ -305,7 +290,13 @@ def magface_norm_loss(
 def _check_magface(
     margin_low: float, margin_high: float, norm_low: float, norm_high: float, norm_weight: float
 ) -> None:
-    given = locals()
+    given = {
+        "margin_low": margin_low,
+        "margin_high": margin_high,
+        "norm_low": norm_low,
+        "norm_high": norm_high,
+        "norm_weight": norm_weight,
+    }
     for name, value in given.items():
         check_margin_value("magface", name, value)
     for name in ("margin", "norm"):
@@ -343,11 +334,11 @@ def elastic_arcface(
     """
     check_margin_value("elastic_arcface", "margin", margin)
     check_margin_value("elastic_arcface", "std", std)
-    cosine = _checked(cosine, labels)
-    target_B = cosine.gather(1, labels[:, None]).squeeze(1)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and gradient == "exact"):
-        margined_B = _add_small_angle(target_B, _margins_of(target_B, margin, margins))
-    return _replace_target(cosine, labels, target_B, margined_B, gradient)
+
+    def add_margin(target_B: Tensor) -> Tensor:
+        return _add_small_angle(target_B, _margins_of(target_B, margin, margins))
+
+    return _with_margin(cosine, labels, add_margin, gradient)
 
 
 def elastic_cosface(
@@ -368,9 +359,7 @@ def elastic_cosface(
     """
     check_margin_value("elastic_cosface", "margin", margin)
     check_margin_value("elastic_cosface", "std", std)
-    cosine = _checked(cosine, labels)
-    target_B = cosine.gather(1, labels[:, None]).squeeze(1)
-    return _replace_target(cosine, labels, target_B, target_B - _margins_of(target_B, margin, margins), gradient)
+    return _with_margin(cosine, labels, lambda target_B: target_B - _margins_of(target_B, margin, margins), gradient)
 
 
 def _margins_of(target_B: Tensor, margin: float, margins: Tensor | None) -> Tensor:
@@ -469,12 +458,23 @@ def _add_small_angle(target_B: Tensor, angle_B: Tensor) -> Tensor:
     return torch.where((angle_B > 0) & (target_B < -cos_B), target_B - angle_B * sin_B, margined_B)
 
 
-def _replace_target(cosine: Tensor, labels: Tensor, target_B: Tensor, margined_B: Tensor, gradient: Gradient) -> Tensor:
-    """Writes the margined targets into a copy of the cosines, with the slope that `gradient` asks for."""
+def _with_margin(cosine: Tensor, labels: Tensor, add_margin: Callable[[Tensor], Tensor], gradient: Gradient) -> Tensor:
+    """Replaces the target cosines by `add_margin` of them, (B,) -> (B,), in a copy, with the slope asked for."""
     _check_gradient(gradient)
-    if gradient == "straight_through":
-        margined_B = margined_B.detach() + (target_B - target_B.detach())  # adds exactly 0, with slope 1
+    cosine = _checked(cosine, labels)
+    target_B = cosine.gather(1, labels[:, None]).squeeze(1)
+    if gradient == "exact":
+        margined_B = add_margin(target_B)
+    else:  # adds exactly 0, with slope 1 by the cosine; whatever else the margin depends on keeps its slope
+        margined_B = add_margin(target_B.detach()) + (target_B - target_B.detach())
     return cosine.scatter(1, labels[:, None], margined_B[:, None])
+
+
+def _norms_of(name: str, norms: Tensor, cosine: Tensor) -> Tensor:
+    """Returns one norm for each row of the cosines, (B,), in their type."""
+    if norms.numel() != len(cosine):
+        raise InputError(f"{name} needs one norm per image: {len(cosine)} labels but norms of {tuple(norms.shape)}")
+    return norms.to(cosine.dtype).reshape(-1)
 
 
 def _check_gradient(gradient: str) -> None:
