@@ -149,7 +149,7 @@ def _npy_seeds() -> list[bytes]:
     return seeds
 
 
-def _tar_seeds() -> list[bytes]:
+def tar_seeds() -> list[bytes]:
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for number in range(2):
@@ -336,7 +336,7 @@ TARGETS = [
     Target("npy", "embeddings.npy", lambda path: load_embeddings(path, 4), _npy_seeds),
     Target("npy_rows", "embeddings.npy", lambda path: NpyRows(path, None, False, 4).read(0, 4), _npy_seeds),
     Target("npy_kept", "kept.npy", read_kept, _kept_seeds, _check_kept),
-    Target("tar", "train.tar", _read_source, _tar_seeds),
+    Target("tar", "train.tar", _read_source, tar_seeds),
     Target("mat", "agedb.mat", read_agedb_protocol, _mat_seeds, copies=2),
     Target("teacher_cache", "teacher.cache", _read_teacher, _teacher_seeds, _check_teacher),
     Target("teacher_trailer", "teacher.cache", _read_changed_teacher, lambda: [b""]),

@@ -15,26 +15,18 @@ import numpy as np
 from data_prep.sources.image_sources import open_source
 from evaluation.sets.given_embeddings import read_named_embeddings
 from facekd.data.datasets.cifar_dataset import GENERATED, GENERATED_FORMAT, CifarDataset
-from tests.fuzz.binary_targets import encoded
+from tests.fuzz.binary_targets import encoded, tar_seeds
 from tests.fuzz.target import Target
 
 
 def _tar_seeds() -> list[bytes]:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for number in range(2):
-            for suffix, content in ((".jpg", encoded()), (".cls", str(number).encode())):
-                member = tarfile.TarInfo(f"{number:06d}{suffix}")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-
     described = io.BytesIO()
     with tarfile.open(fileobj=described, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for suffix, content in ((".png", encoded(".png")), (".json", b'{"label": 1, "name": "n/1.png"}')):
             member = tarfile.TarInfo("\u00e9" * 60 + suffix)
             member.size, member.mtime = len(content), 0.5
             archive.addfile(member, io.BytesIO(content))
-    return [stream.getvalue(), described.getvalue()]
+    return [*tar_seeds(), described.getvalue()]
 
 
 def _read_source(path: Path) -> list[bytes]:
