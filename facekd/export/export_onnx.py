@@ -208,6 +208,20 @@ def _check_output(output: Path) -> None:
         raise ModelError(f"{output}: is a folder; name a file in it, such as {output / 'model.onnx'}")
 
 
+def _print_report(report: ExportReport, tolerance: float) -> None:
+    """Prints what a user of the file needs to know."""
+    facts = report.metadata
+    size, color = facts["image_size"], facts["color"]
+    norm = "unit norm" if facts["normalized"] == "true" else "norm kept"
+    errors = ", ".join(f"batch {count}: {error:.1e}" for count, error in report.parity.items())
+    print(f"{report.path}: {report.num_bytes / 1e6:.2f} MB, opset {OPSET}, one file, any batch")
+    print(f"  {facts['backbone']}, weights {facts['weights']}")
+    print(f"  {INPUT_NAME} (batch, 3, {size}, {size}), {color}, mean {facts['mean']}, std {facts['std']}")
+    name = facts.get("output", OUTPUT_NAME)
+    print(f"  {name} (batch, {facts['embedding_size']}){f', {norm}' if name == OUTPUT_NAME else ''}")
+    print(f"  relative error against torch: {errors} (at most {tolerance:g})")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exports a checkpoint and prints what the file is and how well it agrees with torch."""
     # What to export, where to, and how.
@@ -257,17 +271,7 @@ def main(argv: list[str] | None = None) -> int:
             embedding=arguments.embedding,
         )
 
-    # What a user of the file needs to know.
-    facts = report.metadata
-    size, color = facts["image_size"], facts["color"]
-    norm = "unit norm" if facts["normalized"] == "true" else "norm kept"
-    errors = ", ".join(f"batch {count}: {error:.1e}" for count, error in report.parity.items())
-    print(f"{report.path}: {report.num_bytes / 1e6:.2f} MB, opset {OPSET}, one file, any batch")
-    print(f"  {facts['backbone']}, weights {facts['weights']}")
-    print(f"  {INPUT_NAME} (batch, 3, {size}, {size}), {color}, mean {facts['mean']}, std {facts['std']}")
-    name = facts.get("output", OUTPUT_NAME)
-    print(f"  {name} (batch, {facts['embedding_size']}){f', {norm}' if name == OUTPUT_NAME else ''}")
-    print(f"  relative error against torch: {errors} (at most {arguments.tolerance:g})")
+    _print_report(report, arguments.tolerance)
     return 0
 
 

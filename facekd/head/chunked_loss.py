@@ -191,14 +191,7 @@ def chunked_losses(
             dtype = torch.promote_types(dtype, head.embedding_BD.dtype)
         shards = heads[0].shards
         plan.world = ALONE if shards is None else shards.world
-        # The chunk is sized so that its largest product, over the rows of all processes, has about CHUNK_ELEMENTS
-        # scores, but not so small that the overhead per chunk dominates.
-        rows = max(len(product.heads) for product in plan.products) * heads[0].embedding_BD.shape[0] * plan.world.size
-        if chunk_size is None:
-            chunk_size = max(256, CHUNK_ELEMENTS.get(device, CHUNK_ELEMENTS["cuda"]) // max(rows, 1))
-        if chunk_size < 1:
-            raise InputError(f"chunk_size = {chunk_size}: a chunk holds at least one class")
-        plan.chunk_size = min(chunk_size, plan.num_classes)
+        plan.chunk_size = _chunk_size(plan, heads[0].embedding_BD, chunk_size)
 
         # Embeddings: those of teachers are cut off from autograd. Normalising (B, D) rows and converting them from
         # half types is cheap, so autograd does it.
@@ -226,6 +219,21 @@ def chunked_losses(
             if teacher is None and index in by_norms:
                 losses[term] = losses[term] + _through_norms(heads[index], by_norms[index], losses[term], dtype)
         return tuple(loss_B.mean() for loss_B in losses)
+
+
+def _chunk_size(plan: Plan, embedding_BD: Tensor, given: int | None) -> int:
+    """Returns the classes per chunk: those given, or as many as suit the batch and the device.
+
+    Then its largest product, over the rows of all processes, has about CHUNK_ELEMENTS scores, but it is not so small
+    that the overhead per chunk dominates.
+    """
+    rows = max(len(product.heads) for product in plan.products) * len(embedding_BD) * plan.world.size
+    if given is None:
+        elements = CHUNK_ELEMENTS.get(embedding_BD.device.type, CHUNK_ELEMENTS["cuda"])
+        given = max(256, elements // max(rows, 1))
+    if given < 1:
+        raise InputError(f"chunk_size = {given}: a chunk holds at least one class")
+    return min(given, plan.num_classes)
 
 
 def _find_targets(

@@ -168,8 +168,7 @@ def fit(
         # Update the weights. All ranks agree there on whether to stop and whether to save.
         images_before = state.images_seen
         lr = learning_rate(config.schedule, images_before, total_images)
-        losses, gradient_norms, requested = train_step(state, batch, lr, requests)
-        *is_stopped_by, is_save_due = requested
+        losses, gradient_norms, (*is_stopped_by, is_save_due) = train_step(state, batch, lr, requests)
         state.losses_since_log.append(losses)
         is_last = state.images_seen >= total_images
 
