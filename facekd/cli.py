@@ -111,10 +111,9 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _without_plugins(verb: str, words: list[str]) -> list[str]:
     """Loads the plug-ins that the words name, for a verb that builds or opens models; returns the other words."""
-    is_asked = any(word.partition("=")[0] == "--plugin" for word in words)
-    if verb not in PLUGIN_VERBS or not (is_asked or os.environ.get("FACEKD_PLUGINS")) or {"-h", "--help"} & {*words}:
+    if verb not in PLUGIN_VERBS or {"-h", "--help"} & {*words}:
         return words
-    from facekd.plugins import take_plugins  # imports torch, in most cases
+    from facekd.plugins import take_plugins  # here, because most verbs take none
 
     return take_plugins(words)
 
