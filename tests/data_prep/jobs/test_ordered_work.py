@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -96,13 +97,10 @@ def test_a_process_that_is_killed_or_stopped_is_named(command: str, said: str, m
     assert not active_children()
 
 
-def fill_the_disk(path: str) -> None:
-    Path(path).write_bytes(b"0")
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
 def test_a_full_disk_met_by_a_worker_is_told_by_the_name_of_the_file() -> None:
-    with pytest.raises(OSError) as met, by_processes(fill_the_disk, ["/dev/full"], 2, end_with_pool) as results:
+    write = partial(Path.write_bytes, data=b"0")  # a fresh process can import this: it may not find the tests
+    with pytest.raises(OSError) as met, by_processes(write, [Path("/dev/full")], 2, end_with_pool) as results:
         next(results)
     assert met.value.filename == "/dev/full"
 
