@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from facekd.backbones.building import BACKBONES, build_backbone, check_backbone, fixed_embedding_size
     from facekd.backbones.counting import count_macs, count_parameters
     from facekd.backbones.folded_norms import fold_batch_norms
-    from facekd.backbones.folding import ProjectedBackbone, fold_projection
+    from facekd.backbones.folding import ProjectedBackbone, can_fold_projection, fold_projection
 
 # Imported at the first use of each: the config section in this folder is read without torch.
 __getattr__ = lazy_names(
@@ -19,6 +19,7 @@ __getattr__ = lazy_names(
         "Backbone": "facekd.backbones.backbone",
         "ProjectedBackbone": "facekd.backbones.folding",
         "build_backbone": "facekd.backbones.building",
+        "can_fold_projection": "facekd.backbones.folding",
         "check_backbone": "facekd.backbones.building",
         "count_macs": "facekd.backbones.counting",
         "count_parameters": "facekd.backbones.counting",
@@ -33,6 +34,7 @@ __all__ = [
     "Backbone",
     "ProjectedBackbone",
     "build_backbone",
+    "can_fold_projection",
     "check_backbone",
     "count_macs",
     "count_parameters",

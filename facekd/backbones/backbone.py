@@ -55,13 +55,17 @@ class ImageSizes:
 class Backbone(nn.Module):
     """Remembers how a backbone was built and checks its input.
 
-    Every subclass is built as `cls(name, embedding_size=D, image_size=S, width=w, dropout=p)`.
+    Every subclass is built as `cls(name, embedding_size=D, image_size=S, width=w, dropout=p)`, with what it names in
+    `options` besides.
 
     Attributes:
         image_sizes: the images it takes; here those of a network that halves the image four times.
         takes_width: whether `width` may differ from 1.
-        parts: names of its modules by part, `stem`, `stage1` and so on, in the order of the forward pass; empty where a
-            network is not divided.
+        options: which other arguments of `build_backbone` it takes: `drop_path`, `mask_ratio`.
+        parts: names of its modules (and of parameters of its own) by part, `stem`, `stage1` and so on, in the order of
+            the forward pass; empty where a network is not divided.
+        undecayed: names of parameters of its own, no bias and of no normalisation, that its authors do not decay, such
+            as position embeddings; any module may have this attribute.
         name: its key in `BACKBONES`, `"iresnet50"`.
         embedding_size: D, the width of the embedding.
         image_size: S, the side of the square input in pixels.
@@ -72,7 +76,9 @@ class Backbone(nn.Module):
         32, 16, "it halves the image four times", "use 112, or 64 for a small model"
     )
     takes_width: ClassVar[bool] = True
+    options: ClassVar[frozenset[str]] = frozenset()
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    undecayed: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, embedding_size: int, image_size: int, width: float) -> None:
         super().__init__()
@@ -131,6 +137,20 @@ def initialize_convolutions(network: nn.Module) -> None:
             height, width = module.kernel_size
             fan_out = height * width * module.out_channels // module.groups
             nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+
+
+def drop_path(branch: torch.Tensor, rate: float, training: bool) -> torch.Tensor:
+    """Leaves the residual branch out for some images of a batch (stochastic depth, Huang et al. 2016).
+
+    Args:
+        branch: (B, ...), to be added to the trunk. What stays is divided by 1 - rate, so that the mean is kept.
+        rate: probability of leaving an image's branch out, below 1.
+        training: False returns the branch as it is.
+    """
+    if not training or rate == 0:
+        return branch
+    kept = branch.new_empty((len(branch),) + (1,) * (branch.ndim - 1)).bernoulli_(1 - rate)
+    return branch * (kept / (1 - rate))
 
 
 def scale_channels(channels: int, width: float) -> int:

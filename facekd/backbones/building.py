@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from facekd.backbones.backbone import Backbone
 from facekd.backbones.cifar import CifarResNet, WideResNet
 from facekd.backbones.iresnet import IResNet
 from facekd.backbones.mobilefacenet import MobileFaceNet
 from facekd.backbones.torchvision_models import TORCHVISION_EMBEDDING_SIZES, TorchvisionBackbone
+from facekd.backbones.vit import VisionTransformer
 from facekd.commands.suggestions import nearest
 from facekd.errors import ModelError
 from facekd.utils.foreign import shown
@@ -23,6 +24,8 @@ BACKBONES: dict[str, type[Backbone]] = {
     "iresnet50": IResNet,
     "iresnet100": IResNet,
     "iresnet200": IResNet,
+    "vit_t": VisionTransformer,
+    "vit_s": VisionTransformer,
     "resnet20": CifarResNet,
     "resnet56": CifarResNet,
     "resnet8x4": CifarResNet,
@@ -34,7 +37,14 @@ BACKBONES: dict[str, type[Backbone]] = {
 
 
 def build_backbone(
-    name: str, *, embedding_size: int = 512, image_size: int = 112, width: float = 1.0, dropout: float = 0.0
+    name: str,
+    *,
+    embedding_size: int = 512,
+    image_size: int = 112,
+    width: float = 1.0,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+    mask_ratio: float = 0.0,
 ) -> Backbone:
     """Builds a backbone with fresh weights drawn from torch's global generator.
 
@@ -44,21 +54,41 @@ def build_backbone(
     Args:
         name: a key of `BACKBONES`.
         embedding_size: D; for a network without an embedding layer it must be `fixed_embedding_size(name, width)`.
-        image_size: S in pixels, one of the network's `image_sizes`: for face networks a multiple of 16 (112 as usual,
-            64 to train on a CPU), for CIFAR's a multiple of 4, for torchvision's 32 or more.
+        image_size: S in pixels, one of the network's `image_sizes`: for convolutional face networks a multiple of 16
+            (112 as usual, 64 to train on a CPU), for CIFAR's a multiple of 4, for torchvision's and vision transformers
+            32 or more.
         width: multiplies the channels of every layer, rounded to multiples of 8; 1 for torchvision's networks.
         dropout: probability of dropping a value before the embedding layer, or of the embedding if there is no such
             layer.
+        drop_path: probability of leaving out a residual branch, for networks with that among their `options`.
+        mask_ratio: share of the tokens that are left out in training, likewise.
 
     Raises:
         ModelError: an argument does not suit the network; the message names it and says what does.
     """
-    check_backbone(name, embedding_size=embedding_size, image_size=image_size, width=width, dropout=dropout)
+    sizes: dict[str, Any] = {
+        "embedding_size": embedding_size,
+        "image_size": image_size,
+        "width": width,
+        "dropout": dropout,
+    }
+    options = {"drop_path": drop_path, "mask_ratio": mask_ratio}
+    check_backbone(name, **sizes, **options)
     network = cast("Callable[..., Backbone]", BACKBONES[name])  # every subclass takes dropout as well
-    return network(name, embedding_size=embedding_size, image_size=image_size, width=width, dropout=dropout)
+    taken = {key: value for key, value in options.items() if key in network.options}
+    return network(name, **sizes, **taken)
 
 
-def check_backbone(name: str, *, embedding_size: int, image_size: int, width: float, dropout: float) -> None:
+def check_backbone(
+    name: str,
+    *,
+    embedding_size: int,
+    image_size: int,
+    width: float,
+    dropout: float,
+    drop_path: float = 0.0,
+    mask_ratio: float = 0.0,
+) -> None:
     """Checks the arguments of `build_backbone` without building, so that a config fails early.
 
     Raises:
@@ -70,14 +100,19 @@ def check_backbone(name: str, *, embedding_size: int, image_size: int, width: fl
         raise ModelError(f"backbone.name {shown(name)!r} is unknown: {hint}there are {', '.join(BACKBONES)}")
     if not (math.isfinite(width) and width > 0):
         raise ModelError(f"backbone.width must be a positive number, not {width}")
-    if not 0 <= dropout < 1:
-        raise ModelError(f"backbone.dropout must be in [0, 1), not {dropout}")
+    options = {"drop_path": drop_path, "mask_ratio": mask_ratio}
+    for key, share in ({"dropout": dropout} | options).items():
+        if not 0 <= share < 1:
+            raise ModelError(f"backbone.{key} must be in [0, 1), not {share}")
 
     # The other limits depend on the network; its class states them.
     network = BACKBONES[name]
     network.image_sizes.check(name, image_size)
     if width != 1 and not network.takes_width:
         raise ModelError(f"backbone.width = {width:g}: {name} comes in one width, so leave it at 1")
+    for key, share in options.items():
+        if share and key not in network.options:
+            raise ModelError(f"backbone.{key} = {share:g}: {name} has no {key}, so leave it at 0")
     fixed = fixed_embedding_size(name, width)
     if fixed is not None and embedding_size != fixed:
         raise ModelError(

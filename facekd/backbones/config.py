@@ -13,12 +13,15 @@ class BackboneConfig:
     """Selects the network that turns images into embeddings.
 
     Args:
-        name: `mobilefacenet` (1.0 M), `mobilefacenet_0.45g` (2.06 M, InsightFace's), or `iresnet18` .. `iresnet200`;
-            for classification, those of CIFAR papers, `resnet8x4`, `resnet32x4`, `resnet20`, `resnet56`, `wrn_16_2` and
-            `wrn_40_2`, or torchvision's `resnet50`, `mobilenet_v2` and others.
+        name: `mobilefacenet` (1.0 M), `mobilefacenet_0.45g` (2.06 M, InsightFace's), `iresnet18` .. `iresnet200`, or
+            InsightFace's vision transformers `vit_t` (19 M) and `vit_s` (76 M); for classification, those of CIFAR
+            papers, `resnet8x4`, `resnet32x4`, `resnet20`, `resnet56`, `wrn_16_2` and `wrn_40_2`, or torchvision's
+            `resnet50`, `mobilenet_v2` and others.
         embedding_size: numbers in an embedding; classification networks fix it.
         width: factor of the channels of every layer.
         dropout: probability of dropping a value before the embedding layer, or of the embedding if there is none.
+        drop_path: probability of leaving out a residual branch in training, for vision transformers.
+        mask_ratio: share of the image's patches that are left out in training, for vision transformers.
         weights: a checkpoint or the folder of a run to start from, what `facekd import` writes among them; by default
             the weights are fresh. A resumed run does not read it.
     """
@@ -27,6 +30,8 @@ class BackboneConfig:
     embedding_size: int = 512
     width: float = 1.0
     dropout: float = 0.0
+    drop_path: float = 0.0
+    mask_ratio: float = 0.0
     weights: str = path_field()
 
     @property

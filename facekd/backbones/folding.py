@@ -85,10 +85,23 @@ def fold_projection(backbone: Backbone, projection_ED: torch.Tensor, folded: Bac
 _NORM_NAMES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
+def can_fold_projection(backbone: Backbone) -> bool:
+    """Tells whether `fold_projection` takes this network: one that ends in a linear layer and a normalisation."""
+    return bool(_find_last_layers(backbone))
+
+
 def _last_layers(backbone: Backbone) -> tuple[str, str]:
     """Returns the names of the linear layer and the batch normalisation that a face network ends in."""
-    linears = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
-    norms = [name for name, module in backbone.named_modules() if isinstance(module, nn.BatchNorm1d)]
-    if len(linears) != 1 or len(norms) != 1:
-        raise ModelError(f"{backbone.name} does not end in one linear layer and one batch normalisation")
-    return linears[0], norms[0]
+    if found := _find_last_layers(backbone):
+        return found
+    raise ModelError(f"{backbone.name} does not end in a linear layer and a batch normalisation")
+
+
+def _find_last_layers(backbone: Backbone) -> tuple[str, str] | tuple[()]:
+    """Returns the names of the last two layers with parameters if they are those that can be folded into."""
+    layers = [item for item in backbone.named_modules() if next(item[1].parameters(recurse=False), None) is not None]
+    match layers[-2:]:
+        case [(first, nn.Linear() as linear), (second, nn.BatchNorm1d() as norm)]:
+            if linear.out_features == norm.num_features == backbone.embedding_size:
+                return first, second
+    return ()

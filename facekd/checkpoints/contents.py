@@ -36,6 +36,8 @@ class Architecture(_Name, total=False):
     image_size: int
     width: float
     dropout: float
+    drop_path: float
+    mask_ratio: float
 
 
 class _Head(TypedDict, total=False):

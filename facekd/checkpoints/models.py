@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from facekd.backbones import Backbone, ProjectedBackbone, fold_projection
+from facekd.backbones import Backbone, ProjectedBackbone, can_fold_projection, fold_projection
 from facekd.backbones.building import BACKBONES, build_backbone, fixed_embedding_size
 from facekd.checkpoints.checkpoint import read_checkpoint
 from facekd.checkpoints.contents import Checkpoint
@@ -102,7 +102,7 @@ def plan_backbone(architecture: Mapping[str, Any]) -> Backbone:
 def _with_projection(
     backbone: Backbone, architecture: Mapping[str, Any], projection: torch.Tensor, file: Path
 ) -> nn.Module:
-    """Folds a projection into the last layer of a backbone, or puts it behind one that has no embedding layer."""
+    """Folds a projection into the last layer of a backbone, or puts it behind one that has no such layer."""
     if not (projection.ndim == 2 and projection.is_floating_point() and 1 <= len(projection) <= LARGEST_EMBEDDING):
         raise CheckpointError(
             f"{file}: damaged: its projection is {_type_of(projection)} {tuple(projection.shape)}, expected numbers "
@@ -111,7 +111,7 @@ def _with_projection(
     layer = nn.Linear(projection.shape[1], len(projection), bias=False)
     layer.load_state_dict({"weight": projection})
     try:
-        if fixed_embedding_size(backbone.name) is None:
+        if fixed_embedding_size(backbone.name) is None and can_fold_projection(backbone):
             folded = build_backbone(**{**architecture, "embedding_size": len(projection)})
             return fold_projection(backbone, projection, folded)
         return ProjectedBackbone(backbone, layer)

@@ -7,6 +7,7 @@ and nothing is dropped in it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -35,7 +36,8 @@ def set_training_mode(state: TrainingState) -> None:
         return
     backbone.train(not is_head_warmup(state))
     for module in _modules(backbone, config.freeze):
-        module.eval()
+        if isinstance(module, nn.Module):
+            module.eval()
 
 
 def is_head_warmup(state: TrainingState) -> bool:
@@ -53,7 +55,7 @@ def drop_kept_gradients(state: TrainingState) -> None:
             parameter.grad = None
 
 
-def _modules(backbone: nn.Module, names: Sequence[str]) -> Iterator[nn.Module]:
+def _modules(backbone: nn.Module, names: Sequence[str]) -> Iterator[nn.Module | nn.Parameter]:
     for name in names:
         if name == "backbone":
             yield backbone
@@ -61,4 +63,4 @@ def _modules(backbone: nn.Module, names: Sequence[str]) -> Iterator[nn.Module]:
             yield from (module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._NormBase))
         else:
             assert isinstance(backbone, Backbone)
-            yield from (backbone.get_submodule(path) for path in backbone.parts[name])
+            yield from (attrgetter(path)(backbone) for path in backbone.parts[name])

@@ -33,8 +33,8 @@ def parameter_groups(
     Args:
         modules: modules by name, such as {"backbone": backbone, "head": classifier}, in the order of the groups.
         weight_decay: weight decay of every decayed parameter.
-        decay_norm_and_bias: False puts biases, normalisation layers and PReLU slopes in a group of their own, "<name>
-            (no decay)", with weight decay 0. True by default, see `OptimizerConfig`.
+        decay_norm_and_bias: False puts biases, normalisation layers, PReLU slopes and what modules name in `undecayed`
+            in a group of their own, "<name> (no decay)", with weight decay 0. True by default, see `OptimizerConfig`.
         lr_scales: factors of the learning rate by module name; 1 for modules that are not named.
 
     Returns:
@@ -198,4 +198,5 @@ _NORM_LAYERS = (
 
 
 def _is_norm_or_bias(owner: nn.Module, name: str, parameter: Tensor) -> bool:
-    return isinstance(owner, _NORM_LAYERS) or name == "bias" or parameter.ndim < 2
+    is_undecayed = name in getattr(owner, "undecayed", ())  # position embeddings, for example
+    return is_undecayed or isinstance(owner, _NORM_LAYERS) or name == "bias" or parameter.ndim < 2

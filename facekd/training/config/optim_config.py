@@ -20,8 +20,8 @@ class OptimizerConfig:
         betas: decay rates of the two moments of AdamW.
         eps: AdamW's constant in the denominator.
         weight_decay: coupled (added to the gradient) for SGD, decoupled for AdamW.
-        decay_norm_and_bias: also decay biases, normalisation layers and PReLU slopes. True by default because the
-            published face recipes, which our results are compared with, decay everything.
+        decay_norm_and_bias: also decay biases, normalisation layers, PReLU slopes and position embeddings. True by
+            default because the published face recipes, which our results are compared with, decay everything.
         implementation: torch's implementation. "fused" makes one pass over weight, gradient and momentum and needs no
             extra memory; "foreach" applies each operation to many tensors at once, "loop" to one tensor at a time.
             Their results differ by rounding.

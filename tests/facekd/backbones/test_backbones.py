@@ -18,6 +18,7 @@ SMALL = [
     ("mobilefacenet", 0.25),
     ("mobilefacenet_0.45g", 0.25),
     ("iresnet18", 0.125),
+    ("vit_t", 0.125),
 ]
 
 

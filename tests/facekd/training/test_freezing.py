@@ -49,6 +49,13 @@ def test_frozen_parts_stay_with_their_statistics(optimizer: str, tiny_config: Co
     assert any(name.startswith("conv_sep.") for name in names) and any(name.startswith("features.") for name in names)
 
 
+def test_a_frozen_stem_keeps_its_position_embeddings(tiny_config: Configure) -> None:
+    words = {"backbone__name": "vit_t", "backbone__mask_ratio": 0.2, "optimizer__name": "adamw"}
+    names = changed(tiny_config(freeze="[stem,stage4]", images=24, schedule__warmup_images=0, **words))
+    assert not any(name.startswith(("patch_embed", "pos_embed", "mask_token", "blocks.9")) for name in names)
+    assert any(name.startswith("blocks.8.") for name in names) and any(name.startswith("feature.") for name in names)
+
+
 def test_a_frozen_backbone_trains_the_classifier_alone(tiny_config: Configure, tmp_path: Path) -> None:
     config = tiny_config(freeze="[backbone]", images=36)
     assert changed(config) == set()
@@ -74,8 +81,8 @@ def test_the_parts_of_a_network_are_all_of_it(name: str) -> None:
     parts = [
         parameter
         for paths in network.parts.values()
-        for path in paths
-        for parameter in backbone.get_submodule(path).parameters()
+        for part in map(dict([*backbone.named_modules(), *backbone.named_parameters()]).__getitem__, paths)
+        for parameter in (part.parameters() if isinstance(part, nn.Module) else [part])
     ]
     assert sorted(map(id, parts)) == sorted(map(id, backbone.parameters()))
 
