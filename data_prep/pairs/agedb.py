@@ -38,7 +38,7 @@ def read_agedb_protocol(path: Path) -> PairList:
     # scipy parses .mat files in C, where a damaged one can crash the process.
     require_regular_file(path)
     path.stat()  # a missing file is the system's own error
-    rows = run_apart(__name__, "parse_protocol", str(path), "a protocol of AgeDB")
+    rows = run_apart(__name__, "parse_protocol", [str(path)], "a protocol of AgeDB")
     if not rows:
         raise DataError(f"{path}: holds no pairs: {STRUCTURE}")
     names = [(first, second) for first, second, _, _ in rows]

@@ -13,8 +13,11 @@ from facekd.data.datasets.class_counts import count_classes
 from facekd.data.datasets.record_pack import class_warnings
 from facekd.errors import DataError
 from facekd.files.reading import allow_open_files
+from facekd.utils.apart import run_apart
+from facekd.utils.foreign import reading
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "jpg", "bytes"), ("label", "labels", "identity", "id", "cls")
+FILES_AT_ONCE = 500  # that a process checks: their paths are words of a command
 
 
 class TableSource:
@@ -24,6 +27,7 @@ class TableSource:
         self.kind = f"{paths[0].suffix[1:]} table"
         # The columns must have the same names in all files.
         allow_open_files(len(paths), str(paths[0].parent))
+        _check_apart(paths)
         tables = [_open(path) for path in paths]
         images, labels = _columns(tables[0], paths[0])
         self._chunks: list[Any] = []
@@ -78,13 +82,50 @@ class TableSource:
         return self._chunks[chunk][image - (int(self._ends[chunk - 1]) if chunk else 0)].as_py()
 
 
-def _open(path: Path) -> Any:
+def _check_apart(paths: list[Path]) -> None:
+    """Has processes of their own read all of the files first: one flipped byte of an arrow file can crash pyarrow.
+
+    Raises:
+        DataError: a file is damaged; it is named.
+    """
+    _import_pyarrow(paths[0])
+    for start in range(0, len(paths), FILES_AT_ONCE):
+        group = paths[start : start + FILES_AT_ONCE]
+        size = sum(path.stat().st_size for path in group)
+        try:
+            run_apart(__name__, "check_tables", [str(path) for path in group], f"a {group[0].suffix[1:]} table", size)
+        except DataError:
+            # Which of them was it?
+            for path in group if len(group) > 1 else ():
+                _check_apart([path])
+            raise
+
+
+def check_tables(*files: str) -> None:
+    """Reads all values of tables, and checks the offsets inside; called in a process of its own.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    for file in files:
+        path = Path(file)
+        table = _open(path)
+        with reading(path, f"a {path.suffix[1:]} table"):
+            table.validate(full=True)
+
+
+def _import_pyarrow(path: Path) -> Any:
     try:
-        import pyarrow  # pyright: ignore[reportMissingImports]
-        import pyarrow.parquet  # pyright: ignore[reportMissingImports]
+        import pyarrow
+        import pyarrow.parquet
     except ImportError:
         raise DataError(f"{path}: reading it needs pyarrow: pip install 'facekd[parquet]'") from None
-    try:
+    return pyarrow
+
+
+def _open(path: Path) -> Any:
+    pyarrow = _import_pyarrow(path)
+    with reading(path, f"a {path.suffix[1:]} table"):
         if path.suffix == ".parquet":
             return pyarrow.parquet.read_table(path, memory_map=True)
         mapped = pyarrow.memory_map(str(path))
@@ -93,8 +134,6 @@ def _open(path: Path) -> Any:
         except pyarrow.ArrowInvalid:  # the caches of hubs hold streams
             mapped.seek(0)
             return pyarrow.ipc.open_stream(mapped).read_all()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: is not a complete {path.suffix[1:]} file: {error}") from error
 
 
 def _columns(table: Any, path: Path) -> tuple[str, str]:

@@ -12,6 +12,7 @@ import os
 import simplejpeg
 
 from facekd.errors import ImageError
+from facekd.images.heif import is_heif, register_heic
 from facekd.images.jpeg import JPEG_START
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -50,6 +51,8 @@ def _announced_size(data: bytes | bytearray | memoryview) -> tuple[int, int]:
     # Other formats are rare; Pillow, which torchvision needs, reads their headers.
     from PIL import Image
 
+    if is_heif(data):
+        register_heic()
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.size

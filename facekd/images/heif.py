@@ -52,7 +52,7 @@ def decode_heif(data: bytes | bytearray | memoryview, exif: bool = True) -> NDAr
         raise ImageError(f"it is a HEIC or AVIF image, which can be read after {REMEDY}")
     from PIL import Image, ImageOps
 
-    _register_heic()
+    register_heic()
     try:
         with Image.open(io.BytesIO(data)) as image:
             upright = ImageOps.exif_transpose(image) if exif else image
@@ -62,8 +62,9 @@ def decode_heif(data: bytes | bytearray | memoryview, exif: bool = True) -> NDAr
 
 
 @cache
-def _register_heic() -> None:
+def register_heic() -> None:
+    """Lets Pillow read HEIC, if the package for it is installed."""
     if HAS_HEIC:
-        import pillow_heif  # pyright: ignore[reportMissingImports]
+        import pillow_heif
 
         pillow_heif.register_heif_opener()

@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from facekd.errors import DataError
 from facekd.utils.processes import describe_end
 
 MEGABYTES, SECONDS, SECONDS_IN_ALL = 4096, 120, 600
+# For large files there are, besides, four bytes of memory a byte of theirs, and a second for every 20 MB.
+MEMORY_BY_SIZE, BYTES_A_SECOND = 4, 20_000_000
 CODE = """
 import importlib, json, resource, sys
 module, name, megabytes, seconds = sys.argv[1:5]
@@ -27,30 +30,38 @@ print(json.dumps(result))
 """
 
 
-def run_apart(module: str, name: str, path: str, expected: str) -> Any:
-    """Calls a function that reads a file in another process; returns its result, which goes through JSON.
+def run_apart(module: str, name: str, paths: Sequence[str], expected: str, size: int = 0) -> Any:
+    """Calls a function that reads files in another process; returns its result, which goes through JSON.
 
-    Not through a pickle, because the file may have taken over the process that parsed it.
+    Not through a pickle, because a file may have taken over the process that parsed it.
 
     Args:
-        module, name: where the function is, and its name; it takes the path, as text.
-        path: the file.
-        expected: what the file should be, for the message.
+        module, name: where the function is, and its name; it takes the paths, as text.
+        paths: the files; messages name the first.
+        expected: what a file should be, for the message.
+        size: their bytes, if they may be large: the limits grow with it.
 
     Raises:
         DataError: the function raised a FacekdError, or its process crashed or went beyond its limits.
     """
-    command = [sys.executable, "-c", CODE, module, name, str(MEGABYTES), str(SECONDS), path]
+    path, more_seconds = paths[0], size // BYTES_A_SECOND
+    limits = (str(MEGABYTES + (MEMORY_BY_SIZE * size >> 20)), str(SECONDS + more_seconds))
+    command = [sys.executable, "-c", CODE, module, name, *limits, *paths]
     # Threads of a linear algebra library would only reserve memory.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=SECONDS_IN_ALL
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=SECONDS_IN_ALL + 5 * more_seconds,
         )
     except subprocess.TimeoutExpired as error:
         raise DataError(
-            f"{path}: cannot be read as {expected}: its parser has not ended after {SECONDS_IN_ALL} s, as if it were "
-            "stopped or the disk did not answer; run the same command again"
+            f"{path}: cannot be read as {expected}: its parser has not ended after {error.timeout:.0f} s, "
+            "as if it were stopped or the disk did not answer; run the same command again"
         ) from error
     try:
         result = json.loads(done.stdout)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from facekd.cli import main
 from facekd.errors import ImageError
-from facekd.images import heif
+from facekd.images import announced_size, heif
 from facekd.images.decoding import decode_rgb
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -55,6 +55,27 @@ def test_an_avif_is_turned_upright_unless_asked_not_to() -> None:
     assert np.abs(decode_rgb(content, exif=False).astype(int) - stored).max() <= 16
     with pytest.raises(ImageError, match="do not decode as a HEIC or AVIF image"):
         decode_rgb(content[:100])
+
+
+@pytest.mark.skipif(not heif.HAS_HEIC, reason="pillow-heif is not installed")
+def test_a_heic_as_phones_write_it_is_decoded_upright_and_a_damaged_one_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heif.register_heic()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, which a HEIC states beside its EXIF
+    image, stream = Image.fromarray(np.ascontiguousarray(np.rot90(picture(64, 48)))), io.BytesIO()
+    image.info["exif"] = exif.tobytes()
+    image.save(stream, "HEIF", quality=95)
+    content = stream.getvalue()
+    assert content[8:12] == b"heic" and b"irot" in content
+    assert np.abs(decode_rgb(content).astype(int) - picture(64, 48)).mean() <= 4
+    with pytest.raises(ImageError, match="do not decode as a HEIC or AVIF image"):
+        decode_rgb(content[:200])
+    # A file's size is known before it is decoded.
+    monkeypatch.setattr(announced_size, "MAX_PIXELS", 3000)
+    with pytest.raises(ImageError, match="announce 64 x 48 pixels, and at most 3,000 are read"):
+        decode_rgb(content)
 
 
 @pytest.mark.skipif(heif.HAS_HEIC, reason="pillow-heif is installed")

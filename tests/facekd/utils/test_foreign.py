@@ -79,7 +79,7 @@ def tell(path): return {"path": path}
 def test_a_parser_that_crashes_or_hoards_ends_in_a_sentence(tmp_path: Path, monkeypatch):
     (tmp_path / "parsers_for_a_test.py").write_text(CRASHES)
     monkeypatch.syspath_prepend(str(tmp_path))
-    call = lambda name: run_apart("parsers_for_a_test", name, "f.mat", "a protocol")  # noqa: E731
+    call = lambda name: run_apart("parsers_for_a_test", name, ["f.mat"], "a protocol")  # noqa: E731
     assert call("tell") == json.loads('{"path": "f.mat"}')
     with pytest.raises(DataError, match=r"f\.mat: cannot be read as a protocol: its parser was ended by SIGSEGV"):
         call("crash")

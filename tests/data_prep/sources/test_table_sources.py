@@ -1,0 +1,106 @@
+"""Reads Parquet and arrow tables: labels in two forms, and files that are damaged or of another kind."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_prep.sources.table_sources import TableSource
+from facekd.errors import DataError
+
+pyarrow = pytest.importorskip("pyarrow", reason="reading tables needs the optional package pyarrow")
+
+
+def write(path: Path, columns: dict[str, list[Any]]) -> Path:
+    import pyarrow.parquet
+
+    table = pyarrow.table(columns)
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(table, path, row_group_size=2)
+    else:
+        with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=2)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_rows_keep_their_order_over_chunks_and_names_are_numbered_in_sorted_order(tmp_path: Path, suffix: str) -> None:
+    images = [bytes([number]) * 3 for number in range(5)]
+    first = write(tmp_path / f"a{suffix}", {"img": images[:3], "identity": ["bob", "ada", "cy"]})
+    second = write(tmp_path / f"b{suffix}", {"img": images[3:], "identity": ["ada", "bob"]})
+    source = TableSource([first, second])
+    assert [source.read(row) for row in range(5)] == images
+    assert source.labels.tolist() == [1, 0, 2, 0, 1] and source.num_classes == 3
+    assert source.labels.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"image": [b"a"], "name": [1]}, "expected images (image, img, jpg, bytes) and labels (label, labels,"),
+        ({"image": [b"a", b"b"], "label": [1, None]}, "row 1 has no label"),
+        ({"image": [b"a"], "label": [2**54]}, "labels are whole numbers from 0 to"),
+        ({"image": pyarrow.array([], pyarrow.binary()), "label": pyarrow.array([], pyarrow.int64())}, "holds no rows"),
+    ],
+)
+def test_a_table_of_another_kind_is_named_with_what_was_expected(
+    tmp_path: Path, columns: dict[str, list[Any]], said: str
+) -> None:
+    path = write(tmp_path / "a.parquet", columns)
+    with pytest.raises(DataError) as refused:
+        TableSource([path])
+    assert str(refused.value).startswith(str(path)) and said in str(refused.value)
+
+
+def test_tables_of_one_set_have_the_same_columns(tmp_path: Path) -> None:
+    paths = [write(tmp_path / f"{name}.parquet", {name: [b"a"], "label": [0]}) for name in ("image", "jpg")]
+    with pytest.raises(
+        DataError, match=r"jpg\.parquet: has columns \['jpg', 'label'\], but .*image\.parquet has image"
+    ):
+        TableSource(paths)
+
+
+def test_a_row_without_bytes_of_an_image_is_named(tmp_path: Path) -> None:
+    source = TableSource([write(tmp_path / "a.parquet", {"image": ["a.jpg", "b.jpg"], "label": [0, 1]})])
+    with pytest.raises(DataError, match=r"a\.parquet: row 1 holds no bytes of an image, only b\.jpg"):
+        source.read(1)
+
+
+def test_a_damaged_file_ends_in_a_sentence_with_its_name_although_it_crashes_the_parser(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole.arrow", {"image": [b"x"], "label": [0]})
+    content = bytearray(whole.read_bytes())
+    content[-25] = 8  # pyarrow 26 reads a null pointer
+    damaged = tmp_path / "damaged.arrow"
+    damaged.write_bytes(content)
+    with pytest.raises(DataError, match=r"damaged\.arrow: "):
+        TableSource([whole, damaged])
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_a_file_that_is_cut_is_named(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"a{suffix}", {"image": [b"a" * 500] * 4, "label": [0, 1, 0, 1]})
+    path.write_bytes(path.read_bytes()[:-700])
+    with pytest.raises(DataError, match=f"a{suffix}: "):
+        TableSource([path])
+
+
+@pytest.mark.slow
+def test_flipped_bytes_are_read_or_refused(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    for number in range(20):
+        path = write(
+            tmp_path / f"a{number}{rng.choice(['.parquet', '.arrow'])}", {"image": [b"ab"] * 4, "label": [0] * 4}
+        )
+        content = bytearray(path.read_bytes())
+        for _ in range(3):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        path.write_bytes(content)
+        try:
+            source = TableSource([path])
+            assert len([source.read(row) for row in range(len(source.labels))]) == len(source.labels)
+        except DataError as refused:
+            assert path.name in str(refused)
