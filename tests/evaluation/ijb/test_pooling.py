@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evaluation.ijb import pooling as module
 from evaluation.ijb.pooling import PRESETS, Faces, Pooling, UselessEmbeddingsError, all_poolings, pool_templates
@@ -95,6 +100,29 @@ def test_half_precision_that_overflowed_is_noticed(tmp_path):
     layout.plain[2] *= 1e6
     with np.errstate(over="ignore"), pytest.raises(UselessEmbeddingsError, match="row 2"):
         pool(layout, tmp_path, [Pooling()], np.float16)
+
+
+@settings(max_examples=20, deadline=None)
+@given(exponents=st.lists(st.integers(-30, 13), min_size=1, max_size=8), seed=st.integers(0, 99))
+def test_half_precision_gives_the_exact_templates_down_to_denormals_or_names_the_rows(
+    exponents: list[int], seed: int
+) -> None:
+    """The same float16 values in loops of float64 are the truth; what float16 turned into zeros or infinities is told."""
+    layout = make_layout(seed)
+    scales = np.resize(2.0 ** np.array(exponents), len(layout.names))[:, None]
+    with np.errstate(over="ignore", under="ignore"):
+        plain, mirrored = ((side * scales).astype(np.float16) for side in (layout.plain, layout.mirrored))
+    layout.plain, layout.mirrored = plain.astype(np.float64), mirrored.astype(np.float64)
+    useless = [~side.any(1) | ~np.isfinite(side).all(1) for side in (layout.plain, layout.mirrored)]
+    with tempfile.TemporaryDirectory() as root:
+        if (useless[0] | useless[1]).any():
+            with np.errstate(over="ignore"), pytest.raises(UselessEmbeddingsError) as raised:
+                pool(layout, Path(root), [Pooling()], np.float16)
+            assert raised.value.images.tolist() == np.flatnonzero(useless[0] | useless[1]).tolist()
+            return
+        ids, (found,) = pool(layout, Path(root), [Pooling()], np.float16)
+    naive = naive_templates(layout, True, True, True)
+    np.testing.assert_allclose(found, [naive[int(template)] for template in ids], atol=1e-12)
 
 
 def test_a_template_without_direction_is_named(tmp_path):

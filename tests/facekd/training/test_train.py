@@ -321,6 +321,31 @@ def test_a_scaled_loss_trains_as_a_plain_one(tiny_config: Configure) -> None:
     np.testing.assert_allclose(results[0], results[1], rtol=1e-4)
 
 
+def test_a_skipped_update_leaves_no_trace_in_the_steps_after_it(tiny_config: Configure) -> None:
+    """The optimizer, its momentum and the clock go on as if the images of that step had had no gradient."""
+    ends = []
+    for overflows in (True, False):
+        config = tiny_config(batch_size_per_rank=6)
+        state = state_with_scaler(config, 2.0**10)
+        if not overflows:
+            state.scaler = torch.amp.GradScaler("cpu", enabled=False)
+        for number, batch in zip(range(4), make_run_loader(state), strict=False):
+            if number != 1:
+                train_step(state, batch, 0.05)
+            elif overflows:
+                weight = state.recognizer.head.weight
+                hook = weight.register_hook(lambda gradient: gradient * math.inf)
+                train_step(state, batch, 0.05)
+                hook.remove()
+                assert state.scaler.get_scale() == 2.0**9
+            else:
+                state.images_seen += config.global_batch_size
+        ends.append([value.detach() for value in state.recognizer.parameters()])
+        assert state.images_seen == 4 * config.global_batch_size
+    for skipped, plain in zip(*ends, strict=True):
+        torch.testing.assert_close(skipped, plain, rtol=1e-4, atol=1e-6)
+
+
 def test_a_resumed_run_keeps_the_scale_that_fell(tiny_config: Configure) -> None:
     config = tiny_config(batch_size_per_rank=6)
     state = state_with_scaler(config, 2.0**127)
