@@ -107,7 +107,7 @@ def test_half_precision_that_overflowed_is_noticed(tmp_path):
 def test_half_precision_gives_the_exact_templates_down_to_denormals_or_names_the_rows(
     exponents: list[int], seed: int
 ) -> None:
-    """The same float16 values in loops of float64 are the truth; what float16 turned into zeros or infinities is told."""
+    """The same float16 values in loops of float64 are the truth; rows of zeros or infinities are told."""
     layout = make_layout(seed)
     scales = np.resize(2.0 ** np.array(exponents), len(layout.names))[:, None]
     with np.errstate(over="ignore", under="ignore"):
