@@ -150,8 +150,8 @@ class RecordSource:
         self.pack = pack
         self.labels = pack.labels()
         self.num_classes = pack.num_classes
-        self.warnings = pack.warnings
-        self._names = _names_of(pack)
+        self._names, misfits = _names_of(pack)
+        self.warnings = [*pack.warnings, *misfits]
 
     def class_warnings(self) -> list[str]:
         return self.pack.class_warnings()
@@ -179,6 +179,7 @@ class ListLabelledSource(RecordSource):
         super().__init__(pack)
         self.kind = f"{self.kind}, labels from {list_path}"
         self.labels, self._names = labels_from_key_list(pack, list_path)
+        self.warnings = pack.warnings  # what the `.lst` says is not used
         self.num_classes = int(self.labels.max()) + 1
         self._list_path = list_path
 
@@ -198,8 +199,9 @@ class ShardSource:
         self.records = records
         self.labels = records.labels()
         self.num_classes = records.num_classes
-        self.warnings = records.warnings
-        self._names = [_names_of(pack) for pack in records.packs]
+        named = [_names_of(pack) for pack in records.packs]
+        self._names = [names for names, _ in named]
+        self.warnings = [*records.warnings, *(misfit for _, misfits in named for misfit in misfits)]
 
     def class_warnings(self) -> list[str]:
         return self.records.class_warnings()
@@ -299,11 +301,14 @@ def _files_of(pack: RecordPack) -> list[Path]:
     return [rec, rec.with_suffix(".idx"), rec.with_suffix(".lst")]
 
 
-def _names_of(pack: RecordPack) -> list[str]:
+def _names_of(pack: RecordPack) -> tuple[list[str], list[str]]:
+    """Returns names of a pack's images from the `.lst` beside it, and a warning if there is one that does not fit."""
     try:
-        return names_from_lst(pack, pack.reader.rec_path.with_suffix(".lst"))
-    except (FileNotFoundError, DataError):
-        return []
+        return names_from_lst(pack, pack.reader.rec_path.with_suffix(".lst")), []
+    except FileNotFoundError:
+        return [], []
+    except DataError as misfit:
+        return [], [f"{misfit}; so its names are not used, and images are named by label and number"]
 
 
 def default_name(label: int, number: int, suffix: str) -> str:

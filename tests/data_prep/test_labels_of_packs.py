@@ -167,3 +167,14 @@ def test_pack_says_what_a_list_holds(tmp_path: Path, run: Run, write_records: Wr
     lst.write_text(f"1\t{names[0]}\t9007199254740993\n")
     status, _, err = run(pack_records.main, lst, tmp_path / "huge", "--size", 32, "--renumber")
     assert status == 2 and "labels are whole numbers from 0 to 9007199254740991" in err
+
+
+def test_convert_says_that_a_list_does_not_fit_its_pack_and_names_images_itself(
+    tmp_path: Path, run: Run, write_records: Write
+) -> None:
+    pack = write_records(tmp_path / "pack", [(key, key // 3, key) for key in range(6)])
+    (pack / "train.lst").write_text("0\t0\tada/1.jpg\n1\t0\tada/2.jpg\n")
+    status, out, err = run(convert_records.main, pack, tmp_path / "out", "--layout", "im2rec")
+    assert status == 0 and "6 images of 2 identities" in out
+    assert "train.lst lists 2 images and the pack has 6; so its names are not used" in err
+    assert "ada" not in (tmp_path / "out" / "train.lst").read_text()
