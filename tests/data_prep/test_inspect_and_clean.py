@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 from data_prep import clean_records, inspect_records, pack_records
@@ -213,6 +214,66 @@ def test_unclear_questions_are_refused(
     assert message in capsys.readouterr().err
 
 
+def write_pooling_model(path: Path) -> None:
+    """Writes an ONNX whose embedding is the image averaged over tiles of 14 pixels: 192 values."""
+    shapes = {"images": ["batch", 3, 112, 112], "embedding": ["batch", 192]}
+    images, embedding = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in shapes.items())
+    nodes = [
+        onnx.helper.make_node("AveragePool", ["images"], ["tiles"], kernel_shape=[14, 14], strides=[14, 14]),
+        onnx.helper.make_node("Flatten", ["tiles"], ["embedding"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "pooling", [images], [embedding])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+
+
+def test_a_model_finds_a_wrong_label_and_a_person_of_the_evaluation_beside_an_image_that_does_not_decode(
+    tmp_path: Path, run: Run
+) -> None:
+    def photo(person: int, number: int) -> bytes:
+        noise = np.random.default_rng(1000 * person + number).normal(0, 20, (112, 112, 3))
+        return cv2.imencode(".jpg", np.clip(picture(person) + noise, 0, 255).astype(np.uint8))[1].tobytes()
+
+    faces = tmp_path / "faces"
+    for label in range(8):
+        (faces / f"p{label}").mkdir(parents=True)
+        for number in range(5):
+            shown = 6 if (label, number) == (2, 1) else label
+            (faces / f"p{label}" / f"{number}.jpg").write_bytes(photo(shown, number))
+    assert run(pack_records.main, faces, tmp_path / "pack")[0] == 0
+    rec = bytearray((tmp_path / "pack" / "train.rec").read_bytes())
+    start = rec.find(b"\xff\xd8", len(rec) // 2)
+    rec[start + 2 : start + 60] = bytes(58)
+    (tmp_path / "pack" / "train.rec").write_bytes(rec)
+    guests = [photo(person, 9) for person in (100, 101, 3, 3, 102, 103)]
+    write_pair_pack(tmp_path / "eval.bin", guests, [False, True, False])
+    write_pooling_model(tmp_path / "model.onnx")
+    status, text, _ = run(
+        inspect_records.main, tmp_path / "pack", "--lists", tmp_path / "lists", "--model", tmp_path / "model.onnx",
+        "--against", tmp_path / "eval.bin",
+    )  # fmt: skip
+    assert status == 0 and "1 of 40 images looked at are unusable" in text
+    assert (tmp_path / "lists" / "outliers.tsv").read_text().splitlines()[-1].split("\t")[:3] == ["drop", "12", "2"]
+    rows = [line for line in (tmp_path / "lists" / "overlap.tsv").read_text().splitlines() if line[0] != "#"]
+    overlap = rows[0].split("\t")
+    assert overlap[:3] == ["drop-identity", "3", "2"] and overlap[4] == "2,3"
+    # With embeddings made elsewhere there is nothing to embed the evaluation with.
+    np.save(tmp_path / "pack.npy", faces_of(np.repeat(np.arange(8), 5), 0))
+    status, _, err = run(
+        inspect_records.main, tmp_path / "pack", "--lists", tmp_path / "lists", "--embeddings", tmp_path / "pack.npy",
+        "--against", tmp_path / "eval.bin",
+    )  # fmt: skip
+    assert status == 2 and "--against needs --model, or --against-embeddings beside --embeddings" in err
+
+
+def test_without_one_clear_identity_the_limit_for_strangers_is_asked_for() -> None:
+    labels = np.repeat(np.arange(2), 4)
+    found = find_centres(np.tile(faces_of(np.zeros(1, np.int64), 0), (8, 1)), labels)  # two labels of one person
+    with pytest.raises(DataError, match=r"no identity is clear enough .* give the limit by hand"):
+        find_overlap(found, faces_of(labels, 1))
+    assert len(find_overlap(found, faces_of(np.zeros(3, np.int64), 1), 0.5)[0]) == 1
+
+
 def test_embeddings_of_another_length_are_refused(faulty: tuple[Path, np.ndarray], tmp_path: Path, run: Run) -> None:
     pack, _ = faulty
     np.save(tmp_path / "short.npy", np.zeros((5, 8), np.float32))
@@ -221,3 +282,8 @@ def test_embeddings_of_another_length_are_refused(faulty: tuple[Path, np.ndarray
     (tmp_path / "text.npy").write_text("no array")
     status, _, err = run(inspect_records.main, pack, "--lists", tmp_path / "l", "--embeddings", tmp_path / "text.npy")
     assert status == 2 and "text.npy" in err
+    huge = faces_of(np.arange(120), 0)
+    huge[[4, 8]] = 1e300
+    np.save(tmp_path / "huge.npy", huge)
+    status, _, err = run(inspect_records.main, pack, "--lists", tmp_path / "l", "--embeddings", tmp_path / "huge.npy")
+    assert status == 2 and "huge.npy: the embeddings of 2 images are not finite, first row 4" in err

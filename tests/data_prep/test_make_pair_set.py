@@ -264,6 +264,20 @@ def test_drawing_can_use_up_every_pair_and_says_when_there_are_no_more() -> None
         sample_pairs(np.repeat(np.arange(2), 5), 4, 2, 0)
 
 
+def test_a_person_of_thousands_of_images_gives_distinct_pairs_without_listing_all() -> None:
+    labels = np.array([0] * 3000 + [1] * 3 + [2, 3])
+    pairs, is_same, _ = sample_pairs(labels, 12, 2, 0)
+    assert len({frozenset(pair) for pair in pairs.tolist()}) == 12 and is_same.sum() == 6
+    assert ((labels[pairs[:, 0]] == labels[pairs[:, 1]]) == is_same).all()
+
+
+def test_all_pairs_need_as_many_of_each_kind_as_folds() -> None:
+    with pytest.raises(DataError, match="only 1 genuine pairs for 2 folds"):
+        all_pairs(np.array([0, 0, 1]), 2, 0)
+    with pytest.raises(DataError, match="only 0 impostor pairs for 2 folds"):
+        all_pairs(np.zeros(4, np.int64), 2, 0)
+
+
 def test_all_pairs_of_a_small_set() -> None:
     labels = np.array([0, 1, 0, 2, 1, 0])
     pairs, is_same, fold_of = all_pairs(labels, 2, 0)
