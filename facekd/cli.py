@@ -49,7 +49,7 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
         "distill": ("facekd.training.distill", "train a student from a teacher"),
         "cache-teacher": ("facekd.teacher.cache_teacher", "embed a training set once, to distil faster"),
         "rebuild-head": ("facekd.teacher.rebuild_head", "a classifier for a teacher that has none"),
-        "import": ("facekd.checkpoints.import_insightface", "InsightFace's weights -> a checkpoint"),
+        "import": ("facekd.importing.import_weights", "weights of other trainers -> a checkpoint"),
     },
     "Export and evaluate": {
         "export": ("facekd.export.export_onnx", "a checkpoint -> ONNX, checked against torch"),

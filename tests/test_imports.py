@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("facekd.embedder",),
     ("facekd.teacher", "facekd.export"),
     ("facekd.training",),
-    ("facekd.experiments",),
+    ("facekd.experiments", "facekd.importing"),
     ("evaluation", "data_prep"),
     ("facekd.cli",),
     ("facekd.__main__",),

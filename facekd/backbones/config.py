@@ -13,9 +13,10 @@ class BackboneConfig:
     """Selects the network that turns images into embeddings.
 
     Args:
-        name: `mobilefacenet` (1.0 M), `mobilefacenet_0.45g` (2.06 M, InsightFace's), `iresnet18` .. `iresnet200`, or
-            InsightFace's vision transformers `vit_t` (19 M) and `vit_s` (76 M); for classification, those of CIFAR
-            papers, `resnet8x4`, `resnet32x4`, `resnet20`, `resnet56`, `wrn_16_2` and `wrn_40_2`, or torchvision's
+        name: `mobilefacenet` (1.0 M), `mobilefacenet_0.45g` (2.06 M, InsightFace's), `mobilefacenet_large` (6.31 M),
+            `iresnet18` .. `iresnet200`, AdaFace's `ir_18`, `ir_34`, `ir_50` and `ir_101`, or InsightFace's vision
+            transformers `vit_t` (19 M) and `vit_s` (76 M); for classification, those of CIFAR papers,
+            `resnet8x4`, `resnet32x4`, `resnet20`, `resnet56`, `wrn_16_2` and `wrn_40_2`, or torchvision's
             `resnet50`, `mobilenet_v2` and others.
         embedding_size: numbers in an embedding; classification networks fix it.
         width: factor of the channels of every layer.

@@ -5,6 +5,10 @@ order of Han et al. 2017): BN - conv - BN - PReLU - conv - BN, with no activatio
 the full resolution, and an embedding layer FC - BN on the flattened 7 x 7 map instead of global pooling.
 
 Modules carry the names used by InsightFace's released PyTorch weights, so that those state dicts load by name.
+
+`ir_18` to `ir_101` are the networks of AdaFace and CVLface, which differ in two places: the first unit has no
+convolution in its shortcut, because it does not change the number of channels, and the last normalisation learns
+nothing.
 """
 
 from __future__ import annotations
@@ -25,15 +29,24 @@ IRESNET_UNITS = {
     "iresnet50": (3, 4, 14, 3),
     "iresnet100": (3, 13, 30, 3),
     "iresnet200": (6, 26, 60, 6),
+    "ir_18": (2, 2, 2, 2),
+    "ir_34": (3, 4, 6, 3),
+    "ir_50": (3, 4, 14, 3),
+    "ir_101": (3, 13, 30, 3),
 }
+PLAIN_SHORTCUTS = ("ir_18", "ir_34", "ir_50", "ir_101")
 
 
 class ResidualUnit(nn.Module):
-    """BN - conv 3x3 - BN - PReLU - conv 3x3 (strided) - BN, plus the shortcut."""
+    """BN - conv 3x3 - BN - PReLU - conv 3x3 (strided) - BN, plus the shortcut.
+
+    Where the sizes of input and output differ, the shortcut is a strided 1x1 convolution and a normalisation; a plain
+    one takes every second row and column instead, which needs as many channels behind the unit as before it.
+    """
 
     norm_after: ClassVar = {"conv1": "bn2", "conv2": "bn3"}  # for `fold_batch_norms`
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, is_plain: bool = False) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
@@ -42,7 +55,9 @@ class ResidualUnit(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.downsample = None
-        if stride != 1 or in_channels != out_channels:
+        if is_plain and in_channels == out_channels:
+            self.downsample = nn.MaxPool2d(1, stride)
+        elif stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
             )
@@ -83,14 +98,15 @@ class IResNet(Backbone):
     ) -> None:
         super().__init__(name, embedding_size, image_size, width)
         channels, units = [scale_channels(c, width) for c in STAGE_CHANNELS], IRESNET_UNITS[name]
+        is_plain = name in PLAIN_SHORTCUTS
         # A stem at full resolution, and four stages that halve the map.
         self.conv1 = nn.Conv2d(3, channels[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.prelu = PReLU(channels[0])
-        self.layer1 = _make_stage(channels[0], channels[0], units[0])
-        self.layer2 = _make_stage(channels[0], channels[1], units[1])
-        self.layer3 = _make_stage(channels[1], channels[2], units[2])
-        self.layer4 = _make_stage(channels[2], channels[3], units[3])
+        self.layer1 = _make_stage(channels[0], channels[0], units[0], is_plain)
+        self.layer2 = _make_stage(channels[0], channels[1], units[1], is_plain)
+        self.layer3 = _make_stage(channels[1], channels[2], units[2], is_plain)
+        self.layer4 = _make_stage(channels[2], channels[3], units[3], is_plain)
         # The last map, flattened, to the embedding.
         self.bn2 = nn.BatchNorm2d(channels[3])
         self.dropout = nn.Dropout(dropout)
@@ -98,6 +114,7 @@ class IResNet(Backbone):
         self.features = nn.BatchNorm1d(embedding_size)
         # The gain of each dimension stays 1: training could otherwise stretch the axes that the cosine compares.
         self.features.weight.requires_grad_(False)
+        self.features.bias.requires_grad_(not is_plain)
         initialize_convolutions(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -110,6 +127,6 @@ class IResNet(Backbone):
             return self.features(self.fc(x.to(self.fc.weight.dtype)))
 
 
-def _make_stage(in_channels: int, out_channels: int, units: int) -> nn.Sequential:
-    first = ResidualUnit(in_channels, out_channels, stride=2)
+def _make_stage(in_channels: int, out_channels: int, units: int, is_plain: bool) -> nn.Sequential:
+    first = ResidualUnit(in_channels, out_channels, stride=2, is_plain=is_plain)
     return nn.Sequential(first, *(ResidualUnit(out_channels, out_channels, stride=1) for _ in range(units - 1)))

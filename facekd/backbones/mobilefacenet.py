@@ -1,18 +1,20 @@
 """Defines MobileFaceNet: inverted residual units, and a depthwise convolution of the whole map instead of pooling.
 
-Two networks go by this name; both are built from one table of layers:
+Three networks go by this name; all are built from one table of layers:
 
 - `mobilefacenet`: Chen et al. 2018, table 1. Units run at 64 and 128 channels, expanded 2 or 4 times: about 1.0 M
   parameters at D = 128, 0.22 G multiply-adds.
 - `mobilefacenet_0.45g`: InsightFace's. The channels between the units are doubled (128 and 256), those inside are
   not: 2.06 M parameters at D = 512, 0.44 G multiply-adds.
+- `mobilefacenet_large`: InsightFace's `mbf_large`. Those channels are multiplied by 4, there are twice as many residual
+  units, and two of them stand in the stem: 6.31 M parameters at D = 512, 1.82 G multiply-adds.
 
 Modules carry the names used by InsightFace's released PyTorch weights, so that those state dicts load by name.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -32,8 +34,28 @@ UNITS = (
     (128, 512, 1, 2, False),
     (128, 256, 2, 1, True),
 )
-# How many times wider than in the paper the channels between the units are.
-TRUNK_SCALE = {"mobilefacenet": 1, "mobilefacenet_0.45g": 2}
+STEM_UNITS, STEM_INNER_CHANNELS = 2, 128  # of the large network
+
+
+class Variant(NamedTuple):
+    """Says how a network differs from the paper's.
+
+    Args:
+        trunk_scale: how many times wider the channels between the units are.
+        unit_factor: how many times more residual units there are.
+        has_stem_units: whether residual units take the place of the stem's second convolution.
+    """
+
+    trunk_scale: int
+    unit_factor: int = 1
+    has_stem_units: bool = False
+
+
+VARIANTS = {
+    "mobilefacenet": Variant(1),
+    "mobilefacenet_0.45g": Variant(2),
+    "mobilefacenet_large": Variant(4, 2, True),
+}
 
 
 class ConvBlock(nn.Module):
@@ -116,7 +138,7 @@ class MobileFaceNet(Backbone):
     """Computes embeddings by a MobileFaceNet: a stem, a table of inverted units, an embedding head.
 
     Args:
-        name: a key of `TRUNK_SCALE`.
+        name: a key of `VARIANTS`.
         embedding_size: D.
         image_size: S in pixels, a multiple of 16.
         width: multiplies every channel count, inside and between the units, not the embedding.
@@ -140,21 +162,20 @@ class MobileFaceNet(Backbone):
     ) -> None:
         super().__init__(name, embedding_size, image_size, width)
         # The stem's second convolution is depthwise in the paper; with a doubled trunk each of its groups takes two.
-        trunk_scale = TRUNK_SCALE[name]
+        trunk_scale, unit_factor, has_stem_units = VARIANTS[name]
         stem_groups = scale_channels(STEM_CHANNELS, width)
         channels = stem_groups * trunk_scale
-        self.layers = nn.ModuleList(
-            [
-                ConvBlock(3, channels, kernel=3, stride=2),
-                ConvBlock(channels, channels, kernel=3, groups=stem_groups),
-            ]
-        )
+        self.layers = nn.ModuleList([ConvBlock(3, channels, kernel=3, stride=2)])
+        if has_stem_units:
+            self.layers.append(UnitStack(channels, scale_channels(STEM_INNER_CHANNELS, width), STEM_UNITS))
+        else:
+            self.layers.append(ConvBlock(channels, channels, kernel=3, groups=stem_groups))
         # The table of units.
         for out_channels, inner_channels, num_units, stride, residual in UNITS:
             out_channels = scale_channels(out_channels, width) * trunk_scale
             inner_channels = scale_channels(inner_channels, width)
             if residual:
-                self.layers.append(UnitStack(channels, inner_channels, num_units))
+                self.layers.append(UnitStack(channels, inner_channels, num_units * unit_factor))
             else:
                 self.layers.append(InvertedUnit(channels, out_channels, inner_channels, stride, residual=False))
             channels = out_channels

@@ -13,7 +13,14 @@ from typing import Any, BinaryIO
 import torch
 
 from facekd.checkpoints.contents import FORMAT, VERSION, Checkpoint, from_plain_fields, to_plain_fields
-from facekd.checkpoints.file_kinds import OLD_TORCH_FILE, ONNX_FILE, TORCH_FILE, TORCHSCRIPT, describe_file
+from facekd.checkpoints.file_kinds import (
+    OLD_TORCH_FILE,
+    ONNX_FILE,
+    SAFETENSORS,
+    TORCH_FILE,
+    TORCHSCRIPT,
+    describe_file,
+)
 from facekd.checkpoints.run_folder import not_written, resolve_checkpoint
 from facekd.checkpoints.torch_files import read_torch_file
 from facekd.errors import CheckpointError
@@ -23,7 +30,8 @@ from facekd.utils.foreign import shown
 # What to do with files of other kinds that hold a model.
 INSTEAD = {
     ONNX_FILE: "; the evaluate verbs, cache-teacher and teacher.model take it as it is",
-    OLD_TORCH_FILE: "; `facekd import` reads the weights of an InsightFace backbone from it",
+    OLD_TORCH_FILE: "; `facekd import` reads the weights of a face network of others from it",
+    SAFETENSORS: "; `facekd import` reads the weights of a face network of others from it",
     TORCHSCRIPT: "; save the module's state_dict() and `facekd import` it, or export it to ONNX with torch.onnx.export",
 }
 
@@ -91,8 +99,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     # The file must be facekd's, and of a version that this facekd knows.
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(
-            f"{file}: not a facekd checkpoint; import the weights of an InsightFace backbone with "
-            "`facekd import BACKBONE.pth --name iresnet50 --output checkpoint.pt`"
+            f"{file}: not a facekd checkpoint; import the weights of another trainer, such as InsightFace's or "
+            "AdaFace's, with `facekd import WEIGHTS --output checkpoint.pt`"
         )
     if type(content.get("version")) is not int:
         raise CheckpointError(f"{file}: damaged: its version is {shown(content.get('version'))}, not a whole number")

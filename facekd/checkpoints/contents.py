@@ -142,7 +142,7 @@ class Checkpoint:
         images_sha256: fingerprint of the images trained on; absent where they are generated, and in older files.
         teacher_fingerprint: fingerprint of the teacher; empty without one.
         training: what an exact resume needs; absent where there is no run to resume.
-        source: file, SHA-256 and framework of an imported backbone.
+        source: file, SHA-256 and framework of an imported backbone, and its `color` where that was turned to RGB.
         identities: names of the labels, in order; absent where the data has no names, and in older files.
         plugins: for each name that a plug-in `provides`, such as "backbone tiny", its `name` and `sha256`; absent
             where there is none.

@@ -9,7 +9,7 @@ from pathlib import Path
 from facekd.files.reading import require_regular_file
 
 ONNX_FILE, TORCH_FILE, OLD_TORCH_FILE = "an ONNX file", "a torch file", "a torch file as written before torch 1.6"
-TORCHSCRIPT = "a TorchScript archive"
+TORCHSCRIPT, SAFETENSORS = "a TorchScript archive", "a safetensors file"
 # The first bytes of files that people mix up with models.
 STARTS = {
     b"\x0a\x23\xd7\xce": "a .rec pack of images",
@@ -38,10 +38,17 @@ def describe_file(path: Path) -> str:
         return "empty"
     if end == CACHE_END:
         return "a teacher cache"
+    if _is_safetensors(head, path.stat().st_size):
+        return SAFETENSORS
     if is_zip(path):
         return _describe_zip(path)
     found = next((kind for start, kind in STARTS.items() if head.startswith(start)), "")
     return found or ("a text file" if _is_text(head) else "")
+
+
+def _is_safetensors(head: bytes, size: int) -> bool:
+    """Tells whether a file begins as safetensors do: with the length of a JSON object, and the object."""
+    return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8
 
 
 def is_zip(path: Path) -> bool:

@@ -129,11 +129,7 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
             f"{file}: its classifier has {count:,} identities, {dataset.name} has {dataset.num_classes:,}. "
             "Teacher and student must share identities: train on the same data"
         )
-    if checkpoint.labels_sha256 is None:
-        raise CheckpointError(
-            f"{file}: does not say whose classes its classifier has; import the model again with `--data "
-            f"{dataset.name}`, if it was trained on that"
-        )
+    _require_classes_of_someone(head, checkpoint, dataset)
     if not is_same_identity_map(checkpoint.identity_map, dataset):
         raise CheckpointError(
             f"{file}: its classifier was made from other data than {dataset.name}: as many "
@@ -202,6 +198,15 @@ def check_classifier(file: Path, checkpoint: Checkpoint, weight: torch.Tensor) -
         )
 
 
+def _require_classes_of_someone(head: SharedHead, checkpoint: Checkpoint, dataset: FaceDataset) -> None:
+    """Refuses a classifier that was imported without the data that it was trained on: its classes could be anybody."""
+    if checkpoint.labels_sha256 is None and checkpoint.identities is None:
+        raise CheckpointError(
+            f"{head.source}: does not say whose classes its classifier has; import the model again with `--data "
+            f"{dataset.name}`, if it was trained on that"
+        )
+
+
 def find_same_people(head: SharedHead, checkpoint: Checkpoint, dataset: FaceDataset) -> torch.Tensor:
     """Finds for each class of the data the class of the same person in a stored classifier.
 
@@ -218,6 +223,7 @@ def find_same_people(head: SharedHead, checkpoint: Checkpoint, dataset: FaceData
     Raises:
         CheckpointError: the checkpoint does not say whose classes it has, or has nobody of the data.
     """
+    _require_classes_of_someone(head, checkpoint, dataset)
     if is_same_identity_map(checkpoint.identity_map, dataset) and len(head.weight_CD) == dataset.num_classes:
         return torch.arange(dataset.num_classes)
 

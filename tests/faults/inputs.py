@@ -108,7 +108,7 @@ def _write_files(folder: Path) -> None:
     import torch
 
     from facekd.images.alignment import template
-    from tests.facekd.checkpoints.test_import_insightface import fill, state_dict_of_mbf
+    from tests.facekd.importing.written_weights import fill, state_dict_of_mbf
 
     # "Photographs": generated faces, whose landmarks are the template's, moved by up to two pixels.
     shutil.move(folder / "generated" / "train", folder / "photos")

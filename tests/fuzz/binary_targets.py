@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from data_prep.inspection.identity_findings import load_embeddings
@@ -22,7 +23,6 @@ from evaluation.kept_arrays import read_kept, write_kept
 from evaluation.sets.embedding_rows import NpyRows
 from facekd.backbones.building import BACKBONES
 from facekd.checkpoints.checkpoint import read_checkpoint
-from facekd.checkpoints.import_insightface import read_state_dict
 from facekd.checkpoints.models import load_backbone
 from facekd.checkpoints.shared_head import read_classifier
 from facekd.data.datasets.record_pack import open_record_pack
@@ -34,6 +34,7 @@ from facekd.embedder.classifying_model import load_logit_network
 from facekd.files.array_cache import load_cached, save_cached
 from facekd.files.reading import sealed
 from facekd.images.decoding import decode_rgb
+from facekd.importing.weight_files import read_weights
 from facekd.teacher.cache_file import TeacherCache, check_claim
 from tests.fuzz.target import Target
 from tests.hostile_values import ARCHITECTURE, KINDS, Tiny, changed, check_ends_in_a_sentence, places
@@ -311,7 +312,7 @@ def _state_seeds() -> list[bytes]:
         stream = io.BytesIO()
         torch.save({"conv1.weight": torch.ones(2, 2)}, stream, _use_new_zipfile_serialization=zipped)
         seeds.append(stream.getvalue())
-    return seeds
+    return [*seeds, safetensors.torch.save({"conv1.weight": torch.ones(2, 2)})]
 
 
 TARGETS = [
@@ -342,7 +343,7 @@ TARGETS = [
     Target("teacher_trailer", "teacher.cache", _read_changed_teacher, lambda: [b""]),
     Target("checkpoint_leaf", "model.pt", _read_changed_checkpoint, lambda: [b""], copies=20),
     Target("checkpoint", "model.pt", read_checkpoint, _checkpoint_seeds),
-    Target("state_dict", "backbone.pth", read_state_dict, _state_seeds),
+    Target("state_dict", "backbone.pth", read_weights, _state_seeds),
     Target(
         "jpeg",
         "a.jpg",

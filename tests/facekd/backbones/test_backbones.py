@@ -17,7 +17,9 @@ from facekd.errors import ModelError
 SMALL = [
     ("mobilefacenet", 0.25),
     ("mobilefacenet_0.45g", 0.25),
+    ("mobilefacenet_large", 0.125),
     ("iresnet18", 0.125),
+    ("ir_18", 0.125),
     ("vit_t", 0.125),
 ]
 
@@ -92,11 +94,14 @@ def test_every_trainable_parameter_gets_a_finite_gradient(name, width):
             assert torch.isfinite(parameter.grad).all(), parameter_name
 
 
-def test_iresnet_keeps_the_gain_of_its_embedding_at_one():
-    backbone = build_backbone("iresnet18", embedding_size=16, image_size=32, width=0.125)
+@pytest.mark.parametrize(
+    ("name", "fixed"), [("iresnet18", {"features.weight": 1}), ("ir_18", {"features.weight": 1, "features.bias": 0})]
+)
+def test_iresnet_keeps_the_gain_of_its_embedding_at_one(name, fixed):
+    backbone = build_backbone(name, embedding_size=16, image_size=32, width=0.125)
     frozen = [name for name, parameter in backbone.named_parameters() if not parameter.requires_grad]
-    assert frozen == ["features.weight"]
-    assert (backbone.state_dict()["features.weight"] == 1).all()
+    assert frozen == [*fixed]
+    assert all((backbone.state_dict()[name] == value).all() for name, value in fixed.items())
 
 
 @pytest.mark.parametrize(("name", "width"), SMALL)

@@ -15,7 +15,9 @@ from facekd.backbones.building import build_backbone, fixed_embedding_size
 NETWORKS = {
     "mobilefacenet": (32, 0.25, 0),
     "mobilefacenet_0.45g": (32, 0.25, 0),
+    "mobilefacenet_large": (32, 0.125, 0),
     "iresnet18": (32, 0.125, 9),
+    "ir_18": (32, 0.125, 9),
     "resnet20": (32, 0.5, 0),
     "wrn_16_2": (32, 0.5, 7),
     "resnet18": (64, 1.0, None),

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from facekd.checkpoints.checkpoint import read_checkpoint
 from facekd.checkpoints.file_kinds import describe_file
-from facekd.checkpoints.import_insightface import read_state_dict
 from facekd.embedder import open_embedder
 from facekd.errors import CheckpointError, FacekdError, ModelError
+from facekd.importing.weight_files import read_weights
 
 STATE = {"fc.weight": torch.zeros(2, 3)}
 
@@ -56,7 +57,7 @@ def test_a_file_that_is_no_torch_file_is_called_what_it_is(tmp_path: Path, kind:
     with pytest.raises(CheckpointError, match=rf"model\.pt: is {name}.*, not a checkpoint"):
         read_checkpoint(path)
     with pytest.raises(ModelError, match=rf"model\.pt: is {name}.*; expected the state dict"):
-        read_state_dict(path)
+        read_weights(path)
     if kind == "ONNX":  # it is opened, and this one is cut short
         name = "holds no graph; was it copied or downloaded completely"
     with pytest.raises(FacekdError, match=rf"model\.pt: (is )?{name}"):
@@ -68,14 +69,30 @@ def test_torch_files_of_either_format_are_torchs(tmp_path: Path) -> None:
     torch.save(STATE, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     assert describe_file(tmp_path / "new.pt") == "a torch file"
     assert describe_file(tmp_path / "old.pt") == "a torch file as written before torch 1.6"
-    assert read_state_dict(tmp_path / "new.pt").keys() == read_state_dict(tmp_path / "old.pt").keys() == STATE.keys()
+    assert (
+        read_weights(tmp_path / "new.pt").state.keys() == read_weights(tmp_path / "old.pt").state.keys() == STATE.keys()
+    )
     with pytest.raises(CheckpointError, match=r"before torch 1\.6, not a checkpoint; `facekd import` reads"):
         read_checkpoint(tmp_path / "old.pt")
 
 
+def test_safetensors_are_told_from_files_that_begin_alike(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    for length, start in ((201, b"\x08"), (65, b"\x80")):  # ONNX files and pickles begin with these
+        name = "f" * length
+        safetensors.torch.save_file({name: torch.zeros(2, 3)}, path)
+        assert path.read_bytes().startswith(start)
+        assert describe_file(path) == "a safetensors file" and read_weights(path).state.keys() == {name}
+    with pytest.raises(CheckpointError, match="is a safetensors file, not a checkpoint; `facekd import` reads"):
+        read_checkpoint(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ModelError, match="cannot be read as a safetensors file"):
+        read_weights(path)
+
+
 def test_a_folder_is_no_state_dict(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is a folder; expected the state dict"):
-        read_state_dict(tmp_path)
+        read_weights(tmp_path)
 
 
 def test_bytes_of_no_known_kind_have_no_name(tmp_path: Path) -> None:

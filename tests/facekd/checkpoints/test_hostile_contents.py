@@ -13,12 +13,12 @@ import torch
 
 from facekd.backbones.building import BACKBONES, build_backbone, fixed_embedding_size
 from facekd.checkpoints.checkpoint import read_checkpoint, save_checkpoint
-from facekd.checkpoints.import_insightface import import_backbone
-from facekd.checkpoints.insightface_files import join_classifier
 from facekd.checkpoints.models import find_misfit, load_backbone, plan_backbone
 from facekd.checkpoints.shared_head import read_classifier
 from facekd.embedder.classifying_model import load_logit_network, open_classifying_model
 from facekd.errors import FacekdError
+from facekd.importing.backbones import import_backbone
+from facekd.importing.classifiers import join_classifier
 from tests.hostile_values import ARCHITECTURE, KINDS, Tiny, changed, check_ends_in_a_sentence, places
 
 PREPROCESSING = {"mean": [127.5] * 3, "std": [128.0] * 3, "color": "rgb"}
@@ -223,8 +223,8 @@ def test_an_imported_file_of_other_kinds_ends_in_a_sentence(tmp_path: Path, monk
     }
     content: dict[str, Any] = {"epoch": 1, "global_step": 2, "state_dict_softmax_fc": {"weight": torch.ones(3, 4)}}
     found: Any = None
-    monkeypatch.setattr("facekd.checkpoints.insightface_files.read_torch_file", lambda *_, **__: found)
-    monkeypatch.setattr("facekd.checkpoints.insightface_files.describe_file", lambda _: "")
+    monkeypatch.setattr("facekd.importing.weight_files.read_torch_file", lambda *_, **__: found)
+    monkeypatch.setattr("facekd.importing.weight_files.describe_file", lambda _: "")
     path = tmp_path / "checkpoint_gpu_0.pt"
     path.touch()
     for file in ("checkpoint_gpu_1.pt", "checkpoint_gpu_99999999999.pt"):

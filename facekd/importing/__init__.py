@@ -1,0 +1,1 @@
+"""Imports what users have from other trainers: weights of face networks, classifiers, and training configurations."""
