@@ -49,6 +49,7 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
         "distill": ("facekd.training.distill", "train a student from a teacher"),
         "cache-teacher": ("facekd.teacher.cache_teacher", "embed a training set once, to distil faster"),
         "rebuild-head": ("facekd.teacher.rebuild_head", "a classifier for a teacher that has none"),
+        "drop-sub-centers": ("data_prep.drop_sub_centers", "keep one centre a class, list noisy images"),
         "import": ("facekd.importing.import_weights", "weights of other trainers -> a checkpoint"),
     },
     "Export and evaluate": {
@@ -62,7 +63,8 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
 }
 # Verbs that take `--plugin`: they build models or open them.
 PLUGIN_VERBS = {
-    *("train", "distill", "pipeline sh-kd", "study", "export", "cache-teacher", "rebuild-head", "data inspect"),
+    *("train", "distill", "pipeline sh-kd", "study", "export", "cache-teacher", "rebuild-head", "drop-sub-centers"),
+    "data inspect",
     *("evaluate lfw", "evaluate ijbc", "evaluate folder", "evaluate classification"),
 }
 VERBS: dict[str, tuple[str, str]] = {name: verb for verbs in MENU.values() for name, verb in verbs.items()}

@@ -136,6 +136,7 @@ class Checkpoint:
         ema_projection: the projection's moving average.
         head: state dict of the classifier; without `weight` where `head_shards` has it.
         head_shards: where the classifier's rows are stored, if not under `head`.
+        sub_centers: how many centres each class has, one behind the other in its row of the classifier; absent for 1.
         num_classes: classes of the data.
         labels_sha256: fingerprint of which image has which label.
         identities_sha256: fingerprint of the names of the labels; None where the data has no names.
@@ -168,6 +169,7 @@ class Checkpoint:
     identities: list[str] | None = None
     started_from: dict[str, dict[str, Plain]] | None = None
     plugins: list[dict[str, str]] | None = None
+    sub_centers: Annotated[int, Range(1, 64)] | None = None
 
     @property
     def architecture(self) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.identity_map import identities_of, is_same_identity_map
 from facekd.distributed import World
 from facekd.errors import CheckpointError
+from facekd.head.class_scores import centre_columns
 from facekd.head.classifier import STATISTICS, LinearClassifier, MarginClassifier, build_classifier
 from facekd.head.config import HeadConfig
 from facekd.utils.foreign import shown
@@ -34,26 +35,30 @@ class SharedHead:
     """Holds a classifier that was trained or computed elsewhere.
 
     Attributes:
-        weight_CD: (C, D) float32, the class centres.
+        weight_CD: (C, D) float32, the class centres; (C, M D) with M sub-centres.
         source: file that it came from, for messages.
         kind: "margin" (embeddings are compared by angle) or "linear" (a plain layer).
         bias_C: (C,) float32; None without a bias.
+        sub_centers: M, how many centres each class has.
     """
 
     weight_CD: torch.Tensor
     source: str
     kind: str = "margin"
     bias_C: torch.Tensor | None = None
+    sub_centers: int = 1
 
     @property
     def embedding_size(self) -> int:
         """Returns D, the size of the embeddings that it takes."""
-        return self.weight_CD.shape[1]
+        return self.weight_CD.shape[1] // self.sub_centers
 
     @property
     def fingerprint(self) -> str:
         """Hashes all centres and the bias, regardless of how they are sharded later."""
         digest = hashlib.sha256()
+        if self.sub_centers > 1:
+            digest.update(f"{self.sub_centers} sub-centres".encode())
         for part in (self.weight_CD, self.bias_C):
             if part is not None:
                 digest.update(part.contiguous().numpy().data)  # no copy: the centres of many millions are tens of GB
@@ -70,7 +75,8 @@ class SharedHead:
             world: processes to shard the classes over, if `config` says so.
 
         Raises:
-            CheckpointError: embedding size, kind or bias of the classifier differ from what `config` asks for.
+            CheckpointError: embedding size, kind, sub-centres or bias of the classifier differ from what `config` asks
+                for.
         """
         self.check_fit(config, embedding_size)
         if self.kind == "linear":
@@ -90,13 +96,19 @@ class SharedHead:
         """Checks that it is a classifier of the kind and size that a config asks for.
 
         Raises:
-            CheckpointError: embedding size, kind or bias differ.
+            CheckpointError: embedding size, kind, sub-centres or bias differ.
         """
         if self.kind != config.kind:
             raise CheckpointError(
                 f"{self.source}: its classifier is a {self.kind} one, head.kind is {config.kind!r}, and neither can "
                 "replace the other: a margin classifier compares angles, a linear one adds up. Set head.kind to "
                 f"{self.kind!r}, or share a classifier trained with head.kind = {config.kind!r}"
+            )
+        if self.sub_centers != config.sub_centers:
+            dropping = ", or keep one of each class by `facekd drop-sub-centers`" if config.sub_centers == 1 else ""
+            raise CheckpointError(
+                f"{self.source}: its classifier has {self.sub_centers} centres for each class, head.sub_centers is "
+                f"{config.sub_centers}: set head.sub_centers to {self.sub_centers}{dropping}"
             )
         if self.embedding_size != embedding_size:
             raise CheckpointError(
@@ -121,9 +133,17 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
         CheckpointError: the file has no classifier, or one with other identities or unusable values.
     """
     head, checkpoint = read_classifier(path)
-    file, count = head.source, len(head.weight_CD)
+    require_same_people(head, checkpoint, dataset)
+    return head
 
-    # Class n must be the same person in the checkpoint and in the data.
+
+def require_same_people(head: SharedHead, checkpoint: Checkpoint, dataset: FaceDataset) -> None:
+    """Checks that class n of a classifier is the same person as label n of the data.
+
+    Raises:
+        CheckpointError: it is not, or the checkpoint does not say whose classes it has.
+    """
+    file, count = head.source, len(head.weight_CD)
     if count != dataset.num_classes:
         raise CheckpointError(
             f"{file}: its classifier has {count:,} identities, {dataset.name} has {dataset.num_classes:,}. "
@@ -136,7 +156,6 @@ def load_shared_head(path: str | os.PathLike[str], dataset: FaceDataset) -> Shar
             "identities, but other images, names or numbers. Class n must be the same person in both: train on the "
             "same pack"
         )
-    return head
 
 
 def read_classifier(path: str | os.PathLike[str]) -> tuple[SharedHead, Checkpoint]:
@@ -165,9 +184,10 @@ def read_classifier(path: str | os.PathLike[str]) -> tuple[SharedHead, Checkpoin
     check_classifier(file, checkpoint, weight)
     if not (torch.isfinite(weight).all() and (bias is None or torch.isfinite(bias).all())):
         raise CheckpointError(f"{file}: its classifier has values that are not finite; rebuild or retrain it")
-    if kind == "margin" and (weight.norm(dim=1) == 0).any():
+    count = checkpoint.sub_centers or 1
+    if kind == "margin" and any((centre_CD.norm(dim=1) == 0).any() for centre_CD in centre_columns(weight, count)):
         raise CheckpointError(f"{file}: its classifier has a centre that is zero; rebuild or retrain it")
-    return SharedHead(weight.float(), str(file), kind, None if bias is None else bias.float()), checkpoint
+    return SharedHead(weight.float(), str(file), kind, None if bias is None else bias.float(), count), checkpoint
 
 
 def check_classifier(file: Path, checkpoint: Checkpoint, weight: torch.Tensor) -> None:
@@ -191,6 +211,12 @@ def check_classifier(file: Path, checkpoint: Checkpoint, weight: torch.Tensor) -
             found = f"'head.{shown(name)}' is {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
             wanted = f"numbers of shape {shapes[name]}" if name in shapes else f"no such tensor in a {kind} classifier"
             raise CheckpointError(f"{file}: damaged: its {found}, expected {wanted}")
+    sub_centers = checkpoint.sub_centers or 1
+    if weight.shape[1] % sub_centers or (kind == "linear" and sub_centers > 1):
+        raise CheckpointError(
+            f"{file}: damaged: a row of its {kind} classifier has {weight.shape[1]:,} numbers, which are not the "
+            f"{sub_centers} centres that its 'sub_centers' says"
+        )
     if checkpoint.num_classes not in (None, count):
         raise CheckpointError(
             f"{file}: damaged: its classifier has {count:,} classes, and its 'num_classes' says "

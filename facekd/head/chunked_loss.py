@@ -40,7 +40,7 @@ from torch.nn import functional
 from facekd.distributed import ALONE, sum_over_world
 from facekd.errors import InputError
 from facekd.head.chunked_softmax import ChunkedLosses, Distribution, Plan
-from facekd.head.class_scores import Product
+from facekd.head.class_scores import Product, best_scores, centre_columns
 from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import LinearClassifier, MarginClassifier, OtherCosines
 from facekd.labels import check_labels, labels_known_below
@@ -62,7 +62,8 @@ class LazyLogits:
 
     Args:
         embedding_BD: (B, D), floating, not normalised.
-        weight_CD: (C, D); gets a gradient if it requires one; for a frozen one none is computed.
+        weight_CD: (C, D), or (C, M D) with M sub-centres; gets a gradient if it requires one; for a frozen one none is
+            computed.
         scale: factor on the scores.
         margin: applied to the target, by `CrossEntropy` only. Autograd computes its slope, so "straight_through" and
             any other choice of slope works.
@@ -75,6 +76,8 @@ class LazyLogits:
             and the same with margin; such as `MarginClassifier.make_others`.
         norm_loss: with a margin through whose norms the loss has a gradient, what is added to the loss of each image,
             (B, D) -> (B,).
+        sub_centers: M, how many centres each class has, one behind the other in its row of `weight_CD`; the score of a
+            class is that of the nearest. With `is_normalized` only.
     """
 
     embedding_BD: Tensor
@@ -88,15 +91,19 @@ class LazyLogits:
     sample_C: Tensor | None = None
     others: MakeOthers | None = None
     norm_loss: Callable[[Tensor], Tensor] | None = None
+    sub_centers: int = 1
 
     def __post_init__(self) -> None:
         # Shapes, and what only a plain or only a normalised head may have.
         embedding, weight = self.embedding_BD, self.weight_CD
-        if embedding.ndim != 2 or weight.ndim != 2 or embedding.shape[1] != weight.shape[1]:
+        if embedding.ndim != 2 or weight.ndim != 2 or embedding.shape[1] * self.sub_centers != weight.shape[1]:
+            columns = "D" if self.sub_centers == 1 else f"{self.sub_centers} D"
             raise InputError(
                 f"embeddings {tuple(embedding.shape)} do not fit class centres {tuple(weight.shape)}: they must be "
-                "(B, D) and (C, D); project the embeddings where student and teacher differ in D"
+                f"(B, D) and (C, {columns}); project the embeddings where student and teacher differ in D"
             )
+        if self.sub_centers != 1 and not self.is_normalized:
+            raise InputError("sub-centres are compared by their cosines: they need is_normalized = True")
         if self.bias_C is not None and (self.is_normalized or self.bias_C.shape != weight.shape[:1]):
             raise InputError(
                 f"a bias of {tuple(self.bias_C.shape)} for class centres {tuple(weight.shape)}: it must be (C,), and "
@@ -129,6 +136,7 @@ class LazyLogits:
             product_dtype=classifier.product_dtype(embedding_BD.device.type),
             shards=classifier.shards,
             sample_C=None if sample is None else sample.places_S,
+            sub_centers=classifier.config.sub_centers,
         )
 
 
@@ -227,7 +235,8 @@ def _chunk_size(plan: Plan, embedding_BD: Tensor, given: int | None) -> int:
     Then its largest product, over the rows of all processes, has about CHUNK_ELEMENTS scores, but it is not so small
     that the overhead per chunk dominates.
     """
-    rows = max(len(product.heads) for product in plan.products) * len(embedding_BD) * plan.world.size
+    heads = max(len(product.heads) * product.sub_centers for product in plan.products)
+    rows = heads * len(embedding_BD) * plan.world.size
     if given is None:
         elements = CHUNK_ELEMENTS.get(embedding_BD.device.type, CHUNK_ELEMENTS["cuda"])
         given = max(256, elements // max(rows, 1))
@@ -315,12 +324,13 @@ def _target_logits(
     with torch.no_grad():
         column_B = plan.columns_B.clamp(min=0)
         if len(head.weight_CD):
-            centre_BD = head.weight_CD[column_B].to(embedding_BD.dtype)
+            row_BD = head.weight_CD[column_B].to(embedding_BD.dtype)
         else:
-            centre_BD = torch.zeros_like(embedding_BD)
+            row_BD = embedding_BD.new_zeros(len(embedding_BD), head.weight_CD.shape[1])
+        centres = centre_columns(row_BD, head.sub_centers)
         if head.is_normalized:
-            centre_BD = functional.normalize(centre_BD)
-        score_B = (embedding_BD * centre_BD).sum(1)
+            centres = [functional.normalize(centre_BD) for centre_BD in centres]
+        score_B, _ = best_scores([(embedding_BD * centre_BD).sum(1) for centre_BD in centres])
         if head.bias_C is not None:
             score_B = score_B + head.bias_C[column_B]
     if head.margin is None:
@@ -366,7 +376,7 @@ def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[
     # Identity of the weight counts, and whatever changes how it is multiplied.
     by_weight: dict[tuple, list[int]] = {}
     for index, head in enumerate(heads):
-        key = (id(head.weight_CD), id(head.bias_C), head.is_normalized, head.product_dtype)
+        key = (id(head.weight_CD), id(head.bias_C), head.is_normalized, head.product_dtype, head.sub_centers)
         by_weight.setdefault(key, []).append(index)
     products = [
         Product(
@@ -374,6 +384,7 @@ def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[
             num_students=sum(index in students for index in indices),
             is_normalized=heads[indices[0]].is_normalized,
             product_dtype=heads[indices[0]].product_dtype,
+            sub_centers=heads[indices[0]].sub_centers,
         )
         for indices in by_weight.values()
     ]

@@ -10,7 +10,8 @@ of the incoming gradients. The gradient of an embedding is then only this proces
 the parts up; the gradient of a weight is complete.
 
 Suffixes name the dimensions of a tensor, so `score_Rn` is (R, n): B batch, D embedding, C classes (of this process),
-n classes of a chunk, K terms, R rows of a product (B for each of its heads), 1 a dimension kept for broadcasting.
+n classes of a chunk, K terms, M sub-centres of a class, R rows of a product (B for each of its heads), 1 a dimension
+kept for broadcasting.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ class ChunkedLosses(torch.autograd.Function):
         losses = _losses_of_sums(plan, maxima, sums, differences)
 
         # Backward needs the inputs, and per row only the maximum and the sum.
-        norms = [scores.norm_C for scores in products]
+        norms = [scores.norm_MC for scores in products]
         ctx.plan = plan
         ctx.num_inputs = len(tensors)
         ctx.save_for_backward(*tensors, *norms, *maxima, *sums)
@@ -198,8 +199,8 @@ def _backward(
         chunks = [scores.chunk(start, stop) for scores in products]
         score_of = {
             head: part
-            for scores, (score_Rn, _) in zip(products, chunks, strict=True)
-            for head, part in scores.split(score_Rn).items()
+            for scores, chunk in zip(products, chunks, strict=True)
+            for head, part in scores.split(chunk.score_Rn).items()
         }
         exponentials = []
         for index, distribution in enumerate(plan.distributions):
@@ -210,13 +211,13 @@ def _backward(
                 _put_targets(plan, exponential_Bn, start, target_exponentials[index])
             exponentials.append(exponential_Bn)
         # The gradient by the scores of each student, handed to the inputs of its product.
-        for gradient, scores, (score_Rn, centre_nD) in zip(gradients, products, chunks, strict=True):
+        for gradient, scores, chunk in zip(gradients, products, chunks, strict=True):
             if gradient.is_needed:
                 parts = [
                     _weighted_sum([(exponentials[index], factor_B1) for index, factor_B1 in factors[head].items()])
                     for head in scores.product.heads[: scores.product.num_students]
                 ]
-                gradient.add_chunk(start, stop, parts[0] if len(parts) == 1 else torch.cat(parts), score_Rn, centre_nD)
+                gradient.add_chunk(start, stop, parts[0] if len(parts) == 1 else torch.cat(parts), chunk)
 
     # Rows of a product back to the embeddings of its heads; a teacher's gets none.
     embedding_gradients: list[Tensor | None] = [None] * len(embeddings)
@@ -286,13 +287,14 @@ def _unpack(
     products = []
     for index, (product, weight_CD) in enumerate(zip(plan.products, weights, strict=True)):
         assert weight_CD is not None
-        norm_C = None if norms is None else norms[index]
-        products.append(ProductScores(product, embeddings, weight_CD, biases[index], norm_C))
+        norm_MC = None if norms is None else norms[index]
+        products.append(ProductScores(product, embeddings, weight_CD, biases[index], norm_MC))
     return products, embeddings
 
 
 def _scores_by_head(products: Sequence[ProductScores], start: int, stop: int) -> dict[int, Tensor]:
-    return {head: part for scores in products for head, part in scores.split(scores.chunk(start, stop)[0]).items()}
+    blocks = [scores.split(scores.chunk(start, stop).score_Rn) for scores in products]
+    return {head: part for block in blocks for head, part in block.items()}
 
 
 def _weighted_sum(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:

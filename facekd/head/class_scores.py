@@ -1,13 +1,17 @@
 """Multiplies embeddings by class centres: scores forwards, and the gradients that follow from those of the scores.
 
+A class may have M sub-centres (Sub-center ArcFace, Deng et al., ECCV 2020). Its row of the weight then holds them one
+behind the other, (C, M D), its score is the best of its M scores, and the gradient flows to that sub-centre alone.
+
 Suffixes name the dimensions of a tensor, so `score_Rn` is (R, n): B batch, D embedding, C classes (of this process),
-n classes of a chunk, R rows of a product (B for each of its heads).
+M sub-centres of a class, n classes of a chunk, R rows of a product (B for each of its heads).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +27,45 @@ class Product:
     num_students: int
     is_normalized: bool
     product_dtype: torch.dtype | None
+    sub_centers: int = 1
+
+
+class ChunkScores(NamedTuple):
+    """Holds the scores of a chunk of classes.
+
+    Attributes:
+        score_Rn: of each class, that of its best sub-centre.
+        winner_Rn: uint8, which sub-centre that is; None where classes have one centre.
+        centres: by sub-centre its scores (R, n), and the centres (n, D) as they were multiplied, see `class_scores`.
+    """
+
+    score_Rn: Tensor
+    winner_Rn: Tensor | None
+    centres: list[tuple[Tensor, Tensor]]
+
+
+def centre_columns(weight_CD: Tensor, sub_centers: int) -> tuple[Tensor, ...]:
+    """Returns the first centre (C, D) of each class, its second, and so on, of a weight (C, M D); views."""
+    return weight_CD.tensor_split(sub_centers, dim=1)
+
+
+def best_scores(scores: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Finds the best sub-centre of each class.
+
+    Args:
+        scores: by sub-centre, (R, n).
+
+    Returns:
+        The best scores (R, n), and which sub-centre has them, uint8 (R, n), the first of equal ones; None where there
+        is only one.
+    """
+    best_Rn, winner_Rn = scores[0], None
+    for number, score_Rn in enumerate(scores[1:], start=1):
+        is_better_Rn = score_Rn > best_Rn
+        before_Rn = torch.zeros_like(best_Rn, dtype=torch.uint8) if winner_Rn is None else winner_Rn
+        winner_Rn = before_Rn.masked_fill_(is_better_Rn, number)
+        best_Rn = torch.maximum(best_Rn, score_Rn)
+    return best_Rn, winner_Rn
 
 
 def class_scores(
@@ -60,16 +103,16 @@ class ProductScores:
         embeddings: Sequence[Tensor],
         weight_CD: Tensor,
         bias_C: Tensor | None,
-        norm_C: Tensor | None = None,
+        norm_MC: Tensor | None = None,
     ) -> None:
         """Stacks the embeddings of all heads of the product.
 
         Args:
             product: which heads, and in which precision.
             embeddings: (B, D) by head.
-            weight_CD: the weight they share.
+            weight_CD: the weight they share, (C, M D) with M sub-centres.
             bias_C: its bias.
-            norm_C: lengths of the centres, where an earlier pass has computed them.
+            norm_MC: lengths of the centres, where an earlier pass has computed them.
         """
         # One matrix of all heads' rows, so that one product serves them.
         self.product = product
@@ -78,22 +121,25 @@ class ProductScores:
         self.dtype = self.embedding_RD.dtype
         self.weight_CD = weight_CD
         self.bias_C = bias_C
-        self.is_known = norm_C is not None
-        if norm_C is None and product.is_normalized:
-            norm_C = weight_CD.new_empty(weight_CD.shape[0], dtype=self.dtype)
-        self.norm_C = norm_C
+        self.is_known = norm_MC is not None
+        if norm_MC is None and product.is_normalized:
+            norm_MC = weight_CD.new_empty(product.sub_centers, weight_CD.shape[0], dtype=self.dtype)
+        self.norm_MC = norm_MC
 
-    def chunk(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Returns scores (R, n) and the centres (n, D) as they were multiplied, see `class_scores`."""
-        centre_nD = self.weight_CD[start:stop].to(self.dtype)
-        norm_n = None if self.norm_C is None else self.norm_C[start:stop]
-        # The first pass over a chunk computes the lengths; backward finds them there.
-        if norm_n is not None and not self.is_known:
-            torch.linalg.vector_norm(centre_nD, dim=1, out=norm_n).clamp_(min=NORM_EPSILON)
-        score_Rn, centre_nD = class_scores(self.embedding_RD, centre_nD, norm_n, self.product.product_dtype)
-        if self.bias_C is not None:
-            score_Rn += self.bias_C[start:stop]
-        return score_Rn, centre_nD
+    def chunk(self, start: int, stop: int) -> ChunkScores:
+        """Computes the scores of the classes from `start` up to `stop`."""
+        centres = []
+        for number, column_nD in enumerate(centre_columns(self.weight_CD[start:stop], self.product.sub_centers)):
+            centre_nD = column_nD.to(self.dtype)
+            norm_n = None if self.norm_MC is None else self.norm_MC[number, start:stop]
+            # The first pass over a chunk computes the lengths; backward finds them there.
+            if norm_n is not None and not self.is_known:
+                torch.linalg.vector_norm(centre_nD, dim=1, out=norm_n).clamp_(min=NORM_EPSILON)
+            score_Rn, centre_nD = class_scores(self.embedding_RD, centre_nD, norm_n, self.product.product_dtype)
+            if self.bias_C is not None:
+                score_Rn += self.bias_C[start:stop]
+            centres.append((score_Rn, centre_nD))
+        return ChunkScores(*best_scores([score_Rn for score_Rn, _ in centres]), centres)
 
     def split(self, matrix: Tensor) -> dict[int, Tensor]:
         """Splits the rows of a (R, ...) tensor by head."""
@@ -116,20 +162,30 @@ class ProductGradients:
         self.student_RD = scores.embedding_RD[: self.rows]
         self.embedding_RD = torch.zeros_like(self.student_RD) if of_embedding else None
         self.weight_CD = torch.empty_like(scores.weight_CD) if of_weight else None
+        self._columns = () if self.weight_CD is None else centre_columns(self.weight_CD, scores.product.sub_centers)
         self.bias_C = torch.empty_like(scores.bias_C) if of_bias and scores.bias_C is not None else None
 
     @property
     def is_needed(self) -> bool:
         return not (self.embedding_RD is None and self.weight_CD is None and self.bias_C is None)
 
-    def add_chunk(self, start: int, stop: int, grad_Rn: Tensor, score_Rn: Tensor, centre_nD: Tensor) -> None:
-        """Adds the gradients that follow from a chunk's gradient by the scores; overwrites `grad_Rn` and `score_Rn`."""
-        half, norm_C = self.scores.product.product_dtype, self.scores.norm_C
+    def add_chunk(self, start: int, stop: int, grad_Rn: Tensor, chunk: ChunkScores) -> None:
+        """Adds the gradients that follow from a chunk's gradient by the scores; overwrites both."""
         if self.bias_C is not None:
             self.bias_C[start:stop] = grad_Rn.sum(0).div_(self.world_size)
+        for number, (score_Rn, centre_nD) in enumerate(chunk.centres):
+            # A score is that of its best sub-centre, which alone gets the gradient.
+            own_Rn = grad_Rn
+            if chunk.winner_Rn is not None:
+                own_Rn = grad_Rn.masked_fill(chunk.winner_Rn[: self.rows] != number, 0)
+            self._add_centres(slice(start, stop), number, own_Rn, score_Rn, centre_nD)
+
+    def _add_centres(self, classes: slice, number: int, grad_Rn: Tensor, score_Rn: Tensor, centre_nD: Tensor) -> None:
+        """Adds the gradients by one centre of each class of a chunk; overwrites `grad_Rn` and `score_Rn`."""
+        half, norm_MC = self.scores.product.product_dtype, self.scores.norm_MC
         # With w = |w| u, d score / d w = (e - score u) / |w| and d score / d e = w / |w|: dividing by |w| once serves
         # both products. With a half type the centres are normalised already, and |w| comes in afterwards.
-        norm_n = None if norm_C is None else norm_C[start:stop]
+        norm_n = None if norm_MC is None else norm_MC[number, classes]
         if norm_n is not None and half is None:
             grad_Rn.div_(norm_n)
         operand_Rn = grad_Rn if half is None else grad_Rn.to(half)
@@ -142,7 +198,7 @@ class ProductGradients:
         # By the centres: times the embeddings, written straight into its place where the types allow it.
         if self.weight_CD is None:
             return
-        target_nD = self.weight_CD[start:stop]
+        target_nD = self._columns[number][classes]
         if half is None and target_nD.dtype == grad_Rn.dtype:
             weight_nD = torch.mm(operand_Rn.T, self.student_RD, out=target_nD)
         else:
@@ -152,7 +208,8 @@ class ProductGradients:
             if half is not None:
                 grad_Rn.div_(norm_n)
                 weight_nD.div_(norm_n[:, None])
-                centre_nD = self.scores.weight_CD[start:stop].to(grad_Rn.dtype)
+                columns = centre_columns(self.scores.weight_CD, self.scores.product.sub_centers)
+                centre_nD = columns[number][classes].to(grad_Rn.dtype)
             radial_n = score_Rn[: self.rows].mul_(grad_Rn).sum(0).div_(norm_n)
             radial_n.masked_fill_(norm_n <= NORM_EPSILON, 0)  # the norm is held constant there
             weight_nD.addcmul_(centre_nD, radial_n[:, None], value=-1)

@@ -5,8 +5,8 @@ Both are called as `classifier(embedding_BD, labels_B)` and return dense float32
 classifier is computed in training by `facekd/head/chunked_loss.py`, which never holds all logits. Both ways share
 `class_scores` (the product and its precision) and `MarginClassifier.apply_margin`.
 
-Shapes: B batch, D embedding, C classes; suffixes such as `weight_CD` name the dimensions of a tensor. Rows of `weight`
-are class centres.
+Shapes: B batch, D embedding, C classes, M sub-centres of a class (1 unless `head.sub_centers` says otherwise); suffixes
+such as `weight_CD` name the dimensions of a tensor. A row of `weight` is a class: its centre, or its M sub-centres.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from facekd.distributed import ALONE, World
 from facekd.errors import ConfigError, InputError
-from facekd.head.class_scores import NORM_EPSILON, class_scores
+from facekd.head.class_scores import NORM_EPSILON, best_scores, centre_columns, class_scores
 from facekd.head.class_shards import ClassShards
 from facekd.head.config import DEFAULT_NORM_MOMENTUM, HeadConfig
 from facekd.labels import check_labels
@@ -39,7 +39,7 @@ class SampledRows(NamedTuple):
     """Holds the classes of a sharded head that take part in a step of partial FC: S of this process's classes."""
 
     places_S: Tensor  # (S,) int64, ascending, counted from the first class of this process
-    weight_SD: Tensor  # (S, D), their centres; a leaf that gets the gradient where the head learns
+    weight_SD: Tensor  # (S, M D), their centres; a leaf that gets the gradient where the head learns
 
 
 class MarginClassifier(nn.Module):
@@ -53,8 +53,8 @@ class MarginClassifier(nn.Module):
             since no process has the logits of all classes.
 
     Attributes:
-        weight: (C, D), class centres; stored without normalisation and normalised at every use. With `shards`, only
-            the centres of this process's classes.
+        weight: (C, M D), class centres; stored without normalisation and normalised, one by one, at every use. With
+            `shards`, only the centres of this process's classes.
         sample: with partial FC, the classes that take part in the current step (`facekd.head.partial_fc`).
         norm_mean: () float32, running mean of embedding norms; exists with AdaFace only, and is in its state dict.
         norm_std: () float32, their running standard deviation.
@@ -86,7 +86,7 @@ class MarginClassifier(nn.Module):
         self.num_classes = num_classes
         self.scale = float(self.config.scale)
         self.shards = shards
-        self.weight = nn.Parameter(_draw_centres(num_classes, embedding_size, shards))
+        self.weight = nn.Parameter(_draw_centres(num_classes, self.config.sub_centers * embedding_size, shards))
         if MARGINS[self.config.margin].needs_norms:
             self._register_statistics("norm_mean", "norm_std")
         if MARGINS[self.config.margin].changes_others:
@@ -128,9 +128,12 @@ class MarginClassifier(nn.Module):
         half = self.product_dtype(embedding_BD.device.type)
         with torch.autocast(embedding_BD.device.type, enabled=False):
             dtype = torch.promote_types(embedding_BD.dtype, torch.float32)
-            weight_CD = self.weight.to(dtype)
-            norm_C = torch.linalg.vector_norm(weight_CD, dim=1).clamp_min(NORM_EPSILON)
-            return class_scores(functional.normalize(embedding_BD.to(dtype)), weight_CD, norm_C, half)[0]
+            unit_BD = functional.normalize(embedding_BD.to(dtype))
+            scores = []
+            for centre_CD in centre_columns(self.weight.to(dtype), self.config.sub_centers):
+                norm_C = torch.linalg.vector_norm(centre_CD, dim=1).clamp_min(NORM_EPSILON)
+                scores.append(class_scores(unit_BD, centre_CD, norm_C, half)[0])
+            return best_scores(scores)[0]
 
     def product_dtype(self, device_type: str) -> torch.dtype | None:
         """Returns the half type in which embeddings meet centres: autocast's, where the configuration asks for it."""
@@ -298,18 +301,18 @@ def build_classifier(
     return MarginClassifier(embedding_size, num_classes, config, shards)
 
 
-def _draw_centres(num_classes: int, embedding_size: int, shards: ClassShards | None) -> Tensor:
-    """Draws fresh centres (C, D), or for a sharded head this process's rows of the same ones.
+def _draw_centres(num_classes: int, columns: int, shards: ClassShards | None) -> Tensor:
+    """Draws fresh centres (C, `columns`), or for a sharded head this process's rows of the same ones.
 
     The rows depend on the seed alone, not on the number of processes, and no process ever holds all of them.
     """
     # N(0, 0.01) is where the published recipes start. A centre's gradient is proportional to 1 / its length, so the
     # length sets how fast it turns.
     if shards is None or shards.world.size == 1:
-        return torch.empty(num_classes, embedding_size).normal_(0, 0.01)
-    own = torch.empty(shards.stop - shards.start, embedding_size)
+        return torch.empty(num_classes, columns).normal_(0, 0.01)
+    own = torch.empty(shards.stop - shards.start, columns)
     for first in range(0, num_classes, ROWS_CHUNK):
-        drawn = torch.empty(min(ROWS_CHUNK, num_classes - first), embedding_size).normal_(0, 0.01)
+        drawn = torch.empty(min(ROWS_CHUNK, num_classes - first), columns).normal_(0, 0.01)
         start, stop = max(first, shards.start), min(first + len(drawn), shards.stop)
         if start < stop:
             own[start - shards.start : stop - shards.start] = drawn[start - first : stop - first]

@@ -11,6 +11,7 @@ from facekd.errors import ConfigError
 from facekd.margin_values import MARGINS, Gradient
 
 DEFAULT_NORM_MOMENTUM = 0.01
+MAX_SUB_CENTERS = 64  # each takes the memory of a whole classifier; the paper tries up to 10
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class HeadConfig:
         m1: factor on the angle, only for "combined"; default 1.
         m2: radians, only for "combined"; default 0.
         m3: units of cosine, only for "combined"; default 0.
+        sub_centers: K of Sub-center ArcFace, centres of each class, of which an image counts by the nearest; 3 is usual
+            where many labels are wrong (docs/method.md).
         scale: factor on the margined cosines. 64 is usual for faces; with few identities a smaller one is worth trying,
             see docs/method.md.
         gradient: "exact", or "straight_through" as arcface_torch computes it.
@@ -58,6 +61,7 @@ class HeadConfig:
     m1: float | None = None
     m2: float | None = None
     m3: float | None = None
+    sub_centers: int = 1
     scale: float = 64.0
     gradient: Gradient = "exact"
     margin_std: float | None = None
@@ -84,6 +88,11 @@ class HeadConfig:
             raise ConfigError(f"head.scale = {self.scale}: give a positive number, 64 is usual")
         if not 0 < self.sample_rate <= 1:
             raise ConfigError(f"head.sample_rate = {self.sample_rate} is outside (0, 1]: it is a share of the classes")
+        if not 1 <= self.sub_centers <= MAX_SUB_CENTERS:
+            raise ConfigError(
+                f"head.sub_centers = {self.sub_centers} is outside 1 to {MAX_SUB_CENTERS}: 1 is one centre for each "
+                "class, 3 is usual"
+            )
         if not 0 <= self.filter_above < 1:
             raise ConfigError(f"head.filter_above = {self.filter_above} is outside [0, 1): it is a cosine, 0 for none")
         self._refuse_unused()
@@ -111,7 +120,8 @@ class HeadConfig:
         """Refuses values that the head would ignore: they are mistakes, and something else would be trained."""
         is_margin = self.kind == "margin"
         if not is_margin:
-            for name in ("margin", "scale", "gradient", "filter_above", "product", "sharded", "sample_rate"):
+            names = ("margin", "scale", "gradient", "filter_above", "product", "sharded", "sample_rate", "sub_centers")
+            for name in names:
                 if getattr(self, name) != getattr(type(self), name):
                     raise ConfigError(f"head.{name} = {getattr(self, name)} has no effect with head.kind = 'linear'")
         if self.sample_rate < 1 and not self.sharded:
@@ -149,4 +159,5 @@ class HeadConfig:
             values = f"{arguments['margin']:g}"
         else:
             values = ", ".join(f"{name} {value:g}" for name, value in arguments.items())
-        return f"{self.margin}{f' {values}' if values else ''}, scale {self.scale:g}"
+        centres = f", {self.sub_centers} sub-centres" if self.sub_centers > 1 else ""
+        return f"{self.margin}{f' {values}' if values else ''}, scale {self.scale:g}{centres}"

@@ -29,10 +29,11 @@ from numpy.typing import ArrayLike, NDArray
 from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.identity_map import images_sha256, labels_sha256
 from facekd.embedder import Embedder
-from facekd.errors import TeacherError
+from facekd.errors import InputError, TeacherError
 from facekd.files.reading import is_sealed
 from facekd.utils.foreign import shown
 from facekd.utils.typed_values import Plain, Range, find_fault
+from facekd.verification.scores import unit_rows
 
 FORMAT, VERSION = "facekd-teacher-cache", 2
 END_MARK = b"facekd teacher\n\n"
@@ -137,6 +138,21 @@ class TeacherCache:
         """Returns the embeddings of images and of their mirror images, float32 (B, 2, E); see `lookup`."""
         indices = self._checked(indices)
         return self._sound(self._rows[indices], indices, slice(None))
+
+    def lookup_units(self, indices: ArrayLike) -> NDArray[np.float32]:
+        """Returns f(x) + f(mirrored x) of images at unit length, float32 (B, E); see `lookup`.
+
+        Raises:
+            InputError: both cancel out.
+        """
+        indices = np.asarray(indices)
+        return unit_rows(
+            self.lookup_both(indices).sum(axis=1),
+            lambda rows: InputError(
+                f"{self.path}: the embeddings of image {indices[rows[0]]} and of its mirror image cancel out: "
+                "the model is broken or its preprocessing wrong"
+            ),
+        )
 
     def _checked(self, indices: ArrayLike) -> NDArray[np.int64]:
         # Touching mapped rows that are no longer in the file would end the process.

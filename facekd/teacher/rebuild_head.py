@@ -14,14 +14,18 @@ from facekd.embedder.model_options import add_model_options
 from facekd.errors import InputError, run_verb
 from facekd.files.output_lock import file_lock
 from facekd.files.writing import write_json
-from facekd.head.robust_centres import NearestCentres, RobustCentres, find_nearest_centres, robust_centres
+from facekd.head.robust_centres import (
+    NearestCentres,
+    RobustCentres,
+    UnitEmbeddings,
+    find_nearest_centres,
+    robust_centres,
+)
 from facekd.teacher.options import add_data_options, open_teacher_and_data, read_batch_size, read_workers
 from facekd.utils.progress import track
-from facekd.verification.scores import unit_rows
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     from facekd.data.datasets import FaceDataset
-    from facekd.teacher.cache import TeacherCache
 
 IMAGES_CHUNK = 1024
 NUM_LISTED = 10
@@ -61,7 +65,7 @@ def _rebuild(arguments: argparse.Namespace, output: Path) -> int:
     _check_identities(dataset, labels)
 
     # The centres, and their accuracy on the images they were made from.
-    embeddings = _UnitEmbeddings(cache)
+    embeddings = cache.lookup_units
     centres = robust_centres(embeddings, labels, dataset.num_classes, arguments.min_cosine, track)
     accuracy = measure_accuracy(centres, embeddings, labels, arguments.evaluation_images)
     report = {
@@ -90,7 +94,7 @@ def _rebuild(arguments: argparse.Namespace, output: Path) -> int:
 
 
 def measure_accuracy(
-    centres: RobustCentres, embeddings: _UnitEmbeddings, labels: NDArray[np.int64], at_most: int
+    centres: RobustCentres, embeddings: UnitEmbeddings, labels: NDArray[np.int64], at_most: int
 ) -> dict[str, Any]:
     """Computes top-1 accuracy over at most `at_most` evenly spread images, with and without each image in its centre.
 
@@ -139,7 +143,7 @@ def list_far_identities(centres: RobustCentres, labels: NDArray[np.int64]) -> li
 
 
 def list_far_images(
-    centres: RobustCentres, embeddings: _UnitEmbeddings, labels: NDArray[np.int64], dataset: FaceDataset
+    centres: RobustCentres, embeddings: UnitEmbeddings, labels: NDArray[np.int64], dataset: FaceDataset
 ) -> list[dict[str, Any]]:
     """Lists images below the threshold, furthest first, with the nearest other identity of each."""
     far = np.flatnonzero(centres.is_far)
@@ -187,23 +191,6 @@ def write_head(
         teacher_fingerprint=teacher_fingerprint,
     )
     write_checkpoint(path, checkpoint)
-
-
-class _UnitEmbeddings:
-    """Looks up images (B,) in a cache and returns their f(x) + f(mirrored x), normalised, (B, E)."""
-
-    def __init__(self, cache: TeacherCache) -> None:
-        self.cache = cache
-
-    def __call__(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
-        summed = self.cache.lookup_both(images).sum(axis=1)
-        return unit_rows(
-            summed,
-            lambda rows: InputError(
-                f"{self.cache.path}: the embeddings of image {images[rows[0]]} and of its mirror image cancel out: "
-                "the model is broken or its preprocessing wrong"
-            ),
-        )
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -51,8 +51,10 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
     is_borrower = config.head.kind == "linear" and not loss.needs(Need.OWN_HEAD)
     shared = _load_teacher_head(config, dataset) if loss.needs(Need.TEACHER_HEAD) or is_borrower else None
     teacher_head = None
-    if shared is not None:  # the teacher's bias stays as it is, whatever head.bias says
-        teacher_head = shared.build(dataclasses.replace(config.head, bias=None), shared.embedding_size, world)
+    if shared is not None:  # the teacher's bias and sub-centres stay as they are, whatever the head section says
+        _check_moving_centres(config, shared)
+        kept = dataclasses.replace(config.head, bias=None, sub_centers=shared.sub_centers)
+        teacher_head = shared.build(kept, shared.embedding_size, world)
     known = {part.embedding_size for part in (teacher, teacher_head) if part is not None}
     if len(known) > 1:
         raise TeacherError(
@@ -105,6 +107,20 @@ def _build_student(config: DistillConfig, world: World, dataset: FaceDataset, te
         projection = nn.Linear(size, teacher_size, bias=False)
         nn.init.orthogonal_(projection.weight)  # keeps lengths and angles as far as the sizes allow
     return StudentParts(backbone, head, projection)
+
+
+def _check_moving_centres(config: DistillConfig, shared: SharedHead) -> None:
+    """Refuses a teacher with several centres for each class where a loss moves the centre of a class.
+
+    Raises:
+        TeacherError: it has several, and an active loss moves them.
+    """
+    if shared.sub_centers > 1 and config.effective_loss.needs(Need.MOVING_CENTRES):
+        raise TeacherError(
+            f"{shared.source}: its classifier has {shared.sub_centers} centres for each class, and "
+            f"{config.effective_loss.active_keys(Need.MOVING_CENTRES)} moves one: keep one of each class by `facekd "
+            "drop-sub-centers`, or use another loss"
+        )
 
 
 def _load_teacher_head(config: DistillConfig, dataset: FaceDataset) -> SharedHead:

@@ -77,12 +77,16 @@ def diagnose(state: TrainingState, logbook: Logbook) -> None:
 
 
 def compare_heads(recognizer: Distiller) -> HeadComparison | None:
-    """Compares the student's own classifier with the teacher's; None unless both exist and have one shape."""
+    """Compares the student's own classifier with the teacher's; None unless both exist and have one shape.
+
+    Of several centres for each class, nothing says which of the student's belongs to which of the teacher's.
+    """
     own, teacher = recognizer.head, recognizer.teacher_head
     if not recognizer.owns_head or teacher is None:
         return None
     assert isinstance(own, MarginClassifier | LinearClassifier)
-    if own.weight.shape != teacher.weight.shape:
+    has_several = any(isinstance(head, MarginClassifier) and head.config.sub_centers > 1 for head in (own, teacher))
+    if own.weight.shape != teacher.weight.shape or has_several:
         return None
     biases = (getattr(head, "bias", None) for head in (own, teacher))
     shards = getattr(own, "shards", None)

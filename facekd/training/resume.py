@@ -106,6 +106,7 @@ def _contents(state: TrainingState) -> Checkpoint:
         preprocessing={"mean": list(data.mean), "std": list(data.std), "color": "rgb"},
         **_deployable(state),
         head=state.recognizer.head.state_dict(),
+        sub_centers=_sub_centers(state.recognizer.head),
         num_classes=state.dataset.num_classes,
         **people_fields(state.dataset),
         images_sha256=state.images_sha256,
@@ -124,6 +125,12 @@ def _contents(state: TrainingState) -> Checkpoint:
             bad_records=list(state.bad_records),
         ),
     )
+
+
+def _sub_centers(head: torch.nn.Module) -> int | None:
+    """Returns how many centres each class has; None for one, as for a linear classifier."""
+    count = head.config.sub_centers if isinstance(head, MarginClassifier) else 1
+    return count if count > 1 else None
 
 
 def _names_in_tables(state: TrainingState) -> list[str]:

@@ -158,6 +158,7 @@ CONFIGS = [
     HeadConfig(margin="curricularface", scale=32.0),
     HeadConfig(margin="cosface", scale=32.0, filter_above=0.4),
     HeadConfig(margin="magface", scale=32.0, norm_low=2.0, norm_high=20.0, norm_weight=3.0),
+    HeadConfig(scale=32.0, sub_centers=3),
 ]
 WITH_STATISTICS = ("adaface", "curricularface")
 
@@ -169,8 +170,9 @@ def check(world: World) -> None:
             for chunk_size in (3, None):
                 compare(world, Example(world, config, num_classes, ROWS, torch.float64), ROWS, 1e-9, chunk_size)
     for num_classes in (2, 5, 40):
-        sampled = HeadConfig(scale=16.0, sharded=True, sample_rate=0.3)
-        compare_sampled(world, Example(world, sampled, num_classes, 2 * ROWS, torch.float64), 2 * ROWS, 2)
+        for sub_centers in (1, 2):
+            sampled = HeadConfig(scale=16.0, sharded=True, sample_rate=0.3, sub_centers=sub_centers)
+            compare_sampled(world, Example(world, sampled, num_classes, 2 * ROWS, torch.float64), 2 * ROWS, 2)
     for rows in (3, 5, 2):  # the batch may change from step to step
         compare(world, Example(world, CONFIGS[0], 1000, rows, torch.float32), rows, 2e-5, 128)
     # The same products, rounded alike; what adds up differently is small.

@@ -166,6 +166,7 @@ TABLE = (
         "cache-teacher", "cache-teacher {in}/teacher --data {in}/faces --output out/teacher.cache", ("teacher.cache",)
     ),
     Command("rebuild-head", "rebuild-head {in}/model.onnx --data {in}/faces --output out/head.pt", ("head.pt",)),
+    Command("drop-sub-centers", "drop-sub-centers {in}/centres --data {in}/faces --output out", ("report.json",)),
     Command("import", "import {in}/backbone.pth --output out/backbone.pt", ("backbone.pt",)),
     Command("export", "export {in}/teacher --output out/model.onnx --normalize", ("model.onnx",)),
     # Evaluation.

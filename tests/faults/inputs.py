@@ -82,6 +82,7 @@ def prepare_inputs(folder: Path) -> Path:
 
     # Models of a few thousand weights, and results to report and to compare.
     _run(folder, f"train --data.train faces {SMALL} --tensorboard false --output teacher")
+    _run(folder, f"train --data.train faces {SMALL} --tensorboard false --head.sub_centers 2 --output centres")
     _run(folder, "export teacher --output model.onnx")
     _run(folder, "cache-teacher teacher --data faces --output teacher.cache")
     _run(folder, f"train --data.train cifar {CLASSIFIER} --output classifier")

@@ -74,6 +74,10 @@ class RecordDataset(EncodedDataset):
         """See `FaceDataset.describe`."""
         return self.pack.describe_image(self._in_pack(index))
 
+    def images_in_pack(self) -> NDArray[np.int64]:
+        """Returns for each image (N,) of the data set its number in the pack."""
+        return np.arange(self.pack.num_images) if self._kept is None else self._kept
+
     def _in_pack(self, index: int) -> int:
         return index if self._kept is None else int(self._kept[index])
 

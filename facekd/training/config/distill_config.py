@@ -98,6 +98,11 @@ class DistillConfig(TrainConfig):
             f"{loss.active_keys()} go by embeddings alone, and no classifier takes part; "
             f"remove it, or raise the weight of a loss that has one ({', '.join(f'loss.{n}' for n in with_head)})",
         )
+        require(
+            self.head.sub_centers == 1 or loss.needs(Need.OWN_HEAD),
+            f"head.sub_centers = {self.head.sub_centers} has no effect: {loss.active_keys()} use no classifier of the "
+            "student's own, and the teacher's stays as it is; remove it, or raise loss.ce",
+        )
         # The teacher's classifier, for the losses that need it.
         require(
             bool(self.teacher.model or self.teacher.head) or not loss.needs(Need.TEACHER_HEAD),

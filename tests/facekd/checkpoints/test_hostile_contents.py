@@ -67,6 +67,7 @@ def content() -> dict[str, Any]:
         "identities": ["a", "b", "c"],
         "started_from": {"backbone": {"file": "a", "sha256": "b"}},
         "plugins": [{"name": "a"}],
+        "sub_centers": 1,
     }
 
 

@@ -29,6 +29,7 @@ HEADS = [
     HeadConfig(margin="none", scale=20.0),
     HeadConfig(kind="linear"),
     HeadConfig(kind="linear", bias=False),
+    HeadConfig(scale=20.0, sub_centers=3),
 ]
 
 
