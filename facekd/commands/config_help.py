@@ -77,4 +77,6 @@ def leaf_defaults(config_class: type, prefix: str = "") -> dict[str, tuple[tuple
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

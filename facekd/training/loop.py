@@ -18,7 +18,7 @@ import torch
 
 from facekd.backbones import count_parameters
 from facekd.checkpoints.run_folder import keep_last, list_checkpoints
-from facekd.commands.config_files import to_yaml
+from facekd.commands.config_files import to_plain, to_yaml
 from facekd.data.config import open_training_data
 from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.class_counts import count_classes_of
@@ -30,7 +30,7 @@ from facekd.errors import TrainingError
 from facekd.files.output_lock import folder_lock
 from facekd.files.writing import write_text
 from facekd.training.config import TrainConfig
-from facekd.training.logbook import Logbook, Stopwatch, Timer, kinds_logged_at, train_line
+from facekd.training.logbook import Logbook, Stopwatch, Timer, kinds_logged_at, require_trackers, train_line
 from facekd.training.recognizer import Recognizer, build_recognizer
 from facekd.training.resume import delete_leftovers, restore_latest, save_state
 from facekd.training.schedule import learning_rate
@@ -38,7 +38,7 @@ from facekd.training.starting_weights import describe_start
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
 from facekd.training.validation import HeadValidator, Validator, validate
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes import launcher_number, usable_cores
 from facekd.utils.progress import SECONDS_BETWEEN_LINES
 from facekd.utils.stopping import STOP_SIGNALS, stop_on_signal
 
@@ -66,6 +66,8 @@ def run_training(
     Returns:
         The exit status, see `train`.
     """
+    if launcher_number("RANK", 0) == 0:  # the only process that writes a log
+        require_trackers(config.trackers)
     validators: Sequence[Validator | HeadValidator] = ()
     if config.validation.packs or config.validation.classification != "none":
         if make_validators is None:
@@ -119,7 +121,8 @@ def train(
             state.folder,
             total_images=total_images,
             images_seen=state.images_seen,
-            tensorboard=config.tensorboard,
+            trackers=config.trackers,
+            config=to_plain(config),
             active=world.is_main,
         ) as logbook:
             logbook.say(_summary_lines(state))

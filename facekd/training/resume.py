@@ -56,7 +56,7 @@ RESUMABLE_KEYS = (
         "data.accept_changed",
     ),
     *("batch_size_per_rank", "device", "compile", "deterministic", "channels_last", "head.sharded"),
-    *("validation", "checkpoint", "log_every_images", "tensorboard"),
+    *("validation", "checkpoint", "log_every_images", "logging", "tensorboard"),
 )
 # Keys that it may change as long as the learning rates of its past steps stay what they were: its length and schedule.
 LENGTH_KEYS = ("images", "epochs", "schedule")

@@ -76,7 +76,9 @@ class TrainConfig:
         validation: what is measured during training.
         checkpoint: how often to save and how many to keep.
         log_every_images: images between two log lines.
-        tensorboard: also write TensorBoard events.
+        logging: where the log goes besides log.jsonl: `tensorboard` (a folder of that name), `wandb`, `mlflow`; the
+            last two are extras, `pip install 'facekd[wandb]'`. Without a server that they know they write to `output`.
+        tensorboard: false takes `tensorboard` out of `logging`, as configs of an earlier facekd do.
     """
 
     output: str = path_field()
@@ -104,6 +106,7 @@ class TrainConfig:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log_every_images: int = 10_000
+    logging: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
@@ -114,6 +117,11 @@ class TrainConfig:
         self._check_checkpoint()
         self._check_backbone()
         self._check_start()
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Returns where the log goes besides log.jsonl."""
+        return tuple(name for name in dict.fromkeys(self.logging) if self.tensorboard or name != "tensorboard")
 
     def check_length(self, total_images: int) -> None:
         """Checks what has to fit into the length of the run, in images, which depends on the data.

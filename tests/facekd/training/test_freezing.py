@@ -99,7 +99,7 @@ def test_the_backbone_waits_for_the_classifier_to_warm_up(tiny_config: Configure
             seen.append((images_seen, weights, state.recognizer.head.weight.detach().clone()))
 
     start = {name: value.clone() for name, value in state.recognizer.backbone.state_dict().items()}
-    with Watch(state.folder, total_images=72, images_seen=0, tensorboard=False, active=True) as logbook:
+    with Watch(state.folder, total_images=72, images_seen=0, trackers=(), active=True) as logbook:
         fit(state, logbook, ())
     for images, weights, _ in seen:
         is_same = all(torch.equal(weights[name], start[name]) for name in start)

@@ -11,13 +11,13 @@ from facekd.utils.progress import format_duration
 
 
 def test_entries_after_the_checkpoint_are_dropped_on_resume(tmp_path: Path) -> None:
-    with Logbook(tmp_path, total_images=100, tensorboard=False) as logbook:
+    with Logbook(tmp_path, total_images=100, trackers=()) as logbook:
         for images_seen in (10, 20, 30):
             logbook.record("train", images_seen, {"loss": 0.1 * images_seen})
         logbook.record("validation", 30, {"accuracy": 0.5})
     with (tmp_path / "log.jsonl").open("a") as stream:
         stream.write('{"kind": "train", "images_se')  # as a kill leaves it
-    with Logbook(tmp_path, total_images=100, images_seen=20, tensorboard=False) as logbook:
+    with Logbook(tmp_path, total_images=100, images_seen=20, trackers=()) as logbook:
         logbook.record("train", 25, {"loss": 1 / 3})
     assert [(entry["images_seen"], entry["loss"]) for entry in read_log(tmp_path, "train")] == [
         (10, 1.0),
@@ -50,7 +50,7 @@ def test_a_line_that_cannot_be_read_costs_no_other(tmp_path: Path, bad: bytes, c
     log.write_bytes(b"\n".join([LINES[0], bad, ODD, LINES[1], LINES[2], bad]))
     assert [entry["images_seen"] for entry in read_log(tmp_path, "train")] == [10, 20, 30]
     assert read_log(tmp_path, "note")[0]["words"] == "a\u2028b\x85c"
-    with Logbook(tmp_path, total_images=100, images_seen=20, tensorboard=False) as logbook:
+    with Logbook(tmp_path, total_images=100, images_seen=20, trackers=()) as logbook:
         logbook.record("train", 25, {"loss": 1.5})
     # All other lines stay byte for byte; the last one, cut, is gone.
     expected = [LINES[0], bad, ODD, LINES[1], b'{"kind": "train", "images_seen": 25, "loss": 1.5}', b""]
@@ -75,10 +75,10 @@ def test_a_log_that_cannot_be_written_stops_no_run(tmp_path: Path, capsys: pytes
 
 
 def test_a_full_disk_costs_the_lines_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    with Logbook(tmp_path, total_images=100, tensorboard=False) as logbook:
+    with Logbook(tmp_path, total_images=100, trackers=()) as logbook:
         logbook.record("train", 10, {"loss": 1.0})
-        assert logbook._file is not None
-        whole = logbook._file
+        assert logbook._file._file is not None
+        whole = logbook._file._file
 
         class Full:
             def write(self, line: bytes) -> int:
@@ -86,15 +86,15 @@ def test_a_full_disk_costs_the_lines_that_do_not_fit(tmp_path: Path, capsys: pyt
 
             def close(self) -> None: ...
 
-        logbook._file = Full()  # type: ignore[assignment]
+        logbook._file._file = Full()  # type: ignore[assignment]
         logbook.record("train", 20, {"loss": 1.0})
-        logbook._file = whole
+        logbook._file._file = whole
         logbook.record("train", 30, {"loss": 1.0})
     assert [entry["images_seen"] for entry in read_log(tmp_path)] == [10, 30]
 
 
 def test_the_log_is_strict_json(tmp_path: Path) -> None:
-    with Logbook(tmp_path, total_images=1, tensorboard=False) as logbook:
+    with Logbook(tmp_path, total_images=1, trackers=()) as logbook:
         logbook.record("train", 1, {"loss": 1.0, "gradient_norm": float("inf")})
     assert "Infinity" not in (tmp_path / "log.jsonl").read_text()
     assert read_log(tmp_path) == [{"kind": "train", "images_seen": 1, "loss": 1.0, "gradient_norm": None}]
@@ -121,7 +121,7 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
 
 def test_the_stopwatch_leaves_out_what_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("facekd.training.logbook.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("facekd.training.logbook.stopwatch.time.perf_counter", lambda: now[0])
     stopwatch = Stopwatch()
     now[0] += 7.5
     with stopwatch.paused():  # validation: not training
