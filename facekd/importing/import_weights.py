@@ -26,8 +26,8 @@ if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     from facekd.data.datasets import FaceDataset
 
 DESCRIPTION = """\
-Turns weights of other trainers into a facekd checkpoint: InsightFace's arcface_torch (r18 to r200, mbf, mbf_large),
-AdaFace and CVLface (ir_18 to ir_101). The network is recognised by the names and shapes in the file."""
+Turns weights of other trainers into a facekd checkpoint: InsightFace's arcface_torch (r18 to r200, mbf, mbf_large,
+vit_t, vit_s), AdaFace and CVLface (ir_18 to ir_101). The network is recognised by names and shapes in the file."""
 EPILOG = """examples:
   facekd import glint360k_r50/backbone.pth --output teacher.pt
   facekd import adaface_ir50_ms1mv2.ckpt --output teacher.pt
@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--name",
         help="expected backbone: iresnet18, 34, 50, 100 or 200, mobilefacenet_0.45g, mobilefacenet_large, "
-        "mobilefacenet, ir_18, 34, 50 or 101 (default: recognised from the names and shapes in the file)",
+        "mobilefacenet, vit_t, vit_s, ir_18, 34, 50 or 101 (default: recognised from the names and shapes in the file)",
     )
     parser.add_argument(
         "--color",

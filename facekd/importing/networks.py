@@ -1,7 +1,7 @@
 """Recognises the network that wrote a state dict by names and shapes, and knows its tensors by the names in the file.
 
-Three families are known: InsightFace's IR-ResNets and MobileFaceNets, after which facekd names its own tensors, and
-AdaFace's IR networks, which CVLface has as well.
+Four families are known: InsightFace's IR-ResNets, MobileFaceNets and vision transformers, after which facekd names its
+own tensors, and AdaFace's IR networks, which CVLface has as well.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from facekd.utils.foreign import some_of
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     import torch
 
+USUAL_IMAGE_SIZE = 112
 ARCFACE_TORCH, ADAFACE = "insightface arcface_torch", "AdaFace"
 # AdaFace's names of a unit's modules, by facekd's.
 IN_UNIT = {
@@ -68,6 +69,8 @@ def recognize_backbone(state: Mapping[str, torch.Tensor]) -> BackboneShape | Non
         return _recognize_iresnet(state)
     if {"conv_sep.layers.0.weight", "layers.0.layers.0.weight", "features.layers.2.weight"} <= state.keys():
         return _recognize_mobilefacenet(state)
+    if {"patch_embed.proj.weight", "pos_embed", "feature.2.weight"} <= state.keys():
+        return _recognize_vit(state)
     if {"input_layer.0.weight", "body.0.res_layer.1.weight", "output_layer.3.weight"} <= state.keys():
         return _recognize_adaface(state)
     return None
@@ -147,6 +150,29 @@ def _recognize_mobilefacenet(state: Mapping[str, torch.Tensor]) -> BackboneShape
         embedding_size,
         map_side=kernel[-1],
         width=channels / trunk_scale / STEM_CHANNELS,
+    )
+
+
+def _recognize_vit(state: Mapping[str, torch.Tensor]) -> BackboneShape | None:
+    from facekd.backbones.vit import NUM_BLOCKS, PATCH_SIZE, VIT_CHANNELS
+
+    shapes = _shapes(state, {"pos_embed": 3, "patch_embed.proj.weight": 4, "feature.2.weight": 2})
+    if shapes is None:
+        return None
+    (_, tokens, channels), kernel, (embedding_size, _) = shapes
+    blocks = _count_children(state, "blocks")
+
+    # Several sizes of images have as many patches, because pixels at the edge fill none: only the usual one is known.
+    is_usual = tokens == (USUAL_IMAGE_SIZE // PATCH_SIZE) ** 2
+    name = next((name for name, known in VIT_CHANNELS.items() if known == channels), next(iter(VIT_CHANNELS)))
+    is_known = is_usual and blocks == NUM_BLOCKS and kernel[-1] == PATCH_SIZE
+    otherwise = f"a vision transformer with {blocks} blocks of {channels} channels and {tokens} patches of {kernel[-1]}"
+    return _shape(
+        name if is_known else None,
+        otherwise,
+        embedding_size,
+        map_side=USUAL_IMAGE_SIZE // 16,
+        width=channels / VIT_CHANNELS[name],
     )
 
 

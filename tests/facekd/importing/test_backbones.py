@@ -27,14 +27,22 @@ from tests.facekd.importing.written_weights import (
     state_dict_of_adaface,
     state_dict_of_iresnet,
     state_dict_of_mbf,
+    state_dict_of_vit,
 )
 
+VIT = {"vit_t": 256, "vit_s": 512}
 MBF = {"mobilefacenet_0.45g": {}, "mobilefacenet": {"scale": 1}, "mobilefacenet_large": MBF_LARGE}
 
 
-@pytest.mark.parametrize("name", [*IRESNET_UNITS, *MBF])
-def test_names_and_shapes_are_theirs_for_every_published_network(name):
-    expected = state_dict_of_mbf(**MBF[name]) if name in MBF else state_dict_of_iresnet(IRESNET_UNITS[name])
+ALL = {
+    **{name: state_dict_of_iresnet(units) for name, units in IRESNET_UNITS.items()},
+    **{name: state_dict_of_mbf(**sizes) for name, sizes in MBF.items()},
+    **{name: state_dict_of_vit(channels) for name, channels in VIT.items()},
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), ALL.items())
+def test_names_and_shapes_are_theirs_for_every_published_network(name, expected):
     with torch.device("meta"):
         ours = build_backbone(name).state_dict()
     assert {key: tuple(value.shape) for key, value in ours.items()} == expected
@@ -42,9 +50,7 @@ def test_names_and_shapes_are_theirs_for_every_published_network(name):
 
 @pytest.mark.parametrize(
     ("name", "shapes"),
-    [(name, state_dict_of_iresnet(units)) for name, units in IRESNET_UNITS.items()]
-    + [(name, state_dict_of_mbf(**sizes)) for name, sizes in MBF.items()]
-    + [(name, state_dict_of_adaface(units)) for name, units in ADAFACE_UNITS.items()],
+    [*ALL.items()] + [(name, state_dict_of_adaface(units)) for name, units in ADAFACE_UNITS.items()],
 )
 def test_networks_are_recognised_by_names_and_shapes(name, shapes):
     found = recognize_backbone({key: torch.empty(shape, device="meta") for key, shape in shapes.items()})
@@ -127,6 +133,13 @@ def test_a_misfit_is_told_by_the_names_in_the_file(tmp_path):
     assert "missing (conv1.weight, " in message and "try --name ir_18" in message
 
 
+def test_a_vision_transformer_is_loaded_by_its_names(tmp_path):
+    state = fill(state_dict_of_vit(channels=32, embedding_size=16))
+    backbone = import_backbone(save(tmp_path / "model.pt", {f"module.{k}": v for k, v in state.items()})).backbone
+    assert (backbone.name, backbone.width, backbone.image_size) == ("vit_t", 0.125, 112)
+    assert all(torch.equal(value, state[name]) for name, value in backbone.state_dict().items())
+
+
 def test_half_precision_files_become_float32(tmp_path):
     state = small_iresnet()
     halves = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
@@ -164,6 +177,10 @@ def test_depths_that_facekd_lacks_are_described(tmp_path):
     assert "MobileFaceNet with (8, 12, 4) units" in refusal(save(tmp_path / "large.pth", large))
     squeezed = small_adaface() | {"body.0.res_layer.se_block.fc1.weight": torch.zeros(1, 8, 1, 1)}
     assert "an IR-SE network (with squeeze and excitation) of AdaFace" in refusal(save(tmp_path / "se.pth", squeezed))
+    vit = {k: torch.zeros(s) for k, s in state_dict_of_vit(8, blocks=24, patches=4).items()}
+    assert "a vision transformer with 24 blocks of 8 channels and 4 patches of 9" in refusal(
+        save(tmp_path / "vit.pt", vit)
+    )
     deep = small_adaface() | {"body.0.res_layer.7.weight": torch.zeros(8, 2, 1, 1)}
     assert "an IR network of bottleneck units of AdaFace" in refusal(save(tmp_path / "ir152.pth", deep))
 

@@ -106,6 +106,23 @@ def state_dict_of_adaface(units: tuple[int, ...], embedding_size=512, image_size
     return shapes
 
 
+def state_dict_of_vit(channels=256, blocks=12, embedding_size=512, patches=144, patch=9) -> Shapes:
+    shapes: Shapes = {"mask_token": (1, 1, channels), "pos_embed": (1, patches, channels)}
+    shapes |= linear("patch_embed.proj", channels, 3, patch, patch)
+    for at in (f"blocks.{number}" for number in range(blocks)):
+        for norm in (f"{at}.norm1", f"{at}.norm2"):
+            shapes |= {f"{norm}.weight": (channels,), f"{norm}.bias": (channels,)}
+        shapes |= {f"{at}.attn.qkv.weight": (3 * channels, channels)} | linear(f"{at}.attn.proj", channels, channels)
+        shapes |= linear(f"{at}.mlp.fc1", 4 * channels, channels) | linear(f"{at}.mlp.fc2", channels, 4 * channels)
+    shapes |= {"norm.weight": (channels,), "norm.bias": (channels,)}
+    shapes |= {"feature.0.weight": (channels, channels * patches)} | bn("feature.1", channels)
+    return shapes | {"feature.2.weight": (embedding_size, channels)} | bn("feature.3", embedding_size)
+
+
+def linear(name: str, *shape: int) -> Shapes:
+    return {f"{name}.weight": shape, f"{name}.bias": (shape[0],)}
+
+
 def fill(shapes: Shapes, seed: int = 0) -> dict[str, torch.Tensor]:
     """Values of the size that trained weights have, so that activations neither vanish nor explode."""
     generator = torch.Generator().manual_seed(seed)
