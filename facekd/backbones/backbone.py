@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from facekd.errors import ModelError
 
@@ -61,11 +63,14 @@ class Backbone(nn.Module):
     Attributes:
         image_sizes: the images it takes; here those of a network that halves the image four times.
         takes_width: whether `width` may differ from 1.
+        takes_gradient_checkpointing: whether it computes its units by `in_turn`.
         options: which other arguments of `build_backbone` it takes: `drop_path`, `mask_ratio`.
         parts: names of its modules (and of parameters of its own) by part, `stem`, `stage1` and so on, in the order of
             the forward pass; empty where a network is not divided.
         undecayed: names of parameters of its own, no bias and of no normalisation, that its authors do not decay, such
             as position embeddings; any module may have this attribute.
+        gradient_checkpointing: keeps only what goes into each unit for the backward pass and computes the rest again,
+            for less memory; False unless set.
         name: its key in `BACKBONES`, `"iresnet50"`.
         embedding_size: D, the width of the embedding.
         image_size: S, the side of the square input in pixels.
@@ -76,12 +81,14 @@ class Backbone(nn.Module):
         32, 16, "it halves the image four times", "use 112, or 64 for a small model"
     )
     takes_width: ClassVar[bool] = True
+    takes_gradient_checkpointing: ClassVar[bool] = False
     options: ClassVar[frozenset[str]] = frozenset()
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
     undecayed: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, embedding_size: int, image_size: int, width: float) -> None:
         super().__init__()
+        self.gradient_checkpointing = False
         self.name = name
         self.embedding_size = embedding_size
         self.image_size = image_size
@@ -109,6 +116,51 @@ class Backbone(nn.Module):
                 f"{self.name} takes normalised float images, but got {images.dtype}: "
                 "subtract the mean and divide by the standard deviation first (facekd.images.model_input)"
             )
+
+    def in_turn(self, units: Iterable[Callable[[torch.Tensor], torch.Tensor]], x: torch.Tensor) -> torch.Tensor:
+        """Applies units one after another; with `gradient_checkpointing` each is computed again in the backward pass.
+
+        The second time, dropout draws what it drew at first, and no running statistics move (Chen et al. 2016,
+        arXiv:1604.06174). Gradients are the same.
+
+        Args:
+            units: modules, or methods of this backbone that apply some of its modules.
+            x: input of the first unit.
+        """
+        if not (self.gradient_checkpointing and torch.is_grad_enabled()):
+            for unit in units:
+                x = unit(x)
+            return x
+        for unit in units:
+            owner = unit if isinstance(unit, nn.Module) else self
+            x = checkpoint(unit, x, use_reentrant=False, context_fn=partial(_contexts, owner))
+        return x
+
+
+def _contexts(module: nn.Module) -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
+    """Returns the contexts of the first and of the second computation of a module."""
+    return contextlib.nullcontext(), _keeping_statistics(module)
+
+
+@contextlib.contextmanager
+def _keeping_statistics(module: nn.Module) -> Iterator[None]:
+    """Lets batch normalisations in training mode normalise as usual, but leaves their running statistics alone.
+
+    They are given a momentum of 0 and no counter. With `track_running_stats` off, autograd would miss tensors that it
+    kept in the first computation.
+    """
+    norms = [
+        (child, child.momentum, child.num_batches_tracked)
+        for child in module.modules()
+        if isinstance(child, nn.modules.batchnorm._NormBase) and child.training
+    ]
+    for norm, _, _ in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, counter in norms:
+            norm.momentum, norm.num_batches_tracked = momentum, counter
 
 
 def full_precision(tensor: torch.Tensor) -> contextlib.AbstractContextManager:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from facekd.backbones.backbone import Backbone
 from facekd.backbones.cifar import CifarResNet, WideResNet
+from facekd.backbones.edgeface import EdgeFace
 from facekd.backbones.iresnet import IResNet
 from facekd.backbones.mobilefacenet import MobileFaceNet
 from facekd.backbones.torchvision_models import TORCHVISION_EMBEDDING_SIZES, TorchvisionBackbone
@@ -31,6 +32,8 @@ BACKBONES: dict[str, type[Backbone]] = {
     "ir_101": IResNet,
     "vit_t": VisionTransformer,
     "vit_s": VisionTransformer,
+    "edgeface_xs": EdgeFace,
+    "edgeface_s": EdgeFace,
     "resnet20": CifarResNet,
     "resnet56": CifarResNet,
     "resnet8x4": CifarResNet,
@@ -77,7 +80,7 @@ def build_backbone(
         "width": width,
         "dropout": dropout,
     }
-    options = {"drop_path": drop_path, "mask_ratio": mask_ratio}
+    options: dict[str, Any] = {"drop_path": drop_path, "mask_ratio": mask_ratio}
     check_backbone(name, **sizes, **options)
     network = cast("Callable[..., Backbone]", BACKBONES[name])  # every subclass takes dropout as well
     taken = {key: value for key, value in options.items() if key in network.options}

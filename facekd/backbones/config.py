@@ -14,15 +14,17 @@ class BackboneConfig:
 
     Args:
         name: `mobilefacenet` (1.0 M), `mobilefacenet_0.45g` (2.06 M, InsightFace's), `mobilefacenet_large` (6.31 M),
-            `iresnet18` .. `iresnet200`, AdaFace's `ir_18`, `ir_34`, `ir_50` and `ir_101`, or InsightFace's vision
-            transformers `vit_t` (19 M) and `vit_s` (76 M); for classification, those of CIFAR papers,
-            `resnet8x4`, `resnet32x4`, `resnet20`, `resnet56`, `wrn_16_2` and `wrn_40_2`, or torchvision's
-            `resnet50`, `mobilenet_v2` and others.
+            `iresnet18` .. `iresnet200`, AdaFace's `ir_18`, `ir_34`, `ir_50` and `ir_101`, InsightFace's vision
+            transformers `vit_t` (19 M) and `vit_s` (76 M), or `edgeface_xs` (1.77 M) and `edgeface_s` (3.65 M); for
+            classification, those of CIFAR papers, `resnet8x4`, `resnet32x4`, `resnet20`, `resnet56`, `wrn_16_2` and
+            `wrn_40_2`, or torchvision's `resnet50`, `mobilenet_v2` and others.
         embedding_size: numbers in an embedding; classification networks fix it.
         width: factor of the channels of every layer.
         dropout: probability of dropping a value before the embedding layer, or of the embedding if there is none.
         drop_path: probability of leaving out a residual branch in training, for vision transformers.
         mask_ratio: share of the image's patches that are left out in training, for vision transformers.
+        gradient_checkpointing: computes the units of the network a second time in the backward pass instead of keeping
+            what is inside them: less memory, about a third more time, the same result.
         weights: a checkpoint or the folder of a run to start from, what `facekd import` writes among them; by default
             the weights are fresh. A resumed run does not read it.
     """
@@ -33,9 +35,11 @@ class BackboneConfig:
     dropout: float = 0.0
     drop_path: float = 0.0
     mask_ratio: float = 0.0
+    gradient_checkpointing: bool = False
     weights: str = path_field()
 
     @property
     def architecture(self) -> dict[str, Any]:
-        """Returns the arguments of `build_backbone` that this section has: all but the weights to start from."""
-        return {key: value for key, value in to_plain(self).items() if key != "weights"}
+        """Returns the arguments of `build_backbone` that this section has, those that make the network what it is."""
+        others = ("weights", "gradient_checkpointing")
+        return {key: value for key, value in to_plain(self).items() if key not in others}

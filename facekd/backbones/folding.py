@@ -98,10 +98,11 @@ def _last_layers(backbone: Backbone) -> tuple[str, str]:
 
 
 def _find_last_layers(backbone: Backbone) -> tuple[str, str] | tuple[()]:
-    """Returns the names of the last two layers with parameters if they are those that can be folded into."""
-    layers = [item for item in backbone.named_modules() if next(item[1].parameters(recurse=False), None) is not None]
+    """Returns the names of the last two layers if they are those that can be folded into."""
+    # Layers are the modules with tensors of their own: a normalisation may have statistics alone.
+    layers = [(name, module) for name, module in backbone.named_modules() if module._parameters or module._buffers]
     match layers[-2:]:
-        case [(first, nn.Linear() as linear), (second, nn.BatchNorm1d() as norm)]:
+        case [(first, nn.Linear() as linear), (second, nn.BatchNorm1d(affine=True) as norm)]:
             if linear.out_features == norm.num_features == backbone.embedding_size:
                 return first, second
     return ()

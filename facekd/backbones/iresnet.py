@@ -82,6 +82,7 @@ class IResNet(Backbone):
     """
 
     norm_after: ClassVar = {"conv1": "bn1"}
+    takes_gradient_checkpointing: ClassVar = True
     parts: ClassVar = {
         "stem": ("conv1", "bn1", "prelu"),
         **{f"stage{number}": (f"layer{number}",) for number in (1, 2, 3, 4)},
@@ -120,11 +121,14 @@ class IResNet(Backbone):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Embeds normalised images (B, 3, S, S); returns un-normalised embeddings (B, D)."""
         self.check_images(images)
-        x = self.prelu(self.bn1(self.conv1(images)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        units = (unit for stage in (self.layer1, self.layer2, self.layer3, self.layer4) for unit in stage)
+        x = self.in_turn((self._stem, *units), images)
         x = self.dropout(self.bn2(x).flatten(1))
         with full_precision(x):
             return self.features(self.fc(x.to(self.fc.weight.dtype)))
+
+    def _stem(self, images: torch.Tensor) -> torch.Tensor:
+        return self.prelu(self.bn1(self.conv1(images)))
 
 
 def _make_stage(in_channels: int, out_channels: int, units: int, is_plain: bool) -> nn.Sequential:

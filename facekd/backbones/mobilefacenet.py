@@ -145,6 +145,7 @@ class MobileFaceNet(Backbone):
         dropout: probability of dropping a value before the embedding layer (the paper has none).
     """
 
+    takes_gradient_checkpointing: ClassVar = True
     # A stage begins with a strided unit.
     parts: ClassVar = {
         "stem": ("layers.0", "layers.1"),
@@ -190,7 +191,5 @@ class MobileFaceNet(Backbone):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Embeds normalised images (B, 3, S, S); returns un-normalised embeddings (B, D)."""
         self.check_images(images)
-        x = images
-        for layer in self.layers:
-            x = layer(x)
-        return self.features(self.conv_sep(x))
+        units = (unit for layer in self.layers for unit in (layer.layers if isinstance(layer, UnitStack) else [layer]))
+        return self.features(self.conv_sep(self.in_turn(units, images)))

@@ -106,6 +106,7 @@ class VisionTransformer(Backbone):
     image_sizes: ClassVar = ImageSizes(
         32, 1, f"its patches have {PATCH_SIZE} pixels", "use 112, or 64 for a small model"
     )
+    takes_gradient_checkpointing: ClassVar = True
     options: ClassVar = frozenset({"drop_path", "mask_ratio"})
     parts: ClassVar = {
         "stem": ("patch_embed", "pos_embed", "mask_token"),
@@ -159,8 +160,7 @@ class VisionTransformer(Backbone):
         kept = self._draw_kept(x) if self.training and self.mask_ratio > 0 else None
         if kept is not None:
             x = x.gather(1, kept)
-        for block in self.blocks:
-            x = block(x)
+        x = self.in_turn(self.blocks, x)
 
         # Behind the blocks every place has a token again.
         with full_precision(x):

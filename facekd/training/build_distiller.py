@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from facekd.backbones.building import build_backbone
 from facekd.checkpoints.shared_head import SharedHead, load_shared_head
 from facekd.data.datasets import FaceDataset
 from facekd.data.loading.sampler import PositionSampler
@@ -22,7 +21,7 @@ from facekd.head.classifier import build_classifier
 from facekd.teacher.teacher import open_teacher, teacher_fingerprint
 from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distiller import Distiller, Head, Objective, StudentParts, TeacherParts
-from facekd.training.recognizer import backbone_arguments
+from facekd.training.recognizer import build_run_backbone
 from facekd.training.starting_weights import start_from_weights
 
 
@@ -91,7 +90,7 @@ def _build_student(config: DistillConfig, world: World, dataset: FaceDataset, te
         TeacherError: a shared classifier for a student whose losses use none of its own.
     """
     size = config.backbone.embedding_size
-    backbone = build_backbone(**backbone_arguments(config))
+    backbone = build_run_backbone(config)
     head: Head | None = None
     if config.effective_loss.needs(Need.OWN_HEAD):
         if config.shared_head:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from facekd.backbones import Backbone
 from facekd.backbones.building import build_backbone
 from facekd.checkpoints.shared_head import load_shared_head
 from facekd.data.datasets import FaceDataset
@@ -79,7 +80,7 @@ class Recognizer(nn.Module):
 def build_recognizer(config: TrainConfig, world: World, dataset: FaceDataset) -> Recognizer:
     """Builds a backbone and its classifier: fresh weights from the seed, or the frozen classifier of `shared_head`."""
     torch.manual_seed(config.seed)
-    backbone = build_backbone(**backbone_arguments(config))
+    backbone = build_run_backbone(config)
     size = config.backbone.embedding_size
     head = build_classifier(config.head, size, dataset.num_classes, world)
     if config.shared_head:
@@ -87,6 +88,13 @@ def build_recognizer(config: TrainConfig, world: World, dataset: FaceDataset) ->
     recognizer = Recognizer(backbone, head)
     start_from_weights(recognizer, config, dataset)
     return recognizer
+
+
+def build_run_backbone(config: TrainConfig) -> Backbone:
+    """Builds the backbone of a run with fresh weights from torch's generator."""
+    backbone = build_backbone(**backbone_arguments(config))
+    backbone.gradient_checkpointing = config.backbone.gradient_checkpointing
+    return backbone
 
 
 def backbone_arguments(config: TrainConfig) -> dict[str, Any]:

@@ -49,6 +49,7 @@ RESUMABLE_KEYS = (
         "teacher.cache",
         # Where the first weights came from; the checkpoint has those of now.
         "backbone.weights",
+        "backbone.gradient_checkpointing",
         "head.weights",
         "diagnostics",
         "data.workers",
@@ -237,7 +238,10 @@ def _saying_what_to_do(found: list[Path]) -> Iterator[None]:
 
 def _check_same_run(path: Path, checkpoint: Checkpoint, state: TrainingState) -> None:
     """Checks that config, teacher and data are those of the run that wrote the checkpoint."""
-    new = {**to_plain(state.config), "backbone": {**backbone_arguments(state.config), "weights": ""}}
+    new = {
+        **to_plain(state.config),
+        "backbone": {**backbone_arguments(state.config), **to_plain(state.config.backbone)},
+    }
     old = with_defaults(checkpoint.config, type(state.config))
     changed = {
         key: f"{shown(key)} was {shown(before)}, now {shown(after)}"

@@ -232,10 +232,21 @@ class TrainConfig:
     def _check_start(self) -> None:
         from facekd.backbones.building import BACKBONES
 
+        # Not every network can compute its units again.
+        name, network = self.backbone.name, BACKBONES[self.backbone.name]
+        require(
+            network.takes_gradient_checkpointing or not self.backbone.gradient_checkpointing,
+            f"backbone.gradient_checkpointing: {name} has no units that can be computed again: leave it off",
+        )
+        require(
+            not (self.backbone.gradient_checkpointing and self.compile),
+            "compile chooses what the backward pass computes again, so set backbone.gradient_checkpointing or compile",
+        )
+
         # Names of parts depend on the network.
-        known = ("backbone", "norms", *BACKBONES[self.backbone.name].parts)
+        known = ("backbone", "norms", *network.parts)
         unknown = sorted(set(self.freeze) - set(known))
-        require(not unknown, f"freeze names {', '.join(unknown)}, and {self.backbone.name} has {', '.join(known)}")
+        require(not unknown, f"freeze names {', '.join(unknown)}, and {name} has {', '.join(known)}")
 
         # What would have no effect, or contradict something else, is a mistake.
         is_frozen = "backbone" in self.freeze
