@@ -36,9 +36,9 @@ from facekd.errors import run_verb
 from facekd.files.writing import write_json
 from facekd.images.augmentation import Augmentation
 from facekd.teacher.cache import write_teacher_cache
-from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
+from facekd.training.distilling.build_distiller import build_distiller
 from facekd.training.recognizer import build_recognizer
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step

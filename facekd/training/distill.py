@@ -3,9 +3,9 @@
     facekd distill configs/distill/ms1mv3_th_kd.yaml
     facekd distill configs/distill/ms1mv3_th_kd.yaml --teacher.model runs/teacher --output runs/student
 
-The loop is that of training; what differs is what the loss is made of (`facekd/training/distiller.py`). The teacher is
-evaluated, never trained; its classifier is frozen and checked to know the same people. To resume, run the same command
-again.
+The loop is that of training; what differs is what the loss is made of (`facekd/training/distilling/distiller.py`). The
+teacher is evaluated, never trained; its classifier is frozen and checked to know the same people. To resume, run the
+same command again.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None, make_validators: MakeValidators | None =
     argv = show_short_help(argv, DistillConfig, "facekd distill", description, DISTILL_KEYS, DISTILL_NOTES)
     config = parse_config(DistillConfig, argv, "facekd distill", description)
     # After parsing, because they import torch, which takes seconds: `--help` and a mistyped key answer at once.
-    from facekd.training.build_distiller import build_distiller
-    from facekd.training.distill_diagnostics import diagnose
+    from facekd.training.distilling.build_distiller import build_distiller
+    from facekd.training.distilling.diagnostics import diagnose
     from facekd.training.loop import run_training
 
     return run_training(config, "facekd distill", build_distiller, make_validators, at_end=diagnose)

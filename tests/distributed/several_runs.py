@@ -23,10 +23,10 @@ from unittest import mock
 from facekd.commands.config_files import parse_config
 from facekd.distributed import World, broadcast_from_main, join_world, wait_for_all
 from facekd.errors import FacekdError
-from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
-from facekd.training.distill_diagnostics import diagnose
+from facekd.training.distilling.build_distiller import build_distiller
+from facekd.training.distilling.diagnostics import diagnose
 from facekd.training.loop import train
 
 PATIENCE = 120  # seconds until a process that waits for one that has stopped is ended

@@ -10,7 +10,7 @@ from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import MarginClassifier
 from facekd.head.config import HeadConfig
 from facekd.head.partial_fc import partial_fc_step
-from facekd.training.distill_diagnostics import first_class
+from facekd.training.distilling.diagnostics import first_class
 
 SIZE, TEACHER_SIZE, ROWS = 7, 5, 4
 

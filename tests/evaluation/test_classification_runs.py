@@ -29,10 +29,10 @@ from facekd.errors import CheckpointError, ConfigError, ModelError
 from facekd.export.export_onnx import export_checkpoint
 from facekd.images.augmentation import Augmentation
 from facekd.images.model_input import to_model_input
-from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distill import main as distill
+from facekd.training.distilling.build_distiller import build_distiller
 from facekd.training.logbook import read_log
 from facekd.training.train import main as train
 

@@ -25,9 +25,9 @@ from facekd.commands.config_files import parse_config
 from facekd.data.config import open_training_data
 from facekd.distributed import World
 from facekd.images.model_input import to_model_input
-from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
+from facekd.training.distilling.build_distiller import build_distiller
 from facekd.training.logbook import read_log
 from facekd.training.loop import train
 from facekd.training.recognizer import build_recognizer

@@ -18,5 +18,8 @@ SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "sharing": (("facekd/distillation/*.py",), ("tests/facekd/distillation",)),
     "head": (("facekd/head/*.py",), ("tests/facekd/head",)),
-    "distiller": (("facekd/training/distiller.py",), ("tests/facekd/training/test_distiller.py",)),
+    "distiller": (
+        ("facekd/training/distilling/distiller.py",),
+        ("tests/facekd/training/distilling/test_distiller.py",),
+    ),
 }

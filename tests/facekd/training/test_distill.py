@@ -21,10 +21,10 @@ from facekd.distributed import World
 from facekd.embedder import open_embedder
 from facekd.errors import CheckpointError, ConfigError, DataError, TeacherError
 from facekd.teacher.cache import write_teacher_cache
-from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distill import main
+from facekd.training.distilling.build_distiller import build_distiller
 from facekd.training.logbook import read_log
 from facekd.training.loop import train
 from facekd.training.state import build_state
@@ -148,7 +148,7 @@ def test_an_interrupted_distillation_resumes_exactly(distil: Distil, monkeypatch
             raise KeyboardInterrupt
 
         # Dies at the end of the run, after the last checkpoint but one: what follows it must be repeated.
-        broken.setattr("facekd.training.distill_diagnostics.diagnose", fail_at_last)
+        broken.setattr("facekd.training.distilling.diagnostics.diagnose", fail_at_last)
         broken.setattr("facekd.training.loop.save_state", lambda state, *rest: _save_until(state, 72, calls, *rest))
         with pytest.raises(KeyboardInterrupt):
             distil("broken", **options)

@@ -21,9 +21,9 @@ from facekd.files.reading import sha256_of_file
 from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
 from facekd.margin_values import MARGINS
-from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
+from facekd.training.distilling.build_distiller import build_distiller
 from facekd.training.logbook import read_log
 from facekd.training.loop import train
 from facekd.training.recognizer import build_recognizer

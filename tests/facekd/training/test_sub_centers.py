@@ -13,10 +13,10 @@ from facekd.commands.config_files import parse_config
 from facekd.data.datasets import open_dataset
 from facekd.distributed import World
 from facekd.errors import CheckpointError, ConfigError, TeacherError
-from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
-from facekd.training.distill_diagnostics import compare_heads
+from facekd.training.distilling.build_distiller import build_distiller
+from facekd.training.distilling.diagnostics import compare_heads
 from facekd.training.loop import train
 from facekd.training.recognizer import build_recognizer
 from tests.facekd.conftest import tiny_words

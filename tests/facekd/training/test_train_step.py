@@ -15,10 +15,10 @@ from facekd.commands.config_files import parse_config
 from facekd.data.datasets import open_dataset
 from facekd.distributed import World
 from facekd.errors import InputError
-from facekd.training.build_distiller import build_distiller
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
-from facekd.training.distiller import Distiller
+from facekd.training.distilling.build_distiller import build_distiller
+from facekd.training.distilling.distiller import Distiller
 from facekd.training.loop import make_run_loader
 from facekd.training.resume import save_state
 from facekd.training.state import TrainingState, build_state

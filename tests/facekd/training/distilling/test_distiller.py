@@ -15,7 +15,7 @@ from facekd.distillation.losses import LossInputs, compute_losses
 from facekd.distillation.weights import LossWeights
 from facekd.errors import InputError
 from facekd.head.classifier import LinearClassifier, MarginClassifier
-from facekd.training.distiller import Distiller, Objective, StudentParts, TeacherParts
+from facekd.training.distilling.distiller import Distiller, Objective, StudentParts, TeacherParts
 
 BATCH, SIZE, TEACHER_SIZE, CLASSES, IMAGES = 5, 6, 4, 9, 12
 PIXELS = torch.randn(BATCH, 3, 2, 2, generator=torch.Generator().manual_seed(1))

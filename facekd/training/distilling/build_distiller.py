@@ -20,7 +20,7 @@ from facekd.errors import TeacherError
 from facekd.head.classifier import build_classifier
 from facekd.teacher.teacher import open_teacher, teacher_fingerprint
 from facekd.training.config.distill_config import DistillConfig
-from facekd.training.distiller import Distiller, Head, Objective, StudentParts, TeacherParts
+from facekd.training.distilling.distiller import Distiller, Head, Objective, StudentParts, TeacherParts
 from facekd.training.recognizer import build_run_backbone
 from facekd.training.starting_weights import start_from_weights
 

@@ -24,7 +24,7 @@ from facekd.head.classifier import LinearClassifier, MarginClassifier
 from facekd.images.model_input import to_model_input
 from facekd.pages.figures import draw_histogram, new_figure, save_figure
 from facekd.training.config.distill_config import DistillConfig
-from facekd.training.distiller import Distiller
+from facekd.training.distilling.distiller import Distiller
 from facekd.training.logbook import kinds_logged_at
 from facekd.training.state import TrainingState
 
