@@ -42,9 +42,10 @@ from torch.nn import functional as F
 from usual_model import usual_cosine, usual_cross_entropy
 
 from facekd.errors import FacekdError, run_verb
-from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
+from facekd.head.chunked_loss import chunked_losses
 from facekd.head.classifier import MarginClassifier
 from facekd.head.config import HeadConfig
+from facekd.head.loss_terms import KL, CrossEntropy, LazyLogits
 from facekd.utils.progress import track
 
 FORMS = ("usual", "chunked")

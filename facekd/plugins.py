@@ -213,7 +213,7 @@ def _add_margin(name: str, row: Any) -> str:
 def _known_losses() -> Iterable[str]:
     from facekd.distillation.weights import LOSS_NEEDS
 
-    return (*LOSS_NEEDS, "temperature", "plugin")
+    return (*LOSS_NEEDS, "temperature", "standardize_logits", "plugin")
 
 
 def _add_loss(name: str, row: Any) -> str:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from facekd.distillation.checks import in_full_precision, same_size, unit
 from facekd.errors import InputError
-from facekd.head.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
+from facekd.head.chunked_loss import chunked_losses
+from facekd.head.loss_terms import CrossEntropy, LazyLogits
 from facekd.labels import check_labels
 from facekd.margins import arcface
 

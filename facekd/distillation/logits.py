@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from facekd.distillation.checks import in_full_precision, pair
 from facekd.errors import InputError
-from facekd.head.chunked_loss import check_temperature
+from facekd.head.loss_terms import check_temperature
 
 
 @in_full_precision

@@ -18,8 +18,18 @@ from facekd.distillation.centres import adadistill_centres
 from facekd.distillation.contrastive import ContrastiveDistillation
 from facekd.distillation.embeddings import embedding_cosine, embedding_l2, simkd
 from facekd.distillation.relations import rkd_angle, rkd_distance, sp
-from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
+from facekd.head.chunked_loss import chunked_losses
 from facekd.head.classifier import LinearClassifier, MarginClassifier
+from facekd.head.loss_terms import (
+    KL,
+    Comparison,
+    CrossEntropy,
+    InterClass,
+    IntraClass,
+    LazyLogits,
+    OthersKL,
+    TargetKL,
+)
 
 
 @dataclass(frozen=True)
@@ -35,11 +45,12 @@ class LossInputs:
         positions_B: int64 positions of the images in the run.
         own_head: the student's classifier.
         teacher_head: the teacher's frozen classifier.
-        temperature: T of the KL divergences.
+        temperature: T of the comparisons of class scores.
         margin_on_teacher_head: whether `th_ce` applies the margin.
         contrastive: CRD with its memory.
         centres_CE: class centres that AdaDistill moves, in place.
         gather_rows: concatenates rows over the processes.
+        standardize_logits: whether the comparisons of class scores standardise the logits.
     """
 
     student_BD: Tensor
@@ -55,6 +66,7 @@ class LossInputs:
     contrastive: ContrastiveDistillation | None
     centres_CE: Tensor | None
     gather_rows: Callable[[Tensor], Tensor]
+    standardize_logits: bool = False
 
     @property
     def taught_BE(self) -> Tensor:
@@ -116,12 +128,30 @@ def _adadistill(inputs: LossInputs) -> Tensor:
     return chunked_losses([CrossEntropy(logits)], inputs.labels_B)[0]
 
 
+def _own(kind: type[Comparison]) -> Callable[[LossInputs], Comparison]:
+    """Returns what compares the student's own classifier with the teacher's."""
+    return lambda i: kind(i.own_logits, i.teacher_logits, i.temperature, i.standardize_logits)
+
+
+def _shared(kind: type[Comparison]) -> Callable[[LossInputs], Comparison]:
+    """Returns what compares student and teacher through the teacher's classifier."""
+    return lambda i: kind(i.shared_logits, i.teacher_logits, i.temperature, i.standardize_logits)
+
+
 # Losses on class scores: each is a term of the one pass over the classes.
-CLASS_LOSSES: dict[str, Callable[[LossInputs], CrossEntropy | KL]] = {
+CLASS_LOSSES: dict[str, Callable[[LossInputs], CrossEntropy | Comparison]] = {
     "ce": lambda inputs: CrossEntropy(inputs.own_logits),
-    "kl": lambda inputs: KL(inputs.own_logits, inputs.teacher_logits, inputs.temperature),
+    "kl": _own(KL),
+    "dkd_target": _own(TargetKL),
+    "dkd_others": _own(OthersKL),
+    "dist_inter": _own(InterClass),
+    "dist_intra": _own(IntraClass),
     "th_ce": _th_ce,
-    "th_kl": lambda inputs: KL(inputs.shared_logits, inputs.teacher_logits, inputs.temperature),
+    "th_kl": _shared(KL),
+    "th_dkd_target": _shared(TargetKL),
+    "th_dkd_others": _shared(OthersKL),
+    "th_dist_inter": _shared(InterClass),
+    "th_dist_intra": _shared(IntraClass),
     "arcdistill": lambda inputs: CrossEntropy(inputs.shared_logits),
 }
 

@@ -32,14 +32,17 @@ class Need(enum.Flag):
 _TAUGHT = Need.TEACHER_HEAD | Need.TEACHER_EMBEDDING
 _COMPARED = Need.TEACHER_EMBEDDING | Need.TEACHER_SPACE
 
+_OWN = Need.OWN_HEAD | _TAUGHT
+_SHARED = _TAUGHT | Need.TEACHER_SPACE
+
 # What each loss needs, by its name in the configuration: half of the table of losses. The other half, the functions, is
 # `CLASS_LOSSES` and `EMBEDDING_LOSSES` of losses.py, which needs torch. tests/facekd/distillation/test_losses.py holds
 # the names in both and the fields of `LossWeights` the same, and each function to the needs stated here.
 LOSS_NEEDS: dict[str, Need] = {
     "ce": Need.OWN_HEAD,
-    "kl": Need.OWN_HEAD | _TAUGHT,
+    "kl": _OWN,
     "th_ce": Need.TEACHER_HEAD | Need.TEACHER_SPACE,
-    "th_kl": _TAUGHT | Need.TEACHER_SPACE,
+    "th_kl": _SHARED,
     "embedding_l2": _COMPARED,
     "embedding_cosine": _COMPARED,
     "rkd_distance": Need.TEACHER_EMBEDDING,
@@ -47,14 +50,25 @@ LOSS_NEEDS: dict[str, Need] = {
     "sp": Need.TEACHER_EMBEDDING,
     "crd": Need.TEACHER_EMBEDDING | Need.MEMORY,
     "arcdistill": Need.TEACHER_HEAD | Need.TEACHER_SPACE | Need.ANGLES,
-    "adadistill": _TAUGHT | Need.TEACHER_SPACE | Need.ANGLES | Need.MOVING_CENTRES,
+    "adadistill": _SHARED | Need.ANGLES | Need.MOVING_CENTRES,
     "simkd": _COMPARED,
+    "dkd_target": _OWN,
+    "dkd_others": _OWN,
+    "dist_inter": _OWN,
+    "dist_intra": _OWN,
+    "th_dkd_target": _SHARED,
+    "th_dkd_others": _SHARED,
+    "th_dist_inter": _SHARED,
+    "th_dist_intra": _SHARED,
 }
+# Losses that compare class scores at `loss.temperature`, through the student's own head; those through the teacher's
+# have `th_` before their names.
+COMPARED_SCORES = ("kl", "dkd_target", "dkd_others", "dist_inter", "dist_intra")
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Holds the `loss` section of a configuration: the weight of each loss in the sum, and the temperature of the KL.
+    """Holds the `loss` section of a configuration: the weight of each loss, and how class scores are compared.
 
     A loss of weight 0 is not computed. The mix of TH-KD (arXiv:2201.06945, eq. 1 and 2) with weights CE and alpha and
     share a is ce = CE (1 - a), th_ce = CE a, kl = alpha (1 - a), th_kl = alpha a.
@@ -73,8 +87,18 @@ class LossWeights:
         arcdistill: margin cross-entropy on the teacher's frozen class centres.
         adadistill: the same on class centres that move; its authors use it alone (ce = 0).
         simkd: squared difference of features behind a projector.
+        dkd_target: DKD, its alpha: KL of the label's probability against the rest; published code uses 1.
+        dkd_others: DKD, its beta: KL among the other classes; published code uses 8, and 0.5 on ImageNet (T 1).
+        dist_inter: DIST, its beta: 1 - correlation between an image's class probabilities; published code uses 2.
+        dist_intra: DIST, its gamma: 1 - correlation between a class's probabilities over the batch; the same.
+        th_dkd_target: dkd_target through the teacher's frozen head, on the student's embedding.
+        th_dkd_others: dkd_others, likewise.
+        th_dist_inter: dist_inter, likewise.
+        th_dist_intra: dist_intra, likewise.
         plugin: weights of losses that plug-ins define, by name; see docs/extending.md.
-        temperature: T of kl and th_kl.
+        temperature: T of kl, dkd_*, dist_* and of th_kl, th_dkd_*, th_dist_*.
+        standardize_logits: bring each image's logits to standard deviation 1 before the losses that have a temperature;
+            T then counts in standard deviations. Published code uses T 2 with kl 9 (or DKD's weights times 9).
 
     Raises:
         ConfigError: a weight that is negative or not finite, no weight at all, or a temperature not positive.
@@ -93,7 +117,16 @@ class LossWeights:
     arcdistill: float = 0.0
     adadistill: float = 0.0
     simkd: float = 0.0
+    dkd_target: float = 0.0
+    dkd_others: float = 0.0
+    dist_inter: float = 0.0
+    dist_intra: float = 0.0
+    th_dkd_target: float = 0.0
+    th_dkd_others: float = 0.0
+    th_dist_inter: float = 0.0
+    th_dist_intra: float = 0.0
     temperature: float = 4.0
+    standardize_logits: bool = False
     plugin: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -105,6 +138,11 @@ class LossWeights:
                 raise ConfigError(f"loss.{name} = {weight}: a weight is a finite number, 0 (off) or more")
         if not math.isfinite(self.temperature) or self.temperature <= 0:
             raise ConfigError(f"loss.temperature = {self.temperature}: give a positive number, 4 is usual")
+        if self.standardize_logits and not self._with_temperature:
+            raise ConfigError(
+                "loss.standardize_logits has no effect: no active loss has a temperature; remove it, or raise one of "
+                f"{', '.join(f'loss.{name}' for name in COMPARED_SCORES)} (or the same with th_)"
+            )
         if not self.active:
             names = ", ".join(f"loss.{name}" for name in self._weights())
             raise ConfigError(f"all weights under loss.* are 0, so nothing would be learned: raise one of {names}")
@@ -142,11 +180,23 @@ class LossWeights:
         return total
 
     def _weights(self) -> dict[str, float]:
-        names = (item.name for item in dataclasses.fields(self) if item.name not in ("temperature", "plugin"))
+        names = (item.name for item in dataclasses.fields(self) if item.type == "float" and item.name != "temperature")
         return {name: getattr(self, name) for name in names} | self.plugin
+
+    @property
+    def _with_temperature(self) -> list[str]:
+        """Returns the active losses that have a temperature."""
+        return [name for name in self.active if name.removeprefix("th_") in COMPARED_SCORES]
+
+    def shared(self, a: float) -> LossWeights:
+        """Returns the weights with the share `a` of each loss that has a `th_` twin moved to that twin."""
+        pairs = [(name, f"th_{name}") for name in ("ce", *COMPARED_SCORES)]
+        moved = {own: (1 - a) * getattr(self, own) for own, _ in pairs}
+        return dataclasses.replace(self, **moved, **{shared: a * getattr(self, own) for own, shared in pairs})
 
     def __str__(self) -> str:
         """Describes the losses in a few words, for logs: "ce 1, kl 1.5 (T 4)"."""
         words = [f"{name} {weight:g}" for name, weight in self.active.items()]
-        softened = f" (T {self.temperature:g})" if self.kl > 0 or self.th_kl > 0 else ""
-        return ", ".join(words) + softened
+        if self._with_temperature:
+            words[-1] += f" (T {self.temperature:g}{', standardised' if self.standardize_logits else ''})"
+        return ", ".join(words)

@@ -29,9 +29,8 @@ processes once they are gathered.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,138 +38,17 @@ from torch.nn import functional
 
 from facekd.distributed import ALONE, sum_over_world
 from facekd.errors import InputError
-from facekd.head.chunked_softmax import ChunkedLosses, Distribution, Plan
+from facekd.head.chunked_softmax import ChunkedLosses
 from facekd.head.class_scores import Product, best_scores, centre_columns
-from facekd.head.class_shards import ClassShards
-from facekd.head.classifier import LinearClassifier, MarginClassifier, OtherCosines
+from facekd.head.loss_plan import Distribution, Plan, Term
+from facekd.head.loss_terms import Comparison, CrossEntropy, LazyLogits
 from facekd.labels import check_labels, labels_known_below
-
-# A margin as this file calls it:
-# (cosine (B, C), labels (B,), embedding (B, D) before it is normalised) -> cosine, such as
-# `MarginClassifier.apply_margin`. Here it is only given the target cosines: C = 1.
-TargetMargin = Callable[[Tensor, Tensor, Tensor], Tensor]
-MakeOthers = Callable[[Tensor, Tensor], OtherCosines]
 
 CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}  # scores of one product; on a CPU such a block stays in the cache
 
 
-@dataclass(frozen=True, eq=False)
-class LazyLogits:
-    """Describes the logits of one classifier for one batch, without computing them.
-
-    They are scale * cos(embedding, weight), or scale * (embedding . weight + bias) with `is_normalized` False.
-
-    Args:
-        embedding_BD: (B, D), floating, not normalised.
-        weight_CD: (C, D), or (C, M D) with M sub-centres; gets a gradient if it requires one; for a frozen one none is
-            computed.
-        scale: factor on the scores.
-        margin: applied to the target, by `CrossEntropy` only. Autograd computes its slope, so "straight_through" and
-            any other choice of slope works.
-        is_normalized: normalise embeddings and centres.
-        bias_C: (C,), with `is_normalized` False only.
-        product_dtype: a half type for the product of embeddings and centres; everything else stays float32.
-        shards: which classes `weight_CD` holds, where they are split over processes.
-        sample_C: (C,) with `shards` and partial FC, the places of the drawn classes, whose centres `weight_CD` holds.
-        others: with a margin, makes the function that changes the scores of other classes, from the target's cosines
-            and the same with margin; such as `MarginClassifier.make_others`.
-        norm_loss: with a margin through whose norms the loss has a gradient, what is added to the loss of each image,
-            (B, D) -> (B,).
-        sub_centers: M, how many centres each class has, one behind the other in its row of `weight_CD`; the score of a
-            class is that of the nearest. With `is_normalized` only.
-    """
-
-    embedding_BD: Tensor
-    weight_CD: Tensor
-    scale: float = 1.0
-    margin: TargetMargin | None = None
-    is_normalized: bool = True
-    bias_C: Tensor | None = None
-    product_dtype: torch.dtype | None = None
-    shards: ClassShards | None = None
-    sample_C: Tensor | None = None
-    others: MakeOthers | None = None
-    norm_loss: Callable[[Tensor], Tensor] | None = None
-    sub_centers: int = 1
-
-    def __post_init__(self) -> None:
-        # Shapes, and what only a plain or only a normalised head may have.
-        embedding, weight = self.embedding_BD, self.weight_CD
-        if embedding.ndim != 2 or weight.ndim != 2 or embedding.shape[1] * self.sub_centers != weight.shape[1]:
-            columns = "D" if self.sub_centers == 1 else f"{self.sub_centers} D"
-            raise InputError(
-                f"embeddings {tuple(embedding.shape)} do not fit class centres {tuple(weight.shape)}: they must be "
-                f"(B, D) and (C, {columns}); project the embeddings where student and teacher differ in D"
-            )
-        if self.sub_centers != 1 and not self.is_normalized:
-            raise InputError("sub-centres are compared by their cosines: they need is_normalized = True")
-        if self.bias_C is not None and (self.is_normalized or self.bias_C.shape != weight.shape[:1]):
-            raise InputError(
-                f"a bias of {tuple(self.bias_C.shape)} for class centres {tuple(weight.shape)}: it must be (C,), and "
-                "normalised heads have none"
-            )
-        if self.margin is not None and not self.is_normalized:
-            raise InputError("a margin is made for cosines: it needs is_normalized = True")
-
-    @classmethod
-    def of(cls, classifier: MarginClassifier | LinearClassifier, embedding_BD: Tensor) -> LazyLogits:
-        """Describes what `classifier(embedding_BD, labels_B)` computes, with its margin, scale and precision.
-
-        In training mode AdaFace moves its running statistics when the loss is computed, as in the classifier.
-
-        Raises:
-            InputError: embeddings of another size.
-        """
-        # A linear head has no margin, scale, precision of its own or shards.
-        if isinstance(classifier, LinearClassifier):
-            return cls(embedding_BD, classifier.weight, is_normalized=False, bias_C=classifier.bias)
-        # With partial FC, the centres of the drawn classes stand in for the weight.
-        sample = classifier.sample
-        return cls(
-            embedding_BD,
-            classifier.weight if sample is None else sample.weight_SD,
-            scale=classifier.scale,
-            margin=classifier.apply_margin,
-            others=classifier.make_others if classifier.changes_others else None,
-            norm_loss=classifier.norm_loss if classifier.learns_norms else None,
-            product_dtype=classifier.product_dtype(embedding_BD.device.type),
-            shards=classifier.shards,
-            sample_C=None if sample is None else sample.places_S,
-            sub_centers=classifier.config.sub_centers,
-        )
-
-
-@dataclass(frozen=True)
-class CrossEntropy:
-    """Asks for the mean cross-entropy of the logits, margin applied, with the labels."""
-
-    logits: LazyLogits
-
-
-@dataclass(frozen=True)
-class KL:
-    """Asks for KL(teacher || student) at a temperature, times its square (Hinton et al. 2015, arXiv:1503.02531).
-
-    It is summed over classes and averaged over the batch, without a margin on either side. The teacher's side gets no
-    gradient. `facekd.distillation.kd_kl` computes the same from whole matrices of logits.
-    """
-
-    student: LazyLogits
-    teacher: LazyLogits
-    temperature: float = 4.0
-
-    def __post_init__(self) -> None:
-        check_temperature(self.temperature)
-
-
-def check_temperature(temperature: float) -> None:
-    """Raises InputError where a temperature is not a positive number."""
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise InputError(f"temperature = {temperature}: give a positive number, 4 is usual")
-
-
 def chunked_losses(
-    terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None = None, *, chunk_size: int | None = None
+    terms: Sequence[CrossEntropy | Comparison], labels_B: Tensor | None = None, *, chunk_size: int | None = None
 ) -> tuple[Tensor, ...]:
     """Computes several losses in one pass over the classes.
 
@@ -222,10 +100,10 @@ def chunked_losses(
             own_rows = shards.own_rows(losses_KB.shape[1])
             losses_KB, by_norms = losses_KB[:, own_rows], {index: found[own_rows] for index, found in by_norms.items()}
         losses = list(losses_KB.unbind(0))
-        for term, (student, teacher) in enumerate(plan.terms):
-            index = plan.distributions[student].head
-            if teacher is None and index in by_norms:
-                losses[term] = losses[term] + _through_norms(heads[index], by_norms[index], losses[term], dtype)
+        for number, term in enumerate(plan.terms):
+            index = plan.distributions[term.student].head
+            if term.kind == "cross entropy" and index in by_norms:
+                losses[number] = losses[number] + _through_norms(heads[index], by_norms[index], losses[number], dtype)
         return tuple(loss_B.mean() for loss_B in losses)
 
 
@@ -248,10 +126,11 @@ def _chunk_size(plan: Plan, embedding_BD: Tensor, given: int | None) -> int:
 def _find_targets(
     plan: Plan, heads: Sequence[LazyLogits], embeddings: Sequence[Tensor], raw: Sequence[Tensor]
 ) -> dict[int, Tensor]:
-    """Computes the margined targets of each cross-entropy and puts them into the plan.
+    """Computes the targets' scores of each `TargetKL`, and the margined ones of each cross-entropy, into the plan.
 
-    This is all that most margins need, and the only place where they are applied. Some also change the scores of other
-    classes in the pass, by a function of each row's target, or have a gradient through the norms of the embeddings.
+    The latter is all that most margins need, and the only place where they are applied. Some also change the scores of
+    other classes in the pass, by a function of each row's target, or have a gradient through the norms of the
+    embeddings.
 
     Args:
         plan: changed in place.
@@ -262,8 +141,13 @@ def _find_targets(
     Returns:
         By head, for those with a gradient through the norms, the target scores (B,).
     """
+    for term in plan.terms:
+        for side in (term.student, term.teacher) if term.kind == "target kl" else ():
+            assert side is not None
+            head = plan.distributions[side].head
+            plan.target_scores[head] = _target_scores(heads[head], embeddings[head].detach(), plan)
     by_norms: dict[int, Tensor] = {}
-    for index in {d.head for d in plan.distributions if d.is_cross_entropy}:
+    for index in {d.head for d in plan.distributions if d.target == "margined"}:
         head = heads[index]
         target_B, plan.targets[index] = _target_logits(head, embeddings[index].detach(), raw[index].detach(), plan)
         if head.others is None and head.norm_loss is None:
@@ -311,16 +195,10 @@ def _columns(head: LazyLogits, plan: Plan, labels_B: Tensor) -> Tensor:
     return labels_B if shards is None else shards.columns(shards.gather(labels_B), head.sample_C)
 
 
-def _target_logits(
-    head: LazyLogits, embedding_BD: Tensor, raw_BD: Tensor, plan: Plan
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Computes target scores (B,), and margined target logits (B,) with the slopes (B,) of these scores.
-
-    Where the target is a class of another process, score and logit are 0 here: they are added up over processes.
-    """
+def _target_scores(head: LazyLogits, embedding_BD: Tensor, plan: Plan) -> Tensor:
+    """Computes the scores (B,) of the targets; 0 for a class of another process, so that they add up over processes."""
     # The target's score alone, from its own class centre; for classes of other processes some row stands in.
     assert plan.columns_B is not None
-    is_own_B = plan.columns_B >= 0
     with torch.no_grad():
         column_B = plan.columns_B.clamp(min=0)
         if len(head.weight_CD):
@@ -333,19 +211,30 @@ def _target_logits(
         score_B, _ = best_scores([(embedding_BD * centre_BD).sum(1) for centre_BD in centres])
         if head.bias_C is not None:
             score_B = score_B + head.bias_C[column_B]
+        return torch.where(plan.columns_B >= 0, score_B, 0)
+
+
+def _target_logits(
+    head: LazyLogits, embedding_BD: Tensor, raw_BD: Tensor, plan: Plan
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Computes target scores (B,), and margined target logits (B,) with the slopes (B,) of these scores.
+
+    Where the target is a class of another process, score and logit are 0 here: they are added up over processes.
+    """
+    assert plan.columns_B is not None
+    score_B = _target_scores(head, embedding_BD, plan)
     if head.margin is None:
-        logit_B = torch.where(is_own_B, score_B * head.scale, 0)
-        return torch.where(is_own_B, score_B, 0), (logit_B, torch.ones_like(score_B))
+        return score_B, (score_B * head.scale, torch.ones_like(score_B))
     # The margin sees (B, 1) cosines with label 0, and autograd computes its slope.
     with torch.enable_grad(), labels_known_below(1):
-        score_B1 = score_B[:, None].requires_grad_()
-        margined_B1 = head.margin(score_B1, torch.zeros_like(column_B), raw_BD)
+        score_B1 = score_B.clone()[:, None].requires_grad_()
+        margined_B1 = head.margin(score_B1, torch.zeros_like(plan.columns_B), raw_BD)
         (slope_B1,) = torch.autograd.grad(margined_B1.sum(), score_B1)
-    logit_B = torch.where(is_own_B, margined_B1.detach()[:, 0] * head.scale, 0)
-    return torch.where(is_own_B, score_B, 0), (logit_B, slope_B1[:, 0])
+    logit_B = torch.where(plan.columns_B >= 0, margined_B1.detach()[:, 0] * head.scale, 0)
+    return score_B, (logit_B, slope_B1[:, 0])
 
 
-def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[Plan, list[LazyLogits]]:
+def _plan(terms: Sequence[CrossEntropy | Comparison], labels_B: Tensor | None) -> tuple[Plan, list[LazyLogits]]:
     """Finds the distinct heads, softmax distributions and matrix products of some terms, and checks that they fit."""
     if not terms:
         raise InputError("no loss terms were given")
@@ -353,26 +242,27 @@ def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[
     heads: list[LazyLogits] = []
     distributions: list[Distribution] = []
 
-    def distribution(logits: LazyLogits, temperature: float, is_cross_entropy: bool) -> int:
+    def distribution(logits: LazyLogits, *of_softmax: Any) -> int:
         if logits not in heads:
             heads.append(logits)
-        found = Distribution(heads.index(logits), temperature, is_cross_entropy)
+        found = Distribution(heads.index(logits), *of_softmax)
         if found not in distributions:
             distributions.append(found)
         return distributions.index(found)
 
-    # A term is a distribution, or a pair of them: cross-entropy against labels, KL against the teacher's.
-    pairs: list[tuple[int, int | None]] = []
+    # A term is a distribution, or a pair of them: cross-entropy against labels, comparisons against the teacher's.
+    planned: list[Term] = []
     for term in terms:
         if isinstance(term, CrossEntropy):
-            pairs.append((distribution(term.logits, 1.0, True), None))
+            planned.append(Term("cross entropy", distribution(term.logits, 1.0, "margined")))
         else:
-            student = distribution(term.student, term.temperature, False)
-            pairs.append((student, distribution(term.teacher, term.temperature, False)))
+            of_softmax = (term.temperature, "left out" if term.leaves_out_target else "plain", term.standardize)
+            student = distribution(term.student, *of_softmax)
+            planned.append(Term(term.kind, student, distribution(term.teacher, *of_softmax)))
 
-    num_classes = _check_fit(heads, labels_B, any(d.is_cross_entropy for d in distributions))
+    num_classes = _check_fit(heads, labels_B, any(d.target != "plain" for d in distributions))
     # Heads with the same weight share a product; students come first, as only their rows get gradients.
-    students = {distributions[student].head for student, _ in pairs}
+    students = {distributions[term.student].head for term in planned}
     # Identity of the weight counts, and whatever changes how it is multiplied.
     by_weight: dict[tuple, list[int]] = {}
     for index, head in enumerate(heads):
@@ -390,7 +280,7 @@ def _plan(terms: Sequence[CrossEntropy | KL], labels_B: Tensor | None) -> tuple[
     ]
     # Labels, targets, chunk size and world are filled in by the caller.
     scales = [head.scale for head in heads]
-    return Plan(num_classes, scales, None, products, distributions, pairs), heads
+    return Plan(num_classes, scales, None, products, distributions, planned), heads
 
 
 def _check_fit(heads: Sequence[LazyLogits], labels_B: Tensor | None, needs_labels: bool) -> int:
@@ -405,7 +295,7 @@ def _check_fit(heads: Sequence[LazyLogits], labels_B: Tensor | None, needs_label
     # Labels must be there where a cross-entropy needs them, one per image.
     ((batch_size, num_classes),) = shapes
     if needs_labels and labels_B is None:
-        raise InputError("cross-entropy needs labels")
+        raise InputError("cross-entropy and the two parts of DKD need labels")
     if labels_B is not None and labels_B.shape[:1] != (batch_size,):
         raise InputError(f"{tuple(labels_B.shape)} labels for {batch_size} embeddings")
 

@@ -14,8 +14,9 @@ from facekd.checkpoints.shared_head import load_shared_head
 from facekd.data.datasets import FaceDataset
 from facekd.data.loading.loader import Batch
 from facekd.distributed import World
-from facekd.head.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
+from facekd.head.chunked_loss import chunked_losses
 from facekd.head.classifier import MarginClassifier, build_classifier
+from facekd.head.loss_terms import CrossEntropy, LazyLogits
 from facekd.training.config import TrainConfig
 from facekd.training.starting_weights import start_from_weights
 

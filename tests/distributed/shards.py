@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from facekd.distributed import World, gather_rows, mean_over_world
-from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
+from facekd.head.chunked_loss import chunked_losses
 from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import MarginClassifier
 from facekd.head.config import HeadConfig
+from facekd.head.loss_terms import KL, CrossEntropy, InterClass, IntraClass, LazyLogits, OthersKL, TargetKL
 from facekd.head.partial_fc import partial_fc_step
 from facekd.training.distilling.diagnostics import first_class
 
@@ -100,6 +101,41 @@ def compare(
     assert torch.equal(first_class(own, example.embedding), example.own.cosine(example.embedding).argmax(1))
 
 
+def comparisons_of(own: MarginClassifier, frozen: MarginClassifier, embedding, teacher, labels, chunk_size):
+    student, taught = LazyLogits.of(own, embedding), LazyLogits.of(frozen, teacher)
+    kinds = (KL, TargetKL, OthersKL, InterClass, IntraClass)
+    terms = [kind(student, taught, 2.0, standardize) for kind in kinds for standardize in (False, True)]
+    return torch.stack(chunked_losses(terms, labels, chunk_size=chunk_size))
+
+
+def compare_comparisons(world: World, example: Example, rows: int, chunk_size: int | None) -> None:
+    """Compares the parts of DKD and DIST, and standardised logits, with those of each process's rows on whole heads."""
+    weights = torch.linspace(0.5, 2, 10, dtype=example.embedding.dtype)
+    parts = [slice(rank * rows, (rank + 1) * rows) for rank in range(world.size)]
+    whole = example.embedding.clone().requires_grad_()
+    expected = torch.stack(
+        [
+            comparisons_of(
+                example.own, example.frozen, whole[part], example.teacher[part], example.labels[part], chunk_size
+            )
+            for part in parts
+        ]
+    )
+    (expected.mean(0) * weights).sum().backward()
+
+    own, frozen = (example.sharded(head, world) for head in (example.own, example.frozen))
+    part = parts[world.rank]
+    mine = example.embedding[part].clone().requires_grad_()
+    losses = comparisons_of(own, frozen, mine, example.teacher[part], example.labels[part], chunk_size)
+    (losses * weights).sum().backward()
+    assert own.shards is not None and example.own.weight.grad is not None and whole.grad is not None
+    assert own.weight.grad is not None and mine.grad is not None
+    torch.testing.assert_close(losses, expected[world.rank], atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(own.weight.grad, own.shards.own(example.own.weight.grad), atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(mine.grad / world.size, whole.grad[part], atol=1e-9, rtol=1e-9)
+    example.own.weight.grad = None
+
+
 def compare_sampled(world: World, example: Example, rows: int, num_passes: int) -> None:
     """Compares a step of drawn classes, in several passes, with a head that has only these classes."""
     own, frozen = (example.sharded(head, world) for head in (example.own, example.frozen))
@@ -169,6 +205,10 @@ def check(world: World) -> None:
         for num_classes in (2, 5, 23, 40):  # 2 and 5 leave processes without classes
             for chunk_size in (3, None):
                 compare(world, Example(world, config, num_classes, ROWS, torch.float64), ROWS, 1e-9, chunk_size)
+    for num_classes in (4, 23):  # 4 leave one of three processes without classes
+        for chunk_size in (3, None):
+            example = Example(world, CONFIGS[1], num_classes, ROWS, torch.float64)
+            compare_comparisons(world, example, ROWS, chunk_size)
     for num_classes in (2, 5, 40):
         for sub_centers in (1, 2):
             sampled = HeadConfig(scale=16.0, sharded=True, sample_rate=0.3, sub_centers=sub_centers)

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from facekd.commands.config_files import parse_config
 from facekd.errors import ConfigError, FacekdError, InputError
-from facekd.head.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
+from facekd.head.chunked_loss import chunked_losses
 from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
+from facekd.head.loss_terms import CrossEntropy, LazyLogits
 from facekd.labels import check_labels, labels_checked
 from facekd.margin_values import MARGINS, Margin, Parameter
 from facekd.margins import (

@@ -23,9 +23,10 @@ from facekd.distillation.losses import EMBEDDING_LOSSES
 from facekd.distillation.weights import LOSS_NEEDS
 from facekd.errors import CheckpointError, ConfigError
 from facekd.files.reading import sha256_of_file
-from facekd.head.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
+from facekd.head.chunked_loss import chunked_losses
 from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
+from facekd.head.loss_terms import CrossEntropy, LazyLogits
 from facekd.margin_values import MARGINS
 from facekd.margins import MARGIN_FUNCTIONS, OTHER_COSINES
 

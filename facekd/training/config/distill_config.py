@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 
 from facekd.commands.config_files import require
@@ -18,9 +17,9 @@ class DistillConfig(TrainConfig):
     Args:
         teacher: the teacher, its classifier, and a cache of its embeddings.
         loss: which losses, and the weight of each.
-        share: a of TH-KD's equations 1 and 2, from 0 to 1: this share of loss.ce and loss.kl goes to the teacher's
-            frozen classifier on the student's embedding, the rest to the student's own. At 1 the student has no
-            classifier of its own. Leave it out to weight loss.th_ce and loss.th_kl yourself.
+        share: a of TH-KD's equations 1 and 2, from 0 to 1: this share of loss.ce and of loss.kl, dkd_* and dist_* goes
+            to the teacher's frozen classifier on the student's embedding, the rest to the student's own. At 1 the
+            student has no classifier of its own. Leave it out to weight the th_ losses yourself.
         margin_on_teacher_head: whether th_ce applies the margin of `head` on the teacher's classifier; a linear head
             has none.
         diagnostics: at the end, compare student and teacher: classifiers class by class, embeddings, predictions.
@@ -36,9 +35,13 @@ class DistillConfig(TrainConfig):
         super().__post_init__()
         if self.share is not None:
             require(0 <= self.share <= 1, f"share = {self.share} is outside [0, 1]: it is a of TH-KD's equations")
+            th = [
+                f"loss.{name}" for name in self.loss.active if name.startswith("th_") and name not in self.loss.plugin
+            ]
             require(
-                self.loss.th_ce == 0 and self.loss.th_kl == 0,
-                "share spreads loss.ce and loss.kl over both heads, so loss.th_ce and loss.th_kl must be left at 0",
+                not th,
+                "share spreads loss.ce, loss.kl and whatever else has a th_ twin over both heads, so "
+                f"{', '.join(th)} must be left at 0",
             )
         self._check_losses()
         require(
@@ -113,7 +116,4 @@ class DistillConfig(TrainConfig):
     @property
     def effective_loss(self) -> LossWeights:
         """Returns the loss weights after `share` has been applied."""
-        if self.share is None:
-            return self.loss
-        a, ce, kl = self.share, self.loss.ce, self.loss.kl
-        return dataclasses.replace(self.loss, ce=(1 - a) * ce, th_ce=a * ce, kl=(1 - a) * kl, th_kl=a * kl)
+        return self.loss if self.share is None else self.loss.shared(self.share)

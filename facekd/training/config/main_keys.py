@@ -41,7 +41,7 @@ DISTILL_KEYS = {
     "teacher.head": "its classifier, from `facekd rebuild-head`",
     "teacher.cache": "its embeddings, from `facekd cache-teacher`",
     "loss.ce": "weight of the cross-entropy",
-    "loss.kl": "weight of the KL divergence to the teacher",
+    "loss.kl": "weight of the KL divergence to the teacher; other losses: --help-all",
     "loss.embedding_l2": "weight of the distance between embeddings",
     "share": "TH-KD: 0 to 1, how much of ce and kl goes through the teacher's frozen classifier",
     "shared_head": "SH-KD: checkpoint of the shared classifier",

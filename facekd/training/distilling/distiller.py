@@ -195,6 +195,7 @@ class Distiller(Recognizer):
             own_head=self.head if self.owns_head else None,  # type: ignore[arg-type]
             teacher_head=self.teacher_head,
             temperature=weights.temperature,
+            standardize_logits=weights.standardize_logits,
             margin_on_teacher_head=self.objective.margin_on_teacher_head,
             contrastive=self.contrastive,
             centres_CE=self.centres if weights.needs(Need.MOVING_CENTRES) else None,

@@ -11,7 +11,7 @@ import torch
 from facekd.distillation import LossWeights
 from facekd.distillation.contrastive import ContrastiveDistillation, ContrastiveSettings
 from facekd.distillation.losses import CLASS_LOSSES, EMBEDDING_LOSSES, LossInputs, compute_losses
-from facekd.distillation.weights import LOSS_NEEDS, Need
+from facekd.distillation.weights import COMPARED_SCORES, LOSS_NEEDS, Need
 from facekd.head.classifier import MarginClassifier
 
 BATCH, SIZE, TEACHER_SIZE, CLASSES = 5, 6, 4, 9
@@ -33,6 +33,7 @@ def offer(**changes: object) -> LossInputs:
         "own_head": MarginClassifier(SIZE, CLASSES),
         "teacher_head": teacher_head,
         "temperature": 4.0,
+        "standardize_logits": False,
         "margin_on_teacher_head": True,
         "contrastive": ContrastiveDistillation(SIZE, TEACHER_SIZE, 2 * BATCH, settings=settings),
         "centres_CE": teacher_head.weight.detach().clone(),
@@ -42,7 +43,8 @@ def offer(**changes: object) -> LossInputs:
 
 
 def test_weights_needs_and_functions_have_the_same_names() -> None:
-    fields = [field.name for field in dataclasses.fields(LossWeights) if field.name not in ("temperature", "plugin")]
+    options = ("temperature", "standardize_logits", "plugin")
+    fields = [field.name for field in dataclasses.fields(LossWeights) if field.name not in options]
     assert list(LOSS_NEEDS) == fields
     assert sorted([*CLASS_LOSSES, *EMBEDDING_LOSSES]) == sorted(fields)
 
@@ -88,6 +90,14 @@ def test_the_margin_on_the_teachers_head_can_be_left_out() -> None:
     without = compute_losses(dataclasses.replace(offer(), margin_on_teacher_head=False), {"th_ce", "arcdistill"})
     assert torch.equal(with_margin["th_ce"], with_margin["arcdistill"])
     assert without["th_ce"] < with_margin["th_ce"] and torch.equal(without["arcdistill"], with_margin["arcdistill"])
+
+
+def test_every_loss_with_a_temperature_follows_it_and_standardised_logits() -> None:
+    names = {name for name in LOSS_NEEDS if name.removeprefix("th_") in COMPARED_SCORES}
+    plain = compute_losses(offer(), LOSS_NEEDS.keys())
+    for changes in ({"temperature": 2.0}, {"standardize_logits": True}):
+        changed = compute_losses(offer(**changes), LOSS_NEEDS.keys())
+        assert {name for name in LOSS_NEEDS if not torch.equal(plain[name], changed[name])} == names
 
 
 def test_contrastive_negatives_follow_the_positions_of_the_images_in_the_run() -> None:

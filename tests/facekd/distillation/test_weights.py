@@ -11,7 +11,8 @@ import torch
 from facekd.distillation import LossWeights
 from facekd.errors import ConfigError, InputError
 
-NAMES = [field.name for field in dataclasses.fields(LossWeights) if field.name not in ("temperature", "plugin")]
+OPTIONS = ("temperature", "standardize_logits", "plugin")
+NAMES = [field.name for field in dataclasses.fields(LossWeights) if field.name not in OPTIONS]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -33,7 +34,7 @@ def test_a_temperature_that_is_not_positive_is_refused(temperature):
     assert LossWeights(temperature=0.5).temperature == 0.5  # any positive one will do
 
 
-@pytest.mark.parametrize("name", ["nothing", "ce", "temperature"])
+@pytest.mark.parametrize("name", ["nothing", "ce", "temperature", "standardize_logits"])
 def test_a_plug_ins_weight_is_that_of_a_loss_which_a_plug_in_defines(name):
     with pytest.raises(ConfigError, match=rf"^loss\.plugin\.{name}: no plug-in that is loaded defines"):
         LossWeights(plugin={name: 1.0})
@@ -65,3 +66,18 @@ def test_a_loss_that_was_not_computed_is_an_error():
 def test_in_words():
     assert str(LossWeights(kl=1.5, temperature=2)) == "ce 1, kl 1.5 (T 2)"
     assert str(LossWeights(embedding_cosine=10)) == "ce 1, embedding_cosine 10"
+    assert str(LossWeights(th_dist_inter=2, standardize_logits=True)) == "ce 1, th_dist_inter 2 (T 4, standardised)"
+
+
+def test_logits_are_standardised_only_where_a_loss_compares_them():
+    with pytest.raises(ConfigError, match=r"^loss\.standardize_logits has no effect: .*loss\.kl, loss\.dkd_target"):
+        LossWeights(sp=1, standardize_logits=True)
+    for name in ("kl", "th_kl", "dkd_others", "th_dist_intra"):
+        assert LossWeights(**{name: 1.0}, standardize_logits=True).standardize_logits
+
+
+def test_a_share_moves_every_loss_on_class_scores_to_the_teachers_head():
+    weights = LossWeights(ce=2, kl=1, dkd_others=8, dist_intra=4, sp=3).shared(0.25)
+    own = {"ce": 1.5, "kl": 0.75, "dkd_others": 6.0, "dist_intra": 3.0}
+    assert weights.active == own | {f"th_{name}": weight / 3 for name, weight in own.items()} | {"sp": 3.0}
+    assert LossWeights(kl=1).shared(1).active == {"th_ce": 1.0, "th_kl": 1.0}

@@ -15,9 +15,10 @@ from torch.utils._pytree import tree_leaves
 
 from facekd.distillation import kd_kl
 from facekd.errors import InputError
-from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
+from facekd.head.chunked_loss import chunked_losses
 from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
+from facekd.head.loss_terms import KL, CrossEntropy, LazyLogits
 from facekd.margins import arcface
 
 HEADS = [
@@ -460,7 +461,7 @@ def test_what_does_not_fit_is_refused():
     own = LazyLogits.of(example.own, example.embedding)
     with pytest.raises(InputError, match="no loss terms"):
         chunked_losses([])
-    with pytest.raises(InputError, match="needs labels"):
+    with pytest.raises(InputError, match="need labels"):
         chunked_losses([CrossEntropy(own)])
     with pytest.raises(InputError, match=r"label 23 at position 0 .* outside \[0, 23\)"):
         chunked_losses([CrossEntropy(own)], torch.full((6,), 23))

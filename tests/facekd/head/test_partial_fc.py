@@ -11,10 +11,11 @@ from torch.nn import functional
 
 from facekd.distributed import ALONE, World
 from facekd.errors import ConfigError, InputError
-from facekd.head.chunked_loss import CrossEntropy, LazyLogits, chunked_losses
+from facekd.head.chunked_loss import chunked_losses
 from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import MarginClassifier, build_classifier
 from facekd.head.config import HeadConfig
+from facekd.head.loss_terms import CrossEntropy, LazyLogits
 from facekd.head.partial_fc import draw_places, partial_fc_step
 from facekd.training.optim import OptimizerConfig, build_optimizer, parameter_groups, set_learning_rate
 

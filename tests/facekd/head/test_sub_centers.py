@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from facekd.errors import ConfigError, InputError
-from facekd.head.chunked_loss import KL, CrossEntropy, LazyLogits, chunked_losses
+from facekd.head.chunked_loss import chunked_losses
 from facekd.head.classifier import MarginClassifier
 from facekd.head.config import HeadConfig
+from facekd.head.loss_terms import KL, CrossEntropy, LazyLogits
 from facekd.head.sub_centers import find_dominant_centres
 
 

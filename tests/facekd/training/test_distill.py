@@ -71,6 +71,8 @@ def losses(folder: Path, name: str = "loss") -> list[float]:
         {"share": 1, "loss__kl": 1},
         {"loss__kl": 1},
         {"loss__kl": 1.5, "loss__th_kl": 0.02, "margin_on_teacher_head": "false"},
+        {"loss__ce": 0.5, "loss__dkd_target": 1, "loss__dkd_others": 4},
+        {"share": 0.5, "loss__dist_inter": 2, "loss__dist_intra": 2, "loss__standardize_logits": "true"},
         {"loss__embedding_cosine": 5},
         {"loss__ce": 0, "loss__embedding_l2": 1},
         {"loss__rkd_distance": 25, "loss__rkd_angle": 50, "loss__sp": 10},
