@@ -9,6 +9,7 @@ from typing import Any, cast
 from facekd.backbones.backbone import Backbone
 from facekd.backbones.cifar import CifarResNet, WideResNet
 from facekd.backbones.edgeface import EdgeFace
+from facekd.backbones.ghostfacenet import GhostFaceNet
 from facekd.backbones.iresnet import IResNet
 from facekd.backbones.mobilefacenet import MobileFaceNet
 from facekd.backbones.torchvision_models import TORCHVISION_EMBEDDING_SIZES, TorchvisionBackbone
@@ -34,6 +35,8 @@ BACKBONES: dict[str, type[Backbone]] = {
     "vit_s": VisionTransformer,
     "edgeface_xs": EdgeFace,
     "edgeface_s": EdgeFace,
+    "ghostfacenetv2_s1": GhostFaceNet,
+    "ghostfacenetv2_s2": GhostFaceNet,
     "resnet20": CifarResNet,
     "resnet56": CifarResNet,
     "resnet8x4": CifarResNet,

@@ -22,6 +22,7 @@ SMALL = [
     ("ir_18", 0.125),
     ("vit_t", 0.125),
     ("edgeface_xs", 0.25),
+    ("ghostfacenetv2_s1", 0.125),
 ]
 
 

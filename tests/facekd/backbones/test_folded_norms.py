@@ -18,6 +18,7 @@ NETWORKS = {
     "mobilefacenet_large": (32, 0.125, 0),
     "iresnet18": (32, 0.125, 9),
     "ir_18": (32, 0.125, 9),
+    "ghostfacenetv2_s2": (32, 0.25, 0),
     "resnet20": (32, 0.5, 0),
     "wrn_16_2": (32, 0.5, 7),
     "resnet18": (64, 1.0, None),

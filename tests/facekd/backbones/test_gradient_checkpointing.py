@@ -26,6 +26,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "iresnet18": {"dropout": 0.3},
     "mobilefacenet": {"dropout": 0.3},
     "edgeface_xs": {"dropout": 0.3},
+    "ghostfacenetv2_s1": {"dropout": 0.3},
     "vit_t": {"dropout": 0.3, "drop_path": 0.5, "mask_ratio": 0.3},
 }
 
@@ -71,6 +72,7 @@ def test_units_are_computed_twice_where_gradients_are_needed_and_once_elsewhere(
         "iresnet18": "layer3.0.prelu",
         "mobilefacenet": "layers.3.layers.0",
         "edgeface_xs": "stages.1.blocks.2.norm",
+        "ghostfacenetv2_s1": "units.5.layers.1.1",
         "vit_t": "blocks.5.mlp.fc1",
     }
     # Before the call: the second computation may end as soon as it has what was left out.
