@@ -136,6 +136,8 @@ def _parse_evaluation(words: list[str]) -> object:
 
 def _make_validators(config: TrainConfig) -> list[Validator | HeadValidator]:
     # Training does not import the benchmarks: pass it the validators of the harness.
+    if not config.validation.packs and config.validation.classification == "none":
+        return []
     from evaluation.validators import ClassificationValidator, PairSetValidator
 
     wanted = config.validation

@@ -171,8 +171,9 @@ class _Table:
 
 def _known_backbones() -> Iterable[str]:
     from facekd.backbones.building import BACKBONES
+    from facekd.backbones.given_module import GIVEN
 
-    return BACKBONES
+    return (*BACKBONES, GIVEN)
 
 
 def _add_backbone(name: str, network: Any) -> str:

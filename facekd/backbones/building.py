@@ -10,6 +10,7 @@ from facekd.backbones.backbone import Backbone
 from facekd.backbones.cifar import CifarResNet, WideResNet
 from facekd.backbones.edgeface import EdgeFace
 from facekd.backbones.ghostfacenet import GhostFaceNet
+from facekd.backbones.given_module import GIVEN, GivenModule
 from facekd.backbones.iresnet import IResNet
 from facekd.backbones.mobilefacenet import MobileFaceNet
 from facekd.backbones.torchvision_models import TORCHVISION_EMBEDDING_SIZES, TorchvisionBackbone
@@ -85,6 +86,12 @@ def build_backbone(
     }
     options: dict[str, Any] = {"drop_path": drop_path, "mask_ratio": mask_ratio}
     check_backbone(name, **sizes, **options)
+    if name == GIVEN:
+        raise ModelError(
+            f"backbone.name = '{GIVEN}' stands for a module of your own, which only Python code can give: call "
+            "`facekd.training.api.train(config, backbone=...)`, or make it a plug-in for the commands "
+            "(docs/extending.md)"
+        )
     network = cast("Callable[..., Backbone]", BACKBONES[name])  # every subclass takes dropout as well
     taken = {key: value for key, value in options.items() if key in network.options}
     return network(name, **sizes, **taken)
@@ -105,7 +112,7 @@ def check_backbone(
     Raises:
         ModelError: an argument does not suit the network; the message names the config key to change.
     """
-    if name not in BACKBONES:
+    if name not in BACKBONES and name != GIVEN:
         close = nearest(str(name), BACKBONES)
         hint = f"did you mean {close!r}? " if close else ""
         raise ModelError(f"backbone.name {shown(name)!r} is unknown: {hint}there are {', '.join(BACKBONES)}")
@@ -115,9 +122,11 @@ def check_backbone(
     for key, share in ({"dropout": dropout} | options).items():
         if not 0 <= share < 1:
             raise ModelError(f"backbone.{key} must be in [0, 1), not {share}")
+    if name == GIVEN and dropout:
+        raise ModelError(f"backbone.dropout = {dropout:g}: a module of your own has its own dropout, so leave it at 0")
 
     # The other limits depend on the network; its class states them.
-    network = BACKBONES[name]
+    network = network_of(name)
     network.image_sizes.check(name, image_size)
     if width != 1 and not network.takes_width:
         raise ModelError(f"backbone.width = {width:g}: {name} comes in one width, so leave it at 1")
@@ -136,4 +145,9 @@ def check_backbone(
 
 def fixed_embedding_size(name: str, width: float = 1.0) -> int | None:
     """Returns D of a network whose architecture fixes it; None for networks with an embedding layer."""
-    return BACKBONES[name].fixed_embedding_size(name, width)
+    return network_of(name).fixed_embedding_size(name, width)
+
+
+def network_of(name: str) -> type[Backbone]:
+    """Returns the class of a network, a key of `BACKBONES` or the name that stands for a module of the caller's own."""
+    return GivenModule if name == GIVEN else BACKBONES[name]

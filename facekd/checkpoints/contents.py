@@ -36,6 +36,7 @@ class Architecture(_Name, total=False):
     image_size: int
     width: float
     dropout: float
+    class_name: str
     drop_path: float
     mask_ratio: float
 

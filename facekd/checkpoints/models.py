@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from facekd.backbones import Backbone, ProjectedBackbone, can_fold_projection, fold_projection
 from facekd.backbones.building import BACKBONES, build_backbone, fixed_embedding_size
+from facekd.backbones.given_module import GIVEN, GivenModule
 from facekd.checkpoints.checkpoint import read_checkpoint
 from facekd.checkpoints.contents import Checkpoint
 from facekd.checkpoints.run_folder import resolve_checkpoint
@@ -26,12 +27,15 @@ PREPROCESSING_KEYS = {"mean": None, "std": None, "color": None}.keys()
 MIN_WEIGHT_BYTES = 2  # bytes of a number; one of 8 bits means nothing without its scale
 
 
-def load_backbone(path: str | os.PathLike[str], *, ema: bool | None = None) -> tuple[nn.Module, Preprocessing]:
+def load_backbone(
+    path: str | os.PathLike[str], *, ema: bool | None = None, module: nn.Module | None = None
+) -> tuple[nn.Module, Preprocessing]:
     """Builds the backbone of a checkpoint in evaluation mode, and returns it with its preprocessing.
 
     Args:
         path: a checkpoint, or the folder of a run.
         ema: True takes the moving average, False the weights as trained; None takes the average if there is one.
+        module: for a run of `facekd.training.api` with a network of its own: such a network, which gets the weights.
 
     Raises:
         CheckpointError: see `read_checkpoint`; also if the weights do not fit the architecture, or `ema` asks for
@@ -53,11 +57,7 @@ def load_backbone(path: str | os.PathLike[str], *, ema: bool | None = None) -> t
     weights, projection = checkpoint.backbone, checkpoint.projection
     if checkpoint.ema and ema is not False:
         weights, projection = checkpoint.ema, checkpoint.ema_projection
-    try:
-        require_fit(plan_backbone(architecture).state_dict(), weights, f"{file}: backbone")
-    except ModelError as error:
-        raise CheckpointError(f"{file}: damaged: {error}") from error
-    backbone = build_backbone(**architecture)
+    backbone = _build(file, architecture, weights, module)
     load_weights(backbone, weights, f"{file}: backbone")
     module = backbone if projection is None else _with_projection(backbone, architecture, projection, file)
     if broken := find_not_finite(module.state_dict()):
@@ -65,6 +65,28 @@ def load_backbone(path: str | os.PathLike[str], *, ema: bool | None = None) -> t
             f"{file}: {broken} holds NaN or infinity: take an earlier checkpoint, from before the training broke"
         )
     return module.eval(), _preprocessing(file, checkpoint, backbone.image_size)
+
+
+def _build(
+    file: Path, architecture: Mapping[str, Any], weights: Mapping[str, torch.Tensor], module: nn.Module | None
+) -> Backbone:
+    """Builds the backbone of a checkpoint, once its weights are known to fit it; or takes the module that is given."""
+    if (architecture["name"] == GIVEN) != (module is not None):
+        given = shown(architecture.get("class_name", ""))
+        raise CheckpointError(
+            f"{file}: its backbone is {architecture['name']}, which facekd builds: leave the module out"
+            if module is not None
+            else f"{file}: its backbone is a module that its training was given ({given}), which facekd cannot build. "
+            "In Python give it again, to `facekd.checkpoints.models.load_backbone(path, module=...)`, or to "
+            "`facekd.training.api.train` to resume; for the commands, make it a plug-in (docs/extending.md)"
+        )
+    if module is not None:
+        return GivenModule(module, architecture.get("embedding_size", 512), architecture.get("image_size", 112))
+    try:
+        require_fit(plan_backbone(architecture).state_dict(), weights, f"{file}: backbone")
+    except ModelError as error:
+        raise CheckpointError(f"{file}: damaged: {error}") from error
+    return build_backbone(**architecture)
 
 
 class _NoRandomNumbers(TorchFunctionMode):
@@ -111,7 +133,8 @@ def _with_projection(
     layer = nn.Linear(projection.shape[1], len(projection), bias=False)
     layer.load_state_dict({"weight": projection})
     try:
-        if fixed_embedding_size(backbone.name) is None and can_fold_projection(backbone):
+        is_built = backbone.name != GIVEN and fixed_embedding_size(backbone.name) is None
+        if is_built and can_fold_projection(backbone):
             folded = build_backbone(**{**architecture, "embedding_size": len(projection)})
             return fold_projection(backbone, projection, folded)
         return ProjectedBackbone(backbone, layer)

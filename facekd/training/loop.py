@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from facekd.backbones import count_parameters
+from facekd.backbones.given_module import GivenModule
 from facekd.checkpoints.run_folder import keep_last, list_checkpoints
 from facekd.commands.config_files import to_plain, to_yaml
 from facekd.data.config import open_training_data
@@ -68,11 +69,10 @@ def run_training(
     """
     if launcher_number("RANK", 0) == 0:  # the only process that writes a log
         require_trackers(config.trackers)
-    validators: Sequence[Validator | HeadValidator] = ()
-    if config.validation.packs or config.validation.classification != "none":
-        if make_validators is None:
-            raise TrainingError(f"the validation section needs the evaluation harness: start by `{prog}`")
-        validators = make_validators(config)
+    is_wanted = bool(config.validation.packs) or config.validation.classification != "none"
+    if is_wanted and make_validators is None:
+        raise TrainingError(f"the validation section needs the evaluation harness: start by `{prog}`")
+    validators = () if make_validators is None else make_validators(config)
     with join_world(config.device) as world, deterministic_kernels(config.deterministic):
         try:
             return train(config, world, validators, make_recognizer, at_end)
@@ -141,7 +141,9 @@ def train(
             if state.images_seen < total_images:
                 logbook.say(f"stopped by a signal at {state.images_seen:,} images; the same command resumes")
                 return 128 + stopped_by
-            logbook.say(f"done: {state.images_seen:,} images; export with `facekd export {state.folder}`")
+            is_given = isinstance(state.recognizer.backbone, GivenModule)  # which no command can build
+            then = "" if is_given else f"; export with `facekd export {state.folder}`"
+            logbook.say(f"done: {state.images_seen:,} images{then}")
             return 0
 
 
@@ -320,10 +322,12 @@ def _summary_lines(state: TrainingState) -> str:
     uneven = f" with {given[0]} or {given[-1]}" if given[0] != given[-1] else ""
     epochs = state.total_images / len(dataset)
     warnings = "".join(f"warning    {warning}\n" for warning in dataset.warnings)
+    backbone = state.recognizer.backbone
+    given = f" ({backbone.class_name})" if isinstance(backbone, GivenModule) else ""
     return (
         f"data       {dataset.name}: {count_classes_of(dataset)}\n"
         f"{warnings}"
-        f"backbone   {config.backbone.name}: {count_parameters(state.recognizer.backbone) / 1e6:.2f} M parameters, "
+        f"backbone   {config.backbone.name}{given}: {count_parameters(backbone) / 1e6:.2f} M parameters, "
         f"{config.data.image_size} pixels -> {config.backbone.embedding_size}\n"
         f"head       {config.head}, {config.precision} on {world.device}"
         f"{', deterministic kernels' if config.deterministic else ''}\n"

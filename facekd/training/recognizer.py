@@ -10,10 +10,12 @@ from torch.nn import functional
 
 from facekd.backbones import Backbone
 from facekd.backbones.building import build_backbone
+from facekd.backbones.given_module import GIVEN, GivenModule
 from facekd.checkpoints.shared_head import load_shared_head
 from facekd.data.datasets import FaceDataset
 from facekd.data.loading.loader import Batch
 from facekd.distributed import World
+from facekd.errors import ConfigError
 from facekd.head.chunked_loss import chunked_losses
 from facekd.head.classifier import MarginClassifier, build_classifier
 from facekd.head.loss_terms import CrossEntropy, LazyLogits
@@ -78,10 +80,22 @@ class Recognizer(nn.Module):
         return functional.cross_entropy(self.head(embedding_BD, labels), labels)[None]
 
 
-def build_recognizer(config: TrainConfig, world: World, dataset: FaceDataset) -> Recognizer:
-    """Builds a backbone and its classifier: fresh weights from the seed, or the frozen classifier of `shared_head`."""
+def build_recognizer(
+    config: TrainConfig, world: World, dataset: FaceDataset, module: nn.Module | None = None
+) -> Recognizer:
+    """Builds a backbone and its classifier: fresh weights from the seed, or the frozen classifier of `shared_head`.
+
+    Args:
+        config: the config of the run.
+        world: the processes that train.
+        dataset: the training set.
+        module: the backbone, where `backbone.name` is "module".
+
+    Raises:
+        FacekdError: the parts do not fit together.
+    """
     torch.manual_seed(config.seed)
-    backbone = build_run_backbone(config)
+    backbone = make_backbone(config, module)
     size = config.backbone.embedding_size
     head = build_classifier(config.head, size, dataset.num_classes, world)
     if config.shared_head:
@@ -91,11 +105,22 @@ def build_recognizer(config: TrainConfig, world: World, dataset: FaceDataset) ->
     return recognizer
 
 
-def build_run_backbone(config: TrainConfig) -> Backbone:
-    """Builds the backbone of a run with fresh weights from torch's generator."""
-    backbone = build_backbone(**backbone_arguments(config))
-    backbone.gradient_checkpointing = config.backbone.gradient_checkpointing
-    return backbone
+def make_backbone(config: TrainConfig, module: nn.Module | None) -> Backbone:
+    """Builds the backbone that a config names, or makes one of the module that was given.
+
+    Raises:
+        ConfigError: a module was given and the config names another network, or the other way round.
+    """
+    if module is None:
+        backbone = build_backbone(**backbone_arguments(config))
+        backbone.gradient_checkpointing = config.backbone.gradient_checkpointing
+        return backbone
+    if config.backbone.name != GIVEN:
+        raise ConfigError(
+            f"a module is given as the backbone, and backbone.name is {config.backbone.name!r}: write "
+            f"BackboneConfig(name='{GIVEN}', embedding_size=...) in the config"
+        )
+    return GivenModule(module, config.backbone.embedding_size, config.data.image_size)
 
 
 def backbone_arguments(config: TrainConfig) -> dict[str, Any]:

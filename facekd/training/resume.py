@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from facekd.backbones import ProjectedBackbone
+from facekd.backbones.given_module import GivenModule
 from facekd.checkpoints.checkpoint import read_checkpoint, write_checkpoint
 from facekd.checkpoints.contents import HEAD_SUFFIX, SUFFIX, Checkpoint, OptimizerState, Progress, ScalerState
 from facekd.checkpoints.head_shards import attach_rows, detach_rows, write_rows
@@ -103,7 +104,7 @@ def _contents(state: TrainingState) -> Checkpoint:
     """Returns what a checkpoint of the run holds."""
     data = state.config.data
     return Checkpoint(
-        config={**to_plain(state.config), "backbone": backbone_arguments(state.config)},
+        config={**to_plain(state.config), "backbone": _architecture(state)},
         preprocessing={"mean": list(data.mean), "std": list(data.std), "color": "rgb"},
         **_deployable(state),
         head=state.recognizer.head.state_dict(),
@@ -126,6 +127,13 @@ def _contents(state: TrainingState) -> Checkpoint:
             bad_records=list(state.bad_records),
         ),
     )
+
+
+def _architecture(state: TrainingState) -> dict[str, Any]:
+    """Returns the arguments that build the backbone; of a module that was given, the name of its class as well."""
+    backbone = state.recognizer.backbone
+    given = {"class_name": backbone.class_name} if isinstance(backbone, GivenModule) else {}
+    return {**backbone_arguments(state.config), **given}
 
 
 def _sub_centers(head: torch.nn.Module) -> int | None:
@@ -182,6 +190,7 @@ def restore_latest(state: TrainingState) -> Path | None:
         raise CheckpointError(f"{path}: holds weights only, not a run to resume; choose another --output")
     _check_same_run(path, checkpoint, state)
     require_plugins(checkpoint.plugins, _names_in_tables(state), str(path))
+    _check_given_module(path, checkpoint.backbone, state.recognizer.backbone)
 
     # Load the weights, the optimiser, the loss scaler and the counters.
     with _saying_what_to_do(found):
@@ -189,6 +198,15 @@ def restore_latest(state: TrainingState) -> Path | None:
         _load_training(path, training, state)
     state.recognizer.started_from = checkpoint.started_from or {}
     return path
+
+
+def _check_given_module(path: Path, weights: Mapping[str, torch.Tensor], backbone: torch.nn.Module) -> None:
+    """Refuses a module of the caller's own that is not the one that the run began with."""
+    if isinstance(backbone, GivenModule) and (misfit := find_misfit(backbone.state_dict(), weights)):
+        raise CheckpointError(
+            f"{path}: the module that was given ({backbone.class_name}) is not that of the run: {misfit}. Give the "
+            "same, or another output to start anew"
+        )
 
 
 def _load_weights(path: Path, checkpoint: Checkpoint, state: TrainingState) -> None:
@@ -238,10 +256,7 @@ def _saying_what_to_do(found: list[Path]) -> Iterator[None]:
 
 def _check_same_run(path: Path, checkpoint: Checkpoint, state: TrainingState) -> None:
     """Checks that config, teacher and data are those of the run that wrote the checkpoint."""
-    new = {
-        **to_plain(state.config),
-        "backbone": {**backbone_arguments(state.config), **to_plain(state.config.backbone)},
-    }
+    new = {**to_plain(state.config), "backbone": {**_architecture(state), **to_plain(state.config.backbone)}}
     old = with_defaults(checkpoint.config, type(state.config))
     changed = {
         key: f"{shown(key)} was {shown(before)}, now {shown(after)}"

@@ -92,6 +92,9 @@ def stop_on_signal() -> Iterator[list[int]]:
     has saved and is exiting, so after a signal the handlers stay in place beyond the block.
     """
     received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+        yield received
+        return
     previous: dict[int, Any] = {}
     first = 0.0
 

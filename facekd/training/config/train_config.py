@@ -230,10 +230,11 @@ class TrainConfig:
             raise ConfigError(str(error).replace("backbone.image_size", "data.image_size")) from error
 
     def _check_start(self) -> None:
-        from facekd.backbones.building import BACKBONES
+        from facekd.backbones.building import network_of
+        from facekd.backbones.given_module import GIVEN
 
         # Not every network can compute its units again.
-        name, network = self.backbone.name, BACKBONES[self.backbone.name]
+        name, network = self.backbone.name, network_of(self.backbone.name)
         require(
             network.takes_gradient_checkpointing or not self.backbone.gradient_checkpointing,
             f"backbone.gradient_checkpointing: {name} has no units that can be computed again: leave it off",
@@ -254,6 +255,11 @@ class TrainConfig:
             not (is_frozen and (self.optimizer.backbone_lr_factor != 1 or self.head_warmup_images)),
             "optimizer.backbone_lr_factor and head_warmup_images have no effect on a backbone that is frozen as a "
             "whole: remove them, or take `backbone` out of freeze",
+        )
+        require(
+            not (self.backbone.name == GIVEN and self.backbone.weights),
+            f"backbone.weights is for networks that facekd builds: with backbone.name = '{GIVEN}', load the weights "
+            "into the module before you give it",
         )
         require(self.head_warmup_images >= 0, f"head_warmup_images must not be negative ({self.head_warmup_images})")
         require(

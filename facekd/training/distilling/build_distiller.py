@@ -21,12 +21,20 @@ from facekd.head.classifier import build_classifier
 from facekd.teacher.teacher import open_teacher, teacher_fingerprint
 from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distilling.distiller import Distiller, Head, Objective, StudentParts, TeacherParts
-from facekd.training.recognizer import build_run_backbone
+from facekd.training.recognizer import make_backbone
 from facekd.training.starting_weights import start_from_weights
 
 
-def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -> Distiller:
+def build_distiller(
+    config: DistillConfig, world: World, dataset: FaceDataset, module: nn.Module | None = None
+) -> Distiller:
     """Builds the student with fresh weights, and everything that it takes from its teacher.
+
+    Args:
+        config: the config of the run.
+        world: the processes that train.
+        dataset: the training set.
+        module: the student's backbone, where `backbone.name` is "module".
 
     Raises:
         TeacherError: teacher and classifier do not fit together or do not fit the losses.
@@ -64,7 +72,7 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
 
     # The student, with the weights that it would start from in training alone.
     torch.manual_seed(config.seed)
-    student = _build_student(config, world, dataset, teacher_size)
+    student = _build_student(config, world, dataset, teacher_size, module)
     contrastive = None
     if loss.needs(Need.MEMORY):
         labels = torch.from_numpy(np.ascontiguousarray(dataset.labels))
@@ -83,14 +91,16 @@ def build_distiller(config: DistillConfig, world: World, dataset: FaceDataset) -
     return distiller
 
 
-def _build_student(config: DistillConfig, world: World, dataset: FaceDataset, teacher_size: int) -> StudentParts:
+def _build_student(
+    config: DistillConfig, world: World, dataset: FaceDataset, teacher_size: int, module: nn.Module | None
+) -> StudentParts:
     """Builds backbone, classifier and projection, each only where it is needed.
 
     Raises:
         TeacherError: a shared classifier for a student whose losses use none of its own.
     """
     size = config.backbone.embedding_size
-    backbone = build_run_backbone(config)
+    backbone = make_backbone(config, module)
     head: Head | None = None
     if config.effective_loss.needs(Need.OWN_HEAD):
         if config.shared_head:
