@@ -51,6 +51,7 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
         "rebuild-head": ("facekd.teacher.rebuild_head", "a classifier for a teacher that has none"),
         "drop-sub-centers": ("data_prep.drop_sub_centers", "keep one centre a class, list noisy images"),
         "import": ("facekd.importing.import_weights", "weights of other trainers -> a checkpoint"),
+        "import-config": ("facekd.importing.import_config", "configs of other trainers -> a YAML file"),
     },
     "Export and evaluate": {
         "export": ("facekd.export.export_onnx", "a checkpoint -> ONNX, checked against torch"),

@@ -168,6 +168,7 @@ TABLE = (
     Command("rebuild-head", "rebuild-head {in}/model.onnx --data {in}/faces --output out/head.pt", ("head.pt",)),
     Command("drop-sub-centers", "drop-sub-centers {in}/centres --data {in}/faces --output out", ("report.json",)),
     Command("import", "import {in}/backbone.pth --output out/backbone.pt", ("backbone.pt",)),
+    Command("import-config", "import-config {in}/arcface.py --output out/arcface.yaml", ("arcface.yaml",)),
     Command("export", "export {in}/teacher --output out/model.onnx --normalize", ("model.onnx",)),
     # Evaluation.
     Command(

@@ -126,5 +126,6 @@ def _write_files(folder: Path) -> None:
         shutil.copy(folder / "faces" / "test.bin", folder / "packs" / f"{name}.bin")
     (folder / "drop.tsv").write_text("drop\t3\ndrop\t17\n")
     torch.save(fill(state_dict_of_mbf(16, 32)), folder / "backbone.pth")
+    (folder / "arcface.py").write_text("config = dict(rec='faces', num_image=100000, num_epoch=20)\n")
     (folder / "pipeline.yaml").write_text(PIPELINE.replace("@", str(folder)))
     (folder / "study.yaml").write_text(STUDY)

@@ -22,8 +22,11 @@ from facekd.commands.yaml_files import MAX_VALUES, read_yaml
 from facekd.data.datasets.record_pack import open_record_pack, read_property
 from facekd.data.recordio.idx_file import parse_idx
 from facekd.experiments.study_file import load_study
-from facekd.files.reading import sealed
+from facekd.files.reading import read_text_file, sealed
 from facekd.files.resumable_file import ResumableFile
+from facekd.importing.adaface_command import read_command, translate_adaface
+from facekd.importing.arcface_config import translate_arcface
+from facekd.importing.python_config import read_python_config
 from facekd.training.logbook import read_log
 from tests.fuzz.binary_targets import rec_seeds
 from tests.fuzz.target import Target
@@ -38,6 +41,15 @@ methods:
   alone: {verb: train}
   other: {verb: train, config: {head.margin: cosface}}
 """
+PYTHON_CONFIG = (
+    "from easydict import EasyDict as edict",
+    "config = edict()",
+    "config.margin_list = (1.0, 0.0, 0.4)",
+    "config.rec = 'faces'",
+    "config.num_image = 30 * 10000",
+    "config.num_epoch = 20",
+    "config.warmup_epoch = config.num_epoch // 10",
+)
 FIVE_POINTS = "38.29 51.69 73.53 51.5 56.02 71.73 41.54 92.36 70.72 92.2"
 
 
@@ -193,6 +205,18 @@ TARGETS = [
         "results.json",
         lambda path: read_result(path.parent),
         lambda: [b'{"format": "facekd-ijb", "version": 1, "tar": {"0.001": 0.5}}'],
+    ),
+    Target(
+        "python_config",
+        "config.py",
+        lambda path: translate_arcface(read_python_config(path), path),
+        lambda: lines(*PYTHON_CONFIG),
+    ),
+    Target(
+        "command_line",
+        "run.sh",
+        lambda path: translate_adaface(read_command(read_text_file(path), str(path)), str(path)),
+        lambda: lines("python main.py --arch ir_50 \\", "  --lr 0.1 --gpus 2 --lr_milestones 8,12 --use_16bit"),
     ),
     Target("study", "study.yaml", lambda path: load_study(path), lambda: [STUDY], copies=20, is_named=False),
     Target(
