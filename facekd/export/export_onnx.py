@@ -1,10 +1,10 @@
 """Verb `facekd export`: writes a checkpoint as one ONNX file, kept only if its output agrees with torch's.
 
-The file takes any batch, is self-contained, and records its preprocessing and what its output means. It is compared
-with torch at several batch sizes before it gets its final name.
+The file is self-contained, and records its preprocessing and what its output means. It is compared with torch at
+several batch sizes before it gets its final name.
 
-Input: `images`, float32 (batch, 3, S, S), already normalised. Output: `embedding` (batch, D), or for a classifier
-`logits` (batch, C).
+Input: `images`, float32 (batch, 3, S, S), already normalised, or raw pixels as bytes. Output: `embedding` (batch, D),
+or for a classifier `logits` (batch, C). `ExportOptions` lists what can be chosen.
 """
 
 from __future__ import annotations
@@ -14,30 +14,34 @@ import copy
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from facekd.commands.command_line import CommandParser, real_number
+import numpy as np
+
+from facekd.commands.command_line import CommandParser, real_number, whole_number
 from facekd.embedder import Preprocessing, TorchEmbedder
 from facekd.errors import ModelError, run_verb
 from facekd.export.onnx_graph import (
     INPUT_NAME,
     LOGITS_NAME,
-    OPSET,
     OUTPUT_NAME,
     check_model,
     describe,
+    example_input,
     finish_model,
     first_line,
     to_onnx,
-    with_normalize,
+    with_options,
 )
-from facekd.export.parity import PARITY_BATCHES, TOLERANCE, check_parity, measure_parity, probe_images
+from facekd.export.options import NEWEST_OPSET, OLDEST_OPSET, TOLERANCE, ExportOptions, InputForm, PreluForm
+from facekd.export.parity import PARITY_BATCHES, check_parity, measure_parity, probe_images
 from facekd.files.output_lock import file_lock
 from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
 from facekd.files.writing import atomic_path
+from facekd.images.preprocessing import mirror
 from facekd.plugins import add_plugin_option
 
 if TYPE_CHECKING:
@@ -66,10 +70,9 @@ class ExportReport:
 def export_checkpoint(
     path: str | os.PathLike[str],
     output: str | os.PathLike[str],
+    options: ExportOptions = ExportOptions(),  # noqa: B008 - it cannot be changed
     *,
-    normalize: bool = False,
     ema: bool | None = None,
-    tolerance: float = TOLERANCE,
     embedding: bool = False,
 ) -> ExportReport:
     """Exports the backbone of a checkpoint, together with its classifier if that is linear; see `export_backbone`.
@@ -77,10 +80,9 @@ def export_checkpoint(
     Args:
         path: a checkpoint, or the folder of a run (its latest checkpoint).
         output: the `.onnx` file to write.
-        normalize: divide each embedding by its L2 norm inside the graph.
+        options: how to write it.
         ema: True takes the backbone's moving average, False its weights as trained; None takes the average if there is
             one. A classifier has no moving average.
-        tolerance: see `export_backbone`.
         embedding: leave a linear classifier out, so that the output is the embedding.
 
     Raises:
@@ -97,10 +99,9 @@ def export_checkpoint(
     with unchanged(file):  # which is read three times; a run that still trains replaces best.pt
         checkpoint = read_checkpoint(file)
         is_classifier = checkpoint.head_kind == "linear" and not embedding
-        if is_classifier and normalize:
-            raise ModelError(
-                f"{output}: logits cannot be normalised; leave out --normalize, or export with --embedding"
-            )
+        if is_classifier and (options.normalize or options.flip):
+            name = "--normalize" if options.normalize else "--flip"
+            raise ModelError(f"{output}: logits are no embedding: leave out {name}, or export with --embedding")
         # One module from images to output, with the weights that were asked for.
         if is_classifier:
             from facekd.embedder.classifying_model import load_logit_network
@@ -113,9 +114,8 @@ def export_checkpoint(
         backbone,
         preprocessing,
         output,
-        normalize=normalize,
+        options,
         metadata=metadata,
-        tolerance=tolerance,
         output_name=LOGITS_NAME if is_classifier else OUTPUT_NAME,
     )
 
@@ -145,13 +145,12 @@ def export_backbone(
     backbone: torch.nn.Module,
     preprocessing: Preprocessing,
     output: str | os.PathLike[str],
+    options: ExportOptions = ExportOptions(),  # noqa: B008 - it cannot be changed
     *,
-    normalize: bool = False,
     metadata: Mapping[str, str] | None = None,
-    tolerance: float = TOLERANCE,
     output_name: str = OUTPUT_NAME,
 ) -> ExportReport:
-    """Writes a backbone as a single ONNX file with a dynamic batch, and keeps it only if it agrees with torch.
+    """Writes a backbone as a single ONNX file, and keeps it only if it agrees with torch.
 
     The backbone is not changed: a float32 copy in evaluation mode on the CPU is exported.
 
@@ -159,44 +158,57 @@ def export_backbone(
         backbone: float (B, 3, S, S) -> embedding (B, D).
         preprocessing: recorded in the file, and used for the comparison with torch.
         output: the `.onnx` file; an earlier file of that name stays as it was unless the export succeeds.
-        normalize: divide each embedding by its L2 norm inside the graph.
+        options: how to write it.
         metadata: more entries for `metadata_props`.
-        tolerance: largest relative error |onnx - torch| / |torch| allowed, at batch 1, 2 and 7.
         output_name: name of the graph's output.
 
     Raises:
         ModelError: the backbone cannot be exported, the file is not what was asked for, or parity fails.
     """
-    import torch
+    from facekd.export.opset import lower_opset
+    from facekd.export.prelu import split_prelu
 
     output = Path(output)
     _check_output(output)
     # Torch's output for a few images, which the file must reproduce.
     module = copy.deepcopy(backbone).cpu().float().eval()
-    if normalize:
-        module = with_normalize(module)
-    try:
-        reference = TorchEmbedder(module, preprocessing, batch_size=max(PARITY_BATCHES))
-        images = probe_images(preprocessing.image_size)
-        expected = {count: reference.embed(images[:count]) for count in PARITY_BATCHES}
-    except (ModelError, RuntimeError) as error:
-        raise ModelError(f"{output}: not exported, the backbone itself fails in torch: {first_line(error)}") from error
+    expected, images = _embed_by_torch(module, preprocessing, options, output)
 
     # The graph, with the metadata that its users need.
+    deployed, outside = with_options(module, preprocessing, options)
     size = next(iter(expected.values())).shape[1]
-    recorded = {**describe(preprocessing, size, normalize), **(metadata or {})}
-    example = torch.zeros(2, 3, preprocessing.image_size, preprocessing.image_size)
-    model = to_onnx(module, example, output, output_name)
+    recorded = {**describe(outside, size, options), **(metadata or {})}
+    model = to_onnx(deployed, example_input(preprocessing, options), output, output_name, options.batch)
+    if options.prelu == "fast":
+        split_prelu(model)
+    lower_opset(model, options.opset, str(output))
     finish_model(model, recorded)
-    check_model(model, output)
+    check_model(model, output, options.opset, options.batch)
 
     # The file gets its final name only if it agrees with torch.
     with atomic_path(output) as temporary:
         temporary.write_bytes(model.SerializeToString())
-        parity = measure_parity(temporary, expected, images, preprocessing, output)
-        check_parity(parity, tolerance, output)
+        parity = measure_parity(temporary, expected, images, outside, output)
+        check_parity(parity, options.tolerance, output)
         num_bytes = temporary.stat().st_size
     return ExportReport(output, num_bytes, parity, recorded)
+
+
+def _embed_by_torch(
+    module: torch.nn.Module, preprocessing: Preprocessing, options: ExportOptions, output: Path
+) -> tuple[dict[int, np.ndarray], np.ndarray]:
+    """Returns what the file's output must be at each batch size, and the images, uint8 RGB (7, S, S, 3)."""
+    images = probe_images(preprocessing.image_size)
+    try:
+        reference = TorchEmbedder(module, preprocessing, batch_size=max(PARITY_BATCHES))
+        expected = {count: reference.embed(images[:count]) for count in PARITY_BATCHES}
+        if options.flip:
+            expected = {n: (plain + reference.embed(mirror(images[:n]))) / 2 for n, plain in expected.items()}
+    except (ModelError, RuntimeError) as error:
+        raise ModelError(f"{output}: not exported, the backbone itself fails in torch: {first_line(error)}") from error
+    if options.normalize:
+        expected = {n: plain / np.linalg.norm(plain, axis=1, keepdims=True) for n, plain in expected.items()}
+    return expected, images
 
 
 def _check_output(output: Path) -> None:
@@ -208,18 +220,69 @@ def _check_output(output: Path) -> None:
         raise ModelError(f"{output}: is a folder; name a file in it, such as {output / 'model.onnx'}")
 
 
-def _print_report(report: ExportReport, tolerance: float) -> None:
+def _print_report(report: ExportReport, options: ExportOptions) -> None:
     """Prints what a user of the file needs to know."""
     facts = report.metadata
     size, color = facts["image_size"], facts["color"]
-    norm = "unit norm" if facts["normalized"] == "true" else "norm kept"
+    norm = "unit norm" if options.normalize else "norm kept"
+    norm += ", mean with the mirror image's" if options.flip else ""
     errors = ", ".join(f"batch {count}: {error:.1e}" for count, error in report.parity.items())
-    print(f"{report.path}: {report.num_bytes / 1e6:.2f} MB, opset {OPSET}, one file, any batch")
+    batch = f"batch {options.batch}" if options.batch else "any batch"
+    print(f"{report.path}: {report.num_bytes / 1e6:.2f} MB, opset {options.opset}, one file, {batch}")
     print(f"  {facts['backbone']}, weights {facts['weights']}")
-    print(f"  {INPUT_NAME} (batch, 3, {size}, {size}), {color}, mean {facts['mean']}, std {facts['std']}")
+    shape = f"(batch, {size}, {size}, 3)" if options.input == "uint8-nhwc" else f"(batch, 3, {size}, {size})"
+    pixels = f"mean {facts['mean']}, std {facts['std']}" if options.input == "float" else "bytes, normalised inside"
+    print(f"  {INPUT_NAME} {shape}, {color}, {pixels}")
     name = facts.get("output", OUTPUT_NAME)
     print(f"  {name} (batch, {facts['embedding_size']}){f', {norm}' if name == OUTPUT_NAME else ''}")
-    print(f"  relative error against torch: {errors} (at most {tolerance:g})")
+    print(f"  relative error against torch: {errors} (at most {options.tolerance:g})")
+
+
+def _add_graph_options(group: argparse._ArgumentGroup) -> None:
+    """Adds an option for each field of `ExportOptions`."""
+    group.add_argument(
+        "--normalize",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="divide embeddings by their L2 norm inside the graph (default: keep their norm)",
+    )
+    group.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="return the mean of the embeddings of an image and its mirror image (default: no); twice the time",
+    )
+    group.add_argument(
+        "--input",
+        choices=get_args(InputForm),
+        default="float",
+        help="normalised images, or raw pixels that the graph normalises, channels first or last (default: float)",
+    )
+    group.add_argument(
+        "--color", choices=("rgb", "bgr"), help="order of raw pixels' channels (default: the network's own)"
+    )
+    group.add_argument(
+        "--batch", type=whole_number(1), metavar="N", help="fix the number of images at once (default: any)"
+    )
+    group.add_argument(
+        "--prelu",
+        choices=get_args(PreluForm),
+        default="fast",
+        help="fast: PReLU as depthwise convolutions, which onnxruntime computes faster; native: the operator itself",
+    )
+    group.add_argument(
+        "--opset",
+        type=whole_number(OLDEST_OPSET, NEWEST_OPSET),
+        default=NEWEST_OPSET,
+        metavar="N",
+        help=f"version of the operators, {OLDEST_OPSET} to {NEWEST_OPSET}, for older runtimes (default: %(default)s)",
+    )
+    group.add_argument(
+        "--tolerance",
+        type=real_number(0, 1, above=True),
+        default=TOLERANCE,
+        help="largest relative error |onnx - torch| / |torch| allowed (default: %(default)s)",
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -235,12 +298,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, metavar="MODEL.onnx", help="the ONNX file to write")
     add_plugin_option(parser)
     parser.add_argument(
-        "--normalize",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="divide embeddings by their L2 norm inside the graph (default: keep their norm)",
-    )
-    parser.add_argument(
         "--ema",
         action=argparse.BooleanOptionalAction,
         default=None,
@@ -248,30 +305,26 @@ def main(argv: list[str] | None = None) -> int:
         "there is one)",
     )
     parser.add_argument(
-        "--tolerance",
-        type=real_number(0, 1, above=True),
-        default=TOLERANCE,
-        help="largest relative error |onnx - torch| / |torch| allowed (default: %(default)s)",
-    )
-    parser.add_argument(
         "--embedding",
         action="store_true",
         help="for an image classifier: leave its head out, so that the output is the embedding",
     )
+    _add_graph_options(parser.add_argument_group("the graph"))
     arguments = parser.parse_args(argv)
 
+    # Options that do not go together are refused before anything is read.
+    options = ExportOptions(**{field.name: getattr(arguments, field.name) for field in fields(ExportOptions)})
     _check_output(arguments.output)
     with file_lock(arguments.output):
         report = export_checkpoint(
             arguments.checkpoint,
             arguments.output,
-            normalize=arguments.normalize,
+            options,
             ema=arguments.ema,
-            tolerance=arguments.tolerance,
             embedding=arguments.embedding,
         )
 
-    _print_report(report, arguments.tolerance)
+    _print_report(report, options)
     return 0
 
 

@@ -12,54 +12,95 @@ from typing import TYPE_CHECKING, Any
 import facekd
 from facekd.embedder import Preprocessing
 from facekd.errors import ModelError
+from facekd.export.options import NEWEST_OPSET, ExportOptions
 
 if TYPE_CHECKING:
     import onnx
     import torch
 
 
-OPSET = 18
-
-
+# Runtimes refuse a file whose IR version is newer than theirs; 8 came with opset 18, and holds all that is used.
+IR_VERSION = 8
 INPUT_NAME = "images"
-
-
 OUTPUT_NAME, LOGITS_NAME = "embedding", "logits"
 
 
-def with_normalize(backbone: torch.nn.Module) -> torch.nn.Module:
-    """Returns a module, in evaluation mode, that divides a backbone's embeddings by their L2 norm."""
+def with_options(
+    backbone: torch.nn.Module, preprocessing: Preprocessing, options: ExportOptions
+) -> tuple[torch.nn.Module, Preprocessing]:
+    """Returns a module in evaluation mode that does inside what the options ask for, and what remains to do outside."""
     import torch
 
-    class Normalized(torch.nn.Module):
+    outside = preprocessing
+    if options.input != "float":
+        color = options.color or preprocessing.color
+        outside = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3, color=color, image_size=preprocessing.image_size)
+
+    if not (options.normalize or options.flip or options.input != "float"):
+        return backbone, outside
+
+    class Deployed(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.backbone = backbone
+            step = preprocessing.channel_step
+            for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+                self.register_buffer(name, torch.tensor(values[::step]).reshape(1, 3, 1, 1), persistent=False)
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.nn.functional.normalize(self.backbone(images))
+            if options.input != "float":
+                images = images.permute(0, 3, 1, 2) if options.input == "uint8-nhwc" else images
+                images = images.float()
+                images = images.flip(1) if outside.color != preprocessing.color else images
+                images = (images - self.mean) / self.std
+            if options.flip:
+                images = torch.cat([images, images.flip(3)])
+            embedding = self.backbone(images)
+            if options.flip:
+                embedding = embedding.reshape(2, -1, embedding.shape[1]).mean(0)
+            if options.normalize:
+                # torch.nn.functional.normalize would put a Shape into the graph, which opsets below 15 cannot write.
+                embedding = embedding / torch.linalg.vector_norm(embedding, dim=1, keepdim=True).clamp_min(1e-12)
+            return embedding
 
-    return Normalized().eval()
+    return Deployed().eval(), outside
 
 
-def describe(preprocessing: Preprocessing, embedding_size: int, normalize: bool) -> dict[str, str]:
-    """Returns the `metadata_props` that describe the model's input and output."""
-    order = "R, G, B" if preprocessing.color == "rgb" else "B, G, R"
-    norm = "of unit L2 norm" if normalize else "not normalised: divide by the L2 norm before comparing"
+def example_input(preprocessing: Preprocessing, options: ExportOptions) -> torch.Tensor:
+    """Returns an input of the type and shape that the graph takes."""
+    import torch
+
+    size, count = preprocessing.image_size, options.batch or 2
+    shape = (count, size, size, 3) if options.input == "uint8-nhwc" else (count, 3, size, size)
+    return torch.zeros(shape, dtype=torch.float32 if options.input == "float" else torch.uint8)
+
+
+def describe(outside: Preprocessing, embedding_size: int, options: ExportOptions) -> dict[str, str]:
+    """Returns the `metadata_props` that describe the model's input and output; `outside` remains to be done."""
+    order = "R, G, B" if outside.color == "rgb" else "B, G, R"
+    pixels = "(x - mean) / std with x in 0..255; mean and std are listed as R, G, B"
+    if options.input != "float":
+        pixels = f"bytes 0..255 as they are, {options.input[-4:].upper()}; the graph normalises them"
+    norm = "of unit L2 norm" if options.normalize else "not normalised: divide by the L2 norm before comparing"
+    mean = "; the mean of the image's and its mirror image's" if options.flip else ""
     return {
-        **preprocessing.to_metadata(),
+        **outside.to_metadata(),
         "embedding_size": str(embedding_size),
-        "normalized": "true" if normalize else "false",
-        "input_semantics": (
-            f"aligned face, channels {order}, (x - mean) / std with x in 0..255; mean and std are listed as R, G, B"
-        ),
-        "embedding_semantics": f"compare by cosine; {norm}",
+        "normalized": "true" if options.normalize else "false",
+        "input_semantics": f"aligned face, channels {order}, {pixels}",
+        "embedding_semantics": f"compare by cosine; {norm}{mean}",
         "facekd_version": facekd.__version__,
     }
 
 
-def to_onnx(module: torch.nn.Module, example: torch.Tensor, output: Path, output_name: str) -> onnx.ModelProto:
-    """Exports a module with a dynamic batch; raises a ModelError if torch cannot, or only with a newer onnxscript."""
+def to_onnx(
+    module: torch.nn.Module, example: torch.Tensor, output: Path, output_name: str, batch: int | None
+) -> onnx.ModelProto:
+    """Exports a module with a dynamic or fixed batch, in opset 18.
+
+    Raises:
+        ModelError: torch cannot export it, or only with a newer onnxscript.
+    """
     import torch
 
     try:
@@ -68,9 +109,9 @@ def to_onnx(module: torch.nn.Module, example: torch.Tensor, output: Path, output
                 module,
                 (example,),
                 dynamo=True,
-                dynamic_shapes=({0: "batch"},),
+                dynamic_shapes=({0: "batch"},) if batch is None else None,
                 external_data=False,
-                opset_version=OPSET,
+                opset_version=NEWEST_OPSET,
                 input_names=[INPUT_NAME],
                 output_names=[output_name],
                 verbose=False,
@@ -113,24 +154,28 @@ def finish_model(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     del model.metadata_props[:]
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value)
+    model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "facekd", facekd.__version__
 
 
-def check_model(model: onnx.ModelProto, output: Path) -> None:
-    """Checks that a graph is valid and has the opset and the dynamic batch; the exporter may change them silently."""
+def check_model(model: onnx.ModelProto, output: Path, opset: int, batch: int | None) -> None:
+    """Checks that a graph is valid and has the opset and the batch; the exporter may change them silently."""
     import onnx
 
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
-    if opsets != {"ai.onnx": OPSET}:
-        raise ModelError(f"{output}: not kept, torch wrote opsets {opsets}, expected only ai.onnx {OPSET}")
+    if opsets != {"ai.onnx": opset}:
+        raise ModelError(f"{output}: not kept, torch wrote opsets {opsets}, expected only ai.onnx {opset}")
     for value in (*model.graph.input, *model.graph.output):
-        if not value.type.tensor_type.shape.dim[0].dim_param:
+        size = value.type.tensor_type.shape.dim[0]
+        if batch is None and not size.dim_param:
             raise ModelError(f"{output}: not kept, the batch of {value.name!r} is fixed in the graph")
+        if batch is not None and size.dim_value != batch:
+            raise ModelError(f"{output}: not kept, the batch of {value.name!r} is not {batch} in the graph")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise ModelError(f"{output}: not kept, its weights would be stored outside the file")
     try:
-        onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, ValueError) as error:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise ModelError(f"{output}: not kept, not a valid ONNX model: {first_line(error)}") from error
 
 

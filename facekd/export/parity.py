@@ -14,10 +14,6 @@ from facekd.errors import ModelError
 PARITY_BATCHES = (1, 2, 7)
 
 
-# Folding batch norm and reordering sums costs about 1e-5; a wrong layer costs more than 1e-2.
-TOLERANCE = 1e-3
-
-
 def probe_images(size: int) -> np.ndarray:
     """Draws test images, uint8 (7, size, size, 3): noise over a gradient whose brightness differs from image to image.
 

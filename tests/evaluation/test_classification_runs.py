@@ -27,6 +27,7 @@ from facekd.embedder import OnnxEmbedder
 from facekd.embedder.classifying_model import load_logit_network
 from facekd.errors import CheckpointError, ConfigError, ModelError
 from facekd.export.export_onnx import export_checkpoint
+from facekd.export.options import ExportOptions
 from facekd.images.augmentation import Augmentation
 from facekd.images.model_input import to_model_input
 from facekd.training.config import TrainConfig
@@ -215,8 +216,8 @@ def test_unequal_embeddings_meet_through_a_projection(
         assert evaluate([*argv, *options]) == 0
         tops.append(json.loads((tmp_path / "r" / "results.json").read_text())["heads"]["head"]["top1"])
     assert tops[0] == tops[1]
-    with pytest.raises(ModelError, match="logits cannot be normalised"):
-        export_checkpoint(folder, tmp_path / "no.onnx", normalize=True)
+    with pytest.raises(ModelError, match="logits are no embedding: leave out --normalize"):
+        export_checkpoint(folder, tmp_path / "no.onnx", ExportOptions(normalize=True))
 
 
 def test_folders_of_images_of_any_size_and_a_torchvision_network(tmp_path: Path) -> None:

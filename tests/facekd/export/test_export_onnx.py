@@ -21,6 +21,7 @@ from facekd.checkpoints.checkpoint import save_checkpoint
 from facekd.embedder import OnnxEmbedder, Preprocessing, TorchEmbedder, open_embedder
 from facekd.errors import CheckpointError, ModelError, run_verb
 from facekd.export.export_onnx import export_backbone, export_checkpoint, main
+from facekd.export.options import ExportOptions
 from facekd.files.reading import sha256_of_file
 
 BACKBONE = {"name": "iresnet18", "embedding_size": 16, "image_size": 32, "width": 0.125, "dropout": 0.4}
@@ -182,7 +183,7 @@ def test_a_model_that_differs_from_torch_is_not_kept(tmp_path: Path) -> None:
         export_backbone(DiffersInExport(5e-3), Preprocessing(image_size=16), path)
     assert path.read_bytes() == b"the export of yesterday"
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
-    report = export_backbone(DiffersInExport(5e-3), Preprocessing(image_size=16), path, tolerance=0.01)
+    report = export_backbone(DiffersInExport(5e-3), Preprocessing(image_size=16), path, ExportOptions(tolerance=0.01))
     assert report.parity[7] == pytest.approx(5e-3, rel=0.01)
 
 
