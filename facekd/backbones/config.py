@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from facekd.commands.config_files import path_field, to_plain
+from facekd.commands.config_files import path_field
+from facekd.commands.plain_configs import to_plain
 
 
 @dataclass(frozen=True)

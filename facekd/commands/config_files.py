@@ -10,7 +10,7 @@ import sys
 import tempfile
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, field, fields, is_dataclass
+from dataclasses import Field, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,6 +87,8 @@ def _expand_paths(values: Any, config_class: type, origin: Callable[[str], str],
         return expand_path(value, origin(key) + key) if isinstance(value, str) else value
 
     for item in fields(config_class):
+        if item.name not in values:  # an entry has the keys that were given
+            continue
         key, value = prefix + item.name, values[item.name]
         if item.metadata.get("path"):
             values[item.name] = value = expanded(value, key)
@@ -249,7 +251,7 @@ def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:
         if is_section and not isinstance(found, dict):
             raise ConfigError(f"{path}: {item.name} is a section: expected keys below it, not {shown(repr(found))}")
         if "entries" in item.metadata:
-            _check_entries(path, item.name, found, item.metadata["entries"])
+            _check_entries(path, item, found)
     return content
 
 
@@ -265,17 +267,20 @@ def _check_keys(path: Path, section: dict[Any, Any], place: str = "") -> None:
             _check_keys(path, value, f"{place}.{key}" if place else key)
 
 
-def _check_entries(path: Path, name: str, found: Any, entry_class: type) -> None:
+def _check_entries(path: Path, item: Field[Any], found: Any) -> None:
     """Parses each entry of a section by itself, because jsonargparse would not say which of them is wrong."""
     from jsonargparse import ArgumentParser
 
     from facekd.commands.yaml_files import MODE
 
+    entry_class = item.metadata["entries"]
+    if isinstance(item.default, tuple) and isinstance(found, dict) and found:
+        raise ConfigError(f"{path}: {item.name} is a list: begin each of its entries with a line `- key: value`")
     entries = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
     for key, entry in entries:
-        if isinstance(found, list) and not isinstance(entry, dict):
+        if isinstance(found, list) and not isinstance(entry, dict) and item.metadata.get("path"):
             continue  # a plain value; whether the field takes one is checked with the rest
-        place = f"{name}.{key}"
+        place = f"{item.name}.{key}"
         if not isinstance(entry, dict):
             raise ConfigError(f"{path}: {place} is a section: expected keys below it, not {shown(repr(entry))}")
         parser = ArgumentParser(exit_on_error=False, parser_mode=MODE)
@@ -338,6 +343,7 @@ def _without_types(message: str) -> str:
         message,
     )
     message = message.replace("Expected a tuple", "expected a list in brackets")
+    message = re.sub(r"Expected a dot import path string: (.*)", r"expected a section of keys, not \1", message)
     message = re.sub(r"[Ee]xpected a typing\.Literal\[(.*?)\]", r"expected one of \1", message)
     given = re.search(r"expected one of ('.*'). Got value: (\S+)$", message)
     return message + did_you_mean(given[2], re.findall(r"'(.*?)'", given[1])) if given else message
@@ -352,58 +358,3 @@ def config_keys(config_class: type) -> list[str]:
         if is_dataclass(default):
             keys += [f"{item.name}.{key}" for key in config_keys(type(default))]
     return keys
-
-
-def to_plain(config: Any) -> dict[str, Any]:
-    """Converts a config to nested dicts and lists of plain values, as checkpoints and YAML hold it."""
-    return _plain(asdict(config))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-def to_yaml(config: Any) -> str:
-    """Writes a config as YAML that `parse_config` reads back; its paths are expanded, and mean the same anywhere."""
-    import yaml
-
-    plain = to_plain(config)
-    _protect_paths(plain, type(config))
-    return yaml.safe_dump(plain, sort_keys=False)
-
-
-def _protect_paths(plain: dict[str, Any], config_class: type) -> None:
-    """Rewrites, in place, the paths of a plain config so that `expand_path` gives them back."""
-    for item in fields(config_class):
-        value = plain[item.name]
-        if item.metadata.get("path"):
-            plain[item.name] = protect_path(value) if isinstance(value, str) else [protect_path(one) for one in value]
-        elif callable(item.default_factory) and is_dataclass(default := item.default_factory()):
-            _protect_paths(value, type(default))
-
-
-def with_defaults(plain: dict[str, Any], config_class: type) -> dict[str, Any]:
-    """Completes a plain config that was written before some keys existed; the defaults are what it meant then."""
-    found = dict(plain)
-    for item in fields(config_class):
-        default = item.default_factory() if callable(item.default_factory) else item.default
-        if is_dataclass(default):
-            section = found.get(item.name, {})  # what is no section differs from one, which `differences` tells
-            found[item.name] = with_defaults(section, type(default)) if isinstance(section, dict) else section
-        elif item.name not in found:
-            found[item.name] = _plain(default)
-    return found
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Returns the dotted keys at which two plain configs differ, with both values; an absent key counts as None."""
-    found = {}
-    for key in {**old, **new}:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found |= differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found[prefix + key] = (before, after)
-    return found

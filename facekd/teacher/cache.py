@@ -35,7 +35,6 @@ from facekd.files.syncing import sync_folder
 from facekd.files.temporaries import open_own_file
 from facekd.files.writing import write_json
 from facekd.teacher.cache_file import (
-    END_MARK,
     FORMAT,
     VERSION,
     TeacherCache,
@@ -49,6 +48,7 @@ from facekd.teacher.cache_file import (
     find_fault_of_trailer,
     open_teacher_cache,
 )
+from facekd.teacher.config import CACHE_END
 from facekd.utils.progress import track
 from facekd.utils.typed_values import Range, find_fault
 
@@ -239,7 +239,7 @@ class _Writer:
         checksums = np.concatenate([checksums_of(rows[i : i + ROWS_CHUNK]) for i in range(0, len(rows), ROWS_CHUNK)])
         trailer = sealed({**self._trailer(), "checksums_crc32": zlib.crc32(checksums.data)})
         text = json.dumps(trailer).encode() + b"\n"
-        self.stream.write(checksums.tobytes() + text + f"{len(text):016x}".encode() + END_MARK)
+        self.stream.write(checksums.tobytes() + text + f"{len(text):016x}".encode() + CACHE_END)
         self._sync()
         Path(self.stream.name).replace(self.path)
         sync_folder(self.path.parent)

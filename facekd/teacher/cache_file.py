@@ -31,13 +31,13 @@ from facekd.data.datasets.identity_map import images_sha256, labels_sha256
 from facekd.embedder import Embedder
 from facekd.errors import InputError, TeacherError
 from facekd.files.reading import is_sealed
+from facekd.teacher.config import CACHE_END
 from facekd.utils.foreign import shown
 from facekd.utils.typed_values import Plain, Range, find_fault
 from facekd.verification.scores import unit_rows
 
 FORMAT, VERSION = "facekd-teacher-cache", 2
-END_MARK = b"facekd teacher\n\n"
-END_LENGTH = 16 + len(END_MARK)
+END_LENGTH = 16 + len(CACHE_END)
 HEXADECIMAL = re.compile(rb"[0-9a-f]{16}")
 FREE_TRAILER_BYTES = 1 << 16
 LARGEST_EMBEDDING = 1 << 20  # values; twice as many half-precision numbers make a row
@@ -291,7 +291,7 @@ def _read_trailer(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         stream.seek(max(0, size - END_LENGTH))
         end = stream.read()
-        if not end.endswith(END_MARK) or len(end) != END_LENGTH:
+        if not end.endswith(CACHE_END) or len(end) != END_LENGTH:
             raise TeacherError(f"{path}: not a teacher cache, or one cut short (its end mark is missing)")
         # How long the trailer is, in 16 digits; the rows of the images that it may list take far more bytes.
         length = int(end[:16], 16) if HEXADECIMAL.fullmatch(end[:16]) else size

@@ -1,11 +1,18 @@
-"""Defines the `teacher:` section of a distillation config."""
+"""Defines the `teacher:` section of a distillation config, and `--teacher FILE` on the command line."""
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from facekd.commands.config_files import path_field
+from facekd.commands.config_files import path_field, require
+from facekd.errors import ConfigError
+
+CACHE_END = b"facekd teacher\n\n"  # the last bytes of every teacher cache
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,10 @@ class TeacherConfig:
         std: standard deviation in the same units, for an ONNX file that does not record it.
         color: channel order, for an ONNX file that does not record it.
         embedding_output: output that is the embedding, for an ONNX file that has several.
+        weight: weight beside the other teachers, where several are named; they are divided by their sum.
+
+    Raises:
+        ConfigError: a weight that is not positive.
     """
 
     model: str = path_field()
@@ -34,3 +45,56 @@ class TeacherConfig:
     std: tuple[float, float, float] | None = None
     color: Literal["rgb", "bgr"] | None = None
     embedding_output: str = ""
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(
+            math.isfinite(self.weight) and self.weight > 0, f"teacher weight = {self.weight}: give a positive number"
+        )
+
+
+def is_teacher_cache(path: str) -> bool:
+    """Tells whether a file ends as a teacher cache does; what cannot be read is none."""
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            file.seek(-len(CACHE_END), 2)
+            return file.read() == CACHE_END
+    except OSError:
+        return False
+
+
+def spell_out_teachers(argv: Sequence[str]) -> list[str]:
+    """Turns `--teacher FILE` into the keys of a config, given once or several times.
+
+    One names the model of the `teacher` section, or its cache. Several are the list `teachers`, in place of a model,
+    classifier and cache that the config file names.
+
+    Args:
+        argv: words of the command line.
+
+    Raises:
+        ConfigError: `--teacher` is the last word.
+    """
+    # A file of YAML, or YAML itself, is a whole section, as with any other.
+    words, named = [], []
+    rest = iter(argv)
+    for word in rest:
+        if word != "--teacher" and not word.startswith("--teacher="):
+            words.append(word)
+            continue
+        value = word.partition("=")[2] if "=" in word else next(rest, "")
+        if not value:
+            raise ConfigError("--teacher needs a checkpoint, the folder of a run, an ONNX file or a teacher cache")
+        if value.startswith("{") or value.endswith((".yaml", ".yml")):
+            words += ["--teacher", value]
+        else:
+            named.append(("cache" if is_teacher_cache(value) else "model", value))
+    if not named:
+        return words
+    # What a config file names gives way; what other options say does not.
+    is_one = len(named) == 1
+    replaced = ("model", "cache") if is_one else ("model", "cache", "head")
+    words = [*(word for key in replaced for word in (f"--teacher.{key}", "")), *words]
+    if is_one:
+        return [*words, f"--teacher.{named[0][0]}", named[0][1]]
+    return [*words, "--teachers", json.dumps([{key: value} for key, value in named])]

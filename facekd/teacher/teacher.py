@@ -189,6 +189,6 @@ def open_teacher(
     return LiveTeacher(embedder, describe, images_per_call)
 
 
-def teacher_fingerprint(teacher: LiveTeacher | CachedTeacher | None, head: SharedHead | None) -> str:
+def teacher_fingerprint(embedder: str, head: SharedHead | None) -> str:
     """Joins the fingerprints of the teacher's backbone and classifier; a resumed run must learn from the same two."""
-    return f"{teacher.fingerprint if teacher else ''}:{head.fingerprint if head else ''}"
+    return f"{embedder}:{head.fingerprint if head else ''}"

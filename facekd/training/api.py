@@ -141,6 +141,8 @@ def _with_text_paths(config: Any) -> Any:
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
             changed[item.name] = _with_text_paths(value)
+        elif "entries" in item.metadata:
+            changed[item.name] = tuple(map(_with_text_paths, value))
         elif item.metadata.get("path"):
             is_one = isinstance(value, str | os.PathLike)
             changed[item.name] = os.fspath(value) if is_one else tuple(map(os.fspath, value))

@@ -2,6 +2,7 @@
 
     facekd distill configs/distill/ms1mv3_th_kd.yaml
     facekd distill configs/distill/ms1mv3_th_kd.yaml --teacher.model runs/teacher --output runs/student
+    facekd distill configs/distill/ms1mv3_l2.yaml --teacher runs/one --teacher other.onnx --output runs/student
 
 The loop is that of training; what differs is what the loss is made of (`facekd/training/distilling/distiller.py`). The
 teacher is evaluated, never trained; its classifier is frozen and checked to know the same people. To resume, run the
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from facekd.commands.config_files import parse_config
 from facekd.commands.config_help import show_short_help
 from facekd.errors import run_verb
+from facekd.teacher.config import spell_out_teachers
 from facekd.training.config.distill_config import DistillConfig
 from facekd.training.config.main_keys import DISTILL_KEYS, DISTILL_NOTES
 
@@ -31,7 +33,7 @@ def main(argv: list[str] | None = None, make_validators: MakeValidators | None =
     """
     description = "Trains a student from a teacher, through a shared classifier or by embeddings."
     argv = show_short_help(argv, DistillConfig, "facekd distill", description, DISTILL_KEYS, DISTILL_NOTES)
-    config = parse_config(DistillConfig, argv, "facekd distill", description)
+    config = parse_config(DistillConfig, spell_out_teachers(argv), "facekd distill", description)
     # After parsing, because they import torch, which takes seconds: `--help` and a mistyped key answer at once.
     from facekd.training.distilling.build_distiller import build_distiller
     from facekd.training.distilling.diagnostics import diagnose

@@ -19,7 +19,7 @@ import torch
 from facekd.backbones import count_parameters
 from facekd.backbones.given_module import GivenModule
 from facekd.checkpoints.run_folder import keep_last, list_checkpoints
-from facekd.commands.config_files import to_plain, to_yaml
+from facekd.commands.plain_configs import to_plain, to_yaml
 from facekd.data.config import open_training_data
 from facekd.data.datasets import FaceDataset
 from facekd.data.datasets.class_counts import count_classes_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from facekd.checkpoints.run_folder import (
     list_checkpoints,
     not_written,
 )
-from facekd.commands.config_files import differences, to_plain, with_defaults
+from facekd.commands.plain_configs import differences, to_plain, with_defaults
 from facekd.data.datasets.identity_map import is_same_identity_map, people_fields
 from facekd.distributed import failing_together, gather_rows
 from facekd.errors import CheckpointError, FacekdError
@@ -261,7 +262,7 @@ def _check_same_run(path: Path, checkpoint: Checkpoint, state: TrainingState) ->
     changed = {
         key: f"{shown(key)} was {shown(before)}, now {shown(after)}"
         for key, (before, after) in differences(old, new).items()
-        if not _is_among(key, RESUMABLE_KEYS)
+        if not _is_among(re.sub(r"^teachers\.\d+\.", "teacher.", key), RESUMABLE_KEYS)
     }
     of_length = [what for key, what in changed.items() if _is_among(key, LENGTH_KEYS)]
     others = [what for key, what in changed.items() if not _is_among(key, LENGTH_KEYS)]

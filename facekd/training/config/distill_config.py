@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from facekd.commands.config_files import require
+from facekd.commands.plain_configs import differences, to_plain
 from facekd.distillation.weights import LOSS_NEEDS, LossWeights, Need
 from facekd.teacher.config import TeacherConfig
 from facekd.training.config.train_config import TrainConfig
@@ -16,6 +18,10 @@ class DistillConfig(TrainConfig):
 
     Args:
         teacher: the teacher, its classifier, and a cache of its embeddings.
+        teachers: several teachers, in place of one: a list of such sections, with a weight each. Losses on embeddings
+            learn from all of them.
+        combine_teachers: mean takes the mean of the teachers' directions for the teacher's embedding; each computes
+            every loss with each teacher, and adds up by their weights.
         loss: which losses, and the weight of each.
         share: a of TH-KD's equations 1 and 2, from 0 to 1: this share of loss.ce and of loss.kl, dkd_* and dist_* goes
             to the teacher's frozen classifier on the student's embedding, the rest to the student's own. At 1 the
@@ -26,6 +32,8 @@ class DistillConfig(TrainConfig):
     """
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    teachers: tuple[TeacherConfig, ...] = field(default=(), metadata={"entries": TeacherConfig})
+    combine_teachers: Literal["mean", "each"] = "mean"
     loss: LossWeights = field(default_factory=LossWeights)
     share: float | None = None
     margin_on_teacher_head: bool = True
@@ -43,21 +51,73 @@ class DistillConfig(TrainConfig):
                 "share spreads loss.ce, loss.kl and whatever else has a th_ twin over both heads, so "
                 f"{', '.join(th)} must be left at 0",
             )
+        self._check_teachers()
         self._check_losses()
+        cached = [teacher for teacher in self.all_teachers if teacher.cache]
         require(
-            not self.teacher.cache or not self.augmentation.changes_pixels or self.teacher.cache_despite_augmentation,
+            not self.augmentation.changes_pixels or all(teacher.cache_despite_augmentation for teacher in cached),
             "teacher.cache holds the teacher's embeddings of unchanged images, but augmentation changes them by "
             "more than the flip: turn that off, leave the cache out, or set teacher.cache_despite_augmentation",
         )
         require(
-            not self.teacher.cache or not self.data.held_out,
+            not cached or not self.data.held_out,
             "teacher.cache finds embeddings by image number, and data.held_out renumbers the remaining images: set it "
             "to 0, or leave the cache out",
         )
         require(
-            not self.teacher.cache or self.data.on_bad_record == "fail",
+            not cached or self.data.on_bad_record == "fail",
             "teacher.cache finds embeddings by image number, but data.on_bad_record = 'skip' replaces bad images by "
             "others: use 'fail', or leave the cache out",
+        )
+
+    @property
+    def all_teachers(self) -> tuple[TeacherConfig, ...]:
+        """Returns the teachers: those of the list, or the one."""
+        return self.teachers or (self.teacher,)
+
+    def _check_teachers(self) -> None:
+        """Checks that there is one teacher, or several that the losses can learn from.
+
+        Raises:
+            ConfigError: there is not.
+        """
+        combine, loss = f"combine_teachers = {self.combine_teachers!r}", self.effective_loss
+        if not self.teachers:
+            require(self.combine_teachers == "mean", f"{combine} has no effect: one teacher is named, not several")
+            require(self.teacher.weight == 1, "teacher.weight has no effect: one teacher is named, not several")
+            return
+        kept = differences(to_plain(TeacherConfig()), to_plain(self.teacher))
+        require(
+            not kept,
+            f"teacher.{next(iter(kept), '')} is set beside teachers: give what holds for a teacher in its own section "
+            "below teachers, and leave teacher out",
+        )
+        require(len(self.teachers) > 1, "teachers lists one teacher: name it under teacher, which takes every loss")
+        for number, teacher in enumerate(self.teachers):
+            where = f"teachers.{number}"
+            require(bool(teacher.model or teacher.cache), f"{where}: name its model, its cache, or both")
+            require(
+                not teacher.head,
+                f"{where}.head is the classifier of one teacher, and no loss can learn through it from several: leave "
+                "it out, or distil from this teacher alone",
+            )
+        # Class scores are those of one classifier, and it belongs to one of the teachers.
+        belongs = f"which belongs to one of them, and teachers names {len(self.teachers)}"
+        require(
+            not loss.needs(Need.TEACHER_HEAD),
+            f"{loss.active_keys(Need.TEACHER_HEAD)}{'' if self.share is None else ' (by share)'}: this goes by the "
+            f"teacher's classifier, {belongs}: use losses on embeddings, such as loss.embedding_cosine, or name one "
+            "under teacher",
+        )
+        require(
+            self.head.kind != "linear" or loss.needs(Need.OWN_HEAD),
+            "a student with head.kind = 'linear' and without loss.ce predicts with its teacher's classifier, "
+            f"{belongs}: raise loss.ce, or name one under teacher",
+        )
+        require(
+            self.combine_teachers == "mean" or not loss.needs(Need.MEMORY),
+            f"{loss.active_keys(Need.MEMORY)} remembers the embeddings of one teacher, and {combine} asks for "
+            f"{len(self.teachers)}: set combine_teachers to 'mean'",
         )
 
     def _check_losses(self) -> None:
@@ -73,7 +133,7 @@ class DistillConfig(TrainConfig):
             "loss.ce alone is training without a teacher: `facekd train` does that. Raise another weight, or set share",
         )
         require(
-            bool(self.teacher.model or self.teacher.cache) or not loss.needs(Need.TEACHER_EMBEDDING),
+            bool(self.teachers or self.teacher.model or self.teacher.cache) or not loss.needs(Need.TEACHER_EMBEDDING),
             "teacher.model is empty: name a checkpoint, a run, or an ONNX file (or teacher.cache)",
         )
         # A linear head has no angles, and no margin.

@@ -8,7 +8,7 @@ TRAIN_KEYS = {
     "data.train": "a .rec file, a folder with train.rec, a folder of one folder per person, or synthetic:200x20",
     "output": "folder of the run; the same command resumes it",
     "data.image_size": "pixels of the images",
-    "backbone.name": "or mobilefacenet_0.45g, iresnet18 to iresnet200, vit_t, edgeface_xs, others (docs/backbones.md)",
+    "backbone.name": "or mobilefacenet_0.45g, iresnet18 to iresnet200, others: docs/backbones.md",
     "backbone.embedding_size": "numbers in an embedding",
     "backbone.weights": "trained weights to start from; also head.weights, freeze, head_warmup_images",
     "head.margin": ", ".join(MARGINS),
@@ -37,7 +37,7 @@ examples:
 _SHARED = ("data.train", "output", "backbone.name", "backbone.embedding_size", "epochs", "global_batch_size")
 _ALSO_SHARED = ("batch_size_per_rank", "schedule.lr", "precision", "device", "validation.packs")
 DISTILL_KEYS = {
-    "teacher.model": "a checkpoint, the folder of a run, or an ONNX file",
+    "teacher.model": "a checkpoint, a run, or an ONNX file; several: --teacher A --teacher B",
     "teacher.head": "its classifier, from `facekd rebuild-head`",
     "teacher.cache": "its embeddings, from `facekd cache-teacher`",
     "loss.ce": "weight of the cross-entropy",

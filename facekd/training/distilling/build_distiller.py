@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ from facekd.distributed import AMP_DTYPES, World, gather_tensor_rows
 from facekd.embedder.checks import is_onnx_file
 from facekd.errors import TeacherError
 from facekd.head.classifier import build_classifier
+from facekd.teacher.config import TeacherConfig
+from facekd.teacher.mean_teacher import MeanTeacher, joined_fingerprint
 from facekd.teacher.teacher import open_teacher, teacher_fingerprint
 from facekd.training.config.distill_config import DistillConfig
-from facekd.training.distilling.distiller import Distiller, Head, Objective, StudentParts, TeacherParts
+from facekd.training.distilling.distiller import Distiller, Embedder, Head, Objective, StudentParts, TeacherParts
 from facekd.training.recognizer import make_backbone
 from facekd.training.starting_weights import start_from_weights
 
@@ -43,18 +46,8 @@ def build_distiller(
     # of its own is evaluated by the teacher's, whatever it learns from.
     loss = config.effective_loss
     sampler = PositionSampler(config.data.make_order(dataset, config.seed), 1)
-    teacher = None
-    if loss.needs(Need.TEACHER_EMBEDDING):
-        autocast = AMP_DTYPES[config.precision]
-        teacher = open_teacher(
-            config.teacher,
-            dataset,
-            sampler,
-            config.data.image_size,
-            autocast,
-            world.device,
-            images_per_call=config.batch_size_per_rank,  # as many as the student takes in one pass
-        )
+    teachers = _open_teachers(config, world, dataset, sampler) if loss.needs(Need.TEACHER_EMBEDDING) else []
+    teacher = teachers[0] if teachers else None
     is_borrower = config.head.kind == "linear" and not loss.needs(Need.OWN_HEAD)
     shared = _load_teacher_head(config, dataset) if loss.needs(Need.TEACHER_HEAD) or is_borrower else None
     teacher_head = None
@@ -72,16 +65,18 @@ def build_distiller(
 
     # The student, with the weights that it would start from in training alone.
     torch.manual_seed(config.seed)
-    student = _build_student(config, world, dataset, teacher_size, module)
+    sizes = [teacher_size, *(one.embedding_size for one in teachers[1:])]
+    student = _build_student(config, world, dataset, sizes, module)
     contrastive = None
     if loss.needs(Need.MEMORY):
         labels = torch.from_numpy(np.ascontiguousarray(dataset.labels))
         student_size = config.backbone.embedding_size
         contrastive = ContrastiveDistillation(student_size, teacher_size, len(dataset), labels=labels, seed=config.seed)
         contrastive.gather_rows = lambda rows: gather_tensor_rows(rows, world)
+    fingerprint = teacher_fingerprint(joined_fingerprint(teachers), shared)
     distiller = Distiller(
         student,
-        TeacherParts(teacher_head, teacher, teacher_fingerprint(teacher, shared)),
+        TeacherParts(teacher_head, teacher, fingerprint, teachers[1:], _shares(config.all_teachers)),
         Objective(loss, config.margin_on_teacher_head, config.share),
         lambda positions: sampler.indices_at(positions.numpy()),
         contrastive=contrastive,
@@ -91,10 +86,53 @@ def build_distiller(
     return distiller
 
 
+def _open_teachers(
+    config: DistillConfig, world: World, dataset: FaceDataset, sampler: PositionSampler
+) -> list[Embedder]:
+    """Opens the teachers; those whose mean is wanted are one.
+
+    Raises:
+        TeacherError: they cannot be joined.
+    """
+    found = [
+        open_teacher(
+            teacher,
+            dataset,
+            sampler,
+            config.data.image_size,
+            AMP_DTYPES[config.precision],
+            world.device,
+            images_per_call=config.batch_size_per_rank,  # as many as the student takes in one pass
+        )
+        for teacher in config.all_teachers
+    ]
+    opened = [teacher for teacher in found if teacher is not None]
+    if len(opened) > 1 and config.combine_teachers == "mean":
+        return [MeanTeacher(opened, _shares(config.teachers))]
+    return [*opened]
+
+
+def _shares(teachers: Sequence[TeacherConfig]) -> list[float]:
+    """Returns the weights of teachers, divided by their sum."""
+    total = sum(teacher.weight for teacher in teachers)
+    return [teacher.weight / total for teacher in teachers]
+
+
 def _build_student(
-    config: DistillConfig, world: World, dataset: FaceDataset, teacher_size: int, module: nn.Module | None
+    config: DistillConfig,
+    world: World,
+    dataset: FaceDataset,
+    teacher_sizes: Sequence[int],
+    module: nn.Module | None,
 ) -> StudentParts:
-    """Builds backbone, classifier and projection, each only where it is needed.
+    """Builds backbone, classifier and projections, each only where it is needed.
+
+    Args:
+        config: the run's.
+        world: the processes.
+        dataset: the images to learn from.
+        teacher_sizes: embedding sizes of the teachers that losses are computed with.
+        module: the student's backbone, where the caller gives it.
 
     Raises:
         TeacherError: a shared classifier for a student whose losses use none of its own.
@@ -111,11 +149,14 @@ def _build_student(
         users = " nor ".join(f"loss.{name}" for name, need in LOSS_NEEDS.items() if need & Need.OWN_HEAD)
         key = "shared_head is" if config.shared_head else "head.weights are for"
         raise TeacherError(f"{key} the student's classifier, but neither {users} uses one")
-    projection = None
-    if size != teacher_size and config.effective_loss.needs(Need.TEACHER_SPACE):
-        projection = nn.Linear(size, teacher_size, bias=False)
-        nn.init.orthogonal_(projection.weight)  # keeps lengths and angles as far as the sizes allow
-    return StudentParts(backbone, head, projection)
+    projections: list[nn.Linear | None] = []
+    for teacher_size in teacher_sizes:
+        projection = None
+        if size != teacher_size and config.effective_loss.needs(Need.TEACHER_SPACE):
+            projection = nn.Linear(size, teacher_size, bias=False)
+            nn.init.orthogonal_(projection.weight)  # keeps lengths and angles as far as the sizes allow
+        projections.append(projection)
+    return StudentParts(backbone, head, projections[0], projections[1:])
 
 
 def _check_moving_centres(config: DistillConfig, shared: SharedHead) -> None:

@@ -6,8 +6,8 @@ teacher's, C classes, K losses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,13 +18,15 @@ from facekd.data.loading.loader import Batch
 from facekd.distillation.contrastive import ContrastiveDistillation
 from facekd.distillation.logits import mix
 from facekd.distillation.losses import LossInputs, compute_losses
-from facekd.distillation.weights import LossWeights, Need
+from facekd.distillation.weights import LOSS_NEEDS, LossWeights, Need
 from facekd.head.classifier import LinearClassifier, MarginClassifier
+from facekd.teacher.mean_teacher import MeanTeacher
 from facekd.teacher.teacher import CachedTeacher, LiveTeacher
 from facekd.training.recognizer import Recognizer
 
 GatherRows = Callable[[Tensor], Tensor]
 Head = MarginClassifier | LinearClassifier
+Embedder = LiveTeacher | CachedTeacher | MeanTeacher
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,13 @@ class StudentParts:
         backbone: images to embeddings (B, D).
         head: the student's own classifier; None where the teacher's is its only one.
         projection: D to E, where the sizes differ and a loss compares in the teacher's space.
+        further_projections: the same for each teacher after the first, where losses are computed with each.
     """
 
     backbone: Backbone
     head: Head | None = None
     projection: nn.Linear | None = None
+    further_projections: Sequence[nn.Linear | None] = ()
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,15 @@ class TeacherParts:
         head: the teacher's frozen classifier on (B, E); None where no loss needs it.
         embedder: gives the teacher's embeddings (B, E) of a batch; None where no loss needs them.
         fingerprint: hash of the teacher's weights and preprocessing, kept in checkpoints.
+        further: more teachers, each with an embedding size of its own, with which losses on embeddings are computed.
+        shares: the share of each teacher in these losses, that of `embedder` first; they sum to 1.
     """
 
     head: Head | None = None
-    embedder: LiveTeacher | CachedTeacher | None = None
+    embedder: Embedder | None = None
     fingerprint: str = ""
+    further: Sequence[Embedder] = ()
+    shares: Sequence[float] = (1.0,)
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,7 @@ class Distiller(Recognizer):
         self.owns_head = student.head is not None
         self.teacher_head = teacher.head
         self.projection = student.projection
+        self.further_projections = nn.ModuleList(part or nn.Identity() for part in student.further_projections)
         self.contrastive = contrastive
         # What is logged.
         weights = objective.weights
@@ -110,7 +119,8 @@ class Distiller(Recognizer):
         self.teacher_fingerprint = teacher.fingerprint
         self.summary_lines = f"\nloss       {weights}; teacher {teacher.fingerprint[:12]}"
         self.loss_names = ("loss", *(f"loss_{name}" for name in weights.active))
-        self._teacher = teacher.embedder
+        self._teachers = [*(() if teacher.embedder is None else (teacher.embedder,)), *teacher.further]
+        self._shares = list(teacher.shares)
         self._indices_of = indices_of
         self._gather_rows = gather_rows
         if weights.needs(Need.MOVING_CENTRES):
@@ -119,8 +129,11 @@ class Distiller(Recognizer):
 
     @property
     def deployed(self) -> nn.Module:
-        """Returns the backbone, followed by the projection where only projected embeddings meet a classifier."""
-        if self.projection is None or self.owns_head:
+        """Returns the backbone, followed by the projection where only projected embeddings meet a classifier.
+
+        None does where the student learns from several teachers one by one: it has a projection for each.
+        """
+        if self.projection is None or self.owns_head or len(self.further_projections):
             return self.backbone
         return ProjectedBackbone(self.backbone, self.projection)  # type: ignore[arg-type]
 
@@ -142,7 +155,7 @@ class Distiller(Recognizer):
         return found
 
     def targets(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Returns image numbers and positions of a batch, and the teacher's embeddings.
+        """Returns image numbers and positions of a batch, and the embeddings of each teacher.
 
         Raises:
             InputError: CRD has no memory of such an image; checked here, on the host, so that no pass waits for a GPU.
@@ -152,14 +165,13 @@ class Distiller(Recognizer):
         if self.contrastive is not None:
             self.contrastive.check_indices(indices)
         targets = [indices, batch.positions]
-        if self._teacher is not None:
-            targets.append(self._teacher.embed(batch))
+        targets += [teacher.embed(batch) for teacher in self._teachers]
         return tuple(tensor.to(device, non_blocking=True) for tensor in targets)
 
     def check_targets(self) -> None:
-        """Checks what the teacher has given, see `Recognizer.check_targets`."""
-        if self._teacher is not None:
-            self._teacher.check_finite()
+        """Checks what the teachers have given, see `Recognizer.check_targets`."""
+        for teacher in self._teachers:
+            teacher.check_finite()
 
     def forward(  # type: ignore[override]
         self,
@@ -167,7 +179,7 @@ class Distiller(Recognizer):
         labels: Tensor,
         indices: Tensor,
         positions: Tensor,
-        teacher_BE: Tensor | None = None,
+        *teachers_BE: Tensor,
     ) -> Tensor:
         """Returns (1 + K,) float32: the weighted sum, then each active loss, in the order of `loss_names`.
 
@@ -176,19 +188,20 @@ class Distiller(Recognizer):
             labels: (B,) int64.
             indices: (B,) int64, image numbers from `targets`, which has checked them.
             positions: (B,) int64, positions in the run.
-            teacher_BE: the teacher's embeddings of the same images, with the same ones mirrored.
+            teachers_BE: each teacher's embeddings of the same images, with the same ones mirrored.
         """
         # Embeddings, and the projection in full precision.
         student_BD = self.backbone(images)
         with torch.autocast(images.device.type, enabled=False):
             student_BD = student_BD.float()
             projected_BE = student_BD if self.projection is None else self.projection(student_BD)
+            further_BE = [project(student_BD) for project in self.further_projections]
         # The losses run in the caller's autocast: a head with `product: autocast` takes its half type from there.
         weights = self.objective.weights
         inputs = LossInputs(
             student_BD=student_BD,
             projected_BE=projected_BE,
-            teacher_BE=teacher_BE,
+            teacher_BE=teachers_BE[0] if teachers_BE else None,
             labels_B=labels,
             indices_B=indices,
             positions_B=positions,
@@ -202,4 +215,15 @@ class Distiller(Recognizer):
             gather_rows=self._gather_rows,
         )
         losses = compute_losses(inputs, weights.active)
+        # With several teachers, what depends on a teacher is computed with each of them.
+        if further_BE:
+            taught = [name for name in weights.active if LOSS_NEEDS[name] & Need.TEACHER_EMBEDDING]
+            of_each = [losses]
+            for projected_BE, teacher_BE in zip(further_BE, teachers_BE[1:], strict=True):
+                of_each.append(
+                    compute_losses(replace(inputs, projected_BE=projected_BE, teacher_BE=teacher_BE), taught)
+                )
+            for name in taught:
+                parts = zip(self._shares, of_each, strict=True)
+                losses[name] = torch.stack([share * found[name] for share, found in parts]).sum()
         return torch.stack([weights.combine(losses), *(losses[name].detach() for name in weights.active)])

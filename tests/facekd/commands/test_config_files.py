@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from facekd.commands.config_files import expand_path, parse_config, to_yaml
+from facekd.commands.config_files import expand_path, parse_config
+from facekd.commands.plain_configs import to_yaml
 from facekd.errors import ConfigError, FacekdError
 from facekd.experiments.sh_kd import PipelineFile
 from facekd.experiments.study_file import StudyFile

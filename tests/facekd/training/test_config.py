@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from facekd.commands.config_files import config_keys, differences, parse_config, to_plain, to_yaml
+from facekd.commands.config_files import config_keys, parse_config
+from facekd.commands.plain_configs import differences, to_plain, to_yaml
 from facekd.errors import ConfigError, FacekdError, ModelError
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig

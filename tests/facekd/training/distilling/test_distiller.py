@@ -85,6 +85,31 @@ def test_the_loss_is_the_weighted_sum_of_all_active_losses(margin: bool, project
     assert found.dtype == torch.float32
 
 
+def test_with_several_teachers_losses_on_embeddings_are_their_weighted_sum() -> None:
+    weights = LossWeights(ce=2, embedding_l2=3, sp=5)
+    other = torch.randn(BATCH, TEACHER_SIZE + 3)
+    batch = Batch(torch.zeros(BATCH, 2, 2, 3), LABELS, POSITIONS, torch.zeros(BATCH, dtype=torch.bool), [])
+
+    def losses_with(*taught: torch.Tensor, shares: tuple[float, ...] = (1.0,)) -> torch.Tensor:
+        torch.manual_seed(0)
+        backbone = nn.Sequential(nn.Flatten(), nn.Linear(12, SIZE))
+        head = LinearClassifier(SIZE, CLASSES)
+        projections = {size: nn.Linear(SIZE, size, bias=False) for size in (TEACHER_SIZE, TEACHER_SIZE + 3)}
+        first, *further = (projections[rows.shape[1]] for rows in taught)
+        student = StudentParts(backbone, head, first, further)  # type: ignore[arg-type]
+        embedders = [Embedder() for _ in taught]
+        teachers = TeacherParts(None, embedders[0], "", embedders[1:], shares)  # type: ignore[arg-type]
+        distiller = Distiller(student, teachers, Objective(weights), lambda positions: positions.numpy())
+        distiller.check_targets()
+        assert [embedder.checks for embedder in embedders] == [1] * len(taught)
+        assert (distiller.deployed is backbone) and len(distiller.targets(batch)) == 2 + len(taught)
+        return distiller(PIXELS, LABELS, INDICES, POSITIONS, *taught)
+
+    found = losses_with(TAUGHT, other, shares=(0.75, 0.25))
+    expected = 0.75 * losses_with(TAUGHT) + 0.25 * losses_with(other)
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_step_of_several_processes_moves_the_centres_by_all_their_rows() -> None:
     seen = []
 
@@ -132,7 +157,7 @@ def test_targets_are_image_numbers_positions_and_the_teachers_embeddings() -> No
     for found, expected in zip(distiller.targets(batch), (INDICES, POSITIONS, TAUGHT), strict=True):
         assert torch.equal(found, expected)
     distiller.check_targets()
-    assert distiller._teacher.checks == 1  # type: ignore[union-attr]
+    assert distiller._teachers[0].checks == 1  # type: ignore[union-attr]
     without = build(LossWeights(ce=1), embedder=None)
     assert [tensor.tolist() for tensor in without.targets(batch)] == [INDICES.tolist(), POSITIONS.tolist()]
     without.check_targets()
