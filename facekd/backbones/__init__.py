@@ -8,8 +8,12 @@ if TYPE_CHECKING:
     from facekd.backbones.backbone import Backbone
     from facekd.backbones.building import BACKBONES, build_backbone, check_backbone, fixed_embedding_size
     from facekd.backbones.counting import count_macs, count_parameters
-    from facekd.backbones.folded_norms import fold_batch_norms
-    from facekd.backbones.folding import ProjectedBackbone, can_fold_projection, fold_projection
+    from facekd.backbones.folding import (
+        ProjectedBackbone,
+        can_fold_projection,
+        fold_batch_norms,
+        fold_projection,
+    )
 
 # Imported at the first use of each: the config section in this folder is read without torch.
 __getattr__ = lazy_names(
@@ -24,7 +28,7 @@ __getattr__ = lazy_names(
         "count_macs": "facekd.backbones.counting",
         "count_parameters": "facekd.backbones.counting",
         "fixed_embedding_size": "facekd.backbones.building",
-        "fold_batch_norms": "facekd.backbones.folded_norms",
+        "fold_batch_norms": "facekd.backbones.folding",
         "fold_projection": "facekd.backbones.folding",
     },
 )

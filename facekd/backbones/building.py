@@ -12,8 +12,8 @@ from facekd.backbones.edgeface import EdgeFace
 from facekd.backbones.ghostfacenet import GhostFaceNet
 from facekd.backbones.given_module import GIVEN, GivenModule
 from facekd.backbones.iresnet import IResNet
+from facekd.backbones.library_models import PREFIX, TORCHVISION_EMBEDDING_SIZES, TimmBackbone, TorchvisionBackbone
 from facekd.backbones.mobilefacenet import MobileFaceNet
-from facekd.backbones.torchvision_models import TORCHVISION_EMBEDDING_SIZES, TorchvisionBackbone
 from facekd.backbones.vit import VisionTransformer
 from facekd.commands.suggestions import nearest
 from facekd.errors import ModelError
@@ -64,7 +64,7 @@ def build_backbone(
     autocast the last linear layer and normalisation of the face networks stay in 32 bits.
 
     Args:
-        name: a key of `BACKBONES`.
+        name: a key of `BACKBONES`, or "timm:" and the name of a network of timm.
         embedding_size: D; for a network without an embedding layer it must be `fixed_embedding_size(name, width)`.
         image_size: S in pixels, one of the network's `image_sizes`: for convolutional face networks a multiple of 16
             (112 as usual, 64 to train on a CPU), for CIFAR's a multiple of 4, for torchvision's and vision transformers
@@ -92,7 +92,7 @@ def build_backbone(
             "`facekd.training.api.train(config, backbone=...)`, or make it a plug-in for the commands "
             "(docs/extending.md)"
         )
-    network = cast("Callable[..., Backbone]", BACKBONES[name])  # every subclass takes dropout as well
+    network = cast("Callable[..., Backbone]", network_of(name))  # every subclass takes dropout as well
     taken = {key: value for key, value in options.items() if key in network.options}
     return network(name, **sizes, **taken)
 
@@ -112,10 +112,7 @@ def check_backbone(
     Raises:
         ModelError: an argument does not suit the network; the message names the config key to change.
     """
-    if name not in BACKBONES and name != GIVEN:
-        close = nearest(str(name), BACKBONES)
-        hint = f"did you mean {close!r}? " if close else ""
-        raise ModelError(f"backbone.name {shown(name)!r} is unknown: {hint}there are {', '.join(BACKBONES)}")
+    network = network_of(name)
     if not (math.isfinite(width) and width > 0):
         raise ModelError(f"backbone.width must be a positive number, not {width}")
     options = {"drop_path": drop_path, "mask_ratio": mask_ratio}
@@ -126,8 +123,7 @@ def check_backbone(
         raise ModelError(f"backbone.dropout = {dropout:g}: a module of your own has its own dropout, so leave it at 0")
 
     # The other limits depend on the network; its class states them.
-    network = network_of(name)
-    network.image_sizes.check(name, image_size)
+    network.check(name, image_size)
     if width != 1 and not network.takes_width:
         raise ModelError(f"backbone.width = {width:g}: {name} comes in one width, so leave it at 1")
     for key, share in options.items():
@@ -149,5 +145,17 @@ def fixed_embedding_size(name: str, width: float = 1.0) -> int | None:
 
 
 def network_of(name: str) -> type[Backbone]:
-    """Returns the class of a network, a key of `BACKBONES` or the name that stands for a module of the caller's own."""
-    return GivenModule if name == GIVEN else BACKBONES[name]
+    """Returns the class of a network: a row of `BACKBONES`, that of timm's networks, or that of a caller's own module.
+
+    Raises:
+        ModelError: no such name. Whether timm knows a name is checked by `check_backbone`.
+    """
+    if name == GIVEN:
+        return GivenModule
+    if str(name).startswith(PREFIX):
+        return TimmBackbone
+    if name in BACKBONES:
+        return BACKBONES[name]
+    close = nearest(str(name), BACKBONES)
+    hint = f"did you mean {close!r}? " if close else ""
+    raise ModelError(f"backbone.name {shown(name)!r} is unknown: {hint}there are {', '.join(BACKBONES)}, {PREFIX}NAME")

@@ -19,8 +19,8 @@ class BackboneConfig:
             transformers `vit_t` (19 M) and `vit_s` (76 M), `edgeface_xs` (1.77 M), `edgeface_s` (3.65 M), or
             `ghostfacenetv2_s1` and `ghostfacenetv2_s2` (6.8 M); for classification, those of CIFAR papers,
             `resnet8x4`, `resnet32x4`, `resnet20`, `resnet56`, `wrn_16_2` and `wrn_40_2`, or torchvision's
-            `resnet50`, `mobilenet_v2` and others. In Python, `module` is a network of your own
-            (`facekd.training.api`).
+            `resnet50`, `mobilenet_v2` and others. `timm:NAME` is a network of timm (docs/backbones.md). In Python,
+            `module` is a network of your own (`facekd.training.api`).
         embedding_size: numbers in an embedding; classification networks fix it.
         width: factor of the channels of every layer.
         dropout: probability of dropping a value before the embedding layer, or of the embedding if there is none.

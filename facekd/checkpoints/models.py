@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from facekd.backbones import Backbone, ProjectedBackbone, can_fold_projection, fold_projection
-from facekd.backbones.building import BACKBONES, build_backbone, fixed_embedding_size
+from facekd.backbones.backbone import NoRandomNumbers
+from facekd.backbones.building import build_backbone, fixed_embedding_size, network_of
 from facekd.backbones.given_module import GIVEN, GivenModule
+from facekd.backbones.library_models import PREFIX, require_timm
 from facekd.checkpoints.checkpoint import read_checkpoint
 from facekd.checkpoints.contents import Checkpoint
 from facekd.checkpoints.run_folder import resolve_checkpoint
@@ -51,6 +52,8 @@ def load_backbone(
     if architecture is None:
         raise CheckpointError(f"{file}: damaged: it does not say which backbone its weights belong to")
 
+    if str(architecture.get("name")).startswith(PREFIX):
+        require_timm(f"{architecture['name']} of {file}")
     require_plugins(checkpoint.plugins, [f"backbone {architecture.get('name')}"], str(file))
 
     # The moving average if there is one, unless the weights as trained are asked for.
@@ -89,17 +92,6 @@ def _build(
     return build_backbone(**architecture)
 
 
-class _NoRandomNumbers(TorchFunctionMode):
-    """Leaves out the drawing of weights: on the device meta, torch imports half of its compiler (2 s, 150 MB)."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name, module = getattr(func, "__name__", ""), getattr(func, "__module__", "")
-        if module == "torch.nn.init" or name in ("normal_", "uniform_"):
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
-
-
 def plan_backbone(architecture: Mapping[str, Any]) -> Backbone:
     """Builds a backbone without numbers, on the device meta, for `find_misfit`: it takes no memory, whatever its size.
 
@@ -111,11 +103,11 @@ def plan_backbone(architecture: Mapping[str, Any]) -> Backbone:
     Raises:
         ModelError: they are impossible.
     """
-    network = BACKBONES.get(architecture["name"])
-    if network is not None and not network.__module__.startswith("facekd."):
+    network = network_of(architecture["name"])
+    if not network.__module__.startswith("facekd."):
         return build_backbone(**architecture)
     try:
-        with torch.device("meta"), _NoRandomNumbers():
+        with torch.device("meta"), NoRandomNumbers():
             return build_backbone(**architecture)
     except (RuntimeError, OverflowError, TypeError) as error:  # of torch, for sizes beyond 64 bits
         raise ModelError("the sizes of its backbone are far beyond any network") from error

@@ -59,7 +59,7 @@ def import_backbone(path: Path, name: str | None = None, color: str | None = Non
 
     # Which network the file is from: the one asked for, or the one its shapes show.
     if name is not None:
-        size = (fixed_embedding_size(name) if name in BACKBONES else None) or 512
+        size = fixed_embedding_size(name) or 512
         check_backbone(name, embedding_size=size, image_size=112, width=1.0, dropout=0.0)
     file = read_weights(path)
     found = recognize_backbone(file.state)

@@ -8,7 +8,7 @@ TRAIN_KEYS = {
     "data.train": "a .rec file, a folder with train.rec, a folder of one folder per person, or synthetic:200x20",
     "output": "folder of the run; the same command resumes it",
     "data.image_size": "pixels of the images",
-    "backbone.name": "or mobilefacenet_0.45g, iresnet18 to iresnet200, others: docs/backbones.md",
+    "backbone.name": "or mobilefacenet_0.45g, iresnet18 to iresnet200, timm:NAME, others: docs/backbones.md",
     "backbone.embedding_size": "numbers in an embedding",
     "backbone.weights": "trained weights to start from; also head.weights, freeze, head_warmup_images",
     "head.margin": ", ".join(MARGINS),

@@ -16,7 +16,7 @@ from torch import nn
 
 import facekd
 from facekd.backbones.building import BACKBONES, build_backbone, fixed_embedding_size
-from facekd.backbones.torchvision_models import TORCHVISION_EMBEDDING_SIZES
+from facekd.backbones.library_models import TORCHVISION_EMBEDDING_SIZES
 from facekd.checkpoints.checkpoint import save_checkpoint
 from facekd.embedder import OnnxEmbedder, Preprocessing, TorchEmbedder, open_embedder
 from facekd.errors import CheckpointError, ModelError, run_verb

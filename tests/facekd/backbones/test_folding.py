@@ -60,3 +60,13 @@ def test_a_projection_behind_a_backbone_is_no_hindrance():
     projected = ProjectedBackbone(backbone, nn.Linear(40, 16, bias=False)).eval()  # type: ignore[arg-type]
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(fold_batch_norms(projected)(images), projected(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_normalisation_that_does_more_stays() -> None:
+    class Active(nn.BatchNorm2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return super().forward(input).relu()
+
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), Active(8))
+    images = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(fold_batch_norms(module)(images), module.eval()(images))
