@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -105,6 +107,19 @@ def _entries_in_log(folder: Path) -> list[Entry]:
     return entries
 
 
+@cache
+def _silence_threads_of_tensorboard() -> None:
+    """Keeps tracebacks of TensorBoard's writing threads from the terminal; its `flush` raises the same errors."""
+    usual = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        is_write = isinstance(failed.exc_value, OSError) and type(failed.thread).__module__.startswith("tensorboard.")
+        if not is_write:
+            usual(failed)
+
+    threading.excepthook = hook
+
+
 class TensorBoard:
     """Writes TensorBoard events to `tensorboard/` in the folder of a run; where that fails it says so, and stops.
 
@@ -119,6 +134,7 @@ class TensorBoard:
 
         self._say = say
         self._writer: SummaryWriter | None = None
+        _silence_threads_of_tensorboard()
         with self._giving_up():
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=images_seen + 1)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from facekd.training.logbook import Logbook, Stopwatch, read_log, train_line
+from facekd.training.logbook.trackers import TensorBoard, _silence_threads_of_tensorboard
 from facekd.utils.progress import format_duration
 
 
@@ -139,3 +142,23 @@ def test_lines_for_people() -> None:
     for part in ("5,000 / 10,000 ( 50.0%)", "1.5000", "1.00e-01", "1,234 images/s", "3.1%", "1h02m left"):
         assert part in line
     assert [format_duration(s) for s in (5, 75, 3_600, 90_000)] == ["5s", "1m15s", "1h00m", "1d01h"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_disk_that_fills_up_ends_tensorboard_in_one_line_and_no_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # not that of pytest, which collects
+    said: list[str] = []
+    _silence_threads_of_tensorboard.cache_clear()
+    board = TensorBoard(tmp_path, 0, said.append)
+    board.record(1, {"loss": 1.0})
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    events.unlink()
+    events.symlink_to("/dev/full")
+    for images_seen in range(2, 5):
+        board.record(images_seen, {"loss": 1.0})
+        time.sleep(0.05)
+    board.close()
+    assert said == ["warning: tensorboard/ cannot be written (No space left on device); training goes on without it"]
+    assert "Traceback" not in capfd.readouterr().err
