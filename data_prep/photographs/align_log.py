@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from facekd.errors import DataError
 from facekd.files.held_folders import check_held
 from facekd.files.resumable_file import whole_lines
 from facekd.files.temporaries import open_own_file
+from facekd.files.writing import naming
 from facekd.utils.foreign import shown
 
 LOG_NAME = "align_log.jsonl"
@@ -84,7 +84,8 @@ class AlignLog:
         self._write({key: value for key, value in asdict(entry).items() if value is not None})
 
     def close(self) -> None:
-        self._stream.close()
+        with naming(self.path):  # what could not be written is tried once more
+            self._stream.close()
 
     def __enter__(self) -> AlignLog:
         return self
@@ -94,12 +95,9 @@ class AlignLog:
 
     def _write(self, line: dict[str, Any]) -> None:
         check_held(self.path)
-        try:
+        with naming(self.path):
             self._stream.write(json.dumps(line).encode() + b"\n")
             self._stream.flush()
-        except OSError as error:
-            error.filename = os.fspath(self.path)
-            raise
 
     def _load(self, settings: dict[str, Any]) -> int:
         """Reads the entries; returns the offset at which the last whole line ends."""

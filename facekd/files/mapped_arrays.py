@@ -5,12 +5,12 @@ A file may have holes, and writing to one through a map when the disk is full en
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-from collections.abc import Iterator
 
 import numpy as np
+
+from facekd.files.writing import naming
 
 
 def create_npy(path: str | os.PathLike[str], dtype: np.dtype, shape: tuple[int, ...]) -> np.memmap:
@@ -24,19 +24,9 @@ def create_npy(path: str | os.PathLike[str], dtype: np.dtype, shape: tuple[int, 
         np.lib.format.write_array_header_1_0(stream, header)
         num_bytes = stream.tell() + np.dtype(dtype).itemsize * math.prod(shape)
         stream.flush()
-        with _naming(path):
+        with naming(path):
             os.truncate(stream.fileno(), num_bytes)
     return map_for_writing(path)
-
-
-@contextlib.contextmanager
-def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Names the file in an error of the block about its descriptor."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = os.fspath(path)
-        raise
 
 
 def map_for_writing(path: str | os.PathLike[str]) -> np.memmap:
@@ -45,7 +35,7 @@ def map_for_writing(path: str | os.PathLike[str]) -> np.memmap:
     Raises:
         OSError: the file cannot be written, or the disk has no room for it.
     """
-    with open(path, "r+b") as stream, _naming(path):  # noqa: PTH123
+    with open(path, "r+b") as stream, naming(path):  # noqa: PTH123
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
     return np.lib.format.open_memmap(path, "r+")

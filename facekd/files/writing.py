@@ -77,6 +77,16 @@ def _new_file(path: str | os.PathLike[str]) -> Iterator[TemporaryFile]:
 
 
 @contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Names a file in the errors of a block that reads or writes it by its descriptor."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = os.fspath(path), None
+        raise
+
+
+@contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path in the same folder; renames it to `path` if the block succeeds, else removes it.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -43,3 +45,16 @@ def test_without_its_settings_a_log_is_refused(tmp_path: Path) -> None:
     (tmp_path / "align_log.jsonl").write_bytes(b"\n".join([b"[]", *lines[1:]]))
     with pytest.raises(DataError, match=r"its first line, the settings, is damaged.*--force"):
         AlignLog(tmp_path, SETTINGS)
+
+
+def test_a_full_disk_is_told_by_the_name_of_the_log_although_closing_tries_once_more(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(OSError) as met, AlignLog(tmp_path, SETTINGS) as log:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size + 9, hard))
+            log.add(Alignment("a.jpg", [1, 2, 3]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert met.value.filename == str(log.path)
