@@ -196,13 +196,20 @@ def _translate_data(given: Given, found: Translation, data: str | None) -> None:
 
 
 def _translate_head(given: Given, found: Translation) -> None:
-    head = given.text("head", ("adaface", "arcface", "cosface"))
-    found.set("head.margin", head)
-    found.set("head.margin_value", given.number("m", 0, 3))
+    head, margin = given.text("head", ("adaface", "arcface", "cosface")), given.number("m", 0, 3)
     h, momentum = given.number("h", 0), given.number("t_alpha", 0, 1)
-    if head == "adaface":
-        found.set("head.h", h, "" if "h" in given else "their default")
+    is_constant = head == "adaface" and h == 0
+    found.set("head.margin", "cosface" if is_constant else head)
+    found.set("head.margin_value", margin)
+    if is_constant:
+        found.comments["head.margin"] = "adaface there, with h = 0: the same margin for every image"
+    elif head == "adaface":
+        found.set("head.h", h)
         found.set("head.norm_momentum", momentum, "t_alpha there")
+    if not is_constant and head != "cosface":
+        found.differences.append(
+            "an image whose margined angle would pass pi keeps a gradient here (docs/method.md); there it gets none"
+        )
     found.set("head.scale", given.number("s", 1e-6))
 
 

@@ -192,7 +192,11 @@ def _translate_head(given: Given, found: Translation) -> None:
     if m1 == 1.0 and m3 == 0.0:
         found.set("head.margin", "arcface")
         found.set("head.margin_value", m2, "radians")
-        found.set("head.gradient", "straight_through", "as there; exact is facekd's default")
+        if "margin_list" in given or "loss" not in given:  # by their oldest losses the gradient was exact
+            found.set("head.gradient", "straight_through", "as there; exact is facekd's default")
+        found.differences.append(
+            "where the margined angle would pass pi, facekd has a guard (docs/method.md), and arcface_torch has none"
+        )
     elif m3 > 0:
         found.set("head.margin", "cosface")
         found.set("head.margin_value", m3, "units of cosine")

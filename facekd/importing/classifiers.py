@@ -57,6 +57,11 @@ class _Part:
     statistics: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
+def is_classifier_file(path: Path) -> bool:
+    """Tells by its name whether a file holds a part of a classifier and no backbone."""
+    return any(_pattern_of(pattern).fullmatch(path.name) for pattern in NAMES[1:])
+
+
 def classifier_files_beside(path: Path) -> list[str]:
     """Lists the files beside a backbone that hold parts of a classifier, in the order of the ranks."""
     return [file.name for pattern in NAMES for file in _files_of_ranks(path.parent, pattern).values()]

@@ -15,7 +15,7 @@ from facekd.errors import ModelError, run_verb
 from facekd.files.output_lock import file_lock
 from facekd.files.reading import sha256_of_file
 from facekd.importing.backbones import COLORS, ImportedBackbone, import_backbone
-from facekd.importing.classifiers import JoinedClassifier, classifier_files_beside, join_classifier
+from facekd.importing.classifiers import JoinedClassifier, classifier_files_beside, is_classifier_file, join_classifier
 from facekd.utils.foreign import some_of
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
@@ -93,6 +93,11 @@ def main(argv: list[str] | None = None) -> int:
 def _import(arguments: argparse.Namespace) -> int:
     """Reads, recognises and checks backbone and classifier, and writes the checkpoint."""
     source, output = arguments.backbone, arguments.output
+    if is_classifier_file(source) and source.is_file():
+        raise ModelError(
+            f"{source}: holds a part of a classifier: give the backbone that lies beside it, such as model.pt or "
+            f"backbone.pth, and this by --classifier {source}"
+        )
     found = import_backbone(source, arguments.name, arguments.color)
 
     from facekd.backbones import count_macs, count_parameters

@@ -122,17 +122,19 @@ def test_a_command_of_adafaces_trainer_trains_alike(tmp_path, capsys):
 
 def test_a_command_line_is_taken_as_it_is(tmp_path):
     output = tmp_path / "run.yaml"
-    command = "python main.py --arch ir_18 --head cosface --m 0.35 --gpus 1 --num_workers 3"
-    assert main([command, "--data", "/faces", "--output", str(output)]) == 0
+    command = "python main.py --arch ir_18 --m 0.35 --gpus 1 --num_workers 3"
+    assert main([command, "--data", "/a # b\n: {c}", "--output", str(output)]) == 0
     config = parse_config(TrainConfig, [str(output)], "facekd train", "")
+    # Without --h, AdaFace's margin is the same for all images.
     assert (config.backbone.name, config.head.margin, config.head.margin_value) == ("ir_18", "cosface", 0.35)
-    assert (config.data.train, config.data.workers, config.seed) == ("/faces", 3, 42)
+    assert (config.data.train, config.data.workers, config.seed) == ("/a # b\n: {c}", 3, 42)
 
 
 def test_a_config_of_2021_has_steps_and_a_rate_for_512_images():
     values = {**VALUES, "loss": "arcface", "decay_epoch": [4, 8], "warmup_epoch": -1}
     found = translate_arcface(values, Path("ms1mv3_r50.py"), gpus=4).values
     assert (found["head.margin"], found["head.margin_value"]) == ("arcface", 0.5)
+    assert "head.gradient" not in found and translate_arcface(VALUES, Path("a.py")).values["head.gradient"]
     assert (found["schedule.name"], found["schedule.lr"]) == ("step", pytest.approx(0.1 * 512 / 512))
     assert found["schedule.milestones"] == [400_000 // 512 * 512, 800_000 // 512 * 512]
     assert "schedule.warmup_images" not in found

@@ -189,7 +189,9 @@ def test_older_files_of_a_classifier_are_joined_when_one_is_named(tmp_path, caps
     assert torch.equal(load_checkpoint(tmp_path / "out.pt")["head"]["weight"], torch.cat(parts))
     assert f"classifier of 8 identities, from {first} to {last}" in capsys.readouterr().out
 
-    # What was named must be there.
+    # What was named must be there, and be no backbone.
+    with pytest.raises(ModelError, match="holds a part of a classifier: give the backbone that lies beside it"):
+        main([str(files[0]), "--output", str(tmp_path / "out.pt")])
     save(files[2], torch.ones(9, 16))
     with pytest.raises(ModelError, match=r"its parts have 3, 3, 9 rows, not those of the .*Leave --classifier out"):
         main([*words, "--classifier", str(files[1])])
