@@ -217,12 +217,21 @@ def test_an_imported_file_of_other_kinds_ends_in_a_sentence(tmp_path: Path, monk
         "conv1.weight": (8, 3, 3, 3),
     }
     mobile = {
+        "layers.0.layers.0.weight": (8, 3, 3, 3),
         "conv_sep.layers.0.weight": (8, 8, 1, 1),
         "layers.1.layers.0.weight": (8, 1, 3, 3),
         "features.layers.2.weight": (4, 8),
         "features.layers.0.layers.0.weight": (8, 1, 2, 2),
     }
+    adaface = {
+        "input_layer.0.weight": (8, 3, 3, 3),
+        "body.0.res_layer.1.weight": (8, 8, 3, 3),
+        "body.0.res_layer.4.weight": (8, 8, 3, 3),
+        "output_layer.3.weight": (4, 32),
+    }
+    vit = {"patch_embed.proj.weight": (32, 3, 9, 9), "pos_embed": (1, 144, 32), "feature.2.weight": (4, 32)}
     content: dict[str, Any] = {"epoch": 1, "global_step": 2, "state_dict_softmax_fc": {"weight": torch.ones(3, 4)}}
+    adaface_head = {"head.kernel": torch.ones(4, 3), "head.batch_mean": torch.ones(1)}
     found: Any = None
     monkeypatch.setattr("facekd.importing.weight_files.read_torch_file", lambda *_, **__: found)
     monkeypatch.setattr("facekd.importing.weight_files.describe_file", lambda _: "")
@@ -230,12 +239,17 @@ def test_an_imported_file_of_other_kinds_ends_in_a_sentence(tmp_path: Path, monk
     path.touch()
     for file in ("checkpoint_gpu_1.pt", "checkpoint_gpu_99999999999.pt"):
         (tmp_path / file).touch()
-    for kinds in (shapes, mobile):
+    for kinds in (shapes, mobile, adaface, vit):
         content["state_dict_backbone"] = {name: torch.ones(shape) for name, shape in kinds.items()}
         for place in places(content):
             for kind, value in KINDS.items():
                 found = changed(content, place, value)
                 assert not check_ends_in_a_sentence(import_backbone, path, f"{kind} at {place}")
                 check_ends_in_a_sentence(join_classifier, path, f"{kind} at {place}")
+    content = {"state_dict": {"model.conv1.weight": torch.ones(8, 3, 3, 3), **adaface_head}}
+    for place in places(content):
+        for kind, value in KINDS.items():
+            found = changed(content, place, value)
+            check_ends_in_a_sentence(join_classifier, path, f"{kind} at {place}")
     for found in KINDS.values():  # noqa: B007 - what the reader finds
         check_ends_in_a_sentence(import_backbone, path, "instead of all")
