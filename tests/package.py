@@ -3,13 +3,15 @@
 The source archive is built, the wheel from it; their files are compared with the repository. The wheel is installed
 into an environment of its own, `.venv-versions/package`, without the optional packages. There, in a folder without the
 repository, every verb explains itself, the quickstart runs at its smallest size, an example config trains by its name,
-and a model of the run is evaluated on the generated pack. The status is 1 if anything of that is wrong.
+a model of the run is evaluated on the generated pack, and the three plug-ins of `examples/` are trained with. The
+status is 1 if anything of that is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -24,6 +26,7 @@ from facekd.cli import VERBS
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = ROOT / ".venv-versions" / "package"
 PACKAGES = ("facekd", "evaluation", "data_prep")
+SHORT = "configs/debug.yaml --images 64 --schedule.warmup_images 0"
 
 
 def main() -> int:
@@ -84,8 +87,9 @@ def install(uv: str, python: str, wheel: Path) -> Path:
 
 
 def use(commands: Path, folder: Path) -> Iterator[str]:
-    """Runs commands in a folder that knows nothing of the repository; yields those that fail, and their output."""
+    """Runs commands in a folder that has the examples alone; yields those that fail, and their output."""
     folder.mkdir()
+    shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     # One thread: torch's own wait for each other busily, on a machine with other load for ever.
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     environment.pop("PYTHONPATH", None)
@@ -93,9 +97,13 @@ def use(commands: Path, folder: Path) -> Iterator[str]:
         "--version",
         *(f"{verb} --help" for verb in VERBS),
         "quickstart --size tiny --output quick",
-        "train configs/debug.yaml --images 64 --schedule.warmup_images 0 --output run",
+        f"train {SHORT} --output run",
         "evaluate lfw --model quick/student/model.onnx --pairs quick/data/test.bin --output results",
         "report results",
+        f"train {SHORT} --plugin examples/plain_backbone.py --backbone.name plain --output plain",
+        "export plain --plugin examples/plain_backbone.py --output plain.onnx",
+        f"train {SHORT} --plugin examples/mv_softmax_margin.py --head.margin mv_softmax --output margin",
+        f"distill {SHORT} --plugin examples/pkt_loss.py --loss.plugin.pkt 1000 --teacher.model run --output loss",
     ]
     for line in lines:
         start = time.monotonic()
