@@ -17,6 +17,8 @@ from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_sources import RecordSource, default_name
 from facekd.commands.command_line import CommandParser
 from facekd.data.datasets.class_counts import ClassCounts, print_contents
+from facekd.data.datasets.cleaning import REPORT
+from facekd.data.datasets.identity_map import sha256_of_labels
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
 from facekd.errors import DataError, RecordError, run_verb
@@ -82,8 +84,11 @@ def main(argv: list[str] | None = None) -> int:
             "merged": len(changes.merges),
             "skipped": len(bad),
             "old_label_of": plan.old_labels.tolist(),
+            # By these a classifier of the old pack finds its people in the new one.
+            "old_labels_sha256": sha256_of_labels(source.labels[source.labels >= 0]),
+            "labels_sha256": None if len(bad) else sha256_of_labels(plan.labels),
         }
-        writer.add_file("clean_report.json", json_bytes(report))
+        writer.add_file(REPORT, json_bytes(report))
     print(
         f"{rec_path}: {writer.num_images:,} images of {len(plan.old_labels):,} identities; "
         f"{num_dropped:,} images dropped, {len(changes.merges):,} identities merged{bad.summary()}"

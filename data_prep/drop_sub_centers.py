@@ -35,7 +35,8 @@ EPILOG = """example:
   facekd train CONFIG.yaml --head.sub_centers 3 --data.train PACK --output runs/k3
   facekd drop-sub-centers runs/k3 --data PACK --output dropped
   facekd data clean PACK CLEAN --apply dropped/noisy.tsv
-  facekd train CONFIG.yaml --data.train CLEAN --backbone.weights dropped/checkpoint.pt --output runs/k1
+  facekd train CONFIG.yaml --data.train CLEAN --backbone.weights dropped/checkpoint.pt \\
+      --head.weights dropped/checkpoint.pt --output runs/k1
 
 The dominant centre of an identity is the one that most of its images are nearest to (docs/method.md, Sub-centres).
 writes OUT/checkpoint.pt, the model with that centre alone, to go on from by --backbone.weights and --head.weights;

@@ -21,6 +21,7 @@ from facekd.checkpoints.head_shards import read_rows
 from facekd.checkpoints.models import MIN_WEIGHT_BYTES
 from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.data.datasets import FaceDataset
+from facekd.data.datasets.cleaning import labels_before_cleaning
 from facekd.data.datasets.identity_map import identities_of, is_same_identity_map
 from facekd.distributed import World
 from facekd.errors import CheckpointError
@@ -236,7 +237,8 @@ def _require_classes_of_someone(head: SharedHead, checkpoint: Checkpoint, datase
 def find_same_people(head: SharedHead, checkpoint: Checkpoint, dataset: FaceDataset) -> torch.Tensor:
     """Finds for each class of the data the class of the same person in a stored classifier.
 
-    The same data has the same classes. Other data is compared by the names of the people, where both have names.
+    The same data has the same classes, and a pack that `facekd data clean` made says which it had before. Other data is
+    compared by the names of the people, where both have names.
 
     Args:
         head: the stored classifier.
@@ -252,6 +254,11 @@ def find_same_people(head: SharedHead, checkpoint: Checkpoint, dataset: FaceData
     _require_classes_of_someone(head, checkpoint, dataset)
     if is_same_identity_map(checkpoint.identity_map, dataset) and len(head.weight_CD) == dataset.num_classes:
         return torch.arange(dataset.num_classes)
+
+    # The same pack, cleaned.
+    before = labels_before_cleaning(dataset, checkpoint.labels_sha256)
+    if before is not None and before.max() < len(head.weight_CD):
+        return torch.from_numpy(before)
 
     # Other data: only names tell who is who.
     stored, wanted = checkpoint.identities, identities_of(dataset)

@@ -93,11 +93,15 @@ def test_the_dominant_centre_is_kept_and_training_goes_on_from_it(
     status, said, _ = run(clean_records.main, pack, tmp_path / "clean", "--apply", tmp_path / "out" / "noisy.tsv")
     assert status == 0 and f"{42 - len(far)} images" in said
 
-    # A run with one centre for each class begins with both.
+    # A run with one centre for each class begins with both, on the pack and on what is left of it.
     model = str(tmp_path / "out" / "checkpoint.pt")
     words = [*tiny_words(pack, tmp_path / "one"), "--backbone.weights", model, "--head.weights", model]
     began = build_recognizer(parse_config(TrainConfig, words, "", ""), ALONE, open_dataset(pack, 32))
     assert began.started_from["head"]["classes"] == 6 and torch.equal(began.head.weight, after.head["weight"])
+    words = [*words, "--data.train", str(tmp_path / "clean")]
+    began = build_recognizer(parse_config(TrainConfig, words, "", ""), ALONE, open_dataset(tmp_path / "clean", 32))
+    kept = sorted({image // 7 for image in range(42)} - {n for n in range(6) if set(range(7 * n, 7 * n + 7)) <= {*far}})
+    assert torch.equal(began.head.weight, after.head["weight"][kept])
 
 
 def test_folders_get_a_list_of_files(trained: Path, pack: Path, run: Run, tmp_path: Path) -> None:

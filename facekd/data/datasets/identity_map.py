@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from facekd.data.datasets.encoded_dataset import EncodedDataset
 from facekd.data.datasets.face_dataset import FaceDataset
@@ -22,8 +23,12 @@ IMAGES_IN_FINGERPRINT = 256
 
 def labels_sha256(dataset: FaceDataset) -> str:
     """Returns a fingerprint of the labels in order; it depends neither on the place of the data nor on its parts."""
-    labels = np.ascontiguousarray(_whole(dataset).labels, dtype="<i8")
-    return hashlib.sha256(labels.tobytes()).hexdigest()
+    return sha256_of_labels(_whole(dataset).labels)
+
+
+def sha256_of_labels(labels: NDArray[np.int64]) -> str:
+    """Returns a fingerprint of labels (N,) in order; see `labels_sha256`."""
+    return hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes()).hexdigest()
 
 
 def identities_of(dataset: FaceDataset) -> list[str] | None:
