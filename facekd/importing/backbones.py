@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from facekd.commands.yaml_files import read_yaml
 from facekd.errors import ModelError
-from facekd.importing.networks import ADAFACE, BackboneShape, appearance, names_in_file, recognize_backbone
+from facekd.importing.networks import (
+    ADAFACE,
+    BackboneShape,
+    appearance,
+    names_in_file,
+    recognizable,
+    recognize_backbone,
+)
 from facekd.importing.weight_files import read_weights
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
@@ -18,6 +25,7 @@ if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     from facekd.backbones import Backbone
 
 COLORS = ("rgb", "bgr")
+UNKNOWN = "unknown"  # trainer of a file that only --name fits
 
 
 @dataclass(frozen=True)
@@ -48,14 +56,14 @@ def import_backbone(path: Path, name: str | None = None, color: str | None = Non
     Args:
         path: weights or a checkpoint of arcface_torch, AdaFace or CVLface.
         name: expected backbone, a key of `facekd.backbones.BACKBONES`; None recognises it from the file.
-            Embedding size, image size and width always come from the file.
+            Embedding size, image size and width come from a file that is recognised, and are the usual ones otherwise.
         color: the order of channels that the network takes; None goes by the trainer.
 
     Raises:
         ModelError: `name` is unknown, or the file is unreadable, of another architecture, or has values that are not
             finite.
     """
-    from facekd.backbones.building import BACKBONES, check_backbone, fixed_embedding_size
+    from facekd.backbones.building import check_backbone, fixed_embedding_size
 
     # Which network the file is from: the one asked for, or the one its shapes show.
     if name is not None:
@@ -65,14 +73,13 @@ def import_backbone(path: Path, name: str | None = None, color: str | None = Non
     found = recognize_backbone(file.state)
     wanted = name or (found.name if found else None)
     if wanted is None:
-        known = [name for name in BACKBONES if fixed_embedding_size(name) is None]
         raise ModelError(
-            f"{path}: {appearance(found, file.state)}, which facekd does not have; it has {', '.join(known)}, with "
-            "the names of InsightFace, and ir_18 to ir_101 with AdaFace's"
+            f"{path}: {appearance(found, file.state)}, which facekd does not recognise; it knows "
+            f"{', '.join(recognizable())}. --name tries another network of facekd, at its usual size"
         )
 
     backbone = _load(path, wanted, found, file.state)
-    framework = "CVLface" if file.is_of_cvlface else found.framework if found else "unknown"
+    framework = "CVLface" if file.is_of_cvlface else found.framework if found else UNKNOWN
     color, color_by = (color, "--color") if color else _color_of(path, framework)
     if color == "bgr":
         _take_rgb(backbone)
@@ -81,13 +88,13 @@ def import_backbone(path: Path, name: str | None = None, color: str | None = Non
 
 def _load(path: Path, name: str, found: BackboneShape | None, state: Mapping[str, torch.Tensor]) -> Backbone:
     """Builds a network around the tensors of a file."""
-    from facekd.backbones.building import build_backbone
+    from facekd.backbones.building import build_backbone, fixed_embedding_size
     from facekd.checkpoints.models import find_misfit, find_not_finite, load_weights, plan_backbone
 
     # Compare by the names of the file, in which messages name the tensors.
-    sizes = (
-        {"embedding_size": found.embedding_size, "image_size": found.image_size, "width": found.width} if found else {}
-    )
+    sizes: dict[str, Any] = {"embedding_size": fixed_embedding_size(name) or 512}
+    if found:
+        sizes = {"embedding_size": found.embedding_size, "image_size": found.image_size, "width": found.width}
     try:
         plan = plan_backbone({"name": name, **sizes}).state_dict()
     except ModelError as error:

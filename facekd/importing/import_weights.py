@@ -14,7 +14,7 @@ from facekd.commands.command_line import CommandParser
 from facekd.errors import ModelError, run_verb
 from facekd.files.output_lock import file_lock
 from facekd.files.reading import sha256_of_file
-from facekd.importing.backbones import COLORS, ImportedBackbone, import_backbone
+from facekd.importing.backbones import COLORS, UNKNOWN, ImportedBackbone, import_backbone
 from facekd.importing.classifiers import JoinedClassifier, classifier_files_beside, is_classifier_file, join_classifier
 from facekd.utils.foreign import some_of
 
@@ -137,7 +137,8 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _describe_color(found: ImportedBackbone) -> str:
-    by = f"by {found.color_by}" if found.color_by else f"as {found.framework} trains; --color says otherwise"
+    custom = "which is assumed" if found.framework == UNKNOWN else f"as {found.framework} trains"
+    by = f"by {found.color_by}" if found.color_by else f"{custom}; --color says otherwise"
     if found.color == "rgb":
         return f"takes RGB images ({by})"
     return f"takes BGR images ({by}): its first convolution was turned to RGB, in which facekd gives images to it"

@@ -76,6 +76,15 @@ def recognize_backbone(state: Mapping[str, torch.Tensor]) -> BackboneShape | Non
     return None
 
 
+def recognizable() -> list[str]:
+    """Lists the networks that `recognize_backbone` knows, by facekd's names."""
+    from facekd.backbones.iresnet import IRESNET_UNITS
+    from facekd.backbones.mobilefacenet import VARIANTS
+    from facekd.backbones.vit import VIT_CHANNELS
+
+    return [*IRESNET_UNITS, *VARIANTS, *VIT_CHANNELS]
+
+
 def appearance(found: BackboneShape | None, state: Mapping[str, torch.Tensor]) -> str:
     """Says which network the tensors look like, for messages."""
     return f"looks like {found.description}" if found else f"is of an unknown network (its names: {some_of(state)})"

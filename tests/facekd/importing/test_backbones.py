@@ -122,6 +122,16 @@ def test_a_network_of_adaface_gives_the_same_embeddings_for_rgb(tmp_path, prefix
         torch.testing.assert_close(found.backbone(images), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_network_that_is_not_recognised_is_taken_by_its_name(tmp_path):
+    torch.manual_seed(0)
+    network = build_backbone("resnet20", embedding_size=64, image_size=112)
+    source = save(tmp_path / "resnet.pth", network.state_dict())
+    assert "which facekd does not recognise; it knows iresnet18, " in refusal(source)
+    found = import_backbone(source, "resnet20")
+    assert (found.framework, found.color, found.color_by) == ("unknown", "rgb", "")
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in found.backbone.state_dict().items())
+
+
 def test_a_misfit_is_told_by_the_names_in_the_file(tmp_path):
     state = small_adaface()
     del state["body.2.shortcut_layer.1.bias"]
