@@ -8,8 +8,7 @@ misclassified; they are raised, from c to t c + t - 1.
 
 import torch
 
-from facekd.margin_values import Margin, Parameter
-from facekd.margins import cosface
+from facekd.margins import Margin, Parameter, cosface
 
 T = 1.12  # the authors' value
 

@@ -4,7 +4,7 @@ A plug-in is a Python file, or a module that an installed package names as an en
 It has one or more of these dicts:
 
     BACKBONES = {"tiny": TinyNet}              # a subclass of facekd.backbones.Backbone
-    MARGINS = {"mine": (Margin(...), mine)}    # facekd.margin_values.Margin, and a function as in facekd/margins.py
+    MARGINS = {"mine": (Margin(...), mine)}    # facekd.margins.Margin, and a function as in facekd/margins
     LOSSES = {"mine": (Need..., mine)}         # facekd.distillation.weights.Need, and LossInputs -> a 0-d tensor
 
 Its code runs only where the user names it, by `--plugin` or in the environment variable FACEKD_PLUGINS; never because a
@@ -187,19 +187,19 @@ def _add_backbone(name: str, network: Any) -> str:
 
 
 def _known_margins() -> Iterable[str]:
-    from facekd.margin_values import MARGINS
+    from facekd.margins.table import MARGINS
 
     return MARGINS
 
 
 def _add_margin(name: str, row: Any) -> str:
-    from facekd.margin_values import MARGINS, Margin
-    from facekd.margins import MARGIN_FUNCTIONS, OTHER_COSINES
+    from facekd.margins.functions import MARGIN_FUNCTIONS, OTHER_COSINES
+    from facekd.margins.table import MARGINS, Margin
 
     is_row = isinstance(row, tuple) and len(row) in (2, 3) and isinstance(row[0], Margin)
     if not (is_row and all(map(callable, row[1:])) and (len(row) == 3) == row[0].changes_others):
         return (
-            "is no pair of a facekd.margin_values.Margin and a function; a Margin with changes_others has two "
+            "is no pair of a facekd.margins.Margin and a function; a Margin with changes_others has two "
             "functions, the second one for the cosines of other classes"
         )
     known = {argument for margin in MARGINS.values() for argument in map(margin.key, margin.parameters)}

@@ -18,7 +18,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("facekd.pages",),
     (
         "facekd.labels",
-        "facekd.margin_values",
         "facekd.margins",
         "facekd.distributed",
         "facekd.images",

@@ -17,7 +17,7 @@ from facekd.errors import InputError
 from facekd.head.chunked_loss import chunked_losses
 from facekd.head.loss_terms import CrossEntropy, LazyLogits
 from facekd.labels import check_labels
-from facekd.margins import arcface
+from facekd.margins.fixed import arcface
 
 Margin = Callable[[Tensor, Tensor], Tensor]
 

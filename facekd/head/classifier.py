@@ -24,8 +24,9 @@ from facekd.head.class_scores import NORM_EPSILON, best_scores, centre_columns, 
 from facekd.head.class_shards import ClassShards
 from facekd.head.config import DEFAULT_NORM_MOMENTUM, HeadConfig
 from facekd.labels import check_labels
-from facekd.margin_values import MARGINS
-from facekd.margins import MARGIN_FUNCTIONS, NORM_LOSSES, OTHER_COSINES, norm_statistics
+from facekd.margins.adaptive import norm_statistics
+from facekd.margins.functions import MARGIN_FUNCTIONS, NORM_LOSSES, OTHER_COSINES
+from facekd.margins.table import MARGINS
 
 # What some margins keep beside the centres, and where the authors' code starts: AdaFace's norms, CurricularFace's mean.
 STATISTICS = {"norm_mean": 20.0, "norm_std": 100.0, "mean_target": 0.0}

@@ -8,7 +8,7 @@ from typing import Literal
 
 from facekd.commands.config_files import check_choice, path_field
 from facekd.errors import ConfigError
-from facekd.margin_values import MARGINS, Gradient
+from facekd.margins.table import MARGINS, Gradient
 
 DEFAULT_NORM_MOMENTUM = 0.01
 MAX_SUB_CENTERS = 64  # each takes the memory of a whole classifier; the paper tries up to 10
@@ -23,7 +23,7 @@ class HeadConfig:
     Args:
         kind: "margin" (normalised embeddings and centres, for faces) or "linear" (a plain layer, for image
             classification).
-        margin: which margin, a name of `facekd.margin_values.MARGINS`; "none" is the normalised softmax.
+        margin: which margin, a name of `facekd.margins.table.MARGINS`; "none" is the normalised softmax.
         margin_value: radians for ArcFace, CurricularFace and elastic_arcface, units of cosine for CosFace and
             elastic_cosface, both for AdaFace; by default the paper's value (0.5, 0.35, 0.4).
         m1: factor on the angle, only for "combined"; default 1.

@@ -27,13 +27,12 @@ from facekd.head.chunked_loss import chunked_losses
 from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
 from facekd.head.loss_terms import CrossEntropy, LazyLogits
-from facekd.margin_values import MARGINS
-from facekd.margins import MARGIN_FUNCTIONS, OTHER_COSINES
+from facekd.margins import MARGIN_FUNCTIONS, MARGINS, OTHER_COSINES
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 PLAIN = EXAMPLES / "plain_backbone.py"
 MARGIN = """
-from facekd.margin_values import Margin, Parameter
+from facekd.margins import Margin, Parameter
 def less(cosine, labels, margin=0.1, *, gradient="exact"):
     return cosine.scatter_add(1, labels[:, None], cosine.new_full((len(labels), 1), -margin))
 MARGINS = {"less": (Margin({"margin": Parameter(0.1, 0.0, 1.0, "units of cosine", key="margin_value")}), less)}
@@ -182,7 +181,7 @@ def test_pkt_equals_a_loop() -> None:
         ("BACKBONES = {'mine': int}", r"BACKBONES\['mine'\] is no subclass of facekd.backbones.Backbone"),
         ("BACKBONES = [1]", "its BACKBONES is a list, expected a dict of names"),
         ("BACKBONES = {'a b': int}", "'a b' is no name"),
-        ("MARGINS = {'mine': 3}", r"MARGINS\['mine'\] is no pair of a facekd.margin_values.Margin and a function"),
+        ("MARGINS = {'mine': 3}", r"MARGINS\['mine'\] is no pair of a facekd.margins.Margin and a function"),
         ("LOSSES = {'ce': 3}", "the loss ce exists already"),
         ("LOSSES = {'mine': 3}", r"LOSSES\['mine'\] is no pair of a facekd.distillation.weights.Need and"),
         ("x = 1\n\ny = 1 / 0", "mine.py, line 3: the plug-in fails: ZeroDivisionError: division by zero"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "margins": (
-        ("facekd/margins.py",),
-        ("tests/facekd/test_margins.py", "tests/facekd/test_margin_gradients.py"),
+        ("facekd/margins/*.py",),
+        ("tests/facekd/margins",),
     ),
     "verification": (("facekd/verification/*.py",), ("tests/facekd/verification",)),
     "recordio": (

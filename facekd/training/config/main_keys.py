@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from facekd.margin_values import MARGINS
+from facekd.margins.table import MARGINS
 
 TRAIN_KEYS = {
     "data.train": "a .rec file, a folder with train.rec, a folder of one folder per person, or synthetic:200x20",

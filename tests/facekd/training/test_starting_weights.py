@@ -20,7 +20,7 @@ from facekd.errors import CheckpointError, ConfigError, TeacherError
 from facekd.files.reading import sha256_of_file
 from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
-from facekd.margin_values import MARGINS
+from facekd.margins.table import MARGINS
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distilling.build_distiller import build_distiller

@@ -1,4 +1,4 @@
-"""Defines the table of margins: names, parameters, ranges and defaults; facekd/margins.py has the formulas.
+"""Defines the table of margins: names, parameters, ranges and defaults; the other files here have the formulas.
 
 Nothing here needs torch, so that a configuration is read without it.
 """
@@ -61,9 +61,9 @@ class Margin:
         draws_margins: in training each image has a margin of its own, drawn from a normal distribution; the function
             takes them as `margins`.
         changes_others: the cosines of other classes change, too, by the function of the same name in
-            `facekd.margins.OTHER_COSINES`; the classifier keeps a running mean of the target cosines for it.
+            `facekd.margins.functions.OTHER_COSINES`; the classifier keeps a running mean of the target cosines for it.
         learns_norms: it takes `norms`, through which the loss has a gradient, and the function of the same name in
-            `facekd.margins.NORM_LOSSES` is added to the loss.
+            `facekd.margins.functions.NORM_LOSSES` is added to the loss.
     """
 
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Margin:
         return self.parameters[argument].key or argument
 
 
-# The one table of margins. Each has its formula under the same name in `facekd.margins.MARGIN_FUNCTIONS`.
+# The one table of margins. Each has its formula under the same name in `facekd.margins.functions.MARGIN_FUNCTIONS`.
 MARGINS: dict[str, Margin] = {
     "none": Margin(),
     "arcface": Margin({"margin": Parameter(0.5, 0.0, math.pi, "radians", key="margin_value")}),

@@ -21,11 +21,13 @@ from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
 from facekd.head.loss_terms import CrossEntropy, LazyLogits
 from facekd.labels import check_labels, labels_checked
-from facekd.margin_values import MARGINS, Margin, Parameter
 from facekd.margins import (
     MARGIN_FUNCTIONS,
+    MARGINS,
     NORM_LOSSES,
     OTHER_COSINES,
+    Margin,
+    Parameter,
     adaface,
     arcface,
     combined,
