@@ -262,7 +262,7 @@ def _add_graph_options(group: argparse._ArgumentGroup) -> None:
         "--color", choices=("rgb", "bgr"), help="order of raw pixels' channels (default: the network's own)"
     )
     group.add_argument(
-        "--batch", type=whole_number(1), metavar="N", help="fix the number of images at once (default: any)"
+        "--batch", type=whole_number(1, 65_536), metavar="N", help="fix the number of images at once (default: any)"
     )
     group.add_argument(
         "--prelu",
