@@ -93,18 +93,20 @@ def macs_by_layer(backbone: nn.Module, image_size: int) -> int:
     return macs
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+# The first name of each class.
+FAMILIES = {network: name for name, network in reversed(BACKBONES.items())}.values()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_macs_are_those_of_the_layers_and_of_the_products_in_attention(name):
     size = fixed_embedding_size(name) or 128
     backbone = build_without_memory(name, embedding_size=size, image_size=64).eval()
     attention = {
         "vit_t": 12 * 2 * 49**2 * 256,
-        "vit_s": 12 * 2 * 49**2 * 512,
         # Channels by channels, within a head, over the pixels of three maps.
         "edgeface_xs": 2 * (64 * 64**2 + 16 * 100**2 + 4 * 192**2) // 4,
-        "edgeface_s": 2 * (64 * 96**2 + 16 * 160**2 + 4 * 304**2) // 8,
-    }.get(name, 0)
-    assert count_macs(backbone, 64) == macs_by_layer(backbone, 64) + attention
+    }
+    assert count_macs(backbone, 64) == macs_by_layer(backbone, 64) + attention.get(name, 0)
 
 
 def test_counting_leaves_the_module_as_it_was():
