@@ -55,6 +55,7 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Export and evaluate": {
         "export": ("facekd.export.export_onnx", "a checkpoint -> ONNX, checked against torch"),
+        "describe": ("evaluation.describe_model", "what an ONNX file takes, found by trial"),
         "evaluate lfw": ("evaluation.evaluate_lfw", "verification packs (.bin): accuracy, TAR@FAR"),
         "evaluate ijbc": ("evaluation.evaluate_ijbc", "IJB-B, IJB-C or a set in their layout"),
         "evaluate folder": ("evaluation.evaluate_folder", "folders of faces: all pairs, or a search"),

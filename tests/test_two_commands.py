@@ -21,6 +21,7 @@ OUTPUTS = {
     "rebuild-head": "in --data in --output out.pt",
     "drop-sub-centers": "in --data in --output out",
     "import": "in --output out.pt",
+    "import-config": "in --output out.yaml",
     "export": "in --output out.onnx",
     "evaluate lfw": "--model in --pairs in --output out",
     "evaluate ijbc": "--model in --root in --output out",
@@ -31,7 +32,7 @@ OUTPUTS = {
 BESIDE = {"data make-ijb": "in out", "data synthesize-classification": "--layout folders --output out"}
 # Their locks are those of the files that they write, of runs, of studies: tested where those are.
 OTHERS = {"pipeline sh-kd", "study", "train", "distill", "cache-teacher"}
-OTHERS |= {"data pack", "data clean", "data index"}
+OTHERS |= {"data pack", "data clean", "data index", "describe"}
 
 
 def test_every_verb_is_listed() -> None:

@@ -20,6 +20,7 @@ from facekd.embedder.interface import GivenPreprocessing
 from facekd.embedder.onnx_file import OnnxFile, read_onnx_file
 from facekd.embedder.onnx_preprocessing import resolve_preprocessing
 from facekd.embedder.onnx_session import brief, face_detector_kind, is_in_training_mode, open_session
+from facekd.embedder.sidecar import add_to_given, read_sidecar, sidecar_path
 from facekd.errors import ModelError
 from facekd.files.reading import sha256_of_file
 from facekd.images.preprocessing import fit_images
@@ -100,6 +101,8 @@ class OnnxEmbedder:
                 "in its batch; export it again after model.eval()"
             )
         self._files, self.metadata = file.files, file.metadata
+        sidecar = read_sidecar(file)
+        add_to_given(given, sidecar)
         self.normalized = self.metadata.get("normalized", "false").lower() == "true"
 
         # The graph's input, and the preprocessing that makes it from images.
@@ -117,8 +120,14 @@ class OnnxEmbedder:
             start, stop = self._columns.start, self._columns.stop
             self.remarks += (f"takes {declared_size} x {stop - start}: columns {start} to {stop} of the images",)
 
+        if sidecar is not None:
+            self.remarks = (
+                f"{sidecar_path(self.path).name} says how it is used: {shown(sidecar.basis)}",
+                *self.remarks,
+            )
+
         # The output that is the embedding.
-        self.output, self.embedding_size = self._choose_output(output)
+        self.output, self.embedding_size = self._choose_output(output or (sidecar and sidecar.output))
         recorded = self.metadata.get("embedding_size")
         if recorded is not None and recorded != str(self.embedding_size):
             raise ModelError(

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +35,15 @@ def with_options(
     outside = preprocessing
     if options.input != "float":
         color = options.color or preprocessing.color
-        outside = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3, color=color, image_size=preprocessing.image_size)
+        outside = replace(preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), color=color)
 
     if not (options.normalize or options.flip or options.input != "float"):
         return backbone, outside
 
     class Deployed(torch.nn.Module):
+        mean: torch.Tensor
+        std: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.backbone = backbone

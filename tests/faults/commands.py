@@ -200,6 +200,12 @@ TABLE = (
         "evaluate classification --model {in}/classifier --data {in}/cifar --workers 0 --output out",
         ("results.json",),
     ),
+    Command(
+        "describe",
+        "describe model.onnx --verify-with {in}/faces/test.bin --pairs 40",
+        ("../model.onnx.facekd.json",),
+        ("model.onnx",),
+    ),
     Command("report", "report ijb-results", ("../ijb-results/report.html",), ("ijb-results",), spares="/loose_crop/"),
     Command(
         "compare",

@@ -1,0 +1,182 @@
+"""Verb `facekd describe`: says what an ONNX file holds and takes, and finds its preprocessing by trying."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from facekd.commands.command_line import IMAGE_SIDE, CommandParser, whole_number
+from facekd.embedder.sidecar import Sidecar, sidecar_path, write_sidecar
+from facekd.errors import ModelError, run_verb
+from facekd.files.output_lock import file_lock
+from facekd.images.preprocessing import Preprocessing
+from facekd.utils.foreign import shown
+
+if TYPE_CHECKING:
+    from evaluation.preprocessing_trials import Trial
+    from facekd.embedder import OnnxEmbedder
+    from facekd.embedder.onnx_file import OnnxFile
+
+SHOWN_OPERATORS = 6
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints what an ONNX file is; with a pack, tries preprocessings, and writes down which one to use."""
+    parser = CommandParser(
+        prog="facekd describe",
+        description="Says what an ONNX file holds and takes. With a verification pack it tries the usual "
+        "preprocessings, shows how well each separates people, and writes the best beside the model, where every "
+        "facekd command then finds it.",
+        example="example:\n  facekd describe model.onnx\n  facekd describe model.onnx --verify-with lfw.bin\n\n"
+        "writes MODEL.onnx.facekd.json: preprocessing, output, and the SHA-256 of the model; delete it to forget them",
+    )
+    parser.add_argument("model", type=Path, help="an ONNX file, whoever wrote it")
+    parser.add_argument("--verify-with", type=Path, metavar="PACK", help="a verification pack, .bin or .npz")
+    parser.add_argument(
+        "--pairs", type=whole_number(40), default=600, metavar="N", help="pairs to try on, at most (default: 600)"
+    )
+    parser.add_argument("--image-size", type=IMAGE_SIDE, metavar="PX", help="input size, if the file does not fix one")
+    parser.add_argument("--embedding-output", metavar="NAME", help="output that is the embedding, if there are several")
+    parser.add_argument(
+        "--write", action=argparse.BooleanOptionalAction, default=True, help="write the best down (default: yes)"
+    )
+    arguments = parser.parse_args(argv)
+
+    # What the file says, and how facekd would use it now.
+    from facekd.embedder import OnnxEmbedder
+    from facekd.embedder.onnx_file import read_onnx_file
+
+    file = read_onnx_file(arguments.model)
+    open_with = partial(
+        OnnxEmbedder, arguments.model, image_size=arguments.image_size, output=arguments.embedding_output
+    )
+    _print_file(file)
+    embedder, problem = None, ""
+    try:
+        embedder = open_with()
+    except ModelError as error:
+        problem = str(error)
+    print(f"  use       {problem or _usage(embedder)}")
+    for remark in getattr(embedder, "remarks", ()):
+        print(f"            {remark}")
+    if arguments.verify_with is not None:
+        with file_lock(sidecar_path(file.path)) if arguments.write else contextlib.nullcontext():
+            _verify(file, open_with, embedder, arguments)
+    return 0
+
+
+def _print_file(file: OnnxFile) -> None:
+    """Prints what the file itself says: size, origin, inputs, outputs, operators, recorded facts."""
+    model = file.model
+    size = sum(path.stat().st_size for path in file.files)
+    opsets = ", ".join(f"{shown(entry.domain) or 'ai.onnx'} {entry.version}" for entry in model.opset_import)
+    maker = shown(f"{model.producer_name} {model.producer_version}".strip()) or "an unnamed tool"
+    beside = f" in {len(file.files)} files" if len(file.files) > 1 else ""
+    print(f"{file.path}: {size / 1e6:.2f} MB{beside}, by {maker}, IR version {model.ir_version}, opset {opsets}")
+    print(f"  sha256    {file.sha256}")
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for title, values in (("input", model.graph.input), ("output", model.graph.output)):
+        for value in values:
+            if value.name not in weights:
+                print(f"  {title:<9} {shown(value.name)}: {_type_of(value)}")
+    operators = Counter(node.op_type for node in model.graph.node).most_common()
+    listed = ", ".join(f"{count} {shown(name)}" for name, count in operators[:SHOWN_OPERATORS])
+    more = f" and {len(operators) - SHOWN_OPERATORS} other kinds" if len(operators) > SHOWN_OPERATORS else ""
+    print(f"  nodes     {len(model.graph.node):,}: {listed}{more}")
+    recorded = ", ".join(f"{shown(key, 40)} {shown(value, 60)}" for key, value in sorted(file.metadata.items()))
+    print(f"  recorded  {recorded or 'nothing about its input'}")
+
+
+def _type_of(value: Any) -> str:
+    import onnx
+
+    tensor = value.type.tensor_type
+    sizes = [shown(dim.dim_param) if dim.dim_param else dim.dim_value or "?" for dim in tensor.shape.dim]
+    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} [{', '.join(map(str, sizes))}]"
+
+
+def _usage(embedder: OnnxEmbedder | None) -> str:
+    """Describes how facekd uses the model, in the words of its options."""
+    assert embedder is not None
+    facts = embedder.preprocessing
+    way = f"--mean {_numbers(facts.mean)} --std {_numbers(facts.std)} --color {facts.color}"
+    assumed = f"; assumed: {', '.join(embedder.assumed)}" if embedder.assumed else ""
+    output = f"{shown(embedder.output)}, {embedder.embedding_size} values"
+    return f"--image-size {facts.image_size} {way} -> {output}{assumed}"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return f"{values[0]:g}" if len(set(values)) == 1 else ",".join(f"{value:g}" for value in values)
+
+
+def _verify(file: OnnxFile, open_with: Any, embedder: OnnxEmbedder | None, arguments: argparse.Namespace) -> None:
+    """Tries the ways on the pack, prints the table, and writes the sidecar."""
+    from evaluation.preprocessing_trials import some_pairs, try_ways
+    from evaluation.sets.pair_set import load_pair_set
+
+    pair_set = load_pair_set(arguments.verify_with, fewer_folds=True)
+    pairs = some_pairs(pair_set, arguments.pairs)
+    trials = try_ways(open_with, pair_set, pairs)
+    _print_trials(trials, len(pairs), int(pair_set.is_same[pairs].sum()), pair_set.name)
+    if trials[0].problem:
+        raise ModelError(f"{file.path}: none of the usual preprocessings can be tried: {trials[0].problem}")
+    best = _choose(trials, embedder)
+    others = [trial for trial in trials if trial.is_as_good and trial is not best]
+    print(f"recommended: {_words(best)}")
+    if others:
+        print(f"not told apart from it by {len(pairs)} pairs: {'; '.join(map(_words, others))}")
+    if not arguments.write:
+        return
+
+    used = open_with(mean=best.mean, std=best.std, color=best.color)
+    basis = f"best of {sum(not t.problem for t in trials)} tried on {len(pairs)} pairs of {pair_set.name}"
+    size = used.preprocessing.image_size
+    path = write_sidecar(
+        file,
+        Sidecar(
+            Preprocessing(best.mean, best.std, best.color, size), used.output, f"{basis}, d' {best.separation:.2f}"
+        ),
+    )
+    print(f"written: {path}; every command reads it")
+
+
+def _choose(trials: list[Trial], embedder: OnnxEmbedder | None) -> Trial:
+    """Takes the best way, or one that is as good and that the file itself records or shows."""
+    if embedder is not None and not embedder.assumed:
+        facts = embedder.preprocessing
+        for trial in trials:
+            if trial.is_as_good and (trial.mean, trial.std, trial.color) == (facts.mean, facts.std, facts.color):
+                return trial
+    return trials[0]
+
+
+def _words(trial: Trial) -> str:
+    return f"--mean {_numbers(trial.mean)} --std {_numbers(trial.std)} --color {trial.color}"
+
+
+def _print_trials(trials: list[Trial], num_pairs: int, num_genuine: int, name: str) -> None:
+    """Prints a row for each way: the best first, those that cannot be tried last."""
+    from facekd.pages.tables import Table
+    from facekd.utils.terminal import console
+
+    rows = []
+    for trial in trials:
+        way = [trial.name, _numbers(trial.mean), _numbers(trial.std), trial.color]
+        if trial.problem:
+            rows.append([*way, "", "", "", shown(trial.problem, 100)])
+            continue
+        low, high = trial.behind
+        behind = "best" if low == high == 0 else f"{low:.2f} to {high:.2f}"
+        rows.append([*way, f"{trial.accuracy:.2%}", f"{trial.eer:.2%}", f"{trial.separation:.2f}", behind])
+    head = ["pixels as", "mean", "std", "color", "accuracy", "EER", "d'", "behind the best, 95 %"]
+    print(f"\n{num_pairs} pairs of {shown(name)}, {num_genuine} genuine; without mirror images:")
+    Table("", head, rows).print(console())
+    print()
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_verb(main))
