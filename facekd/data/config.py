@@ -31,6 +31,8 @@ class DataConfig:
             random box instead. 0 refuses images of another size.
         held_out: share of each class that is not trained on, but used to choose the best checkpoint; the same images
             for every seed.
+        unlabelled: whether to do without labels, for `facekd distill` with losses on embeddings alone: of a folder of
+            image files, those at any depth are taken, whoever they show; labels of records are not used.
         workers: loader processes per rank, at most one per core; 0 decodes in the training process.
         shuffle: `full`: any image may follow any other. `sequential`, for packs on network or spinning disks: blocks of
             neighbouring records are read together and shuffled, and then the images within a window of blocks.
@@ -51,6 +53,7 @@ class DataConfig:
     resize: bool = False
     center_crop: float = 0.0
     held_out: float = 0.0
+    unlabelled: bool = False
     workers: int = 4
     shuffle: Literal["full", "sequential"] = "full"
     shuffle_block: int = 1024
@@ -66,6 +69,9 @@ class DataConfig:
             raise ConfigError(f"data.images_each must not be negative ({self.images_each}); 0 shuffles the images")
         if self.images_each and self.shuffle == "sequential":
             raise ConfigError("data.images_each reads images from all over the pack, and data.shuffle is sequential")
+        if self.unlabelled and (self.images_each or self.held_out):
+            takes = "images_each takes images of one person" if self.images_each else "held_out takes a share of each"
+            raise ConfigError(f"data.{takes}, and with data.unlabelled nobody is known: remove one of them")
         unused = [key for key in ("shuffle_block", "shuffle_window") if getattr(self, key) != getattr(DataConfig, key)]
         if unused and self.shuffle != "sequential":
             raise ConfigError(
@@ -92,7 +98,11 @@ def open_training_data(data: DataConfig, which: Literal["train", "held_out", "te
     """
     if which == "test":
         return open_dataset(data.train, data.image_size, resize=data.resize, center_crop=data.center_crop, split="test")
-    dataset = open_dataset(data.train, data.image_size, data.on_bad_record, data.resize, data.center_crop)
+    dataset = open_dataset(
+        data.train, data.image_size, data.on_bad_record, data.resize, data.center_crop, unlabelled=data.unlabelled
+    )
+    if data.unlabelled:
+        return dataset
     if which == "train":
         require_two_classes(dataset)
         return hold_out(dataset, data.held_out)[0] if data.held_out else dataset

@@ -31,6 +31,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", metavar="MODEL", help="the teacher: an ONNX file (any tool's), a facekd checkpoint")
     add_data_options(parser)
     parser.add_argument(
+        "--unlabelled",
+        action="store_true",
+        help="take the images of a folder at any depth, whoever they show, for distillation with data.unlabelled",
+    )
+    parser.add_argument(
         "--output", required=True, metavar="FILE", help="the cache to write; it appears when it is complete"
     )
     add_model_options(parser)

@@ -73,7 +73,8 @@ def open_teacher_and_data(arguments: argparse.Namespace, learns_classes: bool = 
     from facekd.data.datasets import open_dataset, print_summary
     from facekd.data.datasets.class_counts import require_two_classes
 
-    dataset = open_dataset(arguments.data, data_size, arguments.on_bad_record, arguments.resize)
+    unlabelled = getattr(arguments, "unlabelled", False)
+    dataset = open_dataset(arguments.data, data_size, arguments.on_bad_record, arguments.resize, unlabelled=unlabelled)
     if learns_classes:
         require_two_classes(dataset)
     print_summary(dataset)

@@ -22,7 +22,7 @@ from facekd.checkpoints.run_folder import keep_last, list_checkpoints
 from facekd.commands.plain_configs import to_plain, to_yaml
 from facekd.data.config import open_training_data
 from facekd.data.datasets import FaceDataset
-from facekd.data.datasets.class_counts import count_classes_of
+from facekd.data.datasets.class_counts import describe_contents
 from facekd.data.datasets.identity_map import identity_map, stored_images_sha256
 from facekd.data.loading.loader import BatchLoader, make_loader
 from facekd.data.loading.sampler import PositionSampler, shares
@@ -325,7 +325,7 @@ def _summary_lines(state: TrainingState) -> str:
     backbone = state.recognizer.backbone
     given = f" ({backbone.class_name})" if isinstance(backbone, GivenModule) else ""
     return (
-        f"data       {dataset.name}: {count_classes_of(dataset)}\n"
+        f"data       {dataset.name}: {describe_contents(dataset)}\n"
         f"{warnings}"
         f"backbone   {config.backbone.name}{given}: {count_parameters(backbone) / 1e6:.2f} M parameters, "
         f"{config.data.image_size} pixels -> {config.backbone.embedding_size}\n"

@@ -46,6 +46,8 @@ class CifarDataset:
         DataError: a file is missing, or is neither the official nor the generated one.
     """
 
+    has_labels = True
+
     def __init__(
         self, path: str | os.PathLike[str], image_size: int = CIFAR_SIZE, split: Split = "train", resize: bool = False
     ) -> None:

@@ -94,6 +94,11 @@ def count_classes_of(dataset: FaceDataset) -> ClassCounts:
     return count_classes(dataset.labels, dataset.num_classes)
 
 
+def describe_contents(dataset: FaceDataset) -> str:
+    """Returns in words how many images a data set has, and of how many classes."""
+    return str(count_classes_of(dataset)) if dataset.has_labels else f"{len(dataset):,} images, labels not used"
+
+
 def require_two_classes(dataset: FaceDataset) -> None:
     """Refuses a data set to learn from in which fewer than two classes have images.
 
@@ -110,15 +115,17 @@ def require_two_classes(dataset: FaceDataset) -> None:
 def print_summary(dataset: FaceDataset) -> None:
     """Prints what is in a data set, and its warnings; of processes that run together only rank 0 does."""
     if launcher_number("RANK", 0) == 0:
-        print_contents(dataset.name, count_classes_of(dataset), dataset.warnings)
+        print_contents(dataset.name, describe_contents(dataset), dataset.warnings)
 
 
-def print_contents(name: str | os.PathLike[str], counts: ClassCounts, warnings: Iterable[str], kind: str = "") -> None:
+def print_contents(
+    name: str | os.PathLike[str], counts: ClassCounts | str, warnings: Iterable[str], kind: str = ""
+) -> None:
     """Prints what labelled images there are, and sentences about what is unusual, to the error stream.
 
     Args:
         name: the data set, as people know it.
-        counts: its classes.
+        counts: its classes, or what it holds in words.
         warnings: sentences about what is unusual.
         kind: the format, in words.
     """

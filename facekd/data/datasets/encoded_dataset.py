@@ -38,6 +38,8 @@ class EncodedDataset(ABC):
         DataError: an argument is out of range.
     """
 
+    has_labels = True
+
     def __init__(
         self,
         name: str,

@@ -21,8 +21,10 @@ class FaceDataset(Protocol):
         num_classes: number of classes; every label is below it.
         image_size: side of the images in pixels.
         warnings: sentences for people about what is unusual.
+        has_labels: whether labels say who is who; else they are whatever the files hold.
     """
 
+    has_labels: bool
     name: str
     num_classes: int
     image_size: int

@@ -26,6 +26,8 @@ class SyntheticDataset:
         DataError: a number is not positive.
     """
 
+    has_labels = True
+
     def __init__(self, num_identities: int, images_per_identity: int, image_size: int, seed: int = 0) -> None:
         if min(num_identities, images_per_identity, image_size) < 1:
             raise DataError(

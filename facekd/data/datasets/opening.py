@@ -12,7 +12,7 @@ from pathlib import Path
 
 from facekd.data.datasets.cifar_dataset import CifarDataset, Split, find_cifar
 from facekd.data.datasets.face_dataset import FaceDataset, OnBadRecord
-from facekd.data.datasets.folder_dataset import FolderDataset
+from facekd.data.datasets.folder_dataset import FolderDataset, UnlabelledFolderDataset
 from facekd.data.datasets.generated_dataset import SyntheticDataset
 from facekd.data.datasets.record_dataset import RecordDataset
 from facekd.errors import DataError
@@ -27,6 +27,7 @@ def open_dataset(
     resize: bool = False,
     center_crop: float = 0.0,
     split: Split = "train",
+    unlabelled: bool = False,
 ) -> FaceDataset:
     """Opens labelled images, whatever format they are in.
 
@@ -41,10 +42,16 @@ def open_dataset(
             takes the whole image.
         split: "train", or "test" if `path` holds both: CIFAR's test images, or val/ (else test/), whose labels are
             those of the classes in train/.
+        unlabelled: whether labels are not used: of a folder of image files, take the images at any depth. `has_labels`
+            of the data set is then False.
 
     Raises:
         DataError: there is nothing usable at `path`, or no such split; the message says what was found there.
     """
+    if unlabelled:
+        dataset = _open_unlabelled(path, image_size, on_bad_record, resize, center_crop)
+        dataset.has_labels = False
+        return dataset
     # No file at all: faces rendered as they are read.
     if str(path).startswith("synthetic:"):
         _require_train(path, split)
@@ -77,6 +84,22 @@ def open_dataset(
     if held_back is None:
         raise DataError(f"{path}: holds train/ but neither val/ nor test/, so there is nothing to evaluate on")
     return FolderDataset(held_back, image_size, on_bad_record, resize, center_crop, classes)
+
+
+def _open_unlabelled(
+    path: str | os.PathLike[str], image_size: int, on_bad_record: OnBadRecord, resize: bool, center_crop: float
+) -> FaceDataset:
+    """Opens images whose labels are not used."""
+    folder = Path(path)
+    is_of_files = folder.is_dir() and not any(folder.glob("*.rec")) and find_cifar(folder) is None
+    if is_of_files:
+        _refuse_other_kinds(folder)
+        within = folder / "train" if _subfolders(folder / "train") else folder
+        return UnlabelledFolderDataset(within, image_size, on_bad_record, resize, center_crop)
+    dataset = open_dataset(path, image_size, on_bad_record, resize, center_crop)
+    if isinstance(dataset, RecordDataset):
+        dataset.warnings = list(dataset.pack.warnings)  # without those about classes
+    return dataset
 
 
 def _refuse_other_kinds(path: Path) -> None:

@@ -32,6 +32,8 @@ class SubsetDataset:
         whole: the data set, which defines the labels (see `facekd.data.datasets.identity_map`).
     """
 
+    has_labels = True
+
     def __init__(self, whole: FaceDataset, indices: NDArray[np.int64], name: str) -> None:
         self.whole = whole
         self.indices = indices

@@ -173,6 +173,26 @@ class DistillConfig(TrainConfig):
             "checkpoint or run, or teacher.head to what `facekd rebuild-head` writes",
         )
 
+    def _check_unlabelled(self) -> None:
+        """Checks that without labels no classifier takes part.
+
+        Raises:
+            ConfigError: a loss or the head needs one.
+        """
+        if not self.data.unlabelled:
+            return
+        heads = Need.OWN_HEAD | Need.TEACHER_HEAD
+        others = ", ".join(f"loss.{name}" for name, need in LOSS_NEEDS.items() if not need & heads)
+        require(
+            not self.effective_loss.needs(heads),
+            f"{self.effective_loss.active_keys(heads)} compares the classes of a classifier, and images without labels "
+            f"(data.unlabelled) belong to none: set it to 0 and take losses on embeddings alone ({others})",
+        )
+        require(
+            self.head.kind == "margin",
+            f"head.kind = {self.head.kind!r} with data.unlabelled: there is no classifier without labels; remove it",
+        )
+
     @property
     def effective_loss(self) -> LossWeights:
         """Returns the loss weights after `share` has been applied."""

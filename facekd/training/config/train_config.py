@@ -112,6 +112,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         self._check_run()
         self._check_data()
+        self._check_unlabelled()
         self._check_head_and_precision()
         self._check_validation()
         self._check_checkpoint()
@@ -176,6 +177,13 @@ class TrainConfig:
         require(
             not (data.center_crop and data.resize),
             "data.center_crop cuts images to shape and data.resize stretches them: choose one",
+        )
+
+    def _check_unlabelled(self) -> None:
+        require(
+            not self.data.unlabelled,
+            "data.unlabelled: `facekd train` learns who is who, which images without labels do not say; `facekd "
+            "distill` learns from a teacher's embeddings of them",
         )
 
     def _check_head_and_precision(self) -> None:

@@ -69,7 +69,7 @@ def build_distiller(
     student = _build_student(config, world, dataset, sizes, module)
     contrastive = None
     if loss.needs(Need.MEMORY):
-        labels = torch.from_numpy(np.ascontiguousarray(dataset.labels))
+        labels = torch.from_numpy(np.ascontiguousarray(dataset.labels)) if dataset.has_labels else None
         student_size = config.backbone.embedding_size
         contrastive = ContrastiveDistillation(student_size, teacher_size, len(dataset), labels=labels, seed=config.seed)
         contrastive.gather_rows = lambda rows: gather_tensor_rows(rows, world)
