@@ -35,6 +35,7 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
         "data inspect": ("data_prep.inspect_records", "what a .rec holds, and what is wrong with it"),
         "data clean": ("data_prep.clean_records", "copy a .rec without what inspect found"),
         "data convert": ("data_prep.convert_records", "merge, split, shuffle, re-encode; tar files"),
+        "data cluster": ("data_prep.cluster_faces", "images of nobody known -> people: a .rec"),
         "data index": ("data_prep.index_records", "write the missing .idx of a .rec"),
         "data make-pairs": ("data_prep.make_pair_set", "aligned faces -> a verification pack (.bin)"),
         "data make-ijb": ("data_prep.make_ijb_layout", "images of people -> the layout of IJB-C"),
@@ -65,6 +66,7 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
 }
 # Verbs that take `--plugin`: they build models or open them.
 PLUGIN_VERBS = {
+    "data cluster",
     *("train", "distill", "pipeline sh-kd", "study", "export", "cache-teacher", "rebuild-head", "drop-sub-centers"),
     "data inspect",
     *("evaluate lfw", "evaluate ijbc", "evaluate folder", "evaluate classification"),

@@ -15,6 +15,7 @@ OUTPUTS = {
     "data align": "in out --landmarks in",
     "data unpack": "in out",
     "data convert": "in out",
+    "data cluster": "in out --model in",
     "data inspect": "in --check --lists out",
     "data make-pairs": "in out.bin --sample 9",
     "data synthesize": "--output out --identities 2 --images-per-identity 2",

@@ -123,6 +123,11 @@ TABLE = (
         "convert-tars", "data convert {in}/faces out --to webdataset --shards 2 --workers 1", ("convert_report.json",)
     ),
     Command(
+        "cluster",
+        "data cluster {in}/faces out --model {in}/model.onnx --min-size 2",
+        ("train.rec", "train.idx", "cluster_report.json"),
+    ),
+    Command(
         "inspect",
         "data inspect {in}/faces --output out/sheet.png --report out/index.html --model {in}/model.onnx --check "
         "--against {in}/faces/test.bin --merge-cosine 0.95 --overlap-cosine 0.95 --workers 1 --threads 1",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,11 @@ class ImageFileDataset(EncodedDataset):
 
     def path_of(self, index: int) -> Path:
         """Returns the path of image `index`."""
-        return self.path / os.fsdecode(bytes(self._paths[index]))
+        return self.path / self.name_of(index)
+
+    def name_of(self, index: int) -> PurePosixPath:
+        """Returns the path of image `index` below the folder."""
+        return PurePosixPath(os.fsdecode(bytes(self._paths[index])))
 
     def read_encoded(self, index: int) -> tuple[bytes, int]:
         """See `EncodedDataset.read_encoded`."""

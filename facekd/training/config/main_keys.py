@@ -21,7 +21,6 @@ TRAIN_KEYS = {
     "precision": "",
     "device": "or cpu, cuda, cuda:N",
     "seed": "random seed of the run [0]",
-    "logging": "also wandb, mlflow",
     "validation.packs": "evaluate meanwhile on [lfw.bin,agedb_30.bin]",
 }
 TRAIN_NOTES = """\
