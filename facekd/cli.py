@@ -152,14 +152,13 @@ def _make_validators(config: TrainConfig) -> list[Validator | HeadValidator]:
 
 
 def _menu() -> str:
-    lines = ["usage: facekd VERB ...      train, distil, export and evaluate face verification"]
+    lines = ["usage: facekd VERB ...      `facekd VERB --help` explains a verb, with an example"]
     for job, verbs in MENU.items():
         lines += ["", job, *_rows(verbs)]
     return "\n".join(
         [
             *lines,
             "",
-            "`facekd VERB --help` explains a verb, with an example.",
             "Try first: `facekd quickstart` (needs no data); then `facekd data pack --help`.",
         ]
     )
