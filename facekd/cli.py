@@ -152,7 +152,7 @@ def _make_validators(config: TrainConfig) -> list[Validator | HeadValidator]:
 
 
 def _menu() -> str:
-    lines = ["usage: facekd VERB ...      `facekd VERB --help` explains a verb, with an example"]
+    lines = ["usage: facekd VERB ...     `facekd VERB --help` explains a verb, with an example"]
     for job, verbs in MENU.items():
         lines += ["", job, *_rows(verbs)]
     return "\n".join(
