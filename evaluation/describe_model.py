@@ -17,7 +17,7 @@ from facekd.images.preprocessing import Preprocessing
 from facekd.utils.foreign import shown
 
 if TYPE_CHECKING:
-    from evaluation.preprocessing_trials import Trial
+    from evaluation.sets.preprocessing_trials import Trial
     from facekd.embedder import OnnxEmbedder
     from facekd.embedder.onnx_file import OnnxFile
 
@@ -115,7 +115,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 def _verify(file: OnnxFile, open_with: Any, embedder: OnnxEmbedder | None, arguments: argparse.Namespace) -> None:
     """Tries the ways on the pack, prints the table, and writes the sidecar."""
-    from evaluation.preprocessing_trials import some_pairs, try_ways
+    from evaluation.sets.preprocessing_trials import some_pairs, try_ways
     from evaluation.sets.pair_set import load_pair_set
 
     pair_set = load_pair_set(arguments.verify_with, fewer_folds=True)

@@ -90,16 +90,7 @@ class OnnxEmbedder:
             raise ModelError(f"{self.path}: is a checkpoint, not an ONNX file; use `open_embedder`, or `facekd export`")
         file = read_onnx_file(self.path)
         self._session = open_session(file, threads, device)
-        if face_detector_kind(self._session):
-            raise ModelError(
-                f"{self.path}: finds faces in photographs and does not tell people apart; it belongs to "
-                "`facekd data align --detector`, and the model to evaluate is the one that embeds aligned faces"
-            )
-        if is_in_training_mode(file.model):
-            raise ModelError(
-                f"{self.path}: was exported in training mode, so the embedding of an image depends on the other images "
-                "in its batch; export it again after model.eval()"
-            )
+        _refuse_other_purposes(file, self._session)
         self._files, self.metadata = file.files, file.metadata
         sidecar = read_sidecar(file)
         add_to_given(given, sidecar)
@@ -289,6 +280,20 @@ class OnnxEmbedder:
         others = shown(", ".join(name for name in shapes if name != vectors[0]))
         self.remarks += (f"the embedding is its output {shown(vectors[0])}; {others} left out",)
         return vectors[0], math.prod(shapes[vectors[0]][1:])
+
+
+def _refuse_other_purposes(file: OnnxFile, session: Any) -> None:
+    """Raises a ModelError for a face detector, and for a graph that was exported in training mode."""
+    if face_detector_kind(session):
+        raise ModelError(
+            f"{file.path}: finds faces in photographs and does not tell people apart; it belongs to "
+            "`facekd data align --detector`, and the model to evaluate is the one that embeds aligned faces"
+        )
+    if is_in_training_mode(file.model):
+        raise ModelError(
+            f"{file.path}: was exported in training mode, so the embedding of an image depends on the other images "
+            "in its batch; export it again after model.eval()"
+        )
 
 
 def _is_declared(shape: Sequence[Any]) -> bool:
