@@ -115,8 +115,8 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 def _verify(file: OnnxFile, open_with: Any, embedder: OnnxEmbedder | None, arguments: argparse.Namespace) -> None:
     """Tries the ways on the pack, prints the table, and writes the sidecar."""
-    from evaluation.sets.preprocessing_trials import some_pairs, try_ways
     from evaluation.sets.pair_set import load_pair_set
+    from evaluation.sets.preprocessing_trials import some_pairs, try_ways
 
     pair_set = load_pair_set(arguments.verify_with, fewer_folds=True)
     pairs = some_pairs(pair_set, arguments.pairs)

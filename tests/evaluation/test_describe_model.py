@@ -13,8 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from evaluation.sets.preprocessing_trials import IMAGENET, WAYS, separation, some_pairs, try_ways
 from evaluation.sets.pair_set import load_pair_set
+from evaluation.sets.preprocessing_trials import IMAGENET, WAYS, separation, some_pairs, try_ways
 from facekd.cli import main
 from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.embedder import OnnxEmbedder, Preprocessing
