@@ -137,14 +137,17 @@ def train(
             if at_end is not None and state.images_seen >= total_images:
                 at_end(state, logbook)
 
-            # Say how it ended.
             if state.images_seen < total_images:
                 logbook.say(f"stopped by a signal at {state.images_seen:,} images; the same command resumes")
                 return 128 + stopped_by
-            is_given = isinstance(state.recognizer.backbone, GivenModule)  # which no command can build
-            then = "" if is_given else f"; export with `facekd export {state.folder}`"
-            logbook.say(f"done: {state.images_seen:,} images{then}")
+            _say_done(state, logbook)
             return 0
+
+
+def _say_done(state: TrainingState, logbook: Logbook) -> None:
+    is_given = isinstance(state.recognizer.backbone, GivenModule)  # which no command can build
+    then = "" if is_given else f"; export with `facekd export {state.folder}`"
+    logbook.say(f"done: {state.images_seen:,} images{then}")
 
 
 def fit(

@@ -73,17 +73,23 @@ def open_dataset(
         if center_crop:
             raise DataError(f"{path}: CIFAR's images all have one size, so center_crop has no effect; set it to 0")
         return CifarDataset(folder, image_size, split, resize)
-    # Image files: one folder per class, or train/ and val/ with such folders in them.
+    # Image files.
+    within, classes = _find_split(folder, split)
+    return FolderDataset(within, image_size, on_bad_record, resize, center_crop, classes)
+
+
+def _find_split(folder: Path, split: Split) -> tuple[Path, list[str] | None]:
+    """Returns the folder with one subfolder per class, and for images that are held back the classes of train/."""
     classes = _subfolders(folder / "train")
     if not classes:
-        _require_train(path, split)
-        return FolderDataset(folder, image_size, on_bad_record, resize, center_crop)
+        _require_train(folder, split)
+        return folder, None
     if split == "train":
-        return FolderDataset(folder / "train", image_size, on_bad_record, resize, center_crop)
+        return folder / "train", None
     held_back = next((folder / name for name in ("val", "test") if (folder / name).is_dir()), None)
     if held_back is None:
-        raise DataError(f"{path}: holds train/ but neither val/ nor test/, so there is nothing to evaluate on")
-    return FolderDataset(held_back, image_size, on_bad_record, resize, center_crop, classes)
+        raise DataError(f"{folder}: holds train/ but neither val/ nor test/, so there is nothing to evaluate on")
+    return held_back, classes
 
 
 def _open_unlabelled(
