@@ -213,10 +213,12 @@ def _parser() -> argparse.ArgumentParser:
     add("output", type=Path, metavar="OUT", help="folder for the pack, the embeddings and the report")
     add("--model", required=True, metavar="FILE", help=MODEL_HELP)
     # The clusters.
-    add("--min-size", type=whole_number(2), default=3, metavar="N", help="least images of a cluster (default: 3)")
+    add(
+        "--min-size", type=whole_number(2, 10**6), default=3, metavar="N", help="least images of a cluster (default: 3)"
+    )
     add(
         "--min-samples",
-        type=whole_number(1),
+        type=whole_number(1, 10**6),
         metavar="N",
         help="near images that make a dense place; more makes more noise (default: --min-size)",
     )

@@ -37,7 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", type=Path, help="an ONNX file, whoever wrote it")
     parser.add_argument("--verify-with", type=Path, metavar="PACK", help="a verification pack, .bin or .npz")
     parser.add_argument(
-        "--pairs", type=whole_number(40), default=600, metavar="N", help="pairs to try on, at most (default: 600)"
+        "--pairs",
+        type=whole_number(40, 10**6),
+        default=600,
+        metavar="N",
+        help="pairs to try on, at most (default: 600)",
     )
     parser.add_argument("--image-size", type=IMAGE_SIDE, metavar="PX", help="input size, if the file does not fix one")
     parser.add_argument("--embedding-output", metavar="NAME", help="output that is the embedding, if there are several")

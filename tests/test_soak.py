@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 from pathlib import Path
@@ -92,9 +93,13 @@ def test_too_few_samples_are_refused(soak):
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux's /proc")
 def test_a_sample_is_of_this_process(soak, tmp_path):
     before = soak.Sampler(os.getpid(), tmp_path, 10.0).sample()
-    kept = [np.ones(1 << 24, np.uint8), *(open(os.devnull) for _ in range(5))]  # noqa: SIM115, PTH123
+    mapped = mmap.mmap(
+        -1, 1 << 24, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    )  # new memory: the allocator may have some left over
+    mapped.write(b"1" * (1 << 24))
+    kept = [open(os.devnull) for _ in range(5)]  # noqa: SIM115, PTH123
     after = soak.Sampler(os.getpid(), tmp_path, 10.0).sample()
     assert after["files"] - before["files"] == 5
     assert 10 < after["main_mb"] - before["main_mb"] < 40
-    for file in kept[1:]:
+    for file in (*kept, mapped):
         file.close()

@@ -56,6 +56,12 @@ VALUES = {
         "extremes": [HOSTILE_PICTURE],
         "random_sheet": HOSTILE_PICTURE,
     },
+    "clustering": {
+        "title": HOSTILE,
+        "facts": HOSTILE_TABLE,
+        "histogram": HOSTILE_PICTURE,
+        "sheets": [HOSTILE_PICTURE],
+    },
     "quickstart": {
         "title": HOSTILE,
         "results": HOSTILE_TABLE,

@@ -49,7 +49,8 @@ def wait_until_ready(process: subprocess.Popen[bytes]) -> None:
 def test_a_stopped_verb_keeps_what_is_done_removes_the_rest_and_exits_with_the_signal(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    process = start(tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's `&` turns it off
+    process = start(tmp_path, heard, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     wait_until_ready(process)
     for _ in range(3):  # a hang-up comes from the terminal, the shell and a launcher
         process.send_signal(number)
