@@ -21,6 +21,8 @@ from typing import IO
 from facekd.errors import FacekdError, WorkerError
 
 VARIABLE = "FACEKD_ENDS_WITH_STDIN"
+LAUNCHER_VARIABLE = "TORCHELASTIC_RUN_ID"  # set by torch.distributed.run for the processes that it starts
+_is_joining = threading.Event()  # set while this process looks for the others of its run
 SECONDS_OF_SILENCE = 20.0
 # A process that another waits for is said to be silent after this time, and given up after that in the variable below.
 SECONDS_UNTIL_SAID = 60.0
@@ -84,9 +86,11 @@ def saying_that_it_waits(launched: LaunchedAs) -> Iterator[None]:
     timer = threading.Timer(SECONDS_OF_SILENCE, lambda: print(text, file=sys.stderr, flush=True))
     timer.daemon = True
     timer.start()
+    _is_joining.set()
     try:
         yield
     finally:
+        _is_joining.clear()
         timer.cancel()
 
 
@@ -120,16 +124,32 @@ def start_tied(
 
 
 def end_with_parent() -> None:
-    """Sends SIGTERM to this process when its parent is gone, if `start_tied` started it; training then saves first."""
+    """Ends this process when its parent is gone, if `start_tied` or torch's launcher started it.
+
+    It gets SIGTERM, so that training saves first. While it only looks for the other processes it exits at once: there
+    is nothing to save, and torch hears no signal for the half hour in which it tries to reach a launcher that is gone.
+    """
     # Removed from the environment, because the commands that this one starts have another standard input.
     if os.environ.pop(VARIABLE, None) is not None:
         threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+    if LAUNCHER_VARIABLE in os.environ:
+        threading.Thread(target=_stop_without, args=(os.getppid(),), daemon=True).start()
 
 
 def _stop_at_end_of_input() -> None:
     while os.read(0, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _stop_without(launcher: int) -> None:
+    while os.getppid() == launcher:
+        time.sleep(1)
+    if not _is_joining.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
+    _is_joining.wait()  # at once, or where the signal came before anybody heard it
+    print("error: the launcher of this process is gone; run the same command again", file=sys.stderr, flush=True)
+    os._exit(128 + signal.SIGTERM)
 
 
 def seconds_until_given_up() -> int:

@@ -87,6 +87,47 @@ def test_all_processes_of_a_killed_pipeline_end(processes: int, tmp_path: Path) 
     assert_stopped_by_word(run)
 
 
+# A launcher, and a rank that waits for the others where no signal is heard, as inside torch.
+LAUNCHER = """
+import os, subprocess, sys
+rank = subprocess.Popen([sys.executable, "-c", sys.argv[1]], env={**os.environ, "TORCHELASTIC_RUN_ID": "x"})
+rank.wait()
+"""
+RANK = """
+import ctypes, time
+from facekd.utils.processes import LaunchedAs, end_with_parent, saying_that_it_waits
+end_with_parent()
+with saying_that_it_waits(LaunchedAs(0, 2, 0)):
+    print("waits", flush=True)
+    ctypes.CDLL(None).sleep(600)
+"""
+
+
+def test_a_process_that_looks_for_the_others_ends_with_its_launcher() -> None:
+    command = [sys.executable, "-c", LAUNCHER, RANK]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "waits\n"
+    process.kill()
+    _, errors = process.communicate(timeout=60)  # ends when the rank does
+    assert errors == "error: the launcher of this process is gone; run the same command again\n"
+
+
+@pytest.mark.slow
+def test_ranks_of_a_killed_launcher_save_and_end(tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump({**BASE, "output": str(tmp_path / "out")}))
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "facekd", "train"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    process = subprocess.Popen(
+        [sys.executable, *words, str(tmp_path / "train.yaml")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+    )
+    kill_when(lambda: len(read_log(tmp_path / "out", "train")) > 2, process)
+    process.communicate(timeout=PATIENCE)
+    assert_stopped_by_word(tmp_path / "out")
+
+
 def test_pool_workers_of_a_killed_command_end(tmp_path: Path) -> None:
     size = ("--identities", "5000", "--images-per-identity", "50", "--size", "64", "--workers", "2")
     process = start(["data", "synthesize", *size, "--output", str(tmp_path / "faces")])
