@@ -81,14 +81,18 @@ def found_in_message(ended: Ended, names: list[str]) -> list[str]:
     """
     if ended.status == 0:
         return []
+    # torch's launcher ends with a status and a traceback of its own, behind what the processes say.
+    launcher = ended.output.find("ChildFailedError")
+    own = ended.output if launcher < 0 else ended.output[: ended.output.rfind("Traceback", 0, launcher)]
+    expected = 2 if launcher < 0 else 1
     lines = []
-    if ended.status != 2:
-        lines.append(f"status {ended.status} instead of 2: {last_lines(ended.output)}")
-    if "Traceback" in ended.output:
-        lines.append(f"a traceback: {last_lines(ended.output)}")
-    said = [line for line in ended.output.splitlines() if re.search(r"\berror: ", line)]
+    if ended.status != expected:
+        lines.append(f"status {ended.status} instead of {expected}: {last_lines(own)}")
+    if "Traceback" in own:
+        lines.append(f"a traceback: {last_lines(own)}")
+    said = [line for line in own.splitlines() if re.search(r"\berror: ", line)]
     if not said:
-        lines.append(f"no sentence: {last_lines(ended.output)}")
+        lines.append(f"no sentence: {last_lines(own)}")
     elif not any(name in " ".join(said) for name in names):
         lines.append(f"names none of {', '.join(sorted(set(names))[:3])}: {said[-1][:200]}")
     return lines

@@ -91,6 +91,9 @@ def test_what_differs_after_the_second_run_is_found() -> None:
         (2, "error: something went wrong", False),
         (1, "Traceback (most recent call last)\nOSError: train.idx", False),
         (1, "error: no space left on the device while writing out/train.idx", False),
+        (1, "error: train.idx: full\nTraceback (most recent call last)\nChildFailedError", True),  # torch's launcher
+        (1, "Traceback (most recent call last)\nOSError: train.idx\nTraceback\nChildFailedError", False),
+        (2, "error: train.idx: full\nTraceback (most recent call last)\nChildFailedError", False),
     ],
 )
 def test_a_message_names_the_file(status: int, output: str, is_good: bool) -> None:
