@@ -77,6 +77,10 @@ VERBS: dict[str, tuple[str, str]] = {name: verb for verbs in MENU.values() for n
 def main(argv: list[str] | None = None) -> int:
     """Runs the verb that the first words of `argv` name (by default those typed); returns the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
+    # Before torch is imported: its threads spin while they wait for each other, and beside another program on the same
+    # cores that made training many times slower. With a hundredth of the turns it loses little (docs/benchmarks.md).
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "3000"
     return run_verb(lambda: _dispatch(arguments))
 
 
