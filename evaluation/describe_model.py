@@ -107,10 +107,9 @@ def _usage(embedder: OnnxEmbedder | None) -> str:
     """Describes how facekd uses the model, in the words of its options."""
     assert embedder is not None
     facts = embedder.preprocessing
-    way = f"--mean {_numbers(facts.mean)} --std {_numbers(facts.std)} --color {facts.color}"
     assumed = f"; assumed: {', '.join(embedder.assumed)}" if embedder.assumed else ""
     output = f"{shown(embedder.output)}, {embedder.embedding_size} values"
-    return f"--image-size {facts.image_size} {way} -> {output}{assumed}"
+    return f"--image-size {facts.image_size} {_words(facts)} -> {output}{assumed}"
 
 
 def _numbers(values: tuple[float, ...]) -> str:
@@ -138,13 +137,7 @@ def _verify(file: OnnxFile, open_with: Any, embedder: OnnxEmbedder | None, argum
 
     used = open_with(mean=best.mean, std=best.std, color=best.color)
     basis = f"best of {sum(not t.problem for t in trials)} tried on {len(pairs)} pairs of {pair_set.name}"
-    size = used.preprocessing.image_size
-    path = write_sidecar(
-        file,
-        Sidecar(
-            Preprocessing(best.mean, best.std, best.color, size), used.output, f"{basis}, d' {best.separation:.2f}"
-        ),
-    )
+    path = write_sidecar(file, Sidecar(used.preprocessing, used.output, f"{basis}, d' {best.separation:.2f}"))
     print(f"written: {path}; every command reads it")
 
 
@@ -158,8 +151,8 @@ def _choose(trials: list[Trial], embedder: OnnxEmbedder | None) -> Trial:
     return trials[0]
 
 
-def _words(trial: Trial) -> str:
-    return f"--mean {_numbers(trial.mean)} --std {_numbers(trial.std)} --color {trial.color}"
+def _words(way: Trial | Preprocessing) -> str:
+    return f"--mean {_numbers(way.mean)} --std {_numbers(way.std)} --color {way.color}"
 
 
 def _print_trials(trials: list[Trial], num_pairs: int, num_genuine: int, name: str) -> None:

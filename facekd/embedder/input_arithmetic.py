@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facekd.embedder.onnx_file import OnnxFile, load_external_data
+from facekd.embedder.onnx_file import OnnxFile, load_external_data, names_read
 from facekd.embedder.onnx_session import brief
 from facekd.utils.foreign import shown
 
@@ -129,7 +129,7 @@ def _cut(graph: onnx.GraphProto) -> tuple[list[onnx.NodeProto], list[str], str]:
     made_by: dict[str, onnx.NodeProto] = {}
     ends: list[str] = []
     for node in graph.node:
-        read = set(_names_read(node))
+        read = set(names_read(node))
         found = sorted(read & pixels)
         made_by.update(dict.fromkeys(node.output, node))
         if read <= fixed or (found and node.op_type in ("Shape", "Size")):
@@ -147,18 +147,8 @@ def _cut(graph: onnx.GraphProto) -> tuple[list[onnx.NodeProto], list[str], str]:
         node = made_by.get(waiting.pop())
         if node is not None and id(node) not in needed:
             needed.add(id(node))
-            waiting += _names_read(node)
+            waiting += names_read(node)
     return [node for node in graph.node if id(node) in needed], list(dict.fromkeys(ends)), ""
-
-
-def _names_read(node: onnx.NodeProto) -> Iterator[str]:
-    """Yields the names that a node reads, including those that its inner graphs read from outside."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            made = {name for inner in attribute.g.node for name in inner.output}
-            made |= {entry.name for entry in (*attribute.g.initializer, *attribute.g.input)}
-            yield from (name for inner in attribute.g.node for name in _names_read(inner) if name not in made)
 
 
 class _Runner:
@@ -188,7 +178,7 @@ class _Runner:
         outputs = [f"{end}/back" if end in quantised else end for end in ends]
 
         # A small model of these nodes and the constants they read.
-        read = {name for node in (*nodes, *more) for name in _names_read(node)}
+        read = {name for node in (*nodes, *more) for name in names_read(node)}
         constants = [tensor for tensor in model.graph.initializer if tensor.name in read]
         known = {tensor.name for tensor in constants}
         image = next(entry for entry in model.graph.input if entry.name in read - known)

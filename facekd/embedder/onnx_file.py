@@ -117,6 +117,17 @@ def load_external_data(part: Message, path: Path) -> None:
             tensor.ClearField("external_data")
 
 
+def names_read(node: onnx.NodeProto) -> Iterator[str]:
+    """Yields the names that a node reads, including those that its inner graphs read or return from outside."""
+    yield from (name for name in node.input if name)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            made = {name for inner in graph.node for name in inner.output}
+            made |= {entry.name for entry in (*graph.initializer, *graph.input)}
+            read = (*(name for inner in graph.node for name in names_read(inner)), *(end.name for end in graph.output))
+            yield from (name for name in read if name not in made)
+
+
 def _parse(path: Path) -> onnx.ModelProto:
     """Parses an ONNX file; what is none is named."""
     import onnx

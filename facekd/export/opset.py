@@ -10,6 +10,7 @@ from __future__ import annotations
 import onnx
 from onnx import numpy_helper
 
+from facekd.embedder.onnx_file import names_read
 from facekd.errors import ModelError
 from facekd.export.options import NEWEST_OPSET
 
@@ -63,12 +64,3 @@ def drop_unused_initializers(graph: onnx.GraphProto) -> None:
     used = {value.name for value in graph.output}.union(*(names_read(node) for node in graph.node))
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
-
-
-def names_read(node: onnx.NodeProto) -> set[str]:
-    """Returns the names of the values that a node reads, and that its branches read."""
-    names = set(node.input)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            names |= {value.name for value in graph.output}.union(*(names_read(inner) for inner in graph.node))
-    return names

@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from facekd.export.opset import drop_unused_initializers, names_read
+from facekd.embedder.onnx_file import names_read
+from facekd.export.opset import drop_unused_initializers
 
 
 def split_prelu(model: onnx.ModelProto) -> int:

@@ -176,19 +176,17 @@ def write_small_file(path: str, content: bytes) -> None:
     """
     temporary = None
     try:
-        mode = mode_to_keep(path)
-        try:
-            temporary = TemporaryFile(path, mode)
-        except FileNotFoundError:
-            make_folder(os.path.dirname(path))  # noqa: PTH120
-            temporary = TemporaryFile(path, mode)
-        left = memoryview(content)
-        while left:  # a full disk may take a part
-            left = left[os.write(temporary.descriptor, left) :]
-        temporary.replace(path)
-    except OSError as error:
-        error.filename, error.filename2 = path, None
-        raise
+        with naming(path):
+            mode = mode_to_keep(path)
+            try:
+                temporary = TemporaryFile(path, mode)
+            except FileNotFoundError:
+                make_folder(os.path.dirname(path))  # noqa: PTH120
+                temporary = TemporaryFile(path, mode)
+            left = memoryview(content)
+            while left:  # a full disk may take a part
+                left = left[os.write(temporary.descriptor, left) :]
+            temporary.replace(path)
     finally:
         if temporary is not None:
             temporary.discard()
