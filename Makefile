@@ -15,7 +15,7 @@ help:
 	@echo "make test-mxnet   packs exchanged with mxnet 1.9.1 itself, in an environment of its own"
 	@echo "make test-versions  the tests under Python 3.10 to 3.14, with the lowest and the newest dependencies: PYTHONS=..., TESTS=..."
 	@echo "make test-package   builds sdist and wheel, and uses the wheel in an environment of its own"
-	@echo "make fuzz         the readers of foreign files against damaged ones: SECONDS=60 for each of 34, TARGETS=\"rec idx\" for some"
+	@echo "make fuzz         the readers of foreign files against damaged ones: SECONDS=60 for each, TARGETS=\"rec idx\" for some"
 	@echo "make faults       every command killed, out of space and failing to read: KILLS=12 a command, VERBS=\"train pack\" for some"
 	@echo "make mutants      small changes of the code, one at a time, which the tests must notice: SAMPLE=40 in each file, MODULES=\"margins head\" for some"
 	@echo "make coverage     the tests, and the share of branches that they take in each package: PYTEST=--runslow for the slow ones too"
