@@ -9,12 +9,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from facekd.data.recordio import Header, RecordWriter, pack
 
 ROOT = Path(__file__).resolve().parent.parent
 # Real faces and models carry no licence that lets the project ship them: tests that need them skip without them.
 REAL_DATA = Path(os.environ.get("FACEKD_REAL_DATA", ROOT.parent / "shared" / "data"))
+# An example takes longer where other tests share the cores, or where it is the first to import a library.
+settings.register_profile("facekd", deadline=None)
+settings.load_profile("facekd")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 
 from data_prep import clean_records, inspect_records, pack_records
@@ -20,6 +19,7 @@ from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.errors import DataError
 from facekd.images.decoding import decode_rgb
+from tests.pooling_model import write_pooling_model
 
 Run = Callable[..., tuple[int, str, str]]
 SIZE = 48
@@ -214,19 +214,6 @@ def test_unclear_questions_are_refused(
     assert message in capsys.readouterr().err
 
 
-def write_pooling_model(path: Path) -> None:
-    """Writes an ONNX whose embedding is the image averaged over tiles of 14 pixels: 192 values."""
-    shapes = {"images": ["batch", 3, 112, 112], "embedding": ["batch", 192]}
-    images, embedding = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, s) for n, s in shapes.items())
-    nodes = [
-        onnx.helper.make_node("AveragePool", ["images"], ["tiles"], kernel_shape=[14, 14], strides=[14, 14]),
-        onnx.helper.make_node("Flatten", ["tiles"], ["embedding"]),
-    ]
-    graph = onnx.helper.make_graph(nodes, "pooling", [images], [embedding])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, path)
-
-
 def test_a_model_finds_a_wrong_label_and_a_person_of_the_evaluation_beside_an_image_that_does_not_decode(
     tmp_path: Path, run: Run
 ) -> None:
@@ -247,7 +234,7 @@ def test_a_model_finds_a_wrong_label_and_a_person_of_the_evaluation_beside_an_im
     (tmp_path / "pack" / "train.rec").write_bytes(rec)
     guests = [photo(person, 9) for person in (100, 101, 3, 3, 102, 103)]
     write_pair_pack(tmp_path / "eval.bin", guests, [False, True, False])
-    write_pooling_model(tmp_path / "model.onnx")
+    write_pooling_model(tmp_path / "model.onnx", 112, tile=14)
     status, text, _ = run(
         inspect_records.main, tmp_path / "pack", "--lists", tmp_path / "lists", "--model", tmp_path / "model.onnx",
         "--against", tmp_path / "eval.bin",

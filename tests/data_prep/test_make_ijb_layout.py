@@ -228,7 +228,7 @@ def test_a_folder_in_use_is_left_alone(generated: Path, tmp_path: Path) -> None:
 
 
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=12), st.integers(0, 5), st.integers(1, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_people_make_a_sound_plan(counts: list[int], seed: int, largest: int) -> None:
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     if sum(count >= 2 for count in counts) < 2:

@@ -9,9 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from evaluation.sets.pair_set import load_pair_set
 from evaluation.sets.preprocessing_trials import IMAGENET, WAYS, separation, some_pairs, try_ways
@@ -21,6 +19,7 @@ from facekd.embedder import OnnxEmbedder, Preprocessing
 from facekd.embedder.onnx_file import read_onnx_file
 from facekd.embedder.sidecar import Sidecar, sidecar_path, write_sidecar
 from facekd.errors import ModelError
+from tests.pooling_model import write_pooling_model
 
 SIZE = 16
 
@@ -38,19 +37,6 @@ def pack(tmp_path: Path) -> Path:
             images.append(cv2.imencode(".png", np.clip(noisy, 0, 255).astype(np.uint8))[1].tobytes())
     write_pair_pack(tmp_path / "pairs.bin", images, [pair % 2 == 0 for pair in range(60)])
     return tmp_path / "pairs.bin"
-
-
-def write_model(path: Path) -> Path:
-    """Writes a network whose values are means of tiles: cosines mean something only around the mean of the pixels."""
-    ends = {"x": ["b", 3, SIZE, SIZE], "y": ["b", 48]}
-    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ends.items()]
-    nodes = [
-        helper.make_node("AveragePool", ["x"], ["tiles"], kernel_shape=[4, 4], strides=[4, 4]),
-        helper.make_node("Flatten", ["tiles"], ["y"]),
-    ]
-    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return path
 
 
 class FakeEmbedder:
@@ -98,7 +84,7 @@ def test_pairs_are_of_both_kinds_ascending_and_no_more_than_there_are(pack: Path
 def test_a_model_is_described_tried_and_from_then_on_used_as_found(
     tmp_path: Path, pack: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = write_model(tmp_path / "m.onnx")
+    model = write_pooling_model(tmp_path / "m.onnx", SIZE, tile=4)
     assert main(["describe", str(model)]) == 0
     printed = capsys.readouterr().out
     assert "input     x: float [b, 3, 16, 16]" in printed and "1 AveragePool, 1 Flatten" in printed
@@ -120,7 +106,7 @@ def test_a_model_is_described_tried_and_from_then_on_used_as_found(
 
 
 def test_options_win_over_a_sidecar_and_a_sidecar_over_what_is_assumed(tmp_path: Path) -> None:
-    model = write_model(tmp_path / "m.onnx")
+    model = write_pooling_model(tmp_path / "m.onnx", SIZE, tile=4)
     facts = Preprocessing(mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), color="bgr", image_size=SIZE)
     write_sidecar(read_onnx_file(model), Sidecar(facts, "y", "by hand"))
     assert OnnxEmbedder(model).preprocessing == facts
@@ -142,7 +128,7 @@ def test_options_win_over_a_sidecar_and_a_sidecar_over_what_is_assumed(tmp_path:
 def test_a_sidecar_that_does_not_belong_is_refused_with_what_to_do(
     tmp_path: Path, change: Callable[[Any], Any], said: str
 ) -> None:
-    model = write_model(tmp_path / "m.onnx")
+    model = write_pooling_model(tmp_path / "m.onnx", SIZE, tile=4)
     path = write_sidecar(read_onnx_file(model), Sidecar(Preprocessing(image_size=SIZE), "y", "by hand"))
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(ModelError, match=said):

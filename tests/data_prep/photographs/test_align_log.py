@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-import signal
 from pathlib import Path
 
 import pytest
 
 from data_prep.photographs.align_log import AlignLog, Alignment
 from facekd.errors import DataError
+from tests.full_disk import full_disk
 
 SETTINGS = {"size": 112}
 
@@ -48,13 +47,8 @@ def test_without_its_settings_a_log_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_by_the_name_of_the_log_although_closing_tries_once_more(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        with pytest.raises(OSError) as met, AlignLog(tmp_path, SETTINGS) as log:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size + 9, hard))
-            log.add(Alignment("a.jpg", [1, 2, 3]))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, handler)
+    with AlignLog(tmp_path, SETTINGS) as log:
+        room = log.path.stat().st_size + 9
+    with pytest.raises(OSError) as met, full_disk(room), AlignLog(tmp_path, SETTINGS) as log:
+        log.add(Alignment("a.jpg", [1, 2, 3]))
     assert met.value.filename == str(log.path)

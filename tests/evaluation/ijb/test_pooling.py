@@ -102,7 +102,7 @@ def test_half_precision_that_overflowed_is_noticed(tmp_path):
         pool(layout, tmp_path, [Pooling()], np.float16)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(exponents=st.lists(st.integers(-30, 13), min_size=1, max_size=8), seed=st.integers(0, 99))
 def test_half_precision_gives_the_exact_templates_down_to_denormals_or_names_the_rows(
     exponents: list[int], seed: int

@@ -21,7 +21,7 @@ ID = st.one_of(st.sampled_from([5, 55, 12_345_678]), st.integers(0, 200_000), st
 LINE = st.tuples(ID, ID, st.integers(0, 1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.lists(LINE, min_size=1, max_size=40),
     newline=st.sampled_from(["\n", "\r\n"]),

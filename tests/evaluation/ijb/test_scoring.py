@@ -46,7 +46,7 @@ def test_scores_are_within_the_bound_of_float64(monkeypatch, density, in_order):
         assert np.abs(found - expected).max() <= score_error(templates.shape[1])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     coarse=st.booleans(),

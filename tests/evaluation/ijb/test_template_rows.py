@@ -13,7 +13,7 @@ from evaluation.ijb.template_rows import TemplateRows, distinct_ids
 IDS = st.lists(st.integers(-3, 300), min_size=1, max_size=60)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     columns=st.lists(IDS, min_size=1, max_size=3),
     dtype=st.sampled_from([np.int32, np.int64]),

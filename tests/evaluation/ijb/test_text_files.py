@@ -22,7 +22,7 @@ DECIMALS = st.one_of(
 ENDINGS = st.sampled_from(["\n", "\r\n", " \n", "\n\n"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     lines=st.lists(st.tuples(NAMES, st.lists(DECIMALS, min_size=3, max_size=3)), min_size=1, max_size=12),
     ending=ENDINGS,
@@ -46,7 +46,7 @@ def test_named_decimals_are_those_of_float(tmp_path_factory, lines, ending, tidy
     assert values.dtype == np.float64
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     rows=st.lists(st.tuples(NAMES, st.integers(0, 10**9), st.integers(-5, 10**15)), min_size=1, max_size=12),
     largest=st.sampled_from([99_999_999, 10**15]),

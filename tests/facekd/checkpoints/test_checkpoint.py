@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from facekd.checkpoints.run_folder import checkpoint_path, keep_last, list_check
 from facekd.errors import CheckpointError
 from facekd.files.writing import atomic_path
 from facekd.training.resume import delete_leftovers
+from tests.full_disk import full_disk
 
 ARCHITECTURE = {"name": "mobilefacenet", "embedding_size": 16, "image_size": 32, "width": 0.125, "dropout": 0.0}
 
@@ -109,14 +109,8 @@ def test_equal_contents_are_equal_files(content: dict[str, object], tmp_path: Pa
 def test_a_full_disk_leaves_the_old_file_and_no_other(content: dict[str, object], tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     save_checkpoint(path, {"config": "old"})
-    # A limit on the size of a file is the nearest thing to a full disk that needs no privileges.
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        with pytest.raises(CheckpointError) as raised:
-            save_checkpoint(path, content)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(20_000), pytest.raises(CheckpointError) as raised:
+        save_checkpoint(path, content)
     assert str(raised.value).startswith(f"{path}: could not be written (File too large); is the disk full? Free some")
     assert load_checkpoint(path)["config"] == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["a.pt"]

@@ -79,7 +79,7 @@ def test_arcdistill_is_the_teachers_classifier_on_the_students_embedding():
         torch.testing.assert_close(arcdistill(student, LABELS, centres, margin=margin, scale=config.scale), expected)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), scale=st.floats(0.1, 10))
 def test_lengths_and_a_common_rotation_do_not_matter(seed, scale):
     student, _, centres = batch(seed)
@@ -145,7 +145,7 @@ def test_a_student_against_its_teacher_hands_the_centre_to_the_teacher():
     torch.testing.assert_close(rows, torch.nn.functional.normalize(teacher))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**31), scale=st.floats(0.1, 10))
 def test_order_of_the_batch_and_lengths_of_embeddings_do_not_matter(seed, scale):
     student, teacher, centres = batch(seed)

@@ -116,7 +116,7 @@ def test_simkd_goes_through_the_projector():
 # ---- symmetries ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=SEEDS, shift=st.floats(-50, 50), temperature=st.floats(0.2, 20))
 def test_kl_is_positive_and_ignores_what_softmax_ignores(seed, shift, temperature):
     student, teacher = random_pair(seed)
@@ -129,7 +129,7 @@ def test_kl_is_positive_and_ignores_what_softmax_ignores(seed, shift, temperatur
     torch.testing.assert_close(kd_kl(3 * student, 3 * teacher, 3 * temperature), 9 * value)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=SEEDS, student_scale=st.floats(0.01, 100), teacher_scale=st.floats(0.01, 100))
 def test_embedding_losses_look_at_directions_alone(seed, student_scale, teacher_scale):
     student, teacher = random_pair(seed)
@@ -152,7 +152,7 @@ def test_zero_and_at_rest_where_the_student_is_the_teacher(loss):
 
 
 @pytest.mark.parametrize("loss", [kd_kl, *PAIRWISE])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=SEEDS)
 def test_the_order_of_the_batch_does_not_matter(loss, seed):
     student, teacher = random_pair(seed)
@@ -209,7 +209,7 @@ def test_losses_on_centres_are_float32_under_autocast():
 # ---- the mix of TH-KD ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(a=st.floats(0, 1), temperature=st.floats(0.5, 10))
 def test_equations_1_and_2(a, temperature):
     own, shared = kd_kl(STUDENT, TEACHER, temperature), kd_kl(SHARED, TEACHER, temperature)

@@ -63,7 +63,7 @@ NAIVE = {rkd_distance: naive_rkd_distance, rkd_angle: naive_rkd_angle, sp: naive
 
 
 @pytest.mark.parametrize("loss", RELATIONS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=SEEDS, batch=st.integers(3, 8))
 def test_relations_are_the_definition(loss, seed, batch):
     student, teacher = random_pair(seed, batch)
@@ -80,7 +80,7 @@ def test_normalize_is_the_loss_of_directions(loss):
 
 
 @pytest.mark.parametrize("loss", RELATIONS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS, scale=st.floats(0.01, 100))
 def test_scale_and_rotation_of_either_side_do_not_matter(loss, seed, scale):
     student, teacher = random_pair(seed)

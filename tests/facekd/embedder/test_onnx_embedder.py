@@ -180,7 +180,7 @@ def test_records_are_read_back_and_flags_override_them(tmp_path: Path) -> None:
     assert overridden.preprocessing == Preprocessing((0, 0, 0), (255, 255, 255), "bgr", SIZE)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     mean=st.tuples(*[st.floats(-300, 300)] * 3),
     std=st.tuples(*[st.floats(1, 300)] * 3),

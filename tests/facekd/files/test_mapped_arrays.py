@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import resource
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from facekd.files.mapped_arrays import create_npy, map_for_writing
+from tests.full_disk import full_disk
 
 SHAPE = (1000, 512)
 
@@ -35,11 +35,6 @@ def test_an_array_with_holes_gets_its_room_and_keeps_its_content(tmp_path: Path)
 
 def test_too_little_room_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(OSError) as caught:
-            create_npy(path, np.dtype("<f4"), SHAPE)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(100_000), pytest.raises(OSError) as caught:
+        create_npy(path, np.dtype("<f4"), SHAPE)
     assert caught.value.errno == errno.EFBIG and caught.value.filename == str(path)

@@ -103,7 +103,7 @@ def test_the_numbers_are_those_of_whole_matrices(config, chunk_size):
     assert_same(example, example.chunked(chunk_size), example.naive(), atol=1e-10, rtol=1e-10)
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60, derandomize=True)
 @given(
     batch=st.integers(1, 9),
     classes=st.integers(1, 40),
@@ -162,7 +162,7 @@ def test_gradcheck(config):
     assert torch.autograd.gradcheck(losses, arguments)
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
+@settings(max_examples=60, derandomize=True)
 @given(
     batch=st.integers(1, 9),
     classes=st.integers(1, 40),

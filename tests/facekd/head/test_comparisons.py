@@ -109,7 +109,7 @@ def test_values_and_gradients_are_those_of_naive_loops(kind, standardize, is_nor
         assert_same(Example(is_normalized=is_normalized), kind, 2.0, standardize, chunk_size)
 
 
-@settings(max_examples=25, derandomize=True, deadline=None)
+@settings(max_examples=25, derandomize=True)
 @given(
     kind=st.sampled_from(COMPARISONS),
     standardize=st.booleans(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -58,7 +58,6 @@ def test_a_process_alone_gathers_its_own_rows() -> None:
     torch.testing.assert_close(rows.grad, 2 * rows.detach())
 
 
-@settings(deadline=None)
 @given(num_classes=st.integers(1, 200), rate=st.floats(0.01, 1), seed=st.integers(0, 1000), count=st.integers(0, 30))
 def test_the_classes_of_the_batch_are_always_drawn(num_classes: int, rate: float, seed: int, count: int) -> None:
     generator = torch.Generator().manual_seed(seed)

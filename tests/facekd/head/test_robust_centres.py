@@ -137,7 +137,7 @@ def test_nearest_centres_are_what_a_loop_that_leaves_each_image_out_finds(monkey
     assert found.is_correct.mean() > found.is_correct_left_out[~found.is_alone].mean()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), sizes=st.lists(st.integers(1, 12), min_size=2, max_size=8), spread=st.floats(0.1, 3))
 def test_the_order_of_images_and_of_classes_does_not_matter(seed: int, sizes: list[int], spread: float) -> None:
     generator = np.random.default_rng(seed)

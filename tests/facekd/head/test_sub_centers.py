@@ -130,7 +130,7 @@ def test_what_makes_no_sense_is_refused() -> None:
 # ---- the dominant centre ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     count=st.integers(1, 40), num_classes=st.integers(1, 5), sub_centers=st.integers(1, 4), seed=st.integers(0, 2**20)
 )

@@ -52,7 +52,7 @@ def test_flips_are_fair_coins_of_the_seed_and_the_position():
     assert 0.48 < (mask[:10_000] == mask[10_000:]).mean() < 0.52
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 2**64 - 1), st.permutations(range(6)), st.integers(1, 5))
 def test_an_image_is_augmented_alike_in_any_batch(seed, order, split):
     images = batch_of(6)

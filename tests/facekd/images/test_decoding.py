@@ -57,7 +57,7 @@ def test_a_jpeg_with_bytes_after_its_end_is_sound():
     np.testing.assert_array_equal(decode_rgb(data + b"\0" * 300), decode_rgb(data))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     height=st.integers(1, 70),
     width=st.integers(1, 70),

@@ -76,7 +76,7 @@ def test_uniform_draws_are_uniform_and_unrelated_between_purposes_seeds_and_neig
     np.testing.assert_allclose(scaled, -2 + 7 * flip)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SEEDS, st.integers(0, 2**40), st.integers(1, 2**52), st.data())
 def test_permute_equals_the_plain_restatement_at_any_size(seed, epoch, size, data):
     ranks = data.draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=3))
@@ -84,7 +84,7 @@ def test_permute_equals_the_plain_restatement_at_any_size(seed, epoch, size, dat
     assert found.tolist() == [naive_permute(seed, epoch, rank, size) for rank in ranks]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SEEDS, st.integers(0, 2**40), st.integers(1, 3000))
 def test_permute_gives_each_element_once(seed, epoch, size):
     np.testing.assert_array_equal(np.sort(all_of(seed, epoch, size)), np.arange(size))

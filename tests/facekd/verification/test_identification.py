@@ -34,7 +34,7 @@ def naive(gallery, gallery_subjects, probes, probe_subjects, fpirs, ranks):
     return tpirs, [np.mean([rank <= r for _, rank in mated]) if mated else None for r in ranks]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 10_000), coarse=st.booleans(), several=st.booleans())
 def test_equals_loops(seed, coarse, several):
     generator = np.random.default_rng(seed)

@@ -35,7 +35,7 @@ from facekd.verification import (
 tied = hnp.arrays(np.float64, st.integers(1, 40), elements=st.integers(-3, 3).map(lambda value: value / 4))
 single = hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-1, 1, width=32))
 both_kinds = st.one_of(st.tuples(tied, tied), st.tuples(single, single))
-quick = settings(max_examples=80, deadline=None)
+quick = settings(max_examples=80)
 
 
 def overlapping(seed: int, num_genuine: int = 400, num_impostor: int = 700) -> tuple[np.ndarray, np.ndarray]:

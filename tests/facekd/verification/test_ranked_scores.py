@@ -27,7 +27,7 @@ def draw_kind(seed: int, size: int, num_digits: int | None, dtype: type, num_out
     return scores
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 10_000),
     size=st.integers(1, 300),
@@ -52,7 +52,7 @@ def test_counts_are_those_of_plain_counting(seed, size, num_digits, dtype, num_o
         assert ranked.num_tied_at(threshold) == (np.sum(below == below.max()) if below.size else 0)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 300), num_digits=st.sampled_from([1, None]))
 @example(seed=904, size=2, num_digits=1)
 def test_replaced_scores_are_among_the_others_in_order(seed, size, num_digits):

@@ -47,7 +47,7 @@ def test_rows_become_unit_vectors_unless_they_have_no_direction():
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1 << 30), place=st.floats(0, 1), size=st.sampled_from([1, 3, 64]))
 def test_directions_of_huge_and_of_denormal_embeddings_are_those_of_moderate_ones(dtype, seed, place, size):
     # From the smallest normal numbers to a quarter of the largest, in powers of two, which change no other bit.

@@ -134,7 +134,7 @@ def test_a_file_cut_while_it_is_read_is_an_error_and_no_crash(tmp_path: Path) ->
         data.read_images(np.arange(3))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     records=st.lists(
         st.tuples(st.integers(0, 9), st.sampled_from([0, 1, 3]), st.binary(min_size=1, max_size=40), st.booleans()),

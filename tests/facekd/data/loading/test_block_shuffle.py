@@ -26,14 +26,14 @@ PINNED_LARGE = [10835536, 29284882, 17703559, 23762440, 1803797]
 SEEDS = st.integers(0, 2**64 - 1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SHAPES, SEEDS, st.integers(0, 50), st.integers(1, 200))
 def test_each_epoch_has_each_image_once(shape, seed, epoch, num_images):
     order = shape.permute(seed, np.full(num_images, epoch), np.arange(num_images), num_images)
     assert sorted(order.tolist()) == list(range(num_images))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SHAPES, SEEDS, st.integers(0, 50), st.integers(1, 200))
 def test_a_window_reads_its_stretches_and_nothing_else(shape, seed, epoch, num_images):
     order = shape.permute(seed, np.full(num_images, epoch), np.arange(num_images), num_images)
@@ -57,7 +57,7 @@ def test_blocks_and_windows_are_shuffled_and_epochs_differ():
     assert 0.1 < same < 0.45
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SHAPES, SEEDS, st.integers(1, 90), st.integers(1, 4), st.integers(1, 4), st.integers(0, 6))
 def test_ranks_are_disjoint_and_a_resumed_run_goes_on_as_the_whole_one(shape, seed, num_images, share, ranks, done):
     def batches(rank: int, size: int, images_seen: int = 0) -> list[list[int]]:

@@ -17,7 +17,7 @@ PINNED = [1, 3, 2, 0, 3, 1, 4, 4, 1, 3, 0, 2]
 SEEDS = st.integers(0, 2**64 - 1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(PEOPLE, SEEDS, st.integers(1, 5), st.integers(0, 7))
 def test_each_turn_is_one_person_and_each_round_has_all(labels, seed, images_each, first_round):
     labels = np.array(labels)
@@ -33,7 +33,7 @@ def test_each_turn_is_one_person_and_each_round_has_all(labels, seed, images_eac
             assert len(set(turn.tolist())) >= (images_each + 1) // 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(PEOPLE, SEEDS, st.integers(1, 5))
 def test_a_person_s_images_are_all_read_before_one_is_read_again(labels, seed, images_each):
     labels = np.array(labels)
@@ -46,7 +46,7 @@ def test_a_person_s_images_are_all_read_before_one_is_read_again(labels, seed, i
             assert sorted(read[start : start + len(own)].tolist()) == own.tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(PEOPLE, SEEDS, st.integers(1, 5), st.lists(st.integers(0, 10**6), min_size=1, max_size=20))
 def test_any_positions_in_any_shape_give_the_images_of_the_whole_order(labels, seed, images_each, positions):
     order = PeopleShuffle(np.array(labels), seed, images_each)

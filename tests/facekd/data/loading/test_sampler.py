@@ -57,7 +57,7 @@ def global_batches(samplers: list[PositionSampler]) -> list[tuple[list[int], lis
     ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(RUNS)
 def test_each_image_is_read_once_in_each_epoch_over_all_ranks(run):
     steps = global_batches([sampler_of(run, rank) for rank in range(run["world_size"])])
@@ -72,7 +72,7 @@ def test_each_image_is_read_once_in_each_epoch_over_all_ranks(run):
             assert len(set(epoch)) == len(epoch)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(RUNS, st.data())
 def test_a_resumed_run_goes_on_with_the_batches_of_the_uninterrupted_one(run, data):
     rank = data.draw(st.integers(0, run["world_size"] - 1))
@@ -85,7 +85,7 @@ def test_a_resumed_run_goes_on_with_the_batches_of_the_uninterrupted_one(run, da
         np.testing.assert_array_equal(ours.indices, theirs.indices)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(RUNS, st.data())
 def test_the_number_of_processes_does_not_change_the_run(run, data):
     global_batch_size = batch_size_of(run)
@@ -96,7 +96,7 @@ def test_the_number_of_processes_does_not_change_the_run(run, data):
     assert global_batches(ours) == global_batches(theirs)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(RUNS, st.integers(0, 500), st.integers(0, 500))
 def test_length_counts_full_batches_and_the_last_one_is_filled_up(run, images_seen, total_images):
     sampler = sampler_of(run, images_seen=images_seen, total_images=total_images)

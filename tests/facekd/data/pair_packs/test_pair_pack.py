@@ -292,7 +292,7 @@ def test_a_pack_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
             read_pair_pack(written(tmp_path, content[:length]))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), protocol=st.integers(0, pickle.HIGHEST_PROTOCOL), as_arrays=st.booleans())
 def test_damage_is_either_refused_or_harmless(tmp_path: Path, data, protocol: int, as_arrays: bool) -> None:
     images = [np.frombuffer(image, np.uint8) for image in IMAGES] if as_arrays else IMAGES

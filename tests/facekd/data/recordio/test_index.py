@@ -49,7 +49,7 @@ def test_an_index_comes_back(tmp_path: Path, is_sorted: bool, cut: int) -> None:
     np.testing.assert_array_equal(found_offsets, offsets)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     key_digits=st.integers(1, 18),
     offset_digits=st.integers(1, 18),

@@ -55,7 +55,7 @@ def read_naively(content: bytes) -> list[bytes]:
     return payloads
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(payloads=st.lists(PAYLOADS, min_size=1, max_size=8))
 def test_any_payload_comes_back(tmp_path_factory: pytest.TempPathFactory, payloads: list[bytes]) -> None:
     path = tmp_path_factory.mktemp("records") / "any.rec"
