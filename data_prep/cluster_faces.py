@@ -20,7 +20,7 @@ from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_o
 from facekd.embedder.model_options import MODEL_HELP, add_model_options
 from facekd.errors import DataError, run_verb
 from facekd.files.output_lock import folder_lock
-from facekd.files.result_folder import finish_results, is_unfinished, start_results
+from facekd.files.result_folder import finish_results, start_results, was_stopped
 from facekd.utils.processes import usable_cores
 
 if TYPE_CHECKING:  # torch and scikit-learn cost seconds: `--help` does without
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         raise DataError(f"{folder}: give a folder, which gets the pack, the embeddings and the report")
     with folder_lock(folder, "command is at work"):
         is_taken = (folder / REPORT).exists() or rec_path_of(folder).exists()
-        if is_taken and not arguments.force and not is_unfinished(folder, REPORT):
+        if is_taken and not arguments.force and not was_stopped(folder, REPORT):
             raise DataError(f"{folder}: holds clusters already; choose another folder, or replace them by --force")
         return _cluster(arguments, folder)
 

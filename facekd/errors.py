@@ -115,7 +115,7 @@ def _status_of(main: Callable[[], int | None]) -> int:
         return 141  # the reader of our output has gone (`facekd ... | head`): nothing to report
     except OSError as error:
         # Operating-system errors that name a file, or whose cause is known, are the user's to fix as well.
-        file = error.filename or file_at_fault(error)
+        file = _with_a_name(error.filename or file_at_fault(error))
         if error.errno in NO_SPACE:
             _report(
                 f"no space left on the device while writing {file or 'a file'}; "
@@ -126,7 +126,7 @@ def _status_of(main: Callable[[], int | None]) -> int:
         elif isinstance(error, FileExistsError | NotADirectoryError) and (way := _file_in_the_way(error.filename)):
             _report(f"{way} is a file, and a folder is needed there: give another name, or move the file away")
         elif error.filename is not None:
-            _report(f"{error.strerror}: {error.filename}")
+            _report(f"{error.strerror}: {file}")
         elif is_device_failure(error):
             _report(
                 f"{error.strerror} while reading or writing {file or 'a file'}: look at the disk or the network mount, "
@@ -135,6 +135,13 @@ def _status_of(main: Callable[[], int | None]) -> int:
         else:
             raise
     return 2
+
+
+def _with_a_name(file: str | bytes | int | None) -> str | bytes | int | None:
+    """Returns the whole path of a folder that was given as `.` or `..`, which says little in a message."""
+    if isinstance(file, str) and file.rstrip("/").rpartition("/")[2] in ("", ".", ".."):
+        return str(Path(file).resolve())
+    return file
 
 
 def is_device_failure(error: BaseException) -> bool:

@@ -58,7 +58,12 @@ def finish_results(folder: Path, results: Mapping[str, Any], mark: str = MARK) -
 
 def is_unfinished(folder: Path, mark: str = MARK) -> bool:
     """Tells whether a command that wrote results into a folder was stopped before it had written all."""
-    return _unfinished(folder, mark).exists() and not (folder / mark).exists()
+    return was_stopped(folder, mark) and not (folder / mark).exists()
+
+
+def was_stopped(folder: Path, mark: str = MARK) -> bool:
+    """Tells whether a command that wrote results into a folder did not end by itself, even if it had written all."""
+    return _unfinished(folder, mark).exists()
 
 
 def _has_results(folder: Path, mark: str) -> bool:

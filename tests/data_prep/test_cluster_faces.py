@@ -128,6 +128,10 @@ def test_a_command_that_was_killed_before_its_page_is_finished_by_the_same_one(
     assert cluster("--min-size", "4") == 0
     assert (tmp_path / "out" / "train.rec").read_bytes() == content
     assert (tmp_path / "out" / "cluster_report.html").exists()
+    # Killed after its report, and before it could say that it had ended.
+    (tmp_path / "out" / ".cluster_report.json.unfinished").write_text('{"parts": []}')
+    assert cluster("--min-size", "4") == 0
+    assert not (tmp_path / "out" / ".cluster_report.json.unfinished").exists()
 
 
 @pytest.mark.slow

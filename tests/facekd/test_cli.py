@@ -147,6 +147,8 @@ def test_errors_for_people_become_one_line(capsys: pytest.CaptureFixture[str]) -
     assert "no space left on the device while writing model.onnx" in capsys.readouterr().err
     assert fail_with(PermissionError(errno.EACCES, "Permission denied", "out")) == 2
     assert "Permission denied: out" in capsys.readouterr().err
+    assert fail_with(OSError(errno.EIO, "Input/output error", "./")) == 2
+    assert f"error: Input/output error: {Path.cwd()}\n" in capsys.readouterr().err
     assert fail_with(OSError(errno.EIO, "Input/output error")) == 2
     assert "error: Input/output error while reading or writing a file: look at the disk" in capsys.readouterr().err
     assert fail_with(KeyboardInterrupt()) == 130

@@ -125,7 +125,7 @@ TABLE = (
     Command(
         "cluster",
         "data cluster {in}/faces out --model {in}/model.onnx --min-size 2",
-        ("train.rec", "train.idx", "cluster_report.json"),
+        ("cluster_report.json",),
     ),
     Command(
         "inspect",

@@ -288,12 +288,13 @@ def _call_at(ended: Ended, fault: Fault) -> str:
 def _names_of(ended: Ended, fault: Fault) -> list[str]:
     """Returns names that a message may give: those of the file that failed, or of one that failed after it.
 
-    A temporary file stands for the result that begins with the same word.
+    A temporary file stands for the result that begins with the same word, and no name for the folder of the attempt.
     """
     is_lasting = fault.how == "errors"
     hit = [call[3] for call in ended.calls if int(call[0]) == fault.at or (is_lasting and int(call[0]) > fault.at)]
     parts = {part for path in hit for part in Path(path).parts if part.strip("/.")}
-    return sorted(parts | {part.lstrip(".").split(".")[0] for part in parts})
+    is_folder = "" in hit
+    return sorted(parts | {part.lstrip(".").split(".")[0] for part in parts} | ({"/attempt"} if is_folder else set()))
 
 
 def _last_part(name: str) -> str:
