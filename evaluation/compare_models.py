@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.result_files import FOLDER_FORMAT, IJB_FORMAT, lock_output
+from evaluation.result_files import lock_output
 from evaluation.results.evaluated import Evaluated, check_comparable, load_results, match_by_set
 from evaluation.results.figures import Curve, draw_identification, draw_verification
-from evaluation.results.page import read_curves, read_result, write_report
+from evaluation.results.page import write_report
 from evaluation.results.pairs_of_result import ResultPairs, load_pairs
 from evaluation.results.tables import interval, percent
 from facekd.commands.command_line import FAR_LIST, SEED, CommandParser, whole_number
@@ -22,6 +22,8 @@ from facekd.files.writing import write_text
 from facekd.pages.figures import to_png
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
+from facekd.results.reading import read_curves, read_result
+from facekd.results.schema import FOLDER_FORMAT, IJB_FORMAT
 from facekd.verification import roc_curve
 from facekd.verification.bootstrap import MIN_DRAWS, MIN_SUBJECTS
 from facekd.verification.paired_bootstrap import PairedBootstrap, differences

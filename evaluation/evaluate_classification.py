@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.provenance import name_with_assumptions
-from evaluation.result_files import CLASSIFICATION_FORMAT, check_output, lock_output, make_result, start_evaluation
+from evaluation.result_files import check_output, lock_output, make_result, start_evaluation
 from evaluation.shared_options import add_output_option
 from facekd import __version__
 from facekd.commands.command_line import COUNT, PROCESSES, CommandParser, real_number
@@ -25,6 +25,7 @@ from facekd.files.result_folder import finish_results
 from facekd.files.unchanged import unchanged
 from facekd.pages.tables import Table
 from facekd.plugins import add_plugin_option
+from facekd.results.schema import CLASSIFICATION_FORMAT
 from facekd.utils.foreign import shown
 from facekd.utils.terminal import console, say
 from facekd.verification.proportions import wilson_interval

@@ -16,14 +16,7 @@ import numpy as np
 from evaluation.measures import add_intervals, measure_verification, verification_curves
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.provenance import open_described_model
-from evaluation.result_files import (
-    FOLDER_FORMAT,
-    check_output,
-    lock_output,
-    make_result,
-    start_evaluation,
-    write_arrays,
-)
+from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
 from evaluation.results.page import write_report
 from evaluation.results.tables import rank_table, summary_of, verification_table
 from evaluation.sets.embedding_cache import embed_pair_set
@@ -45,6 +38,7 @@ from facekd.commands.command_line import COUNT, CommandParser, comma_separated
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import DataError, run_verb
 from facekd.files.result_folder import finish_results
+from facekd.results.schema import FOLDER_FORMAT
 from facekd.utils.foreign import shown
 from facekd.utils.terminal import console, say
 from facekd.verification.identification import search

@@ -49,7 +49,7 @@ from evaluation.ijb.problems import (
 from evaluation.ijb.protocol import TARGETS, IjbProtocol, load_protocol
 from evaluation.measures import measure_verification, notes_on_ties, verification_curves
 from evaluation.metric_options import add_metric_options, check_metric_options
-from evaluation.result_files import IJB_FORMAT, check_output, lock_output, make_result, start_evaluation, write_arrays
+from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
 from evaluation.results.page import write_report
 from evaluation.results.terminal import print_ijb_results
 from evaluation.sets.embedding_rows import NpyRows
@@ -66,6 +66,7 @@ from facekd.commands.command_line import CommandParser
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
 from facekd.files.result_folder import finish_results
+from facekd.results.schema import IJB_FORMAT
 from facekd.utils.processes import launcher_number
 from facekd.verification.calibration import calibrate
 

@@ -16,15 +16,7 @@ import numpy as np
 from evaluation.measures import LFW_FARS, measure_pairs
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.provenance import name_with_assumptions, open_described_model
-from evaluation.result_files import (
-    LFW_FORMAT,
-    SUMMARY_FORMAT,
-    check_output,
-    lock_output,
-    make_result,
-    start_evaluation,
-    write_arrays,
-)
+from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
 from evaluation.results.figures import ScoredPairs, draw_pair_sets
 from evaluation.results.hardest_pairs import draw_hardest_pairs
 from evaluation.results.pack_names import PACK_NAMES
@@ -50,6 +42,7 @@ from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
 from facekd.files.result_folder import finish_results
 from facekd.files.writing import write_text
+from facekd.results.schema import LFW_FORMAT, SUMMARY_FORMAT
 from facekd.utils.terminal import console
 from facekd.verification.scores import cosines
 

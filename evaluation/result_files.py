@@ -22,13 +22,10 @@ from facekd.files.output_lock import folder_lock
 from facekd.files.reading import read_json
 from facekd.files.result_folder import MARK, start_results
 from facekd.files.writing import atomic_open
+from facekd.results.schema import FORMATS
 from facekd.utils.foreign import shown
 
-# Formats of results.json that an evaluation writes, and so may replace.
-LFW_FORMAT, SUMMARY_FORMAT = "facekd-verification", "facekd-verification-summary"
-IJB_FORMAT, FOLDER_FORMAT, CLASSIFICATION_FORMAT = "facekd-ijb", "facekd-folder", "facekd-classification"
-FORMATS = (LFW_FORMAT, SUMMARY_FORMAT, IJB_FORMAT, FOLDER_FORMAT, CLASSIFICATION_FORMAT)
-# Every other file that some evaluation writes into its output folder; a new one must be named here.
+# Every file but results.json that some evaluation writes into its output folder; a new one must be named here.
 FILES = (
     "scores.npy",
     "curves.npz",

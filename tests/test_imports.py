@@ -23,6 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "facekd.images",
         "facekd.verification",
     ),
+    ("facekd.results",),
     ("facekd.backbones", "facekd.head", "facekd.distillation", "facekd.data"),
     ("facekd.plugins",),
     ("facekd.checkpoints",),

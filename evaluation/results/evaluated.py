@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from evaluation.provenance import name_with_assumptions
-from evaluation.result_files import IJB_FORMAT, LFW_FORMAT, SUMMARY_FORMAT
-from evaluation.results.page import name_of, read_result
+from evaluation.results.page import name_of
 from evaluation.results.pairs_of_result import ResultPairs
-from evaluation.results.schema import check_result
 from facekd.errors import DataError
+from facekd.results.kept_scores import check_scores, read_scores
+from facekd.results.reading import read_result
+from facekd.results.schema import IJB_FORMAT, LFW_FORMAT, SUMMARY_FORMAT, check_result
 from facekd.utils.foreign import shown
-from facekd.verification.kept_scores import check_scores, read_scores
 
 DESCRIPTIONS = ("text", "like")  # keys of a protocol that describe it, and do not define it
 

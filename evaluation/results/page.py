@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.provenance import name_with_assumptions
-from evaluation.result_files import FOLDER_FORMAT, IJB_FORMAT
 from evaluation.results.figures import Curve, draw_histograms, draw_identification, draw_verification
-from evaluation.results.schema import check_result
 from evaluation.results.tables import (
     DATA,
     IDENTIFICATION,
@@ -31,77 +29,16 @@ from evaluation.results.tables import (
 )
 from evaluation.results.template_strips import MAX_IMAGES, show_worst_pairs
 from facekd.errors import DataError
-from facekd.files.npy_files import read_npz
-from facekd.files.reading import read_json
-from facekd.files.result_folder import is_unfinished
 from facekd.files.writing import write_text
 from facekd.pages.figures import to_png
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
+from facekd.results.reading import read_curves, read_result
+from facekd.results.schema import FOLDER_FORMAT, IJB_FORMAT, check_result
 from facekd.utils.foreign import shown
-from facekd.verification.kept_scores import check_curves
 
-NEWEST_VERSION = 1
 FOLDER_COUNTS = ("num_images", "num_people", "num_gallery", "num_distractors", "num_probes")
 FILES = ("results.csv", "report.md", "report.html")
-
-
-def read_result(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads the `results.json` of a folder.
-
-    Raises:
-        DataError: there is none, it is not JSON, or it is of a later version than this program knows.
-    """
-    path = Path(folder) / "results.json"
-    try:
-        result = read_json(path, "the results of an evaluation", "run the evaluation again")
-    except FileNotFoundError:
-        if is_unfinished(Path(folder)):
-            raise DataError(
-                f"{folder}: its evaluation was stopped before all files were written; run the evaluation again"
-            ) from None
-        raise DataError(f"{path}: no results there; give the --output folder of a finished evaluation") from None
-    if not str(result.get("format", "")).startswith("facekd-"):
-        raise DataError(f"{path}: names no format, so it was not written by `facekd evaluate`")
-    version = result.get("version", 0)
-    if not isinstance(version, int) or version > NEWEST_VERSION:
-        raise DataError(f"{path}: version {shown(version)} of {shown(result['format'])}; this facekd reads up to 1")
-    return result
-
-
-def read_curves(folder: str | os.PathLike[str], result: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Reads the arrays of `curves.npz`, which belong to a result; returns none if the file is absent.
-
-    Raises:
-        DataError: it cannot be read, or is of other results.
-    """
-    path = Path(folder) / "curves.npz"
-    try:
-        curves = read_npz(path, "run the evaluation again")
-    except FileNotFoundError:
-        return {}
-    _check_kinds(path, curves)
-    check_curves(curves, result, Path(folder))
-    return curves
-
-
-def _check_kinds(path: Path, curves: dict[str, np.ndarray]) -> None:
-    """Refuses arrays that no curve has: those of a file that was not written by an evaluation."""
-    for name, array in curves.items():
-        if array.dtype.kind not in "fiu" or array.ndim != 1 or not array.size or not np.isfinite(array).all():
-            raise DataError(f"{path}: {shown(name)} is {array.dtype} {array.shape}; expected finite numbers in a row")
-    # Curves are two arrays of one length, and histograms have an edge more than counts.
-    sizes = {name: array.size for name, array in curves.items()}
-    pairs = [("roc_far", "roc_tar", 0)]
-    pairs += [("histogram_edges", f"histogram_{kind}", 1) for kind in ("genuine", "impostor")]
-    galleries = [name.removeprefix("cmc_") for name in sizes if name.startswith("cmc_")]
-    pairs += [(f"dir_{gallery}_fpir", f"dir_{gallery}_tpir", 0) for gallery in galleries]
-    for first, second, more in pairs:
-        needed = first.startswith("dir") or first in sizes or second in sizes
-        if needed and (first not in sizes or sizes[first] - more != sizes.get(second)):
-            raise DataError(
-                f"{path}: {shown(first)} and {shown(second)} do not belong together; run the evaluation again"
-            )
 
 
 def write_report(folder: str | os.PathLike[str], result: dict[str, Any] | None = None) -> list[Path]:

@@ -9,10 +9,10 @@ import numpy as np
 
 from evaluation.ijb.problems import subjects_of_templates
 from evaluation.ijb.protocol import load_protocol
-from evaluation.result_files import IJB_FORMAT
 from evaluation.sets.pair_set import load_pair_set
 from facekd.errors import DataError
 from facekd.files.reading import sha256_of_file
+from facekd.results.schema import IJB_FORMAT
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.pages.figures import SINGLE, RocLine, draw_losses, draw_roc, new_figure, to_png
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
+from facekd.results.kept_scores import read_checked_scores
 from facekd.training.logbook import read_log
 from facekd.verification import roc_curve
-from facekd.verification.kept_scores import read_checked_scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,8 +15,8 @@ from facekd.files.writing import write_text
 from facekd.pages.figures import RocLine, draw_losses, draw_roc, label_axes, new_figure, to_png
 from facekd.pages.html import Picture, render_page
 from facekd.pages.tables import Table
+from facekd.results.kept_scores import read_checked_scores
 from facekd.training.logbook import read_log
-from facekd.verification.kept_scores import read_checked_scores
 from facekd.verification.metrics import tar_curve
 
 if TYPE_CHECKING:

@@ -130,9 +130,10 @@ def read_json(
 
     Raises:
         FacekdError: of class `error`, if the file is not UTF-8, not JSON, nested too deeply, not an object, or lacks a
-            key.
+            key; `DataError` for a named pipe.
         OSError: the file is missing or cannot be read.
     """
+    require_regular_file(path)
     try:
         value = json.loads(Path(path).read_bytes())  # in any encoding of Unicode
     except (ValueError, RecursionError) as cause:  # a wrong byte is a ValueError, too

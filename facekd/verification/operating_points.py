@@ -133,6 +133,19 @@ def checked_far(far: float) -> float:
     return float(far)
 
 
+def false_accept_among(far: float, num_comparisons: int) -> float:
+    """Returns the probability that one of several comparisons is a false accept, if each errs by itself: 1 - (1 - f)^n.
+
+    It grows almost n times as fast as the FAR, and is never more than n f. Comparisons of one face with many depend on
+    each other, which makes it an estimate.
+
+    Args:
+        far: the FAR of a single comparison.
+        num_comparisons: how many impostors a face is compared with.
+    """
+    return 1.0 if far >= 1 and num_comparisons else -math.expm1(num_comparisons * math.log1p(-min(far, 1 - 2**-53)))
+
+
 def not_measurable(far: float, num_genuine: int, num_impostor: int, rule: Rule) -> TarAtFar:
     """Returns the operating point of a FAR that allows no false accept, with the number of comparisons it needs."""
     needed = f"{math.ceil(1 / far * (1 - FAR_ROUNDING)):,}" if far > 1e-15 else f"{1 / far:.0e}"

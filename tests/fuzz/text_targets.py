@@ -16,7 +16,6 @@ from data_prep.photographs.landmark_files import read_landmarks
 from data_prep.sources.image_lists import labels_from_key_list, read_lst
 from data_prep.sources.image_sources import read_tsv
 from evaluation.ijb.text_files import read_named_numbers, read_pairs, read_template_subjects
-from evaluation.results.page import read_result
 from evaluation.sets.pair_set import read_subjects
 from facekd.commands.yaml_files import MAX_VALUES, read_yaml
 from facekd.data.datasets.record_pack import open_record_pack, read_property
@@ -27,6 +26,7 @@ from facekd.files.resumable_file import ResumableFile
 from facekd.importing.adaface_command import read_command, translate_adaface
 from facekd.importing.arcface_config import translate_arcface
 from facekd.importing.python_config import read_python_config
+from facekd.results.reading import read_result
 from facekd.training.logbook import read_log
 from tests.fuzz.binary_targets import rec_seeds
 from tests.fuzz.target import Target

@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from evaluation.result_files import CLASSIFICATION_FORMAT, FOLDER_FORMAT, IJB_FORMAT, LFW_FORMAT, SUMMARY_FORMAT
 from facekd.errors import DataError
 from facekd.utils.foreign import shown
 
+# The formats of results.json that an evaluation writes.
+LFW_FORMAT, SUMMARY_FORMAT = "facekd-verification", "facekd-verification-summary"
+IJB_FORMAT, FOLDER_FORMAT, CLASSIFICATION_FORMAT = "facekd-ijb", "facekd-folder", "facekd-classification"
+FORMATS = (LFW_FORMAT, SUMMARY_FORMAT, IJB_FORMAT, FOLDER_FORMAT, CLASSIFICATION_FORMAT)
 NUMBER, COUNT, TEXT = "a number", "a whole number", "text"
 MAX_NUMBER = 1e300
 INTERVAL = (NUMBER, NUMBER)
@@ -55,7 +58,7 @@ RESULT: dict[str, Any] = {
     "?num_impostor": COUNT,
     "?num_people": COUNT,
     "?num_images": COUNT,
-    "?model": {"?path": TEXT, "?assumed": [TEXT], "?preprocessing": {}},
+    "?model": {"?path": TEXT, "?fingerprint": TEXT, "?sha256": TEXT, "?assumed": [TEXT], "?preprocessing": {}},
     "?embeddings": {"?path": TEXT},
     "if eer": {"auc": NUMBER, "num_genuine": COUNT, "num_impostor": COUNT},
     "if num_images": {"num_people": COUNT},

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from facekd.errors import DataError
+from facekd.results.kept_scores import check_curves, check_scores, read_checked_scores, read_scores
 from facekd.verification import equal_error_rate, kfold_accuracy, roc_curve, tar_at_far
-from facekd.verification.kept_scores import check_curves, check_scores, read_checked_scores, read_scores
 
 IS_SAME = np.arange(300) % 3 == 0
 FOLD_OF = np.arange(300) // 30

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from evaluation.results.evaluated import load_results
-from evaluation.results.page import read_curves, write_report
+from evaluation.results.page import write_report
 from facekd.errors import DataError
+from facekd.results.reading import read_curves
 
 POINT = {
     "far": 0.1,

@@ -1,0 +1,86 @@
+"""Reads the results.json and the curves.npz that an evaluation left, wherever they lie now."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facekd.errors import DataError
+from facekd.files.npy_files import read_npz
+from facekd.files.reading import read_json
+from facekd.files.result_folder import MARK, is_unfinished
+from facekd.results.kept_scores import check_curves
+from facekd.utils.foreign import shown
+
+NEWEST_VERSION = 1
+
+
+def results_file(place: str | os.PathLike[str]) -> Path:
+    """Returns the file that a place stands for: `results.json` in a folder, or a file by its own name."""
+    path = Path(place)
+    is_file = not path.is_dir() and (path.suffix == ".json" or path.exists())
+    return path if is_file else path / MARK
+
+
+def read_result(place: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads the results of an evaluation.
+
+    Args:
+        place: the output folder of the evaluation, or its `results.json`, under any name.
+
+    Raises:
+        DataError: there are none, they are not JSON, or of a later version than this program knows.
+    """
+    path = results_file(place)
+    try:
+        result = read_json(path, "the results of an evaluation", "run the evaluation again")
+    except FileNotFoundError:
+        if path.name == MARK and is_unfinished(path.parent):
+            raise DataError(
+                f"{path.parent}: its evaluation was stopped before all files were written; run the evaluation again"
+            ) from None
+        raise DataError(f"{path}: no results there; give the --output folder of a finished evaluation") from None
+    if not str(result.get("format", "")).startswith("facekd-"):
+        raise DataError(f"{path}: names no format, so it was not written by `facekd evaluate`")
+    version = result.get("version", 0)
+    if not isinstance(version, int) or version > NEWEST_VERSION:
+        raise DataError(f"{path}: version {shown(version)} of {shown(result['format'])}; this facekd reads up to 1")
+    return result
+
+
+def read_curves(folder: str | os.PathLike[str], result: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Reads the arrays of `curves.npz`, which belong to a result; returns none if the file is absent.
+
+    Raises:
+        DataError: it cannot be read, or is of other results.
+    """
+    path = Path(folder) / "curves.npz"
+    try:
+        curves = read_npz(path, "run the evaluation again")
+    except FileNotFoundError:
+        return {}
+    _check_kinds(path, curves)
+    check_curves(curves, result, Path(folder))
+    return curves
+
+
+def _check_kinds(path: Path, curves: dict[str, np.ndarray]) -> None:
+    """Refuses arrays that no curve has: those of a file that was not written by an evaluation."""
+    for name, array in curves.items():
+        if array.dtype.kind not in "fiu" or array.ndim != 1 or not array.size or not np.isfinite(array).all():
+            raise DataError(f"{path}: {shown(name)} is {array.dtype} {array.shape}; expected finite numbers in a row")
+    # Curves are two arrays of one length, and histograms have an edge more than counts.
+    sizes = {name: array.size for name, array in curves.items()}
+    pairs = [("roc_far", "roc_tar", 0)]
+    pairs += [("histogram_edges", f"histogram_{kind}", 1) for kind in ("genuine", "impostor")]
+    galleries = [name.removeprefix("cmc_") for name in sizes if name.startswith("cmc_")]
+    pairs += [(f"dir_{gallery}_fpir", f"dir_{gallery}_tpir", 0) for gallery in galleries]
+    for first, second, more in pairs:
+        needed = first.startswith("dir") or first in sizes or second in sizes
+        if needed and (first not in sizes or sizes[first] - more != sizes.get(second)):
+            raise DataError(
+                f"{path}: {shown(first)} and {shown(second)} do not belong together; run the evaluation again"
+            )
