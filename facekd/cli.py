@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from facekd import __version__
@@ -71,6 +72,8 @@ PLUGIN_VERBS = {
     "data inspect",
     *("evaluate lfw", "evaluate ijbc", "evaluate folder", "evaluate classification"),
 }
+# The data verbs that the menu of all verbs explains; it only names the others.
+FIRST_DATA = ("data align", "data pack", "data inspect", "data make-pairs")
 VERBS: dict[str, tuple[str, str]] = {name: verb for verbs in MENU.values() for name, verb in verbs.items()}
 
 
@@ -158,7 +161,12 @@ def _make_validators(config: TrainConfig) -> list[Validator | HeadValidator]:
 def _menu() -> str:
     lines = ["usage: facekd VERB ...     `facekd VERB --help` explains a verb, with an example"]
     for job, verbs in MENU.items():
-        lines += ["", job, *_rows(verbs)]
+        # A long group has a menu of its own, so that this one fits a screen.
+        others = [verb.removeprefix("data ") for verb in verbs if verb.startswith("data ") and verb not in FIRST_DATA]
+        lines += ["", job, *_rows(verb for verb in verbs if verb.removeprefix("data ") not in others)]
+        if others:
+            also = f"also {', '.join(others)}: see `facekd data --help`"
+            lines += wrap(also, 78, initial_indent="  data ", subsequent_indent="       ", break_on_hyphens=False)
     return "\n".join(
         [
             *lines,
