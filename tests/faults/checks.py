@@ -9,9 +9,10 @@ from tests.faults.attempts import Ended
 from tests.faults.commands import Command
 from tests.faults.contents import differences
 
-# Results that grow or are replaced while a command is at work; each version of them is whole.
+# Results that grow or are replaced while a command is at work; each version of them is whole. Of kept embeddings of
+# IJB a file beside them says which rows are there.
 LOG = "log.jsonl"
-GROWING = ("*.jsonl", "steps.json", "best.pt", "config.yaml")
+GROWING = ("*.jsonl", "steps.json", "best.pt", "config.yaml", "embeddings/*-plain.npy", "embeddings/*-mirrored.npy")
 
 
 def found_after_fault(

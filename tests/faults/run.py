@@ -122,6 +122,8 @@ class Campaign:
         is_spared = fault.where == "inputs" and self.command.spares and self.command.spares in hit
         if ended.status == 0:
             changed = [] if is_spared else differences(left, undisturbed["contents"])
+            # What cannot be cached beside the data is cached in the user's folder instead.
+            changed = [line for line in changed if not line.startswith("cache/")]
             found = [f"status 0, but {line}" for line in changed if not is_said_loss(ended, hit, line)]
         else:
             found = found_after_fault(self.command, left, undisturbed["contents"], undisturbed["old"])
