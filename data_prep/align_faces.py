@@ -15,39 +15,33 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_prep.jobs.ordered_work import in_order
-from data_prep.jobs.places import check_apart
 from data_prep.photographs.align_log import AlignLog, Alignment
-from data_prep.photographs.face_detectors import FaceDetector, Faces, open_detector
 from data_prep.photographs.landmark_files import GivenLandmarks, read_landmarks
 from data_prep.photographs.photos import find_photos
-from data_prep.sources.encoded_images import FirstImageNote
 from facekd.commands.command_line import JPEG_QUALITY, THREADS, CommandParser, real_number, whole_number
+from facekd.commands.places import check_apart
 from facekd.embedder.onnx_file import read_onnx_file
-from facekd.errors import DataError, ImageError, is_device_failure, run_verb
+from facekd.errors import DataError, ImageError, run_verb
+from facekd.faces import choosing
+from facekd.faces.choosing import FaceRules, WhichFaces, choose_faces, detect_at_two_sizes
+from facekd.faces.detectors import Faces, open_detector
+from facekd.faces.finding import cut_face
 from facekd.files.held_folders import make_folder
 from facekd.files.output_lock import folder_lock
 from facekd.files.reading import sha256_of_file, stamp_of
 from facekd.files.syncing import sync_file_system
 from facekd.files.writing import write_json, write_small_file, write_text
-from facekd.images.alignment import align, is_plausible, template_fit
 from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.images.encoding import encode_jpeg, encode_png
+from facekd.images.frames import FirstImageNote
+from facekd.images.image_files import read_image_file
+from facekd.utils.ordered_work import in_order
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 
 REPORT_NAME, SET_ASIDE_NAME = "align_report.json", "set_aside.tsv"
 REPORT_FORMAT, REPORT_VERSION = "facekd-alignment", 1
-REASONS = {
-    "no_face": "no face found",
-    "low_confidence": "only faces below --min-score",
-    "too_small": "only faces smaller than --min-face",
-    "odd_landmarks": "landmarks that do not look like a face",
-    "no_landmarks": "not in the landmark file",
-    "unreadable": "cannot be read or decoded",
-}
-# Faces far below --min-score are still found, to tell "only low scores" from "no face" when choosing the limit.
-LEAST_CANDIDATE_SCORE = 0.1
+REASONS = {**choosing.REASONS, "no_landmarks": "not in the landmark file"}
 
 
 @dataclass(frozen=True)
@@ -58,13 +52,18 @@ class Settings:
     template: str
     image_size: int
     landmarks_from: str
-    choose: str
+    choose: WhichFaces
     min_score: float
     min_face: float
     detector_size: int
     exif: bool
     file_format: str
     quality: int | None
+
+    @property
+    def rules(self) -> FaceRules:
+        """Returns which face of a photograph is taken."""
+        return FaceRules(self.choose, self.min_score, self.min_face, self.detector_size)
 
 
 @dataclass(frozen=True)
@@ -127,27 +126,26 @@ def align_photo(task: Task, finder: Finder, settings: Settings, note: FirstImage
     # Read the photograph.
     stamp = list(stamp_of(None))
     try:
-        stamp = list(stamp_of(task.source))
-        content = task.source.read_bytes()
+        with contextlib.suppress(OSError):  # reading says why
+            stamp = list(stamp_of(task.source))
+        content = read_image_file(task.source)
         image = decode_rgb(content, settings.exif)
         note.look(task.source, content)
     except ImageError as error:
         return Alignment(task.photo, stamp, reason="unreadable", detail=str(error))
-    except OSError as error:  # removed meanwhile, a broken link, no permission: the others can still be aligned
-        if is_device_failure(error):
-            raise
-        return Alignment(task.photo, stamp, reason="unreadable", detail=str(error.strerror))
 
     # Find its landmarks: those of the face to take, or those given.
     found = finder(task.photo, image)
     if found is None:
         return Alignment(task.photo, stamp, reason="no_landmarks")
     if isinstance(found, Faces):
-        choice, reason, detail, num_faces = choose_face(found, image.shape[:2], settings)
-        if choice is None:
-            return Alignment(task.photo, stamp, reason=reason, detail=detail, num_faces=num_faces)
-        landmarks, score = found.landmarks[choice], float(found.scores[choice])
-        box = found.boxes[choice].round(2).tolist()
+        choice = choose_faces(found, image.shape, settings.rules)
+        num_faces = choice.num_sure
+        if choice.reason is not None:
+            return Alignment(task.photo, stamp, reason=choice.reason, detail=choice.detail, num_faces=num_faces)
+        number = choice.numbers[0]
+        landmarks, score = found.landmarks[number], float(found.scores[number])
+        box = found.boxes[number].round(2).tolist()
     else:
         landmarks, score, box, num_faces = found.landmarks, found.score, None, None
         if score is not None and score < settings.min_score:
@@ -160,46 +158,11 @@ def align_photo(task: Task, finder: Finder, settings: Settings, note: FirstImage
         "box": box,
         "num_faces": num_faces,
     }
-    if not is_plausible(landmarks[None])[0]:
-        detail = f"they fit the template to {template_fit(landmarks[None])[0]:.2f} of 1"
-        return Alignment(task.photo, stamp, reason="odd_landmarks", detail=detail, **facts)
-    try:
-        crop = align(image, landmarks, settings.image_size)
-    except ImageError as error:
-        return Alignment(task.photo, stamp, reason="odd_landmarks", detail=str(error), **facts)
+    crop, problem = cut_face(image, landmarks, settings.image_size)
+    if crop is None:
+        return Alignment(task.photo, stamp, reason="odd_landmarks", detail=problem, **facts)
     _write_crop(task.target, crop, settings.quality)
     return Alignment(task.photo, stamp, crop=task.crop, **facts)
-
-
-def choose_face(
-    faces: Faces, image_shape: tuple[int, ...], settings: Settings
-) -> tuple[int | None, str | None, str | None, int]:
-    """Chooses the face to cut out: returns `(number or None, reason, detail, how many reach --min-score)`."""
-    if not len(faces):
-        return None, "no_face", None, 0
-    is_sure = faces.scores >= settings.min_score
-    if not is_sure.any():
-        return None, "low_confidence", f"the best face has score {faces.scores.max():.3f}", 0
-    sides = faces.boxes[:, 2:] - faces.boxes[:, :2]
-    is_eligible = is_sure & (sides.min(axis=1) >= settings.min_face)
-    if not is_eligible.any():
-        largest = sides.min(axis=1)[is_sure].max()
-        return None, "too_small", f"the largest face is {largest:.0f} pixels across", int(is_sure.sum())
-    middle = np.array([image_shape[1], image_shape[0]]) / 2
-    from_middle = np.linalg.norm((faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2 - middle, axis=1)
-    merit = {"largest": sides.prod(axis=1), "centre": -from_middle, "score": faces.scores}[settings.choose]
-    return int(np.argmax(np.where(is_eligible, merit, -np.inf))), None, None, int(is_sure.sum())
-
-
-def detect_at_two_sizes(detector: FaceDetector, image: np.ndarray, settings: Settings) -> Faces:
-    """Detects at `detector_size`, then at half of it if no face is sure: a face may be too large for the first."""
-    least = min(LEAST_CANDIDATE_SCORE, settings.min_score)
-    found = detector.detect(image, least, settings.detector_size)
-    if len(found) and found.scores.max() >= settings.min_score:
-        return found
-    again = detector.detect(image, least, settings.detector_size // 2)
-    best = [faces.scores.max() if len(faces) else 0.0 for faces in (found, again)]
-    return again if best[1] > best[0] else found
 
 
 def _open_finder(arguments: argparse.Namespace) -> tuple[Finder, str]:
@@ -212,7 +175,7 @@ def _open_finder(arguments: argparse.Namespace) -> tuple[Finder, str]:
     settings = _settings(arguments, "")
     digest = read_onnx_file(arguments.detector).sha256[:16]
     source = f"{detector.kind} {arguments.detector.name} (sha256 {digest})"
-    return lambda name, image: detect_at_two_sizes(detector, image, settings), source
+    return lambda name, image: detect_at_two_sizes(detector, image, settings.rules), source
 
 
 def _settings(arguments: argparse.Namespace, landmarks_from: str) -> Settings:

@@ -11,11 +11,11 @@ import numpy as np
 
 from data_prep.inspection.clean_lists import Changes, read_clean_lists
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
-from data_prep.jobs.places import check_apart
 from data_prep.jobs.resuming import digest_of, resuming
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_sources import RecordSource, default_name
 from facekd.commands.command_line import CommandParser
+from facekd.commands.places import check_apart
 from facekd.data.datasets.class_counts import ClassCounts, print_contents
 from facekd.data.datasets.cleaning import REPORT
 from facekd.data.datasets.identity_map import sha256_of_labels

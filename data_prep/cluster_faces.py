@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.jobs.bad_records import BadRecords
-from data_prep.jobs.places import check_apart
 from data_prep.jobs.resuming import digest_of, resuming
 from facekd.commands.command_line import COSINE, IMAGE_SIDE, PROCESSES, CommandParser, whole_number
+from facekd.commands.places import check_apart
 from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
 from facekd.embedder.model_options import MODEL_HELP, add_model_options
 from facekd.errors import DataError, run_verb

@@ -19,8 +19,6 @@ import numpy as np
 
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
 from data_prep.jobs.conversion_log import REPORT_NAME, ConversionLog
-from data_prep.jobs.ordered_work import in_order
-from data_prep.jobs.places import check_apart
 from data_prep.jobs.resuming import digest_of, resuming
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_lists import check_name
@@ -29,6 +27,7 @@ from data_prep.sources.new_labels import NewLabels, combine_labels
 from data_prep.sources.people import describe_other_people
 from data_prep.sources.webdataset import TarPackWriter
 from facekd.commands.command_line import JPEG_QUALITY, SEED, THREADS, CommandParser, whole_number
+from facekd.commands.places import check_apart
 from facekd.data.datasets.class_counts import count_classes, print_contents
 from facekd.data.datasets.record_pack_writer import Layout, RecordPackWriter, rec_path_of
 from facekd.data.datasets.sharded_records import SHARD, shard_path
@@ -39,6 +38,7 @@ from facekd.files.resumable_file import LEFTOVERS, discard, forget_journal
 from facekd.files.writing import write_json
 from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.images.encoding import encode_jpeg
+from facekd.utils.ordered_work import in_order
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 

@@ -13,9 +13,8 @@ from data_prep.ijb_sets.drawn_embeddings import write_embeddings
 from data_prep.ijb_sets.plan import PUBLISHED, IjbPlan, plan_of_counts, plan_of_images
 from data_prep.ijb_sets.sources import LooseCrop, open_face_source
 from data_prep.ijb_sets.writer import count_templates, write_metadata
-from data_prep.jobs.ordered_work import by_processes
-from data_prep.jobs.places import check_apart
 from facekd.commands.command_line import COUNT, PROCESSES, SEED, CommandParser, real_number, whole_number
+from facekd.commands.places import check_apart
 from facekd.data.synthetic import MIN_SIZE
 from facekd.errors import DataError, run_verb
 from facekd.files.output_lock import file_lock
@@ -24,6 +23,7 @@ from facekd.files.temporaries import temporary_folder
 from facekd.files.writing import write_json, write_text
 from facekd.images.alignment import template
 from facekd.images.decoding import quiet_decoders
+from facekd.utils.ordered_work import by_processes
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 

@@ -10,15 +10,14 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from data_prep.jobs.ordered_work import in_order
-from data_prep.jobs.places import check_apart
 from data_prep.pairs.pair_list import PairList
 from data_prep.pairs.published_lists import LAYOUTS, read_pair_list, subject_of
 from data_prep.pairs.sampling import all_pairs, sample_pairs
 from data_prep.photographs.photos import find_photos
-from data_prep.sources.encoded_images import FirstImageNote, prepare_image
+from data_prep.sources.encoded_images import prepare_image
 from data_prep.sources.image_lists import list_folder
 from facekd.commands.command_line import IMAGE_SIDE, JPEG_QUALITY, SEED, THREADS, CommandParser, whole_number
+from facekd.commands.places import check_apart
 from facekd.data.pair_packs.npz_file import write_native_pair_pack
 from facekd.data.pair_packs.pair_pack import PairPack, write_pair_pack
 from facekd.data.pair_packs.people import (
@@ -31,7 +30,9 @@ from facekd.errors import DataError, ImageError, run_verb
 from facekd.files.output_lock import file_lock
 from facekd.files.writing import atomic_open_together
 from facekd.images.decoding import quiet_decoders
+from facekd.images.frames import FirstImageNote
 from facekd.images.image_files import is_image_name
+from facekd.utils.ordered_work import in_order
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.verification import balanced_folds, fold_indices

@@ -11,10 +11,8 @@ import cv2
 import numpy as np
 
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
-from data_prep.jobs.ordered_work import in_order
-from data_prep.jobs.places import check_apart
 from data_prep.jobs.resuming import digest_of, file_stamp, resuming
-from data_prep.sources.encoded_images import FirstImageNote, prepare_image
+from data_prep.sources.encoded_images import prepare_image
 from data_prep.sources.image_lists import (
     LST_COLUMNS,
     ListedImage,
@@ -26,11 +24,14 @@ from data_prep.sources.image_lists import (
     renumber,
 )
 from facekd.commands.command_line import IMAGE_SIDE, JPEG_QUALITY, THREADS, CommandParser
+from facekd.commands.places import check_apart
 from facekd.data.datasets.class_counts import count_classes, print_contents, warn_of_one_class
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.errors import DataError, FacekdError, ImageError, run_verb
 from facekd.images.decoding import quiet_decoders
+from facekd.images.frames import FirstImageNote
 from facekd.images.image_files import is_image_name
+from facekd.utils.ordered_work import in_order
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 

@@ -16,7 +16,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_prep.jobs.ordered_work import by_processes
 from facekd.commands.command_line import COUNT, JPEG_QUALITY, PROCESSES, SEED, CommandParser, whole_number
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.data.pair_packs.pair_pack import write_pair_pack
@@ -30,6 +29,7 @@ from facekd.files.syncing import sync_file_system
 from facekd.files.temporaries import temporary_folder
 from facekd.files.writing import atomic_open, write_json, write_text
 from facekd.images.encoding import encode_jpeg, encode_png
+from facekd.utils.ordered_work import by_processes
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
-from data_prep.jobs.places import check_apart
 from data_prep.jobs.resuming import files_fingerprint
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_lists import names_from_lst
 from data_prep.sources.people import people_of
 from facekd.commands.command_line import CommandParser
+from facekd.commands.places import check_apart
 from facekd.data.datasets.class_counts import print_contents
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.errors import DataError, RecordError, run_verb

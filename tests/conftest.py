@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,8 @@ import pytest
 from hypothesis import settings
 
 from facekd.data.recordio import Header, RecordWriter, pack
+from facekd.errors import run_verb
+from tests.painted_faces import write_scrfd, write_yunet
 
 ROOT = Path(__file__).resolve().parent.parent
 # Real faces and models carry no licence that lets the project ship them: tests that need them skip without them.
@@ -44,6 +47,29 @@ def real_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a verb; returns its exit status, standard output and standard error."""
+
+    def run_it(verb: Callable[[list[str]], int], *arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = run_verb(partial(verb, [str(argument) for argument in arguments]))
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run_it
+
+
+@pytest.fixture(scope="session")
+def scrfd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scrfd(tmp_path_factory.mktemp("scrfd") / "painted_bnkps.onnx")
+
+
+@pytest.fixture(scope="session")
+def yunet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_yunet(tmp_path_factory.mktemp("yunet") / "painted.onnx")
 
 
 @pytest.fixture

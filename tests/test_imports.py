@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("facekd.plugins",),
     ("facekd.checkpoints",),
     ("facekd.embedder",),
-    ("facekd.teacher", "facekd.export"),
+    ("facekd.teacher", "facekd.export", "facekd.faces"),
     ("facekd.training",),
     ("facekd.experiments", "facekd.importing"),
     ("evaluation", "data_prep"),

@@ -8,10 +8,10 @@ from itertools import pairwise
 import cv2
 import numpy as np
 
-from data_prep.jobs.ordered_work import in_order
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.errors import FacekdError
 from facekd.images.decoding import decode_rgb
+from facekd.utils.ordered_work import in_order
 from facekd.utils.progress import track
 
 HASH_SIDE = 8

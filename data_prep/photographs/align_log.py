@@ -28,7 +28,7 @@ class Alignment:
         photo: its name below the folder of photographs.
         stamp: the numbers of `stamp_of` for the file: a changed photograph is done again.
         crop: name of the crop below the output folder; None if the photograph was set aside.
-        reason: why it was set aside, one of `align_faces.REASONS`; None if it was not.
+        reason: why it was set aside, a key of `facekd.faces.choosing.REASONS`; None if it was not.
         detail: a sentence about that.
         landmarks: ten numbers x1 y1 ... x5 y5 in pixels of the photograph, upright.
         score: score of the detector; None if the landmarks came without one.

@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-import threading
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from facekd.errors import DataError, ImageError, is_device_failure
-from facekd.files.reading import encoding_hint, require_regular_file
+from facekd.errors import ImageError
 from facekd.images.decoding import decode_rgb
 from facekd.images.encoding import encode_jpeg
-from facekd.images.frames import holds_several_images
+from facekd.images.frames import FirstImageNote
 from facekd.images.heif import AVIF_BRANDS, is_heif
-
-
-class FirstImageNote:
-    """Says once a run that a file holds several images, of which the first is taken; threads may share it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._is_said = False
-
-    def look(self, path: Path, content: bytes) -> None:
-        """Looks at the content of a file, until one was met."""
-        if self._is_said or not holds_several_images(content):
-            return
-        with self._lock:
-            if not self._is_said:
-                self._is_said = True
-                message = (
-                    "holds several images (an animation, or pages); of this and any other such file the first is taken"
-                )
-                print(f"note: {path} {message}", file=sys.stderr)
+from facekd.images.image_files import read_image_file
 
 
 def prepare_image(path: Path, size: int, resize: bool, quality: int, note: FirstImageNote) -> bytes:
@@ -50,20 +28,9 @@ def prepare_image(path: Path, size: int, resize: bool, quality: int, note: First
     Raises:
         ImageError: the file does not decode, or has another size and `resize` is False.
     """
-    # Read the file.
+    # Read and decode it, and check its size.
     try:
-        require_regular_file(path)
-        content = path.read_bytes()
-    except DataError as error:
-        raise ImageError(str(error)) from error
-    except FileNotFoundError as error:
-        raise ImageError(f"{path}: no such image, though it is listed{encoding_hint(str(path))}") from error
-    except OSError as error:  # a link to itself, no permission: no reason to lose the other images
-        if is_device_failure(error):
-            raise
-        raise ImageError(f"{path}: {error.strerror}") from error
-    # Decode it, and check its size.
-    try:
+        content = read_image_file(path)
         pixels = decode_rgb(content)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from error

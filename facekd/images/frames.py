@@ -3,9 +3,32 @@
 from __future__ import annotations
 
 import struct
+import sys
+import threading
+from pathlib import Path
 
 TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 SUBFILE_TYPE, REDUCED = 254, 1  # a TIFF's thumbnail says that it is a reduced version of another image
+
+
+class FirstImageNote:
+    """Says once a run that a file holds several images, of which the first is taken; threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_said = False
+
+    def look(self, path: Path, content: bytes) -> None:
+        """Looks at the content of a file, until one was met."""
+        if self._is_said or not holds_several_images(content):
+            return
+        with self._lock:
+            if not self._is_said:
+                self._is_said = True
+                message = (
+                    "holds several images (an animation, or pages); of this and any other such file the first is taken"
+                )
+                print(f"note: {path} {message}", file=sys.stderr)
 
 
 def holds_several_images(data: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Lists the image files of a folder. Every command that reads folders lists them here, by one rule:
+"""Lists the image files of a folder, and reads them. Every command that reads folders lists them here, by one rule:
 
 - A file is an image if its name ends in one of `IMAGE_SUFFIXES`, in upper or lower case. Whether it decodes shows when
   it is read. A link that leads nowhere, or to itself, is an image that cannot be read if it is named like one. A pipe,
@@ -20,7 +20,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Literal
 
-from facekd.errors import DataError
+from facekd.errors import DataError, ImageError, is_device_failure
+from facekd.files.reading import encoding_hint, require_regular_file
 from facekd.images.heif import AVIF_SUFFIXES, HEIC_SUFFIXES, READABLE_SUFFIXES, REMEDY
 from facekd.utils.terminal import printable
 
@@ -136,6 +137,26 @@ def is_listed_name(name: str) -> bool:
     """
     is_hidden = any(part.startswith(".") and part != "." for part in name.split("/"))
     return not is_hidden and name.lower().endswith((*IMAGE_SUFFIXES, *UNREADABLE_SUFFIXES))
+
+
+def read_image_file(path: Path) -> bytes:
+    """Reads the bytes of one of many image files.
+
+    Raises:
+        ImageError: it is missing or cannot be read, and the others still can; the message does not name it.
+        OSError: the disk fails.
+    """
+    try:
+        require_regular_file(path)
+        return path.read_bytes()
+    except DataError as error:
+        raise ImageError(str(error).removeprefix(f"{path}: ")) from error
+    except FileNotFoundError as error:
+        raise ImageError(f"no such image, though it is listed{encoding_hint(str(path))}") from error
+    except OSError as error:  # a link to itself, no permission
+        if is_device_failure(error):
+            raise
+        raise ImageError(str(error.strerror)) from error
 
 
 def list_by_folder(root: Path) -> ImageFolders:

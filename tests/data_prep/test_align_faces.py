@@ -13,13 +13,12 @@ import pytest
 from PIL import Image
 
 from data_prep import align_faces, pack_records
-from data_prep.photographs.face_detectors import Faces
 from data_prep.photographs.landmark_files import read_landmarks
 from facekd.errors import DataError
-from facekd.images.alignment import align, template
+from facekd.images.alignment import align
+from tests.painted_faces import PAINTED
 
 Run = Callable[..., tuple[int, str, str]]
-PAINTED = (template() - template().mean(0)) * 0.66
 FLAGS = ("--detector-size", 128, "--format", "png", "--workers", 2)
 
 
@@ -120,40 +119,6 @@ def test_small_faces_are_passed_over(photos: Path, tmp_path: Path, scrfd: Path, 
     run(align_faces.main, photos, tmp_path / "out", "--detector", scrfd, "--min-face", 50, *FLAGS)
     assert log_of(tmp_path / "out")["Ada/one face.png"]["reason"] == "too_small"
     assert log_of(tmp_path / "out")["Bob/several.png"]["crop"] == "Bob/several.png"
-
-
-def faces_of(*scores: float) -> Faces:
-    count = len(scores)
-    return Faces(np.zeros((count, 4)), np.zeros((count, 5, 2)), np.array(scores))
-
-
-@pytest.mark.parametrize(
-    ("at_512", "at_256", "expected", "asked"),
-    [
-        ((0.9,), (0.99,), 0.9, [512]),
-        ((), (0.8,), 0.8, [512, 256]),
-        ((0.3,), (0.8,), 0.8, [512, 256]),
-        ((0.3,), (0.2,), 0.3, [512, 256]),
-        ((0.3,), (), 0.3, [512, 256]),
-    ],
-)
-def test_where_no_face_is_sure_a_smaller_picture_is_tried(
-    at_512: tuple[float, ...], at_256: tuple[float, ...], expected: float, asked: list[int], tmp_path: Path
-) -> None:
-    class Detector:
-        kind = "fake"
-
-        def __init__(self) -> None:
-            self.sizes: list[int] = []
-
-        def detect(self, image: np.ndarray, least_score: float, input_size: int) -> Faces:
-            self.sizes.append(input_size)
-            return faces_of(*{512: at_512, 256: at_256}[input_size])
-
-    settings = align_faces.Settings("4", "", 112, "", "largest", 0.5, 0, 512, True, "png", None)
-    detector = Detector()
-    found = align_faces.detect_at_two_sizes(detector, np.zeros((9, 9, 3), np.uint8), settings)
-    assert found.scores.max() == expected and detector.sizes == asked
 
 
 def test_a_second_run_goes_on_where_the_first_stopped(

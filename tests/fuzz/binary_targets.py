@@ -31,9 +31,11 @@ from facekd.data.pair_packs.pair_pack import PairPack, decode_images
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.data.recordio import Header, pack
 from facekd.embedder.classifying_model import load_logit_network
+from facekd.faces import Gallery, Origin, read_gallery, write_gallery
 from facekd.files.array_cache import load_cached, save_cached
 from facekd.files.reading import sealed
 from facekd.images.decoding import decode_rgb
+from facekd.images.preprocessing import Preprocessing
 from facekd.importing.weight_files import read_weights
 from facekd.teacher.cache_file import TeacherCache, check_claim
 from tests.fuzz.target import Target
@@ -132,6 +134,19 @@ def _npz_seeds() -> list[bytes]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "pack.npz"
         write_native_pair_pack(path, PairPack([encoded(".png", 4)] * 4, np.array([True, False])))
+        return [path.read_bytes()]
+
+
+def _gallery_seeds() -> list[bytes]:
+    import tempfile
+
+    faces = np.eye(3, dtype=np.float32), np.ones(3, np.float32), np.array(["a.jpg", "b.jpg", "c.jpg"])
+    places = (np.full(shape, np.nan, np.float32) for shape in ((3, 4), (3, 5, 2), (3,)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "faces.npz"
+        write_gallery(
+            path, Gallery(*faces, np.array(["", "Ada", ""]), *places, Origin("m.onnx", "ab", Preprocessing()))
+        )
         return [path.read_bytes()]
 
 
@@ -334,6 +349,7 @@ TARGETS = [
     ),
     Target("pairs_bin", "pack.bin", _read_pairs, _bin_seeds),
     Target("pairs_npz", "pack.npz", _read_pairs, _npz_seeds),
+    Target("gallery", "faces.npz", read_gallery, _gallery_seeds),
     Target("npy", "embeddings.npy", lambda path: load_embeddings(path, 4), _npy_seeds),
     Target("npy_rows", "embeddings.npy", lambda path: NpyRows(path, None, False, 4).read(0, 4), _npy_seeds),
     Target("npy_kept", "kept.npy", read_kept, _kept_seeds, _check_kept),

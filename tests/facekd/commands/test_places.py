@@ -17,7 +17,7 @@ from data_prep import (
     pack_records,
     unpack_records,
 )
-from data_prep.jobs.places import check_apart
+from facekd.commands.places import check_apart
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 
 Run = Callable[..., tuple[int, str, str]]

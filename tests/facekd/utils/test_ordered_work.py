@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from data_prep import make_ijb_layout, synthesize_faces
-from data_prep.jobs.ordered_work import by_processes, in_order
 from facekd.errors import WorkerError
+from facekd.utils.ordered_work import by_processes, in_order
 from facekd.utils.processes import end_with_pool
 
 

@@ -13,19 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from data_prep.photographs.face_detectors import open_detector, without_overlaps
 from facekd.errors import ModelError
-from facekd.images.alignment import template
-
-PAINTED = (template() - template().mean(0)) * 0.66
-
-
-def paint(*faces: tuple[int, int, int, int], size: int = 128) -> np.ndarray:
-    """Black, with a cell of 8 pixels for each (column, row, red, blue)."""
-    image = np.zeros((size, size, 3), np.uint8)
-    for column, row, red, blue in faces:
-        image[8 * row : 8 * row + 8, 8 * column : 8 * column + 8] = (red, 0, blue)
-    return image
+from facekd.faces.detectors import open_detector, without_overlaps
+from tests.painted_faces import PAINTED, paint
 
 
 @pytest.mark.parametrize("kind", ["scrfd", "yunet"])
