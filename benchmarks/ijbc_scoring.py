@@ -88,8 +88,8 @@ def run_facekd(root: Path, seconds: dict[str, float]) -> dict[float, float]:
     from evaluation.ijb.pooling import Faces, Pooling, pool_templates
     from evaluation.ijb.problems import find_problems, settle
     from evaluation.ijb.protocol import load_protocol
-    from evaluation.measures import measure_verification
     from evaluation.sets.embedding_rows import NpyRows
+    from facekd.verification.measures import measure_verification
 
     # Parse, check and pool; the binary copy of the text files is written in the background.
     background = ThreadPoolExecutor(1)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.measures import add_intervals, measure_verification, verification_curves
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.provenance import open_described_model
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
@@ -42,6 +41,7 @@ from facekd.results.schema import FOLDER_FORMAT
 from facekd.utils.foreign import shown
 from facekd.utils.terminal import console, say
 from facekd.verification.identification import search
+from facekd.verification.measures import add_intervals, measure_verification, verification_curves
 from facekd.verification.proportions import wilson_interval
 from facekd.verification.ranked_scores import RankedScores
 from facekd.verification.scores import unit_rows

@@ -47,7 +47,6 @@ from evaluation.ijb.problems import (
     text_of,
 )
 from evaluation.ijb.protocol import TARGETS, IjbProtocol, load_protocol
-from evaluation.measures import measure_verification, notes_on_ties, verification_curves
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
 from evaluation.results.page import write_report
@@ -69,6 +68,7 @@ from facekd.files.result_folder import finish_results
 from facekd.results.schema import IJB_FORMAT
 from facekd.utils.processes import launcher_number
 from facekd.verification.calibration import calibrate
+from facekd.verification.measures import measure_verification, notes_on_ties, verification_curves
 
 RESULT_VERSION = 1
 EXAMPLE = """\

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.measures import LFW_FARS, measure_pairs
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.provenance import name_with_assumptions, open_described_model
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
@@ -44,6 +43,7 @@ from facekd.files.result_folder import finish_results
 from facekd.files.writing import write_text
 from facekd.results.schema import LFW_FORMAT, SUMMARY_FORMAT
 from facekd.utils.terminal import console
+from facekd.verification.measures import LFW_FARS, measure_pairs
 from facekd.verification.scores import cosines
 
 Entries = dict[str, Any]  # of results.json

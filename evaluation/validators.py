@@ -9,12 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from evaluation.measures import measure_pairs
 from evaluation.sets.class_ranks import rank_images
 from evaluation.sets.embedding_cache import Embed, ImageSubset, distinct_images, embed_images
 from evaluation.sets.pair_set import load_pair_set
 from facekd.data.config import DataConfig, open_training_data
 from facekd.data.datasets import print_summary
+from facekd.verification.measures import measure_pairs
 from facekd.verification.scores import cosines
 from facekd.verification.top_k_accuracy import top_k_accuracy
 

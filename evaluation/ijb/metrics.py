@@ -12,9 +12,9 @@ import numpy as np
 from evaluation.ijb.problems import Kept
 from evaluation.ijb.protocol import IjbProtocol, SubjectTemplates
 from evaluation.ijb.scoring import RefinedScores, rank_pairs
-from evaluation.measures import add_intervals
 from facekd.verification import Rule
 from facekd.verification.identification import identification_curves, mean_of_galleries, measure_search, search
+from facekd.verification.measures import add_intervals
 from facekd.verification.ranked_scores import RankedScores
 
 NUM_WORST = 20

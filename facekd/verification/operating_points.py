@@ -126,6 +126,24 @@ def num_accepted_above(falling: np.ndarray, refused: Any) -> Any:
     return np.searchsorted(-falling, -refused, side="left")
 
 
+def crossing_rate(
+    false_accepts: np.ndarray, true_accepts: np.ndarray, num_impostor: float, num_genuine: float
+) -> float:
+    """Returns the equal error rate: where the straight lines between operating points pass FAR = FRR.
+
+    Args:
+        false_accepts, true_accepts: (K,) sums of weights accepted at each point, from the strictest point on; the last
+            point accepts more of either kind than FAR = FRR does.
+        num_impostor, num_genuine: the weights of all comparisons of either kind, above 0.
+    """
+    # FAR - FRR at each point, times both totals: exact for whole numbers.
+    excess = false_accepts * num_genuine - (num_genuine - true_accepts) * num_impostor
+    after = max(int(np.argmax(excess >= 0)), 1)
+    low, high = excess[after - 1], excess[after]
+    step = false_accepts[after] - false_accepts[after - 1]
+    return float((false_accepts[after - 1] - low / (high - low) * step) / num_impostor)
+
+
 def checked_far(far: float) -> float:
     """Returns a FAR as a float. Raises `InputError` outside (0, 1]."""
     if not 0 < far <= 1:

@@ -1,4 +1,4 @@
-"""Tests whether one model is better than another on the same comparisons: a paired bootstrap of TAR@FAR differences.
+"""Tests whether one model is better than another on the same comparisons: a paired bootstrap of the differences.
 
 Every draw weighs people (or comparisons, if people are not known) once, for all models alike, and each model finds its
 own threshold under these weights: what the models share, difficult people above all, cancels in the difference. A
@@ -22,6 +22,7 @@ from facekd.errors import InputError
 from facekd.utils.progress import track
 from facekd.verification.bootstrap import MIN_DRAWS, percentile_interval
 from facekd.verification.operating_points import (
+    crossing_rate,
     first_refused_position,
     num_accepted_above,
     num_allowed_false_accepts,
@@ -42,6 +43,9 @@ class TarDifference:
     difference: float | None
     ci95: tuple[float, float] | None
     p_value: float | None  # two-sided: how often draws as far from 0 would be seen if the models were equal
+
+
+Measured = tuple[float, np.ndarray]  # a measure of one model over all comparisons, and in each draw (R,)
 
 
 class PairedBootstrap:
@@ -100,11 +104,50 @@ class PairedBootstrap:
         Raises:
             InputError: scores of another length, or not finite.
         """
+        scores = self._checked(scores, name)
+        measured = self._run(scores, [None], "")[0]
+        return measured, self._run(scores, range(self.draws), f"resampling {name}")
+
+    def eers(self, scores: np.ndarray, name: str = "scores") -> Measured:
+        """Returns the EER of one model as measured, and in each draw (R,); NaN in draws without one kind.
+
+        Each draw looks at all comparisons, so this is for packs of thousands of pairs, not for millions.
+
+        Raises:
+            InputError: see `tars`.
+        """
+        scores = self._checked(scores, name)
+        # The operating points: one for each distinct score, highest first, and the one that accepts nothing.
+        order = np.argsort(-scores, kind="stable")
+        falling, is_genuine = scores[order], self.is_same[order]
+        ends = np.append(0, np.flatnonzero(np.append(falling[1:] < falling[:-1], True)) + 1)
+        found = []
+        for draw in (None, *range(self.draws)):
+            weights = self._weights(draw)(order)
+            accepted = [np.append(0.0, np.cumsum(weights * kind)) for kind in (~is_genuine, is_genuine)]
+            impostors, genuine = accepted[0][-1], accepted[1][-1]
+            is_usable = impostors > 0 and genuine > 0
+            points = (accepted[0][ends], accepted[1][ends])
+            found.append(crossing_rate(*points, impostors, genuine) if is_usable else np.nan)
+        return found[0], np.array(found[1:])
+
+    def means(self, values: np.ndarray) -> Measured:
+        """Returns the mean of one value a comparison, such as whether a model is right about it, and in each draw (R,).
+
+        Args:
+            values: (P,) numbers or bools.
+        """
+        positions, found = np.arange(len(self.is_same)), []
+        for draw in (None, *range(self.draws)):
+            weights = self._weights(draw)(positions)
+            found.append(float(weights @ values) / max(float(weights.sum()), 1.0))
+        return found[0], np.array(found[1:])
+
+    def _checked(self, scores: np.ndarray, name: str) -> np.ndarray:
         scores = checked_scores(scores, name)
         if scores.shape != self.is_same.shape:
             raise InputError(f"{name}: {len(scores):,} scores for {len(self.is_same):,} pairs")
-        measured = self._run(scores, [None], "")[0]
-        return measured, self._run(scores, range(self.draws), f"resampling {name}")
+        return scores
 
     def _run(self, scores: np.ndarray, draws: Iterable[int | None], description: str) -> np.ndarray:
         """Returns the TARs (R, F) of draws, by number; None weighs every comparison once."""
@@ -191,12 +234,27 @@ def differences(
     found = []
     for column, far in enumerate(fars):
         tars = [float(model[0][column]) for model in (first, second)]
-        drawn = second[1][:, column] - first[1][:, column]
-        drawn = drawn[np.isfinite(drawn)]
-        if not np.isfinite(tars).all() or len(drawn) < MIN_DRAWS:
+        change = difference(*((tar, model[1][:, column]) for tar, model in zip(tars, (first, second), strict=True)))
+        if change is None:
             found.append(TarDifference(far, None, None, None, None, None))
-            continue
-        tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
-        p_value = min(2 * (int(tail) + 1) / (len(drawn) + 1), 1.0)
-        found.append(TarDifference(far, tars[0], tars[1], tars[1] - tars[0], percentile_interval(drawn), p_value))
+        else:
+            found.append(TarDifference(far, *tars, *change))
     return found
+
+
+def difference(first: Measured, second: Measured) -> tuple[float, tuple[float, float], float] | None:
+    """Computes `second - first` of one measure of two models: the difference, its 95 % interval and its p-value.
+
+    Args:
+        first, second: as measured, and in each draw (R,), of the same `PairedBootstrap`.
+
+    Returns:
+        None if a measure is not finite, or too few of the draws are.
+    """
+    drawn = second[1] - first[1]
+    drawn = drawn[np.isfinite(drawn)]
+    if not np.isfinite([first[0], second[0]]).all() or len(drawn) < MIN_DRAWS:
+        return None
+    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    p_value = min(2 * (int(tail) + 1) / (len(drawn) + 1), 1.0)
+    return second[0] - first[0], percentile_interval(drawn), p_value

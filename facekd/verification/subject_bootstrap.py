@@ -21,6 +21,7 @@ import numpy as np
 from scipy import sparse
 
 from facekd.verification.operating_points import (
+    crossing_rate,
     first_refused_position,
     num_accepted_above,
     num_allowed_false_accepts,
@@ -255,15 +256,8 @@ class _Draws:
             false_accepts = base + np.concatenate([[0.0], np.cumsum(inside)])[np.concatenate([[0], num_impostors])]
             true_accepts = self.genuine_weights[draw, np.concatenate([[first_genuine], num_genuine])]
             impostors, total = self.totals[draw], self.genuine_totals[draw]
-            if impostors == 0 or total == 0:
-                found[position] = 0.0
-                continue
-            # FAR - FRR at each point, times both totals: exact whole numbers.
-            excess = false_accepts * total - (total - true_accepts) * impostors
-            after = max(int(np.argmax(excess >= 0)), 1)
-            low, high = excess[after - 1], excess[after]
-            step = false_accepts[after] - false_accepts[after - 1]
-            found[position] = (false_accepts[after - 1] - low / (high - low) * step) / impostors
+            is_usable = impostors > 0 and total > 0
+            found[position] = crossing_rate(false_accepts, true_accepts, impostors, total) if is_usable else 0.0
         return found
 
 

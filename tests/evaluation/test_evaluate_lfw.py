@@ -16,13 +16,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from evaluation.evaluate_lfw import main
-from evaluation.measures import measure_pairs
 from evaluation.sets.pair_set import load_pair_set
 from facekd.data.pair_packs.npz_file import write_native_pair_pack
 from facekd.data.pair_packs.pair_pack import PairPack, write_pair_pack
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.errors import FacekdError, run_verb
 from facekd.verification import kfold_accuracy
+from facekd.verification.measures import measure_pairs
 from tests.evaluation.conftest import make_pack, quarters
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from evaluation.evaluate_lfw import main
-from evaluation.measures import measure_pairs
 from evaluation.sets.embedding_rows import NpyRows
 from evaluation.sets.pair_set import PairSet, load_pair_set
 from facekd.embedder import embed_with_flip, open_embedder
+from facekd.verification.measures import measure_pairs
 
 # Torchvision's ImageNet statistics in grey levels: what this model was trained with.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

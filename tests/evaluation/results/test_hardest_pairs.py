@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from evaluation.measures import measure_pairs
 from evaluation.results.figures import ScoredPairs, draw_pair_sets
 from evaluation.results.hardest_pairs import draw_hardest_pairs
 from evaluation.results.terminal import print_lfw_results
 from evaluation.sets.pair_set import load_pair_set
+from facekd.verification.measures import measure_pairs
 
 
 def scored(name: str = "pairs", distance: float = 2.0, num_pairs: int = 400) -> ScoredPairs:

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from evaluation.measures import measure_pairs
 from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.experiments.quickstart_report import write_report
+from facekd.verification.measures import measure_pairs
 
 PAIRS = 80
 HOSTILE = """<script>alert("x")</script> & 'L2'"""

@@ -13,7 +13,6 @@ import yaml
 from scipy import stats
 
 from evaluation.evaluate_lfw import parse
-from evaluation.measures import measure_pairs
 from facekd.cli import main
 from facekd.commands.config_files import parse_config
 from facekd.data.pair_packs.pair_pack import write_pair_pack
@@ -22,6 +21,7 @@ from facekd.experiments.command_runner import CompletedSteps, run_steps
 from facekd.experiments.study_file import load_study, parse_study
 from facekd.experiments.study_results import gather, paired_difference
 from facekd.training.config import TrainConfig
+from facekd.verification.measures import measure_pairs
 
 ROOT = Path(__file__).resolve().parents[3]
 FARS = (0.1, 0.01)

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation.measures import measure_verification, verification_curves
 from facekd.errors import ConfigError, DataError
 from facekd.results.thresholds import read_thresholds
+from facekd.verification.measures import measure_verification, verification_curves
 from facekd.verification.operating_points import false_accept_among
 from facekd.verification.ranked_scores import RankedScores
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from facekd.errors import InputError
-from facekd.verification import num_allowed_false_accepts, paired_bootstrap, tar_at_far
-from facekd.verification.paired_bootstrap import PairedBootstrap, differences
+from facekd.verification import equal_error_rate, num_allowed_false_accepts, paired_bootstrap, tar_at_far
+from facekd.verification.paired_bootstrap import PairedBootstrap, difference, differences
 
 FARS = (1e-2, 1e-1, 0.5, 1.0)
 
@@ -45,6 +45,9 @@ def test_each_draw_is_what_counting_gives(known: bool) -> None:
     bootstrap = PairedBootstrap(is_same, subjects if known else None, FARS, draws, seed)
     measured, drawn = bootstrap.tars(scores)
     assert measured.tolist() == [point.tar for point in tar_at_far(scores[is_same], scores[~is_same], FARS)]
+    eers, means = bootstrap.eers(scores), bootstrap.means(scores)
+    assert eers[0] == equal_error_rate(scores[is_same], scores[~is_same])
+    assert means[0] == pytest.approx(scores.mean())
     for draw in range(0, draws, 9):
         generator = np.random.default_rng([seed, draw])
         if known:
@@ -55,6 +58,10 @@ def test_each_draw_is_what_counting_gives(known: bool) -> None:
             for kind in (is_same, ~is_same):
                 size = int(kind.sum())
                 counts[kind] = np.bincount(generator.integers(size, size=size), minlength=size)
+        repeated = np.repeat(np.arange(len(scores)), counts.astype(int))
+        same = is_same[repeated]
+        assert eers[1][draw] == pytest.approx(equal_error_rate(scores[repeated][same], scores[repeated][~same]), 1e-12)
+        assert means[1][draw] == pytest.approx(scores[repeated].mean(), 1e-12)
         expected = [counted_one_by_one(scores, is_same, counts, far) for far in FARS]
         assert np.array_equal(drawn[draw], expected, equal_nan=True)
 
@@ -132,3 +139,14 @@ def test_many_people_are_counted_by_couples_to_the_same_end(monkeypatch: pytest.
     dense = PairedBootstrap(is_same, subjects, FARS, 100).tars(scores)[1]
     monkeypatch.setattr("facekd.verification.subject_bootstrap.MAX_DENSE_SUBJECTS", 3)
     assert np.array_equal(PairedBootstrap(is_same, subjects, FARS, 100).tars(scores)[1], dense, equal_nan=True)
+
+
+def test_a_difference_of_any_measure_needs_finite_draws() -> None:
+    drawn = np.random.default_rng(0).normal(size=(2, 200))
+    found = difference((1.0, drawn[0]), (1.5, drawn[1]))
+    assert found is not None
+    assert found[0] == 0.5
+    assert found[1] == pytest.approx(tuple(np.quantile(drawn[1] - drawn[0], (0.025, 0.975))))
+    assert difference((1.0, drawn[0]), (float("nan"), drawn[1])) is None
+    drawn[0, :150] = np.nan
+    assert difference((1.0, drawn[0]), (1.5, drawn[1])) is None

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from evaluation.measures import measure_pairs
 from facekd.verification import equal_error_rate, kfold_accuracy, tar_at_far, wilson_interval
+from facekd.verification.measures import measure_pairs
 
 
 @pytest.fixture
