@@ -7,7 +7,10 @@ SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("facekd/margins/*.py",),
         ("tests/facekd/margins",),
     ),
-    "verification": (("facekd/verification/*.py",), ("tests/facekd/verification",)),
+    "verification": (
+        ("facekd/verification/*.py", "facekd/results/kept_scores.py"),
+        ("tests/facekd/verification", "tests/facekd/results/test_kept_scores.py"),
+    ),
     "recordio": (
         ("facekd/data/recordio/*.py",),
         ("tests/facekd/data/recordio", "tests/facekd/data/datasets/test_reading_by_the_batch.py"),
