@@ -100,7 +100,10 @@ def run_verb(main: Callable[[], int | None]) -> int:
     rank = _rank("RANK")
     explain_bus_errors(f"error: {f'(rank {rank}) ' if rank else ''}")
     with outliving_the_terminal(), printable_streams(), interrupted_by_signals():
-        return _status_of(main)
+        try:
+            return _status_of(main)
+        except KeyboardInterrupt as error:  # while an error was told, or waited for another process to tell its own
+            return _status_of_stop(error)
 
 
 def _status_of(main: Callable[[], int | None]) -> int:
@@ -110,7 +113,7 @@ def _status_of(main: Callable[[], int | None]) -> int:
         _report(str(error))
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        return 128 + (error.number if isinstance(error, StopSignal) else signal.SIGINT)
+        return _status_of_stop(error)
     except BrokenPipeError:
         return 141  # the reader of our output has gone (`facekd ... | head`): nothing to report
     except OSError as error:
@@ -135,6 +138,10 @@ def _status_of(main: Callable[[], int | None]) -> int:
         else:
             raise
     return 2
+
+
+def _status_of_stop(error: KeyboardInterrupt) -> int:
+    return 128 + (error.number if isinstance(error, StopSignal) else signal.SIGINT)
 
 
 def _with_a_name(file: str | bytes | int | None) -> str | bytes | int | None:

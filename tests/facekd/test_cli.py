@@ -7,8 +7,10 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,6 +161,19 @@ def test_errors_for_people_become_one_line(capsys: pytest.CaptureFixture[str]) -
     assert run_verb(lambda: None) == 0
     with pytest.raises(ZeroDivisionError):  # a defect of ours keeps its traceback
         fail_with(ZeroDivisionError())
+
+
+def test_a_process_that_waits_with_its_error_ends_silently_when_the_launcher_stops_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> int:
+        raise FacekdError("another process is gone")
+
+    # The launcher ends the others once one has failed; that one has said why.
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(time, "sleep", lambda _: signal.raise_signal(signal.SIGTERM))
+    assert run_verb(fail) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("below", ["", "run", "run/checkpoints"])
