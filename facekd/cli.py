@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,7 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
         "quickstart": ("facekd.experiments.quickstart", "the whole method on generated faces, on a CPU"),
         "pipeline sh-kd": ("facekd.experiments.sh_kd", "student, teacher and new student of the paper"),
         "study": ("facekd.experiments.study", "compare training methods over seeds: a report"),
+        "configs": ("facekd.commands.print_configs", "the example configurations: list, or print one"),
     },
     "Data": {
         "data align": ("data_prep.align_faces", "photographs -> aligned face crops"),
@@ -87,7 +90,24 @@ def main(argv: list[str] | None = None) -> int:
     return run_verb(lambda: _dispatch(arguments))
 
 
+def _require_own_packages() -> None:
+    """Refuses to run where another package has the name of one of the three that belong together.
+
+    Raises:
+        FacekdError: it says where the other one is.
+    """
+    root = Path(__file__).parent.parent
+    for name in ("evaluation", "data_prep"):
+        spec = find_spec(name)
+        places = [Path(place).resolve() for place in (spec.submodule_search_locations or [])] if spec else []
+        if (root / name).resolve() not in places:
+            other = places[0] if places else spec.origin if spec else None
+            remedy = "take its folder out of PYTHONPATH, or run facekd in another one" if other else "install it again"
+            raise FacekdError(f"facekd's package `{name}` is {f'hidden by {other}' if other else 'missing'}: {remedy}")
+
+
 def _dispatch(arguments: list[str]) -> int:
+    _require_own_packages()
     # Print the menu or the version.
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_menu())

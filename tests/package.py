@@ -2,15 +2,16 @@
 
 The source archive is built, the wheel from it; their files are compared with the repository. The wheel is installed
 into an environment of its own, `.venv-versions/package`, without the optional packages. There, in a folder without the
-repository, every verb explains itself, the quickstart runs at its smallest size, an example config trains by its name,
-a model of the run is evaluated on the generated pack, and the three plug-ins of `examples/` are trained with. The
-status is 1 if anything of that is wrong.
+repository that holds packages of others with the names of ours, every verb explains itself, the quickstart runs at its
+smallest size, an example config trains by its name and printed into a file, a model of the run is evaluated on the
+generated pack, and the three plug-ins of `examples/` are trained with. The status is 1 if anything of that is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -62,13 +63,20 @@ def compare(wheel: Path, archive: Path) -> Iterator[str]:
     yield from (f"{wheel.name} lacks {name}" for name in sorted(belongs - names))
     yield from (f"{wheel.name} has {name}, which does not belong there" for name in sorted(names - belongs))
     yield from () if licences else (f"{wheel.name} lacks the licence",)
-    yield from (f"{archive.name} lacks {name}" for name in sorted((belongs | {"LICENSE", "README.md"}) - members))
-    yield from (f"{archive.name} has {name}: the tests do not belong there" for name in members if "tests/" in name)
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    kept = {name for name in tracked.splitlines() if not name.startswith(".") and not (ROOT / name).is_symlink()}
+    yield from (f"{archive.name} lacks {name}" for name in sorted((belongs | kept) - members))
     print(f"{wheel.name}: {len(names)} files, {archive.name}: {len(members)} files", flush=True)
 
 
 def check_description(uv: str, wheel: Path, archive: Path) -> Iterator[str]:
-    """Yields what an index of packages would say against the description."""
+    """Yields what an index of packages would say against the description, and links that would lead nowhere there."""
+    with zipfile.ZipFile(wheel) as opened:
+        about = next(name for name in opened.namelist() if name.endswith(".dist-info/METADATA"))
+        text = opened.read(about).decode()
+    yield from (
+        f"{wheel.name}: its description links to {link}" for link in re.findall(r"\]\((?!https?://)(.*?)\)", text)
+    )
     done = subprocess.run(
         [uv, "tool", "run", "-q", "twine", "check", "--strict", str(wheel), str(archive)],
         capture_output=True,
@@ -89,6 +97,9 @@ def install(uv: str, python: str, wheel: Path) -> Path:
 def use(commands: Path, folder: Path) -> Iterator[str]:
     """Runs commands in a folder that has the examples alone; yields those that fail, and their output."""
     folder.mkdir()
+    for name in PACKAGES:
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("raise SystemExit('a package of another with this name')\n")
     shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     # One thread: torch's own wait for each other busily, on a machine with other load for ever.
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
@@ -98,6 +109,9 @@ def use(commands: Path, folder: Path) -> Iterator[str]:
         *(f"{verb} --help" for verb in VERBS),
         "quickstart --size tiny --output quick",
         f"train {SHORT} --output run",
+        "configs",
+        "configs configs/debug.yaml",
+        "train mine.yaml --images 64 --schedule.warmup_images 0 --output mine",
         "evaluate lfw --model quick/student/model.onnx --pairs quick/data/test.bin --output results",
         "report results",
         f"train {SHORT} --plugin examples/plain_backbone.py --backbone.name plain --output plain",
@@ -117,6 +131,8 @@ def use(commands: Path, folder: Path) -> Iterator[str]:
             check=False,
         )
         print(f"facekd {line}: status {done.returncode}, {time.monotonic() - start:.1f} s", flush=True)
+        if line == "configs configs/debug.yaml":
+            (folder / "mine.yaml").write_text(done.stdout)
         if done.returncode:
             yield f"facekd {line} ended with status {done.returncode}:\n{done.stdout}{done.stderr}"
 

@@ -25,14 +25,14 @@ from facekd.files.held_folders import check_held, make_folder
 from facekd.files.reading import read_json
 from facekd.files.temporaries import open_own_file
 from facekd.files.writing import write_json
-from facekd.utils.processes import describe_end, start_tied
+from facekd.utils.processes import START_MODULE, describe_end, start_tied
 from facekd.utils.progress import format_duration
 from facekd.utils.stopping import STOP_SIGNALS, StopSignal, heeded_signals, interrupted_by_signals, stop_signal_of
 
 SECONDS_BETWEEN_POLLS = 0.05
 NUM_LOG_LINES = 15  # shown of a failed step
-LAUNCH = (sys.executable, "-m", "facekd")
-LAUNCH_MANY = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
+LAUNCH = (*START_MODULE, "facekd")
+LAUNCH_MANY = (*START_MODULE, "torch.distributed.run", "--standalone", "--nproc_per_node")
 # The launcher kills processes that have not saved by then. Its default, 30 seconds, is too short for a large head.
 SECONDS_TO_SAVE = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "600"}
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -253,7 +253,7 @@ def _start(step: Step, environment: dict[str, str]) -> _Running:
         print(f"\n== {step.title}\n   {shown}", flush=True)
     else:
         print(f"== {step.title}", flush=True)
-    launch = LAUNCH if step.processes == 1 else (*LAUNCH_MANY, str(step.processes), "-m", "facekd")
+    launch = LAUNCH if step.processes == 1 else (*LAUNCH_MANY, str(step.processes), *LAUNCH[1:])
     command = [*launch, *step.words]
     with contextlib.ExitStack() as stack:
         sink = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -9,25 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from facekd.errors import DataError
-from facekd.utils.processes import describe_end
+from facekd.errors import DataError, FacekdError
+from facekd.utils.processes import START_MODULE, describe_end
 
 MEGABYTES, SECONDS, SECONDS_IN_ALL = 4096, 120, 600
 # For large files there are, besides, four bytes of memory a byte of theirs, and a second for every 20 MB.
 MEMORY_BY_SIZE, BYTES_A_SECOND = 4, 20_000_000
-CODE = """
-import importlib, json, resource, sys
-module, name, megabytes, seconds = sys.argv[1:5]
-resource.setrlimit(resource.RLIMIT_AS, (int(megabytes) << 20,) * 2)
-resource.setrlimit(resource.RLIMIT_CPU, (int(seconds),) * 2)
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-from facekd.errors import FacekdError
-try:
-    result = {"value": getattr(importlib.import_module(module), name)(*sys.argv[5:])}
-except FacekdError as error:
-    result = {"error": str(error)}
-print(json.dumps(result))
-"""
 
 
 def run_apart(module: str, name: str, paths: Sequence[str], expected: str, size: int = 0) -> Any:
@@ -46,7 +34,7 @@ def run_apart(module: str, name: str, paths: Sequence[str], expected: str, size:
     """
     path, more_seconds = paths[0], size // BYTES_A_SECOND
     limits = (str(MEGABYTES + (MEMORY_BY_SIZE * size >> 20)), str(SECONDS + more_seconds))
-    command = [sys.executable, "-c", CODE, module, name, *limits, *paths]
+    command = [*START_MODULE, __name__, module, name, *limits, *paths]
     # Threads of a linear algebra library would only reserve memory.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
     try:
@@ -74,3 +62,22 @@ def run_apart(module: str, name: str, paths: Sequence[str], expected: str, size:
     if "error" in result:
         raise DataError(result["error"])
     return result["value"]
+
+
+def _run_here(module: str, name: str, megabytes: str, seconds: str, *paths: str) -> None:
+    """Limits this process, calls the function and prints its result."""
+    import resource  # here: systems without it can still import this file
+
+    memory, time = int(megabytes) << 20, int(seconds)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (time, time))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        result = {"value": getattr(importlib.import_module(module), name)(*paths)}
+    except FacekdError as error:
+        result = {"error": str(error)}
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    _run_here(*sys.argv[1:])

@@ -16,10 +16,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from facekd.errors import FacekdError, WorkerError
 
+# Words that start a module in a process of its own, as `python -m` would, wherever it is; the module's name follows.
+START_MODULE = (sys.executable, str(Path(__file__).absolute().with_name("start_module.py")))
 VARIABLE = "FACEKD_ENDS_WITH_STDIN"
 LAUNCHER_VARIABLE = "TORCHELASTIC_RUN_ID"  # set by torch.distributed.run for the processes that it starts
 _is_joining = threading.Event()  # set while this process looks for the others of its run
@@ -115,7 +118,7 @@ def start_tied(
     """Starts a facekd command that stops, as after SIGTERM, when this process is gone.
 
     Args:
-        command: a command that runs `python -m facekd`, or a launcher whose processes do, with its standard input.
+        command: a command that runs facekd as a module, or a launcher whose processes do, with its standard input.
         environment: environment variables of the command.
         output: where the command's output goes; None means the same place as ours.
     """
