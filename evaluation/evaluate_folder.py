@@ -1,6 +1,7 @@
-"""Verb `facekd evaluate folder`: evaluates a model on folders of aligned faces, by all pairs or by identification.
+"""Verb `facekd evaluate folder`: evaluates a model on aligned faces of people, by all pairs or by identification.
 
-Identification is closed-set, as in TinyFace. Also `python evaluation/evaluate_folder.py`.
+All pairs are those of a folder, of a pack of records or of a generated set. Identification is closed-set, as in
+TinyFace. Also `python evaluation/evaluate_folder.py`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.all_pairs import AllPairs
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.provenance import open_described_model
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
@@ -21,6 +23,7 @@ from evaluation.results.tables import rank_table, summary_of, verification_table
 from evaluation.sets.embedding_cache import embed_pair_set
 from evaluation.sets.face_folder import FaceFolder
 from evaluation.sets.given_embeddings import read_named_embeddings, rows_by_name
+from evaluation.sets.labelled_faces import LabelledFaces, digest_of_set, is_generated, is_labelled_set
 from evaluation.shared_options import (
     add_cache_switch,
     add_flip_option,
@@ -35,25 +38,27 @@ from evaluation.shared_options import (
 )
 from facekd.commands.command_line import COUNT, CommandParser, comma_separated
 from facekd.embedder.model_options import add_model_options
-from facekd.errors import DataError, run_verb
+from facekd.errors import DataError, InputError, run_verb
 from facekd.files.result_folder import finish_results
 from facekd.results.schema import FOLDER_FORMAT
 from facekd.utils.foreign import shown
 from facekd.utils.terminal import console, say
 from facekd.verification.identification import search
-from facekd.verification.measures import add_intervals, measure_verification, verification_curves
+from facekd.verification.measures import add_intervals_of_all_pairs, measure_verification, verification_curves
 from facekd.verification.proportions import wilson_interval
-from facekd.verification.ranked_scores import RankedScores
 from facekd.verification.scores import unit_rows
 
 RESULT_VERSION = 1
-MAX_PAIRS = 100_000_000  # 14,000 images: scores, labels and people of that many pairs take 2 GB
+MAX_PAIRS = 250_000_000  # 22,000 images; every pair costs time, and the highest impostors memory
 DEFAULT_RANKS = (1, 5, 10, 20)
-ROWS_CHUNK = 1024
 EXAMPLE = """\
 examples:
   all pairs of the images of a folder, PEOPLE/PERSON/*.jpg:
   facekd evaluate folder --model model.onnx --images PEOPLE --output runs/people
+
+  all pairs of the images of a pack of records, or of 1,000 generated people of 20 images (population 7):
+  facekd evaluate folder --model model.onnx --images PACK --output runs/pack
+  facekd evaluate folder --model model.onnx --images synthetic:1000x20:7 --output runs/generated
 
   closed-set identification: gallery/ and probe/ with a folder per person or PERSON_NUMBER.jpg, and distractors/:
   facekd evaluate folder --model model.onnx --images TINYFACE --resize --output runs/tinyface
@@ -61,13 +66,14 @@ examples:
   embeddings made elsewhere, as np.savez("people.npz", names=["PERSON/1.jpg", ...], embeddings=...) writes them:
   facekd evaluate folder --embeddings people.npz --images PEOPLE --output runs/elsewhere
 
-A folder with gallery/ and probe/ is evaluated by identification, any other by all pairs. Faces must be aligned
+A folder with gallery/ and probe/ is evaluated by identification, all else by all pairs. Faces must be aligned
 (`facekd data align`); --resize enlarges small ones. Third-party models are evaluated the same way; pass their
 preprocessing as flags. If there are too few impostor pairs for a FAR, the report says so instead of printing a number.
 
 writes to DIR:
   results.json         every number (its keys: docs/results.md)
   curves.npz           the ROC
+  draws.npz            EER and TAR in each draw of the bootstrap, from which `facekd study` makes its intervals
   report.html, report.md, results.csv      `facekd report DIR` makes them again
   embeddings/          another run does not need the model again
 """
@@ -83,33 +89,36 @@ def main(argv: list[str] | None = None) -> int:
 def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Path) -> int:
     """Lists the images, embeds, compares, writes and prints."""
     root = Path(arguments.images)
-    if not root.is_dir():
+    is_pack = is_labelled_set(arguments.images)
+    if not is_pack and not root.is_dir():
         raise DataError(f"{root}: {'is a file' if root.exists() else 'no such folder'}; expected one of aligned faces")
+    if is_pack and arguments.embeddings is not None:
+        raise DataError(f"{root}: --embeddings go by the names of files, and a pack has none; give a folder of images")
     check_output(output)
-    is_search = (root / "gallery").is_dir() and (root / "probe").is_dir()
+    is_search = not is_pack and (root / "gallery").is_dir() and (root / "probe").is_dir()
     source = _Model(arguments) if arguments.embeddings is None else _Given(arguments)
     folders = _Folders(arguments, source, is_search)
 
     # Measure.
     if is_search:
-        found, curves = _identify(root, folders.embed, arguments.ranks), {}
+        found, curves, draws = _identify(root, folders.embed, arguments.ranks), {}, {}
         how = "a probe counts at the rank of its person's best image"
         text = f"closed-set identification, cosine of {embedding_text(source.flip)}; {how}"
     else:
-        found, curves = _verify(*folders.embed(root), arguments)
+        found, curves, draws = _verify(*folders.embed(root), arguments)
         text = f"all pairs, cosine of {embedding_text(source.flip)}, {rule_text('exact')}"
 
     # Write, then print the same.
     content = {
         **source.entries,
-        "images": str(root.resolve()),
+        "images": arguments.images if is_generated(arguments.images) else str(root.resolve()),
         "protocol": {"text": text, "kind": "identification" if is_search else "all pairs", "flip": source.flip},
         **found,
         "notes": folders.notes,
     }
     result = make_result(FOLDER_FORMAT, RESULT_VERSION, content, "evaluate folder", argv)
     start_evaluation(output)
-    write_arrays(output, curves=curves)
+    write_arrays(output, curves=curves, draws=draws)
     if arguments.report:
         write_report(output, result)
     finish_results(output, result)
@@ -128,7 +137,7 @@ class _Model:
         self.image_size = self._embedder.preprocessing.image_size
         self.entries = {"model": model, "embeddings": None}
 
-    def embed(self, faces: FaceFolder, folder: Path) -> np.ndarray:
+    def embed(self, faces: FaceFolder | LabelledFaces, folder: Path) -> np.ndarray:
         """Returns the embeddings of the images, (N, D)."""
         return embed_pair_set(self._embedder, faces, self.flip, self._cache)
 
@@ -144,8 +153,9 @@ class _Given:
         self.flip = self._given.compared(arguments.flip, slice(0, 0))[1]
         self.entries = {"model": None, "embeddings": self._given.about}
 
-    def embed(self, faces: FaceFolder, folder: Path) -> np.ndarray:
+    def embed(self, faces: FaceFolder | LabelledFaces, folder: Path) -> np.ndarray:
         """Returns the embeddings of the images, (N, D)."""
+        assert isinstance(faces, FaceFolder)  # a pack is refused, because its images have no names
         names = [(folder / file).relative_to(self._root).as_posix() for file in faces.files]
         return self._given.compared(self._asked, rows_by_name(self._places, names, self._path))[0]
 
@@ -158,28 +168,32 @@ class _Folders:
         self._arguments = arguments
         self._source = source
         self._is_search = is_search
-        self._first_with: dict[bytes, tuple[str, Path]] = {}  # person and file, by a digest of the embedding
+        self._first_with: dict[bytes, tuple[str | int, str]] = {}  # person and image, by a digest of the embedding
 
-    def embed(self, folder: Path, nobody: bool = False) -> tuple[FaceFolder, np.ndarray]:
-        """Returns the images of a folder and their embeddings, float64 (N, D) of unit length."""
+    def embed(self, folder: Path, nobody: bool = False) -> tuple[FaceFolder | LabelledFaces, np.ndarray]:
+        """Returns the images of a folder or pack and their embeddings, float64 (N, D) of unit length."""
         arguments, size = self._arguments, self._source.image_size
-        faces = FaceFolder(folder, size, arguments.resize, arguments.images_per_person, nobody)
+        if is_labelled_set(arguments.images):
+            faces = LabelledFaces(arguments.images, size, arguments.resize, arguments.images_per_person)
+        else:
+            faces = FaceFolder(folder, size, arguments.resize, arguments.images_per_person, nobody)
         self.notes.extend(f"{folder}: {warning}" for warning in faces.warnings)
         if not self._is_search and len(faces) * (len(faces) - 1) // 2 > MAX_PAIRS:
             raise DataError(
                 f"{folder}: {len(faces):,} images make more than {MAX_PAIRS:,} pairs; --images-per-person takes fewer"
             )
         embeddings = self._source.embed(faces, folder)
-        self._compare_rows(faces, folder, embeddings)
-        return faces, unit_rows(embeddings.astype(np.float64), lambda rows: _no_direction(rows, faces, folder))
+        self._compare_rows(faces, embeddings)
+        return faces, unit_rows(embeddings.astype(np.float64), lambda rows: _no_direction(rows, faces))
 
-    def _compare_rows(self, faces: FaceFolder, folder: Path, embeddings: np.ndarray) -> None:
+    def _compare_rows(self, faces: FaceFolder | LabelledFaces, embeddings: np.ndarray) -> None:
         """Notes images whose embedding equals that of an earlier one: the same photograph, mostly."""
         equal: dict[bool, list[str]] = {True: [], False: []}
-        for person, file, row in zip(faces.people.tolist(), faces.files, embeddings, strict=True):
-            other, first = self._first_with.setdefault(hashlib.sha256(row.tobytes()).digest(), (person, folder / file))
-            if first != folder / file:
-                equal[person == other].append(f"{folder / file} as {first}")
+        for number, (person, row) in enumerate(zip(faces.people.tolist(), embeddings, strict=True)):
+            digest, place = hashlib.sha256(row.tobytes()).digest(), faces.describe(number)
+            other, first = self._first_with.setdefault(digest, (person, place))
+            if first != place:
+                equal[person == other].append(f"{place} as {first}")
         for is_same, found in equal.items():
             if not found:
                 continue
@@ -202,55 +216,33 @@ def _print(result: dict[str, Any], name: str) -> None:
         say(console(), f"warning: {note}")
 
 
-def all_pairs(embeddings: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Compares every pair of different images, once.
-
-    Args:
-        embeddings: float64 (N, D) of unit length.
-        people: (N,).
-
-    Returns:
-        scores float64 (P,), is_same bool (P,), and int32 (P,) codes of the two people; pairs in the order
-        (0, 1), (0, 2) ... (1, 2) ...
-    """
-    codes = np.unique(people, return_inverse=True)[1].astype(np.int32)
-    count = len(embeddings)
-    scores = np.empty(count * (count - 1) // 2)
-    first, second = (np.empty(len(scores), np.int32) for _ in range(2))
-    place = 0
-    for start in range(0, count, ROWS_CHUNK):
-        block = embeddings[start : start + ROWS_CHUNK] @ embeddings[start:].T
-        for row in range(len(block)):
-            own = block[row, row + 1 :]
-            some = slice(place, place + len(own))
-            scores[some] = own
-            first[some], second[some] = codes[start + row], codes[start + row + 1 :]
-            place += len(own)
-    return np.clip(scores, -1.0, 1.0, out=scores), first == second, first, second
-
-
 def _verify(
-    faces: FaceFolder, embeddings: np.ndarray, arguments: argparse.Namespace
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    scores, is_same, first, second = all_pairs(embeddings, faces.people)
-    if not is_same.any() or is_same.all():
-        kind = "one person" if is_same.all() else "one image of each person"
+    faces: LabelledFaces | FaceFolder, embeddings: np.ndarray, arguments: argparse.Namespace
+) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Compares all pairs: returns what results.json says of them, the curves, and the draws of the bootstrap."""
+    num_people, num_images = len(np.unique(faces.people)), len(faces)
+    if num_people in (1, num_images):
+        kind = "one person" if num_people == 1 else "one image of each person"
         raise DataError(
             f"{arguments.images}: holds {kind}; pairs of one and of two people are needed, so at least two people, one "
             "of them with two images"
         )
-    ranked = RankedScores(scores[is_same], scores[~is_same])
-    num_people = len(np.unique(faces.people))
+    try:
+        pairs = AllPairs(embeddings, faces.people, arguments.fars)
+    except InputError as error:
+        raise DataError(f"{arguments.images}: {error}; --images-per-person takes fewer") from error
     found = {
-        "num_images": len(faces),
+        "num_images": num_images,
         "num_people": num_people,
-        "num_genuine_people": len(np.unique(first[is_same])),
+        "num_genuine_people": pairs.num_genuine_people,
         "num_impostor_people_pairs": num_people * (num_people - 1) // 2,
-        **measure_verification(ranked, arguments.fars, "exact"),
+        "set_sha256": digest_of_set(faces),
+        **measure_verification(pairs.ranked, arguments.fars, "exact"),
     }
-    if arguments.bootstrap:
-        add_intervals(found, ranked, scores, is_same, (first, second), arguments.bootstrap, arguments.seed)
-    return found, verification_curves(ranked)
+    draws = add_intervals_of_all_pairs(
+        found, pairs.ranked, pairs, pairs.num_genuine_people, arguments.bootstrap, arguments.seed
+    )
+    return found, verification_curves(pairs.ranked), draws
 
 
 def _identify(root: Path, embed: Any, ranks: Sequence[int]) -> dict[str, Any]:
@@ -284,9 +276,9 @@ def _identify(root: Path, embed: Any, ranks: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _no_direction(rows: np.ndarray, faces: FaceFolder, folder: Path) -> DataError:
+def _no_direction(rows: np.ndarray, faces: FaceFolder | LabelledFaces) -> DataError:
     return DataError(
-        f"{folder / faces.files[rows[0]]}: its embedding has no direction (all zeros, or not finite), as have "
+        f"{faces.describe(int(rows[0]))}: its embedding has no direction (all zeros, or not finite), as have "
         f"{rows.size - 1:,} more: the model is broken or its preprocessing wrong"
     )
 
@@ -294,7 +286,7 @@ def _no_direction(rows: np.ndarray, faces: FaceFolder, folder: Path) -> DataErro
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(
         prog="facekd evaluate folder",
-        description="Evaluates a model on folders of aligned faces: all pairs, or identification (gallery/, probe/).",
+        description="Evaluates a model on aligned faces of people: all pairs, or identification (gallery/, probe/).",
         example=EXAMPLE,
     )
     add = parser.add_argument
@@ -307,7 +299,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="or embeddings made elsewhere: `names`, the files below --images, and `embeddings`, (N, D), or (N, 2D) "
         "with those of the mirror images in the second half",
     )
-    add("--images", required=True, metavar="DIR", help="the folder of aligned faces")
+    add("--images", required=True, metavar="DIR|PACK", help="aligned faces: a folder, a pack of records (a .rec or "
+        "its folder), or synthetic:PEOPLExIMAGES:SEED")  # fmt: skip
     add_output_option(parser)
     add_flip_option(parser)
     add_halves_option(parser)

@@ -29,6 +29,7 @@ from facekd.utils.foreign import shown
 FILES = (
     "scores.npy",
     "curves.npz",
+    "draws.npz",
     "roc.png",
     "hardest_pairs.png",
     "table.md",
@@ -111,15 +112,19 @@ def start_evaluation(folder: Path, parts: Sequence[str] = ()) -> None:
 
 
 def write_arrays(
-    folder: Path, scores: np.ndarray | None = None, curves: Mapping[str, np.ndarray] | None = None
+    folder: Path,
+    scores: np.ndarray | None = None,
+    curves: Mapping[str, np.ndarray] | None = None,
+    draws: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Writes scores.npy and curves.npz, where given; curves without an array leave no file."""
+    """Writes scores.npy, curves.npz and draws.npz, where given; a file that would hold no array is left out."""
     if scores is not None:
         with atomic_open(folder / "scores.npy") as stream:
             np.save(stream, scores)
-    if curves:
-        with atomic_open(folder / "curves.npz") as stream:
-            np.savez(stream, **curves)  # type: ignore[arg-type]
+    for name, arrays in (("curves.npz", curves), ("draws.npz", draws)):
+        if arrays:
+            with atomic_open(folder / name) as stream:
+                np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
 def _packs_of(result: dict[str, Any]) -> list[str]:

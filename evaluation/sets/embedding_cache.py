@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -35,6 +35,14 @@ class EncodedImages(Protocol):
     def decode(self, start: int, stop: int) -> np.ndarray:
         """Decodes images `start` to `stop`: uint8 RGB (B, S, S, 3)."""
         ...
+
+
+@runtime_checkable
+class KnowsDigests(Protocol):
+    """Provides images whose contents need not be read again to tell them apart."""
+
+    @property
+    def digests(self) -> list[bytes]: ...
 
 
 def embed_images(
@@ -112,7 +120,8 @@ def embed_pair_set(
     """
     # Read what is kept.
     wanted = (False, True) if flip else (False,)
-    contents = [hashlib.sha256(image).digest() for image in pair_set.images]
+    is_known = isinstance(pair_set, KnowsDigests)
+    contents = pair_set.digests if is_known else [hashlib.sha256(image).digest() for image in pair_set.images]
     known: dict[bool, np.ndarray] = {}
     files: dict[bool, Path] = {}
     if cache is not None:

@@ -6,7 +6,9 @@ There is either one folder of images for each person, or, as in TinyFace, image 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import overload
 
@@ -55,6 +57,15 @@ class FaceFolder:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @cached_property
+    def digests(self) -> list[bytes]:
+        """Returns a digest of the content of each file."""
+        return [hashlib.sha256(image).digest() for image in self.images]
+
+    def describe(self, number: int) -> str:
+        """Returns the path of an image, for messages."""
+        return str(self._folder / self.files[number])
 
     def decode(self, start: int, stop: int) -> np.ndarray:
         """Decodes images `start` to `stop`: uint8 RGB (B, S, S, 3).

@@ -15,17 +15,18 @@ arXiv:2306.01198; A. B. Owen, "The pigeonhole bootstrap", Annals of Applied Stat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from facekd.errors import InputError
+from facekd.verification.operating_points import checked_far
 from facekd.verification.proportions import wilson_interval
 from facekd.verification.ranked_scores import RankedScores
 from facekd.verification.scores import checked_is_same, checked_scores
-from facekd.verification.subject_bootstrap import Units, resample
+from facekd.verification.subject_bootstrap import Draws, Units, resample
 
 MIN_SUBJECTS = 10  # with genuine comparisons; with fewer, resampling gives no usable interval
 MIN_DRAWS = 100  # for a 95 % interval
@@ -41,6 +42,7 @@ class BootstrapIntervals:
     eer: Interval
     num_subjects: int | None
     replicates: int
+    draws: Draws = field(repr=False, compare=False)
 
 
 def bootstrap_intervals(
@@ -77,27 +79,42 @@ def bootstrap_intervals(
     if replicates < MIN_DRAWS:
         raise InputError(f"replicates must be at least {MIN_DRAWS} for a 95 % interval; found {replicates}")
     ranked = ranked or RankedScores(scores[is_same], scores[~is_same])
-    points, equal_error = ranked.tar_at_far(fars), ranked.equal_error_point()
+    for far in fars:
+        checked_far(far)
 
     # Measure every draw.
     units = _pairs_as_units(scores, is_same) if subjects is None else _subjects_as_units(subjects, is_same)
-    tar, eer = resample(ranked, scores, is_same, units, fars, replicates, seed)
+    draws = resample(ranked, scores, is_same, units, fars, replicates, seed)
+    return intervals_of_draws(ranked, fars, draws, None if subjects is None else units.groups[0])
 
-    # Percentiles, widened to Wilson's interval: see above.
+
+def intervals_of_draws(
+    ranked: RankedScores, fars: Sequence[float], draws: Draws, num_subjects: int | None
+) -> BootstrapIntervals:
+    """Makes intervals of what was measured in each draw: percentiles, widened as `bootstrap_intervals` says.
+
+    Args:
+        ranked: the scores, ranked.
+        fars: targets in (0, 1].
+        draws: TAR and EER in each draw.
+        num_subjects: number of subjects that were resampled; None if comparisons were.
+    """
+    points, equal_error = ranked.tar_at_far(fars), ranked.equal_error_point()
     tar_intervals = [
-        None if point.ci95 is None else outer_interval(percentile_interval(draws), point.ci95)
-        for point, draws in zip(points, tar, strict=True)
+        None if point.ci95 is None else outer_interval(percentile_interval(drawn), point.ci95)
+        for point, drawn in zip(points, draws.tar, strict=True)
     ]
     if equal_error.eer > 0:
-        eer_interval = percentile_interval(eer)
+        eer_interval = percentile_interval(draws.eer)
     else:
         eer_interval = wilson_interval(0, min(ranked.genuine.size, ranked.impostor.size))
     return BootstrapIntervals(
-        kind="pair bootstrap" if subjects is None else "subject bootstrap",
+        kind="pair bootstrap" if num_subjects is None else "subject bootstrap",
         tar=tuple(tar_intervals),
         eer=eer_interval,
-        num_subjects=None if subjects is None else units.groups[0],
-        replicates=eer.size,
+        num_subjects=num_subjects,
+        replicates=draws.eer.size,
+        draws=draws,
     )
 
 

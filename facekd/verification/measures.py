@@ -9,8 +9,14 @@ from typing import Any, Literal
 import numpy as np
 
 from facekd.verification import KFoldAccuracy, Rule, kfold_accuracy
-from facekd.verification.bootstrap import MIN_SUBJECTS, bootstrap_intervals
+from facekd.verification.bootstrap import (
+    MIN_SUBJECTS,
+    BootstrapIntervals,
+    bootstrap_intervals,
+    intervals_of_draws,
+)
 from facekd.verification.ranked_scores import RankedScores
+from facekd.verification.subject_bootstrap import Comparisons, measure_draws
 
 MAX_TIED = 0.01  # share of the false accepts allowed; a larger tie at a threshold is reported
 LFW_FARS = (1e-1, 1e-2, 1e-3, 1e-4)  # a pack of 6,000 pairs measures no stricter one
@@ -120,21 +126,67 @@ def add_intervals(
             )
             return
         if known < MIN_SUBJECTS:
-            found = f"only {known} subjects have genuine pairs, {MIN_SUBJECTS} are needed: "
+            found = _too_few(known)
             if if_few == "wilson":
                 about["note"] = f"{found}intervals are Wilson's"
                 return
             about["note"], subjects = f"{found}pairs were resampled instead", None
 
     fars = [point["far"] for point in measured["tar_at_far"]]
-    intervals = bootstrap_intervals(scores, is_same, fars, subjects, replicates, seed, ranked)
+    put_intervals(measured, bootstrap_intervals(scores, is_same, fars, subjects, replicates, seed, ranked))
+
+
+def add_intervals_of_all_pairs(
+    measured: dict[str, Any],
+    ranked: RankedScores,
+    pairs: Comparisons,
+    num_genuine_people: int,
+    replicates: int,
+    seed: int,
+) -> dict[str, np.ndarray]:
+    """Adds bootstrap intervals over people to what `measure_verification` returned, or a note that there are too few.
+
+    Args:
+        measured: changed in place.
+        ranked: the scores of all pairs of a set, ranked.
+        pairs: the same pairs, whose units are people.
+        num_genuine_people: number of people with several images.
+        replicates: number of draws; 0 for none.
+        seed: random seed of the draws.
+
+    Returns:
+        What was measured in each draw, the arrays of draws.npz: `eer` (R,), `fars` (F,) those that are measurable, and
+        `tar` (F, R). Nothing without draws.
+    """
+    if not replicates:
+        return {}
+    about: dict[str, Any] = {"resampled": None, "num_subjects": None, "replicates": 0, "seed": seed, "note": None}
+    measured["bootstrap"] = about
+    if num_genuine_people < MIN_SUBJECTS:
+        about["note"] = _too_few(num_genuine_people) + "intervals are Wilson's"
+        return {}
+    points = measured["tar_at_far"]
+    fars, equal_error_far = [point["far"] for point in points], ranked.equal_error_point().far
+    draws = measure_draws(pairs, equal_error_far, fars, replicates, seed)
+    put_intervals(measured, intervals_of_draws(ranked, fars, draws, pairs.num_units))
+    kept = [row for row, point in enumerate(points) if point["tar"] is not None]
+    return {"eer": draws.eer, "fars": np.array([fars[row] for row in kept]), "tar": draws.tar[kept]}
+
+
+def put_intervals(measured: dict[str, Any], intervals: BootstrapIntervals) -> None:
+    """Puts bootstrap intervals in the place of Wilson's, and says how they were made."""
+    about = measured["bootstrap"]
     measured["eer_ci95"] = list(intervals.eer)
-    about["resampled"] = "pairs" if subjects is None else "subjects"
+    about["resampled"] = "pairs" if intervals.num_subjects is None else "subjects"
     about["num_subjects"], about["replicates"] = intervals.num_subjects, intervals.replicates
     # The draws find their thresholds by the exact rule; beside the TAR of the other rule they would mislead.
     for point, bounds in zip(measured["tar_at_far"], intervals.tar, strict=True):
         if bounds is not None and point["rule"] == "exact":
             point.update(ci95=list(bounds), interval=intervals.kind)
+
+
+def _too_few(known: int) -> str:
+    return f"only {known} subjects have genuine pairs, {MIN_SUBJECTS} are needed: "
 
 
 def notes_on_ties(ranked: RankedScores, measured: dict[str, Any]) -> list[str]:

@@ -7,12 +7,13 @@ nothing is computed for each comparison: all questions about 15.7 million scores
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from facekd.errors import InputError
+from facekd.verification.counted_scores import CountedScores
 from facekd.verification.operating_points import (
     RULES,
     EqualErrorPoint,
@@ -27,7 +28,7 @@ from facekd.verification.operating_points import (
     num_allowed_false_accepts,
 )
 from facekd.verification.proportions import wilson_interval
-from facekd.verification.scores import checked_score_pair
+from facekd.verification.scores import checked_score_pair, checked_scores
 
 FIRST_WINDOW = 16  # impostors on either side of a target, where the search for ROC corners begins
 Range = tuple[float, float]
@@ -53,6 +54,17 @@ class RankedScores:
         first, second = (np.sort(kind) for kind in checked_score_pair(genuine, impostor))
         dtype = np.float64 if to_refine else first.dtype
         self.genuine, self.impostor = first.astype(dtype, copy=False), second.astype(dtype, copy=False)
+
+    @classmethod
+    def of_counted(cls, genuine: np.ndarray, impostor: CountedScores) -> RankedScores:
+        """Ranks genuine scores, float64 (G,) in any order, and impostor scores of which most are counted only.
+
+        Every answer by the rule "exact" is that of an array of the same scores; `replace` is not for these.
+        """
+        ranked = cls.__new__(cls)
+        ranked.genuine = np.sort(checked_scores(genuine, "genuine"))
+        ranked.impostor = cast(np.ndarray, impostor)  # it answers what is asked of an array here
+        return ranked
 
     def replace(self, low: float, high: float, genuine: np.ndarray, impostor: np.ndarray) -> None:
         """Replaces the scores from `low` to `high` by as many others within the same limits; needs `to_refine`.
@@ -147,8 +159,8 @@ class RankedScores:
 
     def around_equal_error(self) -> Range:
         """Returns the range of scores, ends included, that decide the EER, as `decisive_range` does for a TAR@FAR."""
-        after = self._around_equal_error()[0]
-        return float(after), float(after)
+        after, before = self._around_equal_error()
+        return float(after), float(after if before is None else before)
 
     def area_under_roc(self) -> float:
         """Computes the area under the ROC; see `facekd.verification.area_under_roc`."""

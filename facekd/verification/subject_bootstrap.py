@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from scipy import sparse
@@ -36,6 +37,8 @@ SLACK, EXTRA = 1.6, 1000
 CELLS_CHUNK, DRAWN_CHUNK = 4_000_000, 40_000_000
 # Comparisons are counted in a dense S x S table up to this S, and if the table is not much larger than what it counts.
 MAX_DENSE_SUBJECTS, MAX_CELLS_PER_COMPARISON = 5000, 16
+EXACT_COUNT = 1 << 20  # as many comparisons, each counting less than 16 times, add up exactly in float32
+DENSE_CELLS = 40  # a cell of a dense product costs this much less than a comparison of a sparse one
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,42 @@ class Units:
         return np.concatenate([*counts, [1.0]])
 
 
+class Comparisons(Protocol):
+    """Provides the comparisons that draws weigh, without listing all impostors: only the highest decide a threshold.
+
+    Attributes:
+        genuine: (G,) scores of genuine comparisons, descending.
+        genuine_units: integer (G,) the unit of each.
+        num_impostor: number of impostor comparisons.
+        num_units: S; weights of a draw are (S,).
+    """
+
+    genuine: np.ndarray
+    genuine_units: np.ndarray
+    num_impostor: int
+    num_units: int
+
+    def draw(self, generator: np.random.Generator) -> np.ndarray:
+        """Draws the weights of the units: whole numbers as float64 (S,)."""
+        ...
+
+    def totals(self, drawn: np.ndarray) -> np.ndarray:
+        """Returns the total weight (R,) of all impostors in draws (R, S)."""
+        ...
+
+    def highest(self, count: int) -> Tail:
+        """Returns at least the `count` highest impostors, ties included."""
+        ...
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Holds what was measured in each draw: TAR (F, R) by the rule "exact", and EER (R,)."""
+
+    tar: np.ndarray
+    eer: np.ndarray
+
+
 def resample(
     ranked: RankedScores,
     scores: np.ndarray,
@@ -69,10 +108,8 @@ def resample(
     fars: Sequence[float],
     replicates: int,
     seed: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Measures the draws: TAR (F, R) by the rule "exact", and EER (R,).
-
-    Draws without genuine or without impostor comparisons are left out.
+) -> Draws:
+    """Measures draws over comparisons that are all listed; see `measure_draws`.
 
     Args:
         ranked: the scores, ranked.
@@ -83,28 +120,72 @@ def resample(
         replicates: number of draws.
         seed: random seed of the draws.
     """
-    # What is the same for every draw: the comparisons in falling order, and how many each two units have.
+    comparisons = ListedComparisons(ranked, scores, is_same, units)
+    return measure_draws(comparisons, ranked.equal_error_point().far, fars, replicates, seed)
+
+
+def measure_draws(
+    comparisons: Comparisons, equal_error_far: float, fars: Sequence[float], replicates: int, seed: int
+) -> Draws:
+    """Measures the draws; those without genuine or without impostor comparisons are left out.
+
+    Equal seeds give equal weights to equally many units: draws of several models on one set are paired.
+
+    Args:
+        comparisons: what is weighed.
+        equal_error_far: the FAR at which all comparisons, each counted once, have equal error rates.
+        fars: targets in (0, 1].
+        replicates: number of draws.
+        seed: random seed of the draws.
+    """
+    # What is the same for every draw: the comparisons in falling order.
     generator = np.random.default_rng(seed)
-    total_of = ImpostorTotals(units.first, units.second, is_same, sum(units.groups) + 1)
-    genuine = np.flatnonzero(is_same)
-    genuine = genuine[np.argsort(-scores[genuine], kind="stable")]
-    reach = max(max(fars), ranked.equal_error_point().far) * SLACK * ranked.impostor.size + EXTRA
-    tail = _tail(ranked, scores, is_same, units, int(reach))
+    reach = max(*fars, equal_error_far) * SLACK * comparisons.num_impostor + EXTRA
+    tail = comparisons.highest(int(reach))
 
     # The draws, as many at a time as the memory allows.
     tars, eers = [], []
-    chunk = max(DRAWN_CHUNK // (total_of.num_units + genuine.size), 1)
+    chunk = max(DRAWN_CHUNK // (comparisons.num_units + comparisons.genuine.size), 1)
     for start in range(0, replicates, chunk):
-        drawn = np.stack([units.draw(generator) for _ in range(min(chunk, replicates - start))])
-        draws = _Draws(drawn, total_of(drawn), scores[genuine], units.first[genuine])
+        drawn = np.stack([comparisons.draw(generator) for _ in range(min(chunk, replicates - start))])
+        draws = _Draws(drawn, comparisons.totals(drawn), comparisons.genuine, comparisons.genuine_units)
         # Look further down the impostors until every draw has found its thresholds.
         while (found := draws.measure(tail, fars)) is None:
             reach = 2 * reach + 1
-            tail = _tail(ranked, scores, is_same, units, int(reach))
+            tail = comparisons.highest(int(reach))
         usable = (draws.totals > 0) & (draws.genuine_totals > 0)
         tars.append(found[0][:, usable])
         eers.append(found[1][usable])
-    return np.concatenate(tars, axis=1), np.concatenate(eers)
+    return Draws(np.concatenate(tars, axis=1), np.concatenate(eers))
+
+
+class ListedComparisons:
+    """Provides comparisons that are listed one by one; see `Comparisons`.
+
+    Args:
+        ranked: the scores, ranked.
+        scores: (N,).
+        is_same: bool (N,).
+        units: what is resampled.
+    """
+
+    def __init__(self, ranked: RankedScores, scores: np.ndarray, is_same: np.ndarray, units: Units) -> None:
+        genuine = np.flatnonzero(is_same)
+        genuine = genuine[np.argsort(-scores[genuine], kind="stable")]
+        self.genuine, self.genuine_units = scores[genuine], units.first[genuine]
+        self.num_impostor, self.num_units = ranked.impostor.size, sum(units.groups) + 1
+        self.draw = units.draw
+        self.totals = ImpostorTotals(units.first, units.second, is_same, self.num_units)
+        self._ranked, self._scores, self._is_same, self._units = ranked, scores, is_same, units
+
+    def highest(self, count: int) -> Tail:
+        """Returns at least the `count` highest impostors, ties included."""
+        ranked, is_all = self._ranked, count >= self.num_impostor
+        chosen = ~self._is_same
+        if not is_all:
+            chosen &= self._scores >= ranked.impostor[self.num_impostor - count]
+        pairs = np.flatnonzero(chosen)
+        return Tail.sorted(self._scores[pairs], self._units.first[pairs], self._units.second[pairs], is_all)
 
 
 class ImpostorTotals:
@@ -142,13 +223,19 @@ class ImpostorTotals:
 
 
 @dataclass(frozen=True)
-class _Tail:
-    """Holds the highest impostor scores, descending (K,), and their units."""
+class Tail:
+    """Holds the highest impostor scores, descending (K,), and their units; `is_all` if there are no others."""
 
     scores: np.ndarray
     first: np.ndarray
     second: np.ndarray
     is_all: bool
+
+    @classmethod
+    def sorted(cls, scores: np.ndarray, first: np.ndarray, second: np.ndarray, is_all: bool) -> Tail:
+        """Returns the tail of impostors in any order (K,)."""
+        order = np.argsort(-scores, kind="stable")
+        return cls(scores[order], first[order], second[order], is_all)
 
 
 class _Draws:
@@ -170,7 +257,7 @@ class _Draws:
             np.cumsum(weights[genuine_units], out=row[1:])
         self.genuine_totals = self.genuine_weights[:, -1]
 
-    def measure(self, tail: _Tail, fars: Sequence[float]) -> tuple[np.ndarray, np.ndarray] | None:
+    def measure(self, tail: Tail, fars: Sequence[float]) -> tuple[np.ndarray, np.ndarray] | None:
         """Returns (TAR (F, R), EER (R,)), or None if the tail is too short for some draw."""
         # A draw without an answer yet is NaN; a FAR of 1 accepts everything.
         edges = _segment_edges(tail.scores)
@@ -199,16 +286,22 @@ class _Draws:
             return None
         return tar, eer
 
-    def _segment_weights(self, tail: _Tail, start: int, stop: int) -> np.ndarray:
+    def _segment_weights(self, tail: Tail, start: int, stop: int) -> np.ndarray:
         """Returns the weight (R,) of impostors `start` to `stop` in every draw."""
-        # How many comparisons each two units have in the segment, as a sparse matrix between the weights of both.
-        rows, row = np.unique(tail.first[start:stop], return_inverse=True)
-        ones = np.ones(stop - start, np.float32)
-        shape = (len(rows), self.drawn.shape[1])
-        matrix = sparse.csr_array((ones, (row, tail.second[start:stop])), shape=shape)
+        # How many comparisons each two units have in the segment, as a matrix between the weights of both.
+        first, second = tail.first[start:stop].astype(np.int64), tail.second[start:stop].astype(np.int64)
+        num_units, ones = self.drawn.shape[1], np.ones(stop - start, np.float32)
+        # Many comparisons of few units: a product of dense matrices is faster.
+        is_dense = num_units <= MAX_DENSE_SUBJECTS and num_units**2 < DENSE_CELLS * (stop - start)
+        if is_dense and stop - start < EXACT_COUNT:
+            counts = np.bincount(first * num_units + second, minlength=num_units**2).astype(np.float32)
+            sums = counts.reshape(num_units, num_units) @ self.across
+            return np.einsum("ar,ar->r", sums, self.across, dtype=np.float64)
+        rows, row = np.unique(first, return_inverse=True)
+        matrix = sparse.csr_array((ones, (row, second)), shape=(len(rows), num_units))
         return np.einsum("ar,ar->r", matrix @ self.across, self.across[rows], dtype=np.float64)
 
-    def _num_genuine(self, tail: _Tail, stop: int) -> int:
+    def _num_genuine(self, tail: Tail, stop: int) -> int:
         """Returns how many genuine comparisons are accepted at the score of impostor `stop - 1`."""
         if tail.is_all and stop == len(tail.scores):
             return len(self.genuine)
@@ -219,7 +312,7 @@ class _Draws:
         rejected = self.genuine_totals - self.genuine_weights[:, num_genuine]
         return false_accepts * self.genuine_totals - rejected * self.totals
 
-    def _tars(self, tail: _Tail, start: int, stop: int, draws: np.ndarray, left: np.ndarray) -> np.ndarray:
+    def _tars(self, tail: Tail, start: int, stop: int, draws: np.ndarray, left: np.ndarray) -> np.ndarray:
         """Returns the TAR of draws whose impostor weights exceed what is `left` to them within a segment."""
         found = np.empty(len(draws))
         chunk = max(CELLS_CHUNK // (stop - start), 1)
@@ -234,7 +327,7 @@ class _Draws:
         totals = self.genuine_totals[draws]
         return np.divide(found, totals, out=np.full(len(draws), 0.0), where=totals > 0)
 
-    def _eers(self, tail: _Tail, start: int, stop: int, draws: np.ndarray, above: np.ndarray) -> np.ndarray:
+    def _eers(self, tail: Tail, start: int, stop: int, draws: np.ndarray, above: np.ndarray) -> np.ndarray:
         """Returns the EER of draws whose error rates meet within a segment."""
         if not len(draws):
             return np.zeros(0)
@@ -259,18 +352,6 @@ class _Draws:
             is_usable = impostors > 0 and total > 0
             found[position] = crossing_rate(false_accepts, true_accepts, impostors, total) if is_usable else 0.0
         return found
-
-
-def _tail(ranked: RankedScores, scores: np.ndarray, is_same: np.ndarray, units: Units, count: int) -> _Tail:
-    """Returns at least the `count` highest impostors."""
-    is_all = count >= ranked.impostor.size
-    chosen = ~is_same
-    if not is_all:
-        chosen &= scores >= ranked.impostor[ranked.impostor.size - count]
-    # Everything above the score of the count-th impostor, its ties included, sorted.
-    pairs = np.flatnonzero(chosen)
-    pairs = pairs[np.argsort(-scores[pairs], kind="stable")]
-    return _Tail(scores[pairs], units.first[pairs].astype(np.int64), units.second[pairs].astype(np.int64), is_all)
 
 
 def _segment_edges(falling: np.ndarray) -> list[int]:

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from data_prep.pack_records import main as pack
 from evaluation.compare_models import main as report
-from evaluation.evaluate_folder import all_pairs, main
+from evaluation.evaluate_folder import main
 from evaluation.results.page import FILES
 from evaluation.sets.face_folder import FaceFolder
 from facekd.errors import FacekdError
@@ -104,6 +105,45 @@ def test_all_pairs_are_those_of_two_loops(tmp_path: Path, model: Path, capsys: p
     assert (out / "report.html").read_text() == page
 
 
+def test_a_pack_gives_what_its_folder_gives(tmp_path: Path, model: Path) -> None:
+    for person in range(12):
+        for number in range(3):
+            write(tmp_path / "people", f"{person:02}/{number}.png", face(person, number))
+    assert pack([str(tmp_path / "people"), str(tmp_path / "pack"), "--size", str(SIZE), "--workers", "1"]) == 0
+    for name in ("people", "pack"):
+        arguments = ["--model", str(model), "--images", str(tmp_path / name), "--output", str(tmp_path / f"{name} out")]
+        assert main([*arguments, "--images-per-person", "2", "--bootstrap", "100"]) == 0
+    folder, packed = results(tmp_path / "people out"), results(tmp_path / "pack out")
+    for key in ("num_images", "num_people", "eer", "auc", "tar_at_far", "set_sha256", "bootstrap", "protocol"):
+        assert packed[key] == folder[key], key
+    assert packed["num_images"] == 24
+    draws = [np.load(tmp_path / f"{name} out" / "draws.npz") for name in ("people", "pack")]
+    assert all(np.array_equal(draws[0][key], draws[1][key]) for key in ("fars", "eer", "tar"))
+    assert draws[0]["eer"].shape == (100,) and draws[0]["tar"].shape == (2, 100)
+    low, high = np.quantile(draws[0]["eer"], (0.025, 0.975))
+    assert packed["eer_ci95"] == [low, high]
+
+
+def test_generated_people_need_no_files(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model", str(model), "--bootstrap", "0", "--no-report", "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--images", "synthetic:6x2:5"]) == 0
+    found = results(tmp_path / "out")
+    assert (found["images"], found["num_people"], found["num_genuine"]) == ("synthetic:6x2:5", 6, 6)
+    assert main([*arguments, "--images", "synthetic:6x2:6"]) == 0
+    assert results(tmp_path / "out")["set_sha256"] != found["set_sha256"]
+    assert not (tmp_path / "out" / "draws.npz").exists()
+    with pytest.raises(FacekdError, match="write synthetic:200x20"):
+        main([*arguments, "--images", "synthetic:6"])
+    with pytest.raises(FacekdError, match="make more than 250,000,000 pairs; --images-per-person"):
+        main([*arguments, "--images", "synthetic:30000x1"])
+
+
+def test_embeddings_by_name_are_of_files(tmp_path: Path) -> None:
+    np.savez(tmp_path / "given.npz", names=["a/1.png"], embeddings=np.ones((1, 3)))
+    with pytest.raises(FacekdError, match=r"x\.rec: --embeddings go by the names of files, and a pack has none"):
+        main(["--embeddings", str(tmp_path / "given.npz"), "--images", "x.rec", "--output", str(tmp_path / "out")])
+
+
 def test_fewer_images_of_a_person(tmp_path: Path, model: Path) -> None:
     for person in range(3):
         for number in range(4):
@@ -112,20 +152,6 @@ def test_fewer_images_of_a_person(tmp_path: Path, model: Path) -> None:
     assert main([*arguments, "--images-per-person", "2"]) == 0
     assert (results(tmp_path / "out")["num_images"], results(tmp_path / "out")["num_genuine"]) == (6, 3)
     assert "only 3 subjects" in results(tmp_path / "out")["bootstrap"]["note"]
-
-
-@pytest.mark.parametrize("count", [2, 1023, 1024, 1026])
-def test_pairs_come_in_order_and_once(count: int) -> None:
-    generator = np.random.default_rng(count)
-    embeddings = generator.normal(size=(count, 4))
-    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    people = generator.integers(5, size=count)
-    scores, is_same, first, second = all_pairs(embeddings, people)
-    rows, columns = np.triu_indices(count, 1)
-    assert np.allclose(scores, (embeddings[rows] * embeddings[columns]).sum(1))
-    assert np.array_equal(is_same, people[rows] == people[columns])
-    codes = np.unique(people, return_inverse=True)[1]
-    assert np.array_equal(first, codes[rows]) and np.array_equal(second, codes[columns])
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ def test_equals_plain_metrics_on_repeated_comparisons(monkeypatch, seed, is_pair
     monkeypatch.setattr(subject_bootstrap, "SLACK", (0.3, 1.6)[seed % 2])
     monkeypatch.setattr(subject_bootstrap, "EXTRA", 0)
     monkeypatch.setattr(subject_bootstrap, "MAX_DENSE_SUBJECTS", (0, 5000)[seed % 2])
+    monkeypatch.setattr(subject_bootstrap, "DENSE_CELLS", (40, 10**6)[seed % 2])
     monkeypatch.setattr(subject_bootstrap, "CELLS_CHUNK", 50)
     monkeypatch.setattr(subject_bootstrap, "DRAWN_CHUNK", (1000, 10**9)[seed % 5 == 0])
     fars = FARS[: 3 + seed % 3]
@@ -65,10 +66,10 @@ def test_equals_plain_metrics_on_repeated_comparisons(monkeypatch, seed, is_pair
         groups = (int(is_same.sum()), int((~is_same).sum()))
         units = Units(numbers, np.where(is_same, numbers, scores.size), groups)
     ranked = RankedScores(scores[is_same], scores[~is_same])
-    tar, eer = resample(ranked, scores, is_same, units, fars, 120, seed)
+    draws = resample(ranked, scores, is_same, units, fars, 120, seed)
     expected_tar, expected_eer = naive_draws(scores, is_same, units, fars, 120, seed)
-    np.testing.assert_array_equal(tar, expected_tar)
-    np.testing.assert_allclose(eer, expected_eer, atol=1e-12)
+    np.testing.assert_array_equal(draws.tar, expected_tar)
+    np.testing.assert_allclose(draws.eer, expected_eer, atol=1e-12)
 
 
 @pytest.mark.parametrize("num_subjects", [5, 40], ids=["many comparisons of few", "few comparisons of many"])

@@ -1,0 +1,169 @@
+"""Compares all pairs of the images of people, block by block, with the exact metrics of float64 scores.
+
+The memory depends on the number of images, not of pairs. Products of blocks of images are float32; they are counted in
+about a million bins, and thrown away. The bins in which a threshold may lie are then visited once more: the scores in
+them are computed in float64. How far around a threshold follows from a bound on the error of a product, which
+`evaluation.ijb.scoring` explains; beyond it, a count is all that matters of a score.
+
+Shapes: N images, D embedding values, S people, G genuine pairs, K impostor pairs examined, R draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from evaluation.ijb.scoring import score_error, score_pairs_exactly
+from facekd.errors import InputError
+from facekd.verification.counted_scores import CountedScores
+from facekd.verification.ranked_scores import RankedScores
+from facekd.verification.subject_bootstrap import Tail
+
+NUM_BINS = 1 << 20  # of the scores from -1 to 1: far more than the error of a product needs, and they fit in a cache
+CELLS_CHUNK = 8_000_000  # cells of one product: 32 MB
+MAX_GENUINE = 20_000_000  # genuine scores are all kept
+
+
+class AllPairs:
+    """Ranks the scores of every pair of different images, once each, and lends the highest to a bootstrap over people.
+
+    It is a `Comparisons` of `facekd.verification.subject_bootstrap`; units are the people, in order of their names.
+
+    Args:
+        embeddings: float64 (N, D) of unit length.
+        people: (N,) names or numbers.
+        fars: targets at which TAR will be measured.
+
+    Attributes:
+        ranked: the scores. TAR at `fars` and EER are those of float64 scores; the AUC differs by less than 1e-5.
+        genuine, genuine_units, num_impostor, num_units: see `Comparisons`.
+        num_genuine_people: number of people with several images.
+
+    Raises:
+        InputError: pairs of one kind only, or too many genuine ones.
+    """
+
+    def __init__(self, embeddings: np.ndarray, people: np.ndarray, fars: Sequence[float]) -> None:
+        # The images person by person: the impostors of an image are then all after the last of its person.
+        codes = np.unique(people, return_inverse=True)[1]
+        order = np.argsort(codes, kind="stable")
+        self._exact, self._codes = embeddings[order], codes[order]
+        self._single = self._exact.astype(np.float32)
+        self._images_each = np.bincount(self._codes)
+        self._ends = np.cumsum(self._images_each)[self._codes]
+        self.num_units, self.num_genuine_people = len(self._images_each), int((self._images_each > 1).sum())
+        num_genuine = int((self._images_each * (self._images_each - 1) // 2).sum())
+        self.num_impostor = len(people) * (len(people) - 1) // 2 - num_genuine
+        if not num_genuine or not self.num_impostor:
+            raise InputError("pairs of one and of two people are needed")
+        if num_genuine > MAX_GENUINE:
+            raise InputError(f"{num_genuine:,} genuine pairs are more than the {MAX_GENUINE:,} that are kept")
+
+        # Genuine scores are few and all exact; impostors are counted, then examined where they decide something.
+        scores, units = self._score_genuine()
+        falling = np.argsort(-scores, kind="stable")
+        self.genuine, self.genuine_units = scores[falling], units[falling]
+        self._counts = self._count_impostors()
+        self.ranked = self._rank(fars)
+
+    def draw(self, generator: np.random.Generator) -> np.ndarray:
+        """See `Comparisons.draw`."""
+        people = self.num_units
+        return np.bincount(generator.integers(people, size=people), minlength=people).astype(np.float64)
+
+    def totals(self, drawn: np.ndarray) -> np.ndarray:
+        """See `Comparisons.totals`: all images of two people are compared."""
+        images = drawn * self._images_each
+        return (images.sum(axis=1) ** 2 - (images**2).sum(axis=1)) / 2
+
+    def highest(self, count: int) -> Tail:
+        """See `Comparisons.highest`; the scores are float32."""
+        # The lowest bin that is needed, and then everything from there on.
+        above = np.cumsum(self._counts[::-1])[::-1]
+        lowest = max(int(np.count_nonzero(above >= min(count, self.num_impostor))) - 1, 0)
+        codes = self._codes.astype(np.min_scalar_type(self.num_units))
+        scores, first, second = [], [], []
+        for start, products, bins in self._blocks():
+            rows, columns = np.nonzero((bins >= lowest) & (bins < NUM_BINS))
+            scores.append(products[rows, columns])
+            first.append(codes[start + rows])
+            second.append(codes[start + columns])
+        found = np.concatenate(scores), np.concatenate(first), np.concatenate(second)
+        return Tail.sorted(*found, is_all=len(found[0]) == self.num_impostor)
+
+    def _blocks(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Yields blocks of images against those from there on: the first row, the scores, and the bin of each.
+
+        The bin is `NUM_BINS` for cells that are no impostor pair: those of one person, and pairs the other way round.
+        """
+        start, num_images = 0, len(self._single)
+        while start < num_images:
+            stop = min(start + max(CELLS_CHUNK // (num_images - start), 1), num_images)
+            products = self._single[start:stop] @ self._single[start:].T
+            np.clip(products, -1, 1, out=products)
+            bins = ((products + 1) * np.float32(NUM_BINS / 2)).astype(np.int32)
+            np.minimum(bins, NUM_BINS - 1, out=bins)
+            for row, end in zip(bins, self._ends[start:stop].tolist(), strict=True):
+                row[: end - start] = NUM_BINS
+            yield start, products, bins
+            start = stop
+
+    def _score_genuine(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the scores of the genuine pairs (G,) and whose they are."""
+        rows = np.arange(len(self._codes))
+        after = self._ends - rows - 1  # how many images of the same person follow
+        first = np.repeat(rows, after)
+        second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(after) - after, after)
+        return score_pairs_exactly(self._exact, first, second), self._codes[first]
+
+    def _count_impostors(self) -> np.ndarray:
+        counts = np.zeros(NUM_BINS, np.int64)
+        for _, _, bins in self._blocks():
+            counts += np.bincount(bins.ravel(), minlength=NUM_BINS + 1)[:NUM_BINS]
+        return counts
+
+    def _rank(self, fars: Sequence[float]) -> RankedScores:
+        """Ranks all scores; those in bins in which a threshold may lie are exact."""
+        is_fine, exact = np.zeros(NUM_BINS, bool), np.zeros(0)
+        ranked = RankedScores.of_counted(self.genuine, self._merged(is_fine, exact))
+        reach = 2.05 * score_error(self._single.shape[1]) + 4 / NUM_BINS
+        # Exact scores move a threshold, by less than the bound: one visit is nearly always enough.
+        while True:
+            ranges = [*filter(None, map(ranked.decisive_range, fars)), ranked.around_equal_error()]
+            needed = np.zeros(NUM_BINS, bool)
+            for low, high in ranges:
+                needed[_bin_of(low - reach) : _bin_of(high + reach) + 1] = True
+            if not (needed & ~is_fine & (self._counts > 0)).any():
+                return ranked
+            for low, high in ranges:
+                is_fine[_bin_of(low - 1.1 * reach) : _bin_of(high + 1.1 * reach) + 1] = True
+            ranked = RankedScores.of_counted(self.genuine, self._merged(is_fine, self._score_within(is_fine)))
+
+    def _score_within(self, is_fine: np.ndarray) -> np.ndarray:
+        """Returns the exact scores of the impostors in some bins, kept within the outer edges of those."""
+        is_wanted, found = np.append(is_fine, False), []
+        edges = np.diff(is_fine.astype(np.int8), prepend=0, append=0)
+        lows, highs = (_lower_edge(np.flatnonzero(edges == sign)) for sign in (1, -1))
+        for start, products, bins in self._blocks():
+            rows, columns = np.nonzero(is_wanted[bins])
+            run = np.searchsorted(lows, products[rows, columns] + 2 / NUM_BINS, side="right") - 1
+            scores = score_pairs_exactly(self._exact, start + rows, start + columns)
+            # A score may be beyond an edge by the error of its product; no threshold is near, so put it on the edge.
+            found.append(np.clip(scores, lows[np.maximum(run, 0)], highs[np.maximum(run, 0)]))
+        return np.concatenate(found)
+
+    def _merged(self, is_fine: np.ndarray, exact: np.ndarray) -> CountedScores:
+        """Returns all impostors: exact scores, and for other bins the middle of each with its count."""
+        coarse = np.flatnonzero(~is_fine & (self._counts > 0))
+        values, place = np.unique(np.concatenate([_lower_edge(coarse) + 1 / NUM_BINS, exact]), return_inverse=True)
+        counts = np.bincount(place, np.concatenate([self._counts[coarse], np.ones(len(exact))]))
+        return CountedScores(values, counts.astype(np.int64))
+
+
+def _lower_edge(bins: np.ndarray) -> np.ndarray:
+    return bins * (2 / NUM_BINS) - 1
+
+
+def _bin_of(score: float) -> int:
+    return min(max(int((score + 1) * (NUM_BINS / 2)), 0), NUM_BINS - 1)
