@@ -57,6 +57,7 @@ def _describe_model(path: str, embedder: Embedder) -> dict[str, Any]:
         "assumed": list(getattr(embedder, "assumed", ())),
         "input_arithmetic": getattr(embedder, "input_arithmetic", None),
         "output": getattr(embedder, "output", None),
+        "prelu_rewritten": getattr(embedder, "prelu_rewritten", False),
     }
 
 

@@ -40,7 +40,7 @@ def check_halves_option(parser: argparse.ArgumentParser, arguments: argparse.Nam
 
 def refuse_preprocessing(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
     """Exits with a message of the parser if options say how images become input, where no model is run."""
-    for name in ("mean", "std", "color", "image_size", "embedding_output", "resize"):
+    for name in ("mean", "std", "color", "image_size", "embedding_output", "resize", "rewrite_prelu"):
         if getattr(arguments, name):
             option = "--" + name.replace("_", "-")
             parser.error(f"{option} is about a model, and --embeddings gives embeddings that are made already")

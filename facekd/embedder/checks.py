@@ -51,6 +51,22 @@ def check_finite(embeddings: np.ndarray, model: str) -> np.ndarray:
     return embeddings
 
 
+def probe_images(size: int, count: int = 7) -> np.ndarray:
+    """Draws test images, uint8 (count, size, size, 3): noise over a gradient of another brightness in each image.
+
+    Embeddings differ between the images of a batch, so a graph that mixes up or repeats its rows cannot pass.
+    """
+    generator = np.random.default_rng(0)
+    ramp = np.linspace(0, 160, size)[None, :, None, None] * np.linspace(0.2, 1, count)[:, None, None, None]
+    return (ramp + generator.integers(0, 96, (count, size, size, 3))).astype(np.uint8)
+
+
+def largest_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Returns the largest relative error |found - expected| / |expected| of the rows of two (B, D); NaN if one is."""
+    difference = np.linalg.norm(found - expected, axis=1)
+    return float(np.max(difference / np.maximum(np.linalg.norm(expected, axis=1), np.finfo(np.float32).tiny)))
+
+
 def check_batch_size(batch_size: int) -> None:
     """Refuses a batch size below 1 with a ModelError."""
     if batch_size < 1:

@@ -21,7 +21,7 @@ MODEL_HELP = "an ONNX file (any tool's), a facekd checkpoint, or the folder of a
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `--mean`, `--std`, `--color`, `--image-size`, `--embedding-output`, `--resize`, and how the model is run."""
+    """Adds `--mean`, `--std`, `--color`, `--image-size`, `--embedding-output`, `--resize`, and how it runs."""
     add_plugin_option(parser)
     # Preprocessing first, then how the model runs.
     add = parser.add_argument_group("the model", "overriding what its file records").add_argument
@@ -53,6 +53,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (default: cpu)")
     add("--threads", type=whole_number(1, MAX_THREADS), help="threads of onnxruntime (default: one per core)")
+    add(
+        "--rewrite-prelu",
+        action="store_true",
+        help="compute the PReLU of an ONNX file in a form that is faster on a CPU; used only if it has any, and if "
+        "embeddings stay the same within 1e-5 (default: no; files of `facekd export` have that form already)",
+    )
 
 
 def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = None) -> Embedder:
@@ -81,6 +87,7 @@ def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = N
         resize=arguments.resize if resize is None else resize,
         threads=arguments.threads,
         output=arguments.embedding_output,
+        rewrite_prelu=arguments.rewrite_prelu or None,
     )
 
     report_preprocessing(path, embedder)

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facekd.embedder.checks import check_batch_size, check_finite, is_onnx_file, start_fingerprint
+from facekd.embedder.checks import (
+    check_batch_size,
+    check_finite,
+    is_onnx_file,
+    largest_error,
+    probe_images,
+    start_fingerprint,
+)
 from facekd.embedder.input_arithmetic import InputArithmetic, read_input_arithmetic
 from facekd.embedder.interface import GivenPreprocessing
 from facekd.embedder.onnx_file import OnnxFile, read_onnx_file
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
 MOST_VALUES = 1 << 28  # in one input, 1 GiB
 MOST_BELIEVED = 1 << 16  # values of an embedding that a file declares, and for which memory is taken unseen
 BATCH_CHECKED = 4  # images that show whether an embedding depends on its batch
+MOST_REWRITTEN = 1e-5  # relative error of embeddings that are computed in another form; rounding is 1e-6
 # How far an embedding may move with its batch, as a share of the distance between images. Dynamic quantisation, whose
 # scales are those of the batch, moves them by 0.1; statistics of the batch by 0.35 and more.
 MOST_MOVED = 0.25
@@ -54,6 +62,8 @@ class OnnxEmbedder:
         device: `"cpu"` or `"cuda"` (needs the onnxruntime-gpu package).
         output: name of the output that is the embedding; None takes `embedding`, or the only one with D > 1.
         resize: resize images of another size instead of refusing them.
+        rewrite_prelu: compute PReLU in a form that is faster on a CPU (see `prelu_form`), if it has any, and if the
+            embeddings of test images stay the same within 1e-5; `remarks` say so, or why it was not done.
         preprocessing: `mean`, `std`, `color`, `image_size`, see `Preprocessing`; None takes the value from the file.
 
     Attributes:
@@ -61,6 +71,7 @@ class OnnxEmbedder:
         assumed: names of the preprocessing fields that were neither recorded nor given, nor shown by the graph.
         input_arithmetic: what the graph itself does to its input, in plain types; None if it does nothing.
         output: name of the output that is the embedding.
+        prelu_rewritten: whether PReLU is computed in that other form.
         remarks: what its user should know, one sentence each.
 
     Raises:
@@ -76,6 +87,7 @@ class OnnxEmbedder:
         device: str = "cpu",
         output: str | None = None,
         resize: bool = False,
+        rewrite_prelu: bool = False,
         **preprocessing: Unpack[GivenPreprocessing],
     ) -> None:
         check_batch_size(batch_size)
@@ -125,14 +137,22 @@ class OnnxEmbedder:
                 f"{self.path}: records embedding_size {shown(recorded)} but returns {self.embedding_size} values; "
                 "the file was altered after its export, export it again"
             )
+        self.prelu_rewritten = False
+        if rewrite_prelu:
+            self._rewrite_prelu(file, threads, device)
         self._fingerprint: str | None = None
         self._is_checked = False
 
     @property
     def fingerprint(self) -> str:
-        """Hashes the file, its external data if it has any, and the preprocessing."""
+        """Hashes the file, its external data if it has any, the preprocessing, and whether PReLU is rewritten.
+
+        Rewritten or not, embeddings differ by rounding. That is no reason to keep them apart in what is measured, but
+        kept embeddings are exactly those that would be computed now, so the two have fingerprints of their own.
+        """
         if self._fingerprint is None:
-            digest = start_fingerprint(self.preprocessing, self.normalized, self.resize, self.output)
+            form = ["PReLU rewritten"] if self.prelu_rewritten else []
+            digest = start_fingerprint(self.preprocessing, self.normalized, self.resize, self.output, *form)
             for file in self._files:
                 digest.update(sha256_of_file(file).encode())
             self._fingerprint = digest.hexdigest()
@@ -154,6 +174,27 @@ class OnnxEmbedder:
         for start in range(0, len(images), self.batch_size):
             embeddings[start : start + self.batch_size] = self._run(images[start : start + self.batch_size])
         return check_finite(embeddings, str(self.path))
+
+    def _rewrite_prelu(self, file: OnnxFile, threads: int | None, device: str) -> None:
+        """Runs the network with its PReLU in another form from now on, if embeddings stay the same."""
+        from facekd.embedder.prelu_form import split_file  # onnx costs time, and checkpoints do without
+
+        content, done = split_file(file, device)
+        if content is not None:
+            images = probe_images(self.preprocessing.image_size, BATCH_CHECKED)[: self.batch_size]
+            plain, expected = self._session, self._run(images)
+            try:
+                self._session = open_session(file, threads, device, content)
+                error, problem = largest_error(self._run(images), expected), "embeddings would not be the same"
+            except ModelError as cause:
+                error, problem = math.nan, str(cause)
+            self.prelu_rewritten = error <= MOST_REWRITTEN
+            if not self.prelu_rewritten:
+                self._session = plain
+                done = f"not used: {problem} (relative error {error:.1e})"
+            else:
+                done += f"; embeddings of test images are the same (relative error {error:.1e})"
+        self.remarks += (f"--rewrite-prelu: {done}",)
 
     def _read_input(self, batch_size: int) -> int | None:
         """Takes type, batch and layout of the graph's only input; returns its image size if that is fixed."""

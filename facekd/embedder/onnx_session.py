@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 LONGEST_MESSAGE, LONGEST_SHOWN = 3000, 600  # characters of onnxruntime's messages that are looked at, and shown
 
 
-def open_session(file: OnnxFile, threads: int | None = None, device: str = "cpu") -> Any:
+def open_session(file: OnnxFile, threads: int | None = None, device: str = "cpu", content: bytes | None = None) -> Any:
     """Opens an ONNX file as an onnxruntime `InferenceSession`.
 
     Args:
         file: the file, as `read_onnx_file` has checked it.
         threads: threads of onnxruntime; None means one per core.
         device: `"cpu"` or `"cuda"`.
+        content: the model to open instead, the same network in another form; the file only names it.
 
     Raises:
         ModelError: the device is not there, or the file cannot be opened; the message says why.
@@ -40,7 +41,8 @@ def open_session(file: OnnxFile, threads: int | None = None, device: str = "cpu"
         options.intra_op_num_threads = threads
     options.add_session_config_entry("session.load_model_format", "ONNX")  # and not its own, whatever the name
     try:
-        return onnxruntime.InferenceSession(str(file.path), options, providers=providers, enable_fallback=0)
+        model = str(file.path) if content is None else content
+        return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no narrower base
         raise ModelError(f"{file.path}: onnxruntime cannot open it: {_reason(file, str(error))}") from error
 

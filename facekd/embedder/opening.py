@@ -39,9 +39,9 @@ def open_embedder(
         mean, std, color, image_size: override what the file says; None keeps what it says.
         device: where the model runs.
         batch_size: images per call of the model; None means the embedder's default.
-        options: `resize` (resize images of another size instead of refusing them); for an ONNX file `threads` and
-            `output`; for a checkpoint `normalize`, `autocast` and `ema` (False takes the weights as trained even if
-            there is a moving average). None means the default and is accepted for every option.
+        options: `resize` (resize images of another size instead of refusing them); for an ONNX file `threads`,
+            `output` and `rewrite_prelu`; for a checkpoint `normalize`, `autocast` and `ema` (False takes the weights as
+            trained even if there is a moving average). None means the default and is accepted for every option.
 
     Raises:
         ModelError: the file is neither, or does not take one of the options.
@@ -51,7 +51,7 @@ def open_embedder(
 
     # An ONNX file brings its own network and usually its preprocessing.
     if is_onnx_file(path):
-        _check_options(path, given, {"threads", "output"}, "an ONNX file")
+        _check_options(path, given, {"threads", "output", "rewrite_prelu"}, "an ONNX file")
         size = {} if batch_size is None else {"batch_size": batch_size}
         asked: GivenPreprocessing = {"mean": mean, "std": std, "color": color, "image_size": image_size}
         return OnnxEmbedder(path, device=device, **asked, **size, **given)
@@ -70,7 +70,8 @@ def open_embedder(
 
 def _check_options(path: Path, given: dict[str, Any], known: set[str], kind: str) -> None:
     for name in given.keys() - known - {"resize"}:  # both kinds take `resize`
-        on_command_line = {"output": " (--embedding-output)", "threads": " (--threads)"}.get(name, "")
+        words = {"output": "--embedding-output", "threads": "--threads", "rewrite_prelu": "--rewrite-prelu"}
+        on_command_line = f" ({words[name]})" if name in words else ""
         raise ModelError(
             f"{path}: is {kind}, which takes no option {name!r}{on_command_line} (it takes {', '.join(sorted(known))})"
         )

@@ -22,6 +22,7 @@ import numpy as np
 
 from facekd.commands.command_line import CommandParser, real_number, whole_number
 from facekd.embedder import Preprocessing, TorchEmbedder
+from facekd.embedder.checks import probe_images
 from facekd.errors import ModelError, run_verb
 from facekd.export.onnx_graph import (
     INPUT_NAME,
@@ -36,7 +37,7 @@ from facekd.export.onnx_graph import (
     with_options,
 )
 from facekd.export.options import NEWEST_OPSET, OLDEST_OPSET, TOLERANCE, ExportOptions, InputForm, PreluForm
-from facekd.export.parity import PARITY_BATCHES, check_parity, measure_parity, probe_images
+from facekd.export.parity import PARITY_BATCHES, check_parity, measure_parity
 from facekd.files.output_lock import file_lock
 from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
@@ -165,8 +166,8 @@ def export_backbone(
     Raises:
         ModelError: the backbone cannot be exported, the file is not what was asked for, or parity fails.
     """
+    from facekd.embedder.prelu_form import split_prelu
     from facekd.export.opset import lower_opset
-    from facekd.export.prelu import split_prelu
 
     output = Path(output)
     _check_output(output)
@@ -198,7 +199,7 @@ def _embed_by_torch(
     module: torch.nn.Module, preprocessing: Preprocessing, options: ExportOptions, output: Path
 ) -> tuple[dict[int, np.ndarray], np.ndarray]:
     """Returns what the file's output must be at each batch size, and the images, uint8 RGB (7, S, S, 3)."""
-    images = probe_images(preprocessing.image_size)
+    images = probe_images(preprocessing.image_size, max(PARITY_BATCHES))
     try:
         reference = TorchEmbedder(module, preprocessing, batch_size=max(PARITY_BATCHES))
         expected = {count: reference.embed(images[:count]) for count in PARITY_BATCHES}

@@ -8,21 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from facekd.embedder import OnnxEmbedder, Preprocessing
+from facekd.embedder.checks import largest_error
 from facekd.errors import ModelError
 
 # 1, because exporters specialise on it; 2, the batch that is traced; 7, which is not a multiple of 2.
 PARITY_BATCHES = (1, 2, 7)
-
-
-def probe_images(size: int) -> np.ndarray:
-    """Draws test images, uint8 (7, size, size, 3): noise over a gradient whose brightness differs from image to image.
-
-    Embeddings differ between the images of a batch, so a graph that mixes up or repeats its rows cannot pass.
-    """
-    generator = np.random.default_rng(0)
-    count = max(PARITY_BATCHES)
-    ramp = np.linspace(0, 160, size)[None, :, None, None] * np.linspace(0.2, 1, count)[:, None, None, None]
-    return (ramp + generator.integers(0, 96, (count, size, size, 3))).astype(np.uint8)
 
 
 def measure_parity(
@@ -43,12 +33,7 @@ def measure_parity(
         raise ModelError(f"{output}: not kept, {message}") from error
     if embedder.preprocessing != preprocessing:
         raise ModelError(f"{output}: not kept, it records {embedder.preprocessing} instead of {preprocessing}")
-    errors: dict[int, float] = {}
-    for count, reference in expected.items():
-        difference = np.linalg.norm(found[count] - reference, axis=1)
-        scale = np.maximum(np.linalg.norm(reference, axis=1), np.finfo(np.float32).tiny)
-        errors[count] = float(np.max(difference / scale))
-    return errors
+    return {count: largest_error(found[count], reference) for count, reference in expected.items()}
 
 
 def check_parity(parity: Mapping[int, float], tolerance: float, output: Path) -> None:

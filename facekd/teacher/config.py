@@ -30,6 +30,8 @@ class TeacherConfig:
         std: standard deviation in the same units, for an ONNX file that does not record it.
         color: channel order, for an ONNX file that does not record it.
         embedding_output: output that is the embedding, for an ONNX file that has several.
+        rewrite_prelu: compute the PReLU of an ONNX file in a form that is faster on a CPU, as `--rewrite-prelu` does; a
+            cache that was made with that option needs it.
         weight: weight beside the other teachers, where several are named; they are divided by their sum.
 
     Raises:
@@ -45,6 +47,7 @@ class TeacherConfig:
     std: tuple[float, float, float] | None = None
     color: Literal["rgb", "bgr"] | None = None
     embedding_output: str = ""
+    rewrite_prelu: bool = False
     weight: float = 1.0
 
     def __post_init__(self) -> None:

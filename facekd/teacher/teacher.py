@@ -168,6 +168,7 @@ def open_teacher(
             device=str(device),
             resize=teacher.resize,
             output=teacher.embedding_output or None,
+            rewrite_prelu=teacher.rewrite_prelu or None,
             **options,
         )
         report_preprocessing(teacher.model, embedder)

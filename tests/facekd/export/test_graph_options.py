@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,19 +12,20 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from torch import nn
 
 from facekd.backbones.building import build_backbone
 from facekd.cli import main
 from facekd.embedder import OnnxEmbedder, Preprocessing, TorchEmbedder
+from facekd.embedder.checks import probe_images
+from facekd.embedder.prelu_form import split_prelu
 from facekd.errors import ModelError
 from facekd.export.export_onnx import export_backbone
 from facekd.export.onnx_graph import example_input, to_onnx, with_options
 from facekd.export.opset import lower_opset
 from facekd.export.options import ExportOptions
-from facekd.export.parity import probe_images
-from facekd.export.prelu import split_prelu
+from tests.prelu_graph import prelu_graph
 
 FACTS = Preprocessing(mean=(120.0, 110.0, 100.0), std=(60.0, 59.0, 58.0), color="bgr", image_size=32)
 
@@ -62,55 +62,9 @@ def test_prelu_of_a_network_becomes_convolutions(backbone: nn.Module) -> None:
     model = copy.deepcopy(traced(backbone))
     num_before = [node.op_type for node in model.graph.node].count("PRelu")
     assert num_before == sum(isinstance(module, nn.PReLU) for module in backbone.modules())
-    assert split_prelu(model) == num_before
+    assert split_prelu(model) == (num_before, {})
     assert "PRelu" not in {node.op_type for node in model.graph.node}
     assert_same(run(model, probe_images(32)), run(traced(backbone), probe_images(32)))
-
-
-def graph_of(shape: Sequence[Any], slope: np.ndarray | None, *before: onnx.NodeProto) -> onnx.ModelProto:
-    """A graph of one PRelu; without `slope` it is computed, by the nodes `before`."""
-    nodes = [*before, helper.make_node("PRelu", ["x", "slope"], ["y"])]
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name in ("x", "y")]
-    weights = [] if slope is None else [numpy_helper.from_array(slope.astype(np.float32), "slope")]
-    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-@pytest.mark.parametrize(
-    ("shape", "slope_shape", "is_split"),
-    [
-        (("b", 3, 4, 5), (3, 1, 1), True),
-        (("b", 3, 4, 5), (1, 3, 1, 1), True),
-        (("b", 3, 4, 5), (1,), True),  # shared
-        (("b", 3, 4, 5), (), True),
-        (("b", 3, 4, 5), (5,), False),  # by column
-        (("b", 3, 4, 5), (3, 4, 5), False),
-        (("b", "c", 4, 5), (1,), False),  # unknown channels
-        (("b", 3), (3,), False),
-    ],
-)
-def test_only_slopes_by_channel_on_images_are_split(
-    shape: tuple[Any, ...], slope_shape: tuple[int, ...], is_split: bool
-) -> None:
-    rng = np.random.default_rng(0)
-    model = graph_of(shape, rng.normal(size=slope_shape))
-    x = rng.normal(size=[3 if isinstance(size, str) else size for size in shape]).astype(np.float32)
-    before = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
-    assert split_prelu(model) == is_split
-    onnx.checker.check_model(model, full_check=True)
-    assert ("PRelu" in {node.op_type for node in model.graph.node}) != is_split
-    assert ("slope" in {tensor.name for tensor in model.graph.initializer}) != is_split
-    after = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
-    np.testing.assert_allclose(after, before, atol=1e-6)
-
-
-def test_a_computed_slope_stays_and_names_do_not_meet() -> None:
-    computed = graph_of(("b", 3, 4, 5), None, helper.make_node("ReduceMax", ["x"], ["slope"], axes=[0, 2, 3]))
-    assert split_prelu(computed) == 0
-    model = graph_of(("b", 3, 4, 5), np.full((3, 1, 1), 0.25))
-    model.graph.node.insert(0, helper.make_node("Identity", ["x"], ["y_slope"]))
-    assert split_prelu(model) == 1
-    onnx.checker.check_model(model, full_check=True)
 
 
 def test_a_file_with_everything_inside_takes_pixels_and_gives_unit_means_of_both_sides(
@@ -150,7 +104,7 @@ def test_every_opset_computes_the_same(backbone: nn.Module, opset: int) -> None:
 
 
 def test_an_opset_without_an_operator_of_the_network_is_refused_with_one_that_has_it() -> None:
-    model = graph_of(("b", 3, 4, 5), np.ones((3, 1, 1)))
+    model = prelu_graph(("b", 3, 4, 5), np.ones((3, 1, 1)))
     model.graph.node[0].op_type = "LayerNormalization"
     with pytest.raises(ModelError, match=r"m\.onnx: opset 13 has no LayerNormalization, .*: --opset 17"):
         lower_opset(model, 13, "m.onnx")
@@ -158,7 +112,7 @@ def test_an_opset_without_an_operator_of_the_network_is_refused_with_one_that_ha
 
 def test_an_attribute_that_an_opset_does_not_have_goes_only_if_it_says_nothing_new() -> None:
     for start, is_fine in ((0, True), (1, False)):
-        model = graph_of(("b", 3, 4, 5), None, helper.make_node("Shape", ["x"], ["slope"], start=start))
+        model = prelu_graph(("b", 3, 4, 5), None, helper.make_node("Shape", ["x"], ["slope"], start=start))
         if is_fine:
             lower_opset(model, 13, "m.onnx")
             assert not model.graph.node[0].attribute
