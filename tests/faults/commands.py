@@ -277,7 +277,7 @@ TABLE = (
         over="report {in}/lfw-results {in}/lfw-results-other --draws 200 --output out",
     ),
     # Many commands as one.
-    Command("pipeline", "pipeline sh-kd {in}/pipeline.yaml", ("model.onnx",), expensive=True),
+    Command("pipeline", "pipeline sh-kd {in}/pipeline.yaml", (), expensive=True),
     Command("study", "study {in}/study.yaml", ("results.json",), expensive=True),
     Command("quickstart", "quickstart --size tiny --output out", ("results.json",), expensive=True),
 )
