@@ -58,6 +58,9 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
         "import": ("facekd.importing.import_weights", "weights of other trainers -> a checkpoint"),
         "import-config": ("facekd.importing.import_config", "configs of other trainers -> a YAML file"),
     },
+    "Use": {
+        "embed": ("facekd.faces.embed_faces", "faces of photographs -> one file of embeddings"),
+    },
     "Export and evaluate": {
         "export": ("facekd.export.export_onnx", "a checkpoint -> ONNX, checked against torch"),
         "describe": ("evaluation.describe_model", "what an ONNX file takes, found by trial"),
@@ -73,6 +76,7 @@ PLUGIN_VERBS = {
     "data cluster",
     *("train", "distill", "pipeline sh-kd", "study", "export", "cache-teacher", "rebuild-head", "drop-sub-centers"),
     "data inspect",
+    "embed",
     *("evaluate lfw", "evaluate ijbc", "evaluate folder", "evaluate classification"),
 }
 # The data verbs that the menu of all verbs explains; it only names the others.

@@ -23,6 +23,7 @@ OUTPUTS = {
     "drop-sub-centers": "in --data in --output out",
     "import": "in --output out.pt",
     "import-config": "in --output out.yaml",
+    "embed": "in --model in --output out.npz",
     "export": "in --output out.onnx",
     "evaluate lfw": "--model in --pairs in --output out",
     "evaluate ijbc": "--model in --root in --output out",

@@ -100,7 +100,10 @@ class CommandParser(argparse.ArgumentParser):
 
     def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """Parses as argparse does, after looking for options that do not exist."""
-        return super().parse_intermixed_args(self._checked(args), namespace)
+        words = self._checked(args)
+        if {"-h", "--help"} & {*words}:  # argparse would leave what needs no option out of the usage
+            return super().parse_args(words, namespace)
+        return super().parse_intermixed_args(words, namespace)
 
     def format_help(self) -> str:
         """Formats the help under a usage of one or two lines: what must be given, and `[options]`."""

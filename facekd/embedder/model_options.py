@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from facekd.commands.command_line import COUNT, IMAGE_SIDE, comma_separated, real_number, whole_number
 from facekd.plugins import add_plugin_option
+from facekd.utils.processes import usable_cores
 
 if TYPE_CHECKING:  # torch and onnxruntime cost seconds: `--help` does without
     from facekd.embedder import Embedder
@@ -17,11 +18,17 @@ if TYPE_CHECKING:  # torch and onnxruntime cost seconds: `--help` does without
 # Means may be negative, for models that take other units; more threads than this slow each other down.
 GREY_LEVELS = comma_separated(real_number(-1e6, 1e6), "127.5,127.5,127.5")
 MAX_THREADS = 4 * (os.cpu_count() or 1)
+AUTO = "auto"
 MODEL_HELP = "an ONNX file (any tool's), a facekd checkpoint, or the folder of a run: its latest checkpoint"
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `--mean`, `--std`, `--color`, `--image-size`, `--embedding-output`, `--resize`, and how it runs."""
+def add_model_options(parser: argparse.ArgumentParser, tries_batches: bool = False) -> None:
+    """Adds `--mean`, `--std`, `--color`, `--image-size`, `--embedding-output`, `--resize`, and how the model is run.
+
+    Args:
+        parser: gets the options.
+        tries_batches: whether the verb opens the model by `open_fastest_model`, which may choose the batch size.
+    """
     add_plugin_option(parser)
     # Preprocessing first, then how the model runs.
     add = parser.add_argument_group("the model", "overriding what its file records").add_argument
@@ -47,12 +54,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--batch-size",
-        type=COUNT,
+        type=_count_or_auto if tries_batches else COUNT,
         metavar="N",
-        help="images per call of a model with a dynamic batch (default: 16 for a checkpoint on a CPU, else 64)",
+        default=AUTO if tries_batches else None,
+        help="images per call of a model with a dynamic batch (default: "
+        + ("auto, by a trial of a second)" if tries_batches else "16 for a checkpoint on a CPU, else 64)"),
     )
     add("--device", choices=("cpu", "cuda"), default="cpu", help="where the model runs (default: cpu)")
-    add("--threads", type=whole_number(1, MAX_THREADS), help="threads of onnxruntime (default: one per core)")
+    add("--threads", type=whole_number(1, MAX_THREADS), help="threads of onnxruntime (default: one per core"
+        + (", or half of that if the trial is faster)" if tries_batches else ")"))  # fmt: skip
     add(
         "--rewrite-prelu",
         action="store_true",
@@ -72,26 +82,70 @@ def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = N
     Raises:
         ModelError: see `facekd.embedder.open_embedder`.
     """
+    embedder = _open(path, arguments, resize, arguments.batch_size, arguments.threads)
+    report_preprocessing(path, embedder)
+    return embedder
+
+
+def open_fastest_model(path: str, arguments: argparse.Namespace) -> Embedder:
+    """Opens a model as `open_model` does, without resizing, and finds a fast batch size for it if none is given.
+
+    What was chosen is said on standard error.
+
+    Args:
+        path: an ONNX file, or a facekd checkpoint.
+        arguments: parsed command line with the options of `add_model_options(parser, tries_batches=True)`.
+
+    Raises:
+        ModelError: see `facekd.embedder.open_embedder`.
+    """
+    is_auto = arguments.batch_size == AUTO
+    first = _open(path, arguments, False, None if is_auto else arguments.batch_size, arguments.threads)
+    report_preprocessing(path, first)
+    if not is_auto:
+        return first
+    from facekd.embedder import OnnxEmbedder
+    from facekd.embedder.speed_trial import find_fastest
+
+    # The number of threads can be chosen for onnxruntime on a CPU; where cores are halves of one, half may be faster.
+    counts, cores = [arguments.threads], usable_cores()
+    if arguments.threads is None and arguments.device == "cpu" and cores > 1 and isinstance(first, OnnxEmbedder):
+        counts = [None, cores // 2]
+    opened = {counts[0]: first}
+    embedder, speed = find_fastest(
+        lambda threads: opened.get(threads) or _open(path, arguments, False, None, threads), counts, arguments.device
+    )
+    threads = f" and {speed.threads or cores} threads" if len(counts) > 1 else ""
+    print(
+        f"batches of {speed.batch_size}{threads}: {speed.images_per_second:,.0f} images/s in a trial", file=sys.stderr
+    )
+    return embedder
+
+
+def _open(
+    path: str, arguments: argparse.Namespace, resize: bool | None, batch_size: int | None, threads: int | None
+) -> Embedder:
+    """Opens a model; options that were not given are None: the model's file decides."""
     from facekd.embedder import open_embedder
 
-    # Options that were not given are None: the model's file decides.
     mean, std = _to_grey_levels(arguments.mean, arguments.std)
-    embedder = open_embedder(
+    return open_embedder(
         path,
         mean=_one_or_three(mean),
         std=_one_or_three(std),
         color=arguments.color,
         image_size=arguments.image_size,
         device=arguments.device,
-        batch_size=arguments.batch_size,
+        batch_size=batch_size,
         resize=arguments.resize if resize is None else resize,
-        threads=arguments.threads,
+        threads=threads,
         output=arguments.embedding_output,
         rewrite_prelu=arguments.rewrite_prelu or None,
     )
 
-    report_preprocessing(path, embedder)
-    return embedder
+
+def _count_or_auto(text: str) -> int | str:
+    return text if text == AUTO else COUNT(text)
 
 
 def report_preprocessing(path: str | os.PathLike[str], embedder: Any) -> None:

@@ -158,6 +158,11 @@ class OnnxEmbedder:
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
+    @property
+    def has_fixed_batch(self) -> bool:
+        """Tells whether the graph takes `batch_size` images and no other number; fewer are filled up."""
+        return self._pad
+
     def embed(self, images: np.ndarray) -> np.ndarray:
         """See `Embedder.embed`.
 

@@ -20,7 +20,11 @@ from facekd.images.image_files import read_image_file
 from facekd.images.preprocessing import fit_images
 
 # Why an image yields no face, in words: one that is searched for faces, or one that is said to be aligned.
-IMAGE_REASONS: Mapping[str, str] = {**REASONS, "other_size": "of another size than the model takes"}
+IMAGE_REASONS: Mapping[str, str] = {
+    **REASONS,
+    "other_size": "of another size than the model takes",
+    "no_direction": "a face whose embedding is all zeros",
+}
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | np.ndarray
 
 
@@ -120,7 +124,9 @@ class FaceFinder:
         try:
             crop = fit_images(pixels[None], self.image_size, self.resize)[0]
         except ModelError:
-            return FoundFaces([], "other_size", f"is {width}x{height}, the model takes {self.image_size} pixels")
+            return FoundFaces(
+                [], "other_size", f"is {width}x{height} pixels, expected {self.image_size}x{self.image_size}"
+            )
         unknown = np.full((5, 2), np.nan, np.float32)
         return FoundFaces([FoundFace(crop, np.full(4, np.nan, np.float32), unknown, np.nan)], num_sure=1)
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from facekd import __version__
 from facekd.embedder import Embedder
 from facekd.errors import DataError, ModelError
 from facekd.files.npy_files import read_npz
-from facekd.files.writing import atomic_open
+from facekd.files.writing import opened
 from facekd.images.preprocessing import Preprocessing
 from facekd.utils.foreign import reading, shown
 
@@ -88,17 +88,21 @@ class Gallery:
         return len(self.embeddings)
 
 
-def write_gallery(path: str | os.PathLike[str], gallery: Gallery) -> None:
+def write_gallery(target: str | os.PathLike[str] | BinaryIO, gallery: Gallery) -> None:
     """Writes a gallery, atomically. Arrays that are mapped from a file are copied in pieces.
+
+    Args:
+        target: the file, or a stream.
+        gallery: the faces.
 
     Raises:
         DataError: its arrays do not fit together.
         OSError: it cannot be written.
     """
     arrays = {"embeddings": gallery.embeddings, **{name: getattr(gallery, name) for name in ARRAYS}}
-    _check_arrays(arrays, path)
+    _check_arrays(arrays, str(target))
     about = {"format": FORMAT, "version": VERSION, **asdict(gallery.origin)}
-    with atomic_open(path) as stream:
+    with opened(target) as stream:
         np.savez(stream, about=np.array(json.dumps(about)), **arrays)  # pyright: ignore[reportArgumentType]
 
 

@@ -1,6 +1,7 @@
 """Writes a file over hours so that the same job can go on from what an interrupted run left.
 
-Who resumes how: record packs, tars and the files of `data convert` are `ResumableFile`s. These keep their own state:
+Who resumes how: record packs, tars and the files of `data convert` are `ResumableFile`s, and
+so are the rows of a gallery (`facekd/faces/gallery_writer`). These keep their own state:
 
     data_prep/jobs/conversion_log    which of several files are finished; each of them is a `ResumableFile`
     data_prep/photographs/align_log  the log is also a result for users: its settings are checked
@@ -74,7 +75,7 @@ class ResumableFile:
         make_folder(self.path.parent)
         # Fixed names, so that what a killed run left is found, or overwritten, instead of filling the disk.
         self.partial_path = self.path.with_name(hidden_name(self.path.name, ".partial"))
-        self.journal_path = _journal_path(self.path)
+        self.journal_path = journal_path(self.path)
         # Through JSON and back, so that it compares equal to what the journal holds.
         self._job = None if job is None else json.loads(json.dumps(job))
         self._companions: dict[Path, TemporaryFile] = {}
@@ -342,7 +343,7 @@ class ResumableFile:
 def is_unfinished_result(path: Path, job: Mapping[str, Any] | None) -> bool:
     """Returns whether a run of this job gave `path` its name and was stopped before it deleted the journal."""
     try:
-        with _journal_path(path).open("rb") as stream:
+        with journal_path(path).open("rb") as stream:
             head = stream.readline()
             stream.seek(-min(stream.seek(0, os.SEEK_END), 100), os.SEEK_END)
             last = stream.read()
@@ -363,10 +364,11 @@ def discard(path: Path) -> None:
 
 def forget_journal(path: Path) -> None:
     """Deletes the journal of a finished file that is recorded elsewhere, if a stopped run left it."""
-    _journal_path(path).unlink(missing_ok=True)
+    journal_path(path).unlink(missing_ok=True)
 
 
-def _journal_path(path: Path) -> Path:
+def journal_path(path: Path) -> Path:
+    """Returns the name of the journal of a file in progress."""
     return path.with_name(hidden_name(path.name, ".journal"))
 
 

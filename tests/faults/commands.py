@@ -176,6 +176,13 @@ TABLE = (
     Command("import", "import {in}/backbone.pth --output out/backbone.pt", ("backbone.pt",)),
     Command("import-config", "import-config {in}/arcface.py --output out/arcface.yaml", ("arcface.yaml",)),
     Command("export", "export {in}/teacher --output out/model.onnx --normalize", ("model.onnx",)),
+    # Use.
+    Command(
+        "embed",
+        "embed {in}/folders {in}/faces/train.rec {in}/faces/test.bin --model {in}/model.onnx --resize --batch-size 1 "
+        "--workers 1 --threads 1 --output out/faces.npz",
+        ("faces.npz",),
+    ),
     # Evaluation.
     Command(
         "evaluate-lfw",

@@ -43,7 +43,7 @@ def test_without_a_detector_the_image_is_the_face(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.faces[0].crop, crop)
     assert np.isnan([*found.faces[0].box, *found.faces[0].landmarks.ravel(), found.faces[0].score]).all()
     other = FaceFinder(32).find(crop)
-    assert (other.reason, other.detail) == ("other_size", "is 48x48, the model takes 32 pixels")
+    assert (other.reason, other.detail) == ("other_size", "is 48x48 pixels, expected 32x32")
     assert FaceFinder(32, resize=True).find(crop).faces[0].crop.shape == (32, 32, 3)
 
 

@@ -1,0 +1,122 @@
+"""Embeds the faces of many images: threads read, decode and find the next faces while the model embeds these.
+
+Shapes: K faces of an image, D embedding values, S image size in pixels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from facekd.embedder import Embedder
+from facekd.errors import ModelError, RecordError
+from facekd.faces.finding import FaceFinder, FoundFaces
+from facekd.faces.image_inputs import Images
+from facekd.images.preprocessing import mirror
+from facekd.utils.ordered_work import in_order
+
+DEFAULT_BATCH = 32
+LEAST_READ_AHEAD = 4  # images for each thread
+
+
+@dataclass(frozen=True)
+class EmbeddedFaces:
+    """Holds the faces of one image and their embeddings.
+
+    Attributes:
+        index: number of the image.
+        found: the faces, K of them, or why there are none.
+        embeddings: float32 (K, D) as the model gives them, not of unit length.
+    """
+
+    index: int
+    found: FoundFaces
+    embeddings: np.ndarray
+
+
+@contextmanager
+def embed_in_order(
+    embedder: Embedder,
+    finder: FaceFinder,
+    images: Images,
+    indices: Sequence[int],
+    flip: bool = False,
+    workers: int = 1,
+) -> Iterator[Iterator[EmbeddedFaces]]:
+    """Yields the faces of images with their embeddings, in order. All threads have stopped when the block ends.
+
+    Args:
+        embedder: the model, opened without `resize`: the finder's crops have its size.
+        finder: makes crops of images.
+        images: the images.
+        indices: numbers of the images to embed.
+        flip: whether to add the embedding of the mirror image, f(x) + f(mirrored x).
+        workers: threads that read, decode and find faces.
+
+    Raises:
+        ModelError: the model fails, or an embedding is not finite; the message names an image.
+        OSError: the disk fails.
+    """
+    batch_size: int = getattr(embedder, "batch_size", DEFAULT_BATCH)
+    read_ahead = max(LEAST_READ_AHEAD, -(-2 * batch_size // workers))
+    with in_order(partial(_find, finder, images), indices, workers, read_ahead) as results:
+        yield _embed(embedder, images, zip(indices, results, strict=True), flip, batch_size)
+
+
+def _find(finder: FaceFinder, images: Images, index: int) -> FoundFaces:
+    """Finds the faces of one image, in a thread."""
+    try:
+        return finder.find(images.read(index))
+    except RecordError as error:
+        return FoundFaces([], "unreadable", str(error))
+
+
+def _embed(
+    embedder: Embedder,
+    images: Images,
+    results: Iterator[tuple[int, Future[FoundFaces]]],
+    flip: bool,
+    batch_size: int,
+) -> Iterator[EmbeddedFaces]:
+    """Fills batches with the crops of as many images as it takes, and yields the images whose crops are embedded."""
+    waiting: deque[tuple[int, FoundFaces]] = deque()
+    crops: list[np.ndarray] = []  # of the images that wait, those that are not embedded
+    rows = np.empty((0, embedder.embedding_size), np.float32)  # and the embeddings of the others
+
+    def run(count: int) -> None:
+        """Embeds the first crops that wait."""
+        nonlocal rows
+        batch = np.stack(crops[:count])
+        try:
+            found = embedder.embed(batch)
+            if flip:
+                found = found + embedder.embed(mirror(batch))
+        except ModelError as error:
+            raise ModelError(f"{error} (at {images.names[waiting[0][0]]} or one of the next images)") from error
+        rows = np.concatenate([rows, found])
+        del crops[:count]
+
+    def ready() -> Iterator[EmbeddedFaces]:
+        """Yields the images whose faces are all embedded, in order."""
+        nonlocal rows
+        while waiting and len(waiting[0][1].faces) <= len(rows):
+            index, found = waiting.popleft()
+            own, rows = rows[: len(found.faces)], rows[len(found.faces) :]
+            yield EmbeddedFaces(index, found, own)
+
+    for index, result in results:
+        found = result.result()
+        waiting.append((index, found))
+        crops += [face.crop for face in found.faces]
+        while len(crops) >= batch_size:
+            run(batch_size)
+        yield from ready()
+    while crops:
+        run(min(len(crops), batch_size))
+    yield from ready()

@@ -1,0 +1,198 @@
+"""Writes a gallery while images are embedded, so that an interrupted run can go on.
+
+Rows lie in `.NAME.rows.partial` until all images are done, and its journal says for each image how many faces it has,
+or why none. Only then is the gallery written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from facekd.errors import DataError
+from facekd.faces.embedding import EmbeddedFaces
+from facekd.faces.finding import IMAGE_REASONS
+from facekd.faces.gallery import Gallery, Origin, write_gallery
+from facekd.faces.image_inputs import Images
+from facekd.files.resumable_file import ResumableFile, journal_path
+from facekd.files.writing import atomic_open_together
+from facekd.verification.scores import unit_rows
+
+SEVERAL = "several_faces"
+ADVICE_ON_SIZE = "; photographs need --detector, and aligned crops of another size --resize"
+
+
+def is_unfinished(path: Path) -> bool:
+    """Tells whether a run that was to write this gallery was stopped before it had ended."""
+    return journal_path(_rows_path(path)).exists()
+
+
+def _rows_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.rows")
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """Says what became of one image.
+
+    Attributes:
+        num_faces: number of its faces in the gallery.
+        reason: why there are none, a key of `facekd.faces.finding.IMAGE_REASONS`; None if there are some.
+        detail: a sentence about that, or None.
+        num_sure: number of faces that the detector is sure of.
+    """
+
+    num_faces: int
+    reason: str | None = None
+    detail: str | None = None
+    num_sure: int = 0
+
+
+class GalleryWriter:
+    """Adds images in order, and in the end writes the gallery and the report on images; for `with` statements.
+
+    Args:
+        path: the gallery to write.
+        images: all images that will be added.
+        embedding_size: D.
+        job: what else decides the content, in plain values for JSON: an unfinished gallery of another job is
+            overwritten.
+
+    Attributes:
+        results: those of the images added so far, found ones among them.
+        num_found: number of images that an earlier run has embedded.
+    """
+
+    def __init__(self, path: Path, images: Images, embedding_size: int, job: Mapping[str, Any]) -> None:
+        self.path, self._images = path, images
+        self.report_path = path.with_suffix(".report.tsv")
+        self._row = np.dtype(
+            [
+                ("embeddings", "<f4", (embedding_size,)),
+                ("norms", "<f4"),
+                ("boxes", "<f4", (4,)),
+                ("landmarks", "<f4", (5, 2)),
+                ("scores", "<f4"),
+            ]
+        )
+        job = {"verb": "embed", "images": images.fingerprint(), "embedding_size": embedding_size, **job}
+        self._file = ResumableFile(_rows_path(path), job)
+        self.results: list[ImageResult] = []
+        self._find()
+        self.num_found = len(self.results)
+
+    def add(self, image: EmbeddedFaces) -> ImageResult:
+        """Adds the faces of the next image, and returns what became of it."""
+        # A black crop, say, may have an embedding without direction: no reason to lose the other images.
+        found, lengths = image.found, np.linalg.norm(image.embeddings.astype(np.float64), axis=1)
+        usable = np.flatnonzero((lengths > 0) & (lengths <= np.finfo(np.float32).max))
+        rows = np.zeros(len(usable), self._row)
+        rows["embeddings"] = unit_rows(image.embeddings[usable], None)
+        rows["norms"] = lengths[usable]
+        for row, number in enumerate(usable.tolist()):
+            face = found.faces[number]
+            rows["boxes"][row], rows["landmarks"][row], rows["scores"][row] = face.box, face.landmarks, face.score
+        reason = "no_direction" if found.faces and not len(usable) else found.reason
+        result = ImageResult(len(usable), reason, found.detail, found.num_sure)
+
+        # Write it, and note it.
+        self._file.write(rows.tobytes())
+        self._file.note(json.dumps([result.reason, result.detail, result.num_sure]))
+        self.results.append(result)
+        return result
+
+    def finish(self, origin: Origin, which: str) -> int:
+        """Writes the report and the gallery, when all images are added; returns the number of faces.
+
+        Args:
+            origin: how the embeddings were made.
+            which: which of several faces was taken, for the report.
+
+        Raises:
+            DataError: there are no faces; the report is written all the same.
+        """
+        assert len(self.results) == len(self._images)
+        self._file.checkpoint()
+        counts = np.array([result.num_faces for result in self.results])
+        report = "".join(self._report_lines(which)).encode("utf-8", "backslashreplace")
+        num_faces = int(counts.sum())
+        if not num_faces:
+            with atomic_open_together(self.report_path, {self.path: False}) as streams:
+                streams[self.report_path].write(report)
+            self._discard()
+            raise DataError(
+                f"no face in any of {len(counts):,} images: {self.summary()}. {self.report_path} says why, image by "
+                f"image{ADVICE_ON_SIZE if self.counts()['other_size'] else ''}"
+            )
+        rows = np.memmap(self._file.partial_path, self._row, "r", shape=(num_faces,))
+        arrays = {name: rows[name] for name in ("embeddings", "norms", "boxes", "landmarks", "scores")}
+        names, people = (np.repeat(np.array(texts), counts) for texts in (self._images.names, self._images.people))
+        with atomic_open_together(self.path, {self.report_path: True}) as streams:
+            streams[self.report_path].write(report)
+            write_gallery(streams[self.path], Gallery(**arrays, names=names, people=people, origin=origin))
+        self._discard()
+        return num_faces
+
+    def counts(self) -> Counter[str]:
+        """Returns the number of images for each reason, and of those that show several faces."""
+        found = Counter(result.reason for result in self.results if result.reason is not None)
+        found[SEVERAL] = sum(result.num_sure > 1 for result in self.results)
+        return found
+
+    def summary(self) -> str:
+        """Returns the reasons and their numbers in words."""
+        counts = self.counts()
+        return ", ".join(f"{counts[reason]:,} {words}" for reason, words in IMAGE_REASONS.items() if counts[reason])
+
+    def __enter__(self) -> GalleryWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        if self._file.is_open:
+            self._file.abort()
+
+    @property
+    def num_kept(self) -> int:
+        """Returns, after a stop, the number of images that the same command can go on after."""
+        return self._file.num_kept
+
+    def _find(self) -> None:
+        """Reads the results of an earlier run; a journal that contradicts the rows is not trusted."""
+        end, size = 0, self._row.itemsize
+        with suppress(ValueError, TypeError):
+            for stop, words in self._file.entries():
+                reason, detail, num_sure = json.loads(words)
+                result = ImageResult((stop - end) // size, reason, detail, num_sure)
+                if (stop - end) % size or (reason is None) != (stop > end) or len(self.results) >= len(self._images):
+                    break
+                self.results.append(result)
+                end = stop
+        if end != self._file.position:
+            self._file.restart()
+            self.results.clear()
+
+    def _report_lines(self, which: str) -> Iterator[str]:
+        yield "# image\twhat\tdetail\n"
+        for name, result in zip(self._images.names, self.results, strict=True):
+            if result.reason is not None:
+                yield f"{_cell(name)}\t{result.reason}\t{_cell(result.detail or IMAGE_REASONS[result.reason])}\n"
+            elif result.num_sure > 1:
+                taken = "all taken" if which == "all" and result.num_sure == result.num_faces else f"{which} taken"
+                yield f"{_cell(name)}\t{SEVERAL}\t{result.num_sure} faces, {taken}\n"
+
+    def _discard(self) -> None:
+        """Removes the rows: they are in the gallery."""
+        self._file.restart()
+        self._file.abort()
+
+
+def _cell(text: str) -> str:
+    return text.replace("\t", "\\t").replace("\n", "\\n")
