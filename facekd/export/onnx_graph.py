@@ -63,8 +63,10 @@ def with_options(
             if options.flip:
                 embedding = embedding.reshape(2, -1, embedding.shape[1]).mean(0)
             if options.normalize:
-                # torch.nn.functional.normalize would put a Shape into the graph, which opsets below 15 cannot write.
-                embedding = embedding / torch.linalg.vector_norm(embedding, dim=1, keepdim=True).clamp_min(1e-12)
+                # In operators that every runtime reads alike: torch.nn.functional.normalize would put a Shape into the
+                # graph, which opsets below 15 cannot write, and MNN sums the ReduceL2 of opset 18 over the whole batch.
+                norm = (embedding * embedding).sum(1, keepdim=True).sqrt()
+                embedding = embedding / norm.clamp_min(1e-12)
             return embedding
 
     return Deployed().eval(), outside

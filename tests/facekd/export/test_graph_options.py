@@ -93,6 +93,12 @@ def test_a_file_with_everything_inside_takes_pixels_and_gives_unit_means_of_both
     assert "mirror image" in embedder.metadata["embedding_semantics"]
 
 
+def test_the_norm_is_written_in_operators_whose_axes_every_runtime_reads(backbone: nn.Module) -> None:
+    # MNN 3.6 sums the ReduceL2 of opset 18 over the images of a batch, too.
+    operators = {node.op_type for node in traced(backbone).graph.node}
+    assert "ReduceL2" not in operators and {"ReduceSum", "Sqrt", "Div"} <= operators
+
+
 @pytest.mark.parametrize("opset", range(11, 18))
 def test_every_opset_computes_the_same(backbone: nn.Module, opset: int) -> None:
     model = copy.deepcopy(traced(backbone))
