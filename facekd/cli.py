@@ -6,6 +6,7 @@ This is the only file that uses facekd, evaluation and data_prep together.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from facekd import __version__
 from facekd.commands.suggestions import nearest
 from facekd.errors import FacekdError, run_verb
+from facekd.utils.requirements import installed_version
 
 if TYPE_CHECKING:
     from facekd.training.config import TrainConfig
@@ -30,6 +32,7 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
         "quickstart": ("facekd.experiments.quickstart", "the whole method on generated faces, on a CPU"),
         "pipeline sh-kd": ("facekd.experiments.sh_kd", "student, teacher and new student of the paper"),
         "study": ("facekd.experiments.study", "compare training methods over seeds: a report"),
+        "doctor": ("facekd.commands.doctor", "what this machine has, and what is missing"),
         "configs": ("facekd.commands.print_configs", "the example configurations: list, or print one"),
     },
     "Data": {
@@ -117,7 +120,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(_menu())
         return 0
     if arguments[0] == "--version":
-        print(f"facekd {__version__}")
+        print(_versions())
         return 0
 
     # torch.distributed.launch adds the rank as an option, and sets it in the environment as well.
@@ -180,6 +183,13 @@ def _make_validators(config: TrainConfig) -> list[Validator | HeadValidator]:
     if wanted.classification != "none":
         validators.append(ClassificationValidator(config.data, wanted.classification))
     return validators
+
+
+def _versions() -> str:
+    """Returns facekd's version with those that results depend on, read without importing the packages."""
+    names = ("torch", "torchvision", "numpy", "opencv-python-headless", "onnxruntime", "onnx")
+    others = [f"Python {platform.python_version()}", *(f"{name} {installed_version(name) or '-'}" for name in names)]
+    return f"facekd {__version__} ({', '.join(others)})"
 
 
 def _menu() -> str:

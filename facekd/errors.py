@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from facekd.utils.bus_error import explain_bus_errors
+from facekd.utils.requirements import explain_missing
 from facekd.utils.stopping import StopSignal, interrupted_by_signals, outliving_the_terminal
 from facekd.utils.terminal import printable, printable_streams
 
@@ -110,12 +111,17 @@ def _status_of(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except FacekdError as error:
-        _report(str(error))
+        _report(_missing_behind(error) or str(error))
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
         return _status_of_stop(error)
     except BrokenPipeError:
         return 141  # the reader of our output has gone (`facekd ... | head`): nothing to report
+    except ModuleNotFoundError as error:
+        missing = _missing_behind(error)
+        if missing is None:
+            raise
+        _report(missing)
     except OSError as error:
         # Operating-system errors that name a file, or whose cause is known, are the user's to fix as well.
         file = _with_a_name(error.filename or file_at_fault(error))
@@ -142,6 +148,15 @@ def _status_of(main: Callable[[], int | None]) -> int:
 
 def _status_of_stop(error: KeyboardInterrupt) -> int:
     return 128 + (error.number if isinstance(error, StopSignal) else signal.SIGINT)
+
+
+def _missing_behind(error: BaseException | None) -> str | None:
+    """Says which required package is missing, if that is behind an error, such as that of a parser of configs."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and (missing := explain_missing(error.name)):
+            return missing
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _with_a_name(file: str | bytes | int | None) -> str | bytes | int | None:

@@ -4,7 +4,8 @@ The source archive is built, the wheel from it; their files are compared with th
 into an environment of its own, `.venv-versions/package`, without the optional packages. There, in a folder without the
 repository that holds packages of others with the names of ours, every verb explains itself, the quickstart runs at its
 smallest size, an example config trains by its name and printed into a file, a model of the run is evaluated on the
-generated pack, and the three plug-ins of `examples/` are trained with. The status is 1 if anything of that is wrong.
+generated pack, and the three plug-ins of `examples/` are trained with. In another environment, which has no torch, the
+model is evaluated again. The status is 1 if anything of that is wrong.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def main() -> int:
         wheel, archive = next(folder.glob("dist/*.whl")), next(folder.glob("dist/*.tar.gz"))
         problems = [*compare(wheel, archive), *check_description(arguments.uv, wheel, archive)]
         problems = problems or list(use(install(arguments.uv, arguments.python, wheel), folder / "elsewhere"))
+        problems += use_without_torch(arguments.uv, arguments.python, wheel, folder / "elsewhere")
     print("\n".join(problems) or "all ok")
     return 1 if problems else 0
 
@@ -89,9 +91,30 @@ def check_description(uv: str, wheel: Path, archive: Path) -> Iterator[str]:
 
 def install(uv: str, python: str, wheel: Path) -> Path:
     """Installs the wheel and what it requires into a new environment; returns the folder of its commands."""
-    subprocess.run([uv, "venv", "-q", "--clear", "-p", python, str(ENVIRONMENT)], check=True)
-    subprocess.run([uv, "pip", "install", "-q", "-p", str(ENVIRONMENT / "bin" / "python"), str(wheel)], check=True)
-    return ENVIRONMENT / "bin"
+    commands = new_environment(uv, python, ENVIRONMENT)
+    subprocess.run([uv, "pip", "install", "-q", "-p", str(commands / "python"), str(wheel)], check=True)
+    return commands
+
+
+def new_environment(uv: str, python: str, folder: Path) -> Path:
+    """Makes an empty environment; returns the folder of its commands."""
+    subprocess.run([uv, "venv", "-q", "--clear", "-p", python, str(folder)], check=True)
+    return folder / "bin"
+
+
+def use_without_torch(uv: str, python: str, wheel: Path, folder: Path) -> Iterator[str]:
+    """Installs as docs/versions.md says for no torch, and evaluates the model of the quickstart; yields what fails."""
+    commands = new_environment(uv, python, ENVIRONMENT.with_name("package-without-torch"))
+    into = [uv, "pip", "install", "-q", "-p", str(commands / "python")]
+    subprocess.run([*into, "--no-deps", str(wheel)], check=True)
+    words = [str(commands / "facekd"), "doctor", "--without-torch"]
+    needed = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True).stdout.split()
+    subprocess.run([*into, *needed], check=True)
+    options = "--model quick/student/model.onnx --pairs quick/data/test.bin --output without-torch"
+    yield from run_lines(commands, folder, [f"evaluate lfw {options}", "data inspect quick/data"])
+    if list(run_lines(commands, folder, [f"train {SHORT} --output no"])) and not (folder / "no").exists():
+        return
+    yield "facekd train does not refuse to run without torch"
 
 
 def use(commands: Path, folder: Path) -> Iterator[str]:
@@ -101,9 +124,6 @@ def use(commands: Path, folder: Path) -> Iterator[str]:
         (folder / name).mkdir()
         (folder / name / "__init__.py").write_text("raise SystemExit('a package of another with this name')\n")
     shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
-    # One thread: torch's own wait for each other busily, on a machine with other load for ever.
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    environment.pop("PYTHONPATH", None)
     lines = [
         "--version",
         *(f"{verb} --help" for verb in VERBS),
@@ -119,6 +139,14 @@ def use(commands: Path, folder: Path) -> Iterator[str]:
         f"train {SHORT} --plugin examples/mv_softmax_margin.py --head.margin mv_softmax --output margin",
         f"distill {SHORT} --plugin examples/pkt_loss.py --loss.plugin.pkt 1000 --teacher.model run --output loss",
     ]
+    yield from run_lines(commands, folder, lines)
+
+
+def run_lines(commands: Path, folder: Path, lines: list[str]) -> Iterator[str]:
+    """Runs facekd commands in a folder; yields those that fail, and their output."""
+    # One thread: torch's own wait for each other busily, on a machine with other load for ever.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    environment.pop("PYTHONPATH", None)
     for line in lines:
         start = time.monotonic()
         done = subprocess.run(

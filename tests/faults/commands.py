@@ -87,6 +87,7 @@ MEASURE = "--bootstrap 100 --seed 3"
 TAUGHT = f"--data.train {{in}}/faces {SMALL} --tensorboard false --teacher.model {{in}}/teacher"
 
 TABLE = (
+    Command("doctor", "doctor --json", ()),
     Command("configs", "configs configs/debug.yaml", ()),
     # Data: generated, packed, copied, read.
     Command(
