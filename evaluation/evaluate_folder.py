@@ -81,7 +81,7 @@ writes to DIR:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses and evaluates."""
-    arguments = _parse(argv)
+    arguments = parse(argv)
     with lock_output(Path(arguments.output)):
         return _evaluate(arguments, argv, Path(arguments.output))
 
@@ -283,9 +283,11 @@ def _no_direction(rows: np.ndarray, faces: FaceFolder | LabelledFaces) -> DataEr
     )
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parses the command line; ends with a message where it is wrong."""
     parser = CommandParser(
         prog="facekd evaluate folder",
+        allow_abbrev=False,  # otherwise a typo in a study could pass as the short form of an option
         description="Evaluates a model on aligned faces of people: all pairs, or identification (gallery/, probe/).",
         example=EXAMPLE,
     )

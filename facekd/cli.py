@@ -165,11 +165,9 @@ def _load(name: str) -> Callable[[list[str]], int]:
     return partial(verb, parse_evaluation=_parse_evaluation) if name == "study" else verb
 
 
-def _parse_evaluation(words: list[str]) -> object:
+def _parse_evaluation(verb: str, words: list[str]) -> object:
     # A study does not import the benchmarks either: the verb that evaluates its runs checks their options.
-    from evaluation.evaluate_lfw import parse
-
-    return parse(words)
+    return import_module(f"evaluation.evaluate_{verb}").parse(words)
 
 
 def _make_validators(config: TrainConfig) -> list[Validator | HeadValidator]:

@@ -3,7 +3,8 @@
     facekd study configs/study/generated_faces.yaml
 
 Each run is a `facekd train` or `facekd distill` command in its own process, then exported as ONNX and evaluated by
-`facekd evaluate lfw`. Completed steps are skipped, so the same command resumes after an interruption.
+`facekd evaluate lfw`, or by `facekd evaluate folder` on all pairs of people. Completed steps are skipped, so the same
+command resumes after an interruption.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ SECONDS_BETWEEN_LINES = 30.0
 CONDITIONS = "conditions.json"
 
 
-def main(argv: list[str] | None = None, parse_evaluation: Callable[[list[str]], object] | None = None) -> int:
+def main(argv: list[str] | None = None, parse_evaluation: Callable[[str, list[str]], object] | None = None) -> int:
     """Parses, checks, runs what is not done, and reports.
 
     Args:
         argv: the words of the command line.
-        parse_evaluation: parser of `facekd evaluate lfw`, which checks the options of the study's `evaluate`; None
-            leaves them to the evaluation itself.
+        parse_evaluation: parser of `facekd evaluate`, which checks the options of the study's `evaluate`, see
+            `Study.check_evaluation`; None leaves them to the evaluation itself.
     """
     words = sys.argv[1:] if argv is None else argv
     file = parse_study(words)

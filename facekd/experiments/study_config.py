@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from facekd.commands.config_files import expand_path, parse_config, protect_path
 from facekd.commands.suggestions import did_you_mean
@@ -21,21 +21,30 @@ from facekd.errors import ConfigError
 from facekd.experiments.command_runner import Step, as_config_options, as_word
 
 VERBS = ("train", "distill")
-SET_BY_STUDY = ("model", "pairs", "names", "output", "threads")  # options of the evaluation that no file may give
+SET_BY_STUDY = (
+    "model",
+    "pairs",
+    "names",
+    "images",
+    "output",
+    "threads",
+)  # options of the evaluation that no file may give
 REFERENCE = re.compile(r"(?<!\$)\{([A-Za-z0-9][A-Za-z0-9_.-]*)(?:@(\d+))?\}")
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Names a verification pack, and the list of who is on its images.
+    """Names a verification pack and the list of who is on its images, or a set of people whose pairs are all compared.
 
     Args:
-        pairs: the `.bin` file.
+        pairs: the `.bin` file; for people what `facekd evaluate folder --images` takes.
         names: the list the pack was made from; empty if there is none.
+        is_people: whether it is a set of people.
     """
 
     pairs: str
     names: str = ""
+    is_people: bool = False
 
     @property
     def name(self) -> str:
@@ -56,7 +65,7 @@ class Method:
         judge: whether its runs are exported and evaluated; a teacher in the middle of SH-KD need not be.
         note: a few words for the report.
         model: an ONNX file or checkpoint that is evaluated beside the runs, not trained.
-        evaluate: options of `facekd evaluate lfw` for this method alone.
+        evaluate: options of that evaluation for this method alone.
     """
 
     name: str
@@ -85,7 +94,7 @@ class Run:
 
     @property
     def verification(self) -> Path:
-        """Returns the folder that `facekd evaluate lfw` writes into."""
+        """Returns the folder that `facekd evaluate` writes into."""
         return self.folder / "verification"
 
 
@@ -100,8 +109,8 @@ class Study:
         reference: the baseline that methods are compared with; usually the student trained alone.
         base: dotted keys of every run.
         prepare: `facekd` commands to run first, without the word facekd.
-        packs: packs that models are evaluated on.
-        evaluate: options of `facekd evaluate lfw`.
+        packs: packs that models are evaluated on, or one set of people.
+        evaluate: options of `facekd evaluate lfw`, or for people of `facekd evaluate folder`.
         methods: methods by name, in the order of the report.
     """
 
@@ -114,6 +123,11 @@ class Study:
     packs: tuple[Pack, ...]
     evaluate: dict[str, Any]
     methods: dict[str, Method]
+
+    @property
+    def evaluation(self) -> Literal["lfw", "folder"]:
+        """Returns the verb that evaluates the runs: of all pairs of people, or of packs."""
+        return "folder" if self.packs[0].is_people else "lfw"
 
     @property
     def runs(self) -> list[Run]:
@@ -252,14 +266,15 @@ class Study:
             before = (export.title,)
         # Evaluate the exported model, or the model that exists already.
         if method.judge:
-            words = ("evaluate", "lfw", *self._evaluate_options(run, model, threads))
+            words = ("evaluate", self.evaluation, *self._evaluate_options(run, model, threads))
             # The word stays "judge", because it is how `steps.json` of a study in progress names the step.
             steps.append(Step(f"judge {run.title}", words, run.verification / "results.json", before, log))
         return steps
 
     def _evaluate_options(self, run: Run, model: str, threads: int | None) -> list[str]:
-        """Returns the words after `facekd evaluate lfw`; true and false become `--key` and `--no-key`."""
-        words = ["--model", model, "--pairs", *(pack.pairs for pack in self.packs)]
+        """Returns the words after the verb of the evaluation; `true` and `false` become `--key` and `--no-key`."""
+        words = ["--model", model, "--images" if self.evaluation == "folder" else "--pairs"]
+        words += [pack.pairs for pack in self.packs]
         # One list for each pack, where "-" stands for none.
         if any(pack.names for pack in self.packs):
             words += ["--names", *(pack.names or "-" for pack in self.packs)]
@@ -290,11 +305,12 @@ class Study:
             except ConfigError as error:
                 raise ConfigError(f"methods.{method.name}: {error}") from error
 
-    def check_evaluation(self, parse: Callable[[list[str]], object]) -> None:
-        """Has the parser of `facekd evaluate lfw` check each method's options, before anything runs.
+    def check_evaluation(self, parse: Callable[[str, list[str]], object]) -> None:
+        """Has the parser of the evaluation check each method's options, before anything runs.
 
         Args:
-            parse: parses the words of that command; on a mistake it prints one line and exits, see `CommandParser`.
+            parse: parses the words of `facekd evaluate`, given its second word, `lfw` or `folder`, and the rest; on a
+                mistake it prints one line and exits, see `CommandParser`.
 
         Raises:
             ConfigError: the parser's message, after the name of the section, with the nearest option that exists.
@@ -304,7 +320,7 @@ class Study:
             said = io.StringIO()
             try:
                 with contextlib.redirect_stderr(said):
-                    parse(words)
+                    parse(self.evaluation, words)
             except SystemExit as error:
                 message = said.getvalue().strip().removeprefix("error: ")
                 section = f"methods.{method.name}.evaluate" if method.evaluate else "evaluate"

@@ -16,6 +16,8 @@ from facekd.experiments.study_config import SET_BY_STUDY, Method, Pack, Study
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DESCRIPTION = "Trains methods x seeds on one data set under one protocol, and reports."
+# Options of the evaluation of people where the file gives none: few columns, and no page for each run.
+OF_PEOPLE = {"fars": [1e-2, 1e-3], "report": False}
 MAIN_KEYS = {
     "output": "folder of everything; the same command resumes it",
     "seeds": "seeds of every method that names none",
@@ -33,13 +35,19 @@ CONFIG.yaml
   reference: alone
   base: {data: {train: ...}, ...}
   prepare: ["cache-teacher teacher.onnx --data ... --output {study}/teacher.cache"]
-  packs: [{pairs: test.bin, names: test_pairs.txt}]
-  evaluate: {folds: 10, fars: [1e-1, 1e-2], flip: true}
+  people: synthetic:1000x20:7            all pairs of people; or a folder of people, or a pack of records (.rec)
+  evaluate: {fars: [1e-2, 1e-3]}         options of `facekd evaluate folder`
   methods:
     teacher:  {verb: train, seeds: [0], config: {...}}       trained once
     alone:    {verb: train}
     th_kd:    {verb: distill, config: {teacher.model: "{teacher}", share: 1}}
     external: {model: teacher.onnx, evaluate: {mean: 127.5, std: 127.5}}                 evaluated, not trained
+
+In place of people a file may have verification packs, evaluated by `facekd evaluate lfw`:
+  packs: [{pairs: test.bin, names: test_pairs.txt}]
+  evaluate: {folds: 10, fars: [1e-1, 1e-2], flip: true}
+Far more of the difference between two methods shows on all pairs than on a pack drawn from the same people, and only
+with people do the intervals cover other people as well as other seeds.
 
 In a value, {teacher} is the folder of that method's run with the same seed, or of its only run; {teacher@0} is the run
 with seed 0; {study} is the output folder. A method may also have recipe: FILE.yaml (which config
@@ -78,7 +86,7 @@ class MethodFile:
         judge: whether the runs are exported and evaluated.
         note: a few words for the report.
         model: an ONNX file or checkpoint that is evaluated beside the runs, not trained.
-        evaluate: options of `facekd evaluate lfw` for this method alone.
+        evaluate: options of the evaluation for this method alone.
     """
 
     verb: Literal["train", "distill", ""] = ""
@@ -103,7 +111,9 @@ class StudyFile:
         base: keys of `facekd train` for every run, in sections or dotted.
         prepare: `facekd` commands to run first, without the word facekd.
         packs: verification packs to evaluate on; a name, or pairs and names.
-        evaluate: options of `facekd evaluate lfw`.
+        people: in place of packs a set of people whose pairs are all compared: a folder, a pack of records, or
+            synthetic:PEOPLExIMAGES:SEED.
+        evaluate: options of `facekd evaluate lfw`, or for people of `facekd evaluate folder`.
         methods: the methods by name, in the order of the report.
         jobs: number of runs at once.
         threads: computing threads of each run; null shares the cores among the jobs.
@@ -117,6 +127,7 @@ class StudyFile:
     base: dict[str, Any] | None = None
     prepare: tuple[str, ...] | None = ()
     packs: tuple[str | PackFile, ...] = field(default=(), metadata={"entries": PackFile, "path": True})
+    people: str | None = path_field()
     evaluate: dict[str, Any] | None = None
     methods: dict[str, MethodFile] = field(default_factory=dict, metadata={"entries": MethodFile})
     jobs: int = 1
@@ -167,8 +178,8 @@ def make_study(file: StudyFile) -> Study:
         reference=_reference(file.reference, methods),
         base=flatten(file.base or {}),
         prepare=file.prepare or (),
-        packs=_packs(file.packs, file.output),
-        evaluate=_evaluate(file.evaluate, "evaluate"),
+        packs=_packs(file.packs, file.people or "", file.output),
+        evaluate={**(OF_PEOPLE if file.people else {}), **_evaluate(file.evaluate, "evaluate")},
         methods=methods,
     )
     _check_training_keys(study)
@@ -217,10 +228,19 @@ def _reference(name: str, methods: Mapping[str, Method]) -> str:
     return name
 
 
-def _packs(files: tuple[str | PackFile, ...], output: str) -> tuple[Pack, ...]:
+def _packs(files: tuple[str | PackFile, ...], people: str, output: str) -> tuple[Pack, ...]:
+    if people:
+        if files:
+            raise ConfigError(
+                "people: a study compares methods on packs or on all pairs of people; leave out one of the two"
+            )
+        return (Pack(people.replace("{study}", output), is_people=True),)
     # A plain name is a pack without a list.
     if not files:
-        raise ConfigError("packs: expected a list such as [{pairs: test.bin, names: test_pairs.txt}]")
+        raise ConfigError(
+            "packs: expected a list such as [{pairs: test.bin, names: test_pairs.txt}]; or give people, a set of whom "
+            "all pairs are compared"
+        )
     packs = []
     for file in files:
         pairs, names = (file, "") if isinstance(file, str) else (file.pairs, file.names or "")

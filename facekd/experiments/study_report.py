@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from facekd.data.pair_packs.reading import read_pair_pack
+from facekd.errors import DataError
+from facekd.experiments.study_comparison import REMEDY
 from facekd.experiments.study_config import Study
-from facekd.experiments.study_results import REMEDY, read_verification, verification_folder
+from facekd.experiments.study_results import read_verification, verification_folder
 from facekd.files.result_folder import finish_results, start_results
 from facekd.files.writing import write_text
 from facekd.pages.figures import RocLine, draw_losses, draw_roc, label_axes, new_figure, to_png
 from facekd.pages.html import Picture, render_page
 from facekd.pages.tables import Table
 from facekd.results.kept_scores import read_checked_scores
+from facekd.results.reading import read_curves
 from facekd.training.logbook import read_log
 from facekd.verification.metrics import tar_curve
 
@@ -71,7 +75,8 @@ def _table(results: Mapping[str, Any], pack: str) -> Table:
 
     # Each measure is followed by its difference to the baseline.
     to_baseline = f"to {results['reference']}"
-    head = ["method", "n", "EER %", to_baseline, "accuracy %", to_baseline]
+    has_accuracy = all(one["accuracy"] for one in found.values())
+    head = ["method", "n", "EER %", to_baseline, *(("accuracy %", to_baseline) if has_accuracy else ())]
     for number in measurable:
         head += [f"TAR % at FAR {fars[number]['far']:g}", to_baseline]
     rows = []
@@ -80,7 +85,8 @@ def _table(results: Mapping[str, Any], pack: str) -> Table:
         if own is None:
             continue
         row = [f"{method['name']}{' (preprocessing assumed)' if method['assumed'] else ''}", str(own["eer"]["n"])]
-        for measure in (own["eer"], own["accuracy"], *(own["tar_at_far"][number]["tar"] for number in measurable)):
+        measures = [own["eer"], *([own["accuracy"]] if has_accuracy else ())]
+        for measure in (*measures, *(own["tar_at_far"][number]["tar"] for number in measurable)):
             row += [_value(measure), _difference(measure["difference"])]
         rows.append([*row, _speed(method["cost"])])
     return Table("", [*head, "training speed"], rows)
@@ -98,7 +104,13 @@ def _difference(difference: Mapping[str, Any] | None) -> str:
     if difference["ci95"] is not None:
         low, high = difference["ci95"]
         text += f" ({_signed(low)} to {_signed(high)})"
+    if difference.get("p_value") is not None:
+        text += f", p {_p_value(difference['p_holm'])}"
     return text
+
+
+def _p_value(value: float) -> str:
+    return "< 0.0001" if value < 0.0001 else f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
 
 
 def _signed(share: float) -> str:
@@ -120,17 +132,8 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         f"with the {results['interval']}.",
     ]
 
-    # Many comparisons with one baseline.
-    compared = [
-        method
-        for method in results["methods"]
-        if any(pack["eer"]["difference"] for pack in method.get("packs", {}).values())
-    ]
-    if len(compared) > 2:
-        notes.append(
-            f"{len(compared)} methods are compared with one baseline: even if all of them were equally good, about one "
-            "such interval in twenty would leave out 0."
-        )
+    # Many comparisons with one baseline, and methods without one.
+    notes += _notes_on_tests(results)
 
     # Speed, and the machine that it was measured on.
     if any(method["cost"] for method in results["methods"]):
@@ -157,6 +160,49 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     if results["missing"]:
         notes.append(f"Not evaluated yet: {'; '.join(results['missing'])}.")
     return notes
+
+
+def _notes_on_tests(results: Mapping[str, Any]) -> list[str]:
+    """Explains the p-values, and says which methods could not be compared over all their seeds."""
+    trained = [
+        method
+        for method in results["methods"]
+        if method.get("packs") and method["verb"] != "none" and method["name"] != results["reference"]
+    ]
+    if not trained:
+        return []
+    differences = {method["name"]: next(iter(method["packs"].values()))["eer"]["difference"] for method in trained}
+    compared = max(((one or {}).get("num_compared", 0) for one in differences.values()), default=0)
+    notes = []
+    if compared:
+        corrected = f", corrected by Holm's method for the {compared} methods of a column" if compared > 1 else ""
+        notes.append(
+            f"p: how often two equally good methods would differ by as much{corrected}; a p below 0.05 shows a "
+            "difference, a larger one leaves it open. The interval is of one comparison by itself. Decide beforehand "
+            "which column counts: columns are not corrected for each other."
+        )
+    # Seeds that only one of the two has.
+    reference = next(one for one in results["methods"] if one["name"] == results["reference"])
+    for method in trained:
+        difference, own = differences[method["name"]], _seeds_of(method)
+        common = [seed for seed in own if seed in _seeds_of(reference)]
+        if difference is None:
+            notes.append(
+                f"{method['name']} is not compared: no seed of it ({', '.join(own)}) is one of "
+                f"{results['reference']}'s ({', '.join(_seeds_of(reference)) or 'none evaluated'})."
+            )
+        elif difference["ci95"] is None:
+            notes.append(f"{method['name']}: one seed in common gives no interval; two are needed, six are better.")
+        elif len(common) < max(len(own), len(_seeds_of(reference))):
+            notes.append(
+                f"{method['name']} is compared over the seeds that both have ({', '.join(common)}); its mean is over "
+                f"{', '.join(own)}."
+            )
+    return notes
+
+
+def _seeds_of(method: Mapping[str, Any]) -> list[str]:
+    return list(next(iter(method["packs"].values()))["eer"]["values"]) if method.get("packs") else []
 
 
 def _render_page(study: Study, results: Mapping[str, Any]) -> str:
@@ -232,9 +278,9 @@ def draw_values(results: Mapping[str, Any], pack: str) -> Figure:
 
 def draw_rocs(study: Study, results: Mapping[str, Any], pack: str) -> Figure:
     """Draws the mean ROC of each method over its seeds, and the range of the seeds as a band."""
-    file = next(one for one in study.packs if one.name == pack).pairs
-    is_same = read_pair_pack(file).is_same
-    fars = np.geomspace(1 / int((~is_same).sum()), 1, 300)
+    described = next(one for one in results["packs"] if one["name"] == pack)
+    fars = np.geomspace(1 / described["num_impostor"], 1, 300)
+    curve_of = _curve_of_people if next(one for one in study.packs if one.name == pack).is_people else _curve_of_pack
     lines = []
     for method in results["methods"]:
         found = method.get("packs", {}).get(pack)
@@ -245,11 +291,26 @@ def draw_rocs(study: Study, results: Mapping[str, Any], pack: str) -> Figure:
             run = study.run_of(method["name"], int(seed))
             result = read_verification(study, run, pack)
             assert result is not None  # its EER is among the values
-            scores = read_checked_scores(verification_folder(study, run, pack), result, is_same, REMEDY)
-            curves.append(tar_curve(scores[is_same], scores[~is_same], fars))
+            curves.append(curve_of(study, verification_folder(study, run, pack), result, pack, fars))
         label = f"{method['name']}, EER {100 * found['eer']['mean']:.2f} % (n {len(curves)})"
         band = np.min(curves, axis=0), np.max(curves, axis=0)
         lines.append(RocLine(label, fars, np.mean(curves, axis=0), band=band))
     figure, [axes] = new_figure((8, 5))
     draw_roc(axes, lines, pack)
     return figure
+
+
+def _curve_of_pack(study: Study, folder: Path, result: dict[str, Any], pack: str, fars: np.ndarray) -> np.ndarray:
+    """Returns the TAR of a run at each FAR, from the scores it left, which are counted again first."""
+    is_same = read_pair_pack(next(one for one in study.packs if one.name == pack).pairs).is_same
+    scores = read_checked_scores(folder, result, is_same, REMEDY)
+    return tar_curve(scores[is_same], scores[~is_same], fars)
+
+
+def _curve_of_people(study: Study, folder: Path, result: dict[str, Any], pack: str, fars: np.ndarray) -> np.ndarray:
+    """Returns the TAR of a run at each FAR, from the ROC it left: that of the largest FAR that is not above."""
+    curves = read_curves(folder, result)
+    if "roc_far" not in curves:
+        raise DataError(f"{folder / 'curves.npz'}: is gone; {REMEDY}")
+    at = np.searchsorted(curves["roc_far"], fars * (1 + 1e-12), side="right") - 1
+    return curves["roc_tar"][np.maximum(at, 0)]

@@ -2,60 +2,34 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from facekd.experiments.study_comparison import (
+    OVER_SEEDS,
+    OVER_SEEDS_AND_PEOPLE,
+    REMEDY,
+    Draws,
+    Values,
+    check_same_people,
+    compare,
+    read_draws,
+)
 from facekd.experiments.study_config import Method, Run, Study
 from facekd.files.reading import read_json
 from facekd.training.logbook import read_log
 
 RESULT_FORMAT, RESULT_VERSION = "facekd-study", 1
-REMEDY = "delete results.json there and run the study again, which then evaluates this run again"
-INTERVAL = (
-    "95 % interval of the mean difference over seeds (Student's t, n - 1 degrees of freedom, paired by seed: same "
-    "weights to start from where the networks are the same, same order of images). It covers what changes from one "
-    "training to the next; the people and pairs evaluated on are the same throughout, so it does not cover them"
-)
-
-
-def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Returns the mean, and the sample's standard deviation (n - 1), or None in its place for a single value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def paired_difference(
-    values: Mapping[int, float], baseline: Mapping[int, float], lower_is_better: bool
-) -> dict[str, Any] | None:
-    """Returns method minus baseline over the seeds that both have; None if they share no seed.
-
-    Args:
-        values: values of the method by seed.
-        baseline: values of the baseline by seed.
-        lower_is_better: whether a lower value is better, to count the seeds in which the method is better.
-    """
-    seeds = [seed for seed in values if seed in baseline]
-    if not seeds:
-        return None
-    differences = [values[seed] - baseline[seed] for seed in seeds]
-    mean, std = mean_and_std(differences)
-    interval = None
-    if std is not None:
-        from scipy import stats  # here: importing it takes half a second
-
-        half = float(stats.t.ppf(0.975, len(seeds) - 1)) * std / math.sqrt(len(seeds))
-        interval = [mean - half, mean + half]
-    better = sum(difference < 0 if lower_is_better else difference > 0 for difference in differences)
-    return {"n": len(seeds), "mean": mean, "ci95": interval, "better_in": better}
+Evaluated = Mapping[tuple[str, int], dict[str, Any]]  # by method and seed: for each pack its results
 
 
 def gather(study: Study) -> dict[str, Any]:
     """Returns the content of `results.json`: every run evaluated so far, and the statistics over them."""
     # The results of each run; a run counts once all packs are evaluated.
     evaluated: dict[tuple[str, int], dict[str, Any]] = {}
-    missing = []
+    missing: list[str] = []
     for run in study.runs:
         if not run.method.judge:
             continue
@@ -67,6 +41,7 @@ def gather(study: Study) -> dict[str, Any]:
     rates = {
         (run.method.name, run.seed): rate for run in study.runs if (rate := images_per_second(run.folder)) is not None
     }
+    measured = {pack.name: _measure(study, pack.name, evaluated) for pack in study.packs}
     # `reference` and `judged` are the names of the file format: the baseline, and whether a method is evaluated.
     return {
         "format": RESULT_FORMAT,
@@ -75,10 +50,16 @@ def gather(study: Study) -> dict[str, Any]:
         "reference": study.reference,
         "seeds": list(study.seeds),
         "packs": [_describe_pack(study, pack.name, evaluated) for pack in study.packs],
-        "interval": INTERVAL,
+        "interval": OVER_SEEDS_AND_PEOPLE if _has_people(measured) else OVER_SEEDS,
         "missing": missing,
-        "methods": [_summarize(study, method, evaluated, rates) for method in study.methods.values()],
+        "methods": [_summarize(study, method, evaluated, rates, measured) for method in study.methods.values()],
     }
+
+
+def _has_people(measured: Mapping[str, Any]) -> bool:
+    """Tells whether intervals cover people: whether one of the EERs says so."""
+    differences = [one["eer"]["difference"] for found in measured.values() for one in found.values()]
+    return any(one is not None and one["over"] == "seeds and people" for one in differences)
 
 
 def read_verification(study: Study, run: Run, pack: str) -> dict[str, Any] | None:
@@ -90,7 +71,9 @@ def read_verification(study: Study, run: Run, pack: str) -> dict[str, Any] | Non
     path = verification_folder(study, run, pack) / "results.json"
     if not path.exists():
         return None
-    return read_json(path, "the results of an evaluation", REMEDY, ("accuracy", "eer", "tar_at_far"))
+    of_pack = next(one for one in study.packs if one.name == pack)
+    keys = ("eer", "tar_at_far", *(("set_sha256", "num_people") if of_pack.is_people else ("accuracy", "pair_set")))
+    return read_json(path, "the results of an evaluation", REMEDY, keys)
 
 
 def verification_folder(study: Study, run: Run, pack: str) -> Path:
@@ -109,19 +92,66 @@ def _describe_pack(study: Study, pack: str, evaluated: Mapping[tuple[str, int], 
     if not results:
         return {"name": pack}
     first = results[0]
+    about = first.get("pair_set") or {"sha256": first.get("set_sha256"), "num_subjects": first.get("num_people")}
     return {
         "name": pack,
-        **{key: first["pair_set"].get(key) for key in ("sha256", "num_subjects")},
+        **{key: about.get(key) for key in ("sha256", "num_subjects")},
         **{key: first[key] for key in ("num_genuine", "num_impostor")},
         "protocols": sorted({result["protocol"]["text"] for result in results}),
+    }
+
+
+def _measure(study: Study, pack: str, evaluated: Evaluated) -> dict[str, dict[str, Any]]:
+    """Returns for each method its measures on one pack, over seeds and compared with the baseline."""
+    results = {key: found[pack] for key, found in evaluated.items()}
+    draws: dict[tuple[str, int], Draws] = {}
+    if next(one for one in study.packs if one.name == pack).is_people:
+        folders = {key: verification_folder(study, study.run_of(*key), pack) for key in results}
+        check_same_people({folders[key]: result for key, result in results.items()})
+        for key, result in results.items():
+            if (drawn := read_draws(folders[key], result)) is not None:
+                draws[key] = drawn
+    compared = [one.name for one in study.methods.values() if one.verb and one.name != study.reference]
+    num_people = next(iter(draws.values())).num_people if draws else None
+
+    def over_seeds(
+        measure: Callable[[dict[str, Any]], float | None],
+        drawn: Callable[[Draws], Any] = lambda _: None,
+        lower: bool = False,
+    ) -> dict[str, dict[str, Any]]:
+        values: dict[str, Values] = {}
+        for name in dict.fromkeys(name for name, _ in results):
+            own = {seed: measure(result) for (other, seed), result in results.items() if other == name}
+            if None in own.values():
+                continue  # this FAR cannot be measured on this pack
+            in_draws = {seed: drawn(one) for (other, seed), one in draws.items() if other == name}
+            in_draws = {seed: rows for seed, rows in in_draws.items() if rows is not None}
+            values[name] = Values({seed: value for seed, value in own.items() if value is not None}, in_draws)
+        return compare(values, study.reference, compared, num_people, lower)
+
+    # One comparison of all methods for each measure.
+    fars = [point["far"] for point in next(iter(results.values()))["tar_at_far"]] if results else []
+    eers = over_seeds(lambda result: result["eer"], lambda one: one.eer, lower=True)
+    accuracies = over_seeds(lambda result: result["accuracy"]["mean"] if "accuracy" in result else None)
+    tars = [
+        over_seeds(lambda result, far=far: _tar(result, far), lambda one, far=far: one.tar.get(far)) for far in fars
+    ]
+    return {
+        name: {
+            "eer": eers[name],
+            "accuracy": accuracies.get(name),
+            "tar_at_far": [{"far": far, "tar": found.get(name)} for far, found in zip(fars, tars, strict=True)],
+        }
+        for name in eers
     }
 
 
 def _summarize(
     study: Study,
     method: Method,
-    evaluated: Mapping[tuple[str, int], dict[str, Any]],
+    evaluated: Evaluated,
     rates: Mapping[tuple[str, int], float],
+    measured: Mapping[str, dict[str, dict[str, Any]]],
 ) -> dict[str, Any]:
     """Returns a method's entry in `results.json`: its cost, and per pack each measure over seeds."""
     summary: dict[str, Any] = {
@@ -136,40 +166,12 @@ def _summarize(
         return summary
     own = [result for (name, _), found in evaluated.items() if name == method.name for result in found.values()]
     summary["assumed"] = sorted({name for result in own for name in (result.get("model") or {}).get("assumed", ())})
-    # For each pack the values by seed, their mean, and the difference to the baseline.
-    summary["packs"] = {}
-    for pack in study.packs:
-        of_method = {seed: found[pack.name] for (name, seed), found in evaluated.items() if name == method.name}
-        of_baseline = {seed: found[pack.name] for (name, seed), found in evaluated.items() if name == study.reference}
-        if not of_method:
-            continue
-        is_compared = bool(method.verb) and method.name != study.reference
-
-        def over_seeds(measure: Any, lower_is_better: bool = False) -> dict[str, Any] | None:
-            values = {seed: measure(result) for seed, result in of_method.items()}  # noqa: B023 - called at once
-            baselines = {seed: measure(result) for seed, result in of_baseline.items()}  # noqa: B023
-            if None in (*values.values(), *baselines.values()):
-                return None  # this FAR cannot be measured on this pack
-            mean, std = mean_and_std(list(values.values()))
-            difference = paired_difference(values, baselines, lower_is_better) if is_compared else None  # noqa: B023
-            by_seed = {str(seed): value for seed, value in values.items()}
-            return {"n": len(values), "mean": mean, "std": std, "values": by_seed, "difference": difference}
-
-        first = next(iter(of_method.values()))
-        summary["packs"][pack.name] = {
-            "eer": over_seeds(lambda result: result["eer"], lower_is_better=True),
-            "accuracy": over_seeds(lambda result: result["accuracy"]["mean"]),
-            "tar_at_far": [
-                {"far": point["far"], "tar": over_seeds(lambda result, number=number: _tar(result, number))}
-                for number, point in enumerate(first["tar_at_far"])
-            ],
-        }
+    summary["packs"] = {pack: found[method.name] for pack, found in measured.items() if method.name in found}
     return summary
 
 
-def _tar(result: Mapping[str, Any], number: int) -> float | None:
-    points = result["tar_at_far"]
-    return points[number]["tar"] if number < len(points) else None
+def _tar(result: Mapping[str, Any], far: float) -> float | None:
+    return next((point["tar"] for point in result["tar_at_far"] if point["far"] == far), None)
 
 
 def _cost(study: Study, method: Method, rates: Mapping[tuple[str, int], float]) -> dict[str, Any] | None:

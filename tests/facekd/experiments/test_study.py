@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,36 @@ import pytest
 import yaml
 from scipy import stats
 
+from evaluation import evaluate_folder, evaluate_lfw
+from evaluation.all_pairs import AllPairs
 from evaluation.evaluate_lfw import parse
+from evaluation.result_files import write_arrays
 from facekd.cli import main
 from facekd.commands.config_files import parse_config
 from facekd.data.pair_packs.pair_pack import write_pair_pack
-from facekd.errors import ConfigError
+from facekd.errors import ConfigError, DataError
 from facekd.experiments.command_runner import CompletedSteps, run_steps
+from facekd.experiments.study_comparison import Values, paired_difference
 from facekd.experiments.study_file import load_study, parse_study
-from facekd.experiments.study_results import gather, paired_difference
+from facekd.experiments.study_results import gather
 from facekd.training.config import TrainConfig
-from facekd.verification.measures import measure_pairs
+from facekd.verification.measures import (
+    add_intervals_of_all_pairs,
+    measure_pairs,
+    measure_verification,
+    verification_curves,
+)
+from facekd.verification.scores import unit_rows
+from facekd.verification.seeds_and_people import crossed_difference
 
 ROOT = Path(__file__).resolve().parents[3]
 FARS = (0.1, 0.01)
+PEOPLE_FARS = (1e-2, 1e-3)
 PAIRS = 120
+
+
+def parse_evaluation(verb: str, words: list[str]) -> object:
+    return {"lfw": evaluate_lfw, "folder": evaluate_folder}[verb].parse(words)
 
 
 def content(**changes: Any) -> dict[str, Any]:
@@ -119,6 +136,8 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         ({"reference": "under"}, "'under' is not a method that is trained and evaluated"),
         ({"packs": []}, "packs: expected a list"),
         ({"packs": ["a/x.bin", "b/x.bin"]}, "two are the same"),
+        ({"people": "faces"}, "a study compares methods on packs or on all pairs of people; leave out one of the two"),
+        ({"people": "faces", "packs": [], "evaluate": {"images": "x"}}, "evaluate.images: the study sets it"),
         ({"packs": [{"pair": "x.bin"}]}, r"study.yaml: 'packs.0.pair' is not .*; did you mean 'packs.0.pairs'\?"),
         ({"evaluate": {"output": "x"}}, "evaluate.output: the study sets it"),
         ({"jobs": 0}, "jobs 0: give at least 1"),
@@ -190,7 +209,7 @@ def test_options_of_the_evaluation_are_checked_by_its_own_parser(
 def test_every_option_of_the_evaluation_may_be_given(tmp_path: Path) -> None:
     options = {"image_size": 64, "resize": False, "cache": False, "embeddings": "{study}/e", "rule": "insightface"}
     study = load_study(write(tmp_path, evaluate=options))
-    study.check_evaluation(parse)
+    study.check_evaluation(parse_evaluation)
     words = next(step.words for step in study.steps() if step.title == "judge alone, seed 3")
     parsed = parse(list(words[2:]))
     assert (parsed.image_size, parsed.resize, parsed.cache, parsed.rule) == (64, False, False, "insightface")
@@ -200,22 +219,25 @@ def test_every_option_of_the_evaluation_may_be_given(tmp_path: Path) -> None:
 def test_the_studies_that_come_along_parse(path: Path) -> None:
     study = load_study(path)
     study.check_configs()
-    study.check_evaluation(parse)
+    study.check_evaluation(parse_evaluation)
 
 
 @pytest.mark.parametrize("count", [2, 3, 6, 30])
 def test_the_interval_is_that_of_a_paired_t_test(count: int) -> None:
     generator = np.random.default_rng(0)
     method, reference = generator.normal(0.1, 0.02, count), generator.normal(0.12, 0.02, count)
-    found = paired_difference(dict(enumerate(method)), {**dict(enumerate(reference)), 99: 0.5}, lower_is_better=True)
+    own, other = dict(enumerate(method)), {**dict(enumerate(reference)), 99: 0.5}
+    found = paired_difference(Values(own, {}), Values(other, {}), None, lower_is_better=True)
     assert found is not None
-    expected = stats.ttest_rel(method, reference).confidence_interval(0.95)
-    assert found["ci95"] == pytest.approx([expected.low, expected.high], rel=1e-9)
+    expected = stats.ttest_rel(method, reference)
+    interval = expected.confidence_interval(0.95)
+    assert found["ci95"] == pytest.approx([interval.low, interval.high], rel=1e-9)
+    assert (found["p_value"], found["over"]) == (pytest.approx(expected.pvalue), "seeds")
     assert found["mean"] == pytest.approx((method - reference).mean())
     assert (found["n"], found["better_in"]) == (count, int((method < reference).sum()))
-    single = paired_difference({1: 0.5}, {1: 0.25, 2: 0.1}, lower_is_better=True)
-    assert single == {"n": 1, "mean": 0.25, "ci95": None, "better_in": 0}
-    assert paired_difference({1: 0.5}, {2: 0.1}, lower_is_better=True) is None
+    single = paired_difference(Values({1: 0.5}, {}), Values({1: 0.25, 2: 0.1}, {}), None, lower_is_better=True)
+    assert single == {"n": 1, "mean": 0.25, "ci95": None, "better_in": 0, "p_value": None, "over": None}
+    assert paired_difference(Values({1: 0.5}, {}), Values({2: 0.1}, {}), None, lower_is_better=True) is None
 
 
 @pytest.fixture
@@ -313,6 +335,133 @@ def test_scores_of_another_run_are_refused(evaluated: Path, capsys: pytest.Captu
 def test_nothing_to_report_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", str(write(tmp_path, output=str(tmp_path / "none"))), "--report-only"]) == 2
     assert "no run is evaluated yet" in capsys.readouterr().err
+
+
+PEOPLE = 40
+
+
+def evaluate_people(folder: Path, name: str, seed: int, set_sha256: str = "1", draws: int = 100) -> None:
+    """Writes what an evaluation of all pairs writes, of embeddings of 40 people that a method holds apart so well."""
+    spread = {"alone": 1.1, "better": 0.9, "equal": 1.1, "teacher": 0.5}[name]
+    people = np.repeat(np.arange(PEOPLE), 4)
+    centers = np.random.default_rng(5).normal(size=(PEOPLE, 16))
+    photos = np.random.default_rng(6).normal(size=(len(people), 16))
+    own = np.random.default_rng([seed, len(name)]).normal(size=(len(people), 16))
+    rows = unit_rows(centers[people] + spread * (photos + 0.3 * own), None)
+    pairs = AllPairs(rows, people, PEOPLE_FARS)
+    found = measure_verification(pairs.ranked, PEOPLE_FARS, "exact")
+    drawn = add_intervals_of_all_pairs(found, pairs.ranked, pairs, PEOPLE, draws, 0)
+    about = {"num_people": PEOPLE, "set_sha256": set_sha256, "protocol": {"text": "all pairs"}}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_arrays(folder, curves=verification_curves(pairs.ranked), draws=drawn)
+    (folder / "results.json").write_text(json.dumps({**found, **about, "format": "facekd-folder", "version": 1}))
+
+
+@pytest.fixture(scope="module")
+def runs_on_people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Evaluates the runs of a study on all pairs of people."""
+    folder = tmp_path_factory.mktemp("people")
+    for name, seeds in (("teacher", [0]), ("alone", range(4)), ("better", range(5)), ("equal", range(4))):
+        for seed in seeds:
+            evaluate_people(folder / "runs" / name / f"seed-{seed}" / "verification", name, seed)
+    return folder
+
+
+@pytest.fixture
+def with_people(tmp_path: Path, runs_on_people: Path) -> Path:
+    """Writes a study on all pairs of people whose runs are evaluated; returns its file."""
+    shutil.copytree(runs_on_people, tmp_path, dirs_exist_ok=True)
+    methods = {
+        "teacher": {"verb": "train", "seeds": [0]},
+        "alone": {"verb": "train"},
+        "better": {"verb": "train", "seeds": [0, 1, 2, 3, 4]},
+        "equal": {"verb": "train"},
+    }
+    changes = {"packs": [], "people": "{study}/people", "methods": methods, "seeds": [0, 1, 2, 3], "evaluate": {}}
+    return write(tmp_path, output=str(tmp_path), **changes)
+
+
+def test_people_are_evaluated_by_all_pairs(tmp_path: Path) -> None:
+    changes = {"packs": [], "people": "synthetic:9x4:7", "evaluate": {"bootstrap": 200}}
+    study = load_study(write(tmp_path, **changes))
+    study.check_evaluation(lambda verb, words: parse_evaluation({"folder": "folder"}[verb], words))
+    words = {step.title: list(step.words) for step in study.steps(threads=1)}["judge alone, seed 3"]
+    assert words == [
+        *("evaluate", "folder", "--model", "runs/study/runs/alone/seed-3/model.onnx", "--images", "synthetic:9x4:7"),
+        *("--output", "runs/study/runs/alone/seed-3/verification", "--fars", "0.01,0.001", "--no-report"),
+        *("--bootstrap", "200", "--threads", "1"),
+    ]
+
+
+def test_intervals_cover_seeds_and_people(with_people: Path) -> None:
+    study = load_study(with_people)
+    results = gather(study)
+    methods = {method["name"]: method["packs"]["people"] for method in results["methods"]}
+    assert "over seeds and people together" in results["interval"]
+    # The interval is that of the draws that the runs kept, over the seeds that both have.
+    runs = {name: [study.run_of(name, seed).verification for seed in range(4)] for name in ("alone", "better")}
+    eer = {name: [json.loads((one / "results.json").read_text())["eer"] for one in runs[name]] for name in runs}
+    draws = {name: np.stack([np.load(one / "draws.npz")["eer"] for one in runs[name]]) for name in runs}
+    expected = crossed_difference(np.subtract(eer["better"], eer["alone"]), draws["better"] - draws["alone"], PEOPLE)
+    found = methods["better"]["eer"]["difference"]
+    assert (found["n"], found["over"], methods["better"]["eer"]["n"]) == (4, "seeds and people", 5)
+    assert found["ci95"] == pytest.approx(list(expected.ci95)) and found["ci95"][1] < 0
+    # Two methods have an interval; the p-value of the better one counts twice.
+    assert found["p_holm"] == pytest.approx(2 * expected.p_value) and found["num_compared"] == 2
+    assert methods["equal"]["eer"]["difference"]["p_holm"] > 0.05
+    assert methods["teacher"]["eer"]["difference"]["ci95"] is None
+    tar = methods["better"]["tar_at_far"]
+    assert [point["far"] for point in tar] == list(PEOPLE_FARS) and tar[0]["tar"]["difference"]["p_value"] is not None
+    assert methods["better"]["accuracy"] is None
+
+
+def test_the_page_of_people_explains_its_tests(with_people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", str(with_people), "--report-only"]) == 0
+    table, page = capsys.readouterr().out, (with_people.parent / "report.html").read_text()
+    for text in (
+        "corrected by Holm's method for the 2 methods of a column",
+        "better is compared over the seeds that both have (0, 1, 2, 3); its mean is over 0, 1, 2, 3, 4.",
+        "teacher: one seed in common gives no interval",
+    ):
+        assert text in table and text.replace("'", "&#39;") in page
+    assert "accuracy" not in table and re.search(r"\| better \| 5 \| .* p (< )?0\.\d+ \|", table)
+    assert page.count("data:image/png;base64,") == 2
+
+
+def test_methods_without_a_common_seed_are_not_compared(with_people: Path) -> None:
+    changed = yaml.safe_load(with_people.read_text())
+    changed["methods"]["better"]["seeds"] = [4]
+    with_people.write_text(yaml.safe_dump(changed, sort_keys=False))
+    assert main(["study", str(with_people), "--report-only"]) == 0
+    text = (with_people.parent / "results.md").read_text()
+    assert "better is not compared: no seed of it (4) is one of alone's (0, 1, 2, 3)." in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"set_sha256": "2"}, "was evaluated with other images or people than"),
+        ({"draws": 120}, r"was evaluated with other draws of people \(--bootstrap, --seed\) than"),
+    ],
+)
+def test_runs_on_other_people_are_refused(with_people: Path, changes: dict[str, Any], message: str) -> None:
+    folder = load_study(with_people).run_of("equal", 2).verification
+    evaluate_people(folder, "equal", 2, **changes)
+    with pytest.raises(
+        DataError, match=f"equal/seed-2/verification/results.json: {message} .*evaluates this run again"
+    ):
+        gather(load_study(with_people))
+
+
+def test_draws_of_another_run_are_refused(with_people: Path) -> None:
+    study = load_study(with_people)
+    one, other = (study.run_of("alone", seed).verification / "draws.npz" for seed in (0, 1))
+    other.write_bytes(one.read_bytes())
+    with pytest.raises(DataError, match=r"seed-1/verification/results\.json and .*draws\.npz do not belong together"):
+        gather(study)
+    other.unlink()
+    with pytest.raises(DataError, match=r"draws\.npz: is gone"):
+        gather(study)
 
 
 @pytest.mark.slow
