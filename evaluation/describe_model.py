@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facekd.commands.command_line import IMAGE_SIDE, CommandParser, whole_number
+from facekd.embedder.known_models import recognise
 from facekd.embedder.sidecar import Sidecar, sidecar_path, write_sidecar
 from facekd.errors import ModelError, run_verb
 from facekd.files.output_lock import file_lock
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from facekd.embedder import OnnxEmbedder
     from facekd.embedder.onnx_file import OnnxFile
 
-SHOWN_OPERATORS = 6
+SHOWN_OPERATORS, SHOWN_ENTRIES = 6, 20
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,10 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         embedder = open_with()
     except ModelError as error:
-        problem = str(error)
-    print(f"  use       {problem or _usage(embedder)}")
-    for remark in getattr(embedder, "remarks", ()):
-        print(f"            {remark}")
+        problem = str(error).removeprefix(f"{arguments.model}: ")
+    for number, line in enumerate(_usage(arguments.model, embedder) if embedder else _other_usage(file, problem)):
+        print(f"  {'' if number else 'use':<9} {line}")
     if arguments.verify_with is not None:
         with file_lock(sidecar_path(file.path)) if arguments.write else contextlib.nullcontext():
             _verify(file, open_with, embedder, arguments)
@@ -89,10 +90,17 @@ def _print_file(file: OnnxFile) -> None:
                 print(f"  {title:<9} {shown(value.name)}: {_type_of(value)}")
     operators = Counter(node.op_type for node in model.graph.node).most_common()
     listed = ", ".join(f"{count} {shown(name)}" for name, count in operators[:SHOWN_OPERATORS])
-    more = f" and {len(operators) - SHOWN_OPERATORS} other kinds" if len(operators) > SHOWN_OPERATORS else ""
+    rest = len(operators) - SHOWN_OPERATORS
+    more = f" and {rest} other kind{'s' if rest > 1 else ''}" if rest > 0 else ""
     print(f"  nodes     {len(model.graph.node):,}: {listed}{more}")
-    recorded = ", ".join(f"{shown(key, 40)} {shown(value, 60)}" for key, value in sorted(file.metadata.items()))
-    print(f"  recorded  {recorded or 'nothing about its input'}")
+    print(f"  weights   {_weights(model)}")
+    entries = [f"{shown(key, 40)}: {shown(value, 100)}" for key, value in sorted(file.metadata.items())] or ["nothing"]
+    if len(entries) > SHOWN_ENTRIES:
+        entries[SHOWN_ENTRIES:] = [f"and {len(entries) - SHOWN_ENTRIES:,} more"]
+    for number, entry in enumerate(entries):
+        print(f"  {'' if number else 'recorded':<9} {entry}")
+    if known := recognise(file):
+        print(f"  known     {known}")
 
 
 def _type_of(value: Any) -> str:
@@ -103,13 +111,52 @@ def _type_of(value: Any) -> str:
     return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} [{', '.join(map(str, sizes))}]"
 
 
-def _usage(embedder: OnnxEmbedder | None) -> str:
-    """Describes how facekd uses the model, in the words of its options."""
-    assert embedder is not None
+def _weights(model: Any) -> str:
+    """Says how many values the weights of a graph have, by type, the most frequent first."""
+    import math
+
+    import onnx
+
+    counts = Counter[str]()
+    constants = [node.attribute[0].t for node in model.graph.node if node.op_type == "Constant" and node.attribute]
+    for tensor in (*model.graph.initializer, *constants):
+        kind = onnx.TensorProto.DataType.Name(tensor.data_type) if tensor.data_type else ""
+        counts[kind.lower()] += math.prod(tensor.dims) if kind else 0
+    return ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common(3) if count) or "none"
+
+
+def _usage(path: Path, embedder: OnnxEmbedder) -> Iterator[str]:
+    """Describes how facekd uses a model that embeds faces, in the words of its options, a line each."""
+    from facekd.embedder.onnx_file import read_onnx_file
+    from facekd.embedder.prelu_form import count_prelu
+
     facts = embedder.preprocessing
-    assumed = f"; assumed: {', '.join(embedder.assumed)}" if embedder.assumed else ""
     output = f"{shown(embedder.output)}, {embedder.embedding_size} values"
-    return f"--image-size {facts.image_size} {_words(facts)} -> {output}{assumed}"
+    yield f"--image-size {facts.image_size} {_words(facts)} -> {output}"
+    if embedder.assumed:
+        names = ", ".join(embedder.assumed)
+        yield f"assumed, as neither the file nor its graph says: {names}; `--verify-with PACK` finds out which fit"
+    yield from embedder.remarks
+    if num_prelu := count_prelu(read_onnx_file(path).model):
+        yield f"--rewrite-prelu may make it faster on a CPU: it has {num_prelu} PReLU"
+
+
+def _other_usage(file: OnnxFile, problem: str) -> Iterator[str]:
+    """Says what a file is for that embeds no faces, or why it cannot be used, a line each."""
+    from facekd.embedder.onnx_session import face_detector_kind, open_session
+
+    try:
+        kind = face_detector_kind(open_session(file, threads=1))
+    except ModelError:
+        kind = ""
+    if kind in ("scrfd", "yunet"):
+        yield f"finds faces and their landmarks ({kind.upper() if kind == 'scrfd' else 'YuNet'})"
+        yield f"facekd data align PHOTOS ALIGNED --detector {file.path}"
+    elif kind:
+        yield f"finds faces ({'SCRFD without landmarks' if 'scrfd' in kind else 'in a way that facekd does not read'})"
+        yield "`facekd data align` takes SCRFD with landmarks and YuNet"
+    else:
+        yield problem
 
 
 def _numbers(values: tuple[float, ...]) -> str:

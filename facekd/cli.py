@@ -66,6 +66,7 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Export and evaluate": {
         "export": ("facekd.export.export_onnx", "a checkpoint -> ONNX, checked against torch"),
+        "models": ("evaluation.list_models", "public models: licence, what they take"),
         "describe": ("evaluation.describe_model", "what an ONNX file takes, found by trial"),
         "evaluate lfw": ("evaluation.evaluate_lfw", "verification packs (.bin): accuracy, TAR@FAR"),
         "evaluate ijbc": ("evaluation.evaluate_ijbc", "IJB-B, IJB-C or a set in their layout"),

@@ -53,7 +53,7 @@ def compare(wheel: Path, archive: Path) -> Iterator[str]:
     belongs = {
         str(path.relative_to(ROOT))
         for package in PACKAGES
-        for pattern in ("*.py", "*.j2", "py.typed")
+        for pattern in ("*.py", "*.j2", "*.json", "py.typed")
         for path in (ROOT / package).rglob(pattern)
     }
     belongs |= {f"facekd/configs/{path.relative_to(ROOT / 'configs')}" for path in (ROOT / "configs").rglob("*.yaml")}

@@ -149,10 +149,12 @@ def _count_or_auto(text: str) -> int | str:
 
 
 def report_preprocessing(path: str | os.PathLike[str], embedder: Any) -> None:
-    """Prints what preprocessing was assumed for a model, or found in its graph; of several processes one prints."""
+    """Prints what a model is known as, and what was assumed or found in its graph; of several processes one prints."""
     # A wrong guess only lowers accuracy, so users must see it.
     if int(os.environ.get("RANK", 0)) > 0:
         return
+    if known := getattr(embedder, "known", None):
+        print(f"{path}: is {known}", file=sys.stderr)
     assumed = getattr(embedder, "assumed", ())
     if assumed:
         used = ", ".join(f"{name} {getattr(embedder.preprocessing, name)}" for name in assumed)

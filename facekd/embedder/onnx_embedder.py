@@ -24,6 +24,7 @@ from facekd.embedder.checks import (
 )
 from facekd.embedder.input_arithmetic import InputArithmetic, read_input_arithmetic
 from facekd.embedder.interface import GivenPreprocessing
+from facekd.embedder.known_models import recognise
 from facekd.embedder.onnx_file import OnnxFile, read_onnx_file
 from facekd.embedder.onnx_preprocessing import resolve_preprocessing
 from facekd.embedder.onnx_session import brief, face_detector_kind, is_in_training_mode, open_session
@@ -50,8 +51,9 @@ MOST_MOVED = 0.25
 class OnnxEmbedder:
     """Runs an ONNX file as an `Embedder`, whoever wrote it.
 
-    Each preprocessing value comes from the arguments, else from the file's `metadata_props`, else from what the graph
-    itself does to its input (see `input_arithmetic`), else it is the usual one (127.5, RGB) and listed in `assumed`.
+    Each preprocessing value comes from the arguments, else from a sidecar, else from the file's `metadata_props`, else
+    from the list of known models if its SHA-256 is there, else from what the graph itself does to its input (see
+    `input_arithmetic`), else it is the usual one (127.5, RGB) and listed in `assumed`.
     The batch may be dynamic or fixed at any size (the last batch is padded), the channels may come first or last, and
     the input may be float32, float16 or bytes, square or 112 x 96 (the middle columns of the images).
 
@@ -69,6 +71,7 @@ class OnnxEmbedder:
     Attributes:
         metadata: the file's `metadata_props`, name to text.
         assumed: names of the preprocessing fields that were neither recorded nor given, nor shown by the graph.
+        known: its entry in the list of known models, or None.
         input_arithmetic: what the graph itself does to its input, in plain types; None if it does nothing.
         output: name of the output that is the embedding.
         prelu_rewritten: whether PReLU is computed in that other form.
@@ -109,11 +112,12 @@ class OnnxEmbedder:
         self.normalized = self.metadata.get("normalized", "false").lower() == "true"
 
         # The graph's input, and the preprocessing that makes it from images.
+        self.known = recognise(file)
         declared_size = self._read_input(batch_size)
         arithmetic = self._read_arithmetic(file, declared_size or int(given["image_size"] or 112))  # type: ignore[arg-type]
         self.input_arithmetic = None if arithmetic.is_plain else arithmetic.to_dict()
         self.preprocessing, self.assumed, self.remarks = resolve_preprocessing(
-            given, self.metadata, declared_size, arithmetic, self.path
+            given, self.metadata, declared_size, arithmetic, self.path, self.known and self.known.preprocessing
         )
         if self._input_dtype is np.uint8 and (self.preprocessing.mean, self.preprocessing.std) != ((0,) * 3, (1,) * 3):
             raise ModelError(

@@ -1,4 +1,4 @@
-"""Chooses the preprocessing of an ONNX file: what is given, else recorded, else read from its graph, else assumed."""
+"""Chooses the preprocessing of an ONNX file: as given, recorded, known of the file, read from its graph, or assumed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def resolve_preprocessing(
     declared_size: int | None,
     arithmetic: InputArithmetic,
     path: Path,
+    published: Preprocessing | None = None,
 ) -> tuple[Preprocessing, tuple[str, ...], tuple[str, ...]]:
-    """Takes each field as given, else as recorded, else as the graph shows, else assumes it.
+    """Takes each field as given, else as recorded, else as published, else as the graph shows, else assumes it.
 
     Args:
         given: `mean`, `std`, `color`, `image_size`; None means not given.
@@ -32,6 +33,7 @@ def resolve_preprocessing(
         declared_size: image size that the graph is fixed to, if it is.
         arithmetic: what the graph itself does to its input.
         path: the file, for messages.
+        published: what is known of exactly this file; see `known_models`.
 
     Returns:
         The preprocessing, the names of the fields that were assumed, and remarks for the user.
@@ -46,6 +48,12 @@ def resolve_preprocessing(
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     known = {**recorded, **{name: value for name, value in given.items() if value is not None}}
+    said = "given" if given["mean"] is not None else "recorded"
+    if published is not None:
+        said = said if "mean" in known else "published"
+        for names in (("mean", "std"), ("color",), ("image_size",)):
+            if not known.keys() & {*names}:
+                known.update({name: getattr(published, name) for name in names})
     _settle_size(known, given, declared_size, path)
     if ("mean" in known) != ("std" in known):
         missing = "std" if "mean" in known else "mean"
@@ -61,8 +69,7 @@ def resolve_preprocessing(
         preprocessing = Preprocessing(**{**DEFAULTS, **from_graph, **known})
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    said = ("given" if given["mean"] is not None else "recorded") if has_mean else ""
-    return preprocessing, assumed, _remarks(arithmetic, preprocessing, said, "color" in known)
+    return preprocessing, assumed, _remarks(arithmetic, preprocessing, said if has_mean else "", "color" in known)
 
 
 def _settle_size(known: dict[str, Any], given: Mapping[str, Any], declared_size: int | None, path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_model_is_described_tried_and_from_then_on_used_as_found(
     assert main(["describe", str(model)]) == 0
     printed = capsys.readouterr().out
     assert "input     x: float [b, 3, 16, 16]" in printed and "1 AveragePool, 1 Flatten" in printed
-    assert "y, 48 values; assumed: mean, std, color" in printed
+    assert "y, 48 values\n            assumed, as neither the file nor its graph says: mean, std, color;" in printed
     # Around the mean of its tiles, cosines separate; as raw pixels they hardly do.
     assert main(["describe", str(model), "--verify-with", str(pack), "--pairs", "60"]) == 0
     printed = capsys.readouterr().out

@@ -214,6 +214,7 @@ TABLE = (
         "evaluate classification --model {in}/classifier --data {in}/cifar --workers 0 --output out",
         ("results.json",),
     ),
+    Command("models", "models w600k_r50 --json", ()),
     Command(
         "describe",
         "describe model.onnx --verify-with {in}/faces/test.bin --pairs 40",
