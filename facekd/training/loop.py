@@ -30,6 +30,7 @@ from facekd.distributed import World, broadcast_from_main, join_world
 from facekd.errors import TrainingError
 from facekd.files.output_lock import folder_lock
 from facekd.files.writing import write_text
+from facekd.training.class_centres import measure_class_centres
 from facekd.training.config import TrainConfig
 from facekd.training.logbook import Logbook, Stopwatch, Timer, kinds_logged_at, require_trackers, train_line
 from facekd.training.recognizer import Recognizer, build_recognizer
@@ -134,8 +135,10 @@ def train(
             if state.images_seen < total_images:
                 stopped_by = fit(state, logbook, validators, stop_signal)
             _say_bad_records(state, logbook)
-            if at_end is not None and state.images_seen >= total_images:
-                at_end(state, logbook)
+            if state.images_seen >= total_images:
+                measure_class_centres(state, logbook)
+                if at_end is not None:
+                    at_end(state, logbook)
 
             if state.images_seen < total_images:
                 logbook.say(f"stopped by a signal at {state.images_seen:,} images; the same command resumes")

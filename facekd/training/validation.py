@@ -76,19 +76,10 @@ class HeadValidator(Protocol):
 def validate(state: TrainingState, validators: Sequence[Validator | HeadValidator], logbook: Logbook) -> None:
     """Runs the validators on every rank, logs their results and the time; keeps `best.pt` by their mean accuracy."""
     started = time.perf_counter()
-    config, world = state.config, state.world
+    world = state.world
     # Since the last step each rank has its own batch statistics. Evaluate what will be saved: the main process's.
     copy_buffers_from_main(state.evaluated, world)
-    preprocessing = Preprocessing(config.data.mean, config.data.std, "rgb", config.data.image_size)
-    embedder = TorchEmbedder(
-        # Folding is a tenth faster. A compiled model is used as it is: its folded copy would be compiled anew.
-        state.evaluated if config.compile and state.ema is None else fold_batch_norms(state.evaluated),
-        preprocessing,
-        world.device,
-        batch_size=BATCH_SIZE.get(world.device.type),
-        autocast=AMP_DTYPES[config.precision],
-        resize=config.data.resize,
-    )
+    embedder = evaluated_embedder(state)
 
     def gather(rows: np.ndarray) -> np.ndarray:
         return gather_rows(rows, world)
@@ -120,3 +111,17 @@ def validate(state: TrainingState, validators: Sequence[Validator | HeadValidato
     if accuracy > state.best_accuracy:
         state.best_accuracy = accuracy
         save_state(state, "best")
+
+
+def evaluated_embedder(state: TrainingState) -> TorchEmbedder:
+    """Wraps the model that would be exported for embedding images of the run's size on the run's device."""
+    config, world = state.config, state.world
+    return TorchEmbedder(
+        # Folding is a tenth faster. A compiled model is used as it is: its folded copy would be compiled anew.
+        state.evaluated if config.compile and state.ema is None else fold_batch_norms(state.evaluated),
+        Preprocessing(config.data.mean, config.data.std, "rgb", config.data.image_size),
+        world.device,
+        batch_size=BATCH_SIZE.get(world.device.type),
+        autocast=AMP_DTYPES[config.precision],
+        resize=config.data.resize,
+    )

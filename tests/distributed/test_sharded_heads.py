@@ -58,6 +58,8 @@ def assert_same_run(first: Path, second: Path, rtol: float = 1e-3) -> None:
             if name.startswith("loss") or name.endswith("gradient_norm"):
                 assert mine[name] == pytest.approx(other[name], rel=rtol), name
     torch.testing.assert_close(head_of(first), head_of(second), rtol=rtol, atol=1e-4)
+    (mine,), (other,) = (read_log(run, "centres") for run in (first, second))
+    assert mine.pop("kind") == other.pop("kind") and mine == pytest.approx(other, rel=10 * rtol, abs=1e-2)
 
 
 class Runs:

@@ -28,7 +28,6 @@ class DistillConfig(TrainConfig):
             student has no classifier of its own. Leave it out to weight the th_ losses yourself.
         margin_on_teacher_head: whether th_ce applies the margin of `head` on the teacher's classifier; a linear head
             has none.
-        diagnostics: at the end, compare student and teacher: classifiers class by class, embeddings, predictions.
     """
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -37,7 +36,6 @@ class DistillConfig(TrainConfig):
     loss: LossWeights = field(default_factory=LossWeights)
     share: float | None = None
     margin_on_teacher_head: bool = True
-    diagnostics: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

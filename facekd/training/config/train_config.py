@@ -78,6 +78,8 @@ class TrainConfig:
         log_every_images: images between two log lines.
         logging: where the log goes besides log.jsonl: `tensorboard` (a folder of that name), `wandb`, `mlflow`; the
             last two are extras, `pip install 'facekd[wandb]'`. Without a server that they know they write to `output`.
+        diagnostics: at the end, compare the classifier's centres with the class means of a sample of the images; a
+            distillation also compares student and teacher: classifiers class by class, embeddings, predictions.
         tensorboard: false takes `tensorboard` out of `logging`, as configs of an earlier facekd do.
     """
 
@@ -107,6 +109,7 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log_every_images: int = 10_000
     logging: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    diagnostics: bool = True
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
