@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facekd.commands.command_line import COSINE, COUNT, CommandParser
+from facekd.commands.command_line import COSINE, COUNT, CommandParser, real_number
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import InputError, run_verb
 from facekd.files.output_lock import file_lock
@@ -21,6 +21,7 @@ from facekd.head.robust_centres import (
     find_nearest_centres,
     robust_centres,
 )
+from facekd.teacher.derived_centres import derive_centres, describe_measures, read_own_rows
 from facekd.teacher.options import add_data_options, open_teacher_and_data, read_batch_size, read_workers
 from facekd.utils.progress import track
 
@@ -32,6 +33,7 @@ NUM_LISTED = 10
 REPORT_FORMAT, REPORT_VERSION = "facekd-rebuilt-head-report", 1
 EPILOG = """example:
   facekd rebuild-head teacher.onnx --data ms1mv3 --output teacher_head.pt --cache ms1mv3.teacher
+  facekd rebuild-head runs/student --data ms1mv3 --output student_head.pt --power 0.25     to share it (SH-KD)
 
 The centre of an identity is the mean direction of its images without outliers; the scheme and its sources are in
 docs/method.md. teacher_head.pt holds the classifier. teacher_head.json has its top-1 accuracy on the data, and every
@@ -52,6 +54,7 @@ def _rebuild(arguments: argparse.Namespace, output: Path) -> int:
     embedder, dataset = open_teacher_and_data(arguments, learns_classes=True)
     labels = dataset.labels
     _check_identities(dataset, labels)  # fails here rather than after hours of embedding
+    own_rows = read_own_rows(arguments.model, dataset, is_needed=arguments.blend is not None)
 
     from facekd.teacher.cache import write_teacher_cache
 
@@ -68,6 +71,7 @@ def _rebuild(arguments: argparse.Namespace, output: Path) -> int:
     embeddings = cache.lookup_units
     centres = robust_centres(embeddings, labels, dataset.num_classes, arguments.min_cosine, track)
     accuracy = measure_accuracy(centres, embeddings, labels, arguments.evaluation_images)
+    derived = derive_centres(centres.weight, own_rows, arguments.power, arguments.blend)
     report = {
         "format": REPORT_FORMAT,
         "version": REPORT_VERSION,
@@ -80,13 +84,14 @@ def _rebuild(arguments: argparse.Namespace, output: Path) -> int:
         "num_unreadable": int(np.count_nonzero(labels < 0)),
         "num_left_out": int(np.count_nonzero(~centres.is_kept & (labels >= 0))),
         "accuracy": accuracy,
+        "centres": derived.measures,
         "far_identities": list_far_identities(centres, labels),
         "far_images": list_far_images(centres, embeddings, labels, dataset),
     }
 
     # Write the report first, so that no classifier exists without its report.
     write_json(output.with_suffix(".json"), report)
-    write_head(output, centres, cache.teacher["fingerprint"], dataset, report)
+    write_head(output, derived.weight, cache.teacher["fingerprint"], dataset, report)
     if not arguments.cache:
         cache_path.unlink()
     _print(report, output)
@@ -170,23 +175,25 @@ def list_far_images(
 
 def write_head(
     path: Path,
-    centres: RobustCentres,
+    weight: NDArray[np.float32],
     teacher_fingerprint: str,
     dataset: FaceDataset,
     report: dict[str, Any],
 ) -> None:
-    """Writes the centres as a checkpoint that holds a classifier only."""
+    """Writes centres (C, E) as a checkpoint that holds a classifier only."""
     import torch
 
     from facekd.checkpoints.checkpoint import write_checkpoint
     from facekd.checkpoints.contents import Checkpoint
     from facekd.data.datasets.identity_map import people_fields
 
-    summary = {key: report[key] for key in ("model", "data", "teacher", "threshold", "threshold_from", "accuracy")}
+    summary = {
+        key: report[key] for key in ("model", "data", "teacher", "threshold", "threshold_from", "accuracy", "centres")
+    }
     checkpoint = Checkpoint(
         config={"head": {"kind": "margin"}, "rebuilt_head": {**summary, "num_left_out": report["num_left_out"]}},
-        head={"weight": torch.from_numpy(centres.weight)},
-        num_classes=len(centres.weight),
+        head={"weight": torch.from_numpy(weight)},
+        num_classes=len(weight),
         **people_fields(dataset),
         teacher_fingerprint=teacher_fingerprint,
     )
@@ -220,6 +227,19 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         type=COSINE,
         metavar="X",
         help="leave out images below this cosine to their centre (default: from the data, see docs/method.md)",
+    )
+    add(
+        "--power",
+        type=real_number(0, 1),
+        metavar="P",
+        help="subtract the mean of all centres, and raise their singular values to this power: 0.25 to share the means "
+        "of a weak student, 1 subtracts the mean alone (default: the means as they are)",
+    )
+    add(
+        "--blend",
+        type=real_number(0, 1),
+        metavar="W",
+        help="mix the model's own classifier in: W of the class means, 1 - W of its rows (default: the means alone)",
     )
     add(
         "--evaluation-images",
@@ -269,6 +289,7 @@ def _print(report: dict[str, Any], output: Path) -> None:
         f"  far from their centre         {len(report['far_images']):,} images below cosine {report['threshold']:.3f}; "
         f"{report['num_left_out']:,} left out of the centres"
     )
+    print(describe_measures(report["centres"]))
     # The worst images and identities, to look at first.
     for entry in report["far_images"][:NUM_LISTED]:
         other = ""

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,12 +18,19 @@ from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.checkpoints.models import load_backbone
 from facekd.data.datasets import open_dataset
 from facekd.data.datasets.identity_map import labels_sha256
+from facekd.distillation.centre_geometry import cosine_correlation, effective_dimension, spread_centres
+from facekd.distributed import World
 from facekd.embedder import embed_with_flip, open_embedder
 from facekd.errors import CheckpointError, run_verb
 from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
 from facekd.teacher import cache_teacher
 from facekd.teacher.rebuild_head import main
+from facekd.training.config import TrainConfig
+from facekd.training.resume import save_state
+from facekd.training.state import build_state
+
+ALONE = World(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +201,55 @@ def test_one_identity_makes_no_head_and_is_said_of_a_cache(
     said = capsys.readouterr().err
     assert f"data: {pack}: 4 images, 1 of 1 classes have any, labels 0 to 0" in said
     assert f"warning: {pack}: all images have label 0" in said
+
+
+@pytest.fixture
+def network(tiny_config: Callable[..., TrainConfig], tiny_faces: Path) -> Path:
+    """A checkpoint of an untrained network with its classifier."""
+    return save_state(build_state(tiny_config(), ALONE, open_dataset(tiny_faces, 32), 120))
+
+
+def rebuild_from(network: Path, data: Path, output: Path, *options: str) -> tuple[np.ndarray, dict[str, Any]]:
+    command = [str(network), "--data", str(data), "--output", str(output), "--cache", f"{output}.cache"]
+    assert run_verb(lambda: main([*command, *options])) == 0
+    return load_checkpoint(output)["head"]["weight"].numpy(), json.loads(output.with_suffix(".json").read_text())
+
+
+def test_means_are_spread_and_mixed_with_the_models_own_classifier(
+    network: Path, tiny_faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "head.pt"
+    means, plain = rebuild_from(network, tiny_faces, output)
+    rows = load_checkpoint(network)["head"]["weight"].numpy()
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    spread, report = rebuild_from(network, tiny_faces, output, "--power", "0.25")
+    np.testing.assert_allclose(spread, spread_centres(means, 0.25), atol=1e-6)
+    blended, _ = rebuild_from(network, tiny_faces, output, "--power", "0.25", "--blend", "0.4")
+    expected = 0.4 * spread + 0.6 * rows
+    np.testing.assert_allclose(blended, expected / np.linalg.norm(expected, axis=1, keepdims=True), atol=1e-6)
+
+    # The report compares them with each other.
+    measures = report["centres"]
+    assert measures["power"] == 0.25 and measures["blend"] is None and plain["centres"]["power"] is None
+    assert measures["dimension"] == pytest.approx(effective_dimension(spread), rel=1e-4)
+    assert measures["dimension"] > measures["means_dimension"] == plain["centres"]["dimension"]
+    assert measures["rows_and_means_correlation"] == pytest.approx(cosine_correlation(rows, means), abs=1e-4)
+    assert load_checkpoint(output)["config"]["rebuilt_head"]["centres"]["blend"] == 0.4
+    assert "the model's own classifier" in capsys.readouterr().out
+
+
+def test_nothing_is_mixed_with_a_classifier_that_is_not_there_or_of_others(
+    rebuild: Callable[..., Path],
+    network: Path,
+    tiny_faces: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert not rebuild(tiny_faces, "--blend", "0.5", status=2).exists()
+    assert "an ONNX file has no classifier to mix the class means with" in capsys.readouterr().err
+    shutil.copytree(tiny_faces, tmp_path / "fewer")
+    shutil.rmtree(tmp_path / "fewer" / "person_3")
+    words = [str(network), "--data", str(tmp_path / "fewer"), "--output", str(tmp_path / "fewer.pt")]
+    assert run_verb(lambda: main([*words, "--blend", "0.5"])) == 2
+    assert "its classifier has 6 identities" in capsys.readouterr().err
+    assert run_verb(lambda: main(words)) == 0  # whose own classifier is then only not compared
