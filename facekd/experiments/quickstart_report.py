@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facekd.data.pair_packs.reading import read_pair_pack
+from facekd.experiments.classifier_table import EXPLANATION, centres_table, read_centres
 from facekd.pages.figures import SINGLE, RocLine, draw_losses, draw_roc, new_figure, to_png
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
@@ -25,6 +26,7 @@ def write_report(folder: Path, models: list[dict[str, Any]]) -> None:
         models: the `models` of its results.json.
     """
     trained = [model["name"] for model in models if (folder / model["name"] / "log.jsonl").exists()]
+    centres = {name: found for name in trained if (found := read_centres(folder / name))}
     best = min(models, key=lambda model: model["eer"])
     hardest = folder / best["name"] / "verification" / "hardest_pairs.png"
 
@@ -47,7 +49,8 @@ def write_report(folder: Path, models: list[dict[str, Any]]) -> None:
         "quickstart",
         title="facekd quickstart",
         results=_table(models),
-        reasons=_reasons(models),
+        reasons=[*_reasons(models), *([EXPLANATION] if centres else [])],
+        classifiers=centres_table(centres, "model"),
         pictures=pictures,
     )
 

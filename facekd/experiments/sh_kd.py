@@ -1,38 +1,44 @@
 """Verb: runs student-head sharing (SH-KD) from start to end: a student, a teacher under its classifier, a new student.
 
     facekd pipeline sh-kd configs/distill/ms1mv3_sh_kd_pipeline.yaml --data.train /data/ms1mv3
+    facekd pipeline sh-kd CONFIG.yaml --shared_head means --teacher_from runs/teacher
 
 "It's All in the Head" (arXiv:2201.06945). A student is trained alone (I0); a teacher is trained under the student's
 frozen classifier (I1); a new student learns from that teacher (I2), either with the shared classifier, as in the
-paper's figure, or with its own, as in the paper's released command. Each stage is a `facekd train` or `facekd distill`
-command that is printed and may be run alone. Completed stages are skipped, and training resumes where it stopped.
+paper's figure, or with its own, as in the paper's released command. Each stage is a `facekd` command that is printed
+and may be run alone. Completed stages are skipped, and training resumes where it stopped.
+
+Other ways of sharing are options of the same stages: class means in place of rows, a teacher tuned from a trained one,
+a first student that a teacher has taught (the meeting head), a teacher that a student pulls softly (ReFO).
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from facekd.commands.config_files import config_keys, file_first, flatten, parse_config, path_field, require
 from facekd.commands.config_help import show_short_help
 from facekd.errors import ConfigError, run_verb
-from facekd.experiments.command_runner import CompletedSteps, Step, as_config_options, run_steps
+from facekd.experiments.command_runner import CompletedSteps, run_steps
+from facekd.experiments.sharing_report import write_report
+from facekd.experiments.sharing_stages import STAGES, Pipeline, SharingPlan
 from facekd.files.output_lock import folder_lock
-from facekd.training.config import TrainConfig
 
-# Stage -> the verb, and what the title says.
-STAGES = {
-    "student": ("train", "train the student alone"),
-    "teacher": ("train", "train a teacher under the student's classifier"),
-    "distilled": ("distill", "distil a new student from that teacher"),
-}
 DESCRIPTION = "Trains a student, a teacher under its frozen classifier, and a new student (SH-KD)."
 MAIN_KEYS = {
     "output": "folder of everything; the same command resumes it",
     "head": "the new student keeps the shared classifier, or has its own",
+    "shared_head": "rows of the student's classifier, or its class means, or a blend",
+    "power": "of the singular values of these means; 1 does not spread them",
+    "blend": "share of the means in a blend",
+    "teacher_from": "a trained teacher to tune, in place of fresh weights",
+    "student_from": "student: the new one starts from the first one's weights",
+    "first_student": "taught: distilled from teacher_from (the meeting head)",
+    "pull": "soft: the teacher learns from the student, and shares nothing",
     "processes": "processes of each training, one per GPU",
 }
 EPILOG = """\
@@ -42,10 +48,11 @@ example:
 CONFIG.yaml
   output: runs/sh_kd          student/, teacher/ and distilled/ are the runs in it, model.onnx is the new student
   head: shared
+  shared_head: rows           means and blend make shared_head.pt, by `facekd rebuild-head`
   processes: 1
   base: {data: {train: ...}}
-  student:   {recipe: FILE.yaml, config: {...}}      of `facekd train`
-  teacher:   {recipe: FILE.yaml, config: {...}}      of `facekd train`
+  student:   {recipe: FILE.yaml, config: {...}}      of `facekd train`; with first_student: taught of `facekd distill`
+  teacher:   {recipe: FILE.yaml, config: {...}}      of `facekd train`; with pull: soft of `facekd distill`
   distilled: {recipe: FILE.yaml, config: {...}}      of `facekd distill`
 
 Other options (--data.train X, --seed 1) go to all three stages. The pipeline sets output, shared_head, teacher.model.
@@ -72,15 +79,32 @@ class PipelineFile:
     Args:
         output: the folder of everything.
         head: shared: the new student keeps the shared classifier; free: it has its own.
+        shared_head: what of the first student is shared: the rows of its classifier, its class means, or a blend.
+        power: to which power the singular values of the class means are raised; null leaves the means as they are.
+        blend: share of the class means in a blend; the rest is that of the rows.
+        teacher_from: a checkpoint or the folder of a run, from whose backbone the teacher starts; empty for fresh
+            weights.
+        student_from: scratch: the new student has fresh weights; student: it starts from the first one's backbone.
+        first_student: alone: trained by itself; taught: distilled from `teacher_from`, so that the shared classifier is
+            one in which that teacher and a student have met.
+        pull: head: the teacher is trained under the shared classifier; soft: it keeps its own, and learns from the
+            student by a distillation loss (ReFO).
         processes: processes of each training, one per GPU.
         base: keys of all three stages, in sections or dotted.
-        student: the student trained alone.
-        teacher: the teacher under the student's classifier.
+        student: the first student.
+        teacher: the teacher.
         distilled: the new student.
     """
 
     output: str = path_field()
     head: Literal["shared", "free"] = "shared"
+    shared_head: Literal["rows", "means", "blend"] = "rows"
+    power: float | None = 0.25
+    blend: float = 0.5
+    teacher_from: str = path_field()
+    student_from: Literal["scratch", "student"] = "scratch"
+    first_student: Literal["alone", "taught"] = "alone"
+    pull: Literal["head", "soft"] = "head"
     processes: int = 1
     base: dict[str, Any] | None = None
     student: StageFile = field(default_factory=StageFile)
@@ -90,77 +114,12 @@ class PipelineFile:
     def __post_init__(self) -> None:
         require(bool(self.output), "output is empty: name the folder of the pipeline, `output: runs/sh_kd`")
         require(self.processes >= 1, f"processes: expected a whole number from 1, found {self.processes}")
+        _ = self.plan  # which checks its values
 
-
-@dataclass(frozen=True)
-class Pipeline:
-    """Holds the three stages of SH-KD with all their keys.
-
-    Args:
-        output: the folder of everything.
-        head: whether the new student keeps the shared classifier or has its own.
-        processes: processes of each training.
-        recipes: recipe files by stage; empty where a stage has none.
-        configs: dotted keys by stage.
-        extra: words of the command line for every stage.
-    """
-
-    output: Path
-    head: Literal["shared", "free"]
-    processes: int
-    recipes: dict[str, str]
-    configs: dict[str, dict[str, Any]]
-    extra: tuple[str, ...] = ()
-
-    def words_of(self, stage: str) -> list[str]:
-        """Returns the command of a stage, without `facekd`."""
-        student = self.output / "student"
-        handed_on: dict[str, Any] = {"output": self.output / stage}
-        if stage == "teacher":
-            handed_on["shared_head"] = student
-        if stage == "distilled":
-            handed_on["teacher.model"] = self.output / "teacher"
-            handed_on["shared_head"] = student if self.head == "shared" else ""
-        recipe = [self.recipes[stage]] if self.recipes[stage] else []
-        options = as_config_options(self.configs[stage])
-        return [STAGES[stage][0], *recipe, *options, *self.extra, *as_config_options(handed_on)]
-
-    def steps(self) -> list[Step]:
-        """Returns the stages, then the export of the new student."""
-        steps: list[Step] = []
-        for stage, (_, title) in STAGES.items():
-            before = tuple(step.title for step in steps)
-            words = tuple(self.words_of(stage))
-            steps.append(Step(title, words, self.output / stage, before, processes=self.processes))
-        model = self.output / "model.onnx"
-        words = ("export", str(self.output / "distilled"), "--output", str(model))
-        return [*steps, Step("export the new student", words, model, (steps[-1].title,))]
-
-    def check(self) -> None:
-        """Parses each stage as its verb will, so that a mistake in the last is found before the first runs.
-
-        Raises:
-            ConfigError: what the verb would say, after the name of the stage; or stages that share a classifier but
-                have different embedding sizes.
-        """
-        from facekd.training.config.distill_config import DistillConfig
-
-        # Each stage by itself.
-        sizes = {}
-        for stage in STAGES:
-            verb, *words = self.words_of(stage)
-            try:
-                config = parse_config(DistillConfig if verb == "distill" else TrainConfig, words, f"facekd {verb}", "")
-            except ConfigError as error:
-                raise ConfigError(f"{stage}: {error}") from error
-            sizes[stage] = config.backbone.embedding_size
-        # The stages against each other: one classifier takes embeddings of one size.
-        shares = ("student", "teacher", "distilled") if self.head == "shared" else ("student", "teacher")
-        if len({sizes[stage] for stage in shares}) > 1:
-            shown = ", ".join(f"{stage} {sizes[stage]}" for stage in shares)
-            raise ConfigError(
-                f"backbone.embedding_size: {shown}; they share one classifier, so the sizes must be the same"
-            )
+    @property
+    def plan(self) -> SharingPlan:
+        """Returns what is shared between the stages."""
+        return SharingPlan(**{item.name: getattr(self, item.name) for item in fields(SharingPlan)})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -168,8 +127,11 @@ def main(argv: list[str] | None = None) -> int:
     pipeline = load_pipeline(sys.argv[1:] if argv is None else argv)
     pipeline.check()
     with folder_lock(pipeline.output, "pipeline is at work"):
-        run_steps(pipeline.steps(), CompletedSteps(pipeline.output))
+        steps = pipeline.steps()
+        run_steps(steps, CompletedSteps(pipeline.output))
+        write_report(pipeline, steps)
     print(f"\nthe new student: {pipeline.output / 'model.onnx'}; its run: {pipeline.output / 'distilled'}")
+    print(f"report: {pipeline.output / 'report.html'}")
     return 0
 
 
@@ -182,14 +144,15 @@ def load_pipeline(words: Sequence[str]) -> Pipeline:
     show_short_help(words, PipelineFile, "facekd pipeline sh-kd", DESCRIPTION, MAIN_KEYS, EPILOG)
     own, extra = _split_words(file_first(words))
     file = parse_config(PipelineFile, own, "facekd pipeline sh-kd", DESCRIPTION, EPILOG)
+    output, plan = Path(file.output), file.plan
     base = flatten(file.base or {})
     recipes, configs = {}, {}
     for stage in STAGES:
         section: StageFile = getattr(file, stage)
         recipes[stage] = section.recipe or ""
         configs[stage] = {**base, **flatten(section.config or {})}
-        _refuse_what_is_set_here(stage, configs[stage], extra)
-    return Pipeline(Path(file.output), file.head, file.processes, recipes, configs, tuple(extra))
+        _refuse_what_is_set_here(stage, (*plan.keys_of(stage, output), "shared_head"), configs[stage], extra)
+    return Pipeline(output, plan, file.processes, recipes, configs, tuple(extra))
 
 
 def _split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -202,14 +165,18 @@ def _split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     for word in words:
         if word.startswith("--"):
             key = word[2:].partition("=")[0]
+            # Long names go with hyphens, too.
+            spelt = key.replace("-", "_")
+            if spelt in keys and key not in keys:
+                key, word = spelt, f"--{spelt}{word[2 + len(key) :]}"
             current = own if key in keys or key.startswith(free) else extra
         (own if word == "-h" else current).append(word)
     return own, extra
 
 
-def _refuse_what_is_set_here(stage: str, config: dict[str, Any], extra: Sequence[str]) -> None:
+def _refuse_what_is_set_here(stage: str, set_here: Sequence[str], config: dict[str, Any], extra: Sequence[str]) -> None:
     given = {*config, *(word[2:].split("=")[0] for word in extra if word.startswith("--"))}
-    for key in ("output", "shared_head", *(("teacher.model",) if stage == "distilled" else ())):
+    for key in set_here:
         if key in given:
             raise ConfigError(f"{stage}: {key} is set by the pipeline, which hands each stage's run to the next")
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.errors import DataError
+from facekd.experiments.classifier_table import EXPLANATION, centres_table
 from facekd.experiments.study_comparison import REMEDY
 from facekd.experiments.study_config import Study
 from facekd.experiments.study_results import read_verification, verification_folder
@@ -46,6 +47,8 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         table = _table(results, pack["name"])
         if table.rows:
             parts += [_describe_pack(pack), "", table.to_markdown()]
+    if (classifiers := _classifiers(results)).rows:
+        parts.append(classifiers.to_markdown())
     for note in _notes(results):
         parts += [note, ""]
     if results.get("command"):
@@ -92,6 +95,15 @@ def _table(results: Mapping[str, Any], pack: str) -> Table:
     return Table("", [*head, "training speed"], rows)
 
 
+def _classifiers(results: Mapping[str, Any]) -> Table:
+    """Compares the methods' classifiers with their class means, as means over seeds."""
+    rows = {}
+    for method in results["methods"]:
+        if method.get("centres"):
+            rows[method["name"]] = {key: found["mean"] for key, found in method["centres"].items()}
+    return centres_table(rows, "method")
+
+
 def _value(measure: Mapping[str, Any]) -> str:
     std = measure["std"]
     return f"{100 * measure['mean']:.2f}" + (f" {PLUS_MINUS} {100 * std:.2f}" if std is not None else "")
@@ -134,6 +146,9 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
 
     # Many comparisons with one baseline, and methods without one.
     notes += _notes_on_tests(results)
+
+    if any(method.get("centres") for method in results["methods"]):
+        notes.append(f"{EXPLANATION} Means over seeds.")
 
     # Speed, and the machine that it was measured on.
     if any(method["cost"] for method in results["methods"]):
@@ -231,6 +246,7 @@ def _render_page(study: Study, results: Mapping[str, Any]) -> str:
         "study",
         title=results["title"],
         packs=packs,
+        classifiers=_classifiers(results),
         losses=losses,
         notes=_notes(results),
         command=results.get("command"),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from facekd.experiments.classifier_table import summarize_centres
 from facekd.experiments.study_comparison import (
     OVER_SEEDS,
     OVER_SEEDS_AND_PEOPLE,
@@ -161,6 +162,7 @@ def _summarize(
         "judged": method.judge,
         "seeds": list(method.seeds),
         "cost": _cost(study, method, rates),
+        "centres": summarize_centres({seed: study.run_of(method.name, seed).folder for seed in method.seeds}),
     }
     if not method.judge:
         return summary

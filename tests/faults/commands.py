@@ -173,6 +173,11 @@ TABLE = (
         "cache-teacher", "cache-teacher {in}/teacher --data {in}/faces --output out/teacher.cache", ("teacher.cache",)
     ),
     Command("rebuild-head", "rebuild-head {in}/model.onnx --data {in}/faces --output out/head.pt", ("head.pt",)),
+    Command(
+        "rebuild-head-blend",
+        "rebuild-head {in}/teacher --data {in}/faces --output out/head.pt --power 0.25 --blend 0.5",
+        ("head.pt",),
+    ),
     Command("drop-sub-centers", "drop-sub-centers {in}/centres --data {in}/faces --output out", ("report.json",)),
     Command("import", "import {in}/backbone.pth --output out/backbone.pt", ("backbone.pt",)),
     Command("import-config", "import-config {in}/arcface.py --output out/arcface.yaml", ("arcface.yaml",)),
@@ -287,6 +292,13 @@ TABLE = (
     ),
     # Many commands as one.
     Command("pipeline", "pipeline sh-kd {in}/pipeline.yaml", (), expensive=True),
+    Command(
+        "meeting-head",
+        "pipeline sh-kd {in}/pipeline.yaml --first_student taught --student.config.share 1 --teacher_from {in}/teacher "
+        "--teacher.config.backbone.width 0.125 --shared_head means",
+        (),
+        expensive=True,
+    ),
     Command("study", "study {in}/study.yaml", ("results.json",), expensive=True),
     Command("quickstart", "quickstart --size tiny --output out", ("results.json",), expensive=True),
 )

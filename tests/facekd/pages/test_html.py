@@ -66,6 +66,7 @@ VALUES = {
         "title": HOSTILE,
         "results": HOSTILE_TABLE,
         "reasons": [HOSTILE],
+        "classifiers": HOSTILE_TABLE,
         "pictures": [HOSTILE_PICTURE],
     },
     "study": {
@@ -73,9 +74,17 @@ VALUES = {
         "packs": [
             {"name": HOSTILE, "description": HOSTILE, "table": HOSTILE_TABLE, "pictures": [HOSTILE_PICTURE]},
         ],
+        "classifiers": HOSTILE_TABLE,
         "losses": HOSTILE_PICTURE,
         "notes": [HOSTILE],
         "command": HOSTILE,
+    },
+    "pipeline": {
+        "title": HOSTILE,
+        "stages": HOSTILE_TABLE,
+        "classifiers": HOSTILE_TABLE,
+        "notes": [HOSTILE],
+        "losses": HOSTILE_PICTURE,
     },
 }
 

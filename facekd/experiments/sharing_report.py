@@ -1,0 +1,49 @@
+"""Writes the page of a pipeline: its stages with their commands, and how their classifiers and class means compare."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from facekd.experiments.classifier_table import EXPLANATION, centres_table, read_centres
+from facekd.experiments.command_runner import Step
+from facekd.experiments.sharing_stages import STAGES, Pipeline
+from facekd.pages.tables import Table
+from facekd.training.logbook import read_log
+
+if TYPE_CHECKING:
+    from facekd.pages.html import Picture
+
+
+def write_report(pipeline: Pipeline, steps: Sequence[Step]) -> None:
+    """Writes `report.html` into the folder of a pipeline.
+
+    Args:
+        pipeline: the pipeline.
+        steps: its steps, all of them done.
+    """
+    from facekd.pages.html import write_page
+
+    centres = {stage: found for stage in STAGES if (found := read_centres(pipeline.output / stage))}
+    write_page(
+        pipeline.output / "report.html",
+        "pipeline",
+        title=f"classifier sharing: {pipeline.output.name}",
+        stages=Table("", ["stage", "command"], [[step.title, shlex.join(step.command)] for step in steps]),
+        classifiers=centres_table(centres, "stage"),
+        notes=[EXPLANATION],
+        losses=_draw_losses(pipeline),
+    )
+
+
+def _draw_losses(pipeline: Pipeline) -> Picture | None:
+    from facekd.pages.figures import draw_losses, to_png
+    from facekd.pages.html import Picture
+
+    logs = {stage: read_log(pipeline.output / stage, "train", ("loss",)) for stage in STAGES}
+    logs = {stage: entries for stage, entries in logs.items() if entries}
+    if not logs:
+        return None
+    caption = "Loss during training. Losses of different stages are different sums: compare shapes, not heights."
+    return Picture(to_png(draw_losses(logs)), caption)
