@@ -21,6 +21,7 @@ from facekd.errors import ConfigError
 from facekd.experiments.command_runner import Step, as_config_options, as_word
 
 VERBS = ("train", "distill")
+MEANS = "rebuild-head"  # a method that makes a classifier of another one's class means, for others to share
 SET_BY_STUDY = (
     "model",
     "pairs",
@@ -58,7 +59,7 @@ class Method:
 
     Args:
         name: name of the row and of the folder.
-        verb: train or distill; empty for a model that exists already.
+        verb: train, distill or rebuild-head; empty for a model that exists already.
         recipe: a YAML file that `config` overrides.
         config: dotted keys and their values.
         seeds: seeds the method is run with.
@@ -204,12 +205,16 @@ class Study:
         return REFERENCE.sub(replace, text)
 
     def model_of(self, run: Run) -> str:
-        """Returns the path of a model: the folder of a run, or the file of a model that exists already."""
+        """Returns the path of a model: the folder of a run, the file of a classifier, or that of a model given."""
+        if run.method.verb == MEANS:
+            return str(run.folder / "head.pt")
         return run.method.model.replace("{study}", str(self.output)) or str(run.folder)
 
     def words_of(self, run: Run) -> list[str]:
         """Returns the command of a run, without `facekd`."""
         method = run.method
+        if method.verb == MEANS:
+            return self._words_of_means(run)
         # What comes later overrides: base, the method's own keys, and what the study sets itself.
         values = {**self.base, **method.config, "seed": run.seed, "output": run.folder}
         filled = {
@@ -218,6 +223,24 @@ class Study:
         }
         recipe = [self.fill_in(method.recipe, method, run.seed)] if method.recipe else []
         return [method.verb, *recipe, *as_config_options(filled)]
+
+    def _words_of_means(self, run: Run) -> list[str]:
+        """Returns the command of a method that computes class means; it reads the data that the study trains on."""
+        method = run.method
+        read = {key: self.base[f"data.{key}"] for key in ("on_bad_record", "resize") if f"data.{key}" in self.base}
+        options = {"data": self.base.get("data.train", ""), **read, **method.config, "output": self.model_of(run)}
+        model = str(options.pop("model", ""))
+        if not model:
+            raise ConfigError(f"methods.{method.name}.config.model: name whose class means, such as {{alone}}")
+        words = [MEANS, expand_path(self.fill_in(model, method, run.seed, protect_path), f"methods.{method.name}")]
+        for key, value in options.items():
+            option = f"--{key.replace('_', '-')}"
+            if isinstance(value, bool):
+                words += [option if value else f"--no-{option[2:]}"]
+            else:
+                text = self.fill_in(as_word(value), method, run.seed, protect_path)
+                words += [option, text if key == "output" else expand_path(text, f"methods.{method.name}.config.{key}")]
+        return words
 
     def steps(self, threads: int | None = None) -> list[Step]:
         """Returns all steps: prepare, then for each run train or distil, export, evaluate.
@@ -250,9 +273,8 @@ class Study:
                 for other in self.needed_by(method, run.seed)
                 if not other.method.model  # a model that exists already needs no step
             )
-            trained = Step(
-                f"{method.verb} {run.title}", tuple(self.words_of(run)), run.folder, (*prepared, *needed), log
-            )
+            makes = Path(model) if method.verb == MEANS else run.folder
+            trained = Step(f"{method.verb} {run.title}", tuple(self.words_of(run)), makes, (*prepared, *needed), log)
             exported = run.folder / "model.onnx"
             model = str(exported)
             export = Step(
@@ -298,6 +320,9 @@ class Study:
         classes = {"train": TrainConfig, "distill": DistillConfig}
         for method in self.methods.values():
             if method.model:
+                continue
+            if method.verb == MEANS:
+                self.words_of(self.run_of(method.name, method.seeds[0]))
                 continue
             verb, *words = self.words_of(self.run_of(method.name, method.seeds[0]))
             try:

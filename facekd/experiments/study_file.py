@@ -12,7 +12,7 @@ from facekd.commands.config_files import flatten, parse_config, path_field, requ
 from facekd.commands.config_help import show_short_help
 from facekd.commands.suggestions import did_you_mean
 from facekd.errors import ConfigError
-from facekd.experiments.study_config import SET_BY_STUDY, Method, Pack, Study
+from facekd.experiments.study_config import MEANS, SET_BY_STUDY, Method, Pack, Study
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DESCRIPTION = "Trains methods x seeds on one data set under one protocol, and reports."
@@ -41,6 +41,8 @@ CONFIG.yaml
     teacher:  {verb: train, seeds: [0], config: {...}}       trained once
     alone:    {verb: train}
     th_kd:    {verb: distill, config: {teacher.model: "{teacher}", share: 1}}
+    means:    {verb: rebuild-head, config: {model: "{alone}", power: 0.25}}              its class means, to share
+    under:    {verb: train, judge: false, config: {shared_head: "{means}"}}
     external: {model: teacher.onnx, evaluate: {mean: 127.5, std: 127.5}}                 evaluated, not trained
 
 In place of people a file may have verification packs, evaluated by `facekd evaluate lfw`:
@@ -79,7 +81,8 @@ class MethodFile:
     """Describes a method: a training, or a model that exists already.
 
     Args:
-        verb: train or distill; empty for a model that exists already.
+        verb: train or distill; rebuild-head computes the class means of `config.model` for others to share; empty for
+            a model that exists already.
         recipe: a YAML file that `config` overrides.
         config: keys of the verb, in sections or dotted.
         seeds: seeds of this method, in place of the study's.
@@ -89,7 +92,7 @@ class MethodFile:
         evaluate: options of the evaluation for this method alone.
     """
 
-    verb: Literal["train", "distill", ""] = ""
+    verb: Literal["train", "distill", "rebuild-head", ""] = ""
     recipe: str | None = path_field()
     config: dict[str, Any] | None = None
     seeds: tuple[int, ...] | None = None
@@ -202,6 +205,8 @@ def _method(name: str, file: MethodFile, seeds: tuple[int, ...]) -> Method:
         raise ConfigError(f"{where}: a model that exists already is not trained: leave out verb, config and recipe")
     if not file.model and not file.verb:
         raise ConfigError(f"{where}.verb: expected train or distill, found {file.verb!r}")
+    if file.verb == MEANS and file.recipe:
+        raise ConfigError(f"{where}.recipe: {MEANS} takes no configuration file; name its options in config")
     # A model that exists already counts as one run with seed 0.
     if file.seeds is not None:
         _check_seeds(file.seeds, f"{where}.seeds")
@@ -211,7 +216,7 @@ def _method(name: str, file: MethodFile, seeds: tuple[int, ...]) -> Method:
         recipe=file.recipe or "",
         config=flatten(file.config or {}),
         seeds=(0,) if file.model else seeds if file.seeds is None else file.seeds,
-        judge=file.judge,
+        judge=file.judge and file.verb != MEANS,  # a classifier alone is nothing to evaluate
         note=file.note or "",
         model=file.model or "",
         evaluate=_evaluate(file.evaluate, f"{where}.evaluate"),

@@ -24,6 +24,7 @@ from facekd.errors import ConfigError, DataError
 from facekd.experiments.command_runner import CompletedSteps, run_steps
 from facekd.experiments.study_comparison import Values, paired_difference
 from facekd.experiments.study_file import load_study, parse_study
+from facekd.experiments.study_report import write_report
 from facekd.experiments.study_results import gather
 from facekd.training.config import TrainConfig
 from facekd.verification.measures import (
@@ -116,6 +117,26 @@ def test_a_file_stands_for_commands_seed_by_seed_and_teachers_first(tmp_path: Pa
     assert not [title for title in by_title if title.startswith(("judge under", "export outside"))]
 
 
+def test_class_means_of_a_method_are_computed_for_others(tmp_path: Path) -> None:
+    methods = {
+        "alone": {"verb": "train"},
+        "means": {"verb": "rebuild-head", "config": {"model": "{alone}", "power": 0.25}},
+        "under": {"verb": "train", "config": {"shared_head": "{means}"}},
+    }
+    base = {"data": {"train": "a$$b", "image_size": 64, "on_bad_record": "skip", "resize": True}}
+    study = load_study(write(tmp_path, methods=methods, base=base, output="o$$u"))
+    study.check_configs()
+    by_title = {step.title: step for step in study.steps()}
+    means = by_title["rebuild-head means, seed 3"]
+    made = "o$u/runs/means/seed-3/head.pt"
+    read = ["--data", "a$b", "--on-bad-record", "skip", "--resize", "--power", "0.25"]
+    assert list(means.words) == ["rebuild-head", "o$u/runs/alone/seed-3", *read, "--output", made]
+    assert means.makes == Path(made) and means.after == ("train alone, seed 3",)
+    under = by_title["train under, seed 3"]
+    assert parse_config(TrainConfig, list(under.words[1:]), "facekd train", "").shared_head == made
+    assert under.after == (means.title,) and "export means, seed 3" not in by_title
+
+
 def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     file = parse_study(["--jobs", "2", "--report-only", str(write(tmp_path)), "--methods.alone.note", "by itself"])
     assert (file.jobs, file.report_only, file.methods["alone"].note) == (2, True, "by itself")
@@ -147,6 +168,10 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
             "study.yaml: methods.alone.verb: expected one of 'train', 'distill'",
         ),
         ({"methods": {"alone": {}}}, "methods.alone.verb: expected train or distill"),
+        (
+            {"methods": {"alone": {"verb": "train"}, "means": {"verb": "rebuild-head", "recipe": "x"}}},
+            "methods.means.recipe: rebuild-head takes no configuration file",
+        ),
         (
             {"methods": {"alone": {"verb": "train", "seed": [1]}}},
             r"study.yaml: 'methods.alone.seed' is not a configuration key; did you mean 'methods.alone.seeds'\?",
@@ -286,6 +311,21 @@ def test_results_are_those_of_the_runs(evaluated: Path) -> None:
     assert methods["under"].get("packs") is None
     # 60 impostor pairs measure a FAR of 0.1, not of 0.01.
     assert [point["tar"] is None for point in methods["alone"]["packs"]["test"]["tar_at_far"]] == [False, True]
+
+
+def test_classifiers_are_compared_with_their_class_means_below_the_results(evaluated: Path) -> None:
+    study = load_study(evaluated)
+    for seed, correlation in ((3, 0.2), (4, 0.4)):
+        entry = {"kind": "centres", "images_seen": 3, "correlation": correlation, "rows_dimension": 12.34}
+        study.run_of("under", seed).folder.mkdir(parents=True)
+        with (study.run_of("under", seed).folder / "log.jsonl").open("a") as stream:
+            stream.write(json.dumps(entry) + "\n")
+    results = gather(study)
+    write_report(study, results)
+    for text in ((evaluated.parent / name).read_text() for name in ("results.md", "report.html")):
+        assert "Who resembles whom" in text and "0.30" in text and "12.3" in text
+    under = next(method for method in results["methods"] if method["name"] == "under")
+    assert under["centres"]["correlation"]["values"] == {"3": 0.2, "4": 0.4}
 
 
 def test_the_report_of_what_is_there(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
