@@ -133,7 +133,7 @@ def use(commands: Path, folder: Path) -> Iterator[str]:
         "configs configs/debug.yaml",
         "train mine.yaml --images 64 --schedule.warmup_images 0 --output mine",
         "evaluate lfw --model quick/student/model.onnx --pairs quick/data/test.bin --output results",
-        "report results",
+        "report results quick/th_kd/verification --output compared",
         f"train {SHORT} --plugin examples/plain_backbone.py --backbone.name plain --output plain",
         "export plain --plugin examples/plain_backbone.py --output plain.onnx",
         f"train {SHORT} --plugin examples/mv_softmax_margin.py --head.margin mv_softmax --output margin",

@@ -39,6 +39,11 @@ def show_short_help(
     return words
 
 
+def take_switch(words: Sequence[str], switch: str) -> tuple[list[str], bool]:
+    """Returns the words without a switch that is no key of the configuration, and whether it was among them."""
+    return [word for word in words if word != switch], switch in words
+
+
 def short_help(config_class: type, prog: str, description: str, main_keys: Mapping[str, str], notes: str) -> str:
     """Returns the text that `show_short_help` prints."""
     leaves = leaf_defaults(config_class)

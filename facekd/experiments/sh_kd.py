@@ -14,6 +14,7 @@ a first student that a teacher has taught (the meeting head), a teacher that a s
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from facekd.commands.config_files import config_keys, file_first, flatten, parse_config, path_field, require
-from facekd.commands.config_help import show_short_help
+from facekd.commands.config_help import show_short_help, take_switch
 from facekd.errors import ConfigError, run_verb
 from facekd.experiments.command_runner import CompletedSteps, run_steps
 from facekd.experiments.sharing_report import write_report
@@ -124,8 +125,12 @@ class PipelineFile:
 
 def main(argv: list[str] | None = None) -> int:
     """Parses, checks every stage, and runs what is not done."""
-    pipeline = load_pipeline(sys.argv[1:] if argv is None else argv)
+    words, is_dry = take_switch(sys.argv[1:] if argv is None else argv, "--dry-run")
+    pipeline = load_pipeline(words)
     pipeline.check()
+    if is_dry:  # the later stages need the runs of those before them
+        first = shlex.join(["facekd", *pipeline.words_of("student"), "--dry-run"])
+        raise ConfigError(f"--dry-run tries one training, and a pipeline has three: try its first stage by `{first}`")
     with folder_lock(pipeline.output, "pipeline is at work"):
         steps = pipeline.steps()
         run_steps(steps, CompletedSteps(pipeline.output))

@@ -15,7 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+from facekd.commands.config_help import take_switch
+from facekd.commands.plain_configs import to_yaml
 from facekd.errors import ConfigError, run_verb
 from facekd.experiments.command_runner import CompletedSteps, Step, run_steps
 from facekd.experiments.study_config import VERBS, Study
@@ -25,6 +28,7 @@ from facekd.files.output_lock import folder_lock
 from facekd.files.reading import read_json
 from facekd.files.writing import write_json
 from facekd.training.logbook import read_log
+from facekd.utils.processes import usable_cores
 from facekd.utils.progress import format_duration
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -40,17 +44,35 @@ def main(argv: list[str] | None = None, parse_evaluation: Callable[[str, list[st
             `Study.check_evaluation`; None leaves them to the evaluation itself.
     """
     words = sys.argv[1:] if argv is None else argv
-    file = parse_study(words)
+    others, is_dry = take_switch(words, "--dry-run")
+    file = parse_study(others)
     study = make_study(file)
     # Mistakes show now, not after hours of training.
     if not file.report_only:
-        study.check_configs()
+        configs = study.check_configs()
         if parse_evaluation is not None:
             study.check_evaluation(parse_evaluation)
+        if is_dry:
+            _try(study, file, configs)
+            return 0
     with folder_lock(study.output, "study is at work"):
         failed = [] if file.report_only else _run(study, file)
         _report(study, failed, words)
     return 1 if failed else 0
+
+
+def _try(study: Study, file: StudyFile, configs: dict[str, Any]) -> None:
+    """Prints each method's configuration as resolved, and what trials of the methods found."""
+    from facekd.experiments.study_trial import try_study
+
+    for name, config in configs.items():
+        print(f"# {name}\n{to_yaml(config)}")
+    table, lines = try_study(study, configs, file.jobs, _threads(file))
+    print("\n".join([table.to_markdown(), *lines, "nothing was written"]))
+
+
+def _threads(file: StudyFile) -> int:
+    return file.threads or max(1, usable_cores() // file.jobs)
 
 
 def _report(study: Study, failed: list[str], words: Sequence[str]) -> None:
@@ -75,9 +97,7 @@ def _report(study: Study, failed: list[str], words: Sequence[str]) -> None:
 
 def _run(study: Study, file: StudyFile) -> list[str]:
     """Runs the steps that are not done and returns the titles of those that failed."""
-    from facekd.utils.processes import usable_cores
-
-    threads = file.threads or max(1, usable_cores() // file.jobs)
+    threads = _threads(file)
     _write_conditions(study.output / CONDITIONS, file.jobs, threads)
     steps = study.steps(threads)
     completed = CompletedSteps(study.output)

@@ -308,8 +308,11 @@ class Study:
                 words += [f"--{key}", ",".join(map(as_word, value)) if isinstance(value, list) else as_word(value)]
         return words + (["--threads", str(threads)] if threads is not None else [])
 
-    def check_configs(self) -> None:
+    def check_configs(self) -> dict[str, Any]:
         """Parses the command of each method as its verb will, so that a typo is found before anything runs.
+
+        Returns:
+            The config of the first run of each method that is trained, by the method's name.
 
         Raises:
             ConfigError: what the verb would say, after the name of the method.
@@ -318,6 +321,7 @@ class Study:
         from facekd.training.config.distill_config import DistillConfig
 
         classes = {"train": TrainConfig, "distill": DistillConfig}
+        configs = {}
         for method in self.methods.values():
             if method.model:
                 continue
@@ -326,9 +330,10 @@ class Study:
                 continue
             verb, *words = self.words_of(self.run_of(method.name, method.seeds[0]))
             try:
-                parse_config(classes[verb], words, f"facekd {verb}", "")
+                configs[method.name] = parse_config(classes[verb], words, f"facekd {verb}", "")
             except ConfigError as error:
                 raise ConfigError(f"methods.{method.name}: {error}") from error
+        return configs
 
     def check_evaluation(self, parse: Callable[[str, list[str]], object]) -> None:
         """Has the parser of the evaluation check each method's options, before anything runs.

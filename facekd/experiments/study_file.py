@@ -28,6 +28,7 @@ MAIN_KEYS = {
 EPILOG = """\
 example:
   facekd study configs/study/generated_faces.yaml --jobs 2
+  facekd study configs/study/generated_faces.yaml --dry-run   # writes nothing: tries each training, tells the hours
 
 CONFIG.yaml
   output: runs/study

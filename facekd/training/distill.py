@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from facekd.commands.config_files import parse_config
-from facekd.commands.config_help import show_short_help
+from facekd.commands.config_help import show_short_help, take_switch
 from facekd.errors import run_verb
 from facekd.teacher.config import spell_out_teachers
 from facekd.training.config.distill_config import DistillConfig
@@ -33,13 +33,17 @@ def main(argv: list[str] | None = None, make_validators: MakeValidators | None =
     """
     description = "Trains a student from a teacher, through a shared classifier or by embeddings."
     argv = show_short_help(argv, DistillConfig, "facekd distill", description, DISTILL_KEYS, DISTILL_NOTES)
+    argv, is_dry = take_switch(argv, "--dry-run")
     config = parse_config(DistillConfig, spell_out_teachers(argv), "facekd distill", description)
     # After parsing, because they import torch, which takes seconds: `--help` and a mistyped key answer at once.
     from facekd.training.distilling.build_distiller import build_distiller
     from facekd.training.distilling.diagnostics import diagnose
     from facekd.training.loop import run_training
 
-    return run_training(config, "facekd distill", build_distiller, make_validators, at_end=diagnose)
+    run = None
+    if is_dry:
+        from facekd.training.dry_run import dry_run as run
+    return run_training(config, "facekd distill", build_distiller, make_validators, at_end=diagnose, run=run)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ def run_training(
     make_recognizer: MakeRecognizer,
     make_validators: MakeValidators | None,
     at_end: AtEnd | None = None,
+    run: Callable[..., int] | None = None,
 ) -> int:
     """Runs a config: builds its validators, joins the other processes, trains.
 
@@ -64,6 +65,7 @@ def run_training(
         make_recognizer: builds the module that is trained.
         make_validators: builds the validators that the config asks for.
         at_end: called with the state when the last image has been trained on.
+        run: what to do instead of `train`, with the same arguments.
 
     Returns:
         The exit status, see `train`.
@@ -76,7 +78,7 @@ def run_training(
     validators = () if make_validators is None else make_validators(config)
     with join_world(config.device) as world, deterministic_kernels(config.deterministic):
         try:
-            return train(config, world, validators, make_recognizer, at_end)
+            return (run or train)(config, world, validators, make_recognizer, at_end)
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"{world.device} is out of memory; a smaller batch_size_per_rank (now {config.batch_size_per_rank}, "
@@ -97,21 +99,15 @@ def train(
     Returns:
         0 when the run is complete; 128 + the signal's number when a signal stopped it (after a checkpoint).
     """
-    if config.precision == "fp16" and world.device.type != "cuda":
-        raise TrainingError("precision fp16 needs a GPU (its gradients are scaled there); use --precision bf16 or fp32")
-    _check_batch_size(config, world)
+    _check_machine(config, world)
     with (
         folder_lock(Path(config.output), "process is training", world.is_main),
         flush_denormals(),
         stop_on_signal() as stop_signal,
     ):
         # Build the run, or bring it back from its newest checkpoint.
-        dataset = open_training_data(config.data)
-        total_images = round_up(config.images or round(config.epochs * len(dataset)), config.global_batch_size)
-        config.check_length(total_images)
-        _require_same_start(config, world, dataset)
-        state = build_state(config, world, dataset, total_images, make_recognizer(config, world, dataset))
-        resumed_from = restore_latest(state)
+        state = build_run(config, world, make_recognizer)
+        total_images, resumed_from = state.total_images, restore_latest(state)
 
         # Only now write to the folder: everything that could be refused has been checked.
         if world.is_main:
@@ -126,7 +122,7 @@ def train(
             config=to_plain(config),
             active=world.is_main,
         ) as logbook:
-            logbook.say(_summary_lines(state))
+            logbook.say(summary_lines(state))
             if resumed_from:
                 logbook.say(f"resuming from {resumed_from} at {state.images_seen:,} of {total_images:,} images")
 
@@ -145,6 +141,20 @@ def train(
                 return 128 + stopped_by
             _say_done(state, logbook)
             return 0
+
+
+def build_run(config: TrainConfig, world: World, make_recognizer: MakeRecognizer) -> TrainingState:
+    """Opens the data and builds a fresh run, after everything that could be refused without a checkpoint.
+
+    Raises:
+        FacekdError: it is refused.
+    """
+    _check_machine(config, world)
+    dataset = open_training_data(config.data)
+    total_images = round_up(config.images or round(config.epochs * len(dataset)), config.global_batch_size)
+    config.check_length(total_images)
+    _require_same_start(config, world, dataset)
+    return build_state(config, world, dataset, total_images, make_recognizer(config, world, dataset))
 
 
 def _say_done(state: TrainingState, logbook: Logbook) -> None:
@@ -252,6 +262,12 @@ def _crossed(every: int, before: int, after: int) -> bool:
     return every > 0 and after // every > before // every
 
 
+def _check_machine(config: TrainConfig, world: World) -> None:
+    if config.precision == "fp16" and world.device.type != "cuda":
+        raise TrainingError("precision fp16 needs a GPU (its gradients are scaled there); use --precision bf16 or fp32")
+    _check_batch_size(config, world)
+
+
 def _check_batch_size(config: TrainConfig, world: World) -> None:
     """Checks that the global batch gives every process forward passes of two images or more.
 
@@ -320,7 +336,7 @@ def _require_same_start(config: TrainConfig, world: World, dataset: FaceDataset)
         )
 
 
-def _summary_lines(state: TrainingState) -> str:
+def summary_lines(state: TrainingState) -> str:
     """Describes data, backbone, head and length of the run, for the head of the log."""
     config, world, dataset = state.config, state.world, state.dataset
     given = shares(config.global_batch_size, world.size)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from facekd.commands.config_files import parse_config
-from facekd.commands.config_help import show_short_help
+from facekd.commands.config_help import show_short_help, take_switch
 from facekd.errors import run_verb
 from facekd.training.config import TrainConfig
 from facekd.training.config.main_keys import TRAIN_KEYS, TRAIN_NOTES
@@ -31,12 +31,16 @@ def main(argv: list[str] | None = None, make_validators: MakeValidators | None =
     """
     description = "Trains a backbone with a margin classifier (ArcFace, CosFace, AdaFace)."
     argv = show_short_help(argv, TrainConfig, "facekd train", description, TRAIN_KEYS, TRAIN_NOTES)
+    argv, is_dry = take_switch(argv, "--dry-run")
     config = parse_config(TrainConfig, argv, "facekd train", description)
     # After parsing, because they import torch, which takes seconds: `--help` and a mistyped key answer at once.
     from facekd.training.loop import run_training
     from facekd.training.recognizer import build_recognizer
 
-    return run_training(config, "facekd train", build_recognizer, make_validators)
+    run = None
+    if is_dry:
+        from facekd.training.dry_run import dry_run as run
+    return run_training(config, "facekd train", build_recognizer, make_validators, run=run)
 
 
 if __name__ == "__main__":

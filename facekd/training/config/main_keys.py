@@ -25,6 +25,7 @@ TRAIN_KEYS = {
 }
 TRAIN_NOTES = """\
 To resume, run the same command again. Next: `facekd export runs/NAME`.
+--dry-run writes nothing: it tries a few steps, and tells speed, memory, hours.
 Backbones, margins, losses of your own: --plugin FILE.py (docs/extending.md).
 
 examples:
@@ -48,6 +49,7 @@ DISTILL_KEYS = {
 }
 DISTILL_NOTES = """\
 To resume, run the same command again. Next: `facekd export runs/NAME`.
+--dry-run writes nothing: it tries a few steps, and tells speed, memory, hours.
 Backbones, margins, losses of your own: --plugin FILE.py (docs/extending.md).
 
 example:

@@ -1,0 +1,79 @@
+"""Tries the trainings of a study for a few steps each: how long the study would take, before it starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from facekd.checkpoints.run_folder import list_checkpoints
+from facekd.distributed import join_world
+from facekd.errors import FacekdError
+from facekd.experiments.command_runner import CompletedSteps
+from facekd.experiments.study_config import VERBS, Method, Study
+from facekd.pages.tables import Table
+from facekd.training.distilling.build_distiller import build_distiller
+from facekd.training.dry_run import Trial, try_run
+from facekd.training.loop import deterministic_kernels
+from facekd.training.recognizer import build_recognizer
+from facekd.utils.progress import format_duration
+
+COLUMNS = ("method", "runs to do", "parameters", "M multiply-adds", "memory GB", "images/s", "images", "time a run")
+
+
+def try_study(study: Study, configs: dict[str, Any], jobs: int, threads: int) -> tuple[Table, list[str]]:
+    """Tries a run of each method that can be tried; writes nothing.
+
+    A method that learns from a run that is not there yet cannot be tried, nor one whose data `prepare` has yet to make.
+
+    Args:
+        study: the study.
+        configs: the config of each method's first run, by the method's name.
+        jobs: runs at once.
+        threads: computing threads of each.
+
+    Returns:
+        The methods as a table, and lines on what could not be tried and on the time that all takes.
+    """
+    completed = CompletedSteps(study.output)
+    left = [step for step in study.steps(threads) if not completed.is_done(step)]
+    torch.set_num_threads(threads)
+    rows, lines, seconds = [], [], 0.0
+    for name, config in configs.items():
+        runs = sum(step.words[0] in VERBS and f"{step.words[0]} {name}, " in f"{step.title}, " for step in left)
+        try:
+            trial = None if runs == 0 else _try(study, study.methods[name], config)
+        except (FacekdError, torch.OutOfMemoryError) as error:
+            lines.append(f"{name}: not tried: {str(error).splitlines()[0]}")
+            trial = None
+        if trial is not None:
+            seconds += runs * trial.seconds
+        rows.append([name, str(runs), *_cells(trial)])
+    # What all of it takes.
+    what = "besides those, training takes" if lines else "training takes"
+    takes = f"; {what} about {format_duration(seconds / jobs)} with {jobs} at once" if seconds else ""
+    trainings = sum(step.words[0] in VERBS for step in left)
+    lines.append(f"{len(left)} steps are to be done, of which {trainings} train{takes}; the others come on top")
+    return Table("", COLUMNS, rows), lines
+
+
+def _try(study: Study, method: Method, config: Any) -> Trial:
+    """Tries the first run of a method.
+
+    Raises:
+        FacekdError: it cannot be tried yet, or its training would not start.
+    """
+    for run in study.needed_by(method, method.seeds[0]):
+        if not run.method.model and not list_checkpoints(run.folder):
+            raise FacekdError(f"it learns from {run.title}, which is not trained yet")
+    make = build_distiller if method.verb == "distill" else build_recognizer
+    with join_world(config.device) as world, deterministic_kernels(config.deterministic):
+        return try_run(config, world, make)
+
+
+def _cells(trial: Trial | None) -> list[str]:
+    if trial is None:
+        return ["-"] * 6
+    macs = "-" if trial.macs is None else f"{trial.macs / 1e6:,.1f}"
+    memory, speed = f"{trial.peak_memory / 1e9:.2f}", f"{trial.images_per_second:,.1f}"
+    return [f"{trial.num_parameters:,}", macs, memory, speed, f"{trial.total_images:,}", format_duration(trial.seconds)]

@@ -1,0 +1,50 @@
+"""The dry run of a study, and of a pipeline, which has none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from facekd.experiments import sh_kd, study
+
+BASE = {
+    "data": {"train": "synthetic:4x6", "image_size": 32, "workers": 0},
+    "backbone": {"width": 0.125, "embedding_size": 16},
+    "head.scale": 16,
+    "images": 48,
+    "global_batch_size": 12,
+    "device": "cpu",
+}
+
+
+def write(path: Path, **content: Any) -> Path:
+    path.write_text(yaml.safe_dump({"output": str(path.parent / "out"), "base": BASE, **content}))
+    return path
+
+
+def test_a_study_is_tried_as_far_as_it_can_be(tmp_path: Path, run: Callable[..., Any]) -> None:
+    methods = {
+        "alone": {"verb": "train"},
+        "taught": {"verb": "distill", "config": {"teacher.model": "{alone}", "loss": {"embedding_l2": 1}}},
+        "away": {"verb": "train", "config": {"data.train": str(tmp_path / "none")}},
+    }
+    packs = [str(tmp_path / "test.bin")]
+    file = write(tmp_path / "s.yaml", seeds=[0, 1, 2], reference="alone", packs=packs, methods=methods)
+    status, printed, _ = run(study.main, file, "--dry-run", "--jobs", "2")
+    assert status == 0 and [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
+    rows = {line.split(" | ")[0][2:]: line.split(" | ")[1:] for line in printed.splitlines() if line.startswith("| ")}
+    assert rows["alone"][0] == "3" and float(rows["alone"][4]) > 0 and rows["alone"][5] == "48"
+    assert rows["taught"][:2] == rows["away"][:2] == ["3", "-"]
+    assert "\ntaught: not tried: it learns from alone, seed 0, which is not trained yet\n" in printed
+    assert f"\naway: not tried: no data at {tmp_path / 'none'}; " in printed
+    assert "27 steps are to be done, of which 9 train; besides those, training takes about " in printed
+
+
+def test_a_pipeline_names_the_training_to_try(tmp_path: Path, run: Callable[..., Any]) -> None:
+    file = write(tmp_path / "p.yaml", distilled={"config": {"loss": {"embedding_l2": 1}}})
+    status, _, said = run(sh_kd.main, file, "--dry-run")
+    assert status == 2 and "try its first stage by `facekd train " in said and said.endswith(" --dry-run`\n")
+    assert not (tmp_path / "out").exists()
