@@ -18,6 +18,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from facekd import __version__
+from facekd.commands.completion import find_verb, is_completing
 from facekd.commands.suggestions import nearest
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.requirements import installed_version
@@ -116,6 +117,9 @@ def _require_own_packages() -> None:
 
 def _dispatch(arguments: list[str]) -> int:
     _require_own_packages()
+    if is_completing():
+        verb = find_verb(VERBS)
+        return _load(verb)([]) if verb else 0
     # Print the menu or the version.
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_menu())

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from facekd.commands.completion import answer
 from facekd.commands.suggestions import did_you_mean
 
 
@@ -126,6 +127,7 @@ class CommandParser(argparse.ArgumentParser):
 
         Also expands `~` at the beginning of a word or value, which a shell leaves in `--output=~/x` and in quotes.
         """
+        answer(self)
         words = [_expand_home(word) for word in (sys.argv[1:] if args is None else args)]
         known = [name for name in self._option_string_actions if name.startswith("--")]
         for word in words[: words.index("--")] if "--" in words else words:

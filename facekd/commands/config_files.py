@@ -14,6 +14,7 @@ from dataclasses import Field, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from facekd.commands.completion import is_completing
 from facekd.commands.suggestions import did_you_mean, nearest, verb_of_keys, why_no_config
 from facekd.errors import ConfigError, FacekdError
 from facekd.files.reading import read_text_file, require_regular_file
@@ -153,6 +154,9 @@ def parse_config(
     )
     parser.add_argument("--config", action="config", help="a YAML file; CONFIG.yaml as the first word is the same")
     parser.add_class_arguments(config_class)
+    if is_completing():  # what the verbs take from the words themselves
+        parser.add_argument("--dry-run", action="store_true")
+        parser.add_argument("--plugin")
     # Mistakes in the file as a file are reported first; which keys it has tells later errors apart from options.
     file, keys_of_file = None, set()
     if argv and not argv[0].startswith("-"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from textwrap import shorten
 
 from facekd.commands.command_line import CommandParser
+from facekd.commands.completion import complete_by
 from facekd.commands.config_files import SHIPPED_CONFIGS
 from facekd.commands.suggestions import nearest
 from facekd.errors import ConfigError, run_verb
@@ -22,9 +23,11 @@ LONGEST = 90  # characters of the line that says what a configuration is
 def main(argv: list[str] | None = None) -> int:
     """Lists the configurations, or prints the one that the command line names."""
     parser = CommandParser("facekd configs", __doc__ or "", EXAMPLE)
-    parser.add_argument("name", nargs="?", help="the configuration to print, as the list and `facekd train` name it")
-    name = parser.parse_args(argv).name
     known = {f"configs/{path.relative_to(SHIPPED_CONFIGS)}": path for path in sorted(SHIPPED_CONFIGS.rglob("*.yaml"))}
+    help_text = "the configuration to print, as the list and `facekd train` name it"
+    option = parser.add_argument("name", nargs="?", help=help_text)
+    complete_by(option, known)
+    name = parser.parse_args(argv).name
     if name is None:
         width = max(map(len, known))
         print("\n".join(f"{one:<{width}}  {_subject(path)}" for one, path in known.items()))

@@ -46,6 +46,7 @@ PACKAGES: dict[str, Package] = {
     "pyarrow": Package("pyarrow", "Parquet and Arrow files", "parquet"),
     "pillow-heif": Package("pillow_heif", "HEIC photographs", "heic"),
     "pillow": Package("PIL", "AVIF and HEIC photographs", "heic"),
+    "argcomplete": Package("argcomplete", "completion of verbs and options in the shell", "completion"),
     "timm": Package("timm", "backbones `timm:NAME`", "timm"),
     "wandb": Package("wandb", "`--logging [wandb]`", "wandb"),
     "mlflow": Package("mlflow", "`--logging [mlflow]`", "mlflow"),
