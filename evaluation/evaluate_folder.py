@@ -16,7 +16,6 @@ import numpy as np
 
 from evaluation.all_pairs import AllPairs
 from evaluation.metric_options import add_metric_options, check_metric_options
-from evaluation.provenance import open_described_model
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
 from evaluation.results.page import write_report
 from evaluation.results.tables import rank_table, summary_of, verification_table
@@ -37,6 +36,7 @@ from evaluation.shared_options import (
     rule_text,
 )
 from facekd.commands.command_line import COUNT, CommandParser, comma_separated
+from facekd.embedder.described_model import open_described_model
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import DataError, InputError, run_verb
 from facekd.files.result_folder import finish_results

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.metric_options import add_metric_options, check_metric_options
-from evaluation.provenance import name_with_assumptions, open_described_model
+from evaluation.provenance import name_with_assumptions
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
 from evaluation.results.figures import ScoredPairs, draw_pair_sets
 from evaluation.results.hardest_pairs import draw_hardest_pairs
@@ -37,6 +37,7 @@ from evaluation.shared_options import (
     rule_text,
 )
 from facekd.commands.command_line import CommandParser, whole_number
+from facekd.embedder.described_model import open_described_model
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
 from facekd.files.result_folder import finish_results

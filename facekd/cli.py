@@ -64,6 +64,8 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Use": {
         "embed": ("facekd.faces.embed_faces", "faces of photographs -> one file of embeddings"),
+        "compare": ("facekd.faces.compare_faces", "two photographs: one person, or two?"),
+        "search": ("facekd.faces.search_faces", "find people among embedded faces: a page"),
     },
     "Export and evaluate": {
         "export": ("facekd.export.export_onnx", "a checkpoint -> ONNX, checked against torch"),
@@ -81,7 +83,7 @@ PLUGIN_VERBS = {
     "data cluster",
     *("train", "distill", "pipeline sh-kd", "study", "export", "cache-teacher", "rebuild-head", "drop-sub-centers"),
     "data inspect",
-    "embed",
+    *("embed", "compare", "search"),
     *("evaluate lfw", "evaluate ijbc", "evaluate folder", "evaluate classification"),
 }
 # The data verbs that the menu of all verbs explains; it only names the others.

@@ -30,6 +30,8 @@ OUTPUTS = {
     "evaluate folder": "--model in --images in --output out",
     "evaluate classification": "--model in --data in --output out",
     "report": "in in --output out",
+    "compare": "in/a in/b --model in --output out.json",
+    "search": "in --gallery in --output out.json",
 }
 BESIDE = {"data make-ijb": "in out", "data synthesize-classification": "--layout folders --output out"}
 # Their locks are those of the files that they write, of runs, of studies: tested where those are.

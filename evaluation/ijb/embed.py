@@ -14,9 +14,9 @@ import numpy as np
 from evaluation.ijb.face_embeddings import FaceEmbeddings, Share
 from evaluation.ijb.problems import NUM_EXAMPLES, Findings
 from evaluation.ijb.protocol import IjbProtocol
-from evaluation.provenance import open_described_model
 from evaluation.sets.embedding_rows import NpyRows
 from facekd.commands.command_line import THREADS
+from facekd.embedder.described_model import open_described_model
 from facekd.files.output_lock import folder_lock
 from facekd.utils.processes import launched_as
 

@@ -20,6 +20,7 @@ from facekd.faces.finding import FaceFinder, FoundFaces
 from facekd.faces.image_inputs import Images
 from facekd.images.preprocessing import mirror
 from facekd.utils.ordered_work import in_order
+from facekd.verification.scores import unit_rows
 
 DEFAULT_BATCH = 32
 LEAST_READ_AHEAD = 4  # images for each thread
@@ -38,6 +39,35 @@ class EmbeddedFaces:
     index: int
     found: FoundFaces
     embeddings: np.ndarray
+
+
+def row_type(embedding_size: int) -> np.dtype:
+    """Returns the type of what is kept of one face: the arrays of a gallery that hold numbers, as fields."""
+    return np.dtype(
+        [
+            ("embeddings", "<f4", (embedding_size,)),
+            ("norms", "<f4"),
+            ("boxes", "<f4", (4,)),
+            ("landmarks", "<f4", (5, 2)),
+            ("scores", "<f4"),
+        ]
+    )
+
+
+def rows_to_keep(image: EmbeddedFaces) -> np.ndarray:
+    """Returns what is kept of the faces of an image, of `row_type`; embeddings have unit length, `norms` theirs before.
+
+    A face whose embedding has no direction is left out: a black crop, say, is no reason to lose other images.
+    """
+    lengths = np.linalg.norm(image.embeddings.astype(np.float64), axis=1)
+    usable = np.flatnonzero((lengths > 0) & (lengths <= np.finfo(np.float32).max))
+    rows = np.zeros(len(usable), row_type(image.embeddings.shape[1]))
+    rows["embeddings"] = unit_rows(image.embeddings[usable], None)
+    rows["norms"] = lengths[usable]
+    for row, number in enumerate(usable.tolist()):
+        face = image.found.faces[number]
+        rows["boxes"][row], rows["landmarks"][row], rows["scores"][row] = face.box, face.landmarks, face.score
+    return rows
 
 
 @contextmanager

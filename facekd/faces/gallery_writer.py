@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import DataError
-from facekd.faces.embedding import EmbeddedFaces
+from facekd.faces.embedding import EmbeddedFaces, row_type, rows_to_keep
 from facekd.faces.finding import IMAGE_REASONS
 from facekd.faces.gallery import Gallery, Origin, write_gallery
 from facekd.faces.image_inputs import Images
 from facekd.files.resumable_file import ResumableFile, journal_path
 from facekd.files.writing import atomic_open_together
-from facekd.verification.scores import unit_rows
 
 SEVERAL = "several_faces"
 ADVICE_ON_SIZE = "; photographs need --detector, and aligned crops of another size --resize"
@@ -74,15 +73,7 @@ class GalleryWriter:
     def __init__(self, path: Path, images: Images, embedding_size: int, job: Mapping[str, Any]) -> None:
         self.path, self._images = path, images
         self.report_path = path.with_suffix(".report.tsv")
-        self._row = np.dtype(
-            [
-                ("embeddings", "<f4", (embedding_size,)),
-                ("norms", "<f4"),
-                ("boxes", "<f4", (4,)),
-                ("landmarks", "<f4", (5, 2)),
-                ("scores", "<f4"),
-            ]
-        )
+        self._row = row_type(embedding_size)
         job = {"verb": "embed", "images": images.fingerprint(), "embedding_size": embedding_size, **job}
         self._file = ResumableFile(_rows_path(path), job)
         self.results: list[ImageResult] = []
@@ -91,17 +82,9 @@ class GalleryWriter:
 
     def add(self, image: EmbeddedFaces) -> ImageResult:
         """Adds the faces of the next image, and returns what became of it."""
-        # A black crop, say, may have an embedding without direction: no reason to lose the other images.
-        found, lengths = image.found, np.linalg.norm(image.embeddings.astype(np.float64), axis=1)
-        usable = np.flatnonzero((lengths > 0) & (lengths <= np.finfo(np.float32).max))
-        rows = np.zeros(len(usable), self._row)
-        rows["embeddings"] = unit_rows(image.embeddings[usable], None)
-        rows["norms"] = lengths[usable]
-        for row, number in enumerate(usable.tolist()):
-            face = found.faces[number]
-            rows["boxes"][row], rows["landmarks"][row], rows["scores"][row] = face.box, face.landmarks, face.score
-        reason = "no_direction" if found.faces and not len(usable) else found.reason
-        result = ImageResult(len(usable), reason, found.detail, found.num_sure)
+        rows, found = rows_to_keep(image), image.found
+        reason = "no_direction" if found.faces and not len(rows) else found.reason
+        result = ImageResult(len(rows), reason, found.detail, found.num_sure)
 
         # Write it, and note it.
         self._file.write(rows.tobytes())

@@ -24,20 +24,21 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 @dataclass(frozen=True)
 class Picture:
-    """Holds a PNG that is stored inside the page, and the caption below it.
+    """Holds a picture that is stored inside the page, and the caption below it.
 
     Attributes:
-        png: the bytes of the file.
+        content: the bytes of a PNG or JPEG file.
         caption: plain text.
     """
 
-    png: bytes
+    content: bytes
     caption: str
 
     @property
     def source(self) -> str:
         """Returns the data URL that an `<img>` shows."""
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+        kind = "jpeg" if self.content.startswith(b"\xff\xd8") else "png"
+        return f"data:image/{kind};base64,{base64.b64encode(self.content).decode()}"
 
 
 def render_page(template: str, **values: Any) -> str:

@@ -88,27 +88,27 @@ class MeasuredThresholds:
             strict = (self.far[place - 1], self.tar[place - 1]) if place else (0.0, 0.0)
         return RatesAtCosine((float(strict[0]), float(lenient[0])), (float(strict[1]), float(lenient[1])))
 
-    def check_settings(self, model: Mapping[str, Any], flip: bool, whose: str) -> None:
+    def check_settings(self, model: Mapping[str, Any], flip: bool, faces: str) -> None:
         """Refuses thresholds that say nothing about the cosines at hand.
 
         Args:
             model: describes the model as `results.json` does: its `fingerprint`, and if known also `path`, `sha256` and
                 `preprocessing`.
             flip: whether the mirror images' embeddings are added.
-            whose: what the model embeds, for the message: "--model m.onnx".
+            faces: names what is to be decided about, for the message: "the faces of faces.npz".
 
         Raises:
             DataError: the thresholds were measured with another model or preprocessing, or with the other `flip`.
         """
         measured = f"{self.path}: its thresholds were measured with"
         if self.model["fingerprint"] != model["fingerprint"]:
-            raise DataError(f"{measured} {_how_models_differ(self.model, model)} {whose}; evaluate that model")
+            raise DataError(f"{measured} {_how_models_differ(self.model, model)} {faces}; evaluate with that one")
         if self.flip != flip:
             ours, theirs = ("with", "without") if self.flip else ("without", "with")
-            option = "--flip" if self.flip else "--no-flip"
             raise DataError(
-                f"{self.path}: its thresholds are for embeddings {ours} those of the mirror images, {theirs} which "
-                f"{whose} is used; give {option}, or evaluate again"
+                f"{self.path}: its thresholds are for embeddings {ours} those of the mirror images, and {faces} are "
+                f"{theirs} them; evaluate again with {'--flip' if flip else '--no-flip'}, or embed with "
+                f"{'--flip' if self.flip else '--no-flip'}"
             )
 
     def _measured(self) -> str:
@@ -226,12 +226,15 @@ def _how_models_differ(measured: Mapping[str, Any], model: Mapping[str, Any]) ->
     name = shown(Path(measured.get("path") or "?").name)
     if None in (measured.get("sha256"), model.get("sha256")) or measured["sha256"] != model["sha256"]:
         return f"another model ({name}) than"
-    ours, theirs = measured.get("preprocessing") or {}, model.get("preprocessing") or {}
+    ours, theirs = (
+        {**(one.get("preprocessing") or {}), **{key: one.get(key) for key in ("output", "prelu_rewritten")}}
+        for one in (measured, model)
+    )
     changed = [key for key in ours if key in theirs and _plain(ours[key]) != _plain(theirs[key])]
     if not changed:
-        return f"the same file ({name}) but another --resize or --embedding-output than"
+        return f"the same file ({name}), but with another --resize, than"
     listed = "; ".join(f"{shown(key)} {shown(ours[key])}, not {shown(theirs[key])}" for key in changed)
-    return f"the same file ({name}) but another preprocessing ({listed}) than"
+    return f"the same file ({name}), but otherwise ({listed}), than"
 
 
 def _plain(value: Any) -> Any:

@@ -189,6 +189,18 @@ TABLE = (
         "--workers 1 --threads 1 --output out/faces.npz",
         ("faces.npz",),
     ),
+    Command(
+        "compare-faces",
+        "compare {in}/photos/0/0000.jpg {in}/photos/1/0000.jpg --model {in}/model.onnx --resize --threads 1 "
+        "--thresholds {in}/folder-results --far 0.1 --output out/compare.json",
+        ("compare.json",),
+    ),
+    Command(
+        "search-faces",
+        "search {in}/folders --gallery {in}/faces.npz --model {in}/model.onnx --resize --workers 1 --threads 1 "
+        "--thresholds {in}/folder-results --far 0.1 --output out/search.json --page out/search.html",
+        (),
+    ),
     # Evaluation.
     Command(
         "evaluate-lfw",

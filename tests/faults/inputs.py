@@ -90,6 +90,8 @@ def prepare_inputs(folder: Path) -> Path:
     _run(folder, f"evaluate lfw --model model.onnx {measure} --threads 1 --output lfw-results")
     _run(folder, f"evaluate lfw --model teacher/checkpoints/{24:012d}.pt {measure} --output lfw-results-other")
     _run(folder, f"evaluate ijbc --model model.onnx --root ijb {MEASURE} --workers 1 --resize --output ijb-results")
+    _run(folder, f"evaluate folder --model model.onnx --images folders {MEASURE} --threads 1 --output folder-results")
+    _run(folder, "embed folders --model model.onnx --resize --batch-size 1 --workers 1 --flip --output faces.npz")
     _write_files(folder)
     (folder / "complete").touch()
     return folder

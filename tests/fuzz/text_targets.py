@@ -27,9 +27,11 @@ from facekd.importing.adaface_command import read_command, translate_adaface
 from facekd.importing.arcface_config import translate_arcface
 from facekd.importing.python_config import read_python_config
 from facekd.results.reading import read_result
+from facekd.results.thresholds import MeasuredThresholds, read_thresholds
 from facekd.training.logbook import read_log
 from tests.fuzz.binary_targets import rec_seeds
 from tests.fuzz.target import Target
+from tests.measured_results import folder_result
 
 STUDY = b"""\
 output: out
@@ -51,6 +53,17 @@ PYTHON_CONFIG = (
     "config.warmup_epoch = config.num_epoch // 10",
 )
 FIVE_POINTS = "38.29 51.69 73.53 51.5 56.02 71.73 41.54 92.36 70.72 92.2"
+
+
+def _thresholds_seed() -> list[bytes]:
+    result = folder_result(np.array([0.4, 0.6, 0.7]), np.linspace(-0.3, 0.5, 20), (0.5, 0.1, 0.01))
+    return [json.dumps(result).encode()]
+
+
+def _check_thresholds(_: bytes, read: MeasuredThresholds) -> None:
+    for cosine in (-1.0, 0.3, 1.0, *read.threshold.tolist()):
+        rates = read.rates_at(cosine)
+        assert all(0 <= low <= high <= 1 for low, high in (rates.far, rates.tar)), rates
 
 
 def lines(*rows: str) -> list[bytes]:
@@ -206,6 +219,7 @@ TARGETS = [
         lambda path: read_result(path.parent),
         lambda: [b'{"format": "facekd-ijb", "version": 1, "tar": {"0.001": 0.5}}'],
     ),
+    Target("thresholds", "results.json", read_thresholds, _thresholds_seed, _check_thresholds),
     Target(
         "python_config",
         "config.py",

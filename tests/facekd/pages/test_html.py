@@ -62,6 +62,23 @@ VALUES = {
         "histogram": HOSTILE_PICTURE,
         "sheets": [HOSTILE_PICTURE],
     },
+    "search": {
+        "title": HOSTILE,
+        "sentences": [HOSTILE],
+        "has_threshold": True,
+        "probes": [
+            {
+                "title": HOSTILE,
+                "faces": [
+                    {"kind": "probe", "caption": HOSTILE, "picture": HOSTILE_PICTURE, "lines": [HOSTILE]},
+                    {"kind": "accepted", "caption": HOSTILE, "picture": None, "lines": []},
+                ],
+            }
+        ],
+        "gone": "gone",
+        "numbers": HOSTILE_TABLE,
+        "without": HOSTILE_TABLE,
+    },
     "quickstart": {
         "title": HOSTILE,
         "results": HOSTILE_TABLE,
@@ -123,7 +140,7 @@ def test_hostile_names_are_text_on_every_page(template: str) -> None:
     assert not {"script", "a", "link", "iframe"} & {tag for tag, _ in page.tags}
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     images = [attributes for tag, attributes in page.tags if tag == "img"]
-    source = "data:image/png;base64," + base64.b64encode(HOSTILE_PICTURE.png).decode()
+    source = "data:image/png;base64," + base64.b64encode(HOSTILE_PICTURE.content).decode()
     assert images and all(one == {"alt": HOSTILE, "src": source} for one in images)
     assert page.text.count(HOSTILE) >= 6  # the title twice, and the others as they were given
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,12 @@ from hypothesis import strategies as st
 
 from facekd.errors import ConfigError, DataError
 from facekd.results.thresholds import read_thresholds
-from facekd.verification.measures import measure_verification, verification_curves
+from facekd.verification.measures import verification_curves
 from facekd.verification.operating_points import false_accept_among
 from facekd.verification.ranked_scores import RankedScores
+from tests.measured_results import MODEL, folder_result, write_result
 
 FARS = (0.5, 0.1, 0.01, 0.0001)
-MODEL = {"path": "m.onnx", "sha256": "aa", "fingerprint": "ff", "preprocessing": {"color": "rgb", "mean": [1.0, 2.0]}}
-
-
-def folder_result(genuine: np.ndarray, impostor: np.ndarray, **changes: Any) -> dict[str, Any]:
-    measured = measure_verification(RankedScores(genuine, impostor), FARS, "exact")
-    protocol = {"text": "all pairs", "kind": "all pairs", "flip": True}
-    result = {"format": "facekd-folder", "version": 1, "model": MODEL, "images": "in/people", "protocol": protocol}
-    return {**result, **measured, **changes}
 
 
 def scores_of(seed: int, num_impostor: int = 300) -> tuple[np.ndarray, np.ndarray]:
@@ -38,13 +30,7 @@ def scores_of(seed: int, num_impostor: int = 300) -> tuple[np.ndarray, np.ndarra
     )
 
 
-def written(folder: Path, result: dict[str, Any], name: str = "results.json") -> Path:
-    folder.mkdir(exist_ok=True)
-    (folder / name).write_text(json.dumps(result))
-    return folder / name
-
-
-RESULT = folder_result(*scores_of(0))
+RESULT = folder_result(*scores_of(0), FARS)
 
 
 @settings(max_examples=15)
@@ -54,7 +40,7 @@ def test_the_rates_of_a_cosine_lie_within_the_range_stated(
 ) -> None:
     genuine, impostor = scores_of(seed, num_impostor)
     folder = tmp_path_factory.mktemp("x")
-    written(folder, folder_result(genuine, impostor))
+    write_result(folder / "results.json", folder_result(genuine, impostor, FARS))
     coarse = read_thresholds(folder)
     np.savez(folder / "curves.npz", **verification_curves(RankedScores(genuine, impostor)))  # pyright: ignore
     fine = read_thresholds(folder)
@@ -72,7 +58,7 @@ def test_the_rates_of_a_cosine_lie_within_the_range_stated(
 
 
 def test_a_point_is_chosen_by_its_far(tmp_path: Path) -> None:
-    thresholds = read_thresholds(written(tmp_path, RESULT, "deployed.json"))
+    thresholds = read_thresholds(write_result(tmp_path / "deployed.json", RESULT))
     point = thresholds.point_at(0.1)
     assert point.threshold == RESULT["tar_at_far"][1]["threshold"] and point.tar == RESULT["tar_at_far"][1]["tar"]
     assert thresholds.data == "people" and thresholds.flip is True
@@ -85,24 +71,28 @@ def test_a_point_is_chosen_by_its_far(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "flip", "message"),
     [
-        ({"fingerprint": "ff"}, False, "for embeddings with those of the mirror images, without which .* give --flip"),
-        ({"fingerprint": "other"}, True, r"another model \(m\.onnx\) than --model x"),
-        ({**MODEL, "fingerprint": "other", "sha256": "bb"}, True, r"another model \(m\.onnx\) than --model x"),
+        (
+            {"fingerprint": "ff"},
+            False,
+            "with those of the mirror images, and these faces are without them; evaluate again with --no-flip, or",
+        ),
+        ({"fingerprint": "other"}, True, r"another model \(m\.onnx\) than these faces"),
+        ({**MODEL, "fingerprint": "other", "sha256": "bb"}, True, r"another model \(m\.onnx\) than these faces"),
         (
             {**MODEL, "fingerprint": "other", "preprocessing": {"color": "bgr", "mean": (1.0, 2.0)}},
             True,
-            r"the same file \(m\.onnx\) but another preprocessing \(color rgb, not bgr\) than --model x",
+            r"the same file \(m\.onnx\), but otherwise \(color rgb, not bgr\), than these faces",
         ),
-        ({**MODEL, "fingerprint": "other"}, True, r"the same file \(m\.onnx\) but another --resize"),
+        ({**MODEL, "fingerprint": "other"}, True, r"the same file \(m\.onnx\), but with another --resize, than"),
     ],
 )
 def test_thresholds_of_another_model_are_refused(
     model: dict[str, Any], flip: bool, message: str, tmp_path: Path
 ) -> None:
-    thresholds = read_thresholds(written(tmp_path, RESULT))
-    thresholds.check_settings(MODEL, True, "--model x")
+    thresholds = read_thresholds(write_result(tmp_path / "results.json", RESULT))
+    thresholds.check_settings(MODEL, True, "these faces")
     with pytest.raises(DataError, match=message):
-        thresholds.check_settings(model, flip, "--model x")
+        thresholds.check_settings(model, flip, "these faces")
 
 
 PACK = {**RESULT, "format": "facekd-verification", "accuracy": {"mean": 0.9}}
@@ -117,9 +107,9 @@ IJB["protocol"] = {"text": "cosine of sums", "name": "norm", "flip_augment": Tru
 
 
 def test_results_of_each_evaluation_of_pairs_are_read(tmp_path: Path) -> None:
-    pack = read_thresholds(written(tmp_path / "lfw", PACK))
+    pack = read_thresholds(write_result(tmp_path / "lfw" / "results.json", PACK))
     assert (pack.data, pack.flip, pack.remarks) == ("lfw", False, [])
-    ijb = read_thresholds(written(tmp_path / "ijb", IJB).parent)
+    ijb = read_thresholds(write_result(tmp_path / "ijb" / "results.json", IJB).parent)
     assert (ijb.data, ijb.flip) == ("IJBC", True) and "templates" in ijb.remarks[0]
     assert ijb.point_at(0.1) == pack.point_at(0.1)
 
@@ -153,7 +143,7 @@ def _with_point(**changes: Any) -> dict[str, Any]:
 )
 def test_results_that_give_no_thresholds_are_refused(result: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"results.json: .*{message}"):
-        read_thresholds(written(tmp_path, result))
+        read_thresholds(write_result(tmp_path / "results.json", result))
 
 
 def test_what_is_no_results_file_is_named(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekd.errors import InputError
-from facekd.faces import nearest
-from facekd.faces.nearest import find_nearest
+from facekd.faces.search import nearest
+from facekd.faces.search.nearest import find_nearest
 
 
 def naive(probes: np.ndarray, gallery: np.ndarray, count: int, people: list[str]) -> list[list[tuple[int, float]]]:

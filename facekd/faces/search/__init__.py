@@ -1,0 +1,1 @@
+"""Searches galleries: the nearest faces, the probes, and how results are shown."""

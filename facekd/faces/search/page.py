@@ -1,0 +1,99 @@
+"""Writes the page of `facekd search`: each face that was searched for beside the faces that it found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from facekd.faces.finding import IMAGE_REASONS
+from facekd.faces.gallery import Gallery
+from facekd.faces.search.crops import FaceCrops
+from facekd.faces.search.results import Match, SearchResults
+from facekd.images.encoding import encode_jpeg
+from facekd.pages.html import Picture, write_page
+from facekd.pages.tables import Table
+from facekd.utils.progress import track
+
+MAX_PROBES = 200  # with six faces each that makes a page of 6 MB
+MAX_WITHOUT = 200
+QUALITY = 85
+MARKS = {True: "\N{CHECK MARK} accepted", False: "\N{BALLOT X} below the threshold", None: ""}
+GONE = "image not found"
+
+
+@dataclass(frozen=True)
+class ShownFace:
+    """Holds what the page shows of one face.
+
+    Attributes:
+        kind: the class of its frame: `"probe"`, `"accepted"`, `"rejected"` or `"open"`.
+        caption: whose it is, and how near.
+        picture: the face, with the caption; None if its image is gone.
+        lines: what stands below the caption.
+    """
+
+    kind: str
+    caption: str
+    picture: Picture | None
+    lines: list[str]
+
+
+@dataclass(frozen=True)
+class ShownProbe:
+    """Holds one face that was searched for, first, and those that it found."""
+
+    title: str
+    faces: list[ShownFace]
+
+
+def write_search_page(path: Path, results: SearchResults, title: str) -> None:
+    """Writes the page with the first probes.
+
+    Args:
+        path: the HTML file.
+        results: what to show.
+        title: the heading.
+    """
+    crops = FaceCrops()
+    count = min(len(results), MAX_PROBES)
+    probes = [_show(results, probe, crops) for probe in track(range(count), "writing the page", count)]
+    sentences = results.sentences()
+    if count < len(results):
+        sentences.append(f"The first {count:,} faces are shown.")
+    without = results.probes.without
+    rows = [[one.image, IMAGE_REASONS[one.reason], one.detail or ""] for one in without[:MAX_WITHOUT]]
+    write_page(
+        path,
+        "search",
+        title=title,
+        sentences=sentences,
+        has_threshold=results.decision is not None,
+        probes=probes,
+        gone=GONE,
+        numbers=results.table(count),
+        without=Table(f"{len(without):,} images without a face", ["image", "why", ""], rows),
+    )
+
+
+def _show(results: SearchResults, probe: int, crops: FaceCrops) -> ShownProbe:
+    """Returns what the page shows of a probe and its matches."""
+    faces, name = results.probes.faces, results.name_of(probe)
+    person = str(faces.people[probe])
+    caption = f"searched for{f', {person}' if person else ''}"
+    own = ShownFace("probe", caption, _picture(crops, faces, probe, caption), [])
+    return ShownProbe(name, [own, *(_show_match(results.gallery, match, crops) for match in results.matches(probe))])
+
+
+def _show_match(gallery: Gallery, match: Match, crops: FaceCrops) -> ShownFace:
+    """Returns what the page shows of a match: who it is, how near, and what the threshold says."""
+    who = match.person or Path(match.image).name
+    kind = {True: "accepted", False: "rejected", None: "open"}[match.is_accepted]
+    caption = f"{who}, cosine {match.cosine:.4f}"
+    lines = [MARKS[match.is_accepted], match.image if match.person else ""]
+    return ShownFace(kind, caption, _picture(crops, gallery, match.row, caption), [line for line in lines if line])
+
+
+def _picture(crops: FaceCrops, faces: Gallery, row: int, caption: str) -> Picture | None:
+    """Returns a face as a picture; None if its image is gone."""
+    crop = crops.cut(faces, row)
+    return None if crop is None else Picture(encode_jpeg(crop, QUALITY), caption)

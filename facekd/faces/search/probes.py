@@ -1,0 +1,142 @@
+"""Collects the faces that are searched for: of images, which are embedded, and of other galleries.
+
+Shapes: Q faces, D embedding values.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from facekd.embedder import Embedder
+from facekd.errors import DataError
+from facekd.faces.embedding import embed_in_order, rows_to_keep
+from facekd.faces.finding import IMAGE_REASONS, FaceFinder
+from facekd.faces.gallery import ARRAYS, Gallery, Origin, check_same_model, read_gallery
+from facekd.faces.gallery_writer import ADVICE_ON_SIZE
+from facekd.faces.image_inputs import Images, list_images
+from facekd.utils.foreign import shown, some_of
+from facekd.utils.progress import track
+
+
+@dataclass(frozen=True)
+class WithoutFace:
+    """Names an image that gives no probe, and says why: a key of `IMAGE_REASONS`, and perhaps a sentence."""
+
+    image: str
+    reason: str
+    detail: str | None
+
+    def describe(self) -> str:
+        """Returns this in words."""
+        return f"{self.image}: {IMAGE_REASONS[self.reason]}{f', {self.detail}' if self.detail else ''}"
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Holds the faces that are searched for, at least one.
+
+    Attributes:
+        faces: their embeddings and where they are from, as in a gallery.
+        without: the images that have none.
+    """
+
+    faces: Gallery
+    without: Sequence[WithoutFace]
+
+
+def is_gallery(word: str) -> bool:
+    """Tells whether a file is a gallery rather than a verification pack, both of which end in `.npz`."""
+    if not word.lower().endswith(".npz") or not Path(word).is_file():
+        return False
+    try:
+        with zipfile.ZipFile(word) as archive:
+            return "about.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return False
+
+
+def collect_probes(
+    words: Sequence[str],
+    gallery: Gallery,
+    path: Path,
+    open_model: Callable[[], tuple[Embedder, FaceFinder]],
+    workers: int,
+) -> Probes:
+    """Reads or embeds the faces of all probes, first those of galleries.
+
+    Args:
+        words: what the user named: galleries, or what `list_images` takes.
+        gallery: the gallery to be searched, which says how probes must have been embedded.
+        path: its file, for messages.
+        open_model: opens the model and what finds faces; called if there is anything to embed.
+        workers: threads that read, decode and find faces.
+
+    Raises:
+        DataError: there is no face in any probe, or a probe or the model does not fit the gallery.
+    """
+    # Galleries, whose faces are embedded already.
+    parts = [_read_probes(Path(word), gallery.origin, path) for word in words if is_gallery(word)]
+    others = [word for word in words if not is_gallery(word)]
+    without: list[WithoutFace] = []
+    if others:
+        images = list_images(others)
+        embedder, finder = open_model()
+        check_same_model(gallery, embedder, path)
+        if (embedded := _embed(images, embedder, finder, gallery.origin, workers, without)) is not None:
+            parts.append(embedded)
+    if not parts:
+        more = f", and {len(without) - 1:,} more images without a face" if len(without) > 1 else ""
+        advice = ADVICE_ON_SIZE if without[0].reason == "other_size" else ""
+        raise DataError(f"{without[0].describe()}{more}: nothing to search for{advice}")
+    return Probes(_join(parts), without)
+
+
+def _read_probes(word: Path, origin: Origin, path: Path) -> Gallery:
+    """Reads a gallery of probes; refuses one that was embedded otherwise than the gallery to be searched."""
+    probes = read_gallery(word)
+    if probes.origin.fingerprint != origin.fingerprint:
+        names = some_of([probes.origin.model, origin.model])
+        raise DataError(
+            f"{word} and {path}: were made by two models ({names}), or with two preprocessings; embed both by one"
+        )
+    if probes.origin.flip != origin.flip:
+        first, second = (shown(place) for place in ((word, path) if probes.origin.flip else (path, word)))
+        raise DataError(
+            f"{first}: has embeddings with those of the mirror images, and {second} without; embed both with --flip, "
+            "or both without"
+        )
+    return probes
+
+
+def _embed(
+    images: Images, embedder: Embedder, finder: FaceFinder, origin: Origin, workers: int, without: list[WithoutFace]
+) -> Gallery | None:
+    """Embeds images as the gallery was; notes those without a face. Returns None if none has one."""
+    rows, of_image = [], []
+    with embed_in_order(embedder, finder, images, range(len(images)), origin.flip, workers) as results:
+        for image in track(results, "embedding probes", len(images)):
+            found = rows_to_keep(image)
+            rows.append(found)
+            of_image += [image.index] * len(found)
+            if not len(found):
+                reason = image.found.reason or "no_direction"
+                without.append(WithoutFace(images.names[image.index], reason, image.found.detail))
+    if not of_image:
+        return None
+    joined = np.concatenate(rows)
+    arrays = {str(name): np.ascontiguousarray(joined[name]) for name in joined.dtype.names or ()}
+    names, people = (np.array([texts[index] for index in of_image]) for texts in (images.names, images.people))
+    return Gallery(**arrays, names=names, people=people, origin=origin)
+
+
+def _join(parts: Sequence[Gallery]) -> Gallery:
+    """Returns the faces of galleries of one origin as one."""
+    if len(parts) == 1:
+        return parts[0]
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("embeddings", *ARRAYS)}
+    return Gallery(**arrays, origin=parts[0].origin)
