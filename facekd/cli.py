@@ -98,6 +98,9 @@ def main(argv: list[str] | None = None) -> int:
     # cores that made training many times slower. With a hundredth of the turns it loses little (docs/benchmarks.md).
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "3000"
+    # Workers that the command starts must not take modules from the working directory; Python heeds it from 3.11 on.
+    if argv is None:
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
     return run_verb(lambda: _dispatch(arguments))
 
 

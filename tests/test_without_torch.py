@@ -45,6 +45,8 @@ OTHERS = [
     "data make-ijb folders ijb --image-size 32 --workers 1",
     "data align folders aligned --landmarks landmarks.tsv --workers 1",
     "describe m.onnx",
+    "models",
+    "embed folders faces/test.bin --model m.onnx --resize --workers 1 --threads 1 --output embedded.npz",
     "evaluate folder --model m.onnx --images folders --bootstrap 100 --threads 1 --output folder",
     "evaluate ijbc --model m.onnx --root ijb --resize --workers 1 --threads 1 --bootstrap 100 --output ijbc",
     "report ijbc",

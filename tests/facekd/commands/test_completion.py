@@ -32,8 +32,7 @@ def completions(line: str, folder: Path) -> list[str]:
         ("facekd data make-", ["make-ijb", "make-pairs"]),
         ("facekd evaluate lfw --rule ", ["exact", "insightface"]),
         ("facekd configs configs/deb", ["configs/debug.yaml"]),
-        ("facekd train configs/debug.yaml --backbone.wi", ["--backbone.width"]),
-        ("facekd train --dry", ["--dry-run"]),
+        ("facekd train configs/debug.yaml --dr", ["--dry-run"]),
         ("facekd data nonsense ", []),
     ],
 )

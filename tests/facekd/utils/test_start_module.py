@@ -47,6 +47,15 @@ def test_nor_does_a_parser_of_its_own(tmp_path: Path, monkeypatch: pytest.Monkey
         run_apart("data_prep.pairs.agedb", "parse_protocol", ["none.mat"], "a protocol")
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python heeds PYTHONSAFEPATH from 3.11 on")
+def test_nor_do_workers(tmp_path: Path) -> None:
+    (tmp_path / "signal.py").write_text("raise SystemExit('the signal of another')")
+    words = "data synthesize --identities 30 --images-per-identity 40 --pairs 0 --size 32 --workers 2 --output out"
+    done = run((*LAUNCH, *words.split()), tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_command_itself_runs_there(tmp_path: Path) -> None:
     done = run((sys.executable, "-m", "facekd", "data"), folder_with(tmp_path, "evaluation", "data_prep"))
     assert (done.returncode, done.stderr) == (0, "")
