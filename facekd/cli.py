@@ -15,17 +15,13 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import wrap
-from typing import TYPE_CHECKING
 
 from facekd import __version__
+from facekd.api.validators import make_validators
 from facekd.commands.completion import find_verb, is_completing
 from facekd.commands.suggestions import nearest
 from facekd.errors import FacekdError, run_verb
 from facekd.utils.requirements import installed_version
-
-if TYPE_CHECKING:
-    from facekd.training.config import TrainConfig
-    from facekd.training.validation import HeadValidator, Validator
 
 # By job: verb -> (the module whose `main(argv)` runs it, what it does).
 MENU: dict[str, dict[str, tuple[str, str]]] = {
@@ -171,26 +167,13 @@ def _without_plugins(verb: str, words: list[str]) -> list[str]:
 def _load(name: str) -> Callable[[list[str]], int]:
     verb = import_module(VERBS[name][0]).main
     if name in ("train", "distill"):
-        return partial(verb, make_validators=_make_validators)
+        return partial(verb, make_validators=make_validators)
     return partial(verb, parse_evaluation=_parse_evaluation) if name == "study" else verb
 
 
 def _parse_evaluation(verb: str, words: list[str]) -> object:
     # A study does not import the benchmarks either: the verb that evaluates its runs checks their options.
     return import_module(f"evaluation.evaluate_{verb}").parse(words)
-
-
-def _make_validators(config: TrainConfig) -> list[Validator | HeadValidator]:
-    # Training does not import the benchmarks: pass it the validators of the harness.
-    if not config.validation.packs and config.validation.classification == "none":
-        return []
-    from evaluation.validators import ClassificationValidator, PairSetValidator
-
-    wanted = config.validation
-    validators: list[Validator | HeadValidator] = [PairSetValidator(pack, flip=wanted.flip) for pack in wanted.packs]
-    if wanted.classification != "none":
-        validators.append(ClassificationValidator(config.data, wanted.classification))
-    return validators
 
 
 def _versions() -> str:

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from data_prep.synthesize_classification import main as synthesize
 from evaluation.evaluate_classification import main as evaluate
+from facekd.api.validators import make_validators
 from facekd.checkpoints.checkpoint import load_checkpoint
-from facekd.cli import _make_validators
 from facekd.commands.config_files import parse_config
 from facekd.data.datasets import open_dataset
 from facekd.data.loading.loader import make_loader
@@ -77,7 +77,7 @@ def arguments(data: Path, output: Path, **overrides: Any) -> list[str]:
 def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "teacher"
     options = {"data__held_out": 0.1, "validation__classification": "held_out", "images": 1200}
-    assert train(arguments(data, folder, **options), _make_validators) == 0
+    assert train(arguments(data, folder, **options), make_validators) == 0
     return folder
 
 
@@ -85,7 +85,7 @@ def teacher(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def student(data: Path, teacher: Path, tmp_path: Path) -> Callable[..., Path]:
     def run(name: str = "student", **overrides: Any) -> Path:
         output = tmp_path / name
-        assert distill(arguments(data, output, **{"teacher__model": teacher, **overrides}), _make_validators) == 0
+        assert distill(arguments(data, output, **{"teacher__model": teacher, **overrides}), make_validators) == 0
         return output
 
     return run
@@ -227,7 +227,7 @@ def test_folders_of_images_of_any_size_and_a_torchvision_network(tmp_path: Path)
     overrides |= {"augmentation__pad_crop": 0, "augmentation__resized_crop": 0.3, "data__center_crop": 0.875}
     overrides |= {"images": 12, "global_batch_size": 6, "validation__classification": "test"}
     argv = arguments(tmp_path / "images", tmp_path / "run", **overrides)
-    assert train(argv, _make_validators) == 0
+    assert train(argv, make_validators) == 0
     assert read_log(tmp_path / "run", "validation")[-1]["test/accuracy"] in (0, *np.arange(1, 7) / 6)
     argv = ["--model", str(tmp_path / "run"), "--data", str(tmp_path / "images"), "--output", str(tmp_path / "r")]
     assert evaluate([*argv, "--workers", "0"]) == 0
