@@ -25,7 +25,16 @@ Overrides: TypeAlias = Mapping[str, Any]
 
 
 class Run(TrainedRun):
-    """Describes a run after a call, reads its log and exports its network."""
+    """Describes a run after a call, reads its log and exports its network.
+
+    Attributes:
+        folder: the folder of the run.
+        checkpoint: its newest checkpoint; None if it was stopped before there was one.
+        is_complete: whether it has seen all images; if not, a signal stopped it, and the same call goes on.
+        backbone: torch module, float (B, 3, S, S) -> (B, D), in evaluation mode: what would be exported.
+        head: torch module, the classifier.
+        preprocessing: what the backbone expects of its images.
+    """
 
     def log(self, kind: str = "train") -> dict[str, np.ndarray]:
         """Reads what the run has logged, oldest first.
