@@ -48,7 +48,7 @@ class ClassifyingModel:
         mixes: Sequence[float] = (),
     ) -> None:
         backbone, self.preprocessing = load_backbone(file)
-        self._embedder = TorchEmbedder(backbone, self.preprocessing, device, batch_size=256)
+        self._embedder = TorchEmbedder(backbone, self.preprocessing, device, batch_size=256, frozen=True)
         self._head = build_linear_head(checkpoint, file).to(device)
         self._teacher_head = None if teacher_head is None else teacher_head.to(device)
         self._projection = None if projection is None else projection.to(device)

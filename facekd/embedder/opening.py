@@ -65,7 +65,7 @@ def open_embedder(
         raise ModelError(f"{path}: the backbone takes images of {preprocessing.image_size} pixels, not {image_size}")
     changes = {"mean": mean, "std": std, "color": color}
     preprocessing = replace(preprocessing, **{name: value for name, value in changes.items() if value is not None})
-    return TorchEmbedder(module, preprocessing, device=device, batch_size=batch_size, **given)
+    return TorchEmbedder(module, preprocessing, device=device, batch_size=batch_size, frozen=True, **given)
 
 
 def _check_options(path: Path, given: dict[str, Any], known: set[str], kind: str) -> None:

@@ -33,6 +33,8 @@ class TorchEmbedder:
         normalize: divide each embedding by its L2 norm.
         autocast: torch dtype (`torch.bfloat16`) for mixed precision; None means float32.
         resize: resize images of another size instead of refusing them.
+        frozen: nobody trains the module any more. On a CPU, in 32 bits, a copy then runs whose batch normalisations are
+            folded into the convolutions before them, which is a tenth faster; embeddings are the same up to rounding.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class TorchEmbedder:
         normalize: bool = False,
         autocast: torch.dtype | None = None,
         resize: bool = False,
+        frozen: bool = False,
     ) -> None:
         import torch
 
@@ -57,13 +60,21 @@ class TorchEmbedder:
         self._module = module.to(self.device)
         self._autocast = autocast
         size = getattr(module, "embedding_size", None)
+        self._fingerprint = ""
+        if frozen and self.device.type == "cpu" and autocast is None:
+            from facekd.backbones import fold_batch_norms
+
+            self._fingerprint = self.fingerprint  # of the weights as they are in the file
+            self._module = fold_batch_norms(self._module)
         self.embedding_size: int = int(size) if size is not None else self._embed_batch(preprocessing.blank()).shape[1]
 
     @property
     def fingerprint(self) -> str:
-        """Hashes weights and preprocessing, anew at each access because the weights may be in training."""
+        """Hashes weights and preprocessing; anew at each access unless frozen, because they may be in training."""
         import torch
 
+        if self._fingerprint:
+            return self._fingerprint
         digest = start_fingerprint(self.preprocessing, self.normalized, self.resize, str(self._autocast))
         digest.update(f"{type(self._module).__name__} {getattr(self._module, 'name', '')}".encode())
         for name, value in self._module.state_dict().items():

@@ -128,6 +128,22 @@ def test_fingerprint_follows_the_weights_as_they_are_now() -> None:
     assert TorchEmbedder(module.to(torch.bfloat16), preprocessing, autocast=torch.bfloat16).fingerprint != fingerprint
 
 
+def test_a_frozen_module_runs_as_a_copy_with_its_norms_folded_and_is_the_same_model() -> None:
+    module, preprocessing, images = make_module(), Preprocessing(image_size=16), make_images(4)
+    nn.init.uniform_(module[1].running_var, 0.1, 3.0)
+    nn.init.uniform_(module[1].running_mean, -1.0, 1.0)
+    plain, frozen = TorchEmbedder(module, preprocessing), TorchEmbedder(module, preprocessing, frozen=True)
+    mixed = TorchEmbedder(module, preprocessing, autocast=torch.bfloat16, frozen=True)  # too coarse to fold
+    before, fingerprint = plain.embed(images), plain.fingerprint
+    np.testing.assert_allclose(frozen.embed(images), before, rtol=1e-5, atol=1e-5)
+    assert frozen.fingerprint == fingerprint
+    with torch.no_grad():
+        module[5].bias += 1.0
+    np.testing.assert_allclose(frozen.embed(images), before, rtol=1e-5, atol=1e-5)
+    assert frozen.fingerprint == fingerprint != plain.fingerprint
+    assert np.abs(mixed.embed(images) - before).min() > 0.5
+
+
 def test_modules_that_do_not_embed_are_refused() -> None:
     preprocessing = Preprocessing(image_size=16)
     with pytest.raises(ModelError, match=r"returns shape \(1, 3, 16, 16\) for 1 images"):
