@@ -43,6 +43,8 @@ def with_options(
     class Deployed(torch.nn.Module):
         mean: torch.Tensor
         std: torch.Tensor
+        columns_backwards: torch.Tensor
+        channels_backwards: torch.Tensor
 
         def __init__(self) -> None:
             super().__init__()
@@ -50,15 +52,19 @@ def with_options(
             step = preprocessing.channel_step
             for name, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
                 self.register_buffer(name, torch.tensor(values[::step]).reshape(1, 3, 1, 1), persistent=False)
+            # `flip` would become a Slice with a negative step, which OpenCV 4 cannot read.
+            for name, count in (("columns", preprocessing.image_size), ("channels", 3)):
+                self.register_buffer(f"{name}_backwards", torch.arange(count - 1, -1, -1), persistent=False)
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             if options.input != "float":
                 images = images.permute(0, 3, 1, 2) if options.input == "uint8-nhwc" else images
                 images = images.float()
-                images = images.flip(1) if outside.color != preprocessing.color else images
+                if outside.color != preprocessing.color:
+                    images = images.index_select(1, self.channels_backwards)
                 images = (images - self.mean) / self.std
             if options.flip:
-                images = torch.cat([images, images.flip(3)])
+                images = torch.cat([images, images.index_select(3, self.columns_backwards)])
             embedding = self.backbone(images)
             if options.flip:
                 embedding = embedding.reshape(2, -1, embedding.shape[1]).mean(0)

@@ -99,6 +99,11 @@ def test_the_norm_is_written_in_operators_whose_axes_every_runtime_reads(backbon
     assert "ReduceL2" not in operators and {"ReduceSum", "Sqrt", "Div"} <= operators
 
 
+def test_the_mirror_image_is_written_without_the_negative_step_that_opencv_4_cannot_read(backbone: nn.Module) -> None:
+    operators = {node.op_type for node in traced(backbone).graph.node}
+    assert "Gather" in operators and "Slice" not in operators
+
+
 @pytest.mark.parametrize("opset", range(11, 18))
 def test_every_opset_computes_the_same(backbone: nn.Module, opset: int) -> None:
     model = copy.deepcopy(traced(backbone))
