@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from facekd.utils.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from facekd.distillation.centre_geometry import cosine_correlation, effective_dimension, spread_centres
     from facekd.distillation.centres import adadistill, adadistill_centres, arcdistill
     from facekd.distillation.contrastive import ContrastiveDistillation, ContrastiveSettings, contrastive_loss
     from facekd.distillation.diagnostics import (
@@ -39,6 +40,8 @@ __getattr__ = lazy_names(
         "arcdistill": "facekd.distillation.centres",
         "compare_classifiers": "facekd.distillation.diagnostics",
         "contrastive_loss": "facekd.distillation.contrastive",
+        "cosine_correlation": "facekd.distillation.centre_geometry",
+        "effective_dimension": "facekd.distillation.centre_geometry",
         "embedding_cosine": "facekd.distillation.embeddings",
         "embedding_l2": "facekd.distillation.embeddings",
         "embedding_similarity": "facekd.distillation.diagnostics",
@@ -49,6 +52,7 @@ __getattr__ = lazy_names(
         "rkd_distance": "facekd.distillation.relations",
         "simkd": "facekd.distillation.embeddings",
         "sp": "facekd.distillation.relations",
+        "spread_centres": "facekd.distillation.centre_geometry",
     },
 )
 
@@ -62,6 +66,8 @@ __all__ = [
     "arcdistill",
     "compare_classifiers",
     "contrastive_loss",
+    "cosine_correlation",
+    "effective_dimension",
     "embedding_cosine",
     "embedding_l2",
     "embedding_similarity",
@@ -72,4 +78,5 @@ __all__ = [
     "rkd_distance",
     "simkd",
     "sp",
+    "spread_centres",
 ]

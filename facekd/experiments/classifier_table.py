@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from facekd.errors import DataError
+from facekd.files.reading import read_json
 from facekd.pages.tables import Table
 from facekd.training.logbook import read_log
 
@@ -34,6 +36,23 @@ def read_centres(folder: Path) -> dict[str, float] | None:
         return None
     numbers = {key: found[-1].get(key) for key in COLUMNS}
     return {key: float(one) for key, one in numbers.items() if isinstance(one, int | float) and math.isfinite(one)}
+
+
+def read_rebuilt(head: Path) -> dict[str, float]:
+    """Returns the same numbers of a classifier that `facekd rebuild-head` wrote, from the report beside it, if any.
+
+    Raises:
+        DataError: the report is damaged.
+    """
+    report = head.with_suffix(".json")
+    if not report.exists():
+        return {}
+    remedy = "delete it and the classifier, and run the same command again"
+    found = read_json(report, "the report of facekd rebuild-head", remedy, ("centres",))["centres"]
+    if not isinstance(found, dict):
+        raise DataError(f"{report}: damaged, its 'centres' is no section; {remedy}")
+    keys = {"correlation": "means_correlation", "rows_dimension": "dimension", "means_dimension": "means_dimension"}
+    return {key: float(found[name]) for key, name in keys.items() if isinstance(found.get(name), int | float)}
 
 
 def summarize_centres(folders: Mapping[int, Path]) -> dict[str, Any] | None:

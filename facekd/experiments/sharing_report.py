@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from facekd.experiments.classifier_table import EXPLANATION, centres_table, read_centres
+from facekd.experiments.classifier_table import EXPLANATION, centres_table, read_centres, read_rebuilt
 from facekd.experiments.command_runner import Step
-from facekd.experiments.sharing_stages import STAGES, Pipeline
+from facekd.experiments.sharing_stages import SHARED_FILE, STAGES, Pipeline
 from facekd.pages.tables import Table
 from facekd.training.logbook import read_log
 
@@ -26,6 +26,8 @@ def write_report(pipeline: Pipeline, steps: Sequence[Step]) -> None:
     from facekd.pages.html import write_page
 
     centres = {stage: found for stage in STAGES if (found := read_centres(pipeline.output / stage))}
+    if (pipeline.output / SHARED_FILE).exists() and pipeline.plan.shared_head != "rows":
+        centres["shared"] = read_rebuilt(pipeline.output / SHARED_FILE)
     write_page(
         pipeline.output / "report.html",
         "pipeline",

@@ -48,6 +48,12 @@ class SharingPlan:
     def __post_init__(self) -> None:
         for name, value in (("power", self.power), ("blend", self.blend)):
             require(value is None or 0 <= value <= 1, f"{name}: expected a number from 0 to 1, found {value}")
+            uses = ("blend",) if name == "blend" else ("means", "blend")
+            require(
+                self.shared_head in uses or value == getattr(SharingPlan, name),
+                f"{name} = {'null' if value is None else value} has no effect with shared_head: {self.shared_head}; "
+                f"set that to {' or '.join(uses)}",
+            )
         require(
             self.pull == "head" or (self.head == "free" and self.shared_head == "rows"),
             "pull: soft shares no classifier, the teacher learns from the student by a loss: set head to free, and "

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from facekd.data.datasets import FaceDataset
 from facekd.distillation.centre_geometry import SHORTEST, cosine_correlation, effective_dimension
 from facekd.distributed import broadcast_from_main, gather_rows
-from facekd.errors import ModelError
+from facekd.errors import FacekdError
 from facekd.head.classifier import LinearClassifier, MarginClassifier
 from facekd.training.logbook import Logbook, kinds_logged_at
 from facekd.training.state import TrainingState
@@ -54,7 +54,7 @@ def measure_class_centres(state: TrainingState, logbook: Logbook) -> None:
         return
     try:
         values = compare_with_means(state, images, rows, teacher_rows)
-    except ModelError as error:
+    except FacekdError as error:  # such as a bad image that the run has not come to: it is complete without
         logbook.say(f"warning: the classifier cannot be compared with the class means: {error}")
         return
     logbook.record("centres", state.images_seen, values)
@@ -119,7 +119,7 @@ def compare_with_means(
         same correlation with the teacher's rows. What cannot be computed is left out.
 
     Raises:
-        ModelError: an embedding is not finite.
+        FacekdError: an embedding is not finite, or an image cannot be read.
     """
     is_linear = isinstance(state.recognizer.head, LinearClassifier)
     means = _class_means(state, images, is_linear)

@@ -59,7 +59,9 @@ def assert_same_run(first: Path, second: Path, rtol: float = 1e-3) -> None:
                 assert mine[name] == pytest.approx(other[name], rel=rtol), name
     torch.testing.assert_close(head_of(first), head_of(second), rtol=rtol, atol=1e-4)
     (mine,), (other,) = (read_log(run, "centres") for run in (first, second))
-    assert mine.pop("kind") == other.pop("kind") and mine == pytest.approx(other, rel=10 * rtol, abs=1e-2)
+    assert mine.keys() == other.keys() and mine["num_images"] == other["num_images"]
+    for name in {"rows_dimension", "teacher_rows_correlation"} & mine.keys():  # the means depend on batch statistics
+        assert mine[name] == pytest.approx(other[name], rel=10 * rtol, abs=1e-3), name
 
 
 class Runs:

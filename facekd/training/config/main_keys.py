@@ -44,7 +44,7 @@ DISTILL_KEYS = {
     "loss.kl": "weight of the KL divergence; others: --help-all",
     "loss.embedding_l2": "weight of the distance between embeddings",
     "share": "TH-KD: 0 to 1, how much of ce and kl goes through the teacher's frozen classifier",
-    "shared_head": "SH-KD: checkpoint of the shared classifier",
+    "shared_head": "SH-KD: a run's classifier, or rebuild-head's means",
     **{key: TRAIN_KEYS[key] for key in (*_SHARED, *_ALSO_SHARED)},
 }
 DISTILL_NOTES = """\

@@ -52,7 +52,7 @@ class TrainConfig:
         backbone: the network from images to embeddings.
         head: the classifier on the embeddings.
         shared_head: a checkpoint whose classifier is used, frozen, instead of a fresh one. SH-KD trains its teacher
-            with the student's classifier this way.
+            with the student's classifier this way, or with class means (`facekd rebuild-head`).
         freeze: parts of the backbone that keep the weights they start with: `backbone` for all, `norms` for its batch
             normalisations, or parts by name, `stem`, `stage1` and so on. Their statistics do not move either.
         head_warmup_images: images at the beginning during which only the classifier learns, so that fresh centres do

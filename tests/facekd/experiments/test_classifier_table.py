@@ -51,4 +51,13 @@ def test_the_page_of_a_pipeline_shows_its_commands_and_classifiers(tmp_path: Pat
     write_report(pipeline, steps)
     page = (tmp_path / "sh" / "report.html").read_text()
     assert "facekd train --output" in page and "facekd export" in page
+    assert ">shared<" not in page
+    # The class means that are shared are a row of their own.
+    shared = Pipeline(tmp_path / "sh", SharingPlan(shared_head="means"), 1, pipeline.recipes, pipeline.configs)
+    (tmp_path / "sh" / "shared_head.pt").touch()
+    measures = {"means_correlation": 0.987, "dimension": 45.04, "means_dimension": 3.21, "power": None}
+    (tmp_path / "sh" / "shared_head.json").write_text(json.dumps({"centres": measures}))
+    write_report(shared, steps)
+    assert '<td class="text">shared</td><td' in (text := (tmp_path / "sh" / "report.html").read_text())
+    assert ">0.99<" in text and ">45.0<" in text and ">3.2<" in text
     assert ">0.13<" in page and "Who resembles whom" in page and page.count("data:image/png") == 1

@@ -118,6 +118,8 @@ def test_options_go_to_the_pipeline_or_to_its_stages_wherever_the_file_stands(tm
         ({"teacher": {"recipes": "x"}}, [], r"pipeline.yaml: .*recipes' is not a .*; did you mean 'teacher.recipe'\?"),
         ({"power": 2}, [], "power: expected a number from 0 to 1, found 2"),
         ({}, ["--blend", "-1"], "blend: expected a number from 0 to 1"),
+        ({"power": None}, [], "power = null has no effect with shared_head: rows; set that to means or blend"),
+        ({"shared_head": "means", "blend": 0.1}, [], "blend = 0.1 has no effect with shared_head: means"),
         ({"pull": "soft"}, [], "pull: soft shares no classifier"),
         ({"pull": "soft", "head": "free", "shared_head": "means"}, [], "pull: soft shares no classifier"),
         ({"pull": "soft", "head": "free"}, [], "teacher: loss.ce alone is training"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -92,6 +93,23 @@ def test_a_run_logs_what_its_checkpoint_says(
     for _ in range(2):
         assert train(config, ALONE) == 0
         assert log.read_bytes() == whole
+
+
+def test_an_image_that_cannot_be_read_is_a_warning_in_a_complete_run(
+    tiny_config: Configure, people: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(people, tmp_path / "people")
+    config = tiny_config(data__train=str(tmp_path / "people"), images=36)
+    assert train(config, ALONE) == 0
+    log = Path(config.output) / "log.jsonl"
+    log.write_bytes(b"".join(line + b"\n" for line in log.read_bytes().splitlines() if b'"centres"' not in line))
+    (tmp_path / "people" / "03" / "1.png").write_bytes(b"no image")
+    capfd.readouterr()
+    changed = {"data__train": str(tmp_path / "people"), "data__accept_changed": True}
+    assert train(tiny_config(images=36, **changed), ALONE) == 0
+    said = capfd.readouterr().err
+    assert "warning: the classifier cannot be compared with the class means: " in said and "1.png" in said
+    assert not read_log(config.output, "centres")
 
 
 def test_it_can_be_turned_off(tiny_config: Configure) -> None:
