@@ -47,6 +47,11 @@ def main(argv: list[str] | None = None, parse_evaluation: Callable[[str, list[st
     others, is_dry = take_switch(words, "--dry-run")
     file = parse_study(others)
     study = make_study(file)
+    if file.power:
+        from facekd.experiments.study_power import power_text
+
+        print(power_text(gather(study), file.difference))
+        return 0
     # Mistakes show now, not after hours of training.
     if not file.report_only:
         configs = study.check_configs()

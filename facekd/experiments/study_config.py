@@ -13,12 +13,15 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from facekd.commands.config_files import expand_path, parse_config, protect_path
 from facekd.commands.suggestions import did_you_mean
 from facekd.errors import ConfigError
 from facekd.experiments.command_runner import Step, as_config_options, as_word
+
+if TYPE_CHECKING:
+    from facekd.training.config import TrainConfig
 
 VERBS = ("train", "distill")
 MEANS = "rebuild-head"  # a method that makes a classifier of another one's class means, for others to share
@@ -67,6 +70,7 @@ class Method:
         note: a few words for the report.
         model: an ONNX file or checkpoint that is evaluated beside the runs, not trained.
         evaluate: options of that evaluation for this method alone.
+        budget: a method; this one is trained on as many images as all stages of that one together. Empty for none.
     """
 
     name: str
@@ -78,6 +82,7 @@ class Method:
     note: str
     model: str
     evaluate: dict[str, Any]
+    budget: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,39 @@ class Study:
                 found[match[0]] = self._referred(match, method, seed)
         return list(found.values())
 
+    def stages_of(self, run: Run) -> list[Run]:
+        """Returns the trainings that a run is the last of: those it refers to, and those they refer to, each once."""
+        found: dict[tuple[str, int], Run] = {}
+        self._add_with_needed(run.method, run.seed, found, ())
+        return [stage for stage in found.values() if stage.method.verb in VERBS]
+
+    def _budget_of(self, run: Run) -> int:
+        """Returns how many images all stages of the method that `budget` names are trained on.
+
+        Raises:
+            ConfigError: the length of a stage is not given in images.
+        """
+        other = self.methods[run.method.budget]
+        stages = self.stages_of(self.run_of(other.name, run.seed if run.seed in other.seeds else other.seeds[0]))
+        images = {stage.title: int(self._parsed(stage).images) for stage in stages}
+        if lacking := [title for title, number in images.items() if not number]:
+            raise ConfigError(
+                f"methods.{run.method.name}.budget: {lacking[0]} has its length in epochs; give `images`, so that the "
+                "images of all stages can be added up"
+            )
+        return sum(images.values())
+
+    def _parsed(self, run: Run) -> TrainConfig:
+        """Parses the command of a run as its verb will; an error names the method."""
+        from facekd.training.config import TrainConfig
+        from facekd.training.config.distill_config import DistillConfig
+
+        verb, *words = self.words_of(run)
+        try:
+            return parse_config({"train": TrainConfig, "distill": DistillConfig}[verb], words, f"facekd {verb}", "")
+        except ConfigError as error:
+            raise ConfigError(f"methods.{run.method.name}: {error}") from error
+
     def _referred(self, match: re.Match[str], method: Method, seed: int) -> Run:
         """Returns the run that a reference such as `{teacher@0}` means, in a value of `method` with `seed`."""
         name, wanted = match[1], match[2]
@@ -217,6 +255,9 @@ class Study:
             return self._words_of_means(run)
         # What comes later overrides: base, the method's own keys, and what the study sets itself.
         values = {**self.base, **method.config, "seed": run.seed, "output": run.folder}
+        if method.budget:
+            values = {key: value for key, value in values.items() if key != "epochs"}
+            values["images"] = self._budget_of(run)
         filled = {
             key: self.fill_in(value, method, run.seed, protect_path) if isinstance(value, str) else value
             for key, value in values.items()
@@ -317,22 +358,13 @@ class Study:
         Raises:
             ConfigError: what the verb would say, after the name of the method.
         """
-        from facekd.training.config import TrainConfig
-        from facekd.training.config.distill_config import DistillConfig
-
-        classes = {"train": TrainConfig, "distill": DistillConfig}
         configs = {}
         for method in self.methods.values():
-            if method.model:
-                continue
+            first = self.run_of(method.name, method.seeds[0])
             if method.verb == MEANS:
-                self.words_of(self.run_of(method.name, method.seeds[0]))
-                continue
-            verb, *words = self.words_of(self.run_of(method.name, method.seeds[0]))
-            try:
-                configs[method.name] = parse_config(classes[verb], words, f"facekd {verb}", "")
-            except ConfigError as error:
-                raise ConfigError(f"methods.{method.name}: {error}") from error
+                self.words_of(first)
+            elif not method.model:
+                configs[method.name] = self._parsed(first)
         return configs
 
     def check_evaluation(self, parse: Callable[[str, list[str]], object]) -> None:

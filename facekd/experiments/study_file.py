@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
@@ -12,7 +13,7 @@ from facekd.commands.config_files import flatten, parse_config, path_field, requ
 from facekd.commands.config_help import show_short_help
 from facekd.commands.suggestions import did_you_mean
 from facekd.errors import ConfigError
-from facekd.experiments.study_config import MEANS, SET_BY_STUDY, Method, Pack, Study
+from facekd.experiments.study_config import MEANS, SET_BY_STUDY, VERBS, Method, Pack, Study
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DESCRIPTION = "Trains methods x seeds on one data set under one protocol, and reports."
@@ -24,11 +25,14 @@ MAIN_KEYS = {
     "jobs": "runs at the same time",
     "threads": "computing threads of each run [the cores over the jobs]",
     "report_only": "report what is there, run nothing",
+    "power": "print how many seeds and people show a difference, from what is there",
+    "difference": "points that two methods truly differ, for power",
 }
 EPILOG = """\
 example:
   facekd study configs/study/generated_faces.yaml --jobs 2
   facekd study configs/study/generated_faces.yaml --dry-run   # writes nothing: tries each training, tells the hours
+  facekd study configs/study/generated_faces.yaml --power --difference 0.5
 
 CONFIG.yaml
   output: runs/study
@@ -41,6 +45,7 @@ CONFIG.yaml
   methods:
     teacher:  {verb: train, seeds: [0], config: {...}}       trained once
     alone:    {verb: train}
+    longer:   {verb: train, budget: th_kd}     a control: trained on as many images as all stages of th_kd together
     th_kd:    {verb: distill, config: {teacher.model: "{teacher}", share: 1}}
     means:    {verb: rebuild-head, config: {model: "{alone}", power: 0.25}}              its class means, to share
     under:    {verb: train, judge: false, config: {shared_head: "{means}"}}
@@ -91,6 +96,7 @@ class MethodFile:
         note: a few words for the report.
         model: an ONNX file or checkpoint that is evaluated beside the runs, not trained.
         evaluate: options of the evaluation for this method alone.
+        budget: a method; this one is trained on as many images as all stages of that one together.
     """
 
     verb: Literal["train", "distill", "rebuild-head", ""] = ""
@@ -101,6 +107,7 @@ class MethodFile:
     note: str | None = ""
     model: str | None = path_field()
     evaluate: dict[str, Any] | None = None
+    budget: str | None = ""
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,8 @@ class StudyFile:
         jobs: number of runs at once.
         threads: computing threads of each run; null shares the cores among the jobs.
         report_only: report what is there, run nothing.
+        power: print how many seeds and people show a difference, from the variances of what is there; run nothing.
+        difference: the true difference of two methods for `power`, in points.
     """
 
     output: str = path_field()
@@ -137,11 +146,17 @@ class StudyFile:
     jobs: int = 1
     threads: int | None = None
     report_only: bool = False
+    power: bool = False
+    difference: float = 0.5
 
     def __post_init__(self) -> None:
         require(bool(self.output), "output is empty: name the folder of the study, `output: runs/study`")
         require(bool(self.methods), "methods is empty: name what to compare, see `facekd study --help`")
         require(self.jobs >= 1, f"jobs {self.jobs}: give at least 1")
+        require(
+            math.isfinite(self.difference) and 0 < self.difference <= 100,
+            f"difference {self.difference}: give points, above 0 and up to 100",
+        )
         require(self.threads is None or self.threads >= 1, f"threads {self.threads}: give at least 1")
 
 
@@ -151,8 +166,9 @@ def parse_study(words: Sequence[str]) -> StudyFile:
     Raises:
         ConfigError: a bad file, a key that does not exist, or a value of the wrong type.
     """
-    # A switch without a value, as options of other verbs are.
-    words = ["--report_only=true" if word == "--report-only" else word for word in words]
+    # Switches without a value, as options of other verbs are.
+    switches = {"--report-only": "--report_only=true", "--power": "--power=true"}
+    words = [switches.get(word, word) for word in words]
     words = show_short_help(words, StudyFile, "facekd study", DESCRIPTION, MAIN_KEYS, EPILOG)
     return parse_config(StudyFile, words, "facekd study", DESCRIPTION, EPILOG)
 
@@ -188,6 +204,7 @@ def make_study(file: StudyFile) -> Study:
     )
     _check_training_keys(study)
     _ = study.runs  # raises an error for unknown references and circles
+    _check_budgets(study)
     return study
 
 
@@ -221,6 +238,7 @@ def _method(name: str, file: MethodFile, seeds: tuple[int, ...]) -> Method:
         note=file.note or "",
         model=file.model or "",
         evaluate=_evaluate(file.evaluate, f"{where}.evaluate"),
+        budget=file.budget or "",
     )
 
 
@@ -272,3 +290,23 @@ def _check_training_keys(study: Study) -> None:
         for key in ("seed", "output"):
             if key in values:
                 raise ConfigError(f"{name}.{key}: the study sets it; see `seeds` and `output`")
+
+
+def _check_budgets(study: Study) -> None:
+    """Refuses a budget that is none, or that would depend on itself."""
+    for method in (method for method in study.methods.values() if method.budget):
+        where = f"methods.{method.name}.budget"
+        other = study.methods.get(method.budget)
+        if method.verb not in VERBS or other is None or other.verb not in VERBS:
+            trained = [name for name, one in study.methods.items() if one.verb in VERBS]
+            meant = did_you_mean(method.budget, trained) or "."
+            raise ConfigError(
+                f"{where}: {method.budget!r} is not a method that is trained{meant} There are {', '.join(trained)}"
+            )
+        if given := [key for key in ("images", "epochs") if key in method.config]:
+            raise ConfigError(f"{where}: its length is that of {other.name}; leave out {given[0]} of its config")
+        for stage in study.stages_of(study.run_of(other.name, other.seeds[0])):
+            if stage.method.budget:
+                raise ConfigError(
+                    f"{where}: {stage.title} of {other.name} has a budget itself; name a method without one"
+                )

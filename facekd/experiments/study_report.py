@@ -91,8 +91,19 @@ def _table(results: Mapping[str, Any], pack: str) -> Table:
         measures = [own["eer"], *([own["accuracy"]] if has_accuracy else ())]
         for measure in (*measures, *(own["tar_at_far"][number]["tar"] for number in measurable)):
             row += [_value(measure), _difference(measure["difference"])]
-        rows.append([*row, _speed(method["cost"])])
-    return Table("", [*head, "training speed"], rows)
+        rows.append([*row, _images(method), _speed(method["cost"])])
+    return Table("", [*head, "images seen", "training speed"], rows)
+
+
+def _images(method: Mapping[str, Any]) -> str:
+    """Says how many images a method saw, and in brackets how many with the stages before it."""
+    seen = method.get("images")
+    if not seen:
+        return ""
+    others = [name for name in seen["by_stage"] if name != method["name"]]
+    if not others or seen["all_stages"] is None:
+        return f"{seen['own']:,}"
+    return f"{seen['own']:,} ({seen['all_stages']:,} with {', '.join(others)})"
 
 
 def _classifiers(results: Mapping[str, Any]) -> Table:
@@ -160,6 +171,13 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         notes.append(
             "Training speed: median over the log lines of a run, mean over seeds; after the comma its ratio to "
             f"{results['reference']} of the same seed.{machine}"
+        )
+
+    # What the stages before a method took.
+    if any(len((method.get("images") or {}).get("by_stage", {})) > 1 for method in results["methods"]):
+        notes.append(
+            "Images seen: those of the run itself; in brackets with those of the stages it needs, each counted once. A "
+            "wider network computes more for an image. `budget: METHOD` makes a control of as many images."
         )
 
     # Models of others, whose numbers depend on a guess.

@@ -18,7 +18,7 @@ from facekd.experiments.study_comparison import (
     compare,
     read_draws,
 )
-from facekd.experiments.study_config import Method, Run, Study
+from facekd.experiments.study_config import VERBS, Method, Run, Study
 from facekd.files.reading import read_json
 from facekd.training.logbook import read_log
 
@@ -162,6 +162,7 @@ def _summarize(
         "judged": method.judge,
         "seeds": list(method.seeds),
         "cost": _cost(study, method, rates),
+        "images": _images(study, method),
         "centres": summarize_centres({seed: study.run_of(method.name, seed).folder for seed in method.seeds}),
     }
     if not method.judge:
@@ -174,6 +175,27 @@ def _summarize(
 
 def _tar(result: Mapping[str, Any], far: float) -> float | None:
     return next((point["tar"] for point in result["tar_at_far"] if point["far"] == far), None)
+
+
+def _images(study: Study, method: Method) -> dict[str, Any] | None:
+    """Returns how many images a method was trained on, by itself and with the stages it needs; None without logs."""
+    for seed in method.seeds if method.verb in VERBS else ():
+        run = study.run_of(method.name, seed)
+        seen = {stage.method.name: _images_seen(stage.folder) for stage in study.stages_of(run)}
+        own = seen[method.name]
+        if own is not None:
+            known = {name: number for name, number in seen.items() if number is not None}
+            return {
+                "own": own,
+                "all_stages": sum(known.values()) if len(known) == len(seen) else None,
+                "by_stage": known,
+            }
+    return None
+
+
+def _images_seen(folder: Path) -> int | None:
+    entries = read_log(folder, "train", ("images_seen",))
+    return int(entries[-1]["images_seen"]) if entries else None
 
 
 def _cost(study: Study, method: Method, rates: Mapping[tuple[str, int], float]) -> dict[str, Any] | None:

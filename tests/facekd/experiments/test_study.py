@@ -34,7 +34,7 @@ from facekd.verification.measures import (
     verification_curves,
 )
 from facekd.verification.scores import unit_rows
-from facekd.verification.seeds_and_people import crossed_difference
+from facekd.verification.seeds_and_people import Components, crossed_difference, power
 
 ROOT = Path(__file__).resolve().parents[3]
 FARS = (0.1, 0.01)
@@ -137,6 +137,39 @@ def test_class_means_of_a_method_are_computed_for_others(tmp_path: Path) -> None
     assert under.after == (means.title,) and "export means, seed 3" not in by_title
 
 
+def test_a_budget_is_the_images_of_all_stages(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("images: 500\n")
+    methods = content()["methods"]
+    methods["alone"] = {"verb": "train", "config": {"images": 100}}
+    methods["means"] = {"verb": "rebuild-head", "config": {"model": "{alone}"}}  # a stage that sees no image
+    methods["under"]["config"] = {"shared_head": "{means}", "images": 2000}
+    methods["sh_kd"]["recipe"] = str(tmp_path / "recipe.yaml")
+    methods["longer"] = {"verb": "train", "budget": "sh_kd"}
+    methods["as_one"] = {"verb": "train", "seeds": [7], "budget": "alone"}
+    base = {"data": {"train": "data", "image_size": 64}, "epochs": 3}
+    study = load_study(write(tmp_path, methods=methods, base=base))
+    found = {step.title: list(step.words) for step in study.steps()}
+    for title, images in (("train longer, seed 3", 500 + 2000 + 100), ("train as_one, seed 7", 100)):
+        parsed = parse_config(TrainConfig, found[title][1:], "facekd train", "")
+        assert parsed.images == images and "--epochs" not in found[title]
+    assert [one.title for one in study.stages_of(study.run_of("sh_kd", 4))] == [
+        *("alone, seed 4", "under, seed 4", "sh_kd, seed 4")
+    ]
+    methods["alone"] = {"verb": "train"}
+    study = load_study(write(tmp_path, methods=methods, base=base))
+    for check in (study.steps, study.check_configs):
+        with pytest.raises(
+            ConfigError, match=r"^methods\.longer\.budget: alone, seed 3 has its length in epochs; give `im"
+        ):
+            check()
+    methods["alone"] = {"verb": "train", "config": {"imagse": 100}}
+    study = load_study(write(tmp_path, methods={"longer": methods["longer"], **methods}, base=base))
+    with pytest.raises(
+        ConfigError, match=r"^methods\.alone: 'imagse' is not a configuration key; did you mean 'images'"
+    ):
+        study.check_configs()
+
+
 def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     file = parse_study(["--jobs", "2", "--report-only", str(write(tmp_path)), "--methods.alone.note", "by itself"])
     assert (file.jobs, file.report_only, file.methods["alone"].note) == (2, True, "by itself")
@@ -162,6 +195,23 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         ({"packs": [{"pair": "x.bin"}]}, r"study.yaml: 'packs.0.pair' is not .*; did you mean 'packs.0.pairs'\?"),
         ({"evaluate": {"output": "x"}}, "evaluate.output: the study sets it"),
         ({"jobs": 0}, "jobs 0: give at least 1"),
+        (
+            {"methods": {"alone": {"verb": "train", "budget": "alon"}}},
+            r"methods.alone.budget: 'alon' is not a method that is trained; did you mean alone\? There are alone",
+        ),
+        (
+            {"methods": {"alone": {"verb": "train", "budget": "alone"}}},
+            "methods.alone.budget: alone, seed 3 of alone has a budget itself",
+        ),
+        (
+            {
+                "methods": {
+                    "alone": {"verb": "train"},
+                    "b": {"verb": "train", "budget": "alone", "config": {"images": 9}},
+                }
+            },
+            "methods.b.budget: its length is that of alone; leave out images of its config",
+        ),
         ({"base": {"seed": 1}}, "base.seed: the study sets it"),
         (
             {"methods": {"alone": {"verb": "trian"}}},
@@ -335,6 +385,7 @@ def test_the_report_of_what_is_there(evaluated: Path, capsys: pytest.CaptureFixt
     assert table in capsys.readouterr().out
     rows = {line.split("|")[1].strip(): line for line in table.splitlines() if line.startswith("| ")}
     assert set(rows) == {"method", "alone", "sh_kd", "teacher", "th_kd", "outside"}
+    assert "| 3 (6 with teacher) |" in rows["th_kd"] and "| 3 |" in rows["sh_kd"]  # `under` left no log
     assert "80 images/s, 0.80" in rows["sh_kd"] and "Not evaluated yet: th_kd, seed 4." in table
     assert "TAR % at FAR 0.1 " in rows["method"] and "FAR 0.01" not in rows["method"]
     page = (folder / "report.html").read_text()
@@ -468,6 +519,41 @@ def test_the_page_of_people_explains_its_tests(with_people: Path, capsys: pytest
     assert page.count("data:image/png;base64,") == 2
 
 
+def test_the_power_of_a_study(with_people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(with_people.parent.iterdir())
+    assert main(["study", str(with_people), "--power", "--difference", "1.5"]) == 0
+    text = capsys.readouterr().out
+    assert sorted(with_people.parent.iterdir()) == before
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## EER, people",
+        "## TAR at FAR 0.01, people",
+        "## TAR at FAR 0.001, people",
+    ]
+    table = [line.split("|")[1:-1] for line in text.split("## ")[1].splitlines() if line.startswith("| ")]
+    rows = {row[0].strip(): row[1:] for row in table}
+    assert [cell.strip() for cell in rows[""]][:2] == ["40 people", "150 people"]
+    chances = {name: [float(cell) for cell in cells] for name, cells in rows.items() if name.endswith("seeds")}
+    # More people and more seeds never make it worse, and the cells are those of the formula.
+    for cells in chances.values():
+        assert cells == sorted(cells)
+    assert all(few <= more for few, more in zip(chances["3 seeds"], chances["10 seeds"], strict=True))
+    differences = [m["packs"]["people"]["eer"]["difference"] for m in gather(load_study(with_people))["methods"]]
+    found = [one["variances"] for one in differences if one and one["ci95"]]
+    mean = Components(*(float(np.mean([one[key] for one in found])) for key in ("seeds", "people", "both")))
+    assert chances["6 seeds"][1] == round(100 * power(0.015, mean, 6, 150))
+    needed = int(rows["seeds for 80%"][-1])
+    assert power(0.015, mean, needed, 5000) >= 0.8
+    assert needed == 2 or power(0.015, mean, needed - 1, 5000) < 0.8
+    assert "From 4 seeds the first is known within a factor of 0.6 to 3.7." in text
+
+
+def test_power_needs_variances(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", str(evaluated), "--power"]) == 2
+    assert "--power needs the variances of a finished study" in capsys.readouterr().err
+    assert main(["study", str(evaluated), "--power", "--difference", "0"]) == 2
+    assert "difference 0.0: give points, above 0 and up to 100" in capsys.readouterr().err
+
+
 def test_methods_without_a_common_seed_are_not_compared(with_people: Path) -> None:
     changed = yaml.safe_load(with_people.read_text())
     changed["methods"]["better"]["seeds"] = [4]
@@ -505,7 +591,8 @@ def test_draws_of_another_run_are_refused(with_people: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_runs_fails_in_part_and_goes_on(tmp_path: Path, tiny_faces: Path) -> None:
+@pytest.mark.parametrize("on", ["packs", "people"])
+def test_a_study_runs_fails_in_part_and_goes_on(tmp_path: Path, on: str) -> None:
     generated = "data synthesize --identities 8 --images-per-identity 6 --test-identities 20 --pairs 40 --size 32"
     changes: dict[str, Any] = {
         "output": str(tmp_path / "out"),
@@ -520,8 +607,9 @@ def test_a_study_runs_fails_in_part_and_goes_on(tmp_path: Path, tiny_faces: Path
             "global_batch_size": 16,
             "tensorboard": False,
         },
-        "packs": ["{study}/data/test.bin"],
-        "evaluate": {"fars": [0.1], "bootstrap": 0, "pictures": False},
+        "packs": ["{study}/data/test.bin"] if on == "packs" else [],
+        "people": None if on == "packs" else "synthetic:20x3:5",
+        "evaluate": {"fars": [0.1], **({"bootstrap": 0, "pictures": False} if on == "packs" else {"bootstrap": 100})},
         "methods": {
             "alone": {"verb": "train"},
             "broken": {"verb": "train", "config": {"shared_head": str(tmp_path / "head")}},
@@ -539,6 +627,10 @@ def test_a_study_runs_fails_in_part_and_goes_on(tmp_path: Path, tiny_faces: Path
         "l2": 2,
     }
     assert results["conditions"]["jobs"] == 2
+    methods = {method["name"]: method for method in results["methods"]}
+    assert methods["l2"]["images"] == {"own": 64, "all_stages": 128, "by_stage": {"alone": 64, "l2": 64}}
+    [found] = methods["l2"]["packs"].values()
+    assert found["eer"]["difference"]["over"] == ("seeds" if on == "packs" else "seeds and people")
     stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("model.onnx")}
     assert len(stamps) == 4
     changes["methods"]["broken"]["config"] = {}

@@ -119,7 +119,20 @@ def test_power_is_how_often_a_difference_is_shown(shift: float) -> None:
     assert power(shift, components, 6, 150) == pytest.approx(found, abs=0.05)
     assert power(shift, components, 12, 300) > power(shift, components, 6, 150)
     assert power(1000.0, components, 6, 150) == 1.0
-    assert power(0.0, components, 6, 150) == pytest.approx(0.05)
+    assert power(0.0, components, 6, 150) == pytest.approx(0.05, abs=1e-3)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 2.0, 4.0])
+def test_power_is_that_of_the_noncentral_t_distribution(shift: float) -> None:
+    # Seeds alone vary: Student's t of 6 differences, whose mean has the standard deviation 1.
+    limit = stats.t.ppf(0.975, 5)
+    expected = stats.nct.sf(limit, 5, shift) + stats.nct.cdf(-limit, 5, shift)
+    assert power(shift, Components(6.0, 0.0, 0.0), 6, 150) == pytest.approx(expected, abs=1e-3)
+
+
+def test_power_is_a_chance_however_large_the_difference() -> None:
+    chances = [power(shift, Components(1e-4, 1e-3, 1e-3), 5, 600) for shift in np.geomspace(1e-4, 10, 40)]
+    assert np.isfinite(chances).all() and chances == sorted(chances) and chances[-1] == pytest.approx(1)
 
 
 def test_components_are_found_again() -> None:
