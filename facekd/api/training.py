@@ -75,7 +75,8 @@ def train(
     Ctrl-C saves a checkpoint and returns; the same call goes on. Under `torchrun` its processes train together.
 
     Args:
-        config: a YAML file, the name of a configuration that facekd ships (`facekd configs`), or a `TrainConfig`.
+        config: a YAML file, one that facekd ships, such as `configs/debug.yaml` (`facekd configs` lists them), or a
+            `TrainConfig`.
         overrides: values for keys of the file, such as `{"data.train": "faces", "schedule.lr": 0.05}`.
         backbone: a module of your own, float (B, 3, S, S) -> (B, D), with `backbone.name` "module" in the
             configuration; it is trained in place. None builds the network that the configuration names.
@@ -96,7 +97,7 @@ def distill(
     """Distils a student from a teacher, or goes on with a run, as `facekd distill` does.
 
     Args:
-        config: a YAML file, the name of a configuration that facekd ships, or a `DistillConfig`.
+        config: a YAML file, one that facekd ships (`facekd configs`), or a `DistillConfig`.
         overrides: see `train`.
         backbone: the student's, see `train`.
 
