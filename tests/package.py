@@ -33,7 +33,7 @@ SHORT = "configs/debug.yaml --images 64 --schedule.warmup_images 0"
 
 def main() -> int:
     """Builds, compares, installs and uses; returns 1 if something is wrong, after saying what."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--python", default=sys.executable, help="interpreter of the environment (default: this one)")
     parser.add_argument("--uv", default=str(Path(sys.executable).parent / "uv"), help="default: beside this Python")
     arguments = parser.parse_args()

@@ -60,7 +60,7 @@ def examine() -> dict[str, Any]:
         "memory": _memory(),
         "shared_memory": _free(Path("/dev/shm")),
         "open_files": _open_files(),
-        "disk": {"folder": str(Path.cwd()), **_free(Path.cwd())},
+        "disk": _working_directory(),
         "devices": _devices(),
         "packages": _packages(),
     }
@@ -118,6 +118,13 @@ def _free(folder: Path) -> dict[str, int | None]:
     except OSError:
         return {"total": None, "free": None}
     return {"total": usage.total, "free": usage.free}
+
+
+def _working_directory() -> dict[str, Any]:
+    try:
+        return {"folder": str(Path.cwd()), **_free(Path.cwd())}
+    except FileNotFoundError:  # it is deleted
+        return {"folder": "a deleted folder", "total": None, "free": None}
 
 
 def _open_files() -> int | None:

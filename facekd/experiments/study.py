@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None, parse_evaluation: Callable[[str, list[st
         print(power_text(gather(study), file.difference))
         return 0
     # Mistakes show now, not after hours of training.
-    if not file.report_only:
+    if is_dry or not file.report_only:
         configs = study.check_configs()
         if parse_evaluation is not None:
             study.check_evaluation(parse_evaluation)
@@ -73,7 +73,7 @@ def _try(study: Study, file: StudyFile, configs: dict[str, Any]) -> None:
     for name, config in configs.items():
         print(f"# {name}\n{to_yaml(config)}")
     table, lines = try_study(study, configs, file.jobs, _threads(file))
-    print("\n".join([table.to_markdown(), *lines, "nothing was written"]))
+    print("\n".join([table.to_markdown(), *lines, f"nothing was written to {study.output}"]))
 
 
 def _threads(file: StudyFile) -> int:

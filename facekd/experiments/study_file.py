@@ -31,7 +31,7 @@ MAIN_KEYS = {
 EPILOG = """\
 example:
   facekd study configs/study/generated_faces.yaml --jobs 2
-  facekd study configs/study/generated_faces.yaml --dry-run   # writes nothing: tries each training, tells the hours
+  facekd study configs/study/generated_faces.yaml --dry-run   # tries each training, tells the hours, leaves no run
   facekd study configs/study/generated_faces.yaml --power --difference 0.5
 
 CONFIG.yaml

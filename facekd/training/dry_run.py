@@ -1,7 +1,7 @@
 """Tries a run for a few steps: what it would train, how fast, in how much memory, and how long it would take.
 
 The trial builds the run as training does and steps on the first batches of the data, then throws all of it away.
-Nothing is written to the output folder.
+Nothing is written to the output folder; beside a pack, reading it may leave the cache that every command keeps there.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def describe(trial: Trial, config: TrainConfig, world: World) -> str:
         f"{trial.data_wait:.0%} of the time waiting for data{warm_up}\n"
         f"time       {format_duration(trial.seconds)} for {trial.total_images:,} images{done}; validation and "
         "checkpoints come on top\n"
-        f"nothing was written; without --dry-run the run goes to {Path(config.output)}"
+        f"nothing was written to {Path(config.output)}; without --dry-run the run goes there"
     )
 
 

@@ -25,7 +25,7 @@ TRAIN_KEYS = {
 }
 TRAIN_NOTES = """\
 To resume, run the same command again. Next: `facekd export runs/NAME`.
---dry-run writes nothing: it tries a few steps, and tells speed, memory, hours.
+--dry-run tries a few steps, tells speed, memory and hours, and leaves no run.
 Backbones, margins, losses of your own: --plugin FILE.py (docs/extending.md).
 
 examples:
@@ -49,7 +49,7 @@ DISTILL_KEYS = {
 }
 DISTILL_NOTES = """\
 To resume, run the same command again. Next: `facekd export runs/NAME`.
---dry-run writes nothing: it tries a few steps, and tells speed, memory, hours.
+--dry-run tries a few steps, tells speed, memory and hours, and leaves no run.
 Backbones, margins, losses of your own: --plugin FILE.py (docs/extending.md).
 
 example:

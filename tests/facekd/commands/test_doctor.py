@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from facekd import __version__
 from facekd.cli import main
 from facekd.commands import doctor
 from facekd.utils.requirements import PACKAGES, installed_version
@@ -71,5 +72,6 @@ def test_problems_name_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_version_names_those_that_results_depend_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("facekd ") and f"numpy {installed_version('numpy')}, " in printed
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert printed.startswith(f"facekd {__version__} (") and f"numpy {installed_version('numpy')}, " in printed
     assert "torch -, " in run_alone("--version").stdout
