@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,8 @@ import pytest
 from data_prep import inspect_records, pack_records
 from evaluation import compare_models, evaluate_folder
 from facekd.errors import run_verb
+from facekd.faces import compare_faces, embed_faces, search_faces
+from tests.pooling_model import write_pooling_model
 
 PEOPLE = (b"[red]x[bold]", b"\x1b]0;p\x07", "\u202ep".encode(), b"$\\frac$", b"_under", b"\xff\xfe", b"plain", b"<b>&")
 
@@ -46,6 +49,23 @@ def test_packing_and_inspecting(people: Path, capsys: pytest.CaptureFixture[str]
     assert run_verb(lambda: inspect_records.main([str(output), "--report", str(page)])) == 0
     assert_harmless(capsys)
     assert "packed\\x1b[31m\\udcff" in page.read_text()
+
+
+def test_embedding_comparing_and_searching(people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = ["--model", str(write_pooling_model(people.with_name("m[red].onnx"), 112, 28))]
+    gallery, place = str(people.with_name("faces\x1b[31m\udcff.npz")), people.with_name("found\x1b[31m\udcff")
+    words = [str(people), *model, "--output", gallery, "--batch-size", "8"]
+    assert run_verb(lambda: embed_faces.main(words)) == 0
+    for suffix in (".csv", ".json"):
+        files = ["--output", f"{place}{suffix}", "--page", f"{place}.html"]
+        words = [str(people), "--gallery", gallery, *model, *files, "--threshold", "0.5"]
+        assert run_verb(partial(search_faces.main, words)) == 0
+        assert "$x^$[red]\\x1b[31m\\udcff" in assert_harmless(capsys)
+    page = Path(f"{place}.html").read_text()
+    assert "&lt;b&gt;&amp;" in page and "<b>&" not in page and "image not found" not in page
+    two = [os.fsdecode(os.fsencode(people) + b"/" + person + b"/0.jpg") for person in PEOPLE[:2]]
+    assert run_verb(lambda: compare_faces.main([*two, *model, "--output", f"{place}2.json"])) == 0
+    assert_harmless(capsys)
 
 
 @pytest.mark.slow  # it draws six figures

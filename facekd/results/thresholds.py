@@ -224,17 +224,20 @@ def _all_points(
 def _how_models_differ(measured: Mapping[str, Any], model: Mapping[str, Any]) -> str:
     """Says in words what differs between two models of unequal fingerprints, as far as it is known."""
     name = shown(Path(measured.get("path") or "?").name)
-    if None in (measured.get("sha256"), model.get("sha256")) or measured["sha256"] != model["sha256"]:
+    digests = measured.get("sha256"), model.get("sha256")
+    if None not in digests and digests[0] != digests[1]:
         return f"another model ({name}) than"
+
+    # The same file, or nobody knows: what is described differently?
     ours, theirs = (
-        {**(one.get("preprocessing") or {}), **{key: one.get(key) for key in ("output", "prelu_rewritten")}}
+        {**(one.get("preprocessing") or {}), **{key: one[key] for key in ("output", "prelu_rewritten") if key in one}}
         for one in (measured, model)
     )
     changed = [key for key in ours if key in theirs and _plain(ours[key]) != _plain(theirs[key])]
-    if not changed:
-        return f"the same file ({name}), but with another --resize, than"
     listed = "; ".join(f"{shown(key)} {shown(ours[key])}, not {shown(theirs[key])}" for key in changed)
-    return f"the same file ({name}), but otherwise ({listed}), than"
+    if None in digests:
+        return f"another model ({name}), or other options{f' ({listed})' if listed else ''}, than"
+    return f"the same file ({name}), but {f'otherwise ({listed})' if listed else 'with another --resize'}, than"
 
 
 def _plain(value: Any) -> Any:

@@ -191,8 +191,8 @@ TABLE = (
     ),
     Command(
         "compare-faces",
-        "compare {in}/photos/0/0000.jpg {in}/photos/1/0000.jpg --model {in}/model.onnx --resize --threads 1 "
-        "--thresholds {in}/folder-results --far 0.1 --output out/compare.json",
+        "compare {in}/photos/0000000/00000.jpg {in}/photos/0000001/00000.jpg --model {in}/model.onnx --resize "
+        "--threads 1 --thresholds {in}/folder-results --far 0.1 --output out/compare.json",
         ("compare.json",),
     ),
     Command(

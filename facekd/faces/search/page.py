@@ -17,7 +17,6 @@ from facekd.utils.progress import track
 MAX_PROBES = 200  # with six faces each that makes a page of 6 MB
 MAX_WITHOUT = 200
 QUALITY = 85
-MARKS = {True: "\N{CHECK MARK} accepted", False: "\N{BALLOT X} below the threshold", None: ""}
 GONE = "image not found"
 
 
@@ -79,7 +78,7 @@ def _show(results: SearchResults, probe: int, crops: FaceCrops) -> ShownProbe:
     """Returns what the page shows of a probe and its matches."""
     faces, name = results.probes.faces, results.name_of(probe)
     person = str(faces.people[probe])
-    caption = f"searched for{f', {person}' if person else ''}"
+    caption = f"searched for{f' ({person})' if person else ''}"
     own = ShownFace("probe", caption, _picture(crops, faces, probe, caption), [])
     return ShownProbe(name, [own, *(_show_match(results.gallery, match, crops) for match in results.matches(probe))])
 
@@ -89,7 +88,7 @@ def _show_match(gallery: Gallery, match: Match, crops: FaceCrops) -> ShownFace:
     who = match.person or Path(match.image).name
     kind = {True: "accepted", False: "rejected", None: "open"}[match.is_accepted]
     caption = f"{who}, cosine {match.cosine:.4f}"
-    lines = [MARKS[match.is_accepted], match.image if match.person else ""]
+    lines = [match.verdict, match.image if match.person else ""]
     return ShownFace(kind, caption, _picture(crops, gallery, match.row, caption), [line for line in lines if line])
 
 

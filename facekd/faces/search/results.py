@@ -96,7 +96,7 @@ class SearchResults:
             f"the nearest {listed:,} {kind} are listed"
         ]
         if found is not None and self.decision is not None:
-            lines.append(f"{found:,} found, {len(self) - found:,} rejected: nobody reaches the threshold")
+            lines.append(f"{found:,} found; for {len(self) - found:,} nobody reaches the threshold")
             lines += self.decision.describe()
             estimate = self.decision.describe_search(len(self.gallery))
             lines += [estimate] if estimate else []
@@ -159,7 +159,7 @@ class SearchResults:
     def write_csv(self, path: Path) -> None:
         """Writes one line for each match, under `CSV_HEAD`; the box is empty for an aligned crop."""
         with atomic_open(path) as stream:
-            text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="", write_through=True)
+            text = io.TextIOWrapper(stream, "utf-8", "backslashreplace", newline="", write_through=True)
             csv.writer(text, lineterminator="\n").writerows(self._csv_rows())
             text.detach()
 

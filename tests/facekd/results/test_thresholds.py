@@ -76,7 +76,7 @@ def test_a_point_is_chosen_by_its_far(tmp_path: Path) -> None:
             False,
             "with those of the mirror images, and these faces are without them; evaluate again with --no-flip, or",
         ),
-        ({"fingerprint": "other"}, True, r"another model \(m\.onnx\) than these faces"),
+        ({"fingerprint": "other"}, True, r"another model \(m\.onnx\), or other options, than these faces"),
         ({**MODEL, "fingerprint": "other", "sha256": "bb"}, True, r"another model \(m\.onnx\) than these faces"),
         (
             {**MODEL, "fingerprint": "other", "preprocessing": {"color": "bgr", "mean": (1.0, 2.0)}},
