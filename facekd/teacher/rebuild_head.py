@@ -187,9 +187,9 @@ def write_head(
     from facekd.checkpoints.contents import Checkpoint
     from facekd.data.datasets.identity_map import people_fields
 
-    summary = {
-        key: report[key] for key in ("model", "data", "teacher", "threshold", "threshold_from", "accuracy", "centres")
-    }
+    summary = {key: report[key] for key in ("model", "data", "teacher", "threshold", "threshold_from", "accuracy")}
+    if report["centres"]["power"] is not None or report["centres"]["blend"] is not None:  # not the means as they are
+        summary["centres"] = report["centres"]
     checkpoint = Checkpoint(
         config={"head": {"kind": "margin"}, "rebuilt_head": {**summary, "num_left_out": report["num_left_out"]}},
         head={"weight": torch.from_numpy(weight)},
