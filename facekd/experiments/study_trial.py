@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from facekd.checkpoints.run_folder import list_checkpoints
 from facekd.distributed import join_world
 from facekd.errors import FacekdError
 from facekd.experiments.command_runner import CompletedSteps
-from facekd.experiments.study_config import VERBS, Method, Study
+from facekd.experiments.study_config import MEANS, VERBS, Method, Study
 from facekd.pages.tables import Table
 from facekd.training.distilling.build_distiller import build_distiller
 from facekd.training.dry_run import Trial, try_run
@@ -64,7 +65,9 @@ def _try(study: Study, method: Method, config: Any) -> Trial:
         FacekdError: it cannot be tried yet, or its training would not start.
     """
     for run in study.needed_by(method, method.seeds[0]):
-        if not run.method.model and not list_checkpoints(run.folder):
+        if run.method.verb == MEANS and not Path(study.model_of(run)).exists():
+            raise FacekdError(f"it shares the class means of {run.title}, which are not computed yet")
+        if run.method.verb in VERBS and not list_checkpoints(run.folder):
             raise FacekdError(f"it learns from {run.title}, which is not trained yet")
     make = build_distiller if method.verb == "distill" else build_recognizer
     with join_world(config.device) as world, deterministic_kernels(config.deterministic):

@@ -29,6 +29,8 @@ def test_a_study_is_tried_as_far_as_it_can_be(tmp_path: Path, run: Callable[...,
     methods = {
         "alone": {"verb": "train"},
         "taught": {"verb": "distill", "config": {"teacher.model": "{alone}", "loss": {"embedding_l2": 1}}},
+        "means": {"verb": "rebuild-head", "config": {"model": "{alone}"}},
+        "under": {"verb": "train", "config": {"shared_head": "{means}"}},
         "away": {"verb": "train", "config": {"data.train": str(tmp_path / "none")}},
     }
     packs = [str(tmp_path / "test.bin")]
@@ -39,8 +41,10 @@ def test_a_study_is_tried_as_far_as_it_can_be(tmp_path: Path, run: Callable[...,
     assert rows["alone"][0] == "3" and float(rows["alone"][4]) > 0 and rows["alone"][5] == "48"
     assert rows["taught"][:2] == rows["away"][:2] == ["3", "-"]
     assert "\ntaught: not tried: it learns from alone, seed 0, which is not trained yet\n" in printed
+    assert "\nunder: not tried: it shares the class means of means, seed 0, which are not computed yet\n" in printed
+    assert "means" not in rows
     assert f"\naway: not tried: no data at {tmp_path / 'none'}; " in printed
-    assert "27 steps are to be done, of which 9 train; besides those, training takes about " in printed
+    assert "39 steps are to be done, of which 12 train; besides those, training takes about " in printed
 
 
 def test_a_pipeline_names_the_training_to_try(tmp_path: Path, run: Callable[..., Any]) -> None:
