@@ -1,7 +1,8 @@
 """Verb `facekd export`: writes a checkpoint as one ONNX file, kept only if its output agrees with torch's.
 
 The file is self-contained, and records its preprocessing and what its output means. It is compared with torch at
-several batch sizes before it gets its final name.
+several batch sizes before it gets its final name; a variant in fewer bits is made of that graph, and compared with it
+on faces. Beside it lies a card that says what it is and what was measured.
 
 Input: `images`, float32 (batch, 3, S, S), already normalised, or raw pixels as bytes. Output: `embedding` (batch, D),
 or for a classifier `logits` (batch, C). `ExportOptions` lists what can be chosen.
@@ -11,19 +12,23 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import os
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facekd.commands.command_line import CommandParser, real_number, whole_number
+from facekd.commands.command_line import CommandParser
 from facekd.embedder import Preprocessing, TorchEmbedder
 from facekd.embedder.checks import probe_images
 from facekd.errors import ModelError, run_verb
+from facekd.export.command_options import add_graph_options, add_judging_options
 from facekd.export.onnx_graph import (
     INPUT_NAME,
     LOGITS_NAME,
@@ -36,19 +41,22 @@ from facekd.export.onnx_graph import (
     to_onnx,
     with_options,
 )
-from facekd.export.options import NEWEST_OPSET, OLDEST_OPSET, TOLERANCE, ExportOptions, InputForm, PreluForm
+from facekd.export.options import ExportOptions, JudgingOptions
 from facekd.export.parity import PARITY_BATCHES, check_parity, measure_parity
 from facekd.files.output_lock import file_lock
 from facekd.files.reading import sha256_of_file
+from facekd.files.temporaries import temporary_folder
 from facekd.files.unchanged import unchanged
-from facekd.files.writing import atomic_path
+from facekd.files.writing import atomic_open_together, json_bytes
 from facekd.images.preprocessing import mirror
 from facekd.plugins import add_plugin_option
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
     from facekd.checkpoints.contents import Checkpoint
+    from facekd.export.variants import Judged
 
 
 @dataclass(frozen=True)
@@ -58,14 +66,17 @@ class ExportReport:
     Attributes:
         path: the ONNX file.
         num_bytes: its size.
-        parity: batch size -> largest relative error |onnx - torch| / |torch| (L2 per image) in that batch.
+        parity: batch size -> largest relative error |onnx - torch| / |torch| (L2 per image) in that batch; of the
+            float32 graph.
         metadata: the `metadata_props` written.
+        card: what its card says, as in `M.model_card.json`.
     """
 
     path: Path
     num_bytes: int
     parity: dict[int, float]
     metadata: dict[str, str]
+    card: dict[str, Any]
 
 
 def export_checkpoint(
@@ -75,6 +86,8 @@ def export_checkpoint(
     *,
     ema: bool | None = None,
     embedding: bool = False,
+    judging: JudgingOptions = JudgingOptions(),  # noqa: B008 - it cannot be changed
+    command: str | None = None,
 ) -> ExportReport:
     """Exports the backbone of a checkpoint, together with its classifier if that is linear; see `export_backbone`.
 
@@ -85,6 +98,8 @@ def export_checkpoint(
         ema: True takes the backbone's moving average, False its weights as trained; None takes the average if there is
             one. A classifier has no moving average.
         embedding: leave a linear classifier out, so that the output is the embedding.
+        judging: on which faces a variant is calibrated and judged, and what it may lose.
+        command: the command line, for the card.
 
     Raises:
         CheckpointError: see `facekd.checkpoints.models.load_backbone`.
@@ -118,6 +133,8 @@ def export_checkpoint(
         options,
         metadata=metadata,
         output_name=LOGITS_NAME if is_classifier else OUTPUT_NAME,
+        judging=judging,
+        command=command,
     )
 
 
@@ -150,6 +167,8 @@ def export_backbone(
     *,
     metadata: Mapping[str, str] | None = None,
     output_name: str = OUTPUT_NAME,
+    judging: JudgingOptions = JudgingOptions(),  # noqa: B008 - it cannot be changed
+    command: str | None = None,
 ) -> ExportReport:
     """Writes a backbone as a single ONNX file, and keeps it only if it agrees with torch.
 
@@ -162,37 +181,98 @@ def export_backbone(
         options: how to write it.
         metadata: more entries for `metadata_props`.
         output_name: name of the graph's output.
+        judging: on which faces a variant is calibrated and judged, and what it may lose.
+        command: the command line, for the card.
 
     Raises:
-        ModelError: the backbone cannot be exported, the file is not what was asked for, or parity fails.
+        ModelError: the backbone cannot be exported, the file is not what was asked for, parity fails, or a variant
+            loses more than allowed.
+        DataError: the faces to calibrate or to judge on cannot be used.
     """
-    from facekd.embedder.prelu_form import split_prelu
-    from facekd.export.opset import lower_opset
+    from facekd.export.variants import faces_for, make_judged
 
+    # What would be refused in the end is refused now.
     output = Path(output)
     _check_output(output)
+    judging.check(options)
+    if output_name == LOGITS_NAME and (options.precision != "fp32" or judging.judge):
+        raise ModelError(
+            f"{output}: logits are no embedding, and are written in fp32 and judged by `facekd evaluate`: "
+            "leave out --precision and --judge, or export with --embedding"
+        )
+    faces = faces_for(options, judging, preprocessing.image_size)
     # Torch's output for a few images, which the file must reproduce.
     module = copy.deepcopy(backbone).cpu().float().eval()
     expected, images = _embed_by_torch(module, preprocessing, options, output)
 
-    # The graph, with the metadata that its users need.
+    # The graph, with the metadata that its users need; it must agree with torch.
     deployed, outside = with_options(module, preprocessing, options)
     size = next(iter(expected.values())).shape[1]
     recorded = {**describe(outside, size, options), **(metadata or {})}
-    model = to_onnx(deployed, example_input(preprocessing, options), output, output_name, options.batch)
+    model = _build(deployed, example_input(preprocessing, options), output, output_name, options, recorded)
+    with temporary_folder(output) as folder:
+        plain = folder / "fp32.onnx"
+        plain.write_bytes(model.SerializeToString())
+        parity = measure_parity(plain, expected, images, outside, output)
+        check_parity(parity, options.tolerance, output)
+        judged = make_judged(model, plain, outside, options, judging, faces, output)
+    return _keep(output, judged, options, judging, parity, command)
+
+
+def _build(
+    module: torch.nn.Module,
+    example: torch.Tensor,
+    output: Path,
+    output_name: str,
+    options: ExportOptions,
+    recorded: Mapping[str, str],
+) -> onnx.ModelProto:
+    """Returns the float32 graph of a module, checked, with its metadata."""
+    from facekd.embedder.prelu_form import split_prelu
+    from facekd.export.opset import lower_opset
+
+    model = to_onnx(module, example, output, output_name, options.batch)
     if options.prelu == "fast":
         split_prelu(model)
     lower_opset(model, options.opset, str(output))
     finish_model(model, recorded)
     check_model(model, output, options.opset, options.batch)
+    return model
 
-    # The file gets its final name only if it agrees with torch.
-    with atomic_path(output) as temporary:
-        temporary.write_bytes(model.SerializeToString())
-        parity = measure_parity(temporary, expected, images, outside, output)
-        check_parity(parity, options.tolerance, output)
-        num_bytes = temporary.stat().st_size
-    return ExportReport(output, num_bytes, parity, recorded)
+
+def _keep(
+    output: Path,
+    judged: Judged,
+    options: ExportOptions,
+    judging: JudgingOptions,
+    parity: dict[int, float],
+    command: str | None,
+) -> ExportReport:
+    """Writes the model and its two cards, the model last, so that a card never stands beside another model."""
+    from facekd.export.model_card import card_paths, card_text, make_card
+    from facekd.export.variants import summary
+
+    for key, value in summary(judged, options.precision).items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        entry = next((entry for entry in judged.model.metadata_props if entry.key == key), None)
+        (entry or judged.model.metadata_props.add(key=key)).value = text
+    content = judged.model.SerializeToString()
+    facts = {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "precision": options.precision,
+        "calibration": judged.calibration,
+    }
+    if options.precision != "fp32":
+        facts["limits"] = {"points": judging.allow_loss, "cosine": judging.allow_cosine}
+    card = make_card(output, judged.model, facts, parity, judged.judgement, command)
+    in_words, in_json = card_paths(output)
+    with atomic_open_together(output, {in_words: True, in_json: True}) as streams:
+        streams[output].write(content)
+        streams[in_words].write(card_text(card).encode("utf-8", "backslashreplace"))
+        streams[in_json].write(json_bytes(card))
+    recorded = {entry.key: entry.value for entry in judged.model.metadata_props}
+    return ExportReport(output, len(content), parity, recorded, card)
 
 
 def _embed_by_torch(
@@ -229,7 +309,8 @@ def _print_report(report: ExportReport, options: ExportOptions) -> None:
     norm += ", mean with the mirror image's" if options.flip else ""
     errors = ", ".join(f"batch {count}: {error:.1e}" for count, error in report.parity.items())
     batch = f"batch {options.batch}" if options.batch else "any batch"
-    print(f"{report.path}: {report.num_bytes / 1e6:.2f} MB, opset {options.opset}, one file, {batch}")
+    precision = f"{options.precision}, " if options.precision != "fp32" else ""
+    print(f"{report.path}: {report.num_bytes / 1e6:.2f} MB, {precision}opset {options.opset}, one file, {batch}")
     print(f"  {facts['backbone']}, weights {facts['weights']}")
     shape = f"(batch, {size}, {size}, 3)" if options.input == "uint8-nhwc" else f"(batch, 3, {size}, {size})"
     pixels = f"mean {facts['mean']}, std {facts['std']}" if options.input == "float" else "bytes, normalised inside"
@@ -237,53 +318,23 @@ def _print_report(report: ExportReport, options: ExportOptions) -> None:
     name = facts.get("output", OUTPUT_NAME)
     print(f"  {name} (batch, {facts['embedding_size']}){f', {norm}' if name == OUTPUT_NAME else ''}")
     print(f"  relative error against torch: {errors} (at most {options.tolerance:g})")
+    _print_judgement(report.card)
 
 
-def _add_graph_options(group: argparse._ArgumentGroup) -> None:
-    """Adds an option for each field of `ExportOptions`."""
-    group.add_argument(
-        "--normalize",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="divide embeddings by their L2 norm inside the graph (default: keep their norm)",
-    )
-    group.add_argument(
-        "--flip",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="return the mean of the embeddings of an image and its mirror image (default: no); twice the time",
-    )
-    group.add_argument(
-        "--input",
-        choices=get_args(InputForm),
-        default="float",
-        help="normalised images, or raw pixels that the graph normalises, channels first or last (default: float)",
-    )
-    group.add_argument(
-        "--color", choices=("rgb", "bgr"), help="order of raw pixels' channels (default: the network's own)"
-    )
-    group.add_argument(
-        "--batch", type=whole_number(1, 65_536), metavar="N", help="fix the number of images at once (default: any)"
-    )
-    group.add_argument(
-        "--prelu",
-        choices=get_args(PreluForm),
-        default="fast",
-        help="fast: PReLU as depthwise convolutions, which onnxruntime computes faster; native: the operator itself",
-    )
-    group.add_argument(
-        "--opset",
-        type=whole_number(OLDEST_OPSET, NEWEST_OPSET),
-        default=NEWEST_OPSET,
-        metavar="N",
-        help=f"version of the operators, {OLDEST_OPSET} to {NEWEST_OPSET}, for older runtimes (default: %(default)s)",
-    )
-    group.add_argument(
-        "--tolerance",
-        type=real_number(0, 1, above=True),
-        default=TOLERANCE,
-        help="largest relative error |onnx - torch| / |torch| allowed (default: %(default)s)",
-    )
+def _print_judgement(card: Mapping[str, Any]) -> None:
+    """Prints how a variant compares with float32, and figures on packs."""
+    from facekd.export.model_card import cosine_text, pack_table
+    from facekd.utils.terminal import console
+
+    if card["cosine_to_fp32"]:
+        print(f"  {card['model']['precision']} against fp32: {cosine_text(card['cosine_to_fp32'])}")
+    for warning in card["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)
+    for pack in card["judged"]:
+        print(f"\n{pack['pack']}: {pack['num_pairs']:,} pairs, {pack['num_genuine']:,} genuine")
+        pack_table(pack).print(console())
+    if card["kept_anyway"]:
+        print(f"warning: kept although {'; '.join(card['losses'])}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -310,11 +361,15 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="for an image classifier: leave its head out, so that the output is the embedding",
     )
-    _add_graph_options(parser.add_argument_group("the graph"))
+    add_graph_options(parser.add_argument_group("the graph"))
+    add_judging_options(parser.add_argument_group("variants in fewer bits, judged before they are kept"))
     arguments = parser.parse_args(argv)
 
     # Options that do not go together are refused before anything is read.
     options = ExportOptions(**{field.name: getattr(arguments, field.name) for field in fields(ExportOptions)})
+    arguments.judge = tuple(arguments.judge)
+    judging = JudgingOptions(**{field.name: getattr(arguments, field.name) for field in fields(JudgingOptions)})
+    judging.check(options)
     _check_output(arguments.output)
     with file_lock(arguments.output):
         report = export_checkpoint(
@@ -323,6 +378,8 @@ def main(argv: list[str] | None = None) -> int:
             options,
             ema=arguments.ema,
             embedding=arguments.embedding,
+            judging=judging,
+            command=shlex.join(["facekd", "export", *(sys.argv[1:] if argv is None else argv)]),
         )
 
     _print_report(report, options)

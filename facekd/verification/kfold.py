@@ -63,7 +63,7 @@ def kfold_accuracy(scores: ArrayLike, is_same: ArrayLike, folds: int | ArrayLike
                 f"without fold {fold + 1} of {int(fold_of.max()) + 1} no {kind} pairs remain to choose a threshold "
                 "from: each fold must hold both kinds, as those of balanced_folds do"
             )
-        threshold = _most_accurate_threshold(scores[others], is_same[others])
+        threshold = most_accurate_threshold(scores[others], is_same[others])
         # Evaluate it on this one.
         inside = fold_of == fold
         accuracies.append(float(np.mean((scores[inside] >= threshold) == is_same[inside])))
@@ -120,13 +120,18 @@ def balanced_folds(is_same: ArrayLike, folds: int) -> np.ndarray:
     return fold_of
 
 
-def _most_accurate_threshold(scores: np.ndarray, is_same: np.ndarray) -> Any:
-    """Returns the threshold at which most pairs are classified correctly; `scores` (n,) ascending.
+def most_accurate_threshold(scores: np.ndarray, is_same: np.ndarray, weights: np.ndarray | None = None) -> Any:
+    """Returns the threshold at which most pairs are classified correctly; see `kfold_accuracy` for ties.
 
-    Cut j rejects the first j pairs; only cuts between different scores can be made.
+    Args:
+        scores: (n,) ascending.
+        is_same: bool (n,).
+        weights: (n,) how often each pair counts, whole numbers above 0; None counts each once.
     """
-    rejected_impostors = np.concatenate([[0], np.cumsum(~is_same)])
-    rejected_genuine = np.arange(scores.size + 1) - rejected_impostors
+    # Cut j rejects the first j pairs; only cuts between different scores can be made.
+    counted = np.ones(scores.size) if weights is None else weights
+    rejected_impostors = np.concatenate([[0], np.cumsum(counted * ~is_same)])
+    rejected_genuine = np.concatenate([[0], np.cumsum(counted)]) - rejected_impostors
     correct = rejected_impostors - rejected_genuine  # plus the number of genuine pairs, the same for every cut
     cuts = np.concatenate([[0], np.flatnonzero(scores[1:] > scores[:-1]) + 1, [scores.size]])
     best = cuts[correct[cuts] == correct[cuts].max()]

@@ -21,6 +21,7 @@ import numpy as np
 from facekd.errors import InputError
 from facekd.utils.progress import track
 from facekd.verification.bootstrap import MIN_DRAWS, percentile_interval
+from facekd.verification.kfold import kfold_accuracy, most_accurate_threshold
 from facekd.verification.operating_points import (
     crossing_rate,
     first_refused_position,
@@ -131,17 +132,36 @@ class PairedBootstrap:
             found.append(crossing_rate(*points, impostors, genuine) if is_usable else np.nan)
         return found[0], np.array(found[1:])
 
-    def means(self, values: np.ndarray) -> Measured:
-        """Returns the mean of one value a comparison, such as whether a model is right about it, and in each draw (R,).
+    def accuracies(self, scores: np.ndarray, fold_of: np.ndarray, name: str = "scores") -> Measured:
+        """Returns the k-fold accuracy of one model as measured, and in each draw (R,) with thresholds of its own.
 
         Args:
-            values: (P,) numbers or bools.
+            scores: (P,).
+            fold_of: (P,) the fold of each comparison, from 0; see `kfold_accuracy`.
+            name: name of the model, for messages.
+
+        Raises:
+            InputError: see `tars` and `kfold_accuracy`.
         """
-        positions, found = np.arange(len(self.is_same)), []
-        for draw in (None, *range(self.draws)):
-            weights = self._weights(draw)(positions)
-            found.append(float(weights @ values) / max(float(weights.sum()), 1.0))
-        return found[0], np.array(found[1:])
+        scores = self._checked(scores, name)
+        measured = kfold_accuracy(scores, self.is_same, fold_of).mean
+        # Sorted once for all draws: the comparisons of each fold, and those of the others.
+        order = np.argsort(scores, kind="stable")
+        folds = range(int(fold_of.max()) + 1)
+        sides = [(order[fold_of[order] == fold], order[fold_of[order] != fold]) for fold in folds]
+        found = []
+        for draw in range(self.draws):
+            weights = self._weights(draw)(np.arange(len(scores)))
+            rates = []
+            for inside, others in sides:
+                drawn = others[weights[others] > 0]
+                if not self.is_same[drawn].any() or self.is_same[drawn].all() or not weights[inside].any():
+                    continue
+                threshold = most_accurate_threshold(scores[drawn], self.is_same[drawn], weights[drawn])
+                is_right = (scores[inside] >= threshold) == self.is_same[inside]
+                rates.append(np.average(is_right, weights=weights[inside]))
+            found.append(np.mean(rates) if len(rates) == len(sides) else np.nan)
+        return measured, np.array(found)
 
     def _checked(self, scores: np.ndarray, name: str) -> np.ndarray:
         scores = checked_scores(scores, name)
@@ -234,11 +254,11 @@ def differences(
     found = []
     for column, far in enumerate(fars):
         tars = [float(model[0][column]) for model in (first, second)]
-        change = difference(*((tar, model[1][:, column]) for tar, model in zip(tars, (first, second), strict=True)))
+        change = difference((tars[0], first[1][:, column]), (tars[1], second[1][:, column]))
         if change is None:
             found.append(TarDifference(far, None, None, None, None, None))
         else:
-            found.append(TarDifference(far, *tars, *change))
+            found.append(TarDifference(far, tars[0], tars[1], *change))
     return found
 
 

@@ -182,6 +182,12 @@ TABLE = (
     Command("import", "import {in}/backbone.pth --output out/backbone.pt", ("backbone.pt",)),
     Command("import-config", "import-config {in}/arcface.py --output out/arcface.yaml", ("arcface.yaml",)),
     Command("export", "export {in}/teacher --output out/model.onnx --normalize", ("model.onnx",)),
+    Command(
+        "export-int8",
+        "export {in}/teacher --output out/model.onnx --precision int8 --calibrate {in}/faces --calibration-images 32 "
+        "--judge {in}/faces/test.bin --keep-anyway",
+        ("model.onnx",),
+    ),
     # Use.
     Command(
         "embed",

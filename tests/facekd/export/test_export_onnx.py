@@ -80,7 +80,8 @@ def small_backbone() -> nn.Sequential:
 
 
 def test_the_file_is_single_opset_18_with_a_dynamic_batch(exported: Path) -> None:
-    assert [file.name for file in exported.parent.iterdir()] == ["model.onnx"]
+    files = {file.name for file in exported.parent.iterdir()}
+    assert files == {"model.onnx", "model.model_card.md", "model.model_card.json"}
     model = onnx.load(exported, load_external_data=False)
     assert {entry.domain: entry.version for entry in model.opset_import} == {"": 18}
     session = onnxruntime.InferenceSession(exported)

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from facekd.errors import InputError
-from facekd.verification import equal_error_rate, num_allowed_false_accepts, paired_bootstrap, tar_at_far
+from facekd.verification import (
+    equal_error_rate,
+    kfold_accuracy,
+    num_allowed_false_accepts,
+    paired_bootstrap,
+    tar_at_far,
+)
 from facekd.verification.paired_bootstrap import PairedBootstrap, difference, differences
 
 FARS = (1e-2, 1e-1, 0.5, 1.0)
@@ -45,9 +51,10 @@ def test_each_draw_is_what_counting_gives(known: bool) -> None:
     bootstrap = PairedBootstrap(is_same, subjects if known else None, FARS, draws, seed)
     measured, drawn = bootstrap.tars(scores)
     assert measured.tolist() == [point.tar for point in tar_at_far(scores[is_same], scores[~is_same], FARS)]
-    eers, means = bootstrap.eers(scores), bootstrap.means(scores)
+    fold_of = np.arange(len(scores)) % 4
+    eers, accuracies = bootstrap.eers(scores), bootstrap.accuracies(scores, fold_of)
     assert eers[0] == equal_error_rate(scores[is_same], scores[~is_same])
-    assert means[0] == pytest.approx(scores.mean())
+    assert accuracies[0] == kfold_accuracy(scores, is_same, fold_of).mean
     for draw in range(0, draws, 9):
         generator = np.random.default_rng([seed, draw])
         if known:
@@ -61,7 +68,8 @@ def test_each_draw_is_what_counting_gives(known: bool) -> None:
         repeated = np.repeat(np.arange(len(scores)), counts.astype(int))
         same = is_same[repeated]
         assert eers[1][draw] == pytest.approx(equal_error_rate(scores[repeated][same], scores[repeated][~same]), 1e-12)
-        assert means[1][draw] == pytest.approx(scores[repeated].mean(), 1e-12)
+        expected_accuracy = kfold_accuracy(scores[repeated], same, fold_of[repeated]).mean
+        assert accuracies[1][draw] == pytest.approx(expected_accuracy, 1e-12)
         expected = [counted_one_by_one(scores, is_same, counts, far) for far in FARS]
         assert np.array_equal(drawn[draw], expected, equal_nan=True)
 
