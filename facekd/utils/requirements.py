@@ -81,13 +81,18 @@ def _is_there(module: str) -> bool:
 
 
 def installed_version(name: str) -> str | None:
-    """Returns the version of a package that is installed, without importing it; None if it is not."""
-    from importlib.metadata import PackageNotFoundError, version  # here: every command imports this file
+    """Returns the version of a package, without importing it; None if it is not installed.
+
+    A package of another name that brings the same module counts, such as onnxruntime-gpu for onnxruntime.
+    """
+    from importlib.metadata import PackageNotFoundError, packages_distributions, version  # every command imports this
 
     try:
         return version(name)
     except PackageNotFoundError:
-        return None
+        module = PACKAGES[name].module
+        others = packages_distributions().get(module, ()) if _is_there(module) else ()  # slow, and seldom needed
+        return version(others[0]) if others else None
 
 
 def wanted_versions() -> dict[str, str]:

@@ -36,6 +36,19 @@ def test_modules_belong_to_their_packages() -> None:
             assert importlib.util.find_spec(package.module), name
 
 
+def test_another_package_with_the_same_module_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mlflow").mkdir()
+    (tmp_path / "mlflow" / "__init__.py").touch()
+    about = tmp_path / "mlflow_skinny-7.1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mlflow-skinny\nVersion: 7.1\n")
+    (about / "top_level.txt").write_text("mlflow\n")
+    if installed_version("mlflow"):
+        pytest.skip("mlflow itself is installed")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert installed_version("mlflow") == "7.1"
+
+
 @pytest.mark.parametrize(
     "version", ["2.14.1+cpu", "2.11", "2.9.9", "2.11.0rc1", "3", "4.13.0.92", "4.14.0.94", "5.0", "10.1"]
 )
