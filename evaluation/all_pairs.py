@@ -41,7 +41,7 @@ class AllPairs:
         num_genuine_people: number of people with several images.
 
     Raises:
-        InputError: pairs of one kind only, or too many genuine ones.
+        InputError: pairs of one kind only, too many genuine ones, or a processor whose products are not repeatable.
     """
 
     def __init__(self, embeddings: np.ndarray, people: np.ndarray, fars: Sequence[float]) -> None:
@@ -58,7 +58,10 @@ class AllPairs:
         if not num_genuine or not self.num_impostor:
             raise InputError("pairs of one and of two people are needed")
         if num_genuine > MAX_GENUINE:
-            raise InputError(f"{num_genuine:,} genuine pairs are more than the {MAX_GENUINE:,} that are kept")
+            raise InputError(
+                f"{num_genuine:,} genuine pairs are more than the {MAX_GENUINE:,} that are kept; take fewer images of "
+                "each person (--images-per-person)"
+            )
 
         # Genuine scores are few and all exact; impostors are counted, then examined where they decide something.
         scores, units = self._score_genuine()
@@ -151,6 +154,12 @@ class AllPairs:
             scores = score_pairs_exactly(self._exact, start + rows, start + columns)
             # A score may be beyond an edge by the error of its product; no threshold is near, so put it on the edge.
             found.append(np.clip(scores, lows[np.maximum(run, 0)], highs[np.maximum(run, 0)]))
+        # Equal products fall into equal bins; if they did not, a count would be wrong.
+        if sum(map(len, found)) != self._counts[is_fine].sum():
+            raise InputError(
+                "the products of the embeddings differ from one time to the next, so their scores cannot be counted; "
+                "try one thread (OMP_NUM_THREADS=1)"
+            )
         return np.concatenate(found)
 
     def _merged(self, is_fine: np.ndarray, exact: np.ndarray) -> CountedScores:

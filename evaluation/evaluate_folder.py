@@ -230,7 +230,7 @@ def _verify(
     try:
         pairs = AllPairs(embeddings, faces.people, arguments.fars)
     except InputError as error:
-        raise DataError(f"{arguments.images}: {error}; --images-per-person takes fewer") from error
+        raise DataError(f"{arguments.images}: {error}") from error
     found = {
         "num_images": num_images,
         "num_people": num_people,

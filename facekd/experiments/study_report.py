@@ -133,7 +133,7 @@ def _difference(difference: Mapping[str, Any] | None) -> str:
 
 
 def _p_value(value: float) -> str:
-    return "< 0.0001" if value < 0.0001 else f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _signed(share: float) -> str:
@@ -154,6 +154,8 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         f"Values: mean {PLUS_MINUS} standard deviation over n seeds. Differences in points to {results['reference']}, "
         f"with the {results['interval']}.",
     ]
+
+    notes += _notes_on_fars(results)
 
     # Many comparisons with one baseline, and methods without one.
     notes += _notes_on_tests(results)
@@ -192,6 +194,21 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     notes += [f"{method['name']}: {method['note']}." for method in results["methods"] if method["note"]]
     if results["missing"]:
         notes.append(f"Not evaluated yet: {'; '.join(results['missing'])}.")
+    return notes
+
+
+def _notes_on_fars(results: Mapping[str, Any]) -> list[str]:
+    """Says for which FARs there is no column."""
+    notes = []
+    for pack in results["packs"]:
+        methods = [one["packs"] for one in results["methods"] if pack["name"] in one.get("packs", {})]
+        points = [point for packs in methods for point in packs[pack["name"]]["tar_at_far"]]
+        lacking = dict.fromkeys(f"{point['far']:g}" for point in points if point["tar"] is None)
+        if lacking:
+            notes.append(
+                f"{pack['name']}: TAR at FAR {', '.join(lacking)} is not shown, because {pack['num_impostor']:,} "
+                "impostor pairs are too few to measure it."
+            )
     return notes
 
 

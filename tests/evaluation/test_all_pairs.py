@@ -51,6 +51,14 @@ def test_metrics_are_those_of_float64_scores(seed: int, monkeypatch: pytest.Monk
     assert (np.diff(roc.far) >= 0).all() and (np.diff(roc.tar) >= 0).all() and roc.far[-1] == roc.tar[-1] == 1
 
 
+def test_products_that_are_not_repeatable_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, people = make_people(1, 30, 9)
+    counted = AllPairs._count_impostors
+    monkeypatch.setattr(AllPairs, "_count_impostors", lambda self: counted(self) + 1)
+    with pytest.raises(InputError, match=r"differ from one time to the next.*OMP_NUM_THREADS=1"):
+        AllPairs(rows, people, FARS)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_draws_are_those_of_listed_pairs(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, people = make_people(seed, 250, 9)

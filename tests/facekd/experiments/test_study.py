@@ -388,6 +388,7 @@ def test_the_report_of_what_is_there(evaluated: Path, capsys: pytest.CaptureFixt
     assert "| 3 (6 with teacher) |" in rows["th_kd"] and "| 3 |" in rows["sh_kd"]  # `under` left no log
     assert "80 images/s, 0.80" in rows["sh_kd"] and "Not evaluated yet: th_kd, seed 4." in table
     assert "TAR % at FAR 0.1 " in rows["method"] and "FAR 0.01" not in rows["method"]
+    assert "test: TAR at FAR 0.01 is not shown, because 60 impostor pairs are too few to measure it." in table
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert "<h1>&lt;b&gt;Heads&lt;/b&gt; &amp; &#39;tails&#39;</h1>" in page and "<b>" not in page
