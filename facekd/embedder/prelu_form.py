@@ -20,6 +20,7 @@ import onnx
 from onnx import numpy_helper
 
 from facekd.embedder.onnx_file import OnnxFile, names_read
+from facekd.embedder.onnx_session import brief
 
 ENDS = ("slope", "one_minus_slope", "relu", "times_slope", "relu_times_rest")
 SMALL_WEIGHTS = 1024  # bytes; larger tensors hold no shapes
@@ -49,11 +50,15 @@ def split_file(file: OnnxFile, device: str) -> tuple[bytes | None, str]:
         return None, "not used: the graph has no PReLU"
     model = onnx.ModelProto()
     model.CopyFrom(file.model)
-    count, left = split_prelu(model)
+    try:
+        count, left = split_prelu(model)
+        content = model.SerializeToString()
+    except Exception as error:  # onnx's own share no narrower base
+        return None, f"not used: the graph cannot be rewritten ({brief(str(error) or repr(error))})"
     reasons = "; ".join(f"{number} left: {reason}" for reason, number in left.items())
     if not count:
         return None, f"not used: no PReLU could be rewritten ({reasons})"
-    return model.SerializeToString(), f"{count} PReLU computed as convolutions" + (f" ({reasons})" if reasons else "")
+    return content, f"{count} PReLU computed as convolutions" + (f" ({reasons})" if reasons else "")
 
 
 def count_prelu(model: onnx.ModelProto) -> int:

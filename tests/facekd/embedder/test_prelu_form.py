@@ -91,6 +91,17 @@ def test_what_cannot_be_rewritten_runs_as_it_is_and_says_why(
     np.testing.assert_array_equal(asked.embed(probe_images(8)), plain.embed(probe_images(8)))
 
 
+def test_a_graph_that_onnx_cannot_read_runs_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_prelu_network(tmp_path / "m.onnx")
+
+    def fail(*_: object) -> None:
+        raise onnx.shape_inference.InferenceError("cycle\nin it")
+
+    monkeypatch.setattr("onnx.shape_inference.infer_shapes", fail)
+    asked = OnnxEmbedder(path, rewrite_prelu=True)
+    assert asked.remarks[-1] == "--rewrite-prelu: not used: the graph cannot be rewritten (cycle in it)"
+
+
 @pytest.mark.parametrize("broken", [b"no model", None])
 def test_other_embeddings_and_a_form_that_cannot_run_are_not_used(
     tmp_path: Path, broken: bytes | None, monkeypatch: pytest.MonkeyPatch

@@ -20,6 +20,7 @@ from facekd.errors import ModelError, TeacherError
 from facekd.export.export_onnx import export_checkpoint
 from facekd.teacher.config import TeacherConfig
 from facekd.teacher.teacher import LiveTeacher, open_teacher
+from tests.prelu_graph import write_prelu_network
 
 CPU = torch.device("cpu")
 SIZE, COUNT = 32, 21
@@ -134,6 +135,14 @@ def test_a_student_learns_through_the_embeddings(model: Path) -> None:
     student_BE = torch.ones_like(teacher_BE, requires_grad=True)
     (student_BE * teacher_BE).sum().backward()  # keeps the teacher's embeddings for the backward pass
     assert student_BE.grad is not None and torch.equal(student_BE.grad, teacher_BE)
+
+
+def test_a_teacher_in_onnx_may_have_its_prelu_rewritten_and_is_told_apart(tmp_path: Path) -> None:
+    path = str(write_prelu_network(tmp_path / "m.onnx", size=SIZE))
+    plain, rewritten = (open_live(TeacherConfig(model=path, rewrite_prelu=way)) for way in (False, True))
+    found = [teacher.embed(make_batch(FLIPS["some"])) for teacher in (plain, rewritten)]
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+    assert plain.fingerprint != rewritten.fingerprint
 
 
 def broken(batch: Batch) -> Batch:
