@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from facekd.embedder.onnx_file import OnnxFile
 from facekd.errors import ModelError
 from facekd.utils.foreign import shown
+from facekd.utils.processes import usable_cores
 
 if TYPE_CHECKING:
     import onnx
@@ -37,14 +39,23 @@ def open_session(file: OnnxFile, threads: int | None = None, device: str = "cpu"
         raise ModelError(f"device is 'cuda' but this onnxruntime has no CUDA: {_cuda_remedy()}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # warnings about a file do not help its user, and errors are raised and told by us
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = _threads_to_use() if threads is None else threads
     options.add_session_config_entry("session.load_model_format", "ONNX")  # and not its own, whatever the name
     try:
         model = str(file.path) if content is None else content
         return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions share no narrower base
         raise ModelError(f"{file.path}: onnxruntime cannot open it: {_reason(file, str(error))}") from error
+
+
+def _threads_to_use() -> int:
+    """Returns how many threads onnxruntime should have; 0 leaves it to onnxruntime, one per core of the machine.
+
+    Its own choice overlooks that `taskset` or a scheduler has given this process fewer cores. More threads than those
+    turn in circles while they wait for each other: two on one core took twice the processor's time.
+    """
+    cores = usable_cores()
+    return 0 if cores == os.cpu_count() else cores
 
 
 STRIDES = (8, 16, 32)

@@ -101,12 +101,16 @@ def _embed_rest(
 
     left = range(writer.num_found, len(images))
     with embed_in_order(embedder, finder, images, left, arguments.flip, arguments.workers) as results:
+        is_tried = writer.num_found > 0
         for embedded in track(results, "embedding", len(left)):
             writer.add(embedded)
-            if len(writer.results) == SIZES_TRIED and writer.counts()["other_size"] == SIZES_TRIED:
+            if is_tried or len(writer.results) < SIZES_TRIED:
+                continue
+            is_tried = True
+            if writer.counts()["other_size"] == len(writer.results):
                 raise DataError(
-                    f"none of the first {SIZES_TRIED} images has the size that the model takes: {images.names[0]} "
-                    f"{writer.results[0].detail}{ADVICE_ON_SIZE}"
+                    f"none of the first {len(writer.results)} images has the size that the model takes: "
+                    f"{images.names[0]} {writer.results[0].detail}{ADVICE_ON_SIZE}"
                 )
 
 

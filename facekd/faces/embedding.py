@@ -24,6 +24,7 @@ from facekd.verification.scores import unit_rows
 
 DEFAULT_BATCH = 32
 LEAST_READ_AHEAD = 4  # images for each thread
+CROPS_AT_ONCE = 16  # that a thread decodes for one handing over, which costs as much as a sixth of a decoding
 
 
 @dataclass(frozen=True)
@@ -54,20 +55,30 @@ def row_type(embedding_size: int) -> np.dtype:
     )
 
 
-def rows_to_keep(image: EmbeddedFaces) -> np.ndarray:
-    """Returns what is kept of the faces of an image, of `row_type`; embeddings have unit length, `norms` theirs before.
+def rows_to_keep(images: Sequence[EmbeddedFaces]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what is kept of the faces of images; embeddings have unit length, `norms` theirs before.
 
     A face whose embedding has no direction is left out: a black crop, say, is no reason to lose other images.
+
+    Args:
+        images: at least one.
+
+    Returns:
+        One row a face, of `row_type`; and for each image the number of its rows.
     """
-    lengths = np.linalg.norm(image.embeddings.astype(np.float64), axis=1)
+    faces = [face for image in images for face in image.found.faces]
+    embeddings = np.concatenate([image.embeddings for image in images])
+    lengths = np.linalg.norm(embeddings.astype(np.float64), axis=1)
     usable = np.flatnonzero((lengths > 0) & (lengths <= np.finfo(np.float32).max))
-    rows = np.zeros(len(usable), row_type(image.embeddings.shape[1]))
-    rows["embeddings"] = unit_rows(image.embeddings[usable], None)
+    rows = np.zeros(len(usable), row_type(embeddings.shape[1]))
+    rows["embeddings"] = unit_rows(embeddings[usable], None)
     rows["norms"] = lengths[usable]
-    for row, number in enumerate(usable.tolist()):
-        face = image.found.faces[number]
-        rows["boxes"][row], rows["landmarks"][row], rows["scores"][row] = face.box, face.landmarks, face.score
-    return rows
+    if len(usable):
+        kept = [faces[number] for number in usable.tolist()]
+        rows["boxes"], rows["landmarks"] = [face.box for face in kept], [face.landmarks for face in kept]
+        rows["scores"] = [face.score for face in kept]
+    owners = np.repeat(np.arange(len(images)), [len(image.found.faces) for image in images])
+    return rows, np.bincount(owners[usable], minlength=len(images))
 
 
 @contextmanager
@@ -94,23 +105,38 @@ def embed_in_order(
         OSError: the disk fails.
     """
     batch_size: int = getattr(embedder, "batch_size", DEFAULT_BATCH)
-    read_ahead = max(LEAST_READ_AHEAD, -(-2 * batch_size // workers))
-    with in_order(partial(_find, finder, images), indices, workers, read_ahead) as results:
-        yield _embed(embedder, images, zip(indices, results, strict=True), flip, batch_size)
+    at_once = CROPS_AT_ONCE if finder.detector is None else 1  # a detector takes long for each photograph
+    chunks = [indices[start : start + at_once] for start in range(0, len(indices), at_once)]
+    read_ahead = max(LEAST_READ_AHEAD, -(-2 * batch_size // (workers * at_once)))
+    with in_order(partial(_find, finder, images), chunks, workers, read_ahead) as results:
+        found = (pair for chunk, result in zip(chunks, results, strict=True) for pair in _pairs(chunk, result))
+        yield _embed(embedder, images, found, flip, batch_size)
 
 
-def _find(finder: FaceFinder, images: Images, index: int) -> FoundFaces:
-    """Finds the faces of one image, in a thread."""
-    try:
-        return finder.find(images.read(index))
-    except RecordError as error:
-        return FoundFaces([], "unreadable", str(error))
+def _find(finder: FaceFinder, images: Images, indices: Sequence[int]) -> list[FoundFaces | Exception]:
+    """Finds the faces of some images, in a thread; an error stands in the place of the image that it belongs to."""
+    found: list[FoundFaces | Exception] = []
+    for index in indices:
+        try:
+            found.append(finder.find(images.read(index)))
+        except RecordError as error:
+            found.append(FoundFaces([], "unreadable", str(error)))
+        except Exception as error:  # the images before it are embedded first
+            return [*found, error]
+    return found
+
+
+def _pairs(indices: Sequence[int], result: Future[list[FoundFaces | Exception]]) -> Iterator[tuple[int, FoundFaces]]:
+    for index, found in zip(indices, result.result(), strict=False):
+        if isinstance(found, Exception):
+            raise found
+        yield index, found
 
 
 def _embed(
     embedder: Embedder,
     images: Images,
-    results: Iterator[tuple[int, Future[FoundFaces]]],
+    results: Iterator[tuple[int, FoundFaces]],
     flip: bool,
     batch_size: int,
 ) -> Iterator[EmbeddedFaces]:
@@ -122,7 +148,7 @@ def _embed(
     def run(count: int) -> None:
         """Embeds the first crops that wait."""
         nonlocal rows
-        batch = np.stack(crops[:count])
+        batch = np.stack(crops[:count]) if count > 1 else crops[0][None]
         try:
             found = embedder.embed(batch)
             if flip:
@@ -140,8 +166,7 @@ def _embed(
             own, rows = rows[: len(found.faces)], rows[len(found.faces) :]
             yield EmbeddedFaces(index, found, own)
 
-    for index, result in results:
-        found = result.result()
+    for index, found in results:
         waiting.append((index, found))
         crops += [face.crop for face in found.faces]
         while len(crops) >= batch_size:

@@ -7,6 +7,7 @@ or why none. Only then is the gallery written.
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -23,9 +24,10 @@ from facekd.faces.finding import IMAGE_REASONS
 from facekd.faces.gallery import Gallery, Origin, write_gallery
 from facekd.faces.image_inputs import Images
 from facekd.files.resumable_file import ResumableFile, journal_path
-from facekd.files.writing import atomic_open_together
+from facekd.files.writing import atomic_open, atomic_open_together
 
 SEVERAL = "several_faces"
+IMAGES_AT_ONCE, SECONDS_WAITING = 64, 1.0
 ADVICE_ON_SIZE = "; photographs need --detector, and aligned crops of another size --resize"
 
 
@@ -77,20 +79,34 @@ class GalleryWriter:
         job = {"verb": "embed", "images": images.fingerprint(), "embedding_size": embedding_size, **job}
         self._file = ResumableFile(_rows_path(path), job)
         self.results: list[ImageResult] = []
+        self._waiting: list[EmbeddedFaces] = []
+        self._next_time = 0.0
         self._find()
         self.num_found = len(self.results)
 
-    def add(self, image: EmbeddedFaces) -> ImageResult:
-        """Adds the faces of the next image, and returns what became of it."""
-        rows, found = rows_to_keep(image), image.found
-        reason = "no_direction" if found.faces and not len(rows) else found.reason
-        result = ImageResult(len(rows), reason, found.detail, found.num_sure)
+    def add(self, image: EmbeddedFaces) -> None:
+        """Adds the faces of the next image; what became of it is in `results` a second later at the most."""
+        # Many small images together: the steps below cost as much for one as for dozens.
+        self._waiting.append(image)
+        now = time.monotonic()
+        if len(self._waiting) >= IMAGES_AT_ONCE or now >= self._next_time:
+            self._next_time = now + SECONDS_WAITING
+            self._add_waiting()
 
-        # Write it, and note it.
-        self._file.write(rows.tobytes())
-        self._file.note(json.dumps([result.reason, result.detail, result.num_sure]))
-        self.results.append(result)
-        return result
+    def _add_waiting(self) -> None:
+        """Writes and notes what waits."""
+        if not self._waiting:
+            return
+        images, self._waiting = self._waiting, []
+        rows, counts = rows_to_keep(images)
+        end = 0
+        for image, count in zip(images, counts.tolist(), strict=True):
+            found = image.found
+            reason = "no_direction" if found.faces and not count else found.reason
+            self._file.write(rows[end : end + count].tobytes())
+            self._file.note(json.dumps([reason, found.detail, found.num_sure]))
+            self.results.append(ImageResult(count, reason, found.detail, found.num_sure))
+            end += count
 
     def finish(self, origin: Origin, which: str) -> int:
         """Writes the report and the gallery, when all images are added; returns the number of faces.
@@ -102,14 +118,15 @@ class GalleryWriter:
         Raises:
             DataError: there are no faces; the report is written all the same.
         """
+        self._add_waiting()
         assert len(self.results) == len(self._images)
         self._file.checkpoint()
         counts = np.array([result.num_faces for result in self.results])
         report = "".join(self._report_lines(which)).encode("utf-8", "backslashreplace")
         num_faces = int(counts.sum())
         if not num_faces:
-            with atomic_open_together(self.report_path, {self.path: False}) as streams:
-                streams[self.report_path].write(report)
+            with atomic_open(self.report_path) as stream:  # an older gallery stays
+                stream.write(report)
             self._discard()
             raise DataError(
                 f"no face in any of {len(counts):,} images: {self.summary()}. {self.report_path} says why, image by "
@@ -140,6 +157,8 @@ class GalleryWriter:
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         if self._file.is_open:
+            with suppress(OSError):  # a full disk, which is told already
+                self._add_waiting()
             self._file.abort()
 
     @property

@@ -120,7 +120,7 @@ def _embed(
     rows, of_image = [], []
     with embed_in_order(embedder, finder, images, range(len(images)), origin.flip, workers) as results:
         for image in track(results, "embedding probes", len(images)):
-            found = rows_to_keep(image)
+            found, _ = rows_to_keep([image])
             rows.append(found)
             of_image += [image.index] * len(found)
             if not len(found):

@@ -15,7 +15,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from facekd.embedder import OnnxEmbedder
+from facekd.embedder import OnnxEmbedder, onnx_session
+from facekd.embedder.onnx_file import read_onnx_file
 from facekd.errors import ModelError
 
 HERE = f"onnxruntime {onnxruntime.__version__}".replace(".", r"\.")
@@ -175,3 +176,14 @@ def test_a_refused_file_is_told_in_a_moment_and_briefly(tmp_path: Path, field: s
     with pytest.raises(ModelError, match=r"m\.onnx: onnxruntime cannot open it: ") as raised:
         OnnxEmbedder(path)
     assert len(str(raised.value)) < 3000 and "\x1b" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("usable", "asked", "given"), [(1, None, 1), (3, None, 3), (4, None, 0), (1, 2, 2)])
+def test_onnxruntime_has_no_more_threads_than_the_process_may_use_cores(
+    usable: int, asked: int | None, given: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 0, onnxruntime decides by the cores of the machine, whatever the process may use."""
+    monkeypatch.setattr(onnx_session, "usable_cores", lambda: usable)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    session = onnx_session.open_session(read_onnx_file(write(tmp_path / "m.onnx")), asked)
+    assert session.get_session_options().intra_op_num_threads == given
