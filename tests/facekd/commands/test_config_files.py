@@ -68,7 +68,9 @@ def test_every_key_that_holds_a_path_is_one_of_those() -> None:
     trained = {"output", "data.train", "shared_head", "validation.packs", "backbone.weights", "head.weights"}
     assert path_keys(TrainConfig) == trained
     assert path_keys(DistillConfig) == trained | {"teacher.model", "teacher.head", "teacher.cache"}
-    assert path_keys(PipelineFile) == {"output", "student.recipe", "teacher.recipe", "distilled.recipe"}
+    assert path_keys(PipelineFile) == {
+        *("output", "teacher_from", "student.recipe", "teacher.recipe", "distilled.recipe"),
+    }
 
 
 def test_a_written_config_means_the_same_in_another_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
