@@ -205,6 +205,29 @@ def test_what_cannot_be_searched_is_said_in_one_line(here: Path, run: Run, words
     assert not any(file.endswith(("html", "txt", "lock")) for file in map(str, here.iterdir()))
 
 
+@pytest.mark.slow  # a detector looks at 30 photographs
+def test_photographs_of_real_people_find_their_people(
+    tmp_path: Path, run: Run, real_data: Callable[[str], Path]
+) -> None:
+    model = ("--model", real_data("models/mobilefacenet_128_fixed_batch.onnx"), "--detector")
+    model = (*model, real_data("models/scrfd_2.5g_bnkps.onnx"), "--mean", "123.675,116.28,103.53")
+    model = (*model, "--std", "58.395,57.12,57.375", "--faces", "centre")
+    people = sorted(real_data("photos").iterdir())
+    for person in people:
+        for number, photo in enumerate(sorted(person.iterdir())[:3]):
+            copy = tmp_path / ("known" if number else "asked") / person.name / photo.name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, copy)
+    shutil.rmtree(tmp_path / "known" / people[0].name)
+    assert run(embed_faces.main, tmp_path / "known", *model, "--output", tmp_path / "faces.npz")[0] == 0
+    words = (tmp_path / "asked", "--gallery", tmp_path / "faces.npz", *model, "--threshold", 0.35)
+    assert run(search_faces.main, *words, "--output", tmp_path / "s.json")[0] == 0
+    probes = found_in(str(tmp_path / "s.json"))["probes"]
+    best = [(probe["person"], probe["matches"][0]) for probe in probes]
+    assert len(best) == 10 and not best[0][1]["accepted"]
+    assert [person for person, match in best[1:] if not match["accepted"] or match["person"] != person] == []
+
+
 def test_more_matches_than_people_are_no_error(here: Path, run: Run) -> None:
     status, text, _ = run(search_faces.main, "faces.npz", "--gallery", "faces.npz", "--top", 900, "--output", "s.json")
     assert status == 0 and "of each the nearest 3 people are listed" in text

@@ -83,6 +83,11 @@ def test_a_point_is_chosen_by_its_far(tmp_path: Path) -> None:
             True,
             r"the same file \(m\.onnx\), but otherwise \(color rgb, not bgr\), than these faces",
         ),
+        (
+            {**MODEL, "fingerprint": "other", "prelu_rewritten": True},
+            True,
+            r"\(m\.onnx\), but otherwise \(prelu_rewritten False, not True\), than these faces",
+        ),
         ({**MODEL, "fingerprint": "other"}, True, r"the same file \(m\.onnx\), but with another --resize, than"),
     ],
 )
@@ -112,6 +117,8 @@ def test_results_of_each_evaluation_of_pairs_are_read(tmp_path: Path) -> None:
     ijb = read_thresholds(write_result(tmp_path / "ijb" / "results.json", IJB).parent)
     assert (ijb.data, ijb.flip) == ("IJBC", True) and "templates" in ijb.remarks[0]
     assert ijb.point_at(0.1) == pack.point_at(0.1)
+    named = {**IJB, "dataset": {**IJB["dataset"], "published": "IJB-C"}}
+    assert read_thresholds(write_result(tmp_path / "c" / "results.json", named)).data == "IJB-C"
 
 
 def _with_point(**changes: Any) -> dict[str, Any]:

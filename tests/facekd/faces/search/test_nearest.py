@@ -66,6 +66,18 @@ def test_cosines_are_exact_and_the_same_for_equal_faces_in_any_block() -> None:
     assert np.abs(found.cosines[1] - exact[found.rows[1]]).max() < 1e-15
 
 
+def test_faces_that_are_all_alike_are_listed_in_their_order() -> None:
+    gallery = np.tile(np.float32(0.125), (20_000, 64))
+    gallery[15_000] = -gallery[15_000]
+    probes = gallery[:3]
+    assert find_nearest(probes, gallery, 4).rows.tolist() == [[0, 1, 2, 3]] * 3
+    people = np.array(["a", "b"] * 5_000 + ["b", "c"] * 5_000)
+    found = find_nearest(probes, gallery, 4, people)
+    assert found.rows.tolist() == [[0, 1, 10_001]] * 3 and (found.cosines == 1).all()
+    people[15_000] = "d"
+    assert find_nearest(probes, gallery, 4, people).rows.tolist() == [[0, 1, 10_001, 15_000]] * 3
+
+
 def test_no_probes_find_nothing_and_an_empty_gallery_is_refused() -> None:
     gallery = np.eye(3, dtype=np.float32)
     assert find_nearest(gallery[:0], gallery, 2).rows.shape == (0, 2)
