@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
@@ -66,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         embedder = open_with()
     except ModelError as error:
         problem = str(error).removeprefix(f"{arguments.model}: ")
-    for number, line in enumerate(_usage(arguments.model, embedder) if embedder else _other_usage(file, problem)):
+    for number, line in enumerate(_usage(file, embedder) if embedder else _other_usage(file, problem)):
         print(f"  {'' if number else 'use':<9} {line}")
     if arguments.verify_with is not None:
         with file_lock(sidecar_path(file.path)) if arguments.write else contextlib.nullcontext():
@@ -94,7 +95,7 @@ def _print_file(file: OnnxFile) -> None:
     more = f" and {rest} other kind{'s' if rest > 1 else ''}" if rest > 0 else ""
     print(f"  nodes     {len(model.graph.node):,}: {listed}{more}")
     print(f"  weights   {_weights(model)}")
-    entries = [f"{shown(key, 40)}: {shown(value, 100)}" for key, value in sorted(file.metadata.items())] or ["nothing"]
+    entries = [f"{shown(key, 40)}: {shown(value)}" for key, value in sorted(file.metadata.items())] or ["nothing"]
     if len(entries) > SHOWN_ENTRIES:
         entries[SHOWN_ENTRIES:] = [f"and {len(entries) - SHOWN_ENTRIES:,} more"]
     for number, entry in enumerate(entries):
@@ -104,30 +105,31 @@ def _print_file(file: OnnxFile) -> None:
 
 
 def _type_of(value: Any) -> str:
-    import onnx
-
     tensor = value.type.tensor_type
     sizes = [shown(dim.dim_param) if dim.dim_param else dim.dim_value or "?" for dim in tensor.shape.dim]
-    return f"{onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} [{', '.join(map(str, sizes))}]"
+    return f"{_type_name(tensor.elem_type)} [{', '.join(map(str, sizes))}]"
+
+
+def _type_name(number: int) -> str:
+    """Returns the name of a type of values; a damaged file, or one of a newer onnx, may have any number there."""
+    import onnx
+
+    kinds = onnx.TensorProto.DataType
+    return kinds.Name(number).lower() if number in kinds.values() else f"type {number}"
 
 
 def _weights(model: Any) -> str:
     """Says how many values the weights of a graph have, by type, the most frequent first."""
-    import math
-
-    import onnx
-
     counts = Counter[str]()
     constants = [node.attribute[0].t for node in model.graph.node if node.op_type == "Constant" and node.attribute]
     for tensor in (*model.graph.initializer, *constants):
-        kind = onnx.TensorProto.DataType.Name(tensor.data_type) if tensor.data_type else ""
-        counts[kind.lower()] += math.prod(tensor.dims) if kind else 0
+        if tensor.data_type:  # none where a constant is written in another way
+            counts[_type_name(tensor.data_type)] += math.prod(tensor.dims)
     return ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common(3) if count) or "none"
 
 
-def _usage(path: Path, embedder: OnnxEmbedder) -> Iterator[str]:
+def _usage(file: OnnxFile, embedder: OnnxEmbedder) -> Iterator[str]:
     """Describes how facekd uses a model that embeds faces, in the words of its options, a line each."""
-    from facekd.embedder.onnx_file import read_onnx_file
     from facekd.embedder.prelu_form import count_prelu
 
     facts = embedder.preprocessing
@@ -137,7 +139,7 @@ def _usage(path: Path, embedder: OnnxEmbedder) -> Iterator[str]:
         names = ", ".join(embedder.assumed)
         yield f"assumed, as neither the file nor its graph says: {names}; `--verify-with PACK` finds out which fit"
     yield from embedder.remarks
-    if num_prelu := count_prelu(read_onnx_file(path).model):
+    if num_prelu := count_prelu(file.model):
         yield f"--rewrite-prelu may make it faster on a CPU: it has {num_prelu} PReLU"
 
 

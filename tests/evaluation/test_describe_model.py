@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 from evaluation.sets.pair_set import load_pair_set
@@ -103,6 +104,19 @@ def test_a_model_is_described_tried_and_from_then_on_used_as_found(
     before = sidecar_path(model).read_bytes()
     assert main(["describe", str(model), "--verify-with", str(pack), "--pairs", "40", "--no-write"]) == 0
     assert sidecar_path(model).read_bytes() == before
+
+
+def test_a_type_that_this_onnx_does_not_know_is_shown_by_its_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_pooling_model(tmp_path / "m.onnx", SIZE, tile=4)
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.elem_type = 99
+    model.graph.initializer.add(name="w", dims=[0], data_type=98)
+    path.write_bytes(model.SerializeToString())
+    assert main(["describe", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "output    y: type 99 [b, 48]" in printed and "use       onnxruntime cannot open it" in printed
 
 
 def test_options_win_over_a_sidecar_and_a_sidecar_over_what_is_assumed(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from facekd.cli import main
 from facekd.embedder import OnnxEmbedder, onnx_session
 from facekd.embedder.onnx_file import read_onnx_file
 from facekd.errors import ModelError
@@ -148,8 +149,18 @@ DETECTORS: dict[str, dict[str, list[int]]] = {
 }
 
 
+DESCRIBED = {
+    "scrfd": "finds faces and their landmarks (SCRFD)\n            facekd data align PHOTOS ALIGNED --detector ",
+    "scrfd without landmarks": "finds faces (SCRFD without landmarks)",
+    "yunet": "finds faces and their landmarks (YuNet)\n            facekd data align PHOTOS ALIGNED --detector ",
+    "retinaface": "finds faces (in a way that facekd does not read)",
+}
+
+
 @pytest.mark.parametrize("kind", DETECTORS)
-def test_a_face_detector_in_the_place_of_a_model_is_called_one(tmp_path: Path, kind: str) -> None:
+def test_a_face_detector_in_the_place_of_a_model_is_called_one(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     nodes, outputs = [], []
     for name, shape in DETECTORS[kind].items():
         value = numpy_helper.from_array(np.zeros(shape, np.float32))
@@ -161,6 +172,8 @@ def test_a_face_detector_in_the_place_of_a_model_is_called_one(tmp_path: Path, k
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
     with pytest.raises(ModelError, match=r"d\.onnx: finds faces in photographs .* `facekd data align --detector`"):
         OnnxEmbedder(path)
+    assert main(["describe", str(path)]) == 0
+    assert DESCRIBED[kind] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("field", "length"), [("domain", 1_000_000), ("op_type", 1_000_000), ("name", 100_000)])
