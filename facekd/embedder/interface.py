@@ -27,8 +27,8 @@ class Embedder(Protocol):
         embedding_size: D.
         preprocessing: mean, std, channel order and image size of the model's input.
         normalized: whether embeddings have unit L2 norm; if so, `f(x) + f(flipped x)` weighs both alike.
-        fingerprint: hex digest of weights and preprocessing. Models with equal fingerprints give equal embeddings, so
-            embeddings may be cached under it.
+        fingerprint: hex digest of weights and preprocessing. Models with equal fingerprints give equal embeddings up
+            to rounding (1e-5 of their length), so embeddings may be cached under it and compared.
     """
 
     @property

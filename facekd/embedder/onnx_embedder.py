@@ -149,14 +149,12 @@ class OnnxEmbedder:
 
     @property
     def fingerprint(self) -> str:
-        """Hashes the file, its external data if it has any, the preprocessing, and whether PReLU is rewritten.
+        """Hashes the file, its external data if it has any, and the preprocessing.
 
-        Rewritten or not, embeddings differ by rounding. That is no reason to keep them apart in what is measured, but
-        kept embeddings are exactly those that would be computed now, so the two have fingerprints of their own.
+        With PReLU rewritten or not it is the same: embeddings differ by rounding, as with another number of threads.
         """
         if self._fingerprint is None:
-            form = ["PReLU rewritten"] if self.prelu_rewritten else []
-            digest = start_fingerprint(self.preprocessing, self.normalized, self.resize, self.output, *form)
+            digest = start_fingerprint(self.preprocessing, self.normalized, self.resize, self.output)
             for file in self._files:
                 digest.update(sha256_of_file(file).encode())
             self._fingerprint = digest.hexdigest()

@@ -30,8 +30,7 @@ class TeacherConfig:
         std: standard deviation in the same units, for an ONNX file that does not record it.
         color: channel order, for an ONNX file that does not record it.
         embedding_output: output that is the embedding, for an ONNX file that has several.
-        rewrite_prelu: compute the PReLU of an ONNX file in a form that is faster on a CPU, as `--rewrite-prelu` does; a
-            cache that was made with that option needs it.
+        rewrite_prelu: compute the PReLU of an ONNX file in a form that is faster on a CPU, as `--rewrite-prelu` does.
         weight: weight beside the other teachers, where several are named; they are divided by their sum.
 
     Raises:
