@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MXNET_PYTHON ?= $(PYTHON)
 
-.PHONY: help install quickstart test test-slow test-mxnet test-versions test-package fuzz faults mutants coverage check format bench \
+.PHONY: help install quickstart test test-slow test-mxnet test-clients test-versions test-package fuzz faults mutants coverage check format bench \
 	soak clean
 .DEFAULT_GOAL := help
 
@@ -13,6 +13,7 @@ help:
 	@echo "make test         the tests"
 	@echo "make test-slow    the tests, the slow ones too"
 	@echo "make test-mxnet   packs exchanged with mxnet 1.9.1 itself, in an environment of its own"
+	@echo "make test-clients   exported files in onnxruntime, OpenCV, OpenVINO, insightface, ncnn, MNN, node and a browser: CLIENTS=\"opencv mnn\" for some"
 	@echo "make test-versions  the tests under Python 3.10 to 3.14, with the lowest and the newest dependencies: PYTHONS=..., TESTS=..."
 	@echo "make test-package   builds sdist and wheel, and uses the wheel in an environment of its own"
 	@echo "make fuzz         the readers of foreign files against damaged ones: SECONDS=60 for each, TARGETS=\"rec idx\" for some"
@@ -67,6 +68,10 @@ test-versions: install $(BIN)/uv
 test-package: install $(BIN)/uv
 	$(BIN)/python -m tests.package
 
+# node and npm for two of the clients, a C++ compiler and onnxruntime's headers for one: those that lack theirs are told.
+test-clients: install $(BIN)/uv
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.clients.run --uv $(BIN)/uv $(if $(CLIENTS),--clients $(CLIENTS))
+
 # atheris has no wheel for some platforms, so it is no part of the environment that everyone installs.
 SECONDS ?= 60
 fuzz: install
@@ -117,4 +122,4 @@ soak: install
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
 
 clean:
-	rm -rf $(VENV) .venv-mxnet .venv-versions build dist *.egg-info
+	rm -rf $(VENV) .venv-mxnet .venv-versions .venv-clients build dist *.egg-info
