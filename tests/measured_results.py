@@ -17,7 +17,7 @@ MODEL: Mapping[str, Any] = {
     "sha256": "aa",
     "fingerprint": "ff",
     "preprocessing": {"color": "rgb", "mean": [1.0, 2.0]},
-    "prelu_rewritten": False,
+    "output": "y",
 }
 
 

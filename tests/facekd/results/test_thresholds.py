@@ -84,9 +84,9 @@ def test_a_point_is_chosen_by_its_far(tmp_path: Path) -> None:
             r"the same file \(m\.onnx\), but otherwise \(color rgb, not bgr\), than these faces",
         ),
         (
-            {**MODEL, "fingerprint": "other", "prelu_rewritten": True},
+            {**MODEL, "fingerprint": "other", "output": "z"},
             True,
-            r"\(m\.onnx\), but otherwise \(prelu_rewritten False, not True\), than these faces",
+            r"\(m\.onnx\), but otherwise \(output y, not z\), than these faces",
         ),
         ({**MODEL, "fingerprint": "other"}, True, r"the same file \(m\.onnx\), but with another --resize, than"),
     ],
