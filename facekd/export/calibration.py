@@ -16,8 +16,9 @@ from facekd.export.options import LEAST_CALIBRATION, JudgingOptions
 from facekd.images.preprocessing import fit_images
 
 HELD_OUT = 256  # faces at most that a variant is compared on
-SHARE_HELD_OUT = 4  # of few faces every fourth
+SHARE_HELD_OUT = 4  # of few faces at least every fourth
 GENERATED = "synthetic:16x4"  # people x images, where no faces are given
+GENERATED_NAME = "generated faces"
 FLAT = 4.0  # standard deviation in grey levels; that of a face is 30 or more, and of a blurred one 10
 PACKS = (".bin", ".npz")
 
@@ -41,18 +42,24 @@ class Faces:
     @property
     def held_out_name(self) -> str:
         """Says what is compared on, behind a number."""
-        return f"other images of {self.source}" if len(self.calibration) else self.source
+        other = "other " if len(self.calibration) else ""
+        return self.source if self.source == GENERATED_NAME else f"{other}images of {self.source}"
 
 
 def generated_faces(image_size: int) -> Faces:
     """Renders a few faces to compare on, for want of photographs."""
     dataset = open_dataset(GENERATED, image_size)
     images = dataset.load(np.arange(len(dataset)))[0]
-    return Faces("generated faces", images[:0], images)
+    return Faces(GENERATED_NAME, images[:0], images)
 
 
-def read_faces(judging: JudgingOptions, image_size: int) -> Faces:
+def read_faces(judging: JudgingOptions, image_size: int, is_calibrated: bool = True) -> Faces:
     """Reads faces from `judging.calibrate`, drawn evenly from all that is there, and holds some of them out.
+
+    Args:
+        judging: the source, and how many to calibrate on.
+        image_size: S.
+        is_calibrated: False holds all of them out, because nothing is calibrated.
 
     Raises:
         DataError: too few different faces, or pictures of one colour; or see `read_pair_pack` and `open_dataset`.
@@ -60,7 +67,8 @@ def read_faces(judging: JudgingOptions, image_size: int) -> Faces:
     """
     assert judging.calibrate is not None
     source = judging.calibrate
-    images = _distinct(_some_images(source, judging.calibration_images + HELD_OUT, image_size, judging.resize))
+    wanted = judging.calibration_images if is_calibrated else 0
+    images = _distinct(_some_images(source, wanted + HELD_OUT, image_size, judging.resize))
     if len(images) < LEAST_CALIBRATION:
         raise DataError(
             f"{source}: holds {len(images)} different faces, and at least {LEAST_CALIBRATION} are needed: the "
@@ -73,14 +81,12 @@ def read_faces(judging: JudgingOptions, image_size: int) -> Faces:
     warnings = []
     if num_flat:
         warnings.append(f"{source}: {num_flat} of {len(images)} images are of one colour and show no face")
-    # Those held out first: without them nothing could be said about the rest.
-    num_held_out = min(HELD_OUT, len(images) // SHARE_HELD_OUT)
+    # What is not calibrated on is held out, and of few faces a share.
+    num_held_out = min(HELD_OUT, max(len(images) - wanted, len(images) // SHARE_HELD_OUT))
     order = np.random.default_rng(1).permutation(len(images))
-    held_out, calibration = images[order[:num_held_out]], images[order[num_held_out:]][: judging.calibration_images]
-    if len(calibration) < judging.calibration_images:
-        warnings.append(
-            f"{source}: has only {len(calibration)} faces to calibrate on, not {judging.calibration_images}"
-        )
+    held_out, calibration = images[order[:num_held_out]], images[order[num_held_out:]][:wanted]
+    if len(calibration) < wanted:
+        warnings.append(f"{source}: has only {len(calibration)} faces to calibrate on, not {wanted}")
     return Faces(Path(source).name, calibration, held_out, tuple(warnings))
 
 

@@ -49,7 +49,7 @@ def faces_for(options: ExportOptions, judging: JudgingOptions, image_size: int) 
     if options.precision == "fp32":
         return None
     if judging.calibrate is not None:
-        return read_faces(judging, image_size)
+        return read_faces(judging, image_size, options.precision == "int8")
     return None if judging.judge else generated_faces(image_size)
 
 
