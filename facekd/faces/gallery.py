@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -127,6 +128,15 @@ def read_gallery(path: str | os.PathLike[str]) -> Gallery:
     _check_arrays(arrays, path)
     kept = {name: array.astype(np.float32, copy=False) for name, array in arrays.items() if array.dtype.kind == "f"}
     return Gallery(**{**arrays, **kept}, origin=origin)
+
+
+def is_gallery(path: Path) -> bool:
+    """Tells whether a file looks like a gallery, by the names in its archive; whether it is whole shows on reading."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {"about.npy", "embeddings.npy"} <= {*archive.namelist()}
+    except Exception:  # a damaged archive can make zipfile raise anything
+        return False
 
 
 def check_same_model(gallery: Gallery, embedder: Embedder, path: str | os.PathLike[str]) -> None:

@@ -13,6 +13,7 @@ from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.errors import DataError
 from facekd.faces.finding import ImageSource
+from facekd.faces.gallery import is_gallery
 from facekd.files.reading import read_text_file, require_regular_file, stamp_of
 from facekd.images.image_files import explain_no_images, is_listed_name, list_nested
 from facekd.utils.foreign import some_of
@@ -208,6 +209,8 @@ def _open(word: str) -> Sequence[Images]:
     suffix = path.suffix.lower()
     if suffix == ".rec":
         return [RecordImages(path)]
+    if suffix == ".npz" and is_gallery(path):
+        raise DataError(f"{word}: is a gallery, whose faces are embedded already; give images")
     if suffix in (".bin", ".npz"):
         return [PackImages(path)]
     if not is_listed_name(path.name):

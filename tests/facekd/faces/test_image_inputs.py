@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from facekd.data.pair_packs.pair_pack import write_pair_pack
@@ -71,6 +72,7 @@ def test_the_fingerprint_changes_with_names_people_and_files(here: Path) -> None
         ("broken.bin", r"broken\.bin: cannot be read as a pack"),
         ("broken.npz", r"broken\.npz: cannot be read as a pack of facekd"),
         ("broken.rec", r"broken\.rec"),
+        ("gallery.npz", r"gallery\.npz: is a gallery, whose faces are embedded already; give images"),
         ("list:in", r"in: is a folder; expected a list of paths"),
         ("list:blank", "blank: lists no images; expected a path on each line"),
         ("list:columns", "columns: 1 lines have more than two columns, the first that of a; expected a path"),
@@ -80,6 +82,7 @@ def test_what_is_no_input_is_said(here: Path, word: str, message: str) -> None:
     (here / "empty").mkdir()
     for name in ("broken.bin", "broken.npz", "broken.rec"):
         (here / name).write_bytes(b"PK\x03\x04 nothing")
+    np.savez(here / "gallery.npz", about=np.array("{}"), embeddings=np.zeros(3))
     (here / "blank").write_text("\n \n")
     (here / "columns").write_text("a\tb\tc\n")
     kind, _, rest = word.rpartition(":")
