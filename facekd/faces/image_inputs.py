@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
@@ -94,11 +94,15 @@ class ImageFiles(Images):
 
 
 class RecordImages(Images):
-    """Provides the images of a `.rec`; people are its labels."""
+    """Provides the images of a `.rec`; people are its labels.
+
+    Attributes:
+        path: the file, without links.
+    """
 
     def __init__(self, path: Path) -> None:
         self._pack: RecordPack = open_record_pack(path, "skip")
-        self._path = self._pack.reader.rec_path
+        self.path = self._pack.reader.rec_path.resolve()
         self.names = [f"{path}#{key}" for key in self._pack.image_keys.tolist()]
         self.people = [str(label) if label >= 0 else "" for label in self._pack.labels().tolist()]
         for warning in self._pack.warnings:
@@ -110,11 +114,11 @@ class RecordImages(Images):
 
     def identities(self) -> list[str]:
         """See `Images.identities`; keys of records may occur twice."""
-        return [f"{self._path.resolve()}#{number}" for number in range(len(self))]
+        return [f"{self.path}#{number}" for number in range(len(self))]
 
     def stamps(self) -> Iterable[tuple[int, ...]]:
         """See `Images.stamps`."""
-        yield stamp_of(self._path, self._pack.reader.index.source)
+        yield stamp_of(self.path, self._pack.reader.index.source)
 
 
 class PackImages(Images):
@@ -171,8 +175,9 @@ class JoinedImages(Images):
 def list_images(words: Sequence[str], lists: Sequence[Path] = ()) -> Images:
     """Lists the images of all inputs, in the order in which they are named; one that is named twice is taken once.
 
-    A person is the folder that an image lies in, if that is below a folder that was named; the label in a `.rec`; or
-    the second column of a list. What is left out, and how many are named twice, is said on standard error.
+    A person is the folder that an image lies in, if that is below a folder that was named; the label in a `.rec`, with
+    the pack before it if there are several; or the second column of a list. What is left out, and how many are named
+    twice, is said on standard error.
 
     Args:
         words: what the user named: photographs, folders, `.rec`, `.bin` and `.npz` packs, `-`.
@@ -181,7 +186,9 @@ def list_images(words: Sequence[str], lists: Sequence[Path] = ()) -> Images:
     Raises:
         DataError: there is no such input, it is of another kind, or there are no images.
     """
-    parts = [part for word in words for part in _open(word)] + [_read_list(path) for path in lists]
+    opened = {word: _open(word) for word in words}
+    _tell_labels_apart(opened)
+    parts = [part for word in words for part in opened[word]] + [_read_list(path) for path in lists]
     seen: set[str] = set()
     places: list[tuple[Images, int]] = []
     for part in parts:
@@ -216,6 +223,16 @@ def _open(word: str) -> Sequence[Images]:
     if not is_listed_name(path.name):
         raise DataError(f"{word}: is no image by its name; expected {EXPECTED}")
     return [ImageFiles([word], [""])]
+
+
+def _tell_labels_apart(opened: Mapping[str, Sequence[Images]]) -> None:
+    """Puts its pack before each label if there are several packs, whose label 5 is not one person; shards are one."""
+    packs = {word: [part for part in parts if isinstance(part, RecordImages)] for word, parts in opened.items()}
+    if len({frozenset(part.path for part in parts) for parts in packs.values() if parts}) < 2:
+        return
+    for word, parts in packs.items():
+        for part in parts:
+            part.people = [f"{word}:{label}" if label else "" for label in part.people]
 
 
 def _list_folder(folder: Path) -> ImageFiles:

@@ -43,6 +43,17 @@ def test_records_and_packs_are_named_by_key_and_number(
     assert "2 images are named more than once; each is embedded once" in capsys.readouterr().err
 
 
+def test_labels_of_two_packs_are_not_the_same_people_and_those_of_shards_are(
+    here: Path, write_records: Callable[..., Path]
+) -> None:
+    for name in ("a", "b"):
+        write_records(here / name, [(1, 4, 1)])
+    assert list_images(["a", "b/train.rec"]).people == ["a:4", "b/train.rec:4"]
+    (here / "b" / "train.rec").rename(here / "a" / "more.rec")
+    (here / "b" / "train.idx").rename(here / "a" / "more.idx")
+    assert list_images(["a"]).people == ["4", "4"]
+
+
 def test_lists_name_paths_and_people(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "list.txt").write_bytes(b"in/1.jpg\tEve Ng\r\n\n./in/../in/1.jpg\nin/Ada/\xe9.jpg\n")
     images = list_images(["in/1.jpg"], [here / "list.txt"])
