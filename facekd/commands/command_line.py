@@ -115,7 +115,7 @@ class CommandParser(argparse.ArgumentParser):
         ]
         formatter = self._get_formatter()
         formatter.add_usage(None, needed, groups, prefix="")
-        self.usage = f"{formatter.format_help().strip()} [options]".replace("%", "%%")
+        self.usage: str | None = f"{formatter.format_help().strip()} [options]".replace("%", "%%")
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:

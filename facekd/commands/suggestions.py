@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 # Keys that only the configuration of this verb has; two of them, or the first, tell it.
-KEYS_OF_VERBS = {
+KEYS_OF_VERBS: dict[str, tuple[str, ...]] = {
     "facekd study": ("methods", "packs", "reference", "prepare", "seeds"),
     "facekd pipeline sh-kd": ("distilled", "student", "processes", "base"),
     "facekd distill": ("teacher", "loss", "share", "diagnostics", "margin_on_teacher_head"),

@@ -70,21 +70,23 @@ class ResumableFile:
             DataError: `path` is a device, a named pipe or a socket.
             OSError: the file cannot be written, or what is there may not be replaced.
         """
-        self.path = Path(path)
+        self.path: Path = Path(path)
         mode_to_keep(self.path)  # refuses what cannot take the name at the end
         make_folder(self.path.parent)
         # Fixed names, so that what a killed run left is found, or overwritten, instead of filling the disk.
-        self.partial_path = self.path.with_name(hidden_name(self.path.name, ".partial"))
-        self.journal_path = journal_path(self.path)
+        self.partial_path: Path = self.path.with_name(hidden_name(self.path.name, ".partial"))
+        self.journal_path: Path = journal_path(self.path)
         # Through JSON and back, so that it compares equal to what the journal holds.
         self._job = None if job is None else json.loads(json.dumps(job))
         self._companions: dict[Path, TemporaryFile] = {}
         self._stream: BinaryIO | None = self._open()
         # Find the entries of an earlier run, and cut off the bytes that belong to none.
-        self.num_kept = 0
+        self.num_kept: int = 0
         self._is_broken = False
         self._pending: list[bytes] = []
         self._checksum = 0
+        self.position: int
+        self.num_found: int
         self.position, self.num_found, self._journal_end = self._find()
         self._num_journaled = self.num_found
         self._journal_fd = -1

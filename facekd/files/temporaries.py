@@ -69,6 +69,8 @@ class TemporaryFile:
                 raise FileExistsError
             return descriptor
 
+        self.path: str
+        self.descriptor: int
         self.path, self.descriptor = _create(folder, name, create)
         set_mode(self.descriptor, mode)
         sweep(folder, os.fstat(self.descriptor).st_mtime)

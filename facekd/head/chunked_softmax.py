@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class ChunkedLosses(torch.autograd.Function):
     """Computes losses (K, B) of the plan, an embedding per head, then a weight and a bias (or None) per product."""
 
     @staticmethod
-    def forward(ctx, plan: Plan, *tensors: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, plan: Plan, *tensors: Tensor | None) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         products, embeddings = _unpack(plan, tensors)
         spreads = row_spreads(plan, products)
         logits = Logits(plan, spreads)
@@ -54,7 +55,7 @@ class ChunkedLosses(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_KB: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad_KB: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         # Each process asks for the losses of its own rows only, and each has a part of the answer for all rows.
         plan: Plan = ctx.plan
         grad_KB = sum_over_world(grad_KB.contiguous(), plan.world)

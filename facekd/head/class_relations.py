@@ -52,8 +52,9 @@ class InterClass:
             groups: rows of each process.
             is_standardized: whether the student's logits are.
         """
-        self.classes_11, self.is_standardized = classes_11, is_standardized
-        self.sums_BK = like_B1.new_zeros(len(like_B1), 5 if is_standardized else 3)
+        self.classes_11 = classes_11
+        self.is_standardized = is_standardized
+        self.sums_BK: Tensor = like_B1.new_zeros(len(like_B1), 5 if is_standardized else 3)
 
     def add_chunk(self, student_Bn: Tensor, teacher_Bn: Tensor, logits_Bn: Tensor) -> None:
         """Adds probabilities of the student and the teacher, with the student's logits."""
@@ -100,8 +101,10 @@ class IntraClass:
 
     def __init__(self, like_B1: Tensor, classes_11: Tensor, groups: Sequence[slice], is_standardized: bool) -> None:
         """Starts with empty sums, see `InterClass`."""
-        self.classes_11, self.groups, self.is_standardized = classes_11, groups, is_standardized
-        self.sums_BK = like_B1.new_zeros(len(like_B1), 3 if is_standardized else 2)
+        self.classes_11 = classes_11
+        self.groups = groups
+        self.is_standardized = is_standardized
+        self.sums_BK: Tensor = like_B1.new_zeros(len(like_B1), 3 if is_standardized else 2)
 
     def add_chunk(self, student_Bn: Tensor, teacher_Bn: Tensor, logits_Bn: Tensor) -> None:
         """Adds the correlations of a chunk's classes, and what their gradient needs."""
@@ -148,4 +151,4 @@ def _columns(p_bn: Tensor, q_bn: Tensor) -> tuple[Tensor, Tensor]:
 
 
 Relation = InterClass | IntraClass
-RELATIONS = {"inter class": InterClass, "intra class": IntraClass}
+RELATIONS: dict[str, type[Relation]] = {"inter class": InterClass, "intra class": IntraClass}

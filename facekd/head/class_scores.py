@@ -117,11 +117,11 @@ class ProductScores:
         # One matrix of all heads' rows, so that one product serves them.
         self.product = product
         stacked = [embeddings[index] for index in product.heads]
-        self.embedding_RD = stacked[0] if len(stacked) == 1 else torch.cat(stacked)
-        self.dtype = self.embedding_RD.dtype
+        self.embedding_RD: Tensor = stacked[0] if len(stacked) == 1 else torch.cat(stacked)
+        self.dtype: torch.dtype = self.embedding_RD.dtype
         self.weight_CD = weight_CD
         self.bias_C = bias_C
-        self.is_known = norm_MC is not None
+        self.is_known: bool = norm_MC is not None
         if norm_MC is None and product.is_normalized:
             norm_MC = weight_CD.new_empty(product.sub_centers, weight_CD.shape[0], dtype=self.dtype)
         self.norm_MC = norm_MC
@@ -158,12 +158,12 @@ class ProductGradients:
         self.scores = scores
         # Students come first in a product, so their rows are its first rows.
         num_heads, num_students = len(scores.product.heads), scores.product.num_students
-        self.rows = scores.embedding_RD.shape[0] // num_heads * num_students
-        self.student_RD = scores.embedding_RD[: self.rows]
-        self.embedding_RD = torch.zeros_like(self.student_RD) if of_embedding else None
-        self.weight_CD = torch.empty_like(scores.weight_CD) if of_weight else None
+        self.rows: int = scores.embedding_RD.shape[0] // num_heads * num_students
+        self.student_RD: Tensor = scores.embedding_RD[: self.rows]
+        self.embedding_RD: Tensor | None = torch.zeros_like(self.student_RD) if of_embedding else None
+        self.weight_CD: Tensor | None = torch.empty_like(scores.weight_CD) if of_weight else None
         self._columns = () if self.weight_CD is None else centre_columns(self.weight_CD, scores.product.sub_centers)
-        self.bias_C = torch.empty_like(scores.bias_C) if of_bias and scores.bias_C is not None else None
+        self.bias_C: Tensor | None = torch.empty_like(scores.bias_C) if of_bias and scores.bias_C is not None else None
 
     @property
     def is_needed(self) -> bool:

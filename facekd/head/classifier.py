@@ -80,14 +80,16 @@ class MarginClassifier(nn.Module):
     ) -> None:
         super().__init__()
         _check_sizes(embedding_size, num_classes)
-        self.config = HeadConfig() if config is None else config
+        self.config: HeadConfig = HeadConfig() if config is None else config
         if self.config.kind != "margin":
             raise ConfigError("head.kind = 'linear' asks for a LinearClassifier: use build_classifier")
         self.embedding_size = embedding_size
         self.num_classes = num_classes
-        self.scale = float(self.config.scale)
+        self.scale: float = float(self.config.scale)
         self.shards = shards
-        self.weight = nn.Parameter(_draw_centres(num_classes, self.config.sub_centers * embedding_size, shards))
+        self.weight: nn.Parameter = nn.Parameter(
+            _draw_centres(num_classes, self.config.sub_centers * embedding_size, shards)
+        )
         if MARGINS[self.config.margin].needs_norms:
             self._register_statistics("norm_mean", "norm_std")
         if MARGINS[self.config.margin].changes_others:
@@ -261,7 +263,7 @@ class LinearClassifier(nn.Module):
         self.num_classes = num_classes
         self.bias: nn.Parameter | None
         layer = nn.Linear(embedding_size, num_classes, bias=bias)  # for its initial values
-        self.weight = layer.weight
+        self.weight: Tensor = layer.weight
         self.register_parameter("bias", layer.bias)
 
     def forward(self, embedding_BD: Tensor, labels_B: Tensor | None = None) -> Tensor:

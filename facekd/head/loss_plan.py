@@ -141,7 +141,8 @@ class Logits:
     """
 
     def __init__(self, plan: Plan, spreads: dict[int, Spread]) -> None:
-        self.plan, self.spreads = plan, spreads
+        self.plan = plan
+        self.spreads = spreads
         self.slopes: list[float | Tensor] = []
         for distribution in plan.distributions:
             slope = plan.scales[distribution.head] / distribution.temperature

@@ -154,33 +154,33 @@ class KL(Comparison):
     `facekd.distillation.kd_kl` computes the same from whole matrices of logits.
     """
 
-    kind = "kl"
+    kind: ClassVar[TermKind] = "kl"
 
 
 class TargetKL(Comparison):
     """Asks for the KL between (p of the label, 1 - p): TCKD of DKD (Zhao et al. 2022, arXiv:2203.08679, eq. 5 to 7)."""
 
-    kind = "target kl"
+    kind: ClassVar[TermKind] = "target kl"
     leaves_out_target = True
 
 
 class OthersKL(Comparison):
     """Asks for the KL between the softmaxes over all classes but the label's: NCKD of DKD (as `TargetKL`)."""
 
-    kind = "kl"
+    kind: ClassVar[TermKind] = "kl"
     leaves_out_target = True
 
 
 class InterClass(Comparison):
     """Asks for 1 - the correlation between each image's probabilities (DIST, Huang et al. 2022, arXiv:2205.10536)."""
 
-    kind = "inter class"
+    kind: ClassVar[TermKind] = "inter class"
 
 
 class IntraClass(Comparison):
     """Asks for 1 - the correlation between each class's probabilities over the images of this process (as DIST's)."""
 
-    kind = "intra class"
+    kind: ClassVar[TermKind] = "intra class"
 
 
 def check_temperature(temperature: float) -> None:

@@ -34,15 +34,18 @@ class ScoreGradients:
         spreads: dict[int, Spread],
         relations: dict[int, Relation],
     ) -> None:
-        self.plan, self.rows, self.spreads, self.relations = plan, rows, spreads, relations
-        self.logits = Logits(plan, spreads)
+        self.plan = plan
+        self.rows = rows
+        self.spreads = spreads
+        self.relations = relations
+        self.logits: Logits = Logits(plan, spreads)
         self.factors: dict[int, dict[int, Tensor]] = {}  # by head and distribution, on its exponentials
         self.at_targets: dict[int, Tensor] = {}  # by head
         self.related: dict[int, Tensor] = {}  # by term, gradient by its loss
         self.by_std: dict[int, Tensor] = {}  # by head: gradient by the standard deviation, times that, negative
         for number, grad_B in enumerate(grad_KB):
             self._add_term(number, grad_B[:, None] * plan.distributions[plan.terms[number].student].temperature ** 2)
-        self.replaced = self._target_exponentials()
+        self.replaced: dict[int, Tensor] = self._target_exponentials()
 
     def _add_term(self, number: int, grad_B1: Tensor) -> None:
         """Adds up a term's part of the factors; the gradient has T^2 in it."""

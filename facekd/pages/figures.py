@@ -30,8 +30,8 @@ LEFT, RIGHT, BOTTOM, TOP, GAP = 0.72, 0.17, 0.55, 0.38, 0.85  # inches around an
 LINE_WIDTH, MARKER_SIZE = 1.6, 4
 TITLE_SIZE, LEGEND_SIZE = 10, 8
 LONGEST_LABEL = 160  # characters
-REFERENCE_LINE = {"ls": ":", "lw": 0.9, "color": "0.4"}
-MARKED_VALUE = {"ls": "--", "lw": 1}
+REFERENCE_LINE: dict[str, Any] = {"ls": ":", "lw": 0.9, "color": "0.4"}
+MARKED_VALUE: dict[str, Any] = {"ls": "--", "lw": 1}
 
 
 def new_figure(

@@ -22,7 +22,7 @@ NUMBER, COUNT, TEXT = "a number", "a whole number", "text"
 MAX_NUMBER = 1e300
 INTERVAL = (NUMBER, NUMBER)
 MEASURED = {"threshold": NUMBER, "false_accepts": COUNT, "achieved_far": NUMBER}
-POINT = {
+POINT: dict[str, Any] = {
     "far": NUMBER,
     "~tar": NUMBER,
     "num_genuine": COUNT,
@@ -37,12 +37,12 @@ POINT = {
 }
 PROTOCOL = {"text": TEXT, "?name": TEXT}
 NAMED = "a protocol or its name"
-FOUND = {"fpir": NUMBER, "~tpir": NUMBER, "?threshold": NUMBER, "?ci95": INTERVAL, "?reason": TEXT}
+FOUND: dict[str, Any] = {"fpir": NUMBER, "~tpir": NUMBER, "?threshold": NUMBER, "?ci95": INTERVAL, "?reason": TEXT}
 SIZES = {"?num_gallery": COUNT, "?num_mated": COUNT, "?num_nonmated": COUNT}
-GALLERY = {"tpir_at_fpir": [FOUND], "rank": [{"rank": COUNT, "~rate": NUMBER}], **SIZES}
-IDENTIFICATION = {"*": GALLERY, "mean": GALLERY}
+GALLERY: dict[str, Any] = {"tpir_at_fpir": [FOUND], "rank": [{"rank": COUNT, "~rate": NUMBER}], **SIZES}
+IDENTIFICATION: dict[str, Any] = {"*": GALLERY, "mean": GALLERY}
 WORST = [{"pair": COUNT, "score": NUMBER, "first": COUNT, "second": COUNT}]
-PROBLEM = {"kind": TEXT, "severity": TEXT, "count": COUNT, "text": TEXT, "examples": [TEXT]}
+PROBLEM: dict[str, Any] = {"kind": TEXT, "severity": TEXT, "count": COUNT, "text": TEXT, "examples": [TEXT]}
 FOLDER_COUNTS = {f"num_{what}": COUNT for what in ("people", "gallery", "distractors", "probes")}
 MEASURES: dict[str, Any] = {
     "?tar_at_far": [POINT],

@@ -17,7 +17,13 @@ from typing import Annotated, Any, Literal, Union
 from facekd.utils.foreign import shown
 
 LONGEST_VALUE = 60
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", types.NoneType: "nothing"}
+WORDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    types.NoneType: "nothing",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,8 +37,8 @@ class CountedScores:
         self._values = values
         self._ends = np.cumsum(counts, dtype=np.int64)  # how many scores are up to each value
         self._starts = np.append(0, self._ends)
-        self.size = int(self._ends[-1])
-        self.dtype = values.dtype
+        self.size: int = int(self._ends[-1])
+        self.dtype: np.dtype[Any] = values.dtype
 
     def __len__(self) -> int:
         return self.size

@@ -71,16 +71,17 @@ class PairedBootstrap:
         draws: int = 1000,
         seed: int = 0,
     ) -> None:
-        self.is_same = checked_is_same(is_same, len(is_same))
+        self.is_same: np.ndarray = checked_is_same(is_same, len(is_same))
         if draws < MIN_DRAWS:
             raise InputError(f"{draws} draws are too few for a 95 % interval; give at least {MIN_DRAWS}")
-        self.fars, self.draws = tuple(fars), draws
+        self.fars: tuple[float, ...] = tuple(fars)
+        self.draws = draws
         self._seed = seed
         self._genuine, self._impostor = np.flatnonzero(self.is_same), np.flatnonzero(~self.is_same)
         if not len(self._genuine) or not len(self._impostor):
             raise InputError("a comparison of models needs genuine and impostor pairs; one kind is absent")
         self._subjects = None
-        self.num_subjects = None
+        self.num_subjects: int | None = None
         if subjects is not None:
             if subjects.shape != (len(self.is_same), 2):
                 raise InputError(f"subjects have shape {subjects.shape}; expected ({len(self.is_same)}, 2)")

@@ -53,7 +53,8 @@ class RankedScores:
         # numpy sorts float32 twice as fast as float64, and float64 holds every float32 number exactly.
         first, second = (np.sort(kind) for kind in checked_score_pair(genuine, impostor))
         dtype = np.float64 if to_refine else first.dtype
-        self.genuine, self.impostor = first.astype(dtype, copy=False), second.astype(dtype, copy=False)
+        self.genuine: np.ndarray = first.astype(dtype, copy=False)
+        self.impostor: np.ndarray = second.astype(dtype, copy=False)
 
     @classmethod
     def of_counted(cls, genuine: np.ndarray, impostor: CountedScores) -> RankedScores:

@@ -172,11 +172,16 @@ class ListedComparisons:
     def __init__(self, ranked: RankedScores, scores: np.ndarray, is_same: np.ndarray, units: Units) -> None:
         genuine = np.flatnonzero(is_same)
         genuine = genuine[np.argsort(-scores[genuine], kind="stable")]
-        self.genuine, self.genuine_units = scores[genuine], units.first[genuine]
-        self.num_impostor, self.num_units = ranked.impostor.size, sum(units.groups) + 1
-        self.draw = units.draw
-        self.totals = ImpostorTotals(units.first, units.second, is_same, self.num_units)
+        self.genuine: np.ndarray = scores[genuine]
+        self.genuine_units: np.ndarray = units.first[genuine]
+        self.num_impostor: int = ranked.impostor.size
+        self.num_units: int = sum(units.groups) + 1
+        self.totals: ImpostorTotals = ImpostorTotals(units.first, units.second, is_same, self.num_units)
         self._ranked, self._scores, self._is_same, self._units = ranked, scores, is_same, units
+
+    def draw(self, generator: np.random.Generator) -> np.ndarray:
+        """Draws the weights of the units: whole numbers as float64 (S,)."""
+        return self._units.draw(generator)
 
     def highest(self, count: int) -> Tail:
         """Returns at least the `count` highest impostors, ties included."""
@@ -348,7 +353,7 @@ class _Draws:
             inside = weights[tail.first[start:stop]] * weights[tail.second[start:stop]]
             false_accepts = base + np.concatenate([[0.0], np.cumsum(inside)])[np.concatenate([[0], num_impostors])]
             true_accepts = self.genuine_weights[draw, np.concatenate([[first_genuine], num_genuine])]
-            impostors, total = self.totals[draw], self.genuine_totals[draw]
+            impostors, total = float(self.totals[draw]), float(self.genuine_totals[draw])
             is_usable = impostors > 0 and total > 0
             found[position] = crossing_rate(false_accepts, true_accepts, impostors, total) if is_usable else 0.0
         return found

@@ -61,13 +61,14 @@ class CifarDataset:
             )
 
         # Read the files, and check the labels.
-        read, self.is_generated = _read(folder, split)
+        read, is_generated = _read(folder, split)
+        self.is_generated: bool = is_generated
         origin = "generated, md5 as listed in it" if self.is_generated else "official files, md5 checked"
-        self.name = f"{folder} ({split}; {origin})"
+        self.name: str = f"{folder} ({split}; {origin})"
         self.warnings: list[str] = []
         self.image_size = image_size
         self.identities: list[str] = read.classes
-        self.num_classes = len(self.identities)
+        self.num_classes: int = len(self.identities)
         self._images, self._labels = read.images, read.labels
         self._split = split
 

@@ -99,7 +99,7 @@ class UnlabelledFolderDataset(ImageFileDataset):
             raise DataError(f"{path} holds no images{explain_no_images(left_out)}")
         labels = np.zeros(len(names), dtype=np.int64)
         super().__init__(Path(path), names, labels, 1, image_size, on_bad_record, resize, center_crop)
-        self.warnings += left_out.warnings()
+        self.warnings.extend(left_out.warnings())
         self.check()
 
     def advice_on_labels(self) -> str:
@@ -169,9 +169,9 @@ class FolderDataset(ImageFileDataset):
         # Warn about what is not read.
         for name in listing.outside:
             listing.left_out.add(Reason.OUTSIDE, name)
-        self.warnings += listing.left_out.warnings()
+        self.warnings.extend(listing.left_out.warnings())
         if identities is None:
-            self.warnings += warn_of_one_class(count_classes(self._labels), self.advice_on_one_class)
+            self.warnings.extend(warn_of_one_class(count_classes(self._labels), self.advice_on_one_class))
         self.check()
 
     def advice_on_labels(self) -> str:

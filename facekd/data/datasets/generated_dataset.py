@@ -34,7 +34,7 @@ class SyntheticDataset:
                 f"generated faces need at least one identity, image and pixel, found {num_identities} identities of "
                 f"{images_per_identity} images at {image_size} pixels"
             )
-        self.name = f"synthetic:{num_identities}x{images_per_identity}:{seed}"
+        self.name: str = f"synthetic:{num_identities}x{images_per_identity}:{seed}"
         self.num_classes = num_identities
         self.images_per_identity = images_per_identity
         self.image_size = image_size

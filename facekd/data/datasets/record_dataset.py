@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from facekd.data.datasets.encoded_dataset import Encoded, EncodedDataset
 from facekd.data.datasets.face_dataset import OnBadRecord
-from facekd.data.datasets.record_pack import open_record_pack
+from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.sharded_records import ShardedRecords, find_shards
 from facekd.data.recordio.read_ahead import read_ahead
 
@@ -38,14 +38,16 @@ class RecordDataset(EncodedDataset):
         on_bad_record: OnBadRecord = "fail",
         resize: bool = False,
     ) -> None:
-        self.pack = ShardedRecords(path, on_bad_record) if find_shards(path) else open_record_pack(path, on_bad_record)
+        self.pack: ShardedRecords | RecordPack = (
+            ShardedRecords(path, on_bad_record) if find_shards(path) else open_record_pack(path, on_bad_record)
+        )
         super().__init__(str(path), image_size, self.pack.num_classes, on_bad_record, resize)
         is_usable = self.pack.labels() >= 0
         # The images of the pack that are in the data set; None, which costs nothing, if all are.
         self._kept = None if is_usable.all() else np.flatnonzero(is_usable)
         self.check()
         self.pack.class_counts.check(self.name, self.advice_on_labels())
-        self.warnings = [*self.pack.warnings, *self.pack.class_warnings()]
+        self.warnings: list[str] = [*self.pack.warnings, *self.pack.class_warnings()]
 
     @property
     def labels(self) -> NDArray[np.int64]:

@@ -47,7 +47,7 @@ class RecordPack:
         self.on_bad_record = on_bad_record
         # Warn about what the index already shows.
         self.warnings: list[str] = list(reader.index.damage)
-        self.property = read_property(reader.rec_path.parent / "property", self.warnings)
+        self.property: dict[str, Any] | None = read_property(reader.rec_path.parent / "property", self.warnings)
         if reader.index.source is None:
             self.warnings.append(f"no .idx; the file was scanned (`facekd data index {reader.rec_path}` writes one)")
         if reader.num_beyond_end:

@@ -74,7 +74,7 @@ class RecordPackWriter:
             InUseError: another process is writing there.
             RecordError: a pack is there that `replace` does not allow to replace.
         """
-        self.rec_path = rec_path_of(output)
+        self.rec_path: Path = rec_path_of(output)
         self.image_size = image_size
         self.layout = layout
         self.before_in_place: Callable[[], None] | None = None
@@ -102,7 +102,7 @@ class RecordPackWriter:
             task, label, _, name = note.split("\t", 3)
             self._account(int(label), key, name)
             self.next_task = int(task) + 1
-        self.num_found = self.num_images
+        self.num_found: int = self.num_images
 
     def restart(self) -> None:
         """Discards what an earlier run has written."""
@@ -115,7 +115,7 @@ class RecordPackWriter:
         self._list: list[str] = []
         self._first_keys: list[int] = []  # the first key of each identity, in the InsightFace layout
         self._highest_label = -1
-        self.next_task = 0
+        self.next_task: int = 0
 
     @property
     def num_images(self) -> int:

@@ -6,7 +6,7 @@ import os
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class ShardedRecords:
     """
 
     def __init__(self, folder: str | os.PathLike[str], on_bad_record: Literal["fail", "skip"] = "fail") -> None:
-        self.folder = Path(folder)
+        self.folder: Path = Path(folder)
         self.on_bad_record: Literal["fail", "skip"] = on_bad_record
         paths = find_shards(folder)
         if not paths:
@@ -76,7 +76,7 @@ class ShardedRecords:
         allow_open_files(len(paths), str(folder), most_each=4)
         self.packs: list[RecordPack] = [open_record_pack(path, on_bad_record) for path in paths]
         self._ends = np.cumsum([pack.num_images for pack in self.packs])
-        self.property = read_property(self.folder / "property", [])
+        self.property: dict[str, Any] | None = read_property(self.folder / "property", [])
 
     def __reduce__(self) -> tuple[type[ShardedRecords], tuple[Path, str]]:
         # A worker opens the shards again, as with a `RecordPack`.

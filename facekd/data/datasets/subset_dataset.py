@@ -39,8 +39,8 @@ class SubsetDataset:
         self.indices = indices
         self.name = name
         self.warnings: list[str] = list(getattr(whole, "warnings", ()))
-        self.num_classes = whole.num_classes
-        self.image_size = whole.image_size
+        self.num_classes: int = whole.num_classes
+        self.image_size: int = whole.image_size
         self._labels = whole.labels[indices]
 
     @property

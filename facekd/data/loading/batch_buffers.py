@@ -33,9 +33,11 @@ class BatchSlots:
     def __init__(self, num_slots: int, batch_size: int, image_size: int, shared: bool) -> None:
         shape = (num_slots, batch_size, image_size, image_size, 3)
         # numpy asks the kernel for large pages if it can; shared memory has pages of its own.
-        self.pixels = torch.empty(shape, dtype=torch.uint8) if shared else torch.from_numpy(np.empty(shape, np.uint8))
-        self.numbers = torch.empty((num_slots, 3, batch_size), dtype=torch.int64)
-        self.flips = torch.empty((num_slots, batch_size), dtype=torch.bool)
+        self.pixels: torch.Tensor = (
+            torch.empty(shape, dtype=torch.uint8) if shared else torch.from_numpy(np.empty(shape, np.uint8))
+        )
+        self.numbers: torch.Tensor = torch.empty((num_slots, 3, batch_size), dtype=torch.int64)
+        self.flips: torch.Tensor = torch.empty((num_slots, batch_size), dtype=torch.bool)
         if shared:
             _share(self.pixels, self.numbers, self.flips)
 

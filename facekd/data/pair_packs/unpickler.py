@@ -209,6 +209,10 @@ class ArrayStandIn:
     """Holds an array of the pickle that is not checked yet."""
 
     __slots__ = ("content", "dtype", "is_fortran", "shape")
+    content: Any
+    dtype: Any
+    is_fortran: Any
+    shape: Any
 
     def __setstate__(self, state: Any) -> None:
         _, self.shape, self.dtype, self.is_fortran, self.content = state

@@ -67,7 +67,7 @@ class RecordReader:
             RecordError: a file is missing or of another kind, the index belongs to another file, or records are lost.
         """
         # Find the two files.
-        self.rec_path = Path(rec_path)
+        self.rec_path: Path = Path(rec_path)
         if not self.rec_path.is_file():
             raise RecordError(f"{self.rec_path}: no such record file")
         if self.rec_path.suffix == ".idx":
@@ -92,7 +92,7 @@ class RecordReader:
         # Usually no record lies beyond the end, which the largest offset shows.
         offsets = np.asarray(self.index.offsets)
         is_whole = not len(offsets) or offsets.max() + FRAME_SIZE <= self._size
-        self.num_beyond_end = 0 if is_whole else int((offsets + FRAME_SIZE > self._size).sum())
+        self.num_beyond_end: int = 0 if is_whole else int((offsets + FRAME_SIZE > self._size).sum())
         # Refuse files that do not fit together before the first record is read.
         try:
             check_index_fits(self.index, self.rec_path, self._fd, self._size)

@@ -40,8 +40,8 @@ class RecordWriter:
         Raises:
             InUseError: another process is writing this file.
         """
-        self.rec_path = Path(rec_path)
-        self.idx_path = Path(idx_path) if idx_path is not None else self.rec_path.with_suffix(".idx")
+        self.rec_path: Path = Path(rec_path)
+        self.idx_path: Path = Path(idx_path) if idx_path is not None else self.rec_path.with_suffix(".idx")
         self._file = ResumableFile(self.rec_path, job)
         # Records of an earlier run of this job lie one after the other from the start of the file.
         self._offsets: dict[int, int] = {}

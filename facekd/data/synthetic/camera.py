@@ -22,7 +22,8 @@ class Canvas:
     """Paints the layers of B images and photographs them, image by image."""
 
     def __init__(self, layers: Sequence[Layer], pose: Pose, nuisance: Parameters, size: int) -> None:
-        self.size, self.nuisance = size, nuisance
+        self.size = size
+        self.nuisance = nuisance
         big = size * SUPERSAMPLING
         # Turn each layer into what OpenCV draws: integer coordinates, colours and line widths.
         self._shapes = []

@@ -94,7 +94,7 @@ class Pose:
     """
 
     def __init__(self, identity: Parameters, nuisance: Parameters) -> None:
-        self.depth = identity["head_depth"]
+        self.depth: np.ndarray = identity["head_depth"]
         yaw, pitch = nuisance["yaw"], nuisance["pitch"]
         self._turn = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
         self._scale = np.ones(len(yaw), np.complex128)
