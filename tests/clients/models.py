@@ -27,6 +27,13 @@ class Form(NamedTuple):
     words: str
     raw: str = ""  # layout of raw pixels
     batch: int = 0  # the fixed number of images; 0 means any
+    least_cosine: float = 0.9999  # to what facekd itself computes
+    most_error: float = 1e-3
+
+    @property
+    def is_reduced(self) -> bool:
+        """Tells whether the file has fewer bits, so that facekd's own embeddings of the file are compared with."""
+        return "--precision" in self.words
 
 
 FORMS = {
@@ -40,11 +47,23 @@ FORMS = {
     "all inside": Form("mobilefacenet", "--opset 11 --batch 1 --normalize --flip --input uint8-nhwc", "nhwc", 1),
     "IR-18": Form("iresnet18", ""),
     "IR-18 native": Form("iresnet18", "--prelu native"),
+    # Random weights bear bytes badly. Runtimes round them differently, too.
+    "fp16": Form("mobilefacenet", "--precision fp16", least_cosine=0.999, most_error=0.05),
+    "int8 weights": Form("mobilefacenet", "--precision int8-weights --keep-anyway"),
+    "int8": Form(
+        "mobilefacenet",
+        "--precision int8 --keep-anyway --calibrate {folder}/generated/train",
+        least_cosine=0.97,
+        most_error=0.3,
+    ),
 }
 
 
 def make_all(folder: Path) -> None:
-    """Writes `faces.npy`, uint8 RGB (N, 112, 112, 3), and for each form `NAME.onnx` and torch's `NAME.npy` (N, D)."""
+    """Writes `faces.npy`, uint8 RGB (N, 112, 112, 3), and for each form `NAME.onnx` and torch's `NAME.npy` (N, D).
+
+    For a file of fewer bits, `NAME.npy` has what facekd computes with it.
+    """
     # Faces of four times as many people as are compared: statistics of the batch norms need more than the trial.
     words = f"--identities {4 * NUM_FACES} --images-per-identity 1 --pairs 0 --workers 0"
     run(f"data synthesize --layout folders --output {folder / 'generated'} {words}")
@@ -57,14 +76,20 @@ def make_all(folder: Path) -> None:
         write_checkpoint(folder / f"{name}.pt", settled_network(name, faces))
     for name, form in FORMS.items():
         checkpoint = folder / f"{form.backbone}.pt"
-        run(f"export {checkpoint} --output {file_of(folder, name)} {form.words}")
-        embedder = open_embedder(checkpoint, device="cpu")
-        truth = embedder.embed(faces[:NUM_FACES])
-        if "--flip" in form.words:
-            truth = (truth + embedder.embed(faces[:NUM_FACES, :, ::-1])) / 2
-        if "--normalize" in form.words:
-            truth /= np.linalg.norm(truth, axis=1, keepdims=True)
-        np.save(file_of(folder, name).with_suffix(".npy"), truth)
+        run(f"export {checkpoint} --output {file_of(folder, name)} {form.words.format(folder=folder)}")
+        model = file_of(folder, name) if form.is_reduced else checkpoint
+        np.save(file_of(folder, name).with_suffix(".npy"), truth_of(form, model, faces[:NUM_FACES]))
+
+
+def truth_of(form: Form, model: Path, faces: np.ndarray) -> np.ndarray:
+    """Returns the embeddings (N, D) that a form must give for faces, uint8 RGB (N, S, S, 3)."""
+    embedder = open_embedder(model, device="cpu")
+    truth = embedder.embed(faces)
+    if "--flip" in form.words:
+        truth = (truth + embedder.embed(faces[:, :, ::-1])) / 2
+    if "--normalize" in form.words:
+        truth = truth / np.linalg.norm(truth, axis=1, keepdims=True)
+    return truth
 
 
 def file_of(folder: Path, form: str) -> Path:
