@@ -17,6 +17,7 @@ from facekd.export.calibration import Faces, fingerprints
 from facekd.export.options import JudgingOptions
 from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
+from facekd.images.preprocessing import fit_images
 from facekd.utils.progress import track
 from facekd.verification import balanced_folds
 from facekd.verification.bootstrap import MIN_SUBJECTS
@@ -70,7 +71,7 @@ def judge(forms: Forms, faces: Faces | None, judging: JudgingOptions) -> Judgeme
         cosine = _cosine(found["fp32"], found[variant], f"{len(faces.held_out)} {faces.held_out_name}")
     for path in judging.judge:
         pack, digest = _read_pack(path)
-        embeddings, shared = _embed_pack(forms, pack, path, faces)
+        embeddings, shared = _embed_pack(forms, pack, path, faces, judging.resize)
         if shared:
             warnings.append(f"{path}: {shared} of its images are among those calibrated on, which flatters the variant")
         if variant and cosine is None:
@@ -106,7 +107,7 @@ def _read_pack(path: Path | str) -> tuple[PairPack, str]:
 
 
 def _embed_pack(
-    forms: Forms, pack: PairPack, path: Path | str, faces: Faces | None
+    forms: Forms, pack: PairPack, path: Path | str, faces: Faces | None, resize: bool
 ) -> tuple[dict[str, np.ndarray], int]:
     """Embeds the images of a pack with each form; returns (2N, D) by form, and how many were calibrated on."""
     # An image that is in several pairs is embedded once.
@@ -114,9 +115,11 @@ def _embed_pack(
     images = list(place_of)
     calibrated = set(fingerprints(faces.calibration)) if faces is not None else set()
     parts: dict[str, list[np.ndarray]] = {name: [] for name in forms}
+    size = next(iter(forms.values())).preprocessing.image_size
     shared = 0
     for start in track(range(0, len(images), IMAGES_CHUNK), f"judging on {Path(path).name}", len(images), IMAGES_CHUNK):
         decoded = decode_images(images[start : start + IMAGES_CHUNK], source=path)
+        decoded = fit_images(decoded, size, resize)  # as the faces calibrated on are, or none would be recognised
         shared += sum(digest in calibrated for digest in fingerprints(decoded))
         for name, embedder in forms.items():
             parts[name].append(embedder.embed(decoded))

@@ -299,6 +299,12 @@ def test_packs_that_cannot_judge_are_refused(pack: Path, tmp_path: Path) -> None
     both = judging(pack, judge=(pack,), allow_loss=100.0)
     report = export_backbone(network(), FACTS, tmp_path / "m.onnx", ExportOptions(precision="int8"), judging=both)
     assert any("48 of its images are among those calibrated on" in line for line in report.card["warnings"])
+    # Scaled ones are recognised as well.
+    large = [encode(decode_rgb(image).repeat(2, 0).repeat(2, 1)) for image in read.images]
+    write_pair_pack(tmp_path / "large.bin", large, read.is_same)
+    both = judging(tmp_path / "large.bin", judge=(tmp_path / "large.bin",), allow_loss=100.0, resize=True)
+    report = export_backbone(network(), FACTS, tmp_path / "m.onnx", ExportOptions(precision="int8"), judging=both)
+    assert any("48 of its images are among those calibrated on" in line for line in report.card["warnings"])
 
 
 @pytest.mark.parametrize(
