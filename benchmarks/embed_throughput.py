@@ -66,7 +66,7 @@ def unit(rows: list[np.ndarray]) -> np.ndarray:
 def embed_by_facekd(embedder: OnnxEmbedder, faces: Path, output: Path) -> np.ndarray:
     """Embeds as the verb does, with its file in progress and its gallery."""
     images = list_images([str(faces)])
-    with GalleryWriter(output, images, embedder.embedding_size, {}) as writer:
+    with GalleryWriter(output, images, embedder.embedding_size, {}, may_replace=True) as writer:
         finder = FaceFinder(embedder.preprocessing.image_size)
         with embed_in_order(embedder, finder, images, range(len(images)), workers=usable_cores()) as results:
             for image in results:

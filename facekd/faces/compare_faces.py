@@ -152,7 +152,7 @@ def _print(arguments: argparse.Namespace, compared: Comparison) -> None:
     else:
         _table(compared).print(console())
     if decision is None:
-        print(how_to_measure(arguments.model), file=sys.stderr)
+        print(how_to_measure(arguments.model, arguments.flip), file=sys.stderr)
         return
     if cosines.size == 1:
         is_same = decision.accepts(highest)

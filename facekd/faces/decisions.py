@@ -128,11 +128,17 @@ def read_decision(arguments: argparse.Namespace) -> Decision | None:
     return Decision(point.threshold, measured, point)
 
 
-def how_to_measure(model: str) -> str:
-    """Returns a sentence that says how to come by a threshold."""
+def how_to_measure(model: str, flip: bool | None) -> str:
+    """Returns a sentence that says how to come by a threshold.
+
+    Args:
+        model: the file of the model.
+        flip: whether the mirror images' embeddings are added; None if thresholds of both kinds do.
+    """
+    mirrored = "" if flip is None else " --flip" if flip else " --no-flip"
     return (
         "whether they are one person is for a threshold to say, which an evaluation measures: `facekd evaluate folder "
-        f"--model {shown(model)} --images PEOPLE --output RESULTS`, then give --thresholds RESULTS"
+        f"--model {shown(model)} --images PEOPLE{mirrored} --output RESULTS`, then give --thresholds RESULTS"
     )
 
 

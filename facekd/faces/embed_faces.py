@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give photographs, folders or packs to embed, or --list FILE")
     if output.suffix.lower() != ".npz":
         raise DataError(f"{output}: a gallery is a .npz file; give its name, such as --output faces.npz")
-    check_apart(output, *(Path(word) for word in arguments.inputs if word != "-"), *arguments.list)
+    for path in (output, output.with_suffix(".report.tsv")):
+        check_apart(path, *(Path(word) for word in arguments.inputs if word != "-"), *arguments.list)
     with file_lock(output):
         return _embed_all(arguments, output)
 
@@ -46,12 +47,9 @@ def main(argv: list[str] | None = None) -> int:
 def _embed_all(arguments: argparse.Namespace, output: Path) -> int:
     """Embeds the images that are not embedded yet, and writes the gallery."""
     from facekd.faces.gallery import Origin
-    from facekd.faces.gallery_writer import GalleryWriter, is_unfinished
+    from facekd.faces.gallery_writer import GalleryWriter
     from facekd.faces.image_inputs import list_images
     from facekd.images.decoding import quiet_decoders
-
-    if output.exists() and not arguments.force and not is_unfinished(output):
-        raise DataError(f"{output}: is there already; choose another name, or replace it by --force")
 
     # The images, the model and the detector.
     images = list_images(arguments.inputs, arguments.list)
@@ -71,7 +69,7 @@ def _embed_all(arguments: argparse.Namespace, output: Path) -> int:
     # Embed, and write the gallery.
     job = {"origin": asdict(origin), "rules": asdict(finder.rules), "resize": finder.resize}
     start = time.monotonic()
-    with _kept(GalleryWriter(output, images, embedder.embedding_size, job)) as writer:
+    with _kept(GalleryWriter(output, images, embedder.embedding_size, job, arguments.force)) as writer:
         _embed_rest(writer, embedder, finder, images, arguments)
         num_faces = writer.finish(origin, finder.rules.which)
     _print(output, writer, images, num_faces, arguments, time.monotonic() - start)

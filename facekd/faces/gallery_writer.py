@@ -23,17 +23,12 @@ from facekd.faces.embedding import EmbeddedFaces, row_type, rows_to_keep
 from facekd.faces.finding import IMAGE_REASONS
 from facekd.faces.gallery import Gallery, Origin, write_gallery
 from facekd.faces.image_inputs import Images
-from facekd.files.resumable_file import ResumableFile, journal_path
+from facekd.files.resumable_file import ResumableFile, is_begun
 from facekd.files.writing import atomic_open, atomic_open_together
 
 SEVERAL = "several_faces"
 IMAGES_AT_ONCE, SECONDS_WAITING = 64, 1.0
 ADVICE_ON_SIZE = "; photographs need --detector, and aligned crops of another size --resize"
-
-
-def is_unfinished(path: Path) -> bool:
-    """Tells whether a run that was to write this gallery was stopped before it had ended."""
-    return journal_path(_rows_path(path)).exists()
 
 
 def _rows_path(path: Path) -> Path:
@@ -66,17 +61,26 @@ class GalleryWriter:
         embedding_size: D.
         job: what else decides the content, in plain values for JSON: an unfinished gallery of another job is
             overwritten.
+        may_replace: whether a gallery that is there may be replaced, even if this job did not begin it.
+
+    Raises:
+        DataError: there is one, and it may not.
 
     Attributes:
         results: those of the images added so far, found ones among them.
         num_found: number of images that an earlier run has embedded.
     """
 
-    def __init__(self, path: Path, images: Images, embedding_size: int, job: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path, images: Images, embedding_size: int, job: Mapping[str, Any], may_replace: bool = False
+    ) -> None:
         self.path, self._images = path, images
         self.report_path = path.with_suffix(".report.tsv")
         self._row = row_type(embedding_size)
         job = {"verb": "embed", "images": images.fingerprint(), "embedding_size": embedding_size, **job}
+        # A run that was stopped when its gallery had just got its name ends in peace.
+        if path.exists() and not may_replace and not is_begun(_rows_path(path), job):
+            raise DataError(f"{path}: is there already; choose another name, or replace it by --force")
         self._file = ResumableFile(_rows_path(path), job)
         self.results: list[ImageResult] = []
         self._waiting: list[EmbeddedFaces] = []

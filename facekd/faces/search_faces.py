@@ -89,7 +89,8 @@ def _print(arguments: argparse.Namespace, results: SearchResults) -> None:
     for sentence in results.sentences():
         print(sentence)
     if results.decision is None:
-        print(how_to_measure(arguments.model or results.gallery.origin.model), file=sys.stderr)
+        origin = results.gallery.origin
+        print(how_to_measure(arguments.model or origin.model, origin.flip), file=sys.stderr)
     for one in results.probes.without[:MAX_PRINTED]:
         print(f"warning: {one.describe()}", file=sys.stderr)
     if len(results.probes.without) > MAX_PRINTED:
@@ -129,6 +130,7 @@ def _parser() -> CommandParser:
         "  facekd embed PHOTOS --model model.onnx --detector scrfd.onnx --output faces.npz\n"
         "  facekd search WHO.jpg --gallery faces.npz --model model.onnx --detector scrfd.onnx --page search.html\n\n"
         "  with the threshold that an evaluation of this model measured; whoever does not reach it is nobody there:\n"
+        "  facekd evaluate folder --model model.onnx --images PEOPLE --no-flip --output runs/people\n"
         "  facekd search FOLDER --gallery faces.npz --model model.onnx --detector scrfd.onnx \\\n"
         "      --thresholds runs/people --far 1e-4 --output search.csv\n\n"
         "  facekd search probes.npz --gallery faces.npz --top 10 --output search.json\n\n"

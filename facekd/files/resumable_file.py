@@ -355,6 +355,15 @@ def is_unfinished_result(path: Path, job: Mapping[str, Any] | None) -> bool:
         return False
 
 
+def is_begun(path: Path, job: Mapping[str, Any]) -> bool:
+    """Returns whether a run of this job was stopped before it had ended: its journal is there."""
+    try:
+        with journal_path(path).open("rb") as stream:
+            return json.loads(stream.readline()) == json.loads(json.dumps(_head(job)))
+    except (FileNotFoundError, ValueError):
+        return False
+
+
 def discard(path: Path) -> None:
     """Removes what a stopped run left of a file.
 

@@ -62,6 +62,7 @@ def test_without_a_threshold_there_is_a_cosine_and_no_decision(here: Path, run: 
     found = json.loads((here / "c.json").read_text())
     assert status == 0 and text.splitlines() == [f"cosine {cosine_of_crops():.6f}", "written to c.json"]
     assert "a threshold to say, which an evaluation measures: `facekd evaluate folder --model m.onnx" in error
+    assert "flip" not in error  # thresholds of either kind are taken as they are
     [pair] = found["pairs"]
     assert pair["cosine"] == pytest.approx(cosine_of_crops(), abs=1e-9)
     assert pair["same"] is None and pair["far"] is None and found["decision"] is None

@@ -159,6 +159,15 @@ def test_a_stopped_run_goes_on(here: Path, run: Run, monkeypatch: pytest.MonkeyP
     assert len(seen) == 6 and len(read_gallery(here / "g.npz")) == 3
     assert not [path for path in here.iterdir() if path.name.startswith(".")]
 
+    # What a stopped run has left allows no third one to replace the gallery that is there.
+    before = (here / "g.npz").read_bytes()
+    monkeypatch.setattr(FaceFinder, "find", fail_at("photos/Bob/none.png"))
+    assert run(embed_faces.main, *arguments, "g.npz", "--force")[0] == 2
+    monkeypatch.setattr(FaceFinder, "find", fail_at("nowhere"))
+    status, _, error = run(embed_faces.main, *ON_PHOTOS, "--workers", 1, "--flip", "--output", "g.npz")
+    assert status == 2 and "g.npz: is there already" in error and (here / "g.npz").read_bytes() == before
+    assert "going on after 4 images" in run(embed_faces.main, *arguments, "g.npz", "--force")[2]
+
 
 @pytest.mark.parametrize(
     ("words", "output", "message"),
@@ -166,6 +175,7 @@ def test_a_stopped_run_goes_on(here: Path, run: Run, monkeypatch: pytest.MonkeyP
         (ON_CROPS[1:], "f.npz", "give photographs, folders or packs to embed, or --list FILE"),
         (ON_CROPS, "f", "f: a gallery is a .npz file; give its name, such as --output faces.npz"),
         (ON_CROPS, "crops/f.npz", "crops/f.npz lies in crops, which is read"),
+        (("--list", "f.report.tsv", *ON_CROPS[1:]), "f.npz", "f.report.tsv is a source itself"),
         (ON_CROPS, "there.npz", "there.npz: is there already; choose another name, or replace it by --force"),
         (("crops", "--model", "d.onnx"), "f.npz", "d.onnx: finds faces in photographs"),
         ((*ON_CROPS, "--detector", "m.onnx"), "f.npz", "m.onnx: is no face detector but returns one vector"),
@@ -178,6 +188,7 @@ def test_what_cannot_be_embedded_is_said(
     here: Path, words: tuple, output: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "there.npz").touch()
+    (here / "f.report.tsv").touch()
     try:
         status = run_verb(lambda: embed_faces.main([*map(str, words), "--output", output]))
     except SystemExit as stop:  # argparse's way to end
