@@ -131,32 +131,10 @@ def parse_config(
     Raises:
         ConfigError: a key that does not exist (with the nearest that does), a value of the wrong type, a bad file.
     """
-    from jsonargparse import ArgumentParser, DefaultHelpFormatter
-
-    from facekd.commands.yaml_files import MODE
-
-    class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-        """Explains the keys by their docstrings, and prints description and epilog as they are."""
-
     # One parser holds the options of all sections.
     words = sys.argv[1:] if argv is None else argv
     argv = _config_first(["--help" if word == "--help-all" else word for word in words])
-    example = "" if epilog else f"\n\nexample: {prog} configs/debug.yaml --seed 1"
-    parser = ArgumentParser(
-        prog=prog,
-        usage=f"{prog} CONFIG.yaml [--key value ...]{example}",
-        description=description,
-        epilog=epilog,
-        formatter_class=Formatter,
-        parser_mode=MODE,
-        exit_on_error=False,
-        allow_abbrev=False,  # otherwise `--batch_size` would silently mean batch_size_per_rank
-    )
-    parser.add_argument("--config", action="config", help="a YAML file; CONFIG.yaml as the first word is the same")
-    parser.add_class_arguments(config_class)
-    if is_completing():  # what the verbs take from the words themselves
-        parser.add_argument("--dry-run", action="store_true")
-        parser.add_argument("--plugin")
+    parser = _make_parser(config_class, prog, description, epilog)
     # Mistakes in the file as a file are reported first; which keys it has tells later errors apart from options.
     file, keys_of_file = None, set()
     if argv and not argv[0].startswith("-"):
@@ -174,6 +152,34 @@ def parse_config(
         raise
     except Exception as error:  # jsonargparse wraps everything in its own ArgumentError, our checks included
         raise _readable(error, config_keys(config_class), file, keys_of_file) from error
+
+
+def _make_parser(config_class: type, prog: str, description: str, epilog: str | None) -> Any:
+    """Returns a parser of a file, and of options for the keys of all sections."""
+    from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+    from facekd.commands.yaml_files import MODE
+
+    class Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+        """Explains the keys by their docstrings, and prints description and epilog as they are."""
+
+    example = "" if epilog else f"\n\nexample: {prog} configs/debug.yaml --seed 1"
+    parser = ArgumentParser(
+        prog=prog,
+        usage=f"{prog} CONFIG.yaml [--key value ...]{example}",
+        description=description,
+        epilog=epilog,
+        formatter_class=Formatter,
+        parser_mode=MODE,
+        exit_on_error=False,
+        allow_abbrev=False,  # otherwise `--batch_size` would silently mean batch_size_per_rank
+    )
+    parser.add_argument("--config", action="config", help="a YAML file; CONFIG.yaml as the first word is the same")
+    parser.add_class_arguments(config_class)
+    if is_completing():  # what the verbs take from the words themselves
+        parser.add_argument("--dry-run", action="store_true")
+        parser.add_argument("--plugin")
+    return parser
 
 
 def file_first(argv: Sequence[str]) -> list[str]:

@@ -119,6 +119,22 @@ class OnnxEmbedder:
         self.preprocessing, self.assumed, self.remarks = resolve_preprocessing(
             given, self.metadata, declared_size, arithmetic, self.path, self.known and self.known.preprocessing
         )
+        self._check_input(declared_size)
+        if sidecar is not None:
+            basis = f"{sidecar_path(self.path).name} says how it is used: {shown(sidecar.basis)}"
+            self.remarks = (basis, *self.remarks)
+
+        # The output that is the embedding.
+        self.output, self.embedding_size = self._choose_output(output or (sidecar and sidecar.output))
+        self._check_output()
+        self.prelu_rewritten = False
+        if rewrite_prelu:
+            self._rewrite_prelu(file, threads, device)
+        self._fingerprint: str | None = None
+        self._is_checked = False
+
+    def _check_input(self, declared_size: int | None) -> None:
+        """Refuses bytes that would be normalised twice, and remarks that a graph takes a part of the images."""
         if self._input_dtype is np.uint8 and (self.preprocessing.mean, self.preprocessing.std) != ((0,) * 3, (1,) * 3):
             raise ModelError(
                 f"{self.path}: its input is bytes, so it takes raw pixels: give --mean 0 --std 1, or neither"
@@ -127,25 +143,14 @@ class OnnxEmbedder:
             start, stop = self._columns.start, self._columns.stop
             self.remarks += (f"takes {declared_size} x {stop - start}: columns {start} to {stop} of the images",)
 
-        if sidecar is not None:
-            self.remarks = (
-                f"{sidecar_path(self.path).name} says how it is used: {shown(sidecar.basis)}",
-                *self.remarks,
-            )
-
-        # The output that is the embedding.
-        self.output, self.embedding_size = self._choose_output(output or (sidecar and sidecar.output))
+    def _check_output(self) -> None:
+        """Refuses a file whose output has another size than it records."""
         recorded = self.metadata.get("embedding_size")
         if recorded is not None and recorded != str(self.embedding_size):
             raise ModelError(
                 f"{self.path}: records embedding_size {shown(recorded)} but returns {self.embedding_size} values; "
                 "the file was altered after its export, export it again"
             )
-        self.prelu_rewritten = False
-        if rewrite_prelu:
-            self._rewrite_prelu(file, threads, device)
-        self._fingerprint: str | None = None
-        self._is_checked = False
 
     @property
     def fingerprint(self) -> str:
