@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.all_pairs import AllPairs
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
 from evaluation.results.page import write_report
 from evaluation.results.tables import rank_table, summary_of, verification_table
+from evaluation.sets.all_pairs import AllPairs
 from evaluation.sets.embedding_cache import embed_pair_set
 from evaluation.sets.face_folder import FaceFolder
 from evaluation.sets.given_embeddings import read_named_embeddings, rows_by_name

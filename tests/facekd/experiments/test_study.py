@@ -14,9 +14,9 @@ import yaml
 from scipy import stats
 
 from evaluation import evaluate_folder, evaluate_lfw
-from evaluation.all_pairs import AllPairs
 from evaluation.evaluate_lfw import parse
 from evaluation.result_files import write_arrays
+from evaluation.sets.all_pairs import AllPairs
 from facekd.cli import main
 from facekd.commands.config_files import parse_config
 from facekd.data.pair_packs.pair_pack import write_pair_pack

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation import all_pairs
-from evaluation.all_pairs import AllPairs
+from evaluation.sets import all_pairs
+from evaluation.sets.all_pairs import AllPairs
 from facekd.errors import InputError
 from facekd.verification.ranked_scores import RankedScores
 from facekd.verification.subject_bootstrap import Units, measure_draws, resample
