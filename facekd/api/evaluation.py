@@ -152,10 +152,15 @@ def _evaluate(
 
 
 def _as_words(options: Options) -> list[str]:
-    """Returns the words of a command line: `{"flip": False, "fars": [0.1, 0.01]}` is `--no-flip --fars 0.1,0.01`."""
+    """Returns the words of a command line: `{"flip": False, "fars": [0.1, 0.01]}` is `--no-flip --fars 0.1,0.01`.
+
+    None stands for the default, as in Python: the option is left out.
+    """
     words: list[str] = []
     for name, value in options.items():
         option = f"--{name.replace('_', '-')}"
+        if value is None:
+            continue
         if isinstance(value, bool):
             words.append(option if value else f"--no-{option[2:]}")
         elif isinstance(value, Sequence) and not isinstance(value, str):

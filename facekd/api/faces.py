@@ -130,6 +130,7 @@ class Model:
 
         Raises:
             DataError: an image cannot be read, or shows no face; the message names the first three and says why.
+            InputError: what was given is no image.
         """
         faces, problems = self._embed(images, FaceRules("largest", detector_size=self._detector_size), flip)
         if problems:
@@ -144,8 +145,12 @@ class Model:
         Args:
             images: see `embed`.
             which: which faces of a photograph: "all", the "largest", that nearest the "centre", or of highest "score".
-            min_score: least score of the detector.
+            min_score: least score of the detector, 0 to 1.
             flip: see `embed`.
+
+        Raises:
+            DataError: there is no such file.
+            InputError: what was given is no image, or no such choice.
         """
         return self._embed(images, FaceRules(which, min_score, detector_size=self._detector_size), flip)[0]
 
@@ -186,6 +191,7 @@ def detect(
 
     Raises:
         DataError: the image cannot be read.
+        InputError: a value is out of its range.
         ModelError: the file is no detector.
     """
     opened = _open([image])
@@ -209,7 +215,10 @@ def similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     Raises:
         InputError: the sizes differ, or an embedding is zero or not finite.
     """
-    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    try:
+        first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"embeddings are numbers, (D,) or (N, D): {error}") from error
     if first.ndim not in (1, 2) or second.ndim not in (1, 2) or first.shape[-1] != second.shape[-1]:
         raise InputError(f"embeddings are (D,) or (N, D), both of the same D; found {first.shape} and {second.shape}")
     lengths = [np.linalg.norm(one, axis=-1, keepdims=True) for one in (first, second)]
@@ -242,6 +251,8 @@ def _open(images: ImagesLike) -> Images:
         return list_images([os.fspath(images)])
     if isinstance(images, np.ndarray) and images.ndim == 3:
         images = images[None]
+    if not isinstance(images, Iterable) or isinstance(images, bytes):
+        raise InputError(f"images are a path, uint8 RGB pixels or a list of these; found {type(images).__name__}")
     listed = list(images)
     if not listed:
         raise DataError("no images were given")

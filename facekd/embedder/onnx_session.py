@@ -37,6 +37,8 @@ def open_session(file: OnnxFile, threads: int | None = None, device: str = "cpu"
         raise ModelError(f"device is {device!r}; expected cpu or cuda for an ONNX file")
     if providers[0] not in onnxruntime.get_available_providers():
         raise ModelError(f"device is 'cuda' but this onnxruntime has no CUDA: {_cuda_remedy()}")
+    if threads is not None and threads < 1:
+        raise ModelError(f"threads is {threads}: expected at least 1")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # warnings about a file do not help its user, and errors are raised and told by us
     options.intra_op_num_threads = _threads_to_use() if threads is None else threads

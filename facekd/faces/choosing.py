@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from facekd.faces.detectors import FaceDetector, Faces
+from facekd.errors import InputError
+from facekd.faces.detectors import SMALLEST_INPUT, FaceDetector, Faces
+from facekd.images.preprocessing import LARGEST_SIZE
+from facekd.utils.foreign import shown
 
 WhichFaces = Literal["all", "largest", "centre", "score"]
 # Why a photograph yields no face, in words.
@@ -32,12 +35,23 @@ class FaceRules:
         min_score: least score of the detector, 0..1.
         min_face: least side of the box in pixels of the photograph.
         detector_size: longer side of the photograph in the detector, pixels; half of it if no face is sure.
+
+    Raises:
+        InputError: a value is out of its range.
     """
 
     which: WhichFaces = "largest"
     min_score: float = 0.5
     min_face: float = 0
     detector_size: int = 640
+
+    def __post_init__(self) -> None:
+        if self.which not in get_args(WhichFaces):
+            raise InputError(f"which is {shown(repr(self.which))}: expected {', '.join(get_args(WhichFaces))}")
+        if not 0 <= self.min_score <= 1 or not self.min_face >= 0:
+            raise InputError(f"min_score is {self.min_score}: expected 0 to 1; min_face {self.min_face}: 0 or more")
+        if not SMALLEST_INPUT <= self.detector_size <= LARGEST_SIZE:
+            raise InputError(f"detector_size is {self.detector_size}: expected {SMALLEST_INPUT} to {LARGEST_SIZE}")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from facekd.images.alignment import align, is_plausible, template_fit
 from facekd.images.decoding import decode_rgb
 from facekd.images.frames import FirstImageNote
 from facekd.images.image_files import read_image_file
-from facekd.images.preprocessing import fit_images
+from facekd.images.preprocessing import LARGEST_SIZE, fit_images
 
 # Why an image yields no face, in words: one that is searched for faces, or one that is said to be aligned.
 IMAGE_REASONS: Mapping[str, str] = {
@@ -71,6 +71,9 @@ class FaceFinder:
         rules: which of several faces are taken; without a detector they have no effect.
         resize: whether to scale aligned crops of another size instead of refusing them.
         exif: whether to turn images upright as their Exif data say.
+
+    Raises:
+        InputError: a size out of range.
     """
 
     def __init__(
@@ -81,6 +84,8 @@ class FaceFinder:
         resize: bool = False,
         exif: bool = True,
     ) -> None:
+        if not 1 <= image_size <= LARGEST_SIZE:
+            raise InputError(f"image_size is {image_size}: expected 1 to {LARGEST_SIZE}")
         self.image_size = image_size
         self.detector = detector
         self.rules = rules or FaceRules()

@@ -12,7 +12,7 @@ import pytest
 
 import facekd
 from facekd.embedder import open_embedder
-from facekd.errors import DataError, InputError
+from facekd.errors import DataError, InputError, ModelError
 from facekd.images.preprocessing import mirror
 from tests.painted_faces import paint
 from tests.pooling_model import write_pooling_model
@@ -82,6 +82,26 @@ def test_what_cannot_be_embedded_is_named(model: Path, tmp_path: Path) -> None:
         opened.embed([3])  # type: ignore[list-item]
     with pytest.raises(InputError, match="float64"):
         opened.embed(CROPS / 255)
+    for odd in (None, 5, b"bytes"):
+        with pytest.raises(InputError, match="images are a path, uint8 RGB pixels or a list of these; found"):
+            opened.embed(odd)  # type: ignore[arg-type]
+
+
+def test_values_out_of_range_are_refused(model: Path, scrfd: Path) -> None:
+    opened = facekd.load_model(model)
+    for options, message in (
+        ({"which": "biggest"}, "which is 'biggest': expected all, largest, centre, score"),
+        ({"min_score": 7}, "min_score is 7: expected 0 to 1"),
+        ({"min_score": float("nan")}, "min_score is nan"),
+    ):
+        with pytest.raises(InputError, match=message):
+            opened.faces(CROPS, **options)  # type: ignore[arg-type]
+    for options in ({"image_size": 0}, {"detector_size": -5}, {"detector_size": 10**9}):
+        [(name, value)] = options.items()
+        with pytest.raises(InputError, match=f"{name} is {value}: expected "):
+            facekd.detect(CROPS[0], scrfd, **options)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="threads is -1: expected at least 1"):
+        facekd.load_model(model, threads=-1)
 
 
 def test_similarity_is_the_cosine() -> None:
@@ -94,3 +114,5 @@ def test_similarity_is_the_cosine() -> None:
     for bad in (np.zeros(7), np.full(7, np.nan), np.ones(6)):
         with pytest.raises(InputError, match="embedding"):
             facekd.similarity(first, bad)
+    with pytest.raises(InputError, match="embeddings are numbers"):
+        facekd.similarity(first, "text")  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ class Table:
     """Embeds the image of each number by a row; of some genuine pairs, the second image shows somebody else."""
 
     def __init__(self, num_broken: int) -> None:
-        self.preprocessing = Preprocessing(127.5, 127.5, "rgb", SIZE)
+        self.preprocessing = Preprocessing(image_size=SIZE)
         self._rows = np.random.default_rng(0).normal(size=(4 * PAIRS, VALUES)).astype(np.float32)
         whole = slice(2 * num_broken, 2 * PAIRS, 2)
         self._rows[1:][whole] = self._rows[whole]

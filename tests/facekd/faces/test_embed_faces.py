@@ -168,6 +168,14 @@ def test_a_stopped_run_goes_on(here: Path, run: Run, monkeypatch: pytest.MonkeyP
     assert status == 2 and "g.npz: is there already" in error and (here / "g.npz").read_bytes() == before
     assert "going on after 4 images" in run(embed_faces.main, *arguments, "g.npz", "--force")[2]
 
+    # A photograph that was changed meanwhile is embedded again, with all others.
+    monkeypatch.setattr(FaceFinder, "find", fail_at("photos/Bob/none.png"))
+    assert run(embed_faces.main, *arguments, "h.npz")[0] == 2
+    cv2.imwrite("photos/Ada/1.png", waves(LARGE)[..., ::-1])
+    monkeypatch.setattr(FaceFinder, "find", fail_at("nowhere"))
+    status, _, error = run(embed_faces.main, *arguments, "h.npz")
+    assert status == 0 and "going on" not in error
+
 
 @pytest.mark.parametrize(
     ("words", "output", "message"),
