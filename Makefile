@@ -20,7 +20,7 @@ help:
 	@echo "make faults       every command killed, out of space and failing to read: KILLS=12 a command, VERBS=\"train pack\" for some"
 	@echo "make mutants      small changes of the code, one at a time, which the tests must notice: SAMPLE=40 in each file, MODULES=\"margins head\" for some"
 	@echo "make coverage     the tests, and the share of branches that they take in each package: PYTEST=--runslow for the slow ones too"
-	@echo "make check        lint, format and types"
+	@echo "make check        lint, format, types, and the share of public names that have one"
 	@echo "make format       let ruff rewrite the sources"
 	@echo "make bench        the benchmarks, in under 15 minutes on 2 quiet cores; writes the tables of docs/benchmarks.md"
 	@echo "make soak         an hour of training (MINUTES=60): does memory, files, threads or the time of an image grow?"
@@ -109,6 +109,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/python -m tests.public_types
 
 format: install
 	$(BIN)/ruff check --fix-only .

@@ -98,7 +98,8 @@ class Model:
         options: Mapping[str, Any],
         detector_size: int = 640,
     ) -> None:
-        self.path, self.options = path, options
+        self.path = path
+        self.options = options
         self._embedder, self._detector, self._detector_size = embedder, detector, detector_size
 
     @property

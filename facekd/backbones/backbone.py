@@ -173,7 +173,7 @@ def _keeping_statistics(module: nn.Module) -> Iterator[None]:
             norm.momentum, norm.num_batches_tracked = momentum, counter
 
 
-def full_precision(tensor: torch.Tensor) -> contextlib.AbstractContextManager:
+def full_precision(tensor: torch.Tensor) -> contextlib.AbstractContextManager[Any]:
     """Turns autocast off inside a block, if it is on for the device of `tensor`.
 
     The embedding layer and its batch normalisation keep 32 bits: with a margin of 0.5 radians at scale 64, the 8 bits

@@ -10,6 +10,7 @@ for wrn_40_2.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -40,7 +41,7 @@ class CifarBackbone(Backbone):
         dropout: probability of dropping a value of the embedding; the papers have none.
     """
 
-    image_sizes: ClassVar = ImageSizes(8, 4, "it halves the image twice", "CIFAR's images have 32")
+    image_sizes: ClassVar[ImageSizes] = ImageSizes(8, 4, "it halves the image twice", "CIFAR's images have 32")
 
     def __init__(self, name: str, embedding_size: int, image_size: int, width: float, dropout: float) -> None:
         super().__init__(name, embedding_size, image_size, width)
@@ -61,7 +62,7 @@ class CifarBackbone(Backbone):
 class BasicUnit(nn.Module):
     """conv 3x3 (strided) - BN - ReLU - conv 3x3 - BN, plus the shortcut, then ReLU."""
 
-    norm_after: ClassVar = {"conv1": "bn1", "conv2": "bn2"}  # for `fold_batch_norms`
+    norm_after: ClassVar[dict[str, str]] = {"conv1": "bn1", "conv2": "bn2"}  # for `fold_batch_norms`
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -83,8 +84,11 @@ class BasicUnit(nn.Module):
 class CifarResNet(CifarBackbone):
     """Stacks a stem at full resolution and three stages of n basic units: a ResNet of depth 6 n + 2."""
 
-    norm_after: ClassVar = {"conv1": "bn1"}
-    parts: ClassVar = {"stem": ("conv1", "bn1"), **{f"stage{number}": (f"layer{number}",) for number in (1, 2, 3)}}
+    norm_after: ClassVar[dict[str, str]] = {"conv1": "bn1"}
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "stem": ("conv1", "bn1"),
+        **{f"stage{number}": (f"layer{number}",) for number in (1, 2, 3)},
+    }
 
     @classmethod
     def fixed_embedding_size(cls, name: str, width: float) -> int:
@@ -116,7 +120,7 @@ class WideUnit(nn.Module):
     Where the channels change, the shortcut is a 1x1 convolution of what the first BN and ReLU give.
     """
 
-    norm_after: ClassVar = {"conv1": "bn2"}
+    norm_after: ClassVar[dict[str, str]] = {"conv1": "bn2"}
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -138,7 +142,12 @@ class WideResNet(CifarBackbone):
     """Stacks a stem of 16 channels and three stages of n pre-activated units: a Wide ResNet of depth 6 n + 4."""
 
     # The normalisation before the mean belongs to the last stage: its units end without one.
-    parts: ClassVar = {"stem": ("conv1",), "stage1": ("block1",), "stage2": ("block2",), "stage3": ("block3", "bn1")}
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "stem": ("conv1",),
+        "stage1": ("block1",),
+        "stage2": ("block2",),
+        "stage3": ("block3", "bn1"),
+    }
 
     @classmethod
     def fixed_embedding_size(cls, name: str, width: float) -> int:

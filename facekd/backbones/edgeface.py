@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -98,7 +99,7 @@ class ChannelAttention(nn.Module):
     Queries and keys are normalised over the tokens, so that a product is a cosine; its scale is learned for each head.
     """
 
-    undecayed: ClassVar = ("temperature",)
+    undecayed: ClassVar[tuple[str, ...]] = ("temperature",)
 
     def __init__(self, channels: int, num_heads: int, gamma: float) -> None:
         super().__init__()
@@ -203,11 +204,11 @@ class EdgeFace(Backbone):
         dropout: probability of dropping a value of the averaged map (the authors have none).
     """
 
-    image_sizes: ClassVar = ImageSizes(
+    image_sizes: ClassVar[ImageSizes] = ImageSizes(
         32, 16, "it divides the side by 16, and once more by 2, rounded down", "use 112, or 64 for a small model"
     )
-    takes_gradient_checkpointing: ClassVar = True
-    parts: ClassVar = {
+    takes_gradient_checkpointing: ClassVar[bool] = True
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "stem": ("stem",),
         **{f"stage{number}": (f"stages.{number - 1}",) for number in (1, 2, 3, 4)},
         "embedding": ("head",),

@@ -9,6 +9,7 @@ stride 1, has 6.80 M parameters and 267 M multiply-adds; `ghostfacenetv2_s2`, wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -160,9 +161,9 @@ class GhostFaceNet(Backbone):
         dropout: probability of dropping a value before the embedding layer (the authors have none).
     """
 
-    takes_gradient_checkpointing: ClassVar = True
+    takes_gradient_checkpointing: ClassVar[bool] = True
     # A stage begins with a strided unit.
-    parts: ClassVar = {
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "stem": ("stem", "units.0"),
         "stage1": ("units.1", "units.2"),
         "stage2": ("units.3", "units.4"),

@@ -13,6 +13,7 @@ nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -44,7 +45,7 @@ class ResidualUnit(nn.Module):
     one takes every second row and column instead, which needs as many channels behind the unit as before it.
     """
 
-    norm_after: ClassVar = {"conv1": "bn2", "conv2": "bn3"}  # for `fold_batch_norms`
+    norm_after: ClassVar[dict[str, str]] = {"conv1": "bn2", "conv2": "bn3"}  # for `fold_batch_norms`
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, is_plain: bool = False) -> None:
         super().__init__()
@@ -81,9 +82,9 @@ class IResNet(Backbone):
             recipes since).
     """
 
-    norm_after: ClassVar = {"conv1": "bn1"}
-    takes_gradient_checkpointing: ClassVar = True
-    parts: ClassVar = {
+    norm_after: ClassVar[dict[str, str]] = {"conv1": "bn1"}
+    takes_gradient_checkpointing: ClassVar[bool] = True
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "stem": ("conv1", "bn1", "prelu"),
         **{f"stage{number}": (f"layer{number}",) for number in (1, 2, 3, 4)},
         "embedding": ("bn2", "fc", "features"),

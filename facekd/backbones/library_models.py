@@ -8,6 +8,7 @@ face networks behind them. Both have fresh weights; nothing is downloaded. timm 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any, ClassVar
@@ -49,8 +50,8 @@ class TorchvisionBackbone(Backbone):
             classifier (mobilenet_v2 and efficientnet_b0: 0.2) is not taken over.
     """
 
-    image_sizes: ClassVar = ImageSizes(32, 1, "it halves the image five times", "224 is usual")
-    takes_width: ClassVar = False
+    image_sizes: ClassVar[ImageSizes] = ImageSizes(32, 1, "it halves the image five times", "224 is usual")
+    takes_width: ClassVar[bool] = False
 
     def __init__(
         self, name: str, embedding_size: int, image_size: int = 224, width: float = 1.0, dropout: float = 0.0
@@ -112,9 +113,11 @@ class TimmBackbone(Backbone):
         dropout: probability of dropping a value before the embedding layer.
     """
 
-    image_sizes: ClassVar = ImageSizes(32, 1, "timm's networks make an image up to 32 times smaller", "112 is usual")
-    takes_width: ClassVar = False
-    parts: ClassVar = {"embedding": ("fc", "features")}
+    image_sizes: ClassVar[ImageSizes] = ImageSizes(
+        32, 1, "timm's networks make an image up to 32 times smaller", "112 is usual"
+    )
+    takes_width: ClassVar[bool] = False
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {"embedding": ("fc", "features")}
 
     def __init__(
         self, name: str, embedding_size: int = 512, image_size: int = 112, width: float = 1.0, dropout: float = 0.0

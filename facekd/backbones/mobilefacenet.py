@@ -14,6 +14,7 @@ Modules carry the names used by InsightFace's released PyTorch weights, so that 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -145,9 +146,9 @@ class MobileFaceNet(Backbone):
         dropout: probability of dropping a value before the embedding layer (the paper has none).
     """
 
-    takes_gradient_checkpointing: ClassVar = True
+    takes_gradient_checkpointing: ClassVar[bool] = True
     # A stage begins with a strided unit.
-    parts: ClassVar = {
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "stem": ("layers.0", "layers.1"),
         **{f"stage{number}": (f"layers.{2 * number}", f"layers.{2 * number + 1}") for number in (1, 2, 3)},
         "embedding": ("conv_sep", "features"),

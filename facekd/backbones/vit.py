@@ -11,6 +11,7 @@ Modules carry the names used by InsightFace's released PyTorch weights, so that 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -103,17 +104,17 @@ class VisionTransformer(Backbone):
             whenever the ratio in its settings is above 0; here the ratio is what it says.)
     """
 
-    image_sizes: ClassVar = ImageSizes(
+    image_sizes: ClassVar[ImageSizes] = ImageSizes(
         32, 1, f"its patches have {PATCH_SIZE} pixels", "use 112, or 64 for a small model"
     )
-    takes_gradient_checkpointing: ClassVar = True
-    options: ClassVar = frozenset({"drop_path", "mask_ratio"})
-    parts: ClassVar = {
+    takes_gradient_checkpointing: ClassVar[bool] = True
+    options: ClassVar[frozenset[str]] = frozenset({"drop_path", "mask_ratio"})
+    parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "stem": ("patch_embed", "pos_embed", "mask_token"),
         **{f"stage{i + 1}": tuple(f"blocks.{3 * i + j}" for j in range(3)) for i in range(NUM_BLOCKS // 3)},
         "embedding": ("norm", "feature"),
     }
-    undecayed: ClassVar = ("pos_embed", "mask_token")
+    undecayed: ClassVar[tuple[str, ...]] = ("pos_embed", "mask_token")
 
     def __init__(
         self,

@@ -149,15 +149,15 @@ class ContrastiveDistillation(nn.Module):
         if not 0 <= seed < 2**63:
             raise InputError(f"CRD needs a seed from 0 to 2**63 - 1, found {seed}")
         self.num_images = num_images
-        self.settings = ContrastiveSettings() if settings is None else settings
+        self.settings: ContrastiveSettings = ContrastiveSettings() if settings is None else settings
         self.seed = seed
         self.gather_rows: Callable[[Tensor], Tensor] = _identity
 
         # Projections and memories are drawn from a generator of their own, in this order.
         generator = torch.Generator().manual_seed(seed)
         size = self.settings.projection_size
-        self.student_projection = _linear(student_size, size, generator)
-        self.teacher_projection = _linear(teacher_size, size, generator)
+        self.student_projection: nn.Linear = _linear(student_size, size, generator)
+        self.teacher_projection: nn.Linear = _linear(teacher_size, size, generator)
         bound = math.sqrt(3 / size)  # so that the rows have length 1 on average
         shape = num_images, size
         self.register_buffer("student_memory", torch.empty(shape).uniform_(-bound, bound, generator=generator))

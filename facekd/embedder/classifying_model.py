@@ -47,6 +47,7 @@ class ClassifyingModel:
         projection: nn.Linear | None = None,
         mixes: Sequence[float] = (),
     ) -> None:
+        self.preprocessing: Preprocessing
         backbone, self.preprocessing = load_backbone(file)
         self._embedder = TorchEmbedder(backbone, self.preprocessing, device, batch_size=256, frozen=True)
         self._head = build_linear_head(checkpoint, file).to(device)
@@ -54,8 +55,9 @@ class ClassifyingModel:
         self._projection = None if projection is None else projection.to(device)
         self._mixes = tuple(mixes)
         self._file, self._checkpoint, self._device = file, checkpoint, device
-        self.center_crop, self.resize = checkpoint.center_crop, checkpoint.resize
-        self.embedding_size = self._embedder.embedding_size
+        self.center_crop: float = checkpoint.center_crop
+        self.resize: bool = checkpoint.resize
+        self.embedding_size: int = self._embedder.embedding_size
 
     @torch.inference_mode()
     def classify(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -163,11 +165,12 @@ class OnnxClassifier:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._embedder = OnnxEmbedder(path)
         self._file = Path(path)
-        self.preprocessing = self._embedder.preprocessing
-        self.assumed, self.remarks = self._embedder.assumed, self._embedder.remarks
-        self.center_crop = _read_center_crop(self._embedder.metadata.get("center_crop", "0"), self._file)
+        self.preprocessing: Preprocessing = self._embedder.preprocessing
+        self.assumed: tuple[str, ...] = self._embedder.assumed
+        self.remarks: tuple[str, ...] = self._embedder.remarks
+        self.center_crop: float = _read_center_crop(self._embedder.metadata.get("center_crop", "0"), self._file)
         self.resize = False
-        self.embedding_size = self._embedder.embedding_size
+        self.embedding_size: int = self._embedder.embedding_size
 
     def classify(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the logits (B, C) of uint8 RGB images (B, S, S, 3) under the name `head`."""
@@ -216,7 +219,7 @@ class LogitNetwork(nn.Module):
             backbone, head = backbone.backbone, folded.requires_grad_(False)
         self.backbone = backbone
         self.head = head
-        self.embedding_size = head.num_classes
+        self.embedding_size: int = head.num_classes
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.head(self.backbone(images))

@@ -24,14 +24,14 @@ from facekd.embedder.checks import (
 )
 from facekd.embedder.input_arithmetic import InputArithmetic, read_input_arithmetic
 from facekd.embedder.interface import GivenPreprocessing
-from facekd.embedder.known_models import recognise
+from facekd.embedder.known_models import KnownModel, recognise
 from facekd.embedder.onnx_file import OnnxFile, read_onnx_file
 from facekd.embedder.onnx_preprocessing import resolve_preprocessing
 from facekd.embedder.onnx_session import brief, face_detector_kind, is_in_training_mode, open_session
 from facekd.embedder.sidecar import add_to_given, read_sidecar, sidecar_path
 from facekd.errors import ModelError
 from facekd.files.reading import sha256_of_file
-from facekd.images.preprocessing import fit_images
+from facekd.images.preprocessing import Preprocessing, fit_images
 from facekd.utils.foreign import LONGEST_NAME, shown
 from facekd.verification.scores import unit_rows
 
@@ -81,6 +81,13 @@ class OnnxEmbedder:
         ModelError: the file cannot be used; the message says why.
     """
 
+    preprocessing: Preprocessing
+    assumed: tuple[str, ...]
+    remarks: tuple[str, ...]
+    metadata: dict[str, str]
+    output: str
+    embedding_size: int
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -99,7 +106,7 @@ class OnnxEmbedder:
             raise ModelError(f"{path}: an ONNX file takes no option {', '.join(preprocessing)}")
 
         # The session, and what the file says about itself.
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self.resize = resize
         if not is_onnx_file(self.path):
             raise ModelError(f"{self.path}: is a checkpoint, not an ONNX file; use `open_embedder`, or `facekd export`")
@@ -109,13 +116,13 @@ class OnnxEmbedder:
         self._files, self.metadata = file.files, file.metadata
         sidecar = read_sidecar(file)
         add_to_given(given, sidecar)
-        self.normalized = self.metadata.get("normalized", "false").lower() == "true"
+        self.normalized: bool = self.metadata.get("normalized", "false").lower() == "true"
 
         # The graph's input, and the preprocessing that makes it from images.
-        self.known = recognise(file)
+        self.known: KnownModel | None = recognise(file)
         declared_size = self._read_input(batch_size)
         arithmetic = self._read_arithmetic(file, declared_size or int(given["image_size"] or 112))  # type: ignore[arg-type]
-        self.input_arithmetic = None if arithmetic.is_plain else arithmetic.to_dict()
+        self.input_arithmetic: dict[str, Any] | None = None if arithmetic.is_plain else arithmetic.to_dict()
         self.preprocessing, self.assumed, self.remarks = resolve_preprocessing(
             given, self.metadata, declared_size, arithmetic, self.path, self.known and self.known.preprocessing
         )
@@ -127,7 +134,7 @@ class OnnxEmbedder:
         # The output that is the embedding.
         self.output, self.embedding_size = self._choose_output(output or (sidecar and sidecar.output))
         self._check_output()
-        self.prelu_rewritten = False
+        self.prelu_rewritten: bool = False
         if rewrite_prelu:
             self._rewrite_prelu(file, threads, device)
         self._fingerprint: str | None = None
@@ -217,7 +224,7 @@ class OnnxEmbedder:
         self._input_name: str = inputs[0].name
         self._input_dtype = _input_dtype(inputs[0].type, self.path)
         fixed_batch, declared_size, self._columns, self._channels_last = _read_input_shape(inputs[0].shape, self.path)
-        self.batch_size = fixed_batch or batch_size
+        self.batch_size: int = fixed_batch or batch_size
         self._pad = fixed_batch is not None
         if (fixed_batch or 1) * (declared_size or 1) ** 2 * 3 > MOST_VALUES:
             raise ModelError(

@@ -53,9 +53,9 @@ class TorchEmbedder:
         self.preprocessing = preprocessing
         self.normalized = normalize
         self.resize = resize
-        self.device = torch.device(device)
+        self.device: torch.device = torch.device(device)
         default = CPU_CHUNK if self.device.type == "cpu" else DEVICE_CHUNK
-        self.batch_size = default if batch_size is None else batch_size
+        self.batch_size: int = default if batch_size is None else batch_size
         check_batch_size(self.batch_size)
         self._module = module.to(self.device)
         self._autocast = autocast

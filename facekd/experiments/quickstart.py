@@ -73,8 +73,8 @@ class Recipe:
     evaluated: bool = True
 
 
-ARCFACE = {"head.margin": "arcface", "head.margin_value": 0.4}
-TAUGHT = {**ARCFACE, "teacher.model": "{arcface}", "teacher.cache": "{cache}"}
+ARCFACE: dict[str, Any] = {"head.margin": "arcface", "head.margin_value": 0.4}
+TAUGHT: dict[str, Any] = {**ARCFACE, "teacher.model": "{arcface}", "teacher.cache": "{cache}"}
 # Weights: the squared distance of unit embeddings times 10, KL times 1 at temperature 4; see docs/method.md.
 RECIPES = {
     "arcface": Recipe("train by arcface", "arcface", "train", False, ARCFACE),

@@ -18,7 +18,7 @@ from facekd.experiments.study_config import MEANS, SET_BY_STUDY, VERBS, Method, 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DESCRIPTION = "Trains methods x seeds on one data set under one protocol, and reports."
 # Options of the evaluation of people where the file gives none: few columns, and no page for each run.
-OF_PEOPLE = {"fars": [1e-2, 1e-3], "report": False}
+OF_PEOPLE: dict[str, Any] = {"fars": [1e-2, 1e-3], "report": False}
 MAIN_KEYS = {
     "output": "folder of everything; the same command resumes it",
     "seeds": "seeds of every method that names none",

@@ -88,7 +88,7 @@ class FaceFinder:
             raise InputError(f"image_size is {image_size}: expected 1 to {LARGEST_SIZE}")
         self.image_size = image_size
         self.detector = detector
-        self.rules = rules or FaceRules()
+        self.rules: FaceRules = rules or FaceRules()
         self.resize = resize
         self.exif = exif
         self._note = FirstImageNote()

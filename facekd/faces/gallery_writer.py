@@ -74,8 +74,9 @@ class GalleryWriter:
     def __init__(
         self, path: Path, images: Images, embedding_size: int, job: Mapping[str, Any], may_replace: bool = False
     ) -> None:
-        self.path, self._images = path, images
-        self.report_path = path.with_suffix(".report.tsv")
+        self.path = path
+        self._images = images
+        self.report_path: Path = path.with_suffix(".report.tsv")
         self._row = row_type(embedding_size)
         job = {"verb": "embed", "images": images.fingerprint(), "embedding_size": embedding_size, **job}
         # A run that was stopped when its gallery had just got its name ends in peace.
@@ -86,7 +87,7 @@ class GalleryWriter:
         self._waiting: list[EmbeddedFaces] = []
         self._next_time = 0.0
         self._find()
-        self.num_found = len(self.results)
+        self.num_found: int = len(self.results)
 
     def add(self, image: EmbeddedFaces) -> None:
         """Adds the faces of the next image; what became of it is in `results` a second later at the most."""

@@ -74,7 +74,8 @@ class ImageFiles(Images):
     """
 
     def __init__(self, paths: Sequence[str], people: Sequence[str]) -> None:
-        self.names, self.people = list(paths), list(people)
+        self.names: Sequence[str] = list(paths)
+        self.people: Sequence[str] = list(people)
 
     def read(self, index: int) -> ImageSource:
         """See `Images.read`."""
@@ -102,9 +103,9 @@ class RecordImages(Images):
 
     def __init__(self, path: Path) -> None:
         self._pack: RecordPack = open_record_pack(path, "skip")
-        self.path = self._pack.reader.rec_path.resolve()
-        self.names = [f"{path}#{key}" for key in self._pack.image_keys.tolist()]
-        self.people = [str(label) if label >= 0 else "" for label in self._pack.labels().tolist()]
+        self.path: Path = self._pack.reader.rec_path.resolve()
+        self.names: Sequence[str] = [f"{path}#{key}" for key in self._pack.image_keys.tolist()]
+        self.people: Sequence[str] = [str(label) if label >= 0 else "" for label in self._pack.labels().tolist()]
         for warning in self._pack.warnings:
             print(f"warning: {path}: {warning}", file=sys.stderr)
 
@@ -128,8 +129,10 @@ class PackImages(Images):
         self._path = path
         pack = read_pair_pack(path)
         self._images = pack.images
-        self.names = [f"{path}#{number}" for number in range(len(pack.images))]
-        self.people = [""] * len(pack.images) if pack.subjects is None else pack.subjects.reshape(-1).tolist()
+        self.names: Sequence[str] = [f"{path}#{number}" for number in range(len(pack.images))]
+        self.people: Sequence[str] = (
+            [""] * len(pack.images) if pack.subjects is None else pack.subjects.reshape(-1).tolist()
+        )
 
     def read(self, index: int) -> ImageSource:
         """See `Images.read`."""
@@ -153,8 +156,8 @@ class JoinedImages(Images):
 
     def __init__(self, places: Sequence[tuple[Images, int]]) -> None:
         self._places = places
-        self.names = [part.names[index] for part, index in places]
-        self.people = [part.people[index] for part, index in places]
+        self.names: Sequence[str] = [part.names[index] for part, index in places]
+        self.people: Sequence[str] = [part.people[index] for part, index in places]
 
     def read(self, index: int) -> ImageSource:
         """See `Images.read`."""

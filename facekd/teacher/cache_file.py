@@ -96,13 +96,13 @@ class TeacherCache:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._trailer = _read_trailer(self.path)
         self.teacher: dict[str, Any] = self._trailer["teacher"]
         self.data: dict[str, Any] = self._trailer["data"]
         self.num_images: int = self.data["num_images"]
         self.embedding_size: int = self.teacher["embedding_size"]
-        self.replaced = np.array(self._trailer["replaced"], dtype=np.int64)
+        self.replaced: NDArray[np.int64] = np.array(self._trailer["replaced"], dtype=np.int64)
         shape = (self.num_images, 2, self.embedding_size)
         self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._file)

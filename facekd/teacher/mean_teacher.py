@@ -36,8 +36,8 @@ class MeanTeacher:
                 "mean: set combine_teachers to 'each', which compares with one teacher after the other"
             )
         self._teachers, self._weights = list(teachers), list(weights)
-        self.embedding_size = sizes[0]
-        self.fingerprint = joined_fingerprint(teachers)
+        self.embedding_size: int = sizes[0]
+        self.fingerprint: str = joined_fingerprint(teachers)
 
     def embed(self, batch: Batch) -> Tensor:
         """Embeds the images of a batch, mirrored as its `flip` says.

@@ -45,8 +45,8 @@ class LiveTeacher:
         self._describe = describe
         self._images_per_call = images_per_call
         self._unchecked: tuple[Tensor, torch.Event | None, Tensor] | None = None
-        self.embedding_size = embedder.embedding_size
-        self.fingerprint = embedder.fingerprint
+        self.embedding_size: int = embedder.embedding_size
+        self.fingerprint: str = embedder.fingerprint
 
     def embed(self, batch: Batch) -> Tensor:
         """Embeds the images of a batch, mirrored as its `flip` says.
@@ -118,7 +118,7 @@ class CachedTeacher:
         fingerprint = embedder.fingerprint if embedder else None
         self._cache = open_teacher_cache(path, dataset, fingerprint)
         self._sampler = sampler
-        self.embedding_size = self._cache.embedding_size
+        self.embedding_size: int = self._cache.embedding_size
         self.fingerprint: str = self._cache.teacher["fingerprint"]
 
     def embed(self, batch: Batch) -> Tensor:

@@ -94,7 +94,7 @@ class Distiller(Recognizer):
 
     centres: Tensor  # (C, E), class centres that AdaDistill moves
 
-    rank_invariant_buffers = ("centres", "contrastive.")  # moved by the gathered rows of all processes
+    rank_invariant_buffers: tuple[str, ...] = ("centres", "contrastive.")  # moved by the gathered rows of all processes
 
     def __init__(
         self,
@@ -108,17 +108,19 @@ class Distiller(Recognizer):
     ) -> None:
         # A student without a classifier of its own recognises by the teacher's, and its checkpoint has that one.
         super().__init__(student.backbone, student.head or teacher.head or nn.Identity())
-        self.owns_head = student.head is not None
-        self.teacher_head = teacher.head
-        self.projection = student.projection
-        self.further_projections = nn.ModuleList(part or nn.Identity() for part in student.further_projections)
+        self.owns_head: bool = student.head is not None
+        self.teacher_head: Head | None = teacher.head
+        self.projection: nn.Linear | None = student.projection
+        self.further_projections: nn.ModuleList = nn.ModuleList(
+            part or nn.Identity() for part in student.further_projections
+        )
         self.contrastive = contrastive
         # What is logged.
         weights = objective.weights
         self.objective = objective
-        self.teacher_fingerprint = teacher.fingerprint
-        self.summary_lines = f"\nloss       {weights}; teacher {teacher.fingerprint[:12]}"
-        self.loss_names = ("loss", *(f"loss_{name}" for name in weights.active))
+        self.teacher_fingerprint: str = teacher.fingerprint
+        self.summary_lines: str = f"\nloss       {weights}; teacher {teacher.fingerprint[:12]}"
+        self.loss_names: tuple[str, ...] = ("loss", *(f"loss_{name}" for name in weights.active))
         self._teachers = [*(() if teacher.embedder is None else (teacher.embedder,)), *teacher.further]
         self._shares = list(teacher.shares)
         self._indices_of = indices_of
