@@ -49,6 +49,13 @@ def test_the_interval_covers_seeds_and_people() -> None:
     assert np.mean(seeds_only) < 0.9
 
 
+def test_few_people_count_as_few() -> None:
+    """The draws of S people vary by (S - 1) / S of what S people do, which with many would not be seen."""
+    values, draws = np.array([0.1, 0.4]), np.array([[0.0, 1.0, 2.0, 5.0], [0.0, 2.0, 1.0, 4.0]])
+    expected = values.var(ddof=1) / 2 + np.cov(draws)[0, 1] * 4 / 3
+    assert crossed_difference(values, draws, 4).standard_error ** 2 == pytest.approx(expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_people", [150, 1000])
 @pytest.mark.parametrize(
