@@ -10,6 +10,7 @@ from facekd.commands.command_line import CommandParser
 from facekd.commands.suggestions import did_you_mean
 from facekd.embedder.known_models import CATALOGUE, DETECTOR, RECOGNISER, KnownModel, known_models
 from facekd.errors import ModelError, run_verb
+from facekd.utils.foreign import shown
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,8 +53,8 @@ def _find(word: str | None) -> list[KnownModel]:
     if not found:
         close = did_you_mean(word, [model.name for model in models])
         raise ModelError(
-            f"{word}: no such model in the list{close} (`facekd models` shows it; `facekd describe FILE` says whether "
-            "a file is in it)"
+            f"{shown(word)}: no such model in the list{close} (`facekd models` shows it; `facekd describe FILE` says "
+            "whether a file is in it)"
         )
     return found
 

@@ -14,7 +14,7 @@ from facekd.commands.config_files import parse_config
 from facekd.errors import ModelError
 from facekd.experiments.command_runner import as_config_options
 from facekd.export.export_onnx import ExportReport, export_checkpoint
-from facekd.export.options import ExportOptions
+from facekd.export.options import ExportOptions, JudgingOptions
 from facekd.training import api
 from facekd.training.api import TrainedRun
 from facekd.training.config import DistillConfig, TrainConfig
@@ -49,19 +49,29 @@ class Run(TrainedRun):
         keys = {key: None for entry in entries for key, value in entry.items() if not np.isnan(_number(value))}
         return {key: np.array([_number(entry.get(key)) for entry in entries]) for key in keys}
 
-    def export(self, output: str | os.PathLike[str], options: ExportOptions | None = None) -> ExportReport:
-        """Writes the newest checkpoint as one ONNX file, checked against torch; see `facekd export`.
+    def export(
+        self,
+        output: str | os.PathLike[str],
+        options: ExportOptions | None = None,
+        judging: JudgingOptions | None = None,
+    ) -> ExportReport:
+        """Writes the newest checkpoint as one ONNX file, checked against torch, and its card; see `facekd export`.
 
         Args:
             output: the `.onnx` file.
-            options: how to write it.
+            options: how to write it, `facekd.export.options.ExportOptions`.
+            judging: the faces that int8 is calibrated on, the packs to judge on, and what a file in fewer bits may
+                lose, `facekd.export.options.JudgingOptions`.
 
         Raises:
-            ModelError: there is no checkpoint, or the file would not agree with torch.
+            ModelError: there is no checkpoint, the file would not agree with torch, or it loses more than allowed.
+            DataError: the faces or the packs cannot be used.
         """
         if self.checkpoint is None:
             raise ModelError(f"{self.folder}: the run was stopped before it had a checkpoint; the same call goes on")
-        return export_checkpoint(self.checkpoint, output, options or ExportOptions())
+        return export_checkpoint(
+            self.checkpoint, output, options or ExportOptions(), judging=judging or JudgingOptions()
+        )
 
 
 def train(

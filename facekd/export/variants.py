@@ -128,7 +128,7 @@ def _variant(
 
 
 def _batches(images: np.ndarray, outside: Preprocessing, options: ExportOptions) -> list[np.ndarray]:
-    """Makes inputs of the graph, all of one shape: the last images are taken again where some are missing."""
+    """Makes inputs of the graph, all of one shape: the first images are taken again where some are missing."""
     count = options.batch or BATCH
     padded = np.resize(images, (-(-len(images) // count) * count, *images.shape[1:]))
     batches = []

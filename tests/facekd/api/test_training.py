@@ -11,13 +11,19 @@ import pytest
 import facekd
 from facekd.commands.plain_configs import to_yaml
 from facekd.errors import ConfigError
+from facekd.export.options import JudgingOptions
 from facekd.training.config import TrainConfig
 from facekd.training.logbook import read_log
 
 
 def test_a_file_with_overrides_trains_logs_and_exports(
-    tiny_config: Callable[..., TrainConfig], tiny_faces: Path, tmp_path: Path
+    tiny_config: Callable[..., TrainConfig],
+    tiny_faces: Path,
+    tiny_pack: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("facekd.export.judging.DRAWS", 100)  # instead of a thousand
     config = tmp_path / "tiny.yaml"
     config.write_text(to_yaml(tiny_config()))
     run = facekd.train(config, {"images": 36, "output": tmp_path / "mine"})
@@ -25,7 +31,8 @@ def test_a_file_with_overrides_trains_logs_and_exports(
     log = run.log()
     assert log["images_seen"].tolist() == [12, 24, 36]
     assert log["loss"].tolist() == [entry["loss"] for entry in read_log(run.folder, "train")]
-    run.export(tmp_path / "m.onnx")
+    report = run.export(tmp_path / "m.onnx", judging=JudgingOptions(judge=(tiny_pack,)))
+    assert [one["pack"] for one in report.card["judged"]] == [tiny_pack.name]
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.uint8)
     ours = facekd.load_model(run.folder).embed(image)
     assert facekd.similarity(facekd.load_model(tmp_path / "m.onnx").embed(image), ours) == pytest.approx(1, abs=1e-5)
