@@ -150,7 +150,7 @@ def _class_means(state: TrainingState, images: NDArray[np.int64], is_linear: boo
     """Embeds images, not augmented, and returns the mean embedding (k, D) of each of their classes, ascending."""
     embedder = evaluated_embedder(state)
     classes, place = np.unique(state.dataset.labels[images], return_inverse=True)
-    sums = np.zeros((len(classes), 0))
+    sums, counts = np.zeros((len(classes), 0)), np.zeros(len(classes))
     for start in range(0, len(images), IMAGES_CHUNK):
         part = slice(start, start + IMAGES_CHUNK)
         pixels, labels = state.dataset.load(images[part])
@@ -158,11 +158,11 @@ def _class_means(state: TrainingState, images: NDArray[np.int64], is_linear: boo
         if not is_linear:
             embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), SHORTEST)
         # An image that stands in for an unreadable one may show somebody else.
-        embeddings[labels != classes[place[part]]] = 0
+        own = labels == classes[place[part]]
         sums = sums if sums.size else np.zeros((len(classes), embeddings.shape[1]))
-        np.add.at(sums, place[part], embeddings)
-    counts = np.bincount(place, minlength=len(classes))
-    return sums / counts[:, None]
+        np.add.at(sums, place[part][own], embeddings[own])
+        counts += np.bincount(place[part][own], minlength=len(classes))
+    return sums / np.maximum(counts, 1)[:, None]
 
 
 def _nearest_centres(rows: NDArray[np.float32], means: NDArray[np.float64], sub_centers: int) -> NDArray[np.float64]:

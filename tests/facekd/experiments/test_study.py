@@ -354,6 +354,11 @@ def test_results_are_those_of_the_runs(evaluated: Path) -> None:
     assert found["std"] == pytest.approx(expected.std(ddof=1))
     interval = stats.ttest_rel(expected, eers("alone", 3, 4)).confidence_interval(0.95)
     assert found["difference"]["ci95"] == pytest.approx([interval.low, interval.high])
+    # A lower EER is better, and a higher accuracy.
+    assert found["difference"]["better_in"] == int((expected < eers("alone", 3, 4)).sum()) == 2
+    accuracy = {name: methods[name]["packs"]["test"]["accuracy"] for name in ("sh_kd", "alone")}
+    better = [one > accuracy["alone"]["values"][seed] for seed, one in accuracy["sh_kd"]["values"].items()]
+    assert accuracy["sh_kd"]["difference"]["better_in"] == sum(better)
     assert methods["sh_kd"]["cost"]["relative_speed"] == pytest.approx(0.8)
     assert methods["alone"]["packs"]["test"]["eer"]["difference"] is None
     assert methods["th_kd"]["packs"]["test"]["eer"]["difference"]["ci95"] is None  # one seed has no interval

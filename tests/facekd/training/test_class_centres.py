@@ -167,6 +167,26 @@ def test_a_linear_classifier_is_compared_without_what_all_rows_share(tiny_config
     assert compare(config, moved.astype(np.float32))["correlation"] == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["margin", "linear"])
+def test_an_image_that_stands_in_for_an_unreadable_one_counts_for_nobody(tiny_config: Configure, kind: str) -> None:
+    changes = {"head__kind": "linear", "head__scale": 64, "head__margin_value": "null"} if kind == "linear" else {}
+    config = tiny_config(**changes)
+    dataset = open_dataset(config.data.train, 32)
+    state, load = build_state(config, ALONE, dataset, 12), dataset.load
+
+    def load_another(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return load(np.where(images == 0, len(dataset) - 1, images))  # the first cannot be read
+
+    with torch.no_grad():
+        pixels = torch.from_numpy(load(np.arange(len(dataset)))[0])
+        embeddings = state.recognizer.backbone.eval()(to_model_input(pixels)).double()
+    embeddings = torch.nn.functional.normalize(embeddings) if kind == "margin" else embeddings
+    rows = class_means(embeddings.numpy()[1:], dataset.labels[1:])
+    dataset.load = load_another  # type: ignore[method-assign]
+    found = compare_with_means(state, np.arange(len(dataset)), (rows - rows.mean(axis=0) * (kind == "linear")) * 3)
+    assert found["correlation"] == pytest.approx(1, abs=1e-4)
+
+
 def test_a_student_is_compared_with_its_teachers_classifier(
     tiny_arguments: list[str], tiny_config: Configure, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def test_its_numbers(tiny_config: Callable[..., TrainConfig]) -> None:
     assert (trial.num_parameters, trial.macs) == (count_parameters(backbone), count_macs(backbone, 32))
     assert (trial.total_images, trial.images_done) == (120, 0)
     assert trial.seconds == pytest.approx(120 / trial.images_per_second)
+    assert replace(trial, images_done=90).seconds == pytest.approx(30 / trial.images_per_second)
     assert 0 <= trial.data_wait <= 1 and trial.peak_memory > 50e6
     assert "of which" not in describe(trial, config, ALONE)
     assert try_run(tiny_config(images=12, schedule__warmup_images=0), ALONE, build_recognizer).num_steps == 1
