@@ -59,7 +59,7 @@ def test_an_impossible_number_is_one_line_with_option_and_range(verb: str, capsy
             assert printed.count("\n") == 1
 
 
-MAY_BE_NEGATIVE = {"mean", "std", "threshold", "min_cosine", "merge_cosine", "overlap_cosine"}
+MAY_BE_NEGATIVE = {"allow_cosine", "mean", "std", "threshold", "min_cosine", "merge_cosine", "overlap_cosine"}
 
 
 def test_the_walk_meets_the_options_it_is_about() -> None:
