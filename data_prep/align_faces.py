@@ -18,7 +18,7 @@ import numpy as np
 from data_prep.photographs.align_log import AlignLog, Alignment
 from data_prep.photographs.landmark_files import GivenLandmarks, read_landmarks
 from data_prep.photographs.photos import find_photos
-from facekd.commands.command_line import JPEG_QUALITY, THREADS, CommandParser, real_number, whole_number
+from facekd.commands.command_line import JPEG_QUALITY, THREADS, CommandParser, whole_number
 from facekd.commands.places import check_apart
 from facekd.embedder.onnx_file import read_onnx_file
 from facekd.errors import DataError, ImageError, run_verb
@@ -26,6 +26,7 @@ from facekd.faces import choosing
 from facekd.faces.choosing import FaceRules, WhichFaces, choose_faces, detect_at_two_sizes
 from facekd.faces.detectors import Faces, open_detector
 from facekd.faces.finding import cut_face
+from facekd.faces.options import add_detection_limits
 from facekd.files.held_folders import make_folder
 from facekd.files.output_lock import folder_lock
 from facekd.files.reading import sha256_of_file, stamp_of
@@ -304,15 +305,7 @@ def _parser() -> argparse.ArgumentParser:
         default="largest",
         help="which of several faces: the largest, the one nearest the centre, or the surest (default: largest)",
     )
-    add("--min-score", type=real_number(0, 1), default=0.5, metavar="S", help="least score of a face (default: 0.5)")
-    add("--min-face", type=real_number(0, 8192), default=0, metavar="PX", help="least side of a face (default: 0)")
-    add(
-        "--detector-size",
-        type=whole_number(64, 8192),
-        default=640,
-        metavar="PX",
-        help="longer side of the photograph in the detector; half of it if no face is found (default: 640)",
-    )
+    add_detection_limits(add)
     add(
         "--exif",
         action=argparse.BooleanOptionalAction,

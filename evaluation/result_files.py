@@ -7,8 +7,6 @@ Every evaluation holds `lock_output` and calls `check_output` first. Once it has
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.provenance import describe_software
+from facekd.commands.command_line import command_text
 from facekd.errors import DataError
 from facekd.files.output_lock import folder_lock
 from facekd.files.reading import read_json
@@ -58,13 +57,12 @@ def make_result(
         software: versions of the libraries; None lists those of an evaluation of embeddings.
     """
     # Software and command come last, so that a reader sees the measures first.
-    words = sys.argv[1:] if argv is None else argv
     result = {
         "format": kind,
         "version": version,
         **content,
         "software": describe_software() if software is None else dict(software),
-        "command": shlex.join(["facekd", *verb.split(), *words]),
+        "command": command_text(verb, argv),
     }
     return json.loads(json.dumps(result))  # a page made of it equals one made of the file: lists, no tuples
 

@@ -187,10 +187,10 @@ def _menu() -> str:
     lines = ["usage: facekd VERB ...     `facekd VERB --help` explains a verb, with an example"]
     for job, verbs in MENU.items():
         # A long group has a menu of its own, so that this one fits a screen.
-        others = [verb.removeprefix("data ") for verb in verbs if verb.startswith("data ") and verb not in FIRST_DATA]
-        lines += ["", job, *_rows(verb for verb in verbs if verb.removeprefix("data ") not in others)]
+        others = [verb for verb in verbs if verb.startswith("data ") and verb not in FIRST_DATA]
+        lines += ["", job, *_rows(verb for verb in verbs if verb not in others)]
         if others:
-            also = f"also {', '.join(others)}: see `facekd data --help`"
+            also = f"also {', '.join(verb.removeprefix('data ') for verb in others)}: see `facekd data --help`"
             lines += wrap(also, 78, initial_indent="  data ", subsequent_indent="       ", break_on_hyphens=False)
     return "\n".join(
         [

@@ -14,7 +14,7 @@ from evaluation.results.page import name_of
 from evaluation.results.pairs_of_result import ResultPairs
 from facekd.errors import DataError
 from facekd.results.kept_scores import check_scores, read_scores
-from facekd.results.reading import read_result
+from facekd.results.reading import name_of_set, read_result
 from facekd.results.schema import IJB_FORMAT, LFW_FORMAT, SUMMARY_FORMAT, check_result
 from facekd.utils.foreign import shown
 
@@ -38,10 +38,9 @@ class Evaluated:
     @property
     def data(self) -> tuple[str, str]:
         """Returns the name of the set, and a digest of its content."""
-        if self.result["format"] == IJB_FORMAT:
-            dataset = self.result["dataset"]
-            return dataset.get("published") or Path(dataset["root"]).name, dataset["fingerprint"]
-        return self.result["pair_set"]["name"], self.result["pair_set"]["sha256"]
+        result = self.result
+        is_ijb = result["format"] == IJB_FORMAT
+        return name_of_set(result), result["dataset"]["fingerprint"] if is_ijb else result["pair_set"]["sha256"]
 
     def scores(self, pairs: ResultPairs) -> np.ndarray | None:
         """Reads the scores (P,) that the evaluation left, and counts them again; None if it left none.

@@ -13,13 +13,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from facekd.api.faces import Model
+from facekd.api.faces import Model, PathLike
 from facekd.errors import ConfigError, DataError
 from facekd.files.result_folder import MARK
+from facekd.results.kept_scores import read_scores
 from facekd.results.reading import read_result
 from facekd.results.schema import check_result
+from facekd.verification.operating_points import FAR_ROUNDING
 
-PathLike: TypeAlias = str | os.PathLike[str]
 Options: TypeAlias = Mapping[str, Any]
 
 
@@ -77,12 +78,11 @@ class Results:
     @cached_property
     def scores(self) -> np.ndarray | None:
         """Reads the scores of the comparisons, in the order of the set; None if the evaluation kept none."""
-        path = self.folder / "scores.npy"
-        return np.load(path, allow_pickle=False) if path.exists() else None
+        return read_scores(self.folder)
 
     def _point(self, far: float) -> dict[str, Any]:
         points = self.values.get("tar_at_far") or []
-        found = next((point for point in points if np.isclose(point["far"], far, rtol=1e-9, atol=0)), None)
+        found = next((point for point in points if abs(point["far"] - far) <= FAR_ROUNDING * far), None)
         if found is None:
             measured = ", ".join(f"{point['far']:g}" for point in points) or "none"
             raise DataError(f"{self.folder}: TAR was not measured at FAR {far:g}; it was at: {measured}")

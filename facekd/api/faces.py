@@ -19,6 +19,7 @@ from facekd.faces.finding import IMAGE_REASONS, FaceFinder, ImageSource
 from facekd.faces.image_inputs import Images, list_images
 from facekd.utils.foreign import shown, some_of
 from facekd.utils.processes import usable_cores
+from facekd.verification.scores import unit_rows
 
 PathLike: TypeAlias = str | os.PathLike[str]
 # A path, a list of paths and arrays, or pixels: uint8 RGB (H, W, 3), or (N, H, W, 3) of equal size.
@@ -267,20 +268,12 @@ def _open(images: ImagesLike) -> Images:
 
 
 def _faces_of(images: Images, result: EmbeddedFaces) -> list[Face]:
-    """Returns the faces of an image with embeddings of unit length; one whose embedding is zero has none."""
-    lengths = np.linalg.norm(result.embeddings.astype(np.float64), axis=1, keepdims=True)
+    """Returns the faces of an image with embeddings of unit length; one whose embedding is zero is left out."""
+    name, units = images.names[result.index], unit_rows(result.embeddings, None)
     return [
-        Face(
-            result.index,
-            images.names[result.index],
-            one.crop,
-            one.box,
-            one.landmarks,
-            one.score,
-            (row / length).astype(np.float32),
-        )
-        for one, row, length in zip(result.found.faces, result.embeddings, lengths, strict=True)
-        if length > 0
+        Face(result.index, name, one.crop, one.box, one.landmarks, one.score, unit)
+        for one, unit in zip(result.found.faces, units, strict=True)
+        if unit.any()
     ]
 
 

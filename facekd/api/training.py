@@ -19,6 +19,7 @@ from facekd.training import api
 from facekd.training.api import TrainedRun
 from facekd.training.config import DistillConfig, TrainConfig
 from facekd.training.logbook import read_log
+from facekd.training.logbook.log_file import is_number
 
 Config = TypeVar("Config", TrainConfig, DistillConfig)
 Overrides: TypeAlias = Mapping[str, Any]
@@ -46,7 +47,7 @@ class Run(TrainedRun):
             For each number of the log float64 (N,), NaN where an entry has none; `images_seen` is among them.
         """
         entries = read_log(self.folder, kind)
-        keys = {key: None for entry in entries for key, value in entry.items() if not np.isnan(_number(value))}
+        keys = {key: None for entry in entries for key, value in entry.items() if is_number(value)}
         return {key: np.array([_number(entry.get(key)) for entry in entries]) for key in keys}
 
     def export(
@@ -128,4 +129,4 @@ def _read(config_class: type[Config], config: Any, overrides: Overrides | None, 
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else np.nan
+    return float(value) if is_number(value) else np.nan

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -77,6 +78,16 @@ JPEG_QUALITY = whole_number(1, 100)
 COUNT = whole_number(1, 10**9)
 COSINE = real_number(-1, 1)
 FAR_LIST = comma_separated(real_number(0, 1, above=True), "0.1,0.01")
+
+
+def command_text(verb: str, argv: Sequence[str] | None) -> str:
+    """Returns a command as a user types it, to write it down beside what it made.
+
+    Args:
+        verb: the words of the verb, such as "evaluate lfw".
+        argv: the words behind them; None takes those of this process.
+    """
+    return shlex.join(["facekd", *verb.split(), *(sys.argv[1:] if argv is None else argv)])
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -10,13 +10,13 @@ command resumes after an interruption.
 from __future__ import annotations
 
 import platform
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from facekd.commands.command_line import command_text
 from facekd.commands.config_help import take_switch
 from facekd.commands.plain_configs import to_yaml
 from facekd.errors import ConfigError, run_verb
@@ -89,7 +89,7 @@ def _report(study: Study, failed: list[str], words: Sequence[str]) -> None:
     from facekd.experiments.study_report import to_markdown, write_report
 
     conditions = study.output / CONDITIONS
-    results["command"] = shlex.join(["facekd", "study", *words])
+    results["command"] = command_text("study", words)
     results["conditions"] = None
     if conditions.exists():
         remedy = "delete it, or start without --report-only, which writes it again"

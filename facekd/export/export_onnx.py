@@ -15,7 +15,6 @@ import copy
 import hashlib
 import json
 import os
-import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facekd.commands.command_line import CommandParser
+from facekd.commands.command_line import CommandParser, command_text
 from facekd.embedder import Preprocessing, TorchEmbedder
 from facekd.embedder.checks import probe_images
 from facekd.errors import ModelError, run_verb
@@ -379,7 +378,7 @@ def main(argv: list[str] | None = None) -> int:
             ema=arguments.ema,
             embedding=arguments.embedding,
             judging=judging,
-            command=shlex.join(["facekd", "export", *(sys.argv[1:] if argv is None else argv)]),
+            command=command_text("export", argv),
         )
 
     _print_report(report, options)

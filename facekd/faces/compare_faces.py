@@ -193,11 +193,10 @@ def _table(compared: Comparison) -> Table:
 
 def _name(image: EmbeddedImage, face: int) -> str:
     """Names one face by its image, and by its place if there are several."""
+    from facekd.faces.json_entries import place_text
+
     name = Path(image.path).name
-    if len(image.found.faces) == 1:
-        return name
-    left, top, right, bottom = image.found.faces[face].box
-    return f"{name} [{left:.0f},{top:.0f} {right:.0f},{bottom:.0f}]"
+    return name if len(image.found.faces) == 1 else f"{name} {place_text(image.found.faces[face].box)}"
 
 
 def _write(arguments: argparse.Namespace, argv: list[str] | None, compared: Comparison) -> None:

@@ -1,17 +1,16 @@
-"""Writes faces, detectors and commands as plain values for JSON, the same for every verb."""
+"""Writes faces, detectors and commands as text and as plain values for JSON, the same for every verb."""
 
 from __future__ import annotations
 
 import argparse
 import math
-import shlex
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from facekd import __version__
+from facekd.commands.command_line import command_text
 from facekd.faces.options import detector_sha256
 
 
@@ -31,6 +30,12 @@ def face_entry(box: np.ndarray, landmarks: np.ndarray, score: float) -> dict[str
     }
 
 
+def place_text(box: np.ndarray) -> str:
+    """Returns where a face is, to tell it from others of its image: `[12,30 88,121]`, left, top, right, bottom."""
+    left, top, right, bottom = box
+    return f"[{left:.0f},{top:.0f} {right:.0f},{bottom:.0f}]"
+
+
 def detector_entry(arguments: argparse.Namespace) -> dict[str, str] | None:
     """Returns the detector's file and its digest; None if there is none."""
     sha256 = detector_sha256(arguments)
@@ -39,5 +44,4 @@ def detector_entry(arguments: argparse.Namespace) -> dict[str, str] | None:
 
 def command_entry(verb: str, argv: Sequence[str] | None) -> dict[str, str]:
     """Returns the version of facekd and the command, to run it again."""
-    words = sys.argv[1:] if argv is None else argv
-    return {"facekd": __version__, "command": shlex.join(["facekd", *verb.split(), *words])}
+    return {"facekd": __version__, "command": command_text(verb, argv)}

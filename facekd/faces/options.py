@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,11 @@ def add_face_options(parser: argparse.ArgumentParser, default: str = "largest") 
         help="which of several faces in a photograph: all, the largest, the one nearest the centre, or the surest "
         f"(default: {default})",
     )
+    add_detection_limits(add)
+
+
+def add_detection_limits(add: Callable[..., object]) -> None:
+    """Adds `--min-score`, `--min-face` and `--detector-size` by the `add_argument` of a parser or of a group."""
     add("--min-score", type=real_number(0, 1), default=0.5, metavar="S", help="least score of a face (default: 0.5)")
     add("--min-face", type=real_number(0, 8192), default=0, metavar="PX", help="least side of a face (default: 0)")
     add(

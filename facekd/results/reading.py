@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from facekd.files.npy_files import read_npz
 from facekd.files.reading import read_json
 from facekd.files.result_folder import MARK, is_unfinished
 from facekd.results.kept_scores import check_curves
+from facekd.results.schema import IJB_FORMAT, LFW_FORMAT
 from facekd.utils.foreign import shown
 
 NEWEST_VERSION = 1
@@ -49,6 +51,17 @@ def read_result(place: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(version, int) or version > NEWEST_VERSION:
         raise DataError(f"{path}: version {shown(version)} of {shown(result['format'])}; this facekd reads up to 1")
     return result
+
+
+def name_of_set(result: Mapping[str, Any]) -> str:
+    """Returns the name of the set of pairs that was evaluated, as the results have it.
+
+    Args:
+        result: results of `evaluate lfw`, `folder` or `ijbc` that `check_result` has looked at.
+    """
+    if result["format"] == IJB_FORMAT:
+        return result["dataset"].get("published") or Path(result["dataset"]["root"]).name
+    return result["pair_set"]["name"] if result["format"] == LFW_FORMAT else Path(result["images"]).name
 
 
 def read_curves(folder: str | os.PathLike[str], result: dict[str, Any]) -> dict[str, np.ndarray]:

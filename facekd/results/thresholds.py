@@ -17,7 +17,7 @@ import numpy as np
 
 from facekd.errors import ConfigError, DataError
 from facekd.results.kept_scores import ROUNDING
-from facekd.results.reading import read_curves, read_result, results_file
+from facekd.results.reading import name_of_set, read_curves, read_result, results_file
 from facekd.results.schema import FOLDER_FORMAT, IJB_FORMAT, LFW_FORMAT, SUMMARY_FORMAT, check_result
 from facekd.utils.foreign import shown, some_of
 from facekd.verification.operating_points import FAR_ROUNDING, TarAtFar
@@ -149,7 +149,7 @@ def read_thresholds(place: str | os.PathLike[str]) -> MeasuredThresholds:
     curves = read_curves(path.parent, result) if path.name == "results.json" else {}
     threshold, far, tar = _all_points(path, points, curves)
     return MeasuredThresholds(
-        path, _data_of(result), model, _flip_of(path, result), points, threshold, far, tar, _remarks(result)
+        path, shown(name_of_set(result)), model, _flip_of(path, result), points, threshold, far, tar, _remarks(result)
     )
 
 
@@ -161,13 +161,6 @@ def _model_of(path: Path, result: Mapping[str, Any]) -> Mapping[str, Any]:
             f"{path}: its thresholds are for {given}, so that nobody can tell whether they fit; evaluate with --model"
         )
     return model
-
-
-def _data_of(result: Mapping[str, Any]) -> str:
-    """Returns the name of the set that was evaluated."""
-    if result["format"] == IJB_FORMAT:
-        return shown(result["dataset"].get("published") or Path(result["dataset"]["root"]).name)
-    return shown(result["pair_set"]["name"] if result["format"] == LFW_FORMAT else Path(result["images"]).name)
 
 
 def _flip_of(path: Path, result: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 
 from facekd.faces.decisions import Decision
 from facekd.faces.gallery import Gallery
-from facekd.faces.json_entries import face_entry
+from facekd.faces.json_entries import face_entry, place_text
 from facekd.faces.search.nearest import Nearest
 from facekd.faces.search.probes import Probes
 from facekd.files.writing import atomic_open
@@ -121,8 +121,7 @@ class SearchResults:
         name = str(faces.names[probe])
         if np.count_nonzero(faces.names == name) < 2 or not np.isfinite(faces.boxes[probe]).all():
             return name
-        left, top, right, bottom = faces.boxes[probe]
-        return f"{name} [{left:.0f},{top:.0f} {right:.0f},{bottom:.0f}]"
+        return f"{name} {place_text(faces.boxes[probe])}"
 
     def as_json(self) -> dict[str, Any]:
         """Returns everything in plain values for JSON."""

@@ -85,7 +85,7 @@ def read_log(folder: str | Path, kind: str | None = None, numbers: Collection[st
     return [
         entry
         for entry in entries
-        if entry is not None and kind in (None, entry["kind"]) and all(_is_number(entry.get(key)) for key in numbers)
+        if entry is not None and kind in (None, entry["kind"]) and all(is_number(entry.get(key)) for key in numbers)
     ]
 
 
@@ -100,11 +100,12 @@ def _entry(line: bytes) -> dict[str, Any] | None:
         entry = json.loads(line)
     except (ValueError, RecursionError):  # not JSON, or not UTF-8
         return None
-    is_entry = isinstance(entry, dict) and isinstance(entry.get("kind"), str) and _is_number(entry.get("images_seen"))
+    is_entry = isinstance(entry, dict) and isinstance(entry.get("kind"), str) and is_number(entry.get("images_seen"))
     return entry if is_entry else None
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Tells whether a value of a log is a number that a curve can show."""
     # Whole numbers of JSON may have thousands of digits, which no float, and so no curve, can show.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
