@@ -70,6 +70,7 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
         "evaluate lfw": ("evaluation.evaluate_lfw", "verification packs (.bin): accuracy, TAR@FAR"),
         "evaluate ijbc": ("evaluation.evaluate_ijbc", "IJB-B, IJB-C or a set in their layout"),
         "evaluate folder": ("evaluation.evaluate_folder", "folders of faces: all pairs, or a search"),
+        "evaluate robustness": ("evaluation.evaluate_robustness", "blur, JPEG, light, noise, masks: curves"),
         "evaluate classification": ("evaluation.evaluate_classification", "a classifier: top-1 and top-5"),
         "report": ("evaluation.compare_models", "the page of an evaluation; or models compared"),
     },
@@ -80,7 +81,7 @@ PLUGIN_VERBS = {
     *("train", "distill", "pipeline sh-kd", "study", "export", "cache-teacher", "rebuild-head", "drop-sub-centers"),
     "data inspect",
     *("embed", "compare", "search"),
-    *("evaluate lfw", "evaluate ijbc", "evaluate folder", "evaluate classification"),
+    *("evaluate lfw", "evaluate ijbc", "evaluate folder", "evaluate robustness", "evaluate classification"),
 }
 # The data verbs that the menu of all verbs explains; it only names the others.
 FIRST_DATA = ("data align", "data pack", "data inspect", "data make-pairs")

@@ -28,6 +28,7 @@ OUTPUTS = {
     "evaluate lfw": "--model in --pairs in --output out",
     "evaluate ijbc": "--model in --root in --output out",
     "evaluate folder": "--model in --images in --output out",
+    "evaluate robustness": "--model in --pairs in --output out",
     "evaluate classification": "--model in --data in --output out",
     "report": "in in --output out",
     "compare": "in/a in/b --model in --output out.json",

@@ -106,7 +106,11 @@ def distinct_images(images: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]
 
 
 def embed_pair_set(
-    embedder: Embedder, pair_set: EncodedImages, flip: bool, cache: str | os.PathLike[str] | None = None
+    embedder: Embedder,
+    pair_set: EncodedImages,
+    flip: bool,
+    cache: str | os.PathLike[str] | None = None,
+    show_progress: bool = True,
 ) -> np.ndarray:
     """Returns embeddings (M, D) of all images of a set, from `cache` if possible; equal images are embedded once.
 
@@ -117,6 +121,7 @@ def embed_pair_set(
         cache: folder of kept embeddings, one file for the images and one for their mirror images. The name of a file
             is a digest over weights, preprocessing, images and mirroring, so that a changed model or pack never uses
             old embeddings.
+        show_progress: whether to show progress on standard error.
     """
     # Read what is kept.
     wanted = (False, True) if flip else (False,)
@@ -133,7 +138,9 @@ def embed_pair_set(
     missing = [side for side in wanted if side not in known]
     if missing:
         place_of, first = distinct_images(contents)
-        embedded = embed_images(embedder.embed, ImageSubset(pair_set, first), mirrors=missing, show_progress=True)
+        embedded = embed_images(
+            embedder.embed, ImageSubset(pair_set, first), mirrors=missing, show_progress=show_progress
+        )
         known.update((side, array[place_of]) for side, array in zip(missing, embedded, strict=True))
     for side in missing:
         if side in files:

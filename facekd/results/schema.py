@@ -17,7 +17,8 @@ from facekd.utils.foreign import shown
 # The formats of results.json that an evaluation writes.
 LFW_FORMAT, SUMMARY_FORMAT = "facekd-verification", "facekd-verification-summary"
 IJB_FORMAT, FOLDER_FORMAT, CLASSIFICATION_FORMAT = "facekd-ijb", "facekd-folder", "facekd-classification"
-FORMATS = (LFW_FORMAT, SUMMARY_FORMAT, IJB_FORMAT, FOLDER_FORMAT, CLASSIFICATION_FORMAT)
+ROBUSTNESS_FORMAT = "facekd-robustness"
+FORMATS = (LFW_FORMAT, SUMMARY_FORMAT, IJB_FORMAT, FOLDER_FORMAT, CLASSIFICATION_FORMAT, ROBUSTNESS_FORMAT)
 NUMBER, COUNT, TEXT = "a number", "a whole number", "text"
 MAX_NUMBER = 1e300
 INTERVAL = (NUMBER, NUMBER)
@@ -95,6 +96,7 @@ SPEC_OF: dict[str, Any] = {
         "if rank": FOLDER_COUNTS,
     },
     CLASSIFICATION_FORMAT: {},
+    ROBUSTNESS_FORMAT: {},
 }
 SPEC_OF[SUMMARY_FORMAT] = {"pair_sets": [SPEC_OF[LFW_FORMAT]]}
 

@@ -233,6 +233,12 @@ TABLE = (
         ("results.json",),
     ),
     Command(
+        "evaluate-robustness",
+        f"evaluate robustness --model {{in}}/model.onnx --pairs {{in}}/faces/test.bin --folds 2 {MEASURE} --threads 1 "
+        "--sample 20 --degradations jpeg shift --output out",
+        ("results.json",),
+    ),
+    Command(
         "evaluate-classification",
         "evaluate classification --model {in}/classifier --data {in}/cifar --workers 0 --output out",
         ("results.json",),

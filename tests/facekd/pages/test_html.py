@@ -62,6 +62,23 @@ VALUES = {
         "histogram": HOSTILE_PICTURE,
         "sheets": [HOSTILE_PICTURE],
     },
+    "robustness": {
+        "title": HOSTILE,
+        "protocol": HOSTILE,
+        "notes": [HOSTILE],
+        "summary": HOSTILE_TABLE,
+        "parts_of_page": [
+            {
+                "title": HOSTILE,
+                "about": HOSTILE,
+                "faces": [HOSTILE_PICTURE],
+                "curves": HOSTILE_PICTURE,
+                "table": HOSTILE_TABLE,
+            }
+        ],
+        "controls": HOSTILE_TABLE,
+        "command": HOSTILE,
+    },
     "search": {
         "title": HOSTILE,
         "sentences": [HOSTILE],

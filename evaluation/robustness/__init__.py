@@ -1,0 +1,1 @@
+"""Measures how a model's verification suffers when its images do: blur, compression, light, alignment, occlusion."""
