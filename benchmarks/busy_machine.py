@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from measuring import Table, report, spread
 
-from facekd.embedder import Preprocessing
+from facekd.embedder import OnnxEmbedder, Preprocessing
 from facekd.errors import FacekdError, run_verb
 from facekd.training.logbook import read_log
 from facekd.utils.processes import usable_cores
@@ -36,13 +36,14 @@ SETTINGS: dict[str, dict[str, str]] = {
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
-# Threads 0 is `facekd evaluate` as it is: onnxruntime then starts one for each core and binds it there.
+# With 0 threads onnxruntime starts one for each core and binds it there.
 SESSIONS: dict[str, tuple[int, str]] = {
-    "spinning, onnxruntime's default": (0, "1"),
-    "allow_spinning 0": (0, "0"),
-    "--threads of all cores, spinning": (usable_cores(), "1"),
-    "--threads of all cores, allow_spinning 0": (usable_cores(), "0"),
+    "threads share a call, spinning, onnxruntime's default": (0, "1"),
+    "threads share a call, allow_spinning 0": (0, "0"),
+    "the same, not bound to cores, spinning": (usable_cores(), "1"),
+    "the same, not bound to cores, allow_spinning 0": (usable_cores(), "0"),
 }
+FACEKD = "calls side by side, a thread each, what facekd does"
 BATCH = 64  # images a call, as `facekd evaluate` embeds
 WORDS = """
 train --data.train synthetic:20x20 --data.image_size 64 --data.workers 1 --backbone.width 0.5
@@ -82,9 +83,18 @@ def embedding_speed(model: Path, threads: int, spinning: str, seconds: float) ->
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     images = np.random.default_rng(0).integers(0, 256, (BATCH, 112, 112, 3), dtype=np.uint8)
 
-    def embed() -> None:
-        session.run(["embedding"], {"images": Preprocessing().apply(images)})
+    return embedding_rate(lambda: session.run(["embedding"], {"images": Preprocessing().apply(images)}), seconds)
 
+
+def facekd_speed(model: Path, seconds: float) -> float:
+    """Embeds the same images by facekd's embedder; returns images a second."""
+    images = np.random.default_rng(0).integers(0, 256, (BATCH, 112, 112, 3), dtype=np.uint8)
+    embedder = OnnxEmbedder(model)
+    return embedding_rate(lambda: embedder.embed(images), seconds)
+
+
+def embedding_rate(embed: Callable[[], object], seconds: float) -> float:
+    """Embeds batches for some time, after one that does not count; returns images a second."""
     embed()
     count, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds or not count:
@@ -135,8 +145,9 @@ def main() -> int:
             seconds = round(arguments.seconds or 60)
             sides = {name: partial(speed, setting, arguments.images, seconds) for name, setting in SETTINGS.items()}
         else:
-            embed = partial(embedding_speed, write_model(Path(folder)))
-            sides = {name: partial(embed, *way, arguments.seconds or 2.0) for name, way in SESSIONS.items()}
+            model, time_each = write_model(Path(folder)), arguments.seconds or 2.0
+            sides = {name: partial(embedding_speed, model, *way, time_each) for name, way in SESSIONS.items()}
+            sides[FACEKD] = partial(facekd_speed, model, time_each)
         found: dict[str, dict[str, list[float]]] = {name: {"quiet": [], "busy": []} for name in sides}
         for _ in range(arguments.turns):
             for state in ("quiet", "busy"):

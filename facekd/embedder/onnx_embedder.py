@@ -27,12 +27,13 @@ from facekd.embedder.interface import GivenPreprocessing
 from facekd.embedder.known_models import KnownModel, recognise
 from facekd.embedder.onnx_file import OnnxFile, read_onnx_file
 from facekd.embedder.onnx_preprocessing import resolve_preprocessing
-from facekd.embedder.onnx_session import brief, face_detector_kind, is_in_training_mode, open_session
+from facekd.embedder.onnx_session import CALLS_OF_A_THREAD, Sessions, brief, face_detector_kind, is_in_training_mode
 from facekd.embedder.sidecar import add_to_given, read_sidecar, sidecar_path
 from facekd.errors import ModelError
 from facekd.files.reading import sha256_of_file
 from facekd.images.preprocessing import Preprocessing, fit_images
 from facekd.utils.foreign import LONGEST_NAME, shown
+from facekd.utils.ordered_work import in_order
 from facekd.verification.scores import unit_rows
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ class OnnxEmbedder:
 
     Args:
         path: the `.onnx` file.
-        batch_size: images per call of a model with a dynamic batch.
-        threads: threads of onnxruntime; None means one per core.
+        batch_size: images per call of a model with a dynamic batch, at most.
+        threads: threads of onnxruntime; None means one per core. Of many images, each embeds its own.
         device: `"cpu"` or `"cuda"` (needs the onnxruntime-gpu package).
         output: name of the output that is the embedding; None takes `embedding`, or the only one with D > 1.
         resize: resize images of another size instead of refusing them.
@@ -111,8 +112,8 @@ class OnnxEmbedder:
         if not is_onnx_file(self.path):
             raise ModelError(f"{self.path}: is a checkpoint, not an ONNX file; use `open_embedder`, or `facekd export`")
         file = read_onnx_file(self.path)
-        self._session = open_session(file, threads, device)
-        _refuse_other_purposes(file, self._session)
+        self._sessions = Sessions(file, threads, device)
+        _refuse_other_purposes(file, self._sessions.alone)
         self._files, self.metadata = file.files, file.metadata
         sidecar = read_sidecar(file)
         add_to_given(given, sidecar)
@@ -177,6 +178,12 @@ class OnnxEmbedder:
         """Tells whether the graph takes `batch_size` images and no other number; fewer are filled up."""
         return self._pad
 
+    @property
+    def images_at_once(self) -> int:
+        """Says how many images `embed` should be given to keep all threads busy."""
+        calls = self._sessions.most_calls
+        return self.batch_size * calls * CALLS_OF_A_THREAD if calls > 1 else self.batch_size
+
     def embed(self, images: np.ndarray) -> np.ndarray:
         """See `Embedder.embed`.
 
@@ -189,9 +196,20 @@ class OnnxEmbedder:
         if not self._is_checked and len(images):
             self._check_independence(images[:1], min(len(images), self.batch_size, BATCH_CHECKED))
             self._is_checked = True
+        size = self.batch_size if self._pad else self._sessions.images_per_call(len(images), self.batch_size)
+        parts = [images[start : start + size] for start in range(0, len(images), size)]
+        calls = min(self._sessions.most_calls, len(parts))
         embeddings = np.empty((len(images), self.embedding_size), np.float32)
-        for start in range(0, len(images), self.batch_size):
-            embeddings[start : start + self.batch_size] = self._run(images[start : start + self.batch_size])
+        if calls <= 1:
+            for number, part in enumerate(parts):
+                embeddings[number * size : (number + 1) * size] = self._run(part)
+            return check_finite(embeddings, str(self.path))
+
+        # Threads that embed calls of their own are faster than threads that share each call.
+        session = self._sessions.side_by_side()
+        with in_order(lambda part: self._run(part, session), parts, calls) as results:
+            for number, result in enumerate(results):
+                embeddings[number * size : (number + 1) * size] = result.result()
         return check_finite(embeddings, str(self.path))
 
     def _rewrite_prelu(self, file: OnnxFile, threads: int | None, device: str) -> None:
@@ -201,15 +219,15 @@ class OnnxEmbedder:
         content, done = split_file(file, device)
         if content is not None:
             images = probe_images(self.preprocessing.image_size, BATCH_CHECKED)[: self.batch_size]
-            plain, expected = self._session, self._run(images)
+            plain, expected = self._sessions, self._run(images)
             try:
-                self._session = open_session(file, threads, device, content)
+                self._sessions = Sessions(file, threads, device, content)
                 error, problem = largest_error(self._run(images), expected), "embeddings would not be the same"
             except ModelError as cause:
                 error, problem = math.nan, str(cause)
             self.prelu_rewritten = error <= MOST_REWRITTEN
             if not self.prelu_rewritten:
-                self._session = plain
+                self._sessions = plain
                 done = f"not used: {problem} (relative error {error:.1e})"
             else:
                 done += f"; embeddings of test images are the same (relative error {error:.1e})"
@@ -217,7 +235,7 @@ class OnnxEmbedder:
 
     def _read_input(self, batch_size: int) -> int | None:
         """Takes type, batch and layout of the graph's only input; returns its image size if that is fixed."""
-        inputs = self._session.get_inputs()
+        inputs = self._sessions.alone.get_inputs()
         if len(inputs) != 1:
             names = shown(", ".join(entry.name for entry in inputs)) or "none"
             raise ModelError(f"{self.path}: expected a model with one input, the images; found {names}")
@@ -260,11 +278,11 @@ class OnnxEmbedder:
                 "images of a batch; export it again with a dynamic batch, or open it with batch_size=1 (--batch-size 1)"
             )
 
-    def _run(self, images: np.ndarray) -> np.ndarray:
-        """Embeds one batch of images (B, S, S, 3); returns float32 (B, D)."""
+    def _run(self, images: np.ndarray, session: Any = None) -> np.ndarray:
+        """Embeds one batch of images (B, S, S, 3), by another session if one is given; returns float32 (B, D)."""
         count = len(images)
         x = self._to_input(images)
-        embedding = self._call([self.output], x)[0]
+        embedding = self._call([self.output], x, session)[0]
 
         # One embedding per image, each of the declared size.
         if embedding.dtype.kind not in "fiub":
@@ -282,10 +300,11 @@ class OnnxEmbedder:
             )
         return embedding.reshape(len(x), -1)[:count].astype(np.float32, copy=False)
 
-    def _call(self, outputs: list[str], x: np.ndarray) -> list[np.ndarray]:
+    def _call(self, outputs: list[str], x: np.ndarray, session: Any = None) -> list[np.ndarray]:
         """Runs the graph on its input; returns the outputs of these names."""
+        session = session or self._sessions.alone
         try:
-            return [np.asarray(found) for found in self._session.run(outputs, {self._input_name: x})]
+            return [np.asarray(found) for found in session.run(outputs, {self._input_name: x})]
         except Exception as error:  # onnxruntime's exceptions share no narrower base
             message = f"{self.path}: onnxruntime fails on input {x.shape}: {brief(str(error))}"
             raise ModelError(f"{message}{self._batch_advice(outputs, x)}") from error
@@ -313,7 +332,7 @@ class OnnxEmbedder:
     def _choose_output(self, asked: str | None) -> tuple[str, int]:
         """Returns the name of the output that is the embedding, and D."""
         # An output of that name is the embedding, and so is the only one.
-        shapes: dict[str, Sequence[Any]] = {entry.name: entry.shape for entry in self._session.get_outputs()}
+        shapes: dict[str, Sequence[Any]] = {entry.name: entry.shape for entry in self._sessions.alone.get_outputs()}
         if asked is not None and asked not in shapes:
             raise ModelError(f"{self.path}: has no output {asked!r}; it has {shown(', '.join(shapes))}")
         if asked is None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facekd.embedder.onnx_file import OnnxFile
@@ -16,6 +18,68 @@ if TYPE_CHECKING:
     import onnx
 
 LONGEST_MESSAGE, LONGEST_SHOWN = 3000, 600  # characters of onnxruntime's messages that are looked at, and shown
+
+
+LEAST_IN_A_CALL = 8  # images: a thread embeds as many a second by 8 at once as by 32
+CALLS_OF_A_THREAD = 4  # of one block of images: where a thread is held up, the others take its calls
+
+
+class Sessions:
+    """Holds the sessions of one ONNX file: one for a call that stands alone, one for calls that run side by side.
+
+    A call that stands alone is computed by all threads, which wait for each other at every layer, and turn in circles
+    meanwhile. Calls side by side have a thread each and wait for nobody: more images a second, and many more where
+    another program has one of the cores (docs/benchmarks.md). The second session is opened when it is first needed.
+
+    Args:
+        file: the file, as `read_onnx_file` has checked it.
+        threads: threads for the model; None means one per core.
+        device: `"cpu"` or `"cuda"`, on which no calls run side by side.
+        content: the model to open instead, see `open_session`.
+
+    Attributes:
+        alone: the session for a call that stands alone.
+        most_calls: calls that may run side by side.
+
+    Raises:
+        ModelError: see `open_session`.
+    """
+
+    def __init__(
+        self, file: OnnxFile, threads: int | None = None, device: str = "cpu", content: bytes | None = None
+    ) -> None:
+        self._file, self._content = file, content
+        self._state = _state(file.files)
+        self.alone: Any = open_session(file, threads, device, content)
+        self.most_calls: int = 1 if device != "cpu" else usable_cores() if threads is None else threads
+        self._of_one_thread: Any = None
+
+    def images_per_call(self, count: int, most: int) -> int:
+        """Returns how many of `count` images a call should take, at most `most`: all, if calls cannot run at once."""
+        if self.most_calls == 1:
+            return max(1, min(most, count))
+        each, several = -(-count // self.most_calls), -(-count // (self.most_calls * CALLS_OF_A_THREAD))
+        return max(1, min(most, max(several, min(each, LEAST_IN_A_CALL))))
+
+    def side_by_side(self) -> Any:
+        """Returns the session for calls that run at once, and opens it first if need be."""
+        if self._of_one_thread is None and _state(self._file.files) == self._state:
+            self._of_one_thread = open_session(self._file, 1, content=self._content)
+        elif self._of_one_thread is None:  # the file was written anew: the network that is open goes on
+            self._of_one_thread = self.alone
+        return self._of_one_thread
+
+
+def _state(files: Sequence[Path]) -> list[tuple[int, int, int]]:
+    """Returns what changes when one of the files is written anew or goes; no list is equal to that of a lost file."""
+    found = []
+    for path in files:
+        try:
+            entry = path.stat()
+        except OSError:
+            return [(-1, -1, -1)]
+        found.append((entry.st_ino, entry.st_size, entry.st_mtime_ns))
+    return found
 
 
 def open_session(file: OnnxFile, threads: int | None = None, device: str = "cpu", content: bytes | None = None) -> Any:

@@ -74,9 +74,9 @@ def _measure(
     """Returns (batch size, threads, images a second) for each size that the time allows, the smallest first."""
     # The first call is slow, and checks that the images of a batch do not disturb each other.
     size = embedder.preprocessing.image_size
-    images = np.random.default_rng(0).integers(0, 256, (batches[-1], size, size, 3), np.uint8)
+    embedder.batch_size = batches[-1]
+    images = np.random.default_rng(0).integers(0, 256, (_at_once(embedder), size, size, 3), np.uint8)
     try:
-        embedder.batch_size = batches[-1]
         embedder.embed(images[:IMAGES_FIRST])
     except ModelError:  # the graph holds a batch of 1 inside, or mixes images; or else this fails as well
         if len(batches) == 1:
@@ -85,16 +85,23 @@ def _measure(
         embedder.embed(images[:1])
 
     # The shortest call of each size: other programs only lengthen one.
+    calls = _at_once(embedder) // embedder.batch_size
     measured, each = list[tuple[int, int | None, float]](), 0.0
     for batch_size in batches:
-        if measured and each * batch_size > seconds:  # so slow a model gains nothing by larger batches
+        if measured and each * batch_size * calls > seconds:  # so slow a model gains nothing by larger batches
             break
         embedder.batch_size = batch_size
+        count = _at_once(embedder)
         end, times = time.perf_counter() + seconds / len(batches), list[float]()
         while not times or time.perf_counter() < end:
             start = time.perf_counter()
-            embedder.embed(images[:batch_size])
+            embedder.embed(images[:count])
             times.append(time.perf_counter() - start)
-        each = min(times) / batch_size
+        each = min(times) / count
         measured.append((batch_size, threads, 1 / each))
     return measured
+
+
+def _at_once(embedder: Any) -> int:
+    """Returns how many images the model should be given, which may be several calls that run side by side."""
+    return getattr(embedder, "images_at_once", embedder.batch_size)

@@ -104,7 +104,8 @@ def embed_in_order(
         ModelError: the model fails, or an embedding is not finite; the message names an image.
         OSError: the disk fails.
     """
-    batch_size: int = getattr(embedder, "batch_size", DEFAULT_BATCH)
+    usual: int = getattr(embedder, "batch_size", DEFAULT_BATCH)
+    batch_size: int = getattr(embedder, "images_at_once", usual)
     at_once = CROPS_AT_ONCE if finder.detector is None else 1  # a detector takes long for each photograph
     chunks = [indices[start : start + at_once] for start in range(0, len(indices), at_once)]
     read_ahead = max(LEAST_READ_AHEAD, -(-2 * batch_size // (workers * at_once)))

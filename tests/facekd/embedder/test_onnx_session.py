@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from facekd.cli import main
@@ -200,3 +202,65 @@ def test_onnxruntime_has_no_more_threads_than_the_process_may_use_cores(
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     session = onnx_session.open_session(read_onnx_file(write(tmp_path / "m.onnx")), asked)
     assert session.get_session_options().intra_op_num_threads == given
+
+
+def test_calls_side_by_side_embed_as_one_call_does(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx")
+    images = np.random.default_rng(1).integers(0, 256, (70, 8, 8, 3), np.uint8)
+    one = OnnxEmbedder(path, threads=1)
+    expected = one.embed(images)
+    assert one.images_at_once == one.batch_size
+    for threads, batch_size in [(2, 64), (3, 1), (5, 8), (100, 64)]:
+        several = OnnxEmbedder(path, threads=threads, batch_size=batch_size)
+        assert several.images_at_once == 4 * threads * batch_size
+        for count in (0, 1, 2, 9, 70):
+            np.testing.assert_allclose(several.embed(images[:count]), expected[:count], rtol=1e-5, atol=1e-5)
+
+
+def test_an_error_in_a_call_beside_others_names_the_file(tmp_path: Path) -> None:
+    # The row of a table that the mean of an image names: of a white one, a row that is not there.
+    nodes = [
+        helper.make_node("ReduceMean", ["data"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Cast", ["mean"], ["row"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "row"], ["fc1"]),
+    ]
+    inputs = [helper.make_tensor_value_info("data", TensorProto.FLOAT, ["batch", 3, 8, 8])]
+    outputs = [helper.make_tensor_value_info("fc1", TensorProto.FLOAT, ["batch", 5])]
+    table = numpy_helper.from_array(np.ones((1, 5), np.float32), "table")
+    graph = helper.make_graph(nodes, "rows", inputs, outputs, [table])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
+    onnx.save(model, tmp_path / "m.onnx")
+    embedder = OnnxEmbedder(tmp_path / "m.onnx", threads=2, mean=127.5, std=127.5)
+    images = np.zeros((70, 8, 8, 3), np.uint8) + 127
+    assert (embedder.embed(images) == 1).all()
+    images[50] = 255
+    with pytest.raises(ModelError, match=r"m\.onnx: onnxruntime fails on input \("):
+        embedder.embed(images)
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_a_file_that_is_written_anew_does_not_mix_two_networks(is_gone: bool, tmp_path: Path) -> None:
+    path = write(tmp_path / "m.onnx")
+    images = np.random.default_rng(1).integers(0, 256, (70, 8, 8, 3), np.uint8)
+    embedder = OnnxEmbedder(path, threads=2)
+    expected = np.concatenate([embedder.embed(image[None]) for image in images])
+    if is_gone:
+        path.unlink()
+    else:
+        model = onnx.load(path)
+        model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((5, 3, 8, 8), np.float32), "weight"))
+        onnx.save(model, path)
+    np.testing.assert_allclose(embedder.embed(images), expected, rtol=1e-5, atol=1e-5)
+
+
+@given(count=st.integers(1, 5000), most=st.integers(1, 300), threads=st.integers(1, 64))
+def test_images_are_shared_out_evenly_over_threads(count: int, most: int, threads: int) -> None:
+    sessions = object.__new__(onnx_session.Sessions)  # its arithmetic needs no file
+    sessions.most_calls = threads
+    each = sessions.images_per_call(count, most)
+    calls = -(-count // each)
+    assert 1 <= each <= most
+    if threads == 1:
+        assert each == min(most, count)
+    elif count >= threads:
+        assert calls >= threads / 2  # no more than half of the threads wait
