@@ -20,10 +20,12 @@ from evaluation.results.figures import ScoredPairs, draw_pair_sets
 from evaluation.results.hardest_pairs import draw_hardest_pairs
 from evaluation.results.pack_names import PACK_NAMES
 from evaluation.results.page import name_of
+from evaluation.results.quality import draw_quality
 from evaluation.results.terminal import accuracy_table, print_lfw_results
-from evaluation.sets.embedding_cache import embed_pair_set
+from evaluation.sets.embedding_cache import distinct_images, embed_pair_set
 from evaluation.sets.given_embeddings import read_embeddings_of_pack
 from evaluation.sets.pair_set import PairSet, load_pair_set
+from evaluation.sets.qualities import NORM, add_quality_option, describe_quality, lengths_as_quality, read_quality
 from evaluation.shared_options import (
     add_cache_switch,
     add_flip_option,
@@ -42,13 +44,16 @@ from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
 from facekd.files.result_folder import finish_results
 from facekd.files.writing import write_text
+from facekd.pages.figures import save_figure
 from facekd.results.schema import LFW_FORMAT, SUMMARY_FORMAT
 from facekd.utils.terminal import console
+from facekd.verification.error_versus_discard import measure_quality
 from facekd.verification.measures import LFW_FARS, measure_pairs
 from facekd.verification.scores import cosines
 
 Entries = dict[str, Any]  # of results.json
 Embedded = tuple[np.ndarray, bool, Entries]  # embeddings, whether those of mirror images are added, more entries
+Quality = tuple[np.ndarray, Entries]  # of each image, and where it is from
 RESULT_VERSION = 1
 BALANCED = "balanced folds (genuine and impostor pairs each cut into contiguous parts)"
 EXAMPLE = """\
@@ -70,7 +75,7 @@ If there are too few impostor pairs for a FAR, the report says so instead of pri
 writes to DIR:
   results.json         every number (its keys: docs/results.md)
   scores.npy           one cosine per pair
-  roc.png, hardest_pairs.png
+  roc.png, hardest_pairs.png, and with --quality quality.png
   embeddings/          another run with other folds, FARs or rule does not need the model again
 With several packs, each has its own folder DIR/NAME, and DIR holds the summary and table.md.
 """
@@ -87,6 +92,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
     """Loads the packs, embeds, scores, writes and prints."""
     pair_sets = _load_pair_sets(arguments)  # before the model: it takes seconds, and most mistakes show here
     check_output(output, [pair_set.name for pair_set in pair_sets] if len(pair_sets) > 1 else ())
+    given = _read_qualities(arguments, pair_sets)
     embed, source = _open_source(arguments, output)
     title = source["model"] and name_with_assumptions(Path(arguments.model).name, source["model"])
 
@@ -95,7 +101,10 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
     for number, pair_set in enumerate(pair_sets):
         embeddings, flip, about = embed(number, pair_set)
         scores = cosines(embeddings[0::2], embeddings[1::2], pair_set.path)
-        content = {**source, **about, **_measure(arguments, pair_set, scores, flip)}
+        measured = _measure(arguments, pair_set, scores, flip)
+        points = measured["tar_at_far"]
+        quality = _measure_quality(arguments, pair_set, given[number], embeddings, scores, points)
+        content = {**source, **about, **measured, "quality": quality}
         result = make_result(LFW_FORMAT, RESULT_VERSION, content, "evaluate lfw", argv)
         one = ScoredPairs(pair_set.name, scores, pair_set.is_same, result)
         # Earlier results stay until the first new ones are there.
@@ -152,6 +161,38 @@ def _measure(arguments: argparse.Namespace, pair_set: PairSet, scores: np.ndarra
     return {**about, **measured, "notes": list(pair_set.warnings)}
 
 
+def _read_qualities(arguments: argparse.Namespace, pair_sets: list[PairSet]) -> list[Quality | None]:
+    """Returns the qualities of each pack's images; None where there are none, or none before it is embedded."""
+    if arguments.quality in (None, [NORM]):
+        return [None] * len(pair_sets)
+    rows_are = "one for each image of the pack, those of pair 0 first"
+    return [
+        read_quality(path, len(pair_set.images), rows_are)
+        for path, pair_set in zip(arguments.quality, pair_sets, strict=True)
+    ]
+
+
+def _measure_quality(
+    arguments: argparse.Namespace,
+    pair_set: PairSet,
+    given: Quality | None,
+    embeddings: np.ndarray,
+    scores: np.ndarray,
+    points: list[Entries],
+) -> Entries | None:
+    """Returns `quality` of a pack's results.json; None if it was not asked for."""
+    if arguments.quality is None:
+        return None
+    found, source = given or (lengths_as_quality(embeddings, str(pair_set.path)), {"kind": NORM})
+    # An image in several pairs is one image.
+    images = found[distinct_images(pair_set.images)[1]]
+    of_pairs, same = found.reshape(-1, 2).min(axis=1), pair_set.is_same
+    people = None if pair_set.subjects is None else pair_set.subjects[same, 0]
+    draws, seed = arguments.bootstrap, arguments.seed
+    curves = measure_quality(scores[same], of_pairs[same], images, points, people, draws, seed)
+    return describe_quality(source, "images", len(images), curves)
+
+
 def _write_summary(
     output: Path, scored: list[ScoredPairs], model: Entries | None, name: str, has_pictures: bool
 ) -> None:
@@ -201,6 +242,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_flip_option(parser)
     add_rule_option(parser)
     add_metric_options(parser, LFW_FARS)
+    add_quality_option(
+        parser, "one for each image of the pack, those of pair 0 first; a file for each pack", several=True
+    )
     # What is drawn and kept, and how the model is run.
     add("--pictures", action=argparse.BooleanOptionalAction, default=True, help="draw roc.png and hardest_pairs.png")
     add(
@@ -221,6 +265,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     _tell_folder_from_files(parser, arguments)
     if arguments.names is not None and len(arguments.names) != len(arguments.pairs):
         parser.error(f"--names: {len(arguments.names)} given for {len(arguments.pairs)} packs; '-' stands for none")
+    if arguments.quality not in (None, [NORM]) and len(arguments.quality) != len(arguments.pairs):
+        parser.error(
+            f"--quality: {len(arguments.quality)} given for {len(arguments.pairs)} packs; give norm, or a file each"
+        )
     check_metric_options(parser, arguments)
     return arguments
 
@@ -300,6 +348,8 @@ def _write(folder: Path, pair_set: PairSet, one: ScoredPairs, model: str | None)
         draw_pair_sets(folder / "roc.png", [one], f"{model} on {one.name}")
         threshold = one.result["eer_threshold"]
         draw_hardest_pairs(folder / "hardest_pairs.png", pair_set, one.scores, threshold, model=model)
+        if one.result["quality"] and one.result["quality"]["curves"]:
+            save_figure(draw_quality(one.result["quality"], f"{model} on {one.name}"), folder / "quality.png")
     finish_results(folder, one.result)
 
 

@@ -31,6 +31,7 @@ FILES = (
     "draws.npz",
     "roc.png",
     "hardest_pairs.png",
+    "quality.png",
     "table.md",
     "report.html",
     "report.md",

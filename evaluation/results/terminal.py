@@ -9,6 +9,7 @@ import numpy as np
 
 from evaluation.provenance import describe_assumptions
 from evaluation.results.pack_names import PACK_NAMES, pretty_name
+from evaluation.results.quality import quality_table
 from evaluation.results.tables import interval, percent
 from facekd.pages.tables import Table
 from facekd.utils.foreign import shown
@@ -69,8 +70,18 @@ def print_lfw_results(result: dict[str, Any], title: str, protocol: str, console
         say(console, line)
     _print_operating_points(result["tar_at_far"], console)
     say(console, _how_intervals_were_made(result))
+    print_quality(result, console)
     for note in result.get("notes", []):
         say(console, f"warning: {note}")
+
+
+def print_quality(result: dict[str, Any], console: Console | None = None) -> None:
+    """Prints what the quality of images is worth; nothing without one."""
+    table = quality_table(result)
+    if table is not None:
+        console = console or make_console()
+        say(console, result["quality"]["text"])
+        table.print(console)
 
 
 def accuracy_table(results: Sequence[dict[str, Any]], model: str) -> Table:

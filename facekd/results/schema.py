@@ -51,8 +51,12 @@ MEASURES: dict[str, Any] = {
     "?eer_ci95": INTERVAL,
     "?identification": IDENTIFICATION,
 }
+AREA = {"limit": NUMBER, "~relative_pairs": NUMBER, "~relative_pairs_ci95": INTERVAL}
+DISCARD = {"far": NUMBER, "fnmr": NUMBER, **{f"fnmr_by_{kind}": [NUMBER] for kind in ("pairs", "samples")}}
+QUALITY = {"text": TEXT, "samples": TEXT, "curves": [{**DISCARD, "discarded": [NUMBER], "areas": [AREA]}]}
 RESULT: dict[str, Any] = {
     **MEASURES,
+    "?quality": QUALITY,
     "protocol": PROTOCOL,
     "?auc": NUMBER,
     "?num_genuine": COUNT,

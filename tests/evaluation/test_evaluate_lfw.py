@@ -469,3 +469,73 @@ def test_a_folder_without_packs_is_refused(tmp_path: Path, model: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FacekdError, match="holds no verification pack"):
         main(["--model", str(model), "--pairs", str(tmp_path / "empty"), "--output", str(tmp_path / "out")])
+
+
+def test_quality_gives_curves_of_the_lower_image_of_each_pair(evaluate, pack, tmp_path):
+    quality = np.random.default_rng(5).normal(size=80)
+    np.save(tmp_path / "quality.npy", quality)
+    status, results = evaluate("--no-flip", "--folds", "2", "--quality", str(tmp_path / "quality.npy"), pictures=True)
+    assert status == 0 and (tmp_path / "out" / "quality.png").stat().st_size > 1000
+    found = results["quality"]
+    assert found["source"]["kind"] == "file" and found["num_samples"] == 80
+    same = load_pair_set(pack).is_same
+    scores = np.load(tmp_path / "out" / "scores.npy")[same]
+    lower = quality.reshape(-1, 2).min(axis=1)[same]
+    (curve,) = found["curves"]
+    rejected = scores < results["tar_at_far"][0]["threshold"]
+    assert curve["fnmr"] == rejected.mean()
+    for share in (0, 10, 50):
+        left = np.argsort(lower)[int(share / 100 * 20) :]
+        assert curve["fnmr_by_pairs"][share] == rejected[left].mean()
+        minimum = np.sort(quality)[int(share / 100 * 80)]
+        assert curve["fnmr_by_samples"][share] == rejected[lower >= minimum].mean()
+
+
+def test_the_length_of_embeddings_is_a_quality(evaluate, pack, tmp_path, capsys):
+    status, results = evaluate("--no-flip", "--folds", "2", "--quality", "norm")
+    assert status == 0 and results["quality"]["source"] == {"kind": "norm"}
+    lengths = np.linalg.norm(quarters(load_pair_set(pack).decode(0, 80)), axis=1)
+    np.save(tmp_path / "lengths.npy", lengths)
+    assert (
+        results["quality"]["curves"]
+        == evaluate("--no-flip", "--folds", "2", "--quality", str(tmp_path / "lengths.npy"), output="again")[1][
+            "quality"
+        ]["curves"]
+    )
+    assert "without 10 % of pairs" in capsys.readouterr().out
+    assert evaluate("--folds", "2", output="without")[1]["quality"] is None
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros(79), "holds float64 (79,); expected 80 numbers (80,): one for each image of the pack"),
+        (np.append(np.arange(79.0), np.nan), "1 of 80 qualities are no finite numbers, the first in row 79 (nan)"),
+        (np.ones(80), "all 80 qualities are 1, so they say nothing"),
+        (np.zeros((80, 2)), "holds float64 (80, 2)"),
+        (np.full(80, "good"), "expected 80 numbers"),
+    ],
+)
+def test_qualities_that_cannot_be_meant_are_refused(evaluate, tmp_path, capsys, array, message):
+    np.save(tmp_path / "quality.npy", array)
+    status, _ = evaluate("--folds", "2", "--quality", str(tmp_path / "quality.npy"))
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert status == 2 and message in error and "quality.npy" in error
+
+
+def test_a_quality_that_is_no_file_and_one_of_unit_length_are_refused(evaluate, pack, tmp_path, capsys):
+    assert evaluate("--folds", "2", "--quality", "sharpness")[0] == 2
+    assert "--quality sharpness: expected norm" in capsys.readouterr().err
+    rows = np.random.default_rng(0).normal(size=(80, 5))
+    np.save(tmp_path / "unit.npy", rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    words = [
+        "--embeddings",
+        str(tmp_path / "unit.npy"),
+        "--no-embeddings-flipped",
+        "--pairs",
+        str(pack),
+        "--folds",
+        "2",
+    ]
+    assert run_verb(lambda: main([*words, "--quality", "norm", "--output", str(tmp_path / "unit")])) == 2
+    assert "all embeddings have length 1, so --quality norm says nothing" in capsys.readouterr().err
