@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -18,13 +17,10 @@ from facekd.errors import DataError, InputError
 from facekd.files.reading import read_text_file, sha256_of_file
 from facekd.files.unchanged import unchanged
 from facekd.utils.foreign import shown
-from facekd.verification import balanced_folds, fold_indices
-from facekd.verification.kfold import describe_fold, one_kind_folds
+from facekd.verification.kfold import FoldKind, choose_folds
 from facekd.verification.label_consistency import contradicted_impostors
 
 MAX_SUBJECT = 255  # characters, as of the name of a folder: arrays give each as much room as the longest takes
-
-FoldKind = Literal["auto", "contiguous", "balanced"]
 
 
 @dataclass(frozen=True)
@@ -121,19 +117,26 @@ def load_pair_set(
         )
     # Subjects and folds: from the list of names and the arguments, or as the pack records them.
     subjects = pack.subjects if names is None else read_subjects(names, pack.is_same, path)
-    warnings = []
-    most = min(num_genuine, len(pack) - num_genuine)
-    if fewer_folds and 2 <= most < folds:
-        warnings.append(f"{path}: holds only {most} pairs of a kind; {most} folds are used instead of {folds}")
-        folds = most
-    fold_of, made, about = _folds_of(pack, folds, fold_kind, path)
+    try:
+        chosen = choose_folds(pack.is_same, folds, pack.fold_of, fold_kind, fewer_folds)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     # What else makes the numbers doubtful.
-    warnings += [*about, *(f"{path}: {warning}" for warning in _doubtful_images(pack, subjects))]
+    about = [*chosen.warnings, *_doubtful_images(pack, subjects)]
     if subjects is not None:
-        counted = count_people(subjects, pack.is_same, fold_of)
-        few = warn_of_few_people(counted, num_genuine, len(pack) - num_genuine)
-        warnings += [f"{path}: {warning}" for warning in few]
-    return PairSet(name or path.stem, path, pack.images, pack.is_same, fold_of, subjects, made, tuple(warnings), digest)
+        counted = count_people(subjects, pack.is_same, chosen.fold_of)
+        about += warn_of_few_people(counted, num_genuine, len(pack) - num_genuine)
+    return PairSet(
+        name or path.stem,
+        path,
+        pack.images,
+        pack.is_same,
+        chosen.fold_of,
+        subjects,
+        chosen.kind,
+        tuple(f"{path}: {warning}" for warning in about),
+        digest,
+    )
 
 
 def _doubtful_images(pack: PairPack, subjects: np.ndarray | None) -> list[str]:
@@ -167,34 +170,6 @@ def _doubtful_images(pack: PairPack, subjects: np.ndarray | None) -> list[str]:
                 f"{', '.join(shown[:3])}"
             )
     return warnings
-
-
-def _folds_of(pack: PairPack, folds: int, kind: FoldKind, path: Path) -> tuple[np.ndarray, str, list[str]]:
-    """Returns the fold of each pair (N,), how they were made, and warnings about them."""
-    try:
-        if kind == "balanced":
-            return balanced_folds(pack.is_same, folds), "balanced", []
-        # Contiguous ones, or the pack's own, which may differ in size.
-        fold_of, made = fold_indices(len(pack), folds), "contiguous"
-        if pack.fold_of is not None and int(pack.fold_of.max()) + 1 == folds:
-            fold_of, made = pack.fold_of, "recorded"
-        one_kind = one_kind_folds(pack.is_same, fold_of)
-        if not one_kind.size:
-            return fold_of, made, []
-        about = (
-            f"{path}: {one_kind.size} of its {folds} {made} folds hold one kind of pair only, the first "
-            f"{describe_fold(pack.is_same, fold_of, int(one_kind[0]))}, which misplaces the thresholds of the accuracy"
-        )
-        if kind == "contiguous":
-            remedy = "take the accuracy of --fold-kind balanced, which gives each fold a share of both kinds"
-            return fold_of, made, [f"{about}; {remedy}"]
-        instead = (
-            "genuine and impostor pairs were each cut into contiguous parts instead (`facekd evaluate lfw --fold-kind "
-            f"balanced`; `--fold-kind contiguous` keeps the {made} ones)"
-        )
-        return balanced_folds(pack.is_same, folds), "balanced", [f"{about}; {instead}"]
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def read_subjects(path: str | os.PathLike[str], is_same: np.ndarray, pack_path: str | os.PathLike[str]) -> np.ndarray:

@@ -12,21 +12,20 @@ import numpy as np
 from facekd.data.pair_packs.pair_pack import PairPack, decode_images
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.embedder import Embedder
-from facekd.errors import DataError, InputError
+from facekd.errors import DataError
 from facekd.export.calibration import Faces, fingerprints
 from facekd.export.options import JudgingOptions
 from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
 from facekd.images.preprocessing import fit_images
 from facekd.utils.progress import track
-from facekd.verification import balanced_folds
 from facekd.verification.bootstrap import MIN_SUBJECTS
-from facekd.verification.kfold import one_kind_folds
+from facekd.verification.kfold import ChosenFolds, choose_folds
 from facekd.verification.measures import measure_pairs
 from facekd.verification.paired_bootstrap import PairedBootstrap, TarDifference, difference, differences
 from facekd.verification.scores import cosines
 
-FOLDS, DRAWS = 10, 1000
+DRAWS = 1000
 IMAGES_CHUNK = 256
 DIGITS = 6  # of what is written down: the last ones may differ between runs
 
@@ -76,7 +75,8 @@ def judge(forms: Forms, faces: Faces | None, judging: JudgingOptions) -> Judgeme
             warnings.append(f"{path}: {shared} of its images are among those calibrated on, which flatters the variant")
         if variant and cosine is None:
             cosine = _cosine(embeddings["fp32"], embeddings[variant], f"{len(pack.images)} images of {Path(path).name}")
-        packs.append({"pack": Path(path).name, "sha256": digest, **_measure(embeddings, pack, path)})
+        folds = choose_folds(pack.is_same, recorded=pack.fold_of, fewer=True)
+        packs.append({"pack": Path(path).name, "sha256": digest, **_measure(embeddings, pack, folds, path)})
     losses = list[str]()
     if variant and cosine is not None:
         if not cosine["mean"] >= judging.allow_cosine:
@@ -127,9 +127,11 @@ def _embed_pack(
     return {name: np.concatenate(part)[rows] for name, part in parts.items()}, shared
 
 
-def _measure(embeddings: Mapping[str, np.ndarray], pack: PairPack, path: Path | str) -> dict[str, Any]:
+def _measure(
+    embeddings: Mapping[str, np.ndarray], pack: PairPack, folds: ChosenFolds, path: Path | str
+) -> dict[str, Any]:
     """Measures each form on a pack, and of a variant how far it is from float32."""
-    fold_of = _folds_of(pack, path)
+    fold_of = folds.fold_of
     scores = {name: cosines(rows[0::2], rows[1::2], path) for name, rows in embeddings.items()}
     measured = {
         name: measure_pairs(own, pack.is_same, fold_of, subjects=pack.subjects, replicates=DRAWS)
@@ -138,6 +140,7 @@ def _measure(embeddings: Mapping[str, np.ndarray], pack: PairPack, path: Path | 
     found: dict[str, Any] = {
         "num_pairs": len(pack),
         "num_genuine": int(pack.is_same.sum()),
+        "folds": {"number": int(fold_of.max()) + 1, "kind": folds.kind},
         "figures": {name: _figures(result) for name, result in measured.items()},
     }
     if len(scores) == 1:
@@ -167,17 +170,6 @@ def _change_of(entry: TarDifference) -> tuple[float, tuple[float, float], float]
     if entry.difference is None or entry.ci95 is None or entry.p_value is None:
         return None
     return entry.difference, entry.ci95, entry.p_value
-
-
-def _folds_of(pack: PairPack, path: Path | str) -> np.ndarray:
-    """Returns the fold of each pair: the pack's own, or ten in which both kinds are shared out."""
-    if pack.fold_of is not None and pack.fold_of.max() > 0 and not one_kind_folds(pack.is_same, pack.fold_of).size:
-        return pack.fold_of
-    num_genuine = int(pack.is_same.sum())
-    try:
-        return balanced_folds(pack.is_same, min(FOLDS, num_genuine, len(pack) - num_genuine))
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def _subjects_of(pack: PairPack) -> np.ndarray | None:

@@ -139,8 +139,10 @@ def pack_table(pack: Mapping[str, Any]) -> Table:
 
 def _about(pack: Mapping[str, Any]) -> str:
     drawn = f"; differences in points, by a paired bootstrap of {pack['resampled']}" if "resampled" in pack else ""
+    folds = pack["folds"]
     return (
-        f"{pack['num_pairs']:,} pairs, {pack['num_genuine']:,} genuine; no mirror images but those in the graph; 95 % "
+        f"{pack['num_pairs']:,} pairs, {pack['num_genuine']:,} genuine, accuracy over {folds['number']} "
+        f"{folds['kind']} folds as `facekd evaluate lfw` takes them; no mirror images but those in the graph; 95 % "
         f"intervals in brackets{drawn}. SHA-256 {pack['sha256']}."
     )
 

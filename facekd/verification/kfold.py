@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,6 +14,8 @@ from facekd.verification.operating_points import (
     midway_threshold,
 )
 from facekd.verification.scores import checked_is_same, checked_scores, fold_indices
+
+FoldKind = Literal["auto", "contiguous", "balanced"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,70 @@ def one_kind_folds(is_same: np.ndarray, fold_of: np.ndarray) -> np.ndarray:
     sizes = np.bincount(fold_of)
     num_genuine = np.bincount(fold_of[is_same], minlength=len(sizes))
     return np.flatnonzero((sizes > 0) & ((num_genuine == 0) | (num_genuine == sizes)))
+
+
+@dataclass(frozen=True)
+class ChosenFolds:
+    """Holds the folds that the pairs of a set were given.
+
+    Attributes:
+        fold_of: int64 (N,), the fold of each pair, from 0.
+        kind: how they were made: "contiguous" ranges of the pairs, as "recorded" with the set, or "balanced".
+        warnings: sentences: how they differ from those asked for, and what makes the accuracy doubtful.
+    """
+
+    fold_of: np.ndarray
+    kind: str
+    warnings: tuple[str, ...] = ()
+
+
+def choose_folds(
+    is_same: np.ndarray,
+    folds: int = 10,
+    recorded: np.ndarray | None = None,
+    kind: FoldKind = "auto",
+    fewer: bool = False,
+) -> ChosenFolds:
+    """Gives each pair of a set its fold, as `facekd evaluate lfw` and model cards do.
+
+    Args:
+        is_same: bool (N,).
+        folds: number of folds K.
+        recorded: int64 (N,), the folds that came with the set; they take the place of contiguous ones if they are K.
+        kind: "contiguous"; "balanced", see `balanced_folds`; or "auto", which takes contiguous folds if each holds both
+            kinds of pair, and otherwise balanced ones, with a warning.
+        fewer: whether to take fewer folds where there are not enough pairs of a kind for all of them.
+
+    Raises:
+        InputError: fewer than two folds, or more than there are pairs, or pairs of a kind for balanced ones.
+    """
+    num_genuine = int(is_same.sum())
+    most, warnings = min(num_genuine, len(is_same) - num_genuine), list[str]()
+    if fewer and 2 <= most < folds:
+        warnings.append(f"holds only {most} pairs of a kind; {most} folds are used instead of {folds}")
+        folds = most
+    if kind == "balanced":
+        return ChosenFolds(balanced_folds(is_same, folds), "balanced", tuple(warnings))
+
+    # Contiguous ones, or the set's own, which may differ in size.
+    fold_of, made = fold_indices(len(is_same), folds), "contiguous"
+    if recorded is not None and int(recorded.max()) + 1 == folds:
+        fold_of, made = recorded, "recorded"
+    one_kind = one_kind_folds(is_same, fold_of)
+    if not one_kind.size:
+        return ChosenFolds(fold_of, made, tuple(warnings))
+    about = (
+        f"{one_kind.size} of its {folds} {made} folds hold one kind of pair only, the first "
+        f"{describe_fold(is_same, fold_of, int(one_kind[0]))}, which misplaces the thresholds of the accuracy"
+    )
+    if kind == "contiguous":
+        remedy = "take the accuracy of --fold-kind balanced, which gives each fold a share of both kinds"
+        return ChosenFolds(fold_of, made, (*warnings, f"{about}; {remedy}"))
+    instead = (
+        "genuine and impostor pairs were each cut into contiguous parts instead (`facekd evaluate lfw --fold-kind "
+        f"balanced`; `--fold-kind contiguous` keeps the {made} ones)"
+    )
+    return ChosenFolds(balanced_folds(is_same, folds), "balanced", (*warnings, f"{about}; {instead}"))
 
 
 def describe_fold(is_same: np.ndarray, fold_of: np.ndarray, fold: int) -> str:

@@ -66,4 +66,5 @@ def test_a_loss_that_may_be_chance_does_not_count_but_is_said(pack: Path) -> Non
     found = judged(pack, 0, 1)
     assert 100 * found.packs[0]["differences"]["tar@0.01"]["difference"] == pytest.approx(-0.5)
     assert found.losses == ()
+    assert found.packs[0]["folds"] == {"number": 10, "kind": "balanced"}  # genuine pairs come first
     assert len(found.warnings) == 1 and "too few to exclude a loss of more than 0.2 points" in found.warnings[0]
