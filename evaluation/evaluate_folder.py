@@ -14,6 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.groups.group_file import GroupFile, Membership, join_groups, read_groups
+from evaluation.groups.measuring import add_groups_option, describe_groups, measure_all_pairs
+from evaluation.groups.page import print_groups
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
 from evaluation.results.page import write_report
@@ -75,6 +78,7 @@ writes to DIR:
   curves.npz           the ROC
   draws.npz            EER and TAR in each draw of the bootstrap, from which `facekd study` makes its intervals
   report.html, report.md, results.csv      `facekd report DIR` makes them again
+  groups.html          with --groups: error rates by group
   embeddings/          another run does not need the model again
 """
 
@@ -97,6 +101,10 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
     check_output(output)
     is_search = not is_pack and (root / "gallery").is_dir() and (root / "probe").is_dir()
     source = _Model(arguments) if arguments.embeddings is None else _Given(arguments)
+    if is_search and arguments.groups:
+        raise DataError(
+            f"{root}: --groups are measured on all pairs, and a folder with gallery/ and probe/ is searched"
+        )
     folders = _Folders(arguments, source, is_search)
 
     # Measure.
@@ -105,7 +113,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
         how = "a probe counts at the rank of its person's best image"
         text = f"closed-set identification, cosine of {embedding_text(source.flip)}; {how}"
     else:
-        found, curves, draws = _verify(*folders.embed(root), arguments)
+        found, curves, draws = _verify(*folders.embed(root), arguments, folders.groups)
         text = f"all pairs, cosine of {embedding_text(source.flip)}, {rule_text('exact')}"
 
     # Write, then print the same.
@@ -168,6 +176,8 @@ class _Folders:
         self._arguments = arguments
         self._source = source
         self._is_search = is_search
+        self._group_file = read_groups(arguments.groups) if arguments.groups else None
+        self.groups: tuple[GroupFile, list[Membership]] | None = None
         self._first_with: dict[bytes, tuple[str | int, str]] = {}  # person and image, by a digest of the embedding
 
     def embed(self, folder: Path, nobody: bool = False) -> tuple[FaceFolder | LabelledFaces, np.ndarray]:
@@ -182,6 +192,8 @@ class _Folders:
             raise DataError(
                 f"{folder}: {len(faces):,} images make more than {MAX_PAIRS:,} pairs; --images-per-person takes fewer"
             )
+        if self._group_file is not None:  # before the model runs: most mistakes show here
+            self.groups = self._group_file, join_groups(self._group_file, _names_of(faces), faces.people, str(folder))
         embeddings = self._source.embed(faces, folder)
         self._compare_rows(faces, embeddings)
         return faces, unit_rows(embeddings.astype(np.float64), lambda rows: _no_direction(rows, faces))
@@ -212,12 +224,17 @@ def _print(result: dict[str, Any], name: str) -> None:
     say(console(), f": {result['protocol']['text']}\n{summary_of(result)}", bold=f"\n{shown(name)}")
     table = rank_table(result) or verification_table(result)
     say(console(), table.to_markdown())
+    if result.get("groups"):
+        print_groups(result, console())
     for note in result["notes"]:
         say(console(), f"warning: {note}")
 
 
 def _verify(
-    faces: LabelledFaces | FaceFolder, embeddings: np.ndarray, arguments: argparse.Namespace
+    faces: LabelledFaces | FaceFolder,
+    embeddings: np.ndarray,
+    arguments: argparse.Namespace,
+    groups: tuple[GroupFile, list[Membership]] | None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Compares all pairs: returns what results.json says of them, the curves, and the draws of the bootstrap."""
     num_people, num_images = len(np.unique(faces.people)), len(faces)
@@ -242,7 +259,17 @@ def _verify(
     draws = add_intervals_of_all_pairs(
         found, pairs.ranked, pairs, pairs.num_genuine_people, arguments.bootstrap, arguments.seed
     )
+    if groups is not None:
+        options = arguments.bootstrap, arguments.seed
+        measure = measure_all_pairs(pairs, embeddings, arguments.fars, *options)
+        found["groups"] = describe_groups(*groups, faces.people, measure, found["tar_at_far"], *options)
     return found, verification_curves(pairs.ranked), draws
+
+
+def _names_of(faces: LabelledFaces | FaceFolder) -> dict[str, list[str]]:
+    """Returns the names that groups may go by: people, and the files of a folder."""
+    names = {"person": [str(person) for person in faces.people.tolist()]}
+    return {**names, "image": faces.files} if isinstance(faces, FaceFolder) else names
 
 
 def _identify(root: Path, embed: Any, ranks: Sequence[int]) -> dict[str, Any]:
@@ -315,6 +342,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="ranks to report (default: 1,5,10,20)",
     )
     add_metric_options(parser)
+    add_groups_option(parser, "person or image")
     add_report_switch(parser)
     add_cache_switch(parser)
     add_model_options(parser)

@@ -17,6 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.groups.measuring import add_groups_option
+from evaluation.groups.page import print_groups
+from evaluation.groups.template_groups import TemplateGroups, read_template_groups
 from evaluation.ijb.embed import add_embedding_options, embed_with_model
 from evaluation.ijb.metrics import (
     add_bootstrap,
@@ -67,6 +70,7 @@ from facekd.errors import FacekdError, run_verb
 from facekd.files.result_folder import finish_results
 from facekd.results.schema import IJB_FORMAT
 from facekd.utils.processes import launcher_number
+from facekd.utils.terminal import console
 from facekd.verification.calibration import calibrate
 from facekd.verification.measures import measure_verification, notes_on_ties, verification_curves
 
@@ -92,6 +96,7 @@ writes to DIR:
   scores.npy           one cosine per pair
   curves.npz           ROC, CMC and DET
   report.html, report.md, results.csv
+  groups.html          with --groups: error rates by group
   embeddings/          the same command resumes after an interruption, and other switches do not need the model again
 """
 
@@ -114,6 +119,8 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
         evaluated = _choose_evaluated(arguments.protocol, protocol)
         uses_detection_scores = arguments.all_protocols or _pooling(arguments, True).weight_by_detection_score
         findings = find_problems(protocol, arguments.embeddings is None, uses_detection_scores)
+        subjects, subjects_from = subjects_of_templates(protocol)
+        groups = read_template_groups(arguments.groups, protocol, evaluated, subjects)
     with _timed(seconds, "embed"):
         rows, source = _open_embeddings(arguments, protocol, findings)
     if rows is None:  # another process of this run scores
@@ -123,10 +130,10 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
         kept, pooled = _pool(arguments, protocol, findings, rows, poolings)
 
     # Their scores and measures.
-    subjects, subjects_from = subjects_of_templates(protocol)
     measured = []
     for templates in pooled:
-        found = _measure(arguments, protocol, kept, evaluated, templates, subjects, seconds)
+        own = groups if not measured else None  # the groups are those of the first pooling
+        found = _measure(arguments, protocol, kept, evaluated, templates, subjects, seconds, own)
         # Only the first pooling's scores and curves are written: those of eight would be a gigabyte.
         measured.append(found if not measured else (found[0], None, {}))
     results, scores, curves = measured[0]
@@ -158,6 +165,8 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
         write_report(output, result)
     finish_results(output, result)
     print_ijb_results(result)
+    if result.get("groups"):
+        print_groups(result, console())
     print(f"\nwritten to {output}")
     return 0
 
@@ -189,6 +198,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add_rule_option(parser)
     add_metric_options(parser)
+    add_groups_option(parser, "person (subject id, if the 1:N files name them), template or image")
     add("--calibrate", action="store_true", help="fit log-likelihood ratios to the scores and report Cllr")
     add("--on-missing", choices=("fail", "drop"), default="fail", help="if faces cannot be used: stop "
         "(default), or leave them out and report how much is lost")  # fmt: skip
@@ -311,6 +321,7 @@ def _measure(
     templates: np.ndarray,
     subjects: np.ndarray,
     seconds: dict[str, float],
+    groups: TemplateGroups | None,
 ) -> tuple[dict[str, Any], np.ndarray | None, dict[str, np.ndarray]]:
     """Returns results, scores and curves under one pooling."""
     # Every key is there, whatever is evaluated.
@@ -331,6 +342,10 @@ def _measure(
         if arguments.bootstrap:
             with _timed(seconds, "intervals"):
                 add_bootstrap(results, pairs, protocol, kept, subjects, arguments.bootstrap, arguments.seed)
+        if groups is not None:
+            with _timed(seconds, "groups"):
+                options = arguments.fars, arguments.rule, arguments.bootstrap, arguments.seed
+                results["groups"] = groups.measure(pairs, kept, results["tar_at_far"], *options)
         if arguments.calibrate:
             with _timed(seconds, "calibrate"):
                 results["calibration"] = asdict(calibrate(pairs.ranked.genuine, pairs.ranked.impostor))

@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.groups.measuring import add_groups_option
+from evaluation.groups.pack_groups import PackGroups, read_pack_groups
+from evaluation.groups.page import print_groups, write_groups_page
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.provenance import name_with_assumptions
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
@@ -76,6 +79,7 @@ writes to DIR:
   results.json         every number (its keys: docs/results.md)
   scores.npy           one cosine per pair
   roc.png, hardest_pairs.png, and with --quality quality.png
+  groups.html          with --groups: error rates by group
   embeddings/          another run with other folds, FARs or rule does not need the model again
 With several packs, each has its own folder DIR/NAME, and DIR holds the summary and table.md.
 """
@@ -91,6 +95,7 @@ def main(argv: list[str] | None = None) -> int:
 def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Path) -> int:
     """Loads the packs, embeds, scores, writes and prints."""
     pair_sets = _load_pair_sets(arguments)  # before the model: it takes seconds, and most mistakes show here
+    groups = read_pack_groups(arguments.groups, pair_sets)
     check_output(output, [pair_set.name for pair_set in pair_sets] if len(pair_sets) > 1 else ())
     given = _read_qualities(arguments, pair_sets)
     embed, source = _open_source(arguments, output)
@@ -101,7 +106,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
     for number, pair_set in enumerate(pair_sets):
         embeddings, flip, about = embed(number, pair_set)
         scores = cosines(embeddings[0::2], embeddings[1::2], pair_set.path)
-        measured = _measure(arguments, pair_set, scores, flip)
+        measured = _measure(arguments, pair_set, scores, flip, groups[number])
         points = measured["tar_at_far"]
         quality = _measure_quality(arguments, pair_set, given[number], embeddings, scores, points)
         content = {**source, **about, **measured, "quality": quality}
@@ -113,6 +118,8 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
         folder = output if len(pair_sets) == 1 else output / pair_set.name
         _write(folder, pair_set, one, (title or name_of(result)) if arguments.pictures else None)
         print_lfw_results(result, pair_set.name, result["protocol"]["text"])
+        if result.get("groups"):
+            print_groups(result, console())
         scored.append(one)
 
     # All packs together.
@@ -145,7 +152,13 @@ def _read_given(arguments: argparse.Namespace, number: int, pair_set: PairSet) -
     return *given.compared(arguments.flip), {"embeddings": given.about}
 
 
-def _measure(arguments: argparse.Namespace, pair_set: PairSet, scores: np.ndarray, flip: bool) -> Entries:
+def _measure(
+    arguments: argparse.Namespace,
+    pair_set: PairSet,
+    scores: np.ndarray,
+    flip: bool,
+    groups: PackGroups | None,
+) -> Entries:
     """Returns what a pack's results.json says of the pack and its scores."""
     measured = measure_pairs(
         scores,
@@ -157,6 +170,9 @@ def _measure(arguments: argparse.Namespace, pair_set: PairSet, scores: np.ndarra
         arguments.bootstrap,
         arguments.seed,
     )
+    if groups is not None:
+        options = arguments.fars, arguments.rule, arguments.bootstrap, arguments.seed
+        measured["groups"] = groups.measure(scores, measured["tar_at_far"], *options)
     about = {"pair_set": _describe_pair_set(pair_set), "protocol": _describe_protocol(arguments, pair_set, flip)}
     return {**about, **measured, "notes": list(pair_set.warnings)}
 
@@ -245,6 +261,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_quality_option(
         parser, "one for each image of the pack, those of pair 0 first; a file for each pack", several=True
     )
+    add_groups_option(parser, "person or image (as in --names)")
     # What is drawn and kept, and how the model is run.
     add("--pictures", action=argparse.BooleanOptionalAction, default=True, help="draw roc.png and hardest_pairs.png")
     add(
@@ -350,6 +367,8 @@ def _write(folder: Path, pair_set: PairSet, one: ScoredPairs, model: str | None)
         draw_hardest_pairs(folder / "hardest_pairs.png", pair_set, one.scores, threshold, model=model)
         if one.result["quality"] and one.result["quality"]["curves"]:
             save_figure(draw_quality(one.result["quality"], f"{model} on {one.name}"), folder / "quality.png")
+    if one.result.get("groups"):
+        write_groups_page(folder, one.result, f"{name_of(one.result)} on {one.name}")
     finish_results(folder, one.result)
 
 

@@ -36,6 +36,7 @@ FILES = (
     "report.html",
     "report.md",
     "results.csv",
+    "groups.html",
 )
 
 

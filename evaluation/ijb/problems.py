@@ -282,11 +282,17 @@ def subjects_of_templates(protocol: IjbProtocol) -> tuple[np.ndarray, str]:
     If the 1:N files do not name every template of the pairs, or contradict the labels (see `find_problems`), templates
     joined by genuine pairs are one subject.
     """
-    named = _named_subjects(protocol)
-    if named.names_all_pairs and not _contradicted_pairs(protocol, named).size:
-        return np.unique(named.subjects, return_inverse=True)[1].astype(np.int32), "1:N files"
+    named = names_of_subjects(protocol)
+    if named is not None:
+        return np.unique(named, return_inverse=True)[1].astype(np.int32), "1:N files"
     count = len(protocol.template_ids)
     return join_by_genuine(protocol.pair_first, protocol.pair_second, protocol.is_same, count), "genuine pairs"
+
+
+def names_of_subjects(protocol: IjbProtocol) -> np.ndarray | None:
+    """Returns the subject id of each template by the 1:N files, int64 (T,); None as `subjects_of_templates` says."""
+    named = _named_subjects(protocol)
+    return named.subjects if named.names_all_pairs and not _contradicted_pairs(protocol, named).size else None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.groups.page import PAGE as GROUPS_PAGE
+from evaluation.groups.page import write_groups_page
 from evaluation.provenance import name_with_assumptions
 from evaluation.results.figures import Curve, draw_histograms, draw_identification, draw_verification
 from evaluation.results.tables import (
@@ -82,7 +84,11 @@ def write_report(folder: str | os.PathLike[str], result: dict[str, Any] | None =
         reasons=reasons_of(result),
         command=result.get("command") or "",
     )
-    return [folder / name for name in FILES]
+    written = [folder / name for name in FILES]
+    if result.get("groups"):
+        write_groups_page(folder, result, _title(result))
+        written.append(folder / GROUPS_PAGE)
+    return written
 
 
 def name_of(result: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ class AllPairs:
         # The images person by person: the impostors of an image are then all after the last of its person.
         codes = np.unique(people, return_inverse=True)[1]
         order = np.argsort(codes, kind="stable")
-        self._exact, self._codes = embeddings[order], codes[order]
+        self._exact, self._codes, self._order = embeddings[order], codes[order], order
         self._single = self._exact.astype(np.float32)
         self._images_each = np.bincount(self._codes)
         self._ends = np.cumsum(self._images_each)[self._codes]
@@ -95,6 +95,33 @@ class AllPairs:
         found = np.concatenate(scores), np.concatenate(first), np.concatenate(second)
         return Tail.sorted(*found, is_all=len(found[0]) == self.num_impostor)
 
+    @property
+    def units(self) -> np.ndarray:
+        """Returns the person of each image (N,), numbered in order of the names, in the order of the embeddings."""
+        units = np.empty_like(self._codes)
+        units[self._order] = self._codes
+        return units
+
+    def genuine_pairs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the positions of both images of every genuine pair, and its score: (G,) each."""
+        first, second = self._genuine_rows()
+        return self._order[first], self._order[second], score_pairs_exactly(self._exact, first, second)
+
+    def accepted_impostors(self, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the positions of both images of every impostor pair whose float64 score reaches a threshold."""
+        # The product decides, unless its error could turn the decision.
+        reach = 1.05 * score_error(self._single.shape[1]) + 2e-7  # and the threshold is rounded to float32
+        firsts, seconds = [], []
+        for start, products, bins in self._blocks():
+            rows, columns = np.nonzero((products >= threshold - reach) & (bins < NUM_BINS))
+            is_accepted = products[rows, columns] >= threshold + reach
+            near = np.flatnonzero(~is_accepted)
+            exact = score_pairs_exactly(self._exact, start + rows[near], start + columns[near])
+            is_accepted[near] = exact >= threshold
+            firsts.append(self._order[start + rows[is_accepted]])
+            seconds.append(self._order[start + columns[is_accepted]])
+        return np.concatenate(firsts), np.concatenate(seconds)
+
     def _blocks(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yields blocks of images against those from there on: the first row, the scores, and the bin of each.
 
@@ -114,11 +141,16 @@ class AllPairs:
 
     def _score_genuine(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the scores of the genuine pairs (G,) and whose they are."""
+        first, second = self._genuine_rows()
+        return score_pairs_exactly(self._exact, first, second), self._codes[first]
+
+    def _genuine_rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns both rows of every genuine pair (G,), person by person."""
         rows = np.arange(len(self._codes))
         after = self._ends - rows - 1  # how many images of the same person follow
         first = np.repeat(rows, after)
         second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(after) - after, after)
-        return score_pairs_exactly(self._exact, first, second), self._codes[first]
+        return first, second
 
     def _count_impostors(self) -> np.ndarray:
         counts = np.zeros(NUM_BINS, np.int64)

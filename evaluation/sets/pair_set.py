@@ -38,6 +38,7 @@ class PairSet:
             where genuine and impostor pairs are each cut into contiguous parts.
         warnings: sentences about what in the pack makes its numbers doubtful.
         sha256: of the file that the images were read from.
+        image_names: 2N names of the images, `SUBJECT/IMAGE`, or None if they are not known.
     """
 
     name: str
@@ -49,6 +50,7 @@ class PairSet:
     fold_kind: str = "contiguous"
     warnings: tuple[str, ...] = ()
     sha256: str = ""
+    image_names: Sequence[str] | None = None
 
     def __len__(self) -> int:
         """Returns the number of pairs N."""
@@ -136,6 +138,7 @@ def load_pair_set(
         chosen.kind,
         tuple(f"{path}: {warning}" for warning in about),
         digest,
+        None if names is None else read_image_names(names),
     )
 
 
@@ -211,6 +214,12 @@ def read_subjects(path: str | os.PathLike[str], is_same: np.ndarray, pack_path: 
             )
         subjects.append((first, second))
     return np.array(subjects)
+
+
+def read_image_names(path: str | os.PathLike[str]) -> list[str]:
+    """Reads the names of the images of a list that `read_subjects` has checked: two a line."""
+    lines = [line for line in read_text_file(path).split("\n") if line.strip()]
+    return [name.strip() for line in lines for name in line.split("\t")[:2]]
 
 
 def _subject_of(name: str, path: Path, number: int) -> str:

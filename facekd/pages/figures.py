@@ -30,6 +30,7 @@ LEFT, RIGHT, BOTTOM, TOP, GAP = 0.72, 0.17, 0.55, 0.38, 0.85  # inches around an
 LINE_WIDTH, MARKER_SIZE = 1.6, 4
 TITLE_SIZE, LEGEND_SIZE = 10, 8
 LONGEST_LABEL = 160  # characters
+MAX_CELLS_WITH_TEXT = 12  # columns of a matrix whose cells have room for text
 REFERENCE_LINE: dict[str, Any] = {"ls": ":", "lw": 0.9, "color": "0.4"}
 MARKED_VALUE: dict[str, Any] = {"ls": "--", "lw": 1}
 
@@ -237,3 +238,51 @@ def draw_histogram(
         axes.set_xscale("log")
     axes.axvline(float(values.mean()), **MARKED_VALUE, color="0.2", label=f"mean {float(values.mean()):,.4g}")
     label_axes(axes, title, x, y, "best")
+
+
+def draw_matrix(
+    axes: Axes,
+    values: np.ndarray,
+    names: Sequence[str],
+    texts: Sequence[Sequence[str]],
+    is_doubtful: np.ndarray,
+    title: str,
+) -> None:
+    """Draws a matrix of rates as a heat map on a logarithmic scale of colour, each cell with its text.
+
+    Args:
+        axes: where to draw.
+        values: (K, K) rates from 0 to 1; NaN is left grey, and 0 has the colour of the smallest rate above it.
+        names: K names of the rows, which are also those of the columns.
+        texts: K lists of K texts, of one line or several; left out where cells are too small for text.
+        is_doubtful: bool (K, K), cells to hatch.
+        title: the heading.
+    """
+    from matplotlib.patches import Rectangle
+
+    # The scale spans at least a factor of ten, so that hardly different rates look alike.
+    positive = values[np.isfinite(values) & (values > 0)]
+    low, high = (float(positive.min()), float(positive.max())) if positive.size else (0.1, 1.0)
+    middle, half = np.log10(low * high) / 2, max(np.log10(high / low) / 2, 0.5)
+    shades = np.log10(np.where(values > 0, values, low))
+    shades[np.isnan(values)] = np.nan
+    axes.set_facecolor("0.85")
+    axes.imshow(shades, cmap="YlOrRd", vmin=middle - half, vmax=middle + half)
+    count = len(names)
+    for row in range(count):
+        for column in range(count):
+            if is_doubtful[row, column]:
+                hatched = Rectangle((column - 0.5, row - 0.5), 1, 1, hatch="///", fill=False, ec="0.45", lw=0)
+                axes.add_patch(hatched)
+            if count <= MAX_CELLS_WITH_TEXT:
+                is_dark = shades[row, column] > middle + 0.4 * half
+                color, ground = ("white", "#b1182699") if is_dark else ("black", "#ffffffaa")
+                box = {"facecolor": ground, "edgecolor": "none", "pad": 1.5}
+                lines = texts[row][column].split("\n")
+                for number, line in enumerate(lines):
+                    below = row + 0.2 * (number - (len(lines) - 1) / 2)
+                    axes.text(column, below, line, ha="center", va="center", fontsize=7, color=color, bbox=box)
+    labels = [shown(name, 14) for name in names]
+    axes.set_xticks(range(count), labels, rotation=30, ha="right", fontsize=8, parse_math=False)
+    axes.set_yticks(range(count), labels, fontsize=8, parse_math=False)
+    axes.set_title(title, fontsize=TITLE_SIZE)

@@ -45,6 +45,32 @@ IDENTIFICATION: dict[str, Any] = {"*": GALLERY, "mean": GALLERY}
 WORST = [{"pair": COUNT, "score": NUMBER, "first": COUNT, "second": COUNT}]
 PROBLEM: dict[str, Any] = {"kind": TEXT, "severity": TEXT, "count": COUNT, "text": TEXT, "examples": [TEXT]}
 FOLDER_COUNTS = {f"num_{what}": COUNT for what in ("people", "gallery", "distractors", "probes")}
+GROUP_RATE: dict[str, Any] = {
+    "num": COUNT,
+    "errors": COUNT,
+    "~rate": NUMBER,
+    "~ci95": INTERVAL,
+    "~interval": TEXT,
+    "support": TEXT,
+}
+RATIO: dict[str, Any] = {"~value": NUMBER, "?ci95": INTERVAL, "?reason": TEXT}
+TO_OTHERS: dict[str, Any] = {"ratio_to_others": RATIO, "minus_others": RATIO}
+OWN: dict[str, Any] = {"~threshold": NUMBER, "~fnmr": NUMBER, "~ci95": INTERVAL, "~reason": TEXT}
+DIFFERENTIALS: dict[str, Any] = dict.fromkeys(("worst_ratio", "geometric_mean_ratio", "gini"), RATIO)
+GROUP_POINT: dict[str, Any] = {
+    "far": NUMBER,
+    "threshold": NUMBER,
+    "pairs": [{"first": TEXT, "second": TEXT, "fmr": GROUP_RATE, "fnmr": GROUP_RATE}],
+    "groups": [{"group": TEXT, "fmr": TO_OTHERS, "fnmr": TO_OTHERS, "own": OWN}],
+    "differentials": {"fmr": DIFFERENTIALS, "fnmr": DIFFERENTIALS},
+}
+ATTRIBUTE: dict[str, Any] = {
+    "name": TEXT,
+    "groups": [{"name": TEXT, "num_people": COUNT}],
+    "points": [GROUP_POINT],
+    "notes": [TEXT],
+    "thin": [TEXT],
+}
 MEASURES: dict[str, Any] = {
     "?tar_at_far": [POINT],
     "?eer": NUMBER,
@@ -76,6 +102,7 @@ RESULT: dict[str, Any] = {
     "?dropped": {},
     "?calibration": {},
     "?bootstrap": {},
+    "?groups": {"path": TEXT, "key": TEXT, "attributes": [ATTRIBUTE]},
 }
 SPEC_OF: dict[str, Any] = {
     LFW_FORMAT: {

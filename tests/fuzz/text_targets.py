@@ -15,6 +15,7 @@ from data_prep.photographs.align_log import AlignLog, Alignment
 from data_prep.photographs.landmark_files import read_landmarks
 from data_prep.sources.image_lists import labels_from_key_list, read_lst
 from data_prep.sources.image_sources import read_tsv
+from evaluation.groups.group_file import GroupFile, read_groups
 from evaluation.ijb.text_files import read_named_numbers, read_pairs, read_template_subjects
 from evaluation.sets.pair_set import read_subjects
 from facekd.commands.yaml_files import MAX_VALUES, read_yaml
@@ -53,6 +54,10 @@ PYTHON_CONFIG = (
     "config.warmup_epoch = config.num_epoch // 10",
 )
 FIVE_POINTS = "38.29 51.69 73.53 51.5 56.02 71.73 41.54 92.36 70.72 92.2"
+
+
+def _check_groups(_: bytes, file: GroupFile) -> None:
+    assert all(group and name in file.names for groups in file.attributes.values() for name, group in groups.items())
 
 
 def _thresholds_seed() -> list[bytes]:
@@ -219,6 +224,7 @@ TARGETS = [
         lambda path: read_result(path.parent),
         lambda: [b'{"format": "facekd-ijb", "version": 1, "tar": {"0.001": 0.5}}'],
     ),
+    Target("groups", "groups.csv", read_groups, lambda: lines("person,sex,region", "ann,f,a", "bob,m,"), _check_groups),
     Target("thresholds", "results.json", read_thresholds, _thresholds_seed, _check_thresholds),
     Target(
         "python_config",

@@ -45,6 +45,29 @@ VALUES = {
             }
         ],
     },
+    "groups": {
+        "title": HOSTILE,
+        "protocol": HOSTILE,
+        "source": HOSTILE,
+        "attributes": [
+            {
+                "name": HOSTILE,
+                "notes": [HOSTILE],
+                "points": [
+                    {
+                        "heading": HOSTILE,
+                        "rates": [HOSTILE_TABLE],
+                        "own": HOSTILE_TABLE,
+                        "differentials": HOSTILE_TABLE,
+                        "pairs": HOSTILE_TABLE,
+                        "picture": HOSTILE_PICTURE,
+                    }
+                ],
+            },
+            {"name": HOSTILE, "notes": [], "points": []},
+        ],
+        "command": HOSTILE,
+    },
     "inspection": {
         "title": HOSTILE,
         "facts": HOSTILE_TABLE,

@@ -1,0 +1,1 @@
+"""Measures error rates at fixed thresholds, by group of people, and how far groups differ."""
