@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MXNET_PYTHON ?= $(PYTHON)
 
 .PHONY: help install quickstart test test-slow test-mxnet test-clients test-versions test-package fuzz faults mutants coverage check format bench \
-	soak clean
+	soak docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make format       let ruff rewrite the sources"
 	@echo "make bench        the benchmarks, in under 15 minutes on 2 quiet cores; writes the tables of docs/benchmarks.md"
 	@echo "make soak         an hour of training (MINUTES=60): does memory, files, threads or the time of an image grow?"
+	@echo "make docs         the documentation as a site, in site/: a broken link is an error, and nothing is fetched"
 	@echo "make clean        remove the environments (runs/ stays)"
 
 install: $(VENV)/.installed
@@ -122,5 +123,11 @@ MINUTES ?= 60
 soak: install
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
 
+# mkdocs builds it, for documents only: nothing that everyone needs. Its search wants a server, such as `python -m http.server -d site`.
+docs: install
+	@$(BIN)/python -c "import latex2mathml, material" 2>/dev/null || $(BIN)/pip install -q --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "site/index.html"
+
 clean:
-	rm -rf $(VENV) .venv-mxnet .venv-versions .venv-clients build dist *.egg-info
+	rm -rf $(VENV) .venv-mxnet .venv-versions .venv-clients build dist site *.egg-info

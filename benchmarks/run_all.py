@@ -108,7 +108,7 @@ def tables_of(found: Path, printed: str) -> str:
     ).strip()  # temporary folders no longer exist
     tables = content.get("tables") if isinstance(content, dict) else None
     if not tables and "\n|--" not in printed:
-        return f"```\n{printed}\n```"
+        return f"```text\n{printed}\n```"
     # Separate text from a printed table by blank lines, as Markdown needs.
     if not tables:
         lines = printed.splitlines()

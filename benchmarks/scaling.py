@@ -33,12 +33,12 @@ import time
 from pathlib import Path
 
 import torch
+from head_memory import head_bytes
 from measuring import Table, ratios, report, spread, take_turns
 
 from facekd.backbones.building import build_backbone
 from facekd.distributed import World, join_world, replicate, wait_for_all
 from facekd.errors import FacekdError, run_verb
-from facekd.head.chunked_loss import CHUNK_ELEMENTS
 from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
 from facekd.training.recognizer import Recognizer
@@ -126,12 +126,7 @@ def simulated(arguments: argparse.Namespace) -> Table:
     size, batch = EMBEDDING_SIZE, BATCH_PER_GPU
     for name, classes in IDENTITIES.items():
         for gpus in GPUS:
-            # Bytes held: rows of all processes, classes of one process, and a chunk of scores.
             everyone, own = batch * gpus, -(-classes // gpus)
-            chunk = (
-                min(own, max(256, CHUNK_ELEMENTS["cuda"] // everyone)) * everyone * 4 * 4
-            )  # scores, exponentials, gradient
-            gathered = 4 * everyone * size * 4
             # Bytes sent, and seconds of products and memory traffic.
             shared = (gpus - 1) * batch * (2 * size * 4 + 8 + 3 * 4)
             copied = 2 * (gpus - 1) / gpus * classes * size * 4
@@ -141,7 +136,7 @@ def simulated(arguments: argparse.Namespace) -> Table:
                 [
                     name,
                     str(gpus),
-                    f"{(3 * own * size * 4 + chunk + gathered) / 1e9:,.2f}",
+                    f"{head_bytes(classes, gpus, batch, size) / 1e9:,.2f}",
                     f"{3 * classes * size * 4 / 1e9:,.1f}",
                     f"{shared / 1e6:,.1f}",
                     f"{copied / 1e6:,.0f}",

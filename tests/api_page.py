@@ -32,10 +32,10 @@ def _describe(name: str) -> Iterator[str]:
         yield from _text(thing)
         for member, value in _members(thing):
             call = member if isinstance(value, property) or hasattr(value, "attrname") else _call(member, value)
-            yield f"#### `{name}.{call}`\n" if len(call) < 60 else f"#### `{name}.{member}`\n\n```python\n{call}\n```\n"
+            yield f"#### `{name}.{call}`\n" if len(call) < 60 else f"#### `{name}.{member}`\n\n```py\n{call}\n```\n"
             yield from _text(value)
     else:
-        yield f"```python\n{_call(name, thing)}\n```\n"
+        yield f"```py\n{_call(name, thing)}\n```\n"
         yield from _text(thing)
 
 

@@ -79,7 +79,7 @@ def test_tables_are_shown_as_tables_and_anything_else_as_it_was_printed(run_all,
     found.write_text('{"tables": [{"title": "Speed", "columns": ["a", "b"], "rows": [["1", "2"]]}]}')
     assert run_all.tables_of(found, "") == "Speed:\n\n| a | b |\n| --- | --- |\n| 1 | 2 |"
     found.write_text('{"rows": []}')
-    assert run_all.tables_of(found, "printed\n") == "```\nprinted\n```"
+    assert run_all.tables_of(found, "printed\n") == "```text\nprinted\n```"
     printed = "one\ntwo\n| a |\n|---|\n| 1 |\nend\n"
     assert run_all.tables_of(found, printed) == "one\n\ntwo\n\n| a |\n|---|\n| 1 |\n\nend"
 
