@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.groups.all_pairs_errors import AllPairsErrors
 from evaluation.groups.group_file import GroupFile, Membership, join_groups, read_groups
 from evaluation.groups.measuring import add_groups_option, describe_groups, measure_all_pairs
 from evaluation.groups.page import print_groups
@@ -21,6 +22,12 @@ from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
 from evaluation.results.page import write_report
 from evaluation.results.tables import rank_table, summary_of, verification_table
+from evaluation.results.transferred import (
+    add_transfer_option,
+    describe_transferred,
+    read_transferred,
+    transferred_table,
+)
 from evaluation.sets.all_pairs import AllPairs
 from evaluation.sets.embedding_cache import embed_pair_set
 from evaluation.sets.face_folder import FaceFolder
@@ -101,10 +108,9 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
     check_output(output)
     is_search = not is_pack and (root / "gallery").is_dir() and (root / "probe").is_dir()
     source = _Model(arguments) if arguments.embeddings is None else _Given(arguments)
-    if is_search and arguments.groups:
-        raise DataError(
-            f"{root}: --groups are measured on all pairs, and a folder with gallery/ and probe/ is searched"
-        )
+    if is_search and (arguments.groups or arguments.thresholds_from):
+        option = "--groups" if arguments.groups else "--thresholds-from"
+        raise DataError(f"{root}: {option} is about all pairs, and a folder with gallery/ and probe/ is searched")
     folders = _Folders(arguments, source, is_search)
 
     # Measure.
@@ -113,7 +119,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
         how = "a probe counts at the rank of its person's best image"
         text = f"closed-set identification, cosine of {embedding_text(source.flip)}; {how}"
     else:
-        found, curves, draws = _verify(*folders.embed(root), arguments, folders.groups)
+        found, curves, draws = _verify(*folders.embed(root), arguments, folders)
         text = f"all pairs, cosine of {embedding_text(source.flip)}, {rule_text('exact')}"
 
     # Write, then print the same.
@@ -176,6 +182,9 @@ class _Folders:
         self._arguments = arguments
         self._source = source
         self._is_search = is_search
+        self.thresholds = read_transferred(arguments)
+        if self.thresholds is not None:
+            self.thresholds.check_settings(source.entries["model"], source.flip, "the faces of this set")
         self._group_file = read_groups(arguments.groups) if arguments.groups else None
         self.groups: tuple[GroupFile, list[Membership]] | None = None
         self._first_with: dict[bytes, tuple[str | int, str]] = {}  # person and image, by a digest of the embedding
@@ -224,6 +233,8 @@ def _print(result: dict[str, Any], name: str) -> None:
     say(console(), f": {result['protocol']['text']}\n{summary_of(result)}", bold=f"\n{shown(name)}")
     table = rank_table(result) or verification_table(result)
     say(console(), table.to_markdown())
+    if (transferred := transferred_table(result)) is not None:
+        say(console(), transferred.to_markdown())
     if result.get("groups"):
         print_groups(result, console())
     for note in result["notes"]:
@@ -234,7 +245,7 @@ def _verify(
     faces: LabelledFaces | FaceFolder,
     embeddings: np.ndarray,
     arguments: argparse.Namespace,
-    groups: tuple[GroupFile, list[Membership]] | None,
+    folders: _Folders,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Compares all pairs: returns what results.json says of them, the curves, and the draws of the bootstrap."""
     num_people, num_images = len(np.unique(faces.people)), len(faces)
@@ -259,10 +270,12 @@ def _verify(
     draws = add_intervals_of_all_pairs(
         found, pairs.ranked, pairs, pairs.num_genuine_people, arguments.bootstrap, arguments.seed
     )
-    if groups is not None:
-        options = arguments.bootstrap, arguments.seed
+    options = arguments.bootstrap, arguments.seed
+    if folders.thresholds is not None:
+        found["transferred"] = describe_transferred(folders.thresholds, AllPairsErrors(pairs), *options)
+    if folders.groups is not None:
         measure = measure_all_pairs(pairs, embeddings, arguments.fars, *options)
-        found["groups"] = describe_groups(*groups, faces.people, measure, found["tar_at_far"], *options)
+        found["groups"] = describe_groups(*folders.groups, faces.people, measure, found["tar_at_far"], *options)
     return found, verification_curves(pairs.ranked), draws
 
 
@@ -342,6 +355,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="ranks to report (default: 1,5,10,20)",
     )
     add_metric_options(parser)
+    add_transfer_option(parser)
     add_groups_option(parser, "person or image")
     add_report_switch(parser)
     add_cache_switch(parser)

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from evaluation.groups.measuring import add_groups_option
-from evaluation.groups.page import print_groups
 from evaluation.groups.template_groups import TemplateGroups, read_template_groups
 from evaluation.ijb.embed import add_embedding_options, embed_with_model
 from evaluation.ijb.metrics import (
     add_bootstrap,
     find_worst,
+    listed_errors,
     measure_identification,
     score_protocol,
 )
@@ -54,6 +54,7 @@ from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
 from evaluation.results.page import write_report
 from evaluation.results.terminal import print_ijb_results
+from evaluation.results.transferred import add_transfer_option, describe_transferred, read_transferred
 from evaluation.sets.embedding_rows import NpyRows
 from evaluation.shared_options import (
     add_halves_option,
@@ -69,8 +70,8 @@ from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
 from facekd.files.result_folder import finish_results
 from facekd.results.schema import IJB_FORMAT
+from facekd.results.thresholds import MeasuredThresholds
 from facekd.utils.processes import launcher_number
-from facekd.utils.terminal import console
 from facekd.verification.calibration import calibrate
 from facekd.verification.measures import measure_verification, notes_on_ties, verification_curves
 
@@ -114,6 +115,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
     """Reads, embeds, pools, scores, measures, writes and prints."""
     # The templates of the set, under each pooling that is asked for.
     seconds: dict[str, float] = {}
+    thresholds = read_transferred(arguments)
     with _timed(seconds, "read"):
         protocol = load_protocol(arguments.root, arguments.target, arguments.protocol_cache, background)
         evaluated = _choose_evaluated(arguments.protocol, protocol)
@@ -121,19 +123,23 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
         findings = find_problems(protocol, arguments.embeddings is None, uses_detection_scores)
         subjects, subjects_from = subjects_of_templates(protocol)
         groups = read_template_groups(arguments.groups, protocol, evaluated, subjects)
+    if thresholds is not None and evaluated == "1:N":
+        raise FacekdError("--thresholds-from is about 1:1 comparisons, and --protocol 1:N has none")
     with _timed(seconds, "embed"):
         rows, source = _open_embeddings(arguments, protocol, findings)
     if rows is None:  # another process of this run scores
         return 0
     poolings = _choose_poolings(arguments, rows)
+    if thresholds is not None:
+        thresholds.check_settings(source["model"], poolings[0].flip_augment, "these templates")
     with _timed(seconds, "pool"):
         kept, pooled = _pool(arguments, protocol, findings, rows, poolings)
 
     # Their scores and measures.
     measured = []
     for templates in pooled:
-        own = groups if not measured else None  # the groups are those of the first pooling
-        found = _measure(arguments, protocol, kept, evaluated, templates, subjects, seconds, own)
+        own = (groups, thresholds) if not measured else (None, None)  # both are about the first pooling
+        found = _measure(arguments, protocol, kept, evaluated, templates, subjects, seconds, *own)
         # Only the first pooling's scores and curves are written: those of eight would be a gigabyte.
         measured.append(found if not measured else (found[0], None, {}))
     results, scores, curves = measured[0]
@@ -165,8 +171,6 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
         write_report(output, result)
     finish_results(output, result)
     print_ijb_results(result)
-    if result.get("groups"):
-        print_groups(result, console())
     print(f"\nwritten to {output}")
     return 0
 
@@ -198,6 +202,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add_rule_option(parser)
     add_metric_options(parser)
+    add_transfer_option(parser)
     add_groups_option(parser, "person (subject id, if the 1:N files name them), template or image")
     add("--calibrate", action="store_true", help="fit log-likelihood ratios to the scores and report Cllr")
     add("--on-missing", choices=("fail", "drop"), default="fail", help="if faces cannot be used: stop "
@@ -322,6 +327,7 @@ def _measure(
     subjects: np.ndarray,
     seconds: dict[str, float],
     groups: TemplateGroups | None,
+    thresholds: MeasuredThresholds | None,
 ) -> tuple[dict[str, Any], np.ndarray | None, dict[str, np.ndarray]]:
     """Returns results, scores and curves under one pooling."""
     # Every key is there, whatever is evaluated.
@@ -342,6 +348,9 @@ def _measure(
         if arguments.bootstrap:
             with _timed(seconds, "intervals"):
                 add_bootstrap(results, pairs, protocol, kept, subjects, arguments.bootstrap, arguments.seed)
+        if thresholds is not None:
+            errors = listed_errors(pairs, protocol, kept, subjects)
+            results["transferred"] = describe_transferred(thresholds, errors, arguments.bootstrap, arguments.seed)
         if groups is not None:
             with _timed(seconds, "groups"):
                 options = arguments.fars, arguments.rule, arguments.bootstrap, arguments.seed

@@ -25,6 +25,12 @@ from evaluation.results.pack_names import PACK_NAMES
 from evaluation.results.page import name_of
 from evaluation.results.quality import draw_quality
 from evaluation.results.terminal import accuracy_table, print_lfw_results
+from evaluation.results.transferred import (
+    add_transfer_option,
+    describe_transferred,
+    read_transferred,
+    transferred_table,
+)
 from evaluation.sets.embedding_cache import distinct_images, embed_pair_set
 from evaluation.sets.given_embeddings import read_embeddings_of_pack
 from evaluation.sets.pair_set import PairSet, load_pair_set
@@ -49,8 +55,9 @@ from facekd.files.result_folder import finish_results
 from facekd.files.writing import write_text
 from facekd.pages.figures import save_figure
 from facekd.results.schema import LFW_FORMAT, SUMMARY_FORMAT
-from facekd.utils.terminal import console
+from facekd.utils.terminal import console, say
 from facekd.verification.error_versus_discard import measure_quality
+from facekd.verification.groups.cell_rates import ListedErrors
 from facekd.verification.measures import LFW_FARS, measure_pairs
 from facekd.verification.scores import cosines
 
@@ -98,7 +105,10 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
     groups = read_pack_groups(arguments.groups, pair_sets)
     check_output(output, [pair_set.name for pair_set in pair_sets] if len(pair_sets) > 1 else ())
     given = _read_qualities(arguments, pair_sets)
+    thresholds = read_transferred(arguments)
     embed, source = _open_source(arguments, output)
+    if thresholds is not None:
+        thresholds.check_settings(source["model"], arguments.flip is not False, "these packs")
     title = source["model"] and name_with_assumptions(Path(arguments.model).name, source["model"])
 
     # Each pack on its own.
@@ -107,6 +117,10 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
         embeddings, flip, about = embed(number, pair_set)
         scores = cosines(embeddings[0::2], embeddings[1::2], pair_set.path)
         measured = _measure(arguments, pair_set, scores, flip, groups[number])
+        if thresholds is not None:
+            people = None if pair_set.subjects is None else (pair_set.subjects[:, 0], pair_set.subjects[:, 1])
+            errors = ListedErrors(scores, pair_set.is_same, people)
+            measured["transferred"] = describe_transferred(thresholds, errors, arguments.bootstrap, arguments.seed)
         points = measured["tar_at_far"]
         quality = _measure_quality(arguments, pair_set, given[number], embeddings, scores, points)
         content = {**source, **about, **measured, "quality": quality}
@@ -118,6 +132,8 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
         folder = output if len(pair_sets) == 1 else output / pair_set.name
         _write(folder, pair_set, one, (title or name_of(result)) if arguments.pictures else None)
         print_lfw_results(result, pair_set.name, result["protocol"]["text"])
+        if (transferred := transferred_table(result)) is not None:
+            say(console(), transferred.to_markdown())
         if result.get("groups"):
             print_groups(result, console())
         scored.append(one)
@@ -261,6 +277,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_quality_option(
         parser, "one for each image of the pack, those of pair 0 first; a file for each pack", several=True
     )
+    add_transfer_option(parser)
     add_groups_option(parser, "person or image (as in --names)")
     # What is drawn and kept, and how the model is run.
     add("--pictures", action=argparse.BooleanOptionalAction, default=True, help="draw roc.png and hardest_pairs.png")

@@ -62,6 +62,7 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
         "embed": ("facekd.faces.embed_faces", "faces of photographs -> one file of embeddings"),
         "compare": ("facekd.faces.compare_faces", "two photographs: one person, or two?"),
         "search": ("facekd.faces.search_faces", "find people among embedded faces: a page"),
+        "threshold": ("facekd.faces.show_threshold", "the threshold to deploy, and what it rests on"),
     },
     "Export and evaluate": {
         "export": ("facekd.export.export_onnx", "a checkpoint -> ONNX, checked against torch"),

@@ -38,7 +38,7 @@ BESIDE = {"data make-ijb": "in out", "data synthesize-classification": "--layout
 # Their locks are those of the files that they write, of runs, of studies: tested where those are.
 OTHERS = {"pipeline sh-kd", "study", "train", "distill", "cache-teacher"}
 OTHERS |= {"data pack", "data clean", "data index", "describe"}
-OTHERS |= {"doctor", "configs", "models"}  # which only print
+OTHERS |= {"doctor", "configs", "models", "threshold"}  # which only print
 
 
 def test_every_verb_is_listed() -> None:

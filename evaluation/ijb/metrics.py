@@ -13,6 +13,7 @@ from evaluation.ijb.problems import Kept
 from evaluation.ijb.protocol import IjbProtocol, SubjectTemplates
 from evaluation.ijb.scoring import RefinedScores, rank_pairs
 from facekd.verification import Rule
+from facekd.verification.groups.cell_rates import ListedErrors
 from facekd.verification.identification import identification_curves, mean_of_galleries, measure_search, search
 from facekd.verification.measures import add_intervals
 from facekd.verification.ranked_scores import RankedScores
@@ -92,6 +93,15 @@ def add_bootstrap(
     of_template = subjects.astype(np.uint16) if subjects.max() < 1 << 16 else subjects
     of_pairs = of_template[protocol.pair_first[chosen]], of_template[protocol.pair_second[chosen]]
     add_intervals(measured, pairs.ranked, pairs.scores[chosen], is_same, of_pairs, replicates, seed)
+
+
+def listed_errors(pairs: PairScores, protocol: IjbProtocol, kept: Kept, subjects: np.ndarray) -> ListedErrors:
+    """Returns the errors that the kept pairs make at any threshold; `subjects` is (T,), as for `add_bootstrap`."""
+    chosen = slice(None) if kept.pairs is None else np.flatnonzero(kept.pairs)
+    people = subjects[protocol.pair_first[chosen]], subjects[protocol.pair_second[chosen]]
+    is_same = protocol.is_same[chosen]
+    is_known = np.array_equal(people[0] == people[1], is_same)  # labels that contradict the subjects know nobody
+    return ListedErrors(pairs.scores[chosen], is_same, people if is_known else None)
 
 
 def find_worst(protocol: IjbProtocol, pairs: PairScores, count: int = NUM_WORST) -> dict[str, list[dict[str, Any]]]:

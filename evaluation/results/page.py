@@ -30,6 +30,7 @@ from evaluation.results.tables import (
     verification_table,
 )
 from evaluation.results.template_strips import MAX_IMAGES, show_worst_pairs
+from evaluation.results.transferred import transferred_table
 from facekd.errors import DataError
 from facekd.files.writing import write_text
 from facekd.pages.figures import to_png
@@ -110,6 +111,7 @@ def _tables(result: dict[str, Any]) -> list[Table]:
     }
     tables = [
         verification_table(result) if result.get("tar_at_far") else None,
+        transferred_table(result),
         identification_table(result),
         rank_table(result),
         protocols_table(result),

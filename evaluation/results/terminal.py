@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evaluation.groups.page import print_groups
 from evaluation.provenance import describe_assumptions
 from evaluation.results.pack_names import PACK_NAMES, pretty_name
 from evaluation.results.quality import quality_table
 from evaluation.results.tables import interval, percent
+from evaluation.results.transferred import transferred_table
 from facekd.pages.tables import Table
 from facekd.utils.foreign import shown
 from facekd.utils.terminal import console as make_console
@@ -41,6 +43,10 @@ def print_ijb_results(result: dict[str, Any], console: Console | None = None) ->
         _print_identification(result["identification"], console)
     if result["protocols"]:
         _print_protocols(result["protocols"], console)
+    if (transferred := transferred_table(result)) is not None:
+        say(console, transferred.to_markdown())
+    if result.get("groups"):
+        print_groups(result, console)
     for note in result["notes"]:
         say(console, f"note: {note}")
 

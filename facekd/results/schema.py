@@ -53,6 +53,14 @@ GROUP_RATE: dict[str, Any] = {
     "~interval": TEXT,
     "support": TEXT,
 }
+TRANSFERRED_POINT: dict[str, Any] = {
+    "far": NUMBER,
+    "threshold": NUMBER,
+    "there": {"fmr": NUMBER, "fnmr": NUMBER},
+    "fmr": GROUP_RATE,
+    "fnmr": GROUP_RATE,
+    "verdict": TEXT,
+}
 RATIO: dict[str, Any] = {"~value": NUMBER, "?ci95": INTERVAL, "?reason": TEXT}
 TO_OTHERS: dict[str, Any] = {"ratio_to_others": RATIO, "minus_others": RATIO}
 OWN: dict[str, Any] = {"~threshold": NUMBER, "~fnmr": NUMBER, "~ci95": INTERVAL, "~reason": TEXT}
@@ -102,6 +110,7 @@ RESULT: dict[str, Any] = {
     "?dropped": {},
     "?calibration": {},
     "?bootstrap": {},
+    "?transferred": {"path": TEXT, "set": TEXT, "points": [TRANSFERRED_POINT]},
     "?groups": {"path": TEXT, "key": TEXT, "attributes": [ATTRIBUTE]},
 }
 SPEC_OF: dict[str, Any] = {

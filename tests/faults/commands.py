@@ -243,6 +243,7 @@ TABLE = (
         "evaluate classification --model {in}/classifier --data {in}/cifar --workers 0 --output out",
         ("results.json",),
     ),
+    Command("threshold", "threshold {in}/folder-results --fmr 0.1 --json", ()),
     Command("models", "models w600k_r50 --json", ()),
     Command(
         "describe",
