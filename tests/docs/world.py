@@ -52,7 +52,7 @@ def make_world(folder: Path) -> None:
     (folder / "drawn" / "train").rename(folder / "PEOPLE")
     write_photographs(folder / "photos")
     write_scrfd(folder / "scrfd.onnx")
-    run(f"facekd {TRAIN} --output runs/mbf", folder)
+    run(f"facekd {TRAIN} --validation.packs [lfw.bin] --output runs/mbf", folder)
     run("facekd export runs/mbf --output model.onnx", folder)
     run("facekd evaluate folder --model model.onnx --images PEOPLE --output runs/people", folder)
     run("facekd embed PEOPLE/0000000 --model model.onnx --output probes.npz", folder)
