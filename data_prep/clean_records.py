@@ -25,6 +25,7 @@ from facekd.errors import DataError, RecordError, run_verb
 from facekd.files.writing import json_bytes
 from facekd.images.decoding import decode_rgb
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,8 @@ def main(argv: list[str] | None = None) -> int:
         }
         writer.add_file(REPORT, json_bytes(report))
     print(
-        f"{rec_path}: {writer.num_images:,} images of {len(plan.old_labels):,} identities; "
-        f"{num_dropped:,} images dropped, {len(changes.merges):,} identities merged{bad.summary()}"
+        f"{rec_path}: {counted(writer.num_images, 'image')} of {counted(len(plan.old_labels), 'identity')}; "
+        f"{counted(num_dropped, 'image')} dropped, {counted(len(changes.merges), 'identity')} merged{bad.summary()}"
     )
     return 0
 

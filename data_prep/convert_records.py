@@ -41,6 +41,7 @@ from facekd.images.encoding import encode_jpeg
 from facekd.utils.ordered_work import in_order
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 
 ROWS_ANNOUNCED = 1024
 
@@ -123,7 +124,9 @@ def _convert(parser: argparse.ArgumentParser, arguments: argparse.Namespace, fol
     }
     write_json(folder / REPORT_NAME, report)
     log.remove()
-    print(f"{arguments.output}: {num_written:,} images of {plan.num_classes:,} identities{bad.summary()}")
+    print(
+        f"{arguments.output}: {counted(num_written, 'image')} of {counted(plan.num_classes, 'identity')}{bad.summary()}"
+    )
     return 0
 
 
@@ -300,7 +303,7 @@ def _path_of(arguments: argparse.Namespace, number: int) -> Path:
 
 def _split(count: int, parts: int) -> list[range]:
     if parts > count:
-        raise DataError(f"{count:,} images cannot be split into {parts} shards")
+        raise DataError(f"{counted(count, 'image')} cannot be split into {parts} shards")
     bounds = [count * part // parts for part in range(parts + 1)]
     return [range(start, stop) for start, stop in pairwise(bounds)]
 

@@ -23,6 +23,7 @@ from facekd.errors import FacekdError, run_verb
 from facekd.files.output_lock import file_lock, folder_lock
 from facekd.images.decoding import quiet_decoders
 from facekd.utils.processes import usable_cores
+from facekd.utils.wording import counted
 
 MAX_MEASURED = 20_000  # images that the page measures without --check
 DEFAULT_DRAWN = 64
@@ -61,7 +62,7 @@ def _inspect(arguments: argparse.Namespace, output: Path | None, lists: Path | N
         rows = choose_images(pack.labels(), num_drawn, arguments.seed)
         write_png(output, draw_contact_sheet(pack, rows))
         drawn = sum(len(row) for row in rows)
-        print(f"{output}: {drawn:,} images of {len(rows):,} identities", file=sys.stderr)
+        print(f"{output}: {counted(drawn, 'image')} of {counted(len(rows), 'identity')}", file=sys.stderr)
     if lists is not None:
         _look_closer(arguments, pack, summary, lists)
 
@@ -100,7 +101,7 @@ def _look_closer(arguments: argparse.Namespace, pack: RecordPack, summary: dict[
     duplicates = images[usable[near_duplicates(quality.hashes[usable])]].reshape(-1, 2)
     duplicates = confirmed(pack, duplicates)
     listed = list_duplicates(folder, pack, duplicates)
-    print(f"{'near duplicates:':<24} {len(duplicates):,} pairs: {listed}")
+    print(f"{'near duplicates:':<24} {counted(len(duplicates), 'pair')}: {listed}")
 
     # What a model or its embeddings say of the labels.
     has_faces = arguments.model is not None or arguments.embeddings is not None
@@ -114,7 +115,7 @@ def describe(summary: dict[str, Any]) -> list[str]:
     """Returns the lines to print for a summary made by `summarize`."""
     # One line per property.
     others = summary["num_records"] - summary["num_images"] - summary["num_identity_records"]
-    records = f"{summary['num_images']:,} images"
+    records = f"{counted(summary['num_images'], 'image')}"
     if summary["layout"] == "insightface":
         records += f", {summary['num_identity_records']:,} identity records, {others:,} header"
     labels = "none usable" if summary["labels"] is None else "{:,} to {:,}".format(*summary["labels"])

@@ -26,6 +26,7 @@ from facekd.images.decoding import quiet_decoders
 from facekd.utils.ordered_work import by_processes
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 
 ROWS_CHUNK = 64
 SUMMARY, UNFINISHED = "layout.json", ".make_ijb_unfinished"
@@ -78,7 +79,8 @@ def _make_layout(arguments: argparse.Namespace, output: Path) -> int:
             part.replace(output / part.name)
         unfinished.unlink()
     print(
-        f"{output}: {counts['images']:,} images, {counts['subjects']:,} subjects, {counts['templates']:,} templates "
+        f"{output}: {counted(counts['images'], 'image')}, {counted(counts['subjects'], 'subject')}, "
+        f"{counted(counts['templates'], 'template')} "
         f"(galleries {counts['gallery_1']:,} + {counts['gallery_2']:,}, probes {counts['probes']:,}), "
         f"{counts['genuine']:,} genuine and {counts['impostor']:,} impostor pairs"
     )
@@ -97,7 +99,7 @@ def _of_images(arguments: argparse.Namespace, folder: Path) -> dict[str, int]:
     write_text(folder / "sources.tsv", "".join(names))
     dropped = getattr(source, "num_dropped", 0)
     if dropped:
-        print(f"{arguments.source}: {dropped:,} images have no landmarks and were left out")
+        print(f"{arguments.source}: {counted(dropped, 'image has', 'images have')} no landmarks and were left out")
     return _finish(arguments, folder, plan, landmarks, scores, {"source": arguments.source, "dropped": dropped})
 
 

@@ -35,6 +35,7 @@ from facekd.images.image_files import is_image_name
 from facekd.utils.ordered_work import in_order
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 from facekd.verification import balanced_folds, fold_indices
 from facekd.verification.kfold import describe_fold, one_kind_folds
 
@@ -134,7 +135,7 @@ def _listed(arguments: argparse.Namespace) -> ChosenPairs:
     """
     # Read the list and find its images in the folder.
     pairs = read_pair_list(arguments.pairs, arguments.layout)
-    print(f"{arguments.pairs}: {len(pairs.names):,} pairs, layout {pairs.layout}", file=sys.stderr)
+    print(f"{arguments.pairs}: {counted(len(pairs.names), 'pair')}, layout {pairs.layout}", file=sys.stderr)
     find = _Finder(arguments.folder)
     found = [(find(a), find(b)) for a, b in pairs.names]
     lacking = [number for number, pair in enumerate(found) if None in pair]
@@ -253,20 +254,20 @@ def _report(output: Path, names_path: Path, pairs: ChosenPairs) -> None:
     names, is_same, fold_of, subjects = pairs.names, pairs.is_same, pairs.fold_of, pairs.subjects
     num_folds, num_genuine = int(fold_of.max()) + 1, int(is_same.sum())
     num_impostor = len(names) - num_genuine
-    counted = None if subjects is None else count_people(subjects, is_same, fold_of)
+    people = None if subjects is None else count_people(subjects, is_same, fold_of)
     of_people, of_one, of_two = "", "", ""
-    if counted is not None:
-        of_people = f" of {counted.num_people:,} people"
-        of_one = f" of {counted.num_genuine_people:,} people"
-        of_two = f" of {counted.num_impostor_people_pairs:,} pairs of people"
+    if people is not None:
+        of_people = f" of {counted(people.num_people, 'person')}"
+        of_one = f" of {counted(people.num_genuine_people, 'person')}"
+        of_two = f" of {counted(people.num_impostor_people_pairs, 'pair of people')}"
     dropped = f", {pairs.num_dropped:,} dropped" if pairs.num_dropped else ""
     print(
-        f"{output}: {len(names):,} pairs{of_people}, {num_genuine:,} genuine{of_one}, {num_impostor:,} impostor"
-        f"{of_two}, {num_folds} folds{dropped}"
+        f"{output}: {counted(len(names), 'pair')}{of_people}, {num_genuine:,} genuine{of_one}, "
+        f"{num_impostor:,} impostor{of_two}, {num_folds} folds{dropped}"
     )
 
     # What makes the pack doubtful: few people, and folds of one kind or of sizes that a .bin cannot say.
-    for warning in [] if counted is None else warn_of_few_people(counted, num_genuine, num_impostor):
+    for warning in [] if people is None else warn_of_few_people(people, num_genuine, num_impostor):
         print(f"warning: {warning}", file=sys.stderr)
     sizes = np.bincount(fold_of)
     if output.suffix == ".bin" and sizes.min() != sizes.max():

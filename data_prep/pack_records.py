@@ -34,6 +34,7 @@ from facekd.images.image_files import is_image_name
 from facekd.utils.ordered_work import in_order
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,10 +82,12 @@ def main(argv: list[str] | None = None) -> int:
                     continue
                 writer.add(image.label, content, image.name, image.key if has_keys else None, task, stamp)
         if writer.num_images == 0:
-            raise DataError(f"none of the {len(images):,} images of {arguments.source} is usable; nothing was written")
+            raise DataError(
+                f"none of the {counted(len(images), 'image')} of {arguments.source} is usable; nothing was written"
+            )
     size = writer.rec_path.stat().st_size / 1e6
     print(
-        f"{writer.rec_path}: {writer.num_images:,} images of {writer.num_classes:,} identities, "
+        f"{writer.rec_path}: {counted(writer.num_images, 'image')} of {counted(writer.num_classes, 'identity')}, "
         f"{size:,.1f} MB{bad.summary()}"
     )
     return 0

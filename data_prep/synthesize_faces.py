@@ -32,6 +32,7 @@ from facekd.images.encoding import encode_jpeg, encode_png
 from facekd.utils.ordered_work import by_processes
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 
 PART_SIZE = 1000  # images rendered between two points from which a killed run can resume
 # Test people are numbered from here: no training set, however large, contains one, and a seed always gives the same.
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     summary = synthesize(settings, arguments.output, arguments.workers, arguments.overwrite)
     train, test = summary["train"], summary["test"]
     print(
-        f"{arguments.output}: {train['images']:,} training images of {train['identities']:,} people, "
+        f"{arguments.output}: {train['images']:,} training images of {counted(train['identities'], 'person')}, "
         f"{test['pairs']:,} test pairs of {test['identities']:,} others, {settings.size} pixels"
     )
     return 0

@@ -28,6 +28,7 @@ from facekd.files.syncing import sync_file_system
 from facekd.files.writing import write_json, write_small_file
 from facekd.images.image_files import is_listed_name
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 
 PROGRESS_NAME = ".unpack_progress.json"
 
@@ -79,7 +80,7 @@ def _unpack(arguments: argparse.Namespace) -> int:
     sync_file_system(arguments.output)  # what the mark says is missing must not be missing without it
     progress.unlink(missing_ok=True)
     already = f", {present:,} were there already" if present else ""
-    print(f"{arguments.output}: {written:,} images written{already}{bad.summary()}")
+    print(f"{arguments.output}: {counted(written, 'image')} written{already}{bad.summary()}")
     return 0
 
 
@@ -151,7 +152,8 @@ def _check_used_folder(output: Path, pack: RecordPack, name_image: NameImage) ->
             num_known += not path.name.startswith(".")
     if num_known < num_there:
         raise DataError(
-            f"{output} holds {num_there - num_known:,} files that are not of {pack.reader.rec_path}; {remedy}"
+            f"{output} holds {counted(num_there - num_known, 'file that is', 'files that are')} not of "
+            f"{pack.reader.rec_path}; {remedy}"
         )
 
 

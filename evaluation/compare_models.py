@@ -9,21 +9,23 @@ from typing import Any
 
 import numpy as np
 
+from evaluation.provenance import describe_assumptions
 from evaluation.result_files import lock_output
 from evaluation.results.evaluated import Evaluated, check_comparable, load_results, match_by_set
 from evaluation.results.figures import Curve, draw_identification, draw_verification
 from evaluation.results.page import write_report
 from evaluation.results.pairs_of_result import ResultPairs, load_pairs
-from evaluation.results.tables import interval, percent
-from facekd.commands.command_line import FAR_LIST, SEED, CommandParser, whole_number
+from evaluation.results.summary_page import write_summary_page
+from facekd.commands.command_line import FAR_LIST, SEED, CommandParser, command_text, whole_number
 from facekd.errors import DataError, FacekdError, run_verb
 from facekd.files.result_folder import finish_results, start_results
 from facekd.files.writing import write_text
-from facekd.pages.figures import to_png
+from facekd.pages.figures import chart
 from facekd.pages.html import Picture, write_page
+from facekd.pages.numbers import interval, interval_of_points, p_value, percent, points
 from facekd.pages.tables import Table
 from facekd.results.reading import read_curves, read_result
-from facekd.results.schema import FOLDER_FORMAT, IJB_FORMAT
+from facekd.results.schema import IJB_FORMAT, SUMMARY_FORMAT, check_result
 from facekd.verification import roc_curve
 from facekd.verification.bootstrap import MIN_DRAWS, MIN_SUBJECTS
 from facekd.verification.paired_bootstrap import PairedBootstrap, differences
@@ -90,7 +92,11 @@ class Comparison:
         return self.models[0].result["protocol"]
 
     def to_text(self) -> str:
-        """Returns the tables, and the sentence on the tests below them."""
+        """Returns the tables for a terminal, and the sentence on the tests below them."""
+        return "\n".join([*(table.to_text() for table in (self.summary, *self.differences)), self.about])
+
+    def to_markdown(self) -> str:
+        """Returns the same as Markdown."""
         return "\n".join([*(table.to_markdown() for table in (self.summary, *self.differences)), self.about])
 
     def to_json(self) -> dict[str, Any]:
@@ -153,9 +159,11 @@ def _compare(arguments: argparse.Namespace) -> int:
     start_results(output, ("comparison.html", "comparison.md"), mark="comparison.json")
     names = " and ".join(model.name for model in comparisons[0].models)
     pages = [one.to_page() for one in comparisons]
-    write_page(output / "comparison.html", "comparison", title=f"Comparison of {names}", sets=pages)
+    write_page(
+        output / "comparison.html", "comparison", title=f"Comparison of {names}", sets=pages, **_around(comparisons)
+    )
     markdown = ["# Comparison\n"]
-    markdown += [f"# {one.title}\n\nProtocol: {one.protocol['text']}.\n\n{one.to_text()}\n" for one in comparisons]
+    markdown += [f"# {one.title}\n\nProtocol: {one.protocol['text']}.\n\n{one.to_markdown()}\n" for one in comparisons]
     write_text(output / "comparison.md", "\n".join(markdown))
     content = [one.to_json() for one in comparisons]
     whole = {"format": "facekd-comparison", "version": 1, "sets": content}
@@ -164,12 +172,27 @@ def _compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _around(comparisons: list[Comparison]) -> dict[str, list[str]]:
+    """Returns what the page says above and below the sets: whose preprocessing was assumed, and what to do next."""
+    models = comparisons[0].models
+    assumed = {one.name: describe_assumptions(one.result.get("model")) for one in models}
+    return {
+        "assumptions": [f"{name}: {text}" for name, text in assumed.items() if text],
+        "next": [
+            f"One model in detail: `{command_text('report', [str(models[0].file.parent)])}`",
+            "More models, or other FARs: name them in the same command; `facekd report --help`",
+        ],
+    }
+
+
 def _report_one(folder: str) -> int:
     result = read_result(folder)
-    if result["format"] not in (IJB_FORMAT, FOLDER_FORMAT):
-        raise DataError(
-            f"{folder}: a single LFW-style result has its pictures beside it already; name two or more to compare them"
-        )
+    if result["format"] == SUMMARY_FORMAT:
+        check_result(Path(folder) / "results.json", result)
+        if not result["pair_sets"]:
+            raise DataError(f"{folder}: its results.json is of no pack; run the evaluation again")
+        print(write_summary_page(Path(folder), result["pair_sets"]))
+        return 0
     # Where the set is still at its place, the scores are counted again first.
     if result["format"] == IJB_FORMAT and result.get("eer") is not None:
         _read_scored(load_results(folder), None)
@@ -213,13 +236,12 @@ def difference_tables(models: list[Evaluated], tests: list[list[Any]]) -> list[T
             if entry.difference is None:
                 rows.append([f"{entry.far:g}", "not measurable", "", "", ""])
                 continue
-            low, high = entry.ci95
             rows.append(
                 [
                     f"{entry.far:g}",
-                    f"{100 * entry.difference:+.2f}",
-                    f"{100 * low:+.2f} .. {100 * high:+.2f}",
-                    f"{entry.p_value:.3g}",
+                    points(entry.difference),
+                    interval_of_points(entry.ci95),
+                    p_value(entry.p_value),
                     _verdict(entry, models[0].name, other.name),
                 ]
             )
@@ -310,7 +332,7 @@ def _pictures(scored: ScoredModels) -> list[Picture]:
         figures.append((draw_verification(curves), "The models over each other, on the same comparisons."))
     if all(any(name.startswith("cmc_") for name in curve.curves) for curve in curves):
         figures.append((draw_identification(curves), "Identification in each gallery."))
-    return [Picture(to_png(figure), text) for figure, text in figures if figure is not None]
+    return [chart(figure, text) for figure, text in figures if figure is not None]
 
 
 def _curve(one: Evaluated, scores: np.ndarray | None, is_same: np.ndarray | None) -> Curve:
@@ -332,7 +354,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     # What to report or compare, and how the differences are tested.
-    add("results", nargs="+", metavar="DIR", help="output folders of `facekd evaluate ijbc` or `facekd evaluate lfw`")
+    add("results", nargs="+", metavar="DIR", help="output folders of `facekd evaluate ijbc`, `lfw` or `folder`")
     add("--output", metavar="DIR", help="folder for the comparison; needed with two or more results")
     add(
         "--fars",

@@ -28,6 +28,7 @@ from facekd.plugins import add_plugin_option
 from facekd.results.schema import CLASSIFICATION_FORMAT
 from facekd.utils.foreign import shown
 from facekd.utils.terminal import console, say
+from facekd.utils.wording import counted
 from facekd.verification.proportions import wilson_interval
 from facekd.verification.top_k_accuracy import TOP_K
 
@@ -144,7 +145,7 @@ def print_heads(heads: dict[str, Any], title: str, num_images: int, num_classes:
         top5 = f"{100 * found['top5']:.2f}" if "top5" in found else "-"
         row = f"{100 * found['top1']:.2f}", f"{100 * low:.2f} - {100 * high:.2f}", top5
         rows.append([name, *row, f"{100 * found['mean_class_top1']:.2f}"])
-    say(console(), f"{shown(title)}: {num_images:,} images of {num_classes:,} classes")
+    say(console(), f"{shown(title)}: {counted(num_images, 'image')} of {counted(num_classes, 'class')}")
     Table("", ["classifier", "top-1 %", "95 % interval", "top-5 %", "mean over classes %"], rows).print(console())
 
 

@@ -53,6 +53,7 @@ from facekd.files.result_folder import finish_results
 from facekd.results.schema import FOLDER_FORMAT
 from facekd.utils.foreign import shown
 from facekd.utils.terminal import console, say
+from facekd.utils.wording import counted
 from facekd.verification.identification import search
 from facekd.verification.measures import add_intervals_of_all_pairs, measure_verification, verification_curves
 from facekd.verification.proportions import wilson_interval
@@ -232,9 +233,9 @@ class _Folders:
 def _print(result: dict[str, Any], name: str) -> None:
     say(console(), f": {result['protocol']['text']}\n{summary_of(result)}", bold=f"\n{shown(name)}")
     table = rank_table(result) or verification_table(result)
-    say(console(), table.to_markdown())
+    table.print(console())
     if (transferred := transferred_table(result)) is not None:
-        say(console(), transferred.to_markdown())
+        transferred.print(console())
     if result.get("groups"):
         print_groups(result, console())
     for note in result["notes"]:
@@ -299,8 +300,8 @@ def _identify(root: Path, embed: Any, ranks: Sequence[int]) -> dict[str, Any]:
     lacking = sorted(set(probes.people.tolist()) - set(people))
     if lacking:
         raise DataError(
-            f"{root}: {len(lacking):,} people of probe/ are not in gallery/, the first {lacking[0]}; in closed-set "
-            "identification everybody is: move them, or add their gallery images"
+            f"{root}: {counted(len(lacking), 'person of probe/ is', 'people of probe/ are')} not in gallery/, the "
+            f"first {lacking[0]}; in closed-set identification everybody is: move them, or add their gallery images"
         )
     result = search(gallery_embeddings, np.array(people), probe_embeddings, probes.people, root.name)
     hits = [int((result.mate_ranks <= rank).sum()) for rank in ranks]

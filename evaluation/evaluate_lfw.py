@@ -22,8 +22,9 @@ from evaluation.result_files import check_output, lock_output, make_result, star
 from evaluation.results.figures import ScoredPairs, draw_pair_sets
 from evaluation.results.hardest_pairs import draw_hardest_pairs
 from evaluation.results.pack_names import PACK_NAMES
-from evaluation.results.page import name_of
+from evaluation.results.page import name_of, write_report
 from evaluation.results.quality import draw_quality
+from evaluation.results.summary_page import write_summary_page
 from evaluation.results.terminal import accuracy_table, print_lfw_results
 from evaluation.results.transferred import (
     add_transfer_option,
@@ -41,6 +42,7 @@ from evaluation.shared_options import (
     add_halves_option,
     add_model_option,
     add_output_option,
+    add_report_switch,
     add_rule_option,
     check_halves_option,
     embedding_text,
@@ -87,8 +89,9 @@ writes to DIR:
   scores.npy           one cosine per pair
   roc.png, hardest_pairs.png, and with --quality quality.png
   groups.html          with --groups: error rates by group
+  report.html, report.md, results.csv      `facekd report DIR` makes them again
   embeddings/          another run with other folds, FARs or rule does not need the model again
-With several packs, each has its own folder DIR/NAME, and DIR holds the summary and table.md.
+With several packs, each has its own folder DIR/NAME, and DIR holds the summary, table.md and its page.
 """
 
 
@@ -130,7 +133,8 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
         if not scored and len(pair_sets) > 1:
             start_evaluation(output, [other.name for other in pair_sets])
         folder = output if len(pair_sets) == 1 else output / pair_set.name
-        _write(folder, pair_set, one, (title or name_of(result)) if arguments.pictures else None)
+        named = (title or name_of(result)) if arguments.pictures else None
+        _write(folder, pair_set, one, named, arguments.report)
         print_lfw_results(result, pair_set.name, result["protocol"]["text"])
         if (transferred := transferred_table(result)) is not None:
             say(console(), transferred.to_markdown())
@@ -140,7 +144,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
 
     # All packs together.
     if len(pair_sets) > 1:
-        _write_summary(output, scored, source["model"], title or "embeddings made elsewhere", arguments.pictures)
+        _write_summary(output, scored, arguments, title or "embeddings made elsewhere")
     print(f"\nwritten to {output}")
     return 0
 
@@ -225,16 +229,21 @@ def _measure_quality(
     return describe_quality(source, "images", len(images), curves)
 
 
-def _write_summary(
-    output: Path, scored: list[ScoredPairs], model: Entries | None, name: str, has_pictures: bool
-) -> None:
-    """Writes and prints what several packs give together: roc.png, table.md, results.json."""
-    if has_pictures:
+def _write_summary(output: Path, scored: list[ScoredPairs], arguments: argparse.Namespace, name: str) -> None:
+    """Writes and prints what several packs give together: roc.png, table.md, report.html, results.json."""
+    if arguments.pictures:
         draw_pair_sets(output / "roc.png", scored, name)
     results = [one.result for one in scored]
     table = accuracy_table(results, name)
     write_text(output / "table.md", table.to_markdown())
-    summary = {"format": SUMMARY_FORMAT, "version": RESULT_VERSION, "model": model, "pair_sets": results}
+    if arguments.report:
+        write_summary_page(output, results)
+    summary = {
+        "format": SUMMARY_FORMAT,
+        "version": RESULT_VERSION,
+        "model": results[0]["model"],
+        "pair_sets": results,
+    }
     finish_results(output, summary)
     print()
     table.print(console())
@@ -290,6 +299,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "mirror images in the second half",
     )
     add_halves_option(parser)
+    add_report_switch(parser)
     add_cache_switch(parser)
     add_model_options(parser)
     parser.set_defaults(flip=None)  # with given embeddings: add those of the mirror images if there are any
@@ -374,7 +384,7 @@ def _describe_protocol(arguments: argparse.Namespace, pair_set: PairSet, flip: b
     }
 
 
-def _write(folder: Path, pair_set: PairSet, one: ScoredPairs, model: str | None) -> None:
+def _write(folder: Path, pair_set: PairSet, one: ScoredPairs, model: str | None, has_report: bool) -> None:
     """Writes what one pack gives, results.json last; without a name of the model there are no pictures."""
     start_evaluation(folder)
     write_arrays(folder, one.scores)
@@ -384,7 +394,9 @@ def _write(folder: Path, pair_set: PairSet, one: ScoredPairs, model: str | None)
         draw_hardest_pairs(folder / "hardest_pairs.png", pair_set, one.scores, threshold, model=model)
         if one.result["quality"] and one.result["quality"]["curves"]:
             save_figure(draw_quality(one.result["quality"], f"{model} on {one.name}"), folder / "quality.png")
-    if one.result.get("groups"):
+    if has_report:
+        write_report(folder, one.result)
+    elif one.result.get("groups"):
         write_groups_page(folder, one.result, f"{name_of(one.result)} on {one.name}")
     finish_results(folder, one.result)
 

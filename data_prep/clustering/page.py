@@ -10,11 +10,13 @@ import numpy as np
 
 from data_prep.clustering.clusters import Clusters
 from data_prep.inspection.contact_sheet import PER_ROW, draw_contact_sheet
+from facekd.commands.command_line import command_text
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.images.encoding import encode_png
-from facekd.pages.figures import draw_histogram, new_figure, to_png
+from facekd.pages.figures import chart, draw_histogram, new_figure
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
+from facekd.utils.wording import counted
 
 NUM_CLUSTERS = 12
 NAMES = {
@@ -34,13 +36,18 @@ def describe(report: Mapping[str, Any]) -> Table:
     sizes = report["cluster_size"]
     rows = [
         ("images", f"{report['images']:,}"),
-        ("clusters", f"{report['clusters']:,}, of {report['clustered']:,} images"),
+        ("clusters", f"{report['clusters']:,}, of {counted(report['clustered'], 'image')}"),
         ("images each", f"{sizes['min']:,} to {sizes['max']:,}, median {sizes['median']:g}"),
         ("noise", f"{report['noise']:,} ({report['noise'] / max(report['images'], 1):.1%}), {report['noise_is']}"),
         ("unreadable", f"{report['unreadable']:,}"),
     ]
     if known := report["agreement"]:
-        rows.append(("known", f"{known['images']:,} images of {known['identities']:,} identities"))
+        rows.append(
+            (
+                "known",
+                f"{counted(known['images'], 'image')} of {counted(known['identities'], 'identity')}",
+            )
+        )
         rows += [(name, "not measurable" if known[key] is None else f"{known[key]:.2%}") for key, name in NAMES.items()]
     return Table("", ("", ""), rows)
 
@@ -65,13 +72,19 @@ def write_report(path: Path, pack: RecordPack, found: Clusters, report: Mapping[
         _sheet(pack, labels, at_random, "clusters at random"),
         _sheet(pack, labels, np.argsort(found.coherence, kind="stable"), "the clusters whose images differ most"),
     ]
+    source = str(pack.reader.rec_path)
+    look = [source, "--report", "look/index.html", "--model", "m.onnx"]
     write_page(
         path,
         "clustering",
         title=f"Clusters of {report['source']}",
         facts=describe(report),
-        histogram=Picture(to_png(figure), "sizes of the clusters"),
+        histogram=chart(figure, "sizes of the clusters"),
         sheets=sheets,
+        next=[
+            f"Look for people in several clusters: `{command_text('data inspect', look)}`",
+            f"Train on the clusters: `{command_text('train', ['CONFIG.yaml', '--data.train', source])}`",
+        ],
     )
 
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from data_prep.inspection.contact_sheet import Row, choose_images, draw_contact_sheet
 from data_prep.inspection.image_quality import Quality
+from facekd.commands.command_line import command_text
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.images.encoding import encode_png
-from facekd.pages.figures import draw_histogram, new_figure, to_png
+from facekd.pages.figures import chart, draw_histogram, new_figure
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
 
@@ -84,7 +85,20 @@ def write_report(
             choose_images(pack.labels(), NUM_RANDOM, seed),
             "one row for each identity; the keys are below the images",
         ),
+        next=_next_steps(pack),
     )
+
+
+def _next_steps(pack: RecordPack) -> list[str]:
+    """Says how to look for wrong labels, to clean, and to train."""
+    source = str(pack.reader.rec_path)
+    look = [source, "--report", "look/index.html", "--model", "m.onnx", "--against", "lfw.bin"]
+    clean = [source, "CLEANED", "--apply", "look/outliers.tsv"]
+    return [
+        f"Wrong labels, duplicates and leaks, by a model: `{command_text('data inspect', look)}`",
+        f"A new pack without what that lists: `{command_text('data clean', clean)}`",
+        f"Train: `{command_text('train', ['CONFIG.yaml', '--data.train', source, '--output', 'RUN'])}`",
+    ]
 
 
 def _measures(pack: RecordPack, quality: Quality) -> list[Measure]:
@@ -118,7 +132,7 @@ def _histograms(measures: Sequence[Measure], caption: str) -> Picture:
             draw_histogram(axes, values, title, is_log=is_log, margin=0.5)
         else:
             axes.set_title(f"{title}: no values")
-    return Picture(to_png(figure), caption)
+    return chart(figure, caption)
 
 
 def _count_duplicates(pack: RecordPack, duplicates: np.ndarray) -> Table:

@@ -14,6 +14,7 @@ from facekd.data.recordio.headers import RecordHeaders
 from facekd.errors import ImageError, RecordError
 from facekd.images.decoding import decode_rgb
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 
 FORMAT_BY_START = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WebP", b"BM": "BMP"}
 NUM_SAMPLED = 512  # images decoded, unless all are asked for
@@ -83,13 +84,13 @@ def _label_warnings(pack: RecordPack, present: np.ndarray, counts: np.ndarray) -
     num_over = int(counts[present >= num_classes].sum())
     if num_over:
         found.append(
-            f"{num_over:,} images have labels of {num_classes:,} or more (up to {present[-1]:,}), out of range for "
-            f"{num_classes:,} classes"
+            f"{counted(num_over, 'image has a label', 'images have labels')} of {num_classes:,} or more (up to "
+            f"{present[-1]:,}), out of range for {counted(num_classes, 'class')}"
         )
     found += pack.class_warnings()
     num_single = int((counts == 1).sum())
     if num_single:
-        found.append(f"{num_single:,} identities have a single image")
+        found.append(f"{counted(num_single, 'identity has', 'identities have')} a single image")
     return found
 
 
@@ -175,7 +176,8 @@ def _decode_images(pack: RecordPack, check_all: bool) -> dict[str, Any]:
         warnings.append("images have different formats")
     if num_duplicates:
         warnings.append(
-            f"{num_duplicates:,} images are exact copies of others, {num_disputed:,} of them under another label"
+            f"{counted(num_duplicates, 'image is an exact copy of another', 'images are exact copies of others')}, "
+            f"{num_disputed:,} of them under another label"
         )
     return {
         "decoded": len(sample),

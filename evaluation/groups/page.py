@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facekd.pages.figures import draw_matrix, new_figure, to_png
-from facekd.pages.html import Picture, write_page
+from evaluation.provenance import describe_assumptions
+from facekd.commands.command_line import command_text
+from facekd.pages.figures import chart, draw_matrix, new_figure
+from facekd.pages.html import write_page
+from facekd.pages.numbers import threshold as threshold_text
 from facekd.pages.tables import Table
 from facekd.utils.foreign import shown
 from facekd.utils.terminal import say
@@ -51,6 +54,11 @@ def write_groups_page(folder: Path, result: Mapping[str, Any], title: str) -> No
         source=f"{groups['path']} (by {groups['key']})",
         attributes=[_attribute(one) for one in groups["attributes"]],
         command=result.get("command") or "",
+        assumptions=[text] if (text := describe_assumptions(result.get("model"))) else [],
+        next=[
+            f"The results over all people: `{command_text('report', [str(folder)])}`, and report.html beside this page",
+            "Another model by the same groups: the command above with another `--model` and `--output`",
+        ],
     )
 
 
@@ -90,7 +98,7 @@ def own_table(point: Mapping[str, Any]) -> Table:
             rows.append([entry["group"], "-", "-", own["reason"]])
             continue
         refused = f"{_percent(own['fnmr'])} ({_bounds(own['ci95'])})"
-        rows.append([entry["group"], f"{own['threshold']:.6f}", f"{_percent(own['fmr'])}", refused])
+        rows.append([entry["group"], threshold_text(own["threshold"]), f"{_percent(own['fmr'])}", refused])
     return Table("", ["group alone", "threshold it needs", "FMR % there", "FNMR % there (95 %)"], rows)
 
 
@@ -128,7 +136,7 @@ def _attribute(attribute: Mapping[str, Any]) -> dict[str, Any]:
                 "own": own_table(point),
                 "differentials": differentials_table(point),
                 "pairs": pairs_table(point),
-                "picture": Picture(to_png(_heat_map(attribute, point)), CAPTION),
+                "picture": chart(_heat_map(attribute, point), CAPTION),
             }
             for point in attribute["points"]
         ],
@@ -136,7 +144,7 @@ def _attribute(attribute: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _heading(point: Mapping[str, Any]) -> str:
-    return f": FAR {point['far']:g} over all comparisons, threshold {point['threshold']:.6f}"
+    return f": FAR {point['far']:g} over all comparisons, threshold {threshold_text(point['threshold'])}"
 
 
 def _heat_map(attribute: Mapping[str, Any], point: Mapping[str, Any]) -> Any:
@@ -181,11 +189,11 @@ def _measure(entry: Mapping[str, Any]) -> str:
     if entry["value"] is None:
         return f"not defined: {entry['reason']}"
     bounds: Sequence[float] | None = entry["ci95"]
-    return f"{entry['value']:.3g}" + (f" ({bounds[0]:.3g} .. {bounds[1]:.3g})" if bounds else "")
+    return f"{entry['value']:.3g}" + (f" ({bounds[0]:.3g} to {bounds[1]:.3g})" if bounds else "")
 
 
 def _bounds(bounds: Sequence[float] | None) -> str:
-    return "-" if bounds is None else f"{_percent(bounds[0])} .. {_percent(bounds[1])}"
+    return "-" if bounds is None else f"{_percent(bounds[0])} to {_percent(bounds[1])}"
 
 
 def _percent(value: float) -> str:

@@ -17,16 +17,21 @@ from facekd.pages.figures import (
     LINE_WIDTH,
     MARKED_VALUE,
     PAIR,
+    PALETTE,
     REFERENCE_LINE,
     SINGLE,
     RocLine,
     RocPoint,
+    color_of,
     draw_roc,
     in_legend,
     label_axes,
     new_figure,
+    num_bins,
     save_figure,
+    show_plain_powers,
     staircase,
+    style_of,
 )
 from facekd.verification import roc_curve
 
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GENUINE_COLOR, IMPOSTOR_COLOR = "#1b7837", "#b2182b"
+GENUINE_COLOR, IMPOSTOR_COLOR = PALETTE[:2]
 ROC_TITLE = "ROC; markers: TAR@FAR with 95 % intervals"
 GALLERY_STYLES = ("-", "--", ":", "-.")
 
@@ -85,7 +90,8 @@ def draw_pair_sets(path: str | os.PathLike[str], sets: Sequence[ScoredPairs], ti
     draw_roc(axes[0], [one.roc_line() for one in sets], ROC_TITLE)
     if is_single:
         [one] = sets
-        edges = np.linspace(one.scores.min(), one.scores.max() + 1e-9, 61)
+        fewest = int(min(one.is_same.sum(), (~one.is_same).sum()))
+        edges = np.linspace(one.scores.min(), one.scores.max() + 1e-9, 2 * num_bins(fewest) + 1)
         kinds = []
         for label, color, is_kind in _kinds(one.is_same):
             scores = one.scores[is_kind]
@@ -93,7 +99,7 @@ def draw_pair_sets(path: str | os.PathLike[str], sets: Sequence[ScoredPairs], ti
             kinds.append((f"{label}, {len(scores):,}, mean {scores.mean():.3f}", color, counts))
         threshold = one.result["eer_threshold"]
         _draw_scores(axes[1], edges, kinds, [(f"EER threshold {threshold:.3f}", threshold)])
-        label_axes(axes[1], "scores", "cosine similarity", "pairs", "best")
+        label_axes(axes[1], "scores", "cosine similarity", "pairs", "below")
     save_figure(figure, path)
 
 
@@ -116,19 +122,21 @@ def draw_histograms(
     kinds = []
     for label, color, total in (("impostor", IMPOSTOR_COLOR, counts[1]), ("genuine", GENUINE_COLOR, counts[0])):
         values = np.asarray(curves[f"histogram_{label}"], float)
-        kinds.append((f"{label}, {total:,}", color, values / max(np.sum(values), 1) / np.diff(edges)))
+        kinds.append((f"{label}, {total:,}", color, values))
+    edges, kinds = _in_fewer_bins(edges, kinds, min(counts))
     _draw_scores(left, edges, kinds, [])
-    label_axes(left, "scores", "cosine", "density", "best")
+    label_axes(left, "scores", "cosine", "density")
     _draw_scores(right, edges, kinds, thresholds)
     right.set_yscale("log")
-    label_axes(right, "the same, logarithmic, with thresholds", "cosine", "density", "best")
+    show_plain_powers(right)
+    label_axes(right, "the same, logarithmic, with thresholds", "cosine", "density", "below")
     return figure
 
 
 def draw_identification(models: Sequence[Curve], title: str = "") -> Figure | None:
     """Draws CMC and DIR (TPIR over FPIR), one line for each gallery; None if no model has them."""
     lines = [
-        (model, name.removeprefix("cmc_"), f"C{number}")
+        (model, name.removeprefix("cmc_"), color_of(number))
         for number, model in enumerate(models)
         for name in model.curves
         if name.startswith("cmc_")
@@ -155,9 +163,9 @@ def draw_identification(models: Sequence[Curve], title: str = "") -> Figure | No
     for axes in (left, right):
         low = max(axes.get_ylim()[0], 0)
         axes.set_ylim(low, 1 + 0.04 * (1 - low))
-    label_axes(left, "CMC, closed set", "rank", "share of mated probes found", "lower right")
+    label_axes(left, "CMC, closed set", "rank", "share of mated probes found", "below")
     fpir, tpir = "false positive identification rate (FPIR)", "TPIR: mate first and above the threshold"
-    label_axes(right, "DIR, open set", fpir, tpir, "lower right")
+    label_axes(right, "DIR, open set", fpir, tpir)
     return figure
 
 
@@ -169,6 +177,27 @@ def _kinds(is_same: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
     return [("impostor", IMPOSTOR_COLOR, ~is_same), ("genuine", GENUINE_COLOR, is_same)]
 
 
+def _in_fewer_bins(
+    edges: np.ndarray, kinds: list[tuple[str, str, np.ndarray]], num_scores: int
+) -> tuple[np.ndarray, list[tuple[str, str, np.ndarray]]]:
+    """Joins bins until so few scores show a shape, and turns counts into densities.
+
+    Args:
+        edges: (B + 1,) the bins.
+        kinds: label, colour and counts (B,) of each histogram.
+        num_scores: of the smaller histogram.
+    """
+    used = np.flatnonzero(np.sum([counts for *_, counts in kinds], axis=0))
+    spanned = int(used[-1] - used[0] + 1) if used.size else 1
+    starts = np.arange(0, len(edges) - 1, max(1, spanned // (2 * num_bins(num_scores))))
+    joined = np.append(edges[starts], edges[-1])
+    found = []
+    for label, color, counts in kinds:
+        sums = np.add.reduceat(counts, starts)
+        found.append((label, color, sums / max(float(np.sum(sums)), 1.0) / np.diff(joined)))
+    return joined, found
+
+
 def _draw_det(axes: Axes, lines: Sequence[RocLine]) -> None:
     """Draws the false reject rate over the false accept rate, both logarithmic."""
     edge = min(line.left_edge for line in lines)
@@ -177,7 +206,15 @@ def _draw_det(axes: Axes, lines: Sequence[RocLine]) -> None:
         far, tar = staircase(line.far, line.tar, line.left_edge)
         missed = 1 - tar
         far, missed = far[missed > 0], missed[missed > 0]
-        axes.step(far, missed, where="post", lw=LINE_WIDTH, color=f"C{number}", label=in_legend(line.label))
+        axes.step(
+            far,
+            missed,
+            where="post",
+            lw=LINE_WIDTH,
+            color=color_of(number),
+            ls=style_of(number),
+            label=in_legend(line.label),
+        )
         if len(missed):
             lowest, highest = min(lowest, float(missed.min())), max(highest, float(missed.max()))
     if lowest == 1.0:  # nowhere a false reject: a logarithmic axis has no place for that
@@ -186,7 +223,7 @@ def _draw_det(axes: Axes, lines: Sequence[RocLine]) -> None:
     axes.plot(rates, rates, **REFERENCE_LINE, label="FAR = FRR")
     axes.set(xscale="log", yscale="log", xlim=(edge, 1))
     axes.set_ylim(min(lowest, highest / 10) / 1.5, min(highest * 1.5, 1.0))
-    label_axes(axes, "DET", "false accept rate (FMR)", "false reject rate (FNMR)", "upper right")
+    label_axes(axes, "DET", "false accept rate (FMR)", "false reject rate (FNMR)")
 
 
 def _draw_scores(

@@ -38,7 +38,7 @@ def draw_hardest_pairs(
     genuine, impostor = np.flatnonzero(pair_set.is_same), np.flatnonzero(~pair_set.is_same)
     rows = [
         (
-            f"genuine pairs, lowest scores; red: wrong at threshold {threshold:.3f}",
+            f"genuine pairs, lowest scores; bold: wrong at threshold {threshold:.4f}",
             genuine[np.argsort(scores[genuine], kind="stable")][:count],
         ),
         ("impostor pairs, highest scores", impostor[np.argsort(-scores[impostor], kind="stable")][:count]),
@@ -63,7 +63,8 @@ def draw_hardest_pairs(
             left = column * step
             is_wrong = (scores[pair] >= threshold) != pair_set.is_same[pair]
             text = f"{pair}: {scores[pair]:.3f}"
-            axes.text(left, top + 0.8 * gap, text, fontsize=8, color=IMPOSTOR_COLOR if is_wrong else "black")
+            color, weight = (IMPOSTOR_COLOR, "bold") if is_wrong else ("black", "normal")
+            axes.text(left, top + 0.8 * gap, text, fontsize=8, color=color, weight=weight)
             for part, image in enumerate(images[pair]):
                 upper = top + gap + part * step
                 axes.imshow(image, extent=(left, left + size, upper + size, upper), interpolation="nearest")

@@ -1,7 +1,7 @@
-"""Writes the report of an IJB-style evaluation, or of a folder: `results.csv`, `report.md` and `report.html`.
+"""Writes the report of an evaluation on a set, a folder or a pack: `results.csv`, `report.md` and `report.html`.
 
-The report is made from the files that `facekd evaluate ijbc` and `folder` leave (docs/results.md), at any time and
-without the model. The images of the worst pairs of an IJB-style set are added if the set is still at its place.
+The report is made from the files that `facekd evaluate ijbc`, `folder` and `lfw` leave (docs/results.md), at any time
+and without the model. The images of the worst pairs of an IJB-style set are added if the set is still at its place.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import numpy as np
 
 from evaluation.groups.page import PAGE as GROUPS_PAGE
 from evaluation.groups.page import write_groups_page
-from evaluation.provenance import name_with_assumptions
+from evaluation.provenance import describe_assumptions, name_with_assumptions
 from evaluation.results.figures import Curve, draw_histograms, draw_identification, draw_verification
 from evaluation.results.tables import (
     DATA,
     IDENTIFICATION,
     VERIFICATION,
+    folds_table,
     identification_table,
     pairs_of,
     protocols_table,
@@ -31,17 +32,24 @@ from evaluation.results.tables import (
 )
 from evaluation.results.template_strips import MAX_IMAGES, show_worst_pairs
 from evaluation.results.transferred import transferred_table
+from facekd.commands.command_line import command_text
 from facekd.errors import DataError
 from facekd.files.writing import write_text
-from facekd.pages.figures import to_png
+from facekd.pages.figures import chart
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
-from facekd.results.reading import read_curves, read_result
-from facekd.results.schema import FOLDER_FORMAT, IJB_FORMAT, check_result
+from facekd.results.reading import name_of_set, read_curves, read_result
+from facekd.results.schema import FOLDER_FORMAT, IJB_FORMAT, LFW_FORMAT, check_result
 from facekd.utils.foreign import shown
 
 FOLDER_COUNTS = ("num_images", "num_people", "num_gallery", "num_distractors", "num_probes")
 FILES = ("results.csv", "report.md", "report.html")
+REPORTED = (IJB_FORMAT, FOLDER_FORMAT, LFW_FORMAT)
+CAPTIONS = {  # of the pictures that `facekd evaluate lfw` leaves
+    "roc.png": "The ROC: true accept rate against false accept rate, and how the scores of both kinds are distributed.",
+    "quality.png": "Error versus discard: the false reject rate without the pairs of the lowest quality.",
+    "hardest_pairs.png": "The pairs that the model finds hardest. Look for wrong labels, bad crops and relatives.",
+}
 
 
 def write_report(folder: str | os.PathLike[str], result: dict[str, Any] | None = None) -> list[Path]:
@@ -55,13 +63,13 @@ def write_report(folder: str | os.PathLike[str], result: dict[str, Any] | None =
         The files written.
 
     Raises:
-        DataError: the folder holds no results of an IJB-style evaluation or of a folder.
+        DataError: the folder holds no results of an IJB-style evaluation, of a folder, or of one pack.
         OSError: a file cannot be written.
     """
     folder = Path(folder)
     result = read_result(folder) if result is None else result
-    if result["format"] not in (IJB_FORMAT, FOLDER_FORMAT):
-        known = f"{IJB_FORMAT} and {FOLDER_FORMAT}"
+    if result["format"] not in REPORTED:
+        known = f"{', '.join(REPORTED[:-1])} and {REPORTED[-1]}"
         raise DataError(f"{folder}: holds results of {shown(result['format'])}; this report is for those of {known}")
     check_result(folder / "results.json", result)
 
@@ -73,17 +81,19 @@ def write_report(folder: str | os.PathLike[str], result: dict[str, Any] | None =
         folder / "report.html",
         "evaluation",
         title=_title(result),
+        assumptions=[text] if (text := describe_assumptions(result.get("model"))) else [],
         protocol=result["protocol"]["text"],
         summary=summary_of(result),
         notes=result.get("notes") or [],
         tables=tables,
         titles={"verification": VERIFICATION, "data": DATA},
         compared="templates, made by the protocol above," if "dataset" in result else "images",
-        pictures=_pictures(result, read_curves(folder, result)),
+        pictures=_pictures(folder, result),
         worst=show_worst_pairs(result),
         max_images=MAX_IMAGES,
         reasons=reasons_of(result),
         command=result.get("command") or "",
+        next=_next_steps(folder, result),
     )
     written = [folder / name for name in FILES]
     if result.get("groups"):
@@ -99,19 +109,36 @@ def name_of(result: dict[str, Any]) -> str:
 
 
 def _title(result: dict[str, Any]) -> str:
-    dataset = result.get("dataset") or {"published": None, "root": result["images"]}
-    return f"{name_of(result)} on {dataset.get('published') or Path(dataset['root']).name}"
+    return f"{name_of(result)} on {name_of_set(result)}"
+
+
+def _next_steps(folder: Path, result: dict[str, Any]) -> list[str]:
+    """Says what to type next: another model on the same data, and decisions by one of the thresholds."""
+    steps = []
+    model = (result.get("model") or {}).get("path") or "MODEL.onnx"
+    if result["format"] == FOLDER_FORMAT:
+        other = ["--model", "OTHER.onnx", "--images", result["images"], "--output", "OTHER"]
+        steps.append(f"Another model on the same people: `{command_text('evaluate folder', other)}`")
+    else:
+        compared = command_text("report", [str(folder), "OTHER", "--output", "COMPARISON"])
+        steps.append(f"Compared with another model that was evaluated alike, in its folder OTHER: `{compared}`")
+    fars = [point["far"] for point in result.get("tar_at_far") or [] if point["tar"] is not None]
+    if fars:
+        words = ["A.jpg", "B.jpg", "--model", model, "--thresholds", str(folder), "--far", f"{fars[-1]:g}"]
+        steps.append(f"Are two photographs of one person? `{command_text('compare', words)}`")
+    return steps
 
 
 def _tables(result: dict[str, Any]) -> list[Table]:
     """Returns the tables of the report, in the order in which they are read."""
-    dataset = result.get("dataset") or {
-        "folder": result["images"],
-        **{key: result[key] for key in FOLDER_COUNTS if key in result},
-    }
+    if result["format"] == FOLDER_FORMAT:
+        dataset = {"folder": result["images"], **{key: result[key] for key in FOLDER_COUNTS if key in result}}
+    else:
+        dataset = result["pair_set"] if result["format"] == LFW_FORMAT else result["dataset"]
     tables = [
         verification_table(result) if result.get("tar_at_far") else None,
         transferred_table(result),
+        folds_table(result),
         identification_table(result),
         rank_table(result),
         protocols_table(result),
@@ -152,8 +179,23 @@ def _markdown(result: dict[str, Any], tables: list[Table]) -> str:
     return "\n".join(parts)
 
 
-def _pictures(result: dict[str, Any], curves: dict[str, np.ndarray]) -> dict[str, list[Picture]]:
-    """Draws the figures of the page, by the title of the table that each follows."""
+def _pictures(folder: Path, result: dict[str, Any]) -> dict[str, list[Picture]]:
+    """Draws the figures of the page, or takes those beside it, by the title of the table that each follows."""
+    if result["format"] == LFW_FORMAT:
+        return {VERIFICATION: pictures_beside(folder)}
+    return _draw(result, read_curves(folder, result))
+
+
+def pictures_beside(folder: Path) -> list[Picture]:
+    """Returns the pictures that `facekd evaluate lfw` left in a folder; none of those that are gone."""
+    return [
+        Picture((folder / name).read_bytes(), caption, is_chart=name != "hardest_pairs.png")
+        for name, caption in CAPTIONS.items()
+        if (folder / name).is_file()
+    ]
+
+
+def _draw(result: dict[str, Any], curves: dict[str, np.ndarray]) -> dict[str, list[Picture]]:
     name = name_of(result)
     model = Curve(name, curves, result.get("tar_at_far") or [])
     # A picture may be shown without its page, so it says itself what was assumed.
@@ -162,7 +204,7 @@ def _pictures(result: dict[str, Any], curves: dict[str, np.ndarray]) -> dict[str
     verification, identification = [], []
     if result.get("tar_at_far") and "roc_far" in curves:
         caption = "Grey: fewer than one false accept. The exact operating points, thinned; nothing is interpolated."
-        verification.append(Picture(to_png(draw_verification([model], title)), caption))
+        verification.append(chart(draw_verification([model], title), caption))
     if result.get("tar_at_far") and "histogram_edges" in curves:
         thresholds = [
             (f"FAR {point['far']:g}", point["threshold"])
@@ -170,12 +212,12 @@ def _pictures(result: dict[str, Any], curves: dict[str, np.ndarray]) -> dict[str
             if point["threshold"] is not None
         ]
         figure = draw_histograms(curves, thresholds, (result["num_genuine"], result["num_impostor"]), title)
-        verification.append(Picture(to_png(figure), "Scores of both kinds, each with unit area."))
+        verification.append(chart(figure, "Scores of both kinds, each with unit area."))
     figure = draw_identification([model], title) if result.get("identification") else None
     if figure is not None:
         caption = (
             "Left: the share of mated probes whose mate is among the first. Right: with a threshold, against the false "
             "alarms of probes that have no mate in the gallery."
         )
-        identification.append(Picture(to_png(figure), caption))
+        identification.append(chart(figure, caption))
     return {VERIFICATION: verification, IDENTIFICATION: identification}

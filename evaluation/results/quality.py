@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evaluation.results.tables import percent
-from facekd.pages.figures import LINE_WIDTH, PAIR, REFERENCE_LINE, label_axes, new_figure
+from facekd.pages.figures import LINE_WIDTH, PAIR, REFERENCE_LINE, color_of, label_axes, new_figure
+from facekd.pages.numbers import percent
 from facekd.pages.tables import Table
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def draw_quality(quality: dict[str, Any], title: str = "") -> Figure:
             # Of a file that was changed by hand, what both lists hold.
             values = 100 * np.array(curve[f"fnmr_by_{kind}"])[: len(curve["discarded"])]
             shares = 100 * np.array(curve["discarded"])[: len(values)]
-            color = f"C{number}"
+            color = color_of(number)
             label = f"FAR {curve['far']:g}"
             own.step(shares, values, where="post", lw=LINE_WIDTH, color=color, label=label)
             own.axhline(100 * curve["fnmr"], **{**REFERENCE_LINE, "color": color})
@@ -69,4 +69,4 @@ def _area_text(entry: dict[str, Any] | None) -> str:
         return "-" if entry is None else "no errors"
     text = f"{entry['relative_pairs']:.2f}"
     bounds = entry["relative_pairs_ci95"]
-    return text if bounds is None else f"{text} ({bounds[0]:.2f} .. {bounds[1]:.2f})"
+    return text if bounds is None else f"{text} ({bounds[0]:.2f} to {bounds[1]:.2f})"

@@ -12,27 +12,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from evaluation.provenance import describe_assumptions
+from facekd.pages.numbers import interval, percent, threshold
 from facekd.pages.tables import Table
+from facekd.utils.wording import counted
 
 VERIFICATION, IDENTIFICATION, DATA = "1:1 verification", "1:N identification", "Data"  # titles of tables
+MAX_FOLDS = 20  # shown one by one
 CSV_HEAD: Sequence[str] = (
     "protocol", "metric", "gallery", "target", "value", "ci95_low", "ci95_high", "threshold", "errors", "achieved",
     "note",
 )  # fmt: skip
 
 
-def percent(value: float | None) -> str:
-    """Writes `0.98765` as `98.77`, and an unknown value as `-`."""
-    return "-" if value is None else f"{100 * value:.2f}"
-
-
-def interval(bounds: Sequence[float] | None) -> str:
-    """Writes `(0.98, 0.99)` as `98.00 .. 99.00`, and an unknown interval as `-`."""
-    return "-" if bounds is None else f"{100 * bounds[0]:.2f} .. {100 * bounds[1]:.2f}"
-
-
 def verification_table(result: dict[str, Any]) -> Table:
-    """Returns TAR@FAR with the comparisons behind each value; thresholds have all their digits, to be deployed."""
+    """Returns TAR@FAR with the comparisons behind each value."""
     rows = []
     for point in result["tar_at_far"]:
         if point["tar"] is None:
@@ -43,7 +36,7 @@ def verification_table(result: dict[str, Any]) -> Table:
                 f"{point['far']:g}",
                 percent(point["tar"]),
                 interval(point.get("ci95")),
-                repr(point["threshold"]),
+                threshold(point["threshold"]),
                 f"{point['false_accepts']:,} of {point['num_impostor']:,}",
                 f"{point['achieved_far']:.3g}",
                 point.get("interval") or "",
@@ -51,6 +44,23 @@ def verification_table(result: dict[str, Any]) -> Table:
         )
     head = ["FAR", "TAR %", "95 % interval", "threshold", "false accepts", "achieved FAR", "interval by"]
     return Table(VERIFICATION, head, rows)
+
+
+def folds_table(result: dict[str, Any]) -> Table | None:
+    """Returns the accuracy of an LFW-style result, fold by fold, and its mean; None for other results."""
+    accuracy = result.get("accuracy")
+    if not isinstance(accuracy, dict):
+        return None
+    folds, thresholds = accuracy.get("folds") or [], accuracy.get("thresholds") or []
+    rows = [["mean", percent(accuracy["mean"]), ""]]
+    if accuracy.get("std") is not None:
+        rows.append(["standard deviation", percent(accuracy["std"]), ""])
+    if len(folds) == len(thresholds) <= MAX_FOLDS:
+        rows += [
+            [f"fold {number}", percent(share), threshold(limit)]
+            for number, (share, limit) in enumerate(zip(folds, thresholds, strict=True), 1)
+        ]
+    return Table("Accuracy", ["", "accuracy %", "threshold"], rows)
 
 
 def reasons_of(result: dict[str, Any]) -> list[str]:
@@ -71,7 +81,7 @@ def identification_table(result: dict[str, Any]) -> Table | None:
     for index, point in enumerate(mean["tpir_at_fpir"]):
         cells = [percent(gallery["tpir_at_fpir"][index]["tpir"]) for gallery in galleries.values()]
         rows.append([f"TPIR % at FPIR {point['fpir']:g}", *cells])
-        thresholds = [_number(gallery["tpir_at_fpir"][index].get("threshold")) for gallery in galleries.values()]
+        thresholds = [threshold(gallery["tpir_at_fpir"][index].get("threshold")) for gallery in galleries.values()]
         rows.append(["its threshold", *thresholds])
     for index, point in enumerate(mean["rank"]):
         rows.append(
@@ -103,22 +113,24 @@ def summary_of(result: dict[str, Any]) -> str:
 
 
 def _what_was_compared(result: dict[str, Any]) -> str:
-    text = f"{result['num_people']:,} people, {result['num_images']:,} images; " if "num_images" in result else ""
+    people, images = counted(result.get("num_people") or 0, "person"), counted(result.get("num_images") or 0, "image")
+    text = f"{people}, {images}; " if "num_images" in result else ""
     if result.get("rank"):
-        text += f"{result['num_people']:,} people, {result['num_gallery']:,} gallery images, "
-        return text + f"{result['num_distractors']:,} distractors, {result['num_probes']:,} probes."
+        text += f"{people}, {counted(result['num_gallery'], 'gallery image')}, "
+        return text + f"{counted(result['num_distractors'], 'distractor')}, {counted(result['num_probes'], 'probe')}."
     if result.get("eer") is None:
         return "1:N alone was evaluated."
+    if isinstance(result.get("accuracy"), dict):
+        text += f"Accuracy {percent(result['accuracy']['mean'])} %; "
     text += f"EER {percent(result['eer'])} %"
     if result.get("eer_ci95"):
         text += f" (95 % interval {interval(result['eer_ci95'])})"
-    text += f", AUC {result['auc']:.6f}; {result['num_genuine']:,} genuine"
+    text += f", AUC {result['auc']:.6f}; {counted(result['num_genuine'], 'genuine pair')}"
+    impostor = counted(result["num_impostor"], "impostor pair")
     if "num_genuine_people" not in result:
-        return text + f" and {result['num_impostor']:,} impostor pairs."
-    return text + (
-        f" pairs of {result['num_genuine_people']:,} people, and {result['num_impostor']:,} impostor pairs of "
-        f"{result['num_impostor_people_pairs']:,} pairs of people."
-    )
+        return text + f" and {impostor}."
+    pairs_of_people = counted(result["num_impostor_people_pairs"], "pair of people")
+    return text + f" of {counted(result['num_genuine_people'], 'person')}, and {impostor} of {pairs_of_people}."
 
 
 def protocols_table(result: dict[str, Any]) -> Table | None:
@@ -151,7 +163,7 @@ def pairs_of(title: str, values: dict[str, Any]) -> Table:
         if isinstance(value, dict):
             for key, entry in value.items():
                 add(f"{prefix}.{key}" if prefix else key, entry)
-        elif value is not None:
+        elif value is not None and value != []:
             rows.append([prefix.removeprefix("num_").replace("_", " ").replace(".num ", ", "), _shown(value)])
 
     add("", values)
@@ -229,10 +241,6 @@ def _name_of(protocol: Any) -> str:
 
 def _bounds(ci95: Sequence[float] | None) -> dict[str, float]:
     return {} if ci95 is None else {"ci95_low": ci95[0], "ci95_high": ci95[1]}
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6f}"
 
 
 def _shown(value: Any) -> str:

@@ -11,17 +11,17 @@ from evaluation.groups.page import print_groups
 from evaluation.provenance import describe_assumptions
 from evaluation.results.pack_names import PACK_NAMES, pretty_name
 from evaluation.results.quality import quality_table
-from evaluation.results.tables import interval, percent
+from evaluation.results.tables import MAX_FOLDS
 from evaluation.results.transferred import transferred_table
+from facekd.pages.numbers import interval, percent, threshold
 from facekd.pages.tables import Table
 from facekd.utils.foreign import shown
 from facekd.utils.terminal import console as make_console
 from facekd.utils.terminal import say
+from facekd.utils.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-MAX_FOLDS = 20  # printed one by one; of more folds only the range is
 
 
 def print_ijb_results(result: dict[str, Any], console: Console | None = None) -> None:
@@ -32,8 +32,8 @@ def print_ijb_results(result: dict[str, Any], console: Console | None = None) ->
     say(console, f": {result['protocol']['text']}", bold=f"\n{shown(name)}")
     say(
         console,
-        f"{dataset['num_faces']:,} faces, {dataset['num_templates']:,} templates, {dataset['num_subjects']:,} subjects "
-        f"(from {dataset['subjects_from']})",
+        f"{counted(dataset['num_faces'], 'face')}, {counted(dataset['num_templates'], 'template')}, "
+        f"{counted(dataset['num_subjects'], 'subject')} (from {dataset['subjects_from']})",
     )
     if assumptions := describe_assumptions(result.get("model")):
         say(console, assumptions)
@@ -58,13 +58,13 @@ def print_lfw_results(result: dict[str, Any], title: str, protocol: str, console
     low, high = min(accuracy["thresholds"]), max(accuracy["thresholds"])
     of_one, of_two = "", ""
     if (pair_set := result.get("pair_set", {})).get("num_genuine_people") is not None:
-        of_one = f" of {pair_set['num_genuine_people']:,} people"
-        of_two = f" of {pair_set['num_impostor_people_pairs']:,} pairs of people"
+        of_one = f" of {counted(pair_set['num_genuine_people'], 'person')}"
+        of_two = f" of {counted(pair_set['num_impostor_people_pairs'], 'pair of people')}"
     assumptions = describe_assumptions(result.get("model"))
     lines = [
         f"pairs     {result['num_genuine']:,} genuine{of_one}, {result['num_impostor']:,} impostor{of_two}",
         *([f"model     {assumptions}"] if assumptions else []),
-        f"accuracy  {100 * accuracy['mean']:.2f} % +- {100 * accuracy['std']:.2f} over {len(accuracy['folds'])} folds, "
+        f"accuracy  {percent(accuracy['mean'])} % +- {percent(accuracy['std'])} over {len(accuracy['folds'])} folds, "
         f"thresholds {low:.4f} to {high:.4f}",
         f"folds     {_folds_text(accuracy['folds'])}",
         f"EER       {100 * result['eer']:.2f} %{_in_parentheses(result['eer_ci95'])} at threshold "
@@ -106,14 +106,14 @@ def _print_verification(result: dict[str, Any], console: Console) -> None:
     """Prints the 1:1 part of an IJB-style evaluation."""
     say(
         console,
-        f"1:1  {result['num_genuine']:,} genuine, {result['num_impostor']:,} impostor pairs; "
-        f"EER {100 * result['eer']:.3f} %{_in_parentheses(result['eer_ci95'])}; AUC {result['auc']:.6f}",
+        f"1:1  {result['num_genuine']:,} genuine, {counted(result['num_impostor'], 'impostor pair')}; "
+        f"EER {percent(result['eer'])} %{_in_parentheses(result['eer_ci95'])}; AUC {result['auc']:.6f}",
     )
     _print_operating_points(result["tar_at_far"], console)
     kinds = _interval_kinds(result)
     bootstrap = result["bootstrap"]
     if bootstrap and bootstrap["num_subjects"]:
-        kinds.append(f"{bootstrap['num_subjects']:,} subjects, {bootstrap['replicates']:,} draws")
+        kinds.append(f"{counted(bootstrap['num_subjects'], 'subject')}, {bootstrap['replicates']:,} draws")
     if kinds:
         note = f" ({bootstrap['note']})" if bootstrap and bootstrap["note"] else ""
         say(console, f"intervals: {', '.join(kinds)}{note}")
@@ -133,7 +133,7 @@ def _print_operating_points(points: Sequence[dict[str, Any]], console: Console) 
             f"{point['far']:g}",
             percent(point["tar"]),
             interval(point["ci95"]),
-            f"{point['threshold']:.4f}",
+            threshold(point["threshold"]),
             f"{point['false_accepts']:,}",
             f"{point['achieved_far']:.3g}",
         ]
@@ -200,7 +200,7 @@ def _how_intervals_were_made(result: dict[str, Any]) -> str:
     if bootstrap and bootstrap["resampled"] and kinds == ["wilson"]:
         text += f" (TAR), {bootstrap['resampled'].removesuffix('s')} bootstrap (EER)"
     if bootstrap and bootstrap["resampled"] == "subjects":
-        text += f", {bootstrap['num_subjects']:,} subjects, {bootstrap['replicates']:,} draws"
+        text += f", {counted(bootstrap['num_subjects'], 'subject')}, {bootstrap['replicates']:,} draws"
     elif bootstrap:
         text += f", {bootstrap['replicates']:,} draws; subjects are not known, so honest intervals would be wider"
     if bootstrap and bootstrap["note"]:

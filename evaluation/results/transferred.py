@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from facekd.errors import ConfigError
+from facekd.pages.numbers import threshold
 from facekd.pages.tables import Table
 from facekd.results.thresholds import MeasuredThresholds, read_thresholds
 from facekd.verification.groups.cell_rates import CellErrors, cell_rates, draw_weights, resolves
@@ -85,7 +86,7 @@ def transferred_table(result: Mapping[str, Any]) -> Table | None:
     rows = [
         [
             f"{point['far']:g}",
-            repr(point["threshold"]),
+            threshold(point["threshold"]),
             _percent(point["there"]["fmr"]),
             _rate(point["fmr"]),
             f"{point['fmr']['errors']:,} of {point['fmr']['num']:,}",
@@ -102,7 +103,7 @@ def transferred_table(result: Mapping[str, Any]) -> Table | None:
 
 def _rate(entry: Mapping[str, Any]) -> str:
     low, high = entry["ci95"]
-    return f"{_percent(entry['rate'])} ({_percent(low)} .. {_percent(high)})"
+    return f"{_percent(entry['rate'])} ({_percent(low)} to {_percent(high)})"
 
 
 def _percent(value: float) -> str:

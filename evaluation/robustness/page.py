@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evaluation.provenance import describe_assumptions
 from evaluation.robustness.degradations import DEGRADATIONS
 from evaluation.robustness.plan import Comparisons
 from evaluation.robustness.tables import (
@@ -19,7 +20,7 @@ from evaluation.robustness.tables import (
     summary_table,
 )
 from facekd.images.encoding import encode_jpeg
-from facekd.pages.figures import LINE_WIDTH, MARKER_SIZE, in_legend, label_axes, new_figure, to_png
+from facekd.pages.figures import LINE_WIDTH, MARKER_SIZE, chart, color_of, in_legend, label_axes, new_figure
 from facekd.pages.html import Picture, write_page
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def write_robustness_page(path: Path, result: Entry, compared: Comparisons) -> N
             "title": DEGRADATIONS[name].title,
             "about": f"{DEGRADATIONS[name].about} Strength: {DEGRADATIONS[name].unit}.",
             "faces": example_faces(compared, name, result["protocol"]["seed"]),
-            "curves": Picture(to_png(draw_curves(result, name)), _caption(result)),
+            "curves": chart(draw_curves(result, name), _caption(result)),
             "table": level_table(result, name),
         }
         for name in result["protocol"]["degradations"]
@@ -64,6 +65,12 @@ def write_robustness_page(path: Path, result: Entry, compared: Comparisons) -> N
         parts_of_page=parts,
         controls=controls_table(result),
         command=result["command"],
+        assumptions=[f"{model['name']}: {text}" for model in result["models"] if (text := describe_assumptions(model))],
+        next=[
+            "Another model, or stronger degradations: the command above with another `--output`; "
+            "`facekd evaluate robustness --help`",
+            "The same pairs without degradation, with folds and thresholds: `facekd evaluate lfw --help`",
+        ],
     )
 
 
@@ -94,7 +101,7 @@ def draw_curves(result: Entry, name: str) -> Figure:
         for number, model in enumerate(result["models"]):
             levels = levels_of(model, name)
             offset = SPREAD * (number - (len(result["models"]) - 1) / 2)
-            _draw_line(own, [read(measured) for _, measured in levels], offset, f"C{number}", model["name"])
+            _draw_line(own, [read(measured) for _, measured in levels], offset, color_of(number), model["name"])
         labels = [CLEAN if strength is None else f"{strength:g}" for strength, _ in levels]
         own.set_xticks(range(len(labels)), labels)
         label_axes(own, title, DEGRADATIONS[name].unit, "%", "best" if len(result["models"]) > 1 else None)

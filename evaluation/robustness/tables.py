@@ -7,8 +7,8 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from evaluation.results.tables import interval, percent
 from evaluation.robustness.degradations import DEGRADATIONS
+from facekd.pages.numbers import interval, percent
 from facekd.pages.tables import Table
 
 CLEAN = "none"

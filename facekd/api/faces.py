@@ -19,6 +19,7 @@ from facekd.faces.finding import IMAGE_REASONS, FaceFinder, ImageSource
 from facekd.faces.image_inputs import Images, list_images
 from facekd.utils.foreign import shown, some_of
 from facekd.utils.processes import usable_cores
+from facekd.utils.wording import counted
 from facekd.verification.scores import unit_rows
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -136,7 +137,7 @@ class Model:
         """
         faces, problems = self._embed(images, FaceRules("largest", detector_size=self._detector_size), flip)
         if problems:
-            raise DataError(f"{len(problems):,} images have no embedding: {some_of(problems)}")
+            raise DataError(f"{counted(len(problems), 'image has', 'images have')} no embedding: {some_of(problems)}")
         return np.stack([_unit(face) for face in faces])
 
     def faces(

@@ -10,6 +10,7 @@ from typing import Any
 
 from facekd.errors import DataError
 from facekd.files.reading import read_json
+from facekd.pages.numbers import decimal
 from facekd.pages.tables import Table
 from facekd.training.logbook import read_log
 
@@ -79,4 +80,4 @@ def centres_table(rows: Mapping[str, Mapping[str, float]], names: str) -> Table:
 
 
 def _cells(values: Mapping[str, float], columns: Mapping[str, tuple[str, int]]) -> Sequence[str]:
-    return [f"{values[key]:.{digits}f}" if key in values else "" for key, (_, digits) in columns.items()]
+    return [decimal(values[key], digits) if key in values else "" for key, (_, digits) in columns.items()]

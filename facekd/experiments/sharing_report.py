@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from facekd.commands.command_line import command_text
 from facekd.experiments.classifier_table import EXPLANATION, centres_table, read_centres, read_rebuilt
 from facekd.experiments.command_runner import Step
 from facekd.experiments.sharing_stages import SHARED_FILE, STAGES, Pipeline
@@ -36,16 +37,27 @@ def write_report(pipeline: Pipeline, steps: Sequence[Step]) -> None:
         classifiers=centres_table(centres, "stage"),
         notes=[EXPLANATION],
         losses=_draw_losses(pipeline),
+        next=_next_steps(pipeline),
     )
 
 
+def _next_steps(pipeline: Pipeline) -> list[str]:
+    """Says how to judge and to look at the new student."""
+    words = ["--model", str(pipeline.output / "model.onnx"), "--pairs", "lfw.bin", "--output", "RESULTS"]
+    return [
+        f"Judge the new student, which is model.onnx: `{command_text('evaluate lfw', words)}`",
+        f"Its training in detail: `{command_text('report', [str(pipeline.output / STAGES[-1])])}`",
+        "Is it better than other ways of teaching, over seeds? `facekd study configs/study/generated_faces.yaml` is an "
+        "example",
+    ]
+
+
 def _draw_losses(pipeline: Pipeline) -> Picture | None:
-    from facekd.pages.figures import draw_losses, to_png
-    from facekd.pages.html import Picture
+    from facekd.pages.figures import chart, draw_losses
 
     logs = {stage: read_log(pipeline.output / stage, "train", ("loss",)) for stage in STAGES}
     logs = {stage: entries for stage, entries in logs.items() if entries}
     if not logs:
         return None
     caption = "Loss during training. Losses of different stages are different sums: compare shapes, not heights."
-    return Picture(to_png(draw_losses(logs)), caption)
+    return chart(draw_losses(logs), caption)

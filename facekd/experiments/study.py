@@ -73,7 +73,7 @@ def _try(study: Study, file: StudyFile, configs: dict[str, Any]) -> None:
     for name, config in configs.items():
         print(f"# {name}\n{to_yaml(config)}")
     table, lines = try_study(study, configs, file.jobs, _threads(file))
-    print("\n".join([table.to_markdown(), *lines, f"nothing was written to {study.output}"]))
+    print("\n".join([table.to_text(), *lines, f"nothing was written to {study.output}"]))
 
 
 def _threads(file: StudyFile) -> int:
@@ -86,7 +86,7 @@ def _report(study: Study, failed: list[str], words: Sequence[str]) -> None:
     if not any(method.get("packs") for method in results["methods"]):
         why = f"{'; '.join(failed)} failed" if failed else "no run is evaluated yet; start without --report-only"
         raise ConfigError(f"{study.output}: there is nothing to report: {why}")
-    from facekd.experiments.study_report import to_markdown, write_report
+    from facekd.experiments.study_report import to_text, write_report
 
     conditions = study.output / CONDITIONS
     results["command"] = command_text("study", words)
@@ -96,7 +96,7 @@ def _report(study: Study, failed: list[str], words: Sequence[str]) -> None:
         keys = ("gpus", "processor", "jobs", "threads")
         results["conditions"] = read_json(conditions, "a description of the machine", remedy, keys)
     write_report(study, results)
-    print("\n" + to_markdown(results))
+    print("\n" + to_text(results))
     print(f"report: {study.output / 'report.html'}, {study.output / 'results.md'}, {study.output / 'results.json'}")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from facekd.errors import ConfigError
 from facekd.pages.tables import Table
+from facekd.utils.wording import counted
 from facekd.verification.seeds_and_people import Components, power
 
 SEEDS = (3, 4, 5, 6, 8, 10, 15, 20)
@@ -16,7 +17,7 @@ TARGET, MAX_SEEDS = 0.8, 100
 
 
 def power_text(results: Mapping[str, Any], difference: float) -> str:
-    """Returns tables of the power to show a difference, one for each measure and set, as Markdown.
+    """Returns tables of the power to show a difference, one for each measure and set.
 
     Args:
         results: what `gather` returns of a study whose runs were evaluated on all pairs of people.
@@ -62,11 +63,11 @@ def _table(title: str, measured: list[Mapping[str, Any]], difference: float, num
 
     # The chance for each number of seeds and people, and the fewest seeds that suffice.
     rows = [
-        [f"{seeds} seeds", *(f"{100 * power(difference / 100, components, seeds, some):.0f}" for some in people)]
+        [counted(seeds, "seed"), *(f"{100 * power(difference / 100, components, seeds, some):.0f}" for some in people)]
         for seeds in SEEDS
     ]
     rows.append([f"seeds for {TARGET:.0%}", *(_seeds_needed(difference / 100, components, some) for some in people)])
-    table = Table(title, ["", *(f"{some:,} people" for some in people)], rows).to_markdown()
+    table = Table(title, ["", *(counted(some, "person") for some in people)], rows).to_text()
 
     # How well the variances are known.
     from scipy import stats  # here: importing it takes half a second

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from facekd.commands.command_line import command_text
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.errors import DataError
 from facekd.experiments.classifier_table import EXPLANATION, centres_table
@@ -16,18 +17,20 @@ from facekd.experiments.study_config import Study
 from facekd.experiments.study_results import read_verification, verification_folder
 from facekd.files.result_folder import finish_results, start_results
 from facekd.files.writing import write_text
-from facekd.pages.figures import RocLine, draw_losses, draw_roc, label_axes, new_figure, to_png
+from facekd.pages.figures import RocLine, chart, color_of, draw_losses, draw_roc, label_axes, new_figure
 from facekd.pages.html import Picture, render_page
+from facekd.pages.numbers import interval_of_points, p_value, percent, points
 from facekd.pages.tables import Table
 from facekd.results.kept_scores import read_checked_scores
 from facekd.results.reading import read_curves
 from facekd.training.logbook import read_log
+from facekd.utils.wording import counted
 from facekd.verification.metrics import tar_curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MINUS = "\N{MINUS SIGN}"
+MAX_LEGEND = 6  # seeds; the lines of more need no names
 PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 
@@ -56,9 +59,24 @@ def to_markdown(results: Mapping[str, Any]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def to_text(results: Mapping[str, Any]) -> str:
+    """Returns the same for a terminal: tables in columns, and no marks of Markdown."""
+    parts = [f"{results['title']}\n"]
+    for pack in results["packs"]:
+        table = _table(results, pack["name"])
+        if table.rows:
+            parts += [_describe_pack(pack), table.to_text()]
+    if (classifiers := _classifiers(results)).rows:
+        parts.append(classifiers.to_text())
+    parts += [note.replace("`", "'") for note in _notes(results)]
+    return "\n".join(parts)
+
+
 def _describe_pack(pack: Mapping[str, Any]) -> str:
-    people = f" of {pack['num_subjects']:,} people" if pack.get("num_subjects") else ""
-    pairs = f"{pack['num_genuine']:,} genuine and {pack['num_impostor']:,} impostor pairs{people}"
+    people = f" of {counted(pack['num_subjects'], 'person')}" if pack.get("num_subjects") else ""
+    pairs = (
+        f"{counted(pack['num_genuine'], 'genuine pair')} and {counted(pack['num_impostor'], 'impostor pair')}{people}"
+    )
     return f"{pack['name']}: {pairs}; {'; or '.join(pack['protocols'])}."
 
 
@@ -117,28 +135,18 @@ def _classifiers(results: Mapping[str, Any]) -> Table:
 
 def _value(measure: Mapping[str, Any]) -> str:
     std = measure["std"]
-    return f"{100 * measure['mean']:.2f}" + (f" {PLUS_MINUS} {100 * std:.2f}" if std is not None else "")
+    return percent(measure["mean"]) + (f" {PLUS_MINUS} {percent(std)}" if std is not None else "")
 
 
 def _difference(difference: Mapping[str, Any] | None) -> str:
     if difference is None:
         return ""
-    text = _signed(difference["mean"])
+    text = points(difference["mean"])
     if difference["ci95"] is not None:
-        low, high = difference["ci95"]
-        text += f" ({_signed(low)} to {_signed(high)})"
+        text += f" ({interval_of_points(difference['ci95'])})"
     if difference.get("p_value") is not None:
-        text += f", p {_p_value(difference['p_holm'])}"
+        text += f", p {p_value(difference['p_holm'])}"
     return text
-
-
-def _p_value(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _signed(share: float) -> str:
-    rounded = f"{100 * share:+.2f}"
-    return rounded.replace("-", MINUS)
 
 
 def _speed(cost: Mapping[str, Any] | None) -> str:
@@ -169,7 +177,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         machine = ""
         if conditions:
             where = ", ".join(conditions["gpus"]) or conditions["processor"]
-            machine = f" {where}, {conditions['jobs']} at once, {conditions['threads']} threads each."
+            machine = f" {where}, {conditions['jobs']} at once, {counted(conditions['threads'], 'thread')} each."
         notes.append(
             "Training speed: median over the log lines of a run, mean over seeds; after the comma its ratio to "
             f"{results['reference']} of the same seed.{machine}"
@@ -183,18 +191,23 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
         )
 
     # Models of others, whose numbers depend on a guess.
-    notes += [
-        f"{method['name']}: its model's file does not record {', '.join(method['assumed'])}: assumed; if that is "
-        "wrong, the model may be better than these numbers. The method's `evaluate` takes mean, std and color."
-        for method in results["methods"]
-        if method.get("assumed")
-    ]
+    notes += _assumptions(results)
 
     # Notes of the study itself.
     notes += [f"{method['name']}: {method['note']}." for method in results["methods"] if method["note"]]
     if results["missing"]:
         notes.append(f"Not evaluated yet: {'; '.join(results['missing'])}.")
     return notes
+
+
+def _assumptions(results: Mapping[str, Any]) -> list[str]:
+    """Says whose preprocessing was assumed."""
+    return [
+        f"{method['name']}: its model's file does not record {', '.join(method['assumed'])}: assumed; if that is "
+        "wrong, the model may be better than these numbers. The method's `evaluate` takes mean, std and color."
+        for method in results["methods"]
+        if method.get("assumed")
+    ]
 
 
 def _notes_on_fars(results: Mapping[str, Any]) -> list[str]:
@@ -276,27 +289,42 @@ def _render_page(study: Study, results: Mapping[str, Any]) -> str:
             f"Loss during training, seed {study.seeds[0]}. Losses of different methods are different sums: compare "
             "shapes, not heights."
         )
-        losses = Picture(to_png(draw_losses(logs)), caption)
+        losses = chart(draw_losses(logs), caption)
     return render_page(
         "study",
         title=results["title"],
+        assumptions=_assumptions(results),
         packs=packs,
         classifiers=_classifiers(results),
         losses=losses,
         notes=_notes(results),
         command=results.get("command"),
+        next=_next_steps(study, results),
     )
+
+
+def _next_steps(study: Study, results: Mapping[str, Any]) -> list[str]:
+    """Says how to make the study more certain, and how to use its models."""
+    steps = [
+        "More certain: more `seeds` in the study's file, then the same command again; what is done is not repeated"
+    ]
+    evaluated = [run for run in study.runs if (run.folder / "log.jsonl").exists()]
+    if evaluated:
+        one = str(evaluated[0].folder)
+        steps.append(f"The training of a run: `{command_text('report', [one])}`")
+        steps.append(f"Its model as ONNX: `{command_text('export', [one, '--output', 'model.onnx'])}`")
+    return steps
 
 
 def _pictures(study: Study, results: Mapping[str, Any], pack: str) -> list[Picture]:
     return [
-        Picture(
-            to_png(draw_values(results, pack)),
+        chart(
+            draw_values(results, pack),
             "Each point is a run. A line joins the runs of one seed, so that methods can be compared along it. The bar "
             "is the mean.",
         ),
-        Picture(
-            to_png(draw_rocs(study, results, pack)),
+        chart(
+            draw_rocs(study, results, pack),
             "True accept rate against false accept rate: mean over seeds at each FAR, and the range of the seeds. "
             "Below one false accept nothing is measured.",
         ),
@@ -315,13 +343,13 @@ def draw_values(results: Mapping[str, Any], pack: str) -> Figure:
         values = [method["packs"][pack]["eer"]["values"].get(seed) for method in methods]
         columns = [column for column, value in enumerate(values) if value is not None]
         percents = [100 * value for value in values if value is not None]
-        axes.plot(columns, percents, "o-", ms=4, lw=0.6, alpha=0.7, color=f"C{number % 10}", label=f"seed {seed}")
+        axes.plot(columns, percents, "o-", ms=4, lw=0.6, alpha=0.7, color=color_of(number), label=f"seed {seed}")
 
     # The means, as bars across.
     for column, method in enumerate(methods):
         mean = 100 * method["packs"][pack]["eer"]["mean"]
         axes.plot([column - 0.3, column + 0.3], [mean, mean], color="black", lw=2)
-    label_axes(axes, pack, "", "EER %", "best")
+    label_axes(axes, pack, "", "EER %", "best" if len(seeds) <= MAX_LEGEND else None)
     axes.set_xticks(range(len(methods)), [method["name"] for method in methods], rotation=30, ha="right")
     axes.grid(visible=False, axis="x")
     return figure
@@ -343,7 +371,7 @@ def draw_rocs(study: Study, results: Mapping[str, Any], pack: str) -> Figure:
             result = read_verification(study, run, pack)
             assert result is not None  # its EER is among the values
             curves.append(curve_of(study, verification_folder(study, run, pack), result, pack, fars))
-        label = f"{method['name']}, EER {100 * found['eer']['mean']:.2f} % (n {len(curves)})"
+        label = f"{method['name']}, EER {percent(found['eer']['mean'])} % (n {len(curves)})"
         band = np.min(curves, axis=0), np.max(curves, axis=0)
         lines.append(RocLine(label, fars, np.mean(curves, axis=0), band=band))
     figure, [axes] = new_figure((8, 5))

@@ -162,4 +162,4 @@ def _range(bounds: tuple[float, float]) -> str:
 
 
 def _interval(bounds: tuple[float, float]) -> str:
-    return f"95 % interval {100 * bounds[0]:.3g} .. {100 * bounds[1]:.3g} %"
+    return f"95 % interval {100 * bounds[0]:.3g} to {100 * bounds[1]:.3g} %"

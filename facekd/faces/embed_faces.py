@@ -19,6 +19,7 @@ from facekd.faces.options import add_face_options, detector_sha256, open_finder
 from facekd.files.output_lock import file_lock
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import format_duration, track
+from facekd.utils.wording import counted
 
 if TYPE_CHECKING:  # OpenCV and onnxruntime take time to load: `--help` does without
     from facekd.embedder import Embedder
@@ -82,11 +83,17 @@ def _kept(writer: GalleryWriter) -> Iterator[GalleryWriter]:
     try:
         with writer:
             if writer.num_found:
-                print(f"{writer.path}: going on after {writer.num_found:,} images embedded before", file=sys.stderr)
+                print(
+                    f"{writer.path}: going on after {counted(writer.num_found, 'image')} embedded before",
+                    file=sys.stderr,
+                )
             yield writer
     except BaseException:
         if writer.num_kept:
-            print(f"{writer.num_kept:,} images are embedded; run the same command again to go on", file=sys.stderr)
+            print(
+                f"{counted(writer.num_kept, 'image is', 'images are')} embedded; run the same command again to go on",
+                file=sys.stderr,
+            )
         raise
 
 
@@ -126,18 +133,19 @@ def _print(
 
     num_new = len(images) - writer.num_found
     took = f"{format_duration(seconds)}, {num_new / max(seconds, 1e-3):,.3g} images/s"
-    print(f"{output}: {num_faces:,} faces of {len(images):,} images ({took})")
+    print(f"{output}: {counted(num_faces, 'face')} of {counted(len(images), 'image')} ({took})")
     people = {*images.people} - {""}
     known = sum(person != "" for person in images.people)
     if people:
-        print(f"  people {len(people):>11,}  by subfolder, label or list, on {known:,} images")
+        print(f"  people {len(people):>11,}  by subfolder, label or list, on {counted(known, 'image')}")
     counts = writer.counts()
     for reason, words in IMAGE_REASONS.items():
         if counts[reason]:
             print(f"  without {counts[reason]:>10,}  {words}")
     if counts[SEVERAL]:
         which = _WHICH[arguments.faces]
-        print(f"  note {counts[SEVERAL]:>13,}  images show several faces; {which}")
+        several = "image shows several faces" if counts[SEVERAL] == 1 else "images show several faces"
+        print(f"  note {counts[SEVERAL]:>13,}  {several}; {which}")
     if sum(counts.values()):
         print(f"  listed in {writer.report_path}")
 

@@ -25,6 +25,7 @@ from facekd.faces.gallery import Gallery, Origin, write_gallery
 from facekd.faces.image_inputs import Images
 from facekd.files.resumable_file import ResumableFile, is_begun
 from facekd.files.writing import atomic_open, atomic_open_together
+from facekd.utils.wording import counted
 
 SEVERAL = "several_faces"
 IMAGES_AT_ONCE, SECONDS_WAITING = 64, 1.0
@@ -134,8 +135,8 @@ class GalleryWriter:
                 stream.write(report)
             self._discard()
             raise DataError(
-                f"no face in any of {len(counts):,} images: {self.summary()}. {self.report_path} says why, image by "
-                f"image{ADVICE_ON_SIZE if self.counts()['other_size'] else ''}"
+                f"no face in any of {counted(len(counts), 'image')}: {self.summary()}. {self.report_path} says why, "
+                f"image by image{ADVICE_ON_SIZE if self.counts()['other_size'] else ''}"
             )
         rows = np.memmap(self._file.partial_path, self._row, "r", shape=(num_faces,))
         arrays = {name: rows[name] for name in ("embeddings", "norms", "boxes", "landmarks", "scores")}

@@ -15,6 +15,7 @@ from facekd.errors import ConfigError, DataError, run_verb
 from facekd.faces.decisions import add_decision_options, how_to_measure, read_decision
 from facekd.faces.options import add_face_options
 from facekd.utils.processes import usable_cores
+from facekd.utils.wording import counted
 
 if TYPE_CHECKING:  # OpenCV and onnxruntime take time to load: `--help` does without
     from facekd.embedder import Embedder
@@ -94,7 +95,7 @@ def _print(arguments: argparse.Namespace, results: SearchResults) -> None:
     for one in results.probes.without[:MAX_PRINTED]:
         print(f"warning: {one.describe()}", file=sys.stderr)
     if len(results.probes.without) > MAX_PRINTED:
-        print(f"warning: {len(results.probes.without):,} images in all have no face", file=sys.stderr)
+        print(f"warning: {counted(len(results.probes.without), 'image')} in all have no face", file=sys.stderr)
 
 
 def _write(

@@ -1,7 +1,8 @@
 """Draws the figures of every report in one style: ROC curves, loss curves, histograms.
 
-Takes numbers and labels, and knows nothing of faces. matplotlib is loaded when the first figure is drawn, and used
-without pyplot, so no display and no global state is needed.
+The colours are those of Okabe and Ito, which colour-blind people tell apart (https://jfly.uni-koeln.de/color/), without
+their yellow, too pale for lines. Takes numbers and labels, and knows nothing of faces. matplotlib is loaded when the
+first figure is drawn, and used without pyplot, so no display and no global state is needed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from facekd.files.writing import atomic_path
+from facekd.pages.html import Picture
 from facekd.utils.foreign import shown
 
 if TYPE_CHECKING:
@@ -23,14 +25,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
-LegendPlace = Literal["best", "upper left", "upper right", "lower right"]
+LegendPlace = Literal["best", "below"]
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31")
+LINE_STYLES = ("-", "--", ":", "-.")
 DPI = 110
+PADDING = 0.1  # inches around everything that is drawn
 SINGLE, PAIR = (8.0, 4.6), (11.0, 4.6)  # inches: a figure with one pair of axes, and with two side by side
-LEFT, RIGHT, BOTTOM, TOP, GAP = 0.72, 0.17, 0.55, 0.38, 0.85  # inches around and between the axes
+LEFT, RIGHT, BOTTOM, TOP, GAP = 0.72, 0.17, 0.55, 0.38, 1.0  # inches around and between the axes
 LINE_WIDTH, MARKER_SIZE = 1.6, 4
 TITLE_SIZE, LEGEND_SIZE = 10, 8
 LONGEST_LABEL = 160  # characters
 MAX_CELLS_WITH_TEXT = 12  # columns of a matrix whose cells have room for text
+LONGEST_ALT = 600
+FEWEST_BINS, MOST_BINS = 6, 40
 REFERENCE_LINE: dict[str, Any] = {"ls": ":", "lw": 0.9, "color": "0.4"}
 MARKED_VALUE: dict[str, Any] = {"ls": "--", "lw": 1}
 
@@ -40,7 +47,7 @@ def new_figure(
 ) -> tuple[Figure, list[Axes]]:
     """Returns a figure, and its axes row by row.
 
-    The margins are fixed: letting matplotlib find them would draw everything twice.
+    The margins are fixed, so that axes of one size are alike on all pages; what sticks out is not cut (`_save`).
 
     Args:
         size: width and height in inches.
@@ -66,17 +73,54 @@ def new_figure(
     figure = Figure(figsize=size)
     if title:
         figure.suptitle(title, fontsize=TITLE_SIZE + 1)
-    return figure, list(figure.subplots(rows, columns, squeeze=False, gridspec_kw=margins).flat)
+    all_axes = list(figure.subplots(rows, columns, squeeze=False, gridspec_kw=margins).flat)
+    for axes in all_axes:
+        axes.set_prop_cycle(color=PALETTE)
+    return figure, all_axes
+
+
+def color_of(number: int) -> str:
+    """Returns the colour of line `number`; `style_of` tells it from the one that has the same colour."""
+    return PALETTE[number % len(PALETTE)]
+
+
+def style_of(number: int) -> str:
+    """Returns how line `number` is dashed: whole for the first colours, dashed when they come round again."""
+    return LINE_STYLES[number // len(PALETTE) % len(LINE_STYLES)]
 
 
 def label_axes(axes: Axes, title: str, x: str, y: str, legend_at: LegendPlace | None = None) -> None:
-    """Writes the title and the names of the axes, draws the grid, and the legend where a corner for it is given."""
+    """Writes the title and the names of the axes, draws the grid, and the legend where a place for it is given.
+
+    A legend `below` the axes hides nothing. It is for figures with one row of axes, and reaches below those beside it.
+    """
     axes.set_title(title, fontsize=TITLE_SIZE)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3, which="major")
-    if legend_at is not None:
+    if legend_at == "below":
+        _draw_legend_below(axes)
+    elif legend_at is not None:
         axes.legend(loc=legend_at, fontsize=LEGEND_SIZE)
+
+
+def _draw_legend_below(axes: Axes) -> None:
+    """Draws the legend under the name of the axis, in as many columns as its labels leave room for."""
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    longest = max((len(label) for label in axes.get_legend_handles_labels()[1]), default=1)
+    letters = 13 * figure.get_figwidth()  # in a line as wide as the figure
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(0, 0),
+        bbox_transform=axes.transAxes + ScaledTranslation(0, -BOTTOM, figure.dpi_scale_trans),
+        ncols=max(1, min(3, int(letters / (longest + 8)))),
+        fontsize=LEGEND_SIZE,
+        frameon=False,
+        borderaxespad=0,
+    )
 
 
 def to_png(figure: Figure) -> bytes:
@@ -84,6 +128,23 @@ def to_png(figure: Figure) -> bytes:
     stream = io.BytesIO()
     _save(figure, stream)
     return stream.getvalue()
+
+
+def chart(figure: Figure, caption: str) -> Picture:
+    """Returns a figure as a picture of a page, with a text that says what is drawn to those who cannot see it."""
+    content = to_png(figure)
+    return Picture(content, caption, alt=_describe(figure) or caption, is_chart=True)
+
+
+def _describe(figure: Figure) -> str:
+    """Says what a figure shows: of each axes the title, what is drawn over what, and the names of the lines."""
+    found = []
+    for axes in figure.axes:
+        over = " over ".join(label for label in (axes.get_ylabel(), axes.get_xlabel()) if label)
+        legend = axes.get_legend()
+        lines = ", ".join(text.get_text().strip() for text in legend.get_texts()) if legend else ""
+        found.append(": ".join(part for part in (axes.get_title(), over, lines) if part))
+    return shown(f"Chart. {'. '.join(found)}." if any(found) else "", LONGEST_ALT)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
@@ -103,7 +164,8 @@ def _save(figure: Figure, to: Any) -> None:
         _show_plainly(text)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it is drawn as a box
-        figure.savefig(to, format="png", dpi=DPI)
+        # A tight box grows around names and legends, however long they are: nothing is cut.
+        figure.savefig(to, format="png", dpi=DPI, bbox_inches="tight", pad_inches=PADDING)
 
 
 def _show_plainly(text: Text) -> None:
@@ -166,20 +228,20 @@ def staircase(far: np.ndarray, tar: np.ndarray, left_edge: float) -> tuple[np.nd
     return np.maximum(far[is_last], left_edge), tar[is_last]
 
 
-def draw_roc(axes: Axes, lines: Sequence[RocLine], title: str, legend_at: LegendPlace = "lower right") -> None:
+def draw_roc(axes: Axes, lines: Sequence[RocLine], title: str, legend_at: LegendPlace | None = "below") -> None:
     """Draws ROC curves over a logarithmic FAR axis, and the line where both errors are equal.
 
     Args:
         axes: where to draw.
         lines: at least one.
         title: the heading.
-        legend_at: the corner that the curves leave free; for good models that is the lower right one.
+        legend_at: where the legend is; None for none.
     """
     lowest = 1.0
     for number, line in enumerate(lines):
-        color = f"C{number}"
+        color, style = color_of(number), style_of(number)
         far, tar = staircase(line.far, line.tar, line.left_edge)
-        axes.step(far, tar, where="post", lw=LINE_WIDTH, color=color, label=in_legend(line.label))
+        axes.step(far, tar, where="post", lw=LINE_WIDTH, color=color, ls=style, label=in_legend(line.label))
         lowest = min(lowest, float(tar[0]))
         if line.band is not None:
             low, high = line.band
@@ -208,12 +270,20 @@ def draw_losses(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         logs: by the name of the run, the lines of its log, each with `images_seen` and `loss`.
     """
     figure, [axes] = new_figure((8, 3.4))
-    for name, entries in logs.items():
-        axes.plot(
-            [entry["images_seen"] for entry in entries], [entry["loss"] for entry in entries], label=in_legend(name)
-        )
-    label_axes(axes, "", "images seen", "loss", "upper right")
+    for number, (name, entries) in enumerate(logs.items()):
+        seen, losses = [entry["images_seen"] for entry in entries], [entry["loss"] for entry in entries]
+        axes.plot(seen, losses, color=color_of(number), ls=style_of(number), label=in_legend(name))
+    show_whole_numbers(axes)
+    label_axes(axes, "loss during training", "images seen", "loss", "below")
     return figure
+
+
+def show_whole_numbers(axes: Axes) -> None:
+    """Writes the numbers below the axis with thousands separated, `1,200,000`, and no more than fit."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def draw_histogram(
@@ -232,10 +302,16 @@ def draw_histogram(
     """
     low, high = float(values.min()), float(values.max())
     extra = max(0.0, margin - (high - low) / 2)
-    bins: Any = np.geomspace(low, high, 41) if is_log else 40
-    axes.hist(values, bins=bins, range=(low - extra, high + extra), color="C0", alpha=0.8)
+    count = num_bins(len(values))
+    edges: np.ndarray
     if is_log:
+        edges = np.geomspace(low, high, count + 1)
         axes.set_xscale("log")
+    elif high - low < MOST_BINS and not np.any(values % 1):
+        edges = np.arange(low - 0.5, high + 1)  # a bin for each whole number
+    else:
+        edges = np.linspace(low - extra, high + extra, count + 1)
+    axes.hist(values, bins=edges.tolist(), color=PALETTE[0], alpha=0.8)
     axes.axvline(float(values.mean()), **MARKED_VALUE, color="0.2", label=f"mean {float(values.mean()):,.4g}")
     label_axes(axes, title, x, y, "best")
 
@@ -286,3 +362,18 @@ def draw_matrix(
     axes.set_xticks(range(count), labels, rotation=30, ha="right", fontsize=8, parse_math=False)
     axes.set_yticks(range(count), labels, fontsize=8, parse_math=False)
     axes.set_title(title, fontsize=TITLE_SIZE)
+
+
+def show_plain_powers(axes: Axes) -> None:
+    """Writes the numbers beside a logarithmic axis as `0.3` and `2`, not as products with powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    axes.yaxis.set_major_formatter(plain)
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+
+
+def num_bins(num_values: int, most: int = MOST_BINS) -> int:
+    """Returns how many bins show the shape of so many values and not their chance: two times the cube root (Rice)."""
+    return int(np.clip(np.ceil(2 * max(num_values, 1) ** (1 / 3)), FEWEST_BINS, most))

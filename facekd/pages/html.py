@@ -28,11 +28,15 @@ class Picture:
 
     Attributes:
         content: the bytes of a PNG or JPEG file.
-        caption: plain text.
+        caption: plain text, shown below it.
+        alt: what is in the picture, for those who do not see it; empty for the caption.
+        is_chart: lines and numbers, which a dark display may show in light on dark; not so faces.
     """
 
     content: bytes
     caption: str
+    alt: str = ""
+    is_chart: bool = False
 
     @property
     def source(self) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from facekd.utils.foreign import shown
@@ -13,8 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 # A cell that reads as a number, perhaps with a unit or an interval behind it. Longer cells are sentences.
-NUMBER = re.compile("[-+\N{MINUS SIGN}]?[0-9].{0,39}")
+NUMBER = re.compile("(?:< )?[-+\N{MINUS SIGN}]?[0-9].{0,39}")
 LONGEST_CELL = 1000
+LONGEST_VALUE = 24  # a longer cell among sentences may wrap
 NO_NUMBER = ("", "-", "n/a", "not measurable")
 
 
@@ -38,7 +41,7 @@ class Table:
         object.__setattr__(self, "head", [shown(name, LONGEST_CELL) for name in self.head])
         object.__setattr__(self, "rows", [[shown(cell, LONGEST_CELL) for cell in row] for row in self.rows])
 
-    @property
+    @cached_property
     def is_number(self) -> list[bool]:
         """Tells for each column whether it holds numbers, which are aligned to the right."""
         columns = [[row[place] for row in self.rows] for place in range(len(self.head))]
@@ -48,11 +51,25 @@ class Table:
             for column in columns
         ]
 
+    def kind_of(self, column: int, cell: str) -> str:
+        """Returns the classes of a cell in a page: a number does not wrap, not even among sentences."""
+        if self.is_number[column]:
+            return "number"
+        return "text value" if len(cell) <= LONGEST_VALUE and NUMBER.fullmatch(cell) else "text"
+
     def to_markdown(self) -> str:
         """Returns a pipe table, under its heading if it has one."""
         rule = "|" + "".join("---:|" if is_number else "---|" for is_number in self.is_number)
         heading = [f"## {self.title}", ""] if self.title else []
         return "\n".join([*heading, _pipes(self.head), rule, *map(_pipes, self.rows), ""])
+
+    def to_text(self) -> str:
+        """Returns the table as a terminal shows it, in columns, under its heading if it has one."""
+        from rich.console import Console
+
+        stream = io.StringIO()
+        self.print(Console(file=stream, soft_wrap=True, highlight=False))
+        return (f"{self.title}\n" if self.title else "") + stream.getvalue()
 
     def print(self, console: Console) -> None:
         """Prints the table, without its heading, in columns that do not wrap."""

@@ -125,7 +125,7 @@ def test_the_page_and_the_lists_and_the_cleaning(faulty: tuple[Path, np.ndarray]
         inspect_records.main, pack, "--report", look / "index.html", "--embeddings", tmp_path / "pack.npy",
         "--against", tmp_path / "eval.bin", "--against-embeddings", tmp_path / "eval.npy",
     )  # fmt: skip
-    assert status == 0 and "near duplicates:" in text and "1 pairs" in text
+    assert status == 0 and "near duplicates:" in text and "1 pair:" in text
     page = (look / "index.html").read_text()
     for heading in (
         "Distributions",
@@ -150,7 +150,7 @@ def test_the_page_and_the_lists_and_the_cleaning(faulty: tuple[Path, np.ndarray]
     (look / "outliers.tsv").write_text("# looked at\ndrop\t10\tnot Ada\n")
     lists = [look / f"{name}.tsv" for name in rows]
     status, text, _ = run(clean_records.main, pack, tmp_path / "clean", "--apply", *lists)
-    assert status == 0 and "112 images of 18 identities; 8 images dropped, 1 identities merged" in text
+    assert status == 0 and "112 images of 18 identities; 8 images dropped, 1 identity merged" in text
     clean, old = open_record_pack(tmp_path / "clean"), open_record_pack(pack)
     kept = [i for i in range(120) if i not in (9, 40) and i // 6 != 4]
     expected = [(i, 18 if i // 6 == 19 else i // 6) for i in kept]

@@ -167,7 +167,7 @@ def test_given_landmarks_go_with_their_image(tmp_path: Path, capsys: pytest.Capt
         main(arguments)
     assert not (tmp_path / "ijb").exists()
     assert main([*arguments, "--on-missing", "drop"]) == 0
-    assert "1 images have no landmarks" in capsys.readouterr().out
+    assert "1 image has no landmarks" in capsys.readouterr().out
     layout = read_layout(tmp_path / "ijb")
     check_consistent(layout)
     sources = dict(line.split("\t") for line in (tmp_path / "ijb" / "sources.tsv").read_text().splitlines())

@@ -59,7 +59,7 @@ def test_pack_then_unpack_gives_the_files_back(faces: Path, tmp_path: Path, run:
     assert files_below(tmp_path / "unpacked") == pictures
     (tmp_path / "unpacked" / "Bob" / "Bob_1.jpg").unlink()
     assert (
-        "1 images written, 8 were there already"
+        "1 image written, 8 were there already"
         in run(unpack_records.main, tmp_path / "packed", tmp_path / "unpacked")[1]
     )
     assert files_below(tmp_path / "unpacked") == pictures
@@ -246,14 +246,14 @@ def test_inspect_finds_what_is_odd(tmp_path: Path, run: Run) -> None:
     status, out, _ = run(inspect_records.main, tmp_path, "--check")
     assert status == 0
     for finding in (
-        "1 images have labels of 3 or more (up to 9), out of range for 3 classes",
+        "1 image has a label of 3 or more (up to 9), out of range for 3 classes",
         "7 of 10 classes have no image (labels go up to 9)",
-        "1 identities have a single image",
+        "1 identity has a single image",
         "1 of 6 images looked at are unusable, first: ",
         "record 5 at offset",
         "images have different sizes",
         "images have different formats",
-        "1 images are exact copies of others, 1 of them under another label",
+        "1 image is an exact copy of another, 1 of them under another label",
     ):
         assert finding in out, out
     status, _, err = run(inspect_records.main, tmp_path, "--on-bad-record", "fail")

@@ -131,7 +131,7 @@ def test_a_folder_of_other_things_is_refused(tmp_path: Path, run: Run) -> None:
     (tmp_path / "out" / "9").mkdir(parents=True)
     (tmp_path / "out" / "9" / "9.jpg").write_bytes(JPEG)
     status, _, err = run(unpack_records.main, source, tmp_path / "out")
-    assert status == 2 and "holds 1 files that are not of" in err
+    assert status == 2 and "holds 1 file that is not of" in err
     assert list(files_below(tmp_path / "out")) == ["9/9.jpg"]
     assert run(unpack_records.main, source, tmp_path / "out", "--force")[0] == 0
     assert len(files_below(tmp_path / "out")) == 7

@@ -210,8 +210,24 @@ def test_packs_that_differ_are_refused(lfw: Path, tmp_path: Path) -> None:
     (tmp_path / "b" / "results.json").write_text(json.dumps(result))
     with pytest.raises(FacekdError, match="no set was evaluated in all of these folders"):
         main([str(lfw / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "out")])
-    with pytest.raises(FacekdError, match="a single LFW-style result"):
-        main([str(lfw / "a" / "first")])
+
+
+def test_a_single_pack_and_several_packs_get_their_pages_again(
+    lfw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(lfw / "a", tmp_path / "a")
+    for place in (folder, folder / "first"):
+        (place / "report.html").unlink()
+        assert main([str(place)]) == 0
+        assert str(place / "report.html") in capsys.readouterr().out
+        first = (lfw / "a" / place.relative_to(folder) / "report.html").read_text()
+        assert (place / "report.html").read_text() == first.replace(str(lfw / "a"), str(folder)).replace(
+            f"--output {folder}",
+            f"--output {lfw / 'a'}",  # the command stays as it was
+        )
+    (folder / "results.json").write_text('{"format": "facekd-verification-summary", "version": 1, "pair_sets": []}')
+    with pytest.raises(FacekdError, match="is of no pack"):
+        main([str(folder)])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from facekd.images.encoding import encode_jpeg
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 
 MAX_PROBES = 200  # with six faces each that makes a page of 6 MB
 MAX_WITHOUT = 200
@@ -58,7 +59,7 @@ def write_search_page(path: Path, results: SearchResults, title: str) -> None:
     probes = [_show(results, probe, crops) for probe in track(range(count), "writing the page", count)]
     sentences = results.sentences()
     if count < len(results):
-        sentences.append(f"The first {count:,} faces are shown.")
+        sentences.append(f"The first {counted(count, 'face is', 'faces are')} shown.")
     without = results.probes.without
     rows = [[one.image, IMAGE_REASONS[one.reason], one.detail or ""] for one in without[:MAX_WITHOUT]]
     write_page(
@@ -70,8 +71,24 @@ def write_search_page(path: Path, results: SearchResults, title: str) -> None:
         probes=probes,
         gone=GONE,
         numbers=results.table(count),
-        without=Table(f"{len(without):,} images without a face", ["image", "why", ""], rows),
+        without=Table(f"{counted(len(without), 'image')} without a face", ["image", "why", ""], rows),
+        next=_next_steps(results),
     )
+
+
+def _next_steps(results: SearchResults) -> list[str]:
+    """Says how to decide by a measured threshold, and how to compare two photographs closely."""
+    steps = []
+    if results.decision is None:
+        steps.append(
+            "Who of these is it? Measure thresholds on people of your own, "
+            "`facekd evaluate folder --model m.onnx --images PEOPLE --output results/people`, then search again with "
+            "`--thresholds results/people --far 1e-4`"
+        )
+    steps.append(
+        "Two photographs, and how sure it is: `facekd compare A.jpg B.jpg --model m.onnx --detector scrfd.onnx`"
+    )
+    return steps
 
 
 def _show(results: SearchResults, probe: int, crops: FaceCrops) -> ShownProbe:

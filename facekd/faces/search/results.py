@@ -18,6 +18,7 @@ from facekd.faces.search.nearest import Nearest
 from facekd.faces.search.probes import Probes
 from facekd.files.writing import atomic_open
 from facekd.pages.tables import Table
+from facekd.utils.wording import counted
 
 FORMAT, VERSION = "facekd-search", 1
 CSV_HEAD = ("probe", "left", "top", "right", "bottom", "rank", "person", "image", "cosine", "accepted")
@@ -90,10 +91,11 @@ class SearchResults:
         """Says what was searched for in what, how many were found, and what the threshold is known to accept."""
         known = len({*self.gallery.people.tolist()} - {""})
         found, listed = self.num_found(), self.nearest.rows.shape[1]
-        kind = "people" if self.by_person and known else "faces"
+        one, many = ("person", "people") if self.by_person and known else ("face", "faces")
+        nearest = f"the nearest {one} is" if listed == 1 else f"the nearest {listed:,} {many} are"
         lines = [
-            f"{len(self):,} faces searched for among {len(self.gallery):,} of {known:,} people in {self.path}; of each "
-            f"the nearest {listed:,} {kind} are listed"
+            f"{counted(len(self), 'face')} searched for among {len(self.gallery):,} of {counted(known, 'person')} in "
+            f"{self.path}; of each {nearest} listed"
         ]
         if found is not None and self.decision is not None:
             lines.append(f"{found:,} found; for {len(self) - found:,} nobody reaches the threshold")
@@ -102,7 +104,10 @@ class SearchResults:
             lines += [estimate] if estimate else []
         num_own = int(np.isin(self.probes.faces.names, self.gallery.names).sum())
         if num_own:
-            lines.append(f"{num_own:,} probes are from images of the gallery, and find themselves there")
+            there = "from images of the gallery, and"
+            lines.append(
+                counted(num_own, f"probe is {there} finds itself there", f"probes are {there} find themselves there")
+            )
         return lines
 
     def table(self, most: int) -> Table:

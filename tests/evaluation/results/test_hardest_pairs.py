@@ -65,7 +65,7 @@ def test_the_table_shows_threshold_interval_false_accepts_and_protocol():
         "0.01",
         f"{100 * point['tar']:.2f}",
         low,
-        "..",
+        "to",
         high,
         f"{point['threshold']:.4f}",
         "2",

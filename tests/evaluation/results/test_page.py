@@ -104,7 +104,7 @@ def test_the_page_stands_alone_and_shows_what_was_measured(evaluated: Path) -> N
             if point["tar"] is None:
                 assert point["reason"] in form
             else:
-                assert f"{100 * point['tar']:.2f}" in form and repr(point["threshold"]) in form
+                assert f"{100 * point['tar']:.2f}" in form and f"{point['threshold']:.4f}" in form
         assert f"{100 * result['identification']['mean']['rank'][0]['rate']:.2f}" in form
         assert all(entry["protocol"]["name"] in form for entry in result["protocols"])
 
@@ -174,7 +174,7 @@ def test_a_result_of_one_protocol_alone(evaluated: Path, tmp_path: Path) -> None
         ("[]", "expected a JSON object, found list"),
         ("{}", "names no format"),
         ('{"format": "facekd-ijb", "version": 2}', "version 2"),
-        ('{"format": "facekd-verification", "version": 1}', "this report is for those of facekd-ijb"),
+        ('{"format": "facekd-classification", "version": 1}', "this report is for those of facekd-ijb"),
     ],
 )
 def test_a_folder_without_such_results(tmp_path: Path, content: str | None, message: str) -> None:

@@ -65,7 +65,7 @@ def test_photographs_are_searched_for_faces(model: Path, tmp_path: Path, scrfd: 
     detected = facekd.detect(both, scrfd, image_size=SIZE, detector_size=128)
     assert [face.box.tolist() for face in detected] == [face.box.tolist() for face in faces]
     np.testing.assert_array_equal(detected[0].crop, faces[0].crop)
-    with pytest.raises(DataError, match=r"1 images have no embedding: array 1 \(no face found\)"):
+    with pytest.raises(DataError, match=r"1 image has no embedding: array 1 \(no face found\)"):
         opened.embed([both, np.zeros_like(both)])
 
 

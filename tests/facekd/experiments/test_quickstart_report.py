@@ -47,8 +47,8 @@ def test_the_page_shows_every_model_and_says_why_a_tar_is_missing(models: list[d
     assert page.count("data:image/png;base64,") == 4
     for model in models:
         low, high = model["eer_ci95"]
-        assert f"{model['eer']:.2%} ({low:.1%} to {high:.1%})" in page
-        assert f"{model['tar_at_far'][0]['tar']:.2%}" in page
+        assert f"{100 * model['eer']:.2f} ({100 * low:.2f} to {100 * high:.2f})" in page
+        assert f'<td class="number">{100 * model["tar_at_far"][0]["tar"]:.2f}</td>' in page
     assert page.count("not measurable") == 1  # once, though both models lack it
-    assert page.count(">n/a</td>") == 2
+    assert page.count(">-</td>") == 2
     assert "<script" not in page and "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt; &amp; &#39;L2&#39;" in page

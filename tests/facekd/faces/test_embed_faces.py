@@ -92,7 +92,7 @@ def test_photographs_become_a_gallery_and_a_report(here: Path, run: Run) -> None
         "without 1 no face found",
         "without 1 only faces below --min-score",
         "without 1 cannot be read or decoded",
-        "note 1 images show several faces; all of them were taken",
+        "note 1 image shows several faces; all of them were taken",
         "listed in out/faces.report.tsv",
     ]
     assert sorted(path.name for path in (here / "out").iterdir()) == ["faces.npz", "faces.report.tsv"]
@@ -187,7 +187,7 @@ def test_a_stopped_run_goes_on(here: Path, run: Run, monkeypatch: pytest.MonkeyP
         (ON_CROPS, "there.npz", "there.npz: is there already; choose another name, or replace it by --force"),
         (("crops", "--model", "d.onnx"), "f.npz", "d.onnx: finds faces in photographs"),
         ((*ON_CROPS, "--detector", "m.onnx"), "f.npz", "m.onnx: is no face detector but returns one vector"),
-        (("photos/Bob/none.png", *ON_PHOTOS[1:]), "f.npz", "no face in any of 1 images: 1 no face found. f.report.tsv"),
+        (("photos/Bob/none.png", *ON_PHOTOS[1:]), "f.npz", "no face in any of 1 image: 1 no face found. f.report.tsv"),
         (("photos", *ON_CROPS[1:]), "f.npz", "f.report.tsv says why, image by image; photographs need --detector"),
         (("m.onnx", *ON_CROPS[1:]), "f.npz", "m.onnx: is no image by its name"),
     ],

@@ -125,7 +125,7 @@ def test_photographs_are_searched_for_face_by_face_and_those_without_are_named(h
     found = found_in()
     assert [probe["box"] is not None for probe in found["probes"]] == [True, True]
     assert found["without_face"] == [{"image": "none.png", "reason": "no_face", "detail": None}]
-    assert "1 images without a face" in (here / "s.html").read_text()
+    assert "1 image without a face" in (here / "s.html").read_text()
 
 
 def test_a_page_shows_the_faces_that_are_still_there(here: Path, run: Run) -> None:

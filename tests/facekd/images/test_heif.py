@@ -113,5 +113,5 @@ def test_with_the_package_heic_is_listed_and_decoded(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "1 images of 1 identities" in done.stdout and done.stdout.rstrip().endswith("1 skipped")
+    assert "1 image of 1 identity" in done.stdout and done.stdout.rstrip().endswith("1 skipped")
     assert "2.heic: the image is 24x16 and the data set 16x16 pixels" in done.stderr
