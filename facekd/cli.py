@@ -43,6 +43,7 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
         "data index": ("data_prep.index_records", "write the missing .idx of a .rec"),
         "data make-pairs": ("data_prep.make_pair_set", "aligned faces -> a verification pack (.bin)"),
         "data make-ijb": ("data_prep.make_ijb_layout", "images of people -> the layout of IJB-C"),
+        "data make-protocol": ("data_prep.make_protocol_layout", "people -> SurvFace, TinyFace, MegaFace ..."),
         "data synthesize": ("data_prep.synthesize_faces", "generate faces: .rec and verification pack"),
         "data synthesize-classification": (
             "data_prep.synthesize_classification",
@@ -72,6 +73,7 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
         "evaluate ijbc": ("evaluation.evaluate_ijbc", "IJB-B, IJB-C or a set in their layout"),
         "evaluate folder": ("evaluation.evaluate_folder", "folders of faces: all pairs, or a search"),
         "evaluate robustness": ("evaluation.evaluate_robustness", "blur, JPEG, light, noise, masks: curves"),
+        "evaluate protocol": ("evaluation.evaluate_protocol", "SurvFace, TinyFace, MegaFace, masked ..."),
         "evaluate classification": ("evaluation.evaluate_classification", "a classifier: top-1 and top-5"),
         "report": ("evaluation.compare_models", "the page of an evaluation; or models compared"),
     },
@@ -82,10 +84,11 @@ PLUGIN_VERBS = {
     *("train", "distill", "pipeline sh-kd", "study", "export", "cache-teacher", "rebuild-head", "drop-sub-centers"),
     "data inspect",
     *("embed", "compare", "search"),
-    *("evaluate lfw", "evaluate ijbc", "evaluate folder", "evaluate robustness", "evaluate classification"),
+    *("evaluate lfw", "evaluate ijbc", "evaluate folder", "evaluate robustness", "evaluate protocol"),
+    "evaluate classification",
 }
 # The data verbs that the menu of all verbs explains; it only names the others.
-FIRST_DATA = ("data align", "data pack", "data inspect", "data make-pairs")
+FIRST_DATA = ("data align", "data pack", "data inspect")
 VERBS: dict[str, tuple[str, str]] = {name: verb for verbs in MENU.values() for name, verb in verbs.items()}
 
 

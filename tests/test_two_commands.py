@@ -29,12 +29,14 @@ OUTPUTS = {
     "evaluate ijbc": "--model in --root in --output out",
     "evaluate folder": "--model in --images in --output out",
     "evaluate robustness": "--model in --pairs in --output out",
+    "evaluate protocol": "tinyface --model in --root in --output out",
     "evaluate classification": "--model in --data in --output out",
     "report": "in in --output out",
     "compare": "in/a in/b --model in --output out.json",
     "search": "in --gallery in --output out.json",
 }
-BESIDE = {"data make-ijb": "in out", "data synthesize-classification": "--layout folders --output out"}
+BESIDE = {"data make-ijb": "in out", "data make-protocol": "tinyface in out"}
+BESIDE |= {"data synthesize-classification": "--layout folders --output out"}
 # Their locks are those of the files that they write, of runs, of studies: tested where those are.
 OTHERS = {"pipeline sh-kd", "study", "train", "distill", "cache-teacher"}
 OTHERS |= {"data pack", "data clean", "data index", "describe"}

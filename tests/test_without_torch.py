@@ -43,6 +43,7 @@ OTHERS = [
     "data index packed --force",
     "data make-pairs folders pairs.bin --sample 4 --folds 2 --size 32 --workers 1",
     "data make-ijb folders ijb --image-size 32 --workers 1",
+    "data make-protocol ijbs folders ijbs --strangers 0",
     "data align folders aligned --landmarks landmarks.tsv --workers 1",
     "describe m.onnx",
     "models",
@@ -54,6 +55,7 @@ OTHERS = [
     "evaluate robustness --model m.onnx --pairs faces/test.bin --folds 2 --degradations jpeg --output bad",
     "evaluate ijbc --model m.onnx --root ijb --resize --workers 1 --threads 1 --bootstrap 100 --output ijbc "
     "--thresholds-from folder",
+    "evaluate protocol ijbs --root ijbs --model m.onnx --resize --workers 1 --threads 1 --bootstrap 0 --output o",
     "report ijbc",
 ]
 NEED_TORCH = [

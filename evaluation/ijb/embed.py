@@ -1,4 +1,4 @@
-"""Runs the model for `facekd evaluate ijbc`: its options, and the processes that share the work."""
+"""Runs the model for `facekd evaluate ijbc` and `protocol`: its options, and the processes that share the work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.ijb.face_embeddings import FaceEmbeddings, Share
+from evaluation.ijb.face_embeddings import FaceEmbeddings, FaceImages, Share
 from evaluation.ijb.problems import NUM_EXAMPLES, Findings
 from evaluation.ijb.protocol import IjbProtocol
 from evaluation.sets.embedding_rows import NpyRows
@@ -47,11 +47,34 @@ def embed_with_model(
     Raises:
         ModelError, DataError: see `open_model` and `FaceEmbeddings`.
     """
+    wanted = np.unique(protocol.face_images[findings.keep_faces])
+    rows, model, unreadable, reasons = embed_listed(arguments, protocol, wanted, flip)
+    if rows is None:
+        return None, {}
+    if unreadable.size:
+        findings.drop_images("unreadable image", unreadable, reasons)
+    return rows, {"model": model, "embeddings": None}
+
+
+def embed_listed(
+    arguments: argparse.Namespace, images: FaceImages, wanted: np.ndarray, flip: bool
+) -> tuple[NpyRows | None, dict[str, Any], np.ndarray, str]:
+    """Embeds some of the images of a list that are not embedded yet, as `embed_with_model` does.
+
+    Args:
+        arguments: see `embed_with_model`.
+        images: the list.
+        wanted: (n,) the numbers of the images wanted.
+        flip: whether to embed the mirror images too.
+
+    Returns:
+        The embeddings, None in all but the main process; what results.json says of the model; which images could not
+        be read (m,), and why the first could not.
+    """
     with _together() as (share, wait):
         embedder, model = open_described_model(arguments.model, arguments)
         folder = Path(arguments.cache) if arguments.cache else Path(arguments.output) / "embeddings"
-        embeddings = FaceEmbeddings(folder, embedder, protocol, flip, arguments.embedding_dtype)
-        wanted = np.unique(protocol.face_images[findings.keep_faces])
+        embeddings = FaceEmbeddings(folder, embedder, images, flip, arguments.embedding_dtype)
         # One process creates the files, all check what is missing, and only then do the files change. A folder of
         # --cache may be that of another evaluation, which must not create them anew meanwhile.
         with folder_lock(folder, "evaluation embeds", active=share.rank == 0):
@@ -63,16 +86,14 @@ def embed_with_model(
             embeddings.fill(missing, share, arguments.workers)
             wait()
     if share.rank != 0:
-        return None, {}
+        return None, {}, missing[:0], ""
     # What is missing still could not be read.
     unreadable = embeddings.missing(missing)
-    if unreadable.size:
-        reasons = "; ".join(
-            f"{protocol.image_name(int(image))}: {embeddings.why_unreadable(int(image))}"
-            for image in unreadable[:NUM_EXAMPLES]
-        )
-        findings.drop_images("unreadable image", unreadable, reasons)
-    return embeddings.rows(), {"model": model, "embeddings": None}
+    reasons = "; ".join(
+        f"{images.image_name(int(image))}: {embeddings.why_unreadable(int(image))}"
+        for image in unreadable[:NUM_EXAMPLES]
+    )
+    return embeddings.rows(), model, unreadable, reasons
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Embeds the faces of an IJB-style set: aligned by their landmarks, embedded once, kept on disk.
+"""Embeds the faces of a set whose images a list names, such as an IJB-style one: embedded once, kept on disk.
 
 Embeddings lie in .npy files with one row for each listed image, beside a file of stamps, written after the row: the
 stamp of the image it was made from (`stamp_of`) and the CRC-32 of the row. So a run killed at any moment continues from
@@ -19,12 +19,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
-from evaluation.ijb.protocol import IjbProtocol
 from evaluation.kept_arrays import name_of
 from evaluation.sets.embedding_rows import NpyRows
 from facekd.embedder import Embedder
@@ -33,8 +32,6 @@ from facekd.files.held_folders import check_held
 from facekd.files.mapped_arrays import create_npy, map_for_writing
 from facekd.files.reading import stamp_of
 from facekd.files.writing import atomic_path, write_json
-from facekd.images.alignment import align
-from facekd.images.decoding import decode_rgb
 from facekd.images.preprocessing import mirror
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
@@ -46,6 +43,32 @@ ROWS_CHUNK = 4096
 SECONDS_BETWEEN_STAMPS = 5.0  # the most work that a kill loses
 MAX_FLOAT16 = 65504.0
 STAMP_SIZE = len(stamp_of(None))
+
+
+class FaceImages(Protocol):
+    """Provides N listed images as aligned faces."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Returns a digest of what the images are called, and of how they become faces."""
+        ...
+
+    @property
+    def num_listed(self) -> int:
+        """Returns N."""
+        ...
+
+    def image_name(self, image: int) -> str:
+        """Returns the name of an image, for messages."""
+        ...
+
+    def image_path(self, image: int) -> Path:
+        """Returns the file of an image."""
+        ...
+
+    def read_face(self, image: int, size: int) -> np.ndarray:
+        """Reads an image as an aligned face, uint8 RGB (size, size, 3); raises ImageError or OSError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +97,7 @@ class FaceEmbeddings:
         self,
         folder: str | os.PathLike[str],
         embedder: Embedder,
-        protocol: IjbProtocol,
+        protocol: FaceImages,
         flip: bool,
         dtype: str = "float32",
     ) -> None:
@@ -221,8 +244,7 @@ class FaceEmbeddings:
     def _load(self, image: int) -> np.ndarray | str:
         """Returns the aligned crop, or what is wrong with the image."""
         try:
-            pixels = decode_rgb(self.protocol.image_path(image).read_bytes())
-            return align(pixels, self.protocol.landmarks[image], self.embedder.preprocessing.image_size)
+            return self.protocol.read_face(image, self.embedder.preprocessing.image_size)
         except ImageError as error:
             return str(error)
         except OSError as error:
@@ -243,7 +265,7 @@ class FaceEmbeddings:
         return embeddings
 
 
-def _digest(embedder: Embedder, protocol: IjbProtocol, dtype: np.dtype[Any]) -> str:
+def _digest(embedder: Embedder, protocol: FaceImages, dtype: np.dtype[Any]) -> str:
     text = f"{embedder.fingerprint} {protocol.fingerprint} {dtype} OpenCV {cv2.__version__.split('.')[0]}"
     return name_of([text.encode()])
 

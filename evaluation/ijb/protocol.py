@@ -23,6 +23,8 @@ from facekd.errors import DataError
 from facekd.files.array_cache import load_cached, save_cached
 from facekd.files.reading import sha256_of_file, stamp_of
 from facekd.files.unchanged import unchanged
+from facekd.images.alignment import align
+from facekd.images.decoding import decode_rgb
 from facekd.utils.foreign import shown
 
 __all__ = ["TARGETS", "DataError", "IjbProtocol", "SubjectTemplates", "Target", "load_protocol"]
@@ -145,6 +147,15 @@ class IjbProtocol:
     def image_path(self, image: int) -> Path:
         """Returns the file of an image, in `loose_crop`."""
         return self.root / "loose_crop" / self.image_name(image)
+
+    def read_face(self, image: int, size: int) -> np.ndarray:
+        """Reads an image and aligns it: uint8 RGB (size, size, 3).
+
+        Raises:
+            ImageError: it cannot be decoded or aligned.
+            OSError: it cannot be read.
+        """
+        return align(decode_rgb(self.image_path(image).read_bytes()), self.landmarks[image], size)
 
 
 def protocol_files(root: str | os.PathLike[str], target: str) -> dict[str, Path]:

@@ -21,6 +21,7 @@ import numpy as np
 
 from facekd.verification import Rule
 from facekd.verification.ranked_scores import RankedScores
+from facekd.verification.scores import score_error
 
 CELLS_CHUNK = 8_000_000  # cells of one product: 32 MB
 PAIRS_CHUNK = 512  # pairs of one float64 or gathered product: their rows stay in the processor's cache
@@ -176,13 +177,6 @@ def rank_pairs(
             here = near[_is_within(scores[near], [(low, high)])]
             values = exact.of(here)
             ranked.replace(low, high, values[is_same[here]], values[~is_same[here]])
-
-
-def score_error(embedding_size: int) -> float:
-    """Returns the bound on how far a cosine of `score_pairs` can be from that of the same templates in float64."""
-    unit = 2.0**-24
-    terms = (embedding_size + 4) * unit
-    return terms / (1 - terms)
 
 
 def _decisive_bands(ranked: RankedScores, fars: Sequence[float], rules: Sequence[Rule], reach: float) -> list[Band]:

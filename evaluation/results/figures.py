@@ -133,7 +133,7 @@ def draw_histograms(
     return figure
 
 
-def draw_identification(models: Sequence[Curve], title: str = "") -> Figure | None:
+def draw_identification(models: Sequence[Curve], title: str = "", within: int = 1) -> Figure | None:
     """Draws CMC and DIR (TPIR over FPIR), one line for each gallery; None if no model has them."""
     lines = [
         (model, name.removeprefix("cmc_"), color_of(number))
@@ -143,7 +143,10 @@ def draw_identification(models: Sequence[Curve], title: str = "") -> Figure | No
     ]
     if not lines:
         return None
-    figure, [left, right] = new_figure(PAIR, columns=2, title=title)
+    # A closed set has no DIR.
+    is_open = any(f"dir_{gallery}_fpir" in model.curves for model, gallery, _ in lines)
+    figure, panels = new_figure(PAIR if is_open else SINGLE, columns=2 if is_open else 1, title=title)
+    left, right = panels[0], panels[-1]
     styles: dict[str, str] = {}
     right_edge, ranks = 1.0, 2
     for model, gallery, color in lines:
@@ -153,19 +156,23 @@ def draw_identification(models: Sequence[Curve], title: str = "") -> Figure | No
         cmc = np.asarray(model.curves[f"cmc_{gallery}"])
         left.plot(np.arange(1, len(cmc) + 1), cmc, **drawn)
         ranks = max(ranks, len(cmc))
+        if f"dir_{gallery}_fpir" not in model.curves:
+            continue
         line = RocLine(label, model.curves[f"dir_{gallery}_fpir"], model.curves[f"dir_{gallery}_tpir"])
         right.step(*staircase(line.far, line.tar, line.left_edge), where="post", **drawn)
         right_edge = min(right_edge, line.left_edge)
 
     # Both end at 1 on top; below they reach as far as the lines do.
-    left.set(xscale="log", xlim=(1, ranks))
-    right.set(xscale="log", xlim=(right_edge, 1))
-    for axes in (left, right):
+    for axes in panels:
         low = max(axes.get_ylim()[0], 0)
         axes.set_ylim(low, 1 + 0.04 * (1 - low))
+    left.set(xscale="log", xlim=(1, ranks))
     label_axes(left, "CMC, closed set", "rank", "share of mated probes found", "below")
-    fpir, tpir = "false positive identification rate (FPIR)", "TPIR: mate first and above the threshold"
-    label_axes(right, "DIR, open set", fpir, tpir)
+    if is_open:
+        right.set(xscale="log", xlim=(right_edge, 1))
+        found = "first" if within == 1 else f"in the first {within}"
+        fpir, tpir = "false positive identification rate (FPIR)", f"TPIR: mate {found} and above the threshold"
+        label_axes(right, "DIR, open set", fpir, tpir)
     return figure
 
 

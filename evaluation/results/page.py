@@ -1,7 +1,7 @@
 """Writes the report of an evaluation on a set, a folder or a pack: `results.csv`, `report.md` and `report.html`.
 
-The report is made from the files that `facekd evaluate ijbc`, `folder` and `lfw` leave (docs/results.md), at any time
-and without the model. The images of the worst pairs of an IJB-style set are added if the set is still at its place.
+The report is made from the files that `facekd evaluate ijbc`, `folder`, `protocol` and `lfw` leave (docs/results.md),
+at any time and without the model. The images of the worst pairs of an IJB-style set are added if it is at its place.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from evaluation.groups.page import PAGE as GROUPS_PAGE
 from evaluation.groups.page import write_groups_page
 from evaluation.provenance import describe_assumptions, name_with_assumptions
 from evaluation.results.figures import Curve, draw_histograms, draw_identification, draw_verification
+from evaluation.results.search_tables import search_table
 from evaluation.results.tables import (
     DATA,
     IDENTIFICATION,
@@ -39,12 +40,12 @@ from facekd.pages.figures import chart
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
 from facekd.results.reading import name_of_set, read_curves, read_result
-from facekd.results.schema import FOLDER_FORMAT, IJB_FORMAT, LFW_FORMAT, check_result
+from facekd.results.schema import FOLDER_FORMAT, IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT, check_result
 from facekd.utils.foreign import shown
 
 FOLDER_COUNTS = ("num_images", "num_people", "num_gallery", "num_distractors", "num_probes")
 FILES = ("results.csv", "report.md", "report.html")
-REPORTED = (IJB_FORMAT, FOLDER_FORMAT, LFW_FORMAT)
+REPORTED = (IJB_FORMAT, FOLDER_FORMAT, PROTOCOL_FORMAT, LFW_FORMAT)
 CAPTIONS = {  # of the pictures that `facekd evaluate lfw` leaves
     "roc.png": "The ROC: true accept rate against false accept rate, and how the scores of both kinds are distributed.",
     "quality.png": "Error versus discard: the false reject rate without the pairs of the lowest quality.",
@@ -87,7 +88,7 @@ def write_report(folder: str | os.PathLike[str], result: dict[str, Any] | None =
         notes=result.get("notes") or [],
         tables=tables,
         titles={"verification": VERIFICATION, "data": DATA},
-        compared="templates, made by the protocol above," if "dataset" in result else "images",
+        compared="templates, made by the protocol above," if result["format"] == IJB_FORMAT else "images",
         pictures=_pictures(folder, result),
         worst=show_worst_pairs(result),
         max_images=MAX_IMAGES,
@@ -139,16 +140,18 @@ def _tables(result: dict[str, Any]) -> list[Table]:
         verification_table(result) if result.get("tar_at_far") else None,
         transferred_table(result),
         folds_table(result),
-        identification_table(result),
+        search_table(result) if result["format"] == PROTOCOL_FORMAT else identification_table(result),
         rank_table(result),
         protocols_table(result),
         pairs_of(DATA, dataset),
+        pairs_of("Images without an embedding", result["failures"]) if result.get("failures") else None,
         _problems(result),
         pairs_of("Left out", result["dropped"]) if any((result.get("dropped") or {}).values()) else None,
         pairs_of("Model", result.get("model") or result.get("embeddings") or {}),
         pairs_of("Protocol", result["protocol"]),
         pairs_of("Calibration to log-likelihood ratios", result["calibration"]) if result.get("calibration") else None,
         pairs_of("Intervals", result["bootstrap"]) if result.get("bootstrap") else None,
+        pairs_of("Intervals of searches", {"made by": result.get("search_intervals")}),
         pairs_of("Time, seconds", result.get("seconds") or {}),
         pairs_of("Software", result.get("software") or {}),
     ]
@@ -213,7 +216,8 @@ def _draw(result: dict[str, Any], curves: dict[str, np.ndarray]) -> dict[str, li
         ]
         figure = draw_histograms(curves, thresholds, (result["num_genuine"], result["num_impostor"]), title)
         verification.append(chart(figure, "Scores of both kinds, each with unit area."))
-    figure = draw_identification([model], title) if result.get("identification") else None
+    within = result["protocol"].get("within", 1)
+    figure = draw_identification([model], title, within) if result.get("identification") else None
     if figure is not None:
         caption = (
             "Left: the share of mated probes whose mate is among the first. Right: with a threshold, against the false "

@@ -231,7 +231,11 @@ def _csv_rows(run: dict[str, Any]) -> list[dict[str, Any]]:
                 }
             )
         for point in gallery["rank"]:
-            rows.append({"metric": "rank", "gallery": name, "target": point["rank"], "value": point["rate"]})
+            found = {"metric": "rank", "gallery": name, "target": point["rank"], "value": point["rate"]}
+            rows.append({**found, **_bounds(point.get("ci95"))})
+        if precision := gallery.get("mean_average_precision"):
+            found = {"metric": "map", "gallery": name, "value": precision["value"]}
+            rows.append({**found, **_bounds(precision["ci95"])})
     return rows
 
 

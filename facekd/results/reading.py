@@ -14,7 +14,7 @@ from facekd.files.npy_files import read_npz
 from facekd.files.reading import read_json
 from facekd.files.result_folder import MARK, is_unfinished
 from facekd.results.kept_scores import check_curves
-from facekd.results.schema import IJB_FORMAT, LFW_FORMAT
+from facekd.results.schema import IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT
 from facekd.utils.foreign import shown
 
 NEWEST_VERSION = 1
@@ -59,7 +59,7 @@ def name_of_set(result: Mapping[str, Any]) -> str:
     Args:
         result: results of `evaluate lfw`, `folder` or `ijbc` that `check_result` has looked at.
     """
-    if result["format"] == IJB_FORMAT:
+    if result["format"] in (IJB_FORMAT, PROTOCOL_FORMAT):
         return result["dataset"].get("published") or Path(result["dataset"]["root"]).name
     return result["pair_set"]["name"] if result["format"] == LFW_FORMAT else Path(result["images"]).name
 
@@ -75,13 +75,19 @@ def read_curves(folder: str | os.PathLike[str], result: dict[str, Any]) -> dict[
         curves = read_npz(path, "run the evaluation again")
     except FileNotFoundError:
         return {}
-    _check_kinds(path, curves)
+    # A closed set, with no probes of strangers, has no DIR.
+    galleries = result.get("identification") or {}
+    closed = {f"dir_{name}_fpir" for name, gallery in galleries.items() if not gallery["tpir_at_fpir"]}
+    _check_kinds(path, curves, closed)
     check_curves(curves, result, Path(folder))
     return curves
 
 
-def _check_kinds(path: Path, curves: dict[str, np.ndarray]) -> None:
-    """Refuses arrays that no curve has: those of a file that was not written by an evaluation."""
+def _check_kinds(path: Path, curves: dict[str, np.ndarray], closed: set[str]) -> None:
+    """Refuses arrays that no curve has: those of a file that was not written by an evaluation.
+
+    `closed` names the arrays that may be absent.
+    """
     for name, array in curves.items():
         if array.dtype.kind not in "fiu" or array.ndim != 1 or not array.size or not np.isfinite(array).all():
             raise DataError(f"{path}: {shown(name)} is {array.dtype} {array.shape}; expected finite numbers in a row")
@@ -92,7 +98,7 @@ def _check_kinds(path: Path, curves: dict[str, np.ndarray]) -> None:
     galleries = [name.removeprefix("cmc_") for name in sizes if name.startswith("cmc_")]
     pairs += [(f"dir_{gallery}_fpir", f"dir_{gallery}_tpir", 0) for gallery in galleries]
     for first, second, more in pairs:
-        needed = first.startswith("dir") or first in sizes or second in sizes
+        needed = (first.startswith("dir") and first not in closed) or first in sizes or second in sizes
         if needed and (first not in sizes or sizes[first] - more != sizes.get(second)):
             raise DataError(
                 f"{path}: {shown(first)} and {shown(second)} do not belong together; run the evaluation again"

@@ -17,8 +17,11 @@ from facekd.utils.foreign import shown
 # The formats of results.json that an evaluation writes.
 LFW_FORMAT, SUMMARY_FORMAT = "facekd-verification", "facekd-verification-summary"
 IJB_FORMAT, FOLDER_FORMAT, CLASSIFICATION_FORMAT = "facekd-ijb", "facekd-folder", "facekd-classification"
-ROBUSTNESS_FORMAT = "facekd-robustness"
-FORMATS = (LFW_FORMAT, SUMMARY_FORMAT, IJB_FORMAT, FOLDER_FORMAT, CLASSIFICATION_FORMAT, ROBUSTNESS_FORMAT)
+ROBUSTNESS_FORMAT, PROTOCOL_FORMAT = "facekd-robustness", "facekd-protocol"
+FORMATS = (
+    *(LFW_FORMAT, SUMMARY_FORMAT, IJB_FORMAT, FOLDER_FORMAT, CLASSIFICATION_FORMAT),
+    *(ROBUSTNESS_FORMAT, PROTOCOL_FORMAT),
+)
 NUMBER, COUNT, TEXT = "a number", "a whole number", "text"
 MAX_NUMBER = 1e300
 INTERVAL = (NUMBER, NUMBER)
@@ -40,7 +43,12 @@ PROTOCOL = {"text": TEXT, "?name": TEXT}
 NAMED = "a protocol or its name"
 FOUND: dict[str, Any] = {"fpir": NUMBER, "~tpir": NUMBER, "?threshold": NUMBER, "?ci95": INTERVAL, "?reason": TEXT}
 SIZES = {"?num_gallery": COUNT, "?num_mated": COUNT, "?num_nonmated": COUNT}
-GALLERY: dict[str, Any] = {"tpir_at_fpir": [FOUND], "rank": [{"rank": COUNT, "~rate": NUMBER}], **SIZES}
+GALLERY: dict[str, Any] = {
+    "tpir_at_fpir": [FOUND],
+    "rank": [{"rank": COUNT, "~rate": NUMBER, "?ci95": INTERVAL}],
+    "?mean_average_precision": {"~value": NUMBER, "~ci95": INTERVAL},
+    **SIZES,
+}
 IDENTIFICATION: dict[str, Any] = {"*": GALLERY, "mean": GALLERY}
 WORST = [{"pair": COUNT, "score": NUMBER, "first": COUNT, "second": COUNT}]
 PROBLEM: dict[str, Any] = {"kind": TEXT, "severity": TEXT, "count": COUNT, "text": TEXT, "examples": [TEXT]}
@@ -134,6 +142,13 @@ SPEC_OF: dict[str, Any] = {
         "images": TEXT,
         "?rank": [{"rank": COUNT, "rate": NUMBER, "~ci95": INTERVAL}],
         "if rank": FOLDER_COUNTS,
+    },
+    PROTOCOL_FORMAT: {
+        **RESULT,
+        "dataset": {"root": TEXT, "target": TEXT, "fingerprint": TEXT, "~published": TEXT},
+        "protocol": {**PROTOCOL, "kind": TEXT, "within": COUNT},
+        "failures": {"num_images": COUNT, "rate": NUMBER, "ci95": INTERVAL, "by_role": {}},
+        "?search_intervals": TEXT,
     },
     CLASSIFICATION_FORMAT: {},
     ROBUSTNESS_FORMAT: {},

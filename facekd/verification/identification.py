@@ -89,11 +89,21 @@ def search(
 
 
 def measure_search(
-    result: SearchResult, fpirs: Sequence[float] = DEFAULT_FPIRS, ranks: Sequence[int] = DEFAULT_RANKS
+    result: SearchResult,
+    fpirs: Sequence[float] = DEFAULT_FPIRS,
+    ranks: Sequence[int] = DEFAULT_RANKS,
+    within: int = 1,
 ) -> dict[str, Any]:
-    """Computes TPIR@FPIR and rank rates, as plain values for JSON (docs/results.md)."""
+    """Computes TPIR@FPIR and rank rates, as plain values for JSON (docs/results.md).
+
+    Args:
+        result: the search.
+        fpirs: targets of the false positive identification rate.
+        ranks: ranks whose rates are computed.
+        within: the rank that a mate must reach to count for TPIR; 1 is the rule of IJB, 20 that of SurvFace.
+    """
     num_mated, num_nonmated = len(result.mate_ranks), len(result.best_impostor_scores)
-    first = np.where(result.mate_ranks == 1, result.mate_scores, NEVER_FIRST)
+    first = np.where(result.mate_ranks <= within, result.mate_scores, NEVER_FIRST)
     return {
         "num_gallery": result.num_gallery,
         "num_mated": num_mated,
@@ -119,8 +129,13 @@ def mean_of_galleries(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"tpir_at_fpir": tpirs, "rank": ranks}
 
 
-def identification_curves(result: SearchResult, most_ranks: int = 50, num_points: int = 300) -> dict[str, np.ndarray]:
-    """Returns `cmc` (R,) and `dir_fpir`, `dir_tpir`, `dir_threshold` (K,), strictest first; empty without probes."""
+def identification_curves(
+    result: SearchResult, most_ranks: int = 50, num_points: int = 300, within: int = 1
+) -> dict[str, np.ndarray]:
+    """Returns `cmc` (R,) and `dir_fpir`, `dir_tpir`, `dir_threshold` (K,), strictest first; empty without probes.
+
+    `within` is that of `measure_search`.
+    """
     num_mated, num_nonmated = len(result.mate_ranks), len(result.best_impostor_scores)
     # CMC: the share of mated probes whose mate is among the first 1, 2, ... R.
     counts = np.bincount(np.minimum(result.mate_ranks, most_ranks + 1), minlength=most_ranks + 2)[1:-1]
@@ -129,7 +144,7 @@ def identification_curves(result: SearchResult, most_ranks: int = 50, num_points
         return {**curves, **{f"dir_{name}": np.zeros(0) for name in ("fpir", "tpir", "threshold")}}
     # DIR: operating points evenly spread over the logarithm of the false positives.
     impostor = np.sort(result.best_impostor_scores)
-    first = np.sort(result.mate_scores[result.mate_ranks == 1])
+    first = np.sort(result.mate_scores[result.mate_ranks <= within])
     allowed = np.unique(np.geomspace(1, num_nonmated, num_points).astype(np.int64)) - 1
     threshold = np.unique(just_above(first_refused_score(impostor, allowed)))[::-1]
     curves["dir_fpir"] = 1 - np.searchsorted(impostor, threshold, side="left") / num_nonmated

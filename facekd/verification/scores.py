@@ -59,6 +59,16 @@ def cosines(first: np.ndarray, second: np.ndarray, where: str | os.PathLike[str]
     return np.clip(np.einsum("nd,nd->n", first, second) / (lengths[:, 0] * lengths[:, 1]), -1.0, 1.0)
 
 
+def score_error(embedding_size: int) -> float:
+    """Returns the bound on how far a float32 product of unit rows can be from their float64 cosine.
+
+    `evaluation.ijb.scoring` derives it.
+    """
+    unit = 2.0**-24
+    terms = (embedding_size + 4) * unit
+    return terms / (1 - terms)
+
+
 def _moderate_rows(embeddings: np.ndarray) -> np.ndarray:
     """Returns float32 or float64 rows of the same directions, whose squares can be added up.
 

@@ -144,6 +144,7 @@ TABLE = (
         ("p.npz",),
     ),
     Command("make-ijb", "data make-ijb {in}/folders out --image-size 32 --workers 1", ("layout.json",)),
+    Command("make-protocol", "data make-protocol ijbs {in}/folders out", ("layout.json",)),
     Command(
         "make-ijb-drawn",
         "data make-ijb --full-size --fraction 0.002 --embedding-size 8 out --workers 1",
@@ -226,6 +227,13 @@ TABLE = (
         "--workers 1 --threads 1 --resize --output out",
         ("results.json",),
         needs=("ijb",),
+    ),
+    Command(
+        "evaluate-protocol",
+        f"evaluate protocol ijbs --model {{in}}/model.onnx --root ijbs --resize {MEASURE} --workers 1 --threads 1 "
+        "--output out",
+        ("results.json",),
+        needs=("ijbs",),
     ),
     Command(
         "evaluate-folder",

@@ -69,6 +69,7 @@ def prepare_inputs(folder: Path) -> Path:
     _run(folder, f"data synthesize --identities 8 {PEOPLE} --test-identities 20 --pairs 40 --output faces")
     _run(folder, "data unpack faces folders")
     _run(folder, "data make-ijb folders ijb --image-size 32 --workers 1")
+    _run(folder, "data make-protocol ijbs folders ijbs")
     _run(
         folder,
         "data synthesize-classification --layout cifar-10 --images-per-class 6 --test-images-per-class 3 "

@@ -29,7 +29,7 @@ def completions(line: str, folder: Path) -> list[str]:
     [
         ("facekd doc", ["doctor"]),
         ("facekd --ver", ["--version"]),
-        ("facekd data make-", ["make-ijb", "make-pairs"]),
+        ("facekd data make-", ["make-ijb", "make-pairs", "make-protocol"]),
         ("facekd evaluate lfw --rule ", ["exact", "insightface"]),
         ("facekd configs configs/deb", ["configs/debug.yaml"]),
         ("facekd train configs/debug.yaml --dr", ["--dry-run"]),

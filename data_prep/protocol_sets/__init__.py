@@ -1,0 +1,1 @@
+"""Lays out faces of people as SurvFace, TinyFace, MegaFace and others do, to try protocols without their sets."""

@@ -1,0 +1,52 @@
+"""`facekd data make-protocol`: what it refuses, that it repeats itself, and the drawn set of any size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.make_protocol_layout import main
+from evaluation.evaluate_protocol import main as evaluate
+from facekd.errors import DataError
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_equal_options_give_equal_bytes_and_an_existing_folder_stays(tmp_path: Path) -> None:
+    words = ["survface", "synthetic:4x2", "--image-size", "24", "--probe-size", "8"]
+    main([*words, str(tmp_path / "a")])
+    main([*words, str(tmp_path / "b")])
+    first = content(tmp_path / "a")
+    assert first == content(tmp_path / "b") and len(first) > 10
+    with pytest.raises(DataError, match="exists and is not empty"):
+        main([*words, str(tmp_path / "a")])
+    assert content(tmp_path / "a") == first
+
+
+def test_too_few_people_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"synthetic:3x2: 2 people with two images or more are left to be known"):
+        main(["tinyface", "synthetic:3x2", str(tmp_path / "a")])
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_drawn_set_is_found_again(tmp_path: Path) -> None:
+    words = ["--drawn", "--distractors", "500", "--embedding-size", "64"]
+    main(["megaface", "synthetic:12x3", str(tmp_path / "a"), *words])
+    rows = np.load(tmp_path / "a" / "embeddings.npy")
+    assert rows.shape == (536, 64) and rows.dtype == np.float16
+    where = ["--root", str(tmp_path / "a"), "--embeddings", str(tmp_path / "a" / "embeddings.npy")]
+    evaluate(["megaface", *where, "--no-embeddings-flipped", "--output", str(tmp_path / "out"), "--no-report"])
+    result = json.loads((tmp_path / "out" / "results.json").read_text())
+    # By loops: each pair of images of a person, among the distractors.
+    values = rows.astype(np.float64)
+    values /= np.linalg.norm(values, axis=1, keepdims=True)
+    highest = (values[:36] @ values[36:].T).max(axis=1)
+    found = [values[i] @ values[j] > highest[i] for i in range(36) for j in range(36) if i != j and i // 3 == j // 3]
+    assert result["identification"]["distractors"]["rank"][0]["rate"] == np.mean(found)
+    with pytest.raises(SystemExit):
+        main(["tinyface", "synthetic:12x3", str(tmp_path / "b"), "--drawn"])
