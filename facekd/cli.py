@@ -195,7 +195,7 @@ def _menu() -> str:
         others = [verb for verb in verbs if verb.startswith("data ") and verb not in FIRST_DATA]
         lines += ["", job, *_rows(verb for verb in verbs if verb not in others)]
         if others:
-            also = f"also {', '.join(verb.removeprefix('data ') for verb in others)}: see `facekd data --help`"
+            also = f"also {', '.join(verb.removeprefix('data ') for verb in others)}: see `facekd data`"
             lines += wrap(also, 78, initial_indent="  data ", subsequent_indent="       ", break_on_hyphens=False)
     return "\n".join(
         [
