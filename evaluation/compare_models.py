@@ -1,4 +1,4 @@
-"""Verb `facekd report`: writes the report of one evaluation, or compares several models and tests the differences."""
+"""Verb `facekd report`: writes the page of one evaluation or training, or compares models and tests the differences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evaluation.results.pairs_of_result import ResultPairs, load_pairs
 from evaluation.results.summary_page import write_summary_page
 from facekd.commands.command_line import FAR_LIST, SEED, CommandParser, command_text, whole_number
 from facekd.errors import DataError, FacekdError, run_verb
-from facekd.files.result_folder import finish_results, start_results
+from facekd.files.result_folder import MARK, finish_results, start_results
 from facekd.files.writing import write_text
 from facekd.pages.figures import chart
 from facekd.pages.html import Picture, write_page
@@ -26,6 +26,7 @@ from facekd.pages.numbers import interval, interval_of_points, p_value, percent,
 from facekd.pages.tables import Table
 from facekd.results.reading import read_curves, read_result
 from facekd.results.schema import IJB_FORMAT, SUMMARY_FORMAT, check_result
+from facekd.training.logbook import write_run_page
 from facekd.verification import roc_curve
 from facekd.verification.bootstrap import MIN_DRAWS, MIN_SUBJECTS
 from facekd.verification.paired_bootstrap import PairedBootstrap, differences
@@ -34,6 +35,7 @@ MAX_FAR_OF_LARGE_SETS = 1e-3  # tested by default on large sets: higher FARs tak
 MANY_PAIRS = 1_000_000  # what makes a set large
 EXAMPLE = """examples:
   facekd report results/student                            # its report.html, report.md and results.csv again
+  facekd report runs/student                               # the curves of a training, also while it goes on
   facekd report results/teacher results/student results/other --output comparison
   facekd report a b --output comparison --fars 1e-4,1e-5
 
@@ -136,11 +138,19 @@ def main(argv: list[str] | None = None) -> int:
     """Parses, and writes the report of one result or the comparison of several."""
     arguments = _parse(argv)
     if len(arguments.results) == 1:
+        if _is_run(Path(arguments.results[0])):
+            print(write_run_page(Path(arguments.results[0])))
+            return 0
         read_result(arguments.results[0])  # a folder without results is refused before anything is written there
         with lock_output(Path(arguments.results[0])):
             return _report_one(arguments.results[0])
     with lock_output(Path(arguments.output)):
         return _compare(arguments)
+
+
+def _is_run(folder: Path) -> bool:
+    """Tells whether a folder is that of a training, which has a log and no results."""
+    return (folder / "log.jsonl").is_file() and not (folder / MARK).exists()
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -349,12 +359,17 @@ def _curve(one: Evaluated, scores: np.ndarray | None, is_same: np.ndarray | None
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = CommandParser(
         prog="facekd report",
-        description="Writes the report of one evaluation, or compares several models evaluated alike.",
+        description="Writes the page of one evaluation or training, or compares several models evaluated alike.",
         example=EXAMPLE,
     )
     add = parser.add_argument
     # What to report or compare, and how the differences are tested.
-    add("results", nargs="+", metavar="DIR", help="output folders of `facekd evaluate ijbc`, `lfw` or `folder`")
+    add(
+        "results",
+        nargs="+",
+        metavar="DIR",
+        help="output folders of `facekd evaluate`, or the folder of a training",
+    )
     add("--output", metavar="DIR", help="folder for the comparison; needed with two or more results")
     add(
         "--fars",

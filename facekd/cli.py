@@ -75,7 +75,7 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
         "evaluate robustness": ("evaluation.evaluate_robustness", "blur, JPEG, light, noise, masks: curves"),
         "evaluate protocol": ("evaluation.evaluate_protocol", "SurvFace, TinyFace, MegaFace, masked ..."),
         "evaluate classification": ("evaluation.evaluate_classification", "a classifier: top-1 and top-5"),
-        "report": ("evaluation.compare_models", "the page of an evaluation; or models compared"),
+        "report": ("evaluation.compare_models", "the page of an evaluation or a training"),
     },
 }
 # Verbs that take `--plugin`: they build models or open them.

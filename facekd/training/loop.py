@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -32,7 +33,15 @@ from facekd.files.output_lock import folder_lock
 from facekd.files.writing import write_text
 from facekd.training.class_centres import measure_class_centres
 from facekd.training.config import TrainConfig
-from facekd.training.logbook import Logbook, Stopwatch, Timer, kinds_logged_at, require_trackers, train_line
+from facekd.training.logbook import (
+    Logbook,
+    Stopwatch,
+    Timer,
+    kinds_logged_at,
+    require_trackers,
+    train_line,
+    write_page_of_long_run,
+)
 from facekd.training.recognizer import Recognizer, build_recognizer
 from facekd.training.resume import delete_leftovers, restore_latest, save_state
 from facekd.training.schedule import learning_rate
@@ -106,6 +115,7 @@ def train(
         stop_on_signal() as stop_signal,
     ):
         # Build the run, or bring it back from its newest checkpoint.
+        started = time.monotonic()
         state = build_run(config, world, make_recognizer)
         total_images, resumed_from = state.total_images, restore_latest(state)
 
@@ -139,7 +149,7 @@ def train(
             if state.images_seen < total_images:
                 logbook.say(f"stopped by a signal at {state.images_seen:,} images; the same command resumes")
                 return 128 + stopped_by
-            _say_done(state, logbook)
+            _say_done(state, logbook, time.monotonic() - started)
             return 0
 
 
@@ -157,9 +167,11 @@ def build_run(config: TrainConfig, world: World, make_recognizer: MakeRecognizer
     return build_state(config, world, dataset, total_images, make_recognizer(config, world, dataset))
 
 
-def _say_done(state: TrainingState, logbook: Logbook) -> None:
+def _say_done(state: TrainingState, logbook: Logbook, seconds: float) -> None:
+    if logbook.active:
+        write_page_of_long_run(state.folder, seconds, logbook.say)
     is_given = isinstance(state.recognizer.backbone, GivenModule)  # which no command can build
-    then = "" if is_given else f"; export with `facekd export {state.folder}`"
+    then = "" if is_given else f"; curves: `facekd report {state.folder}`; export with `facekd export {state.folder}`"
     logbook.say(f"done: {state.images_seen:,} images{then}")
 
 

@@ -162,6 +162,14 @@ VALUES = {
         "notes": [HOSTILE],
         "command": HOSTILE,
     },
+    "training": {
+        "title": HOSTILE,
+        "next": NEXT,
+        "facts": HOSTILE_TABLE,
+        "notes": [HOSTILE],
+        "validation": HOSTILE_TABLE,
+        "pictures": [HOSTILE_CHART],
+    },
     "pipeline": {
         "title": HOSTILE,
         "next": NEXT,
