@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MXNET_PYTHON ?= $(PYTHON)
 
 .PHONY: help install quickstart test test-slow test-mxnet test-clients test-versions test-package fuzz faults mutants coverage check format bench \
-	soak docs clean
+	soak docs constraints release clean
 .DEFAULT_GOAL := help
 
 help:
@@ -25,6 +25,8 @@ help:
 	@echo "make bench        the benchmarks, in under 15 minutes on 2 quiet cores; writes the tables of docs/benchmarks.md"
 	@echo "make soak         an hour of training (MINUTES=60): does memory, files, threads or the time of an image grow?"
 	@echo "make docs         the documentation as a site, in site/: a broken link is an error, and nothing is fetched"
+	@echo "make constraints  constraints.txt anew: one version of everything that is needed"
+	@echo "make release      sdist and wheel of this version, checked: is there a section of the changelog, do they install and run?"
 	@echo "make clean        remove the environments (runs/ stays)"
 
 install: $(VENV)/.installed
@@ -118,6 +120,22 @@ format: install
 
 bench: install
 	$(BIN)/python benchmarks/run_all.py
+
+# `--universal`: one file for all platforms and Pythons.
+constraints: $(BIN)/uv
+	@head -2 constraints.txt > constraints.txt.new
+	$(BIN)/uv pip compile setup.cfg --extra dev --universal --python-version 3.10 --upgrade --quiet \
+		--no-header --no-annotate --no-emit-index-url >> constraints.txt.new
+	@mv constraints.txt.new constraints.txt
+
+# What is published must be what was committed: the tag, the changelog's section and the version agree.
+release: install test-package
+	@test -z "$$(git status --porcelain)" || { echo "commit first: a release is built from what is committed"; exit 1; }
+	@version=$$($(BIN)/python -c "import facekd; print(facekd.__version__)"); \
+	grep -q "^## $$version" CHANGELOG.md || { echo "CHANGELOG.md has no section '## $$version': rename '## Unreleased'"; exit 1; }; \
+	rm -rf dist && $(BIN)/pip install -q --disable-pip-version-check build twine && $(BIN)/python -m build -q . && \
+	$(BIN)/twine check --strict dist/* && ls -l dist && \
+	echo "next: git tag v$$version && git push --tags && $(BIN)/twine upload dist/*"
 
 MINUTES ?= 60
 soak: install
