@@ -22,6 +22,7 @@ from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
 from evaluation.results.page import write_report
 from evaluation.results.tables import rank_table, summary_of, verification_table
+from evaluation.results.terminal import print_quality
 from evaluation.results.transferred import (
     add_transfer_option,
     describe_transferred,
@@ -29,10 +30,16 @@ from evaluation.results.transferred import (
     transferred_table,
 )
 from evaluation.sets.all_pairs import AllPairs
-from evaluation.sets.embedding_cache import embed_pair_set
 from evaluation.sets.face_folder import FaceFolder
-from evaluation.sets.given_embeddings import read_named_embeddings, rows_by_name
+from evaluation.sets.folder_embeddings import FolderModel, GivenFolder, measure_pair_quality
 from evaluation.sets.labelled_faces import LabelledFaces, digest_of_set, is_generated, is_labelled_set
+from evaluation.sets.qualities import (
+    DETECTOR,
+    NORM,
+    Source,
+    add_quality_option,
+    read_quality,
+)
 from evaluation.shared_options import (
     add_cache_switch,
     add_flip_option,
@@ -46,7 +53,6 @@ from evaluation.shared_options import (
     rule_text,
 )
 from facekd.commands.command_line import COUNT, CommandParser, comma_separated
-from facekd.embedder.described_model import open_described_model
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import DataError, InputError, run_verb
 from facekd.files.result_folder import finish_results
@@ -61,6 +67,7 @@ from facekd.verification.scores import unit_rows
 
 RESULT_VERSION = 1
 MAX_PAIRS = 250_000_000  # 22,000 images; every pair costs time, and the highest impostors memory
+ROWS_ARE = "one for each image: records in their order, files person by person in the order of their names"
 DEFAULT_RANKS = (1, 5, 10, 20)
 EXAMPLE = """\
 examples:
@@ -108,10 +115,14 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
         raise DataError(f"{root}: --embeddings go by the names of files, and a pack has none; give a folder of images")
     check_output(output)
     is_search = not is_pack and (root / "gallery").is_dir() and (root / "probe").is_dir()
-    source = _Model(arguments) if arguments.embeddings is None else _Given(arguments)
-    if is_search and (arguments.groups or arguments.thresholds_from):
-        option = "--groups" if arguments.groups else "--thresholds-from"
-        raise DataError(f"{root}: {option} is about all pairs, and a folder with gallery/ and probe/ is searched")
+    source = FolderModel(arguments) if arguments.embeddings is None else GivenFolder(arguments)
+    given = {
+        "--groups": arguments.groups,
+        "--thresholds-from": arguments.thresholds_from,
+        "--quality": arguments.quality,
+    }
+    if is_search and (asked := [option for option, value in given.items() if value]):
+        raise DataError(f"{root}: {asked[0]} is about all pairs, and a folder with gallery/ and probe/ is searched")
     folders = _Folders(arguments, source, is_search)
 
     # Measure.
@@ -142,44 +153,17 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
     return 0
 
 
-class _Model:
-    """Embeds the images of a folder with a model, from the cache where they are there."""
-
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self._embedder, model = open_described_model(arguments.model, arguments)
-        self._cache = Path(arguments.output) / "embeddings" if arguments.cache else None
-        self.flip = arguments.flip is not False
-        self.image_size = self._embedder.preprocessing.image_size
-        self.entries = {"model": model, "embeddings": None}
-
-    def embed(self, faces: FaceFolder | LabelledFaces, folder: Path) -> np.ndarray:
-        """Returns the embeddings of the images, (N, D)."""
-        return embed_pair_set(self._embedder, faces, self.flip, self._cache)
-
-
-class _Given:
-    """Looks up embeddings that were made elsewhere by the names of the images below `--images`."""
-
-    image_size = 1  # images are listed, and not decoded
-
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        self._path, self._root, self._asked = arguments.embeddings, Path(arguments.images), arguments.flip
-        self._given, self._places = read_named_embeddings(arguments.embeddings, arguments.embeddings_flipped)
-        self.flip = self._given.compared(arguments.flip, slice(0, 0))[1]
-        self.entries = {"model": None, "embeddings": self._given.about}
-
-    def embed(self, faces: FaceFolder | LabelledFaces, folder: Path) -> np.ndarray:
-        """Returns the embeddings of the images, (N, D)."""
-        assert isinstance(faces, FaceFolder)  # a pack is refused, because its images have no names
-        names = [(folder / file).relative_to(self._root).as_posix() for file in faces.files]
-        return self._given.compared(self._asked, rows_by_name(self._places, names, self._path))[0]
-
-
 class _Folders:
-    """Lists and embeds folders of faces, and collects what is to be noted about them."""
+    """Lists and embeds folders of faces, and collects what is to be noted about them.
 
-    def __init__(self, arguments: argparse.Namespace, source: _Model | _Given, is_search: bool) -> None:
+    Attributes:
+        notes: sentences.
+        quality: with `--quality` the qualities (N,) of the images that were embedded last, and where they are from.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, source: FolderModel | GivenFolder, is_search: bool) -> None:
         self.notes: list[str] = []
+        self.quality: tuple[np.ndarray, Source] | None = None
         self._arguments = arguments
         self._source = source
         self._is_search = is_search
@@ -204,7 +188,12 @@ class _Folders:
             )
         if self._group_file is not None:  # before the model runs: most mistakes show here
             self.groups = self._group_file, join_groups(self._group_file, _names_of(faces), faces.people, str(folder))
+        kind = arguments.quality
+        if kind not in (None, NORM, DETECTOR):
+            self.quality = read_quality(kind, len(faces), ROWS_ARE)
         embeddings = self._source.embed(faces, folder)
+        if kind in (NORM, DETECTOR):
+            self.quality = self._source.quality(kind, embeddings), {"kind": kind}
         self._compare_rows(faces, embeddings)
         return faces, unit_rows(embeddings.astype(np.float64), lambda rows: _no_direction(rows, faces))
 
@@ -238,6 +227,7 @@ def _print(result: dict[str, Any], name: str) -> None:
         transferred.print(console())
     if result.get("groups"):
         print_groups(result, console())
+    print_quality(result, console())
     for note in result["notes"]:
         say(console(), f"warning: {note}")
 
@@ -277,6 +267,9 @@ def _verify(
     if folders.groups is not None:
         measure = measure_all_pairs(pairs, embeddings, arguments.fars, *options)
         found["groups"] = describe_groups(*folders.groups, faces.people, measure, found["tar_at_far"], *options)
+    found["quality"] = None
+    if folders.quality is not None:
+        found["quality"] = measure_pair_quality(pairs, *folders.quality, found["tar_at_far"], *options)
     return found, verification_curves(pairs.ranked), draws
 
 
@@ -358,6 +351,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_metric_options(parser)
     add_transfer_option(parser)
     add_groups_option(parser, "person or image")
+    add_quality_option(parser, ROWS_ARE, "scores that `facekd embed` has kept in --embeddings")
     add_report_switch(parser)
     add_cache_switch(parser)
     add_model_options(parser)

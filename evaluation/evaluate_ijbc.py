@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from evaluation.groups.template_groups import TemplateGroups, read_template_grou
 from evaluation.ijb.embed import add_embedding_options, embed_with_model
 from evaluation.ijb.metrics import (
     add_bootstrap,
+    describe_dataset,
     find_worst,
     listed_errors,
     measure_identification,
@@ -44,12 +45,18 @@ from evaluation.ijb.problems import (
     as_plain,
     describe_cost,
     find_problems,
-    is_published,
     settle,
     subjects_of_templates,
     text_of,
 )
 from evaluation.ijb.protocol import TARGETS, IjbProtocol, load_protocol
+from evaluation.ijb.quality import (
+    add_quality_options,
+    check_quality_options,
+    measure_template_quality,
+    read_face_qualities,
+    with_lengths,
+)
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
 from evaluation.results.page import write_report
@@ -123,6 +130,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
         findings = find_problems(protocol, arguments.embeddings is None, uses_detection_scores)
         subjects, subjects_from = subjects_of_templates(protocol)
         groups = read_template_groups(arguments.groups, protocol, evaluated, subjects)
+        qualities, source_of_quality = read_face_qualities(arguments, protocol)
     if thresholds is not None and evaluated == "1:N":
         raise FacekdError("--thresholds-from is about 1:1 comparisons, and --protocol 1:N has none")
     with _timed(seconds, "embed"):
@@ -133,7 +141,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
     if thresholds is not None:
         thresholds.check_settings(source["model"], poolings[0].flip_augment, "these templates")
     with _timed(seconds, "pool"):
-        kept, pooled = _pool(arguments, protocol, findings, rows, poolings)
+        kept, pooled = _pool(arguments, protocol, findings, rows, poolings, qualities)
 
     # Their scores and measures.
     measured = []
@@ -143,36 +151,42 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
         # Only the first pooling's scores and curves are written: those of eight would be a gigabyte.
         measured.append(found if not measured else (found[0], None, {}))
     results, scores, curves = measured[0]
+    results["quality"] = None
+    if arguments.quality is not None and scores is not None:
+        faces = with_lengths(_faces(protocol, kept, qualities), rows, poolings[0].flip_augment, str(protocol.root))
+        results["quality"] = measure_template_quality(
+            arguments, protocol, faces, scores, results["tar_at_far"], subjects, source_of_quality
+        )
     results["notes"] += notes_on_norms(rows, np.unique(protocol.face_images[kept.faces]), poolings)
 
     # Write, then print the same.
     content = {
         **source,
-        "dataset": _describe_dataset(protocol, subjects, subjects_from),
+        "dataset": describe_dataset(protocol, subjects, subjects_from),
         "problems": as_plain(findings.problems),
         "dropped": kept.dropped,
         "protocol": _describe_protocol(arguments, poolings[0], evaluated),
         **results,
-        "protocols": [
-            {
-                "protocol": _describe_protocol(arguments, pooling, evaluated),
-                **{key: found[key] for key in ("eer", "auc", "tar_at_far", "identification")},
-            }
-            for pooling, (found, _, _) in zip(poolings, measured, strict=True)
-            if arguments.all_protocols
-        ],
+        "protocols": _describe_protocols(arguments, poolings, [found for found, _, _ in measured], evaluated),
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }
-    output = Path(arguments.output)
     result = make_result(IJB_FORMAT, RESULT_VERSION, content, "evaluate ijbc", argv)
+    _write(arguments, result, scores, curves)
+    print_ijb_results(result)
+    print(f"\nwritten to {arguments.output}")
+    return 0
+
+
+def _write(
+    arguments: argparse.Namespace, result: dict[str, Any], scores: np.ndarray | None, curves: dict[str, np.ndarray]
+) -> None:
+    """Writes the files of the output folder, results.json last."""
+    output = Path(arguments.output)
     start_evaluation(output)
     write_arrays(output, scores, curves)
     if arguments.report:
         write_report(output, result)
     finish_results(output, result)
-    print_ijb_results(result)
-    print(f"\nwritten to {output}")
-    return 0
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -223,6 +237,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     check_metric_options(parser, arguments)
     # What a parser cannot express: combinations and ranges.
     check_halves_option(parser, arguments, arguments.embeddings is not None)
+    check_quality_options(parser, arguments)
     return arguments
 
 
@@ -237,6 +252,7 @@ def _add_pooling_switches(parser: CommandParser) -> None:
         switches.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=what)
     switches.add_argument("--protocol-like", choices=tuple(PRESETS), help="pool as another tool does")
     switches.add_argument("--all-protocols", action="store_true", help="also score every combination of the three")
+    add_quality_options(parser, switches)
 
 
 @contextmanager
@@ -255,6 +271,7 @@ def _choose_evaluated(asked: str | None, protocol: IjbProtocol) -> str:
 
 def _pooling(arguments: argparse.Namespace, has_flipped: bool) -> Pooling:
     base = PRESETS[arguments.protocol_like] if arguments.protocol_like else Pooling(flip_augment=has_flipped)
+    base = replace(base, weight_by_quality=arguments.weight_by_quality)
     return with_switches(base, arguments.keep_norm, arguments.weight_by_detection_score, arguments.flip_augment)
 
 
@@ -295,16 +312,17 @@ def _pool(
     findings: Findings,
     rows: EmbeddingRows,
     poolings: list[Pooling],
+    qualities: np.ndarray | None,
 ) -> tuple[Kept, list[np.ndarray]]:
     """Returns the usable part of the set and its templates under each pooling; prints problems on the way."""
     kept = settle(findings, arguments.on_missing)
     try:
-        pooled = pool_templates(rows, _faces(protocol, kept), protocol.template_ids, poolings)
+        pooled = pool_templates(rows, _faces(protocol, kept, qualities), protocol.template_ids, poolings)
     except UselessEmbeddingsError as error:
         text = "embedding all zeros or not finite: the model is broken, its preprocessing wrong, or fp16 overflowed"
         findings.drop_images("embedding", error.images, text)
         kept = settle(findings, arguments.on_missing)
-        pooled = pool_templates(rows, _faces(protocol, kept), protocol.template_ids, poolings)
+        pooled = pool_templates(rows, _faces(protocol, kept, qualities), protocol.template_ids, poolings)
     for problem in findings.problems:
         print(text_of(problem), file=sys.stderr)
     if any(kept.dropped.values()):
@@ -312,10 +330,12 @@ def _pool(
     return kept, pooled
 
 
-def _faces(protocol: IjbProtocol, kept: Kept) -> Faces:
+def _faces(protocol: IjbProtocol, kept: Kept, qualities: np.ndarray | None) -> Faces:
     some = slice(None) if kept.faces.all() else kept.faces
     images = protocol.face_images[some]
-    return Faces(images, protocol.face_templates[some], protocol.face_media[some], protocol.detection_scores[images])
+    own = None if qualities is None else qualities[images]
+    scores = protocol.detection_scores[images]
+    return Faces(images, protocol.face_templates[some], protocol.face_media[some], scores, own)
 
 
 def _measure(
@@ -368,33 +388,16 @@ def _measure(
     return results, scores, curves
 
 
-def _describe_dataset(protocol: IjbProtocol, subjects: np.ndarray, subjects_from: str) -> dict[str, Any]:
-    def about(some: Any) -> dict[str, int]:
-        return {"num_templates": len(some), "num_subjects": len(np.unique(some.subjects))}
-
-    # A medium is counted once per template.
-    has_face = np.unique(protocol.face_templates)
-    order = np.lexsort((protocol.face_media, protocol.face_templates))
-    template, medium = protocol.face_templates[order], protocol.face_media[order]
-    is_new = (template[1:] != template[:-1]) | (medium[1:] != medium[:-1])
-    num_genuine = int(np.count_nonzero(protocol.is_same))
-    return {
-        "target": protocol.target,
-        "root": str(protocol.root),
-        "fingerprint": protocol.fingerprint,
-        "published": TARGETS[protocol.target].name if is_published(protocol) else None,
-        "num_images": protocol.num_listed,
-        "num_faces": protocol.num_faces,
-        "num_templates": len(has_face),
-        "num_media": int(is_new.sum()) + 1,
-        "num_pairs": protocol.num_pairs,
-        "num_genuine": num_genuine,
-        "num_impostor": protocol.num_pairs - num_genuine,
-        "num_subjects": len(np.unique(subjects[has_face])),
-        "subjects_from": subjects_from,
-        "galleries": {name: about(gallery) for name, gallery in protocol.galleries.items()},
-        "probes": about(protocol.probes) if protocol.probes is not None else None,
-    }
+def _describe_protocols(
+    arguments: argparse.Namespace, poolings: list[Pooling], measured: list[dict[str, Any]], evaluated: str
+) -> list[dict[str, Any]]:
+    """Returns the entry `protocols` of results.json: empty unless all were asked for."""
+    keys = ("eer", "auc", "tar_at_far", "identification")
+    return [
+        {"protocol": _describe_protocol(arguments, pooling, evaluated), **{key: found[key] for key in keys}}
+        for pooling, found in zip(poolings, measured, strict=True)
+        if arguments.all_protocols
+    ]
 
 
 def _describe_protocol(arguments: argparse.Namespace, pooling: Pooling, evaluated: str) -> dict[str, Any]:
@@ -408,6 +411,7 @@ def _describe_protocol(arguments: argparse.Namespace, pooling: Pooling, evaluate
         "weight_by_detection_score": pooling.weight_by_detection_score,
         "flip_augment": pooling.flip_augment,
         "normalize_media": pooling.normalize_media,
+        "weight_by_quality": pooling.weight_by_quality,
         "like": like,
         "rule": arguments.rule,
         "evaluated": evaluated,

@@ -32,10 +32,11 @@ from evaluation.results.transferred import (
     read_transferred,
     transferred_table,
 )
-from evaluation.sets.embedding_cache import distinct_images, embed_pair_set
+from evaluation.sets.embedding_cache import embed_pair_set
 from evaluation.sets.given_embeddings import read_embeddings_of_pack
+from evaluation.sets.pack_quality import measure_pack_quality, read_pack_qualities
 from evaluation.sets.pair_set import PairSet, load_pair_set
-from evaluation.sets.qualities import NORM, add_quality_option, describe_quality, lengths_as_quality, read_quality
+from evaluation.sets.qualities import NORM, add_quality_option
 from evaluation.shared_options import (
     add_cache_switch,
     add_flip_option,
@@ -58,14 +59,12 @@ from facekd.files.writing import write_text
 from facekd.pages.figures import save_figure
 from facekd.results.schema import LFW_FORMAT, SUMMARY_FORMAT
 from facekd.utils.terminal import console, say
-from facekd.verification.error_versus_discard import measure_quality
 from facekd.verification.groups.cell_rates import ListedErrors
 from facekd.verification.measures import LFW_FARS, measure_pairs
 from facekd.verification.scores import cosines
 
 Entries = dict[str, Any]  # of results.json
 Embedded = tuple[np.ndarray, bool, Entries]  # embeddings, whether those of mirror images are added, more entries
-Quality = tuple[np.ndarray, Entries]  # of each image, and where it is from
 RESULT_VERSION = 1
 BALANCED = "balanced folds (genuine and impostor pairs each cut into contiguous parts)"
 EXAMPLE = """\
@@ -107,7 +106,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
     pair_sets = _load_pair_sets(arguments)  # before the model: it takes seconds, and most mistakes show here
     groups = read_pack_groups(arguments.groups, pair_sets)
     check_output(output, [pair_set.name for pair_set in pair_sets] if len(pair_sets) > 1 else ())
-    given = _read_qualities(arguments, pair_sets)
+    given = read_pack_qualities(arguments, pair_sets)
     thresholds = read_transferred(arguments)
     embed, source = _open_source(arguments, output)
     if thresholds is not None:
@@ -125,7 +124,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
             errors = ListedErrors(scores, pair_set.is_same, people)
             measured["transferred"] = describe_transferred(thresholds, errors, arguments.bootstrap, arguments.seed)
         points = measured["tar_at_far"]
-        quality = _measure_quality(arguments, pair_set, given[number], embeddings, scores, points)
+        quality = measure_pack_quality(arguments, pair_set, given[number], embeddings, scores, points)
         content = {**source, **about, **measured, "quality": quality}
         result = make_result(LFW_FORMAT, RESULT_VERSION, content, "evaluate lfw", argv)
         one = ScoredPairs(pair_set.name, scores, pair_set.is_same, result)
@@ -195,38 +194,6 @@ def _measure(
         measured["groups"] = groups.measure(scores, measured["tar_at_far"], *options)
     about = {"pair_set": _describe_pair_set(pair_set), "protocol": _describe_protocol(arguments, pair_set, flip)}
     return {**about, **measured, "notes": list(pair_set.warnings)}
-
-
-def _read_qualities(arguments: argparse.Namespace, pair_sets: list[PairSet]) -> list[Quality | None]:
-    """Returns the qualities of each pack's images; None where there are none, or none before it is embedded."""
-    if arguments.quality in (None, [NORM]):
-        return [None] * len(pair_sets)
-    rows_are = "one for each image of the pack, those of pair 0 first"
-    return [
-        read_quality(path, len(pair_set.images), rows_are)
-        for path, pair_set in zip(arguments.quality, pair_sets, strict=True)
-    ]
-
-
-def _measure_quality(
-    arguments: argparse.Namespace,
-    pair_set: PairSet,
-    given: Quality | None,
-    embeddings: np.ndarray,
-    scores: np.ndarray,
-    points: list[Entries],
-) -> Entries | None:
-    """Returns `quality` of a pack's results.json; None if it was not asked for."""
-    if arguments.quality is None:
-        return None
-    found, source = given or (lengths_as_quality(embeddings, str(pair_set.path)), {"kind": NORM})
-    # An image in several pairs is one image.
-    images = found[distinct_images(pair_set.images)[1]]
-    of_pairs, same = found.reshape(-1, 2).min(axis=1), pair_set.is_same
-    people = None if pair_set.subjects is None else pair_set.subjects[same, 0]
-    draws, seed = arguments.bootstrap, arguments.seed
-    curves = measure_quality(scores[same], of_pairs[same], images, points, people, draws, seed)
-    return describe_quality(source, "images", len(images), curves)
 
 
 def _write_summary(output: Path, scored: list[ScoredPairs], arguments: argparse.Namespace, name: str) -> None:
@@ -305,7 +272,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.set_defaults(flip=None)  # with given embeddings: add those of the mirror images if there are any
     arguments = parser.parse_args(argv)
     arguments.pairs = [pack for path in arguments.pairs for pack in _packs_of(Path(path))]
-    # What a parser cannot express: combinations and ranges.
+    _check_combinations(parser, arguments)
+    return arguments
+
+
+def _check_combinations(parser: CommandParser, arguments: argparse.Namespace) -> None:
+    """Exits with a message of the parser for what it cannot express: combinations and ranges."""
     _tell_folder_from_files(parser, arguments)
     if arguments.names is not None and len(arguments.names) != len(arguments.pairs):
         parser.error(f"--names: {len(arguments.names)} given for {len(arguments.pairs)} packs; '-' stands for none")
@@ -314,7 +286,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             f"--quality: {len(arguments.quality)} given for {len(arguments.pairs)} packs; give norm, or a file each"
         )
     check_metric_options(parser, arguments)
-    return arguments
 
 
 def _tell_folder_from_files(parser: CommandParser, arguments: argparse.Namespace) -> None:

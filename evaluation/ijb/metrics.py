@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.ijb.problems import Kept
-from evaluation.ijb.protocol import IjbProtocol, SubjectTemplates
+from evaluation.ijb.problems import Kept, is_published
+from evaluation.ijb.protocol import TARGETS, IjbProtocol, SubjectTemplates
 from evaluation.ijb.scoring import RefinedScores, rank_pairs
 from facekd.verification import Rule
 from facekd.verification.groups.cell_rates import ListedErrors
@@ -127,6 +127,37 @@ def find_worst(protocol: IjbProtocol, pairs: PairScores, count: int = NUM_WORST)
             for pair in worst
         ]
     return found
+
+
+def describe_dataset(protocol: IjbProtocol, subjects: np.ndarray, subjects_from: str) -> dict[str, Any]:
+    """Returns the entry `dataset` of results.json; `subjects` (T,) are those of the templates."""
+
+    def about(some: Any) -> dict[str, int]:
+        return {"num_templates": len(some), "num_subjects": len(np.unique(some.subjects))}
+
+    # A medium is counted once per template.
+    has_face = np.unique(protocol.face_templates)
+    order = np.lexsort((protocol.face_media, protocol.face_templates))
+    template, medium = protocol.face_templates[order], protocol.face_media[order]
+    is_new = (template[1:] != template[:-1]) | (medium[1:] != medium[:-1])
+    num_genuine = int(np.count_nonzero(protocol.is_same))
+    return {
+        "target": protocol.target,
+        "root": str(protocol.root),
+        "fingerprint": protocol.fingerprint,
+        "published": TARGETS[protocol.target].name if is_published(protocol) else None,
+        "num_images": protocol.num_listed,
+        "num_faces": protocol.num_faces,
+        "num_templates": len(has_face),
+        "num_media": int(is_new.sum()) + 1,
+        "num_pairs": protocol.num_pairs,
+        "num_genuine": num_genuine,
+        "num_impostor": protocol.num_pairs - num_genuine,
+        "num_subjects": len(np.unique(subjects[has_face])),
+        "subjects_from": subjects_from,
+        "galleries": {name: about(gallery) for name, gallery in protocol.galleries.items()},
+        "probes": about(protocol.probes) if protocol.probes is not None else None,
+    }
 
 
 def measure_identification(

@@ -38,6 +38,7 @@ class Pooling:
     weight_by_detection_score: bool = True
     flip_augment: bool = True
     normalize_media: bool = False  # bring the mean of each medium to unit length before the sum
+    weight_by_quality: bool = False  # by a quality of the image that was measured elsewhere
 
     @property
     def name(self) -> str:
@@ -47,6 +48,7 @@ class Pooling:
             "detector" if self.weight_by_detection_score else "nodetector",
             "flip" if self.flip_augment else "noflip",
         ]
+        parts += ["quality"] if self.weight_by_quality else []
         return "+".join([*parts, "mediaunit"] if self.normalize_media else parts)
 
     @property
@@ -55,6 +57,7 @@ class Pooling:
         face = "f(x) + f(mirrored x)" if self.flip_augment else "f(x)"
         face += ", norm kept" if self.keep_norm else ", norm removed"
         face += ", times detector score" if self.weight_by_detection_score else ", no detector score"
+        face += ", times quality" if self.weight_by_quality else ""
         media = "unit means" if self.normalize_media else "means"
         return f"face = {face}; template = sum over media of {media} over faces; cosine"
 
@@ -92,12 +95,13 @@ class EmbeddingRows(Protocol):
 
 @dataclass(frozen=True)
 class Faces:
-    """Holds the faces to pool: image row, template row, media id and detector score of each, all (F,)."""
+    """Holds the faces to pool: image row, template row, media id, detector score and quality of each, all (F,)."""
 
     images: np.ndarray
     templates: np.ndarray
     media: np.ndarray
     detection_scores: np.ndarray
+    qualities: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -156,7 +160,8 @@ def pool_templates(
         if bad.size:
             raise InputError(
                 f"{bad.size:,} templates add up to a vector without direction under {pooling.name}, the first is "
-                f"template {template_ids[bad[0]]}: its embeddings cancel, overflow, or all have detector score 0"
+                f"template {template_ids[bad[0]]}: its embeddings cancel, overflow, or all have "
+                "detector score 0, or quality 0"
             )
         norms[~has_face] = np.nan
         templates /= norms[:, None]
@@ -229,7 +234,7 @@ def _add_up(
         parts = []
         for pooling, key in zip(poolings, keys, strict=True):
             lengths = None if pooling.keep_norm else norms[pooling.flip_augment][columns]
-            weights = _face_weights(pooling, share[some], faces.detection_scores[some], lengths)
+            weights = _face_weights(pooling, faces, some, share[some], lengths)
             parts.append(_sum_by_key(key[some], weights, columns, embeddings[pooling.flip_augment]))
         # Report the rows that cannot be used.
         if not norms and not all(np.isfinite(part).all() for _, part in parts):
@@ -250,10 +255,13 @@ def _add_up(
 
 
 def _face_weights(
-    pooling: Pooling, share: np.ndarray, detection_scores: np.ndarray, lengths: np.ndarray | None
+    pooling: Pooling, faces: Faces, some: np.ndarray, share: np.ndarray, lengths: np.ndarray | None
 ) -> np.ndarray:
-    """Computes the weight of each face (n,) under some switches; `lengths` divides it, but for those of length 0."""
-    weights = share * detection_scores if pooling.weight_by_detection_score else share
+    """Computes the weights (n,) of some faces under some switches; `lengths` divides them, but for those of 0."""
+    weights = share * faces.detection_scores[some] if pooling.weight_by_detection_score else share
+    if pooling.weight_by_quality:
+        assert faces.qualities is not None
+        weights = weights * faces.qualities[some]
     if lengths is not None:
         weights = np.divide(weights, lengths, out=np.zeros_like(weights), where=lengths > 0)
     return weights

@@ -16,6 +16,7 @@ from evaluation.groups.page import PAGE as GROUPS_PAGE
 from evaluation.groups.page import write_groups_page
 from evaluation.provenance import describe_assumptions, name_with_assumptions
 from evaluation.results.figures import Curve, draw_histograms, draw_identification, draw_verification
+from evaluation.results.quality import CAPTION, QUALITY, draw_quality, quality_table
 from evaluation.results.search_tables import search_table
 from evaluation.results.tables import (
     DATA,
@@ -142,6 +143,7 @@ def _tables(result: dict[str, Any]) -> list[Table]:
         folds_table(result),
         search_table(result) if result["format"] == PROTOCOL_FORMAT else identification_table(result),
         rank_table(result),
+        quality_table(result),
         protocols_table(result),
         pairs_of(DATA, dataset),
         pairs_of("Images without an embedding", result["failures"]) if result.get("failures") else None,
@@ -224,4 +226,7 @@ def _draw(result: dict[str, Any], curves: dict[str, np.ndarray]) -> dict[str, li
             "alarms of probes that have no mate in the gallery."
         )
         identification.append(chart(figure, caption))
-    return {VERIFICATION: verification, IDENTIFICATION: identification}
+    quality = []
+    if result.get("quality") and result["quality"]["curves"]:
+        quality.append(chart(draw_quality(result["quality"], title), f"{result['quality']['text']}. {CAPTION}"))
+    return {VERIFICATION: verification, IDENTIFICATION: identification, QUALITY: quality}

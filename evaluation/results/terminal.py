@@ -39,6 +39,7 @@ def print_ijb_results(result: dict[str, Any], console: Console | None = None) ->
         say(console, assumptions)
     if result["tar_at_far"] is not None:
         _print_verification(result, console)
+        print_quality(result, console)
     if result["identification"] is not None:
         _print_identification(result["identification"], console)
     if result["protocols"]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 EXAMPLES = 2  # faces shown at each strength
 EXAMPLE_QUALITY = 92  # of the JPEGs that show them
 GAP = 4  # pixels between them
-SIZE = (11.0, 3.7)  # inches of the three curves
+SIZE = (4.6, 3.6)  # inches of one of the three curves
 SPREAD = 0.12  # by which the points of several models stand apart; strengths are 1 apart
 Entry = dict[str, Any]
 Point = tuple[float, Sequence[float] | None]  # a measure, and its interval
@@ -50,7 +50,7 @@ def write_robustness_page(path: Path, result: Entry, compared: Comparisons) -> N
             "title": DEGRADATIONS[name].title,
             "about": f"{DEGRADATIONS[name].about} Strength: {DEGRADATIONS[name].unit}.",
             "faces": example_faces(compared, name, result["protocol"]["seed"]),
-            "curves": chart(draw_curves(result, name), _caption(result)),
+            "curves": draw_curves(result, name),
             "table": level_table(result, name),
         }
         for name in result["protocol"]["degradations"]
@@ -63,6 +63,7 @@ def write_robustness_page(path: Path, result: Entry, compared: Comparisons) -> N
         notes=result["notes"],
         summary=summary_table(result),
         parts_of_page=parts,
+        about_curves=_about_curves(result),
         controls=controls_table(result),
         command=result["command"],
         assumptions=[f"{model['name']}: {text}" for model in result["models"] if (text := describe_assumptions(model))],
@@ -87,7 +88,7 @@ def example_faces(compared: Comparisons, name: str, seed: int) -> list[Picture]:
     return pictures
 
 
-def draw_curves(result: Entry, name: str) -> Figure:
+def draw_curves(result: Entry, name: str) -> list[Picture]:
     """Draws accuracy, EER and TAR over the strength of a degradation, with 95 % intervals, a line for each model."""
     far = strictest_far(result)
     measures: list[tuple[str, Callable[[Entry], Point]]] = [
@@ -96,15 +97,22 @@ def draw_curves(result: Entry, name: str) -> Figure:
     ]
     if far is not None:
         measures.append((f"TAR at FAR {far:g}", lambda one: _tar(one, far)))
-    figure, axes = new_figure(SIZE, columns=len(measures))
-    for own, (title, read) in zip(axes, measures, strict=True):
-        for number, model in enumerate(result["models"]):
-            levels = levels_of(model, name)
-            offset = SPREAD * (number - (len(result["models"]) - 1) / 2)
-            _draw_line(own, [read(measured) for _, measured in levels], offset, color_of(number), model["name"])
-        labels = [CLEAN if strength is None else f"{strength:g}" for strength, _ in levels]
-        own.set_xticks(range(len(labels)), labels)
-        label_axes(own, title, DEGRADATIONS[name].unit, "%", "best" if len(result["models"]) > 1 else None)
+    return [
+        chart(_draw_measure(result, name, title, read), f"{title} by {DEGRADATIONS[name].unit}")
+        for title, read in measures
+    ]
+
+
+def _draw_measure(result: Entry, name: str, title: str, read: Callable[[Entry], Point]) -> Figure:
+    """Draws one measure of all models."""
+    figure, [axes] = new_figure(SIZE)
+    models = result["models"]
+    for number, model in enumerate(models):
+        points = [read(measured) for _, measured in levels_of(model, name)]
+        _draw_line(axes, points, SPREAD * (number - (len(models) - 1) / 2), color_of(number), model["name"])
+    labels = [CLEAN if strength is None else f"{strength:g}" for strength, _ in levels_of(models[0], name)]
+    axes.set_xticks(range(len(labels)), labels)
+    label_axes(axes, title, DEGRADATIONS[name].unit, "%", "best" if len(models) > 1 else None)
     return figure
 
 
@@ -132,9 +140,13 @@ def _tar(measured: Entry, far: float) -> Point:
     return point["tar"], point["ci95"]
 
 
-def _caption(result: Entry) -> str:
+def _about_curves(result: Entry) -> str:
     resampled = (result["models"][0]["clean"]["bootstrap"] or {}).get("resampled")
-    bars = f"Bars: 95 % intervals, by resampling {resampled}." if resampled else "Bars: Wilson's 95 % intervals."
+    bars = (
+        f"Bars in the curves: 95 % intervals, by resampling {resampled}."
+        if resampled
+        else "Bars in the curves: Wilson's 95 % intervals."
+    )
     return f"{bars} Thresholds are chosen anew at each strength."
 
 

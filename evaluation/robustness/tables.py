@@ -28,9 +28,10 @@ def summary_table(result: Entry) -> Table:
     for name in result["protocol"]["degradations"]:
         degradation = DEGRADATIONS[name]
         cells = [_first_worse(model["degradations"][name]) for model in result["models"]]
-        rows.append([degradation.title, degradation.unit, *cells])
+        rows.append([f"{degradation.title} ({degradation.unit})", *cells])
     names = [model["name"] for model in result["models"]]
-    return Table("Where the EER is shown to rise", ["degradation", "in", *names], rows)
+    names = names if len(names) > 1 else ["from"]  # the page has the name of a single model in its title
+    return Table("Where the EER is shown to rise", ["degradation", *names], rows)
 
 
 def level_table(result: Entry, name: str) -> Table:
@@ -40,7 +41,7 @@ def level_table(result: Entry, name: str) -> Table:
         for strength, measured in levels_of(result["models"][0], name)
         for cells in _cells_of_models(result, name, strength)
     ]
-    return Table("", _head(result, DEGRADATIONS[name].unit), rows)
+    return Table("", _head(result, "strength"), rows)
 
 
 def controls_table(result: Entry) -> Table:

@@ -354,3 +354,57 @@ def test_given_embeddings_that_do_not_fit_are_refused(tmp_path: Path, arrays: di
     np.savez(tmp_path / "given.npz", **arrays)
     with pytest.raises(FacekdError, match=message):
         main(["--embeddings", str(tmp_path / "given.npz"), "--images", str(tmp_path / "people"), "--output", "out"])
+
+
+def test_quality_is_that_of_the_worse_image_of_each_pair(tmp_path: Path, model: Path, capsys) -> None:
+    images = {f"p{person}/{number}.png": face(person, number, 60) for person in range(9) for number in range(3)}
+    for name, image in images.items():
+        write(tmp_path / "people", name, image)
+    quality = np.random.default_rng(3).normal(size=27)
+    np.save(tmp_path / "quality.npy", quality)
+    words = [
+        "--images",
+        str(tmp_path / "people"),
+        "--output",
+        str(tmp_path / "out"),
+        "--bootstrap",
+        "0",
+        "--fars",
+        "0.1",
+    ]
+    main(["--model", str(model), *words, "--quality", str(tmp_path / "quality.npy")])
+    result = results(tmp_path / "out")
+    (curve,) = result["quality"]["curves"]
+    rows = np.stack([embedding(image) for image in images.values()])
+    pairs = [(a, b) for a, b in combinations(range(27), 2) if a // 3 == b // 3]
+    lower = np.array([min(quality[a], quality[b]) for a, b in pairs])
+    rejected = np.array([rows[a] @ rows[b] < curve["threshold"] for a, b in pairs])
+    for share in (0, 25, 50):
+        assert curve["fnmr_by_pairs"][share] == rejected[lower >= np.sort(lower)[int(share / 100 * 27)]].mean()
+    assert "area to 20 %" in capsys.readouterr().out
+    assert "Quality: error versus discard" in (tmp_path / "out" / "report.html").read_text()
+    # Embeddings of `facekd embed` come with lengths and detector scores.
+    kept = {"names": np.array(list(images)), "embeddings": rows.astype(np.float32)}
+    np.savez(tmp_path / "kept.npz", **kept, scores=quality, norms=np.exp(quality))
+    curves = []
+    for kind in ("detector", "norm"):
+        given = ["--embeddings", str(tmp_path / "kept.npz"), "--no-embeddings-flipped", "--quality", kind]
+        main([*given, *words, "--no-report"])
+        (found,) = results(tmp_path / "out")["quality"]["curves"]
+        curves.append(found["fnmr_by_samples"])
+    assert curves[0] == curves[1] == curve["fnmr_by_samples"]
+
+
+def test_qualities_that_are_not_there_are_said(tmp_path: Path, model: Path) -> None:
+    for person in range(2):
+        for number in range(2):
+            write(tmp_path / "people", f"p{person}/{number}.png", face(person, number))
+    words = ["--images", str(tmp_path / "people"), "--output", str(tmp_path / "out"), "--bootstrap", "0"]
+    with pytest.raises(FacekdError, match="aligned images come without scores of a detector"):
+        main(["--model", str(model), *words, "--quality", "detector"])
+    np.savez(tmp_path / "e.npz", names=[f"p{p}/{n}.png" for p in range(2) for n in range(2)], embeddings=np.eye(4))
+    with pytest.raises(FacekdError, match="holds no scores of a detector"):
+        main(["--embeddings", str(tmp_path / "e.npz"), "--no-embeddings-flipped", *words, "--quality", "detector"])
+    np.save(tmp_path / "q.npy", np.array([1, 2, np.inf, 3]))
+    with pytest.raises(FacekdError, match="no finite numbers, the first in row 2"):
+        main(["--model", str(model), *words, "--quality", str(tmp_path / "q.npy")])

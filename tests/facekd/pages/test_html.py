@@ -112,12 +112,13 @@ VALUES = {
         "protocol": HOSTILE,
         "notes": [HOSTILE],
         "summary": HOSTILE_TABLE,
+        "about_curves": HOSTILE,
         "parts_of_page": [
             {
                 "title": HOSTILE,
                 "about": HOSTILE,
                 "faces": [HOSTILE_PICTURE],
-                "curves": HOSTILE_PICTURE,
+                "curves": [HOSTILE_PICTURE],
                 "table": HOSTILE_TABLE,
             }
         ],
