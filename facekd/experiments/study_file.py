@@ -64,8 +64,8 @@ overrides), judge: false (trained, not evaluated), note: TEXT.
 Runs go seed by seed, so that a study in progress compares all methods. What it leaves in the output folder:
   runs/METHOD/seed-N/   the run, output.log, model.onnx, verification/
   results.json          per method and pack: mean, standard deviation, every value, paired differences with intervals
-  results.md            the same as tables
-  report.html           one page, with the pictures inside
+  results.md, .csv, .tex   the same as tables, for spreadsheets to the last digit, for papers
+  report.html           one page, with the pictures inside; they are also beside it, as .svg and .pdf
 """
 
 

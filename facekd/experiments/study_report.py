@@ -11,16 +11,16 @@ import numpy as np
 from facekd.commands.command_line import command_text
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.errors import DataError
-from facekd.experiments.classifier_table import EXPLANATION, centres_table
+from facekd.experiments.classifier_table import EXPLANATION
 from facekd.experiments.study_comparison import REMEDY
 from facekd.experiments.study_config import Study
 from facekd.experiments.study_results import read_verification, verification_folder
+from facekd.experiments.study_tables import PLUS_MINUS, classifiers_table, describe_pack, pack_table, to_csv, to_latex
 from facekd.files.result_folder import finish_results, start_results
 from facekd.files.writing import write_text
-from facekd.pages.figures import RocLine, chart, color_of, draw_losses, draw_roc, label_axes, new_figure
-from facekd.pages.html import Picture, render_page
-from facekd.pages.numbers import interval_of_points, p_value, percent, points
-from facekd.pages.tables import Table
+from facekd.pages.figures import RocLine, chart, color_of, draw_losses, draw_roc, label_axes, new_figure, save_figure
+from facekd.pages.html import render_page
+from facekd.pages.numbers import percent
 from facekd.results.kept_scores import read_checked_scores
 from facekd.results.reading import read_curves
 from facekd.training.logbook import read_log
@@ -30,27 +30,50 @@ from facekd.verification.metrics import tar_curve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FIGURE_KINDS = ("svg", "pdf")  # beside the page, which has the figures inside
+CAPTIONS = {
+    "eer": "Each point is a run. A line joins the runs of one seed, so that methods can be compared along it. The bar "
+    "is the mean.",
+    "roc": "True accept rate against false accept rate: mean over seeds at each FAR, and the range of the seeds. Below "
+    "one false accept nothing is measured.",
+}
 MAX_LEGEND = 6  # seeds; the lines of more need no names
-PLUS_MINUS = "\N{PLUS-MINUS SIGN}"
 
 
 def write_report(study: Study, results: dict[str, Any]) -> None:
-    """Writes results.md, report.html and results.json into the folder of the study."""
-    page = _render_page(study, results)  # first, because it reads the runs' scores, which may be damaged
-    start_results(study.output, ("results.md", "report.html"))
+    """Writes the page, tables and figures of a study into its folder, and results.json last."""
+    # First what reads the runs' scores, which may be damaged.
+    figures = _figures(study, results)
+    page = _render_page(study, results, figures)
+    vector = [f"{name}.{kind}" for name in figures for kind in FIGURE_KINDS]
+    start_results(study.output, ("results.md", "results.csv", "results.tex", "report.html", *vector))
     write_text(study.output / "results.md", to_markdown(results))
+    write_text(study.output / "results.csv", to_csv(results))
+    write_text(study.output / "results.tex", to_latex(results))
+    for name, figure in figures.items():
+        for kind in FIGURE_KINDS:
+            save_figure(figure, study.output / f"{name}.{kind}")
     write_text(study.output / "report.html", page)
     finish_results(study.output, results)
+
+
+def _figures(study: Study, results: Mapping[str, Any]) -> dict[str, Figure]:
+    """Draws the figures of each pack that methods are evaluated on, by the names of their files."""
+    found = {}
+    for pack in (pack["name"] for pack in results["packs"] if pack_table(results, pack["name"]).rows):
+        found[f"{pack}_eer"] = draw_values(results, pack)
+        found[f"{pack}_roc"] = draw_rocs(study, results, pack)
+    return found
 
 
 def to_markdown(results: Mapping[str, Any]) -> str:
     """Returns the tables of a study, one for each pack, and notes on what their columns mean."""
     parts = [f"# {results['title']}", ""]
     for pack in results["packs"]:
-        table = _table(results, pack["name"])
+        table = pack_table(results, pack["name"])
         if table.rows:
-            parts += [_describe_pack(pack), "", table.to_markdown()]
-    if (classifiers := _classifiers(results)).rows:
+            parts += [describe_pack(pack), "", table.to_markdown()]
+    if (classifiers := classifiers_table(results)).rows:
         parts.append(classifiers.to_markdown())
     for note in _notes(results):
         parts += [note, ""]
@@ -63,97 +86,13 @@ def to_text(results: Mapping[str, Any]) -> str:
     """Returns the same for a terminal: tables in columns, and no marks of Markdown."""
     parts = [f"{results['title']}\n"]
     for pack in results["packs"]:
-        table = _table(results, pack["name"])
+        table = pack_table(results, pack["name"])
         if table.rows:
-            parts += [_describe_pack(pack), table.to_text()]
-    if (classifiers := _classifiers(results)).rows:
+            parts += [describe_pack(pack), table.to_text()]
+    if (classifiers := classifiers_table(results)).rows:
         parts.append(classifiers.to_text())
     parts += [note.replace("`", "'") for note in _notes(results)]
     return "\n".join(parts)
-
-
-def _describe_pack(pack: Mapping[str, Any]) -> str:
-    people = f" of {counted(pack['num_subjects'], 'person')}" if pack.get("num_subjects") else ""
-    pairs = (
-        f"{counted(pack['num_genuine'], 'genuine pair')} and {counted(pack['num_impostor'], 'impostor pair')}{people}"
-    )
-    return f"{pack['name']}: {pairs}; {'; or '.join(pack['protocols'])}."
-
-
-def _table(results: Mapping[str, Any], pack: str) -> Table:
-    """Compares the methods on one pack; without rows if none is evaluated on it yet."""
-    found = {method["name"]: method["packs"][pack] for method in results["methods"] if pack in method.get("packs", {})}
-    if not found:
-        return Table("", [], [])
-
-    # FARs that every method can measure.
-    fars = next(iter(found.values()))["tar_at_far"]
-    measurable = [
-        number
-        for number in range(len(fars))
-        if all(number < len(one["tar_at_far"]) and one["tar_at_far"][number]["tar"] for one in found.values())
-    ]
-
-    # Each measure is followed by its difference to the baseline.
-    to_baseline = f"to {results['reference']}"
-    has_accuracy = all(one["accuracy"] for one in found.values())
-    head = ["method", "n", "EER %", to_baseline, *(("accuracy %", to_baseline) if has_accuracy else ())]
-    for number in measurable:
-        head += [f"TAR % at FAR {fars[number]['far']:g}", to_baseline]
-    rows = []
-    for method in results["methods"]:
-        own = found.get(method["name"])
-        if own is None:
-            continue
-        row = [f"{method['name']}{' (preprocessing assumed)' if method['assumed'] else ''}", str(own["eer"]["n"])]
-        measures = [own["eer"], *([own["accuracy"]] if has_accuracy else ())]
-        for measure in (*measures, *(own["tar_at_far"][number]["tar"] for number in measurable)):
-            row += [_value(measure), _difference(measure["difference"])]
-        rows.append([*row, _images(method), _speed(method["cost"])])
-    return Table("", [*head, "images seen", "training speed"], rows)
-
-
-def _images(method: Mapping[str, Any]) -> str:
-    """Says how many images a method saw, and in brackets how many with the stages before it."""
-    seen = method.get("images")
-    if not seen:
-        return ""
-    others = [name for name in seen["by_stage"] if name != method["name"]]
-    if not others or seen["all_stages"] is None:
-        return f"{seen['own']:,}"
-    return f"{seen['own']:,} ({seen['all_stages']:,} with {', '.join(others)})"
-
-
-def _classifiers(results: Mapping[str, Any]) -> Table:
-    """Compares the methods' classifiers with their class means, as means over seeds."""
-    rows = {}
-    for method in results["methods"]:
-        if method.get("centres"):
-            rows[method["name"]] = {key: found["mean"] for key, found in method["centres"].items()}
-    return centres_table(rows, "method")
-
-
-def _value(measure: Mapping[str, Any]) -> str:
-    std = measure["std"]
-    return percent(measure["mean"]) + (f" {PLUS_MINUS} {percent(std)}" if std is not None else "")
-
-
-def _difference(difference: Mapping[str, Any] | None) -> str:
-    if difference is None:
-        return ""
-    text = points(difference["mean"])
-    if difference["ci95"] is not None:
-        text += f" ({interval_of_points(difference['ci95'])})"
-    if difference.get("p_value") is not None:
-        text += f", p {p_value(difference['p_holm'])}"
-    return text
-
-
-def _speed(cost: Mapping[str, Any] | None) -> str:
-    if cost is None:
-        return ""
-    text = f"{cost['mean_images_per_second']:,.0f} images/s"
-    return text + (f", {cost['relative_speed']:.2f}" if cost["relative_speed"] is not None else "")
 
 
 def _notes(results: Mapping[str, Any]) -> list[str]:
@@ -268,14 +207,14 @@ def _seeds_of(method: Mapping[str, Any]) -> list[str]:
     return list(next(iter(method["packs"].values()))["eer"]["values"]) if method.get("packs") else []
 
 
-def _render_page(study: Study, results: Mapping[str, Any]) -> str:
+def _render_page(study: Study, results: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
     # A section for each pack.
     packs = []
     for pack in results["packs"]:
-        table = _table(results, pack["name"])
+        table = pack_table(results, pack["name"])
         if table.rows:
-            pictures = _pictures(study, results, pack["name"])
-            description = _describe_pack(pack)
+            pictures = [chart(figures[f"{pack['name']}_{kind}"], caption) for kind, caption in CAPTIONS.items()]
+            description = describe_pack(pack)
             packs.append({"name": pack["name"], "description": description, "table": table, "pictures": pictures})
 
     # The loss curves of the first seed.
@@ -295,7 +234,7 @@ def _render_page(study: Study, results: Mapping[str, Any]) -> str:
         title=results["title"],
         assumptions=_assumptions(results),
         packs=packs,
-        classifiers=_classifiers(results),
+        classifiers=classifiers_table(results),
         losses=losses,
         notes=_notes(results),
         command=results.get("command"),
@@ -314,21 +253,6 @@ def _next_steps(study: Study, results: Mapping[str, Any]) -> list[str]:
         steps.append(f"The training of a run: `{command_text('report', [one])}`")
         steps.append(f"Its model as ONNX: `{command_text('export', [one, '--output', 'model.onnx'])}`")
     return steps
-
-
-def _pictures(study: Study, results: Mapping[str, Any], pack: str) -> list[Picture]:
-    return [
-        chart(
-            draw_values(results, pack),
-            "Each point is a run. A line joins the runs of one seed, so that methods can be compared along it. The bar "
-            "is the mean.",
-        ),
-        chart(
-            draw_rocs(study, results, pack),
-            "True accept rate against false accept rate: mean over seeds at each FAR, and the range of the seeds. "
-            "Below one false accept nothing is measured.",
-        ),
-    ]
 
 
 def draw_values(results: Mapping[str, Any], pack: str) -> Figure:

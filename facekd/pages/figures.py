@@ -12,6 +12,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -148,13 +149,13 @@ def _describe(figure: Figure) -> str:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Writes the figure as a PNG, atomically."""
+    """Writes the figure as its name says, atomically: `.png`, or `.svg` or `.pdf`, which are the same at any size."""
     with atomic_path(path) as temporary:
-        _save(figure, temporary)
+        _save(figure, temporary, Path(path).suffix.removeprefix("."))
 
 
-def _save(figure: Figure, to: Any) -> None:
-    """Writes a PNG in which names of files and people are shown as they are: a `$` in them begins no formula."""
+def _save(figure: Figure, to: Any, kind: str = "png") -> None:
+    """Writes a file in which names of files and people are shown as they are: a `$` in them begins no formula."""
     for axes in figure.axes:
         legend = axes.get_legend()
         labels = [axes.title, axes.xaxis.label, axes.yaxis.label]
@@ -162,10 +163,15 @@ def _save(figure: Figure, to: Any) -> None:
             _show_plainly(text)
     for text in figure.texts:
         _show_plainly(text)
+    from matplotlib import rc_context
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # it is drawn as a box
         # A tight box grows around names and legends, however long they are: nothing is cut.
-        figure.savefig(to, format="png", dpi=DPI, bbox_inches="tight", pad_inches=PADDING)
+        # Neither times nor random names are in it: the same figure is the same file.
+        dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+        with rc_context({"svg.hashsalt": "facekd"}):
+            figure.savefig(to, format=kind, dpi=DPI, bbox_inches="tight", pad_inches=PADDING, metadata=dated)
 
 
 def _show_plainly(text: Text) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -396,6 +397,20 @@ def test_the_report_of_what_is_there(evaluated: Path, capsys: pytest.CaptureFixt
     assert "80 images/s, 0.80" in rows["sh_kd"] and "Not evaluated yet: th_kd, seed 4." in table
     assert "TAR % at FAR 0.1 " in rows["method"] and "FAR 0.01" not in rows["method"]
     assert "test: TAR at FAR 0.01 is not shown, because 60 impostor pairs are too few to measure it." in table
+    # For spreadsheets every number, for papers the same table, and the figures at any size.
+    lines = list(csv.DictReader((folder / "results.csv").open()))
+    own = [one for one in lines if (one["method"], one["metric"]) == ("sh_kd", "eer")]
+    methods = {one["name"]: one for one in json.loads((folder / "results.json").read_text())["methods"]}
+    eer = methods["sh_kd"]["packs"]["test"]["eer"]
+    assert float(own[0]["value"]) == eer["mean"] and float(own[0]["ci95_low"]) == eer["difference"]["ci95"][0]
+    assert {one["seed"]: float(one["value"]) for one in own[1:]} == eer["values"]
+    tex = (folder / "results.tex").read_text()
+    body = [line for line in tex.splitlines() if line.endswith(r" \\")]
+    assert len({line.count(" & ") for line in body}) == 1 and len(body) == 6 and r"sh\_kd & " in tex
+    assert tex.count("{") == tex.count("}") and "EER \\%" in tex and r"$\pm$" in tex
+    assert all(
+        (folder / f"test_{name}.{kind}").stat().st_size > 2000 for name in ("eer", "roc") for kind in ("svg", "pdf")
+    )
     page = (folder / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert "<h1>&lt;b&gt;Heads&lt;/b&gt; &amp; &#39;tails&#39;</h1>" in page and "<b>" not in page

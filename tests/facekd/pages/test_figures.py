@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 
 from facekd.pages.figures import (
+    PALETTE,
     SINGLE,
     RocLine,
     RocPoint,
+    chart,
+    color_of,
     draw_histogram,
     draw_losses,
     draw_roc,
     new_figure,
+    num_bins,
     save_figure,
     staircase,
+    style_of,
     to_png,
 )
 
@@ -67,6 +72,41 @@ def test_loss_curves_are_written_whole(tmp_path: Path) -> None:
     save_figure(figure, tmp_path / "loss.png")
     assert cv2.imread(str(tmp_path / "loss.png")).std() > 5
     assert [file.name for file in tmp_path.iterdir()] == ["loss.png"]
+
+
+@pytest.mark.parametrize("kind", ["svg", "pdf"])
+def test_a_figure_for_a_paper_is_the_same_file_each_time(tmp_path: Path, kind: str) -> None:
+    for name in ("one", "two"):
+        save_figure(draw_losses({"$x^$": [{"images_seen": 1, "loss": 2.0}]}), tmp_path / f"{name}.{kind}")
+    content = (tmp_path / f"one.{kind}").read_bytes()
+    assert content.startswith({"svg": b"<?xml", "pdf": b"%PDF"}[kind])
+    assert content == (tmp_path / f"two.{kind}").read_bytes()
+
+
+def test_nothing_is_cut_and_the_legend_is_below() -> None:
+    figure = draw_losses({f"{'m' * 150} {number}": [{"images_seen": 1, "loss": 1.0}] for number in range(9)})
+    narrow = cv2.imdecode(np.frombuffer(to_png(draw_losses({"a": [{"images_seen": 1, "loss": 1.0}]})), np.uint8), 0)
+    wide = cv2.imdecode(np.frombuffer(to_png(figure), np.uint8), 0)
+    assert wide.shape[0] > narrow.shape[0] + 50  # the picture grows around the legend
+    for edge in (wide[:4], wide[-4:], wide[:, :4], wide[:, -4:]):
+        assert (edge > 250).all()  # nothing reaches the rim
+
+
+def test_colours_come_round_with_other_dashes() -> None:
+    styles = [(color_of(number), style_of(number)) for number in range(4 * len(PALETTE))]
+    assert len(set(styles)) == len(styles)
+
+
+def test_few_values_have_few_bins_and_whole_numbers_one_each() -> None:
+    assert [num_bins(count) for count in (1, 27, 1000, 10**9)] == [6, 6, 20, 40]
+    _, [axes] = new_figure(SINGLE)
+    draw_histogram(axes, np.array([1.0, 2, 2, 5]), "images per identity")
+    assert [patch.get_height() for patch in axes.patches] == [1, 2, 0, 0, 1]
+
+
+def test_a_chart_says_what_it_shows() -> None:
+    picture = chart(draw_losses({"alone": [{"images_seen": 1, "loss": 2.0}]}), "the caption")
+    assert picture.alt == "Chart. loss during training: loss over images seen: alone." and picture.is_chart
 
 
 def test_matplotlib_is_loaded_by_the_first_figure_and_not_before() -> None:
