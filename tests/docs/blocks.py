@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 COMMANDS = ("bash", "console")
+BEGINS_COMMANDS = re.compile(r"(facekd|python|make|pip) ")
 FENCE = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+?) -->\n+)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
 )
@@ -73,11 +74,11 @@ class Block:
 
 
 def read_blocks(page: str) -> Iterator[Block]:
-    """Yields the blocks of a page; blocks of README have no language where they are commands."""
+    """Yields the blocks of a page; one without a language is a shell's if it begins like a command."""
     content = (ROOT / page).read_text(encoding="utf-8")
     for match in FENCE.finditer(content):
         line = content.count("\n", 0, match.start("language")) + 1
-        language = match["language"] or ("bash" if page == "README.md" else "")
+        language = match["language"] or ("bash" if BEGINS_COMMANDS.match(match["text"]) else "text")
         reason = match["reason"] or (_reason_in_readme(match["text"]) if page == "README.md" else None)
         yield Block(page, line, language, match["text"], reason)
 

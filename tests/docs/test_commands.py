@@ -85,11 +85,6 @@ def test_a_flag_that_does_not_exist_is_noticed(parse_only: Callable[[list[str]],
         assert status == 2
 
 
-def test_every_block_says_what_it_is() -> None:
-    unnamed = [str(block) for block in BLOCKS if not block.language]
-    assert not unnamed, f"no language behind the fence, such as bash, console, python, text: {unnamed}"
-
-
 def test_calls_are_found_behind_variables_launchers_and_pipes() -> None:
     find = partial(facekd_calls)
     assert find("facekd configs a > b.yaml  # facekd x") == [["configs", "a"]]

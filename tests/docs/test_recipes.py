@@ -50,14 +50,49 @@ def test_the_costs_are_those_of_the_benchmark() -> None:
     assert rows and all(row in PAGE.read_text(encoding="utf-8") for row in rows)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "train"], ids=lambda path: path.stem)
-def test_a_recipe_of_training_tries_its_first_step(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def one_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A dry run takes one step, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dry_run, "MOST_STEPS", 0)
-    words = [*SMALL.split(), "--data.train", "synthetic:4x2"]
-    assert main(["train", str(path), "--dry-run", *words]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.parent.name == "train"], ids=lambda path: path.stem)
+@pytest.mark.usefixtures("one_step")
+def test_a_recipe_of_training_tries_its_first_step(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(path), "--dry-run", *SMALL.split(), "--data.train", "synthetic:4x2"]) == 0
     assert "multiply-adds an image" in capsys.readouterr().out
-    assert not (tmp_path / "runs").exists()
+    assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_step")
+def test_recipes_of_distillation_try_their_first_step(capsys: pytest.CaptureFixture[str]) -> None:
+    data = [*SMALL.split(), "--data.train", "synthetic:4x2", "--data.image_size", "112"]
+    small = ["--backbone.width", "0.25", "--backbone.embedding_size", "512"]
+    assert main(["train", "configs/debug.yaml", *data, *small, "--output", "teacher"]) == 0
+    paths = [path for path in RECIPES if path.parent.name == "distill" and "pipeline" not in path.stem]
+    assert len(paths) == 4
+    for path in paths:
+        shared = ["--shared_head", "teacher"] if path.stem == "ms1mv3_sh_kd" else []
+        assert main(["distill", str(path), "--dry-run", *data, "--teacher.model", "teacher", *shared]) == 0, path
+        assert "multiply-adds an image" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_step")
+def test_recipes_on_cifar_100_try_their_first_step(capsys: pytest.CaptureFixture[str]) -> None:
+    generated = ["--layout", "cifar-100", "--images-per-class", "10", "--output", "try"]
+    assert main(["data", "synthesize-classification", *generated]) == 0
+    data = [*SMALL.split(), "--data.train", "try"]
+    teachers = {
+        "cifar100_resnet32x4": [],
+        "cifar100_resnet8x4": [],
+        "cifar100_sh_kd_teacher": ["--shared_head", "runs/cifar100_resnet8x4"],
+    }
+    for name, words in teachers.items():
+        assert main(["train", f"configs/classification/{name}.yaml", *data, *words]) == 0, name
+    for name in ("cifar100_th_kd", "cifar100_sh_kd"):
+        assert main(["distill", f"configs/classification/{name}.yaml", "--dry-run", *data]) == 0, name
+    assert "multiply-adds an image" in capsys.readouterr().out

@@ -35,6 +35,7 @@ COPIES = {
     "model.onnx": ["m.onnx", "mbf.onnx", "theirs.onnx", "teacher.onnx", "mobilefacenet.onnx"],
     "lfw.bin": ["cfp_fp.bin", "agedb_30.bin", *(f"data/ms1mv3/{name}.bin" for name in ("lfw", "cfp_fp", "agedb_30"))],
     "photos": ["PHOTOS", "FOLDER"],
+    "PEOPLE": ["OTHERS"],
     "scrfd.onnx": ["scrfd_2.5g_bnkps.onnx"],
     "photos/ada/1.jpg": ["A.jpg", "WHO.jpg", "ada.jpg", "party.jpg", "photo.jpg"],
     "photos/bob/1.jpg": ["B.jpg", "bob.jpg"],
