@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,10 @@ from evaluation.ijb.pooling import (
     Faces,
     Pooling,
     UselessEmbeddingsError,
-    all_poolings,
     notes_on_norms,
     pool_templates,
-    with_switches,
 )
+from evaluation.ijb.pooling_options import add_pooling_switches, choose_poolings, chosen_pooling
 from evaluation.ijb.problems import (
     Findings,
     Kept,
@@ -51,7 +50,6 @@ from evaluation.ijb.problems import (
 )
 from evaluation.ijb.protocol import TARGETS, IjbProtocol, load_protocol
 from evaluation.ijb.quality import (
-    add_quality_options,
     check_quality_options,
     measure_template_quality,
     read_face_qualities,
@@ -126,7 +124,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
     with _timed(seconds, "read"):
         protocol = load_protocol(arguments.root, arguments.target, arguments.protocol_cache, background)
         evaluated = _choose_evaluated(arguments.protocol, protocol)
-        uses_detection_scores = arguments.all_protocols or _pooling(arguments, True).weight_by_detection_score
+        uses_detection_scores = arguments.all_protocols or chosen_pooling(arguments, True).weight_by_detection_score
         findings = find_problems(protocol, arguments.embeddings is None, uses_detection_scores)
         subjects, subjects_from = subjects_of_templates(protocol)
         groups = read_template_groups(arguments.groups, protocol, evaluated, subjects)
@@ -137,7 +135,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
         rows, source = _open_embeddings(arguments, protocol, findings)
     if rows is None:  # another process of this run scores
         return 0
-    poolings = _choose_poolings(arguments, rows)
+    poolings = choose_poolings(arguments, rows)
     if thresholds is not None:
         thresholds.check_settings(source["model"], poolings[0].flip_augment, "these templates")
     with _timed(seconds, "pool"):
@@ -221,7 +219,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--calibrate", action="store_true", help="fit log-likelihood ratios to the scores and report Cllr")
     add("--on-missing", choices=("fail", "drop"), default="fail", help="if faces cannot be used: stop "
         "(default), or leave them out and report how much is lost")  # fmt: skip
-    _add_pooling_switches(parser)
+    add_pooling_switches(parser)
     add_halves_option(parser)
     # What is written, and how the model is run.
     add_report_switch(parser)
@@ -241,20 +239,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _add_pooling_switches(parser: CommandParser) -> None:
-    """Adds how faces become templates: the three switches in which tools differ."""
-    switches = parser.add_argument_group("faces to templates", "by default all on, as in InsightFace's onnx_ijbc.py")
-    for name, what in (
-        ("keep-norm", "weight a face by the length of its embedding"),
-        ("weight-by-detection-score", "weight a face by the detector's score"),
-        ("flip-augment", "add the embedding of the mirror image (default: if there is one)"),
-    ):
-        switches.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=None, help=what)
-    switches.add_argument("--protocol-like", choices=tuple(PRESETS), help="pool as another tool does")
-    switches.add_argument("--all-protocols", action="store_true", help="also score every combination of the three")
-    add_quality_options(parser, switches)
-
-
 @contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     start = time.perf_counter()
@@ -269,26 +253,12 @@ def _choose_evaluated(asked: str | None, protocol: IjbProtocol) -> str:
     return asked or ("1:1" if protocol.probes is None else "both")
 
 
-def _pooling(arguments: argparse.Namespace, has_flipped: bool) -> Pooling:
-    base = PRESETS[arguments.protocol_like] if arguments.protocol_like else Pooling(flip_augment=has_flipped)
-    base = replace(base, weight_by_quality=arguments.weight_by_quality)
-    return with_switches(base, arguments.keep_norm, arguments.weight_by_detection_score, arguments.flip_augment)
-
-
-def _choose_poolings(arguments: argparse.Namespace, rows: EmbeddingRows) -> list[Pooling]:
-    """Returns the pooling that is asked for, then, with `--all-protocols`, the others."""
-    chosen = _pooling(arguments, rows.has_flipped)
-    if not arguments.all_protocols:
-        return [chosen]
-    return [chosen, *(pooling for pooling in all_poolings(rows.has_flipped) if pooling != chosen)]
-
-
 def _open_embeddings(
     arguments: argparse.Namespace, protocol: IjbProtocol, findings: Findings
 ) -> tuple[EmbeddingRows | None, dict[str, Any]]:
     """Returns the embeddings, made with the model if they are not given, and their entries in results.json."""
     if arguments.embeddings is None:
-        flip = arguments.all_protocols or _pooling(arguments, True).flip_augment
+        flip = arguments.all_protocols or chosen_pooling(arguments, True).flip_augment
         return embed_with_model(arguments, protocol, findings, flip)
     if launcher_number("RANK", 0) > 0:
         return None, {}  # several processes were started, but there is nothing to share

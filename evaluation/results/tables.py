@@ -208,6 +208,13 @@ def _csv_rows(run: dict[str, Any]) -> list[dict[str, Any]]:
             bounds = _bounds(run.get(f"{metric}_ci95"))
             rows.append({"metric": metric, "value": run[metric], **bounds, "threshold": run.get(f"{metric}_threshold")})
 
+    # What a quality of images is worth: areas under error-versus-discard curves, between ideal (0) and random (1).
+    for curve in (run.get("quality") or {}).get("curves", []):
+        for area in curve["areas"]:
+            bounds = _bounds(area["relative_pairs_ci95"])
+            value = {"target": curve["far"], "value": area["relative_pairs"], **bounds}
+            rows.append({"metric": f"discard_area_to_{area['limit']:g}", **value})
+
     # Closed-set identification, and the accuracy of LFW-style packs.
     for entry in run.get("rank") or []:
         rows.append({"metric": "rank", "target": entry["rank"], "value": entry["rate"], **_bounds(entry["ci95"])})

@@ -69,6 +69,7 @@ def test_curves_take_the_mean_of_faces_and_the_worse_template(evaluate: Run, lay
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Quality: error versus discard" in page and "without 10 % of templates" in page
     assert page.count("data:image/png") == 3
+    assert "discard_area_to_0.2,,0.1," in (tmp_path / "out" / "results.csv").read_text()
 
 
 @pytest.mark.parametrize("kind", ["norm", "detector"])
