@@ -23,6 +23,7 @@ from facekd.files.writing import write_text
 from facekd.pages.figures import chart
 from facekd.pages.html import Picture, write_page
 from facekd.pages.numbers import interval, interval_of_points, p_value, percent, points
+from facekd.pages.pdf import print_page
 from facekd.pages.tables import Table
 from facekd.results.reading import read_curves, read_result
 from facekd.results.schema import IJB_FORMAT, SUMMARY_FORMAT, check_result
@@ -38,6 +39,7 @@ EXAMPLE = """examples:
   facekd report runs/student                               # the curves of a training, also while it goes on
   facekd report results/teacher results/student results/other --output comparison
   facekd report a b --output comparison --fars 1e-4,1e-5
+  facekd report results/student --pdf student.pdf          # on paper, with a summary in the words of ISO/IEC 19795-1
 
 Writes to the output folder comparison.html, comparison.md and comparison.json. The first model is the one that the
 others are compared with. All must have been evaluated on the same data by the same protocol."""
@@ -143,9 +145,16 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         read_result(arguments.results[0])  # a folder without results is refused before anything is written there
         with lock_output(Path(arguments.results[0])):
-            return _report_one(arguments.results[0])
-    with lock_output(Path(arguments.output)):
-        return _compare(arguments)
+            status = _report_one(arguments.results[0])
+        page = Path(arguments.results[0]) / "report.html"
+    else:
+        with lock_output(Path(arguments.output)):
+            status = _compare(arguments)
+        page = Path(arguments.output) / "comparison.html"
+    if arguments.pdf is not None:
+        print_page(page, arguments.pdf, arguments.browser)
+        print(arguments.pdf)
+    return status
 
 
 def _is_run(folder: Path) -> bool:
@@ -386,8 +395,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--seed", type=SEED, default=0, help="random seed of the draws (default %(default)s)")
     add("--names", metavar="X.txt", help="LFW-style results: the pack's list of names, so that people are resampled")
+    # The page on paper.
+    add("--pdf", type=Path, metavar="FILE", help="print the page into this file too (needs facekd[pdf])")
+    add("--browser", type=Path, metavar="FILE", help="with --pdf: an executable of Chrome or Chromium")
     arguments = parser.parse_args(argv)
     # What a parser cannot express: combinations and ranges.
+    if arguments.browser is not None and arguments.pdf is None:
+        parser.error("--browser: goes with --pdf")
     if len(arguments.results) > 1 and not arguments.output:
         parser.error("--output: give a folder for the comparison")
     if len(arguments.results) == 1 and arguments.output:

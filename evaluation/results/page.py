@@ -18,6 +18,7 @@ from evaluation.provenance import describe_assumptions, name_with_assumptions
 from evaluation.results.figures import Curve, draw_histograms, draw_identification, draw_verification
 from evaluation.results.quality import CAPTION, QUALITY, draw_quality, quality_table
 from evaluation.results.search_tables import search_table
+from evaluation.results.standard_summary import standard_table
 from evaluation.results.tables import (
     DATA,
     IDENTIFICATION,
@@ -121,6 +122,9 @@ def _next_steps(folder: Path, result: dict[str, Any]) -> list[str]:
     if result["format"] == FOLDER_FORMAT:
         other = ["--model", "OTHER.onnx", "--images", result["images"], "--output", "OTHER"]
         steps.append(f"Another model on the same people: `{command_text('evaluate folder', other)}`")
+    elif result["format"] == PROTOCOL_FORMAT:
+        other = [result["protocol"]["kind"], "--root", result["dataset"]["root"], "--model", "OTHER.onnx"]
+        steps.append(f"Another model: `{command_text('evaluate protocol', [*other, '--output', 'OTHER'])}`")
     else:
         compared = command_text("report", [str(folder), "OTHER", "--output", "COMPARISON"])
         steps.append(f"Compared with another model that was evaluated alike, in its folder OTHER: `{compared}`")
@@ -156,6 +160,7 @@ def _tables(result: dict[str, Any]) -> list[Table]:
         pairs_of("Intervals of searches", {"made by": result.get("search_intervals")}),
         pairs_of("Time, seconds", result.get("seconds") or {}),
         pairs_of("Software", result.get("software") or {}),
+        standard_table(result),
     ]
     return [table for table in tables if table is not None and table.rows]
 
@@ -221,9 +226,10 @@ def _draw(result: dict[str, Any], curves: dict[str, np.ndarray]) -> dict[str, li
     within = result["protocol"].get("within", 1)
     figure = draw_identification([model], title, within) if result.get("identification") else None
     if figure is not None:
+        is_open = any(name.startswith("dir_") for name in curves)
         caption = (
-            "Left: the share of mated probes whose mate is among the first. Right: with a threshold, against the false "
-            "alarms of probes that have no mate in the gallery."
+            f"{'Left: the' if is_open else 'The'} share of mated probes whose mate is among the first."
+            f"{' Right: with a threshold, against the false alarms of probes without a mate.' if is_open else ''}"
         )
         identification.append(chart(figure, caption))
     quality = []

@@ -118,6 +118,11 @@ def _what_was_compared(result: dict[str, Any]) -> str:
     if result.get("rank"):
         text += f"{people}, {counted(result['num_gallery'], 'gallery image')}, "
         return text + f"{counted(result['num_distractors'], 'distractor')}, {counted(result['num_probes'], 'probe')}."
+    if result.get("eer") is None and "failures" in result:
+        about = result["dataset"]
+        keys = [key for key in about if key.startswith("num_gallery") and "subjects" not in key]
+        entries = sum(about[key] for key in keys)
+        return f"{about['num_probes']:,} probes, {entries:,} gallery entries, {about['num_distractors']:,} distractors."
     if result.get("eer") is None:
         return "1:N alone was evaluated."
     if isinstance(result.get("accuracy"), dict):

@@ -1,0 +1,89 @@
+"""Pages as PDF: what is said where Playwright or a browser is missing, and how it is driven; printed where one is."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from facekd.errors import FacekdError
+from facekd.pages.pdf import print_page
+
+
+class Driven:
+    """Stands for every object of Playwright, and records the calls."""
+
+    def __init__(self, calls: list[tuple[str, dict[str, Any]]], failure: Exception | None) -> None:
+        self._calls, self._failure = calls, failure
+
+    def __enter__(self) -> Driven:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def chromium(self) -> Driven:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*words: object, **options: Any) -> Any:
+            self._calls.append((name, {**options, "words": words}))
+            if name == "launch" and self._failure:
+                raise self._failure
+            return b"%PDF-1.4 printed" if name == "pdf" else self
+
+        return call
+
+
+def install(monkeypatch: pytest.MonkeyPatch, failure: str = "") -> list[tuple[str, dict[str, Any]]]:
+    calls: list[tuple[str, dict[str, Any]]] = []
+    module = ModuleType("playwright.sync_api")
+    error = type("Error", (Exception,), {})
+    module.Error = error  # pyright: ignore[reportAttributeAccessIssue]
+    driven = Driven(calls, error(failure) if failure else None)
+    module.sync_playwright = lambda: driven  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "playwright", ModuleType("playwright"))
+    monkeypatch.setitem(sys.modules, "playwright.sync_api", module)
+    return calls
+
+
+def test_without_playwright_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "playwright.sync_api", None)
+    with pytest.raises(
+        FacekdError, match=r"pip install 'facekd\[pdf\]'.*playwright install chromium.*or print .*p\.html"
+    ):
+        print_page(tmp_path / "p.html", tmp_path / "p.pdf")
+
+
+def test_a_browser_that_is_missing_or_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "p.pdf").write_bytes(b"old")
+    install(monkeypatch, "Executable doesn't exist at /x\n\x1b[31m")
+    with pytest.raises(FacekdError, match="run `playwright install chromium`, or name one by --browser"):
+        print_page(tmp_path / "p.html", tmp_path / "p.pdf")
+    with pytest.raises(FacekdError, match=r"--browser .*none: no such file"):
+        print_page(tmp_path / "p.html", tmp_path / "p.pdf", tmp_path / "none")
+    assert (tmp_path / "p.pdf").read_bytes() == b"old"
+
+
+def test_the_page_is_printed_without_scripts_or_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = install(monkeypatch)
+    print_page(tmp_path / "p.html", tmp_path / "p.pdf")
+    calls = dict(recorded)
+    assert (tmp_path / "p.pdf").read_bytes() == b"%PDF-1.4 printed"
+    assert calls["new_context"]["java_script_enabled"] is False and calls["new_context"]["offline"] is True
+    assert calls["goto"]["words"] == ((tmp_path / "p.html").resolve().as_uri(),)
+
+
+@pytest.mark.skipif("FACEKD_TEST_BROWSER" not in os.environ, reason="FACEKD_TEST_BROWSER names no browser")
+def test_a_browser_prints(tmp_path: Path) -> None:
+    pytest.importorskip("playwright")
+    (tmp_path / "p.html").write_text("<h1>A page</h1>")
+    print_page(tmp_path / "p.html", tmp_path / "p.pdf", Path(os.environ["FACEKD_TEST_BROWSER"]))
+    assert (tmp_path / "p.pdf").read_bytes().startswith(b"%PDF-")
