@@ -16,7 +16,7 @@ import numpy as np
 
 from evaluation.groups.all_pairs_errors import AllPairsErrors
 from evaluation.groups.group_file import GroupFile, Membership, join_groups, read_groups
-from evaluation.groups.measuring import add_groups_option, describe_groups, measure_all_pairs
+from evaluation.groups.measuring import add_groups_option, describe_groups, measure_all_pairs, measure_listed
 from evaluation.groups.page import print_groups
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
@@ -30,9 +30,11 @@ from evaluation.results.transferred import (
     transferred_table,
 )
 from evaluation.sets.all_pairs import AllPairs
+from evaluation.sets.cohort import add_norm_options, check_norm_options, read_normaliser
 from evaluation.sets.face_folder import FaceFolder
 from evaluation.sets.folder_embeddings import FolderModel, GivenFolder, measure_pair_quality
 from evaluation.sets.labelled_faces import LabelledFaces, digest_of_set, is_generated, is_labelled_set
+from evaluation.sets.normalised_pairs import NormalisedPairs
 from evaluation.sets.qualities import (
     DETECTOR,
     NORM,
@@ -61,8 +63,14 @@ from facekd.utils.foreign import shown
 from facekd.utils.terminal import console, say
 from facekd.utils.wording import counted
 from facekd.verification.identification import search
-from facekd.verification.measures import add_intervals_of_all_pairs, measure_verification, verification_curves
+from facekd.verification.measures import (
+    add_intervals,
+    add_intervals_of_all_pairs,
+    measure_verification,
+    verification_curves,
+)
 from facekd.verification.proportions import wilson_interval
+from facekd.verification.ranked_scores import RankedScores
 from facekd.verification.scores import unit_rows
 
 RESULT_VERSION = 1
@@ -119,6 +127,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
     given = {
         "--groups": arguments.groups,
         "--thresholds-from": arguments.thresholds_from,
+        "--score-norm": arguments.score_norm,
         "--quality": arguments.quality,
     }
     if is_search and (asked := [option for option, value in given.items() if value]):
@@ -142,6 +151,8 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
         **found,
         "notes": folders.notes,
     }
+    if folders.normaliser is not None:
+        folders.normaliser.describe(content)
     result = make_result(FOLDER_FORMAT, RESULT_VERSION, content, "evaluate folder", argv)
     start_evaluation(output)
     write_arrays(output, curves=curves, draws=draws)
@@ -170,6 +181,9 @@ class _Folders:
         self.thresholds = read_transferred(arguments)
         if self.thresholds is not None:
             self.thresholds.check_settings(source.entries["model"], source.flip, "the faces of this set")
+        self.normaliser = read_normaliser(arguments)
+        if self.normaliser is not None:
+            self.normaliser.check(source.entries["model"], source.flip)
         self._group_file = read_groups(arguments.groups) if arguments.groups else None
         self.groups: tuple[GroupFile, list[Membership]] | None = None
         self._first_with: dict[bytes, tuple[str | int, str]] = {}  # person and image, by a digest of the embedding
@@ -188,6 +202,8 @@ class _Folders:
             )
         if self._group_file is not None:  # before the model runs: most mistakes show here
             self.groups = self._group_file, join_groups(self._group_file, _names_of(faces), faces.people, str(folder))
+        if self.normaliser is not None:
+            self.normaliser.check_people(map(str, faces.people.tolist()), folder.name)
         kind = arguments.quality
         if kind not in (None, NORM, DETECTOR):
             self.quality = read_quality(kind, len(faces), ROWS_ARE)
@@ -246,31 +262,51 @@ def _verify(
             f"{arguments.images}: holds {kind}; pairs of one and of two people are needed, so at least two people, one "
             "of them with two images"
         )
+    set_entries = {"num_images": num_images, "num_people": num_people, "set_sha256": digest_of_set(faces)}
     try:
-        pairs = AllPairs(embeddings, faces.people, arguments.fars)
+        measure = _measure_cosines if folders.normaliser is None else _measure_normalised
+        found, ranked, draws = measure(faces.people, embeddings, arguments, folders)
     except InputError as error:
         raise DataError(f"{arguments.images}: {error}") from error
-    found = {
-        "num_images": num_images,
-        "num_people": num_people,
-        "num_genuine_people": pairs.num_genuine_people,
-        "num_impostor_people_pairs": num_people * (num_people - 1) // 2,
-        "set_sha256": digest_of_set(faces),
-        **measure_verification(pairs.ranked, arguments.fars, "exact"),
-    }
-    draws = add_intervals_of_all_pairs(
-        found, pairs.ranked, pairs, pairs.num_genuine_people, arguments.bootstrap, arguments.seed
-    )
+    set_entries["num_impostor_people_pairs"] = num_people * (num_people - 1) // 2
+    return {**set_entries, **found}, verification_curves(ranked), draws
+
+
+def _measure_cosines(
+    people: np.ndarray, embeddings: np.ndarray, arguments: argparse.Namespace, folders: _Folders
+) -> tuple[dict[str, Any], RankedScores, dict[str, np.ndarray]]:
+    """Measures all pairs by their cosines, of which most are only counted."""
+    pairs = AllPairs(embeddings, people, arguments.fars)
+    found: dict[str, Any] = {"num_genuine_people": pairs.num_genuine_people}
+    found.update(measure_verification(pairs.ranked, arguments.fars, "exact"))
     options = arguments.bootstrap, arguments.seed
+    draws = add_intervals_of_all_pairs(found, pairs.ranked, pairs, pairs.num_genuine_people, *options)
     if folders.thresholds is not None:
         found["transferred"] = describe_transferred(folders.thresholds, AllPairsErrors(pairs), *options)
     if folders.groups is not None:
         measure = measure_all_pairs(pairs, embeddings, arguments.fars, *options)
-        found["groups"] = describe_groups(*folders.groups, faces.people, measure, found["tar_at_far"], *options)
+        found["groups"] = describe_groups(*folders.groups, people, measure, found["tar_at_far"], *options)
     found["quality"] = None
     if folders.quality is not None:
         found["quality"] = measure_pair_quality(pairs, *folders.quality, found["tar_at_far"], *options)
-    return found, verification_curves(pairs.ranked), draws
+    return found, pairs.ranked, draws
+
+
+def _measure_normalised(
+    people: np.ndarray, embeddings: np.ndarray, arguments: argparse.Namespace, folders: _Folders
+) -> tuple[dict[str, Any], RankedScores, dict[str, np.ndarray]]:
+    """Measures all pairs by their normalised scores, which are all listed."""
+    assert folders.normaliser is not None
+    pairs = NormalisedPairs(embeddings, people, folders.normaliser)
+    found: dict[str, Any] = {"num_genuine_people": pairs.num_genuine_people, "quality": None}
+    found.update(measure_verification(pairs.ranked, arguments.fars, "exact"))
+    options, subjects = (arguments.bootstrap, arguments.seed), pairs.sides(pairs.people)
+    if arguments.bootstrap:
+        add_intervals(found, pairs.ranked, pairs.scores, pairs.is_same, subjects, *options)
+    if folders.groups is not None:
+        measure = measure_listed(pairs.scores, pairs.is_same, subjects, pairs.sides, arguments.fars, "exact", *options)
+        found["groups"] = describe_groups(*folders.groups, people, measure, found["tar_at_far"], *options)
+    return found, pairs.ranked, {}
 
 
 def _names_of(faces: LabelledFaces | FaceFolder) -> dict[str, list[str]]:
@@ -350,6 +386,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add_metric_options(parser)
     add_transfer_option(parser)
+    add_norm_options(parser)
     add_groups_option(parser, "person or image")
     add_quality_option(parser, ROWS_ARE, "scores that `facekd embed` has kept in --embeddings")
     add_report_switch(parser)
@@ -361,6 +398,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if arguments.embeddings is not None:
         refuse_preprocessing(parser, arguments)
     check_metric_options(parser, arguments)
+    check_norm_options(parser, arguments)
+    if arguments.score_norm is not None and arguments.quality is not None:
+        parser.error("--quality is about cosines, and --score-norm makes other scores: leave one out")
     return arguments
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from evaluation.groups.measuring import add_groups_option
 from evaluation.groups.template_groups import TemplateGroups, read_template_groups
-from evaluation.ijb.embed import add_embedding_options, embed_with_model
+from evaluation.ijb.embed import add_embedding_options, open_embeddings
 from evaluation.ijb.metrics import (
     add_bootstrap,
     describe_dataset,
@@ -44,6 +44,7 @@ from evaluation.ijb.problems import (
     as_plain,
     describe_cost,
     find_problems,
+    people_of_templates,
     settle,
     subjects_of_templates,
     text_of,
@@ -60,7 +61,7 @@ from evaluation.result_files import check_output, lock_output, make_result, star
 from evaluation.results.page import write_report
 from evaluation.results.terminal import print_ijb_results
 from evaluation.results.transferred import add_transfer_option, describe_transferred, read_transferred
-from evaluation.sets.embedding_rows import NpyRows
+from evaluation.sets.cohort import Normaliser, add_norm_options, check_norm_options, read_normaliser
 from evaluation.shared_options import (
     add_halves_option,
     add_model_option,
@@ -120,24 +121,27 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
     """Reads, embeds, pools, scores, measures, writes and prints."""
     # The templates of the set, under each pooling that is asked for.
     seconds: dict[str, float] = {}
-    thresholds = read_transferred(arguments)
+    thresholds, normaliser = read_transferred(arguments), read_normaliser(arguments)
     with _timed(seconds, "read"):
         protocol = load_protocol(arguments.root, arguments.target, arguments.protocol_cache, background)
-        evaluated = _choose_evaluated(arguments.protocol, protocol)
+        evaluated = _choose_evaluated(arguments, protocol)
         uses_detection_scores = arguments.all_protocols or chosen_pooling(arguments, True).weight_by_detection_score
         findings = find_problems(protocol, arguments.embeddings is None, uses_detection_scores)
         subjects, subjects_from = subjects_of_templates(protocol)
         groups = read_template_groups(arguments.groups, protocol, evaluated, subjects)
         qualities, source_of_quality = read_face_qualities(arguments, protocol)
-    if thresholds is not None and evaluated == "1:N":
-        raise FacekdError("--thresholds-from is about 1:1 comparisons, and --protocol 1:N has none")
+        if normaliser is not None:
+            normaliser.check_people(people_of_templates(protocol), str(protocol.root))
     with _timed(seconds, "embed"):
-        rows, source = _open_embeddings(arguments, protocol, findings)
+        flip = arguments.all_protocols or chosen_pooling(arguments, True).flip_augment
+        rows, source = open_embeddings(arguments, protocol, findings, flip)
     if rows is None:  # another process of this run scores
         return 0
     poolings = choose_poolings(arguments, rows)
     if thresholds is not None:
         thresholds.check_settings(source["model"], poolings[0].flip_augment, "these templates")
+    if normaliser is not None:
+        normaliser.check(source["model"], poolings[0].flip_augment)
     with _timed(seconds, "pool"):
         kept, pooled = _pool(arguments, protocol, findings, rows, poolings, qualities)
 
@@ -145,7 +149,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
     measured = []
     for templates in pooled:
         own = (groups, thresholds) if not measured else (None, None)  # both are about the first pooling
-        found = _measure(arguments, protocol, kept, evaluated, templates, subjects, seconds, *own)
+        found = _measure(arguments, protocol, kept, evaluated, templates, subjects, seconds, normaliser, *own)
         # Only the first pooling's scores and curves are written: those of eight would be a gigabyte.
         measured.append(found if not measured else (found[0], None, {}))
     results, scores, curves = measured[0]
@@ -156,8 +160,6 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
             arguments, protocol, faces, scores, results["tar_at_far"], subjects, source_of_quality
         )
     results["notes"] += notes_on_norms(rows, np.unique(protocol.face_images[kept.faces]), poolings)
-
-    # Write, then print the same.
     content = {
         **source,
         "dataset": describe_dataset(protocol, subjects, subjects_from),
@@ -168,6 +170,8 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
         "protocols": _describe_protocols(arguments, poolings, [found for found, _, _ in measured], evaluated),
         "seconds": {stage: round(value, 3) for stage, value in seconds.items()},
     }
+    if normaliser is not None:
+        normaliser.describe(content)
     result = make_result(IJB_FORMAT, RESULT_VERSION, content, "evaluate ijbc", argv)
     _write(arguments, result, scores, curves)
     print_ijb_results(result)
@@ -215,6 +219,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add_rule_option(parser)
     add_metric_options(parser)
     add_transfer_option(parser)
+    add_norm_options(parser)
     add_groups_option(parser, "person (subject id, if the 1:N files name them), template or image")
     add("--calibrate", action="store_true", help="fit log-likelihood ratios to the scores and report Cllr")
     add("--on-missing", choices=("fail", "drop"), default="fail", help="if faces cannot be used: stop "
@@ -233,6 +238,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add_model_options(parser)
     arguments = parser.parse_args(argv)
     check_metric_options(parser, arguments)
+    check_norm_options(parser, arguments)
     # What a parser cannot express: combinations and ranges.
     check_halves_option(parser, arguments, arguments.embeddings is not None)
     check_quality_options(parser, arguments)
@@ -246,34 +252,16 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def _choose_evaluated(asked: str | None, protocol: IjbProtocol) -> str:
+def _choose_evaluated(arguments: argparse.Namespace, protocol: IjbProtocol) -> str:
+    asked = arguments.protocol
     if protocol.probes is None and asked in ("1:N", "both"):
         names = ", ".join(f"{TARGETS[protocol.target].prefix}_1N_{name}.csv" for name in ("gallery_*", "probe_mixed"))
         raise FacekdError(f"--protocol {asked}: {protocol.root / 'meta'} holds no {names}; --protocol 1:1 needs none")
-    return asked or ("1:1" if protocol.probes is None else "both")
-
-
-def _open_embeddings(
-    arguments: argparse.Namespace, protocol: IjbProtocol, findings: Findings
-) -> tuple[EmbeddingRows | None, dict[str, Any]]:
-    """Returns the embeddings, made with the model if they are not given, and their entries in results.json."""
-    if arguments.embeddings is None:
-        flip = arguments.all_protocols or chosen_pooling(arguments, True).flip_augment
-        return embed_with_model(arguments, protocol, findings, flip)
-    if launcher_number("RANK", 0) > 0:
-        return None, {}  # several processes were started, but there is nothing to share
-    rows = NpyRows(arguments.embeddings, None, arguments.embeddings_flipped, protocol.num_listed)
-    status = Path(arguments.embeddings).stat()
-    about = {
-        "path": str(Path(arguments.embeddings).resolve()),
-        "size": status.st_size,
-        "modified_ns": status.st_mtime_ns,
-        "shape": list(rows.shape),
-        "dtype": str(rows.dtype),
-        "holds": "plain+flipped" if rows.has_flipped else "plain",
-        "embedding_size": rows.embedding_size,
-    }
-    return rows, {"model": None, "embeddings": about}
+    evaluated = asked or ("1:1" if protocol.probes is None else "both")
+    if (arguments.thresholds_from and evaluated == "1:N") or (arguments.score_norm and evaluated != "1:1"):
+        option = "--thresholds-from" if arguments.thresholds_from else "--score-norm"
+        raise FacekdError(f"{option} is about 1:1 comparisons: give --protocol 1:1")
+    return evaluated
 
 
 def _pool(
@@ -316,6 +304,7 @@ def _measure(
     templates: np.ndarray,
     subjects: np.ndarray,
     seconds: dict[str, float],
+    normaliser: Normaliser | None,
     groups: TemplateGroups | None,
     thresholds: MeasuredThresholds | None,
 ) -> tuple[dict[str, Any], np.ndarray | None, dict[str, np.ndarray]]:
@@ -329,7 +318,7 @@ def _measure(
     # Verification.
     if evaluated != "1:N":
         with _timed(seconds, "score"):
-            pairs = score_protocol(templates, protocol, kept, arguments.fars, arguments.rule)
+            pairs = score_protocol(templates, protocol, kept, arguments.fars, arguments.rule, normaliser)
         with _timed(seconds, "measure"):
             results.update(measure_verification(pairs.ranked, arguments.fars, arguments.rule))
             results["notes"] += notes_on_ties(pairs.ranked, results)

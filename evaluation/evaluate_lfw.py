@@ -32,6 +32,7 @@ from evaluation.results.transferred import (
     read_transferred,
     transferred_table,
 )
+from evaluation.sets.cohort import add_norm_options, check_norm_options, read_normaliser
 from evaluation.sets.embedding_cache import embed_pair_set
 from evaluation.sets.given_embeddings import read_embeddings_of_pack
 from evaluation.sets.pack_quality import measure_pack_quality, read_pack_qualities
@@ -105,12 +106,16 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
     """Loads the packs, embeds, scores, writes and prints."""
     pair_sets = _load_pair_sets(arguments)  # before the model: it takes seconds, and most mistakes show here
     groups = read_pack_groups(arguments.groups, pair_sets)
+    normaliser = read_normaliser(arguments)
     check_output(output, [pair_set.name for pair_set in pair_sets] if len(pair_sets) > 1 else ())
     given = read_pack_qualities(arguments, pair_sets)
     thresholds = read_transferred(arguments)
     embed, source = _open_source(arguments, output)
     if thresholds is not None:
         thresholds.check_settings(source["model"], arguments.flip is not False, "these packs")
+    if normaliser is not None:
+        for pair_set in pair_sets:
+            normaliser.check_people(None if pair_set.subjects is None else pair_set.subjects.flat, pair_set.name)
     title = source["model"] and name_with_assumptions(Path(arguments.model).name, source["model"])
 
     # Each pack on its own.
@@ -118,6 +123,10 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
     for number, pair_set in enumerate(pair_sets):
         embeddings, flip, about = embed(number, pair_set)
         scores = cosines(embeddings[0::2], embeddings[1::2], pair_set.path)
+        if normaliser is not None:
+            normaliser.check(source["model"], flip)
+            places = np.arange(len(embeddings))
+            scores = normaliser.apply(scores, embeddings, places[0::2], places[1::2])
         measured = _measure(arguments, pair_set, scores, flip, groups[number])
         if thresholds is not None:
             people = None if pair_set.subjects is None else (pair_set.subjects[:, 0], pair_set.subjects[:, 1])
@@ -126,6 +135,8 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
         points = measured["tar_at_far"]
         quality = measure_pack_quality(arguments, pair_set, given[number], embeddings, scores, points)
         content = {**source, **about, **measured, "quality": quality}
+        if normaliser is not None:
+            normaliser.describe(content)
         result = make_result(LFW_FORMAT, RESULT_VERSION, content, "evaluate lfw", argv)
         one = ScoredPairs(pair_set.name, scores, pair_set.is_same, result)
         # Earlier results stay until the first new ones are there.
@@ -249,12 +260,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add_flip_option(parser)
     add_rule_option(parser)
-    add_metric_options(parser, LFW_FARS)
-    add_quality_option(
-        parser, "one for each image of the pack, those of pair 0 first; a file for each pack", several=True
-    )
-    add_transfer_option(parser)
-    add_groups_option(parser, "person or image (as in --names)")
+    _add_measures(parser)
     # What is drawn and kept, and how the model is run.
     add("--pictures", action=argparse.BooleanOptionalAction, default=True, help="draw roc.png and hardest_pairs.png")
     add(
@@ -279,13 +285,30 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def _check_combinations(parser: CommandParser, arguments: argparse.Namespace) -> None:
     """Exits with a message of the parser for what it cannot express: combinations and ranges."""
     _tell_folder_from_files(parser, arguments)
+    _check_files_of_packs(parser, arguments)
+    check_metric_options(parser, arguments)
+    check_norm_options(parser, arguments)
+
+
+def _add_measures(parser: CommandParser) -> None:
+    """Adds what is measured beside the accuracy."""
+    add_metric_options(parser, LFW_FARS)
+    add_quality_option(
+        parser, "one for each image of the pack, those of pair 0 first; a file for each pack", several=True
+    )
+    add_transfer_option(parser)
+    add_norm_options(parser)
+    add_groups_option(parser, "person or image (as in --names)")
+
+
+def _check_files_of_packs(parser: CommandParser, arguments: argparse.Namespace) -> None:
+    """Exits with a message of the parser where there is not one list of names, or of qualities, for each pack."""
     if arguments.names is not None and len(arguments.names) != len(arguments.pairs):
         parser.error(f"--names: {len(arguments.names)} given for {len(arguments.pairs)} packs; '-' stands for none")
     if arguments.quality not in (None, [NORM]) and len(arguments.quality) != len(arguments.pairs):
         parser.error(
             f"--quality: {len(arguments.quality)} given for {len(arguments.pairs)} packs; give norm, or a file each"
         )
-    check_metric_options(parser, arguments)
 
 
 def _tell_folder_from_files(parser: CommandParser, arguments: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from evaluation.sets.embedding_rows import NpyRows
 from facekd.commands.command_line import THREADS
 from facekd.embedder.described_model import open_described_model
 from facekd.files.output_lock import folder_lock
-from facekd.utils.processes import launched_as
+from facekd.utils.processes import launched_as, launcher_number
 
 
 def add_embedding_options(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,28 @@ def add_embedding_options(parser: argparse.ArgumentParser) -> None:
     add("--cache", metavar="DIR", help="folder of embeddings (default: embeddings in the output folder)")
     add("--embedding-dtype", choices=("float32", "float16"), default="float32", help="number type (default: float32)")
     add("--workers", type=THREADS, metavar="N", help="threads that decode and align (default: one per core, at most 8)")
+
+
+def open_embeddings(
+    arguments: argparse.Namespace, protocol: IjbProtocol, findings: Findings, flip: bool
+) -> tuple[NpyRows | None, dict[str, Any]]:
+    """Returns the embeddings, made with the model if they are not given, and their entries in results.json."""
+    if arguments.embeddings is None:
+        return embed_with_model(arguments, protocol, findings, flip)
+    if launcher_number("RANK", 0) > 0:
+        return None, {}  # several processes were started, but there is nothing to share
+    rows = NpyRows(arguments.embeddings, None, arguments.embeddings_flipped, protocol.num_listed)
+    status = Path(arguments.embeddings).stat()
+    about = {
+        "path": str(Path(arguments.embeddings).resolve()),
+        "size": status.st_size,
+        "modified_ns": status.st_mtime_ns,
+        "shape": list(rows.shape),
+        "dtype": str(rows.dtype),
+        "holds": "plain+flipped" if rows.has_flipped else "plain",
+        "embedding_size": rows.embedding_size,
+    }
+    return rows, {"model": None, "embeddings": about}
 
 
 def embed_with_model(

@@ -11,7 +11,8 @@ import numpy as np
 
 from evaluation.ijb.problems import Kept, is_published
 from evaluation.ijb.protocol import TARGETS, IjbProtocol, SubjectTemplates
-from evaluation.ijb.scoring import RefinedScores, rank_pairs
+from evaluation.ijb.scoring import RefinedScores, rank_pairs, score_pairs_exactly
+from evaluation.sets.cohort import Normaliser
 from facekd.verification import Rule
 from facekd.verification.groups.cell_rates import ListedErrors
 from facekd.verification.identification import identification_curves, mean_of_galleries, measure_search, search
@@ -49,7 +50,12 @@ class PairScores:
 
 
 def score_protocol(
-    templates: np.ndarray, protocol: IjbProtocol, kept: Kept, fars: Sequence[float], rule: Rule
+    templates: np.ndarray,
+    protocol: IjbProtocol,
+    kept: Kept,
+    fars: Sequence[float],
+    rule: Rule,
+    normaliser: Normaliser | None = None,
 ) -> PairScores:
     """Scores the pairs of a protocol.
 
@@ -58,14 +64,21 @@ def score_protocol(
         protocol: the protocol.
         kept: which of its pairs to score.
         fars, rule: the TAR@FAR that will be measured; scores that decide it are exact.
+        normaliser: normalises the scores, which then are all float64; None leaves cosines.
 
     Raises:
         InputError: no genuine or no impostor pairs.
+        DataError: the cohort of the normaliser does not fit.
     """
     first, second, is_same = protocol.pair_first, protocol.pair_second, protocol.is_same
     chosen = None if kept.pairs is None else np.flatnonzero(kept.pairs)
     if chosen is not None:
         first, second, is_same = first[chosen], second[chosen], is_same[chosen]
+    if normaliser is not None:
+        cosines = score_pairs_exactly(templates, first, second)
+        scores = normaliser.apply(cosines, templates, first, second)
+        found = RefinedScores(scores, np.zeros(0, np.int64), np.zeros(0))
+        return PairScores(found, RankedScores(scores[is_same], scores[~is_same]), chosen, protocol.num_pairs)
     return PairScores(*rank_pairs(templates, first, second, is_same, fars, (rule,)), chosen, protocol.num_pairs)
 
 

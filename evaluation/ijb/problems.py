@@ -295,6 +295,12 @@ def names_of_subjects(protocol: IjbProtocol) -> np.ndarray | None:
     return named.subjects if named.names_all_pairs and not _contradicted_pairs(protocol, named).size else None
 
 
+def people_of_templates(protocol: IjbProtocol) -> list[str] | None:
+    """Returns the names of the subjects by the 1:N files; None where these do not say who all are."""
+    named = names_of_subjects(protocol)
+    return None if named is None else list(map(str, np.unique(named).tolist()))
+
+
 @dataclass(frozen=True)
 class _NamedSubjects:
     """Holds who the templates show by the 1:N files."""

@@ -99,7 +99,7 @@ def draw_pair_sets(path: str | os.PathLike[str], sets: Sequence[ScoredPairs], ti
             kinds.append((f"{label}, {len(scores):,}, mean {scores.mean():.3f}", color, counts))
         threshold = one.result["eer_threshold"]
         _draw_scores(axes[1], edges, kinds, [(f"EER threshold {threshold:.3f}", threshold)])
-        label_axes(axes[1], "scores", "cosine similarity", "pairs", "below")
+        label_axes(axes[1], "scores", "score", "pairs", "below")
     save_figure(figure, path)
 
 
@@ -125,11 +125,11 @@ def draw_histograms(
         kinds.append((f"{label}, {total:,}", color, values))
     edges, kinds = _in_fewer_bins(edges, kinds, min(counts))
     _draw_scores(left, edges, kinds, [])
-    label_axes(left, "scores", "cosine", "density")
+    label_axes(left, "scores", "score", "density")
     _draw_scores(right, edges, kinds, thresholds)
     right.set_yscale("log")
     show_plain_powers(right)
-    label_axes(right, "the same, logarithmic, with thresholds", "cosine", "density", "below")
+    label_axes(right, "the same, logarithmic, with thresholds", "score", "density", "below")
     return figure
 
 

@@ -90,7 +90,7 @@ def write_report(folder: str | os.PathLike[str], result: dict[str, Any] | None =
         notes=result.get("notes") or [],
         tables=tables,
         titles={"verification": VERIFICATION, "data": DATA},
-        compared="templates, made by the protocol above," if result["format"] == IJB_FORMAT else "images",
+        compared=_compared(result),
         pictures=_pictures(folder, result),
         worst=show_worst_pairs(result),
         max_images=MAX_IMAGES,
@@ -111,6 +111,12 @@ def name_of(result: dict[str, Any]) -> str:
     return Path(source.get("path") or "embeddings").name
 
 
+def _compared(result: dict[str, Any]) -> str:
+    """Says what has the cosine that a threshold is held against."""
+    what = "templates, made by the protocol above," if result["format"] == IJB_FORMAT else "images"
+    return f"{what.rstrip(',')}, normalised by the same cohort," if result.get("score_norm") else what
+
+
 def _title(result: dict[str, Any]) -> str:
     return f"{name_of(result)} on {name_of_set(result)}"
 
@@ -129,7 +135,7 @@ def _next_steps(folder: Path, result: dict[str, Any]) -> list[str]:
         compared = command_text("report", [str(folder), "OTHER", "--output", "COMPARISON"])
         steps.append(f"Compared with another model that was evaluated alike, in its folder OTHER: `{compared}`")
     fars = [point["far"] for point in result.get("tar_at_far") or [] if point["tar"] is not None]
-    if fars:
+    if fars and not result.get("score_norm"):
         words = ["A.jpg", "B.jpg", "--model", model, "--thresholds", str(folder), "--far", f"{fars[-1]:g}"]
         steps.append(f"Are two photographs of one person? `{command_text('compare', words)}`")
     return steps
@@ -155,6 +161,7 @@ def _tables(result: dict[str, Any]) -> list[Table]:
         pairs_of("Left out", result["dropped"]) if any((result.get("dropped") or {}).values()) else None,
         pairs_of("Model", result.get("model") or result.get("embeddings") or {}),
         pairs_of("Protocol", result["protocol"]),
+        pairs_of("Score normalisation", result.get("score_norm") or {}),
         pairs_of("Calibration to log-likelihood ratios", result["calibration"]) if result.get("calibration") else None,
         pairs_of("Intervals", result["bootstrap"]) if result.get("bootstrap") else None,
         pairs_of("Intervals of searches", {"made by": result.get("search_intervals")}),

@@ -118,6 +118,7 @@ RESULT: dict[str, Any] = {
     "?dropped": {},
     "?calibration": {},
     "?bootstrap": {},
+    "?score_norm": {"kind": TEXT, "cohort": TEXT, "num_images": COUNT},
     "?transferred": {"path": TEXT, "set": TEXT, "points": [TRANSFERRED_POINT]},
     "?groups": {"path": TEXT, "key": TEXT, "attributes": [ATTRIBUTE]},
 }
