@@ -111,9 +111,11 @@ def _describe(compared: Comparisons, settings: Settings) -> dict[str, Any]:
 
 
 def _name_apart(models: list[dict[str, Any]], paths: list[str]) -> list[dict[str, Any]]:
-    """Gives models whose files have one name the paths as names."""
-    if max(Counter(model["name"] for model in models).values()) == 1:
-        return models
+    """Adds the folder to the names of models whose files have one name, or takes the paths if that is not enough."""
+    files = [Path(path) for path in paths]
+    for names in ([file.name for file in files], [f"{file.name} ({file.parent.name})" for file in files]):
+        if max(Counter(names).values()) == 1:
+            return [{**model, "name": name} for model, name in zip(models, names, strict=True)]
     return [{**model, "name": path} for model, path in zip(models, paths, strict=True)]
 
 

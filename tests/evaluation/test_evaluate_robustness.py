@@ -124,14 +124,15 @@ def test_two_models_on_drawn_pairs_are_on_one_page(
     other = make_model(tmp_path / "other" / model.name)
     status, result = evaluate("--degradations", "eyes", "--sample", "22", models=(model, other))
     assert status == 0 and result["format"] == "facekd-robustness"
-    assert [one["name"] for one in result["models"]] == [str(model), str(other)]
+    names = [f"quarters.onnx ({folder.name})" for folder in (model.parent, other.parent)]
+    assert [one["name"] for one in result["models"]] == names
     assert result["protocol"]["num_pairs"] == 22 and "22 drawn of 40 pairs" in result["protocol"]["text"]
     assert result["models"][0]["clean"]["num_genuine"] == 11
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count('src="data:image/jpeg') == 6 and page.count('src="data:image/png') == 3
     assert "A grey band across the eyes" in page and "red and blue exchanged" in page
     lines = list(csv.DictReader((tmp_path / "out" / "results.csv").read_text().splitlines()))
-    (cell,) = [one for one in lines if (one["model"], one["strength"], one["metric"]) == (str(other), "0.2", "eer")]
+    (cell,) = [one for one in lines if (one["model"], one["strength"], one["metric"]) == (names[1], "0.2", "eer")]
     assert float(cell["value"]) == result["models"][1]["degradations"]["eyes"][2]["eer"]
     printed = capsys.readouterr().out
     assert "Covered eyes (share of the height)" in printed and "written to" in printed
