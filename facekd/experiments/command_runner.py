@@ -14,7 +14,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from facekd.files.held_folders import check_held, make_folder
 from facekd.files.reading import read_json
 from facekd.files.temporaries import open_own_file
 from facekd.files.writing import write_json
+from facekd.training.logbook import read_log
 from facekd.utils.processes import START_MODULE, describe_end, start_tied
 from facekd.utils.progress import format_duration
 from facekd.utils.stopping import STOP_SIGNALS, StopSignal, heeded_signals, interrupted_by_signals, stop_signal_of
@@ -298,3 +299,50 @@ def _stop(running: list[_Running]) -> None:
     for one in running:
         one.process.wait()
         one.close()
+
+
+class TrainingWatch:
+    """Prints now and then how far the running trainings are, and how much time is left for all of them.
+
+    Args:
+        trainings: the steps that train and are not done.
+        seconds: the time between two lines.
+    """
+
+    def __init__(self, trainings: Iterable[Step], seconds: float = 30.0) -> None:
+        self._seconds = seconds
+        self._is_training = {step.title for step in trainings}
+        self._started = self._last = time.monotonic()
+        self._first: float | None = None
+
+    def on_poll(self, running: Sequence[Step], waiting: Sequence[Step]) -> None:
+        """Prints a line, if the last one is long enough ago; called by `run_steps` several times a second."""
+        now = time.monotonic()
+        if self._first is not None and now - self._last < self._seconds:
+            return
+        # How far each running training is, as a share of its images.
+        shares, words = 0.0, []
+        for step in (step for step in running if step.title in self._is_training):
+            share, speed = _progress(step.makes)
+            shares += share
+            words.append(f"{step.title}: {share:.0%}{f', {speed:,.0f} images/s' if speed else ''}")
+        to_do = sum(step.title in self._is_training for step in (*running, *waiting)) - shares
+        if self._first is None:
+            self._first = to_do
+            return
+        # The rate so far, in trainings, gives the time that is left.
+        self._last = now
+        done = self._first - to_do
+        left = f"; {format_duration((now - self._started) / done * to_do)} left" if done > 0 else ""
+        to_go = f"; {to_do:.1f} trainings to go{left}" if to_do > 0 else ""
+        print(f"   {'; '.join(words or [step.title for step in running])}{to_go}", flush=True)
+
+
+def _progress(folder: Path) -> tuple[float, float | None]:
+    """Returns the share of its images that a training has seen, and its images per second, from its log."""
+    entries = read_log(folder, "train", ("seconds_left", "images_per_second"))
+    if not entries:
+        return 0.0, None
+    last = entries[-1]
+    left = last["seconds_left"] * last["images_per_second"]
+    return last["images_seen"] / max(last["images_seen"] + left, 1), last["images_per_second"]

@@ -15,12 +15,20 @@ from typing import Any
 
 from facekd.commands.command_line import SEED, CommandParser
 from facekd.errors import run_verb
-from facekd.experiments.command_runner import CompletedSteps, Step, as_config_options, as_options, run_steps
+from facekd.experiments.command_runner import (
+    CompletedSteps,
+    Step,
+    TrainingWatch,
+    as_config_options,
+    as_options,
+    run_steps,
+)
 from facekd.files.output_lock import folder_lock
 from facekd.files.reading import read_json
 from facekd.files.result_folder import finish_results, start_results
-from facekd.utils.progress import format_duration
+from facekd.utils.progress import SECONDS_BETWEEN_LINES, format_duration
 
+VERBS = ("train", "distill")
 EXAMPLE = """\
 example:
   facekd quickstart --output runs/quickstart
@@ -28,9 +36,12 @@ example:
 what it leaves there:
   data/            generated shards (train.rec, train.idx, property), and test.bin with other people
   untrained.pt     the network before training: the lowest result to compare with
-  arcface/ cosface/   the runs: checkpoints, log.jsonl, config.yaml; model.onnx; verification/
-  student/ l2/ kd/ th_kd/ sh_kd/   a student of half the width: alone, and taught by the arcface model
-  results.json     models: name, method, accuracy, eer, tar_at_far, onnx
+  arcface/ cosface/   the runs: checkpoints, log.jsonl, config.yaml, output.log; verification/
+  student/ meeting/ sh_kd/ th_kd/ kd/ l2/   a student of half the width: alone, and taught in five ways;
+                   meeting/model.onnx is the exported one
+  *_means.pt *_teacher/   classifiers of class means that students share, and the teacher tuned under them
+  logs/            what the other steps printed
+  results.json     models: name, method, accuracy, eer, tar_at_far; onnx, if exported
   report.html      one page with the pictures
 """
 
@@ -51,7 +62,7 @@ class Size:
 
 
 SIZES = {
-    "small": Size(300, 20, 150, 4000, 64, 0.5, 12_000, 8_000, 64),
+    "small": Size(300, 20, 150, 4000, 32, 0.5, 48_000, 12_000, 64),
     # For tests: every step, in seconds; the models learn next to nothing.
     "tiny": Size(12, 8, 20, 60, 32, 0.25, 400, 400, 16),
 }
@@ -59,9 +70,9 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Describes one training.
+    """Describes one training, or a classifier made of class means of the model that it comes after.
 
-    In `config`, `{name}` means the folder of that run and `{cache}` the teacher's cached embeddings.
+    In `config`, `{name}` means what that recipe makes and `{cache}` the teacher's cached embeddings.
     """
 
     title: str
@@ -70,39 +81,58 @@ class Recipe:
     is_student: bool
     config: dict[str, Any]
     after: tuple[str, ...] = ()
-    evaluated: bool = True
 
 
 ARCFACE: dict[str, Any] = {"head.margin": "arcface", "head.margin_value": 0.4}
 TAUGHT: dict[str, Any] = {**ARCFACE, "teacher.model": "{arcface}", "teacher.cache": "{cache}"}
-# Weights: the squared distance of unit embeddings times 10, KL times 1 at temperature 4; see docs/method.md.
+# A tuned teacher starts from the trained one, at a tenth of its rate.
+TUNED: dict[str, Any] = {**ARCFACE, "backbone.weights": "{arcface}", "schedule.lr": 0.01}
+MEANS: dict[str, Any] = {"power": 0.25}
+# Weights: the squared distance of unit embeddings times 10, KL times 1 at temperature 4; class means are spread by the
+# power of a quarter before they are shared. docs/method.md has the measurements.
 RECIPES = {
     "arcface": Recipe("train by arcface", "arcface", "train", False, ARCFACE),
     "cosface": Recipe(
         "train by cosface", "cosface", "train", False, {"head.margin": "cosface", "head.margin_value": 0.3}
     ),
     "student": Recipe("train the student alone", "student alone", "train", True, ARCFACE),
+    "th_kd": Recipe("distil by TH-KD", "TH-KD", "distill", True, {**TAUGHT, "loss.kl": 1, "share": 1}, ("cache",)),
     "l2": Recipe("distil by L2", "L2", "distill", True, {**TAUGHT, "loss.embedding_l2": 10}, ("cache",)),
     "kd": Recipe("distil by KD", "KD", "distill", True, {**TAUGHT, "loss.kl": 1}, ("cache",)),
-    "th_kd": Recipe("distil by TH-KD", "TH-KD", "distill", True, {**TAUGHT, "loss.kl": 1, "share": 1}, ("cache",)),
+    # SH-KD by the class means of the student alone, and from a student that the teacher has taught: the meeting head.
+    "student_means": Recipe("take the student's class means", "", "rebuild-head", False, MEANS, ("student",)),
     "sh_teacher": Recipe(
-        "train a teacher under the student's classifier",
+        "tune the teacher under them",
         "",
         "train",
         False,
-        {**ARCFACE, "shared_head": "{student}"},
-        ("student",),
-        evaluated=False,
+        {**TUNED, "shared_head": "{student_means}"},
+        ("student_means",),
     ),
     "sh_kd": Recipe(
         "distil by SH-KD",
-        "SH-KD",
+        "SH-KD, class means",
         "distill",
         True,
-        {**ARCFACE, "teacher.model": "{sh_teacher}", "shared_head": "{student}", "loss.embedding_l2": 10},
+        {**ARCFACE, "teacher.model": "{sh_teacher}", "shared_head": "{student_means}", "loss.kl": 1},
         ("sh_teacher",),
     ),
+    "met_means": Recipe("take the taught student's class means", "", "rebuild-head", False, MEANS, ("th_kd",)),
+    "met_teacher": Recipe(
+        "tune the teacher under those", "", "train", False, {**TUNED, "shared_head": "{met_means}"}, ("met_means",)
+    ),
+    "meeting": Recipe(
+        "distil under the meeting head",
+        "SH-KD, meeting head",
+        "distill",
+        True,
+        {**ARCFACE, "teacher.model": "{met_teacher}", "shared_head": "{met_means}", "loss.kl": 1},
+        ("met_teacher",),
+    ),
 }
+# Models in the order of the table: those without a teacher, then the ways of sharing a classifier, then the others.
+EVALUATED = ("arcface", "cosface", "student", "meeting", "sh_kd", "th_kd", "kd", "l2")
+EXPORTED = "meeting"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -140,12 +170,13 @@ class Quickstart:
         with folder_lock(self.folder, "quickstart is at work"):
             completed = CompletedSteps(self.folder, same_command_only=True)
             self._make_untrained()
-            trained = run_steps(self.trainings(), completed)
-            # One export or evaluation leaves a core idle, two at once do not; each prints to its log.
-            threads = max(1, usable_cores() // 2)
-            run_steps(self.evaluations(), completed, jobs=2, threads=threads, done=trained.done)
+            # Networks as small as these learn faster two at a time than one on all cores; each step prints to its log.
+            steps = [*self.trainings(), *self.evaluations()]
+            trainings = (step for step in steps if step.words[0] in VERBS and not completed.is_done(step))
+            watch = TrainingWatch(trainings, SECONDS_BETWEEN_LINES)
+            run_steps(steps, completed, jobs=2, threads=max(1, usable_cores() // 2), on_poll=watch.on_poll)
             models = [self._result("untrained", "random weights")]
-            models += [self._result(name, recipe.method) for name, recipe in RECIPES.items() if recipe.evaluated]
+            models += [self._result(name, RECIPES[name].method) for name in EVALUATED]
             start_results(self.folder, ("report.html",))
             write_report(self.folder, models)
             finish_results(self.folder, {"schema": 1, "seed": self.seed, "models": models})
@@ -155,20 +186,46 @@ class Quickstart:
     def trainings(self) -> list[Step]:
         """Returns the steps that generate, train, cache the teacher's embeddings and distil."""
         data, cache = self.folder / "data", self.folder / "teacher.cache"
-        steps = [Step("generate faces", ("data", "synthesize", *as_options(self._data_options())), data / "train.rec")]
+        steps = [
+            self._step("generate faces", ("data", "synthesize", *as_options(self._data_options())), data / "train.rec")
+        ]
         for name, recipe in RECIPES.items():
             if "cache" in recipe.after and all(step.makes != cache for step in steps):
                 words = ("cache-teacher", str(self.folder / "arcface"), "--data", str(data), "--output", str(cache))
-                steps.append(Step("cache the teacher", words, cache, (RECIPES["arcface"].title,)))
+                steps.append(self._step("cache the teacher", words, cache, (RECIPES["arcface"].title,)))
             before = ("cache the teacher" if other == "cache" else RECIPES[other].title for other in recipe.after)
-            words = (recipe.verb, *as_config_options(self._train_options(name)))
-            steps.append(Step(RECIPES[name].title, words, self.folder / name, ("generate faces", *before)))
+            if any(value == "{arcface}" for value in recipe.config.values()):
+                before = (RECIPES["arcface"].title, *before)
+            words = (recipe.verb, *self._words(name))
+            steps.append(self._step(recipe.title, words, self._made_by(name), ("generate faces", *before)))
         return steps
 
+    def _step(self, title: str, words: tuple[str, ...], makes: Path, after: tuple[str, ...] = ()) -> Step:
+        """Returns a step that prints to a log: in the folder of a run, else in `logs`."""
+        log = makes / "output.log" if words[0] in VERBS else self.folder / "logs" / f"{makes.stem}.log"
+        return Step(title, words, makes, after, log)
+
+    def _made_by(self, name: str) -> Path:
+        """Returns what a recipe makes: the folder of a run, or a classifier."""
+        return self.folder / (f"{name}.pt" if RECIPES[name].verb == "rebuild-head" else name)
+
+    def _words(self, name: str) -> list[str]:
+        """Returns the words of a recipe's command behind its verb."""
+        recipe = RECIPES[name]
+        if recipe.verb in VERBS:
+            return as_config_options(self._train_options(name))
+        [source] = recipe.after
+        options = {"data": self.folder / "data", "output": self._made_by(name), **recipe.config}
+        return [str(self.folder / source), *as_options(options)]
+
     def evaluations(self) -> list[Step]:
-        """Returns the steps that export and evaluate each model."""
-        names = ("untrained", *(name for name, recipe in RECIPES.items() if recipe.evaluated))
-        return [step for name in names for step in self._evaluation(name)]
+        """Returns the steps that evaluate each model, and export one student."""
+        model = self.folder / EXPORTED / "model.onnx"
+        words = ("export", str(self.folder / EXPORTED), "--output", str(model))
+        export = Step(
+            f"export {EXPORTED}", words, model, (RECIPES[EXPORTED].title,), self.folder / EXPORTED / "export.log"
+        )
+        return [*(self._evaluation(name) for name in ("untrained", *EVALUATED)), export]
 
     def _data_options(self) -> dict[str, Any]:
         size = self.size
@@ -207,8 +264,8 @@ class Quickstart:
         """Returns the keys of a training: those of its recipe among those that all share."""
         size, recipe = self.size, RECIPES[name]
         images = size.student_images if recipe.is_student or recipe.after else size.images
-        # Put folders in the place of `{arcface}` and the like.
-        places = {other: self.folder / other for other in RECIPES} | {"cache": self.folder / "teacher.cache"}
+        # Put paths in the place of `{arcface}` and the like.
+        places = {other: self._made_by(other) for other in RECIPES} | {"cache": self.folder / "teacher.cache"}
         config = {
             key: places[value[1:-1]] if isinstance(value, str) and value.startswith("{") else value
             for key, value in recipe.config.items()
@@ -223,8 +280,8 @@ class Quickstart:
             "backbone.width": size.width / 2 if recipe.is_student else size.width,
             "backbone.embedding_size": 128,
             "head.scale": 32,
-            **config,
             "schedule.lr": 0.1,
+            **config,
             "schedule.warmup_images": images // 20,
             "images": images,
             "global_batch_size": size.batch,
@@ -233,35 +290,32 @@ class Quickstart:
             "tensorboard": False,
         }
 
-    def _evaluation(self, name: str) -> list[Step]:
-        """Returns the two steps of one model: export, then evaluate on the generated pack."""
+    def _evaluation(self, name: str) -> Step:
+        """Returns the step that evaluates one model on the generated pack."""
         data, folder = self.folder / "data", self.folder / name
         is_trained = name in RECIPES
-        source = folder if is_trained else self.folder / f"{name}.pt"
-        model, verification = folder / "model.onnx", folder / "verification"
         options = {
-            "model": model,
+            "model": folder if is_trained else self.folder / f"{name}.pt",
             "pairs": data / "test.bin",
             "names": data / "test_pairs.txt",
             "fars": "1e-1,1e-2,1e-3",
-            "output": verification,
+            "output": folder / "verification",
         }
-        before = (RECIPES[name].title,) if is_trained else ()
-        log = folder / "evaluation.log"
-        export = Step(f"export {name}", ("export", str(source), "--output", str(model)), model, before, log)
+        before = (RECIPES[name].title, "generate faces") if is_trained else ("generate faces",)
         words = ("evaluate", "lfw", *as_options(options))
-        after = (export.title, "generate faces")
-        return [export, Step(f"verify {name}", words, verification / "results.json", after, log)]
+        return Step(
+            f"verify {name}", words, folder / "verification" / "results.json", before, folder / "evaluation.log"
+        )
 
     def _result(self, name: str, method: str) -> dict[str, Any]:
-        model, verification = self.folder / name / "model.onnx", self.folder / name / "verification"
+        verification = self.folder / name / "verification"
         measures = ("accuracy", "eer", "eer_ci95", "auc", "tar_at_far")
         results = read_json(verification / "results.json", "the results of an evaluation", keys=measures)
         return {
             "name": name,
             "method": method,
             **{measure: results[measure] for measure in measures},
-            "onnx": str(model.relative_to(self.folder)),
+            **({"onnx": f"{name}/model.onnx"} if name == EXPORTED else {}),
         }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,16 @@ from facekd.commands.command_line import command_text
 from facekd.commands.config_help import take_switch
 from facekd.commands.plain_configs import to_yaml
 from facekd.errors import ConfigError, run_verb
-from facekd.experiments.command_runner import CompletedSteps, Step, run_steps
+from facekd.experiments.command_runner import CompletedSteps, TrainingWatch, run_steps
 from facekd.experiments.study_config import VERBS, Study
 from facekd.experiments.study_file import StudyFile, make_study, parse_study
 from facekd.experiments.study_results import gather
 from facekd.files.output_lock import folder_lock
 from facekd.files.reading import read_json
 from facekd.files.writing import write_json
-from facekd.training.logbook import read_log
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import format_duration
 
-SECONDS_BETWEEN_LINES = 30.0
 CONDITIONS = "conditions.json"
 
 
@@ -106,7 +104,7 @@ def _run(study: Study, file: StudyFile) -> list[str]:
     _write_conditions(study.output / CONDITIONS, file.jobs, threads)
     steps = study.steps(threads)
     completed = CompletedSteps(study.output)
-    watch = _Watch(step for step in steps if step.words[0] in VERBS and not completed.is_done(step))
+    watch = TrainingWatch(step for step in steps if step.words[0] in VERBS and not completed.is_done(step))
     started = time.monotonic()
     outcome = run_steps(steps, completed, jobs=file.jobs, threads=threads, keep_going=True, on_poll=watch.on_poll)
     print(f"{len(outcome.done)} of {len(steps)} steps are done ({format_duration(time.monotonic() - started)})")
@@ -141,50 +139,6 @@ def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-class _Watch:
-    """Prints now and then how far the running trainings are, and how much time the study has left.
-
-    Args:
-        trainings: the steps that train and are not done.
-    """
-
-    def __init__(self, trainings: Iterable[Step]) -> None:
-        self._is_training = {step.title for step in trainings}
-        self._started = self._last = time.monotonic()
-        self._first: float | None = None
-
-    def on_poll(self, running: Sequence[Step], waiting: Sequence[Step]) -> None:
-        """Prints a line, if the last one is long enough ago; called by `run_steps` several times a second."""
-        now = time.monotonic()
-        if self._first is not None and now - self._last < SECONDS_BETWEEN_LINES:
-            return
-        # How far each running training is, as a share of its images.
-        shares, words = 0.0, []
-        for step in (step for step in running if step.title in self._is_training):
-            share, speed = _progress(step.makes)
-            shares += share
-            words.append(f"{step.title}: {share:.0%}{f', {speed:,.0f} images/s' if speed else ''}")
-        to_do = sum(step.title in self._is_training for step in (*running, *waiting)) - shares
-        if self._first is None:
-            self._first = to_do
-            return
-        # The rate so far, in trainings, gives the time that is left.
-        self._last = now
-        done = self._first - to_do
-        left = f"; {format_duration((now - self._started) / done * to_do)} left" if done > 0 else ""
-        print(f"   {'; '.join(words) or running[0].title}; {to_do:.1f} trainings to go{left}", flush=True)
-
-
-def _progress(folder: Path) -> tuple[float, float | None]:
-    """Returns the share of its images that a training has seen, and its images per second, from its log."""
-    entries = read_log(folder, "train", ("seconds_left", "images_per_second"))
-    if not entries:
-        return 0.0, None
-    last = entries[-1]
-    left = last["seconds_left"] * last["images_per_second"]
-    return last["images_seen"] / max(last["images_seen"] + left, 1), last["images_per_second"]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Says what a folder of results holds, so that two runs of one command can be compared.
 
-Files are compared byte by byte, except for the times of day and durations in them, and weights, of which the tensors
-and values are compared: torch writes the name of a temporary file into its archives, and safetensors orders its header
-at random.
+Files are compared byte by byte, except for the times of day, durations and speeds in them, and weights, of which the
+tensors and values are compared: torch writes the name of a temporary file into its archives, and safetensors orders its
+header at random.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEFT_OUT = ("events.out.tfevents.*", "tmp/????????", "*.lock", "*.tmp/lock")
 # Logs of steps say how often a step was started; caches hold times at which files changed.
 UNCOMPARED = ("*.log", "*-stamps.npy", "*.facekd-protocol")
 DURATION = re.compile(
-    rb"\b\d+(\.\d+)? (s|ms|min|h)\b|\b\d+ min \d+ s\b"
+    rb"\b[\d,]+ images/s(, [\d.]+)?|\b\d+(\.\d+)? (s|ms|min|h)\b|\b\d+ min \d+ s\b"
     rb"|\b(read|embed|pool|score|measure|intervals|calibrate|identify|protocols)( \| |</td><td[^>]*>)[\d.e-]+"
 )
 
