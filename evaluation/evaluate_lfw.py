@@ -147,7 +147,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
         _write(folder, pair_set, one, named, arguments.report)
         print_lfw_results(result, pair_set.name, result["protocol"]["text"])
         if (transferred := transferred_table(result)) is not None:
-            say(console(), transferred.to_markdown())
+            say(console(), transferred.to_text())
         if result.get("groups"):
             print_groups(result, console())
         scored.append(one)

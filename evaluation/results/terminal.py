@@ -45,7 +45,7 @@ def print_ijb_results(result: dict[str, Any], console: Console | None = None) ->
     if result["protocols"]:
         _print_protocols(result["protocols"], console)
     if (transferred := transferred_table(result)) is not None:
-        say(console, transferred.to_markdown())
+        say(console, transferred.to_text())
     if result.get("groups"):
         print_groups(result, console)
     for note in result["notes"]:

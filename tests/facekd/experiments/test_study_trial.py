@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ def test_a_study_is_tried_as_far_as_it_can_be(tmp_path: Path, run: Callable[...,
     file = write(tmp_path / "s.yaml", seeds=[0, 1, 2], reference="alone", packs=packs, methods=methods)
     status, printed, _ = run(study.main, file, "--dry-run", "--jobs", "2")
     assert status == 0 and [path.name for path in tmp_path.iterdir()] == ["s.yaml"]
-    rows = {line.split(" | ")[0][2:]: line.split(" | ")[1:] for line in printed.splitlines() if line.startswith("| ")}
+    cells = [re.split(r"\s{2,}", line.strip()) for line in printed.splitlines()]
+    rows = {name: others for name, *others in cells if len(others) > 5}
     assert rows["alone"][0] == "3" and float(rows["alone"][4]) > 0 and rows["alone"][5] == "48"
     assert rows["taught"][:2] == rows["away"][:2] == ["3", "-"]
     assert "\ntaught: not tried: it learns from alone, seed 0, which is not trained yet\n" in printed
