@@ -17,6 +17,7 @@ from evaluation.robustness.tables import SIDES_TEXT, summary_table, terminal_tab
 from evaluation.sets.pair_set import load_pair_set
 from evaluation.shared_options import add_cache_switch, add_flip_option, add_output_option, embedding_text
 from facekd.commands.command_line import CommandParser, whole_number
+from facekd.embedder.described_model import open_described_model
 from facekd.embedder.model_options import MODEL_HELP, add_model_options
 from facekd.errors import run_verb
 from facekd.files.result_folder import finish_results
@@ -64,7 +65,12 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
         draws=arguments.bootstrap,
         seed=arguments.seed,
     )
-    models = [evaluate_model(model, arguments, compared, settings) for model in arguments.model]
+    # All models are opened first: a wrong name shows before hours of embedding by another.
+    opened = [open_described_model(model, arguments) for model in arguments.model]
+    models = [
+        evaluate_model(path, one, arguments, compared, settings)
+        for path, one in zip(arguments.model, opened, strict=True)
+    ]
 
     # Write the page last but for results.json, which says that the rest is there.
     content = {**_describe(compared, settings), "models": _name_apart(models, arguments.model)}

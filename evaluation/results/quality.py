@@ -60,7 +60,7 @@ def draw_quality(quality: dict[str, Any], title: str = "") -> Figure:
                 own.plot(shares, 100 * ideal, ls="--", lw=0.9, color=color)
         own.set_xlim(0, 99)
         own.set_ylim(bottom=0)
-        label_axes(own, f"by {unit}", f"% of {unit} left out", "FNMR %", "best")
+        label_axes(own, f"by {unit}", f"% of {unit} left out", "FNMR %", "below")
     return figure
 
 

@@ -60,12 +60,19 @@ class Settings:
         return [(name, strength) for name in self.names for strength in DEGRADATIONS[name].strengths]
 
 
-def evaluate_model(path: str, options: argparse.Namespace, compared: Comparisons, settings: Settings) -> Entry:
+def evaluate_model(
+    path: str,
+    opened: tuple[Embedder, Entry],
+    options: argparse.Namespace,
+    compared: Comparisons,
+    settings: Settings,
+) -> Entry:
     """Evaluates one model on clean images, on degraded ones, and with its input prepared wrongly.
 
     Args:
-        path: the model file.
-        options: options that say how it is opened.
+        path: the model as it was named.
+        opened: the model, and its entry in results.json.
+        options: options that say how it is opened again, to prepare its input wrongly.
         compared: the pairs.
         settings: what is done to them.
 
@@ -73,10 +80,10 @@ def evaluate_model(path: str, options: argparse.Namespace, compared: Comparisons
         `model`, `clean`, `degradations` and `controls`, entries of results.json.
 
     Raises:
-        ModelError: the model cannot be opened or run.
+        ModelError: the model fails.
         DataError: an embedding has no direction.
     """
-    embedder, about = open_described_model(path, options)
+    embedder, about = opened
     clean = embed_pair_set(embedder, compared.clean_images(), settings.flip, settings.cache)
     measure = _Measure(compared, settings, _score(clean, clean, compared, "both"))
 
@@ -90,7 +97,7 @@ def evaluate_model(path: str, options: argparse.Namespace, compared: Comparisons
         "model": about,
         "clean": measure.clean,
         "degradations": measured,
-        "controls": _measure_controls(path, options, embedder, clean, compared, settings, measure),
+        "controls": _measure_controls(about["path"], options, embedder, clean, compared, settings, measure),
     }
 
 

@@ -112,7 +112,7 @@ def _draw_measure(result: Entry, name: str, title: str, read: Callable[[Entry], 
         _draw_line(axes, points, SPREAD * (number - (len(models) - 1) / 2), color_of(number), model["name"])
     labels = [CLEAN if strength is None else f"{strength:g}" for strength, _ in levels_of(models[0], name)]
     axes.set_xticks(range(len(labels)), labels)
-    label_axes(axes, title, DEGRADATIONS[name].unit, "%", "best" if len(models) > 1 else None)
+    label_axes(axes, title, DEGRADATIONS[name].unit, "%", "below" if len(models) > 1 else None)
     return figure
 
 

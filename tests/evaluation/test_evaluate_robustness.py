@@ -150,3 +150,11 @@ def test_mistakes_are_one_line(model: Path, words: tuple[str, ...], message: str
     with pytest.raises(SystemExit):
         main(["--model", str(model), "--pairs", "no.bin", "--output", "out", *words])
     assert message in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there_is_said_before_the_first_is_run(
+    evaluate: Run, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _ = evaluate("--degradations", "jpeg", models=(model, tmp_path / "no.onnx"))
+    assert status == 2 and "no.onnx: no such file" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "embeddings").exists()
