@@ -16,7 +16,7 @@ import numpy as np
 from evaluation.protocols.listed_set import NO_ENTRIES, Entries, ListedSet, check_names
 from facekd.errors import DataError
 from facekd.files.reading import read_text_file
-from facekd.utils.foreign import shown, some_of
+from facekd.utils.foreign import reading, shown, some_of
 
 COLUMNS = ("TEMPLATE_ID", "SUBJECT_ID", "FILENAME")
 
@@ -36,8 +36,8 @@ def load_ijbs(root: Path) -> ListedSet:
         columns = ", ".join(COLUMNS)
         raise DataError(f"{folder}: expected gallery_NAME.csv and probe_NAME.csv, with the columns {columns}")
     number: dict[str, int] = {}
-    galleries = {path.stem.removeprefix("gallery_"): _read(path, number) for path in tables["gallery"]}
-    parts = [_read(path, number) for path in tables["probe"]]
+    galleries = {path.stem.removeprefix("gallery_"): read_table(path, number) for path in tables["gallery"]}
+    parts = [read_table(path, number) for path in tables["probe"]]
     check_names(folder, list(number))
     # A person in two galleries is usual for no IJB set: each has people of its own.
     people = [{*gallery.subjects.tolist()} for gallery in galleries.values()]
@@ -59,10 +59,17 @@ def _joined(parts: list[Entries]) -> Entries:
     return whole
 
 
-def _read(path: Path, number: dict[str, int]) -> Entries:
-    """Returns the templates of a table; `number` gets the images that it names first."""
-    rows = csv.DictReader(io.StringIO(read_text_file(path, has_file_names=True)), skipinitialspace=True)
-    lacking = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
+def read_table(path: Path, number: dict[str, int]) -> Entries:
+    """Reads the templates of a table; `number` gets the images that it names first.
+
+    Raises:
+        DataError: no table of these columns, a row that lacks one, or a template of two subjects; it names the line.
+    """
+    text = read_text_file(path, has_file_names=True)
+    with reading(path, "a table with commas", remedy="write it again"):
+        reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+        columns, rows = list(reader.fieldnames or ()), list(reader)
+    lacking = [name for name in COLUMNS if name not in columns]
     if lacking:
         raise DataError(f"{path}: has no column {' and no '.join(lacking)}; expected {', '.join(COLUMNS)}")
     subject_of: dict[str, str] = {}

@@ -135,7 +135,7 @@ def _next_steps(folder: Path, result: dict[str, Any]) -> list[str]:
         compared = command_text("report", [str(folder), "OTHER", "--output", "COMPARISON"])
         steps.append(f"Compared with another model that was evaluated alike, in its folder OTHER: `{compared}`")
     fars = [point["far"] for point in result.get("tar_at_far") or [] if point["tar"] is not None]
-    if fars and not result.get("score_norm"):
+    if fars and result["format"] != PROTOCOL_FORMAT and not result.get("score_norm"):
         words = ["A.jpg", "B.jpg", "--model", model, "--thresholds", str(folder), "--far", f"{fars[-1]:g}"]
         steps.append(f"Are two photographs of one person? `{command_text('compare', words)}`")
     return steps

@@ -17,6 +17,9 @@ from data_prep.sources.image_lists import labels_from_key_list, read_lst
 from data_prep.sources.image_sources import read_tsv
 from evaluation.groups.group_file import GroupFile, read_groups
 from evaluation.ijb.text_files import read_named_numbers, read_pairs, read_template_subjects
+from evaluation.protocols.ijbs import read_table
+from evaluation.protocols.listed_set import Entries, ListedSet
+from evaluation.protocols.megaface import load_megaface
 from evaluation.sets.pair_set import read_subjects
 from facekd.commands.yaml_files import MAX_VALUES, read_yaml
 from facekd.data.datasets.record_pack import open_record_pack, read_property
@@ -58,6 +61,16 @@ FIVE_POINTS = "38.29 51.69 73.53 51.5 56.02 71.73 41.54 92.36 70.72 92.2"
 
 def _check_groups(_: bytes, file: GroupFile) -> None:
     assert all(group and name in file.names for groups in file.attributes.values() for name, group in groups.items())
+
+
+def _check_entries(_: bytes, entries: Entries) -> None:
+    assert np.array_equal(np.unique(entries.of_entry), np.arange(len(entries)))
+    assert len(entries.images) == len(entries.of_entry) and (entries.images >= 0).all()
+
+
+def _check_megaface(_: bytes, listed: ListedSet) -> None:
+    assert not any(".." in name.split("/") or name.startswith("/") for name in listed.names)
+    assert listed.used().max() < len(listed.names)
 
 
 def _thresholds_seed() -> list[bytes]:
@@ -208,6 +221,21 @@ TARGETS = [
         "gallery.csv",
         read_template_subjects,
         lambda: lines("TEMPLATE_ID,SUBJECT_ID,FILENAME", "1,10,a.jpg", "2,11,b.jpg"),
+    ),
+    Target(
+        "ijbs_table",
+        "gallery_G1.csv",
+        lambda path: read_table(path, {}),
+        lambda: lines("TEMPLATE_ID,SUBJECT_ID,FILENAME", "1,10,a.jpg", '2,11,"b, c.jpg"', "2,11,d.jpg"),
+        _check_entries,
+    ),
+    Target(
+        "megaface_list",
+        "facescrub_lst",
+        lambda path: load_megaface(path.parent),
+        lambda: lines("Ann/Ann_1.jpg", "Ann/Ann_2.jpg", "x/facescrub_images/Bob/Bob_1.png"),
+        _check_megaface,
+        lambda folder: (folder / "megaface_lst").write_text("a/b/1.jpg\n") and None,
     ),
     Target("property", "property", lambda path: read_property(path, []), lambda: lines("85742,112,112")),
     Target(
