@@ -6,6 +6,7 @@ image given, whatever size the network saw it at.
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,12 +68,13 @@ class FaceDetector(Protocol):
         ...
 
 
-def open_detector(path: Path) -> FaceDetector:
+def open_detector(path: str | os.PathLike[str]) -> FaceDetector:
     """Opens a detector; the outputs of the file decide which kind it is.
 
     Raises:
         ModelError: no such file, no ONNX, or a network of another kind.
     """
+    path = Path(path)
     require_regular_file(path)
     if not path.is_file():
         raise ModelError(f"{path}: no such file; expected a face detector in ONNX, SCRFD with landmarks or YuNet")
