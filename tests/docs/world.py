@@ -32,7 +32,7 @@ COPIES = {
     **{f"faces/train.{kind}": [f"train.{kind}"] for kind in ("rec", "idx")},
     "faces": ["ms1mv3", "data/ms1mv3", "lfw_train"],
     "runs/mbf": ["runs/teacher", "runs/ms1mv3"],
-    "model.onnx": ["m.onnx", "mbf.onnx", "theirs.onnx", "teacher.onnx", "mobilefacenet.onnx"],
+    "model.onnx": ["m.onnx", "mbf.onnx", "theirs.onnx", "teacher.onnx", "student.onnx", "mobilefacenet.onnx"],
     "lfw.bin": ["cfp_fp.bin", "agedb_30.bin", *(f"data/ms1mv3/{name}.bin" for name in ("lfw", "cfp_fp", "agedb_30"))],
     "photos": ["PHOTOS", "FOLDER"],
     "PEOPLE": ["OTHERS"],
