@@ -16,6 +16,7 @@ import numpy as np
 from evaluation.groups.measuring import add_groups_option
 from evaluation.groups.pack_groups import PackGroups, read_pack_groups
 from evaluation.groups.page import print_groups, write_groups_page
+from evaluation.groups.race_layouts import is_race_layout, load_race_layout
 from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.provenance import name_with_assumptions
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
@@ -62,7 +63,6 @@ from facekd.results.schema import LFW_FORMAT, SUMMARY_FORMAT
 from facekd.utils.terminal import console, say
 from facekd.verification.groups.cell_rates import ListedErrors
 from facekd.verification.measures import LFW_FARS, measure_pairs
-from facekd.verification.scores import cosines
 
 Entries = dict[str, Any]  # of results.json
 Embedded = tuple[np.ndarray, bool, Entries]  # embeddings, whether those of mirror images are added, more entries
@@ -122,11 +122,10 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
     scored: list[ScoredPairs] = []
     for number, pair_set in enumerate(pair_sets):
         embeddings, flip, about = embed(number, pair_set)
-        scores = cosines(embeddings[0::2], embeddings[1::2], pair_set.path)
+        scores = pair_set.cosines(embeddings)
         if normaliser is not None:
             normaliser.check(source["model"], flip)
-            places = np.arange(len(embeddings))
-            scores = normaliser.apply(scores, embeddings, places[0::2], places[1::2])
+            scores = normaliser.apply(scores, embeddings, pair_set.places[0::2], pair_set.places[1::2])
         measured = _measure(arguments, pair_set, scores, flip, groups[number])
         if thresholds is not None:
             people = None if pair_set.subjects is None else (pair_set.subjects[:, 0], pair_set.subjects[:, 1])
@@ -172,7 +171,7 @@ def _open_source(arguments: argparse.Namespace, output: Path) -> tuple[Callable[
     flip = arguments.flip is not False
 
     def embed(number: int, pair_set: PairSet) -> Embedded:
-        return embed_pair_set(embedder, pair_set, flip, cache), flip, {"embeddings": None}
+        return embed_pair_set(embedder, pair_set.embedded, flip, cache), flip, {"embeddings": None}
 
     return embed, {"model": model}
 
@@ -239,7 +238,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     # What to evaluate, on what, and where the results go.
     add_model_option(parser, required=False)
     add("--pairs", required=True, nargs="+", metavar="X.bin", help="verification packs, or a folder of them: lfw.bin, "
-        "cfp_fp.bin, agedb_30.bin, calfw.bin, cplfw.bin")  # fmt: skip
+        "cfp_fp.bin, agedb_30.bin, calfw.bin, cplfw.bin; or RFW's folder, or BFW's table (.csv)")  # fmt: skip
+    add("--image-root", metavar="DIR", help="for --pairs RFW (the folder with data and txts) or BFW.csv: the folder of "
+        "their aligned images (default: data of RFW, the folder of BFW.csv)")  # fmt: skip
     add_output_option(parser)
     add(
         "--names",
@@ -286,6 +287,12 @@ def _check_combinations(parser: CommandParser, arguments: argparse.Namespace) ->
     """Exits with a message of the parser for what it cannot express: combinations and ranges."""
     _tell_folder_from_files(parser, arguments)
     _check_files_of_packs(parser, arguments)
+    listed = [path for path in arguments.pairs if is_race_layout(Path(path))]
+    if listed and (arguments.given or arguments.quality or arguments.names):
+        option = "--embeddings X.npy" if arguments.given else "--quality" if arguments.quality else "--names"
+        parser.error(f"{option} goes by the pairs of a pack, and {listed[0]} lists images of its own: leave it out")
+    if arguments.image_root is not None and not listed:
+        parser.error("--image-root is for --pairs that list images: the folder of RFW, or the table of BFW")
     check_metric_options(parser, arguments)
     check_norm_options(parser, arguments)
 
@@ -334,16 +341,19 @@ def _load_pair_sets(arguments: argparse.Namespace) -> list[PairSet]:
     repeated = [name for name, count in Counter(Path(path).stem for path in arguments.pairs).items() if count > 1]
     if repeated:
         raise FacekdError(f"--pairs: two packs are called {repeated[0]}, and results go by that name; rename one")
-    names = arguments.names or ["-"] * len(arguments.pairs)
+    lists = arguments.names or ["-"] * len(arguments.pairs)
+    root = None if arguments.image_root is None else Path(arguments.image_root)
     return [
-        load_pair_set(path, arguments.folds, None if list_path == "-" else list_path, fold_kind=arguments.fold_kind)
-        for path, list_path in zip(arguments.pairs, names, strict=True)
+        load_race_layout(Path(path), root, arguments.folds, arguments.fold_kind)
+        if is_race_layout(Path(path))
+        else load_pair_set(path, arguments.folds, None if names == "-" else names, fold_kind=arguments.fold_kind)
+        for path, names in zip(arguments.pairs, lists, strict=True)
     ]
 
 
 def _packs_of(path: Path) -> list[str]:
     """Returns the packs that a word of `--pairs` names: of a folder the five usual ones, or all if none is there."""
-    if not path.is_dir():
+    if not path.is_dir() or is_race_layout(path):
         return [str(path)]
     found = sorted(path.glob("*.bin"))
     usual = [path / f"{name}.bin" for name in PACK_NAMES if (path / f"{name}.bin") in found]

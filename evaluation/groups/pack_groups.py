@@ -9,20 +9,22 @@ import numpy as np
 
 from evaluation.groups.group_file import GroupFile, join_groups, read_groups
 from evaluation.groups.measuring import describe_groups, measure_listed
+from evaluation.sets.file_pairs import FilePairs
 from evaluation.sets.pair_set import PairSet
 from facekd.errors import FacekdError
 from facekd.verification import Rule
 
 
 def read_pack_groups(path: str | None, pair_sets: Sequence[PairSet]) -> list[PackGroups | None]:
-    """Reads the groups of the people or images of every pack; each is None without a file.
+    """Reads the groups of the people or images of every pack; without a file those that the set itself gives, or None.
 
     Raises:
         DataError: see `read_groups` and `join_groups`.
         FacekdError: a pack whose people are not known.
     """
     if path is None:
-        return [None] * len(pair_sets)
+        own = [pair_set.groups if isinstance(pair_set, FilePairs) else None for pair_set in pair_sets]
+        return [file and PackGroups(file, pair_set) for file, pair_set in zip(own, pair_sets, strict=True)]
     file = read_groups(path)
     return [PackGroups(file, pair_set) for pair_set in pair_sets]
 

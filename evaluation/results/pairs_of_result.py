@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from evaluation.groups.race_layouts import is_race_layout
 from evaluation.ijb.problems import subjects_of_templates
 from evaluation.ijb.protocol import load_protocol
 from evaluation.sets.pair_set import load_pair_set
@@ -54,6 +56,8 @@ def load_pairs(result: dict[str, Any], names: str | None = None) -> ResultPairs:
             return ResultPairs(protocol.is_same, None, None, "the labels contradict the subjects")
         return ResultPairs(protocol.is_same, subjects, None)
     path = result["pair_set"]["path"]
+    if is_race_layout(Path(path)):
+        raise DataError(f"{path}: pairs of RFW and BFW are not opened again for a report")
     if sha256_of_file(path) != result["pair_set"]["sha256"]:
         raise DataError(f"{path}: has changed since the evaluation")
     # The folds as they were: balanced ones are recorded as such.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.sets.embedding_cache import distinct_images
+from evaluation.sets.embedding_cache import EncodedImages, distinct_images
 from facekd.data.pair_packs.pair_pack import PairPack, decode_images
 from facekd.data.pair_packs.people import PeopleCompared, count_people, warn_of_few_people
 from facekd.data.pair_packs.reading import read_pair_pack
@@ -19,6 +19,7 @@ from facekd.files.unchanged import unchanged
 from facekd.utils.foreign import shown
 from facekd.verification.kfold import FoldKind, choose_folds
 from facekd.verification.label_consistency import contradicted_impostors
+from facekd.verification.scores import cosines
 
 MAX_SUBJECT = 255  # characters, as of the name of a folder: arrays give each as much room as the longest takes
 
@@ -74,6 +75,24 @@ class PairSet:
         pairs = np.column_stack([self.subjects.reshape(-1), np.repeat(self.fold_of, 2).astype(str)])
         _, counts = np.unique(np.unique(pairs, axis=0)[:, 0], return_counts=True)
         return int((counts > 1).sum())
+
+    @property
+    def embedded(self) -> EncodedImages:
+        """Returns the images to embed, M of them."""
+        return self
+
+    @property
+    def places(self) -> np.ndarray:
+        """Returns which of the images that are embedded each of the 2N images of the pairs is."""
+        return np.arange(2 * len(self))
+
+    def cosines(self, embeddings: np.ndarray) -> np.ndarray:
+        """Computes the cosine of each pair, float64 (N,), from the embeddings (M, D) of the images embedded.
+
+        Raises:
+            DataError: an embedding has no direction.
+        """
+        return cosines(embeddings[0::2], embeddings[1::2], self.path)
 
     def decode(self, start: int, stop: int) -> np.ndarray:
         """Decodes images `start` to `stop` (of 2N) to uint8 RGB (B, H, W, 3)."""

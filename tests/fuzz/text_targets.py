@@ -16,6 +16,7 @@ from data_prep.photographs.landmark_files import read_landmarks
 from data_prep.sources.image_lists import labels_from_key_list, read_lst
 from data_prep.sources.image_sources import read_tsv
 from evaluation.groups.group_file import GroupFile, read_groups
+from evaluation.groups.race_layouts import load_race_layout
 from evaluation.ijb.text_files import read_named_numbers, read_pairs, read_template_subjects
 from evaluation.protocols.ijbs import read_table
 from evaluation.protocols.listed_set import Entries, ListedSet
@@ -57,6 +58,15 @@ PYTHON_CONFIG = (
     "config.warmup_epoch = config.num_epoch // 10",
 )
 FIVE_POINTS = "38.29 51.69 73.53 51.5 56.02 71.73 41.54 92.36 70.72 92.2"
+
+
+BFW_OTHERS = (("f/a/2.jpg", 1), ("m/b/1.jpg", 0))
+
+
+def _bfw_images(folder: Path) -> None:
+    for name in ("f/a/1.jpg", *(other for other, _ in BFW_OTHERS)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
 
 
 def _check_groups(_: bytes, file: GroupFile) -> None:
@@ -253,6 +263,16 @@ TARGETS = [
         lambda: [b'{"format": "facekd-ijb", "version": 1, "tar": {"0.001": 0.5}}'],
     ),
     Target("groups", "groups.csv", read_groups, lambda: lines("person,sex,region", "ann,f,a", "bob,m,"), _check_groups),
+    Target(
+        "bfw_table",
+        "bfw.csv",
+        lambda path: load_race_layout(path, None, 2, "auto"),
+        lambda: lines(
+            "fold,p1,p2,label,att1,att2,g1,g2",
+            *(f"{fold},f/a/1.jpg,{other},{label},f,{other[0]},F,F" for fold in (1, 2) for other, label in BFW_OTHERS),
+        ),
+        prepare=_bfw_images,
+    ),
     Target("thresholds", "results.json", read_thresholds, _thresholds_seed, _check_thresholds),
     Target(
         "python_config",
