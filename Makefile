@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MXNET_PYTHON ?= $(PYTHON)
 
 .PHONY: help install quickstart test test-slow test-mxnet test-clients test-versions test-package fuzz faults mutants coverage check format bench \
-	soak docs constraints release clean
+	soak readme-figures docs constraints release clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make check        lint, format, types, and the share of public names that have one"
 	@echo "make format       let ruff rewrite the sources"
 	@echo "make bench        the benchmarks, in under 15 minutes on 2 quiet cores; writes the tables of docs/benchmarks.md"
+	@echo "make readme-figures  docs/readme.png: generated faces, and the ROC of a model trained on them"
 	@echo "make soak         an hour of training (MINUTES=60): does memory, files, threads or the time of an image grow?"
 	@echo "make docs         the documentation as a site, in site/: a broken link is an error, and nothing is fetched"
 	@echo "make constraints  constraints.txt anew: one version of everything that is needed"
@@ -136,6 +137,16 @@ release: install test-package
 	rm -rf dist && $(BIN)/pip install -q --disable-pip-version-check build twine && $(BIN)/python -m build -q . && \
 	$(BIN)/twine check --strict dist/* && ls -l dist && \
 	echo "next: git tag v$$version && git push --tags && $(BIN)/twine upload dist/*"
+
+# Nothing is fetched: the faces are generated.
+readme-figures: install
+	$(BIN)/facekd data synthesize --output runs/readme/data --size 32 --identities 600 --images-per-identity 20
+	$(BIN)/facekd train --output runs/readme/run --data.train runs/readme/data --data.image_size 32 --data.workers 1 \
+		--backbone.name mobilefacenet --backbone.width 0.5 --backbone.embedding_size 128 --head.margin arcface \
+		--head.margin_value 0.4 --head.scale 32 --schedule.lr 0.1 --schedule.warmup_images 1200 --images 24000 \
+		--global_batch_size 64 --log_every_images 1200 --tensorboard false --seed 0
+	$(BIN)/facekd evaluate folder --model runs/readme/run --images synthetic:100x10:7 --bootstrap 200 --output runs/readme/results
+	$(BIN)/python benchmarks/readme_figures.py runs/readme docs/readme.png
 
 MINUTES ?= 60
 soak: install

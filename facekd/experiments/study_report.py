@@ -281,6 +281,13 @@ def draw_values(results: Mapping[str, Any], pack: str) -> Figure:
 
 def draw_rocs(study: Study, results: Mapping[str, Any], pack: str) -> Figure:
     """Draws the mean ROC of each method over its seeds, and the range of the seeds as a band."""
+    figure, [axes] = new_figure((8, 5))
+    draw_roc(axes, roc_lines(study, results, pack), pack)
+    return figure
+
+
+def roc_lines(study: Study, results: Mapping[str, Any], pack: str) -> list[RocLine]:
+    """Returns for each method that is evaluated on a pack its mean ROC over the seeds, with their range as a band."""
     described = next(one for one in results["packs"] if one["name"] == pack)
     fars = np.geomspace(1 / described["num_impostor"], 1, 300)
     curve_of = _curve_of_people if next(one for one in study.packs if one.name == pack).is_people else _curve_of_pack
@@ -298,9 +305,7 @@ def draw_rocs(study: Study, results: Mapping[str, Any], pack: str) -> Figure:
         label = f"{method['name']}, EER {percent(found['eer']['mean'])} % (n {len(curves)})"
         band = np.min(curves, axis=0), np.max(curves, axis=0)
         lines.append(RocLine(label, fars, np.mean(curves, axis=0), band=band))
-    figure, [axes] = new_figure((8, 5))
-    draw_roc(axes, lines, pack)
-    return figure
+    return lines
 
 
 def _curve_of_pack(study: Study, folder: Path, result: dict[str, Any], pack: str, fars: np.ndarray) -> np.ndarray:

@@ -24,9 +24,7 @@ NOT_RUN = {
     "make quickstart": "takes minutes; tests/facekd/experiments runs the same at its tiny size",
     "make test": "runs this test",
     "facekd data inspect /data/ms1mv3": "needs MS1MV3 and 8 GPUs",
-    "facekd import backbone.pth": "needs published weights; tests/facekd/importing makes some",
     "facekd distill configs/distill/ms1mv3_th_kd.yaml": "needs MS1MV3 and a teacher",
-    "facekd data inspect PACK": "its names stand for those of the reader",
 }
 # Scripts that the docs name by their path, and their verbs.
 SCRIPTS = {"evaluation/evaluate_lfw.py": ["evaluate", "lfw"], "evaluation/evaluate_ijbc.py": ["evaluate", "ijbc"]}
