@@ -122,10 +122,11 @@ format: install
 bench: install
 	$(BIN)/python benchmarks/run_all.py
 
-# `--universal`: one file for all platforms and Pythons.
-constraints: $(BIN)/uv
+# `--universal`: one file for all platforms and Pythons. torch is the one that the tests run with here.
+constraints: install $(BIN)/uv
 	@head -2 constraints.txt > constraints.txt.new
-	$(BIN)/uv pip compile setup.cfg --extra dev --universal --python-version 3.10 --upgrade --quiet \
+	@mkdir -p build && $(BIN)/pip freeze | grep -E '^(torch|torchvision)==' > build/torch.txt
+	$(BIN)/uv pip compile setup.cfg --constraints build/torch.txt --extra dev --universal --python-version 3.10 --upgrade --quiet \
 		--no-header --no-annotate --no-emit-index-url >> constraints.txt.new
 	@mv constraints.txt.new constraints.txt
 
