@@ -14,7 +14,7 @@ from facekd.files.writing import atomic_open
 from facekd.utils.foreign import shown
 
 TIMEOUT = 120_000  # ms for a page, which may hold megabytes of pictures
-MARGINS = dict.fromkeys(("top", "bottom", "left", "right"), "14mm")
+MARGIN = "14mm"
 
 
 def print_page(page: Path, pdf: Path, browser: Path | None = None) -> None:
@@ -43,7 +43,11 @@ def print_page(page: Path, pdf: Path, browser: Path | None = None) -> None:
             context = chromium.new_context(java_script_enabled=False, offline=True, color_scheme="light")
             opened = context.new_page()
             opened.goto(page.resolve().as_uri(), timeout=TIMEOUT)
-            content = opened.pdf(format="A4", margin=MARGINS, print_background=True)
+            content = opened.pdf(
+                format="A4",
+                margin={"top": MARGIN, "bottom": MARGIN, "left": MARGIN, "right": MARGIN},
+                print_background=True,
+            )
             chromium.close()
     except Error as error:
         lines = [line for line in str(error).splitlines() if line.strip()]

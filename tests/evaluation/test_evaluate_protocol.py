@@ -61,7 +61,7 @@ def evaluated(place: Path, kind: str, *words: str) -> dict:
 
 
 def embedding(path: Path) -> np.ndarray:
-    pixels = fit_images(cv2.imread(str(path))[None, :, :, ::-1], SIZE, True)
+    pixels = fit_images(np.asarray(cv2.imread(str(path)))[None, :, :, ::-1], SIZE, True)
     return quarters(pixels)[0].astype(np.float64) + quarters(pixels[:, :, ::-1])[0]
 
 
