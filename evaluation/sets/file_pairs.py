@@ -13,7 +13,7 @@ import numpy as np
 from evaluation.groups.group_file import GroupFile
 from evaluation.sets.pair_set import PairSet
 from facekd.data.pair_packs.pair_pack import decode_images
-from facekd.errors import DataError
+from facekd.errors import DataError, InputError
 from facekd.utils.foreign import some_of
 from facekd.verification.kfold import FoldKind, choose_folds
 from facekd.verification.scores import unit_rows
@@ -171,6 +171,7 @@ class ListedPairs:
 
         Raises:
             DataError: images are missing, naming the first; or all pairs are of one kind.
+            InputError: there are too few pairs for the folds.
         """
         is_same = np.array(self.is_same)
         if not is_same.any() or is_same.all():
@@ -181,10 +182,13 @@ class ListedPairs:
         missing = [name for name, file in zip(numbers, found, strict=True) if not file.is_file()]
         if missing:
             raise DataError(
-                f"{images}: {len(missing):,} of the {len(numbers):,} images that the pairs name are missing: "
+                f"{path}: {len(missing):,} of the {len(numbers):,} images that its pairs name are missing in {images}: "
                 f"{some_of(missing, 5)}"
             )
-        chosen = choose_folds(is_same, folds, np.unique(self.folds, return_inverse=True)[1], fold_kind)
+        try:
+            chosen = choose_folds(is_same, folds, np.unique(self.folds, return_inverse=True)[1], fold_kind)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         files = FileImages(path.stem, found)
         digest = hashlib.sha256(b"".join(file.read_bytes() for file in lists))
         for content in files.digests:

@@ -115,7 +115,7 @@ def test_what_is_wrong_in_a_layout_is_named(tmp_path: Path) -> None:
     write_rfw(tmp_path / "RFW")
     assert is_race_layout(tmp_path / "RFW") and not is_race_layout(tmp_path)
     (tmp_path / "RFW" / "data" / "Asian" / "m.2" / "m.2_0002.png").unlink()
-    with pytest.raises(DataError, match=r"1 of the 24 images that the pairs name are missing: Asian/m.2/m.2_0002.jpg"):
+    with pytest.raises(DataError, match=r"1 of the 24 images that its pairs name are missing in .*: Asian/m.2/m.2"):
         load_race_layout(tmp_path / "RFW", None, 2, "auto")
     pairs = tmp_path / "RFW" / "txts" / "Asian" / "Asian_pairs.txt"
     for line in ("m.1 one 2", "m.1 1", "../x 1 2", "m.1 1 m.2", "m.1 1 m.1 2"):
