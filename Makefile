@@ -23,7 +23,7 @@ help:
 	@echo "make check        lint, format, types, and the share of public names that have one"
 	@echo "make format       let ruff rewrite the sources"
 	@echo "make bench        the benchmarks, in under 15 minutes on 2 quiet cores; writes the tables of docs/benchmarks.md"
-	@echo "make readme-figures  docs/readme.png: generated faces, and the ROC of a model trained on them"
+	@echo "make readme-figures  the picture of README.md: generated faces, and the ROC of a model trained on them"
 	@echo "make soak         an hour of training (MINUTES=60): does memory, files, threads or the time of an image grow?"
 	@echo "make docs         the documentation as a site, in site/: a broken link is an error, and nothing is fetched"
 	@echo "make constraints  constraints.txt anew: one version of everything that is needed"
