@@ -167,7 +167,8 @@ def _embed(
             own, rows = rows[: len(found.faces)], rows[len(found.faces) :]
             yield EmbeddedFaces(index, found, own)
 
-    for index, found in results:
+    failures = list[Exception]()
+    for index, found in _until_one_fails(results, failures):
         waiting.append((index, found))
         crops += [face.crop for face in found.faces]
         while len(crops) >= batch_size:
@@ -176,3 +177,15 @@ def _embed(
     while crops:
         run(min(len(crops), batch_size))
     yield from ready()
+    if failures:  # only now: no image that was found before it is lost
+        raise failures[0]
+
+
+def _until_one_fails(
+    results: Iterator[tuple[int, FoundFaces]], failures: list[Exception]
+) -> Iterator[tuple[int, FoundFaces]]:
+    """Yields results until one raises; its exception goes into `failures`."""
+    try:
+        yield from results
+    except Exception as error:
+        failures.append(error)

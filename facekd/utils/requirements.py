@@ -50,6 +50,7 @@ PACKAGES: dict[str, Package] = {
     "timm": Package("timm", "backbones `timm:NAME`", "timm"),
     "wandb": Package("wandb", "`--logging [wandb]`", "wandb"),
     "mlflow": Package("mlflow", "`--logging [mlflow]`", "mlflow"),
+    "playwright": Package("playwright", "`report --pdf`", "pdf"),
 }
 
 

@@ -22,7 +22,10 @@ def names_in(text: str) -> set[str]:
 def test_the_table_has_what_setup_cfg_installs() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    extras = {name: names_in(text) for name, text in config["options.extras_require"].items() if name != "dev"}
+    of_developers = ("dev", "docs")
+    extras = {
+        name: names_in(text) for name, text in config["options.extras_require"].items() if name not in of_developers
+    }
     assert {name for name, package in PACKAGES.items() if not package.extra} == names_in(
         config["options"]["install_requires"]
     )
