@@ -184,6 +184,11 @@ class OnnxEmbedder:
         calls = self._sessions.most_calls
         return self.batch_size * calls * CALLS_OF_A_THREAD if calls > 1 else self.batch_size
 
+    def expect_many(self) -> None:
+        """Prepares for many images now, and not when they have come."""
+        if self._sessions.most_calls > 1:
+            self._sessions.side_by_side()
+
     def embed(self, images: np.ndarray) -> np.ndarray:
         """See `Embedder.embed`.
 
@@ -196,17 +201,20 @@ class OnnxEmbedder:
         if not self._is_checked and len(images):
             self._check_independence(images[:1], min(len(images), self.batch_size, BATCH_CHECKED))
             self._is_checked = True
-        size = self.batch_size if self._pad else self._sessions.images_per_call(len(images), self.batch_size)
+        is_shared_out = self._sessions.is_worth_it(len(images))
+        size = self.batch_size
+        if is_shared_out and not self._pad:
+            size = self._sessions.images_per_call(len(images), self.batch_size)
         parts = [images[start : start + size] for start in range(0, len(images), size)]
-        calls = min(self._sessions.most_calls, len(parts))
         embeddings = np.empty((len(images), self.embedding_size), np.float32)
-        if calls <= 1:
+        if not is_shared_out or len(parts) <= 1:
             for number, part in enumerate(parts):
                 embeddings[number * size : (number + 1) * size] = self._run(part)
             return check_finite(embeddings, str(self.path))
 
         # Threads that embed calls of their own are faster than threads that share each call.
         session = self._sessions.side_by_side()
+        calls = min(self._sessions.most_calls, len(parts))
         with in_order(lambda part: self._run(part, session), parts, calls) as results:
             for number, result in enumerate(results):
                 embeddings[number * size : (number + 1) * size] = result.result()

@@ -21,6 +21,7 @@ LONGEST_MESSAGE, LONGEST_SHOWN = 3000, 600  # characters of onnxruntime's messag
 
 
 LEAST_IN_A_CALL = 8  # images: a thread embeds as many a second by 8 at once as by 32
+WORTH_A_SESSION = 256  # images: for fewer, opening another session takes as long as it saves
 CALLS_OF_A_THREAD = 4  # of one block of images: where a thread is held up, the others take its calls
 
 
@@ -29,7 +30,7 @@ class Sessions:
 
     A call that stands alone is computed by all threads, which wait for each other at every layer, and turn in circles
     meanwhile. Calls side by side have a thread each and wait for nobody: more images a second, and many more where
-    another program has one of the cores (docs/benchmarks.md). The second session is opened when it is first needed.
+    another program has one of the cores (docs/benchmarks.md). The second session is opened when many images have come.
 
     Args:
         file: the file, as `read_onnx_file` has checked it.
@@ -53,6 +54,12 @@ class Sessions:
         self.alone: Any = open_session(file, threads, device, content)
         self.most_calls: int = 1 if device != "cpu" else usable_cores() if threads is None else threads
         self._of_one_thread: Any = None
+        self._num_images = 0
+
+    def is_worth_it(self, count: int) -> bool:
+        """Tells whether `count` images more should be embedded by calls side by side, and counts them."""
+        self._num_images += count
+        return self.most_calls > 1 and (self._of_one_thread is not None or self._num_images >= WORTH_A_SESSION)
 
     def images_per_call(self, count: int, most: int) -> int:
         """Returns how many of `count` images a call should take, at most `most`: all, if calls cannot run at once."""
