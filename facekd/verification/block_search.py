@@ -15,9 +15,8 @@ from typing import Protocol
 
 import numpy as np
 
-from facekd.errors import InputError
 from facekd.utils.progress import track
-from facekd.verification.identification import NEVER_FIRST, SearchResult
+from facekd.verification.identification import NEVER_FIRST, SearchResult, check_entries
 from facekd.verification.scores import score_error
 
 PROBES_CHUNK = 4096
@@ -152,11 +151,7 @@ def search_in_blocks(
     Raises:
         InputError: no entries or no probes.
     """
-    if not len(gallery) or not len(probes):
-        raise InputError(
-            f"{name}: {len(gallery):,} gallery templates and {len(probes):,} probe templates are left; a search needs "
-            "some of both"
-        )
+    check_entries(gallery, probes, name)
     mates = find_mates(probes, probe_subjects, gallery, gallery_subjects)
     mates = mates.some(mates.best())
     others = [Others(HeldRows(gallery), gallery_subjects), *([] if distractors is None else [Others(distractors)])]

@@ -37,6 +37,15 @@ class SearchResult:
     num_gallery: int
 
 
+def check_entries(gallery: np.ndarray, probes: np.ndarray, name: str) -> None:
+    """Raises an InputError that names the gallery if it or the probes are empty."""
+    if not len(gallery) or not len(probes):
+        raise InputError(
+            f"{name}: {len(gallery):,} gallery templates and {len(probes):,} probe templates are left; a search needs "
+            "some of both"
+        )
+
+
 def search(
     gallery: np.ndarray,
     gallery_subjects: np.ndarray,
@@ -56,11 +65,7 @@ def search(
     Raises:
         InputError: no entries or no probes.
     """
-    if not len(gallery) or not len(probes):
-        raise InputError(
-            f"{name}: {len(gallery):,} gallery templates and {len(probes):,} probe templates are left; a search needs "
-            "some of both"
-        )
+    check_entries(gallery, probes, name)
     # The gallery entries of each subject, and which probes have a mate.
     subjects, subject_of = np.unique(gallery_subjects, return_inverse=True)
     place = np.minimum(np.searchsorted(subjects, probe_subjects), len(subjects) - 1)
