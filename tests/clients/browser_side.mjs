@@ -28,7 +28,10 @@ try {
   await page.goto(`http://127.0.0.1:${server.address().port}/`);
   const upload = async (id, file) => await (await page.$(`#${id}`)).uploadFile(file);
   const found = [], files = readdirSync(pictures).sort().map((name) => resolve(pictures, name));
+  // What was chosen before has been dealt with: otherwise a late change would answer for the next pictures.
+  const settle = () => page.evaluate(() => window.settled());
   await upload("model", resolve(model));
+  await settle();
   // Two pictures at a time: the page's sentence comes once both are embedded.
   for (let i = 0; i < files.length; i += 2) {
     await page.evaluate(() => {
@@ -39,6 +42,7 @@ try {
     await upload("first", files[i]);
     await upload("second", files[i + 1]);
     await page.waitForFunction(() => document.getElementById("result").textContent !== "", { timeout: 120000 });
+    await settle();
     const said = await page.$eval("#result", (output) => output.textContent);
     if (!said.startsWith("Cosine similarity: ")) throw new Error(said);
     const both = await page.evaluate(() => [...window.embeddings.first, ...window.embeddings.second]);
