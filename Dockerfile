@@ -2,7 +2,7 @@
 #
 #   docker build -t facekd .                          CUDA, by the wheels of torch: needs only the driver, `--gpus all`
 #   docker build -t facekd-cpu --build-arg TORCH=cpu .
-#   docker run --rm --gpus all --shm-size 8g -v /data:/data -v $PWD/runs:/work/runs facekd train configs/debug.yaml
+#   docker run --rm --gpus all --shm-size 8g -v /data:/data -v $PWD/runs:/home/facekd/runs facekd train configs/debug.yaml
 #
 # Loader workers hand batches over in shared memory, so give --shm-size.
 FROM python:3.12-slim
@@ -18,8 +18,8 @@ RUN if [ "$TORCH" = cpu ]; then \
 COPY . .
 RUN pip install --no-cache-dir -c constraints.txt . && rm -rf build
 # Nothing needs root; results belong to whoever runs the container with --user.
-RUN useradd --create-home facekd && mkdir /work && chown facekd /work
+RUN useradd --create-home facekd
 USER facekd
-WORKDIR /work
+WORKDIR /home/facekd
 ENTRYPOINT ["facekd"]
 CMD ["--help"]
