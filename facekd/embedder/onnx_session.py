@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facekd.embedder.onnx_file import OnnxFile
 from facekd.errors import ModelError
+from facekd.files.unchanged import state_of
 from facekd.utils.foreign import shown
 from facekd.utils.processes import usable_cores
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     import onnx
 
 LONGEST_MESSAGE, LONGEST_SHOWN = 3000, 600  # characters of onnxruntime's messages that are looked at, and shown
-
-
 LEAST_IN_A_CALL = 8  # images: a thread embeds as many a second by 8 at once as by 32
 WORTH_A_SESSION = 256  # images: for fewer, opening another session takes as long as it saves
 CALLS_OF_A_THREAD = 4  # of one block of images: where a thread is held up, the others take its calls
@@ -50,7 +47,7 @@ class Sessions:
         self, file: OnnxFile, threads: int | None = None, device: str = "cpu", content: bytes | None = None
     ) -> None:
         self._file, self._content = file, content
-        self._state = _state(file.files)
+        self._states = [state_of(path) for path in file.files]
         self.alone: Any = open_session(file, threads, device, content)
         self.most_calls: int = 1 if device != "cpu" else usable_cores() if threads is None else threads
         self._of_one_thread: Any = None
@@ -70,23 +67,11 @@ class Sessions:
 
     def side_by_side(self) -> Any:
         """Returns the session for calls that run at once, and opens it first if need be."""
-        if self._of_one_thread is None and _state(self._file.files) == self._state:
-            self._of_one_thread = open_session(self._file, 1, content=self._content)
-        elif self._of_one_thread is None:  # the file was written anew: the network that is open goes on
-            self._of_one_thread = self.alone
+        if self._of_one_thread is None:
+            is_same = [state_of(path) for path in self._file.files] == self._states
+            # If the file was written anew, the network that is open goes on.
+            self._of_one_thread = open_session(self._file, 1, content=self._content) if is_same else self.alone
         return self._of_one_thread
-
-
-def _state(files: Sequence[Path]) -> list[tuple[int, int, int]]:
-    """Returns what changes when one of the files is written anew or goes; no list is equal to that of a lost file."""
-    found = []
-    for path in files:
-        try:
-            entry = path.stat()
-        except OSError:
-            return [(-1, -1, -1)]
-        found.append((entry.st_ino, entry.st_size, entry.st_mtime_ns))
-    return found
 
 
 def open_session(file: OnnxFile, threads: int | None = None, device: str = "cpu", content: bytes | None = None) -> Any:

@@ -139,8 +139,8 @@ def main(argv: list[str] | None = None) -> int:
     """Generates, trains, distils, exports, evaluates and reports."""
     parser = CommandParser(
         prog="facekd quickstart",
-        description="Generated faces -> shards -> MobileFaceNet by two margins -> students distilled from it -> ONNX "
-        "-> evaluation -> a page.",
+        description="Generated faces -> shards -> MobileFaceNet by two margins -> students distilled from it "
+        "-> evaluation, one ONNX file -> a page.",
         example=EXAMPLE,
     )
     parser.add_argument("--output", default="runs/quickstart", help="folder for everything (%(default)s)")

@@ -18,18 +18,18 @@ def unchanged(*paths: str | os.PathLike[str]) -> Iterator[None]:
     Raises:
         DataError: one of the files has changed meanwhile; the message names it.
     """
-    before = [_stamp(Path(path)) for path in paths]
+    before = [state_of(Path(path)) for path in paths]
     yield
     for path, stamp in zip(paths, before, strict=True):
-        if _stamp(Path(path)) != stamp:
+        if state_of(Path(path)) != stamp:
             raise DataError(
                 f"{path}: was replaced, changed or removed while it was read, so parts of two files may have been "
                 "taken for one; run the same command again"
             )
 
 
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    """Returns the stamp of a file; None if there is none, which the reader reports better."""
+def state_of(path: Path) -> tuple[int, ...] | None:
+    """Returns what changes when a file is changed or another takes its place; None if there is none."""
     try:
         return (path.stat().st_ino, *stamp_of(path))
     except OSError:
