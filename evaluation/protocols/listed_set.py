@@ -15,7 +15,7 @@ import numpy as np
 
 from facekd.errors import DataError, FacekdError, ImageError
 from facekd.images.decoding import decode_rgb
-from facekd.images.image_files import is_image_name, read_image_file
+from facekd.images.image_files import LeftOut, is_image_name, read_folder, read_image_file
 from facekd.images.preprocessing import fit_images
 from facekd.utils.foreign import shown, some_of
 
@@ -209,6 +209,29 @@ def check_names(path: Path, names: Sequence[str]) -> None:
         seen: set[str] = set()
         twice = next(name for name in names if name in seen or seen.add(name))
         raise DataError(f"{path}: lists {shown(twice)} twice; each image has one line")
+
+
+def check_mates(path: Path, probes: Sequence[str], gallery: Sequence[str], why: str) -> None:
+    """Refuses probes of people who are not in the gallery.
+
+    Args:
+        path: the list of probes, for messages.
+        probes, gallery: the identities.
+        why: ends the message, such as "mated probes have a mate there".
+
+    Raises:
+        DataError: naming the list and the first of them.
+    """
+    absent = sorted({*probes} - {*gallery})
+    if absent:
+        raise DataError(
+            f"{path}: {len(absent):,} of its identities are not in the gallery, the first {shown(absent[0])}; {why}"
+        )
+
+
+def images_in(folder: Path) -> list[str]:
+    """Returns the names of the images in a folder, sorted; none if there is no folder."""
+    return read_folder(folder, LeftOut())[0] if folder.is_dir() else []
 
 
 def find_missing(listed: ListedSet) -> np.ndarray:

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.protocols.listed_set import NOBODY, Entries, ImagePairs, ListedSet, check_names
+from evaluation.protocols.listed_set import NOBODY, Entries, ImagePairs, ListedSet, check_mates, check_names, images_in
 from evaluation.protocols.mat_lists import named_ids, read_mat_lists
 from facekd.errors import DataError
-from facekd.images.image_files import is_image_name
 from facekd.utils.foreign import shown, some_of
 
 IDENTIFICATION, VERIFICATION = "Face_Identification_Test_Set", "Face_Verification_Test_Set"
@@ -68,16 +67,11 @@ def _search_roles(root: Path, lists: dict[Path, dict[str, list[Any]]]) -> tuple[
         check_names(path, own)
         files.append([f"{IDENTIFICATION}/{role}/{name}" for name in own])
         subjects.append(ids)
-    absent = sorted({*subjects[1]} - {*subjects[0]})
-    if absent:
-        raise DataError(
-            f"{list(lists)[1]}: {len(absent):,} of its identities are not in the gallery, the first "
-            f"{shown(absent[0])}; mated probes have a mate there"
-        )
+    check_mates(list(lists)[1], subjects[1], subjects[0], "mated probes have a mate there")
 
     # Unmated probes are whatever lies in their folder.
     folder = root / IDENTIFICATION / "unmated_probe"
-    unmated = sorted(path.name for path in folder.iterdir() if is_image_name(path.name)) if folder.is_dir() else []
+    unmated = images_in(folder)
     strangers, remarks = _strangers(unmated, files[0])
     names = [*files[0], *files[1], *(f"{IDENTIFICATION}/unmated_probe/{name}" for name in unmated)]
     if not unmated:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.protocols.listed_set import Entries, ListedSet, check_names
+from evaluation.protocols.listed_set import Entries, ListedSet, check_mates, check_names, images_in
 from evaluation.protocols.mat_lists import named_ids, read_mat_lists
 from facekd.errors import DataError
-from facekd.images.image_files import is_image_name
-from facekd.utils.foreign import shown, some_of
+from facekd.utils.foreign import some_of
 
 TESTING = "Testing_Set"
 PUBLISHED = {"num_gallery": 4_443, "num_probes": 3_728, "num_distractors": 153_428}
@@ -43,16 +42,11 @@ def load_tinyface(root: Path) -> ListedSet:
         check_names(path, own)
         names.append([f"{below}{inside}/{name}" for name in own])
         subjects.append(ids)
-    absent = sorted({*subjects[1]} - {*subjects[0]})
-    if absent:
-        raise DataError(
-            f"{paths[1]}: {len(absent):,} of its identities are not in the gallery, the first {shown(absent[0])}; in "
-            "closed-set identification everybody is"
-        )
+    check_mates(paths[1], subjects[1], subjects[0], "in closed-set identification everybody is")
 
     # Distractors are whatever lies in their folder.
     place = folder / "Gallery_Distractor"
-    strangers = sorted(path.name for path in place.iterdir() if is_image_name(path.name)) if place.is_dir() else []
+    strangers = images_in(place)
     listed = {name.rpartition("/")[2] for own in names for name in own}
     again = [name for name in strangers if name in listed]
     remarks = () if strangers else (f"{place}: holds no images, so the gallery has no distractors",)
