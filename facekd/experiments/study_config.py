@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from facekd.training.config import TrainConfig
 
 VERBS = ("train", "distill")
-MEANS = "rebuild-head"  # a method that makes a classifier of another one's class means, for others to share
+# Methods that make a file of another one's model for others to use, and the file's name: a classifier of class means,
+# and a teacher's embeddings.
+FILES_MADE = {"rebuild-head": "head.pt", "cache-teacher": "teacher.cache"}
 SET_BY_STUDY = (
     "model",
     "pairs",
@@ -62,7 +64,7 @@ class Method:
 
     Args:
         name: name of the row and of the folder.
-        verb: train, distill or rebuild-head; empty for a model that exists already.
+        verb: train, distill, rebuild-head or cache-teacher; empty for a model that exists already.
         recipe: a YAML file that `config` overrides.
         config: dotted keys and their values.
         seeds: seeds the method is run with.
@@ -243,16 +245,16 @@ class Study:
         return REFERENCE.sub(replace, text)
 
     def model_of(self, run: Run) -> str:
-        """Returns the path of a model: the folder of a run, the file of a classifier, or that of a model given."""
-        if run.method.verb == MEANS:
-            return str(run.folder / "head.pt")
+        """Returns the path of a model: the folder of a run, the file that it makes, or that of a model given."""
+        if run.method.verb in FILES_MADE:
+            return str(run.folder / FILES_MADE[run.method.verb])
         return run.method.model.replace("{study}", str(self.output)) or str(run.folder)
 
     def words_of(self, run: Run) -> list[str]:
         """Returns the command of a run, without `facekd`."""
         method = run.method
-        if method.verb == MEANS:
-            return self._words_of_means(run)
+        if method.verb in FILES_MADE:
+            return self._words_of_maker(run)
         # What comes later overrides: base, the method's own keys, and what the study sets itself.
         values = {**self.base, **method.config, "seed": run.seed, "output": run.folder}
         if method.budget:
@@ -265,15 +267,16 @@ class Study:
         recipe = [self.fill_in(method.recipe, method, run.seed)] if method.recipe else []
         return [method.verb, *recipe, *as_config_options(filled)]
 
-    def _words_of_means(self, run: Run) -> list[str]:
-        """Returns the command of a method that computes class means; it reads the data that the study trains on."""
+    def _words_of_maker(self, run: Run) -> list[str]:
+        """Returns the command of a method that makes a file; it embeds the data that the study trains on."""
         method = run.method
         read = {key: self.base[f"data.{key}"] for key in ("on_bad_record", "resize") if f"data.{key}" in self.base}
         options = {"data": self.base.get("data.train", ""), **read, **method.config, "output": self.model_of(run)}
         model = str(options.pop("model", ""))
         if not model:
-            raise ConfigError(f"methods.{method.name}.config.model: name whose class means, such as {{alone}}")
-        words = [MEANS, expand_path(self.fill_in(model, method, run.seed, protect_path), f"methods.{method.name}")]
+            raise ConfigError(f"methods.{method.name}.config.model: name the model that embeds, such as {{alone}}")
+        filled = self.fill_in(model, method, run.seed, protect_path)
+        words = [method.verb, expand_path(filled, f"methods.{method.name}")]
         for key, value in options.items():
             option = f"--{key.replace('_', '-')}"
             if isinstance(value, bool):
@@ -314,7 +317,7 @@ class Study:
                 for other in self.needed_by(method, run.seed)
                 if not other.method.model  # a model that exists already needs no step
             )
-            makes = Path(model) if method.verb == MEANS else run.folder
+            makes = Path(model) if method.verb in FILES_MADE else run.folder
             trained = Step(f"{method.verb} {run.title}", tuple(self.words_of(run)), makes, (*prepared, *needed), log)
             exported = run.folder / "model.onnx"
             model = str(exported)
@@ -361,7 +364,7 @@ class Study:
         configs = {}
         for method in self.methods.values():
             first = self.run_of(method.name, method.seeds[0])
-            if method.verb == MEANS:
+            if method.verb in FILES_MADE:
                 self.words_of(first)
             elif not method.model:
                 configs[method.name] = self._parsed(first)

@@ -13,7 +13,7 @@ from facekd.commands.config_files import flatten, parse_config, path_field, requ
 from facekd.commands.config_help import show_short_help
 from facekd.commands.suggestions import did_you_mean
 from facekd.errors import ConfigError
-from facekd.experiments.study_config import MEANS, SET_BY_STUDY, VERBS, Method, Pack, Study
+from facekd.experiments.study_config import FILES_MADE, SET_BY_STUDY, VERBS, Method, Pack, Study
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DESCRIPTION = "Trains methods x seeds on one data set under one protocol, and reports."
@@ -48,6 +48,7 @@ CONFIG.yaml
     longer:   {verb: train, budget: th_kd}     a control: trained on as many images as all stages of th_kd together
     th_kd:    {verb: distill, config: {teacher.model: "{teacher}", share: 1}}
     means:    {verb: rebuild-head, config: {model: "{alone}", power: 0.25}}              its class means, to share
+    cache:    {verb: cache-teacher, config: {model: "{teacher}"}}     its embeddings, for teacher.cache of several
     under:    {verb: train, judge: false, config: {shared_head: "{means}"}}
     external: {model: teacher.onnx, evaluate: {mean: 127.5, std: 127.5}}                 evaluated, not trained
 
@@ -87,8 +88,8 @@ class MethodFile:
     """Describes a method: a training, or a model that exists already.
 
     Args:
-        verb: train or distill; rebuild-head computes the class means of `config.model` for others to share; empty for
-            a model that exists already.
+        verb: train or distill; rebuild-head computes the class means of `config.model` for others to share, and
+            cache-teacher its embeddings, for `teacher.cache` of others; empty for a model that exists already.
         recipe: a YAML file that `config` overrides.
         config: keys of the verb, in sections or dotted.
         seeds: seeds of this method, in place of the study's.
@@ -99,7 +100,7 @@ class MethodFile:
         budget: a method; this one is trained on as many images as all stages of that one together.
     """
 
-    verb: Literal["train", "distill", "rebuild-head", ""] = ""
+    verb: Literal["train", "distill", "rebuild-head", "cache-teacher", ""] = ""
     recipe: str | None = path_field()
     config: dict[str, Any] | None = None
     seeds: tuple[int, ...] | None = None
@@ -223,8 +224,8 @@ def _method(name: str, file: MethodFile, seeds: tuple[int, ...]) -> Method:
         raise ConfigError(f"{where}: a model that exists already is not trained: leave out verb, config and recipe")
     if not file.model and not file.verb:
         raise ConfigError(f"{where}.verb: expected train or distill, found {file.verb!r}")
-    if file.verb == MEANS and file.recipe:
-        raise ConfigError(f"{where}.recipe: {MEANS} takes no configuration file; name its options in config")
+    if file.verb in FILES_MADE and file.recipe:
+        raise ConfigError(f"{where}.recipe: {file.verb} takes no configuration file; name its options in config")
     # A model that exists already counts as one run with seed 0.
     if file.seeds is not None:
         _check_seeds(file.seeds, f"{where}.seeds")
@@ -234,7 +235,7 @@ def _method(name: str, file: MethodFile, seeds: tuple[int, ...]) -> Method:
         recipe=file.recipe or "",
         config=flatten(file.config or {}),
         seeds=(0,) if file.model else seeds if file.seeds is None else file.seeds,
-        judge=file.judge and file.verb != MEANS,  # a classifier alone is nothing to evaluate
+        judge=file.judge and file.verb not in FILES_MADE,  # neither is a model to evaluate
         note=file.note or "",
         model=file.model or "",
         evaluate=_evaluate(file.evaluate, f"{where}.evaluate"),

@@ -11,7 +11,7 @@ from facekd.checkpoints.run_folder import list_checkpoints
 from facekd.distributed import join_world
 from facekd.errors import FacekdError
 from facekd.experiments.command_runner import CompletedSteps
-from facekd.experiments.study_config import MEANS, VERBS, Method, Study
+from facekd.experiments.study_config import FILES_MADE, VERBS, Method, Study
 from facekd.pages.tables import Table
 from facekd.training.distilling.build_distiller import build_distiller
 from facekd.training.dry_run import Trial, try_run
@@ -65,8 +65,8 @@ def _try(study: Study, method: Method, config: Any) -> Trial:
         FacekdError: it cannot be tried yet, or its training would not start.
     """
     for run in study.needed_by(method, method.seeds[0]):
-        if run.method.verb == MEANS and not Path(study.model_of(run)).exists():
-            raise FacekdError(f"it shares the class means of {run.title}, which are not computed yet")
+        if run.method.verb in FILES_MADE and not Path(study.model_of(run)).exists():
+            raise FacekdError(f"it needs what {run.method.verb} makes of {run.title}, which is not there yet")
         if run.method.verb in VERBS and not list_checkpoints(run.folder):
             raise FacekdError(f"it learns from {run.title}, which is not trained yet")
     make = build_distiller if method.verb == "distill" else build_recognizer

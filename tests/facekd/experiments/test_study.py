@@ -28,6 +28,7 @@ from facekd.experiments.study_file import load_study, parse_study
 from facekd.experiments.study_report import write_report
 from facekd.experiments.study_results import gather
 from facekd.training.config import TrainConfig
+from facekd.training.config.distill_config import DistillConfig
 from facekd.verification.measures import (
     add_intervals_of_all_pairs,
     measure_pairs,
@@ -136,6 +137,28 @@ def test_class_means_of_a_method_are_computed_for_others(tmp_path: Path) -> None
     under = by_title["train under, seed 3"]
     assert parse_config(TrainConfig, list(under.words[1:]), "facekd train", "").shared_head == made
     assert under.after == (means.title,) and "export means, seed 3" not in by_title
+
+
+def test_embeddings_of_a_method_are_cached_for_others(tmp_path: Path) -> None:
+    taught = {"teacher.model": "{teacher}", "teacher.cache": "{cache}", "loss": {"ce": 1, "embedding_l2": 10}}
+    methods = {
+        "teacher": {"verb": "train", "seeds": [0]},
+        "cache": {"verb": "cache-teacher", "seeds": [0], "config": {"model": "{teacher}", "workers": 1}},
+        "alone": {"verb": "train"},
+        "l2": {"verb": "distill", "config": taught},
+    }
+    base = {"data": {"train": "a$$b", "image_size": 64, "resize": True}}
+    study = load_study(write(tmp_path, methods=methods, base=base, output="o$$u"))
+    study.check_configs()
+    by_title = {step.title: step for step in study.steps()}
+    cache, made = by_title["cache-teacher cache, seed 0"], "o$u/runs/cache/seed-0/teacher.cache"
+    read = ["--data", "a$b", "--resize", "--workers", "1", "--output", made]
+    assert list(cache.words) == ["cache-teacher", "o$u/runs/teacher/seed-0", *read]
+    assert cache.makes == Path(made) and cache.after == ("train teacher, seed 0",)
+    l2 = by_title["distill l2, seed 4"]
+    assert parse_config(DistillConfig, list(l2.words[1:]), "facekd distill", "").teacher.cache == made
+    assert l2.after == ("train teacher, seed 0", cache.title)
+    assert not [title for title in by_title if title.startswith(("export cache", "judge cache"))]
 
 
 def test_a_budget_is_the_images_of_all_stages(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_study_is_tried_as_far_as_it_can_be(tmp_path: Path, run: Callable[...,
     assert rows["alone"][0] == "3" and float(rows["alone"][4]) > 0 and rows["alone"][5] == "48"
     assert rows["taught"][:2] == rows["away"][:2] == ["3", "-"]
     assert "\ntaught: not tried: it learns from alone, seed 0, which is not trained yet\n" in printed
-    assert "\nunder: not tried: it shares the class means of means, seed 0, which are not computed yet\n" in printed
+    assert "\nunder: not tried: it needs what rebuild-head makes of means, seed 0, which is not there yet\n" in printed
     assert "means" not in rows
     assert f"\naway: not tried: no data at {tmp_path / 'none'}; " in printed
     assert "39 steps are to be done, of which 12 train; besides those, training takes about " in printed
