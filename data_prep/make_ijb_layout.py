@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,11 @@ from data_prep.ijb_sets.drawn_embeddings import write_embeddings
 from data_prep.ijb_sets.plan import PUBLISHED, IjbPlan, plan_of_counts, plan_of_images
 from data_prep.ijb_sets.sources import LooseCrop, open_face_source
 from data_prep.ijb_sets.writer import count_templates, write_metadata
+from data_prep.layout_folder import SUMMARY, layout_folder
 from facekd.commands.command_line import COUNT, PROCESSES, SEED, CommandParser, real_number, whole_number
 from facekd.commands.places import check_apart
 from facekd.data.synthetic import MIN_SIZE
-from facekd.errors import DataError, run_verb
-from facekd.files.output_lock import file_lock
-from facekd.files.syncing import sync_file_system
-from facekd.files.temporaries import temporary_folder
+from facekd.errors import run_verb
 from facekd.files.writing import write_json, write_text
 from facekd.images.alignment import template
 from facekd.images.decoding import quiet_decoders
@@ -29,7 +26,7 @@ from facekd.utils.progress import track
 from facekd.utils.wording import counted
 
 ROWS_CHUNK = 64
-SUMMARY, UNFINISHED = "layout.json", ".make_ijb_unfinished"
+PARTS = ("loose_crop", "meta", "sources.tsv", "embeddings.npy")
 EXAMPLE = """examples:
   facekd data make-ijb synthetic:100x20 ijb                                 # generated faces, not aligned
   facekd data make-ijb faces_aligned ijb                                    # faces_aligned/PERSON/*.jpg
@@ -53,31 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     output: Path = arguments.output
     if not arguments.full_size:
         check_apart(output, Path(arguments.source), arguments.landmarks)
-    with file_lock(output, "command makes a set in this folder"):
-        return _make_layout(arguments, output)
-
-
-def _make_layout(arguments: argparse.Namespace, output: Path) -> int:
-    """Plans the set, writes images or embeddings and the lists, and puts them in place."""
-    is_ours, unfinished = (output / SUMMARY).exists(), output / UNFINISHED
-    if (
-        output.exists()
-        and any(output.iterdir() if output.is_dir() else [output])
-        and not (is_ours and arguments.overwrite)
-        and not unfinished.exists()
-    ):
-        remedy = "--overwrite replaces what is there" if is_ours else "choose an empty folder, or a new one"
-        raise DataError(f"{output} exists and is not empty; {remedy}")
-    with temporary_folder(output) as staged:  # so that an interrupted run leaves no half of a set
+    with layout_folder(output, arguments.overwrite, "target", PARTS) as staged:
         counts = _full_size(arguments, staged) if arguments.full_size else _of_images(arguments, staged)
-        sync_file_system(staged)
-        # While this mark is there, what is beside it is no set, and the next run replaces it.
-        output.mkdir(exist_ok=True)
-        unfinished.touch()
-        _remove(output)
-        for part in sorted(staged.iterdir(), key=lambda path: path.name == SUMMARY):  # the summary last
-            part.replace(output / part.name)
-        unfinished.unlink()
     print(
         f"{output}: {counted(counts['images'], 'image')}, {counted(counts['subjects'], 'subject')}, "
         f"{counted(counts['templates'], 'template')} "
@@ -159,14 +133,6 @@ def _write_block(job: tuple[tuple[Any, ...], np.ndarray, np.ndarray, Path]) -> t
         (crops / f"{number}.jpg").write_bytes(crop.jpeg)
         found.append(crop)
     return np.stack([crop.landmarks for crop in found]), np.array([crop.score for crop in found])
-
-
-def _remove(folder: Path) -> None:
-    """Removes an earlier layout and nothing else in the folder; its summary first."""
-    for name in (SUMMARY, "sources.tsv", "embeddings.npy"):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("loose_crop", "meta"):
-        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

@@ -6,19 +6,16 @@ import argparse
 from pathlib import Path
 
 from data_prep.ijb_sets.sources import SYNTHETIC
+from data_prep.layout_folder import SUMMARY, layout_folder
 from data_prep.protocol_sets.drawn_megaface import write_drawn_megaface
 from data_prep.protocol_sets.faces import AlignedFaces, split_people
-from data_prep.protocol_sets.layouts import LAYOUTS, Layout
+from data_prep.protocol_sets.layouts import LAYOUTS, PARTS, Layout
 from facekd.commands.command_line import COUNT, SEED, CommandParser, real_number, whole_number
 from facekd.commands.places import check_apart
 from facekd.data.synthetic import MIN_SIZE
-from facekd.errors import DataError, run_verb
-from facekd.files.output_lock import file_lock
-from facekd.files.syncing import sync_file_system
-from facekd.files.temporaries import temporary_folder
+from facekd.errors import run_verb
 from facekd.files.writing import write_json
 
-SUMMARY = "layout.json"
 EXAMPLE = """examples:
   facekd data make-protocol tinyface synthetic:40x6 tinyface            # generated people, aligned
   facekd data make-protocol survface faces_aligned survface             # faces_aligned/PERSON/*.jpg, or a .rec
@@ -39,15 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     output: Path = arguments.output
     if not arguments.source.startswith("synthetic:"):
         check_apart(output, Path(arguments.source))
-    with file_lock(output, "command makes a set in this folder"):
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
-            raise DataError(f"{output} exists and is not empty; choose an empty folder, or a new one")
-        with temporary_folder(output) as staged:  # so that an interrupted run leaves no half of a set
-            counts = _write(arguments, staged)
-            about = {"kind": arguments.kind, "source": arguments.source, "seed": arguments.seed, "counts": counts}
-            write_json(staged / SUMMARY, about)
-            sync_file_system(staged)
-            staged.replace(output)
+    with layout_folder(output, arguments.overwrite, "kind", PARTS) as staged:
+        counts = _write(arguments, staged)
+        about = {"kind": arguments.kind, "source": arguments.source, "seed": arguments.seed, "counts": counts}
+        write_json(staged / SUMMARY, about)
     print(f"{output}: {', '.join(f'{count:,} {name}' for name, count in counts.items())}")
     return 0
 
@@ -94,6 +86,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--embedding-size", type=whole_number(2, 65_536), default=128, metavar="D", help="with --drawn (default: 128)")
     add("--dtype", choices=("float32", "float16"), default="float16", help="with --drawn (default: float16)")
     add("--seed", type=SEED, default=0, help="random seed (default %(default)s)")
+    add("--overwrite", action="store_true", help="replace a layout that this command wrote there")
     arguments = parser.parse_args(argv)
     if arguments.drawn and (arguments.kind != "megaface" or not SYNTHETIC.fullmatch(arguments.source)):
         parser.error("--drawn draws embeddings of megaface: give synthetic:PEOPLExIMAGES, the probes")

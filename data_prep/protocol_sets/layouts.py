@@ -184,6 +184,13 @@ LAYOUTS: dict[str, Callable[[Layout], dict[str, int]]] = {
     "xqlfw": write_xqlfw,
 }
 
+# The files and folders at the top of all of them.
+PARTS = (
+    *("Face_Identification_Test_Set", "Face_Verification_Test_Set", "Testing_Set", "images", "protocols"),
+    *(f"{name}_{part}" for name in ("facescrub", "megaface") for part in ("images", "lst", "noises.txt")),
+    *("embeddings.npy", "unmasked", "masked", "xqlfw_aligned_112", "xqlfw_pairs.txt"),
+)
+
 
 def _write_mat(path: Path, lists: dict[str, list]) -> None:
     """Writes lists as a .mat file: names become a cell array, numbers a matrix."""

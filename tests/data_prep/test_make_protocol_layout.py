@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data_prep.make_protocol_layout import main
+from data_prep.protocol_sets.layouts import LAYOUTS
 from evaluation.evaluate_protocol import main as evaluate
 from facekd.errors import DataError
 
@@ -26,6 +27,50 @@ def test_equal_options_give_equal_bytes_and_an_existing_folder_stays(tmp_path: P
     with pytest.raises(DataError, match="exists and is not empty"):
         main([*words, str(tmp_path / "a")])
     assert content(tmp_path / "a") == first
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_a_layout_is_replaced_by_any_other_when_asked_to(kind: str, tmp_path: Path) -> None:
+    words = ["synthetic:4x4", "--image-size", "24", "--probe-size", "8"]
+    main([kind, *words, str(tmp_path / "alone")])
+    main(["megaface" if kind != "megaface" else "tinyface", *words, str(tmp_path / "a")])
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="--overwrite replaces what is there"):
+        main([kind, *words, str(tmp_path / "a")])
+    main([kind, *words, str(tmp_path / "a"), "--overwrite"])
+    assert content(tmp_path / "a") == content(tmp_path / "alone") | {"notes.txt": b"mine"}
+
+
+def test_a_folder_that_is_no_layout_is_never_replaced(tmp_path: Path) -> None:
+    words = ["tinyface", "synthetic:4x2", "--image-size", "24", "--overwrite"]
+    for number, summary in enumerate((None, "not JSON", '{"target": "IJBC"}')):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "images").write_text("mine")
+        if summary is not None:
+            (folder / "layout.json").write_text(summary)
+        before = content(folder)
+        with pytest.raises(DataError, match="exists and is not empty; choose an empty folder"):
+            main([*words, str(folder)])
+        assert content(folder) == before
+
+
+def test_a_layout_left_unfinished_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["tinyface", "synthetic:4x2", "--image-size", "24", "--probe-size", "8"]
+    main([*words, str(tmp_path / "whole")])
+    replace = Path.replace
+
+    def stop_at_the_summary(self: Path, target: Path) -> Path:
+        if target == tmp_path / "a" / "layout.json":
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", stop_at_the_summary)
+        main([*words, str(tmp_path / "a")])
+    assert not (tmp_path / "a" / "layout.json").exists()
+    main([*words, str(tmp_path / "a")])
+    assert content(tmp_path / "a") == content(tmp_path / "whole")
 
 
 def test_too_few_people_are_refused_and_leave_nothing(tmp_path: Path) -> None:
