@@ -21,9 +21,9 @@ from facekd.commands.config_help import take_switch
 from facekd.commands.plain_configs import to_yaml
 from facekd.errors import ConfigError, run_verb
 from facekd.experiments.command_runner import CompletedSteps, TrainingWatch, run_steps
-from facekd.experiments.study_config import VERBS, Study
-from facekd.experiments.study_file import StudyFile, make_study, parse_study
-from facekd.experiments.study_results import gather
+from facekd.experiments.studies.config import VERBS, Study
+from facekd.experiments.studies.file import StudyFile, make_study, parse_study
+from facekd.experiments.studies.results import gather
 from facekd.files.output_lock import folder_lock
 from facekd.files.reading import read_json
 from facekd.files.writing import write_json
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None, parse_evaluation: Callable[[str, list[st
     file = parse_study(others)
     study = make_study(file)
     if file.power:
-        from facekd.experiments.study_power import power_text
+        from facekd.experiments.studies.power import power_text
 
         print(power_text(gather(study), file.difference))
         return 0
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None, parse_evaluation: Callable[[str, list[st
 
 def _try(study: Study, file: StudyFile, configs: dict[str, Any]) -> None:
     """Prints each method's configuration as resolved, and what trials of the methods found."""
-    from facekd.experiments.study_trial import try_study
+    from facekd.experiments.studies.trial import try_study
 
     for name, config in configs.items():
         print(f"# {name}\n{to_yaml(config)}")
@@ -84,7 +84,7 @@ def _report(study: Study, failed: list[str], words: Sequence[str]) -> None:
     if not any(method.get("packs") for method in results["methods"]):
         why = f"{'; '.join(failed)} failed" if failed else "no run is evaluated yet; start without --report-only"
         raise ConfigError(f"{study.output}: there is nothing to report: {why}")
-    from facekd.experiments.study_report import to_text, write_report
+    from facekd.experiments.studies.report import to_text, write_report
 
     conditions = study.output / CONDITIONS
     results["command"] = command_text("study", words)

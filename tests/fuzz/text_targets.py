@@ -25,7 +25,7 @@ from evaluation.sets.pair_set import read_subjects
 from facekd.commands.yaml_files import MAX_VALUES, read_yaml
 from facekd.data.datasets.record_pack import open_record_pack, read_property
 from facekd.data.recordio.idx_file import parse_idx
-from facekd.experiments.study_file import load_study
+from facekd.experiments.studies.file import load_study
 from facekd.files.reading import read_text_file, sealed
 from facekd.files.resumable_file import ResumableFile
 from facekd.importing.adaface_command import read_command, translate_adaface

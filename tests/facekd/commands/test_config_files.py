@@ -12,7 +12,7 @@ from facekd.commands.config_files import expand_path, parse_config
 from facekd.commands.plain_configs import to_yaml
 from facekd.errors import ConfigError, FacekdError
 from facekd.experiments.sh_kd import PipelineFile
-from facekd.experiments.study_file import StudyFile
+from facekd.experiments.studies.file import StudyFile
 from facekd.training.config import DistillConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -23,10 +23,10 @@ from facekd.commands.config_files import parse_config
 from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.errors import ConfigError, DataError
 from facekd.experiments.command_runner import CompletedSteps, run_steps
-from facekd.experiments.study_comparison import Values, paired_difference
-from facekd.experiments.study_file import load_study, parse_study
-from facekd.experiments.study_report import write_report
-from facekd.experiments.study_results import gather
+from facekd.experiments.studies.comparison import Values, paired_difference
+from facekd.experiments.studies.file import load_study, parse_study
+from facekd.experiments.studies.report import write_report
+from facekd.experiments.studies.results import gather
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
 from facekd.verification.measures import (

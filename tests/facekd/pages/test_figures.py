@@ -111,7 +111,7 @@ def test_a_chart_says_what_it_shows() -> None:
 
 def test_matplotlib_is_loaded_by_the_first_figure_and_not_before() -> None:
     code = (
-        "import sys, facekd.experiments.study_report, facekd.experiments.quickstart_report, evaluation.results.page, "
+        "import sys, facekd.experiments.studies.report, facekd.experiments.quickstart_report, evaluation.results.page, "
         "evaluation.results.hardest_pairs, data_prep.inspection.page, facekd.pages.figures as figures\n"
         "before = 'matplotlib' in sys.modules\n"
         "figures.new_figure(figures.SINGLE)\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from facekd.experiments.classifier_table import summarize_centres
-from facekd.experiments.study_comparison import (
+from facekd.experiments.studies.comparison import (
     OVER_SEEDS,
     OVER_SEEDS_AND_PEOPLE,
     REMEDY,
@@ -18,7 +18,7 @@ from facekd.experiments.study_comparison import (
     compare,
     read_draws,
 )
-from facekd.experiments.study_config import VERBS, Method, Run, Study
+from facekd.experiments.studies.config import VERBS, Method, Run, Study
 from facekd.files.reading import read_json
 from facekd.training.logbook import read_log
 

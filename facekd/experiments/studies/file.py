@@ -13,7 +13,7 @@ from facekd.commands.config_files import flatten, parse_config, path_field, requ
 from facekd.commands.config_help import show_short_help
 from facekd.commands.suggestions import did_you_mean
 from facekd.errors import ConfigError
-from facekd.experiments.study_config import FILES_MADE, SET_BY_STUDY, VERBS, Method, Pack, Study
+from facekd.experiments.studies.config import FILES_MADE, SET_BY_STUDY, VERBS, Method, Pack, Study
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DESCRIPTION = "Trains methods x seeds on one data set under one protocol, and reports."

@@ -11,7 +11,7 @@ from facekd.checkpoints.run_folder import list_checkpoints
 from facekd.distributed import join_world
 from facekd.errors import FacekdError
 from facekd.experiments.command_runner import CompletedSteps
-from facekd.experiments.study_config import FILES_MADE, VERBS, Method, Study
+from facekd.experiments.studies.config import FILES_MADE, VERBS, Method, Study
 from facekd.pages.tables import Table
 from facekd.training.distilling.build_distiller import build_distiller
 from facekd.training.dry_run import Trial, try_run

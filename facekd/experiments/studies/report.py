@@ -12,10 +12,10 @@ from facekd.commands.command_line import command_text
 from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.errors import DataError
 from facekd.experiments.classifier_table import EXPLANATION
-from facekd.experiments.study_comparison import REMEDY
-from facekd.experiments.study_config import Study
-from facekd.experiments.study_results import read_verification, verification_folder
-from facekd.experiments.study_tables import PLUS_MINUS, classifiers_table, describe_pack, pack_table, to_csv, to_latex
+from facekd.experiments.studies.comparison import REMEDY
+from facekd.experiments.studies.config import Study
+from facekd.experiments.studies.results import read_verification, verification_folder
+from facekd.experiments.studies.tables import PLUS_MINUS, classifiers_table, describe_pack, pack_table, to_csv, to_latex
 from facekd.files.result_folder import finish_results, start_results
 from facekd.files.writing import write_text
 from facekd.pages.figures import RocLine, chart, color_of, draw_losses, draw_roc, label_axes, new_figure, save_figure
