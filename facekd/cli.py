@@ -55,6 +55,7 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
         "distill": ("facekd.training.distill", "train a student from a teacher"),
         "cache-teacher": ("facekd.teacher.cache_teacher", "embed a training set once, to distil faster"),
         "rebuild-head": ("facekd.teacher.rebuild_head", "a classifier for a teacher that has none"),
+        "train-quality": ("facekd.teacher.train_quality", "teach a model to tell poor images"),
         "drop-sub-centers": ("data_prep.drop_sub_centers", "keep one centre a class, list noisy images"),
         "import": ("facekd.importing.import_weights", "weights of other trainers -> a checkpoint"),
         "import-config": ("facekd.importing.import_config", "configs of other trainers -> a YAML file"),
@@ -82,6 +83,7 @@ MENU: dict[str, dict[str, tuple[str, str]]] = {
 PLUGIN_VERBS = {
     "data cluster",
     *("train", "distill", "pipeline sh-kd", "study", "export", "cache-teacher", "rebuild-head", "drop-sub-centers"),
+    "train-quality",
     "data inspect",
     *("embed", "compare", "search"),
     *("evaluate lfw", "evaluate ijbc", "evaluate folder", "evaluate robustness", "evaluate protocol"),
@@ -200,7 +202,6 @@ def _menu() -> str:
     return "\n".join(
         [
             *lines,
-            "",
             "Try first: `facekd quickstart` (needs no data); then `facekd data pack --help`.",
         ]
     )

@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "facekd.verification",
     ),
     ("facekd.results",),
-    ("facekd.backbones", "facekd.head", "facekd.distillation", "facekd.data"),
+    ("facekd.backbones", "facekd.head", "facekd.quality", "facekd.distillation", "facekd.data"),
     ("facekd.plugins",),
     ("facekd.checkpoints",),
     ("facekd.embedder",),

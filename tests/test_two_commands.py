@@ -20,6 +20,7 @@ OUTPUTS = {
     "data make-pairs": "in out.bin --sample 9",
     "data synthesize": "--output out --identities 2 --images-per-identity 2",
     "rebuild-head": "in --data in --output out.pt",
+    "train-quality": "in --data in --output out.pt",
     "drop-sub-centers": "in --data in --output out",
     "import": "in --output out.pt",
     "import-config": "in --output out.yaml",

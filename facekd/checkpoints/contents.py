@@ -50,12 +50,18 @@ class _Data(TypedDict, total=False):
     resize: bool
 
 
+class _QualityHead(TypedDict, total=False):
+    target: str
+    weights: str
+
+
 class Sections(TypedDict, total=False):
     """Describes what is used of `config`, apart from comparing it with that of a resumed run."""
 
     backbone: Architecture
     head: _Head
     data: _Data
+    quality_head: _QualityHead
     schedule: dict[str, Plain]
     preprocessing: dict[str, Plain]
 
@@ -138,6 +144,7 @@ class Checkpoint:
         head: state dict of the classifier; without `weight` where `head_shards` has it.
         head_shards: where the classifier's rows are stored, if not under `head`.
         sub_centers: how many centres each class has, one behind the other in its row of the classifier; absent for 1.
+        quality_head: state dict of what `facekd train-quality` puts behind the backbone; absent without.
         num_classes: classes of the data.
         labels_sha256: fingerprint of which image has which label.
         identities_sha256: fingerprint of the names of the labels; None where the data has no names.
@@ -171,6 +178,7 @@ class Checkpoint:
     started_from: dict[str, dict[str, Plain]] | None = None
     plugins: list[dict[str, str]] | None = None
     sub_centers: Annotated[int, Range(1, 64)] | None = None
+    quality_head: dict[str, Tensor] | None = None
 
     @property
     def architecture(self) -> dict[str, Any] | None:
@@ -186,6 +194,18 @@ class Checkpoint:
     def head_kind(self) -> str:
         """Returns "margin" or "linear"; older files do not say, and hold margin classifiers."""
         return self.config.get("head", {}).get("kind", "margin")
+
+    @property
+    def quality_target(self) -> str:
+        """Returns what the quality head was taught, "cr" or "sdd"; empty if nothing says so."""
+        return self.config.get("quality_head", {}).get("target", "")
+
+    @property
+    def weights_in_words(self) -> str:
+        """Returns which weights of a run `load_backbone` takes: "moving average" or "as trained"."""
+        # A file of `facekd train-quality` holds those that its head was made for, and none besides.
+        kept = self.config.get("quality_head", {}).get("weights")
+        return kept or ("moving average" if self.ema else "as trained")
 
     @property
     def center_crop(self) -> float:

@@ -21,15 +21,17 @@ from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.errors import CheckpointError, ModelError
 from facekd.images.preprocessing import Preprocessing
 from facekd.plugins import require_plugins
+from facekd.quality.head import QualityHead, ScoredBackbone
 from facekd.utils.foreign import shown, some_of
 
 LARGEST_EMBEDDING = 8192  # values; a projection to more would make a network far larger than its file
 PREPROCESSING_KEYS = {"mean": None, "std": None, "color": None}.keys()
+MOST_HIDDEN = 65_536  # values between the two layers of a quality head
 MIN_WEIGHT_BYTES = 2  # bytes of a number; one of 8 bits means nothing without its scale
 
 
 def load_backbone(
-    path: str | os.PathLike[str], *, ema: bool | None = None, module: nn.Module | None = None
+    path: str | os.PathLike[str], *, ema: bool | None = None, module: nn.Module | None = None, scored: bool = False
 ) -> tuple[nn.Module, Preprocessing]:
     """Builds the backbone of a checkpoint in evaluation mode, and returns it with its preprocessing.
 
@@ -37,6 +39,7 @@ def load_backbone(
         path: a checkpoint, or the folder of a run.
         ema: True takes the moving average, False the weights as trained; None takes the average if there is one.
         module: for a run of `facekd.training.api` with a network of its own: such a network, which gets the weights.
+        scored: return a `ScoredBackbone` if the checkpoint has a quality head.
 
     Raises:
         CheckpointError: see `read_checkpoint`; also if the weights do not fit the architecture, or `ema` asks for
@@ -63,6 +66,9 @@ def load_backbone(
     backbone = _build(file, architecture, weights, module)
     load_weights(backbone, weights, f"{file}: backbone")
     module = backbone if projection is None else _with_projection(backbone, architecture, projection, file)
+    if scored and checkpoint.quality_head is not None:
+        size = backbone.embedding_size if projection is None else len(projection)
+        module = ScoredBackbone(module, _build_quality_head(checkpoint.quality_head, size, file))
     if broken := find_not_finite(module.state_dict()):
         raise CheckpointError(
             f"{file}: {broken} holds NaN or infinity: take an earlier checkpoint, from before the training broke"
@@ -132,6 +138,22 @@ def _with_projection(
         return ProjectedBackbone(backbone, layer)
     except ModelError as error:
         raise CheckpointError(f"{file}: damaged: {error}") from error
+
+
+def _build_quality_head(state: Mapping[str, torch.Tensor], embedding_size: int, file: Path) -> QualityHead:
+    """Builds a quality head, once its weights are known to be those of one."""
+    hidden = state.get("hidden.bias")
+    count = len(hidden) if hidden is not None and hidden.ndim == 1 else 0
+    what = f"{file}: quality_head"
+    if not 1 <= count <= MOST_HIDDEN:
+        raise CheckpointError(f"{what} is damaged: expected 1 to {MOST_HIDDEN:,} hidden values, found {count:,}")
+    head = QualityHead(embedding_size, count)
+    if misfit := find_misfit(head.state_dict(), state):
+        raise CheckpointError(
+            f"{what} does not fit the backbone: {misfit}. Make it again: `facekd train-quality RUN --data PACK`"
+        )
+    head.load_state_dict(state)
+    return head
 
 
 def _preprocessing(file: Path, checkpoint: Checkpoint, image_size: int) -> Preprocessing:

@@ -179,6 +179,7 @@ TABLE = (
         "rebuild-head {in}/teacher --data {in}/faces --output out/head.pt --power 0.25 --blend 0.5",
         ("head.pt",),
     ),
+    Command("train-quality", "train-quality {in}/teacher --data {in}/faces --output out/scored.pt", ("scored.pt",)),
     Command("drop-sub-centers", "drop-sub-centers {in}/centres --data {in}/faces --output out", ("report.json",)),
     Command("import", "import {in}/backbone.pth --output out/backbone.pt", ("backbone.pt",)),
     Command("import-config", "import-config {in}/arcface.py --output out/arcface.yaml", ("arcface.yaml",)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from facekd.embedder.classifying_model import load_logit_network, open_classifyi
 from facekd.errors import FacekdError
 from facekd.importing.backbones import import_backbone
 from facekd.importing.classifiers import join_classifier
+from facekd.quality.head import QualityHead
 from tests.hostile_values import ARCHITECTURE, KINDS, Tiny, changed, check_ends_in_a_sentence, places
 
 PREPROCESSING = {"mean": [127.5] * 3, "std": [128.0] * 3, "color": "rgb"}
@@ -49,7 +51,12 @@ def content() -> dict[str, Any]:
         "bad_records": ["a"],
     }
     return {
-        "config": {"backbone": ARCHITECTURE, "head": {"kind": "linear"}, "data": {"center_crop": 0.5}},
+        "config": {
+            "backbone": ARCHITECTURE,
+            "head": {"kind": "linear"},
+            "data": {"center_crop": 0.5},
+            "quality_head": {"target": "cr", "weights": "as trained"},
+        },
         "preprocessing": PREPROCESSING,
         "backbone": weights,
         "ema": weights,
@@ -68,6 +75,7 @@ def content() -> dict[str, Any]:
         "started_from": {"backbone": {"file": "a", "sha256": "b"}},
         "plugins": [{"name": "a"}],
         "sub_centers": 1,
+        "quality_head": QualityHead(4, 2).state_dict(),
     }
 
 
@@ -75,7 +83,7 @@ def open_twice(path: Path) -> None:
     open_classifying_model(path, teacher_head=path, mixes=[0.5])
 
 
-READERS = (load_backbone, read_classifier, load_logit_network, open_twice)
+READERS = (partial(load_backbone, scored=True), read_classifier, load_logit_network, open_twice)
 
 
 def read_changed(
