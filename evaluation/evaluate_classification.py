@@ -16,8 +16,9 @@ from evaluation.provenance import name_with_assumptions
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation
 from evaluation.shared_options import add_output_option
 from facekd import __version__
-from facekd.commands.command_line import COUNT, PROCESSES, CommandParser, real_number
+from facekd.commands.command_line import COUNT, PROCESSES, THREADS, CommandParser, real_number
 from facekd.data.datasets import FaceDataset, open_dataset, print_summary
+from facekd.data.datasets.identity_map import identity_map, stored_images_sha256
 from facekd.embedder.model_options import report_preprocessing
 from facekd.errors import FacekdError, run_verb
 from facekd.files.reading import sha256_of_file
@@ -49,7 +50,7 @@ writes DIR/results.json (its keys: docs/results.md)"""
 
 def main(argv: list[str] | None = None) -> int:
     """Parses and evaluates."""
-    arguments = _parse(argv)
+    arguments = parse(argv)
     with lock_output(Path(arguments.output)):
         return _evaluate(arguments, argv)
 
@@ -70,7 +71,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None) -> int:
     file = Path(arguments.model) if is_onnx else resolve_checkpoint(arguments.model)
     with unchanged(file):
         if is_onnx:
-            model = OnnxClassifier(arguments.model)
+            model = OnnxClassifier(arguments.model, arguments.threads)
             report_preprocessing(file, model)
         else:
             model = open_classifying_model(file, arguments.teacher_head, arguments.mix, device=arguments.device)
@@ -103,6 +104,8 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None) -> int:
             "num_images": len(dataset),
             "num_classes": dataset.num_classes,
             "center_crop": model.center_crop,
+            **identity_map(dataset),
+            "images_sha256": stored_images_sha256(dataset),
         },
         "heads": heads,
     }
@@ -160,11 +163,13 @@ def _versions() -> dict[str, str]:
     return {"torch": str(torch.__version__), "numpy": np.__version__, "opencv": cv2.__version__}
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parses the command line; a mistake prints one line and exits."""
     parser = CommandParser(
         prog="facekd evaluate classification",
         description="Evaluates a classifier: top-1 and top-5 of its own head, of a teacher's, or of a mix of both.",
         example=EXAMPLE,
+        allow_abbrev=False,  # otherwise a typo in a study could pass as the short form of an option
     )
     add = parser.add_argument
     # What to evaluate, on what, and where the results go.
@@ -193,6 +198,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="reading processes, at most one per core (default: 4)",
     )
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    add("--threads", type=THREADS, metavar="N", help="computing threads of an ONNX file (default: one per core)")
     arguments = parser.parse_args(argv)
     # What a parser cannot express: combinations and ranges.
     if arguments.mix and not arguments.teacher_head:

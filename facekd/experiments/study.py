@@ -3,8 +3,8 @@
     facekd study configs/study/generated_faces.yaml
 
 Each run is a `facekd train` or `facekd distill` command in its own process, then exported as ONNX and evaluated by
-`facekd evaluate lfw`, or by `facekd evaluate folder` on all pairs of people. Completed steps are skipped, so the same
-command resumes after an interruption.
+`facekd evaluate lfw`, by `facekd evaluate folder` on all pairs of people, or by `facekd evaluate classification`.
+Completed steps are skipped, so the same command resumes after an interruption.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None, parse_evaluation: Callable[[str, list[st
     if file.power:
         from facekd.experiments.studies.power import power_text
 
-        print(power_text(gather(study), file.difference))
+        print(power_text(gather(study), study.evaluation, file.difference))
         return 0
     # Mistakes show now, not after hours of training.
     if is_dry or not file.report_only:

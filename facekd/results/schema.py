@@ -151,7 +151,10 @@ SPEC_OF: dict[str, Any] = {
         "failures": {"num_images": COUNT, "rate": NUMBER, "ci95": INTERVAL, "by_role": {}},
         "?search_intervals": TEXT,
     },
-    CLASSIFICATION_FORMAT: {},
+    CLASSIFICATION_FORMAT: {
+        "data": {"name": TEXT, "split": TEXT, "num_images": COUNT, "num_classes": COUNT},
+        "heads": {"*": {"top1": NUMBER, "?top5": NUMBER, "mean_class_top1": NUMBER}},
+    },
     ROBUSTNESS_FORMAT: {},
 }
 SPEC_OF[SUMMARY_FORMAT] = {"pair_sets": [SPEC_OF[LFW_FORMAT]]}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import DataError
+from facekd.experiments.studies.evaluation import Evaluation, Measure
 from facekd.files.npy_files import read_npz
 from facekd.verification.seeds_and_people import crossed_difference, holm
 
@@ -19,7 +20,7 @@ REMEDY = "delete results.json there and run the study again, which then evaluate
 OVER_SEEDS = (
     "95 % interval of the mean difference over seeds (Student's t, n - 1 degrees of freedom, paired by seed: same "
     "weights to start from where the networks are the same, same order of images). It covers what changes from one "
-    "training to the next; the people and pairs evaluated on are the same throughout, so it does not cover them"
+    "training to the next; {} are the same throughout, so it does not cover them"
 )
 OVER_SEEDS_AND_PEOPLE = (
     "95 % interval of the mean difference over seeds and people together (crossed random effects, Student's t with "
@@ -41,6 +42,12 @@ class Draws:
     num_people: int
     eer: np.ndarray
     tar: dict[float, np.ndarray]
+
+    def of(self, measure: Measure) -> np.ndarray | None:
+        """Returns what one measure was in each draw, (R,); None if it was not measured in them."""
+        if measure.far is not None:
+            return self.tar.get(measure.far)
+        return self.eer if measure.metric == "eer" else None
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ def _over_seeds(differences: Sequence[float]) -> dict[str, Any]:
     error, df = (std or 0.0) / math.sqrt(len(differences)), len(differences) - 1
     half = float(stats.t.ppf(0.975, df)) * error
     p_value = float(2 * stats.t.sf(abs(mean) / error, df)) if error > 0 else float(mean == 0)
-    return {"ci95": [mean - half, mean + half], "p_value": p_value}
+    return {"ci95": [mean - half, mean + half], "p_value": p_value, "std": std}
 
 
 def read_draws(folder: Path, result: Mapping[str, Any]) -> Draws | None:
@@ -159,23 +166,24 @@ def read_draws(folder: Path, result: Mapping[str, Any]) -> Draws | None:
     return Draws(int(about["num_subjects"]), eer, dict(zip(measured, tar, strict=True)))
 
 
-def check_same_people(results: Mapping[Path, Mapping[str, Any]]) -> None:
-    """Refuses runs that were evaluated on other people, or with other draws of them: their differences mean nothing.
+def check_same_set(results: Mapping[Path, Mapping[str, Any]], evaluation: Evaluation) -> None:
+    """Refuses runs that were evaluated on another set, or with other draws of people: their differences mean nothing.
 
     Args:
-        results: the results of all pairs, by folder.
+        results: the results on one set, by folder.
+        evaluation: how they were made.
 
     Raises:
         DataError: naming two that differ.
     """
     first: tuple[Path, list[Any]] | None = None
     for folder, result in results.items():
-        about = result.get("bootstrap") or {}
-        key = [result.get("set_sha256"), *(about.get(name) for name in ("resampled", "seed", "replicates"))]
+        about = (result.get("bootstrap") or {}) if evaluation.draws_people else {}
+        key = [evaluation.set_of(result), *(about.get(name) for name in ("resampled", "seed", "replicates"))]
         first = first or (folder, key)
         if key != first[1]:
             is_other_set = key[0] != first[1][0]
-            what = "other images or people" if is_other_set else "other draws of people (--bootstrap, --seed)"
+            what = f"other {evaluation.set_text}" if is_other_set else "other draws of people (--bootstrap, --seed)"
             raise DataError(
                 f"{folder / 'results.json'}: was evaluated with {what} than {first[0] / 'results.json'}; {REMEDY}"
             )

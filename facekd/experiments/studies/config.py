@@ -13,12 +13,13 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from facekd.commands.config_files import expand_path, parse_config, protect_path
 from facekd.commands.suggestions import did_you_mean
 from facekd.errors import ConfigError
 from facekd.experiments.command_runner import Step, as_config_options, as_word
+from facekd.experiments.studies.evaluation import CLASSIFICATION, PACKS, Evaluation
 
 if TYPE_CHECKING:
     from facekd.training.config import TrainConfig
@@ -27,35 +28,29 @@ VERBS = ("train", "distill")
 # Methods that make a file of another one's model for others to use, and the file's name: a classifier of class means,
 # and a teacher's embeddings.
 FILES_MADE = {"rebuild-head": "head.pt", "cache-teacher": "teacher.cache"}
-SET_BY_STUDY = (
-    "model",
-    "pairs",
-    "names",
-    "images",
-    "output",
-    "threads",
-)  # options of the evaluation that no file may give
+# Options of the evaluation that no file may give.
+SET_BY_STUDY = ("model", "pairs", "names", "images", "data", "output", "threads")
 REFERENCE = re.compile(r"(?<!\$)\{([A-Za-z0-9][A-Za-z0-9_.-]*)(?:@(\d+))?\}")
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Names a verification pack and the list of who is on its images, or a set of people whose pairs are all compared.
+    """Names what runs are evaluated on: a verification pack, a set of people, or images to classify.
 
     Args:
-        pairs: the `.bin` file; for people what `facekd evaluate folder --images` takes.
+        pairs: the `.bin` file, or else what the evaluation's option takes.
         names: the list the pack was made from; empty if there is none.
-        is_people: whether it is a set of people.
+        evaluation: how models are evaluated on it.
     """
 
     pairs: str
     names: str = ""
-    is_people: bool = False
+    evaluation: Evaluation = PACKS
 
     @property
     def name(self) -> str:
         """Returns the name under which results on this pack are kept."""
-        return Path(self.pairs).stem
+        return Path(self.pairs).stem or "data"
 
 
 @dataclass(frozen=True)
@@ -117,8 +112,8 @@ class Study:
         reference: the baseline that methods are compared with; usually the student trained alone.
         base: dotted keys of every run.
         prepare: `facekd` commands to run first, without the word facekd.
-        packs: packs that models are evaluated on, or one set of people.
-        evaluate: options of `facekd evaluate lfw`, or for people of `facekd evaluate folder`.
+        packs: packs that models are evaluated on, or one set of people or of images.
+        evaluate: options of the evaluation.
         methods: methods by name, in the order of the report.
     """
 
@@ -133,9 +128,9 @@ class Study:
     methods: dict[str, Method]
 
     @property
-    def evaluation(self) -> Literal["lfw", "folder"]:
-        """Returns the verb that evaluates the runs: of all pairs of people, or of packs."""
-        return "folder" if self.packs[0].is_people else "lfw"
+    def evaluation(self) -> Evaluation:
+        """Returns how the runs are evaluated."""
+        return self.packs[0].evaluation
 
     @property
     def runs(self) -> list[Run]:
@@ -332,14 +327,14 @@ class Study:
             before = (export.title,)
         # Evaluate the exported model, or the model that exists already.
         if method.judge:
-            words = ("evaluate", self.evaluation, *self._evaluate_options(run, model, threads))
+            words = ("evaluate", self.evaluation.verb, *self._evaluate_options(run, model, threads))
             # The word stays "judge", because it is how `steps.json` of a study in progress names the step.
             steps.append(Step(f"judge {run.title}", words, run.verification / "results.json", before, log))
         return steps
 
     def _evaluate_options(self, run: Run, model: str, threads: int | None) -> list[str]:
         """Returns the words after the verb of the evaluation; `true` and `false` become `--key` and `--no-key`."""
-        words = ["--model", model, "--images" if self.evaluation == "folder" else "--pairs"]
+        words = ["--model", model, self.evaluation.option]
         words += [pack.pairs for pack in self.packs]
         # One list for each pack, where "-" stands for none.
         if any(pack.names for pack in self.packs):
@@ -367,14 +362,19 @@ class Study:
             if method.verb in FILES_MADE:
                 self.words_of(first)
             elif not method.model:
-                configs[method.name] = self._parsed(first)
+                configs[method.name] = config = self._parsed(first)
+                if method.judge and self.evaluation is CLASSIFICATION and config.head.kind != "linear":
+                    raise ConfigError(
+                        f"methods.{method.name}: head.kind is {config.head.kind!r}, and `classification` compares "
+                        "linear classifiers: set head.kind to linear in base"
+                    )
         return configs
 
     def check_evaluation(self, parse: Callable[[str, list[str]], object]) -> None:
         """Has the parser of the evaluation check each method's options, before anything runs.
 
         Args:
-            parse: parses the words of `facekd evaluate`, given its second word, `lfw` or `folder`, and the rest; on a
+            parse: parses the words of `facekd evaluate`, given its second word, such as `lfw`, and the rest; on a
                 mistake it prints one line and exits, see `CommandParser`.
 
         Raises:
@@ -385,7 +385,7 @@ class Study:
             said = io.StringIO()
             try:
                 with contextlib.redirect_stderr(said):
-                    parse(self.evaluation, words)
+                    parse(self.evaluation.verb, words)
             except SystemExit as error:
                 message = said.getvalue().strip().removeprefix("error: ")
                 section = f"methods.{method.name}.evaluate" if method.evaluate else "evaluate"

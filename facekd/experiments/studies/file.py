@@ -14,11 +14,10 @@ from facekd.commands.config_help import show_short_help
 from facekd.commands.suggestions import did_you_mean
 from facekd.errors import ConfigError
 from facekd.experiments.studies.config import FILES_MADE, SET_BY_STUDY, VERBS, Method, Pack, Study
+from facekd.experiments.studies.evaluation import CLASSIFICATION, PEOPLE, Evaluation
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 DESCRIPTION = "Trains methods x seeds on one data set under one protocol, and reports."
-# Options of the evaluation of people where the file gives none: few columns, and no page for each run.
-OF_PEOPLE: dict[str, Any] = {"fars": [1e-2, 1e-3], "report": False}
 MAIN_KEYS = {
     "output": "folder of everything; the same command resumes it",
     "seeds": "seeds of every method that names none",
@@ -57,6 +56,10 @@ In place of people a file may have verification packs, evaluated by `facekd eval
   evaluate: {folds: 10, fars: [1e-1, 1e-2], flip: true}
 Far more of the difference between two methods shows on all pairs than on a pack drawn from the same people, and only
 with people do the intervals cover other people as well as other seeds.
+
+Classifiers (head.kind: linear) are compared by top-1, top-5 and the mean over classes:
+  classification: data/cifar10           what `facekd evaluate classification --data` takes, often that of data.train
+  evaluate: {workers: 0}
 
 In a value, {teacher} is the folder of that method's run with the same seed, or of its only run; {teacher@0} is the run
 with seed 0; {study} is the output folder. A method may also have recipe: FILE.yaml (which config
@@ -125,7 +128,9 @@ class StudyFile:
         packs: verification packs to evaluate on; a name, or pairs and names.
         people: in place of packs a set of people whose pairs are all compared: a folder, a pack of records, or
             synthetic:PEOPLExIMAGES:SEED.
-        evaluate: options of `facekd evaluate lfw`, or for people of `facekd evaluate folder`.
+        classification: in place of both images to classify: CIFAR's folder, or one with train/ and val/ or test/.
+        evaluate: options of `facekd evaluate lfw`, for people of `facekd evaluate folder`, for images to classify of
+            `facekd evaluate classification`.
         methods: the methods by name, in the order of the report.
         jobs: number of runs at once.
         threads: computing threads of each run; null shares the cores among the jobs.
@@ -142,6 +147,7 @@ class StudyFile:
     prepare: tuple[str, ...] | None = ()
     packs: tuple[str | PackFile, ...] = field(default=(), metadata={"entries": PackFile, "path": True})
     people: str | None = path_field()
+    classification: str | None = path_field()
     evaluate: dict[str, Any] | None = None
     methods: dict[str, MethodFile] = field(default_factory=dict, metadata={"entries": MethodFile})
     jobs: int = 1
@@ -191,7 +197,9 @@ def make_study(file: StudyFile) -> Study:
         ConfigError: a value that cannot be, a method that does not exist, or methods that depend on each other.
     """
     _check_seeds(file.seeds, "seeds")
-    methods = {name: _method(name, method, file.seeds) for name, method in file.methods.items()}
+    packs = _packs(file)
+    evaluation = packs[0].evaluation
+    methods = {name: _method(name, method, file.seeds, evaluation) for name, method in file.methods.items()}
     study = Study(
         output=Path(file.output),
         title=file.title or Path(file.output).name,
@@ -199,8 +207,8 @@ def make_study(file: StudyFile) -> Study:
         reference=_reference(file.reference, methods),
         base=flatten(file.base or {}),
         prepare=file.prepare or (),
-        packs=_packs(file.packs, file.people or "", file.output),
-        evaluate={**(OF_PEOPLE if file.people else {}), **_evaluate(file.evaluate, "evaluate")},
+        packs=packs,
+        evaluate={**evaluation.options, **_evaluate(file.evaluate, "evaluate", evaluation)},
         methods=methods,
     )
     _check_training_keys(study)
@@ -216,7 +224,7 @@ def _check_seeds(seeds: tuple[int, ...], where: str) -> None:
         raise ConfigError(f"{where}: {list(seeds)} names a seed twice, and the same seed gives the same run")
 
 
-def _method(name: str, file: MethodFile, seeds: tuple[int, ...]) -> Method:
+def _method(name: str, file: MethodFile, seeds: tuple[int, ...], evaluation: Evaluation) -> Method:
     where = f"methods.{name}"
     if not NAME.fullmatch(name) or name == "study":
         raise ConfigError(f"{where}: a method is named by letters, digits, - _ and ., and not 'study'")
@@ -238,7 +246,7 @@ def _method(name: str, file: MethodFile, seeds: tuple[int, ...]) -> Method:
         judge=file.judge and file.verb not in FILES_MADE,  # neither is a model to evaluate
         note=file.note or "",
         model=file.model or "",
-        evaluate=_evaluate(file.evaluate, f"{where}.evaluate"),
+        evaluate=_evaluate(file.evaluate, f"{where}.evaluate", evaluation),
         budget=file.budget or "",
     )
 
@@ -253,35 +261,41 @@ def _reference(name: str, methods: Mapping[str, Method]) -> str:
     return name
 
 
-def _packs(files: tuple[str | PackFile, ...], people: str, output: str) -> tuple[Pack, ...]:
-    if people:
-        if files:
-            raise ConfigError(
-                "people: a study compares methods on packs or on all pairs of people; leave out one of the two"
-            )
-        return (Pack(people.replace("{study}", output), is_people=True),)
-    # A plain name is a pack without a list.
-    if not files:
+def _packs(file: StudyFile) -> tuple[Pack, ...]:
+    """Returns what the runs are evaluated on, which one of three keys names."""
+    sets = [(one, place) for one, place in ((PEOPLE, file.people), (CLASSIFICATION, file.classification)) if place]
+    if len(sets) + bool(file.packs) > 1:
+        raise ConfigError(
+            f"{sets[0][0].key}: a study compares methods on packs, on all pairs of people, or on images to classify; "
+            "name one of the three"
+        )
+    if sets:
+        return (Pack(sets[0][1].replace("{study}", file.output), evaluation=sets[0][0]),)
+    if not file.packs:
         raise ConfigError(
             "packs: expected a list such as [{pairs: test.bin, names: test_pairs.txt}]; or give people, a set of whom "
-            "all pairs are compared"
+            "all pairs are compared, or classification, images to classify"
         )
+    # A plain name is a pack without a list.
     packs = []
-    for file in files:
-        pairs, names = (file, "") if isinstance(file, str) else (file.pairs, file.names or "")
-        packs.append(Pack(pairs.replace("{study}", output), names.replace("{study}", output)))
+    for one in file.packs:
+        pairs, names = (one, "") if isinstance(one, str) else (one.pairs, one.names or "")
+        packs.append(Pack(pairs.replace("{study}", file.output), names.replace("{study}", file.output)))
     found = [pack.name for pack in packs]
     if len(set(found)) < len(found):
         raise ConfigError(f"packs: results go by file name, and two are the same ({', '.join(found)}); rename one")
     return tuple(packs)
 
 
-def _evaluate(options: dict[str, Any] | None, where: str) -> dict[str, Any]:
+def _evaluate(options: dict[str, Any] | None, where: str, evaluation: Evaluation) -> dict[str, Any]:
     """Returns options spelt as on the command line; `Study.check_evaluation` has the verb check them."""
     spelt = {key.replace("_", "-"): value for key, value in (options or {}).items()}
     for key in SET_BY_STUDY:
         if key in spelt:
-            raise ConfigError(f"{where}.{key}: the study sets it; see `packs`, `methods` and --threads")
+            raise ConfigError(f"{where}.{key}: the study sets it; see `{evaluation.key}`, `methods` and --threads")
+    for key, why in evaluation.refused.items():
+        if key in spelt:
+            raise ConfigError(f"{where}.{key}: {why}")
     return spelt
 
 

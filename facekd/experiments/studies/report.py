@@ -14,6 +14,7 @@ from facekd.errors import DataError
 from facekd.experiments.classifier_table import EXPLANATION
 from facekd.experiments.studies.comparison import REMEDY
 from facekd.experiments.studies.config import Study
+from facekd.experiments.studies.evaluation import CLASSIFICATION, PEOPLE, main_of, measured_in
 from facekd.experiments.studies.results import read_verification, verification_folder
 from facekd.experiments.studies.tables import PLUS_MINUS, classifiers_table, describe_pack, pack_table, to_csv, to_latex
 from facekd.files.result_folder import finish_results, start_results
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 FIGURE_KINDS = ("svg", "pdf")  # beside the page, which has the figures inside
 CAPTIONS = {
-    "eer": "Each point is a run. A line joins the runs of one seed, so that methods can be compared along it. The bar "
-    "is the mean.",
+    "values": "Each point is a run. A line joins the runs of one seed, so that methods can be compared along it. The "
+    "bar is the mean.",
     "roc": "True accept rate against false accept rate: mean over seeds at each FAR, and the range of the seeds. Below "
     "one false accept nothing is measured.",
 }
@@ -61,8 +62,9 @@ def _figures(study: Study, results: Mapping[str, Any]) -> dict[str, Figure]:
     """Draws the figures of each pack that methods are evaluated on, by the names of their files."""
     found = {}
     for pack in (pack["name"] for pack in results["packs"] if pack_table(results, pack["name"]).rows):
-        found[f"{pack}_eer"] = draw_values(results, pack)
-        found[f"{pack}_roc"] = draw_rocs(study, results, pack)
+        found[f"{pack}_{study.evaluation.measures[0].metric}"] = draw_values(results, pack)
+        if study.evaluation.has_pairs:
+            found[f"{pack}_roc"] = draw_rocs(study, results, pack)
     return found
 
 
@@ -141,9 +143,11 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
 
 def _assumptions(results: Mapping[str, Any]) -> list[str]:
     """Says whose preprocessing was assumed."""
+    is_classified = results["evaluation"] == CLASSIFICATION.verb
+    takes = "" if is_classified else " The method's `evaluate` takes mean, std and color."
     return [
         f"{method['name']}: its model's file does not record {', '.join(method['assumed'])}: assumed; if that is "
-        "wrong, the model may be better than these numbers. The method's `evaluate` takes mean, std and color."
+        f"wrong, the model may be better than these numbers.{takes}"
         for method in results["methods"]
         if method.get("assumed")
     ]
@@ -154,7 +158,7 @@ def _notes_on_fars(results: Mapping[str, Any]) -> list[str]:
     notes = []
     for pack in results["packs"]:
         methods = [one["packs"] for one in results["methods"] if pack["name"] in one.get("packs", {})]
-        points = [point for packs in methods for point in packs[pack["name"]]["tar_at_far"]]
+        points = [point for packs in methods for point in packs[pack["name"]].get("tar_at_far", ())]
         lacking = dict.fromkeys(f"{point['far']:g}" for point in points if point["tar"] is None)
         if lacking:
             notes.append(
@@ -173,7 +177,7 @@ def _notes_on_tests(results: Mapping[str, Any]) -> list[str]:
     ]
     if not trained:
         return []
-    differences = {method["name"]: next(iter(method["packs"].values()))["eer"]["difference"] for method in trained}
+    differences = {method["name"]: main_of(method)["difference"] for method in trained}
     compared = max(((one or {}).get("num_compared", 0) for one in differences.values()), default=0)
     notes = []
     if compared:
@@ -204,7 +208,7 @@ def _notes_on_tests(results: Mapping[str, Any]) -> list[str]:
 
 
 def _seeds_of(method: Mapping[str, Any]) -> list[str]:
-    return list(next(iter(method["packs"].values()))["eer"]["values"]) if method.get("packs") else []
+    return list(main_of(method).get("values", ()))
 
 
 def _render_page(study: Study, results: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
@@ -213,7 +217,9 @@ def _render_page(study: Study, results: Mapping[str, Any], figures: Mapping[str,
     for pack in results["packs"]:
         table = pack_table(results, pack["name"])
         if table.rows:
-            pictures = [chart(figures[f"{pack['name']}_{kind}"], caption) for kind, caption in CAPTIONS.items()]
+            kinds = {study.evaluation.measures[0].metric: "values", "roc": "roc"}
+            drawn = {CAPTIONS[caption]: figures.get(f"{pack['name']}_{kind}") for kind, caption in kinds.items()}
+            pictures = [chart(figure, caption) for caption, figure in drawn.items() if figure is not None]
             description = describe_pack(pack)
             packs.append({"name": pack["name"], "description": description, "table": table, "pictures": pictures})
 
@@ -256,24 +262,26 @@ def _next_steps(study: Study, results: Mapping[str, Any]) -> list[str]:
 
 
 def draw_values(results: Mapping[str, Any], pack: str) -> Figure:
-    """Draws the EER of every run: one column for each method, one line for each seed."""
+    """Draws the main measure of every run: one column for each method, one line for each seed."""
     methods = [method for method in results["methods"] if pack in method.get("packs", {})]
+    found = [measured_in(method["packs"][pack])[0] for method in methods]
+    measured = [values for _, values in found]
     figure, [axes] = new_figure((max(5.0, 1.1 * len(methods) + 1.5), 4.0))
     figure.set_layout_engine("constrained")  # the names below may be long
 
     # The runs, seed by seed.
-    seeds = sorted({seed for method in methods for seed in method["packs"][pack]["eer"]["values"]}, key=int)
+    seeds = sorted({seed for one in measured for seed in one["values"]}, key=int)
     for number, seed in enumerate(seeds):
-        values = [method["packs"][pack]["eer"]["values"].get(seed) for method in methods]
+        values = [one["values"].get(seed) for one in measured]
         columns = [column for column, value in enumerate(values) if value is not None]
         percents = [100 * value for value in values if value is not None]
         axes.plot(columns, percents, "o-", ms=4, lw=0.6, alpha=0.7, color=color_of(number), label=f"seed {seed}")
 
     # The means, as bars across.
-    for column, method in enumerate(methods):
-        mean = 100 * method["packs"][pack]["eer"]["mean"]
+    for column, one in enumerate(measured):
+        mean = 100 * one["mean"]
         axes.plot([column - 0.3, column + 0.3], [mean, mean], color="black", lw=2)
-    label_axes(axes, pack, "", "EER %", "best" if len(seeds) <= MAX_LEGEND else None)
+    label_axes(axes, pack, "", found[0][0].column, "best" if len(seeds) <= MAX_LEGEND else None)
     axes.set_xticks(range(len(methods)), [method["name"] for method in methods], rotation=30, ha="right")
     axes.grid(visible=False, axis="x")
     return figure
@@ -290,7 +298,7 @@ def roc_lines(study: Study, results: Mapping[str, Any], pack: str) -> list[RocLi
     """Returns for each method that is evaluated on a pack its mean ROC over the seeds, with their range as a band."""
     described = next(one for one in results["packs"] if one["name"] == pack)
     fars = np.geomspace(1 / described["num_impostor"], 1, 300)
-    curve_of = _curve_of_people if next(one for one in study.packs if one.name == pack).is_people else _curve_of_pack
+    curve_of = _curve_of_people if study.evaluation is PEOPLE else _curve_of_pack
     lines = []
     for method in results["methods"]:
         found = method.get("packs", {}).get(pack)

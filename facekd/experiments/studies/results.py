@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from facekd.errors import DataError
 from facekd.experiments.classifier_table import summarize_centres
 from facekd.experiments.studies.comparison import (
     OVER_SEEDS,
@@ -14,12 +15,14 @@ from facekd.experiments.studies.comparison import (
     REMEDY,
     Draws,
     Values,
-    check_same_people,
+    check_same_set,
     compare,
     read_draws,
 )
 from facekd.experiments.studies.config import VERBS, Method, Run, Study
+from facekd.experiments.studies.evaluation import Measure, main_of
 from facekd.files.reading import read_json
+from facekd.results.schema import check_result
 from facekd.training.logbook import read_log
 
 RESULT_FORMAT, RESULT_VERSION = "facekd-study", 1
@@ -43,6 +46,7 @@ def gather(study: Study) -> dict[str, Any]:
         (run.method.name, run.seed): rate for run in study.runs if (rate := images_per_second(run.folder)) is not None
     }
     measured = {pack.name: _measure(study, pack.name, evaluated) for pack in study.packs}
+    methods = [_summarize(study, method, evaluated, rates, measured) for method in study.methods.values()]
     # `reference` and `judged` are the names of the file format: the baseline, and whether a method is evaluated.
     return {
         "format": RESULT_FORMAT,
@@ -50,17 +54,17 @@ def gather(study: Study) -> dict[str, Any]:
         "title": study.title,
         "reference": study.reference,
         "seeds": list(study.seeds),
+        "evaluation": study.evaluation.verb,
         "packs": [_describe_pack(study, pack.name, evaluated) for pack in study.packs],
-        "interval": OVER_SEEDS_AND_PEOPLE if _has_people(measured) else OVER_SEEDS,
+        "interval": OVER_SEEDS_AND_PEOPLE if _has_people(methods) else OVER_SEEDS.format(study.evaluation.held_fixed),
         "missing": missing,
-        "methods": [_summarize(study, method, evaluated, rates, measured) for method in study.methods.values()],
+        "methods": methods,
     }
 
 
-def _has_people(measured: Mapping[str, Any]) -> bool:
-    """Tells whether intervals cover people: whether one of the EERs says so."""
-    differences = [one["eer"]["difference"] for found in measured.values() for one in found.values()]
-    return any(one is not None and one["over"] == "seeds and people" for one in differences)
+def _has_people(methods: list[dict[str, Any]]) -> bool:
+    """Tells whether intervals cover people: whether one of the main measure says so."""
+    return any((main_of(method).get("difference") or {}).get("over") == "seeds and people" for method in methods)
 
 
 def read_verification(study: Study, run: Run, pack: str) -> dict[str, Any] | None:
@@ -72,9 +76,11 @@ def read_verification(study: Study, run: Run, pack: str) -> dict[str, Any] | Non
     path = verification_folder(study, run, pack) / "results.json"
     if not path.exists():
         return None
-    of_pack = next(one for one in study.packs if one.name == pack)
-    keys = ("eer", "tar_at_far", *(("set_sha256", "num_people") if of_pack.is_people else ("accuracy", "pair_set")))
-    return read_json(path, "the results of an evaluation", REMEDY, keys)
+    result = read_json(path, "the results of an evaluation", REMEDY, study.evaluation.needed)
+    check_result(path, result)
+    if study.evaluation.measures[0].read(result) is None:
+        raise DataError(f"{path}: damaged, it lacks the {study.evaluation.measures[0].title}; {REMEDY}")
+    return result
 
 
 def verification_folder(study: Study, run: Run, pack: str) -> Path:
@@ -88,63 +94,51 @@ def images_per_second(folder: Path) -> float | None:
     return statistics.median(rates) if rates else None
 
 
-def _describe_pack(study: Study, pack: str, evaluated: Mapping[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+def _describe_pack(study: Study, pack: str, evaluated: Evaluated) -> dict[str, Any]:
     results = [found[pack] for found in evaluated.values()]
-    if not results:
-        return {"name": pack}
-    first = results[0]
-    about = first.get("pair_set") or {"sha256": first.get("set_sha256"), "num_subjects": first.get("num_people")}
-    return {
-        "name": pack,
-        **{key: about.get(key) for key in ("sha256", "num_subjects")},
-        **{key: first[key] for key in ("num_genuine", "num_impostor")},
-        "protocols": sorted({result["protocol"]["text"] for result in results}),
-    }
+    return {"name": pack, **(study.evaluation.describe(results) if results else {})}
 
 
 def _measure(study: Study, pack: str, evaluated: Evaluated) -> dict[str, dict[str, Any]]:
     """Returns for each method its measures on one pack, over seeds and compared with the baseline."""
     results = {key: found[pack] for key, found in evaluated.items()}
+    if not results:
+        return {}
+    folders = {key: verification_folder(study, study.run_of(*key), pack) for key in results}
+    check_same_set({folders[key]: result for key, result in results.items()}, study.evaluation)
     draws: dict[tuple[str, int], Draws] = {}
-    if next(one for one in study.packs if one.name == pack).is_people:
-        folders = {key: verification_folder(study, study.run_of(*key), pack) for key in results}
-        check_same_people({folders[key]: result for key, result in results.items()})
-        for key, result in results.items():
-            if (drawn := read_draws(folders[key], result)) is not None:
-                draws[key] = drawn
+    if study.evaluation.draws_people:
+        read = {key: read_draws(folders[key], result) for key, result in results.items()}
+        draws = {key: drawn for key, drawn in read.items() if drawn is not None}
     compared = [one.name for one in study.methods.values() if one.verb and one.name != study.reference]
     num_people = next(iter(draws.values())).num_people if draws else None
 
-    def over_seeds(
-        measure: Callable[[dict[str, Any]], float | None],
-        drawn: Callable[[Draws], Any] = lambda _: None,
-        lower: bool = False,
-    ) -> dict[str, dict[str, Any]]:
-        values: dict[str, Values] = {}
-        for name in dict.fromkeys(name for name, _ in results):
-            own = {seed: measure(result) for (other, seed), result in results.items() if other == name}
-            if None in own.values():
-                continue  # this FAR cannot be measured on this pack
-            in_draws = {seed: drawn(one) for (other, seed), one in draws.items() if other == name}
-            in_draws = {seed: rows for seed, rows in in_draws.items() if rows is not None}
-            values[name] = Values({seed: value for seed, value in own.items() if value is not None}, in_draws)
-        return compare(values, study.reference, compared, num_people, lower)
+    # One comparison of all methods for each measure; a TAR has a place of its own, below its FAR.
+    found: dict[str, dict[str, Any]] = {name: {} for name in dict.fromkeys(name for name, _ in results)}
+    for measure in study.evaluation.measures_of(list(results.values())):
+        values = _values_of(measure, results, draws)
+        by_method = compare(values, study.reference, compared, num_people, measure.lower_is_better)
+        for name, entry in found.items():
+            if measure.far is None:
+                entry[measure.metric] = by_method.get(name)
+            else:
+                entry.setdefault("tar_at_far", []).append({"far": measure.far, "tar": by_method.get(name)})
+    return found
 
-    # One comparison of all methods for each measure.
-    fars = [point["far"] for point in next(iter(results.values()))["tar_at_far"]] if results else []
-    eers = over_seeds(lambda result: result["eer"], lambda one: one.eer, lower=True)
-    accuracies = over_seeds(lambda result: result["accuracy"]["mean"] if "accuracy" in result else None)
-    tars = [
-        over_seeds(lambda result, far=far: _tar(result, far), lambda one, far=far: one.tar.get(far)) for far in fars
-    ]
-    return {
-        name: {
-            "eer": eers[name],
-            "accuracy": accuracies.get(name),
-            "tar_at_far": [{"far": far, "tar": found.get(name)} for far, found in zip(fars, tars, strict=True)],
-        }
-        for name in eers
-    }
+
+def _values_of(
+    measure: Measure, results: Mapping[tuple[str, int], Mapping[str, Any]], draws: Mapping[tuple[str, int], Draws]
+) -> dict[str, Values]:
+    """Returns the values of each method by one measure; without a method that lacks one, as at a FAR too small."""
+    values = {}
+    for name in dict.fromkeys(name for name, _ in results):
+        own = {seed: measure.read(result) for (other, seed), result in results.items() if other == name}
+        if None in own.values():
+            continue
+        drawn = {seed: one.of(measure) for (other, seed), one in draws.items() if other == name}
+        in_draws = {seed: rows for seed, rows in drawn.items() if rows is not None}
+        values[name] = Values({seed: value for seed, value in own.items() if value is not None}, in_draws)
+    return values
 
 
 def _summarize(
@@ -171,10 +165,6 @@ def _summarize(
     summary["assumed"] = sorted({name for result in own for name in (result.get("model") or {}).get("assumed", ())})
     summary["packs"] = {pack: found[method.name] for pack, found in measured.items() if method.name in found}
     return summary
-
-
-def _tar(result: Mapping[str, Any], far: float) -> float | None:
-    return next((point["tar"] for point in result["tar_at_far"] if point["far"] == far), None)
 
 
 def _images(study: Study, method: Method) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from facekd.experiments.classifier_table import centres_table
+from facekd.experiments.studies.evaluation import measured_in
 from facekd.pages.numbers import MINUS, interval_of_points, p_value, percent, points
 from facekd.pages.tables import LONGEST_CELL, Table
 from facekd.utils.foreign import shown
@@ -31,6 +32,10 @@ TEX = {
 
 
 def describe_pack(pack: Mapping[str, Any]) -> str:
+    """Says in a sentence what methods are evaluated on."""
+    if "num_images" in pack:
+        images = f"{counted(pack['num_images'], 'image')} of {counted(pack['num_classes'], 'class')}"
+        return f"{pack['name']}: {images}, `{pack['split']}` of {pack['data']}; each model with its own classifier."
     people = f" of {counted(pack['num_subjects'], 'person')}" if pack.get("num_subjects") else ""
     pairs = (
         f"{counted(pack['num_genuine'], 'genuine pair')} and {counted(pack['num_impostor'], 'impostor pair')}{people}"
@@ -44,29 +49,21 @@ def pack_table(results: Mapping[str, Any], pack: str) -> Table:
     if not found:
         return Table("", [], [])
 
-    # FARs that every method can measure.
-    fars = next(iter(found.values()))["tar_at_far"]
-    measurable = [
-        number
-        for number in range(len(fars))
-        if all(number < len(one["tar_at_far"]) and one["tar_at_far"][number]["tar"] for one in found.values())
-    ]
-
-    # Each measure is followed by its difference to the baseline.
-    to_baseline = f"to {results['reference']}"
-    has_accuracy = all(one["accuracy"] for one in found.values())
-    head = ["method", "n", "EER %", to_baseline, *(("accuracy %", to_baseline) if has_accuracy else ())]
-    for number in measurable:
-        head += [f"TAR % at FAR {fars[number]['far']:g}", to_baseline]
+    # Measures that every method has, each followed by its difference to the baseline.
+    measured = {name: [values for _, values in measured_in(one)] for name, one in found.items()}
+    measures = [measure for measure, _ in measured_in(next(iter(found.values())))]
+    common = [place for place in range(len(measures)) if all(values[place] for values in measured.values())]
+    head = ["method", "n"]
+    for place in common:
+        head += [measures[place].column, f"to {results['reference']}"]
     rows = []
     for method in results["methods"]:
-        own = found.get(method["name"])
+        own = measured.get(method["name"])
         if own is None:
             continue
-        row = [f"{method['name']}{' (preprocessing assumed)' if method['assumed'] else ''}", str(own["eer"]["n"])]
-        measures = [own["eer"], *([own["accuracy"]] if has_accuracy else ())]
-        for measure in (*measures, *(own["tar_at_far"][number]["tar"] for number in measurable)):
-            row += [_value(measure), _difference(measure["difference"])]
+        row = [f"{method['name']}{' (preprocessing assumed)' if method['assumed'] else ''}", str(own[0]["n"])]
+        for place in common:
+            row += [_value(own[place]), _difference(own[place]["difference"])]
         rows.append([*row, _images(method), _speed(method["cost"])])
     return Table("", [*head, "images seen", "training speed"], rows)
 
@@ -124,11 +121,10 @@ def to_csv(results: Mapping[str, Any]) -> str:
     writer.writeheader()
     for method in results["methods"]:
         for pack, found in method.get("packs", {}).items():
-            measures = [("eer", "", found["eer"]), ("accuracy", "", found["accuracy"])]
-            measures += [("tar", point["far"], point["tar"]) for point in found["tar_at_far"]]
-            for metric, target, measure in measures:
-                place = {"pack": pack, "method": method["name"], "metric": metric, "target": target}
-                writer.writerows({**place, **row} for row in _csv_rows(measure))
+            for measure, measured in measured_in(found):
+                of_measure = {"metric": measure.metric, "target": "" if measure.far is None else measure.far}
+                place = {"pack": pack, "method": method["name"], **of_measure}
+                writer.writerows({**place, **row} for row in _csv_rows(measured))
     return text.getvalue()
 
 

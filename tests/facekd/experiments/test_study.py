@@ -14,7 +14,7 @@ import pytest
 import yaml
 from scipy import stats
 
-from evaluation import evaluate_folder, evaluate_lfw
+from evaluation import evaluate_classification, evaluate_folder, evaluate_lfw
 from evaluation.evaluate_lfw import parse
 from evaluation.result_files import write_arrays
 from evaluation.sets.all_pairs import AllPairs
@@ -45,7 +45,8 @@ PAIRS = 120
 
 
 def parse_evaluation(verb: str, words: list[str]) -> object:
-    return {"lfw": evaluate_lfw, "folder": evaluate_folder}[verb].parse(words)
+    verbs = {"lfw": evaluate_lfw, "folder": evaluate_folder, "classification": evaluate_classification}
+    return verbs[verb].parse(words)
 
 
 def content(**changes: Any) -> dict[str, Any]:
@@ -214,8 +215,8 @@ def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
         ({"reference": "under"}, "'under' is not a method that is trained and evaluated"),
         ({"packs": []}, "packs: expected a list"),
         ({"packs": ["a/x.bin", "b/x.bin"]}, "two are the same"),
-        ({"people": "faces"}, "a study compares methods on packs or on all pairs of people; leave out one of the two"),
-        ({"people": "faces", "packs": [], "evaluate": {"images": "x"}}, "evaluate.images: the study sets it"),
+        ({"people": "faces"}, "people: a study compares methods on packs, on all pairs of people, or on images to"),
+        ({"people": "faces", "packs": [], "evaluate": {"images": "x"}}, "evaluate.images: the study sets it; see `peo"),
         ({"packs": [{"pair": "x.bin"}]}, r"study.yaml: 'packs.0.pair' is not .*; did you mean 'packs.0.pairs'\?"),
         ({"evaluate": {"output": "x"}}, "evaluate.output: the study sets it"),
         ({"jobs": 0}, "jobs 0: give at least 1"),
@@ -488,7 +489,7 @@ def evaluate_people(folder: Path, name: str, seed: int, set_sha256: str = "1", d
     pairs = AllPairs(rows, people, PEOPLE_FARS)
     found = measure_verification(pairs.ranked, PEOPLE_FARS, "exact")
     drawn = add_intervals_of_all_pairs(found, pairs.ranked, pairs, PEOPLE, draws, 0)
-    about = {"num_people": PEOPLE, "set_sha256": set_sha256, "protocol": {"text": "all pairs"}}
+    about = {"num_people": PEOPLE, "images": "p", "set_sha256": set_sha256, "protocol": {"text": "all pairs"}}
     folder.mkdir(parents=True, exist_ok=True)
     write_arrays(folder, curves=verification_curves(pairs.ranked), draws=drawn)
     (folder / "results.json").write_text(json.dumps({**found, **about, "format": "facekd-folder", "version": 1}))
