@@ -1,6 +1,6 @@
 """Several runs in the same processes, one after the other, for to start processes takes longer than any of them.
 
-    several_runs.py FOLDER [[NAME, "shards" | "train" | "distill" | "fail-on-...", [WORD, ...]], ...]
+    several_runs.py FOLDER [[NAME, "shards" | "train" | "distill" | "copy" | "fail-on-...", [WORD, ...]], ...]
 
 Each process leaves FOLDER/NAME.RANK for each run that it has seen to: empty, or with what went wrong.
 """
@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import traceback
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from facekd.checkpoints.run_folder import list_checkpoints
 from facekd.commands.config_files import parse_config
 from facekd.distributed import World, broadcast_from_main, join_world, wait_for_all
 from facekd.errors import FacekdError
@@ -98,11 +100,22 @@ def fail(verb: str, words: list[str], world: World) -> None:
     signal.alarm(0)
 
 
+def copy_up_to(images: int, run: Path, copy: Path) -> None:
+    """Copies a run as it was after `images` images."""
+    shutil.copytree(run, copy)
+    for path in list_checkpoints(copy):
+        if int(path.stem) > images:
+            path.unlink()
+
+
 def run(verb: str, words: list[str], world: World) -> None:
     if verb == "shards":
         import shards
 
         shards.check(world)
+    elif verb == "copy":
+        if world.rank == 0:
+            copy_up_to(int(words[0]), Path(words[1]), Path(words[2]))
     elif verb == "train":
         assert train(parse_config(TrainConfig, words, "", ""), world) == 0
     elif verb in {*SAVING, *RESUMING}:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,7 @@ from facekd.training.distill import main as distill
 from facekd.training.logbook import read_log
 from facekd.training.loop import train
 from tests.distributed import shards
-from tests.distributed.several_runs import RESUMING, SAVING
+from tests.distributed.several_runs import RESUMING, SAVING, copy_up_to
 from tests.distributed.test_distributed import HERE, PATIENCE, TRAIN, start_both, train_arguments
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -74,12 +74,8 @@ class Runs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def make(self) -> None:
-        """Makes all runs; those that resume others come after them."""
-        cases = {"shards-3": ("shards", []), **{f"3-{name}": ("train", of_three(name)) for name in OPTIMIZERS}}
-        self.start(3, cases | {f"uneven-{name}": ("train", [*UNEVEN, *words]) for name, words in HEADS.items()})
-        for name in OPTIMIZERS:
-            copy_up_to(24, self.folder / f"3-{name}", self.folder / f"2-{name}")
+    def make_by_two(self) -> None:
+        """Makes the runs of two processes; those that resume others come after them."""
         run_alone(train_arguments(self.folder / "whole", *ON_THE_WAY))
         copy_up_to(24, self.folder / "whole", self.folder / "from-whole")
         distillation = [*through(self.folder / "teacher"), *SHARDED]
@@ -87,21 +83,28 @@ class Runs:
         cases = {"shards-2": ("shards", []), "gentle": ("train", gentle)}
         cases |= {"teacher": ("train", [*gentle, "--backbone.embedding_size", "24"])}
         cases |= {"student": ("distill", distillation), "from-whole": ("train", [*ON_THE_WAY, *SHARDED])}
-        cases |= {f"2-{name}": ("train", of_three(name)) for name in OPTIMIZERS}
         cases |= {name: ("train", [*started(self.folder, name), *SHARDED]) for name in STARTS}
         short = [*GENTLE, "--images", "24", *SHARDED]
-        cases |= {"short": ("train", short)}
+        cases |= {"short": ("train", short), "fresh-2-sgd": ("train", divided("sgd"))}
         cases |= {failure: (failure, short) for failure in SAVING}
         cases["fail-on-naming-the-file-of-all"] = ("fail-on-naming-the-file", [*GENTLE, "--images", "24"])
         for failure in RESUMING:
-            copy_up_to(24, self.folder / "3-sgd", self.folder / failure)
-            cases[failure] = (failure, of_three("sgd"))
+            cases[f"copy-{failure}"] = ("copy", ["24", str(self.folder / "fresh-2-sgd"), str(self.folder / failure)])
+            cases[failure] = (failure, divided("sgd"))
         self.start(2, cases)
+
+    def make_by_three(self) -> None:
+        """Makes the runs of three processes, then those of two that resume them."""
+        cases = {"shards-3": ("shards", []), **{f"3-{name}": ("train", divided(name)) for name in OPTIMIZERS}}
+        self.start(3, cases | {f"uneven-{name}": ("train", [*UNEVEN, *words]) for name, words in HEADS.items()})
+        for name in OPTIMIZERS:
+            copy_up_to(24, self.folder / f"3-{name}", self.folder / f"2-{name}")
+        self.start(2, {f"2-{name}": ("train", divided(name)) for name in OPTIMIZERS})
 
     def start(self, count: int, cases: dict[str, tuple[str, list[str]]]) -> None:
         """Makes runs by `count` processes."""
         plan = [
-            (name, verb, [] if verb == "shards" else train_arguments(self.folder / name, *words))
+            (name, verb, words if verb in ("shards", "copy") else train_arguments(self.folder / name, *words))
             for name, (verb, words) in cases.items()
         ]
         script = [str(HERE / "several_runs.py"), str(self.folder), json.dumps(plan)]
@@ -143,7 +146,7 @@ def started(folder: Path, name: str) -> list[str]:
     return [*GENTLE, "--images", "48", *weights, *STARTS[name]]
 
 
-def of_three(optimizer: str) -> list[str]:
+def divided(optimizer: str) -> list[str]:
     return [*four_a_pass(optimizer), "--checkpoint.every_images", "24", "--checkpoint.keep", "9", *SHARDED]
 
 
@@ -152,36 +155,43 @@ def through(teacher: Path) -> list[str]:
     return [*GENTLE, "--images", "60", *loss]
 
 
-def copy_up_to(images: int, run: Path, copy: Path) -> None:
-    """Copies a run as it was after `images` images."""
-    shutil.copytree(run, copy)
-    for path in list_checkpoints(copy):
-        if int(path.stem) > images:
-            path.unlink()
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Returns the runs of two processes."""
+    return made_once(tmp_path_factory, "runs-of-two", Runs.make_by_two)
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+def runs_by_three(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Returns the runs of three processes, for slow tests: two cores are busy with them for half a minute."""
+    return made_once(tmp_path_factory, "runs-of-three", Runs.make_by_three)
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Runs], None]) -> Runs:
     """Makes the runs once, in whichever of pytest's own processes asks first; the others wait for it."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "runs-of-several-processes"
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
     folder.mkdir(exist_ok=True)
     made = Runs(folder)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "made").exists():
             (folder / "made").touch()  # once, even if it fails: each test says what it misses
-            made.make()
-    yield made
+            make(made)
+    return made
 
 
 def test_losses_and_gradients_are_those_of_a_whole_head() -> None:
     shards.check(ALONE)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_losses_and_gradients_of_several_processes_are_those_of_a_whole_head(count: int, runs: Runs) -> None:
-    runs.of(f"shards-{count}", count)
+def test_losses_and_gradients_of_two_processes_are_those_of_a_whole_head(runs: Runs) -> None:
+    runs.of("shards-2", 2)
+
+
+@pytest.mark.slow
+def test_losses_and_gradients_of_three_processes_are_those_of_a_whole_head(runs_by_three: Runs) -> None:
+    runs_by_three.of("shards-3", 3)
 
 
 def test_two_processes_with_shards_equal_one_with_the_whole(runs: Runs, tmp_path: Path) -> None:
@@ -210,25 +220,37 @@ def test_distillation_through_shared_and_sharded_heads(runs: Runs, tmp_path: Pat
     assert entry["num_images"] == 36 and 0 <= entry["agreement"] <= 1
 
 
+def test_a_run_of_two_processes_goes_on_with_one(runs: Runs, tmp_path: Path) -> None:
+    two = runs.of("fresh-2-sgd", 2)
+    copy_up_to(24, two, tmp_path / "one")
+    run_alone(train_arguments(tmp_path / "one", *divided("sgd")))
+    assert_same_run(two, tmp_path / "one", rtol=1e-2)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_run_goes_on_with_another_number_of_processes(optimizer: str, runs: Runs, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_another_number_of_processes(optimizer: str, runs_by_three: Runs, tmp_path: Path) -> None:
+    runs = runs_by_three
     # Three processes have 2, 2 and 2 of 6 classes, two have 3 and 3; one that does not share them out has all.
     run_alone(train_arguments(tmp_path / "one", *four_a_pass(optimizer)))
     three, two = runs.of(f"3-{optimizer}", 3), runs.of(f"2-{optimizer}", 2)
     assert_same_run(three, tmp_path / "one", rtol=1e-2)
     for name, more in (("sharded", ()), ("whole", ("--head.sharded", "false"))):
         copy_up_to(24, three, tmp_path / name)
-        run_alone(train_arguments(tmp_path / name, *of_three(optimizer), *more))
+        run_alone(train_arguments(tmp_path / name, *divided(optimizer), *more))
     for run in (two, tmp_path / "sharded", tmp_path / "whole"):
         assert_same_run(run, tmp_path / "one", rtol=1e-2)
         left = sorted(path.name for path in (run / "checkpoints").glob("*.head"))
         assert left == [f"{images:012d}.head" for images in ((24,) if run.name == "whole" else (24, 48, 72))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
-def test_a_batch_that_does_not_divide_gives_the_run_of_one_process(head: str, runs: Runs, tmp_path: Path) -> None:
+def test_a_batch_that_does_not_divide_gives_the_run_of_one_process(
+    head: str, runs_by_three: Runs, tmp_path: Path
+) -> None:
     run_alone(train_arguments(tmp_path / "one", *UNEVEN, "--batch_size_per_rank", "7"))
-    assert_same_run(runs.of(f"uneven-{head}", 3), tmp_path / "one")
+    assert_same_run(runs_by_three.of(f"uneven-{head}", 3), tmp_path / "one")
 
 
 def test_a_whole_head_is_shared_out_on_the_way(runs: Runs) -> None:
