@@ -50,6 +50,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     matplotlib.use("Agg")
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_and_judged_on_generated_faces() -> None:
     small = {"PEOPLE": 12, "TEST_PEOPLE": 40, "IMAGES": 480, "WIDTH": 0.125}
     variables = run_notebook("train_and_judge.ipynb", small)

@@ -284,7 +284,11 @@ def test_every_backbone_exports(name: str, size: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("option", "field", "weights"),
-    [([], "ema", "moving average"), (["--ema"], "ema", "moving average"), (["--no-ema"], "backbone", "as trained")],
+    [
+        ([], "ema", "moving average"),
+        pytest.param(["--ema"], "ema", "moving average", marks=pytest.mark.slow),
+        (["--no-ema"], "backbone", "as trained"),
+    ],
 )
 def test_a_classifier_is_exported_with_the_weights_that_were_asked_for(
     classifier: Path, tmp_path: Path, option: list[str], field: str, weights: str
