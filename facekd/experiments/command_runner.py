@@ -311,7 +311,7 @@ class TrainingWatch:
 
     def __init__(self, trainings: Iterable[Step], seconds: float = 30.0) -> None:
         self._seconds = seconds
-        self._is_training = {step.title for step in trainings}
+        self._images = _images_of(trainings)
         self._started = self._last = time.monotonic()
         self._first: float | None = None
 
@@ -321,21 +321,35 @@ class TrainingWatch:
         if self._first is not None and now - self._last < self._seconds:
             return
         # How far each running training is, as a share of its images.
-        shares, words = 0.0, []
-        for step in (step for step in running if step.title in self._is_training):
+        seen, words = {}, []
+        for step in (step for step in running if step.title in self._images):
             share, speed = _progress(step.makes)
-            shares += share
+            seen[step.title] = share
             words.append(f"{step.title}: {share:.0%}{f', {speed:,.0f} images/s' if speed else ''}")
-        to_do = sum(step.title in self._is_training for step in (*running, *waiting)) - shares
+        shares_left = {
+            step.title: 1 - seen.get(step.title, 0.0) for step in (*running, *waiting) if step.title in self._images
+        }
+        images_left = sum(share * self._images[title] for title, share in shares_left.items())
         if self._first is None:
-            self._first = to_do
+            self._first = images_left
             return
-        # The rate so far, in trainings, gives the time that is left.
+        # The images a second so far give the time that is left.
         self._last = now
-        done = self._first - to_do
-        left = f"; {format_duration((now - self._started) / done * to_do)} left" if done > 0 else ""
+        done, to_do = self._first - images_left, sum(shares_left.values())
+        left = f"; {format_duration((now - self._started) / done * images_left)} left" if done > 0 else ""
         to_go = f"; {to_do:.1f} trainings to go{left}" if to_do > 0 else ""
         print(f"   {'; '.join(words or [step.title for step in running])}{to_go}", flush=True)
+
+
+def _images_of(trainings: Iterable[Step]) -> dict[str, float]:
+    """Returns how many images each training sees, by title; if its command does not say, the mean of all."""
+    said = {
+        step.title: float(step.words[step.words.index("--images") + 1]) if "--images" in step.words[:-1] else None
+        for step in trainings
+    }
+    known = [images for images in said.values() if images]
+    usual = sum(known) / len(known) if known else 1.0
+    return {title: images or usual for title, images in said.items()}
 
 
 def _progress(folder: Path) -> tuple[float, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from facekd.errors import DataError, TrainingError
 from facekd.experiments import command_runner as steps_module
-from facekd.experiments.command_runner import CompletedSteps, Step, as_options, run_steps
+from facekd.experiments.command_runner import CompletedSteps, Step, TrainingWatch, as_options, run_steps
 from facekd.files.held_folders import held_folder
 
 # In place of facekd: `touch FILE`, `fail FILE`, or `wait FILE`, which leaves FILE when it is told to stop.
@@ -176,3 +177,29 @@ def test_processes_that_train_together_have_minutes_to_save(tmp_path: Path, monk
         file = tmp_path / name
         run_steps([Step(name, ("touch", str(file)), file, processes=2)], CompletedSteps(tmp_path))
         assert file.read_text() == wanted
+
+
+def test_time_left_is_told_from_images_and_not_from_the_number_of_trainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def training(name: str, *images: str) -> Step:
+        return Step(name, ("train", *(("--images", *images) if images else ())), tmp_path / name, ())
+
+    def seen(name: str, images: int, left: int) -> None:
+        (tmp_path / name).mkdir(exist_ok=True)
+        entry = {"kind": "train", "images_seen": images, "seconds_left": left / 10, "images_per_second": 10}
+        (tmp_path / name / "log.jsonl").write_text(json.dumps(entry) + "\n")
+
+    clock = [0.0]
+    monkeypatch.setattr(steps_module.time, "monotonic", lambda: clock[0])
+    long, short, unsaid = training("long", "1000"), training("short", "200"), training("unsaid")
+    watch = TrainingWatch([long, short, unsaid])  # 1,000, 200, and the mean of both: 600
+    watch.on_poll([long], [short, unsaid])
+    clock[0] = 50.0
+    seen("long", 500, 500)
+    watch.on_poll([long], [short, unsaid])
+    # 500 images in 50 seconds; 500 + 200 + 600 are left.
+    assert capsys.readouterr().out == "   long: 50%, 10 images/s; 2.5 trainings to go; 2m10s left\n"
+    clock[0] = 120.0
+    watch.on_poll([], [short, unsaid])
+    assert capsys.readouterr().out.endswith("; 2.0 trainings to go; 1m36s left\n")
