@@ -144,8 +144,11 @@ def _describe(figure: Figure) -> str:
         over = " over ".join(label for label in (axes.get_ylabel(), axes.get_xlabel()) if label)
         legend = axes.get_legend()
         lines = ", ".join(text.get_text().strip() for text in legend.get_texts()) if legend else ""
-        found.append(": ".join(part for part in (axes.get_title(), over, lines) if part))
-    return shown(f"Chart. {'. '.join(found)}." if any(found) else "", LONGEST_ALT)
+        if said := ": ".join(
+            part for part in (axes.get_title(), over, lines) if part
+        ):  # a scale of colours says nothing
+            found.append(said)
+    return shown(f"Chart. {'. '.join(found)}." if found else "", LONGEST_ALT)
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:

@@ -8,6 +8,7 @@ Shapes: n images of the sample, k classes of it, D embedding size, M sub-centres
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from facekd.distributed import broadcast_from_main, gather_rows
 from facekd.errors import FacekdError
 from facekd.head.classifier import LinearClassifier, MarginClassifier
 from facekd.training.logbook import Logbook, kinds_logged_at
+from facekd.training.logbook.centre_maps import write_centre_maps
 from facekd.training.state import TrainingState
 from facekd.training.validation import evaluated_embedder
 
@@ -33,8 +35,9 @@ IMAGES_CHUNK = 256
 def measure_class_centres(state: TrainingState, logbook: Logbook) -> None:
     """Logs and says how the classifier's rows and the class means compare, unless the configuration turns it off.
 
-    `log.jsonl` gets `centres`, see `compare_with_means`. A correlation below 0.5 is a warning. Does nothing in a run
-    without a classifier, and where a run that is complete has it.
+    `log.jsonl` gets `centres`, see `compare_centres`, and the folder `centres.npz`, see `write_centre_maps`. A
+    correlation below 0.5 is a warning. Does nothing in a run without a classifier, and where a run that is complete has
+    it.
     """
     head, is_main = state.recognizer.head, state.world.is_main
     is_sharded = getattr(head, "shards", None) is not None
@@ -53,11 +56,16 @@ def measure_class_centres(state: TrainingState, logbook: Logbook) -> None:
     if not is_main:
         return
     try:
-        values = compare_with_means(state, images, rows, teacher_rows)
+        kept, centres = centres_of_sample(state, images, rows, teacher_rows)
     except FacekdError as error:  # such as a bad image that the run has not come to: it is complete without
         logbook.say(f"warning: the classifier cannot be compared with the class means: {error}")
         return
-    logbook.record("centres", state.images_seen, values)
+    values = {"num_classes": len(kept), "num_images": len(images), **compare_centres(centres)}
+    try:
+        write_centre_maps(state.folder, classes[kept], centres)
+    except OSError as error:
+        logbook.say(f"warning: the picture of who resembles whom cannot be kept: {error}")
+    logbook.record("centres", state.images_seen, values)  # the mark that this is done, so the last
     logbook.say(_in_words(values))
     if warning := _find_warning(state, values):
         logbook.say(warning)
@@ -96,16 +104,17 @@ def rows_of_teacher(state: TrainingState, classes: NDArray[np.int64]) -> NDArray
     return rows_of_classes(head, classes) if _sub_centers(head) == 1 else None
 
 
-def compare_with_means(
+def centres_of_sample(
     state: TrainingState,
     images: NDArray[np.int64],
     rows: NDArray[np.float32],
     teacher_rows: NDArray[np.float32] | None = None,
-) -> dict[str, Any]:
-    """Compares the rows of a classifier with the means of the same classes' embeddings, by the model that is exported.
+) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
+    """Returns the centres of a sample's classes: rows of the classifier, and means of embeddings.
 
-    For a margin classifier, embeddings and centres count by their directions. A linear one does not change if all rows
-    or all embeddings move together, so both are taken from their means.
+    The embeddings are those of the model that is exported. For a margin classifier, embeddings and centres count by
+    their directions. A linear one does not change if all rows or all embeddings move together, so both are taken from
+    their means. A class without a direction, such as one whose embeddings cancel out, is left out.
 
     Args:
         state: the run.
@@ -114,9 +123,7 @@ def compare_with_means(
         teacher_rows: (k, E), those of the teacher's classifier.
 
     Returns:
-        The size of the sample; `correlation`, see `cosine_correlation`, of rows and means; `rows_dimension` and
-        `means_dimension`, see `effective_dimension`; `teacher_rows_correlation` and `teacher_means_correlation`, the
-        same correlation with the teacher's rows. What cannot be computed is left out.
+        Which of the k classes are left, and for those `rows` and `means` (D), and `teacher` (E) if it was given.
 
     Raises:
         FacekdError: an embedding is not finite, or an image cannot be read.
@@ -128,19 +135,26 @@ def compare_with_means(
         centres["teacher"] = teacher_rows.astype(np.float64)
     if is_linear:
         centres = {name: each - each.mean(axis=0) for name, each in centres.items()}
-
-    # A class without a direction, such as one whose embeddings cancel out, resembles nobody.
     kept = np.all([np.linalg.norm(each, axis=1) > SHORTEST for each in centres.values()], axis=0)
-    centres = {name: each[kept] for name, each in centres.items()}
-    values: dict[str, Any] = {"num_classes": int(kept.sum()), "num_images": len(images)}
-    if not kept.any():
-        return values
-    values |= {
+    return np.flatnonzero(kept), {name: each[kept] for name, each in centres.items()}
+
+
+def compare_centres(centres: Mapping[str, NDArray[np.float64]]) -> dict[str, float]:
+    """Compares the centres that `centres_of_sample` returns.
+
+    Returns:
+        `correlation`, see `cosine_correlation`, of rows and means; `rows_dimension` and `means_dimension`, see
+        `effective_dimension`; `teacher_rows_correlation` and `teacher_means_correlation`, the same correlation with the
+        teacher's rows. What cannot be computed is left out.
+    """
+    if not len(centres["means"]):
+        return {}
+    values = {
         "correlation": cosine_correlation(centres["rows"], centres["means"]),
         "rows_dimension": effective_dimension(centres["rows"]),
         "means_dimension": effective_dimension(centres["means"]),
     }
-    if teacher_rows is not None:
+    if "teacher" in centres:
         for name in ("rows", "means"):
             values[f"teacher_{name}_correlation"] = cosine_correlation(centres["teacher"], centres[name])
     return {name: value for name, value in values.items() if value is not None}

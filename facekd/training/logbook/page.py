@@ -1,6 +1,6 @@
 """Writes the page of a training run from its `log.jsonl`: loss, rate, gradient norms, validation, throughput.
 
-The log is all that it reads, so it can be written while the run goes on, and without torch.
+It reads the log and pictures of the run, so it can be written while the run goes on, and without torch.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from facekd.pages.figures import (
 from facekd.pages.html import Picture, write_page
 from facekd.pages.numbers import decimal
 from facekd.pages.tables import Table
+from facekd.training.logbook.centre_maps import draw_centre_maps
 from facekd.training.logbook.log_file import is_number, read_log
 from facekd.utils.progress import format_duration
 
@@ -150,6 +151,8 @@ def _pictures(folder: Path, entries: Entries, validations: Entries) -> list[Pict
     if (folder / DIAGNOSTICS).is_file():
         caption = "Cosines of student and teacher: of their classifiers, class by class, and of their embeddings."
         pictures.append(Picture((folder / DIAGNOSTICS).read_bytes(), caption, is_chart=True))
+    if (maps := draw_centre_maps(folder)) is not None:
+        pictures.append(maps)
     return pictures
 
 

@@ -22,7 +22,8 @@ from facekd.images.model_input import to_model_input
 from facekd.training.class_centres import (
     IMAGES_EACH,
     MAX_CLASSES,
-    compare_with_means,
+    centres_of_sample,
+    compare_centres,
     rows_of_classes,
     rows_of_teacher,
     sample_images,
@@ -138,7 +139,7 @@ def compare(config: TrainConfig, centre_rows: np.ndarray | None = None, recogniz
     images = sample_images(dataset)
     classes = np.unique(dataset.labels[images])
     rows = rows_of_classes(state.recognizer.head, classes) if centre_rows is None else centre_rows  # type: ignore[arg-type]
-    return compare_with_means(state, images, rows, rows_of_teacher(state, classes))
+    return compare_centres(centres_of_sample(state, images, rows, rows_of_teacher(state, classes))[1])
 
 
 def untrained_means(config: TrainConfig) -> np.ndarray:
@@ -183,7 +184,8 @@ def test_an_image_that_stands_in_for_an_unreadable_one_counts_for_nobody(tiny_co
     embeddings = torch.nn.functional.normalize(embeddings) if kind == "margin" else embeddings
     rows = class_means(embeddings.numpy()[1:], dataset.labels[1:])
     dataset.load = load_another  # type: ignore[method-assign]
-    found = compare_with_means(state, np.arange(len(dataset)), (rows - rows.mean(axis=0) * (kind == "linear")) * 3)
+    rows = (rows - rows.mean(axis=0) * (kind == "linear")) * 3
+    found = compare_centres(centres_of_sample(state, np.arange(len(dataset)), rows)[1])
     assert found["correlation"] == pytest.approx(1, abs=1e-4)
 
 
