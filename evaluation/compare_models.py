@@ -29,8 +29,8 @@ from facekd.results.reading import read_curves, read_result
 from facekd.results.schema import IJB_FORMAT, SUMMARY_FORMAT, check_result
 from facekd.training.logbook import write_run_page
 from facekd.verification import roc_curve
-from facekd.verification.bootstrap import MIN_DRAWS, MIN_SUBJECTS
-from facekd.verification.paired_bootstrap import PairedBootstrap, differences
+from facekd.verification.intervals.bootstrap import MIN_DRAWS, MIN_SUBJECTS
+from facekd.verification.intervals.paired_bootstrap import PairedBootstrap, differences
 
 MAX_FAR_OF_LARGE_SETS = 1e-3  # tested by default on large sets: higher FARs take minutes
 MANY_PAIRS = 1_000_000  # what makes a set large

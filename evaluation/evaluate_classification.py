@@ -30,7 +30,7 @@ from facekd.results.schema import CLASSIFICATION_FORMAT
 from facekd.utils.foreign import shown
 from facekd.utils.terminal import console, say
 from facekd.utils.wording import counted
-from facekd.verification.proportions import wilson_interval
+from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.top_k_accuracy import TOP_K
 
 RESULT_VERSION = 1

@@ -62,16 +62,16 @@ from facekd.results.schema import FOLDER_FORMAT
 from facekd.utils.foreign import shown
 from facekd.utils.terminal import console, say
 from facekd.utils.wording import counted
-from facekd.verification.identification import search
+from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.measures import (
     add_intervals,
     add_intervals_of_all_pairs,
     measure_verification,
     verification_curves,
 )
-from facekd.verification.proportions import wilson_interval
 from facekd.verification.ranked_scores import RankedScores
 from facekd.verification.scores import unit_rows
+from facekd.verification.search.identification import search
 
 RESULT_VERSION = 1
 MAX_PAIRS = 250_000_000  # 22,000 images; every pair costs time, and the highest impostors memory

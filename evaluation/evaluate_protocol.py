@@ -40,7 +40,7 @@ from facekd.errors import DataError, run_verb
 from facekd.files.result_folder import finish_results
 from facekd.results.schema import PROTOCOL_FORMAT
 from facekd.utils.processes import launcher_number
-from facekd.verification.proportions import wilson_interval
+from facekd.verification.intervals.proportions import wilson_interval
 
 RESULT_VERSION = 1
 EXAMPLE = (

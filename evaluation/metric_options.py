@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from facekd.commands.command_line import FAR_LIST, SEED, whole_number
-from facekd.verification.bootstrap import MIN_DRAWS
+from facekd.verification.intervals.bootstrap import MIN_DRAWS
 
 DEFAULT_FARS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 

@@ -15,9 +15,9 @@ from evaluation.ijb.scoring import RefinedScores, rank_pairs, score_pairs_exactl
 from evaluation.sets.cohort import Normaliser
 from facekd.verification import Rule
 from facekd.verification.groups.cell_rates import ListedErrors
-from facekd.verification.identification import identification_curves, mean_of_galleries, measure_search, search
 from facekd.verification.measures import add_intervals
 from facekd.verification.ranked_scores import RankedScores
+from facekd.verification.search.identification import identification_curves, mean_of_galleries, measure_search, search
 
 NUM_WORST = 20
 

@@ -12,16 +12,16 @@ from evaluation.protocols.kinds import Kind
 from evaluation.protocols.listed_set import Entries, ImagePairs, ListedSet
 from evaluation.protocols.set_embeddings import DistractorRows, SetEmbeddings
 from facekd.errors import DataError, InputError
-from facekd.verification.block_search import HeldRows, Others, find_mates, rank_mates
-from facekd.verification.identification import (
+from facekd.verification.measures import add_intervals, measure_verification, notes_on_ties, verification_curves
+from facekd.verification.search.block_search import HeldRows, Others, find_mates, rank_mates
+from facekd.verification.search.identification import (
     SearchResult,
     identification_curves,
     mean_of_galleries,
     measure_search,
 )
-from facekd.verification.measures import add_intervals, measure_verification, notes_on_ties, verification_curves
-from facekd.verification.retrieval import average_precisions
-from facekd.verification.search_intervals import ProbePeople, add_search_intervals
+from facekd.verification.search.retrieval import average_precisions
+from facekd.verification.search.search_intervals import ProbePeople, add_search_intervals
 
 PRECISION = "mean_average_precision"
 

@@ -22,9 +22,9 @@ from facekd.embedder.described_model import open_described_model
 from facekd.errors import ModelError
 from facekd.utils.progress import track
 from facekd.verification import wilson_interval
-from facekd.verification.bootstrap import MIN_SUBJECTS, percentile_interval
+from facekd.verification.intervals.bootstrap import MIN_SUBJECTS, percentile_interval
+from facekd.verification.intervals.paired_bootstrap import PairedBootstrap, difference
 from facekd.verification.measures import measure_pairs
-from facekd.verification.paired_bootstrap import PairedBootstrap, difference
 from facekd.verification.scores import cosines
 
 Entry = dict[str, Any]  # of results.json

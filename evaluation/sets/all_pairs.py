@@ -17,8 +17,8 @@ import numpy as np
 from evaluation.ijb.scoring import score_error, score_pairs_exactly
 from facekd.errors import InputError
 from facekd.verification.counted_scores import CountedScores
+from facekd.verification.intervals.subject_bootstrap import Tail
 from facekd.verification.ranked_scores import RankedScores
-from facekd.verification.subject_bootstrap import Tail
 
 NUM_BINS = 1 << 20  # of the scores from -1 to 1: far more than the error of a product needs, and they fit in a cache
 CELLS_CHUNK = 8_000_000  # cells of one product: 32 MB
@@ -28,7 +28,8 @@ MAX_GENUINE = 20_000_000  # genuine scores are all kept
 class AllPairs:
     """Ranks the scores of every pair of different images, once each, and lends the highest to a bootstrap over people.
 
-    It is a `Comparisons` of `facekd.verification.subject_bootstrap`; units are the people, in order of their names.
+    It is a `Comparisons` of `facekd.verification.intervals.subject_bootstrap`; units are the people, in order of their
+    names.
 
     Args:
         embeddings: float64 (N, D) of unit length.

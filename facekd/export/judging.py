@@ -19,10 +19,10 @@ from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
 from facekd.images.preprocessing import fit_images
 from facekd.utils.progress import track
-from facekd.verification.bootstrap import MIN_SUBJECTS
+from facekd.verification.intervals.bootstrap import MIN_SUBJECTS
+from facekd.verification.intervals.paired_bootstrap import PairedBootstrap, TarDifference, difference, differences
 from facekd.verification.kfold import ChosenFolds, choose_folds
 from facekd.verification.measures import measure_pairs
-from facekd.verification.paired_bootstrap import PairedBootstrap, TarDifference, difference, differences
 from facekd.verification.scores import cosines
 
 DRAWS = 1000

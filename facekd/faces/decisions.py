@@ -10,8 +10,8 @@ from facekd.commands.command_line import COSINE, real_number
 from facekd.errors import ConfigError
 from facekd.results.thresholds import MeasuredThresholds, RatesAtCosine, read_thresholds
 from facekd.utils.foreign import shown
+from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.operating_points import TarAtFar, false_accept_among
-from facekd.verification.proportions import wilson_interval
 
 DEFAULT_FAR = 1e-3
 

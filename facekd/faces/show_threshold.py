@@ -18,8 +18,8 @@ from facekd.results.thresholds import MeasuredThresholds, read_thresholds
 from facekd.utils.foreign import shown
 from facekd.utils.terminal import console, say
 from facekd.verification.groups.cell_rates import RULE_OF_3, RULE_OF_30, resolves
+from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.operating_points import TarAtFar
-from facekd.verification.proportions import wilson_interval
 
 FORMAT, VERSION = "facekd-threshold", 1
 EXAMPLE = """\

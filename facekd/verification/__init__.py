@@ -1,5 +1,6 @@
 """Computes verification metrics from comparison scores: TAR@FAR, ROC, EER, k-fold accuracy and intervals."""
 
+from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.kfold import KFoldAccuracy, balanced_folds, kfold_accuracy
 from facekd.verification.metrics import (
     area_under_roc,
@@ -18,7 +19,6 @@ from facekd.verification.operating_points import (
     far_threshold,
     num_allowed_false_accepts,
 )
-from facekd.verification.proportions import wilson_interval
 from facekd.verification.scores import fold_indices
 
 __all__ = [

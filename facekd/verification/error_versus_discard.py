@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import InputError
-from facekd.verification.bootstrap import MIN_SUBJECTS, percentile_interval
+from facekd.verification.intervals.bootstrap import MIN_SUBJECTS, percentile_interval
 
 LIMITS = (0.2, 0.3, 1.0)  # shares up to which areas are taken: nobody discards much more
 GRID = np.linspace(0, 0.99, 100)  # shares at which curves are reported

@@ -9,14 +9,14 @@ from typing import Any, Literal
 import numpy as np
 
 from facekd.verification import KFoldAccuracy, Rule, kfold_accuracy
-from facekd.verification.bootstrap import (
+from facekd.verification.intervals.bootstrap import (
     MIN_SUBJECTS,
     BootstrapIntervals,
     bootstrap_intervals,
     intervals_of_draws,
 )
+from facekd.verification.intervals.subject_bootstrap import Comparisons, measure_draws
 from facekd.verification.ranked_scores import RankedScores
-from facekd.verification.subject_bootstrap import Comparisons, measure_draws
 
 MAX_TIED = 0.01  # share of the false accepts allowed; a larger tie at a threshold is reported
 LFW_FARS = (1e-1, 1e-2, 1e-3, 1e-4)  # a pack of 6,000 pairs measures no stricter one
@@ -47,7 +47,7 @@ def measure_pairs(
         seed: random seed of the draws.
 
     Raises:
-        InputError: see the functions of `facekd.verification` and `facekd.verification.bootstrap`.
+        InputError: see the functions of `facekd.verification` and `facekd.verification.intervals.bootstrap`.
     """
     # The point estimates, with Wilson's intervals at the threshold taken.
     accuracy = kfold_accuracy(scores, is_same, fold_of)
@@ -111,7 +111,7 @@ def add_intervals(
         if_few: what to do if too few subjects are known: resample pairs, or leave Wilson's intervals.
 
     Raises:
-        InputError: see `facekd.verification.bootstrap.bootstrap_intervals`.
+        InputError: see `facekd.verification.intervals.bootstrap.bootstrap_intervals`.
     """
     about: dict[str, Any] = {"resampled": None, "num_subjects": None, "replicates": 0, "seed": seed, "note": None}
     measured["bootstrap"] = about

@@ -42,7 +42,8 @@ def tar_at_far(
     that were made in the same way (IJB evaluation scripts of deepinsight/insightface).
 
     `ci95` is Wilson's interval of the TAR at the threshold taken. It treats genuine comparisons as independent and
-    the threshold as known; if subjects are known, `facekd.verification.bootstrap` gives the honest, wider interval.
+    the threshold as known; if subjects are known, `facekd.verification.intervals.bootstrap` gives the honest, wider
+    interval.
 
     Args:
         genuine: (G,) scores of genuine comparisons.

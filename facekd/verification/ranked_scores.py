@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from facekd.errors import InputError
 from facekd.verification.counted_scores import CountedScores
+from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.operating_points import (
     RULES,
     EqualErrorPoint,
@@ -27,7 +28,6 @@ from facekd.verification.operating_points import (
     not_measurable,
     num_allowed_false_accepts,
 )
-from facekd.verification.proportions import wilson_interval
 from facekd.verification.scores import checked_score_pair, checked_scores
 
 FIRST_WINDOW = 16  # impostors on either side of a target, where the search for ROC corners begins

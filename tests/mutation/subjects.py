@@ -8,7 +8,12 @@ SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("tests/facekd/margins",),
     ),
     "verification": (
-        ("facekd/verification/*.py", "facekd/results/kept_scores.py"),
+        (
+            "facekd/verification/*.py",
+            "facekd/verification/intervals/*.py",
+            "facekd/verification/search/*.py",
+            "facekd/results/kept_scores.py",
+        ),
         ("tests/facekd/verification", "tests/facekd/results/test_kept_scores.py"),
     ),
     "recordio": (

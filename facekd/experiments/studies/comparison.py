@@ -14,7 +14,7 @@ import numpy as np
 from facekd.errors import DataError
 from facekd.experiments.studies.evaluation import Evaluation, Measure
 from facekd.files.npy_files import read_npz
-from facekd.verification.seeds_and_people import crossed_difference, holm
+from facekd.verification.intervals.seeds_and_people import crossed_difference, holm
 
 REMEDY = "delete results.json there and run the study again, which then evaluates this run again"
 OVER_SEEDS = (

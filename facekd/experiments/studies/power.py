@@ -10,7 +10,7 @@ from facekd.errors import ConfigError
 from facekd.experiments.studies.evaluation import Evaluation, Measure, measured_in
 from facekd.pages.tables import Table
 from facekd.utils.wording import counted
-from facekd.verification.seeds_and_people import Components, power
+from facekd.verification.intervals.seeds_and_people import Components, power
 
 SEEDS = (3, 4, 5, 6, 8, 10, 15, 20)
 PEOPLE = (150, 300, 600, 1000, 2000, 5000)

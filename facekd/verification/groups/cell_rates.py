@@ -2,8 +2,8 @@
 
 A cell is any part of the comparisons: all of them, or those of one group of people, or of two groups. The threshold is
 taken as it is, as a deployed system takes it, and not found anew in each draw: the intervals are those of the rates at
-this threshold. Each draw weighs subjects as `facekd.verification.bootstrap` describes (the vertex bootstrap): a
-non-mated comparison of a and b counts w_a w_b times, a mated one of a counts w_a times.
+this threshold. Each draw weighs subjects as `facekd.verification.intervals.bootstrap` describes (the vertex bootstrap):
+a non-mated comparison of a and b counts w_a w_b times, a mated one of a counts w_a times.
 
 Shapes: N comparisons, S units (subjects), R draws, C cells.
 """
@@ -16,9 +16,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from facekd.errors import InputError
-from facekd.verification.bootstrap import MIN_SUBJECTS, outer_interval, percentile_interval
-from facekd.verification.proportions import wilson_interval
-from facekd.verification.subject_bootstrap import ImpostorTotals
+from facekd.verification.intervals.bootstrap import MIN_SUBJECTS, outer_interval, percentile_interval
+from facekd.verification.intervals.proportions import wilson_interval
+from facekd.verification.intervals.subject_bootstrap import ImpostorTotals
 
 Kind = Literal["impostor", "genuine"]
 RULE_OF_30, RULE_OF_3 = 30, 3

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from facekd.verification.bootstrap import percentile_interval
+from facekd.verification.intervals.bootstrap import percentile_interval
 
 MIN_USABLE = 0.95  # share of the draws in which a measure must be defined for an interval of it
 

@@ -8,8 +8,8 @@ import pytest
 from evaluation.sets import all_pairs
 from evaluation.sets.all_pairs import AllPairs
 from facekd.errors import InputError
+from facekd.verification.intervals.subject_bootstrap import Units, measure_draws, resample
 from facekd.verification.ranked_scores import RankedScores
-from facekd.verification.subject_bootstrap import Units, measure_draws, resample
 
 FARS = [1.0, 0.3, 0.05, 0.01, 1e-3, 1e-4]
 

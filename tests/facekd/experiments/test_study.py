@@ -29,6 +29,7 @@ from facekd.experiments.studies.report import write_report
 from facekd.experiments.studies.results import gather
 from facekd.training.config import TrainConfig
 from facekd.training.config.distill_config import DistillConfig
+from facekd.verification.intervals.seeds_and_people import Components, crossed_difference, power
 from facekd.verification.measures import (
     add_intervals_of_all_pairs,
     measure_pairs,
@@ -36,7 +37,6 @@ from facekd.verification.measures import (
     verification_curves,
 )
 from facekd.verification.scores import unit_rows
-from facekd.verification.seeds_and_people import Components, crossed_difference, power
 
 ROOT = Path(__file__).resolve().parents[3]
 FARS = (0.1, 0.01)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from facekd.errors import InputError
 from facekd.verification import far_threshold, num_allowed_false_accepts, tar_at_far
-from facekd.verification.identification import SearchResult, measure_search
-from facekd.verification.paired_bootstrap import PairedBootstrap
+from facekd.verification.intervals.paired_bootstrap import PairedBootstrap
+from facekd.verification.search.identification import SearchResult, measure_search
 
 
 @given(st.integers(1, 999), st.integers(0, 8), st.integers(1, 20_000_000))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facekd.verification.identification import SearchResult, measure_search
-from facekd.verification.proportions import wilson_interval
-from facekd.verification.search_intervals import ProbePeople, add_search_intervals
+from facekd.verification.intervals.proportions import wilson_interval
+from facekd.verification.search.identification import SearchResult, measure_search
+from facekd.verification.search.search_intervals import ProbePeople, add_search_intervals
 
 
 def made(generator, num_people=30, probes_each=6):

@@ -9,9 +9,9 @@ import pytest
 from scipy import stats
 
 from facekd.errors import InputError
+from facekd.verification.intervals.seeds_and_people import Components, crossed_difference, holm, power
+from facekd.verification.intervals.subject_bootstrap import Units, resample
 from facekd.verification.ranked_scores import RankedScores
-from facekd.verification.seeds_and_people import Components, crossed_difference, holm, power
-from facekd.verification.subject_bootstrap import Units, resample
 
 FARS = [1e-2, 1e-3]
 

@@ -6,7 +6,7 @@ segments, the weight of a segment in every draw is one sparse product (compariso
 of b, times those of a), and only the segment in which a draw ends is examined comparison by comparison. All sums are of
 whole numbers, hence exact.
 
-`facekd.verification.bootstrap` says what the draws mean and makes intervals of them.
+`facekd.verification.intervals.bootstrap` says what the draws mean and makes intervals of them.
 
 Shapes: N comparisons, S units, R draws, G genuine comparisons, K impostor comparisons examined, F targets.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from facekd.verification.block_search import Mates
+from facekd.verification.search.block_search import Mates
 
 
 def average_precisions(mates: Mates, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

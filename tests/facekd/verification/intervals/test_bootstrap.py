@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from facekd.errors import InputError
-from facekd.verification import bootstrap, equal_error_rate, subject_bootstrap, tar_at_far, wilson_interval
-from facekd.verification.bootstrap import bootstrap_intervals
+from facekd.verification.intervals import bootstrap, equal_error_rate, subject_bootstrap, tar_at_far, wilson_interval
+from facekd.verification.intervals.bootstrap import bootstrap_intervals
 
 Comparisons = tuple[np.ndarray, np.ndarray, np.ndarray]  # scores, is_same, subjects (2, N)
 

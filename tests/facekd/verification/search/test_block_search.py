@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekd.errors import InputError
-from facekd.verification import block_search
-from facekd.verification.block_search import HeldRows, Others, find_mates, rank_mates, search_in_blocks
-from facekd.verification.identification import NEVER_FIRST, search
-from facekd.verification.retrieval import average_precisions
+from facekd.verification.search import block_search
+from facekd.verification.search.block_search import HeldRows, Others, find_mates, rank_mates, search_in_blocks
+from facekd.verification.search.identification import NEVER_FIRST, search
+from facekd.verification.search.retrieval import average_precisions
 
 
 def unit(generator, count, size, coarse):

@@ -19,8 +19,8 @@ import numpy as np
 
 from facekd.errors import InputError
 from facekd.utils.progress import track
+from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.operating_points import far_threshold, first_refused_score, just_above
-from facekd.verification.proportions import wilson_interval
 
 DEFAULT_FPIRS, DEFAULT_RANKS = (1e-2, 1e-1), (1, 5, 10)
 CELLS_CHUNK = 2_000_000  # cells of a product of probes and gallery: 16 MB

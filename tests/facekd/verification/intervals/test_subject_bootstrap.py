@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facekd.verification import equal_error_rate, subject_bootstrap, tar_at_far
+from facekd.verification import equal_error_rate, tar_at_far
+from facekd.verification.intervals import subject_bootstrap
+from facekd.verification.intervals.subject_bootstrap import ImpostorTotals, Units, resample
 from facekd.verification.ranked_scores import RankedScores
-from facekd.verification.subject_bootstrap import ImpostorTotals, Units, resample
 
 FARS = [0.001, 0.01, 0.1, 0.3, 1.0]
 

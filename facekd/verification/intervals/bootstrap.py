@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from facekd.errors import InputError
+from facekd.verification.intervals.proportions import wilson_interval
+from facekd.verification.intervals.subject_bootstrap import Draws, Units, resample
 from facekd.verification.operating_points import checked_far
-from facekd.verification.proportions import wilson_interval
 from facekd.verification.ranked_scores import RankedScores
 from facekd.verification.scores import checked_is_same, checked_scores
-from facekd.verification.subject_bootstrap import Draws, Units, resample
 
 MIN_SUBJECTS = 10  # with genuine comparisons; with fewer, resampling gives no usable interval
 MIN_DRAWS = 100  # for a 95 % interval

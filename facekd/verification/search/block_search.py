@@ -16,8 +16,8 @@ from typing import Protocol
 import numpy as np
 
 from facekd.utils.progress import track
-from facekd.verification.identification import NEVER_FIRST, SearchResult, check_entries
 from facekd.verification.scores import score_error
+from facekd.verification.search.identification import NEVER_FIRST, SearchResult, check_entries
 
 PROBES_CHUNK = 4096
 OTHERS_CHUNK = 2048  # with PROBES_CHUNK: a product of 32 MB

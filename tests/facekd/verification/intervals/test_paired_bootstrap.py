@@ -13,7 +13,7 @@ from facekd.verification import (
     paired_bootstrap,
     tar_at_far,
 )
-from facekd.verification.paired_bootstrap import PairedBootstrap, difference, differences
+from facekd.verification.intervals.paired_bootstrap import PairedBootstrap, difference, differences
 
 FARS = (1e-2, 1e-1, 0.5, 1.0)
 
@@ -145,7 +145,7 @@ def test_many_people_are_counted_by_couples_to_the_same_end(monkeypatch: pytest.
     subjects, is_same = make_comparisons()
     scores = make_scores(subjects, is_same, 0.6, 1)
     dense = PairedBootstrap(is_same, subjects, FARS, 100).tars(scores)[1]
-    monkeypatch.setattr("facekd.verification.subject_bootstrap.MAX_DENSE_SUBJECTS", 3)
+    monkeypatch.setattr("facekd.verification.intervals.subject_bootstrap.MAX_DENSE_SUBJECTS", 3)
     assert np.array_equal(PairedBootstrap(is_same, subjects, FARS, 100).tars(scores)[1], dense, equal_nan=True)
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekd.errors import InputError
-from facekd.verification import identification
-from facekd.verification.identification import identification_curves, mean_of_galleries, measure_search, search
+from facekd.verification.search import identification
+from facekd.verification.search.identification import identification_curves, mean_of_galleries, measure_search, search
 
 
 def naive(gallery, gallery_subjects, probes, probe_subjects, fpirs, ranks):

@@ -2,8 +2,8 @@
 
 Every draw weighs people (or comparisons, if people are not known) once, for all models alike, and each model finds its
 own threshold under these weights: what the models share, difficult people above all, cancels in the difference. A
-comparison of subjects a and b counts w_a w_b times, a genuine one w_a times, as in `facekd.verification.bootstrap`,
-whose sources apply.
+comparison of subjects a and b counts w_a w_b times, a genuine one w_a times, as in
+`facekd.verification.intervals.bootstrap`, whose sources apply.
 
 At a strict FAR only the highest impostor scores matter; the others enter by their total weight alone, a quadratic form
 over subjects. So a draw over the 15.7 million comparisons of IJB-C costs no more than finding its threshold.
@@ -20,7 +20,8 @@ import numpy as np
 
 from facekd.errors import InputError
 from facekd.utils.progress import track
-from facekd.verification.bootstrap import MIN_DRAWS, percentile_interval
+from facekd.verification.intervals.bootstrap import MIN_DRAWS, percentile_interval
+from facekd.verification.intervals.subject_bootstrap import DRAWN_CHUNK, ImpostorTotals
 from facekd.verification.kfold import kfold_accuracy, most_accurate_threshold
 from facekd.verification.operating_points import (
     crossing_rate,
@@ -29,7 +30,6 @@ from facekd.verification.operating_points import (
     num_allowed_false_accepts,
 )
 from facekd.verification.scores import checked_is_same, checked_scores
-from facekd.verification.subject_bootstrap import DRAWN_CHUNK, ImpostorTotals
 
 SPARE, EXTRA = 3, 1000  # impostors examined first: SPARE x false accepts allowed + EXTRA; doubled if a draw needs more
 

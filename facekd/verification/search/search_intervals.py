@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from facekd.verification.bootstrap import MIN_SUBJECTS, outer_interval, percentile_interval
-from facekd.verification.identification import SearchResult
+from facekd.verification.intervals.bootstrap import MIN_SUBJECTS, outer_interval, percentile_interval
+from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.operating_points import first_refused_position, num_allowed_false_accepts
-from facekd.verification.proportions import wilson_interval
+from facekd.verification.search.identification import SearchResult
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Searches faces in a gallery (1:N): exact ranks, identification rates, and their intervals."""
