@@ -40,12 +40,12 @@ def is_onnx_file(path: Path) -> bool:
     raise ModelError(f"{path}: {found}; expected an ONNX file or a checkpoint")
 
 
-def check_finite(embeddings: np.ndarray, model: str) -> np.ndarray:
-    """Returns the embeddings (B, D), or raises a ModelError that names the first that is not finite."""
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+def check_finite(embeddings: np.ndarray, model: str, what: str = "embeddings") -> np.ndarray:
+    """Returns embeddings (B, D), or qualities (B,), or raises a ModelError that names the first that is not finite."""
+    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=tuple(range(1, embeddings.ndim))))
     if bad.size:
         raise ModelError(
-            f"{model}: {bad.size} of {len(embeddings)} embeddings are not finite, the first is that of image {bad[0]}; "
+            f"{model}: {bad.size} of {len(embeddings)} {what} are not finite, the first is that of image {bad[0]}; "
             "the weights hold NaN, or half precision overflows"
         )
     return embeddings

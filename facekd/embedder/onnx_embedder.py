@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from facekd.embedder.input_arithmetic import InputArithmetic, read_input_arithme
 from facekd.embedder.interface import GivenPreprocessing
 from facekd.embedder.known_models import KnownModel, recognise
 from facekd.embedder.onnx_file import OnnxFile, read_onnx_file
+from facekd.embedder.onnx_input import input_dtype, read_input_shape, shape_text
 from facekd.embedder.onnx_preprocessing import resolve_preprocessing
 from facekd.embedder.onnx_session import CALLS_OF_A_THREAD, Sessions, brief, face_detector_kind, is_in_training_mode
 from facekd.embedder.sidecar import add_to_given, read_sidecar, sidecar_path
@@ -36,6 +37,8 @@ from facekd.utils.foreign import LONGEST_NAME, shown
 from facekd.utils.ordered_work import in_order
 from facekd.verification.scores import unit_rows
 
+Run = Callable[[np.ndarray, Any], np.ndarray]  # a batch of images, and a session or None, to (B, width)
+
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # `typing` has it from Python 3.11 on
 
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 MOST_VALUES = 1 << 28  # in one input, 1 GiB
 MOST_BELIEVED = 1 << 16  # values of an embedding that a file declares, and for which memory is taken unseen
 BATCH_CHECKED = 4  # images that show whether an embedding depends on its batch
+QUALITY_OUTPUT = "quality"  # name of an output with one number for each image, higher is better
 MOST_REWRITTEN = 1e-5  # relative error of embeddings that are computed in another form; rounding is 1e-6
 # How far an embedding may move with its batch, as a share of the distance between images. Dynamic quantisation, whose
 # scales are those of the batch, moves them by 0.1; statistics of the batch by 0.35 and more.
@@ -75,6 +79,7 @@ class OnnxEmbedder:
         known: its entry in the list of known models, or None.
         input_arithmetic: what the graph itself does to its input, in plain types; None if it does nothing.
         output: name of the output that is the embedding.
+        has_quality: whether another output, `quality`, says how well each image can be recognised.
         prelu_rewritten: whether PReLU is computed in that other form.
         remarks: what its user should know, one sentence each.
 
@@ -88,6 +93,7 @@ class OnnxEmbedder:
     metadata: dict[str, str]
     output: str
     embedding_size: int
+    has_quality: bool
 
     def __init__(
         self,
@@ -135,6 +141,8 @@ class OnnxEmbedder:
         # The output that is the embedding.
         self.output, self.embedding_size = self._choose_output(output or (sidecar and sidecar.output))
         self._check_output()
+        names = {entry.name for entry in self._sessions.alone.get_outputs()}
+        self.has_quality = QUALITY_OUTPUT in names - {self.output}
         self.prelu_rewritten: bool = False
         if rewrite_prelu:
             self._rewrite_prelu(file, threads, device)
@@ -197,28 +205,49 @@ class OnnxEmbedder:
                 the embedding of the first image depends on the other images in its batch.
         """
         images = fit_images(images, self.preprocessing.image_size, self.resize)
+        self._check_once(images)
+        return check_finite(self._in_batches(self._run, images, self.embedding_size), str(self.path))
+
+    def qualities(self, images: np.ndarray) -> np.ndarray:
+        """See `facekd.embedder.quality.GivesQuality`.
+
+        Raises:
+            ModelError: as `embed` does; also if the graph has no output `quality`, or it does not hold one number for
+                each image.
+        """
+        if not self.has_quality:
+            raise ModelError(f"{self.path}: has no output `{QUALITY_OUTPUT}`; `facekd train-quality` teaches one")
+        images = fit_images(images, self.preprocessing.image_size, self.resize)
+        self._check_once(images)
+        return check_finite(self._in_batches(self._run_quality, images, 1)[:, 0], str(self.path), "qualities")
+
+    def _check_once(self, images: np.ndarray) -> None:
+        """Checks, before any other images are embedded, whether an embedding depends on its batch."""
         # Before anything else, because a graph that keeps something of each batch soon agrees with itself.
         if not self._is_checked and len(images):
             self._check_independence(images[:1], min(len(images), self.batch_size, BATCH_CHECKED))
             self._is_checked = True
+
+    def _in_batches(self, run: Run, images: np.ndarray, width: int) -> np.ndarray:
+        """Runs the graph on any number of images, by calls side by side if there are many; returns (N, width)."""
         is_shared_out = self._sessions.is_worth_it(len(images))
         size = self.batch_size
         if is_shared_out and not self._pad:
             size = self._sessions.images_per_call(len(images), self.batch_size)
         parts = [images[start : start + size] for start in range(0, len(images), size)]
-        embeddings = np.empty((len(images), self.embedding_size), np.float32)
+        found = np.empty((len(images), width), np.float32)
         if not is_shared_out or len(parts) <= 1:
             for number, part in enumerate(parts):
-                embeddings[number * size : (number + 1) * size] = self._run(part)
-            return check_finite(embeddings, str(self.path))
+                found[number * size : (number + 1) * size] = run(part, None)
+            return found
 
         # Threads that embed calls of their own are faster than threads that share each call.
         session = self._sessions.side_by_side()
         calls = min(self._sessions.most_calls, len(parts))
-        with in_order(lambda part: self._run(part, session), parts, calls) as results:
+        with in_order(lambda part: run(part, session), parts, calls) as results:
             for number, result in enumerate(results):
-                embeddings[number * size : (number + 1) * size] = result.result()
-        return check_finite(embeddings, str(self.path))
+                found[number * size : (number + 1) * size] = result.result()
+        return found
 
     def _rewrite_prelu(self, file: OnnxFile, threads: int | None, device: str) -> None:
         """Runs the network with its PReLU in another form from now on, if embeddings stay the same."""
@@ -248,13 +277,13 @@ class OnnxEmbedder:
             names = shown(", ".join(entry.name for entry in inputs)) or "none"
             raise ModelError(f"{self.path}: expected a model with one input, the images; found {names}")
         self._input_name: str = inputs[0].name
-        self._input_dtype = _input_dtype(inputs[0].type, self.path)
-        fixed_batch, declared_size, self._columns, self._channels_last = _read_input_shape(inputs[0].shape, self.path)
+        self._input_dtype = input_dtype(inputs[0].type, self.path)
+        fixed_batch, declared_size, self._columns, self._channels_last = read_input_shape(inputs[0].shape, self.path)
         self.batch_size: int = fixed_batch or batch_size
         self._pad = fixed_batch is not None
         if (fixed_batch or 1) * (declared_size or 1) ** 2 * 3 > MOST_VALUES:
             raise ModelError(
-                f"{self.path}: its input has shape {_shape_text(inputs[0].shape)}, which is more than {MOST_VALUES:,} "
+                f"{self.path}: its input has shape {shape_text(inputs[0].shape)}, which is more than {MOST_VALUES:,} "
                 "values; export it again with a dynamic batch, for images of the size that it was trained on"
             )
         return declared_size
@@ -307,6 +336,17 @@ class OnnxEmbedder:
                 f"expected ({len(x)}, {size}){self._batch_advice([self.output], x)}"
             )
         return embedding.reshape(len(x), -1)[:count].astype(np.float32, copy=False)
+
+    def _run_quality(self, images: np.ndarray, session: Any = None) -> np.ndarray:
+        """Returns the qualities of one batch of images (B, S, S, 3), float32 (B, 1)."""
+        x = self._to_input(images)
+        found = self._call([QUALITY_OUTPUT], x, session)[0]
+        if found.dtype.kind not in "fiu" or found.size != len(x):
+            raise ModelError(
+                f"{self.path}: output '{QUALITY_OUTPUT}' holds {found.dtype} {found.shape} for {len(x)} images, "
+                "expected one number for each"
+            )
+        return found.reshape(len(x), 1)[: len(images)].astype(np.float32, copy=False)
 
     def _call(self, outputs: list[str], x: np.ndarray, session: Any = None) -> list[np.ndarray]:
         """Runs the graph on its input; returns the outputs of these names."""
@@ -387,39 +427,3 @@ def _is_declared(shape: Sequence[Any]) -> bool:
     """Tells whether a shape says how many values an output has for an image; so many must first be seen."""
     is_known = len(shape) > 0 and all(isinstance(size, int) and size > 0 for size in shape[1:])
     return is_known and math.prod(shape[1:]) <= MOST_BELIEVED
-
-
-def _shape_text(shape: Sequence[Any]) -> str:
-    return shown(list(shape))
-
-
-def _input_dtype(onnx_type: str, path: Path) -> type[np.number[Any]]:
-    dtypes: dict[str, type[np.number[Any]]] = {
-        "tensor(float)": np.float32,
-        "tensor(float16)": np.float16,
-        "tensor(uint8)": np.uint8,
-    }
-    if onnx_type not in dtypes:
-        raise ModelError(f"{path}: its input is {shown(onnx_type)}, expected {', '.join(dtypes)}")
-    return dtypes[onnx_type]
-
-
-def _read_input_shape(shape: Sequence[int | str | None], path: Path) -> tuple[int | None, int | None, slice, bool]:
-    """Returns (fixed batch or None, image size S or None, columns of the images to pass, channels_last)."""
-    # A fixed dimension is a positive number; for the others exporters write a name, None, 0 or -1.
-    sizes = [size if isinstance(size, int) and size > 0 else None for size in shape]
-    if len(sizes) != 4 or 3 not in (sizes[1], sizes[3]):
-        raise ModelError(f"{path}: its input has shape {_shape_text(shape)}, expected (batch, 3, size, size)")
-    channels_last = sizes[1] != 3
-    height, width = sizes[1:3] if channels_last else sizes[2:4]
-    if height is None or width is None or height == width:
-        return sizes[0], height or width, slice(None), channels_last
-
-    # SphereFace's 112 x 96 template is the middle of the 112 x 112 one: InsightFace only adds 8 to each x.
-    if 6 * height != 7 * width or height % 14:
-        raise ModelError(
-            f"{path}: takes images of {height} x {width} (height x width); supported are squares, and 112 x 96, which "
-            "is the middle of an aligned square; export it with a square input, cropped or padded inside the graph"
-        )
-    margin = (height - width) // 2
-    return sizes[0], height, slice(margin, margin + width), channels_last

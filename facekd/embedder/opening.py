@@ -60,7 +60,7 @@ def open_embedder(
     _check_options(path, given, {"normalize", "autocast", "ema"}, "a checkpoint")
     from facekd.checkpoints.models import load_backbone
 
-    module, preprocessing = load_backbone(path, ema=given.pop("ema", None))
+    module, preprocessing = load_backbone(path, ema=given.pop("ema", None), scored=True)
     if image_size not in (None, preprocessing.image_size):
         raise ModelError(f"{path}: the backbone takes images of {preprocessing.image_size} pixels, not {image_size}")
     changes = {"mean": mean, "std": std, "color": color}

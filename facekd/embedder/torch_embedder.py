@@ -26,7 +26,8 @@ class TorchEmbedder:
 
     Args:
         module: float (B, 3, S, S) -> embedding (B, D). Neither copied nor changed; it is in evaluation mode only
-            during a call, so it may be a module in training.
+            during a call, so it may be a module in training. With a `quality_head`, as a `ScoredBackbone` has, the
+            embedder gives qualities, too.
         preprocessing: mean, std, colour order and image size that the module was trained with.
         device: where to run; the module is moved there.
         batch_size: images per call of the module; None means 16 on a CPU and 64 elsewhere.
@@ -96,6 +97,30 @@ class TorchEmbedder:
             embeddings[start : start + self.batch_size] = self._embed_batch(images[start : start + self.batch_size])
         return check_finite(embeddings, "the torch module")
 
+    @property
+    def has_quality(self) -> bool:
+        """Tells whether the model says how well an image can be recognised."""
+        return getattr(self._module, "quality_head", None) is not None
+
+    def qualities(self, images: np.ndarray) -> np.ndarray:
+        """See `facekd.embedder.quality.GivesQuality`.
+
+        Raises:
+            ModelError: the images have another type or size, the model has no quality head, or a quality is not finite.
+        """
+        import torch
+
+        head = getattr(self._module, "quality_head", None)
+        if head is None:
+            raise ModelError("the torch module has no quality head; `facekd train-quality` makes one")
+        images = fit_images(images, self.preprocessing.image_size, self.resize)
+        found = np.empty(len(images), np.float32)
+        for start in range(0, len(images), self.batch_size):
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + self.batch_size]))
+            with torch.inference_mode():
+                found[start : start + self.batch_size] = head(self._call(batch, None)).cpu().numpy()
+        return check_finite(found, "the torch module", "qualities")
+
     def _embed_batch(self, images: np.ndarray) -> np.ndarray:
         import torch
 
@@ -114,6 +139,16 @@ class TorchEmbedder:
         Raises:
             ModelError: the module returns a tensor that is not (B, D).
         """
+        import torch
+
+        with torch.inference_mode():
+            embedding = self._call(images, flip)
+            if self.normalized:
+                embedding = torch.nn.functional.normalize(embedding)
+        return embedding.clone()  # outside inference mode: a loss may keep it for its backward pass
+
+    def _call(self, images: torch.Tensor, flip: torch.Tensor | None) -> torch.Tensor:
+        """Returns the embeddings as the module gives them, float32 (B, D), an inference tensor; see `embed_tensor`."""
         import torch
 
         from facekd.images.model_input import to_model_input
@@ -137,10 +172,7 @@ class TorchEmbedder:
                     f"the torch module returns shape {tuple(embedding.shape)} for {len(images)} images, "
                     f"expected ({len(images)}, embedding size)"
                 )
-            embedding = embedding.float()
-            if self.normalized:
-                embedding = torch.nn.functional.normalize(embedding)
-        return embedding.clone()  # outside inference mode: a loss may keep it for its backward pass
+            return embedding.float()
 
 
 @contextlib.contextmanager

@@ -5,7 +5,8 @@ several batch sizes before it gets its final name; a variant in fewer bits is ma
 on faces. Beside it lies a card that says what it is and what was measured.
 
 Input: `images`, float32 (batch, 3, S, S), already normalised, or raw pixels as bytes. Output: `embedding` (batch, D),
-or for a classifier `logits` (batch, C). `ExportOptions` lists what can be chosen.
+with a quality head also `quality` (batch,), or for a classifier `logits` (batch, C). `ExportOptions` lists what can be
+chosen.
 """
 
 from __future__ import annotations
@@ -16,16 +17,14 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from facekd.commands.command_line import CommandParser, command_text
-from facekd.embedder import Preprocessing, TorchEmbedder
-from facekd.embedder.checks import probe_images
+from facekd.embedder import Preprocessing
+from facekd.embedder.onnx_embedder import QUALITY_OUTPUT
 from facekd.errors import ModelError, run_verb
 from facekd.export.command_options import add_graph_options, add_judging_options
 from facekd.export.onnx_graph import (
@@ -34,20 +33,19 @@ from facekd.export.onnx_graph import (
     OUTPUT_NAME,
     check_model,
     describe,
+    describe_quality,
     example_input,
     finish_model,
-    first_line,
     to_onnx,
     with_options,
 )
 from facekd.export.options import ExportOptions, JudgingOptions
-from facekd.export.parity import PARITY_BATCHES, check_parity, measure_parity
+from facekd.export.parity import Errors, compare_with_torch, embed_by_torch
 from facekd.files.output_lock import file_lock
 from facekd.files.reading import sha256_of_file
 from facekd.files.temporaries import temporary_folder
 from facekd.files.unchanged import unchanged
 from facekd.files.writing import atomic_open_together, json_bytes
-from facekd.images.preprocessing import mirror
 from facekd.plugins import add_plugin_option
 
 if TYPE_CHECKING:
@@ -67,6 +65,7 @@ class ExportReport:
         num_bytes: its size.
         parity: batch size -> largest relative error |onnx - torch| / |torch| (L2 per image) in that batch; of the
             float32 graph.
+        quality_parity: the same of the output `quality`; None without.
         metadata: the `metadata_props` written.
         card: what its card says, as in `M.model_card.json`.
     """
@@ -76,6 +75,7 @@ class ExportReport:
     parity: dict[int, float]
     metadata: dict[str, str]
     card: dict[str, Any]
+    quality_parity: dict[int, float] | None = None
 
 
 def export_checkpoint(
@@ -88,7 +88,7 @@ def export_checkpoint(
     judging: JudgingOptions = JudgingOptions(),  # noqa: B008 - it cannot be changed
     command: str | None = None,
 ) -> ExportReport:
-    """Exports the backbone of a checkpoint, together with its classifier if that is linear; see `export_backbone`.
+    """Exports the backbone of a checkpoint, with its quality head, or its classifier if linear; see `export_backbone`.
 
     Args:
         path: a checkpoint, or the folder of a run (its latest checkpoint).
@@ -96,7 +96,7 @@ def export_checkpoint(
         options: how to write it.
         ema: True takes the backbone's moving average, False its weights as trained; None takes the average if there is
             one. A classifier has no moving average.
-        embedding: leave a linear classifier out, so that the output is the embedding.
+        embedding: leave a linear classifier or a quality head out, so that the only output is the embedding.
         judging: on which faces a variant is calibrated and judged, and what it may lose.
         command: the command line, for the card.
 
@@ -123,8 +123,11 @@ def export_checkpoint(
 
             backbone, preprocessing = load_logit_network(file, ema=ema)
         else:
-            backbone, preprocessing = load_backbone(file, ema=ema)
-        metadata = _describe_checkpoint(file, checkpoint, bool(checkpoint.ema) and ema is not False, is_classifier)
+            backbone, preprocessing = load_backbone(file, ema=ema, scored=not embedding)
+        weights = checkpoint.weights_in_words if ema is not False or not checkpoint.ema else "as trained"
+        metadata = _describe_checkpoint(file, checkpoint, weights, is_classifier)
+        if checkpoint.quality_head is not None and not embedding:
+            metadata |= describe_quality(checkpoint.quality_target, options)
     return export_backbone(
         backbone,
         preprocessing,
@@ -137,13 +140,13 @@ def export_checkpoint(
     )
 
 
-def _describe_checkpoint(file: Path, checkpoint: Checkpoint, is_average: bool, is_classifier: bool) -> dict[str, str]:
+def _describe_checkpoint(file: Path, checkpoint: Checkpoint, weights: str, is_classifier: bool) -> dict[str, str]:
     """Returns the `metadata_props` that say where the weights come from and, for a classifier, what its logits mean."""
     architecture = checkpoint.architecture or {}
     metadata = {
         "backbone": str(architecture["name"]),
         "backbone_config": json.dumps(architecture),
-        "weights": "moving average" if is_average else "as trained",
+        "weights": weights,
         "checkpoint": file.name,
         "checkpoint_sha256": sha256_of_file(file),
     }
@@ -174,12 +177,13 @@ def export_backbone(
     The backbone is not changed: a float32 copy in evaluation mode on the CPU is exported.
 
     Args:
-        backbone: float (B, 3, S, S) -> embedding (B, D).
+        backbone: float (B, 3, S, S) -> embedding (B, D). With a `quality_head`, see `facekd.quality.head`, the file has
+            an output `quality`, too.
         preprocessing: recorded in the file, and used for the comparison with torch.
         output: the `.onnx` file; an earlier file of that name stays as it was unless the export succeeds.
         options: how to write it.
         metadata: more entries for `metadata_props`.
-        output_name: name of the graph's output.
+        output_name: name of the graph's first output.
         judging: on which faces a variant is calibrated and judged, and what it may lose.
         command: the command line, for the card.
 
@@ -202,18 +206,19 @@ def export_backbone(
     faces = faces_for(options, judging, preprocessing.image_size)
     # Torch's output for a few images, which the file must reproduce.
     module = copy.deepcopy(backbone).cpu().float().eval()
-    expected, images = _embed_by_torch(module, preprocessing, options, output)
+    truth = embed_by_torch(module, preprocessing, options, output)
 
     # The graph, with the metadata that its users need; it must agree with torch.
     deployed, outside = with_options(module, preprocessing, options)
-    size = next(iter(expected.values())).shape[1]
-    recorded = {**describe(outside, size, options), **(metadata or {})}
-    model = _build(deployed, example_input(preprocessing, options), output, output_name, options, recorded)
+    size = next(iter(truth.embeddings.values())).shape[1]
+    names = [output_name] if truth.qualities is None else [output_name, QUALITY_OUTPUT]
+    more = {} if truth.qualities is None else describe_quality("", options)
+    recorded = {**describe(outside, size, options), **more, **(metadata or {})}
+    model = _build(deployed, example_input(preprocessing, options), output, names, options, recorded)
     with temporary_folder(output) as folder:
         plain = folder / "fp32.onnx"
         plain.write_bytes(model.SerializeToString())
-        parity = measure_parity(plain, expected, images, outside, output)
-        check_parity(parity, options.tolerance, output)
+        parity = compare_with_torch(plain, truth, outside, options, output)
         judged = make_judged(model, plain, outside, options, judging, faces, output)
     return _keep(output, judged, options, judging, parity, command)
 
@@ -222,7 +227,7 @@ def _build(
     module: torch.nn.Module,
     example: torch.Tensor,
     output: Path,
-    output_name: str,
+    output_names: Sequence[str],
     options: ExportOptions,
     recorded: Mapping[str, str],
 ) -> onnx.ModelProto:
@@ -230,7 +235,7 @@ def _build(
     from facekd.embedder.prelu_form import split_prelu
     from facekd.export.opset import lower_opset
 
-    model = to_onnx(module, example, output, output_name, options.batch)
+    model = to_onnx(module, example, output, output_names, options.batch)
     if options.prelu == "fast":
         split_prelu(model)
     lower_opset(model, options.opset, str(output))
@@ -244,7 +249,7 @@ def _keep(
     judged: Judged,
     options: ExportOptions,
     judging: JudgingOptions,
-    parity: dict[int, float],
+    parity: Errors,
     command: str | None,
 ) -> ExportReport:
     """Writes the model and its two cards, the model last, so that a card never stands beside another model."""
@@ -264,31 +269,14 @@ def _keep(
     }
     if options.precision != "fp32":
         facts["limits"] = {"points": judging.allow_loss, "cosine": judging.allow_cosine}
-    card = make_card(output, judged.model, facts, parity, judged.judgement, command)
+    card = make_card(output, judged.model, facts, *parity, judged.judgement, command)
     in_words, in_json = card_paths(output)
     with atomic_open_together(output, {in_words: True, in_json: True}) as streams:
         streams[output].write(content)
         streams[in_words].write(card_text(card).encode("utf-8", "backslashreplace"))
         streams[in_json].write(json_bytes(card))
     recorded = {entry.key: entry.value for entry in judged.model.metadata_props}
-    return ExportReport(output, len(content), parity, recorded, card)
-
-
-def _embed_by_torch(
-    module: torch.nn.Module, preprocessing: Preprocessing, options: ExportOptions, output: Path
-) -> tuple[dict[int, np.ndarray], np.ndarray]:
-    """Returns what the file's output must be at each batch size, and the images, uint8 RGB (7, S, S, 3)."""
-    images = probe_images(preprocessing.image_size, max(PARITY_BATCHES))
-    try:
-        reference = TorchEmbedder(module, preprocessing, batch_size=max(PARITY_BATCHES))
-        expected = {count: reference.embed(images[:count]) for count in PARITY_BATCHES}
-        if options.flip:
-            expected = {n: (plain + reference.embed(mirror(images[:n]))) / 2 for n, plain in expected.items()}
-    except (ModelError, RuntimeError) as error:
-        raise ModelError(f"{output}: not exported, the backbone itself fails in torch: {first_line(error)}") from error
-    if options.normalize:
-        expected = {n: plain / np.linalg.norm(plain, axis=1, keepdims=True) for n, plain in expected.items()}
-    return expected, images
+    return ExportReport(output, len(content), parity[0], recorded, card, parity[1])
 
 
 def _check_output(output: Path) -> None:
@@ -316,6 +304,10 @@ def _print_report(report: ExportReport, options: ExportOptions) -> None:
     print(f"  {INPUT_NAME} {shape}, {color}, {pixels}")
     name = facts.get("output", OUTPUT_NAME)
     print(f"  {name} (batch, {facts['embedding_size']}){f', {norm}' if name == OUTPUT_NAME else ''}")
+    if report.quality_parity is not None:
+        print(f"  {QUALITY_OUTPUT} (batch,), 0 to 1: {facts['quality_target']}")
+        worst = max(report.quality_parity.values())
+        errors += f"; of {QUALITY_OUTPUT} at most {worst:.1e}"
     print(f"  relative error against torch: {errors} (at most {options.tolerance:g})")
     _print_judgement(report.card)
 
@@ -341,8 +333,8 @@ def main(argv: list[str] | None = None) -> int:
     # What to export, where to, and how.
     parser = CommandParser(
         prog="facekd export",
-        description="Writes a checkpoint's backbone, with its classifier if that is linear, as one ONNX file, checked "
-        "against torch before it is kept.",
+        description="Writes a checkpoint's backbone, with its quality head, or its classifier if that is linear, as\n"
+        "one ONNX file, checked against torch before it is kept.",
         example="example:\n  facekd export runs/ms1mv3/checkpoints/best.pt --output mobilefacenet.onnx --normalize",
     )
     parser.add_argument("checkpoint", type=Path, help="a checkpoint (.pt), or the folder of a run: its latest one")
@@ -358,7 +350,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--embedding",
         action="store_true",
-        help="for an image classifier: leave its head out, so that the output is the embedding",
+        help="leave out the head of an image classifier, or a quality head, so that the only output is the embedding",
     )
     add_graph_options(parser.add_argument_group("the graph"))
     add_judging_options(parser.add_argument_group("variants in fewer bits, judged before they are kept"))

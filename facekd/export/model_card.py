@@ -35,6 +35,7 @@ def make_card(
     model: onnx.ModelProto,
     content: Mapping[str, Any],
     parity: Mapping[int, float],
+    quality_parity: Mapping[int, float] | None,
     judgement: Judgement,
     command: str | None,
 ) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def make_card(
         content: `sha256`, `bytes` and `precision` of the file, and `limits` and whether it was kept although it loses
             more (`kept_anyway`).
         parity: batch size -> largest relative error of the float32 graph against torch.
+        quality_parity: the same of the output `quality`; None without.
         judgement: how it compares with float32, and its figures on packs.
         command: the command line; None from Python.
     """
@@ -64,9 +66,10 @@ def make_card(
         },
         "input": {**_tensor(model.graph.input[0]), "semantics": facts["input_semantics"]},
         "output": {**_tensor(model.graph.output[0]), "semantics": facts["embedding_semantics"]},
+        "quality": None if quality_parity is None else _quality(model, facts, quality_parity),
         "preprocessing": {name: facts[name] for name in ("mean", "std", "color", "image_size")},
         "source": {name: facts[name] for name in known if name in facts},
-        "parity": {str(count): float(f"{error:.1e}") for count, error in parity.items()},
+        "parity": _rounded(parity),
         "calibration": content.get("calibration"),
         "cosine_to_fp32": judgement.cosine,
         "judged": list(judgement.packs),
@@ -81,7 +84,7 @@ def make_card(
 
 def card_text(card: Mapping[str, Any]) -> str:
     """Returns the card as Markdown."""
-    model, source = card["model"], card["source"]
+    model, source, quality = card["model"], card["source"], card["quality"]
     rows = [
         ["SHA-256", model["sha256"]],
         ["size", f"{model['bytes']:,} bytes ({model['bytes'] / 1e6:.2f} MB)"],
@@ -89,14 +92,16 @@ def card_text(card: Mapping[str, Any]) -> str:
         ["opset, IR version", f"{model['opset']}, {model['ir_version']}"],
         ["input", _in_words(card["input"])],
         ["output", _in_words(card["output"])],
+        *([["second output", f"{_in_words(quality)}; taught {quality['target']}"]] if quality else []),
         *([name, card["preprocessing"][name]] for name in ("mean", "std", "color", "image_size")),
         ["backbone", source.get("backbone", "a module from Python")],
         ["weights", source.get("weights", "as given")],
     ]
     if "checkpoint" in source:
         rows.append(["made from", f"{source['checkpoint']}, SHA-256 {source['checkpoint_sha256']}"])
-    parity = ", ".join(f"batch {count}: {error:.1e}" for count, error in card["parity"].items())
-    rows.append(["float32 graph against torch", f"relative error {parity}"])
+    rows.append(["float32 graph against torch", f"relative error {_errors(card['parity'])}"])
+    if quality:
+        rows.append(["its quality against torch", f"relative error {_errors(quality['parity'])}"])
     if card["calibration"]:
         rows.append(["calibrated on", "{images} images of {faces}, {method}".format(**card["calibration"])])
     if card["cosine_to_fp32"]:
@@ -155,6 +160,20 @@ def _change(change: Mapping[str, Any] | None) -> str:
     if change is None:
         return "not measurable"
     return f"{100 * change['difference']:+.2f} ({100 * change['ci95'][0]:+.2f} to {100 * change['ci95'][1]:+.2f})"
+
+
+def _quality(model: onnx.ModelProto, facts: Mapping[str, str], parity: Mapping[int, float]) -> dict[str, Any]:
+    """Returns what a card says of the output `quality`."""
+    about = {"semantics": facts["quality_semantics"], "target": facts["quality_target"], "parity": _rounded(parity)}
+    return {**_tensor(model.graph.output[1]), **about}
+
+
+def _rounded(parity: Mapping[int, float]) -> dict[str, float]:
+    return {str(count): float(f"{error:.1e}") for count, error in parity.items()}
+
+
+def _errors(parity: Mapping[str, float]) -> str:
+    return ", ".join(f"batch {count}: {error:.1e}" for count, error in parity.items())
 
 
 def _tensor(value: onnx.ValueInfoProto) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +24,17 @@ if TYPE_CHECKING:
 IR_VERSION = 8
 INPUT_NAME = "images"
 OUTPUT_NAME, LOGITS_NAME = "embedding", "logits"
+QUALITY_TARGETS = {"cr": "CR-FIQA's certainty ratio", "sdd": "SDD-FIQA's distance"}
 
 
 def with_options(
     backbone: torch.nn.Module, preprocessing: Preprocessing, options: ExportOptions
 ) -> tuple[torch.nn.Module, Preprocessing]:
-    """Returns a module in evaluation mode that does inside what the options ask for, and what remains to do outside."""
+    """Returns a module in evaluation mode that does inside what the options ask for, and what remains to do outside.
+
+    The module of a backbone with a `quality_head` returns the embedding and the quality (B,), of which `flip` takes the
+    mean, too.
+    """
     import torch
 
     outside = preprocessing
@@ -37,7 +42,8 @@ def with_options(
         color = options.color or preprocessing.color
         outside = replace(preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), color=color)
 
-    if not (options.normalize or options.flip or options.input != "float"):
+    quality_head = getattr(backbone, "quality_head", None)
+    if not (options.normalize or options.flip or options.input != "float" or quality_head):
         return backbone, outside
 
     class Deployed(torch.nn.Module):
@@ -56,7 +62,7 @@ def with_options(
             for name, count in (("columns", preprocessing.image_size), ("channels", 3)):
                 self.register_buffer(f"{name}_backwards", torch.arange(count - 1, -1, -1), persistent=False)
 
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
+        def forward(self, images: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
             if options.input != "float":
                 images = images.permute(0, 3, 1, 2) if options.input == "uint8-nhwc" else images
                 images = images.float()
@@ -66,14 +72,16 @@ def with_options(
             if options.flip:
                 images = torch.cat([images, images.index_select(3, self.columns_backwards)])
             embedding = self.backbone(images)
+            quality = quality_head(embedding) if quality_head else None
             if options.flip:
                 embedding = embedding.reshape(2, -1, embedding.shape[1]).mean(0)
+                quality = None if quality is None else quality.reshape(2, -1).mean(0)
             if options.normalize:
                 # In operators that every runtime reads alike: torch.nn.functional.normalize would put a Shape into the
                 # graph, which opsets below 15 cannot write, and MNN sums the ReduceL2 of opset 18 over the whole batch.
                 norm = (embedding * embedding).sum(1, keepdim=True).sqrt()
                 embedding = embedding / norm.clamp_min(1e-12)
-            return embedding
+            return embedding if quality is None else (embedding, quality)
 
     return Deployed().eval(), outside
 
@@ -105,10 +113,19 @@ def describe(outside: Preprocessing, embedding_size: int, options: ExportOptions
     }
 
 
+def describe_quality(target: str, options: ExportOptions) -> dict[str, str]:
+    """Returns the `metadata_props` that describe the output `quality`; `target` is what it was taught, if known."""
+    mean = "; the mean of the image's and its mirror image's" if options.flip else ""
+    return {
+        "quality_semantics": f"how well the image can be recognised, from 0 to 1, higher is better{mean}",
+        "quality_target": QUALITY_TARGETS.get(target, "not recorded"),
+    }
+
+
 def to_onnx(
-    module: torch.nn.Module, example: torch.Tensor, output: Path, output_name: str, batch: int | None
+    module: torch.nn.Module, example: torch.Tensor, output: Path, output_names: Sequence[str], batch: int | None
 ) -> onnx.ModelProto:
-    """Exports a module with a dynamic or fixed batch, in opset 18.
+    """Exports a module with a dynamic or fixed batch, in opset 18; names its outputs.
 
     Raises:
         ModelError: torch cannot export it, or only with a newer onnxscript.
@@ -125,7 +142,7 @@ def to_onnx(
                 external_data=False,
                 opset_version=NEWEST_OPSET,
                 input_names=[INPUT_NAME],
-                output_names=[output_name],
+                output_names=[*output_names],
                 verbose=False,
             )
     except ImportError as error:  # each torch names the part of onnxscript that it needs

@@ -130,6 +130,7 @@ def to_int8(
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
             op_types_to_quantize=[*LAYERS],
+            nodes_to_exclude=sorted(side_nodes(model.graph)),
             # One batch after the other, or the values of all batches would be in memory together.
             extra_options={"CalibStridedMinMax": 1, "OpTypesToExcludeOutputQuantization": ["Gemm"]},
         )
@@ -143,8 +144,9 @@ def to_int8_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     nodes: list[onnx.NodeProto] = []
     done: dict[str, str] = {}
+    aside = side_nodes(graph)
     for node in graph.node:
-        name = node.input[1] if node.op_type in LAYERS else ""
+        name = node.input[1] if node.op_type in LAYERS and node.name not in aside else ""
         if name in weights and name not in done and weights[name].data_type == TensorProto.FLOAT:
             made = _quantised_weight(node, weights[name])
             if made is not None:
@@ -197,11 +199,32 @@ def _output_axis(node: onnx.NodeProto, num_axes: int) -> int:
 
 
 def _around_layers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Returns the nodes before the first layer and behind the last, in a graph whose nodes are in order."""
-    places = [place for place, node in enumerate(graph.node) if node.op_type in LAYERS]
+    """Returns the nodes before the first layer and behind the last, in a graph whose nodes are in order.
+
+    Those of a quality head count as behind the last.
+    """
+    aside = side_nodes(graph)
+    main = [node for node in graph.node if node.name not in aside]
+    places = [place for place, node in enumerate(main) if node.op_type in LAYERS]
     if not places:
         return []
-    return [*graph.node[: places[0]], *graph.node[places[-1] + 1 :]]
+    outside = [*main[: places[0]], *main[places[-1] + 1 :]]
+    return [*outside, *(node for node in graph.node if node.name in aside)]
+
+
+def side_nodes(graph: onnx.GraphProto) -> set[str]:
+    """Returns the names of the nodes that the first output does without: a quality head, whose layers stay as they are.
+
+    It is a few thousand numbers, and its sum of squares would overflow float16. (Of fp16 its weights are rounded, too.)
+    """
+    producer = {name: node for node in graph.node for name in node.output}
+    waiting, needed = [graph.output[0].name], set[str]()
+    while waiting:
+        node = producer.get(waiting.pop())
+        if node is not None and node.name not in needed:
+            needed.add(node.name)
+            waiting += node.input
+    return {node.name for node in graph.node} - needed
 
 
 def _drop_round_trips(graph: onnx.GraphProto) -> None:

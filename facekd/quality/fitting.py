@@ -25,7 +25,7 @@ WEIGHT_DECAY = 1e-2
 BETA = 0.1  # of the smooth L1 loss: from this error on, mislabelled images pull no harder
 STEPS_BETWEEN_LOOKS = 100
 ROWS_LOOKED_AT = 20_000
-SMALLEST_SPREAD = 1e-6  # of a feature: one that never changes says nothing
+SMALLEST_SPREAD = 1e-3  # of a feature: less is rounding, as of the length in models that normalise, and not enlarged
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ def predict(head: QualityHead, embeddings: NDArray[np.float32]) -> NDArray[np.fl
 
 def rank_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> float | None:
     """Computes Spearman's rank correlation of two (N,); None where one of them is constant, or N below 3."""
-    from scipy.stats import spearmanr  # not at the top: it takes a second to import
+    from scipy.stats import rankdata  # not at the top: it takes a second to import
 
     if len(first) < 3 or not np.ptp(first) or not np.ptp(second):
         return None
-    return float(spearmanr(first, second)[0])
+    return float(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
 
 
 @torch.no_grad()
@@ -132,7 +132,8 @@ def _mean_and_spread(head: QualityHead, rows: Tensor) -> tuple[Tensor, Tensor]:
     The values of the direction together weigh as much as the length, or who somebody is would drown it.
     """
     features = head.features(rows)
-    spread = features.std(0, correction=0).clamp_min(SMALLEST_SPREAD)
+    spread = features.std(0, correction=0)
+    spread[spread < SMALLEST_SPREAD] = 1
     spread[:-1] *= math.sqrt(len(spread) - 1)
     return features.mean(0), spread
 

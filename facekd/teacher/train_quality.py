@@ -30,10 +30,11 @@ HELD_OUT = 10  # one person in so many is not learnt from
 REPORT_FORMAT, REPORT_VERSION = "facekd-quality-head-report", 1
 EPILOG = """example:
   facekd train-quality runs/student --data ms1mv3 --output scored.pt --cache student.cache
+  facekd export scored.pt --output scored.onnx
 
 scored.pt holds the backbone, unchanged, and a small network behind it that gives each image a quality from 0 to 1;
-scored.json says how well that predicts people it was not taught. What is learnt, and from
-what: docs/method.md, Quality heads. After an interruption the same command continues.
+scored.json says how well that predicts people it was not taught. `facekd export` writes both
+outputs. What is learnt, and from what: docs/method.md, Quality heads. After an interruption the same command continues.
 """
 
 
@@ -167,7 +168,7 @@ def _print(report: dict[str, Any], output: Path) -> None:
     print(f"{report['num_images']:,} images, learnt: {IN_WORDS[report['target']]}")
     print(f"  rank correlation with it      {text(report['rank_correlation'])}, of people held out")
     print(f"  of the embedding's length     {text(report['rank_correlation_of_length'])}, for comparison")
-    print(f"wrote {output}")
+    print(f"wrote {output}; `facekd export {output} --output MODEL.onnx` writes it with an output `quality`")
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

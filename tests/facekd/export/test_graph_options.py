@@ -49,7 +49,7 @@ def assert_same(found: np.ndarray, truth: np.ndarray) -> None:
 def traced(backbone: nn.Module) -> onnx.ModelProto:
     """The graph as torch writes it, with raw pixels, flip and norm inside."""
     options = ExportOptions(normalize=True, flip=True, input="uint8-nhwc")
-    return to_onnx(with_options(backbone, FACTS, options)[0], example_input(FACTS, options), Path("m"), "e", None)
+    return to_onnx(with_options(backbone, FACTS, options)[0], example_input(FACTS, options), Path("m"), ["e"], None)
 
 
 def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:

@@ -93,11 +93,11 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 TRACED: dict[str, bytes] = {}
 
 
-def traced_once(module: nn.Module, example: torch.Tensor, output: Path, name: str, batch: int | None) -> Any:
+def traced_once(module: nn.Module, example: torch.Tensor, output: Path, names: list[str], batch: int | None) -> Any:
     weights = [round(float(value.double().abs().sum()), 9) for value in module.state_dict().values()]
-    key = f"{module} {weights} {example.shape} {example.dtype} {name} {batch}"
+    key = f"{module} {weights} {example.shape} {example.dtype} {names} {batch}"
     if key not in TRACED:
-        TRACED[key] = to_onnx(module, example, output, name, batch).SerializeToString()
+        TRACED[key] = to_onnx(module, example, output, names, batch).SerializeToString()
     return onnx.ModelProto.FromString(TRACED[key])
 
 
