@@ -71,7 +71,7 @@ from facekd.verification.measures import (
 )
 from facekd.verification.ranked_scores import RankedScores
 from facekd.verification.scores import unit_rows
-from facekd.verification.search.identification import search
+from facekd.verification.search.block_search import HeldRows, search
 
 RESULT_VERSION = 1
 MAX_PAIRS = 250_000_000  # 22,000 images; every pair costs time, and the highest impostors memory
@@ -319,25 +319,21 @@ def _identify(root: Path, embed: Any, ranks: Sequence[int]) -> dict[str, Any]:
     gallery, gallery_embeddings = embed(root / "gallery")
     probes, probe_embeddings = embed(root / "probe")
     people = gallery.people.tolist()
-    num_distractors = 0
+    distractors = None
     if (root / "distractors").is_dir():
-        distractors, more = embed(root / "distractors", nobody=True)
-        num_distractors = len(distractors)
-        gallery_embeddings = np.concatenate([gallery_embeddings, more])
-        # No person's name holds a slash, so a distractor cannot be taken for a person of the gallery.
-        people += [f"/{file}" for file in distractors.files]
+        distractors = HeldRows(embed(root / "distractors", nobody=True)[1])
     lacking = sorted(set(probes.people.tolist()) - set(people))
     if lacking:
         raise DataError(
             f"{root}: {counted(len(lacking), 'person of probe/ is', 'people of probe/ are')} not in gallery/, the "
             f"first {lacking[0]}; in closed-set identification everybody is: move them, or add their gallery images"
         )
-    result = search(gallery_embeddings, np.array(people), probe_embeddings, probes.people, root.name)
+    result = search(probe_embeddings, probes.people, gallery_embeddings, gallery.people, distractors, root.name)
     hits = [int((result.mate_ranks <= rank).sum()) for rank in ranks]
     return {
         "num_gallery": len(gallery),
         "num_people": len(np.unique(gallery.people)),
-        "num_distractors": num_distractors,
+        "num_distractors": 0 if distractors is None else len(distractors),
         "num_probes": len(probes),
         "rank": [
             {"rank": rank, "rate": count / len(probes), "ci95": list(wilson_interval(count, len(probes)))}

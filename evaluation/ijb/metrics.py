@@ -17,7 +17,8 @@ from facekd.verification import Rule
 from facekd.verification.groups.cell_rates import ListedErrors
 from facekd.verification.measures import add_intervals
 from facekd.verification.ranked_scores import RankedScores
-from facekd.verification.search.identification import identification_curves, mean_of_galleries, measure_search, search
+from facekd.verification.search.block_search import search
+from facekd.verification.search.identification import identification_curves, mean_of_galleries, measure_search
 
 NUM_WORST = 20
 
@@ -185,11 +186,11 @@ def measure_identification(
     for name, whole in protocol.galleries.items():
         gallery = _kept(whole, kept)
         result = search(
-            templates[gallery.templates],
-            gallery.subjects,
             templates[probes.templates],
             probes.subjects,
-            f"gallery {name}",
+            templates[gallery.templates],
+            gallery.subjects,
+            name=f"gallery {name}",
         )
         measured[name] = measure_search(result)
         for kind, array in identification_curves(result).items():

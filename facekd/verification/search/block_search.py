@@ -1,4 +1,4 @@
-"""Ranks the mates of probes among a gallery of any size, block by block, with the results of float64 cosines.
+"""Searches probes in a gallery of any size, block by block, with the results of float64 cosines.
 
 Products of blocks are float32. Wherever their error could change a rank or a best score, the cosine is computed again
 in float64, pair by pair, so that equal embeddings have equal cosines wherever they stand. `score_error` is the bound.
@@ -131,7 +131,7 @@ def rank_mates(
     return before, best
 
 
-def search_in_blocks(
+def search(
     probes: np.ndarray,
     probe_subjects: np.ndarray,
     gallery: np.ndarray,
@@ -139,7 +139,7 @@ def search_in_blocks(
     distractors: UnitRows | None = None,
     name: str = "gallery",
 ) -> SearchResult:
-    """Compares every probe with a gallery and with distractors, as `identification.search` does with a gallery.
+    """Compares every probe with a gallery, and with distractors if there are any.
 
     Args:
         probes, gallery: float64 (Q, D) and (G, D) of unit length.

@@ -1,12 +1,11 @@
-"""Searches probes in a gallery (1:N identification) exactly, in float64, a block of probes at a time.
+"""Measures searches of probes in a gallery (1:N identification): TPIR@FPIR, rank rates, and their curves.
 
 The protocol is that of IJB (P. Grother, M. Ngan, "FRVT part 2", NIST; as in `ijb_evals.py` of
 leondgarse/Keras_insightface, checked upstream against bob.measure), with each gallery evaluated by itself. Probes whose
 subject is in the gallery are mated, the others non-mated. An FPIR of f allows floor(f n) of the n non-mated probes to
 have a best score at or above the threshold; TPIR is the share of mated probes whose mate comes first *and* reaches the
-threshold. Rank-r rates are closed-set: mated probes only. Equal scores count against the mate.
-
-Shapes: G gallery templates, Q probes, D embedding values.
+threshold. Rank-r rates are closed-set: mated probes only. Equal scores count against the mate. The search itself is in
+`block_search.py`.
 """
 
 from __future__ import annotations
@@ -18,12 +17,10 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import InputError
-from facekd.utils.progress import track
 from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.operating_points import far_threshold, first_refused_score, just_above
 
 DEFAULT_FPIRS, DEFAULT_RANKS = (1e-2, 1e-1), (1, 5, 10)
-CELLS_CHUNK = 2_000_000  # cells of a product of probes and gallery: 16 MB
 NEVER_FIRST = -2.0  # below every cosine
 
 
@@ -44,53 +41,6 @@ def check_entries(gallery: np.ndarray, probes: np.ndarray, name: str) -> None:
             f"{name}: {len(gallery):,} gallery templates and {len(probes):,} probe templates are left; a search needs "
             "some of both"
         )
-
-
-def search(
-    gallery: np.ndarray,
-    gallery_subjects: np.ndarray,
-    probes: np.ndarray,
-    probe_subjects: np.ndarray,
-    name: str = "gallery",
-) -> SearchResult:
-    """Compares every probe with the whole gallery.
-
-    Args:
-        gallery: float64 (G, D) of unit length.
-        gallery_subjects: (G,); a subject may have several entries, the best of which counts.
-        probes: float64 (Q, D) of unit length.
-        probe_subjects: (Q,).
-        name: name of the gallery, for the progress bar and messages.
-
-    Raises:
-        InputError: no entries or no probes.
-    """
-    check_entries(gallery, probes, name)
-    # The gallery entries of each subject, and which probes have a mate.
-    subjects, subject_of = np.unique(gallery_subjects, return_inverse=True)
-    place = np.minimum(np.searchsorted(subjects, probe_subjects), len(subjects) - 1)
-    is_mated = subjects[place] == probe_subjects
-    entries_of: list[list[int]] = [[] for _ in subjects]
-    for entry, subject in enumerate(subject_of.tolist()):
-        entries_of[subject].append(entry)
-    # As a table (subject, its entries), padded with the first entry, which leaves the best score as it is.
-    most = max(map(len, entries_of))
-    mates = np.array([entries + entries[:1] * (most - len(entries)) for entries in entries_of])
-    mate_scores, mate_ranks, best = np.empty(len(probes)), np.zeros(len(probes), np.int64), np.empty(len(probes))
-    at_once = max(CELLS_CHUNK // len(gallery), 1)
-    starts = range(0, len(probes), at_once)
-    across = np.ascontiguousarray(gallery.T)
-    for start in track(starts, f"searching {name}", len(probes), at_once):
-        some = slice(start, start + at_once)
-        # The best score of all, that of the probe's own subject, and how many others are not below the latter.
-        scores = np.clip(probes[some] @ across, -1.0, 1.0)
-        rows = np.arange(len(scores))[:, None]
-        own = mates[place[some]]
-        best[some] = scores.max(axis=1)
-        mate_scores[some] = mate = scores[rows, own].max(axis=1)
-        scores[rows, own] = NEVER_FIRST
-        mate_ranks[some] = 1 + (scores >= mate[:, None]).sum(axis=1)
-    return SearchResult(mate_scores[is_mated], mate_ranks[is_mated], best[~is_mated], len(gallery))
 
 
 def measure_search(

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facekd.errors import InputError
-from facekd.verification.search import identification
-from facekd.verification.search.identification import identification_curves, mean_of_galleries, measure_search, search
+from facekd.verification.search.block_search import search
+from facekd.verification.search.identification import identification_curves, mean_of_galleries, measure_search
 
 
 def naive(gallery, gallery_subjects, probes, probe_subjects, fpirs, ranks):
@@ -49,9 +49,7 @@ def test_equals_loops(seed, coarse, several):
         vectors = [np.round(vector) + 0.25 for vector in vectors]
     gallery, probes = (vector / np.linalg.norm(vector, axis=1, keepdims=True) for vector in vectors)
     fpirs, ranks = (0.05, 0.1, 0.5), (1, 2, 5)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(identification, "CELLS_CHUNK", 20)
-        result = search(gallery, gallery_subjects, probes, probe_subjects)
+    result = search(probes, probe_subjects, gallery, gallery_subjects)
     measured = measure_search(result, fpirs, ranks)
     tpirs, rates = naive(gallery, gallery_subjects, probes, probe_subjects, fpirs, ranks)
     if not coarse:  # rounding decides between equal scores, and differs between a product and a loop
@@ -68,7 +66,7 @@ def test_equals_loops(seed, coarse, several):
 
 def test_a_tie_with_another_counts_against_the_mate():
     gallery = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    result = search(gallery, np.array([1, 2, 3]), np.array([[1.0, 0.0]]), np.array([1]))
+    result = search(np.array([[1.0, 0.0]]), np.array([1]), gallery, np.array([1, 2, 3]))
     assert result.mate_ranks.tolist() == [2]
 
 
@@ -76,7 +74,7 @@ def test_curves_agree_with_the_table():
     generator = np.random.default_rng(0)
     vectors = generator.standard_normal((80, 6))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    result = search(vectors[:20], np.arange(20), vectors[20:], np.arange(60) % 30)
+    result = search(vectors[20:], np.arange(60) % 30, vectors[:20], np.arange(20))
     measured, curves = measure_search(result, (0.1,), (1, 5)), identification_curves(result)
     assert [curves["cmc"][0], curves["cmc"][4]] == [entry["rate"] for entry in measured["rank"]]
     at = np.flatnonzero(curves["dir_fpir"] <= 0.1)[-1]
@@ -88,7 +86,7 @@ def test_galleries_are_averaged_and_what_one_lacks_is_not_made_up():
     vectors = generator.standard_normal((60, 6))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     found = [
-        measure_search(search(vectors[some], np.arange(5) + at, vectors[10:], np.arange(50) % 12))
+        measure_search(search(vectors[10:], np.arange(50) % 12, vectors[some], np.arange(5) + at))
         for at, some in ((0, slice(0, 5)), (5, slice(5, 10)))
     ]
     mean = mean_of_galleries(found)
@@ -99,4 +97,4 @@ def test_galleries_are_averaged_and_what_one_lacks_is_not_made_up():
 
 def test_nothing_to_search_is_refused():
     with pytest.raises(InputError, match="G1: 0 gallery templates"):
-        search(np.zeros((0, 2)), np.zeros(0), np.ones((1, 2)), np.zeros(1), "G1")
+        search(np.ones((1, 2)), np.zeros(1), np.zeros((0, 2)), np.zeros(0), name="G1")
