@@ -26,7 +26,7 @@ from facekd.pages.numbers import interval, interval_of_points, p_value, percent,
 from facekd.pages.pdf import print_page
 from facekd.pages.tables import Table
 from facekd.results.reading import read_curves, read_result
-from facekd.results.schema import IJB_FORMAT, SUMMARY_FORMAT, check_result
+from facekd.results.schema import IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT, SUMMARY_FORMAT, check_result
 from facekd.training.logbook import write_run_page
 from facekd.verification import roc_curve
 from facekd.verification.intervals.bootstrap import MIN_DRAWS, MIN_SUBJECTS
@@ -213,7 +213,7 @@ def _report_one(folder: str) -> int:
         print(write_summary_page(Path(folder), result["pair_sets"]))
         return 0
     # Where the set is still at its place, the scores are counted again first.
-    if result["format"] == IJB_FORMAT and result.get("eer") is not None:
+    if result["format"] in (IJB_FORMAT, PROTOCOL_FORMAT) and result.get("eer") is not None:
         _read_scored(load_results(folder), None)
     for path in write_report(folder):
         print(path)
@@ -240,8 +240,11 @@ def summary_table(models: list[Evaluated]) -> Table:
         for index, point in enumerate(means[0]["tpir_at_fpir"]):
             head.append(f"TPIR % at FPIR {point['fpir']:g}")
             columns.append([percent(mean["tpir_at_fpir"][index]["tpir"]) for mean in means])
-        head.append("rank-1 %")
+        head.append(f"rank-{means[0]['rank'][0]['rank']} %")
         columns.append([percent(mean["rank"][0]["rate"]) for mean in means])
+        if all((mean.get("mean_average_precision") or {}).get("value") is not None for mean in means):
+            head.append("mAP %")
+            columns.append([percent(mean["mean_average_precision"]["value"]) for mean in means])
     rows = [[one.shown_name, *cells] for one, cells in zip(models, zip(*columns, strict=True), strict=True)]
     return Table("Results", head, rows)
 
@@ -350,14 +353,15 @@ def _pictures(scored: ScoredModels) -> list[Picture]:
     if all("roc_far" in curve.curves for curve in curves):
         figures.append((draw_verification(curves), "The models over each other, on the same comparisons."))
     if all(any(name.startswith("cmc_") for name in curve.curves) for curve in curves):
-        figures.append((draw_identification(curves), "Identification in each gallery."))
+        within = scored.models[0].result["protocol"].get("within", 1)
+        figures.append((draw_identification(curves, within=within), "Identification in each gallery."))
     return [chart(figure, text) for figure, text in figures if figure is not None]
 
 
 def _curve(one: Evaluated, scores: np.ndarray | None, is_same: np.ndarray | None) -> Curve:
     """Returns the curves of a model: those that it left or, for a pack, those of its scores, if there are any."""
     points = one.result.get("tar_at_far") or []
-    if one.result["format"] == IJB_FORMAT:
+    if one.result["format"] != LFW_FORMAT:
         return Curve(one.shown_name, read_curves(one.folder, one.result), points)
     if scores is None or is_same is None:
         return Curve(one.shown_name, {}, points)

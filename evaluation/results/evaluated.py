@@ -15,10 +15,10 @@ from evaluation.results.pairs_of_result import ResultPairs
 from facekd.errors import DataError
 from facekd.results.kept_scores import check_scores, read_scores
 from facekd.results.reading import name_of_set, read_result
-from facekd.results.schema import IJB_FORMAT, LFW_FORMAT, SUMMARY_FORMAT, check_result
+from facekd.results.schema import IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT, SUMMARY_FORMAT, check_result
 from facekd.utils.foreign import shown
 
-DESCRIPTIONS = ("text", "like")  # keys of a protocol that describe it, and do not define it
+DESCRIPTIONS = ("text", "like", "resize", "seed")  # keys of a protocol that describe it, and do not define it
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Evaluated:
     def data(self) -> tuple[str, str]:
         """Returns the name of the set, and a digest of its content."""
         result = self.result
-        is_ijb = result["format"] == IJB_FORMAT
-        return name_of_set(result), result["dataset"]["fingerprint"] if is_ijb else result["pair_set"]["sha256"]
+        digest = result["pair_set"]["sha256"] if result["format"] == LFW_FORMAT else result["dataset"]["fingerprint"]
+        return name_of_set(result), digest
 
     def scores(self, pairs: ResultPairs) -> np.ndarray | None:
         """Reads the scores (P,) that the evaluation left, and counts them again; None if it left none.
@@ -57,8 +57,11 @@ class Evaluated:
 def load_results(folder: str) -> list[Evaluated]:
     """Reads the results of a folder: one, or one for each pack."""
     result, file = read_result(folder), Path(folder) / "results.json"
-    if result["format"] not in (IJB_FORMAT, LFW_FORMAT, SUMMARY_FORMAT):
-        raise DataError(f"{folder}: holds {shown(result['format'])}; IJB-style and LFW-style results can be compared")
+    if result["format"] not in (IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT, SUMMARY_FORMAT):
+        raise DataError(
+            f"{folder}: holds {shown(result['format'])}; results of `facekd evaluate ijbc`, `lfw` and `protocol` can "
+            "be compared"
+        )
     check_result(file, result)
     if result["format"] == SUMMARY_FORMAT:
         return [
@@ -128,8 +131,9 @@ def check_comparable(models: list[Evaluated]) -> None:
         if changed:
             listed = ", ".join(f"{key} is {ours.get(key)} and {theirs.get(key)}" for key in changed)
             raise DataError(f"{where}: the protocols differ ({listed}); evaluate both by one protocol")
-        if first.result.get("dropped") != other.result.get("dropped"):
-            raise DataError(
-                f"{where}: different pairs were left out ({first.result.get('dropped')} and "
-                f"{other.result.get('dropped')}); mend the data, or evaluate both from the same images"
-            )
+        for key in ("dropped", "failures"):
+            if first.result.get(key) != other.result.get(key):
+                raise DataError(
+                    f"{where}: different images were left out ({first.result.get(key)} and {other.result.get(key)}); "
+                    "mend the data, or evaluate both from the same images"
+                )

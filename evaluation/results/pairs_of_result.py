@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ import numpy as np
 from evaluation.groups.race_layouts import is_race_layout
 from evaluation.ijb.problems import subjects_of_templates
 from evaluation.ijb.protocol import load_protocol
+from evaluation.protocols.kinds import KINDS
 from evaluation.sets.pair_set import load_pair_set
 from facekd.errors import DataError
 from facekd.files.reading import sha256_of_file
-from facekd.results.schema import IJB_FORMAT
+from facekd.results.schema import IJB_FORMAT, PROTOCOL_FORMAT
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def load_pairs(result: dict[str, Any], names: str | None = None) -> ResultPairs:
     """Opens the pairs that a result was measured on.
 
     Args:
-        result: the content of a results.json, IJB-style or of one LFW-style pack.
+        result: the content of a results.json, IJB-style, of one LFW-style pack, or of a protocol with pairs.
         names: for an LFW-style pack its list of names.
 
     Raises:
@@ -55,6 +56,8 @@ def load_pairs(result: dict[str, Any], names: str | None = None) -> ResultPairs:
         if not fits:
             return ResultPairs(protocol.is_same, None, None, "the labels contradict the subjects")
         return ResultPairs(protocol.is_same, subjects, None)
+    if result["format"] == PROTOCOL_FORMAT:
+        return _pairs_of_protocol(result)
     path = result["pair_set"]["path"]
     if is_race_layout(Path(path)):
         raise DataError(f"{path}: pairs of RFW and BFW are not opened again for a report")
@@ -64,3 +67,21 @@ def load_pairs(result: dict[str, Any], names: str | None = None) -> ResultPairs:
     kind = "balanced" if result["protocol"].get("fold_kind") == "balanced" else "contiguous"
     pair_set = load_pair_set(path, result["protocol"]["folds"], names, fold_kind=kind)
     return ResultPairs(pair_set.is_same, pair_set.subjects, pair_set.fold_of)
+
+
+def _pairs_of_protocol(result: dict[str, Any]) -> ResultPairs:
+    """Opens the pairs of a set that `facekd evaluate protocol` read.
+
+    Raises:
+        FacekdError, OSError: the set is gone or another one, or some of its images were left out.
+    """
+    dataset, root = result["dataset"], Path(result["dataset"]["root"])
+    listed = KINDS[dataset["target"]].load(root)
+    listed = replace(listed, distractors=listed.distractors[: dataset.get("num_distractors", 0)])
+    if listed.fingerprint() != dataset["fingerprint"]:
+        raise DataError(f"{root}: its lists have changed since the evaluation")
+    if result["failures"]["num_images"]:
+        raise DataError(f"{root}: images were left out, so it is not known which pairs have a score")
+    if listed.pairs is None:
+        raise DataError(f"{root}: has no pairs")
+    return ResultPairs(listed.pairs.is_same, listed.pairs.subjects, None)

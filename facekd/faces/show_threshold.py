@@ -27,8 +27,9 @@ examples:
   facekd threshold runs/people --fmr 1e-4
   facekd threshold runs/people/results.json --fmr 1e-4 --json > threshold.json
 
-RESULTS is what `facekd evaluate lfw`, `folder` (all pairs) or `ijbc` (1:1) wrote, with this false match rate among its
-FARs. Whether the threshold holds for other people is for another set to say; the last line says how to ask it.
+RESULTS is what `facekd evaluate lfw`, `folder` (all pairs), `ijbc` (1:1) or `protocol` (sets with pairs) wrote, with
+this false match rate among its FARs. Whether the threshold holds for other people is for another set to say; the last
+line says how to ask it.
 """
 
 

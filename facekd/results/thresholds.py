@@ -18,7 +18,7 @@ import numpy as np
 from facekd.errors import ConfigError, DataError
 from facekd.results.kept_scores import ROUNDING
 from facekd.results.reading import name_of_set, read_curves, read_result, results_file
-from facekd.results.schema import FOLDER_FORMAT, IJB_FORMAT, LFW_FORMAT, SUMMARY_FORMAT, check_result
+from facekd.results.schema import FOLDER_FORMAT, IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT, SUMMARY_FORMAT, check_result
 from facekd.utils.foreign import shown, some_of
 from facekd.verification.operating_points import FAR_ROUNDING, TarAtFar
 
@@ -117,7 +117,7 @@ class MeasuredThresholds:
 
 
 def read_thresholds(place: str | os.PathLike[str]) -> MeasuredThresholds:
-    """Reads the thresholds of an evaluation of a model by `facekd evaluate lfw`, `folder` (all pairs) or `ijbc` (1:1).
+    """Reads the thresholds of an evaluation: `facekd evaluate lfw`, `folder` (all pairs), `ijbc` (1:1) or `protocol`.
 
     Args:
         place: the output folder of the evaluation, or its `results.json` under any name. If its curves.npz lies beside
@@ -133,9 +133,10 @@ def read_thresholds(place: str | os.PathLike[str]) -> MeasuredThresholds:
         check_result(path, result)
         names = some_of([one["pair_set"]["name"] for one in result["pair_sets"]], 8)
         raise DataError(f"{path}: holds results of several packs; give the folder of one in {path.parent}: {names}")
-    if kind not in (LFW_FORMAT, FOLDER_FORMAT, IJB_FORMAT):
+    if kind not in (LFW_FORMAT, FOLDER_FORMAT, IJB_FORMAT, PROTOCOL_FORMAT):
         raise DataError(
-            f"{path}: holds {shown(kind)}; thresholds are measured by `facekd evaluate lfw`, `folder` and `ijbc`"
+            f"{path}: holds {shown(kind)}; thresholds are measured by `facekd evaluate lfw`, `folder`, `ijbc` and "
+            "`protocol`"
         )
     check_result(path, result)
     model = _model_of(path, result)

@@ -16,7 +16,9 @@ from data_prep.make_protocol_layout import main as make_protocol
 from evaluation.compare_models import main as report
 from evaluation.evaluate_lfw import main as evaluate_lfw
 from evaluation.evaluate_protocol import main
+from evaluation.protocols.kinds import KINDS
 from facekd.errors import DataError
+from facekd.faces.show_threshold import main as show_threshold
 from facekd.images.preprocessing import fit_images
 from facekd.verification import tar_at_far
 from tests.evaluation.conftest import SIZE, make_model, quarters
@@ -229,6 +231,54 @@ def test_xqlfw_goes_through_make_pairs(place: Path) -> None:
     words = ["--pairs", str(place / "x.bin"), "--folds", "2", "--bootstrap", "0", "--output", str(place / "out-x")]
     evaluate_lfw(["--model", str(place / "m.onnx"), *words, "--threads", "1", "--no-pictures"])
     assert json.loads((place / "out-x" / "results.json").read_text())["num_pairs"] == 24
+
+
+def worse(place: Path, kind: str, *words: str) -> Path:
+    """Evaluates the embeddings of the images of a set after noise is added; returns the folder of the results."""
+    names = KINDS[kind].load(place / kind).names
+    rows = np.stack([embedding(place / kind / name) for name in names]).astype(np.float32)
+    noise = np.random.default_rng(0).normal(0, 2 * rows.std(), rows.shape)
+    np.save(place / f"worse-{kind}.npy", rows + noise.astype(np.float32))
+    options = ["--embeddings", str(place / f"worse-{kind}.npy"), "--no-embeddings-flipped", "--bootstrap", "100"]
+    main([kind, "--root", str(place / kind), *options, "--output", str(place / f"worse-{kind}"), *words])
+    return place / f"worse-{kind}"
+
+
+def test_pairs_of_a_protocol_are_compared_and_their_thresholds_used(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fars = ("--fars", "0.1,0.3")
+    better = evaluated(place, "masked", "--no-flip", *fars)
+    folders = [place / "out-masked-3", worse(place, "masked", *fars)]
+    assert report([*map(str, folders), "--output", str(tmp_path), "--draws", "200"]) == 0
+    printed = capsys.readouterr().out
+    [compared] = json.loads((tmp_path / "comparison.json").read_text())["sets"]
+    entries = compared["differences"][0]["tar_at_far"]
+    assert [entry["first"] for entry in entries] == [point["tar"] for point in better["tar_at_far"]]
+    assert all(entry["difference"] < 0 for entry in entries)
+    assert f"over {PEOPLE - PEOPLE // 4} people" in printed  # a quarter are strangers
+    # Their thresholds decide about other images.
+    show_threshold([str(folders[0]), "--far", "0.1"])
+    assert f"{better['tar_at_far'][0]['threshold']:.4f}" in capsys.readouterr().out
+    # Lists that have changed since are no longer those of the scores.
+    shutil.move(place / "masked" / "masked", place / "aside")
+    try:
+        assert report([*map(str, folders), "--output", str(tmp_path)]) == 0
+        assert "Differences were not tested: the data is not at its place" in capsys.readouterr().out
+    finally:
+        shutil.move(place / "aside", place / "masked" / "masked")
+
+
+def test_searches_of_a_protocol_are_compared(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = evaluated(place, "tinyface", "--no-flip")
+    folders = [place / "out-tinyface-1", worse(place, "tinyface")]
+    assert report([*map(str, folders), "--output", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "mAP %" in printed and "Differences were not tested: there are no 1:1 results." in printed
+    found = result["identification"]["mean"]
+    assert f"{100 * found['rank'][0]['rate']:.2f}" in printed
+    assert f"{100 * found['mean_average_precision']['value']:.2f}" in printed
+    assert (tmp_path / "comparison.html").read_text().count("data:image/png;base64,") == 1
 
 
 def test_embeddings_made_elsewhere_and_the_first_distractors(place: Path) -> None:
