@@ -37,10 +37,12 @@ from evaluation.sets.labelled_faces import LabelledFaces, digest_of_set, is_gene
 from evaluation.sets.normalised_pairs import NormalisedPairs
 from evaluation.sets.qualities import (
     DETECTOR,
+    MODEL,
     NORM,
     Source,
     add_quality_option,
     read_quality,
+    refuse_quality_of_model,
 )
 from evaluation.shared_options import (
     add_cache_switch,
@@ -77,6 +79,7 @@ RESULT_VERSION = 1
 MAX_PAIRS = 250_000_000  # 22,000 images; every pair costs time, and the highest impostors memory
 ROWS_ARE = "one for each image: records in their order, files person by person in the order of their names"
 DEFAULT_RANKS = (1, 5, 10, 20)
+OF_SOURCE = (NORM, DETECTOR, MODEL)  # qualities that come with the embeddings
 EXAMPLE = """\
 examples:
   all pairs of the images of a folder, PEOPLE/PERSON/*.jpg:
@@ -205,11 +208,11 @@ class _Folders:
         if self.normaliser is not None:
             self.normaliser.check_people(map(str, faces.people.tolist()), folder.name)
         kind = arguments.quality
-        if kind not in (None, NORM, DETECTOR):
+        if kind not in (None, *OF_SOURCE):
             self.quality = read_quality(kind, len(faces), ROWS_ARE)
         embeddings = self._source.embed(faces, folder)
-        if kind in (NORM, DETECTOR):
-            self.quality = self._source.quality(kind, embeddings), {"kind": kind}
+        if kind in OF_SOURCE:
+            self.quality = self._source.quality(kind, faces, embeddings), {"kind": kind}
         self._compare_rows(faces, embeddings)
         return faces, unit_rows(embeddings.astype(np.float64), lambda rows: _no_direction(rows, faces))
 
@@ -391,6 +394,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.set_defaults(flip=None)  # with given embeddings: add those of the mirror images if there are any
     arguments = parser.parse_args(argv)
     check_halves_option(parser, arguments, arguments.embeddings is not None)
+    refuse_quality_of_model(parser, arguments.quality, arguments.embeddings is None)
     if arguments.embeddings is not None:
         refuse_preprocessing(parser, arguments)
     check_metric_options(parser, arguments)

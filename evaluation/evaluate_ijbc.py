@@ -54,6 +54,7 @@ from evaluation.ijb.quality import (
     check_quality_options,
     measure_template_quality,
     read_face_qualities,
+    take_model_qualities,
     with_lengths,
 )
 from evaluation.metric_options import add_metric_options, check_metric_options
@@ -134,9 +135,12 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
             normaliser.check_people(people_of_templates(protocol), str(protocol.root))
     with _timed(seconds, "embed"):
         flip = arguments.all_protocols or chosen_pooling(arguments, True).flip_augment
-        rows, source = open_embeddings(arguments, protocol, findings, flip)
+        rows, source, of_model = open_embeddings(arguments, protocol, findings, flip)
     if rows is None:  # another process of this run scores
         return 0
+    used = protocol.face_images[findings.keep_faces]
+    if of_model is not None:
+        qualities = take_model_qualities(arguments, of_model, used)
     poolings = choose_poolings(arguments, rows)
     if thresholds is not None:
         thresholds.check_settings(source["model"], poolings[0].flip_augment, "these templates")

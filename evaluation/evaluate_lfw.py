@@ -36,9 +36,9 @@ from evaluation.results.transferred import (
 from evaluation.sets.cohort import add_norm_options, check_norm_options, read_normaliser
 from evaluation.sets.embedding_cache import embed_pair_set
 from evaluation.sets.given_embeddings import read_embeddings_of_pack
-from evaluation.sets.pack_quality import measure_pack_quality, read_pack_qualities
+from evaluation.sets.pack_quality import Quality, ask_model, measure_pack_quality, read_pack_qualities
 from evaluation.sets.pair_set import PairSet, load_pair_set
-from evaluation.sets.qualities import NORM, add_quality_option
+from evaluation.sets.qualities import MODEL, NORM, add_quality_option, refuse_quality_of_model
 from evaluation.shared_options import (
     add_cache_switch,
     add_flip_option,
@@ -55,6 +55,7 @@ from evaluation.shared_options import (
 from facekd.commands.command_line import CommandParser, whole_number
 from facekd.embedder.described_model import open_described_model
 from facekd.embedder.model_options import add_model_options
+from facekd.embedder.quality import QualityEmbedder
 from facekd.errors import FacekdError, run_verb
 from facekd.files.result_folder import finish_results
 from facekd.files.writing import write_text
@@ -110,7 +111,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
     check_output(output, [pair_set.name for pair_set in pair_sets] if len(pair_sets) > 1 else ())
     given = read_pack_qualities(arguments, pair_sets)
     thresholds = read_transferred(arguments)
-    embed, source = _open_source(arguments, output)
+    embed, ask, source = _open_source(arguments, output)
     if thresholds is not None:
         thresholds.check_settings(source["model"], arguments.flip is not False, "these packs")
     if normaliser is not None:
@@ -132,7 +133,8 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
             errors = ListedErrors(scores, pair_set.is_same, people)
             measured["transferred"] = describe_transferred(thresholds, errors, arguments.bootstrap, arguments.seed)
         points = measured["tar_at_far"]
-        quality = measure_pack_quality(arguments, pair_set, given[number], embeddings, scores, points)
+        found = given[number] or ask(pair_set)
+        quality = measure_pack_quality(arguments, pair_set, found, embeddings, scores, points)
         content = {**source, **about, **measured, "quality": quality}
         if normaliser is not None:
             normaliser.describe(content)
@@ -158,22 +160,26 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
     return 0
 
 
-def _open_source(arguments: argparse.Namespace, output: Path) -> tuple[Callable[[int, PairSet], Embedded], Entries]:
+def _open_source(
+    arguments: argparse.Namespace, output: Path
+) -> tuple[Callable[[int, PairSet], Embedded], Callable[[PairSet], Quality | None], Entries]:
     """Opens the model, or nothing where embeddings are given.
 
     Returns:
-        A function that embeds a pack, given by its number and itself, and the entries of every results.json.
+        A function that embeds a pack, given by its number and itself; one that asks the model how good a pack's images
+        are, if it is to be asked; and the entries of every results.json.
     """
     if arguments.given:
-        return lambda number, pair_set: _read_given(arguments, number, pair_set), {"model": None}
+        return lambda number, pair_set: _read_given(arguments, number, pair_set), lambda _: None, {"model": None}
     embedder, model = open_described_model(arguments.model, arguments)
     cache = None if not arguments.cache else arguments.embeddings or output / "embeddings"
     flip = arguments.flip is not False
+    scorer = QualityEmbedder(embedder, arguments.model) if arguments.quality == [MODEL] else None
 
     def embed(number: int, pair_set: PairSet) -> Embedded:
         return embed_pair_set(embedder, pair_set.embedded, flip, cache), flip, {"embeddings": None}
 
-    return embed, {"model": model}
+    return embed, lambda pair_set: ask_model(scorer, pair_set, cache), {"model": model}
 
 
 def _read_given(arguments: argparse.Namespace, number: int, pair_set: PairSet) -> Embedded:
@@ -312,10 +318,10 @@ def _check_files_of_packs(parser: CommandParser, arguments: argparse.Namespace) 
     """Exits with a message of the parser where there is not one list of names, or of qualities, for each pack."""
     if arguments.names is not None and len(arguments.names) != len(arguments.pairs):
         parser.error(f"--names: {len(arguments.names)} given for {len(arguments.pairs)} packs; '-' stands for none")
-    if arguments.quality not in (None, [NORM]) and len(arguments.quality) != len(arguments.pairs):
-        parser.error(
-            f"--quality: {len(arguments.quality)} given for {len(arguments.pairs)} packs; give norm, or a file each"
-        )
+    refuse_quality_of_model(parser, (arguments.quality or [None])[0], not arguments.given)
+    if arguments.quality not in (None, [NORM], [MODEL]) and len(arguments.quality) != len(arguments.pairs):
+        found = f"{len(arguments.quality)} given for {len(arguments.pairs)} packs"
+        parser.error(f"--quality: {found}; give norm, model, or a file each")
 
 
 def _tell_folder_from_files(parser: CommandParser, arguments: argparse.Namespace) -> None:

@@ -158,8 +158,9 @@ def _open_embeddings(
     wanted = listed.used()
     wanted = wanted[~is_lost[wanted]]
     faces = ListedFaces(listed, bool(arguments.resize))
-    rows, model, unreadable, reasons = embed_listed(arguments, faces, wanted, arguments.flip is not False)
-    if rows is not None and unreadable.size:
+    found = embed_listed(arguments, faces, wanted, arguments.flip is not False)
+    unreadable, reasons = found.unreadable, found.reasons
+    if found.rows is not None and unreadable.size:
         if arguments.on_missing == "fail":
             raise DataError(
                 f"{listed.root}: {len(unreadable):,} images cannot be used ({reasons}); mend them, or leave them out "
@@ -167,7 +168,7 @@ def _open_embeddings(
             )
         print(f"{listed.root}: {len(unreadable):,} images cannot be used and are left out: {reasons}", file=sys.stderr)
         is_lost[unreadable] = True
-    return rows, {"model": model, "embeddings": None}, is_lost
+    return found.rows, {"model": found.model, "embeddings": None}, is_lost
 
 
 def _is_published(listed: ListedSet) -> bool:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from evaluation.ijb.face_embeddings import FaceEmbeddings, FaceImages, Share
 from evaluation.ijb.problems import NUM_EXAMPLES, Findings
 from evaluation.ijb.protocol import IjbProtocol
 from evaluation.sets.embedding_rows import NpyRows
+from evaluation.sets.qualities import MODEL
 from facekd.commands.command_line import THREADS
 from facekd.embedder.described_model import open_described_model
+from facekd.embedder.quality import QualityEmbedder
 from facekd.files.output_lock import folder_lock
 from facekd.utils.processes import launched_as, launcher_number
 
@@ -29,14 +32,33 @@ def add_embedding_options(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=THREADS, metavar="N", help="threads that decode and align (default: one per core, at most 8)")
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """Holds what a model makes of the images of a list.
+
+    Attributes:
+        rows: the embeddings; None in all but the main process.
+        model: what results.json says of the model.
+        unreadable: (m,), which images could not be read.
+        reasons: why the first of these could not.
+        qualities: with `--quality model` (N,) what the model says of each image, 0 of those that were not wanted.
+    """
+
+    rows: NpyRows | None
+    model: dict[str, Any]
+    unreadable: np.ndarray
+    reasons: str
+    qualities: np.ndarray | None
+
+
 def open_embeddings(
     arguments: argparse.Namespace, protocol: IjbProtocol, findings: Findings, flip: bool
-) -> tuple[NpyRows | None, dict[str, Any]]:
-    """Returns the embeddings, made with the model if they are not given, and their entries in results.json."""
+) -> tuple[NpyRows | None, dict[str, Any], np.ndarray | None]:
+    """Returns the embeddings, made with the model if they are not given, as `embed_with_model` does."""
     if arguments.embeddings is None:
         return embed_with_model(arguments, protocol, findings, flip)
     if launcher_number("RANK", 0) > 0:
-        return None, {}  # several processes were started, but there is nothing to share
+        return None, {}, None  # several processes were started, but there is nothing to share
     rows = NpyRows(arguments.embeddings, None, arguments.embeddings_flipped, protocol.num_listed)
     status = Path(arguments.embeddings).stat()
     about = {
@@ -48,12 +70,12 @@ def open_embeddings(
         "holds": "plain+flipped" if rows.has_flipped else "plain",
         "embedding_size": rows.embedding_size,
     }
-    return rows, {"model": None, "embeddings": about}
+    return rows, {"model": None, "embeddings": about}, None
 
 
 def embed_with_model(
     arguments: argparse.Namespace, protocol: IjbProtocol, findings: Findings, flip: bool
-) -> tuple[NpyRows | None, dict[str, Any]]:
+) -> tuple[NpyRows | None, dict[str, Any], np.ndarray | None]:
     """Embeds the faces that are not embedded yet, alone or together with the other processes of this run.
 
     Args:
@@ -63,24 +85,22 @@ def embed_with_model(
         flip: whether to embed the mirror images too.
 
     Returns:
-        The embeddings, and the entries `model` and `embeddings` of results.json. Only the main process goes on to
-        score; in the others the embeddings are None.
+        The embeddings; the entries `model` and `embeddings` of results.json; with `--quality model` the qualities (N,).
+        Only the main process goes on to score; in the others the embeddings are None.
 
     Raises:
         ModelError, DataError: see `open_model` and `FaceEmbeddings`.
     """
     wanted = np.unique(protocol.face_images[findings.keep_faces])
-    rows, model, unreadable, reasons = embed_listed(arguments, protocol, wanted, flip)
-    if rows is None:
-        return None, {}
-    if unreadable.size:
-        findings.drop_images("unreadable image", unreadable, reasons)
-    return rows, {"model": model, "embeddings": None}
+    found = embed_listed(arguments, protocol, wanted, flip)
+    if found.rows is None:
+        return None, {}, None
+    if found.unreadable.size:
+        findings.drop_images("unreadable image", found.unreadable, found.reasons)
+    return found.rows, {"model": found.model, "embeddings": None}, found.qualities
 
 
-def embed_listed(
-    arguments: argparse.Namespace, images: FaceImages, wanted: np.ndarray, flip: bool
-) -> tuple[NpyRows | None, dict[str, Any], np.ndarray, str]:
+def embed_listed(arguments: argparse.Namespace, images: FaceImages, wanted: np.ndarray, flip: bool) -> Embedded:
     """Embeds some of the images of a list that are not embedded yet, as `embed_with_model` does.
 
     Args:
@@ -88,34 +108,37 @@ def embed_listed(
         images: the list.
         wanted: (n,) the numbers of the images wanted.
         flip: whether to embed the mirror images too.
-
-    Returns:
-        The embeddings, None in all but the main process; what results.json says of the model; which images could not
-        be read (m,), and why the first could not.
     """
     with _together() as (share, wait):
         embedder, model = open_described_model(arguments.model, arguments)
         folder = Path(arguments.cache) if arguments.cache else Path(arguments.output) / "embeddings"
         embeddings = FaceEmbeddings(folder, embedder, images, flip, arguments.embedding_dtype)
+        kept = [embeddings]
+        if getattr(arguments, "quality", None) == MODEL:  # qualities are kept as embeddings of one value
+            kept.append(FaceEmbeddings(folder, QualityEmbedder(embedder, arguments.model), images, flip=False))
         # One process creates the files, all check what is missing, and only then do the files change. A folder of
         # --cache may be that of another evaluation, which must not create them anew meanwhile.
         with folder_lock(folder, "evaluation embeds", active=share.rank == 0):
-            if share.rank == 0:
-                embeddings.prepare()
-            wait()
-            missing = embeddings.missing(wanted)
-            wait()
-            embeddings.fill(missing, share, arguments.workers)
-            wait()
+            lacking = wanted[:0]
+            for values in kept:
+                if share.rank == 0:
+                    values.prepare()
+                wait()
+                missing = values.missing(wanted)
+                wait()
+                values.fill(missing, share, arguments.workers)
+                wait()
+                lacking = missing if values is embeddings else lacking
     if share.rank != 0:
-        return None, {}, missing[:0], ""
+        return Embedded(None, {}, wanted[:0], "", None)
     # What is missing still could not be read.
-    unreadable = embeddings.missing(missing)
+    unreadable = embeddings.missing(lacking)
     reasons = "; ".join(
         f"{images.image_name(int(image))}: {embeddings.why_unreadable(int(image))}"
         for image in unreadable[:NUM_EXAMPLES]
     )
-    return embeddings.rows(), model, unreadable, reasons
+    qualities = None if kept[-1] is embeddings else kept[-1].rows().read(0, images.num_listed)[0][:, 0]
+    return Embedded(embeddings.rows(), model, unreadable, reasons, qualities)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from evaluation.ijb.pooling import READ_CHUNK, EmbeddingRows, Faces
 from evaluation.ijb.protocol import IjbProtocol
 from evaluation.sets.qualities import (
     DETECTOR,
+    MODEL,
     NORM,
     Source,
     add_quality_option,
@@ -23,6 +24,7 @@ from evaluation.sets.qualities import (
     checked_qualities,
     describe_quality,
     read_quality,
+    refuse_quality_of_model,
 )
 from facekd.errors import DataError
 from facekd.verification.error_versus_discard import measure_quality
@@ -34,7 +36,9 @@ def add_quality_options(parser: argparse.ArgumentParser, switches: Any) -> None:
     """Adds `--quality` to a parser, and `--weight-by-quality` to a group of it."""
     add_quality_option(parser, ROWS_ARE, "the scores that the set lists")
     switches.add_argument(
-        "--weight-by-quality", action="store_true", help="weight a face by its number in --quality X.npy, too"
+        "--weight-by-quality",
+        action="store_true",
+        help="weight a face by its number in --quality X.npy or model, too",
     )
 
 
@@ -42,32 +46,56 @@ def check_quality_options(parser: argparse.ArgumentParser, arguments: argparse.N
     """Exits with a message of the parser if faces are to be weighted by what weights them already, or by nothing."""
     if arguments.weight_by_quality and arguments.quality in (None, NORM, DETECTOR):
         parser.error(
-            "--weight-by-quality: give --quality X.npy, a number for each image; --keep-norm weights by the length of "
-            "embeddings, and --weight-by-detection-score by the detector's score"
+            "--weight-by-quality: give --quality model, or X.npy, a number for each image; --keep-norm weights by the "
+            "length of embeddings, and --weight-by-detection-score by the detector's score"
         )
+    refuse_quality_of_model(parser, arguments.quality, arguments.embeddings is None)
     if arguments.quality is not None and arguments.protocol == "1:N":
         parser.error("--quality is about 1:1 pairs; leave out --protocol 1:N")
 
 
 def read_face_qualities(arguments: argparse.Namespace, protocol: IjbProtocol) -> tuple[np.ndarray | None, Source]:
-    """Returns the qualities (N,) of images, None for lengths of embeddings that are not made yet, and their source.
+    """Returns the qualities (N,) of images, None for those of embeddings that are not made yet, and their source.
 
     Raises:
         DataError: a file of other numbers than the set needs, or negative ones to weight by.
     """
     if arguments.quality in (None, NORM):
         return None, {"kind": NORM}
+    if arguments.quality == MODEL:
+        return None, {"kind": MODEL}
     if arguments.quality == DETECTOR:
         where = f"{protocol.root}: its detector scores"
         return checked_qualities(protocol.detection_scores, where, protocol.num_listed, ROWS_ARE), {"kind": DETECTOR}
     found, source = read_quality(arguments.quality, protocol.num_listed, ROWS_ARE)
+    _check_weights(arguments, found, arguments.quality)
+    return found, source
+
+
+def take_model_qualities(arguments: argparse.Namespace, found: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Returns what the model says of the images (N,), once it is known to say something.
+
+    Args:
+        arguments: parsed options.
+        found: (N,), of images that are not used anything.
+        images: numbers of the images used.
+
+    Raises:
+        DataError: all are equal, or negative ones are to weight by.
+    """
+    used = np.unique(images)
+    checked_qualities(found[used], arguments.model, len(used), "one for each image")
+    _check_weights(arguments, found, arguments.model)
+    return found.astype(np.float64)
+
+
+def _check_weights(arguments: argparse.Namespace, found: np.ndarray, where: str) -> None:
     if arguments.weight_by_quality and found.min() < 0:
         row = int(np.flatnonzero(found < 0)[0])
         raise DataError(
-            f"{arguments.quality}: the quality in row {row} is {found[row]:g}, and a weight cannot be negative; scale "
-            "the qualities to start from 0"
+            f"{where}: the quality in row {row} is {found[row]:g}, and a weight cannot be negative; scale the "
+            "qualities to start from 0"
         )
-    return found, source
 
 
 def with_lengths(faces: Faces, rows: EmbeddingRows, flip: bool, where: str) -> Faces:

@@ -15,13 +15,16 @@ from evaluation.sets.given_embeddings import read_named_embeddings, rows_by_name
 from evaluation.sets.labelled_faces import LabelledFaces
 from evaluation.sets.qualities import (
     DETECTOR,
+    MODEL,
     Source,
     checked_lengths,
+    checked_qualities,
     describe_quality,
     lengths_as_quality,
     read_named_array,
 )
 from facekd.embedder.described_model import open_described_model
+from facekd.embedder.quality import QualityEmbedder
 from facekd.errors import DataError
 from facekd.files.npy_files import read_npz
 from facekd.verification.error_versus_discard import measure_quality
@@ -36,13 +39,17 @@ class FolderModel:
         self.flip = arguments.flip is not False
         self.image_size = self._embedder.preprocessing.image_size
         self.entries = {"model": model, "embeddings": None}
+        self._scorer = QualityEmbedder(self._embedder, arguments.model) if arguments.quality == MODEL else None
 
     def embed(self, faces: FaceFolder | LabelledFaces, folder: Path) -> np.ndarray:
         """Returns the embeddings of the images, (N, D)."""
         return embed_pair_set(self._embedder, faces, self.flip, self._cache)
 
-    def quality(self, kind: str, embeddings: np.ndarray) -> np.ndarray:
-        """Returns the lengths (N,) of the embeddings; a model says nothing else of images."""
+    def quality(self, kind: str, faces: FaceFolder | LabelledFaces, embeddings: np.ndarray) -> np.ndarray:
+        """Returns the lengths (N,) of the embeddings, or what the model says of the images."""
+        if self._scorer is not None:
+            found = embed_pair_set(self._scorer, faces, False, self._cache)[:, 0]
+            return checked_qualities(found, str(self.entries["model"]["path"]), len(faces), "one for each image")
         if kind == DETECTOR:
             raise DataError(
                 f"--quality {DETECTOR}: aligned images come without scores of a detector; give --embeddings with a "
@@ -69,7 +76,7 @@ class GivenFolder:
         self._rows = rows_by_name(self._places, names, self._path)
         return self._given.compared(self._asked, self._rows)[0]
 
-    def quality(self, kind: str, embeddings: np.ndarray) -> np.ndarray:
+    def quality(self, kind: str, faces: FaceFolder | LabelledFaces, embeddings: np.ndarray) -> np.ndarray:
         """Returns the qualities (N,) of the images that were embedded last, which the file keeps."""
         if kind == DETECTOR:
             return read_named_array(self._path, "scores", self._rows, "scores of a detector")

@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 import numpy as np
 
-from evaluation.sets.embedding_cache import distinct_images
+from evaluation.sets.embedding_cache import distinct_images, embed_pair_set
 from evaluation.sets.pair_set import PairSet
-from evaluation.sets.qualities import NORM, Source, describe_quality, lengths_as_quality, read_quality
+from evaluation.sets.qualities import (
+    MODEL,
+    NORM,
+    Source,
+    checked_qualities,
+    describe_quality,
+    lengths_as_quality,
+    read_quality,
+)
+from facekd.embedder.quality import QualityEmbedder
 from facekd.verification.error_versus_discard import measure_quality
 
 Entry = dict[str, Any]  # of results.json
 Quality = tuple[np.ndarray, Source]  # of each image, and where it is from
+ROWS_ARE = "one for each image of the pack, those of pair 0 first"
 
 
 def read_pack_qualities(arguments: argparse.Namespace, pair_sets: list[PairSet]) -> list[Quality | None]:
     """Returns the qualities of each pack's images; None where there are none, or none before it is embedded."""
-    if arguments.quality in (None, [NORM]):
+    if arguments.quality in (None, [NORM], [MODEL]):
         return [None] * len(pair_sets)
-    rows_are = "one for each image of the pack, those of pair 0 first"
     return [
-        read_quality(path, len(pair_set.images), rows_are)
+        read_quality(path, len(pair_set.images), ROWS_ARE)
         for path, pair_set in zip(arguments.quality, pair_sets, strict=True)
     ]
+
+
+def ask_model(
+    scorer: QualityEmbedder | None, pair_set: PairSet, cache: str | os.PathLike[str] | None
+) -> Quality | None:
+    """Returns what a model says of a pack's images, from the cache if it is there; None without such a model."""
+    if scorer is None:
+        return None
+    found = embed_pair_set(scorer, pair_set, flip=False, cache=cache)[:, 0]
+    return checked_qualities(found, str(pair_set.path), len(pair_set.images), ROWS_ARE), {"kind": MODEL}
 
 
 def measure_pack_quality(

@@ -1,4 +1,4 @@
-"""Finds the quality of images: the lengths of their embeddings, scores of a detector, or a file of numbers.
+"""Finds the quality of images: lengths of embeddings, scores of a detector, what the model says, or a file of numbers.
 
 Higher is better. Shapes: N images, D embedding values.
 """
@@ -17,7 +17,7 @@ from facekd.files.npy_files import read_npy, read_npz
 from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
 
-NORM, DETECTOR = "norm", "detector"
+NORM, DETECTOR, MODEL = "norm", "detector", "model"
 EQUAL_LENGTHS = 1e-3  # relative spread; float16 embeddings of unit length differ by less
 Source = dict[str, Any]  # entry `source` of results.json
 
@@ -36,10 +36,11 @@ def add_quality_option(
     by_detector = f", `{DETECTOR}` for {detector}" if detector else ""
     parser.add_argument(
         "--quality",
-        metavar=f"norm|{'detector|' if detector else ''}X.npy",
+        metavar=f"norm|model|{'detector|' if detector else ''}X.npy",
         nargs="+" if several else None,
-        help=f"draw error-versus-discard curves by the quality of images: `{NORM}` for the lengths of embeddings"
-        f"{by_detector}, or a file of numbers, higher is better, {rows_are}",
+        help=f"draw error-versus-discard curves by the quality of images: `{NORM}` for the lengths of embeddings, "
+        f"`{MODEL}` for what a model with a quality head says (`facekd train-quality`){by_detector}, or a file of "
+        f"numbers, higher is better, {rows_are}",
     )
 
 
@@ -81,10 +82,18 @@ def read_quality(path: str, num_rows: int, rows_are: str) -> tuple[np.ndarray, S
         DataError: not such a file, another number of values, or values that are not finite.
     """
     if Path(path).suffix != ".npy":
-        raise DataError(f"--quality {path}: expected {NORM}, {DETECTOR} or a file X.npy of numbers, one for each row")
+        raise DataError(
+            f"--quality {path}: expected {NORM}, {DETECTOR}, {MODEL} or a file X.npy of numbers, one for each row"
+        )
     with unchanged(path):
         array, digest = read_npy(path, "write it by np.save"), sha256_of_file(path)
     return checked_qualities(array, path, num_rows, rows_are), {"kind": "file", "path": path, "sha256": digest}
+
+
+def refuse_quality_of_model(parser: argparse.ArgumentParser, quality: str | None, has_model: bool) -> None:
+    """Exits with a message of the parser for `--quality model` where embeddings are given in the place of a model."""
+    if quality == MODEL and not has_model:
+        parser.error(f"--quality {MODEL} asks the model, and --embeddings gives embeddings that are made already")
 
 
 def read_named_array(path: str, name: str, rows: np.ndarray, what: str) -> np.ndarray:
@@ -132,6 +141,11 @@ def describe_quality(
         num_samples: how many of them.
         curves: see `facekd.verification.error_versus_discard.measure_quality`.
     """
-    names = {NORM: "the length of the embedding", DETECTOR: "the detector's score", "file": source.get("path", "")}
+    names = {
+        NORM: "the length of the embedding",
+        DETECTOR: "the detector's score",
+        MODEL: "what the model says",
+        "file": source.get("path", ""),
+    }
     text = f"quality: {names[source['kind']]}; of a pair, the lower of its two {samples}; area: 0 is ideal, 1 random"
     return {"source": source, "text": text, "samples": samples, "num_samples": num_samples, "curves": list(curves)}

@@ -60,7 +60,7 @@ def make_targets(
         seed: random seed of what is drawn.
 
     Raises:
-        InputError: fewer than two people, fewer than ten images of people with several, or one value for all.
+        InputError: fewer than two people with several images, fewer than ten images of such, or one value for all.
     """
     # Labels without images are left out of the count.
     labelled = np.flatnonzero(labels >= 0)
@@ -85,6 +85,8 @@ def make_targets(
             f"quality can be learnt from {len(chosen)} images only, those of people with two images or more; at least "
             f"{FEWEST} are needed, and thousands are better"
         )
+    if len(np.unique(labels[chosen])) < 2:
+        raise InputError("only one person has several images, and some people are held out: add images of others")
     low, high = (float(value) for value in np.percentile(raw, [TAIL, 100 - TAIL]))
     if not low < high:
         raise InputError(f"all images have the same target, {low:g}, so there is nothing to learn")

@@ -31,6 +31,7 @@ REPORT_FORMAT, REPORT_VERSION = "facekd-quality-head-report", 1
 EPILOG = """example:
   facekd train-quality runs/student --data ms1mv3 --output scored.pt --cache student.cache
   facekd export scored.pt --output scored.onnx
+  facekd evaluate lfw --model scored.onnx --pairs lfw.bin --quality model --output results
 
 scored.pt holds the backbone, unchanged, and a small network behind it that gives each image a quality from 0 to 1;
 scored.json says how well that predicts people it was not taught. `facekd export` writes both

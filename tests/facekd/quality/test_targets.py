@@ -94,5 +94,8 @@ def test_data_that_says_nothing_is_refused(name: str) -> None:
     alone[:2] = 0
     with pytest.raises(InputError, match="from 2 images only, those of people with two images or more"):
         make_targets(name, lookup(rows), alone, 1000)
+    alone[:12] = 0
+    with pytest.raises(InputError, match="only one person has several images"):
+        make_targets(name, lookup(rows), alone, 1000)
     with pytest.raises(InputError, match="all images have the same target"):
         make_targets(name, lookup(np.eye(4, dtype=np.float32).repeat(5, 0)), np.arange(4).repeat(5), 1000)
