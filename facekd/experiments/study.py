@@ -22,6 +22,7 @@ from facekd.commands.plain_configs import to_yaml
 from facekd.errors import ConfigError, run_verb
 from facekd.experiments.command_runner import CompletedSteps, TrainingWatch, run_steps
 from facekd.experiments.studies.config import VERBS, Study
+from facekd.experiments.studies.external import check_external
 from facekd.experiments.studies.file import StudyFile, make_study, parse_study
 from facekd.experiments.studies.results import gather
 from facekd.files.output_lock import folder_lock
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None, parse_evaluation: Callable[[str, list[st
     # Mistakes show now, not after hours of training.
     if is_dry or not file.report_only:
         configs = study.check_configs()
+        check_external(study)
         if parse_evaluation is not None:
             study.check_evaluation(parse_evaluation)
         if is_dry:
@@ -81,7 +83,7 @@ def _threads(file: StudyFile) -> int:
 def _report(study: Study, failed: list[str], words: Sequence[str]) -> None:
     """Writes and prints what the evaluated runs say."""
     results = gather(study)
-    if not any(method.get("packs") for method in results["methods"]):
+    if not any(method.get("packs") and method["verb"] != "results" for method in results["methods"]):
         why = f"{'; '.join(failed)} failed" if failed else "no run is evaluated yet; start without --report-only"
         raise ConfigError(f"{study.output}: there is nothing to report: {why}")
     from facekd.experiments.studies.report import to_text, write_report

@@ -25,6 +25,8 @@ from evaluation.sets.pair_set import read_subjects
 from facekd.commands.yaml_files import MAX_VALUES, read_yaml
 from facekd.data.datasets.record_pack import open_record_pack, read_property
 from facekd.data.recordio.idx_file import parse_idx
+from facekd.experiments.studies.config import Method, Pack, Study
+from facekd.experiments.studies.external import read_external
 from facekd.experiments.studies.file import load_study
 from facekd.files.reading import read_text_file, sealed
 from facekd.files.resumable_file import ResumableFile
@@ -81,6 +83,13 @@ def _check_entries(_: bytes, entries: Entries) -> None:
 def _check_megaface(_: bytes, listed: ListedSet) -> None:
     assert not any(".." in name.split("/") or name.startswith("/") for name in listed.names)
     assert listed.used().max() < len(listed.names)
+
+
+def _read_others(path: Path) -> object:
+    """Reads a file of another program's results for a study on one pack."""
+    method = Method("theirs", "", "", {}, (), True, "", "", {}, results=str(path))
+    study = Study(path.parent, "", (0,), "", {}, (), (Pack("test.bin"),), {}, {"theirs": method})
+    return read_external(study, method, None)
 
 
 def _thresholds_seed() -> list[bytes]:
@@ -287,6 +296,7 @@ TARGETS = [
         lambda: lines("python main.py --arch ir_50 \\", "  --lr 0.1 --gpus 2 --lr_milestones 8,12 --use_16bit"),
     ),
     Target("study", "study.yaml", lambda path: load_study(path), lambda: [STUDY], copies=20, is_named=False),
+    Target("others_results", "theirs.json", _read_others, lambda: [b'{"test": {"eer": [0.03, 1], "tar@0.01": [0.9]}}']),
     Target(
         "yaml",
         "c.yaml",

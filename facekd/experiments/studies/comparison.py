@@ -14,7 +14,7 @@ import numpy as np
 from facekd.errors import DataError
 from facekd.experiments.studies.evaluation import Evaluation, Measure
 from facekd.files.npy_files import read_npz
-from facekd.verification.intervals.seeds_and_people import crossed_difference, holm
+from facekd.verification.intervals.seeds_and_people import crossed_difference, degrees_of_freedom, holm
 
 REMEDY = "delete results.json there and run the study again, which then evaluates this run again"
 OVER_SEEDS = (
@@ -52,10 +52,17 @@ class Draws:
 
 @dataclass(frozen=True)
 class Values:
-    """Holds one measure of one method, seed by seed, and in each draw of people (R,) if the evaluation drew people."""
+    """Holds one measure of one method, seed by seed, and in each draw of people (R,) if the evaluation drew people.
+
+    Attributes:
+        by_seed: the values.
+        draws: the draws.
+        are_seeds: whether the numbers are seeds of the study; of others' results they only count.
+    """
 
     by_seed: Mapping[int, float]
     draws: Mapping[int, np.ndarray]
+    are_seeds: bool = True
 
 
 def compare(
@@ -74,9 +81,11 @@ def compare(
     for name, own in values.items():
         mean, std = mean_and_std(list(own.by_seed.values()))
         difference = None
-        if name in compared and reference in values:
+        if name in compared and reference in values and not own.are_seeds:
+            difference = unpaired_difference(own, values[reference])
+        elif name in compared and reference in values:
             difference = paired_difference(own, values[reference], num_people, lower)
-        by_seed = {str(seed): value for seed, value in own.by_seed.items()}
+        by_seed = {f"{'' if own.are_seeds else '#'}{seed}": value for seed, value in own.by_seed.items()}
         found[name] = {"n": len(by_seed), "mean": mean, "std": std, "values": by_seed, "difference": difference}
     tested = [one["difference"] for one in found.values() if (one["difference"] or {}).get("p_value") is not None]
     for one, adjusted in zip(tested, holm([one["p_value"] for one in tested]), strict=True):
@@ -125,15 +134,37 @@ def paired_difference(
     return {**found, **_over_seeds(differences), "over": "seeds"}
 
 
+def unpaired_difference(values: Values, baseline: Values) -> dict[str, Any]:
+    """Returns method minus baseline where the values of the two do not belong together one by one.
+
+    The interval is that of Welch's t-test (B. L. Welch, Biometrika 34, 1947); there is none if one has a single value.
+    """
+    samples = [list(one.by_seed.values()) for one in (values, baseline)]
+    (mean, std), (other_mean, other_std) = (mean_and_std(sample) for sample in samples)
+    found: dict[str, Any] = {"n": len(samples[0]), "mean": mean - other_mean, "ci95": None, "better_in": None}
+    found |= {"p_value": None, "over": None}
+    if std is None or other_std is None:
+        return found
+    sizes = [len(sample) for sample in samples]
+    terms = std**2 / sizes[0], other_std**2 / sizes[1]
+    df = degrees_of_freedom(*terms, *sizes)
+    return {**found, **_student(mean - other_mean, math.sqrt(sum(terms)), df), "over": "seeds, unpaired"}
+
+
 def _over_seeds(differences: Sequence[float]) -> dict[str, Any]:
     """Returns Student's interval and p-value of the mean of n >= 2 differences."""
+    mean, std = mean_and_std(differences)
+    error = (std or 0.0) / math.sqrt(len(differences))
+    return {**_student(mean, error, len(differences) - 1), "std": std}
+
+
+def _student(mean: float, error: float, df: float) -> dict[str, Any]:
+    """Returns Student's 95 % interval and two-sided p-value of a mean with its standard error."""
     from scipy import stats  # here: importing it takes half a second
 
-    mean, std = mean_and_std(differences)
-    error, df = (std or 0.0) / math.sqrt(len(differences)), len(differences) - 1
     half = float(stats.t.ppf(0.975, df)) * error
     p_value = float(2 * stats.t.sf(abs(mean) / error, df)) if error > 0 else float(mean == 0)
-    return {"ci95": [mean - half, mean + half], "p_value": p_value, "std": std}
+    return {"ci95": [mean - half, mean + half], "p_value": p_value}
 
 
 def read_draws(folder: Path, result: Mapping[str, Any]) -> Draws | None:

@@ -68,6 +68,7 @@ class Method:
         model: an ONNX file or checkpoint that is evaluated beside the runs, not trained.
         evaluate: options of that evaluation for this method alone.
         budget: a method; this one is trained on as many images as all stages of that one together. Empty for none.
+        results: a file or folder of results that are shown as they are, of a method that is no part of the study.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Method:
     model: str
     evaluate: dict[str, Any]
     budget: str = ""
+    results: str = ""
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,8 @@ class Study:
         if other is None:
             meant = did_you_mean(name, self.methods) or "."
             raise ConfigError(f"{where} names no method{meant} There are {', '.join(self.methods)}")
+        if other.results:
+            raise ConfigError(f"{where} names results alone, which no method can learn from")
         if other.model:
             return self.run_of(name, 0)
         # The seed named after @; else that of its only run; else the seed of the run that refers to it.
@@ -357,7 +361,7 @@ class Study:
             ConfigError: what the verb would say, after the name of the method.
         """
         configs = {}
-        for method in self.methods.values():
+        for method in (method for method in self.methods.values() if not method.results):
             first = self.run_of(method.name, method.seeds[0])
             if method.verb in FILES_MADE:
                 self.words_of(first)
@@ -380,7 +384,7 @@ class Study:
         Raises:
             ConfigError: the parser's message, after the name of the section, with the nearest option that exists.
         """
-        for method in (method for method in self.methods.values() if method.judge):
+        for method in (method for method in self.methods.values() if method.judge and not method.results):
             words = self._evaluate_options(self.run_of(method.name, method.seeds[0]), "model.onnx", None)
             said = io.StringIO()
             try:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from facekd.results.schema import CLASSIFICATION_FORMAT, FOLDER_FORMAT, LFW_FORMAT
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -90,6 +92,7 @@ class Evaluation:
 
     Attributes:
         verb: the second word of the command.
+        format: that of its results.
         key: the key of a study's file that names what is evaluated on.
         option: the option of the verb that takes it.
         measures: what methods are compared by, the main measure first; TARs at the verb's FARs come on top.
@@ -106,6 +109,7 @@ class Evaluation:
     """
 
     verb: Literal["lfw", "folder", "classification"]
+    format: str
     key: str
     option: str
     measures: tuple[Measure, ...]
@@ -153,6 +157,7 @@ ONE_HEAD = (
 )
 PACKS = Evaluation(
     verb="lfw",
+    format=LFW_FORMAT,
     key="packs",
     option="--pairs",
     measures=(EER, ACCURACY),
@@ -163,6 +168,7 @@ PACKS = Evaluation(
 )
 PEOPLE = Evaluation(
     verb="folder",
+    format=FOLDER_FORMAT,
     key="people",
     option="--images",
     measures=(EER, ACCURACY),
@@ -176,6 +182,7 @@ PEOPLE = Evaluation(
 )
 CLASSIFICATION = Evaluation(
     verb="classification",
+    format=CLASSIFICATION_FORMAT,
     key="classification",
     option="--data",
     measures=(TOP1, TOP5, MEAN_OF_CLASSES),

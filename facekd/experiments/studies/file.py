@@ -50,6 +50,7 @@ CONFIG.yaml
     cache:    {verb: cache-teacher, config: {model: "{teacher}"}}     its embeddings, for teacher.cache of several
     under:    {verb: train, judge: false, config: {shared_head: "{means}"}}
     external: {model: teacher.onnx, evaluate: {mean: 127.5, std: 127.5}}                 evaluated, not trained
+    theirs:   {results: theirs.json}                           neither: another program's values (docs/results.md)
 
 In place of people a file may have verification packs, evaluated by `facekd evaluate lfw`:
   packs: [{pairs: test.bin, names: test_pairs.txt}]
@@ -99,6 +100,7 @@ class MethodFile:
         judge: whether the runs are exported and evaluated.
         note: a few words for the report.
         model: an ONNX file or checkpoint that is evaluated beside the runs, not trained.
+        results: a file or folder of results, facekd's or another program's, that stand beside the runs as they are.
         evaluate: options of the evaluation for this method alone.
         budget: a method; this one is trained on as many images as all stages of that one together.
     """
@@ -110,6 +112,7 @@ class MethodFile:
     judge: bool = True
     note: str | None = ""
     model: str | None = path_field()
+    results: str | None = path_field()
     evaluate: dict[str, Any] | None = None
     budget: str | None = ""
 
@@ -230,6 +233,8 @@ def _method(name: str, file: MethodFile, seeds: tuple[int, ...], evaluation: Eva
         raise ConfigError(f"{where}: a method is named by letters, digits, - _ and ., and not 'study'")
     if file.model and (file.verb or file.config or file.recipe):
         raise ConfigError(f"{where}: a model that exists already is not trained: leave out verb, config and recipe")
+    if file.results:
+        return _method_of_results(name, file)
     if not file.model and not file.verb:
         raise ConfigError(f"{where}.verb: expected train or distill, found {file.verb!r}")
     if file.verb in FILES_MADE and file.recipe:
@@ -251,8 +256,27 @@ def _method(name: str, file: MethodFile, seeds: tuple[int, ...], evaluation: Eva
     )
 
 
+def _method_of_results(name: str, file: MethodFile) -> Method:
+    keys = ("verb", "recipe", "config", "seeds", "model", "evaluate", "budget")
+    given = [key for key in keys if getattr(file, key)] + ([] if file.judge else ["judge"])
+    if given:
+        raise ConfigError(f"methods.{name}: results are shown as they are, nothing runs: leave out {given[0]}")
+    return Method(
+        name=name,
+        verb="",
+        recipe="",
+        config={},
+        seeds=(),  # so that there are no runs
+        judge=True,
+        note=file.note or "",
+        model="",
+        evaluate={},
+        results=file.results or "",
+    )
+
+
 def _reference(name: str, methods: Mapping[str, Method]) -> str:
-    if name not in methods or methods[name].model or not methods[name].judge:
+    if name not in methods or methods[name].model or methods[name].results or not methods[name].judge:
         raise ConfigError(
             f"reference: {name!r} is not a method that is trained and evaluated{did_you_mean(name, methods) or '.'} "
             "Name the baseline that the others are compared with, the student trained alone. "

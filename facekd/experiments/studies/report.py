@@ -108,6 +108,7 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
 
     # Many comparisons with one baseline, and methods without one.
     notes += _notes_on_tests(results)
+    notes += _notes_on_others(results)
 
     if any(method.get("centres") for method in results["methods"]):
         notes.append(f"{EXPLANATION} Means over seeds.")
@@ -147,7 +148,7 @@ def _assumptions(results: Mapping[str, Any]) -> list[str]:
     takes = "" if is_classified else " The method's `evaluate` takes mean, std and color."
     return [
         f"{method['name']}: its model's file does not record {', '.join(method['assumed'])}: assumed; if that is "
-        f"wrong, the model may be better than these numbers.{takes}"
+        f"wrong, the model may be better than these numbers.{'' if method['verb'] == 'results' else takes}"
         for method in results["methods"]
         if method.get("assumed")
     ]
@@ -157,7 +158,8 @@ def _notes_on_fars(results: Mapping[str, Any]) -> list[str]:
     """Says for which FARs there is no column."""
     notes = []
     for pack in results["packs"]:
-        methods = [one["packs"] for one in results["methods"] if pack["name"] in one.get("packs", {})]
+        own = [one for one in results["methods"] if one["verb"] != "results"]
+        methods = [one["packs"] for one in own if pack["name"] in one.get("packs", {})]
         points = [point for packs in methods for point in packs[pack["name"]].get("tar_at_far", ())]
         lacking = dict.fromkeys(f"{point['far']:g}" for point in points if point["tar"] is None)
         if lacking:
@@ -177,7 +179,7 @@ def _notes_on_tests(results: Mapping[str, Any]) -> list[str]:
     ]
     if not trained:
         return []
-    differences = {method["name"]: main_of(method)["difference"] for method in trained}
+    differences = {method["name"]: main_of(method).get("difference") for method in trained}
     compared = max(((one or {}).get("num_compared", 0) for one in differences.values()), default=0)
     notes = []
     if compared:
@@ -189,7 +191,7 @@ def _notes_on_tests(results: Mapping[str, Any]) -> list[str]:
         )
     # Seeds that only one of the two has.
     reference = next(one for one in results["methods"] if one["name"] == results["reference"])
-    for method in trained:
+    for method in (method for method in trained if method["verb"] != "results"):
         difference, own = differences[method["name"]], _seeds_of(method)
         common = [seed for seed in own if seed in _seeds_of(reference)]
         if difference is None:
@@ -204,6 +206,33 @@ def _notes_on_tests(results: Mapping[str, Any]) -> list[str]:
                 f"{method['name']} is compared over the seeds that both have ({', '.join(common)}); its mean is over "
                 f"{', '.join(own)}."
             )
+    return notes
+
+
+def _notes_on_others(results: Mapping[str, Any]) -> list[str]:
+    """Says of methods that were not trained here where their values come from, and how they are compared."""
+    notes = []
+    for method in results["methods"]:
+        if method["verb"] != "results" or not method.get("packs"):
+            continue
+        about = method["results"]
+        made = (
+            "which `facekd evaluate` wrote on the same set"
+            if about["by_facekd"]
+            else "as another program gave them: that it measured the same images in the same way was not checked"
+        )
+        measured = [one for entry in method["packs"].values() for _, one in measured_in(entry) if one]
+        compared = (
+            "It is compared without pairing (Welch's t-test); the interval covers other trainings"
+            if any((one["difference"] or {}).get("ci95") for one in measured)
+            else "It has no interval, which takes two values and two seeds of the baseline or more"
+        )
+        unused = "; ".join(about["unused"])
+        number = counted(max(one["n"] for one in measured), "value")
+        notes.append(
+            f"{method['name']} was not trained here: {number} from `{about['path']}`, {made}. {compared}."
+            f"{f' Not shown, because the study does not measure it: {unused}.' if unused else ''}"
+        )
     return notes
 
 
@@ -263,19 +292,27 @@ def _next_steps(study: Study, results: Mapping[str, Any]) -> list[str]:
 
 def draw_values(results: Mapping[str, Any], pack: str) -> Figure:
     """Draws the main measure of every run: one column for each method, one line for each seed."""
-    methods = [method for method in results["methods"] if pack in method.get("packs", {})]
+    on_pack = [method for method in results["methods"] if pack in method.get("packs", {})]
+    methods = [method for method in on_pack if measured_in(method["packs"][pack])[0][1]]
     found = [measured_in(method["packs"][pack])[0] for method in methods]
     measured = [values for _, values in found]
     figure, [axes] = new_figure((max(5.0, 1.1 * len(methods) + 1.5), 4.0))
     figure.set_layout_engine("constrained")  # the names below may be long
 
     # The runs, seed by seed.
-    seeds = sorted({seed for one in measured for seed in one["values"]}, key=int)
+    others = [column for column, method in enumerate(methods) if method["verb"] == "results"]
+    own = [one for column, one in enumerate(measured) if column not in others]
+    seeds = sorted({seed for one in own for seed in one["values"]}, key=int)
     for number, seed in enumerate(seeds):
         values = [one["values"].get(seed) for one in measured]
         columns = [column for column, value in enumerate(values) if value is not None]
         percents = [100 * value for value in values if value is not None]
         axes.plot(columns, percents, "o-", ms=4, lw=0.6, alpha=0.7, color=color_of(number), label=f"seed {seed}")
+
+    # Values from elsewhere belong to no seed.
+    for column in others:
+        percents = [100 * value for value in measured[column]["values"].values()]
+        axes.plot([column] * len(percents), percents, "D", ms=4, color="gray")
 
     # The means, as bars across.
     for column, one in enumerate(measured):
@@ -302,7 +339,7 @@ def roc_lines(study: Study, results: Mapping[str, Any], pack: str) -> list[RocLi
     lines = []
     for method in results["methods"]:
         found = method.get("packs", {}).get(pack)
-        if found is None:
+        if found is None or method["verb"] == "results":  # no scores were kept here
             continue
         curves = []
         for seed in found["eer"]["values"]:

@@ -21,6 +21,7 @@ from facekd.experiments.studies.comparison import (
 )
 from facekd.experiments.studies.config import VERBS, Method, Run, Study
 from facekd.experiments.studies.evaluation import Measure, main_of
+from facekd.experiments.studies.external import External, read_external
 from facekd.files.reading import read_json
 from facekd.results.schema import check_result
 from facekd.training.logbook import read_log
@@ -45,8 +46,18 @@ def gather(study: Study) -> dict[str, Any]:
     rates = {
         (run.method.name, run.seed): rate for run in study.runs if (rate := images_per_second(run.folder)) is not None
     }
-    measured = {pack.name: _measure(study, pack.name, evaluated) for pack in study.packs}
-    methods = [_summarize(study, method, evaluated, rates, measured) for method in study.methods.values()]
+    # What others measured, on the sets that the runs were evaluated on.
+    sets = next(iter(evaluated.values()), None)
+    externals = {
+        name: read_external(study, method, sets) for name, method in study.methods.items() if method.results and sets
+    }
+    measured = {pack.name: _measure(study, pack.name, evaluated, externals) for pack in study.packs}
+    methods = []
+    for method in study.methods.values():
+        if method.results:
+            methods.append(_summarize_external(method, externals.get(method.name), measured))
+        else:
+            methods.append(_summarize(study, method, evaluated, rates, measured))
     # `reference` and `judged` are the names of the file format: the baseline, and whether a method is evaluated.
     return {
         "format": RESULT_FORMAT,
@@ -99,7 +110,9 @@ def _describe_pack(study: Study, pack: str, evaluated: Evaluated) -> dict[str, A
     return {"name": pack, **(study.evaluation.describe(results) if results else {})}
 
 
-def _measure(study: Study, pack: str, evaluated: Evaluated) -> dict[str, dict[str, Any]]:
+def _measure(
+    study: Study, pack: str, evaluated: Evaluated, externals: Mapping[str, External]
+) -> dict[str, dict[str, Any]]:
     """Returns for each method its measures on one pack, over seeds and compared with the baseline."""
     results = {key: found[pack] for key, found in evaluated.items()}
     if not results:
@@ -110,13 +123,18 @@ def _measure(study: Study, pack: str, evaluated: Evaluated) -> dict[str, dict[st
     if study.evaluation.draws_people:
         read = {key: read_draws(folders[key], result) for key, result in results.items()}
         draws = {key: drawn for key, drawn in read.items() if drawn is not None}
-    compared = [one.name for one in study.methods.values() if one.verb and one.name != study.reference]
+    trained = [one.name for one in study.methods.values() if one.verb or one.results]
+    compared = [name for name in trained if name != study.reference]
     num_people = next(iter(draws.values())).num_people if draws else None
 
     # One comparison of all methods for each measure; a TAR has a place of its own, below its FAR.
-    found: dict[str, dict[str, Any]] = {name: {} for name in dict.fromkeys(name for name, _ in results)}
+    others = [name for name, one in externals.items() if pack in one.values]
+    found: dict[str, dict[str, Any]] = {name: {} for name in dict.fromkeys((*(name for name, _ in results), *others))}
     for measure in study.evaluation.measures_of(list(results.values())):
         values = _values_of(measure, results, draws)
+        for name in others:
+            if given := externals[name].of(pack, measure):
+                values[name] = Values(dict(enumerate(given, start=1)), {}, are_seeds=False)
         by_method = compare(values, study.reference, compared, num_people, measure.lower_is_better)
         for name, entry in found.items():
             if measure.far is None:
@@ -165,6 +183,24 @@ def _summarize(
     summary["assumed"] = sorted({name for result in own for name in (result.get("model") or {}).get("assumed", ())})
     summary["packs"] = {pack: found[method.name] for pack, found in measured.items() if method.name in found}
     return summary
+
+
+def _summarize_external(
+    method: Method, external: External | None, measured: Mapping[str, dict[str, dict[str, Any]]]
+) -> dict[str, Any]:
+    """Returns the same of a method that was not trained in the study; without measures while no run is evaluated."""
+    summary: dict[str, Any] = {"name": method.name, "verb": "results", "note": method.note, "judged": True, "seeds": []}
+    summary |= {"cost": None, "images": None, "centres": None}
+    if external is None:
+        return summary
+    files = [str(path) for path in external.files]
+    unused = sorted(external.unused)
+    return {
+        **summary,
+        "results": {"path": method.results, "files": files, "by_facekd": external.by_facekd, "unused": unused},
+        "assumed": sorted(external.assumed),
+        "packs": {pack: found[method.name] for pack, found in measured.items() if method.name in found},
+    }
 
 
 def _images(study: Study, method: Method) -> dict[str, Any] | None:

@@ -49,10 +49,15 @@ def pack_table(results: Mapping[str, Any], pack: str) -> Table:
     if not found:
         return Table("", [], [])
 
-    # Measures that every method has, each followed by its difference to the baseline.
+    # Measures that every method evaluated here has, each followed by its difference to the baseline.
+    others = {method["name"] for method in results["methods"] if method["verb"] == "results"}
     measured = {name: [values for _, values in measured_in(one)] for name, one in found.items()}
     measures = [measure for measure, _ in measured_in(next(iter(found.values())))]
-    common = [place for place in range(len(measures)) if all(values[place] for values in measured.values())]
+    common = [
+        place
+        for place in range(len(measures))
+        if all(values[place] for name, values in measured.items() if name not in others)
+    ]
     head = ["method", "n"]
     for place in common:
         head += [measures[place].column, f"to {results['reference']}"]
@@ -61,9 +66,12 @@ def pack_table(results: Mapping[str, Any], pack: str) -> Table:
         own = measured.get(method["name"])
         if own is None:
             continue
-        row = [f"{method['name']}{' (preprocessing assumed)' if method['assumed'] else ''}", str(own[0]["n"])]
+        remark = " (preprocessing assumed)" if method["assumed"] else ""
+        remark += " (not trained here)" if method["name"] in others else ""
+        row = [f"{method['name']}{remark}", str(next(one["n"] for one in own if one))]
         for place in common:
-            row += [_value(own[place]), _difference(own[place]["difference"])]
+            one = own[place]
+            row += ["-", ""] if one is None else [_value(one), _difference(one["difference"])]
         rows.append([*row, _images(method), _speed(method["cost"])])
     return Table("", [*head, "images seen", "training speed"], rows)
 
