@@ -56,10 +56,11 @@ from evaluation.shared_options import (
     refuse_preprocessing,
     rule_text,
 )
-from facekd.commands.command_line import COUNT, CommandParser, comma_separated
+from facekd.commands.command_line import COUNT, CommandParser, comma_separated, whole_number
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import DataError, InputError, run_verb
 from facekd.files.result_folder import finish_results
+from facekd.pages.embedding_map import MOST_PEOPLE, lay_out_people
 from facekd.results.schema import FOLDER_FORMAT
 from facekd.utils.foreign import shown
 from facekd.utils.terminal import console, say
@@ -132,6 +133,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, output: Pat
         "--thresholds-from": arguments.thresholds_from,
         "--score-norm": arguments.score_norm,
         "--quality": arguments.quality,
+        "--map": arguments.map,
     }
     if is_search and (asked := [option for option, value in given.items() if value]):
         raise DataError(f"{root}: {asked[0]} is about all pairs, and a folder with gallery/ and probe/ is searched")
@@ -265,14 +267,23 @@ def _verify(
             f"{arguments.images}: holds {kind}; pairs of one and of two people are needed, so at least two people, one "
             "of them with two images"
         )
-    set_entries = {"num_images": num_images, "num_people": num_people, "set_sha256": digest_of_set(faces)}
+    set_entries = {
+        "num_images": num_images,
+        "num_people": num_people,
+        "set_sha256": digest_of_set(faces),
+    }
     try:
         measure = _measure_cosines if folders.normaliser is None else _measure_normalised
         found, ranked, draws = measure(faces.people, embeddings, arguments, folders)
     except InputError as error:
         raise DataError(f"{arguments.images}: {error}") from error
     set_entries["num_impostor_people_pairs"] = num_people * (num_people - 1) // 2
-    return {**set_entries, **found}, verification_curves(ranked), draws
+    curves = verification_curves(ranked)
+    if arguments.map:
+        layout = lay_out_people(embeddings, faces.people, arguments.map, arguments.seed)
+        found["map"] = {"people": layout.people, "num_images": len(layout.person)}
+        curves |= layout.arrays()
+    return {**set_entries, **found}, curves, draws
 
 
 def _measure_cosines(
@@ -389,6 +400,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_groups_option(parser, "person or image")
     add_quality_option(parser, ROWS_ARE, "scores that `facekd embed` has kept in --embeddings")
     add_report_switch(parser)
+    add("--map", type=whole_number(2, MOST_PEOPLE), metavar="N", help="draw where the images of N people lie, those "
+        f"with the most images (t-SNE; at most {MOST_PEOPLE})")  # fmt: skip
     add_cache_switch(parser)
     add_model_options(parser)
     parser.set_defaults(flip=None)  # with given embeddings: add those of the mirror images if there are any

@@ -38,6 +38,8 @@ from evaluation.results.transferred import transferred_table
 from facekd.commands.command_line import command_text
 from facekd.errors import DataError
 from facekd.files.writing import write_text
+from facekd.pages import embedding_map
+from facekd.pages.embedding_map import draw_embedding_map
 from facekd.pages.figures import chart
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
@@ -230,6 +232,8 @@ def _draw(result: dict[str, Any], curves: dict[str, np.ndarray]) -> dict[str, li
         ]
         figure = draw_histograms(curves, thresholds, (result["num_genuine"], result["num_impostor"]), title)
         verification.append(chart(figure, "Scores of both kinds, each with unit area."))
+    if result.get("map") and "map_person" in curves:
+        verification.append(chart(draw_embedding_map(result["map"]["people"], curves, title), embedding_map.CAPTION))
     within = result["protocol"].get("within", 1)
     figure = draw_identification([model], title, within) if result.get("identification") else None
     if figure is not None:

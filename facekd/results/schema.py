@@ -143,6 +143,7 @@ SPEC_OF: dict[str, Any] = {
         "images": TEXT,
         "?rank": [{"rank": COUNT, "rate": NUMBER, "~ci95": INTERVAL}],
         "if rank": FOLDER_COUNTS,
+        "?map": {"people": [TEXT], "num_images": COUNT},
     },
     PROTOCOL_FORMAT: {
         **RESULT,

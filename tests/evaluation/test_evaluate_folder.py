@@ -139,6 +139,25 @@ def test_generated_people_need_no_files(tmp_path: Path, model: Path, capsys: pyt
         main([*arguments, "--images", "synthetic:30000x1"])
 
 
+def test_a_map_shows_the_people_with_the_most_images_apart(tmp_path: Path, model: Path) -> None:
+    for person, count in ((0, 6), (1, 2), (2, 30), (3, 6)):
+        for number in range(count):
+            write(tmp_path / "people", f"p{person}/{number:02d}.png", face(person, number, noise=3))
+    words = ["--model", str(model), "--images", str(tmp_path / "people"), "--output", str(tmp_path / "out")]
+    assert main([*words, "--map", "3", "--bootstrap", "0"]) == 0
+    assert results(tmp_path / "out")["map"] == {"people": ["p0", "p2", "p3"], "num_images": 6 + 25 + 6}
+    with np.load(tmp_path / "out" / "curves.npz") as curves:
+        person, places = curves["map_person"], np.stack([curves["map_x"], curves["map_y"]], axis=1)
+    assert np.bincount(person).tolist() == [6, 25, 6]
+    # Hardly different images of a person: the nearest point of each is one of the same person.
+    distances = np.linalg.norm(places[:, None] - places[None], axis=2) + np.diag(np.full(len(places), np.inf))
+    assert (person[distances.argmin(axis=1)] == person).all()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "p0, p2, p3" in page and "Images that lie together are alike to the model" in page
+    assert main([*words, "--bootstrap", "0"]) == 0
+    assert "map" not in results(tmp_path / "out") and "t-SNE" not in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_embeddings_by_name_are_of_files(tmp_path: Path) -> None:
     np.savez(tmp_path / "given.npz", names=["a/1.png"], embeddings=np.ones((1, 3)))
     with pytest.raises(FacekdError, match=r"x\.rec: --embeddings go by the names of files, and a pack has none"):
