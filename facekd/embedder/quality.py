@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from facekd.errors import ModelError
 from facekd.images.preprocessing import Preprocessing
 
 
-@runtime_checkable
 class GivesQuality(Protocol):
     """Says how well images can be recognised; embedders do whose model has a quality head.
 
@@ -46,7 +45,7 @@ class QualityEmbedder:
     normalized = False
 
     def __init__(self, embedder: Any, path: str | os.PathLike[str]) -> None:
-        if not (isinstance(embedder, GivesQuality) and embedder.has_quality):
+        if not getattr(embedder, "has_quality", False):
             raise ModelError(
                 f"{path}: says nothing of the quality of images: it has no output `quality`. `facekd train-quality` "
                 "teaches a run of facekd to, and `facekd export` writes it"
