@@ -76,7 +76,7 @@ def change(folder: Path, path: tuple[str, ...], value: object) -> None:
         (("protocol", "keep_norm"), False, "the protocols differ .*keep_norm is True and False"),
         (("protocol", "rule"), "insightface", "rule is exact and insightface"),
         (("dataset", "fingerprint"), "0" * 64, "evaluated on different data"),
-        (("dropped", "pairs"), 3, "different pairs were left out"),
+        (("dropped", "pairs"), 3, "different images were left out"),
         (("format",), "facekd-verification", "other/results.json: it has no"),
         (("format",), "facekd-training", "holds facekd-training"),
     ],

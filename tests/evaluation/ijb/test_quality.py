@@ -109,7 +109,7 @@ def test_what_cannot_be_weighted_by_is_refused(evaluate: Run, layout: Layout, tm
     assert evaluate("--quality", file)[0] == 2
     assert f"expected {len(values):,} numbers" in capsys.readouterr().err
     for words, message in (
-        (("--weight-by-quality",), "--weight-by-quality: give --quality X.npy"),
+        (("--weight-by-quality",), "--weight-by-quality: give --quality model, or X.npy"),
         (("--weight-by-quality", "--quality", "norm"), "--keep-norm weights by the length"),
         (("--quality", "norm", "--protocol", "1:N"), "--quality is about 1:1 pairs"),
     ):

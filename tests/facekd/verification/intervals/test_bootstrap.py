@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from facekd.errors import InputError
-from facekd.verification.intervals import bootstrap, equal_error_rate, subject_bootstrap, tar_at_far, wilson_interval
+from facekd.verification import equal_error_rate, tar_at_far, wilson_interval
+from facekd.verification.intervals import bootstrap, subject_bootstrap
 from facekd.verification.intervals.bootstrap import bootstrap_intervals
 
 Comparisons = tuple[np.ndarray, np.ndarray, np.ndarray]  # scores, is_same, subjects (2, N)

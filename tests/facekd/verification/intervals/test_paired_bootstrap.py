@@ -10,9 +10,9 @@ from facekd.verification import (
     equal_error_rate,
     kfold_accuracy,
     num_allowed_false_accepts,
-    paired_bootstrap,
     tar_at_far,
 )
+from facekd.verification.intervals import paired_bootstrap
 from facekd.verification.intervals.paired_bootstrap import PairedBootstrap, difference, differences
 
 FARS = (1e-2, 1e-1, 0.5, 1.0)
