@@ -29,7 +29,7 @@ def print_page(page: Path, pdf: Path, browser: Path | None = None) -> None:
         FacekdError: Playwright or its browser is missing, or printing fails; the message says what to install.
     """
     try:
-        from playwright.sync_api import Error, sync_playwright
+        from playwright.sync_api import Error, sync_playwright  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise FacekdError(
             "--pdf: printing needs Playwright: `pip install 'facekd[pdf]'`, then `playwright install chromium`; or "
