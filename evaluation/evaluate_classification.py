@@ -98,15 +98,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None) -> int:
             "assumed": list(getattr(model, "assumed", ())),
             "teacher_head": str(arguments.teacher_head) if arguments.teacher_head else None,
         },
-        "data": {
-            "name": dataset.name,
-            "split": arguments.split,
-            "num_images": len(dataset),
-            "num_classes": dataset.num_classes,
-            "center_crop": model.center_crop,
-            **identity_map(dataset),
-            "images_sha256": stored_images_sha256(dataset),
-        },
+        "data": _describe_data(dataset, arguments.split, model.center_crop),
         "heads": heads,
     }
     software = {"facekd": __version__, **_versions()}
@@ -117,6 +109,19 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None) -> int:
     print_heads(heads, f"{named} on {dataset.name}", len(dataset), dataset.num_classes)
     print(f"\nwritten to {arguments.output}")
     return 0
+
+
+def _describe_data(dataset: FaceDataset, split: str, center_crop: float) -> dict[str, Any]:
+    """Returns what results.json says of the images."""
+    return {
+        "name": dataset.name,
+        "split": split,
+        "num_images": len(dataset),
+        "num_classes": dataset.num_classes,
+        "center_crop": center_crop,
+        **identity_map(dataset),
+        "images_sha256": stored_images_sha256(dataset),
+    }
 
 
 def measure_ranks(ranks: np.ndarray, dataset: FaceDataset) -> dict[str, Any]:

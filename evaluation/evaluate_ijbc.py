@@ -138,14 +138,10 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
         rows, source, of_model = open_embeddings(arguments, protocol, findings, flip)
     if rows is None:  # another process of this run scores
         return 0
-    used = protocol.face_images[findings.keep_faces]
     if of_model is not None:
-        qualities = take_model_qualities(arguments, of_model, used)
+        qualities = take_model_qualities(arguments, of_model, protocol.face_images[findings.keep_faces])
     poolings = choose_poolings(arguments, rows)
-    if thresholds is not None:
-        thresholds.check_settings(source["model"], poolings[0].flip_augment, "these templates")
-    if normaliser is not None:
-        normaliser.check(source["model"], poolings[0].flip_augment)
+    _check_settings(thresholds, normaliser, source, poolings[0].flip_augment)
     with _timed(seconds, "pool"):
         kept, pooled = _pool(arguments, protocol, findings, rows, poolings, qualities)
 
@@ -181,6 +177,16 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None, background:
     print_ijb_results(result)
     print(f"\nwritten to {arguments.output}")
     return 0
+
+
+def _check_settings(
+    thresholds: MeasuredThresholds | None, normaliser: Normaliser | None, source: dict[str, Any], flip: bool
+) -> None:
+    """Refuses thresholds and cohorts of another model, or of embeddings that were made otherwise."""
+    if thresholds is not None:
+        thresholds.check_settings(source["model"], flip, "these templates")
+    if normaliser is not None:
+        normaliser.check(source["model"], flip)
 
 
 def _write(
