@@ -104,7 +104,10 @@ def test_the_mirror_image_is_written_without_the_negative_step_that_opencv_4_can
     assert "Gather" in operators and "Slice" not in operators
 
 
-@pytest.mark.parametrize("opset", range(11, 18))
+OPSETS = [pytest.param(opset, marks=[] if opset in (11, 13, 17) else pytest.mark.slow) for opset in range(11, 18)]
+
+
+@pytest.mark.parametrize("opset", OPSETS)
 def test_every_opset_computes_the_same(backbone: nn.Module, opset: int) -> None:
     model = copy.deepcopy(traced(backbone))
     split_prelu(model)
