@@ -61,15 +61,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _cluster(arguments: argparse.Namespace, folder: Path) -> int:
     """Does the work of the verb, in a folder that is locked."""
-    from facekd.teacher.cache import write_teacher_cache
-    from facekd.teacher.options import open_teacher_and_data, read_batch_size, read_workers
+    from facekd.teacher.options import embed_training_set, open_teacher_and_data
 
     # Embed what is not embedded yet, and cluster.
     embedder, dataset = open_teacher_and_data(arguments)
     source = _encoded(arguments, dataset)
     truth = _identities(source) if arguments.truth else None
-    batch_size, workers = read_batch_size(arguments), read_workers(arguments)
-    cache = write_teacher_cache(folder / EMBEDDINGS, embedder, dataset, batch_size=batch_size, workers=workers)
+    cache = embed_training_set(arguments, folder / EMBEDDINGS, embedder, dataset)
     grouped = _group(arguments, cache)
 
     # Write the pack and the page, and last the report, which says that all is there.

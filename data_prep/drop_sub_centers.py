@@ -20,7 +20,7 @@ from facekd.files.output_lock import folder_lock
 from facekd.files.result_folder import finish_results, is_unfinished, start_results
 from facekd.files.writing import write_text
 from facekd.head.sub_centers import DominantCentres, find_dominant_centres
-from facekd.teacher.options import add_data_options, open_teacher_and_data, read_batch_size, read_workers
+from facekd.teacher.options import add_data_options, embed_training_set, labels_of_embedded, open_teacher_and_data
 from facekd.utils.foreign import shown
 from facekd.utils.progress import track
 
@@ -62,7 +62,6 @@ def _drop(arguments: argparse.Namespace, output: Path) -> int:
     embedder, dataset = open_teacher_and_data(arguments)
 
     from facekd.checkpoints.shared_head import require_same_people
-    from facekd.teacher.cache import write_teacher_cache
 
     require_same_people(head, checkpoint, dataset)
     if embedder.embedding_size != head.embedding_size:
@@ -72,11 +71,8 @@ def _drop(arguments: argparse.Namespace, output: Path) -> int:
         )
 
     # The embeddings are kept in the folder until all is written, so that a kill costs little.
-    cache = write_teacher_cache(
-        output / EMBEDDINGS, embedder, dataset, batch_size=read_batch_size(arguments), workers=read_workers(arguments)
-    )
-    labels = dataset.labels.copy()
-    labels[cache.replaced] = -1  # the rows of these hold other images
+    cache = embed_training_set(arguments, output / EMBEDDINGS, embedder, dataset)
+    labels = labels_of_embedded(dataset, cache)
     found = find_dominant_centres(cache.lookup_units, labels, head.weight_CD.numpy(), head.sub_centers, track)
 
     # The results; the report comes last and says that all are there.

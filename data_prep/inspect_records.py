@@ -23,6 +23,7 @@ from facekd.errors import FacekdError, run_verb
 from facekd.files.output_lock import file_lock, folder_lock
 from facekd.images.decoding import quiet_decoders
 from facekd.utils.processes import usable_cores
+from facekd.utils.sampling import spread_evenly
 from facekd.utils.wording import counted
 
 MAX_MEASURED = 20_000  # images that the page measures without --check
@@ -94,8 +95,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def _look_closer(arguments: argparse.Namespace, pack: RecordPack, summary: dict[str, Any], folder: Path) -> None:
     """Looks for bad images, duplicates and wrong labels; writes the lists, into `folder`, and the page."""
     # Quality and duplicates, of a sample unless every image is checked.
-    num_measured = pack.num_images if arguments.check else min(pack.num_images, MAX_MEASURED)
-    images = np.unique(np.linspace(0, pack.num_images - 1, num_measured).astype(np.int64))
+    images = spread_evenly(pack.num_images, pack.num_images if arguments.check else MAX_MEASURED)
     quality = measure_quality(pack, images, arguments.workers)
     usable = np.flatnonzero(quality.is_usable)
     duplicates = images[usable[near_duplicates(quality.hashes[usable])]].reshape(-1, 2)

@@ -14,6 +14,7 @@ from facekd.data.recordio.headers import RecordHeaders
 from facekd.errors import ImageError, RecordError
 from facekd.images.decoding import decode_rgb
 from facekd.utils.progress import track
+from facekd.utils.sampling import spread_evenly
 from facekd.utils.wording import counted
 
 FORMAT_BY_START = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WebP", b"BM": "BMP"}
@@ -135,8 +136,7 @@ def _identity_warnings(pack: RecordPack, labels: np.ndarray) -> list[str]:
 
 def _decode_images(pack: RecordPack, check_all: bool) -> dict[str, Any]:
     """Decodes a sample of the images, or all of them, and counts formats, sizes and duplicates."""
-    num_decoded = pack.num_images if check_all else min(pack.num_images, NUM_SAMPLED)
-    sample = np.unique(np.linspace(0, pack.num_images - 1, num_decoded).astype(np.int64))
+    sample = spread_evenly(pack.num_images, pack.num_images if check_all else NUM_SAMPLED)
     formats: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     unusable: list[str] = []

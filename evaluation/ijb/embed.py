@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,32 +113,41 @@ def embed_listed(arguments: argparse.Namespace, images: FaceImages, wanted: np.n
         embedder, model = open_described_model(arguments.model, arguments)
         folder = Path(arguments.cache) if arguments.cache else Path(arguments.output) / "embeddings"
         embeddings = FaceEmbeddings(folder, embedder, images, flip, arguments.embedding_dtype)
-        kept = [embeddings]
+        of_quality = None
         if getattr(arguments, "quality", None) == MODEL:  # qualities are kept as embeddings of one value
-            kept.append(FaceEmbeddings(folder, QualityEmbedder(embedder, arguments.model), images, flip=False))
-        # One process creates the files, all check what is missing, and only then do the files change. A folder of
-        # --cache may be that of another evaluation, which must not create them anew meanwhile.
+            of_quality = FaceEmbeddings(folder, QualityEmbedder(embedder, arguments.model), images, flip=False)
+        # A folder of --cache may be that of another evaluation, which must not create the files anew meanwhile.
         with folder_lock(folder, "evaluation embeds", active=share.rank == 0):
-            lacking = wanted[:0]
-            for values in kept:
-                if share.rank == 0:
-                    values.prepare()
-                wait()
-                missing = values.missing(wanted)
-                wait()
-                values.fill(missing, share, arguments.workers)
-                wait()
-                lacking = missing if values is embeddings else lacking
+            missing = _fill(embeddings, wanted, share, wait, arguments.workers)
+            if of_quality is not None:
+                _fill(of_quality, wanted, share, wait, arguments.workers)
     if share.rank != 0:
         return Embedded(None, {}, wanted[:0], "", None)
     # What is missing still could not be read.
-    unreadable = embeddings.missing(lacking)
+    unreadable = embeddings.missing(missing)
     reasons = "; ".join(
         f"{images.image_name(int(image))}: {embeddings.why_unreadable(int(image))}"
         for image in unreadable[:NUM_EXAMPLES]
     )
-    qualities = None if kept[-1] is embeddings else kept[-1].rows().read(0, images.num_listed)[0][:, 0]
+    qualities = None if of_quality is None else of_quality.rows().read(0, images.num_listed)[0][:, 0]
     return Embedded(embeddings.rows(), model, unreadable, reasons, qualities)
+
+
+def _fill(
+    values: FaceEmbeddings, wanted: np.ndarray, share: Share, wait: Callable[[], None], workers: int | None
+) -> np.ndarray:
+    """Embeds what is missing of the images wanted, each process its share; returns what was missing before.
+
+    One process creates the files, all check what is missing, and only then do the files change.
+    """
+    if share.rank == 0:
+        values.prepare()
+    wait()
+    missing = values.missing(wanted)
+    wait()
+    values.fill(missing, share, workers)
+    wait()
+    return missing
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -72,53 +73,53 @@ def compare_with_torch(
     """Returns the errors of the embedding and of the quality by batch size, None without one.
 
     Raises:
-        ModelError: one is too large, see `check_parity`; or see `measure_parity`.
+        ModelError: one is too large, see `check_parity`; or the file cannot be opened or run, or records another
+            preprocessing.
     """
-    parity = measure_parity(plain, truth.embeddings, truth.images, outside, output)
+    with _refusing(plain, output):
+        embedder = OnnxEmbedder(plain, batch_size=max(PARITY_BATCHES))
+        parity = measure_parity(embedder, truth.embeddings, truth.images)
+    if embedder.preprocessing != outside:
+        raise ModelError(f"{output}: not kept, it records {embedder.preprocessing} instead of {outside}")
     check_parity(parity, options.tolerance, output)
     if truth.qualities is None:
         return parity, None
-    of_quality = measure_quality_parity(plain, truth.qualities, truth.images, output)
+    with _refusing(plain, output):
+        of_quality = measure_quality_parity(embedder, truth.qualities, truth.images)
     check_parity(of_quality, options.tolerance, output, "quality")
     return parity, of_quality
 
 
-def measure_parity(
-    file: Path, expected: Mapping[int, np.ndarray], images: np.ndarray, preprocessing: Preprocessing, output: Path
-) -> dict[int, float]:
+@contextlib.contextmanager
+def _refusing(plain: Path, output: Path) -> Iterator[None]:
+    """Turns an error of the exported file, which has a passing name, into a refusal of the file that was asked for."""
+    try:
+        yield
+    except ModelError as error:
+        message = str(error).replace(str(plain), "the exported model")
+        raise ModelError(f"{output}: not kept, {message}") from error
+
+
+def measure_parity(embedder: OnnxEmbedder, expected: Mapping[int, np.ndarray], images: np.ndarray) -> dict[int, float]:
     """Computes the largest relative error at each batch size in `expected`, which maps it to torch's embeddings.
 
     The written file is opened as any user would open it, so its preprocessing is compared along with its graph.
 
     Raises:
-        ModelError: the file cannot be opened or run, or records another preprocessing.
+        ModelError: the file cannot be run.
     """
-    try:
-        embedder = OnnxEmbedder(file, batch_size=max(expected))
-        found = {count: embedder.embed(images[:count]) for count in expected}
-    except ModelError as error:
-        message = str(error).replace(str(file), "the exported model")
-        raise ModelError(f"{output}: not kept, {message}") from error
-    if embedder.preprocessing != preprocessing:
-        raise ModelError(f"{output}: not kept, it records {embedder.preprocessing} instead of {preprocessing}")
-    return {count: largest_error(found[count], reference) for count, reference in expected.items()}
+    return {n: largest_error(embedder.embed(images[:n]), reference) for n, reference in expected.items()}
 
 
 def measure_quality_parity(
-    file: Path, expected: Mapping[int, np.ndarray], images: np.ndarray, output: Path
+    embedder: OnnxEmbedder, expected: Mapping[int, np.ndarray], images: np.ndarray
 ) -> dict[int, float]:
     """Computes the same of the output `quality`: `expected` maps batch sizes to torch's qualities.
 
     Raises:
-        ModelError: the file cannot be opened or run.
+        ModelError: the file cannot be run.
     """
-    try:
-        embedder = OnnxEmbedder(file, batch_size=max(expected))
-        found = {count: embedder.qualities(images[:count]) for count in expected}
-    except ModelError as error:
-        message = str(error).replace(str(file), "the exported model")
-        raise ModelError(f"{output}: not kept, {message}") from error
-    return {count: largest_error(found[count][:, None], own[:, None]) for count, own in expected.items()}
+    return {n: largest_error(embedder.qualities(images[:n])[:, None], own[:, None]) for n, own in expected.items()}
 
 
 def check_parity(parity: Mapping[int, float], tolerance: float, output: Path, what: str = "embedding") -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from facekd.pages.figures import PALETTE, color_of, in_legend, label_axes, new_figure
+from facekd.utils.sampling import spread_evenly
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +63,7 @@ def lay_out_people(embeddings: np.ndarray, people: np.ndarray, count: int, seed:
     rows, person = [], []
     for place, who in enumerate(chosen.tolist()):
         own = np.flatnonzero(person_of == who)
-        rows.append(own[np.linspace(0, len(own) - 1, min(len(own), MOST_IMAGES)).astype(np.int64)])
+        rows.append(own[spread_evenly(len(own), MOST_IMAGES)])
         person += [place] * len(rows[-1])
     drawn = embeddings[np.concatenate(rows)]
 

@@ -15,6 +15,7 @@ from facekd.errors import InputError
 from facekd.head.robust_centres import UnitEmbeddings
 from facekd.quality.certainty_ratio import certainty_ratios
 from facekd.quality.similarity_distance import similarity_distances
+from facekd.utils.sampling import spread_evenly
 
 TargetName = Literal["cr", "sdd"]
 TARGETS: tuple[TargetName, ...] = get_args(TargetName)
@@ -72,7 +73,7 @@ def make_targets(
 
     # An image that is the only one of its person has nothing to be compared with.
     candidates = labelled[np.bincount(numbers)[numbers] > 1]
-    chosen = candidates[np.unique(np.linspace(0, len(candidates) - 1, min(num_images, len(candidates))).astype(int))]
+    chosen = candidates[spread_evenly(len(candidates), num_images)]
     if len(chosen) >= FEWEST:
         compute = {
             "cr": lambda: certainty_ratios(embeddings, dense, chosen),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from facekd.commands.command_line import CommandParser
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import run_verb
-from facekd.teacher.options import add_data_options, open_teacher_and_data, read_batch_size, read_workers
+from facekd.teacher.options import add_data_options, embed_training_set, open_teacher_and_data
 
 NUM_NAMED = 3
 EPILOG = """example:
@@ -42,12 +42,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     embedder, dataset = open_teacher_and_data(arguments)
 
-    from facekd.teacher.cache import write_teacher_cache
-
     # Embed, and say which images could not be.
-    cache = write_teacher_cache(
-        arguments.output, embedder, dataset, batch_size=read_batch_size(arguments), workers=read_workers(arguments)
-    )
+    cache = embed_training_set(arguments, arguments.output, embedder, dataset)
     print(
         f"{cache.path}: {cache.num_images:,} images and their mirror images, {cache.embedding_size} values each, "
         f"{cache.path.stat().st_size / 1e6:,.1f} MB"

@@ -1,8 +1,9 @@
-"""Defines the command-line options that `cache-teacher` and `rebuild-head` share."""
+"""Defines what verbs share that embed a training set: options, opening model and data, and the embedding."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facekd.commands.command_line import IMAGE_SIDE, PROCESSES
@@ -10,8 +11,12 @@ from facekd.embedder.model_options import open_model
 from facekd.errors import FacekdError
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
+    import numpy as np
+    from numpy.typing import NDArray
+
     from facekd.data.datasets import FaceDataset
     from facekd.embedder import Embedder
+    from facekd.teacher.cache_file import TeacherCache
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -81,14 +86,31 @@ def open_teacher_and_data(arguments: argparse.Namespace, learns_classes: bool = 
     return embedder, dataset
 
 
-def read_batch_size(arguments: argparse.Namespace) -> int:
+def embed_training_set(
+    arguments: argparse.Namespace, path: str | Path, embedder: Embedder, dataset: FaceDataset
+) -> TeacherCache:
+    """Embeds the images that the cache at `path` does not hold yet, as the options say; see `write_teacher_cache`."""
+    from facekd.teacher.cache import write_teacher_cache
+
+    batch_size, workers = _read_batch_size(arguments), _read_workers(arguments)
+    return write_teacher_cache(path, embedder, dataset, batch_size=batch_size, workers=workers)
+
+
+def labels_of_embedded(dataset: FaceDataset, cache: TeacherCache) -> NDArray[np.int64]:
+    """Returns the labels (N,) of the images, -1 for those whose row in the cache holds another image."""
+    labels = dataset.labels.copy()
+    labels[cache.replaced] = -1
+    return labels
+
+
+def _read_batch_size(arguments: argparse.Namespace) -> int:
     """Returns the number of images to read at once: whole batches of the model, about 256 images."""
     if arguments.batch_size is None:
         return 256  # a multiple of both default batch sizes
     return arguments.batch_size * max(1, 256 // arguments.batch_size)
 
 
-def read_workers(arguments: argparse.Namespace) -> int:
+def _read_workers(arguments: argparse.Namespace) -> int:
     """Returns the number of processes that read images: none on a CPU, where the teacher uses all cores itself."""
     if arguments.workers is not None:
         return arguments.workers

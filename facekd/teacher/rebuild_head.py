@@ -22,8 +22,9 @@ from facekd.head.robust_centres import (
     robust_centres,
 )
 from facekd.teacher.derived_centres import derive_centres, describe_measures, read_own_rows
-from facekd.teacher.options import add_data_options, open_teacher_and_data, read_batch_size, read_workers
+from facekd.teacher.options import add_data_options, embed_training_set, labels_of_embedded, open_teacher_and_data
 from facekd.utils.progress import track
+from facekd.utils.sampling import spread_evenly
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     from facekd.data.datasets import FaceDataset
@@ -52,19 +53,13 @@ def _rebuild(arguments: argparse.Namespace, output: Path) -> int:
     """Embeds or looks up the images, computes and evaluates the centres, and writes and prints the results."""
     # The teacher and the data.
     embedder, dataset = open_teacher_and_data(arguments, learns_classes=True)
-    labels = dataset.labels
-    _check_identities(dataset, labels)  # fails here rather than after hours of embedding
+    _check_identities(dataset, dataset.labels)  # fails here rather than after hours of embedding
     own_rows = read_own_rows(arguments.model, dataset, is_needed=arguments.blend is not None)
-
-    from facekd.teacher.cache import write_teacher_cache
 
     # Without --cache, the embeddings are kept beside the output until it is written, so that a kill costs little.
     cache_path = Path(arguments.cache) if arguments.cache else output.with_name(f"{output.name}.embeddings")
-    cache = write_teacher_cache(
-        cache_path, embedder, dataset, batch_size=read_batch_size(arguments), workers=read_workers(arguments)
-    )
-    labels = labels.copy()
-    labels[cache.replaced] = -1  # the rows of these hold other images
+    cache = embed_training_set(arguments, cache_path, embedder, dataset)
+    labels = labels_of_embedded(dataset, cache)
     _check_identities(dataset, labels)
 
     # The centres, and their accuracy on the images they were made from.
@@ -107,7 +102,7 @@ def measure_accuracy(
     images that did not contribute. Mislabelled images count as errors in both.
     """
     labelled = np.flatnonzero(labels >= 0)
-    chosen = labelled[np.unique(np.linspace(0, len(labelled) - 1, min(at_most, len(labelled))).astype(np.int64))]
+    chosen = labelled[spread_evenly(len(labelled), at_most)]
     correct = correct_left_out = alone = 0
     starts = range(0, len(chosen), IMAGES_CHUNK)
     for start in track(starts, "classifying by the centres", len(chosen), IMAGES_CHUNK):

@@ -18,7 +18,7 @@ from facekd.files.unchanged import unchanged
 from facekd.files.writing import write_json
 from facekd.plugins import add_plugin_option
 from facekd.quality.targets import IN_WORDS, TARGETS, Targets, make_targets
-from facekd.teacher.options import add_data_options, open_teacher_and_data, read_batch_size, read_workers
+from facekd.teacher.options import add_data_options, embed_training_set, labels_of_embedded, open_teacher_and_data
 from facekd.verification.scores import unit_rows
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
@@ -55,15 +55,10 @@ def _train(arguments: argparse.Namespace, output: Path) -> int:
         checkpoint = _read_model(file)
         embedder, dataset = open_teacher_and_data(arguments, learns_classes=True)
 
-    from facekd.teacher.cache import write_teacher_cache
-
     # Without --cache, the embeddings are kept beside the output until it is written, so that a kill costs little.
     cache_path = arguments.cache or output.with_name(f"{output.name}.embeddings")
-    cache = write_teacher_cache(
-        cache_path, embedder, dataset, batch_size=read_batch_size(arguments), workers=read_workers(arguments)
-    )
-    labels = dataset.labels.copy()
-    labels[cache.replaced] = -1  # the rows of these hold other images
+    cache = embed_training_set(arguments, cache_path, embedder, dataset)
+    labels = labels_of_embedded(dataset, cache)
 
     # What to learn, from embeddings of the images as they are, and the head.
     def units(images: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -24,6 +24,7 @@ from facekd.training.logbook import Logbook, kinds_logged_at
 from facekd.training.logbook.centre_maps import write_centre_maps
 from facekd.training.state import TrainingState
 from facekd.training.validation import evaluated_embedder
+from facekd.utils.sampling import spread_evenly
 
 MAX_CLASSES = 256  # 32,640 pairs of them
 IMAGES_EACH = 8
@@ -75,11 +76,12 @@ def sample_images(dataset: FaceDataset) -> NDArray[np.int64]:
     """Chooses up to 8 images of each of up to 256 classes, (n,) ascending, evenly spread and so the same each time."""
     labels = dataset.labels
     counts = np.bincount(labels, minlength=dataset.num_classes)
-    classes = _spread(np.flatnonzero(counts), MAX_CLASSES)
+    present = np.flatnonzero(counts)
+    classes = present[spread_evenly(len(present), MAX_CLASSES)]
     of_chosen = np.flatnonzero(np.isin(labels, classes))
     by_class = of_chosen[np.argsort(labels[of_chosen], kind="stable")]
     parts = np.split(by_class, np.cumsum(counts[classes])[:-1])
-    return np.sort(np.concatenate([_spread(part, IMAGES_EACH) for part in parts]))
+    return np.sort(np.concatenate([part[spread_evenly(len(part), IMAGES_EACH)] for part in parts]))
 
 
 def rows_of_classes(head: MarginClassifier | LinearClassifier, classes: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -189,11 +191,6 @@ def _nearest_centres(rows: NDArray[np.float32], means: NDArray[np.float64], sub_
 
 def _sub_centers(head: torch.nn.Module) -> int:
     return head.config.sub_centers if isinstance(head, MarginClassifier) else 1
-
-
-def _spread(numbers: NDArray[np.int64], at_most: int) -> NDArray[np.int64]:
-    """Takes some of the numbers, evenly spread; all where there are no more."""
-    return numbers[np.linspace(0, len(numbers) - 1, min(at_most, len(numbers))).astype(np.int64)]
 
 
 def _in_words(values: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from facekd.errors import RecordError
 from facekd.files.array_cache import load_cached, save_cached
 from facekd.files.reading import stamp_of
 from facekd.utils.progress import track
+from facekd.utils.sampling import spread_evenly
 
 # Reading fewer rows than this from text takes milliseconds; a file beside the user's would be clutter.
 MIN_ROWS = 50_000
@@ -97,8 +98,7 @@ def check_index_fits(index: RecordIndex, rec_path: Path, descriptor: int, size: 
     # Look at records spread over the file, among those that lie within it.
     offsets = np.asarray(index.offsets)
     rows = np.flatnonzero(offsets + FRAME_SIZE <= size)
-    if len(rows):
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, NUM_SPOT_CHECKS).astype(np.int64))]
+    rows = rows[spread_evenly(len(rows), NUM_SPOT_CHECKS)]
     wrong = [row for row in rows if os.pread(descriptor, 4, int(offsets[row])) != MAGIC_BYTES]
     if len(rows) and 2 * len(wrong) <= len(rows):
         return

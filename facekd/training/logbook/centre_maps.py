@@ -17,6 +17,7 @@ from facekd.files.npy_files import read_npz
 from facekd.files.writing import atomic_path
 from facekd.pages.figures import TITLE_SIZE, chart, new_figure
 from facekd.pages.html import Picture
+from facekd.utils.sampling import spread_evenly
 
 FILE = "centres.npz"
 MOST_CLASSES = 40  # a cell of the picture is then seven pixels wide
@@ -33,7 +34,7 @@ def write_centre_maps(folder: Path, classes: NDArray[np.int64], centres: Mapping
         classes: (n,), labels of the classes.
         centres: by the name of a set, a key of `SETS`, its centres (n, D), row by row those classes.
     """
-    kept = np.linspace(0, len(classes) - 1, min(MOST_CLASSES, len(classes))).astype(np.int64)
+    kept = spread_evenly(len(classes), MOST_CLASSES)
     maps = {}
     for name, rows in centres.items():
         units = rows[kept] / np.linalg.norm(rows[kept], axis=1, keepdims=True)
