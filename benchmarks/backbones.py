@@ -28,6 +28,7 @@ from facekd.backbones import count_macs, count_parameters
 from facekd.backbones.building import build_backbone
 from facekd.errors import run_verb
 from facekd.files.writing import write_json
+from facekd.utils.wording import counted
 
 # name:image size:width
 DEFAULT_BACKBONES = (
@@ -140,7 +141,10 @@ def main(argv: list[str] | None = None) -> int:
 
     # One row a backbone, printed as soon as it is measured.
     rows = []
-    print(f"torch {torch.__version__}, {options.threads} threads, batch {options.batch_size}; images/s, best (median)")
+    print(
+        f"torch {torch.__version__}, {counted(options.threads, 'thread')}, batch {options.batch_size}; images/s, best "
+        "(median)"
+    )
     print(f"{'backbone:size:width':28} {'params':>8} {'MMACs':>7}  " + "  ".join(f"{mode:>30}" for mode in modes))
     for spec in options.backbones:
         row = measure_backbone(spec, modes, options, clock)

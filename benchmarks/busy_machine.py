@@ -29,6 +29,7 @@ from facekd.embedder import OnnxEmbedder, Preprocessing
 from facekd.errors import FacekdError, run_verb
 from facekd.training.logbook import read_log
 from facekd.utils.processes import usable_cores
+from facekd.utils.wording import counted
 
 SETTINGS: dict[str, dict[str, str]] = {
     "spinning, torch's default": {"GOMP_SPINCOUNT": "300000"},
@@ -155,7 +156,7 @@ def main() -> int:
                     for name, side in sides.items():
                         found[name][state].append(side())
     rows = [[name, spread(both["quiet"], 0), spread(both["busy"], 0)] for name, both in found.items()]
-    title = f"{arguments.work}: images a second, median (lowest to highest) of {arguments.turns} turns"
+    title = f"{arguments.work}: images a second, median (lowest to highest) of {counted(arguments.turns, 'turn')}"
     report([Table(title, ["setting", "quiet", "one core taken"], rows)], arguments.json, speeds=found)
     return 0
 

@@ -42,6 +42,7 @@ from facekd.training.distilling.build_distiller import build_distiller
 from facekd.training.recognizer import build_recognizer
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
+from facekd.utils.wording import counted
 
 EMBEDDING_SIZE = 512
 FORMS = {
@@ -132,8 +133,12 @@ def main(argv: list[str] | None = None) -> int:
                 seconds[name].append(seconds_of(state, batch))
 
     # Print the ratios to plain training, without the warm-up.
-    print(f"{arguments.student} at {arguments.image_size} pixels, {arguments.classes:,} classes, batch of ", end="")
-    print(f"{arguments.batch_size}, {arguments.precision}, {torch.get_num_threads()} threads, {arguments.turns} turns")
+    print(
+        f"{arguments.student} at {arguments.image_size} pixels, {counted(arguments.classes, 'class')}, batch of ",
+        end="",
+    )
+    threads, turns = counted(torch.get_num_threads(), "thread"), counted(arguments.turns, "turn")
+    print(f"{arguments.batch_size}, {arguments.precision}, {threads}, {turns}")
     results = {}
     for name, own in seconds.items():
         over_plain = ratios(own[1:], seconds["plain"][1:])

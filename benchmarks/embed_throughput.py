@@ -43,6 +43,7 @@ from facekd.faces.gallery_writer import GalleryWriter
 from facekd.faces.image_inputs import list_images
 from facekd.images.encoding import encode_jpeg
 from facekd.utils.processes import usable_cores
+from facekd.utils.wording import counted
 
 BARE, BARE_BATCHES = "bare", (1, 8, 32)
 SIZE, JPEG_QUALITY, OPSET = 112, 95, 13  # OpenCV does not read the newest opsets
@@ -167,8 +168,8 @@ def main() -> int:
         goal = f"at least {GOAL}" if name == "facekd" else ""
         rows.append([name, spread(rates, 1), spread(by_clock), spread(by_processor), goal])
     title = (
-        f"{arguments.backbone}, {arguments.images} JPEGs of {SIZE} pixels, batches of {speed.batch_size}, "
-        f"{speed.threads or cores} threads, {arguments.turns} turns"
+        f"{arguments.backbone}, {counted(arguments.images, 'JPEG')} of {SIZE} pixels, batches of {speed.batch_size}, "
+        f"{counted(speed.threads or cores, 'thread')}, {counted(arguments.turns, 'turn')}"
     )
     head = ["loop", "images/s", "speed over bare, by the clock", "by the processor's time", "goal"]
     report([Table(title, head, rows)], arguments.json, seconds=measured)

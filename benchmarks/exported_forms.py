@@ -27,6 +27,7 @@ from facekd.embedder import Preprocessing
 from facekd.errors import run_verb
 from facekd.export.export_onnx import export_backbone
 from facekd.export.options import ExportOptions, JudgingOptions, Precision, PreluForm
+from facekd.utils.wording import counted
 
 FORMS: dict[str, tuple[PreluForm, Precision]] = {
     "native": ("native", "fp32"),
@@ -110,7 +111,8 @@ def main() -> int:
                     ratio = "" if form == first else spread(ratios(speeds, found[first]))
                     rows.append([name, str(batch), TITLES.get(form, form), spread(speeds, 1), ratio])
     unit = "processor second" if arguments.threads == 1 else "second"
-    title = f"Images a {unit}, {arguments.threads} threads, median (lowest to highest) of {arguments.turns} turns"
+    threads, turns = counted(arguments.threads, "thread"), counted(arguments.turns, "turn")
+    title = f"Images a {unit}, {threads}, median (lowest to highest) of {turns}"
     base = "the first" if arguments.files else TITLES["fast"]
     report(
         [Table(title, ["backbone", "batch", "form", "images", f"ratio to {base}"], rows)],

@@ -34,6 +34,7 @@ from facekd.files.writing import write_json
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
 from facekd.images.preprocessing import Preprocessing
+from facekd.utils.wording import counted
 
 IMAGES_A_PERSON = 8
 
@@ -138,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
         each = [1000 * seconds / images for seconds in found[name]]
         spread = f"{min(each):.2f} to {max(each):.2f}"
         print(f"{name}: {statistics.median(each):.2f} ms an image and its mirror image ({spread})")
-    spread = f"{min(ratios):.3f} to {max(ratios):.3f} in {len(ratios)} turns of {images:,} images"
+    spread = f"{min(ratios):.3f} to {max(ratios):.3f} in {counted(len(ratios), 'turn')} of {counted(images, 'image')}"
     print(f"harness / bare: {statistics.median(ratios):.3f} ({spread})")
     if arguments.output:
         write_json(arguments.output, found)

@@ -47,6 +47,7 @@ from facekd.head.classifier import MarginClassifier
 from facekd.head.config import HeadConfig
 from facekd.head.loss_terms import KL, CrossEntropy, LazyLogits
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 
 FORMS = ("usual", "chunked")
 CASES = ("ce", "distil")
@@ -262,10 +263,11 @@ def main(argv: list[str] | None = None) -> int:
     all_sizes = itertools.product(args.batch_size, args.embedding_size, args.classes)
     jobs = [(case, sizes) for sizes in all_sizes for case in args.cases]
     found = [compare(case, sizes, args) for case, sizes in track(jobs, "measuring heads", len(jobs))]
-    where = torch.cuda.get_device_name() if args.device == "cuda" else f"{args.threads} threads"
+    where = torch.cuda.get_device_name() if args.device == "cuda" else counted(args.threads, "thread")
     title = (
-        f"Heads of many classes, {where}, products in {args.product}, {args.rounds} rounds of {args.steps} steps; "
-        f"floor at {rates['operations'] / 1e9:,.0f} G operations/s and {rates['bytes'] / 1e9:,.1f} GB/s"
+        f"Heads of many classes, {where}, products in {args.product}, {counted(args.rounds, 'round')} of "
+        f"{counted(args.steps, 'step')}; floor at {rates['operations'] / 1e9:,.0f} G operations/s and "
+        f"{rates['bytes'] / 1e9:,.1f} GB/s"
     )
     table = Table(title, COLUMNS, [cells(row, rates) for row in found])
     report([table], args.json, rates=rates, rows=found)

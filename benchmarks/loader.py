@@ -62,6 +62,7 @@ from facekd.errors import FacekdError, run_verb
 from facekd.images.augmentation import Augmentation
 from facekd.images.model_input import to_model_input
 from facekd.utils.processes import usable_cores
+from facekd.utils.wording import counted
 
 WARM_UP = 12  # batches
 MAX_IN_MEMORY = 1024  # JPEGs that the limit and the decoders go through
@@ -187,7 +188,7 @@ def compare_decoders(encoded: list[bytes], turns: int) -> tuple[Table, dict[str,
         [name, spread(ratios(found, first)), f"{statistics.median(found):,.0f}", "yes" if same[name] else "no"]
         for name, found in rates.items()
     ]
-    title = f"Decoders, one thread, {turns} turns, by the processor's time"
+    title = f"Decoders, one thread, {counted(turns, 'turn')}, by the processor's time"
     return Table(title, ["decoder", "speed over the first", "images/s", "the same pixels"], rows), rates
 
 
@@ -272,7 +273,7 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         encoded = [bytes(dataset.read_encoded(index)[0]) for index in range(min(len(dataset), MAX_IN_MEMORY))]
         kilobytes = statistics.mean(map(len, encoded)) / 1000
-        print(f"{len(dataset):,} images of {kilobytes:.1f} kB; pixels agree within {difference:.1g}")
+        print(f"{counted(len(dataset), 'image')} of {kilobytes:.1f} kB; pixels agree within {difference:.1g}")
         if not MXNET_PYTHON.exists():
             print(f"mxnet is left out: {MXNET_PYTHON} does not exist; create it by `make .venv-mxnet/.installed`")
 
@@ -283,8 +284,8 @@ def main(argv: list[str] | None = None) -> int:
             found, seconds[workers] = compare_loaders(path, workers, arguments)
             rows += found
     title = (
-        f"Loading, {len(dataset):,} JPEGs of {arguments.image_size} pixels and {kilobytes:.1f} kB, batches of "
-        f"{arguments.batch_size}, {arguments.num_batches} a turn, {arguments.turns} turns"
+        f"Loading, {counted(len(dataset), 'JPEG')} of {arguments.image_size} pixels and {kilobytes:.1f} kB, batches of "
+        f"{arguments.batch_size}, {arguments.num_batches} a turn, {counted(arguments.turns, 'turn')}"
     )
     report(
         [Table(title, COLUMNS, rows), decoders],

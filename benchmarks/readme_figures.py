@@ -16,6 +16,7 @@ from facekd.images.decoding import decode_rgb
 from facekd.pages.figures import PAIR, draw_roc, new_figure, save_figure
 from facekd.pages.numbers import percent
 from facekd.results.reading import read_curves, read_result
+from facekd.utils.wording import counted
 
 SIZE, ROWS, COLUMNS = 32, 8, 10  # pixels of a face, and the faces of the sheet that are shown
 
@@ -40,7 +41,8 @@ def main(folder: str, picture: str) -> None:
     # How well it tells other people apart.
     label = f"trained on others, EER {percent(result['eer'])} %"
     line = Curve(label, read_curves(results, result), result["tar_at_far"]).roc_line()
-    people = f"{result['num_people']:,} other people, {result['num_impostor']:,} impostor pairs; 95 % intervals"
+    pairs = counted(result["num_impostor"], "impostor pair")
+    people = f"{counted(result['num_people'], 'other person')}, {pairs}; 95 % intervals"
     draw_roc(right, [line], people)
     save_figure(figure, picture)
 

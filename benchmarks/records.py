@@ -41,6 +41,7 @@ from facekd.data.recordio.index import scan_records
 from facekd.errors import FacekdError, run_verb
 from facekd.files.writing import write_json
 from facekd.images.alignment import similarity_transforms, template
+from facekd.utils.wording import counted
 
 BATCH_SIZE = 128
 
@@ -290,7 +291,8 @@ def _similarity_work() -> Work:
 def _print(stages: list[Stage], turns: int) -> None:
     """Prints the table."""
     print(
-        f"medians (lowest to highest of {turns} turns); processor: ratio of processor times instead of wall-clock times"
+        f"medians (lowest to highest of {counted(turns, 'turn')}); processor: ratio of processor times instead of "
+        "wall-clock times"
     )
     print(f"{'':<21}{'facekd, 1/s':>14}{'peer, 1/s':>12}{'ratio':>28}{'processor':>28}")
     for stage in stages:
@@ -329,7 +331,7 @@ def _check_same(mxnet: MxnetSide, data: RecordPack, images: np.ndarray) -> None:
     found = mxnet("digest", rec=rec, idx=rec.with_suffix(".idx"), keys=keys)[1]
     if not found == ours.hexdigest() == batch.hexdigest():
         raise FacekdError("the two sides read different bytes, so their speed is not compared")
-    print(f"{len(keys):,} records compared: both sides read the same", file=sys.stderr)
+    print(f"{counted(len(keys), 'record')} compared: both sides read the same", file=sys.stderr)
 
 
 def _umeyama(face: np.ndarray) -> np.ndarray:

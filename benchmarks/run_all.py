@@ -27,6 +27,7 @@ from measuring import MXNET_PYTHON, Table, machine
 from facekd.errors import FacekdError, run_verb
 from facekd.files.writing import write_text
 from facekd.utils.progress import format_duration
+from facekd.utils.wording import counted
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -93,7 +94,10 @@ def run(benchmark: Benchmark, scratch: Path, limit: float) -> tuple[str, bool]:
 def _origin(benchmark: Benchmark, seconds: float) -> str:
     """Formats the command, commit, date and machine of a result."""
     about = machine()
-    where = about["gpu"] or f"CPU: {about['cores']} cores of {about['processor']}, load {about['load']} at the end"
+    where = (
+        about["gpu"]
+        or f"CPU: {counted(about['cores'], 'core')} of {about['processor']}, load {about['load']} at the end"
+    )
     return (
         f"`python benchmarks/{benchmark.words}`, commit {commit()}, {datetime.date.today():%d %B %Y}, {where}, "
         f"Python {about['python']}, torch {about['torch']}, {format_duration(seconds)}. Median (lowest to highest)."

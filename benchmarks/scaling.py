@@ -42,6 +42,7 @@ from facekd.errors import FacekdError, run_verb
 from facekd.head.classifier import build_classifier
 from facekd.head.config import HeadConfig
 from facekd.training.recognizer import Recognizer
+from facekd.utils.wording import counted
 
 CONFIGURATIONS = {
     "1 process": (1, "copied"),
@@ -113,9 +114,9 @@ def measured(arguments: argparse.Namespace) -> Table:
     alone = found["1 process"]
     rows = [[name, spread(ratios(rates, alone)), f"{statistics.median(rates):,.0f}"] for name, rates in found.items()]
     title = (
-        f"A step of {arguments.batch_size} images, MobileFaceNet of width 0.5 at 64 pixels, {arguments.classes:,} "
-        f"classes, D = {arguments.embedding_size}; speed over that of one process, median (range) of {arguments.turns} "
-        "turns"
+        f"A step of {counted(arguments.batch_size, 'image')}, MobileFaceNet of width 0.5 at 64 pixels, "
+        f"{counted(arguments.classes, 'class')}, D = {arguments.embedding_size}; speed over that of one process, "
+        f"median (range) of {counted(arguments.turns, 'turn')}"
     )
     return Table(title, ["", "speed over 1 process", "images/s"], rows)
 
@@ -157,8 +158,9 @@ def simulated(arguments: argparse.Namespace) -> Table:
         "copied, ms",
     ]
     title = (
-        f"Calculated, not measured: D = {size}, {batch} images a GPU, {arguments.matrix_rate / 1e12:g} T operations/s "
-        f"in products, {arguments.bandwidth / 1e12:g} TB/s of memory, {arguments.network / 1e9:g} GB/s of network a GPU"
+        f"Calculated, not measured: D = {size}, {counted(batch, 'image')} a GPU, {arguments.matrix_rate / 1e12:g} T "
+        f"operations/s in products, {arguments.bandwidth / 1e12:g} TB/s of memory, {arguments.network / 1e9:g} GB/s "
+        "of network a GPU"
     )
     return Table(title, columns, rows)
 

@@ -38,6 +38,7 @@ from facekd.errors import FacekdError, run_verb
 from facekd.images.encoding import encode_jpeg
 from facekd.pages.figures import LINE_WIDTH, label_axes, new_figure, save_figure
 from facekd.training.logbook import read_log
+from facekd.utils.wording import agreeing, counted
 
 WARM_UP = 1 / 3  # share of the time: allocators and caches fill up
 MOST_QUEUED = 0.1
@@ -181,7 +182,10 @@ def judge(samples: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
     for name, series in WATCHED.items():
         rows = [(s["seconds"], s[name]) for s in samples if name in s and s["seconds"] >= WARM_UP * end]
         if len(rows) < 8:
-            raise FacekdError(f"{series.title}: {len(rows)} samples after the warm-up are too few; raise --minutes")
+            raise FacekdError(
+                f"{series.title}: {counted(len(rows), 'sample')} after the warm-up {agreeing(len(rows), 'is', 'are')} "
+                "too few; raise --minutes"
+            )
         seconds, values = np.array(rows).T
         slope, median = robust_slope(seconds, values), float(np.median(values))
         change, allowed = slope * (seconds[-1] - seconds[0]), series.allowed(median)
@@ -211,7 +215,10 @@ def table(verdicts: Sequence[dict[str, Any]], minutes: float, count: int) -> Tab
         ]
         for verdict in verdicts
     ]
-    title = f"Soak: {minutes:.0f} minutes of training, {count} samples, change after the first third"
+    title = (
+        f"Soak: {minutes:.0f} {agreeing(round(minutes), 'minute')} of training, {counted(count, 'sample')}, change "
+        "after the first third"
+    )
     return Table(title, ("what", "median", "change", "allowed", "per hour", "fine"), rows)
 
 

@@ -25,6 +25,7 @@ from facekd.backbones.building import build_backbone
 from facekd.embedder import Preprocessing, TorchEmbedder
 from facekd.embedder.checks import largest_error
 from facekd.errors import run_verb
+from facekd.utils.wording import counted
 
 
 class SplitPReLU(nn.Module):
@@ -101,7 +102,8 @@ def main() -> int:
             figures[f"{name}, batch {batch}"] = found
             head = ["backbone", "batch", f"images/s {first}", *others, "largest error"]
     title = (
-        f"Images a processor second, and speed over it, 1 thread, median (lowest to highest) of {arguments.turns} turns"
+        "Images a processor second, and speed over it, 1 thread, median (lowest to highest) of "
+        f"{counted(arguments.turns, 'turn')}"
     )
     report([Table(title, head, rows)], arguments.json, speeds=figures)
     return 0

@@ -55,6 +55,7 @@ from facekd.training.recognizer import build_recognizer
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 
 BACKBONES = ("mobilefacenet", "iresnet50", "iresnet100")
 EMBEDDING_SIZE, SCALE, MARGIN, CLIP_NORM, LR, SEED = 512, 64.0, 0.5, 5.0, 1e-3, 0
@@ -284,8 +285,13 @@ def tables_of(found: dict[str, dict[str, Any]], arguments: argparse.Namespace, d
         shares.append([backbone, *cells, f"{whole * 1000:,.0f}"])
 
     # The setting stands in the title.
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    setting = f"{where}, {arguments.classes:,} classes, batches of {arguments.batch_size}, {arguments.turns} turns"
+    where = (
+        torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {counted(torch.get_num_threads(), 'thread')}"
+    )
+    setting = (
+        f"{where}, {counted(arguments.classes, 'class')}, batches of {arguments.batch_size}, "
+        f"{counted(arguments.turns, 'turn')}"
+    )
     return [
         Table(
             f"Training steps, loading included: {setting}",

@@ -43,6 +43,7 @@ from facekd.errors import run_verb
 from facekd.images.model_input import to_model_input
 from facekd.images.preprocessing import Preprocessing
 from facekd.training.validation import BATCH_SIZE
+from facekd.utils.wording import counted
 
 PACK_IMAGES, TRAIN_IMAGES, RANKS, USUAL_BATCH = 7 * 6_000 * 2, 2_000 * 512, 8, 10
 LFW_DISTINCT = 0.66  # share of the images of two folds of LFW that are distinct
@@ -184,10 +185,10 @@ def main(argv: list[str] | None = None) -> int:
     # Measure and report every backbone.
     figures = {name: measure(name, arguments, device) for name in arguments.backbones}
     rows = [row for name, seconds in figures.items() for row in rows_of(name, seconds)]
-    where = torch.cuda.get_device_name() if is_gpu else f"CPU, {torch.get_num_threads()} threads"
+    where = torch.cuda.get_device_name() if is_gpu else f"CPU, {counted(torch.get_num_threads(), 'thread')}"
     title = (
         f"Validation at the published cadence ({PACK_IMAGES:,} images every {TRAIN_IMAGES:,}): {where}, "
-        f"{arguments.precision}, {arguments.turns} turns"
+        f"{arguments.precision}, {counted(arguments.turns, 'turn')}"
     )
     report([Table(title, COLUMNS, rows)], arguments.json, seconds_per_image=figures)
     return 0

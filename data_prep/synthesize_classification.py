@@ -26,6 +26,7 @@ from facekd.files.syncing import sync_file_system
 from facekd.files.temporaries import temporary_folder
 from facekd.files.writing import atomic_open, write_json
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 
 LAYOUTS = (*CIFAR_FOLDERS, "folders")
 DEFAULT_CLASSES = {"cifar-100": 100, "cifar-10": 10, "folders": 10}
@@ -75,8 +76,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     folder = synthesize_classification(settings, arguments.output)
     print(
-        f"{folder}: {settings.classes} classes, {settings.images_per_class} images of each to train on and "
-        f"{settings.test_images_per_class} to test"
+        f"{folder}: {counted(settings.classes, 'class')}, {counted(settings.images_per_class, 'image')} of each to "
+        f"train on and {settings.test_images_per_class} to test"
     )
     return 0
 

@@ -90,8 +90,9 @@ def main(argv: list[str] | None = None) -> int:
     summary = synthesize(settings, arguments.output, arguments.workers, arguments.overwrite)
     train, test = summary["train"], summary["test"]
     print(
-        f"{arguments.output}: {train['images']:,} training images of {counted(train['identities'], 'person')}, "
-        f"{test['pairs']:,} test pairs of {test['identities']:,} others, {settings.size} pixels"
+        f"{arguments.output}: {counted(train['images'], 'training image')} of "
+        f"{counted(train['identities'], 'person')}, {counted(test['pairs'], 'test pair')} of "
+        f"{counted(test['identities'], 'other')}, {settings.size} pixels"
     )
     return 0
 

@@ -19,6 +19,7 @@ from facekd.errors import DataError
 from facekd.files.reading import read_text_file, sha256_of_file
 from facekd.files.unchanged import unchanged
 from facekd.utils.foreign import shown, some_of
+from facekd.utils.wording import agreeing, counted
 
 KEYS = ("person", "image", "template")
 MAX_GROUPS = 64  # a matrix of more cells is no longer read by anybody
@@ -89,7 +90,9 @@ def read_groups(path: str | os.PathLike[str]) -> GroupFile:
         if not any(cell.strip() for cell in row):
             continue
         if len(row) != len(head):
-            raise DataError(f"{path}: line {number} has {len(row)} columns; expected {len(head)}, as its first line")
+            raise DataError(
+                f"{path}: line {number} has {counted(len(row), 'column')}; expected {len(head)}, as its first line"
+            )
         name = row[0].strip()
         names.add(name)
         for attribute, cell in zip(head[1:], row[1:], strict=True):
@@ -135,11 +138,15 @@ def join_groups(file: GroupFile, names: Mapping[str, Sequence[str]], people: np.
     notes = []
     if missing:
         notes.append(
-            f"{file.path.name}: {len(missing):,} of {len(set(own)):,} {file.key}s of the set are not in it, and count "
-            f"in no group: {some_of(missing)}"
+            f"{file.path.name}: {len(missing):,} of {counted(len(set(own)), file.key, file.key + 's')} of the set "
+            f"{agreeing(len(missing), 'is not in it, and counts', 'are not in it, and count')} in no group: "
+            f"{some_of(missing)}"
         )
     if unused:
-        notes.append(f"{file.path.name}: {unused:,} of its {len(file.names):,} {file.key}s are not in the set")
+        notes.append(
+            f"{file.path.name}: {unused:,} of its {counted(len(file.names), file.key, file.key + 's')} "
+            f"{agreeing(unused, 'is', 'are')} not in the set"
+        )
     return [
         _join(file, attribute, own, people, notes if number == 0 else [])
         for number, attribute in enumerate(file.attributes)
@@ -151,8 +158,8 @@ def _join(file: GroupFile, attribute: str, own: list[str], people: np.ndarray, n
     groups = sorted({group_of[name] for name in own if name in group_of})
     if not 2 <= len(groups) <= MAX_GROUPS:
         raise DataError(
-            f"{file.path}: {shown(attribute)} has {len(groups)} groups in the set ({some_of(groups)}); from 2 to "
-            f"{MAX_GROUPS} can be compared"
+            f"{file.path}: {shown(attribute)} has {counted(len(groups), 'group')} in the set ({some_of(groups)}); "
+            f"from 2 to {MAX_GROUPS} can be compared"
         )
     number_of = {group: number for number, group in enumerate(groups)}
     codes = np.array([number_of[group_of[name]] if name in group_of else -1 for name in own], np.int64)
@@ -169,8 +176,9 @@ def _doubts(attribute: str, groups: list[str], codes: np.ndarray, people: np.nda
     if (several := np.flatnonzero(counts > 1)).size:
         own = [groups[key % len(groups)] for key in member.tolist() if key // len(groups) == several[0]]
         notes.append(
-            f"{shown(attribute)}: {several.size:,} people have images in several groups, the first "
-            f"{shown(persons[several[0]])} in {some_of(own)}; wrong unless the attribute is one of images, such as age"
+            f"{shown(attribute)}: {counted(several.size, 'person has', 'people have')} images in several groups, the "
+            f"first {shown(persons[several[0]])} in {some_of(own)}; wrong unless the attribute is one of images, such "
+            "as age"
         )
     sizes = np.bincount(member % len(groups), minlength=len(groups))
     if small := [groups[number] for number in np.flatnonzero(sizes < 2).tolist()]:

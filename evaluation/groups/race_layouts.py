@@ -18,6 +18,7 @@ from evaluation.sets.file_pairs import FilePairs, ListedPairs
 from facekd.errors import DataError
 from facekd.files.reading import read_text_file, sha256_of_file
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 from facekd.verification.kfold import FoldKind
 
 RFW_PAIRS = 6000  # of each group
@@ -68,9 +69,9 @@ def _load_rfw(root: Path, images: Path, folds: int, fold_kind: FoldKind) -> File
             pairs.add((names[0], names[1]), subjects, number * folds // len(rows))
         if len(pairs.is_same) - before != RFW_PAIRS:
             count = len(pairs.is_same) - before
-            warnings.append(f"{path.name} has {count:,} pairs, and that of RFW as published {RFW_PAIRS:,}")
+            warnings.append(f"{path.name} has {counted(count, 'pair')}, and that of RFW as published {RFW_PAIRS:,}")
     if len(set(group_of.values())) != 4:
-        warnings.append(f"has lists of {len(set(group_of.values()))} groups, and RFW as published of 4")
+        warnings.append(f"has lists of {counted(len(set(group_of.values())), 'group')}, and RFW as published of 4")
     groups = GroupFile(root / "txts", "", "person", {"race": group_of}, frozenset(group_of))
     return pairs.to_set(root, images, lists, groups, warnings, folds, fold_kind)
 

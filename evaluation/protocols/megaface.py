@@ -15,6 +15,7 @@ from evaluation.protocols.listed_set import Entries, ListedSet, check_names
 from facekd.errors import DataError
 from facekd.files.reading import read_text_file
 from facekd.utils.foreign import some_of
+from facekd.utils.wording import agreeing, counted
 
 NUM_PROBES = 3_530  # before noisy images are left out
 # The list, its folder of images, the list of noisy ones, and how many last parts of a line are the name.
@@ -44,7 +45,7 @@ def load_megaface(root: Path) -> ListedSet:
     if single:
         remarks.append(f"people with one image, which has no mate: {len(single):,}, the first {some_of(single)}")
     if len(probes) != NUM_PROBES:
-        remarks.append(f"facescrub_lst has {len(probes):,} images; the challenge has {NUM_PROBES:,}")
+        remarks.append(f"facescrub_lst has {counted(len(probes), 'image')}; the challenge has {NUM_PROBES:,}")
     return ListedSet(
         "megaface",
         root,
@@ -65,7 +66,7 @@ def _read(root: Path, file: str, folder: str, noises: str, parts: int) -> tuple[
     lines = [line.strip() for line in read_text_file(path, has_file_names=True).split("\n") if line.strip()]
     short = [line for line in lines if len(line.split("/")) < parts]
     if short or not lines:
-        what = f"{len(short):,} lines with fewer folders" if lines else "no lines"
+        what = f"{counted(len(short), 'line')} with fewer folders" if lines else "no lines"
         raise DataError(f"{path}: has {what}; expected lines of {parts} parts, such as {'/'.join('abc'[:parts])}.jpg")
     own = ["/".join(line.split("/")[-parts:]) for line in lines]
     check_names(path, own)
@@ -80,5 +81,9 @@ def _read(root: Path, file: str, folder: str, noises: str, parts: int) -> tuple[
         remarks.append(f"{root / noises}: is not there, so noisy images are not left out")
     is_noisy = np.array([(name if parts > 2 else name.rpartition("/")[2]) in noisy for name in own])
     if noisy:
-        remarks.append(f"{noises}: {int(is_noisy.sum()):,} of its {len(noisy):,} images are in {file}, and left out")
+        num_noisy = int(is_noisy.sum())
+        remarks.append(
+            f"{noises}: {num_noisy:,} of its {counted(len(noisy), 'image')} {agreeing(num_noisy, 'is', 'are')} in "
+            f"{file}, and left out"
+        )
     return [f"{folder}/{name}" for name in own], is_noisy, remarks

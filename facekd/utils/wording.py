@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-IRREGULAR = {"person": "people", "identity": "identities", "class": "classes", "pair of people": "pairs of people"}
-
 
 def counted(count: int, one: str, many: str = "") -> str:
     """Writes a number and what is counted, as `1 person` or `2,000 impostor pairs`.
@@ -11,6 +9,30 @@ def counted(count: int, one: str, many: str = "") -> str:
     Args:
         count: how many there are.
         one: the name of a single one, such as `image`, or `image has` where a verb follows.
-        many: the name of several; empty for the plural that English or `IRREGULAR` has.
+        many: the name of several; empty for the plural that `agreeing` makes.
     """
-    return f"{count:,} {one if count == 1 else many or IRREGULAR.get(one, one + 's')}"
+    return f"{count:,} {agreeing(count, one, many)}"
+
+
+def agreeing(count: float, one: str, many: str = "") -> str:
+    """Returns the form of a word that goes with a number: `image` or `is` with 1, `images` or `are` with all else.
+
+    For numbers that are written in their own way, and for verbs: `1 of 3 images is`, `2 of 3 images are`.
+
+    Args:
+        count: the number, as it is shown.
+        one: the form for a single one, such as `image`, `pair of people` or `is`.
+        many: the form for several; empty for the plural of `one`, where what stands before ` of ` is counted.
+    """
+    return one if count == 1 else many or _plural_of(one)
+
+
+def _plural_of(one: str) -> str:
+    name, of, rest = one.partition(" of ")
+    if name.endswith("person"):
+        name = name.removesuffix("person") + "people"
+    elif name.endswith("y") and name[-2:-1] not in "aeou":
+        name = name.removesuffix("y") + "ies"
+    else:
+        name += "es" if name.endswith(("s", "x", "tch")) else "s"
+    return name + of + rest

@@ -346,9 +346,7 @@ def test_noisy_images_are_left_out(place: Path, tmp_path: Path) -> None:
     (root / "megaface_noises.txt").write_text(f"7\t{stranger}\n")
     found = run(place, "megaface", root)
     assert (found["dataset"]["num_probes"], found["dataset"]["num_distractors"]) == (47, 15)
-    assert any(
-        "facescrub_noises.txt: 1 of its 2 images are in facescrub_lst, and left out" in n for n in found["notes"]
-    )
+    assert any("facescrub_noises.txt: 1 of its 2 images is in facescrub_lst, and left out" in n for n in found["notes"])
 
 
 def test_distractors_that_hold_people_of_the_gallery_are_reported(place: Path, tmp_path: Path) -> None:
@@ -384,7 +382,7 @@ def test_wrong_layouts_end_in_one_sentence(place: Path, tmp_path: Path) -> None:
     # Lists that lead out of the folder, repeat a line, or contradict each other.
     root = copied(place, "megaface", tmp_path)
     text = (root / "megaface_lst").read_text()
-    for line, message in (("a/../x.jpg", "1 of 17 names are not of images below"), ("x.jpg", "1 lines with fewer"),
+    for line, message in (("a/../x.jpg", "1 of 17 names are not of images below"), ("x.jpg", "1 line with fewer"),
         (text.split()[0], "twice; each image has one line")):  # fmt: skip
         (root / "megaface_lst").write_text(f"{text}{line}\n")
         with pytest.raises(DataError, match=message):

@@ -109,7 +109,7 @@ def test_images_of_unknown_group_count_in_none(tmp_path: Path, capsys: pytest.Ca
     [age] = run_folder(tmp_path, groups="ages.csv")["groups"]["attributes"]
     assert age["num_without_group"] == 8 and sum(group["num_images"] for group in age["groups"]) == len(names) - 8
     notes = " ".join(age["notes"])
-    assert "7 of 144 images of the set are not in it" in notes and "1 of its 138 images are not in the set" in notes
+    assert "7 of 144 images of the set are not in it" in notes and "1 of its 138 images is not in the set" in notes
     assert "people have images in several groups, the first p00" in notes
     [mixed] = [pair for pair in age["points"][0]["pairs"] if pair["first"] != pair["second"]]
     assert mixed["fnmr"]["num"] == 34 * 4, "a person's young and old images are mated comparisons of two groups"
@@ -123,10 +123,10 @@ def test_images_of_unknown_group_count_in_none(tmp_path: Path, capsys: pytest.Ca
         ("name,sex\na,f\n", "its first line is 'name,sex'"),
         ("person\na\n", "at least one attribute"),
         ("person,sex\np00,f\np00,m\n", "line 3: person p00 is in two groups of sex, f and m"),
-        ("person,sex\np00\n", "line 2 has 1 columns; expected 2"),
+        ("person,sex\np00\n", "line 2 has 1 column; expected 2"),
         ("person,sex\np00,\n", "names no group"),
         ("person,sex\nnobody,f\nnoone,m\n", "names no person of .*: it has nobody, noone, and the set p00, p01, p02"),
-        ("person,sex\np00,f\np01,f\n", "sex has 1 groups in the set"),
+        ("person,sex\np00,f\np01,f\n", "sex has 1 group in the set"),
         ("template,sex\n1,f\n2,m\n", "its groups go by template, and .* knows person or image only"),
         ('person,sex\n"p00,f\n', "cannot be read as CSV"),
     ],
