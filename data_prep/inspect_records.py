@@ -22,6 +22,7 @@ from facekd.embedder.model_options import add_model_options
 from facekd.errors import FacekdError, run_verb
 from facekd.files.output_lock import file_lock, folder_lock
 from facekd.images.decoding import quiet_decoders
+from facekd.utils.foreign import shown
 from facekd.utils.processes import usable_cores
 from facekd.utils.sampling import spread_evenly
 from facekd.utils.wording import counted
@@ -82,6 +83,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     output: Path | None = arguments.output or arguments.picture
     if arguments.sample is not None and output is None:
         parser.error("--sample needs a file to draw into: --sample 64 --output faces.png")
+    if output is not None and output.suffix.lower() != ".png":
+        parser.error(f"{shown(output)}: the sample is drawn as a PNG, so name a .png file; a page: --report FILE.html")
     wants_lists = arguments.report is not None or arguments.lists is not None
     if not wants_lists and (arguments.model or arguments.embeddings or arguments.against):
         parser.error("--model, --embeddings and --against need --report FILE.html or --lists DIR for what they find")

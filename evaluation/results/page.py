@@ -46,6 +46,7 @@ from facekd.pages.tables import Table
 from facekd.results.reading import name_of_set, read_curves, read_result
 from facekd.results.schema import FOLDER_FORMAT, IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT, check_result
 from facekd.utils.foreign import shown
+from facekd.verification.groups.cell_rates import RULE_OF_30
 
 FOLDER_COUNTS = ("num_images", "num_people", "num_gallery", "num_distractors", "num_probes")
 FILES = ("results.csv", "report.md", "report.html")
@@ -136,9 +137,12 @@ def _next_steps(folder: Path, result: dict[str, Any]) -> list[str]:
     else:
         compared = command_text("report", [str(folder), "OTHER", "--output", "COMPARISON"])
         steps.append(f"Compared with another model that was evaluated alike, in its folder OTHER: `{compared}`")
-    fars = [point["far"] for point in result.get("tar_at_far") or [] if point["tar"] is not None]
-    if fars and result["format"] != PROTOCOL_FORMAT and not result.get("score_norm"):
-        words = ["A.jpg", "B.jpg", "--model", model, "--thresholds", str(folder), "--far", f"{fars[-1]:g}"]
+    # The strictest threshold that enough false accepts stand behind.
+    points = [point for point in result.get("tar_at_far") or [] if point["tar"] is not None]
+    known = {point["far"] for point in points if (point["false_accepts"] or 0) >= RULE_OF_30}
+    if points and result["format"] != PROTOCOL_FORMAT and not result.get("score_norm"):
+        far = min(known, default=max(point["far"] for point in points))
+        words = ["A.jpg", "B.jpg", "--model", model, "--thresholds", str(folder), "--far", f"{far:g}"]
         steps.append(f"Are two photographs of one person? `{command_text('compare', words)}`")
     return steps
 

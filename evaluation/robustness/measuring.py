@@ -22,7 +22,7 @@ from facekd.embedder.described_model import open_described_model
 from facekd.errors import ModelError
 from facekd.utils.progress import track
 from facekd.verification import wilson_interval
-from facekd.verification.intervals.bootstrap import MIN_SUBJECTS, percentile_interval
+from facekd.verification.intervals.bootstrap import MIN_SUBJECTS, outer_interval, percentile_interval
 from facekd.verification.intervals.paired_bootstrap import PairedBootstrap, difference
 from facekd.verification.measures import measure_pairs
 from facekd.verification.scores import cosines
@@ -193,7 +193,11 @@ class _Measure:
         if self._paired is not None:
             drawn = self._paired.accuracies(scores, compared.fold_of)[1]
             drawn = drawn[np.isfinite(drawn)]
-            measured["accuracy"]["ci95"] = list(percentile_interval(drawn)) if len(drawn) else None
+            # Draws of a sample without an error have none either, so the interval is never narrower than Wilson's.
+            if len(drawn):
+                pairs = len(compared.is_same)
+                own = wilson_interval(round(measured["accuracy"]["mean"] * pairs), pairs)
+                measured["accuracy"]["ci95"] = list(outer_interval(percentile_interval(drawn), own))
             change = difference(self._clean_eer, self._paired.eers(scores))
             if change is not None:
                 measured["eer_change"] = {"difference": change[0], "ci95": list(change[1]), "p_value": change[2]}

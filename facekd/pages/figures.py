@@ -309,6 +309,8 @@ def draw_histogram(
         is_log: logarithmic bins and axis; the values must be positive.
         margin: the least half width of the axis, for values that are all equal.
     """
+    from matplotlib.ticker import MaxNLocator
+
     low, high = float(values.min()), float(values.max())
     extra = max(0.0, margin - (high - low) / 2)
     count = num_bins(len(values))
@@ -320,6 +322,8 @@ def draw_histogram(
         edges = np.arange(low - 0.5, high + 1)  # a bin for each whole number
     else:
         edges = np.linspace(low - extra, high + extra, count + 1)
+    if not is_log:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))  # as many as have room with four decimals
     axes.hist(values, bins=edges.tolist(), color=PALETTE[0], alpha=0.8)
     axes.axvline(float(values.mean()), **MARKED_VALUE, color="0.2", label=f"mean {float(values.mean()):,.4g}")
     label_axes(axes, title, x, y, "best")

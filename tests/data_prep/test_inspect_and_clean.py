@@ -204,6 +204,7 @@ def _write(path: Path, text: str) -> Path:
         (("--embeddings", "x.npy"), "need --report"),
         (("--report", "x.html", "--against", "y.bin"), "--against needs"),
         (("--report", "x.html", "--model", "a", "--embeddings", "b"), "one of the two"),
+        (("--output", "page.html"), "page.html: the sample is drawn as a PNG, so name a .png file"),
     ],
 )
 def test_unclear_questions_are_refused(

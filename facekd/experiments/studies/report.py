@@ -191,6 +191,7 @@ def _notes_on_tests(results: Mapping[str, Any]) -> list[str]:
         )
     # Seeds that only one of the two has.
     reference = next(one for one in results["methods"] if one["name"] == results["reference"])
+    with_one: list[str] = []
     for method in (method for method in trained if method["verb"] != "results"):
         difference, own = differences[method["name"]], _seeds_of(method)
         common = [seed for seed in own if seed in _seeds_of(reference)]
@@ -200,12 +201,14 @@ def _notes_on_tests(results: Mapping[str, Any]) -> list[str]:
                 f"{results['reference']}'s ({', '.join(_seeds_of(reference)) or 'none evaluated'})."
             )
         elif difference["ci95"] is None:
-            notes.append(f"{method['name']}: one seed in common gives no interval; two are needed, six are better.")
+            with_one.append(method["name"])
         elif len(common) < max(len(own), len(_seeds_of(reference))):
             notes.append(
                 f"{method['name']} is compared over the seeds that both have ({', '.join(common)}); its mean is over "
                 f"{', '.join(own)}."
             )
+    if with_one:
+        notes.append(f"{', '.join(with_one)}: one seed in common gives no interval; two are needed, six are better.")
     return notes
 
 

@@ -167,15 +167,16 @@ def _draw_losses(entries: Entries) -> Picture:
 
 
 def _draw_rate_and_norms(entries: Entries) -> Picture:
-    norms = {key: key.replace("_", " ") for key in _keys(entries) if key.endswith("gradient_norm")}
+    # A frozen classifier has a norm of 0 throughout, which no logarithmic axis shows.
+    keys = [key for key in _keys(entries) if key.endswith("gradient_norm") and any(_values(entries, key))]
+    norms = {key: key.replace("_", " ") for key in keys}
     figure, axes = new_figure(PAIR if norms else (8, 3.8), columns=2 if norms else 1)
     _draw_lines(axes[0], entries, {"lr": "learning rate"})
     label_axes(axes[0], "learning rate", "images seen", "learning rate")
     if norms:
         _draw_lines(axes[1], entries, norms)
-        if any(value > 0 for key in norms for value in _values(entries, key)):
-            axes[1].set_yscale("log", nonpositive="clip")
-            show_plain_powers(axes[1])
+        axes[1].set_yscale("log", nonpositive="clip")
+        show_plain_powers(axes[1])
         label_axes(axes[1], "gradient norms", "images seen", "norm", "below")
     return chart(figure, "The learning rate, and how long the gradients were.")
 

@@ -109,6 +109,19 @@ def test_the_page_stands_alone_and_shows_what_was_measured(evaluated: Path) -> N
         assert all(entry["protocol"]["name"] in form for entry in result["protocols"])
 
 
+@pytest.mark.parametrize(("accepts", "far"), [((900, 30, 9), 0.01), ((900, 30, 30), 0.001), ((9, 3, 0), 0.1)])
+def test_the_threshold_to_try_next_is_the_strictest_that_30_false_accepts_stand_behind(
+    evaluated: Path, tmp_path: Path, accepts: tuple[int, ...], far: float
+) -> None:
+    folder = copied(evaluated, tmp_path)
+    result = json.loads((folder / "results.json").read_text())
+    point = next(one for one in result["tar_at_far"] if one["tar"] is not None)
+    found = [{**point, "far": 0.1**place, "false_accepts": number} for place, number in enumerate(accepts, 1)]
+    change(folder, tar_at_far=found)
+    write_report(folder)
+    assert f"--far {far:g}</code>" in (folder / "report.html").read_text()
+
+
 def test_the_csv_holds_every_number_to_the_last_digit(evaluated: Path) -> None:
     result = json.loads((evaluated / "results.json").read_text())
     with (evaluated / "results.csv").open() as stream:

@@ -25,7 +25,7 @@ def run(tmp_path: Path) -> Path:
     """The log of a distillation that was validated twice, with a line that nothing can read."""
     folder = tmp_path / "student <1>"
     folder.mkdir()
-    numbers = {"lr": 0.1, "gradient_norm": 3.0, "head_gradient_norm": 0.0, "data_wait": 0.5, "images_per_second": 250.0}
+    numbers = {"lr": 0.1, "gradient_norm": 3.0, "head_gradient_norm": 0.7, "data_wait": 0.5, "images_per_second": 250.0}
     lines = [
         line("train", 1000, loss=4.0, loss_ce=3.0, loss_th_kl=1.0, seconds_left=9.0, **numbers),
         line("validation", 1000, **{"lfw/accuracy": 0.9, "lfw/accuracy_std": 0.1, "lfw/eer": 0.12, "seconds": 3.0}),
@@ -57,6 +57,15 @@ def test_the_page_has_every_number_of_the_log(run: Path, capsys: pytest.CaptureF
     assert "accuracy_std" not in page
     assert "not finite, and not drawn: 1 of 2" in page and "waiting for data" in page and "Not complete" not in page
     assert "<code>facekd export &#39;" in page and "student &lt;1&gt;" in page
+
+
+def test_a_frozen_classifier_has_no_line_of_gradient_norms(run: Path) -> None:
+    log = run / "log.jsonl"
+    entries = [json.loads(each) for each in log.read_text().splitlines() if each != "nothing"]
+    log.write_text("".join(json.dumps({**one, "head_gradient_norm": 0.0}) + "\n" for one in entries))
+    assert report([str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert "gradient norms" in page and "head gradient norm" not in page
 
 
 def test_a_run_that_goes_on_is_shown_as_far_as_it_is(run: Path) -> None:
