@@ -20,6 +20,7 @@ from facekd.commands.command_line import COUNT, JPEG_QUALITY, PROCESSES, SEED, C
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.data.synthetic import MIN_SIZE, render_faces
+from facekd.data.synthetic.groups import MIN_PEOPLE, groups_as_csv
 from facekd.data.synthetic.pairs import PairPlan, plan_pairs
 from facekd.errors import DataError, run_verb
 from facekd.files.array_file import open_arrays, save_arrays
@@ -40,6 +41,7 @@ FIRST_TEST_IDENTITY = 1 << 40
 SUMMARY = "synthesis.json"
 RECORD_FILES = ("train.rec", "train.idx", "train.lst", "property")
 TEST_FILES = ("test.bin", "test_pairs.txt")
+GROUP_FILES = ("groups.csv", "test_groups.csv")
 CONTACT_SHEET = "contact_sheet.png"
 RENDERER = 1  # raised when the same numbers would give other images
 
@@ -47,11 +49,14 @@ EXAMPLE = """example:
   facekd data synthesize --identities 200 --images-per-identity 20 --output generated
   facekd data inspect generated
   facekd data synthesize --identities 1000 --images-per-identity 30 --size 64 --seed 7 --output generated64
+  facekd data synthesize --identities 64 --images-per-identity 6 --groups --output groups
+  facekd evaluate folder --images groups --groups groups/groups.csv --model m.onnx --output results
 
 Writes to the output folder
   train.rec, .idx, .lst, property   training shards in InsightFace's layout (--layout folders: train/IDENTITY/IMAGE.jpg)
   test.bin, test_pairs.txt          verification pack of ten folds of other people, and the list of who is compared
   contact_sheet.png                 some of the training images
+  groups.csv, test_groups.csv       with --groups: the groups of the people of either (docs/results.md)
   synthesis.json                    the options, counts, and the hash of every file
 The same options give the same bytes. After a stop, run the same command again: it resumes."""
 
@@ -70,6 +75,7 @@ class Settings:
     layout: str
     quality: int
     renderer: int = RENDERER
+    groups: bool = False
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -86,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         pairs=arguments.pairs,
         layout=arguments.layout,
         quality=arguments.quality,
+        groups=arguments.groups,
     )
     summary = synthesize(settings, arguments.output, arguments.workers, arguments.overwrite)
     train, test = summary["train"], summary["test"]
@@ -116,6 +123,8 @@ def synthesize(
         OSError: the files cannot be written; what was rendered is kept for the next attempt.
     """
     folder = Path(output)
+    if settings.groups and settings.identities < MIN_PEOPLE:
+        raise DataError(f"--groups needs {MIN_PEOPLE} people, one of each kind: raise --identities")
     plan = None
     if settings.pairs:
         plan = plan_pairs(settings.pairs, settings.test_identities, settings.test_images_per_identity, settings.seed)
@@ -129,7 +138,7 @@ def _synthesize_in(
 ) -> dict[str, Any]:
     """Generates the set of `synthesize`, as the only process that does."""
     # Keep a set that is complete; otherwise render the missing parts.
-    wanted = asdict(settings)
+    wanted = _as_json(settings)
     found, parts = _read_summary(folder), folder / ".synthesis"
     if found is not None and found["settings"] == wanted and _is_whole(folder, found):
         if _settings_of(parts) in (None, wanted):  # a run was stopped while it removed its parts
@@ -148,6 +157,8 @@ def _synthesize_in(
         test_images = [image for job in jobs if job.is_test for image in _read_part(parts / job.name)]
         _write_test(test_images, plan, settings, folder)
         written += TEST_FILES
+    if settings.groups:
+        written += _write_groups(settings, folder)
     _write_contact_sheet(settings, folder / CONTACT_SHEET)
 
     # The summary last: where it is, the set is complete.
@@ -206,7 +217,7 @@ def _render_part(job: _Job, parts: Path) -> None:
         people = people + FIRST_TEST_IDENTITY
     encoded = []
     for rows in np.array_split(np.arange(len(people)), math.ceil(len(people) / 100)):
-        images = render_faces(people[rows], photos[rows], settings.size, settings.seed)
+        images = render_faces(people[rows], photos[rows], settings.size, settings.seed, settings.groups)
         encoded += [encode_jpeg(image, settings.quality) for image in images]
     content = np.frombuffer(b"".join(encoded), np.uint8)
     save_arrays(parts / job.name, {}, {"lengths": np.array([len(image) for image in encoded]), "content": content})
@@ -265,11 +276,23 @@ def _write_test(images: list[bytes], plan: PairPlan, settings: Settings, folder:
     write_text(folder / TEST_FILES[1], "\n".join(lines) + "\n")
 
 
+def _write_groups(settings: Settings, folder: Path) -> list[str]:
+    """Writes the groups of the training and of the test people, by the names that evaluations know them by."""
+    train_name = "{}" if settings.layout == "records" else "{:07d}"
+    write_text(folder / GROUP_FILES[0], groups_as_csv(range(settings.identities), train_name))
+    if not settings.test_identities:
+        return [GROUP_FILES[0]]
+    write_text(
+        folder / GROUP_FILES[1], groups_as_csv(range(settings.test_identities), "test_{:07d}", FIRST_TEST_IDENTITY)
+    )
+    return list(GROUP_FILES)
+
+
 def _write_contact_sheet(settings: Settings, path: Path) -> None:
     """Draws some training people, one row each."""
     rows, columns = min(settings.identities, 10), min(settings.images_per_identity, 10)
     people, photos = np.divmod(np.arange(rows * columns), columns)
-    images = render_faces(people, photos, settings.size, settings.seed)
+    images = render_faces(people, photos, settings.size, settings.seed, settings.groups)
     side = settings.size
     sheet = (
         images.reshape(rows, columns, side, side, 3).transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 3)
@@ -289,7 +312,9 @@ def _claim(folder: Path, parts: Path, wanted: dict[str, Any], found: dict[str, A
     other = under_way or (found or {}).get("settings")
     if other is not None and other != wanted and not overwrite:
         changed = [
-            f"{key} {other.get(key)} instead of {value}" for key, value in wanted.items() if other.get(key) != value
+            f"{key} {other.get(key, False)} instead of {wanted.get(key, False)}"
+            for key in {**wanted, **other}
+            if other.get(key, False) != wanted.get(key, False)
         ]
         raise DataError(
             f"{folder} holds another generated set ({', '.join(changed)}); choose another --output, or --overwrite"
@@ -303,6 +328,11 @@ def _claim(folder: Path, parts: Path, wanted: dict[str, Any], found: dict[str, A
     if under_way != wanted:
         shutil.rmtree(parts, ignore_errors=True)
         write_json(parts / "settings.json", wanted)
+
+
+def _as_json(settings: Settings) -> dict[str, Any]:
+    """Returns the settings as files hold them; `groups` stands there only if there are any, as in older files."""
+    return {key: value for key, value in asdict(settings).items() if key != "groups" or value}
 
 
 def _settings_of(parts: Path) -> dict[str, Any] | None:
@@ -332,7 +362,7 @@ def _is_whole(folder: Path, summary: dict[str, Any]) -> bool:
 
 def _remove_old(folder: Path) -> None:
     """Removes an earlier set, summary first, so that nothing of it is taken for a part of the new one."""
-    for name in (SUMMARY, *RECORD_FILES, *TEST_FILES, CONTACT_SHEET):
+    for name in (SUMMARY, *RECORD_FILES, *TEST_FILES, *GROUP_FILES, CONTACT_SHEET):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "train", ignore_errors=True)
 
@@ -356,22 +386,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="random seed (default %(default)s)")
     # The verification pack of other people.
-    parser.add_argument(
-        "--test-identities", type=COUNT, default=100, metavar="N", help="people in the test pack (default %(default)s)"
-    )
-    parser.add_argument(
-        "--test-images-per-identity",
-        type=COUNT,
-        default=10,
-        metavar="N",
-        help="photos of each of them (default %(default)s)",
-    )
-    parser.add_argument(
+    add = partial(parser.add_argument, metavar="N")
+    add("--test-identities", type=COUNT, default=100, help="people in the test pack (default %(default)s)")
+    add("--test-images-per-identity", type=COUNT, default=10, help="photos of each of them (default %(default)s)")
+    add(
         "--pairs",
         type=whole_number(0, 10**9),
         default=6000,
-        metavar="N",
         help="test pairs, half genuine; 0 for no pack (default %(default)s)",
+    )
+    parser.add_argument(
+        "--groups",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="plant groups that differ, and write groups.csv (docs/results.md)",
     )
     # How both are written.
     parser.add_argument(

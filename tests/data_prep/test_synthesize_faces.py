@@ -106,7 +106,7 @@ def test_test_people_stay_whatever_the_training_set(generated: Path, tmp_path: P
 
 def test_summary_and_contact_sheet(generated: Path) -> None:
     summary = json.loads((generated / "synthesis.json").read_text())
-    assert summary["settings"] == SMALL.__dict__
+    assert summary["settings"] == {key: value for key, value in SMALL.__dict__.items() if key != "groups"}
     assert summary["train"] == {"identities": 3, "images": 12}
     assert summary["test"] == {"identities": 20, "pairs": 40}
     assert {name: entry["sha256"] for name, entry in summary["files"].items()} == {
@@ -135,6 +135,33 @@ def test_what_is_missing_is_made_again(tmp_path: Path, generated: Path, name: st
     (tmp_path / name).write_bytes(b"cut short")
     synthesize(SMALL, tmp_path, workers=0)
     assert hashes(tmp_path) == hashes(generated)
+
+
+@pytest.mark.parametrize("layout", ["records", "folders"])
+def test_groups_are_planted_and_written_beside_the_set(tmp_path: Path, layout: str) -> None:
+    wanted = with_settings(identities=8, images_per_identity=2, groups=True, layout=layout)
+    summary = synthesize(wanted, tmp_path, workers=0)
+    train, test = ((tmp_path / name).read_text().splitlines() for name in ("groups.csv", "test_groups.csv"))
+    first = {"records": "0", "folders": "0000000"}[layout]
+    assert train[:3] == ["person,photos,looks,control", f"{first},usual,usual,one", f"{first[:-1]}1,poor,usual,one"]
+    assert len({line.split(",", 1)[1] for line in train[1:]}) == 8 and len(test) == 1 + 20
+    assert test[7] == "test_0000006,usual,alike,other"
+    assert {"groups.csv", "test_groups.csv"} <= set(summary["files"]) and summary["settings"]["groups"] is True
+    # People of usual photos and looks are as they are without groups, the others are not.
+    pack = decode_images(read_pair_pack(tmp_path / "test.bin").images)
+    plan = plan_pairs(40, 20, 3, seed=2)
+    people, photos = plan.identities.reshape(-1) + FIRST_TEST_IDENTITY, plan.images.reshape(-1)
+    as_usual = render_faces(people, photos, 32, seed=2)
+    planted = render_faces(people, photos, 32, seed=2, has_groups=True)
+    is_equal = (planted == as_usual).all(axis=(1, 2, 3))
+    np.testing.assert_array_equal(is_equal, people % 4 == 0)
+    assert np.abs(pack.astype(int) - planted).mean() < 6 < np.abs(pack.astype(int) - as_usual).mean()
+    # The folder is another set's for the same options without --groups, and the same command finds it done.
+    before = hashes(tmp_path)
+    with pytest.raises(DataError, match=r"another generated set .groups True instead of False.;"):
+        synthesize(with_settings(identities=8, images_per_identity=2, layout=layout), tmp_path, workers=0)
+    synthesize(wanted, tmp_path, workers=0)
+    assert hashes(tmp_path) == before
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, generated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +244,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("--pairs 30", "multiple of 20"),
         ("--test-identities 5", "5 test identities are too few"),
         ("--pairs 6000", "use more test identities"),
+        ("--groups", "--groups needs 8 people"),
     ],
 )
 def test_impossible_requests_are_explained_and_write_nothing(tmp_path: Path, change: str, says: str, capsys) -> None:

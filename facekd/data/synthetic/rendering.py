@@ -7,6 +7,7 @@ import numpy as np
 from facekd.data.synthetic.camera import Canvas
 from facekd.data.synthetic.features import brows, eyes, landmarks, mouth, nose
 from facekd.data.synthetic.geometry import Pose
+from facekd.data.synthetic.groups import plant_groups
 from facekd.data.synthetic.head import behind, hair, occluder, skull, worn
 from facekd.data.synthetic.marks import facial_hair, marks
 from facekd.data.synthetic.parameters import Parameters, identities_of, sample_nuisances
@@ -46,7 +47,9 @@ def render(identity: Parameters, nuisance: Parameters, size: int = 112) -> np.nd
     return batch
 
 
-def render_faces(identity_numbers: np.ndarray, image_numbers: np.ndarray, size: int = 112, seed: int = 0) -> np.ndarray:
+def render_faces(
+    identity_numbers: np.ndarray, image_numbers: np.ndarray, size: int = 112, seed: int = 0, has_groups: bool = False
+) -> np.ndarray:
     """Renders photos by number: image `image_numbers[i]` of person `identity_numbers[i]` in the population `seed`.
 
     Args:
@@ -54,6 +57,7 @@ def render_faces(identity_numbers: np.ndarray, image_numbers: np.ndarray, size: 
         image_numbers: (B,), 0 or more.
         size: side S in pixels.
         seed: random seed of the population.
+        has_groups: whether some people differ as `facekd.data.synthetic.groups` says.
 
     Returns:
         uint8 (B, S, S, 3), RGB.
@@ -69,7 +73,10 @@ def render_faces(identity_numbers: np.ndarray, image_numbers: np.ndarray, size: 
         )
     people, rows = np.unique(identity_numbers, return_inverse=True)
     identity = identities_of(people, seed).take(rows.reshape(-1))
-    return render(identity, sample_nuisances(identity_numbers, image_numbers, seed), size)
+    nuisance = sample_nuisances(identity_numbers, image_numbers, seed)
+    if has_groups:
+        identity, nuisance = plant_groups(identity, nuisance, identity_numbers, seed)
+    return render(identity, nuisance, size)
 
 
 def _render_chunk(identity: Parameters, nuisance: Parameters, out: np.ndarray) -> None:
