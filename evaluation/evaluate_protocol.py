@@ -63,7 +63,7 @@ pairs: `facekd data make-pairs FOLDER x.bin --list pairs.txt`, then `facekd eval
 
 writes to DIR:
   results.json         every number (its keys: docs/results.md)
-  scores.npy           one cosine per pair, where the set has pairs
+  scores.npy           one cosine per pair, where the set lists pairs
   curves.npz           CMC, DIR, ROC
   report.html, report.md, results.csv
   embeddings/          the same command resumes after an interruption
@@ -202,6 +202,8 @@ def _describe_protocol(arguments: argparse.Namespace, kind: Kind, listed: Listed
             parts.append(f"in the open set found means among the first {kind.within}")
     if listed.pairs is not None:
         parts.append("1:1 pairs by the exact rule")
+    if listed.leave_one_out:
+        parts.append("1:1 of each two images of a person, and of each probe with each distractor, by the exact rule")
     return {
         "text": f"cosine of {embedding_text(flip)}; {'; '.join(parts)}",
         "kind": arguments.kind,

@@ -11,6 +11,7 @@ from evaluation.ijb.scoring import rank_pairs
 from evaluation.protocols.kinds import Kind
 from evaluation.protocols.listed_set import Entries, ImagePairs, ListedSet
 from evaluation.protocols.set_embeddings import DistractorRows, SetEmbeddings
+from evaluation.protocols.stranger_pairs import measure_against_strangers
 from facekd.errors import DataError, InputError
 from facekd.verification.measures import add_intervals, measure_verification, notes_on_ties, verification_curves
 from facekd.verification.search.block_search import HeldRows, Others, find_mates, rank_mates
@@ -51,6 +52,15 @@ def measure_set(
     if listed.galleries:
         found, curves = _measure_galleries(listed, kind, embeddings, arguments)
         results |= found
+    if listed.leave_one_out:
+        strangers = DistractorRows(embeddings, listed.distractors)
+        probes, people = embeddings.of_entries(listed.probes), listed.probes.subjects
+        people = np.unique(people, return_inverse=True)[1]
+        options = arguments.fars, arguments.bootstrap, arguments.seed
+        found, more = measure_against_strangers(probes, people, strangers, *options)
+        results["notes"] += found.pop("notes")
+        results |= found
+        curves |= more
     if listed.pairs is not None:
         found, scores, more = _measure_pairs(listed, listed.pairs, embeddings, arguments)
         results["notes"] += found.pop("notes")

@@ -82,6 +82,8 @@ def _pairs_of_protocol(result: dict[str, Any]) -> ResultPairs:
         raise DataError(f"{root}: its lists have changed since the evaluation")
     if result["failures"]["num_images"]:
         raise DataError(f"{root}: images were left out, so it is not known which pairs have a score")
+    if listed.leave_one_out:
+        raise DataError(f"{root}: its 1:1 scores are counted and not kept")
     if listed.pairs is None:
         raise DataError(f"{root}: has no pairs")
     return ResultPairs(listed.pairs.is_same, listed.pairs.subjects, None)

@@ -1,26 +1,23 @@
 """Compares all pairs of the images of people, block by block, with the exact metrics of float64 scores.
 
-The memory depends on the number of images, not of pairs. Products of blocks of images are float32; they are counted in
-about a million bins, and thrown away. The bins in which a threshold may lie are then visited once more: the scores in
-them are computed in float64. How far around a threshold follows from a bound on the error of a product, which
-`evaluation.ijb.scoring` explains; beyond it, a count is all that matters of a score.
+The memory depends on the number of images, not of pairs: `evaluation.sets.binned_scores` says how.
 
-Shapes: N images, D embedding values, S people, G genuine pairs, K impostor pairs examined, R draws.
+Shapes: N images, D embedding values, S people, G genuine pairs, R draws.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
 from evaluation.ijb.scoring import score_error, score_pairs_exactly
+from evaluation.sets import binned_scores
+from evaluation.sets.binned_scores import Block, bins_of, count_scores, rank_binned
 from facekd.errors import InputError
-from facekd.verification.counted_scores import CountedScores
 from facekd.verification.intervals.subject_bootstrap import Tail
-from facekd.verification.ranked_scores import RankedScores
 
-NUM_BINS = 1 << 20  # of the scores from -1 to 1: far more than the error of a product needs, and they fit in a cache
 CELLS_CHUNK = 8_000_000  # cells of one product: 32 MB
 MAX_GENUINE = 20_000_000  # genuine scores are all kept
 
@@ -69,7 +66,7 @@ class AllPairs:
         falling = np.argsort(-scores, kind="stable")
         self.genuine, self.genuine_units = scores[falling], units[falling]
         self._counts = self._count_impostors()
-        self.ranked = self._rank(fars)
+        self.ranked = rank_binned(self.genuine, self._counts, self._impostors, fars, self._single.shape[1])
 
     def draw(self, generator: np.random.Generator) -> np.ndarray:
         """See `Comparisons.draw`."""
@@ -89,7 +86,7 @@ class AllPairs:
         codes = self._codes.astype(np.min_scalar_type(self.num_units))
         scores, first, second = [], [], []
         for start, products, bins in self._blocks():
-            rows, columns = np.nonzero((bins >= lowest) & (bins < NUM_BINS))
+            rows, columns = np.nonzero((bins >= lowest) & (bins < binned_scores.NUM_BINS))
             scores.append(products[rows, columns])
             first.append(codes[start + rows])
             second.append(codes[start + columns])
@@ -114,7 +111,7 @@ class AllPairs:
         reach = 1.05 * score_error(self._single.shape[1]) + 2e-7  # and the threshold is rounded to float32
         firsts, seconds = [], []
         for start, products, bins in self._blocks():
-            rows, columns = np.nonzero((products >= threshold - reach) & (bins < NUM_BINS))
+            rows, columns = np.nonzero((products >= threshold - reach) & (bins < binned_scores.NUM_BINS))
             is_accepted = products[rows, columns] >= threshold + reach
             near = np.flatnonzero(~is_accepted)
             exact = score_pairs_exactly(self._exact, start + rows[near], start + columns[near])
@@ -126,19 +123,25 @@ class AllPairs:
     def _blocks(self) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Yields blocks of images against those from there on: the first row, the scores, and the bin of each.
 
-        The bin is `NUM_BINS` for cells that are no impostor pair: those of one person, and pairs the other way round.
+        Cells that are no impostor pair are those of one person, and pairs the other way round.
         """
         start, num_images = 0, len(self._single)
         while start < num_images:
             stop = min(start + max(CELLS_CHUNK // (num_images - start), 1), num_images)
             products = self._single[start:stop] @ self._single[start:].T
-            np.clip(products, -1, 1, out=products)
-            bins = ((products + 1) * np.float32(NUM_BINS / 2)).astype(np.int32)
-            np.minimum(bins, NUM_BINS - 1, out=bins)
+            bins = bins_of(products)
             for row, end in zip(bins, self._ends[start:stop].tolist(), strict=True):
-                row[: end - start] = NUM_BINS
+                row[: end - start] = binned_scores.NUM_BINS
             yield start, products, bins
             start = stop
+
+    def _impostors(self) -> Iterator[Block]:
+        """Yields the impostor pairs."""
+        for start, products, bins in self._blocks():
+            yield Block(products, bins, partial(self._score_exactly, start))
+
+    def _score_exactly(self, start: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return score_pairs_exactly(self._exact, start + rows, start + columns)
 
     def _score_genuine(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the scores of the genuine pairs (G,) and whose they are."""
@@ -154,58 +157,4 @@ class AllPairs:
         return first, second
 
     def _count_impostors(self) -> np.ndarray:
-        counts = np.zeros(NUM_BINS, np.int64)
-        for _, _, bins in self._blocks():
-            counts += np.bincount(bins.ravel(), minlength=NUM_BINS + 1)[:NUM_BINS]
-        return counts
-
-    def _rank(self, fars: Sequence[float]) -> RankedScores:
-        """Ranks all scores; those in bins in which a threshold may lie are exact."""
-        is_fine, exact = np.zeros(NUM_BINS, bool), np.zeros(0)
-        ranked = RankedScores.of_counted(self.genuine, self._merged(is_fine, exact))
-        reach = 2.05 * score_error(self._single.shape[1]) + 4 / NUM_BINS
-        # Exact scores move a threshold, by less than the bound: one visit is nearly always enough.
-        while True:
-            ranges = [*filter(None, map(ranked.decisive_range, fars)), ranked.around_equal_error()]
-            needed = np.zeros(NUM_BINS, bool)
-            for low, high in ranges:
-                needed[_bin_of(low - reach) : _bin_of(high + reach) + 1] = True
-            if not (needed & ~is_fine & (self._counts > 0)).any():
-                return ranked
-            for low, high in ranges:
-                is_fine[_bin_of(low - 1.1 * reach) : _bin_of(high + 1.1 * reach) + 1] = True
-            ranked = RankedScores.of_counted(self.genuine, self._merged(is_fine, self._score_within(is_fine)))
-
-    def _score_within(self, is_fine: np.ndarray) -> np.ndarray:
-        """Returns the exact scores of the impostors in some bins, kept within the outer edges of those."""
-        is_wanted, found = np.append(is_fine, False), []
-        edges = np.diff(is_fine.astype(np.int8), prepend=0, append=0)
-        lows, highs = (_lower_edge(np.flatnonzero(edges == sign)) for sign in (1, -1))
-        for start, products, bins in self._blocks():
-            rows, columns = np.nonzero(is_wanted[bins])
-            run = np.searchsorted(lows, products[rows, columns] + 2 / NUM_BINS, side="right") - 1
-            scores = score_pairs_exactly(self._exact, start + rows, start + columns)
-            # A score may be beyond an edge by the error of its product; no threshold is near, so put it on the edge.
-            found.append(np.clip(scores, lows[np.maximum(run, 0)], highs[np.maximum(run, 0)]))
-        # Equal products fall into equal bins; if they did not, a count would be wrong.
-        if sum(map(len, found)) != self._counts[is_fine].sum():
-            raise InputError(
-                "the products of the embeddings differ from one time to the next, so their scores cannot be counted; "
-                "try one thread (OMP_NUM_THREADS=1)"
-            )
-        return np.concatenate(found)
-
-    def _merged(self, is_fine: np.ndarray, exact: np.ndarray) -> CountedScores:
-        """Returns all impostors: exact scores, and for other bins the middle of each with its count."""
-        coarse = np.flatnonzero(~is_fine & (self._counts > 0))
-        values, place = np.unique(np.concatenate([_lower_edge(coarse) + 1 / NUM_BINS, exact]), return_inverse=True)
-        counts = np.bincount(place, np.concatenate([self._counts[coarse], np.ones(len(exact))]))
-        return CountedScores(values, counts.astype(np.int64))
-
-
-def _lower_edge(bins: np.ndarray) -> np.ndarray:
-    return bins * (2 / NUM_BINS) - 1
-
-
-def _bin_of(score: float) -> int:
-    return min(max(int((score + 1) * (NUM_BINS / 2)), 0), NUM_BINS - 1)
+        return count_scores(self._impostors())

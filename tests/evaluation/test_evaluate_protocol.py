@@ -17,10 +17,11 @@ from evaluation.compare_models import main as report
 from evaluation.evaluate_lfw import main as evaluate_lfw
 from evaluation.evaluate_protocol import main
 from evaluation.protocols.kinds import KINDS
+from evaluation.results.pairs_of_result import load_pairs
 from facekd.errors import DataError
 from facekd.faces.show_threshold import main as show_threshold
 from facekd.images.preprocessing import fit_images
-from facekd.verification import tar_at_far
+from facekd.verification import equal_error_rate, tar_at_far
 from tests.evaluation.conftest import SIZE, make_model, quarters
 
 PEOPLE, IMAGES = 16, 4
@@ -152,8 +153,10 @@ def test_survface_equals_loops_and_its_report_is_made_again(place: Path, capsys:
     np.testing.assert_allclose(kept, scores["positive"] + scores["negative"], atol=1e-6)
 
 
-def test_megaface_searches_for_each_mate_alone_among_the_distractors(place: Path) -> None:
-    result = evaluated(place, "megaface")
+def test_megaface_searches_for_each_mate_alone_among_the_distractors(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = evaluated(place, "megaface", "--fars", "0.3,0.05,1e-6")
     people = {
         folder.name: [unit(embedding(path)) for path in sorted(folder.iterdir())]
         for folder in (place / "megaface" / "facescrub_images").iterdir()
@@ -170,6 +173,22 @@ def test_megaface_searches_for_each_mate_alone_among_the_distractors(place: Path
     assert [entry["rate"] for entry in found["rank"]] == [np.mean(np.array(ranks) <= r) for r in (1, 5, 20)]
     assert (found["num_mated"], found["num_gallery"]) == (len(ranks), len(strangers) + 1)
     assert found["tpir_at_fpir"] == []
+    # 1:1: each two images of a person, and each probe against each distractor.
+    genuine = [float(own[i] @ own[j]) for own in people.values() for i in range(len(own)) for j in range(i)]
+    impostor = [float(probe @ other) for own in people.values() for probe in own for other in strangers]
+    points = tar_at_far(genuine, impostor, [0.3, 0.05])
+    for point, expected in zip(result["tar_at_far"], points, strict=False):
+        assert (point["tar"], point["false_accepts"]) == (expected.tar, expected.false_accepts)
+        assert point["ci95"][0] < expected.tar < point["ci95"][1] and point["interval"] == "subject bootstrap"
+    assert result["tar_at_far"][2]["tar"] is None, "so few pairs do not measure a FAR of 1e-6"
+    assert (result["num_genuine"], result["num_impostor"]) == (len(genuine), len(impostor))
+    assert result["eer"] == pytest.approx(equal_error_rate(genuine, impostor), abs=1e-9)
+    printed = capsys.readouterr().out
+    assert "1:1 verification" in printed and "1:N identification" in printed
+    # No scores are kept, so that differences between models are not tested.
+    assert not (place / "out-megaface-2" / "scores.npy").exists() and result["bootstrap"]["resampled"] == "subjects"
+    with pytest.raises(DataError, match="its 1:1 scores are counted and not kept"):
+        load_pairs(result)
 
 
 def test_ijbs_pools_frames_and_searches_both_galleries(place: Path) -> None:
@@ -299,7 +318,7 @@ def test_embeddings_made_elsewhere_and_the_first_distractors(place: Path) -> Non
         "--bootstrap",
         "100",
     ]
-    base.append("--no-embeddings-flipped")
+    base += ["--no-embeddings-flipped", "--no-report"]
     main([*base, "--output", str(place / "given")])
     given = json.loads((place / "given" / "results.json").read_text())
     assert given["identification"]["distractors"]["rank"] == whole["identification"]["distractors"]["rank"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.sets import all_pairs
+from evaluation.sets import all_pairs, binned_scores
 from evaluation.sets.all_pairs import AllPairs
 from facekd.errors import InputError
 from facekd.verification.intervals.subject_bootstrap import Units, measure_draws, resample
@@ -34,7 +34,7 @@ def list_pairs(rows: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.nda
 @pytest.mark.parametrize("seed", range(8))
 def test_metrics_are_those_of_float64_scores(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Coarse bins and small blocks, so that thresholds share bins with thousands of other scores.
-    monkeypatch.setattr(all_pairs, "NUM_BINS", (1 << 20, 1 << 8)[seed % 2])
+    monkeypatch.setattr(binned_scores, "NUM_BINS", (1 << 20, 1 << 8)[seed % 2])
     monkeypatch.setattr(all_pairs, "CELLS_CHUNK", 2000)
     rows, people = make_people(seed, (3, 40, 300, 301)[seed % 4], (9, 0)[seed // 4])
     scores, is_same, _ = list_pairs(rows, people)
@@ -45,7 +45,7 @@ def test_metrics_are_those_of_float64_scores(seed: int, monkeypatch: pytest.Monk
         assert (own.tar, own.false_accepts, own.ci95) == (plain.tar, plain.false_accepts, plain.ci95)
         assert own.threshold is None or abs(own.threshold - plain.threshold) < 1e-12
     assert found.equal_error_point().eer == pytest.approx(expected.equal_error_point().eer, abs=1e-12)
-    if all_pairs.NUM_BINS > 1 << 8:
+    if binned_scores.NUM_BINS > 1 << 8:
         assert found.area_under_roc() == pytest.approx(expected.area_under_roc(), abs=1e-3 if len(rows) < 9 else 1e-5)
     roc = found.thinned_roc()
     assert (np.diff(roc.far) >= 0).all() and (np.diff(roc.tar) >= 0).all() and roc.far[-1] == roc.tar[-1] == 1
