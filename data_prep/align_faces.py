@@ -39,6 +39,7 @@ from facekd.images.image_files import read_image_file
 from facekd.utils.ordered_work import in_order
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
+from facekd.utils.wording import agreeing, counted
 
 REPORT_NAME, SET_ASIDE_NAME = "align_report.json", "set_aside.tsv"
 REPORT_FORMAT, REPORT_VERSION = "facekd-alignment", 1
@@ -253,12 +254,13 @@ def _write_list(path: Path, text: str) -> None:
 
 def _print(output: Path, counts: dict[str, int], num_before: int, set_aside: Path | None) -> None:
     before = f", {num_before:,} of them looked at before" if num_before else ""
-    print(f"{output}: {counts['aligned']:,} of {counts['photographs']:,} photographs aligned{before}")
+    print(f"{output}: {counts['aligned']:,} of {counted(counts['photographs'], 'photograph')} aligned{before}")
     for reason, words in REASONS.items():
         if counts[reason]:
             print(f"  set aside {counts[reason]:>7,}  {words}")
-    if counts["several_faces"]:
-        print(f"  note      {counts['several_faces']:>7,}  photographs show several faces; one of each was chosen")
+    if several := counts["several_faces"]:
+        photographs_show = agreeing(several, "photograph shows", "photographs show")
+        print(f"  note      {several:>7,}  {photographs_show} several faces; one of each was chosen")
     where = f", copied to {set_aside}" if set_aside is not None else ""
     if counts["aligned"] < counts["photographs"]:
         print(f"  listed in {output / SET_ASIDE_NAME}{where}")

@@ -108,8 +108,8 @@ def _plan(arguments: argparse.Namespace, pack: RecordPack, source: RecordSource,
     unknown = changes.keys - set(pack.image_keys.tolist())
     if unknown:
         raise DataError(
-            f"{len(unknown):,} keys of the lists are no images of {arguments.pack}, first {min(unknown)}; "
-            "the lists belong to another pack"
+            f"{counted(len(unknown), 'key of the lists is no image', 'keys of the lists are no images')} of "
+            f"{arguments.pack}, first {min(unknown)}; the lists belong to another pack"
         )
     kept = np.flatnonzero(keep)
     if not len(kept):

@@ -22,6 +22,7 @@ from facekd.errors import DataError, run_verb
 from facekd.files.output_lock import folder_lock
 from facekd.files.result_folder import finish_results, start_results, was_stopped
 from facekd.utils.processes import usable_cores
+from facekd.utils.wording import counted
 
 if TYPE_CHECKING:  # torch and scikit-learn cost seconds: `--help` does without
     from data_prep.clustering.clusters import Clusters
@@ -106,8 +107,8 @@ def _group(arguments: argparse.Namespace, cache: TeacherCache) -> Grouped:
     images = np.setdiff1d(np.arange(cache.num_images), cache.replaced)
     size = 3 * len(images) * cache.embedding_size * 8 / 1e9
     print(
-        f"clustering {len(images):,} embeddings of {cache.embedding_size} values, with up to {size:,.1f} GB of memory; "
-        "the time grows with the square of their number",
+        f"clustering {counted(len(images), 'embedding')} of {counted(cache.embedding_size, 'value')}, with up to "
+        f"{size:,.1f} GB of memory; the time grows with the square of their number",
         file=sys.stderr,
     )
     units = np.concatenate([cache.lookup_units(part) for part in np.array_split(images, max(1, len(images) // 4096))])

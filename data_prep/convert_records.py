@@ -303,7 +303,7 @@ def _path_of(arguments: argparse.Namespace, number: int) -> Path:
 
 def _split(count: int, parts: int) -> list[range]:
     if parts > count:
-        raise DataError(f"{counted(count, 'image')} cannot be split into {parts} shards")
+        raise DataError(f"{counted(count, 'image')} cannot be split into {counted(parts, 'shard')}")
     bounds = [count * part // parts for part in range(parts + 1)]
     return [range(start, stop) for start, stop in pairwise(bounds)]
 

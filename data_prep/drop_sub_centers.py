@@ -23,6 +23,7 @@ from facekd.head.sub_centers import DominantCentres, find_dominant_centres
 from facekd.teacher.options import add_data_options, embed_training_set, labels_of_embedded, open_teacher_and_data
 from facekd.utils.foreign import shown
 from facekd.utils.progress import track
+from facekd.utils.wording import agreeing, counted
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     from facekd.checkpoints.shared_head import SharedHead
@@ -175,7 +176,10 @@ def _write_noisy(
     far = far[np.argsort(found.cosine[far], kind="stable")]
     degrees = np.rad2deg(np.arccos(np.clip(found.cosine[far], -1, 1)))
     evidence = list(zip(labels[far].tolist(), (f"{value:.1f}" for value in degrees.tolist()), strict=True))
-    title = f"images further than {angle:g} degrees from the dominant centre of their identity, furthest first"
+    title = (
+        f"images further than {angle:g} {agreeing(angle, 'degree')} from the dominant centre of their identity, "
+        "furthest first"
+    )
     pack = _pack_of(dataset)
     if pack is None:
         rows = [(shown(dataset.describe(image)), *row) for image, row in zip(far.tolist(), evidence, strict=True)]
@@ -198,11 +202,15 @@ def _pack_of(dataset: FaceDataset) -> Any:
 def _print(report: dict[str, Any], output: Path, is_pack: bool) -> None:
     num_images, num_far = report["num_images"], report["num_far"]
     identities, wholly = report["num_identities_with_far"], report["num_identities_far_as_a_whole"]
-    print(f"one of {report['sub_centers']} centres kept of each identity, by {num_images:,} images, flip-averaged")
+    print(
+        f"one of {counted(report['sub_centers'], 'centre')} kept of each identity, by {counted(num_images, 'image')}, "
+        "flip-averaged"
+    )
     print(f"  nearest to the centre that is kept   {report['num_nearest_to_dominant'] / num_images:.2%} of the images")
     print(
-        f"  further from it than {report['angle']:g} degrees     {num_far:,} images ({num_far / num_images:.2%}) of "
-        f"{identities:,} identities; {wholly:,} have no others"
+        f"  further from it than {report['angle']:g} {agreeing(report['angle'], 'degree')}     "
+        f"{counted(num_far, 'image')} ({num_far / num_images:.2%}) of {counted(identities, 'identity')}; "
+        f"{counted(wholly, 'has', 'have')} no others"
     )
     print(f"wrote {output / CHECKPOINT}: go on by --backbone.weights and --head.weights")
     then = f"leave them out by `facekd data clean {report['data']['name']} CLEAN --apply {output / NOISY}`"

@@ -15,6 +15,7 @@ from facekd.data.recordio.idx_file import parse_idx, write_idx
 from facekd.data.recordio.index import scan_records
 from facekd.errors import RecordError, run_verb
 from facekd.files.output_lock import file_lock
+from facekd.utils.wording import counted
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,7 +45,8 @@ def _index(arguments: argparse.Namespace, rec_path: Path, idx_path: Path) -> int
     if damage and arguments.on_bad_record == "fail":
         raise RecordError(
             f"{rec_path} is damaged: {damage[0]}{f', and {len(damage) - 1:,} more' if len(damage) > 1 else ''}; "
-            f"{len(keys):,} records are whole. Index those by --on-bad-record skip, or copy the file again"
+            f"{counted(len(keys), 'record is', 'records are')} whole. Index those by --on-bad-record skip, or copy "
+            "the file again"
         )
     for sentence in damage[:NUM_SHOWN]:
         print(f"skipped: {rec_path}: {sentence}", file=sys.stderr)
@@ -52,12 +54,12 @@ def _index(arguments: argparse.Namespace, rec_path: Path, idx_path: Path) -> int
     # An index that is there is kept if it is right.
     if idx_path.exists() and not arguments.force:
         if _is_same_index(idx_path, keys, offsets):
-            print(f"{idx_path} is there and right: {len(keys):,} records")
+            print(f"{idx_path} is there and right: {counted(len(keys), 'record')}")
             return 0
         raise RecordError(f"{idx_path} is there and differs from what the scan found; replace it by --force")
     write_idx(idx_path, keys, offsets)
     skipped = f", {len(damage):,} skipped" if damage else ""
-    print(f"{idx_path}: {len(keys):,} records{skipped}")
+    print(f"{idx_path}: {counted(len(keys), 'record')}{skipped}")
     return 0
 
 

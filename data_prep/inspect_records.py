@@ -25,7 +25,7 @@ from facekd.images.decoding import quiet_decoders
 from facekd.utils.foreign import shown
 from facekd.utils.processes import usable_cores
 from facekd.utils.sampling import spread_evenly
-from facekd.utils.wording import counted
+from facekd.utils.wording import agreeing, counted
 
 MAX_MEASURED = 20_000  # images that the page measures without --check
 DEFAULT_DRAWN = 64
@@ -71,7 +71,8 @@ def _inspect(arguments: argparse.Namespace, output: Path | None, lists: Path | N
     # The exit status.
     if summary["unusable"] and arguments.on_bad_record == "fail":
         raise FacekdError(
-            f"{summary['unusable']:,} of {summary['decoded']:,} images looked at in {summary['rec']} are unusable"
+            f"{summary['unusable']:,} of {counted(summary['decoded'], 'image')} looked at in {summary['rec']} "
+            f"{agreeing(summary['unusable'], 'is', 'are')} unusable"
         )
     return 0
 
@@ -118,17 +119,20 @@ def describe(summary: dict[str, Any]) -> list[str]:
     """Returns the lines to print for a summary made by `summarize`."""
     # One line per property.
     others = summary["num_records"] - summary["num_images"] - summary["num_identity_records"]
-    records = f"{counted(summary['num_images'], 'image')}"
+    records = counted(summary["num_images"], "image")
     if summary["layout"] == "insightface":
-        records += f", {summary['num_identity_records']:,} identity records, {others:,} header"
+        records += f", {counted(summary['num_identity_records'], 'identity record')}, {others:,} header"
     labels = "none usable" if summary["labels"] is None else "{:,} to {:,}".format(*summary["labels"])
+    num_present = summary["num_identities_with_images"]
     num_classes = max(summary["num_classes"], 0 if summary["labels"] is None else summary["labels"][1] + 1)
     looked_at = "all" if summary["decoded"] == summary["num_images"] else f"{summary['decoded']:,} sampled"
     lines = {
         "file": f"{summary['rec']}, {summary['bytes'] / 1e6:,.1f} MB",
         "layout": LAYOUT_NAMES[summary["layout"]],
         "records": f"{summary['num_records']:,}: {records}",
-        "identities": f"{summary['num_identities_with_images']:,} of {num_classes:,} classes have images",
+        "identities": (
+            f"{num_present:,} of {counted(num_classes, 'class')} {agreeing(num_present, 'has', 'have')} images"
+        ),
         "images each": _spread_text(summary["images_per_identity"]),
         "labels": f"{labels} ({summary['label_form']})",
         "image bytes": _spread_text(summary["image_bytes"]),
@@ -155,7 +159,7 @@ def _spread_text(spread: dict[str, float] | None) -> str:
 
 def _counts_text(counts: dict[str, int]) -> str:
     shown = [f"{name}" if len(counts) == 1 else f"{name} ({count:,})" for name, count in list(counts.items())[:5]]
-    return ", ".join(shown) + (f", and {len(counts) - 5:,} others" if len(counts) > 5 else "") or "none"
+    return ", ".join(shown) + (f", and {counted(len(counts) - 5, 'other')}" if len(counts) > 5 else "") or "none"
 
 
 def _parser() -> argparse.ArgumentParser:

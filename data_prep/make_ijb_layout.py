@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{output}: {counted(counts['images'], 'image')}, {counted(counts['subjects'], 'subject')}, "
         f"{counted(counts['templates'], 'template')} "
         f"(galleries {counts['gallery_1']:,} + {counts['gallery_2']:,}, probes {counts['probes']:,}), "
-        f"{counts['genuine']:,} genuine and {counts['impostor']:,} impostor pairs"
+        f"{counts['genuine']:,} genuine and {counted(counts['impostor'], 'impostor pair')}"
     )
     return 0
 

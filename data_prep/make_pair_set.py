@@ -35,7 +35,7 @@ from facekd.images.image_files import is_image_name
 from facekd.utils.ordered_work import in_order
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
-from facekd.utils.wording import counted
+from facekd.utils.wording import agreeing, counted
 from facekd.verification import balanced_folds, fold_indices
 from facekd.verification.kfold import describe_fold, one_kind_folds
 
@@ -142,9 +142,10 @@ def _listed(arguments: argparse.Namespace) -> ChosenPairs:
     if lacking and (arguments.on_missing == "fail" or len(lacking) == len(found)):
         names = sorted({name for number in lacking for name in pairs.names[number] if find(name) is None})
         raise DataError(
-            f"{len(lacking):,} of {len(found):,} pairs of {arguments.pairs} name images that {arguments.folder} does "
-            f"not hold: {', '.join(names[:3])}{f' and {len(names) - 3:,} more' if len(names) > 3 else ''}; "
-            "--on-missing drop leaves such pairs out"
+            f"{len(lacking):,} of {counted(len(found), 'pair')} of {arguments.pairs} "
+            f"{agreeing(len(lacking), 'names', 'name')} images that {arguments.folder} does not hold: "
+            f"{', '.join(names[:3])}{f' and {len(names) - 3:,} more' if len(names) > 3 else ''}; --on-missing drop "
+            "leaves such pairs out"
         )
 
     # Put the pairs in the order of their folds.
@@ -180,7 +181,8 @@ def _subjects(pairs: PairList, where: Path) -> np.ndarray | None:
     is_odd = np.isin(np.arange(len(people)), odd)
     if max(is_odd[pairs.is_same == kind].mean() for kind in np.unique(pairs.is_same)) < MAX_CONTRADICTED:
         print(
-            f"warning: {where}: {odd.size:,} of {len(people):,} labels contradict the names of the images: the first, "
+            f"warning: {where}: {odd.size:,} of {counted(len(people), 'label')} "
+            f"{agreeing(odd.size, 'contradicts', 'contradict')} the names of the images: the first, "
             f"{describe_contradiction(people, pairs.is_same, int(odd[0]))} ({' and '.join(pairs.names[odd[0]])}); the "
             "labels are kept; correct the list, or expect wrong error rates",
             file=sys.stderr,
@@ -263,7 +265,7 @@ def _report(output: Path, names_path: Path, pairs: ChosenPairs) -> None:
     dropped = f", {pairs.num_dropped:,} dropped" if pairs.num_dropped else ""
     print(
         f"{output}: {counted(len(names), 'pair')}{of_people}, {num_genuine:,} genuine{of_one}, "
-        f"{num_impostor:,} impostor{of_two}, {num_folds} folds{dropped}"
+        f"{num_impostor:,} impostor{of_two}, {counted(num_folds, 'fold')}{dropped}"
     )
 
     # What makes the pack doubtful: few people, and folds of one kind or of sizes that a .bin cannot say.
@@ -274,8 +276,9 @@ def _report(output: Path, names_path: Path, pairs: ChosenPairs) -> None:
         print("note: the folds differ in size, which a .bin cannot say; an .npz keeps them")
     if (one_kind := one_kind_folds(is_same, fold_of)).size:
         print(
-            f"warning: {one_kind.size} of {num_folds} folds hold one kind of pair only, the first "
-            f"{describe_fold(is_same, fold_of, int(one_kind[0]))}; `facekd evaluate lfw` balances them",
+            f"warning: {one_kind.size} of {counted(num_folds, 'fold')} {agreeing(one_kind.size, 'holds', 'hold')} one "
+            f"kind of pair only, the first {describe_fold(is_same, fold_of, int(one_kind[0]))}; `facekd evaluate lfw` "
+            "balances them",
             file=sys.stderr,
         )
     if subjects is None:

@@ -79,7 +79,7 @@ def _unpack(arguments: argparse.Namespace) -> int:
         written += 1
     sync_file_system(arguments.output)  # what the mark says is missing must not be missing without it
     progress.unlink(missing_ok=True)
-    already = f", {present:,} were there already" if present else ""
+    already = f", {counted(present, 'was', 'were')} there already" if present else ""
     print(f"{arguments.output}: {counted(written, 'image')} written{already}{bad.summary()}")
     return 0
 

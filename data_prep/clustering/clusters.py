@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.errors import DataError
+from facekd.utils.wording import counted
 
 NOISE = -1
 
@@ -52,7 +53,8 @@ def cluster(
     """
     if len(units) < max(min_size, min_samples, 2):
         raise DataError(
-            f"{len(units):,} images are fewer than a cluster needs (--min-size {min_size}, --min-samples {min_samples})"
+            f"{counted(len(units), 'image is', 'images are')} fewer than a cluster needs (--min-size {min_size}, "
+            f"--min-samples {min_samples})"
         )
     from sklearn.cluster import HDBSCAN
 
@@ -84,8 +86,8 @@ def cluster(
 def _why_useless(num_clusters: int, num_clustered: int, count: int) -> str:
     if not num_clusters:
         return (
-            f"no clusters among {count:,} images: lower --min-size or --min-samples; if even 2 finds none, everybody "
-            "is there once, or the model or its preprocessing is wrong"
+            f"no clusters among {counted(count, 'image')}: lower --min-size or --min-samples; if even 2 finds none, "
+            "everybody is there once, or the model or its preprocessing is wrong"
         )
     return (
         f"one cluster of {num_clustered:,} of {count:,} images, from which no classifier learns: raise --min-cosine or "

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from facekd.errors import DataError
+from facekd.utils.wording import counted
 
 IDS_PER_TEMPLATE = 8.13  # ids of IJB-C's 23,124 templates run to about 188,000: never an index
 GALLERY_SHARE, MAX_GALLERY_IMAGES = 1 / 3, 8
@@ -111,8 +112,8 @@ def plan_of_images(
     people, counts = np.unique(labels, return_counts=True)
     if (counts >= 2).sum() < 2:
         raise DataError(
-            f"{len(people):,} people, {int((counts >= 2).sum())} of them with two images or more; at least two such "
-            "people are needed, one image for the gallery and one to compare with it"
+            f"{counted(len(people), 'person')}, {int((counts >= 2).sum())} of them with two images or more; at least "
+            "two such people are needed, one image for the gallery and one to compare with it"
         )
     generator = np.random.default_rng([seed % 2**63, 0x1B])
 
@@ -225,7 +226,11 @@ def _with_pairs(generator: np.random.Generator, plan: IjbPlan, num_genuine: int,
     # Impostor pairs: shared out over the gallery templates.
     possible = np.array([len(probes) - len(mates.get(subject, ())) for subject in plan.subject_ids[gallery].tolist()])
     if num_impostor > possible.sum():
-        raise DataError(f"{num_impostor:,} impostor pairs were asked for, and only {possible.sum():,} are possible")
+        most = int(possible.sum())
+        raise DataError(
+            f"{counted(num_impostor, 'impostor pair was', 'impostor pairs were')} asked for, and only "
+            f"{counted(most, 'is', 'are')} possible"
+        )
     wanted = _share_out(num_impostor, possible)
     pairs, is_same = [], []
     for template, count, subject in zip(gallery.tolist(), wanted.tolist(), plan.subject_ids[gallery], strict=True):

@@ -24,6 +24,7 @@ from facekd.images.decoding import decode_rgb
 from facekd.images.encoding import encode_jpeg
 from facekd.images.jpeg import JPEG_START
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 
 JPEG_QUALITY = 95
 MARGIN = 0.25  # added on each side of a face in a loose crop, as a share of the face's side
@@ -101,9 +102,9 @@ class FolderImages:
             lacking = [image.name for image in images if image.name not in self._landmarks]
             if lacking and (on_missing == "fail" or len(lacking) == len(images)):
                 raise DataError(
-                    f"{landmarks}: has no line for {len(lacking):,} of the {len(images):,} images of {folder}, "
-                    f"the first {shown(lacking[0])}; names are PERSON/IMAGE as in the folder; --on-missing drop leaves "
-                    "them out"
+                    f"{landmarks}: has no line for {len(lacking):,} of the {counted(len(images), 'image')} of "
+                    f"{folder}, the first {shown(lacking[0])}; names are PERSON/IMAGE as in the folder; --on-missing "
+                    "drop leaves them out"
                 )
             images = [image for image in images if image.name in self._landmarks]
             self.num_dropped = len(lacking)

@@ -14,6 +14,7 @@ from facekd.errors import ImageError, RecordError
 from facekd.files.writing import atomic_open
 from facekd.images.decoding import decode_rgb
 from facekd.images.encoding import encode_png
+from facekd.utils.wording import counted
 
 TILE = 112
 PER_ROW = 8
@@ -77,7 +78,7 @@ def draw_contact_sheet(pack: RecordPack, rows: Sequence[Row]) -> np.ndarray:
         label = int(labels[next(image for image in row if isinstance(image, int))])
         count = int((labels == label).sum())
         _write(sheet, f"label {label}" if label >= 0 else "no label", 6, top + 52, INK, 0.45)
-        _write(sheet, f"{count:,} image{'s' if count != 1 else ''}", 6, top + 70, FAINT, 0.38)
+        _write(sheet, counted(count, "image"), 6, top + 70, FAINT, 0.38)
         for column, image in enumerate(row):
             left = MARGIN_WIDTH + column * cell
             caption = image.caption if isinstance(image, Guest) else f"key {pack.image_keys[image]}"

@@ -25,6 +25,7 @@ from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.embedder.model_options import open_model
 from facekd.errors import DataError, FacekdError
 from facekd.images.decoding import decode_rgb
+from facekd.utils.wording import agreeing, counted
 
 
 def list_duplicates(folder: Path, pack: RecordPack, duplicates: np.ndarray) -> Path:
@@ -105,7 +106,10 @@ def _outliers(found: Centres, pack: RecordPack, folder: Path) -> Finding:
         for o in outliers
     ]
     write_clean_list(path, pack, comments, rows)
-    text = f"{len(outliers):,} images are below {found.centres.threshold:.3f} or nearer to another identity: {path}"
+    text = (
+        f"{counted(len(outliers), 'image is', 'images are')} below {found.centres.threshold:.3f} or nearer to another "
+        f"identity: {path}"
+    )
     shown = [[o.image, *_examples(found, int(found.labels[o.image]), o.image, 3)] for o in outliers[:12]]
     return Finding("Likely mislabelled", text, shown)
 
@@ -118,7 +122,10 @@ def _merges(found: Centres, pack: RecordPack, folder: Path, min_cosine: float | 
         "merge LABEL  OTHER  cosine of their centres",
     )
     write_clean_list(path, pack, comments, [("merge", one, other, f"{cosine:.3f}") for one, other, cosine in merges])
-    text = f"{len(merges):,} pairs of identities have centres at a cosine of {limit:.3f} or more: {path}"
+    text = (
+        f"{counted(len(merges), 'pair of identities has', 'pairs of identities have')} centres at a cosine of "
+        f"{limit:.3f} or more: {path}"
+    )
     shown = [[*_examples(found, one, -1, 4), *_examples(found, other, -1, 4)] for one, other, _ in merges[:12]]
     return Finding("Likely one person", text, shown)
 
@@ -144,8 +151,9 @@ def _overlap(
     ]
     write_clean_list(path, pack, comments, rows)
     text = (
-        f"{num_images:,} of {len(others):,} images of {arguments.against} ({num_images / len(others):.2%}) are nearer "
-        f"than {limit:.3f} to {len(overlaps):,} identities; about 0.1 % would be with nobody in common: {path}"
+        f"{num_images:,} of {counted(len(others), 'image')} of {arguments.against} ({num_images / len(others):.2%}) "
+        f"{agreeing(num_images, 'is', 'are')} nearer than {limit:.3f} to {counted(len(overlaps), 'identity')}; about "
+        f"0.1 % would be with nobody in common: {path}"
     )
     shown: list[Row] = []
     for overlap in overlaps[:12]:

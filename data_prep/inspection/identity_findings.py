@@ -15,6 +15,7 @@ from facekd.errors import DataError
 from facekd.files.npy_files import read_npy
 from facekd.head.robust_centres import RobustCentres, find_nearest_centres, robust_centres
 from facekd.utils.progress import track
+from facekd.utils.wording import agreeing, counted
 from facekd.verification.scores import unit_rows
 
 ROW_CHUNK = 4096
@@ -54,13 +55,15 @@ def find_centres(embeddings: np.ndarray, labels: np.ndarray) -> Centres:
     """
     if embeddings.ndim != 2 or len(embeddings) != len(labels):
         raise DataError(
-            f"embeddings of shape {embeddings.shape} do not fit {len(labels):,} images; expected a row each"
+            f"embeddings of shape {embeddings.shape} do not fit {counted(len(labels), 'image')}; expected a row each"
         )
 
     # Normalise; embeddings without a direction are refused if they belong to an identity.
     units = unit_rows(
         embeddings.astype(np.float32, copy=False),
-        lambda rows: DataError(f"{rows.size:,} embeddings are not finite or zero, first that of image {rows[0]}"),
+        lambda rows: DataError(
+            f"{counted(rows.size, 'embedding is', 'embeddings are')} not finite or zero, first that of image {rows[0]}"
+        ),
         needed=labels >= 0,
     )
 
@@ -237,6 +240,7 @@ def load_embeddings(path: Path, count: int) -> np.ndarray:
         embeddings = array.astype(np.float32)
     if (bad := np.flatnonzero(~np.isfinite(embeddings).all(axis=1))).size:
         raise DataError(
-            f"{path}: the embeddings of {bad.size:,} images are not finite, first row {bad[0]}; make them again"
+            f"{path}: the {agreeing(bad.size, 'embedding')} of {counted(bad.size, 'image is', 'images are')} not "
+            f"finite, first row {bad[0]}; make them again"
         )
     return embeddings

@@ -16,6 +16,7 @@ from facekd.images.encoding import encode_png
 from facekd.pages.figures import chart, draw_histogram, new_figure
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
+from facekd.utils.wording import counted
 
 NUM_EXTREME = 16
 NUM_PAIRS = 12
@@ -68,7 +69,9 @@ def write_report(
         title=f"Data set {pack.reader.rec_path}",
         facts=Table("", ("", ""), [(line[:12].strip(), line[12:].strip()) for line in lines]),
         distributions=_quantiles(measures),
-        histograms=_histograms(measures, f"{int(quality.is_usable.sum()):,} of {pack.num_images:,} images measured"),
+        histograms=_histograms(
+            measures, f"{int(quality.is_usable.sum()):,} of {counted(pack.num_images, 'image')} measured"
+        ),
         duplicates=_count_duplicates(pack, duplicates),
         duplicate_sheets=_duplicate_sheets(pack, duplicates),
         findings=[

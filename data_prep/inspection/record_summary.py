@@ -15,7 +15,7 @@ from facekd.errors import ImageError, RecordError
 from facekd.images.decoding import decode_rgb
 from facekd.utils.progress import track
 from facekd.utils.sampling import spread_evenly
-from facekd.utils.wording import counted
+from facekd.utils.wording import agreeing, counted
 
 FORMAT_BY_START = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WebP", b"BM": "BMP"}
 NUM_SAMPLED = 512  # images decoded, unless all are asked for
@@ -126,11 +126,14 @@ def _identity_warnings(pack: RecordPack, labels: np.ndarray) -> list[str]:
     # Say what was found; a gap matters only if every record could be read.
     found = []
     if unreadable:
-        found.append(f"{unreadable:,} identity records cannot be read")
+        found.append(f"{counted(unreadable, 'identity record')} cannot be read")
     if wrong:
-        found.append(f"{len(wrong):,} identity records do not fit the labels of their images, first: record {wrong[0]}")
+        found.append(
+            f"{counted(len(wrong), 'identity record does', 'identity records do')} not fit the labels of "
+            f"{agreeing(len(wrong), 'its', 'their')} images, first: record {wrong[0]}"
+        )
     elif not unreadable and num_covered != pack.num_images:
-        found.append(f"the identity records cover {num_covered:,} of {pack.num_images:,} images")
+        found.append(f"the identity records cover {num_covered:,} of {counted(pack.num_images, 'image')}")
     return found
 
 
@@ -169,7 +172,10 @@ def _decode_images(pack: RecordPack, check_all: bool) -> dict[str, Any]:
     # Put what is unusual into sentences.
     warnings = []
     if unusable:
-        warnings.append(f"{len(unusable):,} of {len(sample):,} images looked at are unusable, first: {unusable[0]}")
+        warnings.append(
+            f"{len(unusable):,} of {counted(len(sample), 'image')} looked at {agreeing(len(unusable), 'is', 'are')} "
+            f"unusable, first: {unusable[0]}"
+        )
     if len(sizes) > 1:
         warnings.append("images have different sizes")
     if len(formats) > 1:

@@ -14,6 +14,7 @@ import numpy as np
 
 from data_prep.jobs.bad_records import BadRecords
 from facekd.files.reading import stamp_of
+from facekd.utils.wording import counted
 
 
 class Resumable(contextlib.AbstractContextManager[Any], Protocol):
@@ -88,12 +89,13 @@ def resuming(writer: Resumable, bad: BadRecords) -> Iterator[None]:
             bad.num_before += num_skipped
             if writer.num_found:
                 folder = writer.partial_path.parent
-                print(f"{folder}: going on after {writer.num_found:,} images written before", file=sys.stderr)
+                print(f"{folder}: going on after {counted(writer.num_found, 'image')} written before", file=sys.stderr)
             yield
     except BaseException:
         if writer.num_kept:
             print(
-                f"{writer.num_kept:,} images are kept in {writer.partial_path}; run the same command again to go on",
+                f"{counted(writer.num_kept, 'image is', 'images are')} kept in {writer.partial_path}; run the same "
+                "command again to go on",
                 file=sys.stderr,
             )
         raise

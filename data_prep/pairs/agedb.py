@@ -19,6 +19,7 @@ from facekd.errors import DataError
 from facekd.files.reading import require_regular_file
 from facekd.utils.apart import run_apart
 from facekd.utils.foreign import shown
+from facekd.utils.wording import agreeing, counted
 
 STRUCTURE = (
     "expected `splits`, a cell of folds, each a struct of a 2 x N cell of faces (a struct of name and age) and N "
@@ -51,8 +52,9 @@ def read_agedb_protocol(path: Path) -> PairList:
     if wrong:
         first = wrong[0]
         raise DataError(
-            f"{path}: {len(wrong):,} of {len(names):,} labels contradict the names, first that of {names[first][0]} "
-            f"and {names[first][1]}, which is {1 if is_same[first] else -1}; the file is damaged, or of another kind"
+            f"{path}: {len(wrong):,} of {counted(len(names), 'label')} "
+            f"{agreeing(len(wrong), 'contradicts', 'contradict')} the names, first that of {names[first][0]} and "
+            f"{names[first][1]}, which is {1 if is_same[first] else -1}; the file is damaged, or of another kind"
         )
     return PairList(names, np.array(is_same), np.array(fold_of), "agedb", subjects)
 
@@ -81,7 +83,7 @@ def parse_protocol(file: str) -> list[tuple[str, str, bool, int]]:
         try:
             faces, labels = _only(cell)[0], np.asarray(_only(cell)[1], dtype=np.float64).ravel()
             if faces.ndim != 2 or faces.shape != (2, len(labels)) or not np.isin(labels, (-1, 1)).all():
-                raise ValueError(f"faces of shape {faces.shape} and {len(labels)} labels")
+                raise ValueError(f"faces of shape {faces.shape} and {counted(len(labels), 'label')}")
             for pair, label in enumerate(labels.tolist()):
                 rows.append((_name(faces[0, pair]), _name(faces[1, pair]), label == 1, fold))
         except (IndexError, TypeError, ValueError, AttributeError) as error:

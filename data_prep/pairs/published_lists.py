@@ -14,6 +14,7 @@ from data_prep.pairs.pair_list import PairList
 from data_prep.sources.image_lists import AGEDB_NAME
 from facekd.errors import DataError
 from facekd.files.reading import read_text_file, require_regular_file
+from facekd.utils.wording import counted
 
 LFW_NAME = re.compile(r"(?P<who>.+)_\d+")
 LAYOUTS = ("lfw", "cfp-fp", "cfp-ff", "two-lines", "names", "agedb")
@@ -97,15 +98,16 @@ def _read_lfw(path: Path, rows: Rows) -> PairList:
     announced = 2 * num_folds * per_kind
     if len(names) != announced:
         raise DataError(
-            f"{path}: its first line announces {num_folds} folds of {per_kind} genuine and {per_kind} impostor pairs, "
-            f"so {announced:,} in all, but it lists {len(names):,}; the file is cut short or its first line wrong"
+            f"{path}: its first line announces {counted(num_folds, 'fold')} of {per_kind} genuine and "
+            f"{counted(per_kind, 'impostor pair')}, so {announced:,} in all, but it lists {len(names):,}; the file is "
+            "cut short or its first line wrong"
         )
     expected = np.tile(np.repeat([True, False], per_kind), num_folds)
     if not np.array_equal(is_same, expected):
         first = int(np.argmax(np.array(is_same) != expected))
         raise DataError(
             f"{path}, line {rows[first][0]}: should be {'a genuine' if expected[first] else 'an impostor'} pair: "
-            f"folds have {per_kind} genuine and then {per_kind} impostor pairs"
+            f"folds have {per_kind} genuine and then {counted(per_kind, 'impostor pair')}"
         )
     return PairList(names, expected, np.repeat(np.arange(num_folds), 2 * per_kind), "lfw")
 
@@ -117,7 +119,7 @@ def _lfw_name(person: str, number: str) -> str:
 def _read_two_lines(path: Path, rows: Rows) -> PairList:
     """Reads CALFW or CPLFW: two lines `image label` per pair; label 0 for impostors, else the fold from 1 (or 1)."""
     if len(rows) % 2:
-        raise DataError(f"{path} has {len(rows):,} lines, an odd number; a pair is two lines of `image label`")
+        raise DataError(f"{path} has {counted(len(rows), 'line')}, an odd number; a pair is two lines of `image label`")
     names, labels = [], []
     for (number, line), (_, second_line) in zip(rows[::2], rows[1::2], strict=True):
         first, second = _split(line), _split(second_line)

@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from facekd.errors import DataError
+from facekd.utils.wording import agreeing, counted
 
 
 def sample_pairs(
@@ -31,8 +32,8 @@ def sample_pairs(
     """
     if num_folds < 2 or num_pairs < 2 * num_folds or num_pairs % (2 * num_folds):
         raise DataError(
-            f"{num_pairs} pairs cannot be split into {num_folds} folds of equal halves; use a multiple of "
-            f"{2 * max(num_folds, 2)}, and at least 2 folds"
+            f"{counted(num_pairs, 'pair')} cannot be split into {counted(num_folds, 'fold')} of equal halves; use a "
+            f"multiple of {2 * max(num_folds, 2)}, and at least 2 folds"
         )
 
     # The images of each person.
@@ -54,8 +55,9 @@ def sample_pairs(
             drawn = draw(members, wanted, generator)
             if len(drawn) < wanted:
                 raise DataError(
-                    f"{num_pairs} pairs want {wanted} {kind} ones a fold, but the {len(members)} people of fold {fold} "
-                    f"give only {len(drawn)}: ask for fewer pairs or folds, or bring more images"
+                    f"{counted(num_pairs, 'pair')} want {wanted:,} {kind} {agreeing(wanted, 'one')} a fold, but the "
+                    f"{counted(len(members), 'person')} of fold {fold} {agreeing(len(members), 'gives', 'give')} only "
+                    f"{len(drawn)}: ask for fewer pairs or folds, or bring more images"
                 )
             pairs += drawn
             is_same += [same] * wanted
@@ -71,7 +73,8 @@ def all_pairs(labels: np.ndarray, num_folds: int, seed: int) -> tuple[np.ndarray
     for kind in (True, False):
         members = np.flatnonzero(same == kind)
         if len(members) < num_folds:
-            raise DataError(f"only {len(members)} {'genuine' if kind else 'impostor'} pairs for {num_folds} folds")
+            pairs = counted(len(members), "genuine pair" if kind else "impostor pair")
+            raise DataError(f"only {pairs} for {counted(num_folds, 'fold')}")
         fold_of[generator.permutation(members)] = np.arange(len(members)) % num_folds
     order = np.lexsort((~same, fold_of))
     return np.stack([first, second], axis=1)[order], same[order], fold_of[order]

@@ -16,6 +16,7 @@ from facekd.files.resumable_file import whole_lines
 from facekd.files.temporaries import open_own_file
 from facekd.files.writing import naming
 from facekd.utils.foreign import shown
+from facekd.utils.wording import agreeing, counted
 
 LOG_NAME = "align_log.jsonl"
 
@@ -121,7 +122,11 @@ class AlignLog:
                     ) from error
                 num_damaged += 1
         if num_damaged:
-            print(f"{self.path}: {num_damaged:,} lines are damaged; aligning their photographs again", file=sys.stderr)
+            print(
+                f"{self.path}: {counted(num_damaged, 'line is', 'lines are')} damaged; aligning "
+                f"{agreeing(num_damaged, 'its photograph', 'their photographs')} again",
+                file=sys.stderr,
+            )
         return end
 
     def _check(self, found: dict[str, Any], settings: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from facekd.errors import DataError
 from facekd.files.reading import read_text_file
 from facekd.images.alignment import NUM_LANDMARKS
+from facekd.utils.wording import counted
 
 NUM_VALUES = 2 * NUM_LANDMARKS
 EXPECTED = "expected `name x1 y1 ... x5 y5`, tabs or spaces between, perhaps a score at the end"
@@ -43,7 +44,9 @@ def read_landmarks(path: Path) -> dict[str, GivenLandmarks]:
         # Check the line: a name, ten finite numbers, perhaps a score.
         name, values = _split(line)
         if not name or len(values) not in (NUM_VALUES, NUM_VALUES + 1):
-            raise DataError(f"{path}, line {number}: {line[:100]!r} ends in {len(values)} numbers; {EXPECTED}")
+            raise DataError(
+                f"{path}, line {number}: {line[:100]!r} ends in {counted(len(values), 'number')}; {EXPECTED}"
+            )
         if not np.isfinite(values).all():
             raise DataError(f"{path}, line {number}: a coordinate of {name} is not finite")
 

@@ -14,6 +14,7 @@ from facekd.data.synthetic import render_faces
 from facekd.errors import DataError
 from facekd.images.decoding import decode_rgb
 from facekd.images.encoding import encode_jpeg
+from facekd.utils.wording import agreeing, counted
 
 MASK_COLOR = (150, 190, 215)
 # The outline of a painted mask, as shares of the side of an aligned face: the bridge of the nose, cheeks and chin.
@@ -79,7 +80,8 @@ def split_people(labels: np.ndarray, share: float, seed: int, source: str) -> Sp
     known = [who for who in sorted(images) if who not in strangers]
     if len(known) < 3:
         raise DataError(
-            f"{source}: {len(known)} people with two images or more are left to be known; at least 3 needed"
+            f"{source}: {counted(len(known), 'person')} with two images or more {agreeing(len(known), 'is', 'are')} "
+            "left to be known; at least 3 needed"
         )
     return Split({who: images[who] for who in known}, {who: images[who] for who in sorted(strangers)})
 

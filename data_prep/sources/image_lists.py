@@ -15,6 +15,7 @@ from facekd.data.datasets.record_pack import RecordPack
 from facekd.errors import DataError
 from facekd.files.reading import read_text_file
 from facekd.images.image_files import Reason, list_by_folder
+from facekd.utils.wording import counted
 
 AGEDB_NAME = re.compile(r"\d+_(?P<who>.+)_(?P<age>\d+)_(?P<sex>[mfMF])")
 
@@ -106,7 +107,7 @@ def read_lst_and_kind(path: Path) -> tuple[list[ListedImage], str]:
         columns = line.split("\t")
         if len(columns) < 3:
             raise DataError(
-                f"{path}, line {number}: {line[:80]!r} has {len(columns)} tab-separated columns; expected "
+                f"{path}, line {number}: {line[:80]!r} has {counted(len(columns), 'tab-separated column')}; expected "
                 "`aligned path label` (InsightFace) or `index label path` (im2rec)"
             )
         # A name is never a number, so every line shows the kind.
@@ -148,8 +149,8 @@ def check_labels(images: list[ListedImage], source: Path) -> None:
     if len(labels) <= max(labels):
         missing = next(label for label in range(max(labels)) if label not in labels)
         raise DataError(
-            f"{source}: {len(labels):,} labels are used, up to {max(labels):,}, and label {missing} has no image; "
-            "--renumber gives consecutive ones"
+            f"{source}: {counted(len(labels), 'label is', 'labels are')} used, up to {max(labels):,}, and label "
+            f"{missing} has no image; --renumber gives consecutive ones"
         )
 
 
@@ -165,7 +166,7 @@ def check_one_label(images: list[ListedImage], source: Path) -> list[ListedImage
         first = contradictions[0]
         raise DataError(
             f"{source}: {first.name!r} is listed with label {label_of[first.name]} and with label {first.label}, so "
-            f"one of them is wrong ({len(contradictions):,} such lines); take the wrong lines out"
+            f"one of them is wrong ({counted(len(contradictions), 'such line')}); take the wrong lines out"
         )
     return images
 
@@ -208,7 +209,7 @@ def names_from_lst(pack: RecordPack, lst_path: Path) -> list[str]:
     # Find the line of each image.
     listed = read_lst(lst_path)
     if len(listed) != pack.num_images:
-        raise DataError(f"{lst_path} lists {len(listed):,} images and the pack has {pack.num_images:,}")
+        raise DataError(f"{lst_path} lists {counted(len(listed), 'image')} and the pack has {pack.num_images:,}")
     if pack.layout == "insightface":
         order = (pack.image_keys - 1).tolist()  # line n, counted from 1, is key n
     else:
@@ -268,8 +269,8 @@ def labels_from_key_list(pack: RecordPack, path: Path) -> tuple[np.ndarray, list
     missing = [key for key in keys if key not in path_of]
     if missing:
         raise DataError(
-            f"{path} has no line for {len(missing):,} of the {len(keys):,} images of {pack.reader.rec_path}, first "
-            f"record {missing[0]}: it is the list of another pack, or not complete"
+            f"{path} has no line for {len(missing):,} of the {counted(len(keys), 'image')} of {pack.reader.rec_path}, "
+            f"first record {missing[0]}: it is the list of another pack, or not complete"
         )
     names = [path_of[key] for key in keys]
     people = [posixpath.normpath(name.rpartition("/")[0]) for name in names]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from facekd.errors import DataError
 from facekd.utils.foreign import reading, shown
+from facekd.utils.wording import counted
 
 MAX_EXTENDED_HEADER = 1 << 14  # bytes of a long name or of pax records, which tarfile reads whole
 EXTENDED = (
@@ -49,7 +50,7 @@ def list_members(path: Path) -> Iterator[Member]:
             archive.members.clear()  # tarfile keeps them; millions would fill the memory
             if member.size < 0 or member.offset_data + member.size > size:
                 name = f"{shown(member.name)} at byte {member.offset:,}"
-                raise tarfile.ReadError(f"{name} has {member.size:,} bytes, and the whole file {size:,}")
+                raise tarfile.ReadError(f"{name} has {counted(member.size, 'byte')}, and the whole file {size:,}")
             if member.sparse is not None:
                 raise tarfile.ReadError(f"{shown(member.name)} {WITHOUT_HOLES}")
             if member.isfile():

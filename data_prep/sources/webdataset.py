@@ -25,6 +25,7 @@ from facekd.files.resumable_file import ResumableFile
 from facekd.images.image_files import IMAGE_SUFFIXES
 from facekd.utils.foreign import shown
 from facekd.utils.progress import track
+from facekd.utils.wording import agreeing
 
 LABEL_SUFFIXES = (".cls", ".json")
 MAX_LABEL_BYTES = 1 << 20
@@ -121,7 +122,10 @@ class TarSource:
         self.num_classes = int(self.labels.max()) + 1
         self.warnings: list[str] = []
         if self._num_left_out:
-            what = f"{self._num_left_out:,} of the labelled samples, which have no image that can be read"
+            what = (
+                f"{self._num_left_out:,} of the labelled samples, which {agreeing(self._num_left_out, 'has', 'have')} "
+                "no image that can be read"
+            )
             self.warnings.append(f"left out: {what}, first {self._first_left_out}")
 
     def class_warnings(self) -> list[str]:

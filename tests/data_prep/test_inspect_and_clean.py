@@ -175,7 +175,7 @@ def test_cleaning_refuses_what_does_not_belong(faulty: tuple[Path, np.ndarray], 
     pack, _ = faulty
     lst = tmp_path / "list.tsv"
     for text, message in (
-        ("drop\t999\n", "1 keys of the lists are no images"),
+        ("drop\t999\n", "1 key of the lists is no image"),
         ("merge\t1\t50\n", "labels up to 19 only"),
         ("".join(f"drop-identity\t{label}\n" for label in range(20)), "leave no image"),
         ("drop 5\n", "line 1: 'drop 5'"),
@@ -240,7 +240,7 @@ def test_a_model_finds_a_wrong_label_and_a_person_of_the_evaluation_beside_an_im
         inspect_records.main, tmp_path / "pack", "--lists", tmp_path / "lists", "--model", tmp_path / "model.onnx",
         "--against", tmp_path / "eval.bin",
     )  # fmt: skip
-    assert status == 0 and "1 of 40 images looked at are unusable" in text
+    assert status == 0 and "1 of 40 images looked at is unusable" in text
     assert (tmp_path / "lists" / "outliers.tsv").read_text().splitlines()[-1].split("\t")[:3] == ["drop", "12", "2"]
     rows = [line for line in (tmp_path / "lists" / "overlap.tsv").read_text().splitlines() if line[0] != "#"]
     overlap = rows[0].split("\t")

@@ -272,7 +272,7 @@ def test_a_person_of_thousands_of_images_gives_distinct_pairs_without_listing_al
 
 
 def test_all_pairs_need_as_many_of_each_kind_as_folds() -> None:
-    with pytest.raises(DataError, match="only 1 genuine pairs for 2 folds"):
+    with pytest.raises(DataError, match="only 1 genuine pair for 2 folds"):
         all_pairs(np.array([0, 0, 1]), 2, 0)
     with pytest.raises(DataError, match="only 0 impostor pairs for 2 folds"):
         all_pairs(np.zeros(4, np.int64), 2, 0)
@@ -320,7 +320,7 @@ def test_labels_that_contradict_the_names_are_reported(faces: Path, tmp_path: Pa
     (tmp_path / "list.txt").write_text("\n".join(rows))
     arguments = (faces, tmp_path / "x.npz", "--pairs", tmp_path / "list.txt", "--folds", 2)
     status, text, err = run(make_pair_set.main, *arguments)
-    assert status == 0 and "list.txt: 1 of 12 labels contradict the names of the images" in err
+    assert status == 0 and "list.txt: 1 of 12 labels contradicts the names of the images" in err
     assert "pair 2, labelled impostor, compares Cyd with Cyd (Cyd/Cyd_0001.jpg and Cyd/Cyd_0002.jpg)" in err
     assert "no list of subjects is written" in text and read_pair_pack(tmp_path / "x.npz").subjects is None
     # Folders that are no people say nothing about the labels.
@@ -339,4 +339,4 @@ def test_folds_left_with_one_kind_are_said(faces: Path, tmp_path: Path, run: Run
     (tmp_path / "pairs.txt").write_text(LFW.replace("Eve\t3\t4", "Eve\t3\t9").replace("Cyd\t1\t2", "Cyd\t1\t9"))
     arguments = (faces, tmp_path / "x.npz", "--pairs", tmp_path / "pairs.txt", "--on-missing", "drop")
     status, _, err = run(make_pair_set.main, *arguments)
-    assert status == 0 and "1 of 2 folds hold one kind of pair only, the first fold 2 (0 genuine, 2 impostor)" in err
+    assert status == 0 and "1 of 2 folds holds one kind of pair only, the first fold 2 (0 genuine, 2 impostor)" in err

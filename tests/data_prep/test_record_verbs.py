@@ -249,7 +249,7 @@ def test_inspect_finds_what_is_odd(tmp_path: Path, run: Run) -> None:
         "1 image has a label of 3 or more (up to 9), out of range for 3 classes",
         "7 of 10 classes have no image (labels go up to 9)",
         "1 identity has a single image",
-        "1 of 6 images looked at are unusable, first: ",
+        "1 of 6 images looked at is unusable, first: ",
         "record 5 at offset",
         "images have different sizes",
         "images have different formats",
@@ -270,7 +270,7 @@ def test_inspect_checks_identity_records_against_labels(faces: Path, tmp_path: P
         for key, payload in records.items():
             writer.write(key, payload)
     out = run(inspect_records.main, tmp_path / "packed")[1]
-    assert "1 identity records do not fit the labels of their images, first: record 10" in out
+    assert "1 identity record does not fit the labels of its images, first: record 10" in out
 
 
 def test_inspect_describes_a_damaged_pack(faces: Path, tmp_path: Path, run: Run) -> None:

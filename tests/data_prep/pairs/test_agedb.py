@@ -125,7 +125,7 @@ def test_the_protocol_becomes_a_pack(tmp_path: Path, run: Run) -> None:
     [
         (
             [fold([("Maria_x_0_5_f", "Zoe_y_1_35_f", 1)])],
-            "1 of 1 labels contradict the names, first that of Maria_x_0_5_f",
+            "1 of 1 label contradicts the names, first that of Maria_x_0_5_f",
         ),
         ([fold([("Maria_x_0_5_f", "Maria_x_1_35_f", 2)])], "fold 1 is no fold of AgeDB"),
         ([np.zeros((2, 3))], "fold 1 is no fold of AgeDB .*in place of a struct"),

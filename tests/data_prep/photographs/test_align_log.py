@@ -35,7 +35,7 @@ def test_a_damaged_line_costs_its_photograph_alone(tmp_path: Path, bad: bytes, c
     with AlignLog(tmp_path, SETTINGS) as log:
         assert sorted(log.entries) == ["a.jpg", "c.jpg"]
         assert log.entries["a.jpg"].crop == "a\u2028.png"
-    assert "1 lines are damaged" in capsys.readouterr().err
+    assert "1 line is damaged" in capsys.readouterr().err
     assert log.path.read_bytes() == b"\n".join(lines)
 
 
