@@ -28,6 +28,7 @@ from facekd.pages.tables import Table
 from facekd.results.reading import read_curves, read_result
 from facekd.results.schema import IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT, SUMMARY_FORMAT, check_result
 from facekd.training.logbook import write_run_page
+from facekd.utils.wording import counted
 from facekd.verification import roc_curve
 from facekd.verification.intervals.bootstrap import MIN_DRAWS, MIN_SUBJECTS
 from facekd.verification.intervals.paired_bootstrap import PairedBootstrap, differences
@@ -322,17 +323,17 @@ def _test(scored: ScoredModels, arguments: argparse.Namespace) -> tuple[list[lis
         subjects = np.unique(subjects[kept], return_inverse=True)[1].reshape(-1, 2)
         known = len(np.unique(subjects[is_same, 0]))
         if known < MIN_SUBJECTS:
-            subjects, note = None, f" ({known} people are too few to resample)"
+            subjects, note = None, f" ({counted(known, 'person is', 'people are')} too few to resample)"
     fars = _fars(models, arguments.fars, len(is_same))
     bootstrap = PairedBootstrap(is_same, subjects, fars, arguments.draws, arguments.seed)
     drawn = [bootstrap.tars(own, one.name) for own, one in zip(scores, models, strict=True)]
     if subjects is None:
         who = f"comparisons, since people are not known{note}: expect p-values that are too small"
     else:
-        who = f"{bootstrap.num_subjects:,} people"
+        who = counted(bootstrap.num_subjects, "person")
     about = (
-        f"Differences: paired bootstrap over {who}; {arguments.draws:,} draws, the same for all models, each with its "
-        "own threshold; p is two-sided and not corrected for the number of tests."
+        f"Differences: paired bootstrap over {who}; {counted(arguments.draws, 'draw')}, the same for all models, each "
+        "with its own threshold; p is two-sided and not corrected for the number of tests."
     )
     return [differences(drawn[0], other, fars) for other in drawn[1:]], about
 

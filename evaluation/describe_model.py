@@ -18,6 +18,7 @@ from facekd.errors import ModelError, run_verb
 from facekd.files.output_lock import file_lock
 from facekd.images.preprocessing import Preprocessing
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 
 if TYPE_CHECKING:
     from evaluation.sets.preprocessing_trials import Trial
@@ -81,7 +82,7 @@ def _print_file(file: OnnxFile) -> None:
     size = sum(path.stat().st_size for path in file.files)
     opsets = ", ".join(f"{shown(entry.domain) or 'ai.onnx'} {entry.version}" for entry in model.opset_import)
     maker = shown(f"{model.producer_name} {model.producer_version}".strip()) or "an unnamed tool"
-    beside = f" in {len(file.files)} files" if len(file.files) > 1 else ""
+    beside = f" in {counted(len(file.files), 'file')}" if len(file.files) > 1 else ""
     print(f"{file.path}: {size / 1e6:.2f} MB{beside}, by {maker}, IR version {model.ir_version}, opset {opsets}")
     print(f"  sha256    {file.sha256}")
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -92,7 +93,7 @@ def _print_file(file: OnnxFile) -> None:
     operators = Counter(node.op_type for node in model.graph.node).most_common()
     listed = ", ".join(f"{count} {shown(name)}" for name, count in operators[:SHOWN_OPERATORS])
     rest = len(operators) - SHOWN_OPERATORS
-    more = f" and {rest} other kind{'s' if rest > 1 else ''}" if rest > 0 else ""
+    more = f" and {counted(rest, 'other kind')}" if rest > 0 else ""
     print(f"  nodes     {len(model.graph.node):,}: {listed}{more}")
     print(f"  weights   {_weights(model)}")
     entries = [f"{shown(key, 40)}: {shown(value)}" for key, value in sorted(file.metadata.items())] or ["nothing"]
@@ -133,7 +134,7 @@ def _usage(file: OnnxFile, embedder: OnnxEmbedder) -> Iterator[str]:
     from facekd.embedder.prelu_form import count_prelu
 
     facts = embedder.preprocessing
-    output = f"{shown(embedder.output)}, {embedder.embedding_size} values"
+    output = f"{shown(embedder.output)}, {counted(embedder.embedding_size, 'value')}"
     yield f"--image-size {facts.image_size} {_words(facts)} -> {output}"
     if embedder.assumed:
         names = ", ".join(embedder.assumed)
@@ -180,12 +181,12 @@ def _verify(file: OnnxFile, open_with: Any, embedder: OnnxEmbedder | None, argum
     others = [trial for trial in trials if trial.is_as_good and trial is not best]
     print(f"recommended: {_words(best)}")
     if others:
-        print(f"not told apart from it by {len(pairs)} pairs: {'; '.join(map(_words, others))}")
+        print(f"not told apart from it by {counted(len(pairs), 'pair')}: {'; '.join(map(_words, others))}")
     if not arguments.write:
         return
 
     used = open_with(mean=best.mean, std=best.std, color=best.color)
-    basis = f"best of {sum(not t.problem for t in trials)} tried on {len(pairs)} pairs of {pair_set.name}"
+    basis = f"best of {sum(not t.problem for t in trials)} tried on {counted(len(pairs), 'pair')} of {pair_set.name}"
     path = write_sidecar(file, Sidecar(used.preprocessing, used.output, f"{basis}, d' {best.separation:.2f}"))
     print(f"written: {path}; every command reads it")
 
@@ -219,7 +220,7 @@ def _print_trials(trials: list[Trial], num_pairs: int, num_genuine: int, name: s
         behind = "best" if low == high == 0 else f"{low:.2f} to {high:.2f}"
         rows.append([*way, f"{trial.accuracy:.2%}", f"{trial.eer:.2%}", f"{trial.separation:.2f}", behind])
     head = ["pixels as", "mean", "std", "color", "accuracy", "EER", "d'", "behind the best, 95 %"]
-    print(f"\n{num_pairs} pairs of {shown(name)}, {num_genuine} genuine; without mirror images:")
+    print(f"\n{counted(num_pairs, 'pair')} of {shown(name)}, {num_genuine} genuine; without mirror images:")
     Table("", head, rows).print(console())
     print()
 

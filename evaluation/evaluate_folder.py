@@ -64,7 +64,7 @@ from facekd.pages.embedding_map import MOST_PEOPLE, lay_out_people
 from facekd.results.schema import FOLDER_FORMAT
 from facekd.utils.foreign import shown
 from facekd.utils.terminal import console, say
-from facekd.utils.wording import counted
+from facekd.utils.wording import agreeing, counted
 from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.measures import (
     add_intervals,
@@ -203,7 +203,8 @@ class _Folders:
         self.notes.extend(f"{folder}: {warning}" for warning in faces.warnings)
         if not self._is_search and len(faces) * (len(faces) - 1) // 2 > MAX_PAIRS:
             raise DataError(
-                f"{folder}: {len(faces):,} images make more than {MAX_PAIRS:,} pairs; --images-per-person takes fewer"
+                f"{folder}: {counted(len(faces), 'image')} make more than {MAX_PAIRS:,} pairs; --images-per-person "
+                "takes fewer"
             )
         if self._group_file is not None:  # before the model runs: most mistakes show here
             self.groups = self._group_file, join_groups(self._group_file, _names_of(faces), faces.people, str(folder))
@@ -358,8 +359,9 @@ def _identify(root: Path, embed: Any, ranks: Sequence[int]) -> dict[str, Any]:
 
 def _no_direction(rows: np.ndarray, faces: FaceFolder | LabelledFaces) -> DataError:
     return DataError(
-        f"{faces.describe(int(rows[0]))}: its embedding has no direction (all zeros, or not finite), as have "
-        f"{rows.size - 1:,} more: the model is broken or its preprocessing wrong"
+        f"{faces.describe(int(rows[0]))}: its embedding has no direction (all zeros, or not finite), as "
+        f"{agreeing(rows.size - 1, 'has', 'have')} {rows.size - 1:,} more: the model is broken or its preprocessing "
+        "wrong"
     )
 
 

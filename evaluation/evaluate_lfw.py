@@ -62,6 +62,7 @@ from facekd.files.writing import write_text
 from facekd.pages.figures import save_figure
 from facekd.results.schema import LFW_FORMAT, SUMMARY_FORMAT
 from facekd.utils.terminal import console, say
+from facekd.utils.wording import counted
 from facekd.verification.groups.cell_rates import ListedErrors
 from facekd.verification.measures import LFW_FARS, measure_pairs
 
@@ -317,10 +318,12 @@ def _add_measures(parser: CommandParser) -> None:
 def _check_files_of_packs(parser: CommandParser, arguments: argparse.Namespace) -> None:
     """Exits with a message of the parser where there is not one list of names, or of qualities, for each pack."""
     if arguments.names is not None and len(arguments.names) != len(arguments.pairs):
-        parser.error(f"--names: {len(arguments.names)} given for {len(arguments.pairs)} packs; '-' stands for none")
+        parser.error(
+            f"--names: {len(arguments.names)} given for {counted(len(arguments.pairs), 'pack')}; '-' stands for none"
+        )
     refuse_quality_of_model(parser, (arguments.quality or [None])[0], not arguments.given)
     if arguments.quality not in (None, [NORM], [MODEL]) and len(arguments.quality) != len(arguments.pairs):
-        found = f"{len(arguments.quality)} given for {len(arguments.pairs)} packs"
+        found = f"{len(arguments.quality)} given for {counted(len(arguments.pairs), 'pack')}"
         parser.error(f"--quality: {found}; give norm, model, or a file each")
 
 
@@ -332,13 +335,19 @@ def _tell_folder_from_files(parser: CommandParser, arguments: argparse.Namespace
     check_halves_option(parser, arguments, bool(arguments.given))
     if not arguments.given:
         if len(words) > 1:
-            parser.error(f"--embeddings: {len(words)} folders are given; give one, or a file X.npy for each pack")
+            parser.error(
+                f"--embeddings: {counted(len(words), 'folder is', 'folders are')} given; give one, or a file X.npy "
+                "for each pack"
+            )
         if arguments.model is None:
             parser.error("give --model FILE, or --embeddings with a file X.npy of embeddings for each pack")
     elif arguments.model is not None:
         parser.error(f"--embeddings {arguments.given[0]} holds embeddings: give that file or --model, one of the two")
     elif len(words) != len(arguments.pairs) or len(arguments.given) != len(words):
-        parser.error(f"--embeddings: {len(arguments.given)} files are given for {len(arguments.pairs)} packs")
+        parser.error(
+            f"--embeddings: {counted(len(arguments.given), 'file is', 'files are')} given for "
+            f"{counted(len(arguments.pairs), 'pack')}"
+        )
     else:
         refuse_preprocessing(parser, arguments)
 

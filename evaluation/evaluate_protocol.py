@@ -40,6 +40,7 @@ from facekd.errors import DataError, run_verb
 from facekd.files.result_folder import finish_results
 from facekd.results.schema import PROTOCOL_FORMAT
 from facekd.utils.processes import launcher_number
+from facekd.utils.wording import agreeing, counted
 from facekd.verification.intervals.proportions import wilson_interval
 
 RESULT_VERSION = 1
@@ -163,10 +164,14 @@ def _open_embeddings(
     if found.rows is not None and unreadable.size:
         if arguments.on_missing == "fail":
             raise DataError(
-                f"{listed.root}: {len(unreadable):,} images cannot be used ({reasons}); mend them, or leave them out "
-                "by --on-missing drop"
+                f"{listed.root}: {counted(len(unreadable), 'image')} cannot be used ({reasons}); mend them, or leave "
+                "them out by --on-missing drop"
             )
-        print(f"{listed.root}: {len(unreadable):,} images cannot be used and are left out: {reasons}", file=sys.stderr)
+        print(
+            f"{listed.root}: {counted(len(unreadable), 'image')} cannot be used and "
+            f"{agreeing(len(unreadable), 'is', 'are')} left out: {reasons}",
+            file=sys.stderr,
+        )
         is_lost[unreadable] = True
     return found.rows, {"model": found.model, "embeddings": None}, is_lost
 

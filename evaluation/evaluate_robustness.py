@@ -24,6 +24,7 @@ from facekd.files.result_folder import finish_results
 from facekd.files.writing import write_text
 from facekd.results.schema import ROBUSTNESS_FORMAT
 from facekd.utils.terminal import console, say
+from facekd.utils.wording import counted
 from facekd.verification.measures import LFW_FARS
 
 RESULT_VERSION = 1
@@ -89,9 +90,9 @@ def _describe(compared: Comparisons, settings: Settings) -> dict[str, Any]:
     pair_set, folds = compared.pair_set, int(compared.fold_of.max()) + 1
     drawn = len(compared.pairs) < len(pair_set)
     text = (
-        f"{pair_set.name}, {f'{len(compared.pairs):,} drawn of ' if drawn else ''}{len(pair_set):,} pairs; "
+        f"{pair_set.name}, {f'{len(compared.pairs):,} drawn of ' if drawn else ''}{counted(len(pair_set), 'pair')}; "
         f"{SIDES_TEXT[settings.sides]} degraded, seed {settings.seed}; cosine of {embedding_text(settings.flip)}; "
-        f"accuracy over {folds} folds"
+        f"accuracy over {counted(folds, 'fold')}"
     )
     return {
         "pair_set": {"name": pair_set.name, "path": str(pair_set.path), "sha256": pair_set.sha256},

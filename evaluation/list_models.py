@@ -11,6 +11,7 @@ from facekd.commands.suggestions import did_you_mean
 from facekd.embedder.known_models import CATALOGUE, DETECTOR, RECOGNISER, KnownModel, known_models
 from facekd.errors import ModelError, run_verb
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -84,7 +85,7 @@ def _print_list(models: list[KnownModel]) -> None:
 def _lines(model: KnownModel) -> Iterator[str]:
     """Yields all that is known of a model, a line each."""
     yield f"{model.name}: {model.kind}, {model.network}"
-    size = f", {model.bytes:,} bytes" if model.bytes else ""
+    size = f", {counted(model.bytes, 'byte')}" if model.bytes else ""
     facts = {
         "publisher": model.publisher,
         "page": model.source,
@@ -92,7 +93,7 @@ def _lines(model: KnownModel) -> Iterator[str]:
         "files": f"{', '.join(model.files)}{size}",
         "sha256": model.sha256 or "not known, so no file is taken for it",
         "takes": _takes(model),
-        "gives": f"{model.embedding_size} values, compared by cosine" if model.embedding_size else "",
+        "gives": f"{counted(model.embedding_size, 'value')}, compared by cosine" if model.embedding_size else "",
         "figures": f"its publisher's, not measured here: {model.figures}" if model.figures else "",
         "checked": model.checked,
         "note": model.note,

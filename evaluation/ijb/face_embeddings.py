@@ -36,6 +36,7 @@ from facekd.images.preprocessing import mirror
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import track
 from facekd.utils.threads import generator_threads
+from facekd.utils.wording import agreeing, counted
 
 IMAGES_CHUNK = 128
 BATCHES_AHEAD = 2  # batches decoded and aligned while the model runs
@@ -144,7 +145,11 @@ class FaceEmbeddings:
                 part = slice(start, start + ROWS_CHUNK)
                 is_sound[part] = _checksums(embeddings[images[part]], self._seed(side)) == kept[part, -1]
             if num_damaged := int((is_stamped & ~is_sound).sum()):
-                print(f"{self._file(side)}: {num_damaged:,} rows are damaged; embedding them again", file=sys.stderr)
+                print(
+                    f"{self._file(side)}: {counted(num_damaged, 'row is', 'rows are')} damaged; embedding "
+                    f"{agreeing(num_damaged, 'it', 'them')} again",
+                    file=sys.stderr,
+                )
             done &= is_stamped & is_sound
         return images[~done]
 

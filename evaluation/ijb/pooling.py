@@ -22,6 +22,7 @@ import numpy as np
 from scipy import sparse
 
 from facekd.errors import InputError
+from facekd.utils.wording import counted
 
 ROWS_CHUNK = 1024  # image rows of one sparse product
 READ_CHUNK = 256  # image rows read together: they fit the processor's cache
@@ -111,7 +112,10 @@ class UselessEmbeddingsError(InputError):
     """Reports embeddings that are not finite or all zeros; `images` holds their rows, ascending."""
 
     def __init__(self, images: np.ndarray) -> None:
-        super().__init__(f"{len(images):,} embeddings are all zeros or not finite, the first in row {images[0]}")
+        super().__init__(
+            f"{counted(len(images), 'embedding is', 'embeddings are')} all zeros or not finite, the first in row "
+            f"{images[0]}"
+        )
         self.images = images
 
 
@@ -159,9 +163,9 @@ def pool_templates(
         bad = np.flatnonzero(has_face & ~((norms > 0) & np.isfinite(norms)))
         if bad.size:
             raise InputError(
-                f"{bad.size:,} templates add up to a vector without direction under {pooling.name}, the first is "
-                f"template {template_ids[bad[0]]}: its embeddings cancel, overflow, or all have "
-                "detector score 0, or quality 0"
+                f"{counted(bad.size, 'template adds', 'templates add')} up to a vector without direction under "
+                f"{pooling.name}, the first is template {template_ids[bad[0]]}: its embeddings cancel, overflow, or "
+                "all have detector score 0, or quality 0"
             )
         norms[~has_face] = np.nan
         templates /= norms[:, None]

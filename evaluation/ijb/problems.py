@@ -15,6 +15,7 @@ import numpy as np
 from evaluation.ijb.protocol import TARGETS, IjbProtocol
 from facekd.errors import DataError
 from facekd.images.alignment import PLAUSIBLE_FIT, template_fit
+from facekd.utils.wording import agreeing, counted
 from facekd.verification.label_consistency import contradicted_impostors, join_by_genuine
 
 OnMissing = Literal["fail", "drop"]
@@ -174,9 +175,10 @@ def _list(problems: Sequence[Problem]) -> str:
 def describe_cost(protocol: IjbProtocol, dropped: dict[str, int]) -> str:
     """Says in one sentence what is left out."""
     return (
-        f"without them {dropped['faces']:,} of {protocol.num_faces:,} faces, {dropped['templates']:,} templates and "
-        f"{dropped['pairs']:,} of {protocol.num_pairs:,} pairs ({dropped['genuine']:,} genuine, "
-        f"{dropped['impostor']:,} impostor) are left out"
+        f"without them {dropped['faces']:,} of {counted(protocol.num_faces, 'face')}, "
+        f"{counted(dropped['templates'], 'template')} and {dropped['pairs']:,} of "
+        f"{counted(protocol.num_pairs, 'pair')} ({dropped['genuine']:,} genuine, {dropped['impostor']:,} impostor) "
+        "are left out"
     )
 
 
@@ -229,14 +231,25 @@ def _note_pairs_and_galleries(findings: Findings) -> None:
     """Notes pairs of one template, templates that are gallery and probe, and subjects with several entries."""
     protocol = findings.protocol
     itself = int(np.count_nonzero(protocol.pair_first == protocol.pair_second))
-    findings.note("pairs", itself, "compare a template with itself")
+    findings.note(
+        "pairs", itself, agreeing(itself, "compares a template with itself", "compare a template with itself")
+    )
     if protocol.probes is None:
         return
     both = np.isin(protocol.probes.templates, np.concatenate([g.templates for g in protocol.galleries.values()]))
-    findings.note("1:N files", int(both.sum()), "templates are gallery and probe at once: they find themselves")
+    num_both = int(both.sum())
+    they_are = agreeing(
+        num_both,
+        "template is gallery and probe at once: it finds itself",
+        "templates are gallery and probe at once: they find themselves",
+    )
+    findings.note("1:N files", num_both, they_are)
     for name, gallery in protocol.galleries.items():
         several = len(gallery) - len(np.unique(gallery.subjects))
-        findings.note("1:N files", several, f"entries of gallery {name} are further ones of a subject; the best counts")
+        entries = agreeing(
+            several, f"entry of gallery {name} is a further one", f"entries of gallery {name} are further ones"
+        )
+        findings.note("1:N files", several, f"{entries} of a subject; the best counts")
 
 
 def published_counts(protocol: IjbProtocol) -> dict[str, int]:
@@ -349,8 +362,10 @@ def _note_labels(findings: Findings) -> None:
         # Only the labels themselves can tell.
         odd = contradicted_impostors(*pairs, protocol.is_same, len(ids))
         text = (
-            f"of {protocol.num_pairs:,} are labelled impostor and compare templates that genuine pairs join to one "
-            "subject: some of these labels are wrong, and the error rates with them"
+            f"of {protocol.num_pairs:,} "
+            f"{agreeing(len(odd), 'is labelled impostor and compares', 'are labelled impostor and compare')} "
+            "templates that genuine pairs join to one subject: some of these labels are wrong, and the error rates "
+            "with them"
         )
         examples = [
             f"row {row + 1}: templates {ids[pairs[0][row]]} and {ids[pairs[1][row]]}" for row in odd[:NUM_EXAMPLES]
@@ -368,8 +383,8 @@ def _note_labels(findings: Findings) -> None:
         kind = kinds[int(protocol.is_same[row])]
         examples.append(f"row {row + 1}: templates {ids[first]} and {ids[second]}, {shown}, labelled {kind}")
     text = (
-        f"of {protocol.num_pairs:,} labels contradict the subjects of the 1:N files; they are used as they are, so the "
-        "error rates are wrong by as much"
+        f"of {counted(protocol.num_pairs, 'label')} {agreeing(len(odd), 'contradicts', 'contradict')} the subjects of "
+        "the 1:N files; they are used as they are, so the error rates are wrong by as much"
     )
     findings.note("pair labels", len(odd), text, examples)
 

@@ -26,6 +26,7 @@ from facekd.files.unchanged import unchanged
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
 from facekd.utils.foreign import shown
+from facekd.utils.wording import agreeing, counted
 
 __all__ = ["TARGETS", "DataError", "IjbProtocol", "SubjectTemplates", "Target", "load_protocol"]
 
@@ -286,7 +287,11 @@ def _join_names(
         remarks += _tell_repeated_names(listed, values, face_names, order, left, count, images)
     unused = len(listed) - np.unique(images[(images >= 0) & (images < len(listed))]).size
     if unused:
-        remarks.append(f"{unused:,} of {len(listed):,} images are listed with landmarks but belong to no template")
+        remarks.append(
+            f"{unused:,} of {counted(len(listed), 'image')} "
+            f"{agreeing(unused, 'is listed with landmarks but belongs', 'are listed with landmarks but belong')} to "
+            "no template"
+        )
     return images, names, remarks
 
 
@@ -314,11 +319,18 @@ def _tell_repeated_names(
             unclear += 1
     remarks = []
     if alike:
-        remarks.append(f"{alike:,} names have several equal lines of landmarks; the first was taken")
+        remarks.append(
+            f"{counted(alike, 'name has', 'names have')} several equal lines of landmarks; the first was taken"
+        )
     if by_turn:
-        remarks.append(f"{by_turn:,} names have several lines of landmarks, and as many faces: joined in their order")
+        remarks.append(
+            f"{counted(by_turn, 'name has', 'names have')} several lines of landmarks, and as many faces: joined in "
+            "their order"
+        )
     if unclear:
-        remarks.append(f"{unclear:,} names have several lines of landmarks, and another number of faces")
+        remarks.append(
+            f"{counted(unclear, 'name has', 'names have')} several lines of landmarks, and another number of faces"
+        )
     return remarks
 
 

@@ -20,6 +20,7 @@ from facekd.errors import DataError
 from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_words
 from facekd.utils.foreign import shown
 from facekd.utils.processes import usable_cores
+from facekd.utils.wording import counted
 
 BYTES_CHUNK = 1 << 20
 MAX_MMAP_THRESHOLD = 30 << 20  # bytes; mallopt(3): glibc raises M_MMAP_THRESHOLD to at most 32 MB
@@ -75,7 +76,7 @@ def read_named_numbers(path: str | os.PathLike[str], num_values: int, dtype: Any
         )
     )
     if not parts:
-        raise DataError(f"{path}: is empty; expected lines of a name and {num_values} numbers")
+        raise DataError(f"{path}: is empty; expected lines of a name and {counted(num_values, 'number')}")
     names, values = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return names, values
 
@@ -246,7 +247,7 @@ def _parse_named(text: bytes, num_values: int, dtype: np.dtype[Any]) -> Columns:
         if len(name) > MAX_NAME:
             raise _LineError(f"a name of at most {MAX_NAME} bytes, found {len(name):,}", offset, line.strip())
         if values is None or len(values) != num_values:
-            found = "" if len(tokens) == num_values else f", found {len(tokens) + 1} columns"
+            found = "" if len(tokens) == num_values else f", found {counted(len(tokens) + 1, 'column')}"
             raise _LineError(f"a name and {num_values} {kind}{found}", offset, line.strip())
         names.append(name)
         rows.append(values)

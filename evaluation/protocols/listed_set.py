@@ -18,6 +18,7 @@ from facekd.images.decoding import decode_rgb
 from facekd.images.image_files import LeftOut, is_image_name, read_folder, read_image_file
 from facekd.images.preprocessing import fit_images
 from facekd.utils.foreign import shown, some_of
+from facekd.utils.wording import agreeing, counted
 
 NOBODY = "/"  # begins the name of a subject who is not known; no name of a folder or list has it
 
@@ -202,7 +203,8 @@ def check_names(path: Path, names: Sequence[str]) -> None:
     bad = [name for name in names if not is_image_name(name) or name.startswith("/") or ".." in name.split("/")]
     if bad:
         raise DataError(
-            f"{path}: {len(bad):,} of {len(names):,} names are not of images below the folder, the first "
+            f"{path}: {len(bad):,} of {counted(len(names), 'name')} "
+            f"{agreeing(len(bad), 'is not of an image', 'are not of images')} below the folder, the first "
             f"{shown(bad[0])}"
         )
     if len(set(names)) < len(names):
@@ -225,7 +227,8 @@ def check_mates(path: Path, probes: Sequence[str], gallery: Sequence[str], why: 
     absent = sorted({*probes} - {*gallery})
     if absent:
         raise DataError(
-            f"{path}: {len(absent):,} of its identities are not in the gallery, the first {shown(absent[0])}; {why}"
+            f"{path}: {len(absent):,} of its identities {agreeing(len(absent), 'is', 'are')} not in the gallery, the "
+            f"first {shown(absent[0])}; {why}"
         )
 
 
@@ -259,7 +262,8 @@ def refuse_missing(listed: ListedSet, is_missing: np.ndarray) -> None:
         numbers = np.flatnonzero(is_missing)
         by_role = ", ".join(f"{count:,} {role}" for role, count in listed.losses(is_missing).items() if count)
         raise DataError(
-            f"{listed.root}: {len(numbers):,} of {len(listed.used()):,} listed images are missing ({by_role}), the "
-            f"first {some_of([listed.names[number] for number in numbers[:4].tolist()])}; unpack the set again, or "
-            "leave them out by --on-missing drop"
+            f"{listed.root}: {len(numbers):,} of {counted(len(listed.used()), 'listed image')} "
+            f"{agreeing(len(numbers), 'is', 'are')} missing ({by_role}), the first "
+            f"{some_of([listed.names[number] for number in numbers[:4].tolist()])}; unpack the set again, or leave "
+            "them out by --on-missing drop"
         )

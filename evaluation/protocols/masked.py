@@ -14,6 +14,7 @@ from evaluation.protocols.listed_set import ImagePairs, ListedSet
 from facekd.errors import DataError
 from facekd.images.image_files import list_by_folder
 from facekd.utils.foreign import some_of
+from facekd.utils.wording import counted
 
 MAX_PAIRS = 30_000_000  # each takes about 40 bytes
 
@@ -46,8 +47,9 @@ def load_masked(root: Path) -> ListedSet:
     num_pairs = len(masked) * len(unmasked)
     if num_pairs > MAX_PAIRS:
         raise DataError(
-            f"{root}: {len(masked):,} masked and {len(unmasked):,} unmasked images make {num_pairs:,} pairs, more than "
-            f"{MAX_PAIRS:,}; evaluate parts of it, with all images of a person in one part"
+            f"{root}: {len(masked):,} masked and {counted(len(unmasked), 'unmasked image')} make "
+            f"{counted(num_pairs, 'pair')}, more than {MAX_PAIRS:,}; evaluate parts of it, with all images of a "
+            "person in one part"
         )
     first = np.repeat(np.arange(len(masked), dtype=np.int32), len(unmasked))
     second = np.tile(len(masked) + np.arange(len(unmasked), dtype=np.int32), len(masked))

@@ -15,6 +15,7 @@ from evaluation.sets.embedding_rows import NpyRows
 from facekd.errors import DataError
 from facekd.utils.foreign import shown
 from facekd.utils.progress import track
+from facekd.utils.wording import agreeing
 from facekd.verification.scores import unit_rows
 
 ROWS_CHUNK = 8192
@@ -101,7 +102,8 @@ class SetEmbeddings:
     def _no_direction(self, images: np.ndarray) -> DataError:
         return DataError(
             f"{self._listed.root / self._listed.names[int(images[0])]}: its embedding has no direction (all zeros, or "
-            f"not finite), as have {images.size - 1:,} more: the model is broken or its preprocessing wrong"
+            f"not finite), as {agreeing(images.size - 1, 'has', 'have')} {images.size - 1:,} more: the model is "
+            "broken or its preprocessing wrong"
         )
 
 

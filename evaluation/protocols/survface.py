@@ -15,6 +15,7 @@ from evaluation.protocols.listed_set import NOBODY, Entries, ImagePairs, ListedS
 from evaluation.protocols.mat_lists import named_ids, read_mat_lists
 from facekd.errors import DataError
 from facekd.utils.foreign import shown, some_of
+from facekd.utils.wording import agreeing, counted
 
 IDENTIFICATION, VERIFICATION = "Face_Identification_Test_Set", "Face_Verification_Test_Set"
 LIST_FOLDERS = (IDENTIFICATION, "Face_Identification_Evaluation")
@@ -112,8 +113,9 @@ def _pairs(root: Path, lists: list[dict[str, list[Any]]], paths: list[Path], nam
     if wrong.size:
         first, second = pairs[wrong[0]]
         raise DataError(
-            f"{paths[0 if is_same[wrong[0]] else 1]}: {wrong.size:,} of {len(pairs):,} pairs contradict the numbers "
-            f"their names begin with, the first {shown(first)} and {shown(second)}"
+            f"{paths[0 if is_same[wrong[0]] else 1]}: {wrong.size:,} of {counted(len(pairs), 'pair')} "
+            f"{agreeing(wrong.size, 'contradicts', 'contradict')} the numbers {agreeing(wrong.size, 'its', 'their')} "
+            f"names begin with, the first {shown(first)} and {shown(second)}"
         )
     number = {name: len(names) + place for place, name in enumerate(images)}
     names += [f"{VERIFICATION}/verification_images/{name}" for name in images]

@@ -15,6 +15,7 @@ from facekd.pages.numbers import interval, percent, threshold
 from facekd.pages.tables import Table
 from facekd.results.reading import name_of_set
 from facekd.results.schema import FOLDER_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT
+from facekd.utils.wording import counted
 
 TITLE = "Summary in the words of ISO/IEC 19795-1"
 UNKNOWN = "not known"
@@ -74,10 +75,12 @@ def _failures(result: dict[str, Any]) -> str:
         return f"{UNKNOWN}: the embeddings were made elsewhere"
     lost = result.get("failures")
     if lost:
-        return f"{percent(lost['rate'])} % ({interval(lost['ci95'])}), {lost['num_images']:,} images"
+        return f"{percent(lost['rate'])} % ({interval(lost['ci95'])}), {counted(lost['num_images'], 'image')}"
     dropped = {name: count for name, count in (result.get("dropped") or {}).items() if count}
     if dropped:
-        return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in dropped.items()) + " left out"
+        words = {name: name.replace("_", " ") for name in dropped}
+        parts = [counted(count, words[name].removesuffix("s"), words[name]) for name, count in dropped.items()]
+        return f"{', '.join(parts)} left out"
     return "none: every image of the set gave features"
 
 
@@ -129,7 +132,11 @@ def _intervals(result: dict[str, Any]) -> str:
     bootstrap = result.get("bootstrap") or {}
     kinds = sorted({point["interval"] for point in points if point.get("interval")})
     if kinds:
-        drawn = f", {bootstrap['replicates']:,} draws of {bootstrap['resampled']}" if bootstrap.get("resampled") else ""
+        drawn = (
+            f", {counted(bootstrap['replicates'], 'draw')} of {bootstrap['resampled']}"
+            if bootstrap.get("resampled")
+            else ""
+        )
         parts.append(f"comparisons: {', '.join(kinds)}{drawn}")
     if result.get("search_intervals"):
         parts.append(f"searches: {result['search_intervals']}")

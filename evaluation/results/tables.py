@@ -122,7 +122,8 @@ def _what_was_compared(result: dict[str, Any]) -> str:
         about = result["dataset"]
         keys = [key for key in about if key.startswith("num_gallery") and "subjects" not in key]
         entries = sum(about[key] for key in keys)
-        return f"{about['num_probes']:,} probes, {entries:,} gallery entries, {about['num_distractors']:,} distractors."
+        probes, distractors = counted(about["num_probes"], "probe"), counted(about["num_distractors"], "distractor")
+        return f"{probes}, {counted(entries, 'gallery entry')}, {distractors}."
     if result.get("eer") is None:
         return "1:N alone was evaluated."
     if isinstance(result.get("accuracy"), dict):

@@ -65,8 +65,8 @@ def print_lfw_results(result: dict[str, Any], title: str, protocol: str, console
     lines = [
         f"pairs     {result['num_genuine']:,} genuine{of_one}, {result['num_impostor']:,} impostor{of_two}",
         *([f"model     {assumptions}"] if assumptions else []),
-        f"accuracy  {percent(accuracy['mean'])} % +- {percent(accuracy['std'])} over {len(accuracy['folds'])} folds, "
-        f"thresholds {low:.4f} to {high:.4f}",
+        f"accuracy  {percent(accuracy['mean'])} % +- {percent(accuracy['std'])} over "
+        f"{counted(len(accuracy['folds']), 'fold')}, thresholds {low:.4f} to {high:.4f}",
         f"folds     {_folds_text(accuracy['folds'])}",
         f"EER       {100 * result['eer']:.2f} %{_in_parentheses(result['eer_ci95'])} at threshold "
         f"{result['eer_threshold']:.4f}",
@@ -114,7 +114,7 @@ def _print_verification(result: dict[str, Any], console: Console) -> None:
     kinds = _interval_kinds(result)
     bootstrap = result["bootstrap"]
     if bootstrap and bootstrap["num_subjects"]:
-        kinds.append(f"{counted(bootstrap['num_subjects'], 'subject')}, {bootstrap['replicates']:,} draws")
+        kinds.append(f"{counted(bootstrap['num_subjects'], 'subject')}, {counted(bootstrap['replicates'], 'draw')}")
     if kinds:
         note = f" ({bootstrap['note']})" if bootstrap and bootstrap["note"] else ""
         say(console, f"intervals: {', '.join(kinds)}{note}")
@@ -201,9 +201,11 @@ def _how_intervals_were_made(result: dict[str, Any]) -> str:
     if bootstrap and bootstrap["resampled"] and kinds == ["wilson"]:
         text += f" (TAR), {bootstrap['resampled'].removesuffix('s')} bootstrap (EER)"
     if bootstrap and bootstrap["resampled"] == "subjects":
-        text += f", {counted(bootstrap['num_subjects'], 'subject')}, {bootstrap['replicates']:,} draws"
+        text += f", {counted(bootstrap['num_subjects'], 'subject')}, {counted(bootstrap['replicates'], 'draw')}"
     elif bootstrap:
-        text += f", {bootstrap['replicates']:,} draws; subjects are not known, so honest intervals would be wider"
+        text += (
+            f", {counted(bootstrap['replicates'], 'draw')}; subjects are not known, so honest intervals would be wider"
+        )
     if bootstrap and bootstrap["note"]:
         text += f" ({bootstrap['note']})"
     return text

@@ -16,6 +16,7 @@ from evaluation.ijb.scoring import score_error, score_pairs_exactly
 from evaluation.sets import binned_scores
 from evaluation.sets.binned_scores import Block, bins_of, count_scores, rank_binned
 from facekd.errors import InputError
+from facekd.utils.wording import counted
 from facekd.verification.intervals.subject_bootstrap import Tail
 
 CELLS_CHUNK = 8_000_000  # cells of one product: 32 MB
@@ -57,8 +58,8 @@ class AllPairs:
             raise InputError("pairs of one and of two people are needed")
         if num_genuine > MAX_GENUINE:
             raise InputError(
-                f"{num_genuine:,} genuine pairs are more than the {MAX_GENUINE:,} that are kept; take fewer images of "
-                "each person (--images-per-person)"
+                f"{counted(num_genuine, 'genuine pair is', 'genuine pairs are')} more than the {MAX_GENUINE:,} that "
+                "are kept; take fewer images of each person (--images-per-person)"
             )
 
         # Genuine scores are few and all exact; impostors are counted, then examined where they decide something.

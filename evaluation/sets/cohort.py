@@ -18,6 +18,7 @@ from facekd.faces.gallery import is_gallery, read_gallery
 from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
 from facekd.utils.foreign import some_of
+from facekd.utils.wording import agreeing, counted
 from facekd.verification.score_norm import SCORE_NORMS, ScoreNorm, cohort_statistics, normalise_scores
 from facekd.verification.scores import unit_rows
 
@@ -97,7 +98,7 @@ class Normaliser:
         """Returns the protocol in words, to be added to that of the cosine."""
         count = len(self.cohort.embeddings)
         some = "" if self.top is None else f", the {min(self.top, count):,} highest of each image"
-        return f"{SCORE_NORMS[self.kind]} by {count:,} images of {self.cohort.path.name}{some}"
+        return f"{SCORE_NORMS[self.kind]} by {counted(count, 'image')} of {self.cohort.path.name}{some}"
 
     @property
     def about(self) -> dict[str, Any]:
@@ -155,8 +156,9 @@ class Normaliser:
             return
         if shared := sorted(self.cohort.people & set(people)):
             raise DataError(
-                f"{self.cohort.path}: {len(shared):,} of its {len(self.cohort.people):,} people are in {what}, too: "
-                f"{some_of(shared)}; a cohort is of other people, so leave them out"
+                f"{self.cohort.path}: {len(shared):,} of its {counted(len(self.cohort.people), 'person')} "
+                f"{agreeing(len(shared), 'is', 'are')} in {what}, too: {some_of(shared)}; a cohort is of other "
+                "people, so leave them out"
             )
 
     def apply(self, scores: np.ndarray, embeddings: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -180,8 +182,9 @@ class Normaliser:
             raise DataError(f"{self.cohort.path}: {error}") from error
         if (equal := np.flatnonzero(statistics.highest >= SAME_IMAGE)).size:
             raise DataError(
-                f"{self.cohort.path}: {equal.size:,} images of the set have an embedding that is in the cohort, the "
-                f"first image {used[equal[0]]}; a cohort is of other images and people"
+                f"{self.cohort.path}: {counted(equal.size, 'image of the set has', 'images of the set have')} an "
+                f"embedding that is in the cohort, the first image {used[equal[0]]}; a cohort is of other images and "
+                "people"
             )
         return normalise_scores(self.kind, scores, place[first], place[second], statistics)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from facekd.errors import DataError
 from facekd.files.npy_files import read_npy
+from facekd.utils.wording import counted
 
 # How far the halves of a row agree beyond those of different rows, from 0 to 1: an image and its mirror image agree
 # well, the halves of one embedding as little as those of strangers.
@@ -52,7 +53,7 @@ class NpyRows:
         if holds_flipped is None:
             holds_flipped = width % 2 == 0 and halves_agree(self._sample(), self.path)
         if holds_flipped and width % 2:
-            raise DataError(f"{path}: rows of {width} values cannot be two embeddings of equal size")
+            raise DataError(f"{path}: rows of {counted(width, 'value')} cannot be two embeddings of equal size")
         self._is_split = holds_flipped
         self.embedding_size = width // 2 if holds_flipped else width
         self.has_flipped = holds_flipped or self._mirrored is not None
@@ -116,16 +117,16 @@ def halves_agree(rows: np.ndarray, path: Path) -> bool:
         found += f", those of different rows {others:.2f}"
         agreement, error = (own.mean() - others) / room, STANDARD_ERRORS * own.std() / np.sqrt(count) / room
         if agreement - error >= HALVES_AGREE:
-            what = f"an image and its mirror image, {size} values each"
+            what = f"an image and its mirror image, {counted(size, 'value')} each"
             print(f"{path}: rows taken as {what} (of their halves, {found})", file=sys.stderr)
             return True
         if abs(agreement) + error <= HALVES_DIFFER:
-            what = f"one embedding of {2 * size} values"
+            what = f"one embedding of {counted(2 * size, 'value')}"
             print(f"{path}: rows taken as {what} (of their halves, {found})", file=sys.stderr)
             return False
     raise DataError(
-        f"{path}: it cannot be told whether rows of {2 * size} values are one embedding, or an image and its mirror "
-        f"image: of their halves, {found}; say which with --embeddings-flipped or --no-embeddings-flipped"
+        f"{path}: it cannot be told whether rows of {counted(2 * size, 'value')} are one embedding, or an image and "
+        f"its mirror image: of their halves, {found}; say which with --embeddings-flipped or --no-embeddings-flipped"
     )
 
 
@@ -139,7 +140,7 @@ class _OpenNpy:
             shape = getattr(array, "shape", None)
             raise DataError(f"{path}: expected real numbers (N, D), found {getattr(array, 'dtype', '')} {shape}")
         if num_rows is not None and len(array) != num_rows:
-            raise DataError(f"{path}: holds {len(array):,} rows; expected {num_rows:,}, {rows_are}")
+            raise DataError(f"{path}: holds {counted(len(array), 'row')}; expected {num_rows:,}, {rows_are}")
         self.shape: tuple[int, int] = array.shape
         self.dtype = array.dtype
         self._whole = None if array.flags.c_contiguous else array

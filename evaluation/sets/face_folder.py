@@ -18,6 +18,7 @@ from facekd.errors import DataError, FacekdError, ImageError
 from facekd.images.decoding import decode_rgb
 from facekd.images.image_files import Reason, list_by_folder
 from facekd.images.preprocessing import fit_images
+from facekd.utils.wording import agreeing, counted
 
 
 class FaceFolder:
@@ -134,7 +135,7 @@ def _list(folder: Path, nobody: bool) -> tuple[list[tuple[str, str]], list[str]]
     unnamed = [file for file in loose if not Path(file).stem.rpartition("_")[0]]
     if unnamed:
         raise DataError(
-            f"{folder}: {len(unnamed):,} of {len(loose):,} names do not say who is in the image, the first "
-            f"{unnamed[0]}; expected one folder per person, or PERSON_NUMBER.jpg"
+            f"{folder}: {len(unnamed):,} of {counted(len(loose), 'name')} {agreeing(len(unnamed), 'does', 'do')} not "
+            f"say who is in the image, the first {unnamed[0]}; expected one folder per person, or PERSON_NUMBER.jpg"
         )
     return [(Path(file).stem.rpartition("_")[0], file) for file in loose], warnings

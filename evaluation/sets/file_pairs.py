@@ -15,6 +15,7 @@ from evaluation.sets.pair_set import PairSet
 from facekd.data.pair_packs.pair_pack import decode_images
 from facekd.errors import DataError, InputError
 from facekd.utils.foreign import some_of
+from facekd.utils.wording import agreeing, counted
 from facekd.verification.kfold import FoldKind, choose_folds
 from facekd.verification.scores import unit_rows
 
@@ -113,8 +114,9 @@ class FilePairs(PairSet):
 
         def refuse(rows: np.ndarray) -> DataError:
             return DataError(
-                f"{self.files.files[int(rows[0])]}: its embedding has no direction (all zeros, or not finite), as have "
-                f"{rows.size - 1:,} more: the model is broken or its preprocessing wrong"
+                f"{self.files.files[int(rows[0])]}: its embedding has no direction (all zeros, or not finite), as "
+                f"{agreeing(rows.size - 1, 'has', 'have')} {rows.size - 1:,} more: the model is broken or its "
+                "preprocessing wrong"
             )
 
         rows = unit_rows(embeddings.astype(np.float64), refuse)
@@ -175,15 +177,15 @@ class ListedPairs:
         """
         is_same = np.array(self.is_same)
         if not is_same.any() or is_same.all():
-            raise DataError(f"{path}: all {len(is_same):,} pairs are of one kind; both are needed")
+            raise DataError(f"{path}: all {counted(len(is_same), 'pair is', 'pairs are')} of one kind; both are needed")
         numbers: dict[str, int] = {}
         image_of = np.array([numbers.setdefault(name, len(numbers)) for name in self.names])
         found = [(images / name) for name in numbers]
         missing = [name for name, file in zip(numbers, found, strict=True) if not file.is_file()]
         if missing:
             raise DataError(
-                f"{path}: {len(missing):,} of the {len(numbers):,} images that its pairs name are missing in {images}: "
-                f"{some_of(missing, 5)}"
+                f"{path}: {len(missing):,} of the {counted(len(numbers), 'image')} that its pairs name "
+                f"{agreeing(len(missing), 'is', 'are')} missing in {images}: {some_of(missing, 5)}"
             )
         try:
             chosen = choose_folds(is_same, folds, np.unique(self.folds, return_inverse=True)[1], fold_kind)

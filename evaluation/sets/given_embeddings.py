@@ -19,6 +19,7 @@ from facekd.files.npy_files import read_npz
 from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _read_named(path: Path, holds_flipped: bool | None) -> tuple[GivenEmbeddings
     if holds_flipped is None:
         holds_flipped = width % 2 == 0 and halves_agree(rows, path)
     if holds_flipped and width % 2:
-        raise DataError(f"{path}: rows of {width} values cannot be two embeddings of equal size")
+        raise DataError(f"{path}: rows of {counted(width, 'value')} cannot be two embeddings of equal size")
     half = width // 2 if holds_flipped else width
     mirrored = rows[:, half:] if holds_flipped else None
     return _given(path, rows[:, :half], mirrored, rows.shape, rows.dtype), places
@@ -127,8 +128,8 @@ def rows_by_name(places: dict[str, int], wanted: Sequence[str], path: str | os.P
     lacking = [name for name in wanted if name not in places]
     if lacking:
         raise DataError(
-            f"{path}: has no embeddings of {len(lacking):,} of {len(wanted):,} images, the first {shown(lacking[0])}; "
-            "names are the files below --images, such as PERSON/IMAGE.jpg"
+            f"{path}: has no embeddings of {len(lacking):,} of {counted(len(wanted), 'image')}, the first "
+            f"{shown(lacking[0])}; names are the files below --images, such as PERSON/IMAGE.jpg"
         )
     return np.array([places[name] for name in wanted])
 

@@ -7,6 +7,7 @@ import numpy as np
 from evaluation.ijb.scoring import score_pairs_exactly
 from evaluation.sets.cohort import Normaliser
 from facekd.errors import InputError
+from facekd.utils.wording import counted
 from facekd.verification.ranked_scores import RankedScores
 
 MAX_PAIRS = 20_000_000  # all are listed: 6,325 images
@@ -36,8 +37,8 @@ class NormalisedPairs:
         count = len(people)
         if count * (count - 1) // 2 > MAX_PAIRS:
             raise InputError(
-                f"{count:,} images make more than the {MAX_PAIRS:,} pairs that --score-norm takes; --images-per-person "
-                "takes fewer"
+                f"{counted(count, 'image')} make more than the {MAX_PAIRS:,} pairs that --score-norm takes; "
+                "--images-per-person takes fewer"
             )
         self.people: np.ndarray = np.unique(people, return_inverse=True)[1]
         first, second = np.triu_indices(count, 1)

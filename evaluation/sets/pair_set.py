@@ -17,6 +17,7 @@ from facekd.errors import DataError, InputError
 from facekd.files.reading import read_text_file, sha256_of_file
 from facekd.files.unchanged import unchanged
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 from facekd.verification.kfold import FoldKind, choose_folds
 from facekd.verification.label_consistency import contradicted_impostors
 from facekd.verification.scores import cosines
@@ -133,8 +134,8 @@ def load_pair_set(
     if num_genuine in (0, len(pack)):
         present, absent = ("impostor", "genuine") if num_genuine == 0 else ("genuine", "impostor")
         raise DataError(
-            f"{path}: all {len(pack):,} pairs are {present}, none is {absent}; verification metrics compare the two "
-            "kinds: use a pack that holds both"
+            f"{path}: all {counted(len(pack), 'pair is', 'pairs are')} {present}, none is {absent}; verification "
+            "metrics compare the two kinds: use a pack that holds both"
         )
     # Subjects and folds: from the list of names and the arguments, or as the pack records them.
     subjects = pack.subjects if names is None else read_subjects(names, pack.is_same, path)
@@ -145,8 +146,8 @@ def load_pair_set(
     # What else makes the numbers doubtful.
     about = [*chosen.warnings, *_doubtful_images(pack, subjects)]
     if subjects is not None:
-        counted = count_people(subjects, pack.is_same, chosen.fold_of)
-        about += warn_of_few_people(counted, num_genuine, len(pack) - num_genuine)
+        comparisons = count_people(subjects, pack.is_same, chosen.fold_of)
+        about += warn_of_few_people(comparisons, num_genuine, len(pack) - num_genuine)
     return PairSet(
         name or path.stem,
         path,
@@ -208,8 +209,8 @@ def read_subjects(path: str | os.PathLike[str], is_same: np.ndarray, pack_path: 
         lines.pop()
     if len(lines) != len(is_same):
         raise DataError(
-            f"{path}: names {len(lines):,} pairs, but {pack_path} holds {len(is_same):,}; give the list that the pack "
-            "was made from, a line a pair in the order of the pack"
+            f"{path}: names {counted(len(lines), 'pair')}, but {pack_path} holds {len(is_same):,}; give the list that "
+            "the pack was made from, a line a pair in the order of the pack"
         )
     # Each line must say what the pack says.
     subjects = []
@@ -247,7 +248,7 @@ def _subject_of(name: str, path: Path, number: int) -> str:
         raise DataError(f"{path}: line {number}: '{shown(name)}' has no folder part; expected SUBJECT/IMAGE")
     if len(subject) > MAX_SUBJECT:
         raise DataError(
-            f"{path}: line {number}: the subject '{shown(subject)}' has {len(subject):,} characters; the most are "
-            f"{MAX_SUBJECT}"
+            f"{path}: line {number}: the subject '{shown(subject)}' has {counted(len(subject), 'character')}; the "
+            f"most are {MAX_SUBJECT}"
         )
     return subject

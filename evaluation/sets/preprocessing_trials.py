@@ -18,6 +18,7 @@ from evaluation.sets.pair_set import PairSet
 from facekd.embedder.interface import Embedder
 from facekd.errors import ModelError
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 from facekd.verification.kfold import kfold_accuracy
 from facekd.verification.metrics import equal_error_rate
 from facekd.verification.scores import unit_rows
@@ -95,7 +96,9 @@ def try_ways(open_with: Callable[..., Embedder], pair_set: PairSet, pairs: np.nd
         try:
             embedder = open_with(mean=mean, std=std, color=color)
             (embeddings,) = embed_images(embedder.embed, images)
-            units = unit_rows(embeddings, lambda rows: ModelError(f"{rows.size:,} embeddings are zero"))
+            units = unit_rows(
+                embeddings, lambda rows: ModelError(f"{counted(rows.size, 'embedding is', 'embeddings are')} zero")
+            )
         except ModelError as error:
             failed.append(replace(way, problem=str(error)))
             continue

@@ -16,6 +16,7 @@ from facekd.errors import DataError
 from facekd.files.npy_files import read_npy, read_npz
 from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
+from facekd.utils.wording import agreeing, counted
 
 NORM, DETECTOR, MODEL = "norm", "detector", "model"
 EQUAL_LENGTHS = 1e-3  # relative spread; float16 embeddings of unit length differ by less
@@ -116,17 +117,21 @@ def checked_qualities(array: np.ndarray, path: str, num_rows: int, rows_are: str
     """
     if array.dtype.kind not in "fiu" or array.shape != (num_rows,):
         raise DataError(
-            f"{path}: holds {array.dtype} {array.shape}; expected {num_rows:,} numbers ({num_rows:,},): {rows_are}"
+            f"{path}: holds {array.dtype} {array.shape}; expected {counted(num_rows, 'number')} ({num_rows:,},): "
+            f"{rows_are}"
         )
     values = array.astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         raise DataError(
-            f"{path}: {bad.size:,} of {num_rows:,} qualities are no finite numbers, the first in row {bad[0]} "
+            f"{path}: {bad.size:,} of {counted(num_rows, 'quality')} "
+            f"{agreeing(bad.size, 'is no finite number', 'are no finite numbers')}, the first in row {bad[0]} "
             f"({values[bad[0]]}); give every image a number, the lowest to those that cannot be judged"
         )
     if num_rows and np.ptp(values) == 0:
-        raise DataError(f"{path}: all {num_rows:,} qualities are {values[0]:g}, so they say nothing")
+        raise DataError(
+            f"{path}: all {counted(num_rows, 'quality is', 'qualities are')} {values[0]:g}, so they say nothing"
+        )
     return values
 
 

@@ -242,7 +242,7 @@ def test_small_images_are_enlarged_where_asked(tmp_path: Path, model: Path) -> N
         (["a/1.png", "a/2.png"], "holds one person"),
         (["a/1.png", "b/2.png"], "holds one image of each person"),
         (["a/1.png", "b.png"], r"holds folders and image files \(b\.png\)"),
-        (["a_1.png", "b.png"], r"1 of 2 names do not say who .* first b\.png"),
+        (["a_1.png", "b.png"], r"1 of 2 names does not say who .* first b\.png"),
         (["gallery/a/1.png", "probe/a/2.png", "probe/b/1.png"], r"1 person of probe/ is not in gallery/, the first b"),
         (["a/1.png", "a/2.png", "b/broken.png"], r"b/broken\.png: .*do not decode"),
         (["a/1.png", "a/2.png", "b/grey.png"], r"b/grey\.png: its embedding has no direction"),

@@ -321,7 +321,7 @@ def test_a_folder_of_embeddings_is_still_the_cache(evaluate, tmp_path):
     [
         (["--pairs", "x.bin"], "give --model FILE, or --embeddings with a file X.npy"),
         (["--pairs", "x.bin", "--model", "m.onnx", "--embeddings", "x.npy"], "that file or --model, one of the two"),
-        (["--pairs", "x.bin", "--embeddings", "x.npy", "y.npy"], "2 files are given for 1 packs"),
+        (["--pairs", "x.bin", "--embeddings", "x.npy", "y.npy"], "2 files are given for 1 pack"),
         (["--pairs", "x.bin", "--model", "m.onnx", "--embeddings", "a", "b"], "2 folders are given"),
         (["--pairs", "x.bin", "--model", "m.onnx", "--embeddings-flipped"], "--embeddings-flipped is about"),
         (["--pairs", "x.bin", "--embeddings", "x.npy", "--color", "bgr"], "--color is about a model"),
@@ -371,7 +371,7 @@ def test_mistakes_are_one_line_and_write_no_result(evaluate, tmp_path, capsys, a
         (["--fars", "0.1,zero"], "expected a number above 0, at most 1, found 'zero'"),
         (["--fars", "0"], "expected a number above 0, at most 1, found '0'"),
         (["--bootstrap", "7"], "at least 100"),
-        (["--names", "a.txt", "b.txt"], "2 given for 1 packs"),
+        (["--names", "a.txt", "b.txt"], "2 given for 1 pack"),
         (["--seed", "-1"], "--seed: expected a whole number from 0"),
         (["--threads", "0"], "--threads: expected a whole number from 1 to"),
         (["--threads", "100000"], "found '100000'"),
@@ -510,7 +510,7 @@ def test_the_length_of_embeddings_is_a_quality(evaluate, pack, tmp_path, capsys)
     ("array", "message"),
     [
         (np.zeros(79), "holds float64 (79,); expected 80 numbers (80,): one for each image of the pack"),
-        (np.append(np.arange(79.0), np.nan), "1 of 80 qualities are no finite numbers, the first in row 79 (nan)"),
+        (np.append(np.arange(79.0), np.nan), "1 of 80 qualities is no finite number, the first in row 79 (nan)"),
         (np.ones(80), "all 80 qualities are 1, so they say nothing"),
         (np.zeros((80, 2)), "holds float64 (80, 2)"),
         (np.full(80, "good"), "expected 80 numbers"),

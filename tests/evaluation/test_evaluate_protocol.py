@@ -347,11 +347,11 @@ def test_missing_and_broken_images_are_listed_and_counted(place: Path, tmp_path:
     files = sorted((root / "facescrub_images").rglob("*.jpg"))
     files[0].unlink()
     with pytest.raises(
-        DataError, match=r"1 of 64 listed images are missing \(1 gallery, 1 probe\), the first .*Person_"
+        DataError, match=r"1 of 64 listed images is missing \(1 gallery, 1 probe\), the first .*Person_"
     ):
         run(place, "megaface", root)
     files[1].write_bytes(b"no image")
-    with pytest.raises(DataError, match="1 of 64 listed images are missing"):
+    with pytest.raises(DataError, match="1 of 64 listed images is missing"):
         run(place, "megaface", root)
     found = run(place, "megaface", root, "--on-missing", "drop")
     assert found["failures"]["num_images"] == 2 and found["failures"]["by_role"]["probe"] == 2
@@ -401,7 +401,7 @@ def test_wrong_layouts_end_in_one_sentence(place: Path, tmp_path: Path) -> None:
     # Lists that lead out of the folder, repeat a line, or contradict each other.
     root = copied(place, "megaface", tmp_path)
     text = (root / "megaface_lst").read_text()
-    for line, message in (("a/../x.jpg", "1 of 17 names are not of images below"), ("x.jpg", "1 line with fewer"),
+    for line, message in (("a/../x.jpg", "1 of 17 names is not of an image below"), ("x.jpg", "1 line with fewer"),
         (text.split()[0], "twice; each image has one line")):  # fmt: skip
         (root / "megaface_lst").write_text(f"{text}{line}\n")
         with pytest.raises(DataError, match=message):

@@ -115,7 +115,7 @@ def test_what_is_wrong_in_a_layout_is_named(tmp_path: Path) -> None:
     write_rfw(tmp_path / "RFW")
     assert is_race_layout(tmp_path / "RFW") and not is_race_layout(tmp_path)
     (tmp_path / "RFW" / "data" / "Asian" / "m.2" / "m.2_0002.png").unlink()
-    with pytest.raises(DataError, match=r"1 of the 24 images that its pairs name are missing in .*: Asian/m.2/m.2"):
+    with pytest.raises(DataError, match=r"1 of the 24 images that its pairs name is missing in .*: Asian/m.2/m.2"):
         load_race_layout(tmp_path / "RFW", None, 2, "auto")
     pairs = tmp_path / "RFW" / "txts" / "Asian" / "Asian_pairs.txt"
     for line in ("m.1 one 2", "m.1 1", "../x 1 2", "m.1 1 m.2", "m.1 1 m.1 2"):
@@ -133,7 +133,7 @@ def test_what_is_wrong_in_a_layout_is_named(tmp_path: Path) -> None:
         ("p1,p2,label,att1,att2\na/x/1.jpg,a/y/2.jpg,2,a,a\n", "line 2 is labelled '2'"),
         ("p1,p2,label,att1,att2\n../x/1.jpg,a/y/2.jpg,0,a,a\n", "expected GROUP/PERSON/IMAGE"),
         ("p1,p2,label,att1,att2\na/x/1.jpg,a/x/2.jpg,1,a,b\n", "line 2: a/x is in two groups of subgroup, a and b"),
-        ("p1,p2,label,att1,att2\na/x/1.jpg,a/x/2.jpg,1,a,a\n", "all 1 pairs are of one kind"),
+        ("p1,p2,label,att1,att2\na/x/1.jpg,a/x/2.jpg,1,a,a\n", "all 1 pair is of one kind"),
     ],
 )
 def test_bad_tables_of_bfw_are_refused(tmp_path: Path, content: str, message: str) -> None:

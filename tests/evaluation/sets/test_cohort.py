@@ -135,7 +135,7 @@ def test_cohorts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="embeddings have 8 values, and those of the cohort 9"):
         lfw(named)
     np.savez(tmp_path / "c.npz", names=np.array(["x/1", "y/1"]), embeddings=np.stack([rows[7], rows[7] + 0.1]))
-    with pytest.raises(DataError, match=r"1 images of the set have an embedding that is in the cohort, .* image 7"):
+    with pytest.raises(DataError, match=r"1 image of the set has an embedding that is in the cohort, .* image 7"):
         lfw(named)
     np.savez(tmp_path / "c.npz", names=np.array(["x/1", "y/1"]), embeddings=np.zeros((2, SIZE)))
     with pytest.raises(DataError, match="embedding 0 has no direction"):
