@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.ijb.face_embeddings import FaceEmbeddings, FaceImages, Share
+from evaluation.ijb.face_embeddings import FaceEmbeddings, FaceImages, FaceQualities, Share
 from evaluation.ijb.problems import NUM_EXAMPLES, Findings
 from evaluation.ijb.protocol import IjbProtocol
 from evaluation.sets.embedding_rows import NpyRows
@@ -114,13 +114,11 @@ def embed_listed(arguments: argparse.Namespace, images: FaceImages, wanted: np.n
         folder = Path(arguments.cache) if arguments.cache else Path(arguments.output) / "embeddings"
         embeddings = FaceEmbeddings(folder, embedder, images, flip, arguments.embedding_dtype)
         of_quality = None
-        if getattr(arguments, "quality", None) == MODEL:  # qualities are kept as embeddings of one value
-            of_quality = FaceEmbeddings(folder, QualityEmbedder(embedder, arguments.model), images, flip=False)
+        if getattr(arguments, "quality", None) == MODEL:
+            of_quality = FaceQualities(folder, QualityEmbedder(embedder, arguments.model), images)
         # A folder of --cache may be that of another evaluation, which must not create the files anew meanwhile.
         with folder_lock(folder, "evaluation embeds", active=share.rank == 0):
-            missing = _fill(embeddings, wanted, share, wait, arguments.workers)
-            if of_quality is not None:
-                _fill(of_quality, wanted, share, wait, arguments.workers)
+            missing = _fill(embeddings, of_quality, wanted, share, wait, arguments.workers)
     if share.rank != 0:
         return Embedded(None, {}, wanted[:0], "", None)
     # What is missing still could not be read.
@@ -134,20 +132,34 @@ def embed_listed(arguments: argparse.Namespace, images: FaceImages, wanted: np.n
 
 
 def _fill(
-    values: FaceEmbeddings, wanted: np.ndarray, share: Share, wait: Callable[[], None], workers: int | None
+    embeddings: FaceEmbeddings,
+    qualities: FaceQualities | None,
+    wanted: np.ndarray,
+    share: Share,
+    wait: Callable[[], None],
+    workers: int | None,
 ) -> np.ndarray:
-    """Embeds what is missing of the images wanted, each process its share; returns what was missing before.
+    """Embeds what is missing of the images wanted, each process its share; returns whose embeddings were missing.
 
-    One process creates the files, all check what is missing, and only then do the files change.
+    One process creates the files, all check what is missing, and only then do the files change. Images that lack both
+    their embedding and their quality get both by one pass of the model.
     """
+    kinds = [embeddings] if qualities is None else [embeddings, qualities]
     if share.rank == 0:
-        values.prepare()
+        for kind in kinds:
+            kind.prepare()
     wait()
-    missing = values.missing(wanted)
+    missing = [kind.missing(wanted) for kind in kinds]
     wait()
-    values.fill(missing, share, workers)
+    if qualities is None:
+        embeddings.fill(missing[0], share, workers)
+    else:
+        both = np.intersect1d(*missing)
+        embeddings.fill(both, share, workers, qualities)
+        for kind, own in zip(kinds, missing, strict=True):
+            kind.fill(np.setdiff1d(own, both), share, workers)
     wait()
-    return missing
+    return missing[0]
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ import numpy as np
 from evaluation.kept_arrays import name_of
 from evaluation.sets.embedding_rows import NpyRows
 from facekd.embedder import Embedder
+from facekd.embedder.quality import QualityEmbedder
 from facekd.errors import DataError, ImageError, is_device_failure
 from facekd.files.held_folders import check_held
 from facekd.files.mapped_arrays import create_npy, map_for_writing
@@ -153,8 +154,20 @@ class FaceEmbeddings:
             done &= is_stamped & is_sound
         return images[~done]
 
-    def fill(self, images: np.ndarray, share: Share = EVERYTHING, workers: int | None = None) -> None:
+    def fill(
+        self,
+        images: np.ndarray,
+        share: Share = EVERYTHING,
+        workers: int | None = None,
+        qualities: FaceQualities | None = None,
+    ) -> None:
         """Embeds these images, or this process's share of them; images that cannot be read stay missing.
+
+        Args:
+            images: (n,) their numbers.
+            share: this process's share.
+            workers: threads that decode and align; None means one per core, at most 8.
+            qualities: where the qualities of these images go, too, which the same pass of the model gives.
 
         Raises:
             DataError: an embedding beyond the range of float16.
@@ -164,19 +177,19 @@ class FaceEmbeddings:
         mine = batches[share.rank :: share.size]
         if not mine:
             return
-        files = {side: map_for_writing(self._file(side)) for side in self.sides}
-        stamps = {side: map_for_writing(self._file(f"{side}-stamps")) for side in self.sides}
+        own, more = self._open_files(), {} if qualities is None else qualities._open_files()
+        every = [*own.values(), *more.values()]
         # Rows are stamped every few seconds, once they are safely on the disk.
         pending: list[tuple[np.ndarray, np.ndarray]] = []
         last = time.monotonic()
 
         def stamp_rows() -> None:
             check_held(self._folder)
-            for array in files.values():
+            for array, _, _ in every:
                 array.flush()  # the rows before their stamps, so that a power cut cannot leave a stamp alone
             for rows, found in pending:
-                for side, array in stamps.items():
-                    array[rows] = np.column_stack([found, _checksums(files[side][rows], self._seed(side))])
+                for array, stamps, seed in every:
+                    stamps[rows] = np.column_stack([found, _checksums(array[rows], seed)])
             pending.clear()
 
         # Embed batch by batch, the next ones loading meanwhile; whatever ends this, the rows done are stamped.
@@ -187,9 +200,12 @@ class FaceEmbeddings:
             for rows, crops, found in loaded:
                 if not len(rows):
                     continue
-                for side, array in files.items():
-                    given = mirror(crops) if side == "mirrored" else crops
-                    array[rows] = self._checked(self.embedder.embed(given), rows)
+                for side, (array, _, _) in own.items():
+                    if side == "plain" and qualities is not None:
+                        made, more[side][0][rows] = qualities.scorer.embed_with_quality(crops)
+                    else:
+                        made = self.embedder.embed(mirror(crops) if side == "mirrored" else crops)
+                    array[rows] = self._checked(made, rows)
                 pending.append((rows, found))
                 if time.monotonic() - last > SECONDS_BETWEEN_STAMPS:
                     stamp_rows()
@@ -206,6 +222,13 @@ class FaceEmbeddings:
         """Opens the embeddings, for pooling."""
         mirrored = self._file("mirrored") if "mirrored" in self.sides else None
         return NpyRows(self._file("plain"), mirrored, False, self.protocol.num_listed)
+
+    def _open_files(self) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
+        """Opens the files for writing: for each side the rows, their stamps, and the seed of their checksums."""
+        return {
+            side: (map_for_writing(self._file(side)), map_for_writing(self._file(f"{side}-stamps")), self._seed(side))
+            for side in self.sides
+        }
 
     def _seed(self, side: str) -> int:
         """Returns what the checksums of rows begin with, so that rows of another model or side are not these."""
@@ -268,6 +291,20 @@ class FaceEmbeddings:
                     f"can ({MAX_FLOAT16:g}); --embedding-dtype float32"
                 )
         return embeddings
+
+
+class FaceQualities(FaceEmbeddings):
+    """Manages the files with what one model says of the quality of the images of a set: embeddings of one value.
+
+    Args:
+        folder: folder of the files; created if missing.
+        scorer: the model.
+        protocol: the set.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], scorer: QualityEmbedder, protocol: FaceImages) -> None:
+        super().__init__(folder, scorer, protocol, flip=False)
+        self.scorer = scorer
 
 
 def _digest(embedder: Embedder, protocol: FaceImages, dtype: np.dtype[Any]) -> str:

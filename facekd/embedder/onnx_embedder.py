@@ -209,6 +209,10 @@ class OnnxEmbedder:
         return check_finite(self._in_batches(self._run, images, self.embedding_size), str(self.path))
 
     def qualities(self, images: np.ndarray) -> np.ndarray:
+        """See `facekd.embedder.quality.GivesQuality`, and `embed_with_quality` for errors."""
+        return self.embed_with_quality(images)[1]
+
+    def embed_with_quality(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `facekd.embedder.quality.GivesQuality`.
 
         Raises:
@@ -219,7 +223,9 @@ class OnnxEmbedder:
             raise ModelError(f"{self.path}: has no output `{QUALITY_OUTPUT}`; `facekd train-quality` teaches one")
         images = fit_images(images, self.preprocessing.image_size, self.resize)
         self._check_once(images)
-        return check_finite(self._in_batches(self._run_quality, images, 1)[:, 0], str(self.path), "qualities")
+        both = self._in_batches(self._run_both, images, self.embedding_size + 1)
+        qualities = check_finite(both[:, -1], str(self.path), "qualities")
+        return check_finite(np.ascontiguousarray(both[:, :-1]), str(self.path)), qualities
 
     def _check_once(self, images: np.ndarray) -> None:
         """Checks, before any other images are embedded, whether an embedding depends on its batch."""
@@ -317,11 +323,23 @@ class OnnxEmbedder:
 
     def _run(self, images: np.ndarray, session: Any = None) -> np.ndarray:
         """Embeds one batch of images (B, S, S, 3), by another session if one is given; returns float32 (B, D)."""
-        count = len(images)
         x = self._to_input(images)
-        embedding = self._call([self.output], x, session)[0]
+        return self._checked_embedding(self._call([self.output], x, session)[0], x)[: len(images)]
 
-        # One embedding per image, each of the declared size.
+    def _run_both(self, images: np.ndarray, session: Any = None) -> np.ndarray:
+        """Embeds one batch as `_run` does, with the quality of each image behind its embedding: (B, D + 1)."""
+        x = self._to_input(images)
+        embedding, found = self._call([self.output, QUALITY_OUTPUT], x, session)
+        if found.dtype.kind not in "fiu" or found.size != len(x):
+            raise ModelError(
+                f"{self.path}: output '{QUALITY_OUTPUT}' holds {found.dtype} {found.shape} for {len(x)} images, "
+                "expected one number for each"
+            )
+        quality = found.reshape(len(x), 1).astype(np.float32, copy=False)
+        return np.concatenate([self._checked_embedding(embedding, x), quality], axis=1)[: len(images)]
+
+    def _checked_embedding(self, embedding: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Returns the output for an input of the graph as float32 (B, D), once it is one embedding for each image."""
         if embedding.dtype.kind not in "fiub":
             raise ModelError(f"{self.path}: output '{shown(self.output)}' holds {embedding.dtype}, not numbers")
         if sum(length > 1 for length in embedding.shape[1:]) > 1:
@@ -335,18 +353,7 @@ class OnnxEmbedder:
                 f"{self.path}: output '{shown(self.output)}' has shape {embedding.shape} for {len(x)} images, "
                 f"expected ({len(x)}, {size}){self._batch_advice([self.output], x)}"
             )
-        return embedding.reshape(len(x), -1)[:count].astype(np.float32, copy=False)
-
-    def _run_quality(self, images: np.ndarray, session: Any = None) -> np.ndarray:
-        """Returns the qualities of one batch of images (B, S, S, 3), float32 (B, 1)."""
-        x = self._to_input(images)
-        found = self._call([QUALITY_OUTPUT], x, session)[0]
-        if found.dtype.kind not in "fiu" or found.size != len(x):
-            raise ModelError(
-                f"{self.path}: output '{QUALITY_OUTPUT}' holds {found.dtype} {found.shape} for {len(x)} images, "
-                "expected one number for each"
-            )
-        return found.reshape(len(x), 1)[: len(images)].astype(np.float32, copy=False)
+        return embedding.reshape(len(x), -1).astype(np.float32, copy=False)
 
     def _call(self, outputs: list[str], x: np.ndarray, session: Any = None) -> list[np.ndarray]:
         """Runs the graph on its input; returns the outputs of these names."""

@@ -29,6 +29,10 @@ class GivesQuality(Protocol):
         """Returns the qualities, float32 (B,), higher is better, of uint8 RGB images (B, S, S, 3) as they are."""
         ...
 
+    def embed_with_quality(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what `embed` and `qualities` return, by one pass of the network."""
+        ...
+
 
 class QualityEmbedder:
     """Gives the quality of images as embeddings of one value, so that they are kept and shared out like embeddings.
@@ -57,3 +61,8 @@ class QualityEmbedder:
     def embed(self, images: np.ndarray) -> np.ndarray:
         """Returns the qualities, float32 (B, 1)."""
         return self._model.qualities(images)[:, None]
+
+    def embed_with_quality(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the embeddings that the model itself gives (B, D), and the qualities (B, 1), by one pass."""
+        embeddings, qualities = self._model.embed_with_quality(images)
+        return embeddings, qualities[:, None]

@@ -103,10 +103,15 @@ class TorchEmbedder:
         return getattr(self._module, "quality_head", None) is not None
 
     def qualities(self, images: np.ndarray) -> np.ndarray:
+        """See `facekd.embedder.quality.GivesQuality`, and `embed_with_quality` for errors."""
+        return self.embed_with_quality(images)[1]
+
+    def embed_with_quality(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `facekd.embedder.quality.GivesQuality`.
 
         Raises:
-            ModelError: the images have another type or size, the model has no quality head, or a quality is not finite.
+            ModelError: the images have another type or size, the model has no quality head, or an embedding or a
+                quality is not finite.
         """
         import torch
 
@@ -114,12 +119,15 @@ class TorchEmbedder:
         if head is None:
             raise ModelError("the torch module has no quality head; `facekd train-quality` makes one")
         images = fit_images(images, self.preprocessing.image_size, self.resize)
-        found = np.empty(len(images), np.float32)
+        embeddings, found = np.empty((len(images), self.embedding_size), np.float32), np.empty(len(images), np.float32)
         for start in range(0, len(images), self.batch_size):
-            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + self.batch_size]))
+            some = slice(start, start + self.batch_size)
             with torch.inference_mode():
-                found[start : start + self.batch_size] = head(self._call(batch, None)).cpu().numpy()
-        return check_finite(found, "the torch module", "qualities")
+                embedding = self._call(torch.from_numpy(np.ascontiguousarray(images[some])), None)
+                found[some] = head(embedding).cpu().numpy()
+                embeddings[some] = self._normalized(embedding).cpu().numpy()
+        check_finite(embeddings, "the torch module")
+        return embeddings, check_finite(found, "the torch module", "qualities")
 
     def _embed_batch(self, images: np.ndarray) -> np.ndarray:
         import torch
@@ -142,10 +150,14 @@ class TorchEmbedder:
         import torch
 
         with torch.inference_mode():
-            embedding = self._call(images, flip)
-            if self.normalized:
-                embedding = torch.nn.functional.normalize(embedding)
+            embedding = self._normalized(self._call(images, flip))
         return embedding.clone()  # outside inference mode: a loss may keep it for its backward pass
+
+    def _normalized(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Returns embeddings (B, D) at unit length, if this embedder normalises, or as they are."""
+        import torch
+
+        return torch.nn.functional.normalize(embedding) if self.normalized else embedding
 
     def _call(self, images: torch.Tensor, flip: torch.Tensor | None) -> torch.Tensor:
         """Returns the embeddings as the module gives them, float32 (B, D), an inference tensor; see `embed_tensor`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,18 @@ from onnx import TensorProto, helper
 from evaluation.evaluate_folder import main as evaluate_folder
 from evaluation.evaluate_ijbc import main as evaluate_ijbc
 from evaluation.evaluate_lfw import main as evaluate_lfw
-from evaluation.ijb.protocol import load_protocol
+from evaluation.ijb import face_embeddings
+from evaluation.ijb.face_embeddings import FaceEmbeddings, FaceQualities, Share
+from evaluation.ijb.protocol import IjbProtocol, load_protocol
 from evaluation.sets.face_folder import FaceFolder
 from evaluation.sets.pair_set import load_pair_set
+from facekd.embedder.onnx_embedder import OnnxEmbedder
+from facekd.embedder.quality import QualityEmbedder
 from facekd.images.preprocessing import Preprocessing
 from tests.evaluation.conftest import SIZE, make_model
 from tests.evaluation.ijb_layout import make_layout
 
+ROOT = Path(__file__).resolve().parents[2]
 Verb = Callable[[list[str]], int]
 Run = Callable[..., tuple[int, str, str]]
 
@@ -99,14 +106,19 @@ def test_of_a_folder(run: Run, scored: Path, tmp_path: Path) -> None:
     assert by_model["quality"]["curves"] == by_file["quality"]["curves"]
 
 
-def test_of_templates_and_as_their_weights(run: Run, scored: Path, tmp_path: Path) -> None:
+def write_templates(folder: Path) -> Path:
     layout = make_layout(1, num_subjects=8)
-    root = layout.write(tmp_path / "set")
-    folder = root / "loose_crop"
-    folder.mkdir(exist_ok=True)
+    root = layout.write(folder)
+    (root / "loose_crop").mkdir(exist_ok=True)
     draws = np.random.default_rng(0)
     for name in layout.names:
-        cv2.imwrite(str(folder / name), draws.integers(0, 256, (14, 14, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8))
+        image = draws.integers(0, 256, (14, 14, 3)).repeat(8, 0).repeat(8, 1).astype(np.uint8)
+        cv2.imwrite(str(root / "loose_crop" / name), image)
+    return root
+
+
+def test_of_templates_and_as_their_weights(run: Run, scored: Path, tmp_path: Path) -> None:
+    root = write_templates(tmp_path / "set")
     protocol = load_protocol(root)
     images = np.stack([protocol.read_face(image, SIZE) for image in range(protocol.num_listed)])
     words = ["--model", scored, "--root", root, "--bootstrap", "0", "--fars", "0.3", "--protocol", "1:1"]
@@ -117,6 +129,92 @@ def test_of_templates_and_as_their_weights(run: Run, scored: Path, tmp_path: Pat
     status, _, error = run(evaluate_ijbc, *words, "--output", tmp_path / "plain", "--no-report")
     assert status == 0, error
     assert np.abs(np.load(tmp_path / "plain" / "scores.npy") - weighted[0]).max() > 1e-4
+
+
+def arrays(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.npy")}
+
+
+def test_templates_take_one_pass_and_only_what_is_missing(
+    run: Run, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_templates(tmp_path / "set")
+    words = ["--model", scored, "--root", root, "--bootstrap", "0", "--fars", "0.3", "--protocol", "1:1", "--no-report"]
+    seen: dict[str, list[int]] = {"read": [], "embed": [], "embed_with_quality": []}
+    read = IjbProtocol.read_face
+    monkeypatch.setattr(
+        IjbProtocol, "read_face", lambda self, image, size: (seen["read"].append(image), read(self, image, size))[1]
+    )
+    for name in ("embed", "embed_with_quality"):
+        plain = getattr(OnnxEmbedder, name)
+        monkeypatch.setattr(
+            OnnxEmbedder, name, lambda self, x, n=name, f=plain: (seen[n].append(len(x)), f(self, x))[1]
+        )
+
+    def evaluated(output: str, *more: Any) -> dict[str, int]:
+        """Runs, and counts the images that were read, embedded, and embedded with their quality."""
+        status, _, error = run(evaluate_ijbc, *words, "--output", tmp_path / output, *more)
+        assert status == 0, error
+        assert len(set(seen["read"])) == len(seen["read"]), "an image is read once"
+        counts = {"read": len(seen["read"]), **{name: sum(seen[name]) for name in ("embed", "embed_with_quality")}}
+        for found in seen.values():
+            found.clear()
+        return counts
+
+    # All at once: the plain images give both, and the mirrored ones are embedded.
+    num = load_protocol(root).num_listed
+    together = tmp_path / "together" / "embeddings"
+    assert evaluated("together", "--quality", "model") == {"read": num, "embed": num, "embed_with_quality": num}
+    # One after the other gives the same files.
+    apart = tmp_path / "apart" / "embeddings"
+    assert evaluated("apart") == {"read": num, "embed": 2 * num, "embed_with_quality": 0}
+    assert evaluated("apart", "--quality", "model")["embed"] == 0
+    assert len(arrays(together)) == 6 and arrays(apart) == arrays(together)
+    # A killed run may have stamped one and not the other: each is made again where it is missing.
+    before = arrays(together)
+    [of_quality] = [path for path in together.glob("*-plain.npy") if np.load(path).shape[1] == 1]
+    for path, rows in ((of_quality, [1, 3]), (next(together.glob("*-mirrored.npy")), [3, 5, 6])):
+        stamps = np.lib.format.open_memmap(path.with_name(f"{path.stem}-stamps.npy"), mode="r+")
+        stamps[rows] = 0
+        stamps.flush()
+    assert evaluated("together", "--quality", "model") == {"read": 4, "embed": 5, "embed_with_quality": 2}
+    assert arrays(together) == before
+
+
+def test_shares_of_templates_make_up_the_whole(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(face_embeddings, "IMAGES_CHUNK", 5)
+    protocol, embedder = load_protocol(write_templates(tmp_path / "set")), OnnxEmbedder(scored)
+    images = np.arange(protocol.num_listed)
+    found = []
+    for size in (1, 3):
+        kinds = (
+            FaceEmbeddings(tmp_path / str(size), embedder, protocol, True),
+            FaceQualities(tmp_path / str(size), QualityEmbedder(embedder, scored), protocol),
+        )
+        for kind in kinds:
+            kind.prepare()
+        for rank in range(size):
+            kinds[0].fill(images, Share(rank, size), None, kinds[1])
+        assert not any(len(kind.missing(images)) for kind in kinds)
+        found.append(arrays(tmp_path / str(size)))
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_as_one(run: Run, scored: Path, tmp_path: Path) -> None:
+    root = write_templates(tmp_path / "set")
+    words = ["--model", scored, "--root", root, "--bootstrap", "0", "--fars", "0.3", "--protocol", "1:1", "--no-report"]
+    words += ["--quality", "model", "--weight-by-quality"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m"]
+    command = [*launch, "evaluation.evaluate_ijbc", *map(str, words), "--output", str(tmp_path / "two")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    status, _, error = run(evaluate_ijbc, *words, "--output", tmp_path / "one")
+    assert status == 0, error
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
+    for key in ("tar_at_far", "eer", "quality"):
+        assert results[0][key] == results[1][key]
+    assert arrays(tmp_path / "one" / "embeddings") == arrays(tmp_path / "two" / "embeddings")
 
 
 def test_a_model_that_says_nothing_and_embeddings_are_refused(

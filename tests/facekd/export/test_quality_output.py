@@ -73,9 +73,13 @@ def test_it_is_what_torch_computes_at_any_batch(exported: Path, scored: Path) ->
         np.testing.assert_allclose(embedder.qualities(images), expected, rtol=1e-5)
         np.testing.assert_allclose(QualityEmbedder(embedder, "x").embed(images)[:, 0], expected, rtol=1e-5)
     np.testing.assert_allclose(opened[0].embed(images), opened[1].embed(images), rtol=1e-3, atol=1e-5)
-    # Normalised or not, it is about the embedding before.
+    # Normalised or not, it is about the embedding before; and one pass gives what two give.
     normalising = open_embedder(scored, normalize=True)
     np.testing.assert_allclose(normalising.qualities(images), expected, rtol=1e-5)
+    for embedder in (*opened, normalising):
+        embedding, quality = embedder.embed_with_quality(images)
+        np.testing.assert_array_equal(embedding, embedder.embed(images))
+        np.testing.assert_allclose(quality, expected, rtol=1e-5)
 
 
 def test_file_and_card_say_what_it_is(exported: Path, scored: Path) -> None:
