@@ -144,22 +144,21 @@ def _fill(
     One process creates the files, all check what is missing, and only then do the files change. Images that lack both
     their embedding and their quality get both by one pass of the model.
     """
-    kinds = [embeddings] if qualities is None else [embeddings, qualities]
     if share.rank == 0:
-        for kind in kinds:
-            kind.prepare()
+        embeddings.prepare()
+        if qualities is not None:
+            qualities.prepare()
     wait()
-    missing = [kind.missing(wanted) for kind in kinds]
+    missing = embeddings.missing(wanted)
+    of_quality = wanted[:0] if qualities is None else qualities.missing(wanted)
     wait()
-    if qualities is None:
-        embeddings.fill(missing[0], share, workers)
-    else:
-        both = np.intersect1d(*missing)
-        embeddings.fill(both, share, workers, qualities)
-        for kind, own in zip(kinds, missing, strict=True):
-            kind.fill(np.setdiff1d(own, both), share, workers)
+    both = np.intersect1d(missing, of_quality)
+    embeddings.fill(both, share, workers, qualities)
+    embeddings.fill(np.setdiff1d(missing, both), share, workers)
+    if qualities is not None:
+        qualities.fill(np.setdiff1d(of_quality, both), share, workers)
     wait()
-    return missing[0]
+    return missing
 
 
 @contextlib.contextmanager

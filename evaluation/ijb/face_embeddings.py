@@ -223,7 +223,7 @@ class FaceEmbeddings:
         mirrored = self._file("mirrored") if "mirrored" in self.sides else None
         return NpyRows(self._file("plain"), mirrored, False, self.protocol.num_listed)
 
-    def _open_files(self) -> dict[str, tuple[np.ndarray, np.ndarray, int]]:
+    def _open_files(self) -> dict[str, tuple[np.memmap[Any, Any], np.memmap[Any, Any], int]]:
         """Opens the files for writing: for each side the rows, their stamps, and the seed of their checksums."""
         return {
             side: (map_for_writing(self._file(side)), map_for_writing(self._file(f"{side}-stamps")), self._seed(side))
