@@ -41,6 +41,7 @@ EXAMPLE = """examples:
   facekd report results/teacher results/student results/other --output comparison
   facekd report a b --output comparison --fars 1e-4,1e-5
   facekd report results/student --pdf student.pdf          # on paper, with a summary in the words of ISO/IEC 19795-1
+  facekd report results/student/groups.html --pdf g.pdf    # any other page on paper
 
 Writes to the output folder comparison.html, comparison.md and comparison.json. The first model is the one that the
 others are compared with. All must have been evaluated on the same data by the same protocol."""
@@ -138,24 +139,34 @@ class Comparison:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parses, and writes the report of one result or the comparison of several."""
+    """Parses, and writes the report of one result or the comparison of several, on paper too if asked."""
     arguments = _parse(argv)
-    if len(arguments.results) == 1:
-        if _is_run(Path(arguments.results[0])):
-            print(write_run_page(Path(arguments.results[0])))
-            return 0
-        read_result(arguments.results[0])  # a folder without results is refused before anything is written there
-        with lock_output(Path(arguments.results[0])):
-            status = _report_one(arguments.results[0])
-        page = Path(arguments.results[0]) / "report.html"
-    else:
-        with lock_output(Path(arguments.output)):
-            status = _compare(arguments)
-        page = Path(arguments.output) / "comparison.html"
+    page = _write(arguments)
     if arguments.pdf is not None:
         print_page(page, arguments.pdf, arguments.browser)
         print(arguments.pdf)
-    return status
+    return 0
+
+
+def _write(arguments: argparse.Namespace) -> Path:
+    """Writes the page that is asked for, and returns it; a page that is named itself stays as it is."""
+    first = Path(arguments.results[0])
+    if len(arguments.results) > 1:
+        with lock_output(Path(arguments.output)):
+            _compare(arguments)
+        return Path(arguments.output) / "comparison.html"
+    if first.suffix == ".html":
+        if not first.is_file():
+            raise DataError(f"{first}: no such page; name one that facekd wrote")
+        return first
+    if _is_run(first):
+        page = write_run_page(first)
+        print(page)
+        return page
+    read_result(first)  # a folder without results is refused before anything is written there
+    with lock_output(first):
+        _report_one(str(first))
+    return first / "report.html"
 
 
 def _is_run(folder: Path) -> bool:
@@ -163,7 +174,7 @@ def _is_run(folder: Path) -> bool:
     return (folder / "log.jsonl").is_file() and not (folder / MARK).exists()
 
 
-def _compare(arguments: argparse.Namespace) -> int:
+def _compare(arguments: argparse.Namespace) -> None:
     """Compares the models set by set, prints and writes."""
     comparisons = []
     for models in match_by_set([load_results(folder) for folder in arguments.results], arguments.results):
@@ -189,7 +200,6 @@ def _compare(arguments: argparse.Namespace) -> int:
     whole = {"format": "facekd-comparison", "version": 1, "sets": content}
     finish_results(output, whole, mark="comparison.json")
     print(f"\nwritten to {output}")
-    return 0
 
 
 def _around(comparisons: list[Comparison]) -> dict[str, list[str]]:
@@ -205,20 +215,19 @@ def _around(comparisons: list[Comparison]) -> dict[str, list[str]]:
     }
 
 
-def _report_one(folder: str) -> int:
+def _report_one(folder: str) -> None:
     result = read_result(folder)
     if result["format"] == SUMMARY_FORMAT:
         check_result(Path(folder) / "results.json", result)
         if not result["pair_sets"]:
             raise DataError(f"{folder}: its results.json is of no pack; run the evaluation again")
         print(write_summary_page(Path(folder), result["pair_sets"]))
-        return 0
+        return
     # Where the set is still at its place, the scores are counted again first.
     if result["format"] in (IJB_FORMAT, PROTOCOL_FORMAT) and result.get("eer") is not None:
         _read_scored(load_results(folder), None)
     for path in write_report(folder):
         print(path)
-    return 0
 
 
 def summary_table(models: list[Evaluated]) -> Table:
@@ -330,7 +339,7 @@ def _test(scored: ScoredModels, arguments: argparse.Namespace) -> tuple[list[lis
     if subjects is None:
         who = f"comparisons, since people are not known{note}: expect p-values that are too small"
     else:
-        who = counted(bootstrap.num_subjects, "person")
+        who = counted(bootstrap.num_subjects or 0, "person")
     about = (
         f"Differences: paired bootstrap over {who}; {counted(arguments.draws, 'draw')}, the same for all models, each "
         "with its own threshold; p is two-sided and not corrected for the number of tests."
@@ -382,7 +391,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "results",
         nargs="+",
         metavar="DIR",
-        help="output folders of `facekd evaluate`, or the folder of a training",
+        help="output folders of `facekd evaluate`, or the folder of a training; with --pdf also any page of facekd's",
     )
     add("--output", metavar="DIR", help="folder for the comparison; needed with two or more results")
     add(
@@ -407,6 +416,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     # What a parser cannot express: combinations and ranges.
     if arguments.browser is not None and arguments.pdf is None:
         parser.error("--browser: goes with --pdf")
+    if arguments.pdf is None and Path(arguments.results[0]).suffix == ".html":
+        parser.error("DIR: a page is only printed, by --pdf FILE; to write one again, give the folder of its results")
     if len(arguments.results) > 1 and not arguments.output:
         parser.error("--output: give a folder for the comparison")
     if len(arguments.results) == 1 and arguments.output:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from facekd.errors import FacekdError
+from evaluation.compare_models import main as report
+from facekd.errors import DataError, FacekdError
 from facekd.pages.pdf import print_page
 
 
@@ -87,3 +88,31 @@ def test_a_browser_prints(tmp_path: Path) -> None:
     (tmp_path / "p.html").write_text("<h1>A page</h1>")
     print_page(tmp_path / "p.html", tmp_path / "p.pdf", Path(os.environ["FACEKD_TEST_BROWSER"]))
     assert (tmp_path / "p.pdf").read_bytes().startswith(b"%PDF-")
+
+
+def test_report_prints_the_page_of_a_training_and_any_other_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = install(monkeypatch)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "log.jsonl").write_text('{"kind": "train", "images_seen": 10, "loss": 1.0, "lr": 0.1}\n')
+    assert report([str(run), "--pdf", str(tmp_path / "run.pdf")]) == 0
+    (tmp_path / "other.html").write_text("<h1>other</h1>")
+    assert report([str(tmp_path / "other.html"), "--pdf", str(tmp_path / "other.pdf")]) == 0
+    printed = [options["words"][0] for name, options in recorded if name == "goto"]
+    assert printed == [page.resolve().as_uri() for page in (run / "report.html", tmp_path / "other.html")]
+    assert (tmp_path / "run.pdf").exists() and (tmp_path / "other.pdf").exists()
+    assert capsys.readouterr().out.splitlines() == [
+        str(run / "report.html"), str(tmp_path / "run.pdf"), str(tmp_path / "other.pdf"),
+    ]  # fmt: skip
+
+
+def test_a_page_that_is_not_there_or_not_to_be_printed_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(DataError, match=r"none\.html: no such page; name one that facekd wrote"):
+        report([str(tmp_path / "none.html"), "--pdf", str(tmp_path / "x.pdf")])
+    with pytest.raises(SystemExit):
+        report([str(tmp_path / "none.html")])
+    assert "a page is only printed, by --pdf FILE" in capsys.readouterr().err
