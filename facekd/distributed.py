@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from facekd.errors import FacekdError
 from facekd.utils.processes import PATIENCE_VARIABLE, launched_as, saying_that_it_waits, seconds_until_given_up
+from facekd.utils.wording import counted
 
 Value = TypeVar("Value")
 
@@ -65,7 +66,7 @@ def join_world(device: str = "auto") -> Iterator[World]:
         yield World(0, 1, chosen)
         return
     if re.fullmatch(r"cuda:\d+", device):
-        raise FacekdError(f"device {device} is one GPU for {size} processes; use --device cuda, one for each")
+        raise FacekdError(f"device {device} is one GPU for {counted(size, 'process')}; use --device cuda, one for each")
 
     # Find the others, at the address that the launcher gives.
     is_gpu = chosen.type == "cuda"

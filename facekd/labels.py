@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from facekd.errors import InputError
+from facekd.utils.wording import agreeing, counted
 
 # Within the two contexts below, labels are known to be in [0, this).
 _known_below: ContextVar[int | None] = ContextVar("known_below", default=None)
@@ -41,11 +42,11 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
         return
     wrong_B = (labels < 0) | (labels >= num_classes)
     if bool(wrong_B.any()):
-        position = int(wrong_B.nonzero()[0])
+        position, num_wrong = int(wrong_B.nonzero()[0]), int(wrong_B.sum())
         raise InputError(
             f"label {int(labels[position])} at position {position} of the batch is outside [0, {num_classes}) "
-            f"({int(wrong_B.sum())} of {labels.numel()} labels are): the classifier has {num_classes} classes; "
-            "make it as wide as the data set's num_classes, or mend the labels"
+            f"({num_wrong} of {counted(labels.numel(), 'label')} {agreeing(num_wrong, 'is', 'are')}): the classifier "
+            f"has {counted(num_classes, 'class')}; make it as wide as the data set's num_classes, or mend the labels"
         )
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from facekd.backbones.backbone import Backbone, ImageSizes
 from facekd.errors import ConfigError, ModelError
+from facekd.utils.wording import counted
 
 GIVEN = "module"  # as `backbone.name`: the network is a module that the caller gives
 
@@ -50,7 +51,7 @@ class GivenModule(Backbone):
         if tuple(embedding_BD.shape) != wanted:
             raise ModelError(
                 f"the backbone ({self.class_name}) returns the shape {tuple(embedding_BD.shape)} for "
-                f"{len(images)} images, expected {wanted}: set backbone.embedding_size to what it gives"
+                f"{counted(len(images), 'image')}, expected {wanted}: set backbone.embedding_size to what it gives"
             )
         return embedding_BD
 

@@ -41,6 +41,7 @@ from facekd.files.temporaries import temporary_folder
 from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import MarginClassifier
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 
 ROW_DTYPES = {torch.float32, torch.float64, torch.float16, torch.bfloat16}
 
@@ -228,7 +229,7 @@ def _check_description(path: Path, stored: HeadShards, shards: ClassShards | Non
         )
     count, size = shape
     if shards is not None and count != shards.num_classes:
-        raise CheckpointError(f"{path}: its head has {count:,} classes, this run's has {shards.num_classes:,}")
+        raise CheckpointError(f"{path}: its head has {counted(count, 'class')}, this run's has {shards.num_classes:,}")
     return count, size
 
 
@@ -258,7 +259,7 @@ def _check_rows(folder: Path, key: str, parts: list[Any], count: int, size: int)
     held = sum(sizes[0] if sizes else 0 for _, sizes, _ in parts)
     if held < count:
         raise CheckpointError(
-            f"{folder}: incomplete: {held:,} of {count:,} rows of '{shown(key)}' found; files are missing"
+            f"{folder}: incomplete: {held:,} of {counted(count, 'row')} of '{shown(key)}' found; files are missing"
         )
 
     # Rows that lie in no part would be whatever was in memory.
@@ -273,7 +274,7 @@ def _check_rows(folder: Path, key: str, parts: list[Any], count: int, size: int)
     if row != count or len(kinds) != 1 or not kinds <= ROW_DTYPES:
         listed = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
         raise CheckpointError(
-            f"{folder}: damaged: it has {row:,} rows of '{shown(key)}', of type {listed}; expected {count:,} rows of "
-            "one type of real numbers"
+            f"{folder}: damaged: it has {counted(row, 'row')} of '{shown(key)}', of type {listed}; expected "
+            f"{counted(count, 'row')} of one type of real numbers"
         )
     return kinds.pop()

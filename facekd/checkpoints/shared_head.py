@@ -29,6 +29,7 @@ from facekd.head.class_scores import centre_columns
 from facekd.head.classifier import STATISTICS, LinearClassifier, MarginClassifier, build_classifier
 from facekd.head.config import HeadConfig
 from facekd.utils.foreign import shown
+from facekd.utils.wording import agreeing, counted
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ class SharedHead:
         if self.sub_centers != config.sub_centers:
             dropping = ", or keep one of each class by `facekd drop-sub-centers`" if config.sub_centers == 1 else ""
             raise CheckpointError(
-                f"{self.source}: its classifier has {self.sub_centers} centres for each class, head.sub_centers is "
-                f"{config.sub_centers}: set head.sub_centers to {self.sub_centers}{dropping}"
+                f"{self.source}: its classifier has {counted(self.sub_centers, 'centre')} for each class, "
+                f"head.sub_centers is {config.sub_centers}: set head.sub_centers to {self.sub_centers}{dropping}"
             )
         if self.embedding_size != embedding_size:
             raise CheckpointError(
@@ -147,7 +148,7 @@ def require_same_people(head: SharedHead, checkpoint: Checkpoint, dataset: FaceD
     file, count = head.source, len(head.weight_CD)
     if count != dataset.num_classes:
         raise CheckpointError(
-            f"{file}: its classifier has {count:,} identities, {dataset.name} has {dataset.num_classes:,}. "
+            f"{file}: its classifier has {counted(count, 'identity')}, {dataset.name} has {dataset.num_classes:,}. "
             "Teacher and student must share identities: train on the same data"
         )
     _require_classes_of_someone(head, checkpoint, dataset)
@@ -215,12 +216,13 @@ def check_classifier(file: Path, checkpoint: Checkpoint, weight: torch.Tensor) -
     sub_centers = checkpoint.sub_centers or 1
     if weight.shape[1] % sub_centers or (kind == "linear" and sub_centers > 1):
         raise CheckpointError(
-            f"{file}: damaged: a row of its {kind} classifier has {weight.shape[1]:,} numbers, which are not the "
-            f"{sub_centers} centres that its 'sub_centers' says"
+            f"{file}: damaged: a row of its {kind} classifier has {counted(weight.shape[1], 'number')}, which "
+            f"{agreeing(weight.shape[1], 'is', 'are')} not the {counted(sub_centers, 'centre')} that its "
+            "'sub_centers' says"
         )
     if checkpoint.num_classes not in (None, count):
         raise CheckpointError(
-            f"{file}: damaged: its classifier has {count:,} classes, and its 'num_classes' says "
+            f"{file}: damaged: its classifier has {counted(count, 'class')}, and its 'num_classes' says "
             f"{checkpoint.num_classes:,}"
         )
 
@@ -270,7 +272,8 @@ def find_same_people(head: SharedHead, checkpoint: Checkpoint, dataset: FaceData
         )
     if len(stored) != len(head.weight_CD):
         raise CheckpointError(
-            f"{head.source}: damaged: it names {len(stored):,} people, and its classifier has {len(head.weight_CD):,}"
+            f"{head.source}: damaged: it names {counted(len(stored), 'person')}, and its classifier has "
+            f"{len(head.weight_CD):,}"
         )
     row_of = {name: row for row, name in enumerate(stored)}
     found = torch.tensor([row_of.get(name, -1) for name in wanted], dtype=torch.int64)

@@ -17,6 +17,7 @@ from facekd.checkpoints.file_kinds import OLD_TORCH_FILE, describe_file, is_zip
 from facekd.checkpoints.torch_pickle import LARGEST_PICKLE, LEAVES, CodeError, PickleScan, RefusedError
 from facekd.errors import FacekdError
 from facekd.utils.foreign import reading, shown
+from facekd.utils.wording import counted
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     import torch
@@ -95,8 +96,8 @@ def _scan_archive(stream: BinaryIO, size: int) -> None:
         content = members[pickles[0]]
         if content.file_size > LARGEST_PICKLE:
             raise RefusedError(
-                f"its data.pkl has {content.file_size:,} bytes; at most {LARGEST_PICKLE:,} are read, because all but "
-                "tensors stands there"
+                f"its data.pkl has {counted(content.file_size, 'byte')}; at most {LARGEST_PICKLE:,} are read, because "
+                "all but tensors stands there"
             )
         scan = PickleScan(io.BytesIO(archive.read(content)), content.file_size, size)
         scan.load()
@@ -104,7 +105,7 @@ def _scan_archive(stream: BinaryIO, size: int) -> None:
         for key, num_bytes in scan.storages.items():
             member = members.get(f"{folder}/data/{key}".lower())
             if member is None or member.file_size != num_bytes:
-                found = "is not there" if member is None else f"has {member.file_size:,} bytes"
+                found = "is not there" if member is None else f"has {counted(member.file_size, 'byte')}"
                 raise DamageError(f"data/{shown(key)} in its archive {found}, and a tensor needs {num_bytes:,}")
 
 
@@ -120,7 +121,7 @@ def _scan_old(stream: BinaryIO, size: int) -> None:
     if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(storages):
         raise DamageError("its list of storages is not that of its tensors")  # torch would leave their memory as it was
     if sum(storages.values()) > size:
-        raise DamageError(f"its tensors need {sum(storages.values()):,} bytes, and the file has {size:,}")
+        raise DamageError(f"its tensors need {counted(sum(storages.values()), 'byte')}, and the file has {size:,}")
 
 
 class _Limited:

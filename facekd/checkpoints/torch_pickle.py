@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from facekd.utils.wording import counted
+
 LARGEST_PICKLE = 32 << 20  # bytes; the pickle of a network has 0.1 MB, and long lists are kept outside
 LONGEST_NUMBER = 9  # bytes: 64 bits and a sign
 DEEPEST = 100  # containers within containers
@@ -175,7 +177,7 @@ class PickleScan(pickle._Unpickler):  # Python's own form, whose memo takes any 
             raise RefusedError("a storage has no size")
         num_bytes = num_items * item_bytes
         if num_bytes > self._file_bytes:
-            raise RefusedError(f"its tensors claim {num_bytes:,} bytes, and the file has {self._file_bytes:,}")
+            raise RefusedError(f"its tensors claim {counted(num_bytes, 'byte')}, and the file has {self._file_bytes:,}")
         if self.storages.setdefault(key, num_bytes) != num_bytes:
             raise RefusedError("two tensors give the same storage different sizes")
         return _Storage(num_items, item_bytes)
@@ -204,8 +206,8 @@ class PickleScan(pickle._Unpickler):  # Python's own form, whose memo takes any 
         self._tensor_bytes_left -= num_bytes
         if self._tensor_bytes_left < 0:
             raise RefusedError(
-                f"its tensors would take more than {self._tensor_bytes:,} bytes, far more than the file holds, from "
-                f"{what} on: it repeats the same numbers"
+                f"its tensors would take more than {counted(self._tensor_bytes, 'byte')}, far more than the file "
+                f"holds, from {what} on: it repeats the same numbers"
             )
 
     def _copied(self, items: Any) -> Any:
@@ -279,7 +281,7 @@ def _load_item(scan: Any) -> None:
 def _load_number(scan: Any) -> None:
     length = scan.read(1)[0]
     if length > LONGEST_NUMBER:
-        raise RefusedError(f"it has a whole number of {length} bytes; expected {LONGEST_NUMBER} at most")
+        raise RefusedError(f"it has a whole number of {counted(length, 'byte')}; expected {LONGEST_NUMBER} at most")
     scan.append(pickle.decode_long(scan.read(length)))
 
 

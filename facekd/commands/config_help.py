@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from facekd.utils.wording import counted
+
 WIDTH = 80
 
 
@@ -63,7 +65,7 @@ def short_help(config_class: type, prog: str, description: str, main_keys: Mappi
         lines.append(f"  --{key}".ljust(indent) + wrapped[0])
         lines += [" " * indent + line for line in wrapped[1:]]
 
-    more = f"`{prog} --help-all` lists all {len(leaves)} keys by section;"
+    more = f"`{prog} --help-all` lists all {counted(len(leaves), 'key')} by section;"
     return "\n".join([*lines, "", more, "`--print_config` prints them as YAML.", "", notes.strip()])
 
 

@@ -15,6 +15,7 @@ from facekd.commands.command_line import CommandParser
 from facekd.errors import run_verb
 from facekd.utils.processes import usable_cores
 from facekd.utils.requirements import PACKAGES, installed_version, is_within, wanted_versions
+from facekd.utils.wording import counted
 
 EXAMPLE = """examples:
   facekd doctor
@@ -153,7 +154,9 @@ def _problems(found: dict[str, Any]) -> list[str]:
             "train with --data.workers 0"
         )
     if (files := found["open_files"]) is not None and files < LEAST_OPEN_FILES:
-        problems.append(f"only {files} files may be open at once: `ulimit -n 4096` before facekd allows more")
+        problems.append(
+            f"only {counted(files, 'file')} may be open at once: `ulimit -n 4096` before facekd allows more"
+        )
     if (free := found["disk"]["free"]) is not None and free < LEAST_DISK:
         problems.append(f"{found['disk']['folder']} has {_size(free)} left on its disk")
     if os.name == "nt":
@@ -168,7 +171,7 @@ def _as_lines(found: dict[str, Any]) -> str:
         "facekd": f"{found['facekd']['version']}, {found['facekd']['folder']}",
         "Python": f"{found['python']['version']}, {found['python']['executable']}",
         "platform": found["platform"],
-        "CPU": f"{found['cores']} cores, {_size(memory['free'])} of {_size(memory['total'])} memory free",
+        "CPU": f"{counted(found['cores'], 'core')}, {_size(memory['free'])} of {_size(memory['total'])} memory free",
         "GPUs": "; ".join(devices["names"]) or none,
         "/dev/shm": f"{_size(found['shared_memory']['free'])} free",
         "open files": str(found["open_files"] or "no limit"),

@@ -16,6 +16,7 @@ from jsonargparse import get_loader, set_loader
 from facekd.errors import ConfigError
 from facekd.files.reading import read_text_file
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 
 MODE = "facekd"  # name of `load_yaml` for jsonargparse
 MAX_BYTES = 1 << 18
@@ -36,7 +37,7 @@ def read_yaml(path: Path) -> Any:
         OSError: it cannot be opened.
     """
     if path.stat().st_size > MAX_BYTES:
-        raise ConfigError(f"{path}: has {path.stat().st_size:,} bytes, and a configuration {LIMITS}")
+        raise ConfigError(f"{path}: has {counted(path.stat().st_size, 'byte')}, and a configuration {LIMITS}")
     try:
         return load_yaml(read_text_file(path, error=ConfigError))
     except YamlLimitError as error:
@@ -150,7 +151,7 @@ def _check_scalar(loader: Any, event: Any, text: str, num_outer: int) -> None:
         return
     tag = event.tag or loader.resolve(yaml.ScalarNode, event.value, event.implicit)
     if len(event.value) > MAX_DIGITS and tag.endswith((":int", ":float")):
-        raise _refusal(f"a number of {len(event.value):,} characters; the most are {MAX_DIGITS}", event)
+        raise _refusal(f"a number of {counted(len(event.value), 'character')}; the most are {MAX_DIGITS}", event)
     if len(event.value) >= len(text):
         return
     if num_outer == MAX_OUTER:

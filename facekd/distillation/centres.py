@@ -18,6 +18,7 @@ from facekd.head.chunked_loss import chunked_losses
 from facekd.head.loss_terms import CrossEntropy, LazyLogits
 from facekd.labels import check_labels
 from facekd.margins.fixed import arcface
+from facekd.utils.wording import counted
 
 Margin = Callable[[Tensor, Tensor], Tensor]
 
@@ -140,7 +141,7 @@ def _check_centres(embedding: Tensor, centres: Tensor, name: str) -> None:
         )
     if embedding.shape[1] != centres.shape[1]:
         raise InputError(
-            f"the student's embedding has {embedding.shape[1]} values and the teacher's class centres "
+            f"the student's embedding has {counted(embedding.shape[1], 'value')} and the teacher's class centres "
             f"{centres.shape[1]}: loss.{name} needs one size; give the student a projection "
             f"({embedding.shape[1]} to {centres.shape[1]})"
         )
@@ -148,4 +149,4 @@ def _check_centres(embedding: Tensor, centres: Tensor, name: str) -> None:
 
 def _check_batch(labels: Tensor, embedding_BD: Tensor) -> None:
     if len(labels) != len(embedding_BD):
-        raise InputError(f"{len(labels)} labels for {len(embedding_BD)} embeddings")
+        raise InputError(f"{counted(len(labels), 'label')} for {counted(len(embedding_BD), 'embedding')}")

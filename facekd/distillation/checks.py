@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from facekd.errors import InputError
+from facekd.utils.wording import counted
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -58,8 +59,8 @@ def pair(student: Tensor, teacher: Tensor, what: str) -> tuple[Tensor, Tensor]:
             )
     if len(student) != len(teacher) or len(student) == 0:
         raise InputError(
-            f"{len(student)} rows of student {what} and {len(teacher)} of the teacher: both must come from the same "
-            "images, at least one"
+            f"{counted(len(student), 'row')} of student {what} and {len(teacher)} of the teacher: both must come from "
+            "the same images, at least one"
         )
     dtype = torch.promote_types(torch.promote_types(student.dtype, teacher.dtype), torch.float32)
     return student.to(dtype), teacher.detach().to(dtype)
@@ -71,8 +72,8 @@ def same_size(student: Tensor, teacher: Tensor, name: str) -> tuple[Tensor, Tens
     if student_BD.shape[1] != teacher_BD.shape[1]:
         sizes = f"{student_BD.shape[1]} to {teacher_BD.shape[1]}"
         raise InputError(
-            f"the student's embedding has {student_BD.shape[1]} values and the teacher's {teacher_BD.shape[1]}: "
-            f"loss.{name} compares them one by one; give the student a projection ({sizes}), or use a loss that "
-            "takes any two sizes, such as rkd_distance, rkd_angle, sp or crd"
+            f"the student's embedding has {counted(student_BD.shape[1], 'value')} and the teacher's "
+            f"{teacher_BD.shape[1]}: loss.{name} compares them one by one; give the student a projection ({sizes}), "
+            "or use a loss that takes any two sizes, such as rkd_distance, rkd_angle, sp or crd"
         )
     return student_BD, teacher_BD

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from facekd.distillation.checks import at_least_float32, in_full_precision, pair, unit
 from facekd.errors import InputError
+from facekd.utils.wording import counted
 
 # SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), its constants as the signed 64-bit integers that torch computes with.
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
@@ -173,7 +174,7 @@ class ContrastiveDistillation(nn.Module):
             labels = torch.arange(self.num_images)
         if labels.dtype != torch.int64 or labels.shape != (self.num_images,):
             raise InputError(
-                f"CRD needs one int64 label for each of {self.num_images} images, "
+                f"CRD needs one int64 label for each of {counted(self.num_images, 'image')}, "
                 f"found {labels.dtype} of shape {tuple(labels.shape)}"
             )
         class_of = labels.cpu().unique(return_inverse=True)[1]
@@ -324,7 +325,8 @@ class ContrastiveDistillation(nn.Module):
         ):
             if values.shape[1] != layer.in_features:
                 raise InputError(
-                    f"{side} embeddings have {values.shape[1]} values, but CRD was built for {layer.in_features}"
+                    f"{side} embeddings have {counted(values.shape[1], 'value')}, but CRD was built for "
+                    f"{layer.in_features}"
                 )
         for name, numbers in (("indices", indices), ("positions", positions)):
             if numbers is not None and (numbers.dtype != torch.int64 or numbers.shape != (len(student_BD),)):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from facekd.distillation.checks import at_least_float32, in_full_precision, pair, same_size, unit
 from facekd.errors import InputError
+from facekd.utils.wording import counted
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def compare_classifiers(
         classes = first_weight.shape[:1]
         if first_bias.shape != classes or second_bias.shape != classes:
             raise InputError(
-                f"biases of shapes {tuple(first_bias.shape)} and {tuple(second_bias.shape)} for {classes[0]} classes"
+                f"biases of shapes {tuple(first_bias.shape)} and {tuple(second_bias.shape)} for "
+                f"{counted(classes[0], 'class')}"
             )
         first_C, second_C = at_least_float32(first_bias), at_least_float32(second_bias)
         difference_C = first_C - second_C

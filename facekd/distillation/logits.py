@@ -8,6 +8,7 @@ from torch.nn import functional
 from facekd.distillation.checks import in_full_precision, pair
 from facekd.errors import InputError
 from facekd.head.loss_terms import check_temperature
+from facekd.utils.wording import counted
 
 
 @in_full_precision
@@ -31,8 +32,8 @@ def kd_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4
     student_BC, teacher_BC = pair(student_logits, teacher_logits, "logits")
     if student_BC.shape[1] != teacher_BC.shape[1]:
         raise InputError(
-            f"the student's head has {student_BC.shape[1]} classes and the teacher's {teacher_BC.shape[1]}: kd_kl "
-            "compares class by class; train both on the same identities, or distil embeddings instead"
+            f"the student's head has {counted(student_BC.shape[1], 'class')} and the teacher's {teacher_BC.shape[1]}: "
+            "kd_kl compares class by class; train both on the same identities, or distil embeddings instead"
         )
     student_log_BC = functional.log_softmax(student_BC / temperature, dim=1)
     teacher_log_BC = functional.log_softmax(teacher_BC / temperature, dim=1)

@@ -14,6 +14,7 @@ from facekd.checkpoints.file_kinds import ONNX_FILE, describe_file
 from facekd.errors import ModelError
 from facekd.files.reading import require_regular_file
 from facekd.images.preprocessing import Preprocessing
+from facekd.utils.wording import agreeing, counted
 
 
 def is_onnx_file(path: Path) -> bool:
@@ -40,13 +41,13 @@ def is_onnx_file(path: Path) -> bool:
     raise ModelError(f"{path}: {found}; expected an ONNX file or a checkpoint")
 
 
-def check_finite(embeddings: np.ndarray, model: str, what: str = "embeddings") -> np.ndarray:
+def check_finite(embeddings: np.ndarray, model: str, what: str = "embedding") -> np.ndarray:
     """Returns embeddings (B, D), or qualities (B,), or raises a ModelError that names the first that is not finite."""
     bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=tuple(range(1, embeddings.ndim))))
     if bad.size:
         raise ModelError(
-            f"{model}: {bad.size} of {len(embeddings)} {what} are not finite, the first is that of image {bad[0]}; "
-            "the weights hold NaN, or half precision overflows"
+            f"{model}: {bad.size:,} of {counted(len(embeddings), what)} {agreeing(bad.size, 'is', 'are')} not finite, "
+            f"the first is that of image {bad[0]}; the weights hold NaN, or half precision overflows"
         )
     return embeddings
 

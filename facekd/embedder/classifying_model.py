@@ -26,6 +26,7 @@ from facekd.embedder import OnnxEmbedder, Preprocessing, TorchEmbedder
 from facekd.errors import CheckpointError, ModelError
 from facekd.head.classifier import LinearClassifier
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 
 
 class ClassifyingModel:
@@ -79,7 +80,7 @@ class ClassifyingModel:
         """
         if dataset.num_classes != self._checkpoint.num_classes:
             raise CheckpointError(
-                f"{self._file}: has {self._checkpoint.num_classes} classes, {path} has {dataset.num_classes}"
+                f"{self._file}: has {counted(self._checkpoint.num_classes, 'class')}, {path} has {dataset.num_classes}"
             )
         names = self._checkpoint.identities_sha256, identities_sha256(dataset)
         if None not in names and names[0] != names[1]:
@@ -185,8 +186,8 @@ class OnnxClassifier:
         """
         if self.embedding_size != dataset.num_classes:
             raise CheckpointError(
-                f"{self._file}: gives {self.embedding_size} values, but {path} has {dataset.num_classes} classes; "
-                "export a classifier without --embedding"
+                f"{self._file}: gives {counted(self.embedding_size, 'value')}, but {path} has "
+                f"{counted(dataset.num_classes, 'class')}; export a classifier without --embedding"
             )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from facekd.commands.command_line import COUNT, IMAGE_SIDE, comma_separated, real_number, whole_number
 from facekd.plugins import add_plugin_option
 from facekd.utils.processes import usable_cores
+from facekd.utils.wording import counted
 
 if TYPE_CHECKING:  # torch and onnxruntime cost seconds: `--help` does without
     from facekd.embedder import Embedder
@@ -115,7 +116,7 @@ def open_fastest_model(path: str, arguments: argparse.Namespace) -> Embedder:
     embedder, speed = find_fastest(
         lambda threads: opened.get(threads) or _open(path, arguments, False, None, threads), counts, arguments.device
     )
-    threads = f" and {speed.threads or cores} threads" if len(counts) > 1 else ""
+    threads = f" and {counted(speed.threads or cores, 'thread')}" if len(counts) > 1 else ""
     print(
         f"batches of {speed.batch_size}{threads}: {speed.images_per_second:,.0f} images/s in a trial", file=sys.stderr
     )

@@ -35,6 +35,7 @@ from facekd.files.reading import sha256_of_file
 from facekd.images.preprocessing import Preprocessing, fit_images
 from facekd.utils.foreign import LONGEST_NAME, shown
 from facekd.utils.ordered_work import in_order
+from facekd.utils.wording import counted
 from facekd.verification.scores import unit_rows
 
 Run = Callable[[np.ndarray, Any], np.ndarray]  # a batch of images, and a session or None, to (B, width)
@@ -164,8 +165,8 @@ class OnnxEmbedder:
         recorded = self.metadata.get("embedding_size")
         if recorded is not None and recorded != str(self.embedding_size):
             raise ModelError(
-                f"{self.path}: records embedding_size {shown(recorded)} but returns {self.embedding_size} values; "
-                "the file was altered after its export, export it again"
+                f"{self.path}: records embedding_size {shown(recorded)} but returns "
+                f"{counted(self.embedding_size, 'value')}; the file was altered after its export, export it again"
             )
 
     @property
@@ -224,7 +225,7 @@ class OnnxEmbedder:
         images = fit_images(images, self.preprocessing.image_size, self.resize)
         self._check_once(images)
         both = self._in_batches(self._run_both, images, self.embedding_size + 1)
-        qualities = check_finite(both[:, -1], str(self.path), "qualities")
+        qualities = check_finite(both[:, -1], str(self.path), "quality")
         return check_finite(np.ascontiguousarray(both[:, :-1]), str(self.path)), qualities
 
     def _check_once(self, images: np.ndarray) -> None:
@@ -332,8 +333,8 @@ class OnnxEmbedder:
         embedding, found = self._call([self.output, QUALITY_OUTPUT], x, session)
         if found.dtype.kind not in "fiu" or found.size != len(x):
             raise ModelError(
-                f"{self.path}: output '{QUALITY_OUTPUT}' holds {found.dtype} {found.shape} for {len(x)} images, "
-                "expected one number for each"
+                f"{self.path}: output '{QUALITY_OUTPUT}' holds {found.dtype} {found.shape} for "
+                f"{counted(len(x), 'image')}, expected one number for each"
             )
         quality = found.reshape(len(x), 1).astype(np.float32, copy=False)
         return np.concatenate([self._checked_embedding(embedding, x), quality], axis=1)[: len(images)]
@@ -350,8 +351,8 @@ class OnnxEmbedder:
         size = self.embedding_size
         if embedding.ndim < 2 or len(embedding) != len(x) or embedding.size != len(x) * size:
             raise ModelError(
-                f"{self.path}: output '{shown(self.output)}' has shape {embedding.shape} for {len(x)} images, "
-                f"expected ({len(x)}, {size}){self._batch_advice([self.output], x)}"
+                f"{self.path}: output '{shown(self.output)}' has shape {embedding.shape} for "
+                f"{counted(len(x), 'image')}, expected ({len(x)}, {size}){self._batch_advice([self.output], x)}"
             )
         return embedding.reshape(len(x), -1).astype(np.float32, copy=False)
 
@@ -408,7 +409,7 @@ class OnnxEmbedder:
         if len(vectors) != 1 or sum(length > 1 for length in shapes[vectors[0]][1:]) > 1:
             found = shown(", ".join(f"{name} {list(shape)}" for name, shape in shapes.items()), 2 * LONGEST_NAME)
             raise ModelError(
-                f"{self.path}: has {len(shapes)} outputs ({found}); say which is the embedding: "
+                f"{self.path}: has {counted(len(shapes), 'output')} ({found}); say which is the embedding: "
                 "--embedding-output NAME (in Python output=NAME)"
             )
         others = shown(", ".join(name for name in shapes if name != vectors[0]))

@@ -24,6 +24,7 @@ from facekd.checkpoints.file_kinds import ONNX_FILE, describe_file
 from facekd.errors import ModelError
 from facekd.files.reading import require_regular_file, sha256_of_file
 from facekd.utils.foreign import shown
+from facekd.utils.wording import agreeing, counted
 
 if TYPE_CHECKING:
     import onnx
@@ -146,10 +147,13 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path}: is {kind}, not an ONNX model")
     if size > MOST_BYTES:
         raise ModelError(
-            f"{path}: is no ONNX model: it has {size:,} bytes, and none has over {MOST_BYTES:,}; larger ones keep "
-            "their weights in a file beside them"
+            f"{path}: is no ONNX model: it has {counted(size, 'byte')}, and none has over {MOST_BYTES:,}; larger ones "
+            "keep their weights in a file beside them"
         )
-    raise ModelError(f"{path}: its {size:,} bytes are not a whole ONNX model; was it copied or downloaded completely?")
+    raise ModelError(
+        f"{path}: its {counted(size, 'byte is', 'bytes are')} not a whole ONNX model; was it copied or downloaded "
+        "completely?"
+    )
 
 
 def _walk(root: Message, path: Path) -> Iterator[Any]:
@@ -237,8 +241,8 @@ def _find_data(tensor: onnx.TensorProto, path: Path, files: dict[str, Path]) -> 
     if tensor.data_location != tensor.EXTERNAL:
         if count > VALUES_IN_A_BYTE * tensor.ByteSize():
             raise ModelError(
-                f"{path}: damaged: {name} has {_number(count)} values by its shape, and fewer in the file; "
-                "fetch or export it again"
+                f"{path}: damaged: {name} has {_number(count)} {agreeing(count, 'value')} by its shape, and fewer in "
+                "the file; fetch or export it again"
             )
         return None
 
@@ -257,8 +261,8 @@ def _find_data(tensor: onnx.TensorProto, path: Path, files: dict[str, Path]) -> 
     if offset is None or offset + length > size or _whole_number(entries.get("length", str(length))) != length:
         place = f"offset {shown(entries.get('offset', '0'), 30)}, length {shown(entries.get('length', 'unsaid'), 30)}"
         raise ModelError(
-            f"{path}: the weights beside it do not fit it, copy them again: {name} needs {_number(length)} bytes of "
-            f"{shown(location)} ({place}), which has {size:,}"
+            f"{path}: the weights beside it do not fit it, copy them again: {name} needs {_number(length)} "
+            f"{agreeing(length, 'byte')} of {shown(location)} ({place}), which has {size:,}"
         )
     return _Place(files[location], offset, length)
 

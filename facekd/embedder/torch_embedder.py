@@ -11,6 +11,7 @@ import numpy as np
 from facekd.embedder.checks import check_batch_size, check_finite, start_fingerprint
 from facekd.errors import ModelError
 from facekd.images.preprocessing import Preprocessing, fit_images
+from facekd.utils.wording import counted
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +128,7 @@ class TorchEmbedder:
                 found[some] = head(embedding).cpu().numpy()
                 embeddings[some] = self._normalized(embedding).cpu().numpy()
         check_finite(embeddings, "the torch module")
-        return embeddings, check_finite(found, "the torch module", "qualities")
+        return embeddings, check_finite(found, "the torch module", "quality")
 
     def _embed_batch(self, images: np.ndarray) -> np.ndarray:
         import torch
@@ -181,7 +182,7 @@ class TorchEmbedder:
                 embedding = self._module(inputs)
             if embedding.ndim != 2 or len(embedding) != len(images):
                 raise ModelError(
-                    f"the torch module returns shape {tuple(embedding.shape)} for {len(images)} images, "
+                    f"the torch module returns shape {tuple(embedding.shape)} for {counted(len(images), 'image')}, "
                     f"expected ({len(images)}, embedding size)"
                 )
             return embedding.float()

@@ -30,6 +30,7 @@ from facekd.files.reading import read_json
 from facekd.files.writing import write_json
 from facekd.utils.processes import usable_cores
 from facekd.utils.progress import format_duration
+from facekd.utils.wording import agreeing, counted
 
 CONDITIONS = "conditions.json"
 
@@ -109,7 +110,10 @@ def _run(study: Study, file: StudyFile) -> list[str]:
     watch = TrainingWatch(step for step in steps if step.words[0] in VERBS and not completed.is_done(step))
     started = time.monotonic()
     outcome = run_steps(steps, completed, jobs=file.jobs, threads=threads, keep_going=True, on_poll=watch.on_poll)
-    print(f"{len(outcome.done)} of {len(steps)} steps are done ({format_duration(time.monotonic() - started)})")
+    print(
+        f"{len(outcome.done)} of {counted(len(steps), 'step')} {agreeing(len(outcome.done), 'is', 'are')} done "
+        f"({format_duration(time.monotonic() - started)})"
+    )
     for what, titles in (("failed", outcome.failed), ("left out, because they depend on those", outcome.left_out)):
         if titles:
             print(f"{what}: {'; '.join(titles)}", file=sys.stderr)

@@ -14,6 +14,7 @@ from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.errors import DataError, ModelError
 from facekd.export.options import LEAST_CALIBRATION, JudgingOptions
 from facekd.images.preprocessing import fit_images
+from facekd.utils.wording import agreeing, counted
 
 HELD_OUT = 256  # faces at most that a variant is compared on
 SHARE_HELD_OUT = 4  # of few faces at least every fourth
@@ -40,10 +41,12 @@ class Faces:
     warnings: tuple[str, ...] = ()
 
     @property
-    def held_out_name(self) -> str:
-        """Says what is compared on, behind a number."""
+    def held_out_text(self) -> str:
+        """Says what is compared on, as `8 other images of photos`."""
+        if self.source == GENERATED_NAME:
+            return counted(len(self.held_out), GENERATED_NAME.removesuffix("s"))
         other = "other " if len(self.calibration) else ""
-        return self.source if self.source == GENERATED_NAME else f"{other}images of {self.source}"
+        return counted(len(self.held_out), f"{other}image of {self.source}")
 
 
 def generated_faces(image_size: int) -> Faces:
@@ -71,22 +74,28 @@ def read_faces(judging: JudgingOptions, image_size: int, is_calibrated: bool = T
     images = _distinct(_some_images(source, wanted + HELD_OUT, image_size, judging.resize))
     if len(images) < LEAST_CALIBRATION:
         raise DataError(
-            f"{source}: holds {len(images)} different faces, and at least {LEAST_CALIBRATION} are needed: the "
-            "ranges of fewer say little of others"
+            f"{source}: holds {counted(len(images), 'different face')}, and at least {LEAST_CALIBRATION} are needed: "
+            "the ranges of fewer say little of others"
         )
     # Pictures that cannot be faces would stretch or shrink the ranges.
     num_flat = int((images.reshape(len(images), -1).std(axis=1) < FLAT).sum())
     if 2 * num_flat > len(images):
-        raise DataError(f"{source}: {num_flat} of {len(images)} images are of one colour, so these are no faces")
+        raise DataError(
+            f"{source}: {num_flat} of {counted(len(images), 'image')} {agreeing(num_flat, 'is', 'are')} of one "
+            "colour, so these are no faces"
+        )
     warnings = []
     if num_flat:
-        warnings.append(f"{source}: {num_flat} of {len(images)} images are of one colour and show no face")
+        warnings.append(
+            f"{source}: {num_flat} of {counted(len(images), 'image')} "
+            f"{agreeing(num_flat, 'is of one colour and shows', 'are of one colour and show')} no face"
+        )
     # What is not calibrated on is held out, and of few faces a share.
     num_held_out = min(HELD_OUT, max(len(images) - wanted, len(images) // SHARE_HELD_OUT))
     order = np.random.default_rng(1).permutation(len(images))
     held_out, calibration = images[order[:num_held_out]], images[order[num_held_out:]][:wanted]
     if len(calibration) < wanted:
-        warnings.append(f"{source}: has only {len(calibration)} faces to calibrate on, not {wanted}")
+        warnings.append(f"{source}: has only {counted(len(calibration), 'face')} to calibrate on, not {wanted}")
     return Faces(Path(source).name, calibration, held_out, tuple(warnings))
 
 

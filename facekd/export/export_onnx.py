@@ -47,6 +47,7 @@ from facekd.files.temporaries import temporary_folder
 from facekd.files.unchanged import unchanged
 from facekd.files.writing import atomic_open_together, json_bytes
 from facekd.plugins import add_plugin_option
+from facekd.utils.wording import counted
 
 if TYPE_CHECKING:
     import onnx
@@ -322,7 +323,7 @@ def _print_judgement(card: Mapping[str, Any]) -> None:
     for warning in card["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     for pack in card["judged"]:
-        print(f"\n{pack['pack']}: {pack['num_pairs']:,} pairs, {pack['num_genuine']:,} genuine")
+        print(f"\n{pack['pack']}: {counted(pack['num_pairs'], 'pair')}, {pack['num_genuine']:,} genuine")
         pack_table(pack).print(console())
     if card["kept_anyway"]:
         print(f"warning: kept although {'; '.join(card['losses'])}", file=sys.stderr)

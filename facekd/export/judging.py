@@ -19,6 +19,7 @@ from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
 from facekd.images.preprocessing import fit_images
 from facekd.utils.progress import track
+from facekd.utils.wording import agreeing, counted
 from facekd.verification.intervals.bootstrap import MIN_SUBJECTS
 from facekd.verification.intervals.paired_bootstrap import PairedBootstrap, TarDifference, difference, differences
 from facekd.verification.kfold import ChosenFolds, choose_folds
@@ -67,14 +68,19 @@ def judge(forms: Forms, faces: Faces | None, judging: JudgingOptions) -> Judgeme
     variant = next((name for name in forms if name != "fp32"), None)
     if variant and faces is not None:
         found = {name: embedder.embed(faces.held_out) for name, embedder in forms.items()}
-        cosine = _cosine(found["fp32"], found[variant], f"{len(faces.held_out)} {faces.held_out_name}")
+        cosine = _cosine(found["fp32"], found[variant], faces.held_out_text)
     for path in judging.judge:
         pack, digest = _read_pack(path)
         embeddings, shared = _embed_pack(forms, pack, path, faces, judging.resize)
         if shared:
-            warnings.append(f"{path}: {shared} of its images are among those calibrated on, which flatters the variant")
+            warnings.append(
+                f"{path}: {shared} of its images {agreeing(shared, 'is', 'are')} among those calibrated on, which "
+                "flatters the variant"
+            )
         if variant and cosine is None:
-            cosine = _cosine(embeddings["fp32"], embeddings[variant], f"{len(pack.images)} images of {Path(path).name}")
+            cosine = _cosine(
+                embeddings["fp32"], embeddings[variant], f"{counted(len(pack.images), 'image')} of {Path(path).name}"
+            )
         folds = choose_folds(pack.is_same, recorded=pack.fold_of, fewer=True)
         packs.append({"pack": Path(path).name, "sha256": digest, **_measure(embeddings, pack, folds, path)})
     losses = list[str]()
@@ -100,8 +106,8 @@ def _read_pack(path: Path | str) -> tuple[PairPack, str]:
     num_genuine = int(pack.is_same.sum())
     if min(num_genuine, len(pack) - num_genuine) < 2:
         raise DataError(
-            f"{path}: {num_genuine:,} genuine and {len(pack) - num_genuine:,} impostor pairs; a model is judged on "
-            "both kinds: give a pack with hundreds of each"
+            f"{path}: {num_genuine:,} genuine and {counted(len(pack) - num_genuine, 'impostor pair')}; a model is "
+            "judged on both kinds: give a pack with hundreds of each"
         )
     return pack, digest
 
@@ -217,16 +223,18 @@ def _losses(pack: Mapping[str, Any], judging: JudgingOptions, variant: str) -> t
         what = names.get(name, name.replace("tar@", "TAR at FAR "))
         if lost > judging.allow_loss + 10**-DIGITS and low > 0:
             losses.append(
-                f"on {pack['pack']} ({pack['num_pairs']:,} pairs) {variant} loses {lost:.2f} points of {what} "
-                f"(95 % interval {low:.2f} to {high:.2f}), at most {judging.allow_loss:g} are allowed (--allow-loss)"
+                f"on {pack['pack']} ({counted(pack['num_pairs'], 'pair')}) {variant} loses {lost:.2f} points of "
+                f"{what} (95 % interval {low:.2f} to {high:.2f}), at most {judging.allow_loss:g} "
+                f"{agreeing(judging.allow_loss, 'is', 'are')} allowed (--allow-loss)"
             )
         elif name in names:
             largest = max(largest, (high, what))
     if losses or largest[0] <= judging.allow_loss:
         return losses, []
     return [], [
-        f"{pack['pack']}: {pack['num_pairs']:,} pairs are too few to exclude a loss of more than "
-        f"{judging.allow_loss:g} points: the interval of the {largest[1]} ends at {largest[0]:.2f}"
+        f"{pack['pack']}: {counted(pack['num_pairs'], 'pair is', 'pairs are')} too few to exclude a loss of more than "
+        f"{judging.allow_loss:g} {agreeing(judging.allow_loss, 'point')}: the interval of the {largest[1]} ends at "
+        f"{largest[0]:.2f}"
     ]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from facekd import __version__
 from facekd.export.judging import Judgement
 from facekd.pages.tables import Table
+from facekd.utils.wording import counted
 
 if TYPE_CHECKING:
     import onnx
@@ -87,7 +88,7 @@ def card_text(card: Mapping[str, Any]) -> str:
     model, source, quality = card["model"], card["source"], card["quality"]
     rows = [
         ["SHA-256", model["sha256"]],
-        ["size", f"{model['bytes']:,} bytes ({model['bytes'] / 1e6:.2f} MB)"],
+        ["size", f"{counted(model['bytes'], 'byte')} ({model['bytes'] / 1e6:.2f} MB)"],
         ["precision", f"{model['precision']}: {IN_WORDS[model['precision']]}"],
         ["opset, IR version", f"{model['opset']}, {model['ir_version']}"],
         ["input", _in_words(card["input"])],
@@ -146,9 +147,9 @@ def _about(pack: Mapping[str, Any]) -> str:
     drawn = f"; differences in points, by a paired bootstrap of {pack['resampled']}" if "resampled" in pack else ""
     folds = pack["folds"]
     return (
-        f"{pack['num_pairs']:,} pairs, {pack['num_genuine']:,} genuine, accuracy over {folds['number']} "
-        f"{folds['kind']} folds as `facekd evaluate lfw` takes them; no mirror images but those in the graph; 95 % "
-        f"intervals in brackets{drawn}. SHA-256 {pack['sha256']}."
+        f"{counted(pack['num_pairs'], 'pair')}, {pack['num_genuine']:,} genuine, accuracy over "
+        f"{counted(folds['number'], folds['kind'] + ' fold')} as `facekd evaluate lfw` takes them; no mirror images "
+        f"but those in the graph; 95 % intervals in brackets{drawn}. SHA-256 {pack['sha256']}."
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from facekd.errors import ModelError
+from facekd.utils.wording import agreeing, counted
 
 # 18 is what torch's exporter writes; runtimes of phones and older ones know less.
 OLDEST_OPSET, NEWEST_OPSET = 11, 18
@@ -60,7 +61,9 @@ class ExportOptions:
         if not OLDEST_OPSET <= self.opset <= NEWEST_OPSET:
             raise ModelError(f"opset {self.opset} is not written: from {OLDEST_OPSET} to {NEWEST_OPSET}")
         if self.batch is not None and self.batch < 1:
-            raise ModelError(f"a batch of {self.batch} images: give 1 or more, or leave it out for any number")
+            raise ModelError(
+                f"a batch of {counted(self.batch, 'image')}: give 1 or more, or leave it out for any number"
+            )
         if self.color is not None and self.input == "float":
             raise ModelError(
                 "the order of the channels can be chosen for raw pixels (input uint8-nhwc or uint8-nchw); normalised "
@@ -111,12 +114,13 @@ class JudgingOptions:
     def __post_init__(self) -> None:
         if self.calibration_images < LEAST_CALIBRATION:
             raise ModelError(
-                f"{self.calibration_images} calibration images are too few: give {LEAST_CALIBRATION} or more"
+                f"{counted(self.calibration_images, 'calibration image is', 'calibration images are')} too few: give "
+                f"{LEAST_CALIBRATION} or more"
             )
         if not self.allow_loss >= 0 or not -1 <= self.allow_cosine <= 1:
             raise ModelError(
-                f"a loss of {self.allow_loss} points and a cosine of {self.allow_cosine} cannot be limits: the loss is "
-                "0 or more, the cosine from -1 to 1"
+                f"a loss of {self.allow_loss:g} {agreeing(self.allow_loss, 'point')} and a cosine of "
+                f"{self.allow_cosine} cannot be limits: the loss is 0 or more, the cosine from -1 to 1"
             )
 
     def check(self, options: ExportOptions) -> None:

@@ -26,6 +26,7 @@ from facekd.faces.decisions import (
 from facekd.faces.options import add_face_options
 from facekd.files.reading import require_regular_file
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 from facekd.verification.operating_points import false_accept_among
 
 if TYPE_CHECKING:  # OpenCV and onnxruntime take time to load: `--help` does without
@@ -142,7 +143,7 @@ def _print(arguments: argparse.Namespace, compared: Comparison) -> None:
         taken, sure = len(image.found.faces), image.found.num_sure
         if sure > 1:
             which = f"{taken}" if arguments.faces == "all" else f"the {_WHICH[arguments.faces]}, --faces all takes each"
-            print(f"{shown(image.path)}: shows {sure} faces; compared: {which}")
+            print(f"{shown(image.path)}: shows {counted(sure, 'face')}; compared: {which}")
 
     # Their cosines, and what the threshold makes of them.
     cosines, decision = compared.cosines, compared.decision
@@ -165,7 +166,8 @@ def _print(arguments: argparse.Namespace, compared: Comparison) -> None:
         if cosines.size > 1:
             estimate = percent(false_accept_among(rates.far[1], cosines.size))
             print(
-                f"  one of {cosines.size:,} pairs of different people has it with a probability of at most {estimate}"
+                f"  one of {counted(cosines.size, 'pair')} of different people has it with a probability of at most "
+                f"{estimate}"
             )
     for sentence in decision.describe():
         print(f"  {sentence}")
@@ -188,7 +190,7 @@ def _table(compared: Comparison) -> Table:
     order = np.argsort(-cosines, axis=None, kind="stable")[:MAX_ROWS]
     pairs = np.stack(np.unravel_index(order, cosines.shape), axis=1).tolist()
     rows = [[first[one], second[other], cell(float(cosines[one, other]))] for one, other in pairs]
-    return Table("", [f"the highest of {cosines.size:,} pairs", "", "cosine"], rows)
+    return Table("", [f"the highest of {counted(cosines.size, 'pair')}", "", "cosine"], rows)
 
 
 def _name(image: EmbeddedImage, face: int) -> str:

@@ -10,6 +10,7 @@ from facekd.commands.command_line import COSINE, real_number
 from facekd.errors import ConfigError
 from facekd.results.thresholds import MeasuredThresholds, RatesAtCosine, read_thresholds
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.operating_points import TarAtFar, false_accept_among
 
@@ -52,9 +53,9 @@ class Decision:
         tar_bounds = f" ({_interval(point.ci95)}, {shown(point.interval or 'interval')})" if point.ci95 else ""
         return [
             f"threshold {self.threshold:.6g}, that of FAR {point.far:g} in {where}",
-            f"it accepted {point.false_accepts:,} of {point.num_impostor:,} impostor pairs there, "
+            f"it accepted {point.false_accepts:,} of {counted(point.num_impostor, 'impostor pair')} there, "
             f"{percent(point.achieved_far)} ({far_bounds}, wilson)",
-            f"and {percent(point.tar)} of {point.num_genuine:,} genuine pairs{tar_bounds}",
+            f"and {percent(point.tar)} of {counted(point.num_genuine, 'genuine pair')}{tar_bounds}",
             *self.measured.remarks,
         ]
 
@@ -74,8 +75,8 @@ class Decision:
             low, high = (false_accept_among(bound, num_faces) for bound in bounds)
             rate = f"{percent(false_accept_among(self.point.achieved_far, num_faces))} ({_interval((low, high))})"
         return (
-            f"each probe is compared with {num_faces:,} faces: if comparisons erred independently, strangers would be "
-            f"taken for somebody in {rate} of searches, 1 - (1 - FAR)^{num_faces}"
+            f"each probe is compared with {counted(num_faces, 'face')}: if comparisons erred independently, strangers "
+            f"would be taken for somebody in {rate} of searches, 1 - (1 - FAR)^{num_faces}"
         )
 
     def as_json(self) -> dict[str, Any]:

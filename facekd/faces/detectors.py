@@ -22,6 +22,7 @@ from facekd.files.reading import require_regular_file
 from facekd.images.alignment import NUM_LANDMARKS
 from facekd.images.preprocessing import LARGEST_SIZE
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 
 SMALLEST_INPUT = 64
 SCRFD_ENDS = [(size,) for size in (1, 4, 10) for _ in STRIDES]
@@ -97,8 +98,8 @@ def open_detector(path: str | os.PathLike[str]) -> FaceDetector:
     vectors = [output for output in outputs if len(output.shape) == 2 and output.shape[1] not in (1, 4, 10)]
     if len(vectors) == 1 and len(outputs) <= 2:
         raise ModelError(
-            f"{path}: is no face detector but returns one vector of {vectors[0].shape[1]} values for an image, as "
-            f"models that embed aligned faces do (`facekd evaluate` takes it); expected {expected}"
+            f"{path}: is no face detector but returns one vector of {counted(vectors[0].shape[1], 'value')} for an "
+            f"image, as models that embed aligned faces do (`facekd evaluate` takes it); expected {expected}"
         )
     names = shown(", ".join(output.name for output in outputs))
     raise ModelError(f"{path}: is no known face detector, its outputs are {names}; expected {expected}")
@@ -118,7 +119,7 @@ class ScrfdDetector:
         self._session = session
         inputs = session.get_inputs()
         if len(inputs) != 1:
-            raise ModelError(f"{path}: takes {len(inputs):,} inputs; a face detector takes one, the image")
+            raise ModelError(f"{path}: takes {counted(len(inputs), 'input')}; a face detector takes one, the image")
         image = inputs[0]
         self._input_name: str = image.name
         fixed = image.shape[2:] if len(image.shape) == 4 else []
@@ -168,8 +169,8 @@ class ScrfdDetector:
             num_anchors = len(values[0]) // (cells * cells)
             if num_anchors < 1 or any(len(value) != cells * cells * num_anchors for value in values):
                 raise ModelError(
-                    f"{self.path}: returns {len(values[0]):,} scores at stride {stride} for {side}x{side} pixels, "
-                    "which is no whole number of anchors a cell: not an SCRFD"
+                    f"{self.path}: returns {counted(len(values[0]), 'score')} at stride {stride} for {side}x{side} "
+                    "pixels, which is no whole number of anchors a cell: not an SCRFD"
                 )
             y, x = np.mgrid[:cells, :cells].reshape(2, -1).repeat(num_anchors, axis=1) * float(stride)
             centres = np.stack([x, y], axis=-1)

@@ -114,7 +114,7 @@ def _embed_rest(
             is_tried = True
             if writer.counts()["other_size"] == len(writer.results):
                 raise DataError(
-                    f"none of the first {len(writer.results)} images has the size that the model takes: "
+                    f"none of the first {counted(len(writer.results), 'image')} has the size that the model takes: "
                     f"{images.names[0]} {writer.results[0].detail}{ADVICE_ON_SIZE}"
                 )
 

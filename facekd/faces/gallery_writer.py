@@ -194,7 +194,7 @@ class GalleryWriter:
                 yield f"{_cell(name)}\t{result.reason}\t{_cell(result.detail or IMAGE_REASONS[result.reason])}\n"
             elif result.num_sure > 1:
                 taken = "all taken" if which == "all" and result.num_sure == result.num_faces else f"{which} taken"
-                yield f"{_cell(name)}\t{SEVERAL}\t{result.num_sure} faces, {taken}\n"
+                yield f"{_cell(name)}\t{SEVERAL}\t{counted(result.num_sure, 'face')}, {taken}\n"
 
     def _discard(self) -> None:
         """Removes the rows: they are in the gallery."""

@@ -17,6 +17,7 @@ from facekd.faces.gallery import is_gallery
 from facekd.files.reading import read_text_file, require_regular_file, stamp_of
 from facekd.images.image_files import explain_no_images, is_listed_name, list_nested
 from facekd.utils.foreign import some_of
+from facekd.utils.wording import counted
 
 STANDARD_INPUT = Path("/dev/stdin")
 EXPECTED = "a photograph, a folder of them, a .rec, a verification pack (.bin, .npz), or - for paths on standard input"
@@ -201,7 +202,10 @@ def list_images(words: Sequence[str], lists: Sequence[Path] = ()) -> Images:
                 places.append((part, index))
     num_twice = sum(map(len, parts)) - len(places)
     if num_twice:
-        print(f"{num_twice:,} images are named more than once; each is embedded once", file=sys.stderr)
+        print(
+            f"{counted(num_twice, 'image is', 'images are')} named more than once; each is embedded once",
+            file=sys.stderr,
+        )
     return JoinedImages(places)
 
 
@@ -260,7 +264,7 @@ def _read_list(path: Path) -> ImageFiles:
     odd = [row[0] for row in rows if len(row) > 2]
     if odd:
         raise DataError(
-            f"{what}: {len(odd):,} lines have more than two columns, the first that of {some_of(odd[:1])}; expected a "
-            "path on each line, and perhaps a tab and a person"
+            f"{what}: {counted(len(odd), 'line has', 'lines have')} more than two columns, the first that of "
+            f"{some_of(odd[:1])}; expected a path on each line, and perhaps a tab and a person"
         )
     return ImageFiles([row[0] for row in rows], [row[1].strip() if len(row) > 1 else "" for row in rows])

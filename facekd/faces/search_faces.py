@@ -15,7 +15,7 @@ from facekd.errors import ConfigError, DataError, run_verb
 from facekd.faces.decisions import add_decision_options, how_to_measure, read_decision
 from facekd.faces.options import add_face_options
 from facekd.utils.processes import usable_cores
-from facekd.utils.wording import counted
+from facekd.utils.wording import agreeing, counted
 
 if TYPE_CHECKING:  # OpenCV and onnxruntime take time to load: `--help` does without
     from facekd.embedder import Embedder
@@ -84,8 +84,8 @@ def _print(arguments: argparse.Namespace, results: SearchResults) -> None:
     from facekd.utils.terminal import console
 
     results.table(MAX_PRINTED).print(console())
-    if len(results) > MAX_PRINTED:
-        print(f"and {len(results) - MAX_PRINTED:,} more faces; --output and --page have them")
+    if (num_more := len(results) - MAX_PRINTED) > 0:
+        print(f"and {counted(num_more, 'more face')}; --output and --page have {agreeing(num_more, 'it', 'them')}")
     print()
     for sentence in results.sentences():
         print(sentence)

@@ -17,6 +17,7 @@ from facekd.results.reading import read_result
 from facekd.results.thresholds import MeasuredThresholds, read_thresholds
 from facekd.utils.foreign import shown
 from facekd.utils.terminal import console, say
+from facekd.utils.wording import agreeing, counted
 from facekd.verification.groups.cell_rates import RULE_OF_3, RULE_OF_30, resolves
 from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.operating_points import TarAtFar
@@ -98,16 +99,18 @@ def _print(found: Mapping[str, Any]) -> None:
     say(screen, f" for FMR {found['fmr']:g}: two images are one person if their cosine is at least this",
         bold=f"threshold {found['threshold']!r}")  # fmt: skip
     people = found["num_impostor_people_pairs"]
-    of_people = f" of {people:,} pairs of people" if people else " (how many people are behind them is not known)"
+    of_people = (
+        f" of {counted(people, 'pair of people')}" if people else " (how many people are behind them is not known)"
+    )
     low, high = found["fmr_ci95"]
     lines = [
         f"measured on   {found['set']} ({shown(found['from'])})",
         f"protocol      {shown(found['protocol'], 400)}",
-        f"non-mated     {point['num_impostor']:,} comparisons{of_people}",
+        f"non-mated     {counted(point['num_impostor'], 'comparison')}{of_people}",
         f"FMR           {percent(point['achieved_far'])}, {point['false_accepts']:,} of them (95 % {percent(low)} .. "
         f"{percent(high)} if comparisons were independent; those of the same people are not, so expect it wider)",
         f"resolved      {_resolution(found)}",
-        f"mated         {point['num_genuine']:,} comparisons",
+        f"mated         {counted(point['num_genuine'], 'comparison')}",
         f"FNMR          {percent(1 - point['tar'])}{_fnmr_interval(point)}",
         *_model_lines(found["model"]),
         f"mirror image  {'add its embedding, as was done here' if found['flip'] else 'leave it out, as was done here'}",
@@ -125,7 +128,9 @@ def _print(found: Mapping[str, Any]) -> None:
 def _resolution(found: Mapping[str, Any]) -> str:
     """Says whether the comparisons are enough to show this false match rate."""
     rate, num = found["fmr"], found["point"]["num_impostor"]
-    expected = f"{rate * num:,.3g} false matches are expected among {num:,} comparisons"
+    matches = float(f"{rate * num:.3g}")
+    matches_are = agreeing(matches, "false match is", "false matches are")
+    expected = f"{matches:,.3g} {matches_are} expected among {counted(num, 'comparison')}"
     if found["resolved"] == "well":
         return f"yes: {expected}, {RULE_OF_30} or more (rule of 30: the rate is known to within 30 %)"
     needed = f"{RULE_OF_30 / rate:,.0f} comparisons would be enough"

@@ -23,6 +23,7 @@ import numpy as np
 from facekd.errors import DataError
 from facekd.files.writing import atomic_open
 from facekd.utils.foreign import reading, shown
+from facekd.utils.wording import counted
 
 MAGIC = b"facekda2"
 START_BYTES = len(MAGIC) + 8
@@ -78,7 +79,7 @@ def open_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
             raise DataError(f"{path}: is not an array file of this version of facekd")
         header = stream.read(length)
     if len(header) != length or zlib.crc32(header) != checksum:
-        raise DataError(f"{path}: is cut short or damaged in its first {START_BYTES + length:,} bytes")
+        raise DataError(f"{path}: is cut short or damaged in its first {counted(START_BYTES + length, 'byte')}")
     # Checksums tell damage, not who wrote the file: one from elsewhere may describe any arrays.
     with reading(path, "a header of arrays", remedy="delete it"):
         content = json.loads(header)
@@ -86,7 +87,8 @@ def open_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str,
         whole = np.memmap(path, np.uint8, "r")
         if len(whole) != START_BYTES + length + content["num_bytes"]:
             raise DataError(
-                f"{path}: is cut short: {len(whole):,} bytes, expected {START_BYTES + length + content['num_bytes']:,}"
+                f"{path}: is cut short: {counted(len(whole), 'byte')}, expected "
+                f"{START_BYTES + length + content['num_bytes']:,}"
             )
         # Each array is a view of the mapped file.
         arrays = {

@@ -13,6 +13,7 @@ import numpy as np
 from facekd.errors import DataError
 from facekd.files.reading import require_regular_file
 from facekd.utils.foreign import reading, shown
+from facekd.utils.wording import counted
 
 NPY_START = b"\x93NUMPY"
 MAX_RATIO_OF_ARRAYS, FREE_UNPACKED_BYTES = 20, 64 << 20  # numbers get smaller in a zip, many zeros much smaller
@@ -71,8 +72,8 @@ def unpack_npz(stream: BinaryIO, path: str | os.PathLike[str], max_ratio: int) -
         announced = sum(member.file_size for member in archive.infolist())
     if announced > max_ratio * num_bytes + FREE_UNPACKED_BYTES:
         raise DataError(
-            f"{os.fspath(path)}: unpacks to {announced:,} bytes, but the file has {num_bytes:,}: it seems made to "
-            "exhaust the memory"
+            f"{os.fspath(path)}: unpacks to {counted(announced, 'byte')}, but the file has {num_bytes:,}: it seems "
+            "made to exhaust the memory"
         )
     stream.seek(0)
     with np.load(stream, allow_pickle=False) as arrays:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from facekd.errors import DataError, FacekdError
+from facekd.utils.wording import counted
 
 SPARE_FILES = 128  # open files of everything else: libraries, logs, pipes to processes
 
@@ -60,9 +61,9 @@ def allow_open_files(count: int, what: str, most_each: int = 1) -> None:
         return
     if hard != unlimited and num_open + count > hard:
         raise DataError(
-            f"{what}: its {count:,} files have to be open at the same time, and this system allows a process {hard:,} "
-            "open files (`ulimit -Hn`); raise that limit, or make fewer and larger files where it is higher "
-            "(`facekd data convert --shards`)"
+            f"{what}: its {counted(count, 'file has', 'files have')} to be open at the same time, and this system "
+            f"allows a process {counted(hard, 'open file')} (`ulimit -Hn`); raise that limit, or make fewer and "
+            "larger files where it is higher (`facekd data convert --shards`)"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == unlimited else min(wanted, hard), hard))
 

@@ -43,6 +43,7 @@ from facekd.head.class_scores import Product, best_scores, centre_columns
 from facekd.head.loss_plan import Distribution, Plan, Term
 from facekd.head.loss_terms import Comparison, CrossEntropy, LazyLogits
 from facekd.labels import check_labels, labels_known_below
+from facekd.utils.wording import counted
 
 CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}  # scores of one product; on a CPU such a block stays in the cache
 
@@ -297,7 +298,7 @@ def _check_fit(heads: Sequence[LazyLogits], labels_B: Tensor | None, needs_label
     if needs_labels and labels_B is None:
         raise InputError("cross-entropy and the two parts of DKD need labels")
     if labels_B is not None and labels_B.shape[:1] != (batch_size,):
-        raise InputError(f"{tuple(labels_B.shape)} labels for {batch_size} embeddings")
+        raise InputError(f"{tuple(labels_B.shape)} labels for {counted(batch_size, 'embedding')}")
 
     # One exchange over processes serves all heads, so they must be split over the same ones, with the same draw.
     if any(head.shards != heads[0].shards or head.sample_C is not heads[0].sample_C for head in heads):

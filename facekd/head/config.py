@@ -9,6 +9,7 @@ from typing import Literal
 from facekd.commands.config_files import check_choice, path_field
 from facekd.errors import ConfigError
 from facekd.margins.table import MARGINS, Gradient
+from facekd.utils.wording import counted
 
 DEFAULT_NORM_MOMENTUM = 0.01
 MAX_SUB_CENTERS = 64  # each takes the memory of a whole classifier; the paper tries up to 10
@@ -159,5 +160,5 @@ class HeadConfig:
             values = f"{arguments['margin']:g}"
         else:
             values = ", ".join(f"{name} {value:g}" for name, value in arguments.items())
-        centres = f", {self.sub_centers} sub-centres" if self.sub_centers > 1 else ""
+        centres = f", {counted(self.sub_centers, 'sub-centre')}" if self.sub_centers > 1 else ""
         return f"{self.margin}{f' {values}' if values else ''}, scale {self.scale:g}{centres}"

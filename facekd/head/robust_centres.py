@@ -37,6 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.errors import InputError
+from facekd.utils.wording import agreeing, counted
 
 DEVIATIONS = 5.0  # how far below the median the threshold lies
 MAD_TO_DEVIATION = 1.4826  # median absolute deviation to standard deviation, for normal numbers
@@ -198,7 +199,8 @@ def _images_by_class(labels: NDArray[np.int64], num_classes: int) -> list[NDArra
     if len(empty) or not num_classes:
         named = ", ".join(map(str, empty[:NUM_NAMED].tolist())) + (", ..." if len(empty) > NUM_NAMED else "")
         raise InputError(
-            f"{len(empty):,} of {num_classes:,} identities have no image, and so no centre: labels {named}"
+            f"{len(empty):,} of {counted(num_classes, 'identity')} {agreeing(len(empty), 'has', 'have')} no image, "
+            f"and so no centre: labels {named}"
         )
     order = np.argsort(labels, kind="stable")[np.count_nonzero(labels < 0) :]
     return list(_split(order, counts))

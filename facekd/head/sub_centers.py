@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.errors import InputError
+from facekd.utils.wording import counted
 from facekd.verification.scores import unit_rows
 
 IMAGES_CHUNK = 4096
@@ -63,9 +64,9 @@ def find_dominant_centres(
     """
     # The sub-centres as directions.
     if weight.ndim != 2 or sub_centers < 1 or weight.shape[1] % sub_centers:
-        raise InputError(f"a weight of {weight.shape} does not have {sub_centers} centres in each row")
+        raise InputError(f"a weight of {weight.shape} does not have {counted(sub_centers, 'centre')} in each row")
     if len(labels) and labels.max() >= len(weight):
-        raise InputError(f"label {labels.max()} is none of the {len(weight)} classes of the classifier")
+        raise InputError(f"label {labels.max()} is none of the {counted(len(weight), 'class')} of the classifier")
     centres = weight.reshape(len(weight), sub_centers, -1)
     units = unit_rows(weight.reshape(len(weight) * sub_centers, -1), None).reshape(centres.shape)
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from facekd.errors import ImageError
+from facekd.utils.wording import counted
 
 NUM_LANDMARKS = 5
 TEMPLATE_SIZE = 112
@@ -107,7 +108,7 @@ def similarity_transforms(landmarks: np.ndarray, image_size: int = TEMPLATE_SIZE
     if len(bad):
         what = "are not finite" if not np.isfinite(given[bad[0]]).all() else "all lie in one place"
         which = f"landmarks {bad[0]} of {len(points):,}" if len(points) > 1 else "the landmarks"
-        more = f" ({len(bad) - 1:,} more sets like it)" if len(bad) > 1 else ""
+        more = f" ({counted(len(bad) - 1, 'more set')} like it)" if len(bad) > 1 else ""
         raise ImageError(f"{which} {what}: {given[bad[0]].tolist()}{more}; no crop can be made from them")
     # Solve: one complex factor, and the shift between the means.
     means = points.mean(axis=1)

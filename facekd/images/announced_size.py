@@ -14,6 +14,7 @@ import simplejpeg
 from facekd.errors import ImageError
 from facekd.images.heif import is_heif, register_heic
 from facekd.images.jpeg import JPEG_START
+from facekd.utils.wording import counted
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 # So many pixels are always read: 100 MB of RGB. Beyond that, an image needs a byte for each 1,000.
@@ -34,7 +35,8 @@ def check_announced_size(data: bytes | bytearray | memoryview) -> None:
     if width * height > most:
         why = f"{VARIABLE} sets that limit" if most == MAX_PIXELS else "it is damaged, or made to exhaust the memory"
         raise ImageError(
-            f"its {len(data):,} bytes announce {width:,} x {height:,} pixels, and at most {most:,} are read: {why}"
+            f"its {counted(len(data), 'byte announces', 'bytes announce')} {width:,} x {height:,} pixels, and at most "
+            f"{most:,} are read: {why}"
         )
 
 

@@ -15,6 +15,7 @@ from facekd.errors import ImageError, ImageSizeError
 from facekd.images.announced_size import check_announced_size
 from facekd.images.heif import decode_heif, is_heif
 from facekd.images.jpeg import JPEG_END, JPEG_START, exif_orientation, jpeg_segments
+from facekd.utils.wording import counted
 
 JFIF_SEGMENT, TABLES_SEGMENT = b"\xff\xe0\x00\x10", b"\xff\xdb"
 START_OF_SCAN = 0xDA
@@ -115,7 +116,7 @@ def _refuse_cut_short(data: bytes | bytearray | memoryview) -> None:
         return
     scans = (position for marker, position in jpeg_segments(data) if marker == START_OF_SCAN)
     if bytes(data).rfind(JPEG_END) < next(scans, len(data)):
-        raise ImageError(f"its JPEG is cut short: no end marker in {len(data):,} bytes")
+        raise ImageError(f"its JPEG is cut short: no end marker in {counted(len(data), 'byte')}")
 
 
 def _decode_by_opencv(data: bytes | bytearray | memoryview, exif: bool) -> NDArray[np.uint8]:
@@ -126,9 +127,14 @@ def _decode_by_opencv(data: bytes | bytearray | memoryview, exif: bool) -> NDArr
     try:
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     except cv2.error as error:  # a header that announces more pixels than OpenCV agrees to
-        raise ImageError(f"its {len(data):,} bytes do not decode as an image: {error.err}") from error
+        raise ImageError(
+            f"its {counted(len(data), 'byte does', 'bytes do')} not decode as an image: {error.err}"
+        ) from error
     if image is None:
-        raise ImageError(f"its {len(data):,} bytes do not decode as an image ({_guess_content(bytes(data[:100]))})")
+        raise ImageError(
+            f"its {counted(len(data), 'byte does', 'bytes do')} not decode as an image "
+            f"({_guess_content(bytes(data[:100]))})"
+        )
     return image  # type: ignore[return-value]
 
 

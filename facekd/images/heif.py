@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facekd.errors import ImageError
+from facekd.utils.wording import counted
 
 HEIC_SUFFIXES, AVIF_SUFFIXES = (".heic", ".heif", ".hif"), (".avif",)
 # The first brand that a file names, behind its length and `ftyp`.
@@ -58,7 +59,9 @@ def decode_heif(data: bytes | bytearray | memoryview, exif: bool = True) -> NDAr
             upright = ImageOps.exif_transpose(image) if exif else image
             return np.array(upright.convert("RGB"))
     except Exception as error:  # the errors of Pillow and of its plugins share no narrower base
-        raise ImageError(f"its {len(data):,} bytes do not decode as a HEIC or AVIF image: {error}") from error
+        raise ImageError(
+            f"its {counted(len(data), 'byte does', 'bytes do')} not decode as a HEIC or AVIF image: {error}"
+        ) from error
 
 
 @cache

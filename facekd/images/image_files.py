@@ -24,6 +24,7 @@ from facekd.errors import DataError, ImageError, is_device_failure
 from facekd.files.reading import encoding_hint, require_regular_file
 from facekd.images.heif import AVIF_SUFFIXES, HEIC_SUFFIXES, READABLE_SUFFIXES, REMEDY
 from facekd.utils.terminal import printable
+from facekd.utils.wording import agreeing
 
 # What the decoder reads; formats whose pixels are floating-point numbers are not among them.
 IMAGE_SUFFIXES = (
@@ -301,7 +302,7 @@ def _parents_of_people(root: Path) -> dict[str, tuple[int, int]]:
 
 def _count_text(images: int) -> str:
     more = " or more" if images >= MAX_COUNTED else ""
-    return f"{images:,}{more} image{'' if images == 1 else 's'}"
+    return f"{images:,}{more} {agreeing(images, 'image')}"
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from typing import Any
 from facekd.errors import ConfigError
 from facekd.importing.translation import Given, Translation
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 
 # Their options that take a value, with the defaults of their config.py.
 NUMBERS: dict[str, float] = {
@@ -219,8 +220,8 @@ def _translate_batch(given: Given, found: Translation) -> None:
     passes = given.whole("accumulate_grad_batches", 1, 10_000)
     per_gpu = batch // max(1, gpus)
     if not per_gpu:
-        raise given.fault("batch_size", f"at least one image for each of {gpus} GPUs")
-    found.set("global_batch_size", per_gpu * max(1, gpus) * passes, f"on {gpus} GPUs of one machine")
+        raise given.fault("batch_size", f"at least one image for each of {counted(gpus, 'GPU')}")
+    found.set("global_batch_size", per_gpu * max(1, gpus) * passes, f"on {counted(gpus, 'GPU')} of one machine")
     found.set("batch_size_per_rank", per_gpu, "of one pass, whatever the number of GPUs")
     precision = "fp16" if given.take("use_16bit") else "fp32"
     found.set("precision", precision)

@@ -11,6 +11,7 @@ from typing import Any
 from facekd.errors import ConfigError
 from facekd.importing.translation import Given, Translation
 from facekd.utils.foreign import shown
+from facekd.utils.wording import agreeing, counted
 
 # Their names of networks: ours, with the options that they have.
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -106,14 +107,16 @@ def translate_arcface(
 
     # Batches: those of a GPU keep their size, over which batch normalisation takes its statistics.
     found.set(
-        "global_batch_size", batch * accumulated, f"{given.whole('batch_size')} on each of {gpus} GPUs ({gpus_by})"
+        "global_batch_size",
+        batch * accumulated,
+        f"{given.whole('batch_size')} on each of {counted(gpus, 'GPU')} ({gpus_by})",
     )
     found.set("batch_size_per_rank", given.whole("batch_size"), "of one pass, whatever the number of GPUs")
     if accumulated > 1:
-        found.comments["global_batch_size"] += f", {accumulated} passes for an update"
+        found.comments["global_batch_size"] += f", {counted(accumulated, 'pass')} for an update"
         found.differences.append(
-            f"gradient_acc = {accumulated} adds up the gradients of {accumulated} batches, facekd takes their mean: so "
-            "lr is multiplied by it, and weight_decay and clip_norm are divided"
+            f"gradient_acc = {accumulated} adds up the gradients of {counted(accumulated, 'batch')}, facekd takes "
+            "their mean: so lr is multiplied by it, and weight_decay and clip_norm are divided"
         )
     precision = "fp16" if given.flag("fp16") else "fp32"
     found.set("precision", precision)
@@ -246,7 +249,7 @@ def _translate_length(given: Given, found: Translation, batch: int, accumulated:
     images = given.whole("num_image", 1)
     steps = images // batch
     if not steps:
-        raise given.fault("num_image", f"at least the {batch:,} images of a batch")
+        raise given.fault("num_image", f"at least the {counted(batch, 'image')} of a batch")
     per_epoch = steps * batch
     warmup = given.number("warmup_epoch", -1e6, 1e6)
     factor = accumulated if found.values["optimizer.name"] == "sgd" else 1
@@ -273,12 +276,21 @@ def _translate_length(given: Given, found: Translation, batch: int, accumulated:
         )
     found.set("schedule.lr", lr, comment)
     if warmup > 0:
-        found.set("schedule.warmup_images", int(steps * warmup) * batch, f"{warmup:g} of {epochs:g} epochs")
+        found.set(
+            "schedule.warmup_images",
+            int(steps * warmup) * batch,
+            f"{warmup:g} of {epochs:g} {agreeing(epochs, 'epoch')}",
+        )
         found.differences.append(
             "the warm-up begins at 1 % of the rate (schedule.warmup_start); there at 0, after one step at the full rate"
         )
     total = int(steps * epochs) * batch
-    found.set("images", total, f"{epochs:g} epochs of {images:,} images, without the last incomplete batch of each")
+    found.set(
+        "images",
+        total,
+        f"{epochs:g} {agreeing(epochs, 'epoch')} of {counted(images, 'image')}, without the last incomplete batch of "
+        "each",
+    )
 
     # What they count in steps or epochs.
     found.set("validation.every_images", given.whole("verbose", 1) * batch, "every so many steps there")

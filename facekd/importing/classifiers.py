@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from facekd.errors import FacekdError
 from facekd.importing.weight_files import HEAD_PREFIX, read_file, tensors_of
 from facekd.utils.foreign import some_of
+from facekd.utils.wording import counted
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     import torch
@@ -115,7 +116,7 @@ def _joined(path: Path, files: dict[int, Path], parts: dict[int, _Part], num_cla
     # Which ranks are missing.
     rows = {number: len(part.weight) for number, part in parts.items()}
     missing = _missing_ranks(rows, num_classes)
-    of_data = "" if num_classes is None else f" for the {num_classes:,} identities of the data"
+    of_data = "" if num_classes is None else f" for the {counted(num_classes, 'identity')} of the data"
     if missing is None:
         what = f"its parts have {some_of(rows.values())} rows, not those of the processes of one run{of_data}"
         return JoinedClassifier(problem=what)

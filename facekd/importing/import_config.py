@@ -15,6 +15,7 @@ from facekd.importing.adaface_command import read_command, translate_adaface
 from facekd.importing.arcface_config import translate_arcface
 from facekd.importing.python_config import MAX_BYTES, read_python_config
 from facekd.importing.translation import Translation
+from facekd.utils.wording import counted
 
 DESCRIPTION = """\
 Turns the configuration of a training with arcface_torch (a .py file, which is read and never run) or with AdaFace's
@@ -68,7 +69,7 @@ def _translate(source: str, gpus: int | None, data: str | None) -> Translation:
         return translate_adaface(read_command(source, "command line"), "command line", data)
     if path.suffix != ".py":
         if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path}: has {path.stat().st_size:,} bytes, and a script at most {MAX_BYTES:,}")
+            raise ConfigError(f"{path}: has {counted(path.stat().st_size, 'byte')}, and a script at most {MAX_BYTES:,}")
         return translate_adaface(read_command(read_text_file(path, error=ConfigError), str(path)), str(path), data)
 
     # A configuration of arcface_torch changes some values of the base.py beside it.

@@ -17,6 +17,7 @@ from facekd.files.reading import sha256_of_file
 from facekd.importing.backbones import COLORS, UNKNOWN, ImportedBackbone, import_backbone
 from facekd.importing.classifiers import JoinedClassifier, classifier_files_beside, is_classifier_file, join_classifier
 from facekd.utils.foreign import some_of
+from facekd.utils.wording import counted
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     import torch
@@ -182,7 +183,7 @@ def _add_classifier(checkpoint: Checkpoint, arguments: argparse.Namespace, backb
     checkpoint.head = {"weight": found.weight_CD, **found.statistics}
     checkpoint.num_classes = len(found.weight_CD)
     files = f"{found.files[0]}{f' to {found.files[-1]}' if len(found.files) > 1 else ''}"
-    said = f"classifier of {checkpoint.num_classes:,} identities, from {files}"
+    said = f"classifier of {counted(checkpoint.num_classes, 'identity')}, from {files}"
     if dataset is None:
         return f"{said}; whose they are is not known: to use it, import with --data, the data that it was trained on"
     for name, value in people_fields(dataset).items():
@@ -190,11 +191,14 @@ def _add_classifier(checkpoint: Checkpoint, arguments: argparse.Namespace, backb
     recognised, looked_at = _count_recognised(backbone, found.weight_CD, dataset)
     if recognised < looked_at / 2:
         print(
-            f"warning: {data}: the classifier recognises {recognised} of {looked_at} images; are its labels those of "
-            "the data that it was trained on?",
+            f"warning: {data}: the classifier recognises {recognised:,} of {counted(looked_at, 'image')}; are its "
+            "labels those of the data that it was trained on?",
             file=sys.stderr,
         )
-    return f"{said}; it recognises {recognised} of {looked_at} images of {data}, whose labels its classes now have"
+    return (
+        f"{said}; it recognises {recognised:,} of {counted(looked_at, 'image')} of {data}, whose labels its classes "
+        "now have"
+    )
 
 
 def _count_recognised(backbone: Backbone, weight_CD: torch.Tensor, dataset: FaceDataset) -> tuple[int, int]:

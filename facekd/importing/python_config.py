@@ -16,6 +16,7 @@ from typing import Any
 from facekd.errors import ConfigError
 from facekd.files.reading import read_text_file
 from facekd.utils.foreign import reading, shown
+from facekd.utils.wording import counted
 
 MAX_BYTES = 1 << 16
 LARGEST_NUMBER = 1e15
@@ -42,7 +43,9 @@ def read_python_config(path: Path, name: str = "config") -> dict[str, Any]:
         ConfigError: it is no Python, too large, sets nothing, or has code in it; the message names the line.
     """
     if path.stat().st_size > MAX_BYTES:
-        raise ConfigError(f"{path}: has {path.stat().st_size:,} bytes, and a configuration at most {MAX_BYTES:,}")
+        raise ConfigError(
+            f"{path}: has {counted(path.stat().st_size, 'byte')}, and a configuration at most {MAX_BYTES:,}"
+        )
     text = read_text_file(path, error=ConfigError)
     with reading(path, "a Python file", ConfigError, "give the configuration of a training, such as ms1mv3_r50.py"):
         tree = ast.parse(text)

@@ -11,6 +11,7 @@ from typing import Any
 from facekd.commands.config_files import protect_path
 from facekd.errors import ConfigError
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 
 WIDTH = 120
 
@@ -163,7 +164,7 @@ class Given:
         value = self.take(key)
         is_list = isinstance(value, list) and all(isinstance(one, int | float) for one in value)
         if not is_list or len(value) != (count or len(value)):
-            raise self.fault(key, f"{count or 'a list of'} numbers")
+            raise self.fault(key, counted(count, "number") if count else "a list of numbers")
         return value
 
     def fault(self, key: str, expected: str) -> ConfigError:

@@ -15,6 +15,7 @@ from torch import Tensor
 from facekd.errors import InputError
 from facekd.labels import check_labels
 from facekd.margins.table import Gradient
+from facekd.utils.wording import counted
 
 
 class _SineOfCosine(torch.autograd.Function):
@@ -87,7 +88,9 @@ def with_margin(cosine: Tensor, labels: Tensor, add_margin: Callable[[Tensor], T
 def norms_of(name: str, norms: Tensor, cosine: Tensor) -> Tensor:
     """Returns one norm for each row of the cosines, (B,), in their type."""
     if norms.numel() != len(cosine):
-        raise InputError(f"{name} needs one norm per image: {len(cosine)} labels but norms of {tuple(norms.shape)}")
+        raise InputError(
+            f"{name} needs one norm per image: {counted(len(cosine), 'label')} but norms of {tuple(norms.shape)}"
+        )
     return norms.to(cosine.dtype).reshape(-1)
 
 
@@ -102,5 +105,5 @@ def checked(cosine: Tensor, labels: Tensor) -> Tensor:
         raise InputError(f"cosines must be floating, of shape (B, C); found {cosine.dtype} of {tuple(cosine.shape)}")
     check_labels(labels, cosine.shape[1])
     if labels.shape[0] != cosine.shape[0]:
-        raise InputError(f"{labels.shape[0]} labels for {cosine.shape[0]} rows of cosines")
+        raise InputError(f"{counted(labels.shape[0], 'label')} for {counted(cosine.shape[0], 'row')} of cosines")
     return cosine if cosine.dtype == torch.float64 else cosine.float()

@@ -12,6 +12,7 @@ from torch import Tensor
 from facekd.errors import InputError
 from facekd.margins.angles import add_small_angle, with_margin
 from facekd.margins.table import Gradient, check_margin_value
+from facekd.utils.wording import counted
 
 
 def elastic_arcface(
@@ -76,5 +77,5 @@ def _margins_of(target_B: Tensor, margin: float, margins: Tensor | None) -> Tens
     if margins is None:
         return torch.full_like(target_B, margin)
     if margins.shape != target_B.shape:
-        raise InputError(f"{tuple(margins.shape)} margins for {len(target_B)} images: give one for each")
+        raise InputError(f"{tuple(margins.shape)} margins for {counted(len(target_B), 'image')}: give one for each")
     return margins.detach().to(target_B.dtype)

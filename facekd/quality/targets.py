@@ -16,6 +16,7 @@ from facekd.head.robust_centres import UnitEmbeddings
 from facekd.quality.certainty_ratio import certainty_ratios
 from facekd.quality.similarity_distance import similarity_distances
 from facekd.utils.sampling import spread_evenly
+from facekd.utils.wording import counted
 
 TargetName = Literal["cr", "sdd"]
 TARGETS: tuple[TargetName, ...] = get_args(TargetName)
@@ -67,7 +68,9 @@ def make_targets(
     labelled = np.flatnonzero(labels >= 0)
     people, numbers = np.unique(labels[labelled], return_inverse=True)
     if len(people) < 2:
-        raise InputError(f"the data shows {len(people)} people, and quality is learnt by telling people apart")
+        raise InputError(
+            f"the data shows {counted(len(people), 'person')}, and quality is learnt by telling people apart"
+        )
     dense = np.full(len(labels), -1, np.int64)
     dense[labelled] = numbers
 
@@ -83,8 +86,8 @@ def make_targets(
         chosen, raw = chosen[np.isfinite(raw)], raw[np.isfinite(raw)]
     if len(chosen) < FEWEST:
         raise InputError(
-            f"quality can be learnt from {len(chosen)} images only, those of people with two images or more; at least "
-            f"{FEWEST} are needed, and thousands are better"
+            f"quality can be learnt from {counted(len(chosen), 'image')} only, those of people with two images or "
+            f"more; at least {FEWEST} are needed, and thousands are better"
         )
     if len(np.unique(labels[chosen])) < 2:
         raise InputError("only one person has several images, and some people are held out: add images of others")

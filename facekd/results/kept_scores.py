@@ -14,6 +14,7 @@ import numpy as np
 
 from facekd.errors import DataError
 from facekd.files.npy_files import read_npy
+from facekd.utils.wording import counted
 from facekd.verification.kfold import kfold_accuracy
 from facekd.verification.ranked_scores import RankedScores
 
@@ -79,16 +80,18 @@ def check_scores(
     kept = np.isfinite(scores)
     both = f"{file} and {folder / 'scores.npy'} do not belong together"
     if len(scores) != len(is_same):
-        raise DataError(f"{both}: the second holds {len(scores):,} scores for {len(is_same):,} pairs; {remedy}")
+        raise DataError(
+            f"{both}: the second holds {counted(len(scores), 'score')} for {counted(len(is_same), 'pair')}; {remedy}"
+        )
     genuine, impostor = scores[kept & is_same], scores[kept & ~is_same]
     counts = result["tar_at_far"][0]["num_genuine"], result["tar_at_far"][0]["num_impostor"]
     if counts != (len(genuine), len(impostor)):
         raise DataError(
-            f"{both}: {counts[0]:,} genuine and {counts[1]:,} impostor pairs in the first, {len(genuine):,} and "
-            f"{len(impostor):,} in the second; {remedy}"
+            f"{both}: {counts[0]:,} genuine and {counted(counts[1], 'impostor pair')} in the first, {len(genuine):,} "
+            f"and {len(impostor):,} in the second; {remedy}"
         )
 
-    # Each number with what the scores give: (its name, recorded, counted).
+    # Each number with what the scores give: (its name, recorded, found).
     ranked = RankedScores(genuine, impostor)
     numbers = [("the EER", result["eer"], ranked.equal_error_point().eer)]
     for point in result["tar_at_far"]:
@@ -100,10 +103,10 @@ def check_scores(
     if fold_of is not None and kept.all() and "accuracy" in result:
         accuracy = kfold_accuracy(scores, is_same, fold_of).mean
         numbers.append(("the accuracy", result["accuracy"]["mean"], accuracy))
-    for name, recorded, counted in numbers:
-        if not abs(recorded - counted) <= ROUNDING:
+    for name, recorded, found in numbers:
+        if not abs(recorded - found) <= ROUNDING:
             raise DataError(
-                f"{both}: {name} is {100 * recorded:.4f} % in the first, and {100 * counted:.4f} % by the second; "
+                f"{both}: {name} is {100 * recorded:.4f} % in the first, and {100 * found:.4f} % by the second; "
                 f"{remedy}"
             )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from facekd.errors import DataError
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 
 # The formats of results.json that an evaluation writes.
 LFW_FORMAT, SUMMARY_FORMAT = "facekd-verification", "facekd-verification-summary"
@@ -177,7 +178,7 @@ def _problems(place: str, value: Any, spec: Any) -> Iterator[str]:
         yield from _problems_of_object(place, value, spec)
     elif isinstance(spec, list | tuple):
         if not isinstance(value, list) or (isinstance(spec, tuple) and len(value) != len(spec)):
-            yield f"{place} is no list{f' of {len(spec)} numbers' if isinstance(spec, tuple) else ''}"
+            yield f"{place} is no list{' of ' + counted(len(spec), 'number') if isinstance(spec, tuple) else ''}"
             return
         for number, item in enumerate(value):
             yield from _problems(f"{place}[{number}]", item, spec[number if isinstance(spec, tuple) else 0])

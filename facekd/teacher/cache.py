@@ -51,6 +51,7 @@ from facekd.teacher.cache_file import (
 from facekd.teacher.config import CACHE_END
 from facekd.utils.progress import track
 from facekd.utils.typed_values import Range, find_fault
+from facekd.utils.wording import agreeing, counted
 
 __all__ = [
     "TeacherCache",
@@ -189,7 +190,7 @@ class _Writer:
         if not fault and "crc32" in progress and not is_sealed(progress):
             fault = "its checksum differs"
         if not fault and rows_done > claim["data"]["num_images"]:
-            fault = f"its 'rows_done' is {rows_done:,}, of {claim['data']['num_images']:,} images"
+            fault = f"its 'rows_done' is {rows_done:,}, of {counted(claim['data']['num_images'], 'image')}"
         if fault:
             raise TeacherError(f"{file}: damaged, not {what} ({fault}); {remedy}")
         partial = Path(self.stream.name)
@@ -198,8 +199,9 @@ class _Writer:
         size = os.fstat(self.stream.fileno()).st_size
         if size < rows_done * self.row_bytes:
             raise TeacherError(
-                f"{self.stream.name}: holds {size:,} bytes, but {file.name} says that {rows_done:,} rows of "
-                f"{self.row_bytes:,} bytes are finished; delete both to start anew"
+                f"{self.stream.name}: holds {counted(size, 'byte')}, but {file.name} says that "
+                f"{counted(rows_done, 'row')} of {counted(self.row_bytes, 'byte')} {agreeing(rows_done, 'is', 'are')} "
+                "finished; delete both to start anew"
             )
         self.rows_done, self.replaced = rows_done, list(claim["replaced"])
 

@@ -34,6 +34,7 @@ from facekd.files.reading import is_sealed
 from facekd.teacher.config import CACHE_END
 from facekd.utils.foreign import shown
 from facekd.utils.typed_values import Plain, Range, find_fault
+from facekd.utils.wording import counted
 from facekd.verification.scores import unit_rows
 
 FORMAT, VERSION = "facekd-teacher-cache", 2
@@ -158,8 +159,8 @@ class TeacherCache:
         # Touching mapped rows that are no longer in the file would end the process.
         if os.fstat(self._file).st_size != self._size:
             raise TeacherError(
-                f"{self.path}: had {self._size:,} bytes when it was opened, and has others now: something is writing "
-                "to it. Copy or make it again, and run the same command again"
+                f"{self.path}: had {counted(self._size, 'byte')} when it was opened, and has others now: something is "
+                "writing to it. Copy or make it again, and run the same command again"
             )
         indices = np.asarray(indices)
         if indices.ndim != 1 or not np.issubdtype(indices.dtype, np.integer):
@@ -313,7 +314,8 @@ def _read_trailer(path: Path) -> dict[str, Any]:
     checksums = rows * 2 * 4 if trailer["version"] > 1 else 0
     if size != rows * 2 * columns * 2 + checksums + length + END_LENGTH:
         raise TeacherError(
-            f"{path}: damaged: {size:,} bytes do not hold {rows:,} images of 2 x {columns} values and the trailer"
+            f"{path}: damaged: {counted(size, 'byte does', 'bytes do')} not hold {counted(rows, 'image')} of 2 x "
+            f"{counted(columns, 'value')} and the trailer"
         )
     return trailer
 

@@ -6,6 +6,7 @@ from facekd.commands.command_line import CommandParser
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import run_verb
 from facekd.teacher.options import add_data_options, embed_training_set, open_teacher_and_data
+from facekd.utils.wording import agreeing, counted
 
 NUM_NAMED = 3
 EPILOG = """example:
@@ -45,12 +46,16 @@ def main(argv: list[str] | None = None) -> int:
     # Embed, and say which images could not be.
     cache = embed_training_set(arguments, arguments.output, embedder, dataset)
     print(
-        f"{cache.path}: {cache.num_images:,} images and their mirror images, {cache.embedding_size} values each, "
-        f"{cache.path.stat().st_size / 1e6:,.1f} MB"
+        f"{cache.path}: {counted(cache.num_images, 'image')} and "
+        f"{agreeing(cache.num_images, 'its mirror image', 'their mirror images')}, "
+        f"{counted(cache.embedding_size, 'value')} each, {cache.path.stat().st_size / 1e6:,.1f} MB"
     )
     if len(cache.replaced):
         named = "; ".join(dataset.describe(index) for index in cache.replaced[:NUM_NAMED].tolist())
-        print(f"{len(cache.replaced):,} images cannot be read and were replaced by the next good one: {named}")
+        print(
+            f"{counted(len(cache.replaced), 'image')} cannot be read and "
+            f"{agreeing(len(cache.replaced), 'was', 'were')} replaced by the next good one: {named}"
+        )
     return 0
 
 

@@ -25,6 +25,7 @@ from facekd.teacher.derived_centres import derive_centres, describe_measures, re
 from facekd.teacher.options import add_data_options, embed_training_set, labels_of_embedded, open_teacher_and_data
 from facekd.utils.progress import track
 from facekd.utils.sampling import spread_evenly
+from facekd.utils.wording import agreeing, counted
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
     from facekd.data.datasets import FaceDataset
@@ -260,29 +261,32 @@ def _check_identities(dataset: FaceDataset, labels: NDArray[np.int64]) -> None:
     names: list[str] | None = getattr(dataset, "identities", None)
     named = ", ".join(f"{label} ({names[label]})" if names else f"{label}" for label in empty[:NUM_LISTED].tolist())
     raise InputError(
-        f"{dataset.name}: {len(empty):,} of {dataset.num_classes:,} identities have no image to compute a centre from: "
-        f"labels {named}{', ...' if len(empty) > NUM_LISTED else ''}. Add images of them, or make the pack again "
-        "without them (`facekd data convert PACK OUT --renumber`)"
+        f"{dataset.name}: {len(empty):,} of {counted(dataset.num_classes, 'identity')} "
+        f"{agreeing(len(empty), 'has', 'have')} no image to compute a centre from: labels "
+        f"{named}{', ...' if len(empty) > NUM_LISTED else ''}. Add images of them, or make the pack again without "
+        "them (`facekd data convert PACK OUT --renumber`)"
     )
 
 
 def _print(report: dict[str, Any], output: Path) -> None:
     # How well the centres classify the images.
     accuracy = report["accuracy"]
-    print(f"{report['data']['num_classes']:,} class centres from {report['num_images']:,} images, flip-averaged")
-    print(f"  top-1 by the nearest centre   {accuracy['top1']:.2%} of {accuracy['num_images']:,} images")
+    print(
+        f"{counted(report['data']['num_classes'], 'class centre')} from {counted(report['num_images'], 'image')}, "
+        "flip-averaged"
+    )
+    print(f"  top-1 by the nearest centre   {accuracy['top1']:.2%} of {counted(accuracy['num_images'], 'image')}")
     if accuracy["top1_leave_one_out"] is not None:
         print(
             f"  with the image left out       {accuracy['top1_leave_one_out']:.2%} of "
-            f"{accuracy['num_images_left_out']:,} images"
+            f"{counted(accuracy['num_images_left_out'], 'image')}"
         )
-    if accuracy["num_alone_in_their_class"]:
-        print(
-            f"  {accuracy['num_alone_in_their_class']:,} images are the only one of their class and cannot be left out"
-        )
+    if num_alone := accuracy["num_alone_in_their_class"]:
+        images = counted(num_alone, "image is the only one of its class", "images are the only one of their class")
+        print(f"  {images} and cannot be left out")
     print(
-        f"  far from their centre         {len(report['far_images']):,} images below cosine {report['threshold']:.3f}; "
-        f"{report['num_left_out']:,} left out of the centres"
+        f"  far from their centre         {counted(len(report['far_images']), 'image')} below cosine "
+        f"{report['threshold']:.3f}; {report['num_left_out']:,} left out of the centres"
     )
     print(describe_measures(report["centres"]))
     # The worst images and identities, to look at first.
@@ -293,7 +297,7 @@ def _print(report: dict[str, Any], output: Path) -> None:
         print(f"    cosine {entry['cosine']:6.3f} to {entry['label']}{other}: {entry['source']}")
     for entry in report["far_identities"][:NUM_LISTED]:
         print(
-            f"    identity {entry['label']}: {entry['num_far']} of {entry['num_images']} images far, "
+            f"    identity {entry['label']}: {entry['num_far']} of {counted(entry['num_images'], 'image')} far, "
             f"mean cosine {entry['mean_cosine']:.3f}"
         )
     print(f"wrote {output}; all images and identities far from their centre: {output.with_suffix('.json')}")

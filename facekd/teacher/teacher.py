@@ -24,6 +24,7 @@ from facekd.errors import ModelError, TeacherError
 from facekd.images.preprocessing import fit_images, mirror
 from facekd.teacher.cache import open_teacher_cache
 from facekd.teacher.config import TeacherConfig
+from facekd.utils.wording import agreeing, counted
 
 
 class LiveTeacher:
@@ -97,8 +98,9 @@ class LiveTeacher:
             return
         bad = positions[~is_finite].tolist()
         raise ModelError(
-            f"the teacher: {len(bad)} of {len(positions)} embeddings are not finite, the first is that of "
-            f"{self._describe(bad[0])}; the weights hold NaN, or half precision overflows"
+            f"the teacher: {len(bad):,} of {counted(len(positions), 'embedding')} {agreeing(len(bad), 'is', 'are')} "
+            f"not finite, the first is that of {self._describe(bad[0])}; the weights hold NaN, or half precision "
+            "overflows"
         )
 
 

@@ -19,6 +19,7 @@ from facekd.files.writing import write_json
 from facekd.plugins import add_plugin_option
 from facekd.quality.targets import IN_WORDS, TARGETS, Targets, make_targets
 from facekd.teacher.options import add_data_options, embed_training_set, labels_of_embedded, open_teacher_and_data
+from facekd.utils.wording import counted
 from facekd.verification.scores import unit_rows
 
 if TYPE_CHECKING:  # torch costs seconds: `--help` does without
@@ -161,7 +162,7 @@ def _print(report: dict[str, Any], output: Path) -> None:
     def text(value: float | None) -> str:
         return "not measurable" if value is None else f"{value:.3f}"
 
-    print(f"{report['num_images']:,} images, learnt: {IN_WORDS[report['target']]}")
+    print(f"{counted(report['num_images'], 'image')}, learnt: {IN_WORDS[report['target']]}")
     print(f"  rank correlation with it      {text(report['rank_correlation'])}, of people held out")
     print(f"  of the embedding's length     {text(report['rank_correlation_of_length'])}, for comparison")
     print(f"wrote {output}; `facekd export {output} --output MODEL.onnx` writes it with an output `quality`")

@@ -25,6 +25,7 @@ from facekd.training.logbook.centre_maps import write_centre_maps
 from facekd.training.state import TrainingState
 from facekd.training.validation import evaluated_embedder
 from facekd.utils.sampling import spread_evenly
+from facekd.utils.wording import counted
 
 MAX_CLASSES = 256  # 32,640 pairs of them
 IMAGES_EACH = 8
@@ -194,7 +195,7 @@ def _sub_centers(head: torch.nn.Module) -> int:
 
 
 def _in_words(values: dict[str, Any]) -> str:
-    sample = f"{values['num_classes']:,} classes, {values['num_images']:,} images"
+    sample = f"{counted(values['num_classes'], 'class')}, {counted(values['num_images'], 'image')}"
     found = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float))
     return f"classifier and class means ({sample}): {found or 'they have no directions'}"
 

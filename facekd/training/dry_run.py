@@ -29,6 +29,7 @@ from facekd.training.state import TrainingState
 from facekd.training.train_step import train_step
 from facekd.training.validation import HeadValidator, Validator
 from facekd.utils.progress import format_duration
+from facekd.utils.wording import counted
 
 MOST_STEPS = 20
 SECONDS = 10.0
@@ -111,15 +112,17 @@ def describe(trial: Trial, config: TrainConfig, world: World) -> str:
     """Describes a trial for people."""
     macs = "" if trial.macs is None else f", {trial.macs / 1e6:,.1f} M multiply-adds an image"
     place = f"of {world.device}" if world.device.type == "cuda" else "of this process, its loaders not counted"
-    done = f", of which {trial.images_done:,} are done" if trial.images_done else ""
-    warm_up = f"; the first {config.head_warmup_images:,} are faster" if config.head_warmup_images else ""
+    done = f", of which {counted(trial.images_done, 'is', 'are')} done" if trial.images_done else ""
+    warm_up = (
+        f"; the first {counted(config.head_warmup_images, 'is', 'are')} faster" if config.head_warmup_images else ""
+    )
     return (
         f"{trial.summary}\n"
-        f"network    {trial.num_parameters:,} parameters in the backbone{macs}\n"
+        f"network    {counted(trial.num_parameters, 'parameter')} in the backbone{macs}\n"
         f"memory     {trial.peak_memory / 1e9:,.2f} GB at the peak, {place}\n"
-        f"speed      {trial.images_per_second:,.1f} images/s in a trial of {trial.num_steps} steps, "
+        f"speed      {trial.images_per_second:,.1f} images/s in a trial of {counted(trial.num_steps, 'step')}, "
         f"{trial.data_wait:.0%} of the time waiting for data{warm_up}\n"
-        f"time       {format_duration(trial.seconds)} for {trial.total_images:,} images{done}; validation and "
+        f"time       {format_duration(trial.seconds)} for {counted(trial.total_images, 'image')}{done}; validation and "
         "checkpoints come on top\n"
         f"nothing was written to {Path(config.output)}; without --dry-run the run goes there"
     )

@@ -52,6 +52,7 @@ from facekd.training.validation import HeadValidator, Validator, validate
 from facekd.utils.processes import launcher_number, usable_cores
 from facekd.utils.progress import SECONDS_BETWEEN_LINES
 from facekd.utils.stopping import STOP_SIGNALS, stop_on_signal
+from facekd.utils.wording import counted
 
 MakeValidators = Callable[[Any], Sequence[Validator | HeadValidator]]
 MakeRecognizer = Callable[[Any, World, FaceDataset], Recognizer]
@@ -134,7 +135,9 @@ def train(
         ) as logbook:
             logbook.say(summary_lines(state))
             if resumed_from:
-                logbook.say(f"resuming from {resumed_from} at {state.images_seen:,} of {total_images:,} images")
+                logbook.say(
+                    f"resuming from {resumed_from} at {state.images_seen:,} of {counted(total_images, 'image')}"
+                )
 
             # Train. What follows the last image is done again where a run was killed there, and left where it is done.
             stopped_by = 0
@@ -147,7 +150,7 @@ def train(
                     at_end(state, logbook)
 
             if state.images_seen < total_images:
-                logbook.say(f"stopped by a signal at {state.images_seen:,} images; the same command resumes")
+                logbook.say(f"stopped by a signal at {counted(state.images_seen, 'image')}; the same command resumes")
                 return 128 + stopped_by
             _say_done(state, logbook, time.monotonic() - started)
             return 0
@@ -172,7 +175,7 @@ def _say_done(state: TrainingState, logbook: Logbook, seconds: float) -> None:
         write_page_of_long_run(state.folder, seconds, logbook.say)
     is_given = isinstance(state.recognizer.backbone, GivenModule)  # which no command can build
     then = "" if is_given else f"; curves: `facekd report {state.folder}`; export with `facekd export {state.folder}`"
-    logbook.say(f"done: {state.images_seen:,} images{then}")
+    logbook.say(f"done: {counted(state.images_seen, 'image')}{then}")
 
 
 def fit(
@@ -342,9 +345,9 @@ def _require_same_start(config: TrainConfig, world: World, dataset: FaceDataset)
         )
     if mine != main:
         raise TrainingError(
-            f"rank {world.rank} is at image {mine[0]:,} of a run over {mine[1]:,} records, the main process at "
-            f"image {main[0]:,} over {main[1]:,}; output ({config.output}) and data.train must be the same on every "
-            "machine: put them on a shared file system"
+            f"rank {world.rank} is at image {mine[0]:,} of a run over {counted(mine[1], 'record')}, the main process "
+            f"at image {main[0]:,} over {main[1]:,}; output ({config.output}) and data.train must be the same on "
+            "every machine: put them on a shared file system"
         )
 
 
@@ -365,8 +368,8 @@ def summary_lines(state: TrainingState) -> str:
         f"{config.data.image_size} pixels -> {config.backbone.embedding_size}\n"
         f"head       {config.head}, {config.precision} on {world.device}"
         f"{', deterministic kernels' if config.deterministic else ''}\n"
-        f"run        {state.total_images:,} images ({epochs:.2f} epochs), {config.global_batch_size:,} a step "
-        f"({world.size} processes{uneven} x {passes} passes), into {state.folder}"
+        f"run        {counted(state.total_images, 'image')} ({epochs:.2f} epochs), {config.global_batch_size:,} a step "
+        f"({counted(world.size, 'process')}{uneven} x {counted(passes, 'pass')}), into {state.folder}"
         f"{state.recognizer.summary_lines}"
         f"{describe_start(state.recognizer.started_from, is_resumed=state.images_seen > 0)}"
     )
@@ -381,7 +384,10 @@ def _say_bad_records(state: TrainingState, logbook: Logbook) -> None:
     logbook.record("bad_records", state.images_seen, {"count": len(lines), "records": distinct})
     shown = "".join(f"\n  {line}" for line in distinct[:10])
     more = f"\n  and {len(distinct) - 10} more, in log.jsonl" if len(distinct) > 10 else ""
-    logbook.say(f"{len(lines)} bad records were skipped, {len(distinct)} different ones:{shown}{more}")
+    logbook.say(
+        f"{counted(len(lines), 'bad record was', 'bad records were')} skipped, "
+        f"{counted(len(distinct), 'different one')}:{shown}{more}"
+    )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from facekd.errors import ConfigError
 from facekd.training.config.optim_config import OptimizerConfig
 from facekd.utils.foreign import some_of
+from facekd.utils.wording import counted
 
 
 def parameter_groups(
@@ -149,7 +150,9 @@ def ema_decay(images: int, half_life_images: float, images_seen: int | None = No
         ConfigError: the half-life or the number of images is not positive.
     """
     if images < 1 or not half_life_images > 0:
-        raise ConfigError(f"{images} images per step, half-life of {half_life_images}: both must be positive")
+        raise ConfigError(
+            f"{counted(images, 'image')} per step, half-life of {half_life_images}: both must be positive"
+        )
     decay = 0.5 ** (images / half_life_images)
     return decay if images_seen is None else min(decay, images_seen / (images_seen + images))
 

@@ -38,6 +38,7 @@ from facekd.training.recognizer import Recognizer, backbone_arguments
 from facekd.training.schedule import ScheduleConfig, first_change, learning_rate
 from facekd.training.state import TrainingState
 from facekd.utils.foreign import shown, some_of
+from facekd.utils.wording import counted
 
 # Keys that a resumed run may change, because they do not alter what is learnt: where the run computes, what it measures
 # and what it keeps. Another batch_size_per_rank or number of processes alters the batches of batch normalisation alone.
@@ -235,7 +236,9 @@ def _load_training(path: Path, training: Progress, state: TrainingState) -> None
     if not fault and state.scaler.is_enabled() and training.scaler.keys() != state.scaler.state_dict().keys():
         fault = f"its scaler has {some_of(training.scaler)}, expected {', '.join(state.scaler.state_dict())}"
     if not fault and {len(losses) for losses in training.losses_since_log} - {len(state.recognizer.loss_names)}:
-        fault = f"its 'training.losses_since_log' has not {len(state.recognizer.loss_names)} losses for each step"
+        fault = (
+            f"its 'training.losses_since_log' has not {counted(len(state.recognizer.loss_names), 'loss')} for each step"
+        )
     if fault:
         raise CheckpointError(f"{path}: damaged, or of another run: {fault}")
     state.scaler.load_state_dict(dict(training.scaler))
@@ -284,9 +287,9 @@ def _check_same_run(path: Path, checkpoint: Checkpoint, state: TrainingState) ->
         )
     if not is_same_identity_map(checkpoint.identity_map, state.dataset):
         raise CheckpointError(
-            f"{path}: the run in this folder was trained on other data ({checkpoint.num_classes} identities, now "
-            f"{state.dataset.num_classes} in {state.dataset.name}; labels or names differ). Give the same data, "
-            "or another --output to start anew"
+            f"{path}: the run in this folder was trained on other data "
+            f"({counted(checkpoint.num_classes, 'identity')}, now {state.dataset.num_classes} in "
+            f"{state.dataset.name}; labels or names differ). Give the same data, or another --output to start anew"
         )
     _check_images(path, checkpoint, state)
 
@@ -318,7 +321,7 @@ def _conflict_of_lengths(training: Progress, old_schedule: dict[str, Any], state
     """Says why a run cannot get the length and schedule of the new config; empty if it can."""
     # It cannot end before where it is.
     if training.images_seen > state.total_images:
-        return f"; it has seen {training.images_seen:,} images, and cannot end at {state.total_images:,}"
+        return f"; it has seen {counted(training.images_seen, 'image')}, and cannot end at {state.total_images:,}"
 
     # It must have had the learning rates that a run begun with the new config would have had.
     known = {item.name for item in dataclasses.fields(ScheduleConfig)}

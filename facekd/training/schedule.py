@@ -8,6 +8,7 @@ from typing import Literal
 
 from facekd.commands.config_files import check_choice, check_number
 from facekd.errors import ConfigError
+from facekd.utils.wording import counted
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,11 @@ class ScheduleConfig:
             ConfigError: the warm-up does not fit in the run, or a milestone lies outside it or in the warm-up.
         """
         if total_images < 1:
-            raise ConfigError(f"a run of {total_images} images: raise the number of epochs or images")
+            raise ConfigError(f"a run of {counted(total_images, 'image')}: raise the number of epochs or images")
         if self.warmup_images and self.warmup_images >= total_images:
             raise ConfigError(
-                f"schedule.warmup_images = {self.warmup_images} does not fit in a run of {total_images} images: "
-                "shorten the warm-up or lengthen the run"
+                f"schedule.warmup_images = {self.warmup_images} does not fit in a run of "
+                f"{counted(total_images, 'image')}: shorten the warm-up or lengthen the run"
             )
         for milestone in self.milestones:
             image = milestone * total_images if milestone < 1 else milestone

@@ -16,6 +16,7 @@ from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
 from facekd.head.classifier import LinearClassifier, MarginClassifier
 from facekd.training.config import TrainConfig
+from facekd.utils.wording import counted
 
 if TYPE_CHECKING:
     from facekd.training.recognizer import Recognizer
@@ -50,7 +51,7 @@ def describe_start(started_from: dict[str, dict[str, Any]], is_resumed: bool) ->
     """
     lines = []
     for part, source in started_from.items():
-        classes = f", {source['classes']:,} classes" if "classes" in source else ""
+        classes = f", {counted(source['classes'], 'class')}" if "classes" in source else ""
         again = "; not read again" if is_resumed else ""
         lines.append(f"\nstart      {part} from {source['file']} (sha256 {source['sha256'][:12]}{classes}{again})")
     return "".join(lines)

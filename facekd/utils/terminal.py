@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from facekd.utils.wording import counted
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -27,7 +29,7 @@ def printable(text: str, longest: int = LONGEST_MESSAGE, kept: str = "\n") -> st
     """
     if len(text) > longest:
         half = longest // 2
-        text = f"{text[:half]} ... ({len(text) - 2 * half:,} more characters) ... {text[-half:]}"
+        text = f"{text[:half]} ... ({counted(len(text) - 2 * half, 'more character')}) ... {text[-half:]}"
     if text.isprintable():
         return text
     return "".join(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from facekd.errors import InputError
+from facekd.utils.wording import counted
 
 
 class CountedScores:
@@ -47,7 +48,7 @@ class CountedScores:
         """Returns the score of a rank, or of an array of ranks; ranks count from 0, negative ones from the end."""
         wanted = np.asarray(ranks)
         if (wanted >= self.size).any() or (wanted < -self.size).any():
-            raise IndexError(f"rank {ranks} of {self.size:,} scores")
+            raise IndexError(f"rank {ranks} of {counted(self.size, 'score')}")
         found = self._values[np.searchsorted(self._ends, np.where(wanted < 0, wanted + self.size, wanted), "right")]
         return found if wanted.ndim else found[()]
 

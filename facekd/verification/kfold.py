@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from facekd.errors import InputError
+from facekd.utils.wording import agreeing, counted
 from facekd.verification.operating_points import (
     just_above,
     midway_threshold,
@@ -49,7 +50,8 @@ def kfold_accuracy(scores: ArrayLike, is_same: ArrayLike, folds: int | ArrayLike
     fold_of = fold_indices(scores.size, folds)
     if np.ndim(folds) == 0 and (one_kind := one_kind_folds(is_same, fold_of)).size:
         raise InputError(
-            f"{one_kind.size} of {folds} contiguous folds hold one kind of pair only, the first "
+            f"{one_kind.size} of {counted(int(fold_of.max()) + 1, 'contiguous fold')} "
+            f"{agreeing(one_kind.size, 'holds', 'hold')} one kind of pair only, the first "
             f"{describe_fold(is_same, fold_of, int(one_kind[0]))}, so thresholds would be chosen on too many of the "
             "other kind; pass balanced_folds(is_same, K), or the fold of each pair"
         )
@@ -126,7 +128,10 @@ def choose_folds(
     num_genuine = int(is_same.sum())
     most, warnings = min(num_genuine, len(is_same) - num_genuine), list[str]()
     if fewer and 2 <= most < folds:
-        warnings.append(f"holds only {most} pairs of a kind; {most} folds are used instead of {folds}")
+        warnings.append(
+            f"holds only {counted(most, 'pair')} of a kind; {counted(most, 'fold is', 'folds are')} used instead of "
+            f"{folds}"
+        )
         folds = most
     if kind == "balanced":
         return ChosenFolds(balanced_folds(is_same, folds), "balanced", tuple(warnings))
@@ -139,8 +144,9 @@ def choose_folds(
     if not one_kind.size:
         return ChosenFolds(fold_of, made, tuple(warnings))
     about = (
-        f"{one_kind.size} of its {folds} {made} folds hold one kind of pair only, the first "
-        f"{describe_fold(is_same, fold_of, int(one_kind[0]))}, which misplaces the thresholds of the accuracy"
+        f"{one_kind.size} of its {counted(folds, made + ' fold')} {agreeing(one_kind.size, 'holds', 'hold')} one kind "
+        f"of pair only, the first {describe_fold(is_same, fold_of, int(one_kind[0]))}, which misplaces the thresholds "
+        "of the accuracy"
     )
     if kind == "contiguous":
         remedy = "take the accuracy of --fold-kind balanced, which gives each fold a share of both kinds"
@@ -174,10 +180,10 @@ def balanced_folds(is_same: ArrayLike, folds: int) -> np.ndarray:
     num_genuine, num_impostor = int(is_same.sum()), int((~is_same).sum())
     most = min(num_genuine, num_impostor)
     if not 2 <= folds <= most:
-        remedy = f"take 2 to {most:,} folds" if most >= 2 else "at least two pairs of each kind are needed"
+        remedy = f"take 2 to {counted(most, 'fold')}" if most >= 2 else "at least two pairs of each kind are needed"
         raise InputError(
-            f"{folds} folds of {num_genuine:,} genuine and {num_impostor:,} impostor pairs cannot be made, since each "
-            f"must hold both kinds; {remedy}"
+            f"{counted(folds, 'fold')} of {num_genuine:,} genuine and {counted(num_impostor, 'impostor pair')} cannot "
+            f"be made, since each must hold both kinds; {remedy}"
         )
     fold_of = np.empty(is_same.size, np.int64)
     for kind in (True, False):
@@ -195,9 +201,9 @@ def most_accurate_threshold(scores: np.ndarray, is_same: np.ndarray, weights: np
         weights: (n,) how often each pair counts, whole numbers above 0; None counts each once.
     """
     # Cut j rejects the first j pairs; only cuts between different scores can be made.
-    counted = np.ones(scores.size) if weights is None else weights
-    rejected_impostors = np.concatenate([[0], np.cumsum(counted * ~is_same)])
-    rejected_genuine = np.concatenate([[0], np.cumsum(counted)]) - rejected_impostors
+    weighed = np.ones(scores.size) if weights is None else weights
+    rejected_impostors = np.concatenate([[0], np.cumsum(weighed * ~is_same)])
+    rejected_genuine = np.concatenate([[0], np.cumsum(weighed)]) - rejected_impostors
     correct = rejected_impostors - rejected_genuine  # plus the number of genuine pairs, the same for every cut
     cuts = np.concatenate([[0], np.flatnonzero(scores[1:] > scores[:-1]) + 1, [scores.size]])
     best = cuts[correct[cuts] == correct[cuts].max()]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from facekd.utils.wording import counted
 from facekd.verification import KFoldAccuracy, Rule, kfold_accuracy
 from facekd.verification.intervals.bootstrap import (
     MIN_SUBJECTS,
@@ -186,7 +187,7 @@ def put_intervals(measured: dict[str, Any], intervals: BootstrapIntervals) -> No
 
 
 def _too_few(known: int) -> str:
-    return f"only {known} subjects have genuine pairs, {MIN_SUBJECTS} are needed: "
+    return f"only {counted(known, 'subject has', 'subjects have')} genuine pairs, {MIN_SUBJECTS} are needed: "
 
 
 def notes_on_ties(ranked: RankedScores, measured: dict[str, Any]) -> list[str]:
@@ -198,9 +199,9 @@ def notes_on_ties(ranked: RankedScores, measured: dict[str, Any]) -> list[str]:
         tied = ranked.num_tied_at(point["threshold"])
         if tied > max(1, MAX_TIED * point["far"] * ranked.impostor.size):
             notes.append(
-                f"FAR {point['far']:g}: {tied:,} impostor pairs share the score just below the threshold, so it "
-                f"accepts only {point['false_accepts']:,} impostors; look for equal images in different templates, or "
-                "embeddings of too few digits"
+                f"FAR {point['far']:g}: {counted(tied, 'impostor pair shares', 'impostor pairs share')} the score "
+                f"just below the threshold, so it accepts only {counted(point['false_accepts'], 'impostor')}; look "
+                "for equal images in different templates, or embeddings of too few digits"
             )
     return notes
 

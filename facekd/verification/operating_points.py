@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from facekd.errors import InputError
+from facekd.utils.wording import counted
 from facekd.verification.scores import checked_scores
 
 Rule = Literal["exact", "insightface"]
@@ -168,8 +169,8 @@ def not_measurable(far: float, num_genuine: int, num_impostor: int, rule: Rule) 
     """Returns the operating point of a FAR that allows no false accept, with the number of comparisons it needs."""
     needed = f"{math.ceil(1 / far * (1 - FAR_ROUNDING)):,}" if far > 1e-15 else f"{1 / far:.0e}"
     reason = (
-        f"not measurable: {num_impostor:,} impostor comparisons allow {far * num_impostor:.2g} false accepts at "
-        f"FAR {far:g}; at least {needed} comparisons are needed"
+        f"not measurable: {counted(num_impostor, 'impostor comparison allows', 'impostor comparisons allow')} "
+        f"{far * num_impostor:.2g} false accepts at FAR {far:g}; at least {needed} comparisons are needed"
     )
     return TarAtFar(far, None, None, None, None, num_impostor, num_genuine, None, None, rule, reason)
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from facekd.errors import InputError
+from facekd.utils.wording import counted
 from facekd.verification.counted_scores import CountedScores
 from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.operating_points import (
@@ -80,7 +81,7 @@ class RankedScores:
         for scores, new in ((self.genuine, genuine), (self.impostor, impostor)):
             begin, end = np.searchsorted(scores, low, side="left"), np.searchsorted(scores, high, side="right")
             if end - begin != len(new):
-                raise ValueError(f"{len(new):,} scores for the {end - begin:,} from {low} to {high}")
+                raise ValueError(f"{counted(len(new), 'score')} for the {end - begin:,} from {low} to {high}")
             # The other scores lie beyond the limits, so all stay in order.
             scores[begin:end] = np.sort(new)
 

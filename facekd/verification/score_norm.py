@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 
 from facekd.errors import InputError
+from facekd.utils.wording import agreeing, counted
 
 ScoreNorm = Literal["z", "s", "as"]
 SCORE_NORMS: dict[ScoreNorm, str] = {"z": "Z norm", "s": "S norm", "as": "adaptive S norm"}
@@ -53,9 +54,14 @@ def cohort_statistics(embeddings: np.ndarray, cohort: np.ndarray, top: int | Non
     """
     count = len(cohort) if top is None else min(top, len(cohort))
     if count < MIN_COHORT:
-        raise InputError(f"{count} scores with the cohort count for each image; at least {MIN_COHORT} are needed")
+        raise InputError(
+            f"{counted(count, 'score with the cohort counts', 'scores with the cohort count')} for each image; at "
+            f"least {MIN_COHORT} are needed"
+        )
     if embeddings.shape[1:] != cohort.shape[1:]:
-        raise InputError(f"embeddings have {embeddings.shape[1]} values, and those of the cohort {cohort.shape[1]}")
+        raise InputError(
+            f"embeddings have {counted(embeddings.shape[1], 'value')}, and those of the cohort {cohort.shape[1]}"
+        )
     across = cohort.astype(np.float64).T
     mean, std, highest = (np.empty(len(embeddings)) for _ in range(3))
     step = max(CELLS_CHUNK // len(cohort), 1)
@@ -69,8 +75,9 @@ def cohort_statistics(embeddings: np.ndarray, cohort: np.ndarray, top: int | Non
     flat = np.flatnonzero(~(std > 1e-12))
     if flat.size:
         raise InputError(
-            f"{flat.size:,} images have the same score with all {count:,} images of the cohort that count, the first "
-            f"image {flat[0]}: no scale can be made of them"
+            f"{counted(flat.size, 'image has', 'images have')} the same score with all {counted(count, 'image')} of "
+            f"the cohort that count, the first image {flat[0]}: no scale can be made of "
+            f"{agreeing(flat.size, 'it', 'them')}"
         )
     return CohortStatistics(mean, std, highest)
 

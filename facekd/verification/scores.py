@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facekd.errors import DataError, FacekdError, InputError
+from facekd.utils.wording import agreeing, counted
 
 
 def unit_rows(
@@ -52,8 +53,9 @@ def cosines(first: np.ndarray, second: np.ndarray, where: str | os.PathLike[str]
         image = int(bad[0])
         found = "all zeros" if lengths.flat[image] == 0 else "not finite"
         raise DataError(
-            f"{where}: the embeddings of {bad.size:,} of {lengths.size:,} images have no direction; the first, "
-            f"image {image} (pair {image // 2}), is {found}: the model is broken or its preprocessing wrong"
+            f"{where}: the {agreeing(bad.size, 'embedding')} of {bad.size:,} of {counted(lengths.size, 'image')} "
+            f"{agreeing(bad.size, 'has', 'have')} no direction; the first, image {image} (pair {image // 2}), is "
+            f"{found}: the model is broken or its preprocessing wrong"
         )
     # Rounding can leave the cosine of two equal images a hair above 1.
     return np.clip(np.einsum("nd,nd->n", first, second) / (lengths[:, 0] * lengths[:, 1]), -1.0, 1.0)
@@ -104,10 +106,10 @@ def checked_scores(values: ArrayLike, name: str) -> np.ndarray:
         array = array.astype(np.float32 if array.dtype == np.float16 else np.float64)
     finite = np.isfinite(array)
     if not finite.all():
-        first = int(np.argmin(finite))
+        first, num_bad = int(np.argmin(finite)), array.size - int(finite.sum())
         raise InputError(
-            f"{name}: {array.size - int(finite.sum()):,} of {array.size:,} scores are not finite, the first at "
-            f"position {first} ({array[first]}); look for NaN in the embeddings"
+            f"{name}: {num_bad:,} of {counted(array.size, 'score')} {agreeing(num_bad, 'is', 'are')} not finite, the "
+            f"first at position {first} ({array[first]}); look for NaN in the embeddings"
         )
     return array
 
@@ -146,7 +148,10 @@ def fold_indices(num_pairs: int, folds: int | ArrayLike) -> np.ndarray:
     if given.ndim == 0:
         count = int(given)
         if not 2 <= count <= num_pairs:
-            raise InputError(f"folds must lie between 2 and the {num_pairs:,} pairs there are; found {count}")
+            raise InputError(
+                f"folds must lie between 2 and the {counted(num_pairs, 'pair')} there "
+                f"{agreeing(num_pairs, 'is', 'are')}; found {count}"
+            )
         sizes = np.full(count, num_pairs // count)
         sizes[: num_pairs % count] += 1
         return np.repeat(np.arange(count), sizes)

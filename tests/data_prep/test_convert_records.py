@@ -76,7 +76,7 @@ def test_shards_read_as_one_and_know_their_classes(pack: Path, tmp_path: Path, r
         np.testing.assert_array_equal(one, other)
     assert "train-00003-of-00004.rec" in data.describe(8)
     (tmp_path / "shards" / "train-00001-of-00004.rec").unlink()
-    with pytest.raises(RecordError, match="1 of 4 shards are missing"):
+    with pytest.raises(RecordError, match="1 of 4 shards is missing"):
         open_dataset(tmp_path / "shards", 32)
 
 

@@ -105,7 +105,7 @@ def test_convert_skips_and_counts_an_image_of_no_bytes(tmp_path: Path, run: Run,
     rows = [(key, [2 + key % 3, 5, 0.5], None if key == 0 else key) for key in range(12)]
     pack = write_records(tmp_path / "im2rec", rows, "5,32,32\n")
     status, _, err = run(convert_records.main, pack, tmp_path / "out")
-    assert status == 2 and "1 of 12 image records are unusable" in err and "record 0 at offset 0" in err
+    assert status == 2 and "1 of 12 image records is unusable" in err and "record 0 at offset 0" in err
     status, out, err = run(convert_records.main, pack, tmp_path / "out", "--on-bad-record", "skip", "--renumber")
     assert status == 0 and "11 images of 3 identities, 1 skipped" in out
     assert "11 images, 3 of 5 classes have any" in err

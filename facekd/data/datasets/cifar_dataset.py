@@ -23,6 +23,7 @@ from facekd.errors import DataError
 from facekd.files.reading import read_json
 from facekd.images.crops import ResizedCrop, cut_and_scale
 from facekd.utils.foreign import reading, shown
+from facekd.utils.wording import counted
 
 Split = Literal["train", "test"]
 CIFAR_SIZE = 32
@@ -170,7 +171,9 @@ def _read(folder: Path, split: Split) -> tuple[_Cifar, bool]:
             parts.append(_pixels(data.resolve() if isinstance(data, ArrayStandIn) else data, folder / name))
             labels += _field(batch, "fine_labels" if kind == "cifar-100" else "labels", folder / name)
             if len(labels) != sum(len(part) for part in parts):
-                raise DataError(f"{folder / name}: holds {len(parts[-1]):,} images and another number of labels")
+                raise DataError(
+                    f"{folder / name}: holds {counted(len(parts[-1]), 'image')} and another number of labels"
+                )
     if not all(type(label) is int and 0 <= label < len(classes) for label in labels) or not labels:
         raise DataError(f"{folder}: labels are not whole numbers from 0 to {len(classes) - 1}, or there are none")
     return _Cifar(np.concatenate(parts), np.array(labels, dtype=np.int64), classes), generated is not None

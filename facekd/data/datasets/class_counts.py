@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from facekd.data.datasets.face_dataset import FaceDataset
 from facekd.errors import DataError
 from facekd.utils.processes import launcher_number
+from facekd.utils.wording import agreeing, counted
 
 # In training a class takes about 6 kB: 512 float32 weights with their gradients and momenta. So many take 0.6 GB, and
 # the 93,431 classes of MS1MV3 open with however few of its images.
@@ -41,7 +42,9 @@ class ClassCounts(NamedTuple):
 
     def __str__(self) -> str:
         labels = "no usable label" if self.largest < 0 else f"labels {self.smallest:,} to {self.largest:,}"
-        return f"{self.num_images:,} images, {self.num_present:,} of {self.num_classes:,} classes have any, {labels}"
+        have = agreeing(self.num_present, "has", "have")
+        classes = f"{self.num_present:,} of {counted(self.num_classes, 'class')}"
+        return f"{counted(self.num_images, 'image')}, {classes} {have} any, {labels}"
 
     @property
     def is_absurd(self) -> bool:
@@ -60,8 +63,8 @@ class ClassCounts(NamedTuple):
         """
         if self.is_absurd:
             raise DataError(
-                f"{name}: {self}: {self.num_classes:,} classes are too many for {self.num_images:,} images, so labels "
-                f"or the number of classes are wrong. {remedy}"
+                f"{name}: {self}: {counted(self.num_classes, 'class is', 'classes are')} too many for "
+                f"{counted(self.num_images, 'image')}, so labels or the number of classes are wrong. {remedy}"
             )
 
 
@@ -96,7 +99,9 @@ def count_classes_of(dataset: FaceDataset) -> ClassCounts:
 
 def describe_contents(dataset: FaceDataset) -> str:
     """Returns in words how many images a data set has, and of how many classes."""
-    return str(count_classes_of(dataset)) if dataset.has_labels else f"{len(dataset):,} images, labels not used"
+    return (
+        str(count_classes_of(dataset)) if dataset.has_labels else f"{counted(len(dataset), 'image')}, labels not used"
+    )
 
 
 def require_two_classes(dataset: FaceDataset) -> None:

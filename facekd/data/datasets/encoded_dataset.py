@@ -13,6 +13,7 @@ from facekd.data.datasets.face_dataset import OnBadRecord
 from facekd.errors import DataError, ImageError, ImageSizeError, RecordError, is_device_failure
 from facekd.images.crops import ResizedCrop, cut_and_scale, middle_box
 from facekd.images.decoding import decode_into, decode_rgb
+from facekd.utils.wording import agreeing, counted
 
 Encoded: TypeAlias = bytes | memoryview
 # With "skip": this many bad images in a row mean that the whole file is broken.
@@ -108,10 +109,11 @@ class EncodedDataset(ABC):
             raise DataError(f"{self.name} holds no images")
         is_outside = (labels < 0) | (labels >= self.num_classes)
         if is_outside.any():
-            first = int(is_outside.argmax())
+            first, num_outside = int(is_outside.argmax()), int(is_outside.sum())
             raise DataError(
-                f"{np.count_nonzero(is_outside):,} of {len(labels):,} labels are not from 0 to {self.num_classes - 1}; "
-                f"the first is {labels[first]}, of {self.describe(first)}. {self.advice_on_labels()}"
+                f"{num_outside:,} of {counted(len(labels), 'label')} {agreeing(num_outside, 'is', 'are')} not from 0 "
+                f"to {self.num_classes - 1}; the first is {labels[first]}, of {self.describe(first)}. "
+                f"{self.advice_on_labels()}"
             )
         self.load(np.zeros(1, dtype=np.int64))
         self.take_bad_records()  # they will be read and counted again

@@ -11,6 +11,7 @@ from facekd.data.datasets.face_dataset import put_into
 from facekd.data.synthetic import render_faces
 from facekd.errors import DataError
 from facekd.images.crops import ResizedCrop, cut_and_scale
+from facekd.utils.wording import counted
 
 
 class SyntheticDataset:
@@ -31,8 +32,9 @@ class SyntheticDataset:
     def __init__(self, num_identities: int, images_per_identity: int, image_size: int, seed: int = 0) -> None:
         if min(num_identities, images_per_identity, image_size) < 1:
             raise DataError(
-                f"generated faces need at least one identity, image and pixel, found {num_identities} identities of "
-                f"{images_per_identity} images at {image_size} pixels"
+                "generated faces need at least one identity, image and pixel, found "
+                f"{counted(num_identities, 'identity')} of {counted(images_per_identity, 'image')} at {image_size} "
+                "pixels"
             )
         self.name: str = f"synthetic:{num_identities}x{images_per_identity}:{seed}"
         self.num_classes = num_identities

@@ -11,6 +11,7 @@ from facekd.data.recordio import RecordReader
 from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, FRAME_SIZE, IMAGE_HEADER, unpack
 from facekd.data.recordio.headers import read_headers
 from facekd.errors import RecordError
+from facekd.utils.wording import agreeing, counted
 
 Layout = Literal["insightface", "im2rec"]
 RANGE_RECORD = FRAME_SIZE + IMAGE_HEADER.size + 2 * 4  # bytes of a record of two labels and no image
@@ -91,9 +92,10 @@ def find_layout(reader: RecordReader, warnings: list[str]) -> RecordLayout:
     declared = _compare(bounds, first_identity, num_images, num_appended, len(identity_rows), warnings)
     if num_appended:
         warnings.append(
-            f"{num_appended:,} images have keys from {first_identity:,} on, where the header record announces identity "
-            "records; they are read like all others, and the labels give the number of classes "
-            f"(`facekd data convert {reader.rec_path} OUT` makes a pack with the right records)"
+            f"{counted(num_appended, 'image has a key', 'images have keys')} from {first_identity:,} on, where the "
+            f"header record announces identity records; {agreeing(num_appended, 'it is', 'they are')} read like all "
+            f"others, and the labels give the number of classes (`facekd data convert {reader.rec_path} OUT` makes a "
+            "pack with the right records)"
         )
     return RecordLayout("insightface", every_row[is_image], identity_rows, declared, num_appended)
 
@@ -125,10 +127,16 @@ def _compare(
     declared = round(float(bounds[1]) - float(bounds[0])) if len(bounds) > 1 else num_identities
     is_exact = len(bounds) > 1 and bounds[1] <= EXACT_FLOAT32_INTEGERS
     if num_identities and declared != num_identities and is_exact:
-        warnings.append(f"the header record announces {declared:,} identity records and there are {num_identities:,}")
+        warnings.append(
+            f"the header record announces {counted(declared, 'identity record')} and there "
+            f"{agreeing(num_identities, 'is', 'are')} {num_identities:,}"
+        )
     expected = first_identity - 1
     if num_images - num_appended != expected and bounds[0] < EXACT_FLOAT32_INTEGERS:
-        warnings.append(f"the header record announces {expected:,} images and there are {num_images:,}")
+        warnings.append(
+            f"the header record announces {counted(expected, 'image')} and there {agreeing(num_images, 'is', 'are')} "
+            f"{num_images:,}"
+        )
     return num_identities or declared or None
 
 

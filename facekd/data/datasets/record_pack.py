@@ -25,6 +25,7 @@ from facekd.errors import DataError, RecordError
 from facekd.files.array_cache import load_cached, save_cached
 from facekd.files.reading import read_text_file, require_regular_file, stamp_of
 from facekd.utils.foreign import shown
+from facekd.utils.wording import agreeing, counted
 
 PROPERTY = re.compile(r"(?P<num_classes>-?\d{1,18})\s*,\s*(?P<height>-?\d{1,18})\s*,\s*(?P<width>-?\d{1,18})(?!\d)")
 KEY_AND_PATH = re.compile(r"\d+\t[^\t]*/[^\t]+")  # a line of a list that says whose image a record is
@@ -51,10 +52,15 @@ class RecordPack:
         if reader.index.source is None:
             self.warnings.append(f"no .idx; the file was scanned (`facekd data index {reader.rec_path}` writes one)")
         if reader.num_beyond_end:
-            self.warnings.append(f"the .rec is truncated: {reader.num_beyond_end:,} records lie beyond its end")
+            self.warnings.append(
+                f"the .rec is truncated: {counted(reader.num_beyond_end, 'record lies', 'records lie')} beyond its end"
+            )
         num_repeated = len(reader) - reader.num_distinct_keys
         if num_repeated:
-            self.warnings.append(f"{num_repeated:,} keys occur more than once in the .idx; each row counts as a record")
+            self.warnings.append(
+                f"{counted(num_repeated, 'key occurs', 'keys occur')} more than once in the .idx; each row counts as "
+                "a record"
+            )
         # Tell images from other records.
         self._layout = find_layout(reader, self.warnings)
         self._image_rows, self._declared_classes = self._layout.image_rows, self._layout.declared_classes
@@ -78,7 +84,7 @@ class RecordPack:
         return self.num_images
 
     def __repr__(self) -> str:
-        return f"RecordPack({str(self.reader.rec_path)!r}, {self.layout}, {self.num_images:,} images)"
+        return f"RecordPack({str(self.reader.rec_path)!r}, {self.layout}, {counted(self.num_images, 'image')})"
 
     @cached_property
     def image_keys(self) -> np.ndarray:
@@ -111,9 +117,10 @@ class RecordPack:
         if counts.num_present < 2 or num_runs <= counts.num_present:
             return class_warnings(counts, path, self.advice_on_one_class)
         return [
-            f"{num_runs:,} identity records stand for the images of {counts.num_present:,} people, a record for each "
-            "run of images of a person: the pack was made of a list that does not keep a person's images together. "
-            f"{counts.num_classes:,} classes would be trained; `facekd data convert {path} OUT --renumber` groups them"
+            f"{counted(num_runs, 'identity record')} stand for the images of {counted(counts.num_present, 'person')}, "
+            "a record for each run of images of a person: the pack was made of a list that does not keep a person's "
+            f"images together. {counted(counts.num_classes, 'class')} would be trained; `facekd data convert {path} "
+            "OUT --renumber` groups them"
         ]
 
     def advice_on_one_class(self) -> str:
@@ -234,7 +241,10 @@ class RecordPack:
             first = error
         else:
             raise AssertionError("an image with an invalid header was read without complaint")
-        message = f"{len(images):,} of {self.num_images:,} image records are unusable, first: {first}"
+        message = (
+            f"{len(images):,} of {counted(self.num_images, 'image record')} {agreeing(len(images), 'is', 'are')} "
+            f"unusable, first: {first}"
+        )
         if self.on_bad_record == "fail":
             raise RecordError(
                 f"{message}. Repair the file, or go on without such records "
@@ -249,7 +259,8 @@ class RecordPack:
             return
         if self.property["num_classes"] != self._declared_classes:
             self.warnings.append(
-                f"`property` says {self.property['num_classes']:,} classes and the records {self._declared_classes:,}"
+                f"`property` says {counted(self.property['num_classes'], 'class')} and the records "
+                f"{self._declared_classes:,}"
             )
 
     def _bad_record(self, row: int, what: str) -> RecordError:
@@ -278,8 +289,9 @@ def class_warnings(counts: ClassCounts, path: Path, advice_on_one: Callable[[], 
     announced = counts.num_classes > counts.largest + 1
     why = ", and `property` or the identity records announce more classes" if announced else ""
     return [
-        f"{num_empty:,} of {counts.num_classes:,} classes have no image (labels go up to {counts.largest:,}{why}): "
-        f"right for part of a larger set; else `facekd data convert {path} OUT --renumber` makes the labels consecutive"
+        f"{num_empty:,} of {counted(counts.num_classes, 'class')} {agreeing(num_empty, 'has', 'have')} no image "
+        f"(labels go up to {counts.largest:,}{why}): right for part of a larger set; else `facekd data convert {path} "
+        "OUT --renumber` makes the labels consecutive"
     ]
 
 

@@ -20,6 +20,7 @@ from facekd.data.datasets.record_pack import (
 )
 from facekd.errors import RecordError
 from facekd.files.reading import allow_open_files
+from facekd.utils.wording import agreeing, counted
 
 SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.rec")
 
@@ -43,13 +44,15 @@ def find_shards(folder: str | os.PathLike[str]) -> list[Path]:
         return []
     sets = {(match["stem"], int(match["count"])) for match in found}
     if len(sets) > 1:
-        raise RecordError(f"{folder} holds shards of {len(sets)} data sets: {sorted(sets)}; keep one in the folder")
+        raise RecordError(
+            f"{folder} holds shards of {counted(len(sets), 'data set')}: {sorted(sets)}; keep one in the folder"
+        )
     stem, count = next(iter(sets))
     missing = sorted(set(range(count)) - {int(match["number"]) for match in found})
     if missing:
         raise RecordError(
-            f"{folder}: {len(missing)} of {count} shards are missing, first "
-            f"{shard_path(folder, missing[0], count, stem).name}"
+            f"{folder}: {len(missing)} of {counted(count, 'shard')} {agreeing(len(missing), 'is', 'are')} missing, "
+            f"first {shard_path(folder, missing[0], count, stem).name}"
         )
     return [shard_path(folder, number, count, stem) for number in range(count)]
 

@@ -16,6 +16,7 @@ from facekd.data.datasets.face_dataset import FaceDataset, ReadsAhead
 from facekd.errors import DataError
 from facekd.images.crops import ResizedCrop
 from facekd.utils.randomness import random_words
+from facekd.utils.wording import counted
 
 HELD_OUT_SEED = 0  # not the run's seed, so that runs of all seeds are compared on the same images
 
@@ -98,5 +99,5 @@ def hold_out(dataset: FaceDataset, share: float) -> tuple[SubsetDataset, SubsetD
     rest, held_out = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
     return (
         SubsetDataset(dataset, rest, f"{dataset.name} without {len(held_out):,} held out"),
-        SubsetDataset(dataset, held_out, f"{len(held_out):,} images held out of {dataset.name}"),
+        SubsetDataset(dataset, held_out, f"{counted(len(held_out), 'image')} held out of {dataset.name}"),
     )

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from facekd.data.loading.orders import Order
 from facekd.errors import InputError
+from facekd.utils.wording import counted
 
 # Positions computed together: with fewer, numpy's cost per call dominates.
 POSITIONS_CHUNK = 16384
@@ -66,7 +67,8 @@ class PositionSampler:
             raise InputError(f"rank must be from 0 to world_size - 1, found rank {rank} of world_size {world_size}")
         if global_batch_size < world_size:
             raise InputError(
-                f"a global batch of {global_batch_size} images over {world_size} processes leaves some without an image"
+                f"a global batch of {counted(global_batch_size, 'image')} over {counted(world_size, 'process')} "
+                "leaves some without an image"
             )
         if images_seen < 0 or (total_images is not None and total_images < 0):
             raise InputError(

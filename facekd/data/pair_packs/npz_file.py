@@ -19,6 +19,7 @@ from facekd.errors import DataError
 from facekd.files.npy_files import unpack_npz
 from facekd.files.writing import opened
 from facekd.utils.foreign import reading
+from facekd.utils.wording import agreeing, counted
 
 FORMAT, VERSION = "facekd-pair-pack", 1
 MAX_UNPACKED_RATIO = 4  # encoded images do not get smaller in a zip
@@ -75,7 +76,7 @@ def parse_native_pair_pack(content: bytes, where: str) -> PairPack:
     data, offsets = arrays["data"], arrays["offsets"]
     is_sound = data.dtype == np.uint8 and data.ndim == 1 and offsets.dtype == np.int64 and offsets.ndim == 1
     if not is_sound or not len(offsets) or offsets[0] != 0 or offsets[-1] != len(data) or (np.diff(offsets) < 0).any():
-        raise DataError(f"{where}: its offsets do not fit its {data.size:,} bytes of images; make it again")
+        raise DataError(f"{where}: its offsets do not fit its {counted(data.size, 'byte')} of images; make it again")
     raw = data.tobytes()
     images = [raw[start:stop] for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
     pack = validate_pairs((images, arrays["is_same"].reshape(-1).tolist()), where)
@@ -92,7 +93,8 @@ def _check_shapes(arrays: dict[str, np.ndarray], num_pairs: int, where: str) -> 
     subjects, is_same = arrays.get("subjects"), arrays["is_same"].astype(bool)
     if subjects is not None and (odd := contradicted_labels(subjects, is_same)).size:
         raise DataError(
-            f"{where}: {odd.size:,} of its {num_pairs:,} labels contradict its subjects: the first, "
+            f"{where}: {odd.size:,} of its {counted(num_pairs, 'label')} "
+            f"{agreeing(odd.size, 'contradicts', 'contradict')} its subjects: the first, "
             f"{describe_contradiction(subjects, is_same, int(odd[0]))}; correct the label or the name"
         )
     folds = arrays.get("fold_of")

@@ -19,6 +19,7 @@ from facekd.data.pair_packs.unpickler import ArrayStandIn
 from facekd.errors import DataError, ImageError
 from facekd.files.writing import opened
 from facekd.images.decoding import decode_rgb
+from facekd.utils.wording import agreeing, counted
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,13 @@ def validate_pairs(loaded: Any, where: str, most_bytes: int | None = None) -> Pa
     if not images:
         raise DataError(f"{where}: holds no images")
     if len(images) % 2:
-        raise DataError(f"{where}: holds {len(images):,} images, an odd number; pair i is images 2i and 2i + 1")
+        raise DataError(
+            f"{where}: holds {counted(len(images), 'image')}, an odd number; pair i is images 2i and 2i + 1"
+        )
     if len(is_same) != len(images) // 2:
         raise DataError(
-            f"{where}: holds {len(images):,} images, so {len(images) // 2:,} pairs, but {len(is_same):,} labels"
+            f"{where}: holds {counted(len(images), 'image')}, so {counted(len(images) // 2, 'pair')}, but "
+            f"{counted(len(is_same), 'label')}"
         )
     # Labels.
     labels = np.empty(len(is_same), np.bool_)
@@ -135,17 +139,18 @@ def validate_pairs(loaded: Any, where: str, most_bytes: int | None = None) -> Pa
         labels[i] = bool(label)
     # Images. A small file can name the same content many times, so their total is limited.
     encoded: list[bytes] = []
-    counted: set[int] = set()
+    measured: set[int] = set()
     num_bytes = 0
     for i, image in enumerate(images):
         encoded.append(_as_bytes(image, f"{where}: image {i} (pair {i // 2})"))
-        if most_bytes is not None and id(encoded[-1]) not in counted:
-            counted.add(id(encoded[-1]))
+        if most_bytes is not None and id(encoded[-1]) not in measured:
+            measured.add(id(encoded[-1]))
             num_bytes += len(encoded[-1])
             if num_bytes > most_bytes:
                 raise DataError(
-                    f"{where}: its first {i + 1:,} of {len(images):,} images take {num_bytes:,} bytes, more than the "
-                    f"{most_bytes:,} of the file: it names the same content many times, to exhaust the memory"
+                    f"{where}: its first {i + 1:,} of {counted(len(images), 'image')} "
+                    f"{agreeing(i + 1, 'takes', 'take')} {counted(num_bytes, 'byte')}, more than the {most_bytes:,} "
+                    "of the file: it names the same content many times, to exhaust the memory"
                 )
     return PairPack(encoded, labels)
 

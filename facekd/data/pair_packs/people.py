@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from facekd.utils.wording import counted
+
 FEW_PEOPLE = 10  # genuine pairs of fewer people give no usable interval
 FEW_PEOPLE_PAIRS, MANY_COMPARISONS = 100, 10  # fewer pairs of people, each compared more often than that, are few
 
@@ -57,8 +59,8 @@ def warn_of_few_people(people: PeopleCompared, num_genuine: int, num_impostor: i
     warnings = []
     if people.num_genuine_people < min(FEW_PEOPLE, num_genuine):
         warnings.append(
-            f"people in the {num_genuine:,} genuine pairs: only {people.num_genuine_people}, so they say little about "
-            "others; add people"
+            f"people in the {counted(num_genuine, 'genuine pair')}: only {people.num_genuine_people}, so they say "
+            "little about others; add people"
         )
     found = people.num_impostor_people_pairs
     if found < FEW_PEOPLE_PAIRS and num_impostor > MANY_COMPARISONS * found:
@@ -66,14 +68,15 @@ def warn_of_few_people(people: PeopleCompared, num_genuine: int, num_impostor: i
         why = "add people"
         if people.num_possible < there_are:
             why = (
-                f"{people.num_people:,} people make {there_are:,}, but folds that share nobody allow "
+                f"{counted(people.num_people, 'person')} make {there_are:,}, but folds that share nobody allow "
                 f"{people.num_possible:,}: take fewer folds, or compare all images of a folder with `facekd evaluate "
                 "folder`"
             )
         elif found < there_are:
-            why = f"{people.num_people:,} people make {there_are:,}: `facekd evaluate folder` compares all"
+            why = f"{counted(people.num_people, 'person')} make {there_are:,}: `facekd evaluate folder` compares all"
         warnings.append(
-            f"pairs of people in the {num_impostor:,} impostor pairs: only {found}, so they depend on each other; {why}"
+            f"pairs of people in the {counted(num_impostor, 'impostor pair')}: only {found}, so they depend on each "
+            f"other; {why}"
         )
     return warnings
 

@@ -10,6 +10,7 @@ from facekd.data.pair_packs.pair_pack import PairPack, validate_pairs
 from facekd.data.pair_packs.unpickler import RefusedGlobalError, load_pairs
 from facekd.errors import DataError
 from facekd.files.reading import require_regular_file
+from facekd.utils.wording import counted
 
 ZIP_START = b"PK\x03\x04"
 
@@ -48,7 +49,8 @@ def read_pair_pack(path: str | os.PathLike[str]) -> PairPack:
     except Exception as error:
         # A damaged pickle can raise anything (EOFError, KeyError, MemoryError, ...).
         raise DataError(
-            f"{path}: not a readable verification pack ({len(content):,} bytes): {type(error).__name__}: {error}; "
-            "expected a pickled (images, is_same); the file is cut short, damaged or of another kind: fetch it again"
+            f"{path}: not a readable verification pack ({counted(len(content), 'byte')}): {type(error).__name__}: "
+            f"{error}; expected a pickled (images, is_same); the file is cut short, damaged or of another kind: fetch "
+            "it again"
         ) from error
     return validate_pairs(loaded, str(path), most_bytes=len(content))

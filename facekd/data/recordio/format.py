@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from facekd.errors import RecordError
+from facekd.utils.wording import agreeing, counted
 
 MAGIC = 0xCED7230A
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -77,8 +78,8 @@ def unpack(payload: bytes | memoryview) -> tuple[Header, bytes]:
     """
     if len(payload) < IMAGE_HEADER.size:
         raise RecordError(
-            f"a record of {len(payload)} bytes is too short for an image header of {IMAGE_HEADER.size} bytes: "
-            "this RecordIO file does not hold images"
+            f"a record of {counted(len(payload), 'byte')} is too short for an image header of "
+            f"{counted(IMAGE_HEADER.size, 'byte')}: this RecordIO file does not hold images"
         )
     flag, label, identifier, identifier2 = IMAGE_HEADER.unpack_from(payload)
     start = IMAGE_HEADER.size + 4 * flag
@@ -86,8 +87,9 @@ def unpack(payload: bytes | memoryview) -> tuple[Header, bytes]:
         return Header(0, label, identifier, identifier2), bytes(payload[start:])
     if len(payload) < start:
         raise RecordError(
-            f"record with id {identifier}: the header announces {flag} labels, which take {start} bytes, "
-            f"and the record has {len(payload)}: it is corrupt, or not an image record"
+            f"record with id {identifier}: the header announces {counted(flag, 'label')}, which "
+            f"{agreeing(flag, 'takes', 'take')} {counted(start, 'byte')}, and the record has {len(payload)}: it is "
+            "corrupt, or not an image record"
         )
     labels = np.frombuffer(payload, dtype="<f4", count=flag, offset=IMAGE_HEADER.size).astype(np.float32)
     return Header(flag, labels, identifier, identifier2), bytes(payload[start:])
@@ -136,7 +138,7 @@ def frame(payload: bytes | memoryview) -> bytes:
     """
     payload = bytes(payload)
     if len(payload) > LENGTH_MASK:
-        raise RecordError(f"a record of {len(payload):,} bytes: RecordIO holds fewer than {LENGTH_MASK + 1:,}")
+        raise RecordError(f"a record of {counted(len(payload), 'byte')}: RecordIO holds fewer than {LENGTH_MASK + 1:,}")
     cuts = _aligned_magics(payload)
     parts = []
     start = 0
@@ -164,6 +166,6 @@ def _aligned_magics(payload: bytes) -> list[int]:
 def describe_file(path: str | os.PathLike[str]) -> str:
     """Returns `name (12,345 bytes)`, for error messages."""
     try:
-        return f"{os.fspath(path)} ({os.stat(path).st_size:,} bytes)"  # noqa: PTH116
+        return f"{os.fspath(path)} ({counted(os.stat(path).st_size, 'byte')})"  # noqa: PTH116
     except OSError:
         return os.fspath(path)

@@ -15,6 +15,7 @@ from facekd.files.reading import read_text_file
 from facekd.files.writing import atomic_open
 from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_words
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 
 TAB, NEWLINE = b"\t\n"
 BYTES_CHUNK = 1 << 18  # fits in the cache of the processor
@@ -181,7 +182,7 @@ def _parse_any(idx_path: Path) -> tuple[np.ndarray, np.ndarray]:
         except (ValueError, OverflowError, DeprecationWarning) as error:
             raise RecordError(_wrong_line(idx_path, shown(error))) from error
     if table.shape[1] != 2:
-        raise RecordError(_wrong_line(idx_path, f"its lines hold {table.shape[1]} numbers"))
+        raise RecordError(_wrong_line(idx_path, f"its lines hold {counted(table.shape[1], 'number')}"))
     return _columns(table)
 
 

@@ -27,6 +27,7 @@ from facekd.files.array_cache import load_cached, save_cached
 from facekd.files.reading import stamp_of
 from facekd.utils.progress import track
 from facekd.utils.sampling import spread_evenly
+from facekd.utils.wording import counted
 
 # Reading fewer rows than this from text takes milliseconds; a file beside the user's would be clutter.
 MIN_ROWS = 50_000
@@ -107,7 +108,7 @@ def check_index_fits(index: RecordIndex, rec_path: Path, descriptor: int, size: 
     row = int(wrong[0]) if wrong else 0
     key, offset = int(index.keys[row]), int(offsets[row])
     if len(rows):
-        found = f"none starts there, nor at {len(wrong) - 1} of {len(rows) - 1} other places looked at"
+        found = f"none starts there, nor at {len(wrong) - 1} of {counted(len(rows) - 1, 'other place')} looked at"
     else:
         found = "the file ends before that"
     raise RecordError(

@@ -26,6 +26,7 @@ from facekd.data.recordio.format import (
 from facekd.data.recordio.index import RecordIndex, check_index_fits, load_index
 from facekd.data.recordio.read_ahead import MAX_READ, request_records, seem_cached
 from facekd.errors import RecordError
+from facekd.utils.wording import agreeing, counted
 
 _FRAME = struct.Struct("<II")
 
@@ -110,7 +111,7 @@ class RecordReader:
         return len(self.index)
 
     def __repr__(self) -> str:
-        return f"RecordReader({str(self.rec_path)!r}, {len(self):,} records)"
+        return f"RecordReader({str(self.rec_path)!r}, {counted(len(self), 'record')})"
 
     def read(self, key: int) -> bytes:
         """Returns the payload of the record with this key.
@@ -157,8 +158,8 @@ class RecordReader:
         size = os.fstat(self._fd).st_size
         if size != self._size:
             raise RecordError(
-                f"{describe_file(self.rec_path)} had {self._size:,} bytes when it was opened: something is writing to "
-                "it. Copy the whole file again, and start again"
+                f"{describe_file(self.rec_path)} had {counted(self._size, 'byte')} when it was opened: something is "
+                "writing to it. Copy the whole file again, and start again"
             )
         # Map the file once; it stays mapped until it is closed.
         if self._content is None:
@@ -222,7 +223,11 @@ class RecordReader:
         # Say which keys there are.
         if row < 0:
             keys = np.asarray(self.keys)
-            extent = f"its {len(keys):,} keys lie between {keys.min()} and {keys.max()}" if len(keys) else "it is empty"
+            extent = (
+                f"its {counted(len(keys), 'key lies', 'keys lie')} between {keys.min()} and {keys.max()}"
+                if len(keys)
+                else "it is empty"
+            )
             raise RecordError(f"{self.rec_path}: no record has key {key}; {extent}", key=int(key))
         return row
 
@@ -294,7 +299,7 @@ class RecordReader:
             raise self._damaged(
                 offset,
                 key,
-                f"says it takes {padded_end:,} bytes, where the next record starts after {extent:,}",
+                f"says it takes {counted(padded_end, 'byte')}, where the next record starts after {extent:,}",
                 "its length field is corrupt",
             )
 
@@ -370,9 +375,10 @@ class RecordReader:
         # Without an .idx, a scan has looked at every byte.
         if self.index.damage:
             raise RecordError(
-                f"{describe_file(self.rec_path)} has no .idx, and scanning it found {len(self.index.damage):,} damaged "
-                f"places, first: {self.index.damage[0]}. Copy the file again, or go on with "
-                f"the {len(self):,} whole records by --on-bad-record skip (in training: --data.on_bad_record skip)"
+                f"{describe_file(self.rec_path)} has no .idx, and scanning it found "
+                f"{counted(len(self.index.damage), 'damaged place')}, first: {self.index.damage[0]}. Copy the file "
+                f"again, or go on with the {counted(len(self), 'whole record')} by --on-bad-record skip (in training: "
+                "--data.on_bad_record skip)"
             )
         if len(self) == 0 or self._idx_path is None:
             return
@@ -390,9 +396,10 @@ class RecordReader:
         # Records are lost: say how many, and what can be done.
         key, offset = int(self.keys[row]), int(self.index.offsets[row])
         raise RecordError(
-            f"{describe_file(self.rec_path)} is truncated: {num_lost:,} of its {len(self):,} records are lost, "
-            f"the last one being record {key} at offset {offset:,}. Copy the file again, or go on without those "
-            "records by --on-bad-record skip (in training: --data.on_bad_record skip)",
+            f"{describe_file(self.rec_path)} is truncated: {num_lost:,} of its {counted(len(self), 'record')} "
+            f"{agreeing(num_lost, 'is', 'are')} lost, the last one being record {key} at offset {offset:,}. Copy the "
+            "file again, or go on without those records by --on-bad-record skip (in training: --data.on_bad_record "
+            "skip)",
             key=key,
             offset=offset,
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facekd.errors import DataError
+from facekd.utils.wording import agreeing, counted
 
 NUM_FOLDS = 10
 MIN_IDENTITIES = 2 * NUM_FOLDS  # an impostor pair takes two people, and folds share nobody
@@ -42,12 +43,13 @@ def plan_pairs(num_pairs: int, num_identities: int, images_per_identity: int, se
     # Refuse numbers that cannot be divided into folds.
     if num_pairs < 2 * NUM_FOLDS or num_pairs % (2 * NUM_FOLDS):
         raise DataError(
-            f"{num_pairs} pairs cannot be split into {NUM_FOLDS} folds of equal halves: "
+            f"{counted(num_pairs, 'pair')} cannot be split into {NUM_FOLDS} folds of equal halves: "
             f"use a multiple of {2 * NUM_FOLDS}"
         )
     if num_identities < MIN_IDENTITIES:
         raise DataError(
-            f"{num_identities} test identities are too few: {NUM_FOLDS} folds that share nobody need {MIN_IDENTITIES}"
+            f"{counted(num_identities, 'test identity is', 'test identities are')} too few: {NUM_FOLDS} folds that "
+            f"share nobody need {MIN_IDENTITIES}"
         )
     # Refuse more pairs than the people of the smallest fold can give.
     per_identity = images_per_identity * (images_per_identity - 1) // 2
@@ -56,8 +58,10 @@ def plan_pairs(num_pairs: int, num_identities: int, images_per_identity: int, se
     possible = min(smallest * per_identity, smallest * (smallest - 1) // 2 * images_per_identity**2)
     if wanted > possible:
         raise DataError(
-            f"{num_pairs} pairs want {wanted} genuine and {wanted} impostor ones a fold, but {smallest} people of "
-            f"{images_per_identity} images give only {possible}: use more test identities, more images or fewer pairs"
+            f"{counted(num_pairs, 'pair')} want {wanted} genuine and {wanted} impostor ones a fold, but "
+            f"{counted(smallest, 'person')} of {counted(images_per_identity, 'image')} "
+            f"{agreeing(smallest, 'gives', 'give')} only {possible}: use more test identities, more images or fewer "
+            "pairs"
         )
     # Deal the people out to the folds, and draw each fold's pairs.
     generator = np.random.Generator(np.random.PCG64([seed % 2**63, 0x7E57]))

@@ -12,6 +12,7 @@ from facekd.data.synthetic.head import behind, hair, occluder, skull, worn
 from facekd.data.synthetic.marks import facial_hair, marks
 from facekd.data.synthetic.parameters import Parameters, identities_of, sample_nuisances
 from facekd.errors import DataError
+from facekd.utils.wording import counted
 
 MIN_SIZE = 16  # a smaller face is a few dots
 _CHUNK = 64  # images rendered together
@@ -35,8 +36,8 @@ def render(identity: Parameters, nuisance: Parameters, size: int = 112) -> np.nd
     """
     if len(identity) != len(nuisance):
         raise DataError(
-            f"{len(identity)} identities for {len(nuisance)} photos: give one row of each per image, "
-            "repeating people by `identity.take(rows)`"
+            f"{counted(len(identity), 'identity')} for {counted(len(nuisance), 'photo')}: give one row of each per "
+            "image, repeating people by `identity.take(rows)`"
         )
     if size < MIN_SIZE:
         raise DataError(f"size is {size} pixels; generated faces need at least {MIN_SIZE}")

@@ -9,7 +9,7 @@ from typing import Any
 from facekd.errors import ConfigError
 from facekd.experiments.studies.evaluation import Evaluation, Measure, measured_in
 from facekd.pages.tables import Table
-from facekd.utils.wording import counted
+from facekd.utils.wording import agreeing, counted
 from facekd.verification.intervals.seeds_and_people import Components, power
 
 SEEDS = (3, 4, 5, 6, 8, 10, 15, 20)
@@ -45,7 +45,7 @@ def power_text(results: Mapping[str, Any], evaluation: Evaluation, difference: f
         )
     spoken = (
         "Chance, in %, that the 95 % interval of one comparison leaves out 0 if two methods truly differ by "
-        f"{difference:g} points; in the last row the seeds that {TARGET:.0%} need. "
+        f"{difference:g} {agreeing(difference, 'point')}; in the last row the seeds that {TARGET:.0%} need. "
         f"{'People have as many images as in this study; v' if evaluation.has_people else 'V'}ariances are the mean "
         "over the methods compared. With many methods, Holm's correction needs more."
     )
@@ -106,7 +106,7 @@ def _how_well_known(measured: list[Mapping[str, Any]]) -> str:
 
     fewest = min(one["n"] for one in measured)
     low, high = (math.sqrt((fewest - 1) / stats.chi2.ppf(share, fewest - 1)) for share in (0.975, 0.025))
-    return f"From {fewest} seeds the first is known within a factor of {low:.1f} to {high:.1f}."
+    return f"From {counted(fewest, 'seed')} the first is known within a factor of {low:.1f} to {high:.1f}."
 
 
 def _seeds_needed(difference: float, components: Components, num_people: int) -> str:

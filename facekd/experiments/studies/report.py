@@ -164,8 +164,8 @@ def _notes_on_fars(results: Mapping[str, Any]) -> list[str]:
         lacking = dict.fromkeys(f"{point['far']:g}" for point in points if point["tar"] is None)
         if lacking:
             notes.append(
-                f"{pack['name']}: TAR at FAR {', '.join(lacking)} is not shown, because {pack['num_impostor']:,} "
-                "impostor pairs are too few to measure it."
+                f"{pack['name']}: TAR at FAR {', '.join(lacking)} is not shown, because "
+                f"{counted(pack['num_impostor'], 'impostor pair is', 'impostor pairs are')} too few to measure it."
             )
     return notes
 
@@ -183,7 +183,9 @@ def _notes_on_tests(results: Mapping[str, Any]) -> list[str]:
     compared = max(((one or {}).get("num_compared", 0) for one in differences.values()), default=0)
     notes = []
     if compared:
-        corrected = f", corrected by Holm's method for the {compared} methods of a column" if compared > 1 else ""
+        corrected = (
+            f", corrected by Holm's method for the {counted(compared, 'method')} of a column" if compared > 1 else ""
+        )
         notes.append(
             f"p: how often two equally good methods would differ by as much{corrected}; a p below 0.05 shows a "
             "difference, a larger one leaves it open. The interval is of one comparison by itself. Decide beforehand "

@@ -18,6 +18,7 @@ from facekd.training.dry_run import Trial, try_run
 from facekd.training.loop import deterministic_kernels
 from facekd.training.recognizer import build_recognizer
 from facekd.utils.progress import format_duration
+from facekd.utils.wording import counted
 
 COLUMNS = ("method", "runs to do", "parameters", "M multiply-adds", "memory GB", "images/s", "images", "time a run")
 
@@ -54,7 +55,10 @@ def try_study(study: Study, configs: dict[str, Any], jobs: int, threads: int) ->
     what = "besides those, training takes" if lines else "training takes"
     takes = f"; {what} about {format_duration(seconds / jobs)} with {jobs} at once" if seconds else ""
     trainings = sum(step.words[0] in VERBS for step in left)
-    lines.append(f"{len(left)} steps are to be done, of which {trainings} train{takes}; the others come on top")
+    lines.append(
+        f"{counted(len(left), 'step is', 'steps are')} to be done, of which "
+        f"{counted(trainings, 'trains', 'train')}{takes}; the others come on top"
+    )
     return Table("", COLUMNS, rows), lines
 
 

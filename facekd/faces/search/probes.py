@@ -21,6 +21,7 @@ from facekd.faces.gallery_writer import ADVICE_ON_SIZE
 from facekd.faces.image_inputs import Images, list_images
 from facekd.utils.foreign import shown, some_of
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def collect_probes(
         if (embedded := _embed(images, embedder, finder, gallery.origin, workers, without)) is not None:
             parts.append(embedded)
     if not parts:
-        more = f", and {len(without) - 1:,} more images without a face" if len(without) > 1 else ""
+        more = f", and {counted(len(without) - 1, 'more image')} without a face" if len(without) > 1 else ""
         advice = ADVICE_ON_SIZE if without[0].reason == "other_size" else ""
         raise DataError(f"{without[0].describe()}{more}: nothing to search for{advice}")
     return Probes(_join(parts), without)

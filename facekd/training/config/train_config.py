@@ -21,6 +21,7 @@ from facekd.head.config import HeadConfig
 from facekd.images.config import Augmentation
 from facekd.training.config.optim_config import OptimizerConfig
 from facekd.training.schedule import ScheduleConfig
+from facekd.utils.wording import counted
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,8 @@ class TrainConfig:
         self.schedule.check(total_images)
         require(
             self.head_warmup_images < total_images,
-            f"head_warmup_images = {self.head_warmup_images:,} leaves nothing of a run of {total_images:,} images to "
-            "the backbone: shorten the warm-up or lengthen the run",
+            f"head_warmup_images = {self.head_warmup_images:,} leaves nothing of a run of "
+            f"{counted(total_images, 'image')} to the backbone: shorten the warm-up or lengthen the run",
         )
 
     def _check_run(self) -> None:

@@ -26,6 +26,7 @@ from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distilling.distiller import Distiller, Embedder, Head, Objective, StudentParts, TeacherParts
 from facekd.training.recognizer import make_backbone
 from facekd.training.starting_weights import start_from_weights
+from facekd.utils.wording import counted
 
 
 def build_distiller(
@@ -167,7 +168,7 @@ def _check_moving_centres(config: DistillConfig, shared: SharedHead) -> None:
     """
     if shared.sub_centers > 1 and config.effective_loss.needs(Need.MOVING_CENTRES):
         raise TeacherError(
-            f"{shared.source}: its classifier has {shared.sub_centers} centres for each class, and "
+            f"{shared.source}: its classifier has {counted(shared.sub_centers, 'centre')} for each class, and "
             f"{config.effective_loss.active_keys(Need.MOVING_CENTRES)} moves one: keep one of each class by `facekd "
             "drop-sub-centers`, or use another loss"
         )

@@ -27,6 +27,7 @@ from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distilling.distiller import Distiller
 from facekd.training.logbook import kinds_logged_at
 from facekd.training.state import TrainingState
+from facekd.utils.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +70,7 @@ def diagnose(state: TrainingState, logbook: Logbook) -> None:
     values, cosine_B = compare_on_images(state)
     if values and "agreement" not in logged:
         logbook.record("agreement", state.images_seen, values)
-        logbook.say(f"student and teacher on {values['num_images']} training images: {_in_words(values)}")
+        logbook.say(f"student and teacher on {counted(values['num_images'], 'training image')}: {_in_words(values)}")
 
     # Histograms.
     if state.world.is_main and (heads is not None or cosine_B is not None):
@@ -192,8 +193,8 @@ def draw(cosine_C: Tensor | None, cosine_B: Tensor | None) -> Figure:
         cosine_B: between their embeddings of the same images.
     """
     shown = [
-        (f"{what}, {len(values):,} {counted}", values)
-        for what, counted, values in (("classifiers", "classes", cosine_C), ("embeddings", "images", cosine_B))
+        (f"{what}, {counted(len(values), one)}", values)
+        for what, one, values in (("classifiers", "class", cosine_C), ("embeddings", "image", cosine_B))
         if values is not None
     ]
     figure, all_axes = new_figure((5 * len(shown), 3.6), columns=len(shown))

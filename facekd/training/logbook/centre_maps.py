@@ -18,6 +18,7 @@ from facekd.files.writing import atomic_path
 from facekd.pages.figures import TITLE_SIZE, chart, new_figure
 from facekd.pages.html import Picture
 from facekd.utils.sampling import spread_evenly
+from facekd.utils.wording import counted
 
 FILE = "centres.npz"
 MOST_CLASSES = 40  # a cell of the picture is then seven pixels wide
@@ -74,9 +75,9 @@ def draw_centre_maps(folder: Path) -> Picture | None:
         figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03).ax.tick_params(labelsize=7)
     return chart(
         figure,
-        f"Who resembles whom: the cosines between the centres of {count} classes, in the same order in each picture, "
-        "which puts classes with similar means together. A classifier that is shared hands on its own picture. Where "
-        "that looks like noise beside the class means, share those (`facekd rebuild-head`).",
+        f"Who resembles whom: the cosines between the centres of {counted(count, 'class')}, in the same order in each "
+        "picture, which puts classes with similar means together. A classifier that is shared hands on its own "
+        "picture. Where that looks like noise beside the class means, share those (`facekd rebuild-head`).",
     )
 
 

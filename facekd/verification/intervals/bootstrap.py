@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from facekd.errors import InputError
+from facekd.utils.wording import agreeing, counted
 from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.intervals.subject_bootstrap import Draws, Units, resample
 from facekd.verification.operating_points import checked_far
@@ -129,14 +130,14 @@ def _subjects_as_units(subjects: tuple[ArrayLike, ArrayLike], is_same: np.ndarra
         position = int(odd[0])
         kind = "genuine" if is_same[position] else "impostor"
         raise InputError(
-            f"{odd.size:,} comparisons contradict their subjects; the first, {position}, is labelled {kind} and "
-            f"compares {first[position]} with {second[position]}"
+            f"{counted(odd.size, 'comparison contradicts its', 'comparisons contradict their')} subjects; the first, "
+            f"{position}, is labelled {kind} and compares {first[position]} with {second[position]}"
         )
     first, second, num_subjects = _renumber(first, second)
     if (with_genuine := np.unique(first[is_same]).size) < MIN_SUBJECTS:
         raise InputError(
-            f"{with_genuine} of {num_subjects} subjects have genuine comparisons; an interval over subjects needs at "
-            f"least {MIN_SUBJECTS}"
+            f"{with_genuine} of {counted(num_subjects, 'subject')} {agreeing(with_genuine, 'has', 'have')} genuine "
+            f"comparisons; an interval over subjects needs at least {MIN_SUBJECTS}"
         )
     return Units(first, second, (num_subjects,))
 

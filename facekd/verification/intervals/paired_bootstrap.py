@@ -20,6 +20,7 @@ import numpy as np
 
 from facekd.errors import InputError
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 from facekd.verification.intervals.bootstrap import MIN_DRAWS, percentile_interval
 from facekd.verification.intervals.subject_bootstrap import DRAWN_CHUNK, ImpostorTotals
 from facekd.verification.kfold import kfold_accuracy, most_accurate_threshold
@@ -73,7 +74,9 @@ class PairedBootstrap:
     ) -> None:
         self.is_same: np.ndarray = checked_is_same(is_same, len(is_same))
         if draws < MIN_DRAWS:
-            raise InputError(f"{draws} draws are too few for a 95 % interval; give at least {MIN_DRAWS}")
+            raise InputError(
+                f"{counted(draws, 'draw is', 'draws are')} too few for a 95 % interval; give at least {MIN_DRAWS}"
+            )
         self.fars: tuple[float, ...] = tuple(fars)
         self.draws = draws
         self._seed = seed
@@ -167,7 +170,7 @@ class PairedBootstrap:
     def _checked(self, scores: np.ndarray, name: str) -> np.ndarray:
         scores = checked_scores(scores, name)
         if scores.shape != self.is_same.shape:
-            raise InputError(f"{name}: {len(scores):,} scores for {len(self.is_same):,} pairs")
+            raise InputError(f"{name}: {counted(len(scores), 'score')} for {counted(len(self.is_same), 'pair')}")
         return scores
 
     def _run(self, scores: np.ndarray, draws: Iterable[int | None], description: str) -> np.ndarray:

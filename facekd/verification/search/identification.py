@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import InputError
+from facekd.utils.wording import counted
 from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.operating_points import far_threshold, first_refused_score, just_above
 
@@ -38,8 +39,8 @@ def check_entries(gallery: np.ndarray, probes: np.ndarray, name: str) -> None:
     """Raises an InputError that names the gallery if it or the probes are empty."""
     if not len(gallery) or not len(probes):
         raise InputError(
-            f"{name}: {len(gallery):,} gallery templates and {len(probes):,} probe templates are left; a search needs "
-            "some of both"
+            f"{name}: {counted(len(gallery), 'gallery template')} and {counted(len(probes), 'probe template')} are "
+            "left; a search needs some of both"
         )
 
 
@@ -125,8 +126,10 @@ def _tpir(first: np.ndarray, impostor: np.ndarray, fpir: float) -> dict[str, Any
     if threshold is None:
         return {
             **point,
-            "reason": f"not measurable: {len(impostor):,} non-mated probes allow {fpir * len(impostor):.2g} false "
-            f"positives at FPIR {fpir:g}",
+            "reason": (
+                f"not measurable: {counted(len(impostor), 'non-mated probe allows', 'non-mated probes allow')} "
+                f"{fpir * len(impostor):.2g} false positives at FPIR {fpir:g}"
+            ),
         }
     # A probe is identified if its mate comes first and reaches the threshold.
     threshold = max(threshold, -1.0)  # the lowest cosine, if every non-mated probe may be accepted

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from facekd.utils.wording import counted
 from facekd.verification.intervals.bootstrap import MIN_SUBJECTS, outer_interval, percentile_interval
 from facekd.verification.intervals.proportions import wilson_interval
 from facekd.verification.operating_points import first_refused_position, num_allowed_false_accepts
@@ -63,7 +64,10 @@ def add_search_intervals(
         entry["ci95"] = list(wilson_interval(hits, num_mated)) if num_mated else None
     num_people = len(np.unique(people.mated))
     if not draws or num_people < MIN_SUBJECTS:
-        why = f"only {num_people:,} people have mated probes, {MIN_SUBJECTS} are needed to resample them"
+        why = (
+            f"only {counted(num_people, 'person has', 'people have')} mated probes, {MIN_SUBJECTS} are needed to "
+            "resample them"
+        )
         return "Wilson's, as if probes were independent" + ("" if not draws else f": {why}")
 
     # Draw after draw, the rates that each would have shown.
@@ -77,7 +81,10 @@ def add_search_intervals(
         entry["ci95"] = list(outer_interval(percentile_interval(values[:, column]), tuple(entry["ci95"])))
     if precisions is not None:
         measured["mean_average_precision"]["ci95"] = list(percentile_interval(values[:, -1]))
-    return f"{draws:,} draws of {num_people:,} people, each with its own thresholds; never narrower than Wilson's"
+    return (
+        f"{counted(draws, 'draw')} of {counted(num_people, 'person')}, each with its own thresholds; never narrower "
+        "than Wilson's"
+    )
 
 
 class _Draws:

@@ -146,7 +146,7 @@ def test_a_frozen_module_runs_as_a_copy_with_its_norms_folded_and_is_the_same_mo
 
 def test_modules_that_do_not_embed_are_refused() -> None:
     preprocessing = Preprocessing(image_size=16)
-    with pytest.raises(ModelError, match=r"returns shape \(1, 3, 16, 16\) for 1 images"):
+    with pytest.raises(ModelError, match=r"returns shape \(1, 3, 16, 16\) for 1 image"):
         TorchEmbedder(nn.Identity(), preprocessing)
     module = make_module()
     with torch.no_grad():

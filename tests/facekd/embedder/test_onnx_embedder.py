@@ -354,7 +354,7 @@ def test_embeddings_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     images = np.full((3, SIZE, SIZE, 3), 200, np.uint8)
     assert np.isfinite(embedder.embed(images)).all()
     images[1] = 0
-    with pytest.raises(ModelError, match="1 of 3 embeddings are not finite, the first is that of image 1"):
+    with pytest.raises(ModelError, match="1 of 3 embeddings is not finite, the first is that of image 1"):
         embedder.embed(images)
 
 

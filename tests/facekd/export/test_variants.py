@@ -268,7 +268,7 @@ def test_faces_that_are_none_are_refused(pack: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"few: holds 20 different faces, and at least 32"):
         read_faces(judging(few), SIZE)
     equal = write_pngs(tmp_path / "equal", faces.calibration[:1].repeat(50, axis=0))
-    with pytest.raises(DataError, match=r"equal: holds 1 different faces"):
+    with pytest.raises(DataError, match=r"equal: holds 1 different face,"):
         read_faces(judging(equal), SIZE)
     grey = np.arange(50, dtype=np.uint8)[:, None, None, None].repeat(SIZE, 1).repeat(SIZE, 2).repeat(3, 3)
     with pytest.raises(DataError, match=r"grey: 50 of 50 images are of one colour, so these are no faces"):

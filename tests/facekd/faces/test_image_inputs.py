@@ -86,7 +86,7 @@ def test_the_fingerprint_changes_with_names_people_and_files(here: Path) -> None
         ("gallery.npz", r"gallery\.npz: is a gallery, whose faces are embedded already; give images"),
         ("list:in", r"in: is a folder; expected a list of paths"),
         ("list:blank", "blank: lists no images; expected a path on each line"),
-        ("list:columns", "columns: 1 lines have more than two columns, the first that of a; expected a path"),
+        ("list:columns", "columns: 1 line has more than two columns, the first that of a; expected a path"),
     ],
 )
 def test_what_is_no_input_is_said(here: Path, word: str, message: str) -> None:

@@ -186,7 +186,10 @@ def write_variant(path: str, **changes: Any) -> None:
         ("asked --gallery gone.npz --model m.onnx", "gone.npz"),
         ("asked --gallery empty.npz --model m.onnx", "empty.npz: is no gallery, it lacks"),
         ("none.png --gallery faces.npz --model m.onnx", "none.png: of another size than the model takes, is 128x128"),
-        ("none.png none2.png --gallery faces.npz --model m.onnx --detector d.onnx", "no face found, and 1 more images"),
+        (
+            "none.png none2.png --gallery faces.npz --model m.onnx --detector d.onnx",
+            "no face found, and 1 more image without",
+        ),
         ("gone --gallery faces.npz --model m.onnx", "gone: no such file or folder"),
         ("faces.npz --gallery faces.npz --output s.txt", "s.txt: results are written as .json or .csv"),
         ("faces.npz --gallery faces.npz --page faces.npz", "faces.npz is a source itself"),

@@ -88,7 +88,7 @@ def test_targets_are_the_raw_values_between_their_first_and_last_hundredth(name:
 @pytest.mark.parametrize("name", ["cr", "sdd"])
 def test_data_that_says_nothing_is_refused(name: str) -> None:
     rows, labels = people()
-    with pytest.raises(InputError, match="shows 1 people"):
+    with pytest.raises(InputError, match="shows 1 person,"):
         make_targets(name, lookup(rows), np.where(labels >= 0, 2, -1), 1000)
     alone = np.arange(len(labels))
     alone[:2] = 0

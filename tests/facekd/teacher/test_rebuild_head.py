@@ -147,7 +147,7 @@ def test_identities_without_images_are_named(
     for file in (mixed / "person_3").iterdir():
         file.write_bytes(b"no image")
     output = rebuild(mixed, "--on-bad-record", "skip", status=2)
-    assert "1 of 6 identities have no image to compute a centre from: labels 3 (person_3)" in capsys.readouterr().err
+    assert "1 of 6 identities has no image to compute a centre from: labels 3 (person_3)" in capsys.readouterr().err
     assert not output.exists()
 
 
@@ -199,7 +199,7 @@ def test_one_identity_makes_no_head_and_is_said_of_a_cache(
     command = [str(model), "--data", str(pack), "--output", str(tmp_path / "cache"), "--threads", "1"]
     assert run_verb(lambda: cache_teacher.main(command)) == 0
     said = capsys.readouterr().err
-    assert f"data: {pack}: 4 images, 1 of 1 classes have any, labels 0 to 0" in said
+    assert f"data: {pack}: 4 images, 1 of 1 class has any, labels 0 to 0" in said
     assert f"warning: {pack}: all images have label 0" in said
 
 

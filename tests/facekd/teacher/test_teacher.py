@@ -164,7 +164,7 @@ def test_an_embedding_that_is_not_finite_names_the_image(model: Path) -> None:
     teacher = open_live(TeacherConfig(model=str(model)))
     spoil(teacher)
     image = int(PositionSampler(FullShuffle(len(DATASET), 3), 1).indices_at(np.array([102]))[0])
-    with pytest.raises(ModelError, match=f"1 of 21 embeddings are not finite.*{DATASET.describe(image)}"):
+    with pytest.raises(ModelError, match=f"1 of 21 embeddings is not finite.*{DATASET.describe(image)}"):
         teacher.embed(broken(make_batch(FLIPS["none"])))
 
 
@@ -189,8 +189,8 @@ def test_on_a_gpu_an_embedding_that_is_not_finite_is_told_when_asked_or_with_the
     teacher = open_live(TeacherConfig(model=str(model)), device=torch.device("cuda"))
     spoil(teacher)
     teacher.embed(broken(make_batch(FLIPS["none"])))
-    with pytest.raises(ModelError, match="1 of 21 embeddings are not finite"):
+    with pytest.raises(ModelError, match="1 of 21 embeddings is not finite"):
         teacher.check_finite()
     teacher.embed(broken(make_batch(FLIPS["none"])))
-    with pytest.raises(ModelError, match="1 of 21 embeddings are not finite"):
+    with pytest.raises(ModelError, match="1 of 21 embeddings is not finite"):
         teacher.embed(make_batch(FLIPS["none"]))

@@ -69,4 +69,4 @@ def test_too_few_subjects_are_said_and_pairs_resampled_instead(comparisons):
     few = np.where(is_same[:, None], [0, 0], [0, 1])
     result = measure_pairs(scores, is_same, subjects=few, replicates=100)
     assert result["tar_at_far"][0]["interval"] == "pair bootstrap"
-    assert "only 1 subjects have genuine pairs" in result["bootstrap"]["note"]
+    assert "only 1 subject has genuine pairs" in result["bootstrap"]["note"]

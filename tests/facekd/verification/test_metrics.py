@@ -396,8 +396,8 @@ class TestBadInput:
         [
             ([], [0.1], "genuine: no scores"),
             ([0.9], [], "impostor: no scores"),
-            ([0.9, math.nan], [0.1], "genuine: 1 of 2 scores are not finite, the first at position 1"),
-            ([0.9], [0.1, -math.inf], "impostor: 1 of 2 scores are not finite"),
+            ([0.9, math.nan], [0.1], "genuine: 1 of 2 scores is not finite, the first at position 1"),
+            ([0.9], [0.1, -math.inf], "impostor: 1 of 2 scores is not finite"),
             ([[0.9]], [0.1], "one-dimensional"),
             (["a"], [0.1], "real numbers"),
             ([True], [0.1], "real numbers"),

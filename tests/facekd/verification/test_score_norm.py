@@ -39,7 +39,7 @@ def test_scores_are_those_of_loops(kind: str, top: int | None, monkeypatch: pyte
 def test_the_highest_scores_and_bad_cohorts() -> None:
     images, cohort = unit(4, 0), unit(9, 1)
     np.testing.assert_allclose(cohort_statistics(images, cohort).highest, (images @ cohort.T).max(axis=1))
-    with pytest.raises(InputError, match="1 scores with the cohort count for each image; at least 2"):
+    with pytest.raises(InputError, match="1 score with the cohort counts for each image; at least 2"):
         cohort_statistics(images, cohort[:1])
     with pytest.raises(InputError, match="embeddings have 6 values, and those of the cohort 5"):
         cohort_statistics(images, unit(9, 1, 5))

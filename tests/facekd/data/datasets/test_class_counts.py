@@ -65,7 +65,7 @@ def test_a_label_that_float32_rounds_is_no_label(tmp_path: Path, write_records: 
         open_dataset(folder, 32)
     dataset = open_dataset(folder, 32, on_bad_record="skip")
     assert (len(dataset), dataset.num_classes) == (5, 2)
-    assert any("1 of 6 image records are unusable" in warning for warning in dataset.warnings)
+    assert any("1 of 6 image records is unusable" in warning for warning in dataset.warnings)
 
 
 def test_part_of_a_larger_set_opens_with_a_warning(

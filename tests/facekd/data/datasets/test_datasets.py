@@ -295,7 +295,7 @@ def test_damage_to_the_record_itself_is_met_like_a_bad_image(insightface_pack):
     skipping = RecordDataset(path, 32, on_bad_record="skip")
     assert len(skipping) == 11
     assert skipping.load(np.array([4, 5]))[1].tolist() == [1, 2]
-    assert any("1 of 12 image records are unusable, first:" in note for note in skipping.warnings)
+    assert any("1 of 12 image records is unusable, first:" in note for note in skipping.warnings)
     assert pickle.loads(pickle.dumps(skipping)).load(np.array([4, 5]))[1].tolist() == [1, 2]
     with pytest.raises(RecordError, match="record 6"):
         RecordDataset(path, 32)

@@ -34,12 +34,12 @@ LABELS = [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]
 def test_an_image_of_no_bytes_under_key_0_is_no_header(tmp_path: Path, write_records: Write, labels: list) -> None:
     rows: Rows = [(key, [key % 3, 5, 0.5], key) for key in range(1, 12)]
     folder = write_records(tmp_path / "im2rec", [(0, labels, None), *rows])
-    with pytest.raises(RecordError, match=r"1 of 12 image records are unusable, first: .*record 0 .*holds no image"):
+    with pytest.raises(RecordError, match=r"1 of 12 image records is unusable, first: .*record 0 .*holds no image"):
         open_record_pack(folder).labels()
     data = open_record_pack(folder, on_bad_record="skip")
     assert (data.layout, data.num_images) == ("im2rec", 12)
     assert data.labels().tolist() == [-1, *(key % 3 for key in range(1, 12))]
-    assert any("1 of 12 image records are unusable" in warning for warning in data.warnings)
+    assert any("1 of 12 image records is unusable" in warning for warning in data.warnings)
 
 
 def test_images_appended_behind_the_identity_records_are_images(tmp_path: Path, write_records: Write) -> None:
@@ -92,4 +92,4 @@ def test_an_identity_record_for_each_run_is_noticed(tmp_path: Path, write_record
     assert grouped.class_warnings() == grouped.warnings == []
     rows = [*insightface_rows([0, 0, 2, 2])[:-1], (7, [5, 5], None), (0, [5, 8], None)]  # nobody has label 1
     gap = open_record_pack(write_records(tmp_path / "gap", rows))
-    assert gap.class_warnings()[0].startswith("1 of 3 classes have no image (labels go up to 2)")
+    assert gap.class_warnings()[0].startswith("1 of 3 classes has no image (labels go up to 2)")

@@ -148,12 +148,12 @@ def test_an_unusable_record_is_named(tmp_path: Path, label: float, image: bytes,
         data.read_image(3)
     assert info.value.key == 4
     with pytest.raises(
-        RecordError, match=rf"1 of 7 image records are unusable, first: .*{message}.*--on-bad-record skip"
+        RecordError, match=rf"1 of 7 image records is unusable, first: .*{message}.*--on-bad-record skip"
     ):
         data.labels()
     lenient = open_record_pack(folder, on_bad_record="skip")
     assert lenient.labels().tolist() == [0, 0, 1, -1, 1, 2, 2]
-    assert any("1 of 7 image records are unusable" in warning for warning in lenient.warnings)
+    assert any("1 of 7 image records is unusable" in warning for warning in lenient.warnings)
 
 
 def test_corrupt_records_are_found_by_reading_labels(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_repeated_keys_are_told(tmp_path: Path) -> None:
     folder = write_pack(tmp_path, "im2rec")
     idx = folder / "train.idx"
     idx.write_text(idx.read_text() + idx.read_text().splitlines()[2] + "\n")
-    assert open_record_pack(folder).warnings == ["1 keys occur more than once in the .idx; each row counts as a record"]
+    assert open_record_pack(folder).warnings == ["1 key occurs more than once in the .idx; each row counts as a record"]
 
 
 def test_a_header_that_makes_no_sense_is_refused(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_the_first_ranks_take_what_does_not_divide():
         ({"rank": 2, "world_size": 2}, "found rank 2 of world_size 2"),
         ({"rank": -1}, "found rank -1"),
         ({"world_size": 0}, "world_size 0"),
-        ({"global_batch_size": 0}, "batch of 0 images over 1 processes"),
+        ({"global_batch_size": 0}, "batch of 0 images over 1 process"),
         ({"global_batch_size": 3, "world_size": 4}, "3 images over 4 processes leaves some without an image"),
         ({"images_seen": -4}, "must not be negative, found -4"),
         ({"total_images": -1}, "must not be negative"),

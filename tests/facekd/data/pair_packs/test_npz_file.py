@@ -45,14 +45,14 @@ def test_subjects_and_folds_are_kept(tmp_path: Path) -> None:
         ({"version": np.array(2)}, "version 2"),
         ({"offsets": np.array([0, 3, 2, 12, 13])}, "offsets do not fit"),
         ({"offsets": np.array([0.0, 3, 10, 12, 13])}, "offsets do not fit"),
-        ({"is_same": np.array([True])}, "4 images, so 2 pairs, but 1 labels"),
+        ({"is_same": np.array([True])}, "4 images, so 2 pairs, but 1 label"),
         ({"is_same": np.array([2, 0])}, "label of pair 0"),
         ({"fold_of": np.array([0, 2])}, "without gaps"),
         ({"fold_of": np.array([0, 1 << 45])}, "without gaps"),  # more numbers than there is memory
         ({"subjects": np.array([["a", "b"]])}, "subjects has shape"),
         (
             {"subjects": np.array([["a", "a"], ["b", "b"]])},
-            "1 of its 2 labels contradict its subjects: the first, pair 1, labelled impostor, compares b with b",
+            "1 of its 2 labels contradicts its subjects: the first, pair 1, labelled impostor, compares b with b",
         ),
         ({"is_same": np.array([True, None], dtype=object)}, "cannot be read as a pack"),
     ],

@@ -311,7 +311,7 @@ def test_damage_is_either_refused_or_harmless(tmp_path: Path, data, protocol: in
     ("content", "says"),
     [
         ((IMAGES[:3], [True]), "holds 3 images, an odd number"),
-        ((IMAGES, [True]), "4 images, so 2 pairs, but 1 labels"),
+        ((IMAGES, [True]), "4 images, so 2 pairs, but 1 label"),
         ((IMAGES, [True, 2]), "label of pair 1 is int 2; expected true or false"),
         ((IMAGES, [True, None]), "label of pair 1 is NoneType"),
         ((IMAGES, [True, 1 << 40000]), "label of pair 1 is int;"),

@@ -269,7 +269,7 @@ def test_a_reader_refuses_a_damaged_file_without_an_index_unless_asked(tmp_path:
     rec = write_records(tmp_path / "a.rec", image_payloads([1, 2, 3]), first_key=1)
     rec.with_suffix(".idx").unlink()
     rec.write_bytes(rec.read_bytes()[:-4])
-    with pytest.raises(RecordError, match=r"no .idx, and scanning it found 1 damaged places.*the 2 whole records"):
+    with pytest.raises(RecordError, match=r"no .idx, and scanning it found 1 damaged place.*the 2 whole records"):
         RecordReader(rec)
     assert RecordReader(rec, allow_truncated=True).keys.tolist() == [1, 2]
 

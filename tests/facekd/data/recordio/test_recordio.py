@@ -113,7 +113,7 @@ def test_a_class_label_that_float32_would_change_is_refused() -> None:
     ("payload", "message"),
     [
         (b"short", "5 bytes is too short for an image header"),
-        (struct.pack("<IfQQ", 1000, 0, 9, 0), "id 9: the header announces 1000 labels"),
+        (struct.pack("<IfQQ", 1000, 0, 9, 0), "id 9: the header announces 1,000 labels"),
     ],
 )
 def test_a_payload_that_is_no_image_record_says_so(payload: bytes, message: str) -> None:

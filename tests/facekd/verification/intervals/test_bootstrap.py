@@ -116,7 +116,7 @@ def test_the_interval_holds_the_estimate():
         (lambda subjects, is_same: subjects[:, :-1], "two a comparison"),
         (lambda subjects, is_same: np.where(is_same, subjects, 0), "labelled impostor and compares 0 with 0"),
         (lambda subjects, is_same: np.where(is_same, [[1], [2]], subjects), "labelled genuine and compares 1"),
-        (lambda subjects, is_same: np.where(is_same, 1, subjects), "1 of 15 subjects have genuine"),
+        (lambda subjects, is_same: np.where(is_same, 1, subjects), "1 of 15 subjects has genuine"),
     ],
 )
 def test_subjects_at_odds_with_the_labels_are_refused(change, message):
