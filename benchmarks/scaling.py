@@ -101,7 +101,7 @@ def launch(size: int, head: str, arguments: argparse.Namespace) -> float:
     ]
     printed = [process.communicate()[0] for process in processes]
     if any(process.returncode for process in processes):
-        raise FacekdError(f"one of {size} processes with the head {head} failed; its message is above")
+        raise FacekdError(f"one of {counted(size, 'process')} with the head {head} failed; its message is above")
     return float(printed[0].split()[-1])
 
 

@@ -90,7 +90,7 @@ def _why_useless(num_clusters: int, num_clustered: int, count: int) -> str:
             "everybody is there once, or the model or its preprocessing is wrong"
         )
     return (
-        f"one cluster of {num_clustered:,} of {count:,} images, from which no classifier learns: raise --min-cosine or "
-        "lower --min-size; if that does not help, the images are of one person, or the model or its preprocessing is "
-        "wrong"
+        f"one cluster of {num_clustered:,} of {counted(count, 'image')}, from which no classifier learns: raise "
+        "--min-cosine or lower --min-size; if that does not help, the images are of one person, or the model or its "
+        "preprocessing is wrong"
     )

@@ -88,7 +88,7 @@ class _CheckedMember(tarfile.TarInfo):
             raise tarfile.ReadError(f"{shown(member.name)} has a negative size")
         if member.type in EXTENDED and member.size > MAX_EXTENDED_HEADER:
             raise tarfile.ReadError(
-                f"a header of {member.size:,} bytes; those of a file take at most {MAX_EXTENDED_HEADER:,}"
+                f"a header of {counted(member.size, 'byte')}; those of a file take at most {MAX_EXTENDED_HEADER:,}"
             )
         if member.type == tarfile.GNUTYPE_SPARSE:
             raise tarfile.ReadError(f"{shown(member.name)} {WITHOUT_HOLES}")

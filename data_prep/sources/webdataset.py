@@ -25,7 +25,7 @@ from facekd.files.resumable_file import ResumableFile
 from facekd.images.image_files import IMAGE_SUFFIXES
 from facekd.utils.foreign import shown
 from facekd.utils.progress import track
-from facekd.utils.wording import agreeing
+from facekd.utils.wording import agreeing, counted
 
 LABEL_SUFFIXES = (".cls", ".json")
 MAX_LABEL_BYTES = 1 << 20
@@ -180,7 +180,9 @@ class TarSource:
             return
         if long := [name for name in LABEL_SUFFIXES if name in fields and fields[name][1] > MAX_LABEL_BYTES]:
             size = fields[long[0]][1]
-            raise DataError(f"{where}: its {long[0]} has {size:,} bytes; a label takes at most {MAX_LABEL_BYTES:,}")
+            raise DataError(
+                f"{where}: its {long[0]} has {counted(size, 'byte')}; a label takes at most {MAX_LABEL_BYTES:,}"
+            )
         content = {name: os.pread(file, fields[name][1], fields[name][0]) for name in LABEL_SUFFIXES if name in fields}
         try:
             described = json.loads(content[".json"]) if ".json" in content else {}

@@ -19,6 +19,7 @@ from facekd.pages.numbers import threshold as threshold_text
 from facekd.pages.tables import Table
 from facekd.utils.foreign import shown
 from facekd.utils.terminal import say
+from facekd.utils.wording import agreeing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -182,7 +183,8 @@ def _to_others(entry: Mapping[str, Any]) -> str:
         return _measure({**ratio, "reason": None})
     if difference["value"] is None:
         return "-"
-    return f"{100 * difference['value']:+.3g} points ({_bounds(difference['ci95'])})"
+    points = float(f"{100 * difference['value']:.3g}")
+    return f"{points:+.3g} {agreeing(abs(points), 'point')} ({_bounds(difference['ci95'])})"
 
 
 def _measure(entry: Mapping[str, Any]) -> str:

@@ -67,7 +67,9 @@ def _read(root: Path, file: str, folder: str, noises: str, parts: int) -> tuple[
     short = [line for line in lines if len(line.split("/")) < parts]
     if short or not lines:
         what = f"{counted(len(short), 'line')} with fewer folders" if lines else "no lines"
-        raise DataError(f"{path}: has {what}; expected lines of {parts} parts, such as {'/'.join('abc'[:parts])}.jpg")
+        raise DataError(
+            f"{path}: has {what}; expected lines of {counted(parts, 'part')}, such as {'/'.join('abc'[:parts])}.jpg"
+        )
     own = ["/".join(line.split("/")[-parts:]) for line in lines]
     check_names(path, own)
 

@@ -17,6 +17,7 @@ import numpy as np
 from evaluation.sets.binned_scores import Block, bins_of, count_scores, rank_binned
 from facekd.errors import InputError
 from facekd.utils.progress import track
+from facekd.utils.wording import counted
 from facekd.verification.groups.cell_rates import ListedErrors, cell_rates, draw_weights
 from facekd.verification.intervals.bootstrap import MIN_SUBJECTS
 from facekd.verification.measures import measure_verification, notes_on_ties, verification_curves
@@ -98,7 +99,9 @@ def _add_intervals(measured: dict[str, Any], genuine: np.ndarray, people: np.nda
     about = {"resampled": None, "num_subjects": None, "replicates": 0, "seed": seed, "note": None}
     measured["bootstrap"] = about
     if source.num_units < MIN_SUBJECTS:
-        known = f"only {source.num_units} subjects have genuine pairs, {MIN_SUBJECTS} are needed"
+        known = (
+            f"only {counted(source.num_units, 'subject has', 'subjects have')} genuine pairs, {MIN_SUBJECTS} are needed"
+        )
         about["note"] = f"{known}: intervals are Wilson's"
         return
     about |= {"resampled": "subjects", "num_subjects": source.num_units, "replicates": draws, "note": HELD}

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facekd.errors import InputError
+from facekd.utils.wording import agreeing, counted
 from facekd.verification.counted_scores import CountedScores
 from facekd.verification.ranked_scores import RankedScores
 from facekd.verification.scores import score_error
@@ -90,8 +91,9 @@ def rank_binned(
         near = int(counts[is_fine].sum())
         if max_exact is not None and near > max_exact:
             raise InputError(
-                f"{near:,} of {counts.sum():,} impostor scores lie within {reach:.1g} of a threshold, and at most "
-                f"{max_exact:,} are computed in float64: the model tells hardly anybody apart"
+                f"{near:,} of {counted(int(counts.sum()), 'impostor score')} {agreeing(near, 'lies', 'lie')} within "
+                f"{reach:.1g} of a threshold, and at most {max_exact:,} are computed in float64: the model tells "
+                "hardly anybody apart"
             )
         exact = _score_within(is_fine, counts, visit)
         ranked = RankedScores.of_counted(genuine, exact.merged(counts, is_fine))

@@ -103,8 +103,8 @@ def card_text(card: Mapping[str, Any]) -> str:
     rows.append(["float32 graph against torch", f"relative error {_errors(card['parity'])}"])
     if quality:
         rows.append(["its quality against torch", f"relative error {_errors(quality['parity'])}"])
-    if card["calibration"]:
-        rows.append(["calibrated on", "{images} images of {faces}, {method}".format(**card["calibration"])])
+    if used := card["calibration"]:
+        rows.append(["calibrated on", f"{counted(used['images'], 'image')} of {used['faces']}, {used['method']}"])
     if card["cosine_to_fp32"]:
         rows.append(["against float32", cosine_text(card["cosine_to_fp32"])])
     parts = [f"# {model['file']}\n", Table("", ["", ""], rows).to_markdown()]
