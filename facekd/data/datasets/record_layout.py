@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -91,13 +92,17 @@ def find_layout(reader: RecordReader, warnings: list[str]) -> RecordLayout:
     num_images, num_appended = int(is_image.sum()), int(has_image.sum())
     declared = _compare(bounds, first_identity, num_images, num_appended, len(identity_rows), warnings)
     if num_appended:
-        warnings.append(
-            f"{counted(num_appended, 'image has a key', 'images have keys')} from {first_identity:,} on, where the "
-            f"header record announces identity records; {agreeing(num_appended, 'it is', 'they are')} read like all "
-            f"others, and the labels give the number of classes (`facekd data convert {reader.rec_path} OUT` makes a "
-            "pack with the right records)"
-        )
+        warnings.append(_say_appended(num_appended, first_identity, reader.rec_path))
     return RecordLayout("insightface", every_row[is_image], identity_rows, declared, num_appended)
+
+
+def _say_appended(count: int, first_identity: int, path: Path) -> str:
+    """Says that images stand among the identity records, and how they are read."""
+    return (
+        f"{counted(count, 'image has a key', 'images have keys')} from {first_identity:,} on, where the header record "
+        f"announces identity records; {agreeing(count, 'it is', 'they are')} read like all others, and the labels give "
+        f"the number of classes (`facekd data convert {path} OUT` makes a pack with the right records)"
+    )
 
 
 def count_runs(reader: RecordReader, layout: RecordLayout) -> int:
