@@ -28,7 +28,7 @@ from measuring import Table, report, spread
 from facekd.embedder import OnnxEmbedder, Preprocessing
 from facekd.errors import FacekdError, run_verb
 from facekd.training.logbook import read_log
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
 from facekd.utils.wording import counted
 
 SETTINGS: dict[str, dict[str, str]] = {

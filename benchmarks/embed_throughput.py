@@ -30,8 +30,8 @@ from measuring import Seconds, Table, ratios, report, spread, take_turns, timed
 from facekd.backbones.building import build_backbone
 from facekd.data.datasets import open_dataset
 from facekd.embedder import OnnxEmbedder, Preprocessing, open_embedder
-from facekd.embedder.onnx_file import read_onnx_file
-from facekd.embedder.onnx_session import open_session
+from facekd.embedder.onnx_models.file import read_onnx_file
+from facekd.embedder.onnx_models.session import open_session
 from facekd.embedder.speed_trial import find_fastest
 from facekd.errors import FacekdError, run_verb
 from facekd.export.export_onnx import export_backbone
@@ -42,7 +42,7 @@ from facekd.faces.gallery import Origin, read_gallery
 from facekd.faces.gallery_writer import GalleryWriter
 from facekd.faces.image_inputs import list_images
 from facekd.images.encoding import encode_jpeg
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
 from facekd.utils.wording import counted
 
 BARE, BARE_BATCHES = "bare", (1, 8, 32)

@@ -27,7 +27,7 @@ from evaluation.ijb.face_embeddings import FaceEmbeddings
 from evaluation.ijb.protocol import IjbProtocol, load_protocol
 from facekd.backbones.building import build_backbone
 from facekd.embedder import open_embedder
-from facekd.embedder.onnx_embedder import OnnxEmbedder
+from facekd.embedder.onnx_models.embedder import OnnxEmbedder
 from facekd.errors import FacekdError, run_verb
 from facekd.export.export_onnx import export_backbone
 from facekd.files.writing import write_json

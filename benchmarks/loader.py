@@ -61,7 +61,7 @@ from facekd.data.recordio import Header, RecordWriter, pack
 from facekd.errors import FacekdError, run_verb
 from facekd.images.augmentation import Augmentation
 from facekd.images.model_input import to_model_input
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
 from facekd.utils.wording import counted
 
 WARM_UP = 12  # batches

@@ -20,7 +20,7 @@ from data_prep.photographs.landmark_files import GivenLandmarks, read_landmarks
 from data_prep.photographs.photos import find_photos
 from facekd.commands.command_line import JPEG_QUALITY, THREADS, CommandParser, whole_number
 from facekd.commands.places import check_apart
-from facekd.embedder.onnx_file import read_onnx_file
+from facekd.embedder.onnx_models.file import read_onnx_file
 from facekd.errors import DataError, ImageError, run_verb
 from facekd.faces import choosing
 from facekd.faces.choosing import FaceRules, WhichFaces, choose_faces, detect_at_two_sizes
@@ -36,8 +36,8 @@ from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.images.encoding import encode_jpeg, encode_png
 from facekd.images.frames import FirstImageNote
 from facekd.images.image_files import read_image_file
-from facekd.utils.ordered_work import in_order
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
+from facekd.utils.processes.ordered_work import in_order
 from facekd.utils.progress import track
 from facekd.utils.wording import agreeing, counted
 

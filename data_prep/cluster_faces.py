@@ -21,7 +21,7 @@ from facekd.embedder.model_options import MODEL_HELP, add_model_options
 from facekd.errors import DataError, run_verb
 from facekd.files.output_lock import folder_lock
 from facekd.files.result_folder import finish_results, start_results, was_stopped
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
 from facekd.utils.wording import counted
 
 if TYPE_CHECKING:  # torch and scikit-learn cost seconds: `--help` does without

@@ -38,8 +38,8 @@ from facekd.files.resumable_file import LEFTOVERS, discard, forget_journal
 from facekd.files.writing import write_json
 from facekd.images.decoding import decode_rgb, quiet_decoders
 from facekd.images.encoding import encode_jpeg
-from facekd.utils.ordered_work import in_order
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
+from facekd.utils.processes.ordered_work import in_order
 from facekd.utils.progress import track
 from facekd.utils.wording import counted
 

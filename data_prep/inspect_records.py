@@ -23,7 +23,7 @@ from facekd.errors import FacekdError, run_verb
 from facekd.files.output_lock import file_lock, folder_lock
 from facekd.images.decoding import quiet_decoders
 from facekd.utils.foreign import shown
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
 from facekd.utils.sampling import spread_evenly
 from facekd.utils.wording import agreeing, counted
 

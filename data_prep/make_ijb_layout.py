@@ -20,8 +20,8 @@ from facekd.errors import run_verb
 from facekd.files.writing import write_json, write_text
 from facekd.images.alignment import template
 from facekd.images.decoding import quiet_decoders
-from facekd.utils.ordered_work import by_processes
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
+from facekd.utils.processes.ordered_work import by_processes
 from facekd.utils.progress import track
 from facekd.utils.wording import counted
 

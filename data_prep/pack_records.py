@@ -31,8 +31,8 @@ from facekd.errors import DataError, FacekdError, ImageError, run_verb
 from facekd.images.decoding import quiet_decoders
 from facekd.images.frames import FirstImageNote
 from facekd.images.image_files import is_image_name
-from facekd.utils.ordered_work import in_order
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
+from facekd.utils.processes.ordered_work import in_order
 from facekd.utils.progress import track
 from facekd.utils.wording import counted
 

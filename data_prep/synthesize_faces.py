@@ -30,8 +30,8 @@ from facekd.files.syncing import sync_file_system
 from facekd.files.temporaries import temporary_folder
 from facekd.files.writing import atomic_open, write_json, write_text
 from facekd.images.encoding import encode_jpeg, encode_png
-from facekd.utils.ordered_work import by_processes
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
+from facekd.utils.processes.ordered_work import by_processes
 from facekd.utils.progress import track
 from facekd.utils.wording import counted
 

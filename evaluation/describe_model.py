@@ -23,7 +23,7 @@ from facekd.utils.wording import counted
 if TYPE_CHECKING:
     from evaluation.sets.preprocessing_trials import Trial
     from facekd.embedder import OnnxEmbedder
-    from facekd.embedder.onnx_file import OnnxFile
+    from facekd.embedder.onnx_models.file import OnnxFile
 
 SHOWN_OPERATORS, SHOWN_ENTRIES = 6, 20
 
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
     # What the file says, and how facekd would use it now.
     from facekd.embedder import OnnxEmbedder
-    from facekd.embedder.onnx_file import read_onnx_file
+    from facekd.embedder.onnx_models.file import read_onnx_file
 
     file = read_onnx_file(arguments.model)
     open_with = partial(
@@ -131,7 +131,7 @@ def _weights(model: Any) -> str:
 
 def _usage(file: OnnxFile, embedder: OnnxEmbedder) -> Iterator[str]:
     """Describes how facekd uses a model that embeds faces, in the words of its options, a line each."""
-    from facekd.embedder.prelu_form import count_prelu
+    from facekd.embedder.onnx_models.prelu_form import count_prelu
 
     facts = embedder.preprocessing
     output = f"{shown(embedder.output)}, {counted(embedder.embedding_size, 'value')}"
@@ -146,7 +146,7 @@ def _usage(file: OnnxFile, embedder: OnnxEmbedder) -> Iterator[str]:
 
 def _other_usage(file: OnnxFile, problem: str) -> Iterator[str]:
     """Says what a file is for that embeds no faces, or why it cannot be used, a line each."""
-    from facekd.embedder.onnx_session import face_detector_kind, open_session
+    from facekd.embedder.onnx_models.session import face_detector_kind, open_session
 
     try:
         kind = face_detector_kind(open_session(file, threads=1))

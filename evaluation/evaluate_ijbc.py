@@ -78,7 +78,7 @@ from facekd.errors import FacekdError, run_verb
 from facekd.files.result_folder import finish_results
 from facekd.results.schema import IJB_FORMAT
 from facekd.results.thresholds import MeasuredThresholds
-from facekd.utils.processes import launcher_number
+from facekd.utils.processes.children import launcher_number
 from facekd.verification.calibration import calibrate
 from facekd.verification.measures import measure_verification, notes_on_ties, verification_curves
 

@@ -39,7 +39,7 @@ from facekd.embedder.model_options import add_model_options
 from facekd.errors import DataError, run_verb
 from facekd.files.result_folder import finish_results
 from facekd.results.schema import PROTOCOL_FORMAT
-from facekd.utils.processes import launcher_number
+from facekd.utils.processes.children import launcher_number
 from facekd.utils.wording import agreeing, counted
 from facekd.verification.intervals.proportions import wilson_interval
 

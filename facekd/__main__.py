@@ -13,7 +13,7 @@ if __name__ == "__main__":
     if sys.path[0] == here != root and not getattr(sys.flags, "safe_path", False):
         del sys.path[0]
     from facekd.cli import main
-    from facekd.utils.processes import end_with_parent
+    from facekd.utils.processes.children import end_with_parent
 
     end_with_parent()
     raise SystemExit(main())

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from facekd.errors import FacekdError
-from facekd.utils.processes import PATIENCE_VARIABLE, launched_as, saying_that_it_waits, seconds_until_given_up
+from facekd.utils.processes.children import PATIENCE_VARIABLE, launched_as, saying_that_it_waits, seconds_until_given_up
 from facekd.utils.wording import counted
 
 Value = TypeVar("Value")

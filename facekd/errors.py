@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from facekd.utils.bus_error import explain_bus_errors
+from facekd.utils.processes.bus_error import explain_bus_errors
+from facekd.utils.processes.stopping import StopSignal, interrupted_by_signals, outliving_the_terminal
 from facekd.utils.requirements import explain_missing
-from facekd.utils.stopping import StopSignal, interrupted_by_signals, outliving_the_terminal
 from facekd.utils.terminal import printable, printable_streams
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)

@@ -11,7 +11,7 @@ import numpy as np
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.errors import FacekdError
 from facekd.images.decoding import decode_rgb
-from facekd.utils.ordered_work import in_order
+from facekd.utils.processes.ordered_work import in_order
 from facekd.utils.progress import track
 
 HASH_SIDE = 8

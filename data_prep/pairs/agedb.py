@@ -17,8 +17,8 @@ import numpy as np
 from data_prep.pairs.pair_list import PairList
 from facekd.errors import DataError
 from facekd.files.reading import require_regular_file
-from facekd.utils.apart import run_apart
 from facekd.utils.foreign import shown
+from facekd.utils.processes.apart import run_apart
 from facekd.utils.wording import agreeing, counted
 
 STRUCTURE = (

@@ -13,8 +13,8 @@ from facekd.data.datasets.class_counts import count_classes
 from facekd.data.datasets.record_pack import class_warnings
 from facekd.errors import DataError
 from facekd.files.reading import allow_open_files
-from facekd.utils.apart import run_apart
 from facekd.utils.foreign import reading
+from facekd.utils.processes.apart import run_apart
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "jpg", "bytes"), ("label", "labels", "identity", "id", "cls")
 FILES_AT_ONCE = 500  # that a process checks: their paths are words of a command

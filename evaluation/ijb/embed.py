@@ -21,7 +21,7 @@ from facekd.commands.command_line import THREADS
 from facekd.embedder.described_model import open_described_model
 from facekd.embedder.quality import QualityEmbedder
 from facekd.files.output_lock import folder_lock
-from facekd.utils.processes import launched_as, launcher_number
+from facekd.utils.processes.children import launched_as, launcher_number
 
 
 def add_embedding_options(parser: argparse.ArgumentParser) -> None:

@@ -34,9 +34,9 @@ from facekd.files.mapped_arrays import create_npy, map_for_writing
 from facekd.files.reading import stamp_of
 from facekd.files.writing import atomic_path, write_json
 from facekd.images.preprocessing import mirror
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
+from facekd.utils.processes.threads import generator_threads
 from facekd.utils.progress import track
-from facekd.utils.threads import generator_threads
 from facekd.utils.wording import agreeing, counted
 
 IMAGES_CHUNK = 128

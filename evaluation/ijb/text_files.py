@@ -19,7 +19,7 @@ import numpy as np
 from facekd.errors import DataError
 from facekd.utils.decimal_digits import DIGITS_IN_A_WORD, each_byte, numbers_of_words
 from facekd.utils.foreign import shown
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
 from facekd.utils.wording import counted
 
 BYTES_CHUNK = 1 << 20

@@ -9,8 +9,8 @@ from typing import Any
 
 from facekd.errors import DataError
 from facekd.files.reading import require_regular_file
-from facekd.utils.apart import run_apart
 from facekd.utils.foreign import shown, some_of
+from facekd.utils.processes.apart import run_apart
 
 
 def read_mat_lists(paths: Sequence[Path]) -> list[dict[str, list[Any]]]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from facekd.data.datasets import FaceDataset
 from facekd.data.loading.in_order import read_in_order
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
 from facekd.utils.progress import track
 from facekd.verification.top_k_accuracy import true_class_ranks
 

@@ -18,8 +18,8 @@ import numpy as np
 from evaluation.kept_arrays import name_of, read_kept, write_kept
 from facekd.embedder import Embedder
 from facekd.images.preprocessing import mirror
+from facekd.utils.processes.threads import generator_threads
 from facekd.utils.progress import track
-from facekd.utils.threads import generator_threads
 
 IMAGES_CHUNK = 256
 Embed = Callable[[np.ndarray], np.ndarray]

@@ -18,7 +18,7 @@ from facekd.faces.embedding import EmbeddedFaces, embed_in_order
 from facekd.faces.finding import IMAGE_REASONS, FaceFinder, ImageSource
 from facekd.faces.image_inputs import Images, list_images
 from facekd.utils.foreign import shown, some_of
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
 from facekd.utils.wording import counted
 from facekd.verification.scores import unit_rows
 

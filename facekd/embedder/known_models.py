@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from facekd.images.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from facekd.embedder.onnx_file import OnnxFile
+    from facekd.embedder.onnx_models.file import OnnxFile
 
 CATALOGUE = Path(__file__).with_name("known_models.json")
 DETECTOR, RECOGNISER, WEIGHTS = "detector", "recogniser", "weights"

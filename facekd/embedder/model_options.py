@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from facekd.commands.command_line import COUNT, IMAGE_SIDE, comma_separated, real_number, whole_number
 from facekd.plugins import add_plugin_option
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
 from facekd.utils.wording import counted
 
 if TYPE_CHECKING:  # torch and onnxruntime cost seconds: `--help` does without

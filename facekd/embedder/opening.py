@@ -16,7 +16,7 @@ from typing import Any
 
 from facekd.embedder.checks import is_onnx_file
 from facekd.embedder.interface import GivenPreprocessing
-from facekd.embedder.onnx_embedder import OnnxEmbedder
+from facekd.embedder.onnx_models.embedder import OnnxEmbedder
 from facekd.embedder.torch_embedder import TorchEmbedder
 from facekd.errors import ModelError
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from facekd.embedder.onnx_file import OnnxFile
+from facekd.embedder.onnx_models.file import OnnxFile
 from facekd.errors import ModelError
 from facekd.files.reading import read_json
 from facekd.files.writing import atomic_open

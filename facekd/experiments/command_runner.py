@@ -26,9 +26,15 @@ from facekd.files.reading import read_json
 from facekd.files.temporaries import open_own_file
 from facekd.files.writing import write_json
 from facekd.training.logbook import read_log
-from facekd.utils.processes import START_MODULE, describe_end, start_tied
+from facekd.utils.processes.children import START_MODULE, describe_end, start_tied
+from facekd.utils.processes.stopping import (
+    STOP_SIGNALS,
+    StopSignal,
+    heeded_signals,
+    interrupted_by_signals,
+    stop_signal_of,
+)
 from facekd.utils.progress import format_duration
-from facekd.utils.stopping import STOP_SIGNALS, StopSignal, heeded_signals, interrupted_by_signals, stop_signal_of
 
 SECONDS_BETWEEN_POLLS = 0.05
 NUM_LOG_LINES = 15  # shown of a failed step

@@ -164,7 +164,7 @@ class Quickstart:
     def run(self) -> None:
         """Runs every step that is not done, then writes `results.json` and `report.html`."""
         from facekd.experiments.quickstart_report import write_report
-        from facekd.utils.processes import usable_cores
+        from facekd.utils.processes.children import usable_cores
 
         started = time.monotonic()
         with folder_lock(self.folder, "quickstart is at work"):

@@ -28,7 +28,7 @@ from facekd.experiments.studies.results import gather
 from facekd.files.output_lock import folder_lock
 from facekd.files.reading import read_json
 from facekd.files.writing import write_json
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
 from facekd.utils.progress import format_duration
 from facekd.utils.wording import agreeing, counted
 

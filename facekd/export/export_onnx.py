@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from facekd.commands.command_line import CommandParser, command_text
 from facekd.embedder import Preprocessing
-from facekd.embedder.onnx_embedder import QUALITY_OUTPUT
+from facekd.embedder.onnx_models.embedder import QUALITY_OUTPUT
 from facekd.errors import ModelError, run_verb
 from facekd.export.command_options import add_graph_options, add_judging_options
 from facekd.export.onnx_graph import (
@@ -233,7 +233,7 @@ def _build(
     recorded: Mapping[str, str],
 ) -> onnx.ModelProto:
     """Returns the float32 graph of a module, checked, with its metadata."""
-    from facekd.embedder.prelu_form import split_prelu
+    from facekd.embedder.onnx_models.prelu_form import split_prelu
     from facekd.export.opset import lower_opset
 
     model = to_onnx(module, example, output, output_names, options.batch)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx
 from onnx import numpy_helper
 
-from facekd.embedder.onnx_file import names_read
+from facekd.embedder.onnx_models.file import names_read
 from facekd.errors import ModelError
 from facekd.export.options import NEWEST_OPSET
 

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from facekd.embedder.onnx_file import read_onnx_file
-from facekd.embedder.onnx_session import STRIDES, brief, face_detector_kind, open_session
+from facekd.embedder.onnx_models.file import read_onnx_file
+from facekd.embedder.onnx_models.session import STRIDES, brief, face_detector_kind, open_session
 from facekd.errors import ModelError
 from facekd.files.reading import require_regular_file
 from facekd.images.alignment import NUM_LANDMARKS

@@ -17,7 +17,7 @@ from facekd.embedder.model_options import MODEL_HELP, add_model_options, open_fa
 from facekd.errors import DataError, run_verb
 from facekd.faces.options import add_face_options, detector_sha256, open_finder
 from facekd.files.output_lock import file_lock
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
 from facekd.utils.progress import format_duration, track
 from facekd.utils.wording import counted
 

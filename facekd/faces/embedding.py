@@ -19,7 +19,7 @@ from facekd.errors import ModelError, RecordError
 from facekd.faces.finding import FaceFinder, FoundFaces
 from facekd.faces.image_inputs import Images
 from facekd.images.preprocessing import mirror
-from facekd.utils.ordered_work import in_order
+from facekd.utils.processes.ordered_work import in_order
 from facekd.verification.scores import unit_rows
 
 DEFAULT_BATCH = 32

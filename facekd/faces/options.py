@@ -73,6 +73,6 @@ def open_finder(arguments: argparse.Namespace, image_size: int) -> FaceFinder:
 
 def detector_sha256(arguments: argparse.Namespace) -> str | None:
     """Returns the digest of the detector's file; None if there is none."""
-    from facekd.embedder.onnx_file import read_onnx_file
+    from facekd.embedder.onnx_models.file import read_onnx_file
 
     return None if arguments.detector is None else read_onnx_file(arguments.detector).sha256

@@ -14,7 +14,7 @@ from facekd.embedder.model_options import MODEL_HELP, add_model_options
 from facekd.errors import ConfigError, DataError, run_verb
 from facekd.faces.decisions import add_decision_options, how_to_measure, read_decision
 from facekd.faces.options import add_face_options
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
 from facekd.utils.wording import agreeing, counted
 
 if TYPE_CHECKING:  # OpenCV and onnxruntime take time to load: `--help` does without

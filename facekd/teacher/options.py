@@ -114,6 +114,6 @@ def _read_workers(arguments: argparse.Namespace) -> int:
     """Returns the number of processes that read images: none on a CPU, where the teacher uses all cores itself."""
     if arguments.workers is not None:
         return arguments.workers
-    from facekd.utils.processes import usable_cores
+    from facekd.utils.processes.children import usable_cores
 
     return min(4, usable_cores()) if arguments.device == "cuda" else 0

@@ -49,9 +49,9 @@ from facekd.training.starting_weights import describe_start
 from facekd.training.state import TrainingState, build_state
 from facekd.training.train_step import train_step
 from facekd.training.validation import HeadValidator, Validator, validate
-from facekd.utils.processes import launcher_number, usable_cores
+from facekd.utils.processes.children import launcher_number, usable_cores
+from facekd.utils.processes.stopping import STOP_SIGNALS, stop_on_signal
 from facekd.utils.progress import SECONDS_BETWEEN_LINES
-from facekd.utils.stopping import STOP_SIGNALS, stop_on_signal
 from facekd.utils.wording import counted
 
 MakeValidators = Callable[[Any], Sequence[Validator | HeadValidator]]

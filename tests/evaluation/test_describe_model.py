@@ -17,7 +17,7 @@ from evaluation.sets.preprocessing_trials import IMAGENET, WAYS, separation, som
 from facekd.cli import main
 from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.embedder import OnnxEmbedder, Preprocessing
-from facekd.embedder.onnx_file import read_onnx_file
+from facekd.embedder.onnx_models.file import read_onnx_file
 from facekd.embedder.sidecar import Sidecar, sidecar_path, write_sidecar
 from facekd.errors import ModelError
 from tests.pooling_model import write_pooling_model

@@ -15,7 +15,7 @@ import pytest
 from evaluation.evaluate_robustness import main
 from evaluation.robustness.degradations import DEGRADATIONS
 from evaluation.sets.pair_set import PairSet, load_pair_set
-from facekd.embedder.onnx_embedder import OnnxEmbedder
+from facekd.embedder.onnx_models.embedder import OnnxEmbedder
 from facekd.errors import run_verb
 from facekd.verification import equal_error_rate, kfold_accuracy, tar_at_far, wilson_interval
 from tests.evaluation.conftest import make_model, quarters

@@ -24,7 +24,7 @@ from evaluation.ijb.face_embeddings import FaceEmbeddings, FaceQualities, Share
 from evaluation.ijb.protocol import IjbProtocol, load_protocol
 from evaluation.sets.face_folder import FaceFolder
 from evaluation.sets.pair_set import load_pair_set
-from facekd.embedder.onnx_embedder import OnnxEmbedder
+from facekd.embedder.onnx_models.embedder import OnnxEmbedder
 from facekd.embedder.quality import QualityEmbedder
 from facekd.images.preprocessing import Preprocessing
 from tests.evaluation.conftest import SIZE, make_model

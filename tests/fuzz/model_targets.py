@@ -17,7 +17,7 @@ from onnx import TensorProto, external_data_helper, helper, numpy_helper
 from facekd.checkpoints.contents import HeadShards, from_plain_fields
 from facekd.checkpoints.head_shards import read_rows
 from facekd.embedder import OnnxEmbedder
-from facekd.embedder.onnx_file import OnnxFile, load_external_data, read_onnx_file
+from facekd.embedder.onnx_models.file import OnnxFile, load_external_data, read_onnx_file
 from facekd.files.reading import read_json
 from facekd.images.preprocessing import Preprocessing, parse_metadata
 from tests.fuzz.target import Target

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from facekd.data.datasets.face_dataset import FaceDataset
 from facekd.errors import DataError
-from facekd.utils.processes import launcher_number
+from facekd.utils.processes.children import launcher_number
 from facekd.utils.wording import agreeing, counted
 
 # In training a class takes about 6 kB: 512 float32 weights with their gradients and momenta. So many take 0.6 GB, and

@@ -22,9 +22,9 @@ import torch.multiprocessing
 from facekd.data.loading.batch_buffers import MEMORY_ADVICE
 from facekd.errors import FacekdError, WorkerError
 from facekd.images.decoding import one_decoder_thread, quiet_decoders
-from facekd.utils.bus_error import end_by_bus_errors
-from facekd.utils.processes import describe_end, wait_for_worker
-from facekd.utils.stopping import STOP_SIGNALS
+from facekd.utils.processes.bus_error import end_by_bus_errors
+from facekd.utils.processes.children import describe_end, wait_for_worker
+from facekd.utils.processes.stopping import STOP_SIGNALS
 
 
 class TracebackInWorker(Exception):

@@ -21,7 +21,7 @@ from facekd.errors import TrainingError
 from facekd.images.augmentation import Augmentation, augment
 from facekd.images.crops import draw_resized_crops
 from facekd.images.model_input import flip_mask
-from facekd.utils.threads import generator_threads
+from facekd.utils.processes.threads import generator_threads
 
 
 class BatchLoader:

@@ -205,7 +205,7 @@ def test_other_switches_do_not_need_the_model_again(root, model, tmp_path, monke
 SLOWED = """
 import sys, time
 from evaluation.ijb import face_embeddings as module
-from facekd.embedder.onnx_embedder import OnnxEmbedder
+from facekd.embedder.onnx_models.embedder import OnnxEmbedder
 module.IMAGES_CHUNK, module.SECONDS_BETWEEN_STAMPS = 4, 0.0
 embed = OnnxEmbedder.embed
 def slowly(self, images):

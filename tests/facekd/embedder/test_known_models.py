@@ -14,7 +14,7 @@ import pytest
 from facekd.cli import main
 from facekd.embedder import OnnxEmbedder, Preprocessing
 from facekd.embedder.known_models import KnownModel, known_models, recognise
-from facekd.embedder.onnx_file import read_onnx_file
+from facekd.embedder.onnx_models.file import read_onnx_file
 from facekd.embedder.sidecar import Sidecar, write_sidecar
 from tests.pooling_model import write_pooling_model
 

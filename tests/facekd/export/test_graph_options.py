@@ -19,7 +19,7 @@ from facekd.backbones.building import build_backbone
 from facekd.cli import main
 from facekd.embedder import OnnxEmbedder, Preprocessing, TorchEmbedder
 from facekd.embedder.checks import probe_images
-from facekd.embedder.prelu_form import split_prelu
+from facekd.embedder.onnx_models.prelu_form import split_prelu
 from facekd.errors import ModelError
 from facekd.export.export_onnx import export_backbone
 from facekd.export.onnx_graph import example_input, to_onnx, with_options

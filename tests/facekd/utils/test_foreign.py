@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from facekd.errors import DataError, ModelError, run_verb
 from facekd.files.npy_files import read_npy, read_npz
-from facekd.utils.apart import run_apart
 from facekd.utils.foreign import reading, shown
+from facekd.utils.processes.apart import run_apart
 from facekd.utils.terminal import printable
 
 

@@ -26,7 +26,7 @@ from facekd.data.loading.sampler import PositionSampler
 from facekd.errors import DataError, TrainingError, WorkerError, run_verb
 from facekd.images.augmentation import Augmentation, augment
 from facekd.images.model_input import flip_mask
-from facekd.utils import processes
+from facekd.utils.processes import children
 from tests.facekd.data.datasets.test_datasets import BROKEN
 
 EVERYTHING = Augmentation(crop=0.5, low_resolution=0.5, color_jitter=0.5, blur=0.5, jpeg=0.5)
@@ -292,7 +292,7 @@ def test_a_stopped_worker_is_given_up_in_a_sentence(monkeypatch, capsys):
 
 
 def test_a_stopped_worker_that_goes_on_is_waited_for(monkeypatch, capsys):
-    monkeypatch.setattr(processes, "SECONDS_UNTIL_SAID", 0.1)
+    monkeypatch.setattr(children, "SECONDS_UNTIL_SAID", 0.1)
 
     def let_all_go_on() -> None:
         while not is_over.wait(0.2):

@@ -22,19 +22,25 @@ from facekd.embedder.checks import (
     probe_images,
     start_fingerprint,
 )
-from facekd.embedder.input_arithmetic import InputArithmetic, read_input_arithmetic
 from facekd.embedder.interface import GivenPreprocessing
 from facekd.embedder.known_models import KnownModel, recognise
-from facekd.embedder.onnx_file import OnnxFile, read_onnx_file
-from facekd.embedder.onnx_input import input_dtype, read_input_shape, shape_text
-from facekd.embedder.onnx_preprocessing import resolve_preprocessing
-from facekd.embedder.onnx_session import CALLS_OF_A_THREAD, Sessions, brief, face_detector_kind, is_in_training_mode
+from facekd.embedder.onnx_models.file import OnnxFile, read_onnx_file
+from facekd.embedder.onnx_models.input import input_dtype, read_input_shape, shape_text
+from facekd.embedder.onnx_models.input_arithmetic import InputArithmetic, read_input_arithmetic
+from facekd.embedder.onnx_models.preprocessing import resolve_preprocessing
+from facekd.embedder.onnx_models.session import (
+    CALLS_OF_A_THREAD,
+    Sessions,
+    brief,
+    face_detector_kind,
+    is_in_training_mode,
+)
 from facekd.embedder.sidecar import add_to_given, read_sidecar, sidecar_path
 from facekd.errors import ModelError
 from facekd.files.reading import sha256_of_file
 from facekd.images.preprocessing import Preprocessing, fit_images
 from facekd.utils.foreign import LONGEST_NAME, shown
-from facekd.utils.ordered_work import in_order
+from facekd.utils.processes.ordered_work import in_order
 from facekd.utils.wording import counted
 from facekd.verification.scores import unit_rows
 
@@ -258,7 +264,7 @@ class OnnxEmbedder:
 
     def _rewrite_prelu(self, file: OnnxFile, threads: int | None, device: str) -> None:
         """Runs the network with its PReLU in another form from now on, if embeddings stay the same."""
-        from facekd.embedder.prelu_form import split_file  # onnx costs time, and checkpoints do without
+        from facekd.embedder.onnx_models.prelu_form import split_file  # onnx costs time, and checkpoints do without
 
         content, done = split_file(file, device)
         if content is not None:

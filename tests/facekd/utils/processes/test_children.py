@@ -15,8 +15,8 @@ import yaml
 from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.errors import FacekdError
 from facekd.training.logbook import read_log
-from facekd.utils import processes
-from facekd.utils.processes import LaunchedAs, launched_as, saying_that_it_waits
+from facekd.utils.processes import children
+from facekd.utils.processes.children import LaunchedAs, launched_as, saying_that_it_waits
 
 PATIENCE = 300  # seconds: a loaded machine takes many to start processes
 BASE = {
@@ -95,7 +95,7 @@ rank.wait()
 """
 RANK = """
 import ctypes, time
-from facekd.utils.processes import LaunchedAs, end_with_parent, saying_that_it_waits
+from facekd.utils.processes.children import LaunchedAs, end_with_parent, saying_that_it_waits
 end_with_parent()
 with saying_that_it_waits(LaunchedAs(0, 2, 0)):
     print("waits", flush=True)
@@ -189,7 +189,7 @@ def test_a_process_that_waits_long_for_others_says_so(
     set_environment(monkeypatch, LAUNCHED)
     with saying_that_it_waits(LaunchedAs(0, 2, 0)):
         pass
-    monkeypatch.setattr(processes, "SECONDS_OF_SILENCE", 0.0)
+    monkeypatch.setattr(children, "SECONDS_OF_SILENCE", 0.0)
     assert capsys.readouterr().err == ""
     with saying_that_it_waits(LaunchedAs(0, 2, 0)):
         time.sleep(0.2)

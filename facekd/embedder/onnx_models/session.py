@@ -7,11 +7,11 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from facekd.embedder.onnx_file import OnnxFile
+from facekd.embedder.onnx_models.file import OnnxFile
 from facekd.errors import ModelError
 from facekd.files.unchanged import state_of
 from facekd.utils.foreign import shown
-from facekd.utils.processes import usable_cores
+from facekd.utils.processes.children import usable_cores
 
 if TYPE_CHECKING:
     import onnx

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from facekd.embedder.input_arithmetic import TAKEN_AS, InputArithmetic
+from facekd.embedder.onnx_models.input_arithmetic import TAKEN_AS, InputArithmetic
 from facekd.errors import ModelError
 from facekd.images.preprocessing import DEFAULTS, Preprocessing, parse_metadata
 from facekd.utils.foreign import shown

@@ -19,8 +19,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from facekd.embedder.onnx_file import OnnxFile, names_read
-from facekd.embedder.onnx_session import brief
+from facekd.embedder.onnx_models.file import OnnxFile, names_read
+from facekd.embedder.onnx_models.session import brief
 
 ENDS = ("slope", "one_minus_slope", "relu", "times_slope", "relu_times_rest")
 SMALL_WEIGHTS = 1024  # bytes; larger tensors hold no shapes

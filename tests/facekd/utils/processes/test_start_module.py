@@ -11,9 +11,9 @@ import pytest
 
 from facekd.errors import DataError
 from facekd.experiments.command_runner import LAUNCH, LAUNCH_MANY
-from facekd.utils.apart import run_apart
+from facekd.utils.processes.apart import run_apart
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def folder_with(place: Path, *names: str) -> Path:

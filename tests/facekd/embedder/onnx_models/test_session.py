@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from facekd.cli import main
-from facekd.embedder import OnnxEmbedder, onnx_session
-from facekd.embedder.onnx_file import read_onnx_file
+from facekd.embedder import OnnxEmbedder
+from facekd.embedder.onnx_models import session as onnx_session
+from facekd.embedder.onnx_models.file import read_onnx_file
 from facekd.errors import ModelError
 
 HERE = f"onnxruntime {onnxruntime.__version__}".replace(".", r"\.")
@@ -132,7 +133,7 @@ def test_why_there_is_no_cuda(
             raise PackageNotFoundError(name)
         return "1.0"
 
-    monkeypatch.setattr("facekd.embedder.onnx_session.version", version)
+    monkeypatch.setattr("facekd.embedder.onnx_models.session.version", version)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(ModelError) as raised:
         OnnxEmbedder(write(tmp_path / "m.onnx"), device="cuda")

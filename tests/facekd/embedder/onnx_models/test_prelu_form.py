@@ -13,7 +13,7 @@ from onnx import helper
 
 from facekd.embedder import OnnxEmbedder, open_embedder
 from facekd.embedder.checks import largest_error, probe_images
-from facekd.embedder.prelu_form import split_prelu
+from facekd.embedder.onnx_models.prelu_form import split_prelu
 from facekd.errors import ModelError
 from tests.prelu_graph import prelu_graph, write_prelu_network
 
@@ -108,7 +108,7 @@ def test_other_embeddings_and_a_form_that_cannot_run_are_not_used(
 ) -> None:
     path = write_prelu_network(tmp_path / "m.onnx")
     other = write_prelu_network(tmp_path / "other.onnx", slopes="none").read_bytes()
-    monkeypatch.setattr("facekd.embedder.prelu_form.split_file", lambda *_: (broken or other, "1 PReLU"))
+    monkeypatch.setattr("facekd.embedder.onnx_models.prelu_form.split_file", lambda *_: (broken or other, "1 PReLU"))
     plain, asked = OnnxEmbedder(path), OnnxEmbedder(path, rewrite_prelu=True)
     said = "onnxruntime cannot open it" if broken else "embeddings would not be the same (relative error "
     assert asked.remarks[-1].startswith("--rewrite-prelu: not used: ") and said in asked.remarks[-1]

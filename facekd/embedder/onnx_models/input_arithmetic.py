@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facekd.embedder.onnx_file import OnnxFile, load_external_data, names_read
-from facekd.embedder.onnx_session import brief
+from facekd.embedder.onnx_models.file import OnnxFile, load_external_data, names_read
+from facekd.embedder.onnx_models.session import brief
 from facekd.utils.foreign import shown
 
 if TYPE_CHECKING:

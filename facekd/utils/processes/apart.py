@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from facekd.errors import DataError, FacekdError
-from facekd.utils.processes import START_MODULE, describe_end
+from facekd.utils.processes.children import START_MODULE, describe_end
 
 MEGABYTES, SECONDS, SECONDS_IN_ALL = 4096, 120, 600
 # For large files there are, besides, four bytes of memory a byte of theirs, and a second for every 20 MB.

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from facekd.embedder import OnnxEmbedder
-from facekd.embedder.onnx_file import read_onnx_file
+from facekd.embedder.onnx_models.file import read_onnx_file
 from facekd.errors import ModelError
 from facekd.files.reading import sha256_of_file
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from facekd.utils.stopping import StopSignal, interrupted_by_signals, stop_signal_of
+from facekd.utils.processes.stopping import StopSignal, interrupted_by_signals, stop_signal_of
 
 # A verb that keeps half a result when it is stopped, as the verbs of `facekd data` do.
 VERB = """

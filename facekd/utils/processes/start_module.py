@@ -1,6 +1,6 @@
 """Runs a module as `python -m` does, but never looks for it in the working directory.
 
-    python .../facekd/utils/start_module.py facekd train CONFIG.yaml
+    python .../facekd/utils/processes/start_module.py facekd train CONFIG.yaml
 
 `python -m` searches the folder where it runs first: one that has a folder `evaluation` of its own would hide ours.
 Python's own remedy, `-P`, exists from 3.11 on. The file is run by its path alone, so it must import nothing of facekd.
@@ -16,7 +16,7 @@ if __name__ == "__main__":
         del sys.path[0]
     # A facekd that is not installed is found beside this file.
     root = os.path.abspath(__file__)  # noqa: PTH100 - pathlib is slower to import than all of this
-    for _ in range(3):
+    for _ in range(4):
         root = os.path.dirname(root)  # noqa: PTH120
     if root not in sys.path:
         sys.path.insert(0, root)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from facekd.utils.threads import generator_threads
+from facekd.utils.processes.threads import generator_threads
 
 
 def numbers(finished: list[int], seconds: float = 0.0):

@@ -1,7 +1,7 @@
 """Spreads work over threads or processes and returns the results in the order of the tasks.
 
 Both functions are for `with` statements, so that the pool ends where the block is left. In an abandoned generator it
-would end wherever Python collects it, where waiting for threads may take forever (`facekd/utils/threads.py`).
+would end wherever Python collects it, where waiting for threads may take forever (`facekd/utils/processes/threads.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from facekd.errors import WorkerError, file_at_fault
-from facekd.utils.processes import describe_end, end_with_pool, is_stopped, wait_for_worker
+from facekd.utils.processes.children import describe_end, end_with_pool, is_stopped, wait_for_worker
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

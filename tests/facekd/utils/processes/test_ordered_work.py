@@ -15,8 +15,8 @@ import pytest
 
 from data_prep import make_ijb_layout, synthesize_faces
 from facekd.errors import WorkerError
-from facekd.utils.ordered_work import by_processes, in_order
-from facekd.utils.processes import end_with_pool
+from facekd.utils.processes.children import end_with_pool
+from facekd.utils.processes.ordered_work import by_processes, in_order
 
 
 def test_results_come_in_the_order_of_the_tasks_however_long_each_takes():

@@ -1,0 +1,1 @@
+"""Starts, stops and watches processes and threads, and spreads work over them."""
