@@ -18,7 +18,6 @@ from evaluation.groups.all_pairs_errors import AllPairsErrors
 from evaluation.groups.group_file import GroupFile, Membership, join_groups, read_groups
 from evaluation.groups.measuring import add_groups_option, describe_groups, measure_all_pairs, measure_listed
 from evaluation.groups.page import print_groups
-from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
 from evaluation.results.page import write_report
 from evaluation.results.tables import rank_table, summary_of, verification_table
@@ -48,10 +47,12 @@ from evaluation.shared_options import (
     add_cache_switch,
     add_flip_option,
     add_halves_option,
+    add_metric_options,
     add_model_option,
     add_output_option,
     add_report_switch,
     check_halves_option,
+    check_metric_options,
     embedding_text,
     refuse_preprocessing,
     rule_text,

@@ -57,7 +57,6 @@ from evaluation.ijb.quality import (
     take_model_qualities,
     with_lengths,
 )
-from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
 from evaluation.results.page import write_report
 from evaluation.results.terminal import print_ijb_results
@@ -65,11 +64,13 @@ from evaluation.results.transferred import add_transfer_option, describe_transfe
 from evaluation.sets.cohort import Normaliser, add_norm_options, check_norm_options, read_normaliser
 from evaluation.shared_options import (
     add_halves_option,
+    add_metric_options,
     add_model_option,
     add_output_option,
     add_report_switch,
     add_rule_option,
     check_halves_option,
+    check_metric_options,
     rule_text,
 )
 from facekd.commands.command_line import CommandParser

@@ -17,7 +17,6 @@ from evaluation.groups.measuring import add_groups_option
 from evaluation.groups.pack_groups import PackGroups, read_pack_groups
 from evaluation.groups.page import print_groups, write_groups_page
 from evaluation.groups.race_layouts import is_race_layout, load_race_layout
-from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.provenance import name_with_assumptions
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation, write_arrays
 from evaluation.results.figures import ScoredPairs, draw_pair_sets
@@ -43,11 +42,13 @@ from evaluation.shared_options import (
     add_cache_switch,
     add_flip_option,
     add_halves_option,
+    add_metric_options,
     add_model_option,
     add_output_option,
     add_report_switch,
     add_rule_option,
     check_halves_option,
+    check_metric_options,
     embedding_text,
     refuse_preprocessing,
     rule_text,

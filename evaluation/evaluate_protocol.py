@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from evaluation.ijb.embed import add_embedding_options, embed_listed
-from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.protocols.kinds import KINDS, Kind
 from evaluation.protocols.listed_set import ListedFaces, ListedSet, find_missing, refuse_missing
 from evaluation.protocols.measuring import measure_set
@@ -27,10 +26,12 @@ from evaluation.sets.embedding_rows import NpyRows
 from evaluation.shared_options import (
     add_flip_option,
     add_halves_option,
+    add_metric_options,
     add_model_option,
     add_output_option,
     add_report_switch,
     check_halves_option,
+    check_metric_options,
     embedding_text,
     refuse_preprocessing,
 )

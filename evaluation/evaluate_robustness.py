@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from evaluation.metric_options import add_metric_options, check_metric_options
 from evaluation.result_files import check_output, lock_output, make_result, start_evaluation
 from evaluation.robustness.degradations import DEGRADATIONS
 from evaluation.robustness.measuring import Settings, evaluate_model
@@ -15,7 +14,14 @@ from evaluation.robustness.page import write_robustness_page
 from evaluation.robustness.plan import SIDES, Comparisons, choose_comparisons
 from evaluation.robustness.tables import SIDES_TEXT, summary_table, terminal_table, to_csv
 from evaluation.sets.pair_set import load_pair_set
-from evaluation.shared_options import add_cache_switch, add_flip_option, add_output_option, embedding_text
+from evaluation.shared_options import (
+    add_cache_switch,
+    add_flip_option,
+    add_metric_options,
+    add_output_option,
+    check_metric_options,
+    embedding_text,
+)
 from facekd.commands.command_line import CommandParser, whole_number
 from facekd.embedder.described_model import open_described_model
 from facekd.embedder.model_options import MODEL_HELP, add_model_options
