@@ -339,7 +339,7 @@ def _test(scored: ScoredModels, arguments: argparse.Namespace) -> tuple[list[lis
     if subjects is None:
         who = f"comparisons, since people are not known{note}: expect p-values that are too small"
     else:
-        who = counted(bootstrap.num_subjects or 0, "person")
+        who = counted(bootstrap.num_subjects, "person")
     about = (
         f"Differences: paired bootstrap over {who}; {counted(arguments.draws, 'draw')}, the same for all models, each "
         "with its own threshold; p is two-sided and not corrected for the number of tests."

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """Writes a number and what is counted, as `1 person` or `2,000 impostor pairs`.
+def counted(count: int | None, one: str, many: str = "") -> str:
+    """Writes a number and what is counted, as `1 person`, `2,000 impostor pairs` or `an unknown number of classes`.
 
     Args:
-        count: how many there are.
+        count: how many there are; None if that is not known.
         one: the name of a single one, such as `image`, or `image has` where a verb follows.
         many: the name of several; empty for the plural that `agreeing` makes.
     """
+    if count is None:
+        return f"an unknown number of {agreeing(0, one, many)}"
     return f"{count:,} {agreeing(count, one, many)}"
 
 

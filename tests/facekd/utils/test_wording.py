@@ -25,9 +25,10 @@ from facekd.utils.wording import agreeing, counted
         (2, ("other person of a set",), "2 other people of a set"),
         (1, ("image has", "images have"), "1 image has"),
         (4, ("image has", "images have"), "4 images have"),
+        (None, ("class",), "an unknown number of classes"),
     ],
 )
-def test_one_is_single_and_all_else_is_several(count: int, words: tuple[str, ...], expected: str) -> None:
+def test_one_is_single_and_all_else_is_several(count: int | None, words: tuple[str, ...], expected: str) -> None:
     assert counted(count, *words) == expected
 
 
