@@ -37,23 +37,26 @@ from facekd.verification.scores import unit_rows
 LIMITS = (0.2, 0.3)  # shares up to which areas are shown
 
 
-def teach(run: str, train: str, images: int, seed: int, folder: Path) -> dict[str, Path]:
+def teach(run: str, train: str, images: int, seed: int, folder: Path, resize: bool) -> dict[str, Path]:
     """Trains a head for each target, on embeddings that are made once; returns the models."""
     found = {}
     for target in TARGETS:
         found[target] = folder / f"{target}.pt"
         words = ["--data", train, "--output", str(found[target]), "--cache", str(folder / "embeddings.cache")]
-        if train_quality([run, *words, "--target", target, "--images", str(images), "--seed", str(seed)]):
+        words += ["--target", target, "--images", str(images), "--seed", str(seed), *(["--resize"] if resize else [])]
+        if train_quality([run, *words]):
             raise FacekdError(f"{run}: the head for {target} was not made")
     return found
 
 
-def measure(models: dict[str, Path], people: str, fars: list[float], draws: int, seed: int) -> dict[str, Any]:
+def measure(
+    models: dict[str, Path], people: str, fars: list[float], draws: int, seed: int, resize: bool
+) -> dict[str, Any]:
     """Compares all pairs of a set of people, and measures each quality on them."""
-    embedders = {name: open_embedder(model) for name, model in models.items()}
+    embedders = {name: open_embedder(model, resize=resize) for name, model in models.items()}
     embedder = next(iter(embedders.values()))
     size = embedder.preprocessing.image_size
-    faces = LabelledFaces(people, size) if is_labelled_set(people) else FaceFolder(Path(people), size)
+    faces = LabelledFaces(people, size, resize) if is_labelled_set(people) else FaceFolder(Path(people), size, resize)
     embeddings = embed_pair_set(embedder, faces, flip=True)
 
     # What each quality says of the images; a head looks at the image as it is.
@@ -108,6 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", help="a run of facekd, or a checkpoint")
     parser.add_argument("--train", required=True, help="labelled faces that the heads learn from")
     parser.add_argument("--people", required=True, help="aligned faces of others: a folder, pack or generated set")
+    parser.add_argument("--resize", action="store_true", help="resize images of another size")
     parser.add_argument("--fars", default="1e-2,1e-3,1e-4", help="FARs of the thresholds (default %(default)s)")
     parser.add_argument("--images", type=int, default=100_000, help="images to learn from (default %(default)s)")
     parser.add_argument("--bootstrap", type=int, default=1000, help="draws over people (default %(default)s)")
@@ -121,8 +125,8 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        models = teach(arguments.run, arguments.train, arguments.images, arguments.seed, folder)
-        measured = measure(models, arguments.people, fars, arguments.bootstrap, arguments.seed)
+        models = teach(arguments.run, arguments.train, arguments.images, arguments.seed, folder, arguments.resize)
+        measured = measure(models, arguments.people, fars, arguments.bootstrap, arguments.seed, arguments.resize)
         reports = {name: read_json(path.with_suffix(".json"), "a report", "run again") for name, path in models.items()}
     shown = table(measured)
     print(f"\n{shown.title}\n\n{shown.markdown()}")
