@@ -425,5 +425,5 @@ def test_qualities_that_are_not_there_are_said(tmp_path: Path, model: Path) -> N
     with pytest.raises(FacekdError, match="holds no scores of a detector"):
         main(["--embeddings", str(tmp_path / "e.npz"), "--no-embeddings-flipped", *words, "--quality", "detector"])
     np.save(tmp_path / "q.npy", np.array([1, 2, np.inf, 3]))
-    with pytest.raises(FacekdError, match="no finite numbers, the first in row 2"):
+    with pytest.raises(FacekdError, match="1 of 4 qualities is no finite number, the first in row 2"):
         main(["--model", str(model), *words, "--quality", str(tmp_path / "q.npy")])

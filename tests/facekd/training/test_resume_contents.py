@@ -58,7 +58,7 @@ UNFIT: list[tuple[tuple[Any, ...], Any, str]] = [
     (("training", "optimizer", "state", 0), {"exp_avg": torch.ones(2)}, "has exp_avg for tensor 0, expected mom"),
     (("training", "optimizer", "state", 10**6), {}, "has buffers for tensor 1000000, and there are"),
     (("training", "optimizer", "param_groups"), [], "its optimiser trains other tensors"),
-    (("training", "losses_since_log"), [[1.0], [2.0, 3.0]], "has not 1 losses for each step"),
+    (("training", "losses_since_log"), [[1.0], [2.0, 3.0]], "has not 1 loss for each step"),
     (
         ("training", "losses_since_log"),
         [[1.0], 2.0],

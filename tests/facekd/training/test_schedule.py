@@ -160,7 +160,7 @@ def test_schedules_that_contradict_themselves(values, message):
 @pytest.mark.parametrize(
     ("config", "total", "message"),
     [
-        (ScheduleConfig(warmup_images=1000), 1000, "warmup_images = 1000 does not fit in a run of 1000"),
+        (ScheduleConfig(warmup_images=1000), 1000, "warmup_images = 1000 does not fit in a run of 1,000 images"),
         (ScheduleConfig(name="step", milestones=(1000,)), 1000, "milestones: 1000 is image 1000"),
         (ScheduleConfig(name="step", milestones=(0.1,), warmup_images=200), 1000, "0.1 is image 100.*image 200"),
         (ScheduleConfig(), 0, "a run of 0 images"),
