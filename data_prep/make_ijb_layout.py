@@ -146,7 +146,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add(
         "source",
         nargs="?",
-        help="a folder with one folder of images per person, a record pack, or synthetic:PEOPLExIMAGES",
+        help="a folder with one folder of images per person, a record pack, or synthetic:PEOPLExIMAGES[:SEED]",
     )
     add("output", type=Path, help="folder to write to, new or empty")
     add("--target", choices=PUBLISHED, default="IJBC", help="the set that the file names carry (default %(default)s)")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from data_prep.ijb_sets.sources import SYNTHETIC
 from data_prep.layout_folder import SUMMARY, layout_folder
 from data_prep.protocol_sets.drawn_megaface import write_drawn_megaface
 from data_prep.protocol_sets.faces import AlignedFaces, split_people
@@ -13,6 +12,7 @@ from data_prep.protocol_sets.layouts import LAYOUTS, PARTS, Layout
 from facekd.commands.command_line import COUNT, SEED, CommandParser, real_number, whole_number
 from facekd.commands.places import check_apart
 from facekd.data.synthetic import MIN_SIZE
+from facekd.data.synthetic.set_name import read_set_name
 from facekd.errors import run_verb
 from facekd.files.writing import write_json
 
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parses and makes the set; returns the exit status."""
     arguments = _parse(argv)
     output: Path = arguments.output
-    if not arguments.source.startswith("synthetic:"):
+    if read_set_name(arguments.source) is None:
         check_apart(output, Path(arguments.source))
     with layout_folder(output, arguments.overwrite, "kind", PARTS) as staged:
         counts = _write(arguments, staged)
@@ -46,11 +46,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _write(arguments: argparse.Namespace, folder: Path) -> dict[str, int]:
     if arguments.drawn:
-        generated = SYNTHETIC.fullmatch(arguments.source)
+        generated = read_set_name(arguments.source)
         assert generated is not None  # checked by the parser
-        people, images = int(generated[1]), int(generated[2])
         options = arguments.distractors, arguments.embedding_size, arguments.dtype, arguments.seed
-        return write_drawn_megaface(folder, people, images, *options)
+        return write_drawn_megaface(folder, generated.people, generated.images, *options)
     faces = AlignedFaces(arguments.source, arguments.image_size, arguments.seed)
     split = split_people(faces.labels, arguments.strangers, arguments.seed, arguments.source)
     return LAYOUTS[arguments.kind](Layout(folder, faces, split, arguments.probe_size))
@@ -66,7 +65,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     # What is laid out, and where.
     add("kind", choices=tuple(LAYOUTS), help="the layout")
     add("source", help="a folder with one folder of aligned images per person, a record pack, or "
-        "synthetic:PEOPLExIMAGES")  # fmt: skip
+        "synthetic:PEOPLExIMAGES[:SEED]")  # fmt: skip
     add("output", type=Path, help="folder to write to, new or empty")
     add(
         "--strangers",
@@ -88,7 +87,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=SEED, default=0, help="random seed (default %(default)s)")
     add("--overwrite", action="store_true", help="replace a layout that this command wrote there")
     arguments = parser.parse_args(argv)
-    if arguments.drawn and (arguments.kind != "megaface" or not SYNTHETIC.fullmatch(arguments.source)):
+    if arguments.drawn and (arguments.kind != "megaface" or read_set_name(arguments.source) is None):
         parser.error("--drawn draws embeddings of megaface: give synthetic:PEOPLExIMAGES, the probes")
     return arguments
 

@@ -5,7 +5,6 @@ A source gives for each image an encoded loose crop, the five landmarks in it an
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -17,6 +16,7 @@ from data_prep.sources.image_lists import list_folder
 from facekd.data.datasets.class_counts import print_contents
 from facekd.data.datasets.record_pack import open_record_pack
 from facekd.data.synthetic import render_faces
+from facekd.data.synthetic.set_name import read_set_name
 from facekd.errors import DataError, ImageError
 from facekd.files.reading import require_regular_file
 from facekd.images.alignment import template
@@ -28,7 +28,6 @@ from facekd.utils.wording import counted
 
 JPEG_QUALITY = 95
 MARGIN = 0.25  # added on each side of a face in a loose crop, as a share of the face's side
-SYNTHETIC = re.compile(r"synthetic:(\d+)x(\d+)")
 
 
 class LooseCrop(NamedTuple):
@@ -154,17 +153,18 @@ class RecordImages:
 def open_face_source(
     source: str, landmarks: Path | None, on_missing: Literal["fail", "drop"], size: int, seed: int, *, warn: bool = True
 ) -> FaceSource:
-    """Opens what the user named: `synthetic:PEOPLExIMAGES`, a record pack, or a folder of people.
+    """Opens what the user named: `synthetic:PEOPLExIMAGES[:SEED]`, a record pack, or a folder of people.
 
     With `warn`, what is left out of a folder is printed, and what is in a pack.
 
     Raises:
         FacekdError: there is nothing of the kind; see the classes above.
     """
-    if generated := SYNTHETIC.fullmatch(source):
+    if generated := read_set_name(source):
         if landmarks is not None:
             raise DataError("--landmarks go with a folder of photos; generated faces bring theirs")
-        return GeneratedImages(int(generated[1]), int(generated[2]), size, seed)
+        own = seed if generated.seed is None else generated.seed
+        return GeneratedImages(generated.people, generated.images, size, own)
     path = Path(source)
     if not path.exists():
         raise DataError(f"{path}: no such folder or pack; for generated faces give synthetic:PEOPLExIMAGES")

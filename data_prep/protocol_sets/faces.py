@@ -9,8 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_prep.ijb_sets.sources import JPEG_QUALITY, SYNTHETIC, open_face_source
+from data_prep.ijb_sets.sources import JPEG_QUALITY, open_face_source
 from facekd.data.synthetic import render_faces
+from facekd.data.synthetic.set_name import read_set_name
 from facekd.errors import DataError
 from facekd.images.decoding import decode_rgb
 from facekd.images.encoding import encode_jpeg
@@ -27,7 +28,7 @@ class AlignedFaces:
     Args:
         source: what to open.
         size: side of a generated face in pixels.
-        seed: random seed of generated people.
+        seed: random seed of generated people, if the source names none.
 
     Attributes:
         labels: (N,) the person of each image.
@@ -37,11 +38,11 @@ class AlignedFaces:
     """
 
     def __init__(self, source: str, size: int, seed: int) -> None:
-        generated = SYNTHETIC.fullmatch(source)
-        self._images_each = int(generated[2]) if generated else 0
-        self._size, self._seed = size, seed
+        generated = read_set_name(source)
+        self._images_each = generated.images if generated else 0
+        self._size, self._seed = size, seed if generated is None or generated.seed is None else generated.seed
         self._source = None if generated else open_face_source(source, None, "fail", size, seed)
-        people = np.arange(int(generated[1])) if generated else np.zeros(0, np.int64)
+        people = np.arange(generated.people) if generated else np.zeros(0, np.int64)
         self.labels = np.repeat(people, self._images_each) if self._source is None else self._source.labels
 
     def read(self, image: int) -> bytes:

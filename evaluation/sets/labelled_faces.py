@@ -14,6 +14,7 @@ from evaluation.sets.face_folder import FaceFolder
 from facekd.data.datasets.encoded_dataset import EncodedDataset
 from facekd.data.datasets.face_dataset import FaceDataset
 from facekd.data.datasets.opening import open_dataset
+from facekd.data.synthetic.set_name import PREFIX
 from facekd.utils.foreign import shown
 
 T = TypeVar("T")
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 def is_generated(path: str) -> bool:
     """Tells whether a path stands for generated faces."""
-    return path.startswith("synthetic:")
+    return path.startswith(PREFIX)
 
 
 def is_labelled_set(path: str) -> bool:

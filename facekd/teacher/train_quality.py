@@ -195,8 +195,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--target",
         choices=TARGETS,
-        default="cr",
-        help="; ".join(f"{name}: {what}" for name, what in IN_WORDS.items()) + " (default: cr)",
+        default="sdd",
+        help="; ".join(f"{name}: {what}" for name, what in IN_WORDS.items()) + " (default: sdd)",
     )
     add(
         "--images",

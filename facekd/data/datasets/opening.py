@@ -7,7 +7,6 @@ that there are images at all. The rest is checked at each image, and every messa
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from facekd.data.datasets.cifar_dataset import CifarDataset, Split, find_cifar
@@ -15,6 +14,7 @@ from facekd.data.datasets.face_dataset import FaceDataset, OnBadRecord
 from facekd.data.datasets.folder_dataset import FolderDataset, UnlabelledFolderDataset
 from facekd.data.datasets.generated_dataset import SyntheticDataset
 from facekd.data.datasets.record_dataset import RecordDataset
+from facekd.data.synthetic.set_name import read_set_name
 from facekd.errors import DataError
 from facekd.files.reading import require_regular_file
 from facekd.images.image_files import LeftOut, read_folder
@@ -53,9 +53,9 @@ def open_dataset(
         dataset.has_labels = False
         return dataset
     # No file at all: faces rendered as they are read.
-    if str(path).startswith("synthetic:"):
+    if generated := read_set_name(str(path)):
         _require_train(path, split)
-        return _open_synthetic(str(path), image_size)
+        return SyntheticDataset(generated.people, generated.images, image_size, generated.seed or 0)
     folder = Path(path)
     if not folder.exists():
         raise DataError(
@@ -118,14 +118,6 @@ def _refuse_other_kinds(path: Path) -> None:
             f"{path}: tar files are for other loaders, and facekd trains on records: make some with `facekd data "
             f"convert {path} OUT`, and give OUT"
         )
-
-
-def _open_synthetic(path: str, image_size: int) -> SyntheticDataset:
-    wanted = re.fullmatch(r"synthetic:\s*(\d+)\s*[xX×]\s*(\d+)\s*(?::\s*(\d+))?", path)
-    if wanted is None:
-        raise DataError(f"{path}: for generated faces, write synthetic:200x20 or synthetic:200x20:SEED")
-    num_identities, images_per_identity, seed = (int(number or 0) for number in wanted.groups())
-    return SyntheticDataset(num_identities, images_per_identity, image_size, seed)
 
 
 def _require_train(path: str | os.PathLike[str], split: Split) -> None:
