@@ -163,8 +163,7 @@ def open_face_source(
     if generated := read_set_name(source):
         if landmarks is not None:
             raise DataError("--landmarks go with a folder of photos; generated faces bring theirs")
-        own = seed if generated.seed is None else generated.seed
-        return GeneratedImages(generated.people, generated.images, size, own)
+        return GeneratedImages(generated.people, generated.images, size, generated.seed_or(seed))
     path = Path(source)
     if not path.exists():
         raise DataError(f"{path}: no such folder or pack; for generated faces give synthetic:PEOPLExIMAGES")

@@ -40,7 +40,7 @@ class AlignedFaces:
     def __init__(self, source: str, size: int, seed: int) -> None:
         generated = read_set_name(source)
         self._images_each = generated.images if generated else 0
-        self._size, self._seed = size, seed if generated is None or generated.seed is None else generated.seed
+        self._size, self._seed = size, generated.seed_or(seed) if generated else seed
         self._source = None if generated else open_face_source(source, None, "fail", size, seed)
         people = np.arange(generated.people) if generated else np.zeros(0, np.int64)
         self.labels = np.repeat(people, self._images_each) if self._source is None else self._source.labels

@@ -55,7 +55,7 @@ def open_dataset(
     # No file at all: faces rendered as they are read.
     if generated := read_set_name(str(path)):
         _require_train(path, split)
-        return SyntheticDataset(generated.people, generated.images, image_size, generated.seed or 0)
+        return SyntheticDataset(generated.people, generated.images, image_size, generated.seed_or(0))
     folder = Path(path)
     if not folder.exists():
         raise DataError(

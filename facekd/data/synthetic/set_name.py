@@ -18,6 +18,10 @@ class GeneratedSet(NamedTuple):
     images: int
     seed: int | None
 
+    def seed_or(self, other: int) -> int:
+        """Returns the seed that the name gives, else another."""
+        return other if self.seed is None else self.seed
+
 
 def read_set_name(name: str) -> GeneratedSet | None:
     """Returns the generated set that is named; None for what does not begin with `synthetic:`, such as a path.
