@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from facekd.backbones.backbone import Backbone
-from facekd.backbones.cifar import CifarResNet, WideResNet
+from facekd.backbones.cifar import CIFAR_RESNETS, WIDE_RESNETS, CifarResNet, WideResNet
 from facekd.backbones.edgeface import EdgeFace
 from facekd.backbones.ghostfacenet import GhostFaceNet
 from facekd.backbones.given_module import GIVEN, GivenModule
@@ -38,12 +38,8 @@ BACKBONES: dict[str, type[Backbone]] = {
     "edgeface_s": EdgeFace,
     "ghostfacenetv2_s1": GhostFaceNet,
     "ghostfacenetv2_s2": GhostFaceNet,
-    "resnet20": CifarResNet,
-    "resnet56": CifarResNet,
-    "resnet8x4": CifarResNet,
-    "resnet32x4": CifarResNet,
-    "wrn_16_2": WideResNet,
-    "wrn_40_2": WideResNet,
+    **dict.fromkeys(CIFAR_RESNETS, CifarResNet),
+    **dict.fromkeys(WIDE_RESNETS, WideResNet),
     **dict.fromkeys(TORCHVISION_EMBEDDING_SIZES, TorchvisionBackbone),
 }
 

@@ -3,9 +3,7 @@
 ResNet: He et al. 2016 (arXiv:1512.03385, section 4.2), with 1x1 convolutions as shortcuts, as in the released code of
 CRD and of "It's All in the Head" (arXiv:2201.06945); `resnet8x4` and `resnet32x4` are theirs, with four times the
 channels. Wide ResNet: Zagoruyko and Komodakis 2016 (arXiv:1605.07146). The embedding is the mean over the last map,
-after its ReLU; the classifier is a `LinearClassifier` on it. With one of 100 classes the parameters number 1,233,540
-for resnet8x4, 7,433,860 for resnet32x4, 278,324 for resnet20, 861,620 for resnet56, 703,284 for wrn_16_2 and 2,255,156
-for wrn_40_2.
+after its ReLU; the classifier is a `LinearClassifier` on it.
 """
 
 from __future__ import annotations
@@ -21,13 +19,12 @@ from facekd.backbones.backbone import Backbone, ImageSizes, full_precision, init
 
 # Convolutional depth, channels of the stem and of the three stages.
 CIFAR_RESNETS = {
-    "resnet20": (20, (16, 16, 32, 64)),
-    "resnet56": (56, (16, 16, 32, 64)),
+    **{f"resnet{depth}": (depth, (16, 16, 32, 64)) for depth in (8, 14, 20, 32, 44, 56, 110)},
     "resnet8x4": (8, (32, 64, 128, 256)),
     "resnet32x4": (32, (32, 64, 128, 256)),
 }
 # Depth and widening factor.
-WIDE_RESNETS = {"wrn_16_2": (16, 2), "wrn_40_2": (40, 2)}
+WIDE_RESNETS = {"wrn_16_2": (16, 2), "wrn_40_1": (40, 1), "wrn_40_2": (40, 2)}
 
 
 class CifarBackbone(Backbone):

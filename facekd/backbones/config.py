@@ -18,7 +18,7 @@ class BackboneConfig:
             `iresnet18` .. `iresnet200`, AdaFace's `ir_18`, `ir_34`, `ir_50` and `ir_101`, InsightFace's vision
             transformers `vit_t` (19 M) and `vit_s` (76 M), `edgeface_xs` (1.77 M), `edgeface_s` (3.65 M), or
             `ghostfacenetv2_s1` and `ghostfacenetv2_s2` (6.8 M); for classification, those of CIFAR papers,
-            `resnet8x4`, `resnet32x4`, `resnet20`, `resnet56`, `wrn_16_2` and `wrn_40_2`, or torchvision's
+            `resnet8` .. `resnet110`, `resnet8x4`, `resnet32x4`, `wrn_16_2`, `wrn_40_1` and `wrn_40_2`, or torchvision's
             `resnet50`, `mobilenet_v2` and others. `timm:NAME` is a network of timm (docs/backbones.md). In Python,
             `module` is a network of your own (`facekd.training.api`).
         embedding_size: numbers in an embedding; classification networks fix it.

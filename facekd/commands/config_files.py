@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from facekd.commands.completion import is_completing
+from facekd.commands.open_sections import flatten, put_open_options, take_open_options
 from facekd.commands.suggestions import did_you_mean, nearest, verb_of_keys, why_no_config
 from facekd.errors import ConfigError, FacekdError
 from facekd.files.reading import read_text_file, require_regular_file
@@ -102,17 +103,6 @@ def _expand_paths(values: Any, config_class: type, origin: Callable[[str], str],
             _expand_paths(value, type(default), origin, f"{key}.")
 
 
-def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Converts sections to dotted keys, so that what comes later overrides single keys, not whole sections."""
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, dict):
-            found |= flatten(item, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = item
-    return found
-
-
 def parse_config(
     config_class: type[Config], argv: list[str] | None, prog: str, description: str, epilog: str | None = None
 ) -> Config:
@@ -133,6 +123,7 @@ def parse_config(
     """
     # One parser holds the options of all sections.
     words = sys.argv[1:] if argv is None else argv
+    words, open_options = take_open_options(config_class, words)
     argv = _config_first(["--help" if word == "--help-all" else word for word in words])
     parser = _make_parser(config_class, prog, description, epilog)
     # Mistakes in the file as a file are reported first; which keys it has tells later errors apart from options.
@@ -145,6 +136,7 @@ def parse_config(
     try:
         with _as_plain_files(argv, lambda path: _read_yaml(path, config_class, prog)) as plain:
             parsed = parser.parse_args(plain)
+        put_open_options(parsed, open_options)
         _expand_paths(parsed, config_class, lambda key: f"{file}: " if key in keys_of_file else "")
         values = parser.instantiate(parsed)
         return config_class(**{item.name: values[item.name] for item in fields(config_class)})  # type: ignore[arg-type]

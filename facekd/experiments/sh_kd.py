@@ -21,7 +21,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from facekd.commands.config_files import config_keys, file_first, flatten, parse_config, path_field, require
+from facekd.commands.config_files import config_keys, file_first, parse_config, path_field, require
+from facekd.commands.open_sections import flatten
 from facekd.commands.config_help import show_short_help, take_switch
 from facekd.errors import ConfigError, run_verb
 from facekd.experiments.command_runner import CompletedSteps, run_steps

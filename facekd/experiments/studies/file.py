@@ -9,8 +9,9 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from facekd.commands.config_files import flatten, parse_config, path_field, require
+from facekd.commands.config_files import parse_config, path_field, require
 from facekd.commands.config_help import show_short_help
+from facekd.commands.open_sections import flatten
 from facekd.commands.suggestions import did_you_mean
 from facekd.errors import ConfigError
 from facekd.experiments.studies.config import FILES_MADE, SET_BY_STUDY, VERBS, Method, Pack, Study
@@ -32,6 +33,7 @@ example:
   facekd study configs/study/generated_faces.yaml --jobs 2
   facekd study configs/study/generated_faces.yaml --dry-run   # tries each training, tells the hours, leaves no run
   facekd study configs/study/generated_faces.yaml --power --difference 0.5
+  facekd study configs/study/generated_faces.yaml --base.data.workers 2 --methods.th_kd.config.loss.kl 2   # single keys
 
 CONFIG.yaml
   output: runs/study

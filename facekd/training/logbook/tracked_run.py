@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from facekd import __version__
-from facekd.commands.config_files import flatten
+from facekd.commands.open_sections import flatten
 from facekd.errors import DataError
 from facekd.files.reading import read_json
 from facekd.files.writing import write_json

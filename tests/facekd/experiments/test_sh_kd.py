@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from facekd.checkpoints.checkpoint import load_checkpoint
-from facekd.commands.config_files import flatten, parse_config
+from facekd.commands.config_files import parse_config
+from facekd.commands.open_sections import flatten
 from facekd.embedder import open_embedder
 from facekd.errors import ConfigError
 from facekd.experiments.sh_kd import load_pipeline, main
