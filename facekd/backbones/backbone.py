@@ -68,6 +68,9 @@ class Backbone(nn.Module):
         options: which other arguments of `build_backbone` it takes: `drop_path`, `mask_ratio`.
         parts: names of its modules (and of parameters of its own) by part, `stem`, `stage1` and so on, in the order of
             the forward pass; empty where a network is not divided.
+        selectable: where evenly spaced channels of it make a smaller network of its family
+            (`facekd.backbones.weight_selection`), the names of linear layers that read a flattened map, each with that
+            of a normalisation of the map's channels; None where they do not.
         undecayed: names of parameters of its own, no bias and of no normalisation, that its authors do not decay, such
             as position embeddings; any module may have this attribute.
         gradient_checkpointing: keeps only what goes into each unit for the backward pass and computes the rest again,
@@ -85,6 +88,7 @@ class Backbone(nn.Module):
     takes_gradient_checkpointing: ClassVar[bool] = False
     options: ClassVar[frozenset[str]] = frozenset()
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+    selectable: ClassVar[Mapping[str, str] | None] = None
     undecayed: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, embedding_size: int, image_size: int, width: float) -> None:

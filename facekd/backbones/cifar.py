@@ -9,6 +9,7 @@ after its ReLU; the classifier is a `LinearClassifier` on it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -39,6 +40,7 @@ class CifarBackbone(Backbone):
     """
 
     image_sizes: ClassVar[ImageSizes] = ImageSizes(8, 4, "it halves the image twice", "CIFAR's images have 32")
+    selectable: ClassVar[Mapping[str, str] | None] = MappingProxyType({})
 
     def __init__(self, name: str, embedding_size: int, image_size: int, width: float, dropout: float) -> None:
         super().__init__(name, embedding_size, image_size, width)

@@ -30,6 +30,9 @@ class BackboneConfig:
             what is inside them: less memory, about a third more time, the same result.
         weights: a checkpoint or the folder of a run to start from, what `facekd import` writes among them; by default
             the weights are fresh. A resumed run does not read it.
+        select_weights: `weights` are those of a larger network of the same family, of which this one starts as a part:
+            evenly spaced channels, the first units of each stage (weight selection, arXiv:2311.18823). Within
+            MobileFaceNet, within IR-ResNet, and within the ResNets of CIFAR.
     """
 
     name: str = "mobilefacenet"
@@ -40,9 +43,10 @@ class BackboneConfig:
     mask_ratio: float = 0.0
     gradient_checkpointing: bool = False
     weights: str = path_field()
+    select_weights: bool = False
 
     @property
     def architecture(self) -> dict[str, Any]:
         """Returns the arguments of `build_backbone` that this section has, those that make the network what it is."""
-        others = ("weights", "gradient_checkpointing")
+        others = ("weights", "select_weights", "gradient_checkpointing")
         return {key: value for key, value in to_plain(self).items() if key not in others}

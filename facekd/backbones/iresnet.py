@@ -14,6 +14,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -84,6 +85,7 @@ class IResNet(Backbone):
 
     norm_after: ClassVar[dict[str, str]] = {"conv1": "bn1"}
     takes_gradient_checkpointing: ClassVar[bool] = True
+    selectable: ClassVar[Mapping[str, str] | None] = MappingProxyType({"fc.weight": "bn2.weight"})
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "stem": ("conv1", "bn1", "prelu"),
         **{f"stage{number}": (f"layer{number}",) for number in (1, 2, 3, 4)},

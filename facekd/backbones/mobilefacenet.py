@@ -15,6 +15,7 @@ Modules carry the names used by InsightFace's released PyTorch weights, so that 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -147,6 +148,7 @@ class MobileFaceNet(Backbone):
     """
 
     takes_gradient_checkpointing: ClassVar[bool] = True
+    selectable: ClassVar[Mapping[str, str] | None] = MappingProxyType({})
     # A stage begins with a strided unit.
     parts: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "stem": ("layers.0", "layers.1"),

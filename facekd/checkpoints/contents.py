@@ -155,8 +155,9 @@ class Checkpoint:
         identities: names of the labels, in order; absent where the data has no names, and in older files.
         plugins: for each name that a plug-in `provides`, such as "backbone tiny", its `name` and `sha256`; absent
             where there is none.
-        started_from: whose weights the run began with: for `backbone` and `head` the `file`, its `sha256`, and for a
-            head the number of `classes` that were taken from it. Absent where all weights were fresh.
+        started_from: whose weights the run began with: for `backbone` and `head` the `file`, its `sha256`, for a
+            head the number of `classes` that were taken from it, and for a backbone that began as a part of a larger
+            one the number of its `weights` and that one's, `of_weights`. Absent where all weights were fresh.
     """
 
     config: dict[str, Plain] = field(default_factory=dict)  # `Sections` has what is used of it

@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import Field, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar

@@ -69,8 +69,8 @@ def put_open_options(parsed: Any, options: Mapping[tuple[str, ...], Mapping[str,
             if name not in place:
                 where, names = ".".join(path[:depth]), [str(one) for one in place]
                 raise ConfigError(
-                    f"--{shown('.'.join(path))}: there is no {shown(name)} in {where}{did_you_mean(name, names) or '.'} "
-                    f"There are {', '.join(map(shown, names))}"
+                    f"--{shown('.'.join(path))}: there is no {shown(name)} in {where}"
+                    f"{did_you_mean(name, names) or '.'} There are {', '.join(map(shown, names))}"
                 )
             place = place[name]
         section = flatten(place[path[-1]] or {})

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from facekd.commands.config_files import config_keys, file_first, parse_config, path_field, require
-from facekd.commands.open_sections import flatten
 from facekd.commands.config_help import show_short_help, take_switch
+from facekd.commands.open_sections import flatten
 from facekd.errors import ConfigError, run_verb
 from facekd.experiments.command_runner import CompletedSteps, run_steps
 from facekd.experiments.sharing_report import write_report

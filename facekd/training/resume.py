@@ -52,6 +52,7 @@ RESUMABLE_KEYS = (
         "teacher.cache",
         # Where the first weights came from; the checkpoint has those of now.
         "backbone.weights",
+        "backbone.select_weights",
         "backbone.gradient_checkpointing",
         "head.weights",
         "diagnostics",

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from facekd.backbones import count_parameters
+from facekd.backbones.backbone import Backbone
+from facekd.backbones.weight_selection import select_weights
 from facekd.checkpoints.models import load_backbone, load_weights
 from facekd.checkpoints.run_folder import list_checkpoints, resolve_checkpoint
 from facekd.checkpoints.shared_head import find_same_people, read_classifier
 from facekd.data.datasets import FaceDataset
-from facekd.errors import CheckpointError
+from facekd.errors import CheckpointError, ModelError
 from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
 from facekd.head.classifier import LinearClassifier, MarginClassifier
@@ -52,8 +55,13 @@ def describe_start(started_from: dict[str, dict[str, Any]], is_resumed: bool) ->
     lines = []
     for part, source in started_from.items():
         classes = f", {counted(source['classes'], 'class')}" if "classes" in source else ""
+        taken = (
+            f", {source['weights']:,} of its {counted(source['of_weights'], 'weight')}" if "weights" in source else ""
+        )
         again = "; not read again" if is_resumed else ""
-        lines.append(f"\nstart      {part} from {source['file']} (sha256 {source['sha256'][:12]}{classes}{again})")
+        lines.append(
+            f"\nstart      {part} from {source['file']} (sha256 {source['sha256'][:12]}{classes}{taken}{again})"
+        )
     return "".join(lines)
 
 
@@ -74,8 +82,17 @@ def _load_backbone(backbone: torch.nn.Module, config: TrainConfig) -> dict[str, 
                 "give it the same"
             )
 
-    load_weights(backbone, trained.state_dict(), f"{file} (backbone.weights)")
-    return {"file": str(file), "sha256": digest}
+    source: dict[str, Any] = {"file": str(file), "sha256": digest}
+    weights = trained.state_dict()
+    if config.backbone.select_weights:
+        assert isinstance(backbone, Backbone)
+        try:
+            weights = select_weights(backbone, trained)
+        except ModelError as error:
+            raise CheckpointError(f"{file} (backbone.weights): {error}") from error
+        source |= {"weights": count_parameters(backbone), "of_weights": count_parameters(trained)}
+    load_weights(backbone, weights, f"{file} (backbone.weights)")
+    return source
 
 
 def _load_head(head: torch.nn.Module, config: TrainConfig, dataset: FaceDataset) -> dict[str, Any]:

@@ -10,7 +10,7 @@ TRAIN_KEYS = {
     "data.image_size": "pixels of the images",
     "backbone.name": "or iresnet50, timm:NAME, ...: docs/backbones.md",
     "backbone.embedding_size": "numbers in an embedding",
-    "backbone.weights": "trained weights to start from; also head.weights, freeze, head_warmup_images",
+    "backbone.weights": "trained weights to start from; also select_weights, head.weights, freeze",
     "head.margin": ", ".join(MARGINS),
     "head.margin_value": "[arcface 0.5, cosface 0.35, adaface 0.4]",
     "epochs": "length of the run",

@@ -273,6 +273,10 @@ class TrainConfig:
             f"backbone.weights is for networks that facekd builds: with backbone.name = '{GIVEN}', load the weights "
             "into the module before you give it",
         )
+        require(
+            bool(self.backbone.weights) or not self.backbone.select_weights,
+            "backbone.select_weights takes a part of the network that backbone.weights names: set that too",
+        )
         require(self.head_warmup_images >= 0, f"head_warmup_images must not be negative ({self.head_warmup_images})")
         require(
             not (self.shared_head and self.head.weights),

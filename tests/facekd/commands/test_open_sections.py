@@ -93,7 +93,10 @@ def test_a_value_replaces_what_is_at_its_key(tmp_path: Path, word: str, expected
     [
         (["--base.epochs"], r"--base\.epochs: expected a value after it"),
         (["--base.epochs", "[1"], r"--base\.epochs: not YAML: "),
-        (["--methods.plane.config.share", "1"], "--methods.plane.config: there is no plane in methods; did you mean pl"),
+        (
+            ["--methods.plane.config.share", "1"],
+            "--methods.plane.config: there is no plane in methods; did you mean",
+        ),
         (["--base"], "base"),
         (["--stage.confg.images", "1"], "did you mean"),
     ],

@@ -86,6 +86,37 @@ def test_it_says_and_records_whose_weights_it_began_with(
     assert first < 0.7 * fresh
 
 
+def test_a_narrower_student_starts_as_a_part_of_its_teacher(
+    trained: Path, tiny_config: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The run has width 0.125, so that the narrowest network, 8 channels a layer, is a part of it.
+    words = {"backbone__weights": trained, "backbone__width": 0.01, "backbone__select_weights": True}
+    config = tiny_config(**words, images=36, schedule__name="constant")
+    began, teacher = start(config), load_backbone(trained)[0].state_dict()
+    expected = {name: value.shape for name, value in began.backbone.state_dict().items()}
+    for name, value in began.backbone.state_dict().items():
+        chosen = teacher[name]
+        for dim in range(min(chosen.ndim, 2)):
+            size, has = expected[name][dim], chosen.shape[dim]
+            chosen = chosen.index_select(dim, torch.tensor([place * has // size for place in range(size)]))
+        assert torch.equal(value, chosen), name
+    # The run says how much of the teacher it has, and remembers it when it goes on.
+    assert train(config, ALONE) == 0
+    source = read_checkpoint(config.output).started_from["backbone"]
+    assert 0 < source["weights"] < source["of_weights"]
+    part = f"{source['weights']:,} of its {source['of_weights']:,} weights"
+    assert f"{trained.name}/checkpoints/000000000120.pt" in source["file"] and part in capsys.readouterr().err
+    assert train(tiny_config(**words, images=48, schedule__name="constant"), ALONE) == 0
+    assert f"{part}; not read again)" in capsys.readouterr().err
+
+
+def test_a_student_that_is_no_part_of_its_teacher_is_refused(trained: Path, tiny_config: Configure) -> None:
+    with pytest.raises(CheckpointError, match=r"backbone\.weights\): mobilefacenet of width 1 is no part of .*"):
+        start(tiny_config(backbone__weights=trained, backbone__width=1, backbone__select_weights=True))
+    with pytest.raises(ConfigError, match=r"backbone\.select_weights takes a part .* set that too"):
+        tiny_config(backbone__select_weights=True)
+
+
 def test_a_resumed_run_does_not_read_them(trained: Path, tiny_config: Configure, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(trained, source)
