@@ -110,7 +110,7 @@ def use_without_torch(uv: str, python: str, wheel: Path, folder: Path) -> Iterat
     words = [str(commands / "facekd"), "doctor", "--without-torch"]
     needed = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True).stdout.split()
     subprocess.run([*into, *needed], check=True)
-    options = "--model quick/meeting/model.onnx --pairs quick/data/test.bin --output without-torch"
+    options = "--model quick/part/model.onnx --pairs quick/data/test.bin --output without-torch"
     yield from run_lines(commands, folder, [f"evaluate lfw {options}", "data inspect quick/data"])
     if list(run_lines(commands, folder, [f"train {SHORT} --output no"])) and not (folder / "no").exists():
         return
@@ -132,7 +132,7 @@ def use(commands: Path, folder: Path) -> Iterator[str]:
         "configs",
         "configs configs/debug.yaml",
         "train mine.yaml --images 64 --schedule.warmup_images 0 --output mine",
-        "evaluate lfw --model quick/meeting/model.onnx --pairs quick/data/test.bin --output results",
+        "evaluate lfw --model quick/part/model.onnx --pairs quick/data/test.bin --output results",
         "report results quick/th_kd/verification --output compared",
         f"train {SHORT} --plugin examples/plain_backbone.py --backbone.name plain --output plain",
         "export plain --plugin examples/plain_backbone.py --output plain.onnx",

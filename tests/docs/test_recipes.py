@@ -72,11 +72,17 @@ def test_recipes_of_distillation_try_their_first_step(capsys: pytest.CaptureFixt
     data = [*SMALL.split(), "--data.train", "synthetic:4x2", "--data.image_size", "112"]
     small = ["--backbone.width", "0.25", "--backbone.embedding_size", "512"]
     assert main(["train", "configs/debug.yaml", *data, *small, "--output", "teacher"]) == 0
+    wide = ["--backbone.name", "mobilefacenet_0.45g", "--backbone.embedding_size", "512", "--output", "wide"]
+    assert main(["train", "configs/debug.yaml", *data, *wide, "--backbone.width", "0.5"]) == 0
     paths = [path for path in RECIPES if path.parent.name == "distill" and "pipeline" not in path.stem]
-    assert len(paths) == 4
+    assert len(paths) == 5
+    own_words = {
+        "ms1mv3_sh_kd": ["--shared_head", "teacher"],
+        "ms1mv3_th_kd_part": ["--teacher.model", "wide", "--backbone.weights", "wide", "--backbone.width", "0.25"],
+    }
     for path in paths:
-        shared = ["--shared_head", "teacher"] if path.stem == "ms1mv3_sh_kd" else []
-        assert main(["distill", str(path), "--dry-run", *data, "--teacher.model", "teacher", *shared]) == 0, path
+        words = ["--teacher.model", "teacher", *own_words.get(path.stem, [])]
+        assert main(["distill", str(path), "--dry-run", *data, *words]) == 0, path
         assert "multiply-adds an image" in capsys.readouterr().out
 
 

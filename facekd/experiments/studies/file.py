@@ -14,7 +14,7 @@ from facekd.commands.config_help import show_short_help
 from facekd.commands.open_sections import flatten
 from facekd.commands.suggestions import did_you_mean
 from facekd.errors import ConfigError
-from facekd.experiments.studies.config import FILES_MADE, SET_BY_STUDY, VERBS, Method, Pack, Study
+from facekd.experiments.studies.config import FILES_MADE, REFERENCE, SET_BY_STUDY, VERBS, Method, Pack, Study
 from facekd.experiments.studies.evaluation import CLASSIFICATION, PEOPLE, Evaluation
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -22,6 +22,7 @@ DESCRIPTION = "Trains methods x seeds on one data set under one protocol, and re
 MAIN_KEYS = {
     "output": "folder of everything; the same command resumes it",
     "seeds": "seeds of every method that names none",
+    "only": "names of methods; the others are left out, but those that these and the reference need",
     "jobs": "runs at the same time",
     "threads": "computing threads of each run [the cores over the jobs]",
     "report_only": "report what is there, run nothing",
@@ -34,6 +35,7 @@ example:
   facekd study configs/study/generated_faces.yaml --dry-run   # tries each training, tells the hours, leaves no run
   facekd study configs/study/generated_faces.yaml --power --difference 0.5
   facekd study configs/study/generated_faces.yaml --base.data.workers 2 --methods.th_kd.config.loss.kl 2   # single keys
+  facekd study configs/study/generated_faces.yaml --only '[th_kd, l2]'   # with what they need, and the reference
 
 CONFIG.yaml
   output: runs/study
@@ -137,6 +139,7 @@ class StudyFile:
         evaluate: options of `facekd evaluate lfw`, for people of `facekd evaluate folder`, for images to classify of
             `facekd evaluate classification`.
         methods: the methods by name, in the order of the report.
+        only: names of methods; the study is of them, the reference, and those that they need. Empty for all.
         jobs: number of runs at once.
         threads: computing threads of each run; null shares the cores among the jobs.
         report_only: report what is there, run nothing.
@@ -155,6 +158,7 @@ class StudyFile:
     classification: str | None = path_field()
     evaluate: dict[str, Any] | None = None
     methods: dict[str, MethodFile] = field(default_factory=dict, metadata={"entries": MethodFile})
+    only: tuple[str, ...] = ()
     jobs: int = 1
     threads: int | None = None
     report_only: bool = False
@@ -205,16 +209,17 @@ def make_study(file: StudyFile) -> Study:
     packs = _packs(file)
     evaluation = packs[0].evaluation
     methods = {name: _method(name, method, file.seeds, evaluation) for name, method in file.methods.items()}
+    base, reference = flatten(file.base or {}), _reference(file.reference, methods)
     study = Study(
         output=Path(file.output),
         title=file.title or Path(file.output).name,
         seeds=file.seeds,
-        reference=_reference(file.reference, methods),
-        base=flatten(file.base or {}),
+        reference=reference,
+        base=base,
         prepare=file.prepare or (),
         packs=packs,
         evaluate={**evaluation.options, **_evaluate(file.evaluate, "evaluate", evaluation)},
-        methods=methods,
+        methods=_only((*file.only, reference), methods, base) if file.only else methods,
     )
     _check_training_keys(study)
     _ = study.runs  # raises an error for unknown references and circles
@@ -285,6 +290,25 @@ def _reference(name: str, methods: Mapping[str, Method]) -> str:
             f"There are {', '.join(methods)}"
         )
     return name
+
+
+def _only(names: Sequence[str], methods: Mapping[str, Method], base: Mapping[str, Any]) -> dict[str, Method]:
+    """Returns some methods and those whose runs they refer to, directly or not, in the order of the file."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in methods:
+            raise ConfigError(
+                f"only: {name!r} is no method{did_you_mean(name, methods) or '.'} There are {', '.join(methods)}"
+            )
+        if name not in found:
+            found.add(name)
+            method = methods[name]
+            texts = " ".join(map(str, (*base.values(), *method.config.values(), method.recipe)))
+            waiting += [match[1] for match in REFERENCE.finditer(texts) if match[1] in methods]
+            waiting += [method.budget] if method.budget else []
+    return {name: method for name, method in methods.items() if name in found}
 
 
 def _packs(file: StudyFile) -> tuple[Pack, ...]:

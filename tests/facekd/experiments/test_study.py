@@ -24,7 +24,7 @@ from facekd.data.pair_packs.pair_pack import write_pair_pack
 from facekd.errors import ConfigError, DataError
 from facekd.experiments.command_runner import CompletedSteps, run_steps
 from facekd.experiments.studies.comparison import Values, paired_difference
-from facekd.experiments.studies.file import load_study, parse_study
+from facekd.experiments.studies.file import load_study, make_study, parse_study
 from facekd.experiments.studies.report import write_report
 from facekd.experiments.studies.results import gather
 from facekd.training.config import TrainConfig
@@ -193,6 +193,28 @@ def test_a_budget_is_the_images_of_all_stages(tmp_path: Path) -> None:
         ConfigError, match=r"^methods\.alone: 'imagse' is not a configuration key; did you mean 'images'"
     ):
         study.check_configs()
+
+
+def test_a_part_of_a_study_has_what_it_needs_and_the_reference(tmp_path: Path) -> None:
+    study = {
+        "teacher": {"verb": "train", "seeds": [0]},
+        "alone": {"verb": "train"},
+        "met": {"verb": "train", "judge": False, "config": {"backbone.weights": "{teacher}", "shared_head": "{alone}"}},
+        "kd": {"verb": "distill", "config": {"teacher.model": "{met}"}},
+        "other": {"verb": "distill", "config": {"teacher.model": "{teacher}"}},
+        "as_long": {"verb": "train", "budget": "kd"},
+    }
+    path = write(tmp_path, methods=study)
+
+    def names(*only: str) -> list[str]:
+        return list(make_study(parse_study([str(path), "--only", f"[{', '.join(only)}]"])).methods)
+
+    assert names("kd") == ["teacher", "alone", "met", "kd"]
+    assert names("other") == ["teacher", "alone", "other"]
+    assert names("as_long") == ["teacher", "alone", "met", "kd", "as_long"]
+    assert names() == list(study)
+    with pytest.raises(ConfigError, match=r"only: 'oter' is no method; did you mean other\? There are teacher, alone"):
+        names("oter")
 
 
 def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
