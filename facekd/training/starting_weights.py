@@ -9,11 +9,14 @@ import torch
 
 from facekd.backbones import count_parameters
 from facekd.backbones.backbone import Backbone
+from facekd.backbones.building import network_of
 from facekd.backbones.weight_selection import select_weights
-from facekd.checkpoints.models import load_backbone, load_weights
+from facekd.checkpoints.checkpoint import read_checkpoint
+from facekd.checkpoints.models import load_backbone, load_weights, plan_backbone
 from facekd.checkpoints.run_folder import list_checkpoints, resolve_checkpoint
 from facekd.checkpoints.shared_head import find_same_people, read_classifier
 from facekd.data.datasets import FaceDataset
+from facekd.embedder.checks import is_onnx_file
 from facekd.errors import CheckpointError, ModelError
 from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
@@ -63,6 +66,38 @@ def describe_start(started_from: dict[str, dict[str, Any]], is_resumed: bool) ->
             f"\nstart      {part} from {source['file']} (sha256 {source['sha256'][:12]}{classes}{taken}{again})"
         )
     return "".join(lines)
+
+
+def advise_start(config: TrainConfig, teacher: str) -> str:
+    """Says, in a line for the head of the log, that a student with fresh weights could be a part of its teacher.
+
+    Args:
+        config: the config of the student's run.
+        teacher: the teacher's file or run; "" if there is none.
+
+    Returns:
+        The line after a line break; "" where that is no choice, or the run goes on from a checkpoint.
+    """
+    architecture = {**config.backbone.architecture, "image_size": config.data.image_size}
+    is_chosen = bool(config.backbone.weights or list_checkpoints(Path(config.output)))
+    if is_chosen or not teacher or network_of(architecture["name"]).selectable is None:
+        return ""
+    if not Path(teacher).exists() or is_onnx_file(Path(teacher)):  # a cache may stand for a teacher that is gone
+        return ""
+    larger = read_checkpoint(resolve_checkpoint(teacher)).architecture
+    if larger is None or network_of(larger["name"]) is not network_of(architecture["name"]):
+        return ""
+    student, whole = plan_backbone(architecture), plan_backbone(larger)
+    try:
+        select_weights(student, whole)
+    except ModelError:
+        return ""
+    if count_parameters(student) == count_parameters(whole):
+        return ""
+    return (
+        "\nadvice     the student can start as a part of its teacher (docs/backbones.md): "
+        f"--backbone.weights {teacher} --backbone.select_weights true"
+    )
 
 
 def _load_backbone(backbone: torch.nn.Module, config: TrainConfig) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from facekd.teacher.teacher import open_teacher, teacher_fingerprint
 from facekd.training.config.distill_config import DistillConfig
 from facekd.training.distilling.distiller import Distiller, Embedder, Head, Objective, StudentParts, TeacherParts
 from facekd.training.recognizer import make_backbone
-from facekd.training.starting_weights import start_from_weights
+from facekd.training.starting_weights import advise_start, start_from_weights
 from facekd.utils.wording import counted
 
 
@@ -83,6 +83,7 @@ def build_distiller(
         contrastive=contrastive,
         gather_rows=lambda rows: gather_tensor_rows(rows, world),
     )
+    distiller.summary_lines += advise_start(config, config.teacher.model)
     start_from_weights(distiller, config, dataset)
     return distiller
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,23 @@ def test_a_narrower_student_starts_as_a_part_of_its_teacher(
     assert f"{trained.name}/checkpoints/000000000120.pt" in source["file"] and part in capsys.readouterr().err
     assert train(tiny_config(**words, images=48, schedule__name="constant"), ALONE) == 0
     assert f"{part}; not read again)" in capsys.readouterr().err
+
+
+def test_a_student_of_the_family_is_told_that_it_could_be_a_part_of_its_teacher(
+    trained: Path, tiny_arguments: list[str], tmp_path: Path
+) -> None:
+    def lines(*words: str) -> str:
+        argv = [*tiny_arguments, "--teacher.model", str(trained), "--loss.kl", "1", *words]
+        config = parse_config(DistillConfig, argv, "facekd distill", "")
+        return build_distiller(config, ALONE, open_training_data(config.data)).summary_lines
+
+    narrow = ("--backbone.width", "0.01")
+    advice = f"part of its teacher .*: --backbone.weights {re.escape(str(trained))} --backbone.select_weights true"
+    assert re.search(advice, lines(*narrow))
+    # Not where it is as large, larger, another network, or started from weights already.
+    others = ((), ("--backbone.dropout", "0"), ("--backbone.width", "1"), ("--backbone.name", "iresnet18", *narrow))
+    chosen = (*narrow, "--backbone.weights", str(trained), "--backbone.select_weights", "true")
+    assert all("advice" not in lines(*words) for words in (*others, chosen))
 
 
 def test_a_student_that_is_no_part_of_its_teacher_is_refused(trained: Path, tiny_config: Configure) -> None:
