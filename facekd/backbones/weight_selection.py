@@ -2,11 +2,12 @@
 
 Weight selection: Xu et al., "Initializing Models with Larger Ones" (ICLR 2024, arXiv:2311.18823). Of each layer evenly
 spaced channels are taken, the same ones wherever layers follow each other or are added, and of each stage the first
-units. Facekd's students under a teacher's classifier gain far more from it than from any loss; docs/method.md has the
-table.
+units. docs/method.md has what students gain from it under their teacher's classifier.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -31,27 +32,71 @@ def select_weights(network: Backbone, larger: nn.Module) -> dict[str, torch.Tens
             "the ResNets of CIFAR"
         )
     what = f"{network.name} of width {network.width:g} is no part of {larger.name} of width {larger.width:g}"
-    weights = larger.state_dict()
-    own, selected = network.state_dict(), {}
+    if network.image_size != larger.image_size:
+        raise ModelError(f"{what}: they take images of {network.image_size} and of {larger.image_size} pixels")
+
+    own, weights = network.state_dict(), larger.state_dict()
+    if misfit := _find_misfit(network, own, weights):
+        raise ModelError(f"{what}, {misfit}")
+    block = _channels_of_a_group(network)
+    selected = {}
     for name, wanted in own.items():
-        found = weights.get(name)
-        if found is None:
-            raise ModelError(f"{what}, which has no {name}")
-        if any(have < want for have, want in zip(found.shape[:2], wanted.shape[:2], strict=True)):
-            raise ModelError(f"{what}, whose {name} is smaller: {tuple(found.shape)}, expected {tuple(wanted.shape)}")
+        found = weights[name]
         # Columns that read a flattened map go by channel: all places of a channel are taken, or none.
         if norm := network.selectable.get(name):
             by_channel = found.reshape(len(found), len(weights[norm]), -1)
-            selected[name] = _evenly_spaced(by_channel, (len(wanted), len(own[norm]))).flatten(1)
+            selected[name] = _evenly_spaced(by_channel, (len(wanted), len(own[norm])), block).flatten(1)
         else:
-            selected[name] = _evenly_spaced(found, tuple(wanted.shape[:2]))
-        if selected[name].shape != wanted.shape:
-            raise ModelError(f"{what}: {name} is {tuple(found.shape)}, and images of another size need another shape")
+            selected[name] = _evenly_spaced(found, tuple(wanted.shape[:2]), block)
     return selected
 
 
-def _evenly_spaced(values: torch.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
-    """Takes evenly spaced entries of the first dimensions, outputs and inputs of a layer, until they have the sizes."""
+def _find_misfit(network: Backbone, own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> str:
+    """Returns why a network is no part of a larger one with these weights, as a clause; empty if it is one."""
+    # Layers that only one of them has: whole units at the end of a stage may be left out, and nothing else.
+    for name in own:
+        if name not in weights:
+            return f"which has no {name}"
+    modules = dict(network.named_modules())
+    for name in weights:
+        if name not in own:
+            parts = name.split(".")
+            depth = next(depth for depth in range(len(parts)) if ".".join(parts[: depth + 1]) not in modules)
+            if not isinstance(modules.get(".".join(parts[:depth])), nn.Sequential):
+                return f"whose {name} it lacks"
+
+    # Sizes: as many channels at least, and groups of convolutions that fall on the channels that are taken.
+    for name, wanted in own.items():
+        found = weights[name]
+        if any(have < want for have, want in zip(found.shape[:2], wanted.shape[:2], strict=True)):
+            return f"whose {name} is smaller: {tuple(found.shape)}, expected {tuple(wanted.shape)}"
+        conv = modules.get(name.rpartition(".")[0])
+        if isinstance(conv, nn.Conv2d) and conv.groups > 1 and wanted.ndim == 4 and found.shape[1] != wanted.shape[1]:
+            share = len(found) // len(wanted)
+            if wanted.shape[1] > 1 or len(found) % len(wanted) or share % found.shape[1]:
+                return f"whose {name} has other groups of channels"
+    return ""
+
+
+def _channels_of_a_group(network: nn.Module) -> int:
+    """Returns how many neighbouring channels the groups of the network's convolutions mix; they are taken together."""
+    grouped = (one for one in network.modules() if isinstance(one, nn.Conv2d) and one.groups > 1)
+    return max((conv.in_channels // conv.groups for conv in grouped), default=1)
+
+
+def _evenly_spaced(values: torch.Tensor, sizes: tuple[int, ...], block: int) -> torch.Tensor:
+    """Takes evenly spaced entries of the first dimensions, outputs and inputs of a layer, until they have the sizes.
+
+    Args:
+        values: the weights of a layer.
+        sizes: how many entries to take of each dimension.
+        block: number of neighbours that are taken together, where both sizes are multiples of it.
+    """
     for dim, size in enumerate(sizes):
-        values = values.index_select(dim, torch.arange(size, device=values.device) * values.shape[dim] // size)
+        total = values.shape[dim]
+        if size < total:
+            step = block if size % block == 0 and total % block == 0 else 1
+            chosen = torch.arange(size // step, device=values.device) * (total // step) // (size // step)
+            places = (chosen[:, None] * step + torch.arange(step, device=values.device)).flatten()
+            values = values.index_select(dim, places)
     return values

@@ -8,14 +8,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_type_hints
 
 from facekd.commands.suggestions import did_you_mean
 from facekd.errors import ConfigError
 from facekd.utils.foreign import shown
 
-REFERENCE = re.compile(r"\{[\w@.-]+\}")  # the run of another method, which is no mapping
+KEY = r"[\w-]+(?:\.[\w-]+)*"
+REFERENCE = re.compile(r"\{[\w@.-]+\}.*")  # the run of another method or a file below it, and no mapping
+
+
+@dataclass(frozen=True)
+class OpenOption:
+    """Holds an option for one key of an open section.
+
+    Args:
+        field: the section's field, or that of the entries which the section belongs to.
+        path: what stands between `field` and the value, dotted: the key; for entries their name and section before it.
+        sections: for entries the names of their open sections; empty for none.
+        value: the value.
+    """
+
+    field: tuple[str, ...]
+    path: str
+    sections: tuple[str, ...]
+    value: Any
+
+    @property
+    def name(self) -> str:
+        """Returns the option as it was written."""
+        return f"--{'.'.join(self.field)}.{self.path}"
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -29,96 +52,122 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def take_open_options(config_class: type, words: Sequence[str]) -> tuple[list[str], dict[tuple[str, ...], Any]]:
+def take_open_options(config_class: type, words: Sequence[str]) -> tuple[list[str], list[OpenOption]]:
     """Separates the options for single keys of open sections from the other words.
-
-    Returns:
-        The other words; and the sections' values by the path to the section, such as ("methods", "alone", "config"),
-        each a mapping of dotted keys.
 
     Raises:
         ConfigError: an option has no value, or one that is not YAML.
     """
-    patterns = [re.compile(rf"--{pattern}\.(?P<key>[\w.-]+)") for pattern in _sections(config_class)]
+    known = list(_open_fields(config_class))
     others: list[str] = []
-    found: dict[tuple[str, ...], Any] = {}
-    waiting = iter(words)
-    for word in waiting:
+    found = []
+    waiting = list(reversed(words))
+    while waiting:
+        word = waiting.pop()
         option, has_value, text = word.partition("=")
-        match = next((match for pattern in patterns if (match := pattern.fullmatch(option))), None)
-        if match is None:
+        place = next((place for place in known if place[2].fullmatch(option)), None)
+        if place is None:
+            if any(not sections and option.startswith(f"--{'.'.join(field)}.") for field, sections, _ in known):
+                raise ConfigError(f"{shown(option)} names no key: keys are of letters, digits, dots, - and _")
             others.append(word)
             continue
-        text = text if has_value else next(waiting, None)
-        if text is None:
-            raise ConfigError(f"{option}: expected a value after it")
-        section = found.setdefault(_path_of(match), {})
-        _set(section, match["key"], _read_value(option, text))
+        if not has_value:
+            if not waiting or waiting[-1].startswith("--"):
+                raise ConfigError(f"{option}: expected a value after it")
+            text = waiting.pop()
+        field, sections, _ = place
+        found.append(OpenOption(field, option[3 + len(".".join(field)) :], sections, _read_value(option, text)))
+    if found and "--print_config" in words:
+        raise ConfigError(f"{found[0].name}: --print_config shows the file and plain keys alone; leave one of them out")
     return others, found
 
 
-def put_open_options(parsed: Any, options: Mapping[tuple[str, ...], Mapping[str, Any]]) -> None:
+def put_open_options(parsed: Any, options: Sequence[OpenOption]) -> None:
     """Writes the values of `take_open_options` into a parsed config, in place; other keys of the sections stay.
 
     Raises:
         ConfigError: an option is about an entry that there is not.
     """
-    for path, values in options.items():
+    for option in options:
+        *before, last = option.field
         place = parsed
-        for depth, name in enumerate(path[:-1]):
-            if name not in place:
-                where, names = ".".join(path[:depth]), [str(one) for one in place]
-                raise ConfigError(
-                    f"--{shown('.'.join(path))}: there is no {shown(name)} in {where}"
-                    f"{did_you_mean(name, names) or '.'} There are {', '.join(map(shown, names))}"
-                )
+        for name in before:
             place = place[name]
-        section = flatten(place[path[-1]] or {})
-        for key, value in values.items():
-            _set(section, key, value)
-        place[path[-1]] = section
+        key = option.path
+        if option.sections:
+            place, last, key = _in_entry(place[last], option)
+        section = flatten(place[last] or {})
+        _set(section, key, option.value)
+        place[last] = section
 
 
-def _sections(config_class: type, before: str = "") -> Iterator[str]:
-    """Yields a pattern of the dotted path to each open section; names of entries are groups of it."""
+def _in_entry(entries: Mapping[str, Any], option: OpenOption) -> tuple[Any, str, str]:
+    """Returns the entry that an option is about, its section and the key; of names within names the longest counts."""
+    for name in sorted(entries, key=len, reverse=True):
+        for section in option.sections:
+            if option.path.startswith(f"{name}.{section}."):
+                return entries[name], section, option.path[len(name) + len(section) + 2 :]
+    name = re.split("|".join(rf"\.{section}\." for section in option.sections), option.path)[0]
+    names, where = [str(one) for one in entries], ".".join(option.field)
+    raise ConfigError(
+        f"{option.name}: there is no {shown(name)} in {where}{did_you_mean(name, names) or '.'} "
+        f"There are {', '.join(map(shown, names))}"
+    )
+
+
+def _open_fields(
+    config_class: type, before: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], re.Pattern[str]]]:
+    """Yields each open section's field, or that of entries with their open sections, and what its options look like."""
     hints = get_type_hints(config_class)
     for item in fields(config_class):
-        path = before + item.name
+        path = (*before, item.name)
+        dotted = re.escape(".".join(path))
         if hints[item.name] in (dict[str, Any], dict[str, Any] | None):
-            yield path
+            yield path, (), re.compile(rf"--{dotted}\.{KEY}")
         elif not callable(item.default_factory):
             continue
-        elif "entries" in item.metadata:  # their names may have dots, too
-            yield from _sections(item.metadata["entries"], rf"{path}\.(?P<name>.+?)\.")
+        elif "entries" in item.metadata:
+            sections = tuple(one[0][0] for one in _open_fields(item.metadata["entries"]))
+            if sections:
+                yield path, sections, re.compile(rf"--{dotted}\.{KEY}\.(?:{'|'.join(sections)})\.{KEY}")
         elif is_dataclass(default := item.default_factory()):
-            yield from _sections(type(default), rf"{path}\.")
-
-
-def _path_of(match: re.Match[str]) -> tuple[str, ...]:
-    """Returns the path to the section that an option names, the name of an entry as one part of it."""
-    path = match.string[2 : match.start("key") - 1]
-    if not (name := match.groupdict().get("name")):
-        return tuple(path.split("."))
-    before, after = path[: match.start("name") - 3], path[match.end("name") - 1 :]
-    return (*before.split("."), name, *after.split("."))
+            yield from _open_fields(type(default), path)
 
 
 def _read_value(option: str, text: str) -> Any:
+    """Reads a value as YAML; an empty one, and one that begins with a reference to a run, are texts."""
     import yaml
 
     from facekd.commands.yaml_files import load_yaml
 
-    if REFERENCE.fullmatch(text):
+    if not text or REFERENCE.fullmatch(text):
         return text
     try:
-        return load_yaml(text)
+        value = load_yaml(text)
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError(f"{option}: not YAML: {shown(' '.join(str(error).split()), 200)}") from error
+    _check_keys(option, value)
+    return value
+
+
+def _check_keys(option: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str) or not re.fullmatch(KEY, key):
+                raise ConfigError(f"{option}: {shown(repr(key))} is no key: keys are of letters, digits, dots, - and _")
+            _check_keys(option, item)
 
 
 def _set(section: dict[str, Any], key: str, value: Any) -> None:
-    """Sets a dotted key, or all keys of a mapping below it; what stood at the key, above it or below it gives way."""
-    for name, item in flatten({key: value}).items():
+    """Sets a dotted key, or the keys of a mapping below it; what stands in the way gives way.
+
+    An empty mapping, and what is no mapping, take the place of all keys below it.
+    """
+    is_mapping = isinstance(value, dict) and bool(value)
+    items = flatten({key: value}) if is_mapping else {key: value}
+    for name in items:
         for old in [old for old in section if f"{old}.".startswith(f"{name}.") or f"{name}.".startswith(f"{old}.")]:
             del section[old]
-        section[name] = item
+    if value != {}:
+        section.update(items)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from facekd.checkpoints.run_folder import list_checkpoints, resolve_checkpoint
 from facekd.checkpoints.shared_head import find_same_people, read_classifier
 from facekd.data.datasets import FaceDataset
 from facekd.embedder.checks import is_onnx_file
-from facekd.errors import CheckpointError, ModelError
+from facekd.errors import CheckpointError, FacekdError, ModelError
 from facekd.files.reading import sha256_of_file
 from facekd.files.unchanged import unchanged
 from facekd.head.classifier import LinearClassifier, MarginClassifier
@@ -78,26 +79,37 @@ def advise_start(config: TrainConfig, teacher: str) -> str:
     Returns:
         The line after a line break; "" where that is no choice, or the run goes on from a checkpoint.
     """
-    architecture = {**config.backbone.architecture, "image_size": config.data.image_size}
-    is_chosen = bool(config.backbone.weights or list_checkpoints(Path(config.output)))
-    if is_chosen or not teacher or network_of(architecture["name"]).selectable is None:
+    if not teacher or config.backbone.weights or list_checkpoints(Path(config.output)):
         return ""
-    if not Path(teacher).exists() or is_onnx_file(Path(teacher)):  # a cache may stand for a teacher that is gone
-        return ""
-    larger = read_checkpoint(resolve_checkpoint(teacher)).architecture
-    if larger is None or network_of(larger["name"]) is not network_of(architecture["name"]):
-        return ""
-    student, whole = plan_backbone(architecture), plan_backbone(larger)
     try:
-        select_weights(student, whole)
-    except ModelError:
+        is_part = network_of(config.backbone.name).selectable is not None and _is_part(config, teacher)
+    except FacekdError:  # whether the teacher can be used is not asked here
         return ""
-    if count_parameters(student) == count_parameters(whole):
-        return ""
+    words = f"--backbone.weights {shlex.quote(teacher)} --backbone.select_weights true"
     return (
-        "\nadvice     the student can start as a part of its teacher (docs/backbones.md): "
-        f"--backbone.weights {teacher} --backbone.select_weights true"
+        f"\nadvice     the student can start as a part of its teacher (docs/backbones.md): {words}" if is_part else ""
     )
+
+
+def _is_part(config: TrainConfig, teacher: str) -> bool:
+    """Tells whether `_load_backbone` could start a run's network as a part of a larger teacher.
+
+    Raises:
+        FacekdError: it could not, or the teacher cannot be read.
+    """
+    if is_onnx_file(Path(teacher)):
+        return False
+    checkpoint = read_checkpoint(resolve_checkpoint(teacher))
+    if checkpoint.backbone is None or checkpoint.architecture is None or checkpoint.projection is not None:
+        return False
+    seen = checkpoint.input_preprocessing
+    wanted = {"mean": list(config.data.mean), "std": list(config.data.std), "color": "rgb"}
+    if {key: list(value) if key != "color" else value for key, value in seen.items()} != wanted:
+        return False
+    student = plan_backbone({**config.backbone.architecture, "image_size": config.data.image_size})
+    whole = plan_backbone(checkpoint.architecture)
+    select_weights(student, whole)
+    return count_parameters(student) < count_parameters(whole)
 
 
 def _load_backbone(backbone: torch.nn.Module, config: TrainConfig) -> dict[str, Any]:

@@ -139,7 +139,8 @@ class StudyFile:
         evaluate: options of `facekd evaluate lfw`, for people of `facekd evaluate folder`, for images to classify of
             `facekd evaluate classification`.
         methods: the methods by name, in the order of the report.
-        only: names of methods; the study is of them, the reference, and those that they need. Empty for all.
+        only: names of methods; the study and its report are of them, the reference, and those that they need. Empty
+            for all.
         jobs: number of runs at once.
         threads: computing threads of each run; null shares the cores among the jobs.
         report_only: report what is there, run nothing.
@@ -307,7 +308,7 @@ def _only(names: Sequence[str], methods: Mapping[str, Method], base: Mapping[str
             method = methods[name]
             texts = " ".join(map(str, (*base.values(), *method.config.values(), method.recipe)))
             waiting += [match[1] for match in REFERENCE.finditer(texts) if match[1] in methods]
-            waiting += [method.budget] if method.budget else []
+            waiting += [method.budget] if method.budget in methods else []  # others are refused with the rest
     return {name: method for name, method in methods.items() if name in found}
 
 

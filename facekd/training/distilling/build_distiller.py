@@ -83,7 +83,8 @@ def build_distiller(
         contrastive=contrastive,
         gather_rows=lambda rows: gather_tensor_rows(rows, world),
     )
-    distiller.summary_lines += advise_start(config, config.teacher.model)
+    if world.is_main:
+        distiller.summary_lines += advise_start(config, config.teacher.model)
     start_from_weights(distiller, config, dataset)
     return distiller
 

@@ -79,13 +79,26 @@ def test_sections_within_sections_and_entries(tmp_path: Path) -> None:
         ("--base.epochs.more=1", {"epochs.more": 1}),
         ("--base.seeds=[1, 2]", {"seeds": [1, 2]}),
         ("--base.teacher.model={teacher@0}", {"teacher.model": "{teacher@0}"}),  # a reference, and no mapping
+        ("--base.teacher.cache={study}/teacher.cache", {"teacher.cache": "{study}/teacher.cache"}),
+        ("--base.shared_head=", {"shared_head": ""}),  # an empty text, as the verbs themselves take it
+        ("--base.data={}", {"data": None}),  # none of the section's keys
     ],
 )
 def test_a_value_replaces_what_is_at_its_key(tmp_path: Path, word: str, expected: dict[str, Any]) -> None:
     unchanged = {"data.train": "faces", "data.image_size": 32, "epochs": 3, "schedule.lr": 0.1}
     heads = {key.partition(".")[0] for key in expected}
     kept = {key: value for key, value in unchanged.items() if key.partition(".")[0] not in heads}
+    if word == "--base.data={}":
+        expected = {}
     assert parse(tmp_path, word).base == kept | expected
+
+
+def test_of_names_within_names_the_longest_counts(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("methods: {a: {}, a.config.b: {config: {x: 1}}}")
+    words = [str(path), "--methods.a.config.b.config.x", "2", "--methods.a.config.y", "3"]
+    methods = parse_config(Whole, words, "facekd try", "Tries.").methods
+    assert (methods["a.config.b"].config, methods["a"].config) == ({"x": 2}, {"y": 3})
 
 
 @pytest.mark.parametrize(
@@ -95,10 +108,17 @@ def test_a_value_replaces_what_is_at_its_key(tmp_path: Path, word: str, expected
         (["--base.epochs", "[1"], r"--base\.epochs: not YAML: "),
         (
             ["--methods.plane.config.share", "1"],
-            "--methods.plane.config: there is no plane in methods; did you mean",
+            "--methods.plane.config.share: there is no plane in methods; did you mean",
         ),
-        (["--base"], "base"),
-        (["--stage.confg.images", "1"], "did you mean"),
+        (["--base.device", "--base.epochs", "5"], r"--base\.device: expected a value after it"),
+        (["--base.data={5: 1}"], r"--base\.data: 5 is no key"),
+        (["--base.data={x: {a b: 1}}"], r"--base\.data: 'a b' is no key"),
+        (["--base.a..b", "1"], r"--base\.a\.\.b names no key"),
+        (
+            ["--base.epochs", "5", "--print_config"],
+            r"--base\.epochs: --print_config shows the file and plain keys alone",
+        ),
+        (["--stage.confg.images", "1"], "'stage.confg.images' is not a configuration key; did you mean 'stage.config'"),
     ],
 )
 def test_mistakes_name_the_option(tmp_path: Path, words: list[str], message: str) -> None:

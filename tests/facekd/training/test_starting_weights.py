@@ -28,6 +28,7 @@ from facekd.training.distilling.build_distiller import build_distiller
 from facekd.training.logbook import read_log
 from facekd.training.loop import train
 from facekd.training.recognizer import build_recognizer
+from facekd.training.starting_weights import advise_start
 from tests.facekd.conftest import tiny_words
 
 ALONE = World(0, 1, torch.device("cpu"))
@@ -123,9 +124,35 @@ def test_a_student_of_the_family_is_told_that_it_could_be_a_part_of_its_teacher(
     advice = f"part of its teacher .*: --backbone.weights {re.escape(str(trained))} --backbone.select_weights true"
     assert re.search(advice, lines(*narrow))
     # Not where it is as large, larger, another network, or started from weights already.
-    others = ((), ("--backbone.dropout", "0"), ("--backbone.width", "1"), ("--backbone.name", "iresnet18", *narrow))
+    others = ((), ("--backbone.dropout", "0.1"), ("--backbone.width", "1"), ("--backbone.name", "iresnet18", *narrow))
     chosen = (*narrow, "--backbone.weights", str(trained), "--backbone.select_weights", "true")
-    assert all("advice" not in lines(*words) for words in (*others, chosen))
+    # Nor where it could not: images that look otherwise to the teacher.
+    refused = (*narrow, "--data.mean", "[100, 100, 100]")
+    assert all("advice" not in lines(*words) for words in (*others, chosen, refused))
+
+
+def test_whatever_the_teacher_is_advice_does_not_end_a_run(
+    trained: Path, tiny_config: Configure, tmp_path: Path
+) -> None:
+    config = tiny_config(backbone__width=0.01)
+    assert "part of its teacher" in advise_start(config, str(trained))
+    spaced = edited(trained, tmp_path / "a file.pt", lambda content: None)
+    assert f"--backbone.weights '{spaced}'" in advise_start(config, str(spaced))
+
+    def without_backbone(content: dict) -> None:
+        del content["backbone"], content["ema"]
+
+    def with_projection(content: dict) -> None:
+        content["projection"] = torch.zeros(8, 16)
+
+    def of_a_plugin(content: dict) -> None:
+        content["config"]["backbone"]["name"] = "tiny"
+
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    edits = (without_backbone, with_projection, of_a_plugin)
+    files = [edited(trained, tmp_path / f"{edit.__name__}.pt", edit) for edit in edits]
+    assert [advise_start(config, str(file)) for file in (*files, tmp_path / "junk.pt", tmp_path, "gone")] == [""] * 6
+    assert advise_start(tiny_config(backbone__width=0.01, output=trained), str(trained)) == ""  # it goes on
 
 
 def test_a_student_that_is_no_part_of_its_teacher_is_refused(trained: Path, tiny_config: Configure) -> None:
