@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,6 @@ import torch
 
 from facekd.backbones import count_parameters
 from facekd.backbones.backbone import Backbone
-from facekd.backbones.building import network_of
 from facekd.backbones.weight_selection import select_weights
 from facekd.checkpoints.checkpoint import read_checkpoint
 from facekd.checkpoints.models import load_backbone, load_weights, plan_backbone
@@ -69,11 +69,12 @@ def describe_start(started_from: dict[str, dict[str, Any]], is_resumed: bool) ->
     return "".join(lines)
 
 
-def advise_start(config: TrainConfig, teacher: str) -> str:
+def advise_start(backbone: torch.nn.Module, config: TrainConfig, teacher: str) -> str:
     """Says, in a line for the head of the log, that a student with fresh weights could be a part of its teacher.
 
     Args:
-        config: the config of the student's run.
+        backbone: the student's network.
+        config: the config of its run.
         teacher: the teacher's file or run; "" if there is none.
 
     Returns:
@@ -82,7 +83,7 @@ def advise_start(config: TrainConfig, teacher: str) -> str:
     if not teacher or config.backbone.weights or list_checkpoints(Path(config.output)):
         return ""
     try:
-        is_part = network_of(config.backbone.name).selectable is not None and _is_part(config, teacher)
+        is_part = _is_part(backbone, config, teacher)
     except FacekdError:  # whether the teacher can be used is not asked here
         return ""
     words = f"--backbone.weights {shlex.quote(teacher)} --backbone.select_weights true"
@@ -91,25 +92,33 @@ def advise_start(config: TrainConfig, teacher: str) -> str:
     )
 
 
-def _is_part(config: TrainConfig, teacher: str) -> bool:
+def _is_part(backbone: torch.nn.Module, config: TrainConfig, teacher: str) -> bool:
     """Tells whether `_load_backbone` could start a run's network as a part of a larger teacher.
 
     Raises:
         FacekdError: it could not, or the teacher cannot be read.
     """
-    if is_onnx_file(Path(teacher)):
+    if not isinstance(backbone, Backbone) or backbone.selectable is None or is_onnx_file(Path(teacher)):
         return False
     checkpoint = read_checkpoint(resolve_checkpoint(teacher))
     if checkpoint.backbone is None or checkpoint.architecture is None or checkpoint.projection is not None:
         return False
-    seen = checkpoint.input_preprocessing
-    wanted = {"mean": list(config.data.mean), "std": list(config.data.std), "color": "rgb"}
-    if {key: list(value) if key != "color" else value for key, value in seen.items()} != wanted:
+    if _find_other_images(checkpoint.input_preprocessing, config):
         return False
-    student = plan_backbone({**config.backbone.architecture, "image_size": config.data.image_size})
     whole = plan_backbone(checkpoint.architecture)
-    select_weights(student, whole)
-    return count_parameters(student) < count_parameters(whole)
+    select_weights(backbone, whole)
+    return count_parameters(backbone) < count_parameters(whole)
+
+
+def _find_other_images(seen: Mapping[str, Any], config: TrainConfig) -> str:
+    """Returns how the images of a run differ from those that a backbone was trained on, as a clause; else ""."""
+    if seen.get("color") != "rgb":
+        return f"takes {seen.get('color')} images, and facekd trains on rgb ones"
+    for key in ("mean", "std"):
+        given, wanted = list(getattr(config.data, key)), list(seen.get(key, ()))
+        if given != wanted:
+            return f"was trained with data.{key} = {wanted}, and data.{key} is {given}: give it the same"
+    return ""
 
 
 def _load_backbone(backbone: torch.nn.Module, config: TrainConfig) -> dict[str, Any]:
@@ -119,15 +128,9 @@ def _load_backbone(backbone: torch.nn.Module, config: TrainConfig) -> dict[str, 
         (trained, preprocessing), digest = load_backbone(file), sha256_of_file(file)
 
     # The images of the run must look to the backbone as those did that it was trained on.
-    if preprocessing.color != "rgb":
-        raise CheckpointError(f"{file}: its backbone takes {preprocessing.color} images, and facekd trains on rgb ones")
-    for key, wanted in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-        given = tuple(getattr(config.data, key))
-        if given != tuple(wanted):
-            raise CheckpointError(
-                f"{file}: its backbone was trained with data.{key} = {list(wanted)}, and data.{key} is {list(given)}: "
-                "give it the same"
-            )
+    seen = {"color": preprocessing.color, "mean": preprocessing.mean, "std": preprocessing.std}
+    if difference := _find_other_images(seen, config):
+        raise CheckpointError(f"{file}: its backbone {difference}")
 
     source: dict[str, Any] = {"file": str(file), "sha256": digest}
     weights = trained.state_dict()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from facekd.commands.config_help import show_short_help
 from facekd.commands.open_sections import flatten
 from facekd.commands.suggestions import did_you_mean
 from facekd.errors import ConfigError
-from facekd.experiments.studies.config import FILES_MADE, REFERENCE, SET_BY_STUDY, VERBS, Method, Pack, Study
+from facekd.experiments.studies.config import FILES_MADE, SET_BY_STUDY, VERBS, Method, Pack, Study
 from facekd.experiments.studies.evaluation import CLASSIFICATION, PEOPLE, Evaluation
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -210,18 +210,19 @@ def make_study(file: StudyFile) -> Study:
     packs = _packs(file)
     evaluation = packs[0].evaluation
     methods = {name: _method(name, method, file.seeds, evaluation) for name, method in file.methods.items()}
-    base, reference = flatten(file.base or {}), _reference(file.reference, methods)
     study = Study(
         output=Path(file.output),
         title=file.title or Path(file.output).name,
         seeds=file.seeds,
-        reference=reference,
-        base=base,
+        reference=_reference(file.reference, methods),
+        base=flatten(file.base or {}),
         prepare=file.prepare or (),
         packs=packs,
         evaluate={**evaluation.options, **_evaluate(file.evaluate, "evaluate", evaluation)},
-        methods=_only((*file.only, reference), methods, base) if file.only else methods,
+        methods=methods,
     )
+    if file.only:
+        study = replace(study, methods=_only(study, (*file.only, study.reference)))
     _check_training_keys(study)
     _ = study.runs  # raises an error for unknown references and circles
     _check_budgets(study)
@@ -293,10 +294,9 @@ def _reference(name: str, methods: Mapping[str, Method]) -> str:
     return name
 
 
-def _only(names: Sequence[str], methods: Mapping[str, Method], base: Mapping[str, Any]) -> dict[str, Method]:
+def _only(study: Study, names: Sequence[str]) -> dict[str, Method]:
     """Returns some methods and those whose runs they refer to, directly or not, in the order of the file."""
-    found: set[str] = set()
-    waiting = list(names)
+    methods, found, waiting = study.methods, set[str](), list(names)
     while waiting:
         name = waiting.pop()
         if name not in methods:
@@ -306,8 +306,7 @@ def _only(names: Sequence[str], methods: Mapping[str, Method], base: Mapping[str
         if name not in found:
             found.add(name)
             method = methods[name]
-            texts = " ".join(map(str, (*base.values(), *method.config.values(), method.recipe)))
-            waiting += [match[1] for match in REFERENCE.finditer(texts) if match[1] in methods]
+            waiting += [run.method.name for seed in method.seeds for run in study.needed_by(method, seed)]
             waiting += [method.budget] if method.budget in methods else []  # others are refused with the rest
     return {name: method for name, method in methods.items() if name in found}
 

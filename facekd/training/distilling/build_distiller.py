@@ -84,7 +84,7 @@ def build_distiller(
         gather_rows=lambda rows: gather_tensor_rows(rows, world),
     )
     if world.is_main:
-        distiller.summary_lines += advise_start(config, config.teacher.model)
+        distiller.summary_lines += advise_start(distiller.backbone, config, config.teacher.model)
     start_from_weights(distiller, config, dataset)
     return distiller
 

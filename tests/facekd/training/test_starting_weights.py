@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -135,9 +136,10 @@ def test_whatever_the_teacher_is_advice_does_not_end_a_run(
     trained: Path, tiny_config: Configure, tmp_path: Path
 ) -> None:
     config = tiny_config(backbone__width=0.01)
-    assert "part of its teacher" in advise_start(config, str(trained))
+    student: Any = start(config).backbone
+    assert "part of its teacher" in advise_start(student, config, str(trained))
     spaced = edited(trained, tmp_path / "a file.pt", lambda content: None)
-    assert f"--backbone.weights '{spaced}'" in advise_start(config, str(spaced))
+    assert f"--backbone.weights '{spaced}'" in advise_start(student, config, str(spaced))
 
     def without_backbone(content: dict) -> None:
         del content["backbone"], content["ema"]
@@ -151,8 +153,10 @@ def test_whatever_the_teacher_is_advice_does_not_end_a_run(
     (tmp_path / "junk.pt").write_bytes(b"junk")
     edits = (without_backbone, with_projection, of_a_plugin)
     files = [edited(trained, tmp_path / f"{edit.__name__}.pt", edit) for edit in edits]
-    assert [advise_start(config, str(file)) for file in (*files, tmp_path / "junk.pt", tmp_path, "gone")] == [""] * 6
-    assert advise_start(tiny_config(backbone__width=0.01, output=trained), str(trained)) == ""  # it goes on
+    assert [advise_start(student, config, str(file)) for file in (*files, tmp_path / "junk.pt", tmp_path, "gone")] == [
+        ""
+    ] * 6
+    assert advise_start(student, tiny_config(backbone__width=0.01, output=trained), str(trained)) == ""  # it goes on
 
 
 def test_a_student_that_is_no_part_of_its_teacher_is_refused(trained: Path, tiny_config: Configure) -> None:
