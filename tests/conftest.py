@@ -22,6 +22,8 @@ REAL_DATA = Path(os.environ.get("FACEKD_REAL_DATA", ROOT.parent / "shared" / "da
 # An example takes longer where other tests share the cores, or where it is the first to import a library.
 settings.register_profile("facekd", deadline=None)
 settings.load_profile("facekd")
+# Tests fork, and a child would wait for ever for threads of torch that only its parent has; `make test` sets it too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

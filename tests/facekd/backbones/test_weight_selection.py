@@ -43,19 +43,18 @@ def widen(small: Backbone, large: Backbone, block: int) -> None:
         given = wanted[name]
         if not value.is_floating_point():
             continue
+        rows = [repeated(row, len(given), len(value), block) for row in range(len(value))]
+        if value.ndim == 1:
+            value.copy_(given[rows])
+            continue
         places = 4 if name == "fc.weight" else 1  # a map of 2 x 2 is flattened
-        for row in range(value.shape[0]):
-            from_row = repeated(row, given.shape[0], value.shape[0], block)
-            if value.ndim == 1:
-                value[row] = given[from_row]
-                continue
-            channels, own = value.shape[1] // places, given.shape[1] // places
-            for column in range(value.shape[1]):
-                channel, place = divmod(column, places)
-                is_grouped = name.rpartition(".")[0] in grouped
-                from_channel = channel if is_grouped else repeated(channel, own, channels, block)
-                factor = 1 if is_grouped else own / channels
-                value[row, column] = given[from_row, from_channel * places + place] * factor
+        channels, own = value.shape[1] // places, given.shape[1] // places
+        columns, factor = [*range(channels)], 1.0
+        if name.rpartition(".")[0] not in grouped:
+            columns, factor = [repeated(channel, own, channels, block) for channel in columns], own / channels
+        value.copy_(
+            given[rows][:, [channel * places + place for channel in columns for place in range(places)]] * factor
+        )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_a_network_is_found_in_a_wider_one_that_computes_the_same(name: str, blo
     images = torch.randn(2, 3, 32, 32)
     expected, computed = small(images), large(images)
     share = computed.shape[1] // expected.shape[1]
-    torch.testing.assert_close(computed[:, ::share], expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    torch.testing.assert_close(computed[:, ::share], expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
     # What is selected is what was repeated: columns of the wider network have a part of the value.
     found, wanted = select_weights(build(name, 0.125), large), small.state_dict()
     assert found.keys() == wanted.keys()
