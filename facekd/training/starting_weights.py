@@ -113,7 +113,7 @@ def _is_part(backbone: torch.nn.Module, config: TrainConfig, teacher: str) -> bo
 def _find_other_images(seen: Mapping[str, Any], config: TrainConfig) -> str:
     """Returns how the images of a run differ from those that a backbone was trained on, as a clause; else ""."""
     if seen.get("color") != "rgb":
-        return f"takes {seen.get('color')} images, and facekd trains on rgb ones"
+        return f"takes images in {seen.get('color')}, and facekd trains on rgb"
     for key in ("mean", "std"):
         given, wanted = list(getattr(config.data, key)), list(seen.get(key, ()))
         if given != wanted:
