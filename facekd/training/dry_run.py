@@ -94,7 +94,6 @@ def try_run(config: TrainConfig, world: World, make_recognizer: MakeRecognizer) 
         summary, num_parameters = summary_lines(state), count_parameters(state.recognizer.backbone)
         num_steps, speed = _time_steps(state)
     is_given = config.backbone.name == GIVEN
-    found = list_checkpoints(state.folder)
     return Trial(
         summary=summary,
         num_parameters=num_parameters,
@@ -104,8 +103,14 @@ def try_run(config: TrainConfig, world: World, make_recognizer: MakeRecognizer) 
         images_per_second=speed["images_per_second"],
         data_wait=speed["data_wait"],
         total_images=state.total_images,
-        images_done=min(int(found[-1].stem), state.total_images) if found else 0,
+        images_done=images_done(state.folder, state.total_images),
     )
+
+
+def images_done(run_folder: Path, total_images: int) -> int:
+    """Returns how many of the images of a run its newest checkpoint has seen: 0 without one, at most all."""
+    found = list_checkpoints(run_folder)
+    return min(int(found[-1].stem), total_images) if found else 0
 
 
 def describe(trial: Trial, config: TrainConfig, world: World) -> str:

@@ -14,7 +14,7 @@ from facekd.experiments.command_runner import CompletedSteps
 from facekd.experiments.studies.config import FILES_MADE, VERBS, Method, Study
 from facekd.pages.tables import Table
 from facekd.training.distilling.build_distiller import build_distiller
-from facekd.training.dry_run import Trial, try_run
+from facekd.training.dry_run import Trial, images_done, try_run
 from facekd.training.loop import deterministic_kernels
 from facekd.training.recognizer import build_recognizer
 from facekd.utils.progress import format_duration
@@ -42,15 +42,18 @@ def try_study(study: Study, configs: dict[str, Any], jobs: int, threads: int) ->
     torch.set_num_threads(threads)
     rows, lines, seconds = [], [], 0.0
     for name, config in configs.items():
-        runs = sum(step.words[0] in VERBS and f"{step.words[0]} {name}, " in f"{step.title}, " for step in left)
+        method = study.methods[name]
+        titles = {step.title for step in left if step.words[0] in VERBS}
+        runs = [run for run in study.runs if run.method is method and f"{method.verb} {run.title}" in titles]
         try:
-            trial = None if runs == 0 else _try(study, study.methods[name], config)
+            trial = _try(study, method, config) if runs else None
         except (FacekdError, torch.OutOfMemoryError) as error:
             lines.append(f"{name}: not tried: {str(error).splitlines()[0]}")
             trial = None
         if trial is not None:
-            seconds += runs * trial.seconds
-        rows.append([name, str(runs), *_cells(trial)])
+            done = sum(images_done(run.folder, trial.total_images) for run in runs)
+            seconds += (len(runs) * trial.total_images - done) / trial.images_per_second
+        rows.append([name, str(len(runs)), *_cells(trial)])
     # What all of it takes.
     what = "besides those, training takes" if lines else "training takes"
     takes = f"; {what} about {format_duration(seconds / jobs)} with {jobs} at once" if seconds else ""
@@ -83,4 +86,5 @@ def _cells(trial: Trial | None) -> list[str]:
         return ["-"] * 6
     macs = "-" if trial.macs is None else f"{trial.macs / 1e6:,.1f}"
     memory, speed = f"{trial.peak_memory / 1e9:.2f}", f"{trial.images_per_second:,.1f}"
-    return [f"{trial.num_parameters:,}", macs, memory, speed, f"{trial.total_images:,}", format_duration(trial.seconds)]
+    time = format_duration(trial.total_images / trial.images_per_second)
+    return [f"{trial.num_parameters:,}", macs, memory, speed, f"{trial.total_images:,}", time]

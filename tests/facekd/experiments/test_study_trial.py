@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from facekd.experiments import sh_kd, study
@@ -22,7 +23,7 @@ BASE = {
 
 
 def write(path: Path, **content: Any) -> Path:
-    path.write_text(yaml.safe_dump({"output": str(path.parent / "out"), "base": BASE, **content}))
+    path.write_text(yaml.safe_dump({"output": str(path.parent / "out"), "base": BASE} | content))
     return path
 
 
@@ -47,6 +48,25 @@ def test_a_study_is_tried_as_far_as_it_can_be(tmp_path: Path, run: Callable[...,
     assert "means" not in rows
     assert f"\naway: not tried: no data at {tmp_path / 'none'}; " in printed
     assert "39 steps are to be done, of which 12 train; besides those, training takes about " in printed
+
+
+def seconds_of(text: str) -> int:
+    units = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)([dhms])", text))
+
+
+def test_images_that_a_run_has_seen_count_as_done_for_that_run_alone(tmp_path: Path, run: Callable[..., Any]) -> None:
+    base = {**BASE, "images": 9_600_000}
+    given = {"packs": ["a.bin"], "reference": "alone"}
+    file = write(tmp_path / "s.yaml", seeds=[0, 1, 2], base=base, methods={"alone": {"verb": "train"}}, **given)
+    checkpoint = tmp_path / "out" / "runs" / "alone" / "seed-0" / "checkpoints" / "009600000.pt"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    status, printed, said = run(study.main, file, "--dry-run")
+    assert status == 0, said
+    (row,) = (re.split(r"\s{2,}", line) for line in printed.splitlines() if line.startswith("alone "))
+    (total,) = re.findall(r"training takes about (\S+) with", printed)
+    assert seconds_of(row[-1]) > 60 and seconds_of(total) == pytest.approx(2 * seconds_of(row[-1]), rel=0.1)
 
 
 def test_a_pipeline_names_the_training_to_try(tmp_path: Path, run: Callable[..., Any]) -> None:
