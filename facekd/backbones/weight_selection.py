@@ -26,6 +26,31 @@ def select_weights(network: Backbone, larger: nn.Module) -> dict[str, torch.Tens
     Raises:
         ModelError: the network is no part of the other one.
     """
+    selectable = check_is_part(network, larger)
+    own, weights = network.state_dict(), larger.state_dict()
+    block = _channels_of_a_group(network)
+    selected = {}
+    for name, wanted in own.items():
+        found = weights[name]
+        # Columns that read a flattened map go by channel: all places of a channel are taken, or none.
+        if norm := selectable.get(name):
+            by_channel = found.reshape(len(found), len(weights[norm]), -1)
+            selected[name] = _evenly_spaced(by_channel, (len(wanted), len(own[norm])), block).flatten(1)
+        else:
+            selected[name] = _evenly_spaced(found, tuple(wanted.shape[:2]), block)
+    return selected
+
+
+def check_is_part(network: Backbone, larger: nn.Module) -> Mapping[str, str]:
+    """Checks that a network is a part of a larger one, by names and shapes alone; returns its `selectable`.
+
+    Args:
+        network: the network, on any device.
+        larger: the other one, on any device.
+
+    Raises:
+        ModelError: the network is no part of the other one.
+    """
     if network.selectable is None or not isinstance(larger, Backbone) or type(network) is not type(larger):
         raise ModelError(
             f"{network.name} is no part of it: weights are selected within MobileFaceNet, within IR-ResNet, and within "
@@ -34,21 +59,9 @@ def select_weights(network: Backbone, larger: nn.Module) -> dict[str, torch.Tens
     what = f"{network.name} of width {network.width:g} is no part of {larger.name} of width {larger.width:g}"
     if network.image_size != larger.image_size:
         raise ModelError(f"{what}: they take images of {network.image_size} and of {larger.image_size} pixels")
-
-    own, weights = network.state_dict(), larger.state_dict()
-    if misfit := _find_misfit(network, own, weights):
+    if misfit := _find_misfit(network, network.state_dict(), larger.state_dict()):
         raise ModelError(f"{what}, {misfit}")
-    block = _channels_of_a_group(network)
-    selected = {}
-    for name, wanted in own.items():
-        found = weights[name]
-        # Columns that read a flattened map go by channel: all places of a channel are taken, or none.
-        if norm := network.selectable.get(name):
-            by_channel = found.reshape(len(found), len(weights[norm]), -1)
-            selected[name] = _evenly_spaced(by_channel, (len(wanted), len(own[norm])), block).flatten(1)
-        else:
-            selected[name] = _evenly_spaced(found, tuple(wanted.shape[:2]), block)
-    return selected
+    return network.selectable
 
 
 def _find_misfit(network: Backbone, own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> str:

@@ -66,7 +66,7 @@ def add_graph_options(group: argparse._ArgumentGroup) -> None:
         choices=get_args(Precision),
         default="fp32",
         help="fp16: layers in float16; int8: layers with bytes, calibrated on faces; int8-weights: a file of a quarter "
-        "the size that computes in float32 (default: fp32)",
+        "to half the size that computes in float32 (default: fp32)",
     )
     group.add_argument(
         "--tolerance",

@@ -11,7 +11,7 @@ import torch
 
 from facekd.backbones import count_parameters
 from facekd.backbones.backbone import Backbone
-from facekd.backbones.weight_selection import select_weights
+from facekd.backbones.weight_selection import check_is_part, select_weights
 from facekd.checkpoints.checkpoint import read_checkpoint
 from facekd.checkpoints.models import load_backbone, load_weights, plan_backbone
 from facekd.checkpoints.run_folder import list_checkpoints, resolve_checkpoint
@@ -106,7 +106,7 @@ def _is_part(backbone: torch.nn.Module, config: TrainConfig, teacher: str) -> bo
     if _find_other_images(checkpoint.input_preprocessing, config):
         return False
     whole = plan_backbone(checkpoint.architecture)
-    select_weights(backbone, whole)
+    check_is_part(backbone, whole)
     return count_parameters(backbone) < count_parameters(whole)
 
 

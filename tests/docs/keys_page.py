@@ -14,6 +14,8 @@ from facekd.training.config.distill_config import DistillConfig
 from tests.docs.blocks import ROOT
 
 PAGE = ROOT / "docs" / "keys.md"
+# Beginnings of descriptions that are written small: a value, and the letter of an equation.
+NAMES = ("auto, ", "a of ")
 MARK = "<!-- From here on written by `python -m tests.docs.keys_page`. -->\n"
 
 
@@ -58,7 +60,9 @@ def _lines() -> Iterator[str]:
 
 def _meaning(text: str, choices: tuple[str, ...]) -> str:
     listed = f" One of {', '.join(f'`{choice}`' for choice in choices)}." if choices else ""
-    return f"{text[:1].upper()}{text[1:]}{listed}".strip().replace("|", "\\|")
+    first = text.split(maxsplit=1)[0].strip(",:;.") if text else ""
+    keeps = first in choices or "_" in first or text.startswith(NAMES)
+    return f"{text[:1] if keeps else text[:1].upper()}{text[1:]}{listed}".strip().replace("|", "\\|")
 
 
 def _default(value: Any) -> str:
