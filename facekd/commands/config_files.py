@@ -11,6 +11,7 @@ import tempfile
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import Field, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -146,6 +147,7 @@ def parse_config(
         raise _readable(error, config_keys(config_class), file, keys_of_file) from error
 
 
+@cache  # a study parses the config of each method
 def _make_parser(config_class: type, prog: str, description: str, epilog: str | None) -> Any:
     """Returns a parser of a file, and of options for the keys of all sections."""
     from jsonargparse import ArgumentParser, DefaultHelpFormatter

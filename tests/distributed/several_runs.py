@@ -1,6 +1,8 @@
 """Several runs in the same processes, one after the other, for to start processes takes longer than any of them.
 
-    several_runs.py FOLDER [[NAME, "shards" | "train" | "distill" | "copy" | "fail-on-...", [WORD, ...]], ...]
+    several_runs.py FOLDER [[NAME, VERB, [WORD, ...]], ...]
+
+VERB is "exchange", "shards", "train", "distill", "copy", or one of SAVING and RESUMING.
 
 Each process leaves FOLDER/NAME.RANK for each run that it has seen to: empty, or with what went wrong.
 """
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from facekd.api.validators import make_validators
 from facekd.checkpoints.run_folder import list_checkpoints
 from facekd.commands.config_files import parse_config
 from facekd.distributed import World, broadcast_from_main, join_world, wait_for_all
@@ -113,11 +116,16 @@ def run(verb: str, words: list[str], world: World) -> None:
         import shards
 
         shards.check(world)
+    elif verb == "exchange":
+        import two_ranks
+
+        two_ranks.check(world, words[0], Path(words[1]))
     elif verb == "copy":
         if world.rank == 0:
             copy_up_to(int(words[0]), Path(words[1]), Path(words[2]))
     elif verb == "train":
-        assert train(parse_config(TrainConfig, words, "", ""), world) == 0
+        config = parse_config(TrainConfig, words, "", "")
+        assert train(config, world, make_validators(config)) == 0
     elif verb in {*SAVING, *RESUMING}:
         fail(verb, words, world)
     else:

@@ -2,87 +2,50 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import torch
 
 from evaluation.validators import PairSetValidator
 from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.checkpoints.models import load_backbone
 from facekd.checkpoints.run_folder import list_checkpoints
-from facekd.commands.config_files import parse_config
-from facekd.data.pair_packs.pair_pack import write_pair_pack
-from facekd.distributed import World
 from facekd.embedder import TorchEmbedder
-from facekd.training.config import TrainConfig
 from facekd.training.logbook import read_log
-from facekd.training.loop import train
-
-HERE = Path(__file__).parent
-TRAIN = ("-m", "facekd", "train")
-PATIENCE = 300  # seconds: a loaded machine takes one to start two processes
+from tests.distributed.runs import (
+    GENTLE,
+    PATIENCE,
+    TRAIN,
+    Runs,
+    run_alone,
+    start_both,
+    train_arguments,
+    write_pack,
+)
 
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Path:
-    """A `.bin` of 11 pairs: 22 images, of which the two ranks embed half each."""
-    generator = np.random.default_rng(0)
-    images = [generator.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(22)]
-    write_pair_pack(
-        tmp_path / "pack.bin", [cv2.imencode(".png", image)[1].tobytes() for image in images], np.arange(11) % 2 == 0
-    )
+    write_pack(tmp_path / "pack.bin")
     return tmp_path / "pack.bin"
 
 
-def free_port() -> int:
-    """Of those the system gives to nobody unasked, or another test's connection could have it before it is used."""
-    for port in random.SystemRandom().sample(range(15_000, 30_000), 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free")
+def test_exchanges_and_validators(runs: Runs) -> None:
+    runs.of("exchange", 2)
 
 
-def start_both(words: list[str], of_rank_1: list[str] | None = None, count: int = 2) -> list[subprocess.Popen[bytes]]:
-    """One process for each rank, without a launcher, so that each can be signalled alone and given words of its own."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
-    common = {**os.environ, "OMP_NUM_THREADS": "1", **address}
-    return [
-        subprocess.Popen(
-            [sys.executable, *(of_rank_1 if rank and of_rank_1 is not None else words)],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(count)
-    ]
-
-
-def train_arguments(folder: Path, *more: str) -> list[str]:
-    return [
-        *("--data.train", "synthetic:6x6:1", "--data.image_size", "32", "--data.workers", "0"),
-        *("--output", str(folder), "--tensorboard", "false", "--device", "cpu", "--backbone.width", "0.125"),
-        *("--backbone.embedding_size", "16", "--head.scale", "16", "--global_batch_size", "12"),
-        *("--images", "12000", "--log_every_images", "12", "--ema_half_life_images", "24", *more),
-    ]
-
-
-def test_exchanges_and_validators(pack: Path, tmp_path: Path) -> None:
-    for process in start_both([str(HERE / "two_ranks.py"), str(pack), str(tmp_path)]):
-        _, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, errors.decode()
-    assert (tmp_path / "0").exists() and (tmp_path / "1").exists()
+def test_two_processes_equal_one_that_accumulates(runs: Runs, tmp_path: Path) -> None:
+    # Rank r takes the r-th half of each global batch, just as the r-th micro-batch of one process does.
+    run_alone(train_arguments(tmp_path / "one", *GENTLE, "--images", "60", "--batch_size_per_rank", "6"))
+    one, two = (read_log(run, "train") for run in (tmp_path / "one", runs.of("validated", 2)))
+    assert [entry["images_seen"] for entry in one] == [entry["images_seen"] for entry in two] == [12, 24, 36, 48, 60]
+    np.testing.assert_allclose([entry["loss"] for entry in one], [entry["loss"] for entry in two], rtol=1e-3)
 
 
 def test_a_stop_signal_on_one_rank_stops_both_after_a_checkpoint(pack: Path, tmp_path: Path) -> None:
@@ -124,26 +87,23 @@ def test_a_stopped_rank_is_given_up_in_a_sentence_and_the_run_resumes(
         assert process.returncode == 0, errors.decode()
 
 
-def test_what_is_evaluated_is_what_is_saved(pack: Path, tmp_path: Path) -> None:
+def test_what_is_evaluated_is_what_is_saved(runs: Runs) -> None:
     # Each rank embeds half the pack, and would by itself do so with batch statistics of its own.
-    run = tmp_path / "run"
-    words = [*TRAIN, *train_arguments(run, "--validation.packs", f"[{pack}]", "--images", "60")]
-    for process in start_both(words):
-        _, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, errors.decode()
+    run = runs.of("validated", 2)
     backbone, preprocessing = load_backbone(run)
-    expected = PairSetValidator(pack)(TorchEmbedder(backbone, preprocessing).embed)
+    expected = PairSetValidator(runs.folder / "pack.bin")(TorchEmbedder(backbone, preprocessing).embed)
     (entry,) = read_log(run, "validation")
     assert entry["pack/auc"] == pytest.approx(expected["auc"])
     assert (run / "checkpoints" / "best.pt").exists()
 
 
-@pytest.mark.parametrize("sharded", [pytest.param("false", marks=pytest.mark.slow), "true"])
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", ["false", "true"])
 def test_ranks_that_start_apart_are_refused(sharded: str, tmp_path: Path) -> None:
     # As on two machines without a shared file system: the second finds no run to resume.
     arguments = train_arguments(tmp_path / "run", "--images", "24", "--checkpoint.every_images", "12")
     arguments += ["--head.sharded", sharded]
-    train(parse_config(TrainConfig, arguments, "", ""), World(0, 1, torch.device("cpu")))
+    run_alone(arguments)
     list_checkpoints(tmp_path / "run")[-1].unlink()
     words = [*TRAIN, *arguments]
     main, other = start_both(words, of_rank_1=[*words, "--output", str(tmp_path / "elsewhere")])

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,34 +17,32 @@ from facekd.checkpoints.checkpoint import load_checkpoint, read_checkpoint
 from facekd.checkpoints.head_shards import read_rows
 from facekd.checkpoints.run_folder import list_checkpoints
 from facekd.checkpoints.shared_head import load_shared_head
-from facekd.commands.config_files import parse_config
 from facekd.data.datasets import SyntheticDataset
-from facekd.distributed import World
 from facekd.errors import CheckpointError
-from facekd.training.config import TrainConfig
 from facekd.training.distill import main as distill
 from facekd.training.logbook import read_log
-from facekd.training.loop import train
 from tests.distributed import shards
+from tests.distributed.runs import (
+    ALONE,
+    GENTLE,
+    HEADS,
+    OPTIMIZERS,
+    PATIENCE,
+    SHARDED,
+    STARTS,
+    TRAIN,
+    UNEVEN,
+    Runs,
+    divided,
+    four_a_pass,
+    head_of,
+    run_alone,
+    start_both,
+    started,
+    through,
+    train_arguments,
+)
 from tests.distributed.several_runs import RESUMING, SAVING, copy_up_to
-from tests.distributed.test_distributed import HERE, PATIENCE, TRAIN, start_both, train_arguments
-
-ALONE = World(0, 1, torch.device("cpu"))
-# A low rate, for steps of a high one are chaotic: they blow up the rounding that two orders of sums differ by.
-GENTLE = ("--head.margin_value", "0.2", "--schedule.lr", "0.002")
-SHARDED = ("--head.sharded", "true")
-
-
-def run_alone(words: list[str]) -> None:
-    assert train(parse_config(TrainConfig, words, "", ""), ALONE) == 0
-
-
-def head_of(run: Path) -> torch.Tensor:
-    checkpoint = read_checkpoint(run)
-    if checkpoint.head_shards is not None:
-        return read_rows(list_checkpoints(run)[-1], checkpoint.head_shards)["weight"]
-    assert checkpoint.head is not None
-    return checkpoint.head["weight"]
 
 
 def assert_same_run(first: Path, second: Path, rtol: float = 1e-3) -> None:
@@ -62,123 +57,6 @@ def assert_same_run(first: Path, second: Path, rtol: float = 1e-3) -> None:
     assert mine.keys() == other.keys() and mine["num_images"] == other["num_images"]
     for name in {"rows_dimension", "teacher_rows_correlation"} & mine.keys():  # the means depend on batch statistics
         assert mine[name] == pytest.approx(other[name], rel=10 * rtol, abs=1e-3), name
-
-
-class Runs:
-    """Makes runs by two and by three processes in a folder, and finds them there.
-
-    Args:
-        folder: folder of the runs; each has its name.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def make_by_two(self) -> None:
-        """Makes the runs of two processes; those that resume others come after them."""
-        run_alone(train_arguments(self.folder / "whole", *ON_THE_WAY))
-        copy_up_to(24, self.folder / "whole", self.folder / "from-whole")
-        distillation = [*through(self.folder / "teacher"), *SHARDED]
-        gentle = [*GENTLE, "--images", "60", *SHARDED]
-        cases = {"shards-2": ("shards", []), "gentle": ("train", gentle)}
-        cases |= {"teacher": ("train", [*gentle, "--backbone.embedding_size", "24"])}
-        cases |= {"student": ("distill", distillation), "from-whole": ("train", [*ON_THE_WAY, *SHARDED])}
-        cases |= {name: ("train", [*started(self.folder, name), *SHARDED]) for name in STARTS}
-        short = [*GENTLE, "--images", "24", *SHARDED]
-        cases |= {"short": ("train", short), "fresh-2-sgd": ("train", divided("sgd"))}
-        cases |= {failure: (failure, short) for failure in SAVING}
-        cases["fail-on-naming-the-file-of-all"] = ("fail-on-naming-the-file", [*GENTLE, "--images", "24"])
-        for failure in RESUMING:
-            cases[f"copy-{failure}"] = ("copy", ["24", str(self.folder / "fresh-2-sgd"), str(self.folder / failure)])
-            cases[failure] = (failure, divided("sgd"))
-        self.start(2, cases)
-
-    def make_by_three(self) -> None:
-        """Makes the runs of three processes, then those of two that resume them."""
-        cases = {"shards-3": ("shards", []), **{f"3-{name}": ("train", divided(name)) for name in OPTIMIZERS}}
-        self.start(3, cases | {f"uneven-{name}": ("train", [*UNEVEN, *words]) for name, words in HEADS.items()})
-        for name in OPTIMIZERS:
-            copy_up_to(24, self.folder / f"3-{name}", self.folder / f"2-{name}")
-        self.start(2, {f"2-{name}": ("train", divided(name)) for name in OPTIMIZERS})
-
-    def start(self, count: int, cases: dict[str, tuple[str, list[str]]]) -> None:
-        """Makes runs by `count` processes."""
-        plan = [
-            (name, verb, words if verb in ("shards", "copy") else train_arguments(self.folder / name, *words))
-            for name, (verb, words) in cases.items()
-        ]
-        script = [str(HERE / "several_runs.py"), str(self.folder), json.dumps(plan)]
-        for rank, process in enumerate(start_both(script, count=count)):
-            _, errors = process.communicate(timeout=PATIENCE)
-            (self.folder / f"errors-{count}.{rank}").write_bytes(errors)
-
-    def of(self, name: str, count: int) -> Path:
-        """Returns the folder of a run, once every one of its processes has reported success."""
-        reports = [self.folder / f"{name}.{rank}" for rank in range(count)]
-        said = [self.folder / f"errors-{count}.{rank}" for rank in range(count)]
-        for report in reports:
-            wrong = report.read_text() if report.exists() else f"not done: {[file.read_text() for file in said]}"
-            assert not wrong, wrong
-        return self.folder / name
-
-
-OPTIMIZERS = ("sgd", "adamw")
-ON_THE_WAY = [*GENTLE, "--images", "48", "--checkpoint.every_images", "24", "--batch_size_per_rank", "6"]
-
-
-def four_a_pass(optimizer: str) -> list[str]:
-    # However many processes share the 24 of a step: batch normalisation sees the same batches.
-    words = [*GENTLE, "--images", "72", "--global_batch_size", "24", "--batch_size_per_rank", "4"]
-    return [*words, "--schedule.lr", "0.0005", "--optimizer.name", optimizer]
-
-
-# Three processes take 7, 7 and 6 images of a batch of 20, as one takes them in three passes.
-UNEVEN = [*GENTLE, "--images", "60", "--global_batch_size", "20", "--log_every_images", "20", "--schedule.lr", "0.0005"]
-HEADS = {"whole": (), "sharded": SHARDED, "drawn": (*SHARDED, "--head.sample_rate", "0.9")}  # "drawn" takes all
-
-
-# Runs that begin with the weights of "gentle".
-STARTS = {"frozen": ("--freeze", "[backbone]"), "warmed-up": ("--head_warmup_images", "24")}
-
-
-def started(folder: Path, name: str) -> list[str]:
-    weights = [word for part in ("backbone", "head") for word in (f"--{part}.weights", str(folder / "gentle"))]
-    return [*GENTLE, "--images", "48", *weights, *STARTS[name]]
-
-
-def divided(optimizer: str) -> list[str]:
-    return [*four_a_pass(optimizer), "--checkpoint.every_images", "24", "--checkpoint.keep", "9", *SHARDED]
-
-
-def through(teacher: Path) -> list[str]:
-    loss = ("--teacher.model", str(teacher), "--share", "0.5", "--loss.kl", "0.5")
-    return [*GENTLE, "--images", "60", *loss]
-
-
-@pytest.fixture(scope="session")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Returns the runs of two processes."""
-    return made_once(tmp_path_factory, "runs-of-two", Runs.make_by_two)
-
-
-@pytest.fixture(scope="session")
-def runs_by_three(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """Returns the runs of three processes, for slow tests: two cores are busy with them for half a minute."""
-    return made_once(tmp_path_factory, "runs-of-three", Runs.make_by_three)
-
-
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Runs], None]) -> Runs:
-    """Makes the runs once, in whichever of pytest's own processes asks first; the others wait for it."""
-    base = factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-    folder.mkdir(exist_ok=True)
-    made = Runs(folder)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "made").exists():
-            (folder / "made").touch()  # once, even if it fails: each test says what it misses
-            make(made)
-    return made
 
 
 def test_losses_and_gradients_are_those_of_a_whole_head() -> None:
@@ -258,7 +136,7 @@ def test_a_whole_head_is_shared_out_on_the_way(runs: Runs) -> None:
 
 
 def test_a_head_with_parts_missing_is_refused(runs: Runs, tmp_path: Path) -> None:
-    shutil.copytree(runs.of("short", 2), tmp_path / "run")
+    shutil.copytree(runs.of("gentle", 2), tmp_path / "run")
     dataset = SyntheticDataset(6, 6, 32, 1)
     whole = load_shared_head(tmp_path / "run", dataset)
     assert whole.weight_CD.shape == (6, 16)
@@ -283,16 +161,18 @@ def test_a_head_with_parts_missing_is_refused(runs: Runs, tmp_path: Path) -> Non
         load_shared_head(tmp_path / "run", dataset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", [*SAVING, "fail-on-naming-the-file-of-all"])
-def test_a_process_that_cannot_save_stops_all_and_leaves_no_checkpoint(failure: str, runs: Runs) -> None:
-    left = [path.name for path in (runs.of(failure, 2) / "checkpoints").iterdir()]
+def test_a_process_that_cannot_save_stops_all_and_leaves_no_checkpoint(failure: str, failed_runs: Runs) -> None:
+    left = [path.name for path in (failed_runs.of(failure, 2) / "checkpoints").iterdir()]
     # A head without its file is a leftover, which goes when the run is started again.
     assert left == (["000000000024.head"] if failure == "fail-on-naming-the-file" else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", RESUMING)
-def test_a_process_that_cannot_resume_stops_all(failure: str, runs: Runs) -> None:
-    assert [path.name for path in list_checkpoints(runs.of(failure, 2))] == ["000000000024.pt"]
+def test_a_process_that_cannot_resume_stops_all(failure: str, failed_runs: Runs) -> None:
+    assert [path.name for path in list_checkpoints(failed_runs.of(failure, 2))] == ["000000000024.pt"]
 
 
 def test_a_head_of_another_run_is_refused(tmp_path: Path) -> None:

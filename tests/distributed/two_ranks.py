@@ -1,8 +1,7 @@
-"""What each of two processes checks; run by `test_distributed.py`, which gives them their ranks."""
+"""What each of two processes checks; for `test_distributed.py`."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -19,11 +18,9 @@ from facekd.distributed import (
     broadcast_from_main,
     copy_buffers_from_main,
     gather_rows,
-    join_world,
     make_scaler,
     mean_over_world,
     read_rows_of_all,
-    wait_for_all,
     write_rows_of_all,
 )
 from facekd.training.optim import OptimizerConfig, build_optimizer, set_learning_rate
@@ -99,12 +96,10 @@ def validate(world: World, pack: str) -> None:
     assert together == validator(embed)
 
 
-if __name__ == "__main__":
-    with join_world("cpu") as joined:
-        assert joined.size == 2
-        exchange(joined)
-        overflow(joined)
-        share_rows(joined, Path(sys.argv[2], "rows"))
-        validate(joined, sys.argv[1])
-        wait_for_all(joined)
-        Path(sys.argv[2], str(joined.rank)).touch()
+def check(world: World, pack: str, rows: Path) -> None:
+    """Checks all of it, in each of two processes."""
+    assert world.size == 2
+    exchange(world)
+    overflow(world)
+    share_rows(world, rows)
+    validate(world, pack)

@@ -49,10 +49,14 @@ def teacher(tiny_faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def distil(tiny_arguments: list[str], teacher: Path, tmp_path: Path) -> Distil:
-    """Distils the teacher into the tiny student; keyword arguments with `__` for dots override; returns the folder."""
+    """Distils the teacher into the tiny student; keyword arguments with `__` for dots override; returns the folder.
+
+    Nothing is drawn at the end, unless `diagnostics="true"` is among them.
+    """
 
     def run(name: str = "student", **overrides: Any) -> Path:
         arguments = [*tiny_arguments, "--teacher.model", str(teacher), "--output", str(tmp_path / name)]
+        arguments += ["--diagnostics", "false"]
         arguments += [word for key, value in overrides.items() for word in (f"--{key.replace('__', '.')}", str(value))]
         assert main(arguments) == 0
         return tmp_path / name
@@ -84,7 +88,7 @@ def losses(folder: Path, name: str = "loss") -> list[float]:
     ids=lambda overrides: " ".join(f"{key}={value}" for key, value in overrides.items()),
 )
 def test_every_loss_trains_and_is_logged(distil: Distil, overrides: dict[str, Any]) -> None:
-    folder = distil(images=240, **overrides)
+    folder = distil(images=240, checkpoint__every_images=0, **overrides)
     entries = read_log(folder, "train")
     names = [name for name in entries[0] if name.startswith("loss_")]
     assert names
@@ -123,7 +127,7 @@ def test_a_teacher_under_the_students_frozen_head(tiny_config: Any, distil: Dist
     train(second, ALONE)
     assert torch.equal(load_checkpoint(second.output)["head"]["weight"], head)
     assert np.mean(losses(Path(second.output))[-3:]) < losses(Path(second.output))[0]
-    last = distil("I2", teacher__model=second.output, shared_head=first.output, loss__kl=1)
+    last = distil("I2", teacher__model=second.output, shared_head=first.output, loss__kl=1, diagnostics="true")
     assert torch.equal(load_checkpoint(last)["head"]["weight"], head)
     comparison = read_log(last, "heads")[0]
     assert comparison["images_seen"] == 120
@@ -141,7 +145,7 @@ def test_a_cached_teacher_equals_the_live_one(distil: Distil, teacher: Path, tin
 
 
 def test_an_interrupted_distillation_resumes_exactly(distil: Distil, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"loss__crd": 0.8, "loss__adadistill": 1, "ema_half_life_images": 50, "data__workers": 1}
+    options = {"loss__crd": 0.8, "loss__adadistill": 1, "ema_half_life_images": 50, "diagnostics": "true"}
     whole = distil("whole", **options)
     with monkeypatch.context() as broken:
         calls = iter(range(100))
@@ -283,7 +287,7 @@ def test_the_teachers_classifier_alone_is_shared_out_and_sampled(distil: Distil,
 
 
 def test_diagnostics_are_those_of_the_models_left_behind(distil: Distil, teacher: Path, tiny_faces: Path) -> None:
-    folder = distil(loss__kl=1, loss__rkd_angle=1, augmentation__flip="false")
+    folder = distil(loss__kl=1, loss__rkd_angle=1, augmentation__flip="false", diagnostics="true")
     images = open_dataset(str(tiny_faces), 32).load(np.arange(42))[0]
 
     def embed(source: Path) -> np.ndarray:
@@ -307,7 +311,7 @@ def test_diagnostics_are_those_of_the_models_left_behind(distil: Distil, teacher
 
 
 def test_diagnostics_that_a_kill_prevented_are_made_by_the_same_command(distil: Distil) -> None:
-    options = {"backbone__embedding_size": 24, "loss__kl": 1, "images": 36}
+    options = {"backbone__embedding_size": 24, "loss__kl": 1, "images": 36, "diagnostics": "true"}
     folder = distil("killed", **options)
     log, picture = folder / "log.jsonl", folder / "diagnostics.png"
     whole, drawn = log.read_bytes(), picture.read_bytes()
@@ -331,12 +335,12 @@ def without_times(log: bytes) -> list[dict[str, Any]]:
 
 
 def test_diagnostics_are_drawn_where_sizes_agree_and_can_be_turned_off(distil: Distil) -> None:
-    folder = distil(backbone__embedding_size=24, loss__kl=1)
+    folder = distil(backbone__embedding_size=24, loss__kl=1, diagnostics="true")
     (found,) = read_log(folder, "agreement")
     assert -1 <= found["embedding_cosine"] <= 1 and read_log(folder, "heads")
     picture = cv2.imread(str(folder / "diagnostics.png"))
     assert picture is not None and picture.shape[1] > 2 * picture.shape[0]  # two diagrams beside each other
-    silent = distil("silent", backbone__embedding_size=24, loss__kl=1, diagnostics="false")
+    silent = distil("silent", backbone__embedding_size=24, loss__kl=1)
     assert not read_log(silent, "agreement") and not (silent / "diagnostics.png").exists()
 
 

@@ -23,6 +23,7 @@ import torch
 from facekd.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from facekd.checkpoints.models import load_backbone
 from facekd.checkpoints.run_folder import checkpoint_path, list_checkpoints
+from facekd.commands.config_files import parse_config
 from facekd.data.datasets import open_dataset
 from facekd.data.datasets.record_pack_writer import RecordPackWriter
 from facekd.distributed import World
@@ -54,9 +55,8 @@ def assert_same_weights(first: dict[str, torch.Tensor], second: dict[str, torch.
         assert torch.equal(first[name], second[name]), name
 
 
-def start(arguments: Sequence[str], output: Path, processes: int = 1) -> subprocess.Popen[bytes]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launcher, "-m", "facekd", "train", *arguments, "--output", str(output)]
+def start(arguments: Sequence[str], output: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "facekd", "train", *arguments, "--output", str(output)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment)
 
@@ -107,30 +107,29 @@ def test_checkpoints_keep_the_newest_and_load_as_a_backbone(tiny_config: Configu
     assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, 16)
 
 
-def test_a_killed_run_resumes_bit_for_bit(tiny_arguments: list[str], tiny_config: Configure, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_bit_for_bit(tiny_arguments: list[str], tmp_path: Path) -> None:
     # 42 images in batches of 12: the kill falls inside an epoch. Worker processes, dropout, EMA and momentum are on.
-    extra = [
+    extra = (
         "--data.workers",
         "1",
         "--ema_half_life_images",
         "50",
         "--images",
-        "480",
+        "360",
         "--checkpoint.every_images",
         "60",
-    ]
-    extra += ["--augmentation.color_jitter", "0.5"]
+    )
+    words = [*tiny_arguments, *extra, "--augmentation.color_jitter", "0.5"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    reference = start([*tiny_arguments, *extra], whole)
-    run = start([*tiny_arguments, *extra], broken)
-    wait_for_log(broken, 17)
+    run = start(words, broken)
+    wait_for_log(broken, 7)
     run.kill()
     run.communicate()
-    _, errors = start([*tiny_arguments, *extra], broken).communicate()
+    _, errors = start(words, broken).communicate()
     assert b"resuming from" in errors
-    assert reference.communicate() and reference.returncode == 0
+    train(parse_config(TrainConfig, [*words, "--output", str(whole)], "", ""), ALONE)
     assert losses(broken) == losses(whole)
-    assert len(losses(whole)) == 40
+    assert len(losses(whole)) == 30
     assert_same_weights(final_weights(broken), final_weights(whole))
     averages = [load_checkpoint(folder)["ema"] for folder in (whole, broken)]
     assert_same_weights(*averages)
@@ -246,20 +245,6 @@ def test_a_signal_during_a_step_counts_at_its_end(tiny_config: Configure) -> Non
 
     assert train_step(state, next(iter(make_run_loader(state))), 0.01, stop_and_save_requests)[2] == [True, False]
     assert asked_after == [True]
-
-
-def test_two_processes_equal_one_that_accumulates(tiny_arguments: list[str], tmp_path: Path) -> None:
-    # Rank r takes the r-th half of each global batch, just as the r-th micro-batch of one process does.
-    # A low rate, for steps of a high one are chaotic: they blow up the rounding that the two orders of sums differ by.
-    arguments = [*tiny_arguments, "--backbone.dropout", "0", "--schedule.lr", "0.002"]
-    one_process = [*arguments, "--batch_size_per_rank", "6"]
-    runs = [start(one_process, tmp_path / "one"), start(arguments, tmp_path / "two", processes=2)]
-    for run in runs:
-        _, errors = run.communicate()
-        assert run.returncode == 0, errors.decode()
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert [seen for seen, _ in one] == [seen for seen, _ in two] == list(range(12, 121, 12))
-    np.testing.assert_allclose([loss for _, loss in one], [loss for _, loss in two], rtol=1e-3)
 
 
 def test_passes_larger_than_the_share_of_a_process_are_refused(tiny_config: Configure) -> None:
