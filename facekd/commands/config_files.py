@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from facekd.commands.completion import is_completing
-from facekd.commands.open_sections import flatten, put_open_options, take_open_options
+from facekd.commands.open_sections import check_keys, flatten, put_open_options, take_open_options
 from facekd.commands.suggestions import did_you_mean, nearest, verb_of_keys, why_no_config
 from facekd.errors import ConfigError, FacekdError
 from facekd.files.reading import read_text_file, require_regular_file
@@ -245,7 +245,7 @@ def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds no configuration; expected lines such as `output: runs/mine`")
-    _check_keys(path, content)
+    check_keys(str(path), content)
     verb = verb_of_keys([str(key) for key in content], [item.name for item in fields(config_class)])
     if verb is not None and verb != prog:
         raise ConfigError(f"{path} is a configuration of `{verb}`, not of `{prog}`; run `{verb} {path}`")
@@ -259,18 +259,6 @@ def _read_yaml(path: Path, config_class: type, prog: str) -> dict[str, Any]:
     return content
 
 
-def _check_keys(path: Path, section: dict[Any, Any], place: str = "") -> None:
-    """Refuses keys that YAML does not read as text, such as 5, null and yes, and texts that are no names."""
-    for key, value in section.items():
-        where = f" below {shown(place)}" if place else ""
-        if not isinstance(key, str):
-            raise ConfigError(f"{path}: the key {shown(key)}{where} is no text: a key is a name; write it in quotes")
-        if not re.fullmatch(r"[\w.-]+", key):
-            raise ConfigError(f"{path}: '{shown(key)}'{where} is no key: keys are of letters, digits, dots, - and _")
-        if isinstance(value, dict):
-            _check_keys(path, value, f"{place}.{key}" if place else key)
-
-
 def _check_entries(path: Path, item: Field[Any], found: Any) -> None:
     """Parses each entry of a section by itself, because jsonargparse would not say which of them is wrong."""
     from jsonargparse import ArgumentParser
@@ -281,14 +269,14 @@ def _check_entries(path: Path, item: Field[Any], found: Any) -> None:
     if isinstance(item.default, tuple) and isinstance(found, dict) and found:
         raise ConfigError(f"{path}: {item.name} is a list: begin each of its entries with a line `- key: value`")
     entries = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
+    parser = ArgumentParser(exit_on_error=False, parser_mode=MODE)
+    parser.add_class_arguments(entry_class)
     for key, entry in entries:
         if isinstance(found, list) and not isinstance(entry, dict) and item.metadata.get("path"):
             continue  # a plain value; whether the field takes one is checked with the rest
         place = f"{item.name}.{key}"
         if not isinstance(entry, dict):
             raise ConfigError(f"{path}: {place} is a section: expected keys below it, not {shown(repr(entry))}")
-        parser = ArgumentParser(exit_on_error=False, parser_mode=MODE)
-        parser.add_class_arguments(entry_class)
         try:
             parser.instantiate(parser.parse_object(entry))
         except Exception as error:

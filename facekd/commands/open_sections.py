@@ -147,16 +147,30 @@ def _read_value(option: str, text: str) -> Any:
         value = load_yaml(text)
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError(f"{option}: not YAML: {shown(' '.join(str(error).split()), 200)}") from error
-    _check_keys(option, value)
+    if isinstance(value, dict):
+        check_keys(option, value)
     return value
 
 
-def _check_keys(option: str, value: Any) -> None:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str) or not re.fullmatch(KEY, key):
-                raise ConfigError(f"{option}: {shown(repr(key))} is no key: keys are of letters, digits, dots, - and _")
-            _check_keys(option, item)
+def check_keys(origin: str, section: dict[Any, Any], place: str = "") -> None:
+    """Refuses keys that YAML does not read as text, such as 5, null and yes, and texts that are no names.
+
+    Args:
+        origin: the file or option that they stand in, for messages.
+        section: the keys with their values, which may be sections themselves.
+        place: the key of the section; "" for the whole.
+
+    Raises:
+        ConfigError: such a key.
+    """
+    for key, value in section.items():
+        where = f" below {shown(place)}" if place else ""
+        if not isinstance(key, str):
+            raise ConfigError(f"{origin}: the key {shown(key)}{where} is no text: a key is a name; write it in quotes")
+        if not re.fullmatch(KEY, key):
+            raise ConfigError(f"{origin}: '{shown(key)}'{where} is no key: keys are of letters, digits, dots, - and _")
+        if isinstance(value, dict):
+            check_keys(origin, value, f"{place}.{key}" if place else key)
 
 
 def _set(section: dict[str, Any], key: str, value: Any) -> None:

@@ -29,7 +29,10 @@ def test_equal_options_give_equal_bytes_and_an_existing_folder_stays(tmp_path: P
     assert content(tmp_path / "a") == first
 
 
-@pytest.mark.parametrize("kind", LAYOUTS)
+FIRST, *OTHERS = LAYOUTS
+
+
+@pytest.mark.parametrize("kind", [FIRST, *(pytest.param(kind, marks=pytest.mark.slow) for kind in OTHERS)])
 def test_a_layout_is_replaced_by_any_other_when_asked_to(kind: str, tmp_path: Path) -> None:
     words = ["synthetic:4x4", "--image-size", "24", "--probe-size", "8"]
     main([kind, *words, str(tmp_path / "alone")])

@@ -178,6 +178,7 @@ def test_sh_kd_leaves_the_shared_head_as_it_was(data: Path, student: Callable[..
     assert np.mean(losses(second)[-3:]) < losses(second)[0]
 
 
+@pytest.mark.slow
 def test_an_interrupted_student_resumes_exactly(student: Callable[..., Path], tmp_path: Path) -> None:
     options: dict[str, Any] = {"share": 0.5, "loss__kl": 1, "checkpoint__every_images": 40, "images": 200}
     options |= {"data__held_out": 0.1, "validation__classification": "held_out", "validation__every_images": 80}
@@ -191,6 +192,7 @@ def test_an_interrupted_student_resumes_exactly(student: Callable[..., Path], tm
     assert losses(whole) == losses(resumed)[-len(losses(whole)) :]
 
 
+@pytest.mark.slow
 def test_unequal_embeddings_meet_through_a_projection(
     data: Path, teacher: Path, student: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -129,9 +129,9 @@ def test_a_pack_is_replaced_whole(photos: Path, tmp_path: Path, run: Run) -> Non
 @pytest.mark.parametrize(
     ("options", "is_old"),
     [
-        ((), True),
+        pytest.param((), True, marks=pytest.mark.slow),
         (("--shards", 2), True),
-        (("--to", "webdataset", "--shards", 2), True),
+        pytest.param(("--to", "webdataset", "--shards", 2), True, marks=pytest.mark.slow),
     ],
 )
 def test_a_conversion_is_finished(photos: Path, tmp_path: Path, run: Run, options: tuple, is_old: bool) -> None:
@@ -167,7 +167,7 @@ def test_a_cleaning_is_finished(photos: Path, tmp_path: Path, run: Run) -> None:
     assert_never_mixed(states, (*PACK, "clean_report.json"))
 
 
-@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.parametrize("is_old", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_verification_pack_is_finished(photos: Path, tmp_path: Path, run: Run, is_old: bool) -> None:
     options = ("--sample", "all", "--folds", 2, "--size", 32, "--workers", 1)
     if is_old:
@@ -179,7 +179,7 @@ def test_a_verification_pack_is_finished(photos: Path, tmp_path: Path, run: Run,
     assert_never_mixed(states, ("mine.bin", "mine_pairs.txt"))
 
 
-@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.parametrize("is_old", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_an_ijb_layout_is_finished(photos: Path, tmp_path: Path, run: Run, is_old: bool) -> None:
     if is_old:
         others = make_photos(tmp_path / "others", 1)
@@ -189,6 +189,7 @@ def test_an_ijb_layout_is_finished(photos: Path, tmp_path: Path, run: Run, is_ol
     assert_never_mixed(states, ("layout.json", "sources.tsv", "meta/ijbc_face_tid_mid.txt", "loose_crop/1.jpg"))
 
 
+@pytest.mark.slow
 def test_a_generated_set_is_finished(tmp_path: Path) -> None:
     options = ("--identities", 2, "--images-per-identity", 2, "--size", 48, "--pairs", 0, "--workers", 0)
     states = kill_everywhere(

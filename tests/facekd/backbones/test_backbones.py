@@ -45,7 +45,14 @@ def test_images_become_embeddings(name, width, image_size):
     )
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+# The deepest of a family say no more than its others, and take seconds.
+ALL = [
+    pytest.param(name, marks=pytest.mark.slow) if name.endswith(("100", "101", "110", "200")) else name
+    for name in BACKBONES
+]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_every_backbone_of_the_table_runs_at_full_width_and_both_sizes(name):
     for image_size in (112, 64):
         with torch.device("meta"):

@@ -111,8 +111,8 @@ def test_of_names_within_names_the_longest_counts(tmp_path: Path) -> None:
             "--methods.plane.config.share: there is no plane in methods; did you mean",
         ),
         (["--base.device", "--base.epochs", "5"], r"--base\.device: expected a value after it"),
-        (["--base.data={5: 1}"], r"--base\.data: 5 is no key"),
-        (["--base.data={x: {a b: 1}}"], r"--base\.data: 'a b' is no key"),
+        (["--base.data={5: 1}"], r"--base\.data: the key 5 is no text"),
+        (["--base.data={x: {a b: 1}}"], r"--base\.data: 'a b' below x is no key"),
         (["--base.a..b", "1"], r"--base\.a\.\.b names no key"),
         (
             ["--base.epochs", "5", "--print_config"],

@@ -287,7 +287,7 @@ def test_every_backbone_exports(name: str, size: int, tmp_path: Path) -> None:
     [
         ([], "ema", "moving average"),
         pytest.param(["--ema"], "ema", "moving average", marks=pytest.mark.slow),
-        (["--no-ema"], "backbone", "as trained"),
+        pytest.param(["--no-ema"], "backbone", "as trained", marks=pytest.mark.slow),
     ],
 )
 def test_a_classifier_is_exported_with_the_weights_that_were_asked_for(

@@ -94,20 +94,25 @@ def test_images_of_another_size_are_resized_as_the_embedder_does(flip: str, size
         open_live(TeacherConfig(model=str(model)), size)
 
 
-def test_an_onnx_teacher_gives_its_embedders_embeddings(model: Path, tmp_path: Path) -> None:
-    export_checkpoint(model, tmp_path / "model.onnx")
+@pytest.fixture(scope="module")
+def exported(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    export_checkpoint(model, path)
+    return path
+
+
+def test_an_onnx_teacher_gives_its_embedders_embeddings(exported: Path) -> None:
     batch = make_batch(FLIPS["some"])
-    found = open_live(TeacherConfig(model=str(tmp_path / "model.onnx"))).embed(batch)
-    np.testing.assert_array_equal(found.numpy(), open_embedder(tmp_path / "model.onnx").embed(seen(batch)))
+    found = open_live(TeacherConfig(model=str(exported))).embed(batch)
+    np.testing.assert_array_equal(found.numpy(), open_embedder(exported).embed(seen(batch)))
 
 
 def test_the_output_of_an_onnx_teacher_is_chosen_and_what_was_assumed_is_said(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # A foreign file: no records, and two outputs of several values.
     path = tmp_path / "model.onnx"
-    export_checkpoint(model, path)
-    foreign = onnx.load(path)
+    foreign = onnx.load(exported)
     del foreign.metadata_props[:]
     feature = next(node for node in foreign.graph.node if "embedding" in node.output)
     feature.output[list(feature.output).index("embedding")] = foreign.graph.output[0].name = "feature"

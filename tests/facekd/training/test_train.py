@@ -412,10 +412,20 @@ def test_resuming_with_another_configuration_is_refused(tiny_config: Configure) 
 
 LONGER = [
     # Begun with, and gone on with; the warm-up ends at image 24 and the run at 120.
-    ({"schedule__name": "constant", "images": 0, "epochs": 2}, {"images": 0, "epochs": 4}),
+    pytest.param(
+        {"schedule__name": "constant", "images": 0, "epochs": 2},
+        {"images": 0, "epochs": 4},
+        marks=pytest.mark.slow,
+    ),
     ({"schedule__name": "step", "schedule__milestones": "[60]"}, {"schedule__milestones": "[60, 132]", "images": 180}),
-    ({"schedule__name": "constant"}, {"images": 180, "schedule__name": "step", "schedule__milestones": "[120]"}),
-    ({"schedule__warmup_images": 119}, {"images": 180, "schedule__warmup_images": 119}),  # decays only afterwards
+    pytest.param(
+        {"schedule__name": "constant"},
+        {"images": 180, "schedule__name": "step", "schedule__milestones": "[120]"},
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(  # decays only afterwards
+        {"schedule__warmup_images": 119}, {"images": 180, "schedule__warmup_images": 119}, marks=pytest.mark.slow
+    ),
 ]
 
 

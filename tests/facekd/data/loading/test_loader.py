@@ -429,6 +429,7 @@ def test_a_bad_record_met_ahead_is_reported_when_it_is_due(insightface_pack, mon
         next(batches)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_program_that_leaves_its_loop_or_is_killed(insightface_pack):
     """The workers ignore the signal by which Python ends such processes, and would otherwise be waited for."""
     program = f"""

@@ -61,6 +61,7 @@ def assert_stopped_by_word(run: Path) -> None:
     assert load_checkpoint(run)["training"]["images_seen"] == read_log(run, "train")[-1]["images_seen"]
 
 
+@pytest.mark.slow
 def test_the_training_of_a_killed_study_saves_and_ends(tmp_path: Path) -> None:
     study = {"output": str(tmp_path / "out"), "base": BASE, "seeds": [0], "reference": "alone"}
     study |= {"packs": [str(tmp_path / "absent.bin")], "methods": {"alone": {"verb": "train"}}}
