@@ -13,7 +13,7 @@ from typing import Any
 from facekd import __version__
 from facekd.commands.command_line import CommandParser
 from facekd.errors import run_verb
-from facekd.utils.processes.children import usable_cores
+from facekd.utils.processes.children import has_gpu_driver, usable_cores
 from facekd.utils.requirements import PACKAGES, installed_version, is_within, wanted_versions
 from facekd.utils.wording import counted
 
@@ -27,7 +27,6 @@ It changes nothing, and its status is 0 whatever it finds."""
 LEAST_SHARED_MEMORY = 256 << 20
 LEAST_OPEN_FILES = 1024
 LEAST_DISK = 1 << 30
-GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")  # of NVIDIA, WSL and AMD
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,7 +81,7 @@ def _packages() -> dict[str, dict[str, Any]]:
 
 def _devices() -> dict[str, Any]:
     """Returns the accelerators that torch sees. It is imported only where the system has the files of a driver."""
-    if not any(Path(file).exists() for file in GPU_FILES):
+    if not has_gpu_driver():
         return {"driver": False, "names": [], "problem": ""}
     try:
         import torch
