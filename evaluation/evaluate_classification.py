@@ -28,6 +28,7 @@ from facekd.pages.tables import Table
 from facekd.plugins import add_plugin_option
 from facekd.results.schema import CLASSIFICATION_FORMAT
 from facekd.utils.foreign import shown
+from facekd.utils.gpu_driver import mention_gpu
 from facekd.utils.terminal import console, say
 from facekd.utils.wording import counted
 from facekd.verification.intervals.proportions import wilson_interval
@@ -74,6 +75,7 @@ def _evaluate(arguments: argparse.Namespace, argv: list[str] | None) -> int:
             model = OnnxClassifier(arguments.model, arguments.threads)
             report_preprocessing(file, model)
         else:
+            mention_gpu(arguments.device)
             model = open_classifying_model(file, arguments.teacher_head, arguments.mix, device=arguments.device)
         digest = sha256_of_file(file)
 

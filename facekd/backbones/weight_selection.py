@@ -26,14 +26,14 @@ def select_weights(network: Backbone, larger: nn.Module) -> dict[str, torch.Tens
     Raises:
         ModelError: the network is no part of the other one.
     """
-    selectable = check_is_part(network, larger)
+    check_is_part(network, larger)
     own, weights = network.state_dict(), larger.state_dict()
     block = _channels_of_a_group(network)
     selected = {}
     for name, wanted in own.items():
         found = weights[name]
         # Columns that read a flattened map go by channel: all places of a channel are taken, or none.
-        if norm := selectable.get(name):
+        if norm := (network.selectable or {}).get(name):
             by_channel = found.reshape(len(found), len(weights[norm]), -1)
             selected[name] = _evenly_spaced(by_channel, (len(wanted), len(own[norm])), block).flatten(1)
         else:
@@ -41,8 +41,8 @@ def select_weights(network: Backbone, larger: nn.Module) -> dict[str, torch.Tens
     return selected
 
 
-def check_is_part(network: Backbone, larger: nn.Module) -> Mapping[str, str]:
-    """Checks that a network is a part of a larger one, by names and shapes alone; returns its `selectable`.
+def check_is_part(network: Backbone, larger: nn.Module) -> None:
+    """Checks that a network is a part of a larger one, by names and shapes alone.
 
     Args:
         network: the network, on any device.
@@ -61,7 +61,6 @@ def check_is_part(network: Backbone, larger: nn.Module) -> Mapping[str, str]:
         raise ModelError(f"{what}: they take images of {network.image_size} and of {larger.image_size} pixels")
     if misfit := _find_misfit(network, network.state_dict(), larger.state_dict()):
         raise ModelError(f"{what}, {misfit}")
-    return network.selectable
 
 
 def _find_misfit(network: Backbone, own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> str:

@@ -127,6 +127,7 @@ def parse_config(
     words, open_options = take_open_options(config_class, words)
     argv = _config_first(["--help" if word == "--help-all" else word for word in words])
     parser = _make_parser(config_class, prog, description, epilog)
+    vars(parser).pop("print_config", None)  # left by words that asked for it and were wrong
     # Mistakes in the file as a file are reported first; which keys it has tells later errors apart from options.
     file, keys_of_file = None, set()
     if argv and not argv[0].startswith("-"):
@@ -268,7 +269,9 @@ def _check_entries(path: Path, item: Field[Any], found: Any) -> None:
     entry_class = item.metadata["entries"]
     if isinstance(item.default, tuple) and isinstance(found, dict) and found:
         raise ConfigError(f"{path}: {item.name} is a list: begin each of its entries with a line `- key: value`")
-    entries = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
+    entries = list(found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ())
+    if not entries:
+        return
     parser = ArgumentParser(exit_on_error=False, parser_mode=MODE)
     parser.add_class_arguments(entry_class)
     for key, entry in entries:

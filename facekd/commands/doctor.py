@@ -13,7 +13,8 @@ from typing import Any
 from facekd import __version__
 from facekd.commands.command_line import CommandParser
 from facekd.errors import run_verb
-from facekd.utils.processes.children import has_gpu_driver, usable_cores
+from facekd.utils.gpu_driver import has_gpu_driver
+from facekd.utils.processes.children import usable_cores
 from facekd.utils.requirements import PACKAGES, installed_version, is_within, wanted_versions
 from facekd.utils.wording import counted
 

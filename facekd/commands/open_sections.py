@@ -167,7 +167,7 @@ def check_keys(origin: str, section: dict[Any, Any], place: str = "") -> None:
         where = f" below {shown(place)}" if place else ""
         if not isinstance(key, str):
             raise ConfigError(f"{origin}: the key {shown(key)}{where} is no text: a key is a name; write it in quotes")
-        if not re.fullmatch(KEY, key):
+        if not re.fullmatch(r"[\w.-]+", key):
             raise ConfigError(f"{origin}: '{shown(key)}'{where} is no key: keys are of letters, digits, dots, - and _")
         if isinstance(value, dict):
             check_keys(origin, value, f"{place}.{key}" if place else key)

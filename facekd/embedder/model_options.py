@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from facekd.commands.command_line import COUNT, IMAGE_SIDE, comma_separated, real_number, whole_number
 from facekd.plugins import add_plugin_option
-from facekd.utils.processes.children import has_gpu_driver, usable_cores
+from facekd.utils.gpu_driver import mention_gpu
+from facekd.utils.processes.children import usable_cores
 from facekd.utils.wording import counted
 
 if TYPE_CHECKING:  # torch and onnxruntime cost seconds: `--help` does without
@@ -85,7 +86,7 @@ def open_model(path: str, arguments: argparse.Namespace, resize: bool | None = N
     """
     embedder = _open(path, arguments, resize, arguments.batch_size, arguments.threads)
     report_preprocessing(path, embedder)
-    _mention_gpu(arguments.device)
+    mention_gpu(arguments.device)
     return embedder
 
 
@@ -104,7 +105,7 @@ def open_fastest_model(path: str, arguments: argparse.Namespace) -> Embedder:
     is_auto = arguments.batch_size == AUTO
     first = _open(path, arguments, False, None if is_auto else arguments.batch_size, arguments.threads)
     report_preprocessing(path, first)
-    _mention_gpu(arguments.device)
+    mention_gpu(arguments.device)
     if not is_auto:
         return first
     from facekd.embedder import OnnxEmbedder
@@ -164,12 +165,6 @@ def report_preprocessing(path: str | os.PathLike[str], embedder: Any) -> None:
         print(f"{path} does not record its preprocessing; assumed: {used}", file=sys.stderr)
     for remark in getattr(embedder, "remarks", ()):
         print(f"{path}: {remark}", file=sys.stderr)
-
-
-def _mention_gpu(device: str) -> None:
-    """Says that a GPU of the machine is left alone; the model runs on the CPU so that results are the same anywhere."""
-    if device == "cpu" and has_gpu_driver():
-        print("the model runs on the CPU; `--device cuda` takes the GPU of this machine", file=sys.stderr)
 
 
 def _one_or_three(values: Sequence[float] | None) -> Sequence[float] | float | None:

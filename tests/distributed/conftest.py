@@ -1,4 +1,4 @@
-"""Runs of several processes, each set made once for all tests."""
+"""Gives tests the runs of several processes, each set made once for all of them."""
 
 from __future__ import annotations
 

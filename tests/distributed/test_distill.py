@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from facekd.checkpoints.checkpoint import load_checkpoint
 from facekd.training.distill import main
 from facekd.training.logbook import read_log
-from tests.distributed.runs import Runs, head_of, taught, train_arguments
+from tests.distributed.runs import PATIENCE, Runs, head_of, taught, train_arguments
 
 
 def test_two_processes_equal_one_that_accumulates(runs: Runs, tmp_path: Path) -> None:
@@ -40,4 +42,15 @@ def test_memories_and_centres_on_two_processes(runs: Runs) -> None:
     extras = load_checkpoint(runs.of("memories", 2))["training"]["extras"]
     # 60 images of 36, in two passes over the data: every one was remembered, by whichever process saw it.
     assert torch.allclose(extras["contrastive.student_memory"].norm(dim=1), torch.ones(36))
-    assert ((extras["centres"] - head_of(runs.of("teacher", 2))).norm(dim=1) > 0).all()
+    # Each centre has moved, and lies nearest to the row that it began as.
+    distances = torch.cdist(extras["centres"], head_of(runs.of("teacher", 2)))
+    assert (distances.diagonal() > 0).all() and torch.equal(distances.argmin(1), torch.arange(6))
+
+
+def test_the_command_distils_under_a_launcher(runs: Runs, tmp_path: Path) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "facekd", "distill")
+    words = train_arguments(tmp_path / "run", *taught(runs.of("teacher", 2), "both-heads"))
+    done = subprocess.run([sys.executable, *launcher, *words], capture_output=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    entries = [read_log(run, "train") for run in (tmp_path / "run", runs.of("both-heads", 2))]
+    assert [entry["loss"] for entry in entries[0]] == pytest.approx([entry["loss"] for entry in entries[1]], rel=1e-5)

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from facekd.training.logbook import read_log
 from tests.distributed import shards
 from tests.distributed.runs import (
     ALONE,
+    FAILS,
     GENTLE,
     HEADS,
     OPTIMIZERS,
@@ -161,18 +164,24 @@ def test_a_head_with_parts_missing_is_refused(runs: Runs, tmp_path: Path) -> Non
         load_shared_head(tmp_path / "run", dataset)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("failure", [*SAVING, "fail-on-naming-the-file-of-all"])
-def test_a_process_that_cannot_save_stops_all_and_leaves_no_checkpoint(failure: str, failed_runs: Runs) -> None:
-    left = [path.name for path in (failed_runs.of(failure, 2) / "checkpoints").iterdir()]
+def with_slow_ones(failures: Iterable[str]) -> list[Any]:
+    return [failure if failure in FAILS else pytest.param(failure, marks=pytest.mark.slow) for failure in failures]
+
+
+@pytest.mark.parametrize("failure", with_slow_ones([*SAVING, "fail-on-naming-the-file-of-all"]))
+def test_a_process_that_cannot_save_stops_all_and_leaves_no_checkpoint(
+    failure: str, request: pytest.FixtureRequest
+) -> None:
+    made: Runs = request.getfixturevalue("runs" if failure in FAILS else "failed_runs")
+    left = [path.name for path in (made.of(failure, 2) / "checkpoints").iterdir()]
     # A head without its file is a leftover, which goes when the run is started again.
     assert left == (["000000000024.head"] if failure == "fail-on-naming-the-file" else [])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("failure", RESUMING)
-def test_a_process_that_cannot_resume_stops_all(failure: str, failed_runs: Runs) -> None:
-    assert [path.name for path in list_checkpoints(failed_runs.of(failure, 2))] == ["000000000024.pt"]
+@pytest.mark.parametrize("failure", with_slow_ones(RESUMING))
+def test_a_process_that_cannot_resume_stops_all(failure: str, request: pytest.FixtureRequest) -> None:
+    made: Runs = request.getfixturevalue("runs" if failure in FAILS else "failed_runs")
+    assert [path.name for path in list_checkpoints(made.of(failure, 2))] == ["000000000024.pt"]
 
 
 def test_a_head_of_another_run_is_refused(tmp_path: Path) -> None:

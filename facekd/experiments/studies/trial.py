@@ -39,14 +39,13 @@ def try_study(study: Study, configs: dict[str, Any], jobs: int, threads: int) ->
     """
     completed = CompletedSteps(study.output)
     left = [step for step in study.steps(threads) if not completed.is_done(step)]
-    torch.set_num_threads(threads)
+    titles = {step.title for step in left if step.words[0] in VERBS}
     rows, lines, seconds = [], [], 0.0
     for name, config in configs.items():
         method = study.methods[name]
-        titles = {step.title for step in left if step.words[0] in VERBS}
         runs = [run for run in study.runs if run.method is method and f"{method.verb} {run.title}" in titles]
         try:
-            trial = _try(study, method, config) if runs else None
+            trial = _try(study, method, config, threads) if runs else None
         except (FacekdError, torch.OutOfMemoryError) as error:
             lines.append(f"{name}: not tried: {str(error).splitlines()[0]}")
             trial = None
@@ -65,7 +64,7 @@ def try_study(study: Study, configs: dict[str, Any], jobs: int, threads: int) ->
     return Table("", COLUMNS, rows), lines
 
 
-def _try(study: Study, method: Method, config: Any) -> Trial:
+def _try(study: Study, method: Method, config: Any, threads: int) -> Trial:
     """Tries the first run of a method.
 
     Raises:
@@ -77,8 +76,13 @@ def _try(study: Study, method: Method, config: Any) -> Trial:
         if run.method.verb in VERBS and not list_checkpoints(run.folder):
             raise FacekdError(f"it learns from {run.title}, which is not trained yet")
     make = build_distiller if method.verb == "distill" else build_recognizer
-    with join_world(config.device) as world, deterministic_kernels(config.deterministic):
-        return try_run(config, world, make)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with join_world(config.device) as world, deterministic_kernels(config.deterministic):
+            return try_run(config, world, make)
+    finally:
+        torch.set_num_threads(before)
 
 
 def _cells(trial: Trial | None) -> list[str]:

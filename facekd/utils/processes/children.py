@@ -31,7 +31,6 @@ SECONDS_OF_SILENCE = 20.0
 SECONDS_UNTIL_SAID = 60.0
 SECONDS_UNTIL_GIVEN_UP = 1800
 PATIENCE_VARIABLE = "FACEKD_SECONDS_UNTIL_GIVEN_UP"
-GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")  # of NVIDIA, WSL and AMD
 # What usually ends a process by these signals.
 CAUSES = {
     signal.SIGKILL: "as the system does when memory has run out",
@@ -241,11 +240,6 @@ def end_with_pool() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def has_gpu_driver() -> bool:
-    """Tells whether the system has the files of a GPU's driver, without a library that would take seconds to load."""
-    return any(Path(file).exists() for file in GPU_FILES)
 
 
 def usable_cores() -> int:

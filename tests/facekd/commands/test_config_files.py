@@ -187,3 +187,12 @@ def test_an_example_config_is_found_by_its_name_from_any_folder(
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "debug.yaml").write_text("output: mine\ndata: {train: mine}\n")
     assert parse("configs/debug.yaml").output == "mine"
+
+
+def test_a_mistaken_command_leaves_nothing_for_the_next_one(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("output: mine\ndata: {train: mine}\n")
+    expected = parse(tmp_path / "c.yaml")
+    for mistake in (("--print_config", "--sed", "1"), ("--print_config", "--seed", "abc"), ("--seed", "5", "--sed")):
+        with pytest.raises(ConfigError):
+            parse(tmp_path / "c.yaml", *mistake)
+        assert parse(tmp_path / "c.yaml") == expected

@@ -1,4 +1,4 @@
-"""A machine's GPU that a command leaves alone is mentioned, and nothing where there is none."""
+"""Commands mention a GPU that they leave alone, once, and nothing where there is none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from facekd.backbones.building import build_backbone
 from facekd.checkpoints.checkpoint import save_checkpoint
 from facekd.embedder.model_options import add_model_options, open_fastest_model, open_model
-from facekd.utils.processes import children
+from facekd.utils import gpu_driver
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +28,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize(("is_there", "rank", "times"), [(True, "0", 1), (True, "1", 0), (False, "0", 0)])
 @pytest.mark.parametrize("tries_batches", [True, False])
 def test_a_gpu_that_is_left_alone_is_mentioned(
     is_there: bool,
+    rank: str,
+    times: int,
     tries_batches: bool,
     model: Path,
     tmp_path: Path,
@@ -40,9 +42,12 @@ def test_a_gpu_that_is_left_alone_is_mentioned(
 ) -> None:
     (tmp_path / "nvidiactl").touch()
     files = (str(tmp_path / "dxg"), str(tmp_path / "nvidiactl")) if is_there else (str(tmp_path / "dxg"),)
-    monkeypatch.setattr(children, "GPU_FILES", files)
+    monkeypatch.setattr(gpu_driver, "FILES", files)
+    monkeypatch.setenv("RANK", rank)
+    gpu_driver.mention_gpu.cache_clear()
     parser = argparse.ArgumentParser()
     add_model_options(parser, tries_batches)
-    (open_fastest_model if tries_batches else open_model)(str(model), parser.parse_args(["--batch-size", "4"]))
-    said = capsys.readouterr().err
-    assert ("runs on the CPU; `--device cuda` takes the GPU" in said) == is_there
+    for _ in range(2):
+        (open_fastest_model if tries_batches else open_model)(str(model), parser.parse_args(["--batch-size", "4"]))
+    assert capsys.readouterr().err.count("this machine has a GPU: `--device cuda` takes that") == times
+    gpu_driver.mention_gpu.cache_clear()

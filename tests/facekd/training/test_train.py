@@ -127,7 +127,10 @@ def test_a_killed_run_resumes_bit_for_bit(tiny_arguments: list[str], tmp_path: P
     run.communicate()
     _, errors = start(words, broken).communicate()
     assert b"resuming from" in errors
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the other two
     train(parse_config(TrainConfig, [*words, "--output", str(whole)], "", ""), ALONE)
+    torch.set_num_threads(threads)
     assert losses(broken) == losses(whole)
     assert len(losses(whole)) == 30
     assert_same_weights(final_weights(broken), final_weights(whole))
