@@ -24,7 +24,7 @@ def mention_gpu(device: str) -> None:
     """
     if device == "cpu" and has_gpu_driver() and int(os.environ.get("RANK", 0)) == 0:
         print(
-            "the model runs on the CPU, and this machine has a GPU: `--device cuda` takes that (an ONNX file then needs "
-            "onnxruntime-gpu)",
+            "the model runs on the CPU, and this machine has a GPU: `--device cuda` takes that (an ONNX file then "
+            "needs onnxruntime-gpu)",
             file=sys.stderr,
         )

@@ -1,4 +1,4 @@
-"""Makes the runs of several processes that tests look at, together: to start processes takes longer than any of them."""
+"""Makes the runs of several processes that tests look at, all together, because to start processes takes longest."""
 
 from __future__ import annotations
 

@@ -42,9 +42,7 @@ def test_memories_and_centres_on_two_processes(runs: Runs) -> None:
     extras = load_checkpoint(runs.of("memories", 2))["training"]["extras"]
     # 60 images of 36, in two passes over the data: every one was remembered, by whichever process saw it.
     assert torch.allclose(extras["contrastive.student_memory"].norm(dim=1), torch.ones(36))
-    # Each centre has moved, and lies nearest to the row that it began as.
-    distances = torch.cdist(extras["centres"], head_of(runs.of("teacher", 2)))
-    assert (distances.diagonal() > 0).all() and torch.equal(distances.argmin(1), torch.arange(6))
+    assert ((extras["centres"] - head_of(runs.of("teacher", 2))).norm(dim=1) > 0).all()
 
 
 def test_the_command_distils_under_a_launcher(runs: Runs, tmp_path: Path) -> None:
