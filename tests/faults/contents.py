@@ -23,7 +23,7 @@ LEFT_OUT = ("events.out.tfevents.*", "tmp/????????", "*.lock", "*.tmp/lock")
 UNCOMPARED = ("*.log", "*-stamps.npy", "*.facekd-protocol")
 DURATION = re.compile(
     rb"\b[\d,]+ images/s(, [\d.]+)?|\b\d+(\.\d+)? (s|ms|min|h)\b|\b\d+ min \d+ s\b"
-    rb"|\b(read|embed|pool|score|measure|intervals|calibrate|identify|protocols)( \| |</td><td[^>]*>)[\d.e-]+"
+    rb"|\b(read|embed|pool|score|measure|intervals|calibrate|identify|search|protocols)( \| |</td><td[^>]*>)[\d.e-]+"
 )
 
 
