@@ -55,7 +55,13 @@ def make_folder(folder: str | os.PathLike[str]) -> None:
         OSError: it cannot be created.
     """
     check_held(folder)
-    os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+    while not os.path.isdir(folder):  # noqa: PTH112
+        try:
+            os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+        except FileExistsError:
+            # If nothing is there by now, another process has just removed its folder: try again.
+            if os.path.lexists(folder) and not os.path.isdir(folder):  # noqa: PTH112
+                raise
 
 
 def _check(folder: str, real: str, descriptor: int) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from facekd.errors import DataError
-from facekd.files.held_folders import make_folder
+from facekd.files.held_folders import check_held, make_folder
 from facekd.files.syncing import sync_folder
 from facekd.files.temporaries import NAME, TemporaryFile
 
@@ -78,10 +78,16 @@ def _new_file(path: str | os.PathLike[str]) -> Iterator[TemporaryFile]:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Names a file in the errors of a block that reads or writes it by its descriptor."""
+    """Names a file in the errors of a block that reads or writes it by its descriptor.
+
+    Raises:
+        DataError: the file lay in a held folder that was deleted, moved or replaced meanwhile.
+    """
     try:
         yield
     except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            check_held(path)  # its folder may have gone since it was looked at
         error.filename, error.filename2 = os.fspath(path), None
         raise
 

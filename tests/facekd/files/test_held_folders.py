@@ -13,7 +13,7 @@ from facekd.files.held_folders import check_held, held_folder, make_folder
 from facekd.files.output_lock import folder_lock
 from facekd.files.resumable_file import ResumableFile
 from facekd.files.temporaries import temporary_folder
-from facekd.files.writing import atomic_open_together, write_json, write_small_file
+from facekd.files.writing import atomic_open_together, naming, write_json, write_small_file
 
 
 def delete(folder: Path) -> None:
@@ -84,3 +84,36 @@ def test_a_link_to_a_folder_may_not_lead_elsewhere_meanwhile(tmp_path: Path) -> 
         link.symlink_to("b")
         with pytest.raises(DataError, match=f"^{link}: was replaced by another"):
             check_held(link / "x")
+
+
+def test_a_folder_is_made_although_another_process_has_just_removed_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def make(folder: str, exist_ok: bool) -> None:
+        # mkdir found the other's folder; it was gone when makedirs looked what was there.
+        made.append(folder)
+        if len(made) == 1:
+            raise FileExistsError(17, "File exists", folder)
+        Path(folder).mkdir()
+
+    monkeypatch.setattr("facekd.files.held_folders.os.makedirs", make)
+    make_folder(tmp_path / "new")
+    assert len(made) == 2 and (tmp_path / "new").is_dir()
+
+
+@pytest.mark.parametrize("target", ["file", "nothing"])
+def test_what_is_no_folder_stands_in_the_way_of_one(target: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / target)
+    with pytest.raises(FileExistsError):
+        make_folder(tmp_path / "link")
+
+
+def test_a_folder_that_goes_while_a_file_is_made_in_it_is_named(tmp_path: Path) -> None:
+    with folder_lock(tmp_path / "out", "command is at work"):
+        write_json(tmp_path / "out" / "before.json", {})
+        with pytest.raises(DataError, match="was deleted while this command"), naming(tmp_path / "out" / "a.jpg"):
+            delete(tmp_path / "out")
+            raise FileNotFoundError(2, "No such file or directory", "out/a.jpg.tmp")
