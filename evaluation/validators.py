@@ -14,6 +14,7 @@ from evaluation.sets.embedding_cache import Embed, ImageSubset, distinct_images,
 from evaluation.sets.pair_set import load_pair_set
 from facekd.data.config import DataConfig, open_training_data
 from facekd.data.datasets import print_summary
+from facekd.utils.processes.children import launcher_number
 from facekd.verification.measures import measure_pairs
 from facekd.verification.scores import cosines
 from facekd.verification.top_k_accuracy import top_k_accuracy
@@ -46,7 +47,7 @@ class PairSetValidator:
         fars: Sequence[float] = (1e-2, 1e-3),
     ) -> None:
         self._pair_set = load_pair_set(path, folds, name=name, fewer_folds=True)
-        if int(os.environ.get("RANK", 0)) == 0:
+        if launcher_number("RANK", 0) == 0:
             for warning in self._pair_set.warnings:
                 print(f"warning: {warning}", file=sys.stderr)
         self._mirrors = (False, True) if flip else (False,)

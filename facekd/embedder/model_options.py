@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from facekd.commands.command_line import COUNT, IMAGE_SIDE, comma_separated, real_number, whole_number
 from facekd.plugins import add_plugin_option
 from facekd.utils.gpu_driver import mention_gpu
-from facekd.utils.processes.children import usable_cores
+from facekd.utils.processes.children import launcher_number, usable_cores
 from facekd.utils.wording import counted
 
 if TYPE_CHECKING:  # torch and onnxruntime cost seconds: `--help` does without
@@ -155,7 +155,7 @@ def _count_or_auto(text: str) -> int | str:
 def report_preprocessing(path: str | os.PathLike[str], embedder: Any) -> None:
     """Prints what a model is known as, and what was assumed or found in its graph; of several processes one prints."""
     # A wrong guess only lowers accuracy, so users must see it.
-    if int(os.environ.get("RANK", 0)) > 0:
+    if launcher_number("RANK", 0) > 0:
         return
     if known := getattr(embedder, "known", None):
         print(f"{path}: is {known}", file=sys.stderr)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from functools import cache
 from pathlib import Path
+
+from facekd.utils.processes.children import launcher_number
 
 FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")  # of NVIDIA, WSL and AMD
 
@@ -22,7 +23,7 @@ def mention_gpu(device: str) -> None:
     Args:
         device: where the model runs; the default of most commands is "cpu", so that results are the same anywhere.
     """
-    if device == "cpu" and has_gpu_driver() and int(os.environ.get("RANK", 0)) == 0:
+    if device == "cpu" and has_gpu_driver() and launcher_number("RANK", 0) == 0:
         print(
             "the model runs on the CPU, and this machine has a GPU: `--device cuda` takes that (an ONNX file then "
             "needs onnxruntime-gpu)",

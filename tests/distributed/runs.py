@@ -121,15 +121,11 @@ def divided(optimizer: str) -> list[str]:
     return [*four_a_pass(optimizer), "--checkpoint.every_images", "24", "--checkpoint.keep", "9", *SHARDED]
 
 
-def through(teacher: Path) -> list[str]:
-    loss = ("--teacher.model", str(teacher), "--share", "0.5", "--loss.kl", "0.5")
-    return [*GENTLE, "--images", "60", *loss]
-
-
 # Of the failures, those that are seen to by default; the others are slow.
 FAILS = ("fail-on-full-disk", "fail-on-finding-the-head")
-# Students whose losses keep things between steps, or lie on the teacher's head and their own.
+# Students whose losses lie on the teacher's head and their own, or keep things between steps.
 TAUGHT = {
+    "student": ("--share", "0.5", "--loss.kl", "0.5"),  # made with a sharded head
     "both-heads": ("--share", "0.5", "--loss.kl", "0.5", "--loss.embedding_cosine", "2"),
     "memories": ("--loss.ce", "0", "--loss.adadistill", "1", "--loss.crd", "0.1", "--schedule.lr", "0.02"),
 }
@@ -157,28 +153,29 @@ class Runs:
         short = [*GENTLE, "--images", "60"]
         cases = {"gentle": ("train", [*short, *SHARDED])}
         cases |= {"teacher": ("train", [*short, *SHARDED, "--backbone.embedding_size", "24"])}
-        cases |= {"student": ("distill", [*through(self.folder / "teacher"), *SHARDED])}
-        cases |= {name: ("distill", taught(self.folder / "teacher", name)) for name in TAUGHT}
+        students = {name: taught(self.folder / "teacher", name) for name in TAUGHT}
+        students["student"] += SHARDED
+        cases |= {name: ("distill", words) for name, words in students.items()}
         cases |= {"validated": ("train", [*short, "--validation.packs", f"[{self.folder / 'pack.bin'}]"])}
         cases |= {name: ("train", [*started(self.folder, name), *SHARDED]) for name in STARTS}
         cases |= {"from-whole": ("train", [*ON_THE_WAY, *SHARDED]), "fresh-2-sgd": ("train", divided("sgd"))}
-        cases |= {failure: (failure, [*GENTLE, "--images", "24", *SHARDED]) for failure in FAILS if failure in SAVING}
-        for failure in set(FAILS) & set(RESUMING):
-            cases[f"copy-{failure}"] = ("copy", ["24", str(self.folder / "fresh-2-sgd"), str(self.folder / failure)])
-            cases[failure] = (failure, divided("sgd"))
+        cases |= self._failing(set(FAILS), whole="fresh-2-sgd")
         cases |= {"exchange": ("exchange", [str(self.folder / "pack.bin"), str(self.folder / "rows")])}
         self.start(2, cases | {"shards-2": ("shards", [])})
 
     def make_that_fail(self) -> None:
         """Makes runs of two processes of which one fails as it saves or resumes."""
-        short = [*GENTLE, "--images", "24"]
-        cases = {failure: (failure, [*short, *SHARDED]) for failure in SAVING if failure not in FAILS}
-        cases["fail-on-naming-the-file-of-all"] = ("fail-on-naming-the-file", short)
+        cases = {"fail-on-naming-the-file-of-all": ("fail-on-naming-the-file", [*GENTLE, "--images", "24"])}
         cases["whole"] = ("train", divided("sgd"))
-        for failure in set(RESUMING) - set(FAILS):
-            cases[f"copy-{failure}"] = ("copy", ["24", str(self.folder / "whole"), str(self.folder / failure)])
-            cases[failure] = (failure, divided("sgd"))
-        self.start(2, cases)
+        self.start(2, cases | self._failing({*SAVING, *RESUMING} - set(FAILS), whole="whole"))
+
+    def _failing(self, failures: set[str], whole: str) -> dict[str, tuple[str, list[str]]]:
+        """Returns the runs that fail as they save, or as they resume a run made before, of which they get a copy."""
+        cases = {name: (name, [*GENTLE, "--images", "24", *SHARDED]) for name in SAVING if name in failures}
+        for name in (name for name in RESUMING if name in failures):
+            cases[f"copy-{name}"] = ("copy", ["24", str(self.folder / whole), str(self.folder / name)])
+            cases[name] = (name, divided("sgd"))
+        return cases
 
     def make_by_three(self) -> None:
         """Makes the runs of three processes, then those of two that resume them."""

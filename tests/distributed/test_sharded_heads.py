@@ -42,7 +42,7 @@ from tests.distributed.runs import (
     run_alone,
     start_both,
     started,
-    through,
+    taught,
     train_arguments,
 )
 from tests.distributed.several_runs import RESUMING, SAVING, copy_up_to
@@ -95,7 +95,7 @@ def test_two_processes_start_from_weights_as_one_does(name: str, runs: Runs, tmp
 def test_distillation_through_shared_and_sharded_heads(runs: Runs, tmp_path: Path) -> None:
     teacher, student = runs.of("teacher", 2), runs.of("student", 2)
     assert "weight" not in load_checkpoint(teacher)["head"]
-    assert distill(train_arguments(tmp_path / "one", *through(teacher), "--batch_size_per_rank", "6")) == 0
+    assert distill(train_arguments(tmp_path / "one", *taught(teacher, "student"), "--batch_size_per_rank", "6")) == 0
     assert_same_run(student, tmp_path / "one")
     (entry,) = read_log(student, "agreement")
     assert entry["num_images"] == 36 and 0 <= entry["agreement"] <= 1
