@@ -16,7 +16,7 @@ help:
 	@echo "make test-clients   exported files in onnxruntime, OpenCV, OpenVINO, insightface, ncnn, MNN, node and a browser: CLIENTS=\"opencv mnn\" for some"
 	@echo "make test-versions  the tests under Python 3.10 to 3.14, with the lowest and the newest dependencies: PYTHONS=..., TESTS=..."
 	@echo "make test-package   builds sdist and wheel, and uses the wheel in an environment of its own"
-	@echo "make fuzz         the readers of foreign files against damaged ones: SECONDS=60 for each, TARGETS=\"rec idx\" for some"
+	@echo "make fuzz         the readers of foreign files against damaged ones: SECONDS=60 for each, UNTIL=10 minutes in all, TARGETS=\"rec idx\""
 	@echo "make faults       every command killed, out of space and failing to read: KILLS=12 a command, VERBS=\"train pack\" for some"
 	@echo "make mutants      small changes of the code, one at a time, which the tests must notice: SAMPLE=40 in each file, MODULES=\"margins head\" for some"
 	@echo "make coverage     the tests, and the share of branches that they take in each package: PYTEST=--runslow for the slow ones too"
@@ -78,9 +78,10 @@ test-clients: install $(BIN)/uv
 
 # atheris has no wheel for some platforms, so it is no part of the environment that everyone installs.
 SECONDS ?= 60
+UNTIL ?= 0
 fuzz: install
 	@$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/pip install -q --disable-pip-version-check atheris
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) $(TARGETS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --until $(UNTIL) $(TARGETS)
 
 # Outcomes are kept in FAULTS_FOLDER: a stopped run goes on, and a new one wants another folder.
 KILLS ?= 12

@@ -3,7 +3,8 @@
 Each target runs in a process of its own, with limits for memory and for the time of a single input, from the seeds of
 the `*_targets` and what earlier runs have found. An input that breaks a reader is kept in
 `fuzz_findings/`, printed with the exception, and ends with status 1. `fuzz_findings/` also keeps the inputs that
-reached new code, and a log of all runs, which `--summary` adds up.
+reached new code, and a log of all runs, which `--summary` adds up. `--until 10` goes on in turns until each target
+has had 10 minutes of the processor in that log; a stopped campaign goes on where it was.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import re
 import resource
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("targets", nargs="*", help="names of targets (default: all)")
     parser.add_argument("--seconds", type=int, default=60, help="time for each target (default: 60)")
+    parser.add_argument("--until", type=float, default=0.0, help="go on until each has so many CPU minutes in the log")
     parser.add_argument("--summary", action="store_true", help="only add up the runs so far, as a table")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -48,7 +52,7 @@ def main() -> int:
     if unknown := set(arguments.targets) - set(known):
         parser.error(f"no target {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     broken = []
-    for name in arguments.targets or known:
+    for name in _turns(arguments.targets or known, 60 * arguments.until, broken):
         run, last = _fuzz_apart(name, arguments.seconds)
         counted = f"{run['inputs']:>10,} inputs {run['cpu_seconds']:>6,.0f} CPU s"
         print(f"{name:<16} {counted}  {'BROKEN: ' + last if run['broken'] else 'ok'}", flush=True)
@@ -62,6 +66,19 @@ def main() -> int:
         else "all ok"
     )
     return 1 if broken else 0
+
+
+def _turns(names: list[str], cpu_seconds: float, broken: list[str]) -> Iterator[str]:
+    """Yields each target once; or, if a time is given, that with the least in the log, until all sound ones have it."""
+    if not cpu_seconds:
+        yield from names
+        return
+    while True:
+        totals = _totals()
+        lacking = {name: totals[name][0] for name in names if name not in broken and totals[name][0] < cpu_seconds}
+        if not lacking:
+            return
+        yield min(lacking, key=lambda name: lacking[name])
 
 
 def _fuzz_apart(name: str, seconds: int) -> tuple[dict[str, Any], str]:
@@ -87,17 +104,21 @@ def _fuzz_apart(name: str, seconds: int) -> tuple[dict[str, Any], str]:
 
 def _summary() -> str:
     """Adds up the runs in the log: a Markdown table with CPU time, inputs and broken runs of each target."""
-    totals: dict[str, list[float]] = {}
-    for line in LOG.read_text(encoding="utf-8").splitlines():
-        run = json.loads(line)
-        total = totals.setdefault(run["target"], [0.0, 0, 0])
-        for place, key in enumerate(("cpu_seconds", "inputs", "broken")):
-            total[place] += run[key]
     rows = [
         f"| `{name}` | {seconds / 60:.1f} | {inputs:,.0f} | {broken:.0f} |"
-        for name, (seconds, inputs, broken) in sorted(totals.items())
+        for name, (seconds, inputs, broken) in sorted(_totals().items())
     ]
     return "\n".join(["| target | CPU minutes | inputs | broken runs |", "|---|---:|---:|---:|", *rows])
+
+
+def _totals() -> dict[str, list[float]]:
+    """Adds up CPU seconds, inputs and broken runs of each target in the log."""
+    totals: dict[str, list[float]] = defaultdict(lambda: [0.0, 0, 0])
+    for line in LOG.read_text(encoding="utf-8").splitlines() if LOG.exists() else ():
+        run = json.loads(line)
+        for place, key in enumerate(("cpu_seconds", "inputs", "broken")):
+            totals[run["target"]][place] += run[key]
+    return totals
 
 
 def _fuzz_here(name: str, seconds: int) -> None:
