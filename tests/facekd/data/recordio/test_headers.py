@@ -59,17 +59,24 @@ def test_headers_read_at_once_are_those_of_each_record(tmp_path: Path, monkeypat
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system cannot be asked to read ahead")
 def test_neighbours_are_read_ahead_by_one_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    requests = []
-    monkeypatch.setattr(os, "posix_fadvise", lambda descriptor, *request: requests.append(request))
     path = write(tmp_path)
-    read_ahead.read_ahead(path, np.array([40, 0, 100, 20, 130]), np.array([10, 20, 30, 20, 8]))
-    will_need = os.POSIX_FADV_WILLNEED
-    assert requests == [(0, 50, will_need), (100, 38, will_need)]
-    requests.clear()
-    read_ahead.read_ahead(path, np.zeros(0, np.int64), np.zeros(0, np.int64))
-    assert requests == []
-    read_ahead.request_records(0, np.array([64, 8, 0]), np.array([1 << 30, -1, 12]))
-    assert requests == [(64, read_ahead.MAX_READ, will_need), (0, 12, will_need)]
+    requests = []
+
+    def note(descriptor: int, *request: int) -> None:
+        assert os.path.sameopenfile(descriptor, opened.fileno())
+        requests.append(request)
+
+    monkeypatch.setattr(os, "posix_fadvise", note)
+    with path.open("rb") as opened:
+        read_ahead.read_ahead(path, np.array([40, 0, 100, 20, 130]), np.array([10, 20, 30, 20, 8]))
+        will_need = os.POSIX_FADV_WILLNEED
+        assert requests == [(0, 50, will_need), (100, 38, will_need)]
+        requests.clear()
+        read_ahead.read_ahead(path, np.zeros(0, np.int64), np.zeros(0, np.int64))
+        assert requests == []
+        # A length of 0 would ask for all of the file.
+        read_ahead.request_records(opened.fileno(), np.array([64, 8, 4, 0]), np.array([1 << 30, -1, 0, 12]))
+        assert requests == [(64, read_ahead.MAX_READ, will_need), (0, 12, will_need)]
 
 
 def test_a_job_that_goes_on_indexes_the_records_that_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,3 +93,16 @@ def test_a_job_that_goes_on_indexes_the_records_that_it_finds(tmp_path: Path, mo
     with RecordReader(path) as reader:
         assert reader.keys.tolist() == [7, 3, 5, 4]
         assert [len(reader.read(key)) for key in (7, 3, 5)] == [70, 30, 50] and reader.read(4) == b"the last"
+
+
+def test_records_after_a_restart_are_found_by_the_next_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facekd.files.resumable_file.CHECKPOINT_BYTES", 1)
+    path = tmp_path / "train.rec"
+    with pytest.raises(ZeroDivisionError), RecordWriter(path, job={"command": "the same"}) as writer:
+        writer.write(7, b"given up", note=None)  # neither this one is noted nor any after it
+        writer.restart()
+        assert len(writer) == 0
+        writer.write(1, b"kept", "a note")
+        raise ZeroDivisionError
+    with RecordWriter(path, job={"command": "the same"}) as writer:
+        assert list(writer.found()) == [(1, "a note")]

@@ -205,6 +205,9 @@ def test_the_index_of_another_file_is_refused(tmp_path: Path) -> None:
         RecordError, match=r"one.idx does not belong to .*other.rec \([\d,]+ bytes\).*facekd data index"
     ):
         RecordReader(other, one.with_suffix(".idx"))
+    one.with_suffix(".idx").write_text("0\t0\n1\t4\n2\t8\n3\t12\n")
+    with pytest.raises(RecordError, match="record 1 at offset 4, and none starts there, nor at 2 of 3 other places"):
+        RecordReader(other, one.with_suffix(".idx"))
     small = write_records(tmp_path / "small.rec", {0: b"1234"})
     small.with_suffix(".idx").write_text("5\t4000\n")
     with pytest.raises(RecordError, match=r"record 5 at offset 4,000, and the file ends before that"):
@@ -274,6 +277,18 @@ def test_a_reader_works_again_after_pickling_and_closing(tmp_path: Path) -> None
     reader.close()
     assert copy.read(5) == b"five"
     assert reader.read(5) == b"five"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not list the open files")
+def test_a_reader_that_nobody_holds_closes_its_file(tmp_path: Path) -> None:
+    def times_open() -> int:
+        return sum(link.resolve() == path.resolve() for link in Path("/proc/self/fd").iterdir())
+
+    path = write_records(tmp_path / "a.rec", {0: b"a record"})
+    reader = RecordReader(path)
+    assert repr(reader) == f"RecordReader('{path}', 1 record)" and times_open() == 1
+    del reader
+    assert times_open() == 0
 
 
 def test_an_exception_leaves_the_old_files_as_they_were(tmp_path: Path) -> None:
@@ -349,9 +364,10 @@ def test_a_reader_sent_to_a_worker_refuses_a_file_that_was_replaced(tmp_path: Pa
 
 def test_unusable_keys_are_refused(tmp_path: Path) -> None:
     with RecordWriter(tmp_path / "a.rec") as writer:
-        writer.write(3, b"")
-        with pytest.raises(RecordError, match="key 3 has been written already"):
-            writer.write(3, b"")
+        for key in (3, 0):
+            writer.write(key, b"")
+            with pytest.raises(RecordError, match=f"key {key} has been written already"):
+                writer.write(key, b"")
         with pytest.raises(RecordError, match="key -1 is negative"):
             writer.write(-1, b"")
     with pytest.raises(RecordError, match="the writer is closed"):
