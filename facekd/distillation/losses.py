@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from torch import Tensor
 
@@ -128,30 +128,30 @@ def _adadistill(inputs: LossInputs) -> Tensor:
     return chunked_losses([CrossEntropy(logits)], inputs.labels_B)[0]
 
 
-def _own(kind: type[Comparison]) -> Callable[[LossInputs], Comparison]:
-    """Returns what compares the student's own classifier with the teacher's."""
-    return lambda i: kind(i.own_logits, i.teacher_logits, i.temperature, i.standardize_logits)
+def _own(kind: type[Comparison], inputs: LossInputs) -> Comparison:
+    """Compares the student's own classifier with the teacher's."""
+    return kind(inputs.own_logits, inputs.teacher_logits, inputs.temperature, inputs.standardize_logits)
 
 
-def _shared(kind: type[Comparison]) -> Callable[[LossInputs], Comparison]:
-    """Returns what compares student and teacher through the teacher's classifier."""
-    return lambda i: kind(i.shared_logits, i.teacher_logits, i.temperature, i.standardize_logits)
+def _shared(kind: type[Comparison], inputs: LossInputs) -> Comparison:
+    """Compares student and teacher through the teacher's classifier."""
+    return kind(inputs.shared_logits, inputs.teacher_logits, inputs.temperature, inputs.standardize_logits)
 
 
 # Losses on class scores: each is a term of the one pass over the classes.
 CLASS_LOSSES: dict[str, Callable[[LossInputs], CrossEntropy | Comparison]] = {
     "ce": lambda inputs: CrossEntropy(inputs.own_logits),
-    "kl": _own(KL),
-    "dkd_target": _own(TargetKL),
-    "dkd_others": _own(OthersKL),
-    "dist_inter": _own(InterClass),
-    "dist_intra": _own(IntraClass),
+    "kl": partial(_own, KL),
+    "dkd_target": partial(_own, TargetKL),
+    "dkd_others": partial(_own, OthersKL),
+    "dist_inter": partial(_own, InterClass),
+    "dist_intra": partial(_own, IntraClass),
     "th_ce": _th_ce,
-    "th_kl": _shared(KL),
-    "th_dkd_target": _shared(TargetKL),
-    "th_dkd_others": _shared(OthersKL),
-    "th_dist_inter": _shared(InterClass),
-    "th_dist_intra": _shared(IntraClass),
+    "th_kl": partial(_shared, KL),
+    "th_dkd_target": partial(_shared, TargetKL),
+    "th_dkd_others": partial(_shared, OthersKL),
+    "th_dist_inter": partial(_shared, InterClass),
+    "th_dist_intra": partial(_shared, IntraClass),
     "arcdistill": lambda inputs: CrossEntropy(inputs.shared_logits),
 }
 

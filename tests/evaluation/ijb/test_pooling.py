@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation.ijb import pooling as module
-from evaluation.ijb.pooling import PRESETS, Faces, Pooling, UselessEmbeddingsError, all_poolings, pool_templates
+from evaluation.ijb.pooling import (
+    PRESETS,
+    Faces,
+    Pooling,
+    UselessEmbeddingsError,
+    all_poolings,
+    notes_on_norms,
+    pool_templates,
+    with_switches,
+)
 from evaluation.ijb.protocol import load_protocol
 from evaluation.sets.embedding_rows import NpyRows
 from facekd.errors import DataError, InputError
@@ -54,9 +63,10 @@ def test_scale_of_embeddings_counts_only_where_norms_are_kept(tmp_path):
     assert np.abs(scaled_kept - kept).max() > 1e-2
 
 
-def test_the_names_of_media_and_the_order_of_faces_do_not_matter(tmp_path):
+@pytest.mark.parametrize("highest", [10**9, 0, 2000])
+def test_the_names_of_media_and_the_order_of_faces_do_not_matter(tmp_path, highest):
     layout, other = make_layout(3), make_layout(3)
-    other.media = [10**9 - medium for medium in layout.media]
+    other.media = [highest - medium for medium in layout.media]
     order = np.random.default_rng(0).permutation(len(layout.names))
     for name in ("names", "templates", "media", "scores"):
         setattr(other, name, [getattr(other, name)[i] for i in order])
@@ -70,6 +80,25 @@ def test_the_names_of_media_and_the_order_of_faces_do_not_matter(tmp_path):
 def test_adaface_is_the_sum_of_both_sides_and_presets_differ():
     assert PRESETS["adaface"] == Pooling(keep_norm=True, weight_by_detection_score=False, flip_augment=True)
     assert len({pooling.name for pooling in PRESETS.values()}) == len(PRESETS)
+
+
+def test_a_switch_that_is_not_named_stays_as_the_preset_has_it():
+    base = Pooling(keep_norm=True, weight_by_detection_score=False, flip_augment=True)
+    assert with_switches(base, None, None, None) == base
+    assert with_switches(base, False, None, None) == Pooling(False, False, True)
+    assert with_switches(base, None, True, False) == Pooling(True, True, False)
+
+
+@pytest.mark.parametrize("number", [1, 7])
+def test_norms_that_are_kept_are_told_to_be_all_alike(tmp_path, number):
+    unit = np.eye(8, dtype=np.float32)[np.arange(number)]
+    last_is_longer = unit * np.where(np.arange(number) == number - 1, 1.5, 1.0).astype(np.float32)[:, None]
+    images = np.arange(number)
+    for content, is_told in ((unit, True), (last_is_longer, False)):
+        np.save(tmp_path / "plain.npy", content)
+        rows = NpyRows(tmp_path / "plain.npy")
+        assert len(notes_on_norms(rows, images, [PRESETS["adaface"], Pooling(True, False, False)])) == 2 * is_told
+        assert notes_on_norms(rows, images, [Pooling(keep_norm=False)]) == []
 
 
 def test_names_and_texts_say_each_switch():
@@ -90,7 +119,8 @@ def test_names_and_texts_say_each_switch():
 def test_useless_embeddings_are_named_by_row(tmp_path, value, side):
     layout = make_layout(4)
     getattr(layout, side)[[3, 7]] = value
-    with pytest.raises(UselessEmbeddingsError, match="row 3") as raised:
+    message = "2 embeddings are all zeros or not finite, the first in row 3"
+    with pytest.raises(UselessEmbeddingsError, match=message) as raised:
         pool(layout, tmp_path, [Pooling()])
     assert raised.value.images.tolist() == [3, 7]
 
@@ -98,7 +128,7 @@ def test_useless_embeddings_are_named_by_row(tmp_path, value, side):
 def test_half_precision_that_overflowed_is_noticed(tmp_path):
     layout = make_layout(5)
     layout.plain[2] *= 1e6
-    with np.errstate(over="ignore"), pytest.raises(UselessEmbeddingsError, match="row 2"):
+    with np.errstate(over="ignore"), pytest.raises(UselessEmbeddingsError, match=r"1 embedding is .* row 2"):
         pool(layout, tmp_path, [Pooling()], np.float16)
 
 

@@ -296,6 +296,8 @@ def test_a_batch_is_checked():
     module, (student, teacher) = build(), embeddings()
     with pytest.raises(InputError, match=r"student embeddings have 4 values, but CRD was built for 5"):
         module(student[:, :4], teacher, INDICES)
+    with pytest.raises(InputError, match=r"^teacher embeddings have 2 values, but CRD was built for"):
+        module(student, teacher[:, :2], INDICES)
     with pytest.raises(InputError, match=r"image index 12 is outside \[0, 12\)"):
         module(student, teacher, INDICES + 1)
     with pytest.raises(InputError, match=r"image index -1 is outside \[0, 12\)"):

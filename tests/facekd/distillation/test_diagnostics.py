@@ -86,5 +86,7 @@ def test_relation_similarity_of_a_collapsed_side_is_0_and_of_one_image_refused()
     student = random_rows(0)
     assert relation_similarity(student, torch.ones(6, 2)) == 0
     assert relation_similarity(student[:2], random_rows(1)[:2]) == pytest.approx(1)  # two images have one relation
+    with pytest.raises(InputError, match="2 rows of student embeddings and 6 of the teacher"):
+        relation_similarity(student[:2], random_rows(1))
     with pytest.raises(InputError, match="2 or more"):
         relation_similarity(student[:1], student[:1])

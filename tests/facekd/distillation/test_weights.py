@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from facekd.distillation import LossWeights
+from facekd.distillation.weights import Need
 from facekd.errors import ConfigError, InputError
 
 OPTIONS = ("temperature", "standardize_logits", "plugin")
@@ -43,6 +44,13 @@ def test_a_plug_ins_weight_is_that_of_a_loss_which_a_plug_in_defines(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_any_loss_may_stand_alone(name):
     assert LossWeights(**{"ce": 0, name: 0.5}).active == {name: 0.5}
+
+
+def test_messages_name_the_active_losses_that_have_a_need():
+    weights = LossWeights(ce=1, kl=2, th_kl=3)
+    assert weights.active_keys() == "loss.ce, loss.kl, loss.th_kl"
+    assert weights.active_keys(Need.OWN_HEAD) == "loss.ce, loss.kl"
+    assert weights.active_keys(Need.TEACHER_SPACE | Need.MEMORY) == "loss.th_kl"
 
 
 def test_the_default_is_no_distillation():
