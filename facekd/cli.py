@@ -21,6 +21,7 @@ from facekd.api.validators import make_validators
 from facekd.commands.completion import find_verb, is_completing
 from facekd.commands.suggestions import nearest
 from facekd.errors import FacekdError, run_verb
+from facekd.utils.processes.children import end_process_of_several
 from facekd.utils.requirements import installed_version
 
 # By job: verb -> (the module whose `main(argv)` runs it, what it does).
@@ -104,7 +105,10 @@ def main(argv: list[str] | None = None) -> int:
     # Workers that the command starts must not take modules from the working directory; Python heeds it from 3.11 on.
     if argv is None:
         os.environ.setdefault("PYTHONSAFEPATH", "1")
-    return run_verb(lambda: _dispatch(arguments))
+    status = run_verb(lambda: _dispatch(arguments))
+    if argv is None:
+        end_process_of_several(status)
+    return status
 
 
 def _require_own_packages() -> None:

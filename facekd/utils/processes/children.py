@@ -7,6 +7,7 @@ starts inherit that standard input, so they end as well.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -153,6 +154,22 @@ def _stop_without(launcher: int) -> None:
     _is_joining.wait()  # at once, or where the signal came before anybody heard it
     print("error: the launcher of this process is gone; run the same command again", file=sys.stderr, flush=True)
     os._exit(128 + signal.SIGTERM)
+
+
+def end_process_of_several(status: int) -> None:
+    """Ends this process if a launcher started several; returns if it runs alone.
+
+    The interpreter is not torn down there. gloo's threads outlive the group, because torch keeps it for modules that
+    used it, and one that lets go of a tensor after Python has begun to end aborts the process by SIGABRT, with all work
+    done (https://github.com/pytorch/pytorch/pull/179291). Functions registered with `atexit` run as usual.
+    """
+    if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
+        return
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # no such stream, a reader that is gone, a closed one
+            stream.flush()
+    os._exit(status)
 
 
 def seconds_until_given_up() -> int:

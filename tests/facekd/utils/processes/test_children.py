@@ -195,3 +195,30 @@ def test_a_process_that_waits_long_for_others_says_so(
     with saying_that_it_waits(LaunchedAs(0, 2, 0)):
         time.sleep(0.2)
     assert capsys.readouterr().err.startswith("process 0 of 2 waits for the others at localhost:29500")
+
+
+TOLD_AT_THE_END = """
+import atexit, sys
+from facekd.cli import main
+
+class Torn:
+    def __del__(self):
+        print("torn down")
+
+torn = Torn()
+atexit.register(print, "at exit")
+sys.argv[1:] = ["evaluate", "nothing"]
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("size", "expected"), [("", ["at exit", "torn down"]), ("2", ["at exit"])])
+def test_one_of_several_processes_ends_before_threads_of_gloo_meet_an_interpreter_that_is_gone(
+    size: str, expected: list[str]
+) -> None:
+    environment = {**os.environ, "WORLD_SIZE": size}
+    done = subprocess.run(
+        [sys.executable, "-c", TOLD_AT_THE_END], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "nothing" in done.stderr
+    assert done.stdout.split("\n")[-len(expected) - 1 :] == [*expected, ""]
