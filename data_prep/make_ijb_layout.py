@@ -40,7 +40,7 @@ Writes to the output folder
                             ijbc_1N_gallery_G1.csv, ijbc_1N_gallery_G2.csv, ijbc_1N_probe_mixed.csv
   sources.tsv               the image of the source behind each image
   embeddings.npy            with --full-size: (N, 2D), mirror images in the second half, rows as in *_5pts_score.txt
-  layout.json               the options, and the counts
+  layout.json               the options, the counts, and the names above that it has
 The same options give the same bytes."""
 
 

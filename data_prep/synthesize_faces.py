@@ -43,6 +43,7 @@ RECORD_FILES = ("train.rec", "train.idx", "train.lst", "property")
 TEST_FILES = ("test.bin", "test_pairs.txt")
 GROUP_FILES = ("groups.csv", "test_groups.csv")
 CONTACT_SHEET = "contact_sheet.png"
+FILES = (SUMMARY, *RECORD_FILES, *TEST_FILES, *GROUP_FILES, CONTACT_SHEET)  # the summary first
 RENDERER = 1  # raised when the same numbers would give other images
 
 EXAMPLE = """example:
@@ -319,7 +320,7 @@ def _claim(folder: Path, parts: Path, wanted: dict[str, Any], found: dict[str, A
         raise DataError(
             f"{folder} holds another generated set ({', '.join(changed)}); choose another --output, or --overwrite"
         )
-    occupied = [name for name in ("train.rec", "train", "test.bin") if (folder / name).exists()]
+    occupied = [name for name in (*FILES, "train") if (folder / name).exists()]
     if other is None and occupied and not overwrite:
         raise DataError(
             f"{folder} holds {' and '.join(occupied)} from elsewhere; choose another --output, "
@@ -362,7 +363,7 @@ def _is_whole(folder: Path, summary: dict[str, Any]) -> bool:
 
 def _remove_old(folder: Path) -> None:
     """Removes an earlier set, summary first, so that nothing of it is taken for a part of the new one."""
-    for name in (SUMMARY, *RECORD_FILES, *TEST_FILES, *GROUP_FILES, CONTACT_SHEET):
+    for name in FILES:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "train", ignore_errors=True)
 

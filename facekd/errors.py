@@ -124,6 +124,9 @@ def _status_of(main: Callable[[], int | None]) -> int:
         _report(missing)
     except OSError as error:
         # Operating-system errors that name a file, or whose cause is known, are the user's to fix as well.
+        if isinstance(error, FileNotFoundError) and _lies_in_a_deleted_folder(error.filename):
+            _report("the current folder was deleted; change into another one (`cd`)")
+            return 2
         file = _with_a_name(error.filename or file_at_fault(error))
         if error.errno in NO_SPACE:
             _report(
@@ -164,6 +167,17 @@ def _with_a_name(file: str | bytes | int | None) -> str | bytes | int | None:
     if isinstance(file, str) and file.rstrip("/").rpartition("/")[2] in ("", ".", ".."):
         return str(Path(file).resolve())
     return file
+
+
+def _lies_in_a_deleted_folder(file: object) -> bool:
+    """Tells whether a file that was not found is named relative to a current folder that is gone, or is that folder."""
+    if isinstance(file, str | bytes | os.PathLike) and os.path.isabs(file):  # noqa: PTH117 - may be bytes
+        return False
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def is_device_failure(error: BaseException) -> bool:

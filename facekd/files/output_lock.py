@@ -17,6 +17,7 @@ from facekd.files.temporaries import hidden_name, open_own_descriptor
 
 CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
 LONGEST_HOLDER = 300  # bytes read of what a lock file says about its process
+MAX_TRIES = 1000  # to make a file in a folder that others create and remove meanwhile
 
 _held: set[int] = set()  # descriptors of the locks of this process
 
@@ -88,11 +89,17 @@ def _held_lock(place: Path, lock_path: Path, other: str) -> Iterator[None]:
 
 def _acquire(lock_path: Path) -> int | None:
     """Creates and locks a file that says who holds it; returns its descriptor, or None if another process holds it."""
+    num_tries = 0
     while True:
         make_folder(lock_path.parent)
         try:
             descriptor = open_own_descriptor(lock_path, os.O_RDWR)
-        except FileNotFoundError:  # the process that had created the folder has just removed it
+        except FileNotFoundError:
+            # The process that had created the folder has just removed it. But the current folder, once deleted, still
+            # looks like one, and no file can be made in it however often it is tried.
+            num_tries += 1
+            if num_tries == MAX_TRIES:
+                raise
             continue
         try:
             if lock_descriptor(descriptor) is Lock.TAKEN:

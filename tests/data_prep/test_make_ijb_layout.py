@@ -219,12 +219,16 @@ def test_a_folder_in_use_is_left_alone(generated: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     arguments = [str(small), "--image-size", "16", "--workers", "0"]
     main(["synthetic:4x4", *arguments])
-    (small / "notes.txt").write_text("mine")
+    for name in ("notes.txt", "embeddings.npy"):  # the second is a part of other layouts
+        (small / name).write_text("mine")
     with pytest.raises(FacekdError, match="--overwrite replaces"):
         main(["synthetic:3x3", *arguments])
     main(["synthetic:3x3", *arguments, "--overwrite"])
     assert len(list((small / "loose_crop").iterdir())) == 9
-    assert (small / "notes.txt").read_text() == "mine"
+    assert (small / "notes.txt").read_text() == (small / "embeddings.npy").read_text() == "mine"
+    with pytest.raises(FacekdError, match=r"embeddings.npy: is there already, and not from this command"):
+        main(["--full-size", "--fraction", "0.002", "--embedding-size", "4", str(small), "--overwrite"])
+    assert len(list((small / "loose_crop").iterdir())) == 9
 
 
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=12), st.integers(0, 5), st.integers(1, 4))

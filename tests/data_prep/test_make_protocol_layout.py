@@ -58,6 +58,44 @@ def test_a_folder_that_is_no_layout_is_never_replaced(tmp_path: Path) -> None:
         assert content(folder) == before
 
 
+def test_only_what_a_layout_has_written_is_removed(tmp_path: Path) -> None:
+    words = ["synthetic:4x4", "--image-size", "24", "--probe-size", "8", "--overwrite"]
+    folder = tmp_path / "a"
+    main(["tinyface", *words[:-1], str(folder)])
+    # Names of other layouts of the command, which this one does not have, and a record that claims one of them.
+    mine = {name: f"mine {name}".encode() for name in ("images/precious.txt", "masked/a.txt", "embeddings.npy")}
+    for name, text in mine.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(text)
+    main(["tinyface", *words, str(folder)])
+    assert {name: content(folder)[name] for name in mine} == mine
+    # A layout that needs one of these names is refused.
+    before = content(folder)
+    with pytest.raises(DataError, match=r"a/images: is there already, and not from this command.*; move it away"):
+        main(["ijbs", *words, str(folder)])
+    assert content(folder) == before
+    # A record names files of a layout, and no others.
+    about = json.loads((folder / "layout.json").read_text())
+    assert about["parts"] == ["Testing_Set"]
+    (folder / "layout.json").write_text(json.dumps({**about, "parts": ["Testing_Set", "notes", "..", "../b"]}))
+    (folder / "notes").write_text("mine")
+    (tmp_path / "b").mkdir()
+    main(["survface", *words, str(folder)])
+    assert (folder / "notes").read_text() == "mine" and (tmp_path / "b").is_dir()
+    assert not (folder / "Testing_Set").exists()
+
+
+@pytest.mark.parametrize("mark", ["", "{}", '{"parts": 3}', '{"parts": [3]}'])
+def test_a_mark_of_somebody_else_does_not_make_a_folder_ours(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "a" / "images").mkdir(parents=True)
+    (tmp_path / "a" / "images" / "precious.txt").write_text("mine")
+    (tmp_path / "a" / ".layout_unfinished").write_text(mark)
+    before = content(tmp_path / "a")
+    with pytest.raises(DataError, match="exists and is not empty; choose an empty folder"):
+        main(["ijbs", "synthetic:4x4", "--image-size", "24", str(tmp_path / "a"), "--overwrite"])
+    assert content(tmp_path / "a") == before
+
+
 def test_a_layout_left_unfinished_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["tinyface", "synthetic:4x2", "--image-size", "24", "--probe-size", "8"]
     main([*words, str(tmp_path / "whole")])

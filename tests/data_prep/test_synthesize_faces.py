@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -203,11 +204,12 @@ def test_another_set_is_not_overwritten_unasked(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"train", "contact_sheet.png", "synthesis.json"}
 
 
-def test_shards_from_elsewhere_are_not_overwritten_unasked(tmp_path: Path) -> None:
-    (tmp_path / "train.rec").write_bytes(b"MS1MV3, five days of download")
-    with pytest.raises(DataError, match=r"holds train\.rec from elsewhere"):
+@pytest.mark.parametrize("name", ["train.rec", "train.lst", "test_pairs.txt", "contact_sheet.png", "synthesis.json"])
+def test_files_from_elsewhere_are_not_overwritten_unasked(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"MS1MV3, five days of download")
+    with pytest.raises(DataError, match=f"holds {re.escape(name)} from elsewhere"):
         synthesize(SMALL, tmp_path, workers=0)
-    assert hashes(tmp_path) == {"train.rec": hashes(tmp_path)["train.rec"]}
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {name: b"MS1MV3, five days of download"}
 
 
 def test_folders(tmp_path: Path, generated: Path) -> None:

@@ -6,13 +6,16 @@ import contextlib
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
+from data_prep import make_pair_set
 from facekd.errors import DataError, FacekdError, InUseError
 from facekd.files.output_lock import file_lock, folder_lock
+from facekd.importing import import_config
 from tests.facekd.files.test_locks import end, start_holder
 
 HOLD_FOLDER = """
@@ -42,6 +45,29 @@ def test_a_second_process_is_refused_until_the_first_ends(tmp_path: Path) -> Non
     with folder_lock(folder, "study is at work"):
         pass
     assert not folder.parent.exists()  # it was created for the lock, and nothing was written into it
+
+
+def test_a_deleted_current_folder_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    config = tmp_path / "c.py"
+    config.write_text("config.network = 'r50'\n")
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "gone").mkdir()
+    with monkeypatch.context() as inside:
+        inside.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        with pytest.raises(FileNotFoundError), file_lock(Path("model.onnx")):
+            pass
+        relative = [
+            run(import_config.main, config, "--output", "o.yaml"),
+            run(make_pair_set.main, tmp_path / "faces", "p.bin", "--sample", 20),
+            run(import_config.main, "c.py", "--output", tmp_path / "o.yaml"),
+        ]
+        absolute = run(import_config.main, tmp_path / "absent.py", "--output", tmp_path / "o.yaml")
+    for status, _, err in relative:
+        assert status == 2 and err == "error: the current folder was deleted; change into another one (`cd`)\n"
+    assert absolute[0] == 2 and "No such file" in absolute[2] and "current folder" not in absolute[2]
 
 
 def test_the_lock_of_a_file_lies_beside_it_and_names_another_machine(tmp_path: Path) -> None:
