@@ -21,6 +21,7 @@ from facekd.api.validators import make_validators
 from facekd.commands.completion import find_verb, is_completing
 from facekd.commands.suggestions import nearest
 from facekd.errors import FacekdError, run_verb
+from facekd.utils.environment import OPENCV_LIMITS, opencv_limit
 from facekd.utils.processes.children import end_process_of_several
 from facekd.utils.requirements import installed_version
 
@@ -127,6 +128,19 @@ def _require_own_packages() -> None:
             raise FacekdError(f"facekd's package `{name}` is {f'hidden by {other}' if other else 'missing'}: {remedy}")
 
 
+def _require_opencv_limits() -> None:
+    """Refuses settings at which OpenCV would end the process when a verb imports it.
+
+    Raises:
+        FacekdError: it names the environment variable.
+    """
+    for name in OPENCV_LIMITS:
+        try:
+            opencv_limit(name, 0)
+        except ValueError as error:
+            raise FacekdError(str(error)) from None
+
+
 def _dispatch(arguments: list[str]) -> int:
     _require_own_packages()
     if is_completing():
@@ -176,6 +190,7 @@ def _without_plugins(verb: str, words: list[str]) -> list[str]:
 
 
 def _load(name: str) -> Callable[[list[str]], int]:
+    _require_opencv_limits()
     verb = import_module(VERBS[name][0]).main
     if name in ("train", "distill"):
         return partial(verb, make_validators=make_validators)

@@ -16,14 +16,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from facekd.utils.environment import number_from_environment
 from facekd.utils.processes.bus_error import explain_bus_errors
+from facekd.utils.processes.standard_streams import open_closed_streams
 from facekd.utils.processes.stopping import StopSignal, interrupted_by_signals, outliving_the_terminal
 from facekd.utils.requirements import explain_missing
 from facekd.utils.terminal import printable, printable_streams
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _DEVICE_FAILS = (errno.EIO, errno.EROFS, errno.ESTALE, errno.EFBIG, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO)
-SECONDS_FOR_THE_FIRST = float(os.environ.get("FACEKD_SECONDS_FOR_THE_FIRST", 2.0))
+SECONDS_FOR_THE_FIRST, MOST_SECONDS_FOR_THE_FIRST = 2.0, 3600.0
 
 
 class FacekdError(Exception):
@@ -96,8 +98,10 @@ def run_verb(main: Callable[[], int | None]) -> int:
 
     Returns:
         The exit status: what `main` returned (0 for None); 2 for a `FacekdError` or an operating-system error; 130
-        after Ctrl-C, 143 after SIGTERM, 129 after a hang-up; 141 if the reader of our output has gone.
+        after Ctrl-C, 143 after SIGTERM, 129 after a hang-up; 141 if the reader of our output has gone. What could not
+        be printed to standard output is an operating-system error, too.
     """
+    open_closed_streams()
     rank = _rank("RANK")
     explain_bus_errors(f"error: {f'(rank {rank}) ' if rank else ''}")
     with outliving_the_terminal(), printable_streams(), interrupted_by_signals():
@@ -109,7 +113,7 @@ def run_verb(main: Callable[[], int | None]) -> int:
 
 def _status_of(main: Callable[[], int | None]) -> int:
     try:
-        return main() or 0
+        return _run_and_print(main)
     except FacekdError as error:
         _report(_missing_behind(error) or str(error))
     except KeyboardInterrupt as error:
@@ -147,6 +151,22 @@ def _status_of(main: Callable[[], int | None]) -> int:
         else:
             raise
     return 2
+
+
+def _run_and_print(main: Callable[[], int | None]) -> int:
+    """Runs the `main` of a verb, and writes what it has printed and what still waits.
+
+    Raises:
+        FacekdError: standard output is closed; the verb has not begun then.
+        OSError: of the verb; or standard output takes no more, which the error names.
+    """
+    if sys.stdout is None:
+        raise FacekdError("standard output is closed, so nothing could be printed: send it to a file, or to /dev/null")
+    try:
+        return main() or 0
+    finally:
+        if sys.exc_info()[0] in (None, SystemExit):  # the end of the verb, or of its help
+            sys.stdout.flush()
 
 
 def _status_of_stop(error: KeyboardInterrupt) -> int:
@@ -220,12 +240,23 @@ def _report(message: str) -> None:
     if _rank("LOCAL_RANK") > 0:
         # Processes that train together usually fail alike, and the launcher ends all once the first has failed. By
         # waiting, the others let the first report alone; a process with an error of its own reports it afterwards.
-        time.sleep(SECONDS_FOR_THE_FIRST)
+        time.sleep(_seconds_for_the_first())
     rank = _rank("RANK")
     print(f"error: {f'(rank {rank}) ' if rank else ''}{message}", file=sys.stderr, flush=True)
 
 
 def _rank(variable: str) -> int:
     """Returns a rank that the launcher set in the environment; 0 for none, or for what is no rank."""
-    text = os.environ.get(variable, "")
-    return int(text) if text.isdecimal() else 0
+    try:
+        return max(0, int(number_from_environment(variable, 0)))
+    except ValueError:
+        return 0
+
+
+def _seconds_for_the_first() -> float:
+    """Returns how long others wait for the first error; a variable that holds no such time is not heeded."""
+    try:
+        wanted = number_from_environment("FACEKD_SECONDS_FOR_THE_FIRST", SECONDS_FOR_THE_FIRST, float)
+    except ValueError:
+        return SECONDS_FOR_THE_FIRST
+    return min(max(0.0, wanted), MOST_SECONDS_FOR_THE_FIRST)

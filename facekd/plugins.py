@@ -62,12 +62,18 @@ def load_plugin(source: str) -> Plugin:
         source: a Python file, or the name of an entry point.
 
     Raises:
-        ConfigError: it does not exist, fails, adds nothing, or takes a name that is in use.
+        ConfigError: it does not exist, fails, adds nothing, takes a name that is in use, or could not be named in the
+            environment.
     """
     path = Path(source).expanduser()
     key = os.fspath(path.absolute()) if path.suffix == ".py" else source
     if key in _loaded:
         return _loaded[key]
+    if os.pathsep in key:
+        raise ConfigError(
+            f"{key}: has a {os.pathsep!r} in its path, which separates plug-ins in {VARIABLE}, by which the processes "
+            "that facekd starts find them: give the file, or the folder that it is in, another name"
+        )
     module, name, sha256 = _import_file(path) if path.suffix == ".py" else _import_entry_point(source)
     plugin = Plugin(name, sha256)
     for table in _TABLES:
@@ -283,7 +289,7 @@ def _run(source: str, load: Callable[[], Any]) -> Any:
     """Runs a plug-in's code, and says which of its lines failed."""
     try:
         return load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a file that calls sys.exit would end the command as if all were well
         trace, line = error.__traceback__, 0
         while trace is not None:
             if os.path.abspath(trace.tb_frame.f_code.co_filename) == os.path.abspath(source):  # noqa: PTH100

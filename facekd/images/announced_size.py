@@ -7,13 +7,13 @@ some hundred pixels, even if they are of one colour.
 from __future__ import annotations
 
 import io
-import os
 
 import simplejpeg
 
-from facekd.errors import ImageError
+from facekd.errors import ConfigError, ImageError
 from facekd.images.heif import is_heif, register_heic
 from facekd.images.jpeg import JPEG_START
+from facekd.utils.environment import opencv_limit
 from facekd.utils.wording import counted
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -21,7 +21,7 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 ALWAYS_READ_PIXELS, PIXELS_PER_BYTE = 2**25, 1000
 # More than the largest cameras have; who has larger images raises OpenCV's own limit, before facekd starts.
 VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
-MAX_PIXELS = int(os.environ.get(VARIABLE, 2**28))
+MAX_PIXELS = 2**28
 
 
 def check_announced_size(data: bytes | bytearray | memoryview) -> None:
@@ -29,15 +29,24 @@ def check_announced_size(data: bytes | bytearray | memoryview) -> None:
 
     Raises:
         ImageError: see above; an image whose size cannot be found is left to its decoder.
+        ConfigError: OpenCV's own limit in the environment is none.
     """
     width, height = _announced_size(data)
-    most = min(MAX_PIXELS, max(ALWAYS_READ_PIXELS, PIXELS_PER_BYTE * len(data)))
+    most_of_all = _max_pixels()
+    most = min(most_of_all, max(ALWAYS_READ_PIXELS, PIXELS_PER_BYTE * len(data)))
     if width * height > most:
-        why = f"{VARIABLE} sets that limit" if most == MAX_PIXELS else "it is damaged, or made to exhaust the memory"
+        why = f"{VARIABLE} sets that limit" if most == most_of_all else "it is damaged, or made to exhaust the memory"
         raise ImageError(
             f"its {counted(len(data), 'byte announces', 'bytes announce')} {width:,} x {height:,} pixels, and at most "
             f"{most:,} are read: {why}"
         )
+
+
+def _max_pixels() -> int:
+    try:
+        return opencv_limit(VARIABLE, MAX_PIXELS)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _announced_size(data: bytes | bytearray | memoryview) -> tuple[int, int]:

@@ -186,6 +186,7 @@ def test_pkt_equals_a_loop() -> None:
         ("LOSSES = {'mine': 3}", r"LOSSES\['mine'\] is no pair of a facekd.distillation.weights.Need and"),
         ("x = 1\n\ny = 1 / 0", "mine.py, line 3: the plug-in fails: ZeroDivisionError: division by zero"),
         ("x = 1\ndef f(:", "mine.py, line 2: the plug-in fails: SyntaxError"),
+        ("import sys\nsys.exit(0)", "mine.py, line 2: the plug-in fails: SystemExit: 0"),
         ("import nothing_like_this", "mine.py, line 1: the plug-in fails: ModuleNotFoundError"),
         (MARGIN.replace('"margin_value"', '"mine"'), "has a parameter with the key mine, and the head section has"),
     ],
@@ -200,6 +201,11 @@ def test_what_is_no_plugin_is_refused(tmp_path: Path) -> None:
         plugins.load_plugin(str(tmp_path / "missing.py"))
     with pytest.raises(ConfigError, match="nothing: no such plug-in; give a Python file, or a name: none is installed"):
         plugins.load_plugin("nothing")
+    colon = tmp_path / "a:b.py"  # loaded, it could not be named in the environment, and nothing would load after it
+    colon.write_text(MARGIN)
+    with pytest.raises(ConfigError, match=r"a:b\.py: has a ':' in its path, which separates plug-ins in FACEKD"):
+        plugins.load_plugin(str(colon))
+    assert not plugins._loaded
     with pytest.raises(ConfigError, match="--plugin needs a Python file"):
         plugins.take_plugins(["--plugin"])
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from facekd.errors import FacekdError, WorkerError
+from facekd.utils.environment import number_from_environment
 
 # Words that start a module in a process of its own, as `python -m` would, wherever it is; the module's name follows.
 START_MODULE = (sys.executable, str(Path(__file__).absolute().with_name("start_module.py")))
@@ -104,13 +105,10 @@ def launcher_number(name: str, default: int) -> int:
     Raises:
         FacekdError: it holds something else.
     """
-    text = os.environ.get(name) or str(default)
     try:
-        return int(text)
-    except ValueError:
-        raise FacekdError(
-            f"the environment variable {name} should be a whole number, and is {text!r}: unset it"
-        ) from None
+        return int(number_from_environment(name, default))
+    except ValueError as error:
+        raise FacekdError(str(error)) from None
 
 
 def start_tied(

@@ -181,6 +181,7 @@ class _Lasting:
             yield
         except OSError as error:
             if self._ignored is not None and error.errno not in self._ignored:
+                error.filename = error.filename or "standard output"  # the system names what is opened alone
                 raise
 
     def __getattr__(self, name: str) -> Any:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +90,23 @@ def test_a_parser_that_crashes_or_hoards_ends_in_a_sentence(tmp_path: Path, monk
         call("hoard")
     with pytest.raises(DataError, match=r"^f\.mat: no$"):
         call("refuse")
+
+
+@pytest.mark.parametrize("limit", ["-v 3000000", "-t 100"])
+def test_a_parser_reads_sound_files_under_limits_of_the_shell_and_names_them_where_they_are_too_low(
+    limit: str, tmp_path: Path
+):
+    (tmp_path / "parsers_for_a_test.py").write_text(CRASHES)
+    code = "from facekd.utils.processes.apart import run_apart as run\n"
+    code += "print(run('parsers_for_a_test', 'tell', ['f.mat'], 'a protocol'))\n"
+    code += "run('parsers_for_a_test', 'hoard', ['f.mat'], 'a protocol')\n"
+    words = ["bash", "-c", f'ulimit {limit}; exec "$@"', "bash", sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout == "{'path': 'f.mat'}\n"
+    assert f"its parser ended with MemoryError; raise the limits of this shell (`ulimit {limit}`)" in done.stderr
+
+
+def test_what_fails_before_the_parser_has_the_file_is_not_blamed_on_the_file():
+    with pytest.raises(DataError, match=r"^f\.mat: .*No module named 'absent'; that was before it got the file: see"):
+        run_apart("absent", "tell", ["f.mat"], "a protocol")
