@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from facekd.distributed import World, gather_rows, mean_over_world
+from facekd.distributed import World, gather_rows, mean_over_world, sum_over_world
 from facekd.head.chunked_loss import chunked_losses
 from facekd.head.class_shards import ClassShards
 from facekd.head.classifier import MarginClassifier
@@ -93,8 +93,7 @@ def compare(
     assert_close(own.weight.grad, own.shards.own(example.own.weight.grad))
     # Averaged over processes, as DistributedDataParallel does with what they share, they are those of one process.
     assert_close(part[0].grad / world.size, whole[0].grad[own_rows])
-    summed = part[1].grad.clone()
-    torch.distributed.all_reduce(summed) if world.size > 1 else None
+    summed = sum_over_world(part[1].grad.clone(), world)
     assert_close(summed / world.size, whole[1].grad)
     torch.testing.assert_close(dict(own.named_buffers()), dict(example.own.named_buffers()))
     example.own.weight.grad = None

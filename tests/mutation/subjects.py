@@ -25,7 +25,7 @@ SUBJECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("tests/evaluation/ijb/test_pooling.py", "tests/evaluation/ijb/test_template_rows.py"),
     ),
     "sharing": (("facekd/distillation/*.py",), ("tests/facekd/distillation",)),
-    "head": (("facekd/head/*.py",), ("tests/facekd/head",)),
+    "head": (("facekd/head/*.py",), ("tests/facekd/head", "tests/facekd/margins/test_margins.py")),
     "distiller": (
         ("facekd/training/distilling/distiller.py",),
         ("tests/facekd/training/distilling/test_distiller.py",),

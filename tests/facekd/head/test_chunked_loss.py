@@ -350,6 +350,20 @@ def test_terms_of_the_same_heads_share_their_products():
     assert products_of(example, "ce", "kl", "th_ce", "th_kl") == 4 + 3
 
 
+def test_heads_of_one_weight_and_two_biases_keep_their_own():
+    example = Example(HeadConfig(kind="linear", bias=False))
+    biases = torch.randn(2, 23, dtype=torch.float64, requires_grad=True)
+    weight = example.own.weight
+    terms = [CrossEntropy(LazyLogits(example.embedding, weight, is_normalized=False, bias_C=b)) for b in biases]
+    for found, bias_C in zip(chunked_losses(terms, example.labels, chunk_size=5), biases, strict=True):
+        dense = F.cross_entropy(example.embedding @ weight.T + bias_C, example.labels)
+        torch.testing.assert_close(found, dense)
+        leaves = [example.embedding, weight, biases]
+        torch.testing.assert_close(
+            torch.autograd.grad(found, leaves, retain_graph=True), torch.autograd.grad(dense, leaves, retain_graph=True)
+        )
+
+
 def test_only_the_gradients_asked_for():
     example = Example()
     example.embedding.requires_grad_(False)
@@ -471,7 +485,9 @@ def test_what_does_not_fit_is_refused():
         chunked_losses([CrossEntropy(own)], torch.zeros(5, dtype=torch.int64))
     with pytest.raises(InputError, match=r"\(6, 22\), \(6, 23\).* share their identities"):
         chunked_losses([KL(own, LazyLogits(example.teacher, torch.randn(22, 4)))])
-    with pytest.raises(InputError, match="do not fit class centres"):
+    with pytest.raises(
+        InputError, match=r"\(6, 4\) do not fit .* \(23, 5\): they must be \(B, D\) and \(C, D\)"
+    ):
         LazyLogits.of(example.own, example.teacher)
     with pytest.raises(InputError, match="normalised heads have none"):
         LazyLogits(example.teacher, example.frozen.weight, bias_C=torch.zeros(23))

@@ -116,8 +116,10 @@ def test_in_a_half_type_the_chunks_are_the_dense_scores(dtype: torch.dtype) -> N
 
 
 def test_what_makes_no_sense_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"head\.sub_centers = 0 is outside 1 to 64"):
-        HeadConfig(sub_centers=0)
+    for wrong in (0, 65):
+        with pytest.raises(ConfigError, match=rf"head\.sub_centers = {wrong} is outside 1 to 64"):
+            HeadConfig(sub_centers=wrong)
+    assert HeadConfig(sub_centers=64).sub_centers == 64
     with pytest.raises(ConfigError, match=r"head\.sub_centers = 3 has no effect with head\.kind = 'linear'"):
         HeadConfig(kind="linear", sub_centers=3)
     with pytest.raises(InputError, match=r"\(2, 5\) do not fit class centres \(4, 12\): .* \(C, 3 D\)"):
@@ -152,6 +154,7 @@ def test_the_dominant_centre_is_the_one_that_most_images_are_nearest_to(
         assert found.number[label] == votes.argmax()
         assert np.array_equal(found.weight[label], centres[votes.argmax()])
         np.testing.assert_allclose(found.cosine[labels == label], cosines[:, votes.argmax()], atol=1e-6)
+    assert found.cosine.dtype == np.float32
     assert np.isnan(found.cosine[labels < 0]).all() and not found.is_far(75)[labels < 0].any()
 
 
