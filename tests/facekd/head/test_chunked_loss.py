@@ -485,9 +485,7 @@ def test_what_does_not_fit_is_refused():
         chunked_losses([CrossEntropy(own)], torch.zeros(5, dtype=torch.int64))
     with pytest.raises(InputError, match=r"\(6, 22\), \(6, 23\).* share their identities"):
         chunked_losses([KL(own, LazyLogits(example.teacher, torch.randn(22, 4)))])
-    with pytest.raises(
-        InputError, match=r"\(6, 4\) do not fit .* \(23, 5\): they must be \(B, D\) and \(C, D\)"
-    ):
+    with pytest.raises(InputError, match=r"\(6, 4\) do not fit .* \(23, 5\): they must be \(B, D\) and \(C, D\)"):
         LazyLogits.of(example.own, example.teacher)
     with pytest.raises(InputError, match="normalised heads have none"):
         LazyLogits(example.teacher, example.frozen.weight, bias_C=torch.zeros(23))
