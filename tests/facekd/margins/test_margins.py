@@ -286,7 +286,7 @@ def test_cosines_of_another_shape_or_dtype(cosine):
         (lambda c, y: combined(c, y, 1.0, 0.0, -1.0), "m3 of combined = -1"),
         (lambda c, y: adaface(c, y, torch.ones(12), 1.2), "margin of adaface = 1.2"),
         (lambda c, y: adaface(c, y, torch.ones(12), 0.4, 0.0), "h of adaface = 0"),
-        (lambda c, y: adaface(c, y, torch.ones(5)), "12 labels but norms of \\(5,\\)"),
+        (lambda c, y: adaface(c, y, torch.ones(5)), "^adaface needs one norm .* 12 labels but norms of \\(5,\\)"),
         (lambda c, y: arcface(c, y, gradient="through"), "'exact' or 'straight_through'"),
         (lambda c, y: cosface(c, y, gradient="through"), "'exact' or 'straight_through'"),
     ],
@@ -360,6 +360,10 @@ def test_defaults_of_the_table_are_in_range_and_those_of_the_function(name):
 def test_values_outside_the_range_of_the_table_are_refused_by_function_and_configuration(name):
     cosine, labels, norms = random_batch()
     for argument, parameter in MARGINS[name].parameters.items():
+        # The highest value is in the range where the message closes it.
+        is_fault = bool(parameter.find_fault(argument, parameter.high))
+        assert is_fault != parameter.includes_high
+        assert f"{parameter.high:.4g}{')' if is_fault else ']'}" in parameter.find_fault(argument, parameter.high + 0.1)
         wrong = [parameter.low - 0.1, math.nan, math.inf]
         wrong += [parameter.high + 0.1] if parameter.includes_high else [parameter.high]
         for value in wrong:
