@@ -35,6 +35,7 @@ from facekd.images.image_files import is_image_name
 from facekd.utils.processes.children import usable_cores
 from facekd.utils.processes.ordered_work import in_order
 from facekd.utils.progress import track
+from facekd.utils.text_arrays import text_array
 from facekd.utils.wording import agreeing, counted
 from facekd.verification import balanced_folds, fold_indices
 from facekd.verification.kfold import describe_fold, one_kind_folds
@@ -173,7 +174,7 @@ def _subjects(pairs: PairList, where: Path) -> np.ndarray | None:
     subjects = pairs.subjects or [(subject_of(a), subject_of(b)) for a, b in pairs.names]
     if any(None in who for who in subjects):
         return None
-    people = np.array(subjects, dtype=np.str_)
+    people = text_array([str(person) for who in subjects for person in who], where).reshape(-1, 2)
     odd = contradicted_labels(people, pairs.is_same)
     if not odd.size:
         return people

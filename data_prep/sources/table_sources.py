@@ -13,8 +13,9 @@ from facekd.data.datasets.class_counts import count_classes
 from facekd.data.datasets.record_pack import class_warnings
 from facekd.errors import DataError
 from facekd.files.reading import allow_open_files
-from facekd.utils.foreign import reading
+from facekd.utils.foreign import reading, shown
 from facekd.utils.processes.apart import run_apart
+from facekd.utils.wording import counted
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img", "jpg", "bytes"), ("label", "labels", "identity", "id", "cls")
 FILES_AT_ONCE = 500  # that a process checks: their paths are words of a command
@@ -35,18 +36,18 @@ class TableSource:
         for path, table in zip(paths, tables, strict=True):
             if images not in table.column_names or labels not in table.column_names:
                 raise DataError(f"{path}: has columns {table.column_names}, but {paths[0]} has {images} and {labels}")
+            _check_columns(table, images, labels, path)
             self._chunks += table.column(images).chunks
-            listed += table.column(labels).to_pylist()
+            listed += _labels_of(table.column(labels), labels, path)
         self._ends = np.cumsum([len(chunk) for chunk in self._chunks])
         # Labels are numbers, or names that are numbered in sorted order.
-        missing = next((row for row, label in enumerate(listed) if label is None), None)
-        if missing is not None:
-            raise DataError(f"{paths[0]}: row {missing} has no {labels}")
         if all(isinstance(label, int) and label >= 0 for label in listed):
             check_label(max(listed, default=0), str(paths[0]))
             self.labels = np.array(listed, dtype=np.int64)
         else:
-            self.labels = np.unique([str(label) for label in listed], return_inverse=True)[1].astype(np.int64)
+            # Not by an array of the names, in which each has the room of the longest.
+            number_of = {name: number for number, name in enumerate(sorted({str(label) for label in listed}))}
+            self.labels = np.array([number_of[str(label)] for label in listed], dtype=np.int64)
         if not len(self.labels):
             raise DataError(f"{paths[0]}: holds no rows")
         self.num_classes = int(self.labels.max()) + 1
@@ -125,15 +126,32 @@ def _import_pyarrow(path: Path) -> Any:
 
 def _open(path: Path) -> Any:
     pyarrow = _import_pyarrow(path)
+    size = path.stat().st_size
     with reading(path, f"a {path.suffix[1:]} table"):
         if path.suffix == ".parquet":
+            _check_rows(pyarrow.parquet.read_metadata(path, memory_map=True).num_rows, size, path)
             return pyarrow.parquet.read_table(path, memory_map=True)
         mapped = pyarrow.memory_map(str(path))
         try:
-            return pyarrow.ipc.open_file(mapped).read_all()
+            table = pyarrow.ipc.open_file(mapped).read_all()
         except pyarrow.ArrowInvalid:  # the caches of hubs hold streams
             mapped.seek(0)
-            return pyarrow.ipc.open_stream(mapped).read_all()
+            table = pyarrow.ipc.open_stream(mapped).read_all()
+    _check_rows(table.num_rows, size, path)
+    return table
+
+
+def _check_rows(num_rows: int, size: int, path: Path) -> None:
+    """Refuses a table whose rows cannot all hold an image: empty columns and repeated values take no bytes.
+
+    Raises:
+        DataError: it has more rows than the file has bytes.
+    """
+    if num_rows > size:
+        raise DataError(
+            f"{path}: announces {counted(num_rows, 'row')}, but the file has {counted(size, 'byte')}: damaged, or "
+            "made to exhaust the memory"
+        )
 
 
 def _columns(table: Any, path: Path) -> tuple[str, str]:
@@ -146,3 +164,61 @@ def _columns(table: Any, path: Path) -> tuple[str, str]:
             f"({', '.join(LABEL_COLUMNS)})"
         )
     return str(found[0]), str(found[1])
+
+
+def _check_columns(table: Any, images: str, labels: str, path: Path) -> None:
+    """Refuses columns that are there twice, or of types in which a few bytes may stand for many values.
+
+    Those are nulls, run-end encoded ones, views, and dictionaries other than of labels, whose values are not repeated
+    here.
+
+    Raises:
+        DataError: it names the column.
+    """
+    for name, expected in ((images, "bytes, or a struct with `bytes`"), (labels, "whole numbers or text")):
+        if table.column_names.count(name) > 1:
+            raise DataError(f"{path}: has several columns called {name}; leave one")
+        kind = table.schema.field(name).type
+        if not (_is_label(kind) if name == labels else _is_plain(kind)):
+            raise DataError(f"{path}: its column {name} holds {shown(kind)}; expected {expected}")
+
+
+def _is_label(kind: Any) -> bool:
+    from pyarrow import types
+
+    of = kind.value_type if types.is_dictionary(kind) else kind
+    text = types.is_string(of) or types.is_large_string(of)
+    return text or types.is_integer(of) or types.is_floating(of) or types.is_boolean(of)
+
+
+def _is_plain(kind: Any) -> bool:
+    """Tells whether a type stores each of its values: a struct whose other fields may be empty, bytes or text."""
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        fields = [kind.field(number) for number in range(kind.num_fields)]
+        names = [field.name for field in fields]
+        return len({*names}) == len(names) and all(types.is_null(one.type) or _is_plain(one.type) for one in fields)
+    binary = types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+    return binary or types.is_string(kind) or types.is_large_string(kind) or types.is_primitive(kind)
+
+
+def _labels_of(column: Any, name: str, path: Path) -> list[Any]:
+    """Returns the labels of a file; those of a dictionary share its values.
+
+    Raises:
+        DataError: a row has none.
+    """
+    from pyarrow import types
+
+    listed: list[Any] = []
+    for chunk in column.chunks:
+        if types.is_dictionary(chunk.type):
+            values = chunk.dictionary.to_pylist()
+            listed += [None if place is None else values[place] for place in chunk.indices.to_pylist()]
+        else:
+            listed += chunk.to_pylist()
+    missing = next((row for row, label in enumerate(listed) if label is None), None)
+    if missing is not None:
+        raise DataError(f"{path}: row {missing} has no {name}")
+    return listed

@@ -17,6 +17,7 @@ from evaluation.protocols.listed_set import NO_ENTRIES, Entries, ListedSet, chec
 from facekd.errors import DataError
 from facekd.files.reading import read_text_file
 from facekd.utils.foreign import reading, shown, some_of
+from facekd.utils.text_arrays import text_array
 
 COLUMNS = ("TEMPLATE_ID", "SUBJECT_ID", "FILENAME")
 
@@ -88,7 +89,7 @@ def read_table(path: Path, number: dict[str, int]) -> Entries:
         raise DataError(f"{path}: has no rows; expected a row for each image of a template")
     counts = [len(own) for own in images.values()]
     return Entries(
-        np.array([subject_of[template] for template in images]),
+        text_array([subject_of[template] for template in images], path),
         np.concatenate([np.array(own) for own in images.values()]),
         np.repeat(np.arange(len(counts)), counts),
     )

@@ -18,6 +18,7 @@ from facekd.images.decoding import decode_rgb
 from facekd.images.image_files import LeftOut, is_image_name, read_folder, read_image_file
 from facekd.images.preprocessing import fit_images
 from facekd.utils.foreign import shown, some_of
+from facekd.utils.text_arrays import text_array
 from facekd.utils.wording import agreeing, counted
 
 NOBODY = "/"  # begins the name of a subject who is not known; no name of a folder or list has it
@@ -44,7 +45,7 @@ class Entries:
     def single(cls, subjects: Sequence[str], first: int) -> Entries:
         """Returns entries of one image each, the images numbered on from `first`."""
         numbers = np.arange(len(subjects))
-        return cls(np.array(subjects, dtype=np.str_), first + numbers, numbers)
+        return cls(text_array(subjects, "the lists of the set"), first + numbers, numbers)
 
     def without(self, is_lost: np.ndarray) -> Entries:
         """Returns the entries without some images (N,); those left without any are left out."""

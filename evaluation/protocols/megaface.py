@@ -15,6 +15,7 @@ from evaluation.protocols.listed_set import Entries, ListedSet, check_names
 from facekd.errors import DataError
 from facekd.files.reading import read_text_file
 from facekd.utils.foreign import some_of
+from facekd.utils.text_arrays import text_array
 from facekd.utils.wording import agreeing, counted
 
 NUM_PROBES = 3_530  # before noisy images are left out
@@ -36,7 +37,7 @@ def load_megaface(root: Path) -> ListedSet:
     probes, noisy_probes, about_probes = _read(root, *PROBES)
     strangers, noisy_strangers, about_strangers = _read(root, *DISTRACTORS)
     names = [*probes, *strangers]
-    subjects = np.array([name.split("/")[-2] for name in probes])
+    subjects = text_array([name.split("/")[-2] for name in probes], root)
     kept = np.flatnonzero(~noisy_probes)
     entries = Entries(subjects[kept], kept, np.arange(len(kept)))
     people, images_each = np.unique(entries.subjects, return_counts=True)

@@ -15,6 +15,7 @@ from evaluation.sets.pair_set import PairSet
 from facekd.data.pair_packs.pair_pack import decode_images
 from facekd.errors import DataError, InputError
 from facekd.utils.foreign import some_of
+from facekd.utils.text_arrays import text_array
 from facekd.utils.wording import agreeing, counted
 from facekd.verification.kfold import FoldKind, choose_folds
 from facekd.verification.scores import unit_rows
@@ -201,7 +202,7 @@ class ListedPairs:
             files.images,
             is_same,
             chosen.fold_of,
-            np.array(self.subjects).reshape(-1, 2),
+            text_array(self.subjects, path).reshape(-1, 2),
             chosen.kind,
             tuple(f"{path}: {warning}" for warning in (*chosen.warnings, *warnings)),
             digest.hexdigest(),

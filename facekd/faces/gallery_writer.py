@@ -25,6 +25,7 @@ from facekd.faces.gallery import Gallery, Origin, write_gallery
 from facekd.faces.image_inputs import Images
 from facekd.files.resumable_file import ResumableFile, is_begun
 from facekd.files.writing import atomic_open, atomic_open_together
+from facekd.utils.text_arrays import require_even_lengths, text_array
 from facekd.utils.wording import counted
 
 SEVERAL = "several_faces"
@@ -65,7 +66,7 @@ class GalleryWriter:
         may_replace: whether a gallery that is there may be replaced, even if this job did not begin it.
 
     Raises:
-        DataError: there is one, and it may not.
+        DataError: there is one, and it may not; or one name is far longer than the others.
 
     Attributes:
         results: those of the images added so far, found ones among them.
@@ -84,6 +85,9 @@ class GalleryWriter:
         if path.exists() and not may_replace and not is_begun(_rows_path(path), job):
             raise DataError(f"{path}: is there already; choose another name, or replace it by --force")
         self._file = ResumableFile(_rows_path(path), job)
+        # Whether their names fit an array is known before anything is embedded.
+        for texts in (images.names, images.people):
+            require_even_lengths(texts, "the images")
         self.results: list[ImageResult] = []
         self._waiting: list[EmbeddedFaces] = []
         self._next_time = 0.0
@@ -140,7 +144,12 @@ class GalleryWriter:
             )
         rows = np.memmap(self._file.partial_path, self._row, "r", shape=(num_faces,))
         arrays = {name: rows[name] for name in ("embeddings", "norms", "boxes", "landmarks", "scores")}
-        names, people = (np.repeat(np.array(texts), counts) for texts in (self._images.names, self._images.people))
+        # Only of the images with faces: others may have names of any length.
+        shown = np.flatnonzero(counts)
+        names, people = (
+            np.repeat(text_array([texts[image] for image in shown.tolist()], "the images"), counts[shown])
+            for texts in (self._images.names, self._images.people)
+        )
         with atomic_open_together(self.path, {self.report_path: True}) as streams:
             streams[self.report_path].write(report)
             write_gallery(streams[self.path], Gallery(**arrays, names=names, people=people, origin=origin))

@@ -16,10 +16,11 @@ from facekd.faces.finding import ImageSource
 from facekd.faces.gallery import is_gallery
 from facekd.files.reading import read_text_file, require_regular_file, stamp_of
 from facekd.images.image_files import explain_no_images, is_listed_name, list_nested
-from facekd.utils.foreign import some_of
+from facekd.utils.foreign import shown, some_of
 from facekd.utils.wording import counted
 
 STANDARD_INPUT = Path("/dev/stdin")
+LONGEST_PATH = 4096  # characters; the system's own limit counts bytes, and a person has no longer name
 EXPECTED = "a photograph, a folder of them, a .rec, a verification pack (.bin, .npz), or - for paths on standard input"
 
 
@@ -261,6 +262,11 @@ def _read_list(path: Path) -> ImageFiles:
     rows = [row for row in rows if row[0].strip()]
     if not rows:
         raise DataError(f"{what}: lists no images; expected a path on each line, and perhaps a tab and a person")
+    if long := [text for row in rows for text in row if len(text) > LONGEST_PATH]:
+        raise DataError(
+            f"{what}: {shown(long[0], 60)} has {counted(len(long[0]), 'character')}, and a path at most "
+            f"{LONGEST_PATH:,}; expected a path on each line, and perhaps a tab and a person"
+        )
     odd = [row[0] for row in rows if len(row) > 2]
     if odd:
         raise DataError(

@@ -6,10 +6,12 @@ import codecs
 import hashlib
 import json
 import os
+import re
 import resource
 import stat
 import zlib
 from collections.abc import Collection
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from facekd.utils.wording import counted
 
 SPARE_FILES = 128  # open files of everything else: libraries, logs, pipes to processes
 
+DESCRIPTOR = re.compile(r"/proc/\w+/fd/\d+")  # an open file of a process, by another name
+
 CONVERT = "convert it, such as by `iconv -f LATIN1 -t UTF-8`"
 
 
@@ -25,20 +29,34 @@ def require_regular_file(path: str | os.PathLike[str]) -> None:
     """Refuses a named pipe, a socket or a device, at which opening or reading could wait for ever.
 
     Files and folders pass, and so does what is not there or cannot be read: opening it says more. What a shell passes
-    on, `<(command)` or `/dev/stdin`, has a writer at its other end and passes, too.
+    on, `<(command)` or `/dev/stdin`, has a writer at its other end and passes, too. The kernel's own files in /proc
+    look regular, and reading some waits for ever.
 
     Raises:
         DataError: `path` is one.
     """
     name = os.fspath(path)
     try:
-        mode = os.stat(name).st_mode  # noqa: PTH116 - called for each of millions of images
+        status = os.stat(name)  # noqa: PTH116 - called for each of millions of images
     except OSError:
         return
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode) or name.startswith(("/dev/fd/", "/proc/")) or name == "/dev/stdin":
+    mode, is_regular = status.st_mode, stat.S_ISREG(status.st_mode)
+    if stat.S_ISDIR(mode) or (is_regular and status.st_dev != _device_of_proc()):
         return
-    kind = "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+    if not is_regular and (name.startswith("/dev/fd/") or name == "/dev/stdin" or DESCRIPTOR.match(name)):
+        return
+    named = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFREG: "a file of the kernel"}
+    kind = named.get(stat.S_IFMT(mode), "a device")
     raise DataError(f"{name}: is {kind}, and a file is needed; write what comes out of it into a file, and give that")
+
+
+@cache
+def _device_of_proc() -> int:
+    """Returns the device number of the files in /proc; -1 where there is none."""
+    try:
+        return os.stat("/proc/self/stat").st_dev  # noqa: PTH116
+    except OSError:
+        return -1
 
 
 def allow_open_files(count: int, what: str, most_each: int = 1) -> None:

@@ -19,7 +19,7 @@ from facekd.utils.foreign import reading, shown
 from facekd.utils.wording import counted
 
 MAX_BYTES = 1 << 16
-LARGEST_NUMBER = 1e15
+LARGEST_NUMBER, LARGEST_WRITTEN = 1e15, 2**64  # what is computed, and what is written: a seed may be large
 OPERATIONS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -40,7 +40,8 @@ def read_python_config(path: Path, name: str = "config") -> dict[str, Any]:
         name: the name, as in `config.lr = 0.1`.
 
     Raises:
-        ConfigError: it is no Python, too large, sets nothing, or has code in it; the message names the line.
+        ConfigError: it is no Python, too large, sets nothing, or has code in it; the message names the line. Or its
+            expressions are nested too deeply, or its numbers too large.
     """
     if path.stat().st_size > MAX_BYTES:
         raise ConfigError(
@@ -50,7 +51,8 @@ def read_python_config(path: Path, name: str = "config") -> dict[str, Any]:
     with reading(path, "a Python file", ConfigError, "give the configuration of a training, such as ms1mv3_r50.py"):
         tree = ast.parse(text)
     reader = _Reader(path, name)
-    reader.run(tree.body)
+    with reading(path, "a configuration", ConfigError, "write its values plainly"):  # expressions may be nested deeply
+        reader.run(tree.body)
     if not reader.values:
         raise ConfigError(f"{path}: sets no value, as `{name}.lr = 0.1` would")
     return reader.values
@@ -105,6 +107,8 @@ class _Reader:
     def _value(self, node: ast.expr) -> Any:
         """Returns the value of an expression that has one by itself."""
         if isinstance(node, ast.Constant) and isinstance(node.value, str | int | float | bool | None):
+            if isinstance(node.value, int | float) and abs(node.value) > LARGEST_WRITTEN:
+                raise ConfigError(f"{self._place(node)}: has a number beyond 2^64, which is none of a configuration")
             return node.value
         if isinstance(node, ast.List | ast.Tuple):
             return [self._value(item) for item in node.elts]

@@ -76,12 +76,16 @@ def test_a_listed_image_that_is_a_pipe_is_a_bad_image(tmp_path: Path, capsys: py
 def test_what_is_refused_and_what_passes(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as stream:
         stream.bind(str(tmp_path / "s"))
-    for path, kind in ((tmp_path / "s", "a socket"), (Path("/dev/null"), "a device")):
+    (tmp_path / "link").symlink_to("/proc/self/status")
+    kernel = (tmp_path / "link", Path("/proc/kmsg"), Path("/proc/self/status"))  # kmsg: reading it may wait for ever
+    devices = ((tmp_path / "s", "a socket"), (Path("/dev/null"), "a device"))
+    for path, kind in (*devices, *((path, "a file of the kernel") for path in kernel)):
         with pytest.raises(DataError, match=f"{path}: is {kind}, and a file is needed"):
             require_regular_file(path)
     (tmp_path / "f").write_bytes(b"")
     reading, writing = os.pipe()  # as the shell gives `<(command)`
-    for path in (tmp_path, tmp_path / "f", tmp_path / "absent", f"/dev/fd/{reading}"):
+    own = f"/proc/{os.getpid()}/fd/{reading}"
+    for path in (tmp_path, tmp_path / "f", tmp_path / "absent", f"/dev/fd/{reading}", own):
         require_regular_file(path)
     os.close(reading)
     os.close(writing)

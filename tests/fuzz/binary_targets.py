@@ -32,6 +32,7 @@ from facekd.data.pair_packs.reading import read_pair_pack
 from facekd.data.recordio import Header, pack
 from facekd.embedder.classifying_model import load_logit_network
 from facekd.faces import Gallery, Origin, read_gallery, write_gallery
+from facekd.faces.gallery import is_gallery
 from facekd.files.array_cache import load_cached, save_cached
 from facekd.files.reading import sealed
 from facekd.images.decoding import decode_rgb
@@ -148,6 +149,12 @@ def _gallery_seeds() -> list[bytes]:
             path, Gallery(*faces, np.array(["", "Ada", ""]), *places, Origin("m.onnx", "ab", Preprocessing()))
         )
         return [path.read_bytes()]
+
+
+def _read_gallery(path: Path) -> Gallery:
+    """Reads a gallery as `facekd search` does, which first looks whether the file is one."""
+    is_gallery(path)
+    return read_gallery(path)
 
 
 def _read_pairs(path: Path) -> int:
@@ -349,7 +356,7 @@ TARGETS = [
     ),
     Target("pairs_bin", "pack.bin", _read_pairs, _bin_seeds),
     Target("pairs_npz", "pack.npz", _read_pairs, _npz_seeds),
-    Target("gallery", "faces.npz", read_gallery, _gallery_seeds),
+    Target("gallery", "faces.npz", _read_gallery, _gallery_seeds),
     Target("npy", "embeddings.npy", lambda path: load_embeddings(path, 4), _npy_seeds),
     Target("npy_rows", "embeddings.npy", lambda path: NpyRows(path, None, False, 4).read(0, 4), _npy_seeds),
     Target("npy_kept", "kept.npy", read_kept, _kept_seeds, _check_kept),

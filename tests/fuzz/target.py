@@ -127,5 +127,5 @@ def _damage(content: bytearray, seeds: list[bytes], random_state: Any) -> None:
         content[place : place + 4] = random_state.choice((b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80"))
     else:
         content[place : place + 1] = random_state.choice(
-            (b"9" * 30, b"-1", b"1e308", b"nan", b"\n", b"\t", b"\x1b[31m")
+            (b"9" * 30, b"9" * 5000, b"-1", b"-" * 600, b"1+" * 900, b"1e308", b"nan", b"\n", b"\t", b"\x1b[31m")
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from facekd.importing.python_config import read_python_config
 from facekd.results.reading import read_result
 from facekd.results.thresholds import MeasuredThresholds, read_thresholds
 from facekd.training.logbook import read_log
+from facekd.training.logbook.log_file import is_number
 from tests.fuzz.binary_targets import rec_seeds
 from tests.fuzz.target import Target
 from tests.measured_results import folder_result
@@ -58,6 +60,7 @@ PYTHON_CONFIG = (
     "config.num_image = 30 * 10000",
     "config.num_epoch = 20",
     "config.warmup_epoch = config.num_epoch // 10",
+    "config.lr = -(-0.1) + 1",
 )
 FIVE_POINTS = "38.29 51.69 73.53 51.5 56.02 71.73 41.54 92.36 70.72 92.2"
 
@@ -121,6 +124,12 @@ def _journal(path: Path) -> list[tuple[int, str]]:
         return entries
     finally:
         file.abort()
+
+
+def _check_log(_: bytes, entries: Any) -> None:
+    """Curves can show the numbers: neither they nor their differences are infinite."""
+    numbers = [float(value) for entry in entries for value in entry.values() if is_number(value)]
+    assert not numbers or math.isfinite(max(numbers) - min(numbers))
 
 
 def _check_pairs(content: bytes, result: Any) -> None:
@@ -262,8 +271,11 @@ TARGETS = [
         "log.jsonl",
         lambda path: read_log(path.parent, "train"),
         lambda: lines(
-            '{"kind": "train", "images_seen": 12, "loss": 40.5}', '{"kind": "validation", "images_seen": 12}'
+            '{"kind": "train", "images_seen": 12, "loss": 40.5}',
+            '{"kind": "train", "images_seen": 24, "loss": -1e308, "lr": 1e308}',
+            '{"kind": "validation", "images_seen": 12}',
         ),
+        _check_log,
     ),
     Target(
         "results",

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from facekd.errors import DataError
 
 PREFIX = "synthetic:"
+MAX_IMAGES = 10**8  # their labels take 800 MB
 FORM = re.compile(PREFIX + r"\s*(\d{1,9})\s*[xX×]\s*(\d{1,9})\s*(?::\s*(\d{1,18}))?")
 
 
@@ -27,7 +28,7 @@ def read_set_name(name: str) -> GeneratedSet | None:
     """Returns the generated set that is named; None for what does not begin with `synthetic:`, such as a path.
 
     Raises:
-        DataError: it begins so, and is no such name.
+        DataError: it begins so, and is no such name, or asks for more than `MAX_IMAGES`.
     """
     if not name.startswith(PREFIX):
         return None
@@ -35,4 +36,6 @@ def read_set_name(name: str) -> GeneratedSet | None:
     if wanted is None:
         raise DataError(f"{name}: for generated faces, write synthetic:200x20 or synthetic:200x20:SEED")
     people, images, seed = wanted.groups()
+    if max(int(people), 1) * max(int(images), 1) > MAX_IMAGES:
+        raise DataError(f"{name}: asks for {int(people):,} x {int(images):,} images; at most {MAX_IMAGES:,} in all")
     return GeneratedSet(int(people), int(images), None if seed is None else int(seed))

@@ -5,7 +5,6 @@ Shapes: Q faces, D embedding values.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,12 @@ from facekd.embedder import Embedder
 from facekd.errors import DataError
 from facekd.faces.embedding import embed_in_order, rows_to_keep
 from facekd.faces.finding import IMAGE_REASONS, FaceFinder
-from facekd.faces.gallery import ARRAYS, Gallery, Origin, check_same_model, read_gallery
+from facekd.faces.gallery import ARRAYS, Gallery, Origin, check_same_model, is_gallery, read_gallery
 from facekd.faces.gallery_writer import ADVICE_ON_SIZE
 from facekd.faces.image_inputs import Images, list_images
 from facekd.utils.foreign import shown, some_of
 from facekd.utils.progress import track
+from facekd.utils.text_arrays import require_even_lengths, text_array
 from facekd.utils.wording import counted
 
 
@@ -50,17 +50,6 @@ class Probes:
     without: Sequence[WithoutFace]
 
 
-def is_gallery(word: str) -> bool:
-    """Tells whether a file is a gallery rather than a verification pack, both of which end in `.npz`."""
-    if not word.lower().endswith(".npz") or not Path(word).is_file():
-        return False
-    try:
-        with zipfile.ZipFile(word) as archive:
-            return "about.npy" in archive.namelist()
-    except (OSError, zipfile.BadZipFile, ValueError):
-        return False
-
-
 def collect_probes(
     words: Sequence[str],
     gallery: Gallery,
@@ -81,8 +70,9 @@ def collect_probes(
         DataError: there is no face in any probe, or a probe or the model does not fit the gallery.
     """
     # Galleries, whose faces are embedded already.
-    parts = [_read_probes(Path(word), gallery.origin, path) for word in words if is_gallery(word)]
-    others = [word for word in words if not is_gallery(word)]
+    galleries = [word for word in words if _is_gallery(word)]
+    parts = [_read_probes(Path(word), gallery.origin, path) for word in galleries]
+    others = [word for word in words if word not in galleries]
     without: list[WithoutFace] = []
     if others:
         images = list_images(others)
@@ -95,6 +85,11 @@ def collect_probes(
         advice = ADVICE_ON_SIZE if without[0].reason == "other_size" else ""
         raise DataError(f"{without[0].describe()}{more}: nothing to search for{advice}")
     return Probes(_join(parts), without)
+
+
+def _is_gallery(word: str) -> bool:
+    """Tells whether a file is a gallery rather than a verification pack, both of which end in `.npz`."""
+    return word.lower().endswith(".npz") and Path(word).is_file() and is_gallery(Path(word))
 
 
 def _read_probes(word: Path, origin: Origin, path: Path) -> Gallery:
@@ -131,7 +126,9 @@ def _embed(
         return None
     joined = np.concatenate(rows)
     arrays = {str(name): np.ascontiguousarray(joined[name]) for name in joined.dtype.names or ()}
-    names, people = (np.array([texts[index] for index in of_image]) for texts in (images.names, images.people))
+    names, people = (
+        text_array([texts[index] for index in of_image], "the probes") for texts in (images.names, images.people)
+    )
     return Gallery(**arrays, names=names, people=people, origin=origin)
 
 
@@ -139,5 +136,7 @@ def _join(parts: Sequence[Gallery]) -> Gallery:
     """Returns the faces of galleries of one origin as one."""
     if len(parts) == 1:
         return parts[0]
+    for name in ("names", "people"):
+        require_even_lengths([text for part in parts for text in getattr(part, name).tolist()], "the probes")
     arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("embeddings", *ARRAYS)}
     return Gallery(**arrays, origin=parts[0].origin)

@@ -102,7 +102,8 @@ class SearchResults:
             lines += self.decision.describe()
             estimate = self.decision.describe_search(len(self.gallery))
             lines += [estimate] if estimate else []
-        num_own = int(np.isin(self.probes.faces.names, self.gallery.names).sum())
+        own = {*self.gallery.names.tolist()}  # not by numpy, which gives all names the room of the longest
+        num_own = sum(name in own for name in self.probes.faces.names.tolist())
         if num_own:
             there = "from images of the gallery, and"
             lines.append(

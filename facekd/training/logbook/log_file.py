@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from facekd.files.temporaries import open_own_file
 from facekd.files.writing import atomic_open
+
+LARGEST_DRAWN = 1e30
 
 
 class LogFile:
@@ -105,9 +106,9 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 
 def is_number(value: Any) -> bool:
-    """Tells whether a value of a log is a number that a curve can show."""
-    # Whole numbers of JSON may have thousands of digits, which no float, and so no curve, can show.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    """Tells whether a value of a log is a number that a curve can show: a finite one up to `LARGEST_DRAWN`."""
+    # Whole numbers of JSON may have thousands of digits, and the differences of floats that are large be infinite.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_DRAWN
 
 
 def _is_not_finite(value: Any) -> bool:

@@ -64,6 +64,69 @@ def test_tables_of_one_set_have_the_same_columns(tmp_path: Path) -> None:
         TableSource(paths)
 
 
+def write_arrow(path: Path, arrays: list[Any], names: list[str]) -> Path:
+    table = pyarrow.Table.from_arrays(arrays, names=names)
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return path
+
+
+IMAGES, LABELS = pyarrow.array([b"a", b"b"]), pyarrow.array([0, 1])
+REPEATED = pyarrow.RunEndEncodedArray.from_arrays([2], [7])
+DICTIONARY = pyarrow.array([b"a", b"a"]).dictionary_encode()
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"image": pyarrow.nulls(2), "label": LABELS}, "its column image holds null; expected bytes, or a struct with"),
+        ({"image": IMAGES, "label": pyarrow.nulls(2)}, "its column label holds null; expected whole numbers or text"),
+        ({"image": IMAGES, "label": REPEATED}, "its column label holds run_end_encoded<"),
+        ({"image": DICTIONARY, "label": LABELS}, "its column image holds dictionary<"),
+        ({"image": IMAGES.cast(pyarrow.binary_view()), "label": LABELS}, "its column image holds binary_view;"),
+        (
+            {"image": pyarrow.StructArray.from_arrays([IMAGES, REPEATED], ["bytes", "path"]), "label": LABELS},
+            "its column image holds struct<bytes: binary, path: run_end_encoded<",
+        ),
+        (
+            {"image": pyarrow.nulls(10**8), "label": pyarrow.nulls(10**8)},
+            "announces 100,000,000 rows, but the file has",
+        ),
+        ({"image": IMAGES, "image ": IMAGES, "label": LABELS}, "has several columns called image; leave one"),
+        ({"image": IMAGES, "label": LABELS, "label ": LABELS}, "has several columns called label; leave one"),
+    ],
+)
+def test_columns_in_which_few_bytes_are_many_values_and_double_ones_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr("data_prep.sources.table_sources.run_apart", lambda *_: None)  # which takes half a second each
+    path = write_arrow(tmp_path / "a.arrow", [*columns.values()], [name.strip() for name in columns])
+    with pytest.raises(DataError) as refused:
+        TableSource([path])
+    assert str(refused.value).startswith(f"{path}: {said}")
+
+
+def test_a_long_label_is_not_repeated_for_each_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_prep.sources.table_sources.run_apart", lambda *_: None)
+    long = "b" * 1_000_000
+    images = [b"x" * 100] * 20_000
+    # As text, an array of numpy would take 80 GB; as a dictionary, so would a list of copies.
+    for labels in (
+        pyarrow.array(["a", long, *["a"] * 19_998]),
+        pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 20_000), pyarrow.array([long])),
+    ):
+        path = write_arrow(tmp_path / "a.arrow", [pyarrow.array(images), labels], ["image", "label"])
+        source = TableSource([path])
+        assert np.bincount(source.labels).tolist() in ([19_999, 1], [20_000])
+
+
+def test_images_in_a_struct_are_read_whatever_their_other_fields(tmp_path: Path) -> None:
+    struct = pyarrow.StructArray.from_arrays([IMAGES, pyarrow.nulls(2), LABELS], ["bytes", "path", "width"])
+    names = pyarrow.array(["bob", "ada"]).dictionary_encode()
+    source = TableSource([write_arrow(tmp_path / "a.arrow", [struct, names], ["image", "label"])])
+    assert [source.read(row) for row in range(2)] == [b"a", b"b"] and source.labels.tolist() == [1, 0]
+
+
 def test_a_row_without_bytes_of_an_image_is_named(tmp_path: Path) -> None:
     source = TableSource([write(tmp_path / "a.parquet", {"image": ["a.jpg", "b.jpg"], "label": [0, 1]})])
     with pytest.raises(DataError, match=r"a\.parquet: row 1 holds no bytes of an image, only b\.jpg"):

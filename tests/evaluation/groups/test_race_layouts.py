@@ -134,6 +134,7 @@ def test_what_is_wrong_in_a_layout_is_named(tmp_path: Path) -> None:
         ("p1,p2,label,att1,att2\n../x/1.jpg,a/y/2.jpg,0,a,a\n", "expected GROUP/PERSON/IMAGE"),
         ("p1,p2,label,att1,att2\na/x/1.jpg,a/x/2.jpg,1,a,b\n", "line 2: a/x is in two groups of subgroup, a and b"),
         ("p1,p2,label,att1,att2\na/x/1.jpg,a/x/2.jpg,1,a,a\n", "all 1 pair is of one kind"),
+        (f"p1,p2,label,att1,att2,fold\na/x/1.jpg,a/x/2.jpg,1,a,a,{'9' * 5000}\n", "all 1 pair is of one kind"),
     ],
 )
 def test_bad_tables_of_bfw_are_refused(tmp_path: Path, content: str, message: str) -> None:

@@ -61,6 +61,13 @@ def test_lists_name_paths_and_people(here: Path, capsys: pytest.CaptureFixture[s
     assert list_images([], [here / "list.txt"]).people == ["Eve Ng", ""]
 
 
+@pytest.mark.parametrize("line", ["a" * 4097, f"a.jpg\t{'a' * 4097}"])
+def test_a_name_in_a_list_that_is_longer_than_any_path_is_refused(here: Path, line: str) -> None:
+    Path("l.txt").write_text(f"x/1.jpg\n{line}\n")
+    with pytest.raises(DataError, match=r"l\.txt: aaa.* has 4,097 characters, and a path at most 4,096"):
+        list_images([], [Path("l.txt")])
+
+
 def test_the_fingerprint_changes_with_names_people_and_files(here: Path) -> None:
     (here / "list.txt").write_text("in/1.jpg\tAda\n")
     known = {list_images(["in"]).fingerprint(), list_images([], [here / "list.txt"]).fingerprint()}

@@ -59,6 +59,14 @@ def found_in(path: str = "s.json") -> dict[str, Any]:
     return json.loads(Path(path).read_text())
 
 
+def test_a_gallery_whose_archive_is_damaged_is_named(here: Path, run: Run) -> None:
+    content = bytearray(Path("faces.npz").read_bytes())
+    content[content.index(b"PK\1\2") + 6] = 99  # the version of zip that a member needs
+    Path("damaged.npz").write_bytes(content)
+    status, _, error = run(search_faces.main, "damaged.npz", "--gallery", "faces.npz")
+    assert status == 2 and error.startswith("error: damaged.npz: ") and error.count("\n") == 1
+
+
 def test_the_matches_are_those_of_a_loop_and_one_for_each_person(here: Path, run: Run) -> None:
     status, text, error = run(search_faces.main, "asked", "--gallery", "faces.npz", *MODEL, "--output", "s.json")
     assert status == 0 and "3 faces searched for among 5 of 2 people in faces.npz" in text

@@ -33,6 +33,13 @@ def test_what_is_no_such_name_is_refused(name: str) -> None:
         read_set_name(name)
 
 
+@pytest.mark.parametrize("name", ["synthetic:999999999x9999", "synthetic:999999999x0", "synthetic:1x100000001:3"])
+def test_a_name_that_asks_for_more_than_the_memory_holds_is_refused(name: str) -> None:
+    with pytest.raises(DataError, match=r"asks for [\d,]+ x [\d,]+ images; at most 100,000,000 in all"):
+        read_set_name(name)
+    assert read_set_name("synthetic:100000000x1") is not None
+
+
 def test_a_seed_in_the_name_goes_before_that_of_the_command() -> None:
     named, given, other = (AlignedFaces(name, 32, seed).read(3) for name, seed in
                            (("synthetic:3x2:9", 0), ("synthetic:3x2", 9), ("synthetic:3x2", 0)))  # fmt: skip

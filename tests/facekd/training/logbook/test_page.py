@@ -37,6 +37,14 @@ def run(tmp_path: Path) -> Path:
     return folder
 
 
+def test_numbers_that_no_curve_can_show_are_left_out(tmp_path: Path) -> None:
+    losses = (4.0, 1e308, -1e308, 3.0, 10**400)
+    lines = [line("train", seen, loss=loss, lr=0.1) for seen, loss in zip((9, 19, 29, 39, 49), losses, strict=True)]
+    (tmp_path / "log.jsonl").write_text("".join(lines))
+    write_run_page(tmp_path)
+    assert "1e+308" not in (tmp_path / "report.html").read_text()
+
+
 def test_the_page_has_every_number_of_the_log(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report([str(run)]) == 0
     assert capsys.readouterr().out == f"{run / 'report.html'}\n"
