@@ -14,6 +14,7 @@ from data_prep.inspection.clean_lists import write_clean_list
 from facekd.checkpoints.contents import Checkpoint
 from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.commands.command_line import CommandParser, real_number
+from facekd.commands.places import check_apart, require_own
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import CheckpointError, DataError, run_verb
 from facekd.files.output_lock import folder_lock
@@ -57,6 +58,7 @@ def _drop(arguments: argparse.Namespace, output: Path) -> int:
     """Embeds the images, finds the dominant centres, and writes and prints the results."""
     # The model and the data, and whether they belong together.
     file = resolve_checkpoint(arguments.model)
+    check_apart(output, file, Path(arguments.data), names=(CHECKPOINT, NOISY, REPORT, EMBEDDINGS))
     _check_output(output)
     arguments.model = str(file)
     head, checkpoint = _read_head(file)
@@ -93,6 +95,7 @@ def _check_output(output: Path) -> None:
     Raises:
         DataError: it has.
     """
+    require_own(output / REPORT, "facekd drop-sub-centers", [f'"format": "{REPORT_FORMAT}"'.encode()])
     if (output / REPORT).exists() or is_unfinished(output, REPORT):
         return
     if there := [name for name in (CHECKPOINT, NOISY) if (output / name).exists()]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from data_prep.jobs.bad_records import NUM_SHOWN, add_bad_record_option
 from facekd.commands.command_line import CommandParser
+from facekd.commands.places import check_apart
 from facekd.data.datasets.record_pack import find_rec
 from facekd.data.recordio.idx_file import parse_idx, write_idx
 from facekd.data.recordio.index import scan_records
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     # An index that is there is only compared, which needs no place to write.
     rec_path = find_rec(arguments.rec)
     idx_path: Path = arguments.output or rec_path.with_suffix(".idx")
+    check_apart(idx_path, rec_path)
     with file_lock(idx_path, active=arguments.force or not idx_path.exists()):
         return _index(arguments, rec_path, idx_path)
 

@@ -17,7 +17,7 @@ from data_prep.photographs.photos import find_photos
 from data_prep.sources.encoded_images import prepare_image
 from data_prep.sources.image_lists import list_folder
 from facekd.commands.command_line import IMAGE_SIDE, JPEG_QUALITY, SEED, THREADS, CommandParser, whole_number
-from facekd.commands.places import check_apart
+from facekd.commands.places import claimed_files
 from facekd.data.pair_packs.npz_file import write_native_pair_pack
 from facekd.data.pair_packs.pair_pack import PairPack, write_pair_pack
 from facekd.data.pair_packs.people import (
@@ -27,7 +27,6 @@ from facekd.data.pair_packs.people import (
     warn_of_few_people,
 )
 from facekd.errors import DataError, ImageError, run_verb
-from facekd.files.output_lock import file_lock
 from facekd.files.writing import atomic_open_together
 from facekd.images.decoding import quiet_decoders
 from facekd.images.frames import FirstImageNote
@@ -82,9 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.output.suffix not in (".bin", ".npz"):
         parser.error(f"{arguments.output}: the name should end in .bin (InsightFace's pickle) or .npz (facekd's own)")
     names_path = arguments.output.with_name(f"{arguments.output.stem}_pairs.txt")
-    for file in (arguments.output, names_path):
-        check_apart(file, arguments.folder, arguments.pairs)
-    with file_lock(arguments.output):
+    files, sources = [arguments.output, names_path], [arguments.folder, arguments.pairs]
+    with claimed_files([], sources, "facekd data make-pairs", [], replaceable=files):
         return _make_pair_set(arguments, names_path)
 
 
@@ -96,6 +94,8 @@ def _make_pair_set(arguments: argparse.Namespace, names_path: Path) -> int:
 
     # Choose the pairs, then leave out those whose images cannot be used.
     chosen = _sample(arguments) if arguments.pairs is None else _listed(arguments)
+    if not (arguments.force or arguments.output.exists()):
+        _refuse_list_of_others(names_path, chosen)
     images, bad = _read_images(arguments, sorted({name for pair in chosen.names for name in pair}))
     pairs = chosen.without(bad)
     if pairs.is_same.all() or not pairs.is_same.any():
@@ -115,6 +115,21 @@ def _make_pair_set(arguments: argparse.Namespace, names_path: Path) -> int:
             streams[names_path].write(_names_text(pairs, pairs.subjects).encode("utf-8", "backslashreplace"))
     _report(arguments.output, names_path, pairs)
     return 0
+
+
+def _refuse_list_of_others(names_path: Path, chosen: ChosenPairs) -> None:
+    """Refuses to replace a list that has lines which this command does not write.
+
+    A run that was stopped when its list had just got its name has left one without its pack, of chosen pairs alone.
+    """
+    if chosen.subjects is None or not names_path.exists():
+        return
+    lines = {*_names_text(chosen, chosen.subjects).encode("utf-8", "backslashreplace").splitlines()}
+    if not (names_path.is_file() and lines.issuperset(names_path.read_bytes().splitlines())):
+        raise DataError(
+            f"{names_path}: is there already, and the list of who is compared would replace it; choose another name, "
+            "or replace it by --force"
+        )
 
 
 def _sample(arguments: argparse.Namespace) -> ChosenPairs:

@@ -17,6 +17,7 @@ from evaluation.results.page import write_report
 from evaluation.results.pairs_of_result import ResultPairs, load_pairs
 from evaluation.results.summary_page import write_summary_page
 from facekd.commands.command_line import FAR_LIST, SEED, CommandParser, command_text, whole_number
+from facekd.commands.places import check_apart, check_named_once, claimed_files
 from facekd.errors import DataError, FacekdError, run_verb
 from facekd.files.result_folder import MARK, finish_results, start_results
 from facekd.files.writing import write_text
@@ -35,6 +36,7 @@ from facekd.verification.intervals.paired_bootstrap import PairedBootstrap, diff
 
 MAX_FAR_OF_LARGE_SETS = 1e-3  # tested by default on large sets: higher FARs take minutes
 MANY_PAIRS = 1_000_000  # what makes a set large
+FILES = ("comparison.json", "comparison.html", "comparison.md")  # the one that says that all are there comes first
 EXAMPLE = """examples:
   facekd report results/student                            # its report.html, report.md and results.csv again
   facekd report runs/student                               # the curves of a training, also while it goes on
@@ -141,10 +143,13 @@ class Comparison:
 def main(argv: list[str] | None = None) -> int:
     """Parses, and writes the report of one result or the comparison of several, on paper too if asked."""
     arguments = _parse(argv)
-    page = _write(arguments)
-    if arguments.pdf is not None:
-        print_page(page, arguments.pdf, arguments.browser)
-        print(arguments.pdf)
+    # A PDF of that name is replaced, and nothing else: the page, results or a log would be gone.
+    with claimed_files([arguments.pdf], [], "facekd report --pdf", [b"%PDF-"]):
+        page = _write(arguments)
+        if arguments.pdf is not None:
+            check_named_once(page, arguments.pdf)
+            print_page(page, arguments.pdf, arguments.browser)
+            print(arguments.pdf)
     return 0
 
 
@@ -152,6 +157,8 @@ def _write(arguments: argparse.Namespace) -> Path:
     """Writes the page that is asked for, and returns it; a page that is named itself stays as it is."""
     first = Path(arguments.results[0])
     if len(arguments.results) > 1:
+        read = [Path(folder) for folder in arguments.results]
+        check_apart(Path(arguments.output), *read, names=FILES)
         with lock_output(Path(arguments.output)):
             _compare(arguments)
         return Path(arguments.output) / "comparison.html"
@@ -176,9 +183,10 @@ def _is_run(folder: Path) -> bool:
 
 def _compare(arguments: argparse.Namespace) -> None:
     """Compares the models set by set, prints and writes."""
-    comparisons = []
+    output, comparisons = Path(arguments.output), []
     for models in match_by_set([load_results(folder) for folder in arguments.results], arguments.results):
         check_comparable(models)
+        check_apart(output, *(_data_of(one.result) for one in models))
         scored = _read_scored(models, arguments.names)
         tests, about = _test(scored, arguments)
         one = Comparison(scored, summary_table(models), tests, difference_tables(models, tests), about)
@@ -186,8 +194,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         comparisons.append(one)
 
     # Write the same in three forms.
-    output = Path(arguments.output)
-    start_results(output, ("comparison.html", "comparison.md"), mark="comparison.json")
+    start_results(output, FILES[1:], mark=FILES[0])
     names = " and ".join(model.name for model in comparisons[0].models)
     pages = [one.to_page() for one in comparisons]
     write_page(
@@ -198,8 +205,14 @@ def _compare(arguments: argparse.Namespace) -> None:
     write_text(output / "comparison.md", "\n".join(markdown))
     content = [one.to_json() for one in comparisons]
     whole = {"format": "facekd-comparison", "version": 1, "sets": content}
-    finish_results(output, whole, mark="comparison.json")
+    finish_results(output, whole, mark=FILES[0])
     print(f"\nwritten to {output}")
+
+
+def _data_of(result: dict[str, Any]) -> Path | None:
+    """Returns where the set lay that a result is of; None for a name that cannot be one."""
+    place = result["pair_set"]["path"] if result["format"] == LFW_FORMAT else result["dataset"]["root"]
+    return Path(place) if isinstance(place, str) and "\0" not in place else None
 
 
 def _around(comparisons: list[Comparison]) -> dict[str, list[str]]:

@@ -52,7 +52,7 @@ writes DIR/results.json (its keys: docs/results.md)"""
 def main(argv: list[str] | None = None) -> int:
     """Parses and evaluates."""
     arguments = parse(argv)
-    with lock_output(Path(arguments.output)):
+    with lock_output(Path(arguments.output), arguments=arguments):
         return _evaluate(arguments, argv)
 
 

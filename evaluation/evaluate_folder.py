@@ -114,7 +114,7 @@ writes to DIR:
 def main(argv: list[str] | None = None) -> int:
     """Parses and evaluates."""
     arguments = parse(argv)
-    with lock_output(Path(arguments.output)):
+    with lock_output(Path(arguments.output), arguments=arguments):
         return _evaluate(arguments, argv, Path(arguments.output))
 
 

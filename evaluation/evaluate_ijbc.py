@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parses and evaluates; the binary copy of the text files is written meanwhile."""
     arguments = _parse(argv)
     is_main = launcher_number("RANK", 0) == 0
-    with lock_output(Path(arguments.output), active=is_main), ThreadPoolExecutor(1) as background:
+    with lock_output(Path(arguments.output), is_main, arguments), ThreadPoolExecutor(1) as background:
         check_output(Path(arguments.output))
         return _evaluate(arguments, argv, background)
 

@@ -101,7 +101,7 @@ With several packs, each has its own folder DIR/NAME, and DIR holds the summary,
 def main(argv: list[str] | None = None) -> int:
     """Parses and evaluates."""
     arguments = parse(argv)
-    with lock_output(Path(arguments.output)):
+    with lock_output(Path(arguments.output), arguments=arguments):
         return _evaluate(arguments, argv, Path(arguments.output))
 
 

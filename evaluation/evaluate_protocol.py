@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     """Parses and evaluates."""
     arguments = _parse(argv)
     is_main = launcher_number("RANK", 0) == 0
-    with lock_output(Path(arguments.output), active=is_main):
+    with lock_output(Path(arguments.output), is_main, arguments):
         check_output(Path(arguments.output))
         return _evaluate(arguments, argv)
 

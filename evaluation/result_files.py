@@ -6,6 +6,7 @@ Every evaluation holds `lock_output` and calls `check_output` first. Once it has
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from evaluation.provenance import describe_software
+from evaluation.shared_options import data_read, files_read
 from facekd.commands.command_line import command_text
+from facekd.commands.places import check_apart
 from facekd.errors import DataError
 from facekd.files.output_lock import folder_lock
 from facekd.files.reading import read_json
@@ -69,17 +72,24 @@ def make_result(
     return json.loads(json.dumps(result))  # a page made of it equals one made of the file: lists, no tuples
 
 
-def lock_output(folder: Path, active: bool = True) -> AbstractContextManager[None]:
+def lock_output(
+    folder: Path, active: bool = True, arguments: argparse.Namespace | None = None
+) -> AbstractContextManager[None]:
     """Locks an output folder for one evaluation or report, from before its results are looked at to the end.
 
     Args:
         folder: output folder; created if missing.
         active: False locks nothing: of several processes that embed together, only the main one locks.
+        arguments: the parsed options of an evaluation, which name what it reads.
 
     Raises:
         InUseError: another process evaluates into the folder.
-        DataError: the folder cannot be written to.
+        DataError: the folder cannot be written to, overlaps with the data, or holds a file that is read and would be
+            replaced.
     """
+    if arguments is not None:
+        check_apart(folder, *data_read(arguments))
+        check_apart(folder, *files_read(arguments), names=(MARK, *FILES))
     return folder_lock(folder, "evaluation or report is at work", active)
 
 

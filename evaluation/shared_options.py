@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from facekd.commands.command_line import FAR_LIST, SEED, whole_number
 from facekd.embedder.model_options import MODEL_HELP
+from facekd.files.result_folder import MARK
 from facekd.verification import RULES, Rule
 from facekd.verification.intervals.bootstrap import MIN_DRAWS
 
@@ -23,6 +25,25 @@ def add_model_option(parser: Any, required: bool = True) -> None:
 def add_output_option(parser: argparse.ArgumentParser) -> None:
     """Adds `--output`."""
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results; made if it is missing")
+
+
+def data_read(arguments: argparse.Namespace) -> list[Path]:
+    """Returns the data that an evaluation is to read: packs, and folders of images."""
+    return _paths(arguments, "pairs", "images", "image_root", "root", "data")
+
+
+def files_read(arguments: argparse.Namespace) -> list[Path]:
+    """Returns the other files that an evaluation is to read, of those that are there."""
+    options = ("model", "teacher_head", "embeddings", "given", "names", "groups", "cohort", "quality")
+    results = [path / MARK if path.is_dir() else path for path in _paths(arguments, "thresholds_from")]
+    return [path for path in (*_paths(arguments, *options), *results) if path.is_file()]
+
+
+def _paths(arguments: argparse.Namespace, *options: str) -> list[Path]:
+    """Returns what some options name; an option may be absent, or hold a list."""
+    values = [getattr(arguments, option, None) for option in options]
+    words = [word for value in values for word in (value if isinstance(value, list | tuple) else [value])]
+    return [Path(word) for word in words if isinstance(word, str | Path)]
 
 
 def add_flip_option(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from facekd.files.output_lock import file_lock
 MARK_WITHIN = 1024  # bytes
 
 
-def check_apart(output: Path, *sources: Path | None) -> None:
+def check_apart(output: Path, *sources: Path | None, names: Collection[str] | None = None) -> None:
     """Refuses an output that is a source, lies in one, or holds one.
 
     Results would be taken for images the next time, or replace what is read.
@@ -20,6 +20,8 @@ def check_apart(output: Path, *sources: Path | None) -> None:
     Args:
         output: the folder or the file that will be written.
         sources: folders and files that will be read; None and what does not exist are passed over.
+        names: the names that will be written in the folder `output`, which may hold sources under other names; None
+            stands for any name.
 
     Raises:
         DataError: the output and a source overlap.
@@ -34,6 +36,8 @@ def check_apart(output: Path, *sources: Path | None) -> None:
         elif place.is_relative_to(read) and read.is_dir():
             problem = f"{output} lies in {source}, which is read"
         elif read.is_relative_to(place):
+            if names is not None and not {*names} & {*read.relative_to(place).parts}:
+                continue
             problem = f"{source}, which is read, lies in {output}"
         # Two packs in one folder would share the file `property`.
         elif place.suffix == read.suffix == ".rec" and place.parent == read.parent:
@@ -43,9 +47,53 @@ def check_apart(output: Path, *sources: Path | None) -> None:
         raise DataError(f"{problem}; sources are never touched: choose an output that does not overlap with them")
 
 
+def path_of_model(model: str | Path) -> Path:
+    """Returns what is read of a model: its file or, of a run, the folder of its checkpoints; see `check_apart`."""
+    path = Path(model)
+    return path / "checkpoints" if path.is_dir() else path
+
+
+def check_named_once(*paths: Path | None) -> None:
+    """Refuses two names of one file, of which the one would replace the other.
+
+    Raises:
+        DataError: two paths lead to the same place, whether something is there or not; None is passed over.
+    """
+    places: dict[Path, Path] = {}
+    for path in paths:
+        if path is None:
+            continue
+        other = places.setdefault(path.resolve(), path)
+        if other is not path:
+            also = "" if str(other) == str(path) else f", as {other} too"
+            raise DataError(f"{path}: is named twice{also}, and one file would replace the other; give different names")
+
+
+def require_own(path: Path, verb: str, marks: Iterable[bytes]) -> None:
+    """Refuses to replace a file that was not written by a verb; an empty one holds nothing that could be lost.
+
+    Args:
+        path: what will be written; it may be absent.
+        verb: the command, such as `facekd search`.
+        marks: a file that has one of these among its first bytes was written by it.
+
+    Raises:
+        DataError: a file of something else is there, or a folder.
+    """
+    if not path.exists():
+        return
+    beginning = _beginning(path) if path.is_file() else None
+    if beginning is None or (beginning and not any(mark in beginning for mark in marks)):
+        raise DataError(f"{path}: is there already, and not from `{verb}`; choose another name, or move it away")
+
+
 @contextmanager
 def claimed_files(
-    outputs: Iterable[Path | None], sources: Iterable[Path], verb: str, marks: Iterable[bytes]
+    outputs: Iterable[Path | None],
+    sources: Iterable[Path | None],
+    verb: str,
+    marks: Collection[bytes],
+    replaceable: Iterable[Path] = (),
 ) -> Iterator[None]:
     """Locks the files that a verb will write while the block runs, and refuses to replace those of anybody else.
 
@@ -53,22 +101,26 @@ def claimed_files(
 
     Args:
         outputs: the files; None for one that was not asked for.
-        sources: files and folders that will be read.
+        sources: files and folders that will be read; None for one that was not given.
         verb: the command, such as `facekd search`.
         marks: a file that has one of these among its first bytes was written by this verb.
+        replaceable: more files that it will write, which it may replace whatever they are or looks at itself: those
+            that the user has named, beside which `outputs` get names of their own.
 
     Raises:
-        DataError: a file of something else is there, cannot be written, or overlaps with a source.
+        DataError: a file of something else is there, cannot be written, overlaps with a source, or is named twice.
         InUseError: another process writes one of them.
     """
+    own = [path for path in outputs if path is not None]
+    written, sources = [*replaceable, *own], [*sources]
+    check_named_once(*written)
+    for path in written:
+        check_apart(path, *sources)
     with ExitStack() as stack:
-        for path in {path: None for path in outputs if path is not None}:
-            check_apart(path, *sources)
+        for path in written:
             stack.enter_context(file_lock(path))
-            if path.exists() and not (path.is_file() and any(mark in _beginning(path) for mark in marks)):
-                raise DataError(
-                    f"{path}: is there already, and not from `{verb}`; choose another name, or move it away"
-                )
+        for path in own:
+            require_own(path, verb, marks)
         yield
 
 

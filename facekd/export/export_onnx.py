@@ -18,11 +18,13 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facekd.commands.command_line import CommandParser, command_text
+from facekd.commands.places import claimed_files, path_of_model
 from facekd.embedder import Preprocessing
 from facekd.embedder.onnx_models.embedder import QUALITY_OUTPUT
 from facekd.errors import ModelError, run_verb
@@ -41,7 +43,6 @@ from facekd.export.onnx_graph import (
 )
 from facekd.export.options import ExportOptions, JudgingOptions
 from facekd.export.parity import Errors, compare_with_torch, embed_by_torch
-from facekd.files.output_lock import file_lock
 from facekd.files.reading import sha256_of_file
 from facekd.files.temporaries import temporary_folder
 from facekd.files.unchanged import unchanged
@@ -280,6 +281,13 @@ def _keep(
     return ExportReport(output, len(content), parity[0], recorded, card, parity[1])
 
 
+def _claimed_model(output: Path, sources: Sequence[Path]) -> AbstractContextManager[None]:
+    """Locks a model and its two cards, which may replace those of an earlier export alone; see `claimed_files`."""
+    from facekd.export.model_card import card_marks, card_paths
+
+    return claimed_files(card_paths(output), sources, "facekd export", card_marks(output), replaceable=[output])
+
+
 def _check_output(output: Path) -> None:
     if output.suffix.lower() != ".onnx":
         raise ModelError(
@@ -363,7 +371,8 @@ def main(argv: list[str] | None = None) -> int:
     judging = JudgingOptions(**{field.name: getattr(arguments, field.name) for field in fields(JudgingOptions)})
     judging.check(options)
     _check_output(arguments.output)
-    with file_lock(arguments.output):
+    faces = [Path(name) for name in (judging.calibrate, *judging.judge) if name]
+    with _claimed_model(arguments.output, [path_of_model(arguments.checkpoint), *faces]):
         report = export_checkpoint(
             arguments.checkpoint,
             arguments.output,

@@ -31,6 +31,11 @@ def card_paths(output: Path) -> tuple[Path, Path]:
     return output.with_suffix(".model_card.md"), output.with_suffix(".model_card.json")
 
 
+def card_marks(output: Path) -> list[bytes]:
+    """Returns what the two cards of a model have among their first bytes."""
+    return [f"# {output.name}\n".encode("utf-8", "backslashreplace"), f'"format": "{FORMAT}"'.encode()]
+
+
 def make_card(
     output: Path,
     model: onnx.ModelProto,

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facekd.commands.command_line import THREADS, CommandParser
-from facekd.commands.places import check_apart
+from facekd.commands.places import claimed_files, path_of_model
 from facekd.embedder.model_options import MODEL_HELP, add_model_options, open_fastest_model
 from facekd.errors import DataError, run_verb
 from facekd.faces.options import add_face_options, detector_sha256, open_finder
-from facekd.files.output_lock import file_lock
 from facekd.utils.processes.children import usable_cores
 from facekd.utils.progress import format_duration, track
 from facekd.utils.wording import counted
@@ -39,9 +38,12 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give photographs, folders or packs to embed, or --list FILE")
     if output.suffix.lower() != ".npz":
         raise DataError(f"{output}: a gallery is a .npz file; give its name, such as --output faces.npz")
-    for path in (output, output.with_suffix(".report.tsv")):
-        check_apart(path, *(Path(word) for word in arguments.inputs if word != "-"), *arguments.list)
-    with file_lock(output):
+    from facekd.faces.gallery_writer import REPORT_HEAD
+
+    sources = [*(Path(word) for word in arguments.inputs if word != "-"), *arguments.list]
+    sources += [path_of_model(arguments.model), *([arguments.detector] if arguments.detector else [])]
+    report, marks = output.with_suffix(".report.tsv"), [REPORT_HEAD.encode()]
+    with claimed_files([report], sources, "facekd embed", marks, replaceable=[output]):
         return _embed_all(arguments, output)
 
 

@@ -29,6 +29,7 @@ from facekd.utils.text_arrays import require_even_lengths, text_array
 from facekd.utils.wording import counted
 
 SEVERAL = "several_faces"
+REPORT_HEAD = "# image\twhat\tdetail\n"
 IMAGES_AT_ONCE, SECONDS_WAITING = 64, 1.0
 ADVICE_ON_SIZE = "; photographs need --detector, and aligned crops of another size --resize"
 
@@ -197,7 +198,7 @@ class GalleryWriter:
             self.results.clear()
 
     def _report_lines(self, which: str) -> Iterator[str]:
-        yield "# image\twhat\tdetail\n"
+        yield REPORT_HEAD
         for name, result in zip(self._images.names, self.results, strict=True):
             if result.reason is not None:
                 yield f"{_cell(name)}\t{result.reason}\t{_cell(result.detail or IMAGE_REASONS[result.reason])}\n"

@@ -355,7 +355,7 @@ def is_unfinished_result(path: Path, job: Mapping[str, Any] | None) -> bool:
         return False
 
 
-def is_begun(path: Path, job: Mapping[str, Any]) -> bool:
+def is_begun(path: Path, job: Mapping[str, Any] | None) -> bool:
     """Returns whether a run of this job was stopped before it had ended: its journal is there."""
     try:
         with journal_path(path).open("rb") as stream:

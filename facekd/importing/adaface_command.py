@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import posixpath
 import re
 import shlex
@@ -121,6 +122,8 @@ def _number(name: str, text: str, where: str) -> float:
         value = float(text)
     except ValueError:
         raise ConfigError(f"{where}: --{name} is {shown(repr(text), 60)}: expected a number") from None
+    if math.isinf(value):
+        raise ConfigError(f"{where}: --{name} is {shown(repr(text), 60)}: no computer has so large a number")
     return int(value) if value.is_integer() else value
 
 

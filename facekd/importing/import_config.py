@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from facekd.commands.command_line import CommandParser, whole_number
 from facekd.commands.config_files import parse_config
+from facekd.commands.places import check_apart
 from facekd.errors import ConfigError, run_verb
 from facekd.files.output_lock import file_lock
 from facekd.files.reading import read_text_file
@@ -28,7 +30,7 @@ EPILOG = """examples:
 
 Then: facekd train ms1mv3_r50.yaml
 """
-BASE = "base.py"
+BASE, SUFFIXES = "base.py", (".yaml", ".yml")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -50,8 +52,11 @@ def main(argv: list[str] | None = None) -> int:
     """Parses, translates and writes one configuration; returns the exit status."""
     arguments = make_parser().parse_args(argv)
     output: Path = arguments.output
-    if Path(arguments.source).exists() and output.exists() and output.samefile(arguments.source):
-        raise ConfigError(f"--output {output} is the configuration to import: give it another name")
+    if not _is_command(arguments.source):
+        source = Path(arguments.source)
+        check_apart(output, source, source.with_name(BASE) if source.suffix == ".py" else None)
+    if output.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"--output {output}: a configuration is a YAML file; give a name that ends in .yaml")
     with file_lock(output):
         found = _translate(arguments.source, arguments.gpus, arguments.data)
         _write(output, found)
@@ -61,11 +66,15 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _is_command(source: str) -> bool:
+    """Tells whether a source is a command line: it is no file, and has options."""
+    return "--" in source and not os.path.isfile(source)  # noqa: PTH113 - pathlib fails where the line is a long one
+
+
 def _translate(source: str, gpus: int | None, data: str | None) -> Translation:
     """Tells the kind of a configuration and translates it."""
-    # What is no file and has options is a command line.
     path = Path(source)
-    if "--" in source and not path.is_file():
+    if _is_command(source):
         return translate_adaface(read_command(source, "command line"), "command line", data)
     if path.suffix != ".py":
         if path.stat().st_size > MAX_BYTES:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from facekd.commands.command_line import CommandParser
+from facekd.commands.places import check_apart
 from facekd.errors import ModelError, run_verb
 from facekd.files.output_lock import file_lock
 from facekd.files.reading import sha256_of_file
@@ -83,10 +84,9 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Parses and imports one model; returns the exit status."""
     arguments = make_parser().parse_args(argv)
-    output = arguments.output
-    for source in filter(None, (arguments.backbone, arguments.classifier)):
-        if output.exists() and source.exists() and output.samefile(source):
-            raise ModelError(f"--output {output} is the file to import: give it another name")
+    output, own_file = arguments.output, arguments.classifier or arguments.backbone
+    parts = [own_file.with_name(name) for name in classifier_files_beside(own_file)] if own_file.exists() else []
+    check_apart(output, arguments.backbone, own_file, *parts, Path(arguments.data) if arguments.data else None)
     with file_lock(output):
         return _import(arguments)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facekd.commands.command_line import IMAGE_SIDE, PROCESSES
+from facekd.commands.places import check_named_once, claimed_files, path_of_model
 from facekd.embedder.model_options import open_model
 from facekd.errors import FacekdError
 
@@ -94,6 +96,32 @@ def embed_training_set(
 
     batch_size, workers = _read_batch_size(arguments), _read_workers(arguments)
     return write_teacher_cache(path, embedder, dataset, batch_size=batch_size, workers=workers)
+
+
+def path_of_embeddings(arguments: argparse.Namespace, output: Path) -> Path:
+    """Returns where the embeddings that a verb learns from are kept: in `--cache`, or beside its output for a while."""
+    return Path(arguments.cache) if arguments.cache else output.with_name(f"{output.name}.embeddings")
+
+
+def claimed_head(
+    arguments: argparse.Namespace, output: Path, verb: str, report_format: str
+) -> AbstractContextManager[None]:
+    """Locks a head that a verb learns from embeddings, and the report beside it; see `claimed_files`.
+
+    Args:
+        arguments: the parsed options: `model`, `data` and `cache`.
+        output: the head; the report beside it ends in `.json`.
+        verb: the command, such as `facekd rebuild-head`.
+        report_format: the format that the report names.
+
+    Raises:
+        DataError: one of them is read by the verb, or the report's name is that of a file of somebody else.
+        InUseError: another process writes one of them.
+    """
+    report, kept = output.with_suffix(".json"), path_of_embeddings(arguments, output)
+    check_named_once(output, report, kept)
+    sources = [path_of_model(arguments.model), Path(arguments.data), Path(arguments.cache) if arguments.cache else None]
+    return claimed_files([report], sources, verb, [f'"format": "{report_format}"'.encode()], replaceable=[output])
 
 
 def labels_of_embedded(dataset: FaceDataset, cache: TeacherCache) -> NDArray[np.int64]:

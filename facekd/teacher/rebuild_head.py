@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from facekd.commands.command_line import COSINE, COUNT, CommandParser, real_number
 from facekd.embedder.model_options import add_model_options
 from facekd.errors import InputError, run_verb
-from facekd.files.output_lock import file_lock
 from facekd.files.writing import write_json
 from facekd.head.robust_centres import (
     NearestCentres,
@@ -22,7 +21,14 @@ from facekd.head.robust_centres import (
     robust_centres,
 )
 from facekd.teacher.derived_centres import derive_centres, describe_measures, read_own_rows
-from facekd.teacher.options import add_data_options, embed_training_set, labels_of_embedded, open_teacher_and_data
+from facekd.teacher.options import (
+    add_data_options,
+    claimed_head,
+    embed_training_set,
+    labels_of_embedded,
+    open_teacher_and_data,
+    path_of_embeddings,
+)
 from facekd.utils.progress import track
 from facekd.utils.sampling import spread_evenly
 from facekd.utils.wording import agreeing, counted
@@ -46,8 +52,9 @@ image and identity far from its centre. After an interruption the same command c
 def main(argv: list[str] | None = None) -> int:
     """Parses and computes a classifier; returns the exit status."""
     arguments = _parse(argv)
-    with file_lock(Path(arguments.output)):
-        return _rebuild(arguments, Path(arguments.output))
+    output = Path(arguments.output)
+    with claimed_head(arguments, output, "facekd rebuild-head", REPORT_FORMAT):
+        return _rebuild(arguments, output)
 
 
 def _rebuild(arguments: argparse.Namespace, output: Path) -> int:
@@ -58,7 +65,7 @@ def _rebuild(arguments: argparse.Namespace, output: Path) -> int:
     own_rows = read_own_rows(arguments.model, dataset, is_needed=arguments.blend is not None)
 
     # Without --cache, the embeddings are kept beside the output until it is written, so that a kill costs little.
-    cache_path = Path(arguments.cache) if arguments.cache else output.with_name(f"{output.name}.embeddings")
+    cache_path = path_of_embeddings(arguments, output)
     cache = embed_training_set(arguments, cache_path, embedder, dataset)
     labels = labels_of_embedded(dataset, cache)
     _check_identities(dataset, labels)

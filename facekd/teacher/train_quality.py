@@ -13,12 +13,18 @@ from numpy.typing import NDArray
 from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.commands.command_line import COUNT, SEED, CommandParser
 from facekd.errors import CheckpointError, DataError, FacekdError, run_verb
-from facekd.files.output_lock import file_lock
 from facekd.files.unchanged import unchanged
 from facekd.files.writing import write_json
 from facekd.plugins import add_plugin_option
 from facekd.quality.targets import IN_WORDS, TARGETS, Targets, make_targets
-from facekd.teacher.options import add_data_options, embed_training_set, labels_of_embedded, open_teacher_and_data
+from facekd.teacher.options import (
+    add_data_options,
+    claimed_head,
+    embed_training_set,
+    labels_of_embedded,
+    open_teacher_and_data,
+    path_of_embeddings,
+)
 from facekd.utils.wording import counted
 from facekd.verification.scores import unit_rows
 
@@ -43,7 +49,7 @@ outputs. What is learnt, and from what: docs/method.md, Quality heads. After an 
 def main(argv: list[str] | None = None) -> int:
     """Parses, and trains a quality head; returns the exit status."""
     arguments = _parse(argv)
-    with file_lock(arguments.output):
+    with claimed_head(arguments, arguments.output, "facekd train-quality", REPORT_FORMAT):
         return _train(arguments, arguments.output)
 
 
@@ -57,7 +63,7 @@ def _train(arguments: argparse.Namespace, output: Path) -> int:
         embedder, dataset = open_teacher_and_data(arguments, learns_classes=True)
 
     # Without --cache, the embeddings are kept beside the output until it is written, so that a kill costs little.
-    cache_path = arguments.cache or output.with_name(f"{output.name}.embeddings")
+    cache_path = path_of_embeddings(arguments, output)
     cache = embed_training_set(arguments, cache_path, embedder, dataset)
     labels = labels_of_embedded(dataset, cache)
 

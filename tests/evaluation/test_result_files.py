@@ -130,13 +130,14 @@ def test_results_of_something_else_are_refused_before_the_work(
     assert (tmp_path / "out" / "results.json").read_text() == found
     assert (tmp_path / "out" / "report.html").read_text() == "mine"
     words = ["--output", str(tmp_path / "out"), "--model", "nowhere.onnx"]
-    for evaluate, data in (
-        (evaluate_folder, ["--images", str(tmp_path)]),
-        (evaluate_ijbc, ["--root", str(tmp_path)]),
-        (evaluate_classification, ["--data", str(tmp_path)]),
+    (tmp_path / "data").mkdir()
+    for evaluate, option in (
+        (evaluate_folder, "--images"),
+        (evaluate_ijbc, "--root"),
+        (evaluate_classification, "--data"),
     ):
         with pytest.raises(DataError, match=r"out/results.json: is not of an evaluation .*; choose another --output"):
-            evaluate([*words, *data])
+            evaluate([*words, option, str(tmp_path / "data")])
     # A folder of the name of a pack that holds something else.
     shutil.copytree(tmp_path / "out", tmp_path / "several" / "hard")
     assert lfw("easy", "hard", output="several") == 2

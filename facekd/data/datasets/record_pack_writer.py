@@ -14,7 +14,7 @@ from facekd.data.datasets.record_layout import Layout
 from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS, Header, pack
 from facekd.data.recordio.writer import RecordWriter
 from facekd.errors import RecordError
-from facekd.files.resumable_file import is_unfinished_result
+from facekd.files.resumable_file import is_begun, is_unfinished_result
 from facekd.utils.progress import track
 
 
@@ -68,11 +68,12 @@ class RecordPackWriter:
                 returns False for one, everything is written again.
             num_classes: number of identities, for `property`, if the images are not of all; by default the highest
                 label plus one.
-            replace: whether to replace a pack that is there already, if it is not the end of this very job.
+            replace: whether to replace a pack that is there already, or files of the names that lie beside one, if
+                they are not the end of this very job.
 
         Raises:
             InUseError: another process is writing there.
-            RecordError: a pack is there that `replace` does not allow to replace.
+            RecordError: a pack or a file is there that `replace` does not allow to replace.
         """
         self.rec_path: Path = rec_path_of(output)
         self.image_size = image_size
@@ -84,6 +85,8 @@ class RecordPackWriter:
         taken = RecordError(f"{self.rec_path} is there already; choose another place, or replace it by --force")
         if not replace and self.rec_path.exists() and not is_unfinished_result(self.rec_path, whole_job):
             raise taken
+        if not replace and not self.rec_path.exists() and not is_begun(self.rec_path, whole_job):
+            self._refuse_files_of_others()
         self._writer = RecordWriter(self.rec_path, job=whole_job)
         # Another process may have finished the pack before the writer got its lock. The end of this very job is none:
         # the writer has made it partial again.
@@ -103,6 +106,19 @@ class RecordPackWriter:
             self._account(int(label), key, name)
             self.next_task = int(task) + 1
         self.num_found: int = self.num_images
+
+    def _refuse_files_of_others(self) -> None:
+        """Raises a `RecordError` if a file that will lie beside the pack is there, and the pack is not."""
+        beside = (
+            *(self.rec_path.with_suffix(suffix) for suffix in (".idx", ".lst")),
+            self.rec_path.parent / "property",
+        )
+        for path in beside:
+            if path.exists():
+                raise RecordError(
+                    f"{path} is there already, and a file of {self.rec_path} would replace it; choose another place, "
+                    "or replace it by --force"
+                )
 
     def restart(self) -> None:
         """Discards what an earlier run has written."""
