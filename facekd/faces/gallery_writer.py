@@ -148,7 +148,7 @@ class GalleryWriter:
         # Only of the images with faces: others may have names of any length.
         shown = np.flatnonzero(counts)
         names, people = (
-            np.repeat(text_array([texts[image] for image in shown.tolist()], "the images"), counts[shown])
+            np.repeat(text_array([str(texts[image]) for image in shown.tolist()], "the images"), counts[shown])
             for texts in (self._images.names, self._images.people)
         )
         with atomic_open_together(self.path, {self.report_path: True}) as streams:

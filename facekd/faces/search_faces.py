@@ -37,6 +37,11 @@ def main(argv: list[str] | None = None) -> int:
     output: Path | None = arguments.output
     if output is not None and output.suffix.lower() not in (".json", ".csv"):
         raise DataError(f"{output}: results are written as .json or .csv; give a name that ends so")
+    if arguments.images_root and arguments.page is None:
+        raise ConfigError("--images-root says which images the page may show: give --page FILE, too")
+    for root in arguments.images_root:
+        if not root.is_dir():
+            raise DataError(f"{root}: no such folder; --images-root takes one with the images that galleries name")
     sources = [Path(word) for word in (*arguments.probes, arguments.gallery) if word != "-"]
     with claimed_files([output, arguments.page], sources, "facekd search", MARKS):
         model: dict[str, Any] = {}  # described once it is opened
@@ -116,11 +121,15 @@ def _write(
             "detector": detector_entry(arguments),
         }
         write_json(output, {**results.as_json(), **about, **command_entry("search", argv)})
+    left_out = None
     if arguments.page is not None:
-        write_search_page(arguments.page, results, f"Search in {results.path.name}")
+        title = f"Search in {results.path.name}"
+        left_out = write_search_page(arguments.page, results, title, arguments.images_root)
     written = [str(path) for path in (output, arguments.page) if path is not None]
     if written:
         print(f"written to {' and '.join(written)}")
+    if left_out is not None:
+        print(f"note: {left_out}", file=sys.stderr)
 
 
 def _parser() -> CommandParser:
@@ -154,6 +163,15 @@ def _parser() -> CommandParser:
     # Where the results go.
     add("--output", type=Path, metavar="FILE", help="write all matches, as .json or .csv")
     add("--page", type=Path, metavar="FILE", help="write a page with the faces, such as search.html")
+    add(
+        "--images-root",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="on the page, also show images below this folder; without it, of those that galleries name only what lies "
+        "below their own folders or the current one; may be given several times",
+    )
     add("--workers", type=THREADS, default=usable_cores(), metavar="N", help="threads that read, decode and find faces "
         "(default: all cores)")  # fmt: skip
     add_decision_options(parser)

@@ -33,6 +33,7 @@ from facekd.data.recordio import Header, pack
 from facekd.embedder.classifying_model import load_logit_network
 from facekd.faces import Gallery, Origin, read_gallery, write_gallery
 from facekd.faces.gallery import is_gallery
+from facekd.faces.search.crops import FaceCrops
 from facekd.files.array_cache import load_cached, save_cached
 from facekd.files.reading import sealed
 from facekd.images.decoding import decode_rgb
@@ -141,7 +142,7 @@ def _npz_seeds() -> list[bytes]:
 def _gallery_seeds() -> list[bytes]:
     import tempfile
 
-    faces = np.eye(3, dtype=np.float32), np.ones(3, np.float32), np.array(["a.jpg", "b.jpg", "c.jpg"])
+    faces = np.eye(3, dtype=np.float32), np.ones(3, np.float32), np.array(["a.jpg", "../b.jpg", "/c.rec#3"])
     places = (np.full(shape, np.nan, np.float32) for shape in ((3, 4), (3, 5, 2), (3,)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "faces.npz"
@@ -155,6 +156,13 @@ def _read_gallery(path: Path) -> Gallery:
     """Reads a gallery as `facekd search` does, which first looks whether the file is one."""
     is_gallery(path)
     return read_gallery(path)
+
+
+def _check_gallery(_: bytes, gallery: Any) -> None:
+    """Whatever its names are, no other image is opened than those below the folder, in which there is none."""
+    crops = FaceCrops([Path("/nowhere")])
+    assert all(crops.cut(gallery, row) is None for row in range(len(gallery)))
+    assert {*crops.left_out} == {*gallery.names.tolist()}
 
 
 def _read_pairs(path: Path) -> int:
@@ -356,7 +364,7 @@ TARGETS = [
     ),
     Target("pairs_bin", "pack.bin", _read_pairs, _bin_seeds),
     Target("pairs_npz", "pack.npz", _read_pairs, _npz_seeds),
-    Target("gallery", "faces.npz", _read_gallery, _gallery_seeds),
+    Target("gallery", "faces.npz", _read_gallery, _gallery_seeds, _check_gallery),
     Target("npy", "embeddings.npy", lambda path: load_embeddings(path, 4), _npy_seeds),
     Target("npy_rows", "embeddings.npy", lambda path: NpyRows(path, None, False, 4).read(0, 4), _npy_seeds),
     Target("npy_kept", "kept.npy", read_kept, _kept_seeds, _check_kept),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +13,14 @@ from facekd.faces.search.results import Match, SearchResults
 from facekd.images.encoding import encode_jpeg
 from facekd.pages.html import Picture, write_page
 from facekd.pages.tables import Table
+from facekd.utils.foreign import shown
 from facekd.utils.progress import track
-from facekd.utils.wording import counted
+from facekd.utils.wording import agreeing, counted
 
 MAX_PROBES = 200  # with six faces each that makes a page of 6 MB
 MAX_WITHOUT = 200
 QUALITY = 85
-GONE = "image not found"
+GONE, LEFT_OUT = "image not found", "image not opened"
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,15 @@ class ShownFace:
     Attributes:
         kind: the class of its frame: `"probe"`, `"accepted"`, `"rejected"` or `"open"`.
         caption: whose it is, and how near.
-        picture: the face, with the caption; None if its image is gone.
+        picture: the face, with the caption; None if there is none.
+        missing: why there is none.
         lines: what stands below the caption.
     """
 
     kind: str
     caption: str
     picture: Picture | None
+    missing: str
     lines: list[str]
 
 
@@ -46,18 +50,26 @@ class ShownProbe:
     faces: list[ShownFace]
 
 
-def write_search_page(path: Path, results: SearchResults, title: str) -> None:
+def write_search_page(path: Path, results: SearchResults, title: str, images_roots: Sequence[Path] = ()) -> str | None:
     """Writes the page with the first probes.
+
+    Images that galleries name are shown if they lie below a gallery's folder, the working directory or `images_roots`.
 
     Args:
         path: the HTML file.
         results: what to show.
         title: the heading.
+        images_roots: further folders with images.
+
+    Returns:
+        A sentence about the images that were not opened, which the page has as well; None if there are none.
     """
-    crops = FaceCrops()
+    galleries = (results.path, *results.probes.galleries)
+    crops = FaceCrops([Path(), *(gallery.parent for gallery in galleries), *images_roots], results.probes.named)
     count = min(len(results), MAX_PROBES)
     probes = [_show(results, probe, crops) for probe in track(range(count), "writing the page", count)]
-    sentences = results.sentences()
+    sentences, left_out = results.sentences(), _tell_left_out(crops)
+    sentences += [left_out] if left_out else []
     if count < len(results):
         sentences.append(f"The first {counted(count, 'face is', 'faces are')} shown.")
     without = results.probes.without
@@ -69,10 +81,22 @@ def write_search_page(path: Path, results: SearchResults, title: str) -> None:
         sentences=sentences,
         has_threshold=results.decision is not None,
         probes=probes,
-        gone=GONE,
         numbers=results.table(count),
         without=Table(f"{counted(len(without), 'image')} without a face", ["image", "why", ""], rows),
         next=_next_steps(results),
+    )
+    return left_out
+
+
+def _tell_left_out(crops: FaceCrops) -> str | None:
+    """Says which images were not opened, and how to have them shown; None if there are none."""
+    if not crops.left_out:
+        return None
+    count, first = len(crops.left_out), next(iter(crops.left_out))
+    return (
+        f"{counted(count, 'image is', 'images are')} not shown, because a gallery may name any file and "
+        f"{agreeing(count, 'this one lies', 'these lie')} neither below its folder nor below the current one, such as "
+        f"{shown(first)}: where you trust the gallery, add `--images-root DIR` for images below DIR"
     )
 
 
@@ -96,7 +120,7 @@ def _show(results: SearchResults, probe: int, crops: FaceCrops) -> ShownProbe:
     faces, name = results.probes.faces, results.name_of(probe)
     person = str(faces.people[probe])
     caption = f"searched for{f' ({person})' if person else ''}"
-    own = ShownFace("probe", caption, _picture(crops, faces, probe, caption), [])
+    own = ShownFace("probe", caption, *_picture(crops, faces, probe, caption), [])
     return ShownProbe(name, [own, *(_show_match(results.gallery, match, crops) for match in results.matches(probe))])
 
 
@@ -106,10 +130,12 @@ def _show_match(gallery: Gallery, match: Match, crops: FaceCrops) -> ShownFace:
     kind = {True: "accepted", False: "rejected", None: "open"}[match.is_accepted]
     caption = f"{who}, cosine {match.cosine:.4f}"
     lines = [match.verdict, match.image if match.person else ""]
-    return ShownFace(kind, caption, _picture(crops, gallery, match.row, caption), [line for line in lines if line])
+    return ShownFace(kind, caption, *_picture(crops, gallery, match.row, caption), [line for line in lines if line])
 
 
-def _picture(crops: FaceCrops, faces: Gallery, row: int, caption: str) -> Picture | None:
-    """Returns a face as a picture; None if its image is gone."""
+def _picture(crops: FaceCrops, faces: Gallery, row: int, caption: str) -> tuple[Picture | None, str]:
+    """Returns a face as a picture, or None and why there is none."""
     crop = crops.cut(faces, row)
-    return None if crop is None else Picture(encode_jpeg(crop, QUALITY), caption)
+    if crop is None:
+        return None, LEFT_OUT if str(faces.names[row]) in crops.left_out else GONE
+    return Picture(encode_jpeg(crop, QUALITY), caption), ""

@@ -44,10 +44,14 @@ class Probes:
     Attributes:
         faces: their embeddings and where they are from, as in a gallery.
         without: the images that have none.
+        named: names of the images that were embedded, which the user named.
+        galleries: files of the galleries among the probes.
     """
 
     faces: Gallery
     without: Sequence[WithoutFace]
+    named: frozenset[str] = frozenset()
+    galleries: Sequence[Path] = ()
 
 
 def collect_probes(
@@ -74,8 +78,10 @@ def collect_probes(
     parts = [_read_probes(Path(word), gallery.origin, path) for word in galleries]
     others = [word for word in words if word not in galleries]
     without: list[WithoutFace] = []
+    named: frozenset[str] = frozenset()
     if others:
         images = list_images(others)
+        named = frozenset(images.names)
         embedder, finder = open_model()
         check_same_model(gallery, embedder, path)
         if (embedded := _embed(images, embedder, finder, gallery.origin, workers, without)) is not None:
@@ -84,7 +90,7 @@ def collect_probes(
         more = f", and {counted(len(without) - 1, 'more image')} without a face" if len(without) > 1 else ""
         advice = ADVICE_ON_SIZE if without[0].reason == "other_size" else ""
         raise DataError(f"{without[0].describe()}{more}: nothing to search for{advice}")
-    return Probes(_join(parts), without)
+    return Probes(_join(parts), without, named, [Path(word) for word in galleries])
 
 
 def _is_gallery(word: str) -> bool:
@@ -127,7 +133,7 @@ def _embed(
     joined = np.concatenate(rows)
     arrays = {str(name): np.ascontiguousarray(joined[name]) for name in joined.dtype.names or ()}
     names, people = (
-        text_array([texts[index] for index in of_image], "the probes") for texts in (images.names, images.people)
+        text_array([str(texts[index]) for index in of_image], "the probes") for texts in (images.names, images.people)
     )
     return Gallery(**arrays, names=names, people=people, origin=origin)
 

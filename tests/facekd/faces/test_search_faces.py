@@ -157,6 +157,39 @@ def test_a_page_shows_the_faces_that_are_still_there(here: Path, run: Run) -> No
         assert (here / name).read_text() == "<!doctype html>"
 
 
+def test_a_page_shows_no_image_that_only_a_gallery_names_elsewhere(
+    here: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = here / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy("known/loose.png", elsewhere / "private.png")
+    shutil.copy("asked/Ada/0.png", elsewhere / "who.png")
+    own = here / "own"
+    own.mkdir()
+    shutil.copy("m.onnx", own)
+    monkeypatch.chdir(own)
+    # A gallery of images elsewhere, and a photograph elsewhere that the user names.
+    assert run(embed_faces.main, elsewhere / "private.png", *MODEL, "--output", "theirs.npz")[0] == 0
+    words = (elsewhere / "who.png", "theirs.npz", "--gallery", "theirs.npz", *MODEL, "--page", "s.html")
+    status, _, error = run(search_faces.main, *words)
+    page = Path("s.html").read_text()
+    said = "1 image is not shown, because a gallery may name any file and this one lies neither below its folder nor"
+    assert status == 0 and said in page and f"note: {said}" in error and f"such as {elsewhere}/private.png" in error
+    assert page.count('src="data:image/jpeg;base64,') == 1 and page.count("image not opened") == 3
+    # The user trusts it.
+    assert run(search_faces.main, *words, "--images-root", elsewhere)[0] == 0
+    page = Path("s.html").read_text()
+    assert page.count('src="data:image/jpeg;base64,') == 4 and "not shown" not in page
+    # A gallery beside its images.
+    shutil.copy("theirs.npz", elsewhere)
+    where = elsewhere / "theirs.npz"
+    assert "not shown" not in run(search_faces.main, where, "--gallery", where, "--page", "s.html")[2]
+    status, _, error = run(search_faces.main, *words[:-2], "--images-root", elsewhere)
+    assert status == 2 and "--images-root says which images the page may show: give --page FILE, too" in error
+    status, _, error = run(search_faces.main, *words, "--images-root", "gone")
+    assert status == 2 and "gone: no such folder; --images-root takes one" in error
+
+
 def test_faces_of_photographs_and_of_record_packs_are_cut_out_again(
     here: Path, run: Run, write_records: Callable[..., Path]
 ) -> None:

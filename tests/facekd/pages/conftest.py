@@ -131,11 +131,10 @@ VALUES: dict[str, dict[str, Any]] = {
                 "title": HOSTILE,
                 "faces": [
                     {"kind": "probe", "caption": HOSTILE, "picture": HOSTILE_PICTURE, "lines": [HOSTILE]},
-                    {"kind": "accepted", "caption": HOSTILE, "picture": None, "lines": []},
+                    {"kind": "accepted", "caption": HOSTILE, "picture": None, "missing": "gone", "lines": []},
                 ],
             }
         ],
-        "gone": "gone",
         "numbers": HOSTILE_TABLE,
         "without": HOSTILE_TABLE,
     },
