@@ -247,7 +247,7 @@ def summary_table(models: list[Evaluated]) -> Table:
     """Returns one row for each model; nothing is set in bold, since the intervals say more than a best value."""
     results = [one.result for one in models]
     head, columns = ["model"], []
-    if all("accuracy" in result for result in results):
+    if all(result.get("accuracy") for result in results):
         head.append("accuracy %")
         columns.append([percent(result["accuracy"]["mean"]) for result in results])
     if all(result.get("eer") is not None for result in results):
@@ -260,15 +260,18 @@ def summary_table(models: list[Evaluated]) -> Table:
                 columns.append([f"{percent(table[far]['tar'])} ({interval(table[far]['ci95'])})" for table in points])
     if all(result.get("identification") for result in results):
         means = [result["identification"]["mean"] for result in results]
-        for index, point in enumerate(means[0]["tpir_at_fpir"]):
-            head.append(f"TPIR % at FPIR {point['fpir']:g}")
-            columns.append([percent(mean["tpir_at_fpir"][index]["tpir"]) for mean in means])
-        head.append(f"rank-{means[0]['rank'][0]['rank']} %")
-        columns.append([percent(mean["rank"][0]["rate"]) for mean in means])
+        at_fpir = [{point["fpir"]: point["tpir"] for point in mean["tpir_at_fpir"]} for mean in means]
+        for fpir in (fpir for fpir in at_fpir[0] if all(fpir in own for own in at_fpir)):
+            head.append(f"TPIR % at FPIR {fpir:g}")
+            columns.append([percent(own[fpir]) for own in at_fpir])
+        at_rank = [{entry["rank"]: entry["rate"] for entry in mean["rank"]} for mean in means]
+        for rank in [rank for rank in at_rank[0] if all(rank in own for own in at_rank)][:1]:
+            head.append(f"rank-{rank} %")
+            columns.append([percent(own[rank]) for own in at_rank])
         if all((mean.get("mean_average_precision") or {}).get("value") is not None for mean in means):
             head.append("mAP %")
             columns.append([percent(mean["mean_average_precision"]["value"]) for mean in means])
-    rows = [[one.shown_name, *cells] for one, cells in zip(models, zip(*columns, strict=True), strict=True)]
+    rows = [[one.shown_name, *(column[row] for column in columns)] for row, one in enumerate(models)]
     return Table("Results", head, rows)
 
 
@@ -308,7 +311,7 @@ def _read_scored(models: list[Evaluated], names: str | None) -> ScoredModels:
         DataError: the scores of a model are not those of its results.
     """
     without: list[np.ndarray | None] = [None] * len(models)
-    if models[0].result.get("eer") is None:
+    if any(one.result.get("eer") is None for one in models):
         return ScoredModels(models, without, None, "there are no 1:1 results")
     try:
         pairs = load_pairs(models[0].result, names)

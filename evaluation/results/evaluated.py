@@ -64,9 +64,10 @@ def load_results(folder: str) -> list[Evaluated]:
         )
     check_result(file, result)
     if result["format"] == SUMMARY_FORMAT:
-        return [
-            Evaluated(name_of(one), Path(folder) / one["pair_set"]["name"], one, file) for one in result["pair_sets"]
-        ]
+        if not result["pair_sets"]:
+            raise DataError(f"{file}: is of no pack; run the evaluation again")
+        packs = [{"format": LFW_FORMAT, **one} for one in result["pair_sets"]]
+        return [Evaluated(name_of(one), Path(folder) / one["pair_set"]["name"], one, file) for one in packs]
     return [Evaluated(name_of(result), Path(folder), result, file)]
 
 

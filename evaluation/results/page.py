@@ -41,7 +41,7 @@ from facekd.files.writing import write_text
 from facekd.pages import embedding_map
 from facekd.pages.embedding_map import draw_embedding_map
 from facekd.pages.figures import chart
-from facekd.pages.html import Picture, write_page
+from facekd.pages.html import Picture, png_beside, write_page
 from facekd.pages.tables import Table
 from facekd.results.reading import name_of_set, read_curves, read_result
 from facekd.results.schema import FOLDER_FORMAT, IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT, check_result
@@ -210,11 +210,12 @@ def _pictures(folder: Path, result: dict[str, Any]) -> dict[str, list[Picture]]:
 
 
 def pictures_beside(folder: Path) -> list[Picture]:
-    """Returns the pictures that `facekd evaluate lfw` left in a folder; none of those that are gone."""
+    """Returns the pictures that `facekd evaluate lfw` left in a folder, as far as `png_beside` takes them."""
+    found = [(name, png_beside(folder / name)) for name in CAPTIONS]
     return [
-        Picture((folder / name).read_bytes(), caption, is_chart=name != "hardest_pairs.png")
-        for name, caption in CAPTIONS.items()
-        if (folder / name).is_file()
+        Picture(content, CAPTIONS[name], is_chart=name != "hardest_pairs.png")
+        for name, content in found
+        if content is not None
     ]
 
 

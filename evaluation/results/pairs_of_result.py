@@ -16,6 +16,7 @@ from evaluation.sets.pair_set import load_pair_set
 from facekd.errors import DataError
 from facekd.files.reading import sha256_of_file
 from facekd.results.schema import IJB_FORMAT, PROTOCOL_FORMAT
+from facekd.utils.foreign import shown
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ def load_pairs(result: dict[str, Any], names: str | None = None) -> ResultPairs:
     path = result["pair_set"]["path"]
     if is_race_layout(Path(path)):
         raise DataError(f"{path}: pairs of RFW and BFW are not opened again for a report")
+    # The results may be a stranger's, and name what gives bytes without end, or waits for them.
+    if not Path(path).is_file():
+        raise DataError(f"{path}: is gone, or no file")
     if sha256_of_file(path) != result["pair_set"]["sha256"]:
         raise DataError(f"{path}: has changed since the evaluation")
     # The folds as they were: balanced ones are recorded as such.
@@ -76,8 +80,10 @@ def _pairs_of_protocol(result: dict[str, Any]) -> ResultPairs:
         FacekdError, OSError: the set is gone or another one, or some of its images were left out.
     """
     dataset, root = result["dataset"], Path(result["dataset"]["root"])
+    if dataset["target"] not in KINDS:
+        raise DataError(f"{root}: there is no protocol called '{shown(dataset['target'])}'")
     listed = KINDS[dataset["target"]].load(root)
-    listed = replace(listed, distractors=listed.distractors[: dataset.get("num_distractors", 0)])
+    listed = replace(listed, distractors=listed.distractors[: dataset.get("num_distractors") or 0])
     if listed.fingerprint() != dataset["fingerprint"]:
         raise DataError(f"{root}: its lists have changed since the evaluation")
     if result["failures"]["num_images"]:

@@ -29,7 +29,8 @@ def search_table(result: dict[str, Any]) -> Table | None:
         for at, entry in enumerate(first["rank"])
     ]
     if first.get("mean_average_precision"):
-        rows.append(["mAP %", *(_with_interval(one["mean_average_precision"], "value") for one in galleries.values())])
+        of_all = [one.get("mean_average_precision") or {"value": None} for one in galleries.values()]
+        rows.append(["mAP %", *(_with_interval(one, "value") for one in of_all)])
     within = result["protocol"].get("within", 1)
     for at, point in enumerate(first["tpir_at_fpir"]):
         name = f"FNIR % at FPIR {point['fpir']:g}" + (f", rank {within}" if within > 1 else "")

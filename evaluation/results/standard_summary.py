@@ -62,7 +62,7 @@ def _subjects(result: dict[str, Any]) -> str:
     about = result.get("dataset") or result.get("pair_set") or result
     if result["format"] == PROTOCOL_FORMAT:
         galleries = {key: value for key, value in about.items() if key.startswith("num_gallery_subjects")}
-        if galleries:
+        if galleries and result.get("identification"):
             return f"{about['num_probe_subjects']:,} in the probes, {sum(galleries.values()):,} in the galleries"
         return f"{(result.get('bootstrap') or {}).get('num_subjects') or UNKNOWN}"
     count = about.get("num_subjects", result.get("num_people"))

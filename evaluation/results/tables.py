@@ -14,6 +14,7 @@ from typing import Any
 from evaluation.provenance import describe_assumptions
 from facekd.pages.numbers import interval, percent, threshold
 from facekd.pages.tables import Table
+from facekd.results.schema import PROTOCOL_FORMAT
 from facekd.utils.wording import counted
 
 VERIFICATION, IDENTIFICATION, DATA = "1:1 verification", "1:N identification", "Data"  # titles of tables
@@ -114,11 +115,11 @@ def summary_of(result: dict[str, Any]) -> str:
 
 def _what_was_compared(result: dict[str, Any]) -> str:
     people, images = counted(result.get("num_people") or 0, "person"), counted(result.get("num_images") or 0, "image")
-    text = f"{people}, {images}; " if "num_images" in result else ""
+    text = f"{people}, {images}; " if result.get("num_images") is not None else ""
     if result.get("rank"):
         text += f"{people}, {counted(result['num_gallery'], 'gallery image')}, "
         return text + f"{counted(result['num_distractors'], 'distractor')}, {counted(result['num_probes'], 'probe')}."
-    if result.get("eer") is None and "failures" in result:
+    if result.get("eer") is None and result.get("identification") and result["format"] == PROTOCOL_FORMAT:
         about = result["dataset"]
         keys = [key for key in about if key.startswith("num_gallery") and "subjects" not in key]
         entries = sum(about[key] for key in keys)
@@ -133,7 +134,7 @@ def _what_was_compared(result: dict[str, Any]) -> str:
         text += f" (95 % interval {interval(result['eer_ci95'])})"
     text += f", AUC {result['auc']:.6f}; {counted(result['num_genuine'], 'genuine pair')}"
     impostor = counted(result["num_impostor"], "impostor pair")
-    if "num_genuine_people" not in result:
+    if result.get("num_genuine_people") is None:
         return text + f" and {impostor}."
     pairs_of_people = counted(result["num_impostor_people_pairs"], "pair of people")
     return text + f" of {counted(result['num_genuine_people'], 'person')}, and {impostor} of {pairs_of_people}."

@@ -50,7 +50,7 @@ class Results:
     @property
     def accuracy(self) -> float | None:
         """Returns the mean accuracy over the folds; None for a set without folds."""
-        return self.values["accuracy"]["mean"] if "accuracy" in self.values else None
+        return (self.values.get("accuracy") or {}).get("mean")
 
     @property
     def eer(self) -> float | None:

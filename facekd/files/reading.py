@@ -30,7 +30,7 @@ def require_regular_file(path: str | os.PathLike[str]) -> None:
 
     Files and folders pass, and so does what is not there or cannot be read: opening it says more. What a shell passes
     on, `<(command)` or `/dev/stdin`, has a writer at its other end and passes, too. The kernel's own files in /proc
-    look regular, and reading some waits for ever.
+    look regular, and reading some waits for ever; the memory of a process fails at once instead, and passes.
 
     Raises:
         DataError: `path` is one.
@@ -43,7 +43,9 @@ def require_regular_file(path: str | os.PathLike[str]) -> None:
     mode, is_regular = status.st_mode, stat.S_ISREG(status.st_mode)
     if stat.S_ISDIR(mode) or (is_regular and status.st_dev != _device_of_proc()):
         return
-    if not is_regular and (name.startswith("/dev/fd/") or name == "/dev/stdin" or DESCRIPTOR.match(name)):
+    if not is_regular and (name.startswith("/dev/fd/") or name == "/dev/stdin" or DESCRIPTOR.fullmatch(name)):
+        return
+    if is_regular and os.path.basename(os.path.realpath(name)) == "mem":  # noqa: PTH119
         return
     named = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFREG: "a file of the kernel"}
     kind = named.get(stat.S_IFMT(mode), "a device")
@@ -176,7 +178,13 @@ def is_sealed(value: dict[str, Any]) -> bool:
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:
-    """Returns the hexadecimal SHA-256 of a file's content."""
+    """Returns the hexadecimal SHA-256 of a file's content.
+
+    Raises:
+        DataError: it is no regular file; see `require_regular_file`.
+        OSError: it is missing or cannot be read.
+    """
+    require_regular_file(path)
     digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -7,7 +7,9 @@ Every value is escaped: names of people, files and data sets may hold any charac
 from __future__ import annotations
 
 import base64
+import errno
 import os
+import stat
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ from facekd.utils.terminal import printable
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+PNG_START = b"\x89PNG\r\n\x1a\n"
 TEMPLATES = Path(__file__).with_name("templates")
 
 
@@ -43,6 +46,31 @@ class Picture:
         """Returns the data URL that an `<img>` shows."""
         kind = "jpeg" if self.content.startswith(b"\xff\xd8") else "png"
         return f"data:image/{kind};base64,{base64.b64encode(self.content).decode()}"
+
+
+def png_beside(path: Path) -> bytes | None:
+    """Reads a picture that an earlier command left beside results, to put it into their page.
+
+    The folder may be a stranger's, and the page may be given away: a link there could lead to any file of this machine.
+
+    Returns:
+        The bytes of the file; None if it is absent, a link, no regular file, or no PNG.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return None
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            return None
+        raise
+    # It may have been replaced in between.
+    with os.fdopen(descriptor, "rb") as stream:
+        is_png = stat.S_ISREG(os.fstat(descriptor).st_mode) and stream.read(len(PNG_START)) == PNG_START
+        return PNG_START + stream.read() if is_png else None
 
 
 def render_page(template: str, **values: Any) -> str:

@@ -14,11 +14,11 @@ import numpy as np
 
 from facekd.errors import DataError
 from facekd.files.npy_files import read_npy
+from facekd.results.contradictions import ROUNDING
 from facekd.utils.wording import counted
 from facekd.verification.kfold import kfold_accuracy
 from facekd.verification.ranked_scores import RankedScores
 
-ROUNDING = 1e-9  # of a rate; counts are whole, so that any other difference is a real one
 REMEDY = "run the evaluation again"
 
 

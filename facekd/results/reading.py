@@ -93,7 +93,7 @@ def _check_kinds(path: Path, curves: dict[str, np.ndarray], closed: set[str]) ->
             raise DataError(f"{path}: {shown(name)} is {array.dtype} {array.shape}; expected finite numbers in a row")
     # Curves are two arrays of one length, and histograms have an edge more than counts.
     sizes = {name: array.size for name, array in curves.items()}
-    pairs = [("roc_far", "roc_tar", 0)]
+    pairs = [("roc_far", "roc_tar", 0), ("map_person", "map_x", 0), ("map_person", "map_y", 0)]
     pairs += [("histogram_edges", f"histogram_{kind}", 1) for kind in ("genuine", "impostor")]
     galleries = [name.removeprefix("cmc_") for name in sizes if name.startswith("cmc_")]
     pairs += [(f"dir_{gallery}_fpir", f"dir_{gallery}_tpir", 0) for gallery in galleries]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import ConfigError, DataError
-from facekd.results.kept_scores import ROUNDING
+from facekd.results.contradictions import ROUNDING
 from facekd.results.reading import name_of_set, read_curves, read_result, results_file
 from facekd.results.schema import FOLDER_FORMAT, IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT, SUMMARY_FORMAT, check_result
 from facekd.utils.foreign import shown, some_of
@@ -146,7 +146,7 @@ def read_thresholds(place: str | os.PathLike[str]) -> MeasuredThresholds:
         )
 
     # Its thresholds: those of the FARs, and those of the curve where that is.
-    points = [_read_point(path, entry) for entry in result["tar_at_far"]]
+    points = [_read_point(entry) for entry in result["tar_at_far"]]
     curves = read_curves(path.parent, result) if path.name == "results.json" else {}
     threshold, far, tar = _all_points(path, points, curves)
     return MeasuredThresholds(
@@ -185,18 +185,10 @@ def _remarks(result: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _read_point(path: Path, entry: Mapping[str, Any]) -> TarAtFar:
-    """Returns an entry of `tar_at_far` whose numbers lie in their ranges."""
+def _read_point(entry: Mapping[str, Any]) -> TarAtFar:
+    """Returns an entry of `tar_at_far`, which `check_result` has looked at."""
     values: dict[str, Any] = {field.name: entry.get(field.name) for field in fields(TarAtFar)}
-    point = TarAtFar(**values)
-    counts = [point.num_impostor, point.num_genuine, point.false_accepts or 0]
-    rates = [point.far, point.tar or 0, point.achieved_far or 0, *(point.ci95 or ())]
-    is_sound = min(counts) >= 0 and counts[2] <= counts[0] and all(0 <= rate <= 1 for rate in rates)
-    if not is_sound or (point.tar is not None and not point.num_impostor):
-        raise DataError(
-            f"{path}: the entry of tar_at_far for FAR {point.far:g} has impossible rates or counts; {REMEDY}"
-        )
-    return point
+    return TarAtFar(**values)
 
 
 def _all_points(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from evaluation.compare_models import main
 from evaluation.evaluate_ijbc import main as evaluate_ijbc
 from evaluation.evaluate_lfw import main as evaluate_lfw
 from facekd.errors import DataError, FacekdError
+from facekd.pages.figures import new_figure, to_png
 from tests.evaluation.conftest import make_model, make_pack
 
 
@@ -61,7 +64,7 @@ def test_one_result_gets_its_own_report(ijb: Path, capsys: pytest.CaptureFixture
     assert (ijb / "good" / "report.html").stat().st_size > 10_000
 
 
-def change(folder: Path, path: tuple[str, ...], value: object) -> None:
+def change(folder: Path, path: tuple[str | int, ...], value: object) -> None:
     result = json.loads((folder / "results.json").read_text())
     place = result
     for key in path[:-1]:
@@ -228,6 +231,31 @@ def test_a_single_pack_and_several_packs_get_their_pages_again(
     (folder / "results.json").write_text('{"format": "facekd-verification-summary", "version": 1, "pair_sets": []}')
     with pytest.raises(FacekdError, match="is of no pack"):
         main([str(folder)])
+
+
+def test_a_picture_that_leads_elsewhere_stays_out_of_the_page(lfw: Path, tmp_path: Path) -> None:
+    folder, secret = shutil.copytree(lfw / "a" / "first", tmp_path / "a"), tmp_path / "secret.png"
+    secret.write_bytes(to_png(new_figure((1, 1))[0]))
+    (folder / "roc.png").symlink_to(secret)
+    (folder / "quality.png").write_text("private")
+    os.mkfifo(folder / "hardest_pairs.png")
+    assert main([str(folder)]) == 0
+    assert "data:image" not in (folder / "report.html").read_text()
+    # A picture of the results themselves is shown.
+    (folder / "roc.png").unlink()
+    shutil.copy(secret, folder / "roc.png")
+    assert main([str(folder)]) == 0
+    assert base64.b64encode(secret.read_bytes()).decode() in (folder / "report.html").read_text()
+
+
+def test_a_pack_whose_name_leads_out_of_the_folder_is_refused(lfw: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(lfw / "a", tmp_path / "a")
+    for name in ("../first", "..", "first/../../b", str(lfw / "b" / "first"), ""):
+        change(folder, ("pair_sets", 0, "pair_set", "name"), name)
+        with pytest.raises(
+            DataError, match=r"pair_sets\[0\]\.pair_set\.name is .* the name of a folder within this one"
+        ):
+            main([str(folder), str(lfw / "b"), "--output", str(tmp_path / "out")])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.sets.cohort import read_cohort
 from facekd.cli import main
 from facekd.errors import DataError
-from facekd.files.reading import require_regular_file
+from facekd.files.reading import require_regular_file, sha256_of_file
+from tests.facekd.results.test_odd_results import pack
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +68,12 @@ def test_a_named_pipe_is_named(
     assert f"error: {pipe}: is a named pipe, and a file is needed; write" in capsys.readouterr().err
 
 
+def test_a_cohort_that_is_a_pipe_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "c.npy")
+    with pytest.raises(DataError, match=r"c\.npy: is a named pipe, and a file is needed"):
+        read_cohort(tmp_path / "c.npy")
+
+
 def test_a_listed_image_that_is_a_pipe_is_a_bad_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(tmp_path / "1.jpg")
     (tmp_path / "a.lst").write_text("1\t1.jpg\t0\n")
@@ -78,10 +87,12 @@ def test_what_is_refused_and_what_passes(tmp_path: Path) -> None:
         stream.bind(str(tmp_path / "s"))
     (tmp_path / "link").symlink_to("/proc/self/status")
     kernel = (tmp_path / "link", Path("/proc/kmsg"), Path("/proc/self/status"))  # kmsg: reading it may wait for ever
-    devices = ((tmp_path / "s", "a socket"), (Path("/dev/null"), "a device"))
+    null = (Path("/dev/null"), Path("/proc/self/root/dev/null"))
+    devices = ((tmp_path / "s", "a socket"), *((path, "a device") for path in null))
     for path, kind in (*devices, *((path, "a file of the kernel") for path in kernel)):
-        with pytest.raises(DataError, match=f"{path}: is {kind}, and a file is needed"):
-            require_regular_file(path)
+        for check in (require_regular_file, sha256_of_file):
+            with pytest.raises(DataError, match=f"{path}: is {kind}, and a file is needed"):
+                check(path)
     (tmp_path / "f").write_bytes(b"")
     reading, writing = os.pipe()  # as the shell gives `<(command)`
     own = f"/proc/{os.getpid()}/fd/{reading}"
@@ -89,3 +100,19 @@ def test_what_is_refused_and_what_passes(tmp_path: Path) -> None:
         require_regular_file(path)
     os.close(reading)
     os.close(writing)
+
+
+@pytest.mark.parametrize("place", ["/dev/zero", "/dev/stdin", "/proc/kmsg", "pipe"])
+def test_results_that_name_a_device_as_their_pack_are_compared_without_it(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    result = pack()
+    result["pair_set"]["path"] = place
+    for name in ("a", "b"):
+        Path(name).mkdir()
+        (Path(name) / "results.json").write_text(json.dumps(result))
+    assert main(["report", "a", "b", "--output", "both"]) == 0
+    about = Path("both/comparison.md").read_text()
+    assert f"the data is not at its place: {place}: is " in about

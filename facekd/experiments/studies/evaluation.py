@@ -52,7 +52,7 @@ def _of_head(key: str) -> Callable[[Mapping[str, Any]], float | None]:
     return read
 
 
-EER = Measure("eer", "EER", lambda result: result["eer"], lower_is_better=True)
+EER = Measure("eer", "EER", lambda result: result.get("eer"), lower_is_better=True)
 ACCURACY = Measure("accuracy", "accuracy", lambda result: (result.get("accuracy") or {}).get("mean"))
 TOP1 = Measure("top1", "top-1", _of_head("top1"))
 TOP5 = Measure("top5", "top-5", _of_head("top5"))
@@ -64,7 +64,7 @@ def tar_at(far: float) -> Measure:
     """Returns the measure of the TAR at a FAR."""
 
     def read(result: Mapping[str, Any]) -> float | None:
-        return next((point["tar"] for point in result["tar_at_far"] if point["far"] == far), None)
+        return next((point["tar"] for point in result.get("tar_at_far") or () if point["far"] == far), None)
 
     return Measure("tar", "TAR", read, far=far)
 
@@ -125,10 +125,11 @@ class Evaluation:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def measures_of(self, results: Sequence[Mapping[str, Any]]) -> Iterator[Measure]:
-        """Yields the measures of some results, with the FARs of the first."""
+        """Yields the measures of some results, with the FARs of the first; one that was asked for twice once."""
         yield from self.measures
         if self.has_pairs:
-            yield from (tar_at(point["far"]) for point in results[0]["tar_at_far"])
+            fars = dict.fromkeys(point["far"] for point in results[0].get("tar_at_far") or ())
+            yield from map(tar_at, fars)
 
 
 def _describe_pairs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

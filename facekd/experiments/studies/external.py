@@ -126,6 +126,7 @@ def _add_evaluation(
     result = read_result(path)
     check_result(path, result)
     parts = result["pair_sets"] if result["format"] == SUMMARY_FORMAT else [result]
+    read: set[str] = set()
     for part in parts:
         if part.get("format", evaluation.format) != evaluation.format:
             raise DataError(
@@ -140,6 +141,9 @@ def _add_evaluation(
         if pack is None:
             found.unused.add(f"other {evaluation.set_text}")
             continue
+        if pack in read:
+            raise DataError(f"{path}: has two results on {pack}, and one training gives one; leave one out")
+        read.add(pack)
         for measure in evaluation.measures_of([part]):
             if (value := measure.read(part)) is not None:
                 found.add(pack, (measure.metric, measure.far), [value])
@@ -149,14 +153,21 @@ def _add_given(found: External, path: Path, content: Mapping[str, Any], study: S
     """Adds what another program wrote of packs of the study.
 
     Raises:
-        DataError: a measure that does not exist, or something that is no list of shares.
+        DataError: a measure that does not exist or is given twice, or something that is no list of shares.
     """
     names = [pack.name for pack in study.packs]
     for pack, measures in content.items():
         if not isinstance(measures, dict) or not measures:
             raise DataError(f"{path}: {shown(pack)} holds no measures; {REMEDY}")
+        read: dict[Key, str] = {}
         for name, values in measures.items():
             key = _key_of(path, name, study.evaluation)
+            if key in read:
+                raise DataError(
+                    f"{path}: {shown(pack)} has {shown(read[key])} and {shown(name)}, which are one measure; give one "
+                    "list of it, with a value for each training"
+                )
+            read[key] = name
             shares = _shares(path, f"{shown(pack)}: {shown(name)}", values)
             if pack in names:
                 found.add(pack, key, shares)

@@ -24,7 +24,7 @@ from facekd.pages.figures import (
     show_whole_numbers,
     style_of,
 )
-from facekd.pages.html import Picture, write_page
+from facekd.pages.html import Picture, png_beside, write_page
 from facekd.pages.numbers import decimal
 from facekd.pages.tables import Table
 from facekd.training.logbook.centre_maps import draw_centre_maps
@@ -148,9 +148,9 @@ def _pictures(folder: Path, entries: Entries, validations: Entries) -> list[Pict
     pictures.append(
         chart(figure, "How fast the run was from line to line of its log, and how much it waited for data.")
     )
-    if (folder / DIAGNOSTICS).is_file():
+    if (content := png_beside(folder / DIAGNOSTICS)) is not None:
         caption = "Cosines of student and teacher: of their classifiers, class by class, and of their embeddings."
-        pictures.append(Picture((folder / DIAGNOSTICS).read_bytes(), caption, is_chart=True))
+        pictures.append(Picture(content, caption, is_chart=True))
     if (maps := draw_centre_maps(folder)) is not None:
         pictures.append(maps)
     return pictures

@@ -56,6 +56,23 @@ def test_says_whether_the_comparisons_show_such_a_rate(
     assert expected in printed and "how many people are behind them is not known" in printed
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"pair_set": "abc"}, "pair_set is no object"),
+        ({"dataset": "abc"}, "dataset is no object"),
+        ({"num_impostor_people_pairs": "abc"}, "num_impostor_people_pairs is 'abc', and a whole number from 0"),
+        ({"num_impostor_people_pairs": {"a": 1}}, "num_impostor_people_pairs is '{'a': 1}', and a whole number from 0"),
+        ({"num_pairs": 10**400}, r"num_pairs is '1000\d+ \.\.\. \(341 more characters\) \.\.\. 0+', and a number"),
+        ({"software": {"a": [[10**400]]}}, r"software\.a\[0\]\[0\] is '1000"),
+        ({"software": json.loads("[" * 60 + "]" * 60)}, "is nested more than 40 levels deep"),
+    ],
+)
+def test_results_with_other_things_in_them_are_refused(values: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"results\.json: .*{message}"):
+        main([str(results(tmp_path, **values))])
+
+
 def test_rates_that_were_not_measured_are_refused(tmp_path: Path) -> None:
     results(tmp_path)
     with pytest.raises(ConfigError, match="FAR 1e-06 is not measurable"):

@@ -93,7 +93,7 @@ def test_whatever_is_wrong_is_refused_by_a_sentence_or_shown(value: Any, tmp_pat
         ({"tar_at_far": [{**POINT, "threshold": None}]}, r"it has no tar_at_far\[0\]\.threshold"),
         (
             {"tar_at_far": [{**POINT, "far": "\x1b[31m"}]},
-            r"tar_at_far\[0\]\.far is '\\x1b\[31m', and a number is expected",
+            r"tar_at_far\[0\]\.far is '\\x1b\[31m', and a share from 0 to 1 is expected",
         ),
         ({"eer_ci95": [1]}, "eer_ci95 is no list of 2 numbers"),
         ({"identification": {"G1": GALLERY}}, "it has no identification.mean"),

@@ -17,6 +17,7 @@ from facekd.experiments.studies.comparison import Values, unpaired_difference
 from facekd.experiments.studies.file import load_study
 from facekd.experiments.studies.results import gather
 from tests.facekd.experiments.studies.test_classification_study import RESNET20, SEEDS, write, write_result
+from tests.facekd.results.test_odd_results import pack
 
 THEIRS = [0.81, 0.78, 0.85, 0.8, 0.79, 0.83]
 METHODS = {"alone": {"verb": "train"}, "other": {"verb": "train", "config": RESNET20}}
@@ -132,6 +133,27 @@ def test_tars_of_packs(tmp_path: Path) -> None:
     assert found["tar_at_far"][0]["tar"]["difference"]["p_value"] == pytest.approx(expected.pvalue)
     assert found["eer"]["mean"] == pytest.approx(0.21) and found["accuracy"] is None
     assert theirs["results"]["unused"] == ["test, tar@0.001"]
+    # One measure under two names would make two trainings of one.
+    twice = {"test": {"eer": [0.1], "tar@0.01": [0.9], "tar@1e-2": [0.1]}}
+    (tmp_path / "theirs.json").write_text(json.dumps(twice))
+    with pytest.raises(DataError, match=r"theirs\.json: test has tar@0\.01 and tar@1e-2, which are one measure; give"):
+        method_of(path)
+
+
+def test_a_pack_or_a_far_that_an_evaluation_has_twice_counts_once_or_is_refused(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs" / "results.json"
+    methods = {"alone": {"verb": "train"}, "theirs": {"results": str(theirs.parent)}}
+    path = write(tmp_path, output=str(tmp_path), classification=None, packs=["x/test.bin"], methods=methods)
+    own = {key: value for key, value in pack().items() if key != "format"}
+    for run in load_study(path).runs:
+        run.verification.mkdir(parents=True)
+        (run.verification / "results.json").write_text(json.dumps(own))
+    theirs.parent.mkdir()
+    theirs.write_text(json.dumps({**pack(), "tar_at_far": [pack()["tar_at_far"][0]] * 2}))  # `--fars 0.1,0.1`
+    assert len(method_of(path)["packs"]["test"]["tar_at_far"][0]["tar"]["values"]) == 1
+    theirs.write_text(json.dumps({"format": "facekd-verification-summary", "version": 1, "pair_sets": [own, own]}))
+    with pytest.raises(DataError, match=r"results\.json: has two results on test, and one training gives one"):
+        method_of(path)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +185,7 @@ def test_files_that_cannot_be(tmp_path: Path, changes: dict[str, Any], message: 
         ({"cifar": {"top_1": [0.8]}}, "top_1 is no measure of this study; did you mean top1? It has top1, top5, mean"),
         ({"cifar": {"tar@0.1": [0.8]}}, "tar@0.1 is no measure of this study"),
         ({"cifar": [0.8]}, "cifar holds no measures"),
+        ({"cifar": {"top1": [10**400]}}, "expected a list of shares from 0 to 1"),
         ({"svhn": {"top1": [0.8]}}, "has results on svhn, and the study's are on cifar"),
         ({}, "has results on none, and the study's are on cifar"),
         ({"format": "facekd-folder", "version": 1}, "theirs.json"),

@@ -82,6 +82,10 @@ def test_a_run_that_goes_on_is_shown_as_far_as_it_is(run: Path) -> None:
     cv2.imwrite(str(run / "diagnostics.png"), np.zeros((8, 8, 3), np.uint8))
     page = write_run_page(run).read_text()
     assert "Not complete" in page and "<h2>Validation</h2>" not in page and page.count("<img") == 4
+    # A link of that name could lead anywhere.
+    (run / "diagnostics.png").rename(run / "other.png")
+    (run / "diagnostics.png").symlink_to(run / "other.png")
+    assert write_run_page(run).read_text().count("<img") == 3
 
 
 def test_a_log_without_training_is_refused(tmp_path: Path) -> None:
