@@ -11,11 +11,16 @@ import os
 from collections.abc import Collection, Iterable
 
 VARIABLE = "_ARGCOMPLETE"  # set by argcomplete's functions of the shell: how many words of the line are the command
+MAX_DIGITS = 10
 
 
 def is_completing() -> bool:
-    """Tells whether a shell asks for completions instead of running the command."""
-    return VARIABLE in os.environ
+    """Tells whether a shell asks for completions instead of running the command.
+
+    Variables that are left over, without the line that is typed or with no numbers in them, ask for nothing.
+    """
+    numbers = (os.environ.get(name, "") for name in (VARIABLE, "COMP_POINT"))
+    return "COMP_LINE" in os.environ and all(text.isdecimal() and len(text) < MAX_DIGITS for text in numbers)
 
 
 def answer(parser: argparse.ArgumentParser) -> None:

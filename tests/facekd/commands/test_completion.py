@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from facekd.cli import main
+
 pytest.importorskip("argcomplete")
 
 
@@ -38,3 +40,12 @@ def completions(line: str, folder: Path) -> list[str]:
 )
 def test_what_fits_is_offered(line: str, expected: list[str], tmp_path: Path) -> None:
     assert completions(line, tmp_path) == expected
+
+
+@pytest.mark.parametrize("left_over", [{"_ARGCOMPLETE": "1"}, {"COMP_LINE": "facekd", "COMP_POINT": "x"}])
+def test_variables_that_are_left_over_ask_for_nothing(
+    left_over: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"_ARGCOMPLETE": "1", **left_over}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["--version"]) == 0 and capsys.readouterr().out.startswith("facekd ")
