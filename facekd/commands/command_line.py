@@ -133,6 +133,11 @@ class CommandParser(argparse.ArgumentParser):
         """Prints one line, without the usage, and exits with status 2."""
         self.exit(2, f"error: {message} (`{self.prog} --help` lists the options)\n")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse keeps quiet where help cannot be printed, such as on a full disk, and ends with status 0.
+        if message:
+            (file or sys.stderr).write(message)
+
     def _checked(self, args: Sequence[str] | None) -> list[str]:
         """Refuses an option that does not exist, because argparse would first complain of what else is missing.
 

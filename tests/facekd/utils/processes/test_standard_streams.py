@@ -32,17 +32,25 @@ def test_a_file_does_not_get_the_number_of_a_closed_stream() -> None:
 
 
 MENU = "import sys; from facekd.cli import main; sys.exit(main(['--help']))"
+HELP = "import sys; from facekd.cli import main; sys.exit(main(['models', '--help']))"
 LINE = "import sys; from facekd.errors import run_verb; sys.exit(run_verb(lambda: print('cosine 0.5')))"
 
 
-@pytest.mark.parametrize("code", [MENU, LINE])
-def test_a_result_that_cannot_be_printed_is_an_error(code: str) -> None:
-    done = run(code, ">&-")
-    assert done.returncode == 2
-    assert done.stderr == (
-        "error: standard output is closed, so nothing could be printed: send it to a file, or to /dev/null\n"
-    )
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("code", [HELP, LINE])
+def test_a_result_that_a_full_disk_does_not_take_is_an_error(
+    code: str, unbuffered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     done = run(code, ">/dev/full")
     assert done.returncode == 2
     assert done.stderr.startswith("error: no space left on the device while writing standard output; ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_command_without_standard_output_does_not_begin() -> None:
+    done = run(MENU, ">&-")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: standard output is closed, so nothing could be printed: send it to a file, or to /dev/null\n"
+    )
