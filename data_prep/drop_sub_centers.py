@@ -14,11 +14,11 @@ from data_prep.inspection.clean_lists import write_clean_list
 from facekd.checkpoints.contents import Checkpoint
 from facekd.checkpoints.run_folder import resolve_checkpoint
 from facekd.commands.command_line import CommandParser, real_number
-from facekd.commands.places import check_apart, require_own
+from facekd.commands.places import check_apart, require_own_results
 from facekd.embedder.model_options import add_model_options
-from facekd.errors import CheckpointError, DataError, run_verb
+from facekd.errors import CheckpointError, run_verb
 from facekd.files.output_lock import folder_lock
-from facekd.files.result_folder import finish_results, is_unfinished, start_results
+from facekd.files.result_folder import finish_results, start_results
 from facekd.files.writing import write_text
 from facekd.head.sub_centers import DominantCentres, find_dominant_centres
 from facekd.teacher.options import add_data_options, embed_training_set, labels_of_embedded, open_teacher_and_data
@@ -59,7 +59,8 @@ def _drop(arguments: argparse.Namespace, output: Path) -> int:
     # The model and the data, and whether they belong together.
     file = resolve_checkpoint(arguments.model)
     check_apart(output, file, Path(arguments.data), names=(CHECKPOINT, NOISY, REPORT, EMBEDDINGS))
-    _check_output(output)
+    mark = f'"format": "{REPORT_FORMAT}"'.encode()
+    require_own_results(output, (CHECKPOINT, NOISY), "facekd drop-sub-centers", REPORT, [mark])
     arguments.model = str(file)
     head, checkpoint = _read_head(file)
     embedder, dataset = open_teacher_and_data(arguments)
@@ -87,19 +88,6 @@ def _drop(arguments: argparse.Namespace, output: Path) -> int:
     (output / EMBEDDINGS).unlink()
     _print(report, output, is_pack=_pack_of(dataset) is not None)
     return 0
-
-
-def _check_output(output: Path) -> None:
-    """Refuses a folder in which another command has left files of the names that this one writes.
-
-    Raises:
-        DataError: it has.
-    """
-    require_own(output / REPORT, "facekd drop-sub-centers", [f'"format": "{REPORT_FORMAT}"'.encode()])
-    if (output / REPORT).exists() or is_unfinished(output, REPORT):
-        return
-    if there := [name for name in (CHECKPOINT, NOISY) if (output / name).exists()]:
-        raise DataError(f"{output}: has a {there[0]} that is not of this command; choose another --output")
 
 
 def _read_head(file: Path) -> tuple[SharedHead, Checkpoint]:

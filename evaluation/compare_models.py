@@ -17,7 +17,7 @@ from evaluation.results.page import write_report
 from evaluation.results.pairs_of_result import ResultPairs, load_pairs
 from evaluation.results.summary_page import write_summary_page
 from facekd.commands.command_line import FAR_LIST, SEED, CommandParser, command_text, whole_number
-from facekd.commands.places import check_apart, check_named_once, claimed_files
+from facekd.commands.places import check_apart, check_named_once, claimed_files, require_own_results
 from facekd.errors import DataError, FacekdError, run_verb
 from facekd.files.result_folder import MARK, finish_results, start_results
 from facekd.files.writing import write_text
@@ -160,6 +160,9 @@ def _write(arguments: argparse.Namespace) -> Path:
         read = [Path(folder) for folder in arguments.results]
         check_apart(Path(arguments.output), *read, names=FILES)
         with lock_output(Path(arguments.output)):
+            require_own_results(
+                Path(arguments.output), FILES[1:], "facekd report", FILES[0], [b'"format": "facekd-comparison"']
+            )
             _compare(arguments)
         return Path(arguments.output) / "comparison.html"
     if first.suffix == ".html":

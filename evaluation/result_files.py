@@ -18,7 +18,7 @@ import numpy as np
 from evaluation.provenance import describe_software
 from evaluation.shared_options import data_read, files_read
 from facekd.commands.command_line import command_text
-from facekd.commands.places import check_apart
+from facekd.commands.places import check_apart, require_own_results
 from facekd.errors import DataError
 from facekd.files.output_lock import folder_lock
 from facekd.files.reading import read_json
@@ -94,7 +94,7 @@ def lock_output(
 
 
 def check_output(folder: Path, parts: Sequence[str] = ()) -> None:
-    """Refuses an output folder with results of something else than an evaluation, before hours of embedding.
+    """Refuses an output folder with files of something else than an evaluation, before hours of embedding.
 
     Args:
         folder: output folder of the evaluation, which need not exist.
@@ -105,6 +105,7 @@ def check_output(folder: Path, parts: Sequence[str] = ()) -> None:
     """
     for place in (folder, *(folder / part for part in parts)):
         _earlier_results(place)
+        require_own_results(place, FILES, "facekd evaluate")
 
 
 def start_evaluation(folder: Path, parts: Sequence[str] = ()) -> None:

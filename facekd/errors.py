@@ -7,13 +7,14 @@ Any other exception that escapes is a defect of facekd and keeps its traceback.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from facekd.utils.environment import number_from_environment
@@ -24,6 +25,7 @@ from facekd.utils.requirements import explain_missing
 from facekd.utils.terminal import printable, printable_streams
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+GONE = "the current folder was deleted; change into another one (`cd`)"
 _DEVICE_FAILS = (errno.EIO, errno.EROFS, errno.ESTALE, errno.EFBIG, errno.ENODEV, errno.ENXIO, errno.EREMOTEIO)
 SECONDS_FOR_THE_FIRST, MOST_SECONDS_FOR_THE_FIRST = 2.0, 3600.0
 
@@ -106,9 +108,22 @@ def run_verb(main: Callable[[], int | None]) -> int:
     explain_bus_errors(f"error: {f'(rank {rank}) ' if rank else ''}")
     with outliving_the_terminal(), printable_streams(), interrupted_by_signals():
         try:
-            return _status_of(main)
+            with _without_torch_in_a_deleted_folder():
+                return _status_of(main)
         except KeyboardInterrupt as error:  # while an error was told, or waited for another process to tell its own
             return _status_of_stop(error)
+
+
+@contextlib.contextmanager
+def _without_torch_in_a_deleted_folder() -> Iterator[None]:
+    if not _is_current_folder_deleted():
+        yield
+        return
+    sys.meta_path.insert(0, _NoTorch)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(_NoTorch)  # type: ignore[arg-type]
 
 
 def _status_of(main: Callable[[], int | None]) -> int:
@@ -129,7 +144,7 @@ def _status_of(main: Callable[[], int | None]) -> int:
     except OSError as error:
         # Operating-system errors that name a file, or whose cause is known, are the user's to fix as well.
         if isinstance(error, FileNotFoundError) and _lies_in_a_deleted_folder(error.filename):
-            _report("the current folder was deleted; change into another one (`cd`)")
+            _report(GONE)
             return 2
         file = _with_a_name(error.filename or file_at_fault(error))
         if error.errno in NO_SPACE:
@@ -193,11 +208,24 @@ def _lies_in_a_deleted_folder(file: object) -> bool:
     """Tells whether a file that was not found is named relative to a current folder that is gone, or is that folder."""
     if isinstance(file, str | bytes | os.PathLike) and os.path.isabs(file):  # noqa: PTH117 - may be bytes
         return False
+    return _is_current_folder_deleted()
+
+
+def _is_current_folder_deleted() -> bool:
     try:
         os.getcwd()  # noqa: PTH109
     except FileNotFoundError:
         return True
     return False
+
+
+class _NoTorch:
+    """Refuses to import torch, whose MKL ends the process at once where the current folder was deleted."""
+
+    @staticmethod
+    def find_spec(name: str, _path: object = None, _target: object = None) -> None:
+        if name == "torch":
+            raise FacekdError(GONE)
 
 
 def is_device_failure(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from facekd.errors import DataError
 from facekd.files.output_lock import file_lock
+from facekd.files.result_folder import MARK, was_stopped
 
 MARK_WITHIN = 1024  # bytes
 
@@ -85,6 +86,28 @@ def require_own(path: Path, verb: str, marks: Iterable[bytes]) -> None:
     beginning = _beginning(path) if path.is_file() else None
     if beginning is None or (beginning and not any(mark in beginning for mark in marks)):
         raise DataError(f"{path}: is there already, and not from `{verb}`; choose another name, or move it away")
+
+
+def require_own_results(
+    folder: Path, files: Iterable[str], verb: str, mark: str = MARK, marks: Collection[bytes] = (b"",)
+) -> None:
+    """Refuses a folder in which somebody else has files of the names that a verb replaces; see `start_results`.
+
+    Args:
+        folder: where the results will be; it may be absent.
+        files: names of the files that they may consist of, beside `mark`.
+        verb: the command, such as `facekd study`.
+        mark: name of the file that is there when results are complete.
+        marks: what it has among its first bytes, if it is of this verb; by default any will do.
+
+    Raises:
+        DataError: a file of something else is there, or a folder of its name.
+    """
+    require_own(folder / mark, verb, marks)
+    if (folder / mark).exists() or was_stopped(folder, mark):
+        return
+    for name in files:
+        require_own(folder / name, verb, ())
 
 
 @contextmanager

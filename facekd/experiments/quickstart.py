@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from facekd.commands.command_line import SEED, CommandParser
+from facekd.commands.places import require_own_results
 from facekd.errors import run_verb
 from facekd.experiments.command_runner import (
     CompletedSteps,
@@ -29,6 +30,7 @@ from facekd.files.result_folder import finish_results, start_results
 from facekd.utils.progress import SECONDS_BETWEEN_LINES, format_duration
 
 VERBS = ("train", "distill")
+REPORT, SCHEMA = "report.html", 1
 EXAMPLE = """\
 example:
   facekd quickstart --output runs/quickstart
@@ -166,6 +168,7 @@ class Quickstart:
 
         started = time.monotonic()
         with folder_lock(self.folder, "quickstart is at work"):
+            require_own_results(self.folder, (REPORT,), "facekd quickstart", marks=[f'"schema": {SCHEMA}'.encode()])
             completed = CompletedSteps(self.folder, same_command_only=True)
             self._make_untrained()
             # Networks as small as these learn faster two at a time than one on all cores; each step prints to its log.
@@ -175,9 +178,9 @@ class Quickstart:
             run_steps(steps, completed, jobs=2, threads=max(1, usable_cores() // 2), on_poll=watch.on_poll)
             models = [self._result("untrained", "random weights")]
             models += [self._result(name, RECIPES[name].method) for name in EVALUATED]
-            start_results(self.folder, ("report.html",))
+            start_results(self.folder, (REPORT,))
             write_report(self.folder, models)
-            finish_results(self.folder, {"schema": 1, "seed": self.seed, "models": models})
+            finish_results(self.folder, {"schema": SCHEMA, "seed": self.seed, "models": models})
         print(_table(models))
         print(f"\nreport: {self.folder / 'report.html'}   ({format_duration(time.monotonic() - started)})")
 

@@ -18,13 +18,14 @@ from typing import Any
 
 from facekd.commands.command_line import command_text
 from facekd.commands.config_help import take_switch
+from facekd.commands.places import require_own_results
 from facekd.commands.plain_configs import to_yaml
 from facekd.errors import ConfigError, run_verb
 from facekd.experiments.command_runner import CompletedSteps, TrainingWatch, run_steps
 from facekd.experiments.studies.config import VERBS, Study
 from facekd.experiments.studies.external import check_external
 from facekd.experiments.studies.file import StudyFile, make_study, parse_study
-from facekd.experiments.studies.results import gather
+from facekd.experiments.studies.results import FILES, RESULT_FORMAT, gather
 from facekd.files.output_lock import folder_lock
 from facekd.files.reading import read_json
 from facekd.files.writing import write_json
@@ -62,6 +63,8 @@ def main(argv: list[str] | None = None, parse_evaluation: Callable[[str, list[st
             _try(study, file, configs)
             return 0
     with folder_lock(study.output, "study is at work"):
+        mark = f'"format": "{RESULT_FORMAT}"'.encode()
+        require_own_results(study.output, FILES, "facekd study", marks=[mark])
         failed = [] if file.report_only else _run(study, file)
         _report(study, failed, words)
     return 1 if failed else 0

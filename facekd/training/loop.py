@@ -43,7 +43,7 @@ from facekd.training.logbook import (
     write_page_of_long_run,
 )
 from facekd.training.recognizer import Recognizer, build_recognizer
-from facekd.training.resume import delete_leftovers, restore_latest, save_state
+from facekd.training.resume import CONFIG, check_run_folder, delete_leftovers, restore_latest, save_state
 from facekd.training.schedule import learning_rate
 from facekd.training.starting_weights import describe_start
 from facekd.training.state import TrainingState, build_state
@@ -109,6 +109,7 @@ def train(
     Returns:
         0 when the run is complete; 128 + the signal's number when a signal stopped it (after a checkpoint).
     """
+    check_run_folder(config)
     _check_machine(config, world)
     with (
         folder_lock(Path(config.output), "process is training", world.is_main),
@@ -124,7 +125,7 @@ def train(
         if world.is_main:
             delete_leftovers(state.folder)
             keep_last(state.folder, config.checkpoint.keep)  # a run may be stopped before it deletes the oldest
-            write_text(state.folder / "config.yaml", to_yaml(config))
+            write_text(state.folder / CONFIG, to_yaml(config))
         with Logbook(
             state.folder,
             total_images=total_images,

@@ -27,12 +27,14 @@ from facekd.checkpoints.run_folder import (
     list_checkpoints,
     not_written,
 )
-from facekd.commands.plain_configs import differences, to_plain, with_defaults
+from facekd.commands.places import check_apart
+from facekd.commands.plain_configs import differences, to_plain, to_yaml, with_defaults
 from facekd.data.datasets.identity_map import is_same_identity_map, people_fields
 from facekd.distributed import failing_together, gather_rows
-from facekd.errors import CheckpointError, FacekdError
+from facekd.errors import CheckpointError, DataError, FacekdError
 from facekd.head.classifier import MarginClassifier
 from facekd.plugins import plugins_of, require_plugins
+from facekd.training.config import TrainConfig
 from facekd.training.optim import load_optimizer
 from facekd.training.recognizer import Recognizer, backbone_arguments
 from facekd.training.schedule import ScheduleConfig, first_change, learning_rate
@@ -40,6 +42,7 @@ from facekd.training.state import TrainingState
 from facekd.utils.foreign import shown, some_of
 from facekd.utils.wording import counted
 
+CONFIG = "config.yaml"
 # Keys that a resumed run may change, because they do not alter what is learnt: where the run computes, what it measures
 # and what it keeps. Another batch_size_per_rank or number of processes alters the batches of batch normalisation alone.
 RESUMABLE_KEYS = (
@@ -341,6 +344,27 @@ def _conflict_of_lengths(training: Progress, old_schedule: dict[str, Any], state
         f"{rates[0]:.4g}. Only with schedule.name constant, or step with milestones in images, can a run be made "
         "longer at any time; linear, cosine and polynomial fall over the whole length"
     )
+
+
+def check_run_folder(config: TrainConfig) -> None:
+    """Refuses a folder for a new run that lies in the training images, or has a `config.yaml` of somebody else.
+
+    A folder that has a run already is left to `restore_latest`, wherever it lies.
+
+    Raises:
+        DataError: it is refused.
+    """
+    folder = Path(config.output)
+    if (folder / "log.jsonl").exists() or (folder / "checkpoints").exists():
+        return
+    check_apart(folder, Path(config.data.train), *map(Path, config.validation.packs), names=())
+    # A run that was stopped at once has left no more than its configuration, which the same command writes again.
+    file = folder / CONFIG
+    if file.exists() and not (file.is_file() and file.read_bytes() == to_yaml(config).encode()):
+        raise DataError(
+            f"{file}: is there already, and the configuration of the run would replace it; choose another --output, or "
+            "another name for this file"
+        )
 
 
 def delete_leftovers(run_folder: Path) -> None:

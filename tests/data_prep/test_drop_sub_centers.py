@@ -158,4 +158,4 @@ def test_what_cannot_be_dropped_is_refused_in_a_sentence(trained: Path, pack: Pa
     assert "has 6 identities, " in error(trained, fewer)
     out.mkdir()
     (out / "checkpoint.pt").write_text("mine")
-    assert "has a checkpoint.pt that is not of this command" in error(trained, pack)
+    assert "checkpoint.pt: is there already, and not from `facekd drop-sub-centers`" in error(trained, pack)

@@ -15,7 +15,7 @@ from facekd.experiments.classifier_table import EXPLANATION
 from facekd.experiments.studies.comparison import REMEDY
 from facekd.experiments.studies.config import Study
 from facekd.experiments.studies.evaluation import CLASSIFICATION, PEOPLE, main_of, measured_in
-from facekd.experiments.studies.results import read_verification, verification_folder
+from facekd.experiments.studies.results import FILES, read_verification, verification_folder
 from facekd.experiments.studies.tables import PLUS_MINUS, classifiers_table, describe_pack, pack_table, to_csv, to_latex
 from facekd.files.result_folder import finish_results, start_results
 from facekd.files.writing import write_text
@@ -47,7 +47,7 @@ def write_report(study: Study, results: dict[str, Any]) -> None:
     figures = _figures(study, results)
     page = _render_page(study, results, figures)
     vector = [f"{name}.{kind}" for name in figures for kind in FIGURE_KINDS]
-    start_results(study.output, ("results.md", "results.csv", "results.tex", "report.html", *vector))
+    start_results(study.output, (*FILES, *vector))
     write_text(study.output / "results.md", to_markdown(results))
     write_text(study.output / "results.csv", to_csv(results))
     write_text(study.output / "results.tex", to_latex(results))

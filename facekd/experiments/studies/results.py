@@ -27,6 +27,7 @@ from facekd.results.schema import check_result
 from facekd.training.logbook import read_log
 
 RESULT_FORMAT, RESULT_VERSION = "facekd-study", 1
+FILES = ("results.md", "results.csv", "results.tex", "report.html")  # beside results.json and the figures
 Evaluated = Mapping[tuple[str, int], dict[str, Any]]  # by method and seed: for each pack its results
 
 

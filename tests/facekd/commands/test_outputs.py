@@ -29,9 +29,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"content of {name}")
     # Files of somebody else under the names that verbs give to what they write beside their outputs.
-    for name in ("head.json", "faces.report.tsv", "new.model_card.json", "new.model_card.md", "drop/report.json"):
+    beside = ("head.json", "faces.report.tsv", "new.model_card.json", "new.model_card.md", "drop/report.json")
+    for name in (*beside, "noted/report.md", "compared/comparison.md", "quick/report.html", "quick2/results.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text('{"format": "mine"}')
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / "config.yaml").write_text("# my own words\ndata: {train: people}\n")
     return tmp_path
 
 
@@ -81,6 +84,8 @@ def check_refused(here: Path, run: Run, words: str, message: str) -> None:
         "evaluation.evaluate_robustness --model m.onnx --pairs packs/lfw.bin --output packs",
         "evaluation.evaluate_classification --model m.onnx --data cifar --output cifar/new",
         "evaluation.compare_models out their --output out",
+        "facekd.training.train --data.train people --device cpu --output people/ann",
+        "facekd.training.train --data.train set --device cpu --output set",
     ],
 )
 def test_an_output_that_is_read_is_refused_before_anything_is_read_or_written(here: Path, run: Run, words: str) -> None:
@@ -98,6 +103,17 @@ def test_an_output_that_is_read_is_refused_before_anything_is_read_or_written(he
         ("evaluation.compare_models page.html --pdf page.html", "page.html: is there already, and not from"),
         ("evaluation.compare_models page.html --pdf notes.txt", "notes.txt: is there already, and not from"),
         ("evaluation.compare_models run --pdf run/log.jsonl", "run/log.jsonl: is there already, and not from"),
+        (
+            "evaluation.evaluate_folder --model m.onnx --images people --output noted",
+            "noted/report.md: is there already",
+        ),
+        ("evaluation.compare_models out their --output compared", "compared/comparison.md: is there already, and not"),
+        ("facekd.experiments.quickstart --size tiny --output quick", "quick/report.html: is there already, and not"),
+        ("facekd.experiments.quickstart --size tiny --output quick2", "quick2/results.json: is there already, and not"),
+        (
+            "facekd.training.train exp/config.yaml --device cpu --output exp",
+            "exp/config.yaml: is there already, and the",
+        ),
         # One file under two names.
         (
             "facekd.faces.search_faces c.bin --gallery g.npz --output s.json --page s.json",
