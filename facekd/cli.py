@@ -167,7 +167,7 @@ def _dispatch(arguments: list[str]) -> int:
     for words in (2, 1):
         name = " ".join(arguments[:words])
         if name in VERBS:
-            return _load(name)(_without_plugins(name, arguments[words:]))
+            return _run(name, arguments[words:])
 
     # The first word of a group, or a mistyped verb.
     group = [verb for verb in VERBS if verb.startswith(f"{arguments[0]} ")]
@@ -178,6 +178,16 @@ def _dispatch(arguments: list[str]) -> int:
     close = nearest(asked, VERBS)
     hint = f"; did you mean `facekd {close}`?" if close else ""
     raise FacekdError(f"there is no `facekd {asked}`{hint} (`facekd --help` lists the verbs)")
+
+
+def _run(name: str, words: list[str]) -> int:
+    """Runs a verb; the end of a command by the code of a plug-in is an error."""
+    try:
+        return _load(name)(_without_plugins(name, words))
+    except SystemExit as stop:
+        if plugins := sys.modules.get("facekd.plugins"):
+            plugins.refuse_exit(stop)
+        raise
 
 
 def _without_plugins(verb: str, words: list[str]) -> list[str]:

@@ -53,6 +53,7 @@ class Plugin:
 
 
 _loaded: dict[str, Plugin] = {}  # by what the user wrote, expanded
+_modules: set[str] = set()  # their names: of a package, all modules in it belong to the plug-in
 
 
 def load_plugin(source: str) -> Plugin:
@@ -76,6 +77,7 @@ def load_plugin(source: str) -> Plugin:
         )
     module, name, sha256 = _import_file(path) if path.suffix == ".py" else _import_entry_point(source)
     plugin = Plugin(name, sha256)
+    _modules.add(module.__name__)
     for table in _TABLES:
         _add_rows(key, module, table, plugin)
     if not plugin.provides:
@@ -109,6 +111,21 @@ def load_from_environment() -> None:
     """Loads the plug-ins that FACEKD_PLUGINS names, separated as in PATH."""
     for source in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
         load_plugin(source)
+
+
+def refuse_exit(stop: SystemExit) -> None:
+    """Refuses the end of a command by the code of a plug-in; its results would be missing, and its status could be 0.
+
+    Raises:
+        ConfigError: a line of a plug-in has called `sys.exit`; it names the line.
+    """
+    trace = stop.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    if trace is not None and any(module == name or module.startswith(f"{name}.") for name in _modules):
+        where = f"{trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}"
+        raise ConfigError(f"{where}: the plug-in ends the command by sys.exit; let it raise an error") from stop
 
 
 def add_plugin_option(parser: argparse.ArgumentParser) -> None:

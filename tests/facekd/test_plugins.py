@@ -196,6 +196,19 @@ def test_a_plugin_that_cannot_be_used_is_refused(text: str, message: str, write:
         plugins.load_plugin(str(write(text)))
 
 
+def test_a_plugin_that_ends_the_command_while_it_runs_is_an_error(
+    write: Callable[..., Path], tiny_arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ("import sys", "from facekd.backbones import Backbone", "class Mine(Backbone):")
+    path = write("\n".join([*lines, "    def __init__(self, *_, **__): sys.exit(0)", "BACKBONES = {'mine': Mine}"]))
+    words = [word for word in tiny_arguments if word != "mobilefacenet"]
+    words.remove("--backbone.name")
+    assert main(["train", "--plugin", str(path), *words, "--backbone.name", "mine"]) == 2
+    assert f"error: {path}, line 4: the plug-in ends the command by sys.exit" in capsys.readouterr().err
+    with pytest.raises(SystemExit):  # the parser's own
+        main(["embed", "--plugin", str(path), "--nothing"])
+
+
 def test_what_is_no_plugin_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"missing\.py: no such plug-in; give a Python file"):
         plugins.load_plugin(str(tmp_path / "missing.py"))
