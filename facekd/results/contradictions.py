@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 
 ROUNDING = 1e-9  # of a rate; counts are whole, so that any other difference is a real one
 COSINE_ROUNDING = 1e-4  # of embeddings in float32, and of a threshold just above the highest cosine
@@ -23,7 +24,7 @@ def problem_of_point(point: Mapping[str, Any]) -> str | None:
     if not num_impostor or not point["num_genuine"] or accepted > num_impostor:
         return (
             f"has impossible counts: {accepted:,} false accepts among {num_impostor:,} impostor and "
-            f"{point['num_genuine']:,} genuine comparisons"
+            f"{counted(point['num_genuine'], 'genuine comparison')}"
         )
     return _problem_of_share("achieved_far", point["achieved_far"], accepted, num_impostor) or _problem_of_interval(
         "tar", point["tar"], point.get("ci95")
@@ -35,7 +36,7 @@ def problem_of_rate(rate: Mapping[str, Any]) -> str | None:
     if rate["rate"] is None:
         return None
     if rate["errors"] > rate["num"] or not rate["num"]:
-        return f"has impossible counts: {rate['errors']:,} errors among {rate['num']:,} comparisons"
+        return f"has impossible counts: {rate['errors']:,} errors among {counted(rate['num'], 'comparison')}"
     return _problem_of_share("rate", rate["rate"], rate["errors"], rate["num"]) or _problem_of_interval(
         "rate", rate["rate"], rate["ci95"]
     )

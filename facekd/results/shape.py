@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 
 NUMBER, TEXT = "a number", "text"
 SHARE = "a share from 0 to 1"
@@ -135,7 +136,7 @@ def _problems_of_object(place: str, value: Any, shape: dict[str, Any]) -> Iterat
 
 def _problems_of_interval(place: str, value: Any, shape: tuple[str, str]) -> Iterator[str]:
     if not isinstance(value, list) or len(value) != len(shape):
-        yield f"{place} is no list of {len(shape)} numbers"
+        yield f"{place} is no list of {counted(len(shape), 'number')}"
         return
     wrong = [one for number, end in enumerate(value) for one in _problems(f"{place}[{number}]", end, shape[number])]
     yield from wrong

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from facekd.errors import DataError
 from facekd.utils.foreign import shown
+from facekd.utils.wording import counted
 
 BYTES_A_CHARACTER = 4
 # Arrays of this size are always made; larger ones if they take at most so many times the room that the texts would
@@ -43,7 +44,7 @@ def require_even_lengths(texts: Sequence[str], where: str | os.PathLike[str]) ->
     own = sum(max(length, SHORTEST_COUNTED) for length in lengths)
     if BYTES_A_CHARACTER * room > FREE_BYTES and room > MAX_RATIO * own:
         raise DataError(
-            f"{os.fspath(where)}: a name in it has {longest:,} characters, and an array of all {len(lengths):,} names "
-            f"gives each that room, {BYTES_A_CHARACTER * room / 1e9:.1f} GB; shorten it: "
+            f"{os.fspath(where)}: a name in it has {counted(longest, 'character')}, and an array of all "
+            f"{counted(len(lengths), 'name')} gives each that room, {BYTES_A_CHARACTER * room / 1e9:.1f} GB: shorten "
             f"{shown(texts[lengths.index(longest)], 60)}"
         )

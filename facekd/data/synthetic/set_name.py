@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 from facekd.errors import DataError
+from facekd.utils.wording import counted
 
 PREFIX = "synthetic:"
 MAX_IMAGES = 10**8  # their labels take 800 MB
@@ -37,5 +38,7 @@ def read_set_name(name: str) -> GeneratedSet | None:
         raise DataError(f"{name}: for generated faces, write synthetic:200x20 or synthetic:200x20:SEED")
     people, images, seed = wanted.groups()
     if max(int(people), 1) * max(int(images), 1) > MAX_IMAGES:
-        raise DataError(f"{name}: asks for {int(people):,} x {int(images):,} images; at most {MAX_IMAGES:,} in all")
+        raise DataError(
+            f"{name}: asks for {int(people):,} x {counted(int(images), 'image')}; at most {MAX_IMAGES:,} in all"
+        )
     return GeneratedSet(int(people), int(images), None if seed is None else int(seed))

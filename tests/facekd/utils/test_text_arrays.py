@@ -23,7 +23,7 @@ def test_an_array_holds_its_texts(texts: list[str]) -> None:
 def test_one_long_name_among_many_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     long = "b" * 3000
     assert len(text_array(["a"] * 1000 + [long], "a list")) == 1001  # little memory
-    with pytest.raises(DataError, match=r"^a\.txt: a name in it has 3,000 characters, and .* 0\.4 GB; shorten it: bbb"):
+    with pytest.raises(DataError, match=r"^a\.txt: a name in it has 3,000 characters, and .* 0\.4 GB: shorten bbb"):
         text_array(["a"] * 30_000 + [long], "a.txt")
     monkeypatch.setattr(text_arrays, "FREE_BYTES", 1 << 20)
     assert text_array(["c" * 3000] * 100, "a list").nbytes == 4 * 3000 * 100  # much, which the names take themselves
