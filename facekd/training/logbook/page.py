@@ -5,7 +5,7 @@ It reads the log and pictures of the run, so it can be written while the run goe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from facekd.commands.command_line import command_text
 from facekd.errors import DataError, FacekdError
 from facekd.pages.figures import (
+    LINE_STYLES,
     LINE_WIDTH,
     PAIR,
+    PALETTE,
     chart,
     color_of,
     in_legend,
@@ -38,6 +40,9 @@ PAGE = "report.html"
 LONG_RUN_SECONDS = 60.0
 DIAGNOSTICS = "diagnostics.png"  # of a distillation
 SHARES = ("accuracy", "eer", "tar_at", "top")  # how names of what validators measure from 0 to 1 begin
+# A log may be anyone's, and one line of it name tens of thousands of numbers, for which a figure needs hours.
+MOST_LINES = len(PALETTE) * len(LINE_STYLES)  # of a figure, as many as can be told apart
+MOST_ROWS = 200  # of the table
 Entries = Sequence[Mapping[str, Any]]
 
 
@@ -63,7 +68,7 @@ def write_run_page(folder: Path) -> Path:
         "training",
         title=f"Training {folder.name}",
         facts=_facts(entries),
-        notes=_notes(entries),
+        notes=[*_notes(entries), *_notes_on_crowds(entries, validations)],
         validation=_validation_table(validations),
         pictures=_pictures(folder, entries, validations),
         next=_next_steps(folder, entries),
@@ -116,12 +121,24 @@ def _notes(entries: Entries) -> list[str]:
     return notes
 
 
+def _notes_on_crowds(entries: Entries, validations: Entries) -> Iterator[str]:
+    """Says which numbers are so many that the page shows the first of them alone."""
+    crowds = [
+        ("parts of the loss", entries, _is_part, MOST_LINES - 1),
+        ("gradient norms", entries, _is_norm, MOST_LINES),
+        ("measures of validators in percent", validations, _is_share, MOST_LINES),
+        ("measures of validators in the table", validations, _is_measure, MOST_ROWS),
+    ]
+    for what, logged, is_wanted, most in crowds:
+        count = len(_keys(logged, is_wanted))
+        if count > most:
+            yield f"The log has {count:,} {what}; the first {most} are shown."
+
+
 def _validation_table(validations: Entries) -> Table:
     """Returns for each measure of the validators its last and best value, with the images seen by then."""
     rows = []
-    for key in _keys(validations):
-        if key == "seconds" or key.endswith("_std"):
-            continue
+    for key in _keys(validations, _is_measure)[:MOST_ROWS]:
         found = [(entry["images_seen"], entry[key]) for entry in validations if is_number(entry.get(key))]
         is_error = key.rsplit("/", 1)[-1].startswith("eer")
         seen, best = (min if is_error else max)(found, key=lambda one: one[1])
@@ -132,7 +149,7 @@ def _validation_table(validations: Entries) -> Table:
 
 def _pictures(folder: Path, entries: Entries, validations: Entries) -> list[Picture]:
     pictures = [_draw_losses(entries), _draw_rate_and_norms(entries)]
-    shares = [key for key in _keys(validations) if _is_share(key)]
+    shares = _keys(validations, _is_share)[:MOST_LINES]
     if shares:
         figure, [axes] = new_figure((8, 3.8))
         _draw_lines(axes, validations, {key: key for key in shares}, scale=100)
@@ -157,7 +174,7 @@ def _pictures(folder: Path, entries: Entries, validations: Entries) -> list[Pict
 
 
 def _draw_losses(entries: Entries) -> Picture:
-    parts = [key for key in _keys(entries) if key.startswith("loss_")]
+    parts = _keys(entries, _is_part)[: MOST_LINES - 1]
     figure, [axes] = new_figure((8, 3.8))
     names = {"loss": "loss", **{key: key.removeprefix("loss_") for key in parts}}
     _draw_lines(axes, entries, names)
@@ -168,7 +185,7 @@ def _draw_losses(entries: Entries) -> Picture:
 
 def _draw_rate_and_norms(entries: Entries) -> Picture:
     # A frozen classifier has a norm of 0 throughout, which no logarithmic axis shows.
-    keys = [key for key in _keys(entries) if key.endswith("gradient_norm") and any(_values(entries, key))]
+    keys = [key for key in _keys(entries, _is_norm)[:MOST_LINES] if any(_values(entries, key))]
     norms = {key: key.replace("_", " ") for key in keys}
     figure, axes = new_figure(PAIR if norms else (8, 3.8), columns=2 if norms else 1)
     _draw_lines(axes[0], entries, {"lr": "learning rate"})
@@ -210,14 +227,26 @@ def _next_steps(folder: Path, entries: Entries) -> list[str]:
     return [*steps, f"Its model as ONNX: `{exported}`", f"How good is it? `{judged}`"]
 
 
-def _keys(entries: Entries) -> list[str]:
-    """Returns the keys that have a number in some entry, in the order in which they appear."""
+def _keys(entries: Entries, is_wanted: Callable[[str], bool]) -> list[str]:
+    """Returns the keys of some kind that have a number in some entry, in the order in which they appear."""
     every = dict.fromkeys(key for entry in entries for key, value in entry.items() if is_number(value))
-    return [key for key in every if key != "images_seen"]
+    return [key for key in every if is_wanted(key)]
 
 
 def _values(entries: Entries, key: str) -> list[float]:
     return [entry[key] for entry in entries if is_number(entry.get(key))]
+
+
+def _is_part(key: str) -> bool:
+    return key.startswith("loss_")
+
+
+def _is_norm(key: str) -> bool:
+    return key.endswith("gradient_norm")
+
+
+def _is_measure(key: str) -> bool:
+    return key not in ("images_seen", "seconds") and not key.endswith("_std")
 
 
 def _is_share(key: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from evaluation.compare_models import main as report
 from facekd.errors import DataError
@@ -43,6 +44,24 @@ def test_numbers_that_no_curve_can_show_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("".join(lines))
     write_run_page(tmp_path)
     assert "1e+308" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:No artists with labels")
+def test_of_very_many_numbers_the_first_are_shown_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    monkeypatch.setattr(Axes, "plot", lambda *_, label, **__: drawn.append(label))  # 30,000 lines would take hours
+    names = {f"loss_{number}": 0.5 for number in range(10_000)}
+    norms = {f"{number}_gradient_norm": 0.5 for number in range(10_000)}
+    shares = {f"{number}/accuracy": 0.5 for number in range(10_000)}
+    lines = [line("train", 1, loss=1.0, lr=0.1, **names, **norms), line("validation", 1, **shares)]
+    (tmp_path / "log.jsonl").write_text("".join(lines))
+    page = write_run_page(tmp_path).read_text()
+    assert len(drawn) == 32 + 1 + 32 + 32 + 2  # losses, the rate, norms, validation, throughput and waiting
+    for said in ("10,000 parts of the loss; the first 31", "10,000 gradient norms; the first 32", "in the table; the"):
+        assert said in page
+    assert "199/accuracy" in page and "200/accuracy" not in page
 
 
 def test_the_page_has_every_number_of_the_log(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
