@@ -16,6 +16,7 @@ import numpy as np
 from facekd.pages.figures import (
     LINE_WIDTH,
     MARKED_VALUE,
+    MOST_LINES,
     PAIR,
     PALETTE,
     REFERENCE_LINE,
@@ -126,7 +127,7 @@ def draw_histograms(
     edges, kinds = _in_fewer_bins(edges, kinds, min(counts))
     _draw_scores(left, edges, kinds, [])
     label_axes(left, "scores", "score", "density")
-    _draw_scores(right, edges, kinds, thresholds)
+    _draw_scores(right, edges, kinds, thresholds[:MOST_LINES])
     right.set_yscale("log")
     show_plain_powers(right)
     label_axes(right, "the same, logarithmic, with thresholds", "score", "density", "below")
@@ -143,6 +144,7 @@ def draw_identification(models: Sequence[Curve], title: str = "", within: int = 
     ]
     if not lines:
         return None
+    lines = lines[:MOST_LINES]
     # A closed set has no DIR.
     is_open = any(f"dir_{gallery}_fpir" in model.curves for model, gallery, _ in lines)
     figure, panels = new_figure(PAIR if is_open else SINGLE, columns=2 if is_open else 1, title=title)

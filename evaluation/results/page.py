@@ -40,7 +40,7 @@ from facekd.errors import DataError
 from facekd.files.writing import write_text
 from facekd.pages import embedding_map
 from facekd.pages.embedding_map import draw_embedding_map
-from facekd.pages.figures import chart
+from facekd.pages.figures import MOST_LINES, chart
 from facekd.pages.html import Picture, png_beside, write_page
 from facekd.pages.tables import Table
 from facekd.results.reading import name_of_set, read_curves, read_result
@@ -219,6 +219,11 @@ def pictures_beside(folder: Path) -> list[Picture]:
     ]
 
 
+def _left_out(count: int, what: str) -> str:
+    """Says that a figure shows the first of some things alone, if it does."""
+    return f" Of {count:,} {what} the first {MOST_LINES} are drawn." if count > MOST_LINES else ""
+
+
 def _draw(result: dict[str, Any], curves: dict[str, np.ndarray]) -> dict[str, list[Picture]]:
     name = name_of(result)
     model = Curve(name, curves, result.get("tar_at_far") or [])
@@ -236,7 +241,8 @@ def _draw(result: dict[str, Any], curves: dict[str, np.ndarray]) -> dict[str, li
             if point["threshold"] is not None
         ]
         figure = draw_histograms(curves, thresholds, (result["num_genuine"], result["num_impostor"]), title)
-        verification.append(chart(figure, "Scores of both kinds, each with unit area."))
+        caption = f"Scores of both kinds, each with unit area.{_left_out(len(thresholds), 'thresholds')}"
+        verification.append(chart(figure, caption))
     if result.get("map") and "map_person" in curves:
         verification.append(chart(draw_embedding_map(result["map"]["people"], curves, title), embedding_map.CAPTION))
     within = result["protocol"].get("within", 1)
@@ -246,9 +252,11 @@ def _draw(result: dict[str, Any], curves: dict[str, np.ndarray]) -> dict[str, li
         caption = (
             f"{'Left: the' if is_open else 'The'} share of mated probes whose mate is among the first."
             f"{' Right: with a threshold, against the false alarms of probes without a mate.' if is_open else ''}"
+            f"{_left_out(sum(name.startswith('cmc_') for name in curves), 'galleries')}"
         )
         identification.append(chart(figure, caption))
     quality = []
     if result.get("quality") and result["quality"]["curves"]:
-        quality.append(chart(draw_quality(result["quality"], title), f"{result['quality']['text']}. {CAPTION}"))
+        caption = f"{result['quality']['text']}. {CAPTION}{_left_out(len(result['quality']['curves']), 'curves')}"
+        quality.append(chart(draw_quality(result["quality"], title), caption))
     return {VERIFICATION: verification, IDENTIFICATION: identification, QUALITY: quality}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facekd.pages.figures import LINE_WIDTH, PAIR, REFERENCE_LINE, color_of, label_axes, new_figure
+from facekd.pages.figures import LINE_WIDTH, MOST_LINES, PAIR, REFERENCE_LINE, color_of, label_axes, new_figure
 from facekd.pages.numbers import percent
 from facekd.pages.tables import Table
 
@@ -47,7 +47,7 @@ def draw_quality(quality: dict[str, Any], title: str = "") -> Figure:
     """Draws the curves of all FARs, by comparisons and by samples."""
     figure, axes = new_figure(PAIR, columns=2, title=title)
     for own, kind, unit in zip(axes, ("pairs", "samples"), ("genuine pairs", quality["samples"]), strict=True):
-        for number, curve in enumerate(quality["curves"]):
+        for number, curve in enumerate(quality["curves"][:MOST_LINES]):
             # Of a file that was changed by hand, what both lists hold.
             values = 100 * np.array(curve[f"fnmr_by_{kind}"])[: len(curve["discarded"])]
             shares = 100 * np.array(curve["discarded"])[: len(values)]

@@ -83,7 +83,7 @@ def draw_embedding_map(names: Sequence[str], arrays: Mapping[str, np.ndarray], t
         title: the heading.
     """
     figure, [axes] = new_figure((8.0, 6.0))
-    for number, name in enumerate(names):
+    for number, name in enumerate(names[:MOST_PEOPLE]):
         own = arrays["map_person"] == number
         marker = MARKERS[number // len(PALETTE) % len(MARKERS)]
         x, y = arrays["map_x"][own], arrays["map_y"][own]

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 LegendPlace = Literal["best", "below"]
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c6d31")
 LINE_STYLES = ("-", "--", ":", "-.")
+# Of a figure, as many as can be told apart. What is drawn may be a stranger's, and tens of thousands take hours.
+MOST_LINES = len(PALETTE) * len(LINE_STYLES)
 DPI = 110
 PADDING = 0.1  # inches around everything that is drawn
 SINGLE, PAIR = (8.0, 4.6), (11.0, 4.6)  # inches: a figure with one pair of axes, and with two side by side
@@ -204,7 +206,7 @@ class RocLine:
         label: its entry in the legend.
         far: (P,) false accept rates, ascending.
         tar: (P,) the true accept rate at each.
-        points: operating points to mark.
+        points: operating points to mark, the first `MOST_LINES` of them.
         band: two arrays (P,), the lower and the upper edge of a shaded band around the line.
     """
 
@@ -256,9 +258,10 @@ def draw_roc(axes: Axes, lines: Sequence[RocLine], title: str, legend_at: Legend
             low, high = line.band
             axes.fill_between(line.far, low, high, step="post", color=color, alpha=0.12, lw=0)
             lowest = min(lowest, float(np.min(low)))
-        for point in line.points:
+        for point in line.points[:MOST_LINES]:
             low, high = point.ci95 or (point.tar, point.tar)
-            bars = [[point.tar - low], [high - point.tar]] if point.ci95 else None
+            # An interval may end at the TAR, and by rounding a hair beside it.
+            bars = [[max(point.tar - low, 0)], [max(high - point.tar, 0)]] if point.ci95 else None
             axes.errorbar(point.far, point.tar, bars, fmt="o", ms=MARKER_SIZE, lw=1, capsize=3, color=color)
             lowest = min(lowest, low)
 

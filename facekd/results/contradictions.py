@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from facekd.results.shape import ROUNDING
 from facekd.utils.foreign import shown
 from facekd.utils.wording import counted
 
-ROUNDING = 1e-9  # of a rate; counts are whole, so that any other difference is a real one
 COSINE_ROUNDING = 1e-4  # of embeddings in float32, and of a threshold just above the highest cosine
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from facekd.errors import DataError
 from facekd.files.npy_files import read_npy
-from facekd.results.contradictions import ROUNDING
+from facekd.results.shape import ROUNDING
 from facekd.utils.wording import counted
 from facekd.verification.kfold import kfold_accuracy
 from facekd.verification.ranked_scores import RankedScores

@@ -37,7 +37,7 @@ SHARES = (SHARE, SHARE)
 MAX_NUMBER = 1e300  # figures multiply and subtract
 MAX_WHOLE = 2**63 - 1
 MAX_DEPTH = 40  # levels of lists and objects; results have about ten
-SHARE_ROUNDING = 1e-9
+ROUNDING = 1e-9  # of a rate; counts are whole, so that any other difference is a real one
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _problems_of_interval(place: str, value: Any, shape: tuple[str, str]) -> Ite
         return
     wrong = [one for number, end in enumerate(value) for one in _problems(f"{place}[{number}]", end, shape[number])]
     yield from wrong
-    if not wrong and value[0] > value[1]:
+    if not wrong and value[0] > value[1] + ROUNDING:
         yield f"{place} is from {value[0]:g} to {value[1]:g}, and an interval goes from its lower end to its higher one"
 
 
@@ -158,7 +158,7 @@ def _is(value: Any, kind: str) -> bool:
         return False
     if kind in (WHOLE, COUNT):
         return isinstance(value, int) and abs(value) <= MAX_WHOLE and (kind == WHOLE or value >= 0)
-    return kind == NUMBER or -SHARE_ROUNDING <= value <= 1 + SHARE_ROUNDING
+    return kind == NUMBER or -ROUNDING <= value <= 1 + ROUNDING
 
 
 def _is_number(value: float) -> bool:

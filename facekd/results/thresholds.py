@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from facekd.errors import ConfigError, DataError
-from facekd.results.contradictions import ROUNDING
 from facekd.results.reading import name_of_set, read_curves, read_result, results_file
 from facekd.results.schema import FOLDER_FORMAT, IJB_FORMAT, LFW_FORMAT, PROTOCOL_FORMAT, SUMMARY_FORMAT, check_result
+from facekd.results.shape import ROUNDING
 from facekd.utils.foreign import shown, some_of
 from facekd.verification.operating_points import FAR_ROUNDING, TarAtFar
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from facekd.commands.command_line import command_text
 from facekd.errors import DataError, FacekdError
 from facekd.pages.figures import (
-    LINE_STYLES,
     LINE_WIDTH,
+    MOST_LINES,
     PAIR,
-    PALETTE,
     chart,
     color_of,
     in_legend,
@@ -40,9 +39,7 @@ PAGE = "report.html"
 LONG_RUN_SECONDS = 60.0
 DIAGNOSTICS = "diagnostics.png"  # of a distillation
 SHARES = ("accuracy", "eer", "tar_at", "top")  # how names of what validators measure from 0 to 1 begin
-# A log may be anyone's, and one line of it name tens of thousands of numbers, for which a figure needs hours.
-MOST_LINES = len(PALETTE) * len(LINE_STYLES)  # of a figure, as many as can be told apart
-MOST_ROWS = 200  # of the table
+MOST_ROWS = 200  # of the table: one line of a log may name tens of thousands of numbers
 Entries = Sequence[Mapping[str, Any]]
 
 

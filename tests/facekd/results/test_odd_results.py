@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from evaluation.compare_models import summary_table
 from evaluation.groups.page import differentials_table, own_table, pairs_table, rates_table
 from evaluation.results.evaluated import Evaluated, check_comparable, load_results
+from evaluation.results.page import write_report
 from evaluation.results.quality import quality_table
 from evaluation.results.search_tables import search_table
 from evaluation.results.standard_summary import standard_table
@@ -29,7 +31,10 @@ from evaluation.results.tables import (
 )
 from evaluation.results.transferred import transferred_table
 from facekd.errors import DataError
+from facekd.pages import figures
 from facekd.results.schema import check_result
+from facekd.verification.measures import verification_curves
+from facekd.verification.ranked_scores import RankedScores
 from tests.measured_results import folder_result
 
 VALUES = ("x", -1, 10**400, [], {"a": "b"}, [None], {}, 2**70, "a\0b", 0.5, True)
@@ -216,3 +221,29 @@ def test_a_result_with_anything_else_in_it_is_refused_by_a_sentence_or_shown(
         except Exception as error:
             raise AssertionError(f"{where}: {error!r}") from error
     assert len(refused) > 50 and num_shown > 50
+
+
+def test_of_very_many_curves_and_thresholds_the_first_are_drawn_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    def count(name: str, draw: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *words, **options: (drawn.append(name), draw(*words, **options))[1]
+
+    monkeypatch.setattr(figures, "to_png", lambda _: b"")  # what takes the time
+    for name in ("axvline", "axhline", "errorbar"):
+        monkeypatch.setattr(Axes, name, count(name, getattr(Axes, name)))
+    generator = np.random.default_rng(0)
+    scores = generator.normal(0.6, 0.2, 20).clip(-1, 1), generator.normal(0, 0.2, 40).clip(-1, 1)
+    result = folder_result(*scores, [0.5 + number / 100 for number in range(40)])
+    first = result["tar_at_far"][0]
+    first["ci95"] = [first["tar"] + 1e-12, 1]  # a hair beside it
+    result["quality"] = {**QUALITY, "curves": QUALITY["curves"] * 40}
+    (tmp_path / "results.json").write_text(json.dumps(result))
+    np.savez(tmp_path / "curves.npz", **verification_curves(RankedScores(*scores)))  # pyright: ignore
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    # Thresholds in one panel, points of the ROC, and the line of each curve in both panels of the quality.
+    assert [drawn.count(name) for name in ("axvline", "errorbar", "axhline")] == [32, 32, 64]
+    assert "Of 40 thresholds the first 32 are drawn." in page and "Of 40 curves the first 32 are drawn." in page
