@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data_prep.photographs.align_log import AlignLog, Alignment
+from data_prep.photographs.align_log import LOG_NAME, AlignLog, Alignment
 from data_prep.photographs.landmark_files import GivenLandmarks, read_landmarks
 from data_prep.photographs.photos import find_photos
 from facekd.commands.command_line import JPEG_QUALITY, THREADS, CommandParser, whole_number
@@ -96,8 +96,10 @@ def _align_all(arguments: argparse.Namespace) -> int:
     quiet_decoders()
 
     # Align what is not done yet, in order.
+    tasks = _plan(photos, arguments.photos, arguments.output, settings.file_format)
+    if not (arguments.force or (arguments.output / LOG_NAME).exists()):
+        _refuse_files_of_others(arguments.output, tasks)
     with AlignLog(arguments.output, vars(settings), arguments.force) as log:
-        tasks = _plan(photos, arguments.photos, arguments.output, settings.file_format)
         waiting = [task for task in tasks if not _is_done(task, log)]
         note = FirstImageNote()
         with in_order(lambda task: align_photo(task, finder, settings, note), waiting, arguments.workers) as results:
@@ -205,6 +207,15 @@ def _plan(photos: list[str], root: Path, output: Path, file_format: str) -> list
         crop = f"{stem if stems[stem] == 1 else photo}.{file_format}"
         tasks.append(Task(photo, root / photo, crop, output / crop))
     return tasks
+
+
+def _refuse_files_of_others(output: Path, tasks: list[Task]) -> None:
+    """Refuses a folder that was never aligned into, and has files where the crops or the lists will be."""
+    for path in (output / REPORT_NAME, output / SET_ASIDE_NAME, *(task.target for task in tasks)):
+        if path.exists():
+            raise DataError(
+                f"{path}: is there already, and no alignment made it; choose another folder, or replace it by --force"
+            )
 
 
 def _is_done(task: Task, log: AlignLog) -> bool:

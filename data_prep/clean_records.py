@@ -15,9 +15,9 @@ from data_prep.jobs.resuming import digest_of, resuming
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_sources import RecordSource, default_name
 from facekd.commands.command_line import CommandParser
-from facekd.commands.places import check_apart
+from facekd.commands.places import check_apart, require_own
 from facekd.data.datasets.class_counts import ClassCounts, print_contents
-from facekd.data.datasets.cleaning import REPORT
+from facekd.data.datasets.cleaning import REPORT, REPORT_FORMAT
 from facekd.data.datasets.identity_map import sha256_of_labels
 from facekd.data.datasets.record_pack import RecordPack, open_record_pack
 from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
@@ -49,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     check_apart(arguments.output, arguments.pack)
     pack = open_record_pack(arguments.pack, arguments.on_bad_record)
     rec_path = rec_path_of(arguments.output)
+    if not arguments.force:
+        require_own(rec_path.with_name(REPORT), "facekd data clean", [f'"format": "{REPORT_FORMAT}"'.encode()])
     changes = read_clean_lists(arguments.apply)
     source = RecordSource(pack)
     print_contents(arguments.pack, pack.class_counts, [*source.warnings, *source.class_warnings()])
@@ -76,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         # Report what was done, in a file that is put in place with the pack.
         num_dropped = pack.num_images - len(plan.images)
         report = {
-            "format": "facekd-cleaning",
+            "format": REPORT_FORMAT,
             "version": 1,
             "pack": str(arguments.pack),
             "lists": [str(path) for path in arguments.apply],

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from data_prep.jobs.bad_records import BadRecords
 from data_prep.jobs.resuming import digest_of, resuming
 from facekd.commands.command_line import COSINE, IMAGE_SIDE, PROCESSES, CommandParser, whole_number
-from facekd.commands.places import check_apart
+from facekd.commands.places import check_apart, require_own_results
 from facekd.data.datasets.record_pack_writer import RecordPackWriter, rec_path_of
 from facekd.embedder.model_options import MODEL_HELP, add_model_options
 from facekd.errors import DataError, run_verb
@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         is_taken = (folder / REPORT).exists() or rec_path_of(folder).exists()
         if is_taken and not arguments.force and not was_stopped(folder, REPORT):
             raise DataError(f"{folder}: holds clusters already; choose another folder, or replace them by --force")
+        require_own_results(folder, (PAGE,), "facekd data cluster", REPORT)
         return _cluster(arguments, folder)
 
 

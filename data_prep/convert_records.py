@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from data_prep.jobs.bad_records import BadRecords, add_bad_record_option
-from data_prep.jobs.conversion_log import REPORT_NAME, ConversionLog
+from data_prep.jobs.conversion_log import REPORT_FORMAT, REPORT_NAME, ConversionLog
 from data_prep.jobs.resuming import digest_of, resuming
 from data_prep.sources.encoded_images import suffix_of
 from data_prep.sources.image_lists import check_name
@@ -27,9 +27,9 @@ from data_prep.sources.new_labels import NewLabels, combine_labels
 from data_prep.sources.people import describe_other_people
 from data_prep.sources.webdataset import TarPackWriter
 from facekd.commands.command_line import JPEG_QUALITY, SEED, THREADS, CommandParser, whole_number
-from facekd.commands.places import check_apart
+from facekd.commands.places import check_apart, require_own
 from facekd.data.datasets.class_counts import count_classes, print_contents
-from facekd.data.datasets.record_pack_writer import Layout, RecordPackWriter, rec_path_of
+from facekd.data.datasets.record_pack_writer import Layout, RecordPackWriter, rec_path_of, refuse_files_of_others
 from facekd.data.datasets.sharded_records import SHARD, shard_path
 from facekd.data.recordio.format import EXACT_FLOAT32_INTEGERS
 from facekd.errors import DataError, FacekdError, ImageError, InUseError, run_verb
@@ -97,6 +97,7 @@ def _convert(parser: argparse.ArgumentParser, arguments: argparse.Namespace, fol
     job = _job(arguments, plan, layout)
 
     # Write it, or go on where an earlier run stopped.
+    require_own(folder / REPORT_NAME, "facekd data convert", [f'"format": "{REPORT_FORMAT}"'.encode()])
     log = ConversionLog(folder, job)
     old = _files_there(arguments, log)
     quiet_decoders()
@@ -110,7 +111,7 @@ def _convert(parser: argparse.ArgumentParser, arguments: argparse.Namespace, fol
 
     # Report.
     report = {
-        "format": "facekd-conversion",
+        "format": REPORT_FORMAT,
         "version": 1,
         "sources": [
             {"path": str(path), "kind": source.kind, "images": len(source.labels), **labels}
@@ -333,6 +334,10 @@ def _files_there(arguments: argparse.Namespace, log: ConversionLog) -> list[Path
     there = [file for file in _results_in(arguments.output) if log.counts(file) is None]
     if there and not arguments.force:
         raise DataError(f"{there[0]} is there already; choose another place, or replace it by --force")
+    # A conversion that was stopped has noted what it was about to put in place.
+    if arguments.to == "records" and not arguments.force and not log.path.exists():
+        for number in range(arguments.shards):
+            refuse_files_of_others(_path_of(arguments, number))
     return there
 
 

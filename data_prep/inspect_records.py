@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.inspection.contact_sheet import choose_images, draw_contact_sheet, write_png
-from data_prep.inspection.findings import list_duplicates, look_at_identities
+from data_prep.inspection.findings import list_duplicates, look_at_identities, require_own_lists
 from data_prep.inspection.image_quality import confirmed, measure_quality, near_duplicates
 from data_prep.inspection.page import write_report
 from data_prep.inspection.record_summary import summarize
@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     with contextlib.ExitStack() as locks:
         if lists is not None:
             locks.enter_context(folder_lock(lists, "inspection writes lists"))
+            require_own_lists(lists)
         if output is not None:
             locks.enter_context(file_lock(output))
         return _inspect(arguments, output, lists)

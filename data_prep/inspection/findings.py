@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.inspection.clean_lists import write_clean_list
+from data_prep.inspection.clean_lists import PACK_MARK, write_clean_list
 from data_prep.inspection.contact_sheet import Guest, Row
 from data_prep.inspection.identity_findings import (
     Centres,
@@ -19,6 +19,7 @@ from data_prep.inspection.identity_findings import (
     load_embeddings,
 )
 from data_prep.inspection.page import Finding
+from facekd.commands.places import require_own
 from facekd.data.datasets.record_pack import RecordPack
 from facekd.data.pair_packs.pair_pack import PairPack, decode_images
 from facekd.data.pair_packs.reading import read_pair_pack
@@ -27,11 +28,23 @@ from facekd.errors import DataError, FacekdError
 from facekd.images.decoding import decode_rgb
 from facekd.utils.wording import agreeing, counted
 
+LISTS = DUPLICATES, OUTLIERS, MERGE, OVERLAP = "duplicates.tsv", "outliers.tsv", "merge.tsv", "overlap.tsv"
+
+
+def require_own_lists(folder: Path) -> None:
+    """Refuses a folder with lists that were not written by `facekd data inspect`.
+
+    Raises:
+        DataError: it has one.
+    """
+    for name in LISTS:
+        require_own(folder / name, "facekd data inspect", [PACK_MARK.encode()])
+
 
 def list_duplicates(folder: Path, pack: RecordPack, duplicates: np.ndarray) -> Path:
     """Writes `duplicates.tsv`, which drops the later image of each pair; returns its path."""
     labels, keys = pack.labels(), pack.image_keys
-    path = folder / "duplicates.tsv"
+    path = folder / DUPLICATES
     comments = ("near duplicates: drop KEY  the key it repeats  its label  the label of that",)
     later = {int(second): int(first) for first, second in duplicates[::-1].tolist()}
     rows = [
@@ -89,7 +102,7 @@ def look_at_identities(arguments: argparse.Namespace, pack: RecordPack, folder: 
 
 def _outliers(found: Centres, pack: RecordPack, folder: Path) -> Finding:
     outliers = find_outliers(found)
-    path = folder / "outliers.tsv"
+    path = folder / OUTLIERS
     comments = (
         "images that are likely mislabelled, the surest first",
         "drop KEY  label  cosine to the others of its identity  nearest other label  cosine to that",
@@ -116,7 +129,7 @@ def _outliers(found: Centres, pack: RecordPack, folder: Path) -> Finding:
 
 def _merges(found: Centres, pack: RecordPack, folder: Path, min_cosine: float | None) -> Finding:
     merges, limit = find_merges(found, min_cosine)
-    path = folder / "merge.tsv"
+    path = folder / MERGE
     comments = (
         "identities that are likely one person, the nearest first",
         "merge LABEL  OTHER  cosine of their centres",
@@ -139,7 +152,7 @@ def _overlap(
     arguments: argparse.Namespace,
 ) -> Finding:
     overlaps, limit = find_overlap(found, others, arguments.overlap_cosine)
-    path = folder / "overlap.tsv"
+    path = folder / OVERLAP
     num_images = sum(len(overlap.images) for overlap in overlaps)
     comments = (
         f"identities of the data set that images of {arguments.against} come nearer to than {limit:.3f}",

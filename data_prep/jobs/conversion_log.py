@@ -16,7 +16,7 @@ from facekd.files.reading import is_sealed, sealed, stamp_to_rename
 from facekd.files.writing import write_json
 
 LOG_NAME = ".convert_progress.json"
-REPORT_NAME = "convert_report.json"
+REPORT_NAME, REPORT_FORMAT = "convert_report.json", "facekd-conversion"
 
 
 class ConversionLog:

@@ -17,7 +17,7 @@ from facekd.errors import DataError
 from facekd.files.reading import read_json
 from facekd.utils.typed_values import Range, find_fault
 
-REPORT = "clean_report.json"
+REPORT, REPORT_FORMAT = "clean_report.json", "facekd-cleaning"
 KEYS = ("labels_sha256", "old_labels_sha256", "old_label_of")
 
 

@@ -24,6 +24,16 @@ def rec_path_of(output: str | os.PathLike[str]) -> Path:
     return output if output.suffix == ".rec" else output / "train.rec"
 
 
+def refuse_files_of_others(rec_path: Path) -> None:
+    """Raises a `RecordError` if a file that will lie beside a new pack is there already."""
+    for path in (rec_path.with_suffix(".idx"), rec_path.with_suffix(".lst"), rec_path.parent / "property"):
+        if path.exists():
+            raise RecordError(
+                f"{path} is there already, and a file of {rec_path} would replace it; choose another place, or replace "
+                "it by --force"
+            )
+
+
 class RecordPackWriter:
     """Writes `train.rec`, `train.idx`, `train.lst` and `property`, as InsightFace's or mxnet's tools would.
 
@@ -86,7 +96,7 @@ class RecordPackWriter:
         if not replace and self.rec_path.exists() and not is_unfinished_result(self.rec_path, whole_job):
             raise taken
         if not replace and not self.rec_path.exists() and not is_begun(self.rec_path, whole_job):
-            self._refuse_files_of_others()
+            refuse_files_of_others(self.rec_path)
         self._writer = RecordWriter(self.rec_path, job=whole_job)
         # Another process may have finished the pack before the writer got its lock. The end of this very job is none:
         # the writer has made it partial again.
@@ -106,19 +116,6 @@ class RecordPackWriter:
             self._account(int(label), key, name)
             self.next_task = int(task) + 1
         self.num_found: int = self.num_images
-
-    def _refuse_files_of_others(self) -> None:
-        """Raises a `RecordError` if a file that will lie beside the pack is there, and the pack is not."""
-        beside = (
-            *(self.rec_path.with_suffix(suffix) for suffix in (".idx", ".lst")),
-            self.rec_path.parent / "property",
-        )
-        for path in beside:
-            if path.exists():
-                raise RecordError(
-                    f"{path} is there already, and a file of {self.rec_path} would replace it; choose another place, "
-                    "or replace it by --force"
-                )
 
     def restart(self) -> None:
         """Discards what an earlier run has written."""

@@ -160,6 +160,39 @@ def test_files_of_others_where_a_pack_has_its_own_are_not_replaced(here: Path, r
     assert (here / "new" / name).read_bytes() != b"PRECIOUS"
 
 
+def test_data_verbs_keep_files_of_others_in_a_folder_of_theirs(here: Path, run: Run) -> None:
+    """A real pack and photographs, because these verbs look at what is in the way after the sources."""
+    for number in range(4):
+        path = here / "two" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((16, 16, 3), 60 * number, np.uint8))
+    assert run(import_module("data_prep.pack_records").main, "two", "pack", "--size", 16, "--workers", 1)[0] == 0
+    (here / "drop.tsv").write_text("drop\t1\n")
+    (here / "landmarks.tsv").write_text("a/0.png\t5\t6\t10\t6\t8\t8\t6\t11\t10\t11\n")
+    for name in (
+        *("inspected/duplicates.tsv", "cleaned/clean_report.json", "cleaned2/train.lst", "aligned/a/0.jpg"),
+        *(
+            "aligned2/set_aside.tsv",
+            "converted/convert_report.json",
+            "converted2/property",
+            "clusters/cluster_report.html",
+        ),
+    ):
+        (here / name).parent.mkdir(parents=True)
+        (here / name).write_text("PRECIOUS")
+    for words, message in (
+        ("data_prep.inspect_records pack --lists inspected", "inspected/duplicates.tsv: is there already, and not"),
+        ("data_prep.clean_records pack cleaned --apply drop.tsv", "cleaned/clean_report.json: is there already, and"),
+        ("data_prep.clean_records pack cleaned2 --apply drop.tsv", "cleaned2/train.lst is there already, and a file"),
+        ("data_prep.align_faces two aligned --landmarks landmarks.tsv", "aligned/a/0.jpg: is there already, and no"),
+        ("data_prep.align_faces two aligned2 --landmarks landmarks.tsv", "aligned2/set_aside.tsv: is there already"),
+        ("data_prep.convert_records pack converted", "converted/convert_report.json: is there already, and not"),
+        ("data_prep.convert_records pack converted2", "converted2/property is there already, and a file"),
+        ("data_prep.cluster_faces pack clusters --model m.onnx", "clusters/cluster_report.html: is there already, and"),
+    ):
+        check_refused(here, run, words, message)
+
+
 def test_a_list_of_others_is_not_replaced_by_that_of_a_pack(here: Path, run: Run) -> None:
     make_pairs = import_module("data_prep.make_pair_set").main
     generator = np.random.default_rng(0)
