@@ -51,6 +51,8 @@ def test_an_array_of_another_kind_is_no_scores(wrong, tmp_path):
     np.save(tmp_path / "scores.npy", wrong)
     with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'scores.npy'}: expected one score for each pair; do")):
         read_scores(tmp_path, "do this")
+    with pytest.raises(DataError, match="expected one score for each pair; do this"):
+        read_checked_scores(tmp_path, results(SCORES), IS_SAME, "do this")
 
 
 @pytest.mark.parametrize(

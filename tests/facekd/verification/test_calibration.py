@@ -22,12 +22,21 @@ def test_two_gaussians_of_one_width_have_a_known_line(monkeypatch):
     assert thinned.num_impostor_fitted == 5_000 and thinned.cllr == pytest.approx(found.cllr, abs=0.01)
 
 
+def test_impostors_are_thinned_from_the_lowest_to_the_highest(monkeypatch):
+    genuine, impostor = np.array([1.0, 2.0, 4.0]), np.array([3.0, 0.0, 1.0, 5.0, 2.0])
+    expected = calibrate(genuine, [0.0, 2.0, 5.0])
+    monkeypatch.setattr(calibration, "MAX_IMPOSTORS", 3)
+    assert calibrate(genuine, impostor) == expected
+
+
 def test_scale_and_shift_of_scores_change_the_line_alone():
     generator = np.random.default_rng(1)
     genuine, impostor = generator.normal(1, 1, 500), generator.normal(0, 1, 900)
     found, moved = calibrate(genuine, impostor), calibrate(0.01 * genuine + 5, 0.01 * impostor + 5)
     assert moved.slope == pytest.approx(100 * found.slope, rel=1e-3)
     assert (moved.cllr, moved.min_cllr) == (pytest.approx(found.cllr, abs=1e-5), pytest.approx(found.min_cllr))
+    tiny = calibrate(1e-6 * genuine, 1e-6 * impostor)
+    assert tiny.cllr == pytest.approx(found.cllr, abs=1e-5)
 
 
 def test_cost_is_its_definition():

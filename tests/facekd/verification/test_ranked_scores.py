@@ -8,7 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_curve
 
+from facekd.errors import InputError
 from facekd.verification import ranked_scores
+from facekd.verification.counted_scores import CountedScores
 from facekd.verification.ranked_scores import RankedScores
 
 
@@ -117,6 +119,22 @@ def test_decisive_range_holds_what_decides():
             [again] = RankedScores(*moved).tar_at_far(far, rule)
             assert (again.tar, again.threshold) == (point.tar, point.threshold)
     assert ranked.decisive_range(1e-6) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_equal_error_lies_between_two_scores_next_to_each_other(seed):
+    generator = np.random.default_rng(seed)
+    genuine, impostor = (generator.normal(mean, 1, generator.integers(1, 9)).round(1) for mean in (1 - seed % 3, 0))
+    low, high = RankedScores(genuine, impostor).around_equal_error()
+    every = np.unique([*genuine, *impostor])
+    expected = max(score for score in every if (impostor >= score).mean() >= (genuine < score).mean())
+    assert (low, high) == (expected, min(every[every > expected], default=expected))
+
+
+def test_counted_impostors_ask_for_genuine_scores_that_are_numbers():
+    counted = CountedScores(np.array([0.5]), np.array([2]))
+    with pytest.raises(InputError, match="^genuine"):
+        RankedScores.of_counted(np.array([np.nan]), counted)
 
 
 def test_thinned_roc_and_histogram_count_right():

@@ -139,6 +139,14 @@ def test_what_cannot_be_compared_is_refused() -> None:
         PairedBootstrap(np.ones(5, bool), None, [0.1])
     with pytest.raises(InputError, match=r"model\.onnx: 3 scores"):
         PairedBootstrap(is_same, subjects, [0.1]).tars(np.zeros(3), "model.onnx")
+    with pytest.raises(InputError, match=r"^scores: 3 scores"):
+        PairedBootstrap(is_same, subjects, [0.1]).eers(np.zeros(3))
+
+
+def test_people_are_counted_where_they_are_known() -> None:
+    subjects, is_same = make_comparisons()
+    assert PairedBootstrap(is_same, subjects, FARS, 100).num_subjects == subjects.max() + 1
+    assert PairedBootstrap(is_same, None, FARS, 100).num_subjects is None
 
 
 def test_many_people_are_counted_by_couples_to_the_same_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,13 @@ import pytest
 from scipy import stats
 
 from facekd.errors import InputError
-from facekd.verification.intervals.seeds_and_people import Components, crossed_difference, holm, power
+from facekd.verification.intervals.seeds_and_people import (
+    Components,
+    crossed_difference,
+    degrees_of_freedom,
+    holm,
+    power,
+)
 from facekd.verification.intervals.subject_bootstrap import Units, resample
 from facekd.verification.ranked_scores import RankedScores
 
@@ -147,6 +153,22 @@ def test_components_are_found_again() -> None:
     found = [crossed_difference(*run, 150).components for run in simulate(components, 8, 150, 300)]
     for name in ("seeds", "people", "both"):
         assert np.mean([getattr(one, name) for one in found]) == pytest.approx(getattr(components, name), rel=0.15)
+
+
+def test_seeds_alone_give_students_t_of_their_differences() -> None:
+    found = crossed_difference([0.1, 0.3, 0.2], np.zeros((3, 100)), 50)
+    assert found.components == Components(pytest.approx(0.01), 0.0, 0.0)
+    assert found.degrees_of_freedom == pytest.approx(2)
+    expected = stats.ttest_1samp([0.1, 0.3, 0.2], 0)
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert found.ci95 == pytest.approx(tuple(expected.confidence_interval()))
+
+
+def test_degrees_of_freedom_are_those_of_satterthwaite() -> None:
+    assert degrees_of_freedom(0.5, 0.0, 6, 150) == pytest.approx(5)
+    assert degrees_of_freedom(0.0, 0.5, 6, 150) == pytest.approx(149)
+    assert degrees_of_freedom(2.0, 3.0, 4, 11) == pytest.approx(25 / (4 / 3 + 9 / 10))
+    assert degrees_of_freedom(0.0, 0.0, 6, 150) == 5
 
 
 def test_equal_runs_show_no_difference() -> None:

@@ -73,6 +73,17 @@ def test_equals_plain_metrics_on_repeated_comparisons(monkeypatch, seed, is_pair
     np.testing.assert_allclose(draws.eer, expected_eer, atol=1e-12)
 
 
+def test_a_single_genuine_comparison_counts_in_the_draws_that_have_it():
+    scores = np.array([0.5, 0.1, 0.7, 0.3])
+    is_same, subjects = np.arange(4) == 0, np.array([[0, 0], [1, 2], [1, 3], [2, 3]])
+    units = Units(subjects[:, 0], subjects[:, 1], (4,))
+    draws = resample(RankedScores(scores[is_same], scores[~is_same]), scores, is_same, units, [0.3, 1.0], 200, 0)
+    expected_tar, expected_eer = naive_draws(scores, is_same, units, [0.3, 1.0], 200, 0)
+    assert 0 < expected_tar[0].mean() < 1
+    np.testing.assert_array_equal(draws.tar, expected_tar)
+    np.testing.assert_allclose(draws.eer, expected_eer, atol=1e-12)
+
+
 @pytest.mark.parametrize("num_subjects", [5, 40], ids=["many comparisons of few", "few comparisons of many"])
 def test_impostor_totals_are_the_sums_of_the_weights(num_subjects):
     generator = np.random.default_rng(0)
