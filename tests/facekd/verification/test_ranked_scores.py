@@ -133,7 +133,7 @@ def test_the_equal_error_lies_between_two_scores_next_to_each_other(seed):
 
 def test_counted_impostors_ask_for_genuine_scores_that_are_numbers():
     counted = CountedScores(np.array([0.5]), np.array([2]))
-    with pytest.raises(InputError, match="^genuine"):
+    with pytest.raises(InputError, match=r"^genuine"):
         RankedScores.of_counted(np.array([np.nan]), counted)
 
 
