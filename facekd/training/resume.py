@@ -27,7 +27,7 @@ from facekd.checkpoints.run_folder import (
     list_checkpoints,
     not_written,
 )
-from facekd.commands.places import check_apart
+from facekd.commands.places import check_apart, require_own
 from facekd.commands.plain_configs import differences, to_plain, to_yaml, with_defaults
 from facekd.data.datasets.identity_map import is_same_identity_map, people_fields
 from facekd.distributed import failing_together, gather_rows
@@ -35,6 +35,8 @@ from facekd.errors import CheckpointError, DataError, FacekdError
 from facekd.head.classifier import MarginClassifier
 from facekd.plugins import plugins_of, require_plugins
 from facekd.training.config import TrainConfig
+from facekd.training.logbook.centre_maps import FILE as CENTRES
+from facekd.training.logbook.page import DIAGNOSTICS, PAGE
 from facekd.training.optim import load_optimizer
 from facekd.training.recognizer import Recognizer, backbone_arguments
 from facekd.training.schedule import ScheduleConfig, first_change, learning_rate
@@ -347,7 +349,7 @@ def _conflict_of_lengths(training: Progress, old_schedule: dict[str, Any], state
 
 
 def check_run_folder(config: TrainConfig) -> None:
-    """Refuses a folder for a new run that lies in the training images, or has a `config.yaml` of somebody else.
+    """Refuses a folder for a new run that lies in the training images, or has files of others where a run has its own.
 
     A folder that has a run already is left to `restore_latest`, wherever it lies.
 
@@ -365,6 +367,8 @@ def check_run_folder(config: TrainConfig) -> None:
             f"{file}: is there already, and the configuration of the run would replace it; choose another --output, or "
             "another name for this file"
         )
+    for name in (PAGE, DIAGNOSTICS, CENTRES):
+        require_own(folder / name, "facekd train", ())
 
 
 def delete_leftovers(run_folder: Path) -> None:

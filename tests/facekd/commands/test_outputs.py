@@ -114,6 +114,10 @@ def test_an_output_that_is_read_is_refused_before_anything_is_read_or_written(he
             "facekd.training.train exp/config.yaml --device cpu --output exp",
             "exp/config.yaml: is there already, and the",
         ),
+        (
+            "facekd.training.train --data.train people --device cpu --output quick",
+            "quick/report.html: is there already",
+        ),
         # One file under two names.
         (
             "facekd.faces.search_faces c.bin --gallery g.npz --output s.json --page s.json",

@@ -250,6 +250,10 @@ else:
         ("python main.py --arch ir_se_50", "facekd does not have 'ir_se_50'; it has ir_18"),
         ("python main.py --lr_milestones 8,x", "--lr_milestones is '8,x': expected epochs"),
         ("python main.py --gpus 8 --batch_size 4", "--batch_size is 4: expected at least one image for each of 8"),
+        (
+            f"python main.py --batch_size {'1' * 400}",
+            "more characters) ... 11111111111111111111111111111': no computer has",
+        ),
         ("python main.py --lr nan", "--lr is nan: expected a number"),
         ("python main.py --head magface", "expected one of adaface, arcface, cosface"),
     ],
@@ -258,6 +262,12 @@ def test_a_command_that_is_none_is_refused(command, message):
     with pytest.raises(ConfigError) as caught:
         translate_adaface(read_command(command, "run.sh"), "run.sh")
     assert message in str(caught.value)
+
+
+def test_a_command_line_may_be_longer_than_the_name_of_a_file(tmp_path, capsys):
+    command = f"python main.py --arch ir_50 --head adaface --prefix {'a' * 300}"
+    assert run_verb(lambda: main([command, "--output", str(tmp_path / "a.yaml")])) == 0
+    assert parse_config(TrainConfig, [str(tmp_path / "a.yaml")], "facekd train", "").backbone.name == "ir_50"
 
 
 def test_what_facekd_cannot_train_leaves_no_file(tmp_path, capsys):
