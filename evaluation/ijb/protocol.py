@@ -25,6 +25,7 @@ from facekd.files.reading import sha256_of_file, stamp_of
 from facekd.files.unchanged import unchanged
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
+from facekd.images.image_files import read_image_file
 from facekd.utils.foreign import shown
 from facekd.utils.wording import agreeing, counted
 
@@ -153,10 +154,10 @@ class IjbProtocol:
         """Reads an image and aligns it: uint8 RGB (size, size, 3).
 
         Raises:
-            ImageError: it cannot be decoded or aligned.
-            OSError: it cannot be read.
+            ImageError: it cannot be read, decoded or aligned.
+            OSError: the disk fails.
         """
-        return align(decode_rgb(self.image_path(image).read_bytes()), self.landmarks[image], size)
+        return align(decode_rgb(read_image_file(self.image_path(image))), self.landmarks[image], size)
 
 
 def protocol_files(root: str | os.PathLike[str], target: str) -> dict[str, Path]:

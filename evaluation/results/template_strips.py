@@ -13,6 +13,7 @@ from facekd.errors import FacekdError
 from facekd.images.alignment import align
 from facekd.images.decoding import decode_rgb
 from facekd.images.encoding import encode_png
+from facekd.images.image_files import read_image_file
 from facekd.pages.html import Picture
 from facekd.pages.tables import Table
 
@@ -112,7 +113,7 @@ class _TemplateImages:
             if not 0 <= image < self._protocol.num_listed:
                 continue
             try:
-                pixels = decode_rgb(self._protocol.image_path(image).read_bytes())
+                pixels = decode_rgb(read_image_file(self._protocol.image_path(image)))
                 found.append(align(pixels, self._protocol.landmarks[image]))
             except (FacekdError, OSError):
                 continue  # the evaluation has reported it already; here it is just left out

@@ -14,6 +14,7 @@ from evaluation.groups.group_file import GroupFile
 from evaluation.sets.pair_set import PairSet
 from facekd.data.pair_packs.pair_pack import decode_images
 from facekd.errors import DataError, InputError
+from facekd.files.reading import sha256_of_file
 from facekd.utils.foreign import some_of
 from facekd.utils.text_arrays import text_array
 from facekd.utils.wording import agreeing, counted
@@ -42,8 +43,12 @@ class FileImages:
 
     @cached_property
     def digests(self) -> list[bytes]:
-        """Returns a digest of the content of each file."""
-        return [hashlib.sha256(file.read_bytes()).digest() for file in self.files]
+        """Returns a digest of the content of each file.
+
+        Raises:
+            DataError: one is no regular file.
+        """
+        return [bytes.fromhex(sha256_of_file(file)) for file in self.files]
 
     def decode(self, start: int, stop: int) -> np.ndarray:
         """Decodes images `start` to `stop`: uint8 RGB (B, H, W, 3)."""

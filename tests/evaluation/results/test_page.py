@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import os
 import re
 import shutil
+import signal
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,8 +18,9 @@ import pytest
 
 from data_prep.make_ijb_layout import main as make_ijb
 from evaluation.evaluate_ijbc import main as evaluate_ijbc
+from evaluation.ijb.protocol import load_protocol
 from evaluation.results.page import FILES, write_report
-from facekd.errors import FacekdError
+from facekd.errors import FacekdError, ImageError
 
 
 class Page(HTMLParser):
@@ -165,6 +168,25 @@ def test_without_its_images_curves_or_set_the_report_says_so(evaluated: Path, tm
     write_report(folder)
     page = Page((folder / "report.html").read_text())
     assert "Images left out" in page.text and page.pictures == []
+
+
+def test_images_of_a_set_that_are_named_pipes_are_left_out(evaluated: Path, tmp_path: Path) -> None:
+    folder = copied(evaluated, tmp_path)
+    dataset = json.loads((folder / "results.json").read_text())["dataset"]
+    root = tmp_path / "set"
+    shutil.copytree(dataset["root"], root, ignore=shutil.ignore_patterns("*.jpg", "*.png"))
+    for image in Path(dataset["root"], "loose_crop").iterdir():
+        (root / "loose_crop").mkdir(exist_ok=True)
+        os.mkfifo(root / "loose_crop" / image.name)
+    signal.alarm(30)  # reading one would wait for ever
+    protocol = load_protocol(root)
+    with pytest.raises(ImageError, match="is a named pipe"):
+        protocol.read_face(0, 32)
+    change(folder, dataset={**dataset, "root": str(root), "fingerprint": protocol.fingerprint})
+    (folder / "curves.npz").unlink()
+    write_report(folder)
+    signal.alarm(0)
+    assert Page((folder / "report.html").read_text()).pictures == []
 
 
 def test_a_result_of_one_protocol_alone(evaluated: Path, tmp_path: Path) -> None:
